@@ -1,0 +1,549 @@
+"""What actors need of the world, as Protocols. Each has a real implementation in `orchestrator/` or `node/`
+and, where the world is slow or random, a fake in the tests that passes the same suite.
+
+Ports speak in the plural where the work comes in plural; an answer is per item, in the order of the items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from actors.lifecycle import Status
+from actors.model import (
+    Attempt,
+    AttemptState,
+    End,
+    Heartbeat,
+    HistoryEntry,
+    Job,
+    Mark,
+    NodeRef,
+    PayloadView,
+)
+
+# ------------------------------------------------------------------ time and chance
+
+
+class Clock(Protocol):
+    """The wall clock. It may jump: deadlines never come from it."""
+
+    def now(self) -> float: ...
+
+
+class Chance(Protocol):
+    """Where randomness comes from: `random.Random` fits, and so does a seeded one."""
+
+    def random(self) -> float: ...
+    def getrandbits(self, k: int, /) -> int: ...
+
+
+# ------------------------------------------------------------------ ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Take a job from `source` to `target`, if it is still there under attempt `key` (None: not compared).
+
+    `attempt` starts a new attempt with it (Queued to Processing). `attempt_state` moves the attempt `key`.
+    `foreign_id` is stored with it. `spent` counts the attempt as one that may have run. `end` stores the
+    verdict if none is stored yet.
+    """
+
+    job_id: int
+    source: Status
+    target: Status
+    reason: str
+    key: str | None = None
+    attempt: Attempt | None = None
+    attempt_state: AttemptState | None = None
+    foreign_id: int | None = None
+    spent: bool = False
+    end: End | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEnd:
+    """Store the node's verdict on the job's current attempt; frees its quota. Changes no status."""
+
+    job_id: int
+    key: str
+    end: End
+
+
+@dataclass(frozen=True, slots=True)
+class MoveAttempt:
+    """Move an attempt's own state, whatever its job does. Never back to OPEN."""
+
+    key: str
+    state: AttemptState
+
+
+Change = Move | RecordEnd | MoveAttempt
+
+
+class Outcome(StrEnum):
+    """DONE: committed. STALE: the row is no longer as the change expected; nothing changed. REFUSED: the
+    table or the order to terminate forbids it; nothing changed."""
+
+    DONE = "done"
+    STALE = "stale"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The answer to one change: what became of it, and the job's row after it (None for MoveAttempt or a
+    job that does not exist)."""
+
+    outcome: Outcome
+    job: Job | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job as the api hands it in, its files durable already under `storage_key`."""
+
+    user_id: int
+    service: str
+    storage_key: str
+    size: int
+    max_runtime: float = 0.0
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
+
+
+class LedgerError(Exception):
+    """The ledger could not do it (disk full, database locked or damaged). Nothing of the item was changed;
+    it may be tried again."""
+
+
+class Ledger(Protocol):
+    """Jobs and attempts: the truth. Every method is wholly done or not at all, cancelled or not. All raise
+    `LedgerError`."""
+
+    async def insert(self, job: NewJob) -> Job:
+        """Store a Queued job with the next id. Durable on return."""
+        ...
+
+    async def record(self, changes: Sequence[Change]) -> Sequence[Recorded]:
+        """Apply each change by itself, in order; durable on return."""
+        ...
+
+    async def request_terminate(self, job_id: int) -> Job | None:
+        """Set the order durably unless the job is over. The row afterwards; None if unknown."""
+        ...
+
+    async def changes(self, after: int, limit: int = 500) -> Sequence[Job]:
+        """Jobs whose `change_seq` is above `after`, ascending. A job stands at its newest change only."""
+        ...
+
+    async def live(self) -> tuple[Sequence[Job], int]:
+        """All jobs that are not over, oldest first, and the `change_seq` that this picture is at."""
+        ...
+
+    async def owed(self) -> Sequence[Attempt]:
+        """Attempts that are given up or over and not yet released."""
+        ...
+
+    async def get(self, job_id: int) -> Job | None: ...
+
+    async def history(self, job_id: int) -> Sequence[HistoryEntry]: ...
+
+    async def attempts(self, job_id: int) -> Sequence[Attempt]: ...
+
+    async def ended_before(self, wall: float, limit: int = 100) -> Sequence[Job]:
+        """Ended, not Cleaned jobs whose `ended_at` is before `wall`, oldest first."""
+        ...
+
+    async def unknown_directories(self, storage_keys: Sequence[str]) -> Sequence[str]:
+        """Which of these storage keys belong to no job, or to a Cleaned one."""
+        ...
+
+
+# ------------------------------------------------------------------ queue and pool (pure, no waiting)
+
+
+class WaitReason(StrEnum):
+    """Why a queued job waits."""
+
+    USER_QUOTA = "user_quota"
+    SERVICE_QUOTA = "service_quota"
+    SLOT = "slot"
+    NO_NODE = "no_node"
+    BACKOFF = "backoff"
+    PAUSED = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why a job waits, the same as a sentence, and how many of its service go before it (0: the next)."""
+
+    reason: WaitReason
+    message: str
+    position: int
+
+
+class Queue(Protocol):
+    """Which queued jobs may go now, fairly. Rows come in any order and more than once: an older `change_seq`
+    of a job than the one known is ignored."""
+
+    def apply(self, job: Job) -> None: ...
+
+    def next(self, service: str) -> int | None:
+        """The job that goes next for `service`, None if none may. Does not take it: the row that says
+        Processing does (`apply`), or `hold`."""
+        ...
+
+    def hold(self, job_id: int) -> None:
+        """Count a job as going, before its row says so."""
+        ...
+
+    def unhold(self, job_id: int) -> None:
+        """Take a `hold` back: the job's own row counts again."""
+        ...
+
+    def services(self) -> Sequence[str]:
+        """Services that have queued jobs."""
+        ...
+
+    def why(self, job_id: int, *, free_slots: bool, any_node: bool) -> Waiting | None:
+        """None for a job that is not queued."""
+        ...
+
+
+class NodeState(StrEnum):
+    JOINING = "joining"
+    READY = "ready"
+    SUSPECT = "suspect"
+    LOST = "lost"
+    DRAINING = "draining"
+    SET_ASIDE = "set_aside"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node as the pool sees it. `slots` None: it runs whatever it is sent. `held` are our attempts that
+    hold a slot there."""
+
+    node: NodeRef
+    state: NodeState
+    reason: str
+    services: tuple[str, ...]
+    slots: int | None
+    held: int
+    others: int
+    load: float
+    free_disk: int | None = None
+    free_memory: int | None = None
+
+
+class Pool(Protocol):
+    """Nodes, slots, load: where a job goes. All decisions are made on what it was told."""
+
+    def seen(self, node: NodeRef, heartbeat: Heartbeat) -> None: ...
+    def suspect(self, node_id: str, reason: str) -> None: ...
+    def lost(self, node_id: str, reason: str) -> None: ...
+
+    def choose(self, service: str) -> NodeRef | None:
+        """Where the next job of `service` goes: largest share of free slots, then smallest load, then the
+        longest unused. None when no ready node has a free slot."""
+        ...
+
+    def hold(self, key: str, node_id: str) -> None:
+        """An attempt takes a slot on a node. Idempotent."""
+        ...
+
+    def free(self, key: str) -> None:
+        """An attempt no longer holds its slot. Idempotent."""
+        ...
+
+    def any_node(self, service: str) -> bool:
+        """Whether any node that may get jobs of `service` is ready (its slots may be full)."""
+        ...
+
+    def why_none(self, service: str) -> str:
+        """A sentence on why no node takes jobs of `service` now."""
+        ...
+
+    def ref(self, node_id: str) -> NodeRef | None: ...
+    def is_lost(self, node_id: str) -> bool: ...
+    def view(self) -> Sequence[NodeView]: ...
+
+
+# ------------------------------------------------------------------ nodes over the wire
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """One attempt to be sent, with what the node must know of its job."""
+
+    attempt: Attempt
+    job: Job
+
+
+class SubmitResult(StrEnum):
+    """HAS: the node has it (or had it already; `view` says how it is now). TOMBSTONED: it will never run
+    there. MALFORMED: the node will never take it. UNREADABLE: our own copy of the input cannot be read.
+    NOT_SENT: certain that the node does not have it, nothing of this try reached it. BUSY: the node refused
+    it for now. DOUBT: it may have it."""
+
+    HAS = "has"
+    TOMBSTONED = "tombstoned"
+    MALFORMED = "malformed"
+    UNREADABLE = "unreadable"
+    NOT_SENT = "not_sent"
+    BUSY = "busy"
+    DOUBT = "doubt"
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitAnswer:
+    result: SubmitResult
+    reason: str = ""
+    view: PayloadView | None = None
+    mark: Mark | None = None
+    foreign_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Every payload that the node has not been told to release, at `mark`."""
+
+    mark: Mark
+    payloads: Mapping[str, PayloadView]
+    heartbeat: Heartbeat
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadChanged:
+    view: PayloadView
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    heartbeat: Heartbeat
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadGone:
+    """A foreign node no longer knows an attempt: confirmed by a second question after a grace."""
+
+    key: str
+
+
+NodeEvent = Picture | PayloadChanged | Beat | PayloadGone
+
+
+class LookResult(StrEnum):
+    """FOUND, GONE (the node says that it does not know the key), RECEIVING (a submit is being read),
+    TOMBSTONED, UNKNOWN (could not be asked, or the answer made no sense)."""
+
+    FOUND = "found"
+    GONE = "gone"
+    RECEIVING = "receiving"
+    TOMBSTONED = "tombstoned"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    result: LookResult
+    view: PayloadView | None = None
+    reason: str = ""
+
+
+class CollectResult(StrEnum):
+    """STORED: every byte is on our disk, checked and synced. GONE: the node no longer has it. NOT_ENDED: it
+    still runs. FAILED: try again (`reason`)."""
+
+    STORED = "stored"
+    GONE = "gone"
+    NOT_ENDED = "not_ended"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class CollectAnswer:
+    result: CollectResult
+    end: End | None = None
+    reason: str = ""
+
+
+class Nodes(Protocol):
+    """Nodes over HTTP, ours and foreign ones. Nothing here raises for what the network does: the answers say
+    it. Only cancellation and defects raise."""
+
+    async def submit(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[SubmitAnswer]: ...
+
+    async def look(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[Look]: ...
+
+    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[Look]:
+        """Tombstone, then kill. FOUND with the payload as it is now (perhaps ended, perhaps still being
+        killed), TOMBSTONED if it will never run there, UNKNOWN if the node could not be told."""
+        ...
+
+    async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[bool]:
+        """Tell the node to let go. True once it has confirmed."""
+        ...
+
+    async def collect(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
+        """Fetch what ended attempts have left, into our storage."""
+        ...
+
+    async def watch(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
+        """Follow a node until it cannot be followed any more; why is the result. `tell` is called for each
+        event, the picture first. Foreign nodes are polled for what `follow` names."""
+        ...
+
+    def follow(self, node_id: str, attempts: Sequence[Attempt]) -> None:
+        """Which open attempts there are on a foreign node, so that its watch knows what to ask for."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAddress:
+    """Where to look for a node: from the settings or the ledger. The three full URLs are the contract's and
+    set for services that were configured by them; the id is appended."""
+
+    url: str
+    services: tuple[str, ...] = ()
+    upload_url: str = ""
+    download_url: str = ""
+    terminate_url: str = ""
+
+
+# ------------------------------------------------------------------ storage
+
+
+class Storage(Protocol):
+    """Job directories, as far as actors touch them."""
+
+    async def discard(self, storage_key: str) -> bool:
+        """Take a job's directory away (rename into the trash, then delete). False while it is being read;
+        True also when it is not there."""
+        ...
+
+    async def directories(self) -> Sequence[tuple[str, float]]:
+        """Every job directory's storage key and age of its last change in seconds."""
+        ...
+
+
+# ------------------------------------------------------------------ the node's side
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """One attempt on a node. `id` is the contract's number, `owner` names the orchestrator ("" when it came
+    by the contract alone, without a key of its own). `max_runtime` 0: no limit."""
+
+    key: str
+    id: int
+    job_id: int
+    n: int
+    service: str
+    user_id: int
+    owner: str
+    status: Status
+    sequence: int
+    created_at: float
+    max_runtime: float = 0.0
+    cancelled: bool = False
+    pid: int = 0
+    started_at: float | None = None
+    end: End | None = None
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadMove:
+    """Take a payload from `source` to `target`. Recorded on disk before it is told to anybody."""
+
+    key: str
+    source: Status
+    target: Status
+    pid: int = 0
+    started_at: float | None = None
+    end: End | None = None
+    lost: bool = False
+
+
+class Payloads(Protocol):
+    """The node's table, with its record on disk."""
+
+    async def record(self, moves: Sequence[PayloadMove]) -> Sequence[bool]:
+        """Compare-and-set each; False where the payload is not in `source` any more or is unknown."""
+        ...
+
+    async def changes(self, after: int) -> Sequence[Payload]:
+        """Payloads changed after that sequence, ascending; ends and orders to cancel are changes too."""
+        ...
+
+    async def all(self) -> tuple[Sequence[Payload], int]:
+        """Every payload that is not released, oldest first, and the sequence that the picture is at."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended, as the kernel tells it. `refused` is set when nothing could be started (the reason);
+    `supervision_killed` when its shepherd died and all of it was killed; `lost` when the machine's own end
+    took it."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    wall_seconds: float | None = None
+    cpu_seconds: float | None = None
+    peak_bytes: int | None = None
+    refused: str = ""
+    invalid: str = ""
+    note: str = ""
+    supervision_killed: bool = False
+    lost: bool = False
+
+
+class Running(Protocol):
+    """A run under way. `started_at` is wall-clock, `age` the seconds since its start by the kernel's own
+    reckoning."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def started_at(self) -> float: ...
+    def age(self) -> float: ...
+    async def wait(self) -> RunResult: ...
+    async def stop(self, grace: float) -> None: ...
+
+
+class Runs(Protocol):
+    """Starting and finding runs: the executor with the workspace around it."""
+
+    async def start(self, payload: Payload) -> Running | RunResult:
+        """A result at once when nothing could be started."""
+        ...
+
+    async def adopt(self, payload: Payload) -> Running | RunResult:
+        """Find the run of a payload that an earlier process of this node started or was about to start."""
+        ...
+
+    async def freeze(self, payload: Payload, end: End) -> End:
+        """After the last process has died: write the manifest; the end with its `size`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    """A service's quotas and what happens when a node is lost (`requeue` or `fail`)."""
+
+    name: str
+    runs_per_user: int = 5
+    max_runs: int = 10
+    max_attempts: int = 3
+    on_node_lost: str = "requeue"
+    on_doubt: str = "fail"
+    max_runtime: float = 0.0
+    addresses: tuple[NodeAddress, ...] = field(default=())
