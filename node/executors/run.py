@@ -1,0 +1,131 @@
+"""What every executor offers: a payload is started, waited for, stopped, and found again after a restart.
+
+The values are plain so that a server of the node, or a simulation of it, needs to know nothing of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+SCRIPT: Final = "run.sh"
+WORK: Final = "work"
+"""The job's own directory inside the payload's: the script's working directory."""
+STDOUT: Final = "stdout.log"
+STDERR: Final = "stderr.log"
+SUPERVISION: Final = "run"
+"""Where an executor keeps what it must know after a restart."""
+
+
+class NodeError(Exception):
+    """The node cannot do what it was asked; the text says why."""
+
+
+class ExecutorError(NodeError):
+    """A payload could not be started, or the means to start payloads are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """One payload to run.
+
+    `directory` belongs to this payload alone, exists, and is closed to others (0700). It contains `work/` with
+    `run.sh`; the run adds `stdout.log`, `stderr.log` and `run/`.
+    """
+
+    key: str
+    directory: Path
+    environment: Mapping[str, str]
+    """All of the script's environment, not an addition to the node's."""
+    grace: float = 5.0
+    """Seconds between SIGTERM and SIGKILL when somebody else than `Run.stop` asks the shepherd to end."""
+
+    @property
+    def work(self) -> Path:
+        return self.directory / WORK
+
+    @property
+    def script(self) -> Path:
+        return self.work / SCRIPT
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How a payload ended.
+
+    Exactly one of `exit_code` and `signal` is set, unless one of the three flags says why nothing is known.
+    Times are seconds since the epoch by the wall clock; `wall_seconds` comes from the monotonic one.
+    """
+
+    exit_code: int | None
+    signal: int | None
+    started_at: float
+    ended_at: float
+    wall_seconds: float
+    cpu_seconds: float
+    """User and system time of all that ran, children and orphans included."""
+    peak_bytes: int
+    """Resident memory of the largest single process. Below about 10 MB it only says "no more than this"."""
+    supervision_killed: bool = False
+    """What watched the payload died without a word; all of the payload has been killed."""
+    lost: bool = False
+    """It ran when the machine went down."""
+    never_started: bool = False
+    """It did not run and never will."""
+
+
+class Run(Protocol):
+    """A payload that was started and may have ended since."""
+
+    @property
+    def pid(self) -> int:
+        """The process to look at from outside: the one that watches the payload."""
+        ...
+
+    @property
+    def started_at(self) -> float: ...
+
+    async def wait(self) -> RunEnd:
+        """Return when the payload has ended and nothing of it is left. One task may wait; it may be cancelled."""
+        ...
+
+    async def stop(self, grace: float) -> None:
+        """End it: SIGTERM to all of it, after `grace` seconds SIGKILL; return when nothing of it lives.
+
+        Grace 0 kills at once. Harmless when repeated, and when it has ended.
+        """
+        ...
+
+
+class Executor(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def limits(self) -> str:
+        """One sentence: how payloads are kept apart here, and what that does not cover."""
+        ...
+
+    async def start(self, spec: RunSpec) -> Run:
+        """Start a payload, once and only once for each directory.
+
+        Raises `ExecutorError` when it cannot be started. When it is cancelled the payload may have started or
+        not: `adopt` tells.
+        """
+        ...
+
+    async def adopt(self, spec: RunSpec) -> Run | RunEnd:
+        """Find a payload that an earlier process of the node was starting or had started.
+
+        One that has not started by now never will.
+        """
+        ...
+
+    async def serve(self, *, task_status: Any) -> None:
+        """Keep what is needed to start payloads; `task_status.started()` when it is there.
+
+        Runs until it is cancelled. That leaves the payloads running.
+        """
+        ...
