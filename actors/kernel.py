@@ -8,6 +8,7 @@ ledger, and a turn comes with every ring and, as a safety net, with every tick.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
@@ -40,10 +41,8 @@ class Doorbell:
         self._send, self._receive = trio.open_memory_channel[None](1)
 
     def ring(self) -> None:
-        try:
+        with contextlib.suppress(trio.WouldBlock):
             self._send.send_nowait(None)
-        except trio.WouldBlock:
-            pass
 
     async def wait(self) -> None:
         await self._receive.receive()
