@@ -8,7 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from actors.model import Attempt, Heartbeat, Mark, NodeRef
-from actors.ports import Waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The ledger has changes up to `change_seq`."""
+
+    change_seq: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +60,3 @@ class WhyWaiting:
 @dataclass(frozen=True, slots=True)
 class PoolPicture:
     """Asked of the Sender: the nodes as the pool sees them. The answer is a tuple of `NodeView`."""
-
-
-__all__ = [
-    "AttemptHanded",
-    "NodeLost",
-    "NodeSeen",
-    "NodeSuspect",
-    "PoolPicture",
-    "Waiting",
-    "WhyWaiting",
-]

@@ -154,8 +154,11 @@ class Ledger(Protocol):
 
     async def attempts(self, job_id: int) -> Sequence[Attempt]: ...
 
-    async def ended_before(self, wall: float, limit: int = 100) -> Sequence[Job]:
-        """Ended, not Cleaned jobs whose `ended_at` is before `wall`, oldest first."""
+    async def ended_before(
+        self, wall: float, limit: int = 100, after: tuple[float, int] | None = None
+    ) -> Sequence[Job]:
+        """Ended, not Cleaned jobs whose `ended_at` is before `wall`, oldest first; those after the
+        (`ended_at`, id) of an earlier page's last."""
         ...
 
     async def unknown_directories(self, storage_keys: Sequence[str]) -> Sequence[str]:

@@ -24,7 +24,7 @@ import trio
 from actors.kernel import Actor, ActorError, Backoff
 from actors.lane import Fate, Lane, Settled
 from actors.lifecycle import OVER, Status
-from actors.messages import AttemptHanded, NodeLost, NodeSeen, NodeSuspect, PoolPicture, WhyWaiting
+from actors.messages import AttemptHanded, Committed, NodeLost, NodeSeen, NodeSuspect, PoolPicture, WhyWaiting
 from actors.model import Attempt, AttemptState, Job
 from actors.ports import (
     Chance,
@@ -92,6 +92,7 @@ class Sender(Actor):
         self._paused_until = 0.0
         self._ledger_trouble = Backoff(self._chance, first=0.2, most=5.0)
         live, self._seq = await self._ledger.live()
+        self._news, self._read_at = self._seq, trio.current_time()
         for attempt in await self._ledger.owed():
             if attempt.state is AttemptState.GIVEN_UP:
                 self._given_up.add(attempt.key)
@@ -117,6 +118,8 @@ class Sender(Actor):
 
     def receive(self, message: object) -> None:
         match message:
+            case Committed(change_seq=change_seq):
+                self._news = max(self._news, change_seq)
             case NodeSeen(node=node, heartbeat=heartbeat):
                 until, _ = self._shunned.get(node.node_id, (0.0, None))
                 if trio.current_time() >= until:
@@ -152,6 +155,9 @@ class Sender(Actor):
     # ------------------------------------------------------------------ what the ledger says
 
     async def _read_changes(self) -> None:
+        if self._news <= self._seq and trio.current_time() < self._read_at + self.tick:
+            return
+        self._read_at = trio.current_time()
         while True:
             # Rows older than these jobs' ends were read before now, and so are not read again.
             while self._over:

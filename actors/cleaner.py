@@ -1,0 +1,99 @@
+"""The Cleaner: ends the keeping of what has ended and stayed older than `max_age`, and takes away directories
+that belong to no job.
+
+The wall clock may jump, so a job is cleaned only when it was found expired and is still so after `patience`
+seconds of monotonic time. The row goes first (Cleaned), then the directory: a crash between the two leaves a
+directory without a job, which the sweep finds. What is being read is skipped and comes again.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import trio
+
+from actors.kernel import Actor
+from actors.lifecycle import Status
+from actors.model import Job
+from actors.ports import Clock, Ledger, LedgerError, Move, Outcome, Storage
+
+log: Final = logging.getLogger("orchestrator.cleaner")
+
+PAGE: Final = 200
+
+
+class Cleaner(Actor):
+    """See the module. `max_age` in seconds since a job's end; `orphan_grace` is the age in seconds that a
+    directory without a job must have."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        storage: Storage,
+        clock: Clock,
+        max_age: float,
+        tick: float = 60.0,
+        patience: float = 3600.0,
+        orphan_grace: float = 3600.0,
+        sweep_every: float = 600.0,
+    ) -> None:
+        super().__init__("cleaner", tick=tick)
+        self._ledger = ledger
+        self._storage = storage
+        self._clock = clock
+        self._max_age = max_age
+        self._patience = min(patience, max_age)
+        self._orphan_grace = orphan_grace
+        self._sweep_every = sweep_every
+
+    async def begin(self, nursery: trio.Nursery) -> None:
+        self._found: dict[int, float] = {}
+        self._next_sweep = trio.current_time()
+
+    async def turn(self) -> None:
+        try:
+            await self._clean()
+            if trio.current_time() >= self._next_sweep:
+                self._next_sweep = trio.current_time() + self._sweep_every
+                await self._sweep()
+        except LedgerError as error:
+            log.warning("the ledger could not be used, cleaning goes on at the next tick: %s", error)
+
+    async def _clean(self) -> None:
+        """One page after the other, oldest end first; what is not ripe yet is remembered."""
+        now = trio.current_time()
+        expired: set[int] = set()
+        after: tuple[float, int] | None = None
+        while True:
+            page = await self._ledger.ended_before(self._clock.now() - self._max_age, PAGE, after)
+            if not page:
+                break
+            last = page[-1]
+            after = (last.ended_at or 0.0, last.id)
+            expired.update(job.id for job in page)
+            await self._clean_page(
+                [j for j in page if now - self._found.setdefault(j.id, now) >= self._patience]
+            )
+        # A job that is no longer expired (the clock had jumped) begins its patience anew.
+        self._found = {job_id: since for job_id, since in self._found.items() if job_id in expired}
+
+    async def _clean_page(self, ripe: list[Job]) -> None:
+        if not ripe:
+            return
+        moves = [
+            Move(job.id, job.status, Status.CLEANED, f"older than {self._max_age:g} s since its end")
+            for job in ripe
+        ]
+        for job, answer in zip(ripe, await self._ledger.record(moves), strict=True):
+            if answer.outcome is Outcome.DONE:
+                self._found.pop(job.id, None)
+                await self._storage.discard(job.storage_key)
+
+    async def _sweep(self) -> None:
+        old = [key for key, age in await self._storage.directories() if age >= self._orphan_grace]
+        for start in range(0, len(old), PAGE):
+            for key in await self._ledger.unknown_directories(old[start : start + PAGE]):
+                log.info("directory %s belongs to no job; it is taken away", key)
+                await self._storage.discard(key)

@@ -1,0 +1,430 @@
+"""The Getter: follows every attempt that a node has, to its end, and brings home what it produced.
+
+It owns Submitted, Prepared, Running and Locked, and the duty to have each finished attempt released by its
+node. It mirrors what each node tells (a picture, then changes) and compares it with the jobs it owns:
+`next_step` says what one job needs now, whatever happened before. So an event that comes early, late, twice
+or never does no harm, and a restart begins by evaluating what the ledger holds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import trio
+
+from actors.errands import Errand
+from actors.kernel import Actor, Backoff
+from actors.lifecycle import ON_NODE, OVER, Status
+from actors.messages import AttemptHanded, Committed, NodeLost, NodeSeen, NodeSuspect
+from actors.model import Attempt, AttemptState, Job, NodeRef, PayloadView
+from actors.ports import (
+    Beat,
+    Chance,
+    Change,
+    CollectAnswer,
+    CollectResult,
+    Dispatch,
+    Ledger,
+    LedgerError,
+    Look,
+    LookResult,
+    Move,
+    MoveAttempt,
+    NodeAddress,
+    NodeEvent,
+    Nodes,
+    Outcome,
+    PayloadChanged,
+    PayloadGone,
+    Picture,
+    ServiceLimits,
+)
+from actors.tracking import Followed, Need, Step, Tracked, failed, next_step
+
+log: Final = logging.getLogger("orchestrator.getter")
+
+OWED_AGAIN: Final = 10.0
+"""Seconds after which the ledger is asked again what has to be released, in case a message was lost."""
+
+
+class Getter(Actor):
+    """See the module. `addresses` are the nodes to look for; `tell_sender` takes what the pool should
+    know."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        nodes: Nodes,
+        addresses: Callable[[], Sequence[NodeAddress]],
+        services: Mapping[str, ServiceLimits],
+        chance: Chance,
+        tell_sender: Callable[[object], None],
+        tick: float = 0.5,
+        suspect_after: float = 3.0,
+        lost_after: float = 60.0,
+        batch_bytes: int = 1 << 20,
+    ) -> None:
+        super().__init__("getter", tick=tick)
+        self._ledger = ledger
+        self._client = nodes
+        self._addresses = addresses
+        self._services = services
+        self._chance = chance
+        self._tell_sender = tell_sender
+        self._suspect_after = suspect_after
+        self._lost_after = lost_after
+        self._batch_bytes = batch_bytes
+
+    # ------------------------------------------------------------------ life
+
+    async def begin(self, nursery: trio.Nursery) -> None:
+        now = trio.current_time()
+        self._nursery = nursery
+        self._nodes: dict[str, Followed] = {}
+        self._tracked: dict[str, Tracked] = {}
+        self._keys: dict[int, str] = {}
+        self._known: dict[int, int] = {}
+        self._over: list[int] = []
+        self._changes: list[tuple[Tracked | None, Change]] = []
+        self._marks: dict[str, AttemptHanded] = {}
+        self._owed: dict[str, Attempt] = {}
+        self._owed_read = float("-inf")
+        self._judged = now
+        self._ledger_trouble = Backoff(self._chance, first=0.2, most=5.0)
+        self._paused_until = 0.0
+        live, self._seq = await self._ledger.live()
+        self._news, self._read_at = self._seq, trio.current_time()
+        for job in live:
+            self._apply(job)
+        for address in self._addresses():
+            nursery.start_soon(self._watch, address)
+
+    async def turn(self) -> None:
+        self._judge()
+        if trio.current_time() < self._paused_until:
+            return
+        try:
+            await self._record()
+            await self._read_changes()
+            await self._read_owed()
+            await self._record()
+        except LedgerError as error:
+            delay = self._ledger_trouble.next()
+            log.warning("the ledger could not be used, again in %.1f s: %s", delay, error)
+            self._paused_until = trio.current_time() + delay
+        else:
+            self._ledger_trouble.reset()
+
+    def receive(self, message: object) -> None:
+        match message:
+            case Committed(change_seq=change_seq):
+                self._news = max(self._news, change_seq)
+            case AttemptHanded(attempt=attempt, mark=mark):
+                if (tracked := self._tracked.get(attempt.key)) is not None:
+                    tracked.mark = mark
+                else:
+                    self._marks[attempt.key] = message
+            case _:
+                super().receive(message)
+
+    # ------------------------------------------------------------------ what the ledger says
+
+    async def _record(self) -> None:
+        """Commit what was decided, until nothing more was decided meanwhile. What cannot be committed now
+        stays decided: each change compares what it leaves."""
+        while self._changes:
+            batch = self._changes[:512]
+            answers = await self._ledger.record([change for _, change in batch])
+            del self._changes[: len(batch)]
+            for (tracked, change), answer in zip(batch, answers, strict=True):
+                if tracked is not None:
+                    tracked.recording = False
+                if answer.outcome is Outcome.DONE:
+                    self._note_done(tracked, change)
+                elif tracked is not None and tracked.job == answer.job:
+                    # The ledger refuses what its own row asks for: a defect. It must not spin.
+                    log.error("job %d: %s was %s", tracked.job.id, change, answer.outcome)
+                    continue
+                if answer.job is not None:
+                    self._apply(answer.job, again=True)
+
+    def _note_done(self, tracked: Tracked | None, change: Change) -> None:
+        if isinstance(change, MoveAttempt):
+            self._owed.pop(change.key, None)
+        elif isinstance(change, Move) and tracked is not None and change.attempt_state is not None:
+            self._owe(tracked.attempt)
+
+    async def _read_changes(self) -> None:
+        if self._news <= self._seq and trio.current_time() < self._read_at + self.tick:
+            return
+        self._read_at = trio.current_time()
+        while True:
+            while self._over:
+                self._known.pop(self._over.pop(), None)
+            changed = await self._ledger.changes(self._seq)
+            if not changed:
+                return
+            for job in changed:
+                self._apply(job)
+            self._seq = changed[-1].change_seq
+
+    async def _read_owed(self) -> None:
+        if trio.current_time() < self._owed_read + OWED_AGAIN:
+            return
+        self._owed_read = trio.current_time()
+        self._marks.clear()  # of attempts that were over before they were followed
+        for attempt in await self._ledger.owed():
+            self._owe(attempt)
+
+    def _owe(self, attempt: Attempt) -> None:
+        if attempt.key not in self._owed:
+            self._owed[attempt.key] = attempt
+            self._node(attempt.node_id).release.want(attempt.key, attempt)
+
+    def _apply(self, job: Job, *, again: bool = False) -> None:
+        """Take one row in; rows may come twice, and an old one after a newer. `again` evaluates also a row
+        that is known."""
+        newest = self._known.get(job.id, 0)
+        if job.change_seq < newest or (job.change_seq == newest and not again):
+            return
+        self._known[job.id] = job.change_seq
+        if job.status in OVER:
+            self._over.append(job.id)
+        attempt = job.attempt
+        key = self._keys.get(job.id)
+        if key is not None and (job.status not in ON_NODE or attempt is None or attempt.key != key):
+            self._untrack(job.id, key)
+        elif key is None and job.status not in ON_NODE and job.status is not Status.PROCESSING:
+            self._owed_read = float("-inf")  # the Sender may have left something to be released
+        if job.status is Status.PROCESSING and attempt is not None:
+            self._node(attempt.node_id)  # so that it is judged, for the Sender's sake
+        if job.status in ON_NODE and attempt is not None:
+            tracked = self._tracked.get(attempt.key)
+            if tracked is None:
+                tracked = self._track(job, attempt)
+            tracked.job, tracked.attempt = job, attempt
+            self._evaluate(tracked)
+
+    def _track(self, job: Job, attempt: Attempt) -> Tracked:
+        tracked = self._tracked[attempt.key] = Tracked(job, attempt)
+        handed = self._marks.pop(attempt.key, None)
+        tracked.mark = None if handed is None else handed.mark
+        self._keys[job.id] = attempt.key
+        node = self._node(attempt.node_id)
+        node.tracked[attempt.key] = tracked
+        self._follow(node)
+        return tracked
+
+    def _untrack(self, job_id: int, key: str) -> None:
+        del self._keys[job_id]
+        tracked = self._tracked.pop(key)
+        node = self._node(tracked.attempt.node_id)
+        node.tracked.pop(key, None)
+        for errand in (node.look, node.cancel, node.collect, node.collect_large):
+            errand.drop(key)
+        self._follow(node)
+
+    def _follow(self, node: Followed) -> None:
+        if node.ref is not None and node.ref.foreign:
+            self._client.follow(node.node_id, [t.attempt for t in node.tracked.values()])
+
+    # ------------------------------------------------------------------ deciding for one job
+
+    def _evaluate(self, tracked: Tracked) -> None:
+        """What this job needs now. A defect in here is this job's alone."""
+        if tracked.recording or self._tracked.get(tracked.attempt.key) is not tracked:
+            return
+        node = self._node(tracked.attempt.node_id)
+        try:
+            step = next_step(tracked, node, self._services.get(tracked.job.service))
+        except Exception as error:
+            log.error("job %d cannot be followed", tracked.job.id, exc_info=error)
+            step = Step(failed(tracked, f"internal error: {error!r}"))
+        if step.change is not None:
+            self._decide(tracked, step.change)
+        key = tracked.attempt.key
+        match step.need:
+            case Need.LOOK:
+                node.look.want(key, tracked.attempt)
+            case Need.CANCEL:
+                node.cancel.want(key, tracked.attempt)
+            case Need.COLLECT if step.dispatch is not None:
+                large = _results_size(step.dispatch) > self._batch_bytes
+                (node.collect_large if large else node.collect).want(key, step.dispatch)
+
+    def _decide(self, tracked: Tracked, change: Change) -> None:
+        tracked.recording = True
+        self._changes.append((tracked, change))
+        self.ring()
+
+    # ------------------------------------------------------------------ what nodes say
+
+    async def _watch(self, address: NodeAddress) -> None:
+        backoff = Backoff(self._chance, first=0.1, most=2.0)
+        seen: set[str] = set()
+
+        def tell(ref: NodeRef, event: NodeEvent) -> None:
+            seen.add(ref.node_id)
+            backoff.reset()
+            self._take(ref, event)
+
+        while True:
+            why = await self._client.watch(address, tell)
+            for node_id in seen:
+                self._cut(self._node(node_id), why)
+            await trio.sleep(backoff.next())
+
+    def _cut(self, node: Followed, why: str) -> None:
+        node.connected = False
+        node.mark = None
+        node.trouble = why
+        if not node.lost:
+            self._tell_sender(NodeSuspect(node.node_id, why))
+
+    def _take(self, ref: NodeRef, event: NodeEvent) -> None:
+        node = self._node(ref.node_id)
+        back = not node.connected or node.ref != ref
+        node.ref, node.heard, node.connected, node.lost = ref, trio.current_time(), True, False
+        match event:
+            case Picture(mark=mark, payloads=payloads, heartbeat=beat):
+                node.mark, node.mirror, node.beat = mark, dict(payloads), beat
+            case Beat(heartbeat=beat):
+                node.beat = beat
+            case PayloadChanged(view=view):
+                self._see(node, view)
+            case PayloadGone(key=key):
+                node.mirror.pop(key, None)
+                self._find_gone(node, key, "the node no longer knows it")
+        if isinstance(event, Picture | Beat):
+            self._tell_sender(NodeSeen(ref, node.beat))
+        if back:
+            for errand in (node.look, node.cancel, node.release, node.collect, node.collect_large):
+                errand.node_up(ref)
+            self._follow(node)
+        if back or isinstance(event, Picture):
+            for tracked in list(node.tracked.values()):
+                self._evaluate(tracked)
+
+    def _see(self, node: Followed, view: PayloadView) -> None:
+        node.see(view)
+        if (tracked := node.tracked.get(view.key)) is not None:
+            self._evaluate(tracked)
+
+    def _find_gone(self, node: Followed, key: str, reason: str) -> None:
+        if (tracked := node.tracked.get(key)) is not None:
+            tracked.gone = reason
+            self._evaluate(tracked)
+
+    def _judge(self) -> None:
+        """Who has been silent for too long. When we were stopped ourselves, nobody could be heard: that time
+        does not count."""
+        now = trio.current_time()
+        asleep = now - self._judged
+        self._judged = now
+        for node in self._nodes.values():
+            if asleep > 2 * self.tick + 1.0:
+                node.heard += asleep
+            silent = now - node.heard
+            if silent >= self._lost_after:
+                if not node.lost:
+                    node.lost = True
+                    log.warning("node %s is lost: %s", node.node_id, node.trouble)
+                    for tracked in list(node.tracked.values()):
+                        self._evaluate(tracked)
+                self._tell_sender(NodeLost(node.node_id, f"node {node.node_id} is lost: {node.trouble}"))
+            elif silent >= self._suspect_after:
+                self._tell_sender(NodeSuspect(node.node_id, node.trouble))
+
+    # ------------------------------------------------------------------ errands
+
+    def _node(self, node_id: str) -> Followed:
+        node = self._nodes.get(node_id)
+        if node is None:
+            node = self._nodes[node_id] = Followed(node_id, trio.current_time())
+            self._equip(node)
+        return node
+
+    def _equip(self, node: Followed) -> None:
+        client, nursery, chance = self._client, self._nursery, self._chance
+
+        def looked(key: str, attempt: Attempt, look: Look) -> bool:
+            match look.result:
+                case LookResult.FOUND if look.view is not None:
+                    self._see(node, look.view)
+                case LookResult.GONE:
+                    self._find_gone(node, key, "the node no longer has it")
+                case LookResult.TOMBSTONED:
+                    self._find_gone(node, key, "the node was told to forget it")
+                case _:
+                    return False
+            return True
+
+        def cancelled(key: str, attempt: Attempt, look: Look) -> bool:
+            match look.result:
+                case LookResult.FOUND if look.view is not None and (look.view.end or look.view.lost):
+                    self._see(node, look.view)
+                case LookResult.FOUND:
+                    pass  # it is being killed: its end will be told
+                case LookResult.TOMBSTONED | LookResult.GONE:
+                    self._find_gone(node, key, "nothing of it was on the node")
+                case _:
+                    return False
+            return True
+
+        def released(key: str, attempt: Attempt, done: bool) -> bool:
+            if done:
+                node.mirror.pop(key, None)
+                self._changes.append((None, MoveAttempt(key, AttemptState.RELEASED)))
+                self.ring()
+            return done
+
+        def collected(key: str, dispatch: Dispatch, answer: CollectAnswer) -> bool:
+            tracked = node.tracked.get(key)
+            if tracked is None:
+                return True
+            match answer.result:
+                case CollectResult.STORED:
+                    tracked.stored = answer
+                    self._evaluate(tracked)
+                case CollectResult.GONE:
+                    self._find_gone(node, key, "its results are no longer on the node")
+                case _:
+                    log.info("job %d: its results are fetched later: %s", dispatch.job.id, answer.reason)
+                    return False
+            return True
+
+        def broken(key: str, item: object, error: Exception) -> None:
+            tracked = node.tracked.get(key)
+            if tracked is not None and not tracked.recording:
+                self._decide(tracked, failed(tracked, f"internal error: {error!r}"))
+
+        node.look = Errand("look", nursery, call=client.look, settle=looked, broken=broken, chance=chance)
+        node.cancel = Errand(
+            "cancel", nursery, call=client.cancel, settle=cancelled, broken=broken, chance=chance
+        )
+        node.release = Errand(
+            "release", nursery, call=client.release, settle=released, broken=broken, chance=chance
+        )
+        node.collect, node.collect_large = (
+            Errand(
+                "collect",
+                nursery,
+                call=client.collect,
+                settle=collected,
+                broken=broken,
+                chance=chance,
+                weigh=_results_size,
+                most_weight=self._batch_bytes,
+            )
+            for _ in range(2)
+        )
+        if node.ref is not None:
+            for errand in (node.look, node.cancel, node.release, node.collect, node.collect_large):
+                errand.node_up(node.ref)
+
+
+def _results_size(dispatch: Dispatch) -> int:
+    return 0 if dispatch.job.end is None else dispatch.job.end.size

@@ -1,0 +1,139 @@
+"""What the Getter knows of jobs and nodes, and what one job needs now. `next_step` is pure: it decides on
+what was seen, and the Getter does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from actors.errands import Errand
+from actors.lifecycle import Status
+from actors.model import Attempt, AttemptState, End, Heartbeat, Job, Mark, NodeRef, PayloadView
+from actors.ports import Change, CollectAnswer, Dispatch, Look, Move, RecordEnd, ServiceLimits
+from actors.retrying import after_loss
+
+
+class Tracked:
+    """One job on a node, with its current attempt. `recording`: a change for it is decided and not committed
+    yet. `stored`: its results are on our disk. `gone`: the node no longer has it, and why that is known."""
+
+    def __init__(self, job: Job, attempt: Attempt) -> None:
+        self.job = job
+        self.attempt = attempt
+        self.mark: Mark | None = None
+        self.recording = False
+        self.stored: CollectAnswer | None = None
+        self.gone: str | None = None
+
+
+class Followed:
+    """One node as the Getter knows it: its mirror, when it was last heard, and the errands to it. `mark` is
+    the place of its last picture, None while it is not in touch."""
+
+    def __init__(self, node_id: str, now: float) -> None:
+        self.node_id = node_id
+        self.ref: NodeRef | None = None
+        self.heard = now
+        self.connected = False
+        self.lost = False
+        self.trouble = "it has not been heard of since the orchestrator started"
+        self.beat = Heartbeat()
+        self.mark: Mark | None = None
+        self.mirror: dict[str, PayloadView] = {}
+        self.tracked: dict[str, Tracked] = {}
+        self.look: Errand[Attempt, Look]
+        self.cancel: Errand[Attempt, Look]
+        self.release: Errand[Attempt, bool]
+        self.collect: Errand[Dispatch, CollectAnswer]
+        self.collect_large: Errand[Dispatch, CollectAnswer]
+
+    def see(self, view: PayloadView) -> None:
+        known = self.mirror.get(view.key)
+        if known is None or known.end is None or view.end is not None:  # an end is final
+            self.mirror[view.key] = view
+
+
+class Need(StrEnum):
+    """What has to be done with the node for one attempt."""
+
+    LOOK = "look"
+    CANCEL = "cancel"
+    COLLECT = "collect"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one job needs: a change to commit, something of the node, both, or nothing."""
+
+    change: Change | None = None
+    need: Need | None = None
+    dispatch: Dispatch | None = None
+
+
+def next_step(tracked: Tracked, node: Followed, limits: ServiceLimits | None) -> Step:
+    """What this job needs now, whatever happened before."""
+    job, attempt = tracked.job, tracked.attempt
+    view = node.mirror.get(attempt.key)
+    if tracked.stored is not None:
+        return Step(_homecoming(tracked, tracked.stored, view))
+    if tracked.gone is not None:
+        return Step(after_loss(job, limits, tracked.gone, state=AttemptState.OVER))
+    if node.lost:
+        reason = f"node {node.node_id} is lost: {node.trouble}"
+        return Step(after_loss(job, limits, reason, state=AttemptState.GIVEN_UP))
+    if view is not None and view.lost:
+        reason = f"the machine of node {node.node_id} was restarted"
+        return Step(after_loss(job, limits, reason, state=AttemptState.OVER))
+    if view is not None and view.end is not None:
+        change = None if job.end is not None else RecordEnd(job.id, attempt.key, view.end)
+        return Step(change, Need.COLLECT, Dispatch(attempt, replace(job, end=view.end)))
+    if job.terminate_requested:
+        if job.status is Status.LOCKED:
+            return Step(need=Need.CANCEL)
+        return Step(Move(job.id, job.status, Status.LOCKED, "being terminated", key=attempt.key))
+    if view is None:
+        return Step(need=Need.LOOK if _absence_counts(node, tracked) else None)
+    return Step(_progress(job, attempt, view))
+
+
+def failed(tracked: Tracked, why: str) -> Move:
+    """The end of a job that a defect of ours keeps from any other."""
+    job = tracked.job
+    key = tracked.attempt.key
+    return Move(job.id, job.status, Status.FAILED, why, key=key, attempt_state=AttemptState.OVER)
+
+
+def _progress(job: Job, attempt: Attempt, view: PayloadView) -> Move | None:
+    if view.status is Status.RUNNING and job.status in (Status.SUBMITTED, Status.PREPARED):
+        reason = f"runs on node {attempt.node_id}"
+        return Move(job.id, job.status, Status.RUNNING, reason, key=attempt.key)
+    if view.status is Status.PREPARED and job.status is Status.SUBMITTED:
+        reason = f"waits on node {attempt.node_id} for a slot"
+        return Move(job.id, job.status, Status.PREPARED, reason, key=attempt.key)
+    return None
+
+
+def _absence_counts(node: Followed, tracked: Tracked) -> bool:
+    """Only in a picture newer than the submit. Even then the node is asked for the key before anything is
+    believed."""
+    if node.mark is None:
+        return False
+    mark = tracked.mark
+    return mark is None or mark.incarnation != node.mark.incarnation or node.mark.sequence >= mark.sequence
+
+
+def _homecoming(tracked: Tracked, stored: CollectAnswer, view: PayloadView | None) -> Move:
+    """Its results are on our disk: the end."""
+    job = tracked.job
+    end: End | None = job.end or stored.end or (None if view is None else view.end)
+    if end is None:
+        return failed(tracked, "the node gave results without saying how the job ended")
+    return Move(
+        job.id,
+        job.status,
+        end.status,
+        end.message,
+        key=tracked.attempt.key,
+        attempt_state=AttemptState.OVER,
+        end=end,
+    )
