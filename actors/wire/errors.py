@@ -1,0 +1,43 @@
+"""What can be wrong with something that crosses between processes. `detail` is one sentence for a person."""
+
+from __future__ import annotations
+
+
+class WireError(Exception):
+    """The base of all of these."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class BadRequest(WireError):
+    """What was sent is malformed; the detail names the culprit. Becomes a 400."""
+
+
+class TooLarge(WireError):
+    """More than `limit` bytes were sent. Becomes a 413."""
+
+    def __init__(self, detail: str, limit: int) -> None:
+        super().__init__(detail)
+        self.limit = limit
+
+
+class CutOff(WireError):
+    """The body ended in the middle: the peer left, or never finished."""
+
+
+class BadArchive(WireError):
+    """A zip is damaged, holds unsafe names, or is not what its manifest says."""
+
+
+class SourceChanged(WireError):
+    """A file is no longer what was announced: sending it would have produced a wrong body."""
+
+
+class CannotListen(WireError):
+    """The address cannot be listened on."""
+
+
+class PortInUse(CannotListen):
+    """Somebody else listens there."""
