@@ -27,6 +27,7 @@ _ESCAPED: Final = re.compile(r'"((?:\\["\\]|\\(?!["\\])|[^"\\])*)"(?=[ \t]*(?:;|
 _RAW: Final = re.compile(r'"([^"]*)"(?=[ \t]*(?:;|\Z))')
 _PAIR: Final = re.compile(r'\\(["\\])')
 _EXTENDED: Final = re.compile(r"([A-Za-z0-9-]+)'[A-Za-z0-9-]*'((?:[A-Za-z0-9!#$&+.^_`|~-]|%[0-9A-Fa-f]{2})*)")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _CHARSETS: Final = {"utf-8": "utf-8", "iso-8859-1": "latin-1"}
 
 
@@ -47,12 +48,14 @@ def parse(header: str) -> tuple[str, str | None]:
 
 
 def build(name: str, filename: str | None) -> bytes:
-    """The header's value. Raises BadRequest for a name that is no text."""
+    """The header's value. Raises BadRequest for a name that is no text or holds control characters."""
     pieces = ["form-data"]
     try:
         for key, value in (("name", name), ("filename", filename)):
             if value is None:
                 continue
+            if _CONTROL.search(value):
+                raise BadRequest(f"name {shown(value)}: control characters cannot be sent")
             plain = _written(value)
             pieces.append(f'{key}="{plain}"')
             if _plain(plain) != value:

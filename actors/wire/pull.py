@@ -1,0 +1,46 @@
+"""A generator that blocks, read by a task: each step runs in a thread and brings about 256 KiB."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator
+from typing import Final
+
+import trio
+
+PIECE: Final = 256 * 1024
+"""Bytes for each hop to a thread. A hop costs about as much as copying them."""
+
+
+class Pulled:
+    """An async iterator over the bytes of a generator, joined to pieces of `PIECE` bytes or a little more.
+
+    What the generator holds open is closed when it ends or fails, on `aclose`, and at the latest when this
+    object is dropped: no task and no nursery hang on it, so it may be left in the middle.
+    """
+
+    def __init__(self, generator: Generator[bytes, None, None]) -> None:
+        self._generator = generator
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await trio.to_thread.run_sync(self._step)
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+    async def aclose(self) -> None:
+        """Let go of what is open. Does not wait for anything."""
+        self._generator.close()
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    def _step(self) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        for piece in self._generator:
+            pieces.append(piece)
+            size += len(piece)
+            if size >= PIECE:
+                break
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
