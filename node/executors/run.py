@@ -31,8 +31,8 @@ class ExecutorError(NodeError):
 class RunSpec:
     """One payload to run.
 
-    `directory` belongs to this payload alone, exists, and is closed to others (0700). It contains `work/` with
-    `run.sh`; the run adds `stdout.log`, `stderr.log` and `run/`.
+    `directory` belongs to this payload alone, exists, and is closed to others (0700). It contains `work/`
+    with `run.sh`; the run adds `stdout.log`, `stderr.log` and `run/`.
     """
 
     key: str
@@ -88,7 +88,10 @@ class Run(Protocol):
     def started_at(self) -> float: ...
 
     async def wait(self) -> RunEnd:
-        """Return when the payload has ended and nothing of it is left. One task may wait; it may be cancelled."""
+        """Return when the payload has ended and nothing of it is left.
+
+        One task may wait; it may be cancelled.
+        """
         ...
 
     async def stop(self, grace: float) -> None:

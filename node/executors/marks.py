@@ -1,0 +1,83 @@
+"""The two small files that outlive everybody: the run mark (it has begun, once) and the end mark.
+
+Both are written by the shepherd, complete or not at all, and both carry the nonce of the start they
+belong to: an end mark that does not match its run mark is nobody's word. Also imported by the shepherd.
+"""
+
+from __future__ import annotations
+
+import os
+
+RUN = "started"
+"""Exists as soon as the payload has started or was given up: whoever creates it first has decided."""
+END = "ended"
+GRACE = "grace"
+"""The seconds of grace of the latest request to stop."""
+ABANDONED = b"abandoned\n"
+"""Content of the run mark of a payload that will never start."""
+
+_COMPLETE = "complete"
+
+
+def pack(values: dict[str, str]) -> bytes:
+    lines = [f"{name} {value}\n" for name, value in values.items()]
+    return ("".join(lines) + _COMPLETE + "\n").encode("utf-8", "surrogateescape")
+
+
+def unpack(data: bytes) -> dict[str, str] | None:
+    """None when it is not complete."""
+    lines = data.decode("utf-8", "surrogateescape").split("\n")
+    if lines[-2:] != [_COMPLETE, ""]:
+        return None
+    return {name: value for name, _, value in (line.partition(" ") for line in lines[:-2])}
+
+
+def read(path: str) -> bytes | None:
+    """None when there is no such file. A link in its place counts as none: a script may have put it there."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        return os.read(descriptor, 8192)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def create(name: str, content: bytes, directory: int) -> None:
+    """Make it exist with all of its content, durably; `FileExistsError` when somebody was first."""
+    draft = f"{name}.{os.getpid()}.{os.urandom(4).hex()}"
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    try:
+        os.write(descriptor, content)
+        os.fsync(descriptor)
+        # A link, not a rename: it refuses to replace, so this file decides who was first.
+        os.link(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
+    finally:
+        os.close(descriptor)
+        os.unlink(draft, dir_fd=directory)
+    os.fsync(directory)
+
+
+class Draft:
+    """A mark to be, with its space already on the disk, so that a full disk cannot swallow it."""
+
+    def __init__(self, name: str, directory: int) -> None:
+        self._name, self._directory = name, directory
+        self._draft = f"{name}.{os.urandom(8).hex()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._descriptor = os.open(self._draft, flags, 0o600, dir_fd=directory)
+        os.write(self._descriptor, b" " * 1024)
+
+    def publish(self, content: bytes) -> None:
+        """Fill it and give it its name, durably."""
+        os.pwrite(self._descriptor, content, 0)
+        os.ftruncate(self._descriptor, len(content))
+        os.fsync(self._descriptor)
+        os.rename(self._draft, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        os.fsync(self._directory)
+
+    def discard(self) -> None:
+        os.unlink(self._draft, dir_fd=self._directory)

@@ -1,0 +1,122 @@
+"""The kernel's ways to keep a payload's processes together, which Python 3.11 has no functions for.
+
+Imported by the shepherd only: single-threaded, stdlib only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+
+PIDNS = "pidns"
+USERNS = "userns"
+SUBREAPER = "subreaper"
+
+_CLONE_NEWNS = 0x00020000
+_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWPID = 0x20000000
+_FLAGS = {
+    PIDNS: _CLONE_NEWPID | _CLONE_NEWNS,
+    USERNS: _CLONE_NEWUSER | _CLONE_NEWPID | _CLONE_NEWNS,
+}
+_SYS_CLONE3 = 435  # the same number on every architecture
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
+_MS_REC, _MS_SLAVE = 0x4000, 0x80000
+_PR_SET_DUMPABLE = 4
+_PR_SET_CHILD_SUBREAPER = 36
+
+# PyDLL keeps the interpreter's lock: after clone3 there must be nothing to take back.
+_libc = ctypes.PyDLL(None, use_errno=True)
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def fork(isolation: str) -> int:
+    """Fork as `os.fork` does; the child is PID 1 of a namespace of its own where `isolation` has one.
+
+    Cloning, instead of unsharing and forking once more, leaves the child a child of the caller and tells its
+    pid at once.
+    """
+    if isolation == SUBREAPER:
+        return os.fork()
+    # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls
+    arguments = (ctypes.c_uint64 * 8)(_FLAGS[isolation], 0, 0, 0, int(signal.SIGCHLD), 0, 0, 0)
+    size = ctypes.c_size_t(ctypes.sizeof(arguments))
+    return _checked(_libc.syscall(ctypes.c_long(_SYS_CLONE3), ctypes.byref(arguments), size), "clone3")
+
+
+def map_own_ids(uid: int, gid: int) -> None:
+    """In a new user namespace: be the same user as outside. /proc must still be the outer one."""
+    for name, content in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{uid} {uid} 1"),
+        ("gid_map", f"{gid} {gid} 1"),
+    ):
+        descriptor = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, content.encode())
+        finally:
+            os.close(descriptor)
+
+
+def _mount(source: bytes, target: bytes, kind: bytes | None, flags: int, data: bytes | None = None) -> None:
+    result = _libc.mount(source, target, kind, ctypes.c_ulong(flags), data)
+    _checked(result, f"mount {target.decode(errors='replace')}")
+
+
+def mount_own_proc() -> None:
+    """Give a new PID namespace its own /proc; mounts of the machine still arrive here, ours stay here."""
+    _mount(b"none", b"/", None, _MS_REC | _MS_SLAVE)
+    _mount(b"proc", b"/proc", b"proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+
+
+def hide(directory: bytes) -> None:
+    """Cover a directory for all of this mount namespace; what holds it open still reaches it."""
+    flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    _mount(b"none", directory, b"tmpfs", flags, b"size=4k,mode=000")
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent dies."""
+    _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
+
+
+def close_to_others() -> None:
+    """Nobody but root may look into this process or attach to it, not even the same user."""
+    _checked(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
+
+
+def works(isolation: str) -> bool:
+    """Try it: what /proc/sys says about it is not the whole truth."""
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        pid = fork(isolation)
+    except OSError:
+        return False
+    if pid == 0:
+        try:
+            os._exit(_rehearse(isolation, uid, gid))
+        finally:
+            os._exit(errno.EIO)
+    _, status = os.waitpid(pid, 0)
+    return status == 0
+
+
+def _rehearse(isolation: str, uid: int, gid: int) -> int:
+    if isolation == SUBREAPER:
+        adopt_orphans()
+        return 0
+    if isolation == USERNS:
+        map_own_ids(uid, gid)
+    mount_own_proc()
+    child = os.fork()
+    if child == 0:
+        os._exit(7 if os.readlink("/proc/self") == str(os.getpid()) else 8)
+    return 0 if os.waitpid(child, 0)[1] == 7 << 8 else errno.EIO

@@ -1,0 +1,78 @@
+"""Reading /proc: which process is which, and who descends from whom.
+
+Also imported by the shepherd, so it keeps to modules that cost no memory there.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+def boot_id() -> str:
+    """This boot of this machine; pids and start times mean nothing in another one."""
+    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        return file.read().strip().decode()
+
+
+def _stat(pid: int | str) -> list[str] | None:
+    """The fields of /proc/PID/stat from the state (the third) on; None when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name stands in brackets and may contain anything, brackets and spaces too.
+            return file.read().rpartition(b")")[2].decode().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def start_time(pid: int | str) -> int | None:
+    """When it started, in clock ticks since boot: with the pid it names one process of this boot."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else None
+
+
+def session_of(pid: int) -> int | None:
+    fields = _stat(pid)
+    return int(fields[3]) if fields else None
+
+
+def is_zombie(pid: int) -> bool:
+    fields = _stat(pid)
+    return fields is not None and fields[0] == "Z"
+
+
+def all_pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def children(pid: int | str) -> list[int]:
+    """The children of all of its threads; empty when it is gone."""
+    found: list[int] = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return found
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found += map(int, file.read().split())
+        except ProcessLookupError:
+            continue
+        except FileNotFoundError:
+            if os.path.exists(f"/proc/{pid}/task/{thread}"):
+                # A kernel without CONFIG_PROC_CHILDREN: slower, the same answer.
+                return _children_by_parent(os.getpid() if pid == "self" else int(pid))
+    return found
+
+
+def _children_by_parent(parent: int) -> list[int]:
+    return [pid for pid in all_pids() if (fields := _stat(pid)) and int(fields[1]) == parent]
+
+
+def descendants(pid: int) -> list[int]:
+    """All that descends from it, itself not included, parents first."""
+    found: list[int] = []
+    waiting = children(pid)
+    while waiting:
+        found += waiting
+        waiting = [child for parent in waiting for child in children(parent)]
+    return found

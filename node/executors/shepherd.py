@@ -1,0 +1,307 @@
+"""The spawner and the shepherds: `python3 -I -S shepherd.py CONTROL ISOLATION LOCK`.
+
+One small process, the spawner, forks a shepherd for each payload and forgets it. Forking without exec
+makes a shepherd cost about a megabyte and a few milliseconds. It belongs to no agent: it goes on when the
+agent and the spawner are killed, waits for the script, ends all the script left behind, and writes one
+durable end mark.
+
+Standard library only, no threads, few imports: all of its memory is there once for each payload, and is the
+least that the kernel reports as a payload's peak.
+
+CONTROL is a SOCK_SEQPACKET socket to the agent. First the spawner says which isolation works here; then each
+message brings one descriptor: a connection on which the agent sends one request (`read_request`) and the
+shepherd answers with one line, `started` or `failed STAGE ERRNO`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+
+# -I leaves out the program's directory; appended, so that nothing here can shadow the standard library.
+sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from node.executors import marks, namespaces, processes
+from node.executors.tree import Tree
+
+_NULL = "/dev/null"
+_CONNECTION = 3
+
+
+class Request:
+    """What one payload needs to run."""
+
+    def __init__(self, fields: list[bytes]) -> None:
+        self.key = os.fsdecode(fields[0])
+        self.nonce = os.fsdecode(fields[1])
+        self.directory = fields[2]
+        self.grace = float(fields[3])
+        count = int(fields[4])
+        self.arguments = fields[5 : 5 + count]
+        pairs = (entry.partition(b"=") for entry in fields[5 + count :])
+        self.environment = {name: value for name, _, value in pairs}
+
+
+def read_request(connection: int) -> Request | None:
+    """Fields that each end with a NUL, the first being the length of the others; None when cut short."""
+    data = bytearray()
+    while chunk := os.read(connection, 65536):
+        data += chunk
+    length, _, rest = bytes(data).partition(b"\0")
+    if not length or len(rest) != int(length):
+        return None
+    return Request(rest.split(b"\0")[:-1])
+
+
+def answer(connection: int, line: str) -> None:
+    # The agent may be gone. The payload runs all the same: the next agent finds its mark.
+    with contextlib.suppress(OSError):
+        os.write(connection, line.encode())
+
+
+class Shepherd:
+    """Watches one payload, from the start of its script to the end mark."""
+
+    def __init__(self, request: Request, isolation: str, ids: tuple[int, int], guard: int | None) -> None:
+        self._request = request
+        self._isolation = isolation
+        self._namespaced = isolation != namespaces.SUBREAPER
+        # All of this needs the outer /proc, the one the agent sees.
+        if isolation == namespaces.USERNS:
+            namespaces.map_own_ids(*ids)
+        self._pid = int(os.readlink("/proc/self"))
+        self._identity = {
+            "boot": processes.boot_id(),
+            "pid": str(self._pid),
+            "since": str(processes.start_time("self")),
+        }
+        if guard is not None:
+            self._identity |= {"guard": str(guard), "guard_since": str(processes.start_time(guard))}
+        self._started = self._begun = 0.0
+
+    def run(self) -> None:
+        request = self._request
+        path = request.directory + b"/run"
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._enter(path)
+        end = marks.Draft(marks.END, directory)
+        gate, opener = os.pipe()
+        failed, failure = os.pipe()
+        script = os.fork()
+        if script == 0:
+            os.close(opener)
+            become_script(request, gate, failure)
+        os.close(gate)
+        os.close(failure)
+        self._started, self._begun = time.time(), time.monotonic()
+        try:
+            marks.create(marks.RUN, self._run_mark(script), directory)
+        except OSError:
+            end.discard()
+            raise  # The gate was never opened: the script's process ends by itself.
+        os.write(opener, b"!")
+        os.close(opener)
+        trouble = os.read(failed, 256).decode()
+        os.close(failed)
+        answer(_CONNECTION, f"failed {trouble}" if trouble else "started")
+        os.close(_CONNECTION)
+        if trouble:
+            os.waitpid(script, 0)
+            outcome = {"failed": trouble}
+        else:
+            outcome = self._watch(script, directory)
+        end.publish(marks.pack({"key": request.key, "nonce": request.nonce} | outcome))
+
+    def _enter(self, path: bytes) -> None:
+        if not self._namespaced:
+            namespaces.adopt_orphans()
+        else:
+            namespaces.mount_own_proc()
+            # It spares the marks from a script of the same user; without it they are as safe as elsewhere.
+            with contextlib.suppress(OSError):
+                namespaces.hide(path)
+        namespaces.close_to_others()
+
+    def _run_mark(self, script: int) -> bytes:
+        return marks.pack(
+            {
+                "key": self._request.key,
+                "nonce": self._request.nonce,
+                "isolation": self._isolation,
+                "session": str(script),
+                "started": repr(self._started),
+            }
+            | self._identity
+        )
+
+    def _watch(self, script: int, directory: int) -> dict[str, str]:
+        tree = Tree(self._namespaced, script)
+        wanted = {signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1}
+        deadline: float | None = None
+        ended, duration = 0.0, 0.0
+        while True:
+            anything_left = tree.reap()
+            now = time.monotonic()
+            if tree.status is not None and not ended:
+                ended, duration = time.time(), now - self._begun
+            # Asked to end, the children have their grace even when bash, as it does, is gone at once.
+            if (
+                not anything_left
+                or (ended and deadline is None)
+                or (deadline is not None and now >= deadline)
+            ):
+                break
+            if deadline is None:
+                info: signal.struct_siginfo | None = signal.sigwaitinfo(wanted)
+            else:
+                info = signal.sigtimedwait(wanted, deadline - now)
+            if info is None or info.si_signo == signal.SIGCHLD:
+                continue
+            if self._namespaced and info.si_pid != 0:
+                continue  # From inside the namespace: the script does not command its shepherd.
+            if info.si_signo == signal.SIGUSR1:
+                break
+            until = time.monotonic() + self._grace(directory)
+            deadline = until if deadline is None else min(deadline, until)
+            tree.ask()
+        tree.end()
+        if not ended:
+            ended, duration = time.time(), time.monotonic() - self._begun
+        return {
+            "status": str(tree.status),
+            "started": repr(self._started),
+            "ended": repr(ended),
+            "wall": repr(duration),
+            "cpu": repr(tree.cpu_seconds),
+            "peak": str(tree.peak_bytes),
+        }
+
+    def _grace(self, directory: int) -> float:
+        """Seconds, from the file that the agent writes before it asks; else what the request said."""
+        try:
+            descriptor = os.open(marks.GRACE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                return float(os.read(descriptor, 64))
+            finally:
+                os.close(descriptor)
+        except (OSError, ValueError):
+            return self._request.grace
+
+
+def become_script(request: Request, gate: int, failure: int) -> None:
+    """Be the script, as soon as the gate opens: the run mark must be on the disk before its first command."""
+    stage = "session"
+    try:
+        os.setsid()
+        os.umask(0o022)
+        stage = "logs"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        for number, name in ((1, b"/stdout.log"), (2, b"/stderr.log")):
+            os.dup2(os.open(request.directory + name, flags, 0o600), number)
+        stage = "directory"
+        os.chdir(request.directory + b"/work")
+        stage = "gate"
+        if not os.read(gate, 1):
+            os._exit(126)
+        stage = "exec"
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.execve(request.arguments[0], request.arguments, request.environment)
+    except OSError as error:
+        os.write(failure, f"{stage} {error.errno}".encode())
+    finally:
+        os._exit(127)
+
+
+def guard(shepherd: int) -> None:
+    """Without a namespace: end what a killed shepherd leaves, which becomes ours because we adopt orphans."""
+    os.closerange(_CONNECTION, os.sysconf("SC_OPEN_MAX"))
+    while os.wait()[0] != shepherd:
+        pass
+    Tree(namespaced=False, script=shepherd).end()
+
+
+def become_shepherd(connection: int, isolation: str, ids: tuple[int, int]) -> None:
+    """The child of the spawner: nothing of the spawner's stays open, or its lock would outlive it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    if connection != _CONNECTION:
+        os.dup2(connection, _CONNECTION)
+    os.set_inheritable(_CONNECTION, False)
+    os.closerange(_CONNECTION + 1, os.sysconf("SC_OPEN_MAX"))
+    guarded_by: int | None = None
+    if isolation == namespaces.SUBREAPER:
+        namespaces.adopt_orphans()
+        guarded_by = os.getpid()
+        if pid := os.fork():
+            guard(pid)
+            return
+        os.setsid()
+    stage = "request"
+    try:
+        request = read_request(_CONNECTION)
+        if request is None:
+            return  # The agent died, or changed its mind, before it had said all.
+        stage = "prepare"
+        Shepherd(request, isolation, ids, guarded_by).run()
+    except OSError as error:
+        answer(_CONNECTION, f"failed {stage} {error.errno}")
+
+
+def spawn_for_ever(control: socket.socket, isolation: str) -> None:
+    ids = (os.geteuid(), os.getegid())
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 16, 1)
+        if not message:
+            return  # The agent has ended. The shepherds go on.
+        for connection in descriptors:
+            try:
+                pid = namespaces.fork(isolation)
+            except OSError as error:
+                answer(connection, f"failed fork {error.errno}")
+                pid = -1
+            if pid == 0:
+                try:
+                    become_shepherd(connection, isolation, ids)
+                except BaseException:
+                    sys.excepthook(*sys.exc_info())  # Into the spawner's log.
+                finally:
+                    os._exit(0)
+            os.close(connection)
+
+
+def main() -> None:
+    control = socket.socket(fileno=int(sys.argv[1]))
+    control.set_inheritable(False)
+    # Payloads must not inherit what the agent, or whoever started it, chose to ignore.
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        try:
+            signal.signal(number, signal.SIG_DFL)
+        except OSError:
+            continue
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # A predecessor whose agent was killed is about to end; two at once would be two agents on one directory.
+    lock = os.open(sys.argv[3], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    candidates = sys.argv[2].split(",")
+    isolation = next((each for each in candidates if namespaces.works(each)), "")
+    control.send(isolation.encode() or b"none")
+    if not isolation:
+        return
+    # Shepherds are nobody's to wait for: they leave marks, and must not leave zombies.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    gc.disable()
+    gc.freeze()
+    spawn_for_ever(control, isolation)
+
+
+if __name__ == "__main__":
+    main()
