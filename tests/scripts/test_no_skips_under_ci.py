@@ -1,0 +1,76 @@
+"""tests/conftest.py under CI, tried on a small suite of its own in a second pytest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFTEST = Path(__file__).parents[1] / "conftest.py"
+SUITE = """
+import pytest
+
+@pytest.mark.skipif(True, reason="no such tool here")
+def test_marked(): ...
+
+def test_within(): pytest.skip("not today")
+
+@pytest.mark.xfail(strict=True)
+def test_expected(): assert False
+
+def test_runs(): ...
+"""
+
+
+def run_suite(directory: Path, ci: str | None, *arguments: str) -> tuple[int, str]:
+    shutil.copy(CONFTEST, directory / "conftest.py")
+    (directory / "test_some.py").write_text(SUITE)
+    (directory / "test_whole_module.py").write_text("import pytest\npytest.importorskip('no_such_module')\n")
+    environment = {name: value for name, value in os.environ.items() if name not in {"CI", "PYTEST_ADDOPTS"}}
+    environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_XDIST")}
+    if ci is not None:
+        environment["CI"] = ci
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir",
+            str(directory),
+            *arguments,
+            ".",
+        ],
+        cwd=directory,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["one process", "xdist"])
+def test_under_ci_each_skip_fails_with_its_reason(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    status, output = run_suite(tmp_path, "true", "--continue-on-collection-errors", *workers)
+    assert status == 1
+    assert "test_some.py::test_marked: skipped, and CI is set, where nothing may be" in output
+    assert "no such tool here" in output
+    assert "not today" in output
+    assert "no_such_module" in output
+    assert "1 passed" in output
+    assert "1 xfailed" in output
+    assert " skipped in" not in output
+
+
+@pytest.mark.parametrize("ci", [None, "", "false", "0"])
+def test_elsewhere_skips_are_skips(tmp_path: Path, ci: str | None) -> None:
+    status, output = run_suite(tmp_path, ci)
+    assert status == 0
+    assert "1 passed, 3 skipped, 1 xfailed" in output

@@ -1,0 +1,239 @@
+"""scripts/setup on machines that lack something: a PATH of its own, with stand-ins for python3, sudo, apt-get."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOOLS = [
+    *("bash", "cat", "chmod", "cut", "dirname", "env", "flock", "grep", "head", "mkdir", "mktemp", "rm"),
+    *("sha256sum", "tail", "true"),
+]
+
+# As much of an interpreter as the script asks for; each call is noted. `venv` makes a link to itself.
+PYTHON = """#!/bin/bash
+echo "python $*" >> "$CALLS"
+case "$*" in
+  *version_info*) echo "${FAKE_VERSION:-3.11}" ;;
+  *ensurepip*) [ -e "$STATE/venv-installed" ] || [ -z "${NO_VENV:-}" ] ;;
+  --version) echo "Python ${FAKE_VERSION:-3.11}.0" ;;
+  "-m venv"*) made="${*: -1}/bin/python"; mkdir -p "${made%/*}" && cat "$0" > "$made" && chmod +x "$made" ;;
+  "-m pip install"*) echo "constraints=$PIP_CONSTRAINT,$PIP_BUILD_CONSTRAINT" >> "$CALLS"
+    echo "$PIP_SAYS"; [ -z "${PIP_SAYS:-}" ] ;;
+esac
+"""
+APT = """#!/bin/bash
+echo "apt-get $*" >> "$CALLS"
+[ -z "${APT_SAYS:-}" ] || { echo "$APT_SAYS"; exit 100; }
+[ "$1" = update ] || : > "$STATE/venv-installed"
+"""
+SUDO = '#!/bin/bash\necho "sudo $*" >> "$CALLS"\n[ "$1" != -n ] || shift\n[ -z "$*" ] || exec "$@"\n'
+USER_ID = '#!/bin/bash\necho "${FAKE_UID:-0}"\n'
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A project directory and a PATH with little on it."""
+
+    root: Path
+    programs: Path
+
+    def add(self, name: str, text: str) -> None:
+        program = self.programs / name
+        program.unlink(missing_ok=True)
+        program.write_text(text)
+        program.chmod(0o755)
+
+    def run(
+        self, *arguments: str, user: int | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        state = self.root.parent
+        return subprocess.run(
+            [str(self.programs / "bash"), str(self.root / "scripts" / "setup"), *arguments],
+            env={
+                "PATH": str(self.programs),
+                "CALLS": str(state / "calls"),
+                "STATE": str(state),
+                **environment,
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            user=user,
+        )
+
+    def calls(self) -> list[str]:
+        """What was called since it was last asked."""
+        log = self.root.parent / "calls"
+        lines = log.read_text().splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return lines
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    """Not below tmp_path, which other users (see the test of a directory that is not writable) may not enter."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name).resolve()
+        place.chmod(0o755)
+        root, programs = place / "a project", place / "bin"
+        (root / "scripts").mkdir(parents=True)
+        programs.mkdir()
+        for file in ("pyproject.toml", "constraints.txt", "scripts/setup"):
+            shutil.copy(ROOT / file, root / file)
+        for tool in TOOLS:
+            found = shutil.which(tool)
+            assert found, tool
+            (programs / tool).symlink_to(found)
+        made = Machine(root, programs)
+        made.add("python3", PYTHON)
+        made.add("id", USER_ID)
+        yield made
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line said, of a run that failed; nothing but announcements of what it does may precede it."""
+    assert done.returncode == 1
+    assert done.stdout == ""
+    *before, last = done.stderr.splitlines()
+    assert all(line.startswith("scripts/setup: installing") for line in before)
+    assert last.startswith("scripts/setup: ")
+    assert "type: " in last
+    return last
+
+
+def test_first_run_installs_with_pinned_build_and_second_run_calls_nothing(machine: Machine) -> None:
+    assert machine.run().returncode == 0
+    calls = machine.calls()
+    assert "constraints=constraints.txt,constraints.txt" in calls
+    assert any("pip install" in call and call.endswith("-c constraints.txt -e .") for call in calls)
+    again = machine.run()
+    assert (again.returncode, again.stdout + again.stderr, machine.calls()) == (0, "", [])
+
+
+def test_dev_adds_to_a_plain_installation_and_serves_for_a_plain_one(machine: Machine) -> None:
+    machine.run()
+    machine.calls()
+    machine.add("curl", "")
+    machine.add("bwrap", "")
+    assert machine.run("--dev").returncode == 0
+    assert any(call.endswith("-e .[dev]") for call in machine.calls())
+    assert machine.run().returncode == 0
+    assert machine.run("--dev").returncode == 0
+    assert machine.calls() == []
+
+
+@pytest.mark.parametrize("file", ["pyproject.toml", "constraints.txt"])
+def test_changed_requirements_are_installed_again(machine: Machine, file: str) -> None:
+    machine.run()
+    machine.calls()
+    with (machine.root / file).open("a") as lines:
+        lines.write("# changed\n")
+    assert machine.run().returncode == 0
+    assert any("pip install" in call for call in machine.calls())
+
+
+def test_moved_project_is_set_up_again(machine: Machine) -> None:
+    machine.run()
+    machine.calls()
+    moved = Machine(machine.root.rename(machine.root.with_name("elsewhere")), machine.programs)
+    assert moved.run().returncode == 0
+    assert any("pip install" in call for call in moved.calls())
+
+
+def test_interrupted_installation_is_not_taken_for_a_finished_one(machine: Machine) -> None:
+    machine.run()
+    with (machine.root / "constraints.txt").open("a") as lines:
+        lines.write("# changed\n")
+    assert machine.run(PIP_SAYS="ERROR: broken wheel").returncode == 1
+    shutil.copy(ROOT / "constraints.txt", machine.root / "constraints.txt")
+    machine.calls()
+    assert machine.run().returncode == 0
+    assert any("pip install" in call for call in machine.calls())
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.14", "2.7"])
+def test_other_pythons_are_refused_in_one_line_with_what_was_found(machine: Machine, version: str) -> None:
+    said = one_line(machine.run(FAKE_VERSION=version))
+    assert f"Python 3.11, 3.12 or 3.13 is needed, found Python {version}.0; type: " in said
+
+
+def test_no_python_at_all_is_said_in_one_line(machine: Machine) -> None:
+    (machine.programs / "python3").unlink()
+    assert "found none; type: sudo apt-get install" in one_line(machine.run())
+
+
+def test_second_best_name_of_python_is_found(machine: Machine) -> None:
+    machine.add("python3.12", PYTHON.replace("FAKE_VERSION", "OTHER_VERSION").replace(":-3.11", ":-3.12"))
+    assert machine.run(FAKE_VERSION="3.10").returncode == 0
+
+
+def test_no_venv_module_and_no_right_to_install_it_is_said_in_one_line(machine: Machine) -> None:
+    machine.add("apt-get", APT)
+    said = one_line(machine.run(FAKE_UID="1000", NO_VENV="1"))
+    assert "neither root nor sudo; type: su -c 'apt-get install python3.11-venv'" in said
+    assert not any(call.startswith("apt-get") for call in machine.calls())
+
+
+def test_missing_venv_module_is_installed_by_root_and_said(machine: Machine) -> None:
+    machine.add("apt-get", APT)
+    done = machine.run(NO_VENV="1")
+    assert done.returncode == 0
+    assert "scripts/setup: installing with apt-get (as root): python3.11-venv" in done.stderr
+    assert "apt-get install -y --no-install-recommends python3.11-venv" in machine.calls()
+
+
+def test_missing_venv_module_is_installed_through_sudo_and_said(machine: Machine) -> None:
+    machine.add("apt-get", APT)
+    machine.add("sudo", SUDO)
+    done = machine.run(FAKE_UID="1000", NO_VENV="1")
+    assert done.returncode == 0
+    assert "scripts/setup: installing with apt-get (sudo -n): python3.11-venv" in done.stderr
+
+
+def test_failing_apt_get_is_quoted_in_the_one_line(machine: Machine) -> None:
+    machine.add("apt-get", APT)
+    said = one_line(machine.run(NO_VENV="1", APT_SAYS="E: Unable to locate package"))
+    assert "E: Unable to locate package" in said
+
+
+def test_unreachable_package_index_is_said_in_one_line(machine: Machine) -> None:
+    words = "WARNING: Retrying after connection broken by 'NewConnectionError: Connection refused'"
+    assert "no package index can be reached" in one_line(machine.run(PIP_SAYS=words))
+
+
+def test_other_failures_of_pip_are_quoted_in_one_line(machine: Machine) -> None:
+    said = one_line(machine.run(PIP_SAYS="ERROR: broken wheel"))
+    assert "pip failed: ERROR: broken wheel" in said
+
+
+def test_directory_that_is_not_writable_is_said_in_one_line(machine: Machine) -> None:
+    if os.geteuid() == 0:
+        done = machine.run(user=65534)  # root may write anywhere: nobody runs it
+    else:
+        machine.root.chmod(0o555)
+        done = machine.run()
+        machine.root.chmod(0o755)
+    assert f"cannot write to {machine.root}; type: cp -R" in one_line(done)
+
+
+def test_tools_that_cannot_be_installed_are_named_with_what_is_skipped(machine: Machine) -> None:
+    done = machine.run("--dev", FAKE_UID="1000")
+    assert done.returncode == 0
+    assert (
+        "scripts/setup: skipped: curl bubblewrap (needs apt-get as root or by sudo); the tests" in done.stderr
+    )
+
+
+def test_unknown_argument_shows_the_usage(machine: Machine) -> None:
+    done = machine.run("--devel")
+    assert (done.returncode, done.stderr) == (2, "usage: scripts/setup [--dev]\n")

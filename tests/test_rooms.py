@@ -1,0 +1,93 @@
+"""The rooms of the architecture: who may import whom, no circle, no file too long to read in one sitting."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("actors", "orchestrator", "node")
+LONGEST = 400  # lines
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the three packages by its dotted name."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def imports() -> dict[str, frozenset[str]]:
+    """Which of our modules each one imports: anywhere in it, within functions and for types only as well."""
+    return {name: frozenset(_imported(name, path)) - {name} for name, path in modules().items()}
+
+
+def _imported(name: str, path: Path) -> set[str]:
+    names: set[str] = set()
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for statement in ast.walk(ast.parse(path.read_bytes(), str(path))):
+        if isinstance(statement, ast.Import):
+            names |= {alias.name for alias in statement.names}
+        elif isinstance(statement, ast.ImportFrom):
+            base = statement.module or ""
+            if statement.level:
+                above = package.split(".")[: len(package.split(".")) - statement.level + 1]
+                base = ".".join([*above, base] if base else above)
+            for alias in statement.names:
+                inner = f"{base}.{alias.name}"
+                names.add(inner if inner in modules() else base)
+    return {target for target in names if target.split(".")[0] in PACKAGES}
+
+
+def crossings(source: str, *targets: str) -> set[tuple[str, str]]:
+    return {
+        (name, target)
+        for name, wanted in imports().items()
+        for target in wanted
+        if name.split(".")[0] == source and target.split(".")[0] in targets
+    }
+
+
+def test_the_packages_are_there_and_import_each_other_as_drawn() -> None:
+    assert {name.split(".")[0] for name in modules()} == set(PACKAGES)
+    assert crossings("orchestrator", "actors")
+
+
+def test_actors_import_neither_orchestrator_nor_node() -> None:
+    assert crossings("actors", "orchestrator", "node") == set()
+
+
+def test_node_does_not_import_orchestrator() -> None:
+    assert crossings("node", "orchestrator") == set()
+
+
+def test_of_orchestrator_only_the_command_line_imports_node_and_only_its_command_line() -> None:
+    assert crossings("orchestrator", "node") <= {("orchestrator.cli", "node.cli")}
+
+
+def test_every_module_that_is_imported_exists() -> None:
+    missing = {target for wanted in imports().values() for target in wanted} - modules().keys()
+    assert missing == set()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    try:
+        TopologicalSorter(imports()).prepare()
+    except CycleError as error:
+        pytest.fail(f"imports in a circle: {' -> '.join(reversed(error.args[1]))}")
+
+
+def test_no_file_is_longer_than_can_be_read_in_one_sitting() -> None:
+    places = [*PACKAGES, "scripts", "examples"]
+    files = [path for place in places for path in (ROOT / place).rglob("*.py")]
+    lengths = {str(path.relative_to(ROOT)): path.read_bytes().count(b"\n") for path in files}
+    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
