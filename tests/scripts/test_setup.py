@@ -1,4 +1,4 @@
-"""scripts/setup on machines that lack something: a PATH of its own, with stand-ins for python3, sudo, apt-get."""
+"""scripts/setup on machines that lack something, with a PATH of its own and stand-ins on it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Machine:
 
 @pytest.fixture
 def machine() -> Iterator[Machine]:
-    """Not below tmp_path, which other users (see the test of a directory that is not writable) may not enter."""
+    """Not below tmp_path, which other users (there is one below) may not enter."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name).resolve()
         place.chmod(0o755)
