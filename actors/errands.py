@@ -152,3 +152,35 @@ class Errand(Generic[Item, Answer]):
                 if want.defects >= GIVE_UP_DEFECT and self._wants.get(key) is want:
                     del self._wants[key]
                     self._broken(key, want.item, error)
+
+
+class Tools:
+    """What every errand of one node needs: a nursery to work in, chance for delays, somebody to tell of
+    defects."""
+
+    def __init__(
+        self, nursery: trio.Nursery, chance: Chance, broken: Callable[[str, object, Exception], None]
+    ) -> None:
+        self._nursery = nursery
+        self._chance = chance
+        self._broken = broken
+
+    def errand(
+        self,
+        name: str,
+        call: Callable[[NodeRef, Sequence[Item]], Awaitable[Sequence[Answer]]],
+        settle: Callable[[str, Item, Answer], bool],
+        *,
+        weigh: Callable[[Item], int] = lambda _: 0,
+        most_weight: int = 0,
+    ) -> Errand[Item, Answer]:
+        return Errand(
+            name,
+            self._nursery,
+            call=call,
+            settle=settle,
+            broken=self._broken,
+            chance=self._chance,
+            weigh=weigh,
+            most_weight=most_weight,
+        )

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import trio
 
-from actors.errands import Errand
+from actors.errands import Tools
 from actors.kernel import Actor, Backoff
 from actors.lifecycle import ON_NODE, OVER, Status
 from actors.messages import AttemptHanded, Committed, NodeLost, NodeSeen, NodeSuspect
@@ -41,7 +42,7 @@ from actors.ports import (
     Picture,
     ServiceLimits,
 )
-from actors.tracking import Followed, Need, Step, Tracked, failed, next_step
+from actors.tracking import Followed, Need, Step, Tracked, failed, next_step, results_size
 
 log: Final = logging.getLogger("orchestrator.getter")
 
@@ -223,8 +224,9 @@ class Getter(Actor):
         tracked = self._tracked.pop(key)
         node = self._node(tracked.attempt.node_id)
         node.tracked.pop(key, None)
-        for errand in (node.look, node.cancel, node.collect, node.collect_large):
-            errand.drop(key)
+        for errand in node.errands():
+            if errand is not node.release:
+                errand.drop(key)
         self._follow(node)
 
     def _follow(self, node: Followed) -> None:
@@ -252,7 +254,7 @@ class Getter(Actor):
             case Need.CANCEL:
                 node.cancel.want(key, tracked.attempt)
             case Need.COLLECT if step.dispatch is not None:
-                large = _results_size(step.dispatch) > self._batch_bytes
+                large = results_size(step.dispatch) > self._batch_bytes
                 (node.collect_large if large else node.collect).want(key, step.dispatch)
 
     def _decide(self, tracked: Tracked, change: Change) -> None:
@@ -301,7 +303,7 @@ class Getter(Actor):
         if isinstance(event, Picture | Beat):
             self._tell_sender(NodeSeen(ref, node.beat))
         if back:
-            for errand in (node.look, node.cancel, node.release, node.collect, node.collect_large):
+            for errand in node.errands():
                 errand.node_up(ref)
             self._follow(node)
         if back or isinstance(event, Picture):
@@ -348,83 +350,66 @@ class Getter(Actor):
         return node
 
     def _equip(self, node: Followed) -> None:
-        client, nursery, chance = self._client, self._nursery, self._chance
-
-        def looked(key: str, attempt: Attempt, look: Look) -> bool:
-            match look.result:
-                case LookResult.FOUND if look.view is not None:
-                    self._see(node, look.view)
-                case LookResult.GONE:
-                    self._find_gone(node, key, "the node no longer has it")
-                case LookResult.TOMBSTONED:
-                    self._find_gone(node, key, "the node was told to forget it")
-                case _:
-                    return False
-            return True
-
-        def cancelled(key: str, attempt: Attempt, look: Look) -> bool:
-            match look.result:
-                case LookResult.FOUND if look.view is not None and (look.view.end or look.view.lost):
-                    self._see(node, look.view)
-                case LookResult.FOUND:
-                    pass  # it is being killed: its end will be told
-                case LookResult.TOMBSTONED | LookResult.GONE:
-                    self._find_gone(node, key, "nothing of it was on the node")
-                case _:
-                    return False
-            return True
-
-        def released(key: str, attempt: Attempt, done: bool) -> bool:
-            if done:
-                node.mirror.pop(key, None)
-                self._changes.append((None, MoveAttempt(key, AttemptState.RELEASED)))
-                self.ring()
-            return done
-
-        def collected(key: str, dispatch: Dispatch, answer: CollectAnswer) -> bool:
-            tracked = node.tracked.get(key)
-            if tracked is None:
-                return True
-            match answer.result:
-                case CollectResult.STORED:
-                    tracked.stored = answer
-                    self._evaluate(tracked)
-                case CollectResult.GONE:
-                    self._find_gone(node, key, "its results are no longer on the node")
-                case _:
-                    log.info("job %d: its results are fetched later: %s", dispatch.job.id, answer.reason)
-                    return False
-            return True
-
-        def broken(key: str, item: object, error: Exception) -> None:
-            tracked = node.tracked.get(key)
-            if tracked is not None and not tracked.recording:
-                self._decide(tracked, failed(tracked, f"internal error: {error!r}"))
-
-        node.look = Errand("look", nursery, call=client.look, settle=looked, broken=broken, chance=chance)
-        node.cancel = Errand(
-            "cancel", nursery, call=client.cancel, settle=cancelled, broken=broken, chance=chance
-        )
-        node.release = Errand(
-            "release", nursery, call=client.release, settle=released, broken=broken, chance=chance
-        )
+        client = self._client
+        tools = Tools(self._nursery, self._chance, partial(self._broken, node))
+        node.look = tools.errand("look", client.look, partial(self._looked, node))
+        node.cancel = tools.errand("cancel", client.cancel, partial(self._cancelled, node))
+        node.release = tools.errand("release", client.release, partial(self._released, node))
+        collected = partial(self._collected, node)
         node.collect, node.collect_large = (
-            Errand(
-                "collect",
-                nursery,
-                call=client.collect,
-                settle=collected,
-                broken=broken,
-                chance=chance,
-                weigh=_results_size,
-                most_weight=self._batch_bytes,
+            tools.errand(
+                "collect", client.collect, collected, weigh=results_size, most_weight=self._batch_bytes
             )
             for _ in range(2)
         )
-        if node.ref is not None:
-            for errand in (node.look, node.cancel, node.release, node.collect, node.collect_large):
-                errand.node_up(node.ref)
 
+    def _looked(self, node: Followed, key: str, attempt: Attempt, look: Look) -> bool:
+        match look.result:
+            case LookResult.FOUND if look.view is not None:
+                self._see(node, look.view)
+            case LookResult.GONE:
+                self._find_gone(node, key, "the node no longer has it")
+            case LookResult.TOMBSTONED:
+                self._find_gone(node, key, "the node was told to forget it")
+            case _:
+                return False
+        return True
 
-def _results_size(dispatch: Dispatch) -> int:
-    return 0 if dispatch.job.end is None else dispatch.job.end.size
+    def _cancelled(self, node: Followed, key: str, attempt: Attempt, look: Look) -> bool:
+        match look.result:
+            case LookResult.FOUND if look.view is not None and (look.view.end or look.view.lost):
+                self._see(node, look.view)
+            case LookResult.FOUND:
+                pass  # it is being killed: its end will be told
+            case LookResult.TOMBSTONED | LookResult.GONE:
+                self._find_gone(node, key, "nothing of it was on the node")
+            case _:
+                return False
+        return True
+
+    def _released(self, node: Followed, key: str, attempt: Attempt, done: bool) -> bool:
+        if done:
+            node.mirror.pop(key, None)
+            self._changes.append((None, MoveAttempt(key, AttemptState.RELEASED)))
+            self.ring()
+        return done
+
+    def _collected(self, node: Followed, key: str, dispatch: Dispatch, answer: CollectAnswer) -> bool:
+        tracked = node.tracked.get(key)
+        if tracked is None:
+            return True
+        match answer.result:
+            case CollectResult.STORED:
+                tracked.stored = answer
+                self._evaluate(tracked)
+            case CollectResult.GONE:
+                self._find_gone(node, key, "its results are no longer on the node")
+            case _:
+                log.info("job %d: its results are fetched later: %s", dispatch.job.id, answer.reason)
+                return False
+        return True
+
+    def _broken(self, node: Followed, key: str, item: object, error: Exception) -> None:
+        tracked = node.tracked.get(key)
+        if tracked is not None and not tracked.recording:
+            self._decide(tracked, failed(tracked, f"internal error: {error!r}"))

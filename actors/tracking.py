@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from actors.errands import Errand
 from actors.lifecycle import Status
@@ -46,6 +47,9 @@ class Followed:
         self.release: Errand[Attempt, bool]
         self.collect: Errand[Dispatch, CollectAnswer]
         self.collect_large: Errand[Dispatch, CollectAnswer]
+
+    def errands(self) -> tuple[Errand[Any, Any], ...]:
+        return (self.look, self.cancel, self.release, self.collect, self.collect_large)
 
     def see(self, view: PayloadView) -> None:
         known = self.mirror.get(view.key)
@@ -94,6 +98,11 @@ def next_step(tracked: Tracked, node: Followed, limits: ServiceLimits | None) ->
     if view is None:
         return Step(need=Need.LOOK if _absence_counts(node, tracked) else None)
     return Step(_progress(job, attempt, view))
+
+
+def results_size(dispatch: Dispatch) -> int:
+    """Bytes that an ended attempt has left to be collected."""
+    return 0 if dispatch.job.end is None else dispatch.job.end.size
 
 
 def failed(tracked: Tracked, why: str) -> Move:
