@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import os
 import secrets
-import stat
 from collections.abc import AsyncIterator, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from actors.wire import disposition
 from actors.wire.errors import SourceChanged
 from actors.wire.paths import shown
 from actors.wire.pull import PIECE, Pulled
-
-_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+from actors.wire.tree import open_regular
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,7 @@ class MultipartBody:
 
     Iterating raises SourceChanged when a file is not there as announced (another size, no regular file): at
     that point fewer bytes than `content_length` were given, so that the receiver sees a body that was cut off
-    and never a wrong one. OSError when it cannot be read.
+    and never a wrong one.
     """
 
     def __init__(self, parts: Sequence[FilePart | DataPart], boundary: str | None = None) -> None:
@@ -108,14 +105,9 @@ def _file(part: FilePart) -> Generator[bytes, None, None]:
 
 def _read(part: FilePart, offset: int, identity: tuple[int, int] | None) -> tuple[bytes, tuple[int, int]]:
     """One piece. The file is opened for each: that costs microseconds, and nothing can be left open."""
-    try:
-        handle = os.open(part.path, _FLAGS)
-    except FileNotFoundError:
-        raise SourceChanged(f"file {shown(part.filename)} is gone") from None
+    handle = open_regular(part.path, part.filename)
     try:
         found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise SourceChanged(f"file {shown(part.filename)} is no regular file")
         if found.st_size != part.size:
             raise SourceChanged(
                 f"file {shown(part.filename)} has {found.st_size} bytes, {part.size} were announced"

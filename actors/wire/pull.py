@@ -14,26 +14,38 @@ PIECE: Final = 256 * 1024
 class Pulled:
     """An async iterator over the bytes of a generator, joined to pieces of `PIECE` bytes or a little more.
 
-    What the generator holds open is closed when it ends or fails, on `aclose`, and at the latest when this
-    object is dropped: no task and no nursery hang on it, so it may be left in the middle.
+    What the generator holds open is closed when it ends or fails, when reading is cancelled, on `aclose`, and
+    at the latest when this object is dropped: no task and no nursery hang on it, so it may be left in the
+    middle. Reading on after that raises trio.ClosedResourceError, so that nobody takes it for the end.
     """
 
     def __init__(self, generator: Generator[bytes, None, None]) -> None:
         self._generator = generator
+        self._broken_off = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        piece = await trio.to_thread.run_sync(self._step)
+        if self._broken_off:
+            raise trio.ClosedResourceError
+        try:
+            piece = await trio.to_thread.run_sync(self._step)
+        except BaseException:
+            self._close()
+            raise
         if not piece:
             raise StopAsyncIteration
         return piece
 
     async def aclose(self) -> None:
         """Let go of what is open. Does not wait for anything."""
-        self._generator.close()
+        self._close()
         await trio.lowlevel.checkpoint_if_cancelled()
+
+    def _close(self) -> None:
+        self._broken_off = True
+        self._generator.close()
 
     def _step(self) -> bytes:
         pieces: list[bytes] = []
