@@ -65,16 +65,27 @@ def answer(connection: int, line: str) -> None:
         os.write(connection, line.encode())
 
 
+class Host:
+    """What the spawner knows of this machine and tells each shepherd."""
+
+    def __init__(self, isolation: str) -> None:
+        self.isolation = isolation
+        self.namespaced = isolation != namespaces.SUBREAPER
+        self.uid, self.gid = os.geteuid(), os.getegid()
+        with open("/proc/self/mounts", "rb") as mounts:
+            # Where /proc shows only what one may look into, a closed shepherd would look dead to the agent.
+            self.may_close = not any(line.split()[2] == b"proc" and b"hidepid=" in line for line in mounts)
+
+
 class Shepherd:
     """Watches one payload, from the start of its script to the end mark."""
 
-    def __init__(self, request: Request, isolation: str, ids: tuple[int, int], guard: int | None) -> None:
+    def __init__(self, request: Request, host: Host, guard: int | None) -> None:
         self._request = request
-        self._isolation = isolation
-        self._namespaced = isolation != namespaces.SUBREAPER
+        self._host = host
         # All of this needs the outer /proc, the one the agent sees.
-        if isolation == namespaces.USERNS:
-            namespaces.map_own_ids(*ids)
+        if host.isolation == namespaces.USERNS:
+            namespaces.map_own_ids(host.uid, host.gid)
         self._pid = int(os.readlink("/proc/self"))
         self._identity = {
             "boot": processes.boot_id(),
@@ -107,35 +118,41 @@ class Shepherd:
         except OSError:
             end.discard()
             raise  # The gate was never opened: the script's process ends by itself.
-        os.write(opener, b"!")
+        with contextlib.suppress(BrokenPipeError):  # It has failed before the gate, and says so below.
+            os.write(opener, b"!")
         os.close(opener)
         trouble = os.read(failed, 256).decode()
         os.close(failed)
-        answer(_CONNECTION, f"failed {trouble}" if trouble else "started")
-        os.close(_CONNECTION)
         if trouble:
+            # The mark first: who hears the answer may look for it at once.
             os.waitpid(script, 0)
-            outcome = {"failed": trouble}
-        else:
-            outcome = self._watch(script, directory)
-        end.publish(marks.pack({"key": request.key, "nonce": request.nonce} | outcome))
+            end.publish(self._end_mark({"failed": trouble}))
+            answer(_CONNECTION, f"failed {trouble}")
+            return
+        answer(_CONNECTION, "started")
+        os.close(_CONNECTION)
+        end.publish(self._end_mark(self._watch(script, directory)))
+
+    def _end_mark(self, outcome: dict[str, str]) -> bytes:
+        return marks.pack({"key": self._request.key, "nonce": self._request.nonce} | outcome)
 
     def _enter(self, path: bytes) -> None:
-        if not self._namespaced:
+        if not self._host.namespaced:
             namespaces.adopt_orphans()
         else:
             namespaces.mount_own_proc()
             # It spares the marks from a script of the same user; without it they are as safe as elsewhere.
             with contextlib.suppress(OSError):
                 namespaces.hide(path)
-        namespaces.close_to_others()
+        if self._host.may_close:
+            namespaces.close_to_others()
 
     def _run_mark(self, script: int) -> bytes:
         return marks.pack(
             {
                 "key": self._request.key,
                 "nonce": self._request.nonce,
-                "isolation": self._isolation,
+                "isolation": self._host.isolation,
                 "session": str(script),
                 "started": repr(self._started),
             }
@@ -143,7 +160,7 @@ class Shepherd:
         )
 
     def _watch(self, script: int, directory: int) -> dict[str, str]:
-        tree = Tree(self._namespaced, script)
+        tree = Tree(self._host.namespaced, script)
         wanted = {signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1}
         deadline: float | None = None
         ended, duration = 0.0, 0.0
@@ -165,7 +182,7 @@ class Shepherd:
                 info = signal.sigtimedwait(wanted, deadline - now)
             if info is None or info.si_signo == signal.SIGCHLD:
                 continue
-            if self._namespaced and info.si_pid != 0:
+            if self._host.namespaced and info.si_pid != 0:
                 continue  # From inside the namespace: the script does not command its shepherd.
             if info.si_signo == signal.SIGUSR1:
                 break
@@ -228,7 +245,7 @@ def guard(shepherd: int) -> None:
     Tree(namespaced=False, script=shepherd).end()
 
 
-def become_shepherd(connection: int, isolation: str, ids: tuple[int, int]) -> None:
+def become_shepherd(connection: int, host: Host) -> None:
     """The child of the spawner: nothing of the spawner's stays open, or its lock would outlive it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -238,7 +255,7 @@ def become_shepherd(connection: int, isolation: str, ids: tuple[int, int]) -> No
     os.set_inheritable(_CONNECTION, False)
     os.closerange(_CONNECTION + 1, os.sysconf("SC_OPEN_MAX"))
     guarded_by: int | None = None
-    if isolation == namespaces.SUBREAPER:
+    if not host.namespaced:
         namespaces.adopt_orphans()
         guarded_by = os.getpid()
         if pid := os.fork():
@@ -251,26 +268,25 @@ def become_shepherd(connection: int, isolation: str, ids: tuple[int, int]) -> No
         if request is None:
             return  # The agent died, or changed its mind, before it had said all.
         stage = "prepare"
-        Shepherd(request, isolation, ids, guarded_by).run()
+        Shepherd(request, host, guarded_by).run()
     except OSError as error:
         answer(_CONNECTION, f"failed {stage} {error.errno}")
 
 
-def spawn_for_ever(control: socket.socket, isolation: str) -> None:
-    ids = (os.geteuid(), os.getegid())
+def spawn_for_ever(control: socket.socket, host: Host) -> None:
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 16, 1)
         if not message:
             return  # The agent has ended. The shepherds go on.
         for connection in descriptors:
             try:
-                pid = namespaces.fork(isolation)
+                pid = namespaces.fork(host.isolation)
             except OSError as error:
                 answer(connection, f"failed fork {error.errno}")
                 pid = -1
             if pid == 0:
                 try:
-                    become_shepherd(connection, isolation, ids)
+                    become_shepherd(connection, host)
                 except BaseException:
                     sys.excepthook(*sys.exc_info())  # Into the spawner's log.
                 finally:
@@ -298,9 +314,10 @@ def main() -> None:
         return
     # Shepherds are nobody's to wait for: they leave marks, and must not leave zombies.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    host = Host(isolation)
     gc.disable()
     gc.freeze()
-    spawn_for_ever(control, isolation)
+    spawn_for_ever(control, host)
 
 
 if __name__ == "__main__":

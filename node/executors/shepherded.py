@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import time
 from collections.abc import Iterator
@@ -139,7 +140,11 @@ class ShepherdedRun:
     def alive(self) -> bool:
         """Whether the shepherd is there; the end mark is worth nothing before it has gone."""
         with self._mark.shepherd.opened() as descriptor:
-            return descriptor is not None
+            if descriptor is None:
+                return False
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            return not poll.poll(0)  # Readable: a zombie that some init is slow to collect.
 
     async def wait(self) -> RunEnd:
         await self._mark.shepherd.gone()

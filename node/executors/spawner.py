@@ -65,8 +65,10 @@ class Spawner:
         try:
             with far:
                 process = await self._open(far)
+            ready = False
             try:
                 self.isolation = await self._hello(control)
+                ready = True
                 self.pid = process.pid
                 self._control = control
                 self._available.set()
@@ -76,12 +78,12 @@ class Spawner:
                 self._available = trio.Event()
                 control.close()
                 with trio.CancelScope(shield=True):
-                    # It ends because its socket did. Killing it is as harmless, should it be stopped.
-                    with trio.move_on_after(2):
+                    # It ends because its socket did. Killing it is as harmless, should it be stopped, or wait
+                    # for a lock.
+                    with trio.move_on_after(2 if ready else 0):
                         await process.wait()
-                    if process.returncode is None:
-                        process.kill()
-                        await process.wait()
+                    process.kill()
+                    await process.wait()
         finally:
             control.close()
 

@@ -1,0 +1,152 @@
+"""Real payloads under real shepherds, in every isolation that this machine offers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import trio
+
+from node.executors import processes
+from node.executors.bash import BashExecutor
+from node.executors.run import RunSpec
+
+ROOT = Path(__file__).parents[3]
+
+
+def _available() -> list[str]:
+    """Asked in a process of its own: the question forks, and this process may have threads."""
+    code = (
+        "from node.executors.namespaces import works\n"
+        "print(*[each for each in ('pidns', 'userns', 'subreaper') if works(each)])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return answer.stdout.split()
+
+
+ISOLATIONS = _available()
+
+
+class Payloads:
+    """Makes payloads of one test, and knows what of them still lives: each has a mark in its arguments."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.token = f"9999.{uuid.uuid4().int % 10**20}"
+        """A number of seconds for `sleep`, like no other on this machine."""
+        self.nap = f"sleep {self.token}"
+
+    def make(self, script: str, environment: Mapping[str, str] | None = None, grace: float = 5.0) -> RunSpec:
+        key = uuid.uuid4().hex
+        directory = self.directory / key
+        (directory / "work").mkdir(parents=True)
+        directory.chmod(0o700)
+        (directory / "work" / "run.sh").write_text(script.replace("NAP", self.nap) + "\n")
+        return RunSpec(key, directory, environment or {"PATH": os.environ["PATH"]}, grace)
+
+    async def ended(self, pid: int) -> None:
+        await until_ended(pid)
+
+    def living(self, pid: int) -> bool:
+        return processes.start_time(pid) is not None and not processes.is_zombie(pid)
+
+    def survivors(self) -> list[int]:
+        return living_with(self.token)
+
+    def under_way(self) -> list[int]:
+        """Shepherds that still watch a payload of this test: they share the spawner's arguments."""
+        return living_with(str(self.directory / "spawner.lock"))
+
+
+async def until_ended(pid: int) -> None:
+    """Return when there is no such process, or only its zombie."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        with trio.fail_after(10):
+            await trio.lowlevel.wait_readable(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def living_with(argument: str) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            arguments = Path(f"/proc/{name}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if argument.encode() in arguments:
+            found.append(int(name))
+    return found
+
+
+class Signpost:
+    """A FIFO in the job's directory: a script says how far it is, and nobody sleeps to find out."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        path = spec.work / "signpost"
+        os.mkfifo(path)
+        # Opened for both, so that it never ends because no script has it open.
+        self.descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._read = b""
+
+    async def line(self) -> str:
+        with trio.fail_after(10):
+            while b"\n" not in self._read:
+                await trio.lowlevel.wait_readable(self.descriptor)
+                self._read += os.read(self.descriptor, 4096)
+        line, _, self._read = self._read.partition(b"\n")
+        return line.decode()
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+@pytest.fixture
+def payloads(tmp_path: Path) -> Iterator[Payloads]:
+    made = Payloads(tmp_path)
+    yield made
+    left = made.survivors()
+    for pid in left + made.under_way():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, 9)
+    assert left == [], "the test left processes of its payloads behind"
+
+
+@pytest.fixture
+def signpost() -> Iterator[Callable[[RunSpec], Signpost]]:
+    made: list[Signpost] = []
+
+    def make(spec: RunSpec) -> Signpost:
+        made.append(Signpost(spec))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture(params=ISOLATIONS)
+def isolation(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def executor(payloads: Payloads, isolation: str, nursery: trio.Nursery) -> AsyncIterator[BashExecutor]:
+    made = BashExecutor(payloads.directory, isolation)  # type: ignore[arg-type]  # the literals, as parameters
+    await nursery.start(made.serve)
+    yield made
+    nursery.cancel_scope.cancel()

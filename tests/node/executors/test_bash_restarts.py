@@ -1,0 +1,202 @@
+"""Nodes and spawners die; payloads go on, and the next node finds each of them as it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from node.executors import marks, spawner
+from node.executors.bash import BashExecutor
+from node.executors.run import ExecutorError, RunEnd
+
+PROGRAM = Path(__file__).with_name("agent_program.py")
+ROOT = Path(__file__).parents[3]
+
+
+def _agent(*arguments: str, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*before, sys.executable, str(PROGRAM), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+async def test_a_node_killed_amid_starts_leaves_payloads_that_the_next_one_finds(
+    payloads, isolation, nursery, signpost
+):
+    specs = [payloads.make(f"read line < signpost; NAP & exit {number}") for number in range(20)]
+    posts = [signpost(spec) for spec in specs]
+    with _agent(str(payloads.directory), isolation) as agent:
+        lines = "".join(f"{spec.directory}\n" for spec in specs)
+        agent.stdin.write(lines)
+        agent.stdin.close()
+        told = 0
+        while told < 6:
+            told += (await trio.to_thread.run_sync(agent.stdout.readline)).startswith("started")
+        agent.kill()
+    executor = BashExecutor(payloads.directory, isolation)
+    with trio.fail_after(15):
+        await nursery.start(executor.serve)
+        found = [await executor.adopt(spec) for spec in specs]
+        running = {n: each for n, each in enumerate(found) if not isinstance(each, RunEnd)}
+        assert len(running) >= 6
+        for number, each in enumerate(found):
+            if isinstance(each, RunEnd):
+                assert each.never_started
+                assert not (specs[number].directory / "run/ended").exists()
+                with pytest.raises(ExecutorError):
+                    await executor.start(specs[number])
+        for number, run in running.items():
+            os.write(posts[number].descriptor, b"go\n")
+            assert (await run.wait()).exit_code == number
+            again = await executor.adopt(specs[number])
+            assert isinstance(again, RunEnd)
+            assert again.exit_code == number
+    assert payloads.survivors() == []
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_spawner_that_is_killed_is_started_again_and_ends_no_payload(executor, payloads, signpost):
+    spec = payloads.make("read line < signpost; exit 9")
+    post = signpost(spec)
+    run = await executor.start(spec)
+    first = executor.spawner_pid
+    ends: list[RunEnd] = []
+
+    async def one() -> None:
+        started = await executor.start(payloads.make("exit 3"))
+        ends.append(await started.wait())
+
+    with trio.fail_after(15):
+        async with trio.open_nursery() as nursery:
+            for number in range(30):
+                nursery.start_soon(one)
+                if number in (10, 20):
+                    await trio.lowlevel.checkpoint()
+            os.kill(first, signal.SIGKILL)
+        assert [end.exit_code for end in ends] == [3] * 30
+        assert executor.spawner_pid not in (0, first)
+        os.write(post.descriptor, b"go\n")
+        assert (await run.wait()).exit_code == 9
+
+
+async def test_a_start_that_the_spawner_never_saw_is_handed_to_the_next_one(executor, payloads):
+    os.kill(executor.spawner_pid, signal.SIGSTOP)
+    ends: list[RunEnd] = []
+
+    async def one() -> None:
+        started = await executor.start(payloads.make("exit 3"))
+        ends.append(await started.wait())
+
+    with trio.fail_after(15):
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(one)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            os.kill(executor.spawner_pid, signal.SIGKILL)
+    assert [end.exit_code for end in ends] == [3] * 3
+
+
+async def test_a_node_that_ends_in_peace_leaves_its_payloads_to_the_next_one(
+    payloads, isolation, nursery, signpost
+):
+    spec = payloads.make("read line < signpost; exit 6")
+    post = signpost(spec)
+    async with trio.open_nursery() as first:
+        executor = BashExecutor(payloads.directory, isolation)
+        await first.start(executor.serve)
+        begun = await executor.start(spec)
+        first.cancel_scope.cancel()
+    executor = BashExecutor(payloads.directory, isolation)
+    await nursery.start(executor.serve)
+    run = await executor.adopt(spec)
+    assert not isinstance(run, RunEnd)
+    assert (run.pid, run.started_at) == (begun.pid, begun.started_at)
+    with trio.move_on_after(0.01) as patience:
+        await run.wait()
+    assert patience.cancelled_caught
+    os.write(post.descriptor, b"go\n")
+    with trio.fail_after(5):
+        assert (await run.wait()).exit_code == 6
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_adopted_payload_can_be_stopped(payloads, isolation, nursery, signpost):
+    spec = payloads.make("trap '' TERM; echo up > signpost; while :; do NAP; done")
+    post = signpost(spec)
+    async with trio.open_nursery() as first:
+        executor = BashExecutor(payloads.directory, isolation)
+        await first.start(executor.serve)
+        await executor.start(spec)
+        await post.line()
+        first.cancel_scope.cancel()
+    run = await BashExecutor(payloads.directory, isolation).adopt(spec)
+    with trio.fail_after(5):
+        await run.stop(0.05)
+        assert (await run.wait()).signal == signal.SIGKILL
+    assert payloads.survivors() == []
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_was_given_up_never_starts(executor, payloads):
+    spec = payloads.make("echo ran")
+    for _ in range(2):
+        end = await executor.adopt(spec)
+        assert isinstance(end, RunEnd)
+        assert end.never_started
+    with pytest.raises(ExecutorError, match="given up"):
+        await executor.start(spec)
+    log = spec.directory / "stdout.log"
+    assert not log.exists() or log.read_bytes() == b""
+
+
+async def test_a_payload_of_another_boot_is_lost_unless_it_had_ended(executor, payloads):
+    running, done = payloads.make("NAP"), payloads.make("exit 3")
+    run = await executor.start(running)
+    await (await executor.start(done)).wait()
+    for spec in (running, done):
+        path = spec.directory / "run" / marks.RUN
+        values = marks.unpack(path.read_bytes())
+        path.write_bytes(marks.pack(values | {"boot": "of-another-life"}))
+    lost, ended = await executor.adopt(running), await executor.adopt(done)
+    assert lost.lost
+    assert lost.exit_code is None
+    assert ended.exit_code == 3
+    await run.stop(0)
+
+
+async def test_a_pid_that_names_another_process_now_is_not_the_shepherd(executor, payloads):
+    spec = payloads.make("exit 3")
+    await (await executor.start(spec)).wait()
+    path = spec.directory / "run" / marks.RUN
+    values = marks.unpack(path.read_bytes())
+    path.write_bytes(marks.pack(values | {"pid": str(os.getpid())}))
+    end = await executor.adopt(spec)
+    assert isinstance(end, RunEnd)
+    assert end.exit_code == 3
+
+
+async def test_a_second_node_on_the_same_data_is_refused(executor, payloads, isolation, monkeypatch):
+    monkeypatch.setattr(spawner, "_READY_WITHIN", 0.3)
+    second = BashExecutor(payloads.directory, isolation)
+    with pytest.raises(ExecutorError, match="another node uses"):
+        await second.serve()
+
+
+async def test_a_node_that_is_pid_1_collects_orphans_and_takes_no_exit_code(payloads):
+    before = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    if os.geteuid() != 0:
+        before = (*before, "--map-root-user")
+    if (await trio.run_process([*before, "true"], check=False, capture_stderr=True)).returncode != 0:
+        pytest.skip("no PID namespace to be had")
+    with _agent(str(payloads.directory), "auto", "init", before=before) as agent:
+        output, _ = await trio.to_thread.run_sync(agent.communicate)
+    assert output.splitlines() == ["ready", "codes {3} late 7 children True"]

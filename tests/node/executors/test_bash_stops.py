@@ -1,0 +1,145 @@
+"""Stopping asks and ends the whole tree, whatever it does against it, and so does the death of a shepherd."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import trio
+
+from node.executors import marks
+from node.executors.run import RunEnd
+
+NASTY = r"""
+trap '' TERM INT HUP
+setsid bash -c 'trap "" TERM; NAP & echo setsid > signpost; wait' &
+nohup bash -c 'NAP & echo nohup > signpost; wait' >/dev/null 2>&1 &
+here=$PWD
+env -i setsid bash -c 'cd /; (bash -c "trap \"\" TERM; echo double > '$here'/signpost; NAP; :" <&- >&- &) &'
+for i in 1 2 3; do (trap '' TERM; NAP) & done
+(kill -STOP $BASHPID; NAP) &
+echo main > signpost
+while :; do NAP; done
+"""
+
+
+@pytest.mark.parametrize("grace", [0.0, 0.2])
+async def test_stop_leaves_nothing_of_a_tree_that_resists(executor, payloads, signpost, grace):
+    spec = payloads.make(NASTY)
+    post = signpost(spec)
+    run = await executor.start(spec)
+    assert {await post.line() for _ in range(4)} == {"setsid", "nohup", "double", "main"}
+    assert len(payloads.survivors()) >= 4
+    with trio.fail_after(grace + 2):
+        await run.stop(grace)
+    assert payloads.survivors() == []
+    assert payloads.living(run.pid) is False
+    assert (await run.wait()).signal == signal.SIGKILL
+
+
+async def test_a_fork_chain_does_not_outrun_the_kill(executor, payloads, signpost):
+    spec = payloads.make("echo up > signpost\nchain() { (sleep 0.001; chain) & }\nchain\nNAP")
+    post = signpost(spec)
+    run = await executor.start(spec)
+    await post.line()
+    with trio.fail_after(10):
+        await run.stop(0)
+    assert payloads.survivors() == []
+
+
+async def test_children_have_their_grace_though_bash_is_gone_at_once(executor, payloads, signpost):
+    spec = payloads.make(
+        "bash -c 'trap \"sleep 0.1; echo saved > ../saved; exit\" TERM; NAP & echo up > signpost; wait'; true"
+    )
+    post = signpost(spec)
+    run = await executor.start(spec)
+    await post.line()
+    with trio.fail_after(5):
+        await run.stop(3)
+        end = await run.wait()
+    assert (spec.directory / "saved").read_text() == "saved\n"
+    assert end.signal == signal.SIGTERM
+
+
+async def test_a_script_that_ends_on_request_has_its_own_exit_code(executor, payloads, signpost):
+    spec = payloads.make("trap 'exit 4' TERM; echo up > signpost; NAP & wait")
+    post = signpost(spec)
+    run = await executor.start(spec)
+    await post.line()
+    ends: list[RunEnd] = []
+
+    async def wait() -> None:
+        ends.append(await run.wait())
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            nursery.start_soon(run.stop, 3)
+            nursery.start_soon(run.stop, 3)
+        await run.stop(3)
+        await run.stop(0)
+    assert ends[0].exit_code == 4
+
+
+async def test_a_shepherd_that_is_stopped_is_made_to_go_on(executor, payloads, signpost):
+    spec = payloads.make("trap '' TERM; echo up > signpost; while :; do NAP; done")
+    post = signpost(spec)
+    run = await executor.start(spec)
+    await post.line()
+    os.kill(run.pid, signal.SIGSTOP)
+    with trio.fail_after(5):
+        await run.stop(0.05)
+    assert payloads.survivors() == []
+    assert (await run.wait()).signal == signal.SIGKILL
+
+
+async def test_the_shepherd_keeps_the_grace_itself_when_others_ask_it(executor, payloads, signpost):
+    spec = payloads.make("trap '' TERM; echo up > signpost; while :; do NAP; done", grace=0.1)
+    post = signpost(spec)
+    run = await executor.start(spec)
+    await post.line()
+    os.kill(run.pid, signal.SIGTERM)
+    with trio.fail_after(5):
+        assert (await run.wait()).signal == signal.SIGKILL
+    assert payloads.survivors() == []
+
+
+async def test_a_killed_shepherd_takes_all_of_its_payload_along(executor, payloads, signpost):
+    spec = payloads.make(NASTY)
+    post = signpost(spec)
+    run = await executor.start(spec)
+    for _ in range(4):
+        await post.line()
+    os.kill(run.pid, signal.SIGKILL)
+    with trio.fail_after(5):
+        end = await run.wait()
+    assert end.supervision_killed
+    assert (end.exit_code, end.signal) == (None, None)
+    assert payloads.survivors() == []
+    assert (await executor.adopt(spec)).supervision_killed
+
+
+async def test_without_a_namespace_traces_lead_to_what_is_left_when_the_guard_is_killed_too(
+    executor, payloads, signpost, isolation
+):
+    if isolation != "subreaper":
+        pytest.skip("the kernel does it")
+    spec = payloads.make("setsid NAP & NAP & echo up > signpost; wait")
+    post = signpost(spec)
+    run = await executor.start(spec)
+    await post.line()
+    mark = marks.unpack((spec.directory / "run/started").read_bytes())
+    os.kill(int(mark["guard"]), signal.SIGKILL)
+    os.kill(run.pid, signal.SIGKILL)
+    with trio.fail_after(5):
+        assert (await run.wait()).supervision_killed
+    assert payloads.survivors() == []
+
+
+async def test_a_script_does_not_command_the_shepherd_of_its_namespace(executor, payloads, isolation):
+    if isolation == "subreaper":
+        pytest.skip("without a namespace it can")
+    spec = payloads.make("kill -TERM 1; kill -USR1 1; kill -KILL 1; kill -STOP 1; (sleep 0.01); exit 5")
+    with trio.fail_after(5):
+        assert (await (await executor.start(spec)).wait()).exit_code == 5
