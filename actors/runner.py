@@ -1,0 +1,284 @@
+"""The Runner: starts each payload of a node, follows it, and records how it ended.
+
+The payload table is its ledger; the bell and the tick make it read what changed. A payload that is Running
+when a life of the Runner begins is adopted, never started again. What goes wrong with one payload is that
+payload's: it is tried again with growing delays, and nothing else waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Final
+
+import trio
+
+from actors.kernel import Actor, Backoff
+from actors.lifecycle import ENDED, Status
+from actors.model import End
+from actors.ports import Chance, Clock, Payload, PayloadMove, Payloads, Running, RunResult, Runs
+
+log: Final = logging.getLogger("node.runner")
+
+
+class Cause(StrEnum):
+    """Why the Runner stops a run."""
+
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed out"
+    NODE_STOPPED = "node stopped"
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What the Runner knows of a payload that it starts or follows. `cause` is the first reason to stop it;
+    `backoff` grows while the watching itself goes wrong."""
+
+    backoff: Backoff
+    cancelled: trio.Event = field(default_factory=trio.Event)
+    done: trio.Event = field(default_factory=trio.Event)
+    cause: Cause | None = None
+
+
+class Runner(Actor):
+    """See the module. `slots` None: whatever is sent runs at once. `grace` is the time in seconds between
+    SIGTERM and SIGKILL."""
+
+    def __init__(
+        self,
+        *,
+        payloads: Payloads,
+        runs: Runs,
+        clock: Clock,
+        chance: Chance,
+        slots: int | None = None,
+        grace: float = 5.0,
+        tick: float = 0.5,
+    ) -> None:
+        super().__init__("runner", tick=tick)
+        self._payloads = payloads
+        self._runs = runs
+        self._clock = clock
+        self._chance = chance
+        self._slots = slots
+        self._grace = grace
+        self._closing = trio.Event()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._seen = 0
+        self._prepared: dict[str, Payload] = {}
+        self._watched: dict[str, _Watch] = {}
+        self._nursery: trio.Nursery | None = None
+
+    # ------------------------------------------------------------------ life
+
+    async def begin(self, nursery: trio.Nursery) -> None:
+        self._forget()
+        self._nursery = nursery
+        picture, self._seen = await self._payloads.all()
+        for payload in picture:
+            self._take_in(payload)
+
+    async def turn(self) -> None:
+        for payload in await self._payloads.changes(self._seen):
+            self._seen = max(self._seen, payload.sequence)
+            self._take_in(payload)
+        while self._prepared and not self._closing.is_set() and self._free():
+            oldest = min(self._prepared.values(), key=lambda payload: payload.id)
+            self._follow(oldest, adopt=False)
+
+    async def stop_all(self) -> None:
+        """Start nothing any more, stop everything that runs, and return when all of it has ended. What is
+        stopped so is lost, not killed: nobody asked for its end, it may run elsewhere."""
+        self._closing.set()
+        while self._watched:
+            await next(iter(self._watched.values())).done.wait()
+
+    def _take_in(self, payload: Payload) -> None:
+        key = payload.key
+        if payload.status in ENDED:
+            self._prepared.pop(key, None)
+        elif (watch := self._watched.get(key)) is not None:
+            if payload.cancelled:
+                watch.cancelled.set()
+        elif payload.status is Status.RUNNING:
+            self._follow(payload, adopt=True)
+        elif payload.cancelled:
+            # It needs no slot, and nothing of it has started.
+            self._prepared.pop(key, None)
+            self._follow(payload, adopt=False)
+        else:
+            self._prepared[key] = payload
+
+    def _free(self) -> bool:
+        return self._slots is None or len(self._watched) < self._slots
+
+    def _follow(self, payload: Payload, *, adopt: bool) -> None:
+        assert self._nursery is not None
+        self._prepared.pop(payload.key, None)
+        watch = self._watched[payload.key] = _Watch(self._backoff())
+        if payload.cancelled:
+            watch.cancelled.set()
+        self._nursery.start_soon(self._see_through, payload, watch, adopt)
+
+    # ------------------------------------------------------------------ one payload
+
+    async def _see_through(self, payload: Payload, watch: _Watch, adopt: bool) -> None:
+        """A payload from here to its recorded end."""
+        try:
+            if payload.cancelled and not adopt:
+                end = End(Status.KILLED, "terminated", ended_at=self._clock.now())
+                await self._record(payload, PayloadMove(payload.key, Status.PREPARED, Status.KILLED, end=end))
+                return
+            found = await (self._adopt(payload) if adopt else self._start(payload))
+            while not isinstance(found, RunResult):
+                if payload.status is Status.PREPARED:
+                    payload = await self._now_running(payload, found)
+                found = await self._until_end(payload, watch, found)
+            await self._ended(payload, watch, found)
+        finally:
+            self._watched.pop(payload.key, None)
+            watch.done.set()
+            self.ring()
+
+    async def _start(self, payload: Payload) -> Running | RunResult:
+        try:
+            return await self._runs.start(payload)
+        except Exception as error:
+            log.error("payload %s: starting it went wrong", payload.key, exc_info=error)
+            # Whether something runs now is not known: that is what adopting finds out.
+            found = await self._adopt(payload)
+            if isinstance(found, RunResult) and found.refused:
+                return replace(found, refused=f"{type(error).__name__}: {error}")
+            return found
+
+    async def _adopt(self, payload: Payload) -> Running | RunResult:
+        """Ask until there is an answer: that it could not be asked is no end."""
+        backoff = self._backoff()
+        while True:
+            try:
+                return await self._runs.adopt(payload)
+            except Exception as error:
+                delay = backoff.next()
+                log.error("payload %s: not found out; again in %.1f s", payload.key, delay, exc_info=error)
+            await trio.sleep(delay)
+
+    async def _now_running(self, payload: Payload, running: Running) -> Payload:
+        pid, started_at = running.pid, running.started_at
+        move = PayloadMove(payload.key, Status.PREPARED, Status.RUNNING, pid=pid, started_at=started_at)
+        await self._record(payload, move)
+        return replace(payload, status=Status.RUNNING, pid=pid, started_at=started_at)
+
+    async def _until_end(self, payload: Payload, watch: _Watch, running: Running) -> Running | RunResult:
+        """Wait for the end of a run, and stop it when there is a cause. Another `Running` when the watching
+        itself went wrong."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._stop_when_cancelled, watch, running)
+                nursery.start_soon(self._stop_when_closing, watch, running)
+                if payload.max_runtime > 0:
+                    nursery.start_soon(self._stop_in_time, payload, watch, running)
+                result = await running.wait()
+                nursery.cancel_scope.cancel()
+            return result
+        except* Exception as group:
+            log.error("payload %s: watching it went wrong", payload.key, exc_info=group)
+        await trio.sleep(watch.backoff.next())
+        return await self._adopt(payload)
+
+    async def _stop_when_cancelled(self, watch: _Watch, running: Running) -> None:
+        await watch.cancelled.wait()
+        watch.cause = watch.cause or Cause.CANCELLED
+        await running.stop(self._grace)
+
+    async def _stop_when_closing(self, watch: _Watch, running: Running) -> None:
+        await self._closing.wait()
+        watch.cause = watch.cause or Cause.NODE_STOPPED
+        await running.stop(self._grace)
+
+    async def _stop_in_time(self, payload: Payload, watch: _Watch, running: Running) -> None:
+        await trio.sleep(max(0.0, payload.max_runtime - running.age()))
+        watch.cause = watch.cause or Cause.TIMED_OUT
+        await running.stop(self._grace)
+
+    async def _ended(self, payload: Payload, watch: _Watch, result: RunResult) -> None:
+        cause = watch.cause
+        if result.refused and watch.cancelled.is_set():
+            cause = Cause.CANCELLED
+        end, lost = verdict(result, cause, payload.max_runtime)
+        if end.ended_at is None:
+            end = replace(end, ended_at=self._clock.now())
+        end = await self._frozen(payload, end)
+        move = PayloadMove(payload.key, payload.status, end.status, end=end, lost=lost)
+        await self._record(payload, move)
+
+    async def _frozen(self, payload: Payload, end: End) -> End:
+        backoff = self._backoff()
+        while True:
+            try:
+                return await self._runs.freeze(payload, end)
+            except OSError as error:
+                delay = backoff.next()
+                log.error("payload %s: no manifest yet (%s); again in %.1f s", payload.key, error, delay)
+            await trio.sleep(delay)
+
+    async def _record(self, payload: Payload, move: PayloadMove) -> None:
+        backoff = self._backoff()
+        while True:
+            try:
+                (done,) = await self._payloads.record([move])
+            except OSError as error:
+                delay = backoff.next()
+                log.error("payload %s: not recorded yet (%s); again in %.1f s", payload.key, error, delay)
+            else:
+                if not done:
+                    log.error("payload %s was not %s any more", payload.key, move.source)
+                return
+            await trio.sleep(delay)
+
+    def _backoff(self) -> Backoff:
+        return Backoff(self._chance, first=0.2, most=30.0)
+
+
+def verdict(result: RunResult, cause: Cause | None, max_runtime: float) -> tuple[End, bool]:
+    """How a payload ended, and whether it was lost, from what the kernel tells and why we stopped it."""
+    lost = False
+    if result.invalid:
+        status, message = Status.INVALID, result.invalid
+    elif cause is Cause.CANCELLED and (result.refused or not result.lost):
+        status, message = Status.KILLED, "terminated"
+    elif result.refused:
+        status, message, lost = Status.FAILED, f"could not be started: {result.refused}", result.lost
+    elif result.lost:
+        status, message, lost = Status.FAILED, "machine restarted", True
+    elif cause is Cause.TIMED_OUT:
+        status, message = Status.FAILED, f"timed out after {max_runtime:g} s"
+    elif cause is Cause.NODE_STOPPED:
+        status, message, lost = Status.FAILED, "the node was stopped", True
+    elif result.supervision_killed:
+        status, message = Status.FAILED, "supervision was killed"
+    elif result.signal is not None:
+        status, message = Status.FAILED, f"killed by signal {result.signal}"
+    elif result.exit_code == 0:
+        status, message = Status.COMPLETED, ""
+    elif result.exit_code is not None:
+        status, message = Status.FAILED, f"exit code {result.exit_code}"
+    else:
+        status, message = Status.FAILED, "its end is not known"
+    if result.note:
+        message = f"{message}; {result.note}" if message else result.note
+    ran = not (result.invalid or result.refused)
+    end = End(
+        status=status,
+        message=message,
+        exit_code=result.exit_code if ran and result.signal is None else None,
+        signal=result.signal if ran else None,
+        started_at=result.started_at,
+        ended_at=result.ended_at,
+        wall_seconds=result.wall_seconds,
+        cpu_seconds=result.cpu_seconds,
+        peak_bytes=result.peak_bytes,
+    )
+    return end, lost

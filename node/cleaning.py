@@ -1,0 +1,90 @@
+"""What goes away on a node, and when: released payloads at once, results that nobody collects after their
+time, old tombstones.
+
+The wall clock may jump, so what is older than its age is only noted; it goes when it has stayed too old for
+an hour of monotonic time as well.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import trio
+
+from actors.kernel import Doorbell
+from actors.ports import Clock
+from node.payloads import PayloadTable
+from node.workspace import Workspace
+
+log: Final = logging.getLogger("node.cleaning")
+
+HOUR: Final = 3600.0
+
+
+class Cleaning:
+    """One task that keeps the data directory clean. `ring` it when something may have been released."""
+
+    def __init__(
+        self,
+        table: PayloadTable,
+        workspace: Workspace,
+        clock: Clock,
+        *,
+        max_age: float,
+        keep_uncollected: float,
+        keep_tombstones: float,
+        every: float = 60.0,
+    ) -> None:
+        self._table = table
+        self._workspace = workspace
+        self._clock = clock
+        self._ages = ((False, max_age), (True, keep_uncollected))
+        self._keep_tombstones = keep_tombstones
+        self._every = every
+        self._bell = Doorbell()
+        self._too_old_since: dict[str, float] = {}
+        self._tombstones_at = 0.0
+
+    def ring(self) -> None:
+        self._bell.ring()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Clean for ever: released payloads on each ring, the rest by the clock."""
+        self._tombstones_at = trio.current_time() + HOUR
+        task_status.started()
+        expire_at = trio.current_time()
+        while True:
+            try:
+                if trio.current_time() >= expire_at:
+                    expire_at = trio.current_time() + self._every
+                    await self._expire()
+                await self._discard_released()
+            except OSError as error:
+                log.error("cleaning did not succeed and is tried again: %s", error)
+            with trio.move_on_after(self._every):
+                await self._bell.wait()
+
+    async def _discard_released(self) -> None:
+        gone = []
+        for payload in await self._table.releasable():
+            # One by one and here: whoever begins to read does so in this same thread of control.
+            if self._workspace.discard(payload.key):
+                gone.append(payload.key)
+        await self._table.forget(gone)
+        await self._workspace.empty_trash()
+
+    async def _expire(self) -> None:
+        now, wall = trio.current_time(), self._clock.now()
+        too_old: dict[str, float] = {}
+        for keyed, age in self._ages:
+            for payload in await self._table.ended_before(wall - age, keyed=keyed):
+                too_old[payload.key] = self._too_old_since.get(payload.key, now)
+        expired = [key for key, since in too_old.items() if now - since >= HOUR]
+        self._too_old_since = {key: since for key, since in too_old.items() if key not in expired}
+        if expired:
+            log.info("%d payloads were older than their age and are deleted", len(expired))
+            await self._table.release(expired)
+        if now >= self._tombstones_at:
+            self._tombstones_at = now + HOUR
+            await self._table.expire_tombstones(wall - self._keep_tombstones)

@@ -1,0 +1,86 @@
+"""The console command of the node."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import click
+import trio
+
+from node.settings import NodeSettings, SettingsError, load_settings
+
+
+@click.command("node", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--port", metavar="PORT", help="Port to listen on; 0 takes any free one. [PORT; 9000]")
+@click.option("--host", metavar="HOST", help="Address to listen on. [HOST; 127.0.0.1]")
+@click.option("--data", metavar="DIR", help="Directory for everything this node keeps. [DATA_PATH; ./data]")
+@click.option(
+    "--max-age",
+    metavar="SECONDS",
+    help="How long results are kept that came without a key, by POST /submit. [MAX_AGE; 864000]",
+)
+@click.option("--slots", metavar="N", help="Jobs that run at once; without it, whatever is sent.")
+@click.option(
+    "--on-stop",
+    metavar="leave|kill",
+    help="What SIGTERM does to running jobs: they go on and the next node finds them, or they end. [leave]",
+)
+@click.option("--grace", metavar="SECONDS", help="Time between SIGTERM and SIGKILL for a job. [5]")
+@click.option("--tick", metavar="SECONDS", help="How often is looked for what no event told. [0.5]")
+@click.option("--upload-limit", metavar="BYTES", help="Largest body of a submit, as 400M. [1G]")
+def node_command(**flags: str | None) -> None:
+    """Run a compute node: it takes jobs over HTTP, runs their run.sh, and keeps the results until fetched.
+
+    Each option may also be set by the variable in brackets, where there is one; the option wins.
+    """
+    try:
+        settings = load_settings(os.environ, flags)
+    except SettingsError as mistakes:
+        for line in mistakes.lines:
+            click.echo(line, err=True)
+        sys.exit(2)
+    sys.exit(run(settings))
+
+
+def run(settings: NodeSettings) -> int:
+    """Serve until SIGTERM or SIGINT; the process's exit status."""
+    # Late, for `--help` to be quick.
+    from actors.wire.errors import CannotListen
+    from node.executors.run import NodeError
+    from node.records import DataDirectoryError
+    from node.server import serve_node, set_up_logging
+
+    async def main() -> None:
+        shutdown = trio.Event()
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery() as nursery:
+
+                async def stop_when_told() -> None:
+                    async for _signal in signals:
+                        shutdown.set()
+                        return
+
+                nursery.start_soon(stop_when_told)
+                await serve_node(settings, shutdown=shutdown)
+                nursery.cancel_scope.cancel()
+
+    set_up_logging()
+    told: list[str] = []
+    try:
+        trio.run(main)
+    except* (CannotListen, DataDirectoryError, NodeError) as group:
+        told += [str(error) for error in _leaves(group)]
+    except* KeyboardInterrupt:
+        told.append("interrupted")
+    for line in told:
+        click.echo(line, err=True)
+    return 1 if told else 0
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found

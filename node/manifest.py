@@ -1,0 +1,89 @@
+"""What there is to be collected of an ended payload: written down once, when its last process has died."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from actors.wire.paths import unspell
+from actors.wire.tree import Entry, Listing, list_tree
+from node.executors.run import STDERR, STDOUT
+from node.records import write_durably
+from node.workspace import MANIFEST, WORK
+
+EMPTY = Listing((), ())
+
+
+def freeze_manifest(directory: Path) -> int:
+    """Write the manifest of a payload's directory; the bytes that are there to be collected. Blocks. Raises
+    `OSError`."""
+    listing = list_work(directory)
+    write_durably(directory / MANIFEST, json.dumps(manifest_to_json(listing)).encode())
+    logs = sum(_size(directory / name) for name in (STDOUT, STDERR))
+    return logs + sum(entry.size for entry in listing.entries)
+
+
+def list_work(directory: Path) -> Listing:
+    """What is in the job's own directory; nothing if the script has removed it. Blocks."""
+    work = directory / WORK
+    try:
+        return list_tree(work)
+    except (FileNotFoundError, NotADirectoryError):
+        return EMPTY
+    except PermissionError:
+        # The script has locked its own directory; it is this user's all the same.
+        os.chmod(work, 0o700)
+        return list_tree(work)
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The frozen manifest; of a payload that never ran, or whose machine went down, one made now. Blocks."""
+    try:
+        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        return manifest_to_json(list_work(directory))
+    return manifest
+
+
+def manifest_to_json(listing: Listing) -> dict[str, Any]:
+    return {
+        "entries": [
+            {
+                "path": entry.path,
+                "size": entry.size,
+                "mode": entry.mode,
+                "mtime": entry.mtime,
+                "kind": entry.kind,
+                "target": entry.target,
+            }
+            for entry in listing.entries
+        ],
+        "left_out": [list(pair) for pair in listing.left_out],
+    }
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def listing_from_json(manifest: Mapping[str, Any]) -> Listing:
+    """What `manifest_to_json` wrote. Raises `BadRequest` for names that it never writes."""
+    entries = tuple(
+        Entry(
+            path=entry["path"],
+            raw=unspell(entry["path"]),
+            size=entry["size"],
+            mode=entry["mode"],
+            mtime=entry["mtime"],
+            kind=entry["kind"],
+            target=entry["target"],
+        )
+        for entry in manifest["entries"]
+    )
+    return Listing(entries, tuple((path, why) for path, why in manifest["left_out"]))

@@ -1,0 +1,295 @@
+"""Payloads as they arrive over HTTP, in both dialects: read, written down, and handed to the table whole."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+import trio
+
+from actors.model import PayloadView
+from actors.ports import Payload
+from actors.wire.attempts import view_to_json
+from actors.wire.errors import BadRequest
+from actors.wire.multipart_in import Part, Sink, TextSink, read_parts
+from actors.wire.paths import shown
+from node.payloads import AcceptResult, Arrived, PayloadTable, view_of
+from node.records import KEY, OutOfIds
+from node.workspace import Incoming, Workspace
+
+FORM_LIMIT: Final = 16 << 20
+"""Bytes of the JSON part that names the attempts."""
+
+
+class ItemResult(StrEnum):
+    """What is answered for one attempt. BUSY: not now (disk full, or another request is bringing it)."""
+
+    ACCEPTED = "accepted"
+    KNOWN = "known"
+    TOMBSTONED = "tombstoned"
+    MALFORMED = "malformed"
+    BUSY = "busy"
+
+
+@dataclass(slots=True)
+class Item:
+    """One attempt of a submit. `result` None while its files are wanted."""
+
+    key: str
+    arrived: dict[str, Any]
+    owner: str
+    result: ItemResult | None = None
+    reason: str = ""
+    view: PayloadView | None = None
+    disk_full: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        assert self.result is not None
+        payload = None if self.view is None else view_to_json(self.view)
+        return {"key": self.key, "result": self.result.value, "reason": self.reason, "payload": payload}
+
+
+class Receiver:
+    """Reads submits. `receiving` holds the keys whose files are arriving now."""
+
+    def __init__(self, table: PayloadTable, workspace: Workspace, limit: int) -> None:
+        self._table = table
+        self._workspace = workspace
+        self._limit = limit
+        self.receiving: set[str] = set()
+
+    async def contract(self, content_type: str, body: AsyncIterator[bytes]) -> Payload:
+        """One payload by the contract's `/submit`. Raises `WireError`, `OSError`, `OutOfIds`."""
+        key = secrets.token_hex(16)
+        incoming = self._workspace.receive()
+        try:
+            await incoming.add(key)
+
+            async def on_part(part: Part) -> Sink | None:
+                if part.filename is None:
+                    return None
+                incoming.open(key, contract_path(part.name, part.filename))
+                return _FileSink(incoming)
+
+            await read_parts(content_type, body, limit=self._limit, on_part=on_part)
+            await incoming.flush()
+            (accepted,) = await self._table.accept([Arrived(key, incoming.directory(key))])
+        finally:
+            await incoming.close()
+        assert accepted.payload is not None
+        return accepted.payload
+
+    async def attempts(self, content_type: str, body: AsyncIterator[bytes]) -> list[Item]:
+        """Attempts by `POST /v1/attempts`; each with its result. One bad item spoils no other. Raises
+        `WireError` for a body that cannot be read."""
+        submit = _Submit(self._table, self._workspace.receive(), self.receiving)
+        try:
+            await read_parts(content_type, body, limit=self._limit, on_part=submit.on_part)
+            return await submit.finish()
+        finally:
+            await submit.close()
+
+
+def contract_path(name: str, filename: str) -> str:
+    """Where a file sent to `/submit` goes: servers name the part by the whole path, people by anything."""
+    base = filename.rsplit("/", 1)[-1]
+    return name if name.rsplit("/", 1)[-1] in (filename, base) else base
+
+
+class _FileSink:
+    def __init__(self, incoming: Incoming) -> None:
+        self._incoming = incoming
+
+    async def write(self, data: bytes) -> None:
+        await self._incoming.write(data)
+
+    async def close(self) -> None:
+        """The bytes are gathered with others; `flush` writes them."""
+
+
+class _Submit:
+    """One request that brings attempts."""
+
+    def __init__(self, table: PayloadTable, incoming: Incoming, receiving: set[str]) -> None:
+        self._table = table
+        self._incoming = incoming
+        self._receiving = receiving
+        self._mine: set[str] = set()
+        self._form: TextSink | None = None
+        self._items: dict[str, Item] | None = None
+
+    async def on_part(self, part: Part) -> Sink | None:
+        if self._form is None:
+            if part.name != "attempts" or part.filename is not None:
+                raise BadRequest("the first part must be the JSON part `attempts`")
+            self._form = TextSink(part.name, FORM_LIMIT)
+            return self._form
+        items = await self._wanted()
+        if part.filename is None:
+            return None
+        key, slash, path = part.name.partition("/")
+        item = items.get(key)
+        if item is None or not slash:
+            raise BadRequest(f"part {shown(part.name)}: it belongs to none of the attempts")
+        if item.result is not None:
+            return None
+        try:
+            self._incoming.open(key, path)
+        except BadRequest as why:
+            await self._give_up(item, ItemResult.MALFORMED, why.detail)
+            return None
+        return _AttemptSink(self, item)
+
+    async def write(self, item: Item, data: bytes) -> None:
+        if item.result is None:
+            try:
+                await self._incoming.write(data)
+            except OSError as why:
+                await self._no_room(why)
+
+    async def finish(self) -> list[Item]:
+        if self._form is None:
+            raise BadRequest("the JSON part `attempts` is missing")
+        items = await self._wanted()
+        try:
+            await self._incoming.flush()
+            wanted = [item for item in items.values() if item.result is None]
+            arrived = [
+                Arrived(key=item.key, directory=self._incoming.directory(item.key), **item.arrived)
+                for item in wanted
+            ]
+            for item, accepted in zip(wanted, await self._table.accept(arrived), strict=True):
+                item.result = ItemResult(accepted.result.value)
+                if accepted.payload is not None:
+                    item.view = view_of(accepted.payload)
+                if accepted.result is AcceptResult.TOMBSTONED:
+                    item.reason = "it was cancelled or released"
+        except (OSError, OutOfIds) as why:
+            await self._no_room(why)
+        return list(items.values())
+
+    async def close(self) -> None:
+        self._receiving -= self._mine
+        await self._incoming.close()
+
+    async def _wanted(self) -> dict[str, Item]:
+        """The items of the form, once it has been read; begun when they are asked for first."""
+        if self._items is None:
+            assert self._form is not None
+            self._items = read_form(self._form.text)
+            for item in self._items.values():
+                await self._begin(item)
+        return self._items
+
+    async def _begin(self, item: Item) -> None:
+        if item.result is not None:
+            return
+        known = await self._table.get(item.key)
+        if known is not None:
+            item.result, item.view = ItemResult.KNOWN, view_of(known)
+        elif await self._table.is_tombstoned(item.key):
+            item.result, item.reason = ItemResult.TOMBSTONED, "it was cancelled or released"
+        elif item.key in self._receiving:
+            item.result, item.reason = ItemResult.BUSY, "it is being received by another request"
+        else:
+            self._receiving.add(item.key)
+            self._mine.add(item.key)
+            try:
+                await self._incoming.add(item.key)
+            except OSError as why:
+                await self._no_room(why)
+
+    async def _give_up(self, item: Item, result: ItemResult, reason: str) -> None:
+        item.result, item.reason = result, reason
+        self._receiving.discard(item.key)
+        self._mine.discard(item.key)
+        await self._incoming.drop(item.key)
+
+    async def _no_room(self, why: OSError | OutOfIds) -> None:
+        """What was gathered is written together, so it fails together. The rest of the body is read and
+        dropped, for the answer to be heard."""
+        reason = (why.strerror or str(why)) if isinstance(why, OSError) else str(why)
+        for item in (self._items or {}).values():
+            if item.result is None:
+                item.disk_full = isinstance(why, OSError) and why.errno in (errno.ENOSPC, errno.EDQUOT)
+                await self._give_up(item, ItemResult.BUSY, f"cannot be stored now: {reason}")
+
+
+class _AttemptSink:
+    def __init__(self, submit: _Submit, item: Item) -> None:
+        self._submit = submit
+        self._item = item
+
+    async def write(self, data: bytes) -> None:
+        await self._submit.write(self._item, data)
+
+    async def close(self) -> None:
+        """The bytes are gathered with others; `finish` writes them."""
+        await trio.lowlevel.checkpoint()
+
+
+def read_form(text: str) -> dict[str, Item]:
+    """The attempts that a submit announces, by key. Raises `BadRequest` when it cannot be told which they
+    are; an attempt that is wrong in itself is malformed."""
+    try:
+        form = json.loads(text)
+        owner, listed = form["owner"], form["attempts"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        raise BadRequest("part `attempts`: an object with `owner` and `attempts` was expected") from None
+    if not _is_name(owner) or not owner:
+        raise BadRequest("part `attempts`: `owner` must be the orchestrator's id")
+    if not isinstance(listed, list) or not listed:
+        raise BadRequest("part `attempts`: `attempts` must be a list that is not empty")
+    items: dict[str, Item] = {}
+    for entry in listed:
+        key = entry.get("key") if isinstance(entry, dict) else None
+        if not isinstance(key, str) or not KEY.fullmatch(key):
+            raise BadRequest(f"part `attempts`: {shown(repr(key))} is no key (32 hex digits)")
+        if key in items:
+            raise BadRequest(f"part `attempts`: key {key} is there twice")
+        items[key] = _item(key, entry, owner)
+    return items
+
+
+def _item(key: str, entry: dict[str, Any], owner: str) -> Item:
+    runtime = entry.get("max_runtime_seconds", 0)
+    checks = (
+        ("job", _is_whole(entry.get("job"), 0)),
+        ("n", _is_whole(entry.get("n"), 1)),
+        ("user", _is_whole(entry.get("user"), -(1 << 63))),
+        ("service", _is_name(entry.get("service"))),
+        ("max_runtime_seconds", _is_seconds(runtime)),
+    )
+    wrong = [name for name, right in checks if not right]
+    if wrong:
+        return Item(key, {}, owner, ItemResult.MALFORMED, f"{', '.join(wrong)}: missing or no right value")
+    arrived = {
+        "job_id": entry["job"],
+        "n": entry["n"],
+        "service": entry["service"],
+        "user_id": entry["user"],
+        "owner": owner,
+        "max_runtime": float(runtime),
+    }
+    return Item(key, arrived, owner)
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 63
+
+
+def _is_name(value: object) -> bool:
+    """Text that can stand in an environment variable and in SQLite."""
+    return isinstance(value, str) and len(value) <= 200 and (value.isprintable())
+
+
+def _is_seconds(value: object) -> bool:
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    )

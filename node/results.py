@@ -1,0 +1,220 @@
+"""What a payload has left, over HTTP: zips, single files, logs, and the frames of a collect."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import trio
+from quart import Response
+
+from actors.lifecycle import ENDED
+from actors.ports import Payload
+from actors.wire import frames
+from actors.wire.attempts import view_to_json
+from actors.wire.errors import BadRequest, SourceChanged
+from actors.wire.paths import shown, unspell
+from actors.wire.pull import PIECE, Pulled
+from actors.wire.tree import Listing, OpenTree, open_regular
+from actors.wire.zip_out import zip_stream
+from node.app import Problem, Services
+from node.executors.run import STDERR, STDOUT
+from node.manifest import list_work, listing_from_json, read_manifest
+from node.payloads import view_of
+from node.workspace import WORK
+
+FOLLOW_EVERY: Final = 0.25
+"""Seconds between looks at a growing log: nothing tells of its growth."""
+
+LOGS: Final = {"stdout": STDOUT, "stderr": STDERR}
+
+
+async def zip_response(services: Services, payload: Payload) -> Response:
+    """Everything in the job's directory as it is now, with the logs. Of an ended payload it is what its
+    manifest says, or the body breaks off."""
+    directory = services.workspace.directory(payload.key)
+    ended = payload.status in ENDED
+    with services.workspace.reading(payload.key):
+        listing = await trio.to_thread.run_sync(_listing, directory, ended)
+
+    async def body() -> AsyncIterator[bytes]:
+        with services.workspace.reading(payload.key):
+            async for piece in _zip(directory, listing, strict=ended):
+                yield piece
+
+    response = Response(body(), content_type="application/zip")
+    response.headers["Content-Disposition"] = f'attachment; filename="{payload.id}.zip"'
+    response.timeout = None
+    return response
+
+
+async def file_response(services: Services, payload: Payload, path: str) -> Response:
+    """One file of the job's directory, by its spelled path; a log by its name if the job has no such file."""
+    raw = _below(path)
+    directory = services.workspace.directory(payload.key)
+    with services.workspace.reading(payload.key):
+        handle = await trio.to_thread.run_sync(_open_file, directory, raw)
+    size = os.fstat(handle).st_size
+    response = Response(Pulled(_read(handle, size)), content_type="application/octet-stream")
+    response.headers["Content-Length"] = str(size)
+    response.timeout = None
+    return response
+
+
+async def log_response(services: Services, payload: Payload, given: Mapping[str, str]) -> Response:
+    """The bytes of a log from an offset; with `follow`, until the payload has ended."""
+    stream, offset, follow = given.get("stream", "stdout"), given.get("offset", "0"), given.get("follow", "0")
+    if stream not in LOGS:
+        raise Problem(400, "bad_parameter", f"stream={shown(stream)}: stdout or stderr was expected")
+    if not re.fullmatch(r"[0-9]{1,18}", offset, re.ASCII):
+        raise Problem(400, "bad_parameter", f"offset={shown(offset)}: a number of bytes was expected")
+    if follow not in ("0", "1"):
+        raise Problem(400, "bad_parameter", f"follow={shown(follow)}: 0 or 1 was expected")
+    path = services.workspace.directory(payload.key) / LOGS[stream]
+    body = _log(services, payload.key, path, int(offset), follow == "1")
+    response = Response(body, content_type="application/octet-stream")
+    response.timeout = None
+    return response
+
+
+def collect_response(services: Services, keys: Sequence[str]) -> Response:
+    """Frames for each key, in order."""
+
+    async def body() -> AsyncIterator[bytes]:
+        for key in keys:
+            async for frame in _collected(services, key):
+                yield frame
+
+    response = Response(body(), content_type="application/octet-stream")
+    response.timeout = None
+    return response
+
+
+async def _collected(services: Services, key: str) -> AsyncIterator[bytes]:
+    payload = await services.table.get(key)
+    if payload is None:
+        yield _error(key, "gone")
+        return
+    if payload.status not in ENDED:
+        yield _error(key, "not_ended")
+        return
+    directory = services.workspace.directory(key)
+    with services.workspace.reading(key):
+        try:
+            manifest = await trio.to_thread.run_sync(read_manifest, directory)
+            record = {"key": key, "payload": view_to_json(view_of(payload)), "manifest": manifest}
+            head = json.dumps(record).encode()
+            if len(head) > frames.MAX_END:
+                yield _error(key, "it left more files than a manifest can hold")
+                return
+            yield frames.encode(frames.END, head)
+            sizes = {}
+            for kind, name in ((frames.STDOUT, "stdout"), (frames.STDERR, "stderr")):
+                sizes[name] = 0
+                async for piece in Pulled(_read_log(directory / LOGS[name])):
+                    sizes[name] += len(piece)
+                    for frame in _framed(kind, piece):
+                        yield frame
+            digest, zip_size = hashlib.sha256(), 0
+            async for piece in _zip(directory, listing_from_json(manifest), strict=True):
+                digest.update(piece)
+                zip_size += len(piece)
+                for frame in _framed(frames.ZIP, piece):
+                    yield frame
+        except (OSError, SourceChanged) as why:
+            yield _error(key, f"cannot be read: {why}")
+            return
+    finish = {
+        "zip_sha256": digest.hexdigest(),
+        "zip_size": zip_size,
+        "stdout_size": sizes["stdout"],
+        "stderr_size": sizes["stderr"],
+    }
+    yield frames.encode(frames.FINISH, json.dumps(finish).encode())
+
+
+def _error(key: str, error: str) -> bytes:
+    return frames.encode(frames.ERROR, json.dumps({"key": key, "error": error}).encode())
+
+
+def _framed(kind: bytes, piece: bytes) -> Generator[bytes, None, None]:
+    for start in range(0, len(piece), frames.MAX_FRAME):
+        yield frames.encode(kind, piece[start : start + frames.MAX_FRAME])
+
+
+def _listing(directory: Path, ended: bool) -> Listing:
+    return listing_from_json(read_manifest(directory)) if ended else list_work(directory)
+
+
+def _zip(directory: Path, listing: Listing, *, strict: bool) -> Pulled:
+    extra = [(name, directory / name) for name in (STDOUT, STDERR) if (directory / name).is_file()]
+    # Of a job that has removed its directory there are only the logs; the zip wants some root all the same.
+    root = directory / WORK if listing.entries else directory
+    return zip_stream(root, listing.entries, extra, strict=strict)
+
+
+async def _log(services: Services, key: str, path: Path, offset: int, follow: bool) -> AsyncIterator[bytes]:
+    with services.workspace.reading(key):
+        while True:
+            # Asked before reading: what was printed until the end is read after it is known.
+            payload = await services.table.get(key)
+            ended = payload is None or payload.status in ENDED
+            async for piece in Pulled(_read_log(path, offset)):
+                offset += len(piece)
+                yield piece
+            if ended or not follow or services.shutdown.is_set():
+                return
+            await trio.sleep(FOLLOW_EVERY)
+
+
+def _read_log(path: Path, offset: int = 0) -> Generator[bytes, None, None]:
+    """A log from an offset to where it ends now; nothing if it was never begun."""
+    try:
+        handle = open_regular(path, path.name)
+    except FileNotFoundError:
+        return
+    os.lseek(handle, offset, os.SEEK_SET)
+    yield from _read(handle, max(0, os.fstat(handle).st_size - offset))
+
+
+def _read(handle: int, size: int) -> Generator[bytes, None, None]:
+    """So many bytes of a descriptor, which is closed at the end. Raises `SourceChanged` if there are less."""
+    with open(handle, "rb", buffering=0) as file:
+        while size:
+            piece = file.read(min(PIECE, size))
+            if not piece:
+                raise SourceChanged("the file became shorter while it was read")
+            size -= len(piece)
+            yield piece
+
+
+def _below(path: str) -> bytes:
+    try:
+        raw = unspell(path)
+    except BadRequest as why:
+        raise Problem(404, "not_found", why.detail) from None
+    if any(part in (b"", b".", b"..") for part in raw.split(b"/")) or b"\0" in raw:
+        raise Problem(404, "not_found", f"{shown(path)} is no path of a file")
+    return raw
+
+
+def _open_file(directory: Path, raw: bytes) -> int:
+    try:
+        tree = OpenTree(directory / WORK)
+        try:
+            return tree.open(raw)
+        finally:
+            tree.close()
+    except (OSError, SourceChanged):
+        name = os.fsdecode(raw)
+        if name in (STDOUT, STDERR) and not os.path.lexists(directory / WORK / name):
+            try:
+                return open_regular(directory / name, name)
+            except FileNotFoundError:
+                pass
+        raise Problem(404, "not_found", f"there is no file {shown(name)} that can be read") from None

@@ -1,0 +1,150 @@
+"""Starting, finding and closing runs: the executor with the workspace around it (`actors.ports.Runs`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from actors.model import End
+from actors.ports import Payload, Running, RunResult
+from node.executors.run import Executor, ExecutorError, Run, RunEnd, RunSpec
+from node.manifest import freeze_manifest
+from node.script import Checked, make_ready
+from node.workspace import INTENT, WORK, Workspace
+
+NEVER_STARTED: Final = "the node went down before it had started"
+
+
+class ExecutorRuns:
+    """Runs of one executor. `environment` is what every script gets; `grace` in seconds."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        executor: Executor,
+        *,
+        environment: Mapping[str, str],
+        grace: float,
+    ) -> None:
+        self._workspace = workspace
+        self._executor = executor
+        self._environment = environment
+        self._grace = grace
+
+    async def start(self, payload: Payload) -> Running | RunResult:
+        if self._workspace.intended(payload.key):
+            # An earlier life of the Runner set out to start it and did not come to say so.
+            return await self.adopt(payload)
+        directory = self._workspace.directory(payload.key)
+        checked = await trio.to_thread.run_sync(_intend, directory)
+        if checked.invalid:
+            return RunResult(invalid=checked.invalid)
+        try:
+            run = await self._executor.start(self._spec(payload))
+        except ExecutorError as why:
+            return RunResult(refused=str(why), note=checked.note)
+        return _Run(run, checked.note)
+
+    async def adopt(self, payload: Payload) -> Running | RunResult:
+        directory = self._workspace.directory(payload.key)
+        note = await trio.to_thread.run_sync(_note, directory)
+        if note is None:
+            return RunResult(refused=NEVER_STARTED, lost=True)
+        found = await self._executor.adopt(self._spec(payload))
+        return _result(found, note) if isinstance(found, RunEnd) else _Run(found, note)
+
+    async def freeze(self, payload: Payload, end: End) -> End:
+        size = await trio.to_thread.run_sync(freeze_manifest, self._workspace.directory(payload.key))
+        return replace(end, size=size)
+
+    def _spec(self, payload: Payload) -> RunSpec:
+        environment = {
+            **self._environment,
+            "ORCHESTRATOR_JOB_ID": str(payload.job_id or payload.id),
+            "ORCHESTRATOR_ATTEMPT": str(payload.n),
+            "ORCHESTRATOR_SERVICE": payload.service,
+            "ORCHESTRATOR_USER_ID": str(payload.user_id),
+        }
+        directory = self._workspace.directory(payload.key).absolute()
+        return RunSpec(payload.key, directory, environment, self._grace)
+
+
+class _Run:
+    """A run of the executor, as the Runner sees it."""
+
+    def __init__(self, run: Run, note: str) -> None:
+        self._run = run
+        self._note = note
+        self._born = time.monotonic() - _age(run)
+
+    @property
+    def pid(self) -> int:
+        return self._run.pid
+
+    @property
+    def started_at(self) -> float:
+        return self._run.started_at
+
+    def age(self) -> float:
+        return time.monotonic() - self._born
+
+    async def wait(self) -> RunResult:
+        return _result(await self._run.wait(), self._note)
+
+    async def stop(self, grace: float) -> None:
+        await self._run.stop(grace)
+
+
+def _age(run: Run, now: Callable[[int], float] = time.clock_gettime) -> float:
+    """Seconds since the run's process began, by the kernel's reckoning: the wall clock may have jumped."""
+    try:
+        stat = Path(f"/proc/{run.pid}/stat").read_bytes()
+    except OSError:
+        return max(0.0, time.time() - run.started_at)
+    # The name stands in brackets and may hold blanks; the start is the 22nd field.
+    started = int(stat.rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return max(0.0, now(time.CLOCK_BOOTTIME) - started)
+
+
+def _intend(directory: Path) -> Checked:
+    """Make the script ready and, if it can run, leave word that somebody has set out to start it."""
+    checked = make_ready(directory / WORK / "run.sh")
+    if not checked.invalid:
+        # Not synced: what it guards against is the death of this process, not of the machine, whose next boot
+        # takes every payload for lost.
+        (directory / INTENT).write_text(json.dumps({"note": checked.note}), "utf-8")
+    return checked
+
+
+def _note(directory: Path) -> str | None:
+    """What is to be said of a payload that somebody set out to start; None if nobody did."""
+    try:
+        return str(json.loads((directory / INTENT).read_bytes())["note"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _result(end: RunEnd, note: str) -> RunResult:
+    if end.never_started:
+        return RunResult(refused=NEVER_STARTED, lost=True, note=note)
+    return RunResult(
+        exit_code=end.exit_code,
+        signal=end.signal,
+        started_at=end.started_at,
+        ended_at=end.ended_at,
+        wall_seconds=end.wall_seconds,
+        cpu_seconds=end.cpu_seconds,
+        peak_bytes=end.peak_bytes,
+        supervision_killed=end.supervision_killed,
+        lost=end.lost,
+        note=note,
+    )

@@ -1,0 +1,162 @@
+"""The node's composition root: everything is built and wired here, under one nursery."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import random
+import sys
+import time
+from typing import Final
+
+import trio
+
+from actors.kernel import Supervisor
+from actors.runner import Runner
+from actors.wire.serving import serve
+from node.api import create_app
+from node.app import Services
+from node.cleaning import Cleaning
+from node.executors.bash import BashExecutor, base_environment
+from node.executors.run import Executor
+from node.load import LoadSampler
+from node.payloads import open_table
+from node.receive import Receiver
+from node.records import Records
+from node.runs import ExecutorRuns
+from node.settings import NodeSettings
+from node.workspace import Workspace
+
+log: Final = logging.getLogger("node")
+
+STOP_PATIENCE: Final = 1.0
+"""Seconds beyond the grace that stopping the payloads may take when the node stops."""
+
+
+class WallClock:
+    """The machine's own wall clock."""
+
+    def now(self) -> float:
+        return time.time()
+
+
+async def serve_node(
+    settings: NodeSettings,
+    *,
+    shutdown: trio.Event,
+    executor: Executor | None = None,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve a node until `shutdown` is set. Reports its URLs once it accepts connections.
+
+    Raises `DataDirectoryError`, `PortInUse`, `NodeError` when it cannot start, `GaveUp` when its Runner keeps
+    crashing.
+    """
+    records = await trio.to_thread.run_sync(Records, settings.data)
+    try:
+        await _serve(settings, records, shutdown, executor, task_status)
+    finally:
+        records.close()
+
+
+async def _serve(
+    settings: NodeSettings,
+    records: Records,
+    shutdown: trio.Event,
+    executor: Executor | None,
+    task_status: trio.TaskStatus[list[str]],
+) -> None:
+    clock, chance = WallClock(), random.Random()
+    workspace = Workspace(settings.data)
+    await trio.to_thread.run_sync(workspace.prepare)
+    if executor is None:
+        executor = BashExecutor(settings.data)
+    load = LoadSampler(settings.data, slots=settings.slots)
+    supervisor = Supervisor(chance)
+    async with (
+        open_table(records, clock, intended=workspace.intended) as table,
+        trio.open_nursery() as nursery,
+    ):
+        runs = ExecutorRuns(
+            workspace, executor, environment=base_environment(os.environ), grace=settings.grace
+        )
+        runner = Runner(
+            payloads=table,
+            runs=runs,
+            clock=clock,
+            chance=chance,
+            slots=settings.slots,
+            grace=settings.grace,
+            tick=settings.tick,
+        )
+        cleaning = Cleaning(
+            table,
+            workspace,
+            clock,
+            max_age=settings.max_age,
+            keep_uncollected=settings.keep_uncollected,
+            keep_tombstones=settings.keep_tombstones,
+        )
+        table.on_change(runner.ring)
+        table.on_change(cleaning.ring)
+        if os.getpid() == 1:
+            from node.executors.reaper import reap_orphans
+
+            nursery.start_soon(reap_orphans)
+        await nursery.start(executor.serve)
+        await nursery.start(load.run)
+        await nursery.start(supervisor.keep, "runner", runner.run)
+        await nursery.start(supervisor.keep, "cleaning", cleaning.run)
+        # After the executor's start, which finds out how well it can keep payloads apart.
+        services = Services(
+            table=table,
+            workspace=workspace,
+            receiver=Receiver(table, workspace, settings.upload_limit),
+            load=load,
+            grace=settings.grace,
+            executor=executor.name,
+            limits=executor.limits,
+            version=_version(),
+            shutdown=shutdown,
+        )
+
+        async def stop() -> None:
+            await shutdown.wait()
+            table.end_subscriptions()
+            if settings.on_stop == "kill":
+                with trio.move_on_after(settings.grace + STOP_PATIENCE):
+                    await runner.stop_all()
+
+        async def listen(*, task_status: trio.TaskStatus[list[str]]) -> None:
+            async with trio.open_nursery() as until_stopped:
+                until_stopped.start_soon(stop)
+                await serve(
+                    create_app(services),
+                    host=settings.host,
+                    port=settings.port,
+                    shutdown=shutdown,
+                    task_status=task_status,
+                )
+            nursery.cancel_scope.cancel()
+
+        urls = await nursery.start(listen)
+        log.info("node %s; executor %s: %s", table.node_id, executor.name, executor.limits)
+        for url in urls:
+            print(f"listening on {url}", flush=True)
+        task_status.started(urls)
+
+
+def set_up_logging() -> None:
+    """Warnings of everybody, and what the node has to say, to standard error."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    log.setLevel(logging.INFO)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("job-orchestrator")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

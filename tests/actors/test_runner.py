@@ -1,0 +1,295 @@
+"""The Runner under a mock clock, on a payload table and runs in memory."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from fakes.fake_runs import FakeRun, FakeRuns, MemoryPayloads
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from actors.lifecycle import Status
+from actors.ports import Payload, RunResult
+from actors.runner import Cause, Runner, verdict
+
+
+class FixedClock:
+    def now(self) -> float:
+        return 1_000.0
+
+
+def payload(
+    n: int = 1, *, status: Status = Status.PREPARED, max_runtime: float = 0.0, pid: int = 0
+) -> Payload:
+    return Payload(
+        key=f"{n:032x}",
+        id=n,
+        job_id=n,
+        n=1,
+        service="x",
+        user_id=1,
+        owner="o",
+        status=status,
+        sequence=0,
+        created_at=0.0,
+        max_runtime=max_runtime,
+        pid=pid,
+    )
+
+
+KEY = payload().key
+
+
+class World:
+    def __init__(self, slots: int | None = None, grace: float = 5.0) -> None:
+        self.table = MemoryPayloads()
+        self.runs = FakeRuns()
+        self.runner = Runner(
+            payloads=self.table,
+            runs=self.runs,
+            clock=FixedClock(),
+            chance=random.Random(1),
+            slots=slots,
+            grace=grace,
+        )
+        self.table.bell = self.runner.ring
+
+    @asynccontextmanager
+    async def going(self) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.runner.run)
+            await wait_all_tasks_blocked()
+            yield
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    def told(self, key: str = KEY) -> tuple[Status, str]:
+        end = self.table.end_of(key)
+        assert end is not None
+        return end.status, end.message
+
+
+async def test_a_prepared_payload_is_started_and_its_end_recorded(autojump_clock: MockClock) -> None:
+    world = World()
+    async with world.going():
+        world.table.put(payload())
+        await wait_all_tasks_blocked()
+        row = world.table.rows[KEY]
+        assert (row.status, row.pid, row.started_at) == (Status.RUNNING, 101, 50.0)
+        world.runs.running[KEY].end(RunResult(exit_code=0, ended_at=60.0))
+    assert world.told() == (Status.COMPLETED, "")
+    end = world.table.end_of(KEY)
+    assert end is not None and (end.size, end.exit_code, end.ended_at) == (10, 0, 60.0)
+    assert world.runs.frozen == [KEY]
+
+
+async def test_no_more_run_than_there_are_slots_and_the_oldest_goes_first(autojump_clock: MockClock) -> None:
+    world = World(slots=2)
+    for n in (3, 1, 4, 2):
+        world.table.put(payload(n))
+    async with world.going():
+        # Two are started in the same instant, in whatever order.
+        assert sorted(world.runs.started) == [payload(1).key, payload(2).key]
+        world.runs.running[payload(2).key].end(RunResult(exit_code=0))
+        await wait_all_tasks_blocked()
+        assert world.runs.started[2:] == [payload(3).key]
+
+
+async def test_without_slots_everything_runs_at_once(autojump_clock: MockClock) -> None:
+    world = World()
+    for n in range(1, 30):
+        world.table.put(payload(n))
+    async with world.going():
+        assert len(world.runs.started) == 29
+
+
+async def test_a_running_payload_is_adopted_and_takes_its_slot(autojump_clock: MockClock) -> None:
+    world = World(slots=1)
+    world.table.put(payload(2))
+    world.table.put(payload(1, status=Status.RUNNING, pid=7))
+    async with world.going():
+        assert world.runs.adopted == [KEY] and world.runs.started == []
+        world.runs.running[KEY].end(RunResult(exit_code=3))
+    assert world.told() == (Status.FAILED, "exit code 3")
+    assert world.runs.started == [payload(2).key]
+
+
+async def test_what_ended_meanwhile_is_recorded_as_it_ended(autojump_clock: MockClock) -> None:
+    world = World()
+    world.runs.at_adopt = lambda _payload: RunResult(signal=9)
+    world.table.put(payload(status=Status.RUNNING))
+    async with world.going():
+        pass
+    assert world.told() == (Status.FAILED, "killed by signal 9")
+
+
+async def test_a_run_over_its_time_is_stopped_and_says_so(autojump_clock: MockClock) -> None:
+    world = World()
+    world.table.put(payload(max_runtime=2.0))
+    async with world.going():
+        await trio.sleep(1.9)
+        assert world.table.rows[KEY].status is Status.RUNNING
+        await trio.sleep(0.2)
+    assert world.told() == (Status.FAILED, "timed out after 2 s")
+
+
+async def test_the_time_limit_counts_from_the_start_of_the_process(autojump_clock: MockClock) -> None:
+    world = World()
+    world.runs.at_adopt = lambda _payload: FakeRun(7, 0.0, age=95.0)
+    world.table.put(payload(status=Status.RUNNING, max_runtime=100.0))
+    async with world.going():
+        await trio.sleep(5.1)
+    assert world.told() == (Status.FAILED, "timed out after 100 s")
+
+
+async def test_a_cancelled_run_is_stopped_with_its_grace(autojump_clock: MockClock) -> None:
+    world = World(grace=3.0)
+    world.table.put(payload())
+    async with world.going():
+        run = world.runs.running[KEY]
+        run.dies_of_term = False
+        world.table.cancel(KEY)
+        await wait_all_tasks_blocked()
+        assert run.stopped == [3.0] and world.table.rows[KEY].status is Status.RUNNING
+        await trio.sleep(3.1)
+    assert world.told() == (Status.KILLED, "terminated")
+
+
+async def test_a_cancelled_payload_that_waits_for_a_slot_is_killed_at_once(autojump_clock: MockClock) -> None:
+    world = World(slots=1)
+    world.table.put(payload(1))
+    world.table.put(payload(2))
+    async with world.going():
+        world.table.cancel(payload(2).key)
+    assert world.told(payload(2).key) == (Status.KILLED, "terminated")
+    assert world.runs.started == [KEY]
+
+
+async def test_a_script_that_cannot_run_makes_its_payload_invalid(autojump_clock: MockClock) -> None:
+    world = World()
+    world.runs.at_start = lambda _payload: RunResult(invalid="run.sh not found")
+    world.table.put(payload())
+    async with world.going():
+        pass
+    assert world.told() == (Status.INVALID, "run.sh not found")
+    end = world.table.end_of(KEY)
+    assert end is not None and end.ended_at == 1_000.0 and end.exit_code is None
+
+
+async def test_a_start_that_goes_wrong_harms_no_other(autojump_clock: MockClock) -> None:
+    world = World()
+
+    def start(found: Payload) -> RunResult | None:
+        if found.key == KEY:
+            raise RuntimeError("poisoned")
+        return None
+
+    world.runs.at_start = start
+    world.runs.at_adopt = lambda _payload: RunResult(refused="never started", lost=True)
+    world.table.put(payload(1))
+    world.table.put(payload(2))
+    async with world.going():
+        pass
+    assert world.told() == (Status.FAILED, "could not be started: RuntimeError: poisoned")
+    assert world.table.rows[KEY].lost
+    assert world.table.rows[payload(2).key].status is Status.RUNNING
+
+
+async def test_a_start_of_unknown_outcome_is_found_out(autojump_clock: MockClock) -> None:
+    world = World()
+
+    def start(_payload: Payload) -> RunResult | None:
+        raise RuntimeError("the answer got lost")
+
+    world.runs.at_start = start
+    world.runs.at_adopt = lambda _payload: FakeRun(9, 1.0)
+    world.table.put(payload())
+    async with world.going():
+        assert world.table.rows[KEY].pid == 9
+        world.runs.running[KEY].end(RunResult(exit_code=0))
+    assert world.told() == (Status.COMPLETED, "")
+
+
+async def test_what_could_not_be_asked_is_no_end(autojump_clock: MockClock) -> None:
+    world = World()
+    world.table.put(payload())
+    async with world.going():
+        run = world.runs.running[KEY]
+    assert world.table.rows[KEY].status is Status.RUNNING
+    run.broken = [RuntimeError("no answer"), RuntimeError("no answer")]
+    async with world.going():
+        await trio.sleep(5)
+        assert world.table.rows[KEY].status is Status.RUNNING and not run.broken
+        run.end(RunResult(exit_code=0))
+    assert world.told() == (Status.COMPLETED, "")
+
+
+async def test_a_full_disk_delays_the_end_and_loses_nothing(autojump_clock: MockClock) -> None:
+    world = World()
+    world.table.put(payload())
+    async with world.going():
+        world.runs.freeze_fails = [OSError(28, "full")] * 2
+        world.table.fails = [OSError(28, "full")] * 2
+        world.runs.running[KEY].end(RunResult(exit_code=0))
+        await wait_all_tasks_blocked()
+        assert world.table.rows[KEY].status is Status.RUNNING
+        await trio.sleep(10)
+    assert world.told() == (Status.COMPLETED, "")
+
+
+async def test_leaving_leaves_the_runs(autojump_clock: MockClock) -> None:
+    world = World()
+    world.table.put(payload())
+    async with world.going():
+        run = world.runs.running[KEY]
+    assert run.stopped == [] and world.table.rows[KEY].status is Status.RUNNING
+
+
+async def test_stopping_all_ends_every_run_as_lost_and_starts_nothing(autojump_clock: MockClock) -> None:
+    world = World(slots=2)
+    for n in (1, 2, 3):
+        world.table.put(payload(n))
+    async with world.going():
+        world.runs.running[KEY].dies_of_term = False
+        with trio.fail_after(6):
+            await world.runner.stop_all()
+        world.table.put(payload(4))
+    for n in (1, 2):
+        assert world.told(payload(n).key) == (Status.FAILED, "the node was stopped")
+        assert world.table.rows[payload(n).key].lost
+    assert len(world.runs.started) == 2
+
+
+async def test_a_change_that_no_bell_told_is_seen_on_the_tick(autojump_clock: MockClock) -> None:
+    world = World()
+    async with world.going():
+        world.table.bell = lambda: None
+        world.table.put(payload())
+        await trio.sleep(0.6)
+        assert world.runs.started == [KEY]
+
+
+@pytest.mark.parametrize(
+    ("result", "cause", "expected"),
+    [
+        (RunResult(exit_code=0), None, (Status.COMPLETED, "", False)),
+        (RunResult(exit_code=0, note="converted"), None, (Status.COMPLETED, "converted", False)),
+        (RunResult(exit_code=4, note="converted"), None, (Status.FAILED, "exit code 4; converted", False)),
+        (RunResult(signal=15), None, (Status.FAILED, "killed by signal 15", False)),
+        (RunResult(signal=15), Cause.CANCELLED, (Status.KILLED, "terminated", False)),
+        (RunResult(exit_code=0), Cause.TIMED_OUT, (Status.FAILED, "timed out after 2.5 s", False)),
+        (RunResult(supervision_killed=True), None, (Status.FAILED, "supervision was killed", False)),
+        (RunResult(lost=True), None, (Status.FAILED, "machine restarted", True)),
+        (RunResult(lost=True), Cause.CANCELLED, (Status.FAILED, "machine restarted", True)),
+        (RunResult(refused="no room"), None, (Status.FAILED, "could not be started: no room", False)),
+        (RunResult(refused="no", lost=True), None, (Status.FAILED, "could not be started: no", True)),
+        (RunResult(refused="no", lost=True), Cause.CANCELLED, (Status.KILLED, "terminated", False)),
+        (RunResult(invalid="run.sh not found"), Cause.CANCELLED, (Status.INVALID, "run.sh not found", False)),
+    ],
+)
+def test_the_verdict(result: RunResult, cause: Cause | None, expected: tuple[Status, str, bool]) -> None:
+    end, lost = verdict(result, cause, 2.5)
+    assert (end.status, end.message, lost) == expected
