@@ -1,0 +1,224 @@
+"""An orchestrator and its nodes as real processes on loopback, every port a free one, all data in one directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Final
+
+import psutil
+
+SERVICE: Final = "example"
+LISTENING: Final = "listening on "
+START_SECONDS: Final = 60.0
+"""How long a process may take until it listens; a second where nothing else runs."""
+STOP_SECONDS: Final = 15.0
+"""How long it may take to end after SIGTERM before it is killed."""
+
+_OURS: Final = frozenset({"PORT", "HOST", "DB_PATH", "DATA_PATH", "MAX_AGE"})
+
+
+class ClusterFailed(Exception):
+    """A process did not start, ended by itself or did not end; the text says which and what it said last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The service's quotas, and what the server may take in one upload, in bytes."""
+
+    runs_per_user: int = 5
+    max_runs: int = 10
+    upload_limit: int = 400 << 20
+
+
+@dataclass(slots=True)
+class Member:
+    """One process. `url` is where it listens."""
+
+    name: str
+    process: subprocess.Popen[str]
+    log: Path
+    url: str = ""
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def last_words(self) -> str:
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        return " / ".join(lines[-3:]) or "nothing on standard error"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What runs. `db_path` is the server's ledger."""
+
+    server: Member
+    nodes: tuple[Member, ...]
+    directory: Path
+    db_path: Path
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        return (self.server, *self.nodes)
+
+    def check(self) -> None:
+        """Raises ClusterFailed if a process has ended by itself."""
+        for member in self.members:
+            status = member.process.poll()
+            if status is not None:
+                raise ClusterFailed(f"{member.name} ended with status {status}: {member.last_words()}")
+
+
+@contextmanager
+def running_cluster(
+    directory: Path, *, nodes: int, slots: int, limits: Limits | None = None
+) -> Iterator[Cluster]:
+    """A cluster from when all of it listens until all of it has ended, jobs included.
+
+    Raises ClusterFailed when a process does not start, when it does not end in time or ends badly, and when
+    something that it started is left over.
+    """
+    limits = limits or Limits()
+    db_path = directory / "server" / "db.sqlite"
+    with ExitStack() as stack:
+        # Left last, so it looks when everything else was told to end.
+        stack.callback(_refuse_leftovers, directory)
+        members = []
+        for number in range(1, nodes + 1):
+            arguments = ["node", "--slots", str(slots), "--on-stop", "kill"]
+            arguments += ["--upload-limit", str(max(limits.upload_limit, 1 << 30))]
+            environ = {"PORT": "0", "DATA_PATH": str(directory / f"node-{number}")}
+            members.append(stack.enter_context(_process(f"node-{number}", arguments, environ, directory)))
+        for member in members:
+            _wait_until_listening(member)
+        config = directory / "server.toml"
+        config.write_text(_toml(limits, [member.url for member in members]))
+        environ = {"PORT": "0", "DB_PATH": str(db_path), "DATA_PATH": str(directory / "server" / "data")}
+        db_path.parent.mkdir()
+        arguments = ["server", "--config", str(config)]
+        server = stack.enter_context(_process("server", arguments, environ, directory))
+        _wait_until_listening(server)
+        yield Cluster(server, tuple(members), directory, db_path)
+
+
+def _toml(limits: Limits, urls: Sequence[str]) -> str:
+    # A JSON string, list or whole number is the same in TOML.
+    return (
+        f"upload_limit = {limits.upload_limit}\n\n[services.{SERVICE}]\nnodes = {json.dumps(urls)}\n"
+        f"runs_per_user = {limits.runs_per_user}\nmax_runs = {limits.max_runs}\n"
+    )
+
+
+@contextmanager
+def _process(
+    name: str, arguments: list[str], environ: Mapping[str, str], directory: Path
+) -> Iterator[Member]:
+    log = directory / f"{name}.log"
+    inherited = {
+        key: value for key, value in os.environ.items() if key not in _OURS and not key.startswith("SERVICE_")
+    }
+    command = [str(Path(sys.executable).with_name("orchestrator")), *arguments]
+    with log.open("w") as errors:
+        # A session of its own: Ctrl-C comes to us alone, and we end the processes in order.
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**inherited, **environ},
+            cwd=directory,
+            text=True,
+            start_new_session=True,
+        )
+    member = Member(name, process, log)
+    try:
+        yield member
+    finally:
+        _stop(member)
+
+
+def _wait_until_listening(member: Member) -> None:
+    """Fill in where it listens. Its output is read to the end, so that it never fills the pipe."""
+    lines: SimpleQueue[str | None] = SimpleQueue()
+    stdout = member.process.stdout
+    assert stdout is not None
+
+    def read() -> None:
+        for line in stdout:
+            lines.put(line.strip())
+        lines.put(None)
+        member.ended.set()
+
+    threading.Thread(target=read, name=f"output of {member.name}", daemon=True).start()
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
+        except Empty:
+            raise ClusterFailed(f"{member.name} does not listen after {START_SECONDS:.0f} s") from None
+        if line is None:
+            status = member.process.wait()
+            raise ClusterFailed(f"{member.name} ended with status {status}: {member.last_words()}")
+        if LISTENING in line:
+            member.url = line.split(LISTENING, 1)[1].split()[0].rstrip("/")
+            return
+
+
+def _stop(member: Member) -> None:
+    process = member.process
+    known = process.poll()
+    if known is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        status = process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise ClusterFailed(
+            f"{member.name} did not end within {STOP_SECONDS:.0f} s after SIGTERM: {member.last_words()}"
+        ) from None
+    finally:
+        if process.stdout is not None and member.ended.wait(1.0):
+            process.stdout.close()
+    if status != 0 or known is not None:
+        raise ClusterFailed(f"{member.name} ended with status {status}: {member.last_words()}")
+
+
+def _refuse_leftovers(directory: Path) -> None:
+    """End what is left of the cluster: whatever works in its directory or was started with a path in it.
+    Raises ClusterFailed if there is any."""
+    left = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid == os.getpid() or not _belongs(process, directory):
+                continue
+            left.append(f"{process.pid} ({' '.join(process.cmdline())[:80]})")
+            process.kill()
+        except psutil.Error:
+            continue  # it has ended meanwhile, or is somebody else's
+    if left:
+        raise ClusterFailed(f"left behind, and killed now: {', '.join(left)}")
+
+
+def _belongs(process: psutil.Process, directory: Path) -> bool:
+    if process.status() == psutil.STATUS_ZOMBIE:
+        return False
+    inside = f"{directory}/"
+    cwd = process.cwd()
+    return f"{cwd}/".startswith(inside) or any(inside in part for part in process.cmdline())

@@ -1,0 +1,139 @@
+"""A portal's side of the orchestrator with nothing but the standard library: upload, wait, download.
+
+Synchronous on purpose: a connection a thread is the cheapest client there is in Python, so that what is measured
+is the system and not its client.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+from testbed.cluster import SERVICE
+
+ENDED: Final = frozenset({"Completed", "Failed", "Invalid", "Killed", "Cleaned"})
+BLOCK: Final = 1 << 20
+WAIT_SECONDS: Final = 30
+TIMEOUT: Final = 120.0
+
+
+class Refused(Exception):
+    """The server answered something else than expected. `status` is its HTTP status."""
+
+    def __init__(self, what: str, status: int, body: bytes) -> None:
+        super().__init__(f"{what} was answered {status}: {body[:300].decode(errors='replace')}")
+        self.status = status
+
+
+class Portal:
+    """One connection, kept open; not to be shared by threads."""
+
+    def __init__(self, url: str) -> None:
+        split = urlsplit(url)
+        assert split.hostname is not None
+        self._http = http.client.HTTPConnection(split.hostname, split.port, TIMEOUT, blocksize=BLOCK)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def upload(self, files: Mapping[str, bytes], user: int, service: str = SERVICE) -> int:
+        """Post a job; its id. Raises Refused, OSError."""
+        boundary, opening, closing = _form(user, service)
+        body = opening + b"".join(
+            _part(boundary, name) + content + b"\r\n" for name, content in files.items()
+        )
+        self._http.request("POST", "/upload", body + closing, _headers(boundary))
+        return self._created()
+
+    def upload_file(self, script: bytes, path: Path, user: int, service: str = SERVICE) -> int:
+        """Post a job whose second file, `path`, is streamed from disk; its id. Raises Refused, OSError."""
+        boundary, opening, closing = _form(user, service)
+        opening += _part(boundary, "run.sh") + script + b"\r\n" + _part(boundary, path.name)
+        closing = b"\r\n" + closing
+        self._http.putrequest("POST", "/upload")
+        length = len(opening) + path.stat().st_size + len(closing)
+        for name, value in {**_headers(boundary), "Content-Length": str(length)}.items():
+            self._http.putheader(name, value)
+        self._http.endheaders(opening)
+        with path.open("rb") as file:
+            self._http.send(file)
+        self._http.send(closing)
+        return self._created()
+
+    def job(self, number: int, query: str = "") -> dict[str, Any]:
+        job: dict[str, Any] = json.loads(self.get(f"/v1/jobs/{number}{query}"))
+        return job
+
+    def wait_ended(self, number: int) -> dict[str, Any]:
+        """The job once it has ended. The server answers when it does, or after a while with how it is."""
+        while True:
+            job = self.job(number, f"?wait={WAIT_SECONDS}&until=ended")
+            if job["status"] in ENDED:
+                return job
+
+    def wait_status(self, number: int, status: str) -> dict[str, Any]:
+        """The job once it has this status, or has ended."""
+        query = ""
+        while True:
+            job = self.job(number, query)
+            if job["status"] == status or job["status"] in ENDED:
+                return job
+            query = f"?wait={WAIT_SECONDS}&after={job['version']}"
+
+    def results(self, number: int, *, completed: bool) -> bytes:
+        """The zip, by the contract's route for a completed job, else by ours."""
+        return self.get(f"/download/{number}" if completed else f"/v1/jobs/{number}/results")
+
+    def download_to(self, number: int, path: Path) -> None:
+        """Stream a completed job's zip to a file. Raises Refused."""
+        self._http.request("GET", f"/download/{number}")
+        answer = self._http.getresponse()
+        if answer.status != 200 or answer.getheader("Content-Type") != "application/zip":
+            raise Refused(f"GET /download/{number}", answer.status, answer.read())
+        with path.open("wb") as file:
+            shutil.copyfileobj(answer, file, BLOCK)
+
+    def get(self, path: str) -> bytes:
+        """Raises Refused for anything but 200."""
+        self._http.request("GET", path)
+        answer = self._http.getresponse()
+        body = answer.read()
+        if answer.status != 200:
+            raise Refused(f"GET {path}", answer.status, body)
+        return body
+
+    def _created(self) -> int:
+        answer = self._http.getresponse()
+        body = answer.read()
+        if answer.status != 201:
+            raise Refused("POST /upload", answer.status, body)
+        return int(json.loads(body)["id"])
+
+
+def _form(user: int, service: str) -> tuple[str, bytes, bytes]:
+    boundary = f"form-{secrets.token_hex(12)}"
+    fields = "".join(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in (("user_id", user), ("service", service))
+    )
+    return boundary, fields.encode(), f"--{boundary}--\r\n".encode()
+
+
+def _part(boundary: str, name: str) -> bytes:
+    return f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'.encode()
+
+
+def _headers(boundary: str) -> dict[str, str]:
+    return {"Content-Type": f"multipart/form-data; boundary={boundary}"}
