@@ -1,0 +1,57 @@
+"""A request's body with a bound: what the handler has not taken yet is not read from the network either.
+
+Quart takes every piece as it comes, so that a slow disk would collect a large upload in memory.
+"""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+import trio
+from hypercorn.typing import ASGIReceiveCallable
+from quart import Request
+from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.wrappers.request import TrioBody, TrioRequest
+
+BUFFERED: Final = 512 * 1024
+"""Bytes that wait for the handler before the network has to."""
+
+
+class BoundedBody(TrioBody):
+    """A body that can be waited on for room."""
+
+    def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
+        super().__init__(expected_content_length, max_content_length)
+        self._taken = trio.Event()
+
+    async def __anext__(self) -> bytes:
+        data = await super().__anext__()
+        self._taken.set()
+        return data
+
+    async def room(self) -> None:
+        """Return once less than `BUFFERED` bytes wait."""
+        while len(self._data) >= BUFFERED:
+            self._taken = trio.Event()
+            await self._taken.wait()
+
+
+class BoundedRequest(TrioRequest):
+    body_class = BoundedBody
+
+
+class BoundedConnection(TrioASGIHTTPConnection):
+    async def handle_messages(  # type: ignore[override]  # as quart-trio's own does: it hands in the nursery
+        self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
+    ) -> None:
+        body = cast(BoundedBody, request.body)
+        while True:
+            message = await receive()
+            if message["type"] == "http.request":
+                body.append(message.get("body", b""))
+                if not message.get("more_body", False):
+                    body.set_complete()
+                await body.room()
+            elif message["type"] == "http.disconnect":
+                break
+        nursery.cancel_scope.cancel()

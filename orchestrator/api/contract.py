@@ -1,0 +1,105 @@
+"""The published contract's routes. What they answer is fixed: portals depend on it to the letter."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+import trio
+from quart import Blueprint, Response, request
+
+from actors.lifecycle import OVER, Status
+from actors.model import Job
+from actors.ports import LedgerError
+from actors.wire.forms import status_body
+from orchestrator.api import jobs
+from orchestrator.api.problems import Refusal, job_id, json_response, unknown_job
+from orchestrator.api.services import Api
+from orchestrator.api.uploads import Uploads
+from orchestrator.feed import FeedClosed, FeedFull
+from orchestrator.opened import Unreachable
+
+HEALTH_DEADLINE: Final = 5.0
+
+UPLOADED: Final = "Job successfully uploaded"
+TERMINATED: Final = "job terminated"
+
+
+def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
+    page = Blueprint("contract", __name__)
+    uploads = Uploads(api)
+
+    @page.get("/")
+    async def ping() -> Response:
+        return json_response({"message": "pong"})
+
+    @page.get("/health")
+    async def health() -> Response:
+        trouble = f"no answer within {HEALTH_DEADLINE:g} s"
+        with trio.move_on_after(HEALTH_DEADLINE):
+            try:
+                await api.archive.check()
+                return json_response({"status": "ok", "database": "ok"})
+            except LedgerError as error:
+                trouble = str(error)
+        return json_response({"status": "error", "database": trouble}, 503)
+
+    @page.post("/upload")
+    async def upload() -> Response:
+        job = await uploads.take(
+            request.headers.get("Content-Type", ""),
+            request.content_length,
+            request.body,
+            request.headers.get("Idempotency-Key"),
+        )
+        headers = {"Location": f"/v1/jobs/{job.id}"}
+        return json_response(status_body(job.id, Status.QUEUED, UPLOADED), 201, headers)
+
+    @page.get("/download/<number>")
+    async def download(number: str) -> Response:
+        job = await jobs.find(api, job_id(number))
+        if job.status is not Status.COMPLETED:
+            return _told(job, await jobs.message(api, job))
+        return await jobs.results(api, job)
+
+    @page.get("/download_partial/<number>")
+    async def download_partial(number: str) -> Response:
+        job = await jobs.find(api, job_id(number))
+        try:
+            return await jobs.directory_now(api, job)
+        except Unreachable as error:
+            message = f"the job's node cannot be reached: {error}"
+            raise Refusal(503, "node_unreachable", message, job_id=job.id, job_status=job.status) from error
+
+    @page.post("/terminate/<number>")
+    async def terminate(number: str) -> Response:
+        wanted = job_id(number)
+        job = await _terminated(api, wanted)
+        if job is None:
+            raise unknown_job(wanted)
+        if job.status is Status.KILLED:
+            return json_response(status_body(job.id, Status.KILLED, TERMINATED))
+        if job.status in OVER:
+            message = f"the job is {job.status} and cannot be terminated: {job.message}"
+            raise Refusal(409, "not_terminable", message, job_id=job.id, job_status=job.status)
+        return json_response(status_body(job.id, Status.LOCKED, "the job is being terminated"))
+
+    return page
+
+
+async def _terminated(api: Api, number: int) -> Job | None:
+    """The job after the order to terminate: as it ended, or as it is when it takes too long."""
+    try:
+        with api.feed.watch(number) as watch:
+            job = await api.ledger.request_terminate(number)
+            with trio.move_on_after(api.kill_patience), suppress(FeedClosed):
+                while job is not None and job.status not in OVER:
+                    job = await watch.newer(job.change_seq)
+            return job
+    except FeedFull:
+        # The order counts, not the wait.
+        return await api.ledger.request_terminate(number)
+
+
+def _told(job: Job, message: str) -> Response:
+    return json_response(status_body(job.id, job.status, message))

@@ -1,0 +1,187 @@
+"""Sending what is on disk: whole, or a range of it under a tag that changes whenever a byte does."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import AbstractAsyncContextManager, ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+import trio
+from quart import Response, request
+from quart.wrappers.response import DataBody, ResponseBody
+
+from orchestrator.api.problems import Refusal
+from orchestrator.disk import StorageGone
+from orchestrator.opened import Opened
+from orchestrator.storage import Storage
+
+PIECE: Final = 1 << 20
+
+ZIP: Final = "application/zip"
+
+
+class FileBody(ResponseBody):
+    """Bytes `begin` to `end` of an open file. The file stays readable, and its job's directory in place,
+    until `held` is closed."""
+
+    def __init__(self, fd: int, begin: int, end: int, held: ExitStack) -> None:
+        self._fd = fd
+        self._at = begin
+        self._end = end
+        self._held = held
+
+    async def __aenter__(self) -> AsyncIterable[bytes]:
+        return self._pieces()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException], exc_value: BaseException, tb: TracebackType
+    ) -> None:
+        self._held.close()
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        while self._at < self._end:
+            size = min(PIECE, self._end - self._at)
+            piece = await trio.to_thread.run_sync(os.pread, self._fd, size, self._at)
+            if not piece:
+                raise StorageGone("a stored file is shorter than it was")
+            self._at += len(piece)
+            yield piece
+
+
+class StreamBody(ResponseBody):
+    """Bytes from a source that is entered already; it is left when the response is over, sent or not."""
+
+    def __init__(self, source: AbstractAsyncContextManager[Opened], pieces: AsyncIterator[bytes]) -> None:
+        self._source = source
+        self._pieces = pieces
+
+    async def __aenter__(self) -> AsyncIterable[bytes]:
+        return self._pieces
+
+    async def __aexit__(
+        self, exc_type: type[BaseException], exc_value: BaseException, tb: TracebackType
+    ) -> None:
+        await self._source.__aexit__(exc_type, exc_value, tb)
+
+
+async def stream(
+    source: AbstractAsyncContextManager[Opened], content_type: str, filename: str | None = None
+) -> Response:
+    """An answer of unknown length. What entering `source` raises is raised here, before any byte is sent."""
+    opened = await source.__aenter__()
+    response = Response(StreamBody(source, opened.body), content_type=content_type)
+    response.timeout = None
+    response.headers["Accept-Ranges"] = "none"
+    response.headers["Cache-Control"] = "no-store"
+    if filename is not None:
+        response.headers["Content-Disposition"] = f'attachment; filename="{filename}"'
+    return response
+
+
+async def stored(
+    storage: Storage, storage_key: str, name: str, content_type: str, filename: str
+) -> Response | None:
+    """One file of the stored results, with ETag and ranges. None if it is not there."""
+    with ExitStack() as held:
+        directory = held.enter_context(storage.reading(storage_key))
+        opened = await _open(storage, directory / "result" / name)
+        if opened is None:
+            return None
+        fd = opened
+        held.callback(os.close, fd)
+        status = os.fstat(fd)
+        size = status.st_size
+        # A result is never written to, only replaced by a newly written file: these say which one it is.
+        tag = f'"{storage_key[:16]}-{status.st_mtime_ns:x}-{size:x}"'
+        headers = {
+            "ETag": tag,
+            "Accept-Ranges": "bytes",
+            "Cache-Control": "private, no-cache",
+            "Content-Disposition": f'attachment; filename="{filename}"',
+        }
+        if _matches(request.headers.get("If-None-Match"), tag):
+            return Response(b"", 304, headers)
+        begin, end = _range(size, tag)
+        whole = (begin, end) == (0, size)
+        partial = not whole or (request.method == "GET" and _partial_asked(tag))
+        if partial:
+            headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
+        body: ResponseBody = DataBody(b"")
+        if request.method != "HEAD":
+            body = FileBody(fd, begin, end, held.pop_all())
+        response = Response(body, 206 if partial else 200, headers, content_type=content_type)
+        response.headers["Content-Length"] = str(end - begin)
+        response.timeout = None
+        return response
+
+
+async def _open(storage: Storage, path: Path) -> int | None:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return await storage.thread(lambda: os.open(path, flags), what=f"results in {path.parent}")
+    except StorageGone:
+        return None
+
+
+def _matches(header: str | None, tag: str) -> bool:
+    if header is None:
+        return False
+    given = [item.strip().removeprefix("W/") for item in header.split(",")]
+    return tag in given or "*" in given
+
+
+_RANGE: Final = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.ASCII)
+
+
+def _partial_asked(tag: str) -> bool:
+    header = request.headers.get("Range")
+    condition = request.headers.get("If-Range")
+    # Only the very tag will do: a date, a weak tag or an old one means that the client has something else.
+    if header is None or (condition is not None and condition.strip() != tag):
+        return False
+    match = _RANGE.fullmatch(header)
+    return match is not None and (match[1] != "" or match[2] != "")
+
+
+def _range(size: int, tag: str) -> tuple[int, int]:
+    """The bytes to send. Several ranges, or a header that makes no sense, get the whole. Raises Refusal (416)
+    for a range with nothing in it."""
+    if request.method != "GET" or not _partial_asked(tag):
+        return 0, size
+    match = _RANGE.fullmatch(request.headers["Range"])
+    assert match is not None
+    first, last = match[1], match[2]
+    if first == "":
+        begin, end = max(0, size - int(last)), size
+    else:
+        begin, end = int(first), min(size, int(last) + 1 if last else size)
+        if last and int(last) < begin:
+            return 0, size
+    if begin >= end:
+        headers = {"Content-Range": f"bytes */{size}"}
+        raise Refusal(416, "range_not_satisfiable", f"there are {size} bytes", headers=headers)
+    return begin, end
+
+
+async def log(storage: Storage, storage_key: str, name: str, offset: int) -> Response | None:
+    """A stored log from `offset` bytes on; nothing when that is its end or beyond. None if it is not
+    there."""
+    with ExitStack() as held:
+        directory = held.enter_context(storage.reading(storage_key))
+        fd = await _open(storage, directory / "result" / name)
+        if fd is None:
+            return None
+        held.callback(os.close, fd)
+        size = os.fstat(fd).st_size
+        begin = min(offset, size)
+        body: ResponseBody = DataBody(b"")
+        if request.method != "HEAD":
+            body = FileBody(fd, begin, size, held.pop_all())
+        response = Response(body, content_type="application/octet-stream")
+        response.headers["Content-Length"] = str(size - begin)
+        response.timeout = None
+        return response

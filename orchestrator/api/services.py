@@ -1,0 +1,67 @@
+"""What the routes use of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from actors.lifecycle import Status
+from actors.model import Attempt, Job, NodeRef
+from actors.ports import Ledger, NodeView, ServiceLimits, Waiting
+from orchestrator.feed import Feed
+from orchestrator.opened import Opened
+from orchestrator.storage import Storage
+
+
+class NodeFiles(Protocol):
+    """Reading what an attempt has on its node now. Entering raises `opened.Unreachable`, or `opened.NotThere`
+    when the node does not know the attempt."""
+
+    def open_results(self, node: NodeRef, attempt: Attempt) -> AbstractAsyncContextManager[Opened]:
+        """A zip of the attempt's directory as it is now."""
+        ...
+
+    def open_log(
+        self, node: NodeRef, attempt: Attempt, stream: str, offset: int = 0, *, follow: bool = False
+    ) -> AbstractAsyncContextManager[Opened]:
+        """The bytes of "stdout" or "stderr" from `offset`; with `follow` as they come, until the end."""
+        ...
+
+
+class Archive(Protocol):
+    """What the routes read of the ledger beyond the actors' port."""
+
+    async def list_jobs(
+        self,
+        user: int | None = None,
+        service: str | None = None,
+        status: Status | None = None,
+        before_id: int | None = None,
+        limit: int = 50,
+    ) -> Sequence[Job]: ...
+
+    async def counts(self) -> Mapping[tuple[str, Status], int]: ...
+
+    async def check(self) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """`ledger` tells of what it commits, so that waiting routes wake and actors are rung. `why` says of
+    queued jobs why they wait, and `pool` shows the nodes; both ask the Sender and raise
+    `actors.kernel.NoAnswer` when it does not answer in time. `upload_limit` is bytes of the whole body;
+    `kill_patience` seconds that terminate waits for the end."""
+
+    ledger: Ledger
+    archive: Archive
+    storage: Storage
+    feed: Feed
+    nodes: NodeFiles
+    services: Mapping[str, ServiceLimits]
+    why: Callable[[tuple[int, ...]], Awaitable[Sequence[Waiting | None]]]
+    pool: Callable[[], Awaitable[Sequence[NodeView]]]
+    upload_limit: int = 400 << 20
+    kill_patience: float = 5.0
+    version: str = ""

@@ -1,0 +1,85 @@
+"""How jobs, nodes and services are written under `/v1`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from actors.lifecycle import Status
+from actors.model import HistoryEntry, Job
+from actors.ports import NodeView, ServiceLimits, Waiting
+from actors.wire.forms import rfc3339
+
+
+def time(at: float | None) -> str | None:
+    return None if at is None else rfc3339(at)
+
+
+def job(row: Job, why: Waiting | None) -> dict[str, Any]:
+    end = row.end
+    return {
+        "id": row.id,
+        "user_id": row.user_id,
+        "service": row.service,
+        "status": row.status.value,
+        "message": why.message if why is not None else row.message,
+        "waiting": None if why is None else {"reason": why.reason.value, "position": why.position},
+        "version": row.change_seq,
+        "terminate_requested": row.terminate_requested,
+        "created_at": time(row.created_at),
+        "updated_at": time(row.updated_at),
+        "started_at": time(end.started_at) if end is not None else None,
+        "ended_at": time(row.ended_at),
+        "node": row.attempt.node_id if row.attempt is not None else None,
+        "attempt": row.attempt.n if row.attempt is not None else None,
+        "attempts_used": row.attempts_used,
+        "exit_code": end.exit_code if end is not None else None,
+        "signal": end.signal if end is not None else None,
+        "wall_seconds": end.wall_seconds if end is not None else None,
+        "cpu_seconds": end.cpu_seconds if end is not None else None,
+        "peak_bytes": end.peak_bytes if end is not None else None,
+        "input_bytes": row.size,
+        "output_bytes": end.size if end is not None else None,
+        "max_runtime_seconds": row.max_runtime,
+    }
+
+
+def history(entry: HistoryEntry) -> dict[str, Any]:
+    return {
+        "at": time(entry.at),
+        "from": entry.source.value if entry.source is not None else None,
+        "to": entry.target.value,
+        "reason": entry.reason,
+        "node": entry.node_id,
+        "attempt": entry.attempt_n,
+    }
+
+
+def node(view: NodeView) -> dict[str, Any]:
+    return {
+        "id": view.node.node_id,
+        "url": view.node.url,
+        "kind": "foreign" if view.node.foreign else "own",
+        "status": view.state.value,
+        "message": view.reason,
+        "services": list(view.services),
+        "slots": view.slots,
+        "held": view.held,
+        "others": view.others,
+        "load": view.load,
+        "free_disk_bytes": view.free_disk,
+        "free_memory_bytes": view.free_memory,
+    }
+
+
+def service(limits: ServiceLimits, counts: Mapping[tuple[str, Status], int]) -> dict[str, Any]:
+    return {
+        "name": limits.name,
+        "runs_per_user": limits.runs_per_user,
+        "max_runs": limits.max_runs,
+        "max_attempts": limits.max_attempts,
+        "max_runtime_seconds": limits.max_runtime,
+        "on_node_lost": limits.on_node_lost,
+        "on_doubt": limits.on_doubt,
+        "jobs": {status.value: n for (name, status), n in counts.items() if name == limits.name},
+    }

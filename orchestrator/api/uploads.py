@@ -1,0 +1,197 @@
+"""`POST /upload`: from a request's body to a job that is durable on disk and in the ledger."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from actors.model import Job
+from actors.ports import LedgerError, NewJob, ServiceLimits
+from actors.wire.errors import BadRequest, CutOff, TooLarge
+from actors.wire.multipart_in import Part, Sink, TextSink, read_parts, read_text
+from actors.wire.paths import PathSet, safe_path, shown
+from orchestrator.api.problems import Refusal
+from orchestrator.api.services import Api
+from orchestrator.disk import StorageError
+from orchestrator.incoming import IncomingFile, Upload
+
+FIELDS: Final = ("user_id", "service")
+_USER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
+_IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
+
+FINISHING: Final = 60.0
+"""Seconds that the commit of an upload may take once it has begun, whether or not the client waits for it."""
+
+DRAINING: Final = 5.0
+"""Seconds that the rest of a refused body is read for. A client that is still writing when the connection is
+closed would see a broken pipe in place of the answer."""
+
+
+@dataclass(slots=True)
+class _Hashed:
+    """A file that is hashed as it is written."""
+
+    file: IncomingFile
+    path: str
+    hash: hashlib._Hash
+
+    async def write(self, data: bytes) -> None:
+        self.hash.update(data)
+        await self.file.write(data)
+
+    async def close(self) -> None:
+        await self.file.close()
+
+
+class Uploads:
+    """Takes uploads in. Any number at a time; each holds about 3 MiB at most."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._under_way: set[str] = set()
+
+    async def take(
+        self, content_type: str, declared: int | None, body: AsyncIterator[bytes], idempotency_key: str | None
+    ) -> Job:
+        """The job that was stored. Raises what `problems` can tell; then nothing is left on disk or in the
+        ledger. `declared` is the body's length as a header claims it."""
+        try:
+            if idempotency_key is None:
+                return await self._store(content_type, declared, body, None)
+            return await self._store_once(content_type, declared, body, idempotency_key)
+        except Exception:
+            with trio.move_on_after(DRAINING):
+                async for _ in body:
+                    pass
+            raise
+
+    async def _store_once(
+        self, content_type: str, declared: int | None, body: AsyncIterator[bytes], key: str
+    ) -> Job:
+        if not _IDEMPOTENCY_KEY.fullmatch(key):
+            raise Refusal(
+                400, "bad_idempotency_key", "Idempotency-Key: 1 to 255 visible ASCII characters expected"
+            )
+        if key in self._under_way:
+            raise Refusal(
+                409, "under_way", "an upload with this Idempotency-Key is still under way; ask again"
+            )
+        self._under_way.add(key)
+        try:
+            return await self._store(content_type, declared, body, key)
+        finally:
+            self._under_way.discard(key)
+
+    async def _store(
+        self, content_type: str, declared: int | None, body: AsyncIterator[bytes], key: str | None
+    ) -> Job:
+        api = self._api
+        if declared is not None and declared > api.upload_limit:
+            raise TooLarge(
+                f"the upload has {declared} bytes, and {api.upload_limit} are allowed", api.upload_limit
+            )
+        async with api.storage.receive(declared or 0) as upload:
+            form = _Form(upload, hashed=key is not None)
+            try:
+                await read_parts(content_type, body, limit=api.upload_limit, on_part=form.part)
+            except CutOff as error:
+                raise BadRequest(error.detail) from error
+            user_id = form.user_id()
+            service = form.service(api.services)
+            return await self._commit(upload, user_id, service, key, form.fingerprint(user_id))
+
+    async def _commit(
+        self, upload: Upload, user_id: int, service: ServiceLimits, key: str | None, fingerprint: str
+    ) -> Job:
+        new = NewJob(
+            user_id=user_id,
+            service=service.name,
+            storage_key=upload.key,
+            size=upload.size,
+            max_runtime=service.max_runtime,
+            idempotency_key=key,
+            fingerprint=fingerprint if key is not None else None,
+        )
+        # From here on it is finished, whether the client still waits or not: else nobody would know whether
+        # there is a job.
+        with trio.CancelScope(shield=True), trio.fail_after(FINISHING):
+            await upload.commit(user_id, service.name)
+            job = await self._insert(new)
+        return job  # noqa: RET504  # the scopes may not be left by a return, says mypy: they can swallow
+
+    async def _insert(self, new: NewJob) -> Job:
+        api = self._api
+        storage_key = new.storage_key
+        try:
+            job = await api.ledger.insert(new)
+        except LedgerError:
+            await api.storage.discard(storage_key)
+            raise
+        if job.storage_key != storage_key:
+            await api.storage.discard(storage_key)
+            return job
+        # The job is stored already; the note only helps a person who looks at the directory.
+        with suppress(StorageError):
+            await api.storage.note_id(storage_key, job.id)
+        return job
+
+
+class _Form:
+    """The parts of one upload."""
+
+    def __init__(self, upload: Upload, *, hashed: bool) -> None:
+        self._upload = upload
+        self._paths = PathSet()
+        self._fields: dict[str, TextSink] = {}
+        self._hashed: list[_Hashed] | None = [] if hashed else None
+
+    async def part(self, part: Part) -> Sink | None:
+        if part.filename is not None:
+            path = safe_path(part.filename)
+            self._paths.add(path)
+            file = self._upload.file(path)
+            if self._hashed is None:
+                return file
+            self._hashed.append(hashed := _Hashed(file, path, hashlib.sha256()))
+            return hashed
+        if part.name not in FIELDS:
+            return None
+        if part.name in self._fields:
+            raise BadRequest(f"field {part.name} was sent twice")
+        self._fields[part.name] = sink = read_text(part, 1024)
+        return sink
+
+    def user_id(self) -> int:
+        text = self._text("user_id")
+        if not _USER.fullmatch(text) or not -(1 << 63) <= int(text) < 1 << 63:
+            raise BadRequest(
+                f"user_id {shown(text)}: a whole number of at most 64 bits was expected, such as 0 or 42"
+            )
+        return int(text)
+
+    def service(self, services: Mapping[str, ServiceLimits]) -> ServiceLimits:
+        text = self._text("service")
+        if text not in services:
+            known = ", ".join(sorted(services)) or "none"
+            raise BadRequest(f"service {shown(text)} is unknown; known: {known}")
+        return services[text]
+
+    def fingerprint(self, user_id: int) -> str:
+        """The same for the same user, service, names and bytes; "" when nothing was hashed."""
+        if self._hashed is None:
+            return ""
+        whole = hashlib.sha256(f"{user_id}\0{self._text('service')}\0".encode())
+        for file in sorted(self._hashed, key=lambda hashed: hashed.path):
+            whole.update(f"{file.path}\0{file.hash.hexdigest()}\0".encode())
+        return whole.hexdigest()
+
+    def _text(self, name: str) -> str:
+        if name not in self._fields:
+            raise BadRequest(f"field {name} is missing")
+        return self._fields[name].text

@@ -1,0 +1,321 @@
+"""Everything that can be set about the server: environment, then a TOML file, then flags, the later over the
+former, into one frozen `Settings`.
+
+All mistakes are told at once (`SettingsError`), each in one line with where the value stands, what it is and
+what was expected. Values are read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from actors.ports import NodeAddress, ServiceLimits
+
+MIB: Final = 1 << 20
+
+
+class SettingsError(Exception):
+    """The settings cannot be used. `mistakes` has a line for each reason."""
+
+    def __init__(self, mistakes: list[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = tuple(mistakes)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The server's settings. Paths are absolute. `warnings` are lines for the operator that stop nothing.
+
+    `upload_limit` is the whole request body in bytes. Uploads are refused while less than `keep_free_disk`
+    bytes would stay free.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 5000
+    db_path: Path = Path("db.sqlite")
+    data_path: Path = Path("data")
+    max_age: float = 864_000.0
+    upload_limit: int = 400 * MIB
+    keep_free_disk: int = 0
+    node_lost_after: float = 60.0
+    tick_seconds: float = 0.5
+    services: Mapping[str, ServiceLimits] = field(default_factory=lambda: MappingProxyType({}))
+    warnings: tuple[str, ...] = ()
+
+
+def load(
+    environ: Mapping[str, str],
+    config: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Settings from the three sources. A flag that is None was not given.
+
+    Raises SettingsError.
+    """
+    found = _Found()
+    found.take_environment(environ)
+    if config is not None:
+        found.take_file(config)
+    found.take_flags(flags or {})
+    return found.settings()
+
+
+# ------------------------------------------------------------------ what a value may be
+
+
+class _Wrong(Exception):
+    """The value is not what was expected; the text says what was."""
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str) and value and "\0" not in value:
+        return value
+    raise _Wrong("some text")
+
+
+def _path(value: Any) -> Path:
+    if isinstance(value, str | Path) and str(value) and "\0" not in str(value):
+        return Path(value).absolute()
+    raise _Wrong("a path")
+
+
+def _number_as_text(value: Any) -> Any:
+    # int() and float() also take "1_0", "٧" and " 7 ": nobody means a number by these.
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,9})?", value, re.ASCII):
+        return float(value) if "." in value else int(value)
+    return value
+
+
+def _whole(least: int, most: int, what: str) -> Any:
+    def parse(value: Any) -> int:
+        value = _number_as_text(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise _Wrong(what)
+        return value
+
+    return parse
+
+
+def _seconds(least: float, what: str) -> Any:
+    def parse(value: Any) -> float:
+        value = _number_as_text(value)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < 1e12:
+            raise _Wrong(what)
+        return float(value)
+
+    return parse
+
+
+def _one_of(*names: str) -> Any:
+    def parse(value: Any) -> str:
+        if value not in names:
+            raise _Wrong(" or ".join(f'"{name}"' for name in names))
+        return str(value)
+
+    return parse
+
+
+def _url(value: Any) -> str:
+    expected = "an URL such as http://10.0.0.5:9000"
+    if not isinstance(value, str) or any(c <= " " or c == "\x7f" for c in value):
+        raise _Wrong(expected)
+    try:
+        split = urlsplit(value)
+        split.port  # noqa: B018  (raises for a port that is none)
+    except ValueError:
+        raise _Wrong(expected) from None
+    if split.scheme not in ("http", "https") or not split.hostname or split.query or split.fragment:
+        raise _Wrong(expected)
+    return value
+
+
+def _route(value: Any) -> str:
+    url = _url(value).rstrip("/")
+    if not urlsplit(url).path.strip("/"):
+        raise _Wrong("a full URL with its route, such as http://10.0.0.5:9000/submit")
+    return url
+
+
+def _urls(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    expected = "base URLs of nodes, such as http://10.0.0.5:9000 (more than one: a comma between in the "
+    expected += "environment, a list in the file)"
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise _Wrong(expected)
+    try:
+        urls = [_url(part.strip()).rstrip("/") for part in parts if part.strip()]
+    except _Wrong:
+        raise _Wrong(expected) from None
+    if isinstance(value, str) and not urls:
+        raise _Wrong(expected)
+    return tuple(dict.fromkeys(urls))
+
+
+_POSITIVE: Final = _whole(1, 1_000_000, "a whole number from 1 to 1000000")
+_BYTES: Final = _whole(0, 1 << 60, "a whole number of bytes")
+
+SERVER: Final[Mapping[str, Any]] = {
+    "host": _text,
+    "port": _whole(0, 65535, "a port, a whole number from 0 to 65535"),
+    "db_path": _path,
+    "data_path": _path,
+    "max_age": _seconds(0.0, "a number of seconds, 0 or more"),
+    "upload_limit": _whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
+    "keep_free_disk": _BYTES,
+    "node_lost_after": _seconds(1.0, "a number of seconds, 1 or more"),
+    "tick_seconds": _seconds(0.01, "a number of seconds, 0.01 or more"),
+}
+"""The keys of the file's top level, and of flags."""
+
+SERVICE: Final[Mapping[str, Any]] = {
+    "nodes": _urls,
+    "upload_url": _route,
+    "download_url": _route,
+    "terminate_url": _route,
+    "runs_per_user": _POSITIVE,
+    "max_runs": _POSITIVE,
+    "max_runtime": _seconds(0.0, "a number of seconds (0: no limit)"),
+    "max_attempts": _whole(1, 100, "a whole number from 1 to 100"),
+    "on_node_lost": _one_of("requeue", "fail"),
+    "on_doubt": _one_of("fail", "resend"),
+}
+"""The keys of a `[services.NAME]` table."""
+
+_ENVIRONMENT: Final = ("PORT", "HOST", "DB_PATH", "DATA_PATH", "MAX_AGE")
+_SERVICE_VARIABLE: Final = re.compile(
+    r"SERVICE_([A-Za-z0-9_]+)_(UPLOAD_URL|DOWNLOAD_URL|TERMINATE_URL|RUNS_PER_USER|MAX_RUNS|NODES)", re.ASCII
+)
+_SERVICE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
+
+
+# ------------------------------------------------------------------ gathering
+
+
+class _Found:
+    """Values found so far, the later over the former, with every mistake."""
+
+    def __init__(self) -> None:
+        self._server: dict[str, Any] = {}
+        self._services: dict[str, dict[str, Any]] = {}
+        self._where: dict[tuple[str, str], str] = {}
+        self._mistakes: list[str] = []
+        self._warnings: list[str] = []
+
+    def take_environment(self, environ: Mapping[str, str]) -> None:
+        for name in _ENVIRONMENT:
+            if name in environ:
+                self._put(self._server, SERVER, name.lower(), environ[name], name)
+        for name in sorted(environ):
+            if not name.startswith("SERVICE_"):
+                continue
+            match = _SERVICE_VARIABLE.fullmatch(name)
+            if match is None:
+                self._warnings.append(
+                    f"{name} is ignored: it is none of SERVICE_<NAME>_UPLOAD_URL, _DOWNLOAD_URL, "
+                    "_TERMINATE_URL, _RUNS_PER_USER, _MAX_RUNS, _NODES"
+                )
+                continue
+            self._put_service(match[1].lower(), match[2].lower(), environ[name], name)
+
+    def take_file(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                data = tomllib.load(file)
+        except OSError as error:
+            self._mistakes.append(f"{path}: cannot be read: {error.strerror}")
+            return
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            self._mistakes.append(f"{path}: is no TOML: {error}")
+            return
+        services = data.pop("services", {})
+        for key, value in data.items():
+            self._put(self._server, SERVER, key, value, f"{path}: {key}")
+        if not isinstance(services, dict):
+            self._wrong(f"{path}: services", services, "tables [services.NAME]")
+            return
+        for name, table in services.items():
+            where = f"{path}: services.{name}"
+            if not _SERVICE_NAME.fullmatch(name):
+                self._mistakes.append(f"{where}: a service's name has letters, digits, '_', '.' and '-' only")
+            elif not isinstance(table, dict):
+                self._wrong(where, table, f"a table [services.{name}]")
+            else:
+                self._services.setdefault(name, {})
+                for key, value in table.items():
+                    self._put_service(name, key, value, f"{where}.{key}")
+
+    def take_flags(self, flags: Mapping[str, Any]) -> None:
+        for key, value in flags.items():
+            if value is not None:
+                self._put(self._server, SERVER, key, value, f"--{key.replace('_', '-')}")
+
+    def settings(self) -> Settings:
+        services = {name: self._service(name, values) for name, values in self._services.items()}
+        if self._mistakes:
+            raise SettingsError(self._mistakes)
+        if not services:
+            self._warnings.append("no service is configured, so every upload will be refused")
+        self._server.setdefault("db_path", Path("db.sqlite").absolute())
+        self._server.setdefault("data_path", Path("data").absolute())
+        return Settings(**self._server, services=MappingProxyType(services), warnings=tuple(self._warnings))
+
+    def _service(self, name: str, values: dict[str, Any]) -> ServiceLimits:
+        values = dict(values)
+        addresses = [NodeAddress(url=url, services=(name,)) for url in values.pop("nodes", ())]
+        upload = values.pop("upload_url", None)
+        download = values.pop("download_url", None)
+        terminate = values.pop("terminate_url", None)
+        if upload is not None:
+            base, _, _ = upload.rpartition("/")
+            addresses.append(
+                NodeAddress(
+                    url=base,
+                    services=(name,),
+                    upload_url=upload,
+                    download_url=download or f"{base}/retrieve",
+                    terminate_url=terminate or f"{base}/kill",
+                )
+            )
+        elif download is not None or terminate is not None:
+            key = "download_url" if download is not None else "terminate_url"
+            where = self._where[name, key]
+            wanted = where.replace(key.upper(), "UPLOAD_URL").replace(key, "upload_url")
+            self._mistakes.append(f"{where}: is of no use without {wanted}")
+        if not addresses:
+            self._warnings.append(f"service {name} has no node yet, so its jobs will wait")
+        return ServiceLimits(name=name, addresses=tuple(addresses), **values)
+
+    def _put_service(self, name: str, key: str, value: Any, where: str) -> None:
+        self._where[name, key] = where
+        self._put(self._services.setdefault(name, {}), SERVICE, key, value, where)
+
+    def _put(
+        self,
+        into: dict[str, Any],
+        keys: Mapping[str, Any],
+        key: str,
+        value: Any,
+        where: str,
+    ) -> None:
+        if key not in keys:
+            also = ("services",) if keys is SERVER else ()
+            near = difflib.get_close_matches(key, [*keys, *also], n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join([*keys, *also])}"
+            self._mistakes.append(f"{where}: there is no such setting; {hint}")
+            return
+        try:
+            into[key] = keys[key](value)
+        except _Wrong as wrong:
+            self._wrong(where, value, str(wrong))
+
+    def _wrong(self, where: str, value: Any, expected: str) -> None:
+        shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
+        self._mistakes.append(f"{where}: {shown} is not what was expected: {expected}")

@@ -1,0 +1,161 @@
+"""The server's routes over real HTTP, with the real storage and the real ledger; no actors and no nodes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+from fakes.ledgers import SetClock, open_ledger
+
+from actors.model import Attempt, Job, NodeRef
+from actors.ports import Ledger, NodeView, ServiceLimits, Waiting
+from actors.wire.serving import serve
+from orchestrator.api import Api, create_app
+from orchestrator.feed import Feed
+from orchestrator.ledger import SqliteLedger
+from orchestrator.opened import NotThere, Opened, Unreachable
+from orchestrator.storage import Storage
+from orchestrator.telling import TellingLedger
+
+
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), 3):
+        yield data[start : start + 3]
+
+
+@dataclass
+class FakeNodes:
+    """What nodes have, by attempt key. An attempt in `silent` cannot be asked for."""
+
+    results: dict[str, bytes] = field(default_factory=dict)
+    logs: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
+
+    @asynccontextmanager
+    async def open_results(self, node: NodeRef, attempt: Attempt) -> AsyncIterator[Opened]:
+        yield Opened({}, self._get(self.results, attempt.key, attempt.key))
+
+    @asynccontextmanager
+    async def open_log(
+        self, node: NodeRef, attempt: Attempt, stream: str, offset: int = 0, *, follow: bool = False
+    ) -> AsyncIterator[Opened]:
+        yield Opened({}, self._get(self.logs, (attempt.key, stream), attempt.key, offset))
+
+    def _get(self, where: Any, what: Any, key: str, offset: int = 0) -> AsyncIterator[bytes]:
+        if key in self.silent:
+            raise Unreachable("no route to host")
+        if what not in where:
+            raise NotThere("unknown key")
+        return _pieces(where[what][offset:])
+
+
+@dataclass
+class Server:
+    """`whys` and `views` are what the Sender would say."""
+
+    url: str
+    client: httpx.AsyncClient
+    ledger: Ledger
+    raw: SqliteLedger
+    storage: Storage
+    feed: Feed
+    nodes: FakeNodes
+    whys: dict[int, Waiting]
+    views: list[NodeView]
+
+    async def post(self, *parts: str | bytes, user: str = "1", service: str = "example") -> httpx.Response:
+        """Each part: what follows `form-data; `, a bar, the body. As in the cases' `mp`."""
+        body, content_type = form(*parts, f'name="user_id"|{user}', f'name="service"|{service}')
+        return await self.client.post("/upload", content=body, headers={"Content-Type": content_type})
+
+    async def upload(self, **files: bytes) -> Job:
+        """A stored job with these files."""
+        parts = [f'name="file"; filename="{name}"|'.encode() + data for name, data in files.items()]
+        answer = await self.post(*parts)
+        assert answer.status_code == 201, answer.text
+        job = await self.ledger.get(answer.json()["id"])
+        assert job is not None
+        return job
+
+    def directories(self) -> list[str]:
+        """The storage keys on disk, and whatever is left of uploads."""
+        incoming = [f"incoming/{path.name}" for path in (self.storage.root / "incoming").iterdir()]
+        return incoming + [path.name for path in (self.storage.root / "jobs").glob("*/*")]
+
+    async def nothing_left(self) -> bool:
+        """Neither a row nor a directory."""
+        return not self.directories() and await self.raw.max_id() == 0
+
+
+def form(*parts: str | bytes) -> tuple[bytes, str]:
+    body = b""
+    for part in parts:
+        raw = part if isinstance(part, bytes) else part.encode("utf-8", "surrogateescape")
+        head, _, data = raw.partition(b"|")
+        body += b"--BbB\r\nContent-Disposition: form-data; " + head + b"\r\n\r\n" + data + b"\r\n"
+    return body + b"--BbB--\r\n", "multipart/form-data; boundary=BbB"
+
+
+def status_body(answer: httpx.Response) -> dict[str, Any]:
+    """The answer as a StatusBody, which it has to be."""
+    assert answer.headers["content-type"] == "application/json"
+    body = json.loads(answer.content)
+    assert set(body) == {"id", "status", "message"}, body
+    assert isinstance(body["message"], str) and body["message"]
+    return body
+
+
+@asynccontextmanager
+async def api_server(
+    path: Path,
+    *,
+    upload_limit: int = 1 << 20,
+    kill_patience: float = 5.0,
+    services: Sequence[str] = ("example",),
+) -> AsyncIterator[Server]:
+    """A server on a port of its own."""
+    clock, feed, nodes = SetClock(), Feed(), FakeNodes()
+    whys: dict[int, Waiting] = {}
+    views: list[NodeView] = []
+    storage = Storage(path / "data", clock)
+    await storage.open()
+    shutdown = trio.Event()
+
+    async def why(job_ids: tuple[int, ...]) -> Sequence[Waiting | None]:
+        return tuple(whys.get(job_id) for job_id in job_ids)
+
+    async def pool() -> Sequence[NodeView]:
+        return tuple(views)
+
+    async with open_ledger(path / "db.sqlite", clock) as raw:
+        ledger = TellingLedger(raw, feed.publish_all)
+        api = Api(
+            ledger=ledger,
+            archive=raw,
+            storage=storage,
+            feed=feed,
+            nodes=nodes,
+            services={name: ServiceLimits(name) for name in services},
+            why=why,
+            pool=pool,
+            upload_limit=upload_limit,
+            kill_patience=kill_patience,
+            version="1.2.3",
+        )
+        async with trio.open_nursery() as nursery:
+            app = create_app(api)
+
+            async def listen(*, task_status: trio.TaskStatus[list[str]]) -> None:
+                await serve(app, host="127.0.0.1", port=0, shutdown=shutdown, task_status=task_status)
+
+            (url,) = await nursery.start(listen)
+            async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
+                yield Server(url, client, ledger, raw, storage, feed, nodes, whys, views)
+            feed.close()
+            shutdown.set()
