@@ -1,0 +1,206 @@
+"""Commands to a node that knows only the contract.
+
+It knows no keys: a submit whose answer is lost stays in doubt, and an order goes to a number that may be
+somebody else's after a restart of the node. So before an order to kill goes out, the files under that number
+are asked for their marker.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from actors.lifecycle import Status
+from actors.model import Attempt, AttemptState, NodeRef, PayloadView
+from actors.ports import (
+    CollectAnswer,
+    CollectResult,
+    Dispatch,
+    Look,
+    LookResult,
+    SubmitAnswer,
+    SubmitResult,
+)
+from actors.wire.attempts import Garbled
+from actors.wire.errors import BadArchive, BadRequest
+from actors.wire.multipart_out import DataPart, FilePart, MultipartBody
+from orchestrator.collecting import JobFiles
+from orchestrator.disk import StorageError
+from orchestrator.foreign_asking import Alive, Asking, Ended, Gone, Heard, view_of
+from orchestrator.foreign_fetch import Absent, Files, Nothing, Stranger, payload_id, scan
+from orchestrator.foreign_spool import MARKER, Spool, store
+from orchestrator.http import BodyUnreadable, Broken, Http, NotReached
+from orchestrator.opened import NotThere, Opened, Unreachable, from_file
+from orchestrator.parallel import each
+from orchestrator.refusals import content, refusal, said
+
+_AT_ONCE: Final = 8
+_PROOF_SECONDS: Final = 15.0
+"""How long an order to kill waits for the proof that it meets the right one."""
+
+
+class ForeignNodes:
+    def __init__(self, http: Http, spool: Spool, asking: Asking, files: JobFiles) -> None:
+        self._http = http
+        self._spool = spool
+        self._asking = asking
+        self._files = files
+
+    # ------------------------------------------------------------------ submit
+
+    async def submit(self, node: NodeRef, dispatches: Sequence[Dispatch]) -> list[SubmitAnswer]:
+        async def one(dispatch: Dispatch) -> SubmitAnswer:
+            return await self._submit(node, dispatch)
+
+        return await each(one, dispatches, at_once=_AT_ONCE)
+
+    async def _submit(self, node: NodeRef, dispatch: Dispatch) -> SubmitAnswer:
+        key = dispatch.attempt.key
+        try:
+            files = await self._files.input_files(dispatch.job.storage_key)
+            names = Counter(path.rpartition("/")[2] for path, _, _ in files)
+            names[MARKER] += 1
+            twice = sorted(name for name, count in names.items() if count > 1)
+            if twice:
+                why = (
+                    f"the node keeps files by their base names, and {', '.join(twice[:5])} would be one file"
+                )
+                return SubmitAnswer(SubmitResult.MALFORMED, why)
+            parts: list[FilePart | DataPart] = [
+                FilePart(path, path.rpartition("/")[2], source, size) for path, source, size in files
+            ]
+            parts.append(DataPart(MARKER, MARKER, "application/octet-stream", key.encode()))
+            async with self._http.exchange("POST", node.upload_url, body=MultipartBody(parts)) as reply:
+                if not 200 <= reply.status < 300:
+                    return refusal(reply.status, await content(reply))
+                foreign_id = payload_id(await scan(reply))
+        except (StorageError, BodyUnreadable) as error:
+            return SubmitAnswer(SubmitResult.UNREADABLE, f"the input cannot be read: {error}")
+        except BadRequest as error:
+            return SubmitAnswer(SubmitResult.MALFORMED, str(error))
+        except NotReached as error:
+            return SubmitAnswer(SubmitResult.NOT_SENT, str(error))
+        except (Broken, Garbled) as error:
+            return SubmitAnswer(SubmitResult.DOUBT, str(error))
+        if foreign_id is None:
+            return SubmitAnswer(SubmitResult.DOUBT, "the node's answer holds no id of 32 bits")
+        return SubmitAnswer(SubmitResult.HAS, view=PayloadView(key, Status.PREPARED), foreign_id=foreign_id)
+
+    # ------------------------------------------------------------------ look, cancel, release
+
+    async def look(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[Look]:
+        async def one(attempt: Attempt) -> Look:
+            return _look(await self._asking.ask(node, attempt), attempt.key)
+
+        return await each(one, attempts, at_once=_AT_ONCE)
+
+    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[Look]:
+        async def one(attempt: Attempt) -> Look:
+            return await self._cancel(node, attempt)
+
+        return await each(one, attempts, at_once=_AT_ONCE)
+
+    async def _cancel(self, node: NodeRef, attempt: Attempt) -> Look:
+        if attempt.foreign_id is None:
+            return Look(LookResult.UNKNOWN, reason="the node never told an id for it")
+        known = self._asking.known_end(attempt.key)
+        if known is not None:
+            return _look(known, attempt.key)
+        if await self._is_strangers(node, attempt):
+            return _look(await self._asking.ask(node, attempt), attempt.key)
+        try:
+            async with self._http.exchange("POST", f"{node.terminate_url}/{attempt.foreign_id}") as reply:
+                if reply.status == 404:
+                    return Look(LookResult.GONE, reason="the node does not know its id")
+                if not 200 <= reply.status < 300:
+                    return Look(LookResult.UNKNOWN, reason=await said(reply))
+        except (NotReached, Broken) as error:
+            return Look(LookResult.UNKNOWN, reason=str(error))
+        # Accepted is not dead: its end is told when the node tells it.
+        return Look(LookResult.FOUND, PayloadView(attempt.key, Status.RUNNING))
+
+    async def _is_strangers(self, node: NodeRef, attempt: Attempt) -> bool:
+        """Whether its number is certainly another's. Without any proof the order goes out: not to kill when
+        it was ordered is worse than to be slow to find out."""
+        with trio.move_on_after(_PROOF_SECONDS):
+            fetched = await self._asking.files(node, attempt)
+            if isinstance(fetched, Files):
+                self._spool.remove(fetched.path)
+            return isinstance(fetched, Stranger)
+        return False
+
+    async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[bool]:
+        async def one(attempt: Attempt) -> bool:
+            # Nothing there can be told to forget. But what was given up while the node was lost may run yet.
+            if attempt.state is AttemptState.GIVEN_UP and attempt.foreign_id is not None:
+                look = await self._cancel(node, attempt)
+                if look.result is LookResult.UNKNOWN:
+                    return False
+            self._asking.forget(attempt.key)
+            return True
+
+        return await each(one, attempts, at_once=_AT_ONCE)
+
+    # ------------------------------------------------------------------ results
+
+    async def collect(self, node: NodeRef, dispatches: Sequence[Dispatch]) -> list[CollectAnswer]:
+        async def one(dispatch: Dispatch) -> CollectAnswer:
+            heard = await self._asking.ask(node, dispatch.attempt)
+            match heard:
+                case Ended():
+                    return await self._store(heard, dispatch)
+                case Alive():
+                    return CollectAnswer(CollectResult.NOT_ENDED)
+                case Gone(reason=reason):
+                    return CollectAnswer(CollectResult.GONE, reason=reason)
+                case Nothing(reason=reason):
+                    return CollectAnswer(CollectResult.FAILED, reason=reason)
+
+        return await each(one, dispatches, at_once=2)
+
+    async def _store(self, ended: Ended, dispatch: Dispatch) -> CollectAnswer:
+        try:
+            sink = self._files.receive_result(dispatch.job.storage_key, dispatch.attempt.key)
+            try:
+                await store(ended.path, sink)
+            finally:
+                with trio.move_on_after(10, shield=True):
+                    await sink.abort()
+        except (StorageError, BadArchive, OSError) as error:
+            return CollectAnswer(CollectResult.FAILED, reason=f"the results cannot be stored: {error}")
+        return CollectAnswer(CollectResult.STORED, end=ended.end)
+
+    @asynccontextmanager
+    async def open_results(self, node: NodeRef, attempt: Attempt) -> AsyncIterator[Opened]:
+        """The zip of its files as they are now. It is fetched whole before any of it is given on: only then
+        its marker says whose it is."""
+        known = self._asking.known_end(attempt.key)
+        if known is not None and known.path is not None:
+            async with from_file(known.path, remove=False) as opened:
+                yield opened
+            return
+        fetched = await self._asking.files(node, attempt)
+        match fetched:
+            case Files(path=path):
+                async with from_file(path, remove=True) as opened:
+                    yield opened
+            case Absent() | Stranger():
+                raise NotThere("the node has nothing of it")
+            case Nothing(reason=reason):
+                raise Unreachable(reason)
+            case _:
+                raise Unreachable("no zip came for its files")
+
+
+def _look(heard: Heard, key: str) -> Look:
+    match heard:
+        case Gone(reason=reason):
+            return Look(LookResult.GONE, reason=reason)
+        case Nothing(reason=reason):
+            return Look(LookResult.UNKNOWN, reason=reason)
+        case _:
+            return Look(LookResult.FOUND, view_of(heard, key))

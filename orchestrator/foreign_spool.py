@@ -1,0 +1,112 @@
+"""Zips that foreign nodes gave, on disk until they are taken into the storage.
+
+A foreign node names payloads by a number that begins at 1 again when it restarts. So a marker file goes out
+with the inputs, and a zip counts only when the marker in it holds the attempt's key.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from actors.wire.pull import Pulled
+from actors.wire.zip_in import check_zip, members, open_member
+from orchestrator.collecting import LOGS, ResultSink
+
+MARKER: Final = ".orchestrator-attempt"
+"""Sent with the inputs; its content is the attempt's key."""
+
+EXIT_FILE: Final = ".orchestrator.exit"
+"""Where scripts for foreign nodes leave their exit code."""
+
+_EMPTY_ZIP: Final = b"PK\x05\x06" + bytes(18)
+_PIECE: Final = 1 << 20
+_SMALL: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a zip tells of itself: the key in its marker, the exit code its script wrote, its own bytes."""
+
+    marker: str | None
+    exit_code: int | None
+    size: int
+
+
+class Spool:
+    """A directory of its own, emptied at the start: what a foreign node gave can be had again."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        for left in directory.iterdir():
+            left.unlink()
+        self._directory = directory
+        self._number = 0
+
+    async def write(self, first: bytes, rest: AsyncIterator[bytes]) -> Path:
+        """A new file of all these bytes. Raises OSError when our disk cannot, and what `rest` raises; then
+        nothing is left."""
+        self._number += 1
+        path = self._directory / f"{self._number}.zip"
+        try:
+            async with await trio.open_file(path, "xb") as file:
+                await file.write(first)
+                async for piece in rest:
+                    await file.write(piece)
+        except BaseException:
+            self.remove(path)
+            raise
+        return path
+
+    def remove(self, path: Path) -> None:
+        """Who is reading it can go on."""
+        path.unlink(missing_ok=True)
+
+
+async def inspect(path: Path) -> Contents:
+    """Check a zip as a whole, its names too. Raises BadArchive, OSError."""
+    return await trio.to_thread.run_sync(_inspect, path)
+
+
+async def store(path: Path | None, sink: ResultSink) -> None:
+    """Hand a spooled zip to the sink, with the logs that are in it; None: an end without any files. Raises
+    StorageError, BadArchive, OSError."""
+    if path is None:
+        await sink.write_zip(_EMPTY_ZIP)
+    else:
+        async with await trio.open_file(path, "rb") as file:
+            while piece := await file.read(_PIECE):
+                await sink.write_zip(piece)
+        files = {m.path for m in await trio.to_thread.run_sync(members, path) if m.kind == "file"}
+        for name in files & LOGS.keys():
+            async for piece in Pulled(open_member(path, name)):
+                await sink.write_log(LOGS[name], piece)
+    await sink.commit({"entries": [], "left_out": []}, None)
+
+
+def _inspect(path: Path) -> Contents:
+    check_zip(path, None)
+    return Contents(_small(path, MARKER), _exit_code(_small(path, EXIT_FILE)), os.path.getsize(path))
+
+
+def _small(path: Path, name: str) -> str | None:
+    try:
+        with closing(open_member(path, name)) as pieces:
+            start = next(pieces, b"")
+    except KeyError:
+        return None
+    return start[:_SMALL].decode("utf-8", "replace").strip()
+
+
+def _exit_code(text: str | None) -> int | None:
+    try:
+        code = int(text or "")
+    except ValueError:
+        return None
+    return code if 0 <= code <= 255 else None

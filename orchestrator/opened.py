@@ -1,0 +1,58 @@
+"""Something on a node that is being read: its bytes as they come."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+_PIECE: Final = 1 << 18
+
+
+class Unreachable(Exception):
+    """The node cannot be asked now, or its answer makes no sense; the text says why."""
+
+
+class NotThere(Exception):
+    """The node says that it has nothing of this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """`headers` are the node's, names in lower case. `body` raises Unreachable when it tears."""
+
+    headers: Mapping[str, str]
+    body: AsyncIterator[bytes]
+
+
+@asynccontextmanager
+async def from_file(path: Path, *, remove: bool) -> AsyncIterator[Opened]:
+    """A zip that lies on our own disk, deleted first if `remove`: it lives as long as it is read."""
+    try:
+        file = await trio.open_file(path, "rb")
+    finally:
+        if remove:
+            os.unlink(path)
+    async with file:
+        size = os.fstat(file.fileno()).st_size
+        headers = {"content-type": "application/zip", "content-length": str(size)}
+        yield Opened(headers, _Pieces(file.read))
+
+
+class _Pieces:
+    def __init__(self, read: Callable[[int], Awaitable[bytes]]) -> None:
+        self._read = read
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await self._read(_PIECE)
+        if not piece:
+            raise StopAsyncIteration
+        return piece
