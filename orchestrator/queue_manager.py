@@ -60,6 +60,7 @@ class QueueManager:
         self._known: dict[int, _Known] = {}
         self._over: OrderedDict[int, int] = OrderedDict()
         self._paused: dict[str, str] = {}
+        self._turns = 0
 
     def apply(self, job: Job) -> None:
         """Take a row in. One that is older than what is known of the job is ignored; one that says that the
@@ -104,8 +105,10 @@ class QueueManager:
             self._shift(job_id, known, before)
 
     def services(self) -> Sequence[str]:
-        """Services that have jobs waiting, by name, unknown ones too."""
-        return sorted(name for name, room in self._services.items() if room.ring)
+        """Services that have jobs waiting, unknown ones too; the one that was served longest ago first, as
+        services may share nodes."""
+        waiting = [(room.served, name) for name, room in self._services.items() if room.ring]
+        return [name for _, name in sorted(waiting)]
 
     def pause(self, service: str, reason: str) -> None:
         """Offer no job of `service` until `resume`; `reason` is what its jobs are told."""
@@ -151,6 +154,9 @@ class QueueManager:
         room = self._services.get(known.service)
         if room is None:
             room = self._services[known.service] = _Service(self._limits.get(known.service))
+        if before is _State.WAITING and after is _State.GOING:
+            self._turns += 1
+            room.served = self._turns
         if before is _State.WAITING:
             room.leave(known.user_id, job_id, served=after is _State.GOING)
         elif before is _State.GOING:
@@ -222,6 +228,7 @@ class _Service:
     def __init__(self, limits: ServiceLimits | None) -> None:
         self.limits = limits
         self.going = 0
+        self.served = 0
         self.ring: dict[int, _User] = {}
         self._users: dict[int, _User] = {}
         self._places = 0
