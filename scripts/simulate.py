@@ -1,7 +1,7 @@
-"""Run many jobs of many users through a real orchestrator and real nodes on this machine, and check all of it.
+"""Run many jobs of many users through a real orchestrator and real nodes on this machine, and check them all.
 
-It starts the processes itself, on free ports and in a temporary directory, and ends all of them. The exit status
-is 0 if everything held, 1 if something did not.
+It starts the processes itself, on free ports and in a temporary directory, and ends all of them. The exit
+status is 0 if everything held, 1 if something did not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-
 from testbed.cluster import Cluster, ClusterFailed, Limits, running_cluster
 from testbed.figures import milliseconds, percentile
 from testbed.occupancy import read_history
@@ -47,6 +46,7 @@ Told = Callable[[Seen | str], None]
 @click.option("--longest", type=click.FloatRange(0, 60), default=2.0, help="Longest job, in seconds.")
 @click.option("--largest", type=click.IntRange(0, 64 << 20), default=4 << 20, help="Largest input, in bytes.")
 def main(
+    *,
     nodes: int,
     slots: int,
     jobs: int,
@@ -89,7 +89,10 @@ def _simulate(cluster: Cluster, planned: Sequence[PlannedJob], limits: Limits, m
         bar = progress.add_task("jobs ended", total=len(planned))
 
         def told(one: Seen | str) -> None:
-            (failures if isinstance(one, str) else seen).append(one)  # type: ignore[arg-type]
+            if isinstance(one, str):
+                failures.append(one)
+            else:
+                seen.append(one)
             progress.advance(bar)
 
         _run_all(cluster, planned, marks, told)
@@ -136,13 +139,8 @@ def _run_all(cluster: Cluster, planned: Sequence[PlannedJob], marks: Path, told:
                 told(result)
         except BaseException:
             stopped.set()
-            _end(cluster)
+            cluster.server.terminate()  # its end ends the waiting of all the threads
             raise
-
-
-def _end(cluster: Cluster) -> None:
-    """Nobody is to wait for an answer any more: the server's end ends all the waiting."""
-    cluster.server.process.kill()
 
 
 def _show(

@@ -1,4 +1,4 @@
-"""An orchestrator and its nodes as real processes on loopback, every port a free one, all data in one directory."""
+"""A server and its nodes as real processes on loopback: every port a free one, all data in one directory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,11 +49,18 @@ class Member:
     process: subprocess.Popen[str]
     log: Path
     url: str = ""
+    told_to_end: bool = False
     ended: threading.Event = field(default_factory=threading.Event)
 
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    def terminate(self) -> None:
+        """Tell it to end; its end is none of its own then."""
+        if self.process.poll() is None:
+            self.told_to_end = True
+            self.process.send_signal(signal.SIGTERM)
 
     def last_words(self) -> str:
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
@@ -96,7 +103,7 @@ def running_cluster(
     """
     limits = limits or Limits()
     db_path = directory / "server" / "db.sqlite"
-    with ExitStack() as stack:
+    with _no_interruption_of_the_end() as from_now, ExitStack() as stack:
         # Left last, so it looks when everything else was told to end.
         stack.callback(_refuse_leftovers, directory)
         members = []
@@ -114,7 +121,28 @@ def running_cluster(
         arguments = ["server", "--config", str(config)]
         server = stack.enter_context(_process("server", arguments, environ, directory))
         _wait_until_listening(server)
-        yield Cluster(server, tuple(members), directory, db_path)
+        try:
+            yield Cluster(server, tuple(members), directory, db_path)
+        finally:
+            from_now()
+
+
+@contextmanager
+def _no_interruption_of_the_end() -> Iterator[Callable[[], None]]:
+    """An impatient second Ctrl-C must not leave a cluster that is half stopped: from the call of what is
+    handed out until this is left, signals to end are ignored."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def from_now() -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+
+    try:
+        yield from_now
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _toml(limits: Limits, urls: Sequence[str]) -> str:
@@ -182,9 +210,7 @@ def _wait_until_listening(member: Member) -> None:
 
 def _stop(member: Member) -> None:
     process = member.process
-    known = process.poll()
-    if known is None:
-        process.send_signal(signal.SIGTERM)
+    member.terminate()
     try:
         status = process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
@@ -196,7 +222,7 @@ def _stop(member: Member) -> None:
     finally:
         if process.stdout is not None and member.ended.wait(1.0):
             process.stdout.close()
-    if status != 0 or known is not None:
+    if status != 0 or not member.told_to_end:
         raise ClusterFailed(f"{member.name} ended with status {status}: {member.last_words()}")
 
 

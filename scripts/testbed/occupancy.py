@@ -17,8 +17,8 @@ HOLDING: Final = frozenset({"Processing", "Submitted", "Prepared", "Running", "L
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One transition of a job, in the order of the history. `verdict_at` is when the job's last attempt ended on
-    its node by the node's own word, None if the ledger has none."""
+    """One transition of a job, in the order of the history. `verdict_at` is when the job's last attempt ended
+    on its node by the node's own word, None if the ledger has none."""
 
     job: int
     user: int

@@ -1,7 +1,7 @@
 """A portal's side of the orchestrator with nothing but the standard library: upload, wait, download.
 
-Synchronous on purpose: a connection a thread is the cheapest client there is in Python, so that what is measured
-is the system and not its client.
+Synchronous on purpose: a connection a thread is the cheapest client there is in Python, so that what is
+measured is the system and not its client.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def judge(
     history: Sequence[Entry],
     limits: Limits,
 ) -> list[Verdict]:
-    """All the verdicts. `failures` are what users met instead of an answer; `marks` the lines that scripts left."""
+    """All the verdicts. `failures` are what users met instead of an answer; `marks` what the scripts left."""
     return [
         _answered(planned, failures),
         _ended(seen),

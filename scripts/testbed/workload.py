@@ -25,7 +25,7 @@ SIGNALS = (9, 15, 6)
 
 @dataclass(frozen=True, slots=True)
 class PlannedJob:
-    """`seconds` is how long its script sleeps, `size` the bytes of its input, `code` its exit code or signal."""
+    """`seconds` is how long its script sleeps, `size` its input's bytes, `code` its exit code or signal."""
 
     serial: int
     user: int
@@ -92,8 +92,8 @@ class PlannedJob:
 
 
 def plan(*, jobs: int, users: int, seed: int, longest: float, largest: int) -> Iterator[PlannedJob]:
-    """`jobs` jobs, user by user in turn; durations from 0 to `longest` seconds, most of them short; sizes from 0
-    to `largest` bytes, most of them small."""
+    """`jobs` jobs, user by user in turn; durations from 0 to `longest` seconds, most of them short; sizes
+    from 0 to `largest` bytes, most of them small."""
     chance = random.Random(seed)
     endings = list(Ending)
     for serial in range(jobs):

@@ -1,0 +1,111 @@
+"""Measure the orchestrator on this machine: latency, throughput, transfer of a large file, and idle use.
+
+Each benchmark starts the processes itself, on free ports and in a temporary directory, and ends all of them.
+Beside each figure stands what the machine needs for the same without an orchestrator, from the same run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from http.client import HTTPException
+from types import FrameType
+from typing import NoReturn
+
+import click
+from rich.console import Console
+from rich.table import Table
+from testbed import benchmarks
+from testbed.benchmarks import Row, Wrong
+from testbed.cluster import ClusterFailed
+from testbed.figures import machine
+from testbed.portal import Refused
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+def main() -> None:
+    """Measure the orchestrator on this machine, each figure beside its baseline from the same run."""
+    signal.signal(signal.SIGTERM, _leave)
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+@main.command()
+@click.option("--jobs", type=click.IntRange(1, 10_000), default=100, help="Jobs, one after the other.")
+@as_json
+def latency(*, jobs: int, as_json: bool) -> None:
+    """A trivial run.sh on an idle system, from upload to result; beside it `bash run.sh` alone."""
+    _report("latency", as_json, lambda: benchmarks.latency(jobs))
+
+
+@main.command()
+@click.option("--jobs", type=click.IntRange(1, 10_000), default=500, help="Jobs in all.")
+@click.option("--users", type=click.IntRange(1, 1000), default=20, help="Users that own them.")
+@click.option("--clients", type=click.IntRange(1, 64), default=8, help="Connections that submit at once.")
+@click.option(
+    "--slots", type=click.IntRange(1, 1000), default=4, help="Jobs that each of two nodes runs at once."
+)
+@as_json
+def throughput(*, jobs: int, users: int, clients: int, slots: int, as_json: bool) -> None:
+    """Trivial jobs of many users on two nodes; beside it as many `bash run.sh` started directly."""
+    _report("throughput", as_json, lambda: benchmarks.throughput(jobs, users, clients, slots))
+
+
+@main.command()
+@click.option(
+    "--megabytes", type=click.IntRange(1, 100_000), default=400, help="Size of the file, 10^6 bytes each."
+)
+@as_json
+def transfer(*, megabytes: int, as_json: bool) -> None:
+    """A large file through upload, dispatch, run and download; beside it a plain copy of the file."""
+    _report("transfer", as_json, lambda: benchmarks.transfer(megabytes))
+
+
+@main.command()
+@click.option(
+    "--seconds", type=click.FloatRange(1, 3600), default=10.0, help="How long each of two measurements takes."
+)
+@click.option("--running", type=click.IntRange(1, 1000), default=100, help="Jobs that run in the second one.")
+@as_json
+def idle(*, seconds: float, running: int, as_json: bool) -> None:
+    """CPU that the processes use with nothing to do, and with many jobs that run and do nothing."""
+    _report("idle", as_json, lambda: benchmarks.idle(seconds, running))
+
+
+def _report(name: str, as_json: bool, measure: Callable[[], list[Row]]) -> None:
+    try:
+        rows = measure()
+    except (ClusterFailed, Wrong, Refused, OSError, HTTPException) as error:
+        print(f"bench {name}: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+    if as_json:
+        told = {
+            "benchmark": name,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine(),
+            "figures": [dataclasses.asdict(row) for row in rows],
+        }
+        print(json.dumps(told, indent=2))
+        return
+    table = Table("figure", "", "", "baseline", "which is", box=None, pad_edge=False)
+    for column in (1, 3):
+        table.columns[column].justify = "right"
+    for row in rows:
+        baseline = "" if row.baseline is None else f"{row.baseline:,.2f}"
+        table.add_row(row.figure, f"{row.value:,.2f}", row.unit, baseline, row.baseline_is)
+    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    console.print(machine())
+    console.print(table)
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    main()
