@@ -216,8 +216,8 @@ class Sender(Actor):
 
     async def _end_what_cannot_run(self) -> None:
         if self._doomed:
-            doomed, self._doomed = list(self._doomed.values()), {}
-            await self._record(doomed)
+            # Its row, as it is afterwards, takes each one off the list.
+            await self._record(list(self._doomed.values()))
 
     def _doom(self, job: Job) -> Move | None:
         """The end of a queued job that somebody wants stopped, or whose service was removed."""

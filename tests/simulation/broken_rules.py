@@ -1,0 +1,149 @@
+"""Ten rules, each broken on purpose: what shows that the simulation can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from unittest.mock import patch
+
+from simulation.world import Faulty
+
+from actors import getter, lane, sender, tracking
+from actors.lifecycle import Status
+from actors.model import Job, NodeRef
+from actors.ports import (
+    CollectAnswer,
+    CollectResult,
+    NodeEvent,
+    Picture,
+    ServiceLimits,
+    SubmitAnswer,
+    SubmitResult,
+)
+from orchestrator.queue_manager import QueueManager
+from orchestrator.service_pool import ServicePool
+
+
+@dataclass(frozen=True)
+class BrokenRule:
+    name: str
+    faulty: Faulty = field(default_factory=Faulty)
+    broken: Callable[[], AbstractContextManager[object]] = nullcontext
+
+
+@contextmanager
+def _slot_kept_when_lost() -> Iterator[None]:
+    def free(self: ServicePool, key: str) -> None:
+        held_on = self._slots_held.get(key) if hasattr(self, "_slots_held") else None
+        if held_on is None or not self.is_lost(held_on):
+            original(self, key)
+
+    original = ServicePool.free
+
+    def hold(self: ServicePool, key: str, node_id: str) -> None:
+        self.__dict__.setdefault("_slots_held", {})[key] = node_id
+        original_hold(self, key, node_id)
+
+    original_hold = ServicePool.hold
+
+    async def never(self: sender.Sender) -> None:
+        """Given-up attempts are never asked after."""
+
+    with (
+        patch.object(ServicePool, "free", free),
+        patch.object(ServicePool, "hold", hold),
+        patch.object(sender.Sender, "_free_given_up", never),
+    ):
+        yield
+
+
+@contextmanager
+def _requeued_when_ambiguous() -> Iterator[None]:
+    original = lane._fate_of
+
+    def fate(answer: SubmitAnswer, node: object, earlier_doubt: bool) -> lane.Fate | None:
+        if answer.result is SubmitResult.DOUBT:
+            return lane.Fate.NOT_THERE
+        return original(answer, node, earlier_doubt)  # type: ignore[arg-type]
+
+    with patch.object(lane, "_fate_of", fate):
+        yield
+
+
+@contextmanager
+def _terminate_forgotten_at_hand_over() -> Iterator[None]:
+    original = getter.next_step
+
+    def step(t: tracking.Tracked, node: tracking.Followed, limits: ServiceLimits | None) -> tracking.Step:
+        job = t.job
+        if job.status in (Status.SUBMITTED, Status.PREPARED, Status.RUNNING):
+            t.job = replace(job, terminate_requested=False)
+        try:
+            return original(t, node, limits)
+        finally:
+            t.job = job
+
+    with patch.object(getter, "next_step", step):
+        yield
+
+
+@contextmanager
+def _absence_believed() -> Iterator[None]:
+    original = getter.next_step
+
+    def step(t: tracking.Tracked, node: tracking.Followed, limits: ServiceLimits | None) -> tracking.Step:
+        if node.ref is not None and t.gone is None and t.attempt.key not in node.mirror and node.connected:
+            t.gone = "it is not in the picture"
+        return original(t, node, limits)
+
+    with patch.object(getter, "next_step", step):
+        yield
+
+
+@contextmanager
+def _old_results_accepted() -> Iterator[None]:
+    original = getter.Getter._take
+
+    def take(self: getter.Getter, ref: NodeRef, event: NodeEvent) -> None:
+        original(self, ref, event)
+        if not isinstance(event, Picture):
+            return
+        for key, view in event.payloads.items():
+            job_id = self._owed[key].job_id if key in self._owed else None
+            tracked = self._tracked.get(self._keys.get(job_id or 0, ""))
+            if tracked is not None and view.end is not None and not view.lost:
+                tracked.stored = CollectAnswer(CollectResult.STORED, view.end)
+                self._evaluate(tracked)
+
+    with patch.object(getter.Getter, "_take", take):
+        yield
+
+
+@contextmanager
+def _quota_in_memory_only() -> Iterator[None]:
+    original = QueueManager.apply
+
+    def apply(self: QueueManager, job: Job) -> None:
+        known = self.__dict__.setdefault("_seen_queued", set())
+        if job.status is Status.QUEUED:
+            known.add(job.id)
+        if job.id in known:  # what went before this life began is not counted
+            original(self, job)
+
+    with patch.object(QueueManager, "apply", apply):
+        yield
+
+
+RULES = (
+    BrokenRule("no key on a submit", Faulty(no_key=True)),
+    BrokenRule("results of an old attempt accepted", Faulty(any_attempt=True), _old_results_accepted),
+    BrokenRule("a slot not freed when a node is lost", broken=_slot_kept_when_lost),
+    BrokenRule("a transition without its compare", Faulty(no_compare=True)),
+    BrokenRule("a requeue after an ambiguous submit", broken=_requeued_when_ambiguous),
+    BrokenRule("terminate forgotten at a hand-over", broken=_terminate_forgotten_at_hand_over),
+    BrokenRule("absence believed from an old picture", broken=_absence_believed),
+    BrokenRule("a release forgotten over a restart", Faulty(release_forgotten=True)),
+    BrokenRule("quota counted in memory only", broken=_quota_in_memory_only),
+    BrokenRule("a kill that trusts the first process", Faulty(kill_trusts_first_process=True)),
+)

@@ -1,0 +1,146 @@
+"""The promises, checked at every step. Each check costs constant time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+from simulation.violation import Violation
+
+from actors.lifecycle import JOB, OVER, QUOTA, Status
+from actors.model import Attempt, AttemptState, Job
+from actors.ports import Change, Move, MoveAttempt, Outcome, Recorded, RecordEnd
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+
+class Checks:
+    """An account of its own of every job, kept from the commits alone."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.status: dict[int, Status] = {}
+        self.attempts: dict[int, list[Attempt]] = {}
+        self.counting: dict[int, int] = {}
+        self.by_user: dict[int, int] = {}
+        self.states: dict[str, AttemptState] = {}
+        self.nodes: dict[str, str] = {}
+        self.given_up: set[str] = set()
+
+    def accepted(self, job: Job) -> None:
+        self.status[job.id] = job.status
+        self._world.note(f"job {job.id}: accepted (user {job.user_id})")
+
+    def recorded(self, change: Change, answer: Recorded) -> None:
+        if answer.outcome is not Outcome.DONE:
+            return
+        if isinstance(change, MoveAttempt):
+            self._world.note(f"attempt {change.key[:6]}: {change.state}")
+            self._attempt_moved(change.key, change.state)
+            return
+        assert answer.job is not None
+        if isinstance(change, Move):
+            self._moved(change, answer.job)
+        elif isinstance(change, RecordEnd):
+            self._world.note(f"job {change.job_id}: end recorded, {change.end.status}")
+            self._own_end(change.job_id, change.key, change.end.status)
+        self._count(answer.job)
+
+    def _moved(self, move: Move, job: Job) -> None:
+        world = self._world
+        source = self.status[job.id]
+        world.note(f"job {job.id}: {source} -> {move.target} ({move.reason})")
+        if source is not move.source:
+            raise Violation("transition", f"job {job.id} left {move.source}, but it was {source}")
+        if move.target not in JOB[source]:
+            raise Violation("transition", f"job {job.id}: {source} to {move.target}")
+        self.status[job.id] = move.target
+        if move.key is not None and move.attempt_state is not None:
+            self._attempt_moved(move.key, move.attempt_state)
+        if move.attempt is not None:
+            self._new_attempt(job, move.attempt)
+        if move.target in (Status.COMPLETED, Status.FAILED) and move.end is not None:
+            self._result(job, move)
+        if move.target is Status.KILLED:
+            self._nothing_runs(job, move)
+
+    def _attempt_moved(self, key: str, state: AttemptState) -> None:
+        self.states[key] = state
+        if state is AttemptState.GIVEN_UP:
+            self.given_up.add(key)
+
+    def _new_attempt(self, job: Job, attempt: Attempt) -> None:
+        """Only when the older ones will never run (again), or their node is lost."""
+        earlier = self.attempts.setdefault(job.id, [])
+        for old in earlier:
+            if old.key not in self.given_up and self._may_run(old):
+                raise Violation("new attempt", f"job {job.id}: attempt {old.key[:6]} may still run")
+        earlier.append(attempt)
+        self.states[attempt.key] = AttemptState.OPEN
+        self.nodes[attempt.key] = attempt.node_id
+        if attempt.n > self._world.plan.max_attempts:
+            raise Violation("attempts", f"job {job.id} has attempt {attempt.n}")
+
+    def _may_run(self, attempt: Attempt) -> bool:
+        machine = self._world.machines[attempt.node_id]
+        if attempt.key in machine.tombstones:
+            payload = machine.payloads.get(attempt.key)
+            return payload is not None and payload.processes > 0
+        payload = machine.payloads.get(attempt.key)
+        if payload is not None:
+            return not payload.lost and payload.end is None
+        return self._world.in_flight.get(attempt.key, 0) > 0
+
+    def _own_end(self, job_id: int, key: str, status: Status) -> None:
+        current = self.attempts[job_id][-1]
+        if key != current.key:
+            raise Violation("old attempt", f"job {job_id}: the end of {key[:6]}, not of {current.key[:6]}")
+
+    def _result(self, job: Job, move: Move) -> None:
+        current = self.attempts[job.id][-1]
+        fetched = self._world.results.get(job.storage_key)
+        if move.key != current.key or fetched != current.key:
+            raise Violation("result", f"job {job.id}: results of {fetched}, current attempt {current.key}")
+        plan = self._world.plan.jobs[self._world.job_plans[job.id]]
+        right = Status.COMPLETED if plan.exit_code == 0 else Status.FAILED
+        if move.target is not right:
+            raise Violation("result", f"job {job.id} is {move.target}, its script ends {right}")
+
+    def _nothing_runs(self, job: Job, move: Move) -> None:
+        for attempt in self.attempts.get(job.id, []):
+            if attempt.key not in self.given_up and self._may_run(attempt):
+                raise Violation("killed", f"job {job.id}: attempt {attempt.key[:6]} still runs")
+
+    def _count(self, job: Job) -> None:
+        counts = job.status in QUOTA and job.end is None
+        before = job.id in self.counting
+        if counts and not before:
+            self.counting[job.id] = job.user_id
+            self.by_user[job.user_id] = self.by_user.get(job.user_id, 0) + 1
+        elif before and not counts:
+            self.by_user[self.counting.pop(job.id)] -= 1
+        plan = self._world.plan
+        if len(self.counting) > plan.max_runs or self.by_user.get(job.user_id, 0) > plan.runs_per_user:
+            raise Violation("quota", f"{len(self.counting)} run, {self.by_user} by user")
+
+    # ------------------------------------------------------------------ at the end
+
+    def all_over(self) -> bool:
+        return len(self.status) == len(self._world.plan.jobs) and all(s in OVER for s in self.status.values())
+
+    def nothing_left(self) -> str | None:
+        """What is still there on nodes that are alive, once all is over."""
+        for machine in self._world.machines.values():
+            if not machine.dead and machine.payloads:
+                return f"{machine.name} still has {[k[:6] for k in machine.payloads]}"
+        for key, state in self.states.items():
+            if state is not AttemptState.RELEASED and not self._world.machines[self.nodes[key]].dead:
+                return f"attempt {key[:6]} is {state}, never released"
+        return None
+
+    def unfinished(self) -> str:
+        late = {i: s for i, s in self.status.items() if s not in OVER}
+        return (
+            f"at {trio.current_time():.0f} s: {late or 'all over'}; {self.nothing_left() or 'nothing left'}"
+        )

@@ -1,0 +1,408 @@
+"""The world around the orchestrator: network, disk, portal, faults. It outlives every orchestrator; each of
+those is an `Epoch`, and reaches the world only through ports that are bound to it. A killed epoch's ports
+raise `Dead`: a clean-up that a real kill would not run has no effect, and is seen."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import trio
+from fakes.memory_ledger import MemoryLedger
+from simulation.checks import Checks
+from simulation.machines import Machine, Stream
+from simulation.plan import SERVICE, Fault, Plan
+from simulation.violation import Dead
+
+from actors.messages import AttemptHanded
+from actors.model import Attempt, HistoryEntry, Job, NodeRef
+from actors.ports import (
+    Change,
+    CollectAnswer,
+    CollectResult,
+    Dispatch,
+    LedgerError,
+    Look,
+    LookResult,
+    NewJob,
+    NodeAddress,
+    NodeEvent,
+    Recorded,
+    SubmitAnswer,
+    SubmitResult,
+)
+
+T = TypeVar("T")
+STALL = 30.0
+BEAT = 10.0
+HEARD_LATE = 12.0
+
+
+@dataclass
+class Faulty:
+    """Rules that a test breaks on purpose; all off in a real run."""
+
+    no_key: bool = False
+    any_attempt: bool = False
+    no_compare: bool = False
+    release_forgotten: bool = False
+    kill_trusts_first_process: bool = False
+
+
+class World:
+    def __init__(self, plan: Plan, nursery: trio.Nursery, ledger: MemoryLedger, faulty: Faulty) -> None:
+        self.plan = plan
+        self.nursery = nursery
+        self.disk = ledger
+        self.faulty = faulty
+        self.rng = random.Random(f"world/{plan.seed}")
+        self.calls = 0
+        self.trace: list[str] = []
+        self.job_plans: dict[int, int] = {}
+        self.results: dict[str, str] = {}
+        self.in_flight: dict[str, int] = {}
+        self.lossy: dict[str, tuple[float, str, float]] = {}
+        self.full_until = 0.0
+        self.slow_until = 0.0
+        self.epoch: Epoch | None = None
+        self.last_fault_end = 0.0
+        self.machines = {
+            f"n{i}": Machine(
+                f"n{i}",
+                slots,
+                nursery,
+                random.Random(f"machine/{plan.seed}/{i}"),
+                lambda job_id: plan.jobs[self.job_plans[job_id]],
+                kill_trusts_first_process=faulty.kill_trusts_first_process,
+            )
+            for i, slots in enumerate(plan.slots)
+        }
+        self.checks = Checks(self)
+
+    def note(self, text: str) -> None:
+        self.trace.append(f"{trio.current_time():9.3f} {text}")
+
+    # ------------------------------------------------------------------ network
+
+    def reachable(self, machine: Machine) -> bool:
+        return trio.current_time() >= machine.cut_until
+
+    def suffers(self, machine: Machine, kind: str) -> bool:
+        until, active, chance = self.lossy.get(machine.name, (0.0, "", 0.0))
+        return active == kind and trio.current_time() < until and self.rng.random() < chance
+
+    def latency(self, machine: Machine) -> float:
+        base = self.rng.uniform(0.0005, 0.02)
+        return base + (self.rng.uniform(1.0, 40.0) if self.suffers(machine, "slow") else 0.0)
+
+    async def call(
+        self, machine: Machine, act: Callable[[], T], keys: Sequence[str] = ()
+    ) -> tuple[str, T | None]:
+        """`act` at the machine, and its answer: ("ok", answer), ("not sent", None) or ("doubt", None)."""
+        if not self.reachable(machine):
+            await trio.sleep(5.0)
+            return "not sent", None
+        if not machine.up:
+            await trio.sleep(self.latency(machine))
+            return "not sent", None
+        answered = trio.Event()
+        box: list[T] = []
+
+        async def carry(delay: float, first: bool) -> None:
+            try:
+                await trio.sleep(delay)
+                if not self.reachable(machine) or not machine.up or self.suffers(machine, "lossy"):
+                    return
+                answer = act()
+            finally:
+                for key in keys:
+                    self.in_flight[key] -= 1
+            if first:
+                await trio.sleep(self.latency(machine))
+                if self.reachable(machine) and not self.suffers(machine, "lossy"):
+                    box.append(answer)
+                    answered.set()
+
+        for first in (True, False) if self.suffers(machine, "duplicate") else (True,):
+            for key in keys:
+                self.in_flight[key] = self.in_flight.get(key, 0) + 1
+            delay = self.latency(machine) + (0.0 if first else self.rng.uniform(0.0, 20.0))
+            self.nursery.start_soon(carry, delay, first)
+        with trio.move_on_after(STALL):
+            await answered.wait()
+            return "ok", box[0]
+        return "doubt", None
+
+    # ------------------------------------------------------------------ portal and faults
+
+    async def upload(self, index: int) -> None:
+        job_plan = self.plan.jobs[index]
+        await trio.sleep_until(job_plan.at)
+        new = NewJob(job_plan.user, SERVICE, f"{index:032x}", job_plan.size)
+        job = await self.disk.insert(new)
+        self.job_plans[job.id] = index
+        self.checks.accepted(job)
+        self.committed(job.change_seq)
+        if job_plan.terminate_after is not None:
+            await trio.sleep(job_plan.terminate_after)
+            row = await self.disk.request_terminate(job.id)
+            assert row is not None
+            self.note(f"job {job.id}: terminate requested")
+            self.committed(row.change_seq)
+
+    def committed(self, change_seq: int) -> None:
+        if self.epoch is not None:
+            self.epoch.committed(change_seq)
+
+    async def strike(self, fault: Fault, kill_orchestrator: Callable[[float], None]) -> None:
+        await trio.sleep_until(fault.at)
+        machine = self.machines[f"n{fault.node % len(self.machines)}"]
+        self.note(f"fault: {fault.kind} {machine.name} for {fault.length:.1f}")
+        match fault.kind:
+            case "restart_agent":
+                machine.agent_down()
+                await trio.sleep(fault.length)
+                machine.agent_up()
+            case "reboot_machine":
+                machine.machine_down()
+                await trio.sleep(fault.length)
+                machine.agent_up()
+            case "die":
+                machine.machine_down()
+                machine.dead = True
+            case "partition":
+                machine.cut_until = max(machine.cut_until, trio.current_time() + fault.length)
+            case "tear":
+                for stream in machine.streams:
+                    stream.tear("torn")
+                machine.streams.clear()
+            case "kill_orchestrator":
+                kill_orchestrator(fault.length)
+            case "disk_full":
+                self.full_until = max(self.full_until, trio.current_time() + fault.length)
+            case "slow_disk":
+                self.slow_until = max(self.slow_until, trio.current_time() + fault.length)
+            case kind:
+                self.lossy[machine.name] = (trio.current_time() + fault.length, kind, fault.chance)
+
+
+@dataclass
+class Epoch:
+    """One life of the orchestrator. `alive` ends it for every port at once."""
+
+    world: World
+    number: int
+    hear: Callable[[int], None] = lambda _: None
+    alive: bool = True
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    def kill(self) -> None:
+        if self.alive:
+            self.world.note(f"the orchestrator is killed (life {self.number})")
+            self.alive = False
+            self.scope.cancel()
+
+    def enter(self) -> None:
+        """At each port call: dead epochs get no further, and this may be the call to die at."""
+        if not self.alive:
+            raise Dead
+        self.world.calls += 1
+        if self.world.calls == self.world.plan.crash_at_call:
+            self.kill()
+            if self.world.rng.random() < 0.5:
+                raise Dead  # before the effect; else the effect is under way while we die
+
+    def leave(self) -> None:
+        if not self.alive:
+            raise Dead
+
+    def committed(self, change_seq: int) -> None:
+        if self.alive and not self.dropped():
+            self.hear(change_seq)
+
+    def dropped(self) -> bool:
+        return self.world.rng.random() < self.world.plan.drop_messages
+
+
+class BoundLedger:
+    """The ledger as one epoch sees it. A commit that is under way when the epoch dies has landed, or never
+    does."""
+
+    def __init__(self, epoch: Epoch) -> None:
+        self._epoch = epoch
+        self._world = epoch.world
+        self._disk = epoch.world.disk
+
+    async def record(self, changes: Sequence[Change]) -> Sequence[Recorded]:
+        world, epoch = self._world, self._epoch
+        epoch.enter()
+        slow = trio.current_time() < world.slow_until
+        await trio.sleep(world.rng.uniform(0.0005, 2.0 if slow else 0.003))
+        if trio.current_time() < world.full_until:
+            raise LedgerError("disk full")
+        with trio.CancelScope(shield=True):
+            bent = [await self._bend(change) for change in changes]
+            answers = await self._disk.record(bent)
+        for change, answer in zip(changes, answers, strict=True):
+            world.checks.recorded(change, answer)
+        newest = max((a.job.change_seq for a in answers if a.job is not None), default=0)
+        world.committed(newest)
+        epoch.leave()
+        return answers
+
+    async def _bend(self, change: Change) -> Change:
+        """The rules that a test breaks on purpose."""
+        faulty = self._world.faulty
+        if not hasattr(change, "job_id") or not (faulty.any_attempt or faulty.no_compare):
+            return change
+        row = await self._disk.get(change.job_id)
+        assert row is not None
+        if faulty.any_attempt and change.key is not None and row.attempt is not None:
+            change = replace(change, key=row.attempt.key)
+        if faulty.no_compare and hasattr(change, "source"):
+            # The ledger trusts what the change says that it leaves.
+            self._disk.pretend(replace(row, status=change.source))
+        return change
+
+    async def changes(self, after: int, limit: int = 500) -> Sequence[Job]:
+        return await self._read(lambda: self._disk.changes(after, limit))
+
+    async def live(self) -> tuple[Sequence[Job], int]:
+        return await self._read(self._disk.live)
+
+    async def owed(self) -> Sequence[Attempt]:
+        owed = await self._read(self._disk.owed)
+        return [] if self._world.faulty.release_forgotten else owed
+
+    async def get(self, job_id: int) -> Job | None:
+        return await self._read(lambda: self._disk.get(job_id))
+
+    async def history(self, job_id: int) -> Sequence[HistoryEntry]:
+        return await self._read(lambda: self._disk.history(job_id))
+
+    async def attempts(self, job_id: int) -> Sequence[Attempt]:
+        return await self._read(lambda: self._disk.attempts(job_id))
+
+    async def insert(self, job: NewJob) -> Job:
+        raise AssertionError("the actors insert no jobs")
+
+    async def request_terminate(self, job_id: int) -> Job | None:
+        raise AssertionError("the actors give no orders")
+
+    async def ended_before(
+        self, wall: float, limit: int = 100, after: tuple[float, int] | None = None
+    ) -> Sequence[Job]:
+        return await self._read(lambda: self._disk.ended_before(wall, limit, after))
+
+    async def unknown_directories(self, storage_keys: Sequence[str]) -> Sequence[str]:
+        return await self._read(lambda: self._disk.unknown_directories(storage_keys))
+
+    async def _read(self, read: Callable[[], Any]) -> Any:
+        self._epoch.enter()
+        await trio.sleep(self._world.rng.uniform(0.0002, 0.001))
+        with trio.CancelScope(shield=True):
+            answer = await read()
+        self._epoch.leave()
+        return answer
+
+
+class BoundNodes:
+    """The nodes as one epoch reaches them, over a network that drops, delays, repeats and cuts."""
+
+    def __init__(self, epoch: Epoch) -> None:
+        self._epoch = epoch
+        self._world = epoch.world
+
+    async def submit(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[SubmitAnswer]:
+        machine = self._world.machines[node.node_id]
+        sent = list(items)
+        if self._world.faulty.no_key:
+            fresh = [f"{self._world.rng.getrandbits(128):032x}" for _ in sent]
+            sent = [replace(i, attempt=replace(i.attempt, key=k)) for i, k in zip(sent, fresh, strict=True)]
+        how, answers = await self._call(machine, lambda: machine.submit(sent), [i.attempt.key for i in sent])
+        if answers is not None:
+            return answers
+        result = SubmitResult.NOT_SENT if how == "not sent" else SubmitResult.DOUBT
+        return [SubmitAnswer(result, how)] * len(items)
+
+    async def look(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[Look]:
+        machine = self._world.machines[node.node_id]
+        _, looks = await self._call(machine, lambda: machine.look([a.key for a in attempts]))
+        return looks if looks is not None else [Look(LookResult.UNKNOWN)] * len(attempts)
+
+    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[Look]:
+        machine = self._world.machines[node.node_id]
+        _, looks = await self._call(machine, lambda: machine.cancel([a.key for a in attempts]))
+        return looks if looks is not None else [Look(LookResult.UNKNOWN)] * len(attempts)
+
+    async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[bool]:
+        machine = self._world.machines[node.node_id]
+        _, done = await self._call(machine, lambda: machine.release([a.key for a in attempts]))
+        return done if done is not None else [False] * len(attempts)
+
+    async def collect(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
+        machine = self._world.machines[node.node_id]
+        how, answers = await self._call(machine, lambda: machine.collect([i.attempt.key for i in items]))
+        if answers is None:
+            return [CollectAnswer(CollectResult.FAILED, reason=how)] * len(items)
+        if trio.current_time() < self._world.full_until:
+            return [CollectAnswer(CollectResult.FAILED, reason="disk full")] * len(items)
+        for item, answer in zip(items, answers, strict=True):
+            if answer.result is CollectResult.STORED:
+                self._world.results[item.job.storage_key] = item.attempt.key
+        return answers
+
+    async def watch(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
+        self._epoch.enter()
+        world = self._world
+        machine = world.machines[address.url]
+        ref = NodeRef(machine.name, address.url)
+        how, picture = await self._call(machine, machine.picture)
+        if picture is None:
+            return f"it cannot be reached ({how})"
+        stream = Stream()
+        stream.say(machine.picture())
+        machine.streams.append(stream)
+        silent_since = trio.current_time()
+        while True:
+            if stream.torn is not None:
+                return stream.torn
+            heard = world.reachable(machine)
+            if heard:
+                silent_since = trio.current_time()
+                events, stream.events = stream.events, []
+                for event in events or [machine.beat()]:
+                    await trio.sleep(world.latency(machine) if event is not None else 0)
+                    self._epoch.leave()
+                    tell(ref, event)
+            elif trio.current_time() - silent_since > HEARD_LATE:
+                if stream in machine.streams:
+                    machine.streams.remove(stream)
+                return "silent"
+            if not stream.events or not heard:
+                stream.bell = trio.Event()
+                with trio.move_on_after(BEAT if heard else 1.0):
+                    await stream.bell.wait()
+
+    def follow(self, node_id: str, attempts: Sequence[Attempt]) -> None:
+        raise AssertionError("no foreign node here")
+
+    async def _call(
+        self, machine: Machine, act: Callable[[], T], keys: Sequence[str] = ()
+    ) -> tuple[str, Any]:
+        self._epoch.enter()
+        answer = await self._world.call(machine, act, keys)
+        self._epoch.leave()
+        return answer
+
+
+def hand_over(epoch: Epoch, tell: Callable[[AttemptHanded], None]) -> Callable[[AttemptHanded], None]:
+    """A message between actors that may be lost."""
+
+    def maybe(message: AttemptHanded) -> None:
+        if not epoch.dropped():
+            tell(message)
+
+    return maybe
