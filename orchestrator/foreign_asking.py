@@ -78,9 +78,10 @@ _Sign = Absent | Stranger | _Bare
 class Asking:
     """What was heard of attempts on foreign nodes. For one attempt there is one request at a time."""
 
-    def __init__(self, http: Http, spool: Spool) -> None:
+    def __init__(self, http: Http, spool: Spool, grace: float = GRACE) -> None:
         self._http = http
         self._spool = spool
+        self._grace = grace
         self._ends: dict[str, Ended] = {}
         self._signs: dict[str, tuple[_Sign, float]] = {}
         self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
@@ -105,7 +106,7 @@ class Asking:
             if attempt.foreign_id is None:
                 return Nothing("the node never told an id for it")
             sign, since = self._signs.get(key, (None, 0.0))
-            if isinstance(sign, Stranger | _Bare) and trio.current_time() - since < GRACE:
+            if isinstance(sign, Stranger | _Bare) and trio.current_time() - since < self._grace:
                 return Nothing("it is asked again after a grace")  # its files may be large
             heard = await self._ask(node, attempt)
             if isinstance(heard, Ended):
@@ -158,7 +159,7 @@ class Asking:
         if known != sign:
             self._signs[attempt.key] = (sign, trio.current_time())
             return Nothing("it is asked again after a grace")
-        if trio.current_time() - since < GRACE:
+        if trio.current_time() - since < self._grace:
             return Nothing("it is asked again after a grace")
         match sign:
             case _Bare(status=status):

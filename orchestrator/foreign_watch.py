@@ -19,9 +19,11 @@ from orchestrator.own_watch import Tell
 from orchestrator.refusals import said
 
 _AT_ONCE: Final = 8
-_BEAT_SECONDS: Final = 1.0
+BEAT_SECONDS: Final = 1.0
 _MISSED: Final = 3
-_SLOWEST: Final = 10.0
+_SLOWEST: Final = 8.0
+"""Poll intervals between two questions to a node that gives no sensible answer."""
+
 _ASKING: Final = Patience(connect=5.0, head=5.0, stall=5.0)
 
 
@@ -38,6 +40,7 @@ class ForeignWatch:
         open_attempts: Callable[[], Sequence[Attempt]],
         tell: Tell,
         poll_seconds: float,
+        beat_seconds: float = BEAT_SECONDS,
     ) -> None:
         self._http = http
         self._asking = asking
@@ -45,6 +48,7 @@ class ForeignWatch:
         self._open_attempts = open_attempts
         self._tell = tell
         self._poll_seconds = poll_seconds
+        self._beat_seconds = beat_seconds
         self._limiter = trio.CapacityLimiter(_AT_ONCE)
         self._under_way: set[str] = set()
         self._told: dict[str, Status | None] = {}
@@ -60,7 +64,7 @@ class ForeignWatch:
             nursery.start_soon(self._poll)
             missed = 0
             while missed < _MISSED:
-                await trio.sleep(_BEAT_SECONDS)
+                await trio.sleep(self._beat_seconds)
                 why = await self._beat()
                 missed = missed + 1 if why else 0
             nursery.cancel_scope.cancel()
@@ -120,8 +124,9 @@ class ForeignWatch:
             self._under_way.discard(key)
         if isinstance(heard, Nothing):
             misses = self._misses[key] = self._misses.get(key, 0) + 1
-            pause = min(_SLOWEST, self._poll_seconds * 2.0 ** min(misses - 1, 10))
-            self._due[key] = trio.current_time() + pause
+            self._due[key] = trio.current_time() + self._poll_seconds * min(
+                _SLOWEST, 2.0 ** min(misses - 1, 9)
+            )
             return
         self._misses.pop(key, None)
         if isinstance(heard, Gone):

@@ -15,7 +15,7 @@ from actors.model import Attempt, NodeRef
 from actors.ports import CollectAnswer, Dispatch, Look, NodeAddress, NodeEvent, SubmitAnswer
 from orchestrator.addresses import base_of, foreign_ref
 from orchestrator.collecting import JobFiles
-from orchestrator.foreign_asking import Asking
+from orchestrator.foreign_asking import GRACE, Asking
 from orchestrator.foreign_node import ForeignNodes
 from orchestrator.foreign_spool import Spool
 from orchestrator.foreign_watch import ForeignWatch
@@ -41,6 +41,7 @@ class NodeClient:
         *,
         poll_seconds: float = 0.5,
         silence: float = SILENCE,
+        grace: float = GRACE,
         http: Http | None = None,
     ) -> None:
         self._owner = owner
@@ -49,7 +50,7 @@ class NodeClient:
         self._silence = silence
         self._own = OwnNodes(self._http, owner, files)
         kept = Spool(spool)
-        self._asking = Asking(self._http, kept)
+        self._asking = Asking(self._http, kept, grace)
         self._foreign = ForeignNodes(self._http, kept, self._asking, files)
         self._followed: dict[str, Sequence[Attempt]] = {}
 

@@ -26,8 +26,8 @@ Answer = Callable[[Request, trio.SocketStream], Awaitable[None]]
 
 
 class Peer:
-    """`answer` is called for each request, `accept` (if set) instead of reading any. A connection is kept while
-    `answer` returns, and closed when it raises `Hangup`."""
+    """`answer` is called for each request, `accept` (if set) instead of reading any. A connection is kept
+    while `answer` returns, and closed when it raises `Hangup`."""
 
     def __init__(self, answer: Answer | None = None) -> None:
         self.answer = answer
