@@ -175,9 +175,14 @@ class SqliteLedger:
         statement = f"{rows.ATTEMPTS} WHERE job_id = ? ORDER BY rowid"
         return await self._read(lambda db: [rows.attempt_of(row) for row in db.execute(statement, (job_id,))])
 
-    async def ended_before(self, wall: float, limit: int = 100) -> Sequence[Job]:
-        statement = f"{rows.JOBS_ENDED} AND ended_at < ? ORDER BY ended_at, id LIMIT ?"
-        return await self._jobs(statement, wall, limit)
+    async def ended_before(
+        self, wall: float, limit: int = 100, after: tuple[float, int] | None = None
+    ) -> Sequence[Job]:
+        order = "ORDER BY ended_at, id LIMIT ?"
+        if after is None:
+            return await self._jobs(f"{rows.JOBS_ENDED} AND ended_at < ? {order}", wall, limit)
+        later = f"{rows.JOBS_ENDED} AND ended_at < ? AND (ended_at, id) > (?, ?) {order}"
+        return await self._jobs(later, wall, *after, limit)
 
     async def unknown_directories(self, storage_keys: Sequence[str]) -> Sequence[str]:
         def read(db: sqlite3.Connection) -> list[str]:

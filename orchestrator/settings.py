@@ -211,10 +211,11 @@ class _Found:
 
     def take_environment(self, environ: Mapping[str, str]) -> None:
         for name in _ENVIRONMENT:
-            if name in environ:
+            # Set to nothing counts as not set: that is what compose files make of a variable left out.
+            if environ.get(name):
                 self._put(self._server, SERVER, name.lower(), environ[name], name)
         for name in sorted(environ):
-            if not name.startswith("SERVICE_"):
+            if not name.startswith("SERVICE_") or not environ[name]:
                 continue
             match = _SERVICE_VARIABLE.fullmatch(name)
             if match is None:

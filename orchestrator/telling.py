@@ -6,13 +6,13 @@ who wait for the change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from actors.model import Attempt, HistoryEntry, Job
-from actors.ports import Change, Ledger, NewJob, Recorded
+from actors.ports import Change, Ledger, NewJob, Outcome, Recorded
 
-Tell = Callable[[Iterable[Job]], None]
-"""Told of rows that are durable now. Must not wait and must not raise."""
+Tell = Callable[[Sequence[Job]], None]
+"""Told of rows that are durable now, never of none. Must not wait and must not raise."""
 
 
 class TellingLedger:
@@ -29,7 +29,9 @@ class TellingLedger:
 
     async def record(self, changes: Sequence[Change]) -> Sequence[Recorded]:
         answers = await self._ledger.record(changes)
-        self._tell([answer.job for answer in answers if answer.job is not None])
+        done = [answer.job for answer in answers if answer.outcome is Outcome.DONE and answer.job is not None]
+        if done:
+            self._tell(done)
         return answers
 
     async def request_terminate(self, job_id: int) -> Job | None:
@@ -56,8 +58,10 @@ class TellingLedger:
     async def attempts(self, job_id: int) -> Sequence[Attempt]:
         return await self._ledger.attempts(job_id)
 
-    async def ended_before(self, wall: float, limit: int = 100) -> Sequence[Job]:
-        return await self._ledger.ended_before(wall, limit)
+    async def ended_before(
+        self, wall: float, limit: int = 100, after: tuple[float, int] | None = None
+    ) -> Sequence[Job]:
+        return await self._ledger.ended_before(wall, limit, after)
 
     async def unknown_directories(self, storage_keys: Sequence[str]) -> Sequence[str]:
         return await self._ledger.unknown_directories(storage_keys)

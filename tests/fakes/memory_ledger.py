@@ -6,7 +6,7 @@ step that nothing interrupts, so a call that raises Cancelled has done nothing.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -107,9 +107,12 @@ class MemoryLedger:
         await trio.lowlevel.checkpoint()
         return [self._attempts[key] for key in self._of_job.get(job_id, ())]
 
-    async def ended_before(self, wall: float, limit: int = 100) -> Sequence[Job]:
+    async def ended_before(
+        self, wall: float, limit: int = 100, after: tuple[float, int] | None = None
+    ) -> Sequence[Job]:
         await trio.lowlevel.checkpoint()
-        first = self._ended[: min(limit, bisect_left(self._ended, (wall, 0)))]
+        begin = 0 if after is None else bisect_right(self._ended, after)
+        first = self._ended[begin : min(begin + limit, bisect_left(self._ended, (wall, 0)))]
         return [self._jobs[job_id] for _, job_id in first]
 
     async def unknown_directories(self, storage_keys: Sequence[str]) -> Sequence[str]:

@@ -1,0 +1,81 @@
+"""The server for any ASGI host on trio: `hypercorn -k trio orchestrator.asgi:app`, one worker.
+
+Settings come from the environment, and from the TOML file that `ORCHESTRATOR_CONFIG` names; where to listen
+is the host's business.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import trio
+from quart_trio import QuartTrio
+
+from orchestrator.feed import Feed
+from orchestrator.server import run_orchestrator
+from orchestrator.settings import Settings, SettingsError, load
+
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class LifespanApp:
+    """An ASGI app that owns the actors: the task that answers the host's lifespan holds their nursery, from
+    startup to shutdown."""
+
+    def __init__(self, settings: Callable[[], Settings]) -> None:
+        self._settings = settings
+        self._app: QuartTrio | None = None
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif self._app is None:
+            raise RuntimeError("this app starts with the ASGI lifespan; the host has to support it")
+        else:
+            await self._app(scope, receive, send)  # type: ignore[arg-type]  # it is any scope
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()  # startup
+        started = False
+        failed: list[str] = []
+        feed = Feed()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._app = await nursery.start(run_orchestrator, self._settings(), feed)
+                started = True
+                await send({"type": "lifespan.startup.complete"})
+                await receive()  # shutdown
+                feed.close()
+                nursery.cancel_scope.cancel()
+        except* Exception as errors:
+            if started:
+                raise
+            failed = _told(errors)
+        finally:
+            self._app = None
+        if failed:
+            await send({"type": "lifespan.startup.failed", "message": "; ".join(failed)})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+
+
+def _told(errors: BaseExceptionGroup[BaseException]) -> list[str]:
+    found: list[str] = []
+    for error in errors.exceptions:
+        found += _told(error) if isinstance(error, BaseExceptionGroup) else [str(error)]
+    return found
+
+
+def settings_from_environment() -> Settings:
+    """Raises SettingsError."""
+    config = os.environ.get("ORCHESTRATOR_CONFIG")
+    return load(os.environ, Path(config) if config else None)
+
+
+app = LifespanApp(settings_from_environment)
+
+__all__ = ["LifespanApp", "SettingsError", "app"]

@@ -1,0 +1,173 @@
+"""The console command: `orchestrator`, also installed as `job-orchestrator`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from node.cli import node_command
+
+_HELP: Final = {"help_option_names": ["-h", "--help"]}
+_DIRECTORY: Final = click.Path(file_okay=False, path_type=Path)
+
+
+def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from orchestrator.server import version
+
+        click.echo(f"orchestrator {version()}")
+        context.exit()
+
+
+@click.group(context_settings=_HELP)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version.",
+)
+def main() -> None:
+    """Job orchestrator for science portals: queues jobs, keeps quotas, runs them on compute nodes, serves the
+    results.
+
+    \b
+    Try it:   orchestrator up
+    Server:   SERVICE_EXAMPLE_NODES=http://node:9000 orchestrator server
+    Node:     orchestrator node --slots 4
+    """
+
+
+@main.command(context_settings=_HELP)
+@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="A TOML file with settings.")
+@click.option("--host", metavar="HOST", help="Address to listen on. [HOST; 127.0.0.1]")
+@click.option("--port", metavar="PORT", help="Port to listen on; 0 takes any free one. [PORT; 5000]")
+@click.option("--db", "db_path", metavar="FILE", help="The ledger, an SQLite file. [DB_PATH; ./db.sqlite]")
+@click.option("--data", "data_path", metavar="DIR", help="The jobs' files. [DATA_PATH; ./data]")
+@click.option("--max-age", metavar="SECONDS", help="How long ended jobs are kept. [MAX_AGE; 864000]")
+def server(config: Path | None, **flags: str | None) -> None:
+    """Run the orchestrator: the HTTP API, the queue, and all that talks to the nodes.
+
+    A flag wins over the TOML file, the file over the environment variable in brackets. A service is told by
+    SERVICE_<NAME>_NODES (base URLs of nodes, a comma between) or SERVICE_<NAME>_UPLOAD_URL, and limited by
+    SERVICE_<NAME>_RUNS_PER_USER [5] and SERVICE_<NAME>_MAX_RUNS [10]; in the file by a table [services.NAME].
+    """
+    # Late, for `--help` to be quick.
+    import trio
+
+    from orchestrator.server import serve_orchestrator
+    from orchestrator.settings import SettingsError, load
+
+    try:
+        settings = load(os.environ, config, flags)
+    except SettingsError as error:
+        _tell(*error.mistakes)
+        sys.exit(2)
+
+    async def serve(shutdown: trio.Event) -> None:
+        await serve_orchestrator(settings, shutdown=shutdown, on_bound=listening)
+
+    sys.exit(run(serve))
+
+
+@main.command(context_settings=_HELP)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=5000, show_default=True, help="0: any free one."
+)
+@click.option("--nodes", type=click.IntRange(1, 64), default=1, show_default=True, help="How many nodes.")
+@click.option("--slots", type=click.IntRange(min=1), help="Jobs at once on each node. [the machine's cores]")
+@click.option("--runs-per-user", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--max-runs", type=click.IntRange(min=1), default=10, show_default=True, help="Over all users.")
+@click.option(
+    "--data",
+    type=_DIRECTORY,
+    default=Path("orchestrator-data"),
+    show_default=True,
+    help="Directory for everything; started again with it, all goes on.",
+)
+def up(**options: Any) -> None:
+    """Run a whole orchestrator on this machine: the server and its nodes, with one service, `example`.
+
+    Ctrl-C ends all of it, running jobs too.
+    """
+    import trio
+
+    from orchestrator.up import Plan, serve_all
+
+    plan = Plan(**options)
+
+    async def serve(shutdown: trio.Event) -> None:
+        await serve_all(plan, shutdown=shutdown, on_bound=listening)
+
+    sys.exit(run(serve))
+
+
+main.add_command(node_command, "node")
+main.add_command(node_command, "client")
+
+
+def listening(url: str) -> None:
+    """Say where, once connections are accepted: programs that start this one wait for the line."""
+    click.echo(f"listening on {url}")
+
+
+def run(serve: Callable[[Any], Awaitable[None]]) -> int:
+    """Run `serve(shutdown)` until it ends; SIGINT and SIGTERM set `shutdown`. The process's exit status.
+
+    What stops the start is told in one line; what nobody foresaw, with its traceback.
+    """
+    import trio
+
+    from actors.ports import LedgerError
+    from actors.wire.errors import CannotListen
+    from actors.wire.serving import until_signal
+    from orchestrator.disk import StorageError
+    from orchestrator.server import StartError
+    from orchestrator.up import NodeFailed
+
+    async def watch_signals(shutdown: trio.Event) -> None:
+        await until_signal()
+        shutdown.set()
+        await until_signal()
+        # Asked twice: no more patience for requests that are under way.
+        raise KeyboardInterrupt
+
+    async def all_of_it() -> None:
+        shutdown = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch_signals, shutdown)
+            await serve(shutdown)
+            nursery.cancel_scope.cancel()
+
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("orchestrator").setLevel(logging.INFO)
+    told: list[str] = []
+    try:
+        trio.run(all_of_it)
+    except* (CannotListen, LedgerError, NodeFailed, StartError, StorageError) as group:
+        told += [str(error) for error in _leaves(group)]
+    except* KeyboardInterrupt:
+        told.append("interrupted")
+    _tell(*told)
+    return 1 if told else 0
+
+
+def _tell(*lines: str) -> None:
+    for line in lines:
+        click.echo(line, err=True)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found

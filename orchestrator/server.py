@@ -1,0 +1,239 @@
+"""The composition root: everything is built and wired here, by hand, under one nursery."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, cast
+
+import trio
+from quart_trio import QuartTrio
+
+from actors.cleaner import Cleaner
+from actors.getter import Getter
+from actors.kernel import Supervisor
+from actors.messages import Committed, PoolPicture, WhyWaiting
+from actors.model import Job
+from actors.ports import NodeAddress, NodeView, Waiting
+from actors.sender import Sender
+from actors.wire.serving import serve
+from orchestrator.api import Api, create_app
+from orchestrator.feed import Feed
+from orchestrator.ledger import SqliteLedger
+from orchestrator.node_client import NodeClient
+from orchestrator.queue_manager import QueueManager
+from orchestrator.service_pool import ServicePool
+from orchestrator.settings import Settings
+from orchestrator.storage import Storage
+from orchestrator.telling import TellingLedger
+
+log: Final = logging.getLogger("orchestrator")
+
+ASK_DEADLINE: Final = 1.0
+"""Seconds that a route waits for the Sender's answer."""
+
+
+class StartError(Exception):
+    """The server cannot start here; the text says why and what to do."""
+
+
+class WallClock:
+    """The machine's own wall clock."""
+
+    def now(self) -> float:
+        return time.time()
+
+
+async def serve_orchestrator(
+    settings: Settings,
+    *,
+    shutdown: trio.Event,
+    on_bound: Callable[[str], None] | None = None,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until `shutdown` is set. `on_bound` is called with the URL, and `task_status` reports a list of
+    it, once connections are accepted.
+
+    Raises StartError, StorageError, LedgerError, CannotListen when it cannot start; GaveUp when an actor
+    keeps crashing.
+    """
+    async with trio.open_nursery() as nursery:
+        feed = Feed()
+        app = await nursery.start(run_orchestrator, settings, feed)
+
+        async def let_waiters_go() -> None:
+            await shutdown.wait()
+            feed.close()
+
+        nursery.start_soon(let_waiters_go)
+        await serve(
+            app,
+            host=settings.host,
+            port=settings.port,
+            shutdown=shutdown,
+            task_status=task_status,
+            on_bound=on_bound,
+        )
+        nursery.cancel_scope.cancel()
+
+
+async def run_orchestrator(
+    settings: Settings, feed: Feed, *, task_status: trio.TaskStatus[QuartTrio] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Everything but the listening: reports the app once all of it runs, and runs until cancelled."""
+    for warning in settings.warnings:
+        log.warning("%s", warning)
+    with _locked(settings.data_path):
+        clock, chance = WallClock(), random.Random()
+        storage = Storage(settings.data_path, clock, keep_free=settings.keep_free_disk)
+        await storage.open()
+        settings.db_path.parent.mkdir(parents=True, exist_ok=True)
+        ledger = await SqliteLedger.open(str(settings.db_path), clock=clock)
+        nodes = NodeClient(ledger.owner, storage, settings.data_path / "spool")
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(ledger.run)
+                # The writer outlives whoever writes.
+                async with trio.open_nursery() as writers:
+                    app = await _start(
+                        writers,
+                        settings=settings,
+                        feed=feed,
+                        clock=clock,
+                        chance=chance,
+                        storage=storage,
+                        ledger=ledger,
+                        nodes=nodes,
+                    )
+                    task_status.started(app)
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True), trio.move_on_after(5):
+                await nodes.aclose()
+                await ledger.aclose()
+
+
+async def _start(
+    nursery: trio.Nursery,
+    *,
+    settings: Settings,
+    feed: Feed,
+    clock: WallClock,
+    chance: random.Random,
+    storage: Storage,
+    ledger: SqliteLedger,
+    nodes: NodeClient,
+) -> QuartTrio:
+    """The actors, kept alive in `nursery`, and the app on top of them."""
+
+    def committed(rows: Sequence[Job]) -> None:
+        feed.publish_all(rows)
+        news = Committed(max(row.change_seq for row in rows))
+        sender.tell(news)
+        getter.tell(news)
+
+    telling = TellingLedger(ledger, committed)
+    services = settings.services
+    addresses = watched(settings)
+    getter: Getter
+    sender = Sender(
+        ledger=telling,
+        nodes=nodes,
+        queue=lambda: QueueManager(services),
+        pool=lambda: ServicePool(services),
+        services=services,
+        chance=chance,
+        hand_over=lambda message: getter.tell(message),  # noqa: PLW0108  # there is none yet
+        tick=settings.tick_seconds,
+    )
+    getter = Getter(
+        ledger=telling,
+        nodes=nodes,
+        addresses=lambda: addresses,
+        services=services,
+        chance=chance,
+        tell_sender=sender.tell,
+        tick=settings.tick_seconds,
+        lost_after=settings.node_lost_after,
+    )
+    cleaner = Cleaner(ledger=telling, storage=storage, clock=clock, max_age=settings.max_age)
+    supervisor = Supervisor(chance)
+    # The Sender first: the Getter tells it of the nodes that it finds.
+    for actor in (sender, getter, cleaner):
+        await nursery.start(supervisor.keep, actor.name, actor.run)
+
+    async def why(job_ids: tuple[int, ...]) -> Sequence[Waiting | None]:
+        return cast(Sequence[Waiting | None], await sender.ask(WhyWaiting(job_ids), deadline=ASK_DEADLINE))
+
+    async def pool() -> Sequence[NodeView]:
+        return cast(Sequence[NodeView], await sender.ask(PoolPicture(), deadline=ASK_DEADLINE))
+
+    return create_app(
+        Api(
+            ledger=telling,
+            archive=ledger,
+            storage=storage,
+            feed=feed,
+            nodes=nodes,
+            services=services,
+            why=why,
+            pool=pool,
+            upload_limit=settings.upload_limit,
+            version=version(),
+        )
+    )
+
+
+def watched(settings: Settings) -> tuple[NodeAddress, ...]:
+    """Every node's address once, with all services that name it. One that is given by its base URL and by
+    the contract's URLs too is one node."""
+    merged: dict[tuple[str, str], NodeAddress] = {}
+    for limits in settings.services.values():
+        for address in limits.addresses:
+            key = (address.url, address.upload_url)
+            services = merged[key].services if key in merged else ()
+            merged[key] = replace(address, services=tuple(dict.fromkeys((*services, *address.services))))
+    for (url, upload_url), address in list(merged.items()):
+        others = [key for key in merged if key[0] == url and key[1]]
+        if not upload_url and others:
+            other = merged[others[0]]
+            services = tuple(dict.fromkeys((*other.services, *address.services)))
+            merged[others[0]] = replace(other, services=services)
+            del merged[url, upload_url]
+    return tuple(merged.values())
+
+
+def version() -> str:
+    """The installed version; "unknown" when it runs from a tree that is not installed."""
+    try:
+        return importlib.metadata.version("job-orchestrator")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+@contextmanager
+def _locked(data: Path) -> Iterator[None]:
+    """The data directory for this process alone. Raises StartError."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        fd = os.open(data / "orchestrator.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StartError(f"data directory {data}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartError(
+                f"data directory {data} is used by another orchestrator; stop it, or set another DATA_PATH"
+            ) from None
+        yield
+    finally:
+        os.close(fd)

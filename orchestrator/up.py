@@ -1,0 +1,190 @@
+"""`orchestrator up`: the server in this process, and nodes as processes of their own beside it.
+
+Whatever ends this process, the nodes end with it, and their jobs with them: asked to when it stops in order,
+by the kernel when it is killed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import trio
+
+from actors.ports import NodeAddress, ServiceLimits
+from orchestrator.server import serve_orchestrator
+from orchestrator.settings import Settings
+
+log: Final = logging.getLogger("orchestrator.up")
+
+SERVICE: Final = "example"
+START_SECONDS: Final = 30.0
+GRACE_SECONDS: Final = 2
+"""Seconds that jobs have after SIGTERM when all of it ends. With a second more the node has ended too."""
+STOP_SECONDS: Final = 4.0
+"""Seconds after which a node that was told to end is killed."""
+RESTART_SECONDS: Final = 1.0
+
+# The node asks the kernel for SIGTERM at the death of whoever started it: then it ends its jobs and itself.
+_NODE: Final = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("whoever started this node is gone already")
+sys.argv[:2] = ["orchestrator", "node"]
+from orchestrator.cli import main
+main()
+"""
+
+
+class NodeFailed(Exception):
+    """A node process does not start; the text says which one and where its log is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run. `slots` None: as many as there are cores that may be used."""
+
+    port: int
+    nodes: int
+    slots: int | None
+    runs_per_user: int
+    max_runs: int
+    data: Path
+
+
+async def serve_all(plan: Plan, *, shutdown: trio.Event, on_bound: Callable[[str], None]) -> None:
+    """Run all of it until `shutdown` is set; no process is left then. Raises NodeFailed, and what the server
+    raises when it cannot start."""
+    data = plan.data.absolute()
+    slots = plan.slots or len(os.sched_getaffinity(0))
+    nodes = [_Node(number, data / f"node-{number}", slots) for number in range(1, plan.nodes + 1)]
+    async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as starting:
+            for node in nodes:
+                starting.start_soon(nursery.start, node.keep, shutdown)
+        limits = ServiceLimits(
+            SERVICE,
+            runs_per_user=plan.runs_per_user,
+            max_runs=plan.max_runs,
+            addresses=tuple(NodeAddress(node.url, services=(SERVICE,)) for node in nodes),
+        )
+        settings = Settings(
+            port=plan.port,
+            db_path=data / "server" / "db.sqlite",
+            data_path=data / "server" / "data",
+            services={SERVICE: limits},
+        )
+        await serve_orchestrator(settings, shutdown=shutdown, on_bound=on_bound)
+        shutdown.set()
+
+
+class _Node:
+    """One node process, started again when it ends by itself: always on the port that it had first."""
+
+    def __init__(self, number: int, data: Path, slots: int) -> None:
+        self.url = ""
+        self._name = f"node {number}"
+        self._data = data
+        self._slots = slots
+        self._log = data.parent / f"node-{number}.log"
+
+    async def keep(
+        self, shutdown: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run it until `shutdown`. Reports once it listens. Raises NodeFailed if it never does."""
+        while not shutdown.is_set():
+            with self._started() as process:
+                try:
+                    await self._live(process, shutdown, task_status)
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await _stop(process)
+            if not shutdown.is_set():
+                log.error("%s ended with status %s; it is started again", self._name, process.returncode)
+                with trio.move_on_after(RESTART_SECONDS):
+                    await shutdown.wait()
+
+    async def _live(
+        self, process: subprocess.Popen[bytes], shutdown: trio.Event, task_status: trio.TaskStatus[None]
+    ) -> None:
+        assert process.stdout is not None
+        first = not self.url
+        async with trio.lowlevel.FdStream(os.dup(process.stdout.fileno())) as output:
+            with trio.move_on_after(START_SECONDS):
+                self.url = await _url(output) or self.url
+            if first and not self.url:
+                raise NodeFailed(f"{self._name} did not start: {self._last_words()}")
+            if first:
+                task_status.started()
+            async with trio.open_nursery() as nursery:
+
+                async def until_shutdown() -> None:
+                    await shutdown.wait()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(until_shutdown)
+                # It says nothing more: the end of its output is its end.
+                async for _ in output:
+                    pass
+                nursery.cancel_scope.cancel()
+
+    @contextmanager
+    def _started(self) -> Iterator[subprocess.Popen[bytes]]:
+        port = str(urlsplit(self.url).port or 0)
+        options = ["--port", port, "--host", "127.0.0.1", "--data", str(self._data)]
+        options += ["--slots", str(self._slots), "--on-stop", "kill", "--grace", str(GRACE_SECONDS)]
+        self._data.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            self._log.open("ab") as errors,
+            # From this thread, the main one: the kernel's signal comes when the thread that began it ends.
+            # A session of its own: Ctrl-C comes to this process alone, which ends the nodes in order.
+            subprocess.Popen(
+                [sys.executable, "-c", _NODE, str(os.getpid()), *options],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            ) as process,
+        ):
+            yield process
+
+    def _last_words(self) -> str:
+        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        return f"{lines[-1] if lines else 'it said nothing'} (its log is {self._log})"
+
+
+async def _url(output: trio.abc.ReceiveStream) -> str:
+    """What the node says that it listens on; "" when it ends before."""
+    said = b""
+    async for piece in output:
+        said += piece
+        if b"\n" in said:
+            return said.partition(b"\n")[0].decode().removeprefix("listening on ")
+    return ""
+
+
+async def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask it to end, wait, kill it: it has ended on return."""
+    if process.poll() is not None:
+        return
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        process.send_signal(signal.SIGTERM)
+        with trio.move_on_after(STOP_SECONDS):
+            await trio.lowlevel.wait_readable(pidfd)
+        if process.poll() is None:
+            process.kill()
+            await trio.lowlevel.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
+    process.wait()
