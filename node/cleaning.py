@@ -44,26 +44,30 @@ class Cleaning:
         self._every = every
         self._bell = Doorbell()
         self._too_old_since: dict[str, float] = {}
-        self._tombstones_at = 0.0
+        self._tombstones_too_old_since: float | None = None
+        self._expire_at = -1.0
 
     def ring(self) -> None:
         self._bell.ring()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Clean for ever: released payloads on each ring, the rest by the clock."""
-        self._tombstones_at = trio.current_time() + HOUR
         task_status.started()
-        expire_at = trio.current_time()
         while True:
             try:
-                if trio.current_time() >= expire_at:
-                    expire_at = trio.current_time() + self._every
-                    await self._expire()
-                await self._discard_released()
+                await self.clean()
             except OSError as error:
                 log.error("cleaning did not succeed and is tried again: %s", error)
             with trio.move_on_after(self._every):
                 await self._bell.wait()
+
+    async def clean(self) -> None:
+        """One pass: what is released, and from time to time what is old. Raises `OSError`."""
+        now = trio.current_time()
+        if now >= self._expire_at:
+            self._expire_at = now + self._every
+            await self._expire(now)
+        await self._discard_released()
 
     async def _discard_released(self) -> None:
         gone = []
@@ -74,8 +78,8 @@ class Cleaning:
         await self._table.forget(gone)
         await self._workspace.empty_trash()
 
-    async def _expire(self) -> None:
-        now, wall = trio.current_time(), self._clock.now()
+    async def _expire(self, now: float) -> None:
+        wall = self._clock.now()
         too_old: dict[str, float] = {}
         for keyed, age in self._ages:
             for payload in await self._table.ended_before(wall - age, keyed=keyed):
@@ -85,6 +89,13 @@ class Cleaning:
         if expired:
             log.info("%d payloads were older than their age and are deleted", len(expired))
             await self._table.release(expired)
-        if now >= self._tombstones_at:
-            self._tombstones_at = now + HOUR
-            await self._table.expire_tombstones(wall - self._keep_tombstones)
+        await self._expire_tombstones(now, wall - self._keep_tombstones)
+
+    async def _expire_tombstones(self, now: float, before: float) -> None:
+        if not await self._table.old_tombstones(before):
+            self._tombstones_too_old_since = None
+        elif self._tombstones_too_old_since is None:
+            self._tombstones_too_old_since = now
+        elif now - self._tombstones_too_old_since >= HOUR:
+            self._tombstones_too_old_since = None
+            await self._table.expire_tombstones(before)

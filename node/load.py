@@ -32,17 +32,20 @@ class LoadSampler:
         return self._now
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Measure for ever. Started once the first measure is there, whose load is only a beginning."""
+        """Measure for ever. Started once the first measure is there, which has no load yet."""
         psutil.cpu_percent(None)
-        self._now = await trio.to_thread.run_sync(self._measure)
+        self._now = await trio.to_thread.run_sync(self._measure, 0.0)
         task_status.started()
         while True:
             await trio.sleep(SAMPLE_EVERY)
-            self._now = await trio.to_thread.run_sync(self._measure)
+            # Here and not in the thread: psutil remembers the last measure of each thread by itself. It only
+            # reads /proc/stat.
+            load = min(100.0, max(0.0, psutil.cpu_percent(None)))
+            self._now = await trio.to_thread.run_sync(self._measure, load)
 
-    def _measure(self) -> Heartbeat:
+    def _measure(self, load: float) -> Heartbeat:
         return Heartbeat(
-            load=min(100.0, max(0.0, psutil.cpu_percent(None))),
+            load=load,
             slots=self._slots,
             cores=self._cores,
             free_disk=_or_none(lambda: shutil.disk_usage(self._data).free),

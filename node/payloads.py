@@ -42,6 +42,7 @@ CREATE TABLE tombstone (key TEXT PRIMARY KEY, kind TEXT NOT NULL, at REAL NOT NU
 CREATE INDEX tombstone_at ON tombstone (at);
 """
 
+_OLD: Final = "SELECT key FROM tombstone WHERE at < ? AND key NOT IN (SELECT key FROM payload)"
 _PUT: Final = f"INSERT OR REPLACE INTO payload VALUES ({', '.join('?' * 18)})"
 
 
@@ -201,13 +202,15 @@ class PayloadTable:
         async with self._writing():
             await self._many("DELETE FROM payload WHERE released AND key = ?", [(key,) for key in keys])
 
+    async def old_tombstones(self, before: float) -> bool:
+        """Whether any tombstone is older than `before`, its payload gone."""
+        cursor = await self._connection.execute(f"SELECT EXISTS ({_OLD})", (before,))
+        return bool((await cursor.fetchall())[0][0])
+
     async def expire_tombstones(self, before: float) -> int:
         """Take tombstones away that are older than `before` and whose payload is gone; how many."""
         async with self._writing():
-            cursor = await self._connection.execute(
-                "SELECT key FROM tombstone WHERE at < ? AND key NOT IN (SELECT key FROM payload)",
-                (before,),
-            )
+            cursor = await self._connection.execute(_OLD, (before,))
             keys = [key for (key,) in await cursor.fetchall()]
             await trio.to_thread.run_sync(self._records.unbury, keys)
             await self._many("DELETE FROM tombstone WHERE key = ?", [(key,) for key in keys])

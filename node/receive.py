@@ -7,6 +7,7 @@ import json
 import math
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -16,7 +17,7 @@ import trio
 from actors.model import PayloadView
 from actors.ports import Payload
 from actors.wire.attempts import view_to_json
-from actors.wire.errors import BadRequest
+from actors.wire.errors import BadRequest, WireError
 from actors.wire.multipart_in import Part, Sink, TextSink, read_parts
 from actors.wire.paths import shown
 from node.payloads import AcceptResult, Arrived, PayloadTable, view_of
@@ -25,6 +26,10 @@ from node.workspace import Incoming, Workspace
 
 FORM_LIMIT: Final = 16 << 20
 """Bytes of the JSON part that names the attempts."""
+
+
+DRAIN: Final = 1.0
+"""Seconds for which the rest of a refused body is read."""
 
 
 class ItemResult(StrEnum):
@@ -77,8 +82,9 @@ class Receiver:
                 incoming.open(key, contract_path(part.name, part.filename))
                 return _FileSink(incoming)
 
-            await read_parts(content_type, body, limit=self._limit, on_part=on_part)
-            await incoming.flush()
+            async with _draining(body):
+                await read_parts(content_type, body, limit=self._limit, on_part=on_part)
+                await incoming.flush()
             (accepted,) = await self._table.accept([Arrived(key, incoming.directory(key))])
         finally:
             await incoming.close()
@@ -90,7 +96,8 @@ class Receiver:
         `WireError` for a body that cannot be read."""
         submit = _Submit(self._table, self._workspace.receive(), self.receiving)
         try:
-            await read_parts(content_type, body, limit=self._limit, on_part=submit.on_part)
+            async with _draining(body):
+                await read_parts(content_type, body, limit=self._limit, on_part=submit.on_part)
             return await submit.finish()
         finally:
             await submit.close()
@@ -100,6 +107,19 @@ def contract_path(name: str, filename: str) -> str:
     """Where a file sent to `/submit` goes: servers name the part by the whole path, people by anything."""
     base = filename.rsplit("/", 1)[-1]
     return name if name.rsplit("/", 1)[-1] in (filename, base) else base
+
+
+@asynccontextmanager
+async def _draining(body: AsyncIterator[bytes]) -> AsyncIterator[None]:
+    """After a refusal amid the body, read on for a moment. To close a connection with bytes unread resets it,
+    and the client would hear of the reset instead of the reason."""
+    try:
+        yield
+    except (WireError, OSError):
+        with trio.move_on_after(DRAIN):
+            async for _chunk in body:
+                pass
+        raise
 
 
 class _FileSink:

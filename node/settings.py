@@ -51,7 +51,7 @@ class _Setting:
 def load_settings(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> NodeSettings:
     """The settings from the environment and from flags, which are keyed by field and win. A variable that is
     set to nothing counts as not set. Raises `SettingsError`."""
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"data": Path("data").absolute()}
     mistakes: list[str] = []
     for setting in _SETTINGS:
         given, named = flags.get(setting.field), setting.flag
