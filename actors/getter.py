@@ -36,6 +36,7 @@ from actors.ports import (
     NodeAddress,
     NodeEvent,
     Nodes,
+    Note,
     Outcome,
     PayloadChanged,
     PayloadGone,
@@ -405,7 +406,9 @@ class Getter(Actor):
             case CollectResult.GONE:
                 self._find_gone(node, key, "its results are no longer on the node")
             case _:
-                log.info("job %d: its results are fetched later: %s", dispatch.job.id, answer.reason)
+                if not tracked.recording:
+                    why = f"ended; its results are fetched again later: {answer.reason}"
+                    self._decide(tracked, Note(dispatch.job.id, key, why))
                 return False
         return True
 

@@ -81,7 +81,16 @@ class MoveAttempt:
     state: AttemptState
 
 
-Change = Move | RecordEnd | MoveAttempt
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Say in the job's message what it waits for, while attempt `key` is current. Changes no status."""
+
+    job_id: int
+    key: str
+    message: str
+
+
+Change = Move | RecordEnd | MoveAttempt | Note
 
 
 class Outcome(StrEnum):

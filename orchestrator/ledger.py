@@ -25,6 +25,7 @@ from actors.ports import (
     Move,
     MoveAttempt,
     NewJob,
+    Note,
     Outcome,
     Recorded,
     RecordEnd,
@@ -285,6 +286,8 @@ def _change(change: Change, writing: Writing) -> Recorded:
     step: rules.Step | Outcome
     if isinstance(change, RecordEnd):
         step = rules.record_end(job, change, seq=seq, now=now)
+    elif isinstance(change, Note):
+        step = rules.note(job, change, seq=seq, now=now)
     else:
         has_open = change.attempt is not None and _attempt_exists(db, change)
         step = rules.move(job, change, has_open=has_open, seq=seq, now=now)

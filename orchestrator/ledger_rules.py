@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from actors.lifecycle import ENDED, OVER, QUOTA, Status, may_move
 from actors.model import Attempt, AttemptState, End, HistoryEntry, Job
-from actors.ports import Move, MoveAttempt, NewJob, Outcome, RecordEnd
+from actors.ports import Move, MoveAttempt, NewJob, Note, Outcome, RecordEnd
 
 _ORDER = (AttemptState.OPEN, AttemptState.GIVEN_UP, AttemptState.OVER, AttemptState.RELEASED)
 _INT_MAX = 2**63 - 1
@@ -100,6 +100,16 @@ def record_end(job: Job | None, change: RecordEnd, *, seq: int, now: float) -> S
     if job.end is not None or job.status not in QUOTA:
         return Outcome.STALE
     return Step(replace(job, end=storable_end(change.end), change_seq=seq, updated_at=now))
+
+
+def note(job: Job | None, change: Note, *, seq: int, now: float) -> Step | Outcome:
+    """Decide on a message: only for a job that is on its way under that attempt, and only a new one."""
+    if job is None or job.attempt is None or job.attempt.key != change.key or job.status not in QUOTA:
+        return Outcome.STALE
+    message = storable(change.message)
+    if message == job.message:
+        return Outcome.STALE
+    return Step(replace(job, message=message, change_seq=seq, updated_at=now))
 
 
 def move_attempt(attempt: Attempt | None, change: MoveAttempt) -> Attempt | Outcome:

@@ -14,7 +14,7 @@ import trio
 
 from actors.lifecycle import OVER, Status
 from actors.model import Attempt, AttemptState, HistoryEntry, Job
-from actors.ports import Change, Clock, Move, MoveAttempt, NewJob, Outcome, Recorded, RecordEnd
+from actors.ports import Change, Clock, Move, MoveAttempt, NewJob, Note, Outcome, Recorded, RecordEnd
 from orchestrator import ledger_rules as rules
 from orchestrator.ledger import IdempotencyConflict
 
@@ -144,6 +144,8 @@ class MemoryLedger:
         step: rules.Step | Outcome
         if isinstance(change, RecordEnd):
             step = rules.record_end(job, change, seq=self._seq + 1, now=now)
+        elif isinstance(change, Note):
+            step = rules.note(job, change, seq=self._seq + 1, now=now)
         else:
             step = rules.move(job, change, has_open=self._blocked(change), seq=self._seq + 1, now=now)
         if isinstance(step, Outcome):

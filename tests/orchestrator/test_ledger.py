@@ -13,7 +13,7 @@ from fakes.memory_ledger import MemoryLedger
 
 from actors.lifecycle import ENDED, JOB, OVER, QUOTA, Status, may_move
 from actors.model import AttemptState, End, HistoryEntry, Job
-from actors.ports import Ledger, Move, MoveAttempt, Outcome, RecordEnd
+from actors.ports import Ledger, Move, MoveAttempt, Note, Outcome, RecordEnd
 from orchestrator.ledger import IdempotencyConflict
 
 S = Status
@@ -359,3 +359,26 @@ async def test_no_message_of_a_node_can_make_a_transition_fail(ledger: Ledger) -
     assert row.message == "name \\udc80"
     assert (row.end.message, row.end.size) == ("bad \\udcff", 2**63 - 1)
     assert await ledger.get(job.id) == row
+
+
+async def test_a_note_changes_the_message_of_the_current_attempt_and_nothing_else(ledger: Ledger) -> None:
+    job = await ledger.insert(new_job())
+    attempt = new_attempt(job)
+    (sent,) = await ledger.record([Move(job.id, Status.QUEUED, Status.PROCESSING, "sent", attempt=attempt)])
+    assert sent.job is not None
+    noted, again, other, unknown = await ledger.record(
+        [
+            Note(job.id, attempt.key, "waits for disk"),
+            Note(job.id, attempt.key, "waits for disk"),
+            Note(job.id, "f" * 32, "of another attempt"),
+            Note(job.id + 1, attempt.key, "of no job"),
+        ]
+    )
+    assert [a.outcome for a in (noted, again, other, unknown)] == [
+        Outcome.DONE, Outcome.STALE, Outcome.STALE, Outcome.STALE,
+    ]  # fmt: skip
+    assert noted.job is not None
+    assert noted.job == replace(
+        sent.job, message="waits for disk", change_seq=noted.job.change_seq, updated_at=noted.job.updated_at
+    )
+    assert len(await ledger.history(job.id)) == 2

@@ -9,7 +9,7 @@ from simulation.violation import Violation
 
 from actors.lifecycle import JOB, OVER, QUOTA, Status
 from actors.model import Attempt, AttemptState, Job
-from actors.ports import Change, Move, MoveAttempt, Outcome, Recorded, RecordEnd
+from actors.ports import Change, Move, MoveAttempt, Note, Outcome, Recorded, RecordEnd
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -45,6 +45,8 @@ class Checks:
         elif isinstance(change, RecordEnd):
             self._world.note(f"job {change.job_id}: end recorded, {change.end.status}")
             self._own_end(change.job_id, change.key, change.end.status)
+        elif isinstance(change, Note):
+            self._world.note(f"job {change.job_id}: {change.message}")
         self._count(answer.job)
 
     def _moved(self, move: Move, job: Job) -> None:
