@@ -131,7 +131,9 @@ class Shepherd:
             return
         answer(_CONNECTION, "started")
         os.close(_CONNECTION)
-        end.publish(self._end_mark(self._watch(script, directory)))
+        outcome = self._watch(script, directory)
+        os.fchmod(directory, 0o700)  # A script of the same user may have closed it to all.
+        end.publish(self._end_mark(outcome))
 
     def _end_mark(self, outcome: dict[str, str]) -> bytes:
         return marks.pack({"key": self._request.key, "nonce": self._request.nonce} | outcome)

@@ -1,4 +1,4 @@
-"""A node reduced to its executor, for tests that kill it: `agent_program.py DATA ISOLATION [init]`.
+"""A node reduced to its executor, for tests that kill it: `agent_program.py DATA ISOLATION [orphans]`.
 
 Each line of standard input names the directory of a payload to start; each answer is one line of output.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from node.executors import processes
+from node.executors import namespaces, processes
 from node.executors.bash import BashExecutor
 from node.executors.reaper import reap_orphans
 from node.executors.run import RunSpec
@@ -31,8 +31,9 @@ async def start_all(executor: BashExecutor) -> None:
         sys.stdin.close()
 
 
-async def as_init(executor: BashExecutor, nursery: trio.Nursery) -> None:
+async def among_orphans(executor: BashExecutor, nursery: trio.Nursery) -> None:
     """Orphans by the dozen beside children whose codes matter, one of which nobody asks about for a while."""
+    namespaces.adopt_orphans()  # As PID 1 does anyhow.
     late = fail_with(7)
     nursery.start_soon(reap_orphans)
     codes: set[int] = set()
@@ -72,8 +73,8 @@ async def main() -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(executor.serve)
         print("ready", flush=True)
-        if sys.argv[3:] == ["init"]:
-            await as_init(executor, nursery)
+        if sys.argv[3:] == ["orphans"]:
+            await among_orphans(executor, nursery)
         else:
             await start_all(executor)
         nursery.cancel_scope.cancel()

@@ -120,11 +120,10 @@ async def test_a_killed_shepherd_takes_all_of_its_payload_along(executor, payloa
     assert (await executor.adopt(spec)).supervision_killed
 
 
+@pytest.mark.parametrize("isolation", ["subreaper"])
 async def test_without_a_namespace_traces_lead_to_what_is_left_when_the_guard_is_killed_too(
-    executor, payloads, signpost, isolation
+    executor, payloads, signpost
 ):
-    if isolation != "subreaper":
-        pytest.skip("the kernel does it")
     spec = payloads.make("setsid NAP & NAP & echo up > signpost; wait")
     post = signpost(spec)
     run = await executor.start(spec)
@@ -137,9 +136,12 @@ async def test_without_a_namespace_traces_lead_to_what_is_left_when_the_guard_is
     assert payloads.survivors() == []
 
 
-async def test_a_script_does_not_command_the_shepherd_of_its_namespace(executor, payloads, isolation):
+async def test_a_script_commands_its_shepherd_only_without_a_namespace(executor, payloads, isolation):
     if isolation == "subreaper":
-        pytest.skip("without a namespace it can")
+        spec = payloads.make("kill -USR1 $PPID; NAP")
+        with trio.fail_after(5):
+            assert (await (await executor.start(spec)).wait()).signal == signal.SIGKILL
+        return
     spec = payloads.make("kill -TERM 1; kill -USR1 1; kill -KILL 1; kill -STOP 1; (sleep 0.01); exit 5")
     with trio.fail_after(5):
         assert (await (await executor.start(spec)).wait()).exit_code == 5
