@@ -107,7 +107,13 @@ async def _collected(services: Services, key: str) -> AsyncIterator[bytes]:
     with services.workspace.reading(key):
         try:
             manifest = await trio.to_thread.run_sync(read_manifest, directory)
-            record = {"key": key, "payload": view_to_json(view_of(payload)), "manifest": manifest}
+            record = {
+                "key": key,
+                "payload": view_to_json(view_of(payload)),
+                "manifest": manifest,
+                # What never ran has none; the zip holds those that are there beside what the manifest names.
+                "logs": [name for name in (STDOUT, STDERR) if (directory / name).is_file()],
+            }
             head = json.dumps(record).encode()
             if len(head) > frames.MAX_END:
                 yield _error(key, "it left more files than a manifest can hold")
@@ -174,10 +180,9 @@ async def _log(services: Services, key: str, path: Path, offset: int, follow: bo
 
 def _read_log(path: Path, offset: int = 0) -> Generator[bytes, None, None]:
     """A log from an offset to where it ends now; nothing if it was never begun."""
-    try:
-        handle = open_regular(path, path.name)
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return
+    handle = open_regular(path, path.name)
     os.lseek(handle, offset, os.SEEK_SET)
     yield from _read(handle, max(0, os.fstat(handle).st_size - offset))
 
@@ -215,6 +220,6 @@ def _open_file(directory: Path, raw: bytes) -> int:
         if name in (STDOUT, STDERR) and not os.path.lexists(directory / WORK / name):
             try:
                 return open_regular(directory / name, name)
-            except FileNotFoundError:
+            except SourceChanged:
                 pass
         raise Problem(404, "not_found", f"there is no file {shown(name)} that can be read") from None

@@ -101,12 +101,12 @@ class _Incoming:
     """One attempt's part of the stream. Trouble with our own storage is remembered and the rest of the part
     read past, so that the attempts after it still arrive."""
 
-    def __init__(self, view: PayloadView, manifest: dict[str, Any]) -> None:
+    def __init__(self, view: PayloadView, manifest: dict[str, Any], logs: list[Any]) -> None:
         self.key: Final = view.key
         self.trouble = ""
         self.disk_full = False
         self._view = view
-        self._ran = view.end is not None and view.end.started_at is not None
+        self._logs = logs
         self._manifest = manifest
         self._sink: ResultSink | None = None
         self._hash = hashlib.sha256()
@@ -161,8 +161,7 @@ class _Incoming:
         entries = [_entry(form) for form in listed]
         names = {entry.path for entry in entries}
         for name, stream in LOGS.items():
-            # What never ran has no logs, and so its zip has none either.
-            if name not in names and (self._sizes[stream] or self._ran):
+            if name not in names and name in self._logs:
                 entries.append(Entry(name, name.encode(), self._sizes[stream], 0o644, 0.0, "file"))
         return entries
 
@@ -196,9 +195,11 @@ def _begun(data: bytes, wanted: Mapping[str, Dispatch], files: JobFiles) -> _Inc
     manifest = record.get("manifest")
     if view.key not in wanted or record.get("key") != view.key:
         raise Garbled("results of an attempt that was not asked for")
-    if view.end is None or not isinstance(manifest, dict):
+    # What never ran has no logs, and a zip without them.
+    logs = record.get("logs", list(LOGS))
+    if view.end is None or not isinstance(manifest, dict) or not isinstance(logs, list):
         raise Garbled("results without an end or without a manifest")
-    incoming = _Incoming(view, manifest)
+    incoming = _Incoming(view, manifest, logs)
     incoming.open(wanted[view.key], files)
     return incoming
 

@@ -1,0 +1,202 @@
+"""The client of nodes and a real node, on loopback: the two sides of the wire fit each other."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from fakes.node_jobs import new_dispatch, new_storage
+
+from actors.lifecycle import ENDED, Status
+from actors.model import NodeRef, PayloadView
+from actors.ports import (
+    CollectResult,
+    Dispatch,
+    LookResult,
+    NodeAddress,
+    NodeEvent,
+    PayloadChanged,
+    Picture,
+    SubmitResult,
+)
+from node.server import serve_node
+from node.settings import NodeSettings
+from orchestrator.addresses import foreign_ref
+from orchestrator.foreign_asking import Asking
+from orchestrator.foreign_spool import Spool
+from orchestrator.foreign_watch import ForeignWatch
+from orchestrator.http import Http
+from orchestrator.node_client import NodeClient, NotThere
+from orchestrator.storage import Storage
+
+OWNER = "0" * 32
+
+
+class Bench:
+    """A node that runs, a client that watches it, and a storage with jobs."""
+
+    def __init__(self, client: NodeClient, storage: Storage, url: str) -> None:
+        self.client = client
+        self.storage = storage
+        self.url = url
+        self.told, self.events = trio.open_memory_channel[NodeEvent](math.inf)
+        self.ref = NodeRef("", url)
+
+    def tell(self, ref: NodeRef, event: NodeEvent) -> None:
+        self.ref = ref
+        self.told.send_nowait(event)
+
+    async def job(self, script: bytes | None, **files: bytes) -> Dispatch:
+        given = {name.replace("__", "."): data for name, data in files.items()}
+        return await new_dispatch(self.storage, given if script is None else {"run.sh": script, **given})
+
+    async def view(self, key: str, *statuses: Status) -> PayloadView:
+        """The next word that the payload has one of these statuses."""
+        async for event in self.events:
+            if isinstance(event, PayloadChanged) and event.view.key == key and event.view.status in statuses:
+                return event.view
+        raise AssertionError("the node is not followed any more")
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    storage = await new_storage(tmp_path / "data")
+    client = NodeClient(OWNER, storage, tmp_path / "spool")
+    shutdown = trio.Event()
+    settings = NodeSettings(port=0, data=tmp_path / "node", slots=2, on_stop="kill", grace=1.0, tick=60.0)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as running:
+
+            async def node(*, task_status: trio.TaskStatus[list[str]]) -> None:
+                await serve_node(settings, shutdown=shutdown, task_status=task_status)
+
+            urls = await running.start(node)
+            bench = Bench(client, storage, urls[0])
+            async with trio.open_nursery() as watching:
+                watching.start_soon(client.watch, NodeAddress(bench.url), bench.tell)
+                assert isinstance(await bench.events.receive(), Picture)
+                yield bench
+                watching.cancel_scope.cancel()
+            await client.aclose()
+            shutdown.set()
+
+
+async def test_a_job_goes_there_runs_and_comes_home(bench: Bench) -> None:
+    job = await bench.job(b"cat in.txt; echo oops >&2; echo 42 > result.txt\n", in__txt=b"hello\n")
+    key = job.attempt.key
+    (answer,) = await bench.client.submit(bench.ref, [job])
+    assert answer.result is SubmitResult.HAS
+    assert answer.mark is not None
+    view = await bench.view(key, *ENDED)
+    assert view.end is not None
+    assert (view.status, view.end.exit_code) == (Status.COMPLETED, 0)
+    (again,) = await bench.client.submit(bench.ref, [job])
+    assert (again.result, again.view) == (SubmitResult.HAS, view)
+    (collected,) = await bench.client.collect(bench.ref, [job])
+    assert (collected.result, collected.end) == (CollectResult.STORED, view.end), collected.reason
+    stored = await bench.storage.result(job.job.storage_key)
+    assert stored is not None
+    with zipfile.ZipFile(stored) as archive:
+        assert archive.read("result.txt") == b"42\n"
+        assert archive.read("stdout.log") == b"hello\n"
+    assert await bench.client.release(bench.ref, [job.attempt]) == [True]
+    (look,) = await bench.client.look(bench.ref, [job.attempt])
+    assert look.result is LookResult.TOMBSTONED
+    (late,) = await bench.client.submit(bench.ref, [job])
+    assert late.result is SubmitResult.TOMBSTONED
+    (gone,) = await bench.client.collect(bench.ref, [job])
+    assert gone.result is CollectResult.GONE
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        (b"true\n", Status.COMPLETED),
+        (b"exit 3\n", Status.FAILED),
+        (b"rm -rf $PWD\n", Status.COMPLETED),
+        (b"echo mine > stdout.log\n", Status.COMPLETED),
+        (b"mkdir d; ln -s d l; mkfifo f; touch stderr.log; chmod 0 d\n", Status.COMPLETED),
+        (None, Status.INVALID),
+    ],
+)
+async def test_whatever_a_job_leaves_is_stored(bench: Bench, script: bytes | None, status: Status) -> None:
+    job = await bench.job(script, other=b"x")
+    (answer,) = await bench.client.submit(bench.ref, [job])
+    assert answer.result is SubmitResult.HAS
+    assert (await bench.view(job.attempt.key, *ENDED)).status is status
+    (collected,) = await bench.client.collect(bench.ref, [job])
+    assert (collected.result, collected.reason) == (CollectResult.STORED, "")
+
+
+async def test_a_running_job_is_seen_read_and_killed(bench: Bench) -> None:
+    job = await bench.job(b"echo begun; sleep 1000 & wait\n")
+    await bench.client.submit(bench.ref, [job])
+    await bench.view(job.attempt.key, Status.RUNNING)
+    (early,) = await bench.client.collect(bench.ref, [job])
+    assert early.result is CollectResult.NOT_ENDED
+    async with bench.client.open_log(bench.ref, job.attempt, "stdout", follow=True) as opened:
+        assert await anext(opened.body) == b"begun\n"
+    async with bench.client.open_results(bench.ref, job.attempt) as opened:
+        assert (await anext(opened.body)).startswith(b"PK")
+    (look,) = await bench.client.cancel(bench.ref, [job.attempt])
+    assert look.result is LookResult.FOUND
+    await bench.view(job.attempt.key, Status.KILLED)
+    (collected,) = await bench.client.collect(bench.ref, [job])
+    assert (collected.result, collected.reason) == (CollectResult.STORED, "")
+
+
+async def test_what_never_started_is_killed_and_stored(bench: Bench) -> None:
+    jobs = [await bench.job(b"sleep 1000\n") for _ in range(3)]
+    await bench.client.submit(bench.ref, jobs)
+    waiting = jobs[2]
+    (look,) = await bench.client.cancel(bench.ref, [waiting.attempt])
+    assert look.view is not None
+    if look.view.end is None:
+        await bench.view(waiting.attempt.key, Status.KILLED)
+    (collected,) = await bench.client.collect(bench.ref, [waiting])
+    assert (collected.result, collected.reason) == (CollectResult.STORED, "")
+
+
+async def test_an_order_to_cancel_comes_before_the_submit(bench: Bench) -> None:
+    job = await bench.job(b"true\n")
+    (unknown,) = await bench.client.look(bench.ref, [job.attempt])
+    assert unknown.result is LookResult.GONE
+    (look,) = await bench.client.cancel(bench.ref, [job.attempt])
+    assert look.result is LookResult.TOMBSTONED
+    (answer,) = await bench.client.submit(bench.ref, [job])
+    assert answer.result is SubmitResult.TOMBSTONED
+    with pytest.raises(NotThere):
+        async with bench.client.open_results(bench.ref, job.attempt):
+            pass
+
+
+async def test_our_node_is_also_a_node_that_knows_only_the_contract(bench: Bench) -> None:
+    node = foreign_ref(NodeAddress(bench.url))
+    job = await bench.job(b"echo 42 > result.txt; exit 3\n")
+    (answer,) = await bench.client.submit(node, [job])
+    assert answer.result is SubmitResult.HAS
+    job = replace(job, attempt=replace(job.attempt, foreign_id=answer.foreign_id))
+    sent, ends = trio.open_memory_channel[PayloadView](math.inf)
+
+    def tell(ref: NodeRef, event: NodeEvent) -> None:
+        if isinstance(event, PayloadChanged) and event.view.end is not None:
+            sent.send_nowait(event.view)
+
+    http = Http()
+    asking = Asking(http, Spool(bench.storage.root / "elsewhere"))
+    watch = ForeignWatch(
+        http, asking, node, open_attempts=lambda: [job.attempt], tell=tell, poll_seconds=0.05
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch.run)
+        assert (await ends.receive()).status is Status.FAILED
+        nursery.cancel_scope.cancel()
+    await http.aclose()
+    (collected,) = await bench.client.collect(node, [job])
+    assert (collected.result, collected.reason) == (CollectResult.STORED, "")
+    assert await bench.client.release(node, [job.attempt]) == [True]
