@@ -61,7 +61,7 @@ def base_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def pack_request(spec: RunSpec, nonce: str, arguments: list[str]) -> bytes:
-    """The request as `shepherd.read_request` reads it.
+    """The request as `script.read_request` reads it.
 
     Raises `ExecutorError` for what no process can have.
     """

@@ -2,6 +2,9 @@
 
 Both are written by the shepherd, complete or not at all, and both carry the nonce of the start they
 belong to: an end mark that does not match its run mark is nobody's word. Also imported by the shepherd.
+
+A script of another user reaches neither, as they lie in a directory closed to others. One of the same user
+does where no namespace hides them; even then its shepherd has the last word, unless the script kills it.
 """
 
 from __future__ import annotations

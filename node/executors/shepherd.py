@@ -9,8 +9,8 @@ Standard library only, no threads, few imports: all of its memory is there once 
 least that the kernel reports as a payload's peak.
 
 CONTROL is a SOCK_SEQPACKET socket to the agent. First the spawner says which isolation works here; then each
-message brings one descriptor: a connection on which the agent sends one request (`read_request`) and the
-shepherd answers with one line, `started` or `failed STAGE ERRNO`.
+message brings one descriptor: a connection on which the agent sends one request (`script.read_request`) and
+the shepherd answers with one line, `started` or `failed STAGE ERRNO`.
 """
 
 from __future__ import annotations
@@ -28,35 +28,11 @@ import time
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from node.executors import marks, namespaces, processes
+from node.executors.script import Request, become_script, read_request
 from node.executors.tree import Tree
 
-_NULL = "/dev/null"
 _CONNECTION = 3
-
-
-class Request:
-    """What one payload needs to run."""
-
-    def __init__(self, fields: list[bytes]) -> None:
-        self.key = os.fsdecode(fields[0])
-        self.nonce = os.fsdecode(fields[1])
-        self.directory = fields[2]
-        self.grace = float(fields[3])
-        count = int(fields[4])
-        self.arguments = fields[5 : 5 + count]
-        pairs = (entry.partition(b"=") for entry in fields[5 + count :])
-        self.environment = {name: value for name, _, value in pairs}
-
-
-def read_request(connection: int) -> Request | None:
-    """Fields that each end with a NUL, the first being the length of the others; None when cut short."""
-    data = bytearray()
-    while chunk := os.read(connection, 65536):
-        data += chunk
-    length, _, rest = bytes(data).partition(b"\0")
-    if not length or len(rest) != int(length):
-        return None
-    return Request(rest.split(b"\0")[:-1])
+_LONGEST_GRACE = 30 * 86400.0
 
 
 def answer(connection: int, line: str) -> None:
@@ -96,17 +72,18 @@ class Shepherd:
             self._identity |= {"guard": str(guard), "guard_since": str(processes.start_time(guard))}
         self._started = self._begun = 0.0
 
-    def run(self) -> None:
+    def begin(self) -> bool:
+        """Start the script; False when that failed, which has then been said. Raises `OSError` before."""
         request = self._request
         path = request.directory + b"/run"
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._enter(path)
-        end = marks.Draft(marks.END, directory)
+        self._end = marks.Draft(marks.END, self._directory)
         gate, opener = os.pipe()
         failed, failure = os.pipe()
-        script = os.fork()
+        script = self._script = os.fork()
         if script == 0:
             os.close(opener)
             become_script(request, gate, failure)
@@ -114,9 +91,9 @@ class Shepherd:
         os.close(failure)
         self._started, self._begun = time.time(), time.monotonic()
         try:
-            marks.create(marks.RUN, self._run_mark(script), directory)
+            marks.create(marks.RUN, self._run_mark(script), self._directory)
         except OSError:
-            end.discard()
+            self._end.discard()
             raise  # The gate was never opened: the script's process ends by itself.
         with contextlib.suppress(BrokenPipeError):  # It has failed before the gate, and says so below.
             os.write(opener, b"!")
@@ -126,14 +103,16 @@ class Shepherd:
         if trouble:
             # The mark first: who hears the answer may look for it at once.
             os.waitpid(script, 0)
-            end.publish(self._end_mark({"failed": trouble}))
-            answer(_CONNECTION, f"failed {trouble}")
-            return
-        answer(_CONNECTION, "started")
+            self._end.publish(self._end_mark({"failed": trouble}))
+        answer(_CONNECTION, f"failed {trouble}" if trouble else "started")
         os.close(_CONNECTION)
-        outcome = self._watch(script, directory)
-        os.fchmod(directory, 0o700)  # A script of the same user may have closed it to all.
-        end.publish(self._end_mark(outcome))
+        return not trouble
+
+    def finish(self) -> None:
+        """Return when all of it has ended and the end mark is on the disk."""
+        outcome = self._watch()
+        os.fchmod(self._directory, 0o700)  # A script of the same user may have closed it to all.
+        self._end.publish(self._end_mark(outcome))
 
     def _end_mark(self, outcome: dict[str, str]) -> bytes:
         return marks.pack({"key": self._request.key, "nonce": self._request.nonce} | outcome)
@@ -161,8 +140,8 @@ class Shepherd:
             | self._identity
         )
 
-    def _watch(self, script: int, directory: int) -> dict[str, str]:
-        tree = Tree(self._host.namespaced, script)
+    def _watch(self) -> dict[str, str]:
+        tree = Tree(self._host.namespaced, self._script)
         wanted = {signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1}
         deadline: float | None = None
         ended, duration = 0.0, 0.0
@@ -188,7 +167,7 @@ class Shepherd:
                 continue  # From inside the namespace: the script does not command its shepherd.
             if info.si_signo == signal.SIGUSR1:
                 break
-            until = time.monotonic() + self._grace(directory)
+            until = time.monotonic() + self._grace()
             deadline = until if deadline is None else min(deadline, until)
             tree.ask()
         tree.end()
@@ -203,40 +182,19 @@ class Shepherd:
             "peak": str(tree.peak_bytes),
         }
 
-    def _grace(self, directory: int) -> float:
+    def _grace(self) -> float:
         """Seconds, from the file that the agent writes before it asks; else what the request said."""
         try:
-            descriptor = os.open(marks.GRACE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            descriptor = os.open(
+                marks.GRACE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory
+            )
             try:
-                return float(os.read(descriptor, 64))
+                # Bounded, as the kernel's timers are; not a number counts as no grace.
+                return max(0.0, min(float(os.read(descriptor, 64)), _LONGEST_GRACE))
             finally:
                 os.close(descriptor)
         except (OSError, ValueError):
             return self._request.grace
-
-
-def become_script(request: Request, gate: int, failure: int) -> None:
-    """Be the script, as soon as the gate opens: the run mark must be on the disk before its first command."""
-    stage = "session"
-    try:
-        os.setsid()
-        os.umask(0o022)
-        stage = "logs"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        for number, name in ((1, b"/stdout.log"), (2, b"/stderr.log")):
-            os.dup2(os.open(request.directory + name, flags, 0o600), number)
-        stage = "directory"
-        os.chdir(request.directory + b"/work")
-        stage = "gate"
-        if not os.read(gate, 1):
-            os._exit(126)
-        stage = "exec"
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.execve(request.arguments[0], request.arguments, request.environment)
-    except OSError as error:
-        os.write(failure, f"{stage} {error.errno}".encode())
-    finally:
-        os._exit(127)
 
 
 def guard(shepherd: int) -> None:
@@ -270,9 +228,13 @@ def become_shepherd(connection: int, host: Host) -> None:
         if request is None:
             return  # The agent died, or changed its mind, before it had said all.
         stage = "prepare"
-        Shepherd(request, host, guarded_by).run()
+        shepherd = Shepherd(request, host, guarded_by)
+        begun = shepherd.begin()
     except OSError as error:
         answer(_CONNECTION, f"failed {stage} {error.errno}")
+        return
+    if begun:
+        shepherd.finish()
 
 
 def spawn_for_ever(control: socket.socket, host: Host) -> None:

@@ -146,7 +146,7 @@ def isolation(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def executor(payloads: Payloads, isolation: str, nursery: trio.Nursery) -> AsyncIterator[BashExecutor]:
-    made = BashExecutor(payloads.directory, isolation)  # type: ignore[arg-type]  # the literals, as parameters
+    made = BashExecutor(payloads.directory, isolation)
     await nursery.start(made.serve)
     yield made
     nursery.cancel_scope.cancel()

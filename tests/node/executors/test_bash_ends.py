@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from node.executors import processes
+from node.executors.bash import BashExecutor
 from node.executors.run import ExecutorError, RunEnd, RunSpec
 
 ENDS = [
@@ -27,7 +28,7 @@ ENDS = [
 ]
 
 
-async def _end(executor, spec: RunSpec) -> RunEnd:  # type: ignore[no-untyped-def]
+async def _end(executor: BashExecutor, spec: RunSpec) -> RunEnd:
     with trio.fail_after(15):
         run = await executor.start(spec)
         return await run.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 
@@ -75,7 +76,7 @@ async def test_a_script_that_ends_on_request_has_its_own_exit_code(executor, pay
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
-            nursery.start_soon(run.stop, 3)
+            nursery.start_soon(run.stop, math.inf)
             nursery.start_soon(run.stop, 3)
         await run.stop(3)
         await run.stop(0)

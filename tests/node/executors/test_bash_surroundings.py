@@ -8,6 +8,7 @@ import trio
 
 from node.executors import processes
 from node.executors.bash import BashExecutor, base_environment
+from node.executors.run import RunSpec
 
 LOOK = """
 exec python3 -I -S -c '
@@ -20,7 +21,7 @@ print("cwd", os.getcwd())
 """
 
 
-async def _output(executor: BashExecutor, spec) -> str:  # type: ignore[no-untyped-def]
+async def _output(executor: BashExecutor, spec: RunSpec) -> str:
     with trio.fail_after(15):
         run = await executor.start(spec)
         await run.wait()
