@@ -49,7 +49,7 @@ def rfc3339(ts: float) -> str:
     """Seconds since the epoch as `2026-01-31T12:00:00.000Z`. Raises ValueError beyond the years 1 to 9999."""
     try:
         return datetime.fromtimestamp(ts, UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
-    except (OverflowError, OSError):
+    except (ValueError, OverflowError, OSError):
         raise ValueError(f"{ts} is no time that can be written") from None
 
 
