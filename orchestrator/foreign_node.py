@@ -111,17 +111,22 @@ class ForeignNodes:
         if known is not None:
             return _look(known, attempt.key)
         if await self._is_strangers(node, attempt):
-            return _look(await self._asking.ask(node, attempt), attempt.key)
+            return await self._unless_alive(node, attempt, "its id is somebody else's on the node by now")
         try:
             async with self._http.exchange("POST", f"{node.terminate_url}/{attempt.foreign_id}") as reply:
-                if reply.status == 404:
-                    return Look(LookResult.GONE, reason="the node does not know its id")
-                if not 200 <= reply.status < 300:
+                if reply.status != 404 and not 200 <= reply.status < 300:
                     return Look(LookResult.UNKNOWN, reason=await said(reply))
+            if reply.status == 404:
+                return await self._unless_alive(node, attempt, "the node does not know its id")
         except (NotReached, Broken) as error:
             return Look(LookResult.UNKNOWN, reason=str(error))
         # Accepted is not dead: its end is told when the node tells it.
         return Look(LookResult.FOUND, PayloadView(attempt.key, Status.RUNNING))
+
+    async def _unless_alive(self, node: NodeRef, attempt: Attempt, why: str) -> Look:
+        """What the usual questions say of an attempt that could not be killed: one sign is none."""
+        heard = await self._asking.ask(node, attempt)
+        return Look(LookResult.UNKNOWN, reason=why) if isinstance(heard, Alive) else _look(heard, attempt.key)
 
     async def _is_strangers(self, node: NodeRef, attempt: Attempt) -> bool:
         """Whether its number is certainly another's. Without any proof the order goes out: not to kill when

@@ -76,7 +76,7 @@ async def follow_events(http: Http, owner: str, node: NodeRef, tell: Tell, silen
             if reply.status != 200:
                 return f"/v1/events: {await said(reply)}"
             why = f"nothing heard for {silence:g} s"
-            listening = _Listening(silence)
+            listening = Listening(silence)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(listening.watch_silence, nursery.cancel_scope)
                 why = await _read(reply, owner, node, tell, listening)
@@ -86,7 +86,7 @@ async def follow_events(http: Http, owner: str, node: NodeRef, tell: Tell, silen
         return str(error)
 
 
-async def _read(reply: Reply, owner: str, node: NodeRef, tell: Tell, listening: _Listening) -> str:
+async def _read(reply: Reply, owner: str, node: NodeRef, tell: Tell, listening: Listening) -> str:
     first = True
     try:
         async for event in read_lines(reply):
@@ -100,7 +100,9 @@ async def _read(reply: Reply, owner: str, node: NodeRef, tell: Tell, listening: 
     return "the node closed its stream of events"
 
 
-class _Listening:
+class Listening:
+    """How long it is since anything was heard."""
+
     def __init__(self, silence: float) -> None:
         self._silence = silence
         self._last = trio.current_time()
@@ -109,6 +111,7 @@ class _Listening:
         self._last = trio.current_time()
 
     async def watch_silence(self, scope: trio.CancelScope) -> None:
+        """Cancel `scope` when it was too long."""
         while True:
             due = self._last + self._silence
             await trio.sleep_until(due)

@@ -451,7 +451,7 @@ async def test_a_look_tells_what_one_question_can_tell(
 
 @pytest.mark.parametrize(
     ("kill", "expected"),
-    [((200, ""), LookResult.FOUND), ((404, ""), LookResult.GONE), ((500, ""), LookResult.UNKNOWN)],
+    [((200, ""), LookResult.FOUND), ((404, ""), LookResult.UNKNOWN), ((500, ""), LookResult.UNKNOWN)],
 )
 async def test_an_order_to_kill_goes_to_its_number(
     client: NodeClient, node: Foreign, job: Dispatch, kill: Any, expected: LookResult
@@ -461,6 +461,18 @@ async def test_an_order_to_kill_goes_to_its_number(
     (look,) = await client.cancel(ref(node), [job.attempt])
     assert look.result is expected
     assert node.seen("POST", f"/kill/{ID}") == 1
+
+
+async def test_one_404_to_an_order_to_kill_is_not_believed(
+    client: NodeClient, node: Foreign, job: Dispatch
+) -> None:
+    node.kill = [(404, "")]
+    node.retrieve = [payload("Running"), (404, "")]
+    results = []
+    for _ in range(3):
+        results.append((await client.cancel(ref(node), [job.attempt]))[0].result)
+        await trio.sleep(GRACE)
+    assert results == [LookResult.UNKNOWN, LookResult.UNKNOWN, LookResult.GONE]
 
 
 async def test_somebody_elses_job_is_not_killed(client: NodeClient, node: Foreign, job: Dispatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from fakes.node_jobs import new_dispatch, new_storage, zipped
 from fakes.peer import Hangup, Peer, Request, head, problem, send, serving
 
@@ -32,6 +33,7 @@ from orchestrator.disk import StorageFull
 from orchestrator.http import Http, Patience
 from orchestrator.incoming import ResultSink
 from orchestrator.node_client import NodeClient, NotThere, Unreachable
+from orchestrator.own_watch import Listening
 from orchestrator.storage import Storage
 
 OWNER = "0" * 32
@@ -585,6 +587,20 @@ async def test_a_silent_stream_is_left(hasty: NodeClient) -> None:
             why = await hasty.watch(NodeAddress(peer.url), lambda ref, event: told.append(event))
     assert "nothing heard" in why
     assert len(told) == 1
+
+
+async def test_a_stream_is_not_judged_by_the_time_that_we_were_stopped_ourselves(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        listening = Listening(3.0)
+        nursery.start_soon(listening.watch_silence, nursery.cancel_scope)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(3600)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not nursery.cancel_scope.cancel_called
+        mock_clock.jump(3)
+        await trio.sleep_forever()
 
 
 @pytest.mark.parametrize(
