@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Generator, Iterator, Sequence
@@ -71,11 +73,21 @@ def open_member(path: Path, name: str) -> Generator[bytes, None, None]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    with _damage("the zip is damaged"), zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+@contextmanager
+def _damage(said: str) -> Iterator[None]:
+    """All the ways in which zipfile says that something is wrong with a zip."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError) as error:
-        raise BadArchive(f"the zip is damaged: {error or type(error).__name__}") from None
+        yield
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a seek to a place before the beginning
+            raise
+        raise BadArchive(f"{said}: an offset in it leads nowhere") from None
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, ValueError) as error:
+        raise BadArchive(f"{said}: {error or 'it ends early'}") from None
 
 
 def _infos(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
@@ -118,13 +130,10 @@ def _compare(member: Member, entry: Entry) -> None:
 def _verify(archive: zipfile.ZipFile, info: zipfile.ZipInfo, member: Member, entry: Entry | None) -> None:
     size = 0
     start = b""
-    try:
-        with archive.open(info) as source:
-            for piece in _pieces(source):
-                size += len(piece)
-                start = start or piece[:_TARGET_LIMIT]
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise BadArchive(f"{shown(member.path)} is damaged in the zip: {error or 'it ends early'}") from None
+    with _damage(f"{shown(member.path)} is damaged in the zip"), archive.open(info) as source:
+        for piece in _pieces(source):
+            size += len(piece)
+            start = start or piece[:_TARGET_LIMIT]
     if size != member.size:
         raise BadArchive(f"{shown(member.path)} has {size} bytes in the zip, which says {member.size}")
     if entry is not None and entry.kind == "link" and start != (entry.target or "").encode():
