@@ -17,7 +17,7 @@ import trio
 
 from actors.errands import Tools
 from actors.kernel import Actor, Backoff
-from actors.lifecycle import ON_NODE, OVER, Status
+from actors.lifecycle import ON_NODE, Status
 from actors.messages import AttemptHanded, Committed, NodeLost, NodeSeen, NodeSuspect
 from actors.model import Attempt, AttemptState, Job, NodeRef, PayloadView
 from actors.ports import (
@@ -43,6 +43,7 @@ from actors.ports import (
     Picture,
     ServiceLimits,
 )
+from actors.rows import Rows
 from actors.tracking import Followed, Need, Step, Tracked, failed, next_step, results_size
 
 log: Final = logging.getLogger("orchestrator.getter")
@@ -88,8 +89,7 @@ class Getter(Actor):
         self._nodes: dict[str, Followed] = {}
         self._tracked: dict[str, Tracked] = {}
         self._keys: dict[int, str] = {}
-        self._known: dict[int, int] = {}
-        self._over: list[int] = []
+        self._rows = Rows(self._ledger, self.tick)
         self._changes: list[tuple[Tracked | None, Change]] = []
         self._marks: dict[str, AttemptHanded] = {}
         self._owed: dict[str, Attempt] = {}
@@ -97,8 +97,7 @@ class Getter(Actor):
         self._judged = now
         self._ledger_trouble = Backoff(self._chance, first=0.2, most=5.0)
         self._paused_until = 0.0
-        live, self._seq = await self._ledger.live()
-        self._news, self._read_at = self._seq, trio.current_time()
+        live = await self._rows.begin()
         for job in live:
             self._apply(job)
         for address in self._addresses():
@@ -110,7 +109,7 @@ class Getter(Actor):
             return
         try:
             await self._record()
-            await self._read_changes()
+            await self._rows.missed(self._apply)
             await self._read_owed()
             await self._record()
         except LedgerError as error:
@@ -122,8 +121,9 @@ class Getter(Actor):
 
     def receive(self, message: object) -> None:
         match message:
-            case Committed(change_seq=change_seq):
-                self._news = max(self._news, change_seq)
+            case Committed(jobs=jobs):
+                for job in jobs:
+                    self._apply(job)
             case AttemptHanded(attempt=attempt, mark=mark):
                 if (tracked := self._tracked.get(attempt.key)) is not None:
                     tracked.mark = mark
@@ -159,20 +159,6 @@ class Getter(Actor):
         elif isinstance(change, Move) and tracked is not None and change.attempt_state is not None:
             self._owe(tracked.attempt)
 
-    async def _read_changes(self) -> None:
-        if self._news <= self._seq and trio.current_time() < self._read_at + self.tick:
-            return
-        self._read_at = trio.current_time()
-        while True:
-            while self._over:
-                self._known.pop(self._over.pop(), None)
-            changed = await self._ledger.changes(self._seq)
-            if not changed:
-                return
-            for job in changed:
-                self._apply(job)
-            self._seq = changed[-1].change_seq
-
     async def _read_owed(self) -> None:
         if trio.current_time() < self._owed_read + OWED_AGAIN:
             return
@@ -189,12 +175,8 @@ class Getter(Actor):
     def _apply(self, job: Job, *, again: bool = False) -> None:
         """Take one row in; rows may come twice, and an old one after a newer. `again` evaluates also a row
         that is known."""
-        newest = self._known.get(job.id, 0)
-        if job.change_seq < newest or (job.change_seq == newest and not again):
+        if not self._rows.is_new(job) and not (again and self._rows.is_newest(job)):
             return
-        self._known[job.id] = job.change_seq
-        if job.status in OVER:
-            self._over.append(job.id)
         attempt = job.attempt
         key = self._keys.get(job.id)
         if key is not None and (job.status not in ON_NODE or attempt is None or attempt.key != key):

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from actors.model import Attempt, Heartbeat, Mark, NodeRef
+from actors.model import Attempt, Heartbeat, Job, Mark, NodeRef
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The ledger has changes up to `change_seq`."""
+    """These rows are durable now: whoever hears it need not read them. An older one may come after a newer."""
 
-    change_seq: int
+    jobs: tuple[Job, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ import trio
 
 from actors.kernel import Actor, ActorError, Backoff
 from actors.lane import Fate, Lane, Settled
-from actors.lifecycle import OVER, Status
+from actors.lifecycle import Status
 from actors.messages import AttemptHanded, Committed, NodeLost, NodeSeen, NodeSuspect, PoolPicture, WhyWaiting
 from actors.model import Attempt, AttemptState, Job
 from actors.ports import (
@@ -41,6 +41,7 @@ from actors.ports import (
     Waiting,
 )
 from actors.retrying import after_loss
+from actors.rows import Rows
 
 log: Final = logging.getLogger("orchestrator.sender")
 
@@ -82,8 +83,7 @@ class Sender(Actor):
         self._queue = self._make_queue()
         self._pool = self._make_pool()
         self._queued: dict[int, Job] = {}
-        self._known: dict[int, int] = {}
-        self._over: list[int] = []
+        self._rows = Rows(self._ledger, self.tick)
         self._doomed: dict[int, Move] = {}
         self._keys: dict[int, str] = {}
         self._given_up: set[str] = set()
@@ -91,8 +91,7 @@ class Sender(Actor):
         self._shunned: dict[str, tuple[float, Backoff]] = {}
         self._paused_until = 0.0
         self._ledger_trouble = Backoff(self._chance, first=0.2, most=5.0)
-        live, self._seq = await self._ledger.live()
-        self._news, self._read_at = self._seq, trio.current_time()
+        live = await self._rows.begin()
         for attempt in await self._ledger.owed():
             if attempt.state is AttemptState.GIVEN_UP:
                 self._given_up.add(attempt.key)
@@ -102,7 +101,7 @@ class Sender(Actor):
 
     async def turn(self) -> None:
         try:
-            await self._read_changes()
+            await self._rows.missed(self._apply)
             await self._end_what_cannot_run()
             await self._free_given_up()
             await self._assign()
@@ -118,8 +117,9 @@ class Sender(Actor):
 
     def receive(self, message: object) -> None:
         match message:
-            case Committed(change_seq=change_seq):
-                self._news = max(self._news, change_seq)
+            case Committed(jobs=jobs):
+                for job in jobs:
+                    self._apply(job)
             case NodeSeen(node=node, heartbeat=heartbeat):
                 until, _ = self._shunned.get(node.node_id, (0.0, None))
                 if trio.current_time() >= until:
@@ -154,28 +154,10 @@ class Sender(Actor):
 
     # ------------------------------------------------------------------ what the ledger says
 
-    async def _read_changes(self) -> None:
-        if self._news <= self._seq and trio.current_time() < self._read_at + self.tick:
-            return
-        self._read_at = trio.current_time()
-        while True:
-            # Rows older than these jobs' ends were read before now, and so are not read again.
-            while self._over:
-                self._known.pop(self._over.pop(), None)
-            changed = await self._ledger.changes(self._seq)
-            if not changed:
-                return
-            for job in changed:
-                self._apply(job)
-            self._seq = changed[-1].change_seq
-
     def _apply(self, job: Job) -> None:
         """Take one row in. Rows may come twice, and an old one after a newer."""
-        if job.change_seq <= self._known.get(job.id, 0):
+        if not self._rows.is_new(job):
             return
-        self._known[job.id] = job.change_seq
-        if job.status in OVER:
-            self._over.append(job.id)
         self._queue.apply(job)
         self._doomed.pop(job.id, None)
         if job.status is Status.QUEUED:

@@ -51,6 +51,11 @@ class Followed:
     def errands(self) -> tuple[Errand[Any, Any], ...]:
         return (self.look, self.cancel, self.release, self.collect, self.collect_large)
 
+    def has_room(self) -> bool:
+        """Whether the node starts what it is sent at once, as far as its mirror shows."""
+        slots = self.beat.slots
+        return slots is None or sum(v.end is None for v in self.mirror.values()) + self.beat.others <= slots
+
     def see(self, view: PayloadView) -> None:
         known = self.mirror.get(view.key)
         if known is None or known.end is None or view.end is not None:  # an end is final
@@ -97,7 +102,7 @@ def next_step(tracked: Tracked, node: Followed, limits: ServiceLimits | None) ->
         return Step(Move(job.id, job.status, Status.LOCKED, "being terminated", key=attempt.key))
     if view is None:
         return Step(need=Need.LOOK if _absence_counts(node, tracked) else None)
-    return Step(_progress(job, attempt, view))
+    return Step(_progress(job, attempt, view, starts_at_once=node.has_room()))
 
 
 def results_size(dispatch: Dispatch) -> int:
@@ -112,11 +117,13 @@ def failed(tracked: Tracked, why: str) -> Move:
     return Move(job.id, job.status, Status.FAILED, why, key=key, attempt_state=AttemptState.OVER)
 
 
-def _progress(job: Job, attempt: Attempt, view: PayloadView) -> Move | None:
+def _progress(job: Job, attempt: Attempt, view: PayloadView, *, starts_at_once: bool) -> Move | None:
+    """What the node tells of a payload that has not ended. One that is Prepared on a node with room runs
+    before that could be written down."""
     if view.status is Status.RUNNING and job.status in (Status.SUBMITTED, Status.PREPARED):
         reason = f"runs on node {attempt.node_id}"
         return Move(job.id, job.status, Status.RUNNING, reason, key=attempt.key)
-    if view.status is Status.PREPARED and job.status is Status.SUBMITTED:
+    if view.status is Status.PREPARED and job.status is Status.SUBMITTED and not starts_at_once:
         reason = f"waits on node {attempt.node_id} for a slot"
         return Move(job.id, job.status, Status.PREPARED, reason, key=attempt.key)
     return None

@@ -136,7 +136,7 @@ async def _start(
 
     def committed(rows: Sequence[Job]) -> None:
         feed.publish_all(rows)
-        news = Committed(max(row.change_seq for row in rows))
+        news = Committed(tuple(rows))
         sender.tell(news)
         getter.tell(news)
 

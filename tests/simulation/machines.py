@@ -64,7 +64,7 @@ class Stream:
 
 
 class Machine:
-    """One node. Its methods are what its agent does on a request, at one instant; the network is elsewhere."""
+    """One node. Its methods are what its agent does on a request, at one instant; no network is in here."""
 
     def __init__(
         self,

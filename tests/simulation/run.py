@@ -17,6 +17,7 @@ from trio.testing import MockClock
 
 from actors.getter import Getter
 from actors.messages import Committed
+from actors.model import Job
 from actors.ports import NodeAddress, ServiceLimits
 from actors.sender import Sender
 from orchestrator.queue_manager import QueueManager
@@ -145,7 +146,7 @@ class _Simulation:
             pool=lambda: ServicePool(limits),
             services=limits,
             chance=chance,
-            hand_over=hand_over(epoch, lambda message: getter.tell(message)),
+            hand_over=hand_over(epoch, lambda message: getter.tell(message)),  # noqa: PLW0108  # later
             tick=TICK,
         )
         getter = Getter(
@@ -160,9 +161,9 @@ class _Simulation:
             lost_after=LOST_AFTER,
         )
 
-        def hear(change_seq: int) -> None:
-            sender.tell(Committed(change_seq))
-            getter.tell(Committed(change_seq))
+        def hear(rows: tuple[Job, ...]) -> None:
+            sender.tell(Committed(rows))
+            getter.tell(Committed(rows))
 
         epoch.hear = hear
         async with trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""A failing plan made small: fewer faults, jobs, kills and nodes, as long as the same kind of promise breaks."""
+"""A failing plan made small: fewer faults, jobs and nodes, as long as the same kind of promise breaks."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ from actors.ports import (
     NewJob,
     NodeAddress,
     NodeEvent,
+    Outcome,
     Recorded,
     SubmitAnswer,
     SubmitResult,
@@ -144,17 +145,17 @@ class World:
         job = await self.disk.insert(new)
         self.job_plans[job.id] = index
         self.checks.accepted(job)
-        self.committed(job.change_seq)
+        self.committed((job,))
         if job_plan.terminate_after is not None:
             await trio.sleep(job_plan.terminate_after)
             row = await self.disk.request_terminate(job.id)
             assert row is not None
             self.note(f"job {job.id}: terminate requested")
-            self.committed(row.change_seq)
+            self.committed((row,))
 
-    def committed(self, change_seq: int) -> None:
-        if self.epoch is not None:
-            self.epoch.committed(change_seq)
+    def committed(self, rows: tuple[Job, ...]) -> None:
+        if self.epoch is not None and rows:
+            self.epoch.committed(rows)
 
     async def strike(self, fault: Fault, kill_orchestrator: Callable[[float], None]) -> None:
         await trio.sleep_until(fault.at)
@@ -194,7 +195,7 @@ class Epoch:
 
     world: World
     number: int
-    hear: Callable[[int], None] = lambda _: None
+    hear: Callable[[tuple[Job, ...]], None] = lambda _: None
     alive: bool = True
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
@@ -218,9 +219,9 @@ class Epoch:
         if not self.alive:
             raise Dead
 
-    def committed(self, change_seq: int) -> None:
+    def committed(self, rows: tuple[Job, ...]) -> None:
         if self.alive and not self.dropped():
-            self.hear(change_seq)
+            self.hear(rows)
 
     def dropped(self) -> bool:
         return self.world.rng.random() < self.world.plan.drop_messages
@@ -247,8 +248,7 @@ class BoundLedger:
             answers = await self._disk.record(bent)
         for change, answer in zip(changes, answers, strict=True):
             world.checks.recorded(change, answer)
-        newest = max((a.job.change_seq for a in answers if a.job is not None), default=0)
-        world.committed(newest)
+        world.committed(tuple(a.job for a in answers if a.outcome is Outcome.DONE and a.job is not None))
         epoch.leave()
         return answers
 

@@ -1,0 +1,60 @@
+"""How an actor keeps up with the ledger's rows. They come as messages, from its own commits, and with each tick
+by reading what changed: twice, late, an old one after a newer. `Rows` lets each be taken in once, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from actors.lifecycle import OVER
+from actors.model import Job
+from actors.ports import Ledger
+
+
+class Rows:
+    """What one actor has seen of the ledger."""
+
+    def __init__(self, ledger: Ledger, tick: float) -> None:
+        self._ledger = ledger
+        self._tick = tick
+        self._seen: dict[int, int] = {}
+        self._over: tuple[list[int], list[int]] = ([], [])
+        self._read_to = 0
+        self._read_at = 0.0
+
+    async def begin(self) -> Sequence[Job]:
+        """Every job that is not over."""
+        live, self._read_to = await self._ledger.live()
+        self._read_at = trio.current_time()
+        return live
+
+    def is_new(self, job: Job) -> bool:
+        """Whether this row is newer than what was seen of the job; it counts as seen from now on."""
+        if job.change_seq <= self._seen.get(job.id, 0):
+            return False
+        self._seen[job.id] = job.change_seq
+        if job.status in OVER:
+            self._over[1].append(job.id)
+        return True
+
+    def is_newest(self, job: Job) -> bool:
+        """Whether nothing newer was seen of the job."""
+        return job.change_seq >= self._seen.get(job.id, 0)
+
+    async def missed(self, apply: Callable[[Job], None]) -> None:
+        """Read what changed since the last reading, once a tick: the safety net for lost messages."""
+        if trio.current_time() < self._read_at + self._tick:
+            return
+        self._read_at = trio.current_time()
+        while True:
+            # What was over before the last reading: no older row of it can come any more.
+            for job_id in self._over[0]:
+                self._seen.pop(job_id, None)
+            self._over = (self._over[1], [])
+            changed = await self._ledger.changes(self._read_to)
+            if not changed:
+                return
+            for job in changed:
+                apply(job)
+            self._read_to = changed[-1].change_seq
