@@ -156,8 +156,8 @@ class Lane:
         return min(dues, default=float("inf"))
 
     async def _settle_certain(self) -> None:
-        """What can be said without asking the node: it is lost, or was never told of an attempt that is to
-        stop."""
+        """What can be said without asking the node: it is lost, it was never told of an attempt that is to
+        stop, or it is a foreign one, which knows no keys: sending again might run the job twice."""
         now = trio.current_time()
         certain = []
         for item in self._idle():
@@ -165,6 +165,9 @@ class Lane:
                 continue
             if self._lost is not None:
                 certain.append(Settled(item.dispatch, Fate.LOST, self._lost, sent=item.doubt))
+            elif item.doubt and self._ref is not None and self._ref.foreign:
+                reason = "the connection or the orchestrator broke while it was being sent"
+                certain.append(Settled(item.dispatch, Fate.UNKNOWABLE, reason, node=self._ref))
             elif item.stop and not item.doubt:
                 certain.append(
                     Settled(item.dispatch, Fate.KILLED, "terminated before it was sent", sent=False)

@@ -12,7 +12,7 @@ from actors.model import Attempt, Heartbeat, Job, Mark, NodeRef
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """These rows are durable now: whoever hears it need not read them. An older one may come after a newer."""
+    """These rows are durable now; an older one may come after a newer."""
 
     jobs: tuple[Job, ...]
 

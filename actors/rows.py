@@ -1,5 +1,5 @@
-"""How an actor keeps up with the ledger's rows. They come as messages, from its own commits, and with each tick
-by reading what changed: twice, late, an old one after a newer. `Rows` lets each be taken in once, in order."""
+"""How an actor keeps up with the ledger's rows. They come as messages, from its own commits, and with each
+tick by reading what changed: twice, late, an old one after a newer. `Rows` lets each be taken in once."""
 
 from __future__ import annotations
 
