@@ -9,41 +9,25 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+import outcome
 import sqlite_anyio
 import trio
 
 from actors.lifecycle import ENDED, PAYLOAD, Status
-from actors.model import End, Mark, PayloadView
+from actors.model import Mark, PayloadView
 from actors.ports import Clock, Payload, PayloadMove
-from actors.wire.attempts import end_from_json, end_to_json
+from node.changes import Changes
+from node.payload_rows import OLD_TOMBSTONES, PUT, SCHEMA, Row, columns_of, moved, row_of, taken_by_reboot
 from node.records import CANCEL, RELEASE, Records, Tombstone, sync_directory
 
 log = logging.getLogger(__name__)
-
-SUBSCRIBER_BUFFER: Final = 4096
-"""Changes that a subscriber may be behind before it is cut off."""
-
-_SCHEMA = """
-CREATE TABLE payload (
-    key TEXT PRIMARY KEY, id INTEGER UNIQUE NOT NULL, job_id INTEGER NOT NULL, n INTEGER NOT NULL,
-    service TEXT NOT NULL, user_id INTEGER NOT NULL, owner TEXT NOT NULL, status TEXT NOT NULL,
-    sequence INTEGER UNIQUE NOT NULL, created_at REAL NOT NULL, max_runtime REAL NOT NULL,
-    cancelled INTEGER NOT NULL, pid INTEGER NOT NULL, started_at REAL, verdict TEXT, lost INTEGER NOT NULL,
-    released INTEGER NOT NULL, ended_at REAL
-) WITHOUT ROWID;
-CREATE TABLE tombstone (key TEXT PRIMARY KEY, kind TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
-CREATE INDEX tombstone_at ON tombstone (at);
-"""
-
-_OLD: Final = "SELECT key FROM tombstone WHERE at < ? AND key NOT IN (SELECT key FROM payload)"
-_PUT: Final = f"INSERT OR REPLACE INTO payload VALUES ({', '.join('?' * 18)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +59,12 @@ class Accepted:
     payload: Payload | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    payload: Payload
-    released: bool
+@dataclass(eq=False, slots=True)
+class _Asked:
+    """What one caller of `record` wants, and what came of it."""
+
+    moves: Sequence[PayloadMove]
+    came_of_it: outcome.Outcome[list[bool]] | None = None
 
 
 class PayloadTable:
@@ -88,15 +74,22 @@ class PayloadTable:
     raise `OSError` when the disk does not take it; nothing has changed then.
     """
 
-    def __init__(self, records: Records, connection: sqlite_anyio.Connection, clock: Clock) -> None:
+    def __init__(
+        self,
+        records: Records,
+        connection: sqlite_anyio.Connection,
+        writer: sqlite_anyio.Cursor,
+        clock: Clock,
+    ) -> None:
         self._records = records
         self._connection = connection
+        self._writer = writer
         self._clock = clock
         self._lock = trio.Lock()
         self._sequence = 0
-        self._changed = trio.Event()
-        self._subscribers: set[trio.MemorySendChannel[Payload]] = set()
-        self._bells: list[Callable[[], None]] = []
+        self._asked: list[_Asked] = []
+        self.heard = Changes()
+        """Who hears of changes."""
         self.incarnation = secrets.token_hex(16)
 
     @property
@@ -112,26 +105,23 @@ class PayloadTable:
         """Where this node's life is now."""
         return Mark(self.incarnation, self._sequence)
 
-    def on_change(self, ring: Callable[[], None]) -> None:
-        """Have `ring` called after each change. It must not wait and must not raise."""
-        self._bells.append(ring)
-
     # ------------------------------------------------------------------ the port that the Runner knows
 
     async def record(self, moves: Sequence[PayloadMove]) -> Sequence[bool]:
-        async with self._writing():
-            rows = await self._rows([move.key for move in moves])
-            done, after = [], dict(rows)
-            for move in moves:
-                row = after.get(move.key)
-                fits = row is not None and row.payload.status is move.source
-                if fits and move.target not in PAYLOAD[move.source]:
-                    raise ValueError(f"a payload does not go from {move.source} to {move.target}")
-                if row is not None and fits:
-                    after[move.key] = replace(row, payload=_moved(row.payload, move))
-                done.append(fits)
-            await self._store([row for key, row in after.items() if row is not rows.get(key)])
-        return done
+        """Compare-and-set each; False where the payload is not in `source` any more or is unknown. What is
+        asked for while one call is under way is done together in the next. Raises `OSError`."""
+        asked = _Asked(moves)
+        self._asked.append(asked)
+        try:
+            async with self._writing():
+                if asked in self._asked:
+                    together, self._asked = self._asked, []
+                    await self._answer(together)
+        finally:
+            if asked in self._asked:
+                self._asked.remove(asked)
+        assert asked.came_of_it is not None
+        return asked.came_of_it.unwrap()
 
     async def changes(self, after: int) -> Sequence[Payload]:
         return [row.payload for row in await self._select("WHERE sequence > ? ORDER BY sequence", (after,))]
@@ -154,6 +144,12 @@ class PayloadTable:
             return row.payload
         return None
 
+    async def known(self, keys: Sequence[str]) -> tuple[Mapping[str, Payload], Collection[str]]:
+        """Which of these keys are payloads that are not released, and which will never (again) run here."""
+        rows, stones = await self._rows(keys), await self._tombstones(keys)
+        there = {key: row.payload for key, row in rows.items() if not row.released}
+        return there, {key for key in stones if key not in there}
+
     async def is_tombstoned(self, key: str) -> bool:
         return key in await self._tombstones([key])
 
@@ -164,13 +160,9 @@ class PayloadTable:
         async with self._writing():
             keys = [item.key for item in arrived]
             known, dead = await self._rows(keys), await self._tombstones(keys)
-            fresh: dict[str, Payload] = {}
-            for item in arrived:
-                if item.key not in known and item.key not in dead and item.key not in fresh:
-                    fresh[item.key] = self._fresh(item)
-            places = [(fresh[item.key], item.directory) for item in arrived if item.key in fresh]
-            await trio.to_thread.run_sync(self._place, places)
-            await self._store([_Row(payload, False) for payload in fresh.values()], written=True)
+            wanted = {item.key: item for item in arrived if item.key not in known and item.key not in dead}
+            fresh = await trio.to_thread.run_sync(self._place, list(wanted.values()))
+            await self._store([Row(payload, False) for payload in fresh.values()], written=True)
             now = await self._rows(keys)
             assert all(key in now or key in dead for key in keys)
         return [_accepted(item.key, item.key in fresh, now) for item in arrived]
@@ -204,13 +196,13 @@ class PayloadTable:
 
     async def old_tombstones(self, before: float) -> bool:
         """Whether any tombstone is older than `before`, its payload gone."""
-        cursor = await self._connection.execute(f"SELECT EXISTS ({_OLD})", (before,))
+        cursor = await self._connection.execute(f"SELECT EXISTS ({OLD_TOMBSTONES})", (before,))
         return bool((await cursor.fetchall())[0][0])
 
     async def expire_tombstones(self, before: float) -> int:
         """Take tombstones away that are older than `before` and whose payload is gone; how many."""
         async with self._writing():
-            cursor = await self._connection.execute(_OLD, (before,))
+            cursor = await self._connection.execute(OLD_TOMBSTONES, (before,))
             keys = [key for (key,) in await cursor.fetchall()]
             await trio.to_thread.run_sync(self._records.unbury, keys)
             await self._many("DELETE FROM tombstone WHERE key = ?", [(key,) for key in keys])
@@ -230,36 +222,52 @@ class PayloadTable:
         self, owner: str | None
     ) -> AsyncIterator[tuple[Sequence[Payload], Mark, trio.MemoryReceiveChannel[Payload]]]:
         """The picture (of one owner's payloads, or of all), its mark, and every change after it, of whatever
-        owner. A reader that is `SUBSCRIBER_BUFFER` changes behind finds its channel closed."""
-        send, receive = trio.open_memory_channel[Payload](SUBSCRIBER_BUFFER)
-        async with self._lock:
-            rows = await self._select("WHERE NOT released ORDER BY id", ())
-            mark = self.mark
-            self._subscribers.add(send)
-        try:
-            picture = [row.payload for row in rows if owner is None or row.payload.owner == owner]
-            with receive:
-                yield picture, mark, receive
-        finally:
-            self._subscribers.discard(send)
-            send.close()
-
-    def end_subscriptions(self) -> None:
-        """Close every subscriber's channel: the node stops."""
-        for send in tuple(self._subscribers):
-            send.close()
-        self._subscribers.clear()
+        owner. A reader that is too many changes behind finds its channel closed."""
+        async with AsyncExitStack() as stack:
+            async with self._lock:
+                rows = await self._select("WHERE NOT released ORDER BY id", ())
+                mark = self.mark
+                changes = stack.enter_context(self.heard.subscribed())
+            yield [row.payload for row in rows if owner is None or row.payload.owner == owner], mark, changes
 
     async def wait_ended(self, key: str) -> Payload | None:
         """Wait until a payload has ended; None when it is not here (any more)."""
         while True:
-            changed = self._changed
+            changed = self.heard.next
             payload = await self.get(key)
             if payload is None or payload.status in ENDED:
                 return payload
             await changed.wait()
 
     # ------------------------------------------------------------------ inside
+
+    async def _answer(self, together: Sequence[_Asked]) -> None:
+        """Do what several have asked for; if the disk does not take it, each by itself, so that one payload's
+        trouble is not the others'."""
+        done = await outcome.acapture(self._move, [move for asked in together for move in asked.moves])
+        if isinstance(done, outcome.Error) and len(together) > 1:
+            for asked in together:
+                asked.came_of_it = await outcome.acapture(self._move, asked.moves)
+        elif isinstance(done, outcome.Error):
+            together[0].came_of_it = done
+        else:
+            results = iter(done.value)
+            for asked in together:
+                asked.came_of_it = outcome.Value([next(results) for _ in asked.moves])
+
+    async def _move(self, moves: Sequence[PayloadMove]) -> list[bool]:
+        rows = await self._rows([move.key for move in moves])
+        done, after = [], dict(rows)
+        for move in moves:
+            row = after.get(move.key)
+            fits = row is not None and row.payload.status is move.source
+            if fits and move.target not in PAYLOAD[move.source]:
+                raise ValueError(f"a payload does not go from {move.source} to {move.target}")
+            if row is not None and fits:
+                after[move.key] = replace(row, payload=moved(row.payload, move))
+            done.append(fits)
+        await self._store([row for key, row in after.items() if row is not rows.get(key)])
+        return done
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[None]:
@@ -283,22 +291,25 @@ class PayloadTable:
             max_runtime=item.max_runtime,
         )
 
-    def _place(self, places: Sequence[tuple[Payload, Path]]) -> None:
-        placed: list[tuple[Path, Path]] = []
+    def _place(self, arrived: Sequence[Arrived]) -> dict[str, Payload]:
+        """Payloads of what has arrived, their records written and their directories in place: all or none."""
+        fresh: dict[str, Payload] = {}
+        placed: list[Arrived] = []
         try:
-            for payload, directory in places:
-                self._records.write(payload, directory)
-                target = self._records.directory(payload.key)
-                directory.rename(target)
-                placed.append((target, directory))
-            if places:
+            for item in arrived:
+                fresh[item.key] = self._fresh(item)
+                self._records.write(fresh[item.key], item.directory)
+                item.directory.rename(self._records.directory(item.key))
+                placed.append(item)
+            if placed:
                 sync_directory(self._records.payloads)
         except BaseException:
-            for target, directory in placed:
-                target.rename(directory)
+            for item in placed:
+                self._records.directory(item.key).rename(item.directory)
             raise
+        return fresh
 
-    async def _bury(self, keys: Sequence[str], kind: str) -> dict[str, _Row]:
+    async def _bury(self, keys: Sequence[str], kind: str) -> dict[str, Row]:
         async with self._writing():
             there = await self._tombstones(keys)
             # A release is never weakened to a cancel; the same again is already on disk.
@@ -314,13 +325,13 @@ class PayloadTable:
             for key in new:
                 if (row := rows.get(key)) is not None:
                     cancelled = row.payload.cancelled or row.payload.status not in ENDED
-                    rows[key] = _Row(replace(row.payload, cancelled=cancelled), kind == RELEASE)
+                    rows[key] = Row(replace(row.payload, cancelled=cancelled), kind == RELEASE)
                     marked.append(key)
             # The tombstone is the durable form of both marks: the record need not be written again.
             await self._store([rows[key] for key in marked], written=True)
             return await self._rows(keys)
 
-    async def _store(self, rows: Sequence[_Row], *, written: bool = False) -> None:
+    async def _store(self, rows: Sequence[Row], *, written: bool = False) -> None:
         """Number, keep and tell changed rows; their records are written first unless they are already."""
         if not rows:
             return
@@ -329,40 +340,25 @@ class PayloadTable:
         numbered = []
         for sequence, row in enumerate(rows, self._sequence + 1):
             numbered.append(replace(row, payload=replace(row.payload, sequence=sequence)))
-        await self._many(_PUT, [_columns(row) for row in numbered])
+        await self._many(PUT, [columns_of(row) for row in numbered])
         self._sequence += len(numbered)
-        self._tell(numbered)
+        # Of what is released nobody outside wants to hear; the bells ring all the same.
+        self.heard.tell(row.payload for row in numbered if not row.released)
 
     def _write(self, payloads: Sequence[Payload]) -> None:
         for payload in payloads:
             self._records.write(payload)
 
-    def _tell(self, rows: Iterable[_Row]) -> None:
-        for row in rows:
-            for send in tuple(self._subscribers):
-                try:
-                    send.send_nowait(row.payload)
-                except trio.WouldBlock:
-                    self._subscribers.discard(send)
-                    send.close()
-                except trio.BrokenResourceError:
-                    self._subscribers.discard(send)
-        self._changed.set()
-        self._changed = trio.Event()
-        for ring in self._bells:
-            ring()
-
     async def _many(self, sql: str, parameters: Sequence[tuple[Any, ...]]) -> None:
         if parameters:
-            cursor = await self._connection.cursor()
-            await cursor.executemany(sql, parameters)
+            await self._writer.executemany(sql, parameters)
             await self._connection.commit()
 
-    async def _select(self, where: str, parameters: Sequence[Any]) -> list[_Row]:
+    async def _select(self, where: str, parameters: Sequence[Any]) -> list[Row]:
         cursor = await self._connection.execute(f"SELECT * FROM payload {where}", parameters)
-        return [_row(columns) for columns in await cursor.fetchall()]
+        return [row_of(columns) for columns in await cursor.fetchall()]
 
-    async def _rows(self, keys: Sequence[str]) -> dict[str, _Row]:
+    async def _rows(self, keys: Sequence[str]) -> dict[str, Row]:
         rows = await self._select("WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(list(keys)),))
         return {row.payload.key: row for row in rows}
 
@@ -382,7 +378,7 @@ class PayloadTable:
         for item in stored:
             payload = item.payload
             if payload.status not in ENDED and item.boot != self._records.boot:
-                payload = _taken_by_reboot(payload, self._clock.now())
+                payload = taken_by_reboot(payload, self._clock.now())
                 rewritten.append(payload)
             elif payload.status is Status.PREPARED and intended(payload.key):
                 # The process before this one was starting it: whether it runs is for the Runner to find out.
@@ -390,7 +386,7 @@ class PayloadTable:
                 rewritten.append(payload)
             stone = buried.get(payload.key)
             payload = replace(payload, cancelled=stone is not None and payload.status not in ENDED)
-            rows.append(_Row(payload, stone is not None and stone.kind == RELEASE))
+            rows.append(Row(payload, stone is not None and stone.kind == RELEASE))
         await trio.to_thread.run_sync(self._write, rewritten)
         await self._many("INSERT INTO tombstone VALUES (?, ?, ?)", [_stone(s) for s in buried.values()])
         await self._store(rows, written=True)
@@ -404,9 +400,9 @@ async def open_table(
     somebody has already set out to start it. What an earlier boot of the machine left unended is lost."""
     connection = await sqlite_anyio.connect(":memory:")
     try:
-        cursor = await connection.cursor()
-        await cursor.executescript(_SCHEMA)
-        table = PayloadTable(records, connection, clock)
+        writer = await connection.cursor()
+        await writer.executescript(SCHEMA)
+        table = PayloadTable(records, connection, writer, clock)
         await table._reload(intended)
         yield table
     finally:
@@ -419,7 +415,7 @@ def view_of(payload: Payload) -> PayloadView:
     return PayloadView(key=payload.key, status=payload.status, end=payload.end, lost=payload.lost)
 
 
-def _accepted(key: str, fresh: bool, now: Mapping[str, _Row]) -> Accepted:
+def _accepted(key: str, fresh: bool, now: Mapping[str, Row]) -> Accepted:
     row = now.get(key)
     if fresh and row is not None:
         return Accepted(AcceptResult.ACCEPTED, row.payload)
@@ -428,66 +424,5 @@ def _accepted(key: str, fresh: bool, now: Mapping[str, _Row]) -> Accepted:
     return Accepted(AcceptResult.TOMBSTONED, None)
 
 
-def _moved(payload: Payload, move: PayloadMove) -> Payload:
-    return replace(
-        payload,
-        status=move.target,
-        pid=move.pid or payload.pid,
-        started_at=payload.started_at if move.started_at is None else move.started_at,
-        end=move.end,
-        lost=move.lost or payload.lost,
-    )
-
-
-def _taken_by_reboot(payload: Payload, now: float) -> Payload:
-    end = End(Status.FAILED, "machine restarted", started_at=payload.started_at, ended_at=now)
-    return replace(payload, status=Status.FAILED, end=end, lost=True)
-
-
 def _stone(stone: Tombstone) -> tuple[str, str, float]:
     return stone.key, stone.kind, stone.at
-
-
-def _columns(row: _Row) -> tuple[Any, ...]:
-    p = row.payload
-    verdict = None if p.end is None else json.dumps(end_to_json(p.end))
-    ended_at = None if p.end is None else (p.created_at if p.end.ended_at is None else p.end.ended_at)
-    return (
-        *(
-            p.key,
-            p.id,
-            p.job_id,
-            p.n,
-            p.service,
-            p.user_id,
-            p.owner,
-            p.status.value,
-            p.sequence,
-            p.created_at,
-        ),
-        *(p.max_runtime, p.cancelled, p.pid, p.started_at, verdict, p.lost, row.released, ended_at),
-    )
-
-
-def _row(columns: tuple[Any, ...]) -> _Row:
-    (key, id_, job_id, n, service, user_id, owner, status, sequence, created_at) = columns[:10]
-    (max_runtime, cancelled, pid, started_at, verdict, lost, released, _ended_at) = columns[10:]
-    payload = Payload(
-        key=key,
-        id=id_,
-        job_id=job_id,
-        n=n,
-        service=service,
-        user_id=user_id,
-        owner=owner,
-        status=Status(status),
-        sequence=sequence,
-        created_at=created_at,
-        max_runtime=max_runtime,
-        cancelled=bool(cancelled),
-        pid=pid,
-        started_at=started_at,
-        end=None if verdict is None else end_from_json(json.loads(verdict)),
-        lost=bool(lost),
-    )
-    return _Row(payload, bool(released))

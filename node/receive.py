@@ -6,7 +6,7 @@ import errno
 import json
 import math
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -203,27 +203,29 @@ class _Submit:
         if self._items is None:
             assert self._form is not None
             self._items = read_form(self._form.text)
-            for item in self._items.values():
-                await self._begin(item)
+            await self._begin(self._items)
         return self._items
 
-    async def _begin(self, item: Item) -> None:
-        if item.result is not None:
-            return
-        known = await self._table.get(item.key)
-        if known is not None:
-            item.result, item.view = ItemResult.KNOWN, view_of(known)
-        elif await self._table.is_tombstoned(item.key):
-            item.result, item.reason = ItemResult.TOMBSTONED, "it was cancelled or released"
-        elif item.key in self._receiving:
-            item.result, item.reason = ItemResult.BUSY, "it is being received by another request"
-        else:
-            self._receiving.add(item.key)
-            self._mine.add(item.key)
-            try:
-                await self._incoming.add(item.key)
-            except OSError as why:
-                await self._no_room(why)
+    async def _begin(self, items: Mapping[str, Item]) -> None:
+        """Find out whose files are wanted, and make room for them."""
+        there, dead = await self._table.known(list(items))
+        # Nothing is awaited from here to where the keys are marked: two requests cannot both bring one.
+        for item in items.values():
+            if item.result is not None:
+                continue
+            if item.key in there:
+                item.result, item.view = ItemResult.KNOWN, view_of(there[item.key])
+            elif item.key in dead:
+                item.result, item.reason = ItemResult.TOMBSTONED, "it was cancelled or released"
+            elif item.key in self._receiving:
+                item.result, item.reason = ItemResult.BUSY, "it is being received by another request"
+            else:
+                self._receiving.add(item.key)
+                self._mine.add(item.key)
+        try:
+            await self._incoming.add(*(key for key, item in items.items() if item.result is None))
+        except OSError as why:
+            await self._no_room(why)
 
     async def _give_up(self, item: Item, result: ItemResult, reason: str) -> None:
         item.result, item.reason = result, reason

@@ -7,11 +7,12 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
 import trio
-from quart import Response
+from quart import Response, request
 
 from actors.lifecycle import ENDED
 from actors.ports import Payload
@@ -58,9 +59,14 @@ async def file_response(services: Services, payload: Payload, path: str) -> Resp
     raw = _below(path)
     directory = services.workspace.directory(payload.key)
     with services.workspace.reading(payload.key):
-        handle = await trio.to_thread.run_sync(_open_file, directory, raw)
-    size = os.fstat(handle).st_size
-    response = Response(Pulled(_read(handle, size)), content_type="application/octet-stream")
+        file = await trio.to_thread.run_sync(_open_file, directory, raw)
+    size = os.fstat(file.fileno()).st_size
+    if request.method == "HEAD":
+        # Its body is never asked for, so it would never be closed.
+        file.close()
+        response = Response(b"", content_type="application/octet-stream")
+    else:
+        response = Response(Pulled(_read(file, size)), content_type="application/octet-stream")
     response.headers["Content-Length"] = str(size)
     response.timeout = None
     return response
@@ -183,13 +189,15 @@ def _read_log(path: Path, offset: int = 0) -> Generator[bytes, None, None]:
     if not os.path.lexists(path):
         return
     handle = open_regular(path, path.name)
-    os.lseek(handle, offset, os.SEEK_SET)
-    yield from _read(handle, max(0, os.fstat(handle).st_size - offset))
+    file = open(handle, "rb", buffering=0)
+    size = os.fstat(handle).st_size
+    file.seek(offset)
+    yield from _read(file, max(0, size - offset))
 
 
-def _read(handle: int, size: int) -> Generator[bytes, None, None]:
-    """So many bytes of a descriptor, which is closed at the end. Raises `SourceChanged` if there are less."""
-    with open(handle, "rb", buffering=0) as file:
+def _read(file: FileIO, size: int) -> Generator[bytes, None, None]:
+    """So many bytes of a file, which is closed at the end. Raises `SourceChanged` if there are less."""
+    with file:
         while size:
             piece = file.read(min(PIECE, size))
             if not piece:
@@ -208,18 +216,18 @@ def _below(path: str) -> bytes:
     return raw
 
 
-def _open_file(directory: Path, raw: bytes) -> int:
+def _open_file(directory: Path, raw: bytes) -> FileIO:
     try:
         tree = OpenTree(directory / WORK)
         try:
-            return tree.open(raw)
+            return open(tree.open(raw), "rb", buffering=0)
         finally:
             tree.close()
     except (OSError, SourceChanged):
         name = os.fsdecode(raw)
         if name in (STDOUT, STDERR) and not os.path.lexists(directory / WORK / name):
             try:
-                return open_regular(directory / name, name)
+                return open(open_regular(directory / name, name), "rb", buffering=0)
             except SourceChanged:
                 pass
         raise Problem(404, "not_found", f"there is no file {shown(name)} that can be read") from None

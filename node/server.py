@@ -98,8 +98,8 @@ async def _serve(
             keep_uncollected=settings.keep_uncollected,
             keep_tombstones=settings.keep_tombstones,
         )
-        table.on_change(runner.ring)
-        table.on_change(cleaning.ring)
+        table.heard.add_bell(runner.ring)
+        table.heard.add_bell(cleaning.ring)
         if os.getpid() == 1:
             from node.executors.reaper import reap_orphans
 
@@ -123,7 +123,7 @@ async def _serve(
 
         async def stop() -> None:
             await shutdown.wait()
-            table.end_subscriptions()
+            table.heard.end_subscriptions()
             if settings.on_stop == "kill":
                 with trio.move_on_after(settings.grace + STOP_PATIENCE):
                     await runner.stop_all()

@@ -118,10 +118,10 @@ class Incoming:
     def directory(self, name: str) -> Path:
         return self._root / name
 
-    async def add(self, name: str) -> None:
-        """Begin a payload's directory."""
-        self._paths[name] = PathSet()
-        await trio.to_thread.run_sync(_make_payload, self._root / name)
+    async def add(self, *names: str) -> None:
+        """Begin payloads' directories. Raises `OSError`."""
+        self._paths.update({name: PathSet() for name in names})
+        await trio.to_thread.run_sync(_make_payloads, [self._root / name for name in names])
 
     def open(self, name: str, path: str) -> None:
         """The next bytes are those of the file `path` of payload `name`. Raises `BadRequest` for what is no
@@ -161,12 +161,13 @@ class Incoming:
             await trio.to_thread.run_sync(_delete, self._root)
 
 
-def _make_payload(directory: Path) -> None:
-    directory.parent.mkdir(mode=0o700, exist_ok=True)
-    directory.mkdir(mode=0o700)
-    work = directory / WORK
-    work.mkdir()
-    work.chmod(0o755)
+def _make_payloads(directories: list[Path]) -> None:
+    for directory in directories:
+        directory.parent.mkdir(mode=0o700, exist_ok=True)
+        directory.mkdir(mode=0o700)
+        work = directory / WORK
+        work.mkdir()
+        work.chmod(0o755)
 
 
 def _write(pending: list[tuple[Path, bytes, bool]]) -> None:

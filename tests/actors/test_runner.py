@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -11,6 +11,7 @@ import trio
 from fakes.fake_runs import FakeRun, FakeRuns, MemoryPayloads
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from actors.kernel import Supervisor
 from actors.lifecycle import Status
 from actors.ports import Payload, RunResult
 from actors.runner import Cause, Runner, verdict
@@ -246,6 +247,30 @@ async def test_leaving_leaves_the_runs(autojump_clock: MockClock) -> None:
     async with world.going():
         run = world.runs.running[KEY]
     assert run.stopped == [] and world.table.rows[KEY].status is Status.RUNNING
+
+
+async def test_a_crash_is_begun_again_and_ends_no_run(autojump_clock: MockClock) -> None:
+    world = World()
+    world.table.put(payload())
+    crashes = [RuntimeError("a defect"), RuntimeError("a defect")]
+    changes = world.table.changes
+
+    async def crash(after: int) -> Sequence[Payload]:
+        if world.runs.started and crashes:
+            raise crashes.pop()
+        return await changes(after)
+
+    world.table.changes = crash  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(Supervisor(random.Random(1)).keep, "runner", world.runner.run)
+        await trio.sleep(5)
+        assert not crashes and world.runs.started == [KEY]
+        run = world.runs.running[KEY]
+        assert run.stopped == []
+        run.end(RunResult(exit_code=0))
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert world.told() == (Status.COMPLETED, "")
 
 
 async def test_stopping_all_ends_every_run_as_lost_and_starts_nothing(autojump_clock: MockClock) -> None:

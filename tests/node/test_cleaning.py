@@ -136,7 +136,7 @@ async def test_a_release_rings_and_the_directory_goes_at_once(tmp_path: Path) ->
     async with opened(tmp_path, SetClock()) as world:
         await world.ended(KEYED, "o")
         cleaning = cleaning_of(world)
-        world.table.on_change(cleaning.ring)
+        world.table.heard.add_bell(cleaning.ring)
         async with trio.open_nursery() as nursery:
             await nursery.start(cleaning.run)
             await world.table.release([KEYED])

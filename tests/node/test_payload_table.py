@@ -13,7 +13,8 @@ import trio
 from actors.lifecycle import Status
 from actors.model import End
 from actors.ports import Payload, PayloadMove
-from node.payloads import SUBSCRIBER_BUFFER, Accepted, AcceptResult, Arrived, PayloadTable, open_table
+from node.changes import SUBSCRIBER_BUFFER
+from node.payloads import Accepted, AcceptResult, Arrived, PayloadTable, open_table
 from node.records import DataDirectoryError, Records
 
 KEY = "a" * 32
@@ -251,18 +252,11 @@ async def test_a_subscriber_that_does_not_read_is_cut_off(tmp_path: Path) -> Non
         await accept(table, tmp_path)
         row = (await table.all())[0][0]
         async with table.subscribe(None) as (_, _, changes):
-            _flood(table, row, SUBSCRIBER_BUFFER + 1)
+            table.heard.tell([row] * (SUBSCRIBER_BUFFER + 1))
             for _ in range(SUBSCRIBER_BUFFER):
                 changes.receive_nowait()
             with pytest.raises(trio.EndOfChannel):
                 changes.receive_nowait()
-
-
-def _flood(table: PayloadTable, payload: Payload, times: int) -> None:
-    from node.payloads import _Row
-
-    for _ in range(times):
-        table._tell([_Row(payload, False)])
 
 
 async def test_whatever_is_cancelled_a_record_is_whole_or_not_there(tmp_path: Path) -> None:
@@ -297,6 +291,63 @@ async def test_nothing_changes_when_the_disk_does_not_take_it(
         assert payload is not None and payload.status is Status.PREPARED
         assert not await table.is_tombstoned(OTHER) and table.mark == before
         await running(table)
+
+
+async def test_what_is_asked_for_together_fails_or_is_done_each_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [f"{n:032x}" for n in range(8)]
+    async with opened(tmp_path) as table:
+        for key in keys:
+            await accept(table, tmp_path, key)
+        write = Records.write
+        writes = []
+
+        def one_is_bad(records: Records, payload: Payload, directory: Path | None = None) -> None:
+            writes.append(payload.key)
+            if payload.key == keys[3]:
+                raise OSError(5, "Input/output error")
+            write(records, payload, directory)
+
+        monkeypatch.setattr(Records, "write", one_is_bad)
+        failed: list[str] = []
+
+        async def move(key: str) -> None:
+            try:
+                await running(table, key)
+            except OSError:
+                failed.append(key)
+
+        with trio.CancelScope() as cancelled:
+            async with trio.open_nursery() as nursery:
+                for key in keys[:-1]:
+                    nursery.start_soon(move, key)
+        assert not cancelled.cancelled_caught and failed == [keys[3]]
+        found = {p.key: p.status for p in (await table.all())[0]}
+        assert [key for key in keys if found[key] is Status.RUNNING] == [*keys[:3], *keys[4:7]]
+
+
+async def test_one_cancelled_caller_cancels_nobody(tmp_path: Path) -> None:
+    keys = [f"{n:032x}" for n in range(6)]
+    async with opened(tmp_path) as table:
+        for key in keys:
+            await accept(table, tmp_path, key)
+        async with trio.open_nursery() as nursery:
+            for key in keys[:3]:
+                nursery.start_soon(running, table, key)
+            scope = trio.CancelScope()
+            with scope:
+                async with trio.open_nursery() as doomed:
+                    doomed.start_soon(running, table, keys[4])
+                    doomed.start_soon(running, table, keys[5])
+                    await trio.lowlevel.checkpoint()
+                    scope.cancel()
+            nursery.start_soon(running, table, keys[3])
+        found = {p.key: p for p in (await table.all())[0]}
+        assert all(found[key].status is Status.RUNNING for key in keys[:4])
+        for key in keys:
+            stored = json.loads((tmp_path / "payloads" / key / "record.json").read_text())
+            assert stored["status"] == found[key].status.value
 
 
 async def test_who_waits_for_an_end_hears_of_it(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""Who hears of changes of payloads: bells, subscribers, and those who wait for something to have happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import trio
+
+from actors.ports import Payload
+
+SUBSCRIBER_BUFFER: Final = 4096
+"""Changes that a subscriber may be behind before it is cut off."""
+
+
+class Changes:
+    """Nothing here waits: a subscriber that is too slow finds its channel closed."""
+
+    def __init__(self) -> None:
+        self._bells: list[Callable[[], None]] = []
+        self._subscribers: set[trio.MemorySendChannel[Payload]] = set()
+        self._next = trio.Event()
+
+    def add_bell(self, ring: Callable[[], None]) -> None:
+        """Have `ring` called after each change. It must not wait and must not raise."""
+        self._bells.append(ring)
+
+    @property
+    def next(self) -> trio.Event:
+        """Set when anything has changed after now."""
+        return self._next
+
+    @contextmanager
+    def subscribed(self) -> Iterator[trio.MemoryReceiveChannel[Payload]]:
+        """Every change from now on."""
+        send, receive = trio.open_memory_channel[Payload](SUBSCRIBER_BUFFER)
+        self._subscribers.add(send)
+        try:
+            with receive:
+                yield receive
+        finally:
+            self._drop(send)
+
+    def end_subscriptions(self) -> None:
+        """Close every subscriber's channel: the node stops."""
+        for send in tuple(self._subscribers):
+            self._drop(send)
+
+    def tell(self, payloads: Iterable[Payload]) -> None:
+        for payload in payloads:
+            for send in tuple(self._subscribers):
+                try:
+                    send.send_nowait(payload)
+                except (trio.WouldBlock, trio.BrokenResourceError):
+                    self._drop(send)
+        self._next.set()
+        self._next = trio.Event()
+        for ring in self._bells:
+            ring()
+
+    def _drop(self, send: trio.MemorySendChannel[Payload]) -> None:
+        self._subscribers.discard(send)
+        send.close()
