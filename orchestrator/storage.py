@@ -21,7 +21,7 @@ import secrets
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -131,6 +131,11 @@ class Storage:
             if not self._reading[storage_key]:
                 del self._reading[storage_key]
 
+    @property
+    def reading_now(self) -> frozenset[str]:
+        """The storage keys of what is being read."""
+        return frozenset(self._reading)
+
     async def input_files(self, storage_key: str) -> list[tuple[str, Path, int]]:
         """The uploaded files: relative path, where it is, bytes; sorted. Raises StorageError when any of it
         cannot be read."""
@@ -156,7 +161,7 @@ class Storage:
     async def discard(self, storage_key: str) -> bool:
         """Take a job's directory away (rename into the trash, then delete). False while it is being read;
         True also when it is not there."""
-        if self._reading[storage_key]:
+        if storage_key in self._reading:
             return False
         path = self.job(storage_key)
         gone = self.root / "trash" / f"{storage_key}-{secrets.token_hex(4)}"
@@ -178,14 +183,13 @@ class Storage:
 
         def listing() -> list[tuple[str, float]]:
             found = []
-            for shelf in os.scandir(self.root / "jobs"):
-                for entry in os.scandir(shelf.path):
-                    try:
-                        changed = entry.stat(follow_symlinks=False).st_mtime
-                    except FileNotFoundError:
-                        continue
-                    if _KEY.fullmatch(entry.name):
-                        found.append((entry.name, max(0.0, now - changed)))
+            for number in range(256):
+                with os.scandir(self.root / "jobs" / f"{number:02x}") as entries:
+                    for entry in entries:
+                        with suppress(FileNotFoundError):
+                            changed = entry.stat(follow_symlinks=False).st_mtime
+                            if _KEY.fullmatch(entry.name):
+                                found.append((entry.name, max(0.0, now - changed)))
             return found
 
         return await self.thread(listing, what="job directories")
@@ -203,7 +207,9 @@ class Storage:
 
 def _files_below(top: Path) -> Iterator[Path]:
     """Regular files. Links and special files are not ours: no upload makes any."""
-    for entry in os.scandir(top):
+    with os.scandir(top) as entries:
+        found = list(entries)
+    for entry in found:
         if entry.is_dir(follow_symlinks=False):
             yield from _files_below(Path(entry.path))
         elif entry.is_file(follow_symlinks=False):

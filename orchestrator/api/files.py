@@ -105,15 +105,14 @@ async def stored(
         }
         if _matches(request.headers.get("If-None-Match"), tag):
             return Response(b"", 304, headers)
-        begin, end = _range(size, tag)
-        whole = (begin, end) == (0, size)
-        partial = not whole or (request.method == "GET" and _partial_asked(tag))
-        if partial:
+        asked = _range(size, tag)
+        begin, end = asked or (0, size)
+        if asked is not None:
             headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
         body: ResponseBody = DataBody(b"")
         if request.method != "HEAD":
             body = FileBody(fd, begin, end, held.pop_all())
-        response = Response(body, 206 if partial else 200, headers, content_type=content_type)
+        response = Response(body, 200 if asked is None else 206, headers, content_type=content_type)
         response.headers["Content-Length"] = str(end - begin)
         response.timeout = None
         return response
@@ -137,30 +136,21 @@ def _matches(header: str | None, tag: str) -> bool:
 _RANGE: Final = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.ASCII)
 
 
-def _partial_asked(tag: str) -> bool:
-    header = request.headers.get("Range")
-    condition = request.headers.get("If-Range")
+def _range(size: int, tag: str) -> tuple[int, int] | None:
+    """The bytes that are asked for; None for the whole, which several ranges and what makes no sense get too.
+    Raises Refusal (416) for a range with nothing in it."""
+    header, condition = request.headers.get("Range"), request.headers.get("If-Range")
     # Only the very tag will do: a date, a weak tag or an old one means that the client has something else.
-    if header is None or (condition is not None and condition.strip() != tag):
-        return False
+    if request.method != "GET" or header is None or (condition is not None and condition.strip() != tag):
+        return None
     match = _RANGE.fullmatch(header)
-    return match is not None and (match[1] != "" or match[2] != "")
-
-
-def _range(size: int, tag: str) -> tuple[int, int]:
-    """The bytes to send. Several ranges, or a header that makes no sense, get the whole. Raises Refusal (416)
-    for a range with nothing in it."""
-    if request.method != "GET" or not _partial_asked(tag):
-        return 0, size
-    match = _RANGE.fullmatch(request.headers["Range"])
-    assert match is not None
+    if match is None or match[1] == match[2] == "":
+        return None
     first, last = match[1], match[2]
-    if first == "":
-        begin, end = max(0, size - int(last)), size
-    else:
-        begin, end = int(first), min(size, int(last) + 1 if last else size)
-        if last and int(last) < begin:
-            return 0, size
+    if first and last and int(last) < int(first):
+        return None
+    begin = int(first) if first else max(0, size - int(last))
+    end = min(size, int(last) + 1) if first and last else size
     if begin >= end:
         headers = {"Content-Range": f"bytes */{size}"}
         raise Refusal(416, "range_not_satisfiable", f"there are {size} bytes", headers=headers)
