@@ -7,6 +7,7 @@ under the same key, which the node knows how to answer, until the node has said 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,9 +15,12 @@ from typing import Final
 
 import trio
 
+from actors.errands import GIVE_UP_DEFECT
 from actors.kernel import Backoff, Doorbell
 from actors.model import Mark, NodeRef, PayloadView
 from actors.ports import Chance, Dispatch, Look, LookResult, Nodes, SubmitAnswer, SubmitResult
+
+log: Final = logging.getLogger("orchestrator.lane")
 
 RETRY_FIRST: Final = 0.2
 RETRY_MOST: Final = 5.0
@@ -62,6 +66,8 @@ class _Item:
         self.stop = False
         self.stopping = False
         self.settling = False
+        self.alone = False
+        self.defects = 0
 
     def later(self) -> None:
         self.due = trio.current_time() + self.backoff.next()
@@ -194,8 +200,12 @@ class Lane:
                     self._large_busy += 1
                     self._begin(item)
                     nursery.start_soon(self._send_large, node, item)
+            elif item.alone and batch:
+                continue
             elif not self._small_busy and (not batch or size + item.dispatch.job.size <= self._batch_bytes):
                 batch.append(item)
+                if item.alone:
+                    break
                 size += item.dispatch.job.size
         if batch:
             self._small_busy = True
@@ -229,12 +239,23 @@ class Lane:
         earlier_doubt = [item.doubt for item in batch]
         for item in batch:
             item.doubt = True
+        why = "cut short"
         with scope:
-            answers = await self._nodes.submit(node, [item.dispatch for item in batch])
+            try:
+                answers = await self._nodes.submit(node, [item.dispatch for item in batch])
+            # A defect that one job brings out must not stop the others: each is tried by itself.
+            except Exception as error:
+                log.error("%d attempts could not be sent", len(batch), exc_info=error)
+                why = f"internal error: {error!r}"
+                for item in batch:
+                    item.alone = True
+                    item.defects += len(batch) == 1
         settled = []
         for index, item in enumerate(batch):
             item.sending = None
-            answer = answers[index] if answers is not None else SubmitAnswer(SubmitResult.DOUBT, "cut short")
+            answer = answers[index] if answers is not None else SubmitAnswer(SubmitResult.DOUBT, why)
+            if item.defects >= GIVE_UP_DEFECT:
+                answer = SubmitAnswer(SubmitResult.MALFORMED, why)
             fate = _fate_of(answer, node, earlier_doubt[index])
             if fate is None:
                 item.later()
