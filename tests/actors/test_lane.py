@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import trio
 from trio.testing import MockClock
 
+from actors.kernel import Doorbell
 from actors.lane import Fate, Lane, Settled
 from actors.lifecycle import Status
 from actors.model import Attempt, Job, NodeRef
@@ -53,6 +54,7 @@ class Settling:
         self.fates: dict[int, tuple[Fate, float]] = {}
         self.reasons: dict[int, str] = {}
         self.refuse = 0
+        self.bell = Doorbell()
 
     async def __call__(self, settled: Sequence[Settled]) -> Sequence[bool]:
         await trio.sleep(0.001)
@@ -62,11 +64,12 @@ class Settling:
         for s in settled:
             self.fates[s.dispatch.job.id] = (s.fate, trio.current_time())
             self.reasons[s.dispatch.job.id] = s.reason
+        self.bell.ring()
         return [True] * len(settled)
 
     async def all(self, *jobs: int) -> dict[int, Fate]:
         while not set(jobs) <= set(self.fates):
-            await trio.sleep(1.0)
+            await self.bell.wait()
         return {job: self.fates[job][0] for job in jobs}
 
 
