@@ -7,56 +7,24 @@ ascending sequence numbers; they are comparable within one incarnation, which is
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import outcome
 import sqlite_anyio
 import trio
 
-from actors.lifecycle import ENDED, PAYLOAD, Status
+from actors.lifecycle import ENDED, PAYLOAD
 from actors.model import Mark, PayloadView
 from actors.ports import Clock, Payload, PayloadMove
+from node.arrivals import Accepted, Arrived, accepted, place
 from node.changes import Changes
-from node.payload_rows import OLD_TOMBSTONES, PUT, SCHEMA, Row, columns_of, moved, row_of, taken_by_reboot
-from node.records import CANCEL, RELEASE, Records, Tombstone, sync_directory
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """A payload whose files have arrived whole in `directory`, which becomes its own. `key` is made up by the
-    sender; `owner` "" came by the contract."""
-
-    key: str
-    directory: Path
-    job_id: int = 0
-    n: int = 1
-    service: str = ""
-    user_id: int = 0
-    owner: str = ""
-    max_runtime: float = 0.0
-
-
-class AcceptResult(StrEnum):
-    """KNOWN: it was here already, what has arrived now is not used. TOMBSTONED: it will never run here."""
-
-    ACCEPTED = "accepted"
-    KNOWN = "known"
-    TOMBSTONED = "tombstoned"
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    result: AcceptResult
-    payload: Payload | None
+from node.payload_rows import OLD_TOMBSTONES, PUT, SCHEMA, Row, columns_of, moved, row_of
+from node.records import CANCEL, RELEASE, Records
+from node.reload import Reloaded, reload
 
 
 @dataclass(eq=False, slots=True)
@@ -161,11 +129,13 @@ class PayloadTable:
             keys = [item.key for item in arrived]
             known, dead = await self._rows(keys), await self._tombstones(keys)
             wanted = {item.key: item for item in arrived if item.key not in known and item.key not in dead}
-            fresh = await trio.to_thread.run_sync(self._place, list(wanted.values()))
+            fresh = await trio.to_thread.run_sync(
+                place, self._records, list(wanted.values()), self._clock.now()
+            )
             await self._store([Row(payload, False) for payload in fresh.values()], written=True)
             now = await self._rows(keys)
             assert all(key in now or key in dead for key in keys)
-        return [_accepted(item.key, item.key in fresh, now) for item in arrived]
+        return [accepted(item.key, item.key in fresh, now) for item in arrived]
 
     async def cancel(self, keys: Sequence[str]) -> Sequence[Payload | None]:
         """Tombstone each key durably; a payload that has not ended is marked as cancelled, for the Runner to
@@ -276,39 +246,6 @@ class PayloadTable:
             with trio.CancelScope(shield=True):
                 yield
 
-    def _fresh(self, item: Arrived) -> Payload:
-        return Payload(
-            key=item.key,
-            id=self._records.new_id(),
-            job_id=item.job_id,
-            n=item.n,
-            service=item.service,
-            user_id=item.user_id,
-            owner=item.owner,
-            status=Status.PREPARED,
-            sequence=0,
-            created_at=self._clock.now(),
-            max_runtime=item.max_runtime,
-        )
-
-    def _place(self, arrived: Sequence[Arrived]) -> dict[str, Payload]:
-        """Payloads of what has arrived, their records written and their directories in place: all or none."""
-        fresh: dict[str, Payload] = {}
-        placed: list[Arrived] = []
-        try:
-            for item in arrived:
-                fresh[item.key] = self._fresh(item)
-                self._records.write(fresh[item.key], item.directory)
-                item.directory.rename(self._records.directory(item.key))
-                placed.append(item)
-            if placed:
-                sync_directory(self._records.payloads)
-        except BaseException:
-            for item in placed:
-                self._records.directory(item.key).rename(item.directory)
-            raise
-        return fresh
-
     async def _bury(self, keys: Sequence[str], kind: str) -> dict[str, Row]:
         async with self._writing():
             there = await self._tombstones(keys)
@@ -369,27 +306,10 @@ class PayloadTable:
         )
         return dict(await cursor.fetchall())
 
-    async def _reload(self, intended: Callable[[str], bool]) -> None:
-        stored = await trio.to_thread.run_sync(self._records.load)
-        buried = {stone.key: stone for stone in await trio.to_thread.run_sync(self._records.buried)}
-        for name in await trio.to_thread.run_sync(self._records.unreadable, [s.payload.key for s in stored]):
-            log.warning("%s holds no readable record and is left alone", self._records.directory(name))
-        rows, rewritten = [], []
-        for item in stored:
-            payload = item.payload
-            if payload.status not in ENDED and item.boot != self._records.boot:
-                payload = taken_by_reboot(payload, self._clock.now())
-                rewritten.append(payload)
-            elif payload.status is Status.PREPARED and intended(payload.key):
-                # The process before this one was starting it: whether it runs is for the Runner to find out.
-                payload = replace(payload, status=Status.RUNNING)
-                rewritten.append(payload)
-            stone = buried.get(payload.key)
-            payload = replace(payload, cancelled=stone is not None and payload.status not in ENDED)
-            rows.append(Row(payload, stone is not None and stone.kind == RELEASE))
-        await trio.to_thread.run_sync(self._write, rewritten)
-        await self._many("INSERT INTO tombstone VALUES (?, ?, ?)", [_stone(s) for s in buried.values()])
-        await self._store(rows, written=True)
+    async def _begin(self, found: Reloaded) -> None:
+        stones = [(stone.key, stone.kind, stone.at) for stone in found.tombstones]
+        await self._many("INSERT INTO tombstone VALUES (?, ?, ?)", stones)
+        await self._store(found.rows, written=True)
 
 
 @asynccontextmanager
@@ -403,7 +323,8 @@ async def open_table(
         writer = await connection.cursor()
         await writer.executescript(SCHEMA)
         table = PayloadTable(records, connection, writer, clock)
-        await table._reload(intended)
+        found = await trio.to_thread.run_sync(reload, records, clock.now(), intended)
+        await table._begin(found)
         yield table
     finally:
         with trio.CancelScope(shield=True):
@@ -413,16 +334,3 @@ async def open_table(
 def view_of(payload: Payload) -> PayloadView:
     """A payload as the wire tells it."""
     return PayloadView(key=payload.key, status=payload.status, end=payload.end, lost=payload.lost)
-
-
-def _accepted(key: str, fresh: bool, now: Mapping[str, Row]) -> Accepted:
-    row = now.get(key)
-    if fresh and row is not None:
-        return Accepted(AcceptResult.ACCEPTED, row.payload)
-    if row is not None and not row.released:
-        return Accepted(AcceptResult.KNOWN, row.payload)
-    return Accepted(AcceptResult.TOMBSTONED, None)
-
-
-def _stone(stone: Tombstone) -> tuple[str, str, float]:
-    return stone.key, stone.kind, stone.at

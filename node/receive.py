@@ -20,7 +20,8 @@ from actors.wire.attempts import view_to_json
 from actors.wire.errors import BadRequest, WireError
 from actors.wire.multipart_in import Part, Sink, TextSink, read_parts
 from actors.wire.paths import shown
-from node.payloads import AcceptResult, Arrived, PayloadTable, view_of
+from node.arrivals import AcceptResult, Arrived
+from node.payloads import PayloadTable, view_of
 from node.records import KEY, OutOfIds
 from node.workspace import Incoming, Workspace
 

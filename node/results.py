@@ -189,10 +189,10 @@ def _read_log(path: Path, offset: int = 0) -> Generator[bytes, None, None]:
     if not os.path.lexists(path):
         return
     handle = open_regular(path, path.name)
-    file = open(handle, "rb", buffering=0)
-    size = os.fstat(handle).st_size
-    file.seek(offset)
-    yield from _read(file, max(0, size - offset))
+    with open(handle, "rb", buffering=0) as file:
+        size = os.fstat(handle).st_size
+        file.seek(offset)
+        yield from _read(file, max(0, size - offset))
 
 
 def _read(file: FileIO, size: int) -> Generator[bytes, None, None]:

@@ -12,8 +12,9 @@ from trio.testing import MockClock
 from actors.lifecycle import Status
 from actors.model import End
 from actors.ports import PayloadMove
+from node.arrivals import Arrived
 from node.cleaning import Cleaning
-from node.payloads import Arrived, PayloadTable, open_table
+from node.payloads import PayloadTable, open_table
 from node.records import Records
 from node.workspace import Workspace
 

@@ -13,8 +13,9 @@ import trio
 from actors.lifecycle import Status
 from actors.model import End
 from actors.ports import Payload, PayloadMove
+from node.arrivals import Accepted, AcceptResult, Arrived
 from node.changes import SUBSCRIBER_BUFFER
-from node.payloads import Accepted, AcceptResult, Arrived, PayloadTable, open_table
+from node.payloads import PayloadTable, open_table
 from node.records import DataDirectoryError, Records
 
 KEY = "a" * 32
