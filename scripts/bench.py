@@ -17,8 +17,6 @@ from types import FrameType
 from typing import NoReturn
 
 import click
-from rich.console import Console
-from rich.table import Table
 from testbed import benchmarks
 from testbed.benchmarks import Row, Wrong
 from testbed.cluster import ClusterFailed
@@ -92,15 +90,11 @@ def _report(name: str, as_json: bool, measure: Callable[[], list[Row]]) -> None:
         }
         print(json.dumps(told, indent=2))
         return
-    table = Table("figure", "", "", "baseline", "which is", box=None, pad_edge=False)
-    for column in (1, 3):
-        table.columns[column].justify = "right"
+    print(machine())
+    width = max(len(row.figure) for row in rows)
     for row in rows:
-        baseline = "" if row.baseline is None else f"{row.baseline:,.2f}"
-        table.add_row(row.figure, f"{row.value:,.2f}", row.unit, baseline, row.baseline_is)
-    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
-    console.print(machine())
-    console.print(table)
+        beside = "" if row.baseline is None else f"{row.baseline:12,.2f}  {row.baseline_is}"
+        print(f"{row.figure:{width}}  {row.value:10,.2f} {row.unit:10}  {beside}".rstrip())
 
 
 def _leave(number: int, _frame: FrameType | None) -> NoReturn:

@@ -21,11 +21,10 @@ from typing import NoReturn
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from testbed.cluster import Cluster, ClusterFailed, Limits, running_cluster
 from testbed.figures import milliseconds, percentile
 from testbed.occupancy import read_history
-from testbed.portal import Portal, Refused
+from testbed.portal import Late, Portal, Refused
 from testbed.verdicts import Seen, Verdict, check_results, judge
 from testbed.workload import PlannedJob, plan
 
@@ -44,6 +43,7 @@ Told = Callable[[Seen | str], None]
 @click.option("--runs-per-user", type=click.IntRange(1), default=3, help="Quota of each user.")
 @click.option("--max-runs", type=click.IntRange(1), default=None, help="Quota of the service. [all slots]")
 @click.option("--longest", type=click.FloatRange(0, 60), default=2.0, help="Longest job, in seconds.")
+@click.option("--deadline", type=click.FloatRange(1), default=600.0, help="Seconds in which all has to end.")
 @click.option("--largest", type=click.IntRange(0, 64 << 20), default=4 << 20, help="Largest input, in bytes.")
 def main(
     *,
@@ -55,6 +55,7 @@ def main(
     runs_per_user: int,
     max_runs: int | None,
     longest: float,
+    deadline: float,
     largest: int,
 ) -> None:
     """Submit jobs of mixed length and size, some of which fail, to an orchestrator with real nodes on this
@@ -66,14 +67,16 @@ def main(
         with tempfile.TemporaryDirectory(prefix="orchestrator-simulation-") as name:
             directory = Path(name).resolve()
             with running_cluster(directory, nodes=nodes, slots=slots, limits=limits) as cluster:
-                holds = _simulate(cluster, planned, limits, directory / "marks")
+                holds = _simulate(cluster, planned, limits, directory / "marks", deadline)
     except ClusterFailed as error:
         print(f"simulate: {error}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0 if holds else 1)
 
 
-def _simulate(cluster: Cluster, planned: Sequence[PlannedJob], limits: Limits, marks: Path) -> bool:
+def _simulate(
+    cluster: Cluster, planned: Sequence[PlannedJob], limits: Limits, marks: Path, patience: float
+) -> bool:
     marks.touch()
     seen: list[Seen] = []
     failures: list[str] = []
@@ -95,7 +98,7 @@ def _simulate(cluster: Cluster, planned: Sequence[PlannedJob], limits: Limits, m
                 seen.append(one)
             progress.advance(bar)
 
-        _run_all(cluster, planned, marks, told)
+        _run_all(cluster, planned, marks, began + patience, told)
     took = time.monotonic() - began
     cluster.check()
     verdicts = judge(
@@ -110,7 +113,9 @@ def _simulate(cluster: Cluster, planned: Sequence[PlannedJob], limits: Limits, m
     return all(verdict.holds for verdict in verdicts)
 
 
-def _run_all(cluster: Cluster, planned: Sequence[PlannedJob], marks: Path, told: Told) -> None:
+def _run_all(
+    cluster: Cluster, planned: Sequence[PlannedJob], marks: Path, deadline: float, told: Told
+) -> None:
     """Each job by a thread of its own, so that all of them wait for their end at once."""
     uploading = threading.Semaphore(UPLOADERS)
     stopped = threading.Event()
@@ -120,17 +125,17 @@ def _run_all(cluster: Cluster, planned: Sequence[PlannedJob], marks: Path, told:
             with Portal(cluster.url) as portal:
                 with uploading:
                     if stopped.is_set():
-                        return f"job {job.serial} was not sent"
+                        return f"number {job.serial} of the plan was not sent"
                     files = job.files(marks)
                     began = time.monotonic()
                     number = portal.upload(files, job.user)
-                ended = portal.wait_ended(number)
+                ended = portal.wait_ended(number, deadline)
                 seconds = time.monotonic() - began
                 with uploading:
                     content = portal.results(number, completed=ended["status"] == "Completed")
                 return Seen(job, number, ended, check_results(job, content), seconds)
-        except (Refused, OSError, HTTPException, ValueError, KeyError) as error:
-            return f"job {job.serial}: {type(error).__name__}: {error}"
+        except (Refused, Late, OSError, HTTPException, ValueError, KeyError) as error:
+            return f"number {job.serial} of the plan: {type(error).__name__}: {error}"
 
     with ThreadPoolExecutor(max_workers=len(planned)) as pool:
         try:
@@ -150,14 +155,10 @@ def _show(
     limits: Limits,
     took: float,
 ) -> None:
-    console = Console()
-    table = Table(show_header=False, box=None, pad_edge=False)
     for verdict in verdicts:
-        table.add_row("holds" if verdict.holds else "[bold red]FAILS[/]", verdict.question, verdict.answer)
-    console.print(table)
-    for verdict in verdicts:
+        print(f"{'holds' if verdict.holds else 'FAILS'}  {verdict.question:44}  {verdict.answer}")
         for wrong in verdict.wrong:
-            console.print(f"  {wrong}", markup=False, highlight=False)
+            print(f"         {wrong}")
     if seen:
         times = [one.seconds for one in seen]
         shown = ", ".join(
@@ -169,12 +170,11 @@ def _show(
                 ("most", max(times)),
             )
         )
-        console.print(f"\nupload to ended, waiting for a place included: {shown}", highlight=False)
+        print(f"\nupload to ended, waiting for a place included: {shown}")
     ideal = sum(job.seconds for job in planned if job.runs) / limits.max_runs
-    console.print(
+    print(
         f"{len(seen)} jobs in {took:.2f} s, {len(seen) / took:.1f} a second; their sleeping alone, "
-        f"{limits.max_runs} at once, is {ideal:.2f} s",
-        highlight=False,
+        f"{limits.max_runs} at once, is {ideal:.2f} s"
     )
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import secrets
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +32,10 @@ class Refused(Exception):
     def __init__(self, what: str, status: int, body: bytes) -> None:
         super().__init__(f"{what} was answered {status}: {body[:300].decode(errors='replace')}")
         self.status = status
+
+
+class Late(Exception):
+    """A job has not ended in time; the text says how it is."""
 
 
 class Portal:
@@ -76,12 +82,16 @@ class Portal:
         job: dict[str, Any] = json.loads(self.get(f"/v1/jobs/{number}{query}"))
         return job
 
-    def wait_ended(self, number: int) -> dict[str, Any]:
-        """The job once it has ended. The server answers when it does, or after a while with how it is."""
+    def wait_ended(self, number: int, deadline: float = math.inf) -> dict[str, Any]:
+        """The job once it has ended. The server answers when it does, or after a while with how it is. Raises
+        Late when it has not ended at `deadline`, a time of the monotonic clock."""
         while True:
-            job = self.job(number, f"?wait={WAIT_SECONDS}&until=ended")
+            patience = max(0, math.ceil(min(WAIT_SECONDS, deadline - time.monotonic())))
+            job = self.job(number, f"?wait={patience}&until=ended")
             if job["status"] in ENDED:
                 return job
+            if time.monotonic() >= deadline:
+                raise Late(f"job {number} has not ended: {job['status']}, {job.get('message')}")
 
     def wait_status(self, number: int, status: str) -> dict[str, Any]:
         """The job once it has this status, or has ended."""
