@@ -1,0 +1,248 @@
+"""The console command as real processes: `server`, `up`, and the app under Hypercorn."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import trio
+from fakes.api_server import form
+
+COMMAND = [sys.executable, "-c", "from orchestrator.cli import main; main()"]
+ENVIRONMENT = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+START = 30
+
+
+@dataclass
+class Process:
+    """`url` is where it said that it listens."""
+
+    inner: trio.Process
+    output: trio.abc.ReceiveStream
+    url: str
+
+    async def stop(self, number: signal.Signals) -> int:
+        self.inner.send_signal(number)
+        with trio.fail_after(10):
+            return await self.inner.wait()
+
+
+@asynccontextmanager
+async def running(
+    path: Path, *arguments: str, command: list[str] = COMMAND, errors: Any = None, **environ: str
+) -> AsyncIterator[Process]:
+    """The command until it listens, and then until the block ends."""
+    inner = await trio.lowlevel.open_process(
+        [*command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        env={**ENVIRONMENT, **environ},
+        cwd=path,
+        start_new_session=True,
+    )
+    assert inner.stdout is not None
+    try:
+        said = b""
+        with trio.fail_after(START):
+            while b"\n" not in said:
+                piece = await inner.stdout.receive_some()
+                assert piece, f"ended before it listened: {said!r}"
+                said += piece
+        match = re.fullmatch(rb"listening on (http://\S+)\n", said)
+        assert match is not None, said
+        yield Process(inner, inner.stdout, match[1].decode())
+    finally:
+        if inner.returncode is None:
+            inner.kill()
+        with trio.CancelScope(shield=True):
+            await inner.wait()
+            await inner.stdout.aclose()
+
+
+async def refused(path: Path, *arguments: str, **environ: str) -> tuple[int, str]:
+    """The exit status and standard error of a command that does not start."""
+    with trio.fail_after(START):
+        done = await trio.run_process(
+            [*COMMAND, *arguments],
+            check=False,
+            capture_stdout=True,
+            capture_stderr=True,
+            env={**ENVIRONMENT, **environ},
+            cwd=path,
+        )
+    assert done.stdout == b""
+    return done.returncode, done.stderr.decode()
+
+
+def children(pid: int, *, all_below: bool = False) -> list[int]:
+    return [child.pid for child in psutil.Process(pid).children(recursive=all_below)]
+
+
+async def gone(*pids: int) -> None:
+    """Wait until these processes have ended."""
+    with trio.fail_after(10):
+        for pid in pids:
+            try:
+                pidfd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            try:
+                await trio.lowlevel.wait_readable(pidfd)
+            finally:
+                os.close(pidfd)
+
+
+async def submit(url: str, script: str) -> int:
+    fields = ('name="user_id"|1', 'name="service"|example')
+    body, content_type = form(f'name="file"; filename="run.sh"|{script}', *fields)
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.post(f"{url}/upload", content=body, headers={"Content-Type": content_type})
+    assert answer.status_code == 201, answer.text
+    return int(answer.json()["id"])
+
+
+async def job(url: str, number: int, query: str = "wait=30&until=ended") -> dict[str, Any]:
+    async with httpx.AsyncClient(trust_env=False, timeout=40) as client:
+        answer = await client.get(f"{url}/v1/jobs/{number}?{query}")
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+async def until_running(url: str, number: int) -> None:
+    row = await job(url, number, "wait=0")
+    with trio.fail_after(START):
+        while row["status"] != "Running":
+            row = await job(url, number, f"wait=5&after={row['version']}")
+
+
+async def test_the_version_and_the_help_are_told(tmp_path: Path) -> None:
+    commands = ((["--version"], b"orchestrator"), (["--help"], b"up"), (["server", "-h"], b"DB_PATH"))
+    for arguments, told in commands:
+        done = await trio.run_process([*COMMAND, *arguments], capture_stdout=True, env=ENVIRONMENT)
+        assert told in done.stdout
+
+
+async def test_up_runs_a_job_and_ends_with_everything_on_ctrl_c(tmp_path: Path) -> None:
+    async with running(tmp_path, "up", "--port", "0", "--nodes", "2", "--slots", "1") as up:
+        number = await submit(up.url, "echo hello > out.txt")
+        done = await job(up.url, number)
+        assert (done["status"], done["exit_code"]) == ("Completed", 0), done
+        await until_running(up.url, await submit(up.url, "sleep 1000"))
+        assert len(children(up.inner.pid)) == 2
+        everything = children(up.inner.pid, all_below=True)
+        with trio.fail_after(5):
+            assert await up.stop(signal.SIGINT) == 0
+        await gone(*everything)
+
+
+async def test_when_up_is_killed_its_nodes_and_jobs_end_too(tmp_path: Path) -> None:
+    async with running(tmp_path, "up", "--port", "0", "--slots", "1") as up:
+        await until_running(up.url, await submit(up.url, "sleep 1000"))
+        everything = children(up.inner.pid, all_below=True)
+        up.inner.kill()
+        await gone(*everything)
+
+
+async def test_up_started_again_goes_on_where_it_was(tmp_path: Path) -> None:
+    arguments = ("up", "--port", "0", "--slots", "1", "--data", "here")
+    async with running(tmp_path, *arguments) as up:
+        number = await submit(up.url, "echo hello")
+        await job(up.url, number)
+        await up.stop(signal.SIGTERM)
+    async with running(tmp_path, *arguments) as up:
+        assert (await job(up.url, number))["status"] == "Completed"
+        assert await submit(up.url, "true") == number + 1
+
+
+async def test_a_node_of_up_that_dies_is_started_again(tmp_path: Path) -> None:
+    with (tmp_path / "err").open("wb") as errors:
+        async with running(tmp_path, "up", "--port", "0", "--slots", "1", errors=errors) as up:
+            (node,) = children(up.inner.pid)
+            os.kill(node, signal.SIGKILL)
+            await gone(node)
+            done = await job(up.url, await submit(up.url, "echo hello"))
+            assert done["status"] == "Completed", done
+    assert "started again" in (tmp_path / "err").read_text()
+
+
+async def test_all_mistakes_in_the_settings_are_told_and_nothing_starts(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text("prot = 5\n")
+    environ = {"PORT": "high", "SERVICE_A_MAX_RUNS": "-1"}
+    status, told = await refused(tmp_path, "server", "--config", "x.toml", **environ)
+    assert status == 2
+    lines = told.splitlines()
+    assert len(lines) == 3
+    assert "PORT" in lines[0] and "'high'" in lines[0]
+    assert not (tmp_path / "data").exists()
+
+
+async def test_a_wrong_option_is_told_with_status_2(tmp_path: Path) -> None:
+    status, told = await refused(tmp_path, "server", "--nope")
+    assert status == 2 and "--nope" in told
+    status, _ = await refused(tmp_path, "up", "--nodes", "0")
+    assert status == 2
+
+
+async def test_a_data_directory_in_use_is_refused(tmp_path: Path) -> None:
+    environ = {"PORT": "0", "SERVICE_A_NODES": "http://127.0.0.1:9"}
+    with (tmp_path / "err").open("wb") as errors:
+        async with running(tmp_path, "server", errors=errors, **environ) as server:
+            status, told = await refused(tmp_path, "server", **environ)
+            assert status == 1
+            assert told.count("\n") == 1 and "is used by another orchestrator" in told
+            assert await server.stop(signal.SIGTERM) == 0
+
+
+async def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        status, told = await refused(tmp_path, "server", PORT=port, SERVICE_A_NODES="http://127.0.0.1:9")
+    assert status == 1
+    assert told.count("\n") == 1 and port in told and "in use" in told
+
+
+async def test_a_database_that_is_no_ledger_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "db.sqlite").write_bytes(b"not a database at all" * 100)
+    status, told = await refused(tmp_path, "server", PORT="0", SERVICE_A_NODES="http://127.0.0.1:9")
+    assert status == 1
+    assert told.count("\n") == 1 and "db.sqlite" in told
+
+
+async def test_the_app_runs_under_hypercorn_with_its_actors(tmp_path: Path) -> None:
+    node = ("node", "--port", "0", "--slots", "1", "--on-stop", "kill", "--data", str(tmp_path / "node"))
+    async with running(tmp_path, *node) as there:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            free.listen()
+            command = [sys.executable, "-m", "hypercorn", "-k", "trio", "-b", f"fd://{free.fileno()}"]
+            process = await trio.lowlevel.open_process(
+                [*command, "orchestrator.asgi:app"],
+                env={**ENVIRONMENT, "SERVICE_EXAMPLE_NODES": there.url},
+                cwd=tmp_path,
+                pass_fds=[free.fileno()],
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            try:
+                url = f"http://127.0.0.1:{free.getsockname()[1]}"
+                with trio.fail_after(START):
+                    done = await job(url, await submit(url, "echo hello"))
+                assert done["status"] == "Completed"
+                process.terminate()
+                with trio.fail_after(10):
+                    assert await process.wait() == 0
+            finally:
+                if process.returncode is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                with trio.CancelScope(shield=True):
+                    await process.wait()
