@@ -14,9 +14,15 @@ from typing import Final
 import trio
 
 from actors.kernel import Actor
+from actors.ledger_port import (
+    Ledger,
+    LedgerError,
+    Move,
+    Outcome,
+)
 from actors.lifecycle import Status
 from actors.model import Job
-from actors.ports import Clock, Ledger, LedgerError, Move, Outcome, Storage
+from actors.ports import Clock, Storage
 
 log: Final = logging.getLogger("orchestrator.cleaner")
 

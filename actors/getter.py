@@ -17,27 +17,29 @@ import trio
 
 from actors.errands import Tools
 from actors.kernel import Actor, Backoff
+from actors.ledger_port import (
+    Change,
+    Ledger,
+    LedgerError,
+    Move,
+    MoveAttempt,
+    Note,
+    Outcome,
+)
 from actors.lifecycle import ON_NODE, Status
 from actors.messages import AttemptHanded, Committed, NodeLost, NodeSeen, NodeSuspect
 from actors.model import Attempt, AttemptState, Job, NodeRef, PayloadView
 from actors.ports import (
     Beat,
     Chance,
-    Change,
     CollectAnswer,
     CollectResult,
     Dispatch,
-    Ledger,
-    LedgerError,
     Look,
     LookResult,
-    Move,
-    MoveAttempt,
     NodeAddress,
     NodeEvent,
     Nodes,
-    Note,
-    Outcome,
     PayloadChanged,
     PayloadGone,
     Picture,

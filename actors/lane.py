@@ -18,7 +18,15 @@ import trio
 from actors.errands import GIVE_UP_DEFECT
 from actors.kernel import Backoff, Doorbell
 from actors.model import Mark, NodeRef, PayloadView
-from actors.ports import Chance, Dispatch, Look, LookResult, Nodes, SubmitAnswer, SubmitResult
+from actors.ports import (
+    Chance,
+    Dispatch,
+    Look,
+    LookResult,
+    Nodes,
+    SubmitAnswer,
+    SubmitResult,
+)
 
 log: Final = logging.getLogger("orchestrator.lane")
 

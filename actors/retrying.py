@@ -3,9 +3,10 @@ actors that may find it out."""
 
 from __future__ import annotations
 
+from actors.ledger_port import Move
 from actors.lifecycle import Status
 from actors.model import AttemptState, Job
-from actors.ports import Move, ServiceLimits
+from actors.ports import ServiceLimits
 
 
 def after_loss(

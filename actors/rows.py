@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from actors.ledger_port import Ledger
 from actors.lifecycle import OVER
 from actors.model import Job
-from actors.ports import Ledger
 
 
 class Rows:

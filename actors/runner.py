@@ -17,7 +17,15 @@ import trio
 from actors.kernel import Actor, Backoff
 from actors.lifecycle import ENDED, Status
 from actors.model import End
-from actors.ports import Chance, Clock, Payload, PayloadMove, Payloads, Running, RunResult, Runs
+from actors.node_ports import (
+    Payload,
+    PayloadMove,
+    Payloads,
+    Running,
+    RunResult,
+    Runs,
+)
+from actors.ports import Chance, Clock
 
 log: Final = logging.getLogger("node.runner")
 

@@ -23,20 +23,22 @@ import trio
 
 from actors.kernel import Actor, ActorError, Backoff
 from actors.lane import Fate, Lane, Settled
+from actors.ledger_port import (
+    Ledger,
+    LedgerError,
+    Move,
+    Outcome,
+    Recorded,
+)
 from actors.lifecycle import Status
 from actors.messages import AttemptHanded, Committed, NodeLost, NodeSeen, NodeSuspect, PoolPicture, WhyWaiting
 from actors.model import Attempt, AttemptState, Job
 from actors.ports import (
     Chance,
     Dispatch,
-    Ledger,
-    LedgerError,
-    Move,
     Nodes,
-    Outcome,
     Pool,
     Queue,
-    Recorded,
     ServiceLimits,
     Waiting,
 )

@@ -8,9 +8,15 @@ from enum import StrEnum
 from typing import Any
 
 from actors.errands import Errand
+from actors.ledger_port import Change, Move, RecordEnd
 from actors.lifecycle import Status
 from actors.model import Attempt, AttemptState, End, Heartbeat, Job, Mark, NodeRef, PayloadView
-from actors.ports import Change, CollectAnswer, Dispatch, Look, Move, RecordEnd, ServiceLimits
+from actors.ports import (
+    CollectAnswer,
+    Dispatch,
+    Look,
+    ServiceLimits,
+)
 from actors.retrying import after_loss
 
 

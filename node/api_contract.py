@@ -9,7 +9,7 @@ import trio
 from quart import Blueprint, Response, request
 
 from actors.lifecycle import Status
-from actors.ports import Payload
+from actors.node_ports import Payload
 from actors.wire.forms import payload_body, status_body
 from node.app import Refusal, Services, contract_id, json_response
 from node.results import zip_response

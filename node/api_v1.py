@@ -10,7 +10,7 @@ import trio
 from quart import Blueprint, Response, request
 
 from actors.model import Mark
-from actors.ports import Payload
+from actors.node_ports import Payload
 from actors.wire import lines
 from actors.wire.attempts import PROTOCOL, heartbeat_to_json, mark_to_json, view_to_json
 from actors.wire.errors import BadRequest, TooLarge

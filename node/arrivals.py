@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from actors.lifecycle import Status
-from actors.ports import Payload
+from actors.node_ports import Payload
 from node.payload_rows import Row
 from node.records import Records, sync_directory
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import trio
 
-from actors.ports import Payload
+from actors.node_ports import Payload
 
 SUBSCRIBER_BUFFER: Final = 4096
 """Changes that a subscriber may be behind before it is cut off."""

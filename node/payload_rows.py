@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from actors.lifecycle import Status
 from actors.model import End
-from actors.ports import Payload, PayloadMove
+from actors.node_ports import Payload, PayloadMove
 from actors.wire.attempts import end_from_json, end_to_json
 
 SCHEMA: Final = """

@@ -19,7 +19,8 @@ import trio
 
 from actors.lifecycle import ENDED, PAYLOAD
 from actors.model import Mark, PayloadView
-from actors.ports import Clock, Payload, PayloadMove
+from actors.node_ports import Payload, PayloadMove
+from actors.ports import Clock
 from node.arrivals import Accepted, Arrived, accepted, place
 from node.changes import Changes
 from node.payload_rows import OLD_TOMBSTONES, PUT, SCHEMA, Row, columns_of, moved, row_of

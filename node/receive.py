@@ -15,7 +15,7 @@ from typing import Any, Final
 import trio
 
 from actors.model import PayloadView
-from actors.ports import Payload
+from actors.node_ports import Payload
 from actors.wire.attempts import view_to_json
 from actors.wire.errors import BadRequest, WireError
 from actors.wire.multipart_in import Part, Sink, TextSink, read_parts

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.lifecycle import ENDED, PAYLOAD, Status
-from actors.ports import Payload
+from actors.node_ports import Payload
 from actors.wire.attempts import Garbled, end_from_json, end_to_json
 
 KEY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)

@@ -15,7 +15,7 @@ import trio
 from quart import Response, request
 
 from actors.lifecycle import ENDED
-from actors.ports import Payload
+from actors.node_ports import Payload
 from actors.wire import frames
 from actors.wire.attempts import view_to_json
 from actors.wire.errors import BadRequest, SourceChanged

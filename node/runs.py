@@ -13,7 +13,7 @@ from typing import Final
 import trio
 
 from actors.model import End
-from actors.ports import Payload, Running, RunResult
+from actors.node_ports import Payload, Running, RunResult
 from node.executors.run import Executor, ExecutorError, Run, RunEnd, RunSpec
 from node.manifest import freeze_manifest
 from node.script import Checked, make_ready

@@ -125,7 +125,7 @@ def run(serve: Callable[[Any], Awaitable[None]]) -> int:
     """
     import trio
 
-    from actors.ports import LedgerError
+    from actors.ledger_port import LedgerError
     from actors.wire.errors import CannotListen
     from actors.wire.serving import until_signal
     from orchestrator.disk import StorageError

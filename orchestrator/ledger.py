@@ -16,11 +16,8 @@ from typing import Any, TypeVar
 import sqlite_anyio
 import trio
 
-from actors.lifecycle import Status
-from actors.model import Attempt, HistoryEntry, Job
-from actors.ports import (
+from actors.ledger_port import (
     Change,
-    Clock,
     LedgerError,
     Move,
     MoveAttempt,
@@ -30,6 +27,9 @@ from actors.ports import (
     Recorded,
     RecordEnd,
 )
+from actors.lifecycle import Status
+from actors.model import Attempt, HistoryEntry, Job
+from actors.ports import Clock
 from orchestrator import ledger_rows as rows
 from orchestrator import ledger_rules as rules
 from orchestrator.ledger_rows import JobDetails, JoinedNode

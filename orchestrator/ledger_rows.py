@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from actors.ledger_port import NewJob
 from actors.lifecycle import Status
 from actors.model import Attempt, AttemptState, End, HistoryEntry, Job
-from actors.ports import NewJob
 from orchestrator.ledger_rules import Step
 from orchestrator.ledger_schema import IS_ENDED, IS_LIVE, IS_OWED
 

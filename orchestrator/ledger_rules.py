@@ -9,9 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from actors.ledger_port import (
+    Move,
+    MoveAttempt,
+    NewJob,
+    Note,
+    Outcome,
+    RecordEnd,
+)
 from actors.lifecycle import ENDED, OVER, QUOTA, Status, may_move
 from actors.model import Attempt, AttemptState, End, HistoryEntry, Job
-from actors.ports import Move, MoveAttempt, NewJob, Note, Outcome, RecordEnd
 
 _ORDER = (AttemptState.OPEN, AttemptState.GIVEN_UP, AttemptState.OVER, AttemptState.RELEASED)
 _INT_MAX = 2**63 - 1

@@ -14,8 +14,8 @@ import secrets
 import sqlite3
 from typing import Final
 
+from actors.ledger_port import LedgerError
 from actors.lifecycle import ENDED, OVER
-from actors.ports import LedgerError
 
 APPLICATION_ID: Final = 0x4A4F4233
 """What `PRAGMA application_id` says of our files ("JOB3")."""

@@ -20,7 +20,8 @@ import outcome
 import sqlite_anyio
 import trio
 
-from actors.ports import Clock, LedgerError
+from actors.ledger_port import LedgerError
+from actors.ports import Clock
 
 T = TypeVar("T")
 _Answer: TypeAlias = "outcome.Value[Any] | outcome.Error"

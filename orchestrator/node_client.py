@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Final
 
 from actors.model import Attempt, NodeRef
-from actors.ports import CollectAnswer, Dispatch, Look, NodeAddress, NodeEvent, SubmitAnswer
+from actors.ports import (
+    CollectAnswer,
+    Dispatch,
+    Look,
+    NodeAddress,
+    NodeEvent,
+    SubmitAnswer,
+)
 from orchestrator.addresses import base_of, foreign_ref
 from orchestrator.collecting import JobFiles
 from orchestrator.foreign_asking import GRACE, Asking

@@ -10,7 +10,12 @@ from typing import Any, Final
 import trio
 
 from actors.model import NodeRef
-from actors.ports import Beat, NodeEvent, PayloadChanged, Picture
+from actors.ports import (
+    Beat,
+    NodeEvent,
+    PayloadChanged,
+    Picture,
+)
 from actors.wire.attempts import PROTOCOL, Garbled, heartbeat_from_json, mark_from_json, view_from_json
 from actors.wire.errors import WireError
 from actors.wire.lines import read_lines

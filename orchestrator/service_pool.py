@@ -15,7 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from actors.model import Heartbeat, NodeRef
-from actors.ports import NodeAddress, NodeState, NodeView, ServiceLimits
+from actors.ports import (
+    NodeAddress,
+    NodeState,
+    NodeView,
+    ServiceLimits,
+)
 from orchestrator.addresses import base_of
 
 _NAMED = 5

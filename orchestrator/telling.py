@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from actors.ledger_port import (
+    Change,
+    Ledger,
+    NewJob,
+    Outcome,
+    Recorded,
+)
 from actors.model import Attempt, HistoryEntry, Job
-from actors.ports import Change, Ledger, NewJob, Outcome, Recorded
 
 Tell = Callable[[Sequence[Job]], None]
 """Told of rows that are durable now, never of none. Must not wait and must not raise."""

@@ -8,9 +8,9 @@ from typing import Final
 import trio
 from quart import Blueprint, Response, request
 
+from actors.ledger_port import LedgerError
 from actors.lifecycle import OVER, Status
 from actors.model import Job
-from actors.ports import LedgerError
 from actors.wire.forms import status_body
 from orchestrator.api import jobs
 from orchestrator.api.problems import Refusal, job_id, json_response, unknown_job

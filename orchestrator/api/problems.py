@@ -15,8 +15,8 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from actors.kernel import NoAnswer
+from actors.ledger_port import LedgerError
 from actors.lifecycle import Status
-from actors.ports import LedgerError
 from actors.wire.errors import TooLarge, WireError
 from actors.wire.forms import status_body
 from orchestrator.api.connection import BoundedConnection, BoundedRequest

@@ -7,9 +7,10 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from actors.ledger_port import Ledger
 from actors.lifecycle import Status
 from actors.model import Attempt, Job, NodeRef
-from actors.ports import Ledger, NodeView, ServiceLimits, Waiting
+from actors.ports import NodeView, ServiceLimits, Waiting
 from orchestrator.feed import Feed
 from orchestrator.opened import Opened
 from orchestrator.storage import Storage

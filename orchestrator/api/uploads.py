@@ -11,8 +11,9 @@ from typing import Final
 
 import trio
 
+from actors.ledger_port import LedgerError, NewJob
 from actors.model import Job
-from actors.ports import LedgerError, NewJob, ServiceLimits
+from actors.ports import ServiceLimits
 from actors.wire.errors import BadRequest, CutOff, TooLarge
 from actors.wire.multipart_in import Part, Sink, TextSink, read_parts, read_text
 from actors.wire.paths import PathSet, safe_path, shown

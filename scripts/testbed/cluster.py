@@ -113,14 +113,14 @@ def running_cluster(
             environ = {"PORT": "0", "DATA_PATH": str(directory / f"node-{number}")}
             members.append(stack.enter_context(_process(f"node-{number}", arguments, environ, directory)))
         for member in members:
-            _wait_until_listening(member)
+            wait_until_listening(member)
         config = directory / "server.toml"
         config.write_text(_toml(limits, [member.url for member in members]))
         environ = {"PORT": "0", "DB_PATH": str(db_path), "DATA_PATH": str(directory / "server" / "data")}
         db_path.parent.mkdir()
         arguments = ["server", "--config", str(config)]
         server = stack.enter_context(_process("server", arguments, environ, directory))
-        _wait_until_listening(server)
+        wait_until_listening(server)
         try:
             yield Cluster(server, tuple(members), directory, db_path)
         finally:
@@ -157,12 +157,29 @@ def _toml(limits: Limits, urls: Sequence[str]) -> str:
 def _process(
     name: str, arguments: list[str], environ: Mapping[str, str], directory: Path
 ) -> Iterator[Member]:
+    member = start(name, arguments, environ, directory)
+    try:
+        yield member
+    finally:
+        stop(member)
+
+
+def start(
+    name: str,
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    directory: Path,
+    *,
+    within: Sequence[str] = (),
+) -> Member:
+    """Start the console command; what it says on standard error is appended to `name`.log in `directory`.
+    `within` is a command that runs it, such as nsenter."""
     log = directory / f"{name}.log"
     inherited = {
         key: value for key, value in os.environ.items() if key not in _OURS and not key.startswith("SERVICE_")
     }
-    command = [str(Path(sys.executable).with_name("orchestrator")), *arguments]
-    with log.open("w") as errors:
+    command = [*within, str(Path(sys.executable).with_name("orchestrator")), *arguments]
+    with log.open("a") as errors:
         # A session of its own: Ctrl-C comes to us alone, and we end the processes in order.
         process = subprocess.Popen(
             command,
@@ -174,15 +191,12 @@ def _process(
             text=True,
             start_new_session=True,
         )
-    member = Member(name, process, log)
-    try:
-        yield member
-    finally:
-        _stop(member)
+    return Member(name, process, log)
 
 
-def _wait_until_listening(member: Member) -> None:
-    """Fill in where it listens. Its output is read to the end, so that it never fills the pipe."""
+def wait_until_listening(member: Member) -> None:
+    """Fill in where it listens. Its output is read to the end, so that it never fills the pipe. Raises
+    ClusterFailed."""
     lines: SimpleQueue[str | None] = SimpleQueue()
     stdout = member.process.stdout
     assert stdout is not None
@@ -208,7 +222,8 @@ def _wait_until_listening(member: Member) -> None:
             return
 
 
-def _stop(member: Member) -> None:
+def stop(member: Member) -> None:
+    """End it with SIGTERM and wait for it. Raises ClusterFailed if it does not end in time, or badly."""
     process = member.process
     member.terminate()
     try:
@@ -230,16 +245,26 @@ def _refuse_leftovers(directory: Path) -> None:
     """End what is left of the cluster: whatever works in its directory or was started with a path in it.
     Raises ClusterFailed if there is any."""
     left = []
-    for process in psutil.process_iter():
+    for process in belonging(directory):
         try:
-            if process.pid == os.getpid() or not _belongs(process, directory):
-                continue
             left.append(f"{process.pid} ({' '.join(process.cmdline())[:80]})")
             process.kill()
         except psutil.Error:
-            continue  # it has ended meanwhile, or is somebody else's
+            continue  # it has ended meanwhile
     if left:
         raise ClusterFailed(f"left behind, and killed now: {', '.join(left)}")
+
+
+def belonging(directory: Path) -> list[psutil.Process]:
+    """The processes that work in this directory or were started with a path in it; not this one."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and _belongs(process, directory):
+                found.append(process)
+        except psutil.Error:
+            continue  # it has ended meanwhile, or is somebody else's
+    return found
 
 
 def _belongs(process: psutil.Process, directory: Path) -> bool:
@@ -247,4 +272,7 @@ def _belongs(process: psutil.Process, directory: Path) -> bool:
         return False
     inside = f"{directory}/"
     cwd = process.cwd()
-    return f"{cwd}/".startswith(inside) or any(inside in part for part in process.cmdline())
+    if f"{cwd}/".startswith(inside) or any(inside in part for part in process.cmdline()):
+        return True
+    # What a script starts inherits its environment, wherever it goes and whatever it calls itself.
+    return any(inside in value for value in process.environ().values())

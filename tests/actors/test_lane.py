@@ -13,7 +13,13 @@ from actors.kernel import Doorbell
 from actors.lane import Fate, Lane, Settled
 from actors.lifecycle import Status
 from actors.model import Attempt, Job, NodeRef
-from actors.ports import Dispatch, Look, LookResult, SubmitAnswer, SubmitResult
+from actors.ports import (
+    Dispatch,
+    Look,
+    LookResult,
+    SubmitAnswer,
+    SubmitResult,
+)
 
 NODE = NodeRef("n", "http://n")
 FOREIGN = NodeRef("f", "http://f", foreign=True)

@@ -13,7 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors.kernel import Supervisor
 from actors.lifecycle import Status
-from actors.ports import Payload, RunResult
+from actors.node_ports import Payload, RunResult
 from actors.runner import Cause, Runner, verdict
 
 

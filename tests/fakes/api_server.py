@@ -13,8 +13,9 @@ import httpx
 import trio
 from fakes.ledgers import SetClock, open_ledger
 
+from actors.ledger_port import Ledger
 from actors.model import Attempt, Job, NodeRef
-from actors.ports import Ledger, NodeView, ServiceLimits, Waiting
+from actors.ports import NodeView, ServiceLimits, Waiting
 from actors.wire.serving import serve
 from orchestrator.api import Api, create_app
 from orchestrator.feed import Feed

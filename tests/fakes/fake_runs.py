@@ -9,7 +9,12 @@ import trio
 
 from actors.lifecycle import ENDED, Status
 from actors.model import End
-from actors.ports import Payload, PayloadMove, Running, RunResult
+from actors.node_ports import (
+    Payload,
+    PayloadMove,
+    Running,
+    RunResult,
+)
 
 
 class FakeRun:

@@ -8,9 +8,14 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from actors.ledger_port import (
+    Ledger,
+    Move,
+    NewJob,
+    Outcome,
+)
 from actors.lifecycle import Status
 from actors.model import Attempt, Job
-from actors.ports import Ledger, Move, NewJob, Outcome
 from orchestrator.ledger import SqliteLedger
 
 _numbers = itertools.count(1)

@@ -12,9 +12,19 @@ from dataclasses import replace
 
 import trio
 
+from actors.ledger_port import (
+    Change,
+    Move,
+    MoveAttempt,
+    NewJob,
+    Note,
+    Outcome,
+    Recorded,
+    RecordEnd,
+)
 from actors.lifecycle import OVER, Status
 from actors.model import Attempt, AttemptState, HistoryEntry, Job
-from actors.ports import Change, Clock, Move, MoveAttempt, NewJob, Note, Outcome, Recorded, RecordEnd
+from actors.ports import Clock
 from orchestrator import ledger_rules as rules
 from orchestrator.ledger import IdempotencyConflict
 

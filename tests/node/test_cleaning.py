@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from actors.lifecycle import Status
 from actors.model import End
-from actors.ports import PayloadMove
+from actors.node_ports import PayloadMove
 from node.arrivals import Arrived
 from node.cleaning import Cleaning
 from node.payloads import PayloadTable, open_table

@@ -12,7 +12,7 @@ import trio
 
 from actors.lifecycle import Status
 from actors.model import End
-from actors.ports import Payload, PayloadMove
+from actors.node_ports import Payload, PayloadMove
 from node.arrivals import Accepted, AcceptResult, Arrived
 from node.changes import SUBSCRIBER_BUFFER
 from node.payloads import PayloadTable, open_table

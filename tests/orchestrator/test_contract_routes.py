@@ -14,9 +14,15 @@ import trio
 from fakes.api_server import Server, api_server, status_body
 from fakes.ledgers import new_attempt, walk
 
+from actors.ledger_port import LedgerError, Move
 from actors.lifecycle import Status
 from actors.model import Job, NodeRef
-from actors.ports import LedgerError, Move, NodeState, NodeView, Waiting, WaitReason
+from actors.ports import (
+    NodeState,
+    NodeView,
+    Waiting,
+    WaitReason,
+)
 from actors.wire.tree import list_tree
 from actors.wire.zip_out import zip_stream
 

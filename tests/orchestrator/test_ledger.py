@@ -11,9 +11,16 @@ import pytest
 from fakes.ledgers import SetClock, new_attempt, new_job, open_ledger, walk
 from fakes.memory_ledger import MemoryLedger
 
+from actors.ledger_port import (
+    Ledger,
+    Move,
+    MoveAttempt,
+    Note,
+    Outcome,
+    RecordEnd,
+)
 from actors.lifecycle import ENDED, JOB, OVER, QUOTA, Status, may_move
 from actors.model import AttemptState, End, HistoryEntry, Job
-from actors.ports import Ledger, Move, MoveAttempt, Note, Outcome, RecordEnd
 from orchestrator.ledger import IdempotencyConflict
 
 S = Status

@@ -10,9 +10,16 @@ import pytest
 from fakes.ledgers import SetClock, new_job, open_ledger
 from fakes.memory_ledger import MemoryLedger
 
+from actors.ledger_port import (
+    Change,
+    Ledger,
+    LedgerError,
+    Move,
+    MoveAttempt,
+    RecordEnd,
+)
 from actors.lifecycle import JOB, QUOTA, Status
 from actors.model import Attempt, AttemptState, End
-from actors.ports import Change, Ledger, LedgerError, Move, MoveAttempt, RecordEnd
 
 S = Status
 

@@ -14,9 +14,15 @@ import trio
 import trio.testing
 from fakes.ledgers import SetClock, new_attempt, new_job, open_ledger, walk
 
+from actors.ledger_port import (
+    LedgerError,
+    Move,
+    MoveAttempt,
+    Outcome,
+    RecordEnd,
+)
 from actors.lifecycle import Status
 from actors.model import AttemptState, End
-from actors.ports import LedgerError, Move, MoveAttempt, Outcome, RecordEnd
 from orchestrator.ledger import JobDetails, JoinedNode, LedgerFull, SqliteLedger
 from orchestrator.ledger_schema import MAX_ID, SCHEMA
 from orchestrator.ledger_writer import in_thread

@@ -10,7 +10,7 @@ import pytest
 import trio
 from fakes.api_server import Server, api_server, form, status_body
 
-from actors.ports import LedgerError
+from actors.ledger_port import LedgerError
 
 RUN = 'name="file"; filename="run.sh"|ls -b > listing.txt'
 

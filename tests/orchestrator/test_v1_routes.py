@@ -15,7 +15,12 @@ from fakes.ledgers import walk
 
 from actors.lifecycle import Status
 from actors.model import Job, NodeRef
-from actors.ports import NodeState, NodeView, Waiting, WaitReason
+from actors.ports import (
+    NodeState,
+    NodeView,
+    Waiting,
+    WaitReason,
+)
 from actors.wire.tree import list_tree
 from actors.wire.zip_out import zip_stream
 

@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING
 import trio
 from simulation.violation import Violation
 
+from actors.ledger_port import (
+    Change,
+    Move,
+    MoveAttempt,
+    Note,
+    Outcome,
+    Recorded,
+    RecordEnd,
+)
 from actors.lifecycle import JOB, OVER, QUOTA, Status
 from actors.model import Attempt, AttemptState, Job
-from actors.ports import Change, Move, MoveAttempt, Note, Outcome, Recorded, RecordEnd
 
 if TYPE_CHECKING:
     from simulation.world import World

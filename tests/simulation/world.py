@@ -16,21 +16,23 @@ from simulation.machines import Machine, Stream
 from simulation.plan import SERVICE, Fault, Plan
 from simulation.violation import Dead
 
+from actors.ledger_port import (
+    Change,
+    LedgerError,
+    NewJob,
+    Outcome,
+    Recorded,
+)
 from actors.messages import AttemptHanded
 from actors.model import Attempt, HistoryEntry, Job, NodeRef
 from actors.ports import (
-    Change,
     CollectAnswer,
     CollectResult,
     Dispatch,
-    LedgerError,
     Look,
     LookResult,
-    NewJob,
     NodeAddress,
     NodeEvent,
-    Outcome,
-    Recorded,
     SubmitAnswer,
     SubmitResult,
 )
