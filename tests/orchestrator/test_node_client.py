@@ -249,7 +249,7 @@ async def test_a_node_that_never_answers_leaves_doubt(hasty: NodeClient, storage
 async def test_a_transfer_that_moves_has_no_deadline(storage: Storage, tmp_path: Path) -> None:
     one = await new_dispatch(storage, {"run.sh": b"true\n", "big": bytes(3 << 20)})
     reply = items({"key": one.attempt.key, "result": "accepted", "payload": prepared(one.attempt.key)})
-    client = NodeClient(OWNER, storage, tmp_path / "slow", http=Http(Patience(5.0, head=0.2, stall=0.2)))
+    client = NodeClient(OWNER, storage, tmp_path / "slow", http=Http(Patience(5.0, head=5.0, stall=0.3)))
     peer = Peer()
 
     async def slowly(stream: trio.SocketStream) -> None:
