@@ -1,0 +1,270 @@
+"""Real processes for tests: the installed command, programs beside it, and the certainty that all are gone.
+
+A `Place` is a directory with the processes that a test started in it. Each has the place in its environment,
+and hands it down to whatever it starts: so what is left of it can be found, whatever it calls itself.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+import trio
+
+COMMAND: Final = (str(Path(sys.executable).with_name("orchestrator")),)
+LISTENING: Final = b"listening on "
+PATIENCE: Final = 60.0
+"""Seconds that anything may take on a machine that is busy with something else."""
+PROMISED: Final = 5.0
+"""Seconds within which a process ends that was asked to."""
+
+_MARK: Final = "SYSTEM_TEST_PLACE"
+_OURS: Final = frozenset({"PORT", "HOST", "DB_PATH", "DATA_PATH", "MAX_AGE"})
+
+
+@dataclass(slots=True)
+class Started:
+    """A process that listens at `url`. Its standard error goes to `log`."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    url: str = ""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def port(self) -> str:
+        return self.url.rpartition(":")[2]
+
+    def send(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    async def end(self, number: int, within: float = PROMISED) -> int:
+        """Send it a signal; its exit status, which has to come in time."""
+        self.send(number)
+        return await self.ended(within)
+
+    async def ended(self, within: float = PROMISED) -> int:
+        await gone([self.pid], within)
+        return self.process.wait()
+
+    def errors(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """How a process ended that was not to start."""
+
+    status: int
+    out: str
+    lines: Sequence[str]
+
+
+class Place:
+    """See the module. Left by `close`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._stack = ExitStack()
+        self._started: list[Started] = []
+
+    # ------------------------------------------------------------------ the product
+
+    def server(
+        self, name: str = "server", *, nodes: Sequence[str] = (), port: str = "0", **environment: str
+    ) -> Started:
+        """An orchestrator with the service `example` on these nodes."""
+        data = self.directory / name
+        data.mkdir(exist_ok=True)
+        ours = {"DB_PATH": str(data / "db.sqlite"), "DATA_PATH": str(data / "data"), "PORT": port}
+        if nodes:
+            ours["SERVICE_EXAMPLE_NODES"] = ",".join(nodes)
+        return self.start("server", name=name, environment={**ours, **environment})
+
+    def node(
+        self, name: str = "node", *flags: str, port: str = "0", on_stop: str = "kill", grace: str = "0.5"
+    ) -> Started:
+        arguments = ["node", "--port", port, "--data", str(self.directory / name)]
+        return self.start(*arguments, "--on-stop", on_stop, "--grace", grace, *flags, name=name)
+
+    def up(self, *flags: str, **environment: str) -> Started:
+        arguments = ["up", "--port", "0", "--data", str(self.directory / "up"), *flags]
+        return self.start(*arguments, name="orchestrator", environment=environment)
+
+    # ------------------------------------------------------------------ any process
+
+    def start(
+        self,
+        *arguments: str,
+        name: str,
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = COMMAND,
+    ) -> Started:
+        """The command, once it listens."""
+        begun = self.begin(*arguments, name=name, environment=environment, command=command)
+        begun.url = self._url(begun)
+        return begun
+
+    def begin(
+        self,
+        *arguments: str,
+        name: str,
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = COMMAND,
+        pass_fds: Sequence[int] = (),
+    ) -> Started:
+        """A process of which nothing is expected yet."""
+        log = self.directory / f"{name}.log"
+        with log.open("ab") as errors:
+            process = subprocess.Popen(
+                [*command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=self._environment(environment or {}),
+                cwd=self.directory,
+                # Ctrl-C at the tests' terminal is for the tests alone.
+                start_new_session=True,
+                pass_fds=pass_fds,
+            )
+        started = Started(process, log)
+        self._started.append(started)
+        self._stack.callback(self._stop, started)
+        return started
+
+    def refused(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Refused:
+        """The command's end; it must not go on."""
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=self._environment(environment or {}),
+            cwd=self.directory,
+            timeout=PATIENCE,
+            check=False,
+            start_new_session=True,
+        )
+        return Refused(done.returncode, done.stdout, done.stderr.splitlines())
+
+    def run(self, *command: str) -> str:
+        """What a program prints that has to end well."""
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=self._environment({}),
+            cwd=self.directory,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    # ------------------------------------------------------------------ what is left
+
+    def left(self) -> list[psutil.Process]:
+        """Every process that began here and lives, in whatever generation; zombies do not live."""
+        return [process for process in psutil.process_iter() if self._belongs(process)]
+
+    def close(self) -> None:
+        """End everything. What was never told to end must do so in order."""
+        try:
+            self._stack.close()
+        finally:
+            for process in self.left():
+                with _vanishing():
+                    process.kill()
+
+    def _belongs(self, process: psutil.Process) -> bool:
+        with _vanishing():
+            if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            inside = f"{self.directory}/"
+            return (
+                process.environ().get(_MARK) == str(self.directory)
+                or f"{process.cwd()}/".startswith(inside)
+                or any(inside in part for part in process.cmdline())
+            )
+        return False
+
+    def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in _OURS and not name.startswith("SERVICE_")
+        }
+        return {**inherited, _MARK: str(self.directory), **more}
+
+    def _url(self, started: Started) -> str:
+        """Where it listens, by the line it prints."""
+        stdout = started.process.stdout
+        assert stdout is not None
+        said = b""
+        deadline = time.monotonic() + PATIENCE
+        while b"\n" not in said.partition(LISTENING)[2]:
+            readable, _, _ = select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))
+            assert readable, f"it does not listen after {PATIENCE:.0f} s: {started.errors()}"
+            piece = os.read(stdout.fileno(), 65536)
+            assert piece, f"it ended with status {started.process.wait()}: {started.errors()}"
+            said += piece
+        return said.partition(LISTENING)[2].split()[0].decode()
+
+    def _stop(self, started: Started) -> None:
+        process = started.process
+        assert process.stdout is not None
+        with process.stdout:
+            if process.poll() is not None:
+                return
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+            try:
+                status = process.wait(PATIENCE / 2)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise AssertionError(f"it did not end after SIGTERM: {started.errors()}") from None
+        assert status == 0, f"it ended with status {status}: {started.errors()}"
+
+
+async def gone(pids: Sequence[int], within: float = PATIENCE) -> None:
+    """Wait until these processes have ended, by the kernel's word."""
+    with trio.fail_after(within):
+        for pid in pids:
+            try:
+                fd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            try:
+                await trio.lowlevel.wait_readable(fd)
+            finally:
+                os.close(fd)
+
+
+@contextmanager
+def place(directory: Path) -> Iterator[Place]:
+    with closing(Place(directory)) as here:
+        yield here
+
+
+@contextmanager
+def _vanishing() -> Iterator[None]:
+    """A process may end, or turn out to be somebody else's, while it is looked at."""
+    try:
+        yield
+    except psutil.Error:
+        return

@@ -1,0 +1,53 @@
+"""A second process on one directory, or on one port, is refused in one line that says so."""
+
+from __future__ import annotations
+
+import pytest
+from fakes.processes import Place, Refused
+
+
+def _in_one_line(refused: Refused, *words: str) -> None:
+    assert refused.status == 1
+    assert refused.out == ""
+    assert len(refused.lines) == 1, refused.lines
+    assert all(word in refused.lines[0] for word in words), refused.lines
+
+
+async def test_a_second_server_on_the_same_data(here: Place) -> None:
+    here.server()
+    data = here.directory / "server"
+    environment = {"DATA_PATH": str(data / "data"), "DB_PATH": str(data / "other.sqlite"), "PORT": "0"}
+    environment["SERVICE_EXAMPLE_NODES"] = "http://127.0.0.1:9"
+    _in_one_line(here.refused("server", environment=environment), str(data / "data"), "another orchestrator")
+
+
+async def test_a_second_node_on_the_same_data(here: Place) -> None:
+    here.node("node")
+    data = str(here.directory / "node")
+    _in_one_line(here.refused("node", "--port", "0", "--data", data), data, "in use")
+
+
+async def test_a_second_up_on_the_same_data(here: Place) -> None:
+    here.up("--nodes", "1")
+    data = str(here.directory / "up")
+    _in_one_line(here.refused("up", "--nodes", "1", "--port", "0", "--data", data), data)
+    assert len([process for process in here.left() if "--on-stop" in process.cmdline()]) == 1
+
+
+@pytest.mark.parametrize("what", ["server", "node", "up"])
+async def test_a_port_in_use(here: Place, what: str) -> None:
+    port = here.node("node").port
+    arguments = {
+        "server": ("server",),
+        "node": ("node", "--data", str(here.directory / "other")),
+        "up": ("up", "--nodes", "1", "--data", str(here.directory / "up")),
+    }[what]
+    environment = {
+        "DATA_PATH": str(here.directory / "data"),
+        "DB_PATH": str(here.directory / "db.sqlite"),
+        "SERVICE_EXAMPLE_NODES": "http://127.0.0.1:9",
+    }
+    refused = here.refused(*arguments, "--port", port, environment=environment)
+    _in_one_line(refused, port, "in use")
+    running = [process for process in here.left() if str(here.directory / "node") not in process.cmdline()]
+    assert not [process for process in running if "--on-stop" in process.cmdline()]

@@ -1,0 +1,212 @@
+"""From upload to results through server, node and bash: how scripts end and what is left of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from fakes.portals import portal
+from fakes.processes import Started
+
+LOGS = {"stdout.log", "stderr.log"}
+
+
+async def test_exit_3_is_failed_with_its_outputs_and_logs(shared: Started) -> None:
+    async with portal(shared.url) as user:
+        job = await user.run("echo out; echo err >&2; echo data > result.txt; exit 3", files={"in": b"x"})
+        assert (job["status"], job["message"]) == ("Failed", "exit code 3")
+        assert (job["exit_code"], job["signal"]) == (3, None)
+        found = await user.contents(job["id"])
+        assert found.keys() == {"run.sh", "in", "result.txt"} | LOGS
+        assert found["result.txt"] == b"data\n" and found["stderr.log"] == b"err\n"
+        assert await user.log(job["id"]) == b"out\n"
+        assert await user.log(job["id"], "stderr") == b"err\n"
+        told = await user.json(f"/download/{job['id']}")
+        assert told == {"id": job["id"], "status": "Failed", "message": "exit code 3"}
+
+
+async def test_kill_9_inside_is_failed_by_the_signal_at_once(shared: Started) -> None:
+    async with portal(shared.url) as user:
+        job = await user.run("echo before; kill -9 $$; sleep 600")
+        assert (job["status"], job["message"]) == ("Failed", "killed by signal 9")
+        assert (job["exit_code"], job["signal"]) == (None, 9)
+        assert job["wall_seconds"] < 5
+        assert (await user.contents(job["id"]))["stdout.log"] == b"before\n"
+
+
+async def test_an_upload_without_run_sh_is_invalid_and_says_why(shared: Started) -> None:
+    async with portal(shared.url) as user:
+        job = await user.run(None, files={"data.txt": b"kept"})
+        assert job["status"] == "Invalid"
+        assert "run.sh not found" in job["message"]
+        assert (await user.contents(job["id"]))["data.txt"] == b"kept"
+
+
+async def test_completed_is_a_zip_by_both_routes(shared: Started) -> None:
+    async with portal(shared.url) as user:
+        job = await user.run("mkdir -p a/b; echo 42 > a/b/c", files={"sub/in.pdb": b"ATOM"})
+        assert job["status"] == "Completed"
+        found = await user.contents(f"/download/{job['id']}")
+        assert found == await user.contents(job["id"])
+        assert found["a/b/c"] == b"42\n" and found["sub/in.pdb"] == b"ATOM"
+
+
+@pytest.mark.parametrize(
+    ("script", "message", "logs"),
+    [
+        ("echo a; sleep 600 & echo b; exit 0\n", "", b"a\nb\n"),
+        ("(sleep 600; echo late) & disown; exit 3\n", "exit code 3", b""),
+        ("exec 1>&- 2>&-; sleep 1; exit 0\n", "", b""),
+        ("exit 0 | sleep 600 &\nexit 4\n", "exit code 4", b""),
+    ],
+)
+async def test_a_child_that_holds_the_output_holds_no_job(
+    shared: Started, script: str, message: str, logs: bytes
+) -> None:
+    async with portal(shared.url) as user:
+        job = await user.run(script)
+        assert job["status"] == ("Failed" if message else "Completed")
+        assert message in job["message"]
+        assert job["wall_seconds"] < 10
+        assert await user.log(job["id"]) == logs
+
+
+@pytest.mark.parametrize(
+    ("script", "name", "content"),
+    [
+        (
+            b"#!/bin/bash\r\nset -e\r\nmkdir -p out\r\necho hi > out/res.txt\r\nexit 0\r\n",
+            "out/res.txt",
+            b"hi\n",
+        ),
+        (b"#!/bin/bash\r\necho hi > res.txt\r\n", "res.txt", b"hi\n"),
+    ],
+)
+async def test_a_script_with_windows_line_ends_runs_converted_and_says_so(
+    shared: Started, script: bytes, name: str, content: bytes
+) -> None:
+    async with portal(shared.url) as user:
+        job = await user.run(script, files={"other.txt": b"a\r\n"})
+        found = await user.contents(job["id"])
+        assert not any("\r" in member for member in found)
+        assert found["other.txt"] == b"a\r\n"
+        assert job["status"] == "Completed" and "line end" in job["message"].lower()
+        assert found[name] == content
+
+
+async def test_a_cr_that_is_meant_stays(shared: Started) -> None:
+    async with portal(shared.url) as user:
+        job = await user.run(b"cat <<X > data.txt\na\r\nX\n")
+        assert job["status"] == "Completed"
+        assert (await user.contents(job["id"]))["data.txt"] == b"a\r\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "printed", "made"),
+    [
+        (
+            "echo first; for i in 1 2 3; do echo line $i; done; : > stdout.log; echo after\n",
+            b"first\nline 1\nline 2\nline 3\nafter\n",
+            b"",
+        ),
+        ("echo hello; echo mine > stdout.log; echo world\n", b"hello\nworld\n", b"mine\n"),
+        ("rm -f stdout.log; echo x\n", b"x\n", b"x\n"),
+    ],
+)
+async def test_a_script_may_do_what_it_likes_to_stdout_log(
+    shared: Started, script: str, printed: bytes, made: bytes
+) -> None:
+    async with portal(shared.url) as user:
+        job = await user.run(script)
+        assert job["status"] == "Completed"
+        assert await user.log(job["id"]) == printed
+        assert (await user.contents(job["id"]))["stdout.log"] == made
+
+
+async def test_a_link_named_stdout_log_is_not_followed(shared: Started) -> None:
+    async with portal(shared.url) as user:
+        job = await user.run("ln -sf /etc/hostname stdout.log; echo x\n")
+        assert job["status"] == "Completed"
+        assert await user.log(job["id"]) == b"x\n"
+        assert (await user.contents(job["id"])).get("stdout.log", b"x\n") == b"x\n"
+
+
+async def test_an_uploaded_stdout_log_is_an_input_like_any_other(shared: Started) -> None:
+    async with portal(shared.url) as user:
+        job = await user.run("cat stdout.log", files={"stdout.log": b"my input"})
+        assert job["status"] == "Completed"
+        assert await user.log(job["id"]) == b"my input"
+        assert (await user.contents(job["id"]))["stdout.log"] == b"my input"
+
+
+DATES = (
+    "echo a > a; touch -d @0 a; echo b > b; touch -d 2150-01-01 b; touch -d 1901-01-01 c; "
+    "mkdir d; touch -d @0 d\n"
+)
+
+
+async def test_times_that_no_zip_can_tell_are_clamped(shared: Started) -> None:
+    async with portal(shared.url) as user:
+        job = await user.run(DATES)
+        assert job["status"] == "Completed"
+        archive = await user.zip(job["id"])
+        years = {member.filename: member.date_time[0] for member in archive.infolist()}
+        assert (years["a"], years["b"], years["c"], years["d/"]) == (1980, 2107, 1980, 1980)
+        assert (archive.read("a"), archive.read("b"), archive.read("c")) == (b"a\n", b"b\n", b"")
+
+
+ODD_NAMES = (
+    r"echo x > $(printf 'r\xe9sultat.txt'); echo y > ok.txt; "
+    r"mkdir $(printf 'd\xff'); echo z > $(printf 'd\xff/z')"
+    "\n"
+)
+
+
+async def test_a_name_that_is_no_utf_8_costs_no_file(shared: Started) -> None:
+    async with portal(shared.url) as user:
+        job = await user.run(ODD_NAMES)
+        assert job["status"] == "Completed"
+        found = await user.contents(job["id"])
+        assert found["ok.txt"] == b"y\n"
+        assert sorted(found.values()).count(b"x\n") == 1 and list(found.values()).count(b"z\n") == 1
+        assert len(found) == 6, sorted(found)
+
+
+SPECIAL = (
+    "echo ok > ok.txt; mkfifo p; ln -s nowhere dang; ln -s loop loop; ln -s . self; ln -s /etc/passwd leak; "
+    "ln -s ok.txt fine; ln /etc/hostname hard 2>/dev/null; "
+    """python3 -c "import socket;socket.socket(socket.AF_UNIX).bind('sock')"; """
+    "mknod dev c 1 5 2>/dev/null; true\n"
+)
+
+
+async def test_special_files_and_links_that_lead_out_are_left_out_and_named(shared: Started) -> None:
+    async with portal(shared.url) as user:
+        job = await user.run(SPECIAL)
+        assert job["status"] == "Completed"
+        found = await user.contents(job["id"])
+        assert found["ok.txt"] == b"ok\n" and found["fine"] in (b"ok.txt", b"ok\n")
+        assert not found.keys() & {"p", "sock", "dev", "leak"}
+        assert not any(b"root:" in content for content in found.values())
+        left_out = {path for path, _ in _manifest(shared, job["id"])["left_out"]}
+        assert {"p", "sock", "leak", "dang", "loop"} <= left_out
+
+
+def _manifest(shared: Started, number: int) -> dict[str, Any]:
+    """What the server keeps beside a job's zip."""
+    jobs = shared.log.parent / "up" / "server" / "data" / "jobs"
+    (noted,) = (path for path in jobs.glob("*/*/job_id") if path.read_text() == f"{number}\n")
+    manifest: dict[str, Any] = json.loads((noted.parent / "result" / "manifest.json").read_bytes())
+    return manifest
+
+
+async def test_peak_memory_is_the_jobs_own(shared: Started) -> None:
+    """Whatever the node has handled before; the arrays' size is in the figure."""
+    async with portal(shared.url) as user:
+        big = await user.run("head -c 100M /dev/urandom > big\n")
+        assert big["status"] == "Completed" and big["output_bytes"] > 100 << 20
+        small = await user.run("true\n")
+        large = await user.run('python3 -c "b=bytearray(200<<20)"\n')
+        assert 0 < small["peak_bytes"] < 10 << 20
+        assert 200 << 20 <= large["peak_bytes"] < 230 << 20
