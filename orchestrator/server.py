@@ -91,11 +91,14 @@ async def run_orchestrator(
     """Everything but the listening: reports the app once all of it runs, and runs until cancelled."""
     for warning in settings.warnings:
         log.warning("%s", warning)
-    with _locked(settings.data_path):
+    data, db = settings.data_path, settings.db_path
+    with (
+        locked(data / "orchestrator.lock", f"data directory {data}", "DATA_PATH"),
+        locked(db.with_name(db.name + ".lock"), f"ledger {db}", "DB_PATH"),
+    ):
         clock, chance = WallClock(), random.Random()
         storage = Storage(settings.data_path, clock, keep_free=settings.keep_free_disk)
         await storage.open()
-        settings.db_path.parent.mkdir(parents=True, exist_ok=True)
         ledger = await SqliteLedger.open(str(settings.db_path), clock=clock)
         nodes = NodeClient(ledger.owner, storage, settings.data_path / "spool")
         try:
@@ -220,19 +223,19 @@ def version() -> str:
 
 
 @contextmanager
-def _locked(data: Path) -> Iterator[None]:
-    """The data directory for this process alone. Raises StartError."""
+def locked(path: Path, what: str, setting: str) -> Iterator[None]:
+    """`what` for this process alone, by a lock on the file `path`. Raises StartError that names `setting`."""
     try:
-        data.mkdir(parents=True, exist_ok=True)
-        fd = os.open(data / "orchestrator.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise StartError(f"data directory {data}: {error.strerror}") from error
+        raise StartError(f"{what}: {error.strerror}; set {setting} to a place that can be written") from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StartError(
-                f"data directory {data} is used by another orchestrator; stop it, or set another DATA_PATH"
+                f"{what} is used by another orchestrator; stop it, or set {setting} to another place"
             ) from None
         yield
     finally:

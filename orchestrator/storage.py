@@ -15,6 +15,7 @@ What is in `jobs` came there by one rename of something complete and synced. So 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import secrets
@@ -30,6 +31,8 @@ import trio
 from actors.ports import Clock
 from orchestrator.disk import Disk, StorageError, StorageFull, StorageGone, Trace, speaking_of
 from orchestrator.incoming import ResultSink, Upload
+
+log: Final = logging.getLogger("orchestrator.storage")
 
 T = TypeVar("T")
 
@@ -81,7 +84,10 @@ class Storage:
         finally:
             if not upload.committed:
                 with trio.CancelScope(shield=True):
-                    await upload.remove()
+                    try:
+                        await upload.remove()
+                    except StorageError as error:
+                        log.warning("an upload that was given up is left until the next start: %s", error)
 
     def receive_result(self, storage_key: str, attempt_key: str) -> ResultSink:
         """A place for what an attempt left. Nothing is visible before its `commit`."""

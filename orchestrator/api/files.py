@@ -73,8 +73,11 @@ async def stream(
 ) -> Response:
     """An answer of unknown length. What entering `source` raises is raised here, before any byte is sent."""
     opened = await source.__aenter__()
-    response = Response(StreamBody(source, opened.body), content_type=content_type)
-    response.timeout = None
+    body: ResponseBody = StreamBody(source, opened.body)
+    if request.method == "HEAD":
+        await source.__aexit__(None, None, None)
+        body = DataBody(b"")
+    response = Response(body, content_type=content_type)
     response.headers["Accept-Ranges"] = "none"
     response.headers["Cache-Control"] = "no-store"
     if filename is not None:
@@ -114,8 +117,7 @@ async def stored(
             body = FileBody(fd, begin, end, held.pop_all())
         response = Response(body, 200 if asked is None else 206, headers, content_type=content_type)
         response.headers["Content-Length"] = str(end - begin)
-        response.timeout = None
-        return response
+            return response
 
 
 async def _open(storage: Storage, path: Path) -> int | None:
@@ -173,5 +175,4 @@ async def log(storage: Storage, storage_key: str, name: str, offset: int) -> Res
             body = FileBody(fd, begin, size, held.pop_all())
         response = Response(body, content_type="application/octet-stream")
         response.headers["Content-Length"] = str(size - begin)
-        response.timeout = None
-        return response
+            return response

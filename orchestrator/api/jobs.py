@@ -60,11 +60,17 @@ async def place(api: Api, job: Job) -> tuple[NodeRef, Attempt] | None:
 
 
 async def results(api: Api, job: Job) -> Response:
-    """The stored zip; of a job that ended without any, its inputs. Raises Refusal (404) if nothing is
-    left."""
+    """The stored zip; of a job that ended badly without any, its inputs. Raises Refusal: 404 if nothing is
+    left, 503 if the results of a completed job are not where they have to be."""
     name = f"{job.id}.zip"
     response = await files.stored(api.storage, job.storage_key, "result.zip", files.ZIP, name)
-    return response if response is not None else await inputs(api, job)
+    if response is not None:
+        return response
+    if job.status is Status.COMPLETED and (await find(api, job.id)).status is Status.COMPLETED:
+        log.error("job %d is Completed and has no results in %s", job.id, api.storage.job(job.storage_key))
+        message = f"the results of job {job.id} are not on this server's disk; ask its operator"
+        raise Refusal(503, "results_missing", message, job_id=job.id, job_status=job.status)
+    return await inputs(api, job)
 
 
 async def inputs(api: Api, job: Job) -> Response:

@@ -94,6 +94,10 @@ def make_app() -> QuartTrio:
     # The body is limited where it is read, by what arrives and not by what a header claims.
     app.config["MAX_CONTENT_LENGTH"] = None
     app.config["BODY_TIMEOUT"] = None
+    # A slow reader gets all of its answer.
+    app.config["RESPONSE_TIMEOUT"] = None
+    # A redirect would be HTML, and a POST that follows it loses its body.
+    app.url_map.merge_slashes = False
     app.register_error_handler(Exception, _answer)
     app.register_error_handler(HTTPException, _answer)
     return app

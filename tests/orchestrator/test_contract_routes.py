@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 from fakes.api_server import Server, api_server, status_body
@@ -314,3 +315,28 @@ async def test_a_new_attempt_key_is_not_a_path(server: Server) -> None:
 
     with pytest.raises(StorageError):
         server.storage.receive_result(job.storage_key, "../" + new_attempt(job).key)
+
+
+async def test_results_that_are_missing_are_never_replaced_by_something_else(server: Server) -> None:
+    job = await server.upload(**{"run.sh": b"true"})
+    job = await walk(server.ledger, job, S.PROCESSING, S.SUBMITTED, S.COMPLETED)
+    for path in ("download", "download_partial"):
+        answer = await server.client.get(f"/{path}/{job.id}")
+        assert (answer.status_code, status_body(answer)["status"]) == (503, "Completed")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["//download/1", "/download/%FF", "/download/%00", "/download/1/", "/download//1", "/" + "x" * 5000],
+)
+async def test_an_odd_path_is_refused_in_json(server: Server, path: str) -> None:
+    answer = await server.client.get(httpx.URL(server.url).copy_with(raw_path=path.encode()))
+    assert answer.status_code in (400, 404)
+    status_body(answer)
+
+
+async def test_the_head_of_partial_results_leaves_nothing_open(server: Server) -> None:
+    job = await server.upload(**{"run.sh": b"true"})
+    answer = await server.client.head(f"/download_partial/{job.id}")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert not server.storage.reading_now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import trio
 from fakes.api_server import Server, api_server, form, status_body
 
 from actors.ledger_port import LedgerError
+from orchestrator.disk import Disk
+from orchestrator.incoming import IncomingFile
+from orchestrator.ledger import LedgerFull
 
 RUN = 'name="file"; filename="run.sh"|ls -b > listing.txt'
 
@@ -281,3 +285,65 @@ async def test_many_uploads_at_once_are_all_stored(server: Server) -> None:
             nursery.start_soon(one)
     assert sorted(ids) == list(range(1, 31))
     assert len(server.directories()) == 30
+
+
+@pytest.mark.parametrize("step", ["write", "sync_directory"])
+async def test_a_full_disk_is_told_and_nothing_is_left(
+    server: Server, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Disk, step, full)
+    await refused(server, await server.post(RUN), 507, "no space left")
+
+
+async def test_a_full_disk_under_the_ledger_is_told_and_nothing_is_left(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def insert(job: object) -> None:
+        raise LedgerFull("the ledger's disk is full")
+
+    monkeypatch.setattr(server.ledger, "insert", insert)
+    await refused(server, await server.post(RUN), 507, "full")
+
+
+async def test_a_slow_disk_slows_the_client_and_fills_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = trio.Event()
+    write = IncomingFile.write
+
+    async def slow(file: IncomingFile, data: bytes) -> None:
+        await stuck.wait()
+        await write(file, data)
+
+    monkeypatch.setattr(IncomingFile, "write", slow)
+    body, content_type = form(
+        b'name="file"; filename="big"|' + bytes(48 << 20), 'name="user_id"|1', 'name="service"|example'
+    )
+    sent = 0
+
+    async def watched() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for start in range(0, len(body), 1 << 18):
+            yield body[start : start + (1 << 18)]
+            sent = start
+
+    async with api_server(tmp_path / "slow", upload_limit=64 << 20) as server, trio.open_nursery() as nursery:
+
+        async def upload() -> None:
+            headers = {"Content-Type": content_type, "Content-Length": str(len(body))}
+            answer = await server.client.post("/upload", content=watched(), headers=headers)
+            assert answer.status_code == 201
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(upload)
+        # Nothing tells that bytes have stopped moving but that none move for a while.
+        before = -1
+        while before != sent:
+            before = sent
+            await trio.sleep(0.3)
+        assert sent < 24 << 20, "the server read on although nothing was written"
+        stuck.set()
+        await trio.sleep_forever()

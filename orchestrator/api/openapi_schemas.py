@@ -1,0 +1,66 @@
+"""The bodies that the OpenAPI document speaks of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actors.lifecycle import Status
+
+
+def schemas() -> dict[str, Any]:
+    """The components by name."""
+    text, whole, real = {"type": "string"}, {"type": "integer"}, {"type": "number"}
+    maybe_whole, maybe_real = {"type": ["integer", "null"]}, {"type": ["number", "null"]}
+    maybe_text = {"type": ["string", "null"]}
+    time, maybe_time = (
+        {"type": "string", "format": "date-time"},
+        {"type": ["string", "null"], "format": "date-time"},
+    )
+    status = {"$ref": "#/components/schemas/Status"}
+    return {
+        "Status": {"type": "string", "enum": [status.value for status in Status]},
+        "StatusBody": _object(id=whole, status=status, message=text),
+        "Health": _object(status=text, database=text),
+        "Problem": _object(type=text, title=text, status=whole, code=text, detail=text),
+        "Upload": _object(
+            ("user_id", "service"),
+            file={"type": "array", "items": {"type": "string", "format": "binary"}},
+            user_id={"type": "string", "pattern": "^(0|-?[1-9][0-9]*)$"},
+            service=text,
+        ),
+        "Job": _object(
+            id=whole,
+            user_id=whole,
+            service=text,
+            status=status,
+            message=text,
+            waiting={"type": ["object", "null"], "properties": {"reason": text, "position": whole}},
+            version=whole,
+            terminate_requested={"type": "boolean"},
+            created_at=time,
+            updated_at=time,
+            started_at=maybe_time,
+            ended_at=maybe_time,
+            node=maybe_text,
+            attempt=maybe_whole,
+            attempts_used=whole,
+            exit_code=maybe_whole,
+            signal=maybe_whole,
+            wall_seconds=maybe_real,
+            cpu_seconds=maybe_real,
+            peak_bytes=maybe_whole,
+            input_bytes=whole,
+            output_bytes=maybe_whole,
+            max_runtime_seconds=real,
+        ),
+        "Transition": _object(
+            (),
+            **{"at": time, "from": maybe_text, "to": status, "reason": text},
+            node=maybe_text,
+            attempt=maybe_whole,
+        ),
+    }
+
+
+def _object(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required or properties)}
