@@ -117,7 +117,7 @@ async def stored(
             body = FileBody(fd, begin, end, held.pop_all())
         response = Response(body, 200 if asked is None else 206, headers, content_type=content_type)
         response.headers["Content-Length"] = str(end - begin)
-            return response
+        return response
 
 
 async def _open(storage: Storage, path: Path) -> int | None:
@@ -175,4 +175,4 @@ async def log(storage: Storage, storage_key: str, name: str, offset: int) -> Res
             body = FileBody(fd, begin, size, held.pop_all())
         response = Response(body, content_type="application/octet-stream")
         response.headers["Content-Length"] = str(size - begin)
-            return response
+        return response
