@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http.client import HTTPException
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -22,6 +23,9 @@ from testbed.benchmarks import Row, Wrong
 from testbed.cluster import ClusterFailed
 from testbed.figures import machine
 from testbed.portal import Refused
+
+BEGIN = "<!-- figures, written by scripts/bench.py -->"
+END = "<!-- end of the figures -->"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -75,26 +79,66 @@ def idle(*, seconds: float, running: int, as_json: bool) -> None:
     _report("idle", as_json, lambda: benchmarks.idle(seconds, running))
 
 
+@main.command("all")
+@click.option(
+    "--write",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Put the figures into this document, between its marks, as docs/benchmarks.md has them.",
+)
+def all_of_them(*, write: Path | None) -> None:
+    """All four benchmarks with their default values, one after the other, as Markdown."""
+    began = machine()
+    sections = [f"Measured on {datetime.now(UTC):%Y-%m-%d}: {began}."]
+    for name, measure in (
+        ("latency", lambda: benchmarks.latency(100)),
+        ("throughput", lambda: benchmarks.throughput(500, 20, 8, 4)),
+        ("transfer", lambda: benchmarks.transfer(400)),
+        ("idle", lambda: benchmarks.idle(10.0, 100)),
+    ):
+        sections.append(f"### {name}\n\n{_markdown(_measured(name, measure))}")
+    text = "\n\n".join(sections)
+    print(text)
+    if write is not None:
+        before, begin, rest = write.read_text(encoding="utf-8").partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if not end:
+            sys.exit(f"bench all: {write} has no marks {BEGIN} and {END}")
+        write.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+
+
 def _report(name: str, as_json: bool, measure: Callable[[], list[Row]]) -> None:
-    try:
-        rows = measure()
-    except (ClusterFailed, Wrong, Refused, OSError, HTTPException) as error:
-        print(f"bench {name}: {type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(1)
+    measured_on = machine()
+    rows = _measured(name, measure)
     if as_json:
         told = {
             "benchmark": name,
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": machine(),
+            "machine": measured_on,
             "figures": [dataclasses.asdict(row) for row in rows],
         }
         print(json.dumps(told, indent=2))
         return
-    print(machine())
+    print(measured_on)
     width = max(len(row.figure) for row in rows)
     for row in rows:
         beside = "" if row.baseline is None else f"{row.baseline:12,.2f}  {row.baseline_is}"
         print(f"{row.figure:{width}}  {row.value:10,.2f} {row.unit:10}  {beside}".rstrip())
+
+
+def _measured(name: str, measure: Callable[[], list[Row]]) -> list[Row]:
+    try:
+        return measure()
+    except (ClusterFailed, Wrong, Refused, OSError, HTTPException) as error:
+        print(f"bench {name}: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _markdown(rows: list[Row]) -> str:
+    lines = ["| figure | | baseline | which is |", "| --- | --- | --- | --- |"]
+    for row in rows:
+        beside = "" if row.baseline is None else f"{row.baseline:,.2f} {row.unit}"
+        lines.append(f"| {row.figure} | {row.value:,.2f} {row.unit} | {beside} | {row.baseline_is} |")
+    return "\n".join(lines)
 
 
 def _leave(number: int, _frame: FrameType | None) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +22,11 @@ def milliseconds(seconds: float) -> str:
 
 
 def machine() -> str:
-    """What the figures were measured on, in one line."""
+    """What the figures are measured on, in one line: the machine, and how busy it was in the last minute."""
     return (
         f"{_processor()}, {psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, "
-        f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+        f"{platform.system()} {platform.release()}, Python {platform.python_version()}; "
+        f"load average {os.getloadavg()[0]:.1f}"
     )
 
 
