@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import trio
 
 from actors.ports import NodeAddress, ServiceLimits
-from orchestrator.server import serve_orchestrator
+from orchestrator.server import StartError, serve_orchestrator
 from orchestrator.settings import Settings
 
 log: Final = logging.getLogger("orchestrator.up")
@@ -63,9 +63,13 @@ class Plan:
 
 
 async def serve_all(plan: Plan, *, shutdown: trio.Event, on_bound: Callable[[str], None]) -> None:
-    """Run all of it until `shutdown` is set; no process is left then. Raises NodeFailed, and what the server
-    raises when it cannot start."""
+    """Run all of it until `shutdown` is set; no process is left then. Raises NodeFailed, StartError, and what
+    the server raises when it cannot start."""
     data = plan.data.absolute()
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"data directory {data}: {error.strerror}; name another one by --data") from error
     slots = plan.slots or len(os.sched_getaffinity(0))
     nodes = [_Node(number, data / f"node-{number}", slots) for number in range(1, plan.nodes + 1)]
     async with trio.open_nursery() as nursery:
@@ -143,7 +147,6 @@ class _Node:
         port = str(urlsplit(self.url).port or 0)
         options = ["--port", port, "--host", "127.0.0.1", "--data", str(self._data)]
         options += ["--slots", str(self._slots), "--on-stop", "kill", "--grace", str(GRACE_SECONDS)]
-        self._data.parent.mkdir(parents=True, exist_ok=True)
         with (
             self._log.open("ab") as errors,
             # From this thread, the main one: the kernel's signal comes when the thread that began it ends.

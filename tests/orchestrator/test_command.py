@@ -200,7 +200,10 @@ async def test_a_data_directory_in_use_is_refused(tmp_path: Path) -> None:
         async with running(tmp_path, "server", errors=errors, **environ) as server:
             status, told = await refused(tmp_path, "server", **environ)
             assert status == 1
-            assert told.count("\n") == 1 and "is used by another orchestrator" in told
+            assert told.count("\n") == 1 and "data directory" in told and "is used by another" in told
+            status, told = await refused(tmp_path, "server", DATA_PATH="other", **environ)
+            assert status == 1
+            assert told.count("\n") == 1 and "ledger" in told and "is used by another" in told
             assert await server.stop(signal.SIGTERM) == 0
 
 
@@ -210,6 +213,18 @@ async def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
         status, told = await refused(tmp_path, "server", PORT=port, SERVICE_A_NODES="http://127.0.0.1:9")
     assert status == 1
     assert told.count("\n") == 1 and port in told and "in use" in told
+
+
+async def test_up_that_cannot_start_says_why_and_leaves_no_process(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        status, told = await refused(tmp_path, "up", "--port", port, "--slots", "1")
+    assert status == 1
+    assert told.splitlines()[-1].endswith("the port is in use") and "Traceback" not in told
+    (tmp_path / "file").write_text("in the way")
+    status, told = await refused(tmp_path, "up", "--port", "0", "--data", "file/x")
+    assert status == 1
+    assert told.count("\n") == 1 and "file/x" in told
 
 
 async def test_a_database_that_is_no_ledger_is_one_clear_line(tmp_path: Path) -> None:
