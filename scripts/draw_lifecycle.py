@@ -24,7 +24,7 @@ def diagram(table: Mapping[Status, frozenset[Status]], first: Status) -> Iterato
     yield "stateDiagram-v2"
     yield f"    [*] --> {first}"
     for source, targets in table.items():
-        for target in sorted(targets, key=order.index):
+        for target in filter(targets.__contains__, order):
             yield f"    {source} --> {target}"
         if not targets:
             yield f"    {source} --> [*]"
@@ -39,7 +39,7 @@ def states() -> Iterator[str]:
     for source, targets in JOB.items():
         owner = str(OWNER[source]).capitalize() if source in OWNER else ""
         counts = "until its end is recorded" if source in QUOTA else ""
-        following = ", ".join(sorted(targets, key=order.index))
+        following = ", ".join(target for target in order if target in targets)
         yield f"| {source}{' (ended)' if source in ENDED else ''} | {owner} | {counts} | {following} |"
 
 

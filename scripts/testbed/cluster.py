@@ -57,8 +57,8 @@ class Member:
         return self.process.pid
 
     def terminate(self) -> None:
-        """Tell it to end; its end is none of its own then."""
-        if self.process.poll() is None:
+        """Tell it to end, once: a server that is told twice breaks off. Its end is none of its own then."""
+        if self.process.poll() is None and not self.told_to_end:
             self.told_to_end = True
             self.process.send_signal(signal.SIGTERM)
 
@@ -115,7 +115,7 @@ def running_cluster(
         for member in members:
             wait_until_listening(member)
         config = directory / "server.toml"
-        config.write_text(_toml(limits, [member.url for member in members]))
+        config.write_text(server_toml(limits, [member.url for member in members]))
         environ = {"PORT": "0", "DB_PATH": str(db_path), "DATA_PATH": str(directory / "server" / "data")}
         db_path.parent.mkdir()
         arguments = ["server", "--config", str(config)]
@@ -145,10 +145,12 @@ def _no_interruption_of_the_end() -> Iterator[Callable[[], None]]:
             signal.signal(number, handler)
 
 
-def _toml(limits: Limits, urls: Sequence[str]) -> str:
-    # A JSON string, list or whole number is the same in TOML.
+def server_toml(limits: Limits, urls: Sequence[str], more: Mapping[str, float] | None = None) -> str:
+    """The server's settings; `more` goes to the top level."""
+    # A JSON string, list or number is the same in TOML.
+    top = "".join(f"{name} = {json.dumps(value)}\n" for name, value in (more or {}).items())
     return (
-        f"upload_limit = {limits.upload_limit}\n\n[services.{SERVICE}]\nnodes = {json.dumps(urls)}\n"
+        f"upload_limit = {limits.upload_limit}\n{top}\n[services.{SERVICE}]\nnodes = {json.dumps(urls)}\n"
         f"runs_per_user = {limits.runs_per_user}\nmax_runs = {limits.max_runs}\n"
     )
 
