@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import trio
 
 from actors.ports import NodeAddress, ServiceLimits
-from orchestrator.server import StartError, serve_orchestrator
+from orchestrator.server import locked, serve_orchestrator
 from orchestrator.settings import Settings
 
 log: Final = logging.getLogger("orchestrator.up")
@@ -66,10 +66,11 @@ async def serve_all(plan: Plan, *, shutdown: trio.Event, on_bound: Callable[[str
     """Run all of it until `shutdown` is set; no process is left then. Raises NodeFailed, StartError, and what
     the server raises when it cannot start."""
     data = plan.data.absolute()
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StartError(f"data directory {data}: {error.strerror}; name another one by --data") from error
+    with locked(data / "up.lock", f"data directory {data}", "--data"):
+        await _serve_all(plan, data, shutdown, on_bound)
+
+
+async def _serve_all(plan: Plan, data: Path, shutdown: trio.Event, on_bound: Callable[[str], None]) -> None:
     slots = plan.slots or len(os.sched_getaffinity(0))
     nodes = [_Node(number, data / f"node-{number}", slots) for number in range(1, plan.nodes + 1)]
     async with trio.open_nursery() as nursery:

@@ -165,6 +165,13 @@ async def test_up_started_again_goes_on_where_it_was(tmp_path: Path) -> None:
         assert await submit(up.url, "true") == number + 1
 
 
+async def test_a_second_up_with_the_same_data_is_refused(tmp_path: Path) -> None:
+    async with running(tmp_path, "up", "--port", "0", "--slots", "1"):
+        status, told = await refused(tmp_path, "up", "--port", "0", "--slots", "1")
+    assert status == 1
+    assert told.count("\n") == 1 and "is used by another" in told and "--data" in told
+
+
 async def test_a_node_of_up_that_dies_is_started_again(tmp_path: Path) -> None:
     with (tmp_path / "err").open("wb") as errors:
         async with running(tmp_path, "up", "--port", "0", "--slots", "1", errors=errors) as up:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import httpx
 import pytest
 import trio
 from fakes.api_server import Server, api_server, form, status_body
+from fakes.ledgers import open_ledger
 
 from actors.ledger_port import LedgerError
 from orchestrator.disk import Disk
@@ -347,3 +349,34 @@ async def test_a_slow_disk_slows_the_client_and_fills_no_memory(
         assert sent < 24 << 20, "the server read on although nothing was written"
         stuck.set()
         await trio.sleep_forever()
+
+
+async def test_clients_that_hang_up_at_any_moment_leave_no_half_of_a_job(tmp_path: Path) -> None:
+    chance = random.Random(20)
+    body, content_type = form(
+        b'name="file"; filename="big"|' + bytes(100_000), RUN, 'name="user_id"|1', 'name="service"|example'
+    )
+    fields = f"Host: x\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}"
+    whole = f"POST /upload HTTP/1.1\r\n{fields}\r\n\r\n".encode() + body
+    async with api_server(tmp_path) as server:
+        port = int(server.url.rpartition(":")[2])
+
+        async def hang_up() -> None:
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            # Half of them have sent all of it, and leave before, while or after it is committed.
+            await stream.send_all(whole[: chance.choice((len(whole), chance.randrange(len(whole))))])
+            for _ in range(chance.randrange(40)):
+                await trio.lowlevel.checkpoint()
+            await stream.aclose()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(60):
+                nursery.start_soon(hang_up)
+            for _ in range(20):
+                nursery.start_soon(server.post, RUN)
+        incoming = server.storage.root / "incoming"
+    async with open_ledger(tmp_path / "db.sqlite") as ledger:
+        rows = {job.storage_key for job in await ledger.list_jobs(limit=500)}
+    assert len(rows) >= 20
+    assert {path.name for path in (incoming.parent / "jobs").glob("*/*")} == rows
+    assert not list(incoming.iterdir())
