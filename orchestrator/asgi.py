@@ -6,10 +6,12 @@ is the host's business.
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import trio
 from quart_trio import QuartTrio
@@ -17,6 +19,8 @@ from quart_trio import QuartTrio
 from orchestrator.feed import Feed
 from orchestrator.server import run_orchestrator
 from orchestrator.settings import Settings, SettingsError, load
+
+log: Final = logging.getLogger("orchestrator")
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -26,8 +30,10 @@ class LifespanApp:
     """An ASGI app that owns the actors: the task that answers the host's lifespan holds their nursery, from
     startup to shutdown."""
 
-    def __init__(self, settings: Callable[[], Settings]) -> None:
+    def __init__(self, settings: Callable[[], Settings], give_up: Callable[[], None]) -> None:
+        """`give_up` ends the host when the actors have: a server whose core is dead must not look alive."""
         self._settings = settings
+        self._give_up = give_up
         self._app: QuartTrio | None = None
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -52,12 +58,15 @@ class LifespanApp:
                 feed.close()
                 nursery.cancel_scope.cancel()
         except* Exception as errors:
-            if started:
-                raise
             failed = _told(errors)
+            if started:
+                log.critical("the orchestrator has ended by an error", exc_info=errors)
         finally:
             self._app = None
-        if failed:
+        if failed and started:
+            self._give_up()
+            await send({"type": "lifespan.shutdown.failed", "message": "; ".join(failed)})
+        elif failed:
             await send({"type": "lifespan.startup.failed", "message": "; ".join(failed)})
         else:
             await send({"type": "lifespan.shutdown.complete"})
@@ -76,6 +85,11 @@ def settings_from_environment() -> Settings:
     return load(os.environ, Path(config) if config else None)
 
 
-app = LifespanApp(settings_from_environment)
+def end_process() -> None:
+    """Ask this process to end."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+app = LifespanApp(settings_from_environment, end_process)
 
 __all__ = ["LifespanApp", "SettingsError", "app"]
