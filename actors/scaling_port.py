@@ -1,0 +1,232 @@
+"""What scaling speaks of: machines, a snapshot to decide on, decisions; and the ports behind it.
+
+A *machine* is something that a provider made for us and that costs money: it boots, its node joins with the
+machine's token, it is drained, it is terminated. Its record is in the ledger before the provider is asked, so
+that no machine is ever forgotten. Durations are seconds; `now` and all `…_at` and `…_since` of a snapshot are
+monotonic seconds of this process, so that a jumping wall clock scales nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+# ------------------------------------------------------------------ settings
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingLimits:
+    """How one service scales. `target_wait`: how long a job may wait before more is asked for. `idle_timeout`:
+    how long a node must have been idle before it may go. `cooldown`: the least time between the last growth and
+    a shrinking. `boot_timeout`: a machine whose node has not joined by then is a failed boot. After
+    `max_failed_boots` in a row no more are tried for a growing while, never for ever."""
+
+    service: str
+    min_nodes: int = 0
+    max_nodes: int = 4
+    slots_per_node: int = 1
+    target_wait: float = 5.0
+    idle_timeout: float = 300.0
+    cooldown: float = 60.0
+    boot_timeout: float = 300.0
+    max_booting: int = 4
+    max_failed_boots: int = 3
+    boot_backoff: float = 30.0
+    boot_backoff_most: float = 1800.0
+
+
+# ------------------------------------------------------------------ machines
+
+
+class MachineState(StrEnum):
+    """WANTED: recorded, the provider is being asked. BOOTING: the provider has it, its node has not joined.
+    JOINED: its node is in the pool. ENDING: to be terminated, until the provider confirms. ENDED."""
+
+    WANTED = "wanted"
+    BOOTING = "booting"
+    JOINED = "joined"
+    ENDING = "ending"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class MachineRecord:
+    """A row of the ledger. `token` (32 hex digits) names it from before it exists: it makes a repeated request
+    the same request, tags the machine, and is what its node joins with, once. `machine_id` is the provider's
+    own name, None until it is known. `requested_at` is wall-clock."""
+
+    token: str
+    service: str
+    state: MachineState
+    requested_at: float
+    machine_id: str | None = None
+    node_id: str | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a provider tells of one machine of ours (found by its tags)."""
+
+    machine_id: str
+    token: str
+    service: str
+    running: bool
+    address: str | None = None
+
+
+class ProviderError(Exception):
+    """The provider could not do it, or could not be asked. `certain`: it is certain that nothing was done."""
+
+    def __init__(self, message: str, *, certain: bool = False) -> None:
+        super().__init__(message)
+        self.certain = certain
+
+
+class Provider(Protocol):
+    """Makes and ends machines. All raise `ProviderError`; none waits for a boot. Each call has a deadline."""
+
+    name: str
+
+    async def create(self, token: str, service: str) -> Machine:
+        """Make one machine for `service`, tagged with `token`. The same token again is the same machine."""
+        ...
+
+    async def list(self) -> Sequence[Machine]:
+        """Every machine of this orchestrator that exists and is not ended. May forget one for a moment."""
+        ...
+
+    async def terminate(self, machine_ids: Sequence[str]) -> None:
+        """End them. Idempotent: what is gone already is fine."""
+        ...
+
+
+class MachineLedger(Protocol):
+    """Records of machines and of decisions. Durable on return. All raise `LedgerError`."""
+
+    async def machines(self) -> Sequence[MachineRecord]:
+        """All that are not ENDED, oldest first."""
+        ...
+
+    async def put_machine(self, record: MachineRecord) -> None:
+        """Insert it, or replace the row of that token."""
+        ...
+
+    async def note_decision(self, decision: DecisionRecord) -> None:
+        """Keep it; only the newest few thousand are kept."""
+        ...
+
+    async def decisions(self, service: str | None = None, limit: int = 100) -> Sequence[DecisionRecord]:
+        """Newest first."""
+        ...
+
+
+# ------------------------------------------------------------------ the policy
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFact:
+    """One node of a service as the pool sees it. `machine` is the token of the machine it runs on, None for
+    static and self-joined nodes, which are never ended. `busy`: slots held or in use by anybody, our
+    uncollected attempts included. `idle_since` None while busy."""
+
+    node_id: str
+    machine: str | None
+    ready: bool
+    draining: bool
+    slots: int
+    busy: int
+    idle_since: float | None
+    joined_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFact:
+    """One machine that has no node in the pool (yet). `requested_at` monotonic."""
+
+    token: str
+    state: MachineState
+    requested_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that a decision on one service is made on. `runnable`: queued jobs that the quotas would let
+    run now, if there were slots. `oldest_wait`: of these. `run_seconds`: recent run times' estimate (a mean of
+    the newest), None when nothing is known. `grown_at`: when a machine was last wanted, None if never.
+    `failed_boots`: in a row. `hold_boots_until`: no boot is tried before."""
+
+    now: float
+    limits: ScalingLimits
+    runnable: int
+    oldest_wait: float
+    running: int
+    run_seconds: float | None
+    nodes: tuple[NodeFact, ...] = ()
+    machines: tuple[MachineFact, ...] = ()
+    grown_at: float | None = None
+    failed_boots: int = 0
+    hold_boots_until: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Make that many machines."""
+
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Give that node no more jobs; terminate follows when it is empty."""
+
+    node_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Undrain:
+    """Load came back before the node was empty: it is cheaper than a boot."""
+
+    node_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    """End that machine: its node is drained and empty, lost, or never came."""
+
+    token: str
+    reason: str
+
+
+Action = Create | Drain | Undrain | Terminate
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """One decision with its reason, as `GET /v1/scaling` shows it. `at` is wall-clock."""
+
+    at: float
+    service: str
+    action: str
+    subject: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceScaling:
+    """How a service's scaling stands now. `trouble` is loud: boots fail, the provider cannot be asked."""
+
+    service: str
+    provider: str
+    limits: ScalingLimits
+    nodes: int
+    booting: int
+    ending: int
+    runnable: int
+    trouble: str = ""
+    machines: tuple[MachineRecord, ...] = field(default=())
