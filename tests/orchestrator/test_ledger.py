@@ -335,6 +335,9 @@ async def test_ended_before_is_oldest_first_without_what_is_cleaned(ledger: Ledg
     assert [job.ended_at for job in ended] == [start + 3, start + 1, start + 2, start + 5]
     assert await ledger.ended_before(start + 5) == [ended[1], ended[2], ended[0]]
     assert await ledger.ended_before(start + 5, limit=1) == [ended[1]]
+    assert await ledger.ended_before(start + 5, 1, (start + 1, ended[1].id)) == [ended[2]]
+    assert await ledger.ended_before(start + 5, 9, (start + 2, ended[2].id)) == [ended[0]]
+    assert await ledger.ended_before(start + 5, 9, (start + 3, ended[0].id)) == []
     cleaned = await walk(ledger, ended[1], S.CLEANED)
     assert cleaned.ended_at == start + 1
     assert await ledger.ended_before(start + 5) == [ended[2], ended[0]]
