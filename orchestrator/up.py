@@ -163,7 +163,9 @@ class _Node:
             yield process
 
     def _last_words(self) -> str:
-        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        # A traceback of several errors has a frame around it.
+        text = self._log.read_text(errors="replace")
+        lines = [line.strip(" |+-") for line in text.splitlines() if line.strip(" |+-")]
         return f"{lines[-1] if lines else 'it said nothing'} (its log is {self._log})"
 
 
