@@ -30,6 +30,8 @@ from actors.ledger_port import (
 from actors.lifecycle import Status
 from actors.model import Attempt, HistoryEntry, Job
 from actors.ports import Clock
+from actors.scaling_port import DecisionRecord, MachineRecord
+from orchestrator import ledger_machines
 from orchestrator import ledger_rows as rows
 from orchestrator import ledger_rules as rules
 from orchestrator.ledger_rows import JobDetails, JoinedNode
@@ -50,7 +52,7 @@ class IdempotencyConflict(LedgerError):
 
 
 class SqliteLedger:
-    """Implements `actors.ports.Ledger`. Everything raises LedgerError for what the database cannot do.
+    """Implements `Ledger` and `MachineLedger`. Everything raises LedgerError for what the database cannot do.
 
     `run` has to run for anything to be written. A call that writes and raises Cancelled has written nothing;
     once its commit is under way it is finished and answered, cancelled or not.
@@ -143,6 +145,12 @@ class SqliteLedger:
         """Forget a node that joined. False if there was none."""
         statement = "DELETE FROM nodes WHERE node_id = ?"
         return await self._writer.write(lambda w: w.db.execute(statement, (node_id,)).rowcount > 0)
+
+    async def put_machine(self, record: MachineRecord) -> None:
+        await self._writer.write(lambda writing: ledger_machines.store_machine(writing.db, record))
+
+    async def note_decision(self, decision: DecisionRecord) -> None:
+        await self._writer.write(lambda writing: ledger_machines.store_decision(writing.db, decision))
 
     async def check(self) -> None:
         """Whether the ledger can be written now: an empty turn of the writer. It waits behind a commit that
@@ -242,6 +250,12 @@ class SqliteLedger:
             "SELECT node_id, url, services, slots, labels, kind, last_seen FROM nodes ORDER BY node_id"
         )
         return await self._read(lambda db: [rows.node_of(row) for row in db.execute(statement)])
+
+    async def machines(self) -> Sequence[MachineRecord]:
+        return await self._read(ledger_machines.read_machines)
+
+    async def decisions(self, service: str | None = None, limit: int = 100) -> Sequence[DecisionRecord]:
+        return await self._read(lambda db: ledger_machines.read_decisions(db, service, limit))
 
     async def _jobs(self, statement: str, *parameters: Any) -> list[Job]:
         return await self._read(lambda db: [rows.job_of(row) for row in db.execute(statement, parameters)])

@@ -16,6 +16,7 @@ from typing import Final
 
 from actors.ledger_port import LedgerError
 from actors.lifecycle import ENDED, OVER
+from orchestrator import ledger_machines
 
 APPLICATION_ID: Final = 0x4A4F4233
 """What `PRAGMA application_id` says of our files ("JOB3")."""
@@ -130,7 +131,7 @@ _FIRST: Final = (
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST,)
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, ledger_machines.TABLES)
 SCHEMA: Final = len(MIGRATIONS)
 
 
