@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from fakes.portals import portal
 from fakes.processes import Started
 
@@ -150,10 +153,27 @@ async def test_times_that_no_zip_can_tell_are_clamped(shared: Started) -> None:
     async with portal(shared.url) as user:
         job = await user.run(DATES)
         assert job["status"] == "Completed"
+        assert await user.contents(f"/download_partial/{job['id']}") == await user.contents(job["id"])
         archive = await user.zip(job["id"])
         years = {member.filename: member.date_time[0] for member in archive.infolist()}
         assert (years["a"], years["b"], years["c"], years["d/"]) == (1980, 2107, 1980, 1980)
         assert (archive.read("a"), archive.read("b"), archive.read("c")) == (b"a\n", b"b\n", b"")
+
+
+async def test_a_running_jobs_files_are_fetched_whatever_their_times(shared: Started, tmp_path: Path) -> None:
+    begun, go_on = tmp_path / "begun", tmp_path / "go-on"
+    for fifo in (begun, go_on):
+        os.mkfifo(fifo)
+    async with portal(shared.url) as user:
+        job = await user.upload(f"{DATES}echo > {begun}; read x < {go_on}\n")
+        await trio.to_thread.run_sync(begun.read_text, abandon_on_cancel=True)
+        await user.until(job, "Running")
+        found = await user.contents(f"/download_partial/{job}")
+        assert (found["a"], found["b"], found["c"]) == (b"a\n", b"b\n", b"")
+        answer = await user.http.get(f"/v1/jobs/{job}/results")
+        assert (answer.status_code, answer.json()["code"]) == (409, "not_ended")
+        await trio.to_thread.run_sync(go_on.write_text, "now\n")
+        assert (await user.ended(job))["status"] == "Completed"
 
 
 ODD_NAMES = (

@@ -93,6 +93,17 @@ async def test_a_body_cut_in_the_middle_leaves_nothing(here: Place) -> None:
     assert "Traceback" not in server.errors()
 
 
+async def test_a_server_told_to_end_amid_an_upload_leaves_nothing_half_written(here: Place) -> None:
+    server = here.server(nodes=["http://127.0.0.1:9"])
+    body, kind = form(RUN, b'name="file"; filename="big"|' + bytes(3 * MIB), *FIELDS)
+    async with await trio.open_tcp_stream("127.0.0.1", int(server.port)) as stream:
+        await stream.send_all(head(kind, f"Content-Length: {len(body)}") + body[: 2 * MIB])
+        assert await server.end(signal.SIGTERM) == 0
+    assert on_disk(here) == []
+    with closing(sqlite3.connect(here.directory / "server" / "db.sqlite")) as db:
+        assert db.execute("SELECT count(*) FROM jobs").fetchone() == (0,)
+
+
 async def test_names_that_lead_out_land_inside_as_their_last_part(here: Place) -> None:
     node = here.node()
     server = here.server(nodes=[node.url])
