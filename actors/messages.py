@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from actors.model import Attempt, Heartbeat, Job, Mark, NodeRef
+from actors.scaling_port import NodeFact
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +61,47 @@ class WhyWaiting:
 @dataclass(frozen=True, slots=True)
 class PoolPicture:
     """Asked of the Sender: the nodes as the pool sees them. The answer is a tuple of `NodeView`."""
+
+
+# ------------------------------------------------------------------ scaling
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingPicture:
+    """Asked of the Sender: one service as scaling has to see it. The answer is a `ScalingView`."""
+
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingView:
+    """`runnable`: queued jobs that the quotas would let run now, if there were slots; `oldest_wait`: of
+    these, in seconds, 0 if there are none; `running`: jobs that hold a slot. `nodes`: every node of the
+    service that the pool knows of, lost and draining ones too."""
+
+    runnable: int
+    oldest_wait: float
+    running: int
+    nodes: tuple[NodeFact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DrainNode:
+    """Asked of the Sender: give that node no more jobs. True: it is draining now (or was already), and no job
+    is assigned to it from here on; False: the pool does not know it. Who assigns also drains, so that the two
+    have one order. A node that is draining already keeps its reason and time."""
+
+    node_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UndrainNode:
+    """Asked of the Sender: give that node jobs again. False: the pool does not know it."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingStatus:
+    """Asked of the AutoScaler: how scaling stands. The answer is a tuple of `ServiceScaling`, by name."""

@@ -11,17 +11,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 # ------------------------------------------------------------------ settings
 
 
 @dataclass(frozen=True, slots=True)
 class ScalingLimits:
-    """How one service scales. `target_wait`: how long a job may wait before more is asked for. `idle_timeout`:
-    how long a node must have been idle before it may go. `cooldown`: the least time between the last growth and
-    a shrinking. `boot_timeout`: a machine whose node has not joined by then is a failed boot. After
-    `max_failed_boots` in a row no more are tried for a growing while, never for ever."""
+    """How one service scales. `min_nodes` and `max_nodes` count the machines that scaling makes; static nodes
+    and nodes that joined by themselves come on top. `target_wait`: how long a job may wait before more is
+    asked for. `idle_timeout`: how long a node must have been idle, or that much of the pool not needed,
+    before it may go. `cooldown`: the least time between the last growth and a shrinking. `boot_timeout`: a
+    machine whose node has not joined by then is a failed boot. After `max_failed_boots` in a row no more are
+    tried for a growing while, then one at a time: never given up for ever."""
 
     service: str
     min_nodes: int = 0
@@ -53,9 +55,9 @@ class MachineState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MachineRecord:
-    """A row of the ledger. `token` (32 hex digits) names it from before it exists: it makes a repeated request
-    the same request, tags the machine, and is what its node joins with, once. `machine_id` is the provider's
-    own name, None until it is known. `requested_at` is wall-clock."""
+    """A row of the ledger. `token` (32 hex digits) names it from before it exists: it makes a repeated
+    request the same request, tags the machine, and is what its node joins with, once. `machine_id` is the
+    provider's own name, None until it is known. `requested_at` is wall-clock."""
 
     token: str
     service: str
@@ -126,11 +128,18 @@ class MachineLedger(Protocol):
 # ------------------------------------------------------------------ the policy
 
 
+DRAINED_BY_SCALING: Final = "scaling: "
+"""How the reason of a drain begins that scaling ordered. What an operator drains is neither undrained nor
+ended by scaling."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeFact:
     """One node of a service as the pool sees it. `machine` is the token of the machine it runs on, None for
-    static and self-joined nodes, which are never ended. `busy`: slots held or in use by anybody, our
-    uncollected attempts included. `idle_since` None while busy."""
+    static and self-joined nodes, which are never ended. `ready`: in touch and not set aside, whether draining
+    or not. `busy`: slots held or in use by anybody, our uncollected attempts included. `idle_since` None
+    while busy. `drained_for` and `drained_at`: the reason of the drain and when it was ordered; `heard_at`:
+    when its last heartbeat came, None if there was none yet. All three times are monotonic."""
 
     node_id: str
     machine: str | None
@@ -140,11 +149,31 @@ class NodeFact:
     busy: int
     idle_since: float | None
     joined_at: float
+    lost: bool = False
+    drained_for: str = ""
+    drained_at: float | None = None
+    heard_at: float | None = None
+
+    @property
+    def free(self) -> int:
+        return max(0, self.slots - self.busy)
+
+    @property
+    def going(self) -> bool:
+        """Whether scaling has ordered it to go."""
+        return self.machine is not None and self.draining and self.drained_for.startswith(DRAINED_BY_SCALING)
+
+    @property
+    def empty(self) -> bool:
+        """Draining, and the node itself has said since then that nothing is left on it."""
+        told = self.drained_at is not None and self.heard_at is not None and self.heard_at > self.drained_at
+        return self.draining and self.busy == 0 and told
 
 
 @dataclass(frozen=True, slots=True)
 class MachineFact:
-    """One machine that has no node in the pool (yet). `requested_at` monotonic."""
+    """One machine that has no node in the pool (yet), or is ENDING. `requested_at`: since when it has none,
+    monotonic."""
 
     token: str
     state: MachineState
@@ -154,9 +183,12 @@ class MachineFact:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything that a decision on one service is made on. `runnable`: queued jobs that the quotas would let
-    run now, if there were slots. `oldest_wait`: of these. `run_seconds`: recent run times' estimate (a mean of
-    the newest), None when nothing is known. `grown_at`: when a machine was last wanted, None if never.
-    `failed_boots`: in a row. `hold_boots_until`: no boot is tried before."""
+    run now, if there were slots. `oldest_wait`: of these. `run_seconds`: recent run times' estimate (a mean
+    of the newest), None when nothing is known. `grown_at`: when a machine was last wanted, None if never.
+    `failed_boots`: in a row. `hold_boots_until`: no boot is tried before. `peak_demand`: the most slots that
+    were wanted at once (running and runnable) within the last `idle_timeout`, None before that much is known:
+    jobs go to the node unused for longest, so under a light load of short jobs no single node is idle for
+    long, though many are not needed."""
 
     now: float
     limits: ScalingLimits
@@ -169,6 +201,7 @@ class Snapshot:
     grown_at: float | None = None
     failed_boots: int = 0
     hold_boots_until: float = 0.0
+    peak_demand: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
