@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from urllib.parse import urlsplit
 import trio
 
 from actors.ports import NodeAddress, ServiceLimits
+from orchestrator.node_process import GRACE_SECONDS, end_child, last_words, said_url, start_bound
 from orchestrator.server import locked, serve_orchestrator
 from orchestrator.settings import Settings
 
@@ -28,22 +27,7 @@ log: Final = logging.getLogger("orchestrator.up")
 
 SERVICE: Final = "example"
 START_SECONDS: Final = 30.0
-GRACE_SECONDS: Final = 2
-"""Seconds that jobs have after SIGTERM when all of it ends. With a second more the node has ended too."""
-STOP_SECONDS: Final = 4.0
-"""Seconds after which a node that was told to end is killed."""
 RESTART_SECONDS: Final = 1.0
-
-# The node asks the kernel for SIGTERM at the death of whoever started it: then it ends its jobs and itself.
-_NODE: Final = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("whoever started this node is gone already")
-sys.argv[:2] = ["orchestrator", "node"]
-from orchestrator.cli import main
-main()
-"""
 
 
 class NodeFailed(Exception):
@@ -113,7 +97,7 @@ class _Node:
                     await self._live(process, shutdown, task_status)
                 finally:
                     with trio.CancelScope(shield=True):
-                        await _stop(process)
+                        await end_child(process)
             if not shutdown.is_set():
                 log.error("%s ended with status %s; it is started again", self._name, process.returncode)
                 with trio.move_on_after(RESTART_SECONDS):
@@ -126,9 +110,9 @@ class _Node:
         first = not self.url
         async with trio.lowlevel.FdStream(os.dup(process.stdout.fileno())) as output:
             with trio.move_on_after(START_SECONDS):
-                self.url = await _url(output) or self.url
+                self.url = await said_url(output) or self.url
             if first and not self.url:
-                raise NodeFailed(f"{self._name} did not start: {self._last_words()}")
+                raise NodeFailed(f"{self._name} did not start: {last_words(self._log)}")
             if first:
                 task_status.started()
             async with trio.open_nursery() as nursery:
@@ -148,49 +132,6 @@ class _Node:
         port = str(urlsplit(self.url).port or 0)
         options = ["--port", port, "--host", "127.0.0.1", "--data", str(self._data)]
         options += ["--slots", str(self._slots), "--on-stop", "kill", "--grace", str(GRACE_SECONDS)]
-        with (
-            self._log.open("ab") as errors,
-            # From this thread, the main one: the kernel's signal comes when the thread that began it ends.
-            # A session of its own: Ctrl-C comes to this process alone, which ends the nodes in order.
-            subprocess.Popen(
-                [sys.executable, "-c", _NODE, str(os.getpid()), *options],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,
-            ) as process,
-        ):
+        # From this thread, the main one, as `start_bound` wants it.
+        with self._log.open("ab") as errors, start_bound(options, errors) as process:
             yield process
-
-    def _last_words(self) -> str:
-        # A traceback of several errors has a frame around it.
-        text = self._log.read_text(errors="replace")
-        lines = [line.strip(" |+-") for line in text.splitlines() if line.strip(" |+-")]
-        return f"{lines[-1] if lines else 'it said nothing'} (its log is {self._log})"
-
-
-async def _url(output: trio.abc.ReceiveStream) -> str:
-    """What the node says that it listens on; "" when it ends before."""
-    said = b""
-    async for piece in output:
-        said += piece
-        if b"\n" in said:
-            return said.partition(b"\n")[0].decode().removeprefix("listening on ")
-    return ""
-
-
-async def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask it to end, wait, kill it: it has ended on return."""
-    if process.poll() is not None:
-        return
-    pidfd = os.pidfd_open(process.pid)
-    try:
-        process.send_signal(signal.SIGTERM)
-        with trio.move_on_after(STOP_SECONDS):
-            await trio.lowlevel.wait_readable(pidfd)
-        if process.poll() is None:
-            process.kill()
-            await trio.lowlevel.wait_readable(pidfd)
-    finally:
-        os.close(pidfd)
-    process.wait()

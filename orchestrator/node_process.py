@@ -1,0 +1,181 @@
+"""Nodes as processes of this machine: how they are started, known again after a restart, and ended.
+
+A process is named by its id and its start time together: an id alone may be another process by now.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+import trio
+
+STOP_SECONDS: Final = 4.0
+"""Seconds after which a node that was told to end is killed: its jobs' grace and as much again."""
+GRACE_SECONDS: Final = 2
+"""Seconds that jobs have after SIGTERM when their node ends. With a second more the node has ended too."""
+
+_RUN: Final = """
+sys.argv = ["orchestrator", "node", *sys.argv[2:]]
+from orchestrator.cli import main
+main()
+"""
+
+# The node asks the kernel for SIGTERM at the death of whoever started it: then it ends its jobs and itself.
+_BOUND: Final = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("whoever started this node is gone already")
+"""
+
+# The node does nothing before it is told that it is on record. Whoever dies in between leaves no node behind
+# that nobody knows: the pipe ends and so does the process.
+_HELD: Final = """
+import os, sys
+if os.read(0, 1) != b"!":
+    sys.exit("whoever started this node is gone already")
+nothing = os.open(os.devnull, os.O_RDONLY)
+os.dup2(nothing, 0)
+os.close(nothing)
+"""
+
+
+def start_bound(options: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A node that ends when this process does, however that comes. Its output is a pipe.
+
+    To be called in the main thread: the kernel's signal comes when the thread that began the node ends.
+    """
+    return _start(_BOUND, options, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
+
+
+def start_held(options: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A node that outlives this process, once `let_go` has been called; until then it waits, and ends when
+    this process does."""
+    return _start(_HELD, options, stdin=subprocess.PIPE, stdout=output, stderr=output)
+
+
+def let_go(process: subprocess.Popen[bytes]) -> None:
+    """Let a held node begin. Raises BrokenPipeError if it is gone."""
+    assert process.stdin is not None
+    with process.stdin:
+        process.stdin.write(b"!")
+
+
+def _start(
+    program: str,
+    options: Sequence[str],
+    *,
+    stdin: int,
+    stdout: int | IO[bytes],
+    stderr: IO[bytes],
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", program + _RUN, str(os.getpid()), *options],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        # A session of its own: Ctrl-C comes to this process alone, which ends the nodes in order.
+        start_new_session=True,
+    )
+
+
+async def said_url(output: trio.abc.ReceiveStream) -> str:
+    """What a node says that it listens on; "" when it ends before."""
+    said = b""
+    async for piece in output:
+        said += piece
+        if b"\n" in said:
+            return said.partition(b"\n")[0].decode().removeprefix("listening on ")
+    return ""
+
+
+def last_words(log: Path) -> str:
+    """The last line of a node's log that says something, and where the log is."""
+    # A traceback of several errors has a frame around it.
+    text = log.read_text(errors="replace")
+    lines = [line.strip(" |+-") for line in text.splitlines() if line.strip(" |+-")]
+    return f"{lines[-1] if lines else 'it said nothing'} (its log is {log})"
+
+
+# ------------------------------------------------------------------ known again, ended
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessName:
+    """`started` is the kernel's start time in clock ticks since `boot`, the kernel's name for this run of the
+    machine."""
+
+    pid: int
+    started: int
+    boot: str
+
+
+def name_of(pid: int) -> ProcessName | None:
+    """The name of a process that runs; None for one that is gone or only waits to be reaped."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command's name, in brackets, may have anything in it.
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    if fields[0] in (b"Z", b"X"):
+        return None
+    return ProcessName(pid, int(fields[19]), Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+
+
+def lives(name: ProcessName) -> bool:
+    return name_of(name.pid) == name
+
+
+async def end(name: ProcessName, patience: float = STOP_SECONDS) -> bool:
+    """Ask that very process to end, wait, kill it: it has ended on return. True if it did not have to be
+    killed; what is gone already has ended by itself."""
+    try:
+        pidfd = os.pidfd_open(name.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        # The descriptor stands for one process whatever becomes of its id: asked after it was opened, so that
+        # what is told to end is what was meant.
+        if not lives(name):
+            return True
+        return await _end(pidfd, patience)
+    finally:
+        os.close(pidfd)
+
+
+async def _end(pidfd: int, patience: float) -> bool:
+    _send(pidfd, signal.SIGTERM)
+    with trio.move_on_after(patience):
+        await trio.lowlevel.wait_readable(pidfd)
+        return True
+    _send(pidfd, signal.SIGKILL)
+    await trio.lowlevel.wait_readable(pidfd)
+    return False
+
+
+def _send(pidfd: int, number: signal.Signals) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return  # Ended by itself just now, which is what was wanted.
+
+
+async def end_child(process: subprocess.Popen[bytes], patience: float = STOP_SECONDS) -> None:
+    """The same for a process that this one started. It is reaped on return."""
+    if process.poll() is not None:
+        return
+    # Not reaped, so the id is its own.
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        await _end(pidfd, patience)
+    finally:
+        os.close(pidfd)
+    process.wait()
