@@ -27,7 +27,7 @@ from actors.ledger_port import (
     Outcome,
 )
 from actors.lifecycle import ON_NODE, Status
-from actors.messages import AttemptHanded, Committed, NodeLost, NodeSeen, NodeSuspect
+from actors.messages import AttemptHanded, Committed, NodeSeen
 from actors.model import Attempt, AttemptState, Job, NodeRef, PayloadView
 from actors.ports import (
     Beat,
@@ -47,6 +47,7 @@ from actors.ports import (
 )
 from actors.rows import Rows
 from actors.tracking import Followed, Need, Step, Tracked, failed, next_step, results_size
+from actors.watching import Watching
 
 log: Final = logging.getLogger("orchestrator.getter")
 
@@ -55,8 +56,8 @@ OWED_AGAIN: Final = 10.0
 
 
 class Getter(Actor):
-    """See the module. `addresses` are the nodes to look for; `tell_sender` takes what the pool should
-    know."""
+    """See the module. `addresses` are the nodes to look for now: another object when they change;
+    `tell_sender` takes what the pool should know."""
 
     def __init__(
         self,
@@ -86,7 +87,6 @@ class Getter(Actor):
     # ------------------------------------------------------------------ life
 
     async def begin(self, nursery: trio.Nursery) -> None:
-        now = trio.current_time()
         self._nursery = nursery
         self._nodes: dict[str, Followed] = {}
         self._tracked: dict[str, Tracked] = {}
@@ -96,17 +96,27 @@ class Getter(Actor):
         self._marks: dict[str, AttemptHanded] = {}
         self._owed: dict[str, Attempt] = {}
         self._owed_read = float("-inf")
-        self._judged = now
         self._ledger_trouble = Backoff(self._chance, first=0.2, most=5.0)
         self._paused_until = 0.0
         live = await self._rows.begin()
         for job in live:
             self._apply(job)
-        for address in self._addresses():
-            nursery.start_soon(self._watch, address)
+        self._watching = Watching(
+            nursery,
+            self._client,
+            addresses=self._addresses,
+            nodes=lambda: tuple(self._nodes.values()),
+            hear=self._take,
+            lost=self._reconsider,
+            tell_sender=self._tell_sender,
+            chance=self._chance,
+            tick=self.tick,
+            suspect_after=self._suspect_after,
+            lost_after=self._lost_after,
+        )
 
     async def turn(self) -> None:
-        self._judge()
+        self._watching.look()
         if trio.current_time() < self._paused_until:
             return
         try:
@@ -149,8 +159,7 @@ class Getter(Actor):
                 if answer.outcome is Outcome.DONE:
                     self._note_done(tracked, change)
                 elif tracked is not None and tracked.job == answer.job:
-                    # The ledger refuses what its own row asks for: a defect. It must not spin.
-                    log.error("job %d: %s was %s", tracked.job.id, change, answer.outcome)
+                    self._evaluate(tracked, refused=change)
                     continue
                 if answer.job is not None:
                     self._apply(answer.job, again=True)
@@ -220,8 +229,8 @@ class Getter(Actor):
 
     # ------------------------------------------------------------------ deciding for one job
 
-    def _evaluate(self, tracked: Tracked) -> None:
-        """What this job needs now. A defect in here is this job's alone."""
+    def _evaluate(self, tracked: Tracked, refused: Change | None = None) -> None:
+        """Do what this job needs now. A defect in here is this job's alone."""
         if tracked.recording or self._tracked.get(tracked.attempt.key) is not tracked:
             return
         node = self._node(tracked.attempt.node_id)
@@ -230,7 +239,10 @@ class Getter(Actor):
         except Exception as error:
             log.error("job %d cannot be followed", tracked.job.id, exc_info=error)
             step = Step(failed(tracked, f"internal error: {error!r}"))
-        if step.change is not None:
+        if step.change is not None and step.change == refused:
+            # The ledger refuses what its own row asks for: a defect. It must not spin.
+            log.error("job %d: the ledger refused %s", tracked.job.id, refused)
+        elif step.change is not None:
             self._decide(tracked, step.change)
         key = tracked.attempt.key
         match step.need:
@@ -248,28 +260,6 @@ class Getter(Actor):
         self.ring()
 
     # ------------------------------------------------------------------ what nodes say
-
-    async def _watch(self, address: NodeAddress) -> None:
-        backoff = Backoff(self._chance, first=0.1, most=2.0)
-        seen: set[str] = set()
-
-        def tell(ref: NodeRef, event: NodeEvent) -> None:
-            seen.add(ref.node_id)
-            backoff.reset()
-            self._take(ref, event)
-
-        while True:
-            why = await self._client.watch(address, tell)
-            for node_id in seen:
-                self._cut(self._node(node_id), why)
-            await trio.sleep(backoff.next())
-
-    def _cut(self, node: Followed, why: str) -> None:
-        node.connected = False
-        node.mark = None
-        node.trouble = why
-        if not node.lost:
-            self._tell_sender(NodeSuspect(node.node_id, why))
 
     def _take(self, ref: NodeRef, event: NodeEvent) -> None:
         node = self._node(ref.node_id)
@@ -292,8 +282,7 @@ class Getter(Actor):
                 errand.node_up(ref)
             self._follow(node)
         if back or isinstance(event, Picture):
-            for tracked in list(node.tracked.values()):
-                self._evaluate(tracked)
+            self._reconsider(node)
 
     def _see(self, node: Followed, view: PayloadView) -> None:
         node.see(view)
@@ -305,25 +294,9 @@ class Getter(Actor):
             tracked.gone = reason
             self._evaluate(tracked)
 
-    def _judge(self) -> None:
-        """Who has been silent for too long. When we were stopped ourselves, nobody could be heard: that time
-        does not count."""
-        now = trio.current_time()
-        asleep = now - self._judged
-        self._judged = now
-        for node in self._nodes.values():
-            if asleep > 2 * self.tick + 1.0:
-                node.heard += asleep
-            silent = now - node.heard
-            if silent >= self._lost_after:
-                if not node.lost:
-                    node.lost = True
-                    log.warning("node %s is lost: %s", node.node_id, node.trouble)
-                    for tracked in list(node.tracked.values()):
-                        self._evaluate(tracked)
-                self._tell_sender(NodeLost(node.node_id, f"node {node.node_id} is lost: {node.trouble}"))
-            elif silent >= self._suspect_after:
-                self._tell_sender(NodeSuspect(node.node_id, node.trouble))
+    def _reconsider(self, node: Followed) -> None:
+        for tracked in list(node.tracked.values()):
+            self._evaluate(tracked)
 
     # ------------------------------------------------------------------ errands
 
@@ -390,8 +363,8 @@ class Getter(Actor):
             case CollectResult.GONE:
                 self._find_gone(node, key, "its results are no longer on the node")
             case _:
-                if not tracked.recording:
-                    why = f"ended; its results are fetched again later: {answer.reason}"
+                why = f"ended; its results are fetched again later: {answer.reason}"
+                if not tracked.recording and tracked.job.message != why:
                     self._decide(tracked, Note(dispatch.job.id, key, why))
                 return False
         return True

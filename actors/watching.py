@@ -1,0 +1,118 @@
+"""Which nodes are in touch. A part of the Getter: one task an address follows whoever is there; a node that
+is silent becomes suspect, then lost.
+
+The addresses may change while it runs (nodes join and leave). Silence is judged in monotonic time, and the
+time for which this process itself was stopped does not count: then nobody could be heard.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import trio
+
+from actors.kernel import Backoff
+from actors.messages import NodeLost, NodeSuspect
+from actors.model import NodeRef
+from actors.ports import Chance, NodeAddress, NodeEvent, Nodes
+from actors.tracking import Followed
+
+log: Final = logging.getLogger("orchestrator.getter")
+
+
+class Watching:
+    """`hear` takes each event of a node; `lost` is told once of a node that has become lost; `nodes` are
+    those to be judged, whether an address leads to them or not."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        client: Nodes,
+        *,
+        addresses: Callable[[], Sequence[NodeAddress]],
+        nodes: Callable[[], Sequence[Followed]],
+        hear: Callable[[NodeRef, NodeEvent], None],
+        lost: Callable[[Followed], None],
+        tell_sender: Callable[[object], None],
+        chance: Chance,
+        tick: float,
+        suspect_after: float,
+        lost_after: float,
+    ) -> None:
+        self._nursery = nursery
+        self._client = client
+        self._addresses = addresses
+        self._nodes = nodes
+        self._hear = hear
+        self._lost = lost
+        self._tell_sender = tell_sender
+        self._chance = chance
+        self._tick = tick
+        self._suspect_after = suspect_after
+        self._lost_after = lost_after
+        self._judged = trio.current_time()
+        self._known: Sequence[NodeAddress] = ()
+        self._watches: dict[NodeAddress, trio.CancelScope] = {}
+
+    def look(self) -> None:
+        """Follow new addresses, let removed ones go, judge who has been silent for too long."""
+        wanted = self._addresses()
+        if wanted is not self._known:
+            self._known = wanted
+            self._follow_addresses(wanted)
+        self._judge()
+
+    def _follow_addresses(self, wanted: Sequence[NodeAddress]) -> None:
+        for address in set(self._watches) - set(wanted):
+            self._watches.pop(address).cancel()
+        for address in wanted:
+            if address not in self._watches:
+                scope = self._watches[address] = trio.CancelScope()
+                self._nursery.start_soon(self._watch, address, scope)
+
+    async def _watch(self, address: NodeAddress, scope: trio.CancelScope) -> None:
+        backoff = Backoff(self._chance, first=0.1, most=2.0)
+        seen: set[str] = set()
+
+        def tell(ref: NodeRef, event: NodeEvent) -> None:
+            seen.add(ref.node_id)
+            backoff.reset()
+            self._hear(ref, event)
+
+        why = "its address was removed"
+        with scope:
+            while True:
+                reason = await self._client.watch(address, tell)
+                self._cut(seen, reason)
+                await trio.sleep(backoff.next())
+        self._cut(seen, why)
+
+    def _cut(self, seen: set[str], why: str) -> None:
+        for node in self._nodes():
+            if node.node_id in seen:
+                node.connected = False
+                node.mark = None
+                node.trouble = why
+                if not node.lost:
+                    self._tell_sender(NodeSuspect(node.node_id, why))
+
+    def _judge(self) -> None:
+        now = trio.current_time()
+        asleep = now - self._judged
+        if asleep < self._tick:
+            return
+        self._judged = now
+        for node in self._nodes():
+            if asleep > 2 * self._tick + 1.0:
+                node.heard += asleep
+            silent = now - node.heard
+            if silent >= self._lost_after:
+                if not node.lost:
+                    node.lost = True
+                    log.warning("node %s is lost: %s", node.node_id, node.trouble)
+                    self._lost(node)
+                self._tell_sender(NodeLost(node.node_id, f"node {node.node_id} is lost: {node.trouble}"))
+            elif silent >= self._suspect_after:
+                self._tell_sender(NodeSuspect(node.node_id, node.trouble))
