@@ -1,13 +1,15 @@
 """The Runner: starts each payload of a node, follows it, and records how it ended.
 
-The payload table is its ledger; the bell and the tick make it read what changed. A payload that is Running
-when a life of the Runner begins is adopted, never started again. What goes wrong with one payload is that
-payload's: it is tried again with growing delays, and nothing else waits for it.
+The payload table is its ledger. The Runner hears from it what changed, and with each tick reads it as well. A
+payload that is Running when a life of the Runner begins is adopted, never started again. What goes wrong with
+one payload is that payload's: it is tried again with growing delays, and nothing else waits for it.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
@@ -40,11 +42,12 @@ class Cause(StrEnum):
 
 @dataclass(slots=True)
 class _Watch:
-    """What the Runner knows of a payload that it starts or follows. `cause` is the first reason to stop it;
-    `backoff` grows while the watching itself goes wrong."""
+    """What the Runner knows of a payload that it starts or follows. `told`: it is to be stopped. `cause`: why
+    it was stopped, once that has begun. `backoff` grows while the watching itself goes wrong."""
 
     backoff: Backoff
-    cancelled: trio.Event = field(default_factory=trio.Event)
+    cancelled: bool = False
+    told: trio.Event = field(default_factory=trio.Event)
     done: trio.Event = field(default_factory=trio.Event)
     cause: Cause | None = None
 
@@ -72,10 +75,14 @@ class Runner(Actor):
         self._slots = slots
         self._grace = grace
         self._closing = trio.Event()
+        self._news: dict[str, Payload] = {}
         self._forget()
 
     def _forget(self) -> None:
         self._seen = 0
+        self._read_at = -math.inf
+        self._news.clear()
+        self._look = False
         self._prepared: dict[str, Payload] = {}
         self._watched: dict[str, _Watch] = {}
         self._nursery: trio.Nursery | None = None
@@ -89,18 +96,42 @@ class Runner(Actor):
         for payload in picture:
             self._take_in(payload)
 
+    def hear(self, payloads: Iterable[Payload]) -> None:
+        """What has just changed in the table, in its order, released payloads too. Does not wait."""
+        self._news.update((payload.key, payload) for payload in payloads)
+        self._wake()
+
+    def ring(self) -> None:
+        """Something may have changed: read it."""
+        self._look = True
+        self._wake()
+
+    def _wake(self) -> None:
+        super().ring()
+
     async def turn(self) -> None:
-        for payload in await self._payloads.changes(self._seen):
-            self._seen = max(self._seen, payload.sequence)
-            self._take_in(payload)
+        if self._look or trio.current_time() >= self._read_at + self.tick:
+            self._look, self._read_at = False, trio.current_time()
+            for payload in await self._payloads.changes(self._seen):
+                self._seen = max(self._seen, payload.sequence)
+                self._take_in(payload)
+        news, self._news = self._news, {}
+        for payload in news.values():
+            # What was read is the state of all payloads at that number: older news would take them back.
+            if payload.sequence > self._seen:
+                self._take_in(payload)
         while self._prepared and not self._closing.is_set() and self._free():
             oldest = min(self._prepared.values(), key=lambda payload: payload.id)
             self._follow(oldest, adopt=False)
 
-    async def stop_all(self) -> None:
-        """Start nothing any more, stop everything that runs, and return when all of it has ended. What is
-        stopped so is lost, not killed: nobody asked for its end, it may run elsewhere."""
+    async def stop_all(self, grace: float) -> None:
+        """Start nothing any more, stop everything that runs, and return when all of it has ended; `grace` in
+        seconds, unless its own is less. What is stopped so is lost, not killed: nobody asked for its end, it
+        may run elsewhere."""
+        self._grace = min(self._grace, grace)
         self._closing.set()
+        for watch in self._watched.values():
+            watch.told.set()
         while self._watched:
             await next(iter(self._watched.values())).done.wait()
 
@@ -110,7 +141,8 @@ class Runner(Actor):
             self._prepared.pop(key, None)
         elif (watch := self._watched.get(key)) is not None:
             if payload.cancelled:
-                watch.cancelled.set()
+                watch.cancelled = True
+                watch.told.set()
         elif payload.status is Status.RUNNING:
             self._follow(payload, adopt=True)
         elif payload.cancelled:
@@ -127,8 +159,9 @@ class Runner(Actor):
         assert self._nursery is not None
         self._prepared.pop(payload.key, None)
         watch = self._watched[payload.key] = _Watch(self._backoff())
-        if payload.cancelled:
-            watch.cancelled.set()
+        watch.cancelled = payload.cancelled
+        if payload.cancelled or self._closing.is_set():
+            watch.told.set()
         self._nursery.start_soon(self._see_through, payload, watch, adopt)
 
     # ------------------------------------------------------------------ one payload
@@ -149,7 +182,8 @@ class Runner(Actor):
         finally:
             self._watched.pop(payload.key, None)
             watch.done.set()
-            self.ring()
+            if self._prepared:
+                self._wake()
 
     async def _start(self, payload: Payload) -> Running | RunResult:
         try:
@@ -184,10 +218,7 @@ class Runner(Actor):
         itself went wrong."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._stop_when_cancelled, watch, running)
-                nursery.start_soon(self._stop_when_closing, watch, running)
-                if payload.max_runtime > 0:
-                    nursery.start_soon(self._stop_in_time, payload, watch, running)
+                nursery.start_soon(self._stop_when_told, payload, watch, running)
                 result = await running.wait()
                 nursery.cancel_scope.cancel()
             return result
@@ -196,24 +227,23 @@ class Runner(Actor):
         await trio.sleep(watch.backoff.next())
         return await self._adopt(payload)
 
-    async def _stop_when_cancelled(self, watch: _Watch, running: Running) -> None:
-        await watch.cancelled.wait()
-        watch.cause = watch.cause or Cause.CANCELLED
-        await running.stop(self._grace)
-
-    async def _stop_when_closing(self, watch: _Watch, running: Running) -> None:
-        await self._closing.wait()
-        watch.cause = watch.cause or Cause.NODE_STOPPED
-        await running.stop(self._grace)
-
-    async def _stop_in_time(self, payload: Payload, watch: _Watch, running: Running) -> None:
-        await trio.sleep(max(0.0, payload.max_runtime - running.age()))
-        watch.cause = watch.cause or Cause.TIMED_OUT
-        await running.stop(self._grace)
+    async def _stop_when_told(self, payload: Payload, watch: _Watch, running: Running) -> None:
+        left = max(0.0, payload.max_runtime - running.age()) if payload.max_runtime > 0 else math.inf
+        with trio.move_on_after(left):
+            await watch.told.wait()
+        if watch.cause is None:
+            closing = Cause.NODE_STOPPED if self._closing.is_set() else Cause.TIMED_OUT
+            watch.cause = Cause.CANCELLED if watch.cancelled else closing
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(running.stop, self._grace)
+            if not self._closing.is_set():
+                # When the node stops meanwhile, there is less time than was given.
+                await self._closing.wait()
+                nursery.start_soon(running.stop, self._grace)
 
     async def _ended(self, payload: Payload, watch: _Watch, result: RunResult) -> None:
         cause = watch.cause
-        if result.refused and watch.cancelled.is_set():
+        if result.refused and watch.cancelled:
             cause = Cause.CANCELLED
         end, lost = verdict(result, cause, payload.max_runtime)
         if end.ended_at is None:

@@ -22,6 +22,7 @@ from node.records import KEY
 from node.results import collect_response, file_response, log_response, zip_response
 
 HEARTBEAT_EVERY: Final = 1.0
+EVENTS_AT_ONCE: Final = 200
 KEYS_LIMIT: Final = 8 << 20
 """Bytes of a request that lists keys."""
 
@@ -145,16 +146,24 @@ async def _events(services: Services, owner: str | None) -> AsyncIterator[bytes]
         )
         sequence, next_beat = mark.sequence, trio.current_time() + HEARTBEAT_EVERY
         while True:
-            payload = None
-            with trio.move_on_at(next_beat):
-                try:
-                    payload = await changes.receive()
-                except trio.EndOfChannel:
+            changed: list[Payload] = []
+            try:
+                with trio.move_on_at(next_beat):
+                    changed.append(await changes.receive())
+                    # Those that are there already go along, in one piece.
+                    while len(changed) < EVENTS_AT_ONCE:
+                        changed.append(changes.receive_nowait())
+            except trio.WouldBlock:
+                pass
+            except trio.EndOfChannel:
+                if not changed:
                     return
-            if payload is not None:
-                sequence = payload.sequence
-                if owner is None or payload.owner == owner:
-                    yield lines.encode({"event": "payload", "sequence": sequence, "payload": _view(payload)})
+            if changed:
+                sequence = changed[-1].sequence
+                mine = [payload for payload in changed if owner in (None, payload.owner)]
+                told = [{"event": "payload", "sequence": p.sequence, "payload": _view(p)} for p in mine]
+                if told:
+                    yield b"".join(map(lines.encode, told))
             if trio.current_time() >= next_beat:
                 # From now on, not from when it was due: a sleeping machine owes no heartbeats.
                 next_beat = trio.current_time() + HEARTBEAT_EVERY

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +10,6 @@ from pathlib import Path
 from actors.lifecycle import Status
 from actors.node_ports import Payload
 from node.payload_rows import Row
-from node.records import Records, sync_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +41,6 @@ class Accepted:
     payload: Payload | None
 
 
-def place(records: Records, arrived: Sequence[Arrived], now: float) -> dict[str, Payload]:
-    """Payloads of what has arrived, their records written and their directories in place: all or none.
-    Blocks. Raises `OSError`, `OutOfIds`."""
-    fresh: dict[str, Payload] = {}
-    placed: list[Arrived] = []
-    try:
-        for item in arrived:
-            fresh[item.key] = _prepared(item, records.new_id(), now)
-            records.write(fresh[item.key], item.directory)
-            item.directory.rename(records.directory(item.key))
-            placed.append(item)
-        if placed:
-            sync_directory(records.payloads)
-    except BaseException:
-        for item in placed:
-            records.directory(item.key).rename(item.directory)
-        raise
-    return fresh
-
-
 def accepted(key: str, fresh: bool, now: Mapping[str, Row]) -> Accepted:
     """What is to be said of one that has arrived, `now` being the rows after all were taken over."""
     row = now.get(key)
@@ -72,7 +51,8 @@ def accepted(key: str, fresh: bool, now: Mapping[str, Row]) -> Accepted:
     return Accepted(AcceptResult.TOMBSTONED, None)
 
 
-def _prepared(item: Arrived, number: int, now: float) -> Payload:
+def prepared(item: Arrived, number: int, now: float) -> Payload:
+    """The payload that it becomes."""
     return Payload(
         key=item.key,
         id=number,

@@ -1,14 +1,15 @@
-"""Who hears of changes of payloads: bells, subscribers, and those who wait for something to have happened."""
+"""Who hears of changes of payloads: listeners, subscribers, and those who wait for something to happen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 import trio
 
 from actors.node_ports import Payload
+from node.payload_rows import Row
 
 SUBSCRIBER_BUFFER: Final = 4096
 """Changes that a subscriber may be behind before it is cut off."""
@@ -18,13 +19,13 @@ class Changes:
     """Nothing here waits: a subscriber that is too slow finds its channel closed."""
 
     def __init__(self) -> None:
-        self._bells: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[Sequence[Row]], None]] = []
         self._subscribers: set[trio.MemorySendChannel[Payload]] = set()
         self._next = trio.Event()
 
-    def add_bell(self, ring: Callable[[], None]) -> None:
-        """Have `ring` called after each change. It must not wait and must not raise."""
-        self._bells.append(ring)
+    def add_listener(self, listener: Callable[[Sequence[Row]], None]) -> None:
+        """Have it called with what has changed, after each batch. It must not wait and must not raise."""
+        self._listeners.append(listener)
 
     @property
     def next(self) -> trio.Event:
@@ -47,17 +48,18 @@ class Changes:
         for send in tuple(self._subscribers):
             self._drop(send)
 
-    def tell(self, payloads: Iterable[Payload]) -> None:
-        for payload in payloads:
-            for send in tuple(self._subscribers):
+    def tell(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            # Of what is released nobody outside wants to hear.
+            for send in () if row.released else tuple(self._subscribers):
                 try:
-                    send.send_nowait(payload)
+                    send.send_nowait(row.payload)
                 except (trio.WouldBlock, trio.BrokenResourceError):
                     self._drop(send)
         self._next.set()
         self._next = trio.Event()
-        for ring in self._bells:
-            ring()
+        for listener in self._listeners:
+            listener(rows)
 
     def _drop(self, send: trio.MemorySendChannel[Payload]) -> None:
         self._subscribers.discard(send)

@@ -2,18 +2,20 @@
 time, old tombstones.
 
 The wall clock may jump, so what is older than its age is only noted; it goes when it has stayed too old for
-an hour of monotonic time as well.
+an hour of monotonic time as well, or for its age where that is less.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 import trio
 
 from actors.kernel import Doorbell
 from actors.ports import Clock
+from node.payload_rows import Row
 from node.payloads import PayloadTable
 from node.workspace import Workspace
 
@@ -23,7 +25,7 @@ HOUR: Final = 3600.0
 
 
 class Cleaning:
-    """One task that keeps the data directory clean. `ring` it when something may have been released."""
+    """One task that keeps the data directory clean. It is to `hear` of changes."""
 
     def __init__(
         self,
@@ -48,7 +50,13 @@ class Cleaning:
         self._expire_at = -1.0
 
     def ring(self) -> None:
+        """Something may go now."""
         self._bell.ring()
+
+    def hear(self, rows: Sequence[Row]) -> None:
+        """What has changed: is there anything that can be discarded?"""
+        if any(row.released and row.payload.end is not None for row in rows):
+            self._bell.ring()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Clean for ever: released payloads on each ring, the rest by the clock."""
@@ -67,6 +75,8 @@ class Cleaning:
         if now >= self._expire_at:
             self._expire_at = now + self._every
             await self._expire(now)
+            # What an earlier process has left there, or an error.
+            await self._workspace.empty_trash()
         await self._discard_released()
 
     async def _discard_released(self) -> None:
@@ -75,17 +85,22 @@ class Cleaning:
             # One by one and here: whoever begins to read does so in this same thread of control.
             if self._workspace.discard(payload.key):
                 gone.append(payload.key)
-        await self._table.forget(gone)
-        await self._workspace.empty_trash()
+        if gone:
+            await self._table.forget(gone)
+            await self._workspace.empty_trash()
 
     async def _expire(self, now: float) -> None:
         wall = self._clock.now()
         too_old: dict[str, float] = {}
+        expired: list[str] = []
         for keyed, age in self._ages:
             for payload in await self._table.ended_before(wall - age, keyed=keyed):
                 too_old[payload.key] = self._too_old_since.get(payload.key, now)
-        expired = [key for key, since in too_old.items() if now - since >= HOUR]
-        self._too_old_since = {key: since for key, since in too_old.items() if key not in expired}
+                if now - too_old[payload.key] >= min(HOUR, age):
+                    expired.append(payload.key)
+        for key in expired:
+            del too_old[key]
+        self._too_old_since = too_old
         if expired:
             log.info("%d payloads were older than their age and are deleted", len(expired))
             await self._table.release(expired)
@@ -96,6 +111,6 @@ class Cleaning:
             self._tombstones_too_old_since = None
         elif self._tombstones_too_old_since is None:
             self._tombstones_too_old_since = now
-        elif now - self._tombstones_too_old_since >= HOUR:
+        elif now - self._tombstones_too_old_since >= min(HOUR, self._keep_tombstones):
             self._tombstones_too_old_since = None
             await self._table.expire_tombstones(before)

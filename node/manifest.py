@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from actors.node_ports import Payload
+from actors.wire.errors import SourceChanged
 from actors.wire.paths import unspell
 from actors.wire.tree import Entry, Listing, list_tree
 from node.executors.run import STDERR, STDOUT
@@ -21,7 +23,8 @@ def freeze_manifest(directory: Path) -> int:
     """Write the manifest of a payload's directory; the bytes that are there to be collected. Blocks. Raises
     `OSError`."""
     listing = list_work(directory)
-    write_durably(directory / MANIFEST, json.dumps(manifest_to_json(listing)).encode())
+    # Its name is durable together with the record of the end, which goes into the same directory after it.
+    write_durably(directory / MANIFEST, json.dumps(manifest_to_json(listing)).encode(), synced=False)
     logs = sum(_size(directory / name) for name in (STDOUT, STDERR))
     return logs + sum(entry.size for entry in listing.entries)
 
@@ -39,12 +42,23 @@ def list_work(directory: Path) -> Listing:
         return list_tree(work)
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """The frozen manifest; of a payload that never ran, or whose machine went down, one made now. Blocks."""
+def is_frozen(payload: Payload) -> bool:
+    """Whether an ended payload must have a manifest. It has none if it never ran, or if its machine went
+    down; then no bytes of it were counted either."""
+    return payload.end is not None and payload.end.size > 0
+
+
+def read_manifest(directory: Path, *, frozen: bool) -> dict[str, Any]:
+    """The frozen manifest, or one made now where there never was one. Blocks. Raises `SourceChanged` if it is
+    lost."""
     try:
         manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_bytes())
     except FileNotFoundError:
+        if frozen:
+            raise SourceChanged("its manifest is lost") from None
         return manifest_to_json(list_work(directory))
+    except ValueError:
+        raise SourceChanged("its manifest is damaged") from None
     return manifest
 
 

@@ -75,7 +75,7 @@ class Receiver:
         key = secrets.token_hex(16)
         incoming = self._workspace.receive()
         try:
-            await incoming.add(key)
+            incoming.add(key)
 
             async def on_part(part: Part) -> Sink | None:
                 if part.filename is None:
@@ -85,8 +85,10 @@ class Receiver:
 
             async with _draining(body):
                 await read_parts(content_type, body, limit=self._limit, on_part=on_part)
-                await incoming.flush()
-            (accepted,) = await self._table.accept([Arrived(key, incoming.directory(key))])
+            (accepted,) = await self._table.accept(
+                [Arrived(key, incoming.directory(key))], incoming.write_out
+            )
+            incoming.taken(key)
         finally:
             await incoming.close()
         assert accepted.payload is not None
@@ -179,14 +181,16 @@ class _Submit:
             raise BadRequest("the JSON part `attempts` is missing")
         items = await self._wanted()
         try:
-            await self._incoming.flush()
             wanted = [item for item in items.values() if item.result is None]
             arrived = [
                 Arrived(key=item.key, directory=self._incoming.directory(item.key), **item.arrived)
                 for item in wanted
             ]
-            for item, accepted in zip(wanted, await self._table.accept(arrived), strict=True):
+            answers = await self._table.accept(arrived, self._incoming.write_out) if arrived else ()
+            for item, accepted in zip(wanted, answers, strict=True):
                 item.result = ItemResult(accepted.result.value)
+                if accepted.result is AcceptResult.ACCEPTED:
+                    self._incoming.taken(item.key)
                 if accepted.payload is not None:
                     item.view = view_of(accepted.payload)
                 if accepted.result is AcceptResult.TOMBSTONED:
@@ -223,10 +227,7 @@ class _Submit:
             else:
                 self._receiving.add(item.key)
                 self._mine.add(item.key)
-        try:
-            await self._incoming.add(*(key for key, item in items.items() if item.result is None))
-        except OSError as why:
-            await self._no_room(why)
+        self._incoming.add(*(key for key, item in items.items() if item.result is None))
 
     async def _give_up(self, item: Item, result: ItemResult, reason: str) -> None:
         item.result, item.reason = result, reason

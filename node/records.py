@@ -5,10 +5,11 @@ cancelled or released, the node's name, and the counter of contract ids.
     DATA/lock                         held while a node process uses the directory
     DATA/counter                      ids up to this number may have been used
     DATA/payloads/KEY/record.json     one payload
+    DATA/payloads/KEY/running         which process runs it since when; counts while the record says Prepared
     DATA/tombstones/KEY               "cancel AT" or "release AT"
 
-All of this blocks: it is called in threads. Every write is durable when its function returns: written beside,
-synced, renamed, and the directory synced.
+All of this blocks: it is called in threads. Every write is durable when its function returns, but where its
+docstring says otherwise: written beside, synced, renamed, and the directory synced.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,10 +49,12 @@ class OutOfIds(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A payload as its record tells it, and the boot of the machine that the record was written in."""
+    """A payload as its record tells it, and the boot of the machine that the record was written in. If
+    `running` it was under way when the process before this one ended."""
 
     payload: Payload
     boot: str
+    running: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ class Records:
                 continue
             try:
                 data = json.loads((self.payloads / entry.name / "record.json").read_bytes())
-                found.append(_from_json(data, entry.name))
+                found.append(self._with_running(_from_json(data, entry.name)))
             except (OSError, ValueError, Garbled, KeyError, TypeError):
                 continue
         found.sort(key=lambda stored: stored.payload.id)
@@ -122,20 +125,55 @@ class Records:
         names = set(known)
         return sorted(entry.name for entry in os.scandir(self.payloads) if entry.name not in names)
 
-    def write(self, payload: Payload, directory: Path | None = None) -> None:
-        """Store a payload's record, in its own directory unless another is named."""
-        where = self.directory(payload.key) if directory is None else directory
-        where.mkdir(mode=0o700, exist_ok=True)
-        write_durably(where / "record.json", json.dumps(_to_json(payload, self.boot)).encode())
+    def write(self, payload: Payload) -> None:
+        """Store a payload's record in its directory. What was renamed into place there before is durable then
+        too."""
+        where = self.directory(payload.key)
+        content = json.dumps(_to_json(payload, self.boot)).encode()
+        try:
+            write_durably(where / "record.json", content)
+        except FileNotFoundError:
+            # A script of the same user can do that; its end has to be recorded all the same.
+            where.mkdir(mode=0o700, exist_ok=True)
+            write_durably(where / "record.json", content)
+
+    def write_new(self, payload: Payload, directory: Path) -> None:
+        """Store the first record of a payload in a directory that nobody sees yet, and that holds none."""
+        content = json.dumps(_to_json(payload, self.boot)).encode()
+        _create(directory / "record.json", content)
+        sync_directory(directory)
+
+    def write_running(self, payload: Payload) -> None:
+        """Leave word that a payload runs. Not synced, as it is read only after the death of a process: what
+        had not ended when the machine goes down is lost, whatever is known of it."""
+        data = json.dumps({"pid": payload.pid, "started_at": payload.started_at}).encode()
+        where = self.directory(payload.key)
+        where.mkdir(mode=0o700, exist_ok=True)  # A script of the same user can take it away.
+        (where / "running").write_bytes(data)
+
+    def _with_running(self, stored: Stored) -> Stored:
+        if stored.payload.status is not Status.PREPARED:
+            return stored
+        try:
+            data = json.loads((self.directory(stored.payload.key) / "running").read_bytes())
+            pid, started_at = int(data["pid"]), data["started_at"]
+            payload = replace(stored.payload, pid=pid, started_at=started_at and float(started_at))
+            return Stored(payload, stored.boot, running=True)
+        except (OSError, ValueError, KeyError, TypeError):
+            return stored
 
     # ------------------------------------------------------------------ tombstones
 
     def bury(self, keys: Mapping[str, str], at: float) -> None:
-        """Store a tombstone of the given kind for each key."""
+        """Store a tombstone of the given kind for each key. They are durable once their directory is synced,
+        which is left to the caller."""
         for key, kind in keys.items():
-            write_durably(self.tombstones / key, f"{kind} {at:.3f}\n".encode(), synced=False)
-        if keys:
-            sync_directory(self.tombstones)
+            path, content = self.tombstones / key, f"{kind} {at:.3f}\n".encode()
+            try:
+                # Nothing reads it before it was promised, so it may be seen half-written.
+                _create(path, content)
+            except FileExistsError:
+                write_durably(path, content, synced=False)
 
     def buried(self) -> list[Tombstone]:
         found = []
@@ -210,10 +248,11 @@ def write_durably(path: Path, content: bytes, *, synced: bool = True) -> None:
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(content)
-            file.flush()
+        try:
+            _write_all(fd, content)
             os.fsync(fd)
+        finally:
+            os.close(fd)
         os.replace(beside, path)
     except BaseException:
         with suppress(OSError):
@@ -221,6 +260,26 @@ def write_durably(path: Path, content: bytes, *, synced: bool = True) -> None:
         raise
     if synced:
         sync_directory(path.parent)
+
+
+def _create(path: Path, content: bytes) -> None:
+    """Make a file with this content, synced; whether its name is, is left to the caller."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        _write_all(fd, content)
+        os.fsync(fd)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def sync_directory(path: Path) -> None:

@@ -35,9 +35,9 @@ def reload(records: Records, now: float, intended: Callable[[str], bool]) -> Rel
         payload = item.payload
         if payload.status not in ENDED and item.boot != records.boot:
             payload = taken_by_reboot(payload, now)
-        elif payload.status is Status.PREPARED and intended(payload.key):
+        elif payload.status is Status.PREPARED and (item.running or intended(payload.key)):
             payload = replace(payload, status=Status.RUNNING)
-        if payload is not item.payload:
+        if payload.lost and payload is not item.payload:
             records.write(payload)
         stone = buried.get(payload.key)
         payload = replace(payload, cancelled=stone is not None and payload.status not in ENDED)

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
 from typing import Final
@@ -22,10 +23,10 @@ from actors.wire.errors import BadRequest, SourceChanged
 from actors.wire.paths import shown, unspell
 from actors.wire.pull import PIECE, Pulled
 from actors.wire.tree import Listing, OpenTree, open_regular
-from actors.wire.zip_out import zip_stream
+from actors.wire.zip_out import zip_pieces
 from node.app import Problem, Services
 from node.executors.run import STDERR, STDOUT
-from node.manifest import list_work, listing_from_json, read_manifest
+from node.manifest import is_frozen, list_work, listing_from_json, read_manifest
 from node.payloads import view_of
 from node.workspace import WORK
 
@@ -41,11 +42,11 @@ async def zip_response(services: Services, payload: Payload) -> Response:
     directory = services.workspace.directory(payload.key)
     ended = payload.status in ENDED
     with services.workspace.reading(payload.key):
-        listing = await trio.to_thread.run_sync(_listing, directory, ended)
+        listing = await trio.to_thread.run_sync(_listing, directory, payload)
 
     async def body() -> AsyncIterator[bytes]:
         with services.workspace.reading(payload.key):
-            async for piece in _zip(directory, listing, strict=ended):
+            async for piece in Pulled(_zip(directory, listing, strict=ended)):
                 yield piece
 
     response = Response(body(), content_type="application/zip")
@@ -92,55 +93,62 @@ def collect_response(services: Services, keys: Sequence[str]) -> Response:
     """Frames for each key, in order."""
 
     async def body() -> AsyncIterator[bytes]:
-        for key in keys:
-            async for frame in _collected(services, key):
-                yield frame
+        with ExitStack() as stack:
+            for key in keys:
+                stack.enter_context(services.workspace.reading(key))
+            # Asked once all of them are being read: what is here now stays until then.
+            there, _ = await services.table.known(keys)
+            directories = [services.workspace.directory(key) for key in keys]
+            async for piece in Pulled(_collected(keys, directories, there)):
+                yield piece
 
     response = Response(body(), content_type="application/octet-stream")
     response.timeout = None
     return response
 
 
-async def _collected(services: Services, key: str) -> AsyncIterator[bytes]:
-    payload = await services.table.get(key)
-    if payload is None:
-        yield _error(key, "gone")
+def _collected(
+    keys: Sequence[str], directories: Sequence[Path], there: Mapping[str, Payload]
+) -> Generator[bytes, None, None]:
+    """Everything of all of them. Blocks: it is pulled in a thread, many small ones in one go."""
+    for key, directory in zip(keys, directories, strict=True):
+        payload = there.get(key)
+        if payload is None:
+            yield _error(key, "gone")
+        elif payload.status not in ENDED:
+            yield _error(key, "not_ended")
+        else:
+            try:
+                yield from _collected_one(payload, directory)
+            except (OSError, SourceChanged) as why:
+                yield _error(key, f"cannot be read: {why}")
+
+
+def _collected_one(payload: Payload, directory: Path) -> Generator[bytes, None, None]:
+    manifest = read_manifest(directory, frozen=is_frozen(payload))
+    record = {
+        "key": payload.key,
+        "payload": view_to_json(view_of(payload)),
+        "manifest": manifest,
+        # What never ran has none; the zip holds those that are there beside what the manifest names.
+        "logs": [name for name in (STDOUT, STDERR) if (directory / name).is_file()],
+    }
+    head = json.dumps(record).encode()
+    if len(head) > frames.MAX_END:
+        yield _error(payload.key, "it left more files than a manifest can hold")
         return
-    if payload.status not in ENDED:
-        yield _error(key, "not_ended")
-        return
-    directory = services.workspace.directory(key)
-    with services.workspace.reading(key):
-        try:
-            manifest = await trio.to_thread.run_sync(read_manifest, directory)
-            record = {
-                "key": key,
-                "payload": view_to_json(view_of(payload)),
-                "manifest": manifest,
-                # What never ran has none; the zip holds those that are there beside what the manifest names.
-                "logs": [name for name in (STDOUT, STDERR) if (directory / name).is_file()],
-            }
-            head = json.dumps(record).encode()
-            if len(head) > frames.MAX_END:
-                yield _error(key, "it left more files than a manifest can hold")
-                return
-            yield frames.encode(frames.END, head)
-            sizes = {}
-            for kind, name in ((frames.STDOUT, "stdout"), (frames.STDERR, "stderr")):
-                sizes[name] = 0
-                async for piece in Pulled(_read_log(directory / LOGS[name])):
-                    sizes[name] += len(piece)
-                    for frame in _framed(kind, piece):
-                        yield frame
-            digest, zip_size = hashlib.sha256(), 0
-            async for piece in _zip(directory, listing_from_json(manifest), strict=True):
-                digest.update(piece)
-                zip_size += len(piece)
-                for frame in _framed(frames.ZIP, piece):
-                    yield frame
-        except (OSError, SourceChanged) as why:
-            yield _error(key, f"cannot be read: {why}")
-            return
+    yield frames.encode(frames.END, head)
+    sizes = {}
+    for kind, name in ((frames.STDOUT, "stdout"), (frames.STDERR, "stderr")):
+        sizes[name] = 0
+        for piece in _read_log(directory / LOGS[name]):
+            sizes[name] += len(piece)
+            yield from _framed(kind, piece)
+    digest, zip_size = hashlib.sha256(), 0
+    for piece in _joined(_zip(directory, listing_from_json(manifest), strict=True)):
+        digest.update(piece)
+        zip_size += len(piece)
+        yield from _framed(frames.ZIP, piece)
     finish = {
         "zip_sha256": digest.hexdigest(),
         "zip_size": zip_size,
@@ -148,6 +156,19 @@ async def _collected(services: Services, key: str) -> AsyncIterator[bytes]:
         "stderr_size": sizes["stderr"],
     }
     yield frames.encode(frames.FINISH, json.dumps(finish).encode())
+
+
+def _joined(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
+    """A zip comes in many small pieces; a frame each would be mostly heads."""
+    gathered, size = [], 0
+    for piece in pieces:
+        gathered.append(piece)
+        size += len(piece)
+        if size >= PIECE:
+            yield b"".join(gathered)
+            gathered, size = [], 0
+    if gathered:
+        yield b"".join(gathered)
 
 
 def _error(key: str, error: str) -> bytes:
@@ -159,15 +180,17 @@ def _framed(kind: bytes, piece: bytes) -> Generator[bytes, None, None]:
         yield frames.encode(kind, piece[start : start + frames.MAX_FRAME])
 
 
-def _listing(directory: Path, ended: bool) -> Listing:
-    return listing_from_json(read_manifest(directory)) if ended else list_work(directory)
+def _listing(directory: Path, payload: Payload) -> Listing:
+    if payload.status not in ENDED:
+        return list_work(directory)
+    return listing_from_json(read_manifest(directory, frozen=is_frozen(payload)))
 
 
-def _zip(directory: Path, listing: Listing, *, strict: bool) -> Pulled:
+def _zip(directory: Path, listing: Listing, *, strict: bool) -> Generator[bytes, None, None]:
     extra = [(name, directory / name) for name in (STDOUT, STDERR) if (directory / name).is_file()]
     # Of a job that has removed its directory there are only the logs; the zip wants some root all the same.
     root = directory / WORK if listing.entries else directory
-    return zip_stream(root, listing.entries, extra, strict=strict)
+    return zip_pieces(root, listing.entries, extra, strict=strict)
 
 
 async def _log(services: Services, key: str, path: Path, offset: int, follow: bool) -> AsyncIterator[bytes]:

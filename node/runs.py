@@ -39,11 +39,11 @@ class ExecutorRuns:
         self._grace = grace
 
     async def start(self, payload: Payload) -> Running | RunResult:
-        if self._workspace.intended(payload.key):
-            # An earlier life of the Runner set out to start it and did not come to say so.
-            return await self.adopt(payload)
         directory = self._workspace.directory(payload.key)
         checked = await trio.to_thread.run_sync(_intend, directory)
+        if checked is None:
+            # An earlier life of the Runner set out to start it and did not come to say so.
+            return await self.adopt(payload)
         if checked.invalid:
             return RunResult(invalid=checked.invalid)
         try:
@@ -113,8 +113,11 @@ def _age(run: Run, now: Callable[[int], float] = time.clock_gettime) -> float:
     return max(0.0, now(time.CLOCK_BOOTTIME) - started)
 
 
-def _intend(directory: Path) -> Checked:
-    """Make the script ready and, if it can run, leave word that somebody has set out to start it."""
+def _intend(directory: Path) -> Checked | None:
+    """Make the script ready and, if it can run, leave word that somebody has set out to start it; None if
+    somebody has already."""
+    if (directory / INTENT).exists():
+        return None
     checked = make_ready(directory / WORK / "run.sh")
     if not checked.invalid:
         # Not synced: what it guards against is the death of this process, not of the machine, whose next boot

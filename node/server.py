@@ -30,6 +30,8 @@ from node.workspace import Workspace
 
 log: Final = logging.getLogger("node")
 
+STOP_GRACE: Final = 3.0
+"""Seconds between SIGTERM and SIGKILL for payloads at most when the node stops: whoever stops it waits."""
 STOP_PATIENCE: Final = 1.0
 """Seconds beyond the grace that stopping the payloads may take when the node stops."""
 
@@ -97,9 +99,11 @@ async def _serve(
             max_age=settings.max_age,
             keep_uncollected=settings.keep_uncollected,
             keep_tombstones=settings.keep_tombstones,
+            every=min(60.0, max(1.0, settings.max_age)),
         )
-        table.heard.add_bell(runner.ring)
-        table.heard.add_bell(cleaning.ring)
+        table.heard.add_listener(lambda rows: runner.hear(row.payload for row in rows))
+        table.heard.add_listener(cleaning.hear)
+        workspace.freed = cleaning.ring
         if os.getpid() == 1:
             from node.executors.reaper import reap_orphans
 
@@ -125,8 +129,8 @@ async def _serve(
             await shutdown.wait()
             table.heard.end_subscriptions()
             if settings.on_stop == "kill":
-                with trio.move_on_after(settings.grace + STOP_PATIENCE):
-                    await runner.stop_all()
+                with trio.move_on_after(STOP_GRACE + STOP_PATIENCE):
+                    await runner.stop_all(STOP_GRACE)
 
         async def listen(*, task_status: trio.TaskStatus[list[str]]) -> None:
             async with trio.open_nursery() as until_stopped:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -45,7 +45,10 @@ class Workspace:
         self._incoming = data / "incoming"
         self._trash = data / "trash"
         self._readers: dict[str, int] = {}
+        self._refused: set[str] = set()
         self._swept = trio.Lock()
+        self.freed: Callable[[], None] = lambda: None
+        """Called when nobody reads any more what was to be discarded meanwhile."""
 
     def prepare(self) -> None:
         """Make the directories; what an earlier process was receiving goes into the trash. Blocks."""
@@ -82,11 +85,15 @@ class Workspace:
             self._readers[key] -= 1
             if not self._readers[key]:
                 del self._readers[key]
+                if key in self._refused:
+                    self._refused.discard(key)
+                    self.freed()
 
     def discard(self, key: str) -> bool:
         """Move a payload's directory into the trash; False while somebody reads it. True too when there is
         none. Blocks for a rename."""
         if key in self._readers:
+            self._refused.add(key)
             return False
         try:
             os.rename(self.payloads / key, self._trash / f"{key}-{secrets.token_hex(4)}")
@@ -95,33 +102,33 @@ class Workspace:
         return True
 
     async def empty_trash(self) -> None:
-        """Delete what was discarded."""
+        """Delete what was discarded, all of it in one thread call."""
         async with self._swept:
-            for entry in await trio.to_thread.run_sync(os.listdir, self._trash):
-                await trio.to_thread.run_sync(_delete, self._trash / entry)
+            await trio.to_thread.run_sync(_empty, self._trash)
 
 
 class Incoming:
-    """Files of one payload or of several, as they arrive, below a directory of their own. Owned by one task.
+    """Files of one payload or of several, as they arrive. Owned by one task.
 
-    `open` a file, `write` its bytes, and when all have arrived `flush`; then `directory(name)` may be taken
-    away by a rename. `close` deletes whatever is still there.
+    `add` the payloads, `open` a file, `write` its bytes; when all have arrived `write_out` what is still
+    gathered (it blocks), and `directory(name)` may be taken away by a rename: tell `taken`. `close` deletes
+    what was not.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._paths: dict[str, PathSet] = {}
+        self._made: set[str] = set()
         self._pending: list[tuple[Path, bytes, bool]] = []
         self._size = 0
         self._current: Path | None = None
 
     def directory(self, name: str) -> Path:
-        return self._root / name
+        return self._root.with_name(f"{self._root.name}-{name}")
 
-    async def add(self, *names: str) -> None:
-        """Begin payloads' directories. Raises `OSError`."""
+    def add(self, *names: str) -> None:
+        """Begin payloads. Their directories are made when the first bytes are written out."""
         self._paths.update({name: PathSet() for name in names})
-        await trio.to_thread.run_sync(_make_payloads, [self._root / name for name in names])
 
     def open(self, name: str, path: str) -> None:
         """The next bytes are those of the file `path` of payload `name`. Raises `BadRequest` for what is no
@@ -129,7 +136,7 @@ class Incoming:
         self._current = None
         safe = safe_path(path)
         self._paths[name].add(safe)
-        self._current = self._root / name / WORK / safe
+        self._current = self.directory(name) / WORK / safe
         self._pending.append((self._current, b"", True))
 
     async def write(self, chunk: bytes) -> None:
@@ -139,35 +146,45 @@ class Incoming:
         self._pending.append((self._current, bytes(chunk), False))
         self._size += len(chunk)
         if self._size >= _FLUSH or len(self._pending) >= 1024:
-            await self.flush()
+            await trio.to_thread.run_sync(self.write_out)
 
-    async def flush(self) -> None:
-        """Write out what was gathered. Raises `OSError`."""
+    def write_out(self) -> None:
+        """Make the directories, and write what was gathered. Blocks. Raises `OSError`."""
         pending, self._pending, self._size = self._pending, [], 0
-        if pending:
-            await trio.to_thread.run_sync(_write, pending)
+        for name in self._paths.keys() - self._made:
+            self._made.add(name)
+            _make_payload(self.directory(name))
+        _write(pending)
+
+    def taken(self, name: str) -> None:
+        """Somebody else has the directory now."""
+        self._paths.pop(name, None)
+        self._made.discard(name)
 
     async def drop(self, name: str) -> None:
         """Delete one payload's directory, with what was gathered for it."""
-        mine = self._root / name
+        mine = self.directory(name)
         self._pending = [item for item in self._pending if not item[0].is_relative_to(mine)]
         self._current = None
-        await trio.to_thread.run_sync(_delete, mine)
+        self._paths.pop(name, None)
+        if name in self._made:
+            self._made.discard(name)
+            await trio.to_thread.run_sync(_delete, mine)
 
     async def close(self) -> None:
         """Delete what is still there. Idempotent; finishes even when cancelled."""
         self._pending.clear()
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(_delete, self._root)
+        made, self._made = self._made, set()
+        if made:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(_delete_all, [self.directory(name) for name in made])
 
 
-def _make_payloads(directories: list[Path]) -> None:
-    for directory in directories:
-        directory.parent.mkdir(mode=0o700, exist_ok=True)
-        directory.mkdir(mode=0o700)
-        work = directory / WORK
-        work.mkdir()
-        work.chmod(0o755)
+def _make_payload(directory: Path) -> None:
+    directory.mkdir(mode=0o700)
+    work = directory / WORK
+    work.mkdir()
+    work.chmod(0o755)
 
 
 def _write(pending: list[tuple[Path, bytes, bool]]) -> None:
@@ -180,7 +197,7 @@ def _write(pending: list[tuple[Path, bytes, bool]]) -> None:
                 if fd >= 0:
                     os.close(fd)
                     fd = -1
-                if first:
+                if first and path.parent.name != WORK:
                     path.parent.mkdir(parents=True, exist_ok=True)
                 how = os.O_CREAT | os.O_EXCL if first else os.O_APPEND
                 fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | how, 0o644)
@@ -191,6 +208,22 @@ def _write(pending: list[tuple[Path, bytes, bool]]) -> None:
     finally:
         if fd >= 0:
             os.close(fd)
+
+
+def _empty(directory: Path) -> None:
+    _delete_all([directory / name for name in os.listdir(directory)])
+
+
+def _delete_all(paths: list[Path]) -> None:
+    """Raises `OSError` for the first that could not be deleted, the others deleted all the same."""
+    failed: list[OSError] = []
+    for path in paths:
+        try:
+            _delete(path)
+        except OSError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
 
 
 def _delete(path: Path) -> None:

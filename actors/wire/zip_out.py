@@ -24,7 +24,7 @@ from actors.wire.paths import shown
 from actors.wire.pull import PIECE, Pulled
 from actors.wire.tree import Entry, Kind, Listing, OpenTree, list_tree, open_regular
 
-__all__ = ["Entry", "Kind", "Listing", "list_tree", "zip_stream"]
+__all__ = ["Entry", "Kind", "Listing", "list_tree", "zip_pieces", "zip_stream"]
 
 _EARLIEST: Final = datetime(1980, 1, 1, tzinfo=UTC).timestamp()
 _LATEST: Final = datetime(2107, 12, 31, 23, 59, 58, tzinfo=UTC).timestamp()
@@ -60,7 +60,19 @@ def zip_stream(
     script still runs) each file is taken up to the size it was listed with, or less if it shrank, and what is
     no longer a readable file is skipped and appended to `left_out`. OSError when the disk fails.
     """
-    return Pulled(_Packing(strict, [] if left_out is None else left_out).bytes(root, entries, extra))
+    return Pulled(zip_pieces(root, entries, extra, strict=strict, left_out=left_out))
+
+
+def zip_pieces(
+    root: Path,
+    entries: Sequence[Entry],
+    extra: Sequence[tuple[str, Path]] = (),
+    *,
+    strict: bool = False,
+    left_out: list[tuple[str, str]] | None = None,
+) -> Generator[bytes, None, None]:
+    """The same as a generator that blocks, for what is put together with more in a thread."""
+    return _Packing(strict, [] if left_out is None else left_out).bytes(root, entries, extra)
 
 
 class _Packing:

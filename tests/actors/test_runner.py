@@ -280,7 +280,7 @@ async def test_stopping_all_ends_every_run_as_lost_and_starts_nothing(autojump_c
     async with world.going():
         world.runs.running[KEY].dies_of_term = False
         with trio.fail_after(6):
-            await world.runner.stop_all()
+            await world.runner.stop_all(5.0)
         world.table.put(payload(4))
     for n in (1, 2):
         assert world.told(payload(n).key) == (Status.FAILED, "the node was stopped")

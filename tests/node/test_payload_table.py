@@ -15,6 +15,7 @@ from actors.model import End
 from actors.node_ports import Payload, PayloadMove
 from node.arrivals import Accepted, AcceptResult, Arrived
 from node.changes import SUBSCRIBER_BUFFER
+from node.payload_rows import Row
 from node.payloads import PayloadTable, open_table
 from node.records import DataDirectoryError, Records
 
@@ -47,6 +48,10 @@ async def accept(table: PayloadTable, data: Path, key: str = KEY, owner: str = "
     (directory / "work").mkdir(parents=True)
     (accepted,) = await table.accept([Arrived(key, directory, job_id=7, service="x", owner=owner)])
     return accepted
+
+
+def running_on_disk(data: Path, key: str) -> bool:
+    return (data / "payloads" / key / "running").exists()
 
 
 async def running(table: PayloadTable, key: str = KEY) -> None:
@@ -253,7 +258,7 @@ async def test_a_subscriber_that_does_not_read_is_cut_off(tmp_path: Path) -> Non
         await accept(table, tmp_path)
         row = (await table.all())[0][0]
         async with table.subscribe(None) as (_, _, changes):
-            table.heard.tell([row] * (SUBSCRIBER_BUFFER + 1))
+            table.heard.tell([Row(row, False)] * (SUBSCRIBER_BUFFER + 1))
             for _ in range(SUBSCRIBER_BUFFER):
                 changes.receive_nowait()
             with pytest.raises(trio.EndOfChannel):
@@ -266,9 +271,8 @@ async def test_whatever_is_cancelled_a_record_is_whole_or_not_there(tmp_path: Pa
         with trio.CancelScope() as scope:
             scope.cancel()
             await running(table)
-        stored = json.loads((tmp_path / "payloads" / KEY / "record.json").read_text())["status"]
         payload = await table.get(KEY)
-        assert payload is not None and stored == payload.status.value
+        assert payload is not None and running_on_disk(tmp_path, KEY) == (payload.status is Status.RUNNING)
         assert await accept(table, tmp_path, OTHER)
 
 
@@ -283,7 +287,8 @@ async def test_nothing_changes_when_the_disk_does_not_take_it(
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr("node.records.write_durably", full)
+            for name in ("write_durably", "_create", "Records.write_running"):
+                patch.setattr(f"node.records.{name}", full)
             with pytest.raises(OSError, match="No space"):
                 await running(table)
             with pytest.raises(OSError, match="No space"):
@@ -301,16 +306,14 @@ async def test_what_is_asked_for_together_fails_or_is_done_each_by_itself(
     async with opened(tmp_path) as table:
         for key in keys:
             await accept(table, tmp_path, key)
-        write = Records.write
-        writes = []
+        write = Records.write_running
 
-        def one_is_bad(records: Records, payload: Payload, directory: Path | None = None) -> None:
-            writes.append(payload.key)
+        def one_is_bad(records: Records, payload: Payload) -> None:
             if payload.key == keys[3]:
                 raise OSError(5, "Input/output error")
-            write(records, payload, directory)
+            write(records, payload)
 
-        monkeypatch.setattr(Records, "write", one_is_bad)
+        monkeypatch.setattr(Records, "write_running", one_is_bad)
         failed: list[str] = []
 
         async def move(key: str) -> None:
@@ -347,8 +350,7 @@ async def test_one_cancelled_caller_cancels_nobody(tmp_path: Path) -> None:
         found = {p.key: p for p in (await table.all())[0]}
         assert all(found[key].status is Status.RUNNING for key in keys[:4])
         for key in keys:
-            stored = json.loads((tmp_path / "payloads" / key / "record.json").read_text())
-            assert stored["status"] == found[key].status.value
+            assert running_on_disk(tmp_path, key) == (found[key].status is Status.RUNNING)
 
 
 async def test_who_waits_for_an_end_hears_of_it(tmp_path: Path) -> None:
