@@ -84,15 +84,26 @@ class Place:
     # ------------------------------------------------------------------ the product
 
     def server(
-        self, name: str = "server", *, nodes: Sequence[str] = (), port: str = "0", **environment: str
+        self,
+        name: str = "server",
+        *,
+        nodes: Sequence[str] = (),
+        port: str = "0",
+        config: str = "",
+        **environment: str,
     ) -> Started:
-        """An orchestrator with the service `example` on these nodes."""
+        """An orchestrator with the service `example` on these nodes; `config` is TOML."""
         data = self.directory / name
         data.mkdir(exist_ok=True)
         ours = {"DB_PATH": str(data / "db.sqlite"), "DATA_PATH": str(data / "data"), "PORT": port}
         if nodes:
             ours["SERVICE_EXAMPLE_NODES"] = ",".join(nodes)
-        return self.start("server", name=name, environment={**ours, **environment})
+        arguments = ["server"]
+        if config:
+            file = self.directory / f"{name}.toml"
+            file.write_text(config)
+            arguments += ["--config", str(file)]
+        return self.start(*arguments, name=name, environment={**ours, **environment})
 
     def node(
         self, name: str = "node", *flags: str, port: str = "0", on_stop: str = "kill", grace: str = "0.5"

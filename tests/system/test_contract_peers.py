@@ -6,15 +6,18 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import trio
 from fakes.portals import portal
-from fakes.processes import PATIENCE, Place, Started, gone
+from fakes.processes import PATIENCE, Place, Started, gone, place
 
 FAKES = Path(__file__).parents[1] / "fakes"
 MARK = "trap 'echo \"$?\" > .orchestrator.exit' EXIT\n"
@@ -61,9 +64,22 @@ async def test_the_environment_of_the_rust_programs_compose_file_does_the_same_j
 # ------------------------------------------------------------------ a foreign node
 
 
-async def test_a_foreign_node_runs_our_jobs(here: Place) -> None:
-    server = here.server(**routes(foreign_node(here)))
-    async with portal(server.url) as user:
+@pytest.fixture(scope="module")
+def foreign() -> Iterator[Started]:
+    """A server with a foreign node."""
+    with tempfile.TemporaryDirectory(prefix="system-") as directory, place(Path(directory)) as there:
+        yield there.server(**routes(foreign_node(there)))
+
+
+@pytest.fixture(scope="module")
+def ours() -> Iterator[Started]:
+    """A node of ours."""
+    with tempfile.TemporaryDirectory(prefix="system-") as directory, place(Path(directory)) as there:
+        yield there.node()
+
+
+async def test_a_foreign_node_runs_our_jobs(foreign: Started) -> None:
+    async with portal(foreign.url) as user:
         script = MARK + "wc -c < big.bin > size; echo done > result.txt\n"
         job = await user.run(script, files={"deep/er/big.bin": bytes(range(256)) * 4000})
         assert (job["status"], job["attempt"]) == ("Completed", 1)
@@ -74,9 +90,8 @@ async def test_a_foreign_node_runs_our_jobs(here: Place) -> None:
         assert (node["kind"], node["status"]) == ("foreign", "ready")
 
 
-async def test_a_job_that_fails_on_a_foreign_node_has_its_code_and_files(here: Place) -> None:
-    server = here.server(**routes(foreign_node(here)))
-    async with portal(server.url) as user:
+async def test_a_job_that_fails_on_a_foreign_node_has_its_code_and_files(foreign: Started) -> None:
+    async with portal(foreign.url) as user:
         failed, invalid = await user.upload(MARK + "echo part > part; exit 3\n"), await user.upload(None)
         job = await user.ended(failed)
         assert (job["status"], job["message"]) == ("Failed", "exit code 3")
@@ -84,11 +99,10 @@ async def test_a_job_that_fails_on_a_foreign_node_has_its_code_and_files(here: P
         assert (await user.ended(invalid))["status"] == "Invalid"
 
 
-async def test_a_job_on_a_foreign_node_is_terminated(here: Place) -> None:
-    fifo = here.directory / "fifo"
+async def test_a_job_on_a_foreign_node_is_terminated(foreign: Started, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    server = here.server(**routes(foreign_node(here)))
-    async with portal(server.url) as user:
+    async with portal(foreign.url) as user:
         job = await user.upload(MARK + f"echo $$ > {fifo}; sleep 600\n")
         pid = int(await trio.to_thread.run_sync(fifo.read_text, abandon_on_cancel=True))
         await user.until(job, "Running")
@@ -119,9 +133,9 @@ def driven(
         return said, {name: archive.read(name) for name in archive.namelist()}
 
 
-async def test_a_foreign_orchestrator_runs_a_job_on_our_node(here: Place) -> None:
+async def test_a_foreign_orchestrator_runs_a_job_on_our_node(here: Place, ours: Started) -> None:
     files = {"run.sh": MARK + "cat sub/in.txt > out.txt\n", "sub/in.txt": "ATOM"}
-    said, found = driven(here, here.node(), files)
+    said, found = driven(here, ours, files)
     assert said["submitted"]["status"] == "Prepared" and said["seen"][-1] == "Completed"
     assert said["submitted"]["pid"] == 0 and said["submitted"]["killed"] is False
     assert found["out.txt"] == b"ATOM" and found["sub/in.txt"] == b"ATOM"
@@ -129,19 +143,19 @@ async def test_a_foreign_orchestrator_runs_a_job_on_our_node(here: Place) -> Non
     assert said["unknown"] == [404, 404, 404]
 
 
-async def test_a_foreign_orchestrator_sees_a_failure_and_has_its_files(here: Place) -> None:
-    said, found = driven(here, here.node(), {"run.sh": "echo part > part\nexit 3\n"})
+async def test_a_foreign_orchestrator_sees_a_failure_and_has_its_files(here: Place, ours: Started) -> None:
+    said, found = driven(here, ours, {"run.sh": "echo part > part\nexit 3\n"})
     assert said["seen"][-1] == "Failed"
     assert found["part"] == b"part\n"
 
 
-async def test_a_foreign_orchestrator_kills_a_job_on_our_node(here: Place) -> None:
-    node = here.node()
-    said, found = driven(here, node, {"run.sh": "echo begun > begun\nsleep 600 & wait\n"}, "--kill")
+async def test_a_foreign_orchestrator_kills_a_job_on_our_node(here: Place, ours: Started) -> None:
+    said, found = driven(here, ours, {"run.sh": "echo begun > begun\nsleep 600 & wait\n"}, "--kill")
     assert said["killed"] == [200, ""]
     assert said["seen"][-1] == "Killed"
     assert "run.sh" in found
-    assert not [process for process in here.left() if "sleep" in process.cmdline()]
+    inside = said["submitted"]["loc"]
+    assert not [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == inside]
 
 
 # ------------------------------------------------------------------ ids that begin at 1 again

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from fakes.processes import Place, Refused
 
 
@@ -34,20 +33,19 @@ async def test_a_second_up_on_the_same_data(here: Place) -> None:
     assert len([process for process in here.left() if "--on-stop" in process.cmdline()]) == 1
 
 
-@pytest.mark.parametrize("what", ["server", "node", "up"])
-async def test_a_port_in_use(here: Place, what: str) -> None:
+async def test_a_port_in_use_is_refused_by_all_three(here: Place) -> None:
     port = here.node("node").port
-    arguments = {
-        "server": ("server",),
-        "node": ("node", "--data", str(here.directory / "other")),
-        "up": ("up", "--nodes", "1", "--data", str(here.directory / "up")),
-    }[what]
     environment = {
         "DATA_PATH": str(here.directory / "data"),
         "DB_PATH": str(here.directory / "db.sqlite"),
         "SERVICE_EXAMPLE_NODES": "http://127.0.0.1:9",
     }
-    refused = here.refused(*arguments, "--port", port, environment=environment)
-    _in_one_line(refused, port, "in use")
-    running = [process for process in here.left() if str(here.directory / "node") not in process.cmdline()]
-    assert not [process for process in running if "--on-stop" in process.cmdline()]
+    for arguments in (
+        ("server",),
+        ("node", "--data", str(here.directory / "other")),
+        ("up", "--nodes", "1", "--data", str(here.directory / "up")),
+    ):
+        refused = here.refused(*arguments, "--port", port, environment=environment)
+        _in_one_line(refused, port, "in use")
+    nodes = [process for process in here.left() if "--on-stop" in process.cmdline()]
+    assert len(nodes) == 1

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import trio
 from fakes.portals import portal
@@ -73,6 +74,39 @@ async def test_a_child_that_holds_the_output_holds_no_job(
         assert message in job["message"]
         assert job["wall_seconds"] < 10
         assert await user.log(job["id"]) == logs
+    assert not _sleeping(shared)
+
+
+def _sleeping(shared: Started) -> list[psutil.Process]:
+    """What is left of scripts that started `sleep` in the background."""
+    top = str(shared.log.parent)
+    found = psutil.process_iter(["cwd", "cmdline", "status"])
+    return [
+        process
+        for process in found
+        if process.info["status"] != psutil.STATUS_ZOMBIE
+        and (process.info["cwd"] or "").startswith(top)
+        and "sleep" in (process.info["cmdline"] or [])
+    ]
+
+
+async def test_terminate_ends_what_ignores_it_and_says_the_same_each_time(
+    shared: Started, tmp_path: Path
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    async with portal(shared.url) as user:
+        job = await user.upload(f"(trap '' TERM; echo > {fifo}; sleep 600) & wait\n")
+        await trio.to_thread.run_sync(fifo.read_text, abandon_on_cancel=True)
+        await user.until(job, "Running")
+        for _ in range(2):
+            answer = await user.http.post(f"/terminate/{job}")
+            assert answer.status_code == 200
+            assert answer.json() == {"id": job, "status": "Killed", "message": "job terminated"}
+        assert not _sleeping(shared)
+        done = await user.run("true")
+        answer = await user.http.post(f"/terminate/{done['id']}")
+        assert (answer.status_code, answer.json()["status"]) == (409, "Completed")
 
 
 @pytest.mark.parametrize(
