@@ -22,7 +22,7 @@ from actors.ledger_port import (
 )
 from actors.lifecycle import Status
 from actors.model import Job
-from actors.ports import Clock, Storage
+from actors.ports import Clock, Storage, StorageError
 
 log: Final = logging.getLogger("orchestrator.cleaner")
 
@@ -56,6 +56,7 @@ class Cleaner(Actor):
 
     async def begin(self, nursery: trio.Nursery) -> None:
         self._found: dict[int, float] = {}
+        self._kept: set[str] = set()
         self._next_sweep = trio.current_time()
 
     async def turn(self) -> None:
@@ -64,8 +65,8 @@ class Cleaner(Actor):
             if trio.current_time() >= self._next_sweep:
                 self._next_sweep = trio.current_time() + self._sweep_every
                 await self._sweep()
-        except LedgerError as error:
-            log.warning("the ledger could not be used, cleaning goes on at the next tick: %s", error)
+        except (LedgerError, StorageError) as error:
+            log.warning("cleaning goes on at the next tick: %s", error)
 
     async def _clean(self) -> None:
         """One page after the other, oldest end first; what is not ripe yet is remembered."""
@@ -95,11 +96,33 @@ class Cleaner(Actor):
         for job, answer in zip(ripe, await self._ledger.record(moves), strict=True):
             if answer.outcome is Outcome.DONE:
                 self._found.pop(job.id, None)
-                await self._storage.discard(job.storage_key)
+                await self._discard(job.storage_key)
 
     async def _sweep(self) -> None:
         old = [key for key, age in await self._storage.directories() if age >= self._orphan_grace]
         for start in range(0, len(old), PAGE):
             for key in await self._ledger.unknown_directories(old[start : start + PAGE]):
-                log.info("directory %s belongs to no job; it is taken away", key)
-                await self._storage.discard(key)
+                if await self._is_nobodys(key):
+                    log.info("directory %s belongs to no job; it is taken away", key)
+                    await self._discard(key)
+
+    async def _is_nobodys(self, storage_key: str) -> bool:
+        """Not that of a job that was accepted and that the ledger does not know: then the ledger was restored
+        from an older copy, and the directory is all that is left of the job."""
+        job_id = await self._storage.noted_id(storage_key)
+        if job_id is None:
+            return True
+        job = await self._ledger.get(job_id)
+        if job is not None and job.storage_key == storage_key:
+            return True
+        if storage_key not in self._kept:
+            self._kept.add(storage_key)
+            log.warning("directory %s is job %d, which the ledger does not know; kept", storage_key, job_id)
+        return False
+
+    async def _discard(self, storage_key: str) -> None:
+        """One directory that cannot be deleted keeps no other from it; the sweep finds it again."""
+        try:
+            await self._storage.discard(storage_key)
+        except StorageError as error:
+            log.warning("a directory stays for now: %s", error)

@@ -126,9 +126,9 @@ def run(serve: Callable[[Any], Awaitable[None]]) -> int:
     import trio
 
     from actors.ledger_port import LedgerError
+    from actors.ports import StorageError
     from actors.wire.errors import CannotListen
     from actors.wire.serving import until_signal
-    from orchestrator.disk import StorageError
     from orchestrator.server import StartError
     from orchestrator.up import NodeFailed
 

@@ -16,12 +16,12 @@ from typing import Any, Final, Protocol
 import trio
 
 from actors.model import PayloadView
-from actors.ports import CollectAnswer, CollectResult, Dispatch
+from actors.ports import CollectAnswer, CollectResult, Dispatch, StorageError
 from actors.wire import frames
 from actors.wire.attempts import Garbled, view_from_json
 from actors.wire.errors import BadArchive, WireError
 from actors.wire.tree import Entry
-from orchestrator.disk import StorageError, StorageFull
+from orchestrator.disk import StorageFull
 from orchestrator.http import Broken
 
 LOGS: Final = {"stdout.log": "stdout", "stderr.log": "stderr"}

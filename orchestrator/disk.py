@@ -14,15 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from actors.ports import StorageError
+
 Trace = Callable[[str, str], None]
 """Told of each step: what ("fsync", "rename") and the path below the data directory; for a rename the new
 one."""
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-class StorageError(Exception):
-    """The disk could not do it; the text says what and why. Nothing half-done is left visible."""
 
 
 class StorageFull(StorageError):

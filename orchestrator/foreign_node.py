@@ -22,6 +22,7 @@ from actors.ports import (
     Dispatch,
     Look,
     LookResult,
+    StorageError,
     SubmitAnswer,
     SubmitResult,
 )
@@ -29,7 +30,6 @@ from actors.wire.attempts import Garbled
 from actors.wire.errors import BadArchive, BadRequest
 from actors.wire.multipart_out import DataPart, FilePart, MultipartBody
 from orchestrator.collecting import JobFiles
-from orchestrator.disk import StorageError
 from orchestrator.foreign_asking import Alive, Asking, Ended, Gone, Heard, view_of
 from orchestrator.foreign_fetch import Absent, Files, Nothing, Stranger, payload_id, scan
 from orchestrator.foreign_spool import MARKER, Spool, store

@@ -15,10 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-from actors.ports import Clock
+from actors.ports import Clock, StorageError
 from actors.wire.tree import Entry
 from actors.wire.zip_in import check_zip
-from orchestrator.disk import Disk, StorageError, StorageGone
+from orchestrator.disk import Disk, StorageGone
 
 T = TypeVar("T")
 

@@ -18,6 +18,7 @@ from actors.ports import (
     Dispatch,
     Look,
     LookResult,
+    StorageError,
     SubmitAnswer,
     SubmitResult,
 )
@@ -25,7 +26,6 @@ from actors.wire.attempts import Garbled, items, mark_from_json, view_from_json
 from actors.wire.errors import BadRequest
 from actors.wire.multipart_out import DataPart, FilePart, MultipartBody
 from orchestrator.collecting import JobFiles, receive
-from orchestrator.disk import StorageError
 from orchestrator.http import BodyUnreadable, Broken, Http, NotReached, Patience, Reply
 from orchestrator.opened import NotThere, Opened, Unreachable
 from orchestrator.parallel import each

@@ -41,6 +41,10 @@ ASK_DEADLINE: Final = 1.0
 """Seconds that a route waits for the Sender's answer."""
 
 
+RESTORED_GAP: Final = 1000
+"""Ids that are left out after a ledger was restored: some jobs may have left no trace."""
+
+
 class StartError(Exception):
     """The server cannot start here; the text says why and what to do."""
 
@@ -104,6 +108,7 @@ async def run_orchestrator(
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(ledger.run)
+                await _go_on_from(ledger, storage)
                 # The writer outlives whoever writes.
                 async with trio.open_nursery() as writers:
                     app = await _start(
@@ -122,6 +127,21 @@ async def run_orchestrator(
             with trio.CancelScope(shield=True), trio.move_on_after(5):
                 await nodes.aclose()
                 await ledger.aclose()
+
+
+async def _go_on_from(ledger: SqliteLedger, storage: Storage) -> None:
+    """Never give an id twice, also with a ledger that was restored from an older copy: the files know better.
+    What that ledger does not know is kept (see `actors.cleaner`)."""
+    last, known = await storage.last_id(), await ledger.max_id()
+    if last > known:
+        log.error(
+            "the ledger ends at job %d, the files at job %d: it was restored from an older copy; "
+            "ids go on from %d, and directories of jobs that it does not know are kept",
+            known,
+            last,
+            last + RESTORED_GAP,
+        )
+        await ledger.jump_ids(last + RESTORED_GAP)
 
 
 async def _start(

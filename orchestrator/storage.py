@@ -28,8 +28,8 @@ from typing import Final, TypeVar
 
 import trio
 
-from actors.ports import Clock
-from orchestrator.disk import Disk, StorageError, StorageFull, StorageGone, Trace, speaking_of
+from actors.ports import Clock, StorageError
+from orchestrator.disk import Disk, StorageFull, StorageGone, Trace, speaking_of
 from orchestrator.incoming import ResultSink, Upload
 
 log: Final = logging.getLogger("orchestrator.storage")
@@ -54,6 +54,7 @@ class Storage:
         self._disk = Disk(root, trace)
         self._limiter = trio.CapacityLimiter(THREADS)
         self._reading: Counter[str] = Counter()
+        self._last_id = 0
 
     async def open(self) -> None:
         """Create what is missing and delete what an earlier life left on its way in or out."""
@@ -100,9 +101,26 @@ class Storage:
         """Write the ledger's id beside the files, so that a person, or a repair, finds the two together. The
         ledger is the truth of it, so nobody waits for the disk here."""
         path = self.job(storage_key) / "job_id"
-        await self.thread(
-            lambda: self._disk.write_file(path, f"{job_id}\n".encode(), durable=False), what=f"job {job_id}"
-        )
+        self._last_id = last_id = max(self._last_id, job_id)
+
+        def write() -> None:
+            self._disk.write_file(path, f"{job_id}\n".encode(), durable=False)
+            last = self.root / "last_id"
+            aside = last.with_name(f"last_id.{storage_key}")
+            self._disk.write_file(aside, f"{last_id}\n".encode(), durable=False)
+            os.replace(aside, last)
+
+        await self.thread(write, what=f"job {job_id}")
+
+    async def noted_id(self, storage_key: str) -> int | None:
+        """The id of the job that the directory was accepted as; None for what never became a job."""
+        path = self.job(storage_key) / "job_id"
+        return await self.thread(lambda: _number(path), what=f"job_id of {storage_key}")
+
+    async def last_id(self) -> int:
+        """The largest id that was noted: larger than the ledger's largest where the ledger was restored from
+        an older copy. 0 if none is known."""
+        return await self.thread(lambda: _number(self.root / "last_id") or 0, what="last_id")
 
     async def require(self, size: int) -> None:
         """Raise StorageFull unless `size` more bytes leave as much free as has to stay."""
@@ -220,6 +238,13 @@ def _files_below(top: Path) -> Iterator[Path]:
             yield from _files_below(Path(entry.path))
         elif entry.is_file(follow_symlinks=False):
             yield Path(entry.path)
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def read_json(path: Path) -> object:

@@ -17,10 +17,11 @@ from werkzeug.exceptions import HTTPException
 from actors.kernel import NoAnswer
 from actors.ledger_port import LedgerError
 from actors.lifecycle import Status
+from actors.ports import StorageError
 from actors.wire.errors import TooLarge, WireError
 from actors.wire.forms import status_body
 from orchestrator.api.connection import BoundedConnection, BoundedRequest
-from orchestrator.disk import NameRefused, StorageError, StorageFull
+from orchestrator.disk import NameRefused, StorageFull
 from orchestrator.feed import FeedFull
 from orchestrator.ledger import IdempotencyConflict, LedgerFull
 from orchestrator.opened import Unreachable

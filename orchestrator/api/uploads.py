@@ -13,17 +13,17 @@ import trio
 
 from actors.ledger_port import LedgerError, NewJob
 from actors.model import Job
-from actors.ports import ServiceLimits
+from actors.ports import ServiceLimits, StorageError
 from actors.wire.errors import BadRequest, CutOff, TooLarge
 from actors.wire.multipart_in import Part, Sink, TextSink, read_parts, read_text
 from actors.wire.paths import PathSet, safe_path, shown
 from orchestrator.api.problems import Refusal
 from orchestrator.api.services import Api
-from orchestrator.disk import StorageError
 from orchestrator.incoming import IncomingFile, Upload
 
-FIELDS: Final = ("user_id", "service")
+FIELDS: Final = ("user_id", "service", "max_runtime")
 _USER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
+_SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?", re.ASCII)
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 
 FINISHING: Final = 60.0
@@ -105,17 +105,26 @@ class Uploads:
                 raise BadRequest(error.detail) from error
             user_id = form.user_id()
             service = form.service(api.services)
-            return await self._commit(upload, user_id, service, key, form.fingerprint(user_id))
+            max_runtime = form.max_runtime(service)
+            return await self._commit(
+                upload, user_id, service, max_runtime, key, form.fingerprint(user_id, max_runtime)
+            )
 
     async def _commit(
-        self, upload: Upload, user_id: int, service: ServiceLimits, key: str | None, fingerprint: str
+        self,
+        upload: Upload,
+        user_id: int,
+        service: ServiceLimits,
+        max_runtime: float,
+        key: str | None,
+        fingerprint: str,
     ) -> Job:
         new = NewJob(
             user_id=user_id,
             service=service.name,
             storage_key=upload.key,
             size=upload.size,
-            max_runtime=service.max_runtime,
+            max_runtime=max_runtime,
             idempotency_key=key,
             fingerprint=fingerprint if key is not None else None,
         )
@@ -183,11 +192,24 @@ class _Form:
             raise BadRequest(f"service {shown(text)} is unknown; known: {known}")
         return services[text]
 
-    def fingerprint(self, user_id: int) -> str:
-        """The same for the same user, service, names and bytes; "" when nothing was hashed."""
+    def max_runtime(self, service: ServiceLimits) -> float:
+        """Seconds that the job may run; 0 means no limit. Not more than the service allows."""
+        if "max_runtime" not in self._fields:
+            return service.max_runtime
+        text = self._text("max_runtime")
+        seconds = float(text) if _SECONDS.fullmatch(text) else 0.0
+        if not seconds:
+            raise BadRequest(f"max_runtime {shown(text)}: seconds above 0 were expected, such as 90 or 0.5")
+        if service.max_runtime and seconds > service.max_runtime:
+            limit = f"at most {service.max_runtime:g} are allowed for service {service.name}"
+            raise BadRequest(f"max_runtime {shown(text)}: {limit}")
+        return seconds
+
+    def fingerprint(self, user_id: int, max_runtime: float) -> str:
+        """The same for the same user, service, limit, names and bytes; "" when nothing was hashed."""
         if self._hashed is None:
             return ""
-        whole = hashlib.sha256(f"{user_id}\0{self._text('service')}\0".encode())
+        whole = hashlib.sha256(f"{user_id}\0{self._text('service')}\0{max_runtime}\0".encode())
         for file in sorted(self._hashed, key=lambda hashed: hashed.path):
             whole.update(f"{file.path}\0{file.hash.hexdigest()}\0".encode())
         return whole.hexdigest()

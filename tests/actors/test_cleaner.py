@@ -13,6 +13,7 @@ from trio.testing import MockClock
 from actors.cleaner import Cleaner
 from actors.lifecycle import Status
 from actors.model import Job
+from actors.ports import StorageError
 
 ENDED = (Status.PROCESSING, Status.SUBMITTED, Status.COMPLETED)
 
@@ -23,13 +24,20 @@ class FakeStorage:
     def __init__(self) -> None:
         self.ages: dict[str, float] = {}
         self.read: set[str] = set()
+        self.noted: dict[str, int] = {}
 
     async def discard(self, storage_key: str) -> bool:
         await trio.lowlevel.checkpoint()
+        if storage_key == "stuck":
+            raise StorageError("stuck: input/output error")
         if storage_key in self.read:
             return False
         self.ages.pop(storage_key, None)
         return True
+
+    async def noted_id(self, storage_key: str) -> int | None:
+        await trio.lowlevel.checkpoint()
+        return self.noted.get(storage_key)
 
     async def directories(self) -> Sequence[tuple[str, float]]:
         await trio.lowlevel.checkpoint()
@@ -120,3 +128,21 @@ async def test_a_directory_without_a_job_goes_after_a_grace(autojump_clock: Mock
         house.storage.ages |= {"orphan": 7200.0, "just-made": 10.0, job.storage_key: 7200.0}
         await trio.sleep(700)
         assert set(house.storage.ages) == {"just-made", job.storage_key}
+
+
+async def test_a_directory_that_cannot_be_deleted_keeps_no_other_from_it(autojump_clock: MockClock) -> None:
+    async with cleaned() as house:
+        house.storage.ages |= {"stuck": 7200.0, "orphan": 7200.0}
+        await trio.sleep(700)
+        assert set(house.storage.ages) == {"stuck"}
+
+
+async def test_a_job_that_a_restored_ledger_does_not_know_is_nobodys_to_delete(
+    autojump_clock: MockClock,
+) -> None:
+    async with cleaned() as house:
+        job = await house.job()
+        house.storage.ages |= {"newer": 7200.0, "reused": 7200.0, "never-a-job": 7200.0}
+        house.storage.noted |= {"newer": 77, "reused": job.id}
+        await trio.sleep(700)
+        assert set(house.storage.ages) == {"newer", "reused", job.storage_key}

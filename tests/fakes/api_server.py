@@ -142,7 +142,9 @@ async def api_server(
             storage=storage,
             feed=feed,
             nodes=nodes,
-            services={name: ServiceLimits(name) for name in services},
+            services={
+                name: ServiceLimits(name, max_runtime=60.0 if name == "short" else 0.0) for name in services
+            },
             why=why,
             pool=pool,
             upload_limit=upload_limit,

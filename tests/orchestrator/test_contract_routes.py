@@ -311,7 +311,7 @@ async def test_a_defect_is_told_without_its_traceback(
 
 async def test_a_new_attempt_key_is_not_a_path(server: Server) -> None:
     job = await server.upload(**{"run.sh": b"true"})
-    from orchestrator.disk import StorageError
+    from actors.ports import StorageError
 
     with pytest.raises(StorageError):
         server.storage.receive_result(job.storage_key, "../" + new_attempt(job).key)

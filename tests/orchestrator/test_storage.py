@@ -14,9 +14,10 @@ import pytest
 import trio
 from fakes.ledgers import SetClock
 
+from actors.ports import StorageError
 from actors.wire.errors import BadArchive
 from actors.wire.tree import Entry
-from orchestrator.disk import Disk, NameRefused, StorageError, StorageFull, StorageGone
+from orchestrator.disk import Disk, NameRefused, StorageFull, StorageGone
 from orchestrator.incoming import ResultSink
 from orchestrator.storage import Storage
 

@@ -380,3 +380,26 @@ async def test_clients_that_hang_up_at_any_moment_leave_no_half_of_a_job(tmp_pat
     assert len(rows) >= 20
     assert {path.name for path in (incoming.parent / "jobs").glob("*/*")} == rows
     assert not list(incoming.iterdir())
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90.0), ("0.5", 0.5), (None, 0.0)])
+async def test_a_job_may_say_how_long_it_may_run(server: Server, text: str | None, seconds: float) -> None:
+    answer = await server.post(RUN, *([] if text is None else [f'name="max_runtime"|{text}']))
+    assert answer.status_code == 201
+    job = await server.ledger.get(1)
+    assert job is not None and job.max_runtime == seconds
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1e3", "", "nan", "1_0", " 5", "٧"])
+async def test_any_other_max_runtime_is_refused(server: Server, text: str) -> None:
+    await refused(server, await server.post(RUN, f'name="max_runtime"|{text}'), 400, "max_runtime")
+
+
+async def test_a_max_runtime_above_the_services_is_refused(tmp_path: Path) -> None:
+    async with api_server(tmp_path, services=("short",)) as server:
+        answer = await server.post(RUN, 'name="max_runtime"|61', service="short")
+        await refused(server, answer, 400, "max_runtime", "at most 60")
+        answer = await server.post(RUN, service="short")
+        assert answer.status_code == 201
+        job = await server.ledger.get(1)
+        assert job is not None and job.max_runtime == 60.0
