@@ -27,6 +27,11 @@ def schemas() -> dict[str, Any]:
             file={"type": "array", "items": {"type": "string", "format": "binary"}},
             user_id={"type": "string", "pattern": "^(0|-?[1-9][0-9]*)$"},
             service=text,
+            max_runtime={
+                "type": "string",
+                "pattern": "^[0-9]{1,9}(\\.[0-9]{1,6})?$",
+                "description": "Seconds that the job may run, at most what the service allows",
+            },
         ),
         "Job": _object(
             id=whole,
