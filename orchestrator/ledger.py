@@ -8,7 +8,7 @@ change does is decided in `ledger_rules`; the tables are in `ledger_schema`.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, TypeVar
@@ -31,10 +31,11 @@ from actors.lifecycle import Status
 from actors.model import Attempt, HistoryEntry, Job
 from actors.ports import Clock
 from actors.scaling_port import DecisionRecord, MachineRecord
-from orchestrator import ledger_machines
+from orchestrator import ledger_machines, ledger_nodes
 from orchestrator import ledger_rows as rows
 from orchestrator import ledger_rules as rules
-from orchestrator.ledger_rows import JobDetails, JoinedNode
+from orchestrator.ledger_nodes import JoinedNode
+from orchestrator.ledger_rows import JobDetails
 from orchestrator.ledger_schema import MAX_ID, prepare_reader, prepare_writer
 from orchestrator.ledger_writer import DATABASE_ERRORS, LedgerFull, Writer, Writing, explain, in_thread
 
@@ -139,12 +140,15 @@ class SqliteLedger:
 
     async def upsert_node(self, node: JoinedNode) -> None:
         """Store a node that joined, or what is new about it."""
-        await self._writer.write(lambda writing: rows.store_node(writing.db, node))
+        await self._writer.write(lambda writing: ledger_nodes.store_node(writing.db, node))
 
     async def remove_node(self, node_id: str) -> bool:
         """Forget a node that joined. False if there was none."""
-        statement = "DELETE FROM nodes WHERE node_id = ?"
-        return await self._writer.write(lambda w: w.db.execute(statement, (node_id,)).rowcount > 0)
+        return await self._writer.write(lambda writing: ledger_nodes.remove_node(writing.db, node_id))
+
+    async def order_drain(self, node_id: str, reason: str | None) -> None:
+        """Keep the order that a node gets no more jobs, and why; None lifts it."""
+        await self._writer.write(lambda writing: ledger_nodes.store_drain(writing.db, node_id, reason))
 
     async def put_machine(self, record: MachineRecord) -> None:
         await self._writer.write(lambda writing: ledger_machines.store_machine(writing.db, record))
@@ -246,10 +250,11 @@ class SqliteLedger:
         return await self._read(lambda db: int((db.execute(statement).fetchone() or (0,))[0]))
 
     async def nodes(self) -> Sequence[JoinedNode]:
-        statement = (
-            "SELECT node_id, url, services, slots, labels, kind, last_seen FROM nodes ORDER BY node_id"
-        )
-        return await self._read(lambda db: [rows.node_of(row) for row in db.execute(statement)])
+        return await self._read(ledger_nodes.read_nodes)
+
+    async def drains(self) -> Mapping[str, str]:
+        """Nodes that get no more jobs, by id, and why."""
+        return await self._read(ledger_nodes.read_drains)
 
     async def machines(self) -> Sequence[MachineRecord]:
         return await self._read(ledger_machines.read_machines)

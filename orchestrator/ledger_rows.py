@@ -33,20 +33,6 @@ class JobDetails:
     input_names: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class JoinedNode:
-    """A node that joined by itself. `kind` says what it came from (a provider's name, or "" for by hand);
-    `last_seen` is wall-clock."""
-
-    node_id: str
-    url: str
-    services: tuple[str, ...]
-    slots: int | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    kind: str = ""
-    last_seen: float = 0.0
-
-
 _JOB_COLUMNS: Final = (
     "id, user_id, service, status, message, change_seq, j.created_at, j.updated_at, storage_key, size, "
     "terminate_requested, attempts_used, max_runtime, ended_at, "
@@ -100,10 +86,6 @@ def details_of(row: Row) -> JobDetails:
     return JobDetails(
         row[0], json.loads(row[1]), row[2], json.loads(row[3]), row[4], tuple(json.loads(row[5]))
     )
-
-
-def node_of(row: Row) -> JoinedNode:
-    return JoinedNode(row[0], row[1], tuple(json.loads(row[2])), row[3], json.loads(row[4]), row[5], row[6])
 
 
 def get_job(db: sqlite3.Connection, job_id: int) -> Job | None:
@@ -184,24 +166,6 @@ def store_attempt(db: sqlite3.Connection, attempt: Attempt, now: float) -> None:
     db.execute(
         "UPDATE attempts SET state = ?, foreign_id = ?, updated_at = ? WHERE key = ?",
         (attempt.state.value, attempt.foreign_id, now, attempt.key),
-    )
-
-
-def store_node(db: sqlite3.Connection, node: JoinedNode) -> None:
-    db.execute(
-        "INSERT INTO nodes (node_id, url, services, slots, labels, kind, last_seen) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (node_id) DO UPDATE SET url = excluded.url, "
-        "services = excluded.services, slots = excluded.slots, labels = excluded.labels, "
-        "kind = excluded.kind, last_seen = excluded.last_seen",
-        (
-            node.node_id,
-            node.url,
-            json.dumps(list(node.services)),
-            node.slots,
-            json.dumps(dict(node.labels)),
-            node.kind,
-            node.last_seen,
-        ),
     )
 
 

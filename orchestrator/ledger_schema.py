@@ -16,7 +16,7 @@ from typing import Final
 
 from actors.ledger_port import LedgerError
 from actors.lifecycle import ENDED, OVER
-from orchestrator import ledger_machines
+from orchestrator import ledger_machines, ledger_nodes
 
 APPLICATION_ID: Final = 0x4A4F4233
 """What `PRAGMA application_id` says of our files ("JOB3")."""
@@ -131,7 +131,7 @@ _FIRST: Final = (
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, ledger_machines.TABLES)
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, ledger_machines.TABLES, ledger_nodes.TABLES)
 SCHEMA: Final = len(MIGRATIONS)
 
 

@@ -562,3 +562,20 @@ async def test_an_attempt_key_is_compared_in_the_row_that_is_moved(path: Path) -
                 nursery.start_soon(take)
         assert sorted(got) == [Outcome.DONE] + [Outcome.STALE] * 9
         assert len(await ledger.attempts(job.id)) == 1
+
+
+async def test_an_order_to_drain_is_kept_until_it_is_lifted(path: Path) -> None:
+    async with open_ledger(path) as ledger:
+        await ledger.order_drain("n1", "new kernel")
+        await ledger.order_drain("n1", "new disk")
+        await ledger.order_drain("n2", "too warm")
+        await ledger.order_drain("n2", None)
+        await ledger.order_drain("n3", None)
+    async with open_ledger(path) as ledger:
+        assert await ledger.drains() == {"n1": "new disk"}
+
+
+async def test_a_node_keeps_the_token_of_its_machine(path: Path) -> None:
+    async with open_ledger(path) as ledger:
+        await ledger.upsert_node(JoinedNode("n1", "http://h:1", ("a",), machine="ab" * 16))
+        assert [node.machine for node in await ledger.nodes()] == ["ab" * 16]

@@ -1,0 +1,80 @@
+"""Nodes that joined by themselves, and the order that a node gets no more jobs: rows of the ledger.
+
+The functions run in the thread of a connection, each as one item of the writer or one read.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+_COLUMNS: Final = "node_id, url, services, slots, labels, kind, last_seen, machine"
+
+# Schema 3. The table of nodes is older. A drain stands by itself: static nodes have no row there.
+TABLES: Final = (
+    "ALTER TABLE nodes ADD COLUMN machine TEXT",
+    "CREATE TABLE drains (node_id TEXT PRIMARY KEY, reason TEXT NOT NULL) STRICT, WITHOUT ROWID",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedNode:
+    """A node that joined by itself. `kind` says what it came from (a provider's name, or "" for by hand);
+    `last_seen` is wall-clock, of its last joining. `machine` is the token of the machine that it runs on,
+    None for one that no scaling has made."""
+
+    node_id: str
+    url: str
+    services: tuple[str, ...]
+    slots: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    kind: str = ""
+    last_seen: float = 0.0
+    machine: str | None = None
+
+
+def read_nodes(db: sqlite3.Connection) -> Sequence[JoinedNode]:
+    return [
+        JoinedNode(node_id, url, tuple(json.loads(services)), slots, json.loads(labels), *rest)
+        for node_id, url, services, slots, labels, *rest in db.execute(
+            f"SELECT {_COLUMNS} FROM nodes ORDER BY node_id"
+        )
+    ]
+
+
+def store_node(db: sqlite3.Connection, node: JoinedNode) -> None:
+    db.execute(
+        f"INSERT INTO nodes ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (node_id) DO UPDATE SET "
+        "url = excluded.url, services = excluded.services, slots = excluded.slots, "
+        "labels = excluded.labels, kind = excluded.kind, last_seen = excluded.last_seen, "
+        "machine = excluded.machine",
+        (
+            node.node_id,
+            node.url,
+            json.dumps(list(node.services)),
+            node.slots,
+            json.dumps(dict(node.labels)),
+            node.kind,
+            node.last_seen,
+            node.machine,
+        ),
+    )
+
+
+def remove_node(db: sqlite3.Connection, node_id: str) -> bool:
+    return db.execute("DELETE FROM nodes WHERE node_id = ?", (node_id,)).rowcount > 0
+
+
+def read_drains(db: sqlite3.Connection) -> Mapping[str, str]:
+    return dict(db.execute("SELECT node_id, reason FROM drains ORDER BY node_id").fetchall())
+
+
+def store_drain(db: sqlite3.Connection, node_id: str, reason: str | None) -> None:
+    """Order a drain for that reason; None lifts it."""
+    if reason is None:
+        db.execute("DELETE FROM drains WHERE node_id = ?", (node_id,))
+    else:
+        db.execute("INSERT OR REPLACE INTO drains (node_id, reason) VALUES (?, ?)", (node_id, reason))
