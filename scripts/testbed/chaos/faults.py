@@ -1,0 +1,59 @@
+"""When what is done to whom: drawn from a seed, before anything runs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+SERVER = 0
+"""The orchestrator among the targets; nodes count from 1."""
+
+
+class What(StrEnum):
+    KILL = "kill -9"
+    KILL_AT_UPLOAD = "kill -9 amid the next upload"
+    STOP = "SIGSTOP"
+    SPAWNER = "kill -9 of the spawner"
+    CUT = "network"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """At `at` seconds from the begin, for `seconds`. `mode` is how a network is cut; `delay` what passes
+    after the event that it waits for, if it waits for one."""
+
+    at: float
+    target: int
+    what: What
+    seconds: float
+    mode: str = ""
+    delay: float = 0.0
+
+
+def draw(
+    *, seed: int, kills: int, nodes: int, seconds: float, longest: float, modes: Sequence[str]
+) -> list[Fault]:
+    """`kills` kills of the orchestrator and nodes, and in proportion everything else, in order of time.
+    `longest` is the longest time that anybody is away."""
+    chance = random.Random(f"{seed}/faults")
+
+    def away() -> float:
+        # Most are short, so that most of the time most of it works: what is always down is never tried.
+        return 0.05 + (longest - 0.05) * chance.random() ** 2
+
+    found = []
+    for _ in range(kills):
+        target = chance.choice([SERVER, *range(nodes + 1)])
+        what = What.KILL_AT_UPLOAD if target == SERVER and chance.random() < 0.4 else What.KILL
+        delay = 0.15 * chance.random()
+        found.append(Fault(seconds * chance.random(), target, what, away(), delay=delay))
+    for _ in range(-(-kills // 3)):
+        found.append(Fault(seconds * chance.random(), chance.randint(0, nodes), What.STOP, away()))
+    for _ in range(-(-kills // 2)):
+        node, mode = chance.randint(1, nodes), chance.choice(modes)
+        found.append(Fault(seconds * chance.random(), node, What.CUT, away(), mode))
+    for _ in range(-(-kills // 6)):
+        found.append(Fault(seconds * chance.random(), chance.randint(1, nodes), What.SPAWNER, 0.0))
+    return sorted(found, key=lambda fault: fault.at)
