@@ -103,35 +103,13 @@ class Uploads:
                 await read_parts(content_type, body, limit=api.upload_limit, on_part=form.part)
             except CutOff as error:
                 raise BadRequest(error.detail) from error
-            user_id = form.user_id()
-            service = form.service(api.services)
-            max_runtime = form.max_runtime(service)
-            return await self._commit(
-                upload, user_id, service, max_runtime, key, form.fingerprint(user_id, max_runtime)
-            )
+            return await self._commit(upload, form.job(api.services, key))
 
-    async def _commit(
-        self,
-        upload: Upload,
-        user_id: int,
-        service: ServiceLimits,
-        max_runtime: float,
-        key: str | None,
-        fingerprint: str,
-    ) -> Job:
-        new = NewJob(
-            user_id=user_id,
-            service=service.name,
-            storage_key=upload.key,
-            size=upload.size,
-            max_runtime=max_runtime,
-            idempotency_key=key,
-            fingerprint=fingerprint if key is not None else None,
-        )
+    async def _commit(self, upload: Upload, new: NewJob) -> Job:
         # From here on it is finished, whether the client still waits or not: else nobody would know whether
         # there is a job.
         with trio.CancelScope(shield=True), trio.fail_after(FINISHING):
-            await upload.commit(user_id, service.name)
+            await upload.commit(new.user_id, new.service)
             job = await self._insert(new)
         return job  # noqa: RET504  # the scopes may not be left by a return, says mypy: they can swallow
 
@@ -176,6 +154,20 @@ class _Form:
             raise BadRequest(f"field {part.name} was sent twice")
         self._fields[part.name] = sink = read_text(part, 1024)
         return sink
+
+    def job(self, services: Mapping[str, ServiceLimits], key: str | None) -> NewJob:
+        """What the form asks for, once all of its parts were read. Raises BadRequest."""
+        user_id, service = self.user_id(), self.service(services)
+        max_runtime = self.max_runtime(service)
+        return NewJob(
+            user_id=user_id,
+            service=service.name,
+            storage_key=self._upload.key,
+            size=self._upload.size,
+            max_runtime=max_runtime,
+            idempotency_key=key,
+            fingerprint=None if key is None else self.fingerprint(user_id, max_runtime),
+        )
 
     def user_id(self) -> int:
         text = self._text("user_id")
