@@ -156,10 +156,15 @@ class Place:
         self._stack.callback(self._stop, started)
         return started
 
-    def refused(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Refused:
+    def refused(
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = COMMAND,
+    ) -> Refused:
         """The command's end; it must not go on."""
         done = subprocess.run(
-            [*COMMAND, *arguments],
+            [*command, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from fakes.processes import Place, Refused
 
 
@@ -18,6 +21,20 @@ async def test_a_second_server_on_the_same_data(here: Place) -> None:
     environment = {"DATA_PATH": str(data / "data"), "DB_PATH": str(data / "other.sqlite"), "PORT": "0"}
     environment["SERVICE_EXAMPLE_NODES"] = "http://127.0.0.1:9"
     _in_one_line(here.refused("server", environment=environment), str(data / "data"), "another orchestrator")
+
+
+async def test_a_host_of_the_app_on_the_same_data(here: Place) -> None:
+    here.server()
+    data = here.directory / "server"
+    environment = {
+        "DATA_PATH": str(data / "data"),
+        "DB_PATH": str(data / "db.sqlite"),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    hypercorn = (sys.executable, "-m", "hypercorn", "-k", "trio", "--bind", "127.0.0.1:0")
+    refused = here.refused("orchestrator.asgi:app", command=hypercorn, environment=environment)
+    # Its status and the lines around the reason are the host's.
+    assert any("another orchestrator" in line for line in refused.lines), refused.lines
 
 
 async def test_a_second_node_on_the_same_data(here: Place) -> None:

@@ -99,6 +99,10 @@ async def test_terminate_ends_what_ignores_it_and_says_the_same_each_time(
         job = await user.upload(f"(trap '' TERM; echo > {fifo}; sleep 600) & wait\n")
         await trio.to_thread.run_sync(fifo.read_text, abandon_on_cancel=True)
         await user.until(job, "Running")
+        answer = await user.http.post(f"/terminate/{job}")
+        # Locked is for a kill that takes longer than a client should wait.
+        assert answer.status_code == 200 and answer.json()["status"] in ("Killed", "Locked")
+        assert (await user.ended(job))["message"] == "terminated"
         for _ in range(2):
             answer = await user.http.post(f"/terminate/{job}")
             assert answer.status_code == 200
