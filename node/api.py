@@ -10,7 +10,7 @@ from node.app import Services, make_app
 
 
 def create_app(services: Services) -> QuartTrio:
-    app = make_app("node")
+    app = make_app("node", services.table.node_id)
     app.register_blueprint(contract_routes(services))
     app.register_blueprint(v1_routes(services))
     return app

@@ -16,6 +16,7 @@ from actors.wire.attempts import PROTOCOL, heartbeat_to_json, mark_to_json, view
 from actors.wire.errors import BadRequest, TooLarge
 from actors.wire.paths import shown
 from node.app import Problem, Services, json_response, query
+from node.draining import drain
 from node.payloads import view_of
 from node.receive import Item, ItemResult
 from node.records import KEY
@@ -68,9 +69,14 @@ def v1_routes(services: Services) -> Blueprint:
     async def submit() -> Response:
         query()
         content_type = request.headers.get("Content-Type", "")
-        items = await services.receiver.attempts(content_type, request.body)
+        body = request.body
+        items = await services.receiver.attempts(content_type, body)
         status = _alone(items[0]) if len(items) == 1 else 200
-        return _answer(table.mark, [item.to_json() for item in items], status)
+        answer = {**mark_to_json(table.mark), "items": [item.to_json() for item in items]}
+        if any(item.result is ItemResult.TOMBSTONED for item in items):
+            # It may not have been read to its end, and the sender is to hear of it at once.
+            return _then_drained(answer, status, body)
+        return json_response(answer, status)
 
     @routes.get("/attempts/<key>")
     async def attempt(key: str) -> Response:
@@ -83,6 +89,7 @@ def v1_routes(services: Services) -> Blueprint:
         query()
         keys = await _keys()
         payloads = await table.cancel(keys)
+        services.receiver.cancelled(keys)
         items = [
             {"key": key, "result": "tombstoned", "payload": None}
             if payload is None
@@ -96,6 +103,7 @@ def v1_routes(services: Services) -> Blueprint:
         query()
         keys = await _keys()
         await table.release(keys)
+        services.receiver.cancelled(keys)
         return _answer(table.mark, [{"key": key, "result": "released"} for key in keys])
 
     @routes.post("/collect")
@@ -175,6 +183,19 @@ async def _heartbeat(services: Services) -> dict[str, Any]:
     return heartbeat_to_json(services.load.now, await services.table.held())
 
 
+def _then_drained(answer: dict[str, Any], status: int, unread: AsyncIterator[bytes]) -> Response:
+    """The answer first, whole; then what is left of the request's body."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield content
+        await drain(unread)
+
+    content = json.dumps(answer).encode()
+    response = Response(body(), status, content_type="application/json")
+    response.headers["Content-Length"] = str(len(content))
+    return response
+
+
 async def _keys() -> list[str]:
     """The keys that a request lists. Raises `WireError`."""
     body = bytearray()
@@ -199,8 +220,8 @@ def _alone(item: Item) -> int:
     return 507 if item.disk_full else _ALONE[item.result]
 
 
-def _answer(mark: Mark, items: Sequence[dict[str, Any]], status: int = 200) -> Response:
-    return json_response({**mark_to_json(mark), "items": list(items)}, status)
+def _answer(mark: Mark, items: Sequence[dict[str, Any]]) -> Response:
+    return json_response({**mark_to_json(mark), "items": list(items)})
 
 
 def _view(payload: Payload) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException
 
 from actors.wire.errors import TooLarge, WireError
 from actors.wire.forms import status_body
+from node.draining import drain
 from node.load import LoadSampler
 from node.payloads import PayloadTable
 from node.receive import Receiver
@@ -24,6 +25,9 @@ from node.records import OutOfIds
 from node.workspace import Workspace
 
 log: Final = logging.getLogger("node.api")
+
+NODE_HEADER: Final = "X-Node-Id"
+"""Names the node that a request is meant for: an address may have passed to another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +90,9 @@ def query(*known: str) -> Mapping[str, str]:
     return given
 
 
-def make_app(name: str) -> QuartTrio:
-    """An app without routes that answers every error in the form of its page."""
+def make_app(name: str, node_id: str) -> QuartTrio:
+    """An app without routes that answers every error in the form of its page, and does nothing that was meant
+    for another node."""
     app = QuartTrio(name, static_folder=None)
     # The body is limited where it is read, by what arrives and not by what a header claims.
     app.config["MAX_CONTENT_LENGTH"] = None
@@ -96,6 +101,14 @@ def make_app(name: str) -> QuartTrio:
     app.url_map.merge_slashes = False
     app.register_error_handler(Exception, _answer)
     app.register_error_handler(HTTPException, _answer)
+
+    @app.before_request
+    async def is_meant() -> None:
+        meant = request.headers.get(NODE_HEADER)
+        if meant is not None and meant != node_id:
+            await drain(request.body)
+            raise Problem(421, "wrong_node", f"this is node {node_id}; ask for where {meant[:100]!r} is now")
+
     return app
 
 
@@ -103,7 +116,7 @@ async def _answer(error: Exception) -> Response:
     status, code, detail = _told(error)
     if status == 500:
         log.error("%s %s went wrong", request.method, request.path, exc_info=error)
-    if request.path.startswith("/v1/"):
+    if request.path.startswith("/v1/") or isinstance(error, Problem):
         body = {"type": "about:blank", "title": _TITLES.get(status, "Error"), "status": status}
         response = json_response({**body, "code": code, "detail": detail}, status)
         response.content_type = "application/problem+json"
@@ -144,6 +157,7 @@ _TITLES: Final = {
     409: "Conflict",
     410: "Gone",
     413: "Content Too Large",
+    421: "Misdirected Request",
     500: "Internal Server Error",
     503: "Service Unavailable",
     507: "Insufficient Storage",

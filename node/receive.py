@@ -6,7 +6,7 @@ import errno
 import json
 import math
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,16 +21,14 @@ from actors.wire.errors import BadRequest, WireError
 from actors.wire.multipart_in import Part, Sink, TextSink, read_parts
 from actors.wire.paths import shown
 from node.arrivals import AcceptResult, Arrived
+from node.draining import drain
 from node.payloads import PayloadTable, view_of
 from node.records import KEY, OutOfIds
 from node.workspace import Incoming, Workspace
 
+DEAD: Final = "it was cancelled or released"
 FORM_LIMIT: Final = 16 << 20
 """Bytes of the JSON part that names the attempts."""
-
-
-DRAIN: Final = 1.0
-"""Seconds for which the rest of a refused body is read."""
 
 
 class ItemResult(StrEnum):
@@ -62,13 +60,19 @@ class Item:
 
 
 class Receiver:
-    """Reads submits. `receiving` holds the keys whose files are arriving now."""
+    """Reads submits. `receiving` has for each key whose files are arriving now the submit that brings it."""
 
     def __init__(self, table: PayloadTable, workspace: Workspace, limit: int) -> None:
         self._table = table
         self._workspace = workspace
         self._limit = limit
-        self.receiving: set[str] = set()
+        self.receiving: dict[str, _Submit] = {}
+
+    def cancelled(self, keys: Iterable[str]) -> None:
+        """These keys have just been tombstoned: what still arrives for them need not be read."""
+        for key in keys:
+            if (submit := self.receiving.get(key)) is not None:
+                submit.tombstoned(key)
 
     async def contract(self, content_type: str, body: AsyncIterator[bytes]) -> Payload:
         """One payload by the contract's `/submit`. Raises `WireError`, `OSError`, `OutOfIds`."""
@@ -99,8 +103,9 @@ class Receiver:
         `WireError` for a body that cannot be read."""
         submit = _Submit(self._table, self._workspace.receive(), self.receiving)
         try:
-            async with _draining(body):
-                await read_parts(content_type, body, limit=self._limit, on_part=submit.on_part)
+            with submit.reading:
+                async with _draining(body):
+                    await read_parts(content_type, body, limit=self._limit, on_part=submit.on_part)
             return await submit.finish()
         finally:
             await submit.close()
@@ -114,14 +119,10 @@ def contract_path(name: str, filename: str) -> str:
 
 @asynccontextmanager
 async def _draining(body: AsyncIterator[bytes]) -> AsyncIterator[None]:
-    """After a refusal amid the body, read on for a moment. To close a connection with bytes unread resets it,
-    and the client would hear of the reset instead of the reason."""
     try:
         yield
     except (WireError, OSError):
-        with trio.move_on_after(DRAIN):
-            async for _chunk in body:
-                pass
+        await drain(body)
         raise
 
 
@@ -137,9 +138,10 @@ class _FileSink:
 
 
 class _Submit:
-    """One request that brings attempts."""
+    """One request that brings attempts. Cancelling `reading` ends the reading of its body."""
 
-    def __init__(self, table: PayloadTable, incoming: Incoming, receiving: set[str]) -> None:
+    def __init__(self, table: PayloadTable, incoming: Incoming, receiving: dict[str, _Submit]) -> None:
+        self.reading = trio.CancelScope()
         self._table = table
         self._incoming = incoming
         self._receiving = receiving
@@ -169,6 +171,15 @@ class _Submit:
             return None
         return _AttemptSink(self, item)
 
+    def tombstoned(self, key: str) -> None:
+        """An order to cancel or release came in while the files arrive. When none of them is wanted any more
+        nothing is read on."""
+        items = self._items or {}
+        if (item := items.get(key)) is not None and item.result is None:
+            item.result, item.reason = ItemResult.TOMBSTONED, DEAD
+        if all(item.result is not None for item in items.values()):
+            self.reading.cancel()
+
     async def write(self, item: Item, data: bytes) -> None:
         if item.result is None:
             try:
@@ -194,13 +205,15 @@ class _Submit:
                 if accepted.payload is not None:
                     item.view = view_of(accepted.payload)
                 if accepted.result is AcceptResult.TOMBSTONED:
-                    item.reason = "it was cancelled or released"
+                    item.reason = DEAD
         except (OSError, OutOfIds) as why:
             await self._no_room(why)
         return list(items.values())
 
     async def close(self) -> None:
-        self._receiving -= self._mine
+        for key in self._mine:
+            del self._receiving[key]
+        self._mine.clear()
         await self._incoming.close()
 
     async def _wanted(self) -> dict[str, Item]:
@@ -221,18 +234,19 @@ class _Submit:
             if item.key in there:
                 item.result, item.view = ItemResult.KNOWN, view_of(there[item.key])
             elif item.key in dead:
-                item.result, item.reason = ItemResult.TOMBSTONED, "it was cancelled or released"
+                item.result, item.reason = ItemResult.TOMBSTONED, DEAD
             elif item.key in self._receiving:
                 item.result, item.reason = ItemResult.BUSY, "it is being received by another request"
             else:
-                self._receiving.add(item.key)
+                self._receiving[item.key] = self
                 self._mine.add(item.key)
         self._incoming.add(*(key for key, item in items.items() if item.result is None))
 
     async def _give_up(self, item: Item, result: ItemResult, reason: str) -> None:
         item.result, item.reason = result, reason
-        self._receiving.discard(item.key)
-        self._mine.discard(item.key)
+        if item.key in self._mine:
+            self._mine.discard(item.key)
+            del self._receiving[item.key]
         await self._incoming.drop(item.key)
 
     async def _no_room(self, why: OSError | OutOfIds) -> None:

@@ -142,25 +142,23 @@ async def test_an_attempt_is_told_as_it_is(tmp_path: Path) -> None:
             assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
-async def test_an_attempt_being_received_says_so_and_a_cancel_meanwhile_wins(tmp_path: Path) -> None:
+FORM = {"owner": "o", "attempts": [{"key": KEY, "job": 1, "n": 1, "service": "x", "user": 1}]}
+
+
+def beginning(size: int) -> bytes:
+    """A submit of KEY up to somewhere within its file, as a client sends it that claims `size` bytes."""
+    disposition = f'Content-Disposition: form-data; name="{KEY}/run.sh"; filename="{KEY}/run.sh"\r\n\r\n'
+    form = b'--B\r\nContent-Disposition: form-data; name="attempts"\r\n\r\n' + json.dumps(FORM).encode()
+    head = f"POST /v1/attempts HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n"
+    head += "Content-Type: multipart/form-data; boundary=B\r\n\r\n"
+    return head.encode() + form + b"\r\n--B\r\n" + disposition.encode() + b"tr"
+
+
+async def test_an_order_amid_a_large_submit_is_answered_before_the_rest_has_come(tmp_path: Path) -> None:
     async with node_in_process(tmp_path) as node:
-        go_on, answers = trio.Event(), []
-        form = {"owner": "o", "attempts": [{"key": KEY, "job": 1, "n": 1, "service": "x", "user": 1}]}
-
-        async def body() -> AsyncIterator[bytes]:
-            yield b'--B\r\nContent-Disposition: form-data; name="attempts"\r\n\r\n'
-            yield json.dumps(form).encode() + b"\r\n--B\r\n"
-            head = f'Content-Disposition: form-data; name="{KEY}/run.sh"; filename="{KEY}/run.sh"\r\n\r\n'
-            yield head.encode() + b"tr"
-            await go_on.wait()
-            yield b"ue\r\n--B--\r\n"
-
-        async def send() -> None:
-            kind = {"Content-Type": "multipart/form-data; boundary=B"}
-            answers.append(await node.client.post("/v1/attempts", content=body(), headers=kind))
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(send)
+        host, port = node.url.removeprefix("http://").split(":")
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            await stream.send_all(beginning(400 << 20) + b"#" * 600_000)
             # The request is on its way to the same process: it is there within a few turns of the loop.
             while (answer := await node.client.get(f"/v1/attempts/{KEY}")).status_code == 404:
                 await trio.lowlevel.checkpoint()
@@ -171,10 +169,56 @@ async def test_an_attempt_being_received_says_so_and_a_cancel_meanwhile_wins(tmp
             assert cancelled == [{"key": KEY, "result": "tombstoned", "payload": None}]
             answer = await node.client.get(f"/v1/attempts/{KEY}")
             assert (answer.status_code, answer.json()["code"]) == (410, "tombstoned")
-            go_on.set()
-        assert answers[0].status_code == 410 and answers[0].json()["items"][0]["result"] == "tombstoned"
+            said = b""
+            while b"]}" not in said:
+                said += await stream.receive_some()
+        assert said.startswith(b"HTTP/1.1 410")
+        assert json.loads(said.partition(b"\r\n\r\n")[2])["items"][0]["result"] == "tombstoned"
         assert list((tmp_path / "payloads").iterdir()) == []
         assert list((tmp_path / "incoming").iterdir()) == []
+
+
+async def test_an_order_for_one_of_several_leaves_the_others(tmp_path: Path) -> None:
+    async with node_in_process(tmp_path) as node:
+        go_on, answers = trio.Event(), []
+        listed = [{"key": key, "job": 1, "n": 1, "service": "x", "user": 1} for key in (KEY, OTHER)]
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b'--B\r\nContent-Disposition: form-data; name="attempts"\r\n\r\n'
+            yield json.dumps({"owner": "o", "attempts": listed}).encode()
+            for key in (KEY, OTHER):
+                head = f'Content-Disposition: form-data; name="{key}/run.sh"; filename="{key}/run.sh"'
+                yield b"\r\n--B\r\n" + head.encode() + b"\r\n\r\ntr"
+                await go_on.wait()
+                yield b"ue"
+            yield b"\r\n--B--\r\n"
+
+        async def send() -> None:
+            kind = {"Content-Type": "multipart/form-data; boundary=B"}
+            answers.append(await node.client.post("/v1/attempts", content=body(), headers=kind))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            while (await node.client.get(f"/v1/attempts/{KEY}")).status_code == 404:
+                await trio.lowlevel.checkpoint()
+            await node.client.post("/v1/release", json={"keys": [KEY]})
+            go_on.set()
+        assert answers[0].status_code == 200
+        found = {item["key"]: item["result"] for item in answers[0].json()["items"]}
+        assert found == {KEY: "tombstoned", OTHER: "accepted"}
+
+
+async def test_what_is_meant_for_another_node_is_refused_and_not_done(tmp_path: Path) -> None:
+    async with node_in_process(tmp_path) as node:
+        mine = (await node.client.get("/v1/info")).json()["node_id"]
+        order = {"json": {"keys": [KEY]}}
+        for path in ("/v1/cancel", "/kill/1", "/v1/nothing"):
+            answer = await node.client.post(path, headers={"X-Node-Id": OTHER}, **order)
+            assert (answer.status_code, answer.json()["code"]) == (421, "wrong_node"), path
+            assert answer.headers["content-type"] == "application/problem+json"
+        assert (await node.client.get(f"/v1/attempts/{KEY}")).status_code == 404
+        answer = await node.client.post("/v1/cancel", headers={"X-Node-Id": mine}, **order)
+        assert answer.status_code == 200
 
 
 async def test_a_cancelled_run_is_killed_and_told(tmp_path: Path) -> None:
