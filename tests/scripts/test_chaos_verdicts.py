@@ -1,0 +1,234 @@
+"""That a chaos run can fail: each promise, broken by hand, is found."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from testbed.chaos.after import Row, directory_of, read_ledger
+from testbed.chaos.diary import Diary
+from testbed.chaos.faults import What, draw
+from testbed.chaos.jobs import ChaosJob, Kind, plan
+from testbed.chaos.judging import Seen, judge
+from testbed.chaos.users import Outcome
+from testbed.cluster import Limits
+
+NODE = "a" * 32
+KEY = "b" * 32
+LIMITS = Limits(runs_per_user=1, max_runs=1)
+JOB = ChaosJob(
+    serial=0,
+    user=1,
+    kind=Kind.QUICK,
+    seconds=0.1,
+    size=10,
+    repeat=1,
+    code=0,
+    stubborn=False,
+    terminate_after=None,
+    with_key=True,
+    at=0.0,
+    seed=1,
+)
+ZIP = b"the stored zip"
+
+
+@pytest.fixture
+def seen(tmp_path: Path) -> Seen:
+    """One job that went well, as it is found afterwards."""
+    for name in ("marks", "alive"):
+        (tmp_path / name).mkdir()
+    JOB.marks(tmp_path).write_text("begin 1 1\nend 1 1\n")
+    data, db_path = tmp_path / "data", tmp_path / "db.sqlite"
+    result = directory_of(data, KEY) / "result"
+    result.mkdir(parents=True)
+    (result / "result.zip").write_bytes(ZIP)
+    for name in ("incoming", "trash"):
+        (data / name).mkdir()
+    with closing(sqlite3.connect(db_path)) as db:
+        db.execute(
+            "CREATE TABLE jobs (id, user_id, status, message, storage_key, attempts_used, end_ended_at)"
+        )
+        db.execute("CREATE TABLE history (job_id, at, source, target, reason, node_id, attempt_n)")
+        db.execute("CREATE TABLE attempts (job_id, n, node_id, state)")
+        db.execute("INSERT INTO jobs VALUES (1, 1, 'Completed', '', ?, 1, 4.0)", (KEY,))
+        states = (None, "Queued", "Processing", "Submitted", "Running", "Completed")
+        for at, (source, target) in enumerate(itertools.pairwise(states)):
+            db.execute("INSERT INTO history VALUES (1, ?, ?, ?, '', ?, 1)", (at, source, target, NODE))
+        db.execute("INSERT INTO attempts VALUES (1, 1, ?, 'released')", (NODE,))
+        db.commit()
+    outcome = Outcome(JOB, 1, told={"status": "Completed", "message": ""})
+    outcome.found, outcome.zip_sum = JOB.expected(), hashlib.sha256(ZIP).hexdigest()
+    return Seen(
+        outcomes=[outcome],
+        ledger=read_ledger(db_path),
+        directory=tmp_path,
+        data=data,
+        db_path=db_path,
+        limits=LIMITS,
+        diary=Diary(tmp_path / "diary.log"),
+        node_names={NODE: "node-1"},
+        node_lost_after=60.0,
+        processes=(),
+        on_nodes=(),
+        at_server=(),
+    )
+
+
+def failing(seen: Seen) -> list[str]:
+    return [verdict.question for verdict in judge(seen) if not verdict.holds]
+
+
+def test_run_in_which_all_went_well_holds(seen: Seen) -> None:
+    assert failing(seen) == []
+
+
+def run_twice(seen: Seen) -> Seen:
+    with JOB.marks(seen.directory).open("a") as file:
+        file.write("begin 1 1\n")
+    return seen
+
+
+def not_run(seen: Seen) -> Seen:
+    JOB.marks(seen.directory).unlink()
+    return seen
+
+
+def lose_the_row(seen: Seen) -> Seen:
+    return replace(seen, ledger=replace(seen.ledger, rows={}, changes={}))
+
+
+def invent_a_row(seen: Seen) -> Seen:
+    rows = {**seen.ledger.rows, 2: Row(2, "Completed", "", "c" * 32, 1)}
+    return replace(seen, ledger=replace(seen.ledger, rows=rows))
+
+
+def end_otherwise(seen: Seen) -> Seen:
+    seen.outcomes[0].told = {"status": "Failed", "message": "supervision was killed"}
+    return seen
+
+
+def never_end(seen: Seen) -> Seen:
+    seen.outcomes[0].told = None
+    return seen
+
+
+def never_accept(seen: Seen) -> Seen:
+    return replace(seen, outcomes=[*seen.outcomes, Outcome(replace(JOB, serial=1))])
+
+
+def leave_a_gap(seen: Seen) -> Seen:
+    del seen.ledger.changes[1][2]
+    return seen
+
+
+def spend_an_attempt(seen: Seen) -> Seen:
+    rows = {1: replace(seen.ledger.rows[1], attempts_used=2)}
+    JOB.marks(seen.directory).write_text("begin 1 1\nbegin 1 2\nend 1 2\n")
+    return replace(seen, ledger=replace(seen.ledger, rows=rows))
+
+
+def change_a_file(seen: Seen) -> Seen:
+    seen.outcomes[0].found["sum.txt"] = "0" * 64
+    return seen
+
+
+def lose_a_file(seen: Seen) -> Seen:
+    del seen.outcomes[0].found["stdout.log"]
+    return seen
+
+
+def damage_what_is_stored(seen: Seen) -> Seen:
+    (directory_of(seen.data, KEY) / "result" / "result.zip").write_bytes(ZIP[:-1])
+    return seen
+
+
+def leave_a_daemon(seen: Seen) -> Seen:
+    JOB.alive(seen.directory).write_text("x\n")  # written now, long after the end in the history
+    return seen
+
+
+def leave_a_directory(seen: Seen) -> Seen:
+    directory_of(seen.data, "d" * 32).mkdir(parents=True)
+    return seen
+
+
+def lose_the_directory(seen: Seen) -> Seen:
+    directory_of(seen.data, KEY).rename(seen.directory / "elsewhere")
+    return seen
+
+
+def crash(seen: Seen) -> Seen:
+    seen.diary.wrong("server ended by itself with 1")
+    return seen
+
+
+ENDED = "every job ended as it should"
+RAN = "no attempt ran twice"
+KNOWN = "no job is lost, and none is there twice"
+DIRECTORIES = "each job has its directory, and each directory its job"
+RESULTS = "the results are right"
+
+
+@pytest.mark.parametrize(
+    ("breaking", "question"),
+    [
+        (run_twice, RAN),
+        (not_run, RAN),
+        (lose_the_row, KNOWN),
+        (invent_a_row, KNOWN),
+        (end_otherwise, ENDED),
+        (never_end, ENDED),
+        (never_accept, "every upload with a key was accepted in the end"),
+        (leave_a_gap, "every history is one line without a gap"),
+        (spend_an_attempt, "no restart of a node cost an attempt"),
+        (change_a_file, RESULTS),
+        (lose_a_file, RESULTS),
+        (damage_what_is_stored, RESULTS),
+        (leave_a_daemon, "no daemon outlived its job"),
+        (leave_a_directory, DIRECTORIES),
+        (lose_the_directory, DIRECTORIES),
+        (crash, "nothing crashed, and no answer was an error"),
+        (lambda seen: replace(seen, processes=["1 sleep"]), "no process is left of any job"),
+        (lambda seen: replace(seen, on_nodes=["payloads/x"]), "nothing is left on the nodes"),
+        (lambda seen: replace(seen, limits=Limits(1, 0)), "the service had no more than max_runs"),
+        (lambda seen: replace(seen, limits=Limits(0, 1)), "no user had more than runs_per_user"),
+    ],
+)
+def test_broken_promise_is_found(seen: Seen, breaking: Callable[[Seen], Seen], question: str) -> None:
+    assert question in failing(breaking(seen))
+
+
+def test_second_attempt_is_right_after_a_node_was_away_for_long_enough(
+    seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = iter([100.0, 100.0, 159.0, 159.0])
+    monkeypatch.setattr("testbed.chaos.diary.time.time", lambda: next(moments))
+    seen.diary.away("node-1", "down")
+    seen.diary.back("node-1", "down")
+    changes = seen.ledger.changes[1]
+    changes.insert(3, replace(changes[2], source="Submitted", target="Queued"))
+    assert "no restart of a node cost an attempt" not in failing(spend_an_attempt(seen))
+
+
+def test_same_seed_gives_the_same_jobs_and_faults() -> None:
+    def drawn(seed: int) -> tuple[object, object]:
+        jobs = list(plan(jobs=50, users=5, seed=seed, seconds=20, longest=3))
+        faults = draw(seed=seed, kills=30, nodes=3, seconds=20, longest=2, modes=("a", "b"))
+        return jobs, faults
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+
+
+def test_faults_hold_as_many_kills_as_were_asked_for() -> None:
+    faults = draw(seed=3, kills=30, nodes=3, seconds=20, longest=2, modes=("a", "b"))
+    assert sum(fault.what in (What.KILL, What.KILL_AT_UPLOAD) for fault in faults) == 30
+    assert {fault.what for fault in faults} == set(What)
+    assert {fault.target for fault in faults} == {0, 1, 2, 3}
