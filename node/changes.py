@@ -21,16 +21,15 @@ class Changes:
     def __init__(self) -> None:
         self._listeners: list[Callable[[Sequence[Row]], None]] = []
         self._subscribers: set[trio.MemorySendChannel[Payload]] = set()
-        self._next = trio.Event()
+        self._next: dict[str, trio.Event] = {}
 
     def add_listener(self, listener: Callable[[Sequence[Row]], None]) -> None:
         """Have it called with what has changed, after each batch. It must not wait and must not raise."""
         self._listeners.append(listener)
 
-    @property
-    def next(self) -> trio.Event:
-        """Set when anything has changed after now."""
-        return self._next
+    def next_of(self, key: str) -> trio.Event:
+        """Set when this payload has changed after now."""
+        return self._next.setdefault(key, trio.Event())
 
     @contextmanager
     def subscribed(self) -> Iterator[trio.MemoryReceiveChannel[Payload]]:
@@ -50,14 +49,14 @@ class Changes:
 
     def tell(self, rows: Sequence[Row]) -> None:
         for row in rows:
+            if (waited_for := self._next.pop(row.payload.key, None)) is not None:
+                waited_for.set()
             # Of what is released nobody outside wants to hear.
             for send in () if row.released else tuple(self._subscribers):
                 try:
                     send.send_nowait(row.payload)
                 except (trio.WouldBlock, trio.BrokenResourceError):
                     self._drop(send)
-        self._next.set()
-        self._next = trio.Event()
         for listener in self._listeners:
             listener(rows)
 

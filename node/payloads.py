@@ -158,7 +158,7 @@ class PayloadTable:
     async def wait_ended(self, key: str) -> Payload | None:
         """Wait until a payload has ended; None when it is not here (any more)."""
         while True:
-            changed = self.heard.next
+            changed = self.heard.next_of(key)
             payload = await self.get(key)
             if payload is None or payload.status in ENDED:
                 return payload

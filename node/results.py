@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
@@ -26,12 +26,13 @@ from actors.wire.tree import Listing, OpenTree, open_regular
 from actors.wire.zip_out import zip_pieces
 from node.app import Problem, Services
 from node.executors.run import STDERR, STDOUT
+from node.inotify import Watched, watching
 from node.manifest import is_frozen, list_work, listing_from_json, read_manifest
 from node.payloads import view_of
 from node.workspace import WORK
 
 FOLLOW_EVERY: Final = 0.25
-"""Seconds between looks at a growing log: nothing tells of its growth."""
+"""Seconds between looks at a growing log where the kernel does not tell of its growth."""
 
 LOGS: Final = {"stdout": STDOUT, "stderr": STDERR}
 
@@ -195,16 +196,38 @@ def _zip(directory: Path, listing: Listing, *, strict: bool) -> Generator[bytes,
 
 async def _log(services: Services, key: str, path: Path, offset: int, follow: bool) -> AsyncIterator[bytes]:
     with services.workspace.reading(key):
-        while True:
-            # Asked before reading: what was printed until the end is read after it is known.
-            payload = await services.table.get(key)
-            ended = payload is None or payload.status in ENDED
+        if not follow:
             async for piece in Pulled(_read_log(path, offset)):
-                offset += len(piece)
                 yield piece
-            if ended or not follow or services.shutdown.is_set():
-                return
-            await trio.sleep(FOLLOW_EVERY)
+            return
+        with watching(path.parent) as watched:
+            while True:
+                changed = services.table.heard.next_of(key)
+                # Asked before reading: what was printed until the end is read after it is known.
+                payload = await services.table.get(key)
+                ended = payload is None or payload.status in ENDED
+                async for piece in Pulled(_read_log(path, offset)):
+                    offset += len(piece)
+                    yield piece
+                if ended or services.shutdown.is_set():
+                    return
+                await _first_of(watched, changed, services.shutdown)
+
+
+async def _first_of(watched: Watched | None, changed: trio.Event, shutdown: trio.Event) -> None:
+    """Wait until there may be more of a log, or until there will be no more."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait_for(wait: Callable[[], Awaitable[None]]) -> None:
+            await wait()
+            nursery.cancel_scope.cancel()
+
+        for wait in (changed.wait, shutdown.wait, watched.changed if watched else _in_a_moment):
+            nursery.start_soon(wait_for, wait)
+
+
+async def _in_a_moment() -> None:
+    await trio.sleep(FOLLOW_EVERY)
 
 
 def _read_log(path: Path, offset: int = 0) -> Generator[bytes, None, None]:

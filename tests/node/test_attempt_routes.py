@@ -8,6 +8,7 @@ import json
 import os
 import zipfile
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -375,7 +376,14 @@ async def test_results_files_and_logs_of_one_attempt(tmp_path: Path) -> None:
             assert answer.headers["content-type"] == "application/problem+json"
 
 
-async def test_a_followed_log_grows_until_the_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kernel_tells", [True, False])
+async def test_a_followed_log_grows_until_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel_tells: bool
+) -> None:
+    if kernel_tells:
+        monkeypatch.setattr("node.results.FOLLOW_EVERY", 1e6)
+    else:
+        monkeypatch.setattr("node.results.watching", lambda _directory: nullcontext(None))
     async with node_in_process(tmp_path) as node:
         run = await node.started()
         run.print("first ")
@@ -384,9 +392,21 @@ async def test_a_followed_log_grows_until_the_end(tmp_path: Path) -> None:
             async for piece in answer.aiter_raw():
                 pieces.append(piece)
                 if len(pieces) == 1:
-                    run.print("second")
+                    run.print("second ")
+                elif len(pieces) == 2:
+                    run.print("third")
                     run.finish()
-        assert b"".join(pieces) == b"first second"
+        assert b"".join(pieces) == b"first second third"
+
+
+async def test_a_log_can_be_followed_before_it_is_begun_and_until_the_node_stops(tmp_path: Path) -> None:
+    async with node_in_process(tmp_path) as node:
+        run = await node.started()
+        async with node.client.stream("GET", f"/v1/attempts/{KEY}/logs?follow=1&stream=stderr") as answer:
+            run.print("now", "stderr")
+            async for piece in answer.aiter_raw():
+                assert piece == b"now"
+                node.shutdown.set()
 
 
 @pytest.mark.parametrize("route", ["cancel", "release", "collect"])
