@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import httpx
+import pytest
 import trio
 from fakes.api_server import form
 from fakes.portals import Portal, portal
@@ -84,12 +85,20 @@ async def test_a_body_cut_in_the_middle_leaves_nothing(here: Place) -> None:
     assert "Traceback" not in server.errors()
 
 
-async def test_a_server_told_to_end_amid_an_upload_leaves_nothing_half_written(here: Place) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_server_that_ends_amid_an_upload_leaves_nothing_half_written(
+    here: Place, number: int
+) -> None:
     server = here.server(nodes=["http://127.0.0.1:9"])
     body, kind = form(RUN, b'name="file"; filename="big"|' + bytes(3 * MIB), *FIELDS)
     async with await trio.open_tcp_stream("127.0.0.1", int(server.port)) as stream:
         await stream.send_all(head(kind, f"Content-Length: {len(body)}") + body[: 2 * MIB])
-        assert await server.end(signal.SIGTERM) == 0
+        status = await server.end(number)
+    if number == signal.SIGKILL:
+        # Who had no time to clean up is cleaned up after.
+        server = here.server(nodes=["http://127.0.0.1:9"])
+    else:
+        assert status == 0
     assert on_disk(here) == []
     with closing(sqlite3.connect(here.directory / "server" / "db.sqlite")) as db:
         assert db.execute("SELECT count(*) FROM jobs").fetchone() == (0,)
