@@ -1,7 +1,7 @@
 """The provider `command`: three commands of the operator's make, list and end machines.
 
-Each is run by `/bin/sh -c`, with ORCHESTRATOR_NAME, ORCHESTRATOR_SERVICE and ORCHESTRATOR_JOIN_URL in its
-environment, and for `create` ORCHESTRATOR_TOKEN:
+Each is run by `/bin/sh -c`, with ORCHESTRATOR_NAME and ORCHESTRATOR_JOIN_URL in its environment, and for
+`create` ORCHESTRATOR_TOKEN, ORCHESTRATOR_SERVICE and ORCHESTRATOR_SLOTS:
 
 - `create` prints one word, the machine's id. Run again with the same token, it prints the same machine's;
 - `list` prints a line `ID TOKEN SERVICE [ADDRESS]` for each machine of ORCHESTRATOR_NAME that is not ended;
@@ -46,21 +46,21 @@ class Commands:
 
 
 class CommandProvider:
-    """Implements `Provider` for one service. `owner` becomes ORCHESTRATOR_NAME."""
+    """Implements `Provider`. `owner` becomes ORCHESTRATOR_NAME; `slots`: of a node, by service."""
 
     name = "command"
 
-    def __init__(self, service: str, commands: Commands, *, join_url: str, owner: str) -> None:
-        self._service = service
+    def __init__(self, commands: Commands, *, slots: Mapping[str, int], join_url: str, owner: str) -> None:
         self._commands = commands
-        self._environment = {
-            "ORCHESTRATOR_NAME": owner,
-            "ORCHESTRATOR_SERVICE": service,
-            "ORCHESTRATOR_JOIN_URL": join_url,
-        }
+        self._slots = slots
+        self._environment = {"ORCHESTRATOR_NAME": owner, "ORCHESTRATOR_JOIN_URL": join_url}
 
     async def create(self, token: str, service: str) -> Machine:
-        more = {"ORCHESTRATOR_TOKEN": token, "ORCHESTRATOR_SERVICE": service}
+        more = {
+            "ORCHESTRATOR_TOKEN": token,
+            "ORCHESTRATOR_SERVICE": service,
+            "ORCHESTRATOR_SLOTS": str(self._slots.get(service, 1)),
+        }
         said = await self._run("create", self._commands.create, more)
         words = said.split()
         if len(words) != 1 or not _ID.fullmatch(words[0]):
@@ -74,7 +74,7 @@ class CommandProvider:
         machines = [_machine(line) for line in said.splitlines() if line.strip()]
         if len({machine.machine_id for machine in machines}) != len(machines):
             raise ProviderError("list told the same machine twice")
-        return [machine for machine in machines if machine.service == self._service]
+        return machines
 
     async def terminate(self, machine_ids: Sequence[str]) -> None:
         if machine_ids:

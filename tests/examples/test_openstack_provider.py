@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,50 +50,46 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def provider(cloud: Path) -> Callable[[str], CommandProvider]:
+def provider(cloud: Path) -> CommandProvider:
     commands = Commands(f"'{SCRIPT}' create", f"'{SCRIPT}' list", f"'{SCRIPT}' terminate")
-
-    def of_service(service: str) -> CommandProvider:
-        return CommandProvider(service, commands, join_url="http://10.0.0.1:5000", owner="ab" * 16)
-
-    return of_service
+    slots = {"example": 3}
+    return CommandProvider(commands, slots=slots, join_url="http://10.0.0.1:5000", owner="ab" * 16)
 
 
-async def test_machines_are_made_once_each_told_and_ended(
-    cloud: Path, provider: Callable[[str], CommandProvider]
-) -> None:
-    ours, another = provider("example"), provider("example-b")
-    first = await ours.create(FIRST, "example")
-    assert await ours.create(FIRST, "example") == first, "the same token, the same machine"
-    second = await ours.create(SECOND, "example")
-    await another.create(SECOND, "example-b")
+async def test_machines_are_made_once_each_told_and_ended(cloud: Path, provider: CommandProvider) -> None:
+    first = await provider.create(FIRST, "example")
+    assert await provider.create(FIRST, "example") == first, "the same token, the same machine"
+    await provider.create(SECOND, "exa-mple.b_2")
     (cloud / "servers" / "vm-9").write_text("ACTIVE somebody-elses")
 
     start = (cloud / f"{first.machine_id}.user-data").read_text()
     assert f"--join 'http://10.0.0.1:5000' --join-services 'example' --machine '{FIRST}'" in start
-    assert {machine.token: machine.machine_id for machine in await ours.list()} == {
-        FIRST: first.machine_id,
-        SECOND: second.machine_id,
+    assert "--slots 3 " in start
+    assert {machine.token: machine.service for machine in await provider.list()} == {
+        FIRST: "example",
+        SECOND: "exa-mple.b_2",
     }
-    assert [machine.service for machine in await another.list()] == ["example-b"]
 
-    await ours.terminate([first.machine_id, "vm-gone"])
-    await ours.terminate([first.machine_id])
-    assert [machine.token for machine in await ours.list()] == [SECOND]
+    await provider.terminate([first.machine_id, "vm-gone"])
+    await provider.terminate([first.machine_id])
+    assert [machine.token for machine in await provider.list()] == [SECOND]
     assert (cloud / "servers" / "vm-9").exists()
 
 
 async def test_a_cloud_that_does_not_answer_is_an_error_for_each_command(
-    cloud: Path, provider: Callable[[str], CommandProvider]
+    cloud: Path, provider: CommandProvider
 ) -> None:
-    ours = provider("example")
-    machine = await ours.create(FIRST, "example")
+    machine = await provider.create(FIRST, "example")
     (cloud / "broken").touch()
-    for call in (ours.create(SECOND, "example"), ours.list(), ours.terminate([machine.machine_id])):
+    for call in (
+        provider.create(SECOND, "example"),
+        provider.list(),
+        provider.terminate([machine.machine_id]),
+    ):
         with pytest.raises(ProviderError, match="HTTP 503 from keystone"):
             await call
     assert len(list((cloud / "servers").iterdir())) == 1
 
 
-async def test_an_empty_cloud_has_no_machines(provider: Callable[[str], CommandProvider]) -> None:
-    assert list(await provider("example").list()) == []
+async def test_an_empty_cloud_has_no_machines(provider: CommandProvider) -> None:
+    assert list(await provider.list()) == []

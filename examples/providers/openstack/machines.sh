@@ -6,24 +6,22 @@
 #   MACHINE_IMAGE    image with job-orchestrator installed (needed)
 #   MACHINE_FLAVOR   flavor (needed)
 #   MACHINE_NETWORK  network, by name or id (needed)
-#   MACHINE_SLOTS    jobs at once on a machine; without it, as many as it has cores
-# The orchestrator sets ORCHESTRATOR_NAME, _SERVICE, _JOIN_URL and, to create, _TOKEN: see README.md here.
+# The orchestrator sets ORCHESTRATOR_…: see README.md here.
 set -eu
 
 # Whose a machine is, and which, is in its name alone: orchestrator-NAME-SERVICE-TOKEN. One request tells all.
-prefix="orchestrator-$ORCHESTRATOR_NAME-$ORCHESTRATOR_SERVICE-"
+prefix="orchestrator-$ORCHESTRATOR_NAME-"
 
-# Of this service: the token after the prefix is 32 hex digits, whatever other services are called. The client
-# writes warnings to its standard error; what it prints to its standard output is the answer alone.
+# servers PATTERN. The client writes warnings to its standard error; what it prints to its standard output is the
+# answer alone.
 servers() {
-    openstack server list --format value --column ID --column Status --column Name \
-        --sort-column ID --name "^$prefix${1:-[0-9a-f]{32\}}\$"
+    openstack server list --format value --column ID --column Status --column Name --sort-column ID --name "$1"
 }
 
 case "${1:-}" in
 create)
     # The same token again is the same machine. The cloud does not see to that, so look first.
-    found=$(servers "$ORCHESTRATOR_TOKEN")
+    found=$(servers "^$prefix.*-$ORCHESTRATOR_TOKEN\$")
     if [ -n "$found" ]; then
         echo "${found%% *}"
         exit
@@ -33,28 +31,31 @@ create)
     # The token lets one node join, once. It is all that a machine is given.
     cat >"$start" <<END
 #!/bin/sh
-exec orchestrator node --host 0.0.0.0 --data /var/lib/orchestrator-node --slots ${MACHINE_SLOTS:-\$(nproc)} \\
+exec orchestrator node --host 0.0.0.0 --data /var/lib/orchestrator-node --slots $ORCHESTRATOR_SLOTS \\
     --join '$ORCHESTRATOR_JOIN_URL' --join-services '$ORCHESTRATOR_SERVICE' --machine '$ORCHESTRATOR_TOKEN'
 END
     openstack server create --format value --column id \
         --image "$MACHINE_IMAGE" --flavor "$MACHINE_FLAVOR" --network "$MACHINE_NETWORK" \
-        --user-data "$start" "$prefix$ORCHESTRATOR_TOKEN"
+        --user-data "$start" "$prefix$ORCHESTRATOR_SERVICE-$ORCHESTRATOR_TOKEN"
     ;;
 list)
     # In a variable first: a loop at the end of a pipe would hide that the cloud did not answer.
-    found=$(servers)
+    found=$(servers "^$prefix")
     [ -n "$found" ] || exit 0
     echo "$found" | while read -r id status name; do
         case "$status" in
         DELETED | SOFT_DELETED) ;;
-        *) echo "$id ${name#"$prefix"} $ORCHESTRATOR_SERVICE" ;;
+        *)
+            name=${name#"$prefix"}
+            echo "$id ${name##*-} ${name%-*}"
+            ;;
         esac
     done
     ;;
 terminate)
     shift
     # What the cloud does not know any more is ended already.
-    known=$(servers)
+    known=$(servers "^$prefix")
     for id in "$@"; do
         case "$known" in
         *"$id"*) openstack server delete --wait "$id" ;;

@@ -21,15 +21,15 @@ def provider(
     *, create: str = "false", list_: str = "false", terminate: str = "false", deadline: float = 30.0
 ) -> CommandProvider:
     commands = Commands(create, list_, terminate, deadline)
-    return CommandProvider("example", commands, join_url="http://10.0.0.1:5000", owner="owner-1")
+    return CommandProvider(commands, slots={"example": 3}, join_url="http://10.0.0.1:5000", owner="owner-1")
 
 
 async def test_create_gets_the_token_and_where_to_join_and_says_the_id(tmp_path: Path) -> None:
     note = shlex.quote(str(tmp_path / "note"))
-    told = '"$ORCHESTRATOR_TOKEN $ORCHESTRATOR_SERVICE $ORCHESTRATOR_JOIN_URL $ORCHESTRATOR_NAME"'
+    told = " ".join(f"$ORCHESTRATOR_{name}" for name in ("TOKEN", "SERVICE", "JOIN_URL", "NAME", "SLOTS"))
     machine = await provider(create=f"echo {told} > {note}; echo vm-7").create(TOKEN, "example")
     assert machine == Machine("vm-7", TOKEN, "example", running=True)
-    assert (tmp_path / "note").read_text() == f"{TOKEN} example http://10.0.0.1:5000 owner-1\n"
+    assert (tmp_path / "note").read_text() == f"{TOKEN} example http://10.0.0.1:5000 owner-1 3\n"
 
 
 @pytest.mark.parametrize("said", ["", "two words", "a\\nb", "-rf", "caf\\303\\251", "\\377"])
@@ -39,12 +39,13 @@ async def test_a_create_that_says_no_id_is_an_error(said: str) -> None:
     assert not caught.value.certain, "there may be a machine all the same"
 
 
-async def test_list_tells_the_machines_of_the_service() -> None:
+async def test_list_tells_the_machines_of_every_service() -> None:
     lines = f"vm-1 {TOKEN} example 10.0.0.7\n\nvm-2 {OTHER} example\nvm-3 {OTHER} another\n"
     machines = await provider(list_=f"printf %s {shlex.quote(lines)}").list()
     assert machines == [
         Machine("vm-1", TOKEN, "example", running=True, address="10.0.0.7"),
         Machine("vm-2", OTHER, "example", running=True),
+        Machine("vm-3", OTHER, "another", running=True),
     ]
 
 
