@@ -68,6 +68,8 @@ class RunEnd:
     """User and system time of all that ran, children and orphans included."""
     peak_bytes: int
     """Resident memory of the largest single process. Below about 10 MB it only says "no more than this"."""
+    asked: bool = False
+    """It was asked to end, by this process of the node or an earlier one, before it had ended by itself."""
     supervision_killed: bool = False
     """What watched the payload died without a word; all of the payload has been killed."""
     lost: bool = False

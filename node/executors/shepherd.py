@@ -144,7 +144,7 @@ class Shepherd:
         tree = Tree(self._host.namespaced, self._script)
         wanted = {signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1}
         deadline: float | None = None
-        ended, duration = 0.0, 0.0
+        ended, duration, asked = 0.0, 0.0, False
         while True:
             anything_left = tree.reap()
             now = time.monotonic()
@@ -165,6 +165,9 @@ class Shepherd:
                 continue
             if self._host.namespaced and info.si_pid != 0:
                 continue  # From inside the namespace: the script does not command its shepherd.
+            # Whoever asked may not live to say so; the next node would take it for the script's own end.
+            tree.reap()
+            asked = asked or tree.status is None
             if info.si_signo == signal.SIGUSR1:
                 break
             until = time.monotonic() + self._grace()
@@ -180,6 +183,7 @@ class Shepherd:
             "wall": repr(duration),
             "cpu": repr(tree.cpu_seconds),
             "peak": str(tree.peak_bytes),
+            "asked": str(int(asked)),
         }
 
     def _grace(self) -> float:

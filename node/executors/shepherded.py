@@ -210,6 +210,7 @@ class ShepherdedRun:
             wall_seconds=float(values["wall"]),
             cpu_seconds=float(values["cpu"]),
             peak_bytes=int(values["peak"]),
+            asked=values.get("asked") == "1",
         )
 
     async def _clear_if_unmarked(self) -> None:

@@ -146,3 +146,35 @@ async def test_a_script_commands_its_shepherd_only_without_a_namespace(executor,
     spec = payloads.make("kill -TERM 1; kill -USR1 1; kill -KILL 1; kill -STOP 1; (sleep 0.01); exit 5")
     with trio.fail_after(5):
         assert (await (await executor.start(spec)).wait()).exit_code == 5
+
+
+async def test_the_next_node_learns_that_an_earlier_one_asked_for_the_end(executor, payloads, signpost):
+    spec = payloads.make("trap 'exit 4' TERM; echo up > signpost; NAP & wait")
+    post = signpost(spec)
+    run = await executor.start(spec)
+    await post.line()
+    # All that a node does before it is killed: the rest is the shepherd's.
+    os.kill(run.pid, signal.SIGTERM)
+    with trio.fail_after(10):
+        await payloads.ended(run.pid)
+    end = await executor.adopt(spec)
+    assert isinstance(end, RunEnd)
+    assert (end.exit_code, end.asked) == (4, True)
+
+
+@pytest.mark.parametrize("grace", [0.0, 5.0])
+async def test_stopped_payload_says_that_it_was_asked(executor, payloads, signpost, grace):
+    spec = payloads.make("echo up > signpost; NAP")
+    post = signpost(spec)
+    run = await executor.start(spec)
+    await post.line()
+    with trio.fail_after(10):
+        await run.stop(grace)
+    assert (await run.wait()).asked
+
+
+async def test_payload_that_kills_itself_was_not_asked(executor, payloads):
+    run = await executor.start(payloads.make("kill -TERM $$"))
+    with trio.fail_after(10):
+        end = await run.wait()
+    assert (end.signal, end.asked) == (signal.SIGTERM, False)
