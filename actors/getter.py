@@ -108,6 +108,7 @@ class Getter(Actor):
             nodes=lambda: tuple(self._nodes.values()),
             hear=self._take,
             lost=self._reconsider,
+            forget=self._forget,
             tell_sender=self._tell_sender,
             chance=self._chance,
             tick=self.tick,
@@ -306,6 +307,9 @@ class Getter(Actor):
             node = self._nodes[node_id] = Followed(node_id, trio.current_time())
             self._equip(node)
         return node
+
+    def _forget(self, node: Followed) -> None:
+        del self._nodes[node.node_id]
 
     def _equip(self, node: Followed) -> None:
         client = self._client

@@ -60,6 +60,17 @@ class Waiting:
     position: int
 
 
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one service's queue asks for. `runnable`: jobs that the quotas would let go now, if there were
+    slots; `first`: of each user among them the job that would go first; `running`: jobs that go or are
+    about to."""
+
+    runnable: int
+    first: tuple[int, ...]
+    running: int
+
+
 class Queue(Protocol):
     """Which queued jobs may go now, fairly. Rows come in any order and more than once: an older `change_seq`
     of a job than the one known is ignored."""
@@ -83,6 +94,8 @@ class Queue(Protocol):
         """Services that have queued jobs."""
         ...
 
+    def demand(self, service: str) -> Demand: ...
+
     def why(self, job_id: int, *, free_slots: bool, any_node: bool) -> Waiting | None:
         """None for a job that is not queued."""
         ...
@@ -100,7 +113,11 @@ class NodeState(StrEnum):
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """One node as the pool sees it. `slots` None: it runs whatever it is sent. `held` are our attempts that
-    hold a slot there."""
+    hold a slot there.
+
+    `contact` is the state without our own orders; these are `draining` and `aside`, with their reasons.
+    `joined`: by itself; `machine` is then the token of the machine it runs on, if scaling has made it.
+    `heard_at`: when it was last heard, in monotonic seconds; None if not yet."""
 
     node: NodeRef
     state: NodeState
@@ -112,6 +129,27 @@ class NodeView:
     load: float
     free_disk: int | None = None
     free_memory: int | None = None
+    cores: int = 1
+    contact: NodeState = NodeState.JOINING
+    draining: str | None = None
+    aside: str | None = None
+    joined: bool = False
+    machine: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    heard_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node that joined by itself, as it said. `draining`: why it gets no jobs, None if it does."""
+
+    node_id: str
+    url: str
+    services: tuple[str, ...]
+    slots: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    machine: str | None = None
+    draining: str | None = None
 
 
 class Pool(Protocol):
@@ -120,6 +158,19 @@ class Pool(Protocol):
     def seen(self, node: NodeRef, heartbeat: Heartbeat) -> None: ...
     def suspect(self, node_id: str, reason: str) -> None: ...
     def lost(self, node_id: str, reason: str) -> None: ...
+
+    def join(self, member: Member) -> None:
+        """A node joined by itself. Replaces what it said before."""
+        ...
+
+    def forget(self, node_id: str) -> None:
+        """A node that joined has left."""
+        ...
+
+    def drain(self, node_id: str, reason: str) -> None: ...
+    def undrain(self, node_id: str) -> None: ...
+    def set_aside(self, node_id: str, reason: str) -> None: ...
+    def take_back(self, node_id: str) -> None: ...
 
     def choose(self, service: str) -> NodeRef | None:
         """Where the next job of `service` goes: largest share of free slots, then smallest load, then the
@@ -144,6 +195,7 @@ class Pool(Protocol):
 
     def ref(self, node_id: str) -> NodeRef | None: ...
     def is_lost(self, node_id: str) -> bool: ...
+    def look(self, node_id: str) -> NodeView | None: ...
     def view(self) -> Sequence[NodeView]: ...
 
 

@@ -31,11 +31,24 @@ from actors.ledger_port import (
     Recorded,
 )
 from actors.lifecycle import Status
-from actors.messages import AttemptHanded, Committed, NodeLost, NodeSeen, NodeSuspect, PoolPicture, WhyWaiting
+from actors.messages import (
+    AttemptHanded,
+    Committed,
+    DrainNode,
+    NodeLost,
+    NodeSeen,
+    NodeSuspect,
+    PoolPicture,
+    ScalingPicture,
+    ScalingView,
+    UndrainNode,
+    WhyWaiting,
+)
 from actors.model import Attempt, AttemptState, Job
 from actors.ports import (
     Chance,
     Dispatch,
+    Member,
     Nodes,
     Pool,
     Queue,
@@ -43,6 +56,7 @@ from actors.ports import (
     Waiting,
 )
 from actors.retrying import after_loss
+from actors.roster import Roster
 from actors.rows import Rows
 
 log: Final = logging.getLogger("orchestrator.sender")
@@ -53,7 +67,8 @@ ASSIGN_AT_ONCE: Final = 256
 
 class Sender(Actor):
     """See the module. `hand_over` is told of each attempt that a node has; `queue` and `pool` make empty
-    ones, as a restart begins from the ledger."""
+    ones, as a restart begins from the ledger; `members` are the nodes that have joined by themselves, another
+    object when they change."""
 
     def __init__(
         self,
@@ -65,6 +80,7 @@ class Sender(Actor):
         services: Mapping[str, ServiceLimits],
         chance: Chance,
         hand_over: Callable[[AttemptHanded], None],
+        members: Callable[[], Sequence[Member]] = tuple,
         tick: float = 0.5,
         batch_bytes: int = 1 << 20,
     ) -> None:
@@ -76,6 +92,7 @@ class Sender(Actor):
         self._services = services
         self._chance = chance
         self._hand_over = hand_over
+        self._members = members
         self._batch_bytes = batch_bytes
 
     # ------------------------------------------------------------------ life
@@ -84,13 +101,15 @@ class Sender(Actor):
         self._nursery = nursery
         self._queue = self._make_queue()
         self._pool = self._make_pool()
+        self._roster = Roster(self._pool, self._members, self._chance)
+        self._roster.sync()
         self._queued: dict[int, Job] = {}
+        self._queued_since: dict[int, float] = {}
         self._rows = Rows(self._ledger, self.tick)
         self._doomed: dict[int, Move] = {}
         self._keys: dict[int, str] = {}
         self._given_up: set[str] = set()
         self._lanes: dict[str, Lane] = {}
-        self._shunned: dict[str, tuple[float, Backoff]] = {}
         self._paused_until = 0.0
         self._ledger_trouble = Backoff(self._chance, first=0.2, most=5.0)
         live = await self._rows.begin()
@@ -102,6 +121,7 @@ class Sender(Actor):
             self._apply(job)
 
     async def turn(self) -> None:
+        self._roster.sync()
         try:
             await self._rows.missed(self._apply)
             await self._end_what_cannot_run()
@@ -123,15 +143,13 @@ class Sender(Actor):
                 for job in jobs:
                     self._apply(job)
             case NodeSeen(node=node, heartbeat=heartbeat):
-                until, _ = self._shunned.get(node.node_id, (0.0, None))
-                if trio.current_time() >= until:
-                    self._pool.seen(node, heartbeat)
+                self._roster.seen(node, heartbeat)
                 if lane := self._lanes.get(node.node_id):
                     lane.node_seen(node)
             case NodeSuspect(node_id=node_id, reason=reason):
-                self._pool.suspect(node_id, reason)
+                self._roster.suspect(node_id, reason)
             case NodeLost(node_id=node_id, reason=reason):
-                self._pool.lost(node_id, reason)
+                self._roster.lost(node_id, reason)
                 if lane := self._lanes.get(node_id):
                     lane.node_lost(reason)
             case _:
@@ -142,7 +160,13 @@ class Sender(Actor):
             case WhyWaiting(job_ids=job_ids):
                 return tuple(self._why(job_id) for job_id in job_ids)
             case PoolPicture():
-                return tuple(self._pool.view())
+                return self._roster.views()
+            case ScalingPicture(service=service):
+                return self._scaling_view(service)
+            case DrainNode(node_id=node_id, reason=reason):
+                return self._roster.drain(node_id, reason)
+            case UndrainNode(node_id=node_id):
+                return self._roster.undrain(node_id)
             case _:
                 return super().answer(message)
 
@@ -154,6 +178,11 @@ class Sender(Actor):
         free = any_node and self._pool.choose(job.service) is not None
         return self._queue.why(job_id, free_slots=free, any_node=any_node)
 
+    def _scaling_view(self, service: str) -> ScalingView:
+        demand, now = self._queue.demand(service), trio.current_time()
+        oldest = min((self._queued_since.get(job_id, now) for job_id in demand.first), default=now)
+        return ScalingView(demand.runnable, now - oldest, demand.running, self._roster.facts(service))
+
     # ------------------------------------------------------------------ what the ledger says
 
     def _apply(self, job: Job) -> None:
@@ -164,11 +193,14 @@ class Sender(Actor):
         self._doomed.pop(job.id, None)
         if job.status is Status.QUEUED:
             self._queued[job.id] = job
+            self._queued_since.setdefault(job.id, trio.current_time())
             if (doom := self._doom(job)) is not None:
                 self._doomed[job.id] = doom
         else:
             self._queued.pop(job.id, None)
+            self._queued_since.pop(job.id, None)
         self._hold_slot(job)
+        self._roster.apply(job)
         if job.status is Status.PROCESSING and job.attempt is not None:
             lane = self._lane(job.attempt.node_id)
             # What no lane knows was sent, or not, by an earlier life: it is in doubt.
@@ -285,9 +317,9 @@ class Sender(Actor):
                 attempt = replace(s.dispatch.attempt, foreign_id=s.foreign_id)
                 self._hand_over(AttemptHanded(attempt, s.node, s.mark))
             if s.fate is Fate.NOT_THERE:
-                self._shun(s)
+                self._roster.shun(s.dispatch.attempt.node_id, s.reason)
             elif s.node is not None:
-                self._shunned.pop(s.node.node_id, None)
+                self._roster.took(s.node.node_id)
         self.ring()
         return [_is_settled(move, answer) for move, answer in zip(moves, recorded, strict=True)]
 
@@ -333,13 +365,6 @@ class Sender(Actor):
                     f"the node's answer was lost ({s.reason}), and it cannot be asked whether it runs the job"
                 )
                 return after_loss(job, limits, reason, state=AttemptState.OVER, spent=True, retry=again)
-
-    def _shun(self, s: Settled) -> None:
-        """A node that did not take an attempt gets none for a growing while, though its heartbeats go on."""
-        node_id = s.dispatch.attempt.node_id
-        _, backoff = self._shunned.get(node_id, (0.0, Backoff(self._chance, first=0.5, most=10.0)))
-        self._shunned[node_id] = (trio.current_time() + backoff.next(), backoff)
-        self._pool.suspect(node_id, s.reason)
 
     async def _record(self, moves: Sequence[Move]) -> Sequence[Recorded]:
         recorded = await self._ledger.record(moves)

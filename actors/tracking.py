@@ -57,6 +57,11 @@ class Followed:
     def errands(self) -> tuple[Errand[Any, Any], ...]:
         return (self.look, self.cancel, self.release, self.collect, self.collect_large)
 
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is wanted of it."""
+        return bool(self.tracked) or any(len(errand) for errand in self.errands())
+
     def has_room(self) -> bool:
         """Whether the node starts what it is sent at once, as far as its mirror shows."""
         slots = self.beat.slots

@@ -21,10 +21,13 @@ from actors.tracking import Followed
 
 log: Final = logging.getLogger("orchestrator.getter")
 
+FORGOTTEN_AFTER: Final = 600.0
+"""Seconds that a node has been lost before it is no longer spoken of, if nothing is wanted of it."""
+
 
 class Watching:
-    """`hear` takes each event of a node; `lost` is told once of a node that has become lost; `nodes` are
-    those to be judged, whether an address leads to them or not."""
+    """`hear` takes each event of a node; `lost` is told once of a node that has become lost, `forget` of
+    one that has been for long; `nodes` are those to be judged, whether an address leads to them or not."""
 
     def __init__(
         self,
@@ -35,6 +38,7 @@ class Watching:
         nodes: Callable[[], Sequence[Followed]],
         hear: Callable[[NodeRef, NodeEvent], None],
         lost: Callable[[Followed], None],
+        forget: Callable[[Followed], None],
         tell_sender: Callable[[object], None],
         chance: Chance,
         tick: float,
@@ -47,6 +51,7 @@ class Watching:
         self._nodes = nodes
         self._hear = hear
         self._lost = lost
+        self._forget = forget
         self._tell_sender = tell_sender
         self._chance = chance
         self._tick = tick
@@ -114,5 +119,7 @@ class Watching:
                     log.warning("node %s is lost: %s", node.node_id, node.trouble)
                     self._lost(node)
                 self._tell_sender(NodeLost(node.node_id, f"node {node.node_id} is lost: {node.trouble}"))
+                if silent >= self._lost_after + FORGOTTEN_AFTER and not node.wanted:
+                    self._forget(node)
             elif silent >= self._suspect_after:
                 self._tell_sender(NodeSuspect(node.node_id, node.trouble))

@@ -24,7 +24,7 @@ from typing import Final
 
 from actors.lifecycle import OVER, Status
 from actors.model import Job
-from actors.ports import ServiceLimits, Waiting, WaitReason
+from actors.ports import Demand, ServiceLimits, Waiting, WaitReason
 
 REMEMBERED: Final = 10_000
 """How many jobs that are over are remembered, so that an old row that comes late does not bring one back."""
@@ -109,6 +109,13 @@ class QueueManager:
         services may share nodes."""
         waiting = [(room.served, name) for name, room in self._services.items() if room.ring]
         return [name for _, name in sorted(waiting)]
+
+    def demand(self, service: str) -> Demand:
+        """What the quotas would let go if there were slots. A step for each user who waits."""
+        room = self._services.get(service)
+        if room is None:
+            return Demand(0, (), 0)
+        return Demand(*((0, ()) if service in self._paused else room.runnable()), room.going)
 
     def pause(self, service: str, reason: str) -> None:
         """Offer no job of `service` until `resume`; `reason` is what its jobs are told."""
@@ -246,6 +253,15 @@ class _Service:
             if user is not None and user.listed == place:
                 user.listed = None
         return None
+
+    def runnable(self) -> tuple[int, tuple[int, ...]]:
+        """How many jobs the quotas let go now, and the first one of each user who has any of these."""
+        limits = self.limits
+        if limits is None or self.going >= limits.max_runs:
+            return 0, ()
+        able = [user for user in self.ring.values() if not self._blocked(user)]
+        count = sum(min(len(user.line), limits.runs_per_user - user.going) for user in able)
+        return min(count, limits.max_runs - self.going), tuple(user.line.first for user in able)
 
     def position(self, mine: _User, job_id: int) -> int:
         """How many jobs go before this one if all goes on as it stands: in each round every user has one

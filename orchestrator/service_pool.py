@@ -11,11 +11,12 @@ fall below zero; it is chosen all the same, after those that have room.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from actors.model import Heartbeat, NodeRef
 from actors.ports import (
+    Member,
     NodeAddress,
     NodeState,
     NodeView,
@@ -41,6 +42,8 @@ class _Node:
     draining: str | None = None
     aside: str | None = None
     joined: tuple[str, ...] | None = None
+    machine: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
     services: tuple[str, ...] = ()
     keys: set[str] = field(default_factory=set)
     used: int = 0
@@ -111,13 +114,19 @@ class ServicePool:
         one = self._node(node_id)
         one.contact, one.reason = NodeState.LOST, reason
 
-    def join(self, node_id: str, services: Iterable[str], url: str = "") -> None:
+    def join(self, member: Member) -> None:
         """A node joined by itself, for these services; names that are not configured are left out. Replaces
-        what it said before. `url` is shown until the node is seen."""
-        one = self._node(node_id)
-        one.joined, one.left = tuple(sorted(set(services))), False
-        if one.ref is None and url:
-            one.ref = NodeRef(node_id, url)
+        what it said before. Its address and slots are taken for its own until it is seen."""
+        one = self._node(member.node_id)
+        one.joined, one.left = tuple(sorted(set(member.services))), False
+        one.machine, one.labels = member.machine, member.labels
+        if member.draining is not None:
+            one.draining = member.draining
+        if one.contact is NodeState.LOST and one.ref is None:
+            one.contact, one.reason = NodeState.JOINING, "has joined again, not yet in touch"
+        if one.ref is None and member.url:
+            one.ref = NodeRef(member.node_id, member.url)
+            one.beat = Heartbeat(slots=member.slots)
         self._serve(one)
 
     def forget(self, node_id: str) -> None:
@@ -127,7 +136,7 @@ class ServicePool:
         if one is None:
             return
         one.contact, one.reason, one.left = NodeState.LOST, "has left", True
-        one.joined = None
+        one.joined, one.machine, one.labels = None, None, {}
         for serving in self._serving.values():
             serving.pop(node_id, None)
         one.services, one.ref = (), None
@@ -207,6 +216,11 @@ class ServicePool:
         one = self._nodes.get(node_id)
         return one is not None and one.contact is NodeState.LOST
 
+    def look(self, node_id: str) -> NodeView | None:
+        """One node; None if it was not heard of."""
+        one = self._nodes.get(node_id)
+        return None if one is None else _view(one)
+
     def view(self) -> Sequence[NodeView]:
         """Every node that was heard of, by id."""
         return [_view(self._nodes[node_id]) for node_id in sorted(self._nodes)]
@@ -276,4 +290,11 @@ def _view(one: _Node) -> NodeView:
         load=one.beat.load,
         free_disk=one.beat.free_disk,
         free_memory=one.beat.free_memory,
+        cores=one.beat.cores,
+        contact=one.contact,
+        draining=one.draining,
+        aside=one.aside,
+        joined=one.joined is not None,
+        machine=one.machine,
+        labels=one.labels,
     )

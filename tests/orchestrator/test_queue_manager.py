@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from actors.lifecycle import OVER, Status
 from actors.model import End, Job
-from actors.ports import ServiceLimits, WaitReason
+from actors.ports import Demand, ServiceLimits, WaitReason
 from orchestrator import queue_manager
 from orchestrator.queue_manager import QueueManager
 
@@ -194,6 +194,43 @@ def test_what_is_offered_never_exceeds_a_quota(events: list[Event]) -> None:
             for _ in range(2):
                 queue.apply(taken)
             rows[job_id] = taken
+
+
+@settings(max_examples=100, deadline=None)
+@given(EVENTS)
+def test_demand_is_what_could_be_taken_one_by_one(events: list[Event]) -> None:
+    queue, model = QueueManager(LIMITS), Model(LIMITS)
+    for kind, what in events:
+        for one in (queue, model):
+            match kind, what:
+                case "row", Job() as job:
+                    one.apply(job)
+                case "hold", int(job_id):
+                    one.hold(job_id)
+                case "unhold", int(job_id):
+                    one.unhold(job_id)
+    for service in LIMITS:
+        demand = queue.demand(service)
+        assert demand.running == len(model.going(service))
+        users = {job.user_id for job in model.waiting(service) if not model.blocked(service, job.user_id)}
+        first = [
+            min(job.id for job in model.waiting(service) if job.user_id == user) for user in sorted(users)
+        ]
+        assert sorted(demand.first) == (sorted(first) if model.next(service) is not None else [])
+        taken = 0
+        while (job_id := model.next(service)) is not None:
+            model.hold(job_id)
+            taken += 1
+        assert demand.runnable == taken
+    assert queue.demand("?").runnable == queue.demand("never heard of").runnable == 0
+
+
+def test_a_paused_service_asks_for_nothing() -> None:
+    queue = QueueManager(LIMITS)
+    queue.apply(row(1))
+    assert queue.demand("a") == Demand(1, (1,), 0)
+    queue.pause("a", "maintenance")
+    assert queue.demand("a") == Demand(0, (), 0)
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.model import Heartbeat, NodeRef
-from actors.ports import NodeAddress, NodeState, ServiceLimits
+from actors.ports import Member, NodeAddress, NodeState, ServiceLimits
 from orchestrator.service_pool import ServicePool
 
 URLS = [f"http://n{number}:8080" for number in range(5)]
@@ -235,13 +235,13 @@ def test_draining_and_set_aside_outlast_a_heartbeat() -> None:
 
 def test_a_node_that_joined_serves_what_it_said_and_is_seen_first() -> None:
     pool = ServicePool(LIMITS)
-    pool.join("new", ["c", "unheard-of"], "http://new:1")
+    pool.join(Member("new", "http://new:1", ("c", "unheard-of")))
     (view,) = pool.view()
     assert (view.state, view.services, view.node.url) == (NodeState.JOINING, ("c",), "http://new:1")
     assert chosen(pool, "c") is None
     pool.seen(NodeRef("new", "http://new:1"), Heartbeat(slots=1))
     assert chosen(pool, "c") == "new"
-    pool.join("new", ["b"])
+    pool.join(Member("new", "http://new:1", ("b",)))
     assert chosen(pool, "c") is None
     assert chosen(pool, "b") == "new"
 
