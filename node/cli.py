@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 
 import click
 import trio
@@ -30,13 +31,20 @@ from node.settings import NodeSettings, SettingsError, load_settings
 @click.option("--grace", metavar="SECONDS", help="Time between SIGTERM and SIGKILL for a job. [5]")
 @click.option("--tick", metavar="SECONDS", help="How often is looked for what no event told. [0.5]")
 @click.option("--upload-limit", metavar="BYTES", help="Largest body of a submit, as 400M. [1G]")
-def node_command(**flags: str | None) -> None:
+@click.option("--config", metavar="FILE", help="A TOML file with settings, see below.")
+def node_command(config: str | None, **flags: str | None) -> None:
     """Run a compute node: it takes jobs over HTTP, runs their run.sh, and keeps the results until fetched.
 
-    Each option may also be set by the variable in brackets, where there is one; the option wins.
+    Each option may also be set by the variable in brackets, where there is one, or in the file of --config,
+    by its name with _ for -, as max_age = 86400. The file wins over the variable, the option over both.
+
+    Scripts see the environment of the node without what is meant for the node itself. PASS_ENV names those
+    variables that they see instead, PATH always among them: names and globs, commas or blanks between, as
+    "LANG,LC_*"; in the file pass_env = ["LANG", "LC_*"]. What stands under [job_env] in the file, as
+    OMP_NUM_THREADS = "4", is set for every script, whatever is passed.
     """
     try:
-        settings = load_settings(os.environ, flags)
+        settings = load_settings(os.environ, flags, None if config is None else Path(config))
     except SettingsError as mistakes:
         for line in mistakes.lines:
             click.echo(line, err=True)

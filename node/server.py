@@ -20,6 +20,7 @@ from node.app import Services
 from node.cleaning import Cleaning
 from node.executors.bash import BashExecutor, base_environment
 from node.executors.run import Executor
+from node.job_environment import job_environment
 from node.load import LoadSampler
 from node.payloads import open_table
 from node.receive import Receiver
@@ -81,7 +82,10 @@ async def _serve(
         trio.open_nursery() as nursery,
     ):
         runs = ExecutorRuns(
-            workspace, executor, environment=base_environment(os.environ), grace=settings.grace
+            workspace,
+            executor,
+            environment=job_environment(base_environment(os.environ), settings),
+            grace=settings.grace,
         )
         runner = Runner(
             payloads=table,

@@ -1,11 +1,15 @@
-"""The node's settings: environment variables, overridden by flags. All mistakes are told at once."""
+"""The node's settings: environment variables, then a TOML file, then flags, the later over the former. All
+mistakes are told at once, each with where the value stands, what it is and what was expected."""
 
 from __future__ import annotations
 
+import difflib
 import re
+import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 DAY: Final = 86_400.0
@@ -23,8 +27,9 @@ class SettingsError(Exception):
 class NodeSettings:
     """`port` 0 takes any free one. `slots` None: whatever is sent runs at once. `on_stop`: what SIGTERM does
     to running payloads, `leave` or `kill`. `grace`: seconds between SIGTERM and SIGKILL. `max_age`: seconds
-    that results without a key are kept; `keep_uncollected`: those with one. `upload_limit`: bytes of a
-    body."""
+    that results without a key are kept; `keep_uncollected`: those with one. `upload_limit`: bytes of a body.
+    `pass_env`: names and globs of the node's variables that scripts see, None: what the executor passes by
+    itself. `job_env`: variables that every script sees besides."""
 
     port: int = 9000
     host: str = "127.0.0.1"
@@ -35,78 +40,108 @@ class NodeSettings:
     grace: float = 5.0
     tick: float = 0.5
     upload_limit: int = 1 << 30
+    pass_env: tuple[str, ...] | None = None
+    job_env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     keep_uncollected: float = 30 * DAY
     keep_tombstones: float = 30 * DAY
 
 
-@dataclass(frozen=True, slots=True)
-class _Setting:
-    field: str
-    flag: str
-    variable: str | None
-    parse: Callable[[str], Any]
-    expected: str
+def load_settings(
+    environ: Mapping[str, str], flags: Mapping[str, str | None], config: Path | None = None
+) -> NodeSettings:
+    """The settings from the environment, a file, and flags that are keyed by field. A variable that is set to
+    nothing counts as not set, a flag that is None was not given. Raises `SettingsError`."""
+    found = _Found()
+    for setting in _SETTINGS.values():
+        if setting.variable is not None and environ.get(setting.variable):
+            found.put(setting, environ[setting.variable], setting.variable)
+    if config is not None:
+        found.take_file(config)
+    for setting in _SETTINGS.values():
+        if setting.flag and (given := flags.get(setting.field)) is not None:
+            found.put(setting, given, setting.flag)
+    if found.mistakes:
+        raise SettingsError(found.mistakes)
+    return NodeSettings(**found.values)
 
 
-def load_settings(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> NodeSettings:
-    """The settings from the environment and from flags, which are keyed by field and win. A variable that is
-    set to nothing counts as not set. Raises `SettingsError`."""
-    values: dict[str, Any] = {"data": Path("data").absolute()}
-    mistakes: list[str] = []
-    for setting in _SETTINGS:
-        given, named = flags.get(setting.field), setting.flag
-        if given is None and setting.variable is not None:
-            given, named = environ.get(setting.variable) or None, setting.variable
-        if given is None:
-            continue
+class _Found:
+    """Values found so far, the later over the former, with every mistake."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {"data": Path("data").absolute()}
+        self.mistakes: list[str] = []
+
+    def put(self, setting: _Setting, given: object, where: str) -> None:
         try:
-            values[setting.field] = setting.parse(given)
+            self.values[setting.field] = setting.parse(given)
         except ValueError:
-            mistakes.append(f"{named}: {given!r} was given, expected {setting.expected}")
-    if mistakes:
-        raise SettingsError(mistakes)
-    return NodeSettings(**values)
+            shown = repr(given) if len(repr(given)) <= 80 else repr(given)[:77] + "..."
+            self.mistakes.append(f"{where}: {shown} was given, expected {setting.expected}")
+
+    def take_file(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                data = tomllib.load(file)
+        except OSError as error:
+            self.mistakes.append(f"{path}: cannot be read: {error.strerror}")
+            return
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            self.mistakes.append(f"{path}: is no TOML: {error}")
+            return
+        for key, value in data.items():
+            where = f"{path}: {key}"
+            if key in _SETTINGS:
+                self.put(_SETTINGS[key], value, where)
+            else:
+                near = difflib.get_close_matches(key, _SETTINGS, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_SETTINGS)}"
+                self.mistakes.append(f"{where}: there is no such setting; {hint}")
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
+# ------------------------------------------------------------------ what a value may be
+
+
+def _whole(least: int, most: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
         # int() takes blanks, underscores and the digits of other scripts.
-        if not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII) or not least <= int(text) <= most:
-            raise ValueError(text)
-        return int(text)
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,19}", value, re.ASCII):
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise ValueError(value)
+        return value
 
     return parse
 
 
-def _seconds(least: float, most: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        if (
-            not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", text, re.ASCII)
-            or not least <= float(text) <= most
-        ):
-            raise ValueError(text)
-        return float(text)
+def _seconds(least: float, most: float) -> Callable[[object], float]:
+    def parse(value: object) -> float:
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", value, re.ASCII):
+            value = float(value)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+            raise ValueError(value)
+        return float(value)
 
     return parse
 
 
-def _host(text: str) -> str:
-    if not text or any(character.isspace() or character in "/?#@[]" for character in text):
-        raise ValueError(text)
-    return text
+def _host(value: object) -> str:
+    if not isinstance(value, str) or not value or any(c.isspace() or c in "/?#@[]" for c in value):
+        raise ValueError(value)
+    return value
 
 
-def _path(text: str) -> Path:
-    if not text or "\0" in text:
-        raise ValueError(text)
-    return Path(text).absolute()
+def _path(value: object) -> Path:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(value)
+    return Path(value).absolute()
 
 
-def _one_of(*choices: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(text)
-        return text
+def _one_of(*choices: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(value)
+        return value
 
     return parse
 
@@ -114,23 +149,80 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-def _size(text: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,12})([KMGT]?)(i?B)?", text, re.ASCII)
+def _size(value: object) -> int:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    match = re.fullmatch(r"([0-9]{1,15})([KMGT]?)(i?B)?", text, re.ASCII) if isinstance(text, str) else None
     if match is None or int(match[1]) == 0:
-        raise ValueError(text)
+        raise ValueError(value)
     return int(match[1]) * _UNITS[match[2]]
 
 
-_SETTINGS: Final = (
-    _Setting("port", "--port", "PORT", _whole(0, 65535), "a port number from 0 to 65535 (0: any free one)"),
-    _Setting("host", "--host", "HOST", _host, "an address or host name to listen on, as 127.0.0.1"),
-    _Setting("data", "--data", "DATA_PATH", _path, "a directory"),
-    _Setting(
-        "max_age", "--max-age", "MAX_AGE", _seconds(0, 1e11), "seconds that results are kept, as 864000"
-    ),
-    _Setting("slots", "--slots", None, _whole(1, 1_000_000), "a whole number of jobs, 1 or more"),
-    _Setting("on_stop", "--on-stop", None, _one_of("leave", "kill"), "leave or kill"),
-    _Setting("grace", "--grace", None, _seconds(0, 86_400), "seconds from 0 to 86400"),
-    _Setting("tick", "--tick", None, _seconds(0.01, 3600), "seconds from 0.01 to 3600"),
-    _Setting("upload_limit", "--upload-limit", None, _size, "bytes above 0, as 400M or 1073741824"),
-)
+def _patterns(value: object) -> tuple[str, ...]:
+    listed = re.split(r"[,\s]+", value) if isinstance(value, str) else value
+    if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
+        raise ValueError(value)
+    names = tuple(dict.fromkeys(each for each in listed if each or not isinstance(value, str)))
+    if not all(re.fullmatch(r"[A-Za-z0-9_.*?\[\]!-]+", name, re.ASCII) for name in names):
+        raise ValueError(value)
+    return names
+
+
+def _variables(value: object) -> Mapping[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError(value)
+    for name, text in value.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII) or name.startswith("ORCHESTRATOR_"):
+            raise ValueError(value)
+        if not isinstance(text, str) or "\0" in text:
+            raise ValueError(value)
+    return MappingProxyType(dict(value))
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """`field` is the key of the file too. Without `flag` or `variable` it cannot be set by one."""
+
+    field: str
+    flag: str | None
+    variable: str | None
+    parse: Callable[[object], Any]
+    expected: str
+
+
+_SETTINGS: Final = {
+    each.field: each
+    for each in (
+        _Setting(
+            "port", "--port", "PORT", _whole(0, 65535), "a port number from 0 to 65535 (0: any free one)"
+        ),
+        _Setting("host", "--host", "HOST", _host, "an address or host name to listen on, as 127.0.0.1"),
+        _Setting("data", "--data", "DATA_PATH", _path, "a directory"),
+        _Setting(
+            "max_age",
+            "--max-age",
+            "MAX_AGE",
+            _seconds(0, 1e11),
+            "seconds that results are kept, as 864000",
+        ),
+        _Setting("slots", "--slots", None, _whole(1, 1_000_000), "a whole number of jobs, 1 or more"),
+        _Setting("on_stop", "--on-stop", None, _one_of("leave", "kill"), "leave or kill"),
+        _Setting("grace", "--grace", None, _seconds(0, 86_400), "seconds from 0 to 86400"),
+        _Setting("tick", "--tick", None, _seconds(0.01, 3600), "seconds from 0.01 to 3600"),
+        _Setting("upload_limit", "--upload-limit", None, _size, "bytes above 0, as 400M or 1073741824"),
+        _Setting(
+            "pass_env",
+            None,
+            "PASS_ENV",
+            _patterns,
+            "names of variables, * ? [] allowed (more than one: commas or blanks between in the environment,"
+            " a list in the file)",
+        ),
+        _Setting(
+            "job_env",
+            None,
+            None,
+            _variables,
+            'a table of NAME = "value", no name beginning with ORCHESTRATOR_',
+        ),
+    )
+}

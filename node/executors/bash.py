@@ -47,7 +47,9 @@ _LIMITS: Final = {
     ),
 }
 
-_CONTRACT: Final = frozenset({"PORT", "HOST", "DATA_PATH", "DB_PATH", "MAX_AGE", "BASH_ENV", "ENV"})
+_CONTRACT: Final = frozenset(
+    {"PORT", "HOST", "DATA_PATH", "DB_PATH", "MAX_AGE", "PASS_ENV", "BASH_ENV", "ENV"}
+)
 _CONTRACT_PREFIXES: Final = ("SERVICE_", "ORCHESTRATOR_", "BASH_FUNC_")
 
 

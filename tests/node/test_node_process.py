@@ -160,6 +160,36 @@ async def test_a_node_that_kills_on_stop_leaves_no_process(tmp_path: Path) -> No
     os.close(reading)
 
 
+async def test_a_script_that_ignores_sigterm_does_not_hold_the_end_of_the_node(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    # The helper waits 5 s for the end; a grace of 60 s is cut short.
+    async with node_process(tmp_path / "data", "--on-stop", "kill", "--grace", "60") as node:
+        script = f"trap '' TERM; echo up > {tmp_path}/fifo; sleep 600"
+        for key in (KEY, OTHER):
+            await node.submit({key: {"run.sh": script.encode()}})
+            assert await _opened(tmp_path / "fifo") == "up\n"
+        # One of them is being stopped already, with all of its grace.
+        await node.client.post("/v1/cancel", json={"keys": [OTHER]})
+    async with node_process(tmp_path / "data") as node:
+        ends = {key: await node.end_of(key) for key in (KEY, OTHER)}
+    assert (ends[KEY]["status"], ends[KEY]["message"]) == ("Failed", "the node was stopped")
+    assert ends[OTHER]["status"] == "Killed" and ends[OTHER]["signal"] == 9
+
+
+async def test_scripts_see_what_the_file_and_pass_env_say(tmp_path: Path) -> None:
+    (tmp_path / "node.toml").write_text('pass_env = ["MI*"]\n[job_env]\nOMP_NUM_THREADS = "4"\n')
+    async with node_process(tmp_path / "data", "--config", str(tmp_path / "node.toml")) as node:
+        await node.run("env | sort > env")
+        seen = (await node.client.get(f"/v1/attempts/{KEY}/files/env")).text
+    names = {line.partition("=")[0] for line in seen.splitlines()} - {"PWD", "SHLVL", "_", "OLDPWD"}
+    assert {name for name in names if not name.startswith("ORCHESTRATOR_")} == {
+        "PATH",
+        "MINE",
+        "OMP_NUM_THREADS",
+    }
+    assert "ORCHESTRATOR_JOB_ID" in names
+
+
 async def _refused(arguments: Sequence[str], environment: dict[str, str]) -> tuple[int, str]:
     with trio.fail_after(30):
         done = await trio.run_process(
@@ -197,5 +227,8 @@ def test_the_help_names_every_flag() -> None:
         "--on-stop",
         "--grace",
         "--upload-limit",
+        "--config",
+        "PASS_ENV",
+        "[job_env]",
     ):
         assert flag in done.stdout

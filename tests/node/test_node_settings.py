@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from node.job_environment import job_environment
 from node.settings import NodeSettings, SettingsError, load_settings
 
 
@@ -50,3 +51,81 @@ def test_every_mistake_is_told_at_once_with_name_value_and_what_was_expected() -
 def test_what_is_no_port_is_refused(port: str) -> None:
     with pytest.raises(SettingsError):
         load_settings({}, {"port": port})
+
+
+def written(directory: Path, text: str) -> Path:
+    path = directory / "node.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_wins_over_variables_and_flags_over_both(tmp_path: Path) -> None:
+    config = written(
+        tmp_path,
+        """
+        port = 9200
+        host = "::1"
+        data = "/from-file"
+        slots = 3
+        max_age = 3600
+        grace = 2.5
+        on_stop = "kill"
+        upload_limit = "1M"
+        pass_env = ["LANG", "LC_*"]
+        [job_env]
+        OMP_NUM_THREADS = "4"
+        """,
+    )
+    found = load_settings({"PORT": "9100", "HOST": "0.0.0.0", "PASS_ENV": "X"}, {"slots": "5"}, config)
+    assert found == NodeSettings(
+        port=9200,
+        host="::1",
+        data=Path("/from-file"),
+        slots=5,
+        max_age=3600.0,
+        grace=2.5,
+        on_stop="kill",
+        upload_limit=1 << 20,
+        pass_env=("LANG", "LC_*"),
+        job_env={"OMP_NUM_THREADS": "4"},
+    )
+
+
+def test_mistakes_of_all_three_sources_are_told_together(tmp_path: Path) -> None:
+    config = written(
+        tmp_path,
+        """
+        slot = 3
+        port = true
+        max_age = "1_0"
+        pass_env = "A=B"
+        job_env = { "ORCHESTRATOR_JOB_ID" = "7" }
+        """,
+    )
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"PASS_ENV": "A;B"}, {"grace": "x"}, config)
+    lines = caught.value.lines
+    assert len(lines) == 7 and lines[1] == f"{config}: slot: there is no such setting; did you mean slots?"
+    for line, name in zip(
+        lines, ["PASS_ENV", "slot", "port", "max_age", "pass_env", "job_env", "--grace"], strict=True
+    ):
+        assert name in line
+
+
+@pytest.mark.parametrize(("text", "why"), [("port =", "is no TOML"), (None, "cannot be read")])
+def test_a_file_that_cannot_be_used_is_one_mistake(tmp_path: Path, text: str | None, why: str) -> None:
+    config = tmp_path / "missing" if text is None else written(tmp_path, text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings({}, {}, config)
+    (line,) = caught.value.lines
+    assert line.startswith(f"{config}: {why}")
+
+
+@pytest.mark.parametrize("said", ["LANG,LC_*", "LANG LC_*", " LANG ,\tLC_* ,"])
+def test_scripts_see_what_is_passed_path_and_what_is_set_for_them(said: str) -> None:
+    there = {"PATH": "/bin", "LANG": "C", "LC_ALL": "C", "SECRET": "x", "lang": "y"}
+    assert job_environment(there, load_settings({}, {})) == there
+    chosen = job_environment(there, load_settings({"PASS_ENV": said}, {}))
+    assert chosen == {"PATH": "/bin", "LANG": "C", "LC_ALL": "C"}
+    own = NodeSettings(pass_env=(), job_env={"PATH": "/opt/bin", "N": "4"})
+    assert job_environment(there, own) == {"PATH": "/opt/bin", "N": "4"}
