@@ -15,6 +15,9 @@ from typing import Final, Protocol
 
 # ------------------------------------------------------------------ settings
 
+SHORTEST_RUN: Final = 0.1
+"""Seconds. What a job costs a slot at least: it is sent, started and collected, however short its run."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScalingLimits:
@@ -37,6 +40,10 @@ class ScalingLimits:
     max_failed_boots: int = 3
     boot_backoff: float = 30.0
     boot_backoff_most: float = 1800.0
+
+    def turns(self, run_seconds: float | None) -> float:
+        """How many further jobs a slot begins within `target_wait`, after the one that it begins at once."""
+        return 0.0 if run_seconds is None else self.target_wait / max(run_seconds, SHORTEST_RUN)
 
 
 # ------------------------------------------------------------------ machines

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from actors.scaling_port import (
     DRAINED_BY_SCALING,
@@ -30,9 +29,6 @@ from actors.scaling_port import (
     Terminate,
     Undrain,
 )
-
-SHORTEST_RUN: Final = 0.1
-"""Seconds. What a job costs at least, whatever it says of its run time: it is sent, started and collected."""
 
 
 def decide(snapshot: Snapshot) -> tuple[Action, ...]:
@@ -68,9 +64,7 @@ class _Decision:
     def __init__(self, snapshot: Snapshot) -> None:
         self._s = snapshot
         self._limits = snapshot.limits
-        run = snapshot.run_seconds
-        self._turns = 0.0 if run is None else self._limits.target_wait / max(run, SHORTEST_RUN)
-        """How many further jobs a slot begins within `target_wait`."""
+        self._turns = snapshot.limits.turns(snapshot.run_seconds)
         self._has = self._sort()
 
     def actions(self) -> tuple[Action, ...]:
@@ -113,7 +107,7 @@ class _Decision:
             if node.going:
                 has.going.append(node)
         elif node.heard_at is None and token is not None:
-            # After a restart a node can have jobs of ours before it is heard again: silence makes it lost then.
+            # After a restart a node has jobs of ours before it is heard again; silence makes it lost then.
             if node.busy == 0 and self._s.now - node.joined_at >= self._limits.boot_timeout:
                 reason = f"node {node.node_id} joined and was never in touch"
                 has.late.append(Terminate(token, reason))
