@@ -101,12 +101,23 @@ def move(job: Job | None, change: Move, *, has_open: bool, seq: int, now: float)
 
 
 def record_end(job: Job | None, change: RecordEnd, *, seq: int, now: float) -> Step | Outcome:
-    """Decide on a verdict: it counts once, and only from the current attempt of a job that is on its way."""
+    """Decide on a verdict: it counts once, and only from the current attempt of a job that is on its way. The
+    history tells it, for from here on the job no longer counts against the quotas."""
     if job is None or job.attempt is None or job.attempt.key != change.key:
         return Outcome.STALE
     if job.end is not None or job.status not in QUOTA:
         return Outcome.STALE
-    return Step(replace(job, end=storable_end(change.end), change_seq=seq, updated_at=now))
+    end = storable_end(change.end)
+    entry = HistoryEntry(
+        job_id=job.id,
+        at=now,
+        source=job.status,
+        target=job.status,
+        reason=f"ended on the node ({end.message or end.status}); its results are fetched",
+        node_id=job.attempt.node_id,
+        attempt_n=job.attempt.n,
+    )
+    return Step(replace(job, end=end, change_seq=seq, updated_at=now), entry)
 
 
 def note(job: Job | None, change: Note, *, seq: int, now: float) -> Step | Outcome:
