@@ -7,7 +7,6 @@ what was expected. Values are read here and nowhere else.
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Mapping
@@ -15,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from actors.ports import NodeAddress, ServiceLimits
+from orchestrator import setting_values as kind
+from orchestrator.scaling.config import ScalingConfig, read_scaling
 
 MIB: Final = 1 << 20
 
@@ -35,7 +35,7 @@ class Settings:
     """The server's settings. Paths are absolute. `warnings` are lines for the operator that stop nothing.
 
     `upload_limit` is the whole request body in bytes. Uploads are refused while less than `keep_free_disk`
-    bytes would stay free.
+    bytes would stay free. `join_url` is where nodes on other machines reach this server.
     """
 
     host: str = "127.0.0.1"
@@ -47,7 +47,9 @@ class Settings:
     keep_free_disk: int = 0
     node_lost_after: float = 60.0
     tick_seconds: float = 0.5
+    join_url: str | None = None
     services: Mapping[str, ServiceLimits] = field(default_factory=lambda: MappingProxyType({}))
+    scaling: Mapping[str, ScalingConfig] = field(default_factory=lambda: MappingProxyType({}))
     warnings: tuple[str, ...] = ()
 
 
@@ -68,124 +70,37 @@ def load(
     return found.settings()
 
 
-# ------------------------------------------------------------------ what a value may be
+# ------------------------------------------------------------------ what there is to set
 
 
-class _Wrong(Exception):
-    """The value is not what was expected; the text says what was."""
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, str) and value and "\0" not in value:
-        return value
-    raise _Wrong("some text")
-
-
-def _path(value: Any) -> Path:
-    if isinstance(value, str | Path) and str(value) and "\0" not in str(value):
-        return Path(value).absolute()
-    raise _Wrong("a path")
-
-
-def _number_as_text(value: Any) -> Any:
-    # int() and float() also take "1_0", "٧" and " 7 ": nobody means a number by these.
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,9})?", value, re.ASCII):
-        return float(value) if "." in value else int(value)
-    return value
-
-
-def _whole(least: int, most: int, what: str) -> Any:
-    def parse(value: Any) -> int:
-        value = _number_as_text(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise _Wrong(what)
-        return value
-
-    return parse
-
-
-def _seconds(least: float, what: str) -> Any:
-    def parse(value: Any) -> float:
-        value = _number_as_text(value)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < 1e12:
-            raise _Wrong(what)
-        return float(value)
-
-    return parse
-
-
-def _one_of(*names: str) -> Any:
-    def parse(value: Any) -> str:
-        if value not in names:
-            raise _Wrong(" or ".join(f'"{name}"' for name in names))
-        return str(value)
-
-    return parse
-
-
-def _url(value: Any) -> str:
-    expected = "an URL such as http://10.0.0.5:9000"
-    if not isinstance(value, str) or any(c <= " " or c == "\x7f" for c in value):
-        raise _Wrong(expected)
-    try:
-        split = urlsplit(value)
-        split.port  # noqa: B018  (raises for a port that is none)
-    except ValueError:
-        raise _Wrong(expected) from None
-    if split.scheme not in ("http", "https") or not split.hostname or split.query or split.fragment:
-        raise _Wrong(expected)
-    return value
-
-
-def _route(value: Any) -> str:
-    url = _url(value).rstrip("/")
-    if not urlsplit(url).path.strip("/"):
-        raise _Wrong("a full URL with its route, such as http://10.0.0.5:9000/submit")
-    return url
-
-
-def _urls(value: Any) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else value
-    expected = "base URLs of nodes, such as http://10.0.0.5:9000 (more than one: a comma between in the "
-    expected += "environment, a list in the file)"
-    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-        raise _Wrong(expected)
-    try:
-        urls = [_url(part.strip()).rstrip("/") for part in parts if part.strip()]
-    except _Wrong:
-        raise _Wrong(expected) from None
-    if isinstance(value, str) and not urls:
-        raise _Wrong(expected)
-    return tuple(dict.fromkeys(urls))
-
-
-_POSITIVE: Final = _whole(1, 1_000_000, "a whole number from 1 to 1000000")
-_BYTES: Final = _whole(0, 1 << 60, "a whole number of bytes")
+_POSITIVE: Final = kind.whole(1, 1_000_000, "a whole number from 1 to 1000000")
+_BYTES: Final = kind.whole(0, 1 << 60, "a whole number of bytes")
 
 SERVER: Final[Mapping[str, Any]] = {
-    "host": _text,
-    "port": _whole(0, 65535, "a port, a whole number from 0 to 65535"),
-    "db_path": _path,
-    "data_path": _path,
-    "max_age": _seconds(0.0, "a number of seconds, 0 or more"),
-    "upload_limit": _whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
+    "host": kind.text,
+    "port": kind.whole(0, 65535, "a port, a whole number from 0 to 65535"),
+    "db_path": kind.path,
+    "data_path": kind.path,
+    "max_age": kind.seconds(0.0, "a number of kind.seconds, 0 or more"),
+    "upload_limit": kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
     "keep_free_disk": _BYTES,
-    "node_lost_after": _seconds(1.0, "a number of seconds, 1 or more"),
-    "tick_seconds": _seconds(0.01, "a number of seconds, 0.01 or more"),
+    "node_lost_after": kind.seconds(1.0, "a number of kind.seconds, 1 or more"),
+    "join_url": kind.url,
+    "tick_seconds": kind.seconds(0.01, "a number of kind.seconds, 0.01 or more"),
 }
 """The keys of the file's top level, and of flags."""
 
 SERVICE: Final[Mapping[str, Any]] = {
-    "nodes": _urls,
-    "upload_url": _route,
-    "download_url": _route,
-    "terminate_url": _route,
+    "nodes": kind.urls,
+    "upload_url": kind.route,
+    "download_url": kind.route,
+    "terminate_url": kind.route,
     "runs_per_user": _POSITIVE,
     "max_runs": _POSITIVE,
-    "max_runtime": _seconds(0.0, "a number of seconds (0: no limit)"),
-    "max_attempts": _whole(1, 100, "a whole number from 1 to 100"),
-    "on_node_lost": _one_of("requeue", "fail"),
-    "on_doubt": _one_of("fail", "resend"),
+    "max_runtime": kind.seconds(0.0, "a number of seconds (0: no limit)"),
+    "max_attempts": kind.whole(1, 100, "a whole number from 1 to 100"),
+    "on_node_lost": kind.one_of("requeue", "fail"),
+    "on_doubt": kind.one_of("fail", "resend"),
 }
 """The keys of a `[services.NAME]` table."""
 
@@ -205,6 +120,8 @@ class _Found:
     def __init__(self) -> None:
         self._server: dict[str, Any] = {}
         self._services: dict[str, dict[str, Any]] = {}
+        self._scaling: Mapping[str, ScalingConfig] = {}
+        self._scaling_table = ""
         self._where: dict[tuple[str, str], str] = {}
         self._mistakes: list[str] = []
         self._warnings: list[str] = []
@@ -237,6 +154,9 @@ class _Found:
             self._mistakes.append(f"{path}: is no TOML: {error}")
             return
         services = data.pop("services", {})
+        self._scaling_table = f"{path}: scaling"
+        self._scaling, mistakes = read_scaling(data.pop("scaling", {}), self._scaling_table)
+        self._mistakes += mistakes
         for key, value in data.items():
             self._put(self._server, SERVER, key, value, f"{path}: {key}")
         if not isinstance(services, dict):
@@ -260,13 +180,32 @@ class _Found:
 
     def settings(self) -> Settings:
         services = {name: self._service(name, values) for name, values in self._services.items()}
+        self._check_scaling()
         if self._mistakes:
             raise SettingsError(self._mistakes)
         if not services:
             self._warnings.append("no service is configured, so every upload will be refused")
         self._server.setdefault("db_path", Path("db.sqlite").absolute())
         self._server.setdefault("data_path", Path("data").absolute())
-        return Settings(**self._server, services=MappingProxyType(services), warnings=tuple(self._warnings))
+        return Settings(
+            **self._server,
+            services=MappingProxyType(services),
+            scaling=MappingProxyType(dict(self._scaling)),
+            warnings=tuple(self._warnings),
+        )
+
+    def _check_scaling(self) -> None:
+        for name, config in self._scaling.items():
+            where = f"{self._scaling_table}.{name}"
+            if name not in self._services:
+                self._mistakes.append(
+                    f"{where}: there is no service {name}: a table [services.{name}] makes it"
+                )
+            if config.elsewhere and "join_url" not in self._server:
+                self._mistakes.append(
+                    f"{where}: the provider {config.provider} needs the setting join_url, by which nodes on "
+                    "other machines reach this server"
+                )
 
     def _service(self, name: str, values: dict[str, Any]) -> ServiceLimits:
         values = dict(values)
@@ -290,7 +229,7 @@ class _Found:
             where = self._where[name, key]
             wanted = where.replace(key.upper(), "UPLOAD_URL").replace(key, "upload_url")
             self._mistakes.append(f"{where}: is of no use without {wanted}")
-        if not addresses:
+        if not addresses and name not in self._scaling:
             self._warnings.append(f"service {name} has no node yet, so its jobs will wait")
         return ServiceLimits(name=name, addresses=tuple(addresses), **values)
 
@@ -306,17 +245,11 @@ class _Found:
         value: Any,
         where: str,
     ) -> None:
-        if key not in keys:
-            also = ("services",) if keys is SERVER else ()
-            near = difflib.get_close_matches(key, [*keys, *also], n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join([*keys, *also])}"
-            self._mistakes.append(f"{where}: there is no such setting; {hint}")
-            return
+        also = ("services", "scaling") if keys is SERVER else ()
         try:
-            into[key] = keys[key](value)
-        except _Wrong as wrong:
-            self._wrong(where, value, str(wrong))
+            into[key] = kind.taken(keys, key, value, where, also)
+        except kind.Mistake as mistake:
+            self._mistakes.append(str(mistake))
 
     def _wrong(self, where: str, value: Any, expected: str) -> None:
-        shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
-        self._mistakes.append(f"{where}: {shown} is not what was expected: {expected}")
+        self._mistakes.append(str(kind.unexpected(where, value, expected)))
