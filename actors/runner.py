@@ -277,7 +277,7 @@ class Runner(Actor):
             await trio.sleep(delay)
 
     def _backoff(self) -> Backoff:
-        return Backoff(self._chance, first=0.2, most=30.0)
+        return Backoff(self._chance, first=0.2, most=5.0)
 
 
 def verdict(result: RunResult, cause: Cause | None, max_runtime: float) -> tuple[End, bool]:

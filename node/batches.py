@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -63,6 +64,7 @@ class _Asked:
     """What one caller wants, and what came of it."""
 
     work: Callable[[Writing], Any]
+    urgent: bool
     answer: outcome.Outcome[Any] | None = None
 
 
@@ -106,10 +108,10 @@ class Batches:
         async with self._lock:
             yield
 
-    async def write(self, work: Callable[[Writing], T]) -> T:
+    async def write(self, work: Callable[[Writing], T], *, urgent: bool = False) -> T:
         """Have `work` done in the next batch; its result. Raises what it raises, `OSError` if the disk does
-        not take it: nothing has changed then."""
-        asked = _Asked(work)
+        not take it: nothing has changed then. What is `urgent` may use the disk's reserve."""
+        asked = _Asked(work, urgent)
         self._asked.append(asked)
         try:
             async with self._lock:
@@ -145,7 +147,9 @@ class Batches:
         db.execute("BEGIN")
         try:
             for asked in together:
-                asked.answer = _apply(asked.work, writing)
+                apply = partial(_apply, asked.work, writing)
+                reserve = self._records.reserve
+                asked.answer = outcome.capture(reserve.attempt if asked.urgent else _do_once, apply)
             for directory in writing.unsynced:
                 sync_directory(directory)
             db.execute("COMMIT")
@@ -158,12 +162,18 @@ class Batches:
         return writing.changed
 
 
-def _apply(work: Callable[[Writing], Any], writing: Writing) -> outcome.Outcome[Any]:
+def _do_once(apply: Callable[[], T]) -> T:
+    return apply()
+
+
+def _apply(work: Callable[[Writing], T], writing: Writing) -> T:
     before = writing.sequence, len(writing.changed), len(writing.undo)
     writing.db.execute("SAVEPOINT item")
-    answer: outcome.Outcome[Any] = outcome.capture(work, writing)
-    if isinstance(answer, outcome.Error):
-        writing.back_to(*before)
+    try:
+        return work(writing)
+    except BaseException:
         writing.db.execute("ROLLBACK TO item")
-    writing.db.execute("RELEASE item")
-    return answer
+        writing.back_to(*before)
+        raise
+    finally:
+        writing.db.execute("RELEASE item")

@@ -61,7 +61,7 @@ class PayloadTable:
     async def record(self, moves: Sequence[PayloadMove]) -> Sequence[bool]:
         """Compare-and-set each; False where the payload is not in `source` any more or is unknown. Raises
         `OSError`."""
-        return await self._batches.write(lambda writing: work.move(writing, moves))
+        return await self._batches.write(lambda writing: work.move(writing, moves), urgent=True)
 
     async def changes(self, after: int) -> Sequence[Payload]:
         return await self._select("WHERE sequence > ? ORDER BY sequence", after)
@@ -104,13 +104,13 @@ class PayloadTable:
     async def cancel(self, keys: Sequence[str]) -> Sequence[Payload | None]:
         """Tombstone each key durably; a payload that has not ended is marked as cancelled, for the Runner to
         kill. The payload as it is now, None for those that are not here and never will be."""
-        rows = await self._batches.write(lambda writing: work.bury(writing, keys, CANCEL))
+        rows = await self._batches.write(lambda writing: work.bury(writing, keys, CANCEL), urgent=True)
         return [None if (row := rows.get(key)) is None or row.released else row.payload for key in keys]
 
     async def release(self, keys: Sequence[str]) -> None:
         """Tombstone each key durably; what runs is marked as cancelled; what has ended is to be discarded
         (`releasable`)."""
-        await self._batches.write(lambda writing: work.bury(writing, keys, RELEASE))
+        await self._batches.write(lambda writing: work.bury(writing, keys, RELEASE), urgent=True)
 
     async def releasable(self) -> Sequence[Payload]:
         """Released payloads that have ended: their directories may go, then `forget` them."""

@@ -3,6 +3,7 @@ cancelled or released, the node's name, and the counter of contract ids.
 
     DATA/node.json                    who this node is
     DATA/lock                         held while a node process uses the directory
+    DATA/reserve                      space for a full disk (see reserve.py)
     DATA/counter                      ids up to this number may have been used
     DATA/payloads/KEY/record.json     one payload
     DATA/payloads/KEY/running         which process runs it since when; counts while the record says Prepared
@@ -28,6 +29,7 @@ from typing import Any, Final
 from actors.lifecycle import ENDED, PAYLOAD, Status
 from actors.node_ports import Payload
 from actors.wire.attempts import Garbled, end_from_json, end_to_json
+from node.reserve import Reserve
 
 KEY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 """What a payload's key looks like; nothing else ever becomes the name of a directory."""
@@ -72,6 +74,7 @@ class Records:
         self.data = data
         self.payloads = data / "payloads"
         self.tombstones = data / "tombstones"
+        self.reserve = Reserve(data / "reserve")
         self.boot = machine_boot() if boot is None else boot
         try:
             for directory in (data, self.payloads, self.tombstones):
@@ -90,6 +93,7 @@ class Records:
             self.node_id = self._who()
             self._next_id = self._counter()
             self._reserved = self._next_id - 1
+            self.reserve.hold()
         except BaseException:
             self.close()
             raise

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ from actors.model import End
 from actors.node_ports import Payload, Running, RunResult
 from node.executors.run import Executor, ExecutorError, Run, RunEnd, RunSpec
 from node.manifest import freeze_manifest
+from node.reserve import Reserve
 from node.script import Checked, make_ready
 from node.workspace import INTENT, WORK, Workspace
 
@@ -30,9 +32,11 @@ class ExecutorRuns:
         workspace: Workspace,
         executor: Executor,
         *,
+        reserve: Reserve,
         environment: Mapping[str, str],
         grace: float,
     ) -> None:
+        self._reserve = reserve
         self._workspace = workspace
         self._executor = executor
         self._environment = environment
@@ -61,7 +65,8 @@ class ExecutorRuns:
         return _result(found, note) if isinstance(found, RunEnd) else _Run(found, note)
 
     async def freeze(self, payload: Payload, end: End) -> End:
-        size = await trio.to_thread.run_sync(freeze_manifest, self._workspace.directory(payload.key))
+        freeze = partial(freeze_manifest, self._workspace.directory(payload.key))
+        size = await trio.to_thread.run_sync(self._reserve.attempt, freeze)
         return replace(end, size=size)
 
     def _spec(self, payload: Payload) -> RunSpec:

@@ -84,6 +84,7 @@ async def _serve(
         runs = ExecutorRuns(
             workspace,
             executor,
+            reserve=records.reserve,
             environment=job_environment(base_environment(os.environ), settings),
             grace=settings.grace,
         )
@@ -108,6 +109,7 @@ async def _serve(
         table.heard.add_listener(lambda rows: runner.hear(row.payload for row in rows))
         table.heard.add_listener(cleaning.hear)
         workspace.freed = cleaning.ring
+        workspace.emptied = records.reserve.hold
         if os.getpid() == 1:
             from node.executors.reaper import reap_orphans
 

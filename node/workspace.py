@@ -49,6 +49,8 @@ class Workspace:
         self._swept = trio.Lock()
         self.freed: Callable[[], None] = lambda: None
         """Called when nobody reads any more what was to be discarded meanwhile."""
+        self.emptied: Callable[[], None] = lambda: None
+        """Called in a thread when there may be more room on the disk."""
 
     def prepare(self) -> None:
         """Make the directories; what an earlier process was receiving goes into the trash. Blocks."""
@@ -104,7 +106,11 @@ class Workspace:
     async def empty_trash(self) -> None:
         """Delete what was discarded, all of it in one thread call."""
         async with self._swept:
-            await trio.to_thread.run_sync(_empty, self._trash)
+            await trio.to_thread.run_sync(self._empty)
+
+    def _empty(self) -> None:
+        _delete_all([self._trash / name for name in os.listdir(self._trash)])
+        self.emptied()
 
 
 class Incoming:
@@ -208,10 +214,6 @@ def _write(pending: list[tuple[Path, bytes, bool]]) -> None:
     finally:
         if fd >= 0:
             os.close(fd)
-
-
-def _empty(directory: Path) -> None:
-    _delete_all([directory / name for name in os.listdir(directory)])
 
 
 def _delete_all(paths: list[Path]) -> None:
