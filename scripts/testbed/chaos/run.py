@@ -188,6 +188,7 @@ class Run:
             case What.STOP:
                 await machine.freeze(fault.seconds)
             case What.SPAWNER:
+                await machine.up()  # a node whose first spawner is killed says so and ends, as it should
                 machine.kill_spawner()
             case What.CUT:
                 self.diary.away(machine.name, fault.mode)
