@@ -176,7 +176,11 @@ class Getter(Actor):
             return
         self._owed_read = trio.current_time()
         self._marks.clear()  # of attempts that were over before they were followed
-        for attempt in await self._ledger.owed():
+        owed = {attempt.key: attempt for attempt in await self._ledger.owed()}
+        for key in self._owed.keys() - owed.keys():  # its machine has ended: nobody is there to be told
+            attempt = self._owed.pop(key)
+            self._node(attempt.node_id).release.drop(key)
+        for attempt in owed.values():
             self._owe(attempt)
 
     def _owe(self, attempt: Attempt) -> None:

@@ -66,8 +66,11 @@ class Roster:
                 continue
             self._pool.join(member)
             self._since.setdefault(node_id, trio.current_time())
-            if known is not None and known.draining is not None and member.draining is None:
-                self.undrain(node_id)
+            if member.draining is not None:
+                self._drained.setdefault(node_id, trio.current_time())
+            elif known is None or known.draining is not None:
+                self._pool.undrain(node_id)
+                self._drained.pop(node_id, None)
 
     def seen(self, node: NodeRef, heartbeat: Heartbeat) -> None:
         """A node is in touch. One that is shunned stays so."""
@@ -131,8 +134,7 @@ class Roster:
         view = self._pool.look(node_id)
         if view is None:
             return False
-        if view.draining is None:
-            self._drained[node_id] = trio.current_time()
+        self._drained.setdefault(node_id, trio.current_time())
         by_scaling = reason.startswith(DRAINED_BY_SCALING)
         if view.draining is None or (view.draining.startswith(DRAINED_BY_SCALING) and not by_scaling):
             self._pool.drain(node_id, reason)

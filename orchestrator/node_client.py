@@ -29,7 +29,7 @@ from orchestrator.foreign_watch import ForeignWatch
 from orchestrator.http import Http
 from orchestrator.opened import NotThere, Opened, Unreachable
 from orchestrator.own_node import OwnNodes
-from orchestrator.own_watch import Kind, follow_events, introduce
+from orchestrator.own_watch import Introduced, Kind, follow_events, introduce
 
 SILENCE: Final = 3.5
 """Seconds without a word after which a node's event stream, in which it says something each second, is taken
@@ -99,6 +99,10 @@ class NodeClient:
 
     def follow(self, node_id: str, attempts: Sequence[Attempt]) -> None:
         self._followed[node_id] = tuple(attempts)
+
+    async def introduce(self, url: str) -> Introduced:
+        """Who answers at this base URL."""
+        return await introduce(self._http, url)
 
     async def watch(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
         base = base_of(address)

@@ -30,6 +30,7 @@ from orchestrator.feed import Feed
 from orchestrator.ledger import SqliteLedger
 from orchestrator.node_client import NodeClient
 from orchestrator.queue_manager import QueueManager
+from orchestrator.registry import NodeRegistry
 from orchestrator.service_pool import ServicePool
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
@@ -165,33 +166,43 @@ async def _start(
 
     telling = TellingLedger(ledger, committed)
     services = settings.services
-    addresses = watched(settings)
+    registry = await NodeRegistry.load(ledger, clock, watched(settings))
     getter: Getter
+
+    def pool_as_ordered() -> ServicePool:
+        pool = ServicePool(services)
+        for node_id, reason in registry.drains().items():
+            pool.drain(node_id, reason)
+        return pool
+
     sender = Sender(
         ledger=telling,
         nodes=nodes,
         queue=lambda: QueueManager(services),
-        pool=lambda: ServicePool(services),
+        pool=pool_as_ordered,
         services=services,
         chance=chance,
         hand_over=lambda message: getter.tell(message),  # noqa: PLW0108  # there is none yet
+        members=registry.members,
         tick=settings.tick_seconds,
     )
     getter = Getter(
         ledger=telling,
         nodes=nodes,
-        addresses=lambda: addresses,
+        addresses=registry.addresses,
         services=services,
         chance=chance,
         tell_sender=sender.tell,
         tick=settings.tick_seconds,
         lost_after=settings.node_lost_after,
     )
+    registry.serve(sender)
     cleaner = Cleaner(ledger=telling, storage=storage, clock=clock, max_age=settings.max_age)
     supervisor = Supervisor(chance)
     # The Sender first: the Getter tells it of the nodes that it finds.
     for actor in (sender, getter, cleaner):
         await nursery.start(supervisor.keep, actor.name, actor.run)
+    nursery.start_soon(registry.run)
 
     async def why(job_ids: tuple[int, ...]) -> Sequence[Waiting | None]:
         return cast(Sequence[Waiting | None], await sender.ask(WhyWaiting(job_ids), deadline=ASK_DEADLINE))
@@ -209,6 +220,7 @@ async def _start(
             services=services,
             why=why,
             pool=pool,
+            registry=registry,
             upload_limit=settings.upload_limit,
             version=version(),
         )

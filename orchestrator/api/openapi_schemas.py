@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from actors.lifecycle import Status
+from actors.ports import NodeState
 
 
 def schemas() -> dict[str, Any]:
@@ -57,6 +58,40 @@ def schemas() -> dict[str, Any]:
             input_bytes=whole,
             output_bytes=maybe_whole,
             max_runtime_seconds=real,
+        ),
+        "Node": _object(
+            id=text,
+            url=text,
+            kind={"type": "string", "enum": ["own", "foreign"]},
+            status={"type": "string", "enum": [state.value for state in NodeState]},
+            message=text,
+            source={"type": "string", "enum": ["static", "joined"]},
+            draining=maybe_text,
+            labels={"type": "object", "additionalProperties": text},
+            machine=maybe_text,
+            last_contact_seconds=maybe_real,
+            services={"type": "array", "items": text},
+            slots=maybe_whole,
+            held=whole,
+            others=whole,
+            load=real,
+            free_disk_bytes=maybe_whole,
+            free_memory_bytes=maybe_whole,
+        ),
+        "JoiningNode": _object(
+            ("id", "url", "services"),
+            id={"type": "string", "pattern": "^[0-9a-f]{32}$"},
+            url={"type": "string", "format": "uri", "description": "Where it is reached from the server"},
+            services={"type": "array", "items": text, "minItems": 1},
+            slots={"type": ["integer", "null"], "minimum": 1},
+            labels={"type": ["object", "null"], "additionalProperties": text},
+            machine={"type": ["string", "null"], "pattern": "^[0-9a-f]{32}$"},
+        ),
+        "JoinedNode": _object(
+            id=text,
+            url=text,
+            services={"type": "array", "items": text},
+            unknown_services={"type": "array", "items": text},
         ),
         "Transition": _object(
             (),

@@ -13,6 +13,8 @@ from actors.model import Attempt, Job, NodeRef
 from actors.ports import NodeView, ServiceLimits, Waiting
 from orchestrator.feed import Feed
 from orchestrator.opened import Opened
+from orchestrator.own_watch import Introduced
+from orchestrator.registry import NodeRegistry
 from orchestrator.storage import Storage
 
 
@@ -28,6 +30,10 @@ class NodeFiles(Protocol):
         self, node: NodeRef, attempt: Attempt, stream: str, offset: int = 0, *, follow: bool = False
     ) -> AbstractAsyncContextManager[Opened]:
         """The bytes of "stdout" or "stderr" from `offset`; with `follow` as they come, until the end."""
+        ...
+
+    async def introduce(self, url: str) -> Introduced:
+        """Who answers at this base URL."""
         ...
 
 
@@ -63,6 +69,7 @@ class Api:
     services: Mapping[str, ServiceLimits]
     why: Callable[[tuple[int, ...]], Awaitable[Sequence[Waiting | None]]]
     pool: Callable[[], Awaitable[Sequence[NodeView]]]
+    registry: NodeRegistry
     upload_limit: int = 400 << 20
     kill_patience: float = 5.0
     version: str = ""

@@ -55,13 +55,20 @@ def history(entry: HistoryEntry) -> dict[str, Any]:
     }
 
 
-def node(view: NodeView) -> dict[str, Any]:
+def node(view: NodeView, now: float) -> dict[str, Any]:
+    """`now` is monotonic, as the view's times are."""
+    silent = None if view.heard_at is None else round(max(0.0, now - view.heard_at), 3)
     return {
         "id": view.node.node_id,
         "url": view.node.url,
         "kind": "foreign" if view.node.foreign else "own",
         "status": view.state.value,
         "message": view.reason,
+        "source": "joined" if view.joined else "static",
+        "draining": view.draining,
+        "labels": dict(view.labels),
+        "machine": view.machine,
+        "last_contact_seconds": silent,
         "services": list(view.services),
         "slots": view.slots,
         "held": view.held,

@@ -83,11 +83,6 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
         items = [shapes.history(entry) for entry in await api.ledger.history(row.id)]
         return json_response({"items": items, "next": None})
 
-    @page.get("/nodes")
-    async def nodes() -> Response:
-        query()
-        return json_response({"items": [shapes.node(view) for view in await api.pool()], "next": None})
-
     @page.get("/services")
     async def services() -> Response:
         query()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import trio
 from fakes.ledgers import SetClock, open_ledger
 
 from actors.ledger_port import Ledger
+from actors.messages import DrainNode, UndrainNode
 from actors.model import Attempt, Job, NodeRef
 from actors.ports import NodeView, ServiceLimits, Waiting
 from actors.wire.serving import serve
@@ -21,6 +22,8 @@ from orchestrator.api import Api, create_app
 from orchestrator.feed import Feed
 from orchestrator.ledger import SqliteLedger
 from orchestrator.opened import NotThere, Opened, Unreachable
+from orchestrator.own_watch import Introduced, Kind
+from orchestrator.registry import NodeRegistry
 from orchestrator.storage import Storage
 from orchestrator.telling import TellingLedger
 
@@ -37,6 +40,10 @@ class FakeNodes:
     results: dict[str, bytes] = field(default_factory=dict)
     logs: dict[tuple[str, str], bytes] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
+    at: dict[str, Introduced] = field(default_factory=dict)
+
+    async def introduce(self, url: str) -> Introduced:
+        return self.at.get(url, Introduced(Kind.UNCLEAR, reason="no connection"))
 
     @asynccontextmanager
     async def open_results(self, node: NodeRef, attempt: Attempt) -> AsyncIterator[Opened]:
@@ -57,6 +64,32 @@ class FakeNodes:
 
 
 @dataclass
+class Owner:
+    """Drains what is in its views, as the Sender does."""
+
+    views: list[NodeView]
+
+    async def ask(self, message: object, *, deadline: float) -> Any:
+        await trio.lowlevel.checkpoint()
+        match message:
+            case DrainNode(node_id=node_id, reason=reason):
+                return self._order(node_id, reason)
+            case UndrainNode(node_id=node_id):
+                return self._order(node_id, None)
+        return tuple(self.views)
+
+    def _order(self, node_id: str, reason: str | None) -> bool:
+        before = list(self.views)
+        self.views[:] = [
+            replace(view, draining=reason) if view.node.node_id == node_id else view for view in before
+        ]
+        return any(view.node.node_id == node_id for view in before)
+
+    def ring(self) -> None:
+        return
+
+
+@dataclass
 class Server:
     """`whys` and `views` are what the Sender would say."""
 
@@ -69,6 +102,7 @@ class Server:
     nodes: FakeNodes
     whys: dict[int, Waiting]
     views: list[NodeView]
+    registry: NodeRegistry
 
     async def post(self, *parts: str | bytes, user: str = "1", service: str = "example") -> httpx.Response:
         """Each part: what follows `form-data; `, a bar, the body. As in the cases' `mp`."""
@@ -136,6 +170,8 @@ async def api_server(
 
     async with open_ledger(path / "db.sqlite", clock) as raw:
         ledger = TellingLedger(raw, feed.publish_all)
+        registry = await NodeRegistry.load(raw, clock, ())
+        registry.serve(Owner(views))
         api = Api(
             ledger=ledger,
             archive=raw,
@@ -147,6 +183,7 @@ async def api_server(
             },
             why=why,
             pool=pool,
+            registry=registry,
             upload_limit=upload_limit,
             kill_patience=kill_patience,
             version="1.2.3",
@@ -159,6 +196,6 @@ async def api_server(
 
             (url,) = await nursery.start(listen)
             async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
-                yield Server(url, client, ledger, raw, storage, feed, nodes, whys, views)
+                yield Server(url, client, ledger, raw, storage, feed, nodes, whys, views, registry)
             feed.close()
             shutdown.set()

@@ -1,0 +1,215 @@
+"""The routes under `/v1/nodes`: nodes as the scheduler sees them, joining, leaving, drains."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final, NoReturn
+from urllib.parse import urlsplit
+
+import trio
+from quart import Blueprint, Response, request
+
+from actors.ports import NodeView
+from actors.scaling_port import DRAINED_BY_SCALING
+from actors.wire.errors import BadRequest, TooLarge
+from orchestrator.api import shapes
+from orchestrator.api.problems import Refusal, json_response, query
+from orchestrator.api.services import Api
+from orchestrator.ledger_nodes import JoinedNode
+from orchestrator.own_watch import Kind
+from orchestrator.registry import MachineTaken
+
+BODY_LIMIT: Final = 1 << 16
+MOST_LABELS: Final = 64
+NO_REASON: Final = "ordered by an operator"
+
+_TOKEN: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}", re.ASCII)
+_FIELDS: Final = ("id", "url", "services", "slots", "labels", "machine")
+
+
+def blueprint(api: Api) -> Blueprint:
+    page = Blueprint("nodes", __name__, url_prefix="/v1")
+
+    @page.get("/nodes")
+    async def nodes() -> Response:
+        query()
+        now = trio.current_time()
+        items = [shapes.node(view, now) for view in await api.pool()]
+        return json_response({"items": items, "next": None})
+
+    @page.get("/nodes/<path:node_id>")
+    async def node(node_id: str) -> Response:
+        query()
+        return json_response(shapes.node(await _find(api, node_id), trio.current_time()))
+
+    @page.post("/nodes")
+    async def join() -> Response:
+        query()
+        node, unknown = _joining(api, await _body())
+        new = False
+        if not api.registry.heard(node):
+            await _check(api, node)
+            try:
+                new = await api.registry.join(node)
+            except MachineTaken as error:
+                raise Refusal(409, "machine_taken", str(error)) from None
+        answer = {"id": node.node_id, "url": node.url, "services": list(node.services)}
+        answer["unknown_services"] = unknown
+        return json_response(answer, 201 if new else 200, {"Location": f"/v1/nodes/{node.node_id}"})
+
+    @page.delete("/nodes/<path:node_id>")
+    async def leave(node_id: str) -> Response:
+        query()
+        if await api.registry.leave(node_id):
+            return Response(status=204)
+        view = await _find(api, node_id)
+        if view.services:
+            raise Refusal(
+                409,
+                "static_node",
+                f"node {node_id} did not join: it is in the settings of {', '.join(view.services)}; "
+                "take it out there, or drain it",
+            )
+        raise _unknown(node_id)
+
+    @page.post("/nodes/<path:node_id>/drain")
+    async def drain(node_id: str) -> Response:
+        query()
+        if not await api.registry.drain(node_id, _reason(await _body())):
+            raise _unknown(node_id)
+        return json_response(shapes.node(await _find(api, node_id), trio.current_time()))
+
+    @page.post("/nodes/<path:node_id>/undrain")
+    async def undrain(node_id: str) -> Response:
+        query()
+        if not await api.registry.undrain(node_id):
+            raise _unknown(node_id)
+        return json_response(shapes.node(await _find(api, node_id), trio.current_time()))
+
+    return page
+
+
+def _unknown(node_id: str) -> Refusal:
+    return Refusal(404, "unknown_node", f"there is no node {node_id[:200]!r}")
+
+
+async def _find(api: Api, node_id: str) -> NodeView:
+    for view in await api.pool():
+        if view.node.node_id == node_id:
+            return view
+    raise _unknown(node_id)
+
+
+async def _check(api: Api, node: JoinedNode) -> None:
+    """Raises Refusal unless the node that answers at the address is the one that joins."""
+    who = await api.nodes.introduce(node.url)
+    if who.kind is Kind.UNCLEAR:
+        raise Refusal(
+            422,
+            "unreachable_node",
+            f"url {node.url}: the node cannot be asked who it is: {who.reason}; "
+            "the address has to be one that reaches it from here",
+        )
+    if who.kind is Kind.FOREIGN:
+        raise Refusal(
+            422, "no_node", f"url {node.url}: what answers there is no node of ours; name it in the settings"
+        )
+    if who.node_id != node.node_id:
+        raise Refusal(
+            409, "other_node", f"url {node.url}: node {who.node_id} answers there, not {node.node_id}"
+        )
+
+
+# ---------------------------------------------------------------------- bodies
+
+
+async def _body() -> dict[str, Any]:
+    """The JSON object of the request; an empty body is an empty object."""
+    raw = bytearray()
+    async for piece in request.body:
+        raw += piece
+        if len(raw) > BODY_LIMIT:
+            raise TooLarge(f"the body has more than {BODY_LIMIT} bytes", BODY_LIMIT)
+    if not raw:
+        return {}
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise BadRequest("the body is no JSON") from None
+    if not isinstance(found, dict):
+        raise BadRequest("the body: a JSON object was expected")
+    return found
+
+
+def _bad(field: str, expected: str) -> NoReturn:
+    raise Refusal(422, "bad_field", f"{field}: {expected} was expected")
+
+
+def _only(body: dict[str, Any], *known: str) -> None:
+    for field in body:
+        if field not in known:
+            raise Refusal(422, "unknown_field", f"{field[:100]}: unknown; known: {', '.join(known)}")
+
+
+def _reason(body: dict[str, Any]) -> str:
+    _only(body, "reason")
+    reason = body.get("reason", NO_REASON)
+    if not isinstance(reason, str) or not 0 < len(reason) <= 500 or not reason.isprintable():
+        _bad("reason", "a line of text of at most 500 characters")
+    if reason.startswith(DRAINED_BY_SCALING):
+        _bad("reason", f"a text that does not begin with {DRAINED_BY_SCALING!r}")
+    return reason
+
+
+def _joining(api: Api, body: dict[str, Any]) -> tuple[JoinedNode, list[str]]:
+    """Who joins, and the services of it that are not known here."""
+    _only(body, *_FIELDS)
+    node_id, machine, slots = body.get("id"), body.get("machine"), body.get("slots")
+    if not isinstance(node_id, str) or not _TOKEN.fullmatch(node_id):
+        _bad("id", "the node's id, 32 hex digits,")
+    if machine is not None and (not isinstance(machine, str) or not _TOKEN.fullmatch(machine)):
+        _bad("machine", "null, or a machine's token of 32 hex digits,")
+    if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
+        _bad("slots", "null, or a whole number above 0,")
+    services = body.get("services")
+    if not isinstance(services, list) or not services or not all(isinstance(one, str) for one in services):
+        _bad("services", "a list of names")
+    known = tuple(sorted({name for name in services if name in api.services}))
+    if not known:
+        here = ", ".join(sorted(api.services)) or "none"
+        named = ", ".join(str(name)[:100] for name in services[:10])
+        raise Refusal(422, "unknown_service", f"services: {named} are not known here; known: {here}")
+    node = JoinedNode(
+        node_id, _url(body.get("url")), known, slots, _labels(body.get("labels")), machine=machine
+    )
+    return node, sorted({name for name in services if name not in api.services})
+
+
+def _url(value: Any) -> str:
+    expected = "an URL such as http://10.0.0.5:9000"
+    if not isinstance(value, str) or len(value) > 1000 or any(c <= " " or c == "\x7f" for c in value):
+        _bad("url", expected)
+    try:
+        split = urlsplit(value)
+        port = split.port
+    except ValueError:
+        _bad("url", expected)
+    named = split.hostname and "@" not in split.netloc and port != 0
+    if split.scheme not in ("http", "https") or not named or split.query or split.fragment:
+        _bad("url", expected)
+    return value.rstrip("/")
+
+
+def _labels(value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or len(value) > MOST_LABELS:
+        _bad("labels", f"an object of at most {MOST_LABELS} labels")
+    for name, text in value.items():
+        if not _LABEL.fullmatch(name):
+            _bad("labels", f"instead of {name[:100]!r} a name of at most 63 letters, digits and . _ / -")
+        if not isinstance(text, str) or len(text) > 200 or not text.isprintable():
+            _bad(f"labels.{name}", "a text of at most 200 characters")
+    return dict(value)

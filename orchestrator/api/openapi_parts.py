@@ -1,0 +1,49 @@
+"""The pieces that the OpenAPI document is put together from."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+STATUS_BODY: Final = {"application/json": {"schema": {"$ref": "#/components/schemas/StatusBody"}}}
+PROBLEM: Final = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+ZIP: Final = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
+BYTES: Final = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
+def json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def answer(description: str, content: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"description": description, **({"content": content} if content else {})}
+
+
+def refused(**codes: str) -> dict[str, Any]:
+    return {code[1:]: answer(text, STATUS_BODY) for code, text in codes.items()}
+
+
+def problems(**codes: str) -> dict[str, Any]:
+    return {code[1:]: answer(text, PROBLEM) for code, text in codes.items()}
+
+
+def operation(
+    name: str, summary: str, tag: str, responses: dict[str, Any], *parameters: dict[str, Any], **more: Any
+) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": name,
+        "summary": summary,
+        "tags": [tag],
+        "responses": responses,
+    }
+    if parameters:
+        operation["parameters"] = list(parameters)
+    return operation | more
+
+
+def query(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+def listed(item: dict[str, Any]) -> dict[str, Any]:
+    properties = {"items": {"type": "array", "items": item}, "next": {"type": ["integer", "null"]}}
+    return {"type": "object", "properties": properties, "required": ["items", "next"]}
