@@ -35,7 +35,7 @@ class Settings:
     """The server's settings. Paths are absolute. `warnings` are lines for the operator that stop nothing.
 
     `upload_limit` is the whole request body in bytes. Uploads are refused while less than `keep_free_disk`
-    bytes would stay free. `join_url` is where nodes on other machines reach this server.
+    bytes would stay free. `join_url` is where nodes on other machines reach this server, "" if it is not told.
     """
 
     host: str = "127.0.0.1"
@@ -47,7 +47,7 @@ class Settings:
     keep_free_disk: int = 0
     node_lost_after: float = 60.0
     tick_seconds: float = 0.5
-    join_url: str | None = None
+    join_url: str = ""
     services: Mapping[str, ServiceLimits] = field(default_factory=lambda: MappingProxyType({}))
     scaling: Mapping[str, ScalingConfig] = field(default_factory=lambda: MappingProxyType({}))
     warnings: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ def build_providers(
     data: Path,
     owner: str,
     here: Callable[[], Awaitable[str]],
-    join_url: str | None,
+    join_url: str,
 ) -> Mapping[str, Provider]:
     """The provider of each service in `configs`. Services whose machines come from the same place share one:
     each provider tells the machines of all services.
@@ -44,7 +44,7 @@ def build_providers(
         if config.machines is None:
             provider = LocalProvider(data / MACHINES, slots=slots, join_url=here)
         else:
-            assert join_url is not None, "the settings refuse to do without"
+            assert join_url, "the settings refuse to do without"
             if isinstance(config.machines, Commands):
                 provider = CommandProvider(config.machines, slots=slots, join_url=join_url, owner=owner)
             else:

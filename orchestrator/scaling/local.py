@@ -46,21 +46,32 @@ _LOG: Final = "node.log"
 _DATA: Final = "node"
 
 
+def joining(join_url: str, service: str, token: str) -> Sequence[str]:
+    """The options of a node that make it join."""
+    return ["--join", join_url, "--join-services", service, "--machine", token]
+
+
 class LocalProvider:
     """Implements `Provider`. A machine's id is its token.
 
     `directory` is created when it is needed. `slots`: of a node, by service. `join_url` waits until
-    the orchestrator listens and tells where nodes join it.
+    the orchestrator listens and tells where nodes join it; `joining` makes options of it, service and token.
     """
 
     name = "local"
 
     def __init__(
-        self, directory: Path, *, slots: Mapping[str, int], join_url: Callable[[], Awaitable[str]]
+        self,
+        directory: Path,
+        *,
+        slots: Mapping[str, int],
+        join_url: Callable[[], Awaitable[str]],
+        joining: Callable[[str, str, str], Sequence[str]] = joining,
     ) -> None:
         self._directory = directory
         self._slots = slots
         self._join_url = join_url
+        self._joining = joining
         self._children: list[subprocess.Popen[bytes]] = []
         # One call at a time: none finds a machine that another one is half-way through making or removing.
         self._turn = trio.Lock()
@@ -125,7 +136,7 @@ class LocalProvider:
             "--grace",
             str(GRACE_SECONDS),
         ]
-        options += ["--join", join_url, "--join-services", service, "--machine", token]
+        options += self._joining(join_url, service, token)
         with (home / _LOG).open("ab") as output:
             process = start_held(options, output)
         self._children.append(process)
