@@ -35,7 +35,7 @@ class Settings:
     """The server's settings. Paths are absolute. `warnings` are lines for the operator that stop nothing.
 
     `upload_limit` is the whole request body in bytes. Uploads are refused while less than `keep_free_disk`
-    bytes would stay free. `join_url` is where nodes on other machines reach this server, "" if it is not told.
+    bytes would stay free. `join_url` is where nodes on other machines reach this server, "" if not told.
     """
 
     host: str = "127.0.0.1"

@@ -63,7 +63,7 @@ def test_every_limit_can_be_set(read: Any) -> None:
     values |= {"min_nodes": 1, "boot_backoff": 1}
     table = "\n".join(f"{name} = {value}" for name, value in values.items())
     settings = read(f"[services.a]\n[scaling.a]\n{table}\n")
-    assert settings.scaling["a"].limits == ScalingLimits("a", **values)  # type: ignore[arg-type]  # numbers all
+    assert settings.scaling["a"].limits == ScalingLimits("a", **values)
 
 
 def test_commands_are_read(read: Any) -> None:
