@@ -17,7 +17,7 @@ import trio
 from quart_trio import QuartTrio
 
 from orchestrator.feed import Feed
-from orchestrator.server import run_orchestrator
+from orchestrator.server import Address, run_orchestrator
 from orchestrator.settings import Settings, SettingsError, load
 
 log: Final = logging.getLogger("orchestrator")
@@ -51,7 +51,11 @@ class LifespanApp:
         feed = Feed()
         try:
             async with trio.open_nursery() as nursery:
-                self._app = await nursery.start(run_orchestrator, self._settings(), feed)
+                settings = self._settings()
+                here = Address()
+                # The host listens, and does not say where: what the settings say has to be true.
+                here.set(settings.join_url or f"http://127.0.0.1:{settings.port}")
+                self._app = await nursery.start(run_orchestrator, settings, feed, here)
                 started = True
                 await send({"type": "lifespan.startup.complete"})
                 await receive()  # shutdown

@@ -25,6 +25,17 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
         context.exit()
 
 
+def _autoscale(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    from orchestrator.scaling.config import autoscale_range
+
+    try:
+        return autoscale_range(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: expected {error}") from None
+
+
 @click.group(context_settings=_HELP)
 @click.option(
     "--version",
@@ -81,7 +92,13 @@ def server(config: Path | None, **flags: str | None) -> None:
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=5000, show_default=True, help="0: any free one."
 )
-@click.option("--nodes", type=click.IntRange(1, 64), default=1, show_default=True, help="How many nodes.")
+@click.option("--nodes", type=click.IntRange(0, 64), help="How many nodes. [1; 0 with --autoscale]")
+@click.option(
+    "--autoscale",
+    metavar="MIN:MAX",
+    callback=_autoscale,
+    help="Make and end further nodes with the load, as 0:4.",
+)
 @click.option("--slots", type=click.IntRange(min=1), help="Jobs at once on each node. [the machine's cores]")
 @click.option("--runs-per-user", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--max-runs", type=click.IntRange(min=1), default=10, show_default=True, help="Over all users.")
@@ -101,6 +118,8 @@ def up(**options: Any) -> None:
 
     from orchestrator.up import Plan, serve_all
 
+    if options["nodes"] is None:
+        options["nodes"] = 1 if options["autoscale"] is None else 0
     plan = Plan(**options)
 
     async def serve(shutdown: trio.Event) -> None:

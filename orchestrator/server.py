@@ -8,7 +8,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +17,14 @@ from typing import Final, cast
 import trio
 from quart_trio import QuartTrio
 
+from actors.autoscaler import AutoScaler
 from actors.cleaner import Cleaner
 from actors.getter import Getter
 from actors.kernel import Supervisor
-from actors.messages import Committed, PoolPicture, WhyWaiting
+from actors.messages import Committed, PoolPicture, ScalingStatus, WhyWaiting
 from actors.model import Job
 from actors.ports import NodeAddress, NodeView, Waiting
+from actors.scaling_port import Provider, ProviderError, ServiceScaling
 from actors.sender import Sender
 from actors.wire.serving import serve
 from orchestrator.api import Api, create_app
@@ -31,6 +33,9 @@ from orchestrator.ledger import SqliteLedger
 from orchestrator.node_client import NodeClient
 from orchestrator.queue_manager import QueueManager
 from orchestrator.registry import NodeRegistry
+from orchestrator.scaling.build import build_providers
+from orchestrator.scaling.local import LocalProvider
+from orchestrator.scaling.policy import decide
 from orchestrator.service_pool import ServicePool
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
@@ -70,9 +75,16 @@ async def serve_orchestrator(
     Raises StartError, StorageError, LedgerError, CannotListen when it cannot start; GaveUp when an actor
     keeps crashing.
     """
+    here = Address()
+
+    def bound(url: str) -> None:
+        here.set(url)
+        if on_bound is not None:
+            on_bound(url)
+
     async with trio.open_nursery() as nursery:
         feed = Feed()
-        app = await nursery.start(run_orchestrator, settings, feed)
+        app = await nursery.start(run_orchestrator, settings, feed, here)
 
         async def let_waiters_go() -> None:
             await shutdown.wait()
@@ -85,15 +97,37 @@ async def serve_orchestrator(
             port=settings.port,
             shutdown=shutdown,
             task_status=task_status,
-            on_bound=on_bound,
+            on_bound=bound,
         )
         nursery.cancel_scope.cancel()
 
 
+class Address:
+    """Where nodes of this machine reach the server, once it listens."""
+
+    def __init__(self) -> None:
+        self._url = ""
+        self._known = trio.Event()
+
+    def set(self, url: str) -> None:
+        """`url` may name all interfaces; the loopback one is among them."""
+        self._url = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+        self._known.set()
+
+    async def get(self) -> str:
+        await self._known.wait()
+        return self._url
+
+
 async def run_orchestrator(
-    settings: Settings, feed: Feed, *, task_status: trio.TaskStatus[QuartTrio] = trio.TASK_STATUS_IGNORED
+    settings: Settings,
+    feed: Feed,
+    here: Address,
+    *,
+    task_status: trio.TaskStatus[QuartTrio] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Everything but the listening: reports the app once all of it runs, and runs until cancelled."""
+    """Everything but the listening: reports the app once all of it runs, and runs until cancelled. Whoever
+    listens says where in `here`."""
     for warning in settings.warnings:
         log.warning("%s", warning)
     data, db = settings.data_path, settings.db_path
@@ -106,6 +140,13 @@ async def run_orchestrator(
         await storage.open()
         ledger = await SqliteLedger.open(str(settings.db_path), clock=clock)
         nodes = NodeClient(ledger.owner, storage, settings.data_path / "spool")
+        providers = build_providers(
+            settings.scaling,
+            data=settings.data_path,
+            owner=ledger.owner,
+            here=here.get,
+            join_url=settings.join_url,
+        )
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(ledger.run)
@@ -121,13 +162,26 @@ async def run_orchestrator(
                         storage=storage,
                         ledger=ledger,
                         nodes=nodes,
+                        providers=providers,
                     )
                     task_status.started(app)
                 nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(5):
+                if settings.end_machines:
+                    await _end_machines(providers)
                 await nodes.aclose()
                 await ledger.aclose()
+
+
+async def _end_machines(providers: Mapping[str, Provider]) -> None:
+    """Nodes that are processes of this machine end with an orchestrator that was told to end everything."""
+    for provider in set(providers.values()):
+        if isinstance(provider, LocalProvider):
+            try:
+                await provider.end_all()
+            except ProviderError as error:
+                log.error("nodes of this machine may be left: %s", error)
 
 
 async def _go_on_from(ledger: SqliteLedger, storage: Storage) -> None:
@@ -155,6 +209,7 @@ async def _start(
     storage: Storage,
     ledger: SqliteLedger,
     nodes: NodeClient,
+    providers: Mapping[str, Provider],
 ) -> QuartTrio:
     """The actors, kept alive in `nursery`, and the app on top of them."""
 
@@ -163,11 +218,14 @@ async def _start(
         news = Committed(tuple(rows))
         sender.tell(news)
         getter.tell(news)
+        if scaler is not None:
+            scaler.tell(news)
 
     telling = TellingLedger(ledger, committed)
     services = settings.services
     registry = await NodeRegistry.load(ledger, clock, watched(settings))
     getter: Getter
+    scaler: AutoScaler | None = None
 
     def pool_as_ordered() -> ServicePool:
         pool = ServicePool(services)
@@ -203,12 +261,28 @@ async def _start(
     for actor in (sender, getter, cleaner):
         await nursery.start(supervisor.keep, actor.name, actor.run)
     nursery.start_soon(registry.run)
+    if settings.scaling:
+        scaler = AutoScaler(
+            owner=sender,
+            ledger=ledger,
+            providers=providers,
+            limits=[config.limits for config in settings.scaling.values()],
+            decide=decide,
+            clock=clock,
+            chance=chance,
+        )
+        nursery.start_soon(supervisor.keep, scaler.name, scaler.run)
 
     async def why(job_ids: tuple[int, ...]) -> Sequence[Waiting | None]:
         return cast(Sequence[Waiting | None], await sender.ask(WhyWaiting(job_ids), deadline=ASK_DEADLINE))
 
     async def pool() -> Sequence[NodeView]:
         return cast(Sequence[NodeView], await sender.ask(PoolPicture(), deadline=ASK_DEADLINE))
+
+    async def scaling() -> Sequence[ServiceScaling]:
+        if scaler is None:
+            return ()
+        return cast(Sequence[ServiceScaling], await scaler.ask(ScalingStatus(), deadline=ASK_DEADLINE))
 
     return create_app(
         Api(
@@ -221,6 +295,7 @@ async def _start(
             why=why,
             pool=pool,
             registry=registry,
+            scaling=scaling,
             upload_limit=settings.upload_limit,
             version=version(),
         )

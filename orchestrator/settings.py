@@ -50,6 +50,7 @@ class Settings:
     join_url: str = ""
     services: Mapping[str, ServiceLimits] = field(default_factory=lambda: MappingProxyType({}))
     scaling: Mapping[str, ScalingConfig] = field(default_factory=lambda: MappingProxyType({}))
+    end_machines: bool = False
     warnings: tuple[str, ...] = ()
 
 

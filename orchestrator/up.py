@@ -1,7 +1,8 @@
 """`orchestrator up`: the server in this process, and nodes as processes of their own beside it.
 
 Whatever ends this process, the nodes end with it, and their jobs with them: asked to when it stops in order,
-by the kernel when it is killed.
+by the kernel when it is killed. Only nodes that were made with the load (`--autoscale`) outlive a kill, as
+machines do; the next `up` on the same data takes them over.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import trio
 
 from actors.ports import NodeAddress, ServiceLimits
 from orchestrator.node_process import GRACE_SECONDS, end_child, last_words, said_url, start_bound
+from orchestrator.scaling.config import for_up
 from orchestrator.server import locked, serve_orchestrator
 from orchestrator.settings import Settings
 
@@ -44,6 +46,7 @@ class Plan:
     runs_per_user: int
     max_runs: int
     data: Path
+    autoscale: tuple[int, int] | None = None
 
 
 async def serve_all(plan: Plan, *, shutdown: trio.Event, on_bound: Callable[[str], None]) -> None:
@@ -72,6 +75,8 @@ async def _serve_all(plan: Plan, data: Path, shutdown: trio.Event, on_bound: Cal
             db_path=data / "server" / "db.sqlite",
             data_path=data / "server" / "data",
             services={SERVICE: limits},
+            scaling={} if plan.autoscale is None else {SERVICE: for_up(SERVICE, *plan.autoscale, slots)},
+            end_machines=True,
         )
         await serve_orchestrator(settings, shutdown=shutdown, on_bound=on_bound)
         shutdown.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quart_trio import QuartTrio
 
-from orchestrator.api import contract, nodes, pages, v1
+from orchestrator.api import contract, nodes, pages, scaling, v1
 from orchestrator.api.problems import make_app
 from orchestrator.api.services import Api
 
@@ -17,5 +17,6 @@ def create_app(services: Api) -> QuartTrio:
     app.register_blueprint(contract.blueprint(services))
     app.register_blueprint(v1.blueprint(services))
     app.register_blueprint(nodes.blueprint(services))
+    app.register_blueprint(scaling.blueprint(services))
     app.register_blueprint(pages.blueprint(services.version))
     return app

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from orchestrator.api import openapi_nodes
+from orchestrator.api import openapi_nodes, openapi_scaling
 from orchestrator.api.openapi_parts import (
     BYTES,
     STATUS_BODY,
@@ -38,7 +38,7 @@ def document(version: str) -> dict[str, Any]:
             "The routes outside /v1 are the published contract of job-orchestrator 2.x.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "paths": {**_contract(), **_v1(), **openapi_nodes.paths(), **_pages()},
+        "paths": {**_contract(), **_v1(), **openapi_nodes.paths(), **openapi_scaling.paths(), **_pages()},
         "components": {"schemas": schemas()},
     }
 

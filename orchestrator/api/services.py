@@ -11,6 +11,7 @@ from actors.ledger_port import Ledger
 from actors.lifecycle import Status
 from actors.model import Attempt, Job, NodeRef
 from actors.ports import NodeView, ServiceLimits, Waiting
+from actors.scaling_port import DecisionRecord, ServiceScaling
 from orchestrator.feed import Feed
 from orchestrator.opened import Opened
 from orchestrator.own_watch import Introduced
@@ -53,13 +54,15 @@ class Archive(Protocol):
 
     async def check(self) -> Any: ...
 
+    async def decisions(self, service: str | None = None, limit: int = 100) -> Sequence[DecisionRecord]: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Api:
     """`ledger` tells of what it commits, so that waiting routes wake and actors are rung. `why` says of
-    queued jobs why they wait, and `pool` shows the nodes; both ask the Sender and raise
-    `actors.kernel.NoAnswer` when it does not answer in time. `upload_limit` is bytes of the whole body;
-    `kill_patience` seconds that terminate waits for the end."""
+    queued jobs why they wait, and `pool` shows the nodes; both ask the Sender, and `scaling` the AutoScaler;
+    they raise `actors.kernel.NoAnswer` when it does not answer in time. `upload_limit` is bytes of the whole
+    body; `kill_patience` seconds that terminate waits for the end."""
 
     ledger: Ledger
     archive: Archive
@@ -70,6 +73,7 @@ class Api:
     why: Callable[[tuple[int, ...]], Awaitable[Sequence[Waiting | None]]]
     pool: Callable[[], Awaitable[Sequence[NodeView]]]
     registry: NodeRegistry
+    scaling: Callable[[], Awaitable[Sequence[ServiceScaling]]]
     upload_limit: int = 400 << 20
     kill_patience: float = 5.0
     version: str = ""

@@ -17,6 +17,7 @@ from actors.ledger_port import Ledger
 from actors.messages import DrainNode, UndrainNode
 from actors.model import Attempt, Job, NodeRef
 from actors.ports import NodeView, ServiceLimits, Waiting
+from actors.scaling_port import ServiceScaling
 from actors.wire.serving import serve
 from orchestrator.api import Api, create_app
 from orchestrator.feed import Feed
@@ -165,6 +166,9 @@ async def api_server(
     async def why(job_ids: tuple[int, ...]) -> Sequence[Waiting | None]:
         return tuple(whys.get(job_id) for job_id in job_ids)
 
+    async def no_scaling() -> Sequence[ServiceScaling]:
+        return ()
+
     async def pool() -> Sequence[NodeView]:
         return tuple(views)
 
@@ -184,6 +188,7 @@ async def api_server(
             why=why,
             pool=pool,
             registry=registry,
+            scaling=no_scaling,
             upload_limit=upload_limit,
             kill_patience=kill_patience,
             version="1.2.3",
