@@ -140,6 +140,14 @@ async def _serve(
 
         async def listen(*, task_status: trio.TaskStatus[list[str]]) -> None:
             async with trio.open_nursery() as until_stopped:
+
+                def join(url: str) -> None:
+                    if settings.join is not None:
+                        # Late: who is not to join needs no HTTP client.
+                        from node.joining import stay_joined
+
+                        until_stopped.start_soon(stay_joined, settings, table.node_id, url, shutdown, chance)
+
                 until_stopped.start_soon(stop)
                 await serve(
                     create_app(services),
@@ -147,6 +155,7 @@ async def _serve(
                     port=settings.port,
                     shutdown=shutdown,
                     task_status=task_status,
+                    on_bound=join,
                 )
             nursery.cancel_scope.cancel()
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 DAY: Final = 86_400.0
 
@@ -29,7 +30,10 @@ class NodeSettings:
     to running payloads, `leave` or `kill`. `grace`: seconds between SIGTERM and SIGKILL. `max_age`: seconds
     that results without a key are kept; `keep_uncollected`: those with one. `upload_limit`: bytes of a body.
     `pass_env`: names and globs of the node's variables that scripts see, None: what the executor passes by
-    itself. `job_env`: variables that every script sees besides."""
+    itself. `job_env`: variables that every script sees besides.
+
+    `join`: the orchestrator that this node joins by itself, for `join_services`, saying its `labels`, the
+    token of its `machine`, and `advertise`, the URL at which it is reached from there."""
 
     port: int = 9000
     host: str = "127.0.0.1"
@@ -42,6 +46,11 @@ class NodeSettings:
     upload_limit: int = 1 << 30
     pass_env: tuple[str, ...] | None = None
     job_env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    join: str | None = None
+    join_services: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    machine: str | None = None
+    advertise: str | None = None
     keep_uncollected: float = 30 * DAY
     keep_tombstones: float = 30 * DAY
 
@@ -60,6 +69,7 @@ def load_settings(
     for setting in _SETTINGS.values():
         if setting.flag and (given := flags.get(setting.field)) is not None:
             found.put(setting, given, setting.flag)
+    found.check_joining()
     if found.mistakes:
         raise SettingsError(found.mistakes)
     return NodeSettings(**found.values)
@@ -78,6 +88,15 @@ class _Found:
         except ValueError:
             shown = repr(given) if len(repr(given)) <= 80 else repr(given)[:77] + "..."
             self.mistakes.append(f"{where}: {shown} was given, expected {setting.expected}")
+
+    def check_joining(self) -> None:
+        if "join" in self.values and not self.values.get("join_services"):
+            self.mistakes.append("--join: needs --join-services, the services that this node is for")
+        if "join" not in self.values:
+            for name in ("join_services", "labels", "machine", "advertise"):
+                if name in self.values:
+                    flag = _SETTINGS[name].flag
+                    self.mistakes.append(f"{flag}: needs --join, the URL of the orchestrator to join")
 
     def take_file(self, path: Path) -> None:
         try:
@@ -157,6 +176,46 @@ def _size(value: object) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
+def _url(value: object) -> str:
+    if not isinstance(value, str) or any(c <= " " or c == "\x7f" for c in value):
+        raise ValueError(value)
+    split = urlsplit(value)
+    named = split.hostname and "@" not in split.netloc and split.port != 0
+    if split.scheme not in ("http", "https") or not named or split.query or split.fragment:
+        raise ValueError(value)
+    return value.rstrip("/")
+
+
+def _names(value: object) -> tuple[str, ...]:
+    listed = re.split(r"[,\s]+", value) if isinstance(value, str) else value
+    if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
+        raise ValueError(value)
+    names = tuple(dict.fromkeys(each for each in listed if each))
+    if not names or not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name, re.ASCII) for name in names):
+        raise ValueError(value)
+    return names
+
+
+def _labels(value: object) -> Mapping[str, str]:
+    """`gpu=a100,ssd`: a label without a value is there, and that is all."""
+    if isinstance(value, str):
+        value = {name: text for name, _, text in (each.partition("=") for each in value.split(","))}
+    if not isinstance(value, dict):
+        raise ValueError(value)
+    for name, text in value.items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}", name, re.ASCII):
+            raise ValueError(value)
+        if not isinstance(text, str) or len(text) > 200 or not text.isprintable():
+            raise ValueError(value)
+    return MappingProxyType(dict(value))
+
+
+def _token(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{32}", value, re.ASCII):
+        raise ValueError(value)
+    return value
+
+
 def _patterns(value: object) -> tuple[str, ...]:
     listed = re.split(r"[,\s]+", value) if isinstance(value, str) else value
     if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
@@ -223,6 +282,13 @@ _SETTINGS: Final = {
             None,
             _variables,
             'a table of NAME = "value", no name beginning with ORCHESTRATOR_',
+        ),
+        _Setting("join", "--join", None, _url, "the URL of an orchestrator, as http://10.0.0.1:5000"),
+        _Setting("join_services", "--join-services", None, _names, "names of services, a comma between"),
+        _Setting("labels", "--labels", None, _labels, "labels, as gpu=a100,ssd"),
+        _Setting("machine", "--machine", None, _token, "the token of a machine, 32 hex digits"),
+        _Setting(
+            "advertise", "--advertise", None, _url, "the URL at which this node is reached, as http://h:9000"
         ),
     )
 }

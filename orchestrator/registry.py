@@ -26,9 +26,6 @@ from orchestrator.ledger_nodes import JoinedNode
 
 log: Final = logging.getLogger("orchestrator.nodes")
 
-STOPPING: Final = "the node is stopping"
-"""The reason of the drain that a node orders for itself. It is over when the node leaves or joins again."""
-
 SWEEP_EVERY: Final = 60.0
 FORGOTTEN_AFTER: Final = 3600.0
 """Seconds after which a node of which nothing was heard, and of which nothing is wanted, is forgotten. One
@@ -133,7 +130,7 @@ class NodeRegistry:
         """A node says again who it is. Whether that is known already, and nothing has to be done."""
         known = self._nodes.get(node.node_id)
         same = known is not None and replace(node, last_seen=known.last_seen) == known
-        if not same or self._drains.get(node.node_id) == STOPPING:
+        if not same:
             return False
         self._posted[node.node_id] = trio.current_time()
         return True
@@ -151,8 +148,6 @@ class NodeRegistry:
                 await self._remove(one.node_id)
             stored = replace(node, last_seen=self._clock.now())
             await self._ledger.upsert_node(stored)
-            if self._drains.get(node.node_id) == STOPPING:
-                await self._order(node.node_id, None)
             new = node.node_id not in self._nodes
             self._nodes[node.node_id] = stored
             self._posted[node.node_id] = trio.current_time()
@@ -174,9 +169,8 @@ class NodeRegistry:
 
     async def _remove(self, node_id: str) -> None:
         await self._ledger.remove_node(node_id)
-        reason = self._drains.get(node_id, "")
         # What an operator ordered outlasts a restart of the node.
-        if reason == STOPPING or reason.startswith(DRAINED_BY_SCALING):
+        if self._drains.get(node_id, "").startswith(DRAINED_BY_SCALING):
             await self._order(node_id, None)
         del self._nodes[node_id]
         self._posted.pop(node_id, None)

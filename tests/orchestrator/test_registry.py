@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from fakes.api_server import Owner
 from fakes.ledgers import SetClock, new_job, open_ledger
 
@@ -17,7 +18,7 @@ from actors.messages import DrainNode, UndrainNode
 from actors.model import Attempt, AttemptState, NodeRef
 from actors.ports import NodeAddress, NodeState, NodeView
 from orchestrator.ledger import JoinedNode, SqliteLedger
-from orchestrator.registry import FORGOTTEN_AFTER, STOPPING, NodeRegistry
+from orchestrator.registry import FORGOTTEN_AFTER, NodeRegistry
 
 ID, OTHER = "a" * 32, "b" * 32
 NODE = JoinedNode(ID, "http://a:1", ("example",), 2)
@@ -70,17 +71,17 @@ async def test_a_node_of_the_settings_that_joins_too_is_followed_once(ledger: Sq
     assert [one.node_id for one in registry.members()] == [ID]
 
 
-async def test_the_drain_of_a_stopping_node_ends_with_it_an_operator_s_does_not(ledger: SqliteLedger) -> None:
+async def test_the_drain_by_scaling_ends_with_the_node_an_operator_s_does_not(ledger: SqliteLedger) -> None:
     registry = await load(ledger, view(), view(OTHER))
-    await registry.join(NODE)
-    await registry.join(JoinedNode(OTHER, "http://b:1", ("example",)))
-    await registry.drain(ID, STOPPING)
+    other = JoinedNode(OTHER, "http://b:1", ("example",))
+    for node in (NODE, other):
+        await registry.join(node)
+    await registry.drain(ID, "scaling: idle for 300 s")
     await registry.drain(OTHER, "new disk")
-    assert not registry.heard(NODE), "it is back, and has to join"
-    await registry.leave(OTHER)
-    await registry.join(NODE)
+    for node in (NODE, other):
+        await registry.leave(node.node_id)
+        await registry.join(node)
     assert await ledger.drains() == {OTHER: "new disk"}
-    await registry.join(JoinedNode(OTHER, "http://b:1", ("example",)))
     assert [one.draining for one in registry.members()] == [None, "new disk"]
 
 
@@ -112,15 +113,14 @@ async def test_without_an_owner_of_the_pool_an_order_is_refused(ledger: SqliteLe
 
 
 async def test_a_silent_node_of_which_nothing_is_wanted_is_forgotten(
-    ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
+    mock_clock: trio.testing.MockClock, ledger: SqliteLedger
 ) -> None:
     registry = await load(ledger, view())
     await registry.join(NODE)
     await registry.sweep()
     assert registry.members()
-    later = trio.current_time() + FORGOTTEN_AFTER + 1
-    monkeypatch.setattr("orchestrator.registry.trio.current_time", lambda: later)
-    registry.serve(Owner([view(heard_at=later)]))
+    mock_clock.jump(FORGOTTEN_AFTER + 1)
+    registry.serve(Owner([view(heard_at=trio.current_time())]))
     await registry.sweep()
     assert registry.members(), "it was heard just now"
     registry.serve(Owner([view()]))

@@ -1,0 +1,90 @@
+"""Nodes that join by themselves, real processes: they share the work, drain, leave, are lost, come back."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+from fakes.portals import Portal, portal
+from fakes.processes import Place, Started
+
+CONFIG = "node_lost_after = 2\n[services.example]\nruns_per_user = 8\n"
+
+
+def joining(here: Place, name: str, server: Started, *flags: str) -> Started:
+    return here.node(name, "--slots", "1", "--join", server.url, "--join-services", "example", *flags)
+
+
+def gate(here: Place, name: str) -> Path:
+    path = here.directory / name
+    here.run("mkfifo", str(path))
+    return path
+
+
+async def nodes(user: Portal) -> dict[str, dict[str, Any]]:
+    return {node["url"]: node for node in (await user.json("/v1/nodes"))["items"]}
+
+
+async def running_on(user: Portal, here: Place, *found: Started) -> dict[str, tuple[int, Path]]:
+    """A job that waits at its gate on each of these nodes, by the node's URL."""
+    gates = [gate(here, f"gate-{number}") for number in range(len(found))]
+    # A second attempt is not held up: the first may still stand at the gate.
+    script = "if [ $ORCHESTRATOR_ATTEMPT = 1 ]; then cat {} > result.txt; fi"
+    jobs = [await user.upload(script.format(path)) for path in gates]
+    rows = [await user.until(job, "Running") for job in jobs]
+    urls = {node["id"]: url for url, node in (await nodes(user)).items()}
+    placed = {urls[row["node"]]: (row["id"], path) for row, path in zip(rows, gates, strict=True)}
+    assert set(placed) == {node.url for node in found}
+    return placed
+
+
+def open_gate(here: Place, path: Path) -> None:
+    here.run("sh", "-c", f"echo through > {path}")
+
+
+async def test_nodes_join_drain_are_lost_and_are_found_after_a_restart(here: Place) -> None:
+    static = here.node("static", "--slots", "1")
+    server = here.server(nodes=[static.url], config=CONFIG)
+    first = joining(here, "first", server, "--labels", "gpu=a100")
+    second = joining(here, "second", server)
+    async with portal(server.url) as user:
+        placed = await running_on(user, here, static, first, second)
+        seen = await nodes(user)
+        assert {seen[one.url]["source"] for one in (first, second)} == {"joined"}
+        assert (seen[static.url]["source"], seen[first.url]["labels"]) == ("static", {"gpu": "a100"})
+
+        # What drains ends what it has, and gets nothing.
+        name = seen[first.url]["id"]
+        answer = await user.http.post(f"/v1/nodes/{name}/drain", json={"reason": "new kernel"})
+        assert (answer.status_code, answer.json()["status"]) == (200, "draining")
+        for url in (first.url, static.url):
+            open_gate(here, placed[url][1])
+            end = await user.ended(placed[url][0])
+            assert (end["status"], end["attempts_used"]) == ("Completed", 1)
+        later = [await user.ended(await user.upload("true")) for _ in range(2)]
+        assert {end["node"] for end in later} == {seen[static.url]["id"]}
+
+    # The server dies and comes back: who joined is known, and so is what drains.
+    await server.end(signal.SIGKILL)
+    server = here.server(nodes=[static.url], config=CONFIG, port=server.port)
+    async with portal(server.url) as user:
+        end = await user.ended(await user.upload("true"))
+        assert end["node"] == seen[static.url]["id"]
+        again = (await nodes(user))[first.url]
+        assert (again["draining"], again["source"]) == ("new kernel", "joined")
+
+        # A node that is killed is lost, and its job goes elsewhere.
+        assert (await user.http.post(f"/v1/nodes/{name}/undrain")).status_code == 200
+        stuck, _ = placed[second.url]
+        second.send(signal.SIGKILL)
+        await second.ended()
+        end = await user.ended(stuck)
+        assert (end["status"], end["attempts_used"]) == ("Completed", 2)
+        assert end["node"] != seen[second.url]["id"]
+
+        # One that ends in order has left.
+        assert await first.end(signal.SIGTERM) == 0
+        assert first.url not in await nodes(user)
+        delete = await user.http.delete(f"/v1/nodes/{seen[static.url]['id']}")
+        assert (delete.status_code, delete.json()["code"]) == (409, "static_node")
