@@ -63,7 +63,7 @@ def blueprint(api: Api) -> Blueprint:
     async def leave(node_id: str) -> Response:
         query()
         if await api.registry.leave(node_id):
-            return Response(status=204)
+            return Response(b"", status=204)
         view = await _find(api, node_id)
         if view.services:
             raise Refusal(
