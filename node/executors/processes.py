@@ -8,10 +8,16 @@ from __future__ import annotations
 import os
 
 
+_boot_id: list[str] = []
+
+
 def boot_id() -> str:
     """This boot of this machine; pids and start times mean nothing in another one."""
-    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-        return file.read().strip().decode()
+    if not _boot_id:
+        # Asked once: no process outlives its boot, and this is asked for at each step of each payload.
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            _boot_id.append(file.read().strip().decode())
+    return _boot_id[0]
 
 
 def _stat(pid: int | str) -> list[str] | None:
