@@ -263,7 +263,7 @@ async def _start(
     nursery.start_soon(registry.run)
     if settings.scaling:
         scaler = AutoScaler(
-            owner=sender,
+            owner=registry,  # whose orders outlast a restart
             ledger=ledger,
             providers=providers,
             limits=[config.limits for config in settings.scaling.values()],
