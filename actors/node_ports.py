@@ -65,7 +65,8 @@ class Payloads(Protocol):
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """How a run ended, as the kernel tells it. `refused` is set when nothing could be started (the reason);
-    `supervision_killed` when its shepherd died and all of it was killed; `lost` when the machine's own end
+    `supervision_killed` when its shepherd died and all of it was killed; `asked` when this node, or
+    an earlier process of it, had asked for its end; `lost` when the machine's own end
     took it."""
 
     exit_code: int | None = None
@@ -79,6 +80,7 @@ class RunResult:
     invalid: str = ""
     note: str = ""
     supervision_killed: bool = False
+    asked: bool = False
     lost: bool = False
 
 

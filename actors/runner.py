@@ -242,9 +242,7 @@ class Runner(Actor):
                 nursery.start_soon(running.stop, self._grace)
 
     async def _ended(self, payload: Payload, watch: _Watch, result: RunResult) -> None:
-        cause = watch.cause
-        if result.refused and watch.cancelled:
-            cause = Cause.CANCELLED
+        cause = watch.cause or _earlier_cause(payload, watch, result)
         end, lost = verdict(result, cause, payload.max_runtime)
         if end.ended_at is None:
             end = replace(end, ended_at=self._clock.now())
@@ -278,6 +276,17 @@ class Runner(Actor):
 
     def _backoff(self) -> Backoff:
         return Backoff(self._chance, first=0.2, most=5.0)
+
+
+def _earlier_cause(payload: Payload, watch: _Watch, result: RunResult) -> Cause | None:
+    """Why an earlier process of the node had stopped it, when that process did not live to record it."""
+    if watch.cancelled and (result.asked or result.refused or result.supervision_killed):
+        return Cause.CANCELLED
+    if not result.asked:
+        return None
+    if 0 < payload.max_runtime <= (result.wall_seconds or 0.0):
+        return Cause.TIMED_OUT
+    return Cause.NODE_STOPPED
 
 
 def verdict(result: RunResult, cause: Cause | None, max_runtime: float) -> tuple[End, bool]:

@@ -153,6 +153,7 @@ def _result(end: RunEnd, note: str) -> RunResult:
         cpu_seconds=end.cpu_seconds,
         peak_bytes=end.peak_bytes,
         supervision_killed=end.supervision_killed,
+        asked=end.asked,
         lost=end.lost,
         note=note,
     )

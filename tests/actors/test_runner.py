@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -125,6 +126,25 @@ async def test_what_ended_meanwhile_is_recorded_as_it_ended(autojump_clock: Mock
     async with world.going():
         pass
     assert world.told() == (Status.FAILED, "killed by signal 9")
+
+
+@pytest.mark.parametrize(
+    ("cancelled", "max_runtime", "told"),
+    [
+        (True, 0.0, (Status.KILLED, "terminated")),
+        (False, 5.0, (Status.FAILED, "timed out after 5 s")),
+        (False, 0.0, (Status.FAILED, "the node was stopped")),
+    ],
+)
+async def test_what_an_earlier_process_had_asked_to_end_says_why(
+    autojump_clock: MockClock, cancelled: bool, max_runtime: float, told: tuple[Status, str]
+) -> None:
+    world = World()
+    world.runs.at_adopt = lambda _payload: RunResult(signal=9, wall_seconds=5.2, asked=True)
+    world.table.put(replace(payload(status=Status.RUNNING, max_runtime=max_runtime), cancelled=cancelled))
+    async with world.going():
+        pass
+    assert world.told() == told
 
 
 async def test_a_run_over_its_time_is_stopped_and_says_so(autojump_clock: MockClock) -> None:

@@ -83,8 +83,8 @@ def test_every_setting_of_a_service_is_documented_and_no_other() -> None:
 
 def test_every_setting_of_the_node_is_documented_and_no_other() -> None:
     settings = node_settings._SETTINGS
-    expected = {setting.flag for setting in settings}
-    expected |= {setting.variable for setting in settings if setting.variable is not None}
+    expected = {setting.flag for setting in settings.values() if setting.flag}
+    expected |= {setting.variable for setting in settings.values() if setting.variable is not None}
     expected |= flags(cli.main.commands["node"])
     found = documented("The node")
     scripts = {name for name in found if name.startswith("ORCHESTRATOR_")}

@@ -347,7 +347,7 @@ async def test_the_document_has_every_route_and_no_other(server: Server) -> None
     assert document["info"]["version"] == "1.2.3"
     told = {(path, method.upper()) for path, operations in document["paths"].items() for method in operations}
     unused: Any = None
-    app = create_app(Api(unused, unused, unused, unused, unused, {}, unused, unused, unused))
+    app = create_app(Api(unused, unused, unused, unused, unused, {}, unused, unused, unused, unused))
     routes = {
         (re.sub("<(number|path:node_id)>", "{id}", str(rule)).replace("<name>", "{name}"), method)
         for rule in app.url_map.iter_rules()
