@@ -1,0 +1,40 @@
+"""Waiting for what other processes do to files, by the kernel's word."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import trio
+
+PATIENCE: Final = 60.0
+
+_MODIFY, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x2, 0x40, 0x80, 0x100, 0x200
+_ANY: Final = _MODIFY | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+async def until(found: Callable[[], bool], below: Path, within: float = PATIENCE) -> None:
+    """Return once `found` says so; it is asked again whenever something changes below a directory."""
+    descriptor = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    assert descriptor >= 0, os.strerror(ctypes.get_errno())
+    try:
+        with trio.fail_after(within):
+            while True:
+                # Watched before it is looked at: what happens between the two is an event that waits.
+                for directory, _, _ in os.walk(below):
+                    _libc.inotify_add_watch(descriptor, os.fsencode(directory), ctypes.c_uint32(_ANY))
+                if found():
+                    return
+                await trio.lowlevel.wait_readable(descriptor)
+                os.read(descriptor, 1 << 16)
+    finally:
+        os.close(descriptor)
+
+
+def all_files(top: Path) -> list[Path]:
+    """What there is below a directory, but for directories; it may change meanwhile."""
+    return [Path(where) / name for where, _, names in os.walk(top) for name in names]

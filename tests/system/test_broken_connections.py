@@ -1,0 +1,52 @@
+"""Connections between orchestrator and node that break in the middle of a request: nothing is lost, and
+nothing is done twice."""
+
+from __future__ import annotations
+
+import collections
+import random
+
+from fakes.portals import portal
+from fakes.processes import Place
+from fakes.wires import Fault, Rule, wire
+
+JOBS = 60
+
+
+async def test_a_tenth_of_all_requests_break_off_and_each_job_runs_once(here: Place) -> None:
+    marks = here.directory / "marks"
+    node = here.node("node", "--slots", "8")
+    chance = random.Random(6)
+    broken: collections.Counter[tuple[str, Fault]] = collections.Counter()
+    kinds = tuple(Fault)
+
+    def rule(line: str) -> Rule:
+        if not line.startswith("POST ") or chance.random() >= 0.1:
+            return None
+        # In turn, so that each route meets every kind as early as can be.
+        fault = kinds[sum(times for (met, _), times in broken.items() if met == line) % len(kinds)]
+        broken[line, fault] += 1
+        return fault
+
+    async with wire(node.url, rule) as faulty:
+        quotas = {"SERVICE_EXAMPLE_RUNS_PER_USER": "8", "SERVICE_EXAMPLE_MAX_RUNS": "8"}
+        server = here.server(nodes=[faulty.url], **quotas)
+        async with portal(server.url) as user:
+            script = f"echo $ORCHESTRATOR_JOB_ID >> {marks}; echo $ORCHESTRATOR_JOB_ID > result.txt"
+            # In bursts of three: so there are many requests, and connections that were idle.
+            jobs: list[int] = []
+            while len(jobs) < JOBS:
+                burst = [await user.upload(script, user=number) for number in range(3)]
+                await user.ended(burst[0])
+                jobs += burst
+            # What met only some kinds so far meets the rest.
+            while len([line for line, _ in broken if line == "POST /v1/attempts"]) < len(kinds):
+                jobs.append(await user.upload(script))
+                await user.ended(jobs[-1])
+            ends = [await user.ended(job) for job in jobs]
+            assert {(end["status"], end["attempt"], end["attempts_used"]) for end in ends} == {
+                ("Completed", 1, 1)
+            }
+            for job in jobs:
+                assert (await user.contents(job))["result.txt"] == f"{job}\n".encode()
+    assert collections.Counter(marks.read_text().split()) == collections.Counter(map(str, jobs))
