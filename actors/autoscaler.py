@@ -11,23 +11,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import trio
 
-from actors.demand import Peak, RunTimes
 from actors.fleet import Fleet
-from actors.kernel import Actor, ActorError, Backoff
+from actors.kernel import Actor, ActorError
 from actors.ledger_port import LedgerError
 from actors.machine_book import LIVE, Held, MachineBook
 from actors.messages import Committed, DrainNode, ScalingPicture, ScalingStatus, ScalingView, UndrainNode
 from actors.ports import Chance, Clock
+from actors.scaled_service import ScaledService
 from actors.scaling_port import (
     Action,
     Create,
     Drain,
-    MachineFact,
     MachineLedger,
     MachineState,
     NodeFact,
@@ -48,22 +46,6 @@ class PoolOwner(Protocol):
     """Who owns queue and pool: the Sender."""
 
     async def ask(self, message: object, *, deadline: float) -> Any: ...
-
-
-@dataclass(slots=True)
-class _Service:
-    """What is remembered of one service. `failed`: boots that failed in a row. `blind`: why it cannot be
-    seen now."""
-
-    limits: ScalingLimits
-    peak: Peak
-    patience: Backoff
-    times: RunTimes = field(default_factory=RunTimes)
-    view: ScalingView = field(default_factory=lambda: ScalingView(0, 0.0, 0))
-    grown_at: float | None = None
-    failed: int = 0
-    hold_until: float = 0.0
-    blind: str = ""
 
 
 class AutoScaler(Actor):
@@ -109,7 +91,7 @@ class AutoScaler(Actor):
         self._waking = False
         self._ledger_trouble = ""
         self._read = False
-        self._services = {name: self._service(limits) for name, limits in self._limits.items()}
+        self._services = {name: ScaledService(limits, self._chance) for name, limits in self._limits.items()}
         self._book = MachineBook(self._ledger, self._clock, self._chance)
         self._fleets: dict[str, Fleet] = {}
         for name, provider in self._providers.items():
@@ -121,7 +103,7 @@ class AutoScaler(Actor):
                     self._book,
                     chance=self._chance,
                     may_end=self._may_end,
-                    boot_failed=self._boots_failed,
+                    boot_failed=lambda service, count: self._services[service].boots_failed(count),
                     changed=self.ring,
                     **self._fleet_settings,
                 )
@@ -180,12 +162,10 @@ class AutoScaler(Actor):
         (fleet,) = fleets
         fleet.services.append(name)
         self._fleets[name] = fleet
-        self._services[name] = self._service(ScalingLimits(name, max_nodes=0, idle_timeout=60.0))
+        self._services[name] = ScaledService(
+            ScalingLimits(name, max_nodes=0, idle_timeout=60.0), self._chance
+        )
         return True
-
-    def _service(self, limits: ScalingLimits) -> _Service:
-        patience = Backoff(self._chance, first=limits.boot_backoff, most=limits.boot_backoff_most)
-        return _Service(limits, Peak(limits.idle_timeout, trio.current_time()), patience)
 
     # ------------------------------------------------------------------ mail
 
@@ -205,10 +185,10 @@ class AutoScaler(Actor):
             case _:
                 return super().answer(message)
 
-    def _status(self, name: str, service: _Service) -> ServiceScaling:
+    def _status(self, name: str, service: ScaledService) -> ServiceScaling:
         held = self._book.of((name,))
         fleet = self._fleets[name]
-        trouble = [service.blind, self._ledger_trouble, fleet.trouble, self._boot_trouble(service)]
+        trouble = [service.blind, self._ledger_trouble, fleet.trouble, service.boot_trouble]
         return ServiceScaling(
             service=name,
             provider=fleet.provider.name,
@@ -220,16 +200,6 @@ class AutoScaler(Actor):
             trouble="; ".join(one for one in trouble if one),
             machines=tuple(one.record for one in held),
         )
-
-    def _boot_trouble(self, service: _Service) -> str:
-        if not service.failed:
-            return ""
-        wait = max(0.0, service.hold_until - trio.current_time())
-        again = f"the next is tried in {wait:.0f} s" if wait else "the next may be tried now"
-        gave_up = (
-            ", scaling has given up for now" if service.failed >= service.limits.max_failed_boots else ""
-        )
-        return f"{service.failed} boots in a row have failed{gave_up}; {again}"
 
     def _wake_later(self, at: float) -> None:
         if not self._waking:
@@ -247,17 +217,16 @@ class AutoScaler(Actor):
         view: ScalingView = await self._owner.ask(ScalingPicture(name), deadline=self._ask_deadline)
         return view
 
-    async def _see(self, name: str, service: _Service) -> bool:
+    async def _see(self, name: str, service: ScaledService) -> bool:
         """Take in how the service stands. False if the Sender cannot say: then nothing is decided."""
         try:
-            service.view = view = await self._picture(name)
+            view = await self._picture(name)
         except ActorError as error:
             service.blind = f"the pool cannot be seen: {error}"
             return False
         service.blind = ""
         now = trio.current_time()
-        turns = service.limits.turns(service.times.mean)
-        service.peak.take(now, view.running + -int(-view.runnable // (1 + turns)))
+        service.saw(view)
         by_token = {node.machine: node for node in view.nodes if node.machine is not None}
         for held in self._book.of((name,)):
             node = by_token.pop(held.token, None)
@@ -269,7 +238,7 @@ class AutoScaler(Actor):
                 await self._book.move(held, BEFORE_NODE, MachineState.JOINED, node_id=node.node_id)
             if held.in_touch and not held.came:
                 held.came = True
-                self._boot_went_well(service)
+                service.boot_went_well()
         for token, node in by_token.items():
             unknown = token is not None and self._book.get(token) is None
             if token is not None and unknown and not node.lost and not self._book.was_ended(token):
@@ -279,57 +248,11 @@ class AutoScaler(Actor):
                 )
         return True
 
-    def _boot_went_well(self, service: _Service) -> None:
-        service.failed, service.hold_until = 0, 0.0
-        service.patience.reset()
-
-    def _boots_failed(self, name: str, count: int) -> None:
-        """Those that fail together are one reason to wait, not many."""
-        service = self._services[name]
-        service.failed += count
-        delay = service.patience.next()
-        service.hold_until = trio.current_time() + delay
-        log.error("%d boots for %s have failed in a row, again in %.0f s", service.failed, name, delay)
-
-    def _snapshot(self, name: str, service: _Service) -> Snapshot:
-        """A machine that is ending has no node any more, as far as decisions go."""
-        now, held = trio.current_time(), self._book.of((name,))
-        nodes = tuple(
-            fact for node in service.view.nodes if (fact := self._as_decided_on(name, node)) is not None
-        )
-        with_node = {node.machine for node in nodes}
-        machines = tuple(
-            MachineFact(one.token, one.state, one.alone_since) for one in held if one.token not in with_node
-        )
-        return Snapshot(
-            now=now,
-            limits=service.limits,
-            runnable=service.view.runnable,
-            oldest_wait=service.view.oldest_wait,
-            running=service.view.running,
-            run_seconds=service.times.mean,
-            nodes=nodes,
-            machines=machines,
-            grown_at=service.grown_at,
-            failed_boots=service.failed,
-            hold_boots_until=service.hold_until,
-            peak_demand=service.peak.most(now),
-        )
-
-    def _as_decided_on(self, name: str, node: NodeFact) -> NodeFact | None:
-        if node.machine is None:
-            return node
-        held = self._book.get(node.machine)
-        if held is None or held.state is MachineState.ENDING:
-            return None
-        # A machine that was made for another service serves this one as a static node does.
-        return node if held.record.service == name else replace(node, machine=None)
-
     # ------------------------------------------------------------------ acting
 
-    async def _scale(self, name: str, service: _Service) -> None:
+    async def _scale(self, name: str, service: ScaledService) -> None:
         failed = 0
-        for action in self._decide(self._snapshot(name, service)):
+        for action in self._decide(service.snapshot(self._book)):
             match action:
                 case Create(count=count, reason=reason):
                     await self._create(name, service, count, reason)
@@ -340,10 +263,10 @@ class AutoScaler(Actor):
                 case Terminate(token=token, reason=reason):
                     failed += await self._terminate(name, token, reason)
         if failed:
-            self._boots_failed(name, failed)
-            await self._book.note(name, "hold", f"{failed} boots", self._boot_trouble(service))
+            service.boots_failed(failed)
+            await self._book.note(name, "hold", f"{failed} boots", service.boot_trouble)
 
-    async def _create(self, name: str, service: _Service, count: int, reason: str) -> None:
+    async def _create(self, name: str, service: ScaledService, count: int, reason: str) -> None:
         await self._book.note(name, "create", f"{count} nodes" if count > 1 else "1 node", reason)
         service.grown_at = trio.current_time()
         try:

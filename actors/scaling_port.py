@@ -21,25 +21,33 @@ SHORTEST_RUN: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class ScalingLimits:
-    """How one service scales. `min_nodes` and `max_nodes` count the machines that scaling makes; static nodes
-    and nodes that joined by themselves come on top. `target_wait`: how long a job may wait before more is
-    asked for. `idle_timeout`: how long a node must have been idle, or that much of the pool not needed,
-    before it may go. `cooldown`: the least time between the last growth and a shrinking. `boot_timeout`: a
-    machine whose node has not joined by then is a failed boot. After `max_failed_boots` in a row no more are
-    tried for a growing while, then one at a time: never given up for ever."""
+    """How one service scales; how the defaults were chosen is in docs/scaling.md.
+
+    `min_nodes` and `max_nodes` count the machines that scaling makes; static nodes and nodes that joined by
+    themselves come on top. `target_wait`: how long a job may wait before more is asked for. `idle_timeout`:
+    how long a node must have been idle, or that much of the pool not needed, before it may go. `cooldown`:
+    the least time between the last growth and a shrinking. `boot_timeout`: a machine whose node has not
+    joined by then is a failed boot. `max_booting`: machines that boot at once, 0: as `boots_at_once` says.
+    After `max_failed_boots` in a row no more are tried for a growing while, then one at a time: never given
+    up for ever."""
 
     service: str
     min_nodes: int = 0
     max_nodes: int = 4
     slots_per_node: int = 1
-    target_wait: float = 5.0
-    idle_timeout: float = 300.0
+    target_wait: float = 15.0
+    idle_timeout: float = 180.0
     cooldown: float = 60.0
     boot_timeout: float = 300.0
-    max_booting: int = 4
+    max_booting: int = 0
     max_failed_boots: int = 3
     boot_backoff: float = 30.0
     boot_backoff_most: float = 1800.0
+
+    @property
+    def boots_at_once(self) -> int:
+        """How many machines may boot at the same time."""
+        return self.max_booting or max(4, self.max_nodes // 4)
 
     def turns(self, run_seconds: float | None) -> float:
         """How many further jobs a slot begins within `target_wait`, after the one that it begins at once."""

@@ -20,7 +20,12 @@ from orchestrator.scaling.ec2 import OWNER_TAG, SERVICE_TAG, TOKEN_TAG, Ec2Setti
 LOCAL: Final = "local"
 PROVIDERS: Final = (LOCAL, "command", "ec2")
 
-LOCAL_DEFAULTS: Final[Mapping[str, Any]] = {"idle_timeout": 30.0, "cooldown": 10.0, "boot_timeout": 60.0}
+LOCAL_DEFAULTS: Final[Mapping[str, Any]] = {
+    "target_wait": 5.0,
+    "idle_timeout": 30.0,
+    "cooldown": 10.0,
+    "boot_timeout": 60.0,
+}
 """For nodes that are processes of this machine: they start in a second and cost nothing to start again."""
 
 
@@ -127,7 +132,7 @@ LIMITS: Final[Mapping[str, Any]] = {
     "idle_timeout": _SECONDS,
     "cooldown": _SECONDS,
     "boot_timeout": _SOME_SECONDS,
-    "max_booting": kind.whole(1, 10_000, "a whole number of nodes from 1 to 10000"),
+    "max_booting": _NODES,
     "max_failed_boots": kind.whole(1, 1_000, "a whole number from 1 to 1000"),
     "boot_backoff": _SOME_SECONDS,
     "boot_backoff_most": _SOME_SECONDS,

@@ -170,7 +170,7 @@ class _Decision:
         if missing > wanted:
             wanted, reason = missing, f"to have {limits.min_nodes} nodes at least"
         held_back = self._s.failed_boots >= limits.max_failed_boots
-        at_once = min(1, limits.max_booting) if held_back else limits.max_booting
+        at_once = 1 if held_back else limits.boots_at_once
         count = min(wanted, limits.max_nodes - has.made, at_once - has.booting)
         if count <= 0 or self._s.now < self._s.hold_boots_until:
             return []
