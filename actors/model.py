@@ -120,7 +120,7 @@ class NodeRef:
 class Heartbeat:
     """What a node says of itself each second. `slots` None means that it runs whatever it is sent; `cores`
     weighs it then. `others` counts payloads of other owners that hold or wait for a slot. `load` is the CPU
-    use in percent, 0 to 100."""
+    use in percent, 0 to 100. `unhealthy`: why it wants no jobs, "" if it does."""
 
     load: float = 0.0
     slots: int | None = None
@@ -128,6 +128,7 @@ class Heartbeat:
     others: int = 0
     free_disk: int | None = None
     free_memory: int | None = None
+    unhealthy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

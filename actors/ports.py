@@ -172,6 +172,11 @@ class Pool(Protocol):
     def set_aside(self, node_id: str, reason: str) -> None: ...
     def take_back(self, node_id: str) -> None: ...
 
+    def probation(self, node_id: str, on: bool) -> None:
+        """Whether a node gets only one job at a time."""
+        ...
+
+
     def choose(self, service: str) -> NodeRef | None:
         """Where the next job of `service` goes: largest share of free slots, then smallest load, then the
         longest unused. None when no ready node has a free slot."""

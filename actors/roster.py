@@ -6,6 +6,7 @@ nodes, so the two have one order. Times are monotonic.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,10 +15,13 @@ from typing import Final
 import trio
 
 from actors.kernel import Backoff
-from actors.lifecycle import QUOTA
+from actors.lifecycle import ENDED, QUOTA, Status
 from actors.model import Heartbeat, Job, NodeRef
+from actors.node_health import SECONDS, NodeHealth
 from actors.ports import Chance, Member, NodeState, NodeView, Pool
 from actors.scaling_port import DRAINED_BY_SCALING, NodeFact
+
+log: Final = logging.getLogger("orchestrator.sender")
 
 SHUNNED_FIRST: Final = 0.5
 SHUNNED_MOST: Final = 10.0
@@ -42,6 +46,7 @@ class Roster:
         self._touched: dict[str, float] = {}
         self._drained: dict[str, float] = {}
         self._left: dict[str, None] = {}
+        self._health = NodeHealth(chance)
 
     # ------------------------------------------------------------------ who there is
 
@@ -55,6 +60,7 @@ class Roster:
         for node_id in before.keys() - self._members.keys():
             self._pool.forget(node_id)
             self._left[node_id] = None
+            self._health.left(node_id)
             for times in (self._since, self._heard, self._touched, self._drained):
                 times.pop(node_id, None)
         for node_id in list(self._left)[:-REMEMBERED]:
@@ -84,6 +90,24 @@ class Roster:
             self._pool.seen(node, heartbeat)
         if node.node_id in self._left and not self._serves(node.node_id):
             self._pool.forget(node.node_id)  # its last words, or what it still brings home
+            return
+        self._health.heard(node.node_id, heartbeat)
+        self._judge(node.node_id)
+
+    def _judge(self, node_id: str) -> None:
+        """Set a sick node aside, take a well one back. Looked at with each heartbeat."""
+        view = self._pool.look(node_id)
+        if view is None:
+            return
+        why = self._health.why_aside(node_id, trio.current_time())
+        if why:
+            if view.aside is None:
+                log.warning("node %s is set aside: %s", node_id, why)
+            self._pool.set_aside(node_id, why)
+        elif view.aside is not None:
+            log.info("node %s is tried again", node_id)
+            self._pool.take_back(node_id)
+        self._pool.probation(node_id, self._health.on_probation(node_id))
 
     def _serves(self, node_id: str) -> bool:
         view = self._pool.look(node_id)
@@ -103,10 +127,13 @@ class Roster:
         _, backoff = self._shunned.get(node_id, (0.0, new))
         self._shunned[node_id] = (trio.current_time() + backoff.next(), backoff)
         self._pool.suspect(node_id, reason)
+        self._health.refused(node_id, reason, trio.current_time())
+        self._judge(node_id)
 
     def took(self, node_id: str) -> None:
         """It took an attempt: nothing of the sort is held against it any more."""
         self._shunned.pop(node_id, None)
+        self._health.took(node_id)
 
     def apply(self, job: Job) -> None:
         """Remember on which node a job is, until its results are here."""
@@ -121,9 +148,29 @@ class Roster:
             self._touched[before] = trio.current_time()
             if not self._count[before]:
                 del self._count[before]
+            if job.status in ENDED and job.attempt is not None and job.attempt.node_id == before:
+                self._note_end(job, before)
         if node_id is not None:
             self._on[job.id] = node_id
             self._count[node_id] += 1
+
+    def _note_end(self, job: Job, node_id: str) -> None:
+        """A job's end tells something of its node too: one that failed at once may not be to blame."""
+        end = job.end
+        if end is None or job.status not in (Status.COMPLETED, Status.FAILED):
+            return
+        badly = job.status is Status.FAILED and (end.wall_seconds or 0.0) < SECONDS
+        others = (
+            [
+                view.node.node_id
+                for view in self._pool.view()
+                if job.service in view.services and view.contact is NodeState.READY
+            ]
+            if badly
+            else ()
+        )
+        self._health.ended(node_id, job.user_id, badly=badly, others=others, now=trio.current_time())
+        self._judge(node_id)
 
     # ------------------------------------------------------------------ drains
 

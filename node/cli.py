@@ -31,6 +31,11 @@ from node.settings import NodeSettings, SettingsError, load_settings
 @click.option("--grace", metavar="SECONDS", help="Time between SIGTERM and SIGKILL for a job. [5]")
 @click.option("--tick", metavar="SECONDS", help="How often is looked for what no event told. [0.5]")
 @click.option("--upload-limit", metavar="BYTES", help="Largest body of a submit, as 400M. [1G]")
+@click.option(
+    "--health-command",
+    metavar="SHELL",
+    help="Run every 30 s; while it fails or takes longer than 15 s, the node gets no jobs.",
+)
 @click.option("--join", metavar="URL", help="An orchestrator that this node joins, and stays joined to.")
 @click.option("--join-services", metavar="NAMES", help="The services it is for, a comma between.")
 @click.option("--labels", metavar="LABELS", help="What it has that jobs may require, as gpu=a100,ssd.")

@@ -25,11 +25,16 @@ class LoadSampler:
         self._slots = slots
         self._cores = usable_cores() if cores is None else cores
         self._now = Heartbeat(slots=slots, cores=self._cores)
+        self._unhealthy = ""
 
     @property
     def now(self) -> Heartbeat:
         """The last measure; `others` is not filled in."""
         return self._now
+
+    def say(self, unhealthy: str) -> None:
+        """Why this node wants no jobs, "" if it does; told with the next measure."""
+        self._unhealthy = unhealthy
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Measure for ever. Started once the first measure is there, which has no load yet."""
@@ -50,6 +55,7 @@ class LoadSampler:
             cores=self._cores,
             free_disk=_or_none(lambda: shutil.disk_usage(self._data).free),
             free_memory=_or_none(lambda: psutil.virtual_memory().available),
+            unhealthy=self._unhealthy,
         )
 
 

@@ -115,6 +115,10 @@ async def _serve(
 
             nursery.start_soon(reap_orphans)
         await nursery.start(executor.serve)
+        if settings.health_command is not None:
+            from node.health import HealthCheck
+
+            await nursery.start(HealthCheck(settings.health_command, settings.data, load.say).run)
         await nursery.start(load.run)
         await nursery.start(supervisor.keep, "runner", runner.run)
         await nursery.start(supervisor.keep, "cleaning", cleaning.run)

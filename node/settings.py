@@ -32,6 +32,8 @@ class NodeSettings:
     `pass_env`: names and globs of the node's variables that scripts see, None: what the executor passes by
     itself. `job_env`: variables that every script sees besides.
 
+    `health_command`: run by /bin/sh again and again; while it fails, the node gets no jobs.
+
     `join`: the orchestrator that this node joins by itself, for `join_services`, saying its `labels`, the
     token of its `machine`, and `advertise`, the URL at which it is reached from there."""
 
@@ -46,6 +48,7 @@ class NodeSettings:
     upload_limit: int = 1 << 30
     pass_env: tuple[str, ...] | None = None
     job_env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    health_command: str | None = None
     join: str | None = None
     join_services: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -176,6 +179,12 @@ def _size(value: object) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise ValueError(value)
+    return value
+
+
 def _url(value: object) -> str:
     if not isinstance(value, str) or any(c <= " " or c == "\x7f" for c in value):
         raise ValueError(value)
@@ -283,6 +292,7 @@ _SETTINGS: Final = {
             _variables,
             'a table of NAME = "value", no name beginning with ORCHESTRATOR_',
         ),
+        _Setting("health_command", "--health-command", None, _text, "a line of shell"),
         _Setting("join", "--join", None, _url, "the URL of an orchestrator, as http://10.0.0.1:5000"),
         _Setting("join_services", "--join-services", None, _names, "names of services, a comma between"),
         _Setting("labels", "--labels", None, _labels, "labels, as gpu=a100,ssd"),

@@ -41,6 +41,7 @@ class _Node:
     reason: str = "not yet in touch"
     draining: str | None = None
     aside: str | None = None
+    probation: bool = False
     joined: tuple[str, ...] | None = None
     machine: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -68,7 +69,7 @@ class _Node:
 
     @property
     def takes(self) -> bool:
-        if self.state[0] is not NodeState.READY:
+        if self.state[0] is not NodeState.READY or (self.probation and self.keys):
             return False
         free = self.free
         return free is None or free > 0
@@ -155,6 +156,10 @@ class ServicePool:
 
     def take_back(self, node_id: str) -> None:
         self._node(node_id).aside = None
+
+    def probation(self, node_id: str, on: bool) -> None:
+        """Whether a node gets only one job at a time, until it is known what becomes of it."""
+        self._node(node_id).probation = on
 
     # ------------------------------------------------------------------ slots
 

@@ -87,6 +87,7 @@ def heartbeat_to_json(beat: Heartbeat, held: Mapping[str, int]) -> dict[str, Any
         "held": dict(held),
         "free_disk": beat.free_disk,
         "free_memory": beat.free_memory,
+        "unhealthy": beat.unhealthy,
     }
 
 
@@ -102,6 +103,7 @@ def heartbeat_from_json(data: Any, owner: str) -> Heartbeat:
         others=others,
         free_disk=_whole(form, "free_disk"),
         free_memory=_whole(form, "free_memory"),
+        unhealthy=str(form.get("unhealthy") or "")[:500],
     )
 
 

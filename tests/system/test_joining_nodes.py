@@ -88,3 +88,20 @@ async def test_nodes_join_drain_are_lost_and_are_found_after_a_restart(here: Pla
         assert first.url not in await nodes(user)
         delete = await user.http.delete(f"/v1/nodes/{seen[static.url]['id']}")
         assert (delete.status_code, delete.json()["code"]) == (409, "static_node")
+
+
+async def test_a_node_whose_health_command_fails_gets_no_jobs_and_says_why(here: Place) -> None:
+    server = here.server(config=CONFIG)
+    joining(here, "sick", server, "--health-command", "echo the GPU is gone; exit 1")
+    well = joining(here, "well", server)
+    async with portal(server.url) as user:
+        ends = [await user.ended(await user.upload("true")) for _ in range(4)]
+        seen = {node["id"]: node for node in (await user.json("/v1/nodes"))["items"]}
+        sick = next(node for node in seen.values() if node["url"] != well.url)
+        assert {end["node"] for end in ends} == {
+            node["id"] for node in seen.values() if node["url"] == well.url
+        }
+        assert (sick["status"], sick["message"]) == (
+            "set_aside",
+            "the health command ended with status 1: the GPU is gone",
+        )
