@@ -90,7 +90,7 @@ def main() -> int:
     kinds = {one.action for one in records.noted}
     counts = {kind: sum(one.action == kind for one in records.noted) for kind in sorted(kinds)}
     print("decisions: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
-    told = verdict(ours, best, shape)
+    told = verdict(ours, best, shape, chosen.boot)
     print(told)
     if chosen.plot is not None:
         title = f"{len(jobs):,} jobs in a day, up to {nodes:,} nodes, boot {chosen.boot:g} s"

@@ -31,8 +31,9 @@ def test_a_crowd_waits_and_costs_little_more_than_if_it_had_been_known() -> None
     jobs = arrivals(SHAPE, 7)
     ours, records = scaled(jobs, LIMITS, quota=50, cloud=Cloud(boot_seconds=BOOT), look_every=2.0)
     best = oracle(jobs, LIMITS.max_nodes, slots=1, quota=50, boot_seconds=BOOT)
-    told = verdict(ours, best, SHAPE)
+    told = verdict(ours, best, SHAPE, BOOT)
     assert told.good, str(told)
+    assert not told.foreseen
     assert min(ours.waits) >= 0.0, "every job has run"
     assert max(nodes for _, _, nodes, _ in ours.samples) <= LIMITS.max_nodes
     assert ours.samples[-1][2] == 0, "all is let go in the end"
@@ -53,7 +54,7 @@ def test_with_too_few_boots_at_once_the_crowd_waits_longer_than_asked() -> None:
     slow = replace(LIMITS, max_booting=1)
     ours, _ = scaled(jobs, slow, quota=50, cloud=Cloud(boot_seconds=BOOT), look_every=2.0)
     best = oracle(jobs, slow.max_nodes, slots=1, quota=50, boot_seconds=BOOT)
-    assert not verdict(ours, best, SHAPE).good
+    assert not verdict(ours, best, SHAPE, BOOT).good
 
 
 def test_nobody_waits_less_than_under_the_oracle_which_pays_least() -> None:
