@@ -267,13 +267,16 @@ class AutoScaler(Actor):
             await self._book.note(name, "hold", f"{failed} boots", service.boot_trouble)
 
     async def _create(self, name: str, service: ScaledService, count: int, reason: str) -> None:
-        await self._book.note(name, "create", f"{count} nodes" if count > 1 else "1 node", reason)
-        service.grown_at = trio.current_time()
+        wanted = 0
         try:
             for _ in range(count):
                 await self._book.want(name, reason)
+                wanted += 1
         finally:
-            self._fleets[name].ring()
+            if wanted:
+                service.grown_at = trio.current_time()
+                self._fleets[name].ring()
+        await self._book.note(name, "create", f"{count} nodes" if count > 1 else "1 node", reason)
 
     async def _order(self, name: str, action: str, order: object, node_id: str, reason: str) -> None:
         try:
@@ -289,9 +292,10 @@ class AutoScaler(Actor):
         held = self._book.get(token)
         if held is None:
             return 0
-        await self._book.note(name, "terminate", held.record.machine_id or token, reason)
-        await self._book.move(held, LIVE, MachineState.ENDING, reason=reason)
+        if not await self._book.move(held, LIVE, MachineState.ENDING, reason=reason):
+            return 0
         self._fleets[name].ring()
+        await self._book.note(name, "terminate", held.record.machine_id or token, reason)
         return 0 if held.came else 1
 
     async def _may_end(self, some: Sequence[Held]) -> Sequence[Held]:

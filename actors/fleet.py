@@ -6,11 +6,14 @@ What a cloud says is not always so (it forgets a machine for a moment, its answe
 one), hence:
 
 - a machine is asked for under its token, and after a lost answer it is looked for before it is asked for
-again, under the same token: the same request sent twice boots one machine; - a machine is believed gone only
-after several answers without it over a time, and never while its node is in touch: one empty answer ends
-nothing; - a machine that is listed and has no record is ended, as nobody else would: none is paid for unseen;
+  again, under the same token: the same request sent twice boots one machine;
+- a machine is believed gone only after several answers without it over a time, and never while its node is
+  in touch: one empty answer ends nothing;
+- a machine that is listed and has no record is ended, as nobody else would: none is paid for unseen. Before
+  that its node has a moment to come back to the pool, as after a restart of ours, and then it is adopted;
 - directly before a machine is ended it is asked once more whether it may be (`may_end`): since the decision
-its node may have come back, or have been given jobs by a Sender that was started anew."""
+  its node may have come back, or have been given jobs by a Sender that was started anew.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,7 @@ class Fleet:
         gone_answers: int = 3,
         gone_after: float = 60.0,
         creates_at_once: int = 4,
+        orphan_grace: float = 10.0,
     ) -> None:
         self.provider = provider
         self.services = list(services)
@@ -65,11 +69,12 @@ class Fleet:
         self._gone_answers = gone_answers
         self._gone_after = gone_after
         self._creates_at_once = creates_at_once
+        self._orphan_grace = orphan_grace
         self._creating = _Kind("create", chance)
         self._listing = _Kind("list", chance)
         self._ending = _Kind("terminate", chance)
         self._list_lock = trio.Lock()
-        self._orphans: dict[str, Machine] = {}
+        self._orphans: dict[str, tuple[Machine, float]] = {}
 
     @property
     def trouble(self) -> str:
@@ -174,7 +179,8 @@ class Fleet:
             # An answer says nothing of what came into being while it was on its way.
             if held.token not in by_token and held.known_at < began and not held.creating:
                 await self._is_missed(held, began)
-        if any(one.state is MachineState.ENDING for one in self._book.of(self.services)):
+        ending = [one for one in self._book.of(self.services) if one.state is MachineState.ENDING]
+        if any(not self._is_unknown(one) for one in ending):
             self._ending.bell.ring()
 
     async def _is_missed(self, held: Held, began: float) -> None:
@@ -200,7 +206,7 @@ class Fleet:
                 log.warning(
                     "machine %s of service %s: %s; it is ended", machine.machine_id, machine.service, reason
                 )
-                self._orphans[machine.machine_id] = machine
+                self._orphans[machine.machine_id] = (machine, trio.current_time())
                 self._ending.bell.ring()
 
     # ------------------------------------------------------------------ ending
@@ -211,7 +217,7 @@ class Fleet:
             await kind.pause()
             if not await kind.attempt(self._end_some()):
                 continue
-            with trio.move_on_after(self._list_every):
+            with trio.move_on_after(1.0 if self._orphans else self._list_every):
                 await kind.bell.wait()
 
     async def _end_some(self) -> None:
@@ -219,18 +225,10 @@ class Fleet:
         for held in ending:
             if held.record.machine_id is None and not held.asked and not held.creating:
                 await self._book.move(held, (MachineState.ENDING,), MachineState.ENDED)
-            elif self._is_unknown(held):
-                self._listing.bell.ring()
         known = [one for one in ending if one.record.machine_id is not None]
         for start in range(0, len(known), AT_ONCE):
             await self._end(await self._may_end(known[start : start + AT_ONCE]))
-        orphans = [one for one in self._orphans.values() if self._book.get(one.token) is None]
-        doubles = [one for one in self._orphans.values() if self._is_double(one)]
-        await self._end_orphans([*orphans, *doubles])
-
-    def _is_double(self, machine: Machine) -> bool:
-        held = self._book.get(machine.token)
-        return held is not None and held.record.machine_id not in (None, machine.machine_id)
+        await self._end_orphans()
 
     async def _end(self, some: Sequence[Held]) -> None:
         if not some:
@@ -241,15 +239,24 @@ class Fleet:
             await self._book.move(held, (MachineState.ENDING,), MachineState.ENDED)
         self._changed()
 
-    async def _end_orphans(self, some: Sequence[Machine]) -> None:
+    async def _end_orphans(self) -> None:
+        """Those that have stayed without a record for a while: by then the node of one that is in use has
+        come back to the pool, and it was adopted."""
+        self._orphans = {name: one for name, one in self._orphans.items() if self._is_orphan(one[0])}
+        ripe = trio.current_time() - self._orphan_grace
+        some = [machine for machine, since in self._orphans.values() if since <= ripe]
         if not some:
-            self._orphans.clear()
             return
         await self._call(self.provider.terminate([one.machine_id for one in some]))
         for machine in some:
             self._orphans.pop(machine.machine_id, None)
             reason = "the provider has it and no record wants it"
             await self._book.note(machine.service, "terminate", machine.machine_id, reason)
+
+    def _is_orphan(self, machine: Machine) -> bool:
+        """Without a record, or a second one for its record."""
+        held = self._book.get(machine.token)
+        return held is None or held.record.machine_id not in (None, machine.machine_id)
 
     # ------------------------------------------------------------------
 

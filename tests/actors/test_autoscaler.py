@@ -189,13 +189,14 @@ async def test_machines_without_a_record_are_ended_and_a_node_in_use_is_adopted(
     autojump_clock: MockClock,
 ) -> None:
     async with house() as it:
-        it.provider.foreign("f" * 32)
         it.provider.boots_fail = True
+        it.provider.foreign("f" * 32)
         used = it.provider.foreign("a" * 32)
-        it.pool.up("a" * 32)
-        it.pool.submit(200.0)
         await it.start()
-        await trio.sleep(20.0)
+        await trio.sleep(5.0)
+        it.pool.up("a" * 32)  # it comes back a moment after the restart
+        it.pool.submit(200.0)
+        await trio.sleep(15.0)
         assert it.provider.terminated == ["i-1"]
         assert it.records.rows["a" * 32].state is JOINED
         await trio.sleep(30.0)

@@ -218,6 +218,25 @@ async def test_a_request_that_never_returns_has_its_deadline_and_boots_one_machi
         assert it.pool.completed == 1
 
 
+async def test_a_machine_that_may_never_have_been_made_is_looked_for_and_not_hunted(
+    autojump_clock: MockClock,
+) -> None:
+    """The answer is lost, the cloud shows nothing, and then nobody needs the machine any more."""
+    async with house(boot_timeout=30.0, boot_backoff=1000.0, boot_backoff_most=1000.0) as it:
+        it.provider.lost_answers = 1000
+        it.provider.boots_fail = True
+        it.provider.forget_all(1000)
+        await it.start()
+        it.pool.submit(20.0)
+        await trio.sleep(45.0)
+        assert it.states() == [MachineState.ENDING]
+        it.provider.machines.clear()
+        before = it.provider.lists
+        await trio.sleep(100.0)
+        assert it.states() == [MachineState.ENDED]
+        assert it.provider.lists - before <= 6
+
+
 async def test_two_machines_for_one_request_end_as_one(autojump_clock: MockClock) -> None:
     """The answer is lost, the cloud does not list the machine and does not know the token again."""
     async with house() as it:

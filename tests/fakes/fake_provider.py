@@ -31,6 +31,7 @@ class FakeProvider:
         self.boot_seconds = boot_seconds
         self.machines: dict[str, Machine] = {}
         self.requests: list[str] = []
+        self.lists = 0
         self.made: list[str] = []
         self.terminated: list[str] = []
         self.create_delay: Callable[[], float] = lambda: 0.5
@@ -71,6 +72,7 @@ class FakeProvider:
 
     async def list(self) -> Sequence[Machine]:
         self._refuse()
+        self.lists += 1
         await trio.sleep(self.list_delay())
         if self._forgets_all > 0:
             self._forgets_all -= 1
