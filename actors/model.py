@@ -61,7 +61,8 @@ class Job:
 
     `change_seq` grows with every change of any job: who remembers the largest one it has seen can ask for
     what changed since. `attempts_used` counts attempts that may have run. `end` is the node's verdict, which
-    frees the quota before the results are here. `max_runtime` 0 means no limit.
+    frees the quota before the results are here. `max_runtime` 0 means no limit. `requires`: labels that its
+    node has to have, in the form of `requirements`.
     """
 
     id: int
@@ -80,6 +81,7 @@ class Job:
     attempt: Attempt | None = None
     end: End | None = None
     ended_at: float | None = None
+    requires: str = ""
 
     @property
     def counts(self) -> bool:

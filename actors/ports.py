@@ -77,9 +77,9 @@ class Queue(Protocol):
 
     def apply(self, job: Job) -> None: ...
 
-    def next(self, service: str) -> int | None:
-        """The job that goes next for `service`, None if none may. Does not take it: the row that says
-        Processing does (`apply`), or `hold`."""
+    def next(self, service: str, requires: str = "") -> int | None:
+        """The job that goes next for `service` of those with this requirement, None if none may. Does not
+        take it: the row that says Processing does (`apply`), or `hold`."""
         ...
 
     def hold(self, job_id: int) -> None:
@@ -94,7 +94,13 @@ class Queue(Protocol):
         """Services that have queued jobs."""
         ...
 
-    def demand(self, service: str) -> Demand: ...
+    def requirements(self, service: str) -> Sequence[str]:
+        """What the waiting jobs of a service require of a node ("" is one too), each once."""
+        ...
+
+    def demand(self, service: str, able: Callable[[str], bool] = ...) -> Demand:
+        """Of the jobs whose requirement is `able`."""
+        ...
 
     def why(self, job_id: int, *, free_slots: bool, any_node: bool) -> Waiting | None:
         """None for a job that is not queued."""
@@ -176,10 +182,9 @@ class Pool(Protocol):
         """Whether a node gets only one job at a time."""
         ...
 
-
-    def choose(self, service: str) -> NodeRef | None:
-        """Where the next job of `service` goes: largest share of free slots, then smallest load, then the
-        longest unused. None when no ready node has a free slot."""
+    def choose(self, service: str, requires: str = "") -> NodeRef | None:
+        """Where the next job of `service` with this requirement goes: largest share of free slots, then
+        smallest load, then the longest unused. None when no ready node that fits has a free slot."""
         ...
 
     def hold(self, key: str, node_id: str) -> None:
@@ -190,8 +195,8 @@ class Pool(Protocol):
         """An attempt no longer holds its slot. Idempotent."""
         ...
 
-    def any_node(self, service: str) -> bool:
-        """Whether any node that may get jobs of `service` is ready (its slots may be full)."""
+    def any_node(self, service: str, requires: str = "") -> bool:
+        """Whether any node that may get such jobs of `service` is ready (its slots may be full)."""
         ...
 
     def why_none(self, service: str) -> str:

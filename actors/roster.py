@@ -19,6 +19,7 @@ from actors.lifecycle import ENDED, QUOTA, Status
 from actors.model import Heartbeat, Job, NodeRef
 from actors.node_health import SECONDS, NodeHealth
 from actors.ports import Chance, Member, NodeState, NodeView, Pool
+from actors.requirements import fits
 from actors.scaling_port import DRAINED_BY_SCALING, NodeFact
 
 log: Final = logging.getLogger("orchestrator.sender")
@@ -200,6 +201,13 @@ class Roster:
     def views(self) -> tuple[NodeView, ...]:
         self.sync()
         return tuple(replace(view, heard_at=self._heard.get(view.node.node_id)) for view in self._pool.view())
+
+    def machines_fit(self, service: str) -> Callable[[str], bool]:
+        """Whether a machine that scaling makes for a service has what jobs require, going by those that it
+        has. More of them would not help a job that requires something else."""
+        self.sync()
+        made = [one.labels for one in self._pool.view() if one.machine and service in one.services]
+        return lambda requires: not requires or any(fits(requires, labels) for labels in made)
 
     def facts(self, service: str) -> tuple[NodeFact, ...]:
         """Every node of a service, lost and draining ones too, as scaling has to see it."""

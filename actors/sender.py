@@ -15,6 +15,7 @@ All of it can be rebuilt from the ledger: a job found in Processing at the start
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -174,12 +175,13 @@ class Sender(Actor):
         job = self._queued.get(job_id)
         if job is None:
             return None
-        any_node = self._pool.any_node(job.service)
-        free = any_node and self._pool.choose(job.service) is not None
+        any_node = self._pool.any_node(job.service, job.requires)
+        free = any_node and self._pool.choose(job.service, job.requires) is not None
         return self._queue.why(job_id, free_slots=free, any_node=any_node)
 
     def _scaling_view(self, service: str) -> ScalingView:
-        demand, now = self._queue.demand(service), trio.current_time()
+        able = self._roster.machines_fit(service)
+        demand, now = self._queue.demand(service, able), trio.current_time()
         oldest = min((self._queued_since.get(job_id, now) for job_id in demand.first), default=now)
         return ScalingView(demand.runnable, now - oldest, demand.running, self._roster.facts(service))
 
@@ -270,18 +272,25 @@ class Sender(Actor):
     def _next_moves(self) -> list[Move]:
         moves: list[Move] = []
         for service in self._queue.services():
-            while len(moves) < ASSIGN_AT_ONCE and (job_id := self._queue.next(service)) is not None:
-                node = self._pool.choose(service)
-                if node is None:
-                    break
-                job = self._queued[job_id]
-                key = f"{self._chance.getrandbits(128):032x}"
-                attempt = Attempt(key, job_id, job.attempts_used + 1, node.node_id)
-                self._queue.hold(job_id)
-                self._pool.hold(key, node.node_id)
-                reason = f"sent to node {node.node_id}"
-                moves.append(Move(job_id, Status.QUEUED, Status.PROCESSING, reason, attempt=attempt))
+            turns = deque(self._queue.requirements(service))
+            while turns and len(moves) < ASSIGN_AT_ONCE:
+                requires = turns.popleft()
+                if (move := self._next_move(service, requires)) is not None:
+                    moves.append(move)
+                    turns.append(requires)
         return moves
+
+    def _next_move(self, service: str, requires: str) -> Move | None:
+        job_id = self._queue.next(service, requires)
+        node = None if job_id is None else self._pool.choose(service, requires)
+        if job_id is None or node is None:
+            return None
+        key = f"{self._chance.getrandbits(128):032x}"
+        attempt = Attempt(key, job_id, self._queued[job_id].attempts_used + 1, node.node_id)
+        self._queue.hold(job_id)
+        self._pool.hold(key, node.node_id)
+        reason = f"sent to node {node.node_id}"
+        return Move(job_id, Status.QUEUED, Status.PROCESSING, reason, attempt=attempt)
 
     def _take_back(self, move: Move) -> None:
         assert move.attempt is not None

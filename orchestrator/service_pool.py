@@ -11,7 +11,7 @@ fall below zero; it is chosen all the same, after those that have room.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from actors.model import Heartbeat, NodeRef
@@ -22,6 +22,7 @@ from actors.ports import (
     NodeView,
     ServiceLimits,
 )
+from actors.requirements import fits
 from orchestrator.addresses import base_of
 
 _NAMED = 5
@@ -185,15 +186,16 @@ class ServicePool:
 
     # ------------------------------------------------------------------ decisions
 
-    def choose(self, service: str) -> NodeRef | None:
-        """Where the next job of `service` goes; None when no ready node has a free slot. Takes nothing."""
-        able = [one for one in self._serving.get(service, {}).values() if one.takes]
+    def choose(self, service: str, requires: str = "") -> NodeRef | None:
+        """Where the next job of `service` goes; None when no ready node that has what it requires has a free
+        slot. Takes nothing."""
+        able = [one for one in self._able(service, requires) if one.takes]
         best = min(able, key=lambda one: (-one.share, one.beat.load, one.used, one.node_id), default=None)
         return None if best is None else best.ref
 
-    def any_node(self, service: str) -> bool:
-        """Whether a node of `service` is ready, though its slots may be full."""
-        return any(one.state[0] is NodeState.READY for one in self._serving.get(service, {}).values())
+    def any_node(self, service: str, requires: str = "") -> bool:
+        """Whether such a node of `service` is ready, though its slots may be full."""
+        return any(one.state[0] is NodeState.READY for one in self._able(service, requires))
 
     def why_none(self, service: str) -> str:
         """A sentence on why no node takes jobs of `service` now."""
@@ -231,6 +233,10 @@ class ServicePool:
         return [_view(self._nodes[node_id]) for node_id in sorted(self._nodes)]
 
     # ------------------------------------------------------------------
+
+    def _able(self, service: str, requires: str) -> Iterable[_Node]:
+        serving = self._serving.get(service, {}).values()
+        return (one for one in serving if fits(requires, one.labels)) if requires else serving
 
     def _node(self, node_id: str) -> _Node:
         one = self._nodes.get(node_id)

@@ -18,6 +18,7 @@ from orchestrator.queue_manager import QueueManager
 S = Status
 LIMITS = {"a": ServiceLimits("a", runs_per_user=2, max_runs=5), "b": ServiceLimits("b", 1, 5)}
 WIDE = {"a": ServiceLimits("a", runs_per_user=10_000, max_runs=10_000)}
+REQUIRED = ("", "gpu", "gpu=a100,ssd")
 END = End(S.COMPLETED, "exit code 0")
 
 
@@ -225,6 +226,56 @@ def test_demand_is_what_could_be_taken_one_by_one(events: list[Event]) -> None:
     assert queue.demand("?").runnable == queue.demand("never heard of").runnable == 0
 
 
+@settings(max_examples=100, deadline=None)
+@given(EVENTS)
+def test_what_is_required_parts_the_queue_and_not_the_quotas(events: list[Event]) -> None:
+    queue, model = QueueManager(LIMITS), Model(LIMITS)
+    for kind, what in events:
+        for one in (queue, model):
+            match kind, what:
+                case "row", Job() as job:
+                    one.apply(replace(job, requires=REQUIRED[job.id % 3]))
+                case "hold", int(job_id):
+                    one.hold(job_id)
+                case "unhold", int(job_id):
+                    one.unhold(job_id)
+    for service, limits in LIMITS.items():
+        waiting = model.waiting(service)
+        assert sorted(queue.requirements(service)) == sorted({job.requires for job in waiting})
+        full = len(model.going(service)) >= limits.max_runs
+        for requires in REQUIRED:
+            able = [
+                job
+                for job in waiting
+                if job.requires == requires and not full and not model.blocked(service, job.user_id)
+            ]
+            found = queue.next(service, requires)
+            firsts = {min(job.id for job in able if job.user_id == one.user_id) for one in able}
+            assert found in firsts if firsts else found is None
+            assert set(queue.demand(service, lambda one: one == requires).first) == firsts  # noqa: B023
+        counted = queue.demand(service).runnable
+        taken = 0
+        while (
+            job_id := next((j for one in REQUIRED if (j := queue.next(service, one)) is not None), None)
+        ) is not None:
+            queue.hold(job_id)
+            taken += 1
+        assert counted == taken
+
+
+def test_a_job_that_no_node_can_run_holds_nobody_up() -> None:
+    queue = QueueManager(LIMITS)
+    queue.apply(replace(row(1), requires="gpu"))
+    queue.apply(row(2))
+    queue.apply(row(3, user=2))
+    assert queue.next("a", "gpu") == 1 and queue.next("a") == 2
+    queue.hold(2)
+    assert list(queue.requirements("a")) == ["gpu", ""], "the one served longest ago first"
+    why = queue.why(1, free_slots=False, any_node=False)
+    assert why is not None and why.reason is WaitReason.NO_NODE
+    assert why.message == "waits for a node of service a that has gpu; it goes next"
+
+
 def test_a_paused_service_asks_for_nothing() -> None:
     queue = QueueManager(LIMITS)
     queue.apply(row(1))
@@ -339,14 +390,18 @@ def test_an_old_row_of_a_job_that_is_over_brings_it_not_back(monkeypatch: pytest
 def test_the_memory_of_what_is_over_is_bounded() -> None:
     queue = QueueManager(LIMITS)
     queue.pause("a", "x")
+    for user in range(3):
+        queue.apply(row(1000 + user, user=user))
     for job_id in range(1, 500):
         queue.apply(row(job_id, user=job_id % 3))
         for seq, status in enumerate((S.PROCESSING, S.QUEUED, S.KILLED)):
             queue.apply(row(job_id, user=job_id % 3, status=status, seq=1000 + seq))
     room = queue._services["a"]
-    assert not queue._known
-    assert not room._users
-    assert len(room._heap) < 100
+    assert len(queue._known) == 3
+    assert len(room.rings[""]._heap) < 100
+    for user in range(3):
+        queue.apply(row(1000 + user, user=user, status=S.KILLED, seq=5000 + user))
+    assert not queue._known and not room.rings and not room.users_going
     assert S.KILLED in OVER
 
 

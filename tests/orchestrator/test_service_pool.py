@@ -303,3 +303,25 @@ def test_a_long_list_of_nodes_is_cut() -> None:
     for number in range(9):
         pool.seen(NodeRef(f"n{number}", "http://all"), Heartbeat(slots=0))
     assert pool.why_none("a").endswith("; and 4 more")
+
+
+def test_a_job_goes_where_what_it_requires_is() -> None:
+    pool = ServicePool(LIMITS)
+    for name, labels in (("a", {"gpu": "a100", "ssd": ""}), ("b", {"gpu": "h100"}), ("c", {})):
+        pool.join(Member(name, f"http://{name}:1", ("c",), labels=labels))
+        pool.seen(NodeRef(name, f"http://{name}:1"), Heartbeat(slots=1))
+
+    def able(requires: str) -> set[str]:
+        found = set()
+        while (node := pool.choose("c", requires)) is not None:
+            found.add(node.node_id)
+            pool.hold(node.node_id * 32, node.node_id)
+        assert pool.any_node("c", requires) == bool(found)
+        for node_id in found:
+            pool.free(node_id * 32)
+        return found
+
+    assert able("") == {"a", "b", "c"}
+    assert able("gpu") == {"a", "b"}
+    assert able("gpu=a100") == able("gpu=a100,ssd") == able("ssd") == {"a"}
+    assert able("gpu=h100,ssd") == able("tape") == set()
