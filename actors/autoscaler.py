@@ -23,6 +23,7 @@ from actors.messages import Committed, DrainNode, ScalingPicture, ScalingStatus,
 from actors.ports import Chance, Clock
 from actors.scaled_service import ScaledService
 from actors.scaling_port import (
+    DRAINED_BY_SCALING,
     Action,
     Create,
     Drain,
@@ -285,7 +286,7 @@ class AutoScaler(Actor):
             log.info("%s of node %s is decided anew: %s", action, node_id, error)
             return
         if done:
-            await self._book.note(name, action, node_id, reason)
+            await self._book.note(name, action, node_id, reason.removeprefix(DRAINED_BY_SCALING))
 
     async def _terminate(self, name: str, token: str, reason: str) -> int:
         """How many boots that was a failure of."""
