@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -80,6 +80,20 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True)
+class JobDetails:
+    """What a job may have besides, which no actor decides by. `tags` are sorted and differ. `requires` are
+    wishes for the node; `rerun_of` is the job that it repeats; `input_names` are the names of the files that
+    came with it."""
+
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    callback_url: str | None = None
+    requires: Mapping[str, str] = field(default_factory=dict)
+    rerun_of: int | None = None
+    input_names: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """A job as the api hands it in, its files durable already under `storage_key`."""
 
@@ -90,6 +104,7 @@ class NewJob:
     max_runtime: float = 0.0
     idempotency_key: str | None = None
     fingerprint: str | None = None
+    details: JobDetails = field(default_factory=JobDetails)
 
 
 class LedgerError(Exception):

@@ -18,6 +18,7 @@ import trio
 
 from actors.ledger_port import (
     Change,
+    JobDetails,
     LedgerError,
     Move,
     MoveAttempt,
@@ -31,11 +32,11 @@ from actors.lifecycle import Status
 from actors.model import Attempt, HistoryEntry, Job
 from actors.ports import Clock
 from actors.scaling_port import DecisionRecord, MachineRecord
-from orchestrator import ledger_machines, ledger_nodes
+from orchestrator import ledger_lists, ledger_machines, ledger_nodes
 from orchestrator import ledger_rows as rows
 from orchestrator import ledger_rules as rules
+from orchestrator.ledger_lists import JobFilter
 from orchestrator.ledger_nodes import JoinedNode
-from orchestrator.ledger_rows import JobDetails
 from orchestrator.ledger_schema import MAX_ID, prepare_reader, prepare_writer
 from orchestrator.ledger_writer import DATABASE_ERRORS, LedgerFull, Writer, Writing, explain, in_thread
 
@@ -111,14 +112,14 @@ class SqliteLedger:
 
     # ------------------------------------------------------------------ writing
 
-    async def insert(self, job: NewJob, details: JobDetails | None = None) -> Job:
+    async def insert(self, job: NewJob) -> Job:
         """Store a Queued job with the next id; durable on return.
 
         With an idempotency key that is known: the job that has it, as it is now, if its fingerprint is the
         same (it has another `storage_key` then); IdempotencyConflict if not. Raises LedgerError also when the
         ids are used up.
         """
-        return await self._writer.write(partial(_insert, job, details or JobDetails()))
+        return await self._writer.write(partial(_insert, job))
 
     async def record(self, changes: Sequence[Change]) -> Sequence[Recorded]:
         """Apply each change by itself, in order; durable on return. A later change sees the earlier ones.
@@ -168,25 +169,25 @@ class SqliteLedger:
         return await self._jobs(statement, after, limit)
 
     async def live(self) -> tuple[Sequence[Job], int]:
-        return await self._read(_live)
+        return await self.read(_live)
 
     async def owed(self) -> Sequence[Attempt]:
         statement = f"{rows.ATTEMPTS_OWED} ORDER BY rowid"
-        return await self._read(lambda db: [rows.attempt_of(row) for row in db.execute(statement)])
+        return await self.read(lambda db: [rows.attempt_of(row) for row in db.execute(statement)])
 
     async def get(self, job_id: int) -> Job | None:
-        return await self._read(lambda db: rows.get_job(db, job_id))
+        return await self.read(lambda db: rows.get_job(db, job_id))
 
     async def history(self, job_id: int) -> Sequence[HistoryEntry]:
         statement = (
             "SELECT job_id, at, source, target, reason, node_id, attempt_n FROM history "
             "WHERE job_id = ? ORDER BY rowid"
         )
-        return await self._read(lambda db: [rows.history_of(row) for row in db.execute(statement, (job_id,))])
+        return await self.read(lambda db: [rows.history_of(row) for row in db.execute(statement, (job_id,))])
 
     async def attempts(self, job_id: int) -> Sequence[Attempt]:
         statement = f"{rows.ATTEMPTS} WHERE job_id = ? ORDER BY rowid"
-        return await self._read(lambda db: [rows.attempt_of(row) for row in db.execute(statement, (job_id,))])
+        return await self.read(lambda db: [rows.attempt_of(row) for row in db.execute(statement, (job_id,))])
 
     async def ended_before(
         self, wall: float, limit: int = 100, after: tuple[float, int] | None = None
@@ -202,7 +203,7 @@ class SqliteLedger:
             known = rows.known_directories(db, storage_keys)
             return [key for key in storage_keys if key not in known]
 
-        return await self._read(read)
+        return await self.read(read)
 
     async def list_jobs(
         self,
@@ -211,68 +212,63 @@ class SqliteLedger:
         status: Status | None = None,
         before_id: int | None = None,
         limit: int = 50,
+        *,
+        name: str | None = None,
+        tag: str | None = None,
     ) -> Sequence[Job]:
         """Jobs, newest first. The next page begins before the last id of this one."""
-        wanted: dict[str, Any] = {
-            "user_id = ?": user,
-            "service = ?": service,
-            "status = ?": status.value if status is not None else None,
-            "id < ?": before_id,
-        }
-        given = {condition: value for condition, value in wanted.items() if value is not None}
-        where = f"WHERE {' AND '.join(given)}" if given else ""
-        return await self._jobs(f"{rows.JOBS} {where} ORDER BY id DESC LIMIT ?", *given.values(), limit)
+        wanted = JobFilter(user, service, status, name, tag)
+        return await self.read(lambda db: ledger_lists.read_list(db, wanted, before_id, limit))
 
     async def find_idempotent(self, key: str) -> tuple[Job, str | None] | None:
         """The job that was stored with this idempotency key, and the fingerprint of its content."""
-        return await self._read(lambda db: _find_idempotent(db, key))
+        return await self.read(lambda db: _find_idempotent(db, key))
 
     async def details(self, job_id: int) -> JobDetails | None:
         """What a job has besides; None if it is unknown."""
-
-        def read(db: sqlite3.Connection) -> JobDetails | None:
-            statement = (
-                "SELECT name, tags, callback_url, requires, rerun_of, input_names FROM jobs WHERE id = ?"
-            )
-            row = db.execute(statement, (job_id,)).fetchone()
-            return None if row is None else rows.details_of(row)
-
-        return await self._read(read)
+        return (await self.read(lambda db: ledger_lists.read_details(db, (job_id,)))).get(job_id)
 
     async def counts(self) -> dict[tuple[str, Status], int]:
         """How many jobs there are by (service, status); what there is none of is left out."""
         statement = "SELECT service, status, jobs FROM tallies WHERE jobs > 0"
-        return await self._read(lambda db: {(s, Status(name)): n for s, name, n in db.execute(statement)})
+        return await self.read(lambda db: {(s, Status(name)): n for s, name, n in db.execute(statement)})
 
     async def max_id(self) -> int:
         """The largest id that was ever given; 0 if none was."""
         statement = "SELECT seq FROM sqlite_sequence WHERE name = 'jobs'"
-        return await self._read(lambda db: int((db.execute(statement).fetchone() or (0,))[0]))
+        return await self.read(lambda db: int((db.execute(statement).fetchone() or (0,))[0]))
 
     async def nodes(self) -> Sequence[JoinedNode]:
-        return await self._read(ledger_nodes.read_nodes)
+        return await self.read(ledger_nodes.read_nodes)
 
     async def drains(self) -> Mapping[str, str]:
         """Nodes that get no more jobs, by id, and why."""
-        return await self._read(ledger_nodes.read_drains)
+        return await self.read(ledger_nodes.read_drains)
 
     async def machines(self) -> Sequence[MachineRecord]:
-        return await self._read(ledger_machines.read_machines)
+        return await self.read(ledger_machines.read_machines)
 
     async def decisions(self, service: str | None = None, limit: int = 100) -> Sequence[DecisionRecord]:
-        return await self._read(lambda db: ledger_machines.read_decisions(db, service, limit))
+        return await self.read(lambda db: ledger_machines.read_decisions(db, service, limit))
 
     async def _jobs(self, statement: str, *parameters: Any) -> list[Job]:
-        return await self._read(lambda db: [rows.job_of(row) for row in db.execute(statement, parameters)])
+        return await self.read(lambda db: [rows.job_of(row) for row in db.execute(statement, parameters)])
 
-    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    # ------------------------------------------------------------------ for what has tables of its own here
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Have `work` done in the thread of the connection that reads."""
         return await in_thread(self._reader, work)
+
+    async def write(self, work: Callable[[Writing], T]) -> T:
+        """Have `work` done as one item of the writer; durable on return."""
+        return await self._writer.write(work)
 
 
 # ---------------------------------------------------------------------- what runs in the thread
 
 
-def _insert(job: NewJob, details: JobDetails, writing: Writing) -> Job:
+def _insert(job: NewJob, writing: Writing) -> Job:
     db, now = writing.db, writing.now
     if job.idempotency_key is not None:
         found = _find_idempotent(db, job.idempotency_key)
@@ -281,7 +277,7 @@ def _insert(job: NewJob, details: JobDetails, writing: Writing) -> Job:
                 raise IdempotencyConflict(found[0])
             return found[0]
     seq = writing.next_seq()
-    job_id = rows.insert_job(db, job, details, seq=seq, now=now)
+    job_id = rows.insert_job(db, job, seq=seq, now=now)
     if job_id > MAX_ID:
         raise LedgerError(f"the job ids are used up: they end at {MAX_ID}; start a new ledger")
     step = rules.new_job(job, job_id=job_id, seq=seq, now=now)

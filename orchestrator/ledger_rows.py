@@ -7,30 +7,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any, Final
 
-from actors.ledger_port import NewJob
+from actors.ledger_port import JobDetails, NewJob
 from actors.lifecycle import Status
 from actors.model import Attempt, AttemptState, End, HistoryEntry, Job
+from actors.requirements import from_labels
 from orchestrator.ledger_rules import Step
 from orchestrator.ledger_schema import IS_ENDED, IS_LIVE, IS_OWED
 
 Row = tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class JobDetails:
-    """What a job may have besides, which no actor decides by. `requires` are wishes for the node; `rerun_of`
-    is the job that it repeats; `input_names` are the names of the files that came with it."""
-
-    name: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    callback_url: str | None = None
-    requires: Mapping[str, str] = field(default_factory=dict)
-    rerun_of: int | None = None
-    input_names: Sequence[str] = ()
 
 
 _JOB_COLUMNS: Final = (
@@ -38,11 +25,15 @@ _JOB_COLUMNS: Final = (
     "terminate_requested, attempts_used, max_runtime, ended_at, "
     "end_status, end_message, end_exit_code, end_signal, end_started_at, end_ended_at, end_wall_seconds, "
     "end_cpu_seconds, end_peak_bytes, end_size, "
-    "a.key, a.job_id, a.n, a.node_id, a.state, a.foreign_id"
+    "a.key, a.job_id, a.n, a.node_id, a.state, a.foreign_id, requires"
 )
 _CURRENT: Final = "LEFT JOIN attempts AS a ON a.key = j.attempt_key"
 JOBS: Final = f"SELECT {_JOB_COLUMNS} FROM jobs AS j {_CURRENT}"
 """Jobs with their current attempts; `job_of` reads its rows."""
+
+JOBS_TAGGED: Final = (
+    f"SELECT {_JOB_COLUMNS} FROM job_tags AS t CROSS JOIN jobs AS j ON j.id = t.job_id {_CURRENT}"
+)
 
 # The planner would often rather take another index and sort; what it cannot use here is an error.
 JOBS_LIVE: Final = f"SELECT {_JOB_COLUMNS} FROM jobs AS j INDEXED BY jobs_live {_CURRENT} WHERE {IS_LIVE}"
@@ -70,6 +61,7 @@ def job_of(row: Row) -> Job:
         ended_at=row[13],
         end=None if row[14] is None else End(Status(row[14]), *row[15:24]),
         attempt=None if row[24] is None else attempt_of(row[24:30]),
+        requires="" if row[30] == "{}" else from_labels(json.loads(row[30])),
     )
 
 
@@ -84,7 +76,7 @@ def history_of(row: Row) -> HistoryEntry:
 
 def details_of(row: Row) -> JobDetails:
     return JobDetails(
-        row[0], json.loads(row[1]), row[2], json.loads(row[3]), row[4], tuple(json.loads(row[5]))
+        row[0], tuple(json.loads(row[1])), row[2], json.loads(row[3]), row[4], tuple(json.loads(row[5]))
     )
 
 
@@ -103,8 +95,9 @@ def has_open_attempt(db: sqlite3.Connection, job_id: int) -> bool:
     return found is not None
 
 
-def insert_job(db: sqlite3.Connection, job: NewJob, details: JobDetails, *, seq: int, now: float) -> int:
+def insert_job(db: sqlite3.Connection, job: NewJob, *, seq: int, now: float) -> int:
     """Store what was handed in; the id that it got."""
+    details = job.details
     cursor = db.execute(
         "INSERT INTO jobs (user_id, service, status, message, change_seq, created_at, updated_at, "
         "storage_key, size, max_runtime, idempotency_key, fingerprint, name, tags, callback_url, requires, "
@@ -121,15 +114,19 @@ def insert_job(db: sqlite3.Connection, job: NewJob, details: JobDetails, *, seq:
             job.idempotency_key,
             job.fingerprint,
             details.name,
-            json.dumps(dict(details.tags)),
+            json.dumps(list(details.tags)),
             details.callback_url,
             json.dumps(dict(details.requires)),
             details.rerun_of,
             json.dumps(list(details.input_names)),
         ),
     )
-    assert cursor.lastrowid is not None
-    return cursor.lastrowid
+    job_id = cursor.lastrowid
+    assert job_id is not None
+    db.executemany(
+        "INSERT INTO job_tags (tag, job_id) VALUES (?, ?)", [(tag, job_id) for tag in details.tags]
+    )
+    return job_id
 
 
 def store(db: sqlite3.Connection, step: Step, now: float) -> None:
@@ -148,8 +145,8 @@ def store(db: sqlite3.Connection, step: Step, now: float) -> None:
         entry = step.history
         source = None if entry.source is None else entry.source.value
         db.execute(
-            "INSERT INTO history (job_id, at, source, target, reason, node_id, attempt_n) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO history (job_id, at, source, target, reason, node_id, attempt_n, change_seq) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 entry.job_id,
                 entry.at,
@@ -158,6 +155,7 @@ def store(db: sqlite3.Connection, step: Step, now: float) -> None:
                 entry.reason,
                 entry.node_id,
                 entry.attempt_n,
+                step.job.change_seq,
             ),
         )
 

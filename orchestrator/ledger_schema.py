@@ -16,7 +16,7 @@ from typing import Final
 
 from actors.ledger_port import LedgerError
 from actors.lifecycle import ENDED, OVER
-from orchestrator import ledger_machines, ledger_nodes
+from orchestrator import ledger_machines, ledger_nodes, ledger_usage
 
 APPLICATION_ID: Final = 0x4A4F4233
 """What `PRAGMA application_id` says of our files ("JOB3")."""
@@ -131,7 +131,33 @@ _FIRST: Final = (
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, ledger_machines.TABLES, ledger_nodes.TABLES)
+# Schema 4, with the table of usage: what lists, streams of changes and paused services need.
+_LISTS: Final = (
+    "CREATE INDEX jobs_user_status ON jobs (user_id, status)",
+    "CREATE INDEX jobs_user_service ON jobs (user_id, service)",
+    "CREATE INDEX jobs_service_status ON jobs (service, status)",
+    "CREATE INDEX jobs_name ON jobs (name) WHERE name IS NOT NULL",
+    """CREATE TABLE job_tags (
+        tag TEXT NOT NULL,
+        job_id INTEGER NOT NULL REFERENCES jobs (id),
+        PRIMARY KEY (tag, job_id)
+    ) STRICT, WITHOUT ROWID""",
+    # The number of the change that wrote the line; NULL for those of before.
+    "ALTER TABLE history ADD COLUMN change_seq INTEGER",
+    "CREATE UNIQUE INDEX history_change ON history (change_seq) WHERE change_seq IS NOT NULL",
+    """CREATE TABLE pauses (
+        service TEXT PRIMARY KEY,
+        reason TEXT NOT NULL,
+        since REAL NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
+    _FIRST,
+    ledger_machines.TABLES,
+    ledger_nodes.TABLES,
+    _LISTS + ledger_usage.TABLES,
+)
 SCHEMA: Final = len(MIGRATIONS)
 
 

@@ -24,6 +24,7 @@ from actors.ledger_port import (
 from actors.lifecycle import Status
 from actors.model import AttemptState, End
 from orchestrator.ledger import JobDetails, JoinedNode, LedgerFull, SqliteLedger
+from orchestrator.ledger_lists import read_changes
 from orchestrator.ledger_schema import MAX_ID, SCHEMA
 from orchestrator.ledger_writer import in_thread
 
@@ -455,10 +456,10 @@ async def test_ids_are_never_reused_and_end_where_32_bits_end(path: Path) -> Non
 
 
 async def test_details_are_stored_with_the_job(path: Path) -> None:
-    details = JobDetails("run 1", {"a": "ä"}, "https://x/cb", {"cores": "4"}, 1, ("run.sh", "d/in.pdb"))
+    details = JobDetails("run 1", ("a", "ä"), "https://x/cb", {"cores": "4"}, 1, ("run.sh", "d/in.pdb"))
     async with open_ledger(path) as ledger:
         plain = await ledger.insert(new_job())
-        job = await ledger.insert(new_job(idempotency_key="k", fingerprint="f"), details)
+        job = await ledger.insert(new_job(idempotency_key="k", fingerprint="f", details=details))
         assert await ledger.details(job.id) == details
         assert await ledger.details(plain.id) == JobDetails()
         assert await ledger.details(99) is None
@@ -524,10 +525,21 @@ async def test_no_query_reads_all_jobs(path: Path) -> None:
         await ledger.attempts(1)
         await ledger.ended_before(1.0)
         await ledger.unknown_directories(["a"])
-        for more in ({}, {"user": 1}, {"service": "x"}, {"status": S.QUEUED}, {"user": 1, "before_id": 9}):
+        for more in (
+            {},
+            {"user": 1},
+            {"service": "x"},
+            {"status": S.QUEUED},
+            {"user": 1, "before_id": 9},
+            {"name": "x"},
+            {"tag": "x", "before_id": 9},
+            {"user": 1, "status": S.FAILED},
+            {"service": "x", "status": S.FAILED},
+        ):
             await ledger.list_jobs(**more)  # type: ignore[arg-type]  # keywords of any kind
         await ledger.find_idempotent("k")
         await ledger.details(1)
+        await ledger.read(lambda db: read_changes(db, 1))
         await ledger.max_id()
 
         def plans(db: sqlite3.Connection) -> dict[str, str]:
@@ -538,12 +550,12 @@ async def test_no_query_reads_all_jobs(path: Path) -> None:
             }
 
         for statement, plan in (await in_thread(ledger._connection, plans)).items():
-            newest = statement.endswith("ORDER BY id DESC LIMIT 50") and "WHERE" not in statement
+            newest = statement.endswith("ORDER BY j.id DESC LIMIT 50") and "WHERE" not in statement
             if newest or "sqlite_sequence" in statement:
                 continue
             few = "INDEX attempts_owed" in plan
             assert few or "TEMP B-TREE" not in plan, (statement, plan)
-            for scan in ("SCAN jobs", "SCAN j", "SCAN attempts", "SCAN history"):
+            for scan in ("SCAN jobs", "SCAN j", "SCAN t", "SCAN attempts", "SCAN history"):
                 assert few or scan not in plan or "INDEX jobs_live" in plan, (statement, plan)
 
 

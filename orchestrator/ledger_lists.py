@@ -1,0 +1,130 @@
+"""What people ask of the ledger: lists with filters, names and tags, and every change in its order.
+
+For the thread that has the connection. Each list reads about as
+many rows as it tells: an index ends in the id, so it is in the order of the lists, and for each pair of
+filters there is one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from actors.ledger_port import JobDetails
+from actors.lifecycle import Status
+from actors.model import HistoryEntry, Job
+from orchestrator import ledger_rows as rows
+
+WINDOW: Final = 1000
+"""Changes that one read looks at."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """What a list is narrowed to; None: not by this."""
+
+    user: int | None = None
+    service: str | None = None
+    status: Status | None = None
+    name: str | None = None
+    tag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One change of one job. `entry` is its line of history, None for a change that is no transition. `job`
+    and `details` are the job as it is when this is read: `job.change_seq` may be later than `seq`."""
+
+    seq: int
+    job: Job
+    details: JobDetails
+    entry: HistoryEntry | None
+
+
+def read_list(db: sqlite3.Connection, wanted: JobFilter, before: int | None, limit: int) -> Sequence[Job]:
+    """The newest jobs that fit, with ids below `before`."""
+    conditions: dict[str, Any] = {
+        "j.user_id = ?": wanted.user,
+        "j.service = ?": wanted.service,
+        "j.status = ?": wanted.status.value if wanted.status is not None else None,
+        "j.name = ?": wanted.name,
+    }
+    if wanted.tag is None:
+        jobs, order = rows.JOBS, "j.id"
+        conditions["j.id < ?"] = before
+    else:
+        # From the tag to its jobs: CROSS keeps the planner from turning it round and sorting.
+        jobs, order = rows.JOBS_TAGGED, "t.job_id"
+        conditions |= {"t.tag = ?": wanted.tag, "t.job_id < ?": before}
+    given = {condition: value for condition, value in conditions.items() if value is not None}
+    where = f"WHERE {' AND '.join(given)}" if given else ""
+    statement = f"{jobs} {where} ORDER BY {order} DESC LIMIT ?"
+    return [rows.job_of(row) for row in db.execute(statement, (*given.values(), limit))]
+
+
+def read_details(db: sqlite3.Connection, job_ids: Sequence[int]) -> Mapping[int, JobDetails]:
+    """What these jobs have besides; those that are unknown are left out."""
+    statement = (
+        "SELECT id, name, tags, callback_url, requires, rerun_of, input_names FROM jobs "
+        f"WHERE id IN ({', '.join('?' * len(job_ids))})"
+    )
+    return {row[0]: rows.details_of(row[1:]) for row in db.execute(statement, tuple(job_ids))}
+
+
+def read_seq(db: sqlite3.Connection) -> int:
+    """The number of the newest change."""
+    return int(db.execute("SELECT value FROM meta WHERE key = 'change_seq'").fetchone()[0])
+
+
+def read_changes(db: sqlite3.Connection, after: int) -> tuple[list[Told], int]:
+    """The changes that follow `after`, in order, and how far that is: all if it is the newest change. Each
+    transition is there once, and so is each job's newest change of another kind."""
+    db.execute("BEGIN")
+    try:
+        upto = min(after + WINDOW, read_seq(db))
+        lines = {
+            row[0]: rows.history_of(row[1:])
+            for row in db.execute(
+                "SELECT change_seq, job_id, at, source, target, reason, node_id, attempt_n FROM history "
+                "WHERE change_seq IS NOT NULL AND change_seq > ? AND change_seq <= ?",
+                (after, upto),
+            )
+        }
+        changed = [
+            rows.job_of(row)
+            for row in db.execute(f"{rows.JOBS} WHERE change_seq > ? AND change_seq <= ?", (after, upto))
+        ]
+        jobs = {job.id: job for job in changed}
+        for entry in lines.values():
+            if entry.job_id not in jobs and (job := rows.get_job(db, entry.job_id)) is not None:
+                jobs[job.id] = job
+        details: dict[int, JobDetails] = {}
+        ids = list(jobs)
+        for start in range(0, len(ids), 500):
+            details |= read_details(db, ids[start : start + 500])
+    finally:
+        db.execute("ROLLBACK")
+    changes = {seq: entry.job_id for seq, entry in lines.items()} | {
+        job.change_seq: job.id for job in changed
+    }
+    told = [Told(seq, jobs[n], details[n], lines.get(seq)) for seq, n in sorted(changes.items()) if n in jobs]
+    return told, upto
+
+
+def read_pauses(db: sqlite3.Connection) -> Mapping[str, tuple[str, float]]:
+    """Paused services: why, and since when."""
+    return {row[0]: (row[1], row[2]) for row in db.execute("SELECT service, reason, since FROM pauses")}
+
+
+def store_pause(db: sqlite3.Connection, service: str, reason: str | None, now: float) -> None:
+    """None lifts it. One that is paused already keeps its time."""
+    if reason is None:
+        db.execute("DELETE FROM pauses WHERE service = ?", (service,))
+    else:
+        db.execute(
+            "INSERT INTO pauses (service, reason, since) VALUES (?, ?, ?) "
+            "ON CONFLICT (service) DO UPDATE SET reason = excluded.reason",
+            (service, reason, now),
+        )
