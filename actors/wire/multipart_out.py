@@ -66,9 +66,10 @@ class MultipartBody:
         return {"Content-Type": self.content_type, "Content-Length": str(self.content_length)}
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return Pulled(self._pieces())
+        return Pulled(self.pieces())
 
-    def _pieces(self) -> Generator[bytes, None, None]:
+    def pieces(self) -> Generator[bytes, None, None]:
+        """The same for who is in no Trio task. Blocks while it reads files."""
         for head, part in zip(self._heads, self._parts, strict=True):
             yield head
             if isinstance(part, DataPart):

@@ -1,0 +1,40 @@
+"""The Python client: `Client` blocks, `AsyncClient` is for Trio and asyncio.
+
+from orchestrator.client import Client
+
+with Client("http://127.0.0.1:5000") as client:
+    job = client.submit(["run.sh", "input.txt"], service="example", user=1)
+    job = client.wait(job.id)
+    client.download(job.id, "result.zip")
+"""
+
+from orchestrator.client.asynchronous import AsyncClient
+from orchestrator.client.errors import (
+    BadAnswer,
+    BadInput,
+    ClientError,
+    NotFound,
+    Refused,
+    TimedOut,
+    Unreachable,
+)
+from orchestrator.client.retrying import Retries
+from orchestrator.client.sync import Client
+from orchestrator.client.values import Event, Job, Node, Service
+
+__all__ = [
+    "AsyncClient",
+    "BadAnswer",
+    "BadInput",
+    "Client",
+    "ClientError",
+    "Event",
+    "Job",
+    "Node",
+    "NotFound",
+    "Refused",
+    "Retries",
+    "Service",
+    "TimedOut",
+    "Unreachable",
+]

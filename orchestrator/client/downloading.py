@@ -1,0 +1,169 @@
+"""A body into a file: taken up where it broke off, and never glued from two different ones.
+
+While it is not whole it lies beside its place: `NAME.part`, and in `NAME.part.etag` of which version it is.
+What a process left there that was killed, the next one goes on with.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from orchestrator.client.errors import BadAnswer, BadInput, Unreachable
+from orchestrator.client.exchange import Again, Exchange
+from orchestrator.client.transport import Answer, Call, Progress
+
+_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
+_NOTHING: Final = re.compile(r"bytes \*/(\d{1,18})", re.ASCII)
+
+
+async def download(
+    exchange: Exchange, call: Call, target: Path, *, resume: bool = True, progress: Progress | None = None
+) -> Path:
+    """Fetch what `call` asks for into `target`, which is there when it is whole. Its path. Raises
+    ClientError; what came stays, for the next time, unless `resume` is False."""
+    wire = exchange.wire
+    part = await wire.thread(lambda: _Part(target, resume=resume))
+    try:
+        patience = exchange.patient()
+        while True:
+            before = part.size
+            try:
+                await _go_on(exchange, call, part, progress)
+                break
+            except Unreachable as error:
+                again = Again(error)
+            except Again as error:
+                again = error
+            if part.size > before:
+                patience.came()
+            await patience.failed(again)
+        await wire.thread(part.finish)
+    finally:
+        part.close()
+    return target
+
+
+async def _go_on(exchange: Exchange, call: Call, part: _Part, progress: Progress | None) -> None:
+    """One request for what is missing. Returns when all is there."""
+    headers = dict(call.headers)
+    if part.size and part.tag:
+        headers |= {"Range": f"bytes={part.size}-", "If-Range": part.tag}
+    async with exchange.once(replace(call, headers=headers)) as answer:
+        whole = await exchange.wire.thread(lambda: part.begin(answer))
+        if progress is not None:
+            progress(part.size, whole)
+        if part.size == whole:
+            return
+        async with aclosing(answer.pieces()) as pieces:
+            async for piece in pieces:
+                await exchange.wire.thread(partial(part.write, piece))
+                if progress is not None:
+                    progress(part.size, whole)
+    if whole is not None and part.size != whole:
+        raise Again(Unreachable(f"{part.size} of {whole} bytes came; try again"))
+
+
+class _Part:
+    """The file that grows. Blocks."""
+
+    def __init__(self, target: Path, *, resume: bool) -> None:
+        self._target = target
+        self._path = target.with_name(target.name + ".part")
+        self._note = target.with_name(target.name + ".part.etag")
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with _said(target):
+            self._fd = os.open(self._path, flags, 0o666)
+        try:
+            with _said(target):
+                self._lock()
+                self.tag = self._kept() if resume else ""
+                if not self.tag:
+                    os.ftruncate(self._fd, 0)
+                self.size = os.lseek(self._fd, 0, os.SEEK_END)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def begin(self, answer: Answer) -> int | None:
+        """Make ready for the body of this answer. How many bytes there are in all, None if nobody says."""
+        with _said(self._target):
+            tag = answer.headers.get("etag", "")
+            content_range = answer.headers.get("content-range", "")
+            if answer.status == 206:
+                found = _RANGE.fullmatch(content_range)
+                if found is None or int(found[1]) != self.size or tag != self.tag:
+                    self._start_over("")
+                    raise Again(BadAnswer("the part that came is not the one that was asked for; try again"))
+                return int(found[3])
+            if answer.status == 416:
+                nothing = _NOTHING.fullmatch(content_range)
+                # Nothing is missing, if it is still the same; else it is asked for from the beginning.
+                if nothing is not None and int(nothing[1]) == self.size and tag == self.tag:
+                    return self.size
+                self._start_over("")
+                raise Again(BadAnswer("what was there has changed; try again"))
+            # A weak tag does not say that every byte is the same.
+            self._start_over("" if tag.startswith("W/") else tag)
+            length = answer.headers.get("content-length")
+            return int(length) if length is not None and length.isdigit() else None
+
+    def write(self, piece: bytes) -> None:
+        """Append it."""
+        with _said(self._target):
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        self.size += len(piece)
+
+    def finish(self) -> None:
+        """Put it in its place."""
+        with _said(self._target):
+            os.fsync(self._fd)
+            os.replace(self._path, self._target)
+            self._note.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._fd)
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(
+                f"{self._target} is being downloaded by another process; wait for it or name another place"
+            ) from None
+
+    def _kept(self) -> str:
+        try:
+            return self._note.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return ""  # without its tag nobody knows what it is a part of
+
+    def _start_over(self, tag: str) -> None:
+        # First the tag goes, then the bytes, then the new tag comes: whenever this is broken off, no bytes
+        # stand beside a tag that is not theirs.
+        self._note.unlink(missing_ok=True)
+        os.ftruncate(self._fd, 0)
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        self.size, self.tag = 0, tag
+        if tag:
+            self._note.write_text(tag, encoding="utf-8")
+
+
+@contextmanager
+def _said(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(
+            f"{str(target)!r} cannot be written: {error.strerror}; make room or name another place"
+        ) from error

@@ -1,0 +1,105 @@
+"""Which files a job is made of. Blocks while it looks at them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from actors.wire.errors import BadRequest
+from actors.wire.multipart_out import DataPart, FilePart
+from actors.wire.paths import PathSet, safe_path, shown
+from orchestrator.client.errors import BadInput
+
+PathLike = str | os.PathLike[str]
+Files = PathLike | Iterable[PathLike] | Mapping[str, PathLike | bytes]
+"""Paths of files and directories; or what each file is called in the job, and its path or its bytes."""
+
+_FIELD: Final = "file"
+
+
+def parts(files: Files) -> list[FilePart | DataPart]:
+    """A part for each file, under its name in the job's directory.
+
+    A directory given alone is the job's directory: its contents are sent, without its own name. Among several
+    a directory keeps its name, and a file its base name. Links are followed. Raises BadInput for what cannot
+    be sent, and for nothing at all.
+    """
+    if isinstance(files, Mapping):
+        named = list(files.items())
+    else:
+        named = list(_named([files] if isinstance(files, str | os.PathLike) else list(files)))
+    if not named:
+        raise BadInput("there is no file to submit; a job has at least its run.sh")
+    paths = PathSet()
+    found: list[FilePart | DataPart] = []
+    for name, source in named:
+        found.append(_part(_allowed(name, paths), source))
+    return found
+
+
+def _named(given: list[PathLike]) -> Iterator[tuple[str, PathLike]]:
+    for one in given:
+        path = Path(one)
+        if not path.is_dir():
+            # A name such as `..` has none of its own; what it is, is told where it is opened.
+            yield path.name or str(path), path
+        else:
+            top = "" if len(given) == 1 else path.resolve().name
+            yield from _walk(path, top)
+
+
+def _walk(top: Path, name: str) -> Iterator[tuple[str, Path]]:
+    inside: list[str] = []
+    for directory, below, names in os.walk(top, followlinks=True, onerror=_unreadable):
+        real = os.path.realpath(directory)
+        # A link to a directory that it lies in would be walked for ever.
+        below[:] = sorted(one for one in below if not _leads_up(real, os.path.join(directory, one)))
+        relative = os.path.relpath(directory, top)
+        prefix = "/".join(part for part in (name, "" if relative == "." else relative) if part)
+        for file in sorted(names):
+            inside.append(file)
+            yield f"{prefix}/{file}" if prefix else file, Path(directory, file)
+    if not inside:
+        raise BadInput(f"directory {shown(str(top))} has no files in it; name the files of the job")
+
+
+def _leads_up(real: str, inner: str) -> bool:
+    target = os.path.realpath(inner)
+    return os.path.islink(inner) and (real == target or real.startswith(target.rstrip("/") + "/"))
+
+
+def _unreadable(error: OSError) -> None:
+    raise BadInput(f"directory {shown(str(error.filename))} cannot be read: {error.strerror}")
+
+
+def _allowed(name: str, paths: PathSet) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise BadInput(f"file name {shown(name)} is no UTF-8; rename the file") from None
+    try:
+        safe = safe_path(name)
+        paths.add(safe)
+    except BadRequest as error:
+        raise BadInput(f"{error.detail}; rename the file") from None
+    return safe
+
+
+def _part(name: str, source: PathLike | bytes) -> FilePart | DataPart:
+    if isinstance(source, bytes):
+        return DataPart(_FIELD, name, "application/octet-stream", source)
+    try:
+        # The link itself is not opened later, so that it cannot be another file by then.
+        path = Path(source).resolve(strict=True)
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise BadInput(f"{shown(str(source))} is no file; only files and directories can be submitted")
+        if not os.access(path, os.R_OK):
+            raise BadInput(f"{shown(str(source))} cannot be read; its permissions do not allow it")
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "a link that leads in a circle"
+        raise BadInput(f"{shown(str(source))} cannot be read: {reason}; check the path") from None
+    return FilePart(_FIELD, name, path, found.st_size)

@@ -1,0 +1,198 @@
+"""What can be asked of an orchestrator, once for every kind of client."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from actors.wire.multipart_out import DataPart, MultipartBody
+from orchestrator.client import downloading, files, following, values
+from orchestrator.client.errors import BadInput
+from orchestrator.client.exchange import Exchange
+from orchestrator.client.files import Files, PathLike
+from orchestrator.client.retrying import Retries
+from orchestrator.client.transport import Call, Progress, Wire
+from orchestrator.client.values import Event, Job, Node, Service
+
+PAGE: Final = 500
+"""Items of a list that one request brings."""
+UPLOADED: Final = 300.0
+"""Seconds that the answer to an upload may take: by then all of it is on the server's disk."""
+
+
+class Operations:
+    """All of these raise ClientError. Async generators that are left early are to be closed
+    (`contextlib.aclosing`)."""
+
+    def __init__(self, wire: Wire, retries: Retries) -> None:
+        self._wire = wire
+        self._exchange = Exchange(wire, retries)
+
+    async def submit(
+        self,
+        files: Files,
+        *,
+        service: str | None = None,
+        user: int,
+        name: str | None = None,
+        tags: Iterable[str] = (),
+        max_runtime: float | None = None,
+        requires: str | None = None,
+        idempotency_key: str | None = None,
+        progress: Progress | None = None,
+    ) -> Job:
+        """Hand in a job. `files` are paths of files and directories, or what each file is called in the job
+        with its path or bytes; one directory alone is the job's directory. `service` may be left out where
+        there is one only. `max_runtime` is seconds, `requires` labels of the node, as "gpu=a100,ssd". However often it is sent, it becomes one job: two calls
+        do so too with the same `idempotency_key`."""
+        if service is None:
+            service = await self._only_service()
+        fields = {
+            "user_id": str(user),
+            "service": service,
+            "name": name,
+            "tags": ",".join(tags) or None,
+            "max_runtime": None if max_runtime is None else f"{max_runtime:.6f}".rstrip("0").rstrip("."),
+            "requires": requires,
+        }
+        body = await self._wire.thread(lambda: _form(files, fields))
+        key = idempotency_key or secrets.token_hex(16)
+        call = Call(
+            "POST",
+            "/upload",
+            headers={"Idempotency-Key": key},
+            body=body,
+            silence=UPLOADED,
+            progress=progress,
+        )
+        return await self.job(int((await self._exchange.json(call))["id"]))
+
+    async def job(self, number: int) -> Job:
+        """A job as it is now."""
+        return values.job(await self._get(f"/v1/jobs/{_id(number)}"))
+
+    async def wait(self, number: int, timeout: float | None = None) -> Job:
+        """A job once it has ended. Raises TimedOut after `timeout` seconds."""
+        return await following.wait(self._exchange, _id(number), timeout)
+
+    async def jobs(
+        self,
+        *,
+        user: int | None = None,
+        service: str | None = None,
+        status: str | None = None,
+        name: str | None = None,
+        tag: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[Job, None]:
+        """Jobs that fit all of these, the newest first."""
+        wanted = {"user": user, "service": service, "status": status, "name": name, "tag": tag}
+        query = {key: str(value) for key, value in wanted.items() if value is not None}
+        left = limit
+        while left is None or left > 0:
+            query["limit"] = str(PAGE if left is None else min(left, PAGE))
+            page = await self._get("/v1/jobs", **query)
+            for item in page["items"]:
+                yield values.job(item)
+            if page["next"] is None:
+                return
+            left = None if left is None else left - len(page["items"])
+            query["before"] = str(page["next"])
+
+    async def history(self, number: int) -> Sequence[dict[str, Any]]:
+        """Each status that the job has had: `at`, `from`, `to`, `reason`, `node`, `attempt`."""
+        return await self._items(f"/v1/jobs/{_id(number)}/history")
+
+    def iter_events(self, number: int | None = None) -> AsyncGenerator[Event, None]:
+        """What happens to a job until it has ended, or to all jobs for ever; nothing is left out and nothing
+        comes twice when the connection breaks or the orchestrator is started anew."""
+        return following.events(self._exchange, None if number is None else _id(number))
+
+    def logs(
+        self, number: int, stream: str = "stdout", offset: int = 0, *, follow: bool = False
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes of "stdout" or "stderr" from `offset` on; with `follow` as they are written, until the
+        job has ended."""
+        return following.log(self._exchange, _id(number), stream, offset, follow=follow)
+
+    async def download(
+        self, number: int, path: PathLike, *, resume: bool = True, progress: Progress | None = None
+    ) -> Path:
+        """The zip of an ended job into the file `path`. What came of it stays when this fails, and the next
+        call goes on there, unless `resume` is False."""
+        call = Call("GET", f"/v1/jobs/{_id(number)}/results")
+        return await downloading.download(self._exchange, call, Path(path), resume=resume, progress=progress)
+
+    async def download_partial(
+        self, number: int, path: PathLike, *, progress: Progress | None = None
+    ) -> Path:
+        """The zip of a job's directory as it is now, wherever it is."""
+        call = Call("GET", f"/download_partial/{_id(number)}")
+        return await downloading.download(self._exchange, call, Path(path), resume=False, progress=progress)
+
+    async def cancel(self, number: int) -> Job:
+        """Have a job killed; as it is then: Killed, or Locked while that goes on. Raises Refused (409) for
+        one that has ended otherwise."""
+        await self._post(f"/terminate/{_id(number)}")
+        return await self.job(number)
+
+    async def rerun(self, number: int) -> Job:
+        """A new job with the files that this one began with."""
+        # Made once only: nobody could tell a second one from a person's wish.
+        return values.job(await self._post(f"/v1/jobs/{_id(number)}/rerun", again=False))
+
+    async def nodes(self) -> Sequence[Node]:
+        """All nodes."""
+        return [values.node(item) for item in await self._items("/v1/nodes")]
+
+    async def services(self) -> Sequence[Service]:
+        """All services, by name."""
+        return [values.service(item) for item in await self._items("/v1/services")]
+
+    async def drain(self, node_id: str, reason: str | None = None) -> Node:
+        """Give a node no new jobs; those that it has go on."""
+        body = {} if reason is None else {"reason": reason}
+        return values.node(await self._post(f"/v1/nodes/{quote(node_id, safe='')}/drain", body))
+
+    async def undrain(self, node_id: str) -> Node:
+        """Give it jobs again."""
+        return values.node(await self._post(f"/v1/nodes/{quote(node_id, safe='')}/undrain"))
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._wire.close()
+
+    # ------------------------------------------------------------------ inside
+
+    async def _get(self, path: str, **query: str) -> Any:
+        return await self._exchange.json(Call("GET", path, query))
+
+    async def _post(self, path: str, body: Any = None, *, again: bool = True) -> Any:
+        return await self._exchange.json(Call("POST", path, json=body, again=again))
+
+    async def _items(self, path: str) -> Sequence[Any]:
+        items: Sequence[Any] = (await self._get(path))["items"]
+        return items
+
+    async def _only_service(self) -> str:
+        names = [service.name for service in await self.services()]
+        if len(names) != 1:
+            raise BadInput(f"name a service; there are {', '.join(names) or 'none'}")
+        return names[0]
+
+
+def _id(number: int) -> int:
+    if not 0 < number < 1 << 32:
+        raise BadInput(f"{number} is no job; ids are whole numbers from 1 to {(1 << 32) - 1}")
+    return number
+
+
+def _form(given: Files, fields: Mapping[str, str | None]) -> MultipartBody:
+    # The fields come first: a refusal then comes before the files.
+    texts = [
+        DataPart(name, None, None, value.encode()) for name, value in fields.items() if value is not None
+    ]
+    return MultipartBody([*texts, *files.parts(given)])
