@@ -19,6 +19,7 @@ from actors.ledger_port import (
 )
 from actors.lifecycle import ENDED, OVER, QUOTA, Status, may_move
 from actors.model import Attempt, AttemptState, End, HistoryEntry, Job
+from actors.requirements import from_labels
 
 _ORDER = (AttemptState.OPEN, AttemptState.GIVEN_UP, AttemptState.OVER, AttemptState.RELEASED)
 _INT_MAX = 2**63 - 1
@@ -52,6 +53,7 @@ def new_job(job: NewJob, *, job_id: int, seq: int, now: float) -> Step:
         storage_key=job.storage_key,
         size=job.size,
         max_runtime=job.max_runtime,
+        requires=from_labels(job.details.requires),
     )
     return Step(row, HistoryEntry(job_id, now, None, Status.QUEUED, UPLOADED, None, None))
 

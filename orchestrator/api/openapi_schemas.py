@@ -33,6 +33,10 @@ def schemas() -> dict[str, Any]:
                 "pattern": "^[0-9]{1,9}(\\.[0-9]{1,6})?$",
                 "description": "Seconds that the job may run, at most what the service allows",
             },
+            requires={
+                "type": "string",
+                "description": "Labels that its node has to have, as gpu or gpu=a100,ssd",
+            },
         ),
         "Job": _object(
             id=whole,
@@ -58,6 +62,7 @@ def schemas() -> dict[str, Any]:
             input_bytes=whole,
             output_bytes=maybe_whole,
             max_runtime_seconds=real,
+            requires=text,
         ),
         "Node": _object(
             id=text,

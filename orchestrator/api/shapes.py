@@ -41,6 +41,7 @@ def job(row: Job, why: Waiting | None) -> dict[str, Any]:
         "input_bytes": row.size,
         "output_bytes": end.size if end is not None else None,
         "max_runtime_seconds": row.max_runtime,
+        "requires": row.requires,
     }
 
 

@@ -11,9 +11,10 @@ from typing import Final
 
 import trio
 
-from actors.ledger_port import LedgerError, NewJob
+from actors.ledger_port import JobDetails, LedgerError, NewJob
 from actors.model import Job
 from actors.ports import ServiceLimits, StorageError
+from actors.requirements import requirement, to_labels
 from actors.wire.errors import BadRequest, CutOff, TooLarge
 from actors.wire.multipart_in import Part, Sink, TextSink, read_parts, read_text
 from actors.wire.paths import PathSet, safe_path, shown
@@ -21,7 +22,7 @@ from orchestrator.api.problems import Refusal
 from orchestrator.api.services import Api
 from orchestrator.incoming import IncomingFile, Upload
 
-FIELDS: Final = ("user_id", "service", "max_runtime")
+FIELDS: Final = ("user_id", "service", "max_runtime", "requires")
 _USER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?", re.ASCII)
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
@@ -158,7 +159,7 @@ class _Form:
     def job(self, services: Mapping[str, ServiceLimits], key: str | None) -> NewJob:
         """What the form asks for, once all of its parts were read. Raises BadRequest."""
         user_id, service = self.user_id(), self.service(services)
-        max_runtime = self.max_runtime(service)
+        max_runtime, requires = self.max_runtime(service), self.requires()
         return NewJob(
             user_id=user_id,
             service=service.name,
@@ -166,7 +167,8 @@ class _Form:
             size=self._upload.size,
             max_runtime=max_runtime,
             idempotency_key=key,
-            fingerprint=None if key is None else self.fingerprint(user_id, max_runtime),
+            fingerprint=None if key is None else self.fingerprint(user_id, max_runtime, requires),
+            details=JobDetails(requires=to_labels(requires)),
         )
 
     def user_id(self) -> int:
@@ -197,11 +199,23 @@ class _Form:
             raise BadRequest(f"max_runtime {shown(text)}: {limit}")
         return seconds
 
-    def fingerprint(self, user_id: int, max_runtime: float) -> str:
-        """The same for the same user, service, limit, names and bytes; "" when nothing was hashed."""
+    def requires(self) -> str:
+        """Labels that the job's node has to have; "" if the field is missing or empty."""
+        if "requires" not in self._fields or not (text := self._text("requires").strip()):
+            return ""
+        try:
+            return requirement(text)
+        except ValueError as error:
+            raise BadRequest(f"requires {shown(text)}: {error}") from None
+
+    def fingerprint(self, user_id: int, max_runtime: float, requires: str) -> str:
+        """The same for the same user, service, limit, requirement, names and bytes; "" when nothing was
+        hashed."""
         if self._hashed is None:
             return ""
         whole = hashlib.sha256(f"{user_id}\0{self._text('service')}\0{max_runtime}\0".encode())
+        if requires:  # else as it was before there was such a field
+            whole.update(f"{requires}\0\0".encode())
         for file in sorted(self._hashed, key=lambda hashed: hashed.path):
             whole.update(f"{file.path}\0{file.hash.hexdigest()}\0".encode())
         return whole.hexdigest()

@@ -29,12 +29,15 @@ class Portal:
         user: int = 1,
         service: str = "example",
         files: Mapping[str, bytes] | None = None,
+        requires: str = "",
     ) -> int:
         """Post a job; its id."""
         given = dict(files or {})
         if script is not None:
             given["run.sh"] = script.encode() if isinstance(script, str) else script
         parts = [f'name="file"; filename="{name}"|'.encode() + data for name, data in given.items()]
+        if requires:
+            parts.append(f'name="requires"|{requires}'.encode())
         answer = await self.post(*parts, user=user, service=service)
         assert answer.status_code == 201, answer.text
         return int(answer.json()["id"])

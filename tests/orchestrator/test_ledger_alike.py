@@ -12,6 +12,7 @@ from fakes.memory_ledger import MemoryLedger
 
 from actors.ledger_port import (
     Change,
+    JobDetails,
     Ledger,
     LedgerError,
     Move,
@@ -85,7 +86,9 @@ async def test_both_ledgers_give_the_same_answers(seed: int, tmp_path: Path) -> 
             last_id = max([job.id for job in await memory.changes(0)], default=0)
             changes = [await script.change(memory, last_id) for _ in range(chance.randint(1, 4))]
             new = new_job(
-                idempotency_key=chance.choice([*[None] * 6, "k1", "k2"]), fingerprint=chance.choice("fg")
+                idempotency_key=chance.choice([*[None] * 6, "k1", "k2"]),
+                fingerprint=chance.choice("fg"),
+                details=JobDetails(requires={"gpu": "", "ssd": "fast"} if last_id % 2 else {}),
             )
             ordered, kind = chance.randint(1, last_id + 1), chance.random()
             for_both = []

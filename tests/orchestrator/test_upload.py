@@ -403,3 +403,19 @@ async def test_a_max_runtime_above_the_services_is_refused(tmp_path: Path) -> No
         assert answer.status_code == 201
         job = await server.ledger.get(1)
         assert job is not None and job.max_runtime == 60.0
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"), [("gpu", "gpu"), (" ssd,gpu = a100 ", "gpu=a100,ssd"), ("", ""), (None, "")]
+)
+async def test_a_job_may_require_labels_of_its_node(server: Server, text: str | None, kept: str) -> None:
+    answer = await server.post(RUN, *([] if text is None else [f'name="requires"|{text}']))
+    assert answer.status_code == 201
+    job = await server.ledger.get(1)
+    assert job is not None and job.requires == kept
+    assert (await server.client.get("/v1/jobs/1")).json()["requires"] == kept
+
+
+@pytest.mark.parametrize("text", ["a b", "=1", "gpu=1,gpu=2", "gpu,"])
+async def test_what_is_no_label_is_refused(server: Server, text: str) -> None:
+    await refused(server, await server.post(RUN, f'name="requires"|{text}'), 400, "requires")

@@ -105,3 +105,22 @@ async def test_a_node_whose_health_command_fails_gets_no_jobs_and_says_why(here:
             "set_aside",
             "the health command ended with status 1: the GPU is gone",
         )
+
+
+async def test_a_job_goes_to_a_node_that_has_what_it_requires_and_says_so_while_there_is_none(
+    here: Place,
+) -> None:
+    server = here.server(config=CONFIG)
+    plain = joining(here, "plain", server)
+    async with portal(server.url) as user:
+        wanting = await user.upload("echo found > result.txt", requires="gpu=a100")
+        waiting = await user.until(wanting, "Queued", saying="that has gpu=a100")
+        assert waiting["waiting"]["reason"] == "no_node"
+        # It holds up none that came after it, of the same user.
+        others = [await user.run("true") for _ in range(3)]
+        assert {end["status"] for end in others} == {"Completed"}
+        fitting = joining(here, "fitting", server, "--labels", "gpu=a100,ssd")
+        end = await user.ended(wanting)
+        seen = await nodes(user)
+        assert (end["status"], end["node"]) == ("Completed", seen[fitting.url]["id"])
+        assert {end["node"] for end in others} == {seen[plain.url]["id"]}
