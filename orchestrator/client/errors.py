@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from orchestrator.client.values import Job
+from orchestrator.client.values import Job
 
 
 class ClientError(Exception):

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Final
 
-from orchestrator.client import values
+from orchestrator.client import bodies
 from orchestrator.client.errors import BadAnswer, NotFound, TimedOut, Unreachable
 from orchestrator.client.exchange import Again, Exchange
 from orchestrator.client.sse import Message, Parser
@@ -30,7 +30,7 @@ LASTED: Final = 10.0
 async def wait(exchange: Exchange, number: int, timeout: float | None) -> Job:
     """The job once it has ended. Raises TimedOut after `timeout` seconds, ClientError."""
     begun = time.monotonic()
-    job = values.job(await exchange.json(Call("GET", f"/v1/jobs/{number}")))
+    job = bodies.job(await exchange.json(Call("GET", f"/v1/jobs/{number}")))
     while not job.over:
         left = ROUND if timeout is None else min(ROUND, begun + timeout - time.monotonic())
         if left <= 0 and timeout is not None:
@@ -47,7 +47,7 @@ async def _changed(exchange: Exchange, number: int, seconds: float, **query: str
     patience = exchange.patient()
     while True:
         try:
-            return values.job(await exchange.json_once(call))
+            return bodies.job(await exchange.json_once(call))
         except Again as again:
             await patience.failed(again)
 
@@ -57,7 +57,7 @@ async def log(
 ) -> AsyncGenerator[bytes, None]:
     """The bytes of a log from `offset` on; with `follow` as they come, until the job has ended. When the job
     is begun anew on another node, its log begins anew too."""
-    job = values.job(await exchange.json(Call("GET", f"/v1/jobs/{number}")))
+    job = bodies.job(await exchange.json(Call("GET", f"/v1/jobs/{number}")))
     attempt = job.attempt
     patience = exchange.patient()
     while True:
@@ -128,7 +128,7 @@ async def events(exchange: Exchange, number: int | None) -> AsyncGenerator[Event
 
 
 async def _changes(exchange: Exchange, number: int) -> AsyncGenerator[Event, None]:
-    job = values.job(await exchange.json(Call("GET", f"/v1/jobs/{number}")))
+    job = bodies.job(await exchange.json(Call("GET", f"/v1/jobs/{number}")))
     version = -1
     while True:
         if job.version > version:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from actors.wire.multipart_out import DataPart, MultipartBody
-from orchestrator.client import downloading, files, following, values
+from orchestrator.client import bodies, downloading, files, following
 from orchestrator.client.errors import BadInput
 from orchestrator.client.exchange import Exchange
 from orchestrator.client.files import Files, PathLike
@@ -46,8 +46,8 @@ class Operations:
     ) -> Job:
         """Hand in a job. `files` are paths of files and directories, or what each file is called in the job
         with its path or bytes; one directory alone is the job's directory. `service` may be left out where
-        there is one only. `max_runtime` is seconds, `requires` labels of the node, as "gpu=a100,ssd". However often it is sent, it becomes one job: two calls
-        do so too with the same `idempotency_key`."""
+        there is one only. `max_runtime` is seconds, `requires` labels of the node, as "gpu=a100,ssd". However
+        often it is sent, it becomes one job: two calls do so too with the same `idempotency_key`."""
         if service is None:
             service = await self._only_service()
         fields = {
@@ -72,7 +72,7 @@ class Operations:
 
     async def job(self, number: int) -> Job:
         """A job as it is now."""
-        return values.job(await self._get(f"/v1/jobs/{_id(number)}"))
+        return bodies.job(await self._get(f"/v1/jobs/{_id(number)}"))
 
     async def wait(self, number: int, timeout: float | None = None) -> Job:
         """A job once it has ended. Raises TimedOut after `timeout` seconds."""
@@ -96,7 +96,7 @@ class Operations:
             query["limit"] = str(PAGE if left is None else min(left, PAGE))
             page = await self._get("/v1/jobs", **query)
             for item in page["items"]:
-                yield values.job(item)
+                yield bodies.job(item)
             if page["next"] is None:
                 return
             left = None if left is None else left - len(page["items"])
@@ -142,24 +142,24 @@ class Operations:
     async def rerun(self, number: int) -> Job:
         """A new job with the files that this one began with."""
         # Made once only: nobody could tell a second one from a person's wish.
-        return values.job(await self._post(f"/v1/jobs/{_id(number)}/rerun", again=False))
+        return bodies.job(await self._post(f"/v1/jobs/{_id(number)}/rerun", again=False))
 
     async def nodes(self) -> Sequence[Node]:
         """All nodes."""
-        return [values.node(item) for item in await self._items("/v1/nodes")]
+        return [bodies.node(item) for item in await self._items("/v1/nodes")]
 
     async def services(self) -> Sequence[Service]:
         """All services, by name."""
-        return [values.service(item) for item in await self._items("/v1/services")]
+        return [bodies.service(item) for item in await self._items("/v1/services")]
 
     async def drain(self, node_id: str, reason: str | None = None) -> Node:
         """Give a node no new jobs; those that it has go on."""
         body = {} if reason is None else {"reason": reason}
-        return values.node(await self._post(f"/v1/nodes/{quote(node_id, safe='')}/drain", body))
+        return bodies.node(await self._post(f"/v1/nodes/{quote(node_id, safe='')}/drain", body))
 
     async def undrain(self, node_id: str) -> Node:
         """Give it jobs again."""
-        return values.node(await self._post(f"/v1/nodes/{quote(node_id, safe='')}/undrain"))
+        return bodies.node(await self._post(f"/v1/nodes/{quote(node_id, safe='')}/undrain"))
 
     async def close(self) -> None:
         """Close its connections."""
