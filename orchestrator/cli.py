@@ -12,6 +12,7 @@ from typing import Any, Final
 import click
 
 from node.cli import node_command
+from orchestrator.commands import COMMANDS
 
 _HELP: Final = {"help_option_names": ["-h", "--help"]}
 _DIRECTORY: Final = click.Path(file_okay=False, path_type=Path)
@@ -130,6 +131,8 @@ def up(**options: Any) -> None:
 
 main.add_command(node_command, "node")
 main.add_command(node_command, "client")
+for command in COMMANDS:
+    main.add_command(command)
 
 
 def listening(url: str) -> None:

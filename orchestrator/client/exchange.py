@@ -138,6 +138,14 @@ def _refusal(url: str, call: Call, answer: Answer, body: bytes) -> ClientError:
     code = str(told.get("code") or "")
     if status in (401, 403):
         said = f"{said or 'this is not allowed'}; set ORCHESTRATOR_TOKEN to a token that may do it"
+    if (
+        status in (404, 405)
+        and code in ("", "not_found", "method_not_allowed")
+        and call.path.startswith("/v1/")
+    ):
+        said = (
+            f"{url} has no {call.method} {call.path}; it may be older than this client, or the URL is wrong"
+        )
     if status == 404:
         return NotFound(status, code, said or f"{url} has no {call.path}; check the URL")
     return Refused(status, code, said or f"{url} answered {call.method} {call.path} with status {status}")

@@ -103,6 +103,8 @@ async def events(exchange: Exchange, number: int | None) -> AsyncGenerator[Event
         why = Again(Unreachable(f"the stream of events of {exchange.wire.url} ended; try again"))
         try:
             async with exchange.once(call) as answer, aclosing(answer.pieces()) as pieces:
+                if answer.status == 204:
+                    return  # it had ended with the last event
                 async for piece in pieces:
                     for message in parser.feed(piece):
                         came = True
@@ -111,6 +113,7 @@ async def events(exchange: Exchange, number: int | None) -> AsyncGenerator[Event
                         yield event
                         if number is not None and status(event) in OVER:
                             return
+                    last = parser.last_id or last
         except Again as error:
             why = error
         except Unreachable as error:

@@ -100,7 +100,7 @@ class Operations:
             if page["next"] is None:
                 return
             left = None if left is None else left - len(page["items"])
-            query["before"] = str(page["next"])
+            query["cursor"] = str(page["next"])
 
     async def history(self, number: int) -> Sequence[dict[str, Any]]:
         """Each status that the job has had: `at`, `from`, `to`, `reason`, `node`, `attempt`."""

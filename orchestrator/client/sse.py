@@ -23,10 +23,12 @@ class Message:
 
 class Parser:
     """See the HTML standard, 9.2.6. `retry` is the pause in seconds that the server asks for before a new
-    connection, None if it asked for none."""
+    connection, None if it asked for none. `last_id` is where the stream stands, which may have been told
+    without an event."""
 
     def __init__(self) -> None:
         self.retry: float | None = None
+        self.last_id = ""
         self._buffer = bytearray()
         self._size = 0
         self._begun = False
@@ -80,6 +82,8 @@ class Parser:
                 return  # a comment, or a field that the standard does not know
 
     def _dispatched(self) -> Message | None:
+        # Not before: of what is cut off in the middle nothing counts.
+        self.last_id = self._id
         data, kind = self._data, self._kind
         self._data, self._kind, self._size = [], "", 0
         return Message(self._id, kind or "message", "\n".join(data)) if data else None

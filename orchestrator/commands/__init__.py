@@ -1,0 +1,28 @@
+"""The commands of the console that ask an orchestrator for something. What they need beyond click is imported
+when one of them is run, so that `--help` is quick."""
+
+from typing import Final
+
+import click
+
+from orchestrator.commands.fleet import drain_command, nodes_command, services_command, undrain_command
+from orchestrator.commands.jobs import ls_command, queue_command, status_command
+from orchestrator.commands.logs import logs_command
+from orchestrator.commands.results import get_command
+from orchestrator.commands.stopping import cancel_command, rerun_command
+from orchestrator.commands.submitting import submit_command
+
+COMMANDS: Final[tuple[click.Command, ...]] = (
+    submit_command,
+    status_command,
+    ls_command,
+    logs_command,
+    get_command,
+    cancel_command,
+    rerun_command,
+    queue_command,
+    nodes_command,
+    services_command,
+    drain_command,
+    undrain_command,
+)

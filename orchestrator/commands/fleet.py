@@ -1,0 +1,113 @@
+"""`nodes`, `services`, `drain` and `undrain`: what jobs run on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.commands.connecting import HELP, Connection, as_json, connected
+from orchestrator.commands.jobs import UNDER_WAY
+from orchestrator.commands.output import emit_json, emit_table, size
+
+if TYPE_CHECKING:
+    from orchestrator.client import Client
+
+
+@click.command("nodes", context_settings=HELP)
+@as_json
+@connected
+def nodes_command(connection: Connection, *, json_wanted: bool) -> None:
+    """List the nodes: whether they answer, how busy they are, and why one gets no jobs."""
+    with connection.client() as client:
+        found = client.nodes()
+    if json_wanted:
+        emit_json([node.raw for node in found])
+        return
+    emit_table(
+        ("ID", "STATUS", "SERVICES", "SLOTS", "JOBS", "OTHERS", "LOAD", "DISK", "URL", "MESSAGE"),
+        [
+            (
+                node.id,
+                node.status,
+                ",".join(node.services),
+                "any" if node.slots is None else node.slots,
+                node.held,
+                node.others,
+                f"{node.load:.0f}%",
+                size(node.raw.get("free_disk_bytes")),
+                node.url,
+                node.message if node.draining is None else f"draining: {node.draining}",
+            )
+            for node in found
+        ],
+    )
+
+
+@click.command("services", context_settings=HELP)
+@as_json
+@connected
+def services_command(connection: Connection, *, json_wanted: bool) -> None:
+    """List the services: their quotas, and how many of their jobs wait, are under way and have ended."""
+    with connection.client() as client:
+        found = client.services()
+    if json_wanted:
+        emit_json([service.raw for service in found])
+        return
+    emit_table(
+        ("NAME", "STATUS", "QUEUED", "UNDER WAY", "MOST", "PER USER", "COMPLETED", "FAILED"),
+        [
+            (
+                service.name,
+                "paused" if service.paused else "open",
+                service.jobs.get("Queued", 0),
+                sum(service.jobs.get(status, 0) for status in UNDER_WAY),
+                service.max_runs,
+                service.runs_per_user,
+                service.jobs.get("Completed", 0),
+                service.jobs.get("Failed", 0) + service.jobs.get("Invalid", 0),
+            )
+            for service in found
+        ],
+    )
+
+
+@click.command("drain", context_settings=HELP)
+@click.argument("node")
+@click.option("--reason", metavar="TEXT", help="What people are told who ask why it gets no jobs.")
+@as_json
+@connected
+def drain_command(connection: Connection, *, node: str, reason: str | None, json_wanted: bool) -> None:
+    """Give a node no new jobs; those on it go on. NODE is its id, the beginning of it, or its URL."""
+    with connection.client() as client:
+        found = client.drain(_node(client, node), reason)
+    if json_wanted:
+        emit_json(found.raw)
+    else:
+        click.echo(f"node {found.id} gets no new jobs; it has {found.held}")
+
+
+@click.command("undrain", context_settings=HELP)
+@click.argument("node")
+@as_json
+@connected
+def undrain_command(connection: Connection, *, node: str, json_wanted: bool) -> None:
+    """Give a drained node jobs again. NODE is its id, the beginning of it, or its URL."""
+    with connection.client() as client:
+        found = client.undrain(_node(client, node))
+    if json_wanted:
+        emit_json(found.raw)
+    else:
+        click.echo(f"node {found.id} gets jobs again")
+
+
+def _node(client: Client, wanted: str) -> str:
+    from orchestrator.client import BadInput
+
+    nodes = client.nodes()
+    exact = [node.id for node in nodes if wanted in (node.id, node.url)]
+    found = exact or [node.id for node in nodes if node.id.startswith(wanted)]
+    if len(found) == 1:
+        return found[0]
+    what = "fits several nodes" if found else "is no node"
+    raise BadInput(f"{wanted!r} {what}; `orchestrator nodes` lists them")

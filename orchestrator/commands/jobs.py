@@ -1,0 +1,188 @@
+"""`status`, `ls` and `queue`: how jobs stand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from orchestrator.commands.connecting import HELP, Connection, as_json, connected
+from orchestrator.commands.output import age, clean, emit_json, emit_table, size, span
+
+if TYPE_CHECKING:
+    from orchestrator.client import Job
+
+STATUSES: Final = (
+    "Queued",
+    "Processing",
+    "Submitted",
+    "Prepared",
+    "Running",
+    "Locked",
+    "Completed",
+    "Failed",
+    "Invalid",
+    "Killed",
+    "Cleaned",
+)
+UNDER_WAY: Final = ("Processing", "Submitted", "Prepared", "Running", "Locked")
+
+COLUMNS: Final = ("ID", "STATUS", "USER", "SERVICE", "NAME", "AGE", "RAN", "MESSAGE")
+
+
+def filters(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What a list is narrowed to."""
+    for option in (
+        click.option("--tag", metavar="TAG", help="Those with this tag."),
+        click.option("--name", metavar="NAME", help="Those of this name."),
+        click.option("--status", type=click.Choice(STATUSES, case_sensitive=False), help="Those in it."),
+        click.option("--service", metavar="NAME", help="Those of this service."),
+        click.option("--user", type=int, metavar="ID", help="Those of this user."),
+    ):
+        function = option(function)
+    return function
+
+
+@click.command("status", context_settings=HELP)
+@click.argument("job_id", type=int, metavar="ID")
+@as_json
+@connected
+def status_command(connection: Connection, *, job_id: int, json_wanted: bool) -> None:
+    """Show one job: how it stands and why, what it used, and what became of it step by step."""
+    with connection.client() as client:
+        job = client.job(job_id)
+        if json_wanted:
+            emit_json(job.raw)
+            return
+        history = client.history(job_id)
+    for name, value in _facts(job):
+        if value not in (None, ""):
+            click.echo(f"{name:<10}{clean(value)}")
+    click.echo()
+    steps = [(step["at"], step["to"], step.get("attempt"), step["reason"]) for step in history]
+    emit_table(("AT", "STATUS", "ATTEMPT", "WHAT"), steps)
+
+
+def _progress(job: Job) -> str:
+    fraction, said = job.raw.get("progress"), job.raw.get("progress_message")
+    share = f"{fraction:.0%}" if isinstance(fraction, int | float) else ""
+    return " ".join(part for part in (share, said) if part)
+
+
+def _facts(job: Job) -> list[tuple[str, object]]:
+    ended = "" if job.exit_code is None else f"exit code {job.exit_code}"
+    if job.signal is not None:
+        ended = f"signal {job.signal}"
+    return [
+        ("job", job.id),
+        ("status", job.status),
+        ("why", job.message),
+        ("place", None if job.position is None else f"{job.position} in the queue"),
+        ("progress", _progress(job)),
+        ("name", job.name),
+        ("tags", ", ".join(job.tags)),
+        ("user", job.user),
+        ("service", job.service),
+        ("rerun of", job.rerun_of),
+        ("created", job.raw.get("created_at")),
+        ("started", job.raw.get("started_at")),
+        ("ended", job.raw.get("ended_at")),
+        ("end", ended),
+        ("ran", span(job.wall_seconds)),
+        ("cpu", span(job.cpu_seconds)),
+        ("memory", size(job.peak_bytes)),
+        ("input", size(job.input_bytes)),
+        ("output", size(job.output_bytes)),
+        ("node", job.node),
+        ("attempt", job.attempt),
+    ]
+
+
+@click.command("ls", context_settings=HELP)
+@filters
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many, newest first."
+)
+@click.option("--watch", is_flag=True, help="Go on and show every change, until Ctrl-C.")
+@as_json
+@connected
+def ls_command(connection: Connection, *, watch: bool, json_wanted: bool, **wanted: Any) -> None:
+    """List jobs, the newest first."""
+    if watch:
+        from orchestrator.commands.watching import watch_jobs
+
+        watch_jobs(connection, wanted, json_wanted=json_wanted)
+        return
+    with connection.client() as client:
+        found = list(client.jobs(**wanted))
+    if json_wanted:
+        emit_json([job.raw for job in found])
+    else:
+        emit_table(COLUMNS, [row(job) for job in found])
+
+
+def row(job: Job) -> Sequence[object]:
+    """Its cells in a list."""
+    return (
+        job.id,
+        job.status,
+        job.user,
+        job.service,
+        job.name,
+        age(job.created_at),
+        span(job.wall_seconds),
+        job.message,
+    )
+
+
+@click.command("queue", context_settings=HELP)
+@click.option("--service", metavar="NAME", help="Of this service only.")
+@click.option(
+    "--users", is_flag=True, help="Who fills it: how many jobs of each user wait and are under way."
+)
+@as_json
+@connected
+def queue_command(connection: Connection, *, service: str | None, users: bool, json_wanted: bool) -> None:
+    """List the jobs that wait, the next first, and what each of them waits for."""
+    with connection.client() as client:
+        waiting = list(client.jobs(service=service, status="Queued"))
+        busy = [job for status in UNDER_WAY if users for job in client.jobs(service=service, status=status)]
+    if users:
+        _users(waiting, busy, json_wanted=json_wanted)
+        return
+    waiting.sort(key=lambda job: (job.service, job.position or 0, job.id))
+    if json_wanted:
+        emit_json([job.raw for job in waiting])
+        return
+    emit_table(
+        ("PLACE", "ID", "USER", "SERVICE", "NAME", "AGE", "WAITS FOR", "MESSAGE"),
+        [
+            (
+                job.position,
+                job.id,
+                job.user,
+                job.service,
+                job.name,
+                age(job.created_at),
+                job.waiting_for,
+                job.message,
+            )
+            for job in waiting
+        ],
+    )
+
+
+def _users(waiting: Sequence[Job], busy: Sequence[Job], *, json_wanted: bool) -> None:
+    queued = Counter((job.service, job.user) for job in waiting)
+    running = Counter((job.service, job.user) for job in busy)
+    rows = [
+        (service, user, queued[service, user], running[service, user])
+        for service, user in sorted(queued | running, key=lambda key: (key[0], -queued[key], key[1]))
+    ]
+    names = ("service", "user_id", "queued", "under_way")
+    if json_wanted:
+        emit_json([dict(zip(names, row, strict=True)) for row in rows])
+    else:
+        emit_table(("SERVICE", "USER", "QUEUED", "UNDER WAY"), rows)

@@ -1,0 +1,37 @@
+"""`logs`: what a job wrote."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from orchestrator.commands.connecting import HELP, Connection, connected
+
+
+@click.command("logs", context_settings=HELP)
+@click.argument("job_id", type=int, metavar="ID")
+@click.option("-f", "--follow", is_flag=True, help="Go on as it is written, until the job has ended.")
+@click.option(
+    "--stream", type=click.Choice(["stdout", "stderr"]), default="stdout", show_default=True, help="Which."
+)
+@click.option("--offset", type=click.IntRange(min=0), default=0, metavar="BYTES", help="Where to begin.")
+@click.option("--raw", is_flag=True, help="On a terminal too, every byte as it is.")
+@connected
+def logs_command(
+    connection: Connection, *, job_id: int, follow: bool, stream: str, offset: int, raw: bool
+) -> None:
+    """Write a job's standard output, or its standard error, to standard output.
+
+    Into a file or a pipe, bytes go as they are. On a terminal, what would steer it is left out, colours are
+    not.
+    """
+    from orchestrator.commands.following import write_all
+    from orchestrator.commands.terminal import Filter
+
+    target = sys.stdout.fileno()
+    shown = Filter(tty=sys.stdout.isatty() and not raw)
+    with connection.client() as client:
+        for piece in client.logs(job_id, stream, offset, follow=follow):
+            write_all(target, shown.feed(piece))
+    write_all(target, shown.end())

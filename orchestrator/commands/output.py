@@ -1,0 +1,126 @@
+"""What people and programs are shown: data on standard output, all else on standard error.
+
+Names and messages come from jobs and may be hostile: nothing of them that steers a terminal gets to one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_DIRECTIONS: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+STYLES: Final = {
+    "Completed": "green",
+    "Running": "cyan",
+    "Queued": "yellow",
+    "Failed": "red",
+    "Invalid": "red",
+    "Killed": "magenta",
+    "Locked": "magenta",
+    "ready": "green",
+    "suspect": "yellow",
+    "lost": "red",
+}
+"""Colours of statuses. Without colours, they are words still."""
+
+
+def clean(text: object) -> str:
+    """The text with everything escaped that moves the cursor, colours, or turns the direction of writing."""
+    shown = str(text)
+    if shown.isascii() and shown.isprintable():
+        return shown
+    return "".join(
+        character.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _DIRECTIONS
+        else character
+        for character in shown
+    )
+
+
+def tell(*lines: str) -> None:
+    """Lines for the person, on standard error."""
+    for line in lines:
+        click.echo(clean(line), err=True)
+
+
+def emit_json(body: Any) -> None:
+    """One line of JSON. ASCII, so that nothing in it steers a terminal."""
+    click.echo(json.dumps(body, separators=(",", ":")))
+
+
+def emit_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table on standard output. For a pipe no line is cut, folded or coloured."""
+    if sys.stdout.isatty():
+        console().print(make_table(headings, rows))
+        return
+    cells = [[clean("-" if cell in (None, "") else cell) for cell in row] for row in (headings, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
+    for row in cells:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def make_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """For a terminal, in its width."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        # What is long may be cut; ids and numbers are not.
+        flexible = heading in ("MESSAGE", "NAME", "REASON", "WHAT", "SERVICES")
+        table.add_column(
+            heading, overflow="ellipsis", no_wrap=True, min_width=None if flexible else len(heading)
+        )
+    for row in rows:
+        cells = [clean("-" if cell in (None, "") else cell) for cell in row]
+        table.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in cells))
+    return table
+
+
+def console(*, err: bool = False) -> Console:
+    """Rich's, which honours NO_COLOR."""
+    from rich.console import Console
+
+    return Console(stderr=err, highlight=False, markup=False, emoji=False)
+
+
+def age(at: datetime | None, now: datetime | None = None) -> str:
+    """How long ago."""
+    if at is None:
+        return ""
+    return span(((now or datetime.now(UTC)) - at).total_seconds())
+
+
+def span(seconds: float | None) -> str:
+    """A duration in its two largest units."""
+    if seconds is None:
+        return ""
+    if 0 <= seconds < 10:
+        return f"{seconds:.1f}s"
+    left = max(0, int(seconds))
+    for unit, name, smaller, below in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if left >= unit:
+            return f"{left // unit}{name}{left % unit // smaller}{below}"
+    return f"{left}s"
+
+
+def size(count: float | None) -> str:
+    """Bytes in the unit that fits."""
+    if count is None:
+        return ""
+    for unit in ("B", "K", "M", "G"):
+        if count < 1024:
+            return f"{count:.0f}{unit}" if unit == "B" or count >= 10 else f"{count:.1f}{unit}"
+        count /= 1024
+    return f"{count:.1f}T"

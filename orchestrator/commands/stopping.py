@@ -1,0 +1,130 @@
+"""`cancel` and `rerun`: end jobs, and begin one again."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from orchestrator.commands.connecting import HELP, Connection, as_json, connected
+from orchestrator.commands.jobs import UNDER_WAY
+from orchestrator.commands.output import clean, emit_json, emit_table, tell
+
+if TYPE_CHECKING:
+    from orchestrator.client import AsyncClient, Job
+
+STOPPABLE: Final = ("Queued", *(status for status in UNDER_WAY if status != "Locked"))
+AT_ONCE: Final = 8
+"""Orders to cancel that are under way at a time."""
+
+
+@click.command("cancel", context_settings=HELP)
+@click.argument("ids", nargs=-1, type=int, metavar="[ID]...")
+@click.option("--user", type=int, metavar="ID", help="All jobs of this user that have not ended.")
+@click.option("--service", metavar="NAME", help="All of this service.")
+@click.option("--status", type=click.Choice(STOPPABLE, case_sensitive=False), help="All in this status.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json
+@connected
+def cancel_command(
+    connection: Connection,
+    *,
+    ids: tuple[int, ...],
+    user: int | None,
+    service: str | None,
+    status: str | None,
+    yes: bool,
+    json_wanted: bool,
+) -> None:
+    """End jobs: those named by ID, or all that fit --user, --service and
+    --status, which are counted first."""
+    wanted = {"user": user, "service": service, "status": status}
+    if ids and any(value is not None for value in wanted.values()):
+        raise click.UsageError("name jobs by ID or by --user, --service and --status, not both")
+    if not ids:
+        if all(value is None for value in wanted.values()):
+            raise click.UsageError("which jobs? Name them by ID, or by --user, --service and --status")
+        ids = _chosen(connection, wanted, yes=yes, json_wanted=json_wanted)
+    ended = _cancel_all(connection, ids)
+    if json_wanted:
+        emit_json([job.raw for job in ended.values() if not isinstance(job, str)])
+    else:
+        rows = [(job.id, job.status, job.message) for job in ended.values() if not isinstance(job, str)]
+        if rows:
+            emit_table(("ID", "STATUS", "MESSAGE"), rows)
+    refused = [f"job {number}: {why}" for number, why in ended.items() if isinstance(why, str)]
+    tell(*refused)
+    sys.exit(1 if refused else 0)
+
+
+def _chosen(
+    connection: Connection, wanted: dict[str, Any], *, yes: bool, json_wanted: bool
+) -> tuple[int, ...]:
+    with connection.client() as client:
+        statuses = STOPPABLE if wanted["status"] is None else (wanted["status"],)
+        found = [job for status in statuses for job in client.jobs(**{**wanted, "status": status})]
+    counts = Counter(job.status for job in found)
+    told = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none"
+    if found and not yes:
+        if not sys.stdin.isatty() or json_wanted:
+            raise click.UsageError(f"{len(found)} jobs would be cancelled ({told}); add --yes if you mean it")
+        click.confirm(f"Cancel {len(found)} jobs ({told})?", abort=True, err=True)
+    else:
+        tell(f"{len(found)} jobs ({told})")
+    return tuple(sorted({job.id for job in found}))
+
+
+def _cancel_all(connection: Connection, ids: Sequence[int]) -> dict[int, Job | str]:
+    """What became of each: the job, or why not."""
+    import trio
+
+    from orchestrator.client import ClientError
+    from orchestrator.commands.watching import first
+
+    try:
+        return trio.run(partial(_cancel, connection, ids))
+    except* ClientError as group:
+        raise first(group) from None
+    except* KeyboardInterrupt:
+        tell("interrupted; some of them may not be cancelled")
+        raise KeyboardInterrupt from None
+    raise AssertionError("unreachable")
+
+
+async def _cancel(connection: Connection, ids: Sequence[int]) -> dict[int, Job | str]:
+    import trio
+
+    from orchestrator.client import BadInput, Refused
+
+    ended: dict[int, Job | str] = {}
+    limit = trio.CapacityLimiter(AT_ONCE)
+
+    async def one(client: AsyncClient, number: int) -> None:
+        async with limit:
+            try:
+                ended[number] = await client.cancel(number)
+            except (BadInput, Refused) as error:
+                ended[number] = str(error)
+
+    async with connection.async_client() as client, trio.open_nursery() as nursery:
+        for number in ids:
+            nursery.start_soon(one, client, number)
+    return {number: ended[number] for number in ids}
+
+
+@click.command("rerun", context_settings=HELP)
+@click.argument("job_id", type=int, metavar="ID")
+@as_json
+@connected
+def rerun_command(connection: Connection, *, job_id: int, json_wanted: bool) -> None:
+    """Hand in an ended job again, with the files that it began with. Prints the id of the new job."""
+    with connection.client() as client:
+        job = client.rerun(job_id)
+    if json_wanted:
+        emit_json(job.raw)
+    else:
+        click.echo(clean(job.id))
