@@ -1,0 +1,136 @@
+"""The orchestrator on a small disk of its own that is full, or becomes so: it says so, nothing is half."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from fakes.api_server import form
+from fakes.gates import gate
+from fakes.portals import Portal, portal
+from fakes.processes import COMMAND, Place, Started
+
+MIB = 1 << 20
+SIZE = 20 * MIB
+SMALL_DISK = ("unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o size={SIZE} none "$0" && exec "$@"')
+RUN = 'name="file"; filename="run.sh"|true'
+
+
+class Small:
+    """An orchestrator whose ledger and jobs are on 20 MiB that only it has mounted; they go when it ends."""
+
+    def __init__(self, here: Place, node: str) -> None:
+        data = here.directory / "server"
+        data.mkdir()
+        environment = {
+            "DB_PATH": str(data / "db.sqlite"),
+            "DATA_PATH": str(data / "data"),
+            "SERVICE_EXAMPLE_NODES": node,
+        }
+        command = (*SMALL_DISK, str(data), *COMMAND)
+        self.server: Started = here.start(
+            "server", "--port", "0", name="server", command=command, environment=environment
+        )
+        self.disk = Path(f"/proc/{self.server.pid}/root{data}")
+        assert shutil.disk_usage(self.disk).total == SIZE
+
+    def on_disk(self) -> list[Path]:
+        """What there is of jobs, finished or half."""
+        data = self.disk / "data"
+        return [*(data / "incoming").iterdir(), *(data / "trash").iterdir(), *(data / "jobs").glob("*/*")]
+
+    @contextmanager
+    def filled(self, leaving: int = 0) -> Iterator[None]:
+        ballast = self.disk / "ballast"
+        with ballast.open("wb", buffering=0) as file:
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(self.disk).free - leaving)
+        try:
+            yield
+        finally:
+            ballast.unlink()
+
+
+@pytest.fixture
+def small(here: Place) -> Small:
+    return Small(here, here.node("node").url)
+
+
+async def test_an_upload_that_does_not_fit_is_507_and_leaves_nothing(small: Small) -> None:
+    async with portal(small.server.url) as user:
+        large = b'name="file"; filename="big"|' + os.urandom(11 * MIB)
+        answer = await user.post(large, 'name="file"; filename="run.sh"|rm big')
+        assert answer.status_code == 201
+        assert (await user.ended(answer.json()["id"]))["status"] == "Completed"
+        before = small.on_disk()
+        for answer in (await user.post(large, RUN), await _in_chunks(user, large, RUN)):
+            assert answer.status_code == 507, answer.text
+            assert answer.json()["status"] == "Unknown" and answer.json()["message"]
+        assert small.on_disk() == before
+        assert len(await user.statuses()) == 1
+        assert (await user.run("true"))["status"] == "Completed"
+
+
+async def test_results_that_do_not_fit_are_fetched_when_there_is_room(small: Small) -> None:
+    async with portal(small.server.url) as user:
+        with small.filled(leaving=8 * MIB):
+            job = await user.upload("head -c 15M /dev/urandom > big; sha256sum big > sum")
+            waiting = await user.until(job, "Running", "Submitted", saying="no space left")
+            assert "fetched again later" in waiting["message"]
+            assert not list((small.disk / "data").glob("jobs/*/*/result"))
+            # Small ones go past it.
+            assert (await user.run("echo 42 > result.txt"))["status"] == "Completed"
+        end = await user.ended(job)
+        assert (end["status"], end["attempt"]) == ("Completed", 1)
+        found = await user.contents(job)
+        assert len(found["big"]) == 15 * MIB
+        assert hashlib.sha256(found["big"]).hexdigest() == found["sum"].split()[0].decode()
+        assert list((small.disk / "data" / "incoming").iterdir()) == []
+
+
+async def test_with_no_byte_left_nothing_is_taken_what_runs_can_be_ended_and_nothing_crashes(
+    small: Small, here: Place
+) -> None:
+    async with portal(small.server.url) as user:
+        with gate(here.directory / "gate") as shut:
+            done = await user.run("echo kept > kept")
+            job = await user.upload(f"echo part > part; {shut.wait}")
+            await user.until(job, "Running")
+            with small.filled():
+                before = small.on_disk()
+                for _ in range(3):
+                    answer = await user.post(RUN)
+                    assert answer.status_code in (503, 507), answer.text
+                    assert answer.json()["id"] == 0 and answer.json()["message"]
+                assert small.on_disk() == before
+                assert (await user.contents(done["id"]))["kept"] == b"kept\n"
+                answer = await user.http.post(f"/terminate/{job}")
+                assert answer.status_code in (200, 507), answer.text
+                full = answer.status_code, answer.json()["status"]
+            # Asked again or not: what was told to end ends.
+            if full[0] == 507:
+                assert (await user.http.post(f"/terminate/{job}")).status_code == 200
+            end = await user.ended(job)
+            assert (end["status"], end["message"]) == ("Killed", "terminated"), full
+            assert (await user.contents(job))["part"] == b"part\n"
+        assert (await user.run("true"))["status"] == "Completed"
+        rows = await user.statuses()
+        assert sorted(rows) == ["Completed", "Completed", "Killed"]
+    assert len(small.on_disk()) == len(rows)
+    assert "Traceback" not in small.server.errors()
+
+
+async def _in_chunks(user: Portal, *parts: str | bytes) -> httpx.Response:
+    """Post a body whose length is not told beforehand."""
+    body, kind = form(*parts, 'name="user_id"|1', 'name="service"|example')
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 1 << 16):
+            yield body[start : start + (1 << 16)]
+
+    return await user.http.post("/upload", content=pieces(), headers={"Content-Type": kind})
