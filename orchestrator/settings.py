@@ -82,12 +82,12 @@ SERVER: Final[Mapping[str, Any]] = {
     "port": kind.whole(0, 65535, "a port, a whole number from 0 to 65535"),
     "db_path": kind.path,
     "data_path": kind.path,
-    "max_age": kind.seconds(0.0, "a number of kind.seconds, 0 or more"),
+    "max_age": kind.seconds(0.0, "a number of seconds, 0 or more"),
     "upload_limit": kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
     "keep_free_disk": _BYTES,
-    "node_lost_after": kind.seconds(1.0, "a number of kind.seconds, 1 or more"),
+    "node_lost_after": kind.seconds(1.0, "a number of seconds, 1 or more"),
     "join_url": kind.url,
-    "tick_seconds": kind.seconds(0.01, "a number of kind.seconds, 0.01 or more"),
+    "tick_seconds": kind.seconds(0.01, "a number of seconds, 0.01 or more"),
 }
 """The keys of the file's top level, and of flags."""
 

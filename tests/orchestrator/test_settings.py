@@ -120,7 +120,7 @@ def test_variables_of_others_are_not_read() -> None:
         ("PORT", "5_000", "0 to 65535"),
         ("PORT", "٥٠٠٠", "0 to 65535"),
         ("PORT", " 5000", "0 to 65535"),
-        ("MAX_AGE", "soon", "seconds"),
+        ("MAX_AGE", "soon", "a number of seconds, 0 or more"),
         ("MAX_AGE", "-1", "seconds"),
         ("MAX_AGE", "nan", "seconds"),
         ("DATA_PATH", "a\0b", "path"),
