@@ -121,6 +121,8 @@ def up(**options: Any) -> None:
 
     if options["nodes"] is None:
         options["nodes"] = 1 if options["autoscale"] is None else 0
+    if not options["nodes"] and options["autoscale"] is None:
+        raise click.BadParameter("it needs at least 1 node, or --autoscale", param_hint="--nodes")
     plan = Plan(**options)
 
     async def serve(shutdown: trio.Event) -> None:

@@ -197,8 +197,8 @@ async def test_all_mistakes_in_the_settings_are_told_and_nothing_starts(tmp_path
 async def test_a_wrong_option_is_told_with_status_2(tmp_path: Path) -> None:
     status, told = await refused(tmp_path, "server", "--nope")
     assert status == 2 and "--nope" in told
-    status, _ = await refused(tmp_path, "up", "--nodes", "0")
-    assert status == 2
+    status, told = await refused(tmp_path, "up", "--nodes", "0")
+    assert status == 2 and "at least 1 node, or --autoscale" in told
 
 
 async def test_a_data_directory_in_use_is_refused(tmp_path: Path) -> None:
