@@ -31,30 +31,33 @@ def safe_path(name: str) -> str:
 
     A safe relative path is kept and normalised (`./d//in.pdb` is `d/in.pdb`). Of an absolute name, of one
     with `..` in it and of a Windows path with a drive (`C:\x\in.pdb`), the base name is taken, because some
-    clients send the full path. Any other backslash is an ordinary character. Raises BadRequest, naming the
-    culprit, for what is no name of a file.
+    clients send the full path. Any other backslash is an ordinary character. What this gave stays as it is
+    when it is given again. Raises BadRequest, naming the culprit, for what is no name of a file.
     """
     if not name:
         raise BadRequest("a file was sent with an empty name")
     for character in name:
         if unicodedata.category(character) in ("Cc", "Cs"):
             raise BadRequest(f"file name {shown(name)}: control characters are not allowed")
-    if _DRIVE.match(name):
-        segments = re.split(r"[\\/]", name)
-        kept = segments[-1:]
-    else:
-        segments = name.split("/")
-        kept = segments[-1:] if name.startswith("/") or ".." in segments else segments
+    segments = name.split("/")
+    kept = segments[-1:] if name.startswith("/") or ".." in segments else segments
+    # A drive may come to light only when the rest is normalised (`./C:\x\in.pdb`).
+    if _DRIVE.match(name) or _DRIVE.match("/".join(_named(kept))):
+        segments = kept = re.split(r"[\\/]", name)[-1:]
     # A name that ends in a slash or a dot segment names a directory, whatever comes before.
     if segments[-1] in ("", ".", ".."):
         raise BadRequest(f"file name {shown(name)}: it does not name a file")
-    kept = [segment for segment in kept if segment not in ("", ".")]
+    kept = _named(kept)
     if any(len(segment.encode()) > COMPONENT_LIMIT for segment in kept):
         raise BadRequest(f"file name {shown(name)}: a part of it is longer than {COMPONENT_LIMIT} bytes")
     path = "/".join(kept)
     if len(path.encode()) > PATH_LIMIT:
         raise BadRequest(f"file name {shown(name)}: it is longer than {PATH_LIMIT} bytes")
     return path
+
+
+def _named(segments: list[str]) -> list[str]:
+    return [segment for segment in segments if segment not in ("", ".")]
 
 
 class PathSet:
