@@ -28,8 +28,8 @@ from typing import Any, Final
 
 from actors.lifecycle import ENDED, PAYLOAD, Status
 from actors.node_ports import Payload
+from actors.reserve import Reserve
 from actors.wire.attempts import Garbled, end_from_json, end_to_json
-from node.reserve import Reserve
 
 KEY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 """What a payload's key looks like; nothing else ever becomes the name of a directory."""

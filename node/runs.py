@@ -15,9 +15,9 @@ import trio
 
 from actors.model import End
 from actors.node_ports import Payload, Running, RunResult
+from actors.reserve import Reserve
 from node.executors.run import Executor, ExecutorError, Run, RunEnd, RunSpec
 from node.manifest import freeze_manifest
-from node.reserve import Reserve
 from node.script import Checked, make_ready
 from node.workspace import INTENT, WORK, Workspace
 

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlite_anyio
@@ -31,6 +32,7 @@ from actors.ledger_port import (
 from actors.lifecycle import Status
 from actors.model import Attempt, HistoryEntry, Job
 from actors.ports import Clock
+from actors.reserve import Reserve
 from actors.scaling_port import DecisionRecord, MachineRecord
 from orchestrator import ledger_lists, ledger_machines, ledger_nodes
 from orchestrator import ledger_rows as rows
@@ -65,14 +67,13 @@ class SqliteLedger:
         writer: sqlite_anyio.Connection,
         reader: sqlite_anyio.Connection,
         owner: str,
-        clock: Clock,
-        trace: Callable[[str], None] | None,
+        writing: Writer,
     ) -> None:
         """For `open`."""
         self._connection = writer
         self._reader = reader
         self._owner = owner
-        self._writer = Writer(writer, clock, trace)
+        self._writer = writing
 
     @classmethod
     async def open(
@@ -94,7 +95,10 @@ class SqliteLedger:
             except DATABASE_ERRORS as error:
                 raise LedgerError(f"{path}: {explain(error)}") from error
             undo.pop_all()
-        return cls(writer, reader, owner, clock, trace)
+        reserve = Reserve(Path(f"{path}.reserve"))
+        with trio.CancelScope(shield=True):  # the connections are open, and nobody else would close them
+            await trio.to_thread.run_sync(reserve.hold)
+        return cls(writer, reader, owner, Writer(writer, clock, reserve, trace))
 
     @property
     def owner(self) -> str:
@@ -127,10 +131,12 @@ class SqliteLedger:
         if not changes:
             await trio.lowlevel.checkpoint()
             return []
-        return await self._writer.write(partial(_record, tuple(changes)))
+        # What begins can wait for room; what ends makes some, or frees a node.
+        begins = any(isinstance(change, Move) and change.attempt is not None for change in changes)
+        return await self._writer.write(partial(_record, tuple(changes)), urgent=not begins)
 
     async def request_terminate(self, job_id: int) -> Job | None:
-        return await self._writer.write(partial(_request_terminate, job_id))
+        return await self._writer.write(partial(_request_terminate, job_id), urgent=True)
 
     async def jump_ids(self, to: int) -> None:
         """Make the next job's id at least `to`; ids never go back. The numbers of changes jump along, so that

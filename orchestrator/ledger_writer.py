@@ -22,6 +22,7 @@ import trio
 
 from actors.ledger_port import LedgerError
 from actors.ports import Clock
+from actors.reserve import Reserve
 
 T = TypeVar("T")
 _Answer: TypeAlias = "outcome.Value[Any] | outcome.Error"
@@ -55,6 +56,7 @@ class Writing:
 class _Item:
     work: Callable[[Writing], Any]
     task: trio.lowlevel.Task
+    urgent: bool
     answer: _Answer = field(
         default_factory=lambda: outcome.Error(LedgerError("the ledger has stopped; nothing was written"))
     )
@@ -81,15 +83,18 @@ async def in_thread(connection: sqlite_anyio.Connection, work: Callable[[sqlite3
 
 
 class Writer:
-    """Owns the connection that writes. `run` is its task."""
+    """Owns the connection that writes. `run` is its task. What is urgent may use the disk's reserve."""
 
     def __init__(
         self,
         connection: sqlite_anyio.Connection,
         clock: Clock,
+        reserve: Reserve,
         trace: Callable[[str], None] | None = None,
     ) -> None:
         self._connection = connection
+        self._reserve = reserve
+        self._reserve_held = True
         self._clock = clock
         self._trace = trace
         self._pending: dict[_Item, None] = {}
@@ -97,14 +102,14 @@ class Writer:
         self._bell = trio.Event()
         self._stopped = False
 
-    async def write(self, work: Callable[[Writing], T]) -> T:
+    async def write(self, work: Callable[[Writing], T], *, urgent: bool = False) -> T:
         """Have `work` done in the next batch; its result, once that is durable. Waits for `run` if that has
         not begun. Raises LedgerError if it could not be done; nothing of it was done then, nor if this
         raises Cancelled."""
         if self._stopped:
             await trio.lowlevel.checkpoint()
             raise LedgerError("the ledger has stopped; nothing was written")
-        item = _Item(work, trio.lowlevel.current_task())
+        item = _Item(work, trio.lowlevel.current_task(), urgent)
         self._pending[item] = None
         self._bell.set()
 
@@ -143,6 +148,8 @@ class Writer:
         except LedgerError as error:
             _fail(self._flying, error)
         self._land()
+        if not self._reserve_held:
+            self._reserve_held = await trio.to_thread.run_sync(self._reserve.hold)
 
     async def _try(self, items: Sequence[_Item]) -> None:
         now = self._clock.now()
@@ -153,15 +160,24 @@ class Writer:
             self._trace("commit")
 
     async def _one_by_one(self, full: LedgerFull) -> None:
-        """A full disk fails the batch, but perhaps not each of its items: an order to terminate is small."""
+        """A full disk fails the batch, but perhaps not each of its items: an order to terminate is small, and
+        there is a reserve for it."""
         _fail(self._flying, full)
-        if len(self._flying) == 1:
-            return
         for item in self._flying:
-            try:
-                await self._try([item])
-            except LedgerError as error:
-                _fail([item], error)
+            if len(self._flying) > 1 and not await self._is_full_for(item):
+                continue
+            if item.urgent and await trio.to_thread.run_sync(self._reserve.let_go):
+                self._reserve_held = False
+                await self._is_full_for(item)
+
+    async def _is_full_for(self, item: _Item) -> bool:
+        """Write it alone. Whether that failed for want of room; whatever it failed of is its answer."""
+        try:
+            await self._try([item])
+        except LedgerError as error:
+            _fail([item], error)
+            return isinstance(error, LedgerFull)
+        return False
 
     def _land(self) -> None:
         """Wake whoever waits. There is no checkpoint between a commit and this."""

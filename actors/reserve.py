@@ -1,5 +1,5 @@
-"""Space that is held on the data directory's disk for when scripts have filled it: without that nothing could
-be recorded any more, not even the order that would make room."""
+"""Space that is held on a disk for when something else has filled it: without that nothing could be recorded
+any more, not even the order that would make room."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Reserve:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def hold(self) -> None:
-        """Hold it (again), if there is room."""
+    def hold(self) -> bool:
+        """Hold it (again), if there is room. Whether it is held."""
         if self._path.exists():
-            return
+            return True
         try:
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
@@ -37,17 +37,20 @@ class Reserve:
         except OSError:
             with suppress(OSError):
                 self._path.unlink()
+            return False
+        return True
 
     def attempt(self, work: Callable[[], T]) -> T:
         """Do it; if the disk is full, once more with what was held let go. Raises what the work raises."""
         try:
             return work()
         except OSError as error:
-            if error.errno not in _FULL or not self._let_go():
+            if error.errno not in _FULL or not self.let_go():
                 raise
         return work()
 
-    def _let_go(self) -> bool:
+    def let_go(self) -> bool:
+        """Give the space to whoever comes first. False if it was not held."""
         try:
             self._path.unlink()
         except OSError:
