@@ -17,15 +17,7 @@ import trio
 
 from actors.errands import Tools
 from actors.kernel import Actor, Backoff
-from actors.ledger_port import (
-    Change,
-    Ledger,
-    LedgerError,
-    Move,
-    MoveAttempt,
-    Note,
-    Outcome,
-)
+from actors.ledger_port import Change, Ledger, LedgerError, Move, MoveAttempt, Note, Outcome
 from actors.lifecycle import ON_NODE, Status
 from actors.messages import AttemptHanded, Committed, NodeSeen
 from actors.model import Attempt, AttemptState, Job, NodeRef, PayloadView
@@ -91,6 +83,7 @@ class Getter(Actor):
         self._nodes: dict[str, Followed] = {}
         self._tracked: dict[str, Tracked] = {}
         self._keys: dict[int, str] = {}
+        self._sending: set[int] = set()
         self._rows = Rows(self._ledger, self.tick)
         self._changes: list[tuple[Tracked | None, Change]] = []
         self._marks: dict[str, AttemptHanded] = {}
@@ -118,6 +111,7 @@ class Getter(Actor):
 
     async def turn(self) -> None:
         self._watching.look()
+        self._stop_overdue()
         if trio.current_time() < self._paused_until:
             return
         try:
@@ -197,9 +191,11 @@ class Getter(Actor):
         key = self._keys.get(job.id)
         if key is not None and (job.status not in ON_NODE or attempt is None or attempt.key != key):
             self._untrack(job.id, key)
-        elif key is None and job.status not in ON_NODE and job.status is not Status.PROCESSING:
+        elif job.id in self._sending and job.status not in ON_NODE and job.status is not Status.PROCESSING:
             self._owed_read = float("-inf")  # the Sender may have left something to be released
+        self._sending.discard(job.id)
         if job.status is Status.PROCESSING and attempt is not None:
+            self._sending.add(job.id)
             self._node(attempt.node_id)  # so that it is judged, for the Sender's sake
         if job.status in ON_NODE and attempt is not None:
             tracked = self._tracked.get(attempt.key)
@@ -291,6 +287,8 @@ class Getter(Actor):
 
     def _see(self, node: Followed, view: PayloadView) -> None:
         node.see(view)
+        if view.end is not None:
+            node.cancel.drop(view.key)
         if (tracked := node.tracked.get(view.key)) is not None:
             self._evaluate(tracked)
 
@@ -302,6 +300,15 @@ class Getter(Actor):
     def _reconsider(self, node: Followed) -> None:
         for tracked in list(node.tracked.values()):
             self._evaluate(tracked)
+
+    def _stop_overdue(self) -> None:
+        """Foreign nodes know no time limit: it is kept here, from when the run was first seen."""
+        now = trio.current_time()
+        for node in self._nodes.values():
+            if node.ref is not None and node.ref.foreign:
+                for tracked in node.tracked.values():
+                    if tracked.is_overdue(node, now):
+                        node.cancel.want(tracked.attempt.key, tracked.attempt)
 
     # ------------------------------------------------------------------ errands
 
@@ -346,7 +353,7 @@ class Getter(Actor):
             case LookResult.FOUND if look.view is not None and (look.view.end or look.view.lost):
                 self._see(node, look.view)
             case LookResult.FOUND:
-                pass  # it is being killed: its end will be told
+                return False  # it is being killed; told again until its end is
             case LookResult.TOMBSTONED | LookResult.GONE:
                 self._find_gone(node, key, "nothing of it was on the node")
             case _:
@@ -370,6 +377,9 @@ class Getter(Actor):
                 self._evaluate(tracked)
             case CollectResult.GONE:
                 self._find_gone(node, key, "its results are no longer on the node")
+            case CollectResult.IMPOSSIBLE:
+                tracked.impossible = answer.reason
+                self._evaluate(tracked)
             case _:
                 why = f"ended; its results are fetched again later: {answer.reason}"
                 if not tracked.recording and tracked.job.message != why:
@@ -378,6 +388,8 @@ class Getter(Actor):
         return True
 
     def _broken(self, node: Followed, key: str, item: object, error: Exception) -> None:
+        if self._owed.pop(key, None) is not None:
+            return  # read again from the ledger, and wanted again, in a while
         tracked = node.tracked.get(key)
         if tracked is not None and not tracked.recording:
             self._decide(tracked, failed(tracked, f"internal error: {error!r}"))

@@ -284,7 +284,12 @@ class Lane:
         await self._report(settled)
 
     async def _stop(self, node: NodeRef, batch: list[_Item]) -> None:
-        looks = await self._nodes.cancel(node, [item.dispatch.attempt for item in batch])
+        try:
+            looks = await self._nodes.cancel(node, [item.dispatch.attempt for item in batch])
+        # As in `_send`: a defect is no crash of the Sender. The order stands, and is given again.
+        except Exception as error:
+            log.error("%d attempts could not be stopped", len(batch), exc_info=error)
+            looks = [Look(LookResult.UNKNOWN, reason=f"internal error: {error!r}")] * len(batch)
         settled = []
         for item, look in zip(batch, looks, strict=True):
             item.stopping = False

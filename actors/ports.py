@@ -47,6 +47,7 @@ class WaitReason(StrEnum):
     SERVICE_QUOTA = "service_quota"
     SLOT = "slot"
     NO_NODE = "no_node"
+    NODE_BOOTING = "node_booting"
     BACKOFF = "backoff"
     PAUSED = "paused"
 
@@ -293,12 +294,13 @@ class Look:
 
 class CollectResult(StrEnum):
     """STORED: every byte is on our disk, checked and synced. GONE: the node no longer has it. NOT_ENDED: it
-    still runs. FAILED: try again (`reason`)."""
+    still runs. FAILED: try again (`reason`). IMPOSSIBLE: the node can never give them (`reason`)."""
 
     STORED = "stored"
     GONE = "gone"
     NOT_ENDED = "not_ended"
     FAILED = "failed"
+    IMPOSSIBLE = "impossible"
 
 
 @dataclass(frozen=True, slots=True)

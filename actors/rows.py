@@ -47,11 +47,11 @@ class Rows:
         if trio.current_time() < self._read_at + self._tick:
             return
         self._read_at = trio.current_time()
+        # What was over before the last reading: no older row of it can come any more.
+        for job_id in self._over[0]:
+            self._seen.pop(job_id, None)
+        self._over = (self._over[1], [])
         while True:
-            # What was over before the last reading: no older row of it can come any more.
-            for job_id in self._over[0]:
-                self._seen.pop(job_id, None)
-            self._over = (self._over[1], [])
             changed = await self._ledger.changes(self._read_to)
             if not changed:
                 return

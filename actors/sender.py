@@ -24,13 +24,7 @@ import trio
 
 from actors.kernel import Actor, ActorError, Backoff
 from actors.lane import Fate, Lane, Settled
-from actors.ledger_port import (
-    Ledger,
-    LedgerError,
-    Move,
-    Outcome,
-    Recorded,
-)
+from actors.ledger_port import Ledger, LedgerError, Move, Outcome, Recorded
 from actors.lifecycle import Status
 from actors.messages import (
     AttemptHanded,
@@ -46,16 +40,7 @@ from actors.messages import (
     WhyWaiting,
 )
 from actors.model import Attempt, AttemptState, Job
-from actors.ports import (
-    Chance,
-    Dispatch,
-    Member,
-    Nodes,
-    Pool,
-    Queue,
-    ServiceLimits,
-    Waiting,
-)
+from actors.ports import Chance, Dispatch, Member, Nodes, Pool, Queue, ServiceLimits, Waiting, WaitReason
 from actors.retrying import after_loss
 from actors.roster import Roster
 from actors.rows import Rows
@@ -110,6 +95,7 @@ class Sender(Actor):
         self._doomed: dict[int, Move] = {}
         self._keys: dict[int, str] = {}
         self._given_up: set[str] = set()
+        self._given_up_read = float("-inf")
         self._lanes: dict[str, Lane] = {}
         self._paused_until = 0.0
         self._ledger_trouble = Backoff(self._chance, first=0.2, most=5.0)
@@ -177,7 +163,10 @@ class Sender(Actor):
             return None
         any_node = self._pool.any_node(job.service, job.requires)
         free = any_node and self._pool.choose(job.service, job.requires) is not None
-        return self._queue.why(job_id, free_slots=free, any_node=any_node)
+        waiting = self._queue.why(job_id, free_slots=free, any_node=any_node)
+        if waiting is not None and waiting.reason is WaitReason.NO_NODE and not job.requires:
+            return replace(waiting, message=f"{waiting.message}: {self._pool.why_none(job.service)}")
+        return waiting
 
     def _scaling_view(self, service: str) -> ScalingView:
         able = self._roster.machines_fit(service)
@@ -218,6 +207,7 @@ class Sender(Actor):
             del self._keys[job.id]
             if job.end is None:
                 self._given_up.add(held)  # perhaps: `_free_given_up` asks the ledger
+                self._given_up_read = float("-inf")
             else:
                 self._pool.free(held)
         if attempt is not None:
@@ -225,8 +215,9 @@ class Sender(Actor):
             self._pool.hold(attempt.key, attempt.node_id)
 
     async def _free_given_up(self) -> None:
-        if not self._given_up:
+        if not self._given_up or trio.current_time() < self._given_up_read + self.tick:
             return
+        self._given_up_read = trio.current_time()
         owed = {a.key for a in await self._ledger.owed() if a.state is AttemptState.GIVEN_UP}
         for key in self._given_up - owed:
             self._pool.free(key)

@@ -31,6 +31,26 @@ class Tracked:
         self.recording = False
         self.stored: CollectAnswer | None = None
         self.gone: str | None = None
+        self.impossible: str | None = None
+        self.running_since: float | None = None
+        self.overdue = False
+
+    def is_overdue(self, node: Followed, now: float) -> bool:
+        """Whether it has run for longer than it may. `now` is monotonic; the first call that sees it run
+        begins the count."""
+        view = node.mirror.get(self.attempt.key)
+        if self.job.max_runtime <= 0 or view is None or view.status is not Status.RUNNING:
+            return False
+        if self.running_since is None:
+            self.running_since = now
+        self.overdue = now - self.running_since > self.job.max_runtime
+        return self.overdue
+
+    def verdict(self, end: End) -> End:
+        """The node's verdict; a kill that a time limit of ours had ordered is the limit's."""
+        if self.overdue and end.status is Status.KILLED and not self.job.terminate_requested:
+            return replace(end, status=Status.FAILED, message=f"timed out after {self.job.max_runtime:g} s")
+        return end
 
 
 class Followed:
@@ -102,10 +122,14 @@ def next_step(tracked: Tracked, node: Followed, limits: ServiceLimits | None) ->
         reason = f"node {node.node_id} is lost: {node.trouble}"
         return Step(after_loss(job, limits, reason, state=AttemptState.GIVEN_UP))
     if view is not None and view.lost:
-        reason = f"the machine of node {node.node_id} was restarted"
+        told = "" if view.end is None or not view.end.message else f": {view.end.message}"
+        reason = f"node {node.node_id} lost it{told}"
         return Step(after_loss(job, limits, reason, state=AttemptState.OVER))
     if view is not None and view.end is not None:
-        change = None if job.end is not None else RecordEnd(job.id, attempt.key, view.end)
+        end = tracked.verdict(view.end)
+        if tracked.impossible is not None:
+            return Step(_without_results(tracked, end, tracked.impossible))
+        change = None if job.end is not None else RecordEnd(job.id, attempt.key, end)
         return Step(change, Need.COLLECT, Dispatch(attempt, replace(job, end=view.end)))
     if job.terminate_requested:
         if job.status is Status.LOCKED:
@@ -149,12 +173,22 @@ def _absence_counts(node: Followed, tracked: Tracked) -> bool:
     return mark is None or mark.incarnation != node.mark.incarnation or node.mark.sequence >= mark.sequence
 
 
+def _without_results(tracked: Tracked, end: End, why: str) -> Move:
+    """It has ended, and what it left can never be had: that is no success, whatever its exit code."""
+    job = tracked.job
+    target = end.status if end.status is not Status.COMPLETED else Status.FAILED
+    reason = f"its results cannot be had: {why}" + (f" ({end.message})" if end.message else "")
+    key = tracked.attempt.key
+    return Move(job.id, job.status, target, reason, key=key, attempt_state=AttemptState.OVER, end=end)
+
+
 def _homecoming(tracked: Tracked, stored: CollectAnswer, view: PayloadView | None) -> Move:
     """Its results are on our disk: the end."""
     job = tracked.job
-    end: End | None = job.end or stored.end or (None if view is None else view.end)
-    if end is None:
+    told: End | None = job.end or stored.end or (None if view is None else view.end)
+    if told is None:
         return failed(tracked, "the node gave results without saying how the job ended")
+    end = tracked.verdict(told)
     return Move(
         job.id,
         job.status,

@@ -25,6 +25,19 @@ FORGOTTEN_AFTER: Final = 600.0
 """Seconds that a node has been lost before it is no longer spoken of, if nothing is wanted of it."""
 
 
+TWICE_PATIENCE: Final = 30.0
+"""Seconds until a second address of a node that is followed already is tried again."""
+
+
+class _FollowedAlready(Exception):
+    """Another address leads to the same node, and is followed: two streams of one node would contradict each
+    other about where it is."""
+
+    def __init__(self, node_id: str, address: NodeAddress) -> None:
+        super().__init__(f"node {node_id} is followed already, at {address.url}")
+        self.address = address
+
+
 class Watching:
     """`hear` takes each event of a node; `lost` is told once of a node that has become lost, `forget` of
     one that has been for long; `nodes` are those to be judged, whether an address leads to them or not."""
@@ -60,6 +73,7 @@ class Watching:
         self._judged = trio.current_time()
         self._known: Sequence[NodeAddress] = ()
         self._watches: dict[NodeAddress, trio.CancelScope] = {}
+        self._followers: dict[str, NodeAddress] = {}
 
     def look(self) -> None:
         """Follow new addresses, let removed ones go, judge who has been silent for too long."""
@@ -82,19 +96,36 @@ class Watching:
         seen: set[str] = set()
 
         def tell(ref: NodeRef, event: NodeEvent) -> None:
+            follower = self._followers.setdefault(ref.node_id, address)
+            if follower != address:
+                raise _FollowedAlready(ref.node_id, follower)
             seen.add(ref.node_id)
             backoff.reset()
             self._hear(ref, event)
 
-        why = "its address was removed"
         with scope:
             while True:
-                reason = await self._client.watch(address, tell)
+                reason = await self._follow(address, tell)
                 self._cut(seen, reason)
+                seen.clear()
                 await trio.sleep(backoff.next())
-        self._cut(seen, why)
+        self._cut(seen, "its address was removed")
+
+    async def _follow(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
+        try:
+            return await self._client.watch(address, tell)
+        except _FollowedAlready as other:
+            log.warning("%s and %s are one node; name it alike everywhere", address.url, other.address.url)
+            await trio.sleep(TWICE_PATIENCE)
+            return str(other)
+        # What one node says must not stop the others from being followed.
+        except Exception as error:
+            log.error("node at %s cannot be followed", address.url, exc_info=error)
+            return f"internal error: {error!r}"
 
     def _cut(self, seen: set[str], why: str) -> None:
+        for node_id in seen:
+            self._followers.pop(node_id, None)
         for node in self._nodes():
             if node.node_id in seen:
                 node.connected = False
@@ -111,7 +142,7 @@ class Watching:
         self._judged = now
         for node in self._nodes():
             if asleep > 2 * self._tick + 1.0:
-                node.heard += asleep
+                node.heard = min(now, node.heard + asleep)
             silent = now - node.heard
             if silent >= self._lost_after:
                 if not node.lost:
