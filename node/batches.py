@@ -2,7 +2,8 @@
 one thread call: rows and files together, and a directory that several share is synced once for all of them.
 
 Each item is wholly done or not at all, and fails alone. A caller that is cancelled before its item is in a
-batch takes it back, and nothing was done; after that it is done, cancelled or not: disk and table never
+batch takes it back, and nothing was done; after that it gets its answer, cancelled or not. So `Cancelled`
+always means that nothing was done, and the caller may take away what it had got ready: disk and table never
 differ.
 """
 
@@ -110,7 +111,8 @@ class Batches:
 
     async def write(self, work: Callable[[Writing], T], *, urgent: bool = False) -> T:
         """Have `work` done in the next batch; its result. Raises what it raises, `OSError` if the disk does
-        not take it: nothing has changed then. What is `urgent` may use the disk's reserve."""
+        not take it: nothing has changed then, nor if it raises `Cancelled`. What is `urgent` may use the
+        disk's reserve."""
         asked = _Asked(work, urgent)
         self._asked.append(asked)
         try:
@@ -120,6 +122,14 @@ class Batches:
                     while asked.answer is None:
                         together, self._asked = self._asked[:BATCH], self._asked[BATCH:]
                         await self._do(together)
+        except trio.Cancelled:
+            if asked in self._asked:
+                raise
+            # Another caller's batch has it, or had it: who holds the lock after that finds the answer.
+            if asked.answer is None:
+                with trio.CancelScope(shield=True):
+                    async with self._lock:
+                        pass
         finally:
             if asked in self._asked:
                 self._asked.remove(asked)

@@ -128,6 +128,7 @@ class Incoming:
         self._pending: list[tuple[Path, bytes, bool]] = []
         self._size = 0
         self._current: Path | None = None
+        self._closed = False
 
     def directory(self, name: str) -> Path:
         return self._root.with_name(f"{self._root.name}-{name}")
@@ -155,7 +156,10 @@ class Incoming:
             await trio.to_thread.run_sync(self.write_out)
 
     def write_out(self) -> None:
-        """Make the directories, and write what was gathered. Blocks. Raises `OSError`."""
+        """Make the directories, and write what was gathered. Blocks. Raises `OSError`; `RuntimeError` once
+        it is closed: a payload without its files must never be taken over."""
+        if self._closed:
+            raise RuntimeError("what was being received has been given up")
         pending, self._pending, self._size = self._pending, [], 0
         for name in self._paths.keys() - self._made:
             self._made.add(name)
@@ -179,7 +183,9 @@ class Incoming:
 
     async def close(self) -> None:
         """Delete what is still there. Idempotent; finishes even when cancelled."""
+        self._closed = True
         self._pending.clear()
+        self._paths.clear()
         made, self._made = self._made, set()
         if made:
             with trio.CancelScope(shield=True):
