@@ -210,7 +210,8 @@ def _refused(data: bytes, wanted: Mapping[str, Dispatch], answers: dict[str, Col
     if not isinstance(key, str) or key not in wanted:
         raise Garbled("an error of an attempt that was not asked for")
     results = {"gone": CollectResult.GONE, "not_ended": CollectResult.NOT_ENDED}
-    result = results.get(str(error), CollectResult.FAILED)
+    lasting = CollectResult.IMPOSSIBLE if record.get("permanent") is True else CollectResult.FAILED
+    result = results.get(str(error), lasting)
     answers[key] = CollectAnswer(result, reason=f"the node says: {error}")
 
 

@@ -175,7 +175,10 @@ class ForeignNodes:
             finally:
                 with trio.move_on_after(10, shield=True):
                     await sink.abort()
-        except (StorageError, BadArchive, OSError) as error:
+        except BadArchive as error:
+            # It was read to its end before: the same archive would come again.
+            return CollectAnswer(CollectResult.IMPOSSIBLE, reason=f"the node's archive is unusable: {error}")
+        except (StorageError, OSError) as error:
             return CollectAnswer(CollectResult.FAILED, reason=f"the results cannot be stored: {error}")
         return CollectAnswer(CollectResult.STORED, end=ended.end)
 

@@ -55,6 +55,7 @@ class Storage:
         self._limiter = trio.CapacityLimiter(THREADS)
         self._reading: Counter[str] = Counter()
         self._last_id = 0
+        self._receiving: set[str] = set()
 
     async def open(self) -> None:
         """Create what is missing and delete what an earlier life left on its way in or out."""
@@ -80,9 +81,11 @@ class Storage:
         await self.require(expected)
         key = secrets.token_hex(16)
         upload = Upload(self, self._disk, self.root / "incoming" / key, self.job(key), self._clock)
+        self._receiving.add(key)
         try:
             yield upload
         finally:
+            self._receiving.discard(key)
             if not upload.committed:
                 with trio.CancelScope(shield=True):
                     try:
@@ -202,7 +205,9 @@ class Storage:
         return True
 
     async def directories(self) -> Sequence[tuple[str, float]]:
-        """Every job directory's storage key and age of its last change in seconds."""
+        """Every job directory's storage key and age of its last change in seconds, by the wall clock. Those
+        whose upload is under way are left out, however old a jumping clock makes them: their rows come."""
+        receiving = frozenset(self._receiving)
         now = self._clock.now()
 
         def listing() -> list[tuple[str, float]]:
@@ -212,7 +217,7 @@ class Storage:
                     for entry in entries:
                         with suppress(FileNotFoundError):
                             changed = entry.stat(follow_symlinks=False).st_mtime
-                            if _KEY.fullmatch(entry.name):
+                            if _KEY.fullmatch(entry.name) and entry.name not in receiving:
                                 found.append((entry.name, max(0.0, now - changed)))
             return found
 

@@ -331,3 +331,10 @@ async def test_a_result_of_a_job_whose_directory_is_gone_is_refused(storage: Sto
         await sink.commit({}, entries)
     await sink.abort()
     assert left(storage) == []
+
+
+async def test_a_directory_whose_upload_is_under_way_is_nobodys_orphan(storage: Storage) -> None:
+    async with storage.receive() as upload:
+        key = await upload.commit(1, "example")
+        assert await storage.directories() == []
+    assert [name for name, _ in await storage.directories()] == [key]
