@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,9 @@ def script(tmp_path: Path, content: bytes) -> Path:
         (b"\xef\xbb\xbfecho a\n", b"echo a\n", ""),
         (b"\xef\xbb\xbfecho a\r\n", b"echo a\n", CONVERTED),
         (b"echo \xff\xfe\n", b"echo \xff\xfe\n", ""),
+        (b"echo a\r", b"echo a\r", ""),
+        (b"a\r\n" + b"x" * 65531 + b"\r\n\r\ry\r", b"a\n" + b"x" * 65531 + b"\n\r\ry\r", CONVERTED),
+        (b"a\r\n" + b"x" * 65532 + b"\r\r\n", b"a\n" + b"x" * 65532 + b"\r\n", CONVERTED),
     ],
 )
 def test_what_editors_did_is_mended(tmp_path: Path, content: bytes, mended: bytes, note: str) -> None:
@@ -53,3 +57,18 @@ def test_a_directory_or_a_link_is_no_script(tmp_path: Path) -> None:
     assert "directory" in make_ready(tmp_path / "run.sh").invalid
     os.symlink("/etc/passwd", tmp_path / "link")
     assert "no regular file" in make_ready(tmp_path / "link").invalid
+
+
+@pytest.mark.parametrize(("head", "size"), [(b"#!/bin/bash\n", 200 << 20), (b"#!/bin/bash\r\n", 16 << 20)])
+def test_a_script_that_unpacks_itself_is_never_in_memory_whole(
+    tmp_path: Path, head: bytes, size: int
+) -> None:
+    path = script(tmp_path, head)
+    os.truncate(path, size)
+    tracemalloc.start()
+    try:
+        make_ready(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert path.stat().st_size == size - head.count(b"\r")
