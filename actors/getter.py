@@ -265,11 +265,14 @@ class Getter(Actor):
     def _take(self, ref: NodeRef, event: NodeEvent) -> None:
         node = self._node(ref.node_id)
         back = not node.connected or node.ref != ref
+        again = back or isinstance(event, Picture)
         node.ref, node.heard, node.connected, node.lost = ref, trio.current_time(), True, False
         match event:
             case Picture(mark=mark, payloads=payloads, heartbeat=beat):
                 node.mark, node.mirror, node.beat = mark, dict(payloads), beat
             case Beat(heartbeat=beat):
+                # With fewer slots to have, what was about to start may have to wait after all.
+                again |= (beat.slots, beat.others) != (node.beat.slots, node.beat.others)
                 node.beat = beat
             case PayloadChanged(view=view):
                 self._see(node, view)
@@ -282,7 +285,7 @@ class Getter(Actor):
             for errand in node.errands():
                 errand.node_up(ref)
             self._follow(node)
-        if back or isinstance(event, Picture):
+        if again:
             self._reconsider(node)
 
     def _see(self, node: Followed, view: PayloadView) -> None:

@@ -49,7 +49,7 @@ class Workspace:
         self._swept = trio.Lock()
         self.freed: Callable[[], None] = lambda: None
         """Called when nobody reads any more what was to be discarded meanwhile."""
-        self.emptied: Callable[[], None] = lambda: None
+        self.emptied: Callable[[], object] = lambda: None
         """Called in a thread when there may be more room on the disk."""
 
     def prepare(self) -> None:
