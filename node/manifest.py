@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from actors.node_ports import Payload
+from actors.wire import frames
 from actors.wire.errors import SourceChanged
 from actors.wire.paths import unspell
 from actors.wire.tree import Entry, Listing, list_tree
@@ -19,14 +21,36 @@ from node.workspace import MANIFEST, WORK
 EMPTY = Listing((), ())
 
 
-def freeze_manifest(directory: Path) -> int:
-    """Write the manifest of a payload's directory; the bytes that are there to be collected. Blocks. Raises
-    `OSError`."""
-    listing = list_work(directory)
+MOST: Final = frames.MAX_END - (1 << 20)
+"""Bytes of a manifest: the end record that takes it to the orchestrator holds little else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """`size` are the bytes that are there to be collected. `too_many` says why the files cannot be,
+    "" if they can; then the logs are all there is."""
+
+    size: int
+    too_many: str = ""
+
+
+def freeze_manifest(directory: Path) -> Frozen:
+    """Write the manifest of a payload's directory. Blocks. Raises `OSError`."""
+    listing, too_many = list_work(directory), ""
+    manifest = _encoded(listing)
+    if len(manifest) > MOST:
+        count = len(listing.entries) + len(listing.left_out)
+        too_many = f"it left {count} files, more than can be collected: their list has {len(manifest)} bytes"
+        listing = EMPTY
+        manifest = _encoded(listing)
     # Its name is durable together with the record of the end, which goes into the same directory after it.
-    write_durably(directory / MANIFEST, json.dumps(manifest_to_json(listing)).encode(), synced=False)
+    write_durably(directory / MANIFEST, manifest, synced=False)
     logs = sum(_size(directory / name) for name in (STDOUT, STDERR))
-    return logs + sum(entry.size for entry in listing.entries)
+    return Frozen(logs + sum(entry.size for entry in listing.entries), too_many)
+
+
+def _encoded(listing: Listing) -> bytes:
+    return json.dumps(manifest_to_json(listing)).encode()
 
 
 def list_work(directory: Path) -> Listing:

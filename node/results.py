@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 from quart import Response, request
@@ -19,7 +20,7 @@ from actors.lifecycle import ENDED
 from actors.node_ports import Payload
 from actors.wire import frames
 from actors.wire.attempts import view_to_json
-from actors.wire.errors import BadRequest, SourceChanged
+from actors.wire.errors import BadRequest, SourceChanged, WireError
 from actors.wire.paths import shown, unspell
 from actors.wire.pull import PIECE, Pulled
 from actors.wire.tree import Listing, OpenTree, open_regular
@@ -27,12 +28,15 @@ from actors.wire.zip_out import zip_pieces
 from node.app import Problem, Services
 from node.executors.run import STDERR, STDOUT
 from node.inotify import Watched, watching
-from node.manifest import is_frozen, list_work, listing_from_json, read_manifest
+from node.manifest import is_frozen, list_work, listing_from_json, manifest_to_json, read_manifest
 from node.payloads import view_of
 from node.workspace import WORK
 
 FOLLOW_EVERY: Final = 0.25
 """Seconds between looks at a growing log where the kernel does not tell of its growth."""
+
+_PASSING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE)
+"""What a busy machine, or a file system that is elsewhere, says of files that are there."""
 
 LOGS: Final = {"stdout": STDOUT, "stderr": STDERR}
 
@@ -54,6 +58,14 @@ async def zip_response(services: Services, payload: Payload) -> Response:
     response.headers["Content-Disposition"] = f'attachment; filename="{payload.id}.zip"'
     response.timeout = None
     return response
+
+
+async def file_list(services: Services, payload: Payload) -> dict[str, Any]:
+    """What is in the job's directory now, as a manifest tells it; the logs are not in it."""
+    directory = services.workspace.directory(payload.key)
+    with services.workspace.reading(payload.key):
+        listing = await trio.to_thread.run_sync(_listing, directory, payload)
+    return manifest_to_json(listing)
 
 
 async def file_response(services: Services, payload: Payload, path: str) -> Response:
@@ -121,8 +133,11 @@ def _collected(
         else:
             try:
                 yield from _collected_one(payload, directory)
-            except (OSError, SourceChanged) as why:
-                yield _error(key, f"cannot be read: {why}")
+            except OSError as why:
+                yield _error(key, f"cannot be read: {why}", permanent=why.errno not in _PASSING)
+            except WireError as why:
+                # Nothing of it lives that could change it back.
+                yield _error(key, f"cannot be read: {why}", permanent=True)
 
 
 def _collected_one(payload: Payload, directory: Path) -> Generator[bytes, None, None]:
@@ -136,7 +151,7 @@ def _collected_one(payload: Payload, directory: Path) -> Generator[bytes, None, 
     }
     head = json.dumps(record).encode()
     if len(head) > frames.MAX_END:
-        yield _error(payload.key, "it left more files than a manifest can hold")
+        yield _error(payload.key, "it left more files than a manifest can hold", permanent=True)
         return
     yield frames.encode(frames.END, head)
     sizes = {}
@@ -172,8 +187,12 @@ def _joined(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
         yield b"".join(gathered)
 
 
-def _error(key: str, error: str) -> bytes:
-    return frames.encode(frames.ERROR, json.dumps({"key": key, "error": error}).encode())
+def _error(key: str, error: str, *, permanent: bool = False) -> bytes:
+    """`permanent`: it will be the same however often it is asked for."""
+    record: dict[str, Any] = {"key": key, "error": error}
+    if permanent:
+        record["permanent"] = True
+    return frames.encode(frames.ERROR, json.dumps(record).encode())
 
 
 def _framed(kind: bytes, piece: bytes) -> Generator[bytes, None, None]:

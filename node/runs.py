@@ -13,6 +13,7 @@ from typing import Final
 
 import trio
 
+from actors.lifecycle import Status
 from actors.model import End
 from actors.node_ports import Payload, Running, RunResult
 from actors.reserve import Reserve
@@ -66,8 +67,13 @@ class ExecutorRuns:
 
     async def freeze(self, payload: Payload, end: End) -> End:
         freeze = partial(freeze_manifest, self._workspace.directory(payload.key))
-        size = await trio.to_thread.run_sync(self._reserve.attempt, freeze)
-        return replace(end, size=size)
+        frozen = await trio.to_thread.run_sync(self._reserve.attempt, freeze)
+        end = replace(end, size=frozen.size)
+        if not frozen.too_many:
+            return end
+        # What it was to bring is not there: that is no success, whatever bash said.
+        status = Status.FAILED if end.status is Status.COMPLETED else end.status
+        return replace(end, status=status, message="; ".join(filter(None, (end.message, frozen.too_many))))
 
     def _spec(self, payload: Payload) -> RunSpec:
         environment = {

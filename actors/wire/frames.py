@@ -21,7 +21,7 @@ ZIP: Final = b"Z"
 FINISH: Final = b"F"
 """JSON: `{"zip_sha256", "zip_size", "stdout_size", "stderr_size"}`."""
 ERROR: Final = b"X"
-"""JSON: `{"key", "error"}`."""
+"""JSON: `{"key", "error", "permanent"}`, `permanent` if asking again is of no use."""
 
 MAX_FRAME: Final = 1 << 20
 MAX_END: Final = 64 << 20
