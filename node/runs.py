@@ -45,7 +45,7 @@ class ExecutorRuns:
 
     async def start(self, payload: Payload) -> Running | RunResult:
         directory = self._workspace.directory(payload.key)
-        checked = await trio.to_thread.run_sync(_intend, directory)
+        checked = await trio.to_thread.run_sync(self._reserve.attempt, partial(_intend, directory))
         if checked is None:
             # An earlier life of the Runner set out to start it and did not come to say so.
             return await self.adopt(payload)
@@ -126,14 +126,20 @@ def _age(run: Run, now: Callable[[int], float] = time.clock_gettime) -> float:
 
 def _intend(directory: Path) -> Checked | None:
     """Make the script ready and, if it can run, leave word that somebody has set out to start it; None if
-    somebody has already."""
-    if (directory / INTENT).exists():
+    somebody has already. Raises `OSError`; nobody has set out then."""
+    intent = directory / INTENT
+    if intent.exists():
         return None
     checked = make_ready(directory / WORK / "run.sh")
     if not checked.invalid:
         # Not synced: what it guards against is the death of this process, not of the machine, whose next boot
         # takes every payload for lost.
-        (directory / INTENT).write_text(json.dumps({"note": checked.note}), "utf-8")
+        try:
+            intent.write_text(json.dumps({"note": checked.note}), "utf-8")
+        except OSError:
+            # On a full disk it may be there all the same, empty.
+            intent.unlink(missing_ok=True)
+            raise
     return checked
 
 

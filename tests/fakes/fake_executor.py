@@ -58,6 +58,7 @@ class PretendExecutor:
 
     def __init__(self) -> None:
         self.runs: dict[str, PretendedRun] = {}
+        self.adopted: list[str] = []
         self._started = trio.Event()
 
     async def start(self, spec: RunSpec) -> Run:
@@ -70,6 +71,7 @@ class PretendExecutor:
         return run
 
     async def adopt(self, spec: RunSpec) -> Run | RunEnd:
+        self.adopted.append(spec.key)
         return await self.start(spec)
 
     async def serve(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
