@@ -1,9 +1,10 @@
 """Asking a foreign node how an attempt is, and believing no more than it has shown.
 
 "I could not ask" is never an end. An end counts when the node says it in so many words, with a zip that holds
-the attempt's marker. That an attempt is gone, that its id is somebody else's by now, or that it ended without
-files, counts only when it was heard again after a grace; and before a 404 is believed, a different question
-is asked as well.
+the attempt's marker. A zip without any marker may still be its: whoever stores it has to find the attempt's
+inputs in it. That an attempt is gone, that its id is somebody else's by now, or that it ended without files
+or without its marker, counts only when it was heard again after a grace; and before a 404 is believed, a
+different question is asked as well.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from orchestrator.http import Http
 GRACE: Final = 2.0
 """Seconds between the first sign that an attempt is gone and the one that is believed."""
 
+PROOF: Final = 3.0
+"""Seconds for finding out whose a number is. The files may be large, and an order waits."""
+
 _WAITING: Final = frozenset({Status.QUEUED, Status.PROCESSING, Status.SUBMITTED, Status.PREPARED})
 _RUNNING: Final = frozenset({Status.RUNNING, Status.LOCKED})
 _BAD_ENDS: Final = frozenset({Status.FAILED, Status.INVALID, Status.KILLED})
@@ -32,10 +36,12 @@ _BAD_ENDS: Final = frozenset({Status.FAILED, Status.INVALID, Status.KILLED})
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """`path` is the spooled zip; None when the node has no files of it."""
+    """`path` is the spooled zip; None when the node has no files of it. It is `proved` unless there was no
+    marker in it."""
 
     end: End
     path: Path | None
+    proved: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,15 @@ class _Bare:
     status: Status
 
 
-_Sign = Absent | Stranger | _Bare
+@dataclass(frozen=True, slots=True)
+class _Unmarked:
+    """An end whose files have no marker."""
+
+    status: Status
+
+
+_Sign = Absent | Stranger | _Bare | _Unmarked
+_AGAIN: Final = Nothing("it is asked again after a grace")
 
 
 class Asking:
@@ -86,13 +100,13 @@ class Asking:
         self._signs: dict[str, tuple[_Sign, float]] = {}
         self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
 
-    def forget(self, key: str) -> None:
+    async def forget(self, key: str) -> None:
         """The attempt is released: its spooled zip goes."""
         ended = self._ends.pop(key, None)
-        if ended is not None and ended.path is not None:
-            self._spool.remove(ended.path)
         self._signs.pop(key, None)
         self._locks.pop(key, None)
+        if ended is not None and ended.path is not None:
+            await self._spool.remove(ended.path)
 
     def known_end(self, key: str) -> Ended | None:
         return self._ends.get(key)
@@ -106,8 +120,8 @@ class Asking:
             if attempt.foreign_id is None:
                 return Nothing("the node never told an id for it")
             sign, since = self._signs.get(key, (None, 0.0))
-            if isinstance(sign, Stranger | _Bare) and trio.current_time() - since < self._grace:
-                return Nothing("it is asked again after a grace")  # its files may be large
+            if sign not in (None, Absent()) and trio.current_time() - since < self._grace:
+                return _AGAIN  # its files may be large
             heard = await self._ask(node, attempt)
             if isinstance(heard, Ended):
                 self._ends[key] = heard
@@ -118,14 +132,25 @@ class Asking:
         async with self._locks[attempt.key]:
             return await self._partial(node, attempt)
 
+    async def is_strangers(self, node: NodeRef, attempt: Attempt) -> bool:
+        """Whether its number may be another's by what is there now: whose marker is not this attempt's, who
+        has files and no marker. False where nothing could be found out."""
+        with trio.move_on_after(PROOF):
+            async with self._locks[attempt.key]:
+                fetched = await self._partial(node, attempt, only_whose=True)
+            if isinstance(fetched, Files):
+                await self._spool.remove(fetched.path)
+                return not fetched.proved
+            return isinstance(fetched, Stranger)
+        return False
+
     async def _ask(self, node: NodeRef, attempt: Attempt) -> Heard:
         fetched = await fetch(self._http, self._spool, node.download_url, attempt)
         match fetched:
             case Nothing():
                 return fetched
             case Files():
-                self._signs.pop(attempt.key, None)
-                return _ended(Status.COMPLETED, fetched)
+                return await self._with_files(attempt, Status.COMPLETED, fetched)
             case Status() if fetched in _BAD_ENDS:
                 return await self._bad_end(node, attempt, fetched)
             case Status() if fetched in _WAITING or fetched in _RUNNING:
@@ -142,8 +167,7 @@ class Asking:
         fetched = await self._partial(node, attempt)
         match fetched:
             case Files():
-                self._signs.pop(attempt.key, None)
-                return _ended(status, fetched)
+                return await self._with_files(attempt, status, fetched)
             case Absent():
                 return await self._confirmed(node, attempt, _Bare(status))
             case Stranger():
@@ -153,14 +177,25 @@ class Asking:
             case _:
                 return Nothing("no zip came for its files")
 
-    async def _confirmed(self, node: NodeRef, attempt: Attempt, sign: _Sign) -> Heard:
-        """What `sign` means, once it was seen for long enough."""
-        known, since = self._signs.get(attempt.key, (None, 0.0))
+    async def _with_files(self, attempt: Attempt, status: Status, files: Files) -> Heard:
+        if not files.proved and not self._lasts(attempt.key, _Unmarked(status)):
+            await self._spool.remove(files.path)
+            return _AGAIN
+        self._signs.pop(attempt.key, None)
+        return _ended(status, files)
+
+    def _lasts(self, key: str, sign: _Sign) -> bool:
+        """Whether `sign` was seen for long enough."""
+        known, since = self._signs.get(key, (None, 0.0))
         if known != sign:
-            self._signs[attempt.key] = (sign, trio.current_time())
-            return Nothing("it is asked again after a grace")
-        if trio.current_time() - since < self._grace:
-            return Nothing("it is asked again after a grace")
+            self._signs[key] = (sign, trio.current_time())
+            return False
+        return trio.current_time() - since >= self._grace
+
+    async def _confirmed(self, node: NodeRef, attempt: Attempt, sign: Absent | Stranger | _Bare) -> Heard:
+        """What `sign` means, once it was seen for long enough."""
+        if not self._lasts(attempt.key, sign):
+            return _AGAIN
         match sign:
             case _Bare(status=status):
                 return _ended(status, None)
@@ -168,13 +203,13 @@ class Asking:
                 return Gone("its id is somebody else's on the node by now")
         other = await self._partial(node, attempt)
         if isinstance(other, Files):
-            self._spool.remove(other.path)
+            await self._spool.remove(other.path)
         if isinstance(other, Absent | Stranger):
             return Gone("the node no longer knows its id")
         return Nothing("the node does not know its id, but may have its files")
 
-    async def _partial(self, node: NodeRef, attempt: Attempt) -> Fetched:
-        return await fetch(self._http, self._spool, partial_url(node), attempt)
+    async def _partial(self, node: NodeRef, attempt: Attempt, *, only_whose: bool = False) -> Fetched:
+        return await fetch(self._http, self._spool, partial_url(node), attempt, only_whose=only_whose)
 
 
 def _ended(status: Status, files: Files | None) -> Ended:
@@ -193,4 +228,4 @@ def _ended(status: Status, files: Files | None) -> Ended:
     if files is None:
         return Ended(End(status, f"{message}; the node has no files of it"), None)
     end = End(status, message, exit_code=exit_code, size=files.contents.size)
-    return Ended(end, files.path)
+    return Ended(end, files.path, files.proved)

@@ -11,6 +11,7 @@ from actors.model import Attempt
 from actors.wire.attempts import Garbled
 from actors.wire.errors import BadArchive
 from orchestrator.foreign_json import TopLevel
+from orchestrator.foreign_marker import UntilMarker
 from orchestrator.foreign_spool import Contents, Spool, inspect
 from orchestrator.http import Broken, Http, NotReached, Patience, Reply
 from orchestrator.refusals import said
@@ -23,10 +24,21 @@ _DRAINED: Final = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """A zip that has proved to be the attempt's, spooled at `path`. Who asked for it owns it."""
+    """A zip with this attempt's marker or with none at all, spooled at `path`. Who asked for it owns it."""
 
     path: Path
     contents: Contents
+
+    @property
+    def proved(self) -> bool:
+        """Whether it is certainly the attempt's. A script that removes what begins with a dot removes the
+        marker too."""
+        return self.contents.marker is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """A zip with this attempt's marker, of which no more was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +48,7 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Stranger:
-    """A sound zip without this attempt's marker: the id is somebody else's by now."""
+    """A sound zip with another's marker: the id is somebody else's by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +58,12 @@ class Nothing:
     reason: str
 
 
-Fetched = Files | Status | Absent | Stranger | Nothing
+Fetched = Files | Ours | Status | Absent | Stranger | Nothing
 
 
-async def fetch(http: Http, spool: Spool, url: str, attempt: Attempt) -> Fetched:
-    """Foreign nodes zip before they answer: the first byte has no deadline."""
+async def fetch(http: Http, spool: Spool, url: str, attempt: Attempt, *, only_whose: bool = False) -> Fetched:
+    """Foreign nodes zip before they answer: the first byte has no deadline. With `only_whose` a zip is read
+    no further than to this attempt's marker."""
     try:
         async with http.exchange("GET", f"{url}/{attempt.foreign_id}", patience=_ZIPPING) as reply:
             if reply.status == 404:
@@ -59,7 +72,7 @@ async def fetch(http: Http, spool: Spool, url: str, attempt: Attempt) -> Fetched
                 return Nothing(await said(reply))
             first = await _first(reply)
             if first.startswith(b"PK"):
-                return await _spooled(spool, first, reply, attempt.key)
+                return await _spooled(spool, first, reply, attempt.key, only_whose)
             found = await scan(reply, first)
     except (NotReached, Broken, Garbled, BadArchive) as error:
         return Nothing(str(error))
@@ -111,13 +124,18 @@ async def _first(reply: Reply) -> bytes:
     return first
 
 
-async def _spooled(spool: Spool, first: bytes, reply: Reply, key: str) -> Files | Stranger:
-    path = await spool.write(first, reply)
-    ours = False
+async def _spooled(
+    spool: Spool, first: bytes, reply: Reply, key: str, only_whose: bool
+) -> Files | Ours | Stranger:
+    pieces = UntilMarker(first, reply, key) if only_whose else reply
+    path = await spool.write(first, pieces)
+    kept = False
     try:
+        if isinstance(pieces, UntilMarker) and pieces.found:
+            return Ours()
         contents = await inspect(path)
-        ours = contents.marker == key
+        kept = contents.marker in (key, None)
     finally:
-        if not ours:
-            spool.remove(path)
-    return Files(path, contents) if ours else Stranger()
+        if not kept:
+            await spool.remove(path)
+    return Files(path, contents) if kept else Stranger()

@@ -2,7 +2,7 @@
 
 It knows no keys: a submit whose answer is lost stays in doubt, and an order goes to a number that may be
 somebody else's after a restart of the node. So before an order to kill goes out, the files under that number
-are asked for their marker.
+are asked for their marker. Files without any marker are stored if the attempt's inputs are among them.
 """
 
 from __future__ import annotations
@@ -32,15 +32,18 @@ from actors.wire.multipart_out import DataPart, FilePart, MultipartBody
 from orchestrator.collecting import JobFiles
 from orchestrator.foreign_asking import Alive, Asking, Ended, Gone, Heard, view_of
 from orchestrator.foreign_fetch import Absent, Files, Nothing, Stranger, payload_id, scan
-from orchestrator.foreign_spool import MARKER, Spool, store
+from orchestrator.foreign_marker import MARKER
+from orchestrator.foreign_spool import Spool, sizes, store
 from orchestrator.http import BodyUnreadable, Broken, Http, NotReached
 from orchestrator.opened import NotThere, Opened, Unreachable, from_file
 from orchestrator.parallel import each
 from orchestrator.refusals import content, refusal, said
 
 _AT_ONCE: Final = 8
-_PROOF_SECONDS: Final = 15.0
-"""How long an order to kill waits for the proof that it meets the right one."""
+_NO_MARKER: Final = (
+    f"there is no {MARKER} among its files, nor are all of its inputs there as they were sent, "
+    "so nothing proves that they are the job's"
+)
 
 
 class ForeignNodes:
@@ -110,8 +113,10 @@ class ForeignNodes:
         known = self._asking.known_end(attempt.key)
         if known is not None:
             return _look(known, attempt.key)
-        if await self._is_strangers(node, attempt):
-            return await self._unless_alive(node, attempt, "its id is somebody else's on the node by now")
+        # Without any proof the order goes out: not to kill when it was ordered is worse than to be slow to
+        # find out.
+        if await self._asking.is_strangers(node, attempt):
+            return await self._unless_alive(node, attempt, "its id may be somebody else's on the node by now")
         try:
             async with self._http.exchange("POST", f"{node.terminate_url}/{attempt.foreign_id}") as reply:
                 if reply.status != 404 and not 200 <= reply.status < 300:
@@ -128,16 +133,6 @@ class ForeignNodes:
         heard = await self._asking.ask(node, attempt)
         return Look(LookResult.UNKNOWN, reason=why) if isinstance(heard, Alive) else _look(heard, attempt.key)
 
-    async def _is_strangers(self, node: NodeRef, attempt: Attempt) -> bool:
-        """Whether its number is certainly another's. Without any proof the order goes out: not to kill when
-        it was ordered is worse than to be slow to find out."""
-        with trio.move_on_after(_PROOF_SECONDS):
-            fetched = await self._asking.files(node, attempt)
-            if isinstance(fetched, Files):
-                self._spool.remove(fetched.path)
-            return isinstance(fetched, Stranger)
-        return False
-
     async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[bool]:
         async def one(attempt: Attempt) -> bool:
             # Nothing there can be told to forget. But what was given up while the node was lost may run yet.
@@ -145,7 +140,7 @@ class ForeignNodes:
                 look = await self._cancel(node, attempt)
                 if look.result is LookResult.UNKNOWN:
                     return False
-            self._asking.forget(attempt.key)
+            await self._asking.forget(attempt.key)
             return True
 
         return await each(one, attempts, at_once=_AT_ONCE)
@@ -169,6 +164,8 @@ class ForeignNodes:
 
     async def _store(self, ended: Ended, dispatch: Dispatch) -> CollectAnswer:
         try:
+            if not ended.proved and not await self._has_inputs(ended, dispatch):
+                return CollectAnswer(CollectResult.IMPOSSIBLE, reason=_NO_MARKER)
             sink = self._files.receive_result(dispatch.job.storage_key, dispatch.attempt.key)
             try:
                 await store(ended.path, sink)
@@ -182,20 +179,31 @@ class ForeignNodes:
             return CollectAnswer(CollectResult.FAILED, reason=f"the results cannot be stored: {error}")
         return CollectAnswer(CollectResult.STORED, end=ended.end)
 
+    async def _has_inputs(self, ended: Ended, dispatch: Dispatch) -> bool:
+        """Whether all that was sent is in its zip, each with as many bytes. Where nothing was sent, nothing
+        can be told. Raises StorageError, BadArchive, OSError."""
+        assert ended.path is not None
+        found = await sizes(ended.path)
+        sent = await self._files.input_files(dispatch.job.storage_key)
+        return bool(sent) and all(found.get(path.rpartition("/")[2]) == size for path, _, size in sent)
+
     @asynccontextmanager
     async def open_results(self, node: NodeRef, attempt: Attempt) -> AsyncIterator[Opened]:
         """The zip of its files as they are now. It is fetched whole before any of it is given on: only then
         its marker says whose it is."""
         known = self._asking.known_end(attempt.key)
-        if known is not None and known.path is not None:
+        if known is not None and known.path is not None and known.proved:
             async with from_file(known.path, remove=False) as opened:
                 yield opened
             return
         fetched = await self._asking.files(node, attempt)
         match fetched:
-            case Files(path=path):
+            case Files(path=path) if fetched.proved:
                 async with from_file(path, remove=True) as opened:
                     yield opened
+            case Files(path=path):
+                await self._spool.remove(path)
+                raise NotThere(_NO_MARKER)
             case Absent() | Stranger():
                 raise NotThere("the node has nothing of it")
             case Nothing(reason=reason):

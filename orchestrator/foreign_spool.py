@@ -18,9 +18,7 @@ import trio
 from actors.wire.pull import Pulled
 from actors.wire.zip_in import check_zip, members, open_member
 from orchestrator.collecting import LOGS, ResultSink
-
-MARKER: Final = ".orchestrator-attempt"
-"""Sent with the inputs; its content is the attempt's key."""
+from orchestrator.foreign_marker import MARKER
 
 EXIT_FILE: Final = ".orchestrator.exit"
 """Where scripts for foreign nodes leave their exit code."""
@@ -43,15 +41,23 @@ class Spool:
     """A directory of its own, emptied at the start: what a foreign node gave can be had again."""
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        for left in directory.iterdir():
-            left.unlink()
         self._directory = directory
         self._number = 0
+        self._opening = trio.Lock()
+        self._opened = False
+
+    async def open(self) -> None:
+        """Create the directory, or empty it; done once, at the latest before anything is written. Raises
+        OSError."""
+        async with self._opening:
+            if not self._opened:
+                await trio.to_thread.run_sync(_empty, self._directory)
+                self._opened = True
 
     async def write(self, first: bytes, rest: AsyncIterator[bytes]) -> Path:
         """A new file of all these bytes. Raises OSError when our disk cannot, and what `rest` raises; then
         nothing is left."""
+        await self.open()
         self._number += 1
         path = self._directory / f"{self._number}.zip"
         try:
@@ -60,13 +66,14 @@ class Spool:
                 async for piece in rest:
                     await file.write(piece)
         except BaseException:
-            self.remove(path)
+            await self.remove(path)
             raise
         return path
 
-    def remove(self, path: Path) -> None:
-        """Who is reading it can go on."""
-        path.unlink(missing_ok=True)
+    async def remove(self, path: Path) -> None:
+        """Who is reading it can go on. Done also for who is cancelled."""
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(lambda: path.unlink(missing_ok=True))
 
 
 async def inspect(path: Path) -> Contents:
@@ -83,11 +90,21 @@ async def store(path: Path | None, sink: ResultSink) -> None:
         async with await trio.open_file(path, "rb") as file:
             while piece := await file.read(_PIECE):
                 await sink.write_zip(piece)
-        files = {m.path for m in await trio.to_thread.run_sync(members, path) if m.kind == "file"}
-        for name in files & LOGS.keys():
+        for name in (await sizes(path)).keys() & LOGS.keys():
             async for piece in Pulled(open_member(path, name)):
                 await sink.write_log(LOGS[name], piece)
     await sink.commit({"entries": [], "left_out": []}, None)
+
+
+async def sizes(path: Path) -> dict[str, int]:
+    """The files in a spooled zip, with their bytes. Raises BadArchive, OSError."""
+    return {m.path: m.size for m in await trio.to_thread.run_sync(members, path) if m.kind == "file"}
+
+
+def _empty(directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for left in directory.iterdir():
+        left.unlink()
 
 
 def _inspect(path: Path) -> Contents:

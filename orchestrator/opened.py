@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,13 +33,14 @@ class Opened:
 @asynccontextmanager
 async def from_file(path: Path, *, remove: bool) -> AsyncIterator[Opened]:
     """A zip that lies on our own disk, deleted first if `remove`: it lives as long as it is read."""
-    try:
-        file = await trio.open_file(path, "rb")
-    finally:
-        if remove:
-            os.unlink(path)
-    async with file:
-        size = os.fstat(file.fileno()).st_size
+    async with AsyncExitStack() as stack:
+        try:
+            file = await stack.enter_async_context(await trio.open_file(path, "rb"))
+        finally:
+            if remove:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(os.unlink, path)
+        size = (await trio.to_thread.run_sync(os.fstat, file.fileno())).st_size
         headers = {"content-type": "application/zip", "content-length": str(size)}
         yield Opened(headers, _Pieces(file.read))
 

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import math
 import zipfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
-from fakes.node_jobs import new_dispatch, new_storage, zipped
-from fakes.peer import Hangup, Peer, Request, head, send, serving
+from fakes.foreign_peer import ID, Foreign, payload, ref, short_zip, torn_json, watching, zip_of
+from fakes.node_jobs import new_dispatch, new_storage
+from fakes.peer import Hangup, head, send, serving
 
 from actors.lifecycle import Status
-from actors.model import Attempt, AttemptState, NodeRef, PayloadView
+from actors.model import NodeRef, PayloadView
 from actors.ports import (
     Beat,
     CollectResult,
     Dispatch,
-    LookResult,
     NodeAddress,
     NodeEvent,
     PayloadChanged,
@@ -32,75 +28,14 @@ from actors.ports import (
 )
 from orchestrator.addresses import foreign_ref, partial_url
 from orchestrator.foreign_asking import Asking
-from orchestrator.foreign_spool import MARKER, Spool
+from orchestrator.foreign_marker import MARKER
+from orchestrator.foreign_spool import Spool
 from orchestrator.foreign_watch import ForeignWatch
 from orchestrator.http import Http
-from orchestrator.node_client import NodeClient, NotThere
+from orchestrator.node_client import NodeClient
 from orchestrator.storage import Storage
 
-ID = 3
 GRACE = 0.05
-
-
-class Foreign(Peer):
-    """A foreign node. `retrieve`, `partial` and so on hold the answers to come; the last one stays. An answer
-    is the arguments of `send`, or a call of its own."""
-
-    def __init__(self) -> None:
-        super().__init__(self._answer)
-        self.retrieve: list[Any] = [(404, "")]
-        self.partial: list[Any] = [(404, "")]
-        self.kill: list[Any] = [(200, "")]
-        self.submit: list[Any] = [(500, "")]
-        self.load: list[Any] = [(200, 12.5)]
-        self.info: list[Any] = [(404, "")]
-        self.root: list[Any] = [(404, "")]
-        self.at_once = 0
-        self.most_at_once = 0
-
-    async def _answer(self, request: Request, stream: trio.SocketStream) -> None:
-        routes = {
-            "retrieve": self.retrieve,
-            "retrieve_partial": self.partial,
-            "kill": self.kill,
-            "submit": self.submit,
-            "load": self.load,
-            "v1": self.info,
-            "": self.root,
-        }
-        coming = routes[request.path.split("/")[1]]
-        answer = coming.pop(0) if len(coming) > 1 else coming[0]
-        self.at_once += request.path.startswith("/retrieve")
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        try:
-            if callable(answer):
-                await answer(stream)
-            else:
-                await send(stream, *answer)
-        finally:
-            self.at_once -= request.path.startswith("/retrieve")
-
-    def asked(self, route: str) -> int:
-        return sum(1 for request in self.requests if request.path.split("/")[1] == route)
-
-
-def payload(status: str, id: Any = ID) -> tuple[int, dict[str, Any]]:
-    return 200, {"id": id, "input": {}, "status": status, "loc": "/x", "pid": 0, "killed": False}
-
-
-def zip_of(key: str, **files: bytes) -> tuple[int, bytes, str]:
-    named = {name.replace("__", "."): data for name, data in files.items()}
-    return 200, zipped({MARKER: key.encode(), **named}), "application/zip"
-
-
-async def short_zip(stream: trio.SocketStream) -> None:
-    await stream.send_all(head(200, "application/zip", 1000) + b"PK\x03\x04 and no more")
-    raise Hangup
-
-
-async def torn_json(stream: trio.SocketStream) -> None:
-    await stream.send_all(head(200, "application/json", 1000) + b'{"id": 3, "input": {')
-    raise Hangup
 
 
 @pytest.fixture
@@ -125,29 +60,6 @@ async def node() -> AsyncIterator[Foreign]:
 @pytest.fixture
 async def job(storage: Storage) -> Dispatch:
     return await new_dispatch(storage, {"run.sh": b"true\n"}, foreign_id=ID)
-
-
-def ref(node: Foreign) -> NodeRef:
-    return foreign_ref(NodeAddress(node.url))
-
-
-@asynccontextmanager
-async def watching(client: NodeClient, node: Foreign, *attempts: Attempt) -> AsyncIterator[Callable[[], Any]]:
-    """Follow the attempts; the call gives the next thing told of them."""
-    send_told, told = trio.open_memory_channel[NodeEvent](math.inf)
-
-    def tell(ref: NodeRef, event: NodeEvent) -> None:
-        assert ref.foreign
-        if not isinstance(event, Beat):
-            send_told.send_nowait(event)
-
-    client.follow(ref(node).node_id, attempts)
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.watch, NodeAddress(node.url), tell)
-            yield told.receive
-            nursery.cancel_scope.cancel()
-    assert told.statistics().current_buffer_used == 0, "more was told than expected"
 
 
 # ------------------------------------------------------------------ addresses
@@ -432,108 +344,3 @@ async def test_one_question_at_a_time_for_a_job(client: NodeClient, node: Foreig
         assert (await told()).view.status is Status.COMPLETED
     assert node.most_at_once == 1
     assert node.asked("retrieve") == 1
-
-
-# ------------------------------------------------------------------ look, cancel, release, reading
-
-
-async def test_a_look_tells_what_one_question_can_tell(
-    client: NodeClient, node: Foreign, job: Dispatch
-) -> None:
-    node.retrieve = [payload("Running"), (404, ""), payload("Locked")]
-    looks = [(await client.look(ref(node), [job.attempt]))[0] for _ in range(3)]
-    running = PayloadView(job.attempt.key, Status.RUNNING)
-    assert [look.result for look in looks] == [LookResult.FOUND, LookResult.UNKNOWN, LookResult.FOUND]
-    assert (looks[0].view, looks[2].view) == (running, running)
-    (nameless,) = await client.look(ref(node), [replace(job.attempt, foreign_id=None)])
-    assert nameless.result is LookResult.UNKNOWN
-
-
-@pytest.mark.parametrize(
-    ("kill", "expected"),
-    [((200, ""), LookResult.FOUND), ((404, ""), LookResult.UNKNOWN), ((500, ""), LookResult.UNKNOWN)],
-)
-async def test_an_order_to_kill_goes_to_its_number(
-    client: NodeClient, node: Foreign, job: Dispatch, kill: Any, expected: LookResult
-) -> None:
-    node.kill = [kill]
-    node.partial = [zip_of(job.attempt.key)]
-    (look,) = await client.cancel(ref(node), [job.attempt])
-    assert look.result is expected
-    assert node.seen("POST", f"/kill/{ID}") == 1
-
-
-async def test_one_404_to_an_order_to_kill_is_not_believed(
-    client: NodeClient, node: Foreign, job: Dispatch
-) -> None:
-    node.kill = [(404, "")]
-    node.retrieve = [payload("Running"), (404, "")]
-    results = []
-    for _ in range(3):
-        results.append((await client.cancel(ref(node), [job.attempt]))[0].result)
-        await trio.sleep(GRACE)
-    assert results == [LookResult.UNKNOWN, LookResult.UNKNOWN, LookResult.GONE]
-
-
-async def test_somebody_elses_job_is_not_killed(client: NodeClient, node: Foreign, job: Dispatch) -> None:
-    node.retrieve = [zip_of("f" * 32)]
-    node.partial = [zip_of("f" * 32)]
-    (look,) = await client.cancel(ref(node), [job.attempt])
-    assert look.result is LookResult.UNKNOWN
-    await trio.sleep(GRACE)
-    (look,) = await client.cancel(ref(node), [job.attempt])
-    assert look.result is LookResult.GONE
-    assert node.asked("kill") == 0
-
-
-async def test_release_lets_go_of_the_spooled_zip_and_tells_the_node_nothing(
-    client: NodeClient, node: Foreign, job: Dispatch, tmp_path: Path
-) -> None:
-    node.retrieve = [zip_of(job.attempt.key)]
-    await client.look(ref(node), [job.attempt])
-    assert len(list((tmp_path / "spool").iterdir())) == 1
-    asked = len(node.requests)
-    assert await client.release(ref(node), [job.attempt]) == [True]
-    assert list((tmp_path / "spool").iterdir()) == []
-    assert len(node.requests) == asked
-
-
-async def test_what_was_given_up_is_killed_when_it_is_released(
-    client: NodeClient, node: Foreign, job: Dispatch
-) -> None:
-    given_up = replace(job.attempt, state=AttemptState.GIVEN_UP)
-    node.kill = [(500, ""), (200, "")]
-    assert await client.release(ref(node), [given_up]) == [False]
-    assert await client.release(ref(node), [given_up]) == [True]
-
-
-async def test_what_still_runs_is_not_collected(client: NodeClient, node: Foreign, job: Dispatch) -> None:
-    node.retrieve = [payload("Running"), (502, "")]
-    results = [(await client.collect(ref(node), [job]))[0].result for _ in range(2)]
-    assert results == [CollectResult.NOT_ENDED, CollectResult.FAILED]
-
-
-async def test_partial_results_are_shown_only_if_they_are_its_own(
-    client: NodeClient, node: Foreign, job: Dispatch, tmp_path: Path
-) -> None:
-    mine = zip_of(job.attempt.key, half=b"done")
-    node.partial = [mine, zip_of("f" * 32)]
-    async with client.open_results(ref(node), job.attempt) as opened:
-        assert b"".join([piece async for piece in opened.body]) == mine[1]
-        assert opened.headers["content-length"] == str(len(mine[1]))
-    with pytest.raises(NotThere):
-        async with client.open_results(ref(node), job.attempt):
-            pass
-    with pytest.raises(NotThere):
-        async with client.open_log(ref(node), job.attempt, "stdout"):
-            pass
-    assert list((tmp_path / "spool").iterdir()) == []
-
-
-async def test_unsafe_names_in_a_zip_are_not_stored(client: NodeClient, node: Foreign, job: Dispatch) -> None:
-    archive = zipped({MARKER: job.attempt.key.encode(), "../escape": b"x"})
-    node.retrieve = [(200, archive, "application/zip")]
-    (answer,) = await client.collect(ref(node), [job])
-    assert answer.result is CollectResult.FAILED
-    assert "escape" in answer.reason
-    assert json.dumps(answer.reason)
