@@ -66,7 +66,7 @@ def service(body: Any) -> Service:
             name=str(raw["name"]),
             runs_per_user=int(raw["runs_per_user"]),
             max_runs=int(raw["max_runs"]),
-            paused=bool(raw.get("paused", False)),
+            paused=raw.get("paused") not in (None, False),
             jobs=dict(raw["jobs"]),
             raw=raw,
         )

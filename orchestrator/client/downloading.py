@@ -105,8 +105,8 @@ class _Part:
                 return int(found[3])
             if answer.status == 416:
                 nothing = _NOTHING.fullmatch(content_range)
-                # Nothing is missing, if it is still the same; else it is asked for from the beginning.
-                if nothing is not None and int(nothing[1]) == self.size and tag == self.tag:
+                # Nothing is missing. Of another version all would have come, for If-Range was sent too.
+                if nothing is not None and int(nothing[1]) == self.size and tag in ("", self.tag):
                     return self.size
                 self._start_over("")
                 raise Again(BadAnswer("what was there has changed; try again"))

@@ -40,7 +40,7 @@ class Exchange:
             try:
                 return await self.json_once(call)
             except Again as again:
-                if not call.again or tried >= self.retries.tries:
+                if tried >= self.retries.tries:
                     raise again.why from again.why.__cause__
                 await self.wire.sleep(self.retries.pause(tried, again.pause))
 

@@ -131,7 +131,7 @@ async def events(exchange: Exchange, number: int | None) -> AsyncGenerator[Event
 
 
 async def _changes(exchange: Exchange, number: int) -> AsyncGenerator[Event, None]:
-    job = bodies.job(await exchange.json(Call("GET", f"/v1/jobs/{number}")))
+    job = await _changed(exchange, number, 0.0)
     version = -1
     while True:
         if job.version > version:

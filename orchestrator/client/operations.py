@@ -141,8 +141,13 @@ class Operations:
 
     async def rerun(self, number: int) -> Job:
         """A new job with the files that this one began with."""
-        # Made once only: nobody could tell a second one from a person's wish.
-        return bodies.job(await self._post(f"/v1/jobs/{_id(number)}/rerun", again=False))
+        key = {"Idempotency-Key": secrets.token_hex(16)}
+        call = Call("POST", f"/v1/jobs/{_id(number)}/rerun", headers=key, silence=UPLOADED)
+        return bodies.job(await self._exchange.json(call))
+
+    async def delete(self, number: int) -> Job:
+        """Let the data of an ended job go now; the job as it is then, Cleaned."""
+        return bodies.job(await self._exchange.json(Call("DELETE", f"/v1/jobs/{_id(number)}")))
 
     async def nodes(self) -> Sequence[Node]:
         """All nodes."""
@@ -161,6 +166,15 @@ class Operations:
         """Give it jobs again."""
         return bodies.node(await self._post(f"/v1/nodes/{quote(node_id, safe='')}/undrain"))
 
+    async def pause(self, service: str, reason: str | None = None) -> Service:
+        """Begin no more jobs of a service; what is under way goes on."""
+        body = {} if reason is None else {"reason": reason}
+        return bodies.service(await self._post(f"/v1/services/{quote(service, safe='')}/pause", body))
+
+    async def resume(self, service: str) -> Service:
+        """Begin its jobs again."""
+        return bodies.service(await self._post(f"/v1/services/{quote(service, safe='')}/resume"))
+
     async def close(self) -> None:
         """Close its connections."""
         await self._wire.close()
@@ -170,8 +184,8 @@ class Operations:
     async def _get(self, path: str, **query: str) -> Any:
         return await self._exchange.json(Call("GET", path, query))
 
-    async def _post(self, path: str, body: Any = None, *, again: bool = True) -> Any:
-        return await self._exchange.json(Call("POST", path, json=body, again=again))
+    async def _post(self, path: str, body: Any = None) -> Any:
+        return await self._exchange.json(Call("POST", path, json=body))
 
     async def _items(self, path: str) -> Sequence[Any]:
         items: Sequence[Any] = (await self._get(path))["items"]

@@ -96,6 +96,9 @@ class Client:
     def rerun(self, number: int) -> Job:
         return straight(self._all.rerun(number))
 
+    def delete(self, number: int) -> Job:
+        return straight(self._all.delete(number))
+
     def nodes(self) -> Sequence[Node]:
         return straight(self._all.nodes())
 
@@ -107,6 +110,12 @@ class Client:
 
     def undrain(self, node_id: str) -> Node:
         return straight(self._all.undrain(node_id))
+
+    def pause(self, service: str, reason: str | None = None) -> Service:
+        return straight(self._all.pause(service, reason))
+
+    def resume(self, service: str) -> Service:
+        return straight(self._all.resume(service))
 
     def close(self) -> None:
         straight(self._all.close())

@@ -35,7 +35,7 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request. `again`: whether it may be made twice. `silence` as SILENCE."""
+    """A request, one that may be made twice. `silence` as SILENCE."""
 
     method: str
     path: str
@@ -43,7 +43,6 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: MultipartBody | None = None
     json: Any = None
-    again: bool = True
     silence: float = SILENCE
     progress: Progress | None = None
 

@@ -5,7 +5,14 @@ from typing import Final
 
 import click
 
-from orchestrator.commands.fleet import drain_command, nodes_command, services_command, undrain_command
+from orchestrator.commands.fleet import (
+    drain_command,
+    nodes_command,
+    pause_command,
+    resume_command,
+    services_command,
+    undrain_command,
+)
 from orchestrator.commands.jobs import ls_command, queue_command, status_command
 from orchestrator.commands.logs import logs_command
 from orchestrator.commands.results import get_command
@@ -25,4 +32,6 @@ COMMANDS: Final[tuple[click.Command, ...]] = (
     services_command,
     drain_command,
     undrain_command,
+    pause_command,
+    resume_command,
 )

@@ -1,4 +1,4 @@
-"""`nodes`, `services`, `drain` and `undrain`: what jobs run on."""
+"""`nodes`, `services`, `drain`, `undrain`, `pause` and `resume`: what jobs run on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from orchestrator.commands.connecting import HELP, Connection, as_json, connected
 from orchestrator.commands.jobs import UNDER_WAY
-from orchestrator.commands.output import emit_json, emit_table, size
+from orchestrator.commands.output import clean, emit_json, emit_table, size
 
 if TYPE_CHECKING:
     from orchestrator.client import Client
@@ -84,7 +84,7 @@ def drain_command(connection: Connection, *, node: str, reason: str | None, json
     if json_wanted:
         emit_json(found.raw)
     else:
-        click.echo(f"node {found.id} gets no new jobs; it has {found.held}")
+        click.echo(f"node {clean(found.id)} gets no new jobs; it has {found.held}")
 
 
 @click.command("undrain", context_settings=HELP)
@@ -98,7 +98,36 @@ def undrain_command(connection: Connection, *, node: str, json_wanted: bool) -> 
     if json_wanted:
         emit_json(found.raw)
     else:
-        click.echo(f"node {found.id} gets jobs again")
+        click.echo(f"node {clean(found.id)} gets jobs again")
+
+
+@click.command("pause", context_settings=HELP)
+@click.argument("service")
+@click.option("--reason", metavar="TEXT", help="What people are told whose jobs wait.")
+@as_json
+@connected
+def pause_command(connection: Connection, *, service: str, reason: str | None, json_wanted: bool) -> None:
+    """Begin no more jobs of a service; those under way go on, new ones are taken and wait."""
+    with connection.client() as client:
+        found = client.pause(service, reason)
+    if json_wanted:
+        emit_json(found.raw)
+    else:
+        click.echo(f"service {clean(found.name)} is paused; {found.jobs.get('Queued', 0)} jobs wait")
+
+
+@click.command("resume", context_settings=HELP)
+@click.argument("service")
+@as_json
+@connected
+def resume_command(connection: Connection, *, service: str, json_wanted: bool) -> None:
+    """Begin the jobs of a paused service again."""
+    with connection.client() as client:
+        found = client.resume(service)
+    if json_wanted:
+        emit_json(found.raw)
+    else:
+        click.echo(f"service {clean(found.name)} begins jobs again; {found.jobs.get('Queued', 0)} wait")
 
 
 def _node(client: Client, wanted: str) -> str:

@@ -10,6 +10,7 @@ import click
 
 from orchestrator.commands.connecting import HELP, Connection, as_json, connected
 from orchestrator.commands.output import age, clean, emit_json, emit_table, size, span
+from orchestrator.commands.rows import COLUMNS, row
 
 if TYPE_CHECKING:
     from orchestrator.client import Job
@@ -28,8 +29,6 @@ STATUSES: Final = (
     "Cleaned",
 )
 UNDER_WAY: Final = ("Processing", "Submitted", "Prepared", "Running", "Locked")
-
-COLUMNS: Final = ("ID", "STATUS", "USER", "SERVICE", "NAME", "AGE", "RAN", "MESSAGE")
 
 
 def filters(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -121,20 +120,6 @@ def ls_command(connection: Connection, *, watch: bool, json_wanted: bool, **want
         emit_json([job.raw for job in found])
     else:
         emit_table(COLUMNS, [row(job) for job in found])
-
-
-def row(job: Job) -> Sequence[object]:
-    """Its cells in a list."""
-    return (
-        job.id,
-        job.status,
-        job.user,
-        job.service,
-        job.name,
-        age(job.created_at),
-        span(job.wall_seconds),
-        job.message,
-    )
 
 
 @click.command("queue", context_settings=HELP)

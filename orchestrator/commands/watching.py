@@ -12,8 +12,8 @@ import trio
 
 from orchestrator.client import AsyncClient, ClientError, Job, NotFound
 from orchestrator.commands.connecting import Connection
-from orchestrator.commands.jobs import COLUMNS, row
 from orchestrator.commands.output import clean, console, emit_json, make_table
+from orchestrator.commands.rows import COLUMNS, row
 
 OFTEN: Final = 0.2
 """Seconds at least between two looks, however much happens."""
