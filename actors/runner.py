@@ -7,6 +7,7 @@ one payload is that payload's: it is tried again with growing delays, and nothin
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 from collections.abc import Iterable
@@ -30,6 +31,10 @@ from actors.node_ports import (
 from actors.ports import Chance, Clock
 
 log: Final = logging.getLogger("node.runner")
+
+FREEZE_TRIES: Final = 20
+"""About a minute."""
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Cause(StrEnum):
@@ -251,11 +256,16 @@ class Runner(Actor):
         await self._record(payload, move)
 
     async def _frozen(self, payload: Payload, end: End) -> End:
+        """The end with what there is to be collected. A full disk is waited for; what lasts otherwise is told
+        as the end, for nothing runs any more and the slot is wanted."""
         backoff = self._backoff()
         while True:
             try:
                 return await self._runs.freeze(payload, end)
             except OSError as error:
+                if error.errno not in _FULL and backoff.failures >= FREEZE_TRIES:
+                    log.error("payload %s: no manifest (%s); it ends without", payload.key, error)
+                    return without_results(end, f"what it left cannot be read: {error.strerror or error}")
                 delay = backoff.next()
                 log.error("payload %s: no manifest yet (%s); again in %.1f s", payload.key, error, delay)
             await trio.sleep(delay)
@@ -276,6 +286,12 @@ class Runner(Actor):
 
     def _backoff(self) -> Backoff:
         return Backoff(self._chance, first=0.2, most=5.0)
+
+
+def without_results(end: End, why: str) -> End:
+    """The end of what has left nothing that could be collected: no success, whatever the script said."""
+    status = Status.FAILED if end.status is Status.COMPLETED else end.status
+    return replace(end, status=status, message=f"{end.message}; {why}" if end.message else why)
 
 
 def _earlier_cause(payload: Payload, watch: _Watch, result: RunResult) -> Cause | None:

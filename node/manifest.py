@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from actors.wire.errors import SourceChanged
 from actors.wire.paths import unspell
 from actors.wire.tree import Entry, Listing, list_tree
 from node.executors.run import STDERR, STDOUT
+from node.reclaim import reclaimed
 from node.records import write_durably
 from node.workspace import MANIFEST, WORK
 
@@ -36,6 +38,10 @@ class Frozen:
 
 def freeze_manifest(directory: Path) -> Frozen:
     """Write the manifest of a payload's directory. Blocks. Raises `OSError`."""
+    return reclaimed(directory / MANIFEST, partial(_freeze, directory))
+
+
+def _freeze(directory: Path) -> Frozen:
     listing, too_many = list_work(directory), ""
     manifest = _encoded(listing)
     if len(manifest) > MOST:

@@ -30,6 +30,7 @@ from actors.lifecycle import ENDED, PAYLOAD, Status
 from actors.node_ports import Payload
 from actors.reserve import Reserve
 from actors.wire.attempts import Garbled, end_from_json, end_to_json
+from node.reclaim import reclaimed
 
 KEY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 """What a payload's key looks like; nothing else ever becomes the name of a directory."""
@@ -132,14 +133,9 @@ class Records:
     def write(self, payload: Payload) -> None:
         """Store a payload's record in its directory. What was renamed into place there before is durable then
         too."""
-        where = self.directory(payload.key)
+        path = self.directory(payload.key) / "record.json"
         content = json.dumps(_to_json(payload, self.boot)).encode()
-        try:
-            write_durably(where / "record.json", content)
-        except FileNotFoundError:
-            # A script of the same user can do that; its end has to be recorded all the same.
-            where.mkdir(mode=0o700, exist_ok=True)
-            write_durably(where / "record.json", content)
+        reclaimed(path, lambda: write_durably(path, content))
 
     def write_new(self, payload: Payload, directory: Path) -> None:
         """Store the first record of a payload in a directory that nobody sees yet, and that holds none."""
@@ -151,9 +147,8 @@ class Records:
         """Leave word that a payload runs. Not synced, as it is read only after the death of a process: what
         had not ended when the machine goes down is lost, whatever is known of it."""
         data = json.dumps({"pid": payload.pid, "started_at": payload.started_at}).encode()
-        where = self.directory(payload.key)
-        where.mkdir(mode=0o700, exist_ok=True)  # A script of the same user can take it away.
-        (where / "running").write_bytes(data)
+        path = self.directory(payload.key) / "running"
+        reclaimed(path, lambda: path.write_bytes(data))
 
     def _with_running(self, stored: Stored) -> Stored:
         if stored.payload.status is not Status.PREPARED:

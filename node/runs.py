@@ -13,12 +13,13 @@ from typing import Final
 
 import trio
 
-from actors.lifecycle import Status
 from actors.model import End
 from actors.node_ports import Payload, Running, RunResult
 from actors.reserve import Reserve
+from actors.runner import without_results
 from node.executors.run import Executor, ExecutorError, Run, RunEnd, RunSpec
 from node.manifest import freeze_manifest
+from node.reclaim import reclaimed
 from node.script import Checked, make_ready
 from node.workspace import INTENT, WORK, Workspace
 
@@ -59,7 +60,8 @@ class ExecutorRuns:
 
     async def adopt(self, payload: Payload) -> Running | RunResult:
         directory = self._workspace.directory(payload.key)
-        note = await trio.to_thread.run_sync(_note, directory)
+        look = partial(reclaimed, directory / INTENT, partial(_note, directory))
+        note = await trio.to_thread.run_sync(look)
         if note is None:
             return RunResult(refused=NEVER_STARTED, lost=True)
         found = await self._executor.adopt(self._spec(payload))
@@ -69,11 +71,7 @@ class ExecutorRuns:
         freeze = partial(freeze_manifest, self._workspace.directory(payload.key))
         frozen = await trio.to_thread.run_sync(self._reserve.attempt, freeze)
         end = replace(end, size=frozen.size)
-        if not frozen.too_many:
-            return end
-        # What it was to bring is not there: that is no success, whatever bash said.
-        status = Status.FAILED if end.status is Status.COMPLETED else end.status
-        return replace(end, status=status, message="; ".join(filter(None, (end.message, frozen.too_many))))
+        return without_results(end, frozen.too_many) if frozen.too_many else end
 
     def _spec(self, payload: Payload) -> RunSpec:
         environment = {

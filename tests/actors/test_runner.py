@@ -252,13 +252,36 @@ async def test_a_full_disk_delays_the_end_and_loses_nothing(autojump_clock: Mock
     world = World()
     world.table.put(payload())
     async with world.going():
-        world.runs.freeze_fails = [OSError(28, "full")] * 2
+        world.runs.freeze_fails = [OSError(28, "full")] * 40
         world.table.fails = [OSError(28, "full")] * 2
         world.runs.running[KEY].end(RunResult(exit_code=0))
         await wait_all_tasks_blocked()
         assert world.table.rows[KEY].status is Status.RUNNING
-        await trio.sleep(10)
+        await trio.sleep(250)
     assert world.told() == (Status.COMPLETED, "")
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        (RunResult(exit_code=0), (Status.FAILED, "what it left cannot be read: locked")),
+        (RunResult(exit_code=3), (Status.FAILED, "exit code 3; what it left cannot be read: locked")),
+    ],
+)
+async def test_results_that_can_never_be_listed_end_the_payload_and_free_its_slot(
+    autojump_clock: MockClock, result: RunResult, told: tuple[Status, str]
+) -> None:
+    world = World(slots=1)
+    world.table.put(payload(1))
+    world.table.put(payload(2))
+    async with world.going():
+        world.runs.freeze_fails = [OSError(13, "locked")] * 1000
+        world.runs.running[KEY].end(result)
+        await trio.sleep(30)
+        assert world.table.rows[KEY].status is Status.RUNNING
+        await trio.sleep(70)
+        assert world.table.rows[payload(2).key].status is Status.RUNNING
+    assert world.told() == told
 
 
 async def test_leaving_leaves_the_runs(autojump_clock: MockClock) -> None:
