@@ -1,4 +1,5 @@
-"""HTTP towards nodes: one client, one pool, and the two failures that matter told apart.
+"""HTTP towards nodes: a bounded pool for what ends, another for what stays, and the two failures that matter
+told apart.
 
 `NotReached` is raised only when it is certain that no byte of the request went out. Whatever else fails is
 `Broken`: the peer may have read the request and acted on it.
@@ -28,6 +29,8 @@ JSON_LIMIT: Final = 8 << 20
 
 _CLOSING: Final = 2.0
 _POOL: Final = 10.0
+_CONNECTIONS: Final = 1000
+"""For what is transferred at once. Idle ones count until they are dropped."""
 
 
 class NotReached(Exception):
@@ -57,7 +60,8 @@ class Patience:
     """Deadlines in seconds. None of them limits a transfer that moves.
 
     `connect`: until the connection stands. `head`: from the last byte of the request to the answer's head
-    (None: for ever). `stall`: between two pieces, read or written (None: for ever, reading only).
+    (None: for ever). `stall`: between two pieces, read or written (None: for ever, reading only; such an
+    answer takes a connection from nobody else).
     """
 
     connect: float = 5.0
@@ -131,19 +135,18 @@ class Http:
 
     def __init__(self, patience: Patience | None = None) -> None:
         self.patience: Final = patience or Patience()
-        self._client = httpx.AsyncClient(
-            trust_env=False,
-            follow_redirects=False,
-            http2=False,
-            cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
-            # For each of a hundred nodes an event stream and some transfers. Idle connections are dropped
-            # before servers usually drop them (5 s), so that seldom one closes in the instant of sending.
-            limits=httpx.Limits(max_connections=1000, max_keepalive_connections=200, keepalive_expiry=4.0),
-            headers={"accept-encoding": "identity", "user-agent": "orchestrator"},
+        # Idle connections are dropped before servers usually drop them (5 s), so that seldom one closes in
+        # the instant of sending.
+        self._client = _client(
+            httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=200, keepalive_expiry=4.0)
         )
+        # Each node has an event stream that stays. In a pool with a bound, enough nodes would leave no
+        # connection for anything else, and all of them would seem to be out of reach.
+        self._streams = _client(httpx.Limits(max_connections=None, max_keepalive_connections=0))
 
     async def aclose(self) -> None:
         with trio.move_on_after(_CLOSING, shield=True):
+            await self._streams.aclose()
             await self._client.aclose()
 
     @asynccontextmanager
@@ -162,10 +165,11 @@ class Http:
         limits = patience or self.patience
         timeout = httpx.Timeout(read=None, write=limits.stall, connect=limits.connect, pool=_POOL)
         try:
-            request = self._client.build_request(method, url, headers=headers, json=data, timeout=timeout)
+            client = self._streams if limits.stall is None else self._client
+            request = client.build_request(method, url, headers=headers, json=data, timeout=timeout)
         except (httpx.InvalidURL, ValueError) as error:
             raise NotReached(f"{url} is no address: {_told(error)}") from error
-        reply = Reply(await self._send(request, body, limits), limits.stall)
+        reply = Reply(await self._send(client, request, body, limits), limits.stall)
         try:
             if reply.headers.get("content-encoding", "identity") != "identity":
                 raise Broken("the answer is compressed, which was not asked for")
@@ -173,7 +177,9 @@ class Http:
         finally:
             await reply.close()
 
-    async def _send(self, request: httpx.Request, body: Body | None, patience: Patience) -> httpx.Response:
+    async def _send(
+        self, client: httpx.AsyncClient, request: httpx.Request, body: Body | None, patience: Patience
+    ) -> httpx.Response:
         scope = trio.CancelScope()
         outgoing = None
         if body is not None:
@@ -186,7 +192,7 @@ class Http:
         what = f"{request.method} {request.url}"
         try:
             with scope:
-                return await self._client.send(request, stream=True)
+                return await client.send(request, stream=True)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise NotReached(f"{what}: no connection: {_told(error)}") from error
         except httpx.UnsupportedProtocol as error:
@@ -198,6 +204,17 @@ class Http:
                 with trio.move_on_after(_CLOSING, shield=True):
                     await outgoing.let_go()
         raise Broken(f"{what}: no answer within {patience.head or 0:g} s")
+
+
+def _client(limits: httpx.Limits) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        trust_env=False,
+        follow_redirects=False,
+        http2=False,
+        cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
+        limits=limits,
+        headers={"accept-encoding": "identity", "user-agent": "orchestrator"},
+    )
 
 
 class _Outgoing(httpx.AsyncByteStream):

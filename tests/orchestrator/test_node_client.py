@@ -6,6 +6,7 @@ import hashlib
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,27 @@ async def test_a_batch_refused_as_a_whole_is_sent_one_by_one(client: NodeClient,
     assert (first.result, second.result) == (SubmitResult.MALFORMED, SubmitResult.HAS)
 
 
+async def test_streams_that_stay_take_no_connection_from_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.http._CONNECTIONS", 1)
+    monkeypatch.setattr("orchestrator.http._POOL", 0.05)
+
+    async def answer(request: Request, stream: trio.SocketStream) -> None:
+        if request.path == "/events":
+            await stream.send_all(head(200, "application/x-ndjson", None))
+            await trio.sleep_forever()
+        await send(stream, 200, {"message": "pong"})
+
+    http = Http()
+    async with serving(Peer(answer)) as peer, AsyncExitStack() as streams:
+        for _ in range(3):
+            await streams.enter_async_context(
+                http.exchange("GET", f"{peer.url}/events", patience=Patience(stall=None))
+            )
+        async with http.exchange("GET", f"{peer.url}/") as reply:
+            assert await reply.json() == {"message": "pong"}
+    await http.aclose()
+
+
 async def test_the_environments_proxies_are_not_obeyed(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -409,6 +431,22 @@ async def test_an_order_to_cancel_is_answered_for_each(client: NodeClient, stora
     assert [look.result for look in looks] == [found, LookResult.TOMBSTONED, unknown, unknown]
     assert looks[0].view == PayloadView(a, DONE.status, DONE)
     assert peer.requests[0].json() == {"keys": [attempt.key for attempt in attempts]}
+
+
+async def test_one_answer_to_a_cancel_that_makes_no_sense_spoils_no_other(
+    client: NodeClient, storage: Storage
+) -> None:
+    attempts = [(await new_dispatch(storage, {}, job_id=n)).attempt for n in (1, 2, 3)]
+    a, b, c = (attempt.key for attempt in attempts)
+    reply = items(
+        {"key": a, "result": "found", "payload": {"key": a, "status": "Dancing"}},
+        {"key": b, "result": "found", "payload": ended(a)},
+        {"key": c, "result": "found", "payload": ended(c)},
+    )
+    async with serving(Peer(always(200, reply))) as peer:
+        looks = await client.cancel(ref(peer), attempts)
+    assert [look.result for look in looks] == [LookResult.UNKNOWN, LookResult.UNKNOWN, LookResult.FOUND]
+    assert looks[0].reason and "another attempt" in looks[1].reason
 
 
 async def test_only_a_confirmed_release_counts(client: NodeClient, storage: Storage) -> None:
