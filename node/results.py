@@ -73,14 +73,10 @@ async def file_response(services: Services, payload: Payload, path: str) -> Resp
     raw = _below(path)
     directory = services.workspace.directory(payload.key)
     with services.workspace.reading(payload.key):
-        file = await trio.to_thread.run_sync(_open_file, directory, raw)
-    size = os.fstat(file.fileno()).st_size
-    if request.method == "HEAD":
-        # Its body is never asked for, so it would never be closed.
-        file.close()
-        response = Response(b"", content_type="application/octet-stream")
-    else:
-        response = Response(Pulled(_read(file, size)), content_type="application/octet-stream")
+        size = await trio.to_thread.run_sync(_size_of_file, directory, raw)
+    # It is opened again when the body is asked for, which a HEAD or a client that has left never does.
+    body = b"" if request.method == "HEAD" else Pulled(_file(directory, raw, size))
+    response = Response(body, content_type="application/octet-stream")
     response.headers["Content-Length"] = str(size)
     response.timeout = None
     return response
@@ -279,6 +275,15 @@ def _below(path: str) -> bytes:
     if any(part in (b"", b".", b"..") for part in raw.split(b"/")) or b"\0" in raw:
         raise Problem(404, "not_found", f"{shown(path)} is no path of a file")
     return raw
+
+
+def _size_of_file(directory: Path, raw: bytes) -> int:
+    with _open_file(directory, raw) as file:
+        return os.fstat(file.fileno()).st_size
+
+
+def _file(directory: Path, raw: bytes, size: int) -> Generator[bytes, None, None]:
+    yield from _read(_open_file(directory, raw), size)
 
 
 def _open_file(directory: Path, raw: bytes) -> FileIO:
