@@ -29,6 +29,9 @@ PATIENCE: Final = 20.0
 """Seconds that one request may take: the orchestrator asks us in return."""
 LEAVING: Final = 2.0
 
+_FAILURES: Final = (httpx.HTTPError, httpx.InvalidURL, UnicodeError)
+"""Of a request. `UnicodeError`: a name that the resolver takes for none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
@@ -107,7 +110,7 @@ class Joining:
             async with self._client() as client:
                 try:
                     await client.delete(f"/v1/nodes/{self._invitation.node_id}")
-                except httpx.HTTPError as error:
+                except _FAILURES as error:
                     log.warning("%s was not told that this node leaves: %s", self._where, _said(error))
 
     @property
@@ -123,7 +126,7 @@ class Joining:
         with trio.move_on_after(PATIENCE):
             try:
                 answer = await client.post("/v1/nodes", json=self._invitation.body())
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
+            except _FAILURES as error:
                 return _said(error)
             if answer.is_success:
                 return None
@@ -156,7 +159,7 @@ def reachable_url(listening: str, orchestrator: str) -> str:
         with socket.socket(family, kind, proto) as probe:
             probe.connect(address)
             host = str(probe.getsockname()[0])
-    except OSError:
+    except (OSError, UnicodeError):
         host = socket.gethostname()
     named = f"[{host}]" if ":" in host else host
     return urlunsplit((split.scheme, f"{named}:{split.port}", split.path, "", ""))

@@ -192,7 +192,21 @@ def _url(value: object) -> str:
     named = split.hostname and "@" not in split.netloc and split.port != 0
     if split.scheme not in ("http", "https") or not named or split.query or split.fragment:
         raise ValueError(value)
+    _resolvable(value)
     return value.rstrip("/")
+
+
+def _resolvable(url: str) -> None:
+    """Raises ValueError for a host that no request could be sent to, as `a..b`: not later, in the middle of
+    the node's life."""
+    # Late: who is not to join needs no HTTP client.
+    import httpx
+
+    try:
+        host = httpx.URL(url).host
+    except httpx.InvalidURL as why:
+        raise ValueError(url) from why
+    host.encode("idna")  # As the resolver does; what it raises is a ValueError.
 
 
 def _names(value: object) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -119,6 +120,18 @@ async def test_it_leaves_and_goes_though_nobody_hears(orchestrator: Orchestrator
     await Joining(invitation, random.Random(1)).leave()
 
 
+async def test_a_name_that_the_resolver_takes_for_none_is_like_one_that_it_does_not_know(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert reachable_url("http://0.0.0.0:9001", "http://o..de:5000") == f"http://{socket.gethostname()}:9001"
+    async with joining("http://o..de:5000") as node:
+        while not caplog.records:
+            await trio.lowlevel.checkpoint()
+    assert "not joined to http://o..de:5000" in caplog.text
+    await node.leave()
+    assert "was not told that this node leaves" in caplog.text
+
+
 async def test_proxies_of_the_environment_are_not_used(
     orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +164,9 @@ def test_what_is_needed_to_join_is_asked_for() -> None:
         ({"join_services": "a"}, "--join-services"),
         ({"labels": "a=b"}, "--labels"),
         ({"join": "o:5000", "join_services": "a"}, "--join"),
+        ({"join": "http://o..de:5000", "join_services": "a"}, "--join"),
+        ({"join": "http://xn--:5000", "join_services": "a"}, "--join"),
+        ({"join": f"http://{'o' * 64}:5000", "join_services": "a"}, "--join"),
         ({"join": "http://o:5000", "join_services": ","}, "--join-services"),
         ({"join": "http://o:5000", "join_services": "a", "labels": "a b=c"}, "--labels"),
         ({"join": "http://o:5000", "join_services": "a", "machine": "x"}, "--machine"),
