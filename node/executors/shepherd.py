@@ -255,7 +255,7 @@ def spawn_for_ever(control: socket.socket, host: Host) -> None:
             if pid == 0:
                 try:
                     become_shepherd(connection, host)
-                except BaseException:
+                except BaseException:  # noqa: ASYNC103  # no trio here: a forked child
                     sys.excepthook(*sys.exc_info())  # Into the spawner's log.
                 finally:
                     os._exit(0)
