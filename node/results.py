@@ -47,11 +47,13 @@ async def zip_response(services: Services, payload: Payload) -> Response:
     directory = services.workspace.directory(payload.key)
     ended = payload.status in ENDED
     with services.workspace.reading(payload.key):
-        listing = await trio.to_thread.run_sync(_listing, directory, payload)
+        listing = await trio.to_thread.run_sync(
+            _listing, directory, payload, limiter=services.workspace.transfers
+        )
 
     async def body() -> AsyncIterator[bytes]:
         with services.workspace.reading(payload.key):
-            async for piece in Pulled(_zip(directory, listing, strict=ended)):
+            async for piece in _pulled(services, _zip(directory, listing, strict=ended)):
                 yield piece
 
     response = Response(body(), content_type="application/zip")
@@ -64,7 +66,9 @@ async def file_list(services: Services, payload: Payload) -> dict[str, Any]:
     """What is in the job's directory now, as a manifest tells it; the logs are not in it."""
     directory = services.workspace.directory(payload.key)
     with services.workspace.reading(payload.key):
-        listing = await trio.to_thread.run_sync(_listing, directory, payload)
+        listing = await trio.to_thread.run_sync(
+            _listing, directory, payload, limiter=services.workspace.transfers
+        )
     return manifest_to_json(listing)
 
 
@@ -73,9 +77,11 @@ async def file_response(services: Services, payload: Payload, path: str) -> Resp
     raw = _below(path)
     directory = services.workspace.directory(payload.key)
     with services.workspace.reading(payload.key):
-        size = await trio.to_thread.run_sync(_size_of_file, directory, raw)
+        size = await trio.to_thread.run_sync(
+            _size_of_file, directory, raw, limiter=services.workspace.transfers
+        )
     # It is opened again when the body is asked for, which a HEAD or a client that has left never does.
-    body = b"" if request.method == "HEAD" else Pulled(_file(directory, raw, size))
+    body = b"" if request.method == "HEAD" else _pulled(services, _file(directory, raw, size))
     response = Response(body, content_type="application/octet-stream")
     response.headers["Content-Length"] = str(size)
     response.timeout = None
@@ -108,12 +114,16 @@ def collect_response(services: Services, keys: Sequence[str]) -> Response:
             # Asked once all of them are being read: what is here now stays until then.
             there, _ = await services.table.known(keys)
             directories = [services.workspace.directory(key) for key in keys]
-            async for piece in Pulled(_collected(keys, directories, there)):
+            async for piece in _pulled(services, _collected(keys, directories, there)):
                 yield piece
 
     response = Response(body(), content_type="application/octet-stream")
     response.timeout = None
     return response
+
+
+def _pulled(services: Services, generator: Generator[bytes, None, None]) -> Pulled:
+    return Pulled(generator, limiter=services.workspace.transfers)
 
 
 def _collected(
@@ -212,7 +222,7 @@ def _zip(directory: Path, listing: Listing, *, strict: bool) -> Generator[bytes,
 async def _log(services: Services, key: str, path: Path, offset: int, follow: bool) -> AsyncIterator[bytes]:
     with services.workspace.reading(key):
         if not follow:
-            async for piece in Pulled(_read_log(path, offset)):
+            async for piece in _pulled(services, _read_log(path, offset)):
                 yield piece
             return
         with watching(path.parent) as watched:
@@ -221,7 +231,7 @@ async def _log(services: Services, key: str, path: Path, offset: int, follow: bo
                 # Asked before reading: what was printed until the end is read after it is known.
                 payload = await services.table.get(key)
                 ended = payload is None or payload.status in ENDED
-                async for piece in Pulled(_read_log(path, offset)):
+                async for piece in _pulled(services, _read_log(path, offset)):
                     offset += len(piece)
                     yield piece
                 if ended or services.shutdown.is_set():

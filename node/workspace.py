@@ -36,6 +36,10 @@ MANIFEST: Final = "manifest.json"
 _FLUSH: Final = 256 * 1024
 """Bytes that are gathered before a thread writes them: many small files cost one thread call."""
 
+TRANSFERS: Final = 16
+"""Threads that transfers may take at once. They have their own: however many are under way on a slow disk,
+what starts and ends finds a thread."""
+
 
 class Workspace:
     """The directories below one data directory. `prepare` before use."""
@@ -47,6 +51,8 @@ class Workspace:
         self._readers: dict[str, int] = {}
         self._refused: set[str] = set()
         self._swept = trio.Lock()
+        self.transfers = trio.CapacityLimiter(TRANSFERS)
+        """For all that reads results and writes what arrives in threads."""
         self.freed: Callable[[], None] = lambda: None
         """Called when nobody reads any more what was to be discarded meanwhile."""
         self.emptied: Callable[[], object] = lambda: None
@@ -73,7 +79,7 @@ class Workspace:
 
     def receive(self) -> Incoming:
         """A place for files that arrive; they are written by tasks, see `Incoming`."""
-        return Incoming(self._incoming / secrets.token_hex(16))
+        return Incoming(self._incoming / secrets.token_hex(16), self.transfers)
 
     # ------------------------------------------------------------------ reading and deleting
 
@@ -114,15 +120,16 @@ class Workspace:
 
 
 class Incoming:
-    """Files of one payload or of several, as they arrive. Owned by one task.
+    """Files of one payload or of several, as they arrive. Owned by one task. `limiter` for its threads.
 
     `add` the payloads, `open` a file, `write` its bytes; when all have arrived `write_out` what is still
     gathered (it blocks), and `directory(name)` may be taken away by a rename: tell `taken`. `close` deletes
     what was not.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, limiter: trio.CapacityLimiter) -> None:
         self._root = root
+        self._limiter = limiter
         self._paths: dict[str, PathSet] = {}
         self._made: set[str] = set()
         self._pending: list[tuple[Path, bytes, bool]] = []
@@ -153,7 +160,7 @@ class Incoming:
         self._pending.append((self._current, bytes(chunk), False))
         self._size += len(chunk)
         if self._size >= _FLUSH or len(self._pending) >= 1024:
-            await trio.to_thread.run_sync(self.write_out)
+            await trio.to_thread.run_sync(self.write_out, limiter=self._limiter)
 
     def write_out(self) -> None:
         """Make the directories, and write what was gathered. Blocks. Raises `OSError`; `RuntimeError` once
@@ -179,7 +186,7 @@ class Incoming:
         self._paths.pop(name, None)
         if name in self._made:
             self._made.discard(name)
-            await trio.to_thread.run_sync(_delete, mine)
+            await trio.to_thread.run_sync(_delete, mine, limiter=self._limiter)
 
     async def close(self) -> None:
         """Delete what is still there. Idempotent; finishes even when cancelled."""
@@ -189,7 +196,8 @@ class Incoming:
         made, self._made = self._made, set()
         if made:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(_delete_all, [self.directory(name) for name in made])
+                mine = [self.directory(name) for name in made]
+                await trio.to_thread.run_sync(_delete_all, mine, limiter=self._limiter)
 
 
 def _make_payload(directory: Path) -> None:

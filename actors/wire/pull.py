@@ -19,8 +19,12 @@ class Pulled:
     middle. Reading on after that raises trio.ClosedResourceError, so that nobody takes it for the end.
     """
 
-    def __init__(self, generator: Generator[bytes, None, None]) -> None:
+    def __init__(
+        self, generator: Generator[bytes, None, None], *, limiter: trio.CapacityLimiter | None = None
+    ) -> None:
+        """`limiter`: how many threads it shares, and with whom; None: trio's own for everything."""
         self._generator = generator
+        self._limiter = limiter
         self._broken_off = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -30,7 +34,7 @@ class Pulled:
         if self._broken_off:
             raise trio.ClosedResourceError
         try:
-            piece = await trio.to_thread.run_sync(self._step)
+            piece = await trio.to_thread.run_sync(self._step, limiter=self._limiter)
         except BaseException:
             self._close()
             raise
