@@ -50,15 +50,20 @@ def _find(directory: Path, session: int, since: int) -> list[int]:
     ]
 
 
+def _kill_once(directory: Path, session: int, since: int) -> bool:
+    """Kill all of it that is there now; whether there was any. Blocks: all processes of the machine are
+    looked at, with all that they hold open."""
+    found = _find(directory, session, since)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    return bool(found)
+
+
 async def end_leftovers(directory: Path, session: int, since: int) -> None:
-    """Kill what is left of the payload until nothing is; gives up on what cannot be killed after 5 s."""
+    """Kill what is left of the payload until nothing is; gives up on what cannot be killed after 250 tries,
+    5 s or more."""
     for _ in range(_TRIES):
-        found = _find(directory, session, since)
-        if not found:
+        if not await trio.to_thread.run_sync(_kill_once, directory, session, since):
             return
-        for pid in found:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                continue
         await trio.sleep(_AGAIN)

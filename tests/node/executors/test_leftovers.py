@@ -1,0 +1,35 @@
+"""What is left of a payload that nothing holds together any more."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import trio
+
+from node.executors import processes
+from node.executors.leftovers import end_leftovers
+
+
+async def test_leftovers_are_killed_and_looked_for_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set()
+    all_pids = processes.all_pids
+
+    def seen() -> list[int]:
+        threads.add(threading.get_ident())
+        return all_pids()
+
+    monkeypatch.setattr(processes, "all_pids", seen)
+    work = tmp_path / "work"
+    work.mkdir()
+    left = await trio.lowlevel.open_process(["sleep", "60"], cwd=work)
+    try:
+        with trio.fail_after(20):
+            await end_leftovers(tmp_path, session=-1, since=0)
+            assert await left.wait() == -9
+    finally:
+        left.kill()
+    assert threads and threading.get_ident() not in threads
