@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Final
 
@@ -42,15 +42,18 @@ def stay(connection: Connection, number: int, *, logs: bool, quiet: bool) -> Job
 
 
 async def _stay(connection: Connection, number: int, *, logs: bool, quiet: bool) -> Job:
+    teller = _Teller(quiet=quiet)
     async with connection.async_client() as client:
         async with trio.open_nursery() as nursery:
             if logs:
                 nursery.start_soon(_pump, client, number, "stdout", sys.stdout.fileno())
                 nursery.start_soon(_pump, client, number, "stderr", sys.stderr.fileno())
-            if not quiet:
-                nursery.start_soon(_tell_changes, client, number)
+            telling = trio.CancelScope()
+            nursery.start_soon(teller.follow, client, number, telling)
             job = await client.wait(number)
-        return job  # noqa: RET504  # the nursery may not be left by a return, says mypy: it can swallow
+            telling.cancel()
+        teller.tell(job)
+        return job
 
 
 async def _pump(client: AsyncClient, number: int, stream: str, target: int) -> None:
@@ -73,13 +76,23 @@ def write_all(target: int, data: bytes) -> None:
         rest = rest[os.write(target, rest) :]
 
 
-async def _tell_changes(client: AsyncClient, number: int) -> None:
-    said = ""
-    async with aclosing(client.iter_events(number)) as events:
-        async for _ in events:
-            job = await client.job(number)
-            if (line := f"job {job.id}: {job.status}: {job.message}") != said:
-                said = line
-                tell(line)
-            if job.over:
-                return
+class _Teller:
+    """Says on standard error how the job stands, each thing once."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._said = ""
+
+    def tell(self, job: Job) -> None:
+        """This is how it stands."""
+        line = f"job {job.id}: {job.status}" + (f": {job.message}" if job.message else "")
+        if line != self._said and not self._quiet:
+            self._said = line
+            tell(line)
+
+    async def follow(self, client: AsyncClient, number: int, scope: trio.CancelScope) -> None:
+        """Whenever something happens to the job, until it has ended or `scope` is cancelled."""
+        with scope, suppress(ClientError):  # who waits for the job tells what is wrong, where it matters
+            async with aclosing(client.iter_events(number)) as events:
+                async for _ in events:
+                    self.tell(await client.job(number))
