@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from actors.lifecycle import Status
+from actors.lifecycle import QUOTA, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,6 @@ class Job:
     @property
     def counts(self) -> bool:
         """Whether the job counts against the quotas."""
-        from actors.lifecycle import QUOTA
-
         return self.status in QUOTA and self.end is None
 
 
@@ -107,8 +105,8 @@ class HistoryEntry:
 @dataclass(frozen=True, slots=True)
 class NodeRef:
     """Where a node is, and who. `node_id` is its only identity; `foreign` nodes know only the contract and
-    are identified by their address. `services` are the names it serves. For a foreign node the three URLs
-    may differ in host and prefix; `url` is then the upload URL's base."""
+    are identified by their address. For a foreign node the three URLs may differ in host and prefix; `url` is
+    then the upload URL's base."""
 
     node_id: str
     url: str

@@ -1,4 +1,4 @@
-"""Starting, finding and closing runs: the executor with the workspace around it (`actors.ports.Runs`)."""
+"""Starting, finding and closing runs: the executor, the workspace around it (`actors.node_ports.Runs`)."""
 
 from __future__ import annotations
 

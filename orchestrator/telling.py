@@ -22,7 +22,7 @@ Tell = Callable[[Sequence[Job]], None]
 
 
 class TellingLedger:
-    """Implements `actors.ports.Ledger` by another one."""
+    """Implements `actors.ledger_port.Ledger` by another one."""
 
     def __init__(self, ledger: Ledger, tell: Tell) -> None:
         self._ledger = ledger

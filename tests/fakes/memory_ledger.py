@@ -30,7 +30,7 @@ from orchestrator.ledger import IdempotencyConflict
 
 
 class MemoryLedger:
-    """Implements `actors.ports.Ledger`. `trace` is told "commit" after each change, as by the real one."""
+    """A `Ledger` (`actors.ledger_port`). `trace` is told "commit" after each change, as by the real one."""
 
     def __init__(self, *, clock: Clock, trace: Callable[[str], None] | None = None) -> None:
         self._clock = clock
