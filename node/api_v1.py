@@ -20,7 +20,7 @@ from node.draining import drain
 from node.payloads import view_of
 from node.receive import Item, ItemResult
 from node.records import KEY
-from node.results import collect_response, file_response, log_response, zip_response
+from node.results import collect_response, file_list, file_response, log_response, zip_response
 
 HEARTBEAT_EVERY: Final = 1.0
 EVENTS_AT_ONCE: Final = 200
@@ -115,6 +115,11 @@ def v1_routes(services: Services) -> Blueprint:
     async def results(key: str) -> Response:
         query()
         return await zip_response(services, await _found(key))
+
+    @routes.get("/attempts/<key>/files")
+    async def files(key: str) -> Response:
+        query()
+        return json_response(await file_list(services, await _found(key)))
 
     @routes.get("/attempts/<key>/files/<path:path>")
     async def file(key: str, path: str) -> Response:

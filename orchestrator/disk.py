@@ -20,6 +20,7 @@ Trace = Callable[[str, str], None]
 """Told of each step: what ("fsync", "rename") and the path below the data directory; for a rename the new
 one."""
 
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS})
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -88,6 +89,22 @@ class Disk:
                 self.sync(fd, path)
         finally:
             os.close(fd)
+
+    def link(self, source: Path, target: Path) -> None:
+        """A second name for a file that is on disk; where there can be none, a synced copy."""
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            with source.open("rb") as original:
+                fd = self.create(target)
+                try:
+                    while piece := original.read(1 << 20):
+                        self.write(fd, piece)
+                    self.sync(fd, target)
+                finally:
+                    os.close(fd)
 
     def rename(self, source: Path, target: Path) -> None:
         os.rename(source, target)

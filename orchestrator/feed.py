@@ -8,7 +8,7 @@ falls between the two.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import trio
 
@@ -58,8 +58,19 @@ class Feed:
         self._waiting = 0
         self._closed = False
         self._watches: dict[int, set[Watch]] = {}
+        self._stopped = trio.Event()
+        self._newest = 0
+        self._moved = trio.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the server stops."""
+        return self._closed
 
     def publish(self, job: Job) -> None:
+        if job.change_seq > self._newest:
+            self._newest = job.change_seq
+            self._moved.set()
         for watch in self._watches.get(job.id, ()):
             watch.put(job)
 
@@ -86,20 +97,25 @@ class Feed:
             if not mine:
                 del self._watches[job_id]
 
+    async def moved(self, after: int) -> None:
+        """Wait until a change whose number is above `after` was published, of whatever job. Raises
+        FeedClosed. Does not count as one who waits for a job."""
+        while self._newest <= after:
+            if self._closed:
+                raise FeedClosed("the server stops")
+            if self._moved.is_set():
+                self._moved = trio.Event()
+            await self._moved.wait()
+
+    async def until_closed(self) -> None:
+        """Wait until the server stops."""
+        await self._stopped.wait()
+
     def close(self) -> None:
         """Let everybody go who waits, now and later: the server stops."""
         self._closed = True
+        self._stopped.set()
+        self._moved.set()
         for watches in self._watches.values():
             for watch in watches:
                 watch.close()
-
-    async def wait(self, job_id: int, after: int, timeout: float) -> Job | None:
-        """The job's row once its `change_seq` is above `after`; None after `timeout` seconds, or when the
-        server stops.
-
-        Only what is published from now on counts: to miss nothing, use `watch` and read the ledger inside.
-        """
-        with self.watch(job_id) as watch:
-            with trio.move_on_after(timeout), suppress(FeedClosed):
-                return await watch.newer(after)
-            return None

@@ -102,6 +102,7 @@ class Upload:
         self._target = target
         self._clock = clock
         self._files: dict[str, IncomingFile] = {}
+        self._repeated: dict[str, int] = {}
 
     def file(self, path: str) -> IncomingFile:
         """A file at a safe relative path, which the caller has made sure of."""
@@ -112,14 +113,28 @@ class Upload:
         self._files[path] = file = IncomingFile(self._threads, self._disk, where, path)
         return file
 
+    async def repeat(self, files: Sequence[tuple[str, Path, int]]) -> None:
+        """Take over stored files (relative path, where it is, bytes): as links to what is on disk already,
+        for what was uploaded is never written to, or as copies where links cannot be made. Raises
+        StorageError."""
+
+        def take() -> None:
+            for path, source, _ in files:
+                target = self._place.joinpath("input", *path.split("/"))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._disk.link(source, target)
+
+        await self._threads.thread(take, what="repeating an upload")
+        self._repeated.update((path, size) for path, _, size in files)
+
     @property
     def paths(self) -> Sequence[str]:
-        return tuple(self._files)
+        return (*self._files, *self._repeated)
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
-        return sum(file.size for file in self._files.values())
+        return sum(file.size for file in self._files.values()) + sum(self._repeated.values())
 
     async def commit(self, user_id: int, service: str) -> str:
         """Make the upload a job's directory. Durable on return; the storage key is the result.
@@ -146,7 +161,7 @@ class Upload:
         inputs = self._place / "input"
         inputs.mkdir(parents=True, exist_ok=True)
         directories = {inputs}
-        for path in self._files:
+        for path in self.paths:
             directory = inputs.joinpath(*path.split("/")[:-1])
             while directory not in directories:
                 directories.add(directory)

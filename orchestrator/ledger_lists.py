@@ -21,6 +21,9 @@ WINDOW: Final = 1000
 """Changes that one read looks at."""
 
 
+_LINES: Final = "SELECT change_seq, job_id, at, source, target, reason, node_id, attempt_n FROM history"
+
+
 @dataclass(frozen=True, slots=True)
 class JobFilter:
     """What a list is narrowed to; None: not by this."""
@@ -83,34 +86,46 @@ def read_changes(db: sqlite3.Connection, after: int) -> tuple[list[Told], int]:
     transition is there once, and so is each job's newest change of another kind."""
     db.execute("BEGIN")
     try:
-        upto = min(after + WINDOW, read_seq(db))
+        upto = max(after, min(after + WINDOW, read_seq(db)))
+        within = "change_seq > ? AND change_seq <= ?"
         lines = {
             row[0]: rows.history_of(row[1:])
-            for row in db.execute(
-                "SELECT change_seq, job_id, at, source, target, reason, node_id, attempt_n FROM history "
-                "WHERE change_seq IS NOT NULL AND change_seq > ? AND change_seq <= ?",
-                (after, upto),
-            )
+            for row in db.execute(f"{_LINES} WHERE change_seq IS NOT NULL AND {within}", (after, upto))
         }
-        changed = [
-            rows.job_of(row)
-            for row in db.execute(f"{rows.JOBS} WHERE change_seq > ? AND change_seq <= ?", (after, upto))
-        ]
-        jobs = {job.id: job for job in changed}
-        for entry in lines.values():
-            if entry.job_id not in jobs and (job := rows.get_job(db, entry.job_id)) is not None:
-                jobs[job.id] = job
-        details: dict[int, JobDetails] = {}
-        ids = list(jobs)
-        for start in range(0, len(ids), 500):
-            details |= read_details(db, ids[start : start + 500])
+        changed = [rows.job_of(row) for row in db.execute(f"{rows.JOBS} WHERE {within}", (after, upto))]
+        return _told(db, lines, changed), upto
     finally:
         db.execute("ROLLBACK")
+
+
+def read_job_changes(db: sqlite3.Connection, job_id: int, after: int) -> tuple[list[Told], int]:
+    """The same of one job, all of them: what other jobs did in the meantime is not looked at."""
+    db.execute("BEGIN")
+    try:
+        lines = {
+            row[0]: rows.history_of(row[1:])
+            for row in db.execute(f"{_LINES} WHERE job_id = ? AND +change_seq > ?", (job_id, after))
+        }
+        job = rows.get_job(db, job_id)
+        changed = [job] if job is not None and job.change_seq > after else []
+        return _told(db, lines, changed), max(after, read_seq(db))
+    finally:
+        db.execute("ROLLBACK")
+
+
+def _told(db: sqlite3.Connection, lines: Mapping[int, HistoryEntry], changed: Sequence[Job]) -> list[Told]:
+    jobs = {job.id: job for job in changed}
+    for entry in lines.values():
+        if entry.job_id not in jobs and (job := rows.get_job(db, entry.job_id)) is not None:
+            jobs[job.id] = job
+    details: dict[int, JobDetails] = {}
+    ids = list(jobs)
+    for start in range(0, len(ids), 500):
+        details |= read_details(db, ids[start : start + 500])
     changes = {seq: entry.job_id for seq, entry in lines.items()} | {
         job.change_seq: job.id for job in changed
     }
-    told = [Told(seq, jobs[n], details[n], lines.get(seq)) for seq, n in sorted(changes.items()) if n in jobs]
-    return told, upto
+    return [Told(seq, jobs[n], details[n], lines.get(seq)) for seq, n in sorted(changes.items()) if n in jobs]
 
 
 def read_pauses(db: sqlite3.Connection) -> Mapping[str, tuple[str, float]]:

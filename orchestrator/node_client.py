@@ -30,6 +30,7 @@ from orchestrator.http import Http
 from orchestrator.opened import NotThere, Opened, Unreachable
 from orchestrator.own_node import OwnNodes
 from orchestrator.own_watch import Introduced, Kind, follow_events, introduce
+from orchestrator.stored import StoredFile, listed
 
 SILENCE: Final = 3.5
 """Seconds without a word after which a node's event stream, in which it says something each second, is taken
@@ -96,6 +97,24 @@ class NodeClient:
             raise NotThere("the node knows only the contract, which has no logs")
         async with self._own.open_log(node, attempt, stream, offset, follow=follow) as opened:
             yield opened
+
+    @asynccontextmanager
+    async def open_file(self, node: NodeRef, attempt: Attempt, path: str) -> AsyncIterator[Opened]:
+        """One file of an attempt's directory as it is now, by its spelled path. Raises NotThere, also for
+        foreign nodes; Unreachable."""
+        if node.foreign:
+            raise NotThere("the node knows only the contract, which has no single files")
+        async with self._own.open_file(node, attempt, path) as opened:
+            yield opened
+
+    async def list_files(self, node: NodeRef, attempt: Attempt) -> Sequence[StoredFile]:
+        """What is in an attempt's directory now. Raises as `open_file` does."""
+        if node.foreign:
+            raise NotThere("the node knows only the contract, which has no single files")
+        try:
+            return listed(await self._own.list_files(node, attempt))
+        except ValueError as error:
+            raise Unreachable(f"the node lists its files in a way that makes no sense: {error}") from error
 
     def follow(self, node_id: str, attempts: Sequence[Attempt]) -> None:
         self._followed[node_id] = tuple(attempts)

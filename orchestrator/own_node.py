@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from actors.model import Attempt, Mark, NodeRef, PayloadView
 from actors.ports import (
@@ -35,6 +36,8 @@ Inputs = Sequence[tuple[str, Path, int]]
 
 _AT_ONCE: Final = 8
 _ZIPPING: Final = Patience(head=120.0)
+_LISTING: Final = 64 << 20
+"""Bytes of the list of an attempt's files."""
 _LOOK_CODES: Final = {
     (404, "not_found"): LookResult.GONE,
     (409, "receiving"): LookResult.RECEIVING,
@@ -185,6 +188,22 @@ class OwnNodes:
         patience = Patience(stall=None) if follow else Patience()
         return self._open(node, f"{attempt.key}/logs?{query}", patience)
 
+    def open_file(self, node: NodeRef, attempt: Attempt, path: str) -> AbstractAsyncContextManager[Opened]:
+        return self._open(node, f"{attempt.key}/files/{quote(path)}", Patience())
+
+    async def list_files(self, node: NodeRef, attempt: Attempt) -> Any:
+        """The manifest of what is there now. Raises NotThere, Unreachable."""
+        async with self._open(node, f"{attempt.key}/files", Patience()) as opened:
+            data = bytearray()
+            async for piece in opened.body:
+                data += piece
+                if len(data) > _LISTING:
+                    raise Unreachable("the node lists more files than can be told")
+        try:
+            return json.loads(data)
+        except ValueError:
+            raise Unreachable("the node lists its files with something that is no JSON") from None
+
     @asynccontextmanager
     async def _open(self, node: NodeRef, what: str, patience: Patience) -> AsyncIterator[Opened]:
         async with AsyncExitStack() as stack:
@@ -267,7 +286,10 @@ async def _looked(reply: Reply, key: str) -> Look:
 def _cancelled(item: Mapping[str, Any] | None, key: str) -> Look:
     if item is None:
         return Look(LookResult.UNKNOWN, reason="the node's answer leaves it out")
-    view = _view(item, key)
+    try:
+        view = _view(item, key)
+    except Garbled as error:  # of this one: the others' answers count
+        return Look(LookResult.UNKNOWN, reason=str(error))
     if item.get("result") == "tombstoned":
         return Look(LookResult.TOMBSTONED)
     if item.get("result") == "found" and view is not None:

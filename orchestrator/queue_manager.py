@@ -57,12 +57,13 @@ class _Known:
 class QueueManager:
     """Implements `actors.ports.Queue`. Services that are not in `limits` are listed but never offered."""
 
-    def __init__(self, limits: Mapping[str, ServiceLimits]) -> None:
+    def __init__(self, limits: Mapping[str, ServiceLimits], paused: dict[str, str] | None = None) -> None:
+        """`paused`: services that are paused and why; a later change of it counts too."""
         self._limits = dict(limits)
         self._services: dict[str, ServiceRings] = {}
         self._known: dict[int, _Known] = {}
         self._over: OrderedDict[int, int] = OrderedDict()
-        self._paused: dict[str, str] = {}
+        self._paused = {} if paused is None else paused
         self._turns = 0
 
     def apply(self, job: Job) -> None:

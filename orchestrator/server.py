@@ -28,9 +28,12 @@ from actors.scaling_port import Provider, ProviderError, ServiceScaling
 from actors.sender import Sender
 from actors.wire.serving import serve
 from orchestrator.api import Api, create_app
+from orchestrator.api.events import written
+from orchestrator.changes import Changes
 from orchestrator.feed import Feed
 from orchestrator.ledger import SqliteLedger
 from orchestrator.node_client import NodeClient
+from orchestrator.pauses import Pauses
 from orchestrator.queue_manager import QueueManager
 from orchestrator.registry import NodeRegistry
 from orchestrator.scaling.build import build_providers
@@ -47,6 +50,7 @@ ASK_DEADLINE: Final = 1.0
 """Seconds that a route waits for the Sender's answer."""
 
 
+_PAGE: Final = 200
 RESTORED_GAP: Final = 1000
 """Ids that are left out after a ledger was restored: some jobs may have left no trace."""
 
@@ -150,7 +154,7 @@ async def run_orchestrator(
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(ledger.run)
-                await _go_on_from(ledger, storage)
+                await go_on_from(ledger, storage)
                 # The writer outlives whoever writes.
                 async with trio.open_nursery() as writers:
                     app = await _start(
@@ -184,9 +188,10 @@ async def _end_machines(providers: Mapping[str, Provider]) -> None:
                 log.error("nodes of this machine may be left: %s", error)
 
 
-async def _go_on_from(ledger: SqliteLedger, storage: Storage) -> None:
+async def go_on_from(ledger: SqliteLedger, storage: Storage) -> None:
     """Never give an id twice, also with a ledger that was restored from an older copy: the files know better.
-    What that ledger does not know is kept (see `actors.cleaner`)."""
+    What that ledger does not know is kept (see `actors.cleaner`), also where a crash came before its id was
+    noted. Raises LedgerError, StorageError."""
     last, known = await storage.last_id(), await ledger.max_id()
     if last > known:
         log.error(
@@ -196,6 +201,10 @@ async def _go_on_from(ledger: SqliteLedger, storage: Storage) -> None:
             last,
             last + RESTORED_GAP,
         )
+        keys = [key for key, _ in await storage.directories()]
+        for start in range(0, len(keys), _PAGE):
+            await storage.note_unknown(await ledger.unknown_directories(keys[start : start + _PAGE]))
+        # Only now: from here on this ledger does not look like a restored one.
         await ledger.jump_ids(last + RESTORED_GAP)
 
 
@@ -224,6 +233,8 @@ async def _start(
     telling = TellingLedger(ledger, committed)
     services = settings.services
     registry = await NodeRegistry.load(ledger, clock, watched(settings))
+    pauses = await Pauses.load(ledger, clock, lambda: sender.ring())  # noqa: PLW0108  # there is none yet
+    changes = Changes(ledger, feed, written)
     getter: Getter
     scaler: AutoScaler | None = None
 
@@ -236,7 +247,7 @@ async def _start(
     sender = Sender(
         ledger=telling,
         nodes=nodes,
-        queue=lambda: QueueManager(services),
+        queue=lambda: QueueManager(services, pauses.reasons),
         pool=pool_as_ordered,
         services=services,
         chance=chance,
@@ -261,6 +272,7 @@ async def _start(
     for actor in (sender, getter, cleaner):
         await nursery.start(supervisor.keep, actor.name, actor.run)
     nursery.start_soon(registry.run)
+    nursery.start_soon(changes.run)
     if settings.scaling:
         scaler = AutoScaler(
             owner=registry,  # whose orders outlast a restart
@@ -296,6 +308,9 @@ async def _start(
             pool=pool,
             registry=registry,
             scaling=scaling,
+            changes=changes,
+            pauses=pauses,
+            clean=cleaner.clean_now,
             upload_limit=settings.upload_limit,
             version=version(),
         )

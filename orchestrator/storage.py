@@ -2,7 +2,7 @@
 
     DATA/jobs/<2 characters>/<storage key>/
         job.json            whose files these are: key, user, service
-        job_id              the id that the ledger gave
+        job_id              the id that the ledger gave; 0 where it is not known any more
         input/...           the files as they were uploaded
         result/             result.zip, manifest.json, stdout.log, stderr.log; there as a whole or not at all
     DATA/incoming/          uploads and results on their way in
@@ -115,8 +115,27 @@ class Storage:
 
         await self.thread(write, what=f"job {job_id}")
 
+    async def note_unknown(self, storage_keys: Sequence[str]) -> int:
+        """Note that these directories may be those of accepted jobs, where no id was noted, so that nobody
+        takes them for what never became a job. How many; durable on return."""
+
+        def write() -> int:
+            noted = 0
+            for key in storage_keys:
+                directory = self.job(key)
+                path = directory / "job_id"
+                if _number(path) is None and (directory / "job.json").is_file():
+                    path.unlink(missing_ok=True)
+                    self._disk.write_file(path, b"0\n")
+                    self._disk.sync_directory(directory)
+                    noted += 1
+            return noted
+
+        return await self.thread(write, what="noting directories to be kept")
+
     async def noted_id(self, storage_key: str) -> int | None:
-        """The id of the job that the directory was accepted as; None for what never became a job."""
+        """The id of the job that the directory was accepted as, 0 if it may be one and its id is not known;
+        None for what never became a job."""
         path = self.job(storage_key) / "job_id"
         return await self.thread(lambda: _number(path), what=f"job_id of {storage_key}")
 

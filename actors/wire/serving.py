@@ -140,6 +140,8 @@ class _Serving:
         self._streams.add(stream)
         try:
             state = ConnectionState(self._state.copy())
+            # For the app, in the request's scope: ends the connection whatever it is waiting for.
+            state["cut"] = stream.socket.close
             await _Connection(self._app, self._config, self._context, state, cast(Any, stream)).run()
         except* Exception as errors:
             _log.error("a connection failed", exc_info=errors)

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from quart_trio import QuartTrio
 
-from orchestrator.api import contract, nodes, pages, scaling, v1
+from orchestrator.api import (
+    contract,
+    events,
+    job_files,
+    logs,
+    nodes,
+    orders,
+    pages,
+    scaling,
+    service_routes,
+    usage,
+    v1,
+)
 from orchestrator.api.problems import make_app
 from orchestrator.api.services import Api
 
@@ -15,7 +27,8 @@ def create_app(services: Api) -> QuartTrio:
     """The ASGI app with all routes, on what `services` holds."""
     app = make_app()
     app.register_blueprint(contract.blueprint(services))
-    app.register_blueprint(v1.blueprint(services))
+    for part in (v1, job_files, logs, events, orders, service_routes, usage):
+        app.register_blueprint(part.blueprint(services))
     app.register_blueprint(nodes.blueprint(services))
     app.register_blueprint(scaling.blueprint(services))
     app.register_blueprint(pages.blueprint(services.version))

@@ -5,10 +5,11 @@ Quart takes every piece as it comes, so that a slow disk would collect a large u
 
 from __future__ import annotations
 
-from typing import Final, cast
+from contextlib import AsyncExitStack
+from typing import Any, Final, cast
 
 import trio
-from hypercorn.typing import ASGIReceiveCallable
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioBody, TrioRequest
@@ -37,10 +38,23 @@ class BoundedBody(TrioBody):
 
 
 class BoundedRequest(TrioRequest):
+    """`held` is let go of when the response is over."""
+
     body_class = BoundedBody
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.held: Final = AsyncExitStack()
 
 
 class BoundedConnection(TrioASGIHTTPConnection):
+    async def handle_request(  # type: ignore[override]  # as quart-trio's own does: it hands in the nursery
+        self, nursery: trio.Nursery, request: Request, send: ASGISendCallable
+    ) -> None:
+        # A client may leave before its response's body is entered, so the body cannot see to what it holds.
+        async with cast(BoundedRequest, request).held:
+            await super().handle_request(nursery, request, send)
+
     async def handle_messages(  # type: ignore[override]  # as quart-trio's own does: it hands in the nursery
         self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
     ) -> None:

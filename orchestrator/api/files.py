@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, cast
+from urllib.parse import quote
 
 import trio
 from quart import Response, request
 from quart.wrappers.response import DataBody, ResponseBody
 
+from orchestrator.api.connection import BoundedRequest
 from orchestrator.api.problems import Refusal
 from orchestrator.disk import StorageGone
 from orchestrator.opened import Opened
@@ -22,6 +24,13 @@ from orchestrator.storage import Storage
 PIECE: Final = 1 << 20
 
 ZIP: Final = "application/zip"
+
+
+def until_sent(held: ExitStack) -> ExitStack:
+    """All that `held` holds, to be let go of when the response is over, sent or not, or earlier."""
+    kept = held.pop_all()
+    cast(BoundedRequest, request).held.callback(kept.close)
+    return kept
 
 
 class FileBody(ResponseBody):
@@ -53,45 +62,43 @@ class FileBody(ResponseBody):
 
 
 class StreamBody(ResponseBody):
-    """Bytes from a source that is entered already; it is left when the response is over, sent or not."""
+    """Bytes from a source that is entered already, and that is left when the response is over."""
 
-    def __init__(self, source: AbstractAsyncContextManager[Opened], pieces: AsyncIterator[bytes]) -> None:
-        self._source = source
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
         self._pieces = pieces
 
+    # noqa: ASYNC102  # what it leaves shields itself
     async def __aenter__(self) -> AsyncIterable[bytes]:
         return self._pieces
 
     async def __aexit__(
         self, exc_type: type[BaseException], exc_value: BaseException, tb: TracebackType
     ) -> None:
-        await self._source.__aexit__(exc_type, exc_value, tb)
+        return
 
 
 async def stream(
     source: AbstractAsyncContextManager[Opened], content_type: str, filename: str | None = None
 ) -> Response:
     """An answer of unknown length. What entering `source` raises is raised here, before any byte is sent."""
-    opened = await source.__aenter__()
-    body: ResponseBody = StreamBody(source, opened.body)
-    if request.method == "HEAD":
-        await source.__aexit__(None, None, None)
-        body = DataBody(b"")
+    opened = await cast(BoundedRequest, request).held.enter_async_context(source)
+    body: ResponseBody = DataBody(b"") if request.method == "HEAD" else StreamBody(opened.body)
     response = Response(body, content_type=content_type)
     response.headers["Accept-Ranges"] = "none"
     response.headers["Cache-Control"] = "no-store"
     if filename is not None:
-        response.headers["Content-Disposition"] = f'attachment; filename="{filename}"'
+        response.headers["Content-Disposition"] = attachment(filename)
     return response
 
 
 async def stored(
-    storage: Storage, storage_key: str, name: str, content_type: str, filename: str
+    storage: Storage, storage_key: str, name: str, content_type: str, filename: str, *, top: str = "result"
 ) -> Response | None:
-    """One file of the stored results, with ETag and ranges. None if it is not there."""
+    """One file of the stored results, or of the inputs (`top` is "input"), with ETag and ranges. None if it
+    is not there."""
     with ExitStack() as held:
         directory = held.enter_context(storage.reading(storage_key))
-        opened = await _open(storage, directory / "result" / name)
+        opened = await _open(storage, directory / top / name)
         if opened is None:
             return None
         fd = opened
@@ -104,9 +111,9 @@ async def stored(
             "ETag": tag,
             "Accept-Ranges": "bytes",
             "Cache-Control": "private, no-cache",
-            "Content-Disposition": f'attachment; filename="{filename}"',
+            "Content-Disposition": attachment(filename),
         }
-        if _matches(request.headers.get("If-None-Match"), tag):
+        if matches(request.headers.get("If-None-Match"), tag):
             return Response(b"", 304, headers)
         asked = _range(size, tag)
         begin, end = asked or (0, size)
@@ -114,7 +121,7 @@ async def stored(
             headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
         body: ResponseBody = DataBody(b"")
         if request.method != "HEAD":
-            body = FileBody(fd, begin, end, held.pop_all())
+            body = FileBody(fd, begin, end, until_sent(held))
         response = Response(body, 200 if asked is None else 206, headers, content_type=content_type)
         response.headers["Content-Length"] = str(end - begin)
         return response
@@ -128,7 +135,14 @@ async def _open(storage: Storage, path: Path) -> int | None:
         return None
 
 
-def _matches(header: str | None, tag: str) -> bool:
+def attachment(filename: str) -> str:
+    """What makes a browser save it under this name."""
+    if re.fullmatch(r"[\w.+-]+", filename, re.ASCII):
+        return f'attachment; filename="{filename}"'
+    return f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
+
+
+def matches(header: str | None, tag: str) -> bool:
     if header is None:
         return False
     given = [item.strip().removeprefix("W/") for item in header.split(",")]
@@ -159,6 +173,21 @@ def _range(size: int, tag: str) -> tuple[int, int] | None:
     return begin, end
 
 
+async def pieces_of(
+    storage: Storage, storage_key: str, name: str, offset: int
+) -> AsyncGenerator[bytes, None]:
+    """One file of the stored results from `offset` on; nothing if it is not there."""
+    with ExitStack() as held:
+        directory = held.enter_context(storage.reading(storage_key))
+        fd = await _open(storage, directory / "result" / name)
+        if fd is None:
+            return
+        held.callback(os.close, fd)
+        while piece := await trio.to_thread.run_sync(os.pread, fd, PIECE, offset):
+            offset += len(piece)
+            yield piece
+
+
 async def log(storage: Storage, storage_key: str, name: str, offset: int) -> Response | None:
     """A stored log from `offset` bytes on; nothing when that is its end or beyond. None if it is not
     there."""
@@ -172,7 +201,7 @@ async def log(storage: Storage, storage_key: str, name: str, offset: int) -> Res
         begin = min(offset, size)
         body: ResponseBody = DataBody(b"")
         if request.method != "HEAD":
-            body = FileBody(fd, begin, size, held.pop_all())
+            body = FileBody(fd, begin, size, until_sent(held))
         response = Response(body, content_type="application/octet-stream")
         response.headers["Content-Length"] = str(size - begin)
         return response

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from quart import Response
 
 from actors.kernel import NoAnswer
+from actors.ledger_port import JobDetails
 from actors.lifecycle import ENDED, ON_NODE, Status
 from actors.model import Attempt, Job, NodeRef
-from actors.ports import Waiting
+from actors.ports import NodeState, Waiting, WaitReason
 from actors.wire.zip_out import list_tree, zip_stream
-from orchestrator.api import files
+from orchestrator.api import files, shapes
 from orchestrator.api.problems import Refusal, unknown_job
 from orchestrator.api.services import Api
+from orchestrator.ledger_lists import read_details
 from orchestrator.opened import NotThere, Opened, Unreachable
 
 log: Final = logging.getLogger("orchestrator.api")
+
+GIVEN_BACK: Final = "waits: "
+"""How the message of a job begins that a node did not take."""
 
 
 async def find(api: Api, number: int) -> Job:
@@ -30,8 +36,65 @@ async def find(api: Api, number: int) -> Job:
     return job
 
 
+async def told(api: Api, rows: Sequence[Job]) -> list[dict[str, Any]]:
+    """These jobs as they are written in lists."""
+    details = await api.archive.read(lambda db: read_details(db, [row.id for row in rows]))
+    whys = await waiting(api, rows)
+    return [
+        shapes.job(row, why, details.get(row.id, JobDetails())) for row, why in zip(rows, whys, strict=True)
+    ]
+
+
+async def told_in_full(api: Api, row: Job) -> dict[str, Any]:
+    """One job with everything."""
+    details = await api.archive.read(lambda db: read_details(db, (row.id,)))
+    (why,) = await waiting(api, [row])
+    left_out: Sequence[tuple[str, str]] | None = None
+    if row.status in ENDED:
+        result = api.storage.job(row.storage_key) / "result"
+        left_out = await api.storage.thread(lambda: api.left_out.read(result), what=f"job {row.id}")
+    return shapes.job(row, why, details.get(row.id, JobDetails()), left_out)
+
+
 async def waiting(api: Api, jobs: Sequence[Job]) -> Sequence[Waiting | None]:
-    """Why each of these waits: None for one that does not, or when nobody can say it now."""
+    """Why each of these waits: None for one that does not, or when nobody can say it now. The Sender says
+    what the queue and the nodes let it see; that a node is being started, or that one did not take the job
+    the last time, is added here."""
+    whys = await _queue_says(api, jobs)
+    unserved = [
+        (row, why) for row, why in zip(jobs, whys, strict=True) if why and why.reason is WaitReason.NO_NODE
+    ]
+    if not unserved:
+        return whys
+    try:
+        booting = {one.service: one.booting for one in await api.scaling() if one.booting}
+        shunned = {
+            service
+            for view in await api.pool()
+            if view.state is NodeState.SUSPECT
+            for service in view.services
+        }
+    except NoAnswer as error:
+        log.warning("nobody says how the nodes are: %s", error)
+        return whys
+    return [_refined(row, why, booting, shunned) for row, why in zip(jobs, whys, strict=True)]
+
+
+def _refined(
+    row: Job, why: Waiting | None, booting: Mapping[str, int], shunned: AbstractSet[str]
+) -> Waiting | None:
+    if why is None or why.reason is not WaitReason.NO_NODE:
+        return why
+    before = why.message.partition("; ")[2]
+    if row.message.startswith(GIVEN_BACK) and row.service in shunned:
+        return Waiting(WaitReason.BACKOFF, f"{row.message}; it is tried again shortly", why.position)
+    if row.service in booting:
+        message = f"waits for a node of service {row.service} that is being started"
+        return Waiting(WaitReason.NODE_BOOTING, f"{message}; {before}" if before else message, why.position)
+    return why
+
+
+async def _queue_says(api: Api, jobs: Sequence[Job]) -> Sequence[Waiting | None]:
     queued = tuple(job.id for job in jobs if job.status is Status.QUEUED)
     if not queued:
         return [None] * len(jobs)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import trio
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
-from actors.ports import NodeView
+from actors.ports import NodeState, NodeView
 from actors.scaling_port import DRAINED_BY_SCALING
-from actors.wire.errors import BadRequest, TooLarge
-from orchestrator.api import shapes
+from orchestrator.api import params, shapes
+from orchestrator.api.bodies import bad_field, json_object, only
 from orchestrator.api.problems import Refusal, json_response, query
 from orchestrator.api.services import Api
 from orchestrator.ledger_nodes import JoinedNode
 from orchestrator.own_watch import Kind
 from orchestrator.registry import MachineTaken
 
-BODY_LIMIT: Final = 1 << 16
 MOST_LABELS: Final = 64
 NO_REASON: Final = "ordered by an operator"
 
@@ -47,7 +45,7 @@ def blueprint(api: Api) -> Blueprint:
     @page.post("/nodes")
     async def join() -> Response:
         query()
-        node, unknown = _joining(api, await _body())
+        node, unknown = _joining(api, await json_object())
         new = False
         if not api.registry.heard(node):
             await _check(api, node)
@@ -61,7 +59,8 @@ def blueprint(api: Api) -> Blueprint:
 
     @page.delete("/nodes/<path:node_id>")
     async def leave(node_id: str) -> Response:
-        query()
+        if not params.flag(query("force"), "force"):
+            await _refuse_busy(api, node_id)
         if await api.registry.leave(node_id):
             return Response(b"", status=204)
         view = await _find(api, node_id)
@@ -77,7 +76,7 @@ def blueprint(api: Api) -> Blueprint:
     @page.post("/nodes/<path:node_id>/drain")
     async def drain(node_id: str) -> Response:
         query()
-        if not await api.registry.drain(node_id, _reason(await _body())):
+        if not await api.registry.drain(node_id, _reason(await json_object())):
             raise _unknown(node_id)
         return json_response(shapes.node(await _find(api, node_id), trio.current_time()))
 
@@ -100,6 +99,19 @@ async def _find(api: Api, node_id: str) -> NodeView:
         if view.node.node_id == node_id:
             return view
     raise _unknown(node_id)
+
+
+async def _refuse_busy(api: Api, node_id: str) -> None:
+    """Raises Refusal for a node that joined, is in touch and runs jobs: without it they would be lost."""
+    for view in await api.pool():
+        if view.node.node_id == node_id and view.joined and view.held and view.contact is not NodeState.LOST:
+            jobs = "1 job runs" if view.held == 1 else f"{view.held} jobs run"
+            raise Refusal(
+                409,
+                "busy_node",
+                f"node {node_id}: drain it first: {jobs} there. With ?force=true it leaves now, and they "
+                "are begun anew elsewhere",
+            )
 
 
 async def _check(api: Api, node: JoinedNode) -> None:
@@ -125,57 +137,29 @@ async def _check(api: Api, node: JoinedNode) -> None:
 # ---------------------------------------------------------------------- bodies
 
 
-async def _body() -> dict[str, Any]:
-    """The JSON object of the request; an empty body is an empty object."""
-    raw = bytearray()
-    async for piece in request.body:
-        raw += piece
-        if len(raw) > BODY_LIMIT:
-            raise TooLarge(f"the body has more than {BODY_LIMIT} bytes", BODY_LIMIT)
-    if not raw:
-        return {}
-    try:
-        found = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise BadRequest("the body is no JSON") from None
-    if not isinstance(found, dict):
-        raise BadRequest("the body: a JSON object was expected")
-    return found
-
-
-def _bad(field: str, expected: str) -> NoReturn:
-    raise Refusal(422, "bad_field", f"{field}: {expected} was expected")
-
-
-def _only(body: dict[str, Any], *known: str) -> None:
-    for field in body:
-        if field not in known:
-            raise Refusal(422, "unknown_field", f"{field[:100]}: unknown; known: {', '.join(known)}")
-
-
 def _reason(body: dict[str, Any]) -> str:
-    _only(body, "reason")
+    only(body, "reason")
     reason = body.get("reason", NO_REASON)
     if not isinstance(reason, str) or not 0 < len(reason) <= 500 or not reason.isprintable():
-        _bad("reason", "a line of text of at most 500 characters")
+        bad_field("reason", "a line of text of at most 500 characters")
     if reason.startswith(DRAINED_BY_SCALING):
-        _bad("reason", f"a text that does not begin with {DRAINED_BY_SCALING!r}")
+        bad_field("reason", f"a text that does not begin with {DRAINED_BY_SCALING!r}")
     return reason
 
 
 def _joining(api: Api, body: dict[str, Any]) -> tuple[JoinedNode, list[str]]:
     """Who joins, and the services of it that are not known here."""
-    _only(body, *_FIELDS)
+    only(body, *_FIELDS)
     node_id, machine, slots = body.get("id"), body.get("machine"), body.get("slots")
     if not isinstance(node_id, str) or not _TOKEN.fullmatch(node_id):
-        _bad("id", "the node's id, 32 hex digits,")
+        bad_field("id", "the node's id, 32 hex digits,")
     if machine is not None and (not isinstance(machine, str) or not _TOKEN.fullmatch(machine)):
-        _bad("machine", "null, or a machine's token of 32 hex digits,")
+        bad_field("machine", "null, or a machine's token of 32 hex digits,")
     if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
-        _bad("slots", "null, or a whole number above 0,")
+        bad_field("slots", "null, or a whole number above 0,")
     services = body.get("services")
     if not isinstance(services, list) or not services or not all(isinstance(one, str) for one in services):
-        _bad("services", "a list of names")
+        bad_field("services", "a list of names")
     known = tuple(sorted({name for name in services if name in api.services}))
     if not known:
         here = ", ".join(sorted(api.services)) or "none"
@@ -190,15 +174,15 @@ def _joining(api: Api, body: dict[str, Any]) -> tuple[JoinedNode, list[str]]:
 def _url(value: Any) -> str:
     expected = "an URL such as http://10.0.0.5:9000"
     if not isinstance(value, str) or len(value) > 1000 or any(c <= " " or c == "\x7f" for c in value):
-        _bad("url", expected)
+        bad_field("url", expected)
     try:
         split = urlsplit(value)
         port = split.port
     except ValueError:
-        _bad("url", expected)
+        bad_field("url", expected)
     named = split.hostname and "@" not in split.netloc and port != 0
     if split.scheme not in ("http", "https") or not named or split.query or split.fragment:
-        _bad("url", expected)
+        bad_field("url", expected)
     return value.rstrip("/")
 
 
@@ -206,10 +190,10 @@ def _labels(value: Any) -> dict[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict) or len(value) > MOST_LABELS:
-        _bad("labels", f"an object of at most {MOST_LABELS} labels")
+        bad_field("labels", f"an object of at most {MOST_LABELS} labels")
     for name, text in value.items():
         if not _LABEL.fullmatch(name):
-            _bad("labels", f"instead of {name[:100]!r} a name of at most 63 letters, digits and . _ / -")
+            bad_field("labels", f"instead of {name[:100]!r} a name of at most 63 letters, digits and . _ / -")
         if not isinstance(text, str) or len(text) > 200 or not text.isprintable():
-            _bad(f"labels.{name}", "a text of at most 200 characters")
+            bad_field(f"labels.{name}", "a text of at most 200 characters")
     return dict(value)

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
-from orchestrator.api import openapi_nodes, openapi_scaling
+from orchestrator.api import openapi_jobs, openapi_nodes, openapi_scaling, openapi_services
 from orchestrator.api.openapi_parts import (
-    BYTES,
+    JOB_ID,
     STATUS_BODY,
     ZIP,
     answer,
     json,
-    listed,
     operation,
-    problems,
-    query,
     refused,
 )
 from orchestrator.api.openapi_schemas import schemas
 
-_ID: Final = {
-    "name": "id",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "integer", "minimum": 1, "maximum": 4294967295},
-}
-
 
 def document(version: str) -> dict[str, Any]:
     """The whole document."""
+    paths = _contract()
+    for part in (openapi_jobs, openapi_services, openapi_nodes, openapi_scaling):
+        paths |= part.paths()
     return {
         "openapi": "3.1.0",
         "info": {
@@ -38,7 +31,7 @@ def document(version: str) -> dict[str, Any]:
             "The routes outside /v1 are the published contract of job-orchestrator 2.x.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "paths": {**_contract(), **_v1(), **openapi_nodes.paths(), **openapi_scaling.paths(), **_pages()},
+        "paths": {**paths, **_pages()},
         "components": {"schemas": schemas()},
     }
 
@@ -103,7 +96,7 @@ def _contract() -> dict[str, Any]:
                 "The results of a completed job",
                 "contract",
                 {"200": either, **refused(_400=bad_id, _404="Unknown job", _503="Not available now")},
-                _ID,
+                JOB_ID,
             )
         },
         "/download_partial/{id}": {
@@ -117,7 +110,7 @@ def _contract() -> dict[str, Any]:
                         _400=bad_id, _404="Unknown job, or nothing left of it", _503="The node is unreachable"
                     ),
                 },
-                _ID,
+                JOB_ID,
             )
         },
         "/terminate/{id}": {
@@ -131,92 +124,7 @@ def _contract() -> dict[str, Any]:
                         _400=bad_id, _404="Unknown job", _409="It ended otherwise", _503="Not available now"
                     ),
                 },
-                _ID,
-            )
-        },
-    }
-
-
-def _v1() -> dict[str, Any]:
-    job = {"$ref": "#/components/schemas/Job"}
-    common = problems(_400="A bad or unknown parameter", _404="Unknown job", _503="Not available now")
-    whole = {"type": "integer", "minimum": 0}
-    flag = {"type": "string", "enum": ["0", "1"]}
-    return {
-        "/v1/jobs": {
-            "get": operation(
-                "listJobs",
-                "Jobs, newest first",
-                "v1",
-                {"200": answer("A page of jobs", json(listed(job))), **problems(_400="A bad parameter")},
-                query("user", "Only this user's", {"type": "integer"}),
-                query("service", "Only this service's", {"type": "string"}),
-                query("status", "Only in this state", {"$ref": "#/components/schemas/Status"}),
-                query("before", "The `next` of the page before", whole),
-                query(
-                    "limit", "Jobs a page", {"type": "integer", "minimum": 1, "maximum": 500, "default": 50}
-                ),
-            )
-        },
-        "/v1/jobs/{id}": {
-            "get": operation(
-                "job",
-                "One job; with `wait` as soon as it changes",
-                "v1",
-                {"200": answer("The job", json(job)), **common},
-                _ID,
-                query("wait", "Seconds to wait at most", {"type": "number", "minimum": 0, "maximum": 300}),
-                query("after", "Answer once its version is above this", whole),
-                query("until", "Answer once it has ended", {"type": "string", "enum": ["ended"]}),
-            )
-        },
-        "/v1/jobs/{id}/results": {
-            "get": operation(
-                "results",
-                "The results of an ended job, whatever its end",
-                "v1",
-                {
-                    "200": answer("A zip; with ETag and ranges if the job had run", ZIP),
-                    "206": answer("The range", ZIP),
-                    "304": answer("Unchanged"),
-                    **common,
-                    **problems(_409="Not ended yet", _416="Nothing in this range"),
-                },
-                _ID,
-            )
-        },
-        "/v1/jobs/{id}/logs": {
-            "get": operation(
-                "logs",
-                "What the job printed, byte by byte",
-                "v1",
-                {"200": answer("Raw bytes from the offset on", BYTES), **common},
-                _ID,
-                query(
-                    "stream", "Which", {"type": "string", "enum": ["stdout", "stderr"], "default": "stdout"}
-                ),
-                query("offset", "Bytes to leave out", whole),
-                query("follow", "1: of a running job, until it ends", flag),
-            )
-        },
-        "/v1/jobs/{id}/history": {
-            "get": operation(
-                "history",
-                "Every transition",
-                "v1",
-                {
-                    "200": answer("In order", json(listed({"$ref": "#/components/schemas/Transition"}))),
-                    **common,
-                },
-                _ID,
-            )
-        },
-        "/v1/services": {
-            "get": operation(
-                "services",
-                "Services, their quotas, and how many jobs are in which state",
-                "v1",
-                {"200": answer("All", json(listed({"type": "object"})))},
+                JOB_ID,
             )
         },
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from orchestrator.api.openapi_parts import answer, json, listed, operation, problems
+from orchestrator.api.openapi_parts import answer, json, listed, operation, problems, query
 
 _NODE: Final = {"$ref": "#/components/schemas/Node"}
 _ID: Final = {
@@ -53,10 +53,18 @@ def paths() -> dict[str, Any]:
             ),
             "delete": operation(
                 "removeNode",
-                "A node that joined leaves; what runs there is followed until the node is lost",
+                "A node that joined leaves. With `force` also while jobs run there, which begin anew",
                 "v1",
-                {"204": answer("It has left"), **unknown, **problems(_409="It is in the settings")},
+                {
+                    "204": answer("It has left"),
+                    **unknown,
+                    **problems(
+                        _400="A query parameter is wrong",
+                        _409="It is in the settings, or jobs run there: drain it first",
+                    ),
+                },
                 _ID,
+                query("force", "Let it leave although jobs run there", {"type": "boolean", "default": False}),
             ),
         },
         "/v1/nodes/{id}/drain": {

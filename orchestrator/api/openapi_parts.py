@@ -10,6 +10,14 @@ ZIP: Final = {"application/zip": {"schema": {"type": "string", "format": "binary
 BYTES: Final = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
+JOB_ID: Final = {
+    "name": "id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "integer", "minimum": 1, "maximum": 4294967295},
+}
+
+
 def json(schema: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 
@@ -45,5 +53,5 @@ def query(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]
 
 
 def listed(item: dict[str, Any]) -> dict[str, Any]:
-    properties = {"items": {"type": "array", "items": item}, "next": {"type": ["integer", "null"]}}
+    properties = {"items": {"type": "array", "items": item}, "next": {"type": ["string", "null"]}}
     return {"type": "object", "properties": properties, "required": ["items", "next"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from actors.lifecycle import Status
-from actors.ports import NodeState
+from actors.ports import NodeState, WaitReason
 
 
 def schemas() -> dict[str, Any]:
@@ -28,6 +28,11 @@ def schemas() -> dict[str, Any]:
             file={"type": "array", "items": {"type": "string", "format": "binary"}},
             user_id={"type": "string", "pattern": "^(0|-?[1-9][0-9]*)$"},
             service=text,
+            name={"type": "string", "maxLength": 200, "description": "What the job is called in lists"},
+            tags={
+                "description": "Words to find it by: a field for each, or several with commas between",
+                "anyOf": [text, {"type": "array", "items": text, "maxItems": 32}],
+            },
             max_runtime={
                 "type": "string",
                 "pattern": "^[0-9]{1,9}(\\.[0-9]{1,6})?$",
@@ -42,9 +47,15 @@ def schemas() -> dict[str, Any]:
             id=whole,
             user_id=whole,
             service=text,
+            name=maybe_text,
+            tags={"type": "array", "items": text},
             status=status,
             message=text,
-            waiting={"type": ["object", "null"], "properties": {"reason": text, "position": whole}},
+            waiting_for={"type": ["string", "null"], "enum": [*(why.value for why in WaitReason), None]},
+            position={
+                "type": ["integer", "null"],
+                "description": "How many jobs of its service go before it; 0: it is the next",
+            },
             version=whole,
             terminate_requested={"type": "boolean"},
             created_at=time,
@@ -63,6 +74,70 @@ def schemas() -> dict[str, Any]:
             output_bytes=maybe_whole,
             max_runtime_seconds=real,
             requires=text,
+            progress={"type": ["number", "null"], "minimum": 0, "maximum": 1},
+            progress_message=maybe_text,
+            rerun_of=maybe_whole,
+            files_left_out={
+                "type": ["array", "null"],
+                "description": "What its results lack, and why. Null in lists and until it has ended",
+                "items": _object(path=text, reason=text),
+            },
+        ),
+        "Event": _object(
+            (),
+            **{"from": maybe_text},
+            version=whole,
+            job_id=whole,
+            user_id=whole,
+            service=text,
+            name=maybe_text,
+            at=time,
+            status=status,
+            reason=text,
+            node=maybe_text,
+            attempt=maybe_whole,
+            job={"anyOf": [{"$ref": "#/components/schemas/Job"}, {"type": "null"}]},
+        ),
+        "File": _object(
+            path=text,
+            url={"type": "string", "description": "The path as it has to stand in an URL"},
+            size=whole,
+            mode={"type": "string", "examples": ["0644"]},
+            mtime=time,
+            kind={"type": "string", "enum": ["file", "directory", "link"]},
+            target=maybe_text,
+        ),
+        "LogText": _object(
+            stream=text,
+            text=text,
+            offset=whole,
+            next_offset={"type": "integer", "description": "In bytes of the log: where to go on"},
+            closed={"type": "boolean", "description": "Nothing follows any more"},
+        ),
+        "Service": _object(
+            name=text,
+            runs_per_user=whole,
+            max_runs=whole,
+            max_attempts=whole,
+            max_runtime_seconds=real,
+            on_node_lost=text,
+            on_doubt=text,
+            jobs={"type": "object", "additionalProperties": whole},
+            paused={"type": ["string", "null"], "description": "Why; null if it is not"},
+            paused_since=maybe_time,
+            nodes=_object(known=whole, ready=whole, slots=maybe_whole, held=whole),
+        ),
+        "Usage": _object(
+            service=text,
+            user_id=whole,
+            jobs=whole,
+            ended={"type": "object", "additionalProperties": whole},
+            cpu_seconds=real,
+            wall_seconds=real,
+        ),
+        "Ready": _object(
+            status={"type": "string", "enum": ["ready", "not ready"]},
+            checks={"type": "object", "additionalProperties": text},
         ),
         "Node": _object(
             id=text,

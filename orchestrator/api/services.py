@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 from actors.ledger_port import Ledger
 from actors.lifecycle import Status
 from actors.model import Attempt, Job, NodeRef
 from actors.ports import NodeView, ServiceLimits, Waiting
 from actors.scaling_port import DecisionRecord, ServiceScaling
+from orchestrator.changes import Changes
 from orchestrator.feed import Feed
 from orchestrator.opened import Opened
 from orchestrator.own_watch import Introduced
+from orchestrator.pauses import Pauses
 from orchestrator.registry import NodeRegistry
 from orchestrator.storage import Storage
+from orchestrator.stored import LeftOut, StoredFile
+
+T = TypeVar("T")
 
 
 class NodeFiles(Protocol):
@@ -31,6 +37,15 @@ class NodeFiles(Protocol):
         self, node: NodeRef, attempt: Attempt, stream: str, offset: int = 0, *, follow: bool = False
     ) -> AbstractAsyncContextManager[Opened]:
         """The bytes of "stdout" or "stderr" from `offset`; with `follow` as they come, until the end."""
+        ...
+
+    def open_file(self, node: NodeRef, attempt: Attempt, path: str) -> AbstractAsyncContextManager[Opened]:
+        """One file of the attempt's directory as it is now, by its spelled path. NotThere also when there is
+        no such file."""
+        ...
+
+    async def list_files(self, node: NodeRef, attempt: Attempt) -> Sequence[StoredFile]:
+        """What is in the attempt's directory now. Raises as the others do."""
         ...
 
     async def introduce(self, url: str) -> Introduced:
@@ -48,7 +63,14 @@ class Archive(Protocol):
         status: Status | None = None,
         before_id: int | None = None,
         limit: int = 50,
+        *,
+        name: str | None = None,
+        tag: str | None = None,
     ) -> Sequence[Job]: ...
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Have `work` done in the thread of the ledger's connection that reads."""
+        ...
 
     async def counts(self) -> Mapping[tuple[str, Status], int]: ...
 
@@ -61,7 +83,8 @@ class Archive(Protocol):
 class Api:
     """`ledger` tells of what it commits, so that waiting routes wake and actors are rung. `why` says of
     queued jobs why they wait, and `pool` shows the nodes; both ask the Sender, and `scaling` the AutoScaler;
-    they raise `actors.kernel.NoAnswer` when it does not answer in time. `upload_limit` is bytes of the whole
+    they raise `actors.kernel.NoAnswer` when it does not answer in time. `clean` ends the keeping of an ended
+    job's data: the job afterwards, None if it has changed meanwhile. `upload_limit` is bytes of the whole
     body; `kill_patience` seconds that terminate waits for the end."""
 
     ledger: Ledger
@@ -74,6 +97,10 @@ class Api:
     pool: Callable[[], Awaitable[Sequence[NodeView]]]
     registry: NodeRegistry
     scaling: Callable[[], Awaitable[Sequence[ServiceScaling]]]
+    changes: Changes
+    pauses: Pauses
+    clean: Callable[[Job], Awaitable[Job | None]]
     upload_limit: int = 400 << 20
     kill_patience: float = 5.0
     version: str = ""
+    left_out: LeftOut = field(default_factory=LeftOut)

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from actors.ledger_port import JobDetails
 from actors.lifecycle import Status
 from actors.model import HistoryEntry, Job
 from actors.ports import NodeView, ServiceLimits, Waiting
 from actors.wire.forms import rfc3339
+from orchestrator.ledger_lists import Told
 
 
 def time(at: float | None) -> str | None:
     return None if at is None else rfc3339(at)
 
 
-def job(row: Job, why: Waiting | None) -> dict[str, Any]:
+def job(
+    row: Job,
+    why: Waiting | None,
+    details: JobDetails,
+    left_out: Sequence[tuple[str, str]] | None = None,
+) -> dict[str, Any]:
+    """`left_out`: what its results lack, by path and reason; None where that was not looked up."""
     end = row.end
     return {
         "id": row.id,
         "user_id": row.user_id,
         "service": row.service,
+        "name": details.name,
+        "tags": list(details.tags),
         "status": row.status.value,
         "message": why.message if why is not None else row.message,
-        "waiting": None if why is None else {"reason": why.reason.value, "position": why.position},
+        "waiting_for": None if why is None else why.reason.value,
+        "position": None if why is None else why.position,
         "version": row.change_seq,
         "terminate_requested": row.terminate_requested,
         "created_at": time(row.created_at),
@@ -42,6 +53,30 @@ def job(row: Job, why: Waiting | None) -> dict[str, Any]:
         "output_bytes": end.size if end is not None else None,
         "max_runtime_seconds": row.max_runtime,
         "requires": row.requires,
+        "progress": None,
+        "progress_message": None,
+        "rerun_of": details.rerun_of,
+        "files_left_out": None if left_out is None else [{"path": p, "reason": why} for p, why in left_out],
+    }
+
+
+def event(told: Told) -> dict[str, Any]:
+    """A change. `job` is the whole job where this is its newest change, None where a later one follows."""
+    row, entry = told.job, told.entry
+    is_newest = row.change_seq == told.seq
+    return {
+        "version": told.seq,
+        "job_id": row.id,
+        "user_id": row.user_id,
+        "service": row.service,
+        "name": told.details.name,
+        "at": time(entry.at if entry is not None else row.updated_at),
+        "from": row.status.value if entry is None else entry.source and entry.source.value,
+        "status": (entry.target if entry is not None else row.status).value,
+        "reason": entry.reason if entry is not None else row.message,
+        "node": entry.node_id if entry is not None else None,
+        "attempt": entry.attempt_n if entry is not None else None,
+        "job": job(row, None, told.details) if is_newest else None,
     }
 
 

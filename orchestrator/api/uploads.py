@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
@@ -22,10 +23,18 @@ from orchestrator.api.problems import Refusal
 from orchestrator.api.services import Api
 from orchestrator.incoming import IncomingFile, Upload
 
-FIELDS: Final = ("user_id", "service", "max_runtime", "requires")
+FIELDS: Final = ("user_id", "service", "max_runtime", "requires", "name", "tags")
+REPEATED: Final = frozenset({"tags"})
 _USER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?", re.ASCII)
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
+
+# Letters of any script: people tag in their own language.
+_TAG: Final = re.compile(r"[\w.:=/@+-]{1,64}")
+MOST_TAGS: Final = 32
+LONGEST_NAME: Final = 200
+LONGEST_FIELD: Final = 4096
+"""Bytes of a text field."""
 
 FINISHING: Final = 60.0
 """Seconds that the commit of an upload may take once it has begun, whether or not the client waits for it."""
@@ -33,6 +42,15 @@ FINISHING: Final = 60.0
 DRAINING: Final = 5.0
 """Seconds that the rest of a refused body is read for. A client that is still writing when the connection is
 closed would see a broken pipe in place of the answer."""
+
+
+def idempotency_key(key: str | None) -> str | None:
+    """The key as it is. Raises Refusal (400) for what is none."""
+    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise Refusal(
+            400, "bad_idempotency_key", "Idempotency-Key: 1 to 255 visible ASCII characters expected"
+        )
+    return key
 
 
 @dataclass(slots=True)
@@ -76,10 +94,7 @@ class Uploads:
     async def _store_once(
         self, content_type: str, declared: int | None, body: AsyncIterator[bytes], key: str
     ) -> Job:
-        if not _IDEMPOTENCY_KEY.fullmatch(key):
-            raise Refusal(
-                400, "bad_idempotency_key", "Idempotency-Key: 1 to 255 visible ASCII characters expected"
-            )
+        idempotency_key(key)
         if key in self._under_way:
             raise Refusal(
                 409, "under_way", "an upload with this Idempotency-Key is still under way; ask again"
@@ -138,6 +153,7 @@ class _Form:
         self._upload = upload
         self._paths = PathSet()
         self._fields: dict[str, TextSink] = {}
+        self._tags: list[TextSink] = []
         self._hashed: list[_Hashed] | None = [] if hashed else None
 
     async def part(self, part: Part) -> Sink | None:
@@ -151,15 +167,22 @@ class _Form:
             return hashed
         if part.name not in FIELDS:
             return None
+        sink = read_text(part, LONGEST_FIELD)
+        if part.name in REPEATED:
+            self._tags.append(sink)
+            if len(self._tags) > MOST_TAGS:
+                raise BadRequest(f"tags: at most {MOST_TAGS} are allowed")
+            return sink
         if part.name in self._fields:
             raise BadRequest(f"field {part.name} was sent twice")
-        self._fields[part.name] = sink = read_text(part, 1024)
+        self._fields[part.name] = sink
         return sink
 
     def job(self, services: Mapping[str, ServiceLimits], key: str | None) -> NewJob:
         """What the form asks for, once all of its parts were read. Raises BadRequest."""
         user_id, service = self.user_id(), self.service(services)
         max_runtime, requires = self.max_runtime(service), self.requires()
+        details = JobDetails(self.name(), self.tags(), requires=to_labels(requires))
         return NewJob(
             user_id=user_id,
             service=service.name,
@@ -167,8 +190,8 @@ class _Form:
             size=self._upload.size,
             max_runtime=max_runtime,
             idempotency_key=key,
-            fingerprint=None if key is None else self.fingerprint(user_id, max_runtime, requires),
-            details=JobDetails(requires=to_labels(requires)),
+            fingerprint=None if key is None else self.fingerprint(),
+            details=details,
         )
 
     def user_id(self) -> int:
@@ -208,17 +231,36 @@ class _Form:
         except ValueError as error:
             raise BadRequest(f"requires {shown(text)}: {error}") from None
 
-    def fingerprint(self, user_id: int, max_runtime: float, requires: str) -> str:
-        """The same for the same user, service, limit, requirement, names and bytes; "" when nothing was
-        hashed."""
+    def name(self) -> str | None:
+        """What the job is called; an empty field is an unfilled one."""
+        text = self._fields["name"].text.strip() if "name" in self._fields else ""
+        if len(text) > LONGEST_NAME or not text.isprintable():
+            raise BadRequest(
+                f"name {shown(text)}: at most {LONGEST_NAME} characters on one line were expected"
+            )
+        return text or None
+
+    def tags(self) -> tuple[str, ...]:
+        """Each once, sorted: from fields that are repeated, hold several with commas between, or both."""
+        found = {tag.strip() for sink in self._tags for tag in sink.text.split(",")} - {""}
+        for tag in found:
+            if not _TAG.fullmatch(tag):
+                raise BadRequest(
+                    f"tags {shown(tag)}: 1 to 64 letters, digits and any of . _ : = / @ + - were expected"
+                )
+        if len(found) > MOST_TAGS:
+            raise BadRequest(f"tags: {len(found)} were given, at most {MOST_TAGS} are allowed")
+        return tuple(sorted(found))
+
+    def fingerprint(self) -> str:
+        """The same for the same fields, as they were sent or left out, and names and bytes of the files; ""
+        when nothing was hashed. What the server makes of a field that was left out may change between two
+        tries."""
         if self._hashed is None:
             return ""
-        whole = hashlib.sha256(f"{user_id}\0{self._text('service')}\0{max_runtime}\0".encode())
-        if requires:  # else as it was before there was such a field
-            whole.update(f"{requires}\0\0".encode())
-        for file in sorted(self._hashed, key=lambda hashed: hashed.path):
-            whole.update(f"{file.path}\0{file.hash.hexdigest()}\0".encode())
-        return whole.hexdigest()
+        fields = sorted((name, sink.text) for name, sink in self._fields.items())
+        files = sorted((file.path, file.hash.hexdigest()) for file in self._hashed)
+        return hashlib.sha256(json.dumps([fields, self.tags(), files]).encode()).hexdigest()
 
     def _text(self, name: str) -> str:
         if name not in self._fields:

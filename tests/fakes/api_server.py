@@ -13,6 +13,7 @@ import httpx
 import trio
 from fakes.ledgers import SetClock, open_ledger
 
+from actors.cleaner import Cleaner
 from actors.ledger_port import Ledger
 from actors.messages import DrainNode, UndrainNode
 from actors.model import Attempt, Job, NodeRef
@@ -20,12 +21,16 @@ from actors.ports import NodeView, ServiceLimits, Waiting
 from actors.scaling_port import ServiceScaling
 from actors.wire.serving import serve
 from orchestrator.api import Api, create_app
+from orchestrator.api.events import written
+from orchestrator.changes import Changes
 from orchestrator.feed import Feed
 from orchestrator.ledger import SqliteLedger
 from orchestrator.opened import NotThere, Opened, Unreachable
 from orchestrator.own_watch import Introduced, Kind
+from orchestrator.pauses import Pauses
 from orchestrator.registry import NodeRegistry
 from orchestrator.storage import Storage
+from orchestrator.stored import StoredFile
 from orchestrator.telling import TellingLedger
 
 
@@ -40,6 +45,7 @@ class FakeNodes:
 
     results: dict[str, bytes] = field(default_factory=dict)
     logs: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    files: dict[tuple[str, str], bytes] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
     at: dict[str, Introduced] = field(default_factory=dict)
 
@@ -55,6 +61,19 @@ class FakeNodes:
         self, node: NodeRef, attempt: Attempt, stream: str, offset: int = 0, *, follow: bool = False
     ) -> AsyncIterator[Opened]:
         yield Opened({}, self._get(self.logs, (attempt.key, stream), attempt.key, offset))
+
+    @asynccontextmanager
+    async def open_file(self, node: NodeRef, attempt: Attempt, path: str) -> AsyncIterator[Opened]:
+        yield Opened({}, self._get(self.files, (attempt.key, path), attempt.key))
+
+    async def list_files(self, node: NodeRef, attempt: Attempt) -> Sequence[StoredFile]:
+        if attempt.key in self.silent:
+            raise Unreachable("no route to host")
+        return [
+            StoredFile(path, len(data), 0o644, 0.0, "file")
+            for (key, path), data in self.files.items()
+            if key == attempt.key
+        ]
 
     def _get(self, where: Any, what: Any, key: str, offset: int = 0) -> AsyncIterator[bytes]:
         if key in self.silent:
@@ -104,6 +123,9 @@ class Server:
     whys: dict[int, Waiting]
     views: list[NodeView]
     registry: NodeRegistry
+    hub: Changes
+    services: dict[str, ServiceLimits]
+    clock: SetClock
 
     async def post(self, *parts: str | bytes, user: str = "1", service: str = "example") -> httpx.Response:
         """Each part: what follows `form-data; `, a bar, the body. As in the cases' `mp`."""
@@ -176,24 +198,30 @@ async def api_server(
         ledger = TellingLedger(raw, feed.publish_all)
         registry = await NodeRegistry.load(raw, clock, ())
         registry.serve(Owner(views))
+        limits = {
+            name: ServiceLimits(name, max_runtime=60.0 if name == "short" else 0.0) for name in services
+        }
+        changes = Changes(raw, feed, written)
         api = Api(
             ledger=ledger,
             archive=raw,
             storage=storage,
             feed=feed,
             nodes=nodes,
-            services={
-                name: ServiceLimits(name, max_runtime=60.0 if name == "short" else 0.0) for name in services
-            },
+            services=limits,
             why=why,
             pool=pool,
             registry=registry,
             scaling=no_scaling,
+            changes=changes,
+            pauses=await Pauses.load(raw, clock),
+            clean=Cleaner(ledger=ledger, storage=storage, clock=clock, max_age=1e6).clean_now,
             upload_limit=upload_limit,
             kill_patience=kill_patience,
             version="1.2.3",
         )
         async with trio.open_nursery() as nursery:
+            await nursery.start(changes.run)
             app = create_app(api)
 
             async def listen(*, task_status: trio.TaskStatus[list[str]]) -> None:
@@ -201,6 +229,20 @@ async def api_server(
 
             (url,) = await nursery.start(listen)
             async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
-                yield Server(url, client, ledger, raw, storage, feed, nodes, whys, views, registry)
+                yield Server(
+                    url,
+                    client,
+                    ledger,
+                    raw,
+                    storage,
+                    feed,
+                    nodes,
+                    whys,
+                    views,
+                    registry,
+                    changes,
+                    limits,
+                    clock,
+                )
             feed.close()
             shutdown.set()

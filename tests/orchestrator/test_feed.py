@@ -20,7 +20,10 @@ async def test_a_change_wakes_those_who_wait_for_that_job(autojump_clock: trio.t
     seen: list[Job | None] = []
 
     async def wait(job_id: int, after: int) -> None:
-        seen.append(await feed.wait(job_id, after, 60))
+        with feed.watch(job_id) as watch, trio.move_on_after(60):
+            seen.append(await watch.newer(after))
+            return
+        seen.append(None)
 
     newer = replace(JOB, change_seq=6)
     async with trio.open_nursery() as nursery:
@@ -61,4 +64,5 @@ async def test_closing_lets_everybody_go() -> None:
         feed.close()
         with pytest.raises(FeedClosed):
             await watch.newer(0)
-    assert await feed.wait(1, 0, 60) is None
+    with feed.watch(1) as watch, pytest.raises(FeedClosed):
+        await watch.newer(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,21 @@ async def test_a_node_leaves_once(server: Server) -> None:
     assert (await server.client.delete(f"/v1/nodes/{ID}")).status_code == 204
     assert server.registry.addresses() == () and not await server.raw.nodes()
     assert (await server.client.delete(f"/v1/nodes/{ID}")).status_code == 404
+
+
+async def test_a_node_where_jobs_run_leaves_only_by_force(server: Server) -> None:
+    await join(server)
+    busy = replace(view(ID, "example"), joined=True, held=2, contact=NodeState.READY)
+    server.views[:] = [busy]
+    answer = await server.client.delete(f"/v1/nodes/{ID}")
+    assert (answer.status_code, answer.json()["code"]) == (409, "busy_node")
+    assert "drain it first: 2 jobs run there" in answer.json()["detail"]
+    assert server.registry.addresses()
+    assert (await server.client.delete(f"/v1/nodes/{ID}?force=maybe")).status_code == 400
+    assert (await server.client.delete(f"/v1/nodes/{ID}?force=true")).status_code == 204
+    await join(server)
+    server.views[:] = [replace(busy, contact=NodeState.LOST)]
+    assert (await server.client.delete(f"/v1/nodes/{ID}")).status_code == 204
 
 
 async def test_a_node_of_the_settings_cannot_be_made_to_leave(server: Server) -> None:

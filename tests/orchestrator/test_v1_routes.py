@@ -80,7 +80,7 @@ async def test_a_queued_job_says_why_it_waits_and_where_it_stands(server: Server
     server.whys[job.id] = Waiting(WaitReason.USER_QUOTA, "5 of your jobs run already", 2)
     body = (await server.client.get(f"/v1/jobs/{job.id}")).json()
     assert body["message"] == "5 of your jobs run already"
-    assert body["waiting"] == {"reason": "user_quota", "position": 2}
+    assert (body["waiting_for"], body["position"]) == ("user_quota", 2)
 
 
 async def test_waiting_answers_with_the_change(server: Server) -> None:
@@ -275,7 +275,7 @@ async def test_logs_of_a_running_job_come_from_its_node(server: Server) -> None:
     server.views[:] = [NodeView(node, NodeState.READY, "", ("example",), 2, 1, 0, 1.0)]
     server.nodes.logs[job.attempt.key, "stdout"] = LOG
     url = f"/v1/jobs/{job.id}/logs"
-    assert (await server.client.get(f"{url}?offset=7&follow=1")).content == LOG[7:]
+    assert (await server.client.get(f"{url}?offset=7")).content == LOG[7:]
     assert (await server.client.get(f"{url}?stream=stderr")).content == b""
     server.nodes.silent.add(job.attempt.key)
     problem(await server.client.get(url), 503)
@@ -287,7 +287,7 @@ async def test_a_queued_job_has_printed_nothing(server: Server) -> None:
     assert (answer.status_code, answer.content) == (200, b"")
 
 
-@pytest.mark.parametrize("query", ["stream=stdin", "offset=-1", "offset=x", "follow=yes", "tail=5"])
+@pytest.mark.parametrize("query", ["stream=stdin", "offset=-1", "offset=x", "follow=yes", "tail=5", "format=xml", "limit=0"])
 async def test_a_bad_log_parameter_is_a_problem(server: Server, query: str) -> None:
     job = await server.upload(a=b"")
     problem(await server.client.get(f"/v1/jobs/{job.id}/logs?{query}"), 400)
@@ -318,11 +318,12 @@ async def test_jobs_are_listed_newest_first_in_pages(server: Server) -> None:
         ids += [item["id"] for item in body["items"]]
         if body["next"] is None:
             break
-        before = f"&before={body['next']}"
+        before = f"&cursor={body['next']}"
     assert ids == [6, 5, 4, 3, 2, 1]
     assert [j["id"] for j in (await server.client.get("/v1/jobs?user=-7")).json()["items"]] == [6]
-    assert (await server.client.get("/v1/jobs?status=Running")).json() == {"items": [], "next": None}
-    for query in ("status=running", "user=x", "limit=0", "limit=501", "before=0", "service=a&service=b"):
+    body = (await server.client.get("/v1/jobs?status=Running")).json()
+    assert (body["items"], body["next"]) == ([], None)
+    for query in ("status=running", "user=x", "limit=0", "limit=501", "cursor=0", "cursor=ajA", "service=a&service=b"):
         problem(await server.client.get(f"/v1/jobs?{query}"), 400)
 
 
@@ -347,9 +348,14 @@ async def test_the_document_has_every_route_and_no_other(server: Server) -> None
     assert document["info"]["version"] == "1.2.3"
     told = {(path, method.upper()) for path, operations in document["paths"].items() for method in operations}
     unused: Any = None
-    app = create_app(Api(unused, unused, unused, unused, unused, {}, unused, unused, unused, unused))
+    app = create_app(Api(*[unused] * 5, {}, *[unused] * 7))
     routes = {
-        (re.sub("<(number|path:node_id)>", "{id}", str(rule)).replace("<name>", "{name}"), method)
+        (
+            re.sub("<(number|path:node_id)>", "{id}", str(rule))
+            .replace("<name>", "{name}")
+            .replace("<path:path>", "{path}"),
+            method,
+        )
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }

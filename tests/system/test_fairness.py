@@ -44,7 +44,7 @@ async def test_two_users_share_the_slots_in_turn_and_within_their_quotas(here: P
         users = [FIRST] * EACH + [SECOND] * EACH
         jobs = [(await portals.upload(f"sleep {SECONDS}", user=user), user) for user in users]
         waiting = await portals.job(jobs[-1][0])
-        assert waiting["status"] == "Queued" and waiting["waiting"] and waiting["message"]
+        assert waiting["status"] == "Queued" and waiting["waiting_for"] and waiting["message"]
         for fifo in fifos:
             await trio.to_thread.run_sync(fifo.write_text, "go\n")
         for job, _ in jobs:

@@ -36,7 +36,7 @@ async def test_with_no_node_a_job_waits_says_so_and_starts_when_one_appears(here
     async with portal(server.url) as user:
         job = await user.upload("echo at last > result.txt")
         waiting = await user.until(job, "Queued", saying="node")
-        assert waiting["attempts_used"] == 0 and waiting["waiting"]["reason"] == "no_node", waiting
+        assert waiting["attempts_used"] == 0 and waiting["waiting_for"] == "no_node", waiting
         # The contract's route says the same.
         told = await user.json(f"/download/{job}")
         assert (told["status"], told["message"]) == ("Queued", waiting["message"])

@@ -1,0 +1,253 @@
+"""`/v1/jobs/{id}/logs`: what a job prints, as bytes, as text, and as it comes.
+
+Offsets count bytes of the file, whatever the form. As bytes it is the file and nothing else; as text what is
+no UTF-8 becomes U+FFFD, and a character is never cut: one that is not complete yet comes with the next piece.
+A log that is followed goes on until the job has ended: over a node that is away for a while, and from its
+beginning where the job is begun anew on another node.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any, Final, TypeAlias
+
+import trio
+from quart import Blueprint, Response, request
+
+from actors.kernel import NoAnswer
+from actors.ledger_port import LedgerError
+from actors.lifecycle import ENDED, OVER, Status
+from actors.model import Job
+from orchestrator.api import files, jobs, params, sse
+from orchestrator.api.problems import Refusal, job_id, json_response, query
+from orchestrator.api.services import Api
+from orchestrator.feed import FeedClosed
+from orchestrator.opened import NotThere, Unreachable
+from orchestrator.storage import LOGS
+
+BYTES: Final = "application/octet-stream"
+MOST: Final = 4 << 20
+ONCE: Final = 256 << 10
+"""Bytes that are told as text at once."""
+
+_LONGEST: Final = 4
+"""Bytes of the longest character."""
+
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
+
+
+def blueprint(api: Api) -> Blueprint:
+    page = Blueprint("v1-logs", __name__, url_prefix="/v1")
+
+    @page.get("/jobs/<number>/logs")
+    async def logs(number: str) -> Response:
+        given = query("stream", "offset", "follow", "format", "limit")
+        which = params.one_of(given, "stream", *LOGS)
+        follow = params.flag(given, "follow")
+        offset = params.whole(given, "offset", 0, 1 << 62, 0)
+        form = params.one_of(given, "format", _preferred(), "raw", "json", "events")
+        limit = params.whole(given, "limit", 1, MOST, ONCE)
+        row = await jobs.find(api, job_id(number))
+        if row.status is Status.CLEANED:
+            raise Refusal(404, "nothing_left", f"the logs of job {row.id} were deleted with its data")
+        if form == "json":
+            return json_response(await _text(api, row, which, offset, limit))
+        if form == "events":
+            return sse.response(_events(api, row.id, which, _resumed(given, offset)))
+        if follow and row.status not in OVER:
+            return _bytes(api, _followed(api, row.id, which, offset))
+        return await _now(api, row, which, offset)
+
+    return page
+
+
+def _preferred() -> str:
+    accepted = request.headers.get("Accept", "")
+    return "events" if accepted.strip().lower().startswith(sse.TYPE) else "raw"
+
+
+def _resumed(given: Mapping[str, str], offset: int) -> int:
+    text = request.headers.get("Last-Event-ID")
+    return offset if not text else params.whole({"Last-Event-ID": text}, "Last-Event-ID", 0, 1 << 62, 0)
+
+
+def _bytes(api: Api, pieces: AsyncGenerator[Piece, None]) -> Response:
+    @asynccontextmanager
+    async def body() -> AsyncIterator[AsyncIterable[bytes]]:
+        async with sse.pumped(pieces, api.feed.until_closed) as came, aclosing(_data(came)) as data:
+            yield data
+
+    return sse.endless(body(), BYTES)
+
+
+async def _data(pieces: AsyncIterable[Piece]) -> AsyncGenerator[bytes, None]:
+    async for _, data in pieces:
+        yield data
+
+
+async def _now(api: Api, row: Job, which: str, offset: int) -> Response:
+    """What there is from the offset on."""
+    if row.status not in ENDED:
+        found = await jobs.place(api, row)
+        if found is not None:
+            try:
+                return await files.stream(api.nodes.open_log(*found, which, offset), BYTES)
+            except NotThere:
+                row = await jobs.find(api, row.id)
+    if row.status in ENDED:
+        kept = await files.log(api.storage, row.storage_key, LOGS[which], offset)
+        if kept is not None:
+            return kept
+    return Response(b"", content_type=BYTES)
+
+
+Piece: TypeAlias = tuple[int, bytes]
+"""Bytes of a log, and where in it they begin."""
+
+
+async def _followed(api: Api, number: int, which: str, offset: int) -> AsyncGenerator[Piece, None]:
+    """The log from the offset on, to the end of the job; or of the server, which cuts it off."""
+    attempt: str | None = None
+    pause = _FIRST_PAUSE
+    with api.feed.watch(number) as watch:
+        while True:
+            row = await jobs.find(api, number)
+            key = row.attempt.key if row.attempt is not None else None
+            if key is not None and key != attempt:
+                offset = offset if attempt is None else 0
+                attempt = key
+            came = 0
+            async with aclosing(_once(api, row, which, offset)) as pieces:
+                async for piece in pieces:
+                    yield offset + came, piece
+                    came += len(piece)
+            offset += came
+            if row.status in OVER:
+                return
+            pause = _FIRST_PAUSE if came else min(2 * pause, _LONGEST_PAUSE)
+            with trio.move_on_after(pause if row.attempt is not None else _LONGEST_PAUSE):
+                try:
+                    await watch.newer(row.change_seq)
+                except FeedClosed:
+                    return
+
+
+async def _once(api: Api, row: Job, which: str, offset: int) -> AsyncGenerator[bytes, None]:
+    """What can be read now: of a running job until its node ends the stream, of an ended one what is kept."""
+    if row.status in ENDED:
+        async with aclosing(files.pieces_of(api.storage, row.storage_key, LOGS[which], offset)) as stored:
+            async for piece in stored:
+                yield piece
+        return
+    # A node that is away is asked again; what it has sent counts.
+    with suppress(Unreachable, NotThere, NoAnswer, LedgerError):
+        found = await jobs.place(api, row)
+        if found is None:
+            return
+        async with api.nodes.open_log(*found, which, offset, follow=True) as opened:
+            async for piece in opened.body:
+                yield piece
+
+
+# ---------------------------------------------------------------------- as text
+
+
+def whole_characters(data: bytes, limit: int, *, closed: bool) -> tuple[str, int]:
+    """The text of the first `limit` bytes or few more, and of how many bytes it is. What is no UTF-8 becomes
+    U+FFFD; a character that `data` has only half is left out, unless nothing follows it (`closed`)."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    used = min(limit, len(data))
+    text = decoder.decode(data[:used])
+    while (pending := len(decoder.getstate()[0])) and used < len(data):
+        text += decoder.decode(data[used : used + 1])
+        used += 1
+    if pending and closed:
+        return text + decoder.decode(b"", final=True), used
+    return text, used - pending
+
+
+async def _text(api: Api, row: Job, which: str, offset: int, limit: int) -> dict[str, Any]:
+    data = bytearray()
+    async with aclosing(_available(api, row, which, offset)) as pieces:
+        async for piece in pieces:
+            data += piece
+            if len(data) >= limit + _LONGEST:
+                break
+    at_end = len(data) < limit + _LONGEST
+    text, used = whole_characters(bytes(data), limit, closed=at_end and row.status in OVER)
+    return {
+        "stream": which,
+        "text": text,
+        "offset": offset,
+        "next_offset": offset + used,
+        "closed": row.status in OVER and at_end and used == len(data),
+    }
+
+
+async def _available(api: Api, row: Job, which: str, offset: int) -> AsyncGenerator[bytes, None]:
+    if row.status not in ENDED:
+        found = await jobs.place(api, row)
+        if found is None:
+            return
+        try:
+            async with api.nodes.open_log(*found, which, offset) as opened:
+                async for piece in opened.body:
+                    yield piece
+            return
+        except NotThere:
+            pass
+    async with aclosing(files.pieces_of(api.storage, row.storage_key, LOGS[which], offset)) as stored:
+        async for piece in stored:
+            yield piece
+
+
+@asynccontextmanager
+async def _events(api: Api, number: int, which: str, offset: int) -> AsyncIterator[AsyncIterable[bytes]]:
+    async with (
+        sse.pumped(_followed(api, number, which, offset), api.feed.until_closed) as pieces,
+        aclosing(_told(api, number, pieces, which, offset)) as told,
+    ):
+        yield told
+
+
+async def _told(
+    api: Api, number: int, pieces: trio.MemoryReceiveChannel[Piece], which: str, offset: int
+) -> AsyncGenerator[bytes, None]:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    received = begun = offset
+    yield sse.RETRY + sse.place(offset)
+
+    def event(text: str, upto: int) -> bytes:
+        body = {"stream": which, "text": text, "offset": begun, "next_offset": upto}
+        return sse.event("log", upto, body)
+
+    while True:
+        piece = None
+        with trio.move_on_after(sse.EVERY):
+            try:
+                piece = await pieces.receive()
+            except trio.EndOfChannel:
+                break
+        if piece is None:
+            yield sse.STILL_HERE
+            continue
+        at, data = piece
+        if at != received:  # another attempt, whose log begins anew
+            if text := decoder.decode(b"", final=True):
+                yield event(text, received)
+            decoder.reset()
+            received = begun = at
+        received += len(data)
+        text, upto = decoder.decode(data), received - len(decoder.getstate()[0])
+        if text:
+            yield event(text, upto)
+            begun = upto
+    if api.feed.closed:
+        return
+    row = await jobs.find(api, number)
+    if text := decoder.decode(b"", final=True):
+        yield event(text, received)
+    yield sse.event("end", received, {"status": row.status.value, "next_offset": received})

@@ -1,0 +1,76 @@
+"""The OpenAPI document's part on services, use and how the server does."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from orchestrator.api.openapi_parts import answer, json, listed, operation, problems, query
+
+_TEXT: Final = {"type": "string"}
+_SERVICE: Final = {"$ref": "#/components/schemas/Service"}
+_NAME: Final = {"name": "name", "in": "path", "required": True, "schema": _TEXT}
+
+
+def paths() -> dict[str, Any]:
+    usage = listed({"$ref": "#/components/schemas/Usage"})
+    usage["properties"]["since"] = {
+        "type": "string",
+        "format": "date-time",
+        "description": "From when on: the beginning of the hour that was asked for",
+    }
+    ready = json({"$ref": "#/components/schemas/Ready"})
+    reason = {"type": "object", "properties": {"reason": {"type": "string", "maxLength": 500}}}
+    unavailable = problems(_400="A bad or unknown parameter", _503="Not available now")
+    of_one = {"200": answer("The service", json(_SERVICE)), **unavailable, **problems(_404="Unknown service")}
+    order = {**of_one, **problems(_413="The body is too large", _422="A bad field")}
+    return {
+        "/v1/services": {
+            "get": operation(
+                "services",
+                "Services, their quotas, how many jobs are in which state, and their nodes",
+                "v1",
+                {"200": answer("All", json(listed(_SERVICE))), **unavailable},
+            )
+        },
+        "/v1/services/{name}": {"get": operation("service", "One service", "v1", of_one, _NAME)},
+        "/v1/services/{name}/pause": {
+            "post": operation(
+                "pause",
+                "Let no more of its jobs go; those that run go on. Outlasts a restart",
+                "v1",
+                order,
+                _NAME,
+                requestBody={"content": json(reason)},
+            )
+        },
+        "/v1/services/{name}/resume": {
+            "post": operation("resume", "Let its jobs go again", "v1", order, _NAME)
+        },
+        "/v1/usage": {
+            "get": operation(
+                "usage",
+                "What the jobs that have ended used, by service and user",
+                "v1",
+                {"200": answer("Sums", json(usage)), **unavailable},
+                query("since", "A time, RFC 3339 or seconds since 1970; counted by whole hours", _TEXT),
+                query("user", "Only this user's", {"type": "integer"}),
+                query("service", "Only this service's", _TEXT),
+            )
+        },
+        "/metrics": {
+            "get": operation(
+                "metrics",
+                "Numbers for Prometheus",
+                "operation",
+                {"200": answer("Its text format", {"text/plain": {"schema": _TEXT}})},
+            )
+        },
+        "/ready": {
+            "get": operation(
+                "ready",
+                "Whether the server takes jobs in and runs them",
+                "operation",
+                {"200": answer("It does", ready), "503": answer("It does not, and why", ready)},
+            )
+        },
+    }

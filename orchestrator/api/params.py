@@ -1,0 +1,99 @@
+"""Query parameters as values. What is not understood is refused and named."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from actors.lifecycle import Status
+from orchestrator.api.problems import Refusal
+
+_ID: Final = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
+
+
+def bad(name: str, value: str, expected: str) -> Refusal:
+    return Refusal(400, "bad_parameter", f"{name} {value[:100]!r}: {expected} was expected")
+
+
+def whole(given: Mapping[str, str], name: str, least: int, most: int, default: int) -> int:
+    text = given.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"0|[1-9][0-9]{0,18}", text, re.ASCII) or not least <= int(text) <= most:
+        raise bad(name, text, f"a whole number from {least} to {most}")
+    return int(text)
+
+
+def signed(given: Mapping[str, str], name: str) -> int | None:
+    text = given.get(name)
+    if text is None:
+        return None
+    if not re.fullmatch(r"0|-?[1-9][0-9]{0,18}", text, re.ASCII) or not -(1 << 63) <= int(text) < 1 << 63:
+        raise bad(name, text, "a whole number of at most 64 bits")
+    return int(text)
+
+
+def seconds(given: Mapping[str, str], name: str, most: float) -> float:
+    text = given.get(name)
+    if text is None:
+        return 0.0
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text, re.ASCII) or float(text) > most:
+        raise bad(name, text, f"a number of seconds up to {most:g}")
+    return float(text)
+
+
+def flag(given: Mapping[str, str], name: str) -> bool:
+    """`?follow`, `?follow=1` and `?follow=true` are one thing."""
+    text = given.get(name, "0")
+    if text not in ("0", "1", "", "true", "false"):
+        raise bad(name, text, "0 or 1")
+    return text in ("1", "", "true")
+
+
+def one_of(given: Mapping[str, str], name: str, *known: str) -> str:
+    """The first of `known` unless it is there."""
+    text = given.get(name, known[0])
+    if text not in known:
+        raise bad(name, text, f"one of {', '.join(known)}")
+    return text
+
+
+def status(given: Mapping[str, str]) -> Status | None:
+    text = given.get("status")
+    if text is None:
+        return None
+    try:
+        return Status(text)
+    except ValueError:
+        raise bad("status", text, f"one of {', '.join(Status)}") from None
+
+
+def known_text(given: Mapping[str, str], name: str) -> str | None:
+    """A text that a database takes: one without NUL and half surrogates."""
+    text = given.get(name)
+    if text is None:
+        return None
+    if "\0" in text or not text.isprintable():
+        raise bad(name, text, "a text without control characters")
+    return text
+
+
+def cursor(kind: str, at: int) -> str:
+    """A place in a list, as a client hands it back: it promises nothing of what is in it."""
+    return base64.urlsafe_b64encode(f"{kind}{at}".encode()).decode().rstrip("=")
+
+
+def at_cursor(given: Mapping[str, str], kind: str) -> int | None:
+    text = given.get("cursor")
+    if text is None:
+        return None
+    try:
+        plain = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        plain = ""
+    if not plain.startswith(kind) or not _ID.fullmatch(plain[len(kind) :]):
+        raise bad("cursor", text, "the `next` of a page of this list")
+    return int(plain[len(kind) :])
