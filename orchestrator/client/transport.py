@@ -8,7 +8,7 @@ coroutines do. The synchronous wire blocks in place of waiting, so that a corout
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
@@ -26,6 +26,8 @@ T = TypeVar("T")
 PIECE: Final = 256 * 1024
 CONNECTING: Final = 10.0
 """Seconds that a connection may take."""
+CLOSING: Final = 5.0
+"""Seconds that letting go of one may take."""
 SILENCE: Final = 30.0
 """Seconds without a byte after which a request is given up, unless it says otherwise."""
 
@@ -90,15 +92,19 @@ class AsyncWire:
             request = self._http.build_request(**_request(self.url, call), content=self._content(call))
             response = await self._http.send(request, stream=True)
 
+        source = response.aiter_raw()
+
         async def pieces() -> AsyncGenerator[bytes, None]:
             with _told(self.url, call):
-                async for piece in response.aiter_raw():
+                async for piece in source:
                     yield piece
 
         try:
             yield Answer(response.status_code, response.headers, pieces)
         finally:
-            await response.aclose()
+            with anyio.move_on_after(CLOSING, shield=True):
+                await _unwind(source)
+                await response.aclose()
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
@@ -115,6 +121,18 @@ class AsyncWire:
     async def _pulled(self, pieces: Generator[bytes, None, None]) -> AsyncGenerator[bytes, None]:
         while piece := await anyio.to_thread.run_sync(next, pieces, b""):
             yield piece
+
+
+async def _unwind(source: AsyncIterator[bytes]) -> None:
+    """End a body that was not read to its end. The library's is a chain of generators: closing the outermost
+    would leave the others to the garbage collector, while a read that is cancelled ends all of them."""
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        while True:
+            try:
+                await anext(source)
+            except (StopAsyncIteration, httpx.HTTPError, httpx.StreamError):
+                return
 
 
 class SyncWire:
