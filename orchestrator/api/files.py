@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final, cast
@@ -62,27 +62,32 @@ class FileBody(ResponseBody):
 
 
 class StreamBody(ResponseBody):
-    """Bytes from a source that is entered already, and that is left when the response is over."""
+    """Bytes from a source that `held` has entered already, and that is left after them."""
 
-    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+    def __init__(self, pieces: AsyncIterator[bytes], held: AsyncExitStack) -> None:
         self._pieces = pieces
+        self._held = held
 
-    # noqa: ASYNC102  # what it leaves shields itself
     async def __aenter__(self) -> AsyncIterable[bytes]:
         return self._pieces
 
     async def __aexit__(
         self, exc_type: type[BaseException], exc_value: BaseException, tb: TracebackType
     ) -> None:
-        return
+        await self._held.__aexit__(exc_type, exc_value, tb)  # noqa: ASYNC102  # what it leaves shields itself
 
 
 async def stream(
     source: AbstractAsyncContextManager[Opened], content_type: str, filename: str | None = None
 ) -> Response:
     """An answer of unknown length. What entering `source` raises is raised here, before any byte is sent."""
-    opened = await cast(BoundedRequest, request).held.enter_async_context(source)
-    body: ResponseBody = DataBody(b"") if request.method == "HEAD" else StreamBody(opened.body)
+    held = AsyncExitStack()
+    opened = await held.enter_async_context(source)
+    cast(BoundedRequest, request).held.push_async_exit(held)
+    body: ResponseBody = StreamBody(opened.body, held)
+    if request.method == "HEAD":
+        await held.aclose()
+        body = DataBody(b"")
     response = Response(body, content_type=content_type)
     response.headers["Accept-Ranges"] = "none"
     response.headers["Cache-Control"] = "no-store"
