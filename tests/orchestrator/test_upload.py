@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ from fakes.api_server import Server, api_server, form, status_body
 from fakes.ledgers import open_ledger
 
 from actors.ledger_port import LedgerError
+from actors.ports import ServiceLimits
 from orchestrator.disk import Disk
 from orchestrator.incoming import IncomingFile
 from orchestrator.ledger import LedgerFull
@@ -249,7 +251,7 @@ class _Watched:
 
     async def __aexit__(self, *error: object) -> object:
         try:
-            return await self._inner.__aexit__(*error)  # type: ignore[attr-defined]
+            return await self._inner.__aexit__(*error)  # type: ignore[attr-defined]  # noqa: ASYNC102  # it shields itself, with a timeout
         finally:
             self._left.set()
 
@@ -274,6 +276,30 @@ async def test_the_same_idempotency_key_and_content_is_one_job(server: Server) -
     assert answer.status_code == 422
     assert status_body(answer)["id"] == 0
     assert len(server.directories()) == 1
+
+
+async def test_a_repeated_upload_is_the_same_job_when_the_services_limit_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, content_type = form(RUN, 'name="user_id"|1', 'name="service"|example')
+    headers = {"Content-Type": content_type, "Idempotency-Key": "abc-1"}
+    answers = []
+    for limit in (0.0, 90.0):
+        limits = partial(ServiceLimits, "example", max_runtime=limit)
+        monkeypatch.setattr("fakes.api_server.ServiceLimits", lambda *_, limits=limits, **__: limits())
+        async with api_server(tmp_path) as server:
+            answers.append(await server.client.post("/upload", content=body, headers=headers))
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert answers[0].json()["id"] == answers[1].json()["id"]
+
+
+async def test_what_was_sent_in_other_fields_is_another_upload(server: Server) -> None:
+    headers = {"Idempotency-Key": "abc-1"}
+    fields = ('name="user_id"|1', 'name="service"|example')
+    for extra, status in (('name="name"|a', 201), ('name="tags"|a', 422), ('name="name"|a', 201)):
+        body, headers["Content-Type"] = form(RUN, *fields, extra)
+        answer = await server.client.post("/upload", content=body, headers=headers)
+        assert answer.status_code == status
 
 
 async def test_many_uploads_at_once_are_all_stored(server: Server) -> None:
