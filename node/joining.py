@@ -109,7 +109,7 @@ class Joining:
         with trio.move_on_after(LEAVING):
             async with self._client() as client:
                 try:
-                    await client.delete(f"/v1/nodes/{self._invitation.node_id}")
+                    await client.delete(f"/v1/nodes/{self._invitation.node_id}", params={"force": "true"})
                 except _FAILURES as error:
                     log.warning("%s was not told that this node leaves: %s", self._where, _said(error))
 

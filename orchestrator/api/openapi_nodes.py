@@ -53,7 +53,7 @@ def paths() -> dict[str, Any]:
             ),
             "delete": operation(
                 "removeNode",
-                "A node that joined leaves. With `force` also while jobs run there, which begin anew",
+                "A node that joined leaves. With `force` also while jobs run there: these begin anew",
                 "v1",
                 {
                     "204": answer("It has left"),
