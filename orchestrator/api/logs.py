@@ -23,7 +23,7 @@ from actors.model import Job
 from orchestrator.api import files, jobs, params, sse
 from orchestrator.api.problems import Refusal, job_id, json_response, query
 from orchestrator.api.services import Api
-from orchestrator.feed import FeedClosed
+from orchestrator.feed import FeedClosed, Watch
 from orchestrator.opened import NotThere, Unreachable
 from orchestrator.storage import LOGS
 
@@ -58,7 +58,7 @@ def blueprint(api: Api) -> Blueprint:
         if form == "events":
             return sse.response(_events(api, row.id, which, _resumed(given, offset)))
         if follow and row.status not in OVER:
-            return _bytes(api, _followed(api, row.id, which, offset))
+            return _bytes(api, _Follower(api, row.id, which, offset))
         return await _now(api, row, which, offset)
 
     return page
@@ -74,10 +74,10 @@ def _resumed(given: Mapping[str, str], offset: int) -> int:
     return offset if not text else params.whole({"Last-Event-ID": text}, "Last-Event-ID", 0, 1 << 62, 0)
 
 
-def _bytes(api: Api, pieces: AsyncGenerator[Piece, None]) -> Response:
+def _bytes(api: Api, follower: _Follower) -> Response:
     @asynccontextmanager
     async def body() -> AsyncIterator[AsyncIterable[bytes]]:
-        async with sse.pumped(pieces, api.feed.until_closed) as came, aclosing(_data(came)) as data:
+        async with sse.pumped(follower.run, api.feed.until_closed) as came, aclosing(_data(came)) as data:
             yield data
 
     return sse.endless(body(), BYTES)
@@ -108,48 +108,77 @@ Piece: TypeAlias = tuple[int, bytes]
 """Bytes of a log, and where in it they begin."""
 
 
-async def _followed(api: Api, number: int, which: str, offset: int) -> AsyncGenerator[Piece, None]:
-    """The log from the offset on, to the end of the job; or of the server, which cuts it off."""
-    attempt: str | None = None
-    pause = _FIRST_PAUSE
-    with api.feed.watch(number) as watch:
-        while True:
-            row = await jobs.find(api, number)
-            key = row.attempt.key if row.attempt is not None else None
-            if key is not None and key != attempt:
-                offset = offset if attempt is None else 0
-                attempt = key
-            came = 0
-            async with aclosing(_once(api, row, which, offset)) as pieces:
-                async for piece in pieces:
-                    yield offset + came, piece
-                    came += len(piece)
-            offset += came
-            if row.status in OVER:
-                return
-            pause = _FIRST_PAUSE if came else min(2 * pause, _LONGEST_PAUSE)
-            with trio.move_on_after(pause if row.attempt is not None else _LONGEST_PAUSE):
+def _key(row: Job) -> str | None:
+    return row.attempt.key if row.attempt is not None else None
+
+
+class _Follower:
+    """Sends the log from the offset on, to the end of the job."""
+
+    def __init__(self, api: Api, number: int, which: str, offset: int) -> None:
+        self._api = api
+        self._number = number
+        self._which = which
+        self._offset = offset
+        self._attempt: str | None = None
+
+    async def run(self, send: trio.MemorySendChannel[Piece]) -> None:
+        """Returns when the job is over and all is sent, or when the server stops."""
+        pause = _FIRST_PAUSE
+        with self._api.feed.watch(self._number) as watch, suppress(FeedClosed):
+            while True:
                 try:
-                    await watch.newer(row.change_seq)
-                except FeedClosed:
+                    row = await jobs.find(self._api, self._number)
+                except LedgerError:
+                    await trio.sleep(_LONGEST_PAUSE)
+                    continue
+                key = _key(row)
+                if key is not None and key != self._attempt:
+                    self._offset = self._offset if self._attempt is None else 0
+                    self._attempt = key
+                before = self._offset
+                if row.status in OVER:
+                    await self._stored(row, send)
                     return
+                await self._while_there(row, watch, send)
+                pause = _FIRST_PAUSE if self._offset != before else min(2 * pause, _LONGEST_PAUSE)
+                with trio.move_on_after(pause if key is not None else _LONGEST_PAUSE):
+                    await watch.newer(row.change_seq)
 
-
-async def _once(api: Api, row: Job, which: str, offset: int) -> AsyncGenerator[bytes, None]:
-    """What can be read now: of a running job until its node ends the stream, of an ended one what is kept."""
-    if row.status in ENDED:
-        async with aclosing(files.pieces_of(api.storage, row.storage_key, LOGS[which], offset)) as stored:
+    async def _stored(self, row: Job, send: trio.MemorySendChannel[Piece]) -> None:
+        name = LOGS[self._which]
+        async with aclosing(
+            files.pieces_of(self._api.storage, row.storage_key, name, self._offset)
+        ) as stored:
             async for piece in stored:
-                yield piece
-        return
-    # A node that is away is asked again; what it has sent counts.
-    with suppress(Unreachable, NotThere, NoAnswer, LedgerError):
-        found = await jobs.place(api, row)
-        if found is None:
-            return
-        async with api.nodes.open_log(*found, which, offset, follow=True) as opened:
-            async for piece in opened.body:
-                yield piece
+                await self._send(piece, send)
+
+    async def _while_there(self, row: Job, watch: Watch, send: trio.MemorySendChannel[Piece]) -> None:
+        """What its node sends, as long as the job is on it: a node that has vanished ends no stream."""
+        async with trio.open_nursery() as nursery:
+
+            async def until_it_leaves() -> None:
+                now = row
+                with suppress(FeedClosed):
+                    while now.status not in OVER and _key(now) == _key(row):
+                        now = await watch.newer(now.change_seq)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(until_it_leaves)
+            # A node that is away is asked again; what it has sent counts.
+            with suppress(Unreachable, NotThere, NoAnswer, LedgerError):
+                found = await jobs.place(self._api, row)
+                if found is not None:
+                    async with self._api.nodes.open_log(
+                        *found, self._which, self._offset, follow=True
+                    ) as opened:
+                        async for piece in opened.body:
+                            await self._send(piece, send)
+            nursery.cancel_scope.cancel()
+
+    async def _send(self, piece: bytes, send: trio.MemorySendChannel[Piece]) -> None:
+        await send.send((self._offset, piece))
+        self._offset += len(piece)
 
 
 # ---------------------------------------------------------------------- as text
@@ -207,7 +236,7 @@ async def _available(api: Api, row: Job, which: str, offset: int) -> AsyncGenera
 @asynccontextmanager
 async def _events(api: Api, number: int, which: str, offset: int) -> AsyncIterator[AsyncIterable[bytes]]:
     async with (
-        sse.pumped(_followed(api, number, which, offset), api.feed.until_closed) as pieces,
+        sse.pumped(_Follower(api, number, which, offset).run, api.feed.until_closed) as pieces,
         aclosing(_told(api, number, pieces, which, offset)) as told,
     ):
         yield told

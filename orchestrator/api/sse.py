@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import trio
@@ -68,29 +68,24 @@ def cut() -> Callable[[], None] | None:
 
 @asynccontextmanager
 async def pumped(
-    pieces: AsyncGenerator[T, None], until: Callable[[], Awaitable[None]]
+    source: Callable[[trio.MemorySendChannel[T]], Awaitable[None]], until: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[trio.MemoryReceiveChannel[T]]:
-    """The pieces through a channel, so that waiting for one can be given up without ending their source. It
-    ends with them, and as soon as `until` returns."""
+    """What `source` sends, so that waiting for it can be given up without ending it. The channel ends when
+    the source has returned, and as soon as `until` has."""
     send, receive = trio.open_memory_channel[T](0)
+    working = trio.CancelScope()
 
-    async def pump() -> None:
-        async with send, aclosing(pieces):
-            async for piece in pieces:
-                await send.send(piece)
+    async def work() -> None:
+        with working:
+            async with send:
+                await source(send)
+
+    async def stop() -> None:
+        await until()
+        working.cancel()
 
     async with trio.open_nursery() as nursery:
-        pumping = trio.CancelScope()
-
-        async def stop() -> None:
-            await until()
-            pumping.cancel()
-
-        async def go() -> None:
-            with pumping:
-                await pump()
-
-        nursery.start_soon(go)
+        nursery.start_soon(work)
         nursery.start_soon(stop)
         try:
             yield receive

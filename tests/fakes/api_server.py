@@ -126,6 +126,7 @@ class Server:
     hub: Changes
     services: dict[str, ServiceLimits]
     clock: SetClock
+    pauses: Pauses
 
     async def post(self, *parts: str | bytes, user: str = "1", service: str = "example") -> httpx.Response:
         """Each part: what follows `form-data; `, a bar, the body. As in the cases' `mp`."""
@@ -202,6 +203,7 @@ async def api_server(
             name: ServiceLimits(name, max_runtime=60.0 if name == "short" else 0.0) for name in services
         }
         changes = Changes(raw, feed, written)
+        pauses = await Pauses.load(raw, clock)
         api = Api(
             ledger=ledger,
             archive=raw,
@@ -214,7 +216,7 @@ async def api_server(
             registry=registry,
             scaling=no_scaling,
             changes=changes,
-            pauses=await Pauses.load(raw, clock),
+            pauses=pauses,
             clean=Cleaner(ledger=ledger, storage=storage, clock=clock, max_age=1e6).clean_now,
             upload_limit=upload_limit,
             kill_patience=kill_patience,
@@ -243,6 +245,7 @@ async def api_server(
                     changes,
                     limits,
                     clock,
+                    pauses,
                 )
             feed.close()
             shutdown.set()

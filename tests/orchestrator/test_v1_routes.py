@@ -287,7 +287,9 @@ async def test_a_queued_job_has_printed_nothing(server: Server) -> None:
     assert (answer.status_code, answer.content) == (200, b"")
 
 
-@pytest.mark.parametrize("query", ["stream=stdin", "offset=-1", "offset=x", "follow=yes", "tail=5", "format=xml", "limit=0"])
+@pytest.mark.parametrize(
+    "query", ["stream=stdin", "offset=-1", "offset=x", "follow=yes", "tail=5", "format=xml", "limit=0"]
+)
 async def test_a_bad_log_parameter_is_a_problem(server: Server, query: str) -> None:
     job = await server.upload(a=b"")
     problem(await server.client.get(f"/v1/jobs/{job.id}/logs?{query}"), 400)
@@ -323,7 +325,15 @@ async def test_jobs_are_listed_newest_first_in_pages(server: Server) -> None:
     assert [j["id"] for j in (await server.client.get("/v1/jobs?user=-7")).json()["items"]] == [6]
     body = (await server.client.get("/v1/jobs?status=Running")).json()
     assert (body["items"], body["next"]) == ([], None)
-    for query in ("status=running", "user=x", "limit=0", "limit=501", "cursor=0", "cursor=ajA", "service=a&service=b"):
+    for query in (
+        "status=running",
+        "user=x",
+        "limit=0",
+        "limit=501",
+        "cursor=0",
+        "cursor=ajA",
+        "service=a&service=b",
+    ):
         problem(await server.client.get(f"/v1/jobs?{query}"), 400)
 
 
