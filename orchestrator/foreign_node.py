@@ -164,8 +164,12 @@ class ForeignNodes:
 
     async def _store(self, ended: Ended, dispatch: Dispatch) -> CollectAnswer:
         try:
-            if not ended.proved and not await self._has_inputs(ended, dispatch):
-                return CollectAnswer(CollectResult.IMPOSSIBLE, reason=_NO_MARKER)
+            if not ended.proved:
+                there, sent = await self._inputs_in(ended, dispatch)
+                if not there:
+                    return CollectAnswer(CollectResult.GONE, reason="its id is somebody else's by now")
+                if there < sent:
+                    return CollectAnswer(CollectResult.IMPOSSIBLE, reason=_NO_MARKER)
             sink = self._files.receive_result(dispatch.job.storage_key, dispatch.attempt.key)
             try:
                 await store(ended.path, sink)
@@ -179,13 +183,13 @@ class ForeignNodes:
             return CollectAnswer(CollectResult.FAILED, reason=f"the results cannot be stored: {error}")
         return CollectAnswer(CollectResult.STORED, end=ended.end)
 
-    async def _has_inputs(self, ended: Ended, dispatch: Dispatch) -> bool:
-        """Whether all that was sent is in its zip, each with as many bytes. Where nothing was sent, nothing
-        can be told. Raises StorageError, BadArchive, OSError."""
+    async def _inputs_in(self, ended: Ended, dispatch: Dispatch) -> tuple[int, int]:
+        """How many of the files that were sent are in its zip with as many bytes, and how many were sent.
+        Raises StorageError, BadArchive, OSError."""
         assert ended.path is not None
         found = await sizes(ended.path)
         sent = await self._files.input_files(dispatch.job.storage_key)
-        return bool(sent) and all(found.get(path.rpartition("/")[2]) == size for path, _, size in sent)
+        return sum(found.get(path.rpartition("/")[2]) == size for path, _, size in sent), len(sent)
 
     @asynccontextmanager
     async def open_results(self, node: NodeRef, attempt: Attempt) -> AsyncIterator[Opened]:

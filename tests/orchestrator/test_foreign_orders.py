@@ -177,10 +177,21 @@ async def test_results_without_a_marker_are_taken_with_all_inputs_among_them(
 
 
 @pytest.mark.parametrize("files", [{"result__txt": b"42"}, {"run__sh": b"false\n"}])
-async def test_results_without_a_marker_and_without_the_inputs_are_no_reason_to_try_again(
-    client: NodeClient, node: Foreign, storage: Storage, job: Dispatch, files: dict[str, bytes]
+async def test_results_without_a_marker_and_without_any_input_are_somebody_elses(
+    client: NodeClient, node: Foreign, job: Dispatch, files: dict[str, bytes]
 ) -> None:
     node.retrieve = [unmarked(**files)]
+    async with watching(client, node, job.attempt) as told:
+        await told()
+    (answer,) = await client.collect(ref(node), [job])
+    assert answer.result is CollectResult.GONE
+
+
+async def test_results_without_a_marker_and_with_some_inputs_are_no_reason_to_try_again(
+    client: NodeClient, node: Foreign, storage: Storage
+) -> None:
+    job = await new_dispatch(storage, {"run.sh": b"true\n", "in": b"ATOM"}, foreign_id=ID)
+    node.retrieve = [unmarked(run__sh=b"true\n")]
     async with watching(client, node, job.attempt) as told:
         assert (await told()).view.end is not None
     (answer,) = await client.collect(ref(node), [job])
