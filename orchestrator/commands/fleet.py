@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +12,7 @@ from orchestrator.commands.jobs import UNDER_WAY
 from orchestrator.commands.output import clean, emit_json, emit_table, size
 
 if TYPE_CHECKING:
-    from orchestrator.client import Client
+    from orchestrator.client import Client, Node
 
 
 @click.command("nodes", context_settings=HELP)
@@ -24,23 +25,24 @@ def nodes_command(connection: Connection, *, json_wanted: bool) -> None:
     if json_wanted:
         emit_json([node.raw for node in found])
         return
-    emit_table(
-        ("ID", "STATUS", "SERVICES", "SLOTS", "JOBS", "OTHERS", "LOAD", "DISK", "URL", "MESSAGE"),
-        [
-            (
-                node.id,
-                node.status,
-                ",".join(node.services),
-                "any" if node.slots is None else node.slots,
-                node.held,
-                node.others,
-                f"{node.load:.0f}%",
-                size(node.raw.get("free_disk_bytes")),
-                node.url,
-                node.message if node.draining is None else f"draining: {node.draining}",
-            )
-            for node in found
-        ],
+    headings = ("ID", "STATUS", "SERVICES", "SLOTS", "JOBS", "OTHERS", "LOAD", "DISK", "MESSAGE")
+    if sys.stdout.isatty():
+        # There the beginning of an id is enough to name a node by, and room is short.
+        emit_table(headings, [(node.id[:12], *_cells(node)) for node in found])
+    else:
+        emit_table((*headings, "URL"), [(node.id, *_cells(node), node.url) for node in found])
+
+
+def _cells(node: Node) -> tuple[object, ...]:
+    return (
+        node.status,
+        ",".join(node.services),
+        "any" if node.slots is None else node.slots,
+        node.held,
+        node.others,
+        f"{node.load:.0f}%",
+        size(node.raw.get("free_disk_bytes")),
+        node.message if node.draining is None else f"draining: {node.draining}",
     )
 
 

@@ -66,11 +66,10 @@ async def _pump(client: AsyncClient, number: int, stream: str, target: int) -> N
 
 async def _write(target: int, data: bytes) -> None:
     # In a thread: a pipe that nobody reads may not stop Ctrl-C.
-    await trio.to_thread.run_sync(write_all, target, data, abandon_on_cancel=True)
+    await trio.to_thread.run_sync(_write_all, target, data, abandon_on_cancel=True)
 
 
-def write_all(target: int, data: bytes) -> None:
-    """All of it to a descriptor."""
+def _write_all(target: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(target, rest) :]

@@ -26,12 +26,12 @@ def logs_command(
     Into a file or a pipe, bytes go as they are. On a terminal, what would steer it is left out, colours are
     not.
     """
-    from orchestrator.commands.following import write_all
     from orchestrator.commands.terminal import Filter
 
-    target = sys.stdout.fileno()
+    out = sys.stdout.buffer
     shown = Filter(tty=sys.stdout.isatty() and not raw)
     with connection.client() as client:
         for piece in client.logs(job_id, stream, offset, follow=follow):
-            write_all(target, shown.feed(piece))
-    write_all(target, shown.end())
+            out.write(shown.feed(piece))
+            out.flush()
+    out.write(shown.end())

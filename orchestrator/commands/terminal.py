@@ -21,6 +21,7 @@ class Filter:
         self._tty = tty
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._kept = ""
+        self._coloured = False
 
     def feed(self, piece: bytes) -> bytes:
         """What of it may be written now."""
@@ -29,16 +30,17 @@ class Filter:
         text = self._kept + self._decoder.decode(piece)
         begun = _BEGUN.search(text)
         self._kept = text[begun.start() :] if begun else ""
-        return _shown(text[: len(text) - len(self._kept)])
+        text = text[: len(text) - len(self._kept)]
+        self._coloured = self._coloured or "\x1b" in text
+        return _shown(text)
 
     def end(self) -> bytes:
         """What was kept back."""
         if not self._tty:
             return b""
         text, self._kept = self._kept + self._decoder.decode(b"", final=True), ""
-        coloured = _shown(text)
         # Colours end with the log that switched them on.
-        return coloured + b"\x1b[0m"
+        return _shown(text) + (b"\x1b[0m" if self._coloured else b"")
 
 
 def _shown(text: str) -> bytes:

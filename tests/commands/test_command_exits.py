@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from fakes.processes import Place, Refused, Started
 
+from orchestrator.cli import main
 from orchestrator.client import Client
 
 
@@ -61,9 +64,12 @@ def terminal(here: Place, shared: Started) -> Terminal:
         (None, 125),
     ],
 )
-@pytest.mark.parametrize("how", ["--wait", "--follow"])
-def test_the_status_is_that_of_the_job(terminal: Terminal, script: str | None, status: int, how: str) -> None:
-    assert terminal.run("submit", terminal.job(script), how).status == status
+def test_the_status_is_that_of_the_job(terminal: Terminal, script: str | None, status: int) -> None:
+    assert terminal.run("submit", terminal.job(script), "--wait").status == status
+
+
+def test_the_status_is_that_of_the_job_that_is_followed_too(terminal: Terminal) -> None:
+    assert terminal.run("submit", terminal.job("echo x; kill -9 $$"), "--follow").status == 137
 
 
 @pytest.mark.parametrize(
@@ -93,10 +99,12 @@ def test_errors_are_one_line_on_standard_error_that_says_what_to_do(
     terminal: Terminal, arguments: list[str], environment: dict[str, str], status: int, said: str
 ) -> None:
     (terminal.here.directory / "input").write_text("x")
-    done = terminal.run(*arguments, **environment)
-    assert (done.status, done.out) == (status, "")
-    assert said in done.lines[-1]
-    assert len(done.lines) == 1 or status == 2  # click puts the usage above
+    with contextlib.chdir(terminal.here.directory):
+        done = CliRunner().invoke(main, arguments, env=terminal.environment(**environment))
+    lines = done.stderr.splitlines()
+    assert (done.exit_code, done.stdout) == (status, "")
+    assert said in lines[-1]
+    assert len(lines) == 1 or status == 2  # click puts the usage above
 
 
 def test_data_is_on_standard_output_and_all_else_on_standard_error(terminal: Terminal) -> None:
