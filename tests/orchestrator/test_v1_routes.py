@@ -12,6 +12,7 @@ import pytest
 import trio
 from fakes.api_server import Server, api_server
 from fakes.ledgers import walk
+from openapi_spec_validator import validate
 
 from actors.lifecycle import Status
 from actors.model import Job, NodeRef
@@ -370,6 +371,10 @@ async def test_the_document_has_every_route_and_no_other(server: Server) -> None
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
     assert told == routes
+
+
+async def test_the_document_is_valid(server: Server) -> None:
+    validate((await server.client.get("/api-docs/openapi.json")).json())
 
 
 async def test_every_reference_of_the_document_leads_somewhere(server: Server) -> None:
