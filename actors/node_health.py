@@ -5,7 +5,8 @@ A sick node is the one that is always free, so it would eat the whole queue. It 
 - it says so itself (its health command), or has run out of disk or memory: for as long as that lasts;
 - it took none of the last `DISPATCHES` attempts, or the last `JOBS` jobs there, of `USERS` users or more,
   failed within `SECONDS` of their start: for a growing while. Then it is on probation: it gets one job, whose
-  end decides.
+  end decides; a job that runs for `PROBATION` says the same as one that goes well. What is older than
+  `REMEMBERED` is forgotten, as users' own mistakes come one by one.
 
 Jobs that fail on every node say nothing of any node: nothing is held against one while the others of the
 service do no better.
@@ -25,6 +26,8 @@ DISPATCHES: Final = 8
 JOBS: Final = 3
 USERS: Final = 2
 SECONDS: Final = 3.0
+REMEMBERED: Final = 60.0
+PROBATION: Final = 30.0
 ASIDE_FIRST: Final = 15.0
 ASIDE_MOST: Final = 900.0
 LEAST_DISK: Final = 64 << 20
@@ -35,21 +38,26 @@ ENOUGH: Final = 1.5
 
 @dataclass(slots=True)
 class _State:
-    """`streak`: users of the jobs that failed at once since one went well. `until`: set aside until then, for
-    `why`. `scarce` and `says`: what its heartbeats tell."""
+    """`streak`: when, and whose, of the jobs that failed at once since one went well. `until`: set aside
+    until then, for `why`. `scarce` and `says`: what its heartbeats tell."""
 
     backoff: Backoff
     refused: int = 0
-    streak: list[int] = field(default_factory=list)
+    streak: list[tuple[float, int]] = field(default_factory=list)
     why: str = ""
     until: float = 0.0
     probation: bool = False
+    probation_until: float = 0.0
     scarce: str = ""
     says: str = ""
 
     @property
-    def fails_jobs(self) -> bool:
-        return len(self.streak) >= JOBS and len(set(self.streak)) >= USERS
+    def users(self) -> set[int]:
+        return {user for _, user in self.streak}
+
+    def fails_jobs(self, now: float) -> bool:
+        self.streak = [one for one in self.streak if now - one[0] < REMEMBERED]
+        return self.probation or (len(self.streak) >= JOBS and len(self.users) >= USERS)
 
 
 class NodeHealth:
@@ -94,15 +102,15 @@ class NodeHealth:
                 state.backoff.reset()
             return
         state = self._state(node_id)
-        state.streak = [*state.streak[-15:], user_id]
-        if not state.fails_jobs:
+        state.streak = [*state.streak[-15:], (now, user_id)]
+        if not state.fails_jobs(now):
             return
         compared = [self._states.get(one) for one in others if one != node_id]
-        if compared and all(one is not None and one.fails_jobs for one in compared):
+        if compared and all(one is not None and one.fails_jobs(now) for one in compared):
             # It is the jobs. What was held against the others for the same reason is forgotten too.
             state.probation = False
             return
-        told = f"{len(state.streak)} jobs in a row, of {len(set(state.streak))} users, failed at once"
+        told = f"{len(state.streak)} jobs in a row, of {len(state.users)} users, failed at once"
         self._put_aside(state, told, now)
 
     def left(self, node_id: str) -> None:
@@ -127,12 +135,14 @@ class NodeHealth:
         if now < state.until:
             return f"{state.why}; it is tried again in {state.until - now:.0f} s"
         if state.why:
-            state.why, state.probation = "", True
+            state.why, state.probation, state.probation_until = "", True, now + PROBATION
         return ""
 
-    def on_probation(self, node_id: str) -> bool:
+    def on_probation(self, node_id: str, now: float) -> bool:
         """Whether it gets only one job at a time."""
         state = self._states.get(node_id)
+        if state is not None and state.probation and now >= state.probation_until:
+            state.probation = False
         return state is not None and state.probation
 
     def _state(self, node_id: str) -> _State:

@@ -108,7 +108,7 @@ class Roster:
         elif view.aside is not None:
             log.info("node %s is tried again", node_id)
             self._pool.take_back(node_id)
-        self._pool.probation(node_id, self._health.on_probation(node_id))
+        self._pool.probation(node_id, self._health.on_probation(node_id, trio.current_time()))
 
     def _serves(self, node_id: str) -> bool:
         view = self._pool.look(node_id)

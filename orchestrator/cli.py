@@ -158,6 +158,7 @@ def run(serve: Callable[[Any], Awaitable[None]]) -> int:
 
     async def watch_signals(shutdown: trio.Event) -> None:
         await until_signal()
+        click.echo("stopping; this takes up to 5 s, a second Ctrl-C ends it at once", err=True)
         shutdown.set()
         await until_signal()
         # Asked twice: no more patience for requests that are under way.

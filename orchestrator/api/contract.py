@@ -80,7 +80,8 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
         if job.status is Status.KILLED:
             return json_response(status_body(job.id, Status.KILLED, TERMINATED))
         if job.status in OVER:
-            message = f"the job is {job.status} and cannot be terminated: {job.message}"
+            told = f": {job.message}" if job.message else ""
+            message = f"the job is {job.status} and cannot be terminated{told}"
             raise Refusal(409, "not_terminable", message, job_id=job.id, job_status=job.status)
         return json_response(status_body(job.id, Status.LOCKED, "the job is being terminated"))
 

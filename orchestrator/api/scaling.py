@@ -50,7 +50,7 @@ def _standing(one: ServiceScaling) -> dict[str, Any]:
         "slots_per_node": limits.slots_per_node,
         "machines": [
             {
-                "token": machine.token,
+                "token": machine.token[:8],  # the whole of it is what its node joins with
                 "id": machine.machine_id,
                 "node": machine.node_id,
                 "status": machine.state,

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from actors.lifecycle import Status
 from actors.model import Attempt, End, Heartbeat, Job, NodeRef
-from actors.node_health import ASIDE_FIRST, ASIDE_MOST, DISPATCHES, NodeHealth
+from actors.node_health import ASIDE_FIRST, ASIDE_MOST, DISPATCHES, PROBATION, NodeHealth
 from actors.ports import NodeAddress, NodeState, ServiceLimits
 from actors.roster import Roster
 from orchestrator.service_pool import ServicePool
@@ -63,16 +63,31 @@ def test_it_comes_back_on_probation_and_one_job_decides() -> None:
     found = health()
     fail(found, 1, 2, 3)
     later = ASIDE_FIRST + 1
-    assert not found.why_aside("a", later) and found.on_probation("a")
+    assert not found.why_aside("a", later) and found.on_probation("a", later)
     fail(found, 4, now=later)
-    assert found.why_aside("a", later) and not found.on_probation("a")
+    assert found.why_aside("a", later) and not found.on_probation("a", later)
     again = later + 2 * ASIDE_FIRST + 1
     assert found.why_aside("a", later + ASIDE_FIRST / 2), "longer than the first time"
     assert not found.why_aside("a", again)
     found.ended("a", 5, badly=False, others=(), now=again)
-    assert not found.on_probation("a")
+    assert not found.on_probation("a", again)
     fail(found, 1, 2)
     assert not found.why_aside("a", again)
+
+
+def test_mistakes_that_come_one_by_one_are_forgotten() -> None:
+    found = health()
+    for n in range(20):
+        fail(found, n % 4, now=n * 31.0)
+        assert not found.why_aside("a", n * 31.0)
+
+
+def test_probation_ends_with_a_job_that_runs_on() -> None:
+    found = health()
+    fail(found, 1, 2, 3)
+    later = ASIDE_FIRST + 1
+    assert not found.why_aside("a", later) and found.on_probation("a", later)
+    assert not found.on_probation("a", later + PROBATION)
 
 
 def test_it_is_never_given_up_for_ever() -> None:
