@@ -40,7 +40,7 @@ class Orchestrator:
         @app.delete("/v1/nodes/<node_id>")
         async def leave(node_id: str) -> Response:
             # Without it an orchestrator keeps a node whose jobs run: this one goes with them.
-            assert request.args == {"force": "true"}
+            assert request.args.to_dict() == {"force": "true"}
             self._put.send_nowait(("DELETE", node_id))
             return Response(status=204)
 
