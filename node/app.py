@@ -15,6 +15,7 @@ from quart import Response, json, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
+from actors.wire.bounded import BoundedConnection, BoundedRequest
 from actors.wire.errors import TooLarge, WireError
 from actors.wire.forms import status_body
 from node.draining import drain
@@ -94,6 +95,9 @@ def make_app(name: str, node_id: str) -> QuartTrio:
     """An app without routes that answers every error in the form of its page, and does nothing that was meant
     for another node."""
     app = QuartTrio(name, static_folder=None)
+    # A disk that is slower than the network must not fill the memory.
+    app.asgi_http_class = BoundedConnection
+    app.request_class = BoundedRequest
     # The body is limited where it is read, by what arrives and not by what a header claims.
     app.config["MAX_CONTENT_LENGTH"] = None
     app.config["BODY_TIMEOUT"] = None

@@ -15,8 +15,8 @@ from quart import Blueprint, Response, request
 
 from actors.ledger_port import LedgerError
 from actors.lifecycle import OVER
+from actors.wire.bounded import BoundedRequest
 from orchestrator.api import jobs, params, shapes, sse
-from orchestrator.api.connection import BoundedRequest
 from orchestrator.api.problems import Refusal, job_id, query
 from orchestrator.api.services import Api
 from orchestrator.changes import Line, Listener, Wanted

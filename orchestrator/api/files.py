@@ -15,7 +15,7 @@ import trio
 from quart import Response, request
 from quart.wrappers.response import DataBody, ResponseBody
 
-from orchestrator.api.connection import BoundedRequest
+from actors.wire.bounded import BoundedRequest
 from orchestrator.api.problems import Refusal
 from orchestrator.disk import StorageGone
 from orchestrator.opened import Opened

@@ -18,9 +18,9 @@ from actors.kernel import NoAnswer
 from actors.ledger_port import LedgerError
 from actors.lifecycle import Status
 from actors.ports import StorageError
+from actors.wire.bounded import BoundedConnection, BoundedRequest
 from actors.wire.errors import TooLarge, WireError
 from actors.wire.forms import status_body
-from orchestrator.api.connection import BoundedConnection, BoundedRequest
 from orchestrator.disk import NameRefused, StorageFull
 from orchestrator.feed import FeedFull
 from orchestrator.ledger import IdempotencyConflict, LedgerFull
