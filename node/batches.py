@@ -21,6 +21,7 @@ import outcome
 import sqlite_anyio
 import trio
 
+from actors.in_thread import in_thread
 from actors.ports import Clock
 from node.payload_rows import PUT, Row, columns_of
 from node.records import Records, sync_directory
@@ -89,19 +90,8 @@ class Batches:
         """The number of the newest change."""
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` on the real connection as one thread call.
-
-        sqlite-anyio makes a thread call of each statement and of each fetch. Its `cursor`, which is public,
-        runs a factory of ours in the connection's thread, and that may do any number of statements.
-        """
-        answers: list[T] = []
-
-        def factory(db: sqlite3.Connection) -> sqlite3.Cursor:
-            answers.append(work(db))
-            return sqlite3.Cursor(db)
-
-        await self._connection.cursor(factory)
-        return answers[0]
+        """Run `work` on the real connection as one thread call. Raises what it raises."""
+        return await in_thread(self._connection, work)
 
     @asynccontextmanager
     async def still(self) -> AsyncIterator[None]:

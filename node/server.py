@@ -7,11 +7,11 @@ import logging
 import os
 import random
 import sys
-import time
 from typing import Final
 
 import trio
 
+from actors.clock import WallClock
 from actors.kernel import Supervisor
 from actors.runner import Runner
 from actors.wire.serving import serve
@@ -35,13 +35,6 @@ STOP_GRACE: Final = 3.0
 """Seconds between SIGTERM and SIGKILL for payloads at most when the node stops: whoever stops it waits."""
 STOP_PATIENCE: Final = 1.0
 """Seconds beyond the grace that stopping the payloads may take when the node stops."""
-
-
-class WallClock:
-    """The machine's own wall clock."""
-
-    def now(self) -> float:
-        return time.time()
 
 
 async def serve_node(

@@ -40,7 +40,7 @@ from orchestrator import ledger_rules as rules
 from orchestrator.ledger_lists import JobFilter
 from orchestrator.ledger_nodes import JoinedNode
 from orchestrator.ledger_schema import MAX_ID, prepare_reader, prepare_writer
-from orchestrator.ledger_writer import DATABASE_ERRORS, LedgerFull, Writer, Writing, explain, in_thread
+from orchestrator.ledger_writer import DATABASE_ERRORS, LedgerFull, Writer, Writing, explain, on_ledger
 
 __all__ = ["IdempotencyConflict", "JobDetails", "JoinedNode", "LedgerFull", "SqliteLedger"]
 
@@ -86,10 +86,10 @@ class SqliteLedger:
             try:
                 writer = await sqlite_anyio.connect(path)
                 undo.push_async_callback(writer.close)
-                owner = await in_thread(writer, prepare_writer)
+                owner = await on_ledger(writer, prepare_writer)
                 reader = await sqlite_anyio.connect(path)
                 undo.push_async_callback(reader.close)
-                await in_thread(reader, prepare_reader)
+                await on_ledger(reader, prepare_reader)
             except LedgerError as error:
                 raise LedgerError(f"{path}: {error}") from error
             except DATABASE_ERRORS as error:
@@ -264,7 +264,7 @@ class SqliteLedger:
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Have `work` done in the thread of the connection that reads."""
-        return await in_thread(self._reader, work)
+        return await on_ledger(self._reader, work)
 
     async def write(self, work: Callable[[Writing], T]) -> T:
         """Have `work` done as one item of the writer; durable on return."""

@@ -20,6 +20,7 @@ import outcome
 import sqlite_anyio
 import trio
 
+from actors.in_thread import in_thread
 from actors.ledger_port import LedgerError
 from actors.ports import Clock
 from actors.reserve import Reserve
@@ -62,24 +63,12 @@ class _Item:
     )
 
 
-async def in_thread(connection: sqlite_anyio.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
-    """Run `work` on the real connection as one thread call.
-
-    sqlite-anyio makes a thread call (and a task group) of each statement. Its `cursor`, which is public, runs
-    a factory of ours in the connection's thread; that may do any number of statements, and no cancellation
-    interrupts it half-way. Raises LedgerError.
-    """
-    answers: list[T] = []
-
-    def factory(db: sqlite3.Connection) -> sqlite3.Cursor:
-        answers.append(work(db))
-        return sqlite3.Cursor(db)
-
+async def on_ledger(connection: sqlite_anyio.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    """`in_thread`, whose errors of the database are told as LedgerError."""
     try:
-        await connection.cursor(factory)
+        return await in_thread(connection, work)
     except DATABASE_ERRORS as error:
         raise explain(error) from error
-    return answers[0]
 
 
 class Writer:
@@ -153,7 +142,7 @@ class Writer:
 
     async def _try(self, items: Sequence[_Item]) -> None:
         now = self._clock.now()
-        answers = await in_thread(self._connection, lambda db: _batch(db, items, now))
+        answers = await on_ledger(self._connection, lambda db: _batch(db, items, now))
         for item, answer in zip(items, answers, strict=True):
             item.answer = answer
         if self._trace is not None:

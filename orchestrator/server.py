@@ -7,7 +7,6 @@ import importlib.metadata
 import logging
 import os
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ from quart_trio import QuartTrio
 
 from actors.autoscaler import AutoScaler
 from actors.cleaner import Cleaner
+from actors.clock import WallClock
 from actors.getter import Getter
 from actors.kernel import Supervisor
 from actors.messages import Committed, PoolPicture, ScalingStatus, WhyWaiting
@@ -57,13 +57,6 @@ RESTORED_GAP: Final = 1000
 
 class StartError(Exception):
     """The server cannot start here; the text says why and what to do."""
-
-
-class WallClock:
-    """The machine's own wall clock."""
-
-    def now(self) -> float:
-        return time.time()
 
 
 async def serve_orchestrator(

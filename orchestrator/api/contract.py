@@ -17,11 +17,10 @@ from orchestrator.api.problems import Refusal, job_id, json_response, unknown_jo
 from orchestrator.api.services import Api
 from orchestrator.api.uploads import Uploads
 from orchestrator.feed import FeedClosed, FeedFull
+from orchestrator.ledger_rules import UPLOADED
 from orchestrator.opened import Unreachable
 
 HEALTH_DEADLINE: Final = 5.0
-
-UPLOADED: Final = "Job successfully uploaded"
 TERMINATED: Final = "job terminated"
 
 

@@ -14,6 +14,7 @@ import trio
 import trio.testing
 from fakes.ledgers import SetClock, new_attempt, new_job, open_ledger, walk
 
+from actors.in_thread import in_thread
 from actors.ledger_port import (
     LedgerError,
     Move,
@@ -26,7 +27,6 @@ from actors.model import AttemptState, End
 from orchestrator.ledger import JobDetails, JoinedNode, LedgerFull, SqliteLedger
 from orchestrator.ledger_lists import read_changes
 from orchestrator.ledger_schema import MAX_ID, SCHEMA
-from orchestrator.ledger_writer import in_thread
 
 S = Status
 

@@ -1,0 +1,28 @@
+"""Many statements of SQLite as one thread call."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import TypeVar
+
+import sqlite_anyio
+
+T = TypeVar("T")
+
+
+async def in_thread(connection: sqlite_anyio.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Run `work` on the real connection as one thread call. Raises what it raises.
+
+    sqlite-anyio makes a thread call (and a task group) of each statement and of each fetch. Its `cursor`,
+    which is public, runs a factory of ours in the connection's thread; that may do any number of statements,
+    and no cancellation interrupts it half-way.
+    """
+    answers: list[T] = []
+
+    def factory(db: sqlite3.Connection) -> sqlite3.Cursor:
+        answers.append(work(db))
+        return sqlite3.Cursor(db)
+
+    await connection.cursor(factory)
+    return answers[0]
