@@ -16,8 +16,8 @@ from typing import Final
 import trio
 
 from actors.errands import Tools
-from actors.kernel import Actor, Backoff
-from actors.ledger_port import Change, Ledger, LedgerError, Move, MoveAttempt, Note, Outcome
+from actors.kernel import Actor
+from actors.ledger_port import Change, Ledger, Move, MoveAttempt, Note, Outcome
 from actors.lifecycle import ON_NODE, Status
 from actors.messages import AttemptHanded, Committed, NodeSeen
 from actors.model import Attempt, AttemptState, Job, NodeRef, PayloadView
@@ -37,7 +37,7 @@ from actors.ports import (
     Picture,
     ServiceLimits,
 )
-from actors.rows import Rows
+from actors.rows import LedgerPause, Rows
 from actors.tracking import Followed, Need, Step, Tracked, failed, next_step, results_size
 from actors.watching import Watching
 
@@ -89,8 +89,7 @@ class Getter(Actor):
         self._marks: dict[str, AttemptHanded] = {}
         self._owed: dict[str, Attempt] = {}
         self._owed_read = float("-inf")
-        self._ledger_trouble = Backoff(self._chance, first=0.2, most=5.0)
-        self._paused_until = 0.0
+        self._ledger_pause = LedgerPause(self._chance, log)
         live = await self._rows.begin()
         for job in live:
             self._apply(job)
@@ -110,21 +109,15 @@ class Getter(Actor):
         )
 
     async def turn(self) -> None:
-        self._watching.look()
-        self._stop_overdue()
-        if trio.current_time() < self._paused_until:
+        if self._watching.look():
+            self._stop_overdue()
+        if self._ledger_pause.lasts:
             return
-        try:
+        with self._ledger_pause.heeded():
             await self._record()
             await self._rows.missed(self._apply)
             await self._read_owed()
             await self._record()
-        except LedgerError as error:
-            delay = self._ledger_trouble.next()
-            log.warning("the ledger could not be used, again in %.1f s: %s", delay, error)
-            self._paused_until = trio.current_time() + delay
-        else:
-            self._ledger_trouble.reset()
 
     def receive(self, message: object) -> None:
         match message:

@@ -3,13 +3,43 @@ tick by reading what changed: twice, late, an old one after a newer. `Rows` lets
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import trio
 
-from actors.ledger_port import Ledger
+from actors.kernel import Backoff
+from actors.ledger_port import Ledger, LedgerError
 from actors.lifecycle import OVER
 from actors.model import Job
+from actors.ports import Chance
+
+
+class LedgerPause:
+    """The ledger's trouble is everybody's, and no crash of an actor: nothing was changed, so after an error
+    the actor lets it be for a growing while."""
+
+    def __init__(self, chance: Chance, log: logging.Logger) -> None:
+        self._backoff = Backoff(chance, first=0.2, most=5.0)
+        self._log = log
+        self._until = 0.0
+
+    @property
+    def lasts(self) -> bool:
+        return trio.current_time() < self._until
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Around the use of the ledger: a LedgerError ends it and begins a pause."""
+        try:
+            yield
+        except LedgerError as error:
+            delay = self._backoff.next()
+            self._log.warning("the ledger could not be used, again in %.1f s: %s", delay, error)
+            self._until = trio.current_time() + delay
+        else:
+            self._backoff.reset()
 
 
 class Rows:

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import trio
 
-from actors.kernel import Actor, ActorError, Backoff
+from actors.kernel import Actor, ActorError
 from actors.lane import Fate, Lane, Settled
 from actors.ledger_port import Ledger, LedgerError, Move, Outcome, Recorded
 from actors.lifecycle import Status
@@ -43,7 +43,7 @@ from actors.model import Attempt, AttemptState, Job
 from actors.ports import Chance, Dispatch, Member, Nodes, Pool, Queue, ServiceLimits, Waiting, WaitReason
 from actors.retrying import after_loss
 from actors.roster import Roster
-from actors.rows import Rows
+from actors.rows import LedgerPause, Rows
 
 log: Final = logging.getLogger("orchestrator.sender")
 
@@ -97,8 +97,7 @@ class Sender(Actor):
         self._given_up: set[str] = set()
         self._given_up_read = float("-inf")
         self._lanes: dict[str, Lane] = {}
-        self._paused_until = 0.0
-        self._ledger_trouble = Backoff(self._chance, first=0.2, most=5.0)
+        self._ledger_pause = LedgerPause(self._chance, log)
         live = await self._rows.begin()
         for attempt in await self._ledger.owed():
             if attempt.state is AttemptState.GIVEN_UP:
@@ -109,18 +108,11 @@ class Sender(Actor):
 
     async def turn(self) -> None:
         self._roster.sync()
-        try:
+        with self._ledger_pause.heeded():
             await self._rows.missed(self._apply)
             await self._end_what_cannot_run()
             await self._free_given_up()
             await self._assign()
-        except LedgerError as error:
-            # Nothing was changed; the ledger's trouble is everybody's, so it is no crash of this actor.
-            delay = self._ledger_trouble.next()
-            log.warning("the ledger could not be used, again in %.1f s: %s", delay, error)
-            self._paused_until = trio.current_time() + delay
-        else:
-            self._ledger_trouble.reset()
 
     # ------------------------------------------------------------------ mail
 
@@ -240,7 +232,7 @@ class Sender(Actor):
     # ------------------------------------------------------------------ assigning
 
     async def _assign(self) -> None:
-        if trio.current_time() < self._paused_until:
+        if self._ledger_pause.lasts:
             return
         while moves := self._next_moves():
             try:

@@ -137,7 +137,7 @@ def next_step(tracked: Tracked, node: Followed, limits: ServiceLimits | None) ->
         return Step(Move(job.id, job.status, Status.LOCKED, "being terminated", key=attempt.key))
     if view is None:
         return Step(need=Need.LOOK if _absence_counts(node, tracked) else None)
-    return Step(_progress(job, attempt, view, starts_at_once=node.has_room()))
+    return Step(_progress(job, attempt, view, node))
 
 
 def results_size(dispatch: Dispatch) -> int:
@@ -152,13 +152,13 @@ def failed(tracked: Tracked, why: str) -> Move:
     return Move(job.id, job.status, Status.FAILED, why, key=key, attempt_state=AttemptState.OVER)
 
 
-def _progress(job: Job, attempt: Attempt, view: PayloadView, *, starts_at_once: bool) -> Move | None:
+def _progress(job: Job, attempt: Attempt, view: PayloadView, node: Followed) -> Move | None:
     """What the node tells of a payload that has not ended. One that is Prepared on a node with room runs
     before that could be written down."""
     if view.status is Status.RUNNING and job.status in (Status.SUBMITTED, Status.PREPARED):
         reason = f"runs on node {attempt.node_id}"
         return Move(job.id, job.status, Status.RUNNING, reason, key=attempt.key)
-    if view.status is Status.PREPARED and job.status is Status.SUBMITTED and not starts_at_once:
+    if view.status is Status.PREPARED and job.status is Status.SUBMITTED and not node.has_room():
         reason = f"waits on node {attempt.node_id} for a slot"
         return Move(job.id, job.status, Status.PREPARED, reason, key=attempt.key)
     return None

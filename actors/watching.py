@@ -75,13 +75,14 @@ class Watching:
         self._watches: dict[NodeAddress, trio.CancelScope] = {}
         self._followers: dict[str, NodeAddress] = {}
 
-    def look(self) -> None:
-        """Follow new addresses, let removed ones go, judge who has been silent for too long."""
+    def look(self) -> bool:
+        """Follow new addresses, let removed ones go, judge once a tick who has been silent for too long.
+        Whether it judged."""
         wanted = self._addresses()
         if wanted is not self._known:
             self._known = wanted
             self._follow_addresses(wanted)
-        self._judge()
+        return self._judge()
 
     def _follow_addresses(self, wanted: Sequence[NodeAddress]) -> None:
         for address in set(self._watches) - set(wanted):
@@ -134,11 +135,11 @@ class Watching:
                 if not node.lost:
                     self._tell_sender(NodeSuspect(node.node_id, why))
 
-    def _judge(self) -> None:
+    def _judge(self) -> bool:
         now = trio.current_time()
         asleep = now - self._judged
         if asleep < self._tick:
-            return
+            return False
         self._judged = now
         for node in self._nodes():
             if asleep > 2 * self._tick + 1.0:
@@ -154,3 +155,4 @@ class Watching:
                     self._forget(node)
             elif silent >= self._suspect_after:
                 self._tell_sender(NodeSuspect(node.node_id, node.trouble))
+        return True
