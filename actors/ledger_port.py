@@ -58,7 +58,18 @@ class Note:
     message: str
 
 
-Change = Move | RecordEnd | MoveAttempt | Note
+@dataclass(frozen=True, slots=True)
+class TellProgress:
+    """What the script says of its progress, while attempt `key` is current. `fraction` is 0 to 1, or None.
+    Changes no status, and is no line of history."""
+
+    job_id: int
+    key: str
+    fraction: float | None
+    message: str = ""
+
+
+Change = Move | RecordEnd | MoveAttempt | Note | TellProgress
 
 
 class Outcome(StrEnum):

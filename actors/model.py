@@ -62,7 +62,8 @@ class Job:
     `change_seq` grows with every change of any job: who remembers the largest one it has seen can ask for
     what changed since. `attempts_used` counts attempts that may have run. `end` is the node's verdict, which
     frees the quota before the results are here. `max_runtime` 0 means no limit. `requires`: labels that its
-    node has to have, in the form of `requirements`.
+    node has to have, in the form of `requirements`. `progress` is the share that its script says is done, 0
+    to 1, None as long as it says nothing.
     """
 
     id: int
@@ -82,6 +83,8 @@ class Job:
     end: End | None = None
     ended_at: float | None = None
     requires: str = ""
+    progress: float | None = None
+    progress_message: str = ""
 
     @property
     def counts(self) -> bool:

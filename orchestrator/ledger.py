@@ -28,6 +28,7 @@ from actors.ledger_port import (
     Outcome,
     Recorded,
     RecordEnd,
+    TellProgress,
 )
 from actors.lifecycle import Status
 from actors.model import Attempt, HistoryEntry, Job
@@ -309,6 +310,8 @@ def _change(change: Change, writing: Writing) -> Recorded:
         step = rules.record_end(job, change, seq=seq, now=now)
     elif isinstance(change, Note):
         step = rules.note(job, change, seq=seq, now=now)
+    elif isinstance(change, TellProgress):
+        step = rules.tell_progress(job, change, seq=seq, now=now)
     else:
         has_open = change.attempt is not None and _attempt_exists(db, change)
         step = rules.move(job, change, has_open=has_open, seq=seq, now=now)

@@ -25,7 +25,7 @@ _JOB_COLUMNS: Final = (
     "terminate_requested, attempts_used, max_runtime, ended_at, "
     "end_status, end_message, end_exit_code, end_signal, end_started_at, end_ended_at, end_wall_seconds, "
     "end_cpu_seconds, end_peak_bytes, end_size, "
-    "a.key, a.job_id, a.n, a.node_id, a.state, a.foreign_id, requires"
+    "a.key, a.job_id, a.n, a.node_id, a.state, a.foreign_id, requires, progress, progress_message"
 )
 _CURRENT: Final = "LEFT JOIN attempts AS a ON a.key = j.attempt_key"
 JOBS: Final = f"SELECT {_JOB_COLUMNS} FROM jobs AS j {_CURRENT}"
@@ -62,6 +62,8 @@ def job_of(row: Row) -> Job:
         end=None if row[14] is None else End(Status(row[14]), *row[15:24]),
         attempt=None if row[24] is None else attempt_of(row[24:30]),
         requires="" if row[30] == "{}" else from_labels(json.loads(row[30])),
+        progress=row[31],
+        progress_message=row[32],
     )
 
 
@@ -183,7 +185,8 @@ def _update_job(db: sqlite3.Connection, job: Job) -> None:
         "UPDATE jobs SET status = ?, message = ?, change_seq = ?, updated_at = ?, ended_at = ?, "
         "terminate_requested = ?, attempts_used = ?, attempt_key = ?, end_status = ?, end_message = ?, "
         "end_exit_code = ?, end_signal = ?, end_started_at = ?, end_ended_at = ?, end_wall_seconds = ?, "
-        "end_cpu_seconds = ?, end_peak_bytes = ?, end_size = ? WHERE id = ?",
+        "end_cpu_seconds = ?, end_peak_bytes = ?, end_size = ?, progress = ?, progress_message = ? "
+        "WHERE id = ?",
         (
             job.status.value,
             job.message,
@@ -194,6 +197,8 @@ def _update_job(db: sqlite3.Connection, job: Job) -> None:
             job.attempts_used,
             job.attempt.key if job.attempt is not None else None,
             *(_end_columns(end) if end is not None else (None,) * 10),
+            job.progress,
+            job.progress_message,
             job.id,
         ),
     )

@@ -16,6 +16,7 @@ from actors.ledger_port import (
     Note,
     Outcome,
     RecordEnd,
+    TellProgress,
 )
 from actors.lifecycle import ENDED, OVER, QUOTA, Status, may_move
 from actors.model import Attempt, AttemptState, End, HistoryEntry, Job
@@ -89,6 +90,8 @@ def move(job: Job | None, change: Move, *, has_open: bool, seq: int, now: float)
         attempt=None if requeued else acting,
         end=None if requeued else end,
         ended_at=now if change.target in ENDED else job.ended_at,
+        progress=None if requeued else job.progress,
+        progress_message="" if requeued else job.progress_message,
     )
     entry = HistoryEntry(
         job_id=job.id,
@@ -130,6 +133,18 @@ def note(job: Job | None, change: Note, *, seq: int, now: float) -> Step | Outco
     if message == job.message:
         return Outcome.STALE
     return Step(replace(job, message=message, change_seq=seq, updated_at=now))
+
+
+def tell_progress(job: Job | None, change: TellProgress, *, seq: int, now: float) -> Step | Outcome:
+    """Decide on a script's word of its progress: like a note, only from the current attempt of a job that is
+    on its way, and only what is new."""
+    if job is None or job.attempt is None or job.attempt.key != change.key or job.status not in QUOTA:
+        return Outcome.STALE
+    message = storable(change.message)
+    if (change.fraction, message) == (job.progress, job.progress_message):
+        return Outcome.STALE
+    row = replace(job, progress=change.fraction, progress_message=message, change_seq=seq, updated_at=now)
+    return Step(row)
 
 
 def move_attempt(attempt: Attempt | None, change: MoveAttempt) -> Attempt | Outcome:

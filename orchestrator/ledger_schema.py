@@ -16,7 +16,14 @@ from typing import Final
 
 from actors.ledger_port import LedgerError
 from actors.lifecycle import ENDED, OVER
-from orchestrator import ledger_machines, ledger_nodes, ledger_usage
+from orchestrator import (
+    ledger_callbacks,
+    ledger_crowd,
+    ledger_machines,
+    ledger_minutes,
+    ledger_nodes,
+    ledger_usage,
+)
 
 APPLICATION_ID: Final = 0x4A4F4233
 """What `PRAGMA application_id` says of our files ("JOB3")."""
@@ -152,11 +159,19 @@ _LISTS: Final = (
     ) STRICT, WITHOUT ROWID""",
 )
 
+# Schema 5: what people look at. With tables of who waits, what each minute brought, and who is to be called.
+_LOOKS: Final = (
+    "ALTER TABLE jobs ADD COLUMN progress REAL",
+    "ALTER TABLE jobs ADD COLUMN progress_message TEXT NOT NULL DEFAULT ''",
+    "CREATE INDEX attempts_on_node ON attempts (node_id, job_id) WHERE state = 'open'",
+)
+
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     _FIRST,
     ledger_machines.TABLES,
     ledger_nodes.TABLES,
     _LISTS + ledger_usage.TABLES,
+    _LOOKS + ledger_crowd.TABLES + ledger_minutes.TABLES + ledger_callbacks.TABLES,
 )
 SCHEMA: Final = len(MIGRATIONS)
 

@@ -53,8 +53,8 @@ def job(
         "output_bytes": end.size if end is not None else None,
         "max_runtime_seconds": row.max_runtime,
         "requires": row.requires,
-        "progress": None,
-        "progress_message": None,
+        "progress": row.progress,
+        "progress_message": row.progress_message or None,
         "rerun_of": details.rerun_of,
         "files_left_out": None if left_out is None else [{"path": p, "reason": why} for p, why in left_out],
     }

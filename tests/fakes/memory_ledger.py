@@ -21,6 +21,7 @@ from actors.ledger_port import (
     Outcome,
     Recorded,
     RecordEnd,
+    TellProgress,
 )
 from actors.lifecycle import OVER, Status
 from actors.model import Attempt, AttemptState, HistoryEntry, Job
@@ -156,6 +157,8 @@ class MemoryLedger:
             step = rules.record_end(job, change, seq=self._seq + 1, now=now)
         elif isinstance(change, Note):
             step = rules.note(job, change, seq=self._seq + 1, now=now)
+        elif isinstance(change, TellProgress):
+            step = rules.tell_progress(job, change, seq=self._seq + 1, now=now)
         else:
             step = rules.move(job, change, has_open=self._blocked(change), seq=self._seq + 1, now=now)
         if isinstance(step, Outcome):

@@ -18,6 +18,7 @@ from actors.ledger_port import (
     Move,
     MoveAttempt,
     RecordEnd,
+    TellProgress,
 )
 from actors.lifecycle import JOB, QUOTA, Status
 from actors.model import Attempt, AttemptState, End
@@ -43,6 +44,8 @@ class Script:
         end = End(S.FAILED, "exit code 3", 3, None, 1.5, 2.5, 1.0, 0.5, 4096, 7)
         if key is not None and chance.random() < 0.2:
             return RecordEnd(job_id, key, end)
+        if key is not None and chance.random() < 0.15:
+            return TellProgress(job_id, key, chance.choice([None, 0.25, 1.0]), chance.choice(["", "half"]))
         source = job.status if chance.random() < 0.9 else chance.choice(list(Status))
         possible = sorted(JOB.get(source, ())) if chance.random() < 0.9 else []
         possible += 2 * [status for status in possible if status in QUOTA]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from fakes.ledgers import SetClock, new_attempt, new_job, open_ledger, walk
+from fakes.ledgers import SetClock, new_job, open_ledger, walk
 
-from actors.ledger_port import JobDetails, Move, RecordEnd
+from actors.ledger_port import JobDetails, Outcome, RecordEnd, TellProgress
 from actors.lifecycle import Status
 from actors.model import End
 from orchestrator import ledger_lists
 from orchestrator.ledger import SqliteLedger
+from orchestrator.ledger_crowd import Holder, read_crowd
 from orchestrator.ledger_lists import read_changes, read_seq
+from orchestrator.ledger_minutes import read_minutes
+from orchestrator.ledger_schema import MIGRATIONS, SCHEMA
 from orchestrator.ledger_usage import read_usage
 
 S = Status
@@ -90,39 +94,91 @@ async def test_use_is_summed_by_hour_and_outlives_the_data(ledger: SqliteLedger,
     assert await ledger.read(lambda db: read_usage(db, 0.0, 4, None)) == ([], 0.0)
 
 
-async def test_an_older_ledger_is_taken_over_with_what_it_has(tmp_path: Path) -> None:
-    import sqlite3
-
-    from orchestrator import ledger_schema
-
+@pytest.mark.parametrize("schema", range(1, SCHEMA))
+async def test_an_older_ledger_is_taken_over_with_what_it_has(schema: int, tmp_path: Path) -> None:
     path = tmp_path / "old.sqlite"
-    kept = ledger_schema.MIGRATIONS
-    async with open_ledger(path) as ledger:
-        job = await ledger.insert(new_job())
-        move = Move(job.id, S.QUEUED, S.PROCESSING, "goes", attempt=new_attempt(job))
-        await ledger.record([move])
     db = sqlite3.connect(path)
     try:
-        for statement in (
-            "DROP TRIGGER jobs_used",
-            "DROP TABLE usage",
-            "DROP TABLE pauses",
-            "DROP TABLE job_tags",
-            "DROP INDEX history_change",
-            "ALTER TABLE history DROP COLUMN change_seq",
-            "DROP INDEX jobs_name",
-            "DROP INDEX jobs_user_status",
-            "DROP INDEX jobs_user_service",
-            "DROP INDEX jobs_service_status",
-            "UPDATE jobs SET tags = '{}'",
-            "PRAGMA user_version = 3",
-        ):
-            db.execute(statement)
+        for statements in MIGRATIONS[:schema]:
+            for statement in statements:
+                db.execute(statement)
+        db.execute("INSERT INTO meta (key, value) VALUES ('owner', 'me')")
+        db.execute("UPDATE meta SET value = 3 WHERE key = 'change_seq'")
+        for number, status in enumerate(("Queued", "Processing", "Completed"), 1):
+            db.execute(
+                "INSERT INTO jobs (user_id, service, status, message, change_seq, created_at, updated_at, "
+                "storage_key, size, max_runtime) VALUES (7, 's', 'Queued', '', ?, 1, 2, ?, 5, 0)",
+                (number, f"key{number}"),
+            )
+            ended_at = 3 if status == "Completed" else None
+            db.execute(
+                "UPDATE jobs SET status = ?, ended_at = ? WHERE id = ?",
+                (status, ended_at, number),
+            )
+        db.execute(f"PRAGMA user_version = {schema}")
         db.commit()
     finally:
         db.close()
-    assert len(kept) >= 4
     async with open_ledger(path) as ledger:
-        assert await ledger.details(job.id) == JobDetails()
+        assert await ledger.details(1) == JobDetails()
         told, _ = await ledger.read(lambda db: read_changes(db, 0))
-        assert [one.job.status for one in told] == [S.PROCESSING]
+        assert [one.job.status for one in told] == [S.QUEUED, S.PROCESSING, S.COMPLETED]
+        assert [one.job.progress for one in told] == [None] * 3
+        assert await ledger.read(lambda db: read_crowd(db, None, 9)) == [Holder("s", 7, 1, 1)]
+        used, _ = await ledger.read(lambda db: read_usage(db, 0.0, None, None))
+        assert [(one.status, one.jobs) for one in used] == [(S.COMPLETED, 1)]
+        assert (await ledger.insert(new_job(7, "s"))).id == 4
+        assert await ledger.read(lambda db: read_crowd(db, None, 9)) == [Holder("s", 7, 2, 1)]
+
+
+async def test_who_fills_the_queue_is_known_without_counting(ledger: SqliteLedger) -> None:
+    jobs = [await ledger.insert(new_job(user)) for user in (1, 1, 1, 2)]
+    await ledger.insert(new_job(9, "other"))
+    await walk(ledger, jobs[0], S.PROCESSING, S.SUBMITTED, S.RUNNING)
+    wanted = [Holder("example", 1, 2, 1), Holder("example", 2, 1, 0)]
+    assert await ledger.read(lambda db: read_crowd(db, "example", 9)) == wanted
+    assert len(await ledger.read(lambda db: read_crowd(db, None, 2))) == 2
+    back = await walk(ledger, jobs[1], S.PROCESSING, S.QUEUED)
+    await walk(ledger, back, S.PROCESSING, S.SUBMITTED, S.COMPLETED, S.CLEANED)
+    await walk(ledger, jobs[3], S.KILLED)
+    wanted = [Holder("example", 1, 1, 1)]  # user 2 has nothing any more
+    assert await ledger.read(lambda db: read_crowd(db, "example", 9)) == wanted
+
+
+async def test_minutes_tell_what_happened_in_them(ledger: SqliteLedger, clock: SetClock) -> None:
+    clock.time = 6000.0
+    jobs = [await ledger.insert(new_job()) for _ in range(4)]
+    clock.time = 6070.0
+    going = await walk(ledger, jobs[0], S.PROCESSING)
+    clock.time = 6090.0
+    await walk(ledger, jobs[1], S.PROCESSING, S.SUBMITTED, S.FAILED)
+    back = await walk(ledger, going, S.QUEUED)
+    clock.time = 6130.0
+    await walk(ledger, back, S.PROCESSING, S.SUBMITTED, S.COMPLETED)
+    await walk(ledger, jobs[2], S.KILLED)
+    first, second, third = await ledger.read(lambda db: read_minutes(db, 6001.0, None))
+    assert (first.at, first.submitted, first.begun) == (6000.0, 4, 0)
+    # Its second leaving of the queue counts no more.
+    assert (second.begun, second.wait_seconds, second.longest_wait, second.failed) == (2, 160.0, 90.0, 1)
+    assert (third.begun, third.completed, third.killed) == (0, 1, 1)
+    assert await ledger.read(lambda db: read_minutes(db, 6060.0, "example")) == [second, third]
+    assert await ledger.read(lambda db: read_minutes(db, 0.0, "other")) == []
+    clock.time = 6000.0 + 2 * 86400
+    await ledger.insert(new_job())
+    (only,) = await ledger.read(lambda db: read_minutes(db, 0.0, None))
+    assert only.at == clock.time
+
+
+async def test_progress_is_the_current_attempts_alone(ledger: SqliteLedger) -> None:
+    job = await walk(ledger, await ledger.insert(new_job()), S.PROCESSING, S.SUBMITTED, S.RUNNING)
+    assert job.attempt is not None
+    half = TellProgress(job.id, job.attempt.key, 0.5, "half")
+    first, again, other = await ledger.record([half, half, TellProgress(job.id, "f" * 32, 0.9)])
+    assert (first.outcome, again.outcome, other.outcome) == (Outcome.DONE, Outcome.STALE, Outcome.STALE)
+    assert first.job is not None
+    assert (first.job.progress, first.job.progress_message) == (0.5, "half")
+    assert first.job.change_seq > job.change_seq
+    told, _ = await ledger.read(lambda db: read_changes(db, job.change_seq))
+    assert [(one.entry, one.job.progress) for one in told] == [(None, 0.5)]
+    back = await walk(ledger, first.job, S.QUEUED)
+    assert (back.progress, back.progress_message) == (None, "")

@@ -15,6 +15,7 @@ from actors.ledger_port import (
     Outcome,
     Recorded,
     RecordEnd,
+    TellProgress,
 )
 from actors.lifecycle import JOB, OVER, QUOTA, Status
 from actors.model import Attempt, AttemptState, Job
@@ -55,6 +56,8 @@ class Checks:
             self._own_end(change.job_id, change.key, change.end.status)
         elif isinstance(change, Note):
             self._world.note(f"job {change.job_id}: {change.message}")
+        elif isinstance(change, TellProgress):
+            self._world.note(f"job {change.job_id}: {change.fraction} {change.message}")
         self._count(answer.job)
 
     def _moved(self, move: Move, job: Job) -> None:

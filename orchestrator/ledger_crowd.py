@@ -1,0 +1,66 @@
+"""Who has jobs that wait and jobs that are under way: a table of schema 5 that each job's moves keep, so that
+nobody walks through the queue to know who fills it. A row goes with its last job."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+_UNDER_WAY: Final = "('Processing', 'Submitted', 'Prepared', 'Running', 'Locked')"
+
+
+def _adds(row: str, sign: str) -> str:
+    """A statement that counts a job's row in (`+`) or out (`-`)."""
+    return (
+        f"UPDATE crowd SET queued = queued {sign} ({row}.status = 'Queued'), "
+        f"under_way = under_way {sign} ({row}.status IN {_UNDER_WAY}) "
+        f"WHERE service = {row}.service AND user_id = {row}.user_id;"
+    )
+
+
+TABLES: Final = (
+    """CREATE TABLE crowd (
+        service TEXT NOT NULL,
+        user_id INTEGER NOT NULL,
+        queued INTEGER NOT NULL DEFAULT 0,
+        under_way INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (service, user_id)
+    ) STRICT, WITHOUT ROWID""",
+    f"""INSERT INTO crowd SELECT service, user_id, sum(status = 'Queued'), sum(status IN {_UNDER_WAY})
+        FROM jobs WHERE status = 'Queued' OR status IN {_UNDER_WAY} GROUP BY 1, 2""",
+    """CREATE TRIGGER jobs_crowd_new AFTER INSERT ON jobs BEGIN
+        INSERT INTO crowd (service, user_id, queued) VALUES (new.service, new.user_id, 1)
+            ON CONFLICT DO UPDATE SET queued = queued + 1;
+    END""",
+    f"""CREATE TRIGGER jobs_crowd_moved AFTER UPDATE OF status ON jobs
+        WHEN (old.status = 'Queued') <> (new.status = 'Queued')
+            OR (old.status IN {_UNDER_WAY}) <> (new.status IN {_UNDER_WAY}) BEGIN
+        {_adds("old", "-")}
+        {_adds("new", "+")}
+        DELETE FROM crowd
+            WHERE service = new.service AND user_id = new.user_id AND queued = 0 AND under_way = 0;
+    END""",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """How many jobs of a user wait for a service, and how many are under way."""
+
+    service: str
+    user_id: int
+    queued: int
+    under_way: int
+
+
+def read_crowd(db: sqlite3.Connection, service: str | None, limit: int) -> Sequence[Holder]:
+    """Those with most jobs that wait first."""
+    where, given = ("WHERE service = ?", (service,)) if service is not None else ("", ())
+    found = db.execute(
+        f"SELECT service, user_id, queued, under_way FROM crowd {where} "
+        "ORDER BY queued DESC, under_way DESC, service, user_id LIMIT ?",
+        (*given, limit),
+    )
+    return [Holder(*row) for row in found]
