@@ -124,7 +124,8 @@ class NodeView:
 
     `contact` is the state without our own orders; these are `draining` and `aside`, with their reasons.
     `joined`: by itself; `machine` is then the token of the machine it runs on, if scaling has made it.
-    `heard_at`: when it was last heard, in monotonic seconds; None if not yet."""
+    `heard_at`: when it was last heard, in monotonic seconds; None if not yet. `jobs_ended` there since the
+    server started, of which `jobs_failed` did."""
 
     node: NodeRef
     state: NodeState
@@ -144,6 +145,8 @@ class NodeView:
     machine: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     heard_at: float | None = None
+    jobs_ended: int = 0
+    jobs_failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,8 @@ class Roster:
         self._touched: dict[str, float] = {}
         self._drained: dict[str, float] = {}
         self._left: dict[str, None] = {}
+        self._ended: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
         self._health = NodeHealth(chance)
 
     # ------------------------------------------------------------------ who there is
@@ -62,8 +64,15 @@ class Roster:
             self._pool.forget(node_id)
             self._left[node_id] = None
             self._health.left(node_id)
-            for times in (self._since, self._heard, self._touched, self._drained):
-                times.pop(node_id, None)
+            for known_of in (
+                self._since,
+                self._heard,
+                self._touched,
+                self._drained,
+                self._ended,
+                self._failed,
+            ):
+                known_of.pop(node_id, None)
         for node_id in list(self._left)[:-REMEMBERED]:
             del self._left[node_id]
         for node_id, member in self._members.items():
@@ -157,6 +166,8 @@ class Roster:
 
     def _note_end(self, job: Job, node_id: str) -> None:
         """A job's end tells something of its node too: one that failed at once may not be to blame."""
+        self._ended[node_id] += 1
+        self._failed[node_id] += job.status is Status.FAILED
         end = job.end
         if end is None or job.status not in (Status.COMPLETED, Status.FAILED):
             return
@@ -200,7 +211,16 @@ class Roster:
 
     def views(self) -> tuple[NodeView, ...]:
         self.sync()
-        return tuple(replace(view, heard_at=self._heard.get(view.node.node_id)) for view in self._pool.view())
+        return tuple(self._view(view) for view in self._pool.view())
+
+    def _view(self, view: NodeView) -> NodeView:
+        node_id = view.node.node_id
+        return replace(
+            view,
+            heard_at=self._heard.get(node_id),
+            jobs_ended=self._ended[node_id],
+            jobs_failed=self._failed[node_id],
+        )
 
     def machines_fit(self, service: str) -> Callable[[str], bool]:
         """Whether a machine that scaling makes for a service has what jobs require, going by those that it

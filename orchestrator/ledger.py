@@ -38,7 +38,6 @@ from actors.scaling_port import DecisionRecord, MachineRecord
 from orchestrator import ledger_lists, ledger_machines, ledger_nodes
 from orchestrator import ledger_rows as rows
 from orchestrator import ledger_rules as rules
-from orchestrator.ledger_lists import JobFilter
 from orchestrator.ledger_nodes import JoinedNode
 from orchestrator.ledger_schema import MAX_ID, prepare_reader, prepare_writer
 from orchestrator.ledger_writer import DATABASE_ERRORS, LedgerFull, Writer, Writing, explain, on_ledger
@@ -211,21 +210,6 @@ class SqliteLedger:
             return [key for key in storage_keys if key not in known]
 
         return await self.read(read)
-
-    async def list_jobs(
-        self,
-        user: int | None = None,
-        service: str | None = None,
-        status: Status | None = None,
-        before_id: int | None = None,
-        limit: int = 50,
-        *,
-        name: str | None = None,
-        tag: str | None = None,
-    ) -> Sequence[Job]:
-        """Jobs, newest first. The next page begins before the last id of this one."""
-        wanted = JobFilter(user, service, status, name, tag)
-        return await self.read(lambda db: ledger_lists.read_list(db, wanted, before_id, limit))
 
     async def find_idempotent(self, key: str) -> tuple[Job, str | None] | None:
         """The job that was stored with this idempotency key, and the fingerprint of its content."""

@@ -7,9 +7,10 @@ filters there is one.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from actors.ledger_port import JobDetails
@@ -24,15 +25,30 @@ WINDOW: Final = 1000
 _LINES: Final = "SELECT change_seq, job_id, at, source, target, reason, node_id, attempt_n FROM history"
 
 
+LOOKED_THROUGH: Final = 10_000
+"""Jobs that one search looks through."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """What a list is narrowed to; None: not by this."""
+    """What a list is narrowed to; None: not by this. `node`: jobs that are there now. `search`: a part of the
+    name or of a tag, upper and lower case alike, or the number of the job or of its user."""
 
     user: int | None = None
     service: str | None = None
     status: Status | None = None
     name: str | None = None
     tag: str | None = None
+    node: str | None = None
+    search: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Some jobs of a list. The next page has ids below `before`; None if there is none."""
+
+    jobs: Sequence[Job]
+    before: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +62,74 @@ class Told:
     entry: HistoryEntry | None
 
 
-def read_list(db: sqlite3.Connection, wanted: JobFilter, before: int | None, limit: int) -> Sequence[Job]:
-    """The newest jobs that fit, with ids below `before`."""
-    conditions: dict[str, Any] = {
-        "j.user_id = ?": wanted.user,
-        "j.service = ?": wanted.service,
-        "j.status = ?": wanted.status.value if wanted.status is not None else None,
-        "j.name = ?": wanted.name,
+def read_list(db: sqlite3.Connection, wanted: JobFilter, before: int | None, limit: int) -> JobPage:
+    """The newest jobs that fit, with ids below `before`. A search looks through a bounded number of jobs: its
+    page may have few or none though more follow. The job whose number is searched for comes first of all."""
+    if wanted.search is None:
+        found = _read(db, wanted, before, None, limit + 1)
+        return JobPage(found[:limit], found[limit - 1].id if len(found) > limit else None)
+    top = before if before is not None else _newest_id(db) + 1
+    bottom = max(0, top - LOOKED_THROUGH)
+    found = _read(db, wanted, top, bottom, limit + 2)  # one of them may be the one that comes first
+    exact = _exactly(db, wanted)
+    rest = [job for job in found if exact is None or job.id != exact.id]
+    first = [exact] if exact is not None and before is None else []
+    jobs = [*first, *rest][:limit]
+    if len(first) + len(rest) > limit:
+        return JobPage(jobs, jobs[-1].id if jobs[len(first) :] else top)
+    return JobPage(jobs, bottom + 1 if bottom else None)
+
+
+def _read(
+    db: sqlite3.Connection, wanted: JobFilter, before: int | None, after: int | None, limit: int
+) -> list[Job]:
+    conditions: dict[str, Sequence[Any] | None] = {
+        "j.user_id = ?": _one(wanted.user),
+        "j.service = ?": _one(wanted.service),
+        "j.status = ?": _one(wanted.status.value if wanted.status is not None else None),
+        "j.name = ?": _one(wanted.name),
+        _SEARCHED: None if wanted.search is None else (wanted.search, wanted.search, _number(wanted.search)),
     }
-    if wanted.tag is None:
-        jobs, order = rows.JOBS, "j.id"
-        conditions["j.id < ?"] = before
+    # From the node or the tag to the jobs: CROSS keeps the planner from turning it round and sorting.
+    if wanted.node is not None:
+        jobs, number = rows.JOBS_ON_NODE, "o.job_id"
+        conditions |= {"o.node_id = ?": (wanted.node,), "o.state = 'open'": ()}
+        conditions["EXISTS (SELECT 1 FROM job_tags WHERE tag = ? AND job_id = j.id)"] = _one(wanted.tag)
+    elif wanted.tag is not None:
+        jobs, number = rows.JOBS_TAGGED, "t.job_id"
+        conditions["t.tag = ?"] = (wanted.tag,)
     else:
-        # From the tag to its jobs: CROSS keeps the planner from turning it round and sorting.
-        jobs, order = rows.JOBS_TAGGED, "t.job_id"
-        conditions |= {"t.tag = ?": wanted.tag, "t.job_id < ?": before}
-    given = {condition: value for condition, value in conditions.items() if value is not None}
+        jobs, number = rows.JOBS, "j.id"
+    conditions |= {f"{number} < ?": _one(before), f"{number} > ?": _one(after)}
+    given = {condition: values for condition, values in conditions.items() if values is not None}
     where = f"WHERE {' AND '.join(given)}" if given else ""
-    statement = f"{jobs} {where} ORDER BY {order} DESC LIMIT ?"
-    return [rows.job_of(row) for row in db.execute(statement, (*given.values(), limit))]
+    values = [value for some in given.values() for value in some]
+    statement = f"{jobs} {where} ORDER BY {number} DESC LIMIT ?"
+    return [rows.job_of(row) for row in db.execute(statement, (*values, limit))]
+
+
+_SEARCHED: Final = "(instr(lower(j.name), lower(?)) OR instr(lower(j.tags), lower(?)) OR j.user_id = ?)"
+
+
+def _one(value: Any) -> tuple[Any] | None:
+    return None if value is None else (value,)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII) else None
+
+
+def _newest_id(db: sqlite3.Connection) -> int:
+    return int(db.execute("SELECT coalesce(max(id), 0) FROM jobs").fetchone()[0])
+
+
+def _exactly(db: sqlite3.Connection, wanted: JobFilter) -> Job | None:
+    """The job that has the number which is searched for, if it fits the rest."""
+    number = _number(wanted.search or "")
+    if number is None or number < 1:
+        return None
+    found = _read(db, replace(wanted, search=None), number + 1, number - 1, 1)
+    return found[0] if found else None
 
 
 def read_details(db: sqlite3.Connection, job_ids: Sequence[int]) -> Mapping[int, JobDetails]:

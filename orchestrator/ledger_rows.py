@@ -35,6 +35,11 @@ JOBS_TAGGED: Final = (
     f"SELECT {_JOB_COLUMNS} FROM job_tags AS t CROSS JOIN jobs AS j ON j.id = t.job_id {_CURRENT}"
 )
 
+JOBS_ON_NODE: Final = (
+    f"SELECT {_JOB_COLUMNS} FROM attempts AS o INDEXED BY attempts_on_node "
+    f"CROSS JOIN jobs AS j ON j.id = o.job_id AND j.attempt_key = o.key {_CURRENT}"
+)
+
 # The planner would often rather take another index and sort; what it cannot use here is an error.
 JOBS_LIVE: Final = f"SELECT {_JOB_COLUMNS} FROM jobs AS j INDEXED BY jobs_live {_CURRENT} WHERE {IS_LIVE}"
 JOBS_ENDED: Final = f"SELECT {_JOB_COLUMNS} FROM jobs AS j INDEXED BY jobs_ended {_CURRENT} WHERE {IS_ENDED}"

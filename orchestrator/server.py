@@ -302,6 +302,7 @@ async def _start(
             registry=registry,
             scaling=scaling,
             changes=changes,
+            clock=clock,
             pauses=pauses,
             clean=cleaner.clean_now,
             upload_limit=settings.upload_limit,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from quart_trio import QuartTrio
 
 from orchestrator.api import (
+    activity,
     contract,
+    dashboard,
     events,
     job_files,
     logs,
@@ -27,9 +29,10 @@ def create_app(services: Api) -> QuartTrio:
     """The ASGI app with all routes, on what `services` holds."""
     app = make_app()
     app.register_blueprint(contract.blueprint(services))
-    for part in (v1, job_files, logs, events, orders, service_routes, usage):
+    for part in (v1, job_files, logs, events, orders, service_routes, usage, activity):
         app.register_blueprint(part.blueprint(services))
     app.register_blueprint(nodes.blueprint(services))
     app.register_blueprint(scaling.blueprint(services))
     app.register_blueprint(pages.blueprint(services.version))
+    app.register_blueprint(dashboard.blueprint())
     return app

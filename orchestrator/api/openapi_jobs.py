@@ -78,6 +78,13 @@ def _jobs() -> dict[str, Any]:
                 query("service", "Only this service's", _TEXT),
                 query("status", "Only in this state", {"$ref": "#/components/schemas/Status"}),
                 query("name", "Only of this name", _TEXT),
+                query("node", "Only those that are on this node now", _TEXT),
+                query(
+                    "search",
+                    "A part of the name or of a tag, or the number of the job or of its user. A page may "
+                    "have few jobs or none and still be followed by a `next`",
+                    _TEXT,
+                ),
                 query("tag", "Only with this tag", _TEXT),
                 _CURSOR,
                 query(

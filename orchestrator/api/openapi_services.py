@@ -8,6 +8,7 @@ from orchestrator.api.openapi_parts import answer, json, listed, operation, prob
 
 _TEXT: Final = {"type": "string"}
 _SERVICE: Final = {"$ref": "#/components/schemas/Service"}
+_HOLDER: Final = {"$ref": "#/components/schemas/Holder"}
 _NAME: Final = {"name": "name", "in": "path", "required": True, "schema": _TEXT}
 
 
@@ -23,7 +24,29 @@ def paths() -> dict[str, Any]:
     unavailable = problems(_400="A bad or unknown parameter", _503="Not available now")
     of_one = {"200": answer("The service", json(_SERVICE)), **unavailable, **problems(_404="Unknown service")}
     order = {**of_one, **problems(_413="The body is too large", _422="A bad field")}
+    activity = listed({"$ref": "#/components/schemas/Minute"})
+    activity["properties"]["since"] = {"type": "string", "format": "date-time"}
     return {
+        "/v1/queue": {
+            "get": operation(
+                "queue",
+                "Who has jobs that wait or are under way, those with most waiting first",
+                "v1",
+                {"200": answer("Users by service", json(listed(_HOLDER))), **unavailable},
+                query("service", "Only this service's", _TEXT),
+                query("limit", "At most so many", {"type": "integer", "minimum": 1, "maximum": 500}),
+            )
+        },
+        "/v1/activity": {
+            "get": operation(
+                "activity",
+                "What each minute brought, by service; minutes without anything are left out. Kept for a day",
+                "v1",
+                {"200": answer("Minutes, the oldest first", json(activity)), **unavailable},
+                query("since", "A time, RFC 3339 or seconds since 1970; an hour ago if left out", _TEXT),
+                query("service", "Only this service's", _TEXT),
+            )
+        },
         "/v1/services": {
             "get": operation(
                 "services",

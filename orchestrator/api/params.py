@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 from actors.lifecycle import Status
@@ -43,6 +44,20 @@ def seconds(given: Mapping[str, str], name: str, most: float) -> float:
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text, re.ASCII) or float(text) > most:
         raise bad(name, text, f"a number of seconds up to {most:g}")
     return float(text)
+
+
+def since(given: Mapping[str, str], default: float) -> float:
+    """Wall-clock seconds."""
+    text = given.get("since")
+    if text is None:
+        return default
+    if re.fullmatch(r"[0-9]{1,11}(\.[0-9]{1,6})?", text, re.ASCII):
+        return float(text)
+    try:
+        at = datetime.fromisoformat(text)
+        return max(0.0, (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError):
+        raise bad("since", text, "a time such as 2026-01-31T12:00:00Z, or seconds since 1970,") from None
 
 
 def flag(given: Mapping[str, str], name: str) -> bool:

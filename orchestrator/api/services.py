@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from actors.ledger_port import Ledger
 from actors.lifecycle import Status
 from actors.model import Attempt, Job, NodeRef
-from actors.ports import NodeView, ServiceLimits, Waiting
+from actors.ports import Clock, NodeView, ServiceLimits, Waiting
 from actors.scaling_port import DecisionRecord, ServiceScaling
 from orchestrator.changes import Changes
 from orchestrator.feed import Feed
@@ -56,18 +56,6 @@ class NodeFiles(Protocol):
 class Archive(Protocol):
     """What the routes read of the ledger beyond the actors' port."""
 
-    async def list_jobs(
-        self,
-        user: int | None = None,
-        service: str | None = None,
-        status: Status | None = None,
-        before_id: int | None = None,
-        limit: int = 50,
-        *,
-        name: str | None = None,
-        tag: str | None = None,
-    ) -> Sequence[Job]: ...
-
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Have `work` done in the thread of the ledger's connection that reads."""
         ...
@@ -98,6 +86,7 @@ class Api:
     registry: NodeRegistry
     scaling: Callable[[], Awaitable[Sequence[ServiceScaling]]]
     changes: Changes
+    clock: Clock
     pauses: Pauses
     clean: Callable[[Job], Awaitable[Job | None]]
     upload_limit: int = 400 << 20

@@ -108,6 +108,8 @@ def node(view: NodeView, now: float) -> dict[str, Any]:
         "services": list(view.services),
         "slots": view.slots,
         "held": view.held,
+        "jobs_ended": view.jobs_ended,
+        "jobs_failed": view.jobs_failed,
         "others": view.others,
         "load": view.load,
         "free_disk_bytes": view.free_disk,

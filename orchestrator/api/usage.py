@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import trio
@@ -35,7 +33,7 @@ def blueprint(api: Api) -> Blueprint:
     async def usage() -> Response:
         given = query("since", "user", "service")
         user, service = params.signed(given, "user"), params.known_text(given, "service")
-        since = _since(given)
+        since = params.since(given, 0.0)
         used, begin = await api.archive.read(lambda db: read_usage(db, since, user, service))
         return json_response({"items": _by_user(used), "next": None, "since": rfc3339(begin)})
 
@@ -51,22 +49,6 @@ def blueprint(api: Api) -> Blueprint:
         return json_response(body, 200 if is_ready else 503)
 
     return page
-
-
-def _since(given: Mapping[str, str]) -> float:
-    """Wall-clock seconds; everything if it is not there."""
-    text = given.get("since")
-    if text is None:
-        return 0.0
-    if re.fullmatch(r"[0-9]{1,11}(\.[0-9]{1,6})?", text, re.ASCII):
-        return float(text)
-    try:
-        at = datetime.fromisoformat(text)
-        return max(0.0, (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp())
-    except (ValueError, OverflowError):
-        raise params.bad(
-            "since", text, "a time such as 2026-01-31T12:00:00Z, or seconds since 1970,"
-        ) from None
 
 
 def _by_user(used: Iterable[Used]) -> list[dict[str, Any]]:

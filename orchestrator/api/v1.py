@@ -15,7 +15,7 @@ from orchestrator.api import jobs, params, shapes
 from orchestrator.api.problems import Refusal, job_id, json_response, query
 from orchestrator.api.services import Api
 from orchestrator.feed import FeedClosed
-from orchestrator.ledger_lists import read_seq
+from orchestrator.ledger_lists import JobFilter, read_list, read_seq
 
 MOST_WAIT: Final = 300.0
 """Seconds that one request may wait for a change."""
@@ -29,21 +29,22 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
 
     @page.get("/jobs")
     async def list_jobs() -> Response:
-        given = query("user", "service", "status", "name", "tag", "cursor", "limit")
+        given = query("user", "service", "status", "name", "tag", "node", "search", "cursor", "limit")
         limit = params.whole(given, "limit", 1, MOST_PAGE, PAGE)
-        version = await api.archive.read(read_seq)
-        rows = await api.archive.list_jobs(
+        before = params.at_cursor(given, "j")
+        wanted = JobFilter(
             user=params.signed(given, "user"),
             service=params.known_text(given, "service"),
             status=params.status(given),
-            before_id=params.at_cursor(given, "j"),
-            limit=limit + 1,
             name=params.known_text(given, "name"),
             tag=params.known_text(given, "tag"),
+            node=params.known_text(given, "node"),
+            search=params.known_text(given, "search") or None,
         )
-        more, rows = len(rows) > limit, rows[:limit]
-        items = await jobs.told(api, rows)
-        after = params.cursor("j", rows[-1].id) if more else None
+        version = await api.archive.read(read_seq)
+        found = await api.archive.read(lambda db: read_list(db, wanted, before, limit))
+        items = await jobs.told(api, found.jobs)
+        after = None if found.before is None else params.cursor("j", found.before)
         return json_response({"items": items, "next": after, "version": version})
 
     @page.get("/jobs/<number>")

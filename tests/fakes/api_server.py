@@ -216,6 +216,7 @@ async def api_server(
             registry=registry,
             scaling=no_scaling,
             changes=changes,
+            clock=clock,
             pauses=pauses,
             clean=Cleaner(ledger=ledger, storage=storage, clock=clock, max_age=1e6).clean_now,
             upload_limit=upload_limit,

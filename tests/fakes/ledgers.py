@@ -17,6 +17,7 @@ from actors.ledger_port import (
 from actors.lifecycle import Status
 from actors.model import Attempt, Job
 from orchestrator.ledger import SqliteLedger
+from orchestrator.ledger_lists import JobFilter, read_list
 
 _numbers = itertools.count(1)
 
@@ -65,3 +66,11 @@ async def walk(ledger: Ledger, job: Job, *targets: Status) -> Job:
         assert answer.job is not None
         job = answer.job
     return job
+
+
+async def list_jobs(
+    ledger: SqliteLedger, before_id: int | None = None, limit: int = 50, **narrowed: object
+) -> list[Job]:
+    """A page of jobs, newest first."""
+    wanted = JobFilter(**narrowed)  # type: ignore[arg-type]  # keywords of any kind
+    return list((await ledger.read(lambda db: read_list(db, wanted, before_id, limit))).jobs)

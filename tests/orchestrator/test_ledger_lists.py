@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
-from fakes.ledgers import SetClock, new_job, open_ledger, walk
+from fakes.ledgers import SetClock, list_jobs, new_job, open_ledger, walk
 
 from actors.ledger_port import JobDetails, Outcome, RecordEnd, TellProgress
 from actors.lifecycle import Status
@@ -15,7 +16,7 @@ from actors.model import End
 from orchestrator import ledger_lists
 from orchestrator.ledger import SqliteLedger
 from orchestrator.ledger_crowd import Holder, read_crowd
-from orchestrator.ledger_lists import read_changes, read_seq
+from orchestrator.ledger_lists import JobFilter, read_changes, read_list, read_seq
 from orchestrator.ledger_minutes import read_minutes
 from orchestrator.ledger_schema import MIGRATIONS, SCHEMA
 from orchestrator.ledger_usage import read_usage
@@ -38,12 +39,57 @@ async def test_names_and_tags_narrow_a_list(ledger: SqliteLedger) -> None:
     plain = await ledger.insert(new_job())
     one = await ledger.insert(new_job(details=JobDetails("dock", ("a", "b"))))
     two = await ledger.insert(new_job(user=8, details=JobDetails("dock", ("b",))))
-    assert await ledger.list_jobs(name="dock") == [two, one]
-    assert await ledger.list_jobs(tag="b") == [two, one]
-    assert await ledger.list_jobs(tag="b", before_id=two.id) == [one]
-    assert await ledger.list_jobs(tag="a", user=8) == []
-    assert await ledger.list_jobs(tag="b", user=8, name="dock", status=S.QUEUED) == [two]
-    assert plain not in await ledger.list_jobs(name="dock")
+    assert await list_jobs(ledger, name="dock") == [two, one]
+    assert await list_jobs(ledger, tag="b") == [two, one]
+    assert await list_jobs(ledger, tag="b", before_id=two.id) == [one]
+    assert await list_jobs(ledger, tag="a", user=8) == []
+    assert await list_jobs(ledger, tag="b", user=8, name="dock", status=S.QUEUED) == [two]
+    assert plain not in await list_jobs(ledger, name="dock")
+
+
+async def test_jobs_are_listed_by_the_node_that_they_are_on(ledger: SqliteLedger) -> None:
+    first, second, third = [await ledger.insert(new_job(user)) for user in (1, 2, 3)]
+    await walk(ledger, first, S.PROCESSING, S.SUBMITTED, S.RUNNING)
+    third = await walk(ledger, third, S.PROCESSING, S.SUBMITTED)
+    assert [job.id for job in await list_jobs(ledger, node="node-a")] == [third.id, first.id]
+    assert [job.id for job in await list_jobs(ledger, node="node-a", user=1)] == [first.id]
+    assert await list_jobs(ledger, node="node-a", tag="none") == []
+    assert await list_jobs(ledger, node="node-b") == []
+    await walk(ledger, third, S.FAILED)
+    assert [job.id for job in await list_jobs(ledger, node="node-a")] == [first.id]
+    assert second.id not in [job.id for job in await list_jobs(ledger, node="node-a")]
+
+
+async def pages(ledger: SqliteLedger, limit: int, **narrowed: object) -> list[list[int]]:
+    wanted, before, found = JobFilter(**narrowed), None, []  # type: ignore[arg-type]  # keywords of any kind
+    while True:
+        page = await ledger.read(lambda db, at=before: read_list(db, wanted, at, limit))
+        found.append([job.id for job in page.jobs])
+        assert len(found) < 50
+        if page.before is None:
+            return found
+        assert before is None or page.before < before
+        before = page.before
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 50])
+@pytest.mark.parametrize("window", [2, 3, 1000])
+async def test_a_search_finds_each_job_once_however_it_is_paged(
+    ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch, limit: int, window: int
+) -> None:
+    monkeypatch.setattr(ledger_lists, "LOOKED_THROUGH", window)
+    for number in range(1, 15):
+        name = "Dock 5" if number % 4 == 0 else None
+        tags = ("redocking",) if number == 7 else ()
+        await ledger.insert(new_job(5 if number == 11 else 6, details=JobDetails(name, tags)))
+    found = await pages(ledger, limit, search="dock")
+    assert all(len(page) <= limit for page in found)
+    assert list(chain(*found)) == [12, 8, 7, 4]
+    # The job of that number first, then what has it in its name or as its user.
+    assert list(chain(*await pages(ledger, limit, search="5"))) == [5, 12, 11, 8, 4]
+    assert list(chain(*await pages(ledger, limit, search="5", user=5))) == [11]
+    assert list(chain(*await pages(ledger, limit, search="%"))) == []
+    assert list(chain(*await pages(ledger, limit, search="-3"))) == []
 
 
 async def test_every_transition_is_told_once_and_in_order(

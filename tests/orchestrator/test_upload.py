@@ -12,7 +12,7 @@ import httpx
 import pytest
 import trio
 from fakes.api_server import Server, api_server, form, status_body
-from fakes.ledgers import open_ledger
+from fakes.ledgers import list_jobs, open_ledger
 
 from actors.ledger_port import LedgerError
 from actors.ports import ServiceLimits
@@ -402,7 +402,7 @@ async def test_clients_that_hang_up_at_any_moment_leave_no_half_of_a_job(tmp_pat
                 nursery.start_soon(server.post, RUN)
         incoming = server.storage.root / "incoming"
     async with open_ledger(tmp_path / "db.sqlite") as ledger:
-        rows = {job.storage_key for job in await ledger.list_jobs(limit=500)}
+        rows = {job.storage_key for job in await list_jobs(ledger, limit=500)}
     assert len(rows) >= 20
     assert {path.name for path in (incoming.parent / "jobs").glob("*/*")} == rows
     assert not list(incoming.iterdir())

@@ -264,3 +264,27 @@ async def test_readiness_names_what_does_not_work(server: Server, monkeypatch: p
     server.feed.close()
     body = await get(server, "/ready", 503)
     assert body["status"] == "not ready" and "server" in body["checks"]
+
+
+async def test_it_is_told_who_fills_the_queue_and_what_each_minute_brought(server: Server) -> None:
+    first = await server.upload(**{"run.sh": b"true"})
+    second = await server.upload(**{"run.sh": b"true"})
+    who = {"service": "example", "user_id": 1, "queued": 2, "under_way": 0}
+    assert (await get(server, "/v1/queue"))["items"] == [who]
+    server.clock.time += 6.0
+    await walk(server.ledger, first, S.PROCESSING, S.SUBMITTED, S.RUNNING)
+    assert (await get(server, "/v1/queue?service=example&limit=1"))["items"] == [
+        who | {"queued": 1, "under_way": 1}
+    ]
+    on_node = (await get(server, "/v1/jobs?node=node-a"))["items"]
+    assert [item["id"] for item in on_node] == [first.id]
+    found = (await get(server, f"/v1/jobs?search={second.id}"))["items"]
+    assert found[0]["id"] == second.id
+    body = await get(server, "/v1/activity")
+    assert sum(item["submitted"] for item in body["items"]) == 2
+    (begun,) = (item for item in body["items"] if item["begun"])
+    assert (begun["begun"], begun["mean_wait_seconds"], begun["longest_wait_seconds"]) == (1, 6.0, 6.0)
+    server.clock.time += 7200.0
+    assert (await get(server, "/v1/activity"))["items"] == []
+    for bad in ("queue?limit=0", "queue?user=1", "activity?since=soon", "jobs?search=%00"):
+        assert (await server.client.get(f"/v1/{bad}")).status_code == 400
