@@ -136,3 +136,19 @@ async def test_a_node_of_the_settings_is_nobody_s_machine(mock_clock: MockClock)
     assert (fact.machine, fact.slots, fact.lost) == (None, 4, False)
     house.roster.lost("x", "silent")
     assert house.fact("x").lost
+
+
+async def test_what_ended_on_a_node_is_counted_while_it_is_a_member(mock_clock: MockClock) -> None:
+    house = House(A)
+    house.roster.seen(NODE_A, Heartbeat(slots=2))
+    for status in (S.COMPLETED, S.FAILED, S.KILLED):
+        house.roster.apply(job(S.RUNNING))
+        house.roster.apply(job(status))
+        house.roster.apply(job(status))  # a row may come twice
+    (view,) = house.roster.views()
+    assert (view.jobs_ended, view.jobs_failed) == (3, 1)
+    house.members = ()
+    house.roster.sync()
+    house.members = (A,)
+    (view,) = house.roster.views()
+    assert (view.jobs_ended, view.jobs_failed) == (0, 0)
