@@ -127,6 +127,7 @@ class Server:
     services: dict[str, ServiceLimits]
     clock: SetClock
     pauses: Pauses
+    scaled: list[ServiceScaling]
 
     async def post(self, *parts: str | bytes, user: str = "1", service: str = "example") -> httpx.Response:
         """Each part: what follows `form-data; `, a bar, the body. As in the cases' `mp`."""
@@ -182,6 +183,7 @@ async def api_server(
     clock, feed, nodes = SetClock(), Feed(), FakeNodes()
     whys: dict[int, Waiting] = {}
     views: list[NodeView] = []
+    scaled: list[ServiceScaling] = []
     storage = Storage(path / "data", clock)
     await storage.open()
     shutdown = trio.Event()
@@ -189,8 +191,8 @@ async def api_server(
     async def why(job_ids: tuple[int, ...]) -> Sequence[Waiting | None]:
         return tuple(whys.get(job_id) for job_id in job_ids)
 
-    async def no_scaling() -> Sequence[ServiceScaling]:
-        return ()
+    async def scaling() -> Sequence[ServiceScaling]:
+        return tuple(scaled)
 
     async def pool() -> Sequence[NodeView]:
         return tuple(views)
@@ -214,7 +216,7 @@ async def api_server(
             why=why,
             pool=pool,
             registry=registry,
-            scaling=no_scaling,
+            scaling=scaling,
             changes=changes,
             clock=clock,
             pauses=pauses,
@@ -247,6 +249,7 @@ async def api_server(
                     limits,
                     clock,
                     pauses,
+                    scaled,
                 )
             feed.close()
             shutdown.set()

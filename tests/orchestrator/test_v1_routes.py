@@ -22,6 +22,7 @@ from actors.ports import (
     Waiting,
     WaitReason,
 )
+from actors.scaling_port import ScalingLimits, ServiceScaling
 from actors.wire.tree import list_tree
 from actors.wire.zip_out import zip_stream
 
@@ -82,6 +83,19 @@ async def test_a_queued_job_says_why_it_waits_and_where_it_stands(server: Server
     body = (await server.client.get(f"/v1/jobs/{job.id}")).json()
     assert body["message"] == "5 of your jobs run already"
     assert (body["waiting_for"], body["position"]) == ("user_quota", 2)
+
+
+async def test_a_job_whose_node_is_being_started_says_so(server: Server) -> None:
+    job = await server.upload(**{"run.sh": b"true"})
+    server.whys[job.id] = Waiting(WaitReason.NO_NODE, "waits for a node of service example; it goes next", 0)
+    assert (await server.client.get(f"/v1/jobs/{job.id}")).json()["waiting_for"] == "no_node"
+    limits = ScalingLimits("example")
+    server.scaled.append(ServiceScaling("example", "local", limits, nodes=0, booting=1, ending=0, runnable=1))
+    body = (await server.client.get(f"/v1/jobs/{job.id}")).json()
+    assert (body["waiting_for"], body["position"]) == ("node_booting", 0)
+    assert body["message"] == "waits for a node of service example that is being started; it goes next"
+    (item,) = (await server.client.get("/v1/jobs")).json()["items"]
+    assert item["waiting_for"] == "node_booting"
 
 
 async def test_waiting_answers_with_the_change(server: Server) -> None:
@@ -362,7 +376,7 @@ async def test_the_document_has_every_route_and_no_other(server: Server) -> None
     app = create_app(Api(*[unused] * 5, {}, *[unused] * 8))
     routes = {
         (
-            re.sub("<(number|path:node_id)>", "{id}", str(rule))
+            re.sub("<(number|(path|node_id):node_id)>", "{id}", str(rule))
             .replace("<name>", "{name}")
             .replace("<path:path>", "{path}"),
             method,
