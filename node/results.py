@@ -262,8 +262,9 @@ def _read_log(path: Path, offset: int = 0) -> Generator[bytes, None, None]:
     handle = open_regular(path, path.name)
     with open(handle, "rb", buffering=0) as file:
         size = os.fstat(handle).st_size
-        file.seek(offset)
-        yield from _read(file, max(0, size - offset))
+        begin = min(offset, size)  # a file system refuses a place that none of its files can have
+        file.seek(begin)
+        yield from _read(file, size - begin)
 
 
 def _read(file: FileIO, size: int) -> Generator[bytes, None, None]:

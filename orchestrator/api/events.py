@@ -23,7 +23,7 @@ from orchestrator.changes import Line, Listener, Wanted
 from orchestrator.feed import FeedClosed
 from orchestrator.ledger_lists import Told, read_details
 
-_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
+_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
 
 
 def written(told: Told) -> bytes:
@@ -113,7 +113,7 @@ def _after(given: Mapping[str, str]) -> int | None:
     text = request.headers.get("Last-Event-ID") or given.get("after")
     if text is None:
         return None
-    if not _NUMBER.fullmatch(text):
+    if not _NUMBER.fullmatch(text) or int(text) > params.MOST:
         raise Refusal(
             400,
             "bad_parameter",

@@ -47,7 +47,7 @@ def blueprint(api: Api) -> Blueprint:
         given = query("stream", "offset", "follow", "format", "limit")
         which = params.one_of(given, "stream", *LOGS)
         follow = params.flag(given, "follow")
-        offset = params.whole(given, "offset", 0, 1 << 62, 0)
+        offset = params.whole(given, "offset", 0, params.MOST, 0)
         form = params.one_of(given, "format", _preferred(), "raw", "json", "events")
         limit = params.whole(given, "limit", 1, MOST, ONCE)
         row = await jobs.find(api, job_id(number))
@@ -71,7 +71,7 @@ def _preferred() -> str:
 
 def _resumed(given: Mapping[str, str], offset: int) -> int:
     text = request.headers.get("Last-Event-ID")
-    return offset if not text else params.whole({"Last-Event-ID": text}, "Last-Event-ID", 0, 1 << 62, 0)
+    return offset if not text else params.whole({"Last-Event-ID": text}, "Last-Event-ID", 0, params.MOST, 0)
 
 
 def _bytes(api: Api, follower: _Follower) -> Response:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import trio
 from quart import Blueprint, Response
+from werkzeug.routing import PathConverter
 
 from actors.ports import NodeState, NodeView
 from actors.scaling_port import DRAINED_BY_SCALING
@@ -29,6 +30,7 @@ _FIELDS: Final = ("id", "url", "services", "slots", "labels", "machine")
 
 def blueprint(api: Api) -> Blueprint:
     page = Blueprint("nodes", __name__, url_prefix="/v1")
+    page.record_once(lambda state: state.app.url_map.converters.update(node_id=_NodeId))
 
     @page.get("/nodes")
     async def nodes() -> Response:
@@ -37,7 +39,7 @@ def blueprint(api: Api) -> Blueprint:
         items = [shapes.node(view, now) for view in await api.pool()]
         return json_response({"items": items, "next": None})
 
-    @page.get("/nodes/<path:node_id>")
+    @page.get("/nodes/<node_id:node_id>")
     async def node(node_id: str) -> Response:
         query()
         return json_response(shapes.node(await _find(api, node_id), trio.current_time()))
@@ -57,7 +59,7 @@ def blueprint(api: Api) -> Blueprint:
         answer["unknown_services"] = unknown
         return json_response(answer, 201 if new else 200, {"Location": f"/v1/nodes/{node.node_id}"})
 
-    @page.delete("/nodes/<path:node_id>")
+    @page.delete("/nodes/<node_id:node_id>")
     async def leave(node_id: str) -> Response:
         if not params.flag(query("force"), "force"):
             await _refuse_busy(api, node_id)
@@ -88,6 +90,12 @@ def blueprint(api: Api) -> Blueprint:
         return json_response(shapes.node(await _find(api, node_id), trio.current_time()))
 
     return page
+
+
+class _NodeId(PathConverter):
+    """A node's id alone; of a node that knows only the contract it is an URL."""
+
+    regex = r"(?!.*/(?:un)?drain$)[^/].*?"
 
 
 def _unknown(node_id: str) -> Refusal:
@@ -140,7 +148,7 @@ async def _check(api: Api, node: JoinedNode) -> None:
 def _reason(body: dict[str, Any]) -> str:
     only(body, "reason")
     reason = body.get("reason", NO_REASON)
-    if not isinstance(reason, str) or not 0 < len(reason) <= 500 or not reason.isprintable():
+    if not isinstance(reason, str) or not 0 < len(reason) <= 500 or not params.is_line(reason):
         bad_field("reason", "a line of text of at most 500 characters")
     if reason.startswith(DRAINED_BY_SCALING):
         bad_field("reason", f"a text that does not begin with {DRAINED_BY_SCALING!r}")

@@ -7,6 +7,7 @@ from typing import Any
 from orchestrator.api import openapi_jobs, openapi_nodes, openapi_scaling, openapi_services
 from orchestrator.api.openapi_parts import (
     JOB_ID,
+    KEY,
     STATUS_BODY,
     ZIP,
     answer,
@@ -31,6 +32,8 @@ def document(version: str) -> dict[str, Any]:
             "The routes outside /v1 are the published contract of job-orchestrator 2.x.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
+        # Relative to where the document is, so that it holds behind a proxy that takes a prefix away.
+        "servers": [{"url": "..", "description": "Where this document is from"}],
         "paths": {**paths, **_pages()},
         "components": {"schemas": schemas()},
     }
@@ -50,7 +53,7 @@ def _contract() -> dict[str, Any]:
         "name": "Idempotency-Key",
         "in": "header",
         "description": "The same key with the same content gives the same job",
-        "schema": {"type": "string", "maxLength": 255},
+        "schema": KEY,
     }
     created = answer("The job is durable and queued", STATUS_BODY)
     created["headers"] = {"Location": {"schema": {"type": "string"}}}

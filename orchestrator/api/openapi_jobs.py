@@ -6,7 +6,12 @@ from typing import Any, Final
 
 from orchestrator.api.openapi_parts import (
     BYTES,
+    CURSOR,
     JOB_ID,
+    KEY,
+    LINE,
+    USER,
+    WHOLE,
     ZIP,
     answer,
     json,
@@ -17,33 +22,34 @@ from orchestrator.api.openapi_parts import (
 )
 
 _JOB: Final = {"$ref": "#/components/schemas/Job"}
-_TEXT: Final = {"type": "string"}
-_WHOLE: Final = {"type": "integer", "minimum": 0}
-_CURSOR: Final = query("cursor", "The `next` of the page before", _TEXT)
+_CURSOR: Final = query("cursor", "The `next` of the page before", CURSOR)
 _LAST: Final = {
     "name": "Last-Event-ID",
     "in": "header",
     "description": "The id of the last event that was received: the stream goes on after it",
-    "schema": _TEXT,
+    "schema": WHOLE,
 }
-_AFTER: Final = query("after", "As Last-Event-ID, for what cannot set a header", _WHOLE)
+_AFTER: Final = query("after", "As Last-Event-ID, for what cannot set a header", WHOLE)
 _KEY: Final = {
     "name": "Idempotency-Key",
     "in": "header",
     "description": "The same key gives the same job",
-    "schema": {"type": "string", "maxLength": 255},
+    "schema": KEY,
 }
 _FLAG: Final = {"type": "string", "enum": ["0", "1", "", "true", "false"]}
-_EVENTS: Final = {"text/event-stream": {"schema": {"type": "string"}}}
-_CHANGES: Final = {
-    "text/event-stream": {
-        "schema": {
-            "type": "string",
-            "contentMediaType": "application/json",
-            "contentSchema": {"$ref": "#/components/schemas/Event"},
-        }
-    }
-}
+
+
+def _stream(*bodies: str) -> dict[str, Any]:
+    """Server-sent events whose data is one of these; OpenAPI before 3.2 has the schema tell of one event."""
+    data = {"anyOf": [{"$ref": f"#/components/schemas/{body}"} for body in bodies]}
+    told = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}
+    text = {"type": "string"}
+    event = {"type": "object", "properties": {"id": text, "event": text, "data": told}, "required": ["data"]}
+    return {"text/event-stream": {"schema": event}}
+
+
+_EVENTS: Final = _stream("LogText", "LogEnd")
+_CHANGES: Final = _stream("Event")
 _EVENTS_TOLD: Final = (
     "Events named `job`; their data is an Event, their id the number of the change. Every transition comes "
     "once and in order, over reconnections and restarts too. A comment each 15 s"
@@ -74,18 +80,18 @@ def _jobs() -> dict[str, Any]:
                     "200": answer("A page of jobs", json(page)),
                     **problems(_400="A bad parameter", _503="Not available now"),
                 },
-                query("user", "Only this user's", {"type": "integer"}),
-                query("service", "Only this service's", _TEXT),
+                query("user", "Only this user's", USER),
+                query("service", "Only this service's", LINE),
                 query("status", "Only in this state", {"$ref": "#/components/schemas/Status"}),
-                query("name", "Only of this name", _TEXT),
-                query("node", "Only those that are on this node now", _TEXT),
+                query("name", "Only of this name", LINE),
+                query("node", "Only those that are on this node now", LINE),
                 query(
                     "search",
                     "A part of the name or of a tag, or the number of the job or of its user. A page may "
                     "have few jobs or none and still be followed by a `next`",
-                    _TEXT,
+                    LINE,
                 ),
-                query("tag", "Only with this tag", _TEXT),
+                query("tag", "Only with this tag", LINE),
                 _CURSOR,
                 query(
                     "limit", "Jobs a page", {"type": "integer", "minimum": 1, "maximum": 500, "default": 50}
@@ -100,7 +106,7 @@ def _jobs() -> dict[str, Any]:
                 {"200": answer("The job", json(_JOB)), **_common()},
                 JOB_ID,
                 query("wait", "Seconds to wait at most", {"type": "number", "minimum": 0, "maximum": 300}),
-                query("after", "Answer once its version is above this", _WHOLE),
+                query("after", "Answer once its version is above this", WHOLE),
                 query("until", "Answer once it has ended", {"type": "string", "enum": ["ended"]}),
             ),
             "delete": operation(
@@ -145,7 +151,7 @@ def _jobs() -> dict[str, Any]:
 
 
 def _results() -> dict[str, Any]:
-    path = {"name": "path", "in": "path", "required": True, "schema": _TEXT}
+    path = {"name": "path", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
         "/v1/jobs/{id}/results": {
             "get": operation(
@@ -219,7 +225,7 @@ def _streams() -> dict[str, Any]:
                 },
                 JOB_ID,
                 query("stream", "Which", stream),
-                query("offset", "Bytes to leave out", _WHOLE),
+                query("offset", "Bytes to leave out", WHOLE),
                 query("follow", "1: of a job that has not ended, until it has", _FLAG),
                 query(
                     "format",
@@ -258,8 +264,8 @@ def _streams() -> dict[str, Any]:
                     "200": answer(_EVENTS_TOLD, _CHANGES),
                     **problems(_400="A bad or unknown parameter", _503="Too many listen"),
                 },
-                query("user", "Only this user's", {"type": "integer"}),
-                query("service", "Only this service's", _TEXT),
+                query("user", "Only this user's", USER),
+                query("service", "Only this service's", LINE),
                 _AFTER,
                 _LAST,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from orchestrator.api.openapi_parts import answer, json, listed, operation, problems, query
+from orchestrator.api.openapi_parts import REASON, answer, json, listed, operation, problems, query
 
 _NODE: Final = {"$ref": "#/components/schemas/Node"}
 _ID: Final = {
@@ -20,7 +20,7 @@ def paths() -> dict[str, Any]:
     unknown = problems(_404="Unknown node", _503="Not available now")
     bad = problems(_400="No JSON", _413="Too large", _422="A field is unknown or wrong")
     joining = _body({"$ref": "#/components/schemas/JoiningNode"}, required=True)
-    drain = _body({"type": "object", "properties": {"reason": {"type": "string", "maxLength": 500}}})
+    drain = _body(REASON)
     joined = json({"$ref": "#/components/schemas/JoinedNode"})
     return {
         "/v1/nodes": {

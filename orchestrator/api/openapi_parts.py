@@ -4,12 +4,29 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from orchestrator.api.params import MOST
+
 STATUS_BODY: Final = {"application/json": {"schema": {"$ref": "#/components/schemas/StatusBody"}}}
 PROBLEM: Final = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 ZIP: Final = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
 BYTES: Final = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
-
+LINE: Final = {"type": "string", "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029]*$"}
+WHOLE: Final = {"type": "integer", "minimum": 0, "maximum": MOST}
+USER: Final = {"type": "integer", "minimum": -(1 << 63), "maximum": (1 << 63) - 1}
+REASON: Final = {
+    "type": "object",
+    "properties": {"reason": {**LINE, "minLength": 1, "maxLength": 500}},
+    "additionalProperties": False,
+}
+CURSOR: Final = {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"}
+KEY: Final = {"type": "string", "pattern": "^[!-~]{1,255}$"}
+SINCE: Final = {
+    "anyOf": [
+        {"type": "string", "format": "date-time"},
+        {"type": "number", "minimum": 0, "maximum": 99_999_999_999},
+    ]
+}
 JOB_ID: Final = {
     "name": "id",
     "in": "path",

@@ -6,6 +6,7 @@ from typing import Any
 
 from actors.lifecycle import Status
 from actors.ports import NodeState, WaitReason
+from orchestrator.api.openapi_parts import LINE
 
 
 def schemas() -> dict[str, Any]:
@@ -28,14 +29,14 @@ def schemas() -> dict[str, Any]:
             file={"type": "array", "items": {"type": "string", "format": "binary"}},
             user_id={"type": "string", "pattern": "^(0|-?[1-9][0-9]*)$"},
             service=text,
-            name={"type": "string", "maxLength": 200, "description": "What the job is called in lists"},
+            name={**LINE, "maxLength": 200, "description": "What the job is called in lists"},
             tags={
                 "description": "Words to find it by: a field for each, or several with commas between",
                 "anyOf": [text, {"type": "array", "items": text, "maxItems": 32}],
             },
             max_runtime={
                 "type": "string",
-                "pattern": "^[0-9]{1,9}(\\.[0-9]{1,6})?$",
+                "pattern": "^(?=.*[1-9])[0-9]{1,9}(\\.[0-9]{1,6})?$",
                 "description": "Seconds that the job may run, at most what the service allows",
             },
             requires={
@@ -108,12 +109,14 @@ def schemas() -> dict[str, Any]:
             target=maybe_text,
         ),
         "LogText": _object(
+            ("stream", "text", "offset", "next_offset"),
             stream=text,
             text=text,
             offset=whole,
             next_offset={"type": "integer", "description": "In bytes of the log: where to go on"},
-            closed={"type": "boolean", "description": "Nothing follows any more"},
+            closed={"type": "boolean", "description": "Nothing follows any more; not in events"},
         ),
+        "LogEnd": _object(status=status, next_offset=whole),
         "Service": _object(
             name=text,
             runs_per_user=whole,

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from orchestrator.api.openapi_parts import answer, json, listed, operation, problems, query
+from orchestrator.api.openapi_parts import (
+    LINE,
+    REASON,
+    SINCE,
+    USER,
+    answer,
+    json,
+    listed,
+    operation,
+    problems,
+    query,
+)
 
 _TEXT: Final = {"type": "string"}
 _SERVICE: Final = {"$ref": "#/components/schemas/Service"}
@@ -20,7 +31,6 @@ def paths() -> dict[str, Any]:
         "description": "From when on: the beginning of the hour that was asked for",
     }
     ready = json({"$ref": "#/components/schemas/Ready"})
-    reason = {"type": "object", "properties": {"reason": {"type": "string", "maxLength": 500}}}
     unavailable = problems(_400="A bad or unknown parameter", _503="Not available now")
     of_one = {"200": answer("The service", json(_SERVICE)), **unavailable, **problems(_404="Unknown service")}
     order = {**of_one, **problems(_413="The body is too large", _422="A bad field")}
@@ -33,7 +43,7 @@ def paths() -> dict[str, Any]:
                 "Who has jobs that wait or are under way, those with most waiting first",
                 "v1",
                 {"200": answer("Users by service", json(listed(_HOLDER))), **unavailable},
-                query("service", "Only this service's", _TEXT),
+                query("service", "Only this service's", LINE),
                 query("limit", "At most so many", {"type": "integer", "minimum": 1, "maximum": 500}),
             )
         },
@@ -43,8 +53,8 @@ def paths() -> dict[str, Any]:
                 "What each minute brought, by service; minutes without anything are left out. Kept for a day",
                 "v1",
                 {"200": answer("Minutes, the oldest first", json(activity)), **unavailable},
-                query("since", "A time, RFC 3339 or seconds since 1970; an hour ago if left out", _TEXT),
-                query("service", "Only this service's", _TEXT),
+                query("since", "A time, RFC 3339 or seconds since 1970; an hour ago if left out", SINCE),
+                query("service", "Only this service's", LINE),
             )
         },
         "/v1/services": {
@@ -63,7 +73,7 @@ def paths() -> dict[str, Any]:
                 "v1",
                 order,
                 _NAME,
-                requestBody={"content": json(reason)},
+                requestBody={"content": json(REASON)},
             )
         },
         "/v1/services/{name}/resume": {
@@ -75,9 +85,9 @@ def paths() -> dict[str, Any]:
                 "What the jobs that have ended used, by service and user",
                 "v1",
                 {"200": answer("Sums", json(usage)), **unavailable},
-                query("since", "A time, RFC 3339 or seconds since 1970; counted by whole hours", _TEXT),
-                query("user", "Only this user's", {"type": "integer"}),
-                query("service", "Only this service's", _TEXT),
+                query("since", "A time, RFC 3339 or seconds since 1970; counted by whole hours", SINCE),
+                query("user", "Only this user's", USER),
+                query("service", "Only this service's", LINE),
             )
         },
         "/metrics": {

@@ -12,7 +12,12 @@ from typing import Final
 from actors.lifecycle import Status
 from orchestrator.api.problems import Refusal
 
+MOST: Final = (1 << 53) - 1
+"""The largest whole number that every JSON parser takes."""
+
 _ID: Final = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
+_NUMBER: Final = re.compile(r"[0-9]{1,11}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,2})?", re.ASCII)
+_LINE: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]*")
 
 
 def bad(name: str, value: str, expected: str) -> Refusal:
@@ -41,7 +46,7 @@ def seconds(given: Mapping[str, str], name: str, most: float) -> float:
     text = given.get(name)
     if text is None:
         return 0.0
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text, re.ASCII) or float(text) > most:
+    if not _NUMBER.fullmatch(text) or float(text) > most:
         raise bad(name, text, f"a number of seconds up to {most:g}")
     return float(text)
 
@@ -51,8 +56,8 @@ def since(given: Mapping[str, str], default: float) -> float:
     text = given.get("since")
     if text is None:
         return default
-    if re.fullmatch(r"[0-9]{1,11}(\.[0-9]{1,6})?", text, re.ASCII):
-        return float(text)
+    if _NUMBER.fullmatch(text):
+        return min(float(text), MOST)
     try:
         at = datetime.fromisoformat(text)
         return max(0.0, (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp())
@@ -87,13 +92,19 @@ def status(given: Mapping[str, str]) -> Status | None:
 
 
 def known_text(given: Mapping[str, str], name: str) -> str | None:
-    """A text that a database takes: one without NUL and half surrogates."""
+    """A text that a database takes and no terminal minds."""
     text = given.get(name)
     if text is None:
         return None
-    if "\0" in text or not text.isprintable():
+    if not is_line(text):
         raise bad(name, text, "a text without control characters")
     return text
+
+
+def is_line(text: str) -> bool:
+    """Whether it is on one line, and without control characters and half surrogates. Unlike `isprintable` it
+    lets pass what joins letters, and blanks of other scripts."""
+    return _LINE.fullmatch(text) is not None
 
 
 def cursor(kind: str, at: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from quart import Blueprint, Response
 
 from actors.ports import NodeState, NodeView
-from orchestrator.api import shapes
+from orchestrator.api import params, shapes
 from orchestrator.api.bodies import bad_field, json_object, only
 from orchestrator.api.problems import Refusal, json_response, query
 from orchestrator.api.services import Api
@@ -80,6 +80,6 @@ def _nodes(views: list[NodeView]) -> dict[str, Any]:
 def _reason(body: dict[str, Any]) -> str:
     only(body, "reason")
     reason = body.get("reason", NO_REASON)
-    if not isinstance(reason, str) or not 0 < len(reason) <= 500 or not reason.isprintable():
+    if not isinstance(reason, str) or not 0 < len(reason) <= 500 or not params.is_line(reason):
         bad_field("reason", "a line of text of at most 500 characters")
     return reason

@@ -19,6 +19,7 @@ from actors.requirements import requirement, to_labels
 from actors.wire.errors import BadRequest, CutOff, TooLarge
 from actors.wire.multipart_in import Part, Sink, TextSink, read_parts, read_text
 from actors.wire.paths import PathSet, safe_path, shown
+from orchestrator.api.params import is_line
 from orchestrator.api.problems import Refusal
 from orchestrator.api.services import Api
 from orchestrator.incoming import IncomingFile, Upload
@@ -234,7 +235,7 @@ class _Form:
     def name(self) -> str | None:
         """What the job is called; an empty field is an unfilled one."""
         text = self._fields["name"].text.strip() if "name" in self._fields else ""
-        if len(text) > LONGEST_NAME or not text.isprintable():
+        if len(text) > LONGEST_NAME or not is_line(text):
             raise BadRequest(
                 f"name {shown(text)}: at most {LONGEST_NAME} characters on one line were expected"
             )

@@ -79,7 +79,7 @@ async def _awaited(api: Api, number: int, given: Mapping[str, str]) -> Job:
     """The job's row; with `wait` as soon as it is newer than `after` (or than now), or over if `until` says
     so."""
     wait = params.seconds(given, "wait", MOST_WAIT)
-    after = params.whole(given, "after", 0, 1 << 62, -1)
+    after = params.whole(given, "after", 0, params.MOST, -1)
     until = given.get("until")
     if until not in (None, "ended"):
         raise Refusal(400, "bad_parameter", f"until {until[:100]!r}: ended was expected")

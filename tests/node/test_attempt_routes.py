@@ -368,7 +368,8 @@ async def test_results_files_and_logs_of_one_attempt(tmp_path: Path) -> None:
             assert answer.status_code == 404, path
             assert answer.json()["code"] == "not_found", path
         assert (await node.client.get(f"{root}/logs?offset=7")).content == b"789"
-        assert (await node.client.get(f"{root}/logs?offset=70")).content == b""
+        for beyond in (70, (1 << 53) - 1, 10**18 - 1):
+            assert (await node.client.get(f"{root}/logs?offset={beyond}")).content == b""
         assert (await node.client.get(f"{root}/logs?stream=stderr")).content == b""
         for query in ("offset=-1", "offset=x", "stream=both", "follow=yes", "off=1", "offset=1&offset=2"):
             answer = await node.client.get(f"{root}/logs?{query}")
