@@ -136,7 +136,25 @@ def _contract() -> dict[str, Any]:
 def _pages() -> dict[str, Any]:
     html = answer("HTML", {"text/html": {"schema": {"type": "string"}}})
     file = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    same = {"304": answer("As If-None-Match has it")}
+    elsewhere = answer("To the address without the last slash")
+    elsewhere["headers"] = {"Location": {"schema": {"type": "string"}}}
     return {
+        "/dashboard": {
+            "get": operation(
+                "dashboard", "Jobs, services and nodes to look at", "pages", {"200": html, **same}
+            )
+        },
+        "/dashboard/": {"get": operation("dashboardSlash", "The same page", "pages", {"308": elsewhere})},
+        "/dashboard/{name}": {
+            "get": operation(
+                "dashboardFile",
+                "Its files",
+                "pages",
+                {"200": answer("A file"), **same, **refused(_404="No such file")},
+                file,
+            )
+        },
         "/swagger": {"get": operation("swagger", "This API to look at and try", "pages", {"200": html})},
         "/swagger/{name}": {
             "get": operation(

@@ -1,0 +1,84 @@
+// How numbers, times and foreign texts are written.
+
+import { h } from "./dom.js";
+
+const COUNT = new Intl.NumberFormat("en");
+const UNITS = ["bytes", "kB", "MB", "GB", "TB", "PB"];
+
+export const NOTHING = "–";
+
+export function count(number) {
+  return number === null || number === undefined ? NOTHING : COUNT.format(number);
+}
+
+export function bytes(number) {
+  if (number === null || number === undefined) return NOTHING;
+  let unit = 0;
+  let value = number;
+  while (value >= 999.5 && unit < UNITS.length - 1) {
+    value /= 1000;
+    unit += 1;
+  }
+  const digits = unit === 0 || value >= 99.5 ? 0 : 1;
+  return `${value.toFixed(digits)} ${number === 1 ? "byte" : UNITS[unit]}`;
+}
+
+/** Seconds, as people say them. */
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined) return NOTHING;
+  if (seconds < 10) return `${seconds.toFixed(1)} s`;
+  if (seconds < 60) return `${Math.floor(seconds)} s`;
+  const whole = Math.floor(seconds);
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  if (whole < 86400) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+  return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`;
+}
+
+/** Seconds from one time as the API writes it to another, or to now. */
+export function between(from, to) {
+  return Math.max(0, ((to ? Date.parse(to) : Date.now()) - Date.parse(from)) / 1000);
+}
+
+export function percent(share) {
+  return `${Math.round(100 * share)} %`;
+}
+
+/** A time with its date in the title; in lists without the date where it is today's. */
+export function time(text) {
+  if (!text) return NOTHING;
+  const at = new Date(text);
+  const today = at.toDateString() === new Date().toDateString();
+  const clock = at.toLocaleTimeString("sv");
+  return h("time", { datetime: text, title: at.toLocaleString("sv") }, today ? clock : `${at.toLocaleDateString("sv")} ${clock}`);
+}
+
+/** A duration that goes on: from then until now. `tick` renews all that are shown. */
+export function lasting(since) {
+  return h("span", { "data-since": since, "data-own": true }, duration(between(since)));
+}
+
+export function tick() {
+  for (const shown of document.querySelectorAll("[data-since]")) {
+    shown.textContent = duration(between(shown.dataset.since));
+  }
+}
+
+// Controls, and what turns the direction of text around: visible, so that no name looks like another.
+const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
+
+function pictured(character) {
+  const code = character.charCodeAt(0);
+  if (code < 0x20) return String.fromCharCode(0x2400 + code);
+  if (code === 0x7f) return "\u2421";
+  return `\u27e8U+${code.toString(16).toUpperCase().padStart(4, "0")}\u27e9`;
+}
+
+/** A text from outside, with nothing in it that is not seen. */
+export function visible(text) {
+  return String(text).replace(HIDDEN, pictured);
+}
+
+/** The same as an element of its own direction, so that it changes nothing around it. */
+export function foreign(text) {
+  return h("bdi", null, visible(text));
+}

@@ -1,0 +1,125 @@
+// Jobs in a table: how each is written, and rows that follow what happens.
+
+import { h, morph, row, table } from "./dom.js";
+import { foreign, lasting, duration, between, percent, time, NOTHING } from "./format.js";
+import { badge, ENDED, kindOf, UNDER_WAY } from "./status.js";
+import { link } from "./router.js";
+
+const COLUMNS = [
+  { name: "Job", head: true, show: (job) => h("a", { href: link(["jobs", job.id]) }, String(job.id)) },
+  { name: "Name", show: named },
+  { name: "Status", show: (job) => [badge(job.status), job.progress !== null && UNDER_WAY.has(job.status) && progress(job)] },
+  { name: "Service", show: (job) => h("a", { href: link(["jobs"], { service: job.service }) }, foreign(job.service)) },
+  { name: "User", show: (job) => h("a", { href: link(["jobs"], { user: job.user_id }) }, String(job.user_id)) },
+  { name: "Handed in", show: (job) => time(job.created_at) },
+  { name: "Took", numeric: true, show: took },
+  { name: "Why", show: (job) => h("span", { class: "why" }, foreign(job.message || NOTHING)) },
+];
+
+function named(job) {
+  const tags = job.tags.map((tag) => h("a", { class: "tag", href: link(["jobs"], { tag }) }, foreign(tag)));
+  return [job.name === null ? NOTHING : foreign(job.name), tags.length > 0 && h("span", { class: "tags" }, tags)];
+}
+
+/** How far it is; the message it gives of itself beside it. */
+export function progress(job) {
+  return h(
+    "span",
+    { class: "progress" },
+    h("progress", { max: 1, value: job.progress, "aria-label": `Progress of job ${job.id}` }),
+    ` ${percent(job.progress)}`,
+    job.progress_message && [" ", foreign(job.progress_message)],
+  );
+}
+
+/** The time it waits so far, runs so far, or ran. */
+export function took(job) {
+  if (job.status === "Queued") return ["waits ", lasting(job.created_at)];
+  if (UNDER_WAY.has(job.status)) return lasting(job.updated_at);
+  if (job.wall_seconds !== null) return duration(job.wall_seconds);
+  return ENDED.has(job.status) && job.ended_at ? duration(between(job.created_at, job.ended_at)) : NOTHING;
+}
+
+/** A table of at most `most` jobs, newest first. What `fits` goes in where it belongs, what no longer does
+ * goes out. */
+export class JobTable {
+  constructor(caption, fits, most) {
+    this.fits = fits;
+    this.most = most;
+    this.jobs = new Map(); // as they are shown, by number, newest first
+    this.element = table(caption, COLUMNS, [], () => "");
+    this.body = this.element.querySelector("tbody");
+  }
+
+  /** Nothing else than these are shown, except where a newer state is known already. */
+  replace(jobs) {
+    const before = this.jobs;
+    this.jobs = new Map(jobs.map((job) => [job.id, newer(before.get(job.id), job)]));
+    for (const id of before.keys()) if (!this.jobs.has(id)) this.find(id)?.remove();
+    for (const job of this.jobs.values()) this.put(job);
+  }
+
+  /** These come below those that are shown. */
+  add(jobs) {
+    for (const job of jobs) {
+      this.jobs.set(job.id, newer(this.jobs.get(job.id), job));
+      this.put(this.jobs.get(job.id));
+    }
+  }
+
+  /** Jobs that have changed. `complete`: none older than the last that is shown is left out. Those that are new
+   * are taken in while there is room. */
+  take(changed, complete) {
+    for (const job of changed) {
+      const known = this.jobs.get(job.id);
+      if (known && known.version > job.version) continue;
+      if (!this.fits(job)) {
+        this.jobs.delete(job.id);
+        this.find(job.id)?.remove();
+      } else if (known || complete || job.id > this.oldest()) {
+        this.jobs.set(job.id, kept(known, job));
+        this.put(this.jobs.get(job.id));
+      }
+    }
+    this.trim();
+  }
+
+  oldest() {
+    return this.body.lastElementChild ? Number(this.body.lastElementChild.dataset.key) : 0;
+  }
+
+  /** Whether some had to go at the end. */
+  trim() {
+    while (this.body.childElementCount > this.most) {
+      this.jobs.delete(this.oldest());
+      this.body.lastElementChild.remove();
+    }
+  }
+
+  find(id) {
+    return this.body.querySelector(`:scope > [data-key="${id}"]`);
+  }
+
+  put(job) {
+    const wanted = row(COLUMNS, job, job.id);
+    wanted.dataset.kind = kindOf(job.status);
+    const shown = this.find(job.id);
+    if (shown) {
+      morph(shown, wanted);
+      return;
+    }
+    let before = this.body.firstElementChild;
+    if (this.oldest() > job.id) before = null;
+    while (before && Number(before.dataset.key) > job.id) before = before.nextElementSibling;
+    this.body.insertBefore(wanted, before);
+  }
+}
+
+function newer(known, job) {
+  return known && known.version > job.version ? known : job;
+}
+
+// A change does not say what a job waits for; that it waits for the same still is likelier than for nothing.
+function kept(known, job) {
+  return known && known.version === job.version ? { ...job, message: known.message } : job;
+}

@@ -1,0 +1,164 @@
+// The list of jobs: searched, narrowed, and live.
+
+import { h } from "./dom.js";
+import { address, get } from "./api.js";
+import { count } from "./format.js";
+import { STATUSES } from "./status.js";
+import { link } from "./router.js";
+import { JobTable } from "./job_table.js";
+
+const PAGE = 50;
+const MOST = 500; // rows; who wants older ones narrows the list
+const TYPING = 200;
+const PAGES_AT_ONCE = 20; // a page may be empty and there be more: a search goes on, but not for ever
+
+const FIELDS = ["search", "user", "service", "status", "tag"];
+
+export function jobsPage(given) {
+  const filter = Object.fromEntries(FIELDS.map((name) => [name, given.get(name) ?? ""]));
+  const shown = h("p", { class: "count", role: "status" });
+  const more = h("button", { type: "button", hidden: true }, `Show ${PAGE} more`);
+  const older = h("p", { hidden: true }, `These are the newest ${MOST}. Narrow the list to see older ones.`);
+  const jobs = new JobTable("Jobs, newest first", (job) => fits(job, filter), MOST);
+  const services = h("datalist", { id: "services" });
+  let next = null;
+  let asked = 0;
+
+  const form = h(
+    "form",
+    { class: "filters", role: "search", "aria-label": "Jobs" },
+    field("search", "Search", { type: "search", placeholder: "name, tag, number" }),
+    field("user", "User", { inputmode: "numeric", size: 8 }),
+    field("service", "Service", { list: "services", size: 12 }),
+    h("label", null, "Status ", choice()),
+    field("tag", "Tag", { size: 12 }),
+    h("button", { type: "reset" }, "Clear"),
+    services,
+  );
+
+  function field(name, label, attributes) {
+    return h("label", null, `${label} `, h("input", { name, type: "text", autocomplete: "off", value: filter[name], ...attributes }));
+  }
+
+  function choice() {
+    const options = ["", ...STATUSES].map((one) => h("option", { value: one, selected: one === filter.status }, one || "any"));
+    return h("select", { name: "status" }, options);
+  }
+
+  function parameters() {
+    // Spaces around a text are a slip of the hand.
+    return Object.fromEntries(FIELDS.map((name) => [name, filter[name].trim()]));
+  }
+
+  /** Up to PAGE jobs from a place on; and the place to go on from. */
+  async function read(cursor) {
+    const items = [];
+    for (let pages = 0; pages < PAGES_AT_ONCE; pages += 1) {
+      const page = await get(address("v1/jobs", { ...parameters(), limit: PAGE - items.length, cursor }));
+      items.push(...page.items);
+      cursor = page.next;
+      if (!cursor || items.length >= PAGE) break;
+    }
+    return { items, next: cursor };
+  }
+
+  async function refresh() {
+    const now = (asked += 1);
+    const wanted = await readAll();
+    if (now !== asked) return; // the filter has changed meanwhile
+    jobs.replace(wanted.items);
+    next = wanted.next;
+    tell();
+  }
+
+  /** As many as are shown, and a page at least. */
+  async function readAll() {
+    const first = await read(null);
+    while (first.next && first.items.length < Math.min(jobs.jobs.size, MOST)) {
+      const following = await read(first.next);
+      first.items.push(...following.items);
+      first.next = following.next;
+      if (following.items.length === 0) break;
+    }
+    return first;
+  }
+
+  function tell() {
+    const size = jobs.jobs.size;
+    const text = size === 0 && !next ? "No job is like this." : `${count(size)} shown${next ? ", and there are more" : ""}`;
+    if (shown.textContent !== text) shown.textContent = text;
+    more.hidden = !next || size >= MOST;
+    older.hidden = !next || size < MOST;
+    more.textContent = size === 0 ? "Search further" : `Show ${PAGE} more`;
+  }
+
+  more.addEventListener("click", async () => {
+    const now = asked;
+    more.disabled = true;
+    try {
+      const page = await read(next);
+      if (now !== asked) return;
+      jobs.add(page.items);
+      next = page.next;
+      tell();
+    } finally {
+      more.disabled = false;
+    }
+  });
+
+  let typing = 0;
+  function narrowed() {
+    clearTimeout(typing);
+    typing = setTimeout(() => {
+      for (const name of FIELDS) filter[name] = form.elements[name].value;
+      history.replaceState(null, "", link(["jobs"], parameters()));
+      asked += 1;
+      jobs.replace([]);
+      page.again();
+    }, TYPING);
+  }
+  form.addEventListener("input", narrowed);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("reset", () => setTimeout(() => {
+    for (const name of FIELDS) form.elements[name].value = "";
+    narrowed();
+  }));
+
+  get("v1/services").then(
+    (found) => services.append(...found.items.map((one) => h("option", { value: one.name }))),
+    () => undefined, // only a help in typing
+  );
+
+  const page = {
+    title: "Jobs",
+    view: h("section", null, h("h1", null, "Jobs"), form, shown, jobs.element, h("p", { class: "more" }, more), older),
+    refresh,
+    changed(changed) {
+      jobs.take(changed, next === null);
+      tell();
+    },
+    pace: 3000, // rows follow at once; this is for why they wait
+    close: () => clearTimeout(typing),
+  };
+  return page;
+}
+
+function fits(job, filter) {
+  const { search, user, service, status, tag } = filter;
+  return (
+    (user.trim() === "" || String(job.user_id) === user.trim()) &&
+    (service.trim() === "" || job.service === service.trim()) &&
+    (status === "" || job.status === status) &&
+    (tag.trim() === "" || job.tags.includes(tag.trim())) &&
+    (search.trim() === "" || found(job, search.trim().toLowerCase()))
+  );
+}
+
+function found(job, text) {
+  return (
+    String(job.id) === text ||
+    String(job.user_id) === text ||
+    (job.name ?? "").toLowerCase().includes(text) ||
+    job.tags.some((tag) => tag.toLowerCase().includes(text))
+  );
+}

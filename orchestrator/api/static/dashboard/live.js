@@ -1,0 +1,131 @@
+// The one stream of all changes, open while the page is seen.
+//
+// After a break nothing is caught up with: the stream begins at the newest change, and what is shown is fetched
+// anew. That is right however long the break was, and never a flood.
+
+const FIRST_PAUSE = 500;
+const LONGEST_PAUSE = 8_000;
+// The server says something each 15 s; a stream that a network swallowed is given up by the browser itself,
+// or when the page is seen again.
+
+export class Live {
+  /** `changed(jobs)`: the newest of each job that changed since the last frame. `opened()`: from now on no
+   * change is missed. `told(text)`: how the connection is. */
+  constructor({ changed, opened, told }) {
+    this.changed = changed;
+    this.opened = opened;
+    this.told = told;
+    this.source = null;
+    this.pause = FIRST_PAUSE;
+    this.timer = 0;
+    this.waiting = new Map();
+    this.frame = 0;
+    document.addEventListener("visibilitychange", () => this.look());
+    window.addEventListener("online", () => this.again());
+    window.addEventListener("pagehide", () => this.close());
+    window.addEventListener("pageshow", () => this.look());
+  }
+
+  /** Open while the page is seen, closed else: a browser has only few connections to one server. */
+  look() {
+    if (document.hidden) this.close();
+    else if (!this.source) this.open();
+  }
+
+  again() {
+    if (this.source?.readyState !== EventSource.OPEN) {
+      this.close();
+      this.look();
+    }
+  }
+
+  close() {
+    clearTimeout(this.timer);
+    this.source?.close();
+    this.source = null;
+  }
+
+  open() {
+    this.close();
+    const source = new EventSource("v1/events");
+    this.source = source;
+    source.addEventListener("open", () => {
+      this.pause = FIRST_PAUSE;
+      this.told("live");
+      this.opened();
+    });
+    source.addEventListener("job", (event) => this.take(JSON.parse(event.data)));
+    source.addEventListener("error", () => this.lost());
+  }
+
+  lost() {
+    this.close();
+    this.told("lost");
+    this.timer = setTimeout(() => this.look(), this.pause * (0.75 + 0.5 * Math.random()));
+    this.pause = Math.min(2 * this.pause, LONGEST_PAUSE);
+  }
+
+  take(event) {
+    if (event.job) this.waiting.set(event.job_id, event.job);
+    this.frame ||= requestAnimationFrame(() => this.hand());
+  }
+
+  hand() {
+    this.frame = 0;
+    const jobs = [...this.waiting.values()];
+    this.waiting.clear();
+    this.changed(jobs);
+  }
+}
+
+/** Calls `work` when asked to: at once, then at most every `pace` milliseconds, and one at a time. */
+export class Paced {
+  constructor(work, pace) {
+    this.work = work;
+    this.pace = pace;
+    this.busy = false;
+    this.wanted = false;
+    this.timer = 0;
+    this.ended = false;
+    this.last = -Infinity;
+  }
+
+  /** Soon, in its pace. */
+  ask() {
+    if (this.ended) return;
+    if (this.busy) {
+      this.wanted = true;
+    } else if (!this.timer) {
+      const wait = Math.max(0, this.last + this.pace - performance.now());
+      this.timer = setTimeout(() => this.now(), wait);
+    }
+  }
+
+  /** Now, whatever its pace. */
+  async now() {
+    clearTimeout(this.timer);
+    this.timer = 0;
+    if (this.ended) return;
+    if (this.busy) {
+      this.wanted = true;
+      this.last = -Infinity;
+      return;
+    }
+    this.busy = true;
+    this.last = performance.now();
+    try {
+      await this.work();
+    } finally {
+      this.busy = false;
+      if (this.wanted) {
+        this.wanted = false;
+        this.ask();
+      }
+    }
+  }
+
+  end() {
+    this.ended = true;
+    clearTimeout(this.timer);
+  }
+}

@@ -1,0 +1,146 @@
+// Nodes: how each is, what it has done, who is on it.
+
+import { facts, h, morph, table } from "./dom.js";
+import { get } from "./api.js";
+import { bytes, count, duration, foreign, NOTHING } from "./format.js";
+import { badge } from "./status.js";
+import { button } from "./orders.js";
+import { link } from "./router.js";
+import { JobTable } from "./job_table.js";
+
+const EVERY = 2000;
+const MOST_JOBS = 500;
+
+const COLUMNS = [
+  { name: "Node", head: true, show: (node) => [h("a", { href: link(["nodes", node.id]) }, foreign(short(node.id))), h("small", null, foreign(node.url))] },
+  { name: "Status", show: standing },
+  { name: "Services", show: (node) => node.services.map((name, n) => [n > 0 && ", ", foreign(name)]) },
+  { name: "Slots", numeric: true, show: (node) => [slots(node), node.slots !== null && h("meter", { max: node.slots, value: Math.min(used(node), node.slots), "aria-label": "Slots in use" })] },
+  { name: "Load", numeric: true, show: (node) => [`${Math.round(node.load)} %`, h("meter", { max: 100, high: 90, value: node.load, "aria-label": "CPU load" })] },
+  { name: "Free disk", numeric: true, show: (node) => bytes(node.free_disk_bytes) },
+  { name: "Free memory", numeric: true, show: (node) => bytes(node.free_memory_bytes) },
+  { name: "Failed / ended", numeric: true, show: failures },
+  { name: "Occupied by", show: (node) => node.occupants },
+  { name: "Orders", show: orders },
+];
+
+/** An id of 32 digits is told by its first 8. */
+function short(id) {
+  return /^[0-9a-f]{32}$/.test(id) ? id.slice(0, 8) : id;
+}
+
+function used(node) {
+  return node.held + node.others;
+}
+
+function slots(node) {
+  const others = node.others > 0 ? ` (${count(node.others)} of others)` : "";
+  return `${count(used(node))} of ${node.slots === null ? "any" : count(node.slots)}${others}`;
+}
+
+function standing(node) {
+  const why = node.draining ?? node.message;
+  return [badge(node.status), why && h("small", { class: "why" }, foreign(why))];
+}
+
+function failures(node) {
+  if (node.jobs_ended === undefined) return NOTHING;
+  const text = `${count(node.jobs_failed)} / ${count(node.jobs_ended)}`;
+  return node.jobs_failed > 0 ? h("strong", { class: "bad" }, text) : text;
+}
+
+function orders(node) {
+  const name = short(node.id);
+  return node.draining === null
+    ? button("drain", node.id, "Drain", `Drain node ${name}`)
+    : button("undrain", node.id, "Undrain", `Undrain node ${name}`);
+}
+
+/** Whose jobs are on each node, by its id; `all` is false where only the newest jobs were looked at. */
+function crowd(jobs) {
+  const by = new Map();
+  for (const job of jobs) {
+    if (job.node === null) continue;
+    const users = by.get(job.node) ?? by.set(job.node, new Map()).get(job.node);
+    users.set(job.user_id, (users.get(job.user_id) ?? 0) + 1);
+  }
+  return by;
+}
+
+function occupants(users, node) {
+  if (!users) return node.held > 0 ? `${count(node.held)} jobs` : NOTHING;
+  return [...users].sort((a, b) => b[1] - a[1]).slice(0, 4).map(([user, jobs], n) => [
+    n > 0 && ", ",
+    h("a", { href: link(["jobs"], { user, status: "Running" }) }, `user ${user}`),
+    jobs > 1 && ` (${count(jobs)})`,
+  ]);
+}
+
+export function nodesPage() {
+  const view = h("section", null, h("h1", null, "Nodes"), h("p", null, "Loading"));
+  return {
+    title: "Nodes",
+    view,
+    every: EVERY,
+    pace: EVERY,
+    async refresh() {
+      const [nodes, running] = await Promise.all([get("v1/nodes"), get("v1/jobs", { status: "Running", limit: MOST_JOBS })]);
+      const users = crowd(running.items);
+      const shown = nodes.items.map((node) => ({ ...node, occupants: occupants(users.get(node.id), node) }));
+      const ready = shown.filter((node) => node.status === "ready").length;
+      morph(view, h(
+        "section",
+        null,
+        h("h1", heading(view), "Nodes"),
+        h("p", null, shown.length === 0 ? "There is no node." : `${count(ready)} of ${count(shown.length)} are ready.`),
+        table("Nodes, and who occupies them", COLUMNS, shown, (node) => node.id),
+      ));
+    },
+  };
+}
+
+/** The heading keeps what the router has given it. */
+function heading(view) {
+  return { tabindex: view.querySelector("h1")?.getAttribute("tabindex") };
+}
+
+export function nodePage(id) {
+  const jobs = new JobTable("Jobs on this node now, newest first", (job) => job.node === id && !job.ended_at, MOST_JOBS);
+  const about = h("div");
+  const title = `Node ${short(id)}`;
+  const view = h("section", null, h("h1", null, "Node ", foreign(short(id))), about, h("h2", null, "Occupied by"), jobs.element);
+  return {
+    title,
+    view,
+    every: EVERY,
+    pace: 1000,
+    async refresh() {
+      const [node, on] = await Promise.all([
+        get(`v1/nodes/${encodeURIComponent(id)}`),
+        get("v1/jobs", { node: id, limit: MOST_JOBS }),
+      ]);
+      morph(about, h("div", null, h("p", { class: "buttons" }, orders(node)), told(node)));
+      jobs.replace(on.items);
+    },
+    changed: (changed) => jobs.take(changed, true),
+  };
+}
+
+function told(node) {
+  const labels = Object.entries(node.labels);
+  return facts([
+    ["Status", standing(node)],
+    ["Id", foreign(node.id)],
+    ["Address", foreign(node.url)],
+    ["Kind", `${node.kind}, ${node.source}`],
+    ["Services", node.services.map((name, n) => [n > 0 && ", ", foreign(name)])],
+    ["Slots in use", slots(node)],
+    ["Load", `${Math.round(node.load)} %`],
+    ["Free disk", bytes(node.free_disk_bytes)],
+    ["Free memory", bytes(node.free_memory_bytes)],
+    ["Failed / ended", failures(node)],
+    ["Heard from", node.last_contact_seconds === null ? "not yet" : `${duration(node.last_contact_seconds)} ago`],
+    ["Labels", labels.length > 0 ? labels.map(([name, value]) => h("span", { class: "tag" }, foreign(value ? `${name}=${value}` : name))) : null],
+    ["Machine", node.machine && foreign(node.machine)],
+  ]);
+}

@@ -1,0 +1,105 @@
+// Which page is shown: what stands behind # in the address, such as #/jobs/7 or #/jobs?status=Running.
+
+import { Paced } from "./live.js";
+import { h } from "./dom.js";
+
+const NAME = "Job orchestrator";
+
+/** What an address means: its parts, and its parameters. */
+export function parsed(hash) {
+  const [path, query = ""] = hash.replace(/^#/, "").split(/\?(.*)/s);
+  return { parts: path.split("/").filter(Boolean).map(decoded), given: new URLSearchParams(query) };
+}
+
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
+/** The address of a page within the dashboard. */
+export function link(parts, given = {}) {
+  const query = new URLSearchParams(Object.entries(given).filter(([, value]) => value !== "" && value !== null && value !== undefined));
+  const path = parts.map((part) => encodeURIComponent(String(part))).join("/");
+  return `#/${path}${query.size ? `?${query}` : ""}`;
+}
+
+/** Shows one page at a time. A page is `{title, view, refresh(), changed(jobs), pace, every, close()}`: what it
+ * is called; its element; what fetches and shows its newest state; what it does with jobs that have changed;
+ * milliseconds between refreshes that changes cause, and between those that come by themselves. */
+export class Router {
+  /** `routes` gives the page for the parts of an address, or null. */
+  constructor(routes, view, trouble) {
+    this.routes = routes;
+    this.view = view;
+    this.trouble = trouble;
+    this.page = null;
+    this.paced = null;
+    this.timer = 0;
+    window.addEventListener("hashchange", () => this.show());
+  }
+
+  show() {
+    const first = this.page === null;
+    clearInterval(this.timer);
+    this.paced?.end();
+    this.page?.close?.();
+    const { parts, given } = parsed(location.hash);
+    const page = this.routes(parts, given) ?? missing();
+    this.page = page;
+    this.trouble.replaceChildren();
+    this.view.replaceChildren(page.view);
+    document.title = `${page.title} · ${NAME}`;
+    this.mark(parts[0] ?? "");
+    const paced = new Paced(() => this.refreshed(page), page.pace ?? 500);
+    this.paced = paced;
+    page.again = () => paced.now();
+    paced.now();
+    if (page.every) this.timer = setInterval(() => !document.hidden && paced.ask(), page.every);
+    if (!first) this.focus();
+  }
+
+  focus() {
+    const heading = this.view.querySelector("h1");
+    window.scrollTo(0, 0);
+    heading?.setAttribute("tabindex", "-1");
+    heading?.focus({ preventScroll: true });
+  }
+
+  mark(name) {
+    for (const one of document.querySelectorAll("nav a")) {
+      const here = (one.getAttribute("href") ?? "") === `#/${name}`;
+      if (here) one.setAttribute("aria-current", "page");
+      else one.removeAttribute("aria-current");
+    }
+  }
+
+  async refreshed(page) {
+    try {
+      await page.refresh?.();
+      if (page === this.page) this.trouble.replaceChildren();
+    } catch (error) {
+      if (page === this.page) this.trouble.replaceChildren(h("p", { class: "trouble" }, error.message));
+      if (error.status === undefined) throw error;
+    }
+  }
+
+  /** Everything that is shown may be out of date. */
+  renew() {
+    this.paced?.now();
+  }
+
+  changed(jobs) {
+    this.page?.changed?.(jobs);
+    if (this.page?.pace !== Infinity) this.paced?.ask();
+  }
+}
+
+function missing() {
+  return {
+    title: "No such page",
+    view: h("section", null, h("h1", null, "No such page"), h("p", null, h("a", { href: "#/" }, "To the overview"))),
+  };
+}
