@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from quart import Blueprint, Response
 
 from actors.wire.forms import rfc3339
-from orchestrator.api import params
+from orchestrator.api import params, shapes
 from orchestrator.api.problems import json_response, query
 from orchestrator.api.services import Api
 from orchestrator.ledger_crowd import read_crowd
-from orchestrator.ledger_minutes import Minute, read_minutes
+from orchestrator.ledger_minutes import read_minutes
 
 HOUR: Final = 3600.0
 LISTED: Final = 50
@@ -27,15 +27,7 @@ def blueprint(api: Api) -> Blueprint:
         service = params.known_text(given, "service")
         limit = params.whole(given, "limit", 1, MOST_LISTED, LISTED)
         crowd = await api.archive.read(lambda db: read_crowd(db, service, limit))
-        items = [
-            {
-                "service": one.service,
-                "user_id": one.user_id,
-                "queued": one.queued,
-                "under_way": one.under_way,
-            }
-            for one in crowd
-        ]
+        items = [shapes.holder(one) for one in crowd]
         return json_response({"items": items, "next": None})
 
     @page.get("/activity")
@@ -44,21 +36,7 @@ def blueprint(api: Api) -> Blueprint:
         service = params.known_text(given, "service")
         since = params.since(given, api.clock.now() - HOUR)
         minutes = await api.archive.read(lambda db: read_minutes(db, since, service))
-        items = [_minute(one) for one in minutes]
+        items = [shapes.minute(one) for one in minutes]
         return json_response({"items": items, "next": None, "since": rfc3339(since)})
 
     return page
-
-
-def _minute(one: Minute) -> dict[str, Any]:
-    return {
-        "at": rfc3339(one.at),
-        "service": one.service,
-        "submitted": one.submitted,
-        "begun": one.begun,
-        "completed": one.completed,
-        "failed": one.failed,
-        "killed": one.killed,
-        "mean_wait_seconds": round(one.wait_seconds / one.begun, 3) if one.begun else None,
-        "longest_wait_seconds": round(one.longest_wait, 3) if one.begun else None,
-    }

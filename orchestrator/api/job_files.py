@@ -10,16 +10,14 @@ import mimetypes
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import quote
+from typing import Final
 
 from quart import Blueprint, Response, request
 
 from actors.lifecycle import ENDED, Status
 from actors.model import Job
-from actors.wire.forms import rfc3339
 from actors.wire.tree import list_tree
-from orchestrator.api import files, jobs, params, sse
+from orchestrator.api import files, jobs, params, shapes, sse
 from orchestrator.api.problems import Refusal, job_id, json_response, query
 from orchestrator.api.services import Api
 from orchestrator.opened import NotThere
@@ -40,7 +38,7 @@ def blueprint(api: Api) -> Blueprint:
         begin = params.at_cursor(given, "f") or 0
         row = await jobs.find(api, job_id(number))
         found = await _listed(api, row)
-        items = [_shape(one) for one in found[begin : begin + limit]]
+        items = [shapes.file(one) for one in found[begin : begin + limit]]
         after = params.cursor("f", begin + limit) if begin + limit < len(found) else None
         return json_response({"items": items, "next": after})
 
@@ -173,15 +171,3 @@ _SHOWN: Final = frozenset(
         "text/csv",
     }
 )
-
-
-def _shape(one: StoredFile) -> dict[str, Any]:
-    return {
-        "path": one.path,
-        "url": quote(one.path),
-        "size": one.size,
-        "mode": f"{one.mode & 0o7777:04o}",
-        "mtime": rfc3339(min(max(one.mtime, -62135596800.0), 253402300799.0)),
-        "kind": one.kind,
-        "target": one.target,
-    }

@@ -20,7 +20,7 @@ from actors.kernel import NoAnswer
 from actors.ledger_port import LedgerError
 from actors.lifecycle import ENDED, OVER, Status
 from actors.model import Job
-from orchestrator.api import files, jobs, params, sse
+from orchestrator.api import files, jobs, params, shapes, sse
 from orchestrator.api.problems import Refusal, job_id, json_response, query
 from orchestrator.api.services import Api
 from orchestrator.feed import FeedClosed, Watch
@@ -207,13 +207,8 @@ async def _text(api: Api, row: Job, which: str, offset: int, limit: int) -> dict
                 break
     at_end = len(data) < limit + _LONGEST
     text, used = whole_characters(bytes(data), limit, closed=at_end and row.status in OVER)
-    return {
-        "stream": which,
-        "text": text,
-        "offset": offset,
-        "next_offset": offset + used,
-        "closed": row.status in OVER and at_end and used == len(data),
-    }
+    over = row.status in OVER and at_end and used == len(data)
+    return shapes.log_text(which, text, offset, offset + used, closed=over)
 
 
 async def _available(api: Api, row: Job, which: str, offset: int) -> AsyncGenerator[bytes, None]:

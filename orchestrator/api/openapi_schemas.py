@@ -6,11 +6,19 @@ from typing import Any
 
 from actors.lifecycle import Status
 from actors.ports import NodeState, WaitReason
+from orchestrator.api.openapi_examples import examples
 from orchestrator.api.openapi_parts import LINE
 
 
 def schemas() -> dict[str, Any]:
-    """The components by name."""
+    """The components by name, with examples."""
+    bodies = _bodies()
+    for name, some in examples().items():
+        bodies[name]["examples"] = some
+    return bodies
+
+
+def _bodies() -> dict[str, Any]:
     text, whole, real = {"type": "string"}, {"type": "integer"}, {"type": "number"}
     maybe_whole, maybe_real = {"type": ["integer", "null"]}, {"type": ["number", "null"]}
     maybe_text = {"type": ["string", "null"]}

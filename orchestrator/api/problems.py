@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any, Final
 
 import trio
@@ -21,6 +20,7 @@ from actors.ports import StorageError
 from actors.wire.bounded import BoundedConnection, BoundedRequest
 from actors.wire.errors import TooLarge, WireError
 from actors.wire.forms import status_body
+from orchestrator.api import shapes
 from orchestrator.disk import NameRefused, StorageFull
 from orchestrator.feed import FeedFull
 from orchestrator.ledger import IdempotencyConflict, LedgerFull
@@ -111,9 +111,7 @@ async def _answer(error: Exception) -> Response:
     elif told.status >= 503:
         log.warning("%s %s: %s", request.method, request.path, told.message)
     if request.path.startswith("/v1/"):
-        title = HTTPStatus(told.status).phrase
-        body = {"type": "about:blank", "title": title, "status": told.status, "code": told.code}
-        response = json_response({**body, "detail": told.message}, told.status)
+        response = json_response(shapes.problem(told.status, told.code, told.message), told.status)
         response.content_type = "application/problem+json"
     else:
         response = json_response(status_body(told.job_id, told.job_status, told.message), told.status)

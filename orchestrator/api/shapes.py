@@ -1,16 +1,22 @@
-"""How jobs, nodes and services are written under `/v1`."""
+"""How bodies are written under `/v1`: jobs, changes, files, logs, nodes, services, sums, refusals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 from actors.ledger_port import JobDetails
 from actors.lifecycle import Status
 from actors.model import HistoryEntry, Job
 from actors.ports import NodeView, ServiceLimits, Waiting
 from actors.wire.forms import rfc3339
+from orchestrator.ledger_crowd import Holder
 from orchestrator.ledger_lists import Told
+from orchestrator.ledger_minutes import Minute
+from orchestrator.ledger_usage import Used
+from orchestrator.stored import StoredFile
 
 
 def time(at: float | None) -> str | None:
@@ -128,3 +134,76 @@ def service(limits: ServiceLimits, counts: Mapping[tuple[str, Status], int]) -> 
         "on_doubt": limits.on_doubt,
         "jobs": {status.value: n for (name, status), n in counts.items() if name == limits.name},
     }
+
+
+def usage(used: Iterable[Used]) -> list[dict[str, Any]]:
+    """Sums by service and user."""
+    items: dict[tuple[str, int], dict[str, Any]] = {}
+    for one in used:
+        item = items.setdefault(
+            (one.service, one.user_id),
+            {
+                "service": one.service,
+                "user_id": one.user_id,
+                "jobs": 0,
+                "ended": {},
+                "cpu_seconds": 0.0,
+                "wall_seconds": 0.0,
+            },
+        )
+        item["jobs"] += one.jobs
+        item["ended"][one.status.value] = one.jobs
+        item["cpu_seconds"] = round(item["cpu_seconds"] + one.cpu_seconds, 6)
+        item["wall_seconds"] = round(item["wall_seconds"] + one.wall_seconds, 6)
+    return list(items.values())
+
+
+def holder(one: Holder) -> dict[str, Any]:
+    return {
+        "service": one.service,
+        "user_id": one.user_id,
+        "queued": one.queued,
+        "under_way": one.under_way,
+    }
+
+
+def minute(one: Minute) -> dict[str, Any]:
+    return {
+        "at": time(one.at),
+        "service": one.service,
+        "submitted": one.submitted,
+        "begun": one.begun,
+        "completed": one.completed,
+        "failed": one.failed,
+        "killed": one.killed,
+        "mean_wait_seconds": round(one.wait_seconds / one.begun, 3) if one.begun else None,
+        "longest_wait_seconds": round(one.longest_wait, 3) if one.begun else None,
+    }
+
+
+def file(one: StoredFile) -> dict[str, Any]:
+    return {
+        "path": one.path,
+        "url": quote(one.path),
+        "size": one.size,
+        "mode": f"{one.mode & 0o7777:04o}",
+        "mtime": time(min(max(one.mtime, -62135596800.0), 253402300799.0)),
+        "kind": one.kind,
+        "target": one.target,
+    }
+
+
+def log_text(stream: str, text: str, offset: int, next_offset: int, *, closed: bool) -> dict[str, Any]:
+    return {
+        "stream": stream,
+        "text": text,
+        "offset": offset,
+        "next_offset": next_offset,
+        "closed": closed,
+    }
+
+
+def problem(status: int, code: str, detail: str) -> dict[str, Any]:
+    """A refusal, as RFC 9457 has it."""
+    title = HTTPStatus(status).phrase
+    return {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import trio
 from quart import Blueprint, Response
@@ -15,10 +15,10 @@ from actors.ledger_port import LedgerError
 from actors.lifecycle import QUOTA, Status
 from actors.ports import StorageError
 from actors.wire.forms import rfc3339
-from orchestrator.api import params
+from orchestrator.api import params, shapes
 from orchestrator.api.problems import json_response, query
 from orchestrator.api.services import Api
-from orchestrator.ledger_usage import Used, read_usage
+from orchestrator.ledger_usage import read_usage
 
 DEADLINE: Final = 5.0
 EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -35,7 +35,7 @@ def blueprint(api: Api) -> Blueprint:
         user, service = params.signed(given, "user"), params.known_text(given, "service")
         since = params.since(given, 0.0)
         used, begin = await api.archive.read(lambda db: read_usage(db, since, user, service))
-        return json_response({"items": _by_user(used), "next": None, "since": rfc3339(begin)})
+        return json_response({"items": shapes.usage(used), "next": None, "since": rfc3339(begin)})
 
     @page.get("/metrics")
     async def metrics() -> Response:
@@ -49,27 +49,6 @@ def blueprint(api: Api) -> Blueprint:
         return json_response(body, 200 if is_ready else 503)
 
     return page
-
-
-def _by_user(used: Iterable[Used]) -> list[dict[str, Any]]:
-    items: dict[tuple[str, int], dict[str, Any]] = {}
-    for one in used:
-        item = items.setdefault(
-            (one.service, one.user_id),
-            {
-                "service": one.service,
-                "user_id": one.user_id,
-                "jobs": 0,
-                "ended": {},
-                "cpu_seconds": 0.0,
-                "wall_seconds": 0.0,
-            },
-        )
-        item["jobs"] += one.jobs
-        item["ended"][one.status.value] = one.jobs
-        item["cpu_seconds"] = round(item["cpu_seconds"] + one.cpu_seconds, 6)
-        item["wall_seconds"] = round(item["wall_seconds"] + one.wall_seconds, 6)
-    return list(items.values())
 
 
 async def _checks(api: Api) -> dict[str, str]:

@@ -12,6 +12,7 @@ import pytest
 import trio
 from fakes.api_server import Server, api_server
 from fakes.ledgers import walk
+from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
 from actors.lifecycle import Status
@@ -389,6 +390,20 @@ async def test_the_document_has_every_route_and_no_other(server: Server) -> None
 
 async def test_the_document_is_valid(server: Server) -> None:
     validate((await server.client.get("/api-docs/openapi.json")).json())
+
+
+async def test_each_body_of_the_document_has_examples_that_fit_it_and_have_all_of_it(server: Server) -> None:
+    document = (await server.client.get("/api-docs/openapi.json")).json()
+    for name, schema in document["components"]["schemas"].items():
+        # Under the root of the whole document, so that references lead somewhere.
+        whole = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+        told: set[str] = set()
+        for example in schema["examples"]:
+            OAS31Validator(whole, format_checker=OAS31Validator.FORMAT_CHECKER).validate(example)
+            told |= set(example) if isinstance(example, dict) else set()
+        assert told <= set(schema.get("properties", ())), name
+        if name not in ("Upload", "Transition"):
+            assert told == set(schema.get("properties", ())), name
 
 
 async def test_every_reference_of_the_document_leads_somewhere(server: Server) -> None:
