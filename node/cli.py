@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -63,26 +62,25 @@ def node_command(config: str | None, **flags: str | None) -> None:
 
 
 def run(settings: NodeSettings) -> int:
-    """Serve until SIGTERM or SIGINT; the process's exit status."""
+    """Serve until SIGTERM, SIGINT or SIGHUP; the process's exit status."""
     # Late, for `--help` to be quick.
     from actors.wire.errors import CannotListen
+    from actors.wire.serving import until_signal
     from node.executors.run import NodeError
     from node.records import DataDirectoryError
     from node.server import serve_node, set_up_logging
 
     async def main() -> None:
         shutdown = trio.Event()
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:
 
-                async def stop_when_told() -> None:
-                    async for _signal in signals:
-                        shutdown.set()
-                        return
+            async def stop_when_told() -> None:
+                await until_signal()
+                shutdown.set()
 
-                nursery.start_soon(stop_when_told)
-                await serve_node(settings, shutdown=shutdown)
-                nursery.cancel_scope.cancel()
+            nursery.start_soon(stop_when_told)
+            await serve_node(settings, shutdown=shutdown)
+            nursery.cancel_scope.cancel()
 
     set_up_logging()
     told: list[str] = []

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -143,7 +144,7 @@ def listening(url: str) -> None:
 
 
 def run(serve: Callable[[Any], Awaitable[None]]) -> int:
-    """Run `serve(shutdown)` until it ends; SIGINT and SIGTERM set `shutdown`. The process's exit status.
+    """Run `serve(shutdown)` until it ends, by SIGINT, SIGTERM or SIGHUP too. The process's exit status.
 
     What stops the start is told in one line; what nobody foresaw, with its traceback.
     """
@@ -158,7 +159,8 @@ def run(serve: Callable[[Any], Awaitable[None]]) -> int:
 
     async def watch_signals(shutdown: trio.Event) -> None:
         await until_signal()
-        click.echo("stopping; this takes up to 5 s, a second Ctrl-C ends it at once", err=True)
+        with suppress(OSError):  # the terminal may be what has gone
+            click.echo("stopping; this takes up to 5 s, a second Ctrl-C ends it at once", err=True)
         shutdown.set()
         await until_signal()
         # Asked twice: no more patience for requests that are under way.

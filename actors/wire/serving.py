@@ -63,8 +63,12 @@ async def serve(
 
 
 async def until_signal() -> None:
-    """Wait for SIGINT or SIGTERM. Only in the main thread."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    """Wait for SIGINT or SIGTERM, or for SIGHUP (the terminal was closed) unless it is ignored, as nohup has
+    it. Only in the main thread."""
+    asked = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        asked.append(signal.SIGHUP)
+    with trio.open_signal_receiver(*asked) as signals:
         await anext(signals)
 
 

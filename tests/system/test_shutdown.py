@@ -127,3 +127,24 @@ async def test_jobs_run_on_while_the_orchestrator_is_away_and_are_fetched_when_i
             for job, content in ((meanwhile, b"1\n"), (longer, b"2\n"), (waiting, b"3\n")):
                 assert (await user.ended(job))["attempt"] == 1
                 assert (await user.contents(job))["result.txt"] == content
+
+
+async def test_a_terminal_that_is_closed_ends_both_in_order(here: Place) -> None:
+    node = here.node("node")
+    server = here.server(nodes=[node.url])
+    async with portal(server.url) as user:
+        await user.ended(await user.upload("true"))
+    assert await server.end(signal.SIGHUP) == 0
+    assert await node.end(signal.SIGHUP) == 0
+
+
+async def test_one_that_was_started_to_outlive_its_terminal_does(here: Place) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup starts it
+    try:
+        server = here.server(nodes=["http://127.0.0.1:9"])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    server.send(signal.SIGHUP)
+    async with portal(server.url) as user:
+        await user.upload("true")
+    assert await server.end(signal.SIGTERM) == 0
