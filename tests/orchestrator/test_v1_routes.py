@@ -425,6 +425,34 @@ async def test_swagger_asks_no_other_host_for_anything(server: Server) -> None:
     assert (await server.client.get("/swagger/SHA256SUMS")).status_code == 404
 
 
+async def test_the_dashboard_is_made_of_its_own_files(server: Server) -> None:
+    page = await server.client.get("/dashboard")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'self'" in policy and "unsafe" not in policy and "form-action 'none'" in policy
+    assert page.headers["referrer-policy"] == "no-referrer"
+    sources = [one for one in re.findall(r'(?:src|href)="([^"#]+)"', page.text) if one != "swagger"]
+    assert len(sources) > 10
+    for source in sources:
+        assert source.startswith("dashboard/")
+        answer = await server.client.get(f"/{source}")
+        assert (answer.status_code, answer.headers["x-content-type-options"]) == (200, "nosniff")
+        again = await server.client.get(f"/{source}", headers={"If-None-Match": answer.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+    assert (await server.client.get("/dashboard/")).headers["location"] == "../dashboard"
+    for name in ("index.html", "none.js", "..%2fSHA256SUMS"):
+        assert (await server.client.get(f"/dashboard/{name}")).status_code == 404
+
+
+def test_every_module_of_the_dashboard_is_loaded_at_once() -> None:
+    import orchestrator.api
+
+    static = Path(orchestrator.api.__file__).parent / "static" / "dashboard"
+    page = (static / "index.html").read_text()
+    modules = {file.name for file in static.glob("*.js")}
+    assert modules == set(re.findall(r'(?:src|href)="dashboard/([^"]+\.js)"', page))
+
+
 def test_the_vendored_files_are_the_published_ones() -> None:
     import hashlib
 

@@ -1,0 +1,112 @@
+// Charts of the last hour by uPlot; the same numbers stand beside each as a table, for who cannot see it.
+
+import { h, morphChildren, table } from "./dom.js";
+
+const HEIGHT = 180;
+const MINUTE = 60;
+
+/** A chart of `lines` (`{name, colour, dash}`, colours being custom properties of the style sheet) over minutes,
+ * written by `written`. */
+export class Chart {
+  constructor(title, lines, written) {
+    this.title = title;
+    this.lines = lines;
+    this.written = written;
+    this.data = null;
+    this.plot = null;
+    this.canvas = h("div", { class: "plot", "aria-hidden": "true" });
+    this.numbers = h("div");
+    this.element = h(
+      "figure",
+      { "data-own": true },
+      h("figcaption", null, title),
+      this.canvas,
+      h("details", null, h("summary", null, `The numbers: ${title.toLowerCase()}`), this.numbers),
+    );
+    this.sized = new ResizeObserver(() => this.resize());
+    this.sized.observe(this.canvas);
+    this.dark = matchMedia("(prefers-color-scheme: dark)");
+    this.dim = () => this.draw();
+    this.dark.addEventListener("change", this.dim);
+  }
+
+  /** `times` in seconds since 1970, and for each line as many values; null where there is none. */
+  show(times, values) {
+    this.data = [times, ...values];
+    if (this.plot) this.plot.setData(this.data);
+    else this.draw();
+    this.tabulate();
+  }
+
+  tabulate() {
+    const [times, ...values] = this.data;
+    const rows = times
+      .map((at, n) => ({ at, values: values.map((line) => line[n]) }))
+      .filter((one) => one.values.some((value) => value))
+      .reverse();
+    const columns = [
+      { name: "Minute", head: true, show: (one) => new Date(1000 * one.at).toLocaleTimeString("sv").slice(0, 5) },
+      ...this.lines.map((line, n) => ({ name: line.name, numeric: true, show: (one) => this.written(one.values[n]) })),
+    ];
+    morphChildren(this.numbers, [
+      rows.length > 0 ? table(`${this.title}, newest first; minutes with nothing are left out`, columns, rows, (one) => one.at) : h("p", null, "Nothing happened."),
+    ]);
+  }
+
+  draw() {
+    this.plot?.destroy();
+    this.plot = null;
+    const width = this.canvas.clientWidth;
+    if (!this.data || width === 0) return;
+    const style = getComputedStyle(this.canvas);
+    const colour = (name) => style.getPropertyValue(name).trim();
+    const axis = { stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") } };
+    this.plot = new window.uPlot(
+      {
+        width,
+        height: HEIGHT,
+        series: [
+          { value: (_, at) => (at === null ? "" : new Date(1000 * at).toLocaleTimeString("sv").slice(0, 5)), label: "Minute" },
+          ...this.lines.map((line) => ({
+            label: line.name,
+            stroke: colour(line.colour),
+            dash: line.dash,
+            width: 2,
+            points: { show: false },
+            value: (_, value) => this.written(value),
+          })),
+        ],
+        axes: [
+          { ...axis, values: (_, ticks) => ticks.map((at) => new Date(1000 * at).toLocaleTimeString("sv").slice(0, 5)) },
+          { ...axis, size: 60, values: (_, ticks) => ticks.map((value) => this.written(value)) },
+        ],
+        scales: { y: { range: (_, least, most) => [0, Math.max(1, most * 1.1)] } },
+        cursor: { y: false },
+      },
+      this.data,
+      this.canvas,
+    );
+  }
+
+  resize() {
+    const width = this.canvas.clientWidth;
+    if (this.plot && width > 0) this.plot.setSize({ width, height: HEIGHT });
+    else this.draw();
+  }
+
+  close() {
+    this.sized.disconnect();
+    this.dark.removeEventListener("change", this.dim);
+    this.plot?.destroy();
+  }
+}
+
+/** The minutes from `since` to now; what the API tells of them, of all services together. */
+export function minutes(since, items) {
+  const first = Math.ceil(Date.parse(since) / 1000 / MINUTE) * MINUTE;
+  const last = Math.floor(Date.now() / 1000 / MINUTE) * MINUTE;
+  const by = new Map();
+  for (let at = first; at <= last; at += MINUTE) by.set(at, []);
+  for (const item of items) by.get(Date.parse(item.at) / 1000)?.push(item);
+  return by;
+}
