@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from actors.lifecycle import QUOTA, Status
+from actors.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +146,10 @@ class Mark:
 @dataclass(frozen=True, slots=True)
 class PayloadView:
     """What a node tells of one payload: Prepared, Running, or ended with its `end`. `lost` means that the
-    machine's own end took it; it will never run again."""
+    machine's own end took it; it will never run again. `progress` is what its script says of it."""
 
     key: str
     status: Status
     end: End | None = None
     lost: bool = False
+    progress: Progress | None = None

@@ -8,12 +8,14 @@ from typing import Protocol
 
 from actors.lifecycle import Status
 from actors.model import End
+from actors.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
     """One attempt on a node. `id` is the contract's number, `owner` names the orchestrator ("" when it came
-    by the contract alone, without a key of its own). `max_runtime` 0: no limit."""
+    by the contract alone, without a key of its own). `max_runtime` 0: no limit. `progress` is what the script
+    says; it is no part of the record on disk."""
 
     key: str
     id: int
@@ -31,6 +33,7 @@ class Payload:
     started_at: float | None = None
     end: End | None = None
     lost: bool = False
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,9 @@ class Runner(Actor):
             self._look, self._read_at = False, trio.current_time()
             for payload in await self._payloads.changes(self._seen):
                 self._seen = max(self._seen, payload.sequence)
-                self._take_in(payload)
+                # What came meanwhile may be its end, already seen through: it would be adopted once more.
+                if (newer := self._news.get(payload.key)) is None or newer.sequence <= payload.sequence:
+                    self._take_in(payload)
         news, self._news = self._news, {}
         for payload in news.values():
             # What was read is the state of all payloads at that number: older news would take them back.

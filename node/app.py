@@ -19,6 +19,7 @@ from actors.wire.bounded import BoundedConnection, BoundedRequest
 from actors.wire.errors import TooLarge, WireError
 from actors.wire.forms import status_body
 from node.draining import drain
+from node.inotify import Inotify
 from node.load import LoadSampler
 from node.payloads import PayloadTable
 from node.receive import Receiver
@@ -40,6 +41,7 @@ class Services:
     workspace: Workspace
     receiver: Receiver
     load: LoadSampler
+    inotify: Inotify
     grace: float
     executor: str
     limits: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,40 +13,94 @@ from typing import Final
 import trio
 
 _MODIFY: Final = 0x00000002
-_CREATE: Final = 0x00000100
 _MOVED_TO: Final = 0x00000080
+_CREATE: Final = 0x00000100
+_MOVE_SELF: Final = 0x00000800
 _ONLYDIR: Final = 0x01000000
+_DONT_FOLLOW: Final = 0x02000000
+_ONESHOT: Final = 0x80000000
+_MASK: Final = _MODIFY | _MOVED_TO | _CREATE | _MOVE_SELF | _ONLYDIR | _DONT_FOLLOW | _ONESHOT
 _FLAGS: Final = os.O_NONBLOCK | os.O_CLOEXEC  # IN_NONBLOCK and IN_CLOEXEC are the same numbers
+_OVERFLOWN: Final = -1
+"""The watch that an event names when others were lost."""
+_EVENT: Final = struct.Struct("iIII")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Watched:
-    """Changes of the files right in one directory, since it was opened or last waited for."""
+class Armed:
+    """Tells of the first change in a directory since it was armed. `disarm` it when nobody waits any more."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, inotify: Inotify, watch: int) -> None:
+        self.fired = trio.Event()
+        """Set when a file in the directory has been written to or come into it, or the directory has gone:
+        which of these is not told."""
+        self._inotify = inotify
+        self._watch = watch
 
-    async def changed(self) -> None:
-        """Return when a file in the directory has been written to or come into it; which one is not told."""
-        await trio.lowlevel.wait_readable(self._descriptor)
+    def disarm(self) -> None:
+        """Idempotent."""
+        self._inotify._disarm(self, self._watch)
+
+
+class Inotify:
+    """All watches of this process behind one descriptor: the kernel grants few of them, and takes 10 ms to
+    close one. A watch fires once, so that nobody pays for what changes while nobody waits. Somebody has to
+    `hear`."""
+
+    def __init__(self) -> None:
+        self._descriptor = _libc.inotify_init1(_FLAGS)
+        self._armed: dict[int, set[Armed]] = {}
+
+    def arm(self, directory: Path) -> Armed | None:
+        """None where the kernel refuses to (the number of watches is limited), and where there is no such
+        directory."""
+        if self._descriptor < 0:
+            return None
+        watch = _libc.inotify_add_watch(self._descriptor, os.fsencode(directory), ctypes.c_uint32(_MASK))
+        if watch < 0:
+            return None
+        armed = Armed(self, watch)
+        self._armed.setdefault(watch, set()).add(armed)
+        return armed
+
+    @contextmanager
+    def armed(self, directory: Path) -> Iterator[Armed | None]:
+        """The same for as long as it is open."""
+        armed = self.arm(directory)
         try:
-            # All of it at once: many writes are one change.
-            os.read(self._descriptor, 64 * 1024)
-        except BlockingIOError:
-            return
+            yield armed
+        finally:
+            if armed is not None:
+                armed.disarm()
 
+    async def hear(self) -> None:
+        """Hear the kernel until it is cancelled. After that nothing fires, and nothing can be armed."""
+        try:
+            while self._descriptor >= 0:
+                await trio.lowlevel.wait_readable(self._descriptor)
+                try:
+                    self._told(os.read(self._descriptor, 64 * 1024))
+                except BlockingIOError:
+                    continue
+        finally:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
 
-@contextmanager
-def watching(directory: Path) -> Iterator[Watched | None]:
-    """Watch a directory; None where the kernel refuses to (the number of watches is limited)."""
-    descriptor = _libc.inotify_init1(_FLAGS)
-    if descriptor < 0:
-        yield None
-        return
-    try:
-        mask = ctypes.c_uint32(_MODIFY | _CREATE | _MOVED_TO | _ONLYDIR)
-        added = _libc.inotify_add_watch(descriptor, os.fsencode(directory), mask)
-        yield None if added < 0 else Watched(descriptor)
-    finally:
-        os.close(descriptor)
+    def _told(self, events: bytes) -> None:
+        at = 0
+        while at < len(events):
+            watch, _, _, length = _EVENT.unpack_from(events, at)
+            at += _EVENT.size + length
+            for number in list(self._armed) if watch == _OVERFLOWN else (watch,):
+                # Whatever it is, it is the last of this watch.
+                for armed in self._armed.pop(number, ()):
+                    armed.fired.set()
+
+    def _disarm(self, armed: Armed, watch: int) -> None:
+        mine = self._armed.get(watch, set())
+        mine.discard(armed)
+        if not mine and self._armed.pop(watch, None) is not None and self._descriptor >= 0:
+            # It may have fired by now, or have gone with its directory: then the kernel knows it no more.
+            _libc.inotify_rm_watch(self._descriptor, watch)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from actors.lifecycle import Status
 from actors.model import End
 from actors.node_ports import Payload, PayloadMove
-from actors.wire.attempts import end_from_json, end_to_json
+from actors.wire.attempts import end_from_json, end_to_json, progress_from_json, progress_to_json
 
 SCHEMA: Final = """
 CREATE TABLE payload (
@@ -17,13 +17,13 @@ CREATE TABLE payload (
     service TEXT NOT NULL, user_id INTEGER NOT NULL, owner TEXT NOT NULL, status TEXT NOT NULL,
     sequence INTEGER UNIQUE NOT NULL, created_at REAL NOT NULL, max_runtime REAL NOT NULL,
     cancelled INTEGER NOT NULL, pid INTEGER NOT NULL, started_at REAL, verdict TEXT, lost INTEGER NOT NULL,
-    released INTEGER NOT NULL, ended_at REAL
+    released INTEGER NOT NULL, ended_at REAL, progress TEXT
 ) WITHOUT ROWID;
 CREATE TABLE tombstone (key TEXT PRIMARY KEY, kind TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX tombstone_at ON tombstone (at);
 """
 
-PUT: Final = f"INSERT OR REPLACE INTO payload VALUES ({', '.join('?' * 18)})"
+PUT: Final = f"INSERT OR REPLACE INTO payload VALUES ({', '.join('?' * 19)})"
 OLD_TOMBSTONES: Final = "SELECT key FROM tombstone WHERE at < ? AND key NOT IN (SELECT key FROM payload)"
 
 
@@ -56,6 +56,7 @@ def taken_by_reboot(payload: Payload, now: float) -> Payload:
 def columns_of(row: Row) -> tuple[Any, ...]:
     p = row.payload
     verdict = None if p.end is None else json.dumps(end_to_json(p.end))
+    progress = None if p.progress is None else json.dumps(progress_to_json(p.progress))
     ended_at = None if p.end is None else (p.created_at if p.end.ended_at is None else p.end.ended_at)
     return (
         *(
@@ -70,13 +71,13 @@ def columns_of(row: Row) -> tuple[Any, ...]:
             p.sequence,
             p.created_at,
         ),
-        *(p.max_runtime, p.cancelled, p.pid, p.started_at, verdict, p.lost, row.released, ended_at),
+        *(p.max_runtime, p.cancelled, p.pid, p.started_at, verdict, p.lost, row.released, ended_at, progress),
     )
 
 
 def row_of(columns: tuple[Any, ...]) -> Row:
     (key, id_, job_id, n, service, user_id, owner, status, sequence, created_at) = columns[:10]
-    (max_runtime, cancelled, pid, started_at, verdict, lost, released, _ended_at) = columns[10:]
+    (max_runtime, cancelled, pid, started_at, verdict, lost, released, _ended_at, progress) = columns[10:]
     payload = Payload(
         key=key,
         id=id_,
@@ -94,5 +95,6 @@ def row_of(columns: tuple[Any, ...]) -> Row:
         started_at=started_at,
         end=None if verdict is None else end_from_json(json.loads(verdict)),
         lost=bool(lost),
+        progress=None if progress is None else progress_from_json(json.loads(progress)),
     )
     return Row(payload, bool(released))

@@ -14,6 +14,7 @@ from actors.node_ports import Payload, PayloadMove
 from node.arrivals import Accepted, Arrived, accepted, prepared
 from node.batches import Writing
 from node.payload_rows import OLD_TOMBSTONES, Row, moved, row_of
+from node.progress import Said
 from node.records import RELEASE
 
 
@@ -61,6 +62,17 @@ def move(writing: Writing, moves: Sequence[PayloadMove]) -> list[bool]:
             writing.records.write(row.payload)
     writing.put(changed)
     return done
+
+
+def hear(writing: Writing, key: str, said: Said) -> None:
+    """What a script says of its progress, while it has not ended. In the table alone: the file that it says
+    it in is the truth."""
+    row = rows_by_key(writing.db, [key]).get(key)
+    if row is None or row.payload.end is not None:
+        return
+    progress = said.after(row.payload.progress)
+    if progress != row.payload.progress:
+        writing.put([replace(row, payload=replace(row.payload, progress=progress))])
 
 
 def take_over(

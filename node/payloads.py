@@ -24,6 +24,7 @@ from node.arrivals import Accepted, Arrived
 from node.batches import Batches, Writing
 from node.changes import Changes
 from node.payload_rows import SCHEMA
+from node.progress import Said
 from node.records import CANCEL, RELEASE, Records
 from node.reload import Reloaded, reload
 
@@ -62,6 +63,11 @@ class PayloadTable:
         """Compare-and-set each; False where the payload is not in `source` any more or is unknown. Raises
         `OSError`."""
         return await self._batches.write(lambda writing: work.move(writing, moves), urgent=True)
+
+    async def hear_progress(self, key: str, said: Said) -> None:
+        """What a payload's script says of its progress; nothing happens if it is nothing new, or has ended.
+        Raises `OSError`."""
+        await self._batches.write(lambda writing: work.hear(writing, key, said))
 
     async def changes(self, after: int) -> Sequence[Payload]:
         return await self._select("WHERE sequence > ? ORDER BY sequence", after)
@@ -194,7 +200,7 @@ async def open_table(
 
 def view_of(payload: Payload) -> PayloadView:
     """A payload as the wire tells it."""
-    return PayloadView(key=payload.key, status=payload.status, end=payload.end, lost=payload.lost)
+    return PayloadView(payload.key, payload.status, payload.end, payload.lost, payload.progress)
 
 
 def _prepare(db: sqlite3.Connection) -> None:

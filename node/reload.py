@@ -9,6 +9,7 @@ from typing import Final
 
 from actors.lifecycle import ENDED, Status
 from node.payload_rows import Row, taken_by_reboot
+from node.progress import read
 from node.records import RELEASE, Records, Tombstone
 
 log: Final = logging.getLogger("node.payloads")
@@ -40,6 +41,8 @@ def reload(records: Records, now: float, intended: Callable[[str], bool]) -> Rel
         if payload.lost and payload is not item.payload:
             records.write(payload)
         stone = buried.get(payload.key)
-        payload = replace(payload, cancelled=stone is not None and payload.status not in ENDED)
+        progress = read(records.directory(payload.key)).after(None)
+        cancelled = stone is not None and payload.status not in ENDED
+        payload = replace(payload, cancelled=cancelled, progress=progress)
         rows.append(Row(payload, stone is not None and stone.kind == RELEASE))
     return Reloaded(rows, list(buried.values()))

@@ -27,7 +27,7 @@ from actors.wire.tree import Listing, OpenTree, open_regular
 from actors.wire.zip_out import zip_pieces
 from node.app import Problem, Services
 from node.executors.run import STDERR, STDOUT
-from node.inotify import Watched, watching
+from node.inotify import Armed
 from node.manifest import is_frozen, list_work, listing_from_json, manifest_to_json, read_manifest
 from node.payloads import view_of
 from node.workspace import WORK
@@ -225,9 +225,9 @@ async def _log(services: Services, key: str, path: Path, offset: int, follow: bo
             async for piece in _pulled(services, _read_log(path, offset)):
                 yield piece
             return
-        with watching(path.parent) as watched:
-            while True:
-                changed = services.table.heard.next_of(key)
+        while True:
+            changed = services.table.heard.next_of(key)
+            with services.inotify.armed(path.parent) as armed:
                 # Asked before reading: what was printed until the end is read after it is known.
                 payload = await services.table.get(key)
                 ended = payload is None or payload.status in ENDED
@@ -236,10 +236,10 @@ async def _log(services: Services, key: str, path: Path, offset: int, follow: bo
                     yield piece
                 if ended or services.shutdown.is_set():
                     return
-                await _first_of(watched, changed, services.shutdown)
+                await _first_of(armed, changed, services.shutdown)
 
 
-async def _first_of(watched: Watched | None, changed: trio.Event, shutdown: trio.Event) -> None:
+async def _first_of(armed: Armed | None, changed: trio.Event, shutdown: trio.Event) -> None:
     """Wait until there may be more of a log, or until there will be no more."""
     async with trio.open_nursery() as nursery:
 
@@ -247,7 +247,7 @@ async def _first_of(watched: Watched | None, changed: trio.Event, shutdown: trio
             await wait()
             nursery.cancel_scope.cancel()
 
-        for wait in (changed.wait, shutdown.wait, watched.changed if watched else _in_a_moment):
+        for wait in (changed.wait, shutdown.wait, armed.fired.wait if armed else _in_a_moment):
             nursery.start_soon(wait_for, wait)
 
 

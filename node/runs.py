@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,10 @@ from actors.model import End
 from actors.node_ports import Payload, Running, RunResult
 from actors.reserve import Reserve
 from actors.runner import without_results
+from node import progress
 from node.executors.run import Executor, ExecutorError, Run, RunEnd, RunSpec
-from node.manifest import freeze_manifest
+from node.inotify import Armed, Inotify
+from node.manifest import Frozen, freeze_manifest
 from node.reclaim import reclaimed
 from node.script import Checked, make_ready
 from node.workspace import INTENT, WORK, Workspace
@@ -27,7 +30,8 @@ NEVER_STARTED: Final = "the node went down before it had started"
 
 
 class ExecutorRuns:
-    """Runs of one executor. `environment` is what every script gets; `grace` in seconds."""
+    """Runs of one executor. `environment` is what every script gets; `grace` in seconds. `hear_progress` is
+    told what a payload's script says of its progress; it may raise `OSError`."""
 
     def __init__(
         self,
@@ -37,12 +41,16 @@ class ExecutorRuns:
         reserve: Reserve,
         environment: Mapping[str, str],
         grace: float,
+        inotify: Inotify,
+        hear_progress: Callable[[str, progress.Said], Awaitable[object]],
     ) -> None:
         self._reserve = reserve
         self._workspace = workspace
         self._executor = executor
         self._environment = environment
         self._grace = grace
+        self._inotify = inotify
+        self._hear_progress = hear_progress
 
     async def start(self, payload: Payload) -> Running | RunResult:
         directory = self._workspace.directory(payload.key)
@@ -52,11 +60,17 @@ class ExecutorRuns:
             return await self.adopt(payload)
         if checked.invalid:
             return RunResult(invalid=checked.invalid)
+        # Before the script begins, so that what it says at once is heard without looking for it.
+        armed = self._inotify.arm(directory / progress.DIRECTORY)
         try:
             run = await self._executor.start(self._spec(payload))
-        except ExecutorError as why:
-            return RunResult(refused=str(why), note=checked.note)
-        return _Run(run, checked.note)
+        except BaseException as why:
+            if armed is not None:
+                armed.disarm()
+            if isinstance(why, ExecutorError):
+                return RunResult(refused=str(why), note=checked.note)
+            raise
+        return _Run(run, checked.note, self._following(payload.key, armed))
 
     async def adopt(self, payload: Payload) -> Running | RunResult:
         directory = self._workspace.directory(payload.key)
@@ -65,32 +79,44 @@ class ExecutorRuns:
         if note is None:
             return RunResult(refused=NEVER_STARTED, lost=True)
         found = await self._executor.adopt(self._spec(payload))
-        return _result(found, note) if isinstance(found, RunEnd) else _Run(found, note)
+        if isinstance(found, RunEnd):
+            return _result(found, note)
+        return _Run(found, note, self._following(payload.key, None))
 
     async def freeze(self, payload: Payload, end: End) -> End:
-        freeze = partial(freeze_manifest, self._workspace.directory(payload.key))
-        frozen = await trio.to_thread.run_sync(self._reserve.attempt, freeze)
+        freeze = partial(_frozen, self._workspace.directory(payload.key))
+        frozen, said = await trio.to_thread.run_sync(self._reserve.attempt, freeze)
+        if said.tail:
+            # Its last word, before its end is told. Nobody waits for it on a disk that has failed.
+            with suppress(OSError):
+                await self._hear_progress(payload.key, said)
         end = replace(end, size=frozen.size)
         return without_results(end, frozen.too_many) if frozen.too_many else end
 
+    def _following(self, key: str, armed: Armed | None) -> Callable[[], Awaitable[None]]:
+        tell = partial(self._hear_progress, key)
+        return partial(progress.follow, self._workspace.directory(key), self._inotify, armed, tell)
+
     def _spec(self, payload: Payload) -> RunSpec:
+        directory = self._workspace.directory(payload.key).absolute()
         environment = {
             **self._environment,
             "ORCHESTRATOR_JOB_ID": str(payload.job_id or payload.id),
             "ORCHESTRATOR_ATTEMPT": str(payload.n),
             "ORCHESTRATOR_SERVICE": payload.service,
             "ORCHESTRATOR_USER_ID": str(payload.user_id),
+            progress.VARIABLE: str(directory / progress.DIRECTORY / progress.FILE),
         }
-        directory = self._workspace.directory(payload.key).absolute()
         return RunSpec(payload.key, directory, environment, self._grace)
 
 
 class _Run:
-    """A run of the executor, as the Runner sees it."""
+    """A run of the executor, as the Runner sees it. `follow` follows its progress until it is cancelled."""
 
-    def __init__(self, run: Run, note: str) -> None:
+    def __init__(self, run: Run, note: str, follow: Callable[[], Awaitable[None]]) -> None:
         self._run = run
         self._note = note
+        self._follow = follow
         self._born = time.monotonic() - _age(run)
 
     @property
@@ -105,7 +131,11 @@ class _Run:
         return time.monotonic() - self._born
 
     async def wait(self) -> RunResult:
-        return _result(await self._run.wait(), self._note)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow)
+            end = await self._run.wait()
+            nursery.cancel_scope.cancel()
+        return _result(end, self._note)
 
     async def stop(self, grace: float) -> None:
         await self._run.stop(grace)
@@ -130,6 +160,7 @@ def _intend(directory: Path) -> Checked | None:
         return None
     checked = make_ready(directory / WORK / "run.sh")
     if not checked.invalid:
+        (directory / progress.DIRECTORY).mkdir(mode=0o700, exist_ok=True)
         # Not synced: what it guards against is the death of this process, not of the machine, whose next boot
         # takes every payload for lost.
         try:
@@ -139,6 +170,10 @@ def _intend(directory: Path) -> Checked | None:
             intent.unlink(missing_ok=True)
             raise
     return checked
+
+
+def _frozen(directory: Path) -> tuple[Frozen, progress.Said]:
+    return freeze_manifest(directory), progress.read(directory)
 
 
 def _note(directory: Path) -> str | None:

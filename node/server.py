@@ -20,6 +20,7 @@ from node.app import Services
 from node.cleaning import Cleaning
 from node.executors.bash import BashExecutor, base_environment
 from node.executors.run import Executor
+from node.inotify import Inotify
 from node.job_environment import job_environment
 from node.load import LoadSampler
 from node.payloads import open_table
@@ -74,12 +75,16 @@ async def _serve(
         open_table(records, clock, intended=workspace.intended) as table,
         trio.open_nursery() as nursery,
     ):
+        inotify = Inotify()
+        nursery.start_soon(inotify.hear)
         runs = ExecutorRuns(
             workspace,
             executor,
             reserve=records.reserve,
             environment=job_environment(base_environment(os.environ), settings),
             grace=settings.grace,
+            inotify=inotify,
+            hear_progress=table.hear_progress,
         )
         runner = Runner(
             payloads=table,
@@ -121,6 +126,7 @@ async def _serve(
             workspace=workspace,
             receiver=Receiver(table, workspace, settings.upload_limit),
             load=load,
+            inotify=inotify,
             grace=settings.grace,
             executor=executor.name,
             limits=executor.limits,

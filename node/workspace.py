@@ -5,6 +5,7 @@
         work/              the job's own directory, the script's working directory
         stdout.log stderr.log
         run/               the executor's own
+        progress/          for the script to say how far it has come (see progress.py)
         intent             somebody has set out to start it; holds what is to be said in its message
         manifest.json      what there is to be collected, frozen at its end
     DATA/incoming/         what is being received; nothing in it is a payload

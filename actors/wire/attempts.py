@@ -14,6 +14,7 @@ from typing import Any
 
 from actors.lifecycle import ENDED, PAYLOAD, Status
 from actors.model import End, Heartbeat, Mark, PayloadView
+from actors.progress import Progress, told
 
 PROTOCOL = 1
 """The number in `/v1/info` that says a peer speaks this page."""
@@ -63,6 +64,7 @@ def view_to_json(view: PayloadView) -> dict[str, Any]:
         "status": view.status.value,
         "lost": view.lost,
         "end": None if view.end is None else end_to_json(view.end),
+        "progress": None if view.progress is None else progress_to_json(view.progress),
     }
 
 
@@ -75,7 +77,22 @@ def view_from_json(data: Any) -> PayloadView:
     end = None if form.get("end") is None else end_from_json(form["end"])
     if (end is not None) != (status in ENDED) or (end is not None and end.status is not status):
         raise Garbled(f"payload {key}: status {status} and its end do not agree")
-    return PayloadView(key=key, status=status, end=end, lost=form.get("lost") is True)
+    progress = progress_from_json(form.get("progress"))
+    return PayloadView(key=key, status=status, end=end, lost=form.get("lost") is True, progress=progress)
+
+
+def progress_to_json(progress: Progress) -> dict[str, Any]:
+    return {"fraction": progress.fraction, "message": progress.message}
+
+
+def progress_from_json(data: Any) -> Progress | None:
+    """None for what is nothing of the kind: nothing hangs on it, and a peer may have its own idea of it."""
+    if not isinstance(data, dict):
+        return None
+    fraction, message = data.get("fraction"), data.get("message")
+    known = isinstance(fraction, int | float) and not isinstance(fraction, bool)
+    said = told(fraction if known else None, message if isinstance(message, str) else "")
+    return None if said == Progress() else said
 
 
 def heartbeat_to_json(beat: Heartbeat, held: Mapping[str, int]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from actors.kernel import Supervisor
 from actors.lifecycle import Status
 from actors.node_ports import Payload, RunResult
+from actors.progress import Progress
 from actors.runner import Cause, Runner, verdict
 
 
@@ -86,6 +87,32 @@ async def test_a_prepared_payload_is_started_and_its_end_recorded(autojump_clock
     end = world.table.end_of(KEY)
     assert end is not None and (end.size, end.exit_code, end.ended_at) == (10, 0, 60.0)
     assert world.runs.frozen == [KEY]
+
+
+async def test_what_was_read_before_an_end_does_not_bring_the_run_back(autojump_clock: MockClock) -> None:
+    """A change of a payload that runs is being read while its end is recorded and seen through."""
+    world = World()
+    table, on = world.table, trio.Event()
+    async with world.going():
+        table.put(payload())
+        await wait_all_tasks_blocked()
+        read = table.changes
+
+        async def late(after: int) -> Sequence[Payload]:
+            found = await read(after)
+            await on.wait()
+            return found
+
+        table.changes = late  # type: ignore[method-assign]
+        table.put(replace(table.rows[KEY], progress=Progress(0.5)))
+        await wait_all_tasks_blocked()
+        table.bell = lambda: world.runner.hear([table.rows[KEY]])
+        world.runs.running[KEY].end(RunResult(exit_code=0))
+        await wait_all_tasks_blocked()
+        assert world.told() == (Status.COMPLETED, "")
+        on.set()
+        await wait_all_tasks_blocked()
+        assert world.runs.adopted == []
 
 
 async def test_no_more_run_than_there_are_slots_and_the_oldest_goes_first(autojump_clock: MockClock) -> None:

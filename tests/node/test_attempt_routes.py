@@ -8,7 +8,6 @@ import json
 import os
 import zipfile
 from collections.abc import AsyncIterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +56,7 @@ async def test_a_sent_attempt_is_accepted_runs_and_sees_who_it_is(tmp_path: Path
             "ORCHESTRATOR_ATTEMPT": "2",
             "ORCHESTRATOR_SERVICE": "haddock",
             "ORCHESTRATOR_USER_ID": "-1",
+            "ORCHESTRATOR_PROGRESS": f"{tmp_path}/payloads/{KEY}/progress/progress",
         }
         assert (run.spec.work / "sub/in.pdb").read_bytes() == b"ATOM"
 
@@ -384,7 +384,7 @@ async def test_a_followed_log_grows_until_the_end(
     if kernel_tells:
         monkeypatch.setattr("node.results.FOLLOW_EVERY", 1e6)
     else:
-        monkeypatch.setattr("node.results.watching", lambda _directory: nullcontext(None))
+        monkeypatch.setattr("node.inotify.Inotify.arm", lambda _inotify, _directory: None)
     async with node_in_process(tmp_path) as node:
         run = await node.started()
         run.print("first ")
