@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -133,16 +134,19 @@ class Reply:
 class Http:
     """The client. Close it with `aclose`."""
 
-    def __init__(self, patience: Patience | None = None) -> None:
+    def __init__(self, patience: Patience | None = None, *, trust: ssl.SSLContext | None = None) -> None:
+        """`trust`: whose certificates are believed, instead of the usual ones."""
         self.patience: Final = patience or Patience()
+        trust = trust or httpx.create_ssl_context(trust_env=False)
         # Idle connections are dropped before servers usually drop them (5 s), so that seldom one closes in
         # the instant of sending.
         self._client = _client(
-            httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=200, keepalive_expiry=4.0)
+            httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=200, keepalive_expiry=4.0),
+            trust,
         )
         # Each node has an event stream that stays. In a pool with a bound, enough nodes would leave no
         # connection for anything else, and all of them would seem to be out of reach.
-        self._streams = _client(httpx.Limits(max_connections=None, max_keepalive_connections=0))
+        self._streams = _client(httpx.Limits(max_connections=None, max_keepalive_connections=0), trust)
 
     async def aclose(self) -> None:
         with trio.move_on_after(_CLOSING, shield=True):
@@ -177,6 +181,29 @@ class Http:
         finally:
             await reply.close()  # noqa: ASYNC102  # it shields itself, with a timeout
 
+    @asynccontextmanager
+    async def post_to(
+        self, address: str, url: str, *, headers: Mapping[str, str], body: Body, patience: Patience
+    ) -> AsyncIterator[Reply]:
+        """POST to `url` by a connection of its own, to this IP address and without a look-up of the host,
+        which the certificate has to be for all the same. Raises as `exchange` does."""
+        try:
+            named = httpx.URL(url)
+            request = self._streams.build_request(
+                "POST",
+                named.copy_with(host=address),
+                headers={**headers, "host": named.netloc.decode("ascii")},
+                timeout=httpx.Timeout(read=None, write=patience.stall, connect=patience.connect, pool=_POOL),
+                extensions={"sni_hostname": named.raw_host.decode("ascii")},
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise NotReached(f"{url} is no address: {_told(error)}") from error
+        reply = Reply(await self._send(self._streams, request, body, patience), patience.stall)
+        try:
+            yield reply
+        finally:
+            await reply.close()  # noqa: ASYNC102  # it shields itself, with a timeout
+
     async def _send(
         self, client: httpx.AsyncClient, request: httpx.Request, body: Body | None, patience: Patience
     ) -> httpx.Response:
@@ -206,8 +233,9 @@ class Http:
         raise Broken(f"{what}: no answer within {patience.head or 0:g} s")
 
 
-def _client(limits: httpx.Limits) -> httpx.AsyncClient:
+def _client(limits: httpx.Limits, trust: ssl.SSLContext) -> httpx.AsyncClient:
     return httpx.AsyncClient(
+        verify=trust,
         trust_env=False,
         follow_redirects=False,
         http2=False,

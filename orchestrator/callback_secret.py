@@ -1,0 +1,82 @@
+"""The secrets that callbacks are signed with: a file with one in each line, as Standard Webhooks writes them.
+
+The first start makes the file. Who adds a line signs with both, so that receivers can change to the new one
+before the old one goes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Final
+
+log: Final = logging.getLogger("orchestrator")
+
+_SECRET: Final = re.compile(r"whsec_[A-Za-z0-9+/]{32,86}={0,2}", re.ASCII)
+_BYTES: Final = 32
+_LEAST, _MOST = 24, 64
+_LONGEST_FILE: Final = 4096
+
+
+class SecretError(Exception):
+    """The file cannot be used; the text is a line that says why and what to do."""
+
+
+def load_secrets(path: Path) -> tuple[str, ...]:
+    """What is in the file, at least one; makes it if there is none. Raises SecretError."""
+    try:
+        if not path.exists():
+            _make(path)
+        with path.open("rb") as file:
+            text = file.read(_LONGEST_FILE + 1)
+            mode = os.fstat(file.fileno()).st_mode
+    except OSError as error:
+        raise SecretError(
+            f"{path}: {error.strerror}; callback_secret_file has to name a file that can be read, or made"
+        ) from error
+    if mode & 0o007:
+        log.warning("%s: anybody on this machine may read what callbacks are signed with", path)
+    found = text.decode("ascii", "replace").split()
+    if not found or len(text) > _LONGEST_FILE or not all(map(_is_secret, found)):
+        raise SecretError(
+            f"{path}: lines of whsec_ and {_LEAST} to {_MOST} bytes in base64 were expected; "
+            "moved away, the file is made anew"
+        )
+    return tuple(found)
+
+
+def _is_secret(text: str) -> bool:
+    if not _SECRET.fullmatch(text):
+        return False
+    try:
+        return _LEAST <= len(base64.b64decode(text.removeprefix("whsec_"), validate=True)) <= _MOST
+    except binascii.Error:
+        return False
+
+
+def _make(path: Path) -> None:
+    """Whole or not at all, and never readable for others. One that another process made meanwhile stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(b"whsec_" + base64.b64encode(secrets.token_bytes(_BYTES)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return
+    finally:
+        draft.unlink()
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
