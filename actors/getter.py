@@ -17,7 +17,7 @@ import trio
 
 from actors.errands import Tools
 from actors.kernel import Actor
-from actors.ledger_port import Change, Ledger, Move, MoveAttempt, Note, Outcome
+from actors.ledger_port import Change, Ledger, Move, MoveAttempt, Note, Outcome, TellProgress
 from actors.lifecycle import ON_NODE, Status
 from actors.messages import AttemptHanded, Committed, NodeSeen
 from actors.model import Attempt, AttemptState, Job, NodeRef, PayloadView
@@ -144,6 +144,8 @@ class Getter(Actor):
             for (tracked, change), answer in zip(batch, answers, strict=True):
                 if tracked is not None:
                     tracked.recording = False
+                    if isinstance(change, TellProgress):
+                        tracked.unheard = None if answer.outcome is Outcome.DONE else change
                 if answer.outcome is Outcome.DONE:
                     self._note_done(tracked, change)
                 elif tracked is not None and tracked.job == answer.job:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from actors.errands import Errand
-from actors.ledger_port import Change, Move, RecordEnd
+from actors.ledger_port import Change, Move, RecordEnd, TellProgress
 from actors.lifecycle import Status
 from actors.model import Attempt, AttemptState, End, Heartbeat, Job, Mark, NodeRef, PayloadView
 from actors.ports import (
@@ -22,13 +22,15 @@ from actors.retrying import after_loss
 
 class Tracked:
     """One job on a node, with its current attempt. `recording`: a change for it is decided and not committed
-    yet. `stored`: its results are on our disk. `gone`: the node no longer has it, and why that is known."""
+    yet. `stored`: its results are on our disk. `gone`: the node no longer has it, and why that is known.
+    `unheard`: what of its progress the ledger would not have."""
 
     def __init__(self, job: Job, attempt: Attempt) -> None:
         self.job = job
         self.attempt = attempt
         self.mark: Mark | None = None
         self.recording = False
+        self.unheard: TellProgress | None = None
         self.stored: CollectAnswer | None = None
         self.gone: str | None = None
         self.impossible: str | None = None
@@ -129,7 +131,9 @@ def next_step(tracked: Tracked, node: Followed, limits: ServiceLimits | None) ->
         end = tracked.verdict(view.end)
         if tracked.impossible is not None:
             return Step(_without_results(tracked, end, tracked.impossible))
-        change = None if job.end is not None else RecordEnd(job.id, attempt.key, end)
+        change: Change | None = _progress(tracked, view)
+        if change is None and job.end is None:
+            change = RecordEnd(job.id, attempt.key, end)
         return Step(change, Need.COLLECT, Dispatch(attempt, replace(job, end=view.end)))
     if job.terminate_requested:
         if job.status is Status.LOCKED:
@@ -137,7 +141,7 @@ def next_step(tracked: Tracked, node: Followed, limits: ServiceLimits | None) ->
         return Step(Move(job.id, job.status, Status.LOCKED, "being terminated", key=attempt.key))
     if view is None:
         return Step(need=Need.LOOK if _absence_counts(node, tracked) else None)
-    return Step(_progress(job, attempt, view, node))
+    return Step(_status(job, attempt, view, node) or _progress(tracked, view))
 
 
 def results_size(dispatch: Dispatch) -> int:
@@ -152,7 +156,19 @@ def failed(tracked: Tracked, why: str) -> Move:
     return Move(job.id, job.status, Status.FAILED, why, key=key, attempt_state=AttemptState.OVER)
 
 
-def _progress(job: Job, attempt: Attempt, view: PayloadView, node: Followed) -> Move | None:
+def _progress(tracked: Tracked, view: PayloadView) -> TellProgress | None:
+    """What its script says, if the ledger does not know it yet. A fraction stays until there is another: a
+    node that was started anew may not know it."""
+    job, said = tracked.job, view.progress
+    if said is None:
+        return None
+    fraction = job.progress if said.fraction is None else said.fraction
+    change = TellProgress(job.id, tracked.attempt.key, fraction, said.message)
+    known = (job.progress, job.progress_message) == (fraction, said.message)
+    return None if known or change == tracked.unheard else change
+
+
+def _status(job: Job, attempt: Attempt, view: PayloadView, node: Followed) -> Move | None:
     """What the node tells of a payload that has not ended. One that is Prepared on a node with room runs
     before that could be written down."""
     if view.status is Status.RUNNING and job.status in (Status.SUBMITTED, Status.PREPARED):

@@ -6,13 +6,14 @@ import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 from fakes.ledgers import SetClock, new_job
 from fakes.memory_ledger import MemoryLedger
 from trio.testing import MockClock
 
 from actors.getter import Getter
-from actors.ledger_port import Change, Move, Recorded
+from actors.ledger_port import Change, Move, Outcome, Recorded, RecordEnd, TellProgress
 from actors.lifecycle import Status
 from actors.messages import Committed
 from actors.model import Attempt, End, Heartbeat, Job, Mark, NodeRef, PayloadView
@@ -29,6 +30,7 @@ from actors.ports import (
     Picture,
     ServiceLimits,
 )
+from actors.progress import Progress
 
 OWN = NodeRef("n", "http://n")
 FOREIGN = NodeRef("f", "http://f", foreign=True)
@@ -121,9 +123,21 @@ class World:
     def say(self, event: NodeEvent | Exception) -> None:
         self.node.send.send_nowait(event)
 
-    def ended(self, job: Job, end: End) -> None:
+    def ended(self, job: Job, end: End, progress: Progress | None = None) -> None:
         assert job.attempt is not None
-        self.say(PayloadChanged(PayloadView(job.attempt.key, end.status, end)))
+        self.say(PayloadChanged(PayloadView(job.attempt.key, end.status, end, progress=progress)))
+
+    def says(self, job: Job, fraction: float | None, message: str = "") -> None:
+        """Its script does."""
+        assert job.attempt is not None
+        said = Progress(fraction, message)
+        self.say(PayloadChanged(PayloadView(job.attempt.key, Status.RUNNING, progress=said)))
+
+    async def progress(self, job: Job) -> tuple[float | None, str]:
+        """As the ledger has it a moment later."""
+        await trio.sleep(0.1)
+        row = await self.row(job)
+        return row.progress, row.progress_message
 
 
 @asynccontextmanager
@@ -217,3 +231,113 @@ async def test_one_node_at_two_addresses_is_followed_once(autojump_clock: MockCl
         first, second = (w.node.watched.count(url) for url in ("http://localhost:1", "http://127.0.0.1:1"))
         assert sorted((first, second))[0] == 1
         assert sorted((first, second))[1] <= 5
+
+
+def told(w: World, monkeypatch: pytest.MonkeyPatch, deaf: int = 0) -> list[Change]:
+    """Every change that the ledger is asked for from now on; it takes 20 ms for each commit. The first `deaf`
+    of progress it takes for stale."""
+    changes: list[Change] = []
+    record = w.ledger.record
+    left = deaf
+
+    async def remembered(asked: Sequence[Change]) -> Sequence[Recorded]:
+        nonlocal left
+        changes.extend(asked)
+        await trio.sleep(0.02)
+        if left and isinstance(asked[0], TellProgress):
+            left -= 1
+            return [Recorded(Outcome.STALE, await w.ledger.get(asked[0].job_id))]
+        return await record(asked)
+
+    monkeypatch.setattr(w.ledger, "record", remembered)
+    return changes
+
+
+async def test_progress_is_stored_once_and_goes_back_by_nothing_but_a_word(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world() as w:
+        job = await w.running()
+        changes = told(w, monkeypatch)
+        w.says(job, 0.5, "half")
+        assert await w.progress(job) == (0.5, "half")
+        for _ in range(5):
+            w.says(job, 0.5, "half")
+        assert await w.progress(job) == (0.5, "half") and len(changes) == 1
+        # A node that knows nothing of it (any more), and one that knows the message alone.
+        assert job.attempt is not None
+        w.say(PayloadChanged(PayloadView(job.attempt.key, Status.RUNNING)))
+        assert await w.progress(job) == (0.5, "half")
+        w.says(job, None, "more")
+        assert await w.progress(job) == (0.5, "more")
+        w.says(job, 0.25)
+        assert await w.progress(job) == (0.25, "")
+        await trio.sleep(10)
+        assert len(changes) == 3
+
+
+async def test_a_flood_of_progress_goes_into_few_commits(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world() as w:
+        job = await w.running()
+        changes = told(w, monkeypatch)
+        for n in range(1, 100):
+            w.says(job, n / 100)
+        assert await w.progress(job) == (0.99, "")
+        assert len(changes) <= 3
+
+
+async def test_the_last_word_is_stored_before_the_end_and_none_after_it(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world() as w:
+        job = await w.running()
+        changes = told(w, monkeypatch)
+        w.node.collects = [CollectAnswer(CollectResult.STORED, DONE)]
+        w.ended(job, DONE, Progress(1.0, "done"))
+        w.says(job, 0.9, "late")
+        assert await w.progress(job) == (1.0, "done")
+        assert (await w.row(job)).status is Status.COMPLETED
+        w.says(job, 0.9, "later")
+        await trio.sleep(5)
+        assert await w.progress(job) == (1.0, "done")
+        kinds = [type(change) for change in changes]
+        assert kinds.count(TellProgress) == 1
+        assert RecordEnd not in kinds or kinds.index(TellProgress) < kinds.index(RecordEnd)
+
+
+async def test_a_ledger_that_will_not_hear_of_progress_keeps_no_job_from_its_end(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world() as w:
+        job = await w.running()
+        changes = told(w, monkeypatch, deaf=1000)
+        w.says(job, 0.5)
+        await trio.sleep(5)
+        assert len(changes) == 1
+        w.node.collects = [CollectAnswer(CollectResult.FAILED, reason="not yet")] * 1000
+        w.ended(job, DONE, Progress(0.75))
+        await trio.sleep(5)
+        row = await w.row(job)
+        assert row.end == DONE and row.progress is None
+        assert sum(isinstance(change, TellProgress) for change in changes) == 2
+
+
+async def test_another_attempt_begins_without_progress_and_the_old_one_has_no_say(
+    autojump_clock: MockClock,
+) -> None:
+    async with world() as w:
+        job = await w.running()
+        w.says(job, 0.5, "half")
+        assert await w.progress(job) == (0.5, "half")
+        assert job.attempt is not None
+        back = Move(job.id, Status.RUNNING, Status.QUEUED, "", key=job.attempt.key)
+        assert (await w.record(back)).progress is None
+        attempt = Attempt("f" * 32, job.id, 2, "n")
+        await w.record(Move(job.id, Status.QUEUED, Status.PROCESSING, "", attempt=attempt))
+        await w.record(Move(job.id, Status.PROCESSING, Status.SUBMITTED, "", key=attempt.key, spent=True))
+        w.says(job, 0.75, "of the first attempt")
+        assert await w.progress(job) == (None, "")
+        w.say(PayloadChanged(PayloadView(attempt.key, Status.RUNNING, progress=Progress(0.1))))
+        assert await w.progress(job) == (0.1, "")

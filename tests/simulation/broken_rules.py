@@ -1,4 +1,4 @@
-"""Ten rules, each broken on purpose: what shows that the simulation can fail."""
+"""Eleven rules, each broken on purpose: what shows that the simulation can fail."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from unittest.mock import patch
 from simulation.world import Faulty
 
 from actors import getter, lane, sender, tracking
+from actors.ledger_port import TellProgress
 from actors.lifecycle import Status
-from actors.model import Job, NodeRef
+from actors.model import Job, NodeRef, PayloadView
 from actors.ports import (
     CollectAnswer,
     CollectResult,
@@ -135,6 +136,17 @@ def _quota_in_memory_only() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _last_word_unheard() -> Iterator[None]:
+    original = tracking._progress
+
+    def progress(t: tracking.Tracked, view: PayloadView) -> TellProgress | None:
+        return original(t, view) if view.end is None else None
+
+    with patch.object(tracking, "_progress", progress):
+        yield
+
+
 RULES = (
     BrokenRule("no key on a submit", Faulty(no_key=True)),
     BrokenRule("results of an old attempt accepted", Faulty(any_attempt=True), _old_results_accepted),
@@ -146,4 +158,5 @@ RULES = (
     BrokenRule("a release forgotten over a restart", Faulty(release_forgotten=True)),
     BrokenRule("quota counted in memory only", broken=_quota_in_memory_only),
     BrokenRule("a kill that trusts the first process", Faulty(kill_trusts_first_process=True)),
+    BrokenRule("the last word of progress unheard at the end", broken=_last_word_unheard),
 )

@@ -53,11 +53,12 @@ class Checks:
             self._moved(change, answer.job)
         elif isinstance(change, RecordEnd):
             self._world.note(f"job {change.job_id}: end recorded, {change.end.status}")
-            self._own_end(change.job_id, change.key, change.end.status)
+            self._own(change.job_id, change.key, "end")
         elif isinstance(change, Note):
             self._world.note(f"job {change.job_id}: {change.message}")
         elif isinstance(change, TellProgress):
             self._world.note(f"job {change.job_id}: {change.fraction} {change.message}")
+            self._own(change.job_id, change.key, "progress")
         self._count(answer.job)
 
     def _moved(self, move: Move, job: Job) -> None:
@@ -105,10 +106,10 @@ class Checks:
             return not payload.lost and payload.end is None
         return self._world.in_flight.get(attempt.key, 0) > 0
 
-    def _own_end(self, job_id: int, key: str, status: Status) -> None:
+    def _own(self, job_id: int, key: str, what: str) -> None:
         current = self.attempts[job_id][-1]
         if key != current.key:
-            raise Violation("old attempt", f"job {job_id}: the end of {key[:6]}, not of {current.key[:6]}")
+            raise Violation("old attempt", f"job {job_id}: the {what} of {key[:6]}, not of {current.key[:6]}")
 
     def _result(self, job: Job, move: Move) -> None:
         current = self.attempts[job.id][-1]
@@ -119,6 +120,9 @@ class Checks:
         right = Status.COMPLETED if plan.exit_code == 0 else Status.FAILED
         if move.target is not right:
             raise Violation("result", f"job {job.id} is {move.target}, its script ends {right}")
+        last = plan.told(plan.words) if plan.words else None
+        if job.progress != last:
+            raise Violation("progress", f"job {job.id} ends at {job.progress}, its last word was {last}")
 
     def _nothing_runs(self, job: Job, move: Move) -> None:
         for attempt in self.attempts.get(job.id, []):

@@ -26,6 +26,7 @@ from actors.ports import (
     SubmitAnswer,
     SubmitResult,
 )
+from actors.progress import Progress
 
 
 @dataclass
@@ -40,10 +41,11 @@ class SimPayload:
     end: End | None = None
     lost: bool = False
     cancelled: bool = False
+    progress: Progress | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     def view(self) -> PayloadView:
-        return PayloadView(self.key, self.status, self.end, self.lost)
+        return PayloadView(self.key, self.status, self.end, self.lost, self.progress)
 
 
 class Stream:
@@ -216,7 +218,14 @@ class Machine:
 
     async def _run(self, payload: SimPayload) -> None:
         with payload.scope:
-            await trio.sleep(payload.plan.length)
+            plan = payload.plan
+            for word in range(1, plan.words + 1):
+                await trio.sleep(plan.length / (plan.words + 1))
+                payload.progress = Progress(plan.told(word))
+                # It stands in its file: an agent that is down reads it when it is back.
+                if self.up and payload.processes:
+                    self._changed(payload)
+            await trio.sleep(plan.length / (plan.words + 1))
             if payload.processes:
                 payload.processes = 0
                 payload.exit_code = payload.plan.exit_code

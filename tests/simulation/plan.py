@@ -26,7 +26,7 @@ KINDS: Final = (
 @dataclass(frozen=True, slots=True)
 class JobPlan:
     """A job: when it is uploaded and by whom, how long it runs, how it exits, whether somebody stops it. A
-    `stubborn` one has a child process that ignores SIGTERM."""
+    `stubborn` one has a child process that ignores SIGTERM. It says `words` times how far it has come."""
 
     at: float
     user: int
@@ -35,6 +35,11 @@ class JobPlan:
     size: int = 1000
     terminate_after: float | None = None
     stubborn: bool = False
+    words: int = 0
+
+    def told(self, words: int) -> float:
+        """The fraction that this many words stand for."""
+        return words / (self.words + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ class Plan:
 def make(seed: int) -> Plan:
     """Swarm testing: each seed draws one to four kinds of fault, and up to a dozen faults of these kinds."""
     rng = random.Random(f"plan/{seed}")
+    talk = random.Random(f"progress/{seed}")
     nodes = rng.randint(1, 3)
     jobs = tuple(
         JobPlan(
@@ -75,6 +81,7 @@ def make(seed: int) -> Plan:
             size=rng.choice((1000, 1000, 5_000_000)),
             terminate_after=rng.choice((None, None, None, rng.uniform(0, 40), rng.uniform(0, 0.1))),
             stubborn=rng.random() < 0.3,
+            words=talk.choice((0, 0, 1, 3, 10)),
         )
         for _ in range(rng.randint(3, 14))
     )
