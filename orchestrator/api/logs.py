@@ -9,7 +9,7 @@ beginning where the job is begun anew on another node.
 from __future__ import annotations
 
 import codecs
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final, TypeAlias
 
@@ -48,6 +48,7 @@ def blueprint(api: Api) -> Blueprint:
         which = params.one_of(given, "stream", *LOGS)
         follow = params.flag(given, "follow")
         offset = params.whole(given, "offset", 0, params.MOST, 0)
+        resumed = params.last_event_id(offset)
         form = params.one_of(given, "format", _preferred(), "raw", "json", "events")
         limit = params.whole(given, "limit", 1, MOST, ONCE)
         row = await jobs.find(api, job_id(number))
@@ -56,7 +57,7 @@ def blueprint(api: Api) -> Blueprint:
         if form == "json":
             return json_response(await _text(api, row, which, offset, limit))
         if form == "events":
-            return sse.response(_events(api, row.id, which, _resumed(given, offset)))
+            return sse.response(_events(api, row.id, which, resumed))
         if follow and row.status not in OVER:
             return _bytes(api, _Follower(api, row.id, which, offset))
         return await _now(api, row, which, offset)
@@ -67,11 +68,6 @@ def blueprint(api: Api) -> Blueprint:
 def _preferred() -> str:
     accepted = request.headers.get("Accept", "")
     return "events" if accepted.strip().lower().startswith(sse.TYPE) else "raw"
-
-
-def _resumed(given: Mapping[str, str], offset: int) -> int:
-    text = request.headers.get("Last-Event-ID")
-    return offset if not text else params.whole({"Last-Event-ID": text}, "Last-Event-ID", 0, params.MOST, 0)
 
 
 def _bytes(api: Api, follower: _Follower) -> Response:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
+from quart import request
+
 from actors.lifecycle import Status
 from orchestrator.api.problems import Refusal
 
@@ -16,7 +18,7 @@ MOST: Final = (1 << 53) - 1
 """The largest whole number that every JSON parser takes."""
 
 _ID: Final = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
-_NUMBER: Final = re.compile(r"[0-9]{1,11}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,2})?", re.ASCII)
+_NUMBER: Final = re.compile(r"[0-9]{1,11}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
 _LINE: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]*")
 
 
@@ -49,6 +51,12 @@ def seconds(given: Mapping[str, str], name: str, most: float) -> float:
     if not _NUMBER.fullmatch(text) or float(text) > most:
         raise bad(name, text, f"a number of seconds up to {most:g}")
     return float(text)
+
+
+def last_event_id(default: int) -> int:
+    """The header with which a client comes back to a stream."""
+    name, text = "Last-Event-ID", request.headers.get("Last-Event-ID")
+    return whole({name: text}, name, 0, MOST, default) if text else default
 
 
 def since(given: Mapping[str, str], default: float) -> float:
