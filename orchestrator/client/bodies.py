@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from orchestrator.client.errors import BadAnswer
-from orchestrator.client.values import Job, Node, Service
+from orchestrator.client.values import File, Holder, Job, Node, Service
 
 
 def job(body: Any) -> Job:
@@ -32,6 +32,7 @@ def job(body: Any) -> Job:
             started_at=_time(raw.get("started_at")),
             ended_at=_time(raw.get("ended_at")),
             rerun_of=raw.get("rerun_of"),
+            progress=None if raw.get("progress") is None else min(1.0, max(0.0, float(raw["progress"]))),
             raw=raw,
             **{name: raw.get(name) for name in _AS_THEY_ARE},
         )
@@ -59,6 +60,36 @@ def node(body: Any) -> Node:
         raise _strange("a node", error) from error
 
 
+def file(body: Any) -> File:
+    raw = _object(body, "a file")
+    try:
+        return File(
+            path=str(raw["path"]),
+            size=int(raw["size"]),
+            kind=str(raw["kind"]),
+            mode=str(raw["mode"]),
+            mtime=_time(raw.get("mtime")),
+            target=raw.get("target"),
+            raw=raw,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _strange("a file", error) from error
+
+
+def holder(body: Any) -> Holder:
+    raw = _object(body, "a user of the queue")
+    try:
+        return Holder(
+            service=str(raw["service"]),
+            user=int(raw["user_id"]),
+            queued=int(raw["queued"]),
+            under_way=int(raw["under_way"]),
+            raw=raw,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _strange("a user of the queue", error) from error
+
+
 def service(body: Any) -> Service:
     raw = _object(body, "a service")
     try:
@@ -84,6 +115,7 @@ _AS_THEY_ARE: Final = (
     "peak_bytes",
     "input_bytes",
     "output_bytes",
+    "progress_message",
 )
 
 

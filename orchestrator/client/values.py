@@ -16,7 +16,8 @@ class Job:
     """A job as it stood when it was asked for. Times are UTC, durations seconds, sizes bytes.
 
     `message` says why it waits or why it ended so. `version` grows with each change. `exit_code` is None if
-    the script was ended by `signal`, or never ran."""
+    the script was ended by `signal`, or never ran. `progress` is the share that the script says is done, 0 to
+    1, `progress_message` what it says besides; both None if it says nothing."""
 
     id: int
     user: int
@@ -42,6 +43,8 @@ class Job:
     input_bytes: int | None = None
     output_bytes: int | None = None
     rerun_of: int | None = None
+    progress: float | None = None
+    progress_message: str | None = None
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -63,6 +66,31 @@ class Event:
     id: str
     kind: str
     data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of a job's directory. `path` is spelled as in the zip, `size` is bytes, `kind` "file",
+    "directory" or "link"; `target` is where a link leads."""
+
+    path: str
+    size: int
+    kind: str
+    mode: str
+    mtime: datetime | None = None
+    target: str | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """How many jobs of a user wait for a service, and how many are under way."""
+
+    service: str
+    user: int
+    queued: int
+    under_way: int
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

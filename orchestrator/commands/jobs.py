@@ -10,7 +10,7 @@ import click
 
 from orchestrator.commands.connecting import HELP, Connection, as_json, connected
 from orchestrator.commands.output import age, clean, emit_json, emit_table, size, span
-from orchestrator.commands.rows import COLUMNS, row
+from orchestrator.commands.rows import COLUMNS, progress, row
 
 if TYPE_CHECKING:
     from orchestrator.client import Job
@@ -64,12 +64,6 @@ def status_command(connection: Connection, *, job_id: int, json_wanted: bool) ->
     emit_table(("AT", "STATUS", "ATTEMPT", "WHAT"), steps)
 
 
-def _progress(job: Job) -> str:
-    fraction, said = job.raw.get("progress"), job.raw.get("progress_message")
-    share = f"{fraction:.0%}" if isinstance(fraction, int | float) else ""
-    return " ".join(part for part in (share, said) if part)
-
-
 def _facts(job: Job) -> list[tuple[str, object]]:
     ended = "" if job.exit_code is None else f"exit code {job.exit_code}"
     if job.signal is not None:
@@ -79,7 +73,7 @@ def _facts(job: Job) -> list[tuple[str, object]]:
         ("status", job.status),
         ("why", job.message),
         ("place", None if job.position is None else f"{job.position} in the queue"),
-        ("progress", _progress(job)),
+        ("progress", progress(job)),
         ("name", job.name),
         ("tags", ", ".join(job.tags)),
         ("user", job.user),

@@ -6,6 +6,7 @@ Names and messages come from jobs and may be hostile: nothing of them that steer
 from __future__ import annotations
 
 import json
+import math
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -113,6 +114,11 @@ def span(seconds: float | None) -> str:
         if left >= unit:
             return f"{left // unit}{name}{left % unit // smaller}{below}"
     return f"{left}s"
+
+
+def share(fraction: float | None) -> str:
+    """Percent; 100 is all of it only."""
+    return "" if fraction is None else f"{math.floor(fraction * 100 + 1e-9)}%"
 
 
 def size(count: float | None) -> str:

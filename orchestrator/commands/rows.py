@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.commands.output import age, span
+from orchestrator.commands.output import age, share, span
 
 if TYPE_CHECKING:
     from orchestrator.client import Job
@@ -13,8 +13,13 @@ if TYPE_CHECKING:
 COLUMNS: Final = ("ID", "STATUS", "USER", "SERVICE", "NAME", "AGE", "RAN", "MESSAGE")
 
 
+def progress(job: Job) -> str:
+    """What its script says: how much is done, and what it does."""
+    return " ".join(part for part in (share(job.progress), job.progress_message) if part)
+
+
 def row(job: Job) -> Sequence[object]:
-    """Its cells in a list."""
+    """Its cells in a list. Of one that runs, what its script says is the news."""
     return (
         job.id,
         job.status,
@@ -23,5 +28,5 @@ def row(job: Job) -> Sequence[object]:
         job.name,
         age(job.created_at),
         span(job.wall_seconds),
-        job.message,
+        ("" if job.over else progress(job)) or job.message,
     )

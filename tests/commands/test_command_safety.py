@@ -55,7 +55,15 @@ def test_what_moves_the_cursor_or_answers_on_the_keyboard_is_left_out(evil: byte
 
 async def test_tables_and_json_of_hostile_jobs_steer_no_terminal(here: Place) -> None:
     job = {"id": 1, "user_id": 1, "service": EVIL, "status": "Queued", "message": EVIL, "version": 1}
-    job |= {"name": EVIL, "tags": [EVIL], "node": EVIL, "waiting_for": EVIL, "position": 1}
+    job |= {
+        "progress": 0.299,
+        "progress_message": EVIL,
+        "name": EVIL,
+        "tags": [EVIL],
+        "node": EVIL,
+        "waiting_for": EVIL,
+        "position": 1,
+    }
 
     async def answer(request: Request, stream: trio.SocketStream) -> None:
         path = request.path.partition("?")[0]
