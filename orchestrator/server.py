@@ -17,6 +17,7 @@ import trio
 from quart_trio import QuartTrio
 
 from actors.autoscaler import AutoScaler
+from actors.caller import Caller
 from actors.cleaner import Cleaner
 from actors.clock import WallClock
 from actors.getter import Getter
@@ -27,11 +28,16 @@ from actors.ports import NodeAddress, NodeView, Waiting
 from actors.scaling_port import Provider, ProviderError, ServiceScaling
 from actors.sender import Sender
 from actors.wire.serving import serve
-from orchestrator.api import Api, create_app
+from orchestrator.api import Api, create_app, jobs
 from orchestrator.api.events import written
+from orchestrator.callback_client import CallbackClient
+from orchestrator.callback_hosts import CallbackHosts
+from orchestrator.callback_secret import SecretError, load_secrets
 from orchestrator.changes import Changes
 from orchestrator.feed import Feed
+from orchestrator.http import Http
 from orchestrator.ledger import SqliteLedger
+from orchestrator.ledger_callbacks import SqliteCallbacks
 from orchestrator.node_client import NodeClient
 from orchestrator.pauses import Pauses
 from orchestrator.queue_manager import QueueManager
@@ -133,10 +139,12 @@ async def run_orchestrator(
         locked(db.with_name(db.name + ".lock"), f"ledger {db}", "DB_PATH"),
     ):
         clock, chance = WallClock(), random.Random()
+        secrets = callback_secrets(settings)
         storage = Storage(settings.data_path, clock, keep_free=settings.keep_free_disk)
         await storage.open()
         ledger = await SqliteLedger.open(str(settings.db_path), clock=clock)
         nodes = NodeClient(ledger.owner, storage, settings.data_path / "spool")
+        portals = Http()
         providers = build_providers(
             settings.scaling,
             data=settings.data_path,
@@ -159,6 +167,8 @@ async def run_orchestrator(
                         storage=storage,
                         ledger=ledger,
                         nodes=nodes,
+                        portals=portals,
+                        secrets=secrets,
                         providers=providers,
                     )
                     task_status.started(app)
@@ -168,6 +178,7 @@ async def run_orchestrator(
                 if settings.end_machines:
                     await _end_machines(providers)
                 await nodes.aclose()
+                await portals.aclose()
                 await ledger.aclose()
 
 
@@ -211,6 +222,8 @@ async def _start(
     storage: Storage,
     ledger: SqliteLedger,
     nodes: NodeClient,
+    portals: Http,
+    secrets: Sequence[str],
     providers: Mapping[str, Provider],
 ) -> QuartTrio:
     """The actors, kept alive in `nursery`, and the app on top of them."""
@@ -220,9 +233,12 @@ async def _start(
         news = Committed(tuple(rows))
         sender.tell(news)
         getter.tell(news)
+        if caller is not None and hosts.rules:
+            caller.tell(news)
         if scaler is not None:
             scaler.tell(news)
 
+    hosts = CallbackHosts(settings.callback_hosts, settings.callback_private)
     telling = TellingLedger(ledger, committed)
     services = settings.services
     registry = await NodeRegistry.load(ledger, clock, watched(settings))
@@ -230,6 +246,7 @@ async def _start(
     changes = Changes(ledger, feed, written)
     getter: Getter
     scaler: AutoScaler | None = None
+    caller: Caller | None = None
 
     def pool_as_ordered() -> ServicePool:
         pool = ServicePool(services)
@@ -289,26 +306,45 @@ async def _start(
             return ()
         return cast(Sequence[ServiceScaling], await scaler.ask(ScalingStatus(), deadline=ASK_DEADLINE))
 
-    return create_app(
-        Api(
-            ledger=telling,
-            archive=ledger,
-            storage=storage,
-            feed=feed,
-            nodes=nodes,
-            services=services,
-            why=why,
-            pool=pool,
-            registry=registry,
-            scaling=scaling,
-            changes=changes,
-            clock=clock,
-            pauses=pauses,
-            clean=cleaner.clean_now,
-            upload_limit=settings.upload_limit,
-            version=version(),
-        )
+    api = Api(
+        ledger=telling,
+        archive=ledger,
+        storage=storage,
+        feed=feed,
+        nodes=nodes,
+        services=services,
+        why=why,
+        pool=pool,
+        registry=registry,
+        scaling=scaling,
+        changes=changes,
+        clock=clock,
+        pauses=pauses,
+        clean=cleaner.clean_now,
+        callbacks=hosts,
+        upload_limit=settings.upload_limit,
+        version=version(),
     )
+    poster = CallbackClient(
+        http=portals,
+        hosts=hosts,
+        secrets=secrets,
+        owner=ledger.owner,
+        clock=clock,
+        tell=lambda job_id: jobs.told_at_end(api, job_id),
+        version=version(),
+    )
+    caller = Caller(ledger=SqliteCallbacks(ledger), poster=poster, clock=clock, chance=chance)
+    await nursery.start(supervisor.keep, caller.name, caller.run)
+    return create_app(api)
+
+
+def callback_secrets(settings: Settings) -> Sequence[str]:
+    """What callbacks are signed with; nothing where they are off. Raises StartError."""
+    try:
+        return load_secrets(settings.callback_secret_file) if settings.callback_hosts else ()
+    except SecretError as error:
+        raise StartError(str(error)) from error
 
 
 def watched(settings: Settings) -> tuple[NodeAddress, ...]:

@@ -6,10 +6,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
+
+from orchestrator.callback_hosts import HostRule, Network, parse_rule
+
+T = TypeVar("T")
 
 
 class Wrong(Exception):
@@ -98,6 +103,30 @@ def urls(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) and not found:
         raise Wrong(expected)
     return tuple(dict.fromkeys(found))
+
+
+_SEVERAL = "(more than one: a comma between in the environment, a list in the file)"
+
+
+def hosts(value: Any) -> tuple[HostRule, ...]:
+    expected = (
+        f"hosts such as portal.example.org, *.example.org, lab.example:8443 or lab.example:* {_SEVERAL}"
+    )
+    return _each(value, parse_rule, expected)
+
+
+def networks(value: Any) -> tuple[Network, ...]:
+    return _each(value, ip_network, f"addresses and networks such as 127.0.0.1 or 10.1.0.0/16 {_SEVERAL}")
+
+
+def _each(value: Any, parse: Callable[[str], T], expected: str) -> tuple[T, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise Wrong(expected)
+    try:
+        return tuple(dict.fromkeys(parse(part.strip()) for part in parts if part.strip()))
+    except ValueError as error:
+        raise Wrong(f"{expected}; {error}") from None
 
 
 # ------------------------------------------------------------------ a value under its name

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from actors.ports import NodeAddress, ServiceLimits
 from orchestrator import setting_values as kind
+from orchestrator.callback_hosts import CallbackHosts, HostRule, Network
 from orchestrator.scaling.config import ScalingConfig, read_scaling
 
 MIB: Final = 1 << 20
@@ -36,6 +37,8 @@ class Settings:
 
     `upload_limit` is the whole request body in bytes. Uploads are refused while less than `keep_free_disk`
     bytes would stay free. `join_url` is where nodes on other machines reach this server, "" if not told.
+    Callbacks go to `callback_hosts` alone, and are off without any; of these, `callback_private` may be at
+    private addresses.
     """
 
     host: str = "127.0.0.1"
@@ -48,6 +51,9 @@ class Settings:
     node_lost_after: float = 60.0
     tick_seconds: float = 0.5
     join_url: str = ""
+    callback_hosts: tuple[HostRule, ...] = ()
+    callback_private: tuple[Network, ...] = ()
+    callback_secret_file: Path = Path("data/callback.secret")
     services: Mapping[str, ServiceLimits] = field(default_factory=lambda: MappingProxyType({}))
     scaling: Mapping[str, ScalingConfig] = field(default_factory=lambda: MappingProxyType({}))
     end_machines: bool = False
@@ -88,6 +94,9 @@ SERVER: Final[Mapping[str, Any]] = {
     "node_lost_after": kind.seconds(1.0, "a number of seconds, 1 or more"),
     "join_url": kind.url,
     "tick_seconds": kind.seconds(0.01, "a number of seconds, 0.01 or more"),
+    "callback_hosts": kind.hosts,
+    "callback_private": kind.networks,
+    "callback_secret_file": kind.path,
 }
 """The keys of the file's top level, and of flags."""
 
@@ -105,7 +114,16 @@ SERVICE: Final[Mapping[str, Any]] = {
 }
 """The keys of a `[services.NAME]` table."""
 
-_ENVIRONMENT: Final = ("PORT", "HOST", "DB_PATH", "DATA_PATH", "MAX_AGE")
+_ENVIRONMENT: Final = (
+    "PORT",
+    "HOST",
+    "DB_PATH",
+    "DATA_PATH",
+    "MAX_AGE",
+    "CALLBACK_HOSTS",
+    "CALLBACK_PRIVATE",
+    "CALLBACK_SECRET_FILE",
+)
 _SERVICE_VARIABLE: Final = re.compile(
     r"SERVICE_([A-Za-z0-9_]+)_(UPLOAD_URL|DOWNLOAD_URL|TERMINATE_URL|RUNS_PER_USER|MAX_RUNS|NODES)", re.ASCII
 )
@@ -187,13 +205,25 @@ class _Found:
         if not services:
             self._warnings.append("no service is configured, so every upload will be refused")
         self._server.setdefault("db_path", Path("db.sqlite").absolute())
-        self._server.setdefault("data_path", Path("data").absolute())
+        data = self._server.setdefault("data_path", Path("data").absolute())
+        self._server.setdefault("callback_secret_file", data / "callback.secret")
+        self._warn_of_private_hosts()
         return Settings(
             **self._server,
             services=MappingProxyType(services),
             scaling=MappingProxyType(dict(self._scaling)),
             warnings=tuple(self._warnings),
         )
+
+    def _warn_of_private_hosts(self) -> None:
+        hosts = CallbackHosts(
+            self._server.get("callback_hosts", ()), self._server.get("callback_private", ())
+        )
+        self._warnings += [
+            f"callback_hosts: {rule} is a private address, so nothing is sent there unless callback_private "
+            "allows it"
+            for rule in hosts.out_of_reach()
+        ]
 
     def _check_scaling(self) -> None:
         for name, config in self._scaling.items():

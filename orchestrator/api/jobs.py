@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from quart import Response
@@ -19,6 +20,7 @@ from actors.wire.zip_out import list_tree, zip_stream
 from orchestrator.api import files, shapes
 from orchestrator.api.problems import Refusal, unknown_job
 from orchestrator.api.services import Api
+from orchestrator.ledger_callbacks import read_callback
 from orchestrator.ledger_lists import read_details
 from orchestrator.opened import NotThere, Opened, Unreachable
 
@@ -47,13 +49,29 @@ async def told(api: Api, rows: Sequence[Job]) -> list[dict[str, Any]]:
 
 async def told_in_full(api: Api, row: Job) -> dict[str, Any]:
     """One job with everything."""
-    details = await api.archive.read(lambda db: read_details(db, (row.id,)))
+    details, called = await api.archive.read(
+        lambda db: (read_details(db, (row.id,)), read_callback(db, row.id))
+    )
     (why,) = await waiting(api, [row])
-    left_out: Sequence[tuple[str, str]] | None = None
+    return shapes.job(row, why, details.get(row.id, JobDetails()), await _left_out(api, row), called)
+
+
+async def told_at_end(api: Api, number: int) -> dict[str, Any]:
+    """A job that has ended as it is told to whom it calls back: as it ended, also if it was cleaned since."""
+    row = await find(api, number)
+    details = await api.archive.read(lambda db: read_details(db, (row.id,)))
+    left_out = await _left_out(api, row)
+    if row.status not in ENDED:
+        end = [entry for entry in await api.ledger.history(row.id) if entry.target in ENDED][-1]
+        row = replace(row, status=end.target, message=end.reason)
+    return shapes.job(row, None, details[row.id], left_out)
+
+
+async def _left_out(api: Api, row: Job) -> Sequence[tuple[str, str]] | None:
     if row.status in ENDED:
         result = api.storage.job(row.storage_key) / "result"
-        left_out = await api.storage.thread(lambda: api.left_out.read(result), what=f"job {row.id}")
-    return shapes.job(row, why, details.get(row.id, JobDetails()), left_out)
+        return await api.storage.thread(lambda: api.left_out.read(result), what=f"job {row.id}")
+    return None
 
 
 async def waiting(api: Api, jobs: Sequence[Job]) -> Sequence[Waiting | None]:

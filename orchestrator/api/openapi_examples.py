@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from actors.callback_port import CallbackStatus
 from actors.ledger_port import JobDetails
 from actors.lifecycle import Status
 from actors.model import Attempt, End, HistoryEntry, Job, NodeRef
 from actors.ports import NodeState, NodeView, ServiceLimits, Waiting, WaitReason
 from actors.wire.forms import status_body
 from orchestrator.api import shapes
+from orchestrator.ledger_callbacks import CallbackView
 from orchestrator.ledger_crowd import Holder
 from orchestrator.ledger_lists import Told
 from orchestrator.ledger_minutes import Minute
@@ -67,6 +69,9 @@ _COMPLETED: Final = replace(
         size=2_345_678,
     ),
 )
+_CALLED: Final = CallbackView(
+    "https://portal.example.org/done", CallbackStatus.DELIVERED, 2, "HTTP 503", None, _AT + 100.4
+)
 _STARTED: Final = HistoryEntry(
     7, _AT + 2.0, Status.SUBMITTED, Status.RUNNING, f"runs on node {_NODE}", _NODE, 1
 )
@@ -107,13 +112,15 @@ def examples() -> Mapping[str, list[Any]]:
                 "name": _DETAILS.name,
                 "tags": "2oob,paper",
                 "max_runtime": "3600",
+                "callback_url": _CALLED.url,
             }
         ],
         "Job": [
             shapes.job(_QUEUED, waits, _DETAILS),
             shapes.job(_RUNNING, None, _DETAILS),
-            shapes.job(_COMPLETED, None, _DETAILS, ()),
+            shapes.job(_COMPLETED, None, _DETAILS, (), _CALLED),
         ],
+        "Callback": [shapes.callback(_CALLED)],
         "Event": [shapes.event(Told(93, _RUNNING, _DETAILS, _STARTED))],
         "File": [
             shapes.file(StoredFile("out/best model.pdb", 81_000, 0o100644, _AT + 94.0, "file")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from actors.callback_port import CallbackStatus
 from actors.lifecycle import Status
 from actors.ports import NodeState, WaitReason
 from orchestrator.api.openapi_examples import examples
@@ -51,6 +52,12 @@ def _bodies() -> dict[str, Any]:
                 "type": "string",
                 "description": "Labels that its node has to have, as gpu or gpu=a100,ssd",
             },
+            callback_url={
+                "type": "string",
+                "format": "uri",
+                "maxLength": 2000,
+                "description": "Whom to tell of its end, at one of the hosts that the server allows",
+            },
         ),
         "Job": _object(
             id=whole,
@@ -86,11 +93,23 @@ def _bodies() -> dict[str, Any]:
             progress={"type": ["number", "null"], "minimum": 0, "maximum": 1},
             progress_message=maybe_text,
             rerun_of=maybe_whole,
+            callback={
+                "description": "Who is told of its end, and how that stands. Null in lists, and if nobody is",
+                "anyOf": [{"$ref": "#/components/schemas/Callback"}, {"type": "null"}],
+            },
             files_left_out={
                 "type": ["array", "null"],
                 "description": "What its results lack, and why. Null in lists and until it has ended",
                 "items": _object(path=text, reason=text),
             },
+        ),
+        "Callback": _object(
+            url={"type": "string", "format": "uri"},
+            status={"type": "string", "enum": [status.value for status in CallbackStatus]},
+            tries=whole,
+            last_error=maybe_text,
+            next_at=maybe_time,
+            settled_at=maybe_time,
         ),
         "Event": _object(
             (),

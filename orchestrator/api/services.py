@@ -13,6 +13,7 @@ from actors.lifecycle import Status
 from actors.model import Attempt, Job, NodeRef
 from actors.ports import Clock, NodeView, ServiceLimits, Waiting
 from actors.scaling_port import DecisionRecord, ServiceScaling
+from orchestrator.callback_hosts import CallbackHosts
 from orchestrator.changes import Changes
 from orchestrator.feed import Feed
 from orchestrator.opened import Opened
@@ -72,8 +73,9 @@ class Api:
     """`ledger` tells of what it commits, so that waiting routes wake and actors are rung. `why` says of
     queued jobs why they wait, and `pool` shows the nodes; both ask the Sender, and `scaling` the AutoScaler;
     they raise `actors.kernel.NoAnswer` when it does not answer in time. `clean` ends the keeping of an ended
-    job's data: the job afterwards, None if it has changed meanwhile. `upload_limit` is bytes of the whole
-    body; `kill_patience` seconds that terminate waits for the end."""
+    job's data: the job afterwards, None if it has changed meanwhile. `callbacks` says which URLs may be told
+    of a job's end. `upload_limit` is bytes of the whole body; `kill_patience` seconds that terminate waits
+    for the end."""
 
     ledger: Ledger
     archive: Archive
@@ -89,6 +91,7 @@ class Api:
     clock: Clock
     pauses: Pauses
     clean: Callable[[Job], Awaitable[Job | None]]
+    callbacks: CallbackHosts = field(default_factory=CallbackHosts)
     upload_limit: int = 400 << 20
     kill_patience: float = 5.0
     version: str = ""

@@ -12,6 +12,7 @@ from actors.lifecycle import Status
 from actors.model import HistoryEntry, Job
 from actors.ports import NodeView, ServiceLimits, Waiting
 from actors.wire.forms import rfc3339
+from orchestrator.ledger_callbacks import CallbackView
 from orchestrator.ledger_crowd import Holder
 from orchestrator.ledger_lists import Told
 from orchestrator.ledger_minutes import Minute
@@ -28,8 +29,10 @@ def job(
     why: Waiting | None,
     details: JobDetails,
     left_out: Sequence[tuple[str, str]] | None = None,
+    called: CallbackView | None = None,
 ) -> dict[str, Any]:
-    """`left_out`: what its results lack, by path and reason; None where that was not looked up."""
+    """`left_out`: what its results lack, by path and reason; `called`: how it stands with its callback; None
+    where that was not looked up."""
     end = row.end
     return {
         "id": row.id,
@@ -62,7 +65,19 @@ def job(
         "progress": row.progress,
         "progress_message": row.progress_message or None,
         "rerun_of": details.rerun_of,
+        "callback": None if called is None else callback(called),
         "files_left_out": None if left_out is None else [{"path": p, "reason": why} for p, why in left_out],
+    }
+
+
+def callback(called: CallbackView) -> dict[str, Any]:
+    return {
+        "url": called.url,
+        "status": called.status.value,
+        "tries": called.tries,
+        "last_error": called.last_error,
+        "next_at": time(called.next_at),
+        "settled_at": time(called.settled_at),
     }
 
 

@@ -22,9 +22,10 @@ from actors.wire.paths import PathSet, safe_path, shown
 from orchestrator.api.params import is_line
 from orchestrator.api.problems import Refusal
 from orchestrator.api.services import Api
+from orchestrator.callback_hosts import CallbackHosts, NotAllowed
 from orchestrator.incoming import IncomingFile, Upload
 
-FIELDS: Final = ("user_id", "service", "max_runtime", "requires", "name", "tags")
+FIELDS: Final = ("user_id", "service", "max_runtime", "requires", "name", "tags", "callback_url")
 REPEATED: Final = frozenset({"tags"})
 _USER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?", re.ASCII)
@@ -120,7 +121,7 @@ class Uploads:
                 await read_parts(content_type, body, limit=api.upload_limit, on_part=form.part)
             except CutOff as error:
                 raise BadRequest(error.detail) from error
-            return await self._commit(upload, form.job(api.services, key))
+            return await self._commit(upload, form.job(api, key))
 
     async def _commit(self, upload: Upload, new: NewJob) -> Job:
         # From here on it is finished, whether the client still waits or not: else nobody would know whether
@@ -179,11 +180,13 @@ class _Form:
         self._fields[part.name] = sink
         return sink
 
-    def job(self, services: Mapping[str, ServiceLimits], key: str | None) -> NewJob:
+    def job(self, api: Api, key: str | None) -> NewJob:
         """What the form asks for, once all of its parts were read. Raises BadRequest."""
-        user_id, service = self.user_id(), self.service(services)
+        user_id, service = self.user_id(), self.service(api.services)
         max_runtime, requires = self.max_runtime(service), self.requires()
-        details = JobDetails(self.name(), self.tags(), requires=to_labels(requires))
+        details = JobDetails(
+            self.name(), self.tags(), self.callback_url(api.callbacks), requires=to_labels(requires)
+        )
         return NewJob(
             user_id=user_id,
             service=service.name,
@@ -252,6 +255,16 @@ class _Form:
         if len(found) > MOST_TAGS:
             raise BadRequest(f"tags: {len(found)} were given, at most {MOST_TAGS} are allowed")
         return tuple(sorted(found))
+
+    def callback_url(self, hosts: CallbackHosts) -> str | None:
+        """Whom to tell of the job's end; an empty field is an unfilled one."""
+        text = self._fields["callback_url"].text.strip() if "callback_url" in self._fields else ""
+        if not text:
+            return None
+        try:
+            return hosts.url(text)
+        except NotAllowed as error:
+            raise BadRequest(f"callback_url {shown(text)}: {error}") from None
 
     def fingerprint(self) -> str:
         """The same for the same fields, as they were sent or left out, and names and bytes of the files; ""

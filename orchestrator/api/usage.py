@@ -18,6 +18,7 @@ from actors.wire.forms import rfc3339
 from orchestrator.api import params, shapes
 from orchestrator.api.problems import json_response, query
 from orchestrator.api.services import Api
+from orchestrator.ledger_callbacks import read_tallies
 from orchestrator.ledger_usage import read_usage
 
 DEADLINE: Final = 5.0
@@ -77,6 +78,7 @@ async def _exposition(api: Api) -> list[str]:
     """In the text format of Prometheus. No user and no job is a label: there are too many of them."""
     counts = await api.archive.counts()
     used, _ = await api.archive.read(lambda db: read_usage(db, 0.0, None, None))
+    callbacks = await api.archive.read(read_tallies)
     ended: Counter[tuple[str, Status]] = Counter()
     cpu: Counter[str] = Counter(dict.fromkeys(api.services, 0))
     for one in used:
@@ -123,6 +125,12 @@ async def _exposition(api: Api) -> list[str]:
             "gauge",
             "1 while a service is paused.",
             [({"service": s}, int(s in api.pauses.reasons)) for s, _ in limits],
+        ),
+        _family(
+            "orchestrator_callbacks",
+            "gauge",
+            "Callbacks of ended jobs by how they stand.",
+            [({"status": status}, n) for status, n in sorted(callbacks.items())],
         ),
         _family(
             "orchestrator_event_listeners",

@@ -22,6 +22,7 @@ from actors.scaling_port import ServiceScaling
 from actors.wire.serving import serve
 from orchestrator.api import Api, create_app
 from orchestrator.api.events import written
+from orchestrator.callback_hosts import CallbackHosts
 from orchestrator.changes import Changes
 from orchestrator.feed import Feed
 from orchestrator.ledger import SqliteLedger
@@ -178,6 +179,7 @@ async def api_server(
     upload_limit: int = 1 << 20,
     kill_patience: float = 5.0,
     services: Sequence[str] = ("example",),
+    callbacks: CallbackHosts | None = None,
 ) -> AsyncIterator[Server]:
     """A server on a port of its own."""
     clock, feed, nodes = SetClock(), Feed(), FakeNodes()
@@ -221,6 +223,7 @@ async def api_server(
             clock=clock,
             pauses=pauses,
             clean=Cleaner(ledger=ledger, storage=storage, clock=clock, max_age=1e6).clean_now,
+            callbacks=callbacks or CallbackHosts(),
             upload_limit=upload_limit,
             kill_patience=kill_patience,
             version="1.2.3",

@@ -30,6 +30,7 @@ PROMISED: Final = 5.0
 
 _MARK: Final = "SYSTEM_TEST_PLACE"
 _OURS: Final = frozenset({"PORT", "HOST", "DB_PATH", "DATA_PATH", "MAX_AGE"})
+_OUR_PREFIXES: Final = ("SERVICE_", "CALLBACK_")
 
 
 @dataclass(slots=True)
@@ -222,7 +223,7 @@ class Place:
         inherited = {
             name: value
             for name, value in os.environ.items()
-            if name not in _OURS and not name.startswith("SERVICE_")
+            if name not in _OURS and not name.startswith(_OUR_PREFIXES)
         }
         return {**inherited, _MARK: str(self.directory), **more}
 

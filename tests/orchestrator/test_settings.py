@@ -177,6 +177,7 @@ def test_every_key_of_the_file_is_read(toml: Any, tmp_path: Path) -> None:
     config = toml(
         f'host = "::1"\nport = 0\ndb_path = "{tmp_path}/x"\ndata_path = "{tmp_path}/y"\nmax_age = 1.5\n'
         "upload_limit = 1000\nkeep_free_disk = 5\nnode_lost_after = 10\ntick_seconds = 0.1\n"
+        f'callback_secret_file = "{tmp_path}/z"\n'
         '[services."a.b-c"]\nnodes = ["http://n:1"]\nruns_per_user = 1\nmax_runs = 2\nmax_runtime = 3.5\n'
         'max_attempts = 4\non_node_lost = "fail"\non_doubt = "resend"\n'
     )
@@ -188,6 +189,7 @@ def test_every_key_of_the_file_is_read(toml: Any, tmp_path: Path) -> None:
         data_path=tmp_path / "y",
         max_age=1.5,
         upload_limit=1000,
+        callback_secret_file=tmp_path / "z",
         keep_free_disk=5,
         node_lost_after=10.0,
         tick_seconds=0.1,
@@ -240,3 +242,42 @@ def test_a_node_that_serves_several_services_is_watched_once() -> None:
     assert set(found) == {"http://n:1", "http://m:1"}
     assert set(found["http://n:1"].services) == {"a", "b", "c"}
     assert found["http://n:1"].upload_url == "http://n:1/submit"
+
+
+def test_where_callbacks_may_go_is_read_from_the_file_and_the_environment(tmp_path: Path, toml: Any) -> None:
+    config = toml(
+        'callback_hosts = ["Portal.example.org", "*.jobs.example:*"]\ncallback_private = ["10.1.0.0/16"]'
+    )
+    for settings in (
+        load({"DATA_PATH": str(tmp_path)}, config),
+        load(
+            {
+                "DATA_PATH": str(tmp_path),
+                "CALLBACK_HOSTS": "portal.example.org, *.jobs.example:*",
+                "CALLBACK_PRIVATE": "10.1.0.0/16",
+            }
+        ),
+    ):
+        assert [str(rule) for rule in settings.callback_hosts] == ["portal.example.org", "*.jobs.example:*"]
+        assert [str(network) for network in settings.callback_private] == ["10.1.0.0/16"]
+        assert settings.callback_secret_file == tmp_path / "callback.secret"
+    assert load({}).callback_hosts == ()
+    assert load({"CALLBACK_SECRET_FILE": "/s/x"}).callback_secret_file == Path("/s/x")
+
+
+def test_a_callback_host_that_is_none_is_told(toml: Any) -> None:
+    (hosts, private) = mistakes(
+        {}, toml('callback_hosts = ["https://h/"]\ncallback_private = ["10.1.2.3/16"]')
+    )
+    assert "callback_hosts: ['https://h/']" in hosts and "portal.example.org" in hosts
+    assert "callback_private" in private and "10.1.2.3/16 has host bits set" in private
+    (wrong,) = mistakes({}, toml("callback_private = true"))
+    assert "True" in wrong and "10.1.0.0/16" in wrong
+
+
+def test_a_private_callback_host_that_is_not_allowed_to_be_is_warned_of() -> None:
+    given = {"CALLBACK_HOSTS": "127.0.0.1:8080,portal.example,8.8.8.8"}
+    (warning,) = (line for line in load(given).warnings if "callback" in line)
+    assert "127.0.0.1:8080" in warning and "callback_private" in warning
+    allowed = load({**given, "CALLBACK_PRIVATE": "127.0.0.1"}).warnings
+    assert not any("callback" in line for line in allowed)
