@@ -29,11 +29,11 @@ def structures() -> list[tuple[Path, Path]]:
     return pairs
 
 
-def run(directory: Path, *files: Path) -> subprocess.CompletedProcess[str]:
+def run(directory: Path, *files: Path, **more: str) -> subprocess.CompletedProcess[str]:
     """run.sh in `directory`, beside the script and `files`, with the sparse environment of a sandbox."""
     for file in (EXAMPLE / "run.sh", EXAMPLE / "contacts.py", *files):
         shutil.copy(file, directory)
-    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", **more}
     return subprocess.run(
         ["bash", str(directory / "run.sh")],
         cwd=directory,
@@ -226,6 +226,14 @@ def test_file_names_with_spaces_dashes_and_capitals_are_taken_in_sorted_order(tm
         ("--help.pdb", ["A"]),
         ("second side.PDB", ["B"]),
     ]
+
+
+def test_it_tells_how_far_it_is(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    said = tmp_path / "progress"
+    done = run(tmp_path / "work", *structures()[0], ORCHESTRATOR_PROGRESS=str(said))
+    assert done.returncode == 0
+    assert said.read_text() == "1.00 10 contacts\n"
 
 
 def test_what_the_node_gets_has_unix_line_ends_and_is_small() -> None:
