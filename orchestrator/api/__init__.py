@@ -33,6 +33,6 @@ def create_app(services: Api) -> QuartTrio:
         app.register_blueprint(part.blueprint(services))
     app.register_blueprint(nodes.blueprint(services))
     app.register_blueprint(scaling.blueprint(services))
-    app.register_blueprint(pages.blueprint(services.version))
+    app.register_blueprint(pages.blueprint(services.version, services.services))
     app.register_blueprint(dashboard.blueprint())
     return app

@@ -57,7 +57,7 @@ def blueprint(api: Api) -> Blueprint:
                 raise Refusal(409, "machine_taken", str(error)) from None
         answer = {"id": node.node_id, "url": node.url, "services": list(node.services)}
         answer["unknown_services"] = unknown
-        return json_response(answer, 201 if new else 200, {"Location": f"/v1/nodes/{node.node_id}"})
+        return json_response(answer, 201 if new else 200, {"Location": f"nodes/{node.node_id}"})
 
     @page.delete("/nodes/<node_id:node_id>")
     async def leave(node_id: str) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from orchestrator.api import openapi_jobs, openapi_nodes, openapi_scaling, openapi_services
@@ -18,8 +19,8 @@ from orchestrator.api.openapi_parts import (
 from orchestrator.api.openapi_schemas import schemas
 
 
-def document(version: str) -> dict[str, Any]:
-    """The whole document."""
+def document(version: str, services: Iterable[str]) -> dict[str, Any]:
+    """The whole document, of a server with these services."""
     paths = _contract()
     for part in (openapi_jobs, openapi_services, openapi_nodes, openapi_scaling):
         paths |= part.paths()
@@ -35,8 +36,18 @@ def document(version: str) -> dict[str, Any]:
         # Relative to where the document is, so that it holds behind a proxy that takes a prefix away.
         "servers": [{"url": "..", "description": "Where this document is from"}],
         "paths": {**paths, **_pages()},
-        "components": {"schemas": schemas()},
+        "components": {"schemas": _schemas(services)},
     }
+
+
+def _schemas(services: Iterable[str]) -> dict[str, Any]:
+    """The components; an upload's service is one of those that there are."""
+    found = schemas()
+    if known := sorted(services):
+        upload = found["Upload"]
+        upload["properties"]["service"] = {"type": "string", "enum": known}
+        upload["examples"] = [{**one, "service": known[0]} for one in upload["examples"]]
+    return found
 
 
 def _contract() -> dict[str, Any]:

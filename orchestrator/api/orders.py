@@ -36,7 +36,7 @@ def blueprint(api: Api) -> Blueprint:
         with trio.CancelScope(shield=True), trio.fail_after(FINISHING):
             new = await _repeated(api, row, key)
         body = await jobs.told_in_full(api, new)
-        return json_response(body, 201, {"Location": f"/v1/jobs/{new.id}"})
+        return json_response(body, 201, {"Location": f"../{new.id}"})
 
     @page.delete("/jobs/<number>")
     async def delete(number: str) -> Response:

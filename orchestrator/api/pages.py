@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import Final
 
@@ -21,7 +22,7 @@ _HEADERS: Final = {
 }
 
 
-def blueprint(version: str) -> Blueprint:
+def blueprint(version: str, services: Iterable[str]) -> Blueprint:
     page = Blueprint("pages", __name__)
     static = files("orchestrator.api") / "static"
 
@@ -38,6 +39,6 @@ def blueprint(version: str) -> Blueprint:
 
     @page.get("/api-docs/openapi.json")
     async def openapi() -> Response:
-        return json_response(document(version))
+        return json_response(document(version, services))
 
     return page
