@@ -39,14 +39,14 @@ def load_secrets(path: Path) -> tuple[str, ...]:
         raise SecretError(
             f"{path}: {error.strerror}; callback_secret_file has to name a file that can be read, or made"
         ) from error
-    if mode & 0o007:
-        log.warning("%s: anybody on this machine may read what callbacks are signed with", path)
     found = text.decode("ascii", "replace").split()
     if not found or len(text) > _LONGEST_FILE or not all(map(_is_secret, found)):
         raise SecretError(
             f"{path}: lines of whsec_ and {_LEAST} to {_MOST} bytes in base64 were expected; "
             "moved away, the file is made anew"
         )
+    if mode & 0o007:
+        log.warning("%s: anybody on this machine may read what callbacks are signed with", path)
     return tuple(found)
 
 
