@@ -102,7 +102,13 @@ def server(config: Path | None, **flags: str | None) -> None:
     help="Make and end further nodes with the load, as 0:4.",
 )
 @click.option("--slots", type=click.IntRange(min=1), help="Jobs at once on each node. [the machine's cores]")
-@click.option("--runs-per-user", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option(
+    "--runs-per-user",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Jobs of a user at once.",
+)
 @click.option("--max-runs", type=click.IntRange(min=1), default=10, show_default=True, help="Over all users.")
 @click.option(
     "--data",

@@ -17,10 +17,11 @@ from orchestrator.client.errors import (
     Refused,
     TimedOut,
     Unreachable,
+    Untrusted,
 )
 from orchestrator.client.retrying import Retries
 from orchestrator.client.sync import Client
-from orchestrator.client.values import Event, Job, Node, Service
+from orchestrator.client.values import Event, File, Holder, Job, Node, Service
 
 __all__ = [
     "AsyncClient",
@@ -29,6 +30,8 @@ __all__ = [
     "Client",
     "ClientError",
     "Event",
+    "File",
+    "Holder",
     "Job",
     "Node",
     "NotFound",
@@ -37,4 +40,5 @@ __all__ = [
     "Service",
     "TimedOut",
     "Unreachable",
+    "Untrusted",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
@@ -9,15 +10,23 @@ from typing import Self
 from orchestrator.client.errors import BadInput
 from orchestrator.client.operations import Operations
 from orchestrator.client.retrying import Retries
-from orchestrator.client.transport import AsyncWire
+from orchestrator.client.transport import AsyncWire, PathLike, checked, exposes
 
 
 class AsyncClient(Operations):
-    """An orchestrator at `url`. `token` is sent with each request. For any number of tasks at once. What it
-    does is told in `operations.Operations`; all of it raises ClientError."""
+    """An orchestrator at `url`. `token` is sent with each request. `ca_file` has the certificates of the
+    authorities that are believed, in place of the usual ones. For any number of tasks at once. What it does
+    is told in `operations.Operations`; all of it raises ClientError."""
 
-    def __init__(self, url: str, *, token: str | None = None, retries: Retries | None = None) -> None:
-        super().__init__(AsyncWire(url, headers(token)), retries or Retries())
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        ca_file: PathLike | None = None,
+        retries: Retries | None = None,
+    ) -> None:
+        super().__init__(AsyncWire(url, headers(url, token), ca_file), retries or Retries())
 
     async def __aenter__(self) -> Self:
         return self
@@ -28,11 +37,19 @@ class AsyncClient(Operations):
         await self.close()  # noqa: ASYNC102  # close is quick; a cancelled one closes too
 
 
-def headers(token: str | None) -> Mapping[str, str]:
-    """What every request carries. Raises BadInput for a token that no header can hold."""
+def headers(url: str, token: str | None) -> Mapping[str, str]:
+    """What every request carries. Raises BadInput for a token that no header can hold; warns when others can
+    read it on its way."""
     told = {"User-Agent": "orchestrator-client"}
     if token:
         if not token.isascii() or not token.isprintable() or " " in token:
             raise BadInput("the token holds characters that no token has; check where it comes from")
+        if exposes(checked(url)):
+            warnings.warn(exposed(url), stacklevel=3)
         told["Authorization"] = f"Bearer {token}"
     return told
+
+
+def exposed(url: str) -> str:
+    """What is said of a token that goes there."""
+    return f"the token goes to {url} without encryption, and others can read it; use https"

@@ -17,6 +17,10 @@ class Unreachable(ClientError):
     """No answer came, however often it was asked."""
 
 
+class Untrusted(ClientError):
+    """What answered did not prove that it is the orchestrator: its certificate is not trusted."""
+
+
 class BadAnswer(ClientError):
     """What answered is no orchestrator, or its answer was damaged."""
 

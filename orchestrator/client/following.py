@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -89,16 +89,18 @@ async def log(
                 attempt = job.attempt
 
 
-async def events(exchange: Exchange, number: int | None) -> AsyncGenerator[Event, None]:
-    """What happens to a job until it has ended, or to all jobs for ever. Goes on after the last event when
-    the connection breaks or the orchestrator is started anew."""
+async def events(
+    exchange: Exchange, number: int | None, query: Mapping[str, str]
+) -> AsyncGenerator[Event, None]:
+    """What happens to a job until it has ended, or for ever to all jobs that fit `query`. Goes on after the
+    last event when the connection breaks or the orchestrator is started anew."""
     path = "/v1/events" if number is None else f"/v1/jobs/{number}/events"
     patience = exchange.patient()
     last = ""
     while True:
         parser = Parser()
         headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last} if last else {})}
-        call = Call("GET", path, headers=headers, silence=HEARTBEAT)
+        call = Call("GET", path, query, headers, silence=HEARTBEAT)
         came, begun = False, time.monotonic()
         why = Again(Unreachable(f"the stream of events of {exchange.wire.url} ended; try again"))
         try:

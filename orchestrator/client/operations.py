@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 from actors.wire.multipart_out import DataPart, MultipartBody
-from orchestrator.client import bodies, downloading, files, following
+from orchestrator.client import bodies, downloading, following
 from orchestrator.client.errors import BadInput
 from orchestrator.client.exchange import Exchange
-from orchestrator.client.files import Files, PathLike
+from orchestrator.client.files import Files, PathLike, parts
 from orchestrator.client.retrying import Retries
 from orchestrator.client.transport import Call, Progress, Wire
-from orchestrator.client.values import Event, Job, Node, Service
+from orchestrator.client.values import Event, File, Holder, Job, Node, Service
 
 PAGE: Final = 500
 """Items of a list that one request brings."""
+FILES: Final = 10_000
+"""The same, of files."""
 UPLOADED: Final = 300.0
 """Seconds that the answer to an upload may take: by then all of it is on the server's disk."""
 
@@ -86,11 +89,15 @@ class Operations:
         status: str | None = None,
         name: str | None = None,
         tag: str | None = None,
+        node: str | None = None,
+        search: str | None = None,
         limit: int | None = None,
     ) -> AsyncGenerator[Job, None]:
-        """Jobs that fit all of these, the newest first."""
-        wanted = {"user": user, "service": service, "status": status, "name": name, "tag": tag}
-        query = {key: str(value) for key, value in wanted.items() if value is not None}
+        """Jobs that fit all of these, the newest first. `node` is where they are now; `search` a part of the
+        name or of a tag, or the number of the job or of its user."""
+        query = _query(
+            user=user, service=service, status=status, name=name, tag=tag, node=node, search=search
+        )
         left = limit
         while left is None or left > 0:
             query["limit"] = str(PAGE if left is None else min(left, PAGE))
@@ -106,10 +113,16 @@ class Operations:
         """Each status that the job has had: `at`, `from`, `to`, `reason`, `node`, `attempt`."""
         return await self._items(f"/v1/jobs/{_id(number)}/history")
 
-    def iter_events(self, number: int | None = None) -> AsyncGenerator[Event, None]:
-        """What happens to a job until it has ended, or to all jobs for ever; nothing is left out and nothing
-        comes twice when the connection breaks or the orchestrator is started anew."""
-        return following.events(self._exchange, None if number is None else _id(number))
+    def iter_events(
+        self, number: int | None = None, *, user: int | None = None, service: str | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """What happens to a job until it has ended, or for ever to all jobs, or to those of a user and of a
+        service; nothing is left out and nothing comes twice when the connection breaks or the orchestrator is
+        started anew."""
+        if number is not None and (user, service) != (None, None):
+            raise BadInput("name a job, or a user and a service, not both")
+        query = _query(user=user, service=service)
+        return following.events(self._exchange, None if number is None else _id(number), query)
 
     def logs(
         self, number: int, stream: str = "stdout", offset: int = 0, *, follow: bool = False
@@ -133,6 +146,30 @@ class Operations:
         call = Call("GET", f"/download_partial/{_id(number)}")
         return await downloading.download(self._exchange, call, Path(path), resume=False, progress=progress)
 
+    async def files(self, number: int) -> Sequence[File]:
+        """What is in a job's directory, wherever it is now, by path."""
+        query = {"limit": str(FILES)}
+        found: list[File] = []
+        while True:
+            page = await self._get(f"/v1/jobs/{_id(number)}/files", **query)
+            found += [bodies.file(item) for item in page["items"]]
+            if page["next"] is None:
+                return found
+            query["cursor"] = str(page["next"])
+
+    async def download_file(
+        self,
+        number: int,
+        file: str,
+        path: PathLike,
+        *,
+        resume: bool = True,
+        progress: Progress | None = None,
+    ) -> Path:
+        """One of them, by its `path` in the list, into the file `path`."""
+        call = Call("GET", f"/v1/jobs/{_id(number)}/files/{quote(file)}")
+        return await downloading.download(self._exchange, call, Path(path), resume=resume, progress=progress)
+
     async def cancel(self, number: int) -> Job:
         """Have a job killed; as it is then: Killed, or Locked while that goes on. Raises Refused (409) for
         one that has ended otherwise."""
@@ -148,6 +185,19 @@ class Operations:
     async def delete(self, number: int) -> Job:
         """Let the data of an ended job go now; the job as it is then, Cleaned."""
         return bodies.job(await self._exchange.json(Call("DELETE", f"/v1/jobs/{_id(number)}")))
+
+    async def queue(self, service: str | None = None) -> Sequence[Holder]:
+        """Who has jobs that wait or are under way, those with most waiting first."""
+        query = _query(service=service, limit=PAGE)
+        return [bodies.holder(item) for item in await self._items("/v1/queue", **query)]
+
+    async def activity(
+        self, since: datetime | None = None, service: str | None = None
+    ) -> Sequence[dict[str, Any]]:
+        """What each minute brought, by service: `at`, `submitted`, `ended` and more. Of the last hour, or
+        from `since` on; kept for a day."""
+        begin = None if since is None else since.astimezone(UTC).isoformat()
+        return await self._items("/v1/activity", **_query(since=begin, service=service))
 
     async def nodes(self) -> Sequence[Node]:
         """All nodes."""
@@ -187,8 +237,8 @@ class Operations:
     async def _post(self, path: str, body: Any = None) -> Any:
         return await self._exchange.json(Call("POST", path, json=body))
 
-    async def _items(self, path: str) -> Sequence[Any]:
-        items: Sequence[Any] = (await self._get(path))["items"]
+    async def _items(self, path: str, **query: str) -> Sequence[Any]:
+        items: Sequence[Any] = (await self._get(path, **query))["items"]
         return items
 
     async def _only_service(self) -> str:
@@ -196,6 +246,10 @@ class Operations:
         if len(names) != 1:
             raise BadInput(f"name a service; there are {', '.join(names) or 'none'}")
         return names[0]
+
+
+def _query(**wanted: object) -> dict[str, str]:
+    return {name: str(value) for name, value in wanted.items() if value is not None}
 
 
 def _id(number: int) -> int:
@@ -209,4 +263,4 @@ def _form(given: Files, fields: Mapping[str, str | None]) -> MultipartBody:
     texts = [
         DataPart(name, None, None, value.encode()) for name, value in fields.items() if value is not None
     ]
-    return MultipartBody([*texts, *files.parts(given)])
+    return MultipartBody([*texts, *parts(given)])

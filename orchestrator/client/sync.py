@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -12,17 +13,24 @@ from orchestrator.client.files import Files, PathLike
 from orchestrator.client.operations import Operations
 from orchestrator.client.retrying import Retries
 from orchestrator.client.transport import Progress, SyncWire, straight
-from orchestrator.client.values import Event, Job, Node, Service
+from orchestrator.client.values import Event, File, Holder, Job, Node, Service
 
 T = TypeVar("T")
 
 
 class Client:
-    """An orchestrator at `url`, for who is in no event loop. `token` is sent with each request. For one
-    thread at a time. Each method is told in `operations.Operations`, and raises ClientError."""
+    """An orchestrator at `url`, for who is in no event loop; `token` and `ca_file` as AsyncClient has them.
+    For one thread at a time. Each method is told in `operations.Operations`, and raises ClientError."""
 
-    def __init__(self, url: str, *, token: str | None = None, retries: Retries | None = None) -> None:
-        self._all = Operations(SyncWire(url, headers(token)), retries or Retries())
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        ca_file: PathLike | None = None,
+        retries: Retries | None = None,
+    ) -> None:
+        self._all = Operations(SyncWire(url, headers(url, token), ca_file), retries or Retries())
 
     def submit(
         self,
@@ -65,17 +73,30 @@ class Client:
         status: str | None = None,
         name: str | None = None,
         tag: str | None = None,
+        node: str | None = None,
+        search: str | None = None,
         limit: int | None = None,
     ) -> Generator[Job, None, None]:
         return _pulled(
-            self._all.jobs(user=user, service=service, status=status, name=name, tag=tag, limit=limit)
+            self._all.jobs(
+                user=user,
+                service=service,
+                status=status,
+                name=name,
+                tag=tag,
+                node=node,
+                search=search,
+                limit=limit,
+            )
         )
 
     def history(self, number: int) -> Sequence[dict[str, Any]]:
         return straight(self._all.history(number))
 
-    def iter_events(self, number: int | None = None) -> Generator[Event, None, None]:
-        return _pulled(self._all.iter_events(number))
+    def iter_events(
+        self, number: int | None = None, *, user: int | None = None, service: str | None = None
+    ) -> Generator[Event, None, None]:
+        return _pulled(self._all.iter_events(number, user=user, service=service))
 
     def logs(
         self, number: int, stream: str = "stdout", offset: int = 0, *, follow: bool = False
@@ -90,6 +111,20 @@ class Client:
     def download_partial(self, number: int, path: PathLike, *, progress: Progress | None = None) -> Path:
         return straight(self._all.download_partial(number, path, progress=progress))
 
+    def files(self, number: int) -> Sequence[File]:
+        return straight(self._all.files(number))
+
+    def download_file(
+        self,
+        number: int,
+        file: str,
+        path: PathLike,
+        *,
+        resume: bool = True,
+        progress: Progress | None = None,
+    ) -> Path:
+        return straight(self._all.download_file(number, file, path, resume=resume, progress=progress))
+
     def cancel(self, number: int) -> Job:
         return straight(self._all.cancel(number))
 
@@ -98,6 +133,12 @@ class Client:
 
     def delete(self, number: int) -> Job:
         return straight(self._all.delete(number))
+
+    def queue(self, service: str | None = None) -> Sequence[Holder]:
+        return straight(self._all.queue(service))
+
+    def activity(self, since: datetime | None = None, service: str | None = None) -> Sequence[dict[str, Any]]:
+        return straight(self._all.activity(since, service))
 
     def nodes(self) -> Sequence[Node]:
         return straight(self._all.nodes())

@@ -7,6 +7,9 @@ coroutines do. The synchronous wire blocks in place of waiting, so that a corout
 
 from __future__ import annotations
 
+import ipaddress
+import os
+import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -19,7 +22,7 @@ import httpx
 
 from actors.wire.errors import SourceChanged
 from actors.wire.multipart_out import MultipartBody
-from orchestrator.client.errors import BadInput, Unreachable
+from orchestrator.client.errors import BadInput, Unreachable, Untrusted
 
 T = TypeVar("T")
 
@@ -31,6 +34,7 @@ CLOSING: Final = 5.0
 SILENCE: Final = 30.0
 """Seconds without a byte after which a request is given up, unless it says otherwise."""
 
+PathLike = str | os.PathLike[str]
 Progress = Callable[[int, int | None], None]
 """Is told how many bytes went, and of how many (None: unknown)."""
 
@@ -82,9 +86,9 @@ class Wire(Protocol):
 class AsyncWire:
     """For Trio and asyncio."""
 
-    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], ca_file: PathLike | None = None) -> None:
         self.url = checked(url)
-        self._http = httpx.AsyncClient(headers=dict(headers), **_OPTIONS)
+        self._http = httpx.AsyncClient(headers=dict(headers), verify=trusting(url, ca_file), **_OPTIONS)
 
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncGenerator[Answer, None]:
@@ -138,9 +142,9 @@ async def _unwind(source: AsyncIterator[bytes]) -> None:
 class SyncWire:
     """For who is in no event loop. Nothing here suspends."""
 
-    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], ca_file: PathLike | None = None) -> None:
         self.url = checked(url)
-        self._http = httpx.Client(headers=dict(headers), **_OPTIONS)
+        self._http = httpx.Client(headers=dict(headers), verify=trusting(url, ca_file), **_OPTIONS)
 
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncGenerator[Answer, None]:
@@ -191,6 +195,32 @@ def checked(url: str) -> str:
     return url.rstrip("/")
 
 
+def trusting(url: str, ca_file: PathLike | None) -> ssl.SSLContext | bool:
+    """Whose certificates are believed: those of `ca_file` alone, else the usual authorities. Raises
+    BadInput."""
+    if ca_file is None:
+        return url.startswith("https:")  # for plain http no authority is read, which takes a while
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise BadInput(
+            f"{str(ca_file)!r} cannot be read as certificates: {reason}; it has to be a file in PEM format"
+        ) from None
+
+
+def exposes(url: str) -> bool:
+    """Whether others can read what is sent there: it is neither encrypted nor for this machine."""
+    parsed = httpx.URL(url)
+    host = parsed.host.rstrip(".")
+    if parsed.scheme != "http" or host == "localhost" or host.endswith(".localhost"):
+        return False
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return True
+
+
 # The environment is not read: a proxy meant for the web has no business between a client and its
 # orchestrator, nor has a netrc file. Redirects are not followed: the token is for this host alone.
 _OPTIONS: Final[dict[str, Any]] = {"trust_env": False, "follow_redirects": False}
@@ -234,6 +264,7 @@ def _told(url: str, call: Call) -> Generator[None, None, None]:
     except SourceChanged as error:
         raise BadInput(f"{error.detail}; submit again when nothing writes to it") from error
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        _secured(url, error)
         reason = str(error) or "no connection in time"
         raise Unreachable(
             f"nothing answers at {url} ({reason}); check that the orchestrator runs and the URL is right"
@@ -246,3 +277,19 @@ def _told(url: str, call: Call) -> Generator[None, None, None]:
         raise Unreachable(
             f"the connection to {url} broke off ({str(error) or type(error).__name__}); try again"
         ) from error
+
+
+def _secured(url: str, error: BaseException) -> None:
+    """Raises Untrusted if this is why there is no connection."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise Untrusted(
+                f"the certificate of {url} is not trusted ({cause.verify_message}); if it is of a private "
+                "authority, name that one's certificate with ORCHESTRATOR_CA_FILE"
+            ) from error
+        if isinstance(cause, ssl.SSLError):
+            raise Untrusted(
+                f"{url} does not speak TLS as it should ({cause.reason or cause}); is it https there?"
+            ) from error
+        cause = cause.__cause__ or cause.__context__

@@ -15,8 +15,8 @@ from orchestrator.commands.fleet import (
 )
 from orchestrator.commands.jobs import ls_command, queue_command, status_command
 from orchestrator.commands.logs import logs_command
-from orchestrator.commands.results import get_command
-from orchestrator.commands.stopping import cancel_command, rerun_command
+from orchestrator.commands.results import files_command, get_command
+from orchestrator.commands.stopping import cancel_command, delete_command, rerun_command
 from orchestrator.commands.submitting import submit_command
 
 COMMANDS: Final[tuple[click.Command, ...]] = (
@@ -25,7 +25,9 @@ COMMANDS: Final[tuple[click.Command, ...]] = (
     ls_command,
     logs_command,
     get_command,
+    files_command,
     cancel_command,
+    delete_command,
     rerun_command,
     queue_command,
     nodes_command,

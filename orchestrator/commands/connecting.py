@@ -6,7 +6,9 @@ import functools
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,29 +25,49 @@ USUAL: Final = "http://127.0.0.1:5000"
 INTERRUPTED: Final = 130
 """The exit status after Ctrl-C, as shells have it."""
 
-_KEYS: Final = ("url", "token", "token_file", "user", "service")
+_KEYS: Final = ("url", "token", "token_file", "ca_file", "user", "service")
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """`user` and `service` are what jobs are submitted for when no flag says so."""
+    """`user` and `service` are what jobs are submitted for when no flag says so; `ca_file` has the
+    certificates of the authorities that are believed, None: the usual ones."""
 
     url: str
     token: str | None
     user: int | None
     service: str | None
+    ca_file: str | None = None
 
     def client(self) -> Client:
         """A client that blocks."""
         from orchestrator.client import Client
 
-        return Client(self.url, token=self.token, retries=_retries())
+        with _told_once():
+            return Client(self.url, token=self.token, ca_file=self.ca_file, retries=_retries())
 
     def async_client(self) -> AsyncClient:
         """One for Trio."""
         from orchestrator.client import AsyncClient
 
-        return AsyncClient(self.url, token=self.token, retries=_retries())
+        with _told_once():
+            return AsyncClient(self.url, token=self.token, ca_file=self.ca_file, retries=_retries())
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """What a client warns of goes to the person, once however many clients a command needs."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        said = str(warning.message)
+        if said not in _said:
+            _said.add(said)
+            tell(f"warning: {said}")
+
+
+_said: Final[set[str]] = set()
 
 
 def _retries() -> Retries:
@@ -73,7 +95,12 @@ def find_connection(environ: Mapping[str, str], url: str | None) -> Connection:
         token,
         None if user is None else int(user),
         file.get("service"),
+        environ.get("ORCHESTRATOR_CA_FILE") or _home(file.get("ca_file")),
     )
+
+
+def _home(path: str | None) -> str | None:
+    return os.path.expanduser(path) if path else None
 
 
 def _config(environ: Mapping[str, str]) -> dict[str, str]:

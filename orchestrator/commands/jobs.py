@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +12,7 @@ from orchestrator.commands.output import age, clean, emit_json, emit_table, size
 from orchestrator.commands.rows import COLUMNS, progress, row
 
 if TYPE_CHECKING:
-    from orchestrator.client import Job
+    from orchestrator.client import Holder, Job
 
 STATUSES: Final = (
     "Queued",
@@ -34,6 +33,8 @@ UNDER_WAY: Final = ("Processing", "Submitted", "Prepared", "Running", "Locked")
 def filters(function: Callable[..., Any]) -> Callable[..., Any]:
     """What a list is narrowed to."""
     for option in (
+        click.option("--search", metavar="TEXT", help="Those with it in name or tags, or with this number."),
+        click.option("--node", metavar="ID", help="Those that are on this node now."),
         click.option("--tag", metavar="TAG", help="Those with this tag."),
         click.option("--name", metavar="NAME", help="Those of this name."),
         click.option("--status", type=click.Choice(STATUSES, case_sensitive=False), help="Those in it."),
@@ -119,18 +120,18 @@ def ls_command(connection: Connection, *, watch: bool, json_wanted: bool, **want
 @click.command("queue", context_settings=HELP)
 @click.option("--service", metavar="NAME", help="Of this service only.")
 @click.option(
-    "--users", is_flag=True, help="Who fills it: how many jobs of each user wait and are under way."
+    "--users", is_flag=True, help="Who fills it alone: how many jobs of each user wait and are under way."
 )
 @as_json
 @connected
 def queue_command(connection: Connection, *, service: str | None, users: bool, json_wanted: bool) -> None:
-    """List the jobs that wait, the next first, and what each of them waits for."""
+    """List the jobs that wait, the next first, what each of them waits for, and who fills the queue."""
     with connection.client() as client:
+        if users:
+            _users(client.queue(service), json_wanted=json_wanted)
+            return
         waiting = list(client.jobs(service=service, status="Queued"))
-        busy = [job for status in UNDER_WAY if users for job in client.jobs(service=service, status=status)]
-    if users:
-        _users(waiting, busy, json_wanted=json_wanted)
-        return
+        holders = client.queue(service)
     waiting.sort(key=lambda job: (job.service, job.position or 0, job.id))
     if json_wanted:
         emit_json([job.raw for job in waiting])
@@ -151,17 +152,14 @@ def queue_command(connection: Connection, *, service: str | None, users: bool, j
             for job in waiting
         ],
     )
+    if waiting:
+        click.echo()
+        _users(holders, json_wanted=False)
 
 
-def _users(waiting: Sequence[Job], busy: Sequence[Job], *, json_wanted: bool) -> None:
-    queued = Counter((job.service, job.user) for job in waiting)
-    running = Counter((job.service, job.user) for job in busy)
-    rows = [
-        (service, user, queued[service, user], running[service, user])
-        for service, user in sorted(queued | running, key=lambda key: (key[0], -queued[key], key[1]))
-    ]
-    names = ("service", "user_id", "queued", "under_way")
+def _users(holders: Sequence[Holder], *, json_wanted: bool) -> None:
     if json_wanted:
-        emit_json([dict(zip(names, row, strict=True)) for row in rows])
+        emit_json([holder.raw for holder in holders])
     else:
+        rows = [(holder.service, holder.user, holder.queued, holder.under_way) for holder in holders]
         emit_table(("SERVICE", "USER", "QUEUED", "UNDER WAY"), rows)

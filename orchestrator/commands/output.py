@@ -79,7 +79,7 @@ def make_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Tab
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         # What is long may be cut; ids and numbers are not.
-        flexible = heading in ("MESSAGE", "NAME", "WHAT", "SERVICES", "URL")
+        flexible = heading in ("MESSAGE", "NAME", "WHAT", "SERVICES", "URL", "PATH")
         table.add_column(
             heading, overflow="ellipsis", no_wrap=True, min_width=None if flexible else len(heading)
         )

@@ -1,4 +1,4 @@
-"""`get`: a job's results in a directory, all of them or none."""
+"""`get` and `files`: a job's results in a directory, all of them or none, or single ones of them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.commands.connecting import HELP, Connection, connected
-from orchestrator.commands.output import clean, tell
+from orchestrator.commands.connecting import HELP, Connection, as_json, connected
+from orchestrator.commands.output import clean, emit_json, emit_table, size, tell
 
 if TYPE_CHECKING:
     from orchestrator.client import Client
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 @click.command("get", context_settings=HELP)
 @click.argument("job_id", type=int, metavar="ID")
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option(
     "-o",
     "--output",
@@ -33,14 +34,27 @@ if TYPE_CHECKING:
 @click.option("--partial", is_flag=True, help="Of a job that has not ended: its directory as it is now.")
 @connected
 def get_command(
-    connection: Connection, *, job_id: int, output: Path | None, as_zip: bool, partial: bool
+    connection: Connection,
+    *,
+    job_id: int,
+    paths: tuple[str, ...],
+    output: Path | None,
+    as_zip: bool,
+    partial: bool,
 ) -> None:
     """Fetch what a job left: everything in its directory, and its standard output and error.
 
     A download that broke off goes on where it was when the command is given again. Prints where the results
-    are.
+    are. With PATH, as `files` lists it, only that file is fetched, of a running job too, to the same place
+    below the directory, over what is there.
     """
+    if paths and (as_zip or partial):
+        raise click.UsageError("single files are fetched as they are now; leave out --zip and --partial")
     with connection.client() as client:
+        if paths:
+            for path in paths:
+                click.echo(clean(_single(client, job_id, path, output or Path(f"job-{job_id}"))))
+            return
         if as_zip:
             target = output or Path(f"{job_id}.zip")
             fetch(client, job_id, target, partial=partial)
@@ -48,6 +62,48 @@ def get_command(
             target = output or Path(f"job-{job_id}")
             get(client, job_id, target, partial=partial)
     click.echo(clean(target))
+
+
+@click.command("files", context_settings=HELP)
+@click.argument("job_id", type=int, metavar="ID")
+@as_json
+@connected
+def files_command(connection: Connection, *, job_id: int, json_wanted: bool) -> None:
+    """List what is in a job's directory, wherever it is now."""
+    with connection.client() as client:
+        found = client.files(job_id)
+    if json_wanted:
+        emit_json([file.raw for file in found])
+        return
+    emit_table(
+        ("SIZE", "MODE", "CHANGED", "PATH"),
+        [
+            (
+                size(file.size) if file.kind == "file" else file.kind,
+                file.mode,
+                file.raw.get("mtime"),
+                file.path if file.target is None else f"{file.path} -> {file.target}",
+            )
+            for file in found
+        ],
+    )
+
+
+def _single(client: Client, number: int, path: str, directory: Path) -> Path:
+    from actors.wire.errors import BadRequest
+    from actors.wire.paths import safe_path
+    from orchestrator.client import BadInput
+
+    try:
+        target = directory / safe_path(path)
+    except BadRequest as error:
+        raise BadInput(f"{error.detail}; `orchestrator files {number}` lists what there is") from None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{str(target.parent)!r} cannot be made: {error.strerror}") from None
+    with bar(path) as progress:
+        return client.download_file(number, path, target, progress=progress)
 
 
 def get(client: Client, number: int, directory: Path, *, partial: bool = False) -> None:

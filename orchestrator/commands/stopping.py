@@ -1,10 +1,10 @@
-"""`cancel` and `rerun`: end jobs, and begin one again."""
+"""`cancel`, `delete` and `rerun`: end jobs, let go of their data, and begin one again."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,10 +16,13 @@ from orchestrator.commands.output import clean, emit_json, emit_table, tell
 
 if TYPE_CHECKING:
     from orchestrator.client import AsyncClient, Job
+    from orchestrator.client.operations import Operations
+
+    Order = Callable[[Operations, int], Awaitable[Job]]
 
 STOPPABLE: Final = ("Queued", *(status for status in UNDER_WAY if status != "Locked"))
 AT_ONCE: Final = 8
-"""Orders to cancel that are under way at a time."""
+"""Orders that are under way at a time."""
 
 
 @click.command("cancel", context_settings=HELP)
@@ -42,6 +45,8 @@ def cancel_command(
 ) -> None:
     """End jobs: those named by ID, or all that fit --user, --service and
     --status, which are counted first."""
+    from orchestrator.client.operations import Operations
+
     wanted = {"user": user, "service": service, "status": status}
     if ids and any(value is not None for value in wanted.values()):
         raise click.UsageError("name jobs by ID or by --user, --service and --status, not both")
@@ -49,7 +54,31 @@ def cancel_command(
         if all(value is None for value in wanted.values()):
             raise click.UsageError("which jobs? Name them by ID, or by --user, --service and --status")
         ids = _chosen(connection, wanted, yes=yes, json_wanted=json_wanted)
-    ended = _cancel_all(connection, ids)
+    _report(_ordered(connection, ids, Operations.cancel), json_wanted=json_wanted)
+
+
+@click.command("delete", context_settings=HELP)
+@click.argument("ids", nargs=-1, required=True, type=int, metavar="ID...")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json
+@connected
+def delete_command(connection: Connection, *, ids: tuple[int, ...], yes: bool, json_wanted: bool) -> None:
+    """Delete the data of jobs that have ended: their files, results and logs.
+
+    The jobs stay in lists, as Cleaned. It cannot be undone, so it is asked for.
+    """
+    from orchestrator.client.operations import Operations
+
+    ids = tuple(dict.fromkeys(ids))
+    if not yes:
+        if not sys.stdin.isatty() or json_wanted:
+            raise click.UsageError(f"the data of {len(ids)} jobs would be deleted; add --yes if you mean it")
+        click.confirm(f"Delete the data of {len(ids)} jobs?", abort=True, err=True)
+    _report(_ordered(connection, ids, Operations.delete), json_wanted=json_wanted)
+
+
+def _report(ended: dict[int, Job | str], *, json_wanted: bool) -> None:
+    """Tell what became of each and exit, with 1 if one was refused."""
     if json_wanted:
         emit_json([job.raw for job in ended.values() if not isinstance(job, str)])
     else:
@@ -78,7 +107,7 @@ def _chosen(
     return tuple(sorted({job.id for job in found}))
 
 
-def _cancel_all(connection: Connection, ids: Sequence[int]) -> dict[int, Job | str]:
+def _ordered(connection: Connection, ids: Sequence[int], order: Order) -> dict[int, Job | str]:
     """What became of each: the job, or why not."""
     import trio
 
@@ -86,16 +115,16 @@ def _cancel_all(connection: Connection, ids: Sequence[int]) -> dict[int, Job | s
     from orchestrator.commands.watching import first
 
     try:
-        return trio.run(partial(_cancel, connection, ids))
+        return trio.run(partial(_order, connection, ids, order))
     except* ClientError as group:
         raise first(group) from None
     except* KeyboardInterrupt:
-        tell("interrupted; some of them may not be cancelled")
+        tell("interrupted; some of them may be as they were")
         raise KeyboardInterrupt from None
     raise AssertionError("unreachable")
 
 
-async def _cancel(connection: Connection, ids: Sequence[int]) -> dict[int, Job | str]:
+async def _order(connection: Connection, ids: Sequence[int], order: Order) -> dict[int, Job | str]:
     import trio
 
     from orchestrator.client import BadInput, Refused
@@ -106,7 +135,7 @@ async def _cancel(connection: Connection, ids: Sequence[int]) -> dict[int, Job |
     async def one(client: AsyncClient, number: int) -> None:
         async with limit:
             try:
-                ended[number] = await client.cancel(number)
+                ended[number] = await order(client, number)
             except (BadInput, Refused) as error:
                 ended[number] = str(error)
 
