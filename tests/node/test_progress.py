@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import trio
 from fakes.fake_executor import PretendedRun
 from fakes.node_clients import EventLines
+from fakes.node_processes import node_process
 from fakes.nodes_in_process import KEY, OTHER, NodeInProcess, node_in_process
 from hypothesis import given
 from hypothesis import strategies as st
@@ -308,3 +310,36 @@ async def test_no_watch_is_left_behind(tmp_path: Path) -> None:
             assert inotify.arm(tmp_path / "nowhere") is None
             scope.cancel()
     assert inotify.arm(tmp_path) is None
+
+
+async def test_a_node_that_is_killed_tells_what_was_said_meanwhile_and_goes_on(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    async def say(fraction: float) -> None:
+        await trio.to_thread.run_sync(fifo.write_text, f"{fraction}\n", abandon_on_cancel=True)
+
+    async with node_process(tmp_path / "data", how=signal.SIGKILL) as node:
+        script = f'while read x < {fifo}; do echo "$x word" > "$ORCHESTRATOR_PROGRESS"; done'
+        await node.submit({KEY: {"run.sh": script.encode()}})
+        async with node.events() as events:
+            await say(0.25)
+            await told_to(events, 0.25)
+    await say(0.5)
+    await say(0.75)
+    async with node_process(tmp_path / "data") as node, node.events() as events:
+        await told_to(events, 0.75)
+        await say(1)
+        await told_to(events, 1.0)
+        await node.client.post("/v1/cancel", json={"keys": [KEY]})
+        end = await node.until(KEY, "Killed")
+        assert end["progress"] == {"fraction": 1.0, "message": "word"}
+
+
+async def told_to(events: EventLines, fraction: float) -> None:
+    """Wait until the only payload has come so far."""
+    while True:
+        event = await events.next()
+        for view in [*event.get("payloads", []), event.get("payload")]:
+            if view is not None and (view["progress"] or {}).get("fraction") == fraction:
+                return
