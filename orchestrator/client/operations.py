@@ -44,13 +44,15 @@ class Operations:
         tags: Iterable[str] = (),
         max_runtime: float | None = None,
         requires: str | None = None,
+        callback_url: str | None = None,
         idempotency_key: str | None = None,
         progress: Progress | None = None,
     ) -> Job:
         """Hand in a job. `files` are paths of files and directories, or what each file is called in the job
         with its path or bytes; one directory alone is the job's directory. `service` may be left out where
-        there is one only. `max_runtime` is seconds, `requires` labels of the node, as "gpu=a100,ssd". However
-        often it is sent, it becomes one job: two calls do so too with the same `idempotency_key`."""
+        there is one only. `max_runtime` is seconds, `requires` labels of the node, as "gpu=a100,ssd";
+        `callback_url` is told when the job has ended. However often it is sent, it becomes one job: two calls
+        do so too with the same `idempotency_key`."""
         if service is None:
             service = await self._only_service()
         fields = {
@@ -60,6 +62,7 @@ class Operations:
             "tags": ",".join(tags) or None,
             "max_runtime": None if max_runtime is None else f"{max_runtime:.6f}".rstrip("0").rstrip("."),
             "requires": requires,
+            "callback_url": callback_url,
         }
         body = await self._wire.thread(lambda: _form(files, fields))
         key = idempotency_key or secrets.token_hex(16)

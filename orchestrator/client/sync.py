@@ -42,6 +42,7 @@ class Client:
         tags: Iterable[str] = (),
         max_runtime: float | None = None,
         requires: str | None = None,
+        callback_url: str | None = None,
         idempotency_key: str | None = None,
         progress: Progress | None = None,
     ) -> Job:
@@ -54,6 +55,7 @@ class Client:
                 tags=tags,
                 max_runtime=max_runtime,
                 requires=requires,
+                callback_url=callback_url,
                 idempotency_key=idempotency_key,
                 progress=progress,
             )

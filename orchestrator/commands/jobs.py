@@ -65,6 +65,16 @@ def status_command(connection: Connection, *, job_id: int, json_wanted: bool) ->
     emit_table(("AT", "STATUS", "ATTEMPT", "WHAT"), steps)
 
 
+def _callback(job: Job) -> str:
+    found = job.raw.get("callback")
+    if not isinstance(found, dict):
+        return ""
+    tried = found.get("tries")
+    tries = f" after {tried} {'try' if tried == 1 else 'tries'}" if tried else ""
+    error = f": {found['last_error']}" if found.get("last_error") and found["status"] != "delivered" else ""
+    return f"{found.get('url')} {str(found.get('status')).replace('_', ' ')}{tries}{error}"
+
+
 def _facts(job: Job) -> list[tuple[str, object]]:
     ended = "" if job.exit_code is None else f"exit code {job.exit_code}"
     if job.signal is not None:
@@ -91,6 +101,7 @@ def _facts(job: Job) -> list[tuple[str, object]]:
         ("output", size(job.output_bytes)),
         ("node", job.node),
         ("attempt", job.attempt),
+        ("callback", _callback(job)),
     ]
 
 

@@ -130,6 +130,17 @@ async def test_refusals_say_what_and_are_not_tried_again(kind: str, shared: Star
         await ask(kind, shared.url, lambda client: client.job(0))
 
 
+async def test_a_callback_url_is_handed_in(shared: Started) -> None:
+    async def submit(client: Operations) -> None:
+        url = "https://portal.example.org/done"
+        await client.submit({"run.sh": b"true"}, service="example", user=41, callback_url=url)
+
+    # It is a server without callbacks, and says so.
+    with pytest.raises(Refused, match=r"https://portal\.example\.org/done.*callback_hosts") as refused:
+        await ask("trio", shared.url, submit)
+    assert refused.value.status == 400
+
+
 async def test_waiting_for_too_long_says_how_the_job_stands_and_a_cancelled_job_is_killed(
     shared: Started,
 ) -> None:

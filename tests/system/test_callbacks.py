@@ -115,12 +115,22 @@ async def test_a_host_that_is_private_is_sent_nothing(here: Place) -> None:
         server = here.server(nodes=[node.url], CALLBACK_HOSTS=f"localhost:{port}")
         async with portal(server.url) as user:
             url = f"http://localhost:{port}/"
-            answer = await user.post('name="file"; filename="run.sh"|true', f'name="callback_url"|{url}')
-            job = await user.ended(answer.json()["id"])
+            (here.directory / "run.sh").write_text("true")
+            given = ("submit", "run.sh", "--callback-url", url, "--user", "1", "--wait")
+            asked = {"ORCHESTRATOR_URL": server.url, "XDG_CONFIG_HOME": "/nowhere"}
+            done = await trio.to_thread.run_sync(lambda: here.refused(*given, environment=asked))
+            assert done.status == 0, done
+            job = await user.job(int(done.out.split()[0]))
             with trio.fail_after(30):
                 while not job["callback"]["tries"]:
                     job = await user.job(job["id"])
+            number = str(job["id"])
+            shown = await trio.to_thread.run_sync(
+                lambda: here.refused("status", number, environment=asked).out
+            )
         assert "private address" in job["callback"]["last_error"]
+        (line,) = (line for line in shown.splitlines() if line.startswith("callback"))
+        assert f"{url} pending after 1 try: localhost is at" in line
         assert received.peer.connections == 0
 
 
