@@ -12,7 +12,9 @@ const PATIENCE = 20_000;
 
 /** `path` with these parameters; those that are empty are left out. */
 export function address(path, parameters = {}) {
-  const given = Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined);
+  const given = Object.entries(parameters).filter(
+    ([, value]) => value !== "" && value !== null && value !== undefined,
+  );
   return given.length === 0 ? path : `${path}?${new URLSearchParams(given)}`;
 }
 
@@ -45,10 +47,15 @@ async function exchange(method, path, body, headers = {}) {
     throw new Refused("The server does not answer.", 0);
   }
   if (answer.ok) return told;
-  throw new Refused(told?.detail ?? told?.message ?? `The server answered with status ${answer.status}.`, answer.status);
+  throw new Refused(
+    told?.detail ?? told?.message ?? `The server answered with status ${answer.status}.`,
+    answer.status,
+  );
 }
 
 /** A key under which an order may be sent again without being carried out twice. */
 export function orderKey() {
-  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return [...crypto.getRandomValues(new Uint8Array(16))]
+    .map((byte) => byte.toString(16).padStart(2, "0"))
+    .join("");
 }

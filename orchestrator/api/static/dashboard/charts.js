@@ -45,11 +45,26 @@ export class Chart {
       .filter((one) => one.values.some((value) => value))
       .reverse();
     const columns = [
-      { name: "Minute", head: true, show: (one) => new Date(1000 * one.at).toLocaleTimeString("sv").slice(0, 5) },
-      ...this.lines.map((line, n) => ({ name: line.name, numeric: true, show: (one) => this.written(one.values[n]) })),
+      {
+        name: "Minute",
+        head: true,
+        show: (one) => new Date(1000 * one.at).toLocaleTimeString("sv").slice(0, 5),
+      },
+      ...this.lines.map((line, n) => ({
+        name: line.name,
+        numeric: true,
+        show: (one) => this.written(one.values[n]),
+      })),
     ];
     morphChildren(this.numbers, [
-      rows.length > 0 ? table(`${this.title}, newest first; minutes with nothing are left out`, columns, rows, (one) => one.at) : h("p", null, "Nothing happened."),
+      rows.length > 0
+        ? table(
+            `${this.title}, newest first; minutes with nothing are left out`,
+            columns,
+            rows,
+            (one) => one.at,
+          )
+        : h("p", null, "Nothing happened."),
     ]);
   }
 
@@ -60,24 +75,34 @@ export class Chart {
     if (!this.data || width === 0) return;
     const style = getComputedStyle(this.canvas);
     const colour = (name) => style.getPropertyValue(name).trim();
-    const axis = { stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") } };
+    const axis = {
+      stroke: colour("--quiet"),
+      grid: { stroke: colour("--line"), width: 1 },
+      ticks: { stroke: colour("--line") },
+    };
     this.plot = new window.uPlot(
       {
         width,
         height: HEIGHT,
         series: [
-          { value: (_, at) => (at === null ? "" : new Date(1000 * at).toLocaleTimeString("sv").slice(0, 5)), label: "Minute" },
+          {
+            value: (_, at) => (at === null ? "" : new Date(1000 * at).toLocaleTimeString("sv").slice(0, 5)),
+            label: "Minute",
+          },
           ...this.lines.map((line) => ({
             label: line.name,
             stroke: colour(line.colour),
             dash: line.dash,
             width: 2,
-            points: { show: false },
+            points: { show: true, size: 4 },
             value: (_, value) => this.written(value),
           })),
         ],
         axes: [
-          { ...axis, values: (_, ticks) => ticks.map((at) => new Date(1000 * at).toLocaleTimeString("sv").slice(0, 5)) },
+          {
+            ...axis,
+            values: (_, ticks) => ticks.map((at) => new Date(1000 * at).toLocaleTimeString("sv").slice(0, 5)),
+          },
           { ...axis, size: 60, values: (_, ticks) => ticks.map((value) => this.written(value)) },
         ],
         scales: { y: { range: (_, least, most) => [0, Math.max(1, most * 1.1)] } },

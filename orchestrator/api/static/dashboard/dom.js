@@ -30,7 +30,9 @@ export function morph(shown, wanted) {
     if (!wanted.hasAttribute(name) && name !== "open") shown.removeAttribute(name);
   }
   for (const { name, value } of wanted.attributes) {
-    if (name !== "open" && shown.getAttribute(name) !== value) shown.setAttribute(name, value);
+    if (shown.getAttribute(name) === value) continue;
+    if (name === "style") shown.style.cssText = wanted.style.cssText; // as an attribute the policy forbids it
+    else if (name !== "open") shown.setAttribute(name, value);
   }
   if (!shown.hasAttribute("data-own")) morphChildren(shown, [...wanted.childNodes]);
 }
@@ -47,7 +49,7 @@ export function morphChildren(parent, wanted) {
     while (at?.dataset?.key && !kept.has(at.dataset.key)) {
       const gone = at;
       at = at.nextSibling;
-      gone.remove();
+      drop(gone);
     }
     const match = key ? keyed.get(key) : alike(at, node) ? at : null;
     if (!match) {
@@ -61,8 +63,15 @@ export function morphChildren(parent, wanted) {
   while (at) {
     const gone = at;
     at = at.nextSibling;
-    gone.remove();
+    drop(gone);
   }
+}
+
+/** Take it away. Who had the focus in it goes on from the heading of the page. */
+export function drop(node) {
+  const focused = node.contains(document.activeElement);
+  node.remove();
+  if (focused) document.querySelector("main h1")?.focus({ preventScroll: true });
 }
 
 function alike(shown, wanted) {
@@ -87,9 +96,19 @@ export function table(caption, columns, items, key) {
     h(
       "thead",
       { role: "rowgroup" },
-      h("tr", { role: "row" }, columns.map((one) => h("th", { scope: "col", role: "columnheader", class: one.numeric && "numeric" }, one.name))),
+      h(
+        "tr",
+        { role: "row" },
+        columns.map((one) =>
+          h("th", { scope: "col", role: "columnheader", class: one.numeric && "numeric" }, one.name),
+        ),
+      ),
     ),
-    h("tbody", { role: "rowgroup" }, items.map((item) => row(columns, item, key(item)))),
+    h(
+      "tbody",
+      { role: "rowgroup" },
+      items.map((item) => row(columns, item, key(item))),
+    ),
   );
 }
 
@@ -112,8 +131,8 @@ export function facts(pairs) {
   return h(
     "dl",
     { class: "facts" },
-    pairs.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value]) =>
-      h("div", null, h("dt", null, name), h("dd", null, value)),
-    ),
+    pairs
+      .filter(([, value]) => value !== null && value !== undefined && value !== "")
+      .map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))),
   );
 }

@@ -47,9 +47,16 @@ export class Files {
     this.whole.hidden = refused !== null;
     this.more.hidden = refused !== null || !this.next;
     morphChildren(this.list, [
-      refused !== null ? h("p", null, foreign(refused))
-        : this.items.length === 0 ? h("p", null, "There is no file.")
-        : table(`${count(this.items.length)}${this.next ? " of more" : ""} files`, this.columns(), this.items, (file) => file.path),
+      refused !== null
+        ? h("p", null, foreign(refused))
+        : this.items.length === 0
+          ? h("p", null, "There is no file.")
+          : table(
+              `${count(this.items.length)}${this.next ? " of more" : ""} files`,
+              this.columns(),
+              this.items,
+              (file) => file.path,
+            ),
     ]);
   }
 

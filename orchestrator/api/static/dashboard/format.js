@@ -26,6 +26,7 @@ export function bytes(number) {
 /** Seconds, as people say them. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return NOTHING;
+  if (seconds > 0 && seconds < 1) return `${Math.max(1, Math.round(1000 * seconds))} ms`;
   if (seconds < 10) return `${seconds.toFixed(1)} s`;
   if (seconds < 60) return `${Math.floor(seconds)} s`;
   const whole = Math.floor(seconds);
@@ -49,7 +50,11 @@ export function time(text) {
   const at = new Date(text);
   const today = at.toDateString() === new Date().toDateString();
   const clock = at.toLocaleTimeString("sv");
-  return h("time", { datetime: text, title: at.toLocaleString("sv") }, today ? clock : `${at.toLocaleDateString("sv")} ${clock}`);
+  return h(
+    "time",
+    { datetime: text, title: at.toLocaleString("sv") },
+    today ? clock : `${at.toLocaleDateString("sv")} ${clock}`,
+  );
 }
 
 /** A duration that goes on: from then until now. `tick` renews all that are shown. */

@@ -44,7 +44,15 @@ export function jobPage(subject) {
 
   return {
     title: `Job ${subject}`,
-    view: h("section", null, h("h1", null, "Job ", foreign(subject)), about, life, log.element, files.element),
+    view: h(
+      "section",
+      null,
+      h("h1", { tabindex: -1 }, "Job ", foreign(subject)),
+      about,
+      life,
+      log.element,
+      files.element,
+    ),
     async refresh() {
       const found = await get(`v1/jobs/${encodeURIComponent(subject)}`);
       if (!job || found.version >= job.version) job = found;
@@ -69,7 +77,12 @@ function standing(job) {
     " ",
     job.terminate_requested && !OVER.has(job.status) && "to be terminated; ",
     foreign(job.message || ""),
-    job.waiting_for !== null && h("small", null, ` (${job.waiting_for.replace("_", " ")}${job.position !== null ? `; ${count(job.position)} of its service go before it` : ""})`),
+    job.waiting_for !== null &&
+      h(
+        "small",
+        null,
+        ` (${job.waiting_for.replace("_", " ")}${job.position !== null ? `; ${count(job.position)} of its service go before it` : ""})`,
+      ),
   );
 }
 
@@ -78,9 +91,15 @@ function orders(job) {
     "p",
     { class: "buttons" },
     !OVER.has(job.status) && keyed(button("cancel", job.id, "Cancel", `Cancel job ${job.id}`)),
-    job.status !== "Cleaned" && keyed(button("rerun", job.id, "Run again", `Run job ${job.id} again`)),
-    ENDED.has(job.status) && keyed(button("delete", job.id, "Delete its data", `Delete the data of job ${job.id}`)),
-    ENDED.has(job.status) && h("a", { href: `v1/jobs/${job.id}/results`, download: true, "data-key": "results" }, "Results as a zip"),
+    job.status !== "Cleaned" && keyed(button("rerun", job.id, "Run again", `Run again: job ${job.id}`)),
+    ENDED.has(job.status) &&
+      keyed(button("delete", job.id, "Delete its data", `Delete its data: job ${job.id}`)),
+    ENDED.has(job.status) &&
+      h(
+        "a",
+        { href: `v1/jobs/${job.id}/results`, download: true, "data-key": "results" },
+        "Results as a zip",
+      ),
   );
 }
 
@@ -93,9 +112,14 @@ function keyed(element) {
 function told(job) {
   const outcome = job.signal !== null ? `signal ${job.signal}` : job.exit_code;
   return facts([
-    ["Progress", job.progress !== null && job.progress !== undefined ? progress(job) : null],
+    ["Progress", progress(job)],
     ["Name", job.name && foreign(job.name)],
-    ["Tags", job.tags.length > 0 ? job.tags.map((tag) => h("a", { class: "tag", href: link(["jobs"], { tag }) }, foreign(tag))) : null],
+    [
+      "Tags",
+      job.tags.length > 0
+        ? job.tags.map((tag) => h("a", { class: "tag", href: link(["jobs"], { tag }) }, foreign(tag)))
+        : null,
+    ],
     ["Service", h("a", { href: link(["jobs"], { service: job.service }) }, foreign(job.service))],
     ["User", h("a", { href: link(["jobs"], { user: job.user_id }) }, String(job.user_id))],
     ["Handed in", time(job.created_at)],
@@ -111,9 +135,21 @@ function told(job) {
     ["Attempts", job.attempts_used > 0 ? count(job.attempts_used) : null],
     ["Needs", job.requires && foreign(job.requires)],
     ["May run", job.max_runtime_seconds ? duration(job.max_runtime_seconds) : null],
-    ["Runs again", job.rerun_of !== null ? h("a", { href: link(["jobs", job.rerun_of]) }, `job ${job.rerun_of}`) : null],
+    [
+      "Runs again",
+      job.rerun_of !== null ? h("a", { href: link(["jobs", job.rerun_of]) }, `job ${job.rerun_of}`) : null,
+    ],
     ["Callback", job.callback ? callback(job.callback) : null],
-    ["Results lack", job.files_left_out?.length ? h("ul", null, job.files_left_out.map((one) => h("li", null, foreign(one.path), ": ", foreign(one.reason)))) : null],
+    [
+      "Results lack",
+      job.files_left_out?.length
+        ? h(
+            "ul",
+            null,
+            job.files_left_out.map((one) => h("li", null, foreign(one.path), ": ", foreign(one.reason))),
+          )
+        : null,
+    ],
   ]);
 }
 
@@ -132,18 +168,32 @@ function timeLine(history, job) {
   return [
     h("h2", { id: "life-heading" }, "Life"),
     bar(steps, over),
-    h("ol", { class: "life" }, steps.map((step, n) => h(
-      "li",
-      { "data-key": `${step.at} ${n}`, "data-kind": kindOf(step.to) },
-      badge(step.to),
-      " ",
-      time(step.at),
-      " ",
-      step.until ? h("small", null, `for ${duration(between(step.at, step.until))}`) : !over && h("small", null, "for ", lasting(step.at)),
-      step.node && h("small", null, " on node ", h("a", { href: link(["nodes", step.node]) }, foreign(step.node.slice(0, 8)))),
-      step.attempt !== null && step.attempt > 1 && h("small", null, ` attempt ${step.attempt}`),
-      step.reason && h("span", { class: "why" }, foreign(step.reason)),
-    ))),
+    h(
+      "ol",
+      { class: "life" },
+      steps.map((step, n) =>
+        h(
+          "li",
+          { "data-key": `${step.at} ${n}`, "data-kind": kindOf(step.to) },
+          badge(step.to),
+          " ",
+          time(step.at),
+          " ",
+          step.until
+            ? h("small", null, `for ${duration(between(step.at, step.until))}`)
+            : !over && h("small", null, "for ", lasting(step.at)),
+          step.node &&
+            h(
+              "small",
+              null,
+              " on node ",
+              h("a", { href: link(["nodes", step.node]) }, foreign(step.node.slice(0, 8))),
+            ),
+          step.attempt !== null && step.attempt > 1 && h("small", null, ` attempt ${step.attempt}`),
+          step.reason && h("span", { class: "why" }, foreign(step.reason)),
+        ),
+      ),
+    ),
   ];
 }
 
@@ -151,7 +201,10 @@ function bar(steps, over) {
   const parts = steps.filter((step) => step.until || !over);
   const shown = h("div", { class: "bar", "aria-hidden": "true" });
   for (const step of parts) {
-    const part = h("span", { "data-kind": kindOf(step.to), title: `${step.to}: ${duration(between(step.at, step.until))}` });
+    const part = h("span", {
+      "data-kind": kindOf(step.to),
+      title: `${step.to}: ${duration(between(step.at, step.until))}`,
+    });
     part.style.flexGrow = String(Math.max(0.001, between(step.at, step.until)));
     shown.append(part);
   }

@@ -1,6 +1,6 @@
 // Jobs in a table: how each is written, and rows that follow what happens.
 
-import { h, morph, row, table } from "./dom.js";
+import { drop, h, morph, row, table } from "./dom.js";
 import { foreign, lasting, duration, between, percent, time, NOTHING } from "./format.js";
 import { badge, ENDED, kindOf, UNDER_WAY } from "./status.js";
 import { link } from "./router.js";
@@ -8,9 +8,15 @@ import { link } from "./router.js";
 const COLUMNS = [
   { name: "Job", head: true, show: (job) => h("a", { href: link(["jobs", job.id]) }, String(job.id)) },
   { name: "Name", show: named },
-  { name: "Status", show: (job) => [badge(job.status), job.progress !== null && UNDER_WAY.has(job.status) && progress(job)] },
-  { name: "Service", show: (job) => h("a", { href: link(["jobs"], { service: job.service }) }, foreign(job.service)) },
-  { name: "User", show: (job) => h("a", { href: link(["jobs"], { user: job.user_id }) }, String(job.user_id)) },
+  { name: "Status", show: (job) => [badge(job.status), UNDER_WAY.has(job.status) && progress(job)] },
+  {
+    name: "Service",
+    show: (job) => h("a", { href: link(["jobs"], { service: job.service }) }, foreign(job.service)),
+  },
+  {
+    name: "User",
+    show: (job) => h("a", { href: link(["jobs"], { user: job.user_id }) }, String(job.user_id)),
+  },
   { name: "Handed in", show: (job) => time(job.created_at) },
   { name: "Took", numeric: true, show: took },
   { name: "Why", show: (job) => h("span", { class: "why" }, foreign(job.message || NOTHING)) },
@@ -18,17 +24,24 @@ const COLUMNS = [
 
 function named(job) {
   const tags = job.tags.map((tag) => h("a", { class: "tag", href: link(["jobs"], { tag }) }, foreign(tag)));
-  return [job.name === null ? NOTHING : foreign(job.name), tags.length > 0 && h("span", { class: "tags" }, tags)];
+  return [
+    job.name === null ? NOTHING : foreign(job.name),
+    tags.length > 0 && h("span", { class: "tags" }, tags),
+  ];
 }
 
-/** How far it is; the message it gives of itself beside it. */
+/** How far it says it is, and the message it gives of itself; null where it says nothing. */
 export function progress(job) {
+  const { progress: share, progress_message: message } = job;
+  if (share === null && !message) return null;
   return h(
     "span",
     { class: "progress" },
-    h("progress", { max: 1, value: job.progress, "aria-label": `Progress of job ${job.id}` }),
-    ` ${percent(job.progress)}`,
-    job.progress_message && [" ", foreign(job.progress_message)],
+    share !== null && [
+      h("progress", { max: 1, value: share, "aria-label": `Progress of job ${job.id}` }),
+      ` ${percent(share)} `,
+    ],
+    message && foreign(message),
   );
 }
 
@@ -55,7 +68,7 @@ export class JobTable {
   replace(jobs) {
     const before = this.jobs;
     this.jobs = new Map(jobs.map((job) => [job.id, newer(before.get(job.id), job)]));
-    for (const id of before.keys()) if (!this.jobs.has(id)) this.find(id)?.remove();
+    for (const id of before.keys()) if (!this.jobs.has(id)) this.out(id);
     for (const job of this.jobs.values()) this.put(job);
   }
 
@@ -75,7 +88,7 @@ export class JobTable {
       if (known && known.version > job.version) continue;
       if (!this.fits(job)) {
         this.jobs.delete(job.id);
-        this.find(job.id)?.remove();
+        this.out(job.id);
       } else if (known || complete || job.id > this.oldest()) {
         this.jobs.set(job.id, kept(known, job));
         this.put(this.jobs.get(job.id));
@@ -92,12 +105,17 @@ export class JobTable {
   trim() {
     while (this.body.childElementCount > this.most) {
       this.jobs.delete(this.oldest());
-      this.body.lastElementChild.remove();
+      drop(this.body.lastElementChild);
     }
   }
 
   find(id) {
     return this.body.querySelector(`:scope > [data-key="${id}"]`);
+  }
+
+  out(id) {
+    const shown = this.find(id);
+    if (shown) drop(shown);
   }
 
   put(job) {

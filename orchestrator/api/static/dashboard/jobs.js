@@ -37,11 +37,18 @@ export function jobsPage(given) {
   );
 
   function field(name, label, attributes) {
-    return h("label", null, `${label} `, h("input", { name, type: "text", autocomplete: "off", value: filter[name], ...attributes }));
+    return h(
+      "label",
+      null,
+      `${label} `,
+      h("input", { name, type: "text", autocomplete: "off", value: filter[name], ...attributes }),
+    );
   }
 
   function choice() {
-    const options = ["", ...STATUSES].map((one) => h("option", { value: one, selected: one === filter.status }, one || "any"));
+    const options = ["", ...STATUSES].map((one) =>
+      h("option", { value: one, selected: one === filter.status }, one || "any"),
+    );
     return h("select", { name: "status" }, options);
   }
 
@@ -85,7 +92,10 @@ export function jobsPage(given) {
 
   function tell() {
     const size = jobs.jobs.size;
-    const text = size === 0 && !next ? "No job is like this." : `${count(size)} shown${next ? ", and there are more" : ""}`;
+    const text =
+      size === 0 && !next
+        ? "No job is like this."
+        : `${count(size)} shown${next ? ", and there are more" : ""}`;
     if (shown.textContent !== text) shown.textContent = text;
     more.hidden = !next || size >= MOST;
     older.hidden = !next || size < MOST;
@@ -119,10 +129,12 @@ export function jobsPage(given) {
   }
   form.addEventListener("input", narrowed);
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(() => {
-    for (const name of FIELDS) form.elements[name].value = "";
-    narrowed();
-  }));
+  form.addEventListener("reset", () =>
+    setTimeout(() => {
+      for (const name of FIELDS) form.elements[name].value = "";
+      narrowed();
+    }),
+  );
 
   get("v1/services").then(
     (found) => services.append(...found.items.map((one) => h("option", { value: one.name }))),
@@ -131,7 +143,16 @@ export function jobsPage(given) {
 
   const page = {
     title: "Jobs",
-    view: h("section", null, h("h1", null, "Jobs"), form, shown, jobs.element, h("p", { class: "more" }, more), older),
+    view: h(
+      "section",
+      null,
+      h("h1", { tabindex: -1 }, "Jobs"),
+      form,
+      shown,
+      jobs.element,
+      h("p", { class: "more" }, more),
+      older,
+    ),
     refresh,
     changed(changed) {
       jobs.take(changed, next === null);

@@ -17,22 +17,44 @@ export class Log {
     this.id = id;
     this.stream = "stdout";
     this.terminal = new Terminal();
-    this.output = h("pre", { class: "log", tabindex: 0, role: "log", "aria-live": "off", "aria-label": "Output of the job" });
+    this.output = h("pre", {
+      class: "log",
+      tabindex: 0,
+      role: "log",
+      "aria-live": "off",
+      "aria-label": "Output of the job",
+    });
     this.rest = h("span");
     this.how = h("p", { class: "how", role: "status" });
     this.whole = h("a", null, "The whole log");
     this.switches = ["stdout", "stderr"].map((name) =>
-      h("button", { type: "button", "aria-pressed": String(name === this.stream), "data-stream": name }, name));
+      h(
+        "button",
+        { type: "button", "aria-pressed": String(name === this.stream), "data-stream": name },
+        name,
+      ),
+    );
     this.element = h(
       "section",
       { "aria-labelledby": "log-heading", "data-own": true },
       h("h2", { id: "log-heading" }, "Output"),
-      h("p", { class: "buttons" }, h("span", { role: "group", "aria-label": "Which output" }, this.switches), this.whole),
+      h(
+        "p",
+        { class: "buttons" },
+        h("span", { role: "group", "aria-label": "Which output" }, this.switches),
+        this.whole,
+      ),
       this.output,
       this.how,
     );
     for (const one of this.switches) one.addEventListener("click", () => this.choose(one.dataset.stream));
-    this.output.addEventListener("scroll", () => { this.follows = this.atEnd(); }, { passive: true });
+    this.output.addEventListener(
+      "scroll",
+      () => {
+        this.follows = this.atEnd();
+      },
+      { passive: true },
+    );
     this.look = () => (document.hidden ? this.disconnect() : this.connect());
     document.addEventListener("visibilitychange", this.look);
     this.pieces = [];
@@ -80,6 +102,7 @@ export class Log {
     this.pieces = [];
     this.blocks = [];
     this.lines = 0;
+    this.cut = false;
     this.rest.textContent = "";
     this.output.replaceChildren(this.rest);
   }
@@ -121,7 +144,11 @@ export class Log {
     this.disconnect();
     this.draw();
     const nothing = this.lines === 0 && this.terminal.rest === "";
-    this.tell(nothing ? `The job is ${status.toLowerCase()}; it has printed nothing here` : `The end: the job is ${status.toLowerCase()}`);
+    this.tell(
+      nothing
+        ? `The job is ${status.toLowerCase()}; it has printed nothing here`
+        : `The end: the job is ${status.toLowerCase()}`,
+    );
   }
 
   /** What has come since the last frame. */
@@ -143,7 +170,10 @@ export class Log {
 
   put(lines) {
     if (lines.length === 0) return;
-    if (lines.length > MOST_LINES) lines = lines.slice(-MOST_LINES);
+    if (lines.length > MOST_LINES) {
+      lines = lines.slice(-MOST_LINES);
+      this.cut = true;
+    }
     const block = document.createTextNode(`${lines.join("\n")}\n`);
     this.rest.before(block);
     this.blocks.push({ block, lines: lines.length });

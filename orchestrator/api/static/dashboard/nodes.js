@@ -12,11 +12,37 @@ const EVERY = 2000;
 const MOST_JOBS = 500;
 
 const COLUMNS = [
-  { name: "Node", head: true, show: (node) => [h("a", { href: link(["nodes", node.id]) }, foreign(short(node.id))), h("small", null, foreign(node.url))] },
+  {
+    name: "Node",
+    head: true,
+    show: (node) => [
+      h("a", { href: link(["nodes", node.id]) }, foreign(short(node.id))),
+      h("small", { class: "address" }, foreign(node.url)),
+    ],
+  },
   { name: "Status", show: standing },
   { name: "Services", show: (node) => node.services.map((name, n) => [n > 0 && ", ", foreign(name)]) },
-  { name: "Slots", numeric: true, show: (node) => [slots(node), node.slots !== null && h("meter", { max: node.slots, value: Math.min(used(node), node.slots), "aria-label": "Slots in use" })] },
-  { name: "Load", numeric: true, show: (node) => [`${Math.round(node.load)} %`, h("meter", { max: 100, high: 90, value: node.load, "aria-label": "CPU load" })] },
+  {
+    name: "Slots",
+    numeric: true,
+    show: (node) => [
+      slots(node),
+      node.slots !== null &&
+        h("meter", {
+          max: node.slots,
+          value: Math.min(used(node), node.slots),
+          "aria-label": "Slots in use",
+        }),
+    ],
+  },
+  {
+    name: "Load",
+    numeric: true,
+    show: (node) => [
+      `${Math.round(node.load)} %`,
+      h("meter", { max: 100, high: 90, value: node.load, "aria-label": "CPU load" }),
+    ],
+  },
   { name: "Free disk", numeric: true, show: (node) => bytes(node.free_disk_bytes) },
   { name: "Free memory", numeric: true, show: (node) => bytes(node.free_memory_bytes) },
   { name: "Failed / ended", numeric: true, show: failures },
@@ -69,46 +95,65 @@ function crowd(jobs) {
 
 function occupants(users, node) {
   if (!users) return node.held > 0 ? `${count(node.held)} jobs` : NOTHING;
-  return [...users].sort((a, b) => b[1] - a[1]).slice(0, 4).map(([user, jobs], n) => [
-    n > 0 && ", ",
-    h("a", { href: link(["jobs"], { user, status: "Running" }) }, `user ${user}`),
-    jobs > 1 && ` (${count(jobs)})`,
-  ]);
+  return [...users]
+    .sort((a, b) => b[1] - a[1])
+    .slice(0, 4)
+    .map(([user, jobs], n) => [
+      n > 0 && ", ",
+      h("a", { href: link(["jobs"], { user, status: "Running" }) }, `user ${user}`),
+      jobs > 1 && ` (${count(jobs)})`,
+    ]);
 }
 
 export function nodesPage() {
-  const view = h("section", null, h("h1", null, "Nodes"), h("p", null, "Loading"));
+  const view = h("section", null, h("h1", { tabindex: -1 }, "Nodes"), h("p", null, "Loading"));
   return {
     title: "Nodes",
     view,
     every: EVERY,
     pace: EVERY,
     async refresh() {
-      const [nodes, running] = await Promise.all([get("v1/nodes"), get("v1/jobs", { status: "Running", limit: MOST_JOBS })]);
+      const [nodes, running] = await Promise.all([
+        get("v1/nodes"),
+        get("v1/jobs", { status: "Running", limit: MOST_JOBS }),
+      ]);
       const users = crowd(running.items);
       const shown = nodes.items.map((node) => ({ ...node, occupants: occupants(users.get(node.id), node) }));
       const ready = shown.filter((node) => node.status === "ready").length;
-      morph(view, h(
-        "section",
-        null,
-        h("h1", heading(view), "Nodes"),
-        h("p", null, shown.length === 0 ? "There is no node." : `${count(ready)} of ${count(shown.length)} are ready.`),
-        table("Nodes, and who occupies them", COLUMNS, shown, (node) => node.id),
-      ));
+      morph(
+        view,
+        h(
+          "section",
+          null,
+          h("h1", { tabindex: -1 }, "Nodes"),
+          h(
+            "p",
+            null,
+            shown.length === 0 ? "There is no node." : `${count(ready)} of ${count(shown.length)} are ready.`,
+          ),
+          table("Nodes, and who occupies them", COLUMNS, shown, (node) => node.id),
+        ),
+      );
     },
   };
 }
 
-/** The heading keeps what the router has given it. */
-function heading(view) {
-  return { tabindex: view.querySelector("h1")?.getAttribute("tabindex") };
-}
-
 export function nodePage(id) {
-  const jobs = new JobTable("Jobs on this node now, newest first", (job) => job.node === id && !job.ended_at, MOST_JOBS);
+  const jobs = new JobTable(
+    "Jobs on this node now, newest first",
+    (job) => job.node === id && !job.ended_at,
+    MOST_JOBS,
+  );
   const about = h("div");
   const title = `Node ${short(id)}`;
-  const view = h("section", null, h("h1", null, "Node ", foreign(short(id))), about, h("h2", null, "Occupied by"), jobs.element);
+  const view = h(
+    "section",
+    null,
+    h("h1", { tabindex: -1 }, "Node ", foreign(short(id))),
+    about,
+    h("h2", null, "Occupied by"),
+    jobs.element,
+  );
   return {
     title,
     view,
@@ -139,8 +184,18 @@ function told(node) {
     ["Free disk", bytes(node.free_disk_bytes)],
     ["Free memory", bytes(node.free_memory_bytes)],
     ["Failed / ended", failures(node)],
-    ["Heard from", node.last_contact_seconds === null ? "not yet" : `${duration(node.last_contact_seconds)} ago`],
-    ["Labels", labels.length > 0 ? labels.map(([name, value]) => h("span", { class: "tag" }, foreign(value ? `${name}=${value}` : name))) : null],
+    [
+      "Heard from",
+      node.last_contact_seconds === null ? "not yet" : `${duration(node.last_contact_seconds)} ago`,
+    ],
+    [
+      "Labels",
+      labels.length > 0
+        ? labels.map(([name, value]) =>
+            h("span", { class: "tag" }, foreign(value ? `${name}=${value}` : name)),
+          )
+        : null,
+    ],
     ["Machine", node.machine && foreign(node.machine)],
   ]);
 }

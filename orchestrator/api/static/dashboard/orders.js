@@ -10,7 +10,12 @@ const SHOWN = 12_000;
 
 const ORDERS = {
   cancel: {
-    sure: (id) => [`Cancel job ${id}?`, "Its processes are ended. What it has written so far is kept.", `Cancel job ${id}`, "Let it go on"],
+    sure: (id) => [
+      `Cancel job ${id}?`,
+      "Its processes are ended. What it has written so far is kept.",
+      `Cancel job ${id}`,
+      "Let it go on",
+    ],
     async carry(id) {
       const told = await post(`terminate/${encodeURIComponent(id)}`);
       return told.status === "Killed" ? `Job ${id} is terminated.` : `Job ${id}: ${told.message}`;
@@ -18,20 +23,32 @@ const ORDERS = {
   },
   rerun: {
     async carry(id) {
-      const job = await post(`v1/jobs/${encodeURIComponent(id)}/rerun`, undefined, { "Idempotency-Key": orderKey() });
+      const job = await post(`v1/jobs/${encodeURIComponent(id)}/rerun`, undefined, {
+        "Idempotency-Key": orderKey(),
+      });
       location.hash = link(["jobs", job.id]);
       return `Job ${job.id} is queued; it runs job ${id} again.`;
     },
   },
   delete: {
-    sure: (id) => [`Delete the data of job ${id}?`, "Its files, results and logs are deleted and cannot be brought back. The job stays in the list.", "Delete the data", "Keep the data"],
+    sure: (id) => [
+      `Delete the data of job ${id}?`,
+      "Its files, results and logs are deleted and cannot be brought back. The job stays in the list.",
+      "Delete the data",
+      "Keep the data",
+    ],
     async carry(id) {
       await remove(`v1/jobs/${encodeURIComponent(id)}`);
       return `The data of job ${id} is deleted.`;
     },
   },
   pause: {
-    sure: (name) => [`Pause service ${visible(name)}?`, "No more of its jobs are sent until it is resumed. Those that run go on.", "Pause", "Do not pause"],
+    sure: (name) => [
+      `Pause service ${visible(name)}?`,
+      "No more of its jobs are sent until it is resumed. Those that run go on.",
+      "Pause",
+      "Do not pause",
+    ],
     async carry(name) {
       await post(`v1/services/${encodeURIComponent(name)}/pause`, {});
       return `Service ${visible(name)} is paused.`;
@@ -44,7 +61,12 @@ const ORDERS = {
     },
   },
   drain: {
-    sure: (id) => [`Drain node ${visible(id)}?`, "It gets no more jobs until it is undrained. Those that run there go on.", "Drain", "Do not drain"],
+    sure: (id) => [
+      `Drain node ${visible(id)}?`,
+      "It gets no more jobs until it is undrained. Those that run there go on.",
+      "Drain",
+      "Do not drain",
+    ],
     async carry(id) {
       await post(`v1/nodes/${encodeURIComponent(id)}/drain`, {});
       return `Node ${visible(id)} is draining.`;
@@ -60,7 +82,11 @@ const ORDERS = {
 
 /** A button for an order on a subject. `label` is what is read aloud where many buttons look the same. */
 export function button(order, subject, text, label) {
-  return h("button", { type: "button", "data-order": order, "data-subject": subject, "aria-label": label }, text);
+  return h(
+    "button",
+    { type: "button", "data-order": order, "data-subject": subject, "aria-label": label },
+    text,
+  );
 }
 
 /** Ask where it has to be asked, carry it out, say what came of it; then `done()`. */

@@ -15,23 +15,31 @@ export function overviewPage() {
   const numbers = h("ul", { class: "numbers", "aria-label": "Now" });
   const wrong = h("div");
   const waiting = h("div");
-  const through = new Chart("Jobs per minute, last hour", [
-    { name: "handed in", colour: "--line-1" },
-    { name: "completed", colour: "--line-2" },
-    { name: "failed", colour: "--line-3", dash: [6, 3] },
-    { name: "killed", colour: "--line-4", dash: [2, 3] },
-  ], (value) => (value === null || value === undefined ? NOTHING : count(Math.round(value))));
-  const wait = new Chart("Wait until begun, last hour", [
-    { name: "mean", colour: "--line-1" },
-    { name: "longest", colour: "--line-3", dash: [6, 3] },
-  ], (value) => (value === null || value === undefined ? NOTHING : duration(value)));
+  const through = new Chart(
+    "Jobs per minute, last hour",
+    [
+      { name: "handed in", colour: "--line-1" },
+      { name: "completed", colour: "--line-2" },
+      { name: "failed", colour: "--line-3", dash: [6, 3] },
+      { name: "killed", colour: "--line-4", dash: [2, 3] },
+    ],
+    (value) => (value === null || value === undefined ? NOTHING : count(Math.round(value))),
+  );
+  const wait = new Chart(
+    "Wait until begun, last hour",
+    [
+      { name: "mean", colour: "--line-1" },
+      { name: "longest", colour: "--line-3", dash: [6, 3] },
+    ],
+    (value) => (value === null || value === undefined ? NOTHING : duration(value)),
+  );
 
   return {
     title: "Overview",
     view: h(
       "section",
       null,
-      h("h1", null, "Overview"),
+      h("h1", { tabindex: -1 }, "Overview"),
       wrong,
       numbers,
       h("div", { class: "charts" }, through.element, wait.element),
@@ -41,9 +49,15 @@ export function overviewPage() {
     every: 15_000,
     async refresh() {
       const [services, nodes, users, activity] = await Promise.all([
-        get("v1/services"), get("v1/nodes"), get("v1/queue", { limit: MOST_USERS }), get("v1/activity"),
+        get("v1/services"),
+        get("v1/nodes"),
+        get("v1/queue", { limit: MOST_USERS }),
+        get("v1/activity"),
       ]);
-      morph(numbers, h("ul", { class: "numbers", "aria-label": "Now" }, now(services.items, nodes.items, activity.items)));
+      morph(
+        numbers,
+        h("ul", { class: "numbers", "aria-label": "Now" }, now(services.items, nodes.items, activity.items)),
+      );
       morphChildren(wrong, troubles(services.items, nodes.items));
       morphChildren(waiting, [queue(users.items, null)]);
       chart(activity);
@@ -59,16 +73,15 @@ export function overviewPage() {
     const times = [...by.keys()];
     const sums = (name) => times.map((at) => by.get(at).reduce((sum, one) => sum + one[name], 0));
     through.show(times, ["submitted", "completed", "failed", "killed"].map(sums));
-    wait.show(times, [
-      times.map((at) => mean(by.get(at))),
-      times.map((at) => longest(by.get(at))),
-    ]);
+    wait.show(times, [times.map((at) => mean(by.get(at))), times.map((at) => longest(by.get(at)))]);
   }
 }
 
 function mean(items) {
   const begun = items.reduce((sum, one) => sum + one.begun, 0);
-  return begun === 0 ? null : items.reduce((sum, one) => sum + one.begun * (one.mean_wait_seconds ?? 0), 0) / begun;
+  return begun === 0
+    ? null
+    : items.reduce((sum, one) => sum + one.begun * (one.mean_wait_seconds ?? 0), 0) / begun;
 }
 
 function longest(items) {
@@ -77,28 +90,77 @@ function longest(items) {
 }
 
 function now(services, nodes, activity) {
-  const jobs = (wanted) => services.reduce((sum, one) => sum + Object.entries(one.jobs).reduce((inner, [status, n]) => inner + (wanted(status) ? n : 0), 0), 0);
+  const jobs = (wanted) =>
+    services.reduce(
+      (sum, one) =>
+        sum + Object.entries(one.jobs).reduce((inner, [status, n]) => inner + (wanted(status) ? n : 0), 0),
+      0,
+    );
   const hour = (name) => activity.reduce((sum, one) => sum + one[name], 0);
   const slots = nodes.reduce((sum, node) => sum + (node.slots ?? 0), 0);
   const held = nodes.reduce((sum, node) => sum + node.held + node.others, 0);
   return [
-    number("Queued", jobs((status) => status === "Queued"), link(["jobs"], { status: "Queued" })),
-    number("Under way", jobs((status) => UNDER_WAY.has(status)), link(["jobs"], { status: "Running" })),
+    number(
+      "Queued",
+      jobs((status) => status === "Queued"),
+      link(["jobs"], { status: "Queued" }),
+    ),
+    number(
+      "Under way",
+      jobs((status) => UNDER_WAY.has(status)),
+      link(["jobs"], { status: "Running" }),
+    ),
     number("Completed in an hour", hour("completed"), link(["jobs"], { status: "Completed" })),
     number("Failed in an hour", hour("failed"), link(["jobs"], { status: "Failed" })),
-    number("Nodes ready", `${count(nodes.filter((node) => node.status === "ready").length)} of ${count(nodes.length)}`, link(["nodes"])),
+    number(
+      "Nodes ready",
+      `${count(nodes.filter((node) => node.status === "ready").length)} of ${count(nodes.length)}`,
+      link(["nodes"]),
+    ),
     number("Slots in use", slots > 0 ? `${count(held)} of ${count(slots)}` : count(held), link(["nodes"])),
   ];
 }
 
 function number(name, value, href) {
-  return h("li", { "data-key": name }, h("a", { href }, h("strong", null, typeof value === "number" ? count(value) : value), h("span", null, name)));
+  return h(
+    "li",
+    { "data-key": name },
+    h(
+      "a",
+      { href },
+      h("strong", null, typeof value === "number" ? count(value) : value),
+      h("span", null, name),
+    ),
+  );
 }
 
 function troubles(services, nodes) {
   const told = [
-    ...services.filter((one) => one.paused !== null).map((one) => h("li", null, h("a", { href: link(["services"]) }, "service ", foreign(one.name)), " is paused: ", foreign(one.paused))),
-    ...nodes.filter((node) => SICK.has(node.status)).slice(0, 10).map((node) => h("li", null, h("a", { href: link(["nodes", node.id]) }, "node ", foreign(node.id.slice(0, 8))), " ", badge(node.status), " ", foreign(node.message))),
+    ...services
+      .filter((one) => one.paused !== null)
+      .map((one) =>
+        h(
+          "li",
+          null,
+          h("a", { href: link(["services"]) }, "service ", foreign(one.name)),
+          " is paused: ",
+          foreign(one.paused),
+        ),
+      ),
+    ...nodes
+      .filter((node) => SICK.has(node.status))
+      .slice(0, 10)
+      .map((node) =>
+        h(
+          "li",
+          null,
+          h("a", { href: link(["nodes", node.id]) }, "node ", foreign(node.id.slice(0, 8))),
+          " ",
+          badge(node.status),
+          " ",
+          foreign(node.message),
+        ),
+      ),
   ];
   return told.length > 0 ? [h("ul", { class: "troubles", "aria-label": "What is wrong" }, told)] : [];
 }

@@ -21,7 +21,9 @@ function decoded(part) {
 
 /** The address of a page within the dashboard. */
 export function link(parts, given = {}) {
-  const query = new URLSearchParams(Object.entries(given).filter(([, value]) => value !== "" && value !== null && value !== undefined));
+  const query = new URLSearchParams(
+    Object.entries(given).filter(([, value]) => value !== "" && value !== null && value !== undefined),
+  );
   const path = parts.map((part) => encodeURIComponent(String(part))).join("/");
   return `#/${path}${query.size ? `?${query}` : ""}`;
 }
@@ -62,10 +64,8 @@ export class Router {
   }
 
   focus() {
-    const heading = this.view.querySelector("h1");
     window.scrollTo(0, 0);
-    heading?.setAttribute("tabindex", "-1");
-    heading?.focus({ preventScroll: true });
+    this.view.querySelector("h1")?.focus({ preventScroll: true });
   }
 
   mark(name) {
@@ -100,6 +100,11 @@ export class Router {
 function missing() {
   return {
     title: "No such page",
-    view: h("section", null, h("h1", null, "No such page"), h("p", null, h("a", { href: "#/" }, "To the overview"))),
+    view: h(
+      "section",
+      null,
+      h("h1", { tabindex: -1 }, "No such page"),
+      h("p", null, h("a", { href: "#/" }, "To the overview")),
+    ),
   };
 }

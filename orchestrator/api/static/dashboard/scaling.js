@@ -16,7 +16,11 @@ const DECISIONS = [
 const MACHINES = [
   { name: "Machine", head: true, show: (one) => foreign(one.id ?? one.token) },
   { name: "Status", show: (one) => foreign(one.status) },
-  { name: "Node", show: (one) => (one.node ? h("a", { href: link(["nodes", one.node]) }, foreign(one.node.slice(0, 8))) : NOTHING) },
+  {
+    name: "Node",
+    show: (one) =>
+      one.node ? h("a", { href: link(["nodes", one.node]) }, foreign(one.node.slice(0, 8))) : NOTHING,
+  },
   { name: "Requested", show: (one) => time(one.requested_at) },
   { name: "Why", show: (one) => h("span", { class: "why" }, foreign(one.reason || NOTHING)) },
 ];
@@ -26,15 +30,32 @@ export function scalingPage() {
   const decisions = h("div");
   return {
     title: "Scaling",
-    view: h("section", null, h("h1", null, "Scaling"), standing, h("h2", null, "Decisions"), decisions),
+    view: h(
+      "section",
+      null,
+      h("h1", { tabindex: -1 }, "Scaling"),
+      standing,
+      h("h2", null, "Decisions"),
+      decisions,
+    ),
     every: 2000,
     pace: 1000,
     async refresh() {
       const told = await get("v1/scaling");
-      morphChildren(standing, told.items.length > 0 ? told.items.map(service) : [h("p", null, "No service is scaled: its nodes are those of the settings, and those that join.")]);
+      morphChildren(
+        standing,
+        told.items.length > 0
+          ? told.items.map(service)
+          : [h("p", null, "No service is scaled: its nodes are those of the settings, and those that join.")],
+      );
       morphChildren(decisions, [
         told.decisions.length > 0
-          ? table("The newest decisions", DECISIONS, told.decisions, (one) => `${one.at} ${one.service} ${one.action} ${one.subject}`)
+          ? table(
+              "The newest decisions",
+              DECISIONS,
+              told.decisions,
+              (one) => `${one.at} ${one.service} ${one.action} ${one.subject}`,
+            )
           : h("p", null, "Nothing was decided yet."),
       ]);
     },

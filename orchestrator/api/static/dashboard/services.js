@@ -14,11 +14,13 @@ export function servicesPage() {
   const list = h("div", { class: "services" }, h("p", null, "Loading"));
   return {
     title: "Services",
-    view: h("section", null, h("h1", null, "Services"), list),
+    view: h("section", null, h("h1", { tabindex: -1 }, "Services"), list),
     every: 10_000,
     async refresh() {
       const { items } = await get("v1/services");
-      const queues = await Promise.all(items.map((one) => get("v1/queue", { service: one.name, limit: MOST_USERS })));
+      const queues = await Promise.all(
+        items.map((one) => get("v1/queue", { service: one.name, limit: MOST_USERS })),
+      );
       const shown = items.map((one, n) => service(one, queues[n].items));
       morphChildren(list, shown.length > 0 ? shown : [h("p", null, "No service is configured.")]);
     },
@@ -30,21 +32,43 @@ function service(one, users) {
     "article",
     { "data-key": one.name },
     h("h2", null, foreign(one.name)),
-    one.paused !== null && h("p", { class: "trouble" }, "Paused since ", time(one.paused_since), ": ", foreign(one.paused)),
-    h("p", { class: "buttons" }, one.paused === null
-      ? button("pause", one.name, "Pause", `Pause service ${one.name}`)
-      : button("resume", one.name, "Resume", `Resume service ${one.name}`)),
+    one.paused !== null &&
+      h("p", { class: "trouble" }, "Paused since ", time(one.paused_since), ": ", foreign(one.paused)),
+    h(
+      "p",
+      { class: "buttons" },
+      one.paused === null
+        ? button("pause", one.name, "Pause", `Pause service ${one.name}`)
+        : button("resume", one.name, "Resume", `Resume service ${one.name}`),
+    ),
     facts([
       ["Under way", underWay(one)],
       ["Runs for one user", `at most ${count(one.runs_per_user)}`],
       ["Nodes", `${count(one.nodes.ready)} of ${count(one.nodes.known)} ready`],
-      ["Slots", one.nodes.slots === null ? `${count(one.nodes.held)} in use` : `${count(one.nodes.held)} of ${count(one.nodes.slots)} in use`],
+      [
+        "Slots in use",
+        `${count(one.nodes.held)}${one.nodes.slots === null ? "" : `; ready nodes have ${count(one.nodes.slots)}`}`,
+      ],
       ["Attempts", `at most ${count(one.max_attempts)}; a lost node: ${one.on_node_lost}`],
       ["Longest run", one.max_runtime_seconds ? duration(one.max_runtime_seconds) : null],
     ]),
-    h("ul", { class: "counts", "aria-label": "Jobs by status" }, STATUSES.filter((status) => one.jobs[status]).map((status) =>
-      h("li", null, h("a", { href: link(["jobs"], { service: one.name, status }) }, badge(status), " ", count(one.jobs[status]))),
-    )),
+    h(
+      "ul",
+      { class: "counts", "aria-label": "Jobs by status" },
+      STATUSES.filter((status) => one.jobs[status]).map((status) =>
+        h(
+          "li",
+          null,
+          h(
+            "a",
+            { href: link(["jobs"], { service: one.name, status }) },
+            badge(status),
+            " ",
+            count(one.jobs[status]),
+          ),
+        ),
+      ),
+    ),
     queue(users, one.name),
   );
 }
@@ -53,7 +77,11 @@ function underWay(one) {
   const jobs = RUNNING.reduce((sum, status) => sum + (one.jobs[status] ?? 0), 0);
   return [
     `${count(jobs)} of ${count(one.max_runs)}`,
-    h("meter", { max: Math.max(1, one.max_runs), value: Math.min(jobs, one.max_runs), "aria-label": "Quota in use" }),
+    h("meter", {
+      max: Math.max(1, one.max_runs),
+      value: Math.min(jobs, one.max_runs),
+      "aria-label": "Quota in use",
+    }),
   ];
 }
 
@@ -61,7 +89,12 @@ function underWay(one) {
 export function queue(users, name) {
   if (users.length === 0) return h("p", null, "Nobody waits.");
   const columns = [
-    { name: "User", head: true, show: (one) => h("a", { href: link(["jobs"], { user: one.user_id, service: one.service }) }, String(one.user_id)) },
+    {
+      name: "User",
+      head: true,
+      show: (one) =>
+        h("a", { href: link(["jobs"], { user: one.user_id, service: one.service }) }, String(one.user_id)),
+    },
     { name: "Service", show: (one) => foreign(one.service) },
     { name: "Queued", numeric: true, show: (one) => count(one.queued) },
     { name: "Under way", numeric: true, show: (one) => count(one.under_way) },

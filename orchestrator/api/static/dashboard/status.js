@@ -24,7 +24,17 @@ const SIGNS = {
 };
 
 export const STATUSES = [
-  "Queued", "Processing", "Submitted", "Prepared", "Running", "Locked", "Completed", "Failed", "Invalid", "Killed", "Cleaned",
+  "Queued",
+  "Processing",
+  "Submitted",
+  "Prepared",
+  "Running",
+  "Locked",
+  "Completed",
+  "Failed",
+  "Invalid",
+  "Killed",
+  "Cleaned",
 ];
 export const UNDER_WAY = new Set(["Processing", "Submitted", "Prepared", "Running", "Locked"]);
 export const ENDED = new Set(["Completed", "Failed", "Invalid", "Killed"]);
@@ -37,5 +47,11 @@ export function kindOf(status) {
 
 export function badge(status) {
   const [sign, kind] = SIGNS[status] ?? SIGNS.Unknown;
-  return h("span", { class: `badge ${kind}` }, h("span", { "aria-hidden": "true" }, sign), " ", String(status).replace("_", " "));
+  return h(
+    "span",
+    { class: `badge ${kind}` },
+    h("span", { "aria-hidden": "true" }, sign),
+    " ",
+    String(status).replace("_", " "),
+  );
 }

@@ -1,0 +1,80 @@
+"""A real browser before a real orchestrator. Whatever a test does, its pages may ask no other host, log no
+error and break no rule of the content security policy."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.processes import Place, Started, place
+from fakes.watched_page import Watched
+from playwright.sync_api import Browser, Page, expect
+from testbed.browser import chromium
+
+from orchestrator.client import Client
+
+WITHIN = 15_000
+"""Milliseconds that anything may take on a machine that is busy with something else."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=WITHIN)
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def here() -> Iterator[Place]:
+    with tempfile.TemporaryDirectory(prefix="browser-") as directory, place(Path(directory)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Started]:
+    """An orchestrator with a node, for tests that leave nothing behind but ended jobs."""
+    with tempfile.TemporaryDirectory(prefix="browser-") as directory, place(Path(directory)) as found:
+        yield found.up("--nodes", "1", "--slots", "4", "--runs-per-user", "8", "--max-runs", "8")
+
+
+@pytest.fixture
+def client(shared: Started) -> Iterator[Client]:
+    with Client(shared.url) as made:
+        yield made
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Watched]]:
+    """Opens a page of a context of its own; all is closed, and judged, when the test is over."""
+    opened: list[Watched] = []
+
+    def open_one(
+        origin: str, path: str, width: int = 1200, height: int = 800, scheme: Any = "light"
+    ) -> Watched:
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        context.set_default_timeout(WITHIN)
+        one = Watched(context.new_page(), origin)
+        one.watch()
+        opened.append(one)
+        one.page.goto(origin + path)
+        return one
+
+    yield open_one
+    for one in opened:
+        one.page.context.close()
+    assert [wrong for one in opened for wrong in one.wrong] == []
+
+
+@pytest.fixture
+def dashboard(open_page: Callable[..., Watched], shared: Started) -> Callable[..., Page]:
+    """The dashboard of the shared server at what stands behind #, live."""
+
+    def open_one(at: str, **given: Any) -> Page:
+        page = open_page(shared.url, f"/dashboard#{at}", **given).page
+        page.wait_for_selector("#connection[data-how=live]")
+        return page
+
+    return open_one

@@ -1,0 +1,195 @@
+"""What happens is seen at once, and what is ordered happens: with a mouse, and without one."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from fakes.gates import gate
+from fakes.prefix_proxy import prefix_proxy
+from fakes.processes import Place
+from fakes.watched_page import Watched
+from playwright.sync_api import Page, expect
+
+from orchestrator.client import Client
+
+LINES = 30_000
+
+
+def submit(client: Client, script: str, name: str | None = None) -> int:
+    return client.submit({"run.sh": script.encode()}, service="example", user=3, name=name).id
+
+
+def badge(page: Page) -> object:
+    return page.locator(".standing .badge")
+
+
+def test_a_job_is_seen_from_its_upload_to_its_end(
+    dashboard: Callable[..., Page], client: Client, tmp_path: Path
+) -> None:
+    listed = dashboard("/jobs?search=watched")
+    expect(listed.locator("main")).to_contain_text("No job is like this.")
+    listed.evaluate("window.sameDocument = true")
+    with gate(tmp_path / "gate") as shut:
+        number = submit(client, f"echo one; {shut.wait}; echo two; echo late >&2; exit 4", "Watched job")
+        row = listed.locator(f"tr[data-key='{number}']")
+        expect(row).to_contain_text("Running")
+        row.get_by_role("link", name=str(number), exact=True).click()
+        page = listed
+        expect(page).to_have_title(f"Job {number} · Job orchestrator")
+        expect(badge(page)).to_contain_text("Running")
+        expect(page.locator(".log")).to_have_text("one\n")
+        shut.open()
+        expect(page.locator(".log")).to_have_text("one\ntwo\n")
+        expect(badge(page)).to_contain_text("Failed")
+        expect(page.locator(".standing")).to_contain_text("exit code 4")
+    expect(page.locator(".how")).to_have_text("The end: the job is failed.")
+    steps = page.locator(".life li .badge")
+    expect(steps).to_have_count(len(client.history(number)))
+    assert [text.split()[-1] for text in steps.all_inner_texts()] == [
+        entry["to"] for entry in client.history(number)
+    ]
+    page.get_by_role("button", name="stderr").click()
+    expect(page.locator(".log")).to_have_text("late\n")
+    assert page.evaluate("window.sameDocument")
+
+
+def test_jobs_are_cancelled_and_run_again_by_keyboard_alone(
+    dashboard: Callable[..., Page], client: Client, tmp_path: Path
+) -> None:
+    with gate(tmp_path / "gate") as shut:
+        number = submit(client, shut.wait, "by keyboard")
+        page = dashboard("/jobs?search=by+keyboard")
+        expect(page.locator("tbody tr")).to_have_count(1)
+        page.keyboard.press("Tab")
+        expect(page.locator("#skip")).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.locator("main")).to_be_focused()
+        link = page.get_by_role("link", name=str(number), exact=True)
+        tab_to(page, link)
+        page.keyboard.press("Enter")
+        expect(page.locator("h1")).to_be_focused()
+        expect(page.locator("h1")).to_have_text(f"Job {number}")
+        cancel = page.get_by_role("button", name=f"Cancel job {number}")
+        tab_to(page, cancel)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("dialog")).to_contain_text(f"Cancel job {number}?")
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        expect(cancel).to_be_focused()
+        page.keyboard.press("Enter")
+        tab_to(page, page.get_by_role("dialog").get_by_role("button", name=f"Cancel job {number}"))
+        page.keyboard.press("Enter")
+        expect(page.locator("#said")).to_have_text(f"Job {number} is terminated.")
+        expect(badge(page)).to_contain_text("Killed")
+        # The button that was pressed is gone: the focus is not lost with it.
+        expect(page.locator("h1")).to_be_focused()
+        tab_to(page, page.get_by_role("button", name=f"Run again: job {number}"))
+        page.keyboard.press("Enter")
+        expect(page.locator("#said")).to_contain_text(f"it runs job {number} again")
+        expect(page.locator(".facts").get_by_role("link", name=f"job {number}")).to_be_visible()
+        shut.open()
+        expect(badge(page)).to_contain_text("Completed")
+
+
+def tab_to(page: Page, wanted: object, most: int = 60) -> None:
+    for _ in range(most):
+        page.keyboard.press("Tab")
+        if wanted.evaluate("one => one === document.activeElement"):  # type: ignore[attr-defined]
+            return
+    raise AssertionError(f"{wanted} is not reached within {most} steps")
+
+
+def test_the_data_of_a_job_goes_once_that_is_confirmed(
+    dashboard: Callable[..., Page], client: Client
+) -> None:
+    number = submit(client, "echo kept")
+    client.wait(number)
+    page = dashboard(f"/jobs/{number}")
+    expect(page.locator(".log")).to_have_text("kept\n")
+    page.get_by_role("button", name="Delete its data").click()
+    page.get_by_role("dialog").get_by_role("button", name="Keep the data").click()
+    page.get_by_role("button", name="Delete its data").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete the data").click()
+    expect(badge(page)).to_contain_text("Cleaned")
+    expect(page.locator(".log")).to_be_hidden()
+    assert client.job(number).status == "Cleaned"
+
+
+def test_a_service_is_paused_and_a_node_is_drained(here: Place, open_page: Callable[..., Watched]) -> None:
+    server = here.up("--nodes", "1", "--slots", "2")
+    page = open_page(server.url, "/dashboard#/services").page
+    page.get_by_role("button", name="Pause service example").click()
+    page.get_by_role("dialog").get_by_role("button", name="Pause", exact=True).click()
+    expect(page.locator("article")).to_contain_text("Paused since")
+    with Client(server.url) as client:
+        for _ in range(70):
+            submit(client, "true", "many")
+        expect(page.locator("article tbody tr")).to_have_text("370" + "0")
+        page.get_by_role("link", name="Nodes").click()
+        page.get_by_role("button", name="Drain node").click()
+        page.get_by_role("dialog").get_by_role("button", name="Drain", exact=True).click()
+        expect(page.locator("tbody .badge")).to_contain_text("draining")
+        page.get_by_role("button", name="Undrain node").click()
+        expect(page.locator("tbody .badge")).to_contain_text("ready")
+        # 50 at a time, and why each waits.
+        page.get_by_role("link", name="Jobs").click()
+        expect(page.locator("tbody tr")).to_have_count(50)
+        expect(page.locator("tbody tr").first).to_contain_text("paused")
+        page.get_by_role("button", name="Show 50 more").click()
+        expect(page.locator("tbody tr")).to_have_count(70)
+        page.get_by_label("Search").fill("13")
+        expect(page.locator("tbody tr")).to_have_count(1)
+        page.get_by_label("Status").select_option("Running")
+        expect(page.locator("tbody tr")).to_have_count(0)
+        page.get_by_role("button", name="Clear").click()
+        expect(page.locator("tbody tr")).to_have_count(50)
+        client.resume("example")
+
+
+def test_a_flood_of_output_is_bounded(dashboard: Callable[..., Page], client: Client) -> None:
+    number = submit(client, f"seq {LINES}")
+    page = dashboard(f"/jobs/{number}")
+    expect(page.locator(".how")).to_contain_text("The end")
+    lines = page.locator(".log").inner_text().splitlines()
+    assert lines[-1] == str(LINES) and len(lines) < LINES / 2
+    expect(page.locator(".how")).to_contain_text("Only the last 5,000 lines are shown.")
+    with page.expect_download() as download:
+        page.evaluate("document.querySelector('main section a[href*=logs]').setAttribute('download', '')")
+        page.get_by_role("link", name="The whole log").click()
+    assert len(Path(download.value.path()).read_text().splitlines()) == LINES
+
+
+def test_a_server_that_comes_back_is_caught_up_with(
+    here: Place, open_page: Callable[..., Watched], tmp_path: Path
+) -> None:
+    node = here.node()
+    server = here.server(nodes=[node.url])
+    with gate(tmp_path / "gate") as shut, prefix_proxy("", server.url) as proxy:
+        with Client(server.url) as client:
+            number = submit(client, f"echo one; {shut.wait}; echo two")
+        opened = open_page(proxy.origin, f"/dashboard#/jobs/{number}")
+        page = opened.page
+        expect(page.locator(".log")).to_have_text("one\n")
+        opened.may_fail = True
+        proxy.target = None
+        server.send(signal.SIGKILL)
+        server.process.wait()
+        proxy.cut()
+        expect(page.locator("#connection")).to_contain_text("connection lost")
+        shut.open()
+        server = here.server(nodes=[node.url])
+        with Client(server.url) as client:
+            client.wait(number)
+            later = submit(client, "true")
+            client.wait(later)
+        expect(page.locator("#connection")).to_contain_text("connection lost")
+        proxy.target = server.url
+        expect(page.locator("#connection")).to_have_text("live again")
+        expect(badge(page)).to_contain_text("Completed")
+        expect(page.locator(".log")).to_have_text("one\ntwo\n")
+        expect(page.locator(".trouble")).to_have_count(0)
+        page.get_by_role("link", name="Jobs").click()
+        expect(page.locator("tbody tr").first).to_contain_text(str(later))
+        page.goto("about:blank")
