@@ -95,9 +95,12 @@ def _single(client: Client, number: int, path: str, directory: Path) -> Path:
     from orchestrator.client import BadInput
 
     try:
-        target = directory / safe_path(path)
-    except BadRequest as error:
-        raise BadInput(f"{error.detail}; `orchestrator files {number}` lists what there is") from None
+        inside = safe_path(path) == path
+    except BadRequest:
+        inside = False
+    if not inside:
+        raise BadInput(f"{path!r} is no file of a job; `orchestrator files {number}` lists what there is")
+    target = directory / path
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
