@@ -5,8 +5,9 @@ delivered or given up: a crash at any point loses none. One that was delivered, 
 again under the same id: at least once, and who receives it can drop the second.
 
 Within one life only monotonic time counts: a wall clock that jumps starts nothing early and stops nothing.
-Hosts do not wait for each other. Each has a few places; one whose last try failed has one, and all of those
-together have half of all places, so that hosts that are dead or slow delay nobody else.
+Hosts do not wait for each other. A host has a few places once it has answered well; before that it has one.
+One whose last try failed, or took long, is sick: it has one place, and all sick ones together have half of
+all places, so that hosts that are dead or slow delay nobody else.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ PATIENCE: Final = 3600.0
 PLACES: Final = 64
 SICK_PLACES: Final = PLACES // 2
 PLACES_A_HOST: Final = 4
+SLOW: Final = 5.0
+"""Seconds from which on a try took long."""
+
 PAGE: Final = 500
 
 _RECORDING: Final = 2.0
@@ -71,6 +75,7 @@ class _Host:
 
     waiting: list[_Want] = field(default_factory=list)
     active: int = 0
+    well: bool = False
     sick: bool = False
     ready: bool = False
     alarm: float | None = None
@@ -78,7 +83,7 @@ class _Host:
 
     @property
     def has_place(self) -> bool:
-        return self.active < (1 if self.sick else PLACES_A_HOST)
+        return self.active < (PLACES_A_HOST if self.well else 1)
 
     @property
     def due(self) -> float:
@@ -205,7 +210,10 @@ class Caller(Actor):
             self._consider(host)
 
     async def _call(self, host: _Host, want: _Want, ill: bool) -> None:
+        began = trio.current_time()
         answer = await self._posted(want.callback)
+        host.well = answer.result is not PostResult.FAILED and trio.current_time() - began < SLOW
+        host.sick = not host.well
         want.tries += 1
         tried = self._judged(host, want, answer)
         await self._record(tried)
@@ -230,7 +238,6 @@ class Caller(Actor):
     def _judged(self, host: _Host, want: _Want, answer: PostAnswer) -> Tried:
         """What is to be recorded. What is to be tried again is due then."""
         job_id, now = want.callback.job_id, trio.current_time()
-        host.sick = answer.result is PostResult.FAILED
         if answer.result is PostResult.DELIVERED:
             return Tried(job_id, CallbackStatus.DELIVERED, want.tries)
         if answer.result is PostResult.GONE or now >= want.deadline:

@@ -33,6 +33,8 @@ log: Final = logging.getLogger("orchestrator.callbacks")
 
 READ: Final = 4096
 """Bytes of an answer that are read, so that its sender can finish."""
+READING: Final = 2.0
+"""Seconds that this may take."""
 MOST_ADDRESSES: Final = 4
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -158,7 +160,7 @@ class CallbackClient:
                     patience=patience,
                 ) as reply:
                     answer = self._judged(reply.status, reply.headers)
-                    with trio.move_on_after(limits.connect):
+                    with trio.move_on_after(READING):
                         await _drained(reply)
                     return answer
             except NotReached as error:
