@@ -54,7 +54,7 @@ def _bodies() -> dict[str, Any]:
             },
             callback_url={
                 "type": "string",
-                "format": "uri",
+                "anyOf": [{"format": "uri"}, {"const": ""}],
                 "maxLength": 2000,
                 "description": "Whom to tell of its end, at one of the hosts that the server allows",
             },

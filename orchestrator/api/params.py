@@ -64,8 +64,8 @@ def since(given: Mapping[str, str], default: float) -> float:
     text = given.get("since")
     if text is None:
         return default
-    if _NUMBER.fullmatch(text):
-        return min(float(text), MOST)
+    if _NUMBER.fullmatch(text) and float(text) < 1e11:
+        return float(text)
     try:
         at = datetime.fromisoformat(text)
         return max(0.0, (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp())
