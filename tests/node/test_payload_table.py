@@ -13,10 +13,12 @@ import trio
 from actors.lifecycle import Status
 from actors.model import End
 from actors.node_ports import Payload, PayloadMove
+from actors.progress import Progress
 from node.arrivals import Accepted, AcceptResult, Arrived
 from node.changes import SUBSCRIBER_BUFFER
 from node.payload_rows import Row
-from node.payloads import PayloadTable, open_table
+from node.payloads import PayloadTable, open_table, view_of
+from node.progress import Said
 from node.records import DataDirectoryError, Records
 
 KEY = "a" * 32
@@ -369,3 +371,31 @@ async def test_who_waits_for_an_end_hears_of_it(tmp_path: Path) -> None:
                 await ended(table)
         assert found[0] is not None and found[0].status is Status.COMPLETED
         assert await table.wait_ended(OTHER) is None
+
+
+async def test_progress_is_of_what_runs_alone_and_in_no_record(tmp_path: Path) -> None:
+    async with opened(tmp_path) as table:
+        await accept(table, tmp_path)
+        await running(table)
+        record = (tmp_path / "payloads" / KEY / "record.json").read_bytes()
+        async with table.subscribe(None) as (_, mark, changes):
+            await table.hear_progress(KEY, Said(b"0.5 half\n"))
+            await table.hear_progress(KEY, Said(b"0.5 half\n"))
+            await table.hear_progress(OTHER, Said(b"0.5 half\n"))
+            told = changes.receive_nowait()
+            assert told.progress == Progress(0.5, "half") and told.sequence == mark.sequence + 1
+            assert view_of(told).progress == Progress(0.5, "half")
+            await table.cancel([KEY])
+            await table.hear_progress(KEY, Said(b"less\n"))
+            told = [changes.receive_nowait() for _ in range(2)][-1]
+            assert told.cancelled and told.progress == Progress(0.5, "less")
+            await ended(table)
+            changes.receive_nowait()
+            await table.hear_progress(KEY, Said(b"0.9 after the end\n"))
+            await table.release([KEY])
+            await table.forget([KEY])
+            await table.hear_progress(KEY, Said(b"0.9 after all\n"))
+            with pytest.raises(trio.WouldBlock):
+                changes.receive_nowait()
+        assert await table.get(KEY) is None
+        assert b"half" not in record + (tmp_path / "payloads" / KEY / "record.json").read_bytes()
