@@ -229,10 +229,13 @@ async def test_the_connection_goes_to_the_address_that_was_looked_at() -> None:
 
 async def test_of_several_addresses_those_are_tried_that_are_allowed() -> None:
     async with serving(answering(200)) as peer:
-        # Nobody listens at 127.0.0.2 here; 10.0.0.1 is not allowed, and not tried.
-        names = Names(portal_test=[["10.0.0.1", "127.0.0.2", "127.0.0.1"]])
+        # Nobody listens at 127.0.0.2 here.
+        names = Names(portal_test=[["127.0.0.2", "127.0.0.1"]])
         async with client(names=names) as ours:
             assert (await ours.post(callback(f"{named(peer)}/"))).result is PostResult.DELIVERED
+        async with client(names=names, private=(ip_network("127.0.0.2"),)) as ours:
+            assert (await ours.post(callback(f"{named(peer)}/"))).result is PostResult.FAILED
+        assert peer.connections == 1
 
 
 async def test_an_url_that_the_settings_no_longer_allow_is_sent_nothing() -> None:

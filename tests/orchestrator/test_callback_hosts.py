@@ -53,6 +53,7 @@ SOME = hosts("portal.example.org", "*.jobs.example", "lab.example:8443", "any.ex
         ("https://portal.example.org:99999/", None),
         ("https://portal.example.org:0/", None),
         ("https://portal.example.org/ x", None),
+        ("https://portal.example.org/a\\b", None),
         ("https://portal.example.org/\r\nx: y", None),
         ("https://portal.example.org/\u00e9", None),
         (" https://portal.example.org/", None),
