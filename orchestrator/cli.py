@@ -133,7 +133,7 @@ def up(**options: Any) -> None:
     plan = Plan(**options)
 
     async def serve(shutdown: trio.Event) -> None:
-        await serve_all(plan, shutdown=shutdown, on_bound=listening)
+        await serve_all(plan, shutdown=shutdown, on_bound=looked_at)
 
     sys.exit(run(serve))
 
@@ -147,6 +147,12 @@ for command in COMMANDS:
 def listening(url: str) -> None:
     """Say where, once connections are accepted: programs that start this one wait for the line."""
     click.echo(f"listening on {url}")
+
+
+def looked_at(url: str) -> None:
+    """The same for a person, who is told where to look, too."""
+    listening(url)
+    click.echo(f"look at {url}/dashboard", err=True)
 
 
 def run(serve: Callable[[Any], Awaitable[None]]) -> int:

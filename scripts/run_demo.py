@@ -52,7 +52,7 @@ def main() -> int:
     try:
         refuse_taken_port(arguments.port)
         with running_orchestrator(directory, arguments.port) as (address, process):
-            print(f"two nodes with two slots each; look at {address}/swagger", flush=True)
+            print(f"two nodes with two slots each; look at {address}/dashboard", flush=True)
             show_a_job(address, directory)
             if arguments.keep:
                 print(f"left running at {address}; Ctrl-C ends it", flush=True)

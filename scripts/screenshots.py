@@ -52,11 +52,11 @@ def _shots(looked_at: Scene) -> list[Shot]:
     return [
         Shot("overview", "#/"),
         Shot("jobs", "#/jobs"),
-        Shot("job", job, height=1500),
+        Shot("job", job, width=960, height=1080),
         Shot("services", "#/services"),
         Shot("nodes", "#/nodes"),
         Shot("scaling", "#/scaling"),
-        Shot("dark", job, scheme="dark"),
+        Shot("dark", job, width=1000, scheme="dark"),
         Shot("phone", "#/jobs", width=390, height=844),
     ]
 

@@ -173,18 +173,19 @@ def start(
     directory: Path,
     *,
     within: Sequence[str] = (),
+    command: Sequence[str] | None = None,
 ) -> Member:
-    """Start the console command; what it says on standard error is appended to `name`.log in `directory`.
-    `within` is a command that runs it, such as nsenter."""
+    """Start `command`, the console command if there is none; what it says on standard error is appended to
+    `name`.log in `directory`. `within` is a command that runs it, such as nsenter."""
     log = directory / f"{name}.log"
     inherited = {
         key: value for key, value in os.environ.items() if key not in _OURS and not key.startswith("SERVICE_")
     }
-    command = [*within, str(Path(sys.executable).with_name("orchestrator")), *arguments]
+    program = [str(Path(sys.executable).with_name("orchestrator"))] if command is None else command
     with log.open("a") as errors:
         # A session of its own: Ctrl-C comes to us alone, and we end the processes in order.
         process = subprocess.Popen(
-            command,
+            [*within, *program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -15,10 +15,13 @@ import psutil
 
 from orchestrator.client import Client
 from testbed.cluster import belonging, start, stop, wait_until_listening
+from testbed.seeding import seed
 
 NODES: Final = 4
 SLOTS: Final = 3
 LONG: Final = 600
+PAST: Final = 800
+"""Jobs that ended in the hour before."""
 
 _CONFIG: Final = """
 [services.docking]
@@ -81,6 +84,7 @@ def scene() -> Iterator[Scene]:
         config.write_text(_CONFIG.format(nodes=urls))
         data = directory / "server"
         data.mkdir()
+        seed(data / "db.sqlite", "docking", PAST, NODES)
         environ = {"PORT": "0", "DB_PATH": str(data / "db.sqlite"), "DATA_PATH": str(data / "data")}
         server = start("server", ["server", "--config", str(config)], environ, directory)
         stack.callback(stop, server)

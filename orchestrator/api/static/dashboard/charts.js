@@ -5,7 +5,7 @@ import { h, morphChildren, table } from "./dom.js";
 const HEIGHT = 180;
 const MINUTE = 60;
 
-/** A chart of `lines` (`{name, colour, dash}`, colours being custom properties of the style sheet) over minutes,
+/** A chart of `lines` (`{name, colour, dash, points}`, colours being custom properties of the style sheet) over minutes,
  * written by `written`. */
 export class Chart {
   constructor(title, lines, written) {
@@ -94,7 +94,7 @@ export class Chart {
             stroke: colour(line.colour),
             dash: line.dash,
             width: 2,
-            points: { show: true, size: 4 },
+            points: { show: Boolean(line.points), size: 5 },
             value: (_, value) => this.written(value),
           })),
         ],

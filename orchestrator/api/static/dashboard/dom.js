@@ -31,7 +31,8 @@ export function morph(shown, wanted) {
   }
   for (const { name, value } of wanted.attributes) {
     if (shown.getAttribute(name) === value) continue;
-    if (name === "style") shown.style.cssText = wanted.style.cssText; // as an attribute the policy forbids it
+    if (name === "style")
+      shown.style.cssText = wanted.style.cssText; // as an attribute the policy forbids it
     else if (name !== "open") shown.setAttribute(name, value);
   }
   if (!shown.hasAttribute("data-own")) morphChildren(shown, [...wanted.childNodes]);

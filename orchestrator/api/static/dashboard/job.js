@@ -20,9 +20,10 @@ export function jobPage(subject) {
   let job = null;
   let seen = 0; // the version whose history and files are shown
   let begun = false;
+  let ran = null; // when it began to run
 
   function show() {
-    morph(about, h("div", null, standing(job), orders(job), told(job)));
+    morph(about, h("div", null, standing(job), orders(job), told(job, ran)));
     log.element.hidden = files.element.hidden = job.status === "Cleaned";
     if (!begun && job.status !== "Cleaned") {
       begun = true;
@@ -38,6 +39,8 @@ export function jobPage(subject) {
       get(`v1/jobs/${id}/history`),
       job.status === "Cleaned" ? null : files.refresh(),
     ]);
+    ran = history.items.findLast((one) => one.to === "Running" && one.from !== "Running")?.at ?? null;
+    show();
     life.hidden = false;
     morphChildren(life, timeLine(history.items, job));
   }
@@ -59,6 +62,7 @@ export function jobPage(subject) {
       show();
       await follow();
     },
+    every: 10_000, // how a callback goes on is no change of the job
     changed(changed) {
       const found = changed.find((one) => one.id === id);
       if (!job || !found || found.version <= job.version) return;
@@ -109,7 +113,7 @@ function keyed(element) {
   return element;
 }
 
-function told(job) {
+function told(job, ran) {
   const outcome = job.signal !== null ? `signal ${job.signal}` : job.exit_code;
   return facts([
     ["Progress", progress(job)],
@@ -125,7 +129,7 @@ function told(job) {
     ["Handed in", time(job.created_at)],
     ["Began", job.started_at && time(job.started_at)],
     ["Ended", job.ended_at && time(job.ended_at)],
-    ["Took", took(job)],
+    ["Took", took(job, ran)],
     ["Exit code", outcome],
     ["CPU time", job.cpu_seconds !== null ? duration(job.cpu_seconds) : null],
     ["Peak memory", job.peak_bytes !== null ? bytes(job.peak_bytes) : null],
@@ -155,10 +159,13 @@ function told(job) {
 
 /** Whom it is told to, and how that went. */
 function callback(told) {
-  const words = Object.entries(told)
-    .filter(([, value]) => value !== null && value !== "" && typeof value !== "object")
-    .map(([name, value]) => h("li", null, `${name.replaceAll("_", " ")}: `, foreign(value)));
-  return h("ul", null, words);
+  return [
+    `${told.status.replaceAll("_", " ")}, ${count(told.tries)} ${told.tries === 1 ? "try" : "tries"}`,
+    h("small", null, foreign(told.url)),
+    told.settled_at && h("small", null, "settled ", time(told.settled_at)),
+    told.next_at && h("small", null, "next ", time(told.next_at)),
+    told.last_error && h("small", { class: "bad" }, foreign(told.last_error)),
+  ];
 }
 
 /** The job's life: a bar of how long it was in which state, and each step with its time and reason. */

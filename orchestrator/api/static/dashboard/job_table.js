@@ -45,10 +45,10 @@ export function progress(job) {
   );
 }
 
-/** The time it waits so far, runs so far, or ran. */
-export function took(job) {
+/** The time it waits so far, runs so far, or ran. `began`: when it began to run, where that is known. */
+export function took(job, began = job.began) {
   if (job.status === "Queued") return ["waits ", lasting(job.created_at)];
-  if (UNDER_WAY.has(job.status)) return lasting(job.updated_at);
+  if (UNDER_WAY.has(job.status)) return began ? lasting(began) : NOTHING;
   if (job.wall_seconds !== null) return duration(job.wall_seconds);
   return ENDED.has(job.status) && job.ended_at ? duration(between(job.created_at, job.ended_at)) : NOTHING;
 }
@@ -90,7 +90,7 @@ export class JobTable {
         this.jobs.delete(job.id);
         this.out(job.id);
       } else if (known || complete || job.id > this.oldest()) {
-        this.jobs.set(job.id, kept(known, job));
+        this.jobs.set(job.id, newer(known, job));
         this.put(this.jobs.get(job.id));
       }
     }
@@ -133,11 +133,16 @@ export class JobTable {
   }
 }
 
+/** The newer of both, with what only the other tells. */
 function newer(known, job) {
-  return known && known.version > job.version ? known : job;
+  if (!known) return { ...job, began: start(job) };
+  if (known.version > job.version) return known;
+  // A change does not say what a job waits for.
+  const message = known.version === job.version ? known.message : job.message;
+  return { ...job, message, began: known.status === job.status ? known.began : start(job) };
 }
 
-// A change does not say what a job waits for; that it waits for the same still is likelier than for nothing.
-function kept(known, job) {
-  return known && known.version === job.version ? { ...job, message: known.message } : job;
+/** When it came into its state: its last change, unless that may have been one of its progress. */
+function start(job) {
+  return job.progress === null && !job.progress_message ? job.updated_at : null;
 }

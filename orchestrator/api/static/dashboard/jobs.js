@@ -4,6 +4,7 @@ import { h } from "./dom.js";
 import { address, get } from "./api.js";
 import { count } from "./format.js";
 import { STATUSES } from "./status.js";
+import { say } from "./orders.js";
 import { link } from "./router.js";
 import { JobTable } from "./job_table.js";
 
@@ -22,7 +23,8 @@ export function jobsPage(given) {
   const jobs = new JobTable("Jobs, newest first", (job) => fits(job, filter), MOST);
   const services = h("datalist", { id: "services" });
   let next = null;
-  let asked = 0;
+  let narrowings = 0;
+  let turns = 0; // what was asked for before the last of them is out of date
 
   const form = h(
     "form",
@@ -57,37 +59,25 @@ export function jobsPage(given) {
     return Object.fromEntries(FIELDS.map((name) => [name, filter[name].trim()]));
   }
 
-  /** Up to PAGE jobs from a place on; and the place to go on from. */
-  async function read(cursor) {
+  /** Up to `most` jobs from a place on; and the place to go on from. */
+  async function read(cursor, most) {
     const items = [];
     for (let pages = 0; pages < PAGES_AT_ONCE; pages += 1) {
-      const page = await get(address("v1/jobs", { ...parameters(), limit: PAGE - items.length, cursor }));
+      const page = await get(address("v1/jobs", { ...parameters(), limit: most - items.length, cursor }));
       items.push(...page.items);
       cursor = page.next;
-      if (!cursor || items.length >= PAGE) break;
+      if (!cursor || items.length >= most) break;
     }
     return { items, next: cursor };
   }
 
   async function refresh() {
-    const now = (asked += 1);
-    const wanted = await readAll();
-    if (now !== asked) return; // the filter has changed meanwhile
+    const turn = turns;
+    const wanted = await read(null, Math.max(PAGE, Math.min(jobs.jobs.size, MOST)));
+    if (turn !== turns) return;
     jobs.replace(wanted.items);
     next = wanted.next;
     tell();
-  }
-
-  /** As many as are shown, and a page at least. */
-  async function readAll() {
-    const first = await read(null);
-    while (first.next && first.items.length < Math.min(jobs.jobs.size, MOST)) {
-      const following = await read(first.next);
-      first.items.push(...following.items);
-      first.next = following.next;
-      if (following.items.length === 0) break;
-    }
-    return first;
   }
 
   function tell() {
@@ -103,29 +93,37 @@ export function jobsPage(given) {
   }
 
   more.addEventListener("click", async () => {
-    const now = asked;
+    const before = narrowings;
     more.disabled = true;
     try {
-      const page = await read(next);
-      if (now !== asked) return;
+      const page = await read(next, PAGE);
+      if (before !== narrowings) return;
+      turns += 1;
       jobs.add(page.items);
       next = page.next;
       tell();
+    } catch (error) {
+      say(error.message, "bad");
+      if (error.status === undefined) throw error;
     } finally {
       more.disabled = false;
     }
   });
 
   let typing = 0;
-  function narrowed() {
+  function narrowed(event) {
     clearTimeout(typing);
-    typing = setTimeout(() => {
-      for (const name of FIELDS) filter[name] = form.elements[name].value;
-      history.replaceState(null, "", link(["jobs"], parameters()));
-      asked += 1;
-      jobs.replace([]);
-      page.again();
-    }, TYPING);
+    typing = setTimeout(
+      () => {
+        for (const name of FIELDS) filter[name] = form.elements[name].value;
+        history.replaceState(null, "", link(["jobs"], parameters()));
+        narrowings += 1;
+        turns += 1;
+        jobs.replace([]);
+        page.again();
+      },
+      event?.target.name === "status" ? 0 : TYPING,
+    );
   }
   form.addEventListener("input", narrowed);
   form.addEventListener("submit", (event) => event.preventDefault());

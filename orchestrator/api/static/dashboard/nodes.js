@@ -43,8 +43,7 @@ const COLUMNS = [
       h("meter", { max: 100, high: 90, value: node.load, "aria-label": "CPU load" }),
     ],
   },
-  { name: "Free disk", numeric: true, show: (node) => bytes(node.free_disk_bytes) },
-  { name: "Free memory", numeric: true, show: (node) => bytes(node.free_memory_bytes) },
+  { name: "Free", numeric: true, show: free },
   { name: "Failed / ended", numeric: true, show: failures },
   { name: "Occupied by", show: (node) => node.occupants },
   { name: "Orders", show: orders },
@@ -67,6 +66,10 @@ function slots(node) {
 function standing(node) {
   const why = node.draining ?? node.message;
   return [badge(node.status), why && h("small", { class: "why" }, foreign(why))];
+}
+
+function free(node) {
+  return [`${bytes(node.free_disk_bytes)} disk`, h("small", null, `${bytes(node.free_memory_bytes)} memory`)];
 }
 
 function failures(node) {

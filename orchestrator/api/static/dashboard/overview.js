@@ -28,8 +28,8 @@ export function overviewPage() {
   const wait = new Chart(
     "Wait until begun, last hour",
     [
-      { name: "mean", colour: "--line-1" },
-      { name: "longest", colour: "--line-3", dash: [6, 3] },
+      { name: "mean", colour: "--line-1", points: true },
+      { name: "longest", colour: "--line-3", dash: [6, 3], points: true },
     ],
     (value) => (value === null || value === undefined ? NOTHING : duration(value)),
   );
@@ -110,8 +110,8 @@ function now(services, nodes, activity) {
       jobs((status) => UNDER_WAY.has(status)),
       link(["jobs"], { status: "Running" }),
     ),
-    number("Completed in an hour", hour("completed"), link(["jobs"], { status: "Completed" })),
-    number("Failed in an hour", hour("failed"), link(["jobs"], { status: "Failed" })),
+    number("Completed, last hour", hour("completed"), link(["jobs"], { status: "Completed" })),
+    number("Failed, last hour", hour("failed"), link(["jobs"], { status: "Failed" })),
     number(
       "Nodes ready",
       `${count(nodes.filter((node) => node.status === "ready").length)} of ${count(nodes.length)}`,

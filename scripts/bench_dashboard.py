@@ -1,0 +1,224 @@
+"""Measure the dashboard with many jobs and nodes, in a real browser: scripts/bench_dashboard.py [--jobs N]
+
+The ledger is filled before the server starts; all nodes but one are idle ones of one process, the last is
+real and runs the jobs whose changes are timed. Every figure is taken in the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from playwright.sync_api import Browser, Page
+from testbed import idle_nodes
+from testbed.browser import NoBrowser, chromium
+from testbed.cluster import ClusterFailed, Member, start, stop, wait_until_listening
+from testbed.figures import machine, percentile
+from testbed.portal import Portal
+from testbed.seeding import seed_with_queue
+
+SEEDED: Final = "crowd"
+REAL: Final = "example"
+LOADS: Final = 5
+CHANGES: Final = 30
+PATIENCE: Final = 60_000
+"""Milliseconds for anything."""
+
+# What a page shows once it can be used.
+USABLE: Final = {
+    "#/": "document.querySelectorAll('.numbers li').length > 0 && document.querySelector('.plot canvas')",
+    "#/jobs": "document.querySelectorAll('tbody tr').length >= 50",
+    "#/nodes": "document.querySelectorAll('tbody tr').length >= {nodes}",
+}
+
+_WATCH: Final = """
+window.longest = 0;
+new PerformanceObserver((list) => {
+  for (const one of list.getEntries()) window.longest = Math.max(window.longest, one.duration);
+}).observe({ type: "longtask", buffered: true });
+const look = () => {
+  if (USABLE) window.usable = performance.now();
+  else requestAnimationFrame(look);
+};
+requestAnimationFrame(look);
+"""
+
+# When each status of each job was first to be seen: after the frame in which it was drawn.
+_SEEN: Final = """() => {
+  window.seen = {};
+  new MutationObserver(() => {
+    for (const row of document.querySelectorAll("tbody tr")) {
+      const key = `${row.dataset.key} ${row.querySelector(".badge").lastChild.data}`;
+      if (!(key in window.seen)) {
+        window.seen[key] = 0;
+        requestAnimationFrame(() => setTimeout(() => { window.seen[key] = Date.now(); }));
+      }
+    }
+  }).observe(document.querySelector("tbody"), { subtree: true, childList: true, characterData: true });
+}"""
+
+# The longest time between two frames while the page scrolls to its end and back.
+_SCROLL: Final = """() => new Promise((resolve) => {
+  let last = performance.now(), longest = 0, frames = 0;
+  const step = (now) => {
+    longest = Math.max(longest, now - last);
+    last = now;
+    frames += 1;
+    window.scrollBy(0, frames <= 60 ? 200 : -200);
+    if (frames < 120) requestAnimationFrame(step);
+    else resolve(longest);
+  };
+  requestAnimationFrame(step);
+})"""
+
+# From the choice of a status until only such jobs are shown.
+_FILTER: Final = """(status) => new Promise((resolve) => {
+  const select = document.querySelector("select[name=status]");
+  const began = performance.now();
+  select.value = status;
+  select.dispatchEvent(new Event("input", { bubbles: true }));
+  const look = () => {
+    const shown = [...document.querySelectorAll("tbody .badge")];
+    const done = shown.length > 0 && shown.every((one) => one.lastChild.data === status);
+    if (done) resolve(performance.now() - began);
+    else requestAnimationFrame(look);
+  };
+  requestAnimationFrame(look);
+})"""
+
+Figures = list[tuple[str, float]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure the dashboard with many jobs and nodes.")
+    parser.add_argument("--jobs", type=int, default=10_000)
+    parser.add_argument("--nodes", type=int, default=100)
+    given = parser.parse_args()
+    try:
+        began = machine()
+        with running(given.jobs, given.nodes) as url, chromium() as browser:
+            figures = [*loads(browser, url, given.nodes), *use(browser, url)]
+    except (NoBrowser, ClusterFailed) as error:
+        print(f"bench_dashboard: {error}", file=sys.stderr)
+        return 1
+    print(f"{began}; {given.jobs:,} jobs, {given.nodes} nodes\n")
+    print("| figure | |\n| --- | --- |")
+    for name, value in figures:
+        print(f"| {name} | {value:,.0f} ms |")
+    return 0
+
+
+@contextmanager
+def running(jobs: int, nodes: int) -> Iterator[str]:
+    """The server's address, once all its nodes are ready."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
+        directory = Path(name)
+        data = directory / "server"
+        data.mkdir()
+        seed_with_queue(data / "db.sqlite", SEEDED, jobs, jobs // 20, nodes - 1)
+
+        def begin(what: str, *arguments: str, **more: Any) -> Member:
+            member = start(what, arguments, more.pop("environ", {}), directory, **more)
+            stack.callback(stop, member)
+            wait_until_listening(member)
+            return member
+
+        idle = begin("idle", str(nodes - 1), command=[sys.executable, idle_nodes.__file__])
+        node = begin("node", "node", "--port", "0", "--data", str(directory / "node"), "--on-stop", "kill")
+        config = directory / "server.toml"
+        config.write_text(
+            f"[services.{SEEDED}]\nnodes = {idle.url}\n[services.{REAL}]\nnodes = [{json.dumps(node.url)}]\n"
+        )
+        environ = {"PORT": "0", "DB_PATH": str(data / "db.sqlite"), "DATA_PATH": str(data / "data")}
+        server = begin("server", "server", "--config", str(config), environ=environ)
+        with Portal(server.url) as portal:
+            while (
+                sum(one["status"] == "ready" for one in json.loads(portal.get("/v1/nodes"))["items"]) < nodes
+            ):
+                time.sleep(0.1)
+        yield server.url
+
+
+def loads(browser: Browser, url: str, nodes: int) -> Figures:
+    """From the begin of the navigation, with nothing in the cache, until the page can be used."""
+    figures = []
+    for at, usable in USABLE.items():
+        times, longest = [], []
+        for _ in range(LOADS):
+            with opened(browser) as page:
+                page.add_init_script(_WATCH.replace("USABLE", usable.format(nodes=nodes)))
+                page.goto(f"{url}/dashboard{at}")
+                page.wait_for_function("window.usable")
+                times.append(float(page.evaluate("window.usable")))
+                longest.append(float(page.evaluate("window.longest")))
+        figures.append((f"load of {at} until usable, p50 of {LOADS}", statistics.median(times)))
+        figures.append((f"load of {at}, longest task of the main thread", max(longest)))
+    return figures
+
+
+def use(browser: Browser, url: str) -> Figures:
+    """What is felt on the list of jobs, while it is live."""
+    with opened(browser) as page, Portal(url) as portal:
+        page.add_init_script(_WATCH.replace("USABLE", USABLE["#/jobs"]))
+        page.goto(f"{url}/dashboard#/jobs")
+        page.wait_for_selector("#connection[data-how=live]")
+        page.wait_for_function("window.usable")
+        for rows in range(100, 501, 50):
+            page.get_by_role("button", name="Show 50 more").click()
+            page.wait_for_function(f"document.querySelectorAll('tbody tr').length >= {rows}")
+        scrolled = float(page.evaluate(_SCROLL))
+        chosen = [
+            float(page.evaluate(_FILTER, status)) for status in ("Failed", "Killed", "Queued", "Failed")
+        ]
+        page.evaluate("location.hash = '/'")
+        page.evaluate("location.hash = '/jobs'")
+        page.wait_for_function("document.querySelectorAll('tbody tr').length >= 50")
+        page.evaluate("window.longest = 0")
+        late = changes(page, portal)
+        longest = float(page.evaluate("window.longest"))
+    return [
+        ("500 rows: longest time between two frames while scrolling", scrolled),
+        ("choice of a status until only such jobs are shown (200 of it wait for typing to end)", max(chosen)),
+        (f"change in the ledger until drawn, p50 of {len(late)}", percentile(late, 0.5)),
+        (f"change in the ledger until drawn, p95 of {len(late)}", percentile(late, 0.95)),
+        ("the same, longest task of the main thread meanwhile", longest),
+    ]
+
+
+def changes(page: Page, portal: Portal) -> list[float]:
+    """Milliseconds from when real jobs begin to run until that is drawn."""
+    page.evaluate(_SEEN)
+    late = []
+    for _ in range(CHANGES):
+        number = portal.upload({"run.sh": b"sleep 0.4\n"}, 1, REAL)
+        portal.wait_ended(number)
+        history = json.loads(portal.get(f"/v1/jobs/{number}/history"))["items"]
+        ran = next(one["at"] for one in history if one["to"] == "Running")
+        page.wait_for_function(f"window.seen['{number} Running']")
+        seen = float(page.evaluate(f"window.seen['{number} Running']"))
+        late.append(seen - 1000 * datetime.fromisoformat(ran).timestamp())
+    return late
+
+
+@contextmanager
+def opened(browser: Browser) -> Iterator[Page]:
+    # The page's policy forbids what waiting for a condition is made of.
+    context = browser.new_context(viewport={"width": 1200, "height": 800}, bypass_csp=True)
+    context.set_default_timeout(PATIENCE)
+    try:
+        yield context.new_page()
+    finally:
+        context.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
