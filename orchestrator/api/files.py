@@ -154,16 +154,12 @@ def matches(header: str | None, tag: str) -> bool:
     return tag in given or "*" in given
 
 
-_RANGE: Final = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.ASCII)
+_RANGE: Final = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.ASCII | re.IGNORECASE)
 
 
-def _range(size: int, tag: str) -> tuple[int, int] | None:
-    """The bytes that are asked for; None for the whole, which several ranges and what makes no sense get too.
-    Raises Refusal (416) for a range with nothing in it."""
-    header, condition = request.headers.get("Range"), request.headers.get("If-Range")
-    # Only the very tag will do: a date, a weak tag or an old one means that the client has something else.
-    if request.method != "GET" or header is None or (condition is not None and condition.strip() != tag):
-        return None
+def wanted_range(header: str, size: int) -> tuple[int, int] | None:
+    """Where the bytes begin and end that a Range header asks for; nothing is between when there are none.
+    None for the whole, which several ranges and what makes no sense get."""
     match = _RANGE.fullmatch(header)
     if match is None or match[1] == match[2] == "":
         return None
@@ -171,11 +167,21 @@ def _range(size: int, tag: str) -> tuple[int, int] | None:
     if first and last and int(last) < int(first):
         return None
     begin = int(first) if first else max(0, size - int(last))
-    end = min(size, int(last) + 1) if first and last else size
-    if begin >= end:
+    return min(begin, size), min(size, int(last) + 1) if first and last else size
+
+
+def _range(size: int, tag: str) -> tuple[int, int] | None:
+    """The bytes that are asked for; None for the whole. Raises Refusal (416) for a range with nothing in
+    it."""
+    header, condition = request.headers.get("Range"), request.headers.get("If-Range")
+    # Only the very tag will do: a date, a weak tag or an old one means that the client has something else.
+    if request.method != "GET" or header is None or (condition is not None and condition.strip() != tag):
+        return None
+    found = wanted_range(header, size)
+    if found is not None and found[0] >= found[1]:
         headers = {"Content-Range": f"bytes */{size}"}
         raise Refusal(416, "range_not_satisfiable", f"there are {size} bytes", headers=headers)
-    return begin, end
+    return found
 
 
 async def pieces_of(
