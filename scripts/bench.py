@@ -1,4 +1,4 @@
-"""Measure the orchestrator on this machine: latency, throughput, transfer of a large file, and idle use.
+"""Measure the orchestrator on this machine: latency, throughput, transfer of a large file, idle use, and following a log.
 
 Each benchmark starts the processes itself, on free ports and in a temporary directory, and ends all of them.
 Beside each figure stands what the machine needs for the same without an orchestrator, from the same run.
@@ -69,6 +69,15 @@ def transfer(*, megabytes: int, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--lines", type=click.IntRange(1, 100_000), default=50, help="Lines that the job writes.")
+@click.option("--pause", type=click.FloatRange(0, 60), default=0.2, help="Seconds between two lines.")
+@as_json
+def follow(*, lines: int, pause: float, as_json: bool) -> None:
+    """A line from when a job writes it until `orchestrator logs -f` prints it; beside it a pipe alone."""
+    _report("follow", as_json, lambda: benchmarks.follow(lines, pause))
+
+
+@main.command()
 @click.option(
     "--seconds", type=click.FloatRange(1, 3600), default=10.0, help="How long each of two measurements takes."
 )
@@ -86,7 +95,7 @@ def idle(*, seconds: float, running: int, as_json: bool) -> None:
     help="Put the figures into this document, between its marks, as docs/benchmarks.md has them.",
 )
 def all_of_them(*, write: Path | None) -> None:
-    """All four benchmarks with their default values, one after the other, as Markdown."""
+    """All five benchmarks with their default values, one after the other, as Markdown."""
     began = machine()
     sections = [f"Measured on {datetime.now(UTC):%Y-%m-%d}: {began}."]
     for name, measure in (
@@ -94,6 +103,7 @@ def all_of_them(*, write: Path | None) -> None:
         ("throughput", lambda: benchmarks.throughput(500, 20, 8, 4)),
         ("transfer", lambda: benchmarks.transfer(400)),
         ("idle", lambda: benchmarks.idle(10.0, 100)),
+        ("follow", lambda: benchmarks.follow(50, 0.2)),
     ):
         sections.append(f"### {name}\n\n{_markdown(_measured(name, measure))}")
     text = "\n\n".join(sections)

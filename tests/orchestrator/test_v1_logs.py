@@ -264,3 +264,87 @@ async def test_the_logs_of_a_cleaned_job_are_gone(server: Server) -> None:
     for query in ("", "?format=json", "?format=events", "?follow"):
         answer = await server.client.get(f"/v1/jobs/{job.id}/logs{query}")
         assert (answer.status_code, answer.json()["code"]) == (404, "nothing_left")
+
+
+# ---------------------------------------------------------------------- odd bytes, cut anywhere
+
+ODD = {
+    "characters of 1, 2, 3 and 4 bytes": "aé€🧬".encode() * 3,
+    "half surrogates": b"x\xed\xa0\xbd\xed\xb6\x80y",
+    "longer than needed": b"\xc0\x80\xe0\x80\x80\xf0\x80\x80\x80",
+    "beyond the last": b"\xf4\x90\x80\x80\xf8\xff",
+    "a half of each length at the end": b"\xf0\x9f\xa7",
+    "controls": b"\x00\r\n\r\x0b\x1b]0;x\x07\x85\x1b[2J\n\n: x\nid: 7\n\ndata: y\n\n",
+    "ends of lines of other kinds": "a\u2028b\u2029c\x85d\ufeff".encode() + b"\xef\xbb",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+async def test_all_forms_tell_the_same_from_any_byte_on(server: Server, what: str) -> None:
+    data = ODD[what]
+    job = await ended(server, data)
+    root = f"/v1/jobs/{job.id}/logs"
+    with trio.fail_after(60):
+        for begin in range(len(data) + 2):
+            rest = data[begin:]
+            text = rest.decode("utf-8", "replace")
+            assert (await server.client.get(f"{root}?offset={begin}")).content == rest
+            # By offset and by the header of who comes back, which wins.
+            for query, last in ((f"offset={begin}", None), ("offset=1", begin)):
+                async with events(server.url, f"{root}?format=events&{query}", last) as stream:
+                    found = await stream.rest()
+                told, end = [event.data for event in found[:-1]], found[-1]
+                assert "".join(one["text"] for one in told) == text
+                places = [begin, *(one["next_offset"] for one in told)]
+                assert [one["offset"] for one in told] == places[:-1]
+                assert (end.kind, end.data["next_offset"]) == ("end", begin + len(rest))
+        for limit in (1, 2, 3, 4, 5, 1000):
+            text, offset = "", 0
+            while True:
+                body = (await server.client.get(f"{root}?format=json&offset={offset}&limit={limit}")).json()
+                assert body["offset"] == offset and body["next_offset"] - offset <= limit + 3
+                text, offset = text + body["text"], body["next_offset"]
+                if body["closed"]:
+                    break
+            assert (text, offset) == (data.decode("utf-8", "replace"), len(data))
+
+
+@pytest.mark.parametrize("what", ODD)
+async def test_who_joins_anywhere_while_it_is_written_sees_the_rest(
+    server: Server, node: LiveNode, what: str
+) -> None:
+    """Byte by byte, so that each character is cut at each of its bytes, and over the end of the job."""
+    data = ODD[what]
+    job = await running(server)
+    joined = range(0, len(data) + 1, max(1, len(data) // 6))
+    texts: dict[int, str] = {}
+    raws: dict[int, bytes] = {}
+
+    async def follow(begin: int) -> None:
+        path = f"/v1/jobs/{job.id}/logs?format=events"
+        async with events(server.url, path, begin) as stream:
+            found = await stream.rest()
+        assert [event.id for event in found] == sorted(event.id for event in found)
+        texts[begin] = "".join(event.data["text"] for event in found[:-1])
+
+    async def follow_raw(begin: int) -> None:
+        answer = await server.client.get(f"/v1/jobs/{job.id}/logs?follow=1&offset={begin}")
+        raws[begin] = answer.content
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            for begin in joined:
+                nursery.start_soon(follow, begin)
+                nursery.start_soon(follow_raw, begin)
+            while len(node.opened) < 2 * len(joined):
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            for at in range(len(data)):
+                node.print(key_of(job), data[at : at + 1])
+                await trio.testing.wait_all_tasks_blocked()
+            await store(server, job, data)
+            await walk(server.ledger, job, S.COMPLETED)
+            node.over = True
+            node.ring()
+    assert texts == {begin: data[begin:].decode("utf-8", "replace") for begin in joined}
+    assert raws == {begin: data[begin:] for begin in joined}
