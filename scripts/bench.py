@@ -1,4 +1,4 @@
-"""Measure the orchestrator on this machine: latency, throughput, transfer of a large file, idle use, and following a log.
+"""Measure the orchestrator on this machine: latency, throughput, a large file, idle use, following a log.
 
 Each benchmark starts the processes itself, on free ports and in a temporary directory, and ends all of them.
 Beside each figure stands what the machine needs for the same without an orchestrator, from the same run.
