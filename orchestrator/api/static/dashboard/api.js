@@ -1,5 +1,7 @@
 // Asking the server. Addresses count from the page's own, so a proxy may put all of it below any path.
 
+import { heard } from "./clock.js";
+
 export class Refused extends Error {
   /** `status` is 0 where no answer came. */
   constructor(message, status) {
@@ -42,6 +44,7 @@ async function exchange(method, path, body, headers = {}) {
       signal: AbortSignal.timeout(PATIENCE),
       cache: "no-store",
     });
+    heard(answer.headers.get("Date"));
     if ((answer.headers.get("Content-Type") ?? "").includes("json")) told = await answer.json();
   } catch {
     throw new Refused("The server does not answer.", 0);

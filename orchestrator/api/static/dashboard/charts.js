@@ -1,5 +1,6 @@
 // Charts of the last hour by uPlot; the same numbers stand beside each as a table, for who cannot see it.
 
+import { now } from "./clock.js";
 import { h, morphChildren, table } from "./dom.js";
 
 const HEIGHT = 180;
@@ -129,7 +130,7 @@ export class Chart {
 /** The minutes from `since` to now; what the API tells of them, of all services together. */
 export function minutes(since, items) {
   const first = Math.ceil(Date.parse(since) / 1000 / MINUTE) * MINUTE;
-  const last = Math.floor(Date.now() / 1000 / MINUTE) * MINUTE;
+  const last = Math.floor(now() / 1000 / MINUTE) * MINUTE;
   const by = new Map();
   for (let at = first; at <= last; at += MINUTE) by.set(at, []);
   for (const item of items) by.get(Date.parse(item.at) / 1000)?.push(item);

@@ -1,5 +1,6 @@
 // How numbers, times and foreign texts are written.
 
+import { now } from "./clock.js";
 import { h } from "./dom.js";
 
 const COUNT = new Intl.NumberFormat("en");
@@ -37,7 +38,7 @@ export function duration(seconds) {
 
 /** Seconds from one time as the API writes it to another, or to now. */
 export function between(from, to) {
-  return Math.max(0, ((to ? Date.parse(to) : Date.now()) - Date.parse(from)) / 1000);
+  return Math.max(0, ((to ? Date.parse(to) : now()) - Date.parse(from)) / 1000);
 }
 
 export function percent(share) {

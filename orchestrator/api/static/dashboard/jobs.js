@@ -157,6 +157,7 @@ export function jobsPage(given) {
       tell();
     },
     pace: 3000, // rows follow at once; this is for why they wait
+    every: 15_000,
     close: () => clearTimeout(typing),
   };
   return page;

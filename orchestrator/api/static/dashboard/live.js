@@ -5,8 +5,6 @@
 
 const FIRST_PAUSE = 500;
 const LONGEST_PAUSE = 8_000;
-// The server says something each 15 s; a stream that a network swallowed is given up by the browser itself,
-// or when the page is seen again.
 
 export class Live {
   /** `changed(jobs)`: the newest of each job that changed since the last frame. `opened()`: from now on no
@@ -37,6 +35,11 @@ export class Live {
       this.close();
       this.look();
     }
+  }
+
+  /** A request was not answered. A stream that a network has swallowed says nothing of it: begin it anew. */
+  doubt() {
+    if (this.source?.readyState === EventSource.OPEN) this.lost();
   }
 
   close() {

@@ -23,7 +23,7 @@ function routes([name, subject, ...rest], given) {
 
 const view = document.getElementById("view");
 const connection = document.getElementById("connection");
-const router = new Router(routes, view, document.getElementById("trouble"));
+const router = new Router(routes, view, document.getElementById("trouble"), () => live.doubt());
 let lost = false;
 
 const live = new Live({

@@ -32,8 +32,9 @@ export function link(parts, given = {}) {
  * is called; its element; what fetches and shows its newest state; what it does with jobs that have changed;
  * milliseconds between refreshes that changes cause, and between those that come by themselves. */
 export class Router {
-  /** `routes` gives the page for the parts of an address, or null. */
-  constructor(routes, view, trouble) {
+  /** `routes` gives the page for the parts of an address, or null. `unanswered()`: a request was not answered. */
+  constructor(routes, view, trouble, unanswered) {
+    this.unanswered = unanswered;
     this.routes = routes;
     this.view = view;
     this.trouble = trouble;
@@ -83,6 +84,7 @@ export class Router {
     } catch (error) {
       if (page === this.page) this.trouble.replaceChildren(h("p", { class: "trouble" }, error.message));
       if (error.status === undefined) throw error;
+      if (error.status === 0) this.unanswered();
     }
   }
 
