@@ -20,6 +20,7 @@ from actors.wire.zip_out import list_tree, zip_stream
 from orchestrator.api import files, shapes
 from orchestrator.api.problems import Refusal, unknown_job
 from orchestrator.api.services import Api
+from orchestrator.disk import StorageGone
 from orchestrator.ledger_callbacks import read_callback
 from orchestrator.ledger_lists import read_details
 from orchestrator.opened import NotThere, Opened, Unreachable
@@ -156,11 +157,15 @@ async def results(api: Api, job: Job) -> Response:
 
 async def inputs(api: Api, job: Job) -> Response:
     """A zip of what was uploaded. Raises Refusal (404) if it is not there any more."""
+    nothing = Refusal(
+        404, "nothing_left", f"nothing is left of job {job.id}", job_id=job.id, job_status=job.status
+    )
     if job.status is Status.CLEANED or not await api.storage.exists(job.storage_key):
-        raise Refusal(
-            404, "nothing_left", f"nothing is left of job {job.id}", job_id=job.id, job_status=job.status
-        )
-    return await files.stream(_zipped_inputs(api, job), files.ZIP, f"{job.id}.zip")
+        raise nothing
+    try:
+        return await files.stream(_zipped_inputs(api, job), files.ZIP, f"{job.id}.zip")
+    except StorageGone:
+        raise nothing from None  # it was deleted at this very moment
 
 
 async def directory_now(api: Api, job: Job) -> Response:

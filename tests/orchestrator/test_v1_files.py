@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -164,3 +165,19 @@ async def test_what_is_still_changing_has_no_tag_and_no_ranges(server: Server) -
         answer = await server.client.get(f"/download_partial/{job.id}", headers={"Range": "bytes=5-"})
     assert answer.status_code == 200 and answer.headers["accept-ranges"] == "none"
     assert "etag" not in answer.headers
+
+
+async def test_data_that_is_deleted_at_the_very_moment_is_gone_and_no_trouble_of_the_server(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await walk(server.ledger, await server.upload(a=b"x"), S.PROCESSING, S.FAILED)
+    exists = server.storage.exists
+
+    async def exists_still(storage_key: str) -> bool:
+        found = await exists(storage_key)
+        shutil.rmtree(server.storage.job(storage_key) / "input")
+        return found
+
+    monkeypatch.setattr(server.storage, "exists", exists_still)
+    answer = await server.client.get(f"/v1/jobs/{job.id}/results")
+    assert (answer.status_code, answer.json()["code"]) == (404, "nothing_left")
