@@ -3,6 +3,7 @@ error and break no rule of the content security policy."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ WITHIN = 15_000
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    if shutil.which("chromium") is None:
+        pytest.skip("there is no chromium; type: apt-get install chromium")
     expect.set_options(timeout=WITHIN)
     with chromium() as running:
         yield running

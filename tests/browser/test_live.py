@@ -145,7 +145,6 @@ def test_a_service_is_paused_and_a_node_is_drained(here: Place, open_page: Calla
         expect(page.locator("tbody tr")).to_have_count(0)
         page.get_by_role("button", name="Clear").click()
         expect(page.locator("tbody tr")).to_have_count(50)
-        client.resume("example")
 
 
 def test_a_flood_of_output_is_bounded(dashboard: Callable[..., Page], client: Client) -> None:

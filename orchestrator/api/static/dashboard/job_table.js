@@ -48,7 +48,7 @@ export function progress(job) {
 /** The time it waits so far, runs so far, or ran. `began`: when it began to run, where that is known. */
 export function took(job, began = job.began) {
   if (job.status === "Queued") return ["waits ", lasting(job.created_at)];
-  if (UNDER_WAY.has(job.status)) return began ? lasting(began) : NOTHING;
+  if (UNDER_WAY.has(job.status)) return began ? lasting(began) : ["in all ", lasting(job.created_at)];
   if (job.wall_seconds !== null) return duration(job.wall_seconds);
   return ENDED.has(job.status) && job.ended_at ? duration(between(job.created_at, job.ended_at)) : NOTHING;
 }

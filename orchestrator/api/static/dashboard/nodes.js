@@ -3,7 +3,7 @@
 import { facts, h, morph, table } from "./dom.js";
 import { get } from "./api.js";
 import { bytes, count, duration, foreign, NOTHING } from "./format.js";
-import { badge } from "./status.js";
+import { badge, UNDER_WAY } from "./status.js";
 import { button } from "./orders.js";
 import { link } from "./router.js";
 import { JobTable } from "./job_table.js";
@@ -85,7 +85,7 @@ function orders(node) {
     : button("undrain", node.id, "Undrain", `Undrain node ${name}`);
 }
 
-/** Whose jobs are on each node, by its id; `all` is false where only the newest jobs were looked at. */
+/** Whose jobs are on each node, by its id. */
 function crowd(jobs) {
   const by = new Map();
   for (const job of jobs) {
@@ -144,7 +144,7 @@ export function nodesPage() {
 export function nodePage(id) {
   const jobs = new JobTable(
     "Jobs on this node now, newest first",
-    (job) => job.node === id && !job.ended_at,
+    (job) => job.node === id && UNDER_WAY.has(job.status),
     MOST_JOBS,
   );
   const about = h("div");
