@@ -230,7 +230,8 @@ def test_tools_that_cannot_be_installed_are_named_with_what_is_skipped(machine: 
     done = machine.run("--dev", FAKE_UID="1000")
     assert done.returncode == 0
     assert (
-        "scripts/setup: skipped: curl bubblewrap (needs apt-get as root or by sudo); the tests" in done.stderr
+        "scripts/setup: skipped: curl bubblewrap chromium (needs apt-get as root or by sudo); the tests"
+        in done.stderr
     )
 
 
