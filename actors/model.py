@@ -64,7 +64,8 @@ class Job:
     what changed since. `attempts_used` counts attempts that may have run. `end` is the node's verdict, which
     frees the quota before the results are here. `max_runtime` 0 means no limit. `requires`: labels that its
     node has to have, in the form of `requirements`. `progress` is the share that its script says is done, 0
-    to 1, None as long as it says nothing.
+    to 1, None as long as it says nothing. `running_since`: when this attempt was first seen to run; its `end`
+    knows better.
     """
 
     id: int
@@ -86,6 +87,7 @@ class Job:
     requires: str = ""
     progress: float | None = None
     progress_message: str = ""
+    running_since: float | None = None
 
     @property
     def counts(self) -> bool:

@@ -25,7 +25,8 @@ _JOB_COLUMNS: Final = (
     "terminate_requested, attempts_used, max_runtime, ended_at, "
     "end_status, end_message, end_exit_code, end_signal, end_started_at, end_ended_at, end_wall_seconds, "
     "end_cpu_seconds, end_peak_bytes, end_size, "
-    "a.key, a.job_id, a.n, a.node_id, a.state, a.foreign_id, requires, progress, progress_message"
+    "a.key, a.job_id, a.n, a.node_id, a.state, a.foreign_id, requires, progress, progress_message, "
+    "running_since"
 )
 _CURRENT: Final = "LEFT JOIN attempts AS a ON a.key = j.attempt_key"
 JOBS: Final = f"SELECT {_JOB_COLUMNS} FROM jobs AS j {_CURRENT}"
@@ -69,6 +70,7 @@ def job_of(row: Row) -> Job:
         requires="" if row[30] == "{}" else from_labels(json.loads(row[30])),
         progress=row[31],
         progress_message=row[32],
+        running_since=row[33],
     )
 
 
@@ -190,8 +192,8 @@ def _update_job(db: sqlite3.Connection, job: Job) -> None:
         "UPDATE jobs SET status = ?, message = ?, change_seq = ?, updated_at = ?, ended_at = ?, "
         "terminate_requested = ?, attempts_used = ?, attempt_key = ?, end_status = ?, end_message = ?, "
         "end_exit_code = ?, end_signal = ?, end_started_at = ?, end_ended_at = ?, end_wall_seconds = ?, "
-        "end_cpu_seconds = ?, end_peak_bytes = ?, end_size = ?, progress = ?, progress_message = ? "
-        "WHERE id = ?",
+        "end_cpu_seconds = ?, end_peak_bytes = ?, end_size = ?, progress = ?, progress_message = ?, "
+        "running_since = ? WHERE id = ?",
         (
             job.status.value,
             job.message,
@@ -204,6 +206,7 @@ def _update_job(db: sqlite3.Connection, job: Job) -> None:
             *(_end_columns(end) if end is not None else (None,) * 10),
             job.progress,
             job.progress_message,
+            job.running_since,
             job.id,
         ),
     )

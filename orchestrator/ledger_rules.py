@@ -92,6 +92,7 @@ def move(job: Job | None, change: Move, *, has_open: bool, seq: int, now: float)
         ended_at=now if change.target in ENDED else job.ended_at,
         progress=None if requeued else job.progress,
         progress_message="" if requeued else job.progress_message,
+        running_since=_running_since(job, change.target, now),
     )
     entry = HistoryEntry(
         job_id=job.id,
@@ -185,6 +186,12 @@ def storable_end(end: End) -> End:
 
 def _fit(number: int | None) -> int | None:
     return None if number is None else min(max(number, -_INT_MAX), _INT_MAX)
+
+
+def _running_since(job: Job, target: Status, now: float) -> float | None:
+    if target is Status.QUEUED:
+        return None
+    return now if target is Status.RUNNING and job.running_since is None else job.running_since
 
 
 def _attempt_fits(job: Job, change: Move, *, has_open: bool) -> bool:

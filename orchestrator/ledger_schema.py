@@ -163,6 +163,7 @@ _LISTS: Final = (
 _LOOKS: Final = (
     "ALTER TABLE jobs ADD COLUMN progress REAL",
     "ALTER TABLE jobs ADD COLUMN progress_message TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE jobs ADD COLUMN running_since REAL",
     "CREATE INDEX attempts_on_node ON attempts (node_id, job_id) WHERE state = 'open'",
 )
 

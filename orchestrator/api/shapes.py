@@ -48,7 +48,7 @@ def job(
         "terminate_requested": row.terminate_requested,
         "created_at": time(row.created_at),
         "updated_at": time(row.updated_at),
-        "started_at": time(end.started_at) if end is not None else None,
+        "started_at": time(end.started_at if end is not None else row.running_since),
         "ended_at": time(row.ended_at),
         "node": row.attempt.node_id if row.attempt is not None else None,
         "attempt": row.attempt.n if row.attempt is not None else None,

@@ -27,6 +27,6 @@ def row(job: Job) -> Sequence[object]:
         job.service,
         job.name,
         age(job.created_at),
-        span(job.wall_seconds),
+        span(job.wall_seconds) if job.over else age(job.started_at),
         ("" if job.over else progress(job)) or job.message,
     )

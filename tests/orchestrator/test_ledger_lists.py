@@ -228,3 +228,15 @@ async def test_progress_is_the_current_attempts_alone(ledger: SqliteLedger) -> N
     assert [(one.entry, one.job.progress) for one in told] == [(None, 0.5)]
     back = await walk(ledger, first.job, S.QUEUED)
     assert (back.progress, back.progress_message) == (None, "")
+
+
+async def test_a_job_runs_since_its_attempt_was_first_seen_to(ledger: SqliteLedger, clock: SetClock) -> None:
+    job = await walk(ledger, await ledger.insert(new_job()), S.PROCESSING, S.SUBMITTED)
+    assert job.running_since is None
+    clock.time = 5000.0
+    job = await walk(ledger, job, S.RUNNING)
+    clock.time = 5010.0
+    locked = await walk(ledger, job, S.LOCKED)
+    assert (job.running_since, locked.running_since) == (5000.0, 5000.0)
+    other = await walk(ledger, await ledger.insert(new_job()), S.PROCESSING, S.SUBMITTED, S.RUNNING, S.QUEUED)
+    assert other.running_since is None

@@ -24,6 +24,7 @@ from actors.ports import (
     WaitReason,
 )
 from actors.scaling_port import ScalingLimits, ServiceScaling
+from actors.wire.forms import rfc3339
 from actors.wire.tree import list_tree
 from actors.wire.zip_out import zip_stream
 
@@ -76,6 +77,14 @@ async def test_a_job_tells_all_of_itself(server: Server) -> None:
     )
     assert (body["node"], body["attempt"], body["version"]) == ("node-a", 1, job.change_seq)
     assert body["created_at"].endswith("Z") and body["ended_at"].endswith("Z")
+
+
+async def test_a_running_job_tells_since_when(server: Server) -> None:
+    job = await server.upload(**{"run.sh": b"true"})
+    server.clock.time = 1_700_000_100.0
+    await walk(server.ledger, job, S.PROCESSING, S.SUBMITTED, S.RUNNING)
+    body = (await server.client.get(f"/v1/jobs/{job.id}")).json()
+    assert (body["status"], body["started_at"]) == ("Running", rfc3339(1_700_000_100.0))
 
 
 async def test_a_queued_job_says_why_it_waits_and_where_it_stands(server: Server) -> None:

@@ -20,10 +20,9 @@ export function jobPage(subject) {
   let job = null;
   let seen = 0; // the version whose history and files are shown
   let begun = false;
-  let ran = null; // when it began to run
 
   function show() {
-    morph(about, h("div", null, standing(job), orders(job), told(job, ran)));
+    morph(about, h("div", null, standing(job), orders(job), told(job)));
     log.element.hidden = files.element.hidden = job.status === "Cleaned";
     if (!begun && job.status !== "Cleaned") {
       begun = true;
@@ -39,7 +38,6 @@ export function jobPage(subject) {
       get(`v1/jobs/${id}/history`),
       job.status === "Cleaned" ? null : files.refresh(),
     ]);
-    ran = history.items.findLast((one) => one.to === "Running" && one.from !== "Running")?.at ?? null;
     show();
     life.hidden = false;
     morphChildren(life, timeLine(history.items, job));
@@ -113,7 +111,7 @@ function keyed(element) {
   return element;
 }
 
-function told(job, ran) {
+function told(job) {
   const outcome = job.signal !== null ? `signal ${job.signal}` : job.exit_code;
   return facts([
     ["Progress", progress(job)],
@@ -129,7 +127,7 @@ function told(job, ran) {
     ["Handed in", time(job.created_at)],
     ["Began", job.started_at && time(job.started_at)],
     ["Ended", job.ended_at && time(job.ended_at)],
-    ["Took", took(job, ran)],
+    ["Took", took(job)],
     ["Exit code", outcome],
     ["CPU time", job.cpu_seconds !== null ? duration(job.cpu_seconds) : null],
     ["Peak memory", job.peak_bytes !== null ? bytes(job.peak_bytes) : null],

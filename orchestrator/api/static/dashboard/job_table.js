@@ -45,10 +45,12 @@ export function progress(job) {
   );
 }
 
-/** The time it waits so far, runs so far, or ran. `began`: when it began to run, where that is known. */
-export function took(job, began = job.began) {
+/** The time it waits so far, runs so far, or ran. */
+export function took(job) {
   if (job.status === "Queued") return ["waits ", lasting(job.created_at)];
-  if (UNDER_WAY.has(job.status)) return began ? lasting(began) : ["in all ", lasting(job.created_at)];
+  if (UNDER_WAY.has(job.status)) {
+    return job.started_at ? lasting(job.started_at) : ["in all ", lasting(job.created_at)];
+  }
   if (job.wall_seconds !== null) return duration(job.wall_seconds);
   return ENDED.has(job.status) && job.ended_at ? duration(between(job.created_at, job.ended_at)) : NOTHING;
 }
@@ -133,16 +135,10 @@ export class JobTable {
   }
 }
 
-/** The newer of both, with what only the other tells. */
+/** The newer of both. */
 function newer(known, job) {
-  if (!known) return { ...job, began: start(job) };
+  if (!known) return job;
   if (known.version > job.version) return known;
   // A change does not say what a job waits for.
-  const message = known.version === job.version ? known.message : job.message;
-  return { ...job, message, began: known.status === job.status ? known.began : start(job) };
-}
-
-/** When it came into its state: its last change, unless that may have been one of its progress. */
-function start(job) {
-  return job.progress === null && !job.progress_message ? job.updated_at : null;
+  return known.version === job.version ? { ...job, message: known.message } : job;
 }
