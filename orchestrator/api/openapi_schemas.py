@@ -76,7 +76,10 @@ def _bodies() -> dict[str, Any]:
             terminate_requested={"type": "boolean"},
             created_at=time,
             updated_at=time,
-            started_at={**maybe_time, "description": "Of its attempt. While it runs: when that was first seen"},
+            started_at={
+                **maybe_time,
+                "description": "Of its attempt. While it runs: when that was first seen",
+            },
             ended_at=maybe_time,
             node=maybe_text,
             attempt=maybe_whole,
