@@ -152,7 +152,11 @@ class _Decision:
             lacking, missing = self._lacking(), self._missing()
             if not lacking and not missing and not (self._overdue() and node.free):
                 continue
-            why = "to keep min_nodes" if missing and not lacking else f"{self._s.runnable} jobs can run"
+            why = (
+                "to keep min_nodes"
+                if missing and not lacking
+                else f"{_many(self._s.runnable, 'job')} can run"
+            )
             actions.append(Undrain(node.node_id, why))
             has.kept += 1
             has.slots.serving += node.slots
@@ -163,12 +167,13 @@ class _Decision:
         has, limits = self._has, self._limits
         lacking, missing = self._lacking(), self._missing()
         wanted = math.ceil(lacking / max(1, limits.slots_per_node))
-        reason = f"{self._s.runnable} jobs can run, {lacking} slots are missing for them"
+        are = "is" if lacking == 1 else "are"
+        reason = f"{_many(self._s.runnable, 'job')} can run, {_many(lacking, 'slot')} {are} missing"
         if not wanted and not undrained and self._overdue():
             wanted = max(1, has.kept // 10)
             reason = f"jobs have waited for {self._s.oldest_wait:.0f} s, longer than expected"
         if missing > wanted:
-            wanted, reason = missing, f"to have {limits.min_nodes} nodes at least"
+            wanted, reason = missing, f"to have {_many(limits.min_nodes, 'node')} at least"
         held_back = self._s.failed_boots >= limits.max_failed_boots
         at_once = 1 if held_back else limits.boots_at_once
         count = min(wanted, limits.max_nodes - has.made, at_once - has.booting)
@@ -210,3 +215,7 @@ class _Decision:
 def _idlest_first(node: NodeFact) -> tuple[int, float, float, str]:
     idle_since = math.inf if node.idle_since is None else node.idle_since
     return node.busy, idle_since, node.joined_at, node.node_id
+
+
+def _many(count: int, what: str) -> str:
+    return f"1 {what}" if count == 1 else f"{count} {what}s"
