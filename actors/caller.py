@@ -121,6 +121,7 @@ class Caller(Actor):
         self._read_to = 0
         self._read_at = 0.0
         self._unread = True
+        self._dropped_seen = self.dropped
         self._pause = LedgerPause(self._chance, log)
 
     def receive(self, message: object) -> None:
@@ -130,6 +131,9 @@ class Caller(Actor):
             self._unread = True
 
     async def turn(self) -> None:
+        if self.dropped != self._dropped_seen:  # among the messages that were lost there may be an end
+            self._dropped_seen = self.dropped
+            self._unread = True
         now = trio.current_time()
         if (self._unread or now >= self._read_at + self._look_every) and not self._pause.lasts:
             with self._pause.heeded():

@@ -97,6 +97,18 @@ async def test_an_end_that_no_message_told_of_is_told_within_a_minute(autojump_c
         assert house.ledger.status(7) is CallbackStatus.DELIVERED
 
 
+async def test_an_end_whose_message_was_dropped_is_told_at_once(autojump_clock: MockClock) -> None:
+    house = House()
+    running = Committed((Job(1, 1, "example", Status.RUNNING, "", 1, 0.0, 0.0, "k"),))
+    async with house.living():
+        await trio.sleep(10)
+        while not house.caller.dropped:
+            house.caller.tell(running)
+        house.end(7)
+        await trio.sleep(1)
+        assert house.ledger.status(7) is CallbackStatus.DELIVERED
+
+
 async def test_without_callbacks_the_ledger_is_not_asked_more_than_once_a_minute(
     autojump_clock: MockClock,
 ) -> None:
