@@ -88,7 +88,7 @@ class AsyncWire:
 
     def __init__(self, url: str, headers: Mapping[str, str], ca_file: PathLike | None = None) -> None:
         self.url = checked(url)
-        self._http = httpx.AsyncClient(headers=dict(headers), verify=trusting(url, ca_file), **_OPTIONS)
+        self._http = httpx.AsyncClient(headers=dict(headers), verify=trusting(self.url, ca_file), **_OPTIONS)
 
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncGenerator[Answer, None]:
@@ -144,7 +144,7 @@ class SyncWire:
 
     def __init__(self, url: str, headers: Mapping[str, str], ca_file: PathLike | None = None) -> None:
         self.url = checked(url)
-        self._http = httpx.Client(headers=dict(headers), verify=trusting(url, ca_file), **_OPTIONS)
+        self._http = httpx.Client(headers=dict(headers), verify=trusting(self.url, ca_file), **_OPTIONS)
 
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncGenerator[Answer, None]:
@@ -185,21 +185,25 @@ def straight(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def checked(url: str) -> str:
-    """The URL without slashes at its end. Raises BadInput."""
+    """The URL in its normal form, without slashes at its end. Raises BadInput."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
         parsed = httpx.URL("")
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
         raise BadInput(f"{url!r} is no URL of an orchestrator; it looks like http://127.0.0.1:5000")
-    return url.rstrip("/")
+    return str(parsed.copy_with(query=None, fragment=None)).rstrip("/")
 
 
-def trusting(url: str, ca_file: PathLike | None) -> ssl.SSLContext | bool:
+def trusting(url: str, ca_file: PathLike | None) -> ssl.SSLContext:
     """Whose certificates are believed: those of `ca_file` alone, else the usual authorities. Raises
     BadInput."""
+    if ca_file is None and httpx.URL(url).scheme == "https":
+        return httpx.create_ssl_context(trust_env=False)
     if ca_file is None:
-        return url.startswith("https:")  # for plain http no authority is read, which takes a while
+        # Plain http needs no authorities, and reading them takes a while. Should it come to TLS after all,
+        # nobody is believed.
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ValueError) as error:

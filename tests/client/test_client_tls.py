@@ -20,7 +20,7 @@ from fakes.processes import Started
 
 from orchestrator.cli import main
 from orchestrator.client import AsyncClient, BadInput, Client, Retries, Untrusted
-from orchestrator.client.transport import exposes
+from orchestrator.client.transport import AsyncWire, Call, SyncWire, checked, exposes, straight
 
 ONCE = Retries(tries=3, first=0.01, longest=0.01, patience=0.1)
 
@@ -128,6 +128,39 @@ async def test_who_does_not_is_told_in_a_line_and_asks_once(url: str, authority:
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("scheme", ["HTTPS", "Https", "httpS"])
+async def test_a_scheme_in_capitals_is_as_strict(
+    url: str, authority: Authority, tmp_path: Path, scheme: str
+) -> None:
+    spelled = url.replace("https", scheme)
+    with pytest.raises(Untrusted):
+        async with AsyncClient(spelled, token="secret", retries=ONCE) as client:
+            await client.services()
+
+    def plain() -> None:
+        with pytest.raises(Untrusted), Client(spelled, token="secret", retries=ONCE) as client:
+            client.services()
+        with Client(spelled, token="secret", ca_file=authority.path) as client:
+            client.services()
+        told = {"ORCHESTRATOR_TOKEN": "secret", "XDG_CONFIG_HOME": str(tmp_path)}
+        done = CliRunner().invoke(main, ["ls", "--url", spelled], env=told)
+        assert done.exit_code == 1 and "is not trusted" in done.stderr
+
+    await trio.to_thread.run_sync(plain)
+
+
+async def test_who_was_made_for_plain_http_believes_no_certificate(url: str, shared: Started) -> None:
+    async def ask(wire: AsyncWire | SyncWire) -> None:
+        wire.url = url
+        with pytest.raises(Untrusted):
+            async with wire.open(Call("GET", "/v1/services")):
+                pass
+        await wire.close()
+
+    await ask(AsyncWire(shared.url, {}))
+    await trio.to_thread.run_sync(lambda: straight(ask(SyncWire(shared.url, {}))))
+
+
 async def test_a_certificate_for_another_host_is_not_believed(shared: Started, authority: Authority) -> None:
     async with trio.open_nursery() as nursery:
         url = await encrypted(nursery, shared.url, authority.serving("127.0.0.2"))
@@ -175,7 +208,10 @@ async def test_the_command_takes_the_authority_from_environment_and_file(
         ("http://localhost:5000", False),
         ("http://a.localhost.", False),
         ("https://example.org", False),
+        ("HTTPS://example.org", False),
+        ("HTTP://LocalHost:5000", False),
         ("http://example.org", True),
+        ("HTTP://example.org", True),
         ("http://10.0.0.1:5000", True),
         ("http://localhost.example.org", True),
         ("http://[fe80::1]", True),
@@ -190,6 +226,18 @@ def test_a_token_that_others_can_read_is_warned_of(url: str, others: bool) -> No
     assert [("without encryption" in str(one.message), one.filename) for one in caught] == [
         (True, __file__)
     ] * others
+
+
+@pytest.mark.parametrize(
+    ("given", "normal"),
+    [
+        ("HTTP://Example.ORG:80/Portal//", "http://example.org/Portal"),
+        ("https://example.org:443/?", "https://example.org"),
+        ("http://example.org:5000/a#", "http://example.org:5000/a"),
+    ],
+)
+def test_a_url_has_one_form(given: str, normal: str) -> None:
+    assert checked(given) == normal
 
 
 def test_the_command_warns_once() -> None:
