@@ -11,10 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -36,15 +38,25 @@ READ: Final = 4096
 READING: Final = 2.0
 """Seconds that this may take."""
 MOST_ADDRESSES: Final = 4
+LOOKUPS: Final = 64
+"""Names that are looked up at once. A look-up cannot be stopped, and takes some 15 s where no name server
+answers; a try waits for it 10 s. So these are more than the sick half of the Caller's places can hold."""
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""The addresses of a name. Raises OSError."""
+"""The addresses of a name. Raises OSError and UnicodeError."""
 
 
-async def resolve(host: str, port: int) -> Sequence[str]:
-    """As this machine looks names up."""
-    found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+class SystemNames:
+    """As this machine looks names up, in threads of its own: slow name servers hold up nothing else."""
+
+    def __init__(self) -> None:
+        self._threads = trio.CapacityLimiter(LOOKUPS)
+
+    async def look_up(self, host: str, port: int) -> Sequence[str]:
+        """Raises OSError and UnicodeError. Cancelled, it leaves its thread alone."""
+        asked = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = await trio.to_thread.run_sync(asked, abandon_on_cancel=True, limiter=self._threads)
+        return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +95,11 @@ class CallbackClient:
         clock: Clock,
         tell: Callable[[int], Awaitable[Mapping[str, Any]]],
         version: str = "",
-        lookup: Resolve = resolve,
+        lookup: Resolve | None = None,
         limits: Limits | None = None,
     ) -> None:
         """`tell` gives a job as it is told, by its id. `owner` is the ledger's name: no other orchestrator
-        gives the same ids to its messages."""
+        gives the same ids to its messages. `lookup`: instead of the way this machine looks names up."""
         self._http = http
         self._hosts = hosts
         self._signers = [Webhook(secret) for secret in secrets]
@@ -95,7 +107,7 @@ class CallbackClient:
         self._clock = clock
         self._tell = tell
         self._agent = f"job-orchestrator/{version}" if version else "job-orchestrator"
-        self._lookup = lookup
+        self._lookup = lookup or SystemNames().look_up
         self._limits = limits or Limits()
 
     async def post(self, callback: Callback) -> PostAnswer:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,7 +25,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from actors.callback_port import Callback, PostAnswer, PostResult
 from actors.clock import WallClock
-from orchestrator.callback_client import CallbackClient, Limits, resolve
+from orchestrator.callback_client import LOOKUPS, CallbackClient, Limits, SystemNames
 from orchestrator.callback_hosts import CallbackHosts, parse_rule
 from orchestrator.callback_secret import SecretError, load_secrets
 from orchestrator.http import Http
@@ -211,12 +214,36 @@ async def test_a_name_that_is_at_a_private_address_is_sent_nothing() -> None:
 
 
 async def test_localhost_as_this_machine_looks_it_up_is_private() -> None:
-    assert set(await resolve("localhost", 80)) & {"127.0.0.1", "::1"}
     names = Names()
-    names.look_up = resolve  # type: ignore[method-assign]
+    names.look_up = SystemNames().look_up  # type: ignore[method-assign]
+    assert set(await names.look_up("localhost", 80)) & {"127.0.0.1", "::1"}
     async with serving(answering(200)) as peer, client("localhost:*", private=(), names=names) as ours:
         answer = await ours.post(callback(f"{named(peer, 'localhost')}/"))
     assert answer.result is PostResult.FAILED and peer.connections == 0
+
+
+async def test_slow_look_ups_take_no_thread_from_anybody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered, threads = threading.Event(), trio.to_thread.current_default_thread_limiter()
+
+    def slow(*_: Any, **__: Any) -> list[Any]:
+        answered.wait()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    names = SystemNames()
+    try:
+        async with trio.open_nursery() as nursery:
+            for number in range(LOOKUPS + 1):
+                nursery.start_soon(names.look_up, f"host{number}.test", 443)
+            await trio.testing.wait_all_tasks_blocked()
+            assert threads.borrowed_tokens == 0
+            with trio.fail_after(10):
+                assert await trio.to_thread.run_sync(lambda: 7) == 7
+            # Nor does one that is given up wait for its thread.
+            nursery.cancel_scope.cancel()
+        assert not answered.is_set()
+    finally:
+        answered.set()
 
 
 async def test_the_connection_goes_to_the_address_that_was_looked_at() -> None:
