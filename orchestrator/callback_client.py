@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class SystemNames:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds: for a connection, and for all of a try."""
+    """Seconds: for a connection, and for all of a try until the head of the answer."""
 
     connect: float = 10.0
     whole: float = 30.0
@@ -115,9 +116,9 @@ class CallbackClient:
         try:
             url = self._hosts.url(callback.url)  # the settings may be others than when it was handed in
             body = await self._body(callback)
-            with trio.move_on_after(limits.whole):
+            with trio.move_on_after(limits.whole) as limit:
                 addresses = await self._addresses(url)
-                return await self._post(callback, url, addresses, body)
+                return await self._post(callback, url, addresses, body, limit)
         except NotAllowed as error:
             return _failed(str(error))
         except (LedgerError, StorageError) as error:
@@ -158,7 +159,15 @@ class CallbackClient:
             return found
         raise NotAllowed(f"{host}: no address within {self._limits.connect:g} s")
 
-    async def _post(self, callback: Callback, url: str, addresses: Sequence[str], body: bytes) -> PostAnswer:
+    async def _post(
+        self,
+        callback: Callback,
+        url: str,
+        addresses: Sequence[str],
+        body: bytes,
+        limit: trio.CancelScope,
+    ) -> PostAnswer:
+        """`limit` is lifted once there is the head of an answer: nothing after it changes what it says."""
         limits, reason = self._limits, ""
         connect = limits.connect / min(len(addresses), 2)
         patience = Patience(connect=connect, head=limits.whole, stall=limits.whole)
@@ -172,7 +181,9 @@ class CallbackClient:
                     patience=patience,
                 ) as reply:
                     answer = self._judged(reply.status, reply.headers)
-                    with trio.move_on_after(READING):
+                    limit.deadline = math.inf
+                    # Shielded, as an answer that is here is not thrown away because the server stops.
+                    with trio.move_on_after(READING, shield=True):
                         await _drained(reply)
                     return answer
             except NotReached as error:

@@ -194,6 +194,34 @@ async def test_an_answer_that_dribbles_or_never_comes_ends_in_time() -> None:
                 assert (await ours.post(callback(f"{peer.url}/"))).result is PostResult.FAILED
 
 
+async def test_what_comes_after_the_head_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.callback_client.READING", 1.2)
+
+    async def endless(request: Request, stream: trio.SocketStream) -> None:
+        await stream.send_all(head(200, "text/plain", 10))
+        await trio.sleep_forever()
+
+    with trio.fail_after(10):
+        async with serving(Peer(endless)) as peer, client(limits=Limits(1.0, 1.0)) as ours:
+            assert await ours.post(callback(f"{peer.url}/")) == PostAnswer(PostResult.DELIVERED)
+
+
+async def test_an_answer_that_is_here_is_told_although_the_server_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stop, told = trio.CancelScope(), []
+
+    async def stopped_while_it_reads(_: Any) -> None:
+        stop.cancel()
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr("orchestrator.callback_client._drained", stopped_while_it_reads)
+    async with serving(answering(200)) as peer, client() as ours:
+        with stop:
+            told.append(await ours.post(callback(f"{peer.url}/")))
+    assert told == [PostAnswer(PostResult.DELIVERED)]
+
+
 async def test_a_dead_port_is_a_failure() -> None:
     async with serving(answering(200)) as peer:
         pass
