@@ -54,9 +54,10 @@ def seconds(given: Mapping[str, str], name: str, most: float) -> float:
 
 
 def last_event_id(default: int) -> int:
-    """The header with which a client comes back to a stream."""
+    """The header with which a client comes back to a stream. Empty it is none: so a browser has the id until
+    an event brings one."""
     name, text = "Last-Event-ID", request.headers.get("Last-Event-ID")
-    return whole({name: text}, name, 0, MOST, default) if text is not None else default
+    return whole({name: text}, name, 0, MOST, default) if text else default
 
 
 def since(given: Mapping[str, str], default: float) -> float:

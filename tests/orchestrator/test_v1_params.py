@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import trio
 from fakes.api_server import Server, api_server
 
 JOINED = "семья 👨‍👩‍👧\u3000می‌خواهم"
@@ -76,6 +77,17 @@ async def test_a_place_that_no_stream_has_is_refused_whatever_else_is_asked(
     if "events" in route:
         answer = await server.client.get(route, params={"after": place}, headers={"Last-Event-ID": "1"})
         assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter")
+
+
+@pytest.mark.parametrize(
+    "route",
+    ["/v1/events", "/v1/events?after=0", "/v1/jobs/1/events", "/v1/jobs/1/logs?format=events"],
+)
+async def test_a_place_that_is_empty_is_none(server: Server, route: str) -> None:
+    await server.upload(a=b"")
+    with trio.fail_after(5):
+        async with server.client.stream("GET", route, headers={"Last-Event-ID": ""}) as answer:
+            assert answer.status_code == 200
 
 
 async def test_the_orders_for_a_node_know_one_method_only(server: Server) -> None:
