@@ -19,7 +19,7 @@ def progress(job: Job) -> str:
 
 
 def row(job: Job) -> Sequence[object]:
-    """Its cells in a list. Of one that runs, what its script says is the news."""
+    """Its cells in a list. What its script says is the news as long as it runs and nobody ends it."""
     return (
         job.id,
         job.status,
@@ -28,5 +28,5 @@ def row(job: Job) -> Sequence[object]:
         job.name,
         age(job.created_at),
         span(job.wall_seconds) if job.over else age(job.started_at),
-        ("" if job.over else progress(job)) or job.message,
+        (progress(job) if job.status == "Running" else "") or job.message,
     )

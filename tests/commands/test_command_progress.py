@@ -96,8 +96,9 @@ def test_all_of_it_is_all_of_it_only() -> None:
     assert [share(n) for n in (None, 0.0, 0.29, 0.999, 1.0)] == ["", "0%", "29%", "99%", "100%"]
 
 
-def test_of_a_job_that_has_ended_the_end_is_the_news() -> None:
+def test_of_a_job_that_is_ended_or_has_ended_the_end_is_the_news() -> None:
     job = Job(1, 1, "x", "Running", "runs on node n", 1, progress=0.5, progress_message="half")
     assert row(job)[-1] == "50% half"
     assert row(Job(1, 1, "x", "Failed", "exit code 3", 1, progress=0.5))[-1] == "exit code 3"
+    assert row(Job(1, 1, "x", "Locked", "being terminated", 1, progress=0.5))[-1] == "being terminated"
     assert row(Job(1, 1, "x", "Running", "runs on node n", 1))[-1] == "runs on node n"
