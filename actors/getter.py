@@ -15,9 +15,10 @@ from typing import Final
 
 import trio
 
+from actors.decided import Decided
 from actors.errands import Tools
 from actors.kernel import Actor
-from actors.ledger_port import Change, Ledger, Move, MoveAttempt, Note, Outcome, TellProgress
+from actors.ledger_port import Change, Ledger, Move, MoveAttempt, Note, Outcome
 from actors.lifecycle import ON_NODE, Status
 from actors.messages import AttemptHanded, Committed, NodeSeen
 from actors.model import Attempt, AttemptState, Job, NodeRef, PayloadView
@@ -85,7 +86,7 @@ class Getter(Actor):
         self._keys: dict[int, str] = {}
         self._sending: set[int] = set()
         self._rows = Rows(self._ledger, self.tick)
-        self._changes: list[tuple[Tracked | None, Change]] = []
+        self._decided = Decided(self._ledger)
         self._marks: dict[str, AttemptHanded] = {}
         self._owed: dict[str, Attempt] = {}
         self._owed_read = float("-inf")
@@ -135,17 +136,9 @@ class Getter(Actor):
     # ------------------------------------------------------------------ what the ledger says
 
     async def _record(self) -> None:
-        """Commit what was decided, until nothing more was decided meanwhile. What cannot be committed now
-        stays decided: each change compares what it leaves."""
-        while self._changes:
-            batch = self._changes[:512]
-            answers = await self._ledger.record([change for _, change in batch])
-            del self._changes[: len(batch)]
-            for (tracked, change), answer in zip(batch, answers, strict=True):
-                if tracked is not None:
-                    tracked.recording = False
-                    if isinstance(change, TellProgress):
-                        tracked.unheard = None if answer.outcome is Outcome.DONE else change
+        """Commit what was decided, until nothing more was decided meanwhile."""
+        while self._decided:
+            for tracked, change, answer in await self._decided.commit():
                 if answer.outcome is Outcome.DONE:
                     self._note_done(tracked, change)
                 elif tracked is not None and tracked.job == answer.job:
@@ -251,8 +244,7 @@ class Getter(Actor):
                 (node.collect_large if large else node.collect).want(key, step.dispatch)
 
     def _decide(self, tracked: Tracked, change: Change) -> None:
-        tracked.recording = True
-        self._changes.append((tracked, change))
+        self._decided.put(tracked, change)
         self.ring()
 
     # ------------------------------------------------------------------ what nodes say
@@ -361,7 +353,7 @@ class Getter(Actor):
     def _released(self, node: Followed, key: str, attempt: Attempt, done: bool) -> bool:
         if done:
             node.mirror.pop(key, None)
-            self._changes.append((None, MoveAttempt(key, AttemptState.RELEASED)))
+            self._decided.put(None, MoveAttempt(key, AttemptState.RELEASED))
             self.ring()
         return done
 

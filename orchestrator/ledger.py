@@ -131,9 +131,7 @@ class SqliteLedger:
         if not changes:
             await trio.lowlevel.checkpoint()
             return []
-        # What begins can wait for room; what ends makes some, or frees a node.
-        begins = any(isinstance(change, Move) and change.attempt is not None for change in changes)
-        return await self._writer.write(partial(_record, tuple(changes)), urgent=not begins)
+        return await self._writer.write(partial(_record, tuple(changes)), urgent=_are_urgent(changes))
 
     async def request_terminate(self, job_id: int) -> Job | None:
         return await self._writer.write(partial(_request_terminate, job_id), urgent=True)
@@ -274,6 +272,12 @@ def _insert(job: NewJob, writing: Writing) -> Job:
     step = rules.new_job(job, job_id=job_id, seq=seq, now=now)
     rows.store(db, step, now)
     return step.job
+
+
+def _are_urgent(changes: Sequence[Change]) -> bool:
+    """What begins, or only tells something, can wait for room; what ends makes some, or frees a node."""
+    begin = any(isinstance(change, Move) and change.attempt is not None for change in changes)
+    return not begin and not all(isinstance(change, Note | TellProgress) for change in changes)
 
 
 def _record(changes: Sequence[Change], writing: Writing) -> list[Recorded]:

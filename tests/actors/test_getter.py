@@ -13,7 +13,7 @@ from fakes.memory_ledger import MemoryLedger
 from trio.testing import MockClock
 
 from actors.getter import Getter
-from actors.ledger_port import Change, Move, Outcome, Recorded, RecordEnd, TellProgress
+from actors.ledger_port import Change, LedgerError, Move, Outcome, Recorded, RecordEnd, TellProgress
 from actors.lifecycle import Status
 from actors.messages import Committed
 from actors.model import Attempt, End, Heartbeat, Job, Mark, NodeRef, PayloadView
@@ -233,9 +233,9 @@ async def test_one_node_at_two_addresses_is_followed_once(autojump_clock: MockCl
         assert sorted((first, second))[1] <= 5
 
 
-def told(w: World, monkeypatch: pytest.MonkeyPatch, deaf: int = 0) -> list[Change]:
+def told(w: World, monkeypatch: pytest.MonkeyPatch, deaf: int = 0, *, full: bool = False) -> list[Change]:
     """Every change that the ledger is asked for from now on; it takes 20 ms for each commit. The first `deaf`
-    of progress it takes for stale."""
+    of progress it takes for stale, or has no room for (`full`)."""
     changes: list[Change] = []
     record = w.ledger.record
     left = deaf
@@ -246,6 +246,8 @@ def told(w: World, monkeypatch: pytest.MonkeyPatch, deaf: int = 0) -> list[Chang
         await trio.sleep(0.02)
         if left and isinstance(asked[0], TellProgress):
             left -= 1
+            if full:
+                raise LedgerError("no room")
             return [Recorded(Outcome.STALE, await w.ledger.get(asked[0].job_id))]
         return await record(asked)
 
@@ -307,12 +309,13 @@ async def test_the_last_word_is_stored_before_the_end_and_none_after_it(
         assert RecordEnd not in kinds or kinds.index(TellProgress) < kinds.index(RecordEnd)
 
 
+@pytest.mark.parametrize("full", [False, True])
 async def test_a_ledger_that_will_not_hear_of_progress_keeps_no_job_from_its_end(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, full: bool
 ) -> None:
     async with world() as w:
         job = await w.running()
-        changes = told(w, monkeypatch, deaf=1000)
+        changes = told(w, monkeypatch, deaf=1000, full=full)
         w.says(job, 0.5)
         await trio.sleep(5)
         assert len(changes) == 1
