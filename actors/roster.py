@@ -166,8 +166,9 @@ class Roster:
 
     def _note_end(self, job: Job, node_id: str) -> None:
         """A job's end tells something of its node too: one that failed at once may not be to blame."""
-        self._ended[node_id] += 1
-        self._failed[node_id] += job.status is Status.FAILED
+        if node_id not in self._left:
+            self._ended[node_id] += 1
+            self._failed[node_id] += job.status is Status.FAILED
         end = job.end
         if end is None or job.status not in (Status.COMPLETED, Status.FAILED):
             return

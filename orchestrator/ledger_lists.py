@@ -7,10 +7,11 @@ filters there is one.
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from actors.ledger_port import JobDetails
@@ -25,7 +26,7 @@ WINDOW: Final = 1000
 _LINES: Final = "SELECT change_seq, job_id, at, source, target, reason, node_id, attempt_n FROM history"
 
 
-LOOKED_THROUGH: Final = 10_000
+LOOKED_THROUGH: Final = 5000
 """Jobs that one search looks through."""
 
 
@@ -63,73 +64,79 @@ class Told:
 
 
 def read_list(db: sqlite3.Connection, wanted: JobFilter, before: int | None, limit: int) -> JobPage:
-    """The newest jobs that fit, with ids below `before`. A search looks through a bounded number of jobs: its
-    page may have few or none though more follow. The job whose number is searched for comes first of all."""
-    if wanted.search is None:
-        found = _read(db, wanted, before, None, limit + 1)
-        return JobPage(found[:limit], found[limit - 1].id if len(found) > limit else None)
-    top = before if before is not None else _newest_id(db) + 1
-    bottom = max(0, top - LOOKED_THROUGH)
-    found = _read(db, wanted, top, bottom, limit + 2)  # one of them may be the one that comes first
-    exact = _exactly(db, wanted)
-    rest = [job for job in found if exact is None or job.id != exact.id]
-    first = [exact] if exact is not None and before is None else []
-    jobs = [*first, *rest][:limit]
-    if len(first) + len(rest) > limit:
-        return JobPage(jobs, jobs[-1].id if jobs[len(first) :] else top)
-    return JobPage(jobs, bottom + 1 if bottom else None)
+    """The newest jobs that fit, with ids below `before`. A search looks through a bounded number of those
+    that fit the rest: its page may have few or none though more follow. The job whose number is searched for
+    comes first of all."""
+    if wanted.search is not None:
+        return _search(db, wanted, wanted.search.casefold(), before, limit)
+    found = _read(db, wanted, before, limit + 1)
+    return JobPage(found[:limit], found[limit - 1].id if len(found) > limit else None)
 
 
-def _read(
-    db: sqlite3.Connection, wanted: JobFilter, before: int | None, after: int | None, limit: int
-) -> list[Job]:
-    conditions: dict[str, Sequence[Any] | None] = {
-        "j.user_id = ?": _one(wanted.user),
-        "j.service = ?": _one(wanted.service),
-        "j.status = ?": _one(wanted.status.value if wanted.status is not None else None),
-        "j.name = ?": _one(wanted.name),
-        _SEARCHED: None if wanted.search is None else (wanted.search, wanted.search, _number(wanted.search)),
+def _search(db: sqlite3.Connection, wanted: JobFilter, text: str, before: int | None, limit: int) -> JobPage:
+    number = _number(text)
+    exact = None if number is None else _exactly(db, wanted, number)
+    jobs = [exact] if exact is not None and before is None else []
+    looked, last = 0, before
+    for job_id, user_id, name, tags in _select(db, _SEARCHED, wanted, before, LOOKED_THROUGH):
+        if len(jobs) == limit:
+            return JobPage(jobs, job_id + 1)
+        looked, last = looked + 1, job_id
+        is_exact = exact is not None and job_id == exact.id
+        if not is_exact and (user_id == number or _has(text, name, tags)):
+            found = rows.get_job(db, job_id)
+            assert found is not None
+            jobs.append(found)
+    return JobPage(jobs, last if looked == LOOKED_THROUGH else None)
+
+
+_SEARCHED: Final = "j.id, j.user_id, j.name, j.tags"
+
+
+def _has(text: str, name: str | None, tags: str) -> bool:
+    if name is not None and text in name.casefold():
+        return True
+    return len(tags) > len("[]") and any(text in tag.casefold() for tag in json.loads(tags))
+
+
+def _read(db: sqlite3.Connection, wanted: JobFilter, before: int | None, limit: int) -> list[Job]:
+    return [rows.job_of(row) for row in _select(db, rows.JOB_COLUMNS, wanted, before, limit)]
+
+
+def _select(
+    db: sqlite3.Connection, columns: str, wanted: JobFilter, before: int | None, limit: int
+) -> sqlite3.Cursor:
+    """What fits but for the search, newest first."""
+    conditions: dict[str, Any] = {
+        "j.user_id = ?": wanted.user,
+        "j.service = ?": wanted.service,
+        "j.status = ?": wanted.status.value if wanted.status is not None else None,
+        "j.name = ?": wanted.name,
     }
-    # From the node or the tag to the jobs: CROSS keeps the planner from turning it round and sorting.
     if wanted.node is not None:
-        jobs, number = rows.JOBS_ON_NODE, "o.job_id"
-        conditions |= {"o.node_id = ?": (wanted.node,), "o.state = 'open'": ()}
-        conditions["EXISTS (SELECT 1 FROM job_tags WHERE tag = ? AND job_id = j.id)"] = _one(wanted.tag)
+        source, number = rows.FROM_NODE, "o.job_id"
+        conditions |= {"o.state = 'open' AND o.node_id = ?": wanted.node}
+        conditions["EXISTS (SELECT 1 FROM job_tags WHERE tag = ? AND job_id = j.id)"] = wanted.tag
     elif wanted.tag is not None:
-        jobs, number = rows.JOBS_TAGGED, "t.job_id"
-        conditions["t.tag = ?"] = (wanted.tag,)
+        source, number = rows.FROM_TAGGED, "t.job_id"
+        conditions["t.tag = ?"] = wanted.tag
     else:
-        jobs, number = rows.JOBS, "j.id"
-    conditions |= {f"{number} < ?": _one(before), f"{number} > ?": _one(after)}
-    given = {condition: values for condition, values in conditions.items() if values is not None}
+        source, number = rows.FROM_JOBS, "j.id"
+    conditions[f"{number} < ?"] = before
+    given = {condition: value for condition, value in conditions.items() if value is not None}
     where = f"WHERE {' AND '.join(given)}" if given else ""
-    values = [value for some in given.values() for value in some]
-    statement = f"{jobs} {where} ORDER BY {number} DESC LIMIT ?"
-    return [rows.job_of(row) for row in db.execute(statement, (*values, limit))]
-
-
-_SEARCHED: Final = "(instr(lower(j.name), lower(?)) OR instr(lower(j.tags), lower(?)) OR j.user_id = ?)"
-
-
-def _one(value: Any) -> tuple[Any] | None:
-    return None if value is None else (value,)
+    statement = f"SELECT {columns} {source} {where} ORDER BY {number} DESC LIMIT ?"
+    return db.execute(statement, (*given.values(), limit))
 
 
 def _number(text: str) -> int | None:
     return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII) else None
 
 
-def _newest_id(db: sqlite3.Connection) -> int:
-    return int(db.execute("SELECT coalesce(max(id), 0) FROM jobs").fetchone()[0])
-
-
-def _exactly(db: sqlite3.Connection, wanted: JobFilter) -> Job | None:
-    """The job that has the number which is searched for, if it fits the rest."""
-    number = _number(wanted.search or "")
-    if number is None or number < 1:
-        return None
-    found = _read(db, replace(wanted, search=None), number + 1, number - 1, 1)
-    return found[0] if found else None
+def _exactly(db: sqlite3.Connection, wanted: JobFilter, number: int) -> Job | None:
+    """The job of this number, if it fits but for the search."""
+    found = _read(db, wanted, number + 1, 1)
+    return found[0] if found and found[0].id == number else None
 
 
 def read_details(db: sqlite3.Connection, job_ids: Sequence[int]) -> Mapping[int, JobDetails]:

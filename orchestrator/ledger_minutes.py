@@ -30,8 +30,10 @@ TABLES: Final = (
         longest_wait REAL NOT NULL DEFAULT 0,
         PRIMARY KEY (minute, service)
     ) STRICT, WITHOUT ROWID""",
+    # By their number and not by the clock: one that has jumped ahead would take all of them away.
     f"""CREATE TRIGGER minutes_old AFTER INSERT ON minutes BEGIN
-        DELETE FROM minutes WHERE minute < new.minute - {KEPT};
+        DELETE FROM minutes WHERE minute <
+            (SELECT min(minute) FROM (SELECT DISTINCT minute FROM minutes ORDER BY minute DESC LIMIT {KEPT}));
     END""",
     f"""CREATE TRIGGER jobs_minute_new AFTER INSERT ON jobs BEGIN
         INSERT INTO minutes (minute, service, submitted)
@@ -72,12 +74,13 @@ class Minute:
     longest_wait: float
 
 
-def read_minutes(db: sqlite3.Connection, since: float, service: str | None) -> Sequence[Minute]:
-    """Minutes in which anything happened, from the one that `since` is in, oldest first."""
+def read_minutes(db: sqlite3.Connection, since: float, until: float, service: str | None) -> Sequence[Minute]:
+    """Minutes in which anything happened, from the one that `since` is in to the one that `until` is in,
+    oldest first."""
     wanted = "AND service = ?" if service is not None else ""
     found = db.execute(
         "SELECT minute, service, submitted, begun, completed, failed, killed, wait_seconds, longest_wait "
-        f"FROM minutes WHERE minute >= ? {wanted} ORDER BY minute, service",
-        (int(since // MINUTE), *(() if service is None else (service,))),
+        f"FROM minutes WHERE minute BETWEEN ? AND ? {wanted} ORDER BY minute, service",
+        (int(since // MINUTE), int(until // MINUTE), *(() if service is None else (service,))),
     )
     return [Minute(float(minute * MINUTE), *rest) for minute, *rest in found]

@@ -20,7 +20,7 @@ from orchestrator.ledger_schema import IS_ENDED, IS_LIVE, IS_OWED
 Row = tuple[Any, ...]
 
 
-_JOB_COLUMNS: Final = (
+JOB_COLUMNS: Final = (
     "id, user_id, service, status, message, change_seq, j.created_at, j.updated_at, storage_key, size, "
     "terminate_requested, attempts_used, max_runtime, ended_at, "
     "end_status, end_message, end_exit_code, end_signal, end_started_at, end_ended_at, end_wall_seconds, "
@@ -29,21 +29,20 @@ _JOB_COLUMNS: Final = (
     "running_since"
 )
 _CURRENT: Final = "LEFT JOIN attempts AS a ON a.key = j.attempt_key"
-JOBS: Final = f"SELECT {_JOB_COLUMNS} FROM jobs AS j {_CURRENT}"
-"""Jobs with their current attempts; `job_of` reads its rows."""
-
-JOBS_TAGGED: Final = (
-    f"SELECT {_JOB_COLUMNS} FROM job_tags AS t CROSS JOIN jobs AS j ON j.id = t.job_id {_CURRENT}"
-)
-
-JOBS_ON_NODE: Final = (
-    f"SELECT {_JOB_COLUMNS} FROM attempts AS o INDEXED BY attempts_on_node "
+FROM_JOBS: Final = f"FROM jobs AS j {_CURRENT}"
+# From the tag or the node to the jobs: CROSS keeps the planner from turning it round and sorting.
+FROM_TAGGED: Final = f"FROM job_tags AS t CROSS JOIN jobs AS j ON j.id = t.job_id {_CURRENT}"
+FROM_NODE: Final = (
+    "FROM attempts AS o INDEXED BY attempts_on_node "
     f"CROSS JOIN jobs AS j ON j.id = o.job_id AND j.attempt_key = o.key {_CURRENT}"
 )
 
+JOBS: Final = f"SELECT {JOB_COLUMNS} {FROM_JOBS}"
+"""Jobs with their current attempts; `job_of` reads its rows."""
+
 # The planner would often rather take another index and sort; what it cannot use here is an error.
-JOBS_LIVE: Final = f"SELECT {_JOB_COLUMNS} FROM jobs AS j INDEXED BY jobs_live {_CURRENT} WHERE {IS_LIVE}"
-JOBS_ENDED: Final = f"SELECT {_JOB_COLUMNS} FROM jobs AS j INDEXED BY jobs_ended {_CURRENT} WHERE {IS_ENDED}"
+JOBS_LIVE: Final = f"SELECT {JOB_COLUMNS} FROM jobs AS j INDEXED BY jobs_live {_CURRENT} WHERE {IS_LIVE}"
+JOBS_ENDED: Final = f"SELECT {JOB_COLUMNS} FROM jobs AS j INDEXED BY jobs_ended {_CURRENT} WHERE {IS_ENDED}"
 
 ATTEMPTS: Final = "SELECT key, job_id, n, node_id, state, foreign_id FROM attempts"
 ATTEMPTS_OWED: Final = f"{ATTEMPTS} INDEXED BY attempts_owed WHERE {IS_OWED}"

@@ -34,8 +34,9 @@ def blueprint(api: Api) -> Blueprint:
     async def activity() -> Response:
         given = query("since", "service")
         service = params.known_text(given, "service")
-        since = params.since(given, api.clock.now() - HOUR)
-        minutes = await api.archive.read(lambda db: read_minutes(db, since, service))
+        now = api.clock.now()
+        since = params.since(given, now - HOUR)
+        minutes = await api.archive.read(lambda db: read_minutes(db, since, now, service))
         items = [shapes.minute(one) for one in minutes]
         return json_response({"items": items, "next": None, "since": rfc3339(since)})
 

@@ -147,8 +147,10 @@ async def test_what_ended_on_a_node_is_counted_while_it_is_a_member(mock_clock: 
         house.roster.apply(job(status))  # a row may come twice
     (view,) = house.roster.views()
     assert (view.jobs_ended, view.jobs_failed) == (3, 1)
+    house.roster.apply(job(S.RUNNING))
     house.members = ()
     house.roster.sync()
+    house.roster.apply(job(S.FAILED))
     house.members = (A,)
     (view,) = house.roster.views()
     assert (view.jobs_ended, view.jobs_failed) == (0, 0)

@@ -17,7 +17,7 @@ from orchestrator import ledger_lists
 from orchestrator.ledger import SqliteLedger
 from orchestrator.ledger_crowd import Holder, read_crowd
 from orchestrator.ledger_lists import JobFilter, read_changes, read_list, read_seq
-from orchestrator.ledger_minutes import read_minutes
+from orchestrator.ledger_minutes import KEPT, read_minutes
 from orchestrator.ledger_schema import MIGRATIONS, SCHEMA
 from orchestrator.ledger_usage import read_usage
 
@@ -90,6 +90,25 @@ async def test_a_search_finds_each_job_once_however_it_is_paged(
     assert list(chain(*await pages(ledger, limit, search="5", user=5))) == [11]
     assert list(chain(*await pages(ledger, limit, search="%"))) == []
     assert list(chain(*await pages(ledger, limit, search="-3"))) == []
+
+
+async def test_a_search_reads_text_as_people_do(ledger: SqliteLedger) -> None:
+    one = await ledger.insert(new_job(details=JobDetails("Größe 3", ("Müller",))))
+    await ledger.insert(new_job(details=JobDetails("other", ("a", "b"))))
+    for text in ("müller", "MÜLL", "GRÖSSE", "größe"):
+        assert await list_jobs(ledger, search=text) == [one], text
+    for text in ('"', ",", "[", "u00", "null"):
+        assert await list_jobs(ledger, search=text) == [], text
+
+
+async def test_a_narrowed_search_looks_through_what_fits_and_not_through_all(
+    ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_lists, "LOOKED_THROUGH", 5)
+    mine = await ledger.insert(new_job(1, details=JobDetails("dock")))
+    for _ in range(20):
+        await ledger.insert(new_job(2))
+    assert await pages(ledger, 50, search="dock", user=1) == [[mine.id]]
 
 
 async def test_every_transition_is_told_once_and_in_order(
@@ -202,17 +221,32 @@ async def test_minutes_tell_what_happened_in_them(ledger: SqliteLedger, clock: S
     clock.time = 6130.0
     await walk(ledger, back, S.PROCESSING, S.SUBMITTED, S.COMPLETED)
     await walk(ledger, jobs[2], S.KILLED)
-    first, second, third = await ledger.read(lambda db: read_minutes(db, 6001.0, None))
+    first, second, third = await ledger.read(lambda db: read_minutes(db, 6001.0, 9e9, None))
     assert (first.at, first.submitted, first.begun) == (6000.0, 4, 0)
     # Its second leaving of the queue counts no more.
     assert (second.begun, second.wait_seconds, second.longest_wait, second.failed) == (2, 160.0, 90.0, 1)
     assert (third.begun, third.completed, third.killed) == (0, 1, 1)
-    assert await ledger.read(lambda db: read_minutes(db, 6060.0, "example")) == [second, third]
-    assert await ledger.read(lambda db: read_minutes(db, 0.0, "other")) == []
-    clock.time = 6000.0 + 2 * 86400
+    assert await ledger.read(lambda db: read_minutes(db, 6060.0, 9e9, "example")) == [second, third]
+    assert await ledger.read(lambda db: read_minutes(db, 0.0, 9e9, "other")) == []
+
+
+async def test_minutes_are_kept_in_number_and_survive_a_clock_that_jumped(
+    ledger: SqliteLedger, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock.time = 6000.0
     await ledger.insert(new_job())
-    (only,) = await ledger.read(lambda db: read_minutes(db, 0.0, None))
-    assert only.at == clock.time
+    clock.time = 6000.0 + 30 * 86400
+    await ledger.insert(new_job(service="other"))
+    clock.time = 6120.0
+    await ledger.insert(new_job())
+    found = await ledger.read(lambda db: read_minutes(db, 0.0, clock.time, None))
+    assert [one.at for one in found] == [6000.0, 6120.0]
+    for _ in range(KEPT):
+        clock.time += 60.0
+        await ledger.insert(new_job())
+    found = await ledger.read(lambda db: read_minutes(db, 0.0, clock.time, None))
+    # The one that is ahead is the newest of those that are kept.
+    assert len(found) == KEPT - 1 and found[-1].at == clock.time
 
 
 async def test_progress_is_the_current_attempts_alone(ledger: SqliteLedger) -> None:
