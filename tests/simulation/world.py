@@ -244,6 +244,7 @@ class BoundLedger:
         slow = trio.current_time() < world.slow_until
         await trio.sleep(world.rng.uniform(0.0005, 2.0 if slow else 0.003))
         if trio.current_time() < world.full_until:
+            world.checks.refused(changes)
             raise LedgerError("disk full")
         with trio.CancelScope(shield=True):
             bent = [await self._bend(change) for change in changes]
