@@ -27,8 +27,9 @@ _NOTHING: Final = re.compile(r"bytes \*/(\d{1,18})", re.ASCII)
 async def download(
     exchange: Exchange, call: Call, target: Path, *, resume: bool = True, progress: Progress | None = None
 ) -> Path:
-    """Fetch what `call` asks for into `target`, which is there when it is whole. Its path. Raises
-    ClientError; what came stays, for the next time, unless `resume` is False."""
+    """Fetch what `call` asks for into `target`, which is there when it is whole; directories that it needs
+    are made. Its path. Raises ClientError; what came stays, for the next time, unless `resume` is False.
+    Where nothing came, nothing is made."""
     wire = exchange.wire
     part = await wire.thread(lambda: _Part(target, resume=resume))
     try:
@@ -72,25 +73,26 @@ async def _go_on(exchange: Exchange, call: Call, part: _Part, progress: Progress
 
 
 class _Part:
-    """The file that grows. Blocks."""
+    """The file that grows. Blocks. It is there, and the directories above it, when something comes for it."""
 
     def __init__(self, target: Path, *, resume: bool) -> None:
         self._target = target
         self._path = target.with_name(target.name + ".part")
         self._note = target.with_name(target.name + ".part.etag")
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._fd = -1
+        self.size, self.tag = 0, ""
         with _said(target):
-            self._fd = os.open(self._path, flags, 0o666)
-        try:
-            with _said(target):
-                self._lock()
+            try:
+                self._open(0)
+            except FileNotFoundError:
+                return
+            try:
                 self.tag = self._kept() if resume else ""
-                if not self.tag:
-                    os.ftruncate(self._fd, 0)
-                self.size = os.lseek(self._fd, 0, os.SEEK_END)
-        except BaseException:
-            os.close(self._fd)
-            raise
+                if self.tag:
+                    self.size = os.lseek(self._fd, 0, os.SEEK_END)
+            except BaseException:
+                os.close(self._fd)
+                raise
 
     def begin(self, answer: Answer) -> int | None:
         """Make ready for the body of this answer. How many bytes there are in all, None if nobody says."""
@@ -99,16 +101,16 @@ class _Part:
             content_range = answer.headers.get("content-range", "")
             if answer.status == 206:
                 found = _RANGE.fullmatch(content_range)
-                if found is None or int(found[1]) != self.size or tag != self.tag:
-                    self._start_over("")
+                if not self.tag or found is None or int(found[1]) != self.size or tag != self.tag:
+                    self._forget()
                     raise Again(BadAnswer("the part that came is not the one that was asked for; try again"))
                 return int(found[3])
             if answer.status == 416:
                 nothing = _NOTHING.fullmatch(content_range)
                 # Nothing is missing. Of another version all would have come, for If-Range was sent too.
-                if nothing is not None and int(nothing[1]) == self.size and tag in ("", self.tag):
+                if self.tag and nothing and int(nothing[1]) == self.size and tag in ("", self.tag):
                     return self.size
-                self._start_over("")
+                self._forget()
                 raise Again(BadAnswer("what was there has changed; try again"))
             # A weak tag does not say that every byte is the same.
             self._start_over("" if tag.startswith("W/") else tag)
@@ -132,15 +134,20 @@ class _Part:
 
     def close(self) -> None:
         """Let go of it."""
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
-    def _lock(self) -> None:
+    def _open(self, creating: int) -> None:
+        """For this process alone."""
+        fd = os.open(self._path, os.O_RDWR | creating | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(fd)
             raise BadInput(
                 f"{self._target} is being downloaded by another process; wait for it or name another place"
             ) from None
+        self._fd = fd
 
     def _kept(self) -> str:
         try:
@@ -149,14 +156,22 @@ class _Part:
             return ""  # without its tag nobody knows what it is a part of
 
     def _start_over(self, tag: str) -> None:
-        # First the tag goes, then the bytes, then the new tag comes: whenever this is broken off, no bytes
-        # stand beside a tag that is not theirs.
-        self._note.unlink(missing_ok=True)
-        os.ftruncate(self._fd, 0)
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        self.size, self.tag = 0, tag
+        if self._fd < 0:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._open(os.O_CREAT)
+        self._forget()
+        self.tag = tag
         if tag:
             self._note.write_text(tag, encoding="utf-8")
+
+    def _forget(self) -> None:
+        # First the tag goes, then the bytes, and a new tag comes after them: whenever this is broken off, no
+        # bytes stand beside a tag that is not theirs.
+        self._note.unlink(missing_ok=True)
+        if self._fd >= 0:
+            os.ftruncate(self._fd, 0)
+            os.lseek(self._fd, 0, os.SEEK_SET)
+        self.size, self.tag = 0, ""
 
 
 @contextmanager

@@ -100,13 +100,8 @@ def _single(client: Client, number: int, path: str, directory: Path) -> Path:
         inside = False
     if not inside:
         raise BadInput(f"{path!r} is no file of a job; `orchestrator files {number}` lists what there is")
-    target = directory / path
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"{str(target.parent)!r} cannot be made: {error.strerror}") from None
     with bar(path) as progress:
-        return client.download_file(number, path, target, progress=progress)
+        return client.download_file(number, path, directory / path, progress=progress)
 
 
 def get(client: Client, number: int, directory: Path, *, partial: bool = False) -> None:
@@ -120,7 +115,6 @@ def get(client: Client, number: int, directory: Path, *, partial: bool = False) 
     try:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise BadInput(f"{str(directory)!r} is not empty; name another directory with --output")
-        aside.mkdir(parents=True, exist_ok=True)
         fetch(client, number, aside / "results.zip", partial=partial)
         tree = aside / "tree"
         shutil.rmtree(tree, ignore_errors=True)

@@ -12,7 +12,7 @@ import trio
 from fakes.processes import PATIENCE, Place, Started
 from fakes.wires import Hold, Rule, wire
 
-from orchestrator.client import AsyncClient, BadInput, Client, Refused, Retries, Unreachable
+from orchestrator.client import AsyncClient, BadInput, Client, NotFound, Refused, Retries, Unreachable
 
 SIZE = 3_000_000
 RANDOM = f"head -c {SIZE} /dev/urandom > data".encode()
@@ -151,13 +151,43 @@ def test_a_place_that_cannot_be_written_and_results_that_are_not_there_are_told(
 ) -> None:
     url, number, _ = ended
     with Client(url) as client:
-        with pytest.raises(BadInput, match="cannot be written"):
-            client.download(number, tmp_path / "missing" / "r.zip")
+        (tmp_path / "file").touch()
+        for wrong in (
+            tmp_path / "file" / "r.zip",
+            tmp_path / "file" / "in" / "r.zip",
+            Path("/proc/no/r.zip"),
+        ):
+            with pytest.raises(BadInput, match="cannot be written"):
+                client.download(number, wrong)
         job = client.submit({"run.sh": b"sleep 60"}, user=3)
         with pytest.raises(Refused, match="download_partial"):
             client.download(job.id, tmp_path / "r.zip")
         assert client.download_partial(job.id, tmp_path / "now.zip").stat().st_size > 0
         client.cancel(job.id)
+
+
+def test_a_refusal_leaves_nothing_behind_and_what_came_before_it_stays(
+    ended: tuple[str, int, bytes], tmp_path: Path
+) -> None:
+    url, number, whole = ended
+    with Client(url) as client:
+        for refused in (
+            lambda: client.download(number + 1000, tmp_path / "new" / "r.zip"),
+            lambda: client.download_partial(number + 1000, tmp_path / "r.zip"),
+            lambda: client.download_file(number, "nope", tmp_path / "a" / "b" / "nope"),
+        ):
+            with pytest.raises(NotFound):
+                refused()
+        assert os.listdir(tmp_path) == []
+        with pytest.raises(RuntimeError):
+            client.download(number, tmp_path / "new" / "r.zip", progress=_stop_after_some)
+        left = {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()}
+        assert set(left) == {"r.zip.part", "r.zip.part.etag"}
+        with pytest.raises(NotFound):
+            client.download(number + 1000, tmp_path / "new" / "r.zip", resume=False)
+        assert {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()} == left
+        client.download(number, tmp_path / "new" / "r.zip")
+    assert (tmp_path / "new" / "r.zip").read_bytes() == whole
 
 
 async def test_a_stream_that_never_works_ends_patience() -> None:

@@ -62,6 +62,23 @@ def test_files_are_listed_and_single_ones_fetched(shell: Shell, shared: Started)
     assert shell.run("get", job.id, "odd", "--zip").status == 2
 
 
+def test_what_is_refused_does_not_stand_in_the_way(shell: Shell, shared: Started) -> None:
+    with Client(shared.url) as client:
+        job = client.wait(client.submit({"run.sh": b"echo made > out"}, user=USER).id, 60)
+    top = shell.here.directory
+    before = sorted(os.listdir(top))
+    for arguments in (
+        (job.id, "no/such"),
+        (job.id + 1000, "out"),
+        (job.id + 1000,),
+        (job.id + 1000, "--zip"),
+    ):
+        assert shell.run("get", *arguments).status == 1
+    assert sorted(os.listdir(top)) == before
+    assert shell.run("get", job.id).out == f"job-{job.id}\n"
+    assert sorted(os.listdir(top / f"job-{job.id}")) == []
+
+
 def test_a_file_of_a_running_job_is_fetched_as_it_is_now(
     shell: Shell, shared: Started, tmp_path: Path
 ) -> None:
