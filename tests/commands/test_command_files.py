@@ -76,7 +76,7 @@ def test_what_is_refused_does_not_stand_in_the_way(shell: Shell, shared: Started
         assert shell.run("get", *arguments).status == 1
     assert sorted(os.listdir(top)) == before
     assert shell.run("get", job.id).out == f"job-{job.id}\n"
-    assert sorted(os.listdir(top / f"job-{job.id}")) == []
+    assert (top / f"job-{job.id}" / "out").read_text() == "made\n"
 
 
 def test_a_file_of_a_running_job_is_fetched_as_it_is_now(
