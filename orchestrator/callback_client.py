@@ -3,7 +3,8 @@
 A portal's URL is somebody else's word: it must not make this server talk to what only this server can reach.
 So the name is looked up here, each of its addresses is looked at, and the connection goes to the very address
 that was looked at: a second look-up could tell another one. Redirects are not followed, nothing of the
-environment is obeyed, and nothing of the answer is kept but its status.
+environment is obeyed, and nothing of the answer is kept but its status. Why a try failed is told in kinds, as
+users read it: what the network said, and which addresses a name has, is for the debug log.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from actors.ledger_port import LedgerError
 from actors.ports import Clock, StorageError
 from actors.wire.forms import rfc3339
 from orchestrator.callback_hosts import CallbackHosts, NotAllowed
-from orchestrator.http import Broken, Http, NotReached, Patience
+from orchestrator.http import Broken, Http, NotHttp, NotReached, Patience, Untrusted
 
 log: Final = logging.getLogger("orchestrator.callbacks")
 
@@ -122,7 +123,8 @@ class CallbackClient:
         except NotAllowed as error:
             return _failed(str(error))
         except (LedgerError, StorageError) as error:
-            return _failed(f"the job could not be read: {error}")
+            log.debug("job %d could not be read for its callback: %s", callback.job_id, error)
+            return _failed("the job could not be read")
         return _failed(f"no answer within {limits.whole:g} s")
 
     async def _body(self, callback: Callback) -> bytes:
@@ -142,9 +144,9 @@ class CallbackClient:
             address for address in found if self._hosts.may_have(ip_address(address.partition("%")[0]))
         ]
         if not allowed:
+            log.debug("%s is at %s", host, ", ".join(found[:MOST_ADDRESSES]))
             raise NotAllowed(
-                f"{host} is at {', '.join(found[:MOST_ADDRESSES])}, a private address, which the setting "
-                "callback_private has to allow"
+                f"{host} is at a private address, which the setting callback_private has to allow"
             )
         return allowed[:MOST_ADDRESSES]
 
@@ -153,7 +155,8 @@ class CallbackClient:
             try:
                 found = await self._lookup(host, port)
             except (OSError, UnicodeError) as error:
-                raise NotAllowed(f"{host} has no address: {error}") from error
+                log.debug("%s has no address: %s", host, error)
+                raise NotAllowed(f"{host} has no address") from error
             if not found:
                 raise NotAllowed(f"{host} has no address")
             return found
@@ -187,9 +190,14 @@ class CallbackClient:
                         await _drained(reply)
                     return answer
             except NotReached as error:
-                reason = str(error)  # not a byte went out: the next address may be tried
+                log.debug("the callback of job %d: %s", callback.job_id, error)
+                untrusted = isinstance(error, Untrusted)
+                reason = "its certificate is not trusted" if untrusted else "no connection"
+                # Not a byte went out: the next address may be tried.
             except Broken as error:
-                return _failed(str(error))
+                log.debug("the callback of job %d: %s", callback.job_id, error)
+                no_http = isinstance(error, NotHttp)
+                return _failed("its answer was no HTTP" if no_http else "the connection broke")
         return _failed(reason)
 
     def _headers(self, callback: Callback, body: bytes) -> Mapping[str, str]:
@@ -225,7 +233,7 @@ class CallbackClient:
 
 
 def _failed(reason: str, retry_after: float | None = None) -> PostAnswer:
-    return PostAnswer(PostResult.FAILED, reason[:500], retry_after)
+    return PostAnswer(PostResult.FAILED, reason, retry_after)
 
 
 async def _drained(reply: AsyncIterator[bytes]) -> None:

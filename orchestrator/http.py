@@ -38,8 +38,16 @@ class NotReached(Exception):
     """No byte of the request reached the peer."""
 
 
+class Untrusted(NotReached):
+    """There is no connection, as the peer's certificate is not trusted or is for another host."""
+
+
 class Broken(Exception):
     """The exchange failed when the peer may already have had some of the request, or all of it."""
+
+
+class NotHttp(Broken):
+    """What the peer answered is no HTTP."""
 
 
 class BodyUnreadable(Exception):
@@ -221,9 +229,15 @@ class Http:
             with scope:
                 return await client.send(request, stream=True)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise NotReached(f"{what}: no connection: {_told(error)}") from error
+            kind = Untrusted if _is_of_certificate(error) else NotReached
+            raise kind(f"{what}: no connection: {_told(error)}") from error
         except httpx.UnsupportedProtocol as error:
             raise NotReached(f"{what}: {_told(error)}") from error
+        except httpx.RemoteProtocolError as error:
+            # The library has one error for an answer that is no HTTP and for a connection that was closed.
+            if "disconnected" in str(error):
+                raise Broken(f"{what}: {_told(error)}") from error
+            raise NotHttp(f"{what}: {_told(error)}") from error
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise Broken(f"{what}: {_told(error)}") from error
         finally:
@@ -275,6 +289,13 @@ class _Outgoing(httpx.AsyncByteStream):
         aclose = getattr(self._pieces, "aclose", None)
         if aclose is not None:
             await aclose()
+
+
+def _is_of_certificate(error: BaseException) -> bool:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 def _told(error: Exception) -> str:
