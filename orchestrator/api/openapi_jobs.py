@@ -126,7 +126,7 @@ def _jobs() -> dict[str, Any]:
                     "201": answer("The new job", json(_JOB)),
                     **_common(),
                     **problems(
-                        _409="The service is not there any more",
+                        _409="The service is not there any more, or the callback_url is not allowed any more",
                         _422="The Idempotency-Key belongs to something else",
                         _507="No room",
                     ),

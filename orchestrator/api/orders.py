@@ -17,6 +17,7 @@ from orchestrator.api import jobs
 from orchestrator.api.problems import Refusal, job_id, json_response, query
 from orchestrator.api.services import Api
 from orchestrator.api.uploads import idempotency_key
+from orchestrator.callback_hosts import NotAllowed
 from orchestrator.disk import StorageGone
 from orchestrator.ledger_lists import read_details
 
@@ -58,10 +59,21 @@ def blueprint(api: Api) -> Blueprint:
 
 
 async def _repeated(api: Api, row: Job, key: str | None) -> Job:
-    """The new job. Raises Refusal: 404 when the inputs are gone, 409 when its service is."""
+    """The new job. Raises Refusal: 404 when the inputs are gone, 409 when its service is, or when its
+    callback is not allowed any more: without it, somebody might wait in vain."""
     if row.service not in api.services:
         raise Refusal(409, "unknown_service", f"service {row.service} is not configured any more")
     details = (await api.archive.read(lambda db: read_details(db, (row.id,))))[row.id]
+    if details.callback_url is not None:
+        try:
+            api.callbacks.url(details.callback_url)
+        except NotAllowed as error:
+            raise Refusal(
+                409,
+                "callback_refused",
+                f"the callback_url of job {row.id} is not allowed any more, see the setting callback_hosts: "
+                f"{error}",
+            ) from None
     async with api.storage.receive() as upload:
         with api.storage.reading(row.storage_key):
             try:

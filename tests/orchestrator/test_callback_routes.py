@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from fakes.api_server import api_server, status_body
-from fakes.ledgers import walk
+from fakes.ledgers import new_job, walk
 
 from actors.callback_port import CallbackStatus, Tried
+from actors.ledger_port import JobDetails
 from actors.lifecycle import Status
 from orchestrator.callback_hosts import CallbackHosts, parse_rule
 from orchestrator.ledger_callbacks import SqliteCallbacks
@@ -111,6 +112,19 @@ async def test_a_rerun_calls_the_same_url(tmp_path: Path) -> None:
         await walk(server.ledger, first, *PATH, Status.FAILED)
         again = (await server.client.post(f"/v1/jobs/{first.id}/rerun")).json()
         assert again["callback"]["url"] == URL and again["callback"]["status"] == "pending"
+
+
+async def test_a_rerun_whose_url_is_not_allowed_any_more_is_refused(tmp_path: Path) -> None:
+    for name, hosts in (("others", HOSTS), ("off", CallbackHosts())):
+        async with api_server(tmp_path / name, callbacks=hosts) as server:
+            job = await server.upload(**{"run.sh": b"true"})
+            details = JobDetails(callback_url="https://before.example.org/")
+            told = await server.ledger.insert(new_job(details=details))
+            assert (await server.client.post(f"/v1/jobs/{job.id}/rerun")).status_code == 201
+            answer = await server.client.post(f"/v1/jobs/{told.id}/rerun")
+            assert answer.status_code == 409 and answer.json()["code"] == "callback_refused"
+            assert "setting callback_hosts" in answer.json()["detail"]
+            assert len((await server.client.get("/v1/jobs")).json()["items"]) == 3
 
 
 async def test_the_same_key_with_another_url_is_another_content(tmp_path: Path) -> None:
