@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 import os
 import random
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,6 +34,7 @@ from orchestrator.api.events import written
 from orchestrator.callback_client import CallbackClient
 from orchestrator.callback_hosts import CallbackHosts
 from orchestrator.callback_secret import SecretError, load_secrets
+from orchestrator.callback_trust import TrustError, load_trust
 from orchestrator.changes import Changes
 from orchestrator.feed import Feed
 from orchestrator.http import Http
@@ -139,12 +141,12 @@ async def run_orchestrator(
         locked(db.with_name(db.name + ".lock"), f"ledger {db}", "DB_PATH"),
     ):
         clock, chance = WallClock(), random.Random()
-        secrets = callback_secrets(settings)
+        secrets, trust = callback_keys(settings)
         storage = Storage(settings.data_path, clock, keep_free=settings.keep_free_disk)
         await storage.open()
         ledger = await SqliteLedger.open(str(settings.db_path), clock=clock)
         nodes = NodeClient(ledger.owner, storage, settings.data_path / "spool")
-        portals = Http()
+        portals = Http(trust=trust)
         providers = build_providers(
             settings.scaling,
             data=settings.data_path,
@@ -339,11 +341,13 @@ async def _start(
     return create_app(api)
 
 
-def callback_secrets(settings: Settings) -> Sequence[str]:
-    """What callbacks are signed with; nothing where they are off. Raises StartError."""
+def callback_keys(settings: Settings) -> tuple[Sequence[str], ssl.SSLContext | None]:
+    """What callbacks are signed with, and who is believed; nothing where they are off. Raises StartError."""
+    if not settings.callback_hosts:
+        return (), None
     try:
-        return load_secrets(settings.callback_secret_file) if settings.callback_hosts else ()
-    except SecretError as error:
+        return load_secrets(settings.callback_secret_file), load_trust(settings.callback_ca_file)
+    except (SecretError, TrustError) as error:
         raise StartError(str(error)) from error
 
 

@@ -38,7 +38,8 @@ class Settings:
     `upload_limit` is the whole request body in bytes. Uploads are refused while less than `keep_free_disk`
     bytes would stay free. `join_url` is where nodes on other machines reach this server, "" if not told.
     Callbacks go to `callback_hosts` alone, and are off without any; of these, `callback_private` may be at
-    private addresses.
+    private addresses. `callback_ca_file` has the certificates of the authorities that they are believed by,
+    instead of the usual ones.
     """
 
     host: str = "127.0.0.1"
@@ -54,6 +55,7 @@ class Settings:
     callback_hosts: tuple[HostRule, ...] = ()
     callback_private: tuple[Network, ...] = ()
     callback_secret_file: Path = Path("data/callback.secret")
+    callback_ca_file: Path | None = None
     services: Mapping[str, ServiceLimits] = field(default_factory=lambda: MappingProxyType({}))
     scaling: Mapping[str, ScalingConfig] = field(default_factory=lambda: MappingProxyType({}))
     end_machines: bool = False
@@ -97,6 +99,7 @@ SERVER: Final[Mapping[str, Any]] = {
     "callback_hosts": kind.hosts,
     "callback_private": kind.networks,
     "callback_secret_file": kind.path,
+    "callback_ca_file": kind.path,
 }
 """The keys of the file's top level, and of flags."""
 
@@ -123,6 +126,7 @@ _ENVIRONMENT: Final = (
     "CALLBACK_HOSTS",
     "CALLBACK_PRIVATE",
     "CALLBACK_SECRET_FILE",
+    "CALLBACK_CA_FILE",
 )
 _SERVICE_VARIABLE: Final = re.compile(
     r"SERVICE_([A-Za-z0-9_]+)_(UPLOAD_URL|DOWNLOAD_URL|TERMINATE_URL|RUNS_PER_USER|MAX_RUNS|NODES)", re.ASCII

@@ -16,10 +16,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from fakes.certificates import self_signed
 from fakes.peer import Hangup, Peer, Request, head, serving
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
@@ -27,7 +24,7 @@ from actors.callback_port import Callback, PostAnswer, PostResult
 from actors.clock import WallClock
 from orchestrator.callback_client import LOOKUPS, CallbackClient, Limits, SystemNames
 from orchestrator.callback_hosts import CallbackHosts, parse_rule
-from orchestrator.callback_secret import SecretError, load_secrets
+from orchestrator.callback_trust import load_trust
 from orchestrator.http import Http
 
 OLD, NEW = "whsec_" + "A" * 43 + "=", "whsec_" + "B" * 43 + "="
@@ -333,37 +330,9 @@ async def test_nothing_of_the_environment_is_obeyed(monkeypatch: pytest.MonkeyPa
 # ---------------------------------------------------------------------- TLS
 
 
-def certificate(tmp_path: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """What a server of this name shows, and what trusts it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem, secret = tmp_path / "cert.pem", tmp_path / "key.pem"
-    pem.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    secret.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    shown = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    shown.load_cert_chain(pem, secret)
-    return shown, ssl.create_default_context(cafile=str(pem))
-
-
 async def test_a_certificate_has_to_be_for_the_name_and_trusted(tmp_path: Path) -> None:
-    shown, trust = certificate(tmp_path, "portal.test")
+    shown, pem = self_signed(tmp_path, "portal.test")
+    trust = load_trust(pem)
     names = Names(portal_test=[["127.0.0.1"]], other_test=[["127.0.0.1"]])
     asked: list[str | None] = []
     shown.sni_callback = lambda _, name, __: asked.append(name)
@@ -394,38 +363,3 @@ async def test_a_certificate_has_to_be_for_the_name_and_trusted(tmp_path: Path) 
                 assert await ours.post(callback(f"https://{host}:{port}/")) == expected, host
         nursery.cancel_scope.cancel()
     assert served == 1 and asked[:2] == ["portal.test", "other.test"]
-
-
-# ---------------------------------------------------------------------- the secret
-
-
-def test_the_secret_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "callback.secret"
-    (made,) = load_secrets(path)
-    assert load_secrets(path) == (made,)
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert list(path.parent.iterdir()) == [path]
-    Webhook(made)
-
-
-def test_more_lines_are_more_secrets(tmp_path: Path) -> None:
-    path = tmp_path / "secret"
-    path.write_text(f"{NEW}\n{OLD}\n")
-    assert load_secrets(path) == (NEW, OLD)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "\n", "hello", "whsec_", "whsec_QUFB", "whsec_" + "é" * 40, NEW * 200, "A" * 44]
-)
-def test_a_bad_secret_is_told_in_one_line(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "secret"
-    path.write_text(text)
-    with pytest.raises(SecretError) as refused:
-        load_secrets(path)
-    told = str(refused.value)
-    assert str(path) in told and "\n" not in told and "AAAA" not in told
-
-
-def test_a_secret_that_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SecretError, match="callback_secret_file"):
-        load_secrets(tmp_path)

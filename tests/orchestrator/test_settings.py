@@ -177,7 +177,7 @@ def test_every_key_of_the_file_is_read(toml: Any, tmp_path: Path) -> None:
     config = toml(
         f'host = "::1"\nport = 0\ndb_path = "{tmp_path}/x"\ndata_path = "{tmp_path}/y"\nmax_age = 1.5\n'
         "upload_limit = 1000\nkeep_free_disk = 5\nnode_lost_after = 10\ntick_seconds = 0.1\n"
-        f'callback_secret_file = "{tmp_path}/z"\n'
+        f'callback_secret_file = "{tmp_path}/z"\ncallback_ca_file = "{tmp_path}/ca"\n'
         '[services."a.b-c"]\nnodes = ["http://n:1"]\nruns_per_user = 1\nmax_runs = 2\nmax_runtime = 3.5\n'
         'max_attempts = 4\non_node_lost = "fail"\non_doubt = "resend"\n'
     )
@@ -190,6 +190,7 @@ def test_every_key_of_the_file_is_read(toml: Any, tmp_path: Path) -> None:
         max_age=1.5,
         upload_limit=1000,
         callback_secret_file=tmp_path / "z",
+        callback_ca_file=tmp_path / "ca",
         keep_free_disk=5,
         node_lost_after=10.0,
         tick_seconds=0.1,
@@ -263,6 +264,7 @@ def test_where_callbacks_may_go_is_read_from_the_file_and_the_environment(tmp_pa
         assert settings.callback_secret_file == tmp_path / "callback.secret"
     assert load({}).callback_hosts == ()
     assert load({"CALLBACK_SECRET_FILE": "/s/x"}).callback_secret_file == Path("/s/x")
+    assert load({"CALLBACK_CA_FILE": "/s/y"}).callback_ca_file == Path("/s/y")
 
 
 def test_a_callback_host_that_is_none_is_told(toml: Any) -> None:

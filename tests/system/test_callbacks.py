@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
+from fakes.certificates import self_signed
 from fakes.peer import Peer, Request, send, serving
 from fakes.portals import portal
 from fakes.processes import Place
@@ -130,21 +132,49 @@ async def test_a_host_that_is_private_is_sent_nothing(here: Place) -> None:
             )
         assert "private address" in job["callback"]["last_error"]
         (line,) = (line for line in shown.splitlines() if line.startswith("callback"))
-        assert f"{url} pending after 1 try: localhost is at" in line
+        assert f"{url} pending after 1 try: localhost is at a private address" in line
         assert received.peer.connections == 0
 
 
-def test_a_bad_secret_ends_the_start_with_one_line(here: Place) -> None:
-    (here.directory / "secret").write_text("hunter2")
+async def test_a_receiver_of_a_private_authority_is_told_once_that_one_is_trusted(here: Place) -> None:
+    node, received = here.node(), Receiver()
+    shown, authority = self_signed(here.directory, "localhost")
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await received.peer.serve(trio.SSLStream(stream, shown, server_side=True, https_compatible=True))
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        place = f"localhost:{listener.socket.getsockname()[1]}"
+        server = here.server(
+            nodes=[node.url],
+            CALLBACK_HOSTS=place,
+            CALLBACK_PRIVATE="127.0.0.1,::1",
+            CALLBACK_CA_FILE=str(authority),
+        )
+        async with portal(server.url) as user:
+            fields = ('name="file"; filename="run.sh"|true', f'name="callback_url"|https://{place}/done')
+            job = (await user.post(*fields)).json()["id"]
+            told = await received.next()
+        nursery.cancel_scope.cancel()
+    assert told.json()["data"]["id"] == job
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"), [("CALLBACK_SECRET_FILE", "whsec_"), ("CALLBACK_CA_FILE", "PEM")]
+)
+def test_a_bad_file_ends_the_start_with_one_line(here: Place, setting: str, says: str) -> None:
+    (here.directory / "bad").write_text("hunter2")
     refused = here.refused(
         "server",
         environment={
             "CALLBACK_HOSTS": "portal.example.org",
-            "CALLBACK_SECRET_FILE": str(here.directory / "secret"),
+            setting: str(here.directory / "bad"),
             "SERVICE_EXAMPLE_NODES": "http://127.0.0.1:9",
             "PORT": "0",
         },
     )
     assert refused.status == 1
     (line,) = refused.lines
-    assert "whsec_" in line and "hunter2" not in line
+    assert says in line and "hunter2" not in line
