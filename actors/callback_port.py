@@ -63,11 +63,12 @@ class PostResult(StrEnum):
 @dataclass(frozen=True, slots=True)
 class PostAnswer:
     """`reason` says why it was not delivered. `retry_after`: seconds that the receiver wants to be left
-    alone."""
+    alone. `connected`: there was a connection to its host."""
 
     result: PostResult
     reason: str = ""
     retry_after: float | None = None
+    connected: bool = True
 
 
 class Poster(Protocol):

@@ -121,10 +121,10 @@ class CallbackClient:
                 addresses = await self._addresses(url)
                 return await self._post(callback, url, addresses, body, limit)
         except NotAllowed as error:
-            return _failed(str(error))
+            return _not_sent(str(error))
         except (LedgerError, StorageError) as error:
             log.debug("job %d could not be read for its callback: %s", callback.job_id, error)
-            return _failed("the job could not be read")
+            return _not_sent("the job could not be read")
         return _failed(f"no answer within {limits.whole:g} s")
 
     async def _body(self, callback: Callback) -> bytes:
@@ -198,7 +198,7 @@ class CallbackClient:
                 log.debug("the callback of job %d: %s", callback.job_id, error)
                 no_http = isinstance(error, NotHttp)
                 return _failed("its answer was no HTTP" if no_http else "the connection broke")
-        return _failed(reason)
+        return _not_sent(reason)
 
     def _headers(self, callback: Callback, body: bytes) -> Mapping[str, str]:
         now = int(self._clock.now())
@@ -234,6 +234,10 @@ class CallbackClient:
 
 def _failed(reason: str, retry_after: float | None = None) -> PostAnswer:
     return PostAnswer(PostResult.FAILED, reason, retry_after)
+
+
+def _not_sent(reason: str) -> PostAnswer:
+    return PostAnswer(PostResult.FAILED, reason, connected=False)
 
 
 async def _drained(reply: AsyncIterator[bytes]) -> None:

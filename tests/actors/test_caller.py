@@ -15,7 +15,8 @@ from fakes.memory_callbacks import REFUSED, TAKEN, MemoryCallbacks, Receiver
 from trio.testing import MockClock
 
 from actors.callback_port import Callback, CallbackLedger, CallbackStatus, PostAnswer, PostResult
-from actors.caller import DAY, DELAYS, PLACES, PLACES_A_HOST, SICK_PLACES, Caller
+from actors.callback_turns import PLACES, PLACES_A_HOST, SICK_PLACES
+from actors.caller import DAY, DELAYS, Caller
 from actors.ledger_port import JobDetails
 from actors.lifecycle import Status
 from actors.messages import Committed
@@ -212,23 +213,33 @@ async def test_a_receiver_that_asks_for_time_gets_it_within_bounds(autojump_cloc
         assert least <= second - first <= most, asked
 
 
-async def test_a_host_that_asks_for_time_gets_it_for_all_its_callbacks(autojump_clock: MockClock) -> None:
+async def test_a_receiver_that_asks_for_time_gets_it_for_all_its_callbacks(autojump_clock: MockClock) -> None:
     house = House()
     answers = [PostAnswer(PostResult.FAILED, "HTTP 429", 100.0)]
     house.receiver.behave = lambda _: answers.pop() if answers else TAKEN
     async with house.living():
         house.end(1)
         await trio.sleep(1)
-        house.end(2)
-        house.end(3, url="https://other.example/")
+        house.end(2, url=f"{URL}?job=2")
+        house.end(3, url="https://portal.example/other")
+        house.end(4, url="https://other.example/done")
         await trio.sleep(1)
-        assert house.receiver.times(2) == [] and len(house.receiver.times(3)) == 1
+        assert house.receiver.times(2) == []
+        assert len(house.receiver.times(3)) == len(house.receiver.times(4)) == 1
         await settled(house, 200)
 
 
-@pytest.mark.parametrize("answer", [PostAnswer(PostResult.FAILED, "no answer"), TAKEN])
-async def test_dead_and_slow_hosts_delay_nobody_else(autojump_clock: MockClock, answer: PostAnswer) -> None:
-    """Many of them, each with many callbacks: once they are known, the others are told at once."""
+SILENT = PostAnswer(PostResult.FAILED, "no answer")
+DEAD = PostAnswer(PostResult.FAILED, "no connection", connected=False)
+
+
+@pytest.mark.parametrize("path", ["", "{0}", "done?job={0}"])
+@pytest.mark.parametrize("answer", [SILENT, DEAD, TAKEN])
+async def test_dead_and_slow_hosts_delay_nobody_else(
+    autojump_clock: MockClock, answer: PostAnswer, path: str
+) -> None:
+    """Many of them, each with many callbacks, of one URL or of many: once they are known, the others are told
+    at once."""
     house = House()
 
     async def behave(callback: Callback) -> PostAnswer:
@@ -243,7 +254,8 @@ async def test_dead_and_slow_hosts_delay_nobody_else(autojump_clock: MockClock, 
         for host in range(3 * PLACES):
             for _ in range(5):
                 number += 1
-                house.ledger.end(number, f"https://dead{host}.example/", house.wall.now())
+                url = f"https://dead{host}.example/{path.format(number)}"
+                house.ledger.end(number, url, house.wall.now())
         house.caller.tell(ENDED)
         await trio.sleep(30 * 3)  # each was tried once
         assert house.receiver.active == SICK_PLACES
@@ -252,6 +264,40 @@ async def test_dead_and_slow_hosts_delay_nobody_else(autojump_clock: MockClock, 
             house.end(job_id, url=f"https://well{job_id % 3}.example/")
             await trio.sleep(0.5)
             assert house.receiver.times(job_id) == [before]
+
+
+@pytest.mark.parametrize(
+    ("bad", "seconds", "answer"),
+    [
+        ("https://portal.example:8443/done", 30.0, SILENT),
+        ("https://portal.example:8443/done?job={0}", 10.0, DEAD),
+        ("https://portal.example/slow", 6.0, TAKEN),
+        ("https://portal.example/slow?job={0}", 30.0, SILENT),
+        ("https://portal.example/busy", 0.1, PostAnswer(PostResult.FAILED, "HTTP 429", 3600.0)),
+        ("https://portal.example/{0}", 0.1, REFUSED),
+    ],
+)
+async def test_one_bad_url_of_a_host_does_not_delay_another(
+    autojump_clock: MockClock, bad: str, seconds: float, answer: PostAnswer
+) -> None:
+    house = House()
+
+    async def behave(callback: Callback) -> PostAnswer:
+        if callback.job_id < 1000:
+            await trio.sleep(seconds)
+            return answer
+        await trio.sleep(0.1)
+        return TAKEN
+
+    house.receiver.behave = behave
+    async with house.living():
+        for job_id in range(200):
+            house.ledger.end(job_id, bad.format(job_id), house.wall.now())
+        house.caller.tell(ENDED)
+        await trio.sleep(60)
+        house.end(*range(1000, 1010))
+        await trio.sleep(35)
+        assert {house.ledger.status(job_id) for job_id in range(1000, 1010)} == {CallbackStatus.DELIVERED}
 
 
 async def test_a_few_hosts_that_nobody_knew_to_be_dead_delay_nobody_else(

@@ -236,7 +236,8 @@ async def test_what_failed_is_told_in_kinds_and_shows_nothing_of_what_is_there()
             async with serving(Peer(answer)) as peer:
                 told = await ours.post(callback(f"{named(peer)}/"))
             assert told == PostAnswer(PostResult.FAILED, reason), says
-        assert await ours.post(callback(f"{named(peer)}/")) == PostAnswer(PostResult.FAILED, "no connection")
+        dead = PostAnswer(PostResult.FAILED, "no connection", connected=False)
+        assert await ours.post(callback(f"{named(peer)}/")) == dead
 
 
 async def test_a_name_that_is_at_a_private_address_is_sent_nothing() -> None:
@@ -353,7 +354,7 @@ async def test_a_certificate_has_to_be_for_the_name_and_trusted(tmp_path: Path) 
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listener.socket.getsockname()[1]
         nursery.start_soon(trio.serve_listeners, serve, [listener])
-        untrusted = PostAnswer(PostResult.FAILED, "its certificate is not trusted")
+        untrusted = PostAnswer(PostResult.FAILED, "its certificate is not trusted", connected=False)
         for host, trusts, expected in (
             ("portal.test", trust, PostAnswer(PostResult.DELIVERED)),
             ("other.test", trust, untrusted),
