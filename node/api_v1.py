@@ -13,10 +13,10 @@ from actors.model import Mark
 from actors.node_ports import Payload
 from actors.wire import lines
 from actors.wire.attempts import PROTOCOL, heartbeat_to_json, mark_to_json, view_to_json
+from actors.wire.draining import then_drained
 from actors.wire.errors import BadRequest, TooLarge
 from actors.wire.paths import shown
 from node.app import Problem, Services, json_response, query
-from node.draining import drain
 from node.payloads import view_of
 from node.receive import Item, ItemResult
 from node.records import KEY
@@ -75,7 +75,7 @@ def v1_routes(services: Services) -> Blueprint:
         answer = {**mark_to_json(table.mark), "items": [item.to_json() for item in items]}
         if any(item.result is ItemResult.TOMBSTONED for item in items):
             # It may not have been read to its end, and the sender is to hear of it at once.
-            return _then_drained(answer, status, body)
+            return await then_drained(json_response(answer, status), body)
         return json_response(answer, status)
 
     @routes.get("/attempts/<key>")
@@ -186,19 +186,6 @@ async def _events(services: Services, owner: str | None) -> AsyncIterator[bytes]
 
 async def _heartbeat(services: Services) -> dict[str, Any]:
     return heartbeat_to_json(services.load.now, await services.table.held())
-
-
-def _then_drained(answer: dict[str, Any], status: int, unread: AsyncIterator[bytes]) -> Response:
-    """The answer first, whole; then what is left of the request's body."""
-
-    async def body() -> AsyncIterator[bytes]:
-        yield content
-        await drain(unread)
-
-    content = json.dumps(answer).encode()
-    response = Response(body(), status, content_type="application/json")
-    response.headers["Content-Length"] = str(len(content))
-    return response
 
 
 async def _keys() -> list[str]:

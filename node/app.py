@@ -16,9 +16,9 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from actors.wire.bounded import BoundedConnection, BoundedRequest
+from actors.wire.draining import drain
 from actors.wire.errors import TooLarge, WireError
 from actors.wire.forms import status_body
-from node.draining import drain
 from node.inotify import Inotify
 from node.load import LoadSampler
 from node.payloads import PayloadTable

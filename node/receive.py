@@ -17,11 +17,11 @@ import trio
 from actors.model import PayloadView
 from actors.node_ports import Payload
 from actors.wire.attempts import view_to_json
+from actors.wire.draining import drain
 from actors.wire.errors import BadRequest, WireError
 from actors.wire.multipart_in import Part, Sink, TextSink, read_parts
 from actors.wire.paths import shown
 from node.arrivals import AcceptResult, Arrived
-from node.draining import drain
 from node.payloads import PayloadTable, view_of
 from node.records import KEY, OutOfIds
 from node.workspace import Incoming, Workspace

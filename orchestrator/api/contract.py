@@ -11,9 +11,10 @@ from quart import Blueprint, Response, request
 from actors.ledger_port import LedgerError
 from actors.lifecycle import OVER, Status
 from actors.model import Job
+from actors.wire.draining import then_drained
 from actors.wire.forms import status_body
 from orchestrator.api import jobs
-from orchestrator.api.problems import Refusal, job_id, json_response, unknown_job
+from orchestrator.api.problems import Refusal, answer, job_id, json_response, unknown_job
 from orchestrator.api.services import Api
 from orchestrator.api.uploads import Uploads
 from orchestrator.feed import FeedClosed, FeedFull
@@ -22,6 +23,10 @@ from orchestrator.opened import Unreachable
 
 HEALTH_DEADLINE: Final = 5.0
 TERMINATED: Final = "job terminated"
+
+DRAINING: Final = 5.0
+"""Seconds that the rest of a refused upload is read for. A client that is still writing when the connection
+is closed would see a broken pipe in place of the answer."""
 
 
 def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
@@ -45,12 +50,16 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
 
     @page.post("/upload")
     async def upload() -> Response:
-        job = await uploads.take(
-            request.headers.get("Content-Type", ""),
-            request.content_length,
-            request.body,
-            request.headers.get("Idempotency-Key"),
-        )
+        body = request.body
+        try:
+            job = await uploads.take(
+                request.headers.get("Content-Type", ""),
+                request.content_length,
+                body,
+                request.headers.get("Idempotency-Key"),
+            )
+        except Exception as error:
+            return await then_drained(await answer(error), body, DRAINING)
         headers = {"Location": f"/v1/jobs/{job.id}"}
         return json_response(status_body(job.id, Status.QUEUED, UPLOADED), 201, headers)
 

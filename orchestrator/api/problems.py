@@ -99,12 +99,13 @@ def make_app() -> QuartTrio:
     app.config["RESPONSE_TIMEOUT"] = None
     # A redirect would be HTML, and a POST that follows it loses its body.
     app.url_map.merge_slashes = False
-    app.register_error_handler(Exception, _answer)
-    app.register_error_handler(HTTPException, _answer)
+    app.register_error_handler(Exception, answer)
+    app.register_error_handler(HTTPException, answer)
     return app
 
 
-async def _answer(error: Exception) -> Response:
+async def answer(error: Exception) -> Response:
+    """The refusal in the form of the page that it is about."""
     told = _told(error)
     if told.status == 500:
         log.error("%s %s went wrong", request.method, request.path, exc_info=error)

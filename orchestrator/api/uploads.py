@@ -41,10 +41,6 @@ LONGEST_FIELD: Final = 4096
 FINISHING: Final = 60.0
 """Seconds that the commit of an upload may take once it has begun, whether or not the client waits for it."""
 
-DRAINING: Final = 5.0
-"""Seconds that the rest of a refused body is read for. A client that is still writing when the connection is
-closed would see a broken pipe in place of the answer."""
-
 
 def idempotency_key(key: str | None) -> str | None:
     """The key as it is. Raises Refusal (400) for what is none."""
@@ -83,15 +79,9 @@ class Uploads:
     ) -> Job:
         """The job that was stored. Raises what `problems` can tell; then nothing is left on disk or in the
         ledger. `declared` is the body's length as a header claims it."""
-        try:
-            if idempotency_key is None:
-                return await self._store(content_type, declared, body, None)
-            return await self._store_once(content_type, declared, body, idempotency_key)
-        except Exception:
-            with trio.move_on_after(DRAINING):
-                async for _ in body:
-                    pass
-            raise
+        if idempotency_key is None:
+            return await self._store(content_type, declared, body, None)
+        return await self._store_once(content_type, declared, body, idempotency_key)
 
     async def _store_once(
         self, content_type: str, declared: int | None, body: AsyncIterator[bytes], key: str

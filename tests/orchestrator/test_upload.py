@@ -445,3 +445,16 @@ async def test_a_job_may_require_labels_of_its_node(server: Server, text: str | 
 @pytest.mark.parametrize("text", ["a b", "=1", "gpu=1,gpu=2", "gpu,"])
 async def test_what_is_no_label_is_refused(server: Server, text: str) -> None:
     await refused(server, await server.post(RUN, f'name="requires"|{text}'), 400, "requires")
+
+
+async def test_a_refusal_is_there_before_the_rest_has_come(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    head = "POST /upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=B\r\n"
+    async with await trio.open_tcp_stream(host, int(port)) as stream:
+        await stream.send_all(f"{head}Content-Length: {400 << 20}\r\n\r\n--B\r\n".encode())
+        said = b""
+        with trio.fail_after(20):
+            while not said.endswith(b"}"):
+                said += await stream.receive_some()
+    assert said.startswith(b"HTTP/1.1 413")
+    assert await server.nothing_left()
