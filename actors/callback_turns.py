@@ -17,9 +17,9 @@ Receivers come in turn. Nothing is kept of one that has no callback in hand.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -30,17 +30,25 @@ SICK_PLACES: Final = PLACES // 2
 PLACES_A_HOST: Final = 4
 SLOW: Final = 5.0
 """Seconds from which on a try took long."""
+FEW: Final = 3
+"""Tries below which a callback is given more time: others went first, or its receiver asked for rest."""
 
 
 @dataclass(order=True, slots=True)
 class Want:
-    """A callback in hand. `due` and `deadline` are monotonic."""
+    """A callback in hand. It is given up after `deadline`, or after `late` if it had few tries until then."""
 
     due: float
     seq: int
     callback: Callback = field(compare=False)
     deadline: float = field(compare=False)
+    late: float = field(compare=False)
     tries: int = field(compare=False)
+
+    @property
+    def last(self) -> float:
+        """From when on a failure is the last one."""
+        return self.late if self.tries < FEW else self.deadline
 
 
 @dataclass(slots=True, eq=False)
@@ -182,9 +190,14 @@ class Turns:
             receiver.well = quick and answer.result is not PostResult.FAILED
             receiver.sick = not receiver.well
 
-    def rest(self, receiver: Receiver, until: float) -> None:
-        """Nothing is sent to it before."""
+    def rest(self, receiver: Receiver, until: float, now: float) -> Sequence[Want]:
+        """Nothing is sent to it before `until`. Of those that wait for it, the ones whose time is over are
+        let go and given back: else all of them would have their last try once the rest is over."""
         receiver.rests_until = max(receiver.rests_until, until)
+        let_go = [want for want in receiver.waiting if want.last <= now]
+        receiver.waiting = [want for want in receiver.waiting if want.last > now]
+        heapify(receiver.waiting)
+        return let_go
 
     def end(self, turn: Turn, now: float, *, again: bool) -> None:
         """The try is over; `again`: its callback is wanted again when it is due."""

@@ -11,6 +11,7 @@ Whose turn it is, so that hosts that are dead or slow delay nobody else: see `ac
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 import trio
@@ -123,8 +124,9 @@ class Caller(Actor):
         """The wall clock is asked here, once. What it says is held within what can be."""
         now, wall = trio.current_time(), self._clock.now()
         delay = min(max(callback.next_at - wall, 0.0), DELAYS[-1])
-        left = min(max(callback.since + DAY - wall, PATIENCE), DAY)
-        self._turns.add(Want(now + delay, callback.seq, callback, now + left, callback.tries), now)
+        age = max(wall - callback.since, 0.0)
+        deadline, late = now + max(DAY - age, PATIENCE), now + max(2 * DAY - age, PATIENCE)
+        self._turns.add(Want(now + delay, callback.seq, callback, deadline, late, callback.tries), now)
 
     # ------------------------------------------------------------------ a try
 
@@ -133,8 +135,10 @@ class Caller(Actor):
         answer = await self._posted(turn.want.callback)
         self._turns.learn(turn, answer, trio.current_time() - began)
         turn.want.tries += 1
-        tried = self._judged(turn, answer)
-        await self._record(tried)
+        let_go = self._rested(turn, answer)
+        tried = self._judged(turn.want, answer)
+        for each in (tried, *let_go):
+            await self._record(each)
         self._turns.end(turn, trio.current_time(), again=tried.status is CallbackStatus.PENDING)
         self.ring()
 
@@ -147,27 +151,25 @@ class Caller(Actor):
             reason = f"it could not be sent: {type(error).__name__}"
             return PostAnswer(PostResult.FAILED, reason, connected=False)
 
-    def _judged(self, turn: Turn, answer: PostAnswer) -> Tried:
+    def _rested(self, turn: Turn, answer: PostAnswer) -> Sequence[Tried]:
+        """Let the receiver rest if it asked for that. What is given up by that is to be recorded."""
+        if answer.retry_after is None:
+            return ()
+        now = trio.current_time()
+        let_go = self._turns.rest(turn.receiver, now + min(answer.retry_after, DELAYS[-1]), now)
+        return [_given_up(want, "its receiver asked to be left alone") for want in let_go]
+
+    def _judged(self, want: Want, answer: PostAnswer) -> Tried:
         """What is to be recorded. What is to be tried again is due then."""
-        want = turn.want
         job_id, now = want.callback.job_id, trio.current_time()
         if answer.result is PostResult.DELIVERED:
             return Tried(job_id, CallbackStatus.DELIVERED, want.tries)
-        if answer.result is PostResult.GONE or now >= want.deadline:
-            log.error(
-                "the callback of job %d to %s is given up after %d tries: %s",
-                job_id,
-                want.callback.url,
-                want.tries,
-                answer.reason,
-            )
-            return Tried(job_id, CallbackStatus.GIVEN_UP, want.tries, answer.reason)
+        if answer.result is PostResult.GONE or now >= want.last:
+            return _given_up(want, answer.reason)
         delay = DELAYS[min(want.tries, len(DELAYS)) - 1] * (0.8 + 0.4 * self._chance.random())
+        delay = min(delay, want.last - now)
         if answer.retry_after is not None:
-            asked = min(answer.retry_after, DELAYS[-1])
-            self._turns.rest(turn.receiver, now + asked)
-            delay = max(delay, asked)
-        delay = min(delay, want.deadline - now)
+            delay = max(delay, min(answer.retry_after, DELAYS[-1]))
         want.due = now + delay
         if want.tries == 1:
             log.warning("the callback of job %d failed, and is tried again: %s", job_id, answer.reason)
@@ -185,3 +187,15 @@ class Caller(Actor):
                 except LedgerError as error:
                     log.warning("the callback of job %d is recorded later: %s", tried.job_id, error)
             await trio.sleep(backoff.next())
+
+
+def _given_up(want: Want, reason: str) -> Tried:
+    callback = want.callback
+    log.error(
+        "the callback of job %d to %s is given up after %d tries: %s",
+        callback.job_id,
+        callback.url,
+        want.tries,
+        reason,
+    )
+    return Tried(callback.job_id, CallbackStatus.GIVEN_UP, want.tries, reason)

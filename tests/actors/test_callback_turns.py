@@ -20,7 +20,7 @@ ANSWERS = (
 
 
 def want(seq: int, url: str, due: float = 0.0) -> Want:
-    return Want(due, seq, Callback(seq, seq, url, 0.0, 0.0), 1e9, 0)
+    return Want(due, seq, Callback(seq, seq, url, 0.0, 0.0), 1e9, 1e9, 0)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -48,7 +48,7 @@ def test_the_bounds_hold_and_each_has_its_turn(seed: int) -> None:
         answer = chance.choice(ANSWERS)
         turns.learn(turn, answer, took)
         if answer.retry_after is not None:
-            turns.rest(turn.receiver, now + answer.retry_after)
+            turns.rest(turn.receiver, now + answer.retry_after, now)
         turn.want.due = now + 5.0
         turns.end(turn, now, again=answer is not TAKEN)
         left -= answer is TAKEN
@@ -81,5 +81,5 @@ def test_who_is_told_to_rest_while_it_stands_in_line_lets_the_next_one_go() -> N
     turns.end(turn, 0.0, again=True)
     turns.add(want(2, "https://a.example/a"), 0.0)
     turns.add(want(3, "https://a.example/b"), 0.0)
-    turns.rest(turn.receiver, 100.0)
+    turns.rest(turn.receiver, 100.0, 0.0)
     assert [turn.want.seq for turn in turns.begin(0.0)] == [3]

@@ -15,7 +15,7 @@ from fakes.memory_callbacks import REFUSED, TAKEN, MemoryCallbacks, Receiver
 from trio.testing import MockClock
 
 from actors.callback_port import Callback, CallbackLedger, CallbackStatus, PostAnswer, PostResult
-from actors.callback_turns import PLACES, PLACES_A_HOST, SICK_PLACES
+from actors.callback_turns import FEW, PLACES, PLACES_A_HOST, SICK_PLACES
 from actors.caller import DAY, DELAYS, Caller
 from actors.ledger_port import JobDetails
 from actors.lifecycle import Status
@@ -227,6 +227,42 @@ async def test_a_receiver_that_asks_for_time_gets_it_for_all_its_callbacks(autoj
         assert house.receiver.times(2) == []
         assert len(house.receiver.times(3)) == len(house.receiver.times(4)) == 1
         await settled(house, 200)
+
+
+@pytest.mark.parametrize("number", [1, 5, 200])
+async def test_a_receiver_that_always_asks_for_time_gets_it_to_the_last_try(
+    autojump_clock: MockClock, number: int
+) -> None:
+    house = House()
+    house.receiver.behave = lambda _: PostAnswer(PostResult.FAILED, "HTTP 429", 3600.0)
+    async with house.living():
+        house.end(*range(number))
+        began = trio.current_time()
+        await trio.sleep(3 * DAY)
+    times = [at for at, _ in house.receiver.posts]
+    assert all(later - earlier > 3599.9 for earlier, later in itertools.pairwise(times))
+    assert DAY <= times[-1] - began <= 2 * DAY + 3700
+    assert house.statuses() == {CallbackStatus.GIVEN_UP}
+    for note in house.ledger.notes:
+        if note.status is CallbackStatus.PENDING:  # not sooner after a restart, either
+            tried_at = house.wall.jumped + house.receiver.times(note.job_id)[note.tries - 1]
+            assert note.next_at is not None and note.next_at > tried_at + 3599.9
+    if number < 10:
+        assert all(len(house.receiver.times(job_id)) >= FEW for job_id in range(number))
+    else:
+        untried = [job_id for job_id in range(number) if not house.receiver.times(job_id)]
+        told = {house.ledger.tried[job_id].error for job_id in untried}
+        assert told == {"its receiver asked to be left alone"}
+
+
+async def test_a_rest_gives_nothing_up_before_its_day_is_over(autojump_clock: MockClock) -> None:
+    house = House()
+    answers = [PostAnswer(PostResult.FAILED, "HTTP 429", 3600.0) for _ in range(20)]
+    house.receiver.behave = lambda _: answers.pop() if answers else TAKEN
+    async with house.living():
+        house.end(*range(200))
+        await settled(house, DAY)
+    assert house.statuses() == {CallbackStatus.DELIVERED}
 
 
 SILENT = PostAnswer(PostResult.FAILED, "no answer")
