@@ -121,7 +121,7 @@ def v1_routes(services: Services) -> Blueprint:
         query()
         return json_response(await file_list(services, await _found(key)))
 
-    @routes.get("/attempts/<key>/files/<path:path>")
+    @routes.get("/attempts/<key>/files/<file:path>")
     async def file(key: str, path: str) -> Response:
         query()
         return await file_response(services, await _found(key), path)

@@ -19,6 +19,7 @@ from actors.wire.bounded import BoundedConnection, BoundedRequest
 from actors.wire.draining import drain
 from actors.wire.errors import TooLarge, WireError
 from actors.wire.forms import status_body
+from actors.wire.routes import FilePath
 from node.inotify import Inotify
 from node.load import LoadSampler
 from node.payloads import PayloadTable
@@ -105,6 +106,7 @@ def make_app(name: str, node_id: str) -> QuartTrio:
     app.config["BODY_TIMEOUT"] = None
     # A path with two slashes is another path, and a redirect would be answered in HTML.
     app.url_map.merge_slashes = False
+    app.url_map.converters["file"] = FilePath
     app.register_error_handler(Exception, _answer)
     app.register_error_handler(HTTPException, _answer)
 

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +24,7 @@ from actors.wire.attempts import view_to_json
 from actors.wire.errors import BadRequest, SourceChanged, WireError
 from actors.wire.paths import shown, unspell
 from actors.wire.pull import PIECE, Pulled
-from actors.wire.tree import Listing, OpenTree, open_regular
+from actors.wire.tree import Entry, Listing, OpenTree, open_regular
 from actors.wire.zip_out import zip_pieces
 from node.app import Problem, Services
 from node.executors.run import STDERR, STDOUT
@@ -63,11 +64,11 @@ async def zip_response(services: Services, payload: Payload) -> Response:
 
 
 async def file_list(services: Services, payload: Payload) -> dict[str, Any]:
-    """What is in the job's directory now, as a manifest tells it; the logs are not in it."""
+    """What is in the job's directory now, as a manifest tells it, and the logs."""
     directory = services.workspace.directory(payload.key)
     with services.workspace.reading(payload.key):
         listing = await trio.to_thread.run_sync(
-            _listing, directory, payload, limiter=services.workspace.transfers
+            _listing_with_logs, directory, payload, limiter=services.workspace.transfers
         )
     return manifest_to_json(listing)
 
@@ -210,6 +211,21 @@ def _listing(directory: Path, payload: Payload) -> Listing:
     if payload.status not in ENDED:
         return list_work(directory)
     return listing_from_json(read_manifest(directory, frozen=is_frozen(payload)))
+
+
+def _listing_with_logs(directory: Path, payload: Payload) -> Listing:
+    listing = _listing(directory, payload)
+    own = {entry.path for entry in listing.entries}
+    logs = [_log_entry(directory, name) for name in (STDOUT, STDERR) if name not in own]
+    return replace(listing, entries=(*listing.entries, *(entry for entry in logs if entry is not None)))
+
+
+def _log_entry(directory: Path, name: str) -> Entry | None:
+    try:
+        found = os.lstat(directory / name)
+    except OSError:
+        return None
+    return Entry(name, name.encode(), found.st_size, 0o644, found.st_mtime, "file")
 
 
 def _zip(directory: Path, listing: Listing, *, strict: bool) -> Generator[bytes, None, None]:

@@ -162,7 +162,9 @@ class QueueManager:
             return Waiting(WaitReason.SERVICE_QUOTA, f"waits: service {name} {running}; {before}", position)
         if not any_node:
             having = f" that has {known.requires}" if known.requires else ""
-            message = f"waits for a node of service {name}{having}; {before}"
+            message = f"waits for a node of service {name}{having}"
+            # The first does not go next either, as long as there is none.
+            message += f"; {before}" if position else ""
             return Waiting(WaitReason.NO_NODE, message, position)
         if not free_slots:
             return Waiting(WaitReason.SLOT, f"waits for a free slot; {before}", position)

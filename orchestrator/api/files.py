@@ -120,7 +120,7 @@ async def stored(
         }
         if matches(request.headers.get("If-None-Match"), tag):
             return Response(b"", 304, headers)
-        asked = _range(size, tag)
+        asked = asked_range(size, tag)
         begin, end = asked or (0, size)
         if asked is not None:
             headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
@@ -170,7 +170,7 @@ def wanted_range(header: str, size: int) -> tuple[int, int] | None:
     return min(begin, size), min(size, int(last) + 1) if first and last else size
 
 
-def _range(size: int, tag: str) -> tuple[int, int] | None:
+def asked_range(size: int, tag: str) -> tuple[int, int] | None:
     """The bytes that are asked for; None for the whole. Raises Refusal (416) for a range with nothing in
     it."""
     header, condition = request.headers.get("Range"), request.headers.get("If-Range")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mimetypes
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -42,7 +43,7 @@ def blueprint(api: Api) -> Blueprint:
         after = params.cursor("f", begin + limit) if begin + limit < len(found) else None
         return json_response({"items": items, "next": after})
 
-    @page.get("/jobs/<number>/files/<path:path>")
+    @page.get("/jobs/<number>/files/<file:path>")
     async def one_file(number: str, path: str) -> Response:
         query()
         row = await jobs.find(api, job_id(number))
@@ -111,35 +112,51 @@ async def _stored(api: Api, row: Job, path: str) -> Response:
 
 
 def _member(api: Api, row: Job, path: str, member: Member, held: ExitStack) -> Response:
-    # A member has no bytes of its own in the zip that a range could be cut from: it is whole or not at all.
     tag = f'"{row.storage_key[:16]}-{member.zip_mtime_ns:x}-{member.crc:08x}-{member.size:x}"'
     headers = {
         "ETag": tag,
-        "Accept-Ranges": "none",
+        "Accept-Ranges": "bytes",
         "Cache-Control": "private, no-cache",
         "Content-Disposition": files.attachment(path.rpartition("/")[2]),
         "X-Content-Type-Options": "nosniff",
     }
     if files.matches(request.headers.get("If-None-Match"), tag):
         return Response(b"", 304, headers)
+    asked = files.asked_range(member.size, tag)
+    begin, end = asked or (0, member.size)
+    if asked is not None:
+        headers["Content-Range"] = f"bytes {begin}-{end - 1}/{member.size}"
+    status = 200 if asked is None else 206
     if request.method == "HEAD":
-        response = Response(b"", 200, headers, content_type=_type(path))
+        response = Response(b"", status, headers, content_type=_type(path))
     else:
-        body = sse.ContextBody(_pieces(api, member, files.until_sent(held)))
-        response = Response(body, 200, headers, content_type=_type(path))
-    response.headers["Content-Length"] = str(member.size)
+        body = sse.ContextBody(_pieces(api, member, begin, end, files.until_sent(held)))
+        response = Response(body, status, headers, content_type=_type(path))
+    response.headers["Content-Length"] = str(end - begin)
     return response
 
 
 @asynccontextmanager
-async def _pieces(api: Api, member: Member, held: ExitStack) -> AsyncIterator[AsyncIterable[bytes]]:
+async def _pieces(
+    api: Api, member: Member, begin: int, end: int, held: ExitStack
+) -> AsyncIterator[AsyncIterable[bytes]]:
     async def pieces() -> AsyncGenerator[bytes, None]:
-        while piece := await api.storage.thread(lambda: member.file.read(PIECE), what="a stored file"):
+        # What is packed has no places to jump to: it is unpacked up to there.
+        await api.storage.thread(lambda: member.file.seek(begin), what="a stored file")
+        left = end - begin
+        while left and (
+            piece := await api.storage.thread(partial(_read, member, left), what="a stored file")
+        ):
+            left -= len(piece)
             yield piece
 
     with held:
         async with aclosing(pieces()) as sent:
             yield sent
+
+
+def _read(member: Member, most: int) -> bytes:
+    return member.file.read(min(PIECE, most))
 
 
 def _require_data(row: Job) -> None:

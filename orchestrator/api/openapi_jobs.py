@@ -194,7 +194,7 @@ def _results() -> dict[str, Any]:
                 "v1",
                 {
                     "200": answer("Its bytes; with an ETag if the job has ended", {"*/*": {}}),
-                    "206": answer("The range, of a file that was uploaded", {"*/*": {}}),
+                    "206": answer("The range, unless the job is on a node", {"*/*": {}}),
                     "304": answer("Unchanged"),
                     **_common(),
                     **problems(_416="Nothing in this range"),

@@ -86,7 +86,7 @@ def one_of(given: Mapping[str, str], name: str, *known: str) -> str:
     """The first of `known` unless it is there."""
     text = given.get(name, known[0])
     if text not in known:
-        raise bad(name, text, f"one of {', '.join(known)}")
+        raise bad(name, text, f"one of {', '.join(dict.fromkeys(known))}")
     return text
 
 

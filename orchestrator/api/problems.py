@@ -20,6 +20,7 @@ from actors.ports import StorageError
 from actors.wire.bounded import BoundedConnection, BoundedRequest
 from actors.wire.errors import TooLarge, WireError
 from actors.wire.forms import status_body
+from actors.wire.routes import FilePath
 from orchestrator.api import shapes
 from orchestrator.disk import NameRefused, StorageFull
 from orchestrator.feed import FeedFull
@@ -99,6 +100,7 @@ def make_app() -> QuartTrio:
     app.config["RESPONSE_TIMEOUT"] = None
     # A redirect would be HTML, and a POST that follows it loses its body.
     app.url_map.merge_slashes = False
+    app.url_map.converters["file"] = FilePath
     app.register_error_handler(Exception, answer)
     app.register_error_handler(HTTPException, answer)
     return app

@@ -230,7 +230,8 @@ class _Form:
         text = self._fields["name"].text.strip() if "name" in self._fields else ""
         if len(text) > LONGEST_NAME or not is_line(text):
             raise BadRequest(
-                f"name {shown(text)}: at most {LONGEST_NAME} characters on one line were expected"
+                f"name {shown(text)}: at most {LONGEST_NAME} characters on one line were expected, and no "
+                "control characters"
             )
         return text or None
 

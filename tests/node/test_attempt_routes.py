@@ -361,6 +361,11 @@ async def test_results_files_and_logs_of_one_attempt(tmp_path: Path) -> None:
         assert zipped.namelist() == ["d/", "d/é.txt", "run.sh", "stdout.log", "stderr.log"]
         assert (await node.client.get(f"{root}/files/d/é.txt")).content == b"inside"
         assert (await node.client.get(f"{root}/files/stdout.log")).content == b"0123456789"
+        listed = (await node.client.get(f"{root}/files")).json()["entries"]
+        assert [(one["path"], one["size"]) for one in listed if one["path"].endswith(".log")] == [
+            ("stdout.log", 10),
+            ("stderr.log", 0),
+        ]
         head = await node.client.head(f"{root}/files/d/é.txt")
         assert (head.headers["content-length"], head.content) == ("6", b"")
         for path in ("leak", "etc/passwd", "d", "nothing", "..%2Frecord.json", "%2E%2E/record.json", "d//x"):

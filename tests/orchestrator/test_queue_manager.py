@@ -273,7 +273,7 @@ def test_a_job_that_no_node_can_run_holds_nobody_up() -> None:
     assert list(queue.requirements("a")) == ["gpu", ""], "the one served longest ago first"
     why = queue.why(1, free_slots=False, any_node=False)
     assert why is not None and why.reason is WaitReason.NO_NODE
-    assert why.message == "waits for a node of service a that has gpu; it goes next"
+    assert why.message == "waits for a node of service a that has gpu"
 
 
 def test_a_paused_service_asks_for_nothing() -> None:
@@ -410,7 +410,7 @@ def test_the_memory_of_what_is_over_is_bounded() -> None:
     [
         (True, True, WaitReason.SLOT, "waits for its turn; it goes next"),
         (False, True, WaitReason.SLOT, "waits for a free slot; it goes next"),
-        (False, False, WaitReason.NO_NODE, "waits for a node of service a; it goes next"),
+        (False, False, WaitReason.NO_NODE, "waits for a node of service a"),
     ],
 )
 def test_a_job_within_quota_waits_for_a_slot_or_a_node(

@@ -92,6 +92,39 @@ async def test_a_file_has_a_tag_and_a_head(server: Server, source: Path) -> None
     assert not server.storage.reading_now
 
 
+async def test_a_file_with_a_line_end_in_its_name_is_found_by_what_the_list_tells(
+    server: Server, source: Path
+) -> None:
+    (source / "new\nline").write_bytes(b"odd")
+    job = await ended(server, source)
+    root = f"/v1/jobs/{job.id}/files"
+    (item,) = (one for one in (await server.client.get(root)).json()["items"] if "line" in one["path"])
+    answer = await server.client.get(f"{root}/{item['url']}")
+    assert (answer.status_code, answer.content) == (200, b"odd")
+
+
+async def test_a_file_of_the_results_is_gone_on_with_where_it_broke_off(server: Server, source: Path) -> None:
+    job = await ended(server, source)
+    url = f"/v1/jobs/{job.id}/files/out.txt"
+    whole = await server.client.get(url)
+    tag = whole.headers["etag"]
+    for asked, begin, end in (
+        ("0-0", 0, 1),
+        ("6990-", 6990, 7000),
+        ("-3", 6997, 7000),
+        ("100-199", 100, 200),
+    ):
+        part = await server.client.get(url, headers={"Range": f"bytes={asked}", "If-Range": tag})
+        assert (part.status_code, part.content) == (206, whole.content[begin:end])
+        assert part.headers["content-range"] == f"bytes {begin}-{end - 1}/7000"
+        assert part.headers["content-length"] == str(end - begin)
+    other = await server.client.get(url, headers={"Range": "bytes=1-", "If-Range": '"other"'})
+    assert (other.status_code, other.content) == (200, whole.content)
+    beyond = await server.client.get(url, headers={"Range": "bytes=7000-"})
+    assert (beyond.status_code, beyond.headers["content-range"]) == (416, "bytes */7000")
+    assert not server.storage.reading_now
+
+
 @pytest.mark.parametrize("path", ["nope", "d", "d/", "../job.json", "%2e%2e/job.json", "out.txt/x"])
 async def test_what_is_no_file_is_not_found(server: Server, source: Path, path: str) -> None:
     job = await ended(server, source)

@@ -388,7 +388,7 @@ async def test_the_document_has_every_route_and_no_other(server: Server) -> None
         (
             re.sub("<(number|(path|node_id):node_id)>", "{id}", str(rule))
             .replace("<name>", "{name}")
-            .replace("<path:path>", "{path}"),
+            .replace("<file:path>", "{path}"),
             method,
         )
         for rule in app.url_map.iter_rules()
