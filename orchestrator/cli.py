@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import sys
@@ -56,6 +57,12 @@ def main() -> None:
     Server:   SERVICE_EXAMPLE_NODES=http://node:9000 orchestrator server
     Node:     orchestrator node --slots 4
     """
+
+
+def _as_called_before(command: click.Command) -> click.Command:
+    found = copy.copy(command)
+    found.short_help = f"The same as {command.name}, as 2.x calls it."
+    return found
 
 
 @main.command(context_settings=_HELP)
@@ -139,7 +146,7 @@ def up(**options: Any) -> None:
 
 
 main.add_command(node_command, "node")
-main.add_command(node_command, "client")
+main.add_command(_as_called_before(node_command), "client")
 for command in COMMANDS:
     main.add_command(command)
 

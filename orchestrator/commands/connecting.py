@@ -40,26 +40,32 @@ class Connection:
     ca_file: str | None = None
 
     def client(self) -> Client:
-        """A client that blocks."""
+        """A client that blocks. Raises click.UsageError for settings that no client can have."""
         from orchestrator.client import Client
 
-        with _told_once():
+        with _sound():
             return Client(self.url, token=self.token, ca_file=self.ca_file, retries=_retries())
 
     def async_client(self) -> AsyncClient:
-        """One for Trio."""
+        """One for Trio. Raises the same."""
         from orchestrator.client import AsyncClient
 
-        with _told_once():
+        with _sound():
             return AsyncClient(self.url, token=self.token, ca_file=self.ca_file, retries=_retries())
 
 
 @contextmanager
-def _told_once() -> Iterator[None]:
-    """What a client warns of goes to the person, once however many clients a command needs."""
+def _sound() -> Iterator[None]:
+    """What a client refuses of its settings is a mistake in the usage. What it warns of goes to the person,
+    once however many clients a command needs."""
+    from orchestrator.client import BadInput
+
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        yield
+        try:
+            yield
+        except BadInput as error:
+            raise click.UsageError(str(error)) from None
     for warning in caught:
         said = str(warning.message)
         if said not in _said:
@@ -122,10 +128,13 @@ def _config(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _token(path: Path, name: str) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise click.UsageError(f"{name}: {path} cannot be read: {reason}") from None
+    if not token:
+        raise click.UsageError(f"{name}: {path} is empty; put the token into it, or do not name it")
+    return token
 
 
 def connected(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,10 +9,12 @@ import click
 
 from orchestrator.commands.connecting import HELP, Connection, as_json, connected
 from orchestrator.commands.jobs import UNDER_WAY
-from orchestrator.commands.output import clean, emit_json, emit_table, size
+from orchestrator.commands.naming import beginnings, node_id
+from orchestrator.commands.output import clean, counted, emit_json, size
+from orchestrator.commands.tables import emit_table
 
 if TYPE_CHECKING:
-    from orchestrator.client import Client, Node
+    from orchestrator.client import Node, Service
 
 
 @click.command("nodes", context_settings=HELP)
@@ -28,7 +30,8 @@ def nodes_command(connection: Connection, *, json_wanted: bool) -> None:
     headings = ("ID", "STATUS", "SERVICES", "SLOTS", "JOBS", "OTHERS", "LOAD", "DISK", "MESSAGE")
     if sys.stdout.isatty():
         # There the beginning of an id is enough to name a node by, and room is short.
-        emit_table(headings, [(node.id[:12], *_cells(node)) for node in found])
+        ids = beginnings(found)
+        emit_table(headings, [(name, *_cells(node)) for name, node in zip(ids, found, strict=True)])
     else:
         emit_table((*headings, "URL"), [(node.id, *_cells(node), node.url) for node in found])
 
@@ -82,7 +85,7 @@ def services_command(connection: Connection, *, json_wanted: bool) -> None:
 def drain_command(connection: Connection, *, node: str, reason: str | None, json_wanted: bool) -> None:
     """Give a node no new jobs; those on it go on. NODE is its id, the beginning of it, or its URL."""
     with connection.client() as client:
-        found = client.drain(_node(client, node), reason)
+        found = client.drain(node_id(client, node), reason)
     if json_wanted:
         emit_json(found.raw)
     else:
@@ -96,7 +99,7 @@ def drain_command(connection: Connection, *, node: str, reason: str | None, json
 def undrain_command(connection: Connection, *, node: str, json_wanted: bool) -> None:
     """Give a drained node jobs again. NODE is its id, the beginning of it, or its URL."""
     with connection.client() as client:
-        found = client.undrain(_node(client, node))
+        found = client.undrain(node_id(client, node))
     if json_wanted:
         emit_json(found.raw)
     else:
@@ -115,7 +118,7 @@ def pause_command(connection: Connection, *, service: str, reason: str | None, j
     if json_wanted:
         emit_json(found.raw)
     else:
-        click.echo(f"service {clean(found.name)} is paused; {found.jobs.get('Queued', 0)} jobs wait")
+        click.echo(f"service {clean(found.name)} is paused; waiting: {_waiting(found)}")
 
 
 @click.command("resume", context_settings=HELP)
@@ -129,16 +132,8 @@ def resume_command(connection: Connection, *, service: str, json_wanted: bool) -
     if json_wanted:
         emit_json(found.raw)
     else:
-        click.echo(f"service {clean(found.name)} begins jobs again; {found.jobs.get('Queued', 0)} wait")
+        click.echo(f"service {clean(found.name)} begins jobs again; waiting: {_waiting(found)}")
 
 
-def _node(client: Client, wanted: str) -> str:
-    from orchestrator.client import BadInput
-
-    nodes = client.nodes()
-    exact = [node.id for node in nodes if wanted in (node.id, node.url)]
-    found = exact or [node.id for node in nodes if node.id.startswith(wanted)]
-    if len(found) == 1:
-        return found[0]
-    what = "fits several nodes" if found else "is no node"
-    raise BadInput(f"{wanted!r} {what}; `orchestrator nodes` lists them")
+def _waiting(service: Service) -> str:
+    return counted(service.jobs.get("Queued", 0), "job")

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from orchestrator.commands.connecting import HELP, Connection, as_json, connected
-from orchestrator.commands.output import age, clean, emit_json, emit_table, size, span
-from orchestrator.commands.rows import COLUMNS, progress, row
+from orchestrator.commands.history import emit_history
+from orchestrator.commands.naming import JOB, node_id
+from orchestrator.commands.output import age, clean, emit_json, size, span
+from orchestrator.commands.rows import COLUMNS, left_out, place, progress, row
+from orchestrator.commands.tables import emit_table
 
 if TYPE_CHECKING:
     from orchestrator.client import Holder, Job
@@ -34,7 +37,11 @@ def filters(function: Callable[..., Any]) -> Callable[..., Any]:
     """What a list is narrowed to."""
     for option in (
         click.option("--search", metavar="TEXT", help="Those with it in name or tags, or with this number."),
-        click.option("--node", metavar="ID", help="Those that are on this node now."),
+        click.option(
+            "--node",
+            metavar="NODE",
+            help="Those on this node now: by its id, the beginning of it, or its URL.",
+        ),
         click.option("--tag", metavar="TAG", help="Those with this tag."),
         click.option("--name", metavar="NAME", help="Those of this name."),
         click.option("--status", type=click.Choice(STATUSES, case_sensitive=False), help="Those in it."),
@@ -46,7 +53,7 @@ def filters(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command("status", context_settings=HELP)
-@click.argument("job_id", type=int, metavar="ID")
+@click.argument("job_id", type=JOB, metavar="ID")
 @as_json
 @connected
 def status_command(connection: Connection, *, job_id: int, json_wanted: bool) -> None:
@@ -61,8 +68,7 @@ def status_command(connection: Connection, *, job_id: int, json_wanted: bool) ->
         if value not in (None, ""):
             click.echo(f"{name:<10}{clean(value)}")
     click.echo()
-    steps = [(step["at"], step["to"], step.get("attempt"), step["reason"]) for step in history]
-    emit_table(("AT", "STATUS", "ATTEMPT", "WHAT"), steps)
+    emit_history(history)
 
 
 def _callback(job: Job) -> str:
@@ -71,8 +77,14 @@ def _callback(job: Job) -> str:
         return ""
     tried = found.get("tries")
     tries = f" after {tried} {'try' if tried == 1 else 'tries'}" if tried else ""
+    following = f"; next try at {found['next_at']}" if found.get("next_at") else ""
     error = f": {found['last_error']}" if found.get("last_error") and found["status"] != "delivered" else ""
-    return f"{found.get('url')} {str(found.get('status')).replace('_', ' ')}{tries}{error}"
+    return f"{found.get('url')} {str(found.get('status')).replace('_', ' ')}{tries}{error}{following}"
+
+
+def _limit(job: Job) -> str:
+    seconds = job.raw.get("max_runtime_seconds")
+    return span(seconds) if seconds else ""
 
 
 def _facts(job: Job) -> list[tuple[str, object]]:
@@ -83,7 +95,7 @@ def _facts(job: Job) -> list[tuple[str, object]]:
         ("job", job.id),
         ("status", job.status),
         ("why", job.message),
-        ("place", None if job.position is None else f"{job.position} in the queue"),
+        ("place", None if job.position is None else f"{place(job)} in the queue"),
         ("progress", progress(job)),
         ("name", job.name),
         ("tags", ", ".join(job.tags)),
@@ -99,6 +111,9 @@ def _facts(job: Job) -> list[tuple[str, object]]:
         ("memory", size(job.peak_bytes)),
         ("input", size(job.input_bytes)),
         ("output", size(job.output_bytes)),
+        ("left out", left_out(job)),
+        ("requires", job.raw.get("requires")),
+        ("limit", _limit(job)),
         ("node", job.node),
         ("attempt", job.attempt),
         ("callback", _callback(job)),
@@ -115,6 +130,9 @@ def _facts(job: Job) -> list[tuple[str, object]]:
 @connected
 def ls_command(connection: Connection, *, watch: bool, json_wanted: bool, **wanted: Any) -> None:
     """List jobs, the newest first."""
+    if wanted["node"] is not None:
+        with connection.client() as client:
+            wanted["node"] = node_id(client, wanted["node"])
     if watch:
         from orchestrator.commands.watching import watch_jobs
 
@@ -151,7 +169,7 @@ def queue_command(connection: Connection, *, service: str | None, users: bool, j
         ("PLACE", "ID", "USER", "SERVICE", "NAME", "AGE", "WAITS FOR", "MESSAGE"),
         [
             (
-                job.position,
+                place(job),
                 job.id,
                 job.user,
                 job.service,

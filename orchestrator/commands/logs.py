@@ -7,10 +7,11 @@ import sys
 import click
 
 from orchestrator.commands.connecting import HELP, Connection, connected
+from orchestrator.commands.naming import JOB
 
 
 @click.command("logs", context_settings=HELP)
-@click.argument("job_id", type=int, metavar="ID")
+@click.argument("job_id", type=JOB, metavar="ID")
 @click.option("-f", "--follow", is_flag=True, help="Go on as it is written, until the job has ended.")
 @click.option(
     "--stream", type=click.Choice(["stdout", "stderr"]), default="stdout", show_default=True, help="Which."

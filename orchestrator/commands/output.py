@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,23 +15,8 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 _DIRECTIONS: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-STYLES: Final = {
-    "Completed": "green",
-    "Running": "cyan",
-    "Queued": "yellow",
-    "Failed": "red",
-    "Invalid": "red",
-    "Killed": "magenta",
-    "Locked": "magenta",
-    "ready": "green",
-    "suspect": "yellow",
-    "lost": "red",
-}
-"""Colours of statuses. Without colours, they are words still."""
 
 
 def clean(text: object) -> str:
@@ -60,40 +43,16 @@ def emit_json(body: Any) -> None:
     click.echo(json.dumps(body, separators=(",", ":")))
 
 
-def emit_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table on standard output. For a pipe no line is cut, folded or coloured."""
-    if sys.stdout.isatty():
-        console().print(make_table(headings, rows))
-        return
-    cells = [[clean("-" if cell in (None, "") else cell) for cell in row] for row in (headings, *rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
-    for row in cells:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def make_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """For a terminal, in its width."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        # What is long may be cut; ids and numbers are not.
-        flexible = heading in ("MESSAGE", "NAME", "WHAT", "SERVICES", "URL", "PATH")
-        table.add_column(
-            heading, overflow="ellipsis", no_wrap=True, min_width=None if flexible else len(heading)
-        )
-    for row in rows:
-        cells = [clean("-" if cell in (None, "") else cell) for cell in row]
-        table.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in cells))
-    return table
-
-
 def console(*, err: bool = False) -> Console:
     """Rich's, which honours NO_COLOR."""
     from rich.console import Console
 
     return Console(stderr=err, highlight=False, markup=False, emoji=False)
+
+
+def counted(number: int, what: str) -> str:
+    """As "1 job", "2 jobs"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def age(at: datetime | None, now: datetime | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,15 +14,19 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.commands.connecting import HELP, Connection, as_json, connected
-from orchestrator.commands.output import clean, emit_json, emit_table, size, tell
+from orchestrator.commands.destinations import require_directory, require_free, unusable
+from orchestrator.commands.naming import JOB
+from orchestrator.commands.output import clean, emit_json, size, tell
+from orchestrator.commands.rows import left_out
+from orchestrator.commands.tables import emit_table
 
 if TYPE_CHECKING:
-    from orchestrator.client import Client
+    from orchestrator.client import Client, Job
     from orchestrator.client.transport import Progress
 
 
 @click.command("get", context_settings=HELP)
-@click.argument("job_id", type=int, metavar="ID")
+@click.argument("job_id", type=JOB, metavar="ID")
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option(
     "-o",
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     help="A new or empty directory for them. [./job-ID]",
 )
 @click.option("--zip", "as_zip", is_flag=True, help="The zip itself, as the file of --output. [./ID.zip]")
+@click.option("--force", is_flag=True, help="With --zip: over a file that is there.")
 @click.option("--partial", is_flag=True, help="Of a job that has not ended: its directory as it is now.")
 @connected
 def get_command(
@@ -40,6 +46,7 @@ def get_command(
     paths: tuple[str, ...],
     output: Path | None,
     as_zip: bool,
+    force: bool,
     partial: bool,
 ) -> None:
     """Fetch what a job left: everything in its directory, and its standard output and error.
@@ -48,30 +55,47 @@ def get_command(
     are. With PATH, as `files` lists it, only that file is fetched, of a running job too, to the same place
     below the directory, over what is there.
     """
+    from orchestrator.client import BadInput
+
     if paths and (as_zip or partial):
         raise click.UsageError("single files are fetched as they are now; leave out --zip and --partial")
+    if force and not as_zip:
+        raise click.UsageError("--force is for the file of --zip; results are not unpacked over others")
+    target = output or Path(f"{job_id}.zip" if as_zip else f"job-{job_id}")
+    if paths:
+        _require_names(job_id, paths)
+    if as_zip:
+        require_free(target, force=force)
+    else:
+        require_directory(target, empty=not paths)
     with connection.client() as client:
         if paths:
             for path in paths:
-                click.echo(clean(_single(client, job_id, path, output or Path(f"job-{job_id}"))))
+                click.echo(clean(_single(client, job_id, path, target)))
             return
+        job = client.job(job_id)
+        if not job.over and not partial:
+            raise BadInput(
+                f"job {job_id} is {job.status}; `orchestrator get {job_id} --partial` takes what is there"
+            )
         if as_zip:
-            target = output or Path(f"{job_id}.zip")
             fetch(client, job_id, target, partial=partial)
         else:
-            target = output or Path(f"job-{job_id}")
             get(client, job_id, target, partial=partial)
+    tell_left_out(job)
     click.echo(clean(target))
 
 
 @click.command("files", context_settings=HELP)
-@click.argument("job_id", type=int, metavar="ID")
+@click.argument("job_id", type=JOB, metavar="ID")
 @as_json
 @connected
 def files_command(connection: Connection, *, job_id: int, json_wanted: bool) -> None:
     """List what is in a job's directory, wherever it is now."""
     with connection.client() as client:
         found = client.files(job_id)
+        job = client.job(job_id)
+    tell_left_out(job)
     if json_wanted:
         emit_json([file.raw for file in found])
         return
@@ -89,19 +113,44 @@ def files_command(connection: Connection, *, job_id: int, json_wanted: bool) -> 
     )
 
 
-def _single(client: Client, number: int, path: str, directory: Path) -> Path:
+def tell_left_out(job: Job) -> None:
+    """Say on standard error what the results of the job lack."""
+    if told := left_out(job):
+        tell(f"not in the results of job {job.id}: {told}")
+
+
+def getting(number: int, directory: Path) -> str:
+    """The command that gets the results of a job there."""
+    return f"orchestrator get {number} --output {shlex.quote(str(directory))}"
+
+
+def _require_names(number: int, paths: tuple[str, ...]) -> None:
     from actors.wire.errors import BadRequest
     from actors.wire.paths import safe_path
-    from orchestrator.client import BadInput
+
+    for path in paths:
+        try:
+            inside = safe_path(path) == path
+        except BadRequest:
+            inside = False
+        if not inside:
+            raise click.UsageError(
+                f"{path!r} is no file of a job; `orchestrator files {number}` lists what there is"
+            )
+
+
+def _single(client: Client, number: int, path: str, directory: Path) -> Path:
+    from orchestrator.client import BadInput, NotFound
 
     try:
-        inside = safe_path(path) == path
-    except BadRequest:
-        inside = False
-    if not inside:
-        raise BadInput(f"{path!r} is no file of a job; `orchestrator files {number}` lists what there is")
-    with bar(path) as progress:
-        return client.download_file(number, path, directory / path, progress=progress)
+        with bar(path) as progress:
+            return client.download_file(number, path, directory / path, progress=progress)
+    except NotFound as error:
+        if error.code != "unknown_file":
+            raise
+        raise BadInput(
+            f"job {number} has no file {path!r}; `orchestrator files {number}` lists those it has"
+        ) from error
 
 
 def get(client: Client, number: int, directory: Path, *, partial: bool = False) -> None:
@@ -110,15 +159,15 @@ def get(client: Client, number: int, directory: Path, *, partial: bool = False) 
     from orchestrator.client import BadInput
     from orchestrator.commands.unpacking import unpack
 
-    directory = Path(os.path.abspath(directory))
+    directory = Path(os.path.realpath(directory))
     aside = directory.parent / f".{directory.name}.job-{number}"
     try:
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise BadInput(f"{str(directory)!r} is not empty; name another directory with --output")
+        if why := unusable(directory, empty=True):
+            raise BadInput(why)
         fetch(client, number, aside / "results.zip", partial=partial)
         tree = aside / "tree"
         shutil.rmtree(tree, ignore_errors=True)
-        left_out = unpack(aside / "results.zip", tree)
+        refused = unpack(aside / "results.zip", tree)
         # Over an empty directory too, in one step.
         os.rename(tree, directory)
         shutil.rmtree(aside)
@@ -126,7 +175,7 @@ def get(client: Client, number: int, directory: Path, *, partial: bool = False) 
         raise BadInput(
             f"{str(directory)!r} cannot be written: {error.strerror}; name another directory with --output"
         ) from error
-    tell(*(f"left out: {one}" for one in left_out))
+    tell(*(f"left out: {one}" for one in refused))
 
 
 def fetch(client: Client, number: int, target: Path, *, partial: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,10 +13,12 @@ import click
 
 from orchestrator.commands.connecting import HELP, Connection, as_json, connected
 from orchestrator.commands.jobs import UNDER_WAY
-from orchestrator.commands.output import clean, emit_json, emit_table, tell
+from orchestrator.commands.naming import JOB
+from orchestrator.commands.output import clean, counted, emit_json, tell
+from orchestrator.commands.tables import emit_table
 
 if TYPE_CHECKING:
-    from orchestrator.client import AsyncClient, Job
+    from orchestrator.client import AsyncClient, ClientError, Job
     from orchestrator.client.operations import Operations
 
     Order = Callable[[Operations, int], Awaitable[Job]]
@@ -26,7 +29,7 @@ AT_ONCE: Final = 8
 
 
 @click.command("cancel", context_settings=HELP)
-@click.argument("ids", nargs=-1, type=int, metavar="[ID]...")
+@click.argument("ids", nargs=-1, type=JOB, metavar="[ID]...")
 @click.option("--user", type=int, metavar="ID", help="All jobs of this user that have not ended.")
 @click.option("--service", metavar="NAME", help="All of this service.")
 @click.option("--status", type=click.Choice(STOPPABLE, case_sensitive=False), help="All in this status.")
@@ -58,7 +61,7 @@ def cancel_command(
 
 
 @click.command("delete", context_settings=HELP)
-@click.argument("ids", nargs=-1, required=True, type=int, metavar="ID...")
+@click.argument("ids", nargs=-1, required=True, type=JOB, metavar="ID...")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @as_json
 @connected
@@ -71,9 +74,10 @@ def delete_command(connection: Connection, *, ids: tuple[int, ...], yes: bool, j
 
     ids = tuple(dict.fromkeys(ids))
     if not yes:
+        many = counted(len(ids), "job")
         if not sys.stdin.isatty() or json_wanted:
-            raise click.UsageError(f"the data of {len(ids)} jobs would be deleted; add --yes if you mean it")
-        click.confirm(f"Delete the data of {len(ids)} jobs?", abort=True, err=True)
+            raise click.UsageError(f"the data of {many} would be deleted; add --yes if you mean it")
+        click.confirm(f"Delete the data of {many}?", abort=True, err=True)
     _report(_ordered(connection, ids, Operations.delete), json_wanted=json_wanted)
 
 
@@ -85,9 +89,14 @@ def _report(ended: dict[int, Job | str], *, json_wanted: bool) -> None:
         rows = [(job.id, job.status, job.message) for job in ended.values() if not isinstance(job, str)]
         if rows:
             emit_table(("ID", "STATUS", "MESSAGE"), rows)
-    refused = [f"job {number}: {why}" for number, why in ended.items() if isinstance(why, str)]
+    refused = [_named(number, why) for number, why in ended.items() if isinstance(why, str)]
     tell(*refused)
     sys.exit(1 if refused else 0)
+
+
+def _named(number: int, why: str) -> str:
+    """The reason with the job's id, which it may have already."""
+    return why if re.search(rf"\bjob {number}\b", why) else f"job {number}: {why}"
 
 
 def _chosen(
@@ -98,12 +107,13 @@ def _chosen(
         found = [job for status in statuses for job in client.jobs(**{**wanted, "status": status})]
     counts = Counter(job.status for job in found)
     told = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none"
+    many = counted(len(found), "job")
     if found and not yes:
         if not sys.stdin.isatty() or json_wanted:
-            raise click.UsageError(f"{len(found)} jobs would be cancelled ({told}); add --yes if you mean it")
-        click.confirm(f"Cancel {len(found)} jobs ({told})?", abort=True, err=True)
+            raise click.UsageError(f"{many} would be cancelled ({told}); add --yes if you mean it")
+        click.confirm(f"Cancel {many} ({told})?", abort=True, err=True)
     else:
-        tell(f"{len(found)} jobs ({told})")
+        tell(f"{many} ({told})")
     return tuple(sorted({job.id for job in found}))
 
 
@@ -137,7 +147,7 @@ async def _order(connection: Connection, ids: Sequence[int], order: Order) -> di
             try:
                 ended[number] = await order(client, number)
             except (BadInput, Refused) as error:
-                ended[number] = str(error)
+                ended[number] = _why(number, error)
 
     async with connection.async_client() as client, trio.open_nursery() as nursery:
         for number in ids:
@@ -145,12 +155,22 @@ async def _order(connection: Connection, ids: Sequence[int], order: Order) -> di
     return {number: ended[number] for number in ids}
 
 
+def _why(number: int, error: ClientError) -> str:
+    """Why an order was refused, in the words of this command."""
+    if getattr(error, "code", "") == "not_ended":
+        return f"job {number} has not ended; cancel it first: orchestrator cancel {number}"
+    return str(error)
+
+
 @click.command("rerun", context_settings=HELP)
-@click.argument("job_id", type=int, metavar="ID")
+@click.argument("job_id", type=JOB, metavar="ID")
 @as_json
 @connected
 def rerun_command(connection: Connection, *, job_id: int, json_wanted: bool) -> None:
-    """Hand in an ended job again, with the files that it began with. Prints the id of the new job."""
+    """Hand in a job again, with the files that it began with. Prints the id of the new job.
+
+    It may have ended or not; the old one stays as it is.
+    """
     with connection.client() as client:
         job = client.rerun(job_id)
     if json_wanted:

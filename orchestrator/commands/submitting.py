@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.commands.connecting import HELP, INTERRUPTED, Connection, as_json, connected
-from orchestrator.commands.output import emit_json, tell
+from orchestrator.commands.destinations import require_directory
+from orchestrator.commands.output import clean, emit_json, tell
 
 if TYPE_CHECKING:
-    from orchestrator.client import Job
+    from orchestrator.client import Client, Job
 
 _PATH = click.Path(path_type=Path)
 
@@ -49,8 +50,8 @@ def submit_command(
     its name.
 
     With --wait, --follow or --output the status is that of the job: its exit code, 128 + N when signal N
-    ended it, and 125 when neither tells how it went: the orchestrator failed, or the job never ran. Ctrl-C
-    leaves the job running.
+    ended it, and 125 when neither tells how it went: the orchestrator failed, or the job never ran, or it
+    ended well and its results could not be fetched. Ctrl-C leaves the job running.
     """
     if follow and json_wanted:
         raise click.UsageError("--follow and --json both want standard output; choose one")
@@ -59,15 +60,18 @@ def submit_command(
     if how["user"] is None:
         raise click.UsageError("whose job is it? Give --user, or set ORCHESTRATOR_USER")
     how["service"] = how["service"] or connection.service
+    if output is not None:
+        require_directory(output)
+    job_files = _named(files)
     if not (wait or follow or output is not None):
-        _tell_id(_submitted(connection, files, how), json_wanted=json_wanted)
+        _tell_id(_submitted(connection, job_files, how), json_wanted=json_wanted)
         return
 
     from orchestrator.client import ClientError
     from orchestrator.commands.following import NO_STATUS
 
     try:
-        job = _submitted(connection, files, how)
+        job = _submitted(connection, job_files, how)
         if follow:
             tell(f"job {job.id}")
         elif not json_wanted:
@@ -79,10 +83,36 @@ def submit_command(
     sys.exit(status)
 
 
-def _submitted(connection: Connection, files: tuple[Path, ...], how: dict[str, Any]) -> Job:
+def _named(files: tuple[Path, ...]) -> dict[str, Path]:
+    """What each file is called in the job, and where it is. Raises click.UsageError for what cannot be
+    sent."""
+    from actors.wire.multipart_out import FilePart
+    from orchestrator.client import BadInput
+    from orchestrator.client.files import parts
+
+    try:
+        found = {part.filename: part.path for part in parts(files) if isinstance(part, FilePart)}
+    except BadInput as error:
+        raise click.UsageError(str(error)) from None
+    if "run.sh" not in found:
+        raise click.UsageError("there is no run.sh among the files; a job is a bash script of that name")
+    return found
+
+
+def _only_service(client: Client) -> str | None:
+    """The name of the service if there is one only. Raises click.UsageError if there are more."""
+    names = [clean(service.name) for service in client.services()]
+    if len(names) > 1:
+        raise click.UsageError(f"name one with --service: {', '.join(names)}")
+    return names[0] if names else None
+
+
+def _submitted(connection: Connection, files: dict[str, Path], how: dict[str, Any]) -> Job:
     from orchestrator.commands.results import bar
 
     with connection.client() as client:
+        if how["service"] is None:
+            how["service"] = _only_service(client)
         try:
             with bar("upload") as progress:
                 return client.submit(files, progress=progress, **how)
@@ -95,8 +125,9 @@ def _stayed(
     connection: Connection, job: Job, output: Path | None, *, logs: bool, quiet: bool, json_wanted: bool
 ) -> int:
     """The exit status, once the job has ended and its results are there."""
-    from orchestrator.commands.following import exit_status, stay
-    from orchestrator.commands.results import get
+    from orchestrator.client import ClientError
+    from orchestrator.commands.following import NO_STATUS, exit_status, stay
+    from orchestrator.commands.results import get, getting, tell_left_out
 
     try:
         ended = stay(connection, job.id, logs=logs, quiet=quiet)
@@ -106,16 +137,22 @@ def _stayed(
             f"see what it writes: orchestrator logs -f {job.id}"
         )
         return INTERRUPTED
+    status = exit_status(ended)
     if output is not None:
         try:
             with connection.client() as client:
                 get(client, job.id, output)
+            tell_left_out(ended)
         except KeyboardInterrupt:
-            tell(f"the results stay; get them: orchestrator get {job.id} --output {output}")
+            tell(f"the results stay; get them: {getting(job.id, output)}")
             return INTERRUPTED
+        except ClientError as error:
+            tell(f"{error}; get the results: {getting(job.id, output)}")
+            # How the job ended stands, unless all would seem well.
+            status = status or NO_STATUS
     if json_wanted:
         emit_json(ended.raw)
-    return exit_status(ended)
+    return status
 
 
 def _tell_id(job: Job, *, json_wanted: bool) -> None:

@@ -10,15 +10,19 @@ from typing import Any, Final
 import click
 import trio
 
-from orchestrator.client import AsyncClient, ClientError, Job, NotFound
+from orchestrator.client import AsyncClient, ClientError, Job, NotFound, Refused, Retries, Unreachable
+from orchestrator.client.retrying import AGAIN
 from orchestrator.commands.connecting import Connection
-from orchestrator.commands.output import clean, console, emit_json, make_table
+from orchestrator.commands.output import clean, console, emit_json, tell
 from orchestrator.commands.rows import COLUMNS, row
+from orchestrator.commands.tables import make_table
 
 OFTEN: Final = 0.2
 """Seconds at least between two looks, however much happens."""
 SELDOM: Final = 2.0
 """Seconds at most, should no event tell of a change."""
+PATIENCE: Final = Retries().patience
+"""Seconds without an answer after which it is given up."""
 
 
 def watch_jobs(connection: Connection, wanted: Mapping[str, Any], *, json_wanted: bool) -> None:
@@ -42,9 +46,10 @@ async def _watch(connection: Connection, wanted: Mapping[str, Any], json_wanted:
 
             with Live(console=console(), auto_refresh=False) as live:
                 while True:
-                    live.update(make_table(COLUMNS, [row(job) for job in found]), refresh=True)
+                    table = make_table(COLUMNS, [row(job) for job in found], live.console.width)
+                    live.update(table, refresh=True)
                     await bell.rung()
-                    found = await _jobs(client, wanted)
+                    found = await _jobs_again(client, wanted)
         told: dict[int, int] = {}
         while True:
             for job in reversed(found):
@@ -53,7 +58,7 @@ async def _watch(connection: Connection, wanted: Mapping[str, Any], json_wanted:
                     _tell(job, json_wanted=json_wanted)
             sys.stdout.flush()
             await bell.rung()
-            found = await _jobs(client, wanted)
+            found = await _jobs_again(client, wanted)
 
 
 class _Bell:
@@ -82,6 +87,23 @@ async def _listen(client: AsyncClient, bell: _Bell) -> None:
 async def _jobs(client: AsyncClient, wanted: Mapping[str, Any]) -> list[Job]:
     async with aclosing(client.jobs(**wanted)) as jobs:
         return [job async for job in jobs]
+
+
+async def _jobs_again(client: AsyncClient, wanted: Mapping[str, Any]) -> list[Job]:
+    """The same, for a list that was there before: it goes on once the orchestrator answers again."""
+    since: float | None = None
+    while True:
+        try:
+            return await _jobs(client, wanted)
+        except (Unreachable, Refused) as error:
+            if isinstance(error, Refused) and error.status not in AGAIN:
+                raise
+            if since is None:
+                since = trio.current_time()
+                tell(f"{error}; the list goes on as soon as it answers")
+            elif trio.current_time() - since > PATIENCE:
+                raise
+            await trio.sleep(OFTEN)
 
 
 def _tell(job: Job, *, json_wanted: bool) -> None:

@@ -31,13 +31,12 @@ class Terminal:
     def run(self, *arguments: str, **environment: str) -> Refused:
         return self.here.refused(*arguments, environment=self.environment(**environment))
 
-    def job(self, script: str | None, name: str = "job") -> str:
+    def job(self, script: str, name: str = "job") -> str:
         """A directory with this script."""
         directory = self.here.directory / name
         directory.mkdir(exist_ok=True)
         (directory / "input").write_text("x\n")
-        if script is not None:
-            (directory / "run.sh").write_text(script)
+        (directory / "run.sh").write_text(script)
         return str(directory)
 
     def json(self, *arguments: str) -> Any:
@@ -61,10 +60,9 @@ def terminal(here: Place, shared: Started) -> Terminal:
         ("exit 255", 255),
         ("kill -9 $$", 137),
         ("kill -TERM $$", 143),
-        (None, 125),
     ],
 )
-def test_the_status_is_that_of_the_job(terminal: Terminal, script: str | None, status: int) -> None:
+def test_the_status_is_that_of_the_job(terminal: Terminal, script: str, status: int) -> None:
     assert terminal.run("submit", terminal.job(script), "--wait").status == status
 
 
@@ -76,29 +74,50 @@ def test_the_status_is_that_of_the_job_that_is_followed_too(terminal: Terminal) 
     ("arguments", "environment", "status", "said"),
     [
         (["submit"], {}, 2, "Missing argument 'FILES...'"),
-        (["submit", "input"], {"ORCHESTRATOR_USER": ""}, 2, "whose job is it?"),
-        (["submit", "input", "--follow", "--json"], {}, 2, "choose one"),
+        (["submit", "run.sh"], {"ORCHESTRATOR_USER": ""}, 2, "whose job is it?"),
+        (["submit", "run.sh", "--follow", "--json"], {}, 2, "choose one"),
         (["status", "x"], {}, 2, "not a valid integer"),
+        (["status", "0"], {}, 2, "0 is not in the range"),
         (["cancel"], {}, 2, "which jobs?"),
         (["cancel", "1", "--user", "1"], {}, 2, "not both"),
         (["ls"], {"ORCHESTRATOR_TOKEN_FILE": "/nowhere"}, 2, "/nowhere cannot be read"),
-        (["ls"], {"ORCHESTRATOR_URL": "nonsense"}, 1, "looks like http://127.0.0.1:5000"),
+        (["ls"], {"ORCHESTRATOR_TOKEN_FILE": "empty"}, 2, "ORCHESTRATOR_TOKEN_FILE: empty is empty"),
+        (["ls"], {"ORCHESTRATOR_TOKEN": "a\nb"}, 2, "characters that no token has"),
+        (["ls"], {"ORCHESTRATOR_CA_FILE": "/nowhere"}, 2, "'/nowhere' cannot be read as certificates"),
+        (["logs", "-f", "1"], {"ORCHESTRATOR_CA_FILE": "run.sh"}, 2, "a file in PEM format"),
+        (["ls", "--watch"], {"ORCHESTRATOR_URL": "nonsense"}, 2, "looks like http://127.0.0.1:5000"),
+        (["submit", "run.sh", "--wait", "--url", "ftp://x"], {}, 2, "looks like http://127.0.0.1:5000"),
+        (["cancel", "1", "--url", "nonsense"], {}, 2, "looks like http://127.0.0.1:5000"),
         (["ls"], {"ORCHESTRATOR_URL": "http://127.0.0.1:1"}, 1, "check that the orchestrator runs"),
-        (["submit", "input", "--wait"], {"ORCHESTRATOR_URL": "http://127.0.0.1:1"}, 125, "nothing answers"),
-        (["submit", "missing"], {}, 1, "No such file"),
-        (["submit", "missing", "--wait"], {}, 125, "No such file"),
-        (["submit", "input", "--service", "nope"], {}, 1, "service 'nope' is unknown; known: example"),
+        (["submit", "run.sh", "--wait"], {"ORCHESTRATOR_URL": "http://127.0.0.1:1"}, 125, "nothing answers"),
+        (["submit", "missing"], {}, 2, "No such file"),
+        (["submit", "missing", "--wait"], {}, 2, "No such file"),
+        (["submit", "empty", "--wait"], {}, 2, "there is no run.sh among the files"),
+        (["submit", "run.sh", "-o", "full"], {}, 2, "'full' is not empty; name another directory"),
+        (["submit", "run.sh", "-o", "empty"], {}, 2, "'empty' is a file; name a directory"),
+        (["submit", "run.sh", "-o", "empty/new"], {}, 2, "'empty' is a file; name a directory"),
+        (["get", "1", "-o", "full"], {}, 2, "'full' is not empty; name another directory"),
+        (["get", "1", "-o", "empty"], {}, 2, "'empty' is a file; name a directory"),
+        (["get", "1", "x", "-o", "empty"], {}, 2, "'empty' is a file; name a directory"),
+        (["get", "1", "--zip", "-o", "full"], {}, 2, "'full' is a directory; name a file"),
+        (["get", "1", "--zip", "-o", "empty"], {}, 2, "'empty' is there already"),
+        (["get", "1", "--force"], {}, 2, "--force is for the file of --zip"),
+        (["submit", "run.sh", "--service", "nope"], {}, 1, "service 'nope' is unknown; known: example"),
         (["status", "4000000000"], {}, 1, "there is no job 4000000000"),
         (["logs", "4000000000"], {}, 1, "there is no job 4000000000"),
         (["get", "4000000000"], {}, 1, "there is no job 4000000000"),
         (["cancel", "4000000000"], {}, 1, "there is no job 4000000000"),
         (["drain", "nobody"], {}, 1, "`orchestrator nodes` lists them"),
+        (["ls", "--node", "nobody"], {}, 1, "`orchestrator nodes` lists them"),
     ],
 )
 def test_errors_are_one_line_on_standard_error_that_says_what_to_do(
     terminal: Terminal, arguments: list[str], environment: dict[str, str], status: int, said: str
 ) -> None:
-    (terminal.here.directory / "input").write_text("x")
+    (terminal.here.directory / "run.sh").write_text("true")
+    (terminal.here.directory / "empty").touch()
+    (terminal.here.directory / "full").mkdir()
+    (terminal.here.directory / "full" / "x").touch()
     with contextlib.chdir(terminal.here.directory):
         done = CliRunner().invoke(main, arguments, env=terminal.environment(**environment))
     lines = done.stderr.splitlines()
@@ -139,11 +158,13 @@ def test_results_are_unpacked_whole_into_a_new_directory_only(terminal: Terminal
     assert os.readlink(top / "res" / "link") == "d/out"
     assert os.access(top / "res" / "run.sh", os.X_OK)
     again = terminal.run("get", number, "--output", "res")
-    assert (again.status, len(again.lines)) == (1, 1) and "name another directory" in again.lines[0]
+    assert again.status == 2 and "name another directory" in again.lines[-1]
     (top / "empty").mkdir()
     assert terminal.run("get", number, "--output", "empty").out == "empty\n"
     assert sorted(os.listdir(top / "empty")) == sorted(os.listdir(top / "res"))
     assert terminal.run("get", number, "--zip").out == f"{number}.zip\n"
+    assert terminal.run("get", number, "--zip").status == 2
+    assert terminal.run("get", number, "--zip", "--force").out == f"{number}.zip\n"
     assert sorted(name for name in os.listdir(top) if name.startswith(".")) == []
 
 
@@ -230,10 +251,10 @@ def test_a_job_is_begun_again_from_its_files(terminal: Terminal) -> None:
 
 def test_a_paused_service_takes_jobs_and_begins_none(here: Place) -> None:
     terminal = Terminal(here, here.server(SERVICE_EXAMPLE_RUNS_PER_USER="1").url)
-    terminal.run("pause", "example", "--reason", "an upgrade")
+    assert "waiting: 0 jobs" in terminal.run("pause", "example", "--reason", "an upgrade").out
     number = terminal.run("submit", terminal.job("true"), "--service", "example").out.strip()
     assert terminal.json("queue")[0]["waiting_for"] == "paused"
     assert "an upgrade" in terminal.run("status", number).out
     assert terminal.run("services").out.splitlines()[1].split()[:3] == ["example", "paused", "1"]
-    assert "begins jobs again; 1 wait" in terminal.run("resume", "example").out
+    assert "begins jobs again; waiting: 1 job" in terminal.run("resume", "example").out
     assert terminal.json("queue")[0]["waiting_for"] != "paused"

@@ -51,14 +51,10 @@ def test_files_are_listed_and_single_ones_fetched(shell: Shell, shared: Started)
     assert (top / "here" / "odd").read_bytes() == b"\x1b[2J"
     assert sorted(os.listdir(top / "here")) == ["a b", "odd"]
     assert shell.run("get", job.id, "odd").out == f"job-{job.id}/odd\n"
-    for path, said in (
-        ("nope", "/files lists those it has"),
-        ("../x", "orchestrator files"),
-        ("/etc/x", "orchestrator files"),
-    ):
+    for path, status in (("nope", 1), ("../x", 2), ("/etc/x", 2)):
         refused = shell.run("get", job.id, path)
-        assert (refused.status, refused.out, len(refused.lines)) == (1, "", 1)
-        assert said in refused.lines[0], refused.lines
+        assert (refused.status, refused.out) == (status, "")
+        assert f"; `orchestrator files {job.id}` lists" in refused.lines[-1], refused.lines
     assert shell.run("get", job.id, "odd", "--zip").status == 2
 
 
@@ -87,10 +83,15 @@ def test_a_file_of_a_running_job_is_fetched_as_it_is_now(
         job = client.submit({"run.sh": script.encode()}, user=USER)
         assert next(client.logs(job.id, follow=True)) == b"begun\n"
         (node,) = client.nodes()
-        assert [one["id"] for one in shell.json("ls", "--node", node.id)] == [job.id]
+        for name in (node.id, node.id[:6], node.url):
+            assert [one["id"] for one in shell.json("ls", "--node", name)] == [job.id]
         shell.run("get", job.id, "out", "-o", "now")
         refused = shell.run("delete", job.id, "--yes")
-        assert refused.status == 1 and "terminate it first" in refused.lines[0]
+        told = f"job {job.id} has not ended; cancel it first: orchestrator cancel {job.id}"
+        assert (refused.status, refused.lines) == (1, [told])
+        refused = shell.run("get", job.id)
+        told = f"job {job.id} is Running; `orchestrator get {job.id} --partial` takes what is there"
+        assert (refused.status, refused.lines) == (1, [told])
         shut.open()
         client.wait(job.id, 60)
     assert (shell.here.directory / "now" / "out").read_text() == "so far\n"
@@ -105,11 +106,12 @@ def test_data_is_deleted_when_it_is_meant_and_refusals_are_told_by_id(shell: She
             client.wait(number, 60)
     asked = shell.run("delete", *ids)
     assert asked.status == 2 and "the data of 2 jobs would be deleted; add --yes" in asked.lines[-1]
+    assert "the data of 1 job would" in shell.run("delete", ids[0]).lines[-1]
     assert shell.run("delete").status == 2
     found = [one["id"] for one in shell.json("ls", "--search", "deleted", "--status", "completed")]
     assert found == ids[::-1]
     done = shell.run("delete", ids[0], ids[0], 4_000_000_000, "--yes")
-    assert (done.status, done.lines) == (1, ["job 4000000000: there is no job 4000000000"])
+    assert (done.status, done.lines) == (1, ["there is no job 4000000000"])
     assert [line.split()[:2] for line in done.out.splitlines()[1:]] == [[str(ids[0]), "Cleaned"]]
     assert shell.json("delete", ids[1], "--yes")[0]["status"] == "Cleaned"
     assert shell.run("files", ids[0]).lines == [f"nothing is left of job {ids[0]}"]
