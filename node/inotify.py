@@ -18,8 +18,12 @@ _CREATE: Final = 0x00000100
 _MOVE_SELF: Final = 0x00000800
 _ONLYDIR: Final = 0x01000000
 _DONT_FOLLOW: Final = 0x02000000
+_MASK_ADD: Final = 0x20000000
 _ONESHOT: Final = 0x80000000
-_MASK: Final = _MODIFY | _MOVED_TO | _CREATE | _MOVE_SELF | _ONLYDIR | _DONT_FOLLOW | _ONESHOT
+_ONCE: Final = _ONLYDIR | _DONT_FOLLOW | _ONESHOT
+_ANY: Final = _MODIFY | _MOVED_TO | _CREATE | _MOVE_SELF | _ONCE
+_NEW: Final = _MOVED_TO | _CREATE | _MASK_ADD | _ONCE
+"""Added to what others watch the same directory for, which it would replace."""
 _FLAGS: Final = os.O_NONBLOCK | os.O_CLOEXEC  # IN_NONBLOCK and IN_CLOEXEC are the same numbers
 _OVERFLOWN: Final = -1
 """The watch that an event names when others were lost."""
@@ -55,9 +59,17 @@ class Inotify:
     def arm(self, directory: Path) -> Armed | None:
         """None where the kernel refuses to (the number of watches is limited), and where there is no such
         directory."""
+        return self._arm(directory, _ANY)
+
+    def arm_for_new(self, directory: Path) -> Armed | None:
+        """The same for who waits until something comes into it, and is not to be woken by what is written to
+        what is there."""
+        return self._arm(directory, _NEW)
+
+    def _arm(self, directory: Path, mask: int) -> Armed | None:
         if self._descriptor < 0:
             return None
-        watch = _libc.inotify_add_watch(self._descriptor, os.fsencode(directory), ctypes.c_uint32(_MASK))
+        watch = _libc.inotify_add_watch(self._descriptor, os.fsencode(directory), ctypes.c_uint32(mask))
         if watch < 0:
             return None
         armed = Armed(self, watch)

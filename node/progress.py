@@ -33,7 +33,8 @@ EVERY: Final = 1.0
 """Seconds at least from one telling to the next; and from look to look where the kernel does not say that
 there is something to see."""
 BREATH: Final = 0.02
-"""Seconds at least between two looks, however often the directory changes."""
+"""Seconds at least between two looks, however often the directory changes. Twice as many after each look that
+told nothing new, up to EVERY."""
 
 TAIL: Final = 4096
 """Bytes of the file that are read, from its end."""
@@ -118,19 +119,34 @@ async def follow(
 async def _follow(
     directory: Path, inotify: Inotify, armed: Armed | None, tell: Callable[[Said], Awaitable[object]]
 ) -> None:
-    said, rest = Said(), trio.current_time()
+    said, rest, breath = Said(), trio.current_time(), BREATH
     try:
         while True:
             if armed is not None:
                 await armed.fired.wait()
             await trio.sleep_until(rest)
             # Before looking: what changes meanwhile is seen the next time.
-            armed = inotify.arm(directory / DIRECTORY)
+            armed = _armed(inotify, directory)
             now = await trio.to_thread.run_sync(read, directory)
-            rest = trio.current_time() + (EVERY if armed is None else BREATH)
             if now.tail and now != said:
-                said, rest = now, trio.current_time() + EVERY
+                said, rest, breath = now, trio.current_time() + EVERY, BREATH
                 await tell(now)
+            else:
+                rest = trio.current_time() + (EVERY if armed is None else breath)
+                breath = min(EVERY, 2 * breath)
     finally:
         if armed is not None:
             armed.disarm()
+
+
+def _armed(inotify: Inotify, directory: Path) -> Armed | None:
+    """Tells when to look again; None: from time to time, for the kernel grants no watch."""
+    place = directory / DIRECTORY
+    if (armed := inotify.arm(place)) is not None:
+        return armed
+    # A script may have removed it, or be one that a node started which knew of no progress.
+    armed = inotify.arm_for_new(directory)
+    if armed is not None and place.is_dir() and not place.is_symlink():
+        armed.disarm()
+        return None
+    return armed

@@ -295,23 +295,6 @@ async def test_it_is_no_ones_who_says_nothing(tmp_path: Path) -> None:
         one.run.finish()
 
 
-async def test_no_watch_is_left_behind(tmp_path: Path) -> None:
-    inotify = Inotify()
-    with trio.CancelScope() as scope:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(inotify.hear)
-            first, second = inotify.arm(tmp_path), inotify.arm(tmp_path)
-            assert first is not None and second is not None
-            first.disarm()
-            first.disarm()
-            assert not second.fired.is_set() and inotify._armed
-            second.disarm()
-            assert not inotify._armed
-            assert inotify.arm(tmp_path / "nowhere") is None
-            scope.cancel()
-    assert inotify.arm(tmp_path) is None
-
-
 async def test_a_node_that_is_killed_tells_what_was_said_meanwhile_and_goes_on(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -320,7 +303,8 @@ async def test_a_node_that_is_killed_tells_what_was_said_meanwhile_and_goes_on(t
         await trio.to_thread.run_sync(fifo.write_text, f"{fraction}\n", abandon_on_cancel=True)
 
     async with node_process(tmp_path / "data", how=signal.SIGKILL) as node:
-        script = f'while read x < {fifo}; do echo "$x word" > "$ORCHESTRATOR_PROGRESS"; done'
+        # Opened once: a line is lost when its reader closes just as the next writer comes.
+        script = f'exec 3<>{fifo}; while read x <&3; do echo "$x word" > "$ORCHESTRATOR_PROGRESS"; done'
         await node.submit({KEY: {"run.sh": script.encode()}})
         async with node.events() as events:
             await say(0.25)
