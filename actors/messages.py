@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from actors.model import Attempt, Heartbeat, Job, Mark, NodeRef
+from actors.ports import NodeAddress
 from actors.scaling_port import NodeFact
 
 
@@ -39,6 +40,14 @@ class NodeLost:
     """Silent for `node_lost_after`. What is being sent to it is given up. Told again as long as it lasts."""
 
     node_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUnreached:
+    """Nobody who says who he is answers at an address. Told again as long as it lasts."""
+
+    address: NodeAddress
     reason: str
 
 

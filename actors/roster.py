@@ -18,7 +18,7 @@ from actors.kernel import Backoff
 from actors.lifecycle import ENDED, QUOTA, Status
 from actors.model import Heartbeat, Job, NodeRef
 from actors.node_health import SECONDS, NodeHealth
-from actors.ports import Chance, Member, NodeState, NodeView, Pool
+from actors.ports import Chance, Member, NodeAddress, NodeState, NodeView, Pool
 from actors.requirements import fits
 from actors.scaling_port import DRAINED_BY_SCALING, NodeFact
 
@@ -26,6 +26,9 @@ log: Final = logging.getLogger("orchestrator.sender")
 
 SHUNNED_FIRST: Final = 0.5
 SHUNNED_MOST: Final = 10.0
+UNREACHED_FOR: Final = 60.0
+"""Seconds that nobody is shown at an address after it was last told that nobody answers there."""
+
 REMEMBERED: Final = 1000
 """Nodes that have left and of which a late word may still come."""
 
@@ -47,6 +50,7 @@ class Roster:
         self._touched: dict[str, float] = {}
         self._drained: dict[str, float] = {}
         self._left: dict[str, None] = {}
+        self._unreached: dict[str, tuple[NodeAddress, str, float]] = {}
         self._ended: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
         self._health = NodeHealth(chance)
@@ -91,6 +95,7 @@ class Roster:
     def seen(self, node: NodeRef, heartbeat: Heartbeat) -> None:
         """A node is in touch. One that is shunned stays so."""
         now = trio.current_time()
+        self._unreached.pop(node.url, None)
         self._heard[node.node_id] = now
         self._since.setdefault(node.node_id, now)
         if heartbeat.others:
@@ -122,6 +127,10 @@ class Roster:
     def _serves(self, node_id: str) -> bool:
         view = self._pool.look(node_id)
         return view is not None and bool(view.services)
+
+    def unreached(self, address: NodeAddress, reason: str) -> None:
+        """Nobody answers there, so nobody knows which node it would be."""
+        self._unreached[address.url] = (address, reason, trio.current_time())
 
     def suspect(self, node_id: str, reason: str) -> None:
         if self._pool.look(node_id) is not None:  # else it has left
@@ -212,7 +221,13 @@ class Roster:
 
     def views(self) -> tuple[NodeView, ...]:
         self.sync()
-        return tuple(self._view(view) for view in self._pool.view())
+        views = [self._view(view) for view in self._pool.view()]
+        known, now = {view.node.url for view in views}, trio.current_time()
+        self._unreached = {
+            url: told for url, told in self._unreached.items() if now - told[2] < UNREACHED_FOR
+        }
+        nobody = [self._unreached[url] for url in sorted(self._unreached.keys() - known)]
+        return (*views, *(_nobody(address, reason) for address, reason, _ in nobody))
 
     def _view(self, view: NodeView) -> NodeView:
         node_id = view.node.node_id
@@ -257,3 +272,18 @@ class Roster:
             drained_at=self._drained.get(node_id),
             heard_at=self._heard.get(node_id),
         )
+
+
+def _nobody(address: NodeAddress, reason: str) -> NodeView:
+    """A node of the settings that has not answered yet; its address stands for its id."""
+    return NodeView(
+        NodeRef(address.url, address.url),
+        NodeState.LOST,
+        f"it has not answered since the server started: {reason}",
+        address.services,
+        slots=None,
+        held=0,
+        others=0,
+        load=0.0,
+        contact=NodeState.LOST,
+    )

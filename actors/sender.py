@@ -33,6 +33,7 @@ from actors.messages import (
     NodeLost,
     NodeSeen,
     NodeSuspect,
+    NodeUnreached,
     PoolPicture,
     ScalingPicture,
     ScalingView,
@@ -127,6 +128,8 @@ class Sender(Actor):
                     lane.node_seen(node)
             case NodeSuspect(node_id=node_id, reason=reason):
                 self._roster.suspect(node_id, reason)
+            case NodeUnreached(address=address, reason=reason):
+                self._roster.unreached(address, reason)
             case NodeLost(node_id=node_id, reason=reason):
                 self._roster.lost(node_id, reason)
                 if lane := self._lanes.get(node_id):

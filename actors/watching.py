@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from actors.kernel import Backoff
-from actors.messages import NodeLost, NodeSuspect
+from actors.messages import NodeLost, NodeSuspect, NodeUnreached
 from actors.model import NodeRef
 from actors.ports import Chance, NodeAddress, NodeEvent, Nodes
 from actors.tracking import Followed
@@ -107,18 +107,21 @@ class Watching:
         with scope:
             while True:
                 reason = await self._follow(address, tell)
+                if reason and not seen:
+                    self._tell_sender(NodeUnreached(address, reason))
                 self._cut(seen, reason)
                 seen.clear()
                 await trio.sleep(backoff.next())
         self._cut(seen, "its address was removed")
 
     async def _follow(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
+        """Until it cannot be followed any more; why. "" if somebody else follows who is there."""
         try:
             return await self._client.watch(address, tell)
         except _FollowedAlready as other:
             log.warning("%s and %s are one node; name it alike everywhere", address.url, other.address.url)
             await trio.sleep(TWICE_PATIENCE)
-            return str(other)
+            return ""
         # What one node says must not stop the others from being followed.
         except Exception as error:
             log.error("node at %s cannot be followed", address.url, exc_info=error)

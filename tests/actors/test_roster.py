@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from actors.lifecycle import Status
 from actors.model import Attempt, End, Heartbeat, Job, NodeRef
-from actors.ports import Member, NodeAddress, ServiceLimits
+from actors.ports import Member, NodeAddress, NodeState, ServiceLimits
 from actors.roster import Roster
 from actors.scaling_port import NodeFact
 from orchestrator.service_pool import ServicePool
@@ -154,3 +154,22 @@ async def test_what_ended_on_a_node_is_counted_while_it_is_a_member(mock_clock: 
     house.members = (A,)
     (view,) = house.roster.views()
     assert (view.jobs_ended, view.jobs_failed) == (0, 0)
+
+
+async def test_an_address_where_nobody_answers_is_shown_until_somebody_does(mock_clock: MockClock) -> None:
+    house = House()
+    address = NodeAddress("http://static", ("s",))
+    house.roster.unreached(address, "connection refused")
+    (view,) = house.roster.views()
+    assert (view.node.node_id, view.state, view.services) == ("http://static", NodeState.LOST, ("s",))
+    assert "connection refused" in view.reason
+    assert house.pool.choose("s") is None and house.roster.facts("s") == ()
+    house.roster.seen(NodeRef("b", "http://static"), Heartbeat(slots=1))
+    assert house.ids() == ["b"]
+    house.roster.lost("b", "silent")
+    house.roster.unreached(address, "connection refused")
+    assert house.ids() == ["b"], "it is known who is not there"
+    house.roster.unreached(NodeAddress("http://gone", ("s",)), "no route")
+    assert house.ids() == ["b", "http://gone"]
+    mock_clock.jump(61)
+    assert house.ids() == ["b"], "nobody looks there any more"
