@@ -74,8 +74,12 @@ class Exchange:
             except Unreachable as error:
                 raise Again(error) from error
             if why is not None:
+                # The contract's route has no codes; with a key it says 409 of nothing else.
                 under_way = (
-                    call.method == "POST" and answer.status == 409 and "Idempotency-Key" in call.headers
+                    answer.status == 409
+                    and "Idempotency-Key" in call.headers
+                    and isinstance(why, Refused)
+                    and why.code in ("", "under_way")
                 )
                 if answer.status in AGAIN or under_way:
                     raise Again(why, asked_pause(answer.headers.get("retry-after")))

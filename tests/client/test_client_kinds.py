@@ -12,6 +12,7 @@ from typing import TypeVar
 import anyio
 import pytest
 import trio
+from fakes.api_server import api_server
 from fakes.processes import Started
 from fakes.wires import Fault, Rule, wire
 
@@ -25,6 +26,7 @@ from orchestrator.client import (
     TimedOut,
     Unreachable,
 )
+from orchestrator.client.exchange import Again, Patience
 from orchestrator.client.operations import Operations
 from orchestrator.client.transport import SyncWire, straight
 
@@ -190,3 +192,19 @@ async def test_a_proxy_in_the_environment_is_not_asked(
 def test_what_is_no_url_is_refused_at_once(url: str) -> None:
     with pytest.raises(BadInput, match="no URL of an orchestrator"):
         Client(url)
+
+
+async def test_a_refusal_with_a_key_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[object] = []
+
+    async def failed(self: Patience, again: Again, *, at_least: float | None = None) -> None:
+        failures.append(again.why)
+        raise again.why
+
+    monkeypatch.setattr(Patience, "failed", failed)
+    async with api_server(tmp_path) as server, AsyncClient(server.url) as client:
+        job = await server.upload(**{"run.sh": b"true"})
+        del server.services["example"]
+        with pytest.raises(Refused) as refused:
+            await client.rerun(job.id)
+    assert (refused.value.status, failures) == (409, [])
