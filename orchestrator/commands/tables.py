@@ -56,14 +56,15 @@ def make_table(headings: Sequence[str], rows: Iterable[Sequence[object]], room: 
 
     cells = _cells(rows)
     widths = [max(map(cell_len, column)) for column in zip(headings, *cells, strict=True)]
-    gap = 2 if sum(widths) + 2 * len(widths) <= room else 1
-    widths = _fitted(headings, widths, room - gap * len(widths))
+    between = len(widths) - 1
+    gap = 2 if sum(widths) + 2 * between <= room else 1
+    widths = _fitted(headings, widths, room - gap * between)
     table = Table(
         box=None,
         pad_edge=False,
         padding=(0, gap, 0, 0),
         header_style="bold",
-        width=sum(widths) + gap * len(widths),
+        width=sum(widths) + gap * between,
     )
     for heading, width in zip(headings, widths, strict=True):
         folded = heading in _FOLDED
