@@ -32,6 +32,8 @@ from node.executors.script import Request, become_script, read_request
 from node.executors.tree import Tree
 
 _CONNECTION = 3
+_LOOK_EVERY = 0.05
+"""Seconds from one try for the lock to the next."""
 _LONGEST_GRACE = 30 * 86400.0
 
 
@@ -262,6 +264,21 @@ def spawn_for_ever(control: socket.socket, host: Host) -> None:
             os.close(connection)
 
 
+def alone(lock: int, control: socket.socket) -> bool:
+    """Wait for the lock; False when the agent has ended meanwhile. It says nothing before it is greeted."""
+    control.settimeout(_LOOK_EVERY)
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            with contextlib.suppress(TimeoutError):
+                control.recv(1)
+                return False
+    control.settimeout(None)
+    return True
+
+
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
@@ -274,7 +291,8 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # A predecessor whose agent was killed is about to end; two at once would be two agents on one directory.
     lock = os.open(sys.argv[3], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not alone(lock, control):
+        return
     candidates = sys.argv[2].split(",")
     isolation = next((each for each in candidates if namespaces.works(each)), "")
     control.send(isolation.encode() or b"none")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.executors import marks, spawner
+from node.executors import marks, shepherd, spawner
 from node.executors.bash import BashExecutor
 from node.executors.run import ExecutorError, RunEnd
 
@@ -191,6 +193,20 @@ async def test_a_second_node_on_the_same_data_is_refused(executor, payloads, iso
     second = BashExecutor(payloads.directory, isolation)
     with pytest.raises(ExecutorError, match="another node uses"):
         await second.serve()
+
+
+def test_a_spawner_that_waits_for_another_ends_with_its_node(tmp_path):
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with (tmp_path / "spawner.lock").open("w") as lock, near, far:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command = [sys.executable, "-I", "-S", shepherd.__file__, str(far.fileno()), "subreaper", lock.name]
+        with subprocess.Popen(command, pass_fds=[far.fileno()]) as waiting:
+            far.close()
+            near.close()
+            try:
+                assert waiting.wait(10) == 0
+            finally:
+                waiting.kill()
 
 
 @pytest.mark.parametrize("role", ["init", "subreaper"])
