@@ -113,6 +113,7 @@ def test_the_data_of_a_job_goes_once_that_is_confirmed(
     page.get_by_role("button", name="Delete its data").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete the data").click()
     expect(badge(page)).to_contain_text("Cleaned")
+    expect(page.locator(".facts")).to_contain_text("Took")
     expect(page.locator(".log")).to_be_hidden()
     assert client.job(number).status == "Cleaned"
 
@@ -121,22 +122,39 @@ def test_a_service_is_paused_and_a_node_is_drained(here: Place, open_page: Calla
     server = here.up("--nodes", "1", "--slots", "2")
     page = open_page(server.url, "/dashboard#/services").page
     page.get_by_role("button", name="Pause service example").click()
+    page.get_by_label("Reason").fill(f"  the licence\t{'x' * 600}")
     page.get_by_role("dialog").get_by_role("button", name="Pause", exact=True).click()
     expect(page.locator("article")).to_contain_text("Paused since")
+    expect(page.locator("article")).to_contain_text(": the licence xxx")
     with Client(server.url) as client:
         for _ in range(70):
-            submit(client, "true", "many")
+            last = submit(client, "true", "many")
         expect(page.locator("article tbody tr")).to_have_text("370" + "0")
         page.get_by_role("link", name="Nodes").click()
         page.get_by_role("button", name="Drain node").click()
-        page.get_by_role("dialog").get_by_role("button", name="Drain", exact=True).click()
+        expect(page.get_by_role("dialog")).to_be_visible()
+        # A question does not outlast the page that it was asked on.
+        page.go_back()
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        expect(page.locator("h1")).to_have_text("Services")
+        expect(page.locator("h1")).to_be_focused()
+        page.go_forward()
+        page.get_by_role("button", name="Drain node").click()
+        page.keyboard.type("its disk is changed")
+        page.keyboard.press("Enter")
         expect(page.locator("tbody .badge")).to_contain_text("draining")
+        expect(page.locator("tbody tr")).to_contain_text("its disk is changed")
         page.get_by_role("button", name="Undrain node").click()
         expect(page.locator("tbody .badge")).to_contain_text("ready")
         # 50 at a time, and why each waits.
         page.get_by_role("link", name="Jobs").click()
         expect(page.locator("tbody tr")).to_have_count(50)
         expect(page.locator("tbody tr").first).to_contain_text("paused")
+        # What never began took no time.
+        took = page.locator("tbody tr").first.locator("[data-label=Took]")
+        expect(took).to_contain_text("waits")
+        client.cancel(last)
+        expect(took).to_have_text("–")
         page.get_by_role("button", name="Show 50 more").click()
         expect(page.locator("tbody tr")).to_have_count(70)
         page.get_by_label("Search").fill("13")

@@ -22,6 +22,25 @@ AXE = Path(__file__).parent / "axe"
 IMAGE = "<img src=x onerror=alert(1)>"
 ARABIC = "ملف"
 
+# Whether a chart's widest label fits left of it; and that it takes no more room than its labels need.
+FITS = """async (label) => {
+  const { Chart } = await import("./dashboard/charts.js");
+  const told = [];
+  for (const written of [label, "1"]) {
+    const chart = new Chart("Labels", [{ name: "one", colour: "--line-1" }], () => written);
+    document.querySelector("main").append(chart.element);
+    chart.show([0, 60], [[0, 100]]);
+    await new Promise(requestAnimationFrame);
+    const { plot } = chart;
+    plot.ctx.font = plot.axes[1].font[0];
+    told.push({ left: plot.bbox.left, needed: plot.ctx.measureText(written).width });
+    chart.close();
+    chart.element.remove();
+  }
+  const [long, short] = told;
+  return long.left > long.needed && long.left - short.left > (long.needed - short.needed) / 2;
+}"""
+
 
 @dataclass
 class Jobs:
@@ -86,11 +105,41 @@ def test_every_page_can_be_read_by_anybody(
         expect(page.locator("h1")).to_have_count(1)
         expect(page.locator("h1" if at != "/" else "body")).to_be_focused()
         titles.add(page.title())
+        if at == "/":
+            told_apart_without_colour(page)
+        elif at == "/jobs":
+            compact(page, jobs, width)
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, f"{at} is {wide} wide"
         found |= {f"{at} {key}": value for key, value in serious(page).items()}
     assert found == {}
     assert len(titles) >= len(pages(jobs)) - 1  # the list of jobs is there twice
+
+
+def told_apart_without_colour(page: Page) -> None:
+    """Each chart's labels have the room they need, and no two of its lines are drawn the same way."""
+    for chart in page.locator("figure").all():
+        dashes = chart.locator(".u-marker line").evaluate_all(
+            "lines => lines.map(line => line.getAttribute('stroke-dasharray'))"
+        )
+        assert len(dashes) >= 2 and len(set(dashes)) == len(dashes)
+    assert page.evaluate(FITS, "23 h 59 min")
+
+
+def compact(page: Page, jobs: Jobs, width: int) -> None:
+    """A short word is on one line, however long the rest is; a card has no line for what is empty."""
+    row = page.locator(f"tr[data-key='{jobs.failed}']")
+    name = row.get_by_role("link", name="example")
+    assert name.evaluate("one => one.getClientRects().length === 1 && one.offsetHeight < 30")
+    assert name.get_attribute("title") == "example"
+    assert name.evaluate("one => { one.textContent = 'e'.repeat(64); return one.offsetHeight < 30; }")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    if width < 700:
+        boxes = [row.locator(f"[data-label='{one}']").bounding_box() for one in ("Service", "User", "Took")]
+        tops = [box["y"] for box in boxes if box is not None]
+        assert len(tops) == 3 and max(tops) - min(tops) < 10
+        card = row.bounding_box()
+        assert card is not None and card["height"] < 140
 
 
 def serious(page: Page) -> dict[str, Any]:
@@ -120,15 +169,31 @@ def test_names_are_text_and_show_what_is_in_them(dashboard: Callable[..., Page],
     assert page.locator("main img").count() == 0
 
 
-def test_what_is_not_there_is_said(open_page: Callable[..., Watched], shared: Started) -> None:
-    opened = open_page(shared.url, "/dashboard#/jobs/999999")
+def test_what_is_not_there_is_said(open_page: Callable[..., Watched], shared: Started, jobs: Jobs) -> None:
+    opened = open_page(shared.url, "/dashboard#/jobs?user=abc")
+    page = opened.page
     opened.may_fail = True
-    expect(opened.page.get_by_role("alert")).to_have_text("there is no job 999999")
-    opened.page.evaluate("location.hash = '/jobs?user=abc'")
-    expect(opened.page.get_by_role("alert")).to_contain_text("user 'abc'")
-    opened.page.get_by_label("User").fill("12345")
-    expect(opened.page.get_by_role("alert")).to_be_empty()
-    expect(opened.page.locator("main")).to_contain_text("No job is like this.")
+    expect(page.get_by_role("alert")).to_contain_text("user 'abc'")
+    page.get_by_label("User").fill("12345")
+    expect(page.get_by_role("alert")).to_be_empty()
+    expect(page.locator("main")).to_contain_text("No job is like this.")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.rpartition("/v1/")[2]))
+    page.evaluate("location.hash = '/jobs/999999'")
+    page.reload()
+    expect(page.locator("#connection")).to_have_text("live")
+    expect(page.locator("main")).to_have_text(
+        "Job 999999 There is no job 999999. To the list of jobs", use_inner_text=True
+    )
+    page.get_by_role("link", name="To the list of jobs").click()
+    expect(page.locator(f"tr[data-key='{jobs.failed}']")).to_be_visible()
+    assert asked.count("jobs/999999") == 1 + 1  # before it was loaded anew, and after
+    # Why an order is refused is said in the server's words.
+    refusal = {"status": 409, "code": "callback_refused", "detail": "its callback is not allowed any more"}
+    page.route("**/rerun", lambda route: route.fulfill(status=409, json=refusal))
+    page.evaluate("at => { location.hash = at; }", f"/jobs/{jobs.failed}")
+    page.get_by_role("button", name="Run again").click()
+    expect(page.locator("#said")).to_have_text("its callback is not allowed any more")
 
 
 def test_vendored_axe_is_the_published_one() -> None:

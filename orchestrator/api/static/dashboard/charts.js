@@ -5,6 +5,7 @@ import { h, morphChildren, table } from "./dom.js";
 
 const HEIGHT = 180;
 const MINUTE = 60;
+const SVG = "http://www.w3.org/2000/svg";
 
 /** A chart of `lines` (`{name, colour, dash, points}`, colours being custom properties of the style sheet) over minutes,
  * written by `written`. */
@@ -104,14 +105,22 @@ export class Chart {
             ...axis,
             values: (_, ticks) => ticks.map((at) => new Date(1000 * at).toLocaleTimeString("sv").slice(0, 5)),
           },
-          { ...axis, size: 60, values: (_, ticks) => ticks.map((value) => this.written(value)) },
+          { ...axis, size: room, values: (_, ticks) => ticks.map((value) => this.written(value)) },
         ],
         scales: { y: { range: (_, least, most) => [0, Math.max(1, most * 1.1)] } },
         cursor: { y: false },
+        legend: { markers: { width: 0 } },
+        hooks: { ready: [(plot) => this.legend(plot)] },
       },
       this.data,
       this.canvas,
     );
+  }
+
+  /** Each line's name has beside it a piece of the line: colour alone tells too few people which it is. */
+  legend(plot) {
+    const [, ...markers] = plot.root.querySelectorAll(".u-marker"); // the first is that of the minute
+    markers.forEach((marker, n) => marker.replaceChildren(piece(this.lines[n])));
   }
 
   resize() {
@@ -125,6 +134,30 @@ export class Chart {
     this.dark.removeEventListener("change", this.dim);
     this.plot?.destroy();
   }
+}
+
+/** CSS pixels that an axis needs for its labels. */
+function room(plot, labels, number, cycle) {
+  const axis = plot.axes[number];
+  if (cycle > 1) return axis._size; // labels and size depend on each other: enough now
+  plot.ctx.font = axis.font[0];
+  const widest = Math.max(0, ...(labels ?? []).map((text) => plot.ctx.measureText(text).width));
+  return Math.ceil(axis.ticks.size + axis.gap + widest / devicePixelRatio);
+}
+
+/** A short piece of a line, drawn as in the chart. */
+function piece({ colour, dash, points }) {
+  const shape = (name, attributes) => {
+    const made = document.createElementNS(SVG, name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, String(value));
+    made.style.stroke = `var(${colour})`;
+    return made;
+  };
+  const drawn = shape("svg", { width: 34, height: 10 });
+  const width = { "stroke-width": 2, "stroke-dasharray": dash ?? "none" };
+  drawn.append(shape("line", { x1: 0, x2: 34, y1: 5, y2: 5, ...width }));
+  if (points) drawn.append(shape("circle", { class: "point", cx: 17, cy: 5, r: 2.5 }));
+  return drawn;
 }
 
 /** The minutes from `since` to now; what the API tells of them, of all services together. */

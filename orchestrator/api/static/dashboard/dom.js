@@ -1,6 +1,9 @@
 // Making and renewing what is shown. Text comes in as text nodes only: whatever a job, a node or a file is
 // called, it is never read as markup.
 
+/** What stands where there is nothing to tell. */
+export const NOTHING = "–";
+
 /** An element. Attributes that are null, undefined or false are left out; true is an empty one. Children are
  * nodes, text, numbers, or lists of these; null and false are left out. */
 export function h(tag, attributes, ...children) {
@@ -88,7 +91,8 @@ function renew(shown, wanted) {
 }
 
 /** A table whose rows become cards on a narrow screen; so the roles are said, for the cards are still a table.
- * A column is `{name, show(item), numeric, head}`; `head` marks the one that names the row. */
+ * A column is `{name, show(item), numeric, head, short}`; `head` marks the one that names the row, `short` one
+ * whose words never break. */
 export function table(caption, columns, items, key) {
   return h(
     "table",
@@ -119,10 +123,15 @@ export function row(columns, item, key) {
     "tr",
     { role: "row", "data-key": key },
     columns.map((one) => {
-      const given = { "data-label": one.name, class: one.numeric && "numeric" };
+      const shown = one.show(item);
+      const given = {
+        "data-label": one.name,
+        "data-empty": shown === NOTHING, // a card leaves it out
+        class: [one.numeric && "numeric", one.short && "short"].filter(Boolean).join(" ") || null,
+      };
       return one.head
-        ? h("th", { scope: "row", role: "rowheader", ...given }, h("span", null, one.show(item)))
-        : h("td", { role: "cell", ...given }, h("span", null, one.show(item)));
+        ? h("th", { scope: "row", role: "rowheader", ...given }, h("span", null, shown))
+        : h("td", { role: "cell", ...given }, h("span", null, shown));
     }),
   );
 }

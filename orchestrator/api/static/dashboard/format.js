@@ -1,12 +1,10 @@
 // How numbers, times and foreign texts are written.
 
 import { now } from "./clock.js";
-import { h } from "./dom.js";
+import { h, NOTHING } from "./dom.js";
 
 const COUNT = new Intl.NumberFormat("en");
 const UNITS = ["bytes", "kB", "MB", "GB", "TB", "PB"];
-
-export const NOTHING = "–";
 
 export function count(number) {
   return number === null || number === undefined ? NOTHING : COUNT.format(number);
@@ -87,4 +85,9 @@ export function visible(text) {
 /** The same as an element of its own direction, so that it changes nothing around it. */
 export function foreign(text) {
   return h("bdi", null, visible(text));
+}
+
+/** A name that stands on one line: cut where it is too long, whole in its title. */
+export function cut(name) {
+  return h("span", { class: "cut", title: visible(name) }, foreign(name));
 }

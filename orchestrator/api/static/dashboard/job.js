@@ -10,6 +10,11 @@ import { Files } from "./files.js";
 import { Log } from "./log.js";
 import { progress, took } from "./job_table.js";
 
+// Where the message of a job that waits does not say its place.
+const PLACELESS = new Set(["paused", "user_quota", "backoff"]);
+// It was never handed in; or its number is none.
+const NO_SUCH = new Set([404, 400]);
+
 export function jobPage(subject) {
   const id = /^[1-9][0-9]{0,9}$/.test(subject) ? Number(subject) : 0;
   const about = h("div", null, h("p", null, "Loading"));
@@ -20,6 +25,7 @@ export function jobPage(subject) {
   let job = null;
   let seen = 0; // the version whose history and files are shown
   let begun = false;
+  let unknown = !id; // then it is not asked for, unless it comes into being
 
   function show() {
     morph(about, h("div", null, standing(job), orders(job), told(job)));
@@ -27,6 +33,16 @@ export function jobPage(subject) {
     if (!begun && job.status !== "Cleaned") {
       begun = true;
       log.choose("stdout");
+    }
+  }
+
+  async function ask() {
+    try {
+      const found = await get(`v1/jobs/${id}`);
+      if (!job || found.version >= job.version) job = found;
+    } catch (error) {
+      if (!NO_SUCH.has(error.status) || job) throw error;
+      unknown = true;
     }
   }
 
@@ -55,14 +71,18 @@ export function jobPage(subject) {
       files.element,
     ),
     async refresh() {
-      const found = await get(`v1/jobs/${encodeURIComponent(subject)}`);
-      if (!job || found.version >= job.version) job = found;
+      if (!unknown) await ask();
+      if (unknown) {
+        morph(about, h("div", null, h("p", null, "There is no job ", foreign(subject), "."), toList()));
+        return;
+      }
       show();
       await follow();
     },
     every: 10_000, // how a callback goes on is no change of the job
     changed(changed) {
       const found = changed.find((one) => one.id === id);
+      if (found) unknown = false;
       if (!job || !found || found.version <= job.version) return;
       job = { ...found, callback: found.callback ?? job.callback, files_left_out: job.files_left_out };
       show();
@@ -79,13 +99,14 @@ function standing(job) {
     " ",
     job.terminate_requested && !OVER.has(job.status) && "to be terminated; ",
     foreign(job.message || ""),
-    job.waiting_for !== null &&
-      h(
-        "small",
-        null,
-        ` (${job.waiting_for.replace("_", " ")}${job.position !== null ? `; ${count(job.position)} of its service go before it` : ""})`,
-      ),
+    PLACELESS.has(job.waiting_for) &&
+      job.position > 0 &&
+      ` (${count(job.position)} of its service before it)`,
   );
+}
+
+function toList() {
+  return h("p", null, h("a", { href: link(["jobs"]) }, "To the list of jobs"));
 }
 
 function orders(job) {

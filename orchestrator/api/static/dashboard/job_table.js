@@ -1,31 +1,47 @@
 // Jobs in a table: how each is written, and rows that follow what happens.
 
-import { drop, h, morph, row, table } from "./dom.js";
-import { foreign, lasting, duration, between, percent, time, NOTHING } from "./format.js";
-import { badge, ENDED, kindOf, UNDER_WAY } from "./status.js";
+import { drop, h, morph, row, table, NOTHING } from "./dom.js";
+import { foreign, lasting, duration, percent, time, visible } from "./format.js";
+import { badge, kindOf, UNDER_WAY } from "./status.js";
 import { link } from "./router.js";
 
 const COLUMNS = [
-  { name: "Job", head: true, show: (job) => h("a", { href: link(["jobs", job.id]) }, String(job.id)) },
+  {
+    name: "Job",
+    head: true,
+    short: true,
+    show: (job) => h("a", { href: link(["jobs", job.id]) }, String(job.id)),
+  },
   { name: "Name", show: named },
   { name: "Status", show: (job) => [badge(job.status), UNDER_WAY.has(job.status) && progress(job)] },
   {
     name: "Service",
-    show: (job) => h("a", { href: link(["jobs"], { service: job.service }) }, foreign(job.service)),
+    short: true,
+    show: (job) =>
+      h(
+        "a",
+        { class: "cut", href: link(["jobs"], { service: job.service }), title: visible(job.service) },
+        foreign(job.service),
+      ),
   },
   {
     name: "User",
+    short: true,
     show: (job) => h("a", { href: link(["jobs"], { user: job.user_id }) }, String(job.user_id)),
   },
-  { name: "Handed in", show: (job) => time(job.created_at) },
-  { name: "Took", numeric: true, show: took },
-  { name: "Why", show: (job) => h("span", { class: "why" }, foreign(job.message || NOTHING)) },
+  { name: "Handed in", short: true, show: (job) => time(job.created_at) },
+  { name: "Took", numeric: true, short: true, show: took },
+  {
+    name: "Why",
+    show: (job) => (job.message ? h("span", { class: "why" }, foreign(job.message)) : NOTHING),
+  },
 ];
 
 function named(job) {
+  if (job.name === null && job.tags.length === 0) return NOTHING;
   const tags = job.tags.map((tag) => h("a", { class: "tag", href: link(["jobs"], { tag }) }, foreign(tag)));
   return [
-    job.name === null ? NOTHING : foreign(job.name),
+    job.name !== null && foreign(job.name),
     tags.length > 0 && h("span", { class: "tags" }, tags),
   ];
 }
@@ -45,14 +61,11 @@ export function progress(job) {
   );
 }
 
-/** The time it waits so far, runs so far, or ran. */
+/** The time it waits so far, runs so far, or ran; nothing for what has not begun, or never did. */
 export function took(job) {
   if (job.status === "Queued") return ["waits ", lasting(job.created_at)];
-  if (UNDER_WAY.has(job.status)) {
-    return job.started_at ? lasting(job.started_at) : ["in all ", lasting(job.created_at)];
-  }
   if (job.wall_seconds !== null) return duration(job.wall_seconds);
-  return ENDED.has(job.status) && job.ended_at ? duration(between(job.created_at, job.ended_at)) : NOTHING;
+  return UNDER_WAY.has(job.status) && job.started_at !== null ? lasting(job.started_at) : NOTHING;
 }
 
 /** A table of at most `most` jobs, newest first. What `fits` goes in where it belongs, what no longer does
@@ -63,6 +76,7 @@ export class JobTable {
     this.most = most;
     this.jobs = new Map(); // as they are shown, by number, newest first
     this.element = table(caption, COLUMNS, [], () => "");
+    this.element.classList.add("jobs");
     this.body = this.element.querySelector("tbody");
   }
 

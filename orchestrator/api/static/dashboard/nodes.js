@@ -1,8 +1,8 @@
 // Nodes: how each is, what it has done, who is on it.
 
-import { facts, h, morph, table } from "./dom.js";
+import { facts, h, morph, table, NOTHING } from "./dom.js";
 import { get } from "./api.js";
-import { bytes, count, duration, foreign, NOTHING } from "./format.js";
+import { bytes, count, cut, duration, foreign, visible } from "./format.js";
 import { badge, UNDER_WAY } from "./status.js";
 import { button } from "./orders.js";
 import { link } from "./router.js";
@@ -16,12 +16,16 @@ const COLUMNS = [
     name: "Node",
     head: true,
     show: (node) => [
-      h("a", { href: link(["nodes", node.id]) }, foreign(short(node.id))),
+      h(
+        "a",
+        { class: "cut", href: link(["nodes", node.id]), title: visible(node.id) },
+        foreign(short(node.id)),
+      ),
       h("small", { class: "address" }, foreign(node.url)),
     ],
   },
   { name: "Status", show: standing },
-  { name: "Services", show: (node) => node.services.map((name, n) => [n > 0 && ", ", foreign(name)]) },
+  { name: "Services", show: (node) => node.services.map((name, n) => [n > 0 && ", ", cut(name)]) },
   {
     name: "Slots",
     numeric: true,

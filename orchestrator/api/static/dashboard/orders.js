@@ -1,5 +1,5 @@
-// What a person orders: cancel, rerun, delete, drain, pause. Each is confirmed where it cannot be undone, and
-// its outcome is said where a screen reader hears it.
+// What a person orders: cancel, rerun, delete, drain, pause. Each is confirmed where it cannot be undone or
+// may be given a reason, and its outcome is said where a screen reader hears it.
 
 import { h } from "./dom.js";
 import { orderKey, post, remove } from "./api.js";
@@ -7,6 +7,7 @@ import { foreign, visible } from "./format.js";
 import { link } from "./router.js";
 
 const SHOWN = 12_000;
+const LONGEST_REASON = 500;
 
 const ORDERS = {
   cancel: {
@@ -49,8 +50,9 @@ const ORDERS = {
       "Pause",
       "Do not pause",
     ],
-    async carry(name) {
-      await post(`v1/services/${encodeURIComponent(name)}/pause`, {});
+    reasoned: true,
+    async carry(name, reason) {
+      await post(`v1/services/${encodeURIComponent(name)}/pause`, reason ? { reason } : {});
       return `Service ${visible(name)} is paused.`;
     },
   },
@@ -67,8 +69,9 @@ const ORDERS = {
       "Drain",
       "Do not drain",
     ],
-    async carry(id) {
-      await post(`v1/nodes/${encodeURIComponent(id)}/drain`, {});
+    reasoned: true,
+    async carry(id, reason) {
+      await post(`v1/nodes/${encodeURIComponent(id)}/drain`, reason ? { reason } : {});
       return `Node ${visible(id)} is draining.`;
     },
   },
@@ -92,9 +95,11 @@ export function button(order, subject, text, label) {
 /** Ask where it has to be asked, carry it out, say what came of it; then `done()`. */
 export async function carryOut(name, subject, done) {
   const order = ORDERS[name];
-  if (!order || (order.sure && !(await confirmed(...order.sure(subject))))) return;
+  if (!order) return;
+  const answer = order.sure ? await confirmed(order.sure(subject), order.reasoned) : { reason: "" };
+  if (!answer) return;
   try {
-    say(await order.carry(subject));
+    say(await order.carry(subject, answer.reason));
   } catch (error) {
     say(error.message, "bad");
     if (error.status === undefined) throw error;
@@ -113,21 +118,26 @@ export function say(text, kind = "good") {
   hiding = setTimeout(() => shown.remove(), SHOWN);
 }
 
-/** Whether the person says yes. Escape is no. The focus goes back to where it was. */
-function confirmed(question, explained, yes, no) {
+/** `{reason}` when the person says yes: one line, or "". Null for no: a button, Escape, or another page. The
+ * focus goes back to where it was. */
+function confirmed([question, explained, yes, no], reasoned) {
   return new Promise((resolve) => {
-    const sure = h("button", { type: "button", class: "danger" }, foreign(yes));
+    const sure = h("button", { type: "submit", class: "danger" }, foreign(yes));
     const not = h("button", { type: "button" }, no);
-    const dialog = h(
-      "dialog",
-      { "aria-labelledby": "question", "aria-describedby": "explained" },
+    const why = h("input", { type: "text", maxlength: LONGEST_REASON, autocomplete: "off" });
+    const form = h(
+      "form",
+      null,
       h("h2", { id: "question" }, foreign(question)),
       h("p", { id: "explained" }, explained),
+      reasoned && h("label", { class: "reason" }, "Reason (optional)", why),
       h("div", { class: "buttons" }, not, sure),
     );
-    let answer = false;
-    sure.addEventListener("click", () => {
-      answer = true;
+    const dialog = h("dialog", { "aria-labelledby": "question", "aria-describedby": "explained" }, form);
+    let answer = null;
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      answer = { reason: line(why.value) };
       dialog.close();
     });
     not.addEventListener("click", () => dialog.close());
@@ -137,6 +147,11 @@ function confirmed(question, explained, yes, no) {
     });
     document.body.append(dialog);
     dialog.showModal();
-    not.focus();
+    (reasoned ? why : not).focus();
   });
+}
+
+/** On one line: what was pasted may have tabs and the like in it. */
+function line(text) {
+  return text.replace(/[\s\u0000-\u001f\u007f-\u009f]+/g, " ").trim();
 }

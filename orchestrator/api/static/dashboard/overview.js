@@ -1,8 +1,8 @@
 // The overview: how much there is, how it went in the last hour, who fills the queue, what is wrong.
 
-import { h, morph, morphChildren } from "./dom.js";
+import { h, morph, morphChildren, NOTHING } from "./dom.js";
 import { get } from "./api.js";
-import { count, duration, foreign, NOTHING } from "./format.js";
+import { count, duration, foreign } from "./format.js";
 import { badge, UNDER_WAY } from "./status.js";
 import { link } from "./router.js";
 import { queue } from "./services.js";
@@ -19,8 +19,8 @@ export function overviewPage() {
     "Jobs per minute, last hour",
     [
       { name: "handed in", colour: "--line-1" },
-      { name: "completed", colour: "--line-2" },
-      { name: "failed", colour: "--line-3", dash: [6, 3] },
+      { name: "completed", colour: "--line-2", dash: [12, 4] },
+      { name: "failed", colour: "--line-3", dash: [7, 3, 2, 3] },
       { name: "killed", colour: "--line-4", dash: [2, 3] },
     ],
     (value) => (value === null || value === undefined ? NOTHING : count(Math.round(value))),

@@ -46,6 +46,9 @@ export class Router {
 
   show() {
     const first = this.page === null;
+    // What is asked was about the page that is left; the close comes first, for behind a dialog nothing gets
+    // the focus.
+    for (const asked of document.querySelectorAll("dialog")) asked.close();
     clearInterval(this.timer);
     this.paced?.end();
     this.page?.close?.();

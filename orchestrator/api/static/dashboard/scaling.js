@@ -1,13 +1,13 @@
 // Scaling: how each scaled service stands, its machines, and what was decided, with the reasons.
 
-import { facts, h, morphChildren, table } from "./dom.js";
+import { facts, h, morphChildren, table, NOTHING } from "./dom.js";
 import { get } from "./api.js";
-import { count, foreign, NOTHING, time } from "./format.js";
+import { count, cut, foreign, time } from "./format.js";
 import { link } from "./router.js";
 
 const DECISIONS = [
   { name: "At", head: true, show: (one) => time(one.at) },
-  { name: "Service", show: (one) => foreign(one.service) },
+  { name: "Service", show: (one) => cut(one.service) },
   { name: "Decision", show: (one) => foreign(one.action) },
   { name: "Of", show: (one) => (one.subject ? foreign(one.subject.slice(0, 40)) : NOTHING) },
   { name: "Why", show: (one) => h("span", { class: "why" }, foreign(one.reason)) },
@@ -22,7 +22,10 @@ const MACHINES = [
       one.node ? h("a", { href: link(["nodes", one.node]) }, foreign(one.node.slice(0, 8))) : NOTHING,
   },
   { name: "Requested", show: (one) => time(one.requested_at) },
-  { name: "Why", show: (one) => h("span", { class: "why" }, foreign(one.reason || NOTHING)) },
+  {
+    name: "Why",
+    show: (one) => (one.reason ? h("span", { class: "why" }, foreign(one.reason)) : NOTHING),
+  },
 ];
 
 export function scalingPage() {

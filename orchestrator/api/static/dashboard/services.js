@@ -2,7 +2,7 @@
 
 import { facts, h, morphChildren, table } from "./dom.js";
 import { get } from "./api.js";
-import { count, duration, foreign, time } from "./format.js";
+import { count, cut, duration, foreign, time } from "./format.js";
 import { badge, STATUSES } from "./status.js";
 import { button } from "./orders.js";
 import { link } from "./router.js";
@@ -95,7 +95,7 @@ export function queue(users, name) {
       show: (one) =>
         h("a", { href: link(["jobs"], { user: one.user_id, service: one.service }) }, String(one.user_id)),
     },
-    { name: "Service", show: (one) => foreign(one.service) },
+    { name: "Service", show: (one) => cut(one.service) },
     { name: "Queued", numeric: true, show: (one) => count(one.queued) },
     { name: "Under way", numeric: true, show: (one) => count(one.under_way) },
   ].filter((one) => name === null || one.name !== "Service");
