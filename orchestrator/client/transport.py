@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Mapping
@@ -25,6 +26,9 @@ from actors.wire.multipart_out import MultipartBody
 from orchestrator.client.errors import BadInput, Unreachable, Untrusted
 
 T = TypeVar("T")
+
+_HOST: Final = re.compile(rb"(?:[\w-]{1,63}\.)*[\w-]{1,63}\.?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
+"""A name or an address; the library takes whatever no host can have."""
 
 PIECE: Final = 256 * 1024
 CONNECTING: Final = 10.0
@@ -190,7 +194,8 @@ def checked(url: str) -> str:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
         parsed = httpx.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
+    usable = parsed.scheme in ("http", "https") and 0 < (parsed.port or 1) < 1 << 16
+    if not usable or not _HOST.fullmatch(parsed.raw_host) or parsed.query or parsed.fragment:
         raise BadInput(f"{url!r} is no URL of an orchestrator; it looks like http://127.0.0.1:5000")
     return str(parsed.copy_with(query=None, fragment=None)).rstrip("/")
 

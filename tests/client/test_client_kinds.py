@@ -188,10 +188,32 @@ async def test_a_proxy_in_the_environment_is_not_asked(
     assert len(await ask(kind, shared.url, lambda client: client.services())) == 1
 
 
-@pytest.mark.parametrize("url", ["", "nonsense", "ftp://host", "http://", "http://host/?x=1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "nonsense",
+        "ftp://host",
+        "http://",
+        "http://host/?x=1",
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:x",
+        "http://a b",
+        "http://a..b",
+        f"http://{64 * 'a'}.org",
+    ],
+)
 def test_what_is_no_url_is_refused_at_once(url: str) -> None:
     with pytest.raises(BadInput, match="no URL of an orchestrator"):
         Client(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1]:5000", "https://a_b.example.org./x", "http://xn--9ca.org", "http://\u00e9.org"]
+)
+def test_what_is_one_is_taken(url: str) -> None:
+    with Client(url):
+        pass
 
 
 async def test_a_refusal_with_a_key_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
