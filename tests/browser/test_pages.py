@@ -44,10 +44,11 @@ FITS = """async (label) => {
 
 @dataclass
 class Jobs:
-    """One that runs and can be let go on, one that failed; the node they are on."""
+    """One that runs and can be let go on, one that failed, one without a name; the node they are on."""
 
     running: int
     failed: int
+    nameless: int
     node: str
 
 
@@ -63,6 +64,7 @@ def jobs(shared: Started, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             {"run.sh": b"echo no >&2; exit 3"}, service="example", user=-5, name=f"{IMAGE} {ARABIC}"
         )
         client.wait(failed.id)
+        nameless = client.submit({"run.sh": b"true"}, service="example", user=-5)
         running = client.submit(
             {"run.sh": script.encode()}, service="example", user=7, name=IMAGE, tags=["x=y"]
         )
@@ -70,7 +72,7 @@ def jobs(shared: Started, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         for event in client.iter_events(running.id):
             if event.data["status"] == "Running":
                 break
-        yield Jobs(running.id, failed.id, node.id)
+        yield Jobs(running.id, failed.id, nameless.id, node.id)
         shut.open()
         client.wait(running.id)
 
@@ -134,6 +136,8 @@ def compact(page: Page, jobs: Jobs, width: int) -> None:
     assert name.get_attribute("title") == "example"
     assert name.evaluate("one => { one.textContent = 'e'.repeat(64); return one.offsetHeight < 30; }")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    nothing = page.locator(f"tr[data-key='{jobs.nameless}'] [data-label='Name']")
+    expect(nothing).to_be_visible(visible=width >= 700)
     if width < 700:
         boxes = [row.locator(f"[data-label='{one}']").bounding_box() for one in ("Service", "User", "Took")]
         tops = [box["y"] for box in boxes if box is not None]
