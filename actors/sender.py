@@ -77,6 +77,7 @@ class Sender(Actor):
         self._make_queue = queue
         self._make_pool = pool
         self._services = services
+        self._static = {address.url for limits in services.values() for address in limits.addresses}
         self._chance = chance
         self._hand_over = hand_over
         self._members = members
@@ -129,7 +130,8 @@ class Sender(Actor):
             case NodeSuspect(node_id=node_id, reason=reason):
                 self._roster.suspect(node_id, reason)
             case NodeUnreached(address=address, reason=reason):
-                self._roster.unreached(address, reason)
+                if address.url in self._static:  # one that joined is known already, or has left
+                    self._roster.unreached(address, reason)
             case NodeLost(node_id=node_id, reason=reason):
                 self._roster.lost(node_id, reason)
                 if lane := self._lanes.get(node_id):

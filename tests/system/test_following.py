@@ -73,7 +73,7 @@ async def test_who_follows_goes_on_where_it_was_when_the_orchestrator_is_killed(
                     assert line is not None and line.data["text"] == "one\n"
             # What runs is read from its node, file by file.
             listed = (await user.json(f"/v1/jobs/{job}/files"))["items"]
-            assert [item["path"] for item in listed] == ["run.sh"]
+            assert [item["path"] for item in listed] == ["run.sh", "stderr.log", "stdout.log"]
             assert b"echo two" in (await user.get(f"/v1/jobs/{job}/files/run.sh")).content
             assert (await user.http.get(f"/v1/jobs/{job}/files/nope")).status_code == 404
         await server.end(signal.SIGKILL)

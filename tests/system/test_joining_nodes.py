@@ -6,8 +6,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import trio
 from fakes.portals import Portal, portal
-from fakes.processes import Place, Started
+from fakes.processes import PROMISED, Place, Started
 
 CONFIG = "node_lost_after = 2\n[services.example]\nruns_per_user = 8\n"
 
@@ -123,3 +124,14 @@ async def test_a_job_goes_to_a_node_that_has_what_it_requires_and_says_so_while_
         seen = await nodes(user)
         assert (end["status"], end["node"]) == ("Completed", seen[fitting.url]["id"])
         assert {end["node"] for end in others} == {seen[plain.url]["id"]}
+
+
+async def test_an_address_in_the_settings_where_nobody_answers_is_told(here: Place) -> None:
+    server = here.server(nodes=["http://127.0.0.1:9"])
+    async with portal(server.url) as user:
+        with trio.fail_after(PROMISED):
+            while not (found := await nodes(user)):
+                await trio.lowlevel.checkpoint()
+        (node,) = found.values()
+        assert (node["status"], node["services"]) == ("lost", ["example"])
+        assert "not answered" in node["message"] and "no connection" in node["message"]
