@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import click
-import trio
 
 from node.settings import NodeSettings, SettingsError, load_settings
 
@@ -63,7 +62,9 @@ def node_command(config: str | None, **flags: str | None) -> None:
 
 def run(settings: NodeSettings) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP; the process's exit status."""
-    # Late, for `--help` to be quick.
+    # Late, for `--help` and the commands to be quick.
+    import trio
+
     from actors.wire.errors import CannotListen
     from actors.wire.serving import until_signal
     from node.executors.run import NodeError

@@ -41,6 +41,8 @@ def run_suite(directory: Path, ci: str | None, *arguments: str) -> tuple[int, st
             "pytest",
             "-p",
             "no:cacheprovider",
+            "-p",
+            "no:schemathesis",  # half a second for what is not used
             "--rootdir",
             str(directory),
             *arguments,
