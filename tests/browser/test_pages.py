@@ -184,6 +184,8 @@ def test_what_is_not_there_is_said(open_page: Callable[..., Watched], shared: St
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url.rpartition("/v1/")[2]))
     page.evaluate("location.hash = '/jobs/999999'")
+    # Else it may be loaded anew before it has asked.
+    expect(page.locator("main")).to_contain_text("There is no job 999999.")
     page.reload()
     expect(page.locator("#connection")).to_have_text("live")
     expect(page.locator("main")).to_have_text(
