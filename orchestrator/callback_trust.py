@@ -5,6 +5,8 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+from actors.wire.trust import NoAuthorities, authorities_of
+
 
 class TrustError(Exception):
     """The file cannot be used; the text is a line that says why."""
@@ -15,9 +17,8 @@ def load_trust(path: Path | None) -> ssl.SSLContext | None:
     if path is None:
         return None
     try:
-        return ssl.create_default_context(cafile=path)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return authorities_of(path)
+    except NoAuthorities as error:
         raise TrustError(
-            f"{path}: {reason}; callback_ca_file has to name a file with certificates in PEM format"
+            f"{path}: {error}; callback_ca_file has to name a file with certificates in PEM format"
         ) from error

@@ -16,6 +16,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final, Protocol
 
@@ -23,7 +24,7 @@ import httpx
 import trio
 
 from actors.wire.attempts import Garbled
-from actors.wire.errors import SourceChanged
+from actors.wire.errors import SourceChanged, causes
 
 JSON_LIMIT: Final = 8 << 20
 """Bytes of an answer that is held in memory as a whole."""
@@ -145,7 +146,7 @@ class Http:
     def __init__(self, patience: Patience | None = None, *, trust: ssl.SSLContext | None = None) -> None:
         """`trust`: whose certificates are believed, instead of the usual ones."""
         self.patience: Final = patience or Patience()
-        trust = trust or httpx.create_ssl_context(trust_env=False)
+        trust = trust or _usual_authorities()
         # Idle connections are dropped before servers usually drop them (5 s), so that seldom one closes in
         # the instant of sending.
         self._client = _client(
@@ -291,11 +292,14 @@ class _Outgoing(httpx.AsyncByteStream):
             await aclose()
 
 
+@cache
+def _usual_authorities() -> ssl.SSLContext:
+    """Read once: it takes a while, and a server has a client for nodes and one for callbacks."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 def _is_of_certificate(error: BaseException) -> bool:
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
-        cause = cause.__cause__ or cause.__context__
-    return cause is not None
+    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes(error))
 
 
 def _told(error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class WireError(Exception):
     """The base of all of these."""
@@ -41,3 +43,11 @@ class CannotListen(WireError):
 
 class PortInUse(CannotListen):
     """Somebody else listens there."""
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on: a library wraps what the system said."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

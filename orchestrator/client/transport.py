@@ -21,8 +21,9 @@ import anyio
 import anyio.to_thread
 import httpx
 
-from actors.wire.errors import SourceChanged
+from actors.wire.errors import SourceChanged, causes
 from actors.wire.multipart_out import MultipartBody
+from actors.wire.trust import NoAuthorities, authorities_of
 from orchestrator.client.errors import BadInput, Unreachable, Untrusted
 
 T = TypeVar("T")
@@ -210,11 +211,10 @@ def trusting(url: str, ca_file: PathLike | None) -> ssl.SSLContext:
         # nobody is believed.
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        return ssl.create_default_context(cafile=ca_file)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return authorities_of(ca_file)
+    except NoAuthorities as error:
         raise BadInput(
-            f"{str(ca_file)!r} cannot be read as certificates: {reason}; it has to be a file in PEM format"
+            f"{str(ca_file)!r} cannot be read as certificates: {error}; it has to be a file in PEM format"
         ) from None
 
 
@@ -290,8 +290,7 @@ def _told(url: str, call: Call) -> Generator[None, None, None]:
 
 def _secured(url: str, error: BaseException) -> None:
     """Raises Untrusted if this is why there is no connection."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             raise Untrusted(
                 f"the certificate of {url} is not trusted ({cause.verify_message}); if it is of a private "
@@ -301,4 +300,3 @@ def _secured(url: str, error: BaseException) -> None:
             raise Untrusted(
                 f"{url} does not speak TLS as it should ({cause.reason or cause}); is it https there?"
             ) from error
-        cause = cause.__cause__ or cause.__context__

@@ -4,13 +4,11 @@ error and break no rule of the content security policy."""
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.processes import Place, Started, place
+from fakes.processes import Place, Started, own_place, shared_up
 from fakes.watched_page import Watched
 from playwright.sync_api import Browser, Page, expect
 from testbed.browser import chromium
@@ -32,15 +30,15 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def here() -> Iterator[Place]:
-    with tempfile.TemporaryDirectory(prefix="browser-") as directory, place(Path(directory)) as found:
+    with own_place("browser") as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Started]:
     """An orchestrator with a node, for tests that leave nothing behind but ended jobs."""
-    with tempfile.TemporaryDirectory(prefix="browser-") as directory, place(Path(directory)) as found:
-        yield found.up("--nodes", "1", "--slots", "4", "--runs-per-user", "8", "--max-runs", "8")
+    with own_place("browser") as found:
+        yield shared_up(found)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -270,6 +271,19 @@ async def gone(pids: Sequence[int], within: float = PATIENCE) -> None:
                 await trio.lowlevel.wait_readable(fd)
             finally:
                 os.close(fd)
+
+
+@contextmanager
+def own_place(name: str) -> Iterator[Place]:
+    """A place in a directory that is made for it, and goes with it."""
+    # Short: a socket's address has room for about a hundred characters.
+    with tempfile.TemporaryDirectory(prefix=f"{name}-") as directory, place(Path(directory)) as found:
+        yield found
+
+
+def shared_up(here: Place, nodes: int = 1) -> Started:
+    """An orchestrator with its nodes, for tests that leave nothing behind but ended jobs."""
+    return here.up("--nodes", str(nodes), "--slots", "4", "--runs-per-user", "8", "--max-runs", "8")
 
 
 @contextmanager

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from fakes.processes import Place, Started, place
+from fakes.processes import Place, Started, own_place, shared_up
 
 
 @pytest.fixture
 def here() -> Iterator[Place]:
-    # Short: a socket's address has room for about a hundred characters.
-    with tempfile.TemporaryDirectory(prefix="system-") as directory, place(Path(directory)) as found:
+    with own_place("system") as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Started]:
     """An orchestrator with two nodes, for tests that leave nothing behind but ended jobs."""
-    with tempfile.TemporaryDirectory(prefix="system-") as directory, place(Path(directory)) as found:
-        yield found.up("--nodes", "2", "--slots", "4", "--runs-per-user", "8", "--max-runs", "8")
+    with own_place("system") as found:
+        yield shared_up(found, nodes=2)
