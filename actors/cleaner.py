@@ -13,16 +13,13 @@ from typing import Final
 
 import trio
 
-from actors.kernel import Actor
-from actors.ledger_port import (
-    Ledger,
-    LedgerError,
-    Move,
-    Outcome,
-)
-from actors.lifecycle import Status
-from actors.model import Job
-from actors.ports import Clock, Storage, StorageError
+from actors.domain.changes import Move, Outcome
+from actors.domain.job import Job
+from actors.domain.status import Status
+from actors.kernel.actor import Actor
+from actors.ports.ledger import Ledger, LedgerError
+from actors.ports.storage import Storage, StorageError
+from actors.ports.world import Clock
 
 log: Final = logging.getLogger("orchestrator.cleaner")
 

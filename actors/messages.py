@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from actors.model import Attempt, Heartbeat, Job, Mark, NodeRef
-from actors.ports import NodeAddress
-from actors.scaling_port import NodeFact
+from actors.domain.job import Attempt, Job
+from actors.domain.node import Heartbeat, Mark, NodeAddress, NodeRef
+from actors.domain.scaling import NodeFact
 
 
 @dataclass(frozen=True, slots=True)

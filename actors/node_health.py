@@ -18,9 +18,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from actors.kernel import Backoff
-from actors.model import Heartbeat
-from actors.ports import Chance
+from actors.domain.node import Heartbeat
+from actors.kernel.backoff import Backoff
+from actors.ports.world import Chance
 
 DISPATCHES: Final = 8
 JOBS: Final = 3

@@ -14,13 +14,15 @@ from typing import Final
 
 import trio
 
-from actors.kernel import Backoff
-from actors.lifecycle import ENDED, QUOTA, Status
-from actors.model import Heartbeat, Job, NodeRef
+from actors.domain.job import Job
+from actors.domain.labels import fits
+from actors.domain.node import Heartbeat, Member, NodeAddress, NodeRef, NodeState, NodeView
+from actors.domain.scaling import DRAINED_BY_SCALING, NodeFact
+from actors.domain.status import ENDED, QUOTA, Status
+from actors.kernel.backoff import Backoff
 from actors.node_health import SECONDS, NodeHealth
-from actors.ports import Chance, Member, NodeAddress, NodeState, NodeView, Pool
-from actors.requirements import fits
-from actors.scaling_port import DRAINED_BY_SCALING, NodeFact
+from actors.ports.scheduling import Pool
+from actors.ports.world import Chance
 
 log: Final = logging.getLogger("orchestrator.sender")
 

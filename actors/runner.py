@@ -17,18 +17,13 @@ from typing import Final
 
 import trio
 
-from actors.kernel import Actor, Backoff
-from actors.lifecycle import ENDED, Status
-from actors.model import End
-from actors.node_ports import (
-    Payload,
-    PayloadMove,
-    Payloads,
-    Running,
-    RunResult,
-    Runs,
-)
-from actors.ports import Chance, Clock
+from actors.domain.job import End
+from actors.domain.payload import Payload, PayloadMove, RunResult
+from actors.domain.status import ENDED, Status
+from actors.kernel.actor import Actor
+from actors.kernel.backoff import Backoff
+from actors.ports.payloads import Payloads, Running, Runs
+from actors.ports.world import Chance, Clock
 
 log: Final = logging.getLogger("node.runner")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from quart_trio import QuartTrio
 
-from node.api_contract import contract_routes
-from node.api_v1 import v1_routes
-from node.app import Services, make_app
+from node.api.app import Services, make_app
+from node.api.attempts import v1_routes
+from node.api.contract import contract_routes
 
 
 def create_app(services: Services) -> QuartTrio:

@@ -66,9 +66,9 @@ def run(settings: NodeSettings) -> int:
     import trio
 
     from actors.wire.errors import CannotListen
-    from actors.wire.serving import until_signal
-    from node.executors.run import NodeError
-    from node.records import DataDirectoryError
+    from actors.wire.http.server import until_signal
+    from node.executors.executor import NodeError
+    from node.payloads.records import DataDirectoryError
     from node.server import serve_node, set_up_logging
 
     async def main() -> None:

@@ -11,24 +11,24 @@ from typing import Final
 
 import trio
 
-from actors.clock import WallClock
-from actors.kernel import Supervisor
+from actors.kernel.clock import WallClock
+from actors.kernel.supervisor import Supervisor
 from actors.runner import Runner
-from actors.wire.serving import serve
+from actors.wire.http.server import serve
 from node.api import create_app
-from node.app import Services
-from node.cleaning import Cleaning
+from node.api.app import Services
+from node.api.submit import Receiver
 from node.executors.bash import BashExecutor, base_environment
-from node.executors.run import Executor
-from node.inotify import Inotify
-from node.job_environment import job_environment
-from node.load import LoadSampler
-from node.payloads import open_table
-from node.receive import Receiver
-from node.records import Records
-from node.runs import ExecutorRuns
+from node.executors.executor import Executor
+from node.host.inotify import Inotify
+from node.host.load import LoadSampler
+from node.payloads.cleaner import Cleaning
+from node.payloads.records import Records
+from node.payloads.table import open_table
+from node.runs.environment import job_environment
+from node.runs.runs import ExecutorRuns
+from node.runs.workspace import Workspace
 from node.settings import NodeSettings
-from node.workspace import Workspace
 
 log: Final = logging.getLogger("node")
 
@@ -109,12 +109,12 @@ async def _serve(
         workspace.freed = cleaning.ring
         workspace.emptied = records.reserve.hold
         if os.getpid() == 1:
-            from node.executors.reaper import reap_orphans
+            from node.executors.orphan_reaper import reap_orphans
 
             nursery.start_soon(reap_orphans)
         await nursery.start(executor.serve)
         if settings.health_command is not None:
-            from node.health import HealthCheck
+            from node.host.health import HealthCheck
 
             await nursery.start(HealthCheck(settings.health_command, settings.data, load.say).run)
         await nursery.start(load.run)
@@ -147,7 +147,7 @@ async def _serve(
                 def join(url: str) -> None:
                     if settings.join is not None:
                         # Late: who is not to join needs no HTTP client.
-                        from node.joining import stay_joined
+                        from node.host.joining import stay_joined
 
                         until_stopped.start_soon(stay_joined, settings, table.node_id, url, shutdown, chance)
 

@@ -16,9 +16,10 @@ from typing import Any, Final
 import trio
 from quart_trio import QuartTrio
 
-from orchestrator.feed import Feed
-from orchestrator.server import Address, run_orchestrator
-from orchestrator.settings import Settings, SettingsError, load
+from orchestrator.config.settings import Settings, SettingsError, load
+from orchestrator.events.waiters import Feed
+from orchestrator.server import run_orchestrator
+from orchestrator.startup import Address
 
 log: Final = logging.getLogger("orchestrator")
 

@@ -22,7 +22,7 @@ _DIRECTORY: Final = click.Path(file_okay=False, path_type=Path)
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from orchestrator.server import version
+        from orchestrator.startup import version
 
         click.echo(f"orchestrator {version()}")
         context.exit()
@@ -31,7 +31,7 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
 def _autoscale(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
     if value is None:
         return None
-    from orchestrator.scaling.config import autoscale_range
+    from orchestrator.config.scaling import autoscale_range
 
     try:
         return autoscale_range(value)
@@ -82,8 +82,8 @@ def server(config: Path | None, **flags: str | None) -> None:
     # Late, for `--help` to be quick.
     import trio
 
+    from orchestrator.config.settings import SettingsError, load
     from orchestrator.server import serve_orchestrator
-    from orchestrator.settings import SettingsError, load
 
     try:
         settings = load(os.environ, config, flags)
@@ -169,11 +169,11 @@ def run(serve: Callable[[Any], Awaitable[None]]) -> int:
     """
     import trio
 
-    from actors.ledger_port import LedgerError
-    from actors.ports import StorageError
+    from actors.ports.ledger import LedgerError
+    from actors.ports.storage import StorageError
     from actors.wire.errors import CannotListen
-    from actors.wire.serving import until_signal
-    from orchestrator.server import StartError
+    from actors.wire.http.server import until_signal
+    from orchestrator.startup import StartError
     from orchestrator.up import NodeFailed
 
     async def watch_signals(shutdown: trio.Event) -> None:

@@ -2,69 +2,52 @@
 
 from __future__ import annotations
 
-import fcntl
-import importlib.metadata
-import logging
-import os
 import random
-import ssl
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, cast
 
 import trio
 from quart_trio import QuartTrio
 
-from actors.autoscaler import AutoScaler
-from actors.caller import Caller
+from actors.autoscaler.autoscaler import AutoScaler
+from actors.callbacks.callback_sender import Caller
 from actors.cleaner import Cleaner
-from actors.clock import WallClock
-from actors.getter import Getter
-from actors.kernel import Supervisor
+from actors.domain.job import Job
+from actors.domain.node import NodeView
+from actors.domain.scaling import ServiceScaling
+from actors.domain.service import Waiting
+from actors.getter.getter import Getter
+from actors.kernel.clock import WallClock
+from actors.kernel.supervisor import Supervisor
 from actors.messages import Committed, PoolPicture, ScalingStatus, WhyWaiting
-from actors.model import Job
-from actors.ports import NodeAddress, NodeView, Waiting
-from actors.scaling_port import Provider, ProviderError, ServiceScaling
-from actors.sender import Sender
-from actors.wire.serving import serve
-from orchestrator.api import Api, create_app, jobs
-from orchestrator.api.events import written
-from orchestrator.callback_client import CallbackClient
-from orchestrator.callback_hosts import CallbackHosts
-from orchestrator.callback_secret import SecretError, load_secrets
-from orchestrator.callback_trust import TrustError, load_trust
-from orchestrator.changes import Changes
-from orchestrator.feed import Feed
-from orchestrator.http import Http
-from orchestrator.ledger import SqliteLedger
-from orchestrator.ledger_callbacks import SqliteCallbacks
-from orchestrator.node_client import NodeClient
-from orchestrator.pauses import Pauses
-from orchestrator.queue_manager import QueueManager
-from orchestrator.registry import NodeRegistry
-from orchestrator.scaling.build import build_providers
-from orchestrator.scaling.local import LocalProvider
+from actors.ports.scaling import Provider, ProviderError
+from actors.sender.sender import Sender
+from actors.wire.http.server import serve
+from orchestrator.api import Api, create_app, job_views
+from orchestrator.api.routes.events import written
+from orchestrator.callbacks.allowed_hosts import CallbackHosts
+from orchestrator.callbacks.client import CallbackClient
+from orchestrator.config.settings import Settings
+from orchestrator.events.change_stream import Changes
+from orchestrator.events.waiters import Feed
+from orchestrator.http_client import Http
+from orchestrator.ledger.ledger import SqliteLedger
+from orchestrator.ledger.tables.callbacks import SqliteCallbacks
+from orchestrator.ledger.telling import TellingLedger
+from orchestrator.nodes.addresses import watched
+from orchestrator.nodes.client import NodeClient
+from orchestrator.nodes.registry import NodeRegistry
 from orchestrator.scaling.policy import decide
-from orchestrator.service_pool import ServicePool
-from orchestrator.settings import Settings
-from orchestrator.storage import Storage
-from orchestrator.telling import TellingLedger
-
-log: Final = logging.getLogger("orchestrator")
+from orchestrator.scaling.providers.build import build_providers
+from orchestrator.scaling.providers.local import LocalProvider
+from orchestrator.scheduling.pauses import Pauses
+from orchestrator.scheduling.queue_manager import QueueManager
+from orchestrator.scheduling.service_pool import ServicePool
+from orchestrator.startup import Address, callback_keys, go_on_from, locked, log, version
+from orchestrator.storage.storage import Storage
 
 ASK_DEADLINE: Final = 1.0
 """Seconds that a route waits for the Sender's answer."""
-
-
-_PAGE: Final = 200
-RESTORED_GAP: Final = 1000
-"""Ids that are left out after a ledger was restored: some jobs may have left no trace."""
-
-
-class StartError(Exception):
-    """The server cannot start here; the text says why and what to do."""
 
 
 async def serve_orchestrator(
@@ -105,23 +88,6 @@ async def serve_orchestrator(
             on_bound=bound,
         )
         nursery.cancel_scope.cancel()
-
-
-class Address:
-    """Where nodes of this machine reach the server, once it listens."""
-
-    def __init__(self) -> None:
-        self._url = ""
-        self._known = trio.Event()
-
-    def set(self, url: str) -> None:
-        """`url` may name all interfaces; the loopback one is among them."""
-        self._url = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
-        self._known.set()
-
-    async def get(self) -> str:
-        await self._known.wait()
-        return self._url
 
 
 async def run_orchestrator(
@@ -192,26 +158,6 @@ async def _end_machines(providers: Mapping[str, Provider]) -> None:
                 await provider.end_all()
             except ProviderError as error:
                 log.error("nodes of this machine may be left: %s", error)
-
-
-async def go_on_from(ledger: SqliteLedger, storage: Storage) -> None:
-    """Never give an id twice, also with a ledger that was restored from an older copy: the files know better.
-    What that ledger does not know is kept (see `actors.cleaner`), also where a crash came before its id was
-    noted. Raises LedgerError, StorageError."""
-    last, known = await storage.last_id(), await ledger.max_id()
-    if last > known:
-        log.error(
-            "the ledger ends at job %d, the files at job %d: it was restored from an older copy; "
-            "ids go on from %d, and directories of jobs that it does not know are kept",
-            known,
-            last,
-            last + RESTORED_GAP,
-        )
-        keys = [key for key, _ in await storage.directories()]
-        for start in range(0, len(keys), _PAGE):
-            await storage.note_unknown(await ledger.unknown_directories(keys[start : start + _PAGE]))
-        # Only now: from here on this ledger does not look like a restored one.
-        await ledger.jump_ids(last + RESTORED_GAP)
 
 
 async def _start(
@@ -333,66 +279,9 @@ async def _start(
         secrets=secrets,
         owner=ledger.owner,
         clock=clock,
-        tell=lambda job_id: jobs.told_at_end(api, job_id),
+        tell=lambda job_id: job_views.told_at_end(api, job_id),
         version=version(),
     )
     caller = Caller(ledger=SqliteCallbacks(ledger), poster=poster, clock=clock, chance=chance)
     await nursery.start(supervisor.keep, caller.name, caller.run)
     return create_app(api)
-
-
-def callback_keys(settings: Settings) -> tuple[Sequence[str], ssl.SSLContext | None]:
-    """What callbacks are signed with, and who is believed; nothing where they are off. Raises StartError."""
-    if not settings.callback_hosts:
-        return (), None
-    try:
-        return load_secrets(settings.callback_secret_file), load_trust(settings.callback_ca_file)
-    except (SecretError, TrustError) as error:
-        raise StartError(str(error)) from error
-
-
-def watched(settings: Settings) -> tuple[NodeAddress, ...]:
-    """Every node's address once, with all services that name it. One that is given by its base URL and by
-    the contract's URLs too is one node."""
-    merged: dict[tuple[str, str], NodeAddress] = {}
-    for limits in settings.services.values():
-        for address in limits.addresses:
-            key = (address.url, address.upload_url)
-            services = merged[key].services if key in merged else ()
-            merged[key] = replace(address, services=tuple(dict.fromkeys((*services, *address.services))))
-    for (url, upload_url), address in list(merged.items()):
-        others = [key for key in merged if key[0] == url and key[1]]
-        if not upload_url and others:
-            other = merged[others[0]]
-            services = tuple(dict.fromkeys((*other.services, *address.services)))
-            merged[others[0]] = replace(other, services=services)
-            del merged[url, upload_url]
-    return tuple(merged.values())
-
-
-def version() -> str:
-    """The installed version; "unknown" when it runs from a tree that is not installed."""
-    try:
-        return importlib.metadata.version("job-orchestrator")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
-@contextmanager
-def locked(path: Path, what: str, setting: str) -> Iterator[None]:
-    """`what` for this process alone, by a lock on the file `path`. Raises StartError that names `setting`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise StartError(f"{what}: {error.strerror}; set {setting} to a place that can be written") from error
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StartError(
-                f"{what} is used by another orchestrator; stop it, or set {setting} to another place"
-            ) from None
-        yield
-    finally:
-        os.close(fd)

@@ -19,11 +19,14 @@ from urllib.parse import urlsplit
 
 import trio
 
-from actors.ports import NodeAddress, ServiceLimits
-from orchestrator.node_process import GRACE_SECONDS, end_child, last_words, said_url, start_bound
-from orchestrator.scaling.config import for_up
-from orchestrator.server import locked, serve_orchestrator
-from orchestrator.settings import Settings
+from actors.domain.node import NodeAddress
+from actors.domain.service import ServiceLimits
+from actors.process.identity import end_child
+from orchestrator.config.scaling import for_up
+from orchestrator.config.settings import Settings
+from orchestrator.nodes.local_process import GRACE_SECONDS, last_words, said_url, start_bound
+from orchestrator.server import serve_orchestrator
+from orchestrator.startup import locked
 
 log: Final = logging.getLogger("orchestrator.up")
 

@@ -1,4 +1,5 @@
-"""Write the states of a job and a payload into docs/architecture.md, from the tables in actors/lifecycle.py.
+"""Write the states of a job and a payload into docs/architecture.md, from the tables in
+actors/domain/status.py.
 
 .venv/bin/python scripts/draw_lifecycle.py           write them
 .venv/bin/python scripts/draw_lifecycle.py --check   only look; status 1 if it says something else
@@ -10,10 +11,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from actors.lifecycle import ENDED, JOB, OWNER, PAYLOAD, QUOTA, Status
+from actors.domain.status import ENDED, JOB, OWNER, PAYLOAD, QUOTA, Status
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "architecture.md"
-BEGIN = "<!-- from actors/lifecycle.py, written by scripts/draw_lifecycle.py -->"
+BEGIN = "<!-- from actors/domain/status.py, written by scripts/draw_lifecycle.py -->"
 END = "<!-- end of what scripts/draw_lifecycle.py wrote -->"
 
 
@@ -73,7 +74,8 @@ def main(arguments: list[str]) -> int:
     if arguments == ["--check"]:
         if text != wanted:
             print(
-                f"{DOCUMENT} is not what actors/lifecycle.py says; run this without --check", file=sys.stderr
+                f"{DOCUMENT} is not what actors/domain/status.py says; run this without --check",
+                file=sys.stderr,
             )
             return 1
     elif arguments:

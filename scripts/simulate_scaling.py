@@ -25,7 +25,7 @@ from testbed.scaling.plot import draw
 from testbed.scaling.standing import fixed, oracle
 from testbed.scaling.table import table, verdict
 
-from actors.scaling_port import ScalingLimits
+from actors.domain.scaling import ScalingLimits
 
 KNOBS = (
     "target_wait",

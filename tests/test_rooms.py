@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("actors", "orchestrator", "node")
-LONGEST = 400  # lines
+LONGEST = 800  # lines: a net only; the rule is that a file has one reason to change
 
 
 @cache

@@ -12,8 +12,8 @@ from typing import Any, Final, Literal
 
 import trio
 
-from node.executors.run import ExecutorError, Run, RunEnd, RunSpec
-from node.executors.shepherded import ShepherdedRun, end_unreadable, give_up, read_run_mark
+from node.executors.executor import ExecutorError, Run, RunEnd, RunSpec
+from node.executors.shepherded_run import ShepherdedRun, end_unreadable, give_up, read_run_mark
 from node.executors.spawner import Spawner
 
 Isolation = Literal["auto", "pidns", "userns", "subreaper"]

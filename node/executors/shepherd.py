@@ -27,9 +27,10 @@ import time
 # -I leaves out the program's directory; appended, so that nothing here can shadow the standard library.
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from node.executors import marks, namespaces, processes
-from node.executors.script import Request, become_script, read_request
-from node.executors.tree import Tree
+from actors.process import procfs
+from node.executors import mark_files, namespaces
+from node.executors.exec_script import Request, become_script, read_request
+from node.executors.process_tree import Tree
 
 _CONNECTION = 3
 _LOOK_EVERY = 0.05
@@ -66,12 +67,12 @@ class Shepherd:
             namespaces.map_own_ids(host.uid, host.gid)
         self._pid = int(os.readlink("/proc/self"))
         self._identity = {
-            "boot": processes.boot_id(),
+            "boot": procfs.boot_id(),
             "pid": str(self._pid),
-            "since": str(processes.start_time("self")),
+            "since": str(procfs.start_time("self")),
         }
         if guard is not None:
-            self._identity |= {"guard": str(guard), "guard_since": str(processes.start_time(guard))}
+            self._identity |= {"guard": str(guard), "guard_since": str(procfs.start_time(guard))}
         self._started = self._begun = 0.0
 
     def begin(self) -> bool:
@@ -82,7 +83,7 @@ class Shepherd:
             os.mkdir(path, 0o700)
         self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._enter(path)
-        self._end = marks.Draft(marks.END, self._directory)
+        self._end = mark_files.Draft(mark_files.END, self._directory)
         gate, opener = os.pipe()
         failed, failure = os.pipe()
         script = self._script = os.fork()
@@ -93,7 +94,7 @@ class Shepherd:
         os.close(failure)
         self._started, self._begun = time.time(), time.monotonic()
         try:
-            marks.create(marks.RUN, self._run_mark(script), self._directory)
+            mark_files.create(mark_files.RUN, self._run_mark(script), self._directory)
         except OSError:
             self._end.discard()
             raise  # The gate was never opened: the script's process ends by itself.
@@ -117,7 +118,7 @@ class Shepherd:
         self._end.publish(self._end_mark(outcome))
 
     def _end_mark(self, outcome: dict[str, str]) -> bytes:
-        return marks.pack({"key": self._request.key, "nonce": self._request.nonce} | outcome)
+        return mark_files.pack({"key": self._request.key, "nonce": self._request.nonce} | outcome)
 
     def _enter(self, path: bytes) -> None:
         if not self._host.namespaced:
@@ -131,7 +132,7 @@ class Shepherd:
             namespaces.close_to_others()
 
     def _run_mark(self, script: int) -> bytes:
-        return marks.pack(
+        return mark_files.pack(
             {
                 "key": self._request.key,
                 "nonce": self._request.nonce,
@@ -192,7 +193,7 @@ class Shepherd:
         """Seconds, from the file that the agent writes before it asks; else what the request said."""
         try:
             descriptor = os.open(
-                marks.GRACE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory
+                mark_files.GRACE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory
             )
             try:
                 # Bounded, as the kernel's timers are; not a number counts as no grace.

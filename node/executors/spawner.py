@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import trio
 
-from node.executors.run import ExecutorError
+from node.executors.executor import ExecutorError
 
 _log = logging.getLogger(__name__)
 _PROGRAM: Final = Path(__file__).with_name("shepherd.py")

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from quart_trio import QuartTrio
 
-from orchestrator.api import (
+from orchestrator.api.context import Api
+from orchestrator.api.http.errors import make_app
+from orchestrator.api.routes import (
     activity,
     contract,
     dashboard,
     events,
+    job_actions,
     job_files,
+    jobs,
     logs,
     nodes,
-    orders,
-    pages,
     scaling,
-    service_routes,
+    swagger,
     usage,
-    v1,
 )
-from orchestrator.api.problems import make_app
-from orchestrator.api.services import Api
+from orchestrator.api.routes import services as service_routes
 
 __all__ = ["Api", "create_app"]
 
@@ -29,10 +29,10 @@ def create_app(services: Api) -> QuartTrio:
     """The ASGI app with all routes, on what `services` holds."""
     app = make_app()
     app.register_blueprint(contract.blueprint(services))
-    for part in (v1, job_files, logs, events, orders, service_routes, usage, activity):
+    for part in (jobs, job_files, logs, events, job_actions, service_routes, usage, activity):
         app.register_blueprint(part.blueprint(services))
     app.register_blueprint(nodes.blueprint(services))
     app.register_blueprint(scaling.blueprint(services))
-    app.register_blueprint(pages.blueprint(services.version, services.services))
+    app.register_blueprint(swagger.blueprint(services.version, services.services))
     app.register_blueprint(dashboard.blueprint())
     return app

@@ -8,7 +8,7 @@ with Client("http://127.0.0.1:5000") as client:
     client.download(job.id, "result.zip")
 """
 
-from orchestrator.client.asynchronous import AsyncClient
+from orchestrator.client.async_client import AsyncClient
 from orchestrator.client.errors import (
     BadAnswer,
     BadInput,
@@ -19,8 +19,8 @@ from orchestrator.client.errors import (
     Unreachable,
     Untrusted,
 )
-from orchestrator.client.retrying import Retries
-from orchestrator.client.sync import Client
+from orchestrator.client.retries import Retries
+from orchestrator.client.sync_client import Client
 from orchestrator.client.values import Event, File, Holder, Job, Node, Service
 
 __all__ = [

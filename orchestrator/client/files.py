@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from actors.wire.errors import BadRequest
-from actors.wire.multipart_out import DataPart, FilePart
-from actors.wire.paths import PathSet, safe_path, shown
+from actors.wire.files.names import PathSet, safe_path, shown
+from actors.wire.multipart.writer import DataPart, FilePart
 from orchestrator.client.errors import BadInput
 
 PathLike = str | os.PathLike[str]

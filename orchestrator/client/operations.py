@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from actors.wire.multipart_out import DataPart, MultipartBody
-from orchestrator.client import bodies, downloading, following
+from actors.wire.multipart.writer import DataPart, MultipartBody
+from orchestrator.client import bodies, download, streams
 from orchestrator.client.errors import BadInput
-from orchestrator.client.exchange import Exchange
 from orchestrator.client.files import Files, PathLike, parts
-from orchestrator.client.retrying import Retries
+from orchestrator.client.requests import Exchange
+from orchestrator.client.retries import Retries
 from orchestrator.client.transport import Call, Progress, Wire
 from orchestrator.client.values import Event, File, Holder, Job, Node, Service
 
@@ -82,7 +82,7 @@ class Operations:
 
     async def wait(self, number: int, timeout: float | None = None) -> Job:
         """A job once it has ended. Raises TimedOut after `timeout` seconds."""
-        return await following.wait(self._exchange, _id(number), timeout)
+        return await streams.wait(self._exchange, _id(number), timeout)
 
     async def jobs(
         self,
@@ -125,14 +125,14 @@ class Operations:
         if number is not None and (user, service) != (None, None):
             raise BadInput("name a job, or a user and a service, not both")
         query = _query(user=user, service=service)
-        return following.events(self._exchange, None if number is None else _id(number), query)
+        return streams.events(self._exchange, None if number is None else _id(number), query)
 
     def logs(
         self, number: int, stream: str = "stdout", offset: int = 0, *, follow: bool = False
     ) -> AsyncGenerator[bytes, None]:
         """The bytes of "stdout" or "stderr" from `offset` on; with `follow` as they are written, until the
         job has ended."""
-        return following.log(self._exchange, _id(number), stream, offset, follow=follow)
+        return streams.log(self._exchange, _id(number), stream, offset, follow=follow)
 
     async def download(
         self, number: int, path: PathLike, *, resume: bool = True, progress: Progress | None = None
@@ -140,14 +140,14 @@ class Operations:
         """The zip of an ended job into the file `path`. What came of it stays when this fails, and the next
         call goes on there, unless `resume` is False."""
         call = Call("GET", f"/v1/jobs/{_id(number)}/results")
-        return await downloading.download(self._exchange, call, Path(path), resume=resume, progress=progress)
+        return await download.download(self._exchange, call, Path(path), resume=resume, progress=progress)
 
     async def download_partial(
         self, number: int, path: PathLike, *, progress: Progress | None = None
     ) -> Path:
         """The zip of a job's directory as it is now, wherever it is."""
         call = Call("GET", f"/download_partial/{_id(number)}")
-        return await downloading.download(self._exchange, call, Path(path), resume=False, progress=progress)
+        return await download.download(self._exchange, call, Path(path), resume=False, progress=progress)
 
     async def files(self, number: int) -> Sequence[File]:
         """What is in a job's directory, wherever it is now, by path."""
@@ -171,7 +171,7 @@ class Operations:
     ) -> Path:
         """One of them, by its `path` in the list, into the file `path`."""
         call = Call("GET", f"/v1/jobs/{_id(number)}/files/{quote(file)}")
-        return await downloading.download(self._exchange, call, Path(path), resume=resume, progress=progress)
+        return await download.download(self._exchange, call, Path(path), resume=resume, progress=progress)
 
     async def cancel(self, number: int) -> Job:
         """Have a job killed; as it is then: Killed, or Locked while that goes on. Raises Refused (409) for

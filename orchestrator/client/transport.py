@@ -22,8 +22,8 @@ import anyio.to_thread
 import httpx
 
 from actors.wire.errors import SourceChanged, causes
-from actors.wire.multipart_out import MultipartBody
-from actors.wire.trust import NoAuthorities, authorities_of
+from actors.wire.http.tls import NoAuthorities, authorities_of
+from actors.wire.multipart.writer import MultipartBody
 from orchestrator.client.errors import BadInput, Unreachable, Untrusted
 
 T = TypeVar("T")

@@ -5,7 +5,10 @@ from typing import Final
 
 import click
 
-from orchestrator.commands.fleet import (
+from orchestrator.commands.cancel import cancel_command, delete_command, rerun_command
+from orchestrator.commands.jobs import ls_command, queue_command, status_command
+from orchestrator.commands.logs import logs_command
+from orchestrator.commands.nodes import (
     drain_command,
     nodes_command,
     pause_command,
@@ -13,11 +16,8 @@ from orchestrator.commands.fleet import (
     services_command,
     undrain_command,
 )
-from orchestrator.commands.jobs import ls_command, queue_command, status_command
-from orchestrator.commands.logs import logs_command
 from orchestrator.commands.results import files_command, get_command
-from orchestrator.commands.stopping import cancel_command, delete_command, rerun_command
-from orchestrator.commands.submitting import submit_command
+from orchestrator.commands.submit import submit_command
 
 COMMANDS: Final[tuple[click.Command, ...]] = (
     submit_command,

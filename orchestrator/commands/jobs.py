@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from orchestrator.commands.connecting import HELP, Connection, as_json, connected
-from orchestrator.commands.history import emit_history
-from orchestrator.commands.naming import JOB, node_id
-from orchestrator.commands.output import age, clean, emit_json, size, span
-from orchestrator.commands.rows import COLUMNS, left_out, place, progress, row
-from orchestrator.commands.tables import emit_table
+from orchestrator.commands.connection import HELP, Connection, as_json, connected
+from orchestrator.commands.console.arguments import JOB, node_id
+from orchestrator.commands.console.history_table import emit_history
+from orchestrator.commands.console.job_row import COLUMNS, left_out, place, progress, row
+from orchestrator.commands.console.output import age, clean, emit_json, size, span
+from orchestrator.commands.console.tables import emit_table
 
 if TYPE_CHECKING:
     from orchestrator.client import Holder, Job
@@ -134,7 +134,7 @@ def ls_command(connection: Connection, *, watch: bool, json_wanted: bool, **want
         with connection.client() as client:
             wanted["node"] = node_id(client, wanted["node"])
     if watch:
-        from orchestrator.commands.watching import watch_jobs
+        from orchestrator.commands.watch import watch_jobs
 
         watch_jobs(connection, wanted, json_wanted=json_wanted)
         return

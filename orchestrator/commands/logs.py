@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from orchestrator.commands.connecting import HELP, Connection, connected
-from orchestrator.commands.naming import JOB
+from orchestrator.commands.connection import HELP, Connection, connected
+from orchestrator.commands.console.arguments import JOB
 
 
 @click.command("logs", context_settings=HELP)
@@ -27,7 +27,7 @@ def logs_command(
     Into a file or a pipe, bytes go as they are. On a terminal, what would steer it is left out, colours are
     not.
     """
-    from orchestrator.commands.terminal import Filter
+    from orchestrator.commands.console.terminal_filter import Filter
 
     out = sys.stdout.buffer
     shown = Filter(tty=sys.stdout.isatty() and not raw)

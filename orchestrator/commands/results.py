@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.commands.connecting import HELP, Connection, as_json, connected
-from orchestrator.commands.destinations import require_directory, require_free, unusable
-from orchestrator.commands.naming import JOB
-from orchestrator.commands.output import clean, emit_json, size, tell
-from orchestrator.commands.rows import left_out
-from orchestrator.commands.tables import emit_table
+from orchestrator.commands.connection import HELP, Connection, as_json, connected
+from orchestrator.commands.console.arguments import JOB
+from orchestrator.commands.console.destinations import require_directory, require_free, unusable
+from orchestrator.commands.console.job_row import left_out
+from orchestrator.commands.console.output import clean, emit_json, size, tell
+from orchestrator.commands.console.tables import emit_table
 
 if TYPE_CHECKING:
     from orchestrator.client import Client, Job
@@ -126,7 +126,7 @@ def getting(number: int, directory: Path) -> str:
 
 def _require_names(number: int, paths: tuple[str, ...]) -> None:
     from actors.wire.errors import BadRequest
-    from actors.wire.paths import safe_path
+    from actors.wire.files.names import safe_path
 
     for path in paths:
         try:
@@ -157,7 +157,7 @@ def get(client: Client, number: int, directory: Path, *, partial: bool = False) 
     """The results of a job in `directory`, which has to be empty or new. Until all is there, it lies beside
     it, in `.DIR.job-N`. Raises ClientError."""
     from orchestrator.client import BadInput
-    from orchestrator.commands.unpacking import unpack
+    from orchestrator.commands.console.unzip import unpack
 
     directory = Path(os.path.realpath(directory))
     aside = directory.parent / f".{directory.name}.job-{number}"
@@ -195,7 +195,7 @@ def bar(what: str) -> Iterator[Progress | None]:
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    from orchestrator.commands.output import console
+    from orchestrator.commands.console.output import console
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console(err=True), transient=True) as shown:

@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from actors.scaling_port import (
+from actors.domain.scaling import (
     DRAINED_BY_SCALING,
     Action,
     Create,

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import trio
 
-from actors.wire.attempts import PROTOCOL
+from actors.wire.protocol.attempts import PROTOCOL
 
 SLOTS: Final = 8
 EVERY: Final = 1.0

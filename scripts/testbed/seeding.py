@@ -10,10 +10,10 @@ from typing import Final
 
 import trio
 
-from actors.ledger_port import JobDetails, Move, NewJob
-from actors.lifecycle import Status
-from actors.model import Attempt, AttemptState, End, Job
-from orchestrator.ledger import SqliteLedger
+from actors.domain.changes import JobDetails, Move, NewJob
+from actors.domain.job import Attempt, AttemptState, End, Job
+from actors.domain.status import Status
+from orchestrator.ledger.ledger import SqliteLedger
 
 SPAN: Final = 3500.0
 """Seconds over which the jobs were handed in."""

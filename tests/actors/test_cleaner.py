@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import trio
-from fakes.ledgers import SetClock, new_job, walk
-from fakes.memory_ledger import MemoryLedger
+from support.data.ledgers import SetClock, new_job, walk
+from support.memory.memory_ledger import MemoryLedger
 from trio.testing import MockClock
 
 from actors.cleaner import Cleaner
-from actors.lifecycle import Status
-from actors.model import Job
-from actors.ports import StorageError
+from actors.domain.job import Job
+from actors.domain.status import Status
+from actors.ports.storage import StorageError
 
 ENDED = (Status.PROCESSING, Status.SUBMITTED, Status.COMPLETED)
 

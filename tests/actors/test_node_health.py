@@ -7,12 +7,13 @@ from dataclasses import replace
 
 from trio.testing import MockClock
 
-from actors.lifecycle import Status
-from actors.model import Attempt, End, Heartbeat, Job, NodeRef
+from actors.domain.job import Attempt, End, Job
+from actors.domain.node import Heartbeat, NodeAddress, NodeRef, NodeState
+from actors.domain.service import ServiceLimits
+from actors.domain.status import Status
 from actors.node_health import ASIDE_FIRST, ASIDE_MOST, DISPATCHES, PROBATION, NodeHealth
-from actors.ports import NodeAddress, NodeState, ServiceLimits
 from actors.roster import Roster
-from orchestrator.service_pool import ServicePool
+from orchestrator.scheduling.service_pool import ServicePool
 
 WELL = Heartbeat(slots=2, free_disk=1 << 40, free_memory=1 << 40)
 

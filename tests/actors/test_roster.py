@@ -8,12 +8,13 @@ import random
 import trio
 from trio.testing import MockClock
 
-from actors.lifecycle import Status
-from actors.model import Attempt, End, Heartbeat, Job, NodeRef
-from actors.ports import Member, NodeAddress, NodeState, ServiceLimits
+from actors.domain.job import Attempt, End, Job
+from actors.domain.node import Heartbeat, Member, NodeAddress, NodeRef, NodeState
+from actors.domain.scaling import NodeFact
+from actors.domain.service import ServiceLimits
+from actors.domain.status import Status
 from actors.roster import Roster
-from actors.scaling_port import NodeFact
-from orchestrator.service_pool import ServicePool
+from orchestrator.scheduling.service_pool import ServicePool
 
 S = Status
 A, B = Member("a", "http://a", ("s",), 2, machine="t" * 32), Member("b", "http://b", ("s",), 1)

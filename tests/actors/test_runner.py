@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 import trio
-from fakes.fake_runs import FakeRun, FakeRuns, MemoryPayloads
+from support.memory.fake_runs import FakeRun, FakeRuns, MemoryPayloads
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from actors.kernel import Supervisor
-from actors.lifecycle import Status
-from actors.node_ports import Payload, RunResult
-from actors.progress import Progress
+from actors.domain.payload import Payload, RunResult
+from actors.domain.progress import Progress
+from actors.domain.status import Status
+from actors.kernel.supervisor import Supervisor
 from actors.runner import Cause, Runner, verdict
 
 

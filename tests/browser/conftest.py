@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from fakes.processes import Place, Started, own_place, shared_up
-from fakes.watched_page import Watched
 from playwright.sync_api import Browser, Page, expect
+from support.processes.processes import Place, Started, own_place, shared_up
+from support.processes.watched_page import Watched
 from testbed.browser import chromium
 
 from orchestrator.client import Client

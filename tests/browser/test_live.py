@@ -6,11 +6,11 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from fakes.gates import gate
-from fakes.prefix_proxy import prefix_proxy
-from fakes.processes import Place
-from fakes.watched_page import Watched
 from playwright.sync_api import Page, expect
+from support.peers.prefix_proxy import prefix_proxy
+from support.processes.gates import gate
+from support.processes.processes import Place
+from support.processes.watched_page import Watched
 
 from orchestrator.client import Client
 

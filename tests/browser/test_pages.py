@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.gates import gate
-from fakes.prefix_proxy import prefix_proxy
-from fakes.processes import Started
-from fakes.watched_page import Watched
 from playwright.sync_api import Page, expect
+from support.peers.prefix_proxy import prefix_proxy
+from support.processes.gates import gate
+from support.processes.processes import Started
+from support.processes.watched_page import Watched
 
 from orchestrator.client import Client
 

@@ -12,7 +12,7 @@ import pytest
 
 from node import settings as node_settings
 from orchestrator import cli
-from orchestrator import settings as server_settings
+from orchestrator.config import settings as server_settings
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from actors.scaling_port import ProviderError
-from orchestrator.scaling.command import CommandProvider, Commands
+from actors.ports.scaling import ProviderError
+from orchestrator.config.scaling import Commands
+from orchestrator.scaling.providers.command import CommandProvider
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "providers" / "openstack" / "machines.sh"
 FIRST, SECOND = "0123456789abcdef" * 2, "fedcba9876543210" * 2

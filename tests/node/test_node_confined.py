@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from fakes.node_clients import KEY, OTHER
-from fakes.node_processes import NodeProcess, inner, node_process
+from support.peers.node_clients import KEY, OTHER
+from support.processes.node_processes import NodeProcess, inner, node_process
 
 SMALL_DISK = ("unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=20M none "$0" && exec "$@"')
 AS_PID_1 = ("unshare", "-rpf", "--mount-proc", "--kill-child")

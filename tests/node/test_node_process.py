@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from fakes.node_clients import KEY, OTHER
-from fakes.node_processes import NODE, node_process
+from support.peers.node_clients import KEY, OTHER
+from support.processes.node_processes import NODE, node_process
 
 
 async def _opened(path: Path) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from node.job_environment import job_environment
+from node.runs.environment import job_environment
 from node.settings import NodeSettings, SettingsError, load_settings
 
 

@@ -12,7 +12,7 @@ import trio
 
 import orchestrator.asgi
 from orchestrator.asgi import LifespanApp
-from orchestrator.settings import Settings, SettingsError
+from orchestrator.config.settings import Settings, SettingsError
 
 
 class Host:

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import psutil
 import trio
-from fakes.api_server import form
+from support.processes.api_server import form
 
 COMMAND = [sys.executable, "-c", "from orchestrator.cli import main; main()"]
 ENVIRONMENT = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}

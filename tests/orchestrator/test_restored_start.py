@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import trio
-from fakes.ledgers import SetClock, new_job, open_ledger
-from fakes.node_jobs import new_storage
+from support.data.ledgers import SetClock, new_job, open_ledger
+from support.data.node_jobs import new_storage
 
 from actors.cleaner import Cleaner
-from orchestrator.server import RESTORED_GAP, go_on_from
-from orchestrator.storage import Storage
+from orchestrator.startup import RESTORED_GAP, go_on_from
+from orchestrator.storage.storage import Storage
 
 
 async def stored(storage: Storage) -> str:

@@ -9,21 +9,16 @@ from unittest.mock import patch
 
 from simulation.world import Faulty
 
-from actors import getter, lane, sender, tracking
-from actors.ledger_port import TellProgress
-from actors.lifecycle import Status
-from actors.model import Job, NodeRef, PayloadView
-from actors.ports import (
-    CollectAnswer,
-    CollectResult,
-    NodeEvent,
-    Picture,
-    ServiceLimits,
-    SubmitAnswer,
-    SubmitResult,
-)
-from orchestrator.queue_manager import QueueManager
-from orchestrator.service_pool import ServicePool
+from actors.domain.changes import TellProgress
+from actors.domain.job import Job
+from actors.domain.node import NodeRef, PayloadView
+from actors.domain.service import ServiceLimits
+from actors.domain.status import Status
+from actors.getter import getter, reconcile
+from actors.ports.nodes import CollectAnswer, CollectResult, NodeEvent, Picture, SubmitAnswer, SubmitResult
+from actors.sender import dispatcher, sender
+from orchestrator.scheduling.queue_manager import QueueManager
+from orchestrator.scheduling.service_pool import ServicePool
 
 
 @dataclass(frozen=True)
@@ -61,14 +56,14 @@ def _slot_kept_when_lost() -> Iterator[None]:
 
 @contextmanager
 def _requeued_when_ambiguous() -> Iterator[None]:
-    original = lane._fate_of
+    original = dispatcher._fate_of
 
-    def fate(answer: SubmitAnswer, node: object, earlier_doubt: bool) -> lane.Fate | None:
+    def fate(answer: SubmitAnswer, node: object, earlier_doubt: bool) -> dispatcher.Fate | None:
         if answer.result is SubmitResult.DOUBT:
-            return lane.Fate.NOT_THERE
+            return dispatcher.Fate.NOT_THERE
         return original(answer, node, earlier_doubt)  # type: ignore[arg-type]
 
-    with patch.object(lane, "_fate_of", fate):
+    with patch.object(dispatcher, "_fate_of", fate):
         yield
 
 
@@ -76,7 +71,7 @@ def _requeued_when_ambiguous() -> Iterator[None]:
 def _terminate_forgotten_at_hand_over() -> Iterator[None]:
     original = getter.next_step
 
-    def step(t: tracking.Tracked, node: tracking.Followed, limits: ServiceLimits | None) -> tracking.Step:
+    def step(t: reconcile.Tracked, node: reconcile.Followed, limits: ServiceLimits | None) -> reconcile.Step:
         job = t.job
         if job.status in (Status.SUBMITTED, Status.PREPARED, Status.RUNNING):
             t.job = replace(job, terminate_requested=False)
@@ -93,7 +88,7 @@ def _terminate_forgotten_at_hand_over() -> Iterator[None]:
 def _absence_believed() -> Iterator[None]:
     original = getter.next_step
 
-    def step(t: tracking.Tracked, node: tracking.Followed, limits: ServiceLimits | None) -> tracking.Step:
+    def step(t: reconcile.Tracked, node: reconcile.Followed, limits: ServiceLimits | None) -> reconcile.Step:
         if node.ref is not None and t.gone is None and t.attempt.key not in node.mirror and node.connected:
             t.gone = "it is not in the picture"
         return original(t, node, limits)
@@ -138,12 +133,12 @@ def _quota_in_memory_only() -> Iterator[None]:
 
 @contextmanager
 def _last_word_unheard() -> Iterator[None]:
-    original = tracking._progress
+    original = reconcile._progress
 
-    def progress(t: tracking.Tracked, view: PayloadView) -> TellProgress | None:
+    def progress(t: reconcile.Tracked, view: PayloadView) -> TellProgress | None:
         return original(t, view) if view.end is None else None
 
-    with patch.object(tracking, "_progress", progress):
+    with patch.object(reconcile, "_progress", progress):
         yield
 
 

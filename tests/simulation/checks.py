@@ -8,18 +8,9 @@ from typing import TYPE_CHECKING
 import trio
 from simulation.violation import Violation
 
-from actors.ledger_port import (
-    Change,
-    Move,
-    MoveAttempt,
-    Note,
-    Outcome,
-    Recorded,
-    RecordEnd,
-    TellProgress,
-)
-from actors.lifecycle import JOB, OVER, QUOTA, Status
-from actors.model import Attempt, AttemptState, Job
+from actors.domain.changes import Change, Move, MoveAttempt, Note, Outcome, Recorded, RecordEnd, TellProgress
+from actors.domain.job import Attempt, AttemptState, Job
+from actors.domain.status import JOB, OVER, QUOTA, Status
 
 if TYPE_CHECKING:
     from simulation.world import World

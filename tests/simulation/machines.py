@@ -11,9 +11,11 @@ import trio
 from simulation.plan import JobPlan
 from simulation.violation import Violation
 
-from actors.lifecycle import Status
-from actors.model import End, Heartbeat, Mark, PayloadView
-from actors.ports import (
+from actors.domain.job import End
+from actors.domain.node import Heartbeat, Mark, PayloadView
+from actors.domain.progress import Progress
+from actors.domain.status import Status
+from actors.ports.nodes import (
     Beat,
     CollectAnswer,
     CollectResult,
@@ -26,7 +28,6 @@ from actors.ports import (
     SubmitAnswer,
     SubmitResult,
 )
-from actors.progress import Progress
 
 
 @dataclass

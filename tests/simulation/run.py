@@ -9,19 +9,20 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import trio
-from fakes.memory_ledger import MemoryLedger
 from simulation.plan import SERVICE, Plan
 from simulation.violation import Dead, Violation
 from simulation.world import BoundLedger, BoundNodes, Epoch, Faulty, World, hand_over
+from support.memory.memory_ledger import MemoryLedger
 from trio.testing import MockClock
 
-from actors.getter import Getter
+from actors.domain.job import Job
+from actors.domain.node import NodeAddress
+from actors.domain.service import ServiceLimits
+from actors.getter.getter import Getter
 from actors.messages import Committed
-from actors.model import Job
-from actors.ports import NodeAddress, ServiceLimits
-from actors.sender import Sender
-from orchestrator.queue_manager import QueueManager
-from orchestrator.service_pool import ServicePool
+from actors.sender.sender import Sender
+from orchestrator.scheduling.queue_manager import QueueManager
+from orchestrator.scheduling.service_pool import ServicePool
 
 TICK = 5.0
 SUSPECT_AFTER = 15.0

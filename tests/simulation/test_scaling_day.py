@@ -10,7 +10,7 @@ from testbed.scaling.line import SERVICE
 from testbed.scaling.standing import fixed, oracle
 from testbed.scaling.table import table, verdict
 
-from actors.scaling_port import ScalingLimits
+from actors.domain.scaling import ScalingLimits
 
 HOURS = 3600.0
 SHAPE = Shape(

@@ -10,28 +10,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import trio
-from fakes.memory_ledger import MemoryLedger
 from simulation.checks import Checks
 from simulation.machines import Machine, Stream
 from simulation.plan import SERVICE, Fault, Plan
 from simulation.violation import Dead
+from support.memory.memory_ledger import MemoryLedger
 
-from actors.ledger_port import (
-    Change,
-    LedgerError,
-    NewJob,
-    Outcome,
-    Recorded,
-)
+from actors.domain.changes import Change, NewJob, Outcome, Recorded
+from actors.domain.job import Attempt, HistoryEntry, Job
+from actors.domain.node import NodeAddress, NodeRef
 from actors.messages import AttemptHanded
-from actors.model import Attempt, HistoryEntry, Job, NodeRef
-from actors.ports import (
+from actors.ports.ledger import LedgerError
+from actors.ports.nodes import (
     CollectAnswer,
     CollectResult,
     Dispatch,
     Look,
     LookResult,
-    NodeAddress,
     NodeEvent,
     SubmitAnswer,
     SubmitResult,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from fakes.processes import Place, Started, own_place, shared_up
+from support.processes.processes import Place, Started, own_place, shared_up
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from __future__ import annotations
 import collections
 import random
 
-from fakes.portals import portal
-from fakes.processes import Place
-from fakes.wires import Fault, Rule, wire
+from support.peers.portals import portal
+from support.peers.wires import Fault, Rule, wire
+from support.processes.processes import Place
 
 JOBS = 60
 

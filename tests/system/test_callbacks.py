@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import trio
-from fakes.certificates import self_signed
-from fakes.peer import Peer, Request, send, serving
-from fakes.portals import portal
-from fakes.processes import Place
 from standardwebhooks.webhooks import Webhook
+from support.data.certificates import self_signed
+from support.peers.peer import Peer, Request, send, serving
+from support.peers.portals import portal
+from support.processes.processes import Place
 
 
 class Receiver:

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import pytest
 import trio
-from fakes.node_jobs import new_dispatch, new_storage
+from support.data.node_jobs import new_dispatch, new_storage
 
-from actors.lifecycle import ENDED, Status
-from actors.model import NodeRef, PayloadView
-from actors.ports import (
+from actors.domain.node import NodeAddress, NodeRef, PayloadView
+from actors.domain.status import ENDED, Status
+from actors.ports.nodes import (
     CollectResult,
     Dispatch,
     LookResult,
-    NodeAddress,
     NodeEvent,
     PayloadChanged,
     Picture,
@@ -26,13 +25,13 @@ from actors.ports import (
 )
 from node.server import serve_node
 from node.settings import NodeSettings
-from orchestrator.addresses import foreign_ref
-from orchestrator.foreign_asking import Asking
-from orchestrator.foreign_spool import Spool
-from orchestrator.foreign_watch import ForeignWatch
-from orchestrator.http import Http
-from orchestrator.node_client import NodeClient, NotThere
-from orchestrator.storage import Storage
+from orchestrator.http_client import Http
+from orchestrator.nodes.addresses import foreign_ref
+from orchestrator.nodes.client import NodeClient, NotThere
+from orchestrator.nodes.contract_only.poller import ForeignWatch
+from orchestrator.nodes.contract_only.probe import Asking
+from orchestrator.nodes.contract_only.spool import Spool
+from orchestrator.storage.storage import Storage
 
 OWNER = "0" * 32
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from fakes.event_streams import events
-from fakes.gates import gate
-from fakes.processes import PATIENCE, Place, Started
+from support.peers.event_streams import events
+from support.processes.gates import gate
+from support.processes.processes import PATIENCE, Place, Started
 
 from orchestrator.client import AsyncClient, Event, Retries
 

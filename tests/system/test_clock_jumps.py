@@ -6,11 +6,11 @@ import os
 import time
 from pathlib import Path
 
-from fakes.gates import gate
-from fakes.portals import portal
-from fakes.processes import Place
+from support.peers.portals import portal
+from support.processes.gates import gate
+from support.processes.processes import Place
 
-CLOCK = Path(__file__).parents[1] / "fakes" / "jumping_clock"
+CLOCK = Path(__file__).parents[1] / "support" / "clocks" / "jumping_clock"
 HOUR = 3600.0
 JOBS = 6
 

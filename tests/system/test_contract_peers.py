@@ -16,10 +16,10 @@ import httpx
 import psutil
 import pytest
 import trio
-from fakes.portals import portal
-from fakes.processes import PATIENCE, Place, Started, gone, place
+from support.peers.portals import portal
+from support.processes.processes import PATIENCE, Place, Started, gone, place
 
-FAKES = Path(__file__).parents[1] / "fakes"
+FAKES = Path(__file__).parents[1] / "support" / "peers"
 MARK = "trap 'echo \"$?\" > .orchestrator.exit' EXIT\n"
 """What scripts for foreign nodes begin with."""
 

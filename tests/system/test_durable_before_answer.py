@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fakes.portals import portal
-from fakes.processes import Place, Started
+from support.peers.portals import portal
+from support.processes.processes import Place, Started
 
-PROGRAM = Path(__file__).parents[1] / "fakes" / "traced_server_program.py"
+PROGRAM = Path(__file__).parents[1] / "support" / "processes" / "traced_server_program.py"
 
 
 def traced_server(here: Place, trace: Path) -> Started:

@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 import trio
-from fakes.gates import gate
-from fakes.portals import Portal, portal
-from fakes.processes import PATIENCE, Place, Started
+from support.peers.portals import Portal, portal
+from support.processes.gates import gate
+from support.processes.processes import PATIENCE, Place, Started
 
 TRAP = "trap 'echo \"$?\" > .orchestrator.exit' EXIT\n"
 MARK = ".orchestrator.exit"

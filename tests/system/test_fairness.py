@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 import trio
-from fakes.portals import OVER, Portal, portal, seconds
-from fakes.processes import Place
+from support.peers.portals import OVER, Portal, portal, seconds
+from support.processes.processes import Place
 
 EACH = 10
 PER_USER = 2

@@ -6,10 +6,10 @@ import signal
 from pathlib import Path
 
 import trio
-from fakes.event_streams import events
-from fakes.gates import gate
-from fakes.portals import portal
-from fakes.processes import Place, Started
+from support.peers.event_streams import events
+from support.peers.portals import portal
+from support.processes.gates import gate
+from support.processes.processes import Place, Started
 
 ODD = (
     r"printf 'caf\xe9 \xff\x00 \xf0\x9f\xa7\xac end\n'; "

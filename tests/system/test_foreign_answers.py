@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import trio
-from fakes.gates import gate
-from fakes.portals import portal
-from fakes.processes import PATIENCE, Place
-from fakes.wires import Instead, Rule, wire
+from support.peers.portals import portal
+from support.peers.wires import Instead, Rule, wire
+from support.processes.gates import gate
+from support.processes.processes import PATIENCE, Place
 
-PROGRAM = Path(__file__).parents[1] / "fakes" / "foreign_node_program.py"
+PROGRAM = Path(__file__).parents[1] / "support" / "peers" / "foreign_node_program.py"
 MARK = "trap 'echo \"$?\" > .orchestrator.exit' EXIT\n"
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fakes.api_server import form
-from fakes.directories import until
-from fakes.gates import gate
-from fakes.portals import Portal, portal
-from fakes.processes import COMMAND, Place, Started
+from support.data.directories import until
+from support.peers.portals import Portal, portal
+from support.processes.api_server import form
+from support.processes.gates import gate
+from support.processes.processes import COMMAND, Place, Started
 
 MIB = 1 << 20
 SIZE = 20 * MIB

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 
 import httpx
 import trio
-from fakes.api_server import form
-from fakes.directories import all_files, until
-from fakes.portals import Portal, portal
-from fakes.processes import Place
+from support.data.directories import all_files, until
+from support.peers.portals import Portal, portal
+from support.processes.api_server import form
+from support.processes.processes import Place
 
 PARTS = ('name="file"; filename="run.sh"|echo once >> marks', b'name="file"; filename="in"|' + bytes(3 << 20))
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from fakes.portals import Portal, portal
-from fakes.processes import PROMISED, Place, Started
+from support.peers.portals import Portal, portal
+from support.processes.processes import PROMISED, Place, Started
 
 CONFIG = "node_lost_after = 2\n[services.example]\nruns_per_user = 8\n"
 

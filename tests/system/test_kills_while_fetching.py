@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import trio
-from fakes.directories import all_files, until
-from fakes.portals import Portal, portal
-from fakes.processes import PATIENCE, Place, Started
-from fakes.wires import Hold, Rule, Wire, wire
+from support.data.directories import all_files, until
+from support.peers.portals import Portal, portal
+from support.peers.wires import Hold, Rule, Wire, wire
+from support.processes.processes import PATIENCE, Place, Started
 
 SCRIPT = "head -c 6M /dev/urandom > big; sha256sum big > sum"
 COLLECT, RELEASE = "POST /v1/collect", "POST /v1/release"

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 import trio
-from fakes.gates import gate
-from fakes.portals import Portal, portal
-from fakes.processes import Place, Started, gone, place
+from support.peers.portals import Portal, portal
+from support.processes.gates import gate
+from support.processes.processes import Place, Started, gone, place
 
 JOBS = 20
 LOST_AFTER = 3.0

@@ -9,8 +9,8 @@ from urllib.parse import urljoin
 
 import httpx
 import pytest
-from fakes.prefix_proxy import PrefixProxy, prefix_proxy
-from fakes.processes import Place, Started
+from support.peers.prefix_proxy import PrefixProxy, prefix_proxy
+from support.processes.processes import Place, Started
 
 from orchestrator.client import Client
 

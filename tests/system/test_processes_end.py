@@ -13,9 +13,9 @@ import httpx
 import pytest
 import trio
 import trio.testing
-from fakes.node_clients import NodeClient
-from fakes.portals import Portal, portal
-from fakes.processes import PROMISED, Place, Started, gone
+from support.peers.node_clients import NodeClient
+from support.peers.portals import Portal, portal
+from support.processes.processes import PROMISED, Place, Started, gone
 
 STUBBORN = "trap '' TERM INT HUP; echo $$ > {}; sleep 600"
 

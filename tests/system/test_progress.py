@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import trio
-from fakes.event_streams import events
-from fakes.gates import gate
-from fakes.portals import portal
-from fakes.processes import Started
+from support.peers.event_streams import events
+from support.peers.portals import portal
+from support.processes.gates import gate
+from support.processes.processes import Started
 
 
 async def test_progress_is_seen_where_the_job_is_seen_and_a_rerun_begins_without(

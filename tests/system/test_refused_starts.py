@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fakes.processes import Place, Refused
+from support.processes.processes import Place, Refused
 
 
 def _in_one_line(refused: Refused, *words: str) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import pytest
 import trio
-from fakes.portals import portal
-from fakes.processes import Started
+from support.peers.portals import portal
+from support.processes.processes import Started
 
 LOGS = {"stdout.log", "stderr.log"}
 

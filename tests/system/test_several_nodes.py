@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 
-from fakes.portals import portal
-from fakes.processes import Place, Started
+from support.peers.portals import portal
+from support.processes.processes import Place, Started
 
 
 async def absent_node(here: Place, name: str) -> Started:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import trio
-from fakes.directories import all_files, until
-from fakes.gates import Gate, gate
-from fakes.portals import portal
-from fakes.processes import PATIENCE, Place, Started
+from support.data.directories import all_files, until
+from support.peers.portals import portal
+from support.processes.gates import Gate, gate
+from support.processes.processes import PATIENCE, Place, Started
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import httpx
 import pytest
 import trio
 import trio.testing
-from fakes.api_server import form
-from fakes.gates import gate
-from fakes.portals import portal
-from fakes.processes import PROMISED, Place, Started
+from support.peers.portals import portal
+from support.processes.api_server import form
+from support.processes.gates import gate
+from support.processes.processes import PROMISED, Place, Started
 
 MIB = 1 << 20
 LARGE = 24 * MIB

@@ -8,8 +8,8 @@ import socket
 import sys
 from pathlib import Path
 
-from fakes.portals import portal
-from fakes.processes import Place
+from support.peers.portals import portal
+from support.processes.processes import Place
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "interface-contacts"
 DEAD = "http://127.0.0.1:9"

@@ -12,11 +12,11 @@ import httpx
 import psutil
 import pytest
 import trio
-from fakes.directories import all_files, until
-from fakes.gates import gate
-from fakes.portals import Portal, portal
-from fakes.processes import PATIENCE, Place
-from fakes.wires import Hold, Rule, wire
+from support.data.directories import all_files, until
+from support.peers.portals import Portal, portal
+from support.peers.wires import Hold, Rule, wire
+from support.processes.gates import gate
+from support.processes.processes import PATIENCE, Place
 
 GRACE = 1.0
 KILLED = {"status": "Killed", "message": "job terminated"}

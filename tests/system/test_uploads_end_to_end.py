@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
-from fakes.api_server import form
-from fakes.portals import Portal, portal
-from fakes.processes import PATIENCE, Place, Started
+from support.peers.portals import Portal, portal
+from support.processes.api_server import form
+from support.processes.processes import PATIENCE, Place, Started
 
 RUN = 'name="file"; filename="run.sh"|true'
 FIELDS = ('name="user_id"|1', 'name="service"|example')

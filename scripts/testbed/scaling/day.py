@@ -16,11 +16,10 @@ import trio
 from trio._core import _run
 from trio.testing import MockClock
 
-from actors.autoscaler import AutoScaler
-from actors.messages import Committed, DrainNode, ScalingPicture, ScalingView, UndrainNode
-from actors.model import Heartbeat, Job, NodeRef
-from actors.ports import Member
-from actors.scaling_port import (
+from actors.autoscaler.autoscaler import AutoScaler
+from actors.domain.job import Job
+from actors.domain.node import Heartbeat, Member, NodeRef
+from actors.domain.scaling import (
     DecisionRecord,
     Machine,
     MachineRecord,
@@ -28,8 +27,9 @@ from actors.scaling_port import (
     NodeFact,
     ScalingLimits,
 )
+from actors.messages import Committed, DrainNode, ScalingPicture, ScalingView, UndrainNode
 from orchestrator.scaling.policy import decide
-from orchestrator.service_pool import ServicePool
+from orchestrator.scheduling.service_pool import ServicePool
 from testbed.scaling.arrivals import Arrival
 from testbed.scaling.line import SERVICE, Line
 from testbed.scaling.standing import Outcome

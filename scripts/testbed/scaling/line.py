@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from actors.lifecycle import Status
-from actors.model import Attempt, End, Job
-from actors.ports import ServiceLimits
-from orchestrator.queue_manager import QueueManager
+from actors.domain.job import Attempt, End, Job
+from actors.domain.service import ServiceLimits
+from actors.domain.status import Status
+from orchestrator.scheduling.queue_manager import QueueManager
 from testbed.scaling.arrivals import Arrival
 
 SERVICE = "dock"

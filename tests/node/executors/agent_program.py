@@ -11,10 +11,11 @@ from pathlib import Path
 
 import trio
 
-from node.executors import namespaces, processes
+from actors.process import procfs
+from node.executors import namespaces
 from node.executors.bash import BashExecutor
-from node.executors.reaper import reap_orphans
-from node.executors.run import RunSpec
+from node.executors.executor import RunSpec
+from node.executors.orphan_reaper import reap_orphans
 
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 
@@ -57,13 +58,13 @@ def fail_with(code: int) -> subprocess.Popen[bytes]:
 
 
 def children_of_this() -> list[int]:
-    return processes.children("self")
+    return procfs.children("self")
 
 
 async def zombies_are(expected: list[int]) -> None:
     """Nothing announces that a zombie was collected: this has to look, and look again."""
     while True:
-        if [pid for pid in children_of_this() if processes.is_zombie(pid)] == expected:
+        if [pid for pid in children_of_this() if procfs.is_zombie(pid)] == expected:
             return
         await trio.sleep(0.05)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.executors import processes
+from actors.process import procfs
 from node.executors.bash import BashExecutor
-from node.executors.run import RunSpec
+from node.executors.executor import RunSpec
 
 ROOT = Path(__file__).parents[3]
 
@@ -56,7 +56,7 @@ class Payloads:
         await until_ended(pid)
 
     def living(self, pid: int) -> bool:
-        return processes.start_time(pid) is not None and not processes.is_zombie(pid)
+        return procfs.start_time(pid) is not None and not procfs.is_zombie(pid)
 
     def survivors(self) -> list[int]:
         return living_with(self.token)

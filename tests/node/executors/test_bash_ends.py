@@ -8,9 +8,9 @@ import time
 import pytest
 import trio
 
-from node.executors import processes
+from actors.process import procfs
 from node.executors.bash import BashExecutor
-from node.executors.run import ExecutorError, RunEnd, RunSpec
+from node.executors.executor import ExecutorError, RunEnd, RunSpec
 
 ENDS = [
     ("true", 0, None),
@@ -103,9 +103,9 @@ async def test_orphans_by_the_hundred_change_no_exit_code_and_leave_no_zombie(ex
         for _ in range(100):
             nursery.start_soon(one)
     assert [end.exit_code for end in ends] == [3] * 100
-    for pid in processes.children(executor.spawner_pid):  # Guards, which end just after their shepherds.
+    for pid in procfs.children(executor.spawner_pid):  # Guards, which end just after their shepherds.
         await payloads.ended(pid)
-    assert processes.children(executor.spawner_pid) == []
+    assert procfs.children(executor.spawner_pid) == []
 
 
 async def test_marks_that_a_script_forges_are_not_believed(executor, payloads, isolation):

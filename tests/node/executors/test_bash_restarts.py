@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.executors import marks, shepherd, spawner
+from node.executors import mark_files, shepherd, spawner
 from node.executors.bash import BashExecutor
-from node.executors.run import ExecutorError, RunEnd
+from node.executors.executor import ExecutorError, RunEnd
 
 PROGRAM = Path(__file__).with_name("agent_program.py")
 ROOT = Path(__file__).parents[3]
@@ -167,9 +167,9 @@ async def test_a_payload_of_another_boot_is_lost_unless_it_had_ended(executor, p
     run = await executor.start(running)
     await (await executor.start(done)).wait()
     for spec in (running, done):
-        path = spec.directory / "run" / marks.RUN
-        values = marks.unpack(path.read_bytes())
-        path.write_bytes(marks.pack(values | {"boot": "of-another-life"}))
+        path = spec.directory / "run" / mark_files.RUN
+        values = mark_files.unpack(path.read_bytes())
+        path.write_bytes(mark_files.pack(values | {"boot": "of-another-life"}))
     lost, ended = await executor.adopt(running), await executor.adopt(done)
     assert lost.lost
     assert lost.exit_code is None
@@ -180,9 +180,9 @@ async def test_a_payload_of_another_boot_is_lost_unless_it_had_ended(executor, p
 async def test_a_pid_that_names_another_process_now_is_not_the_shepherd(executor, payloads):
     spec = payloads.make("exit 3")
     await (await executor.start(spec)).wait()
-    path = spec.directory / "run" / marks.RUN
-    values = marks.unpack(path.read_bytes())
-    path.write_bytes(marks.pack(values | {"pid": str(os.getpid())}))
+    path = spec.directory / "run" / mark_files.RUN
+    values = mark_files.unpack(path.read_bytes())
+    path.write_bytes(mark_files.pack(values | {"pid": str(os.getpid())}))
     end = await executor.adopt(spec)
     assert isinstance(end, RunEnd)
     assert end.exit_code == 3

@@ -9,8 +9,8 @@ import signal
 import pytest
 import trio
 
-from node.executors import marks
-from node.executors.run import RunEnd
+from node.executors import mark_files
+from node.executors.executor import RunEnd
 
 NASTY = r"""
 trap '' TERM INT HUP
@@ -129,7 +129,7 @@ async def test_without_a_namespace_traces_lead_to_what_is_left_when_the_guard_is
     post = signpost(spec)
     run = await executor.start(spec)
     await post.line()
-    mark = marks.unpack((spec.directory / "run/started").read_bytes())
+    mark = mark_files.unpack((spec.directory / "run/started").read_bytes())
     os.kill(int(mark["guard"]), signal.SIGKILL)
     os.kill(run.pid, signal.SIGKILL)
     with trio.fail_after(5):

@@ -6,9 +6,9 @@ import os
 
 import trio
 
-from node.executors import processes
+from actors.process import procfs
 from node.executors.bash import BashExecutor, base_environment
-from node.executors.run import RunSpec
+from node.executors.executor import RunSpec
 
 LOOK = """
 exec python3 -I -S -c '
@@ -101,7 +101,7 @@ async def test_an_own_namespace_comes_with_its_own_proc(executor, payloads, isol
     assert (namespace != os.readlink("/proc/self/ns/pid")) == own
     assert (int(count) < 8) == own
     # And the machine's own mounts are as they were.
-    assert processes.start_time(os.getpid())
+    assert procfs.start_time(os.getpid())
 
 
 def test_the_base_environment_leaves_out_what_is_meant_for_the_node():

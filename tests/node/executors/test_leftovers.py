@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.executors import processes
-from node.executors.leftovers import end_leftovers
+from actors.process import procfs
+from node.executors.stray_processes import end_leftovers
 
 
 async def test_leftovers_are_killed_and_looked_for_beside_the_event_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = set()
-    all_pids = processes.all_pids
+    all_pids = procfs.all_pids
 
     def seen() -> list[int]:
         threads.add(threading.get_ident())
         return all_pids()
 
-    monkeypatch.setattr(processes, "all_pids", seen)
+    monkeypatch.setattr(procfs, "all_pids", seen)
     work = tmp_path / "work"
     work.mkdir()
     left = await trio.lowlevel.open_process(["sleep", "60"], cwd=work)

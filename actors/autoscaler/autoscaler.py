@@ -1,0 +1,324 @@
+"""The AutoScaler: has machines made and ended with the load.
+
+On each look it asks the Sender, who owns queue and pool, for the picture of every service, lets the policy
+decide on it, and has the decisions carried out: drains by the Sender itself, so that assigning and draining
+have one order; machines by the `Fleet` of their provider. Every decision is recorded with its reason.
+
+Nothing here is lost by a crash: machines have their records, and what is draining is in the next picture.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import trio
+
+from actors.autoscaler.machine_controller import Fleet
+from actors.autoscaler.machines import LIVE, Held, MachineBook
+from actors.autoscaler.service_state import ScaledService
+from actors.domain.scaling import (
+    DRAINED_BY_SCALING,
+    Action,
+    Create,
+    Drain,
+    MachineState,
+    NodeFact,
+    ScalingLimits,
+    ServiceScaling,
+    Snapshot,
+    Terminate,
+    Undrain,
+)
+from actors.kernel.actor import Actor, ActorError
+from actors.messages import Committed, DrainNode, ScalingPicture, ScalingStatus, ScalingView, UndrainNode
+from actors.ports.ledger import LedgerError
+from actors.ports.scaling import MachineLedger, Provider
+from actors.ports.world import Chance, Clock
+
+log: Final = logging.getLogger("orchestrator.scaling")
+
+BEFORE_NODE: Final = (MachineState.WANTED, MachineState.BOOTING)
+
+
+class PoolOwner(Protocol):
+    """Who owns queue and pool: the Sender."""
+
+    async def ask(self, message: object, *, deadline: float) -> Any: ...
+
+
+class AutoScaler(Actor):
+    """See the module. `decide` is the policy; `providers` names the provider of each service in `limits`.
+    `pace`: the least time in seconds between two looks, however often it is rung. `adopt_grace`: how long a
+    machine of an earlier life has at least for its node to come back. `fleet` are further settings of
+    `Fleet`."""
+
+    def __init__(
+        self,
+        *,
+        owner: PoolOwner,
+        ledger: MachineLedger,
+        providers: Mapping[str, Provider],
+        limits: Sequence[ScalingLimits],
+        decide: Callable[[Snapshot], tuple[Action, ...]],
+        clock: Clock,
+        chance: Chance,
+        tick: float = 1.0,
+        pace: float = 0.2,
+        ask_deadline: float = 5.0,
+        adopt_grace: float = 60.0,
+        fleet: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__("autoscaler", tick=tick)
+        self._owner = owner
+        self._ledger = ledger
+        self._providers = providers
+        self._limits = {one.service: one for one in limits}
+        self._decide = decide
+        self._clock = clock
+        self._chance = chance
+        self._pace = pace
+        self._ask_deadline = ask_deadline
+        self._adopt_grace = adopt_grace
+        self._fleet_settings = dict(fleet or {})
+
+    # ------------------------------------------------------------------ life
+
+    async def begin(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._next_look = trio.current_time()
+        self._waking = False
+        self._ledger_trouble = ""
+        self._read = False
+        self._services = {name: ScaledService(limits, self._chance) for name, limits in self._limits.items()}
+        self._book = MachineBook(self._ledger, self._clock, self._chance)
+        self._fleets: dict[str, Fleet] = {}
+        for name, provider in self._providers.items():
+            fleet = next((one for one in self._fleets.values() if one.provider is provider), None)
+            if fleet is None:
+                fleet = Fleet(
+                    provider,
+                    [name],
+                    self._book,
+                    chance=self._chance,
+                    may_end=self._may_end,
+                    boot_failed=lambda service, count: self._services[service].boots_failed(count),
+                    changed=self.ring,
+                    **self._fleet_settings,
+                )
+            else:
+                fleet.services.append(name)
+            self._fleets[name] = fleet
+
+    async def turn(self) -> None:
+        now = trio.current_time()
+        if now < self._next_look:
+            self._wake_later(self._next_look)
+            return
+        self._next_look = now + self._pace
+        try:
+            if not self._read:
+                await self._read_machines()
+            for name, service in self._services.items():
+                if await self._see(name, service):
+                    await self._scale(name, service)
+        except LedgerError as error:
+            # What was not recorded was not done either: the next look decides anew.
+            self._ledger_trouble = f"the ledger cannot be used: {error}"
+            log.warning("scaling goes on at the next tick: %s", self._ledger_trouble)
+        else:
+            self._ledger_trouble = ""
+
+    async def _read_machines(self) -> None:
+        """No provider is asked before the records are known: what has none would be ended."""
+        await self._book.read()
+        now = trio.current_time()
+        for held in self._book:
+            name = held.record.service
+            if name not in self._services and not self._take_over(name):
+                log.error(
+                    "machine %s is of service %s, which no provider scales any more; end it by hand",
+                    held.record.machine_id or held.token,
+                    name,
+                )
+                continue
+            limits = self._services[name].limits
+            held.alone_since = max(held.alone_since, now - max(0.0, limits.boot_timeout - self._adopt_grace))
+            await self._book.note(
+                name, "adopt", held.record.machine_id or held.token, "made by an earlier life"
+            )
+        self._read = True
+        for fleet in set(self._fleets.values()):
+            fleet.start(self._nursery)
+            fleet.ring()
+
+    def _take_over(self, name: str) -> bool:
+        """A service that scales no more and has machines: they go once they are idle. With several providers
+        nobody knows whose they are."""
+        fleets = set(self._fleets.values())
+        if len(fleets) != 1:
+            return False
+        (fleet,) = fleets
+        fleet.services.append(name)
+        self._fleets[name] = fleet
+        self._services[name] = ScaledService(
+            ScalingLimits(name, max_nodes=0, idle_timeout=60.0), self._chance
+        )
+        return True
+
+    # ------------------------------------------------------------------ mail
+
+    def receive(self, message: object) -> None:
+        match message:
+            case Committed(jobs=jobs):
+                for job in jobs:
+                    if (service := self._services.get(job.service)) is not None:
+                        service.times.take(job)
+            case _:
+                super().receive(message)
+
+    def answer(self, message: object) -> Any:
+        match message:
+            case ScalingStatus():
+                return tuple(self._status(name, self._services[name]) for name in sorted(self._services))
+            case _:
+                return super().answer(message)
+
+    def _status(self, name: str, service: ScaledService) -> ServiceScaling:
+        held = self._book.of((name,))
+        fleet = self._fleets[name]
+        trouble = [service.blind, self._ledger_trouble, fleet.trouble, service.boot_trouble]
+        return ServiceScaling(
+            service=name,
+            provider=fleet.provider.name,
+            limits=service.limits,
+            nodes=sum(not node.lost for node in service.view.nodes),
+            booting=sum(one.state in BEFORE_NODE for one in held),
+            ending=sum(one.state is MachineState.ENDING for one in held),
+            runnable=service.view.runnable,
+            trouble="; ".join(one for one in trouble if one),
+            machines=tuple(one.record for one in held),
+        )
+
+    def _wake_later(self, at: float) -> None:
+        if not self._waking:
+            self._waking = True
+            self._nursery.start_soon(self._ring_at, at)
+
+    async def _ring_at(self, at: float) -> None:
+        await trio.sleep_until(at)
+        self._waking = False
+        self.ring()
+
+    # ------------------------------------------------------------------ seeing
+
+    async def _picture(self, name: str) -> ScalingView:
+        view: ScalingView = await self._owner.ask(ScalingPicture(name), deadline=self._ask_deadline)
+        return view
+
+    async def _see(self, name: str, service: ScaledService) -> bool:
+        """Take in how the service stands. False if the Sender cannot say: then nothing is decided."""
+        try:
+            view = await self._picture(name)
+        except ActorError as error:
+            service.blind = f"the pool cannot be seen: {error}"
+            return False
+        service.blind = ""
+        now = trio.current_time()
+        service.saw(view)
+        by_token = {node.machine: node for node in view.nodes if node.machine is not None}
+        for held in self._book.of((name,)):
+            node = by_token.pop(held.token, None)
+            held.in_touch = node is not None and not node.lost and node.heard_at is not None
+            if node is None:
+                continue
+            held.alone_since = now
+            if held.state in BEFORE_NODE:
+                await self._book.move(held, BEFORE_NODE, MachineState.JOINED, node_id=node.node_id)
+            if held.in_touch and not held.came:
+                held.came = True
+                service.boot_went_well()
+        for token, node in by_token.items():
+            unknown = token is not None and self._book.get(token) is None
+            if token is not None and unknown and not node.lost and not self._book.was_ended(token):
+                held = await self._book.adopt(token, name, node.node_id)
+                await self._book.note(
+                    name, "adopt", token, f"node {node.node_id} is on it, no record was there"
+                )
+        return True
+
+    # ------------------------------------------------------------------ acting
+
+    async def _scale(self, name: str, service: ScaledService) -> None:
+        failed = 0
+        for action in self._decide(service.snapshot(self._book)):
+            match action:
+                case Create(count=count, reason=reason):
+                    await self._create(name, service, count, reason)
+                case Drain(node_id=node_id, reason=reason):
+                    await self._order(name, "drain", DrainNode(node_id, reason), node_id, reason)
+                case Undrain(node_id=node_id, reason=reason):
+                    await self._order(name, "undrain", UndrainNode(node_id), node_id, reason)
+                case Terminate(token=token, reason=reason):
+                    failed += await self._terminate(name, token, reason)
+        if failed:
+            service.boots_failed(failed)
+            await self._book.note(name, "hold", f"{failed} boots", service.boot_trouble)
+
+    async def _create(self, name: str, service: ScaledService, count: int, reason: str) -> None:
+        wanted = 0
+        try:
+            for _ in range(count):
+                await self._book.want(name, reason)
+                wanted += 1
+        finally:
+            if wanted:
+                service.grown_at = trio.current_time()
+                self._fleets[name].ring()
+        await self._book.note(name, "create", f"{count} nodes" if count > 1 else "1 node", reason)
+
+    async def _order(self, name: str, action: str, order: object, node_id: str, reason: str) -> None:
+        try:
+            done = await self._owner.ask(order, deadline=self._ask_deadline)
+        except ActorError as error:
+            log.info("%s of node %s is decided anew: %s", action, node_id, error)
+            return
+        if done:
+            await self._book.note(name, action, node_id, reason.removeprefix(DRAINED_BY_SCALING))
+
+    async def _terminate(self, name: str, token: str, reason: str) -> int:
+        """How many boots that was a failure of."""
+        held = self._book.get(token)
+        if held is None:
+            return 0
+        if not await self._book.move(held, LIVE, MachineState.ENDING, reason=reason):
+            return 0
+        self._fleets[name].ring()
+        await self._book.note(name, "terminate", held.record.machine_id or token, reason)
+        return 0 if held.came else 1
+
+    async def _may_end(self, some: Sequence[Held]) -> Sequence[Held]:
+        """Those that may be ended at this moment, by a picture that is newer than the decision. The others
+        are decided on anew."""
+        may: list[Held] = []
+        for name in {one.record.service for one in some}:
+            view = await self._picture(name)
+            nodes = {node.machine: node for node in view.nodes if node.machine is not None}
+            for held in (one for one in some if one.record.service == name):
+                reason = self._why_not(held, nodes.get(held.token))
+                if not reason:
+                    may.append(held)
+                elif await self._book.move(held, (MachineState.ENDING,), MachineState.JOINED, reason=reason):
+                    await self._book.note(name, "keep", held.record.machine_id or held.token, reason)
+                    self.ring()
+        return may
+
+    def _why_not(self, held: Held, node: NodeFact | None) -> str:
+        if node is None:
+            # Its node may be missing only because the Sender begins anew; one that never came cannot be.
+            alone = trio.current_time() - held.alone_since
+            return "" if not held.came or alone >= self._adopt_grace else "its node was in the pool just now"
+        if node.lost or (node.going and node.empty) or (node.heard_at is None and node.busy == 0):
+            return ""
+        return f"node {node.node_id} is in use again"

@@ -1,0 +1,309 @@
+"""The machines of one provider: made, looked for, ended. Each in a task of its own, so that a provider that
+is slow in one thing holds up neither the others nor the AutoScaler; what fails is tried again with growing
+delays and said in `trouble`.
+
+What a cloud says is not always so (it forgets a machine for a moment, its answer is lost after it has made
+one), hence:
+
+- a machine is asked for under its token, and after a lost answer it is looked for before it is asked for
+  again, under the same token: the same request sent twice boots one machine;
+- a machine is believed gone only after several answers without it over a time, and never while its node is
+  in touch: one empty answer ends nothing;
+- a machine that is listed and has no record is ended, as nobody else would: none is paid for unseen. Before
+  that its node has a moment to come back to the pool, as after a restart of ours, and then it is adopted;
+- directly before a machine is ended it is asked once more whether it may be (`may_end`): since the decision
+  its node may have come back, or have been given jobs by a Sender that was started anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import trio
+
+from actors.autoscaler.machines import LIVE, Held, MachineBook
+from actors.domain.scaling import Machine, MachineState
+from actors.kernel.actor import ActorError, Doorbell
+from actors.kernel.backoff import Backoff
+from actors.ports.ledger import LedgerError
+from actors.ports.scaling import Provider, ProviderError
+from actors.ports.world import Chance
+
+log: Final = logging.getLogger("orchestrator.scaling")
+
+T = TypeVar("T")
+AT_ONCE: Final = 50
+"""Machines that one call ends."""
+
+
+class Fleet:
+    """See the module. `boot_failed` is told of a machine that went away before its node came; `changed` that
+    there is something new to see. `creates_at_once`: how many machines are asked for at the same time; lists
+    and terminations go one after the other."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        services: Sequence[str],
+        book: MachineBook,
+        *,
+        chance: Chance,
+        may_end: Callable[[Sequence[Held]], Awaitable[Sequence[Held]]],
+        boot_failed: Callable[[str, int], None],
+        changed: Callable[[], None],
+        deadline: float = 120.0,
+        list_every: float = 30.0,
+        gone_answers: int = 3,
+        gone_after: float = 60.0,
+        creates_at_once: int = 4,
+        orphan_grace: float = 10.0,
+    ) -> None:
+        self.provider = provider
+        self.services = list(services)
+        self._book = book
+        self._may_end = may_end
+        self._boot_failed = boot_failed
+        self._changed = changed
+        self._deadline = deadline
+        self._list_every = list_every
+        self._gone_answers = gone_answers
+        self._gone_after = gone_after
+        self._creates_at_once = creates_at_once
+        self._orphan_grace = orphan_grace
+        self._creating = _Kind("create", chance)
+        self._listing = _Kind("list", chance)
+        self._ending = _Kind("terminate", chance)
+        self._list_lock = trio.Lock()
+        self._orphans: dict[str, tuple[Machine, float]] = {}
+
+    @property
+    def trouble(self) -> str:
+        kinds = (self._creating, self._listing, self._ending)
+        return "; ".join(
+            f"{self.provider.name} cannot {kind.name}: {kind.trouble}" for kind in kinds if kind.trouble
+        )
+
+    def start(self, nursery: trio.Nursery) -> None:
+        for _ in range(self._creates_at_once):
+            nursery.start_soon(self._create_for_ever)
+        nursery.start_soon(self._list_for_ever)
+        nursery.start_soon(self._end_for_ever)
+
+    def ring(self) -> None:
+        """Something is wanted, or is to be ended."""
+        self._creating.bell.ring()
+        self._ending.bell.ring()
+
+    # ------------------------------------------------------------------ making
+
+    async def _create_for_ever(self) -> None:
+        kind = self._creating
+        while True:
+            await kind.pause()
+            wanted = [
+                one
+                for one in self._book.of(self.services)
+                if one.state is MachineState.WANTED and not one.creating
+            ]
+            if not wanted:
+                await kind.bell.wait()
+                continue
+            if len(wanted) > 1:
+                kind.bell.ring()  # there is work for another task
+            held = wanted[0]
+            held.creating = True
+            try:
+                await kind.attempt(self._create(held))
+            finally:
+                held.creating = False
+            self._changed()
+
+    async def _create(self, held: Held) -> None:
+        found = await self._find(held) if held.asked else None
+        if found is None:
+            if held.state is not MachineState.WANTED:
+                return
+            earlier, held.asked = held.asked, True
+            try:
+                found = await self._call(self.provider.create(held.token, held.record.service))
+            except ProviderError as error:
+                held.asked = earlier or not error.certain
+                raise
+        await self._book.identify(held, found.machine_id)
+
+    async def _find(self, held: Held) -> Machine | None:
+        """The machine that an earlier request may have made."""
+        machines = await self._list()
+        return next((one for one in machines if one.token == held.token), None)
+
+    # ------------------------------------------------------------------ looking
+
+    async def _list_for_ever(self) -> None:
+        kind = self._listing
+        while True:
+            await kind.pause()
+            await kind.attempt(self._list())
+            doubtful = any(one.missed or self._is_unknown(one) for one in self._book.of(self.services))
+            wait = min(self._list_every, self._gone_after / self._gone_answers) if doubtful else None
+            with trio.move_on_after(self._list_every if wait is None else wait):
+                await kind.bell.wait()
+
+    def _is_unknown(self, held: Held) -> bool:
+        """To be ended, and the provider's name of it is not known, if it exists at all."""
+        return held.state is MachineState.ENDING and held.record.machine_id is None
+
+    async def _list(self) -> Sequence[Machine]:
+        async with self._list_lock:
+            began = trio.current_time()
+            machines = await self._call(self.provider.list())
+            await self._compare(machines, began)
+            return machines
+
+    async def _compare(self, machines: Sequence[Machine], began: float) -> None:
+        by_token: dict[str, list[Machine]] = {}
+        for machine in machines:
+            by_token.setdefault(machine.token, []).append(machine)
+        for token, found in by_token.items():
+            held = self._book.get(token)
+            if held is None:
+                if not self._book.was_ended(token):
+                    self._are_orphans(found, "it has no record")
+                continue
+            ours = next((one for one in found if one.machine_id == held.record.machine_id), found[0])
+            held.missed = 0
+            if held.record.machine_id is None or held.record.machine_id not in {m.machine_id for m in found}:
+                await self._book.identify(held, ours.machine_id)
+            doubles = [one for one in found if one.machine_id != ours.machine_id]
+            self._are_orphans(doubles, "made twice for one request")
+        for held in self._book.of(self.services):
+            # An answer says nothing of what came into being while it was on its way.
+            if held.token not in by_token and held.known_at < began and not held.creating:
+                await self._is_missed(held, began)
+        ending = [one for one in self._book.of(self.services) if one.state is MachineState.ENDING]
+        if any(not self._is_unknown(one) for one in ending):
+            self._ending.bell.ring()
+
+    async def _is_missed(self, held: Held, began: float) -> None:
+        if held.state is MachineState.WANTED or (held.record.machine_id is None and not held.asked):
+            return
+        if not held.missed:
+            held.missed_since = began
+        held.missed += 1
+        over_a_time = began - held.missed_since >= self._gone_after
+        if held.missed < self._gone_answers or not over_a_time or held.in_touch:
+            return
+        booting = held.state is MachineState.BOOTING
+        reason = f"{self.provider.name} has not known it for {began - held.missed_since:.0f} s"
+        if await self._book.move(held, (*LIVE, MachineState.ENDING), MachineState.ENDED, reason=reason):
+            await self._book.note(held.record.service, "gone", held.record.machine_id or held.token, reason)
+            if booting:
+                self._boot_failed(held.record.service, 1)
+            self._changed()
+
+    def _are_orphans(self, machines: Sequence[Machine], reason: str) -> None:
+        for machine in machines:
+            if machine.machine_id not in self._orphans:
+                log.warning(
+                    "machine %s of service %s: %s; it is ended", machine.machine_id, machine.service, reason
+                )
+                self._orphans[machine.machine_id] = (machine, trio.current_time())
+                self._ending.bell.ring()
+
+    # ------------------------------------------------------------------ ending
+
+    async def _end_for_ever(self) -> None:
+        kind = self._ending
+        while True:
+            await kind.pause()
+            if not await kind.attempt(self._end_some()):
+                continue
+            with trio.move_on_after(1.0 if self._orphans else self._list_every):
+                await kind.bell.wait()
+
+    async def _end_some(self) -> None:
+        ending = [one for one in self._book.of(self.services) if one.state is MachineState.ENDING]
+        for held in ending:
+            if held.record.machine_id is None and not held.asked and not held.creating:
+                await self._book.move(held, (MachineState.ENDING,), MachineState.ENDED)
+        known = [one for one in ending if one.record.machine_id is not None]
+        for start in range(0, len(known), AT_ONCE):
+            await self._end(await self._may_end(known[start : start + AT_ONCE]))
+        await self._end_orphans()
+
+    async def _end(self, some: Sequence[Held]) -> None:
+        if not some:
+            return
+        ids = [one.record.machine_id for one in some if one.record.machine_id is not None]
+        await self._call(self.provider.terminate(ids))
+        for held in some:
+            await self._book.move(held, (MachineState.ENDING,), MachineState.ENDED)
+        self._changed()
+
+    async def _end_orphans(self) -> None:
+        """Those that have stayed without a record for a while: by then the node of one that is in use has
+        come back to the pool, and it was adopted."""
+        self._orphans = {name: one for name, one in self._orphans.items() if self._is_orphan(one[0])}
+        ripe = trio.current_time() - self._orphan_grace
+        some = [machine for machine, since in self._orphans.values() if since <= ripe]
+        if not some:
+            return
+        await self._call(self.provider.terminate([one.machine_id for one in some]))
+        for machine in some:
+            self._orphans.pop(machine.machine_id, None)
+            reason = "the provider has it and no record wants it"
+            await self._book.note(machine.service, "terminate", machine.machine_id, reason)
+
+    def _is_orphan(self, machine: Machine) -> bool:
+        """Without a record, or a second one for its record."""
+        held = self._book.get(machine.token)
+        return held is None or held.record.machine_id not in (None, machine.machine_id)
+
+    # ------------------------------------------------------------------
+
+    async def _call(self, call: Awaitable[T]) -> T:
+        with trio.move_on_after(self._deadline):
+            return await call
+        raise ProviderError(f"no answer within {self._deadline:g} s")
+
+
+class _Kind:
+    """One kind of call: its bell, its delays after errors, its trouble."""
+
+    def __init__(self, name: str, chance: Chance) -> None:
+        self.name = name
+        self.bell = Doorbell()
+        self.trouble = ""
+        self._backoff = Backoff(chance, first=1.0, most=30.0)
+        self._not_before = 0.0
+
+    async def pause(self) -> None:
+        """After an error, until it is time to try again."""
+        while True:
+            await trio.sleep_until(self._not_before)
+            if trio.current_time() >= self._not_before:
+                return
+
+    async def attempt(self, call: Awaitable[Any]) -> bool:
+        """Whether it went well. Whatever a provider raises must end no machine's watch: it is said and tried
+        again."""
+        try:
+            await call
+        except Exception as error:
+            self._has_failed(error)
+            return False
+        self._backoff.reset()
+        self.trouble = ""
+        return True
+
+    def _has_failed(self, error: Exception) -> None:
+        """What fails while a pause is on was under way before it, and is the same failure."""
+        now = trio.current_time()
+        if now >= self._not_before:
+            self._not_before = now + self._backoff.next()
+        self.trouble = f"{error or type(error).__name__}"
+        expected = isinstance(error, ProviderError | LedgerError | ActorError)
+        wait = max(0.0, self._not_before - now)
+        told = "machines: cannot %s, again in %.1f s: %s"
+        log.warning(told, self.name, wait, error, exc_info=None if expected else error)

@@ -1,0 +1,156 @@
+"""The machines that scaling has, and their records in the ledger: what is written there comes first.
+
+A record is WANTED before the provider is asked and ENDED after it has confirmed, so that at every moment each
+machine that may exist, and cost, has one. Several tasks move a machine (its node joins while the answer to
+its creation is on the way): a move names the states that it leaves, and one that no longer holds does
+nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import trio
+
+from actors.domain.scaling import DecisionRecord, MachineRecord, MachineState
+from actors.ports.ledger import LedgerError
+from actors.ports.scaling import MachineLedger
+from actors.ports.world import Chance, Clock
+
+log: Final = logging.getLogger("orchestrator.scaling")
+
+LIVE: Final = frozenset({MachineState.WANTED, MachineState.BOOTING, MachineState.JOINED})
+ENDED_LATELY: Final = 600.0
+"""Seconds for which a provider may go on listing a machine that was ended."""
+
+
+@dataclass(slots=True)
+class Held:
+    """One machine. `alone_since`: since when it has no node in the pool. `known_at`: since when the provider
+    has it. `asked`: the provider may have been asked to make it. `creating`: it is being asked. `came`: its
+    node was in touch once; `in_touch`: it is now. `missed` and `missed_since`: how many answers in a row did
+    not name it, and since when."""
+
+    record: MachineRecord
+    alone_since: float
+    known_at: float
+    asked: bool = False
+    creating: bool = False
+    came: bool = False
+    in_touch: bool = False
+    missed: int = 0
+    missed_since: float = 0.0
+    lock: trio.Lock = field(default_factory=trio.Lock)
+
+    @property
+    def token(self) -> str:
+        return self.record.token
+
+    @property
+    def state(self) -> MachineState:
+        return self.record.state
+
+
+class MachineBook:
+    """All machines of this orchestrator that are not ENDED."""
+
+    def __init__(self, ledger: MachineLedger, clock: Clock, chance: Chance) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._chance = chance
+        self._held: dict[str, Held] = {}
+        self._ended: dict[str, float] = {}
+
+    def __iter__(self) -> Iterator[Held]:
+        return iter(list(self._held.values()))
+
+    def of(self, services: Iterable[str]) -> list[Held]:
+        """Oldest first."""
+        return [one for one in self._held.values() if one.record.service in services]
+
+    def get(self, token: str) -> Held | None:
+        return self._held.get(token)
+
+    async def read(self) -> None:
+        """What an earlier life has left. Its age comes from the wall clock, which may have jumped: a machine
+        has some time to show up, however old it looks. Raises `LedgerError`."""
+        for record in await self._ledger.machines():
+            self._adopt(record, age=max(0.0, self._clock.now() - record.requested_at))
+
+    async def adopt(self, token: str, service: str, node_id: str) -> Held:
+        """A machine of ours whose node is in the pool and that has no record (an older ledger was
+        restored)."""
+        record = MachineRecord(token, service, MachineState.JOINED, self._clock.now(), node_id=node_id)
+        await self._ledger.put_machine(record)
+        return self._adopt(record, age=0.0)
+
+    async def want(self, service: str, reason: str) -> Held:
+        """One more machine, to be made. Raises `LedgerError`."""
+        token = f"{self._chance.getrandbits(128):032x}"
+        record = MachineRecord(token, service, MachineState.WANTED, self._clock.now(), reason=reason)
+        await self._ledger.put_machine(record)
+        held = self._held[token] = Held(record, trio.current_time(), trio.current_time())
+        return held
+
+    async def move(
+        self,
+        held: Held,
+        sources: Iterable[MachineState],
+        target: MachineState,
+        *,
+        reason: str = "",
+        node_id: str | None = None,
+    ) -> bool:
+        """False if it is in none of `sources` any more. Raises `LedgerError`: then nothing was changed."""
+        async with held.lock:
+            if held.state not in sources:
+                return False
+            record = replace(
+                held.record,
+                state=target,
+                reason=reason or held.record.reason,
+                node_id=node_id or held.record.node_id,
+            )
+            await self._ledger.put_machine(record)
+            held.record = record
+            if target is MachineState.ENDED:
+                del self._held[held.token]
+                self._ended[held.token] = trio.current_time()
+            return True
+
+    async def identify(self, held: Held, machine_id: str) -> None:
+        """The provider has it, under this name. Raises `LedgerError`."""
+        async with held.lock:
+            if held.record.machine_id == machine_id:
+                return
+            booting = held.state is MachineState.WANTED
+            state = MachineState.BOOTING if booting else held.state
+            record = replace(held.record, machine_id=machine_id, state=state)
+            await self._ledger.put_machine(record)
+            held.record = record
+            held.known_at = trio.current_time()
+
+    def was_ended(self, token: str) -> bool:
+        """Whether it was ended a short while ago: the provider may not show it yet."""
+        now = trio.current_time()
+        self._ended = {one: at for one, at in self._ended.items() if now - at < ENDED_LATELY}
+        return token in self._ended
+
+    async def note(self, service: str, action: str, subject: str, reason: str) -> None:
+        """Keep a decision for who asks later. What the ledger cannot take now is at least in the log."""
+        log.info("scaling of %s: %s %s: %s", service, action, subject, reason)
+        try:
+            await self._ledger.note_decision(
+                DecisionRecord(self._clock.now(), service, action, subject, reason)
+            )
+        except LedgerError as error:
+            log.warning("a decision of scaling could not be recorded: %s", error)
+
+    def _adopt(self, record: MachineRecord, *, age: float) -> Held:
+        now = trio.current_time()
+        came = record.node_id is not None
+        held = Held(record, alone_since=now - age, known_at=now, asked=True, came=came)
+        self._held[record.token] = held
+        return held

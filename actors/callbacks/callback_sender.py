@@ -1,0 +1,202 @@
+"""The Caller: tells whoever asked for it that a job has ended.
+
+The end of a job writes its callback into the ledger in the same step, and it stays there until it was
+delivered or given up: a crash at any point loses none. One that was delivered, but not recorded, is sent
+again under the same id: at least once, and who receives it can drop the second.
+
+Within one life only monotonic time counts: a wall clock that jumps starts nothing early and stops nothing.
+Whose turn it is, so that hosts that are dead or slow delay nobody else: see
+`actors.callbacks.delivery_queue`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from actors.callbacks.delivery_queue import Turn, Turns, Want
+from actors.domain.status import ENDED
+from actors.kernel.actor import Actor
+from actors.kernel.backoff import Backoff
+from actors.ledger_cursor import LedgerPause
+from actors.messages import Committed
+from actors.ports.callbacks import (
+    Callback,
+    CallbackLedger,
+    CallbackStatus,
+    PostAnswer,
+    Poster,
+    PostResult,
+    Tried,
+)
+from actors.ports.ledger import LedgerError
+from actors.ports.world import Chance, Clock
+
+log: Final = logging.getLogger("orchestrator.caller")
+
+DELAYS: Final = (5.0, 30.0, 120.0, 600.0, 3600.0)
+"""Seconds until the next try, by how many have failed; the last one from then on."""
+
+DAY: Final = 86_400.0
+PATIENCE: Final = 3600.0
+"""Seconds that a callback is tried for in any life of the Caller, however old the wall clock says it is."""
+
+PAGE: Final = 500
+
+_RECORDING: Final = 2.0
+"""Seconds that the recording of a try may go on while the server stops."""
+
+
+class Caller(Actor):
+    """See the module. `tick`: seconds after which it looks for callbacks that no message told of."""
+
+    def __init__(
+        self,
+        *,
+        ledger: CallbackLedger,
+        poster: Poster,
+        clock: Clock,
+        chance: Chance,
+        tick: float = 60.0,
+    ) -> None:
+        super().__init__("caller", tick=tick)
+        self._ledger = ledger
+        self._poster = poster
+        self._clock = clock
+        self._chance = chance
+        self._look_every = tick
+
+    async def begin(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._turns = Turns()
+        self._read_to = 0
+        self._read_at = 0.0
+        self._unread = True
+        self._dropped_seen = self.dropped
+        self._pause = LedgerPause(self._chance, log)
+
+    def receive(self, message: object) -> None:
+        if not isinstance(message, Committed):
+            super().receive(message)
+        elif any(job.status in ENDED for job in message.jobs):
+            self._unread = True
+
+    async def turn(self) -> None:
+        if self.dropped != self._dropped_seen:  # among the messages that were lost there may be an end
+            self._dropped_seen = self.dropped
+            self._unread = True
+        now = trio.current_time()
+        if (self._unread or now >= self._read_at + self._look_every) and not self._pause.lasts:
+            with self._pause.heeded():
+                await self._read_new()
+        for turn in self._turns.begin(trio.current_time()):
+            self._nursery.start_soon(self._call, turn)
+        self._set_tick()
+
+    def _set_tick(self) -> None:
+        """The next turn comes when something is due, if nothing rings before."""
+        now = trio.current_time()
+        wake = self._read_at + self._look_every
+        if self._pause.lasts:
+            wake = min(wake, now + 1.0)
+        if self._turns.next_alarm is not None:
+            wake = min(wake, self._turns.next_alarm)
+        self.tick = max(0.0, wake - now)
+
+    # ------------------------------------------------------------------ what is wanted
+
+    async def _read_new(self) -> None:
+        self._unread = False
+        self._read_at = trio.current_time()
+        try:
+            while page := await self._ledger.pending(self._read_to, PAGE):
+                for callback in page:
+                    self._take_in(callback)
+                self._read_to = page[-1].seq
+                if len(page) < PAGE:
+                    break
+        except LedgerError:
+            self._unread = True
+            raise
+
+    def _take_in(self, callback: Callback) -> None:
+        """The wall clock is asked here, once. What it says is held within what can be."""
+        now, wall = trio.current_time(), self._clock.now()
+        delay = min(max(callback.next_at - wall, 0.0), DELAYS[-1])
+        age = max(wall - callback.since, 0.0)
+        deadline, late = now + max(DAY - age, PATIENCE), now + max(2 * DAY - age, PATIENCE)
+        self._turns.add(Want(now + delay, callback.seq, callback, deadline, late, callback.tries), now)
+
+    # ------------------------------------------------------------------ a try
+
+    async def _call(self, turn: Turn) -> None:
+        began = trio.current_time()
+        answer = await self._posted(turn.want.callback)
+        self._turns.learn(turn, answer, trio.current_time() - began)
+        turn.want.tries += 1
+        let_go = self._rested(turn, answer)
+        tried = self._judged(turn.want, answer)
+        for each in (tried, *let_go):
+            await self._record(each)
+        self._turns.end(turn, trio.current_time(), again=tried.status is CallbackStatus.PENDING)
+        self.ring()
+
+    async def _posted(self, callback: Callback) -> PostAnswer:
+        try:
+            return await self._poster.post(callback)
+        # A defect that one callback meets is that callback's: the others go on.
+        except Exception as error:
+            log.exception("the callback of job %d could not be sent", callback.job_id)
+            reason = f"it could not be sent: {type(error).__name__}"
+            return PostAnswer(PostResult.FAILED, reason, connected=False)
+
+    def _rested(self, turn: Turn, answer: PostAnswer) -> Sequence[Tried]:
+        """Let the receiver rest if it asked for that. What is given up by that is to be recorded."""
+        if answer.retry_after is None:
+            return ()
+        now = trio.current_time()
+        let_go = self._turns.rest(turn.receiver, now + min(answer.retry_after, DELAYS[-1]), now)
+        return [_given_up(want, "its receiver asked to be left alone") for want in let_go]
+
+    def _judged(self, want: Want, answer: PostAnswer) -> Tried:
+        """What is to be recorded. What is to be tried again is due then."""
+        job_id, now = want.callback.job_id, trio.current_time()
+        if answer.result is PostResult.DELIVERED:
+            return Tried(job_id, CallbackStatus.DELIVERED, want.tries)
+        if answer.result is PostResult.GONE or now >= want.last:
+            return _given_up(want, answer.reason)
+        delay = DELAYS[min(want.tries, len(DELAYS)) - 1] * (0.8 + 0.4 * self._chance.random())
+        delay = min(delay, want.last - now)
+        if answer.retry_after is not None:
+            delay = max(delay, min(answer.retry_after, DELAYS[-1]))
+        want.due = now + delay
+        if want.tries == 1:
+            log.warning("the callback of job %d failed, and is tried again: %s", job_id, answer.reason)
+        return Tried(job_id, CallbackStatus.PENDING, want.tries, answer.reason, self._clock.now() + delay)
+
+    async def _record(self, tried: Tried) -> None:
+        """Keeps its place until the ledger has it: a ledger that is out of order stops the calling, too."""
+        backoff = Backoff(self._chance, first=0.5, most=30.0)
+        while True:
+            # What the receiver has taken is noted although the server stops.
+            with trio.CancelScope(shield=True), trio.move_on_after(_RECORDING):
+                try:
+                    await self._ledger.note(tried)
+                    return
+                except LedgerError as error:
+                    log.warning("the callback of job %d is recorded later: %s", tried.job_id, error)
+            await trio.sleep(backoff.next())
+
+
+def _given_up(want: Want, reason: str) -> Tried:
+    callback = want.callback
+    log.error(
+        "the callback of job %d to %s is given up after %d tries: %s",
+        callback.job_id,
+        callback.url,
+        want.tries,
+        reason,
+    )
+    return Tried(callback.job_id, CallbackStatus.GIVEN_UP, want.tries, reason)

@@ -1,0 +1,117 @@
+"""What may be written to the ledger, and what it answers: the values of its port."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from actors.domain.job import Attempt, AttemptState, End, Job
+from actors.domain.status import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Take a job from `source` to `target`, if it is still there under attempt `key` (None: not compared).
+
+    `attempt` starts a new attempt with it (Queued to Processing). `attempt_state` moves the attempt `key`.
+    `foreign_id` is stored with it. `spent` counts the attempt as one that may have run. `end` stores the
+    verdict if none is stored yet.
+    """
+
+    job_id: int
+    source: Status
+    target: Status
+    reason: str
+    key: str | None = None
+    attempt: Attempt | None = None
+    attempt_state: AttemptState | None = None
+    foreign_id: int | None = None
+    spent: bool = False
+    end: End | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEnd:
+    """Store the node's verdict on the job's current attempt; frees its quota. Changes no status."""
+
+    job_id: int
+    key: str
+    end: End
+
+
+@dataclass(frozen=True, slots=True)
+class MoveAttempt:
+    """Move an attempt's own state, whatever its job does. Never back to OPEN."""
+
+    key: str
+    state: AttemptState
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Say in the job's message what it waits for, while attempt `key` is current. Changes no status."""
+
+    job_id: int
+    key: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class TellProgress:
+    """What the script says of its progress, while attempt `key` is current. `fraction` is 0 to 1, or None.
+    Changes no status, and is no line of history."""
+
+    job_id: int
+    key: str
+    fraction: float | None
+    message: str = ""
+
+
+Change = Move | RecordEnd | MoveAttempt | Note | TellProgress
+
+
+class Outcome(StrEnum):
+    """DONE: committed. STALE: the row is no longer as the change expected; nothing changed. REFUSED: the
+    table or the order to terminate forbids it; nothing changed."""
+
+    DONE = "done"
+    STALE = "stale"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The answer to one change: what became of it, and the job's row after it (None for MoveAttempt or a
+    job that does not exist)."""
+
+    outcome: Outcome
+    job: Job | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobDetails:
+    """What a job may have besides, which no actor decides by. `tags` are sorted and differ. `requires` are
+    wishes for the node; `rerun_of` is the job that it repeats; `input_names` are the names of the files that
+    came with it."""
+
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    callback_url: str | None = None
+    requires: Mapping[str, str] = field(default_factory=dict)
+    rerun_of: int | None = None
+    input_names: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job as the api hands it in, its files durable already under `storage_key`."""
+
+    user_id: int
+    service: str
+    storage_key: str
+    size: int
+    max_runtime: float = 0.0
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
+    details: JobDetails = field(default_factory=JobDetails)

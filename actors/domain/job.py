@@ -1,0 +1,107 @@
+"""The values that the actors speak of: jobs, attempts, payloads, nodes. All frozen.
+
+Times called `…_at` are wall-clock seconds since the epoch; durations are seconds; sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from actors.domain.status import QUOTA, Status
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an attempt ended on its node, as the node tells it.
+
+    `status` is one of Completed, Failed, Invalid, Killed. `exit_code` and `signal` exclude each other; both
+    are None when nothing ran. `size` is the sum of the bytes that are there to be collected.
+    """
+
+    status: Status
+    message: str
+    exit_code: int | None = None
+    signal: int | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    wall_seconds: float | None = None
+    cpu_seconds: float | None = None
+    peak_bytes: int | None = None
+    size: int = 0
+
+
+class AttemptState(StrEnum):
+    """OPEN: it may run. GIVEN_UP: its node is lost, another attempt may run. OVER: its end is settled, the
+    node still has to be told. RELEASED: the node has confirmed that it let go."""
+
+    OPEN = "open"
+    GIVEN_UP = "given_up"
+    OVER = "over"
+    RELEASED = "released"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at a job on one node. `key` is 32 hex digits (128 random bits), the name under which the node
+    knows it; `n` counts from 1 and is what the script sees. `foreign_id` is the id a node gave that knows
+    only the contract."""
+
+    key: str
+    job_id: int
+    n: int
+    node_id: str
+    state: AttemptState = AttemptState.OPEN
+    foreign_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One row of the ledger, with its current attempt.
+
+    `change_seq` grows with every change of any job: who remembers the largest one it has seen can ask for
+    what changed since. `attempts_used` counts attempts that may have run. `end` is the node's verdict, which
+    frees the quota before the results are here. `max_runtime` 0 means no limit. `requires`: labels that its
+    node has to have, in the form of `requirements`. `progress` is the share that its script says is done, 0
+    to 1, None as long as it says nothing. `running_since`: when this attempt was first seen to run; its `end`
+    knows better.
+    """
+
+    id: int
+    user_id: int
+    service: str
+    status: Status
+    message: str
+    change_seq: int
+    created_at: float
+    updated_at: float
+    storage_key: str
+    size: int = 0
+    terminate_requested: bool = False
+    attempts_used: int = 0
+    max_runtime: float = 0.0
+    attempt: Attempt | None = None
+    end: End | None = None
+    ended_at: float | None = None
+    requires: str = ""
+    progress: float | None = None
+    progress_message: str = ""
+    running_since: float | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether the job counts against the quotas."""
+        return self.status in QUOTA and self.end is None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One recorded transition. `source` is None for the first."""
+
+    job_id: int
+    at: float
+    source: Status | None
+    target: Status
+    reason: str
+    node_id: str | None
+    attempt_n: int | None

@@ -1,0 +1,126 @@
+"""A node, and what is known of it: the values that travel between node, pool, actors and routes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from actors.domain.job import End
+from actors.domain.progress import Progress
+from actors.domain.status import Status
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRef:
+    """Where a node is, and who. `node_id` is its only identity; `foreign` nodes know only the contract and
+    are identified by their address. For a foreign node the three URLs may differ in host and prefix; `url` is
+    then the upload URL's base."""
+
+    node_id: str
+    url: str
+    foreign: bool = False
+    upload_url: str = ""
+    download_url: str = ""
+    terminate_url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a node says of itself each second. `slots` None means that it runs whatever it is sent; `cores`
+    weighs it then. `others` counts payloads of other owners that hold or wait for a slot. `load` is the CPU
+    use in percent, 0 to 100. `unhealthy`: why it wants no jobs, "" if it does."""
+
+    load: float = 0.0
+    slots: int | None = None
+    cores: int = 1
+    others: int = 0
+    free_disk: int | None = None
+    free_memory: int | None = None
+    unhealthy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in a node's life: comparable only within one incarnation."""
+
+    incarnation: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadView:
+    """What a node tells of one payload: Prepared, Running, or ended with its `end`. `lost` means that the
+    machine's own end took it; it will never run again. `progress` is what its script says of it."""
+
+    key: str
+    status: Status
+    end: End | None = None
+    lost: bool = False
+    progress: Progress | None = None
+
+
+class NodeState(StrEnum):
+    JOINING = "joining"
+    READY = "ready"
+    SUSPECT = "suspect"
+    LOST = "lost"
+    DRAINING = "draining"
+    SET_ASIDE = "set_aside"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node as the pool sees it. `slots` None: it runs whatever it is sent. `held` are our attempts that
+    hold a slot there.
+
+    `contact` is the state without our own orders; these are `draining` and `aside`, with their reasons.
+    `joined`: by itself; `machine` is then the token of the machine it runs on, if scaling has made it.
+    `heard_at`: when it was last heard, in monotonic seconds; None if not yet. `jobs_ended` there since the
+    server started, of which `jobs_failed` did."""
+
+    node: NodeRef
+    state: NodeState
+    reason: str
+    services: tuple[str, ...]
+    slots: int | None
+    held: int
+    others: int
+    load: float
+    free_disk: int | None = None
+    free_memory: int | None = None
+    cores: int = 1
+    contact: NodeState = NodeState.JOINING
+    draining: str | None = None
+    aside: str | None = None
+    joined: bool = False
+    machine: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    heard_at: float | None = None
+    jobs_ended: int = 0
+    jobs_failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node that joined by itself, as it said. `draining`: why it gets no jobs, None if it does."""
+
+    node_id: str
+    url: str
+    services: tuple[str, ...]
+    slots: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    machine: str | None = None
+    draining: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAddress:
+    """Where to look for a node: from the settings or the ledger. The three full URLs are the contract's and
+    set for services that were configured by them; the id is appended."""
+
+    url: str
+    services: tuple[str, ...] = ()
+    upload_url: str = ""
+    download_url: str = ""
+    terminate_url: str = ""

@@ -1,0 +1,69 @@
+"""A payload, the node's side of an attempt: its row, a change of it, and how a run ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actors.domain.job import End
+from actors.domain.progress import Progress
+from actors.domain.status import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """One attempt on a node. `id` is the contract's number, `owner` names the orchestrator ("" when it came
+    by the contract alone, without a key of its own). `max_runtime` 0: no limit. `progress` is what the script
+    says; it is no part of the record on disk."""
+
+    key: str
+    id: int
+    job_id: int
+    n: int
+    service: str
+    user_id: int
+    owner: str
+    status: Status
+    sequence: int
+    created_at: float
+    max_runtime: float = 0.0
+    cancelled: bool = False
+    pid: int = 0
+    started_at: float | None = None
+    end: End | None = None
+    lost: bool = False
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadMove:
+    """Take a payload from `source` to `target`. Recorded on disk before it is told to anybody."""
+
+    key: str
+    source: Status
+    target: Status
+    pid: int = 0
+    started_at: float | None = None
+    end: End | None = None
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended, as the kernel tells it. `refused` is set when nothing could be started (the reason);
+    `supervision_killed` when its shepherd died and all of it was killed; `asked` when this node, or
+    an earlier process of it, had asked for its end; `lost` when the machine's own end
+    took it."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    wall_seconds: float | None = None
+    cpu_seconds: float | None = None
+    peak_bytes: int | None = None
+    refused: str = ""
+    invalid: str = ""
+    note: str = ""
+    supervision_killed: bool = False
+    asked: bool = False
+    lost: bool = False

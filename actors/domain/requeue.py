@@ -1,0 +1,40 @@
+"""What becomes of a job whose attempt is gone: another attempt, or the end. Pure, and the same for both
+actors that may find it out."""
+
+from __future__ import annotations
+
+from actors.domain.changes import Move
+from actors.domain.job import AttemptState, Job
+from actors.domain.service import ServiceLimits
+from actors.domain.status import Status
+
+
+def after_loss(
+    job: Job,
+    limits: ServiceLimits | None,
+    reason: str,
+    *,
+    state: AttemptState,
+    spent: bool = False,
+    retry: bool | None = None,
+) -> Move:
+    """The move for `job`, whose current attempt will give no result because of `reason`.
+
+    `state` is what the attempt becomes; `spent` counts it as one that may have run (it was not counted yet).
+    `retry` overrides the service's `on_node_lost`.
+    """
+    key = None if job.attempt is None else job.attempt.key
+    used = job.attempts_used + (1 if spent else 0)
+    again = (limits is not None and limits.on_node_lost == "requeue") if retry is None else retry
+
+    def move(target: Status, why: str) -> Move:
+        return Move(job.id, job.status, target, why, key=key, attempt_state=state, spent=spent)
+
+    if job.terminate_requested:
+        verified = "" if state is AttemptState.OVER else "; that nothing of it runs could not be verified"
+        return move(Status.KILLED, f"terminated ({reason}{verified})")
+    if not again:
+        return move(Status.FAILED, reason)
+    if limits is not None and used >= limits.max_attempts:
+        return move(Status.FAILED, f"{reason}; it was attempt {used} of {limits.max_attempts}")
+    return move(Status.QUEUED, f"{reason}; it is queued for another attempt")

@@ -1,0 +1,54 @@
+"""A service: its quotas, what waits for it, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from actors.domain.node import NodeAddress
+
+
+class WaitReason(StrEnum):
+    """Why a queued job waits."""
+
+    USER_QUOTA = "user_quota"
+    SERVICE_QUOTA = "service_quota"
+    SLOT = "slot"
+    NO_NODE = "no_node"
+    NODE_BOOTING = "node_booting"
+    BACKOFF = "backoff"
+    PAUSED = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why a job waits, the same as a sentence, and how many of its service go before it (0: the next)."""
+
+    reason: WaitReason
+    message: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one service's queue asks for. `runnable`: jobs that the quotas would let go now, if there were
+    slots; `first`: of each user among them the job that would go first; `running`: jobs that go or are
+    about to."""
+
+    runnable: int
+    first: tuple[int, ...]
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    """A service's quotas and what happens when a node is lost (`requeue` or `fail`)."""
+
+    name: str
+    runs_per_user: int = 5
+    max_runs: int = 10
+    max_attempts: int = 3
+    on_node_lost: str = "requeue"
+    on_doubt: str = "fail"
+    max_runtime: float = 0.0
+    addresses: tuple[NodeAddress, ...] = field(default=())

@@ -1,0 +1,386 @@
+"""The Getter: follows every attempt that a node has, to its end, and brings home what it produced.
+
+It owns Submitted, Prepared, Running and Locked, and the duty to have each finished attempt released by its
+node. It mirrors what each node tells (a picture, then changes) and compares it with the jobs it owns:
+`next_step` says what one job needs now, whatever happened before. So an event that comes early, late, twice
+or never does no harm, and a restart begins by evaluating what the ledger holds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+import trio
+
+from actors.domain.changes import Change, Move, MoveAttempt, Note, Outcome
+from actors.domain.job import Attempt, AttemptState, Job
+from actors.domain.node import NodeAddress, NodeRef, PayloadView
+from actors.domain.service import ServiceLimits
+from actors.domain.status import ON_NODE, Status
+from actors.getter.liveness import Watching
+from actors.getter.outbox import Decided
+from actors.getter.reconcile import Followed, Need, Step, Tracked, failed, next_step, results_size
+from actors.kernel.actor import Actor
+from actors.ledger_cursor import LedgerPause, Rows
+from actors.messages import AttemptHanded, Committed, NodeSeen
+from actors.ports.ledger import Ledger
+from actors.ports.nodes import (
+    Beat,
+    CollectAnswer,
+    CollectResult,
+    Dispatch,
+    Look,
+    LookResult,
+    NodeEvent,
+    Nodes,
+    PayloadChanged,
+    PayloadGone,
+    Picture,
+)
+from actors.ports.world import Chance
+from actors.request_batcher import Tools
+
+log: Final = logging.getLogger("orchestrator.getter")
+
+OWED_AGAIN: Final = 10.0
+"""Seconds after which the ledger is asked again what has to be released, in case a message was lost."""
+
+
+class Getter(Actor):
+    """See the module. `addresses` are the nodes to look for now: another object when they change;
+    `tell_sender` takes what the pool should know."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        nodes: Nodes,
+        addresses: Callable[[], Sequence[NodeAddress]],
+        services: Mapping[str, ServiceLimits],
+        chance: Chance,
+        tell_sender: Callable[[object], None],
+        tick: float = 0.5,
+        suspect_after: float = 3.0,
+        lost_after: float = 60.0,
+        batch_bytes: int = 1 << 20,
+    ) -> None:
+        super().__init__("getter", tick=tick)
+        self._ledger = ledger
+        self._client = nodes
+        self._addresses = addresses
+        self._services = services
+        self._chance = chance
+        self._tell_sender = tell_sender
+        self._suspect_after = suspect_after
+        self._lost_after = lost_after
+        self._batch_bytes = batch_bytes
+
+    # ------------------------------------------------------------------ life
+
+    async def begin(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._nodes: dict[str, Followed] = {}
+        self._tracked: dict[str, Tracked] = {}
+        self._keys: dict[int, str] = {}
+        self._sending: set[int] = set()
+        self._rows = Rows(self._ledger, self.tick)
+        self._decided = Decided(self._ledger)
+        self._marks: dict[str, AttemptHanded] = {}
+        self._owed: dict[str, Attempt] = {}
+        self._owed_read = float("-inf")
+        self._ledger_pause = LedgerPause(self._chance, log)
+        live = await self._rows.begin()
+        for job in live:
+            self._apply(job)
+        self._watching = Watching(
+            nursery,
+            self._client,
+            addresses=self._addresses,
+            nodes=lambda: tuple(self._nodes.values()),
+            hear=self._take,
+            lost=self._reconsider,
+            forget=self._forget,
+            tell_sender=self._tell_sender,
+            chance=self._chance,
+            tick=self.tick,
+            suspect_after=self._suspect_after,
+            lost_after=self._lost_after,
+        )
+
+    async def turn(self) -> None:
+        if self._watching.look():
+            self._stop_overdue()
+        if self._ledger_pause.lasts:
+            return
+        with self._ledger_pause.heeded():
+            await self._record()
+            await self._rows.missed(self._apply)
+            await self._read_owed()
+            await self._record()
+
+    def receive(self, message: object) -> None:
+        match message:
+            case Committed(jobs=jobs):
+                for job in jobs:
+                    self._apply(job)
+            case AttemptHanded(attempt=attempt, mark=mark):
+                if (tracked := self._tracked.get(attempt.key)) is not None:
+                    tracked.mark = mark
+                else:
+                    self._marks[attempt.key] = message
+            case _:
+                super().receive(message)
+
+    # ------------------------------------------------------------------ what the ledger says
+
+    async def _record(self) -> None:
+        """Commit what was decided, until nothing more was decided meanwhile."""
+        while self._decided:
+            for tracked, change, answer in await self._decided.commit():
+                if answer.outcome is Outcome.DONE:
+                    self._note_done(tracked, change)
+                elif tracked is not None and tracked.job == answer.job:
+                    self._evaluate(tracked, refused=change)
+                    continue
+                if answer.job is not None:
+                    self._apply(answer.job, again=True)
+
+    def _note_done(self, tracked: Tracked | None, change: Change) -> None:
+        if isinstance(change, MoveAttempt):
+            self._owed.pop(change.key, None)
+        elif isinstance(change, Move) and tracked is not None and change.attempt_state is not None:
+            self._owe(tracked.attempt)
+
+    async def _read_owed(self) -> None:
+        if trio.current_time() < self._owed_read + OWED_AGAIN:
+            return
+        self._owed_read = trio.current_time()
+        self._marks.clear()  # of attempts that were over before they were followed
+        owed = {attempt.key: attempt for attempt in await self._ledger.owed()}
+        for key in self._owed.keys() - owed.keys():  # its machine has ended: nobody is there to be told
+            attempt = self._owed.pop(key)
+            self._node(attempt.node_id).release.drop(key)
+        for attempt in owed.values():
+            self._owe(attempt)
+
+    def _owe(self, attempt: Attempt) -> None:
+        if attempt.key not in self._owed:
+            self._owed[attempt.key] = attempt
+            self._node(attempt.node_id).release.want(attempt.key, attempt)
+
+    def _apply(self, job: Job, *, again: bool = False) -> None:
+        """Take one row in; rows may come twice, and an old one after a newer. `again` evaluates also a row
+        that is known."""
+        if not self._rows.is_new(job) and not (again and self._rows.is_newest(job)):
+            return
+        attempt = job.attempt
+        key = self._keys.get(job.id)
+        if key is not None and (job.status not in ON_NODE or attempt is None or attempt.key != key):
+            self._untrack(job.id, key)
+        elif job.id in self._sending and job.status not in ON_NODE and job.status is not Status.PROCESSING:
+            self._owed_read = float("-inf")  # the Sender may have left something to be released
+        self._sending.discard(job.id)
+        if job.status is Status.PROCESSING and attempt is not None:
+            self._sending.add(job.id)
+            self._node(attempt.node_id)  # so that it is judged, for the Sender's sake
+        if job.status in ON_NODE and attempt is not None:
+            tracked = self._tracked.get(attempt.key)
+            if tracked is None:
+                tracked = self._track(job, attempt)
+            tracked.job, tracked.attempt = job, attempt
+            self._evaluate(tracked)
+
+    def _track(self, job: Job, attempt: Attempt) -> Tracked:
+        tracked = self._tracked[attempt.key] = Tracked(job, attempt)
+        handed = self._marks.pop(attempt.key, None)
+        tracked.mark = None if handed is None else handed.mark
+        self._keys[job.id] = attempt.key
+        node = self._node(attempt.node_id)
+        node.tracked[attempt.key] = tracked
+        self._follow(node)
+        return tracked
+
+    def _untrack(self, job_id: int, key: str) -> None:
+        del self._keys[job_id]
+        tracked = self._tracked.pop(key)
+        node = self._node(tracked.attempt.node_id)
+        node.tracked.pop(key, None)
+        for errand in node.errands():
+            if errand is not node.release:
+                errand.drop(key)
+        self._follow(node)
+
+    def _follow(self, node: Followed) -> None:
+        if node.ref is not None and node.ref.foreign:
+            self._client.follow(node.node_id, [t.attempt for t in node.tracked.values()])
+
+    # ------------------------------------------------------------------ deciding for one job
+
+    def _evaluate(self, tracked: Tracked, refused: Change | None = None) -> None:
+        """Do what this job needs now. A defect in here is this job's alone."""
+        if tracked.recording or self._tracked.get(tracked.attempt.key) is not tracked:
+            return
+        node = self._node(tracked.attempt.node_id)
+        try:
+            step = next_step(tracked, node, self._services.get(tracked.job.service))
+        except Exception as error:
+            log.error("job %d cannot be followed", tracked.job.id, exc_info=error)
+            step = Step(failed(tracked, f"internal error: {error!r}"))
+        if step.change is not None and step.change == refused:
+            # The ledger refuses what its own row asks for: a defect. It must not spin.
+            log.error("job %d: the ledger refused %s", tracked.job.id, refused)
+        elif step.change is not None:
+            self._decide(tracked, step.change)
+        key = tracked.attempt.key
+        match step.need:
+            case Need.LOOK:
+                node.look.want(key, tracked.attempt)
+            case Need.CANCEL:
+                node.cancel.want(key, tracked.attempt)
+            case Need.COLLECT if step.dispatch is not None:
+                large = results_size(step.dispatch) > self._batch_bytes
+                (node.collect_large if large else node.collect).want(key, step.dispatch)
+
+    def _decide(self, tracked: Tracked, change: Change) -> None:
+        self._decided.put(tracked, change)
+        self.ring()
+
+    # ------------------------------------------------------------------ what nodes say
+
+    def _take(self, ref: NodeRef, event: NodeEvent) -> None:
+        node = self._node(ref.node_id)
+        back = not node.connected or node.ref != ref
+        again = back or isinstance(event, Picture)
+        node.ref, node.heard, node.connected, node.lost = ref, trio.current_time(), True, False
+        match event:
+            case Picture(mark=mark, payloads=payloads, heartbeat=beat):
+                node.mark, node.mirror, node.beat = mark, dict(payloads), beat
+            case Beat(heartbeat=beat):
+                # With fewer slots to have, what was about to start may have to wait after all.
+                again |= (beat.slots, beat.others) != (node.beat.slots, node.beat.others)
+                node.beat = beat
+            case PayloadChanged(view=view):
+                self._see(node, view)
+            case PayloadGone(key=key):
+                node.mirror.pop(key, None)
+                self._find_gone(node, key, "the node no longer knows it")
+        if isinstance(event, Picture | Beat):
+            self._tell_sender(NodeSeen(ref, node.beat))
+        if back:
+            for errand in node.errands():
+                errand.node_up(ref)
+            self._follow(node)
+        if again:
+            self._reconsider(node)
+
+    def _see(self, node: Followed, view: PayloadView) -> None:
+        node.see(view)
+        if view.end is not None:
+            node.cancel.drop(view.key)
+        if (tracked := node.tracked.get(view.key)) is not None:
+            self._evaluate(tracked)
+
+    def _find_gone(self, node: Followed, key: str, reason: str) -> None:
+        if (tracked := node.tracked.get(key)) is not None:
+            tracked.gone = reason
+            self._evaluate(tracked)
+
+    def _reconsider(self, node: Followed) -> None:
+        for tracked in list(node.tracked.values()):
+            self._evaluate(tracked)
+
+    def _stop_overdue(self) -> None:
+        """Foreign nodes know no time limit: it is kept here, from when the run was first seen."""
+        now = trio.current_time()
+        for node in self._nodes.values():
+            if node.ref is not None and node.ref.foreign:
+                for tracked in node.tracked.values():
+                    if tracked.is_overdue(node, now):
+                        node.cancel.want(tracked.attempt.key, tracked.attempt)
+
+    # ------------------------------------------------------------------ errands
+
+    def _node(self, node_id: str) -> Followed:
+        node = self._nodes.get(node_id)
+        if node is None:
+            node = self._nodes[node_id] = Followed(node_id, trio.current_time())
+            self._equip(node)
+        return node
+
+    def _forget(self, node: Followed) -> None:
+        del self._nodes[node.node_id]
+
+    def _equip(self, node: Followed) -> None:
+        client = self._client
+        tools = Tools(self._nursery, self._chance, partial(self._broken, node))
+        node.look = tools.errand("look", client.look, partial(self._looked, node))
+        node.cancel = tools.errand("cancel", client.cancel, partial(self._cancelled, node))
+        node.release = tools.errand("release", client.release, partial(self._released, node))
+        collected = partial(self._collected, node)
+        node.collect, node.collect_large = (
+            tools.errand(
+                "collect", client.collect, collected, weigh=results_size, most_weight=self._batch_bytes
+            )
+            for _ in range(2)
+        )
+
+    def _looked(self, node: Followed, key: str, attempt: Attempt, look: Look) -> bool:
+        match look.result:
+            case LookResult.FOUND if look.view is not None:
+                self._see(node, look.view)
+            case LookResult.GONE:
+                self._find_gone(node, key, "the node no longer has it")
+            case LookResult.TOMBSTONED:
+                self._find_gone(node, key, "the node was told to forget it")
+            case _:
+                return False
+        return True
+
+    def _cancelled(self, node: Followed, key: str, attempt: Attempt, look: Look) -> bool:
+        match look.result:
+            case LookResult.FOUND if look.view is not None and (look.view.end or look.view.lost):
+                self._see(node, look.view)
+            case LookResult.FOUND:
+                return False  # it is being killed; told again until its end is
+            case LookResult.TOMBSTONED | LookResult.GONE:
+                self._find_gone(node, key, "nothing of it was on the node")
+            case _:
+                return False
+        return True
+
+    def _released(self, node: Followed, key: str, attempt: Attempt, done: bool) -> bool:
+        if done:
+            node.mirror.pop(key, None)
+            self._decided.put(None, MoveAttempt(key, AttemptState.RELEASED))
+            self.ring()
+        return done
+
+    def _collected(self, node: Followed, key: str, dispatch: Dispatch, answer: CollectAnswer) -> bool:
+        tracked = node.tracked.get(key)
+        if tracked is None:
+            return True
+        match answer.result:
+            case CollectResult.STORED:
+                tracked.stored = answer
+                self._evaluate(tracked)
+            case CollectResult.GONE:
+                self._find_gone(node, key, "its results are no longer on the node")
+            case CollectResult.IMPOSSIBLE:
+                tracked.impossible = answer.reason
+                self._evaluate(tracked)
+            case _:
+                why = f"ended; its results are fetched again later: {answer.reason}"
+                if not tracked.recording and tracked.job.message != why:
+                    self._decide(tracked, Note(dispatch.job.id, key, why))
+                return False
+        return True
+
+    def _broken(self, node: Followed, key: str, item: object, error: Exception) -> None:
+        if self._owed.pop(key, None) is not None:
+            return  # read again from the ledger, and wanted again, in a while
+        tracked = node.tracked.get(key)
+        if tracked is not None and not tracked.recording:
+            self._decide(tracked, failed(tracked, f"internal error: {error!r}"))

@@ -1,0 +1,162 @@
+"""Which nodes are in touch. A part of the Getter: one task an address follows whoever is there; a node that
+is silent becomes suspect, then lost.
+
+The addresses may change while it runs (nodes join and leave). Silence is judged in monotonic time, and the
+time for which this process itself was stopped does not count: then nobody could be heard.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import trio
+
+from actors.domain.node import NodeAddress, NodeRef
+from actors.getter.reconcile import Followed
+from actors.kernel.backoff import Backoff
+from actors.messages import NodeLost, NodeSuspect, NodeUnreached
+from actors.ports.nodes import NodeEvent, Nodes
+from actors.ports.world import Chance
+
+log: Final = logging.getLogger("orchestrator.getter")
+
+FORGOTTEN_AFTER: Final = 600.0
+"""Seconds that a node has been lost before it is no longer spoken of, if nothing is wanted of it."""
+
+
+TWICE_PATIENCE: Final = 30.0
+"""Seconds until a second address of a node that is followed already is tried again."""
+
+
+class _FollowedAlready(Exception):
+    """Another address leads to the same node, and is followed: two streams of one node would contradict each
+    other about where it is."""
+
+    def __init__(self, node_id: str, address: NodeAddress) -> None:
+        super().__init__(f"node {node_id} is followed already, at {address.url}")
+        self.address = address
+
+
+class Watching:
+    """`hear` takes each event of a node; `lost` is told once of a node that has become lost, `forget` of
+    one that has been for long; `nodes` are those to be judged, whether an address leads to them or not."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        client: Nodes,
+        *,
+        addresses: Callable[[], Sequence[NodeAddress]],
+        nodes: Callable[[], Sequence[Followed]],
+        hear: Callable[[NodeRef, NodeEvent], None],
+        lost: Callable[[Followed], None],
+        forget: Callable[[Followed], None],
+        tell_sender: Callable[[object], None],
+        chance: Chance,
+        tick: float,
+        suspect_after: float,
+        lost_after: float,
+    ) -> None:
+        self._nursery = nursery
+        self._client = client
+        self._addresses = addresses
+        self._nodes = nodes
+        self._hear = hear
+        self._lost = lost
+        self._forget = forget
+        self._tell_sender = tell_sender
+        self._chance = chance
+        self._tick = tick
+        self._suspect_after = suspect_after
+        self._lost_after = lost_after
+        self._judged = trio.current_time()
+        self._known: Sequence[NodeAddress] = ()
+        self._watches: dict[NodeAddress, trio.CancelScope] = {}
+        self._followers: dict[str, NodeAddress] = {}
+
+    def look(self) -> bool:
+        """Follow new addresses, let removed ones go, judge once a tick who has been silent for too long.
+        Whether it judged."""
+        wanted = self._addresses()
+        if wanted is not self._known:
+            self._known = wanted
+            self._follow_addresses(wanted)
+        return self._judge()
+
+    def _follow_addresses(self, wanted: Sequence[NodeAddress]) -> None:
+        for address in set(self._watches) - set(wanted):
+            self._watches.pop(address).cancel()
+        for address in wanted:
+            if address not in self._watches:
+                scope = self._watches[address] = trio.CancelScope()
+                self._nursery.start_soon(self._watch, address, scope)
+
+    async def _watch(self, address: NodeAddress, scope: trio.CancelScope) -> None:
+        backoff = Backoff(self._chance, first=0.1, most=2.0)
+        seen: set[str] = set()
+
+        def tell(ref: NodeRef, event: NodeEvent) -> None:
+            follower = self._followers.setdefault(ref.node_id, address)
+            if follower != address:
+                raise _FollowedAlready(ref.node_id, follower)
+            seen.add(ref.node_id)
+            backoff.reset()
+            self._hear(ref, event)
+
+        with scope:
+            while True:
+                reason = await self._follow(address, tell)
+                if reason and not seen:
+                    self._tell_sender(NodeUnreached(address, reason))
+                self._cut(seen, reason)
+                seen.clear()
+                await trio.sleep(backoff.next())
+        self._cut(seen, "its address was removed")
+
+    async def _follow(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
+        """Until it cannot be followed any more; why. "" if somebody else follows who is there."""
+        try:
+            return await self._client.watch(address, tell)
+        except _FollowedAlready as other:
+            log.warning("%s and %s are one node; name it alike everywhere", address.url, other.address.url)
+            await trio.sleep(TWICE_PATIENCE)
+            return ""
+        # What one node says must not stop the others from being followed.
+        except Exception as error:
+            log.error("node at %s cannot be followed", address.url, exc_info=error)
+            return f"internal error: {error!r}"
+
+    def _cut(self, seen: set[str], why: str) -> None:
+        for node_id in seen:
+            self._followers.pop(node_id, None)
+        for node in self._nodes():
+            if node.node_id in seen:
+                node.connected = False
+                node.mark = None
+                node.trouble = why
+                if not node.lost:
+                    self._tell_sender(NodeSuspect(node.node_id, why))
+
+    def _judge(self) -> bool:
+        now = trio.current_time()
+        asleep = now - self._judged
+        if asleep < self._tick:
+            return False
+        self._judged = now
+        for node in self._nodes():
+            if asleep > 2 * self._tick + 1.0:
+                node.heard = min(now, node.heard + asleep)
+            silent = now - node.heard
+            if silent >= self._lost_after:
+                if not node.lost:
+                    node.lost = True
+                    log.warning("node %s is lost: %s", node.node_id, node.trouble)
+                    self._lost(node)
+                self._tell_sender(NodeLost(node.node_id, f"node {node.node_id} is lost: {node.trouble}"))
+                if silent >= self._lost_after + FORGOTTEN_AFTER and not node.wanted:
+                    self._forget(node)
+            elif silent >= self._suspect_after:
+                self._tell_sender(NodeSuspect(node.node_id, node.trouble))
+        return True

@@ -1,0 +1,60 @@
+"""The ledger as the actors and the api need it: jobs, attempts, and every change to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from actors.domain.changes import Change, NewJob, Recorded
+from actors.domain.job import Attempt, HistoryEntry, Job
+
+
+class LedgerError(Exception):
+    """The ledger could not do it (disk full, database locked or damaged). Nothing of the item was changed;
+    it may be tried again."""
+
+
+class Ledger(Protocol):
+    """Jobs and attempts: the truth. Every method is wholly done or not at all, cancelled or not. All raise
+    `LedgerError`."""
+
+    async def insert(self, job: NewJob) -> Job:
+        """Store a Queued job with the next id. Durable on return."""
+        ...
+
+    async def record(self, changes: Sequence[Change]) -> Sequence[Recorded]:
+        """Apply each change by itself, in order; durable on return."""
+        ...
+
+    async def request_terminate(self, job_id: int) -> Job | None:
+        """Set the order durably unless the job is over. The row afterwards; None if unknown."""
+        ...
+
+    async def changes(self, after: int, limit: int = 500) -> Sequence[Job]:
+        """Jobs whose `change_seq` is above `after`, ascending. A job stands at its newest change only."""
+        ...
+
+    async def live(self) -> tuple[Sequence[Job], int]:
+        """All jobs that are not over, oldest first, and the `change_seq` that this picture is at."""
+        ...
+
+    async def owed(self) -> Sequence[Attempt]:
+        """Attempts that are given up or over and not yet released."""
+        ...
+
+    async def get(self, job_id: int) -> Job | None: ...
+
+    async def history(self, job_id: int) -> Sequence[HistoryEntry]: ...
+
+    async def attempts(self, job_id: int) -> Sequence[Attempt]: ...
+
+    async def ended_before(
+        self, wall: float, limit: int = 100, after: tuple[float, int] | None = None
+    ) -> Sequence[Job]:
+        """Ended, not Cleaned jobs whose `ended_at` is before `wall`, oldest first; those after the
+        (`ended_at`, id) of an earlier page's last."""
+        ...
+
+    async def unknown_directories(self, storage_keys: Sequence[str]) -> Sequence[str]:
+        """Which of these storage keys belong to no job, or to a Cleaned one."""
+        ...

@@ -1,0 +1,154 @@
+"""What actors need of the world, as Protocols. Each has a real implementation in `orchestrator/` or `node/`
+and, where the world is slow or random, a fake in the tests that passes the same suite.
+
+Ports speak in the plural where the work comes in plural; an answer is per item, in the order of the items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from actors.domain.job import Attempt, End, Job
+from actors.domain.node import Heartbeat, Mark, NodeAddress, NodeRef, PayloadView
+
+# ------------------------------------------------------------------ time and chance
+
+
+# ------------------------------------------------------------------ queue and pool (pure, no waiting)
+
+
+# ------------------------------------------------------------------ nodes over the wire
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """One attempt to be sent, with what the node must know of its job."""
+
+    attempt: Attempt
+    job: Job
+
+
+class SubmitResult(StrEnum):
+    """HAS: the node has it (or had it already; `view` says how it is now). TOMBSTONED: it will never run
+    there. MALFORMED: the node will never take it. UNREADABLE: our own copy of the input cannot be read.
+    NOT_SENT: certain that the node does not have it, nothing of this try reached it. BUSY: the node refused
+    it for now. DOUBT: it may have it."""
+
+    HAS = "has"
+    TOMBSTONED = "tombstoned"
+    MALFORMED = "malformed"
+    UNREADABLE = "unreadable"
+    NOT_SENT = "not_sent"
+    BUSY = "busy"
+    DOUBT = "doubt"
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitAnswer:
+    result: SubmitResult
+    reason: str = ""
+    view: PayloadView | None = None
+    mark: Mark | None = None
+    foreign_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Every payload that the node has not been told to release, at `mark`."""
+
+    mark: Mark
+    payloads: Mapping[str, PayloadView]
+    heartbeat: Heartbeat
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadChanged:
+    view: PayloadView
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    heartbeat: Heartbeat
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadGone:
+    """A foreign node no longer knows an attempt: confirmed by a second question after a grace."""
+
+    key: str
+
+
+NodeEvent = Picture | PayloadChanged | Beat | PayloadGone
+
+
+class LookResult(StrEnum):
+    """FOUND, GONE (the node says that it does not know the key), RECEIVING (a submit is being read),
+    TOMBSTONED, UNKNOWN (could not be asked, or the answer made no sense)."""
+
+    FOUND = "found"
+    GONE = "gone"
+    RECEIVING = "receiving"
+    TOMBSTONED = "tombstoned"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    result: LookResult
+    view: PayloadView | None = None
+    reason: str = ""
+
+
+class CollectResult(StrEnum):
+    """STORED: every byte is on our disk, checked and synced. GONE: the node no longer has it. NOT_ENDED: it
+    still runs. FAILED: try again (`reason`). IMPOSSIBLE: the node can never give them (`reason`)."""
+
+    STORED = "stored"
+    GONE = "gone"
+    NOT_ENDED = "not_ended"
+    FAILED = "failed"
+    IMPOSSIBLE = "impossible"
+
+
+@dataclass(frozen=True, slots=True)
+class CollectAnswer:
+    result: CollectResult
+    end: End | None = None
+    reason: str = ""
+
+
+class Nodes(Protocol):
+    """Nodes over HTTP, ours and foreign ones. Nothing here raises for what the network does: the answers say
+    it. Only cancellation and defects raise."""
+
+    async def submit(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[SubmitAnswer]: ...
+
+    async def look(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[Look]: ...
+
+    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[Look]:
+        """Tombstone, then kill. FOUND with the payload as it is now (perhaps ended, perhaps still being
+        killed), TOMBSTONED if it will never run there, UNKNOWN if the node could not be told."""
+        ...
+
+    async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[bool]:
+        """Tell the node to let go. True once it has confirmed."""
+        ...
+
+    async def collect(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
+        """Fetch what ended attempts have left, into our storage."""
+        ...
+
+    async def watch(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
+        """Follow a node until it cannot be followed any more; why is the result. `tell` is called for each
+        event, the picture first. Foreign nodes are polled for what `follow` names."""
+        ...
+
+    def follow(self, node_id: str, attempts: Sequence[Attempt]) -> None:
+        """Which open attempts there are on a foreign node, so that its watch knows what to ask for."""
+        ...
+
+
+# ------------------------------------------------------------------ storage

@@ -1,0 +1,54 @@
+"""What the AutoScaler needs of the world: a provider of machines, and records of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from actors.domain.scaling import DecisionRecord, Machine, MachineRecord
+
+
+class ProviderError(Exception):
+    """The provider could not do it, or could not be asked. `certain`: it is certain that nothing was done."""
+
+    def __init__(self, message: str, *, certain: bool = False) -> None:
+        super().__init__(message)
+        self.certain = certain
+
+
+class Provider(Protocol):
+    """Makes and ends machines. All raise `ProviderError`; none waits for a boot. Each call has a deadline."""
+
+    name: str
+
+    async def create(self, token: str, service: str) -> Machine:
+        """Make one machine for `service`, tagged with `token`. The same token again is the same machine."""
+        ...
+
+    async def list(self) -> Sequence[Machine]:
+        """Every machine of this orchestrator that exists and is not ended. May forget one for a moment."""
+        ...
+
+    async def terminate(self, machine_ids: Sequence[str]) -> None:
+        """End them. Idempotent: what is gone already is fine."""
+        ...
+
+
+class MachineLedger(Protocol):
+    """Records of machines and of decisions. Durable on return. All raise `LedgerError`."""
+
+    async def machines(self) -> Sequence[MachineRecord]:
+        """All that are not ENDED, oldest first."""
+        ...
+
+    async def put_machine(self, record: MachineRecord) -> None:
+        """Insert it, or replace the row of that token."""
+        ...
+
+    async def note_decision(self, decision: DecisionRecord) -> None:
+        """Keep it; only the newest few thousand are kept."""
+        ...
+
+    async def decisions(self, service: str | None = None, limit: int = 100) -> Sequence[DecisionRecord]:
+        """Newest first."""
+        ...

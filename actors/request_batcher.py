@@ -1,0 +1,187 @@
+"""Errands to one node: what it has to be asked, told, or relieved of, until it has answered.
+
+One call is under way at a time; what piles up meanwhile goes into the next. No timer waits for a batch to
+fill, and a task exists only while there is something to do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Generic, TypeVar
+
+import trio
+
+from actors.domain.node import NodeRef
+from actors.kernel.actor import Doorbell
+from actors.kernel.backoff import Backoff
+from actors.ports.world import Chance
+
+log: Final = logging.getLogger("orchestrator.errands")
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+GIVE_UP_DEFECT: Final = 5
+"""Calls for one item alone that may end in a defect before `broken` is told."""
+
+
+class _Want(Generic[Item]):
+    def __init__(self, item: Item, backoff: Backoff) -> None:
+        self.item = item
+        self.backoff = backoff
+        self.due = 0.0
+        self.alone = False
+        self.defects = 0
+
+    def later(self) -> None:
+        self.due = trio.current_time() + self.backoff.next()
+
+
+class Errand(Generic[Item, Answer]):
+    """`call` does it for many; `settle` takes each answer and says whether that item is done (else it is
+    tried again, later and later). `broken` is told of an item that cannot be done because of a defect.
+    A batch holds at most `most_at_once` items and, unless it is one, `most_weight` of what `weigh` says."""
+
+    def __init__(
+        self,
+        name: str,
+        nursery: trio.Nursery,
+        *,
+        call: Callable[[NodeRef, Sequence[Item]], Awaitable[Sequence[Answer]]],
+        settle: Callable[[str, Item, Answer], bool],
+        broken: Callable[[str, Item, Exception], None],
+        chance: Chance,
+        most_at_once: int = 256,
+        weigh: Callable[[Item], int] = lambda _: 0,
+        most_weight: int = 0,
+        first: float = 0.2,
+        most: float = 10.0,
+    ) -> None:
+        self._name = name
+        self._nursery = nursery
+        self._call = call
+        self._settle = settle
+        self._broken = broken
+        self._chance = chance
+        self._most_at_once = most_at_once
+        self._weigh = weigh
+        self._most_weight = most_weight
+        self._first = first
+        self._most = most
+        self._wants: dict[str, _Want[Item]] = {}
+        self._node: NodeRef | None = None
+        self._bell = Doorbell()
+        self._active = False
+
+    def __len__(self) -> int:
+        return len(self._wants)
+
+    def want(self, key: str, item: Item) -> None:
+        """Have it done. Idempotent by key."""
+        if key not in self._wants:
+            self._wants[key] = _Want(item, Backoff(self._chance, first=self._first, most=self._most))
+            self._wake()
+
+    def drop(self, key: str) -> None:
+        self._wants.pop(key, None)
+
+    def node_up(self, node: NodeRef) -> None:
+        """The node is in touch (again): nothing has to wait for its backoff."""
+        self._node = node
+        for want in self._wants.values():
+            want.due = 0.0
+        self._wake()
+
+    def _wake(self) -> None:
+        self._bell.ring()
+        if not self._active and self._wants and self._node is not None:
+            self._active = True
+            self._nursery.start_soon(self._work)
+
+    async def _work(self) -> None:
+        while self._wants:
+            batch = self._next_batch()
+            if batch:
+                await self._do(batch)
+            else:
+                with trio.move_on_at(min(w.due for w in self._wants.values())):
+                    await self._bell.wait()
+        self._active = False
+
+    def _next_batch(self) -> list[tuple[str, _Want[Item]]]:
+        now = trio.current_time()
+        batch: list[tuple[str, _Want[Item]]] = []
+        weight = 0
+        for key, want in self._wants.items():
+            if want.due > now:
+                continue
+            if want.alone:
+                return [(key, want)]
+            weight += self._weigh(want.item)
+            if batch and weight > self._most_weight:
+                break
+            batch.append((key, want))
+            if len(batch) == self._most_at_once:
+                break
+        return batch
+
+    async def _do(self, batch: list[tuple[str, _Want[Item]]]) -> None:
+        assert self._node is not None
+        try:
+            answers = await self._call(self._node, [want.item for _, want in batch])
+        # A defect that one item brings out must not stop the others: each is tried by itself.
+        except Exception as error:
+            self._isolate(batch, error)
+            return
+        for (key, want), answer in zip(batch, answers, strict=True):
+            if self._wants.get(key) is not want:
+                continue
+            if self._settle(key, want.item, answer):
+                if self._wants.get(key) is want:
+                    del self._wants[key]
+            else:
+                want.later()
+
+    def _isolate(self, batch: list[tuple[str, _Want[Item]]], error: Exception) -> None:
+        log.error("%s failed for %d items", self._name, len(batch), exc_info=error)
+        for key, want in batch:
+            want.later()
+            want.alone = True
+            if len(batch) == 1:
+                want.defects += 1
+                if want.defects >= GIVE_UP_DEFECT and self._wants.get(key) is want:
+                    del self._wants[key]
+                    self._broken(key, want.item, error)
+
+
+class Tools:
+    """What every errand of one node needs: a nursery to work in, chance for delays, somebody to tell of
+    defects."""
+
+    def __init__(
+        self, nursery: trio.Nursery, chance: Chance, broken: Callable[[str, object, Exception], None]
+    ) -> None:
+        self._nursery = nursery
+        self._chance = chance
+        self._broken = broken
+
+    def errand(
+        self,
+        name: str,
+        call: Callable[[NodeRef, Sequence[Item]], Awaitable[Sequence[Answer]]],
+        settle: Callable[[str, Item, Answer], bool],
+        *,
+        weigh: Callable[[Item], int] = lambda _: 0,
+        most_weight: int = 0,
+    ) -> Errand[Item, Answer]:
+        return Errand(
+            name,
+            self._nursery,
+            call=call,
+            settle=settle,
+            broken=self._broken,
+            chance=self._chance,
+            weigh=weigh,
+            most_weight=most_weight,
+        )

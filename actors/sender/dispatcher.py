@@ -1,0 +1,339 @@
+"""Sending attempts to one node: a lane for small ones, batched, and one for large ones, so that nobody waits
+behind 400 MB. A lane is part of the Sender: its tasks run in the Sender's nursery and end with it.
+
+An item is *in doubt* once a byte of it may have reached the node. From then on it is only ever sent again
+under the same key, which the node knows how to answer, until the node has said what it has, or is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import trio
+
+from actors.domain.node import Mark, NodeRef, PayloadView
+from actors.kernel.actor import Doorbell
+from actors.kernel.backoff import Backoff
+from actors.ports.nodes import Dispatch, Look, LookResult, Nodes, SubmitAnswer, SubmitResult
+from actors.ports.world import Chance
+from actors.request_batcher import GIVE_UP_DEFECT
+
+log: Final = logging.getLogger("orchestrator.lane")
+
+RETRY_FIRST: Final = 0.2
+RETRY_MOST: Final = 5.0
+LARGE_AT_ONCE: Final = 2
+
+
+class Fate(StrEnum):
+    """What is certain about an attempt now. HAS: the node has it. NOT_THERE: the node does not have it and
+    nothing of it is on its way. TOMBSTONED: it will never run there. REFUSED: no node will ever take it.
+    KILLED: stopped by order, nothing of it runs. LOST: the node is lost. UNKNOWABLE: a foreign node took it
+    or not, and cannot be asked."""
+
+    HAS = "has"
+    NOT_THERE = "not_there"
+    TOMBSTONED = "tombstoned"
+    REFUSED = "refused"
+    KILLED = "killed"
+    LOST = "lost"
+    UNKNOWABLE = "unknowable"
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """One attempt's fate. `sent` says whether anything of it may have reached the node."""
+
+    dispatch: Dispatch
+    fate: Fate
+    reason: str = ""
+    sent: bool = True
+    view: PayloadView | None = None
+    mark: Mark | None = None
+    foreign_id: int | None = None
+    node: NodeRef | None = None
+
+
+class _Item:
+    def __init__(self, dispatch: Dispatch, doubt: bool, backoff: Backoff) -> None:
+        self.dispatch = dispatch
+        self.doubt = doubt
+        self.backoff = backoff
+        self.due = 0.0
+        self.sending: trio.CancelScope | None = None
+        self.stop = False
+        self.stopping = False
+        self.settling = False
+        self.alone = False
+        self.defects = 0
+
+    def later(self) -> None:
+        self.due = trio.current_time() + self.backoff.next()
+
+
+class Lane:
+    """`settle` takes fates in the plural and says for each whether it was recorded; what was not is tried
+    again. `ref` may be None until the node has been seen in this life of the Sender."""
+
+    def __init__(
+        self,
+        node_id: str,
+        *,
+        nodes: Nodes,
+        ref: NodeRef | None,
+        settle: Callable[[Sequence[Settled]], Awaitable[Sequence[bool]]],
+        chance: Chance,
+        batch_bytes: int,
+    ) -> None:
+        self.node_id = node_id
+        self._nodes = nodes
+        self._ref = ref
+        self._settle = settle
+        self._chance = chance
+        self._batch_bytes = batch_bytes
+        self._items: dict[str, _Item] = {}
+        self._lost: str | None = None
+        self._bell = Doorbell()
+        self._small_busy = False
+        self._large_busy = 0
+
+    def put(self, dispatch: Dispatch, *, doubt: bool) -> None:
+        """Take an attempt on. Of one that is known already, only the job's row is renewed."""
+        key = dispatch.attempt.key
+        known = self._items.get(key)
+        if known is not None:
+            known.dispatch = dispatch  # the job's row may be newer
+            return
+        backoff = Backoff(self._chance, first=RETRY_FIRST, most=RETRY_MOST)
+        self._items[key] = _Item(dispatch, doubt, backoff)
+        self._bell.ring()
+
+    def cancel(self, key: str) -> None:
+        """The job's termination was ordered: see to it that this attempt never runs, or let it be handed over
+        as it is, for the Getter to stop it."""
+        item = self._items.get(key)
+        if item is not None and not item.stop:
+            item.stop = True
+            item.due = 0.0
+            if item.sending is not None and self._is_large(item):
+                item.sending.cancel()
+            self._bell.ring()
+
+    def node_seen(self, node: NodeRef) -> None:
+        back = self._ref is None or self._lost is not None or self._ref != node
+        self._ref = node
+        self._lost = None
+        if back:
+            for item in self._items.values():
+                item.due = 0.0
+            self._bell.ring()
+
+    def node_lost(self, reason: str) -> None:
+        if self._lost is None:
+            self._lost = reason
+            for item in self._items.values():
+                if item.sending is not None:
+                    item.sending.cancel()
+            self._bell.ring()
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._settle_certain()
+                self._start_what_is_due(nursery)
+                with trio.move_on_at(self._next_due()):
+                    await self._bell.wait()
+
+    # ------------------------------------------------------------------ deciding
+
+    def _is_large(self, item: _Item) -> bool:
+        return item.dispatch.job.size > self._batch_bytes
+
+    def _idle(self) -> list[_Item]:
+        return [i for i in self._items.values() if i.sending is None and not i.stopping and not i.settling]
+
+    def _next_due(self) -> float:
+        """When an item becomes due. What is due already waits for something that rings: a transfer's end, or
+        the node."""
+        now = trio.current_time()
+        dues = (i.due for i in self._items.values() if i.due > now and not i.stopping and not i.settling)
+        return min(dues, default=float("inf"))
+
+    async def _settle_certain(self) -> None:
+        """What can be said without asking the node: it is lost, it was never told of an attempt that is to
+        stop, or it is a foreign one, which knows no keys: sending again might run the job twice."""
+        now = trio.current_time()
+        certain = []
+        for item in self._idle():
+            if item.due > now:
+                continue
+            if self._lost is not None:
+                certain.append(Settled(item.dispatch, Fate.LOST, self._lost, sent=item.doubt))
+            elif item.doubt and self._ref is not None and self._ref.foreign:
+                reason = "the connection or the orchestrator broke while it was being sent"
+                certain.append(Settled(item.dispatch, Fate.UNKNOWABLE, reason, node=self._ref))
+            elif item.stop and not item.doubt:
+                certain.append(
+                    Settled(item.dispatch, Fate.KILLED, "terminated before it was sent", sent=False)
+                )
+        await self._report(certain)
+
+    def _start_what_is_due(self, nursery: trio.Nursery) -> None:
+        node = self._ref
+        if node is None or self._lost is not None:
+            return
+        now = trio.current_time()
+        to_stop = [i for i in self._items.values() if i.stop and i.doubt and not i.stopping and i.due <= now]
+        if to_stop:
+            for item in to_stop:
+                item.stopping = True
+            nursery.start_soon(self._stop, node, to_stop)
+        batch: list[_Item] = []
+        size = 0
+        for item in self._idle():
+            if item.stop or item.due > now:
+                continue
+            if self._is_large(item):
+                if self._large_busy < LARGE_AT_ONCE:
+                    self._large_busy += 1
+                    self._begin(item)
+                    nursery.start_soon(self._send_large, node, item)
+            elif item.alone and batch:
+                continue
+            elif not self._small_busy and (not batch or size + item.dispatch.job.size <= self._batch_bytes):
+                batch.append(item)
+                if item.alone:
+                    break
+                size += item.dispatch.job.size
+        if batch:
+            self._small_busy = True
+            scope = trio.CancelScope()
+            for item in batch:
+                self._begin(item, scope)
+            nursery.start_soon(self._send_small, node, batch, scope)
+
+    def _begin(self, item: _Item, scope: trio.CancelScope | None = None) -> None:
+        item.sending = scope or trio.CancelScope()
+
+    # ------------------------------------------------------------------ doing
+
+    async def _send_small(self, node: NodeRef, batch: list[_Item], scope: trio.CancelScope) -> None:
+        try:
+            await self._send(node, batch, scope)
+        finally:
+            self._small_busy = False
+            self._bell.ring()
+
+    async def _send_large(self, node: NodeRef, item: _Item) -> None:
+        assert item.sending is not None
+        try:
+            await self._send(node, [item], item.sending)
+        finally:
+            self._large_busy -= 1
+            self._bell.ring()
+
+    async def _send(self, node: NodeRef, batch: list[_Item], scope: trio.CancelScope) -> None:
+        answers: Sequence[SubmitAnswer] | None = None
+        earlier_doubt = [item.doubt for item in batch]
+        for item in batch:
+            item.doubt = True
+        why = "cut short"
+        with scope:
+            try:
+                answers = await self._nodes.submit(node, [item.dispatch for item in batch])
+            # A defect that one job brings out must not stop the others: each is tried by itself.
+            except Exception as error:
+                log.error("%d attempts could not be sent", len(batch), exc_info=error)
+                why = f"internal error: {error!r}"
+                for item in batch:
+                    item.alone = True
+                    item.defects += len(batch) == 1
+        settled = []
+        for index, item in enumerate(batch):
+            item.sending = None
+            answer = answers[index] if answers is not None else SubmitAnswer(SubmitResult.DOUBT, why)
+            if item.defects >= GIVE_UP_DEFECT:
+                answer = SubmitAnswer(SubmitResult.MALFORMED, why)
+            fate = _fate_of(answer, node, earlier_doubt[index])
+            if fate is None:
+                item.later()
+            elif self._items.get(item.dispatch.attempt.key) is item:
+                item.doubt = earlier_doubt[index] or fate is not Fate.NOT_THERE
+                settled.append(
+                    Settled(
+                        item.dispatch,
+                        fate,
+                        answer.reason,
+                        item.doubt,
+                        answer.view,
+                        answer.mark,
+                        answer.foreign_id,
+                        node,
+                    )
+                )
+        await self._report(settled)
+
+    async def _stop(self, node: NodeRef, batch: list[_Item]) -> None:
+        try:
+            looks = await self._nodes.cancel(node, [item.dispatch.attempt for item in batch])
+        # As in `_send`: a defect is no crash of the Sender. The order stands, and is given again.
+        except Exception as error:
+            log.error("%d attempts could not be stopped", len(batch), exc_info=error)
+            looks = [Look(LookResult.UNKNOWN, reason=f"internal error: {error!r}")] * len(batch)
+        settled = []
+        for item, look in zip(batch, looks, strict=True):
+            item.stopping = False
+            if self._items.get(item.dispatch.attempt.key) is not item:
+                continue
+            fate = _fate_of_stop(look)
+            if fate is None:
+                item.later()
+            else:
+                settled.append(Settled(item.dispatch, fate, look.reason, True, look.view, node=node))
+        await self._report(settled)
+        self._bell.ring()
+
+    async def _report(self, settled: Sequence[Settled]) -> None:
+        if not settled:
+            return
+        items = [self._items[s.dispatch.attempt.key] for s in settled]
+        for item in items:
+            item.settling = True
+        for item, recorded in zip(items, await self._settle(settled), strict=True):
+            item.settling = False
+            if recorded:
+                self._items.pop(item.dispatch.attempt.key, None)
+                if item.sending is not None and self._is_large(item):
+                    item.sending.cancel()
+            else:
+                item.later()
+
+
+def _fate_of(answer: SubmitAnswer, node: NodeRef, earlier_doubt: bool) -> Fate | None:
+    """None: still in doubt, ask again under the same key."""
+    match answer.result:
+        case SubmitResult.HAS:
+            return Fate.HAS
+        case SubmitResult.TOMBSTONED:
+            return Fate.TOMBSTONED
+        case SubmitResult.MALFORMED | SubmitResult.UNREADABLE:
+            # An input that became unreadable says nothing of what an earlier try has brought over.
+            return None if earlier_doubt and answer.result is SubmitResult.UNREADABLE else Fate.REFUSED
+        case SubmitResult.NOT_SENT | SubmitResult.BUSY:
+            return None if earlier_doubt else Fate.NOT_THERE
+        case SubmitResult.DOUBT:
+            return Fate.UNKNOWABLE if node.foreign else None
+
+
+def _fate_of_stop(look: Look) -> Fate | None:
+    match look.result:
+        case LookResult.TOMBSTONED:
+            return Fate.KILLED
+        case LookResult.FOUND:
+            return Fate.HAS
+        case _:
+            return None

@@ -1,0 +1,390 @@
+"""The Sender: takes queued jobs, within the quotas, to nodes with a free slot.
+
+It owns Queued and Processing, the queue and the service pool. Each turn it reads the rows that changed, and
+assigns: the attempt with its key is committed together with Processing, before a byte is sent. The sending
+itself is done by one `Lane` a node (see `actors/sender/dispatcher.py`), which answers here what became of
+each attempt:
+
+- the node has it: Submitted, and the Getter owns the job;
+- certain that the node does not have it: Queued again, no attempt spent, the node shunned for a while;
+- in doubt: the attempt stays with its node and key, slot and quota held, and is sent again under the same key
+  until the node answers or is lost.
+
+All of it can be rebuilt from the ledger: a job found in Processing at the start is a job in doubt.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import trio
+
+from actors.domain.changes import Move, Outcome, Recorded
+from actors.domain.job import Attempt, AttemptState, Job
+from actors.domain.node import Member
+from actors.domain.requeue import after_loss
+from actors.domain.service import ServiceLimits, Waiting, WaitReason
+from actors.domain.status import Status
+from actors.kernel.actor import Actor, ActorError
+from actors.ledger_cursor import LedgerPause, Rows
+from actors.messages import (
+    AttemptHanded,
+    Committed,
+    DrainNode,
+    NodeLost,
+    NodeSeen,
+    NodeSuspect,
+    NodeUnreached,
+    PoolPicture,
+    ScalingPicture,
+    ScalingView,
+    UndrainNode,
+    WhyWaiting,
+)
+from actors.ports.ledger import Ledger, LedgerError
+from actors.ports.nodes import Dispatch, Nodes
+from actors.ports.scheduling import Pool, Queue
+from actors.ports.world import Chance
+from actors.roster import Roster
+from actors.sender.dispatcher import Fate, Lane, Settled
+
+log: Final = logging.getLogger("orchestrator.sender")
+
+ASSIGN_AT_ONCE: Final = 256
+"""Jobs that one commit takes to Processing."""
+
+
+class Sender(Actor):
+    """See the module. `hand_over` is told of each attempt that a node has; `queue` and `pool` make empty
+    ones, as a restart begins from the ledger; `members` are the nodes that have joined by themselves, another
+    object when they change."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        nodes: Nodes,
+        queue: Callable[[], Queue],
+        pool: Callable[[], Pool],
+        services: Mapping[str, ServiceLimits],
+        chance: Chance,
+        hand_over: Callable[[AttemptHanded], None],
+        members: Callable[[], Sequence[Member]] = tuple,
+        tick: float = 0.5,
+        batch_bytes: int = 1 << 20,
+    ) -> None:
+        super().__init__("sender", tick=tick)
+        self._ledger = ledger
+        self._nodes = nodes
+        self._make_queue = queue
+        self._make_pool = pool
+        self._services = services
+        self._static = {address.url for limits in services.values() for address in limits.addresses}
+        self._chance = chance
+        self._hand_over = hand_over
+        self._members = members
+        self._batch_bytes = batch_bytes
+
+    # ------------------------------------------------------------------ life
+
+    async def begin(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._queue = self._make_queue()
+        self._pool = self._make_pool()
+        self._roster = Roster(self._pool, self._members, self._chance)
+        self._roster.sync()
+        self._queued: dict[int, Job] = {}
+        self._queued_since: dict[int, float] = {}
+        self._rows = Rows(self._ledger, self.tick)
+        self._doomed: dict[int, Move] = {}
+        self._keys: dict[int, str] = {}
+        self._given_up: set[str] = set()
+        self._given_up_read = float("-inf")
+        self._lanes: dict[str, Lane] = {}
+        self._ledger_pause = LedgerPause(self._chance, log)
+        live = await self._rows.begin()
+        for attempt in await self._ledger.owed():
+            if attempt.state is AttemptState.GIVEN_UP:
+                self._given_up.add(attempt.key)
+                self._pool.hold(attempt.key, attempt.node_id)
+        for job in live:
+            self._apply(job)
+
+    async def turn(self) -> None:
+        self._roster.sync()
+        with self._ledger_pause.heeded():
+            await self._rows.missed(self._apply)
+            await self._end_what_cannot_run()
+            await self._free_given_up()
+            await self._assign()
+
+    # ------------------------------------------------------------------ mail
+
+    def receive(self, message: object) -> None:
+        match message:
+            case Committed(jobs=jobs):
+                for job in jobs:
+                    self._apply(job)
+            case NodeSeen(node=node, heartbeat=heartbeat):
+                self._roster.seen(node, heartbeat)
+                if lane := self._lanes.get(node.node_id):
+                    lane.node_seen(node)
+            case NodeSuspect(node_id=node_id, reason=reason):
+                self._roster.suspect(node_id, reason)
+            case NodeUnreached(address=address, reason=reason):
+                if address.url in self._static:  # one that joined is known already, or has left
+                    self._roster.unreached(address, reason)
+            case NodeLost(node_id=node_id, reason=reason):
+                self._roster.lost(node_id, reason)
+                if lane := self._lanes.get(node_id):
+                    lane.node_lost(reason)
+            case _:
+                super().receive(message)
+
+    def answer(self, message: object) -> Any:
+        match message:
+            case WhyWaiting(job_ids=job_ids):
+                return tuple(self._why(job_id) for job_id in job_ids)
+            case PoolPicture():
+                return self._roster.views()
+            case ScalingPicture(service=service):
+                return self._scaling_view(service)
+            case DrainNode(node_id=node_id, reason=reason):
+                return self._roster.drain(node_id, reason)
+            case UndrainNode(node_id=node_id):
+                return self._roster.undrain(node_id)
+            case _:
+                return super().answer(message)
+
+    def _why(self, job_id: int) -> Waiting | None:
+        job = self._queued.get(job_id)
+        if job is None:
+            return None
+        any_node = self._pool.any_node(job.service, job.requires)
+        free = any_node and self._pool.choose(job.service, job.requires) is not None
+        waiting = self._queue.why(job_id, free_slots=free, any_node=any_node)
+        if waiting is not None and waiting.reason is WaitReason.NO_NODE and not job.requires:
+            return replace(waiting, message=f"{waiting.message}: {self._pool.why_none(job.service)}")
+        return waiting
+
+    def _scaling_view(self, service: str) -> ScalingView:
+        able = self._roster.machines_fit(service)
+        demand, now = self._queue.demand(service, able), trio.current_time()
+        oldest = min((self._queued_since.get(job_id, now) for job_id in demand.first), default=now)
+        return ScalingView(demand.runnable, now - oldest, demand.running, self._roster.facts(service))
+
+    # ------------------------------------------------------------------ what the ledger says
+
+    def _apply(self, job: Job) -> None:
+        """Take one row in. Rows may come twice, and an old one after a newer."""
+        if not self._rows.is_new(job):
+            return
+        self._queue.apply(job)
+        self._doomed.pop(job.id, None)
+        if job.status is Status.QUEUED:
+            self._queued[job.id] = job
+            self._queued_since.setdefault(job.id, trio.current_time())
+            if (doom := self._doom(job)) is not None:
+                self._doomed[job.id] = doom
+        else:
+            self._queued.pop(job.id, None)
+            self._queued_since.pop(job.id, None)
+        self._hold_slot(job)
+        self._roster.apply(job)
+        if job.status is Status.PROCESSING and job.attempt is not None:
+            lane = self._lane(job.attempt.node_id)
+            # What no lane knows was sent, or not, by an earlier life: it is in doubt.
+            lane.put(Dispatch(job.attempt, job), doubt=True)
+            if job.terminate_requested:
+                lane.cancel(job.attempt.key)
+
+    def _hold_slot(self, job: Job) -> None:
+        """An attempt holds its slot until its end is known; a given-up one until its node lets go of it."""
+        attempt = job.attempt if job.counts else None
+        held = self._keys.get(job.id)
+        if held is not None and (attempt is None or attempt.key != held):
+            del self._keys[job.id]
+            if job.end is None:
+                self._given_up.add(held)  # perhaps: `_free_given_up` asks the ledger
+                self._given_up_read = float("-inf")
+            else:
+                self._pool.free(held)
+        if attempt is not None:
+            self._keys[job.id] = attempt.key
+            self._pool.hold(attempt.key, attempt.node_id)
+
+    async def _free_given_up(self) -> None:
+        if not self._given_up or trio.current_time() < self._given_up_read + self.tick:
+            return
+        self._given_up_read = trio.current_time()
+        owed = {a.key for a in await self._ledger.owed() if a.state is AttemptState.GIVEN_UP}
+        for key in self._given_up - owed:
+            self._pool.free(key)
+        self._given_up &= owed
+
+    async def _end_what_cannot_run(self) -> None:
+        if self._doomed:
+            # Its row, as it is afterwards, takes each one off the list.
+            await self._record(list(self._doomed.values()))
+
+    def _doom(self, job: Job) -> Move | None:
+        """The end of a queued job that somebody wants stopped, or whose service was removed."""
+        if job.terminate_requested:
+            return Move(job.id, Status.QUEUED, Status.KILLED, "terminated before it began")
+        if job.service not in self._services:
+            reason = f"service {job.service} is not configured any more; ask the operator"
+            return Move(job.id, Status.QUEUED, Status.FAILED, reason)
+        return None
+
+    # ------------------------------------------------------------------ assigning
+
+    async def _assign(self) -> None:
+        if self._ledger_pause.lasts:
+            return
+        while moves := self._next_moves():
+            try:
+                recorded = await self._ledger.record(moves)
+            except LedgerError:
+                for move in moves:
+                    self._take_back(move)
+                raise
+            for move, answer in zip(moves, recorded, strict=True):
+                attempt = move.attempt
+                assert attempt is not None
+                if answer.outcome is Outcome.DONE and answer.job is not None:
+                    self._lane(attempt.node_id).put(Dispatch(attempt, answer.job), doubt=False)
+                else:
+                    self._take_back(move)
+                if answer.job is None:
+                    raise ActorError(f"job {move.job_id} is queued here and unknown to the ledger")
+                self._apply(answer.job)
+
+    def _next_moves(self) -> list[Move]:
+        moves: list[Move] = []
+        for service in self._queue.services():
+            turns = deque(self._queue.requirements(service))
+            while turns and len(moves) < ASSIGN_AT_ONCE:
+                requires = turns.popleft()
+                if (move := self._next_move(service, requires)) is not None:
+                    moves.append(move)
+                    turns.append(requires)
+        return moves
+
+    def _next_move(self, service: str, requires: str) -> Move | None:
+        job_id = self._queue.next(service, requires)
+        node = None if job_id is None else self._pool.choose(service, requires)
+        if job_id is None or node is None:
+            return None
+        key = f"{self._chance.getrandbits(128):032x}"
+        attempt = Attempt(key, job_id, self._queued[job_id].attempts_used + 1, node.node_id)
+        self._queue.hold(job_id)
+        self._pool.hold(key, node.node_id)
+        reason = f"sent to node {node.node_id}"
+        return Move(job_id, Status.QUEUED, Status.PROCESSING, reason, attempt=attempt)
+
+    def _take_back(self, move: Move) -> None:
+        assert move.attempt is not None
+        self._queue.unhold(move.job_id)
+        self._pool.free(move.attempt.key)
+
+    # ------------------------------------------------------------------ what became of it
+
+    def _lane(self, node_id: str) -> Lane:
+        lane = self._lanes.get(node_id)
+        if lane is None:
+            lane = self._lanes[node_id] = Lane(
+                node_id,
+                nodes=self._nodes,
+                ref=self._pool.ref(node_id),
+                settle=self._settle,
+                chance=self._chance,
+                batch_bytes=self._batch_bytes,
+            )
+            self._nursery.start_soon(lane.run)
+        return lane
+
+    async def _settle(self, settled: Sequence[Settled]) -> Sequence[bool]:
+        """Record what became of attempts. False for what could not be recorded now."""
+        moves = [self._move_for(s) for s in settled]
+        try:
+            recorded = await self._record(moves)
+        except LedgerError as error:
+            log.warning("what became of %d attempts is recorded later: %s", len(moves), error)
+            return [False] * len(moves)
+        for s, move, answer in zip(settled, moves, recorded, strict=True):
+            if answer.outcome is Outcome.DONE and move.target is Status.SUBMITTED and s.node is not None:
+                attempt = replace(s.dispatch.attempt, foreign_id=s.foreign_id)
+                self._hand_over(AttemptHanded(attempt, s.node, s.mark))
+            if s.fate is Fate.NOT_THERE:
+                self._roster.shun(s.dispatch.attempt.node_id, s.reason)
+            elif s.node is not None:
+                self._roster.took(s.node.node_id)
+        self.ring()
+        return [_is_settled(move, answer) for move, answer in zip(moves, recorded, strict=True)]
+
+    def _move_for(self, s: Settled) -> Move:
+        job, key = s.dispatch.job, s.dispatch.attempt.key
+        limits = self._services.get(job.service)
+
+        def move(target: Status, reason: str, state: AttemptState | None, *, spent: bool = False) -> Move:
+            return Move(
+                job.id,
+                Status.PROCESSING,
+                target,
+                reason,
+                key=key,
+                attempt_state=state,
+                foreign_id=s.foreign_id,
+                spent=spent,
+            )
+
+        untold = AttemptState.OVER if s.sent else AttemptState.RELEASED
+        match s.fate:
+            case Fate.HAS if s.view is not None and s.view.lost:
+                reason = f"the machine of node {s.dispatch.attempt.node_id} was restarted"
+                return after_loss(job, limits, reason, state=AttemptState.OVER, spent=True)
+            case Fate.HAS:
+                reason = f"node {s.dispatch.attempt.node_id} has it"
+                return move(Status.SUBMITTED, reason, None, spent=True)
+            case Fate.NOT_THERE:
+                return move(Status.QUEUED, f"waits: {s.reason}", AttemptState.RELEASED)
+            case Fate.TOMBSTONED:
+                return move(Status.QUEUED, "waits: the node was told to forget this attempt", untold)
+            case Fate.REFUSED:
+                return move(Status.FAILED, s.reason, untold)
+            case Fate.KILLED:
+                return move(Status.KILLED, s.reason or "terminated before it ran", untold)
+            case Fate.LOST if not s.sent:
+                return move(Status.QUEUED, f"waits: {s.reason}", AttemptState.RELEASED)
+            case Fate.LOST:
+                return after_loss(job, limits, s.reason, state=AttemptState.GIVEN_UP, spent=True)
+            case Fate.UNKNOWABLE:
+                again = limits is not None and limits.on_doubt == "resend"
+                reason = (
+                    f"the node's answer was lost ({s.reason}), and it cannot be asked whether it runs the job"
+                )
+                return after_loss(job, limits, reason, state=AttemptState.OVER, spent=True, retry=again)
+
+    async def _record(self, moves: Sequence[Move]) -> Sequence[Recorded]:
+        recorded = await self._ledger.record(moves)
+        for answer in recorded:
+            if answer.job is not None:
+                self._apply(answer.job)
+        return recorded
+
+
+def _is_settled(move: Move, answer: Recorded) -> bool:
+    """Whether the attempt is no longer the Sender's: a move refused because termination was ordered meanwhile
+    leaves it in Processing."""
+    job = answer.job
+    still_ours = (
+        job is not None
+        and job.status is Status.PROCESSING
+        and job.attempt is not None
+        and job.attempt.key == move.key
+    )
+    return answer.outcome is Outcome.DONE or not still_ours

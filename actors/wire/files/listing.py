@@ -1,0 +1,259 @@
+"""What is in a job's directory, seen without following anything.
+
+The script that filled the directory may still run and may be hostile: names are looked up relative to open
+directories, links are never followed, and nothing but regular files is ever opened for reading.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from actors.wire.errors import SourceChanged
+from actors.wire.files.names import spell
+
+Kind = Literal["file", "directory", "link"]
+
+MAX_DEPTH: Final = 100
+"""Directories within each other. Each holds a descriptor while it is read, and few tools unpack more."""
+
+MAX_PATH: Final = 4000
+"""Bytes in a path below the directory: what is longer could not be unpacked anywhere."""
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_HOPS: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something in the directory. `path` is relative and spelled (see `paths.spell`), `raw` the same as it is
+    on disk. `mode` holds the permission bits, `size` the bytes of its member in a zip (0 for a directory, for
+    a link those of its target). `target` is where a link points, spelled, from the link's directory."""
+
+    path: str
+    raw: bytes
+    size: int
+    mode: int
+    mtime: float
+    kind: Kind
+    target: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """`entries` in a fixed order, a directory before what is in it. `left_out` are pairs of spelled path and
+    reason: special files, links that lead out or nowhere, what cannot be read."""
+
+    entries: tuple[Entry, ...]
+    left_out: tuple[tuple[str, str], ...]
+
+
+def list_tree(root: Path) -> Listing:
+    """Everything below `root`. Blocks: call it in a thread. Raises OSError if `root` itself cannot be read.
+
+    Links that stay inside are kept as links; an absolute one into `root` is told as the relative one that
+    means the same. All other links are left out. A file that vanishes meanwhile was never there.
+    """
+    walk = _Walk(root)
+    handle = os.open(root, _DIRECTORY)
+    try:
+        walk.directory(handle, b"", 1)
+    finally:
+        os.close(handle)
+    return walk.listing()
+
+
+class OpenTree:
+    """Opens files below a directory, component by component, so that no link on the way is followed. Keeps
+    two descriptors open: the root's, and that of the directory it was in last."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = os.open(root, _DIRECTORY)
+        self._at: tuple[bytes, int] = (b"", self._root)
+
+    def open(self, raw: bytes) -> int:
+        """A descriptor of the regular file at this relative path, for the caller to close. Raises
+        SourceChanged if it is none (any more), OSError for what has nothing to do with it."""
+        parent, _, name = raw.rpartition(b"/")
+        called = spell(raw)
+        with _changes(called):
+            directory = self._directory(parent)
+        return open_regular(name, called, directory)
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._leave()
+        os.close(self._root)
+
+    def _leave(self) -> None:
+        path, handle = self._at
+        self._at = (b"", self._root)
+        if path:
+            os.close(handle)
+
+    def _directory(self, parent: bytes) -> int:
+        if self._at[0] != parent:
+            self._leave()
+            handle = self._root
+            try:
+                for component in parent.split(b"/") if parent else ():
+                    inner = os.open(component, _DIRECTORY, dir_fd=handle)
+                    if handle != self._root:
+                        os.close(handle)
+                    handle = inner
+            except BaseException:
+                if handle != self._root:
+                    os.close(handle)
+                raise
+            self._at = (parent, handle)
+        return self._at[1]
+
+
+def open_regular(name: bytes | Path, called: str, dir_fd: int | None = None) -> int:
+    """A descriptor of a regular file. Never waits (for the writer of a FIFO), never follows a link. Raises
+    SourceChanged, with the name it is `called`, if it is gone, is something else or may not be read."""
+    with _changes(called):
+        handle = os.open(name, _FILE, dir_fd=dir_fd)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise SourceChanged(f"{called!r} is no regular file (any more)")
+    return handle
+
+
+@contextmanager
+def _changes(called: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise SourceChanged(f"{called!r} is gone") from None
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENODEV):
+            raise SourceChanged(f"{called!r} is no regular file (any more)") from None
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise SourceChanged(f"{called!r} may not be read") from None
+        raise
+
+
+class _Walk:
+    def __init__(self, root: Path) -> None:
+        self._roots = {os.fsencode(root.absolute()), os.path.realpath(os.fsencode(root))}
+        self._found: dict[bytes, Entry] = {}
+        self._targets: dict[bytes, bytes] = {}
+        self._left_out: list[tuple[str, str]] = []
+
+    def directory(self, handle: int, prefix: bytes, depth: int) -> None:
+        with os.scandir(handle) as names:
+            found = sorted(os.fsencode(entry.name) for entry in names)
+        for name in found:
+            raw = prefix + name
+            try:
+                self._one(handle, name, raw, depth)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._leave_out(raw, f"cannot be read: {error.strerror}")
+
+    def listing(self) -> Listing:
+        entries = []
+        for raw, entry in self._found.items():
+            if entry.kind != "link":
+                entries.append(entry)
+                continue
+            why = self._astray(raw)
+            if why is None:
+                entries.append(self._link(entry))
+            else:
+                self._leave_out(raw, why)
+        return Listing(tuple(entries), tuple(sorted(self._left_out)))
+
+    def _one(self, handle: int, name: bytes, raw: bytes, depth: int) -> None:
+        found = os.stat(name, dir_fd=handle, follow_symlinks=False)
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode))
+        if kind is None:
+            self._leave_out(raw, _SPECIAL.get(stat.S_IFMT(found.st_mode), "a special file"))
+        elif len(raw) > MAX_PATH:
+            self._leave_out(raw, "its path is too long")
+        elif kind == "directory" and depth >= MAX_DEPTH:
+            self._leave_out(raw, "it is too deep")
+        elif kind == "file" and not os.access(name, os.R_OK, dir_fd=handle, effective_ids=True):
+            self._leave_out(raw, "cannot be read: Permission denied")
+        else:
+            if kind == "link":
+                self._targets[raw] = os.readlink(name, dir_fd=handle)
+            inner = os.open(name, _DIRECTORY, dir_fd=handle) if kind == "directory" else None
+            try:
+                size = found.st_size if kind == "file" else 0
+                mode = stat.S_IMODE(found.st_mode)
+                self._found[raw] = Entry(spell(raw), raw, size, mode, found.st_mtime, kind)
+                if inner is not None:
+                    self.directory(inner, raw + b"/", depth + 1)
+            finally:
+                if inner is not None:
+                    os.close(inner)
+
+    def _leave_out(self, raw: bytes, why: str) -> None:
+        self._left_out.append((spell(raw), why))
+
+    def _link(self, entry: Entry) -> Entry:
+        absolute, steps = self._steps(entry.raw)
+        target = self._targets[entry.raw]
+        if absolute:
+            target = b"/".join([b".."] * entry.raw.count(b"/") + steps) or b"."
+        spelled = spell(target)
+        return replace(entry, size=len(spelled.encode()), target=spelled)
+
+    def _steps(self, link: bytes) -> tuple[bool, list[bytes]]:
+        """Whether the link's target begins at the root, and the steps from there or from the link. An
+        absolute target outside is a step too many upward."""
+        target = self._targets[link]
+        absolute = target.startswith(b"/")
+        if absolute:
+            inside = [target[len(root) :] for root in self._roots if (target + b"/").startswith(root + b"/")]
+            target = inside[0] if inside else b".."
+        return absolute, [step for step in target.split(b"/") if step not in (b"", b".")]
+
+    def _astray(self, link: bytes) -> str | None:
+        """Why a link is left out, None if it stays. It is walked through what was found, never on disk."""
+        at = link.split(b"/")[:-1]
+        absolute, rest = self._steps(link)
+        hops = 0
+        if absolute:
+            at = []
+        while rest:
+            step = rest.pop(0)
+            if step == b"..":
+                if not at:
+                    return "a link that leads out of the directory"
+                at.pop()
+                continue
+            path = b"/".join([*at, step])
+            entry = self._found.get(path)
+            if entry is None or (entry.kind == "file" and rest):
+                return "a link that leads nowhere"
+            if entry.kind != "link":
+                at.append(step)
+                continue
+            hops += 1
+            if hops > _HOPS:
+                return "a link that leads in a circle"
+            absolute, steps = self._steps(path)
+            rest[:0] = steps
+            if absolute:
+                at = []
+        return None
+
+
+_KINDS: Final[dict[int, Kind]] = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
+_SPECIAL: Final = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}

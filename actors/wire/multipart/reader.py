@@ -1,0 +1,233 @@
+"""A multipart/form-data body, read as it arrives.
+
+Memory stays bounded whatever is sent: one chunk of the body, and up to 1 MiB collected for one write. A limit
+counts the bytes that were received, not what a header claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import trio
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+
+from actors.wire.errors import BadRequest, CutOff, TooLarge, WireError
+from actors.wire.files.names import shown
+from actors.wire.multipart import content_disposition
+
+WRITE: Final = 1 << 20
+"""Bytes that are collected before they are written: each write may cost a thread."""
+
+MAX_PARTS: Final = 10_000
+TEXT_LIMIT: Final = 64 * 1024
+
+_SLICE: Final = 256 * 1024
+_HEADER_LIMIT: Final = 16 * 1024
+_HEADER_COUNT: Final = 16
+_BOUNDARY_LIMIT: Final = 200
+_IDENTITY: Final = ("7bit", "8bit", "binary")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The head of a part. `filename` is what the client called the file, decoded but not made safe; None
+    only for a text field. `content_type` is lower-case and without parameters."""
+
+    name: str
+    filename: str | None
+    content_type: str | None
+
+
+class Sink(Protocol):
+    """Takes the bytes of one part, in pieces of up to about 1 MiB. `close` is called exactly once, also when
+    the part was cut off: then `read_parts` raises afterwards, and what came is not to be kept."""
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class TextSink:
+    """Collects a text field. Raises BadRequest when it is longer than `limit` bytes."""
+
+    def __init__(self, name: str, limit: int = TEXT_LIMIT) -> None:
+        self.name = name
+        self._limit = limit
+        self._data = bytearray()
+
+    async def write(self, data: bytes) -> None:
+        if len(self._data) + len(data) > self._limit:
+            raise BadRequest(f"field {shown(self.name)}: it is longer than {self._limit} bytes")
+        self._data += data
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+    @property
+    def text(self) -> str:
+        """What came, as text. Raises BadRequest if it is not UTF-8; a `_charset_` field changes nothing."""
+        try:
+            return self._data.decode()
+        except UnicodeDecodeError:
+            raise BadRequest(f"field {shown(self.name)}: it is not UTF-8") from None
+
+
+def read_text(part: Part, limit: int = TEXT_LIMIT) -> TextSink:
+    """The sink for a text field; its `text` holds once `read_parts` has returned."""
+    return TextSink(part.name, limit)
+
+
+async def read_parts(
+    content_type: str,
+    body: AsyncIterator[bytes],
+    *,
+    limit: int | None,
+    on_part: Callable[[Part], Awaitable[Sink | None]],
+) -> None:
+    """Read the whole body. For each part `on_part` gives the sink that takes its bytes, or None to skip them.
+
+    A part with an empty file name and no bytes is a form field that was left unfilled: `on_part` never sees
+    it. What follows the last boundary is counted and ignored.
+
+    Raises TooLarge as soon as more than `limit` bytes arrived, before the chunk that passes it is looked at;
+    CutOff when the body ends early; BadRequest when it is malformed, with what is wrong. What `body`,
+    `on_part` and the sinks raise passes through.
+    """
+    reader = _Reader(_boundary(content_type), on_part)
+    received = 0
+    try:
+        async for chunk in body:
+            received += len(chunk)
+            if limit is not None and received > limit:
+                raise TooLarge(f"the body is larger than {limit} bytes", limit)
+            for start in range(0, len(chunk), _SLICE):
+                await reader.feed(chunk if len(chunk) <= _SLICE else chunk[start : start + _SLICE])
+        reader.finish()
+    except BaseException:
+        await reader.drop()  # noqa: ASYNC102  # it shields itself, with a timeout
+        raise
+
+
+def _boundary(content_type: str) -> bytes:
+    kind, options = parse_options_header(content_type)
+    if kind != "multipart/form-data":
+        raise BadRequest(f"Content-Type {shown(content_type)}: multipart/form-data was expected")
+    boundary = options.get("boundary", "")
+    if (
+        not boundary
+        or len(boundary) > _BOUNDARY_LIMIT
+        or not boundary.isascii()
+        or not boundary.isprintable()
+    ):
+        raise BadRequest(f"Content-Type {shown(content_type)}: it has no usable boundary")
+    return boundary.encode("ascii")
+
+
+class _Reader:
+    def __init__(self, boundary: bytes, on_part: Callable[[Part], Awaitable[Sink | None]]) -> None:
+        self._parser = PushMultipartParser(
+            boundary,
+            max_header_size=_HEADER_LIMIT,
+            max_header_count=_HEADER_COUNT,
+            max_segment_count=MAX_PARTS,
+        )
+        self._opening = b"--" + boundary
+        self._head = b""
+        self._on_part = on_part
+        self._seen = False
+        self._unfilled: Part | None = None
+        self._sink: Sink | None = None
+        self._pending: list[bytes] = []
+        self._size = 0
+
+    async def feed(self, chunk: bytes) -> None:
+        if len(self._head) < len(self._opening) + 2:
+            self._head += chunk[: len(self._opening) + 2]
+        try:
+            for event in self._parser.parse(chunk):
+                if event is None:
+                    await self._end()
+                elif isinstance(event, MultipartSegment):
+                    await self._begin(event)
+                else:
+                    await self._data(event)
+        except MultipartError as error:
+            raise BadRequest(f"malformed multipart: {_said(error)}") from None
+
+    def finish(self) -> None:
+        try:
+            self._parser.close()
+        except MultipartError:
+            if self._seen or self._might_begin():
+                raise CutOff("the multipart body ended before its last boundary") from None
+            raise BadRequest("malformed multipart: the boundary does not occur in the body") from None
+
+    async def drop(self) -> None:
+        """After a failure: let the open sink close what it holds. The failure itself is what is reported."""
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            with trio.move_on_after(5, shield=True), suppress(OSError, WireError):
+                await sink.close()
+
+    def _might_begin(self) -> bool:
+        """Whether what came is the beginning of a body, as far as it goes. Nothing at all is not."""
+        head = self._head.removeprefix(b"\r\n")[: len(self._opening)]
+        return bool(head) and self._opening.startswith(head)
+
+    async def _begin(self, segment: MultipartSegment) -> None:
+        self._seen = True
+        part = _part(segment)
+        if part.filename == "":
+            self._unfilled = part
+        else:
+            self._sink = await self._on_part(part)
+
+    async def _data(self, data: bytes) -> None:
+        if self._unfilled is not None:
+            part, self._unfilled = self._unfilled, None
+            self._sink = await self._on_part(part)
+        if self._sink is None:
+            return
+        self._pending.append(data)
+        self._size += len(data)
+        if self._size >= WRITE:
+            await self._flush(self._sink)
+
+    async def _end(self) -> None:
+        self._unfilled = None
+        if self._sink is None:
+            return
+        if self._size:
+            await self._flush(self._sink)
+        sink, self._sink = self._sink, None
+        await sink.close()
+
+    async def _flush(self, sink: Sink) -> None:
+        data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
+        self._pending.clear()
+        self._size = 0
+        await sink.write(data)
+
+
+def _part(segment: MultipartSegment) -> Part:
+    headers: dict[str, str] = {}
+    for name, value in segment.headerlist:
+        if name in headers:
+            raise BadRequest(f"malformed multipart: a part has {name} twice")
+        if any(ord(character) < 0x20 and character != "\t" for character in value):
+            raise BadRequest(f"malformed multipart: control characters in {name} {shown(value)}")
+        headers[name] = value
+    encoding = headers.get("Content-Transfer-Encoding", "binary").strip().lower()
+    if encoding not in _IDENTITY:
+        raise BadRequest(
+            f"malformed multipart: Content-Transfer-Encoding {shown(encoding)} is not understood"
+        )
+    name, filename = content_disposition.parse(headers["Content-Disposition"])
+    return Part(name, filename, segment.content_type)
+
+
+def _said(error: MultipartError) -> str:
+    return str(error.args[0]) if error.args else "it cannot be parsed"

@@ -1,0 +1,197 @@
+"""The JSON forms of the attempts protocol, the node's routes under `/v1`: ends, views of payloads,
+heartbeats, and the line kinds of the event stream. Encoding and decoding stand side by side, so that the
+two ends of the wire cannot drift apart.
+
+A decoder raises `Garbled` for anything that is not the form: a peer may be old, foreign, or lying.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from actors.domain.job import End
+from actors.domain.node import Heartbeat, Mark, PayloadView
+from actors.domain.progress import Progress, told
+from actors.domain.status import ENDED, PAYLOAD, Status
+
+PROTOCOL = 1
+"""The number in `/v1/info` that says a peer speaks this page."""
+
+
+class Garbled(Exception):
+    """What a peer sent is not the form that was expected; the message names the field."""
+
+
+def end_to_json(end: End) -> dict[str, Any]:
+    return {
+        "status": end.status.value,
+        "message": end.message,
+        "exit_code": end.exit_code,
+        "signal": end.signal,
+        "started_at": _time_out(end.started_at),
+        "ended_at": _time_out(end.ended_at),
+        "wall_seconds": end.wall_seconds,
+        "cpu_seconds": end.cpu_seconds,
+        "peak_bytes": end.peak_bytes,
+        "size": end.size,
+    }
+
+
+def end_from_json(data: Any) -> End:
+    form = _mapping(data, "end")
+    status = _status(form.get("status"), "end.status")
+    if status not in ENDED:
+        raise Garbled(f"end.status: {status} is no end")
+    return End(
+        status=status,
+        message=_text(form, "message"),
+        exit_code=_whole(form, "exit_code"),
+        signal=_whole(form, "signal"),
+        started_at=_time_in(form, "started_at"),
+        ended_at=_time_in(form, "ended_at"),
+        wall_seconds=_real(form, "wall_seconds"),
+        cpu_seconds=_real(form, "cpu_seconds"),
+        peak_bytes=_whole(form, "peak_bytes"),
+        size=_whole(form, "size") or 0,
+    )
+
+
+def view_to_json(view: PayloadView) -> dict[str, Any]:
+    return {
+        "key": view.key,
+        "status": view.status.value,
+        "lost": view.lost,
+        "end": None if view.end is None else end_to_json(view.end),
+        "progress": None if view.progress is None else progress_to_json(view.progress),
+    }
+
+
+def view_from_json(data: Any) -> PayloadView:
+    form = _mapping(data, "payload")
+    key = _text(form, "key")
+    status = _status(form.get("status"), "payload.status")
+    if status not in PAYLOAD:
+        raise Garbled(f"payload.status: {status} is no state of a payload")
+    end = None if form.get("end") is None else end_from_json(form["end"])
+    if (end is not None) != (status in ENDED) or (end is not None and end.status is not status):
+        raise Garbled(f"payload {key}: status {status} and its end do not agree")
+    progress = progress_from_json(form.get("progress"))
+    return PayloadView(key=key, status=status, end=end, lost=form.get("lost") is True, progress=progress)
+
+
+def progress_to_json(progress: Progress) -> dict[str, Any]:
+    return {"fraction": progress.fraction, "message": progress.message}
+
+
+def progress_from_json(data: Any) -> Progress | None:
+    """None for what is nothing of the kind: nothing hangs on it, and a peer may have its own idea of it."""
+    if not isinstance(data, dict):
+        return None
+    fraction, message = data.get("fraction"), data.get("message")
+    known = isinstance(fraction, int | float) and not isinstance(fraction, bool)
+    said = told(fraction if known else None, message if isinstance(message, str) else "")
+    return None if said == Progress() else said
+
+
+def heartbeat_to_json(beat: Heartbeat, held: Mapping[str, int]) -> dict[str, Any]:
+    """`held` says for each owner how many of its payloads hold or wait for a slot."""
+    return {
+        "load": round(beat.load, 1),
+        "slots": beat.slots,
+        "cores": beat.cores,
+        "held": dict(held),
+        "free_disk": beat.free_disk,
+        "free_memory": beat.free_memory,
+        "unhealthy": beat.unhealthy,
+    }
+
+
+def heartbeat_from_json(data: Any, owner: str) -> Heartbeat:
+    """The heartbeat as `owner` reads it: what the others hold is summed."""
+    form = _mapping(data, "heartbeat")
+    held = _mapping(form.get("held", {}), "heartbeat.held")
+    others = sum(n for name, n in held.items() if name != owner and isinstance(n, int) and n > 0)
+    return Heartbeat(
+        load=min(100.0, max(0.0, _real(form, "load") or 0.0)),
+        slots=_whole(form, "slots"),
+        cores=max(1, _whole(form, "cores") or 1),
+        others=others,
+        free_disk=_whole(form, "free_disk"),
+        free_memory=_whole(form, "free_memory"),
+        unhealthy=str(form.get("unhealthy") or "")[:500],
+    )
+
+
+def mark_to_json(mark: Mark) -> dict[str, Any]:
+    return {"incarnation": mark.incarnation, "sequence": mark.sequence}
+
+
+def mark_from_json(data: Any) -> Mark:
+    form = _mapping(data, "mark")
+    sequence = _whole(form, "sequence")
+    if sequence is None:
+        raise Garbled("sequence: missing")
+    return Mark(incarnation=_text(form, "incarnation"), sequence=sequence)
+
+
+def items(data: Any) -> Sequence[Mapping[str, Any]]:
+    """The `items` of an answer with one entry for each key."""
+    listed = _mapping(data, "answer").get("items")
+    if not isinstance(listed, list):
+        raise Garbled("items: a list was expected")
+    return [_mapping(item, "items[]") for item in listed]
+
+
+def _mapping(data: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(data, dict):
+        raise Garbled(f"{what}: an object was expected")
+    return data
+
+
+def _status(value: Any, what: str) -> Status:
+    try:
+        return Status(value)
+    except ValueError:
+        raise Garbled(f"{what}: unknown status {value!r}") from None
+
+
+def _text(form: Mapping[str, Any], name: str) -> str:
+    value = form.get(name)
+    if not isinstance(value, str):
+        raise Garbled(f"{name}: text was expected")
+    return value
+
+
+def _whole(form: Mapping[str, Any], name: str) -> int | None:
+    value = form.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 63:
+        raise Garbled(f"{name}: a whole number was expected")
+    return value
+
+
+def _real(form: Mapping[str, Any], name: str) -> float | None:
+    value = form.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise Garbled(f"{name}: a number was expected")
+    return float(value)
+
+
+def _time_out(at: float | None) -> str | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")
+
+
+def _time_in(form: Mapping[str, Any], name: str) -> float | None:
+    value = form.get(name)
+    if value is None:
+        return None
+    try:
+        return datetime.fromisoformat(value).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        raise Garbled(f"{name}: an RFC 3339 time was expected") from None

@@ -1,0 +1,220 @@
+"""The node's own protocol under `/v1`: attempts by their keys, many in one request, and the event stream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import trio
+from quart import Blueprint, Response, request
+
+from actors.domain.node import Mark
+from actors.domain.payload import Payload
+from actors.wire.errors import BadRequest, TooLarge
+from actors.wire.files.names import shown
+from actors.wire.http.drain_body import then_drained
+from actors.wire.protocol import ndjson
+from actors.wire.protocol.attempts import PROTOCOL, heartbeat_to_json, mark_to_json, view_to_json
+from node.api.app import Problem, Services, json_response, query
+from node.api.results import collect_response, file_list, file_response, log_response, zip_response
+from node.api.submit import Item, ItemResult
+from node.payloads.records import KEY
+from node.payloads.table import view_of
+
+HEARTBEAT_EVERY: Final = 1.0
+EVENTS_AT_ONCE: Final = 200
+KEYS_LIMIT: Final = 8 << 20
+"""Bytes of a request that lists keys."""
+
+_ALONE: Final = {
+    ItemResult.ACCEPTED: 200,
+    ItemResult.KNOWN: 200,
+    ItemResult.TOMBSTONED: 410,
+    ItemResult.MALFORMED: 400,
+    ItemResult.BUSY: 503,
+}
+
+
+def v1_routes(services: Services) -> Blueprint:
+    routes = Blueprint("v1", __name__, url_prefix="/v1")
+    table = services.table
+
+    @routes.get("/info")
+    async def info() -> Response:
+        query()
+        beat = services.load.now
+        return json_response(
+            {
+                "protocol": PROTOCOL,
+                "node_id": table.node_id,
+                "machine_boot": table.machine_boot,
+                "incarnation": table.incarnation,
+                "version": services.version,
+                "slots": beat.slots,
+                "cores": beat.cores,
+                "executor": services.executor,
+                "limits": services.limits,
+            }
+        )
+
+    @routes.get("/events")
+    async def events() -> Response:
+        owner = query("owner").get("owner")
+        response = Response(_events(services, owner), content_type="application/x-ndjson")
+        response.timeout = None
+        return response
+
+    @routes.post("/attempts")
+    async def submit() -> Response:
+        query()
+        content_type = request.headers.get("Content-Type", "")
+        body = request.body
+        items = await services.receiver.attempts(content_type, body)
+        status = _alone(items[0]) if len(items) == 1 else 200
+        answer = {**mark_to_json(table.mark), "items": [item.to_json() for item in items]}
+        if any(item.result is ItemResult.TOMBSTONED for item in items):
+            # It may not have been read to its end, and the sender is to hear of it at once.
+            return await then_drained(json_response(answer, status), body)
+        return json_response(answer, status)
+
+    @routes.get("/attempts/<key>")
+    async def attempt(key: str) -> Response:
+        query()
+        payload = await _found(key)
+        return json_response({**mark_to_json(table.mark), "payload": _view(payload)})
+
+    @routes.post("/cancel")
+    async def cancel() -> Response:
+        query()
+        keys = await _keys()
+        payloads = await table.cancel(keys)
+        services.receiver.cancelled(keys)
+        items = [
+            {"key": key, "result": "tombstoned", "payload": None}
+            if payload is None
+            else {"key": key, "result": "found", "payload": _view(payload)}
+            for key, payload in zip(keys, payloads, strict=True)
+        ]
+        return _answer(table.mark, items)
+
+    @routes.post("/release")
+    async def release() -> Response:
+        query()
+        keys = await _keys()
+        await table.release(keys)
+        services.receiver.cancelled(keys)
+        return _answer(table.mark, [{"key": key, "result": "released"} for key in keys])
+
+    @routes.post("/collect")
+    async def collect() -> Response:
+        query()
+        return collect_response(services, await _keys())
+
+    @routes.get("/attempts/<key>/results")
+    async def results(key: str) -> Response:
+        query()
+        return await zip_response(services, await _found(key))
+
+    @routes.get("/attempts/<key>/files")
+    async def files(key: str) -> Response:
+        query()
+        return json_response(await file_list(services, await _found(key)))
+
+    @routes.get("/attempts/<key>/files/<file:path>")
+    async def file(key: str, path: str) -> Response:
+        query()
+        return await file_response(services, await _found(key), path)
+
+    @routes.get("/attempts/<key>/logs")
+    async def logs(key: str) -> Response:
+        given = query("stream", "offset", "follow")
+        return await log_response(services, await _found(key), given)
+
+    async def _found(key: str) -> Payload:
+        if KEY.fullmatch(key):
+            payload = await table.get(key)
+            if payload is not None:
+                return payload
+            if await table.is_tombstoned(key):
+                raise Problem(410, "tombstoned", "it was cancelled or released and will never run here")
+            if key in services.receiver.receiving:
+                raise Problem(409, "receiving", "it is being received; ask again")
+        raise Problem(404, "not_found", f"no attempt has the key {shown(key)}")
+
+    return routes
+
+
+async def _events(services: Services, owner: str | None) -> AsyncIterator[bytes]:
+    table = services.table
+    async with table.subscribe(owner) as (picture, mark, changes):
+        beat = await _heartbeat(services)
+        yield ndjson.encode(
+            {
+                "event": "picture",
+                **mark_to_json(mark),
+                "payloads": [_view(payload) for payload in picture],
+                "heartbeat": beat,
+            }
+        )
+        sequence, next_beat = mark.sequence, trio.current_time() + HEARTBEAT_EVERY
+        while True:
+            changed: list[Payload] = []
+            try:
+                with trio.move_on_at(next_beat):
+                    changed.append(await changes.receive())
+                    # Those that are there already go along, in one piece.
+                    while len(changed) < EVENTS_AT_ONCE:
+                        changed.append(changes.receive_nowait())
+            except trio.WouldBlock:
+                pass
+            except trio.EndOfChannel:
+                if not changed:
+                    return
+            if changed:
+                sequence = changed[-1].sequence
+                mine = [payload for payload in changed if owner in (None, payload.owner)]
+                told = [{"event": "payload", "sequence": p.sequence, "payload": _view(p)} for p in mine]
+                if told:
+                    yield b"".join(map(ndjson.encode, told))
+            if trio.current_time() >= next_beat:
+                # From now on, not from when it was due: a sleeping machine owes no heartbeats.
+                next_beat = trio.current_time() + HEARTBEAT_EVERY
+                beat = await _heartbeat(services)
+                yield ndjson.encode({"event": "heartbeat", "sequence": sequence, "heartbeat": beat})
+
+
+async def _heartbeat(services: Services) -> dict[str, Any]:
+    return heartbeat_to_json(services.load.now, await services.table.held())
+
+
+async def _keys() -> list[str]:
+    """The keys that a request lists. Raises `WireError`."""
+    body = bytearray()
+    async for chunk in request.body:
+        body += chunk
+        if len(body) > KEYS_LIMIT:
+            raise TooLarge(f"the body is larger than {KEYS_LIMIT} bytes", KEYS_LIMIT)
+    try:
+        keys = json.loads(body)["keys"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        raise BadRequest('an object was expected: {"keys": [...]}') from None
+    if not isinstance(keys, list):
+        raise BadRequest("keys: a list was expected")
+    for key in keys:
+        if not isinstance(key, str) or not KEY.fullmatch(key):
+            raise BadRequest(f"keys: {shown(repr(key))} is no key (32 hex digits)")
+    return list(dict.fromkeys(keys))
+
+
+def _alone(item: Item) -> int:
+    assert item.result is not None
+    return 507 if item.disk_full else _ALONE[item.result]
+
+
+def _answer(mark: Mark, items: Sequence[dict[str, Any]]) -> Response:
+    return json_response({**mark_to_json(mark), "items": list(items)})
+
+
+def _view(payload: Payload) -> dict[str, Any]:
+    return view_to_json(view_of(payload))

@@ -1,0 +1,83 @@
+"""The published contract's routes of a node. Servers that know only that page drive it by these."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import trio
+from quart import Blueprint, Response, request
+
+from actors.domain.payload import Payload
+from actors.domain.status import Status
+from actors.wire.protocol.contract import payload_body, status_body
+from node.api.app import Refusal, Services, contract_id, json_response
+from node.api.results import zip_response
+
+log: Final = logging.getLogger("node.api")
+
+KILL_PATIENCE: Final = 4.0
+"""Seconds beyond the grace that a kill may take before it is told as not successful."""
+
+
+def contract_routes(services: Services) -> Blueprint:
+    routes = Blueprint("contract", __name__)
+    table = services.table
+
+    @routes.get("/")
+    async def ping() -> Response:
+        return json_response({"message": "pong"})
+
+    @routes.get("/health")
+    async def health() -> Response:
+        try:
+            await table.held()
+        # Whatever the database has: this route exists to say so.
+        except Exception as error:
+            log.error("the payload table does not answer", exc_info=error)
+            return json_response({"status": "error", "database": "error"}, 503)
+        return json_response({"status": "ok", "database": "ok"})
+
+    @routes.get("/load")
+    async def load() -> Response:
+        return json_response(round(services.load.now.load, 1))
+
+    @routes.post("/submit")
+    async def submit() -> Response:
+        content_type = request.headers.get("Content-Type", "")
+        payload = await services.receiver.contract(content_type, request.body)
+        return json_response(_body(payload))
+
+    @routes.get("/retrieve/<text>")
+    async def retrieve(text: str) -> Response:
+        payload = await _known(text)
+        if payload.status is not Status.COMPLETED:
+            return json_response(_body(payload))
+        return await zip_response(services, payload)
+
+    @routes.get("/retrieve_partial/<text>")
+    async def retrieve_partial(text: str) -> Response:
+        return await zip_response(services, await _known(text))
+
+    @routes.post("/kill/<text>")
+    async def kill(text: str) -> Response:
+        payload = await _known(text)
+        await table.cancel([payload.key])
+        with trio.move_on_after(services.grace + KILL_PATIENCE):
+            await table.wait_ended(payload.key)
+            return Response("", 200, content_type="application/json")
+        return json_response(status_body(payload.id, payload.status, "it could not be killed yet"), 500)
+
+    async def _known(text: str) -> Payload:
+        number = contract_id(text)
+        payload = await table.by_id(number)
+        if payload is None:
+            raise Refusal(404, f"no payload has the id {number}")
+        return payload
+
+    def _body(payload: Payload) -> dict[str, object]:
+        killed = payload.status is Status.KILLED
+        where = str(services.workspace.work(payload.key))
+        return {**payload_body(payload.id, payload.status, where, payload.pid, killed)}
+
+    return routes

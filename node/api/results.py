@@ -1,0 +1,330 @@
+"""What a payload has left, over HTTP: zips, single files, logs, and the frames of a collect."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from io import FileIO
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+from quart import Response, request
+
+from actors.domain.payload import Payload
+from actors.domain.status import ENDED
+from actors.wire.errors import BadRequest, SourceChanged, WireError
+from actors.wire.files.listing import Entry, Listing, OpenTree, open_regular
+from actors.wire.files.names import shown, unspell
+from actors.wire.files.threaded_iterator import PIECE, Pulled
+from actors.wire.files.zip_writer import zip_pieces
+from actors.wire.protocol import frames
+from actors.wire.protocol.attempts import view_to_json
+from node.api.app import Problem, Services
+from node.executors.executor import STDERR, STDOUT
+from node.host.inotify import Armed
+from node.payloads.table import view_of
+from node.runs.manifest import is_frozen, list_work, listing_from_json, manifest_to_json, read_manifest
+from node.runs.workspace import WORK
+
+FOLLOW_EVERY: Final = 0.25
+"""Seconds between looks at a growing log where the kernel does not tell of its growth."""
+
+_PASSING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE)
+"""What a busy machine, or a file system that is elsewhere, says of files that are there."""
+
+LOGS: Final = {"stdout": STDOUT, "stderr": STDERR}
+
+
+async def zip_response(services: Services, payload: Payload) -> Response:
+    """Everything in the job's directory as it is now, with the logs. Of an ended payload it is what its
+    manifest says, or the body breaks off."""
+    directory = services.workspace.directory(payload.key)
+    ended = payload.status in ENDED
+    with services.workspace.reading(payload.key):
+        listing = await trio.to_thread.run_sync(
+            _listing, directory, payload, limiter=services.workspace.transfers
+        )
+
+    async def body() -> AsyncIterator[bytes]:
+        with services.workspace.reading(payload.key):
+            async for piece in _pulled(services, _zip(directory, listing, strict=ended)):
+                yield piece
+
+    response = Response(body(), content_type="application/zip")
+    response.headers["Content-Disposition"] = f'attachment; filename="{payload.id}.zip"'
+    response.timeout = None
+    return response
+
+
+async def file_list(services: Services, payload: Payload) -> dict[str, Any]:
+    """What is in the job's directory now, as a manifest tells it, and the logs."""
+    directory = services.workspace.directory(payload.key)
+    with services.workspace.reading(payload.key):
+        listing = await trio.to_thread.run_sync(
+            _listing_with_logs, directory, payload, limiter=services.workspace.transfers
+        )
+    return manifest_to_json(listing)
+
+
+async def file_response(services: Services, payload: Payload, path: str) -> Response:
+    """One file of the job's directory, by its spelled path; a log by its name if the job has no such file."""
+    raw = _below(path)
+    directory = services.workspace.directory(payload.key)
+    with services.workspace.reading(payload.key):
+        size = await trio.to_thread.run_sync(
+            _size_of_file, directory, raw, limiter=services.workspace.transfers
+        )
+    # It is opened again when the body is asked for, which a HEAD or a client that has left never does.
+    body = b"" if request.method == "HEAD" else _pulled(services, _file(directory, raw, size))
+    response = Response(body, content_type="application/octet-stream")
+    response.headers["Content-Length"] = str(size)
+    response.timeout = None
+    return response
+
+
+async def log_response(services: Services, payload: Payload, given: Mapping[str, str]) -> Response:
+    """The bytes of a log from an offset; with `follow`, until the payload has ended."""
+    stream, offset, follow = given.get("stream", "stdout"), given.get("offset", "0"), given.get("follow", "0")
+    if stream not in LOGS:
+        raise Problem(400, "bad_parameter", f"stream={shown(stream)}: stdout or stderr was expected")
+    if not re.fullmatch(r"[0-9]{1,18}", offset, re.ASCII):
+        raise Problem(400, "bad_parameter", f"offset={shown(offset)}: a number of bytes was expected")
+    if follow not in ("0", "1"):
+        raise Problem(400, "bad_parameter", f"follow={shown(follow)}: 0 or 1 was expected")
+    path = services.workspace.directory(payload.key) / LOGS[stream]
+    body = _log(services, payload.key, path, int(offset), follow == "1")
+    response = Response(body, content_type="application/octet-stream")
+    response.timeout = None
+    return response
+
+
+def collect_response(services: Services, keys: Sequence[str]) -> Response:
+    """Frames for each key, in order."""
+
+    async def body() -> AsyncIterator[bytes]:
+        with ExitStack() as stack:
+            for key in keys:
+                stack.enter_context(services.workspace.reading(key))
+            # Asked once all of them are being read: what is here now stays until then.
+            there, _ = await services.table.known(keys)
+            directories = [services.workspace.directory(key) for key in keys]
+            async for piece in _pulled(services, _collected(keys, directories, there)):
+                yield piece
+
+    response = Response(body(), content_type="application/octet-stream")
+    response.timeout = None
+    return response
+
+
+def _pulled(services: Services, generator: Generator[bytes, None, None]) -> Pulled:
+    return Pulled(generator, limiter=services.workspace.transfers)
+
+
+def _collected(
+    keys: Sequence[str], directories: Sequence[Path], there: Mapping[str, Payload]
+) -> Generator[bytes, None, None]:
+    """Everything of all of them. Blocks: it is pulled in a thread, many small ones in one go."""
+    for key, directory in zip(keys, directories, strict=True):
+        payload = there.get(key)
+        if payload is None:
+            yield _error(key, "gone")
+        elif payload.status not in ENDED:
+            yield _error(key, "not_ended")
+        else:
+            try:
+                yield from _collected_one(payload, directory)
+            except OSError as why:
+                yield _error(key, f"cannot be read: {why}", permanent=why.errno not in _PASSING)
+            except WireError as why:
+                # Nothing of it lives that could change it back.
+                yield _error(key, f"cannot be read: {why}", permanent=True)
+
+
+def _collected_one(payload: Payload, directory: Path) -> Generator[bytes, None, None]:
+    manifest = read_manifest(directory, frozen=is_frozen(payload))
+    record = {
+        "key": payload.key,
+        "payload": view_to_json(view_of(payload)),
+        "manifest": manifest,
+        # What never ran has none; the zip holds those that are there beside what the manifest names.
+        "logs": [name for name in (STDOUT, STDERR) if (directory / name).is_file()],
+    }
+    head = json.dumps(record).encode()
+    if len(head) > frames.MAX_END:
+        yield _error(payload.key, "it left more files than a manifest can hold", permanent=True)
+        return
+    yield frames.encode(frames.END, head)
+    sizes = {}
+    for kind, name in ((frames.STDOUT, "stdout"), (frames.STDERR, "stderr")):
+        sizes[name] = 0
+        for piece in _read_log(directory / LOGS[name]):
+            sizes[name] += len(piece)
+            yield from _framed(kind, piece)
+    digest, zip_size = hashlib.sha256(), 0
+    for piece in _joined(_zip(directory, listing_from_json(manifest), strict=True)):
+        digest.update(piece)
+        zip_size += len(piece)
+        yield from _framed(frames.ZIP, piece)
+    finish = {
+        "zip_sha256": digest.hexdigest(),
+        "zip_size": zip_size,
+        "stdout_size": sizes["stdout"],
+        "stderr_size": sizes["stderr"],
+    }
+    yield frames.encode(frames.FINISH, json.dumps(finish).encode())
+
+
+def _joined(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
+    """A zip comes in many small pieces; a frame each would be mostly heads."""
+    gathered, size = [], 0
+    for piece in pieces:
+        gathered.append(piece)
+        size += len(piece)
+        if size >= PIECE:
+            yield b"".join(gathered)
+            gathered, size = [], 0
+    if gathered:
+        yield b"".join(gathered)
+
+
+def _error(key: str, error: str, *, permanent: bool = False) -> bytes:
+    """`permanent`: it will be the same however often it is asked for."""
+    record: dict[str, Any] = {"key": key, "error": error}
+    if permanent:
+        record["permanent"] = True
+    return frames.encode(frames.ERROR, json.dumps(record).encode())
+
+
+def _framed(kind: bytes, piece: bytes) -> Generator[bytes, None, None]:
+    for start in range(0, len(piece), frames.MAX_FRAME):
+        yield frames.encode(kind, piece[start : start + frames.MAX_FRAME])
+
+
+def _listing(directory: Path, payload: Payload) -> Listing:
+    if payload.status not in ENDED:
+        return list_work(directory)
+    return listing_from_json(read_manifest(directory, frozen=is_frozen(payload)))
+
+
+def _listing_with_logs(directory: Path, payload: Payload) -> Listing:
+    listing = _listing(directory, payload)
+    own = {entry.path for entry in listing.entries}
+    logs = [_log_entry(directory, name) for name in (STDOUT, STDERR) if name not in own]
+    return replace(listing, entries=(*listing.entries, *(entry for entry in logs if entry is not None)))
+
+
+def _log_entry(directory: Path, name: str) -> Entry | None:
+    try:
+        found = os.lstat(directory / name)
+    except OSError:
+        return None
+    return Entry(name, name.encode(), found.st_size, 0o644, found.st_mtime, "file")
+
+
+def _zip(directory: Path, listing: Listing, *, strict: bool) -> Generator[bytes, None, None]:
+    extra = [(name, directory / name) for name in (STDOUT, STDERR) if (directory / name).is_file()]
+    # Of a job that has removed its directory there are only the logs; the zip wants some root all the same.
+    root = directory / WORK if listing.entries else directory
+    return zip_pieces(root, listing.entries, extra, strict=strict)
+
+
+async def _log(services: Services, key: str, path: Path, offset: int, follow: bool) -> AsyncIterator[bytes]:
+    with services.workspace.reading(key):
+        if not follow:
+            async for piece in _pulled(services, _read_log(path, offset)):
+                yield piece
+            return
+        while True:
+            changed = services.table.heard.next_of(key)
+            with services.inotify.armed(path.parent) as armed:
+                # Asked before reading: what was printed until the end is read after it is known.
+                payload = await services.table.get(key)
+                ended = payload is None or payload.status in ENDED
+                async for piece in _pulled(services, _read_log(path, offset)):
+                    offset += len(piece)
+                    yield piece
+                if ended or services.shutdown.is_set():
+                    return
+                await _first_of(armed, changed, services.shutdown)
+
+
+async def _first_of(armed: Armed | None, changed: trio.Event, shutdown: trio.Event) -> None:
+    """Wait until there may be more of a log, or until there will be no more."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait_for(wait: Callable[[], Awaitable[None]]) -> None:
+            await wait()
+            nursery.cancel_scope.cancel()
+
+        for wait in (changed.wait, shutdown.wait, armed.fired.wait if armed else _in_a_moment):
+            nursery.start_soon(wait_for, wait)
+
+
+async def _in_a_moment() -> None:
+    await trio.sleep(FOLLOW_EVERY)
+
+
+def _read_log(path: Path, offset: int = 0) -> Generator[bytes, None, None]:
+    """A log from an offset to where it ends now; nothing if it was never begun."""
+    if not os.path.lexists(path):
+        return
+    handle = open_regular(path, path.name)
+    with open(handle, "rb", buffering=0) as file:
+        size = os.fstat(handle).st_size
+        begin = min(offset, size)  # a file system refuses a place that none of its files can have
+        file.seek(begin)
+        yield from _read(file, size - begin)
+
+
+def _read(file: FileIO, size: int) -> Generator[bytes, None, None]:
+    """So many bytes of a file, which is closed at the end. Raises `SourceChanged` if there are less."""
+    with file:
+        while size:
+            piece = file.read(min(PIECE, size))
+            if not piece:
+                raise SourceChanged("the file became shorter while it was read")
+            size -= len(piece)
+            yield piece
+
+
+def _below(path: str) -> bytes:
+    try:
+        raw = unspell(path)
+    except BadRequest as why:
+        raise Problem(404, "not_found", why.detail) from None
+    if any(part in (b"", b".", b"..") for part in raw.split(b"/")) or b"\0" in raw:
+        raise Problem(404, "not_found", f"{shown(path)} is no path of a file")
+    return raw
+
+
+def _size_of_file(directory: Path, raw: bytes) -> int:
+    with _open_file(directory, raw) as file:
+        return os.fstat(file.fileno()).st_size
+
+
+def _file(directory: Path, raw: bytes, size: int) -> Generator[bytes, None, None]:
+    yield from _read(_open_file(directory, raw), size)
+
+
+def _open_file(directory: Path, raw: bytes) -> FileIO:
+    try:
+        tree = OpenTree(directory / WORK)
+        try:
+            return open(tree.open(raw), "rb", buffering=0)
+        finally:
+            tree.close()
+    except (OSError, SourceChanged):
+        name = os.fsdecode(raw)
+        if name in (STDOUT, STDERR) and not os.path.lexists(directory / WORK / name):
+            try:
+                return open(open_regular(directory / name, name), "rb", buffering=0)
+            except SourceChanged:
+                pass
+        raise Problem(404, "not_found", f"there is no file {shown(name)} that can be read") from None

@@ -1,0 +1,80 @@
+"""All the processes of one payload, as their shepherd sees them: asked to end, ended, and counted.
+
+Imported by the shepherd only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+from actors.process import procfs
+
+
+def _signal(pid: int, number: int) -> None:
+    # Gone, or of another user by sudo: nothing that we could do about it.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+class Tree:
+    """The descendants of this process. In a PID namespace the kernel names them: everybody but PID 1."""
+
+    def __init__(self, namespaced: bool, script: int) -> None:
+        self._namespaced = namespaced
+        self._script = script
+        self.status: int | None = None
+        """The raw status of the script, when it has ended."""
+        self.cpu_seconds = 0.0
+        self.peak_bytes = 0
+
+    def reap(self) -> bool:
+        """Collect all that has ended, and say whether anything is left.
+
+        Each is a child of ours or an orphan that fell to us, so nobody else waits for it.
+        """
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self._script and self.status is None:  # The number may come again, the script does not.
+                self.status = status
+            self.cpu_seconds += usage.ru_utime + usage.ru_stime
+            self.peak_bytes = max(self.peak_bytes, usage.ru_maxrss * 1024)
+
+    def ask(self) -> None:
+        """SIGTERM to all of it, and SIGCONT, or what is stopped would not hear it."""
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            if self._namespaced:
+                _signal(-1, number)
+            else:
+                for pid in procfs.descendants(os.getpid()):
+                    _signal(pid, number)
+
+    def end(self) -> None:
+        """SIGKILL until nothing is left."""
+        while True:
+            if self._namespaced:
+                _signal(-1, signal.SIGKILL)
+            else:
+                self._freeze_and_kill()
+            if not self.reap():
+                return
+            signal.sigtimedwait({signal.SIGCHLD}, 0.02)
+            if not self.reap():
+                return
+
+    def _freeze_and_kill(self) -> None:
+        """Stop all before killing any, or what forks faster than we kill would get away."""
+        own = os.getpid()
+        stopped: set[int] = set()
+        while found := set(procfs.descendants(own)) - stopped:
+            for pid in found:
+                _signal(pid, signal.SIGSTOP)
+            stopped |= found
+        for pid in procfs.descendants(own):
+            _signal(pid, signal.SIGKILL)

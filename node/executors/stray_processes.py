@@ -1,0 +1,69 @@
+"""The last resort: no namespace holds a payload together, and both its shepherd and its guard were killed.
+
+Then only traces tell what belonged to it: its session, a working directory in its own, its logs kept open.
+What has shed all three is not found; `BashExecutor.limits` says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from actors.process import procfs
+
+_AGAIN: Final = 0.02
+_TRIES: Final = 250
+
+
+def _belongs(pid: int, directory: str, session: int, since: int) -> bool:
+    started = procfs.start_time(pid)
+    if started is None or started < since or procfs.is_zombie(pid):
+        return False
+    if procfs.session_of(pid) == session:
+        return True
+    links = [f"/proc/{pid}/cwd"]
+    with contextlib.suppress(OSError):  # Gone, or of another user.
+        links += [f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd")]
+    for link in links:
+        try:
+            target = os.readlink(link)
+        except OSError:
+            continue
+        if target.startswith(directory):
+            return True
+    return False
+
+
+def _find(directory: Path, session: int, since: int) -> list[int]:
+    own = os.getpid()
+    prefix = f"{directory.resolve()}/work"
+    logs = f"{directory.resolve()}/std"
+    return [
+        pid
+        for pid in procfs.all_pids()
+        if pid != own and (_belongs(pid, prefix, session, since) or _belongs(pid, logs, session, since))
+    ]
+
+
+def _kill_once(directory: Path, session: int, since: int) -> bool:
+    """Kill all of it that is there now; whether there was any. Blocks: all processes of the machine are
+    looked at, with all that they hold open."""
+    found = _find(directory, session, since)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    return bool(found)
+
+
+async def end_leftovers(directory: Path, session: int, since: int) -> None:
+    """Kill what is left of the payload until nothing is; gives up on what cannot be killed after 250 tries,
+    5 s or more."""
+    for _ in range(_TRIES):
+        if not await trio.to_thread.run_sync(_kill_once, directory, session, since):
+            return
+        await trio.sleep(_AGAIN)

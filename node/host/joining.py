@@ -1,0 +1,178 @@
+"""Joining an orchestrator: the node says who it is and where, says it again for as long as it lives, and says
+when it leaves.
+
+The same request is repeated: so the node joins again by itself when the orchestrator was started anew or has
+forgotten it, and nobody has to notice that.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx
+import trio
+
+from actors.kernel.backoff import Backoff
+from actors.ports.world import Chance
+from node.settings import NodeSettings
+
+log: Final = logging.getLogger("node.joining")
+
+AGAIN: Final = 10.0
+"""Seconds between two requests of a node that has joined."""
+PATIENCE: Final = 20.0
+"""Seconds that one request may take: the orchestrator asks us in return."""
+LEAVING: Final = 2.0
+
+_FAILURES: Final = (httpx.HTTPError, httpx.InvalidURL, UnicodeError)
+"""Of a request. `UnicodeError`: a name that the resolver takes for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """Whom to join, and what is said there. `url` is where the orchestrator reaches this node."""
+
+    orchestrator: str
+    node_id: str
+    url: str
+    services: tuple[str, ...]
+    slots: int | None
+    labels: Mapping[str, str]
+    machine: str | None
+
+    def body(self) -> dict[str, Any]:
+        return {
+            "id": self.node_id,
+            "url": self.url,
+            "services": list(self.services),
+            "slots": self.slots,
+            "labels": dict(self.labels),
+            "machine": self.machine,
+        }
+
+
+async def stay_joined(
+    settings: NodeSettings, node_id: str, listening: str, shutdown: trio.Event, chance: Chance
+) -> None:
+    """Join, stay joined until `shutdown` is set, and leave."""
+    orchestrator, url = settings.join, settings.advertise
+    assert orchestrator is not None
+    if url is None:
+        url = await trio.to_thread.run_sync(reachable_url, listening, orchestrator)
+    joining = Joining(
+        Invitation(
+            orchestrator,
+            node_id,
+            url,
+            settings.join_services,
+            settings.slots,
+            settings.labels,
+            settings.machine,
+        ),
+        chance,
+    )
+    async with trio.open_nursery() as until_stopped:
+        until_stopped.start_soon(joining.run)
+        await shutdown.wait()
+        until_stopped.cancel_scope.cancel()
+    await joining.leave()
+
+
+class Joining:
+    """`run` joins and stays joined, until it is cancelled; `leave` comes after it."""
+
+    def __init__(self, invitation: Invitation, chance: Chance, *, again: float = AGAIN) -> None:
+        self._invitation = invitation
+        self._chance = chance
+        self._again = again
+        self._trouble: str | None = ""
+
+    async def run(self) -> None:
+        backoff = Backoff(self._chance, first=0.25, most=AGAIN)
+        async with self._client() as client:
+            while True:
+                trouble = await self._say(client)
+                self._tell(trouble)
+                if trouble is None:
+                    backoff.reset()
+                    await trio.sleep(self._again)
+                else:
+                    await trio.sleep(backoff.next())
+
+    async def leave(self) -> None:
+        """Say that this node goes. It goes whether anybody hears it or not."""
+        with trio.move_on_after(LEAVING):
+            async with self._client() as client:
+                try:
+                    await client.delete(f"/v1/nodes/{self._invitation.node_id}", params={"force": "true"})
+                except _FAILURES as error:
+                    log.warning("%s was not told that this node leaves: %s", self._where, _said(error))
+
+    @property
+    def _where(self) -> str:
+        return self._invitation.orchestrator
+
+    def _client(self) -> httpx.AsyncClient:
+        # Nothing of the environment: a company's proxy knows no node.
+        return httpx.AsyncClient(base_url=self._where, trust_env=False, timeout=PATIENCE)
+
+    async def _say(self, client: httpx.AsyncClient) -> str | None:
+        """Why it did not join; None if it has."""
+        with trio.move_on_after(PATIENCE):
+            try:
+                answer = await client.post("/v1/nodes", json=self._invitation.body())
+            except _FAILURES as error:
+                return _said(error)
+            if answer.is_success:
+                return None
+            return f"HTTP {answer.status_code}: {_detail(answer)}"
+        return f"no answer within {PATIENCE:g} s"
+
+    def _tell(self, trouble: str | None) -> None:
+        """Once for each change, not for each try."""
+        if trouble == self._trouble:
+            return
+        self._trouble = trouble
+        if trouble is None:
+            names = ", ".join(self._invitation.services)
+            log.info("joined %s for %s as %s", self._where, names, self._invitation.url)
+        else:
+            log.warning("not joined to %s, it is tried again: %s", self._where, trouble)
+
+
+def reachable_url(listening: str, orchestrator: str) -> str:
+    """The URL that an orchestrator is told if none is configured: where the node listens; if that is every
+    address of the machine, the one from which the orchestrator is reached."""
+    split = urlsplit(listening)
+    if split.hostname not in ("0.0.0.0", "::"):
+        return listening
+    there = urlsplit(orchestrator)
+    port = there.port or (443 if there.scheme == "https" else 80)
+    try:
+        # Connecting a datagram socket sends nothing; it chooses a route.
+        family, kind, proto, _, address = socket.getaddrinfo(there.hostname, port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, proto) as probe:
+            probe.connect(address)
+            host = str(probe.getsockname()[0])
+    except (OSError, UnicodeError):
+        host = socket.gethostname()
+    named = f"[{host}]" if ":" in host else host
+    return urlunsplit((split.scheme, f"{named}:{split.port}", split.path, "", ""))
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _detail(answer: httpx.Response) -> str:
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    detail = found.get("detail") if isinstance(found, dict) else None
+    return str(detail or answer.reason_phrase)[:500]

@@ -1,0 +1,88 @@
+"""How busy the machine is, and what of it this process may use."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import trio
+
+from actors.domain.node import Heartbeat
+
+SAMPLE_EVERY = 1.0
+"""Seconds over which the CPU's use is averaged."""
+
+
+class LoadSampler:
+    """Measures once a second, in its own task; whoever asks gets the last measure and never waits."""
+
+    def __init__(self, data: Path, *, slots: int | None, cores: int | None = None) -> None:
+        self._data = data
+        self._slots = slots
+        self._cores = usable_cores() if cores is None else cores
+        self._now = Heartbeat(slots=slots, cores=self._cores)
+        self._unhealthy = ""
+
+    @property
+    def now(self) -> Heartbeat:
+        """The last measure; `others` is not filled in."""
+        return self._now
+
+    def say(self, unhealthy: str) -> None:
+        """Why this node wants no jobs, "" if it does; told with the next measure."""
+        self._unhealthy = unhealthy
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Measure for ever. Started once the first measure is there, which has no load yet."""
+        psutil.cpu_percent(None)
+        self._now = await trio.to_thread.run_sync(self._measure, 0.0)
+        task_status.started()
+        while True:
+            await trio.sleep(SAMPLE_EVERY)
+            # Here and not in the thread: psutil remembers the last measure of each thread by itself. It only
+            # reads /proc/stat.
+            load = min(100.0, max(0.0, psutil.cpu_percent(None)))
+            self._now = await trio.to_thread.run_sync(self._measure, load)
+
+    def _measure(self, load: float) -> Heartbeat:
+        return Heartbeat(
+            load=load,
+            slots=self._slots,
+            cores=self._cores,
+            free_disk=_or_none(lambda: shutil.disk_usage(self._data).free),
+            free_memory=_or_none(lambda: psutil.virtual_memory().available),
+            unhealthy=self._unhealthy,
+        )
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, and less where a cgroup gives it less time."""
+    cores = len(os.sched_getaffinity(0))
+    quota = _cgroup_quota()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def _cgroup_quota() -> float | None:
+    """Cores' worth of time of the cgroup that is mounted as ours, which in a container is its limit."""
+    try:
+        most, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
+        return None if most == "max" else int(most) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        most = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text("ascii")
+        period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text("ascii")
+        return int(most) / int(period) if int(most) > 0 else None
+    except (OSError, ValueError):
+        return None
+
+
+def _or_none(measure: Callable[[], int]) -> int | None:
+    try:
+        return measure()
+    except OSError:
+        return None

@@ -1,0 +1,65 @@
+"""Who hears of changes of payloads: listeners, subscribers, and those who wait for something to happen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import trio
+
+from actors.domain.payload import Payload
+from node.payloads.rows import Row
+
+SUBSCRIBER_BUFFER: Final = 4096
+"""Changes that a subscriber may be behind before it is cut off."""
+
+
+class Changes:
+    """Nothing here waits: a subscriber that is too slow finds its channel closed."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[Sequence[Row]], None]] = []
+        self._subscribers: set[trio.MemorySendChannel[Payload]] = set()
+        self._next: dict[str, trio.Event] = {}
+
+    def add_listener(self, listener: Callable[[Sequence[Row]], None]) -> None:
+        """Have it called with what has changed, after each batch. It must not wait and must not raise."""
+        self._listeners.append(listener)
+
+    def next_of(self, key: str) -> trio.Event:
+        """Set when this payload has changed after now."""
+        return self._next.setdefault(key, trio.Event())
+
+    @contextmanager
+    def subscribed(self) -> Iterator[trio.MemoryReceiveChannel[Payload]]:
+        """Every change from now on."""
+        send, receive = trio.open_memory_channel[Payload](SUBSCRIBER_BUFFER)
+        self._subscribers.add(send)
+        try:
+            with receive:
+                yield receive
+        finally:
+            self._drop(send)
+
+    def end_subscriptions(self) -> None:
+        """Close every subscriber's channel: the node stops."""
+        for send in tuple(self._subscribers):
+            self._drop(send)
+
+    def tell(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if (waited_for := self._next.pop(row.payload.key, None)) is not None:
+                waited_for.set()
+            # Of what is released nobody outside wants to hear.
+            for send in () if row.released else tuple(self._subscribers):
+                try:
+                    send.send_nowait(row.payload)
+                except (trio.WouldBlock, trio.BrokenResourceError):
+                    self._drop(send)
+        for listener in self._listeners:
+            listener(rows)
+
+    def _drop(self, send: trio.MemorySendChannel[Payload]) -> None:
+        self._subscribers.discard(send)
+        send.close()

@@ -1,0 +1,217 @@
+"""The node's payload table: SQLite in memory, the truth in the records on disk.
+
+A change is on disk before it is in the table, and in the table before anybody hears of it. Changes carry
+ascending sequence numbers; they are comparable within one incarnation, which is one life of this table.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+import sqlite_anyio
+import trio
+
+from actors.domain.node import Mark, PayloadView
+from actors.domain.payload import Payload, PayloadMove
+from actors.domain.status import ENDED
+from actors.ports.world import Clock
+from node.payloads import operations as work
+from node.payloads.arrivals import Accepted, Arrived
+from node.payloads.batches import Batches, Writing
+from node.payloads.records import CANCEL, RELEASE, Records
+from node.payloads.recovery import Reloaded, reload
+from node.payloads.rows import SCHEMA
+from node.payloads.subscriptions import Changes
+from node.runs.progress_file import Said
+
+
+class PayloadTable:
+    """Every payload of this node. Make it with `open_table`.
+
+    Each operation is one thread call, or a part of one: see `Batches`. It is wholly done or not at all,
+    cancelled or not. Methods that write raise `OSError` when the disk does not take it; nothing has changed
+    then.
+    """
+
+    def __init__(self, records: Records, connection: sqlite_anyio.Connection, clock: Clock) -> None:
+        self._records = records
+        self.heard = Changes()
+        """Who hears of changes."""
+        self._batches = Batches(connection, records, clock, self.heard.tell)
+        self.incarnation = secrets.token_hex(16)
+
+    @property
+    def node_id(self) -> str:
+        return self._records.node_id
+
+    @property
+    def machine_boot(self) -> str:
+        return self._records.boot
+
+    @property
+    def mark(self) -> Mark:
+        """Where this node's life is now."""
+        return Mark(self.incarnation, self._batches.sequence)
+
+    # ------------------------------------------------------------------ the port that the Runner knows
+
+    async def record(self, moves: Sequence[PayloadMove]) -> Sequence[bool]:
+        """Compare-and-set each; False where the payload is not in `source` any more or is unknown. Raises
+        `OSError`."""
+        return await self._batches.write(lambda writing: work.move(writing, moves), urgent=True)
+
+    async def hear_progress(self, key: str, said: Said) -> None:
+        """What a payload's script says of its progress; nothing happens if it is nothing new, or has ended.
+        Raises `OSError`."""
+        await self._batches.write(lambda writing: work.hear(writing, key, said))
+
+    async def changes(self, after: int) -> Sequence[Payload]:
+        return await self._select("WHERE sequence > ? ORDER BY sequence", after)
+
+    async def all(self) -> tuple[Sequence[Payload], int]:
+        async with self._batches.still():
+            picture = await self._select("WHERE NOT released OR verdict IS NULL ORDER BY id")
+            return picture, self._batches.sequence
+
+    # ------------------------------------------------------------------ what the api asks
+
+    async def get(self, key: str) -> Payload | None:
+        """A payload that is not released."""
+        for payload in await self._select("WHERE key = ? AND NOT released", key):
+            return payload
+        return None
+
+    async def by_id(self, contract_id: int) -> Payload | None:
+        """A payload that is not released, by the contract's number."""
+        for payload in await self._select("WHERE id = ? AND NOT released", contract_id):
+            return payload
+        return None
+
+    async def known(self, keys: Sequence[str]) -> tuple[Mapping[str, Payload], Collection[str]]:
+        """Which of these keys are payloads that are not released, and which will never (again) run here."""
+        return await self._batches.read(lambda db: work.known(db, keys))
+
+    async def is_tombstoned(self, key: str) -> bool:
+        return key in await self._batches.read(lambda db: work.tombstones(db, [key]))
+
+    async def accept(
+        self, arrived: Sequence[Arrived], before: Callable[[], None] | None = None
+    ) -> Sequence[Accepted]:
+        """Take payloads over, Prepared, their directories renamed into place; an answer for each. Those that
+        are known or tombstoned leave their `directory` where it is, for the caller to discard. `before` is
+        called first, in the same thread, to put into the directories what is still missing. Raises `OutOfIds`
+        too."""
+        return await self._batches.write(lambda writing: work.take_over(writing, arrived, before))
+
+    async def cancel(self, keys: Sequence[str]) -> Sequence[Payload | None]:
+        """Tombstone each key durably; a payload that has not ended is marked as cancelled, for the Runner to
+        kill. The payload as it is now, None for those that are not here and never will be."""
+        rows = await self._batches.write(lambda writing: work.bury(writing, keys, CANCEL), urgent=True)
+        return [None if (row := rows.get(key)) is None or row.released else row.payload for key in keys]
+
+    async def release(self, keys: Sequence[str]) -> None:
+        """Tombstone each key durably; what runs is marked as cancelled; what has ended is to be discarded
+        (`releasable`)."""
+        await self._batches.write(lambda writing: work.bury(writing, keys, RELEASE), urgent=True)
+
+    async def releasable(self) -> Sequence[Payload]:
+        """Released payloads that have ended: their directories may go, then `forget` them."""
+        return await self._select("WHERE released AND verdict IS NOT NULL")
+
+    async def ended_before(self, wall: float, *, keyed: bool) -> Sequence[Payload]:
+        """Ended, unreleased payloads whose end was recorded before `wall`; with `keyed`, those that an
+        orchestrator owns, else those that came by the contract."""
+        sign = "<>" if keyed else "="
+        where = f"WHERE NOT released AND ended_at < ? AND owner {sign} '' ORDER BY ended_at"
+        return await self._select(where, wall)
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        """Drop released payloads from the table, their directories gone."""
+        if keys:
+            await self._batches.write(lambda writing: work.forget(writing, keys))
+
+    async def old_tombstones(self, before: float) -> bool:
+        """Whether any tombstone is older than `before`, its payload gone."""
+        return await self._batches.read(lambda db: work.old_tombstones(db, before))
+
+    async def expire_tombstones(self, before: float) -> int:
+        """Take tombstones away that are older than `before` and whose payload is gone; how many."""
+        return await self._batches.write(lambda writing: work.expire_tombstones(writing, before))
+
+    async def held(self) -> Mapping[str, int]:
+        """For each owner, how many of its payloads hold or wait for a slot."""
+        return await self._batches.read(work.held)
+
+    # ------------------------------------------------------------------ hearing of changes
+
+    @asynccontextmanager
+    async def subscribe(
+        self, owner: str | None
+    ) -> AsyncIterator[tuple[Sequence[Payload], Mark, trio.MemoryReceiveChannel[Payload]]]:
+        """The picture (of one owner's payloads, or of all), its mark, and every change after it, of whatever
+        owner. A reader that is too many changes behind finds its channel closed."""
+        async with AsyncExitStack() as stack:
+            async with self._batches.still():
+                picture = await self._select("WHERE NOT released ORDER BY id")
+                mark = self.mark
+                changes = stack.enter_context(self.heard.subscribed())
+            yield [payload for payload in picture if owner in (None, payload.owner)], mark, changes
+
+    async def wait_ended(self, key: str) -> Payload | None:
+        """Wait until a payload has ended; None when it is not here (any more)."""
+        while True:
+            changed = self.heard.next_of(key)
+            payload = await self.get(key)
+            if payload is None or payload.status in ENDED:
+                return payload
+            await changed.wait()
+
+    # ------------------------------------------------------------------ inside
+
+    async def _select(self, where: str, *parameters: object) -> list[Payload]:
+        rows = await self._batches.read(lambda db: work.select(db, where, parameters))
+        return [row.payload for row in rows]
+
+    async def _begin(self, found: Reloaded) -> None:
+        await self._batches.read(_prepare)
+        await self._batches.write(partial(_reloaded, found))
+
+
+@asynccontextmanager
+async def open_table(
+    records: Records, clock: Clock, *, intended: Callable[[str], bool] = lambda _key: False
+) -> AsyncIterator[PayloadTable]:
+    """The table of a data directory, reloaded from its records. `intended` says of a Prepared payload whether
+    somebody has already set out to start it. What an earlier boot of the machine left unended is lost."""
+    connection = await sqlite_anyio.connect(":memory:")
+    try:
+        table = PayloadTable(records, connection, clock)
+        found = await trio.to_thread.run_sync(reload, records, clock.now(), intended)
+        await table._begin(found)
+        yield table
+    finally:
+        with trio.CancelScope(shield=True):
+            await connection.close()
+
+
+def view_of(payload: Payload) -> PayloadView:
+    """A payload as the wire tells it."""
+    return PayloadView(payload.key, payload.status, payload.end, payload.lost, payload.progress)
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    # Transactions are begun and ended by `Batches` alone.
+    db.isolation_level = None
+    db.executescript(SCHEMA)
+
+
+def _reloaded(found: Reloaded, writing: Writing) -> None:
+    writing.db.executemany(
+        "INSERT INTO tombstone VALUES (?, ?, ?)",
+        [(stone.key, stone.kind, stone.at) for stone in found.tombstones],
+    )
+    writing.put(found.rows)

@@ -1,0 +1,133 @@
+"""What there is to be collected of an ended payload: written down once, when its last process has died."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from actors.domain.payload import Payload
+from actors.store.durable import write_durably
+from actors.wire.errors import SourceChanged
+from actors.wire.files.listing import Entry, Listing, list_tree
+from actors.wire.files.names import unspell
+from actors.wire.protocol import frames
+from node.executors.executor import STDERR, STDOUT
+from node.runs.repair import reclaimed
+from node.runs.workspace import MANIFEST, WORK
+
+EMPTY = Listing((), ())
+
+
+MOST: Final = frames.MAX_END - (1 << 20)
+"""Bytes of a manifest: the end record that takes it to the orchestrator holds little else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """`size` are the bytes that are there to be collected. `too_many` says why the files cannot be,
+    "" if they can; then the logs are all there is."""
+
+    size: int
+    too_many: str = ""
+
+
+def freeze_manifest(directory: Path) -> Frozen:
+    """Write the manifest of a payload's directory. Blocks. Raises `OSError`."""
+    return reclaimed(directory / MANIFEST, partial(_freeze, directory))
+
+
+def _freeze(directory: Path) -> Frozen:
+    listing, too_many = list_work(directory), ""
+    manifest = _encoded(listing)
+    if len(manifest) > MOST:
+        count = len(listing.entries) + len(listing.left_out)
+        too_many = f"it left {count} files, more than can be collected: their list has {len(manifest)} bytes"
+        listing = EMPTY
+        manifest = _encoded(listing)
+    # Its name is durable together with the record of the end, which goes into the same directory after it.
+    write_durably(directory / MANIFEST, manifest, synced=False)
+    logs = sum(_size(directory / name) for name in (STDOUT, STDERR))
+    return Frozen(logs + sum(entry.size for entry in listing.entries), too_many)
+
+
+def _encoded(listing: Listing) -> bytes:
+    return json.dumps(manifest_to_json(listing)).encode()
+
+
+def list_work(directory: Path) -> Listing:
+    """What is in the job's own directory; nothing if the script has removed it. Blocks."""
+    work = directory / WORK
+    try:
+        return list_tree(work)
+    except (FileNotFoundError, NotADirectoryError):
+        return EMPTY
+    except PermissionError:
+        # The script has locked its own directory; it is this user's all the same.
+        os.chmod(work, 0o700)
+        return list_tree(work)
+
+
+def is_frozen(payload: Payload) -> bool:
+    """Whether an ended payload must have a manifest. It has none if it never ran, or if its machine went
+    down; then no bytes of it were counted either."""
+    return payload.end is not None and payload.end.size > 0
+
+
+def read_manifest(directory: Path, *, frozen: bool) -> dict[str, Any]:
+    """The frozen manifest, or one made now where there never was one. Blocks. Raises `SourceChanged` if it is
+    lost."""
+    try:
+        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        if frozen:
+            raise SourceChanged("its manifest is lost") from None
+        return manifest_to_json(list_work(directory))
+    except ValueError:
+        raise SourceChanged("its manifest is damaged") from None
+    return manifest
+
+
+def manifest_to_json(listing: Listing) -> dict[str, Any]:
+    return {
+        "entries": [
+            {
+                "path": entry.path,
+                "size": entry.size,
+                "mode": entry.mode,
+                "mtime": entry.mtime,
+                "kind": entry.kind,
+                "target": entry.target,
+            }
+            for entry in listing.entries
+        ],
+        "left_out": [list(pair) for pair in listing.left_out],
+    }
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def listing_from_json(manifest: Mapping[str, Any]) -> Listing:
+    """What `manifest_to_json` wrote. Raises `BadRequest` for names that it never writes."""
+    entries = tuple(
+        Entry(
+            path=entry["path"],
+            raw=unspell(entry["path"]),
+            size=entry["size"],
+            mode=entry["mode"],
+            mtime=entry["mtime"],
+            kind=entry["kind"],
+            target=entry["target"],
+        )
+        for entry in manifest["entries"]
+    )
+    return Listing(entries, tuple((path, why) for path, why in manifest["left_out"]))

@@ -1,0 +1,206 @@
+"""Starting, finding and closing runs: the executor, the workspace around it
+(`actors.ports.payloads.Runs`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from actors.domain.job import End
+from actors.domain.payload import Payload, RunResult
+from actors.ports.payloads import Running
+from actors.runner import without_results
+from actors.store.reserve import Reserve
+from node.executors.executor import Executor, ExecutorError, Run, RunEnd, RunSpec
+from node.host.inotify import Armed, Inotify
+from node.runs import progress_file
+from node.runs.manifest import Frozen, freeze_manifest
+from node.runs.repair import reclaimed
+from node.runs.script_check import Checked, make_ready
+from node.runs.workspace import INTENT, WORK, Workspace
+
+NEVER_STARTED: Final = "the node went down before it had started"
+
+
+class ExecutorRuns:
+    """Runs of one executor. `environment` is what every script gets; `grace` in seconds. `hear_progress` is
+    told what a payload's script says of its progress; it may raise `OSError`."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        executor: Executor,
+        *,
+        reserve: Reserve,
+        environment: Mapping[str, str],
+        grace: float,
+        inotify: Inotify,
+        hear_progress: Callable[[str, progress_file.Said], Awaitable[object]],
+    ) -> None:
+        self._reserve = reserve
+        self._workspace = workspace
+        self._executor = executor
+        self._environment = environment
+        self._grace = grace
+        self._inotify = inotify
+        self._hear_progress = hear_progress
+
+    async def start(self, payload: Payload) -> Running | RunResult:
+        directory = self._workspace.directory(payload.key)
+        checked = await trio.to_thread.run_sync(self._reserve.attempt, partial(_intend, directory))
+        if checked is None:
+            # An earlier life of the Runner set out to start it and did not come to say so.
+            return await self.adopt(payload)
+        if checked.invalid:
+            return RunResult(invalid=checked.invalid)
+        # Before the script begins, so that what it says at once is heard without looking for it.
+        armed = self._inotify.arm(directory / progress_file.DIRECTORY)
+        try:
+            run = await self._executor.start(self._spec(payload))
+        except BaseException as why:
+            if armed is not None:
+                armed.disarm()
+            if isinstance(why, ExecutorError):
+                return RunResult(refused=str(why), note=checked.note)
+            raise
+        return _Run(run, checked.note, self._following(payload.key, armed))
+
+    async def adopt(self, payload: Payload) -> Running | RunResult:
+        directory = self._workspace.directory(payload.key)
+        look = partial(reclaimed, directory / INTENT, partial(_note, directory))
+        note = await trio.to_thread.run_sync(look)
+        if note is None:
+            return RunResult(refused=NEVER_STARTED, lost=True)
+        found = await self._executor.adopt(self._spec(payload))
+        if isinstance(found, RunEnd):
+            return _result(found, note)
+        return _Run(found, note, self._following(payload.key, None))
+
+    async def freeze(self, payload: Payload, end: End) -> End:
+        freeze = partial(_frozen, self._workspace.directory(payload.key))
+        frozen, said = await trio.to_thread.run_sync(self._reserve.attempt, freeze)
+        if said.tail:
+            # Its last word, before its end is told. Nobody waits for it on a disk that has failed.
+            with suppress(OSError):
+                await self._hear_progress(payload.key, said)
+        end = replace(end, size=frozen.size)
+        return without_results(end, frozen.too_many) if frozen.too_many else end
+
+    def _following(self, key: str, armed: Armed | None) -> Callable[[], Awaitable[None]]:
+        tell = partial(self._hear_progress, key)
+        return partial(progress_file.follow, self._workspace.directory(key), self._inotify, armed, tell)
+
+    def _spec(self, payload: Payload) -> RunSpec:
+        directory = self._workspace.directory(payload.key).absolute()
+        environment = {
+            **self._environment,
+            "ORCHESTRATOR_JOB_ID": str(payload.job_id or payload.id),
+            "ORCHESTRATOR_ATTEMPT": str(payload.n),
+            "ORCHESTRATOR_SERVICE": payload.service,
+            "ORCHESTRATOR_USER_ID": str(payload.user_id),
+            progress_file.VARIABLE: str(directory / progress_file.DIRECTORY / progress_file.FILE),
+        }
+        return RunSpec(payload.key, directory, environment, self._grace)
+
+
+class _Run:
+    """A run of the executor, as the Runner sees it. `follow` follows its progress until it is cancelled."""
+
+    def __init__(self, run: Run, note: str, follow: Callable[[], Awaitable[None]]) -> None:
+        self._run = run
+        self._note = note
+        self._follow = follow
+        self._born = time.monotonic() - _age(run)
+
+    @property
+    def pid(self) -> int:
+        return self._run.pid
+
+    @property
+    def started_at(self) -> float:
+        return self._run.started_at
+
+    def age(self) -> float:
+        return time.monotonic() - self._born
+
+    async def wait(self) -> RunResult:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow)
+            end = await self._run.wait()
+            nursery.cancel_scope.cancel()
+        return _result(end, self._note)
+
+    async def stop(self, grace: float) -> None:
+        await self._run.stop(grace)
+
+
+def _age(run: Run, now: Callable[[int], float] = time.clock_gettime) -> float:
+    """Seconds since the run's process began, by the kernel's reckoning: the wall clock may have jumped."""
+    try:
+        stat = Path(f"/proc/{run.pid}/stat").read_bytes()
+    except OSError:
+        return max(0.0, time.time() - run.started_at)
+    # The name stands in brackets and may hold blanks; the start is the 22nd field.
+    started = int(stat.rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return max(0.0, now(time.CLOCK_BOOTTIME) - started)
+
+
+def _intend(directory: Path) -> Checked | None:
+    """Make the script ready and, if it can run, leave word that somebody has set out to start it; None if
+    somebody has already. Raises `OSError`; nobody has set out then."""
+    intent = directory / INTENT
+    if intent.exists():
+        return None
+    checked = make_ready(directory / WORK / "run.sh")
+    if not checked.invalid:
+        (directory / progress_file.DIRECTORY).mkdir(mode=0o700, exist_ok=True)
+        # Not synced: what it guards against is the death of this process, not of the machine, whose next boot
+        # takes every payload for lost.
+        try:
+            intent.write_text(json.dumps({"note": checked.note}), "utf-8")
+        except OSError:
+            # On a full disk it may be there all the same, empty.
+            intent.unlink(missing_ok=True)
+            raise
+    return checked
+
+
+def _frozen(directory: Path) -> tuple[Frozen, progress_file.Said]:
+    return freeze_manifest(directory), progress_file.read(directory)
+
+
+def _note(directory: Path) -> str | None:
+    """What is to be said of a payload that somebody set out to start; None if nobody did."""
+    try:
+        return str(json.loads((directory / INTENT).read_bytes())["note"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _result(end: RunEnd, note: str) -> RunResult:
+    if end.never_started:
+        return RunResult(refused=NEVER_STARTED, lost=True, note=note)
+    return RunResult(
+        exit_code=end.exit_code,
+        signal=end.signal,
+        started_at=end.started_at,
+        ended_at=end.ended_at,
+        wall_seconds=end.wall_seconds,
+        cpu_seconds=end.cpu_seconds,
+        peak_bytes=end.peak_bytes,
+        supervision_killed=end.supervision_killed,
+        asked=end.asked,
+        lost=end.lost,
+        note=note,
+    )

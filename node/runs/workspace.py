@@ -1,0 +1,266 @@
+"""The directories of a node's payloads, and how files get into them and go away.
+
+    DATA/payloads/KEY/     one payload (0700)
+        record.json        what is known of it (see records.py)
+        work/              the job's own directory, the script's working directory
+        stdout.log stderr.log
+        run/               the executor's own
+        progress/          for the script to say how far it has come (see progress.py)
+        intent             somebody has set out to start it; holds what is to be said in its message
+        manifest.json      what there is to be collected, frozen at its end
+    DATA/incoming/         what is being received; nothing in it is a payload
+    DATA/trash/            what is being deleted
+
+A payload is visible once its directory was renamed from incoming to payloads, whole. It leaves by a rename
+into the trash.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from actors.wire.errors import BadRequest
+from actors.wire.files.names import PathSet, safe_path
+
+WORK: Final = "work"
+INTENT: Final = "intent"
+MANIFEST: Final = "manifest.json"
+
+_FLUSH: Final = 256 * 1024
+"""Bytes that are gathered before a thread writes them: many small files cost one thread call."""
+
+TRANSFERS: Final = 16
+"""Threads that transfers may take at once. They have their own: however many are under way on a slow disk,
+what starts and ends finds a thread."""
+
+
+class Workspace:
+    """The directories below one data directory. `prepare` before use."""
+
+    def __init__(self, data: Path) -> None:
+        self.payloads = data / "payloads"
+        self._incoming = data / "incoming"
+        self._trash = data / "trash"
+        self._readers: dict[str, int] = {}
+        self._refused: set[str] = set()
+        self._swept = trio.Lock()
+        self.transfers = trio.CapacityLimiter(TRANSFERS)
+        """For all that reads results and writes what arrives in threads."""
+        self.freed: Callable[[], None] = lambda: None
+        """Called when nobody reads any more what was to be discarded meanwhile."""
+        self.emptied: Callable[[], object] = lambda: None
+        """Called in a thread when there may be more room on the disk."""
+
+    def prepare(self) -> None:
+        """Make the directories; what an earlier process was receiving goes into the trash. Blocks."""
+        for directory in (self.payloads, self._incoming, self._trash):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for entry in list(os.scandir(self._incoming)):
+            os.rename(entry.path, self._trash / f"{entry.name}-{secrets.token_hex(4)}")
+
+    def directory(self, key: str) -> Path:
+        return self.payloads / key
+
+    def work(self, key: str) -> Path:
+        return self.payloads / key / WORK
+
+    def intended(self, key: str) -> bool:
+        """Whether somebody has set out to start this payload."""
+        return (self.payloads / key / INTENT).exists()
+
+    # ------------------------------------------------------------------ receiving
+
+    def receive(self) -> Incoming:
+        """A place for files that arrive; they are written by tasks, see `Incoming`."""
+        return Incoming(self._incoming / secrets.token_hex(16), self.transfers)
+
+    # ------------------------------------------------------------------ reading and deleting
+
+    @contextmanager
+    def reading(self, key: str) -> Iterator[Path]:
+        """While it is open the payload's directory is not discarded."""
+        self._readers[key] = self._readers.get(key, 0) + 1
+        try:
+            yield self.payloads / key
+        finally:
+            self._readers[key] -= 1
+            if not self._readers[key]:
+                del self._readers[key]
+                if key in self._refused:
+                    self._refused.discard(key)
+                    self.freed()
+
+    def discard(self, key: str) -> bool:
+        """Move a payload's directory into the trash; False while somebody reads it. True too when there is
+        none. Blocks for a rename."""
+        if key in self._readers:
+            self._refused.add(key)
+            return False
+        try:
+            os.rename(self.payloads / key, self._trash / f"{key}-{secrets.token_hex(4)}")
+        except FileNotFoundError:
+            return True
+        return True
+
+    async def empty_trash(self) -> None:
+        """Delete what was discarded, all of it in one thread call."""
+        async with self._swept:
+            await trio.to_thread.run_sync(self._empty)
+
+    def _empty(self) -> None:
+        _delete_all([self._trash / name for name in os.listdir(self._trash)])
+        self.emptied()
+
+
+class Incoming:
+    """Files of one payload or of several, as they arrive. Owned by one task. `limiter` for its threads.
+
+    `add` the payloads, `open` a file, `write` its bytes; when all have arrived `write_out` what is still
+    gathered (it blocks), and `directory(name)` may be taken away by a rename: tell `taken`. `close` deletes
+    what was not.
+    """
+
+    def __init__(self, root: Path, limiter: trio.CapacityLimiter) -> None:
+        self._root = root
+        self._limiter = limiter
+        self._paths: dict[str, PathSet] = {}
+        self._made: set[str] = set()
+        self._pending: list[tuple[Path, bytes, bool]] = []
+        self._size = 0
+        self._current: Path | None = None
+        self._closed = False
+
+    def directory(self, name: str) -> Path:
+        return self._root.with_name(f"{self._root.name}-{name}")
+
+    def add(self, *names: str) -> None:
+        """Begin payloads. Their directories are made when the first bytes are written out."""
+        self._paths.update({name: PathSet() for name in names})
+
+    def open(self, name: str, path: str) -> None:
+        """The next bytes are those of the file `path` of payload `name`. Raises `BadRequest` for what is no
+        safe path, or one that stands there already."""
+        self._current = None
+        safe = safe_path(path)
+        self._paths[name].add(safe)
+        self._current = self.directory(name) / WORK / safe
+        self._pending.append((self._current, b"", True))
+
+    async def write(self, chunk: bytes) -> None:
+        """More bytes of the file that is open. Raises `OSError`."""
+        if self._current is None:
+            raise BadRequest("bytes without a file")
+        self._pending.append((self._current, bytes(chunk), False))
+        self._size += len(chunk)
+        if self._size >= _FLUSH or len(self._pending) >= 1024:
+            await trio.to_thread.run_sync(self.write_out, limiter=self._limiter)
+
+    def write_out(self) -> None:
+        """Make the directories, and write what was gathered. Blocks. Raises `OSError`; `RuntimeError` once
+        it is closed: a payload without its files must never be taken over."""
+        if self._closed:
+            raise RuntimeError("what was being received has been given up")
+        pending, self._pending, self._size = self._pending, [], 0
+        for name in self._paths.keys() - self._made:
+            self._made.add(name)
+            _make_payload(self.directory(name))
+        _write(pending)
+
+    def taken(self, name: str) -> None:
+        """Somebody else has the directory now."""
+        self._paths.pop(name, None)
+        self._made.discard(name)
+
+    async def drop(self, name: str) -> None:
+        """Delete one payload's directory, with what was gathered for it."""
+        mine = self.directory(name)
+        self._pending = [item for item in self._pending if not item[0].is_relative_to(mine)]
+        self._current = None
+        self._paths.pop(name, None)
+        if name in self._made:
+            self._made.discard(name)
+            await trio.to_thread.run_sync(_delete, mine, limiter=self._limiter)
+
+    async def close(self) -> None:
+        """Delete what is still there. Idempotent; finishes even when cancelled."""
+        self._closed = True
+        self._pending.clear()
+        self._paths.clear()
+        made, self._made = self._made, set()
+        if made:
+            with trio.CancelScope(shield=True):
+                mine = [self.directory(name) for name in made]
+                await trio.to_thread.run_sync(_delete_all, mine, limiter=self._limiter)
+
+
+def _make_payload(directory: Path) -> None:
+    directory.mkdir(mode=0o700)
+    work = directory / WORK
+    work.mkdir()
+    work.chmod(0o755)
+
+
+def _write(pending: list[tuple[Path, bytes, bool]]) -> None:
+    """Write gathered bytes, opening each file once for a run of pieces."""
+    opened: Path | None = None
+    fd = -1
+    try:
+        for path, chunk, first in pending:
+            if path != opened:
+                if fd >= 0:
+                    os.close(fd)
+                    fd = -1
+                if first and path.parent.name != WORK:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                how = os.O_CREAT | os.O_EXCL if first else os.O_APPEND
+                fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | how, 0o644)
+                opened = path
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(fd, view) :]
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _delete_all(paths: list[Path]) -> None:
+    """Raises `OSError` for the first that could not be deleted, the others deleted all the same."""
+    failed: list[OSError] = []
+    for path in paths:
+        try:
+            _delete(path)
+        except OSError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
+
+
+def _delete(path: Path) -> None:
+    """Delete a file or a tree, whatever modes a script has left on its directories."""
+
+    def again(function: object, name: str, error: object) -> None:
+        del function, error
+        # A directory without write permission keeps its entries from its owner: give it back and go on.
+        for stubborn in (os.path.dirname(name), name):
+            if not os.path.islink(stubborn) and os.path.isdir(stubborn):
+                os.chmod(stubborn, 0o700)
+        if os.path.isdir(name) and not os.path.islink(name):
+            shutil.rmtree(name)
+        else:
+            os.unlink(name)
+
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, onerror=again)
+        else:
+            path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return

@@ -1,0 +1,100 @@
+"""What the routes use of the server."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from actors.domain.job import Attempt, Job
+from actors.domain.node import NodeRef, NodeView
+from actors.domain.scaling import DecisionRecord, ServiceScaling
+from actors.domain.service import ServiceLimits, Waiting
+from actors.domain.status import Status
+from actors.ports.ledger import Ledger
+from actors.ports.world import Clock
+from orchestrator.callbacks.allowed_hosts import CallbackHosts
+from orchestrator.events.change_stream import Changes
+from orchestrator.events.waiters import Feed
+from orchestrator.nodes.native.events import Introduced
+from orchestrator.nodes.registry import NodeRegistry
+from orchestrator.nodes.remote_stream import Opened
+from orchestrator.scheduling.pauses import Pauses
+from orchestrator.storage.result_archive import LeftOut, StoredFile
+from orchestrator.storage.storage import Storage
+
+T = TypeVar("T")
+
+
+class NodeFiles(Protocol):
+    """Reading what an attempt has on its node now. Entering raises `opened.Unreachable`, or `opened.NotThere`
+    when the node does not know the attempt."""
+
+    def open_results(self, node: NodeRef, attempt: Attempt) -> AbstractAsyncContextManager[Opened]:
+        """A zip of the attempt's directory as it is now."""
+        ...
+
+    def open_log(
+        self, node: NodeRef, attempt: Attempt, stream: str, offset: int = 0, *, follow: bool = False
+    ) -> AbstractAsyncContextManager[Opened]:
+        """The bytes of "stdout" or "stderr" from `offset`; with `follow` as they come, until the end."""
+        ...
+
+    def open_file(self, node: NodeRef, attempt: Attempt, path: str) -> AbstractAsyncContextManager[Opened]:
+        """One file of the attempt's directory as it is now, by its spelled path. NotThere also when there is
+        no such file."""
+        ...
+
+    async def list_files(self, node: NodeRef, attempt: Attempt) -> Sequence[StoredFile]:
+        """What is in the attempt's directory now. Raises as the others do."""
+        ...
+
+    async def introduce(self, url: str) -> Introduced:
+        """Who answers at this base URL."""
+        ...
+
+
+class Archive(Protocol):
+    """What the routes read of the ledger beyond the actors' port."""
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Have `work` done in the thread of the ledger's connection that reads."""
+        ...
+
+    async def counts(self) -> Mapping[tuple[str, Status], int]: ...
+
+    async def check(self) -> Any: ...
+
+    async def decisions(self, service: str | None = None, limit: int = 100) -> Sequence[DecisionRecord]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """`ledger` tells of what it commits, so that waiting routes wake and actors are rung. `why` says of
+    queued jobs why they wait, and `pool` shows the nodes; both ask the Sender, and `scaling` the AutoScaler;
+    they raise `actors.kernel.actor.NoAnswer` when it does not answer in time. `clean` ends the keeping of an
+    ended job's data: the job afterwards, None if it has changed meanwhile. `callbacks` says which URLs may be
+    told of a job's end. `upload_limit` is bytes of the whole body; `kill_patience` seconds that terminate
+    waits for the end."""
+
+    ledger: Ledger
+    archive: Archive
+    storage: Storage
+    feed: Feed
+    nodes: NodeFiles
+    services: Mapping[str, ServiceLimits]
+    why: Callable[[tuple[int, ...]], Awaitable[Sequence[Waiting | None]]]
+    pool: Callable[[], Awaitable[Sequence[NodeView]]]
+    registry: NodeRegistry
+    scaling: Callable[[], Awaitable[Sequence[ServiceScaling]]]
+    changes: Changes
+    clock: Clock
+    pauses: Pauses
+    clean: Callable[[Job], Awaitable[Job | None]]
+    callbacks: CallbackHosts = field(default_factory=CallbackHosts)
+    upload_limit: int = 400 << 20
+    kill_patience: float = 5.0
+    version: str = ""
+    left_out: LeftOut = field(default_factory=LeftOut)

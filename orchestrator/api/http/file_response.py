@@ -1,0 +1,218 @@
+"""Sending what is on disk: whole, or a range of it under a tag that changes whenever a byte does."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Final, cast
+from urllib.parse import quote
+
+import trio
+from quart import Response, request
+from quart.wrappers.response import DataBody, ResponseBody
+
+from actors.wire.http.backpressure import BoundedRequest
+from orchestrator.api.http.errors import Refusal
+from orchestrator.nodes.remote_stream import Opened
+from orchestrator.storage.disk import StorageGone
+from orchestrator.storage.storage import Storage
+
+PIECE: Final = 1 << 20
+
+ZIP: Final = "application/zip"
+
+
+def until_sent(held: ExitStack) -> ExitStack:
+    """All that `held` holds, to be let go of when the response is over, sent or not, or earlier."""
+    kept = held.pop_all()
+    cast(BoundedRequest, request).held.callback(kept.close)
+    return kept
+
+
+class FileBody(ResponseBody):
+    """Bytes `begin` to `end` of an open file. The file stays readable, and its job's directory in place,
+    until `held` is closed."""
+
+    def __init__(self, fd: int, begin: int, end: int, held: ExitStack) -> None:
+        self._fd = fd
+        self._at = begin
+        self._end = end
+        self._held = held
+
+    async def __aenter__(self) -> AsyncIterable[bytes]:
+        return self._pieces()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException], exc_value: BaseException, tb: TracebackType
+    ) -> None:
+        self._held.close()
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        while self._at < self._end:
+            size = min(PIECE, self._end - self._at)
+            piece = await trio.to_thread.run_sync(os.pread, self._fd, size, self._at)
+            if not piece:
+                raise StorageGone("a stored file is shorter than it was")
+            self._at += len(piece)
+            yield piece
+
+
+class StreamBody(ResponseBody):
+    """Bytes from a source that `held` has entered already, and that is left after them."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], held: AsyncExitStack) -> None:
+        self._pieces = pieces
+        self._held = held
+
+    async def __aenter__(self) -> AsyncIterable[bytes]:
+        return self._pieces
+
+    async def __aexit__(
+        self, exc_type: type[BaseException], exc_value: BaseException, tb: TracebackType
+    ) -> None:
+        await self._held.__aexit__(exc_type, exc_value, tb)  # noqa: ASYNC102  # what it leaves shields itself
+
+
+async def stream(
+    source: AbstractAsyncContextManager[Opened], content_type: str, filename: str | None = None
+) -> Response:
+    """An answer of unknown length. What entering `source` raises is raised here, before any byte is sent."""
+    held = AsyncExitStack()
+    opened = await held.enter_async_context(source)
+    cast(BoundedRequest, request).held.push_async_exit(held)
+    body: ResponseBody = StreamBody(opened.body, held)
+    if request.method == "HEAD":
+        await held.aclose()
+        body = DataBody(b"")
+    response = Response(body, content_type=content_type)
+    response.headers["Accept-Ranges"] = "none"
+    response.headers["Cache-Control"] = "no-store"
+    if filename is not None:
+        response.headers["Content-Disposition"] = attachment(filename)
+    return response
+
+
+async def stored(
+    storage: Storage, storage_key: str, name: str, content_type: str, filename: str, *, top: str = "result"
+) -> Response | None:
+    """One file of the stored results, or of the inputs (`top` is "input"), with ETag and ranges. None if it
+    is not there."""
+    with ExitStack() as held:
+        directory = held.enter_context(storage.reading(storage_key))
+        opened = await _open(storage, directory / top / name)
+        if opened is None:
+            return None
+        fd = opened
+        held.callback(os.close, fd)
+        status = os.fstat(fd)
+        size = status.st_size
+        # A result is never written to, only replaced by a newly written file: these say which one it is.
+        tag = f'"{storage_key[:16]}-{status.st_mtime_ns:x}-{size:x}"'
+        headers = {
+            "ETag": tag,
+            "Accept-Ranges": "bytes",
+            "Cache-Control": "private, no-cache",
+            "Content-Disposition": attachment(filename),
+        }
+        if matches(request.headers.get("If-None-Match"), tag):
+            return Response(b"", 304, headers)
+        asked = asked_range(size, tag)
+        begin, end = asked or (0, size)
+        if asked is not None:
+            headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
+        body: ResponseBody = DataBody(b"")
+        if request.method != "HEAD":
+            body = FileBody(fd, begin, end, until_sent(held))
+        response = Response(body, 200 if asked is None else 206, headers, content_type=content_type)
+        response.headers["Content-Length"] = str(end - begin)
+        return response
+
+
+async def _open(storage: Storage, path: Path) -> int | None:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return await storage.thread(lambda: os.open(path, flags), what=f"results in {path.parent}")
+    except StorageGone:
+        return None
+
+
+def attachment(filename: str) -> str:
+    """What makes a browser save it under this name."""
+    if re.fullmatch(r"[\w.+-]+", filename, re.ASCII):
+        return f'attachment; filename="{filename}"'
+    return f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
+
+
+def matches(header: str | None, tag: str) -> bool:
+    if header is None:
+        return False
+    given = [item.strip().removeprefix("W/") for item in header.split(",")]
+    return tag in given or "*" in given
+
+
+_RANGE: Final = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.ASCII | re.IGNORECASE)
+
+
+def wanted_range(header: str, size: int) -> tuple[int, int] | None:
+    """Where the bytes begin and end that a Range header asks for; nothing is between when there are none.
+    None for the whole, which several ranges and what makes no sense get."""
+    match = _RANGE.fullmatch(header)
+    if match is None or match[1] == match[2] == "":
+        return None
+    first, last = match[1], match[2]
+    if first and last and int(last) < int(first):
+        return None
+    begin = int(first) if first else max(0, size - int(last))
+    return min(begin, size), min(size, int(last) + 1) if first and last else size
+
+
+def asked_range(size: int, tag: str) -> tuple[int, int] | None:
+    """The bytes that are asked for; None for the whole. Raises Refusal (416) for a range with nothing in
+    it."""
+    header, condition = request.headers.get("Range"), request.headers.get("If-Range")
+    # Only the very tag will do: a date, a weak tag or an old one means that the client has something else.
+    if request.method != "GET" or header is None or (condition is not None and condition.strip() != tag):
+        return None
+    found = wanted_range(header, size)
+    if found is not None and found[0] >= found[1]:
+        headers = {"Content-Range": f"bytes */{size}"}
+        raise Refusal(416, "range_not_satisfiable", f"there are {size} bytes", headers=headers)
+    return found
+
+
+async def pieces_of(
+    storage: Storage, storage_key: str, name: str, offset: int
+) -> AsyncGenerator[bytes, None]:
+    """One file of the stored results from `offset` on; nothing if it is not there."""
+    with ExitStack() as held:
+        directory = held.enter_context(storage.reading(storage_key))
+        fd = await _open(storage, directory / "result" / name)
+        if fd is None:
+            return
+        held.callback(os.close, fd)
+        while piece := await trio.to_thread.run_sync(os.pread, fd, PIECE, offset):
+            offset += len(piece)
+            yield piece
+
+
+async def log(storage: Storage, storage_key: str, name: str, offset: int) -> Response | None:
+    """A stored log from `offset` bytes on; nothing when that is its end or beyond. None if it is not
+    there."""
+    with ExitStack() as held:
+        directory = held.enter_context(storage.reading(storage_key))
+        fd = await _open(storage, directory / "result" / name)
+        if fd is None:
+            return None
+        held.callback(os.close, fd)
+        size = os.fstat(fd).st_size
+        begin = min(offset, size)
+        body: ResponseBody = DataBody(b"")
+        if request.method != "HEAD":
+            body = FileBody(fd, begin, size, until_sent(held))
+        response = Response(body, content_type="application/octet-stream")
+        response.headers["Content-Length"] = str(size - begin)
+        return response

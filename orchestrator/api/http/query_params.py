@@ -1,0 +1,134 @@
+"""Query parameters as values. What is not understood is refused and named."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+from quart import request
+
+from actors.domain.status import Status
+from orchestrator.api.http.errors import Refusal
+
+MOST: Final = (1 << 53) - 1
+"""The largest whole number that every JSON parser takes."""
+
+_ID: Final = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
+_NUMBER: Final = re.compile(r"[0-9]{1,11}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+_LINE: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]*")
+
+
+def bad(name: str, value: str, expected: str) -> Refusal:
+    return Refusal(400, "bad_parameter", f"{name} {value[:100]!r}: {expected} was expected")
+
+
+def whole(given: Mapping[str, str], name: str, least: int, most: int, default: int) -> int:
+    text = given.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"0|[1-9][0-9]{0,18}", text, re.ASCII) or not least <= int(text) <= most:
+        raise bad(name, text, f"a whole number from {least} to {most}")
+    return int(text)
+
+
+def signed(given: Mapping[str, str], name: str) -> int | None:
+    text = given.get(name)
+    if text is None:
+        return None
+    if not re.fullmatch(r"0|-?[1-9][0-9]{0,18}", text, re.ASCII) or not -(1 << 63) <= int(text) < 1 << 63:
+        raise bad(name, text, "a whole number of at most 64 bits")
+    return int(text)
+
+
+def seconds(given: Mapping[str, str], name: str, most: float) -> float:
+    text = given.get(name)
+    if text is None:
+        return 0.0
+    if not _NUMBER.fullmatch(text) or float(text) > most:
+        raise bad(name, text, f"a number of seconds up to {most:g}")
+    return float(text)
+
+
+def last_event_id(default: int) -> int:
+    """The header with which a client comes back to a stream. Empty it is none: so a browser has the id until
+    an event brings one."""
+    name, text = "Last-Event-ID", request.headers.get("Last-Event-ID")
+    return whole({name: text}, name, 0, MOST, default) if text else default
+
+
+def since(given: Mapping[str, str], default: float) -> float:
+    """Wall-clock seconds."""
+    text = given.get("since")
+    if text is None:
+        return default
+    if _NUMBER.fullmatch(text) and float(text) < 1e11:
+        return float(text)
+    try:
+        at = datetime.fromisoformat(text)
+        return max(0.0, (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError):
+        raise bad("since", text, "a time such as 2026-01-31T12:00:00Z, or seconds since 1970,") from None
+
+
+def flag(given: Mapping[str, str], name: str) -> bool:
+    """`?follow`, `?follow=1` and `?follow=true` are one thing."""
+    text = given.get(name, "0")
+    if text not in ("0", "1", "", "true", "false"):
+        raise bad(name, text, "0 or 1")
+    return text in ("1", "", "true")
+
+
+def one_of(given: Mapping[str, str], name: str, *known: str) -> str:
+    """The first of `known` unless it is there."""
+    text = given.get(name, known[0])
+    if text not in known:
+        raise bad(name, text, f"one of {', '.join(dict.fromkeys(known))}")
+    return text
+
+
+def status(given: Mapping[str, str]) -> Status | None:
+    text = given.get("status")
+    if text is None:
+        return None
+    try:
+        return Status(text)
+    except ValueError:
+        raise bad("status", text, f"one of {', '.join(Status)}") from None
+
+
+def known_text(given: Mapping[str, str], name: str) -> str | None:
+    """A text that a database takes and no terminal minds."""
+    text = given.get(name)
+    if text is None:
+        return None
+    if not is_line(text):
+        raise bad(name, text, "a text without control characters")
+    return text
+
+
+def is_line(text: str) -> bool:
+    """Whether it is on one line, and without control characters and half surrogates. Unlike `isprintable` it
+    lets pass what joins letters, and blanks of other scripts."""
+    return _LINE.fullmatch(text) is not None
+
+
+def cursor(kind: str, at: int) -> str:
+    """A place in a list, as a client hands it back: it promises nothing of what is in it."""
+    return base64.urlsafe_b64encode(f"{kind}{at}".encode()).decode().rstrip("=")
+
+
+def at_cursor(given: Mapping[str, str], kind: str) -> int | None:
+    text = given.get("cursor")
+    if text is None:
+        return None
+    try:
+        plain = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        plain = ""
+    if not plain.startswith(kind) or not _ID.fullmatch(plain[len(kind) :]):
+        raise bad("cursor", text, "the `next` of a page of this list")
+    return int(plain[len(kind) :])

@@ -1,0 +1,199 @@
+"""What several routes do with a job: find it, say why it waits, find its node, send its directory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, Final
+
+from quart import Response
+
+from actors.domain.changes import JobDetails
+from actors.domain.job import Attempt, Job
+from actors.domain.node import NodeRef, NodeState
+from actors.domain.service import Waiting, WaitReason
+from actors.domain.status import ENDED, ON_NODE, Status
+from actors.kernel.actor import NoAnswer
+from actors.wire.files.zip_writer import list_tree, zip_stream
+from orchestrator.api import serializers
+from orchestrator.api.context import Api
+from orchestrator.api.http import file_response
+from orchestrator.api.http.errors import Refusal, unknown_job
+from orchestrator.ledger.queries import read_details
+from orchestrator.ledger.tables.callbacks import read_callback
+from orchestrator.nodes.remote_stream import NotThere, Opened, Unreachable
+from orchestrator.storage.disk import StorageGone
+
+log: Final = logging.getLogger("orchestrator.api")
+
+GIVEN_BACK: Final = "waits: "
+"""How the message of a job begins that a node did not take."""
+
+
+async def find(api: Api, number: int) -> Job:
+    """The job. Raises Refusal (404) if there is none."""
+    job = await api.ledger.get(number)
+    if job is None:
+        raise unknown_job(number)
+    return job
+
+
+async def told(api: Api, rows: Sequence[Job]) -> list[dict[str, Any]]:
+    """These jobs as they are written in lists."""
+    details = await api.archive.read(lambda db: read_details(db, [row.id for row in rows]))
+    whys = await waiting(api, rows)
+    return [
+        serializers.job(row, why, details.get(row.id, JobDetails()))
+        for row, why in zip(rows, whys, strict=True)
+    ]
+
+
+async def told_in_full(api: Api, row: Job) -> dict[str, Any]:
+    """One job with everything."""
+    details, called = await api.archive.read(
+        lambda db: (read_details(db, (row.id,)), read_callback(db, row.id))
+    )
+    (why,) = await waiting(api, [row])
+    return serializers.job(row, why, details.get(row.id, JobDetails()), await _left_out(api, row), called)
+
+
+async def told_at_end(api: Api, number: int) -> dict[str, Any]:
+    """A job that has ended as it is told to whom it calls back: as it ended, also if it was cleaned since."""
+    row = await find(api, number)
+    details = await api.archive.read(lambda db: read_details(db, (row.id,)))
+    left_out = await _left_out(api, row)
+    if row.status not in ENDED:
+        end = [entry for entry in await api.ledger.history(row.id) if entry.target in ENDED][-1]
+        row = replace(row, status=end.target, message=end.reason)
+    return serializers.job(row, None, details[row.id], left_out)
+
+
+async def _left_out(api: Api, row: Job) -> Sequence[tuple[str, str]] | None:
+    if row.status in ENDED:
+        result = api.storage.job(row.storage_key) / "result"
+        return await api.storage.thread(lambda: api.left_out.read(result), what=f"job {row.id}")
+    return None
+
+
+async def waiting(api: Api, jobs: Sequence[Job]) -> Sequence[Waiting | None]:
+    """Why each of these waits: None for one that does not, or when nobody can say it now. The Sender says
+    what the queue and the nodes let it see; that a node is being started, or that one did not take the job
+    the last time, is added here."""
+    whys = await _queue_says(api, jobs)
+    unserved = [
+        (row, why) for row, why in zip(jobs, whys, strict=True) if why and why.reason is WaitReason.NO_NODE
+    ]
+    if not unserved:
+        return whys
+    try:
+        booting = {one.service: one.booting for one in await api.scaling() if one.booting}
+        shunned = {
+            service
+            for view in await api.pool()
+            if view.state is NodeState.SUSPECT
+            for service in view.services
+        }
+    except NoAnswer as error:
+        log.warning("nobody says how the nodes are: %s", error)
+        return whys
+    return [_refined(row, why, booting, shunned) for row, why in zip(jobs, whys, strict=True)]
+
+
+def _refined(
+    row: Job, why: Waiting | None, booting: Mapping[str, int], shunned: AbstractSet[str]
+) -> Waiting | None:
+    if why is None or why.reason is not WaitReason.NO_NODE:
+        return why
+    before = why.message.partition("; ")[2]
+    if row.message.startswith(GIVEN_BACK) and row.service in shunned:
+        return Waiting(WaitReason.BACKOFF, f"{row.message}; it is tried again shortly", why.position)
+    if row.service in booting:
+        message = f"waits for a node of service {row.service} that is being started"
+        return Waiting(WaitReason.NODE_BOOTING, f"{message}; {before}" if before else message, why.position)
+    return why
+
+
+async def _queue_says(api: Api, jobs: Sequence[Job]) -> Sequence[Waiting | None]:
+    queued = tuple(job.id for job in jobs if job.status is Status.QUEUED)
+    if not queued:
+        return [None] * len(jobs)
+    try:
+        answers = dict(zip(queued, await api.why(queued), strict=True))
+    except NoAnswer as error:
+        log.warning("nobody says why jobs wait: %s", error)
+        answers = {}
+    return [answers.get(job.id) for job in jobs]
+
+
+async def message(api: Api, job: Job) -> str:
+    """Why the job is as it is; of a queued one, what it waits for."""
+    (why,) = await waiting(api, [job])
+    return why.message if why is not None else job.message
+
+
+async def place(api: Api, job: Job) -> tuple[NodeRef, Attempt] | None:
+    """The node that has the job, None if none has. Raises Unreachable if it is not in touch."""
+    if job.attempt is None or job.status not in ON_NODE:
+        return None
+    for view in await api.pool():
+        if view.node.node_id == job.attempt.node_id:
+            return view.node, job.attempt
+    raise Unreachable(f"the node of job {job.id} is not in touch")
+
+
+async def results(api: Api, job: Job) -> Response:
+    """The stored zip; of a job that ended badly without any, its inputs. Raises Refusal: 404 if nothing is
+    left, 503 if the results of a completed job are not where they have to be."""
+    name = f"{job.id}.zip"
+    response = await file_response.stored(api.storage, job.storage_key, "result.zip", file_response.ZIP, name)
+    if response is not None:
+        return response
+    if job.status is Status.COMPLETED and (await find(api, job.id)).status is Status.COMPLETED:
+        log.error("job %d is Completed and has no results in %s", job.id, api.storage.job(job.storage_key))
+        message = f"the results of job {job.id} are not on this server's disk; ask its operator"
+        raise Refusal(503, "results_missing", message, job_id=job.id, job_status=job.status)
+    return await inputs(api, job)
+
+
+async def inputs(api: Api, job: Job) -> Response:
+    """A zip of what was uploaded. Raises Refusal (404) if it is not there any more."""
+    nothing = Refusal(
+        404, "nothing_left", f"nothing is left of job {job.id}", job_id=job.id, job_status=job.status
+    )
+    if job.status is Status.CLEANED or not await api.storage.exists(job.storage_key):
+        raise nothing
+    try:
+        return await file_response.stream(_zipped_inputs(api, job), file_response.ZIP, f"{job.id}.zip")
+    except StorageGone:
+        raise nothing from None  # it was deleted at this very moment
+
+
+async def directory_now(api: Api, job: Job) -> Response:
+    """A zip of the job's directory as it is now, wherever it is. Raises Unreachable."""
+    if job.status in ENDED:
+        return await results(api, job)
+    found = await place(api, job)
+    if found is not None:
+        try:
+            return await file_response.stream(
+                api.nodes.open_results(*found), file_response.ZIP, f"{job.id}.zip"
+            )
+        except NotThere:
+            pass  # it has just ended, or is being given up: what we have is what there is
+    job = await find(api, job.id)
+    return await (results(api, job) if job.status in ENDED else inputs(api, job))
+
+
+@asynccontextmanager
+async def _zipped_inputs(api: Api, job: Job) -> AsyncIterator[Opened]:
+    with api.storage.reading(job.storage_key) as directory:
+        top = directory / "input"
+        listing = await api.storage.thread(lambda: list_tree(top), what=f"the input of job {job.id}")
+        pulled = zip_stream(top, listing.entries)
+        try:
+            yield Opened({}, pulled)
+        finally:
+            await pulled.aclose()

@@ -1,0 +1,155 @@
+"""Examples of the bodies in the OpenAPI document: what the code that writes them makes of a docking job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from actors.domain.changes import JobDetails
+from actors.domain.job import Attempt, End, HistoryEntry, Job
+from actors.domain.node import NodeRef, NodeState, NodeView
+from actors.domain.service import ServiceLimits, Waiting, WaitReason
+from actors.domain.status import Status
+from actors.ports.callbacks import CallbackStatus
+from actors.wire.protocol.contract import status_body
+from orchestrator.api import serializers
+from orchestrator.ledger.queries import Told
+from orchestrator.ledger.tables.activity import Minute
+from orchestrator.ledger.tables.callbacks import CallbackView
+from orchestrator.ledger.tables.queue_counts import Holder
+from orchestrator.ledger.tables.usage import Used
+from orchestrator.storage.result_archive import StoredFile
+
+_AT: Final = 1_780_000_000.0
+_NODE: Final = "6f1d0c3a5b7e49d2a8c4e0f1b2d3c4e5"
+_ATTEMPT: Final = Attempt("0" * 32, 7, 1, _NODE)
+_DETAILS: Final = JobDetails("2OOB, chains A and B", ("2oob", "paper"))
+
+_QUEUED: Final = Job(
+    id=7,
+    user_id=42,
+    service="docking",
+    status=Status.QUEUED,
+    message="Job successfully uploaded",
+    change_seq=90,
+    created_at=_AT,
+    updated_at=_AT,
+    storage_key="0" * 32,
+    size=81_234,
+    max_runtime=3600.0,
+)
+_RUNNING: Final = replace(
+    _QUEUED,
+    status=Status.RUNNING,
+    message=f"runs on node {_NODE}",
+    change_seq=93,
+    updated_at=_AT + 2.0,
+    attempt=_ATTEMPT,
+    progress=0.4,
+    progress_message="refining",
+)
+_COMPLETED: Final = replace(
+    _RUNNING,
+    status=Status.COMPLETED,
+    message="",
+    change_seq=97,
+    updated_at=_AT + 95.0,
+    ended_at=_AT + 95.0,
+    attempts_used=1,
+    progress=1.0,
+    end=End(
+        Status.COMPLETED,
+        "",
+        exit_code=0,
+        started_at=_AT + 2.0,
+        ended_at=_AT + 94.9,
+        wall_seconds=92.9,
+        cpu_seconds=180.2,
+        peak_bytes=412 << 20,
+        size=2_345_678,
+    ),
+)
+_CALLED: Final = CallbackView(
+    "https://portal.example.org/done", CallbackStatus.DELIVERED, 2, "HTTP 503", None, _AT + 100.4
+)
+_STARTED: Final = HistoryEntry(
+    7, _AT + 2.0, Status.SUBMITTED, Status.RUNNING, f"runs on node {_NODE}", _NODE, 1
+)
+_VIEW: Final = NodeView(
+    NodeRef(_NODE, "http://10.0.0.5:9000"),
+    NodeState.READY,
+    "",
+    ("docking",),
+    4,
+    1,
+    0,
+    31.5,
+    free_disk=200 << 30,
+    free_memory=12 << 30,
+    joined=True,
+    labels={"gpu": "a100"},
+    heard_at=100.0,
+    jobs_ended=212,
+    jobs_failed=3,
+)
+
+
+def examples() -> Mapping[str, list[Any]]:
+    """By the name of the schema."""
+    waits = Waiting(WaitReason.USER_QUOTA, "waits: user 42 already runs 5 of 5 jobs of service docking", 3)
+    limits = ServiceLimits("docking", max_runtime=86_400.0)
+    service = serializers.service(limits, {("docking", Status.QUEUED): 12, ("docking", Status.RUNNING): 9})
+    nodes = {"known": 3, "ready": 3, "slots": 12, "held": 9}
+    return {
+        "Status": [Status.RUNNING.value],
+        "StatusBody": [status_body(7, Status.QUEUED, "Job successfully uploaded")],
+        "Health": [{"status": "ok", "database": "ok"}],
+        "Problem": [serializers.problem(404, "unknown_job", "there is no job 7")],
+        "Upload": [
+            {
+                "user_id": "42",
+                "service": "docking",
+                "name": _DETAILS.name,
+                "tags": "2oob,paper",
+                "max_runtime": "3600",
+                "callback_url": _CALLED.url,
+            }
+        ],
+        "Job": [
+            serializers.job(_QUEUED, waits, _DETAILS),
+            serializers.job(_RUNNING, None, _DETAILS),
+            serializers.job(_COMPLETED, None, _DETAILS, (), _CALLED),
+        ],
+        "Callback": [serializers.callback(_CALLED)],
+        "Event": [serializers.event(Told(93, _RUNNING, _DETAILS, _STARTED))],
+        "File": [
+            serializers.file(StoredFile("out/best model.pdb", 81_000, 0o100644, _AT + 94.0, "file")),
+            serializers.file(StoredFile("latest", 0, 0o120777, _AT + 94.0, "link", "out/best model.pdb")),
+        ],
+        "LogText": [serializers.log_text("stdout", "docking chain A to chain B\n", 0, 27, closed=False)],
+        "LogEnd": [{"status": Status.COMPLETED.value, "next_offset": 4096}],
+        "Service": [{**service, "paused": None, "paused_since": None, "nodes": nodes}],
+        "Usage": serializers.usage(
+            [
+                Used("docking", 42, Status.COMPLETED, 17, 3060.5, 1580.0),
+                Used("docking", 42, Status.FAILED, 1, 2.25, 3.5),
+            ]
+        ),
+        "Holder": [serializers.holder(Holder("docking", 42, 12, 5))],
+        "Minute": [serializers.minute(Minute(_AT - _AT % 60, "docking", 4, 3, 2, 1, 0, 7.5, 4.25))],
+        "Ready": [{"status": "ready", "checks": {"ledger": "ok", "storage": "ok", "scheduler": "ok"}}],
+        "Node": [serializers.node(_VIEW, 100.4)],
+        "JoiningNode": [
+            {
+                "id": _NODE,
+                "url": _VIEW.node.url,
+                "services": ["docking"],
+                "slots": 4,
+                "labels": {"gpu": "a100"},
+                "machine": None,
+            }
+        ],
+        "JoinedNode": [{"id": _NODE, "url": _VIEW.node.url, "services": ["docking"], "unknown_services": []}],
+        "Transition": [serializers.history(_STARTED)],
+    }

@@ -1,0 +1,44 @@
+"""What goes on: who fills the queues (`/v1/queue`), and what each minute brought (`/v1/activity`)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from quart import Blueprint, Response
+
+from actors.wire.protocol.contract import rfc3339
+from orchestrator.api import serializers
+from orchestrator.api.context import Api
+from orchestrator.api.http import query_params
+from orchestrator.api.http.errors import json_response, query
+from orchestrator.ledger.tables.activity import read_minutes
+from orchestrator.ledger.tables.queue_counts import read_crowd
+
+HOUR: Final = 3600.0
+LISTED: Final = 50
+MOST_LISTED: Final = 500
+
+
+def blueprint(api: Api) -> Blueprint:
+    page = Blueprint("v1-activity", __name__, url_prefix="/v1")
+
+    @page.get("/queue")
+    async def queue() -> Response:
+        given = query("service", "limit")
+        service = query_params.known_text(given, "service")
+        limit = query_params.whole(given, "limit", 1, MOST_LISTED, LISTED)
+        crowd = await api.archive.read(lambda db: read_crowd(db, service, limit))
+        items = [serializers.holder(one) for one in crowd]
+        return json_response({"items": items, "next": None})
+
+    @page.get("/activity")
+    async def activity() -> Response:
+        given = query("since", "service")
+        service = query_params.known_text(given, "service")
+        now = api.clock.now()
+        since = query_params.since(given, now - HOUR)
+        minutes = await api.archive.read(lambda db: read_minutes(db, since, now, service))
+        items = [serializers.minute(one) for one in minutes]
+        return json_response({"items": items, "next": None, "since": rfc3339(since)})
+
+    return page

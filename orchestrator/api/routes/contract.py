@@ -1,0 +1,114 @@
+"""The published contract's routes. What they answer is fixed: portals depend on it to the letter."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+import trio
+from quart import Blueprint, Response, request
+
+from actors.domain.job import Job
+from actors.domain.status import OVER, Status
+from actors.ports.ledger import LedgerError
+from actors.wire.http.drain_body import then_drained
+from actors.wire.protocol.contract import status_body
+from orchestrator.api import job_views
+from orchestrator.api.context import Api
+from orchestrator.api.http.errors import Refusal, answer, job_id, json_response, unknown_job
+from orchestrator.api.upload_form import Uploads
+from orchestrator.events.waiters import FeedClosed, FeedFull
+from orchestrator.ledger.transitions import UPLOADED
+from orchestrator.nodes.remote_stream import Unreachable
+
+HEALTH_DEADLINE: Final = 5.0
+TERMINATED: Final = "job terminated"
+
+DRAINING: Final = 5.0
+"""Seconds that the rest of a refused upload is read for. A client that is still writing when the connection
+is closed would see a broken pipe in place of the answer."""
+
+
+def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
+    page = Blueprint("contract", __name__)
+    uploads = Uploads(api)
+
+    @page.get("/")
+    async def ping() -> Response:
+        return json_response({"message": "pong"})
+
+    @page.get("/health")
+    async def health() -> Response:
+        trouble = f"no answer within {HEALTH_DEADLINE:g} s"
+        with trio.move_on_after(HEALTH_DEADLINE):
+            try:
+                await api.archive.check()
+                return json_response({"status": "ok", "database": "ok"})
+            except LedgerError as error:
+                trouble = str(error)
+        return json_response({"status": "error", "database": trouble}, 503)
+
+    @page.post("/upload")
+    async def upload() -> Response:
+        body = request.body
+        try:
+            job = await uploads.take(
+                request.headers.get("Content-Type", ""),
+                request.content_length,
+                body,
+                request.headers.get("Idempotency-Key"),
+            )
+        except Exception as error:
+            return await then_drained(await answer(error), body, DRAINING)
+        headers = {"Location": f"/v1/jobs/{job.id}"}
+        return json_response(status_body(job.id, Status.QUEUED, UPLOADED), 201, headers)
+
+    @page.get("/download/<number>")
+    async def download(number: str) -> Response:
+        job = await job_views.find(api, job_id(number))
+        if job.status is not Status.COMPLETED:
+            return _told(job, await job_views.message(api, job))
+        return await job_views.results(api, job)
+
+    @page.get("/download_partial/<number>")
+    async def download_partial(number: str) -> Response:
+        job = await job_views.find(api, job_id(number))
+        try:
+            return await job_views.directory_now(api, job)
+        except Unreachable as error:
+            message = f"the job's node cannot be reached: {error}"
+            raise Refusal(503, "node_unreachable", message, job_id=job.id, job_status=job.status) from error
+
+    @page.post("/terminate/<number>")
+    async def terminate(number: str) -> Response:
+        wanted = job_id(number)
+        job = await _terminated(api, wanted)
+        if job is None:
+            raise unknown_job(wanted)
+        if job.status is Status.KILLED:
+            return json_response(status_body(job.id, Status.KILLED, TERMINATED))
+        if job.status in OVER:
+            told = f": {job.message}" if job.message else ""
+            message = f"the job is {job.status} and cannot be terminated{told}"
+            raise Refusal(409, "not_terminable", message, job_id=job.id, job_status=job.status)
+        return json_response(status_body(job.id, Status.LOCKED, "the job is being terminated"))
+
+    return page
+
+
+async def _terminated(api: Api, number: int) -> Job | None:
+    """The job after the order to terminate: as it ended, or as it is when it takes too long."""
+    try:
+        with api.feed.watch(number) as watch:
+            job = await api.ledger.request_terminate(number)
+            with trio.move_on_after(api.kill_patience), suppress(FeedClosed):
+                while job is not None and job.status not in OVER:
+                    job = await watch.newer(job.change_seq)
+            return job
+    except FeedFull:
+        # The order counts, not the wait.
+        return await api.ledger.request_terminate(number)
+
+
+def _told(job: Job, message: str) -> Response:
+    return json_response(status_body(job.id, job.status, message))

@@ -1,0 +1,116 @@
+"""`/v1/events` and `/v1/jobs/{id}/events`: every change as a server-sent event, resumable where it broke off.
+
+An event's id is the number of its change in the ledger. Log lines are not in these streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import cast
+
+import trio
+from quart import Blueprint, Response, request
+
+from actors.domain.status import OVER
+from actors.ports.ledger import LedgerError
+from actors.wire.http.backpressure import BoundedRequest
+from orchestrator.api import job_views, serializers
+from orchestrator.api.context import Api
+from orchestrator.api.http import query_params, sse
+from orchestrator.api.http.errors import job_id, query
+from orchestrator.events.change_stream import Line, Listener, Wanted
+from orchestrator.events.waiters import FeedClosed
+from orchestrator.ledger.queries import Told, read_details
+
+
+def written(told: Told) -> bytes:
+    """A change as an event."""
+    return sse.event("job", told.seq, serializers.event(told))
+
+
+def blueprint(api: Api) -> Blueprint:
+    page = Blueprint("v1-events", __name__, url_prefix="/v1")
+
+    @page.get("/events")
+    async def events() -> Response:
+        given = query("user", "service", "after")
+        wanted = Wanted(
+            user=query_params.signed(given, "user"), service=query_params.known_text(given, "service")
+        )
+        after = _after(given)
+        newest = await api.changes.newest()
+        place = newest if after is None else min(after, newest)
+        return sse.response(_stream(api, _listener(api), wanted, place, sse.RETRY + sse.place(place)))
+
+    @page.get("/jobs/<number>/events")
+    async def job_events(number: str) -> Response:
+        given = query("after")
+        after = _after(given)
+        row = await job_views.find(api, job_id(number))
+        place = min(after if after is not None else row.change_seq, await api.changes.newest())
+        if after is not None and row.status in OVER and place >= row.change_seq:
+            # What a browser takes as: do not come back.
+            return Response(b"", 204)
+        first = sse.RETRY
+        if after is None:
+            details = (await api.archive.read(lambda db: read_details(db, (row.id,))))[row.id]
+            first += written(Told(row.change_seq, row, details, None))
+        ended = after is None and row.status in OVER
+        return sse.response(_stream(api, _listener(api), Wanted(job=row.id), place, first, ended=ended))
+
+    return page
+
+
+def _listener(api: Api) -> Listener:
+    """One for this request, until its response is over. Raises FeedFull."""
+    # Here and not within the body: then it is too late for a refusal.
+    return cast(BoundedRequest, request).held.enter_context(api.changes.listen(sse.cut()))
+
+
+@asynccontextmanager
+async def _stream(
+    api: Api, listener: Listener, wanted: Wanted, place: int, first: bytes, *, ended: bool = False
+) -> AsyncIterator[AsyncIterable[bytes]]:
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        async with aclosing(_pieces(api, wanted, place, first, ended=ended)) as made:
+            async for piece in made:
+                listener.sending = trio.current_time()
+                yield piece
+                listener.sending = None
+
+    async with aclosing(pieces()) as sent:
+        yield sent
+
+
+async def _pieces(
+    api: Api, wanted: Wanted, place: int, first: bytes, *, ended: bool
+) -> AsyncGenerator[bytes, None]:
+    yield first
+    told, beat = place, trio.current_time() + sse.EVERY
+    with suppress(FeedClosed):  # the server stops: who follows comes back to the next one
+        while not ended:
+            lines: Sequence[Line] = ()
+            with trio.move_on_at(beat):
+                try:
+                    lines, place = await api.changes.after(place, wanted)
+                except LedgerError:
+                    await trio.sleep(1.0)
+            if lines:
+                yield b"".join(line.text for line in lines)
+                told = lines[-1].seq
+                ended = wanted.job is not None and lines[-1].over
+            elif trio.current_time() >= beat:
+                yield sse.STILL_HERE if told == place else sse.STILL_HERE + sse.place(place)
+                told = place
+            else:
+                continue
+            beat = trio.current_time() + sse.EVERY
+
+
+def _after(given: Mapping[str, str]) -> int | None:
+    """The change after which the stream begins; a client that comes back says it in a header."""
+    after = query_params.whole(given, "after", 0, query_params.MOST, -1)
+    told = query_params.last_event_id(-1)
+    found = after if told < 0 else told
+    return None if found < 0 else found

@@ -1,0 +1,107 @@
+"""What is done with a job that was handed in: run it again, let go of its data."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+import trio
+from quart import Blueprint, Response, request
+
+from actors.domain.changes import NewJob
+from actors.domain.job import Job
+from actors.domain.status import ENDED, Status
+from actors.ports.ledger import LedgerError
+from actors.ports.storage import StorageError
+from orchestrator.api import job_views
+from orchestrator.api.context import Api
+from orchestrator.api.http.errors import Refusal, job_id, json_response, query
+from orchestrator.api.upload_form import idempotency_key
+from orchestrator.callbacks.allowed_hosts import NotAllowed
+from orchestrator.ledger.queries import read_details
+from orchestrator.storage.disk import StorageGone
+
+FINISHING: Final = 60.0
+"""Seconds that an order may take once it has begun, whether or not the client waits for it."""
+
+
+def blueprint(api: Api) -> Blueprint:
+    page = Blueprint("v1-orders", __name__, url_prefix="/v1")
+
+    @page.post("/jobs/<number>/rerun")
+    async def rerun(number: str) -> Response:
+        query()
+        key = idempotency_key(request.headers.get("Idempotency-Key"))
+        row = await job_views.find(api, job_id(number))
+        # Done to its end, else nobody would know whether there is a job.
+        with trio.CancelScope(shield=True), trio.fail_after(FINISHING):
+            new = await _repeated(api, row, key)
+        body = await job_views.told_in_full(api, new)
+        return json_response(body, 201, {"Location": f"../{new.id}"})
+
+    @page.delete("/jobs/<number>")
+    async def delete(number: str) -> Response:
+        query()
+        row = await job_views.find(api, job_id(number))
+        while row.status in ENDED:
+            with trio.CancelScope(shield=True), trio.fail_after(FINISHING):
+                cleaned = await api.clean(row)
+            row = cleaned or await job_views.find(api, row.id)
+        if row.status is not Status.CLEANED:
+            raise Refusal(
+                409,
+                "not_ended",
+                f"job {row.id} is {row.status}: only an ended job's data can be deleted; terminate it first",
+            )
+        return json_response(await job_views.told_in_full(api, row))
+
+    return page
+
+
+async def _repeated(api: Api, row: Job, key: str | None) -> Job:
+    """The new job. Raises Refusal: 404 when the inputs are gone, 409 when its service is, or when its
+    callback is not allowed any more: without it, somebody might wait in vain."""
+    if row.service not in api.services:
+        raise Refusal(409, "unknown_service", f"service {row.service} is not configured any more")
+    details = (await api.archive.read(lambda db: read_details(db, (row.id,))))[row.id]
+    if details.callback_url is not None:
+        try:
+            api.callbacks.url(details.callback_url)
+        except NotAllowed as error:
+            raise Refusal(
+                409,
+                "callback_refused",
+                f"the callback_url of job {row.id} is not allowed any more, see the setting callback_hosts: "
+                f"{error}",
+            ) from None
+    async with api.storage.receive() as upload:
+        with api.storage.reading(row.storage_key):
+            try:
+                await upload.repeat(await api.storage.input_files(row.storage_key))
+            except StorageGone:
+                raise Refusal(
+                    404, "nothing_left", f"the files of job {row.id} were deleted; hand it in anew"
+                ) from None
+        await upload.commit(row.user_id, row.service)
+        new = NewJob(
+            user_id=row.user_id,
+            service=row.service,
+            storage_key=upload.key,
+            size=upload.size,
+            max_runtime=row.max_runtime,
+            idempotency_key=key,
+            fingerprint=None if key is None else f"rerun of {row.id}",
+            details=replace(details, rerun_of=row.id),
+        )
+        try:
+            job = await api.ledger.insert(new)
+        except LedgerError:
+            await api.storage.discard(upload.key)
+            raise
+        if job.storage_key != upload.key:
+            await api.storage.discard(upload.key)
+            return job
+        with suppress(StorageError):
+            await api.storage.note_id(upload.key, job.id)
+        return job

@@ -1,0 +1,191 @@
+"""`/v1/jobs/{id}/files`: what is in a job's directory, wherever it is now, and each file of it.
+
+Of an ended job it is what its stored zip holds; of one that is on a node, what is there now; of one that has
+not begun, or that ended without having run, what was uploaded. Names are spelled as in the zips.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+from contextlib import ExitStack, aclosing, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from quart import Blueprint, Response, request
+
+from actors.domain.job import Job
+from actors.domain.status import ENDED, Status
+from actors.wire.files.listing import list_tree
+from orchestrator.api import job_views, serializers
+from orchestrator.api.context import Api
+from orchestrator.api.http import file_response, query_params, sse
+from orchestrator.api.http.errors import Refusal, job_id, json_response, query
+from orchestrator.nodes.remote_stream import NotThere
+from orchestrator.storage.result_archive import Member, StoredFile, list_stored, open_member
+
+PAGE: Final = 1000
+MOST_PAGE: Final = 10_000
+PIECE: Final = 1 << 18
+
+
+def blueprint(api: Api) -> Blueprint:
+    page = Blueprint("v1-files", __name__, url_prefix="/v1")
+
+    @page.get("/jobs/<number>/files")
+    async def list_files(number: str) -> Response:
+        given = query("cursor", "limit")
+        limit = query_params.whole(given, "limit", 1, MOST_PAGE, PAGE)
+        begin = query_params.at_cursor(given, "f") or 0
+        row = await job_views.find(api, job_id(number))
+        found = await _listed(api, row)
+        items = [serializers.file(one) for one in found[begin : begin + limit]]
+        after = query_params.cursor("f", begin + limit) if begin + limit < len(found) else None
+        return json_response({"items": items, "next": after})
+
+    @page.get("/jobs/<number>/files/<file:path>")
+    async def one_file(number: str, path: str) -> Response:
+        query()
+        row = await job_views.find(api, job_id(number))
+        if row.status not in ENDED and (found := await job_views.place(api, row)) is not None:
+            try:
+                source = api.nodes.open_file(*found, path)
+                return await file_response.stream(source, _type(path), path.rpartition("/")[2])
+            except NotThere:
+                row = await job_views.find(api, row.id)
+                if row.status not in ENDED:
+                    raise _no_file(row, path) from None
+        return await _stored(api, row, path)
+
+    return page
+
+
+async def _listed(api: Api, row: Job) -> Sequence[StoredFile]:
+    if row.status not in ENDED and (found := await job_views.place(api, row)) is not None:
+        try:
+            return await api.nodes.list_files(*found)
+        except NotThere as error:
+            row = await job_views.find(api, row.id)
+            if row.status not in ENDED:
+                raise Refusal(
+                    409, "not_listed", f"the files of job {row.id} cannot be listed now: {error}"
+                ) from None
+    _require_data(row)
+    with api.storage.reading(row.storage_key) as directory:
+
+        def listing() -> Sequence[StoredFile]:
+            stored = list_stored(directory / "result") if row.status in ENDED else None
+            return _inputs(directory / "input") if stored is None else stored
+
+        return await api.storage.thread(listing, what=f"the files of job {row.id}")
+
+
+def _inputs(top: Path) -> Sequence[StoredFile]:
+    entries = list_tree(top).entries
+    return sorted(
+        (StoredFile(e.path, e.size, e.mode, e.mtime, e.kind, e.target) for e in entries),
+        key=lambda one: one.path,
+    )
+
+
+async def _stored(api: Api, row: Job, path: str) -> Response:
+    _require_data(row)
+    with ExitStack() as held:
+        directory = held.enter_context(api.storage.reading(row.storage_key))
+        result = directory / "result"
+        if row.status in ENDED and await api.storage.result(row.storage_key) is not None:
+            member = await api.storage.thread(
+                lambda: open_member(result, path), what=f"results of job {row.id}"
+            )
+            if member is None:
+                raise _no_file(row, path)
+            held.callback(member.close)
+            return _member(api, row, path, member, held)
+    if path not in {name for name, _, _ in await api.storage.input_files(row.storage_key)}:
+        raise _no_file(row, path)
+    kept = await file_response.stored(
+        api.storage, row.storage_key, path, _type(path), path.rpartition("/")[2], top="input"
+    )
+    if kept is None:
+        raise _no_file(row, path)
+    return kept
+
+
+def _member(api: Api, row: Job, path: str, member: Member, held: ExitStack) -> Response:
+    tag = f'"{row.storage_key[:16]}-{member.zip_mtime_ns:x}-{member.crc:08x}-{member.size:x}"'
+    headers = {
+        "ETag": tag,
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, no-cache",
+        "Content-Disposition": file_response.attachment(path.rpartition("/")[2]),
+        "X-Content-Type-Options": "nosniff",
+    }
+    if file_response.matches(request.headers.get("If-None-Match"), tag):
+        return Response(b"", 304, headers)
+    asked = file_response.asked_range(member.size, tag)
+    begin, end = asked or (0, member.size)
+    if asked is not None:
+        headers["Content-Range"] = f"bytes {begin}-{end - 1}/{member.size}"
+    status = 200 if asked is None else 206
+    if request.method == "HEAD":
+        response = Response(b"", status, headers, content_type=_type(path))
+    else:
+        body = sse.ContextBody(_pieces(api, member, begin, end, file_response.until_sent(held)))
+        response = Response(body, status, headers, content_type=_type(path))
+    response.headers["Content-Length"] = str(end - begin)
+    return response
+
+
+@asynccontextmanager
+async def _pieces(
+    api: Api, member: Member, begin: int, end: int, held: ExitStack
+) -> AsyncIterator[AsyncIterable[bytes]]:
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        # What is packed has no places to jump to: it is unpacked up to there.
+        await api.storage.thread(lambda: member.file.seek(begin), what="a stored file")
+        left = end - begin
+        while left and (
+            piece := await api.storage.thread(partial(_read, member, left), what="a stored file")
+        ):
+            left -= len(piece)
+            yield piece
+
+    with held:
+        async with aclosing(pieces()) as sent:
+            yield sent
+
+
+def _read(member: Member, most: int) -> bytes:
+    return member.file.read(min(PIECE, most))
+
+
+def _require_data(row: Job) -> None:
+    if row.status is Status.CLEANED:
+        raise Refusal(404, "nothing_left", f"nothing is left of job {row.id}")
+
+
+def _no_file(row: Job, path: str) -> Refusal:
+    return Refusal(404, "unknown_file", f"job {row.id} has no file {path[:200]!r}; /files lists those it has")
+
+
+def _type(path: str) -> str:
+    """By its name; never something that a browser would run."""
+    guessed = mimetypes.guess_type(path, strict=False)
+    kind = guessed[0] if guessed[1] is None else None
+    if kind == "text/plain":
+        return "text/plain; charset=utf-8"
+    return kind if kind in _SHOWN else "application/octet-stream"
+
+
+_SHOWN: Final = frozenset(
+    {
+        "image/png",
+        "image/jpeg",
+        "image/gif",
+        "application/json",
+        "application/zip",
+        "application/pdf",
+        "text/csv",
+    }
+)

@@ -1,0 +1,97 @@
+"""The routes under `/v1`: what the contract does not tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+import trio
+from quart import Blueprint, Response
+
+from actors.domain.job import Job
+from actors.domain.status import OVER, Status
+from orchestrator.api import job_views, serializers
+from orchestrator.api.context import Api
+from orchestrator.api.http import query_params
+from orchestrator.api.http.errors import Refusal, job_id, json_response, query
+from orchestrator.events.waiters import FeedClosed
+from orchestrator.ledger.queries import JobFilter, read_list, read_seq
+
+MOST_WAIT: Final = 300.0
+"""Seconds that one request may wait for a change."""
+
+PAGE: Final = 50
+MOST_PAGE: Final = 500
+
+
+def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
+    page = Blueprint("v1", __name__, url_prefix="/v1")
+
+    @page.get("/jobs")
+    async def list_jobs() -> Response:
+        given = query("user", "service", "status", "name", "tag", "node", "search", "cursor", "limit")
+        limit = query_params.whole(given, "limit", 1, MOST_PAGE, PAGE)
+        before = query_params.at_cursor(given, "j")
+        wanted = JobFilter(
+            user=query_params.signed(given, "user"),
+            service=query_params.known_text(given, "service"),
+            status=query_params.status(given),
+            name=query_params.known_text(given, "name"),
+            tag=query_params.known_text(given, "tag"),
+            node=query_params.known_text(given, "node"),
+            search=query_params.known_text(given, "search") or None,
+        )
+        version = await api.archive.read(read_seq)
+        found = await api.archive.read(lambda db: read_list(db, wanted, before, limit))
+        items = await job_views.told(api, found.jobs)
+        after = None if found.before is None else query_params.cursor("j", found.before)
+        return json_response({"items": items, "next": after, "version": version})
+
+    @page.get("/jobs/<number>")
+    async def job(number: str) -> Response:
+        given = query("wait", "after", "until")
+        row = await _awaited(api, job_id(number), given)
+        return json_response(await job_views.told_in_full(api, row), headers={"Cache-Control": "no-store"})
+
+    @page.get("/jobs/<number>/results")
+    async def results(number: str) -> Response:
+        query()
+        row = await job_views.find(api, job_id(number))
+        if row.status not in OVER:
+            raise Refusal(
+                409,
+                "not_ended",
+                f"job {row.id} is {row.status}; /download_partial/{row.id} sends what is there",
+            )
+        return await job_views.results(api, row)
+
+    @page.get("/jobs/<number>/history")
+    async def history(number: str) -> Response:
+        query()
+        row = await job_views.find(api, job_id(number))
+        items = [serializers.history(entry) for entry in await api.ledger.history(row.id)]
+        return json_response({"items": items, "next": None})
+
+    return page
+
+
+async def _awaited(api: Api, number: int, given: Mapping[str, str]) -> Job:
+    """The job's row; with `wait` as soon as it is newer than `after` (or than now), or over if `until` says
+    so."""
+    wait = query_params.seconds(given, "wait", MOST_WAIT)
+    after = query_params.whole(given, "after", 0, query_params.MOST, -1)
+    until = given.get("until")
+    if until not in (None, "ended"):
+        raise Refusal(400, "bad_parameter", f"until {until[:100]!r}: ended was expected")
+    if wait == 0:
+        return await job_views.find(api, number)
+    with api.feed.watch(number) as watch:
+        row = await job_views.find(api, number)
+        wanted = after if after >= 0 else (-1 if until else row.change_seq)
+        with trio.move_on_after(wait), suppress(FeedClosed):
+            while row.change_seq <= wanted or (until and row.status not in OVER):
+                if row.status is Status.CLEANED:
+                    break
+                row = await watch.newer(row.change_seq)
+        return row

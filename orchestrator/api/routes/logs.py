@@ -1,0 +1,274 @@
+"""`/v1/jobs/{id}/logs`: what a job prints, as bytes, as text, and as it comes.
+
+Offsets count bytes of the file, whatever the form. As bytes it is the file and nothing else; as text what is
+no UTF-8 becomes U+FFFD, and a character is never cut: one that is not complete yet comes with the next piece.
+A log that is followed goes on until the job has ended: over a node that is away for a while, and from its
+beginning where the job is begun anew on another node.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any, Final, TypeAlias
+
+import trio
+from quart import Blueprint, Response, request
+
+from actors.domain.job import Job
+from actors.domain.status import ENDED, OVER, Status
+from actors.kernel.actor import NoAnswer
+from actors.ports.ledger import LedgerError
+from orchestrator.api import job_views, serializers
+from orchestrator.api.context import Api
+from orchestrator.api.http import file_response, query_params, sse
+from orchestrator.api.http.errors import Refusal, job_id, json_response, query
+from orchestrator.events.waiters import FeedClosed, Watch
+from orchestrator.nodes.remote_stream import NotThere, Unreachable
+from orchestrator.storage.storage import LOGS
+
+BYTES: Final = "application/octet-stream"
+MOST: Final = 4 << 20
+ONCE: Final = 256 << 10
+"""Bytes that are told as text at once."""
+
+_LONGEST: Final = 4
+"""Bytes of the longest character."""
+
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
+
+
+def blueprint(api: Api) -> Blueprint:
+    page = Blueprint("v1-logs", __name__, url_prefix="/v1")
+
+    @page.get("/jobs/<number>/logs")
+    async def logs(number: str) -> Response:
+        given = query("stream", "offset", "follow", "format", "limit")
+        which = query_params.one_of(given, "stream", *LOGS)
+        follow = query_params.flag(given, "follow")
+        offset = query_params.whole(given, "offset", 0, query_params.MOST, 0)
+        resumed = query_params.last_event_id(offset)
+        form = query_params.one_of(given, "format", _preferred(), "raw", "json", "events")
+        limit = query_params.whole(given, "limit", 1, MOST, ONCE)
+        row = await job_views.find(api, job_id(number))
+        if row.status is Status.CLEANED:
+            raise Refusal(404, "nothing_left", f"the logs of job {row.id} were deleted with its data")
+        if form == "json":
+            return json_response(await _text(api, row, which, offset, limit))
+        if form == "events":
+            return sse.response(_events(api, row.id, which, resumed))
+        if follow and row.status not in OVER:
+            return _bytes(api, _Follower(api, row.id, which, offset))
+        return await _now(api, row, which, offset)
+
+    return page
+
+
+def _preferred() -> str:
+    accepted = request.headers.get("Accept", "")
+    return "events" if accepted.strip().lower().startswith(sse.TYPE) else "raw"
+
+
+def _bytes(api: Api, follower: _Follower) -> Response:
+    @asynccontextmanager
+    async def body() -> AsyncIterator[AsyncIterable[bytes]]:
+        async with sse.pumped(follower.run, api.feed.until_closed) as came, aclosing(_data(came)) as data:
+            yield data
+
+    return sse.endless(body(), BYTES)
+
+
+async def _data(pieces: AsyncIterable[Piece]) -> AsyncGenerator[bytes, None]:
+    async for _, data in pieces:
+        yield data
+
+
+async def _now(api: Api, row: Job, which: str, offset: int) -> Response:
+    """What there is from the offset on."""
+    if row.status not in ENDED:
+        found = await job_views.place(api, row)
+        if found is not None:
+            try:
+                return await file_response.stream(api.nodes.open_log(*found, which, offset), BYTES)
+            except NotThere:
+                row = await job_views.find(api, row.id)
+    if row.status in ENDED:
+        kept = await file_response.log(api.storage, row.storage_key, LOGS[which], offset)
+        if kept is not None:
+            return kept
+    return Response(b"", content_type=BYTES)
+
+
+Piece: TypeAlias = tuple[int, bytes]
+"""Bytes of a log, and where in it they begin."""
+
+
+def _key(row: Job) -> str | None:
+    return row.attempt.key if row.attempt is not None else None
+
+
+class _Follower:
+    """Sends the log from the offset on, to the end of the job."""
+
+    def __init__(self, api: Api, number: int, which: str, offset: int) -> None:
+        self._api = api
+        self._number = number
+        self._which = which
+        self._offset = offset
+        self._attempt: str | None = None
+
+    async def run(self, send: trio.MemorySendChannel[Piece]) -> None:
+        """Returns when the job is over and all is sent, or when the server stops."""
+        pause = _FIRST_PAUSE
+        with self._api.feed.watch(self._number) as watch, suppress(FeedClosed):
+            while True:
+                try:
+                    row = await job_views.find(self._api, self._number)
+                except LedgerError:
+                    await trio.sleep(_LONGEST_PAUSE)
+                    continue
+                key = _key(row)
+                if key is not None and key != self._attempt:
+                    self._offset = self._offset if self._attempt is None else 0
+                    self._attempt = key
+                before = self._offset
+                if row.status in OVER:
+                    await self._stored(row, send)
+                    return
+                await self._while_there(row, watch, send)
+                pause = _FIRST_PAUSE if self._offset != before else min(2 * pause, _LONGEST_PAUSE)
+                with trio.move_on_after(pause if key is not None else _LONGEST_PAUSE):
+                    await watch.newer(row.change_seq)
+
+    async def _stored(self, row: Job, send: trio.MemorySendChannel[Piece]) -> None:
+        name = LOGS[self._which]
+        async with aclosing(
+            file_response.pieces_of(self._api.storage, row.storage_key, name, self._offset)
+        ) as stored:
+            async for piece in stored:
+                await self._send(piece, send)
+
+    async def _while_there(self, row: Job, watch: Watch, send: trio.MemorySendChannel[Piece]) -> None:
+        """What its node sends, as long as the job is on it: a node that has vanished ends no stream."""
+        async with trio.open_nursery() as nursery:
+
+            async def until_it_leaves() -> None:
+                now = row
+                with suppress(FeedClosed):
+                    while now.status not in OVER and _key(now) == _key(row):
+                        now = await watch.newer(now.change_seq)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(until_it_leaves)
+            # A node that is away is asked again; what it has sent counts.
+            with suppress(Unreachable, NotThere, NoAnswer, LedgerError):
+                found = await job_views.place(self._api, row)
+                if found is not None:
+                    async with self._api.nodes.open_log(
+                        *found, self._which, self._offset, follow=True
+                    ) as opened:
+                        async for piece in opened.body:
+                            await self._send(piece, send)
+            nursery.cancel_scope.cancel()
+
+    async def _send(self, piece: bytes, send: trio.MemorySendChannel[Piece]) -> None:
+        await send.send((self._offset, piece))
+        self._offset += len(piece)
+
+
+# ---------------------------------------------------------------------- as text
+
+
+def whole_characters(data: bytes, limit: int, *, closed: bool) -> tuple[str, int]:
+    """The text of the first `limit` bytes or few more, and of how many bytes it is. What is no UTF-8 becomes
+    U+FFFD; a character that `data` has only half is left out, unless nothing follows it (`closed`)."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    used = min(limit, len(data))
+    text = decoder.decode(data[:used])
+    while (pending := len(decoder.getstate()[0])) and used < len(data):
+        text += decoder.decode(data[used : used + 1])
+        used += 1
+    if pending and closed:
+        return text + decoder.decode(b"", final=True), used
+    return text, used - pending
+
+
+async def _text(api: Api, row: Job, which: str, offset: int, limit: int) -> dict[str, Any]:
+    data = bytearray()
+    async with aclosing(_available(api, row, which, offset)) as pieces:
+        async for piece in pieces:
+            data += piece
+            if len(data) >= limit + _LONGEST:
+                break
+    at_end = len(data) < limit + _LONGEST
+    text, used = whole_characters(bytes(data), limit, closed=at_end and row.status in OVER)
+    over = row.status in OVER and at_end and used == len(data)
+    return serializers.log_text(which, text, offset, offset + used, closed=over)
+
+
+async def _available(api: Api, row: Job, which: str, offset: int) -> AsyncGenerator[bytes, None]:
+    if row.status not in ENDED:
+        found = await job_views.place(api, row)
+        if found is None:
+            return
+        try:
+            async with api.nodes.open_log(*found, which, offset) as opened:
+                async for piece in opened.body:
+                    yield piece
+            return
+        except NotThere:
+            pass
+    async with aclosing(file_response.pieces_of(api.storage, row.storage_key, LOGS[which], offset)) as stored:
+        async for piece in stored:
+            yield piece
+
+
+@asynccontextmanager
+async def _events(api: Api, number: int, which: str, offset: int) -> AsyncIterator[AsyncIterable[bytes]]:
+    async with (
+        sse.pumped(_Follower(api, number, which, offset).run, api.feed.until_closed) as pieces,
+        aclosing(_told(api, number, pieces, which, offset)) as told,
+    ):
+        yield told
+
+
+async def _told(
+    api: Api, number: int, pieces: trio.MemoryReceiveChannel[Piece], which: str, offset: int
+) -> AsyncGenerator[bytes, None]:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    received = begun = offset
+    yield sse.RETRY + sse.place(offset)
+
+    def event(text: str, upto: int) -> bytes:
+        body = {"stream": which, "text": text, "offset": begun, "next_offset": upto}
+        return sse.event("log", upto, body)
+
+    while True:
+        piece = None
+        with trio.move_on_after(sse.EVERY):
+            try:
+                piece = await pieces.receive()
+            except trio.EndOfChannel:
+                break
+        if piece is None:
+            yield sse.STILL_HERE
+            continue
+        at, data = piece
+        if at != received:  # another attempt, whose log begins anew
+            if text := decoder.decode(b"", final=True):
+                yield event(text, received)
+            decoder.reset()
+            received = begun = at
+        received += len(data)
+        text, upto = decoder.decode(data), received - len(decoder.getstate()[0])
+        if text:
+            yield event(text, upto)
+            begun = upto
+    if api.feed.closed:
+        return
+    row = await job_views.find(api, number)
+    if text := decoder.decode(b"", final=True):
+        yield event(text, received)
+    yield sse.event("end", received, {"status": row.status.value, "next_offset": received})

@@ -1,0 +1,208 @@
+"""The routes under `/v1/nodes`: nodes as the scheduler sees them, joining, leaving, drains."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import trio
+from quart import Blueprint, Response
+from werkzeug.routing import PathConverter
+
+from actors.domain.node import NodeState, NodeView
+from actors.domain.scaling import DRAINED_BY_SCALING
+from orchestrator.api import serializers
+from orchestrator.api.context import Api
+from orchestrator.api.http import query_params
+from orchestrator.api.http.errors import Refusal, json_response, query
+from orchestrator.api.http.json_body import bad_field, json_object, only
+from orchestrator.ledger.tables.nodes import JoinedNode
+from orchestrator.nodes.native.events import Kind
+from orchestrator.nodes.registry import MachineTaken
+
+MOST_LABELS: Final = 64
+NO_REASON: Final = "ordered by an operator"
+
+_TOKEN: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}", re.ASCII)
+_FIELDS: Final = ("id", "url", "services", "slots", "labels", "machine")
+
+
+def blueprint(api: Api) -> Blueprint:
+    page = Blueprint("nodes", __name__, url_prefix="/v1")
+    page.record_once(lambda state: state.app.url_map.converters.update(node_id=_NodeId))
+
+    @page.get("/nodes")
+    async def nodes() -> Response:
+        query()
+        now = trio.current_time()
+        items = [serializers.node(view, now) for view in await api.pool()]
+        return json_response({"items": items, "next": None})
+
+    @page.get("/nodes/<node_id:node_id>")
+    async def node(node_id: str) -> Response:
+        query()
+        return json_response(serializers.node(await _find(api, node_id), trio.current_time()))
+
+    @page.post("/nodes")
+    async def join() -> Response:
+        query()
+        node, unknown = _joining(api, await json_object())
+        new = False
+        if not api.registry.heard(node):
+            await _check(api, node)
+            try:
+                new = await api.registry.join(node)
+            except MachineTaken as error:
+                raise Refusal(409, "machine_taken", str(error)) from None
+        answer = {"id": node.node_id, "url": node.url, "services": list(node.services)}
+        answer["unknown_services"] = unknown
+        return json_response(answer, 201 if new else 200, {"Location": f"nodes/{node.node_id}"})
+
+    @page.delete("/nodes/<node_id:node_id>")
+    async def leave(node_id: str) -> Response:
+        if not query_params.flag(query("force"), "force"):
+            await _refuse_busy(api, node_id)
+        if await api.registry.leave(node_id):
+            return Response(b"", status=204)
+        view = await _find(api, node_id)
+        if view.services:
+            raise Refusal(
+                409,
+                "static_node",
+                f"node {node_id} did not join: it is in the settings of {', '.join(view.services)}; "
+                "take it out there, or drain it",
+            )
+        raise _unknown(node_id)
+
+    @page.post("/nodes/<path:node_id>/drain")
+    async def drain(node_id: str) -> Response:
+        query()
+        if not await api.registry.drain(node_id, _reason(await json_object())):
+            raise _unknown(node_id)
+        return json_response(serializers.node(await _find(api, node_id), trio.current_time()))
+
+    @page.post("/nodes/<path:node_id>/undrain")
+    async def undrain(node_id: str) -> Response:
+        query()
+        if not await api.registry.undrain(node_id):
+            raise _unknown(node_id)
+        return json_response(serializers.node(await _find(api, node_id), trio.current_time()))
+
+    return page
+
+
+class _NodeId(PathConverter):
+    """A node's id alone; of a node that knows only the contract it is an URL."""
+
+    regex = r"(?!.*/(?:un)?drain$)[^/].*?"
+
+
+def _unknown(node_id: str) -> Refusal:
+    return Refusal(404, "unknown_node", f"there is no node {node_id[:200]!r}")
+
+
+async def _find(api: Api, node_id: str) -> NodeView:
+    for view in await api.pool():
+        if view.node.node_id == node_id:
+            return view
+    raise _unknown(node_id)
+
+
+async def _refuse_busy(api: Api, node_id: str) -> None:
+    """Raises Refusal for a node that joined, is in touch and runs jobs: without it they would be lost."""
+    for view in await api.pool():
+        if view.node.node_id == node_id and view.joined and view.held and view.contact is not NodeState.LOST:
+            jobs = "1 job runs" if view.held == 1 else f"{view.held} jobs run"
+            raise Refusal(
+                409,
+                "busy_node",
+                f"node {node_id}: drain it first: {jobs} there. With ?force=true it leaves now, and they "
+                "are begun anew elsewhere",
+            )
+
+
+async def _check(api: Api, node: JoinedNode) -> None:
+    """Raises Refusal unless the node that answers at the address is the one that joins."""
+    who = await api.nodes.introduce(node.url)
+    if who.kind is Kind.UNCLEAR:
+        raise Refusal(
+            422,
+            "unreachable_node",
+            f"url {node.url}: the node cannot be asked who it is: {who.reason}; "
+            "the address has to be one that reaches it from here",
+        )
+    if who.kind is Kind.FOREIGN:
+        raise Refusal(
+            422, "no_node", f"url {node.url}: what answers there is no node of ours; name it in the settings"
+        )
+    if who.node_id != node.node_id:
+        raise Refusal(
+            409, "other_node", f"url {node.url}: node {who.node_id} answers there, not {node.node_id}"
+        )
+
+
+# ---------------------------------------------------------------------- bodies
+
+
+def _reason(body: dict[str, Any]) -> str:
+    only(body, "reason")
+    reason = body.get("reason", NO_REASON)
+    if not isinstance(reason, str) or not 0 < len(reason) <= 500 or not query_params.is_line(reason):
+        bad_field("reason", "a line of text of at most 500 characters")
+    if reason.startswith(DRAINED_BY_SCALING):
+        bad_field("reason", f"a text that does not begin with {DRAINED_BY_SCALING!r}")
+    return reason
+
+
+def _joining(api: Api, body: dict[str, Any]) -> tuple[JoinedNode, list[str]]:
+    """Who joins, and the services of it that are not known here."""
+    only(body, *_FIELDS)
+    node_id, machine, slots = body.get("id"), body.get("machine"), body.get("slots")
+    if not isinstance(node_id, str) or not _TOKEN.fullmatch(node_id):
+        bad_field("id", "the node's id, 32 hex digits,")
+    if machine is not None and (not isinstance(machine, str) or not _TOKEN.fullmatch(machine)):
+        bad_field("machine", "null, or a machine's token of 32 hex digits,")
+    if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
+        bad_field("slots", "null, or a whole number above 0,")
+    services = body.get("services")
+    if not isinstance(services, list) or not services or not all(isinstance(one, str) for one in services):
+        bad_field("services", "a list of names")
+    known = tuple(sorted({name for name in services if name in api.services}))
+    if not known:
+        here = ", ".join(sorted(api.services)) or "none"
+        named = ", ".join(str(name)[:100] for name in services[:10])
+        raise Refusal(422, "unknown_service", f"services: {named} are not known here; known: {here}")
+    node = JoinedNode(
+        node_id, _url(body.get("url")), known, slots, _labels(body.get("labels")), machine=machine
+    )
+    return node, sorted({name for name in services if name not in api.services})
+
+
+def _url(value: Any) -> str:
+    expected = "an URL such as http://10.0.0.5:9000"
+    if not isinstance(value, str) or len(value) > 1000 or any(c <= " " or c == "\x7f" for c in value):
+        bad_field("url", expected)
+    try:
+        split = urlsplit(value)
+        port = split.port
+    except ValueError:
+        bad_field("url", expected)
+    named = split.hostname and "@" not in split.netloc and port != 0
+    if split.scheme not in ("http", "https") or not named or split.query or split.fragment:
+        bad_field("url", expected)
+    return value.rstrip("/")
+
+
+def _labels(value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or len(value) > MOST_LABELS:
+        bad_field("labels", f"an object of at most {MOST_LABELS} labels")
+    for name, text in value.items():
+        if not _LABEL.fullmatch(name):
+            bad_field("labels", f"instead of {name[:100]!r} a name of at most 63 letters, digits and . _ / -")
+        if not isinstance(text, str) or len(text) > 200 or not text.isprintable():
+            bad_field(f"labels.{name}", "a text of at most 200 characters")
+    return dict(value)

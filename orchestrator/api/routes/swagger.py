@@ -1,0 +1,44 @@
+"""Swagger UI from our own files: it asks no other host for anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.resources import files
+from typing import Final
+
+from quart import Blueprint, Response
+
+from orchestrator.api.http.errors import Refusal, json_response
+from orchestrator.api.openapi.document import document
+
+_SERVED: Final = {
+    "swagger-ui.css": "text/css; charset=utf-8",
+    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "swagger-init.js": "text/javascript; charset=utf-8",
+}
+_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def blueprint(version: str, services: Iterable[str]) -> Blueprint:
+    page = Blueprint("pages", __name__)
+    static = files("orchestrator.api") / "static"
+
+    @page.get("/swagger")
+    async def swagger() -> Response:
+        text = (static / "swagger.html").read_bytes()
+        return Response(text, headers=_HEADERS, content_type="text/html; charset=utf-8")
+
+    @page.get("/swagger/<name>")
+    async def swagger_file(name: str) -> Response:
+        if name not in _SERVED:
+            raise Refusal(404, "not_found", "there is no such file")
+        return Response((static / name).read_bytes(), headers=_HEADERS, content_type=_SERVED[name])
+
+    @page.get("/api-docs/openapi.json")
+    async def openapi() -> Response:
+        return json_response(document(version, services))
+
+    return page

@@ -1,0 +1,43 @@
+"""What was used, how it stands in numbers, and whether the server does its work: `/v1/usage`, `/metrics`,
+`/ready`."""
+
+from __future__ import annotations
+
+from quart import Blueprint, Response
+
+from actors.wire.protocol.contract import rfc3339
+from orchestrator.api import serializers
+from orchestrator.api.context import Api
+from orchestrator.api.http import query_params
+from orchestrator.api.http.errors import json_response, query
+from orchestrator.api.routes.metrics import EXPOSITION, _exposition
+from orchestrator.api.routes.ready import _checks
+from orchestrator.ledger.tables.usage import read_usage
+
+
+def blueprint(api: Api) -> Blueprint:
+    page = Blueprint("usage", __name__)
+
+    @page.get("/v1/usage")
+    async def usage() -> Response:
+        given = query("since", "user", "service")
+        user, service = query_params.signed(given, "user"), query_params.known_text(given, "service")
+        since = query_params.since(given, 0.0)
+        used, begin = await api.archive.read(lambda db: read_usage(db, since, user, service))
+        return json_response({"items": serializers.usage(used), "next": None, "since": rfc3339(begin)})
+
+    @page.get("/metrics")
+    async def metrics() -> Response:
+        return Response("".join(await _exposition(api)), content_type=EXPOSITION)
+
+    @page.get("/ready")
+    async def ready() -> Response:
+        checks = {"server": "it stops"} if api.feed.closed else await _checks(api)
+        is_ready = all(answer == "ok" for answer in checks.values())
+        body = {"status": "ready" if is_ready else "not ready", "checks": checks}
+        return json_response(body, 200 if is_ready else 503)
+
+    return page
+
+
+# ---------------------------------------------------------------------- metrics

@@ -1,0 +1,275 @@
+"""`POST /upload`: from a request's body to a job that is durable on disk and in the ledger."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from actors.domain.changes import JobDetails, NewJob
+from actors.domain.job import Job
+from actors.domain.labels import requirement, to_labels
+from actors.domain.service import ServiceLimits
+from actors.ports.ledger import LedgerError
+from actors.ports.storage import StorageError
+from actors.wire.errors import BadRequest, CutOff, TooLarge
+from actors.wire.files.names import PathSet, safe_path, shown
+from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts, read_text
+from orchestrator.api.context import Api
+from orchestrator.api.http.errors import Refusal
+from orchestrator.api.http.query_params import is_line
+from orchestrator.callbacks.allowed_hosts import CallbackHosts, NotAllowed
+from orchestrator.storage.upload import IncomingFile, Upload
+
+FIELDS: Final = ("user_id", "service", "max_runtime", "requires", "name", "tags", "callback_url")
+REPEATED: Final = frozenset({"tags"})
+_USER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
+_SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?", re.ASCII)
+_IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
+
+# Letters of any script: people tag in their own language.
+_TAG: Final = re.compile(r"[\w.:=/@+-]{1,64}")
+MOST_TAGS: Final = 32
+LONGEST_NAME: Final = 200
+LONGEST_FIELD: Final = 4096
+"""Bytes of a text field."""
+
+FINISHING: Final = 60.0
+"""Seconds that the commit of an upload may take once it has begun, whether or not the client waits for it."""
+
+
+def idempotency_key(key: str | None) -> str | None:
+    """The key as it is. Raises Refusal (400) for what is none."""
+    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise Refusal(
+            400, "bad_idempotency_key", "Idempotency-Key: 1 to 255 visible ASCII characters expected"
+        )
+    return key
+
+
+@dataclass(slots=True)
+class _Hashed:
+    """A file that is hashed as it is written."""
+
+    file: IncomingFile
+    path: str
+    hash: hashlib._Hash
+
+    async def write(self, data: bytes) -> None:
+        self.hash.update(data)
+        await self.file.write(data)
+
+    async def close(self) -> None:
+        await self.file.close()
+
+
+class Uploads:
+    """Takes uploads in. Any number at a time; each holds about 3 MiB at most."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._under_way: set[str] = set()
+
+    async def take(
+        self, content_type: str, declared: int | None, body: AsyncIterator[bytes], idempotency_key: str | None
+    ) -> Job:
+        """The job that was stored. Raises what `problems` can tell; then nothing is left on disk or in the
+        ledger. `declared` is the body's length as a header claims it."""
+        if idempotency_key is None:
+            return await self._store(content_type, declared, body, None)
+        return await self._store_once(content_type, declared, body, idempotency_key)
+
+    async def _store_once(
+        self, content_type: str, declared: int | None, body: AsyncIterator[bytes], key: str
+    ) -> Job:
+        idempotency_key(key)
+        if key in self._under_way:
+            raise Refusal(
+                409, "under_way", "an upload with this Idempotency-Key is still under way; ask again"
+            )
+        self._under_way.add(key)
+        try:
+            return await self._store(content_type, declared, body, key)
+        finally:
+            self._under_way.discard(key)
+
+    async def _store(
+        self, content_type: str, declared: int | None, body: AsyncIterator[bytes], key: str | None
+    ) -> Job:
+        api = self._api
+        if declared is not None and declared > api.upload_limit:
+            raise TooLarge(
+                f"the upload has {declared} bytes, and {api.upload_limit} are allowed", api.upload_limit
+            )
+        async with api.storage.receive(declared or 0) as upload:
+            form = _Form(upload, hashed=key is not None)
+            try:
+                await read_parts(content_type, body, limit=api.upload_limit, on_part=form.part)
+            except CutOff as error:
+                raise BadRequest(error.detail) from error
+            return await self._commit(upload, form.job(api, key))
+
+    async def _commit(self, upload: Upload, new: NewJob) -> Job:
+        # From here on it is finished, whether the client still waits or not: else nobody would know whether
+        # there is a job.
+        with trio.CancelScope(shield=True), trio.fail_after(FINISHING):
+            await upload.commit(new.user_id, new.service)
+            job = await self._insert(new)
+        return job  # noqa: RET504  # the scopes may not be left by a return, says mypy: they can swallow
+
+    async def _insert(self, new: NewJob) -> Job:
+        api = self._api
+        storage_key = new.storage_key
+        try:
+            job = await api.ledger.insert(new)
+        except LedgerError:
+            await api.storage.discard(storage_key)
+            raise
+        if job.storage_key != storage_key:
+            await api.storage.discard(storage_key)
+            return job
+        # The job is stored already; the note only helps a person who looks at the directory.
+        with suppress(StorageError):
+            await api.storage.note_id(storage_key, job.id)
+        return job
+
+
+class _Form:
+    """The parts of one upload."""
+
+    def __init__(self, upload: Upload, *, hashed: bool) -> None:
+        self._upload = upload
+        self._paths = PathSet()
+        self._fields: dict[str, TextSink] = {}
+        self._tags: list[TextSink] = []
+        self._hashed: list[_Hashed] | None = [] if hashed else None
+
+    async def part(self, part: Part) -> Sink | None:
+        if part.filename is not None:
+            path = safe_path(part.filename)
+            self._paths.add(path)
+            file = self._upload.file(path)
+            if self._hashed is None:
+                return file
+            self._hashed.append(hashed := _Hashed(file, path, hashlib.sha256()))
+            return hashed
+        if part.name not in FIELDS:
+            return None
+        sink = read_text(part, LONGEST_FIELD)
+        if part.name in REPEATED:
+            self._tags.append(sink)
+            if len(self._tags) > MOST_TAGS:
+                raise BadRequest(f"tags: at most {MOST_TAGS} are allowed")
+            return sink
+        if part.name in self._fields:
+            raise BadRequest(f"field {part.name} was sent twice")
+        self._fields[part.name] = sink
+        return sink
+
+    def job(self, api: Api, key: str | None) -> NewJob:
+        """What the form asks for, once all of its parts were read. Raises BadRequest."""
+        user_id, service = self.user_id(), self.service(api.services)
+        max_runtime, requires = self.max_runtime(service), self.requires()
+        details = JobDetails(
+            self.name(), self.tags(), self.callback_url(api.callbacks), requires=to_labels(requires)
+        )
+        return NewJob(
+            user_id=user_id,
+            service=service.name,
+            storage_key=self._upload.key,
+            size=self._upload.size,
+            max_runtime=max_runtime,
+            idempotency_key=key,
+            fingerprint=None if key is None else self.fingerprint(),
+            details=details,
+        )
+
+    def user_id(self) -> int:
+        text = self._text("user_id")
+        if not _USER.fullmatch(text) or not -(1 << 63) <= int(text) < 1 << 63:
+            raise BadRequest(
+                f"user_id {shown(text)}: a whole number of at most 64 bits was expected, such as 0 or 42"
+            )
+        return int(text)
+
+    def service(self, services: Mapping[str, ServiceLimits]) -> ServiceLimits:
+        text = self._text("service")
+        if text not in services:
+            known = ", ".join(sorted(services)) or "none"
+            raise BadRequest(f"service {shown(text)} is unknown; known: {known}")
+        return services[text]
+
+    def max_runtime(self, service: ServiceLimits) -> float:
+        """Seconds that the job may run; 0 means no limit. Not more than the service allows."""
+        if "max_runtime" not in self._fields:
+            return service.max_runtime
+        text = self._text("max_runtime")
+        seconds = float(text) if _SECONDS.fullmatch(text) else 0.0
+        if not seconds:
+            raise BadRequest(f"max_runtime {shown(text)}: seconds above 0 were expected, such as 90 or 0.5")
+        if service.max_runtime and seconds > service.max_runtime:
+            limit = f"at most {service.max_runtime:g} are allowed for service {service.name}"
+            raise BadRequest(f"max_runtime {shown(text)}: {limit}")
+        return seconds
+
+    def requires(self) -> str:
+        """Labels that the job's node has to have; "" if the field is missing or empty."""
+        if "requires" not in self._fields or not (text := self._text("requires").strip()):
+            return ""
+        try:
+            return requirement(text)
+        except ValueError as error:
+            raise BadRequest(f"requires {shown(text)}: {error}") from None
+
+    def name(self) -> str | None:
+        """What the job is called; an empty field is an unfilled one."""
+        text = self._fields["name"].text.strip() if "name" in self._fields else ""
+        if len(text) > LONGEST_NAME or not is_line(text):
+            raise BadRequest(
+                f"name {shown(text)}: at most {LONGEST_NAME} characters on one line were expected, and no "
+                "control characters"
+            )
+        return text or None
+
+    def tags(self) -> tuple[str, ...]:
+        """Each once, sorted: from fields that are repeated, hold several with commas between, or both."""
+        found = {tag.strip() for sink in self._tags for tag in sink.text.split(",")} - {""}
+        for tag in found:
+            if not _TAG.fullmatch(tag):
+                raise BadRequest(
+                    f"tags {shown(tag)}: 1 to 64 letters, digits and any of . _ : = / @ + - were expected"
+                )
+        if len(found) > MOST_TAGS:
+            raise BadRequest(f"tags: {len(found)} were given, at most {MOST_TAGS} are allowed")
+        return tuple(sorted(found))
+
+    def callback_url(self, hosts: CallbackHosts) -> str | None:
+        """Whom to tell of the job's end; an empty field is an unfilled one."""
+        text = self._fields["callback_url"].text.strip() if "callback_url" in self._fields else ""
+        if not text:
+            return None
+        try:
+            return hosts.url(text)
+        except NotAllowed as error:
+            raise BadRequest(f"callback_url {shown(text)}: {error}") from None
+
+    def fingerprint(self) -> str:
+        """The same for the same fields, as they were sent or left out, and names and bytes of the files; ""
+        when nothing was hashed. What the server makes of a field that was left out may change between two
+        tries."""
+        if self._hashed is None:
+            return ""
+        fields = sorted((name, sink.text) for name, sink in self._fields.items())
+        files = sorted((file.path, file.hash.hexdigest()) for file in self._hashed)
+        return hashlib.sha256(json.dumps([fields, self.tags(), files]).encode()).hexdigest()
+
+    def _text(self, name: str) -> str:
+        if name not in self._fields:
+            raise BadRequest(f"field {name} is missing")
+        return self._fields[name].text

@@ -1,0 +1,55 @@
+"""The client for Trio and asyncio."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from orchestrator.client.errors import BadInput
+from orchestrator.client.operations import Operations
+from orchestrator.client.retries import Retries
+from orchestrator.client.transport import AsyncWire, PathLike, checked, exposes
+
+
+class AsyncClient(Operations):
+    """An orchestrator at `url`. `token` is sent with each request. `ca_file` has the certificates of the
+    authorities that are believed, in place of the usual ones. For any number of tasks at once. What it does
+    is told in `operations.Operations`; all of it raises ClientError."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        ca_file: PathLike | None = None,
+        retries: Retries | None = None,
+    ) -> None:
+        super().__init__(AsyncWire(url, headers(url, token), ca_file), retries or Retries())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()  # noqa: ASYNC102  # close is quick; a cancelled one closes too
+
+
+def headers(url: str, token: str | None) -> Mapping[str, str]:
+    """What every request carries. Raises BadInput for a token that no header can hold; warns when others can
+    read it on its way."""
+    told = {"User-Agent": "orchestrator-client"}
+    if token:
+        if not token.isascii() or not token.isprintable() or " " in token:
+            raise BadInput("the token holds characters that no token has; check where it comes from")
+        if exposes(checked(url)):
+            warnings.warn(exposed(url), stacklevel=3)
+        told["Authorization"] = f"Bearer {token}"
+    return told
+
+
+def exposed(url: str) -> str:
+    """What is said of a token that goes there."""
+    return f"the token goes to {url} without encryption, and others can read it; use https"

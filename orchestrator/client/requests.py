@@ -1,0 +1,155 @@
+"""One request and its answer: made again where that is safe, refused in words."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from typing import Any, Final
+
+from orchestrator.client.errors import BadAnswer, ClientError, NotFound, Refused, Unreachable
+from orchestrator.client.retries import AGAIN, Retries, asked_pause
+from orchestrator.client.transport import Answer, Call, Wire
+
+LARGEST: Final = 64 << 20
+"""Bytes that an answer may have which is read as a whole."""
+
+
+class Again(Exception):
+    """A request that may be made again failed for the reason `why`; `pause` seconds were asked for."""
+
+    def __init__(self, why: ClientError, pause: float | None = None) -> None:
+        super().__init__(str(why))
+        self.why = why
+        self.pause = pause
+
+
+class Exchange:
+    """Requests over a wire."""
+
+    def __init__(self, wire: Wire, retries: Retries) -> None:
+        self.wire = wire
+        self.retries = retries
+
+    async def json(self, call: Call) -> Any:
+        """The answer's body. Raises ClientError."""
+        tried = 0
+        while True:
+            tried += 1
+            try:
+                return await self.json_once(call)
+            except Again as again:
+                if tried >= self.retries.tries:
+                    raise again.why from again.why.__cause__
+                await self.wire.sleep(self.retries.pause(tried, again.pause))
+
+    async def json_once(self, call: Call) -> Any:
+        """The same without another try. Raises Again for what one may change, ClientError for all else."""
+        async with self.once(call) as answer:
+            try:
+                body = await read(answer)
+            except Unreachable as error:
+                raise Again(error) from error
+        if not body:
+            return {}
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError):
+            raise BadAnswer(
+                f"{self.wire.url}{call.path} answered no JSON; is the URL that of an orchestrator?"
+            ) from None
+
+    @asynccontextmanager
+    async def once(self, call: Call) -> AsyncGenerator[Answer, None]:
+        """The answer to a call that is made once. Raises Again for what another try may change, ClientError
+        for all else."""
+        async with AsyncExitStack() as stack:
+            try:
+                answer = await stack.enter_async_context(self.wire.open(call))
+                if answer.status >= 300 and answer.status != 416:
+                    why = _refusal(self.wire.url, call, answer, await read(answer))
+                else:
+                    why = None
+            except Unreachable as error:
+                raise Again(error) from error
+            if why is not None:
+                # The contract's route has no codes; with a key it says 409 of nothing else.
+                under_way = (
+                    answer.status == 409
+                    and "Idempotency-Key" in call.headers
+                    and isinstance(why, Refused)
+                    and why.code in ("", "under_way")
+                )
+                if answer.status in AGAIN or under_way:
+                    raise Again(why, asked_pause(answer.headers.get("retry-after")))
+                raise why
+            yield answer
+
+    def patient(self) -> Patience:
+        """For what is taken up again and again."""
+        return Patience(self)
+
+
+class Patience:
+    """Counts failures since something last came."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._tried = 0
+        self._since = time.monotonic()
+
+    def came(self) -> None:
+        """Something came: all is well again."""
+        self._tried = 0
+
+    async def failed(self, again: Again, *, at_least: float | None = None) -> None:
+        """Sleep before the next try. Raises the reason when patience is at its end."""
+        now = time.monotonic()
+        if self._tried == 0:
+            self._since = now
+        self._tried += 1
+        retries = self._exchange.retries
+        if now - self._since > retries.patience or retries.tries <= 1:
+            raise again.why from again.why.__cause__
+        await self._exchange.wire.sleep(retries.pause(self._tried, again.pause or at_least))
+
+
+async def read(answer: Answer) -> bytes:
+    """The whole body. Raises BadAnswer for one that is too large, Unreachable."""
+    body = bytearray()
+    async with aclosing(answer.pieces()) as pieces:
+        async for piece in pieces:
+            body += piece
+            if len(body) > LARGEST:
+                raise BadAnswer(
+                    f"an answer is larger than {LARGEST} bytes; is the URL that of an orchestrator?"
+                )
+    return bytes(body)
+
+
+def _refusal(url: str, call: Call, answer: Answer, body: bytes) -> ClientError:
+    status = answer.status
+    if status < 400:
+        target = answer.headers.get("location", "elsewhere")
+        return BadAnswer(f"{url} leads to {target}; use the URL that it leads to")
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError):
+        told = {}
+    told = told if isinstance(told, Mapping) else {}
+    said = str(told.get("detail") or told.get("message") or "").strip()
+    code = str(told.get("code") or "")
+    if status in (401, 403):
+        said = f"{said or 'this is not allowed'}; set ORCHESTRATOR_TOKEN to a token that may do it"
+    if (
+        status in (404, 405)
+        and code in ("", "not_found", "method_not_allowed")
+        and call.path.startswith("/v1/")
+    ):
+        said = (
+            f"{url} has no {call.method} {call.path}; it may be older than this client, or the URL is wrong"
+        )
+    if status == 404:
+        return NotFound(status, code, said or f"{url} has no {call.path}; check the URL")
+    return Refused(status, code, said or f"{url} answered {call.method} {call.path} with status {status}")

@@ -1,0 +1,161 @@
+"""Where the orchestrator is, and as whom it is asked: a flag, the environment or a file says it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import tomllib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from orchestrator.commands.console.output import tell
+
+if TYPE_CHECKING:
+    from orchestrator.client import AsyncClient, Client, Retries
+
+HELP: Final = {"help_option_names": ["-h", "--help"]}
+USUAL: Final = "http://127.0.0.1:5000"
+INTERRUPTED: Final = 130
+"""The exit status after Ctrl-C, as shells have it."""
+
+_KEYS: Final = ("url", "token", "token_file", "ca_file", "user", "service")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """`user` and `service` are what jobs are submitted for when no flag says so; `ca_file` has the
+    certificates of the authorities that are believed, None: the usual ones."""
+
+    url: str
+    token: str | None
+    user: int | None
+    service: str | None
+    ca_file: str | None = None
+
+    def client(self) -> Client:
+        """A client that blocks. Raises click.UsageError for settings that no client can have."""
+        from orchestrator.client import Client
+
+        with _sound():
+            return Client(self.url, token=self.token, ca_file=self.ca_file, retries=_retries())
+
+    def async_client(self) -> AsyncClient:
+        """One for Trio. Raises the same."""
+        from orchestrator.client import AsyncClient
+
+        with _sound():
+            return AsyncClient(self.url, token=self.token, ca_file=self.ca_file, retries=_retries())
+
+
+@contextmanager
+def _sound() -> Iterator[None]:
+    """What a client refuses of its settings is a mistake in the usage. What it warns of goes to the person,
+    once however many clients a command needs."""
+    from orchestrator.client import BadInput
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        except BadInput as error:
+            raise click.UsageError(str(error)) from None
+    for warning in caught:
+        said = str(warning.message)
+        if said not in _said:
+            _said.add(said)
+            tell(f"warning: {said}")
+
+
+_said: Final[set[str]] = set()
+
+
+def _retries() -> Retries:
+    from orchestrator.client import Retries
+
+    # A person waits: what does not answer is told soon. What goes on for long stays patient.
+    return Retries(tries=3)
+
+
+def find_connection(environ: Mapping[str, str], url: str | None) -> Connection:
+    """Raises click.UsageError for what is wrong in the environment or the file."""
+    file = _config(environ)
+    token = environ.get("ORCHESTRATOR_TOKEN") or None
+    if token is None and (named := environ.get("ORCHESTRATOR_TOKEN_FILE")):
+        token = _token(Path(named), "ORCHESTRATOR_TOKEN_FILE")
+    if token is None and file.get("token"):
+        token = file["token"]
+    if token is None and file.get("token_file"):
+        token = _token(Path(file["token_file"]).expanduser(), "token_file")
+    user = environ.get("ORCHESTRATOR_USER") or file.get("user")
+    if user is not None and not user.removeprefix("-").isdecimal():
+        raise click.UsageError(f"the user {user!r} is no number; set ORCHESTRATOR_USER to one, as 42")
+    return Connection(
+        url or environ.get("ORCHESTRATOR_URL") or file.get("url") or USUAL,
+        token,
+        None if user is None else int(user),
+        file.get("service"),
+        environ.get("ORCHESTRATOR_CA_FILE") or _home(file.get("ca_file")),
+    )
+
+
+def _home(path: str | None) -> str | None:
+    return os.path.expanduser(path) if path else None
+
+
+def _config(environ: Mapping[str, str]) -> dict[str, str]:
+    top = environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    path = Path(top) / "orchestrator" / "config.toml"
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"{path} cannot be read: {error}") from None
+    for key, value in found.items():
+        if key not in _KEYS:
+            raise click.UsageError(f"{path}: {key} is unknown; known: {', '.join(_KEYS)}")
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            raise click.UsageError(f"{path}: {key} has to be a text")
+    return {key: str(value) for key, value in found.items()}
+
+
+def _token(path: Path, name: str) -> str:
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise click.UsageError(f"{name}: {path} cannot be read: {reason}") from None
+    if not token:
+        raise click.UsageError(f"{name}: {path} is empty; put the token into it, or do not name it")
+    return token
+
+
+def connected(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Hand the command a Connection as its first argument, and end it in one line and with a status for what
+    goes wrong: 1, or the `failed` that it set for its exit, 130 after Ctrl-C."""
+
+    @click.option("--url", metavar="URL", help=f"Where the orchestrator is. [ORCHESTRATOR_URL; {USUAL}]")
+    @functools.wraps(function)
+    def command(*args: Any, url: str | None, **options: Any) -> None:
+        from orchestrator.client import ClientError
+
+        connection = find_connection(os.environ, url)
+        try:
+            function(connection, *args, **options)
+        except ClientError as error:
+            tell(str(error))
+            sys.exit(1)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+
+    return command
+
+
+as_json = click.option("--json", "json_wanted", is_flag=True, help="For programs: JSON on standard output.")

@@ -1,0 +1,47 @@
+"""A job as a line of a list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.commands.console.output import age, share, span
+
+if TYPE_CHECKING:
+    from orchestrator.client import Job
+
+NAMED: Final = 5
+"""Files that are named where there may be many."""
+
+COLUMNS: Final = ("ID", "STATUS", "USER", "SERVICE", "NAME", "AGE", "RAN", "MESSAGE")
+
+
+def progress(job: Job) -> str:
+    """What its script says: how much is done, and what it does."""
+    return " ".join(part for part in (share(job.progress), job.progress_message) if part)
+
+
+def place(job: Job) -> int | None:
+    """Where it stands in the queue of its service; the next has place 1."""
+    return None if job.position is None else job.position + 1
+
+
+def left_out(job: Job) -> str:
+    """What its results lack, and why; "" if that is nothing, or not known."""
+    found = job.raw.get("files_left_out") or ()
+    told = [f"{one['path']} ({one['reason']})" for one in found[:NAMED]]
+    return ", ".join([*told, *([f"and {len(found) - NAMED} more"] if len(found) > NAMED else [])])
+
+
+def row(job: Job) -> Sequence[object]:
+    """Its cells in a list. What its script says is the news as long as it runs and nobody ends it."""
+    return (
+        job.id,
+        job.status,
+        job.user,
+        job.service,
+        job.name,
+        age(job.created_at),
+        span(job.wall_seconds) if job.over else age(job.started_at),
+        (progress(job) if job.status == "Running" else "") or job.message,
+    )

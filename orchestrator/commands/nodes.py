@@ -1,0 +1,139 @@
+"""`nodes`, `services`, `drain`, `undrain`, `pause` and `resume`: what jobs run on."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.commands.connection import HELP, Connection, as_json, connected
+from orchestrator.commands.console.arguments import beginnings, node_id
+from orchestrator.commands.console.output import clean, counted, emit_json, size
+from orchestrator.commands.console.tables import emit_table
+from orchestrator.commands.jobs import UNDER_WAY
+
+if TYPE_CHECKING:
+    from orchestrator.client import Node, Service
+
+
+@click.command("nodes", context_settings=HELP)
+@as_json
+@connected
+def nodes_command(connection: Connection, *, json_wanted: bool) -> None:
+    """List the nodes: whether they answer, how busy they are, and why one gets no jobs."""
+    with connection.client() as client:
+        found = client.nodes()
+    if json_wanted:
+        emit_json([node.raw for node in found])
+        return
+    headings = ("ID", "STATUS", "SERVICES", "SLOTS", "JOBS", "OTHERS", "LOAD", "DISK", "MESSAGE")
+    if sys.stdout.isatty():
+        # There the beginning of an id is enough to name a node by, and room is short.
+        ids = beginnings(found)
+        emit_table(headings, [(name, *_cells(node)) for name, node in zip(ids, found, strict=True)])
+    else:
+        emit_table((*headings, "URL"), [(node.id, *_cells(node), node.url) for node in found])
+
+
+def _cells(node: Node) -> tuple[object, ...]:
+    return (
+        node.status,
+        ",".join(node.services),
+        "any" if node.slots is None else node.slots,
+        node.held,
+        node.others,
+        f"{node.load:.0f}%",
+        size(node.raw.get("free_disk_bytes")),
+        node.message if node.draining is None else f"draining: {node.draining}",
+    )
+
+
+@click.command("services", context_settings=HELP)
+@as_json
+@connected
+def services_command(connection: Connection, *, json_wanted: bool) -> None:
+    """List the services: their quotas, and how many of their jobs wait, are under way and have ended."""
+    with connection.client() as client:
+        found = client.services()
+    if json_wanted:
+        emit_json([service.raw for service in found])
+        return
+    emit_table(
+        ("NAME", "STATUS", "QUEUED", "UNDER WAY", "MOST", "PER USER", "COMPLETED", "FAILED"),
+        [
+            (
+                service.name,
+                "paused" if service.paused else "open",
+                service.jobs.get("Queued", 0),
+                sum(service.jobs.get(status, 0) for status in UNDER_WAY),
+                service.max_runs,
+                service.runs_per_user,
+                service.jobs.get("Completed", 0),
+                service.jobs.get("Failed", 0) + service.jobs.get("Invalid", 0),
+            )
+            for service in found
+        ],
+    )
+
+
+@click.command("drain", context_settings=HELP)
+@click.argument("node")
+@click.option("--reason", metavar="TEXT", help="What people are told who ask why it gets no jobs.")
+@as_json
+@connected
+def drain_command(connection: Connection, *, node: str, reason: str | None, json_wanted: bool) -> None:
+    """Give a node no new jobs; those on it go on. NODE is its id, the beginning of it, or its URL."""
+    with connection.client() as client:
+        found = client.drain(node_id(client, node), reason)
+    if json_wanted:
+        emit_json(found.raw)
+    else:
+        click.echo(f"node {clean(found.id)} gets no new jobs; it has {found.held}")
+
+
+@click.command("undrain", context_settings=HELP)
+@click.argument("node")
+@as_json
+@connected
+def undrain_command(connection: Connection, *, node: str, json_wanted: bool) -> None:
+    """Give a drained node jobs again. NODE is its id, the beginning of it, or its URL."""
+    with connection.client() as client:
+        found = client.undrain(node_id(client, node))
+    if json_wanted:
+        emit_json(found.raw)
+    else:
+        click.echo(f"node {clean(found.id)} gets jobs again")
+
+
+@click.command("pause", context_settings=HELP)
+@click.argument("service")
+@click.option("--reason", metavar="TEXT", help="What people are told whose jobs wait.")
+@as_json
+@connected
+def pause_command(connection: Connection, *, service: str, reason: str | None, json_wanted: bool) -> None:
+    """Begin no more jobs of a service; those under way go on, new ones are taken and wait."""
+    with connection.client() as client:
+        found = client.pause(service, reason)
+    if json_wanted:
+        emit_json(found.raw)
+    else:
+        click.echo(f"service {clean(found.name)} is paused; waiting: {_waiting(found)}")
+
+
+@click.command("resume", context_settings=HELP)
+@click.argument("service")
+@as_json
+@connected
+def resume_command(connection: Connection, *, service: str, json_wanted: bool) -> None:
+    """Begin the jobs of a paused service again."""
+    with connection.client() as client:
+        found = client.resume(service)
+    if json_wanted:
+        emit_json(found.raw)
+    else:
+        click.echo(f"service {clean(found.name)} begins jobs again; waiting: {_waiting(found)}")
+
+
+def _waiting(service: Service) -> str:
+    return counted(service.jobs.get("Queued", 0), "job")

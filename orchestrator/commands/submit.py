@@ -1,0 +1,163 @@
+"""`submit`: hand in a job, and stay with it if that is wanted."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.commands.connection import HELP, INTERRUPTED, Connection, as_json, connected
+from orchestrator.commands.console.destinations import require_directory
+from orchestrator.commands.console.output import clean, emit_json, tell
+
+if TYPE_CHECKING:
+    from orchestrator.client import Client, Job
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("submit", context_settings=HELP)
+@click.argument("files", nargs=-1, required=True, type=_PATH)
+@click.option("--service", metavar="NAME", help="What it is for; may be left out if there is one only.")
+@click.option("--user", type=int, metavar="ID", help="For whom. [ORCHESTRATOR_USER]")
+@click.option("--name", metavar="NAME", help="What it is called in lists.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="A word to find it by; may be repeated.")
+@click.option("--max-runtime", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Its limit.")
+@click.option("--requires", metavar="LABELS", help="What its node has to have, as gpu=a100,ssd.")
+@click.option("--callback-url", metavar="URL", help="Whom to tell when it has ended.")
+@click.option("--wait", is_flag=True, help="Stay until it has ended, and end as it did.")
+@click.option("--follow", is_flag=True, help="The same, with its standard output and error as they come.")
+@click.option("-o", "--output", type=_PATH, metavar="DIR", help="Stay, and get the results there.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not tell how it stands meanwhile.")
+@as_json
+@connected
+def submit_command(
+    connection: Connection,
+    *,
+    files: tuple[Path, ...],
+    wait: bool,
+    follow: bool,
+    output: Path | None,
+    quiet: bool,
+    json_wanted: bool,
+    **how: Any,
+) -> None:
+    """Hand in a job made of FILES, one of them run.sh, and print its id.
+
+    A directory given alone is the job's directory: what is in it is sent. Among several, a directory keeps
+    its name.
+
+    With --wait, --follow or --output the status is that of the job: its exit code, 128 + N when signal N
+    ended it, and 125 when neither tells how it went: the orchestrator failed, or the job never ran, or it
+    ended well and its results could not be fetched. Ctrl-C leaves the job running.
+    """
+    if follow and json_wanted:
+        raise click.UsageError("--follow and --json both want standard output; choose one")
+    if how["user"] is None:
+        how["user"] = connection.user
+    if how["user"] is None:
+        raise click.UsageError("whose job is it? Give --user, or set ORCHESTRATOR_USER")
+    how["service"] = how["service"] or connection.service
+    if output is not None:
+        require_directory(output)
+    job_files = _named(files)
+    if not (wait or follow or output is not None):
+        _tell_id(_submitted(connection, job_files, how), json_wanted=json_wanted)
+        return
+
+    from orchestrator.client import ClientError
+    from orchestrator.commands.follow import NO_STATUS
+
+    try:
+        job = _submitted(connection, job_files, how)
+        if follow:
+            tell(f"job {job.id}")
+        elif not json_wanted:
+            _tell_id(job, json_wanted=False)
+        status = _stayed(connection, job, output, logs=follow, quiet=quiet, json_wanted=json_wanted)
+    except ClientError as error:
+        tell(str(error))
+        status = NO_STATUS
+    sys.exit(status)
+
+
+def _named(files: tuple[Path, ...]) -> dict[str, Path]:
+    """What each file is called in the job, and where it is. Raises click.UsageError for what cannot be
+    sent."""
+    from actors.wire.multipart.writer import FilePart
+    from orchestrator.client import BadInput
+    from orchestrator.client.files import parts
+
+    try:
+        found = {part.filename: part.path for part in parts(files) if isinstance(part, FilePart)}
+    except BadInput as error:
+        raise click.UsageError(str(error)) from None
+    if "run.sh" not in found:
+        raise click.UsageError("there is no run.sh among the files; a job is a bash script of that name")
+    return found
+
+
+def _only_service(client: Client) -> str | None:
+    """The name of the service if there is one only. Raises click.UsageError if there are more."""
+    names = [clean(service.name) for service in client.services()]
+    if len(names) > 1:
+        raise click.UsageError(f"name one with --service: {', '.join(names)}")
+    return names[0] if names else None
+
+
+def _submitted(connection: Connection, files: dict[str, Path], how: dict[str, Any]) -> Job:
+    from orchestrator.commands.results import bar
+
+    with connection.client() as client:
+        if how["service"] is None:
+            how["service"] = _only_service(client)
+        try:
+            with bar("upload") as progress:
+                return client.submit(files, progress=progress, **how)
+        except KeyboardInterrupt:
+            tell(f"interrupted; `orchestrator ls --user {how['user']}` shows whether it was submitted")
+            raise
+
+
+def _stayed(
+    connection: Connection, job: Job, output: Path | None, *, logs: bool, quiet: bool, json_wanted: bool
+) -> int:
+    """The exit status, once the job has ended and its results are there."""
+    from orchestrator.client import ClientError
+    from orchestrator.commands.follow import NO_STATUS, exit_status, stay
+    from orchestrator.commands.results import get, getting, tell_left_out
+
+    try:
+        ended = stay(connection, job.id, logs=logs, quiet=quiet)
+    except KeyboardInterrupt:
+        tell(
+            f"job {job.id} goes on; stop it: orchestrator cancel {job.id}, "
+            f"see what it writes: orchestrator logs -f {job.id}"
+        )
+        return INTERRUPTED
+    status = exit_status(ended)
+    if output is not None:
+        try:
+            with connection.client() as client:
+                get(client, job.id, output)
+            tell_left_out(ended)
+        except KeyboardInterrupt:
+            tell(f"the results stay; get them: {getting(job.id, output)}")
+            return INTERRUPTED
+        except ClientError as error:
+            tell(f"{error}; get the results: {getting(job.id, output)}")
+            # How the job ended stands, unless all would seem well.
+            status = status or NO_STATUS
+    if json_wanted:
+        emit_json(ended.raw)
+    return status
+
+
+def _tell_id(job: Job, *, json_wanted: bool) -> None:
+    if json_wanted:
+        emit_json(job.raw)
+    else:
+        click.echo(job.id)
+    sys.stdout.flush()

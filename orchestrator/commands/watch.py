@@ -1,0 +1,119 @@
+"""A list of jobs that goes on: looked at again whenever something happens, and now and then in any case."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Any, Final
+
+import click
+import trio
+
+from orchestrator.client import AsyncClient, ClientError, Job, NotFound, Refused, Retries, Unreachable
+from orchestrator.client.retries import AGAIN
+from orchestrator.commands.connection import Connection
+from orchestrator.commands.console.job_row import COLUMNS, row
+from orchestrator.commands.console.output import clean, console, emit_json, tell
+from orchestrator.commands.console.tables import make_table
+
+OFTEN: Final = 0.2
+"""Seconds at least between two looks, however much happens."""
+SELDOM: Final = 2.0
+"""Seconds at most, should no event tell of a change."""
+PATIENCE: Final = Retries().patience
+"""Seconds without an answer after which it is given up."""
+
+
+def watch_jobs(connection: Connection, wanted: Mapping[str, Any], *, json_wanted: bool) -> None:
+    """Until Ctrl-C. On a terminal one table that changes; else a line for each change of a job. Raises
+    ClientError, KeyboardInterrupt."""
+    try:
+        trio.run(_watch, connection, wanted, json_wanted)
+    except* ClientError as group:
+        raise first(group) from None
+    except* KeyboardInterrupt:
+        raise KeyboardInterrupt from None
+
+
+async def _watch(connection: Connection, wanted: Mapping[str, Any], json_wanted: bool) -> None:
+    bell = _Bell()
+    async with connection.async_client() as client, trio.open_nursery() as nursery:
+        found = await _jobs(client, wanted)
+        nursery.start_soon(_listen, client, bell)
+        if sys.stdout.isatty() and not json_wanted:
+            from rich.live import Live
+
+            with Live(console=console(), auto_refresh=False) as live:
+                while True:
+                    table = make_table(COLUMNS, [row(job) for job in found], live.console.width)
+                    live.update(table, refresh=True)
+                    await bell.rung()
+                    found = await _jobs_again(client, wanted)
+        told: dict[int, int] = {}
+        while True:
+            for job in reversed(found):
+                if told.get(job.id, -1) < job.version:
+                    told[job.id] = job.version
+                    _tell(job, json_wanted=json_wanted)
+            sys.stdout.flush()
+            await bell.rung()
+            found = await _jobs_again(client, wanted)
+
+
+class _Bell:
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+
+    async def rung(self) -> None:
+        await trio.sleep(OFTEN)
+        with trio.move_on_after(SELDOM):
+            await self._event.wait()
+        self._event = trio.Event()
+
+
+async def _listen(client: AsyncClient, bell: _Bell) -> None:
+    try:
+        async with aclosing(client.iter_events()) as events:
+            async for _ in events:
+                bell.ring()
+    except NotFound:
+        return  # an orchestrator without that route: looking now and then has to do
+
+
+async def _jobs(client: AsyncClient, wanted: Mapping[str, Any]) -> list[Job]:
+    async with aclosing(client.jobs(**wanted)) as jobs:
+        return [job async for job in jobs]
+
+
+async def _jobs_again(client: AsyncClient, wanted: Mapping[str, Any]) -> list[Job]:
+    """The same, for a list that was there before: it goes on once the orchestrator answers again."""
+    since: float | None = None
+    while True:
+        try:
+            return await _jobs(client, wanted)
+        except (Unreachable, Refused) as error:
+            if isinstance(error, Refused) and error.status not in AGAIN:
+                raise
+            if since is None:
+                since = trio.current_time()
+                tell(f"{error}; the list goes on as soon as it answers")
+            elif trio.current_time() - since > PATIENCE:
+                raise
+            await trio.sleep(OFTEN)
+
+
+def _tell(job: Job, *, json_wanted: bool) -> None:
+    if json_wanted:
+        emit_json(job.raw)
+    else:
+        click.echo("  ".join(clean(cell) for cell in row(job) if cell not in (None, "")))
+
+
+def first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """One of the errors of a group."""
+    error = group.exceptions[0]
+    return first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -1,0 +1,306 @@
+"""HTTP towards nodes: a bounded pool for what ends, another for what stays, and the two failures that matter
+told apart.
+
+`NotReached` is raised only when it is certain that no byte of the request went out. Whatever else fails is
+`Broken`: the peer may have read the request and acted on it.
+
+This is the only module that knows which HTTP library is used. Nothing of the environment is obeyed: no
+proxy, no netrc. Redirects are not followed and cookies are not kept: a node is talked to, and nobody else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, Final, Protocol
+
+import httpx
+import trio
+
+from actors.wire.errors import SourceChanged, causes
+from actors.wire.protocol.attempts import Garbled
+
+JSON_LIMIT: Final = 8 << 20
+"""Bytes of an answer that is held in memory as a whole."""
+
+_CLOSING: Final = 2.0
+_POOL: Final = 10.0
+_CONNECTIONS: Final = 1000
+"""For what is transferred at once. Idle ones count until they are dropped."""
+
+
+class NotReached(Exception):
+    """No byte of the request reached the peer."""
+
+
+class Untrusted(NotReached):
+    """There is no connection, as the peer's certificate is not trusted or is for another host."""
+
+
+class Broken(Exception):
+    """The exchange failed when the peer may already have had some of the request, or all of it."""
+
+
+class NotHttp(Broken):
+    """What the peer answered is no HTTP."""
+
+
+class BodyUnreadable(Exception):
+    """Our own side could not go on with the body of the request (a file vanished, shrank, or is damaged)."""
+
+
+class Body(Protocol):
+    """A request's body, streamed. Iterating may raise OSError or SourceChanged."""
+
+    @property
+    def content_type(self) -> str: ...
+    @property
+    def content_length(self) -> int: ...
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Deadlines in seconds. None of them limits a transfer that moves.
+
+    `connect`: until the connection stands. `head`: from the last byte of the request to the answer's head
+    (None: for ever). `stall`: between two pieces, read or written (None: for ever, reading only; such an
+    answer takes a connection from nobody else).
+    """
+
+    connect: float = 5.0
+    head: float | None = 30.0
+    stall: float | None = 30.0
+
+
+class Reply:
+    """An answer whose head has arrived. Iterating gives its body in pieces; Broken when it tears."""
+
+    def __init__(self, response: httpx.Response, stall: float | None) -> None:
+        self.status: Final = response.status_code
+        self.headers: Final[Mapping[str, str]] = response.headers
+        self._response = response
+        self._pieces = response.aiter_raw()
+        self._stall = math.inf if stall is None else stall
+        self._started = False
+        self._over = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._over:
+            raise StopAsyncIteration
+        self._started = self._over = True  # it stays over unless a piece arrives
+        with trio.move_on_after(self._stall):
+            try:
+                piece = await anext(self._pieces)
+            except (httpx.HTTPError, httpx.StreamError) as error:
+                raise Broken(f"the answer broke off: {_told(error)}") from error
+            self._over = False
+            return piece
+        raise Broken(f"the answer stalled for {self._stall:g} s")
+
+    async def read(self, limit: int = JSON_LIMIT) -> bytes:
+        """The whole body. Raises Garbled when it is longer than `limit`."""
+        pieces = bytearray()
+        async for piece in self:
+            pieces += piece
+            if len(pieces) > limit:
+                raise Garbled(f"the answer is longer than {limit} bytes")
+        return bytes(pieces)
+
+    async def json(self, limit: int = JSON_LIMIT) -> Any:
+        """The body as JSON. Raises Garbled when it is none."""
+        raw = await self.read(limit)
+        try:
+            return json.loads(raw)
+        except (ValueError, RecursionError):
+            raise Garbled(f"HTTP {self.status} with a body that is no JSON") from None
+
+    async def close(self) -> None:
+        """Let go of the connection: back to the pool when the body was read to its end, else closed."""
+        with trio.move_on_after(_CLOSING, shield=True):
+            if self._started and not self._over:
+                # The library's body is a chain of generators. A cancelled read unwinds all of them, from the
+                # socket up; closing the outermost would leave the others to the garbage collector.
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    while True:
+                        try:
+                            await anext(self._pieces)
+                        except (StopAsyncIteration, httpx.HTTPError, httpx.StreamError):
+                            break
+            await self._response.aclose()
+
+
+class Http:
+    """The client. Close it with `aclose`."""
+
+    def __init__(self, patience: Patience | None = None, *, trust: ssl.SSLContext | None = None) -> None:
+        """`trust`: whose certificates are believed, instead of the usual ones."""
+        self.patience: Final = patience or Patience()
+        trust = trust or _usual_authorities()
+        # Idle connections are dropped before servers usually drop them (5 s), so that seldom one closes in
+        # the instant of sending.
+        self._client = _client(
+            httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=200, keepalive_expiry=4.0),
+            trust,
+        )
+        # Each node has an event stream that stays. In a pool with a bound, enough nodes would leave no
+        # connection for anything else, and all of them would seem to be out of reach.
+        self._streams = _client(httpx.Limits(max_connections=None, max_keepalive_connections=0), trust)
+
+    async def aclose(self) -> None:
+        with trio.move_on_after(_CLOSING, shield=True):
+            await self._streams.aclose()
+            await self._client.aclose()
+
+    @asynccontextmanager
+    async def exchange(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: Body | None = None,
+        data: Any = None,
+        patience: Patience | None = None,
+    ) -> AsyncIterator[Reply]:
+        """Send a request with a streamed `body` or with `data` as JSON, and give the answer once its head is
+        here. Raises NotReached, Broken, BodyUnreadable."""
+        limits = patience or self.patience
+        timeout = httpx.Timeout(read=None, write=limits.stall, connect=limits.connect, pool=_POOL)
+        try:
+            client = self._streams if limits.stall is None else self._client
+            request = client.build_request(method, url, headers=headers, json=data, timeout=timeout)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise NotReached(f"{url} is no address: {_told(error)}") from error
+        reply = Reply(await self._send(client, request, body, limits), limits.stall)
+        try:
+            if reply.headers.get("content-encoding", "identity") != "identity":
+                raise Broken("the answer is compressed, which was not asked for")
+            yield reply
+        finally:
+            await reply.close()  # noqa: ASYNC102  # it shields itself, with a timeout
+
+    @asynccontextmanager
+    async def post_to(
+        self, address: str, url: str, *, headers: Mapping[str, str], body: Body, patience: Patience
+    ) -> AsyncIterator[Reply]:
+        """POST to `url` by a connection of its own, to this IP address and without a look-up of the host,
+        which the certificate has to be for all the same. Raises as `exchange` does."""
+        try:
+            named = httpx.URL(url)
+            request = self._streams.build_request(
+                "POST",
+                named.copy_with(host=address),
+                headers={**headers, "host": named.netloc.decode("ascii")},
+                timeout=httpx.Timeout(read=None, write=patience.stall, connect=patience.connect, pool=_POOL),
+                extensions={"sni_hostname": named.raw_host.decode("ascii")},
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise NotReached(f"{url} is no address: {_told(error)}") from error
+        reply = Reply(await self._send(self._streams, request, body, patience), patience.stall)
+        try:
+            yield reply
+        finally:
+            await reply.close()  # noqa: ASYNC102  # it shields itself, with a timeout
+
+    async def _send(
+        self, client: httpx.AsyncClient, request: httpx.Request, body: Body | None, patience: Patience
+    ) -> httpx.Response:
+        scope = trio.CancelScope()
+        outgoing = None
+        if body is not None:
+            outgoing = _Outgoing(body, scope, patience)
+            request.headers["content-type"] = body.content_type
+            request.headers["content-length"] = str(body.content_length)
+            request.stream = outgoing
+        if patience.head is not None:
+            scope.deadline = trio.current_time() + _POOL + patience.connect + patience.head
+        what = f"{request.method} {request.url}"
+        try:
+            with scope:
+                return await client.send(request, stream=True)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            kind = Untrusted if _is_of_certificate(error) else NotReached
+            raise kind(f"{what}: no connection: {_told(error)}") from error
+        except httpx.UnsupportedProtocol as error:
+            raise NotReached(f"{what}: {_told(error)}") from error
+        except httpx.RemoteProtocolError as error:
+            # The library has one error for an answer that is no HTTP and for a connection that was closed.
+            if "disconnected" in str(error):
+                raise Broken(f"{what}: {_told(error)}") from error
+            raise NotHttp(f"{what}: {_told(error)}") from error
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            raise Broken(f"{what}: {_told(error)}") from error
+        finally:
+            if outgoing is not None:
+                with trio.move_on_after(_CLOSING, shield=True):
+                    await outgoing.let_go()
+        raise Broken(f"{what}: no answer within {patience.head or 0:g} s")
+
+
+def _client(limits: httpx.Limits, trust: ssl.SSLContext) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        verify=trust,
+        trust_env=False,
+        follow_redirects=False,
+        http2=False,
+        cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
+        limits=limits,
+        headers={"accept-encoding": "identity", "user-agent": "orchestrator"},
+    )
+
+
+class _Outgoing(httpx.AsyncByteStream):
+    """A body on its way out. While it moves, the deadline for the answer's head moves along."""
+
+    def __init__(self, body: Body, scope: trio.CancelScope, patience: Patience) -> None:
+        self._pieces = aiter(body)
+        self._scope = scope
+        self._head = math.inf if patience.head is None else patience.head
+        self._stall = math.inf if patience.stall is None else patience.stall
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self._scope.deadline = math.inf  # how long our own disk takes is not the peer's fault
+        allowed = self._head
+        try:
+            piece = await anext(self._pieces)
+            # A peer that closes in the middle may have answered: then nobody asks for the rest.
+            allowed += self._stall
+            return piece
+        except (OSError, SourceChanged) as error:
+            raise BodyUnreadable(str(error)) from error
+        finally:
+            self._scope.deadline = trio.current_time() + allowed
+
+    async def let_go(self) -> None:
+        """Close what the body has open. The library does not close a body that it has not read to its end."""
+        aclose = getattr(self._pieces, "aclose", None)
+        if aclose is not None:
+            await aclose()
+
+
+@cache
+def _usual_authorities() -> ssl.SSLContext:
+    """Read once: it takes a while, and a server has a client for nodes and one for callbacks."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
+def _is_of_certificate(error: BaseException) -> bool:
+    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes(error))
+
+
+def _told(error: Exception) -> str:
+    return str(error) or type(error).__name__

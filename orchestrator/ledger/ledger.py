@@ -1,0 +1,361 @@
+"""Jobs and attempts in SQLite: the truth of the orchestrator.
+
+WAL with `synchronous = FULL`: what was answered survives the death of the process and of the machine. One
+connection writes (`ledger_writer`: group commit), another one reads and does not wait for an fsync. What a
+change does is decided in `ledger_rules`; the tables are in `ledger_schema`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlite_anyio
+import trio
+
+from actors.domain.changes import (
+    Change,
+    JobDetails,
+    Move,
+    MoveAttempt,
+    NewJob,
+    Note,
+    Outcome,
+    Recorded,
+    RecordEnd,
+    TellProgress,
+)
+from actors.domain.job import Attempt, HistoryEntry, Job
+from actors.domain.scaling import DecisionRecord, MachineRecord
+from actors.domain.status import Status
+from actors.ports.ledger import LedgerError
+from actors.ports.world import Clock
+from actors.store.reserve import Reserve
+from orchestrator.ledger import queries, rows
+from orchestrator.ledger import transitions as rules
+from orchestrator.ledger.schema import MAX_ID, prepare_reader, prepare_writer
+from orchestrator.ledger.tables import machines, nodes
+from orchestrator.ledger.tables.nodes import JoinedNode
+from orchestrator.ledger.writer import DATABASE_ERRORS, LedgerFull, Writer, Writing, explain, on_ledger
+
+__all__ = ["IdempotencyConflict", "JobDetails", "JoinedNode", "LedgerFull", "SqliteLedger"]
+
+T = TypeVar("T")
+
+
+class IdempotencyConflict(LedgerError):
+    """The idempotency key belongs to a job with other content. `job` is that job."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(f"this idempotency key was used for job {job.id}, which has other content")
+        self.job = job
+
+
+class SqliteLedger:
+    """Implements `Ledger` and `MachineLedger`. Everything raises LedgerError for what the database cannot do.
+
+    `run` has to run for anything to be written. A call that writes and raises Cancelled has written nothing;
+    once its commit is under way it is finished and answered, cancelled or not.
+    """
+
+    def __init__(
+        self,
+        writer: sqlite_anyio.Connection,
+        reader: sqlite_anyio.Connection,
+        owner: str,
+        writing: Writer,
+    ) -> None:
+        """For `open`."""
+        self._connection = writer
+        self._reader = reader
+        self._owner = owner
+        self._writer = writing
+
+    @classmethod
+    async def open(
+        cls, path: str, *, clock: Clock, trace: Callable[[str], None] | None = None
+    ) -> SqliteLedger:
+        """Open the ledger at `path`; create or migrate it if need be. `trace` is told "commit" after each
+        commit, before anybody is answered. Raises LedgerError for a file that cannot be opened or is not a
+        ledger of this version."""
+        async with AsyncExitStack() as undo:
+            try:
+                writer = await sqlite_anyio.connect(path)
+                undo.push_async_callback(writer.close)
+                owner = await on_ledger(writer, prepare_writer)
+                reader = await sqlite_anyio.connect(path)
+                undo.push_async_callback(reader.close)
+                await on_ledger(reader, prepare_reader)
+            except LedgerError as error:
+                raise LedgerError(f"{path}: {error}") from error
+            except DATABASE_ERRORS as error:
+                raise LedgerError(f"{path}: {explain(error)}") from error
+            undo.pop_all()
+        reserve = Reserve(Path(f"{path}.reserve"))
+        with trio.CancelScope(shield=True):  # the connections are open, and nobody else would close them
+            await trio.to_thread.run_sync(reserve.hold)
+        return cls(writer, reader, owner, Writer(writer, clock, reserve, trace))
+
+    @property
+    def owner(self) -> str:
+        """32 hex digits, made when the ledger was: the name under which nodes know this orchestrator."""
+        return self._owner
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The writer's task: it commits until cancelled. Run it in a nursery that outlives whoever writes."""
+        await self._writer.run(task_status=task_status)
+
+    async def aclose(self) -> None:
+        """Close the file, after `run` has ended. Finishes even if cancelled."""
+        await self._reader.close()
+        await self._connection.close()
+
+    # ------------------------------------------------------------------ writing
+
+    async def insert(self, job: NewJob) -> Job:
+        """Store a Queued job with the next id; durable on return.
+
+        With an idempotency key that is known: the job that has it, as it is now, if its fingerprint is the
+        same (it has another `storage_key` then); IdempotencyConflict if not. Raises LedgerError also when the
+        ids are used up.
+        """
+        return await self._writer.write(partial(_insert, job))
+
+    async def record(self, changes: Sequence[Change]) -> Sequence[Recorded]:
+        """Apply each change by itself, in order; durable on return. A later change sees the earlier ones.
+        When this raises LedgerError, none of them was applied."""
+        if not changes:
+            await trio.lowlevel.checkpoint()
+            return []
+        return await self._writer.write(partial(_record, tuple(changes)), urgent=_are_urgent(changes))
+
+    async def request_terminate(self, job_id: int) -> Job | None:
+        return await self._writer.write(partial(_request_terminate, job_id), urgent=True)
+
+    async def jump_ids(self, to: int) -> None:
+        """Make the next job's id at least `to`; ids never go back. The numbers of changes jump along, so that
+        who remembers one from before a restored backup does not take old news for new."""
+        if to > MAX_ID:
+            raise LedgerError(f"job ids end at {MAX_ID}")
+        await self._writer.write(partial(_jump_ids, to))
+
+    async def upsert_node(self, node: JoinedNode) -> None:
+        """Store a node that joined, or what is new about it."""
+        await self._writer.write(lambda writing: nodes.store_node(writing.db, node))
+
+    async def remove_node(self, node_id: str) -> bool:
+        """Forget a node that joined. False if there was none."""
+        return await self._writer.write(lambda writing: nodes.remove_node(writing.db, node_id))
+
+    async def order_drain(self, node_id: str, reason: str | None) -> None:
+        """Keep the order that a node gets no more jobs, and why; None lifts it."""
+        await self._writer.write(lambda writing: nodes.store_drain(writing.db, node_id, reason))
+
+    async def put_machine(self, record: MachineRecord) -> None:
+        await self._writer.write(lambda writing: machines.store_machine(writing.db, record))
+
+    async def note_decision(self, decision: DecisionRecord) -> None:
+        await self._writer.write(lambda writing: machines.store_decision(writing.db, decision))
+
+    async def check(self) -> None:
+        """Whether the ledger can be written now: an empty turn of the writer. It waits behind a commit that
+        hangs, so give it a deadline. Raises LedgerError."""
+        await self._writer.write(lambda writing: None)
+
+    # ------------------------------------------------------------------ reading
+
+    async def changes(self, after: int, limit: int = 500) -> Sequence[Job]:
+        statement = f"{rows.JOBS} WHERE change_seq > ? ORDER BY change_seq LIMIT ?"
+        return await self._jobs(statement, after, limit)
+
+    async def live(self) -> tuple[Sequence[Job], int]:
+        return await self.read(_live)
+
+    async def owed(self) -> Sequence[Attempt]:
+        statement = f"{rows.ATTEMPTS_OWED} ORDER BY rowid"
+        return await self.read(lambda db: [rows.attempt_of(row) for row in db.execute(statement)])
+
+    async def get(self, job_id: int) -> Job | None:
+        return await self.read(lambda db: rows.get_job(db, job_id))
+
+    async def history(self, job_id: int) -> Sequence[HistoryEntry]:
+        statement = (
+            "SELECT job_id, at, source, target, reason, node_id, attempt_n FROM history "
+            "WHERE job_id = ? ORDER BY rowid"
+        )
+        return await self.read(lambda db: [rows.history_of(row) for row in db.execute(statement, (job_id,))])
+
+    async def attempts(self, job_id: int) -> Sequence[Attempt]:
+        statement = f"{rows.ATTEMPTS} WHERE job_id = ? ORDER BY rowid"
+        return await self.read(lambda db: [rows.attempt_of(row) for row in db.execute(statement, (job_id,))])
+
+    async def ended_before(
+        self, wall: float, limit: int = 100, after: tuple[float, int] | None = None
+    ) -> Sequence[Job]:
+        order = "ORDER BY ended_at, id LIMIT ?"
+        if after is None:
+            return await self._jobs(f"{rows.JOBS_ENDED} AND ended_at < ? {order}", wall, limit)
+        later = f"{rows.JOBS_ENDED} AND ended_at < ? AND (ended_at, id) > (?, ?) {order}"
+        return await self._jobs(later, wall, *after, limit)
+
+    async def unknown_directories(self, storage_keys: Sequence[str]) -> Sequence[str]:
+        def read(db: sqlite3.Connection) -> list[str]:
+            known = rows.known_directories(db, storage_keys)
+            return [key for key in storage_keys if key not in known]
+
+        return await self.read(read)
+
+    async def find_idempotent(self, key: str) -> tuple[Job, str | None] | None:
+        """The job that was stored with this idempotency key, and the fingerprint of its content."""
+        return await self.read(lambda db: _find_idempotent(db, key))
+
+    async def details(self, job_id: int) -> JobDetails | None:
+        """What a job has besides; None if it is unknown."""
+        return (await self.read(lambda db: queries.read_details(db, (job_id,)))).get(job_id)
+
+    async def counts(self) -> dict[tuple[str, Status], int]:
+        """How many jobs there are by (service, status); what there is none of is left out."""
+        statement = "SELECT service, status, jobs FROM tallies WHERE jobs > 0"
+        return await self.read(lambda db: {(s, Status(name)): n for s, name, n in db.execute(statement)})
+
+    async def max_id(self) -> int:
+        """The largest id that was ever given; 0 if none was."""
+        statement = "SELECT seq FROM sqlite_sequence WHERE name = 'jobs'"
+        return await self.read(lambda db: int((db.execute(statement).fetchone() or (0,))[0]))
+
+    async def nodes(self) -> Sequence[JoinedNode]:
+        return await self.read(nodes.read_nodes)
+
+    async def drains(self) -> Mapping[str, str]:
+        """Nodes that get no more jobs, by id, and why."""
+        return await self.read(nodes.read_drains)
+
+    async def machines(self) -> Sequence[MachineRecord]:
+        return await self.read(machines.read_machines)
+
+    async def decisions(self, service: str | None = None, limit: int = 100) -> Sequence[DecisionRecord]:
+        return await self.read(lambda db: machines.read_decisions(db, service, limit))
+
+    async def _jobs(self, statement: str, *parameters: Any) -> list[Job]:
+        return await self.read(lambda db: [rows.job_of(row) for row in db.execute(statement, parameters)])
+
+    # ------------------------------------------------------------------ for what has tables of its own here
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Have `work` done in the thread of the connection that reads."""
+        return await on_ledger(self._reader, work)
+
+    async def write(self, work: Callable[[Writing], T]) -> T:
+        """Have `work` done as one item of the writer; durable on return."""
+        return await self._writer.write(work)
+
+
+# ---------------------------------------------------------------------- what runs in the thread
+
+
+def _insert(job: NewJob, writing: Writing) -> Job:
+    db, now = writing.db, writing.now
+    if job.idempotency_key is not None:
+        found = _find_idempotent(db, job.idempotency_key)
+        if found is not None:
+            if found[1] != job.fingerprint:
+                raise IdempotencyConflict(found[0])
+            return found[0]
+    seq = writing.next_seq()
+    job_id = rows.insert_job(db, job, seq=seq, now=now)
+    if job_id > MAX_ID:
+        raise LedgerError(f"the job ids are used up: they end at {MAX_ID}; start a new ledger")
+    step = rules.new_job(job, job_id=job_id, seq=seq, now=now)
+    rows.store(db, step, now)
+    return step.job
+
+
+def _are_urgent(changes: Sequence[Change]) -> bool:
+    """What begins, or only tells something, can wait for room; what ends makes some, or frees a node."""
+    begin = any(isinstance(change, Move) and change.attempt is not None for change in changes)
+    return not begin and not all(isinstance(change, Note | TellProgress) for change in changes)
+
+
+def _record(changes: Sequence[Change], writing: Writing) -> list[Recorded]:
+    return [_change(change, writing) for change in changes]
+
+
+def _change(change: Change, writing: Writing) -> Recorded:
+    db, now, seq = writing.db, writing.now, writing.seq + 1
+    if isinstance(change, MoveAttempt):
+        attempt = rules.move_attempt(rows.get_attempt(db, change.key), change)
+        if isinstance(attempt, Outcome):
+            return Recorded(attempt)
+        rows.store_attempt(db, attempt, now)
+        return Recorded(Outcome.DONE)
+    job = rows.get_job(db, change.job_id)
+    step: rules.Step | Outcome
+    if isinstance(change, RecordEnd):
+        step = rules.record_end(job, change, seq=seq, now=now)
+    elif isinstance(change, Note):
+        step = rules.note(job, change, seq=seq, now=now)
+    elif isinstance(change, TellProgress):
+        step = rules.tell_progress(job, change, seq=seq, now=now)
+    else:
+        has_open = change.attempt is not None and _attempt_exists(db, change)
+        step = rules.move(job, change, has_open=has_open, seq=seq, now=now)
+    if isinstance(step, Outcome):
+        return Recorded(step, job)
+    writing.next_seq()
+    rows.store(db, step, now)
+    return Recorded(Outcome.DONE, step.job)
+
+
+def _attempt_exists(db: sqlite3.Connection, change: Move) -> bool:
+    assert change.attempt is not None
+    if rows.get_attempt(db, change.attempt.key) is not None:
+        return True
+    return rows.has_open_attempt(db, change.job_id)
+
+
+def _request_terminate(job_id: int, writing: Writing) -> Job | None:
+    job = rows.get_job(writing.db, job_id)
+    if job is None:
+        return None
+    step = rules.request_terminate(job, seq=writing.seq + 1, now=writing.now)
+    if step is None:
+        return job
+    writing.next_seq()
+    rows.store(writing.db, step, writing.now)
+    return step.job
+
+
+def _jump_ids(to: int, writing: Writing) -> None:
+    db = writing.db
+    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
+    last = 0 if row is None else int(row[0])
+    if to - 1 <= last:
+        return
+    if row is None:
+        db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('jobs', ?)", (to - 1,))
+    else:
+        db.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'jobs'", (to - 1,))
+    writing.seq += to - 1 - last
+
+
+def _live(db: sqlite3.Connection) -> tuple[Sequence[Job], int]:
+    db.execute("BEGIN")
+    try:
+        jobs = [rows.job_of(row) for row in db.execute(f"{rows.JOBS_LIVE} ORDER BY id")]
+        seq = int(db.execute("SELECT value FROM meta WHERE key = 'change_seq'").fetchone()[0])
+    finally:
+        db.execute("ROLLBACK")
+    return jobs, seq
+
+
+def _find_idempotent(db: sqlite3.Connection, key: str) -> tuple[Job, str | None] | None:
+    row = db.execute("SELECT id, fingerprint FROM jobs WHERE idempotency_key = ?", (key,)).fetchone()
+    if row is None:
+        return None
+    job = rows.get_job(db, row[0])
+    assert job is not None
+    return job, row[1]

@@ -1,0 +1,200 @@
+"""What people ask of the ledger: lists with filters, names and tags, and every change in its order.
+
+For the thread that has the connection. Each list reads about as
+many rows as it tells: an index ends in the id, so it is in the order of the lists, and for each pair of
+filters there is one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from actors.domain.changes import JobDetails
+from actors.domain.job import HistoryEntry, Job
+from actors.domain.status import Status
+from orchestrator.ledger import rows
+
+WINDOW: Final = 1000
+"""Changes that one read looks at."""
+
+
+_LINES: Final = "SELECT change_seq, job_id, at, source, target, reason, node_id, attempt_n FROM history"
+
+
+LOOKED_THROUGH: Final = 5000
+"""Jobs that one search looks through."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """What a list is narrowed to; None: not by this. `node`: jobs that are there now. `search`: a part of the
+    name or of a tag, upper and lower case alike, or the number of the job or of its user."""
+
+    user: int | None = None
+    service: str | None = None
+    status: Status | None = None
+    name: str | None = None
+    tag: str | None = None
+    node: str | None = None
+    search: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Some jobs of a list. The next page has ids below `before`; None if there is none."""
+
+    jobs: Sequence[Job]
+    before: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One change of one job. `entry` is its line of history, None for a change that is no transition. `job`
+    and `details` are the job as it is when this is read: `job.change_seq` may be later than `seq`."""
+
+    seq: int
+    job: Job
+    details: JobDetails
+    entry: HistoryEntry | None
+
+
+def read_list(db: sqlite3.Connection, wanted: JobFilter, before: int | None, limit: int) -> JobPage:
+    """The newest jobs that fit, with ids below `before`. A search looks through a bounded number of those
+    that fit the rest: its page may have few or none though more follow. The job whose number is searched for
+    comes first of all."""
+    if wanted.search is not None:
+        return _search(db, wanted, wanted.search.casefold(), before, limit)
+    found = _read(db, wanted, before, limit + 1)
+    return JobPage(found[:limit], found[limit - 1].id if len(found) > limit else None)
+
+
+def _search(db: sqlite3.Connection, wanted: JobFilter, text: str, before: int | None, limit: int) -> JobPage:
+    number = _number(text)
+    exact = None if number is None else _exactly(db, wanted, number)
+    jobs = [exact] if exact is not None and before is None else []
+    looked, last = 0, before
+    for job_id, user_id, name, tags in _select(db, _SEARCHED, wanted, before, LOOKED_THROUGH):
+        if len(jobs) == limit:
+            return JobPage(jobs, job_id + 1)
+        looked, last = looked + 1, job_id
+        is_exact = exact is not None and job_id == exact.id
+        if not is_exact and (user_id == number or _has(text, name, tags)):
+            found = rows.get_job(db, job_id)
+            assert found is not None
+            jobs.append(found)
+    return JobPage(jobs, last if looked == LOOKED_THROUGH else None)
+
+
+_SEARCHED: Final = "j.id, j.user_id, j.name, j.tags"
+
+
+def _has(text: str, name: str | None, tags: str) -> bool:
+    if name is not None and text in name.casefold():
+        return True
+    return len(tags) > len("[]") and any(text in tag.casefold() for tag in json.loads(tags))
+
+
+def _read(db: sqlite3.Connection, wanted: JobFilter, before: int | None, limit: int) -> list[Job]:
+    return [rows.job_of(row) for row in _select(db, rows.JOB_COLUMNS, wanted, before, limit)]
+
+
+def _select(
+    db: sqlite3.Connection, columns: str, wanted: JobFilter, before: int | None, limit: int
+) -> sqlite3.Cursor:
+    """What fits but for the search, newest first."""
+    conditions: dict[str, Any] = {
+        "j.user_id = ?": wanted.user,
+        "j.service = ?": wanted.service,
+        "j.status = ?": wanted.status.value if wanted.status is not None else None,
+        "j.name = ?": wanted.name,
+    }
+    if wanted.node is not None:
+        source, number = rows.FROM_NODE, "o.job_id"
+        conditions |= {"o.state = 'open' AND o.node_id = ?": wanted.node}
+        conditions["EXISTS (SELECT 1 FROM job_tags WHERE tag = ? AND job_id = j.id)"] = wanted.tag
+    elif wanted.tag is not None:
+        source, number = rows.FROM_TAGGED, "t.job_id"
+        conditions["t.tag = ?"] = wanted.tag
+    else:
+        source, number = rows.FROM_JOBS, "j.id"
+    conditions[f"{number} < ?"] = before
+    given = {condition: value for condition, value in conditions.items() if value is not None}
+    where = f"WHERE {' AND '.join(given)}" if given else ""
+    statement = f"SELECT {columns} {source} {where} ORDER BY {number} DESC LIMIT ?"
+    return db.execute(statement, (*given.values(), limit))
+
+
+def _number(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII) else None
+
+
+def _exactly(db: sqlite3.Connection, wanted: JobFilter, number: int) -> Job | None:
+    """The job of this number, if it fits but for the search."""
+    found = _read(db, wanted, number + 1, 1)
+    return found[0] if found and found[0].id == number else None
+
+
+def read_details(db: sqlite3.Connection, job_ids: Sequence[int]) -> Mapping[int, JobDetails]:
+    """What these jobs have besides; those that are unknown are left out."""
+    statement = (
+        "SELECT id, name, tags, callback_url, requires, rerun_of, input_names FROM jobs "
+        f"WHERE id IN ({', '.join('?' * len(job_ids))})"
+    )
+    return {row[0]: rows.details_of(row[1:]) for row in db.execute(statement, tuple(job_ids))}
+
+
+def read_seq(db: sqlite3.Connection) -> int:
+    """The number of the newest change."""
+    return int(db.execute("SELECT value FROM meta WHERE key = 'change_seq'").fetchone()[0])
+
+
+def read_changes(db: sqlite3.Connection, after: int) -> tuple[list[Told], int]:
+    """The changes that follow `after`, in order, and how far that is: all if it is the newest change. Each
+    transition is there once, and so is each job's newest change of another kind."""
+    db.execute("BEGIN")
+    try:
+        upto = max(after, min(after + WINDOW, read_seq(db)))
+        within = "change_seq > ? AND change_seq <= ?"
+        lines = {
+            row[0]: rows.history_of(row[1:])
+            for row in db.execute(f"{_LINES} WHERE change_seq IS NOT NULL AND {within}", (after, upto))
+        }
+        changed = [rows.job_of(row) for row in db.execute(f"{rows.JOBS} WHERE {within}", (after, upto))]
+        return _told(db, lines, changed), upto
+    finally:
+        db.execute("ROLLBACK")
+
+
+def read_job_changes(db: sqlite3.Connection, job_id: int, after: int) -> tuple[list[Told], int]:
+    """The same of one job, all of them: what other jobs did in the meantime is not looked at."""
+    db.execute("BEGIN")
+    try:
+        lines = {
+            row[0]: rows.history_of(row[1:])
+            for row in db.execute(f"{_LINES} WHERE job_id = ? AND +change_seq > ?", (job_id, after))
+        }
+        job = rows.get_job(db, job_id)
+        changed = [job] if job is not None and job.change_seq > after else []
+        return _told(db, lines, changed), max(after, read_seq(db))
+    finally:
+        db.execute("ROLLBACK")
+
+
+def _told(db: sqlite3.Connection, lines: Mapping[int, HistoryEntry], changed: Sequence[Job]) -> list[Told]:
+    jobs = {job.id: job for job in changed}
+    for entry in lines.values():
+        if entry.job_id not in jobs and (job := rows.get_job(db, entry.job_id)) is not None:
+            jobs[job.id] = job
+    details: dict[int, JobDetails] = {}
+    ids = list(jobs)
+    for start in range(0, len(ids), 500):
+        details |= read_details(db, ids[start : start + 500])
+    changes = {seq: entry.job_id for seq, entry in lines.items()} | {
+        job.change_seq: job.id for job in changed
+    }
+    return [Told(seq, jobs[n], details[n], lines.get(seq)) for seq, n in sorted(changes.items()) if n in jobs]

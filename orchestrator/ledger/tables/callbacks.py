@@ -1,0 +1,116 @@
+"""Whom to tell of ended jobs: a table of schema 5. The end of a job that asked for it writes its row, in the
+same transaction, so no crash forgets a callback."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
+
+from actors.ports.callbacks import Callback, CallbackStatus, Tried
+from orchestrator.ledger.writer import Writing
+
+T = TypeVar("T")
+
+TABLES: Final = (
+    """CREATE TABLE callbacks (
+        seq INTEGER PRIMARY KEY,
+        job_id INTEGER NOT NULL UNIQUE REFERENCES jobs (id),
+        status TEXT NOT NULL DEFAULT 'pending',
+        since REAL NOT NULL,
+        next_at REAL,
+        tries INTEGER NOT NULL DEFAULT 0,
+        last_error TEXT,
+        settled_at REAL
+    ) STRICT""",
+    "CREATE INDEX callbacks_pending ON callbacks (seq) WHERE status = 'pending'",
+    """CREATE TRIGGER jobs_called AFTER UPDATE OF ended_at ON jobs
+        WHEN old.ended_at IS NULL AND new.ended_at IS NOT NULL AND new.callback_url IS NOT NULL BEGIN
+        INSERT INTO callbacks (job_id, since, next_at) VALUES (new.id, new.ended_at, new.ended_at)
+            ON CONFLICT DO NOTHING;
+    END""",
+    # How many there are of each kind, without counting them.
+    """CREATE TABLE callback_tallies (
+        status TEXT PRIMARY KEY,
+        callbacks INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    "INSERT INTO callback_tallies VALUES ('pending', 0), ('delivered', 0), ('given_up', 0)",
+    """CREATE TRIGGER callbacks_tally_new AFTER INSERT ON callbacks BEGIN
+        UPDATE callback_tallies SET callbacks = callbacks + 1 WHERE status = new.status;
+    END""",
+    """CREATE TRIGGER callbacks_tally_moved AFTER UPDATE OF status ON callbacks
+        WHEN old.status <> new.status BEGIN
+        UPDATE callback_tallies SET callbacks = callbacks - 1 WHERE status = old.status;
+        UPDATE callback_tallies SET callbacks = callbacks + 1 WHERE status = new.status;
+    END""",
+)
+
+_PENDING: Final = (
+    "SELECT c.seq, c.job_id, j.callback_url, c.since, c.next_at, c.tries "
+    "FROM callbacks AS c INDEXED BY callbacks_pending CROSS JOIN jobs AS j ON j.id = c.job_id "
+    "WHERE c.status = 'pending' AND c.seq > ? ORDER BY c.seq LIMIT ?"
+)
+
+
+class LedgerTables(Protocol):
+    """What is needed of the ledger."""
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T: ...
+    async def write(self, work: Callable[[Writing], T]) -> T: ...
+
+
+class SqliteCallbacks:
+    """Implements `actors.ports.callbacks.CallbackLedger`."""
+
+    def __init__(self, ledger: LedgerTables) -> None:
+        self._ledger = ledger
+
+    async def pending(self, after: int, limit: int = 500) -> Sequence[Callback]:
+        return await self._ledger.read(
+            lambda db: [Callback(*row) for row in db.execute(_PENDING, (after, limit))]
+        )
+
+    async def note(self, tried: Tried) -> None:
+        await self._ledger.write(partial(_note, tried))
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackView:
+    """How it stands with a job's callback; before the job's end nothing was tried. Times are wall-clock."""
+
+    url: str
+    status: CallbackStatus = CallbackStatus.PENDING
+    tries: int = 0
+    last_error: str | None = None
+    next_at: float | None = None
+    settled_at: float | None = None
+
+
+def read_callback(db: sqlite3.Connection, job_id: int) -> CallbackView | None:
+    """None for a job that asked for none, or that is unknown."""
+    row = db.execute(
+        "SELECT j.callback_url, c.status, c.tries, c.last_error, c.next_at, c.settled_at "
+        "FROM jobs AS j LEFT JOIN callbacks AS c ON c.job_id = j.id "
+        "WHERE j.id = ? AND j.callback_url IS NOT NULL",
+        (job_id,),
+    ).fetchone()
+    if row is None:
+        return None
+    return CallbackView(row[0]) if row[1] is None else CallbackView(row[0], CallbackStatus(row[1]), *row[2:])
+
+
+def read_tallies(db: sqlite3.Connection) -> Mapping[str, int]:
+    """How many callbacks there are, by status."""
+    found: list[tuple[str, Any]] = db.execute("SELECT status, callbacks FROM callback_tallies").fetchall()
+    return dict(found)
+
+
+def _note(tried: Tried, writing: Writing) -> None:
+    settled = None if tried.status is CallbackStatus.PENDING else writing.now
+    writing.db.execute(
+        "UPDATE callbacks SET status = ?, tries = ?, last_error = COALESCE(?, last_error), next_at = ?, "
+        "settled_at = ? WHERE job_id = ? AND status = 'pending'",
+        (tried.status.value, tried.tries, tried.error, tried.next_at, settled, tried.job_id),
+    )

@@ -1,0 +1,207 @@
+"""What a change does to a job: pure decisions, the same for every ledger.
+
+A ledger loads the rows that a change speaks of, asks here, and stores the answer. So the table of
+transitions, the comparison with the current attempt and what follows from a move are in one place, whatever
+the rows are kept in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from actors.domain.changes import Move, MoveAttempt, NewJob, Note, Outcome, RecordEnd, TellProgress
+from actors.domain.job import Attempt, AttemptState, End, HistoryEntry, Job
+from actors.domain.labels import from_labels
+from actors.domain.status import ENDED, OVER, QUOTA, Status, may_move
+
+_ORDER = (AttemptState.OPEN, AttemptState.GIVEN_UP, AttemptState.OVER, AttemptState.RELEASED)
+_INT_MAX = 2**63 - 1
+
+UPLOADED = "Job successfully uploaded"
+"""What a new job's message says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is to be stored: the job's row as it becomes, its line of history, the attempt that is new and the
+    one that changed."""
+
+    job: Job
+    history: HistoryEntry | None = None
+    new_attempt: Attempt | None = None
+    changed_attempt: Attempt | None = None
+
+
+def new_job(job: NewJob, *, job_id: int, seq: int, now: float) -> Step:
+    """The first row of a job."""
+    row = Job(
+        id=job_id,
+        user_id=job.user_id,
+        service=job.service,
+        status=Status.QUEUED,
+        message=UPLOADED,
+        change_seq=seq,
+        created_at=now,
+        updated_at=now,
+        storage_key=job.storage_key,
+        size=job.size,
+        max_runtime=job.max_runtime,
+        requires=from_labels(job.details.requires),
+    )
+    return Step(row, HistoryEntry(job_id, now, None, Status.QUEUED, UPLOADED, None, None))
+
+
+def move(job: Job | None, change: Move, *, has_open: bool, seq: int, now: float) -> Step | Outcome:
+    """Decide on a move. `has_open` says whether any attempt of the job is OPEN.
+
+    A job that leaves its attempt behind (requeued or ended) without saying what becomes of it leaves it OVER:
+    then the node is told to let go of it, and nothing is forgotten there.
+    """
+    current = job.attempt if job is not None else None
+    if job is None or job.status is not change.source:
+        return Outcome.STALE
+    if change.key is not None and (current is None or current.key != change.key):
+        return Outcome.STALE
+    if not may_move(job.status, change.target, terminate_requested=job.terminate_requested):
+        return Outcome.REFUSED
+    if not _attempt_fits(job, change, has_open=has_open):
+        return Outcome.REFUSED
+
+    reason = storable(change.reason)
+    changed = _left(current, change) if current is not None else None
+    acting = change.attempt or changed or current
+    requeued = change.target is Status.QUEUED
+    end = job.end or (storable_end(change.end) if change.end is not None else None)
+    row = replace(
+        job,
+        status=change.target,
+        message=reason,
+        change_seq=seq,
+        updated_at=now,
+        attempts_used=job.attempts_used + (1 if change.spent else 0),
+        attempt=None if requeued else acting,
+        end=None if requeued else end,
+        ended_at=now if change.target in ENDED else job.ended_at,
+        progress=None if requeued else job.progress,
+        progress_message="" if requeued else job.progress_message,
+        running_since=_running_since(job, change.target, now),
+    )
+    entry = HistoryEntry(
+        job_id=job.id,
+        at=now,
+        source=change.source,
+        target=change.target,
+        reason=reason,
+        node_id=acting.node_id if acting is not None else None,
+        attempt_n=acting.n if acting is not None else None,
+    )
+    return Step(row, entry, change.attempt, changed if changed != current else None)
+
+
+def record_end(job: Job | None, change: RecordEnd, *, seq: int, now: float) -> Step | Outcome:
+    """Decide on a verdict: it counts once, and only from the current attempt of a job that is on its way. The
+    history tells it, for from here on the job no longer counts against the quotas."""
+    if job is None or job.attempt is None or job.attempt.key != change.key:
+        return Outcome.STALE
+    if job.end is not None or job.status not in QUOTA:
+        return Outcome.STALE
+    end = storable_end(change.end)
+    entry = HistoryEntry(
+        job_id=job.id,
+        at=now,
+        source=job.status,
+        target=job.status,
+        reason=f"ended on the node ({end.message or end.status}); its results are fetched",
+        node_id=job.attempt.node_id,
+        attempt_n=job.attempt.n,
+    )
+    return Step(replace(job, end=end, change_seq=seq, updated_at=now), entry)
+
+
+def note(job: Job | None, change: Note, *, seq: int, now: float) -> Step | Outcome:
+    """Decide on a message: only for a job that is on its way under that attempt, and only a new one."""
+    if job is None or job.attempt is None or job.attempt.key != change.key or job.status not in QUOTA:
+        return Outcome.STALE
+    message = storable(change.message)
+    if message == job.message:
+        return Outcome.STALE
+    return Step(replace(job, message=message, change_seq=seq, updated_at=now))
+
+
+def tell_progress(job: Job | None, change: TellProgress, *, seq: int, now: float) -> Step | Outcome:
+    """Decide on a script's word of its progress: like a note, only from the current attempt of a job that is
+    on its way, and only what is new."""
+    if job is None or job.attempt is None or job.attempt.key != change.key or job.status not in QUOTA:
+        return Outcome.STALE
+    message = storable(change.message)
+    if (change.fraction, message) == (job.progress, job.progress_message):
+        return Outcome.STALE
+    row = replace(job, progress=change.fraction, progress_message=message, change_seq=seq, updated_at=now)
+    return Step(row)
+
+
+def move_attempt(attempt: Attempt | None, change: MoveAttempt) -> Attempt | Outcome:
+    """Decide on an attempt's own move: forward only. The same state again is DONE."""
+    if attempt is None:
+        return Outcome.STALE
+    if change.state is AttemptState.OPEN:
+        return Outcome.REFUSED
+    if _ORDER.index(change.state) < _ORDER.index(attempt.state):
+        return Outcome.STALE
+    return replace(attempt, state=change.state)
+
+
+def request_terminate(job: Job, *, seq: int, now: float) -> Step | None:
+    """None where the order changes nothing: it was given before, or the job is over."""
+    if job.terminate_requested or job.status in OVER:
+        return None
+    return Step(replace(job, terminate_requested=True, change_seq=seq, updated_at=now))
+
+
+def storable(text: str) -> str:
+    """Text that a database and a JSON body take. Half surrogates (they come from file names that are no
+    UTF-8) are spelled out, so that no node's message can make a transition fail."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def storable_end(end: End) -> End:
+    """A verdict that fits into 64 bits; a node that claims more is cut off at the largest number."""
+    return replace(
+        end,
+        message=storable(end.message),
+        exit_code=_fit(end.exit_code),
+        signal=_fit(end.signal),
+        peak_bytes=_fit(end.peak_bytes),
+        size=min(max(end.size, 0), _INT_MAX),
+    )
+
+
+def _fit(number: int | None) -> int | None:
+    return None if number is None else min(max(number, -_INT_MAX), _INT_MAX)
+
+
+def _running_since(job: Job, target: Status, now: float) -> float | None:
+    if target is Status.QUEUED:
+        return None
+    return now if target is Status.RUNNING and job.running_since is None else job.running_since
+
+
+def _attempt_fits(job: Job, change: Move, *, has_open: bool) -> bool:
+    """Processing begins with an attempt of its own and nothing else does."""
+    attempt = change.attempt
+    if (change.target is Status.PROCESSING) != (attempt is not None):
+        return False
+    if attempt is None:
+        return change.attempt_state is not AttemptState.OPEN
+    return attempt.job_id == job.id and attempt.state is AttemptState.OPEN and not has_open
+
+
+def _left(current: Attempt, change: Move) -> Attempt:
+    state = change.attempt_state
+    leaves = change.target is Status.QUEUED or change.target in ENDED
+    if state is None and leaves and current.state is AttemptState.OPEN:
+        state = AttemptState.OVER
+    if state is None or _ORDER.index(state) < _ORDER.index(current.state):
+        state = current.state
+    foreign_id = change.foreign_id if change.foreign_id is not None else current.foreign_id
+    return replace(current, state=state, foreign_id=foreign_id)

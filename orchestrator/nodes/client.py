@@ -1,0 +1,141 @@
+"""Nodes over HTTP, ours and foreign ones: the port `Nodes`, and what the api reads from a node directly.
+
+One client, and with it one pool of connections, serves all nodes. What differs between the two kinds of nodes
+is in `own_node.py` and `foreign_node.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from actors.domain.job import Attempt
+from actors.domain.node import NodeAddress, NodeRef
+from actors.ports.nodes import CollectAnswer, Dispatch, Look, NodeEvent, SubmitAnswer
+from orchestrator.http_client import Http
+from orchestrator.nodes.addresses import base_of, foreign_ref
+from orchestrator.nodes.contract_only.client import ForeignNodes
+from orchestrator.nodes.contract_only.poller import ForeignWatch
+from orchestrator.nodes.contract_only.probe import GRACE, Asking
+from orchestrator.nodes.contract_only.spool import Spool
+from orchestrator.nodes.job_files import JobFiles
+from orchestrator.nodes.native.client import OwnNodes
+from orchestrator.nodes.native.events import Introduced, Kind, follow_events, introduce
+from orchestrator.nodes.remote_stream import NotThere, Opened, Unreachable
+from orchestrator.storage.result_archive import StoredFile, listed
+
+SILENCE: Final = 3.5
+"""Seconds without a word after which a node's event stream, in which it says something each second, is taken
+for dead and opened anew."""
+
+
+class NodeClient:
+    """`owner` is this orchestrator's id. `spool` is a directory of its own, where what foreign nodes give is
+    checked: it needs room for it. Close the client with `aclose`."""
+
+    def __init__(
+        self,
+        owner: str,
+        files: JobFiles,
+        spool: Path,
+        *,
+        poll_seconds: float = 0.5,
+        silence: float = SILENCE,
+        grace: float = GRACE,
+        http: Http | None = None,
+    ) -> None:
+        self._owner = owner
+        self._http = http or Http()
+        self._poll_seconds = poll_seconds
+        self._silence = silence
+        self._own = OwnNodes(self._http, owner, files)
+        kept = Spool(spool)
+        self._asking = Asking(self._http, kept, grace)
+        self._foreign = ForeignNodes(self._http, kept, self._asking, files)
+        self._followed: dict[str, Sequence[Attempt]] = {}
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    def _for(self, node: NodeRef) -> OwnNodes | ForeignNodes:
+        return self._foreign if node.foreign else self._own
+
+    async def submit(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[SubmitAnswer]:
+        return await self._for(node).submit(node, items)
+
+    async def look(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[Look]:
+        return await self._for(node).look(node, attempts)
+
+    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[Look]:
+        return await self._for(node).cancel(node, attempts)
+
+    async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[bool]:
+        return await self._for(node).release(node, attempts)
+
+    async def collect(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
+        return await self._for(node).collect(node, items)
+
+    def open_results(self, node: NodeRef, attempt: Attempt) -> AbstractAsyncContextManager[Opened]:
+        """The zip of what an attempt has in its directory now. Raises NotThere, Unreachable."""
+        return self._for(node).open_results(node, attempt)
+
+    @asynccontextmanager
+    async def open_log(
+        self, node: NodeRef, attempt: Attempt, stream: str, offset: int = 0, *, follow: bool = False
+    ) -> AsyncIterator[Opened]:
+        """The bytes of `stdout` or `stderr` from `offset` on, with `follow` also those to come until the run
+        has ended. Raises NotThere, also for foreign nodes, which have no logs to be read; Unreachable."""
+        if node.foreign:
+            raise NotThere("the node knows only the contract, which has no logs")
+        async with self._own.open_log(node, attempt, stream, offset, follow=follow) as opened:
+            yield opened
+
+    @asynccontextmanager
+    async def open_file(self, node: NodeRef, attempt: Attempt, path: str) -> AsyncIterator[Opened]:
+        """One file of an attempt's directory as it is now, by its spelled path. Raises NotThere, also for
+        foreign nodes; Unreachable."""
+        if node.foreign:
+            raise NotThere("the node knows only the contract, which has no single files")
+        async with self._own.open_file(node, attempt, path) as opened:
+            yield opened
+
+    async def list_files(self, node: NodeRef, attempt: Attempt) -> Sequence[StoredFile]:
+        """What is in an attempt's directory now. Raises as `open_file` does."""
+        if node.foreign:
+            raise NotThere("the node knows only the contract, which has no single files")
+        try:
+            return listed(await self._own.list_files(node, attempt))
+        except ValueError as error:
+            raise Unreachable(f"the node lists its files in a way that makes no sense: {error}") from error
+
+    def follow(self, node_id: str, attempts: Sequence[Attempt]) -> None:
+        self._followed[node_id] = tuple(attempts)
+
+    async def introduce(self, url: str) -> Introduced:
+        """Who answers at this base URL."""
+        return await introduce(self._http, url)
+
+    async def watch(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
+        base = base_of(address)
+        who = await introduce(self._http, base)
+        if who.kind is Kind.UNCLEAR:
+            return who.reason
+        if who.kind is Kind.OURS:
+            return await follow_events(
+                self._http, self._owner, NodeRef(who.node_id, base), tell, self._silence
+            )
+        node = foreign_ref(address)
+        watch = ForeignWatch(
+            self._http,
+            self._asking,
+            node,
+            open_attempts=lambda: self._followed.get(node.node_id, ()),
+            tell=tell,
+            poll_seconds=self._poll_seconds,
+        )
+        return await watch.run()
+
+
+__all__ = ["SILENCE", "NodeClient", "NotThere", "Opened", "Unreachable"]

@@ -1,0 +1,129 @@
+"""Zips that foreign nodes gave, on disk until they are taken into the storage.
+
+A foreign node names payloads by a number that begins at 1 again when it restarts. So a marker file goes out
+with the inputs, and a zip counts only when the marker in it holds the attempt's key.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from actors.wire.files.threaded_iterator import Pulled
+from actors.wire.files.zip_reader import check_zip, members, open_member
+from orchestrator.nodes.contract_only.marker import MARKER
+from orchestrator.nodes.job_files import LOGS, ResultSink
+
+EXIT_FILE: Final = ".orchestrator.exit"
+"""Where scripts for foreign nodes leave their exit code."""
+
+_EMPTY_ZIP: Final = b"PK\x05\x06" + bytes(18)
+_PIECE: Final = 1 << 20
+_SMALL: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a zip tells of itself: the key in its marker, the exit code its script wrote, its own bytes."""
+
+    marker: str | None
+    exit_code: int | None
+    size: int
+
+
+class Spool:
+    """A directory of its own, emptied at the start: what a foreign node gave can be had again."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._number = 0
+        self._opening = trio.Lock()
+        self._opened = False
+
+    async def open(self) -> None:
+        """Create the directory, or empty it; done once, at the latest before anything is written. Raises
+        OSError."""
+        async with self._opening:
+            if not self._opened:
+                await trio.to_thread.run_sync(_empty, self._directory)
+                self._opened = True
+
+    async def write(self, first: bytes, rest: AsyncIterator[bytes]) -> Path:
+        """A new file of all these bytes. Raises OSError when our disk cannot, and what `rest` raises; then
+        nothing is left."""
+        await self.open()
+        self._number += 1
+        path = self._directory / f"{self._number}.zip"
+        try:
+            async with await trio.open_file(path, "xb") as file:
+                await file.write(first)
+                async for piece in rest:
+                    await file.write(piece)
+        except BaseException:
+            await self.remove(path)  # noqa: ASYNC102  # it shields itself, with a timeout
+            raise
+        return path
+
+    async def remove(self, path: Path) -> None:
+        """Who is reading it can go on. Done also for who is cancelled."""
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(lambda: path.unlink(missing_ok=True))
+
+
+async def inspect(path: Path) -> Contents:
+    """Check a zip as a whole, its names too. Raises BadArchive, OSError."""
+    return await trio.to_thread.run_sync(_inspect, path)
+
+
+async def store(path: Path | None, sink: ResultSink) -> None:
+    """Hand a spooled zip to the sink, with the logs that are in it; None: an end without any files. Raises
+    StorageError, BadArchive, OSError."""
+    if path is None:
+        await sink.write_zip(_EMPTY_ZIP)
+    else:
+        async with await trio.open_file(path, "rb") as file:
+            while piece := await file.read(_PIECE):
+                await sink.write_zip(piece)
+        for name in (await sizes(path)).keys() & LOGS.keys():
+            async for piece in Pulled(open_member(path, name)):
+                await sink.write_log(LOGS[name], piece)
+    await sink.commit({"entries": [], "left_out": []}, None)
+
+
+async def sizes(path: Path) -> dict[str, int]:
+    """The files in a spooled zip, with their bytes. Raises BadArchive, OSError."""
+    return {m.path: m.size for m in await trio.to_thread.run_sync(members, path) if m.kind == "file"}
+
+
+def _empty(directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for left in directory.iterdir():
+        left.unlink()
+
+
+def _inspect(path: Path) -> Contents:
+    check_zip(path, None)
+    return Contents(_small(path, MARKER), _exit_code(_small(path, EXIT_FILE)), os.path.getsize(path))
+
+
+def _small(path: Path, name: str) -> str | None:
+    try:
+        with closing(open_member(path, name)) as pieces:
+            start = next(pieces, b"")
+    except KeyError:
+        return None
+    return start[:_SMALL].decode("utf-8", "replace").strip()
+
+
+def _exit_code(text: str | None) -> int | None:
+    try:
+        code = int(text or "")
+    except ValueError:
+        return None
+    return code if 0 <= code <= 255 else None

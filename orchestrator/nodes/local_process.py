@@ -1,0 +1,103 @@
+"""Nodes as processes of this machine: how they are started, known again after a restart, and ended.
+
+A process is named by its id and its start time together: an id alone may be another process by now.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Final
+
+import trio
+
+GRACE_SECONDS: Final = 2
+"""Seconds that jobs have after SIGTERM when their node ends. With a second more the node has ended too."""
+
+_RUN: Final = """
+sys.argv = ["orchestrator", "node", *sys.argv[2:]]
+from orchestrator.cli import main
+main()
+"""
+
+# The node asks the kernel for SIGTERM at the death of whoever started it: then it ends its jobs and itself.
+_BOUND: Final = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("whoever started this node is gone already")
+"""
+
+# The node does nothing before it is told that it is on record. Whoever dies in between leaves no node behind
+# that nobody knows: the pipe ends and so does the process.
+_HELD: Final = """
+import os, sys
+if os.read(0, 1) != b"!":
+    sys.exit("whoever started this node is gone already")
+nothing = os.open(os.devnull, os.O_RDONLY)
+os.dup2(nothing, 0)
+os.close(nothing)
+"""
+
+
+def start_bound(options: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A node that ends when this process does, however that comes. Its output is a pipe.
+
+    To be called in the main thread: the kernel's signal comes when the thread that began the node ends.
+    """
+    return _start(_BOUND, options, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
+
+
+def start_held(options: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A node that outlives this process, once `let_go` has been called; until then it waits, and ends when
+    this process does."""
+    return _start(_HELD, options, stdin=subprocess.PIPE, stdout=output, stderr=output)
+
+
+def let_go(process: subprocess.Popen[bytes]) -> None:
+    """Let a held node begin. Raises BrokenPipeError if it is gone."""
+    assert process.stdin is not None
+    with process.stdin:
+        process.stdin.write(b"!")
+
+
+def _start(
+    program: str,
+    options: Sequence[str],
+    *,
+    stdin: int,
+    stdout: int | IO[bytes],
+    stderr: IO[bytes],
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", program + _RUN, str(os.getpid()), *options],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        # A session of its own: Ctrl-C comes to this process alone, which ends the nodes in order.
+        start_new_session=True,
+    )
+
+
+async def said_url(output: trio.abc.ReceiveStream) -> str:
+    """What a node says that it listens on; "" when it ends before."""
+    said = b""
+    async for piece in output:
+        said += piece
+        if b"\n" in said:
+            return said.partition(b"\n")[0].decode().removeprefix("listening on ")
+    return ""
+
+
+def last_words(log: Path) -> str:
+    """The last line of a node's log that says something, and where the log is."""
+    # A traceback of several errors has a frame around it.
+    text = log.read_text(errors="replace")
+    lines = [line.strip(" |+-") for line in text.splitlines() if line.strip(" |+-")]
+    return f"{lines[-1] if lines else 'it said nothing'} (its log is {log})"
+
+
+# ------------------------------------------------------------------ known again, ended

@@ -1,0 +1,312 @@
+"""Commands to a node that speaks our attempts protocol (`/v1`), and what its answers mean.
+
+Every answer that does not make sense is the same as none: it changes nothing that is known.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from actors.domain.job import Attempt
+from actors.domain.node import Mark, NodeRef, PayloadView
+from actors.ports.nodes import (
+    CollectAnswer,
+    CollectResult,
+    Dispatch,
+    Look,
+    LookResult,
+    SubmitAnswer,
+    SubmitResult,
+)
+from actors.ports.storage import StorageError
+from actors.wire.errors import BadRequest
+from actors.wire.multipart.writer import DataPart, FilePart, MultipartBody
+from actors.wire.protocol.attempts import Garbled, items, mark_from_json, view_from_json
+from orchestrator.http_client import BodyUnreadable, Broken, Http, NotReached, Patience, Reply
+from orchestrator.nodes.concurrently import each
+from orchestrator.nodes.job_files import JobFiles
+from orchestrator.nodes.native.results import receive
+from orchestrator.nodes.refusals import content, refusal, said
+from orchestrator.nodes.remote_stream import NotThere, Opened, Unreachable
+
+Inputs = Sequence[tuple[str, Path, int]]
+
+_AT_ONCE: Final = 8
+_ZIPPING: Final = Patience(head=120.0)
+_LISTING: Final = 64 << 20
+"""Bytes of the list of an attempt's files."""
+_LOOK_CODES: Final = {
+    (404, "not_found"): LookResult.GONE,
+    (409, "receiving"): LookResult.RECEIVING,
+    (410, "tombstoned"): LookResult.TOMBSTONED,
+}
+_SUBMIT_RESULTS: Final = {
+    "accepted": SubmitResult.HAS,
+    "known": SubmitResult.HAS,
+    "tombstoned": SubmitResult.TOMBSTONED,
+    "malformed": SubmitResult.MALFORMED,
+    "busy": SubmitResult.BUSY,
+}
+
+
+class OwnNodes:
+    """`owner` is the id of this orchestrator, under which nodes keep its payloads."""
+
+    def __init__(self, http: Http, owner: str, files: JobFiles) -> None:
+        self._http = http
+        self._owner = owner
+        self._files = files
+
+    # ------------------------------------------------------------------ submit
+
+    async def submit(self, node: NodeRef, dispatches: Sequence[Dispatch]) -> list[SubmitAnswer]:
+        answers: dict[str, SubmitAnswer] = {}
+        readable: list[tuple[Dispatch, Inputs]] = []
+        for dispatch in dispatches:
+            try:
+                readable.append((dispatch, await self._files.input_files(dispatch.job.storage_key)))
+            except StorageError as error:
+                answers[dispatch.attempt.key] = _unreadable(error)
+        answers |= await self._send(node, readable)
+        return [answers[dispatch.attempt.key] for dispatch in dispatches]
+
+    async def _send(self, node: NodeRef, batch: Sequence[tuple[Dispatch, Inputs]]) -> dict[str, SubmitAnswer]:
+        if not batch:
+            return {}
+        keys = [dispatch.attempt.key for dispatch, _ in batch]
+        try:
+            async with self._http.exchange(
+                "POST", f"{node.url}/v1/attempts", headers=_to(node), body=self._body(batch)
+            ) as reply:
+                if reply.status == 200:
+                    return _submit_answers(await reply.json(), keys)
+                data = await content(reply)
+                if isinstance(data, dict) and "items" in data:
+                    return _submit_answers(data, keys)
+                answer = refusal(reply.status, data)
+        except BadRequest as error:
+            answer = SubmitAnswer(SubmitResult.MALFORMED, str(error))
+        except BodyUnreadable as error:
+            answer = _unreadable(error)
+        except NotReached as error:
+            answer = SubmitAnswer(SubmitResult.NOT_SENT, str(error))
+        except (Broken, Garbled) as error:
+            answer = SubmitAnswer(SubmitResult.DOUBT, str(error))
+        if len(batch) > 1 and answer.result in (SubmitResult.UNREADABLE, SubmitResult.MALFORMED):
+            # One of them spoils it for all, and only the whole was answered. Keys make it harmless to send
+            # again what may have arrived.
+            return {key: value for one in batch for key, value in (await self._send(node, [one])).items()}
+        return dict.fromkeys(keys, answer)
+
+    def _body(self, batch: Sequence[tuple[Dispatch, Inputs]]) -> MultipartBody:
+        """Raises BadRequest for a file name that cannot be sent."""
+        listed = [
+            {
+                "key": dispatch.attempt.key,
+                "job": dispatch.job.id,
+                "n": dispatch.attempt.n,
+                "service": dispatch.job.service,
+                "user": dispatch.job.user_id,
+                "max_runtime_seconds": dispatch.job.max_runtime,
+            }
+            for dispatch, _ in batch
+        ]
+        form = json.dumps({"owner": self._owner, "attempts": listed}).encode()
+        parts: list[DataPart | FilePart] = [DataPart("attempts", None, "application/json", form)]
+        for dispatch, files in batch:
+            for path, source, size in files:
+                name = f"{dispatch.attempt.key}/{path}"
+                parts.append(FilePart(name, name, source, size))
+        return MultipartBody(parts)
+
+    # ------------------------------------------------------------------ look, cancel, release
+
+    async def look(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[Look]:
+        async def one(attempt: Attempt) -> Look:
+            try:
+                async with self._http.exchange(
+                    "GET", f"{node.url}/v1/attempts/{attempt.key}", headers=_to(node)
+                ) as reply:
+                    return await _looked(reply, attempt.key)
+            except (NotReached, Broken, Garbled) as error:
+                return Look(LookResult.UNKNOWN, reason=str(error))
+
+        return await each(one, attempts, at_once=_AT_ONCE)
+
+    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[Look]:
+        try:
+            listed = await self._order(node, "cancel", attempts)
+            return [_cancelled(listed.get(attempt.key), attempt.key) for attempt in attempts]
+        except (NotReached, Broken, Garbled) as error:
+            return [Look(LookResult.UNKNOWN, reason=str(error)) for _ in attempts]
+
+    async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[bool]:
+        try:
+            listed = await self._order(node, "release", attempts)
+        except (NotReached, Broken, Garbled):
+            return [False for _ in attempts]
+        return [listed.get(attempt.key, {}).get("result") == "released" for attempt in attempts]
+
+    async def _order(
+        self, node: NodeRef, verb: str, attempts: Sequence[Attempt]
+    ) -> dict[str, Mapping[str, Any]]:
+        keys = [attempt.key for attempt in attempts]
+        async with self._http.exchange(
+            "POST", f"{node.url}/v1/{verb}", headers=_to(node), data={"keys": keys}
+        ) as reply:
+            if reply.status != 200:
+                raise Broken(await said(reply))
+            return _by_key(await reply.json())
+
+    # ------------------------------------------------------------------ collect
+
+    async def collect(self, node: NodeRef, dispatches: Sequence[Dispatch]) -> list[CollectAnswer]:
+        keys = [dispatch.attempt.key for dispatch in dispatches]
+        try:
+            async with self._http.exchange(
+                "POST", f"{node.url}/v1/collect", headers=_to(node), data={"keys": keys}
+            ) as reply:
+                if reply.status == 200:
+                    answers = await receive(reply, dispatches, self._files)
+                    return [answers[key] for key in keys]
+                why = await said(reply)
+        except (NotReached, Broken, Garbled) as error:
+            why = str(error)
+        return [CollectAnswer(CollectResult.FAILED, reason=why) for _ in keys]
+
+    def open_results(self, node: NodeRef, attempt: Attempt) -> AbstractAsyncContextManager[Opened]:
+        return self._open(node, f"{attempt.key}/results", _ZIPPING)
+
+    def open_log(
+        self, node: NodeRef, attempt: Attempt, stream: str, offset: int, *, follow: bool
+    ) -> AbstractAsyncContextManager[Opened]:
+        query = f"stream={stream}&offset={offset}" + ("&follow=1" if follow else "")
+        # A script may be silent for days while its log is followed.
+        patience = Patience(stall=None) if follow else Patience()
+        return self._open(node, f"{attempt.key}/logs?{query}", patience)
+
+    def open_file(self, node: NodeRef, attempt: Attempt, path: str) -> AbstractAsyncContextManager[Opened]:
+        return self._open(node, f"{attempt.key}/files/{quote(path)}", Patience())
+
+    async def list_files(self, node: NodeRef, attempt: Attempt) -> Any:
+        """The manifest of what is there now. Raises NotThere, Unreachable."""
+        async with self._open(node, f"{attempt.key}/files", Patience()) as opened:
+            data = bytearray()
+            async for piece in opened.body:
+                data += piece
+                if len(data) > _LISTING:
+                    raise Unreachable("the node lists more files than can be told")
+        try:
+            return json.loads(data)
+        except ValueError:
+            raise Unreachable("the node lists its files with something that is no JSON") from None
+
+    @asynccontextmanager
+    async def _open(self, node: NodeRef, what: str, patience: Patience) -> AsyncIterator[Opened]:
+        async with AsyncExitStack() as stack:
+            try:
+                reply = await stack.enter_async_context(
+                    self._http.exchange(
+                        "GET", f"{node.url}/v1/attempts/{what}", headers=_to(node), patience=patience
+                    )
+                )
+                if reply.status in (404, 410):
+                    raise NotThere(await said(reply))
+                if reply.status != 200:
+                    raise Unreachable(await said(reply))
+            except (NotReached, Broken) as error:
+                raise Unreachable(str(error)) from error
+            yield Opened(reply.headers, _Body(reply))
+
+
+class _Body:
+    """A reply's body, of whose trouble the reader need not know more than that it broke off."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await anext(self._reply)
+        except Broken as error:
+            raise Unreachable(str(error)) from error
+
+
+def _to(node: NodeRef) -> dict[str, str]:
+    """Addresses are used again for other machines: a node that is somebody else may then refuse (421)."""
+    return {"x-node-id": node.node_id}
+
+
+def _unreadable(error: Exception) -> SubmitAnswer:
+    return SubmitAnswer(SubmitResult.UNREADABLE, f"the input cannot be read: {error}")
+
+
+def _submit_answers(data: Any, keys: Sequence[str]) -> dict[str, SubmitAnswer]:
+    listed = _by_key(data)
+    mark = mark_from_json(data)
+    return {key: _submitted(listed.get(key), key, mark) for key in keys}
+
+
+def _submitted(item: Mapping[str, Any] | None, key: str, mark: Mark) -> SubmitAnswer:
+    if item is None:
+        return SubmitAnswer(SubmitResult.DOUBT, "the node's answer leaves it out")
+    try:
+        view = _view(item, key)
+    except Garbled as error:
+        return SubmitAnswer(SubmitResult.DOUBT, str(error))
+    result = _SUBMIT_RESULTS.get(str(item.get("result")), SubmitResult.DOUBT)
+    reason = str(item.get("reason") or "")
+    if result is SubmitResult.HAS and view is None:
+        return SubmitAnswer(SubmitResult.DOUBT, "the node does not say how it is now")
+    if result is SubmitResult.DOUBT:
+        reason = f"the node answers {item.get('result')!r}"
+    return SubmitAnswer(result, reason, view, mark)
+
+
+async def _looked(reply: Reply, key: str) -> Look:
+    data = await reply.json()
+    if not isinstance(data, dict):
+        raise Garbled(f"HTTP {reply.status} without a JSON object")
+    if reply.status == 200:
+        view = _view(data, key)
+        if view is None:
+            raise Garbled("the node's answer leaves the payload out")
+        return Look(LookResult.FOUND, view)
+    detail = str(data.get("detail") or data.get("title") or f"HTTP {reply.status}")
+    # The code has to be there: a proxy's 404 says nothing about the attempt.
+    return Look(_LOOK_CODES.get((reply.status, str(data.get("code"))), LookResult.UNKNOWN), reason=detail)
+
+
+def _cancelled(item: Mapping[str, Any] | None, key: str) -> Look:
+    if item is None:
+        return Look(LookResult.UNKNOWN, reason="the node's answer leaves it out")
+    try:
+        view = _view(item, key)
+    except Garbled as error:  # of this one: the others' answers count
+        return Look(LookResult.UNKNOWN, reason=str(error))
+    if item.get("result") == "tombstoned":
+        return Look(LookResult.TOMBSTONED)
+    if item.get("result") == "found" and view is not None:
+        return Look(LookResult.FOUND, view)
+    return Look(LookResult.UNKNOWN, reason=f"the node answers {item.get('result')!r}")
+
+
+def _view(item: Mapping[str, Any], key: str) -> PayloadView | None:
+    if item.get("payload") is None:
+        return None
+    view = view_from_json(item["payload"])
+    if view.key != key:
+        raise Garbled("the node answers with another attempt")
+    return view
+
+
+def _by_key(data: Any) -> dict[str, Mapping[str, Any]]:
+    return {str(item.get("key")): item for item in items(data)}

@@ -1,0 +1,149 @@
+"""Following a node of ours: who it is, then its event stream until it ends or falls silent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+import trio
+
+from actors.domain.node import NodeRef
+from actors.ports.nodes import Beat, NodeEvent, PayloadChanged, Picture
+from actors.wire.errors import WireError
+from actors.wire.protocol.attempts import (
+    PROTOCOL,
+    Garbled,
+    heartbeat_from_json,
+    mark_from_json,
+    view_from_json,
+)
+from actors.wire.protocol.ndjson import read_lines
+from orchestrator.http_client import Broken, Http, NotReached, Patience, Reply
+from orchestrator.nodes.refusals import said
+
+Tell = Callable[[NodeRef, NodeEvent], None]
+
+_ASKING: Final = Patience(connect=5.0, head=10.0, stall=10.0)
+_OVERSLEPT: Final = 0.5
+
+
+class Kind(StrEnum):
+    OURS = "ours"
+    FOREIGN = "foreign"
+    UNCLEAR = "unclear"
+
+
+@dataclass(frozen=True, slots=True)
+class Introduced:
+    """Who answers at an address. `node_id` for ours only; `reason` for what is unclear."""
+
+    kind: Kind
+    node_id: str = ""
+    reason: str = ""
+
+
+async def introduce(http: Http, base: str) -> Introduced:
+    """Ask who is there. Errors of servers and proxies tell nothing: a node of ours that is just being
+    restarted must not be taken for a foreign one."""
+    try:
+        async with http.exchange("GET", f"{base}/v1/info", patience=_ASKING) as reply:
+            if reply.status >= 500 or reply.status in (401, 403, 408, 421, 429):
+                return Introduced(Kind.UNCLEAR, reason=f"/v1/info: {await said(reply)}")
+            try:
+                info = await reply.json()
+            except Garbled:
+                return Introduced(Kind.FOREIGN)
+    except (NotReached, Broken) as error:
+        return Introduced(Kind.UNCLEAR, reason=str(error))
+    if reply.status != 200 or not isinstance(info, dict) or "protocol" not in info:
+        return Introduced(Kind.FOREIGN)
+    if info["protocol"] != PROTOCOL:
+        reason = f"it speaks protocol {info['protocol']!r}, {PROTOCOL} is spoken here"
+        return Introduced(Kind.UNCLEAR, reason=reason)
+    node_id = info.get("node_id")
+    if not isinstance(node_id, str) or not node_id:
+        return Introduced(Kind.UNCLEAR, reason="it does not say its node id")
+    return Introduced(Kind.OURS, node_id)
+
+
+async def follow_events(http: Http, owner: str, node: NodeRef, tell: Tell, silence: float) -> str:
+    """Tell what the node tells, until its stream ends or nothing came for `silence` seconds. Why it ended is
+    the result."""
+    patience = Patience(connect=5.0, head=max(silence, 5.0), stall=None)
+    try:
+        async with http.exchange(
+            "GET",
+            f"{node.url}/v1/events?owner={owner}",
+            headers={"x-node-id": node.node_id},
+            patience=patience,
+        ) as reply:
+            if reply.status != 200:
+                return f"/v1/events: {await said(reply)}"
+            why = f"nothing heard for {silence:g} s"
+            listening = Listening(silence)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(listening.watch_silence, nursery.cancel_scope)
+                why = await _read(reply, owner, node, tell, listening)
+                nursery.cancel_scope.cancel()
+            return why
+    except (NotReached, Broken) as error:
+        return str(error)
+
+
+async def _read(reply: Reply, owner: str, node: NodeRef, tell: Tell, listening: Listening) -> str:
+    first = True
+    try:
+        async for event in read_lines(reply):
+            listening.heard()
+            told = _told(event, owner, first)
+            first = False
+            if told is not None:
+                tell(node, told)
+    except (Broken, Garbled, WireError) as error:
+        return str(error)
+    return "the node closed its stream of events"
+
+
+class Listening:
+    """How long it is since anything was heard."""
+
+    def __init__(self, silence: float) -> None:
+        self._silence = silence
+        self._last = trio.current_time()
+
+    def heard(self) -> None:
+        self._last = trio.current_time()
+
+    async def watch_silence(self, scope: trio.CancelScope) -> None:
+        """Cancel `scope` when it was too long."""
+        while True:
+            due = self._last + self._silence
+            await trio.sleep_until(due)
+            now = trio.current_time()
+            if now - due > _OVERSLEPT:
+                # We were stopped ourselves: what came meanwhile waits to be read, before anybody is judged.
+                self._last = now
+            elif self._last + self._silence <= now:
+                scope.cancel()
+                return
+
+
+def _told(event: Mapping[str, Any], owner: str, first: bool) -> NodeEvent | None:
+    """What a line tells. Kinds that are not known are passed over: the node may be newer."""
+    kind = event.get("event")
+    if first and kind != "picture":
+        raise Garbled("the stream of events does not begin with the picture")
+    if kind == "picture":
+        payloads = event.get("payloads")
+        if not isinstance(payloads, list):
+            raise Garbled("picture.payloads: a list was expected")
+        views = [view_from_json(payload) for payload in payloads]
+        beat = heartbeat_from_json(event.get("heartbeat"), owner)
+        return Picture(mark_from_json(event), {view.key: view for view in views}, beat)
+    if kind == "payload":
+        return PayloadChanged(view_from_json(event.get("payload")))
+    if kind == "heartbeat":
+        return Beat(heartbeat_from_json(event.get("heartbeat"), owner))
+    return None

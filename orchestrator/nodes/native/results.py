@@ -1,0 +1,195 @@
+"""Results on their way from a node of ours into our storage: the frames of `/v1/collect`.
+
+An attempt is stored when its finish record agrees with what arrived and the sink has synced it. Before that
+nothing of it counts: a stream that tears loses what was not yet stored, and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import AsyncIterable, Mapping, Sequence
+from typing import Any, Final
+
+import trio
+
+from actors.domain.node import PayloadView
+from actors.ports.nodes import CollectAnswer, CollectResult, Dispatch
+from actors.ports.storage import StorageError
+from actors.wire.errors import BadArchive, WireError
+from actors.wire.files.listing import Entry
+from actors.wire.protocol import frames
+from actors.wire.protocol.attempts import Garbled, view_from_json
+from orchestrator.http_client import Broken
+from orchestrator.nodes.job_files import LOGS, JobFiles, ResultSink
+from orchestrator.storage.disk import StorageFull
+
+_STREAMS: Final = {frames.ZIP: "zip", frames.STDOUT: "stdout", frames.STDERR: "stderr"}
+_CLEANING: Final = 10.0
+
+log = logging.getLogger(__name__)
+
+
+async def receive(
+    body: AsyncIterable[bytes], items: Sequence[Dispatch], files: JobFiles
+) -> dict[str, CollectAnswer]:
+    """Store what the stream holds of `items`; the answers by key, for every item."""
+    answers: dict[str, CollectAnswer] = {}
+    wanted = {item.attempt.key: item for item in items}
+    why = "the node's answer ended before it"
+    incoming: _Incoming | None = None
+    try:
+        async for kind, data in frames.read_frames(body):
+            if kind == frames.ERROR:
+                _refused(data, wanted, answers)
+            elif kind == frames.END:
+                if incoming is not None:
+                    raise Garbled("an attempt's results begin before the last one's are complete")
+                incoming = _begun(data, wanted, files)
+            elif incoming is None:
+                raise Garbled("a frame that belongs to no attempt")
+            else:
+                answer = await incoming.take(kind, data)
+                if answer is not None:
+                    answers[incoming.key] = answer
+            if incoming is not None and incoming.disk_full:
+                why = incoming.trouble
+                break
+            if kind in (frames.FINISH, frames.ERROR) and incoming is not None:
+                await incoming.drop()
+                incoming = None
+    except (Broken, Garbled, WireError) as error:
+        why = f"the results did not arrive: {error}"
+    finally:
+        if incoming is not None:
+            await incoming.drop()  # noqa: ASYNC102  # it shields itself, with a timeout
+    return {key: answers.get(key) or CollectAnswer(CollectResult.FAILED, reason=why) for key in wanted}
+
+
+class _Incoming:
+    """One attempt's part of the stream. Trouble with our own storage is remembered and the rest of the part
+    read past, so that the attempts after it still arrive."""
+
+    def __init__(self, view: PayloadView, manifest: dict[str, Any], logs: list[Any]) -> None:
+        self.key: Final = view.key
+        self.trouble = ""
+        self.disk_full = False
+        self._view = view
+        self._logs = logs
+        self._manifest = manifest
+        self._sink: ResultSink | None = None
+        self._hash = hashlib.sha256()
+        self._sizes = {"zip": 0, "stdout": 0, "stderr": 0}
+
+    def open(self, item: Dispatch, files: JobFiles) -> None:
+        try:
+            self._sink = files.receive_result(item.job.storage_key, self.key)
+        except StorageError as error:
+            self._note(error)
+
+    async def take(self, kind: bytes, data: bytes) -> CollectAnswer | None:
+        """The answer once the part is over."""
+        if kind == frames.FINISH:
+            return await self._finish(data)
+        stream = _STREAMS[kind]
+        self._sizes[stream] += len(data)
+        if kind == frames.ZIP:
+            self._hash.update(data)
+        if self._sink is not None and not self.trouble:
+            try:
+                if kind == frames.ZIP:
+                    await self._sink.write_zip(data)
+                else:
+                    await self._sink.write_log(stream, data)
+            except StorageError as error:
+                self._note(error)
+        return None
+
+    async def _finish(self, data: bytes) -> CollectAnswer:
+        if self._sink is None or self.trouble:
+            return CollectAnswer(CollectResult.FAILED, reason=self.trouble)
+        record = _object(data, "finish record")
+        expected: dict[str, Any] = {f"{stream}_size": size for stream, size in self._sizes.items()}
+        expected["zip_sha256"] = self._hash.hexdigest()
+        for name, value in expected.items():
+            if record.get(name) != value:
+                reason = f"{name} is {value}, the node says {record.get(name)}"
+                return CollectAnswer(CollectResult.FAILED, reason=f"damaged on the way: {reason}")
+        try:
+            await self._sink.commit(self._manifest, self._expected())
+        except (StorageError, BadArchive, Garbled) as error:
+            self._note(error)
+            return CollectAnswer(CollectResult.FAILED, reason=self.trouble)
+        return CollectAnswer(CollectResult.STORED, end=self._view.end)
+
+    def _expected(self) -> list[Entry]:
+        """The members that the zip has to have: what the manifest names, and the logs beside it."""
+        listed = self._manifest.get("entries")
+        if not isinstance(listed, list):
+            raise Garbled("manifest.entries: a list was expected")
+        entries = [_entry(form) for form in listed]
+        names = {entry.path for entry in entries}
+        for name, stream in LOGS.items():
+            if name not in names and name in self._logs:
+                entries.append(Entry(name, name.encode(), self._sizes[stream], 0o644, 0.0, "file"))
+        return entries
+
+    async def drop(self) -> None:
+        """Whatever was not committed goes away."""
+        if self._sink is None:
+            return
+        with trio.move_on_after(_CLEANING, shield=True):
+            try:
+                await self._sink.abort()
+            except StorageError as error:
+                log.warning("attempt %s: %s", self.key, error)
+
+    def _note(self, error: Exception) -> None:
+        self.trouble = f"the results cannot be stored: {error}"
+        self.disk_full = isinstance(error, StorageFull)
+
+
+def _entry(form: Any) -> Entry:
+    match form:
+        case {"path": str(path), "kind": "file" | "directory" | "link" as kind, "size": int(size)}:
+            target = form.get("target")
+            if target is None or isinstance(target, str):
+                return Entry(path, path.encode("utf-8", "replace"), size, 0, 0.0, kind, target)
+    raise Garbled("manifest.entries[]: path, kind and size were expected")
+
+
+def _begun(data: bytes, wanted: Mapping[str, Dispatch], files: JobFiles) -> _Incoming:
+    record = _object(data, "end record")
+    view = view_from_json(record.get("payload"))
+    manifest = record.get("manifest")
+    if view.key not in wanted or record.get("key") != view.key:
+        raise Garbled("results of an attempt that was not asked for")
+    # What never ran has no logs, and a zip without them.
+    logs = record.get("logs", list(LOGS))
+    if view.end is None or not isinstance(manifest, dict) or not isinstance(logs, list):
+        raise Garbled("results without an end or without a manifest")
+    incoming = _Incoming(view, manifest, logs)
+    incoming.open(wanted[view.key], files)
+    return incoming
+
+
+def _refused(data: bytes, wanted: Mapping[str, Dispatch], answers: dict[str, CollectAnswer]) -> None:
+    record = _object(data, "error record")
+    key, error = record.get("key"), record.get("error")
+    if not isinstance(key, str) or key not in wanted:
+        raise Garbled("an error of an attempt that was not asked for")
+    results = {"gone": CollectResult.GONE, "not_ended": CollectResult.NOT_ENDED}
+    lasting = CollectResult.IMPOSSIBLE if record.get("permanent") is True else CollectResult.FAILED
+    result = results.get(str(error), lasting)
+    answers[key] = CollectAnswer(result, reason=f"the node says: {error}")
+
+
+def _object(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise Garbled(f"{what}: no JSON object")
+    return record

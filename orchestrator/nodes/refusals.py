@@ -1,0 +1,50 @@
+"""What it means when a node refuses a request as a whole, by its HTTP status."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from actors.ports.nodes import SubmitAnswer, SubmitResult
+from actors.wire.protocol.attempts import Garbled
+from orchestrator.http_client import Reply
+
+_SENTENCE: Final = 300
+_MALFORMED: Final = frozenset({400, 411, 413, 414, 415, 422, 431})
+_BUSY: Final = frozenset({429, 503, 507})
+
+
+def refusal(status: int, data: Any) -> SubmitAnswer:
+    """A submit answered with an error. Malformed: the node will never take it. Other client errors and
+    redirects: this is not the place, or not the time, but certainly nothing was taken. A server's error may
+    have come after the attempt was kept, or from a proxy that knows nothing."""
+    sentence = f"HTTP {status}: {_sentence(data)}"
+    if status in _MALFORMED:
+        return SubmitAnswer(SubmitResult.MALFORMED, sentence)
+    if status in _BUSY or (300 <= status < 500 and status != 408):
+        return SubmitAnswer(SubmitResult.BUSY, sentence)
+    return SubmitAnswer(SubmitResult.DOUBT, sentence)
+
+
+async def said(reply: Reply) -> str:
+    """An error's sentence."""
+    return f"HTTP {reply.status}: {_sentence(await content(reply))}"
+
+
+async def content(reply: Reply) -> Any:
+    """An error's body: JSON, else text; empty when it is too long. Raises Broken."""
+    try:
+        raw = await reply.read(1 << 16)
+    except Garbled:
+        return ""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw.decode("utf-8", "replace")
+
+
+def _sentence(data: Any) -> str:
+    if isinstance(data, dict):
+        data = data.get("detail") or data.get("message") or data.get("title") or ""
+    text = " ".join(str(data).split())
+    return text[:_SENTENCE] if text else "no reason given"

@@ -1,0 +1,269 @@
+"""The nodes that joined by themselves, and which nodes get no more jobs: rows of the ledger, and what the
+actors read of them.
+
+A change is durable before an actor can see it. The Getter follows `addresses`, the Sender gives jobs to
+`members`; both compare by identity, so each change makes new tuples. The Sender alone drains, as it alone
+assigns: an order is kept here and then asked of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+import trio
+
+from actors.domain.changes import Change, MoveAttempt, Recorded
+from actors.domain.job import Attempt, AttemptState
+from actors.domain.node import Member, NodeAddress, NodeState, NodeView
+from actors.domain.scaling import DRAINED_BY_SCALING, MachineRecord
+from actors.kernel.actor import ActorError
+from actors.messages import DrainNode, PoolPicture, UndrainNode
+from actors.ports.ledger import LedgerError
+from actors.ports.world import Clock
+from orchestrator.ledger.tables.nodes import JoinedNode
+from orchestrator.nodes.addresses import base_of
+
+log: Final = logging.getLogger("orchestrator.nodes")
+
+SWEEP_EVERY: Final = 60.0
+FORGOTTEN_AFTER: Final = 3600.0
+"""Seconds after which a node of which nothing was heard, and of which nothing is wanted, is forgotten. One
+that lives joins again by itself."""
+
+_ASKING: Final = 5.0
+
+
+class NodesLedger(Protocol):
+    """What is kept of nodes. Durable on return. All raise `LedgerError`."""
+
+    async def nodes(self) -> Sequence[JoinedNode]: ...
+    async def upsert_node(self, node: JoinedNode) -> None: ...
+    async def remove_node(self, node_id: str) -> bool: ...
+    async def drains(self) -> Mapping[str, str]: ...
+    async def order_drain(self, node_id: str, reason: str | None) -> None: ...
+    async def machines(self) -> Sequence[MachineRecord]: ...
+    async def owed(self) -> Sequence[Attempt]: ...
+    async def record(self, changes: Sequence[Change]) -> Sequence[Recorded]: ...
+
+
+class PoolOwner(Protocol):
+    """Who owns the pool: the Sender."""
+
+    async def ask(self, message: object, *, deadline: float) -> Any: ...
+    def ring(self) -> None: ...
+
+
+class MachineTaken(Exception):
+    """The machine's token belongs to another node; the text says to which."""
+
+
+class NodeRegistry:
+    """See the module; made by `load`. `static` are the addresses from the settings."""
+
+    def __init__(
+        self,
+        ledger: NodesLedger,
+        clock: Clock,
+        static: Sequence[NodeAddress],
+        nodes: Sequence[JoinedNode],
+        drains: Mapping[str, str],
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._static = tuple(static)
+        self._nodes = {node.node_id: node for node in nodes}
+        self._drains = dict(drains)
+        self._posted: dict[str, float] = {}
+        self._began = trio.current_time()
+        self._turn = trio.Lock()
+        self._owner: PoolOwner | None = None
+        self._changed()
+
+    @classmethod
+    async def load(cls, ledger: NodesLedger, clock: Clock, static: Sequence[NodeAddress]) -> NodeRegistry:
+        """The registry as the ledger has it. Raises LedgerError."""
+        return cls(ledger, clock, static, await ledger.nodes(), await ledger.drains())
+
+    def serve(self, owner: PoolOwner) -> None:
+        """Orders go to this owner of the pool from now on."""
+        self._owner = owner
+
+    # ------------------------------------------------------------------ what the actors read
+
+    def addresses(self) -> tuple[NodeAddress, ...]:
+        """Where to look for nodes, each address once: those of the settings, those that joined."""
+        return self._addresses
+
+    def members(self) -> tuple[Member, ...]:
+        return self._members
+
+    def drains(self) -> Mapping[str, str]:
+        """Nodes that get no more jobs, by id, and why."""
+        return self._drains
+
+    def _changed(self) -> None:
+        static = {base_of(address) for address in self._static}
+        joined = [node for _, node in sorted(self._nodes.items())]
+        self._addresses = (
+            *self._static,
+            *(NodeAddress(node.url, node.services) for node in joined if node.url not in static),
+        )
+        self._members = tuple(
+            Member(
+                node.node_id,
+                node.url,
+                node.services,
+                node.slots,
+                node.labels,
+                node.machine,
+                self._drains.get(node.node_id),
+            )
+            for node in joined
+        )
+        if self._owner is not None:
+            self._owner.ring()
+
+    # ------------------------------------------------------------------ joining and leaving
+
+    def heard(self, node: JoinedNode) -> bool:
+        """A node says again who it is. Whether that is known already, and nothing has to be done."""
+        known = self._nodes.get(node.node_id)
+        same = known is not None and replace(node, last_seen=known.last_seen) == known
+        if not same:
+            return False
+        self._posted[node.node_id] = trio.current_time()
+        return True
+
+    async def join(self, node: JoinedNode) -> bool:
+        """A node joins, or says what is new about it; durable on return. Who had its address before has left.
+        True if it was not here. Raises MachineTaken, LedgerError."""
+        async with self._turn:
+            others = [one for one in self._nodes.values() if one.node_id != node.node_id]
+            before = [one for one in others if one.url == node.url]
+            for one in others:
+                if node.machine is not None and one.machine == node.machine and one not in before:
+                    raise MachineTaken(f"the machine's token was used by node {one.node_id} at {one.url}")
+            for one in before:
+                await self._remove(one.node_id)
+            stored = replace(node, last_seen=self._clock.now())
+            await self._ledger.upsert_node(stored)
+            new = node.node_id not in self._nodes
+            self._nodes[node.node_id] = stored
+            self._posted[node.node_id] = trio.current_time()
+            self._changed()
+        if new:
+            log.info("node %s at %s joined for %s", node.node_id, node.url, ", ".join(node.services))
+        return new
+
+    async def leave(self, node_id: str) -> bool:
+        """A node leaves; durable on return. What runs there is followed until it is lost. False if it had not
+        joined. Raises LedgerError."""
+        async with self._turn:
+            if node_id not in self._nodes:
+                return False
+            await self._remove(node_id)
+            self._changed()
+        log.info("node %s has left", node_id)
+        return True
+
+    async def _remove(self, node_id: str) -> None:
+        await self._ledger.remove_node(node_id)
+        # What an operator ordered outlasts a restart of the node.
+        if self._drains.get(node_id, "").startswith(DRAINED_BY_SCALING):
+            await self._order(node_id, None)
+        del self._nodes[node_id]
+        self._posted.pop(node_id, None)
+
+    # ------------------------------------------------------------------ drains
+
+    async def drain(self, node_id: str, reason: str) -> bool:
+        """No job is assigned to that node any more on return, also after a restart; False if the pool does
+        not know it. What an operator ordered is not replaced by what scaling orders. Raises LedgerError,
+        NoAnswer (the order stands; ask again)."""
+        async with self._turn:
+            before = self._drains.get(node_id)
+            if before is None or not reason.startswith(DRAINED_BY_SCALING):
+                await self._order(node_id, reason)
+                self._changed()
+            if await self._ask(DrainNode(node_id, reason)):
+                return True
+            await self._order(node_id, before)
+            self._changed()
+            return False
+
+    async def undrain(self, node_id: str, *, by_scaling: bool = False) -> bool:
+        """Jobs for that node again; False if the pool does not know it and no order stood, or if it is not
+        scaling's to lift. Raises LedgerError, NoAnswer."""
+        async with self._turn:
+            before = self._drains.get(node_id)
+            if by_scaling and before is not None and not before.startswith(DRAINED_BY_SCALING):
+                return False
+            if before is not None:
+                await self._order(node_id, None)
+                self._changed()
+            return bool(await self._ask(UndrainNode(node_id))) or before is not None
+
+    async def _order(self, node_id: str, reason: str | None) -> None:
+        if reason == self._drains.get(node_id):
+            return
+        await self._ledger.order_drain(node_id, reason)
+        if reason is None:
+            self._drains.pop(node_id, None)
+        else:
+            self._drains[node_id] = reason
+
+    async def ask(self, message: object, *, deadline: float) -> Any:
+        """For the AutoScaler: asks the Sender, but makes its orders durable before. Raises ActorError."""
+        try:
+            match message:
+                case DrainNode(node_id=node_id, reason=reason):
+                    return await self.drain(node_id, reason)
+                case UndrainNode(node_id=node_id):
+                    return await self.undrain(node_id, by_scaling=True)
+        except LedgerError as error:
+            raise ActorError(f"the order could not be kept: {error}") from error
+        return await self._ask(message, deadline)
+
+    async def _ask(self, message: object, deadline: float = _ASKING) -> Any:
+        if self._owner is None:
+            raise ActorError("there is nobody to ask yet")
+        return await self._owner.ask(message, deadline=deadline)
+
+    # ------------------------------------------------------------------ forgetting
+
+    async def run(self) -> None:
+        """Forget nodes that are gone for good, until cancelled."""
+        while True:
+            await trio.sleep(SWEEP_EVERY)
+            try:
+                await self.sweep()
+            except (LedgerError, ActorError) as error:
+                log.warning("nodes that are gone are forgotten later: %s", error)
+
+    async def sweep(self) -> None:
+        """Forget nodes that are silent for long, and those of machines that have ended: nothing is owed to
+        them any more. Raises LedgerError, ActorError."""
+        if not self._nodes:
+            return
+        views: Mapping[str, NodeView] = {view.node.node_id: view for view in await self._ask(PoolPicture())}
+        alive = {record.token for record in await self._ledger.machines()}
+        for node in tuple(self._nodes.values()):
+            view = views.get(node.node_id)
+            lost = view is not None and view.contact is NodeState.LOST
+            if lost and node.machine is not None and node.machine not in alive:
+                await self._let_go(node.node_id)
+                await self.leave(node.node_id)
+            elif (view is None or not view.held) and self._silence(node.node_id, view) >= FORGOTTEN_AFTER:
+                await self.leave(node.node_id)
+
+    async def _let_go(self, node_id: str) -> None:
+        owed = [attempt for attempt in await self._ledger.owed() if attempt.node_id == node_id]
+        await self._ledger.record([MoveAttempt(one.key, AttemptState.RELEASED) for one in owed])
+
+    def _silence(self, node_id: str, view: NodeView | None) -> float:
+        heard = view.heard_at if view is not None else None
+        last = max(self._began, self._posted.get(node_id, self._began), heard or self._began)
+        return trio.current_time() - last

@@ -1,0 +1,54 @@
+"""The providers that the settings name, built."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from actors.ports.scaling import Provider
+from orchestrator.config.scaling import Commands, Ec2Settings, ScalingConfig
+from orchestrator.scaling.providers.command import CommandProvider
+from orchestrator.scaling.providers.ec2 import Ec2Provider
+from orchestrator.scaling.providers.local import LocalProvider
+
+MACHINES: Final = "machines"
+"""Where in the data directory the provider `local` keeps its machines."""
+
+
+def build_providers(
+    configs: Mapping[str, ScalingConfig],
+    *,
+    data: Path,
+    owner: str,
+    here: Callable[[], Awaitable[str]],
+    join_url: str,
+) -> Mapping[str, Provider]:
+    """The provider of each service in `configs`. Services whose machines come from the same place share one:
+    each provider tells the machines of all services.
+
+    `owner` is the ledger's, and marks what is ours. `here` waits until the server listens and tells the URL
+    by which nodes of this machine reach it; `join_url` is the one for other machines, which the settings make
+    sure of where it is needed.
+    """
+    slots = {service: config.limits.slots_per_node for service, config in configs.items()}
+    built: list[tuple[Commands | Ec2Settings | None, Provider]] = []
+    providers: dict[str, Provider] = {}
+    for service, config in configs.items():
+        # Compared and not looked up: what has tables in it cannot be hashed.
+        known = [provider for machines, provider in built if machines == config.machines]
+        if known:
+            providers[service] = known[0]
+            continue
+        provider: Provider
+        if config.machines is None:
+            provider = LocalProvider(data / MACHINES, slots=slots, join_url=here)
+        else:
+            assert join_url, "the settings refuse to do without"
+            if isinstance(config.machines, Commands):
+                provider = CommandProvider(config.machines, slots=slots, join_url=join_url, owner=owner)
+            else:
+                provider = Ec2Provider(config.machines, slots=slots, join_url=join_url, owner=owner)
+        built.append((config.machines, provider))
+        providers[service] = provider
+    return providers

@@ -1,0 +1,229 @@
+"""The provider `local`: a machine is a node process on this one.
+
+The directory has one directory for each machine, named by its token: what process it is, its log, its node's
+data. Processes outlive the orchestrator, and the next one finds them there. The directory belongs to one
+orchestrator at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from actors.domain.scaling import Machine
+from actors.ports.scaling import ProviderError
+from actors.process.identity import ProcessName, end, end_child, lives, name_of
+from orchestrator.nodes.local_process import (
+    GRACE_SECONDS,
+    last_words,
+    let_go,
+    said_url,
+    start_bound,
+    start_held,
+)
+
+log: Final = logging.getLogger("orchestrator.scaling.local")
+
+DEADLINE: Final = 60.0
+"""Seconds for a call, everything included."""
+_TOKEN: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_PROCESS: Final = "process.json"
+_LOG: Final = "node.log"
+_DATA: Final = "node"
+
+
+def joining(join_url: str, service: str, token: str) -> Sequence[str]:
+    """The options of a node that make it join."""
+    return ["--join", join_url, "--join-services", service, "--machine", token]
+
+
+class LocalProvider:
+    """Implements `Provider`. A machine's id is its token.
+
+    `directory` is created when it is needed. `slots`: of a node, by service. `join_url` waits until
+    the orchestrator listens and tells where nodes join it; `joining` makes options of it, service and token.
+    """
+
+    name = "local"
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        slots: Mapping[str, int],
+        join_url: Callable[[], Awaitable[str]],
+        joining: Callable[[str, str, str], Sequence[str]] = joining,
+    ) -> None:
+        self._directory = directory
+        self._slots = slots
+        self._join_url = join_url
+        self._joining = joining
+        self._children: list[subprocess.Popen[bytes]] = []
+        # One call at a time: none finds a machine that another one is half-way through making or removing.
+        self._turn = trio.Lock()
+
+    async def create(self, token: str, service: str) -> Machine:
+        """A node process for `service`, or the one that this token has already."""
+        if not _TOKEN.fullmatch(token):
+            raise ProviderError(f"no token of a machine: {token!r}", certain=True)
+        join_url = await self._join_url()
+        async with self._call("start a node"):
+            home = self._directory / token
+            known = self._known(home)
+            if known is not None:
+                return known[1]
+            await self._remove(home)
+            return self._start(home, token, service, join_url)
+
+    async def list(self) -> Sequence[Machine]:
+        """Those whose process lives. What is left of the others is removed."""
+        async with self._call("look for nodes"):
+            living = []
+            for home in self._homes():
+                known = self._known(home)
+                if known is not None:
+                    living.append(known[1])
+                else:
+                    await self._remove(home)
+            return living
+
+    async def terminate(self, machine_ids: Sequence[str]) -> None:
+        """SIGTERM, some time for the jobs' ends, SIGKILL; then all that the node kept is removed."""
+        wanted, failed = set(machine_ids), []
+
+        async def end_one(home: Path) -> None:
+            try:
+                await self._end(home)
+            except (OSError, ProviderError) as error:
+                failed.append(error)
+
+        async with self._call("end nodes"):
+            async with trio.open_nursery() as nursery:
+                for home in self._homes():
+                    if home.name in wanted:
+                        nursery.start_soon(end_one, home)
+            if failed:
+                raise failed[0]
+
+    async def end_all(self) -> None:
+        """For an orchestrator that ends in order and shall leave nothing behind."""
+        await self.terminate([machine.machine_id for machine in await self.list()])
+
+    # ------------------------------------------------------------------ one machine
+
+    def _start(self, home: Path, token: str, service: str, join_url: str) -> Machine:
+        home.mkdir(parents=True)
+        options = ["--host", "127.0.0.1", "--port", "0", "--data", str(home / _DATA)]
+        options += [
+            "--slots",
+            str(self._slots.get(service, 1)),
+            "--on-stop",
+            "kill",
+            "--grace",
+            str(GRACE_SECONDS),
+        ]
+        options += self._joining(join_url, service, token)
+        with (home / _LOG).open("ab") as output:
+            process = start_held(options, output)
+        self._children.append(process)
+        assert process.stdin is not None
+        with process.stdin:
+            started = name_of(process.pid)
+            if started is None:
+                raise ProviderError(f"the node ended at once: {last_words(home / _LOG)}", certain=True)
+            # Whole or not at all; nothing runs before it is there.
+            half = home / f"{_PROCESS}.new"
+            half.write_text(json.dumps({"service": service, **asdict(started)}))
+            os.replace(half, home / _PROCESS)
+            let_go(process)
+        return Machine(token, token, service, running=True)
+
+    async def _end(self, home: Path) -> None:
+        known = self._known(home)
+        if known is None or not await end(known[0]):
+            await self._end_jobs(home)
+        await _delete(home)
+
+    async def _remove(self, home: Path) -> None:
+        """What a node left that is gone without having been told to."""
+        left = self._left(home)
+        if _LOG in left:
+            log.error("the node of machine %s ended by itself: %s", home.name, last_words(home / _LOG))
+        await self._end_jobs(home)
+        await _delete(home)
+
+    async def _end_jobs(self, home: Path) -> None:
+        """End the jobs of a node that was killed and could not: they run on. A node on the same data finds
+        them, and ends them when it is told to end itself."""
+        if _DATA not in self._left(home):
+            return
+        options = ["--host", "127.0.0.1", "--port", "0", "--data", str(home / _DATA)]
+        options += ["--on-stop", "kill", "--grace", str(GRACE_SECONDS)]
+        with (home / _LOG).open("ab") as errors, start_bound(options, errors) as process:
+            assert process.stdout is not None
+            try:
+                async with trio.lowlevel.FdStream(os.dup(process.stdout.fileno())) as output:
+                    if not await said_url(output):
+                        log.error("jobs of machine %s may run on: %s", home.name, last_words(home / _LOG))
+            finally:
+                with trio.CancelScope(shield=True):
+                    await end_child(process)
+
+    def _known(self, home: Path) -> tuple[ProcessName, Machine] | None:
+        """The process of a machine and the machine, if it lives."""
+        path = home / _PROCESS
+        try:
+            found = json.loads(path.read_text())
+            process = ProcessName(int(found["pid"]), int(found["started"]), str(found["boot"]))
+            machine = Machine(home.name, home.name, str(found["service"]), running=True)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ProviderError(f"{path} does not say which process it is; look at it, remove it") from error
+        return (process, machine) if lives(process) else None
+
+    def _left(self, home: Path) -> Sequence[str]:
+        try:
+            return os.listdir(home)
+        except FileNotFoundError:
+            return []
+
+    def _homes(self) -> Sequence[Path]:
+        try:
+            return sorted(home for home in self._directory.iterdir() if _TOKEN.fullmatch(home.name))
+        except FileNotFoundError:
+            return []
+
+    @asynccontextmanager
+    async def _call(self, what: str) -> AsyncIterator[None]:
+        """One call: alone, with its deadline, its errors told as the port wants them."""
+        try:
+            with trio.fail_after(DEADLINE):
+                async with self._turn:
+                    yield
+        except trio.TooSlowError as error:
+            raise ProviderError(f"could not {what} within {DEADLINE:.0f} s") from error
+        except OSError as error:
+            raise ProviderError(f"could not {what}: {error}") from error
+        finally:
+            # Ended children stay in the kernel's table until they are asked for.
+            self._children = [child for child in self._children if child.poll() is None]
+
+
+async def _delete(home: Path) -> None:
+    def delete() -> None:
+        with suppress(FileNotFoundError):
+            shutil.rmtree(home)
+
+    await trio.to_thread.run_sync(delete)

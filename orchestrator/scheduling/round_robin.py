@@ -1,0 +1,174 @@
+"""Whose turn it is in one service: rings of users with waiting jobs, and what counts against the quotas. A
+part of the queue manager, which says what it is for."""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from actors.domain.service import ServiceLimits
+
+
+@dataclass(slots=True)
+class _Line:
+    """Job ids in order. The first one leaves most often: it is skipped, and the list cut when half is."""
+
+    ids: list[int] = field(default_factory=list)
+    head: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids) - self.head
+
+    @property
+    def first(self) -> int:
+        return self.ids[self.head]
+
+    def add(self, job_id: int) -> None:
+        insort(self.ids, job_id, lo=self.head)
+
+    def rank(self, job_id: int) -> int:
+        return bisect_left(self.ids, job_id, lo=self.head) - self.head
+
+    def remove(self, job_id: int) -> None:
+        if job_id != self.first:
+            del self.ids[self.head + self.rank(job_id)]
+            return
+        self.head += 1
+        if self.head * 2 > len(self.ids):
+            del self.ids[: self.head]
+            self.head = 0
+
+
+@dataclass(slots=True)
+class _User:
+    """A user's jobs in one ring. `place` orders the ring: smaller is earlier. `listed` is the place under
+    which the user stands in the heap of those who may be served."""
+
+    user_id: int
+    line: _Line = field(default_factory=_Line)
+    place: int = 0
+    listed: int | None = None
+
+
+class ServiceRings:
+    """What counts against the quotas, and a ring for each requirement of waiting jobs, none of them empty."""
+
+    def __init__(self, limits: ServiceLimits | None) -> None:
+        self.limits = limits
+        self.going = 0
+        self.served = 0
+        self.users_going: Counter[int] = Counter()
+        self.rings: dict[str, Ring] = {}
+
+    @property
+    def full(self) -> bool:
+        return self.limits is None or self.going >= self.limits.max_runs
+
+    def blocked(self, user_id: int) -> bool:
+        """Whether a user is at the quota."""
+        return self.limits is not None and self.users_going[user_id] >= self.limits.runs_per_user
+
+    def started(self, user_id: int) -> None:
+        self.going += 1
+        self.users_going[user_id] += 1
+
+    def ended(self, user_id: int) -> None:
+        self.going -= 1
+        self.users_going[user_id] -= 1
+        if not self.users_going[user_id]:
+            del self.users_going[user_id]
+        for ring in self.rings.values():
+            if (user := ring.users.get(user_id)) is not None:
+                ring.list(user)
+
+    def runnable(self, able: Callable[[str], bool]) -> tuple[int, tuple[int, ...]]:
+        """How many jobs the quotas let go now, and the first one of each user who has any of these."""
+        if self.limits is None or self.full:
+            return 0, ()
+        waiting: Counter[int] = Counter()
+        first: dict[int, int] = {}
+        for ring in self.rings.values():
+            if able(ring.requires):
+                for user_id, user in ring.users.items():
+                    if not self.blocked(user_id):
+                        waiting[user_id] += len(user.line)
+                        first[user_id] = min(user.line.first, first.get(user_id, user.line.first))
+        quota = self.limits.runs_per_user
+        count = sum(min(n, quota - self.users_going[user_id]) for user_id, n in waiting.items())
+        return min(count, self.limits.max_runs - self.going), tuple(first.values())
+
+
+class Ring:
+    """The users with waiting jobs of one requirement; their order is their `place`."""
+
+    def __init__(self, service: ServiceRings, requires: str) -> None:
+        self.requires = requires
+        self.served = 0
+        self.users: dict[int, _User] = {}
+        self._service = service
+        self._places = 0
+        self._heap: list[tuple[int, int]] = []
+
+    def next(self) -> int | None:
+        if self._service.full:
+            return None
+        while self._heap:
+            place, user_id = self._heap[0]
+            user = self.users.get(user_id)
+            if user is not None and user.place == place and not self._service.blocked(user_id):
+                return user.line.first
+            heapq.heappop(self._heap)
+            if user is not None and user.listed == place:
+                user.listed = None
+        return None
+
+    def position(self, mine: _User, job_id: int) -> int:
+        """How many jobs go before this one if all goes on as it stands: in each round every user has one
+        turn, in the order of the ring, those at their quota after the others."""
+        rank = mine.line.rank(job_id)
+        my_turn = (self._service.blocked(mine.user_id), mine.place)
+        ahead = rank
+        for user in self.users.values():
+            if user is not mine:
+                earlier = (self._service.blocked(user.user_id), user.place) < my_turn
+                ahead += min(len(user.line), rank + (1 if earlier else 0))
+        return ahead
+
+    def enter(self, user_id: int, job_id: int) -> None:
+        user = self.users.get(user_id)
+        if user is None:
+            user = self.users[user_id] = _User(user_id)
+            self._to_end(user)
+        user.line.add(job_id)
+        self.list(user)
+
+    def leave(self, user_id: int, job_id: int, *, served: bool) -> None:
+        user = self.users[user_id]
+        user.line.remove(job_id)
+        if not user.line:
+            del self.users[user_id]
+        elif served:
+            self._to_end(user)
+            self.list(user)
+
+    def _to_end(self, user: _User) -> None:
+        self._places += 1
+        user.place = self._places
+
+    def list(self, user: _User) -> None:
+        """Put a user into the heap, once a place. One who is at the quota leaves it when found there, and
+        comes back with the job that ends."""
+        if user.listed != user.place and not self._service.blocked(user.user_id):
+            user.listed = user.place
+            heapq.heappush(self._heap, (user.place, user.user_id))
+        if len(self._heap) > 2 * len(self.users) + 64:
+            # Left places pile up while nobody asks for the next job (the service is paused, or full).
+            self._heap = [(one.place, one.user_id) for one in self.users.values() if one.listed == one.place]
+            heapq.heapify(self._heap)
+
+
+def by_turn(ring: Ring) -> tuple[int, str]:
+    return ring.served, ring.requires

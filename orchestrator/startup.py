@@ -1,0 +1,109 @@
+"""What is settled before the actors start: locks, keys, ids that are never given twice."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import logging
+import os
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from orchestrator.callbacks.keys import SecretError, load_secrets
+from orchestrator.callbacks.trust import TrustError, load_trust
+from orchestrator.config.settings import Settings
+from orchestrator.ledger.ledger import SqliteLedger
+from orchestrator.storage.storage import Storage
+
+log: Final = logging.getLogger("orchestrator")
+
+
+_PAGE: Final = 200
+
+
+RESTORED_GAP: Final = 1000
+"""Ids that are left out after a ledger was restored: some jobs may have left no trace."""
+
+
+class StartError(Exception):
+    """The server cannot start here; the text says why and what to do."""
+
+
+class Address:
+    """Where nodes of this machine reach the server, once it listens."""
+
+    def __init__(self) -> None:
+        self._url = ""
+        self._known = trio.Event()
+
+    def set(self, url: str) -> None:
+        """`url` may name all interfaces; the loopback one is among them."""
+        self._url = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+        self._known.set()
+
+    async def get(self) -> str:
+        await self._known.wait()
+        return self._url
+
+
+async def go_on_from(ledger: SqliteLedger, storage: Storage) -> None:
+    """Never give an id twice, also with a ledger that was restored from an older copy: the files know better.
+    What that ledger does not know is kept (see `actors.cleaner`), also where a crash came before its id was
+    noted. Raises LedgerError, StorageError."""
+    last, known = await storage.last_id(), await ledger.max_id()
+    if last > known:
+        log.error(
+            "the ledger ends at job %d, the files at job %d: it was restored from an older copy; "
+            "ids go on from %d, and directories of jobs that it does not know are kept",
+            known,
+            last,
+            last + RESTORED_GAP,
+        )
+        keys = [key for key, _ in await storage.directories()]
+        for start in range(0, len(keys), _PAGE):
+            await storage.note_unknown(await ledger.unknown_directories(keys[start : start + _PAGE]))
+        # Only now: from here on this ledger does not look like a restored one.
+        await ledger.jump_ids(last + RESTORED_GAP)
+
+
+def callback_keys(settings: Settings) -> tuple[Sequence[str], ssl.SSLContext | None]:
+    """What callbacks are signed with, and who is believed; nothing where they are off. Raises StartError."""
+    if not settings.callback_hosts:
+        return (), None
+    try:
+        return load_secrets(settings.callback_secret_file), load_trust(settings.callback_ca_file)
+    except (SecretError, TrustError) as error:
+        raise StartError(str(error)) from error
+
+
+def version() -> str:
+    """The installed version; "unknown" when it runs from a tree that is not installed."""
+    try:
+        return importlib.metadata.version("job-orchestrator")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+@contextmanager
+def locked(path: Path, what: str, setting: str) -> Iterator[None]:
+    """`what` for this process alone, by a lock on the file `path`. Raises StartError that names `setting`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StartError(f"{what}: {error.strerror}; set {setting} to a place that can be written") from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartError(
+                f"{what} is used by another orchestrator; stop it, or set {setting} to another place"
+            ) from None
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,129 @@
+"""The few operations on disk that job directories are made of, each reporting what it did.
+
+All of it blocks and belongs into a thread. Every failure is a `StorageError`; the order of syncs and renames
+is what durability rests on, so a `Trace` can watch it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from actors.ports.storage import StorageError
+
+Trace = Callable[[str, str], None]
+"""Told of each step: what ("fsync", "rename") and the path below the data directory; for a rename the new
+one."""
+
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS})
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class StorageFull(StorageError):
+    """There is no room. Free some, then try again."""
+
+
+class StorageGone(StorageError):
+    """What was asked for is not there (any more)."""
+
+
+class NameRefused(StorageError):
+    """The file system does not take this file's name."""
+
+
+@contextmanager
+def speaking_of(what: str) -> Iterator[None]:
+    """Turn the system's errors into ours."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _FULL:
+            raise StorageFull(f"{what}: no space left on the data directory's disk") from error
+        if error.errno == errno.ENOENT:
+            raise StorageGone(f"{what}: {reason}") from error
+        if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
+            raise NameRefused(f"{what}: {reason}") from error
+        raise StorageError(f"{what}: {reason}") from error
+
+
+class Disk:
+    """Syncs and renames below `root`."""
+
+    def __init__(self, root: Path, trace: Trace | None = None) -> None:
+        self.root = root
+        self._trace = trace
+
+    def create(self, path: Path) -> int:
+        """A descriptor of a new file, which must not exist; links are not followed. 0644, whatever umask says
+        beyond that."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(path, flags, 0o644)
+
+    def write(self, fd: int, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+
+    def sync(self, fd: int, path: Path) -> None:
+        os.fsync(fd)
+        self._tell("fsync", path)
+
+    def sync_directory(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.sync(fd, path)
+        finally:
+            os.close(fd)
+
+    def write_file(self, path: Path, data: bytes, *, durable: bool = True) -> None:
+        fd = self.create(path)
+        try:
+            self.write(fd, data)
+            if durable:
+                self.sync(fd, path)
+        finally:
+            os.close(fd)
+
+    def link(self, source: Path, target: Path) -> None:
+        """A second name for a file that is on disk; where there can be none, a synced copy."""
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            with source.open("rb") as original:
+                fd = self.create(target)
+                try:
+                    while piece := original.read(1 << 20):
+                        self.write(fd, piece)
+                    self.sync(fd, target)
+                finally:
+                    os.close(fd)
+
+    def rename(self, source: Path, target: Path) -> None:
+        os.rename(source, target)
+        self._tell("rename", target)
+
+    def remove_tree(self, path: Path) -> None:
+        """Delete what is there, if it is. A directory that its owner cannot enter is made passable first."""
+
+        def make_passable(function: Callable[..., object], name: str, info: object) -> None:
+            os.chmod(os.path.dirname(name), 0o700)
+            if os.path.isdir(name) and not os.path.islink(name):
+                os.chmod(name, 0o700)
+                shutil.rmtree(name)
+            else:
+                os.unlink(name)
+
+        if os.path.lexists(path):
+            shutil.rmtree(path, onerror=make_passable)
+
+    def _tell(self, what: str, path: Path) -> None:
+        if self._trace is not None:
+            self._trace(what, os.path.relpath(path, self.root))

@@ -1,0 +1,290 @@
+"""Job directories.
+
+    DATA/jobs/<2 characters>/<storage key>/
+        job.json            whose files these are: key, user, service
+        job_id              the id that the ledger gave; 0 where it is not known any more
+        input/...           the files as they were uploaded
+        result/             result.zip, manifest.json, stdout.log, stderr.log; there as a whole or not at all
+    DATA/incoming/          uploads and results on their way in
+    DATA/trash/             on its way out
+
+What is in `jobs` came there by one rename of something complete and synced. So a crash leaves rubbish only in
+`incoming` and `trash`, which a start empties.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Final, TypeVar
+
+import trio
+
+from actors.ports.storage import StorageError
+from actors.ports.world import Clock
+from orchestrator.storage.disk import Disk, StorageFull, StorageGone, Trace, speaking_of
+from orchestrator.storage.result_sink import ResultSink
+from orchestrator.storage.upload import Upload
+
+log: Final = logging.getLogger("orchestrator.storage")
+
+T = TypeVar("T")
+
+THREADS: Final = 16
+_KEY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+
+LOGS: Final = {"stdout": "stdout.log", "stderr": "stderr.log"}
+
+
+class Storage:
+    """See the module. One process at a time owns a data directory: the caller holds its lock."""
+
+    def __init__(self, root: Path, clock: Clock, *, keep_free: int = 0, trace: Trace | None = None) -> None:
+        """Use `root`, once `open` has been called. Uploads are refused while fewer than `keep_free` bytes
+        would stay free."""
+        self.root = root
+        self._clock = clock
+        self._keep_free = keep_free
+        self._disk = Disk(root, trace)
+        self._limiter = trio.CapacityLimiter(THREADS)
+        self._reading: Counter[str] = Counter()
+        self._last_id = 0
+        self._receiving: set[str] = set()
+
+    async def open(self) -> None:
+        """Create what is missing and delete what an earlier life left on its way in or out."""
+        await self.thread(self._open, what=f"data directory {self.root}")
+
+    async def thread(self, work: Callable[[], T], *, what: str) -> T:
+        """Run `work` in one of the storage's threads. Raises StorageError that begins with `what`."""
+
+        def guarded() -> T:
+            with speaking_of(what):
+                return work()
+
+        return await trio.to_thread.run_sync(guarded, limiter=self._limiter)
+
+    # ------------------------------------------------------------------ in
+
+    @asynccontextmanager
+    async def receive(self, expected: int = 0) -> AsyncIterator[Upload]:
+        """A place for an upload. Whatever was not committed when the block ends is deleted.
+
+        Raises StorageFull when `expected` bytes would leave less free than has to stay.
+        """
+        await self.require(expected)
+        key = secrets.token_hex(16)
+        upload = Upload(self, self._disk, self.root / "incoming" / key, self.job(key), self._clock)
+        self._receiving.add(key)
+        try:
+            yield upload
+        finally:
+            self._receiving.discard(key)
+            if not upload.committed:
+                with trio.CancelScope(shield=True):
+                    try:
+                        await upload.remove()
+                    except StorageError as error:
+                        log.warning("an upload that was given up is left until the next start: %s", error)
+
+    def receive_result(self, storage_key: str, attempt_key: str) -> ResultSink:
+        """A place for what an attempt left. Nothing is visible before its `commit`."""
+        if not _KEY.fullmatch(attempt_key):
+            raise StorageError(f"{attempt_key!r} is no key of an attempt")
+        place = self.root / "incoming" / f"result-{storage_key}-{attempt_key}-{secrets.token_hex(4)}"
+        return ResultSink(self, self._disk, place, self.job(storage_key), self.root / "trash")
+
+    async def note_id(self, storage_key: str, job_id: int) -> None:
+        """Write the ledger's id beside the files, so that a person, or a repair, finds the two together. The
+        ledger is the truth of it, so nobody waits for the disk here."""
+        path = self.job(storage_key) / "job_id"
+        self._last_id = last_id = max(self._last_id, job_id)
+
+        def write() -> None:
+            self._disk.write_file(path, f"{job_id}\n".encode(), durable=False)
+            last = self.root / "last_id"
+            aside = last.with_name(f"last_id.{storage_key}")
+            self._disk.write_file(aside, f"{last_id}\n".encode(), durable=False)
+            os.replace(aside, last)
+
+        await self.thread(write, what=f"job {job_id}")
+
+    async def note_unknown(self, storage_keys: Sequence[str]) -> int:
+        """Note that these directories may be those of accepted jobs, where no id was noted, so that nobody
+        takes them for what never became a job. How many; durable on return."""
+
+        def write() -> int:
+            noted = 0
+            for key in storage_keys:
+                directory = self.job(key)
+                path = directory / "job_id"
+                if _number(path) is None and (directory / "job.json").is_file():
+                    path.unlink(missing_ok=True)
+                    self._disk.write_file(path, b"0\n")
+                    self._disk.sync_directory(directory)
+                    noted += 1
+            return noted
+
+        return await self.thread(write, what="noting directories to be kept")
+
+    async def noted_id(self, storage_key: str) -> int | None:
+        """The id of the job that the directory was accepted as, 0 if it may be one and its id is not known;
+        None for what never became a job."""
+        path = self.job(storage_key) / "job_id"
+        return await self.thread(lambda: _number(path), what=f"job_id of {storage_key}")
+
+    async def last_id(self) -> int:
+        """The largest id that was noted: larger than the ledger's largest where the ledger was restored from
+        an older copy. 0 if none is known."""
+        return await self.thread(lambda: _number(self.root / "last_id") or 0, what="last_id")
+
+    async def require(self, size: int) -> None:
+        """Raise StorageFull unless `size` more bytes leave as much free as has to stay."""
+        free = await self.free_bytes()
+        if free - size < self._keep_free or free == 0:
+            raise StorageFull(
+                f"the data directory's disk has {free} bytes free, "
+                f"and {size} more are needed with {self._keep_free} kept free"
+            )
+
+    async def free_bytes(self) -> int:
+        """Bytes that can still be written to the data directory's disk."""
+        return await self.thread(lambda: shutil.disk_usage(self.root).free, what="free space")
+
+    # ------------------------------------------------------------------ out
+
+    def job(self, storage_key: str) -> Path:
+        """The job's directory, whether it is there or not."""
+        if not _KEY.fullmatch(storage_key):
+            raise StorageError(f"{storage_key!r} is no storage key")
+        return self.root / "jobs" / storage_key[:2] / storage_key
+
+    @contextmanager
+    def reading(self, storage_key: str) -> Iterator[Path]:
+        """The job's directory, not discarded while inside."""
+        path = self.job(storage_key)
+        self._reading[storage_key] += 1
+        try:
+            yield path
+        finally:
+            self._reading[storage_key] -= 1
+            if not self._reading[storage_key]:
+                del self._reading[storage_key]
+
+    @property
+    def reading_now(self) -> frozenset[str]:
+        """The storage keys of what is being read."""
+        return frozenset(self._reading)
+
+    async def input_files(self, storage_key: str) -> list[tuple[str, Path, int]]:
+        """The uploaded files: relative path, where it is, bytes; sorted. Raises StorageError when any of it
+        cannot be read."""
+        top = self.job(storage_key) / "input"
+
+        def listing() -> list[tuple[str, Path, int]]:
+            found = []
+            for path in _files_below(top):
+                with path.open("rb") as file:  # opening it is the only honest test of whether it can be read
+                    found.append((path.relative_to(top).as_posix(), path, os.fstat(file.fileno()).st_size))
+            return sorted(found)
+
+        return await self.thread(listing, what=f"input of {storage_key}")
+
+    async def result(self, storage_key: str, name: str = "result.zip") -> Path | None:
+        """One file of the stored results, None if there is none. Use it inside `reading`."""
+        path = self.job(storage_key) / "result" / name
+        return path if await self.thread(path.is_file, what=f"results of {storage_key}") else None
+
+    async def exists(self, storage_key: str) -> bool:
+        return await self.thread(self.job(storage_key).is_dir, what=f"directory of {storage_key}")
+
+    async def discard(self, storage_key: str) -> bool:
+        """Take a job's directory away (rename into the trash, then delete). False while it is being read;
+        True also when it is not there."""
+        if storage_key in self._reading:
+            return False
+        path = self.job(storage_key)
+        gone = self.root / "trash" / f"{storage_key}-{secrets.token_hex(4)}"
+
+        def remove() -> None:
+            try:
+                self._disk.rename(path, gone)
+            except FileNotFoundError:
+                return
+            self._disk.sync_directory(path.parent)
+            self._disk.remove_tree(gone)
+
+        await self.thread(remove, what=f"discarding {storage_key}")
+        return True
+
+    async def directories(self) -> Sequence[tuple[str, float]]:
+        """Every job directory's storage key and age of its last change in seconds, by the wall clock. Those
+        whose upload is under way are left out, however old a jumping clock makes them: their rows come."""
+        receiving = frozenset(self._receiving)
+        now = self._clock.now()
+
+        def listing() -> list[tuple[str, float]]:
+            found = []
+            for number in range(256):
+                with os.scandir(self.root / "jobs" / f"{number:02x}") as entries:
+                    for entry in entries:
+                        with suppress(FileNotFoundError):
+                            changed = entry.stat(follow_symlinks=False).st_mtime
+                            if _KEY.fullmatch(entry.name) and entry.name not in receiving:
+                                found.append((entry.name, max(0.0, now - changed)))
+            return found
+
+        return await self.thread(listing, what="job directories")
+
+    def _open(self) -> None:
+        for name in ("incoming", "trash"):
+            self._disk.remove_tree(self.root / name)
+        for name in ("jobs", "incoming", "trash"):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(256):
+            (self.root / "jobs" / f"{number:02x}").mkdir(exist_ok=True)
+        for path in (self.root / "jobs", self.root, self.root.parent):
+            self._disk.sync_directory(path)
+
+
+def _files_below(top: Path) -> Iterator[Path]:
+    """Regular files. Links and special files are not ours: no upload makes any."""
+    with os.scandir(top) as entries:
+        found = list(entries)
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files_below(Path(entry.path))
+        elif entry.is_file(follow_symlinks=False):
+            yield Path(entry.path)
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def read_json(path: Path) -> object:
+    """A small JSON file of a job's directory."""
+    return json.loads(path.read_text())
+
+
+__all__ = [
+    "LOGS",
+    "ResultSink",
+    "Storage",
+    "StorageError",
+    "StorageFull",
+    "StorageGone",
+    "Upload",
+    "read_json",
+]

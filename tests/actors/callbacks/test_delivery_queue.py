@@ -1,0 +1,85 @@
+"""Turns under many kinds of weather: its bounds hold, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from actors.callbacks.delivery_queue import PLACES, PLACES_A_HOST, SICK_PLACES, Turn, Turns, Want
+from actors.ports.callbacks import Callback, PostAnswer, PostResult
+
+TAKEN = PostAnswer(PostResult.DELIVERED)
+ANSWERS = (
+    TAKEN,
+    PostAnswer(PostResult.FAILED, "HTTP 500"),
+    PostAnswer(PostResult.FAILED, "HTTP 429", 50.0),
+    PostAnswer(PostResult.FAILED, "no connection", connected=False),
+)
+
+
+def want(seq: int, url: str, due: float = 0.0) -> Want:
+    return Want(due, seq, Callback(seq, seq, url, 0.0, 0.0), 1e9, 1e9, 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_bounds_hold_and_each_has_its_turn(seed: int) -> None:
+    chance, turns, now = random.Random(seed), Turns(), 0.0
+    hosts = [f"https://h{number}.example" for number in range(chance.choice([1, 5, 60]))]
+    left = 600
+    for seq in range(left):
+        url = f"{chance.choice(hosts)}/{chance.randrange(8)}?{seq}"
+        turns.add(want(seq, url, chance.choice([0.0, chance.random() * 50])), now)
+    active: list[tuple[float, Turn]] = []
+    while left:
+        for turn in turns.begin(now):
+            assert turn.want.due <= now and turn.receiver.rests_until <= now
+            active.append((chance.choice([0.1, 4.0, 30.0]), turn))
+        assert len(active) <= PLACES and sum(turn.ill for _, turn in active) <= SICK_PLACES
+        of_host = Counter(turn.receiver.key.rpartition("/")[0] for _, turn in active)
+        assert not of_host or max(of_host.values()) <= PLACES_A_HOST
+        if not active:
+            assert turns.next_alarm is not None and turns.next_alarm > now, "somebody waits for ever"
+            now = turns.next_alarm
+            continue
+        took, turn = active.pop(chance.randrange(len(active)))
+        now += chance.random() * took
+        answer = chance.choice(ANSWERS)
+        turns.learn(turn, answer, took)
+        if answer.retry_after is not None:
+            turns.rest(turn.receiver, now + answer.retry_after, now)
+        turn.want.due = now + 5.0
+        turns.end(turn, now, again=answer is not TAKEN)
+        left -= answer is TAKEN
+    assert not turns.kept, "what is kept grows with the URLs that were ever told"
+
+
+def test_the_sick_of_a_host_have_half_of_its_places_and_the_others_the_rest() -> None:
+    turns = Turns()
+
+    def first_tries(paths: range, took: float, next_at: float) -> None:
+        for path in paths:
+            turns.add(want(path, f"https://a.example/{path}"), 0.0)
+            (turn,) = turns.begin(0.0)
+            turns.learn(turn, TAKEN, took)
+            turn.want.due = next_at
+            turns.end(turn, 0.0, again=True)
+
+    first_tries(range(6), 9.0, next_at=1.0)
+    first_tries(range(6, 12), 0.1, next_at=2.0)
+    assert [turn.want.seq < 6 for turn in turns.begin(1.0)] == [True] * (PLACES_A_HOST // 2)
+    assert [turn.want.seq < 6 for turn in turns.begin(2.0)] == [False] * (PLACES_A_HOST // 2)
+
+
+def test_who_is_told_to_rest_while_it_stands_in_line_lets_the_next_one_go() -> None:
+    turns = Turns()
+    turns.add(want(1, "https://a.example/a"), 0.0)
+    (turn,) = turns.begin(0.0)
+    turns.learn(turn, ANSWERS[-1], 0.1)
+    turn.want.due = 1.0
+    turns.end(turn, 0.0, again=True)
+    turns.add(want(2, "https://a.example/a"), 0.0)
+    turns.add(want(3, "https://a.example/b"), 0.0)
+    turns.rest(turn.receiver, 100.0, 0.0)
+    assert [turn.want.seq for turn in turns.begin(0.0)] == [3]

@@ -1,0 +1,347 @@
+"""The Getter by itself: what one node says, or does not say, and what becomes of its jobs. Mock clock."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from support.data.ledgers import SetClock, new_job
+from support.memory.memory_ledger import MemoryLedger
+from trio.testing import MockClock
+
+from actors.domain.changes import Change, Move, Outcome, Recorded, RecordEnd, TellProgress
+from actors.domain.job import Attempt, End, Job
+from actors.domain.node import Heartbeat, Mark, NodeAddress, NodeRef, PayloadView
+from actors.domain.progress import Progress
+from actors.domain.service import ServiceLimits
+from actors.domain.status import Status
+from actors.getter.getter import Getter
+from actors.messages import Committed
+from actors.ports.ledger import LedgerError
+from actors.ports.nodes import (
+    Beat,
+    CollectAnswer,
+    CollectResult,
+    Dispatch,
+    Look,
+    LookResult,
+    NodeEvent,
+    PayloadChanged,
+    Picture,
+)
+
+OWN = NodeRef("n", "http://n")
+FOREIGN = NodeRef("f", "http://f", foreign=True)
+DONE = End(Status.COMPLETED, "", exit_code=0)
+KILLED = End(Status.KILLED, "killed")
+
+
+class OneNode:
+    """A node that says what a test tells it to say; remembers what it was asked."""
+
+    def __init__(self, ref: NodeRef) -> None:
+        self.ref = ref
+        self.send, self.events = trio.open_memory_channel[NodeEvent | Exception](100)
+        self.cancelled: list[float] = []
+        self.watched: list[str] = []
+        self.collects: list[CollectAnswer] = []
+        self.cancel_answer = lambda attempt: Look(
+            LookResult.FOUND, PayloadView(attempt.key, Status.RUNNING)
+        )  # fmt: skip
+
+    async def watch(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
+        self.watched.append(address.url)
+        if not self.ref.foreign:
+            tell(self.ref, Picture(Mark("one", 0), {}, Heartbeat(slots=4)))
+        while True:
+            with trio.move_on_after(1.0):
+                event = await self.events.receive()
+                if isinstance(event, Exception):
+                    raise event
+                tell(self.ref, event)
+                continue
+            tell(self.ref, Beat(Heartbeat(slots=None if self.ref.foreign else 4)))
+
+    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[Look]:
+        await trio.lowlevel.checkpoint()
+        self.cancelled.append(trio.current_time())
+        return [self.cancel_answer(attempt) for attempt in attempts]
+
+    async def collect(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
+        await trio.lowlevel.checkpoint()
+        return [self.collects.pop(0) for _ in items]
+
+    async def look(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[Look]:
+        await trio.lowlevel.checkpoint()
+        return [Look(LookResult.UNKNOWN)] * len(attempts)
+
+    async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[bool]:
+        await trio.lowlevel.checkpoint()
+        return [True] * len(attempts)
+
+    def follow(self, node_id: str, attempts: Sequence[Attempt]) -> None:
+        pass
+
+
+class World:
+    def __init__(self, ref: NodeRef) -> None:
+        self.node = OneNode(ref)
+        self.ledger = MemoryLedger(clock=SetClock())
+        self.getter: Getter
+
+    async def running(self, **more: object) -> Job:
+        """A job that the node runs."""
+        job = await self.ledger.insert(new_job(**more))  # type: ignore[arg-type]  # any field
+        attempt = Attempt(f"{job.id:032x}", job.id, 1, self.node.ref.node_id)
+        await self.record(Move(job.id, Status.QUEUED, Status.PROCESSING, "", attempt=attempt))
+        row = await self.record(
+            Move(job.id, Status.PROCESSING, Status.SUBMITTED, "", key=attempt.key, spent=True)
+        )
+        self.say(PayloadChanged(PayloadView(attempt.key, Status.RUNNING)))
+        await trio.sleep(0.1)
+        assert (await self.row(row)).status is Status.RUNNING
+        return row
+
+    async def record(self, change: Change) -> Job:
+        (answer,) = await self.ledger.record([change])
+        assert isinstance(answer, Recorded) and answer.job is not None
+        self.getter.tell(Committed((answer.job,)))
+        return answer.job
+
+    async def terminate(self, job: Job) -> None:
+        row = await self.ledger.request_terminate(job.id)
+        assert row is not None
+        self.getter.tell(Committed((row,)))
+
+    async def row(self, job: Job) -> Job:
+        row = await self.ledger.get(job.id)
+        assert row is not None
+        return row
+
+    def say(self, event: NodeEvent | Exception) -> None:
+        self.node.send.send_nowait(event)
+
+    def ended(self, job: Job, end: End, progress: Progress | None = None) -> None:
+        assert job.attempt is not None
+        self.say(PayloadChanged(PayloadView(job.attempt.key, end.status, end, progress=progress)))
+
+    def says(self, job: Job, fraction: float | None, message: str = "") -> None:
+        """Its script does."""
+        assert job.attempt is not None
+        said = Progress(fraction, message)
+        self.say(PayloadChanged(PayloadView(job.attempt.key, Status.RUNNING, progress=said)))
+
+    async def progress(self, job: Job) -> tuple[float | None, str]:
+        """As the ledger has it a moment later."""
+        await trio.sleep(0.1)
+        row = await self.row(job)
+        return row.progress, row.progress_message
+
+
+@asynccontextmanager
+async def world(ref: NodeRef = OWN, urls: Sequence[str] = ("http://n",)) -> AsyncIterator[World]:
+    made = World(ref)
+    addresses = tuple(NodeAddress(url, services=("example",)) for url in urls)
+    made.getter = Getter(
+        ledger=made.ledger,
+        nodes=made.node,
+        addresses=lambda: addresses,
+        services={"example": ServiceLimits("example")},
+        chance=random.Random(1),
+        tell_sender=lambda message: None,
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(made.getter.run)
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_order_to_stop_is_given_again_until_the_end_is_known(autojump_clock: MockClock) -> None:
+    async with world(FOREIGN) as w:
+        job = await w.running()
+        await w.terminate(job)
+        await trio.sleep(60)
+        assert len(w.node.cancelled) > 5
+        assert (await w.row(job)).status is Status.LOCKED
+        w.node.collects = [CollectAnswer(CollectResult.STORED, KILLED)]
+        w.ended(job, KILLED)
+        await trio.sleep(1)
+        asked = len(w.node.cancelled)
+        assert (await w.row(job)).status is Status.KILLED
+        await trio.sleep(60)
+        assert len(w.node.cancelled) == asked
+
+
+async def test_a_foreign_node_is_held_to_the_time_limit(autojump_clock: MockClock) -> None:
+    async with world(FOREIGN) as w:
+        job = await w.running(max_runtime=30.0)
+        await trio.sleep(28)
+        assert w.node.cancelled == []
+        await trio.sleep(4)
+        assert w.node.cancelled
+        w.node.collects = [CollectAnswer(CollectResult.STORED, KILLED)]
+        w.ended(job, KILLED)
+        await trio.sleep(1)
+        row = await w.row(job)
+        assert (row.status, row.message) == (Status.FAILED, "timed out after 30 s")
+
+
+async def test_results_that_can_never_be_had_end_the_job(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        job = await w.running()
+        w.node.collects = [
+            CollectAnswer(CollectResult.FAILED, reason="connection torn"),
+            CollectAnswer(CollectResult.IMPOSSIBLE, reason="a file differs from the manifest"),
+        ]
+        w.ended(job, DONE)
+        await trio.sleep(5)
+        row = await w.row(job)
+        assert row.status is Status.FAILED
+        assert row.message == "its results cannot be had: a file differs from the manifest"
+
+
+async def test_why_results_are_not_here_yet_is_in_the_message(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        job = await w.running()
+        w.node.collects = [CollectAnswer(CollectResult.FAILED, reason="disk full")] * 1000
+        w.ended(job, DONE)
+        await trio.sleep(30)
+        row = await w.row(job)
+        assert row.status is Status.RUNNING and row.end == DONE
+        assert "disk full" in row.message
+
+
+async def test_what_brings_out_a_defect_in_one_watch_is_no_crash(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        job = await w.running()
+        w.say(ValueError("a node that says nonsense"))
+        await trio.sleep(10)
+        assert len(w.node.watched) == 2
+        w.node.collects = [CollectAnswer(CollectResult.STORED, DONE)]
+        w.ended(job, DONE)
+        await trio.sleep(1)
+        assert (await w.row(job)).status is Status.COMPLETED
+
+
+async def test_one_node_at_two_addresses_is_followed_once(autojump_clock: MockClock) -> None:
+    async with world(urls=("http://localhost:1", "http://127.0.0.1:1")) as w:
+        await trio.sleep(100)
+        first, second = (w.node.watched.count(url) for url in ("http://localhost:1", "http://127.0.0.1:1"))
+        assert sorted((first, second))[0] == 1
+        assert sorted((first, second))[1] <= 5
+
+
+def told(w: World, monkeypatch: pytest.MonkeyPatch, deaf: int = 0, *, full: bool = False) -> list[Change]:
+    """Every change that the ledger is asked for from now on; it takes 20 ms for each commit. The first `deaf`
+    of progress it takes for stale, or has no room for (`full`)."""
+    changes: list[Change] = []
+    record = w.ledger.record
+    left = deaf
+
+    async def remembered(asked: Sequence[Change]) -> Sequence[Recorded]:
+        nonlocal left
+        changes.extend(asked)
+        await trio.sleep(0.02)
+        if left and isinstance(asked[0], TellProgress):
+            left -= 1
+            if full:
+                raise LedgerError("no room")
+            return [Recorded(Outcome.STALE, await w.ledger.get(asked[0].job_id))]
+        return await record(asked)
+
+    monkeypatch.setattr(w.ledger, "record", remembered)
+    return changes
+
+
+async def test_progress_is_stored_once_and_goes_back_by_nothing_but_a_word(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world() as w:
+        job = await w.running()
+        changes = told(w, monkeypatch)
+        w.says(job, 0.5, "half")
+        assert await w.progress(job) == (0.5, "half")
+        for _ in range(5):
+            w.says(job, 0.5, "half")
+        assert await w.progress(job) == (0.5, "half") and len(changes) == 1
+        # A node that knows nothing of it (any more), and one that knows the message alone.
+        assert job.attempt is not None
+        w.say(PayloadChanged(PayloadView(job.attempt.key, Status.RUNNING)))
+        assert await w.progress(job) == (0.5, "half")
+        w.says(job, None, "more")
+        assert await w.progress(job) == (0.5, "more")
+        w.says(job, 0.25)
+        assert await w.progress(job) == (0.25, "")
+        await trio.sleep(10)
+        assert len(changes) == 3
+
+
+async def test_a_flood_of_progress_goes_into_few_commits(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world() as w:
+        job = await w.running()
+        changes = told(w, monkeypatch)
+        for n in range(1, 100):
+            w.says(job, n / 100)
+        assert await w.progress(job) == (0.99, "")
+        assert len(changes) <= 3
+
+
+async def test_the_last_word_is_stored_before_the_end_and_none_after_it(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world() as w:
+        job = await w.running()
+        changes = told(w, monkeypatch)
+        w.node.collects = [CollectAnswer(CollectResult.STORED, DONE)]
+        w.ended(job, DONE, Progress(1.0, "done"))
+        w.says(job, 0.9, "late")
+        assert await w.progress(job) == (1.0, "done")
+        assert (await w.row(job)).status is Status.COMPLETED
+        w.says(job, 0.9, "later")
+        await trio.sleep(5)
+        assert await w.progress(job) == (1.0, "done")
+        kinds = [type(change) for change in changes]
+        assert kinds.count(TellProgress) == 1
+        assert RecordEnd not in kinds or kinds.index(TellProgress) < kinds.index(RecordEnd)
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_a_ledger_that_will_not_hear_of_progress_keeps_no_job_from_its_end(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    async with world() as w:
+        job = await w.running()
+        changes = told(w, monkeypatch, deaf=1000, full=full)
+        w.says(job, 0.5)
+        await trio.sleep(5)
+        assert len(changes) == 1
+        w.node.collects = [CollectAnswer(CollectResult.FAILED, reason="not yet")] * 1000
+        w.ended(job, DONE, Progress(0.75))
+        await trio.sleep(5)
+        row = await w.row(job)
+        assert row.end == DONE and row.progress is None
+        assert sum(isinstance(change, TellProgress) for change in changes) == 2
+
+
+async def test_another_attempt_begins_without_progress_and_the_old_one_has_no_say(
+    autojump_clock: MockClock,
+) -> None:
+    async with world() as w:
+        job = await w.running()
+        w.says(job, 0.5, "half")
+        assert await w.progress(job) == (0.5, "half")
+        assert job.attempt is not None
+        back = Move(job.id, Status.RUNNING, Status.QUEUED, "", key=job.attempt.key)
+        assert (await w.record(back)).progress is None
+        attempt = Attempt("f" * 32, job.id, 2, "n")
+        await w.record(Move(job.id, Status.QUEUED, Status.PROCESSING, "", attempt=attempt))
+        await w.record(Move(job.id, Status.PROCESSING, Status.SUBMITTED, "", key=attempt.key, spent=True))
+        w.says(job, 0.75, "of the first attempt")
+        assert await w.progress(job) == (None, "")
+        w.say(PayloadChanged(PayloadView(attempt.key, Status.RUNNING, progress=Progress(0.1))))
+        assert await w.progress(job) == (0.1, "")

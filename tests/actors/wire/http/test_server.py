@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+import trio
+import trio.testing
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from actors.wire.errors import CannotListen, PortInUse
+from actors.wire.http.server import serve, until_signal
+
+
+class App(QuartTrio):
+    """Routes that show how a server ends."""
+
+    def __init__(self) -> None:
+        super().__init__(__name__)
+        self.entered = trio.Event()
+        self.release = trio.Event()
+        self.events: list[str] = []
+        self.add_url_rule("/", "ping", self.ping)
+        self.add_url_rule("/wait", "wait", self.wait)
+        self.add_url_rule("/endless", "endless", self.endless)
+        self.add_url_rule("/flood", "flood", self.flood)
+        self.add_url_rule("/count", "count", self.count, methods=["POST"])
+        self.before_serving(partial(self.note, "started"))
+        self.after_serving(partial(self.note, "stopped"))
+
+    async def note(self, what: str) -> None:
+        self.events.append(what)
+
+    async def ping(self) -> dict[str, str]:
+        return {"message": "pong"}
+
+    async def wait(self) -> str:
+        self.entered.set()
+        await self.release.wait()
+        return "done"
+
+    async def endless(self) -> Response:
+        return self._streamed(b"tick\n", trio.sleep_forever)
+
+    async def flood(self) -> Response:
+        return self._streamed(bytes(1 << 20), trio.lowlevel.checkpoint)
+
+    async def count(self) -> str:
+        return str(sum([len(chunk) async for chunk in request.body]))
+
+    def _streamed(self, piece: bytes, between: Callable[[], Any]) -> Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            while True:
+                self.entered.set()
+                yield piece
+                await between()
+
+        response = Response(pieces())
+        response.timeout = None
+        return response
+
+
+class Server:
+    def __init__(self, app: Any, nursery: trio.Nursery, shutdown: trio.Event) -> None:
+        self.app = app
+        self.nursery = nursery
+        self.shutdown = shutdown
+        self.url = ""
+        self.ended = trio.Event()
+
+    async def run(self, graceful_timeout: float, task_status: trio.TaskStatus[list[str]]) -> None:
+        await serve(
+            self.app,
+            host="127.0.0.1",
+            port=0,
+            shutdown=self.shutdown,
+            graceful_timeout=graceful_timeout,
+            task_status=task_status,
+        )
+        self.ended.set()
+
+
+@asynccontextmanager
+async def serving(app: Any, graceful_timeout: float = 3.0) -> AsyncIterator[Server]:
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            server = Server(app, nursery, trio.Event())
+            [server.url] = await nursery.start(lambda task_status: server.run(graceful_timeout, task_status))
+            yield server
+            server.shutdown.set()
+
+
+@asynccontextmanager
+async def client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=None) as http:
+        yield http
+
+
+async def test_the_address_is_told_once_it_answers_and_startup_has_run() -> None:
+    app = App()
+    async with serving(app) as server, client(server) as http:
+        assert server.url.startswith("http://127.0.0.1:")
+        assert app.events == ["started"]
+        answer = await http.get("/")
+        assert answer.json() == {"message": "pong"}
+        assert "server" not in answer.headers
+    assert app.events == ["started", "stopped"]
+
+
+async def test_the_callback_gets_the_address_too() -> None:
+    told: list[str] = []
+    shutdown = trio.Event()
+    shutdown.set()
+    await serve(App(), host="localhost", port=0, shutdown=shutdown, on_bound=told.append)
+    assert told
+    assert told[0].startswith("http://localhost:")
+
+
+async def test_a_large_body_streams_through() -> None:
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield bytes(1 << 20)
+
+    async with serving(App()) as server, client(server) as http:
+        assert (await http.post("/count", content=body())).text == str(20 << 20)
+
+
+async def test_a_port_in_use_is_one_clear_line() -> None:
+    async with serving(App()) as server:
+        port = int(server.url.rpartition(":")[2])
+        with pytest.raises(PortInUse) as caught:
+            await serve(App(), host="127.0.0.1", port=port, shutdown=trio.Event())
+        assert caught.value.detail == f"cannot listen on 127.0.0.1:{port}: the port is in use"
+
+
+@pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("a..b", 0), ("127.0.0.1", 70000)])
+async def test_an_address_that_is_none_of_ours_is_one_clear_line(host: str, port: int) -> None:
+    with trio.fail_after(20), pytest.raises(CannotListen) as caught:
+        await serve(App(), host=host, port=port, shutdown=trio.Event())
+    assert f"cannot listen on {host}:{port}" in caught.value.detail
+
+
+async def test_an_idle_connection_does_not_hold_the_end() -> None:
+    async with serving(App(), graceful_timeout=3600) as server, client(server) as http:
+        await http.get("/")
+        server.shutdown.set()
+        await server.ended.wait()
+
+
+async def test_an_idle_connection_is_closed_when_its_time_is_over() -> None:
+    shutdown = trio.Event()
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            start = partial(serve, App(), host="127.0.0.1", port=0, shutdown=shutdown, keep_alive_timeout=0.1)
+            [url] = await nursery.start(start)
+            stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+            async with stream:
+                for _ in range(2):
+                    await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                got = b"".join([piece async for piece in stream])
+            assert got.count(b"200 ") == 2
+            shutdown.set()
+
+
+async def test_a_request_under_way_is_finished_and_new_ones_are_refused() -> None:
+    app = App()
+    answers: list[str] = []
+    async with (
+        serving(app, graceful_timeout=3600) as server,
+        client(server) as http,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def ask() -> None:
+            answers.append((await http.get("/wait")).text)
+
+        nursery.start_soon(ask)
+        await app.entered.wait()
+        server.shutdown.set()
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(httpx.ConnectError):
+            async with httpx.AsyncClient(base_url=server.url, trust_env=False) as other:
+                await other.get("/")
+        assert not server.ended.is_set()
+        app.release.set()
+        await server.ended.wait()
+    assert answers == ["done"]
+
+
+async def test_an_endless_stream_is_cut_when_its_time_is_over() -> None:
+    app = App()
+    async with serving(app, graceful_timeout=0.05) as server, client(server) as http:
+        with pytest.raises(httpx.RemoteProtocolError):
+            async with http.stream("GET", "/endless") as answer:
+                async for _ in answer.aiter_bytes():
+                    server.shutdown.set()
+        await server.ended.wait()
+    assert app.events == ["started", "stopped"]
+
+
+@pytest.mark.parametrize("how", ["shutdown", "cancel"])
+async def test_a_client_that_stopped_reading_does_not_hold_the_end(how: str) -> None:
+    app = App()
+    async with serving(app, graceful_timeout=0.05) as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", int(server.url.rpartition(":")[2]))
+        async with stream:
+            await stream.send_all(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
+            await app.entered.wait()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            if how == "cancel":
+                server.nursery.cancel_scope.cancel()
+            else:
+                server.shutdown.set()
+                await server.ended.wait()
+
+
+async def test_a_connection_that_fails_takes_no_other_along(caplog: pytest.LogCaptureFixture) -> None:
+    app = App()
+
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"] == "/broken":
+            await send({"type": "nonsense"})
+        await app(scope, receive, send)
+
+    async with serving(broken) as server, client(server) as http:
+        with caplog.at_level(logging.CRITICAL):
+            for _ in range(3):
+                try:
+                    assert (await http.get("/broken")).status_code == 500
+                except httpx.RemoteProtocolError:
+                    continue
+        assert (await http.get("/")).status_code == 200
+
+
+async def test_garbage_on_a_connection_is_answered_or_dropped_and_others_go_on() -> None:
+    async with serving(App()) as server, client(server) as http:
+        port = int(server.url.rpartition(":")[2])
+        for garbage in (
+            b"\x16\x03\x01\r\n\r\n",
+            b"hello\r\n\r\n",
+            b"GET /" + b"a" * 100_000 + b"\r\n\r\n",
+        ):
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            async with stream:
+                try:
+                    await stream.send_all(garbage)
+                    got = b"".join([piece async for piece in stream])
+                except trio.BrokenResourceError:
+                    continue
+                assert not got or got.startswith(b"HTTP/1.1 4")
+        assert (await http.get("/")).status_code == 200
+
+
+async def test_a_failing_startup_ends_the_server_with_its_reason() -> None:
+    app = App()
+
+    async def fail() -> None:
+        raise RuntimeError("no database")
+
+    app.before_serving(fail)
+    with trio.fail_after(20), pytest.raises(BaseExceptionGroup) as caught:
+        await serve(app, host="127.0.0.1", port=0, shutdown=trio.Event())
+    assert "no database" in str(caught.value.exceptions)
+
+
+async def test_the_port_is_free_again_at_once() -> None:
+    async with serving(App()) as server, client(server) as http:
+        await http.get("/")
+        port = int(server.url.rpartition(":")[2])
+        server.shutdown.set()
+        await server.ended.wait()
+        with socket.create_server(("127.0.0.1", port)):
+            pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_is_waited_for(number: signal.Signals) -> None:
+    ended = trio.Event()
+
+    async def wait() -> None:
+        await until_signal()
+        ended.set()
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not ended.is_set()
+            signal.raise_signal(number)
+            await ended.wait()

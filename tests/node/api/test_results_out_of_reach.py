@@ -1,0 +1,94 @@
+"""Results that a node cannot hand over: who collects must not ask for them for ever."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.memory.fake_executor import end
+from support.processes.nodes_in_process import KEY, NodeInProcess, node_in_process
+
+from actors.wire.protocol.frames import read_frames
+
+
+async def collected(node: NodeInProcess) -> list[tuple[bytes, bytes]]:
+    answer = await node.client.post("/v1/collect", json={"keys": [KEY]})
+
+    async def body() -> AsyncIterator[bytes]:
+        yield answer.content
+
+    return [frame async for frame in read_frames(body())]
+
+
+async def refused(node: NodeInProcess) -> dict[str, Any]:
+    kind, data = (await collected(node))[-1]
+    assert kind == b"X"
+    told: dict[str, Any] = json.loads(data)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "message"), [(0, "it left 51 files"), (3, "exit code 3; it left 51 files")]
+)
+async def test_too_many_files_fail_the_attempt_and_leave_its_logs_to_be_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_code: int, message: str
+) -> None:
+    monkeypatch.setattr("node.runs.manifest.MOST", 1000)
+    async with node_in_process(tmp_path) as node:
+        run = await node.started()
+        for n in range(50):
+            (run.spec.work / f"{n}").touch()
+        run.print("all there is\n")
+        run.finish(end(exit_code))
+        view = await node.until(KEY, "Failed")
+        assert view["end"]["message"].startswith(f"{message}, more than can be collected")
+        frames = await collected(node)
+        assert json.loads(frames[0][1])["manifest"] == {"entries": [], "left_out": []}
+        assert frames[-1][0] == b"F"
+        zipped = zipfile.ZipFile(io.BytesIO(b"".join(data for kind, data in frames if kind == b"Z")))
+        assert zipped.namelist() == ["stdout.log", "stderr.log"]
+        assert zipped.read("stdout.log") == b"all there is\n"
+
+
+@pytest.mark.parametrize("change", ["shorter", "gone", "directory gone", "manifest damaged"])
+async def test_what_is_no_longer_as_it_ended_is_told_for_good(tmp_path: Path, change: str) -> None:
+    async with node_in_process(tmp_path) as node:
+        run = await node.started()
+        file = run.spec.work / "a"
+        file.write_bytes(b"long enough")
+        run.finish()
+        await node.until(KEY, "Completed")
+        if change == "shorter":
+            os.truncate(file, 3)
+        elif change == "gone":
+            file.unlink()
+        elif change == "directory gone":
+            shutil.rmtree(run.spec.work)
+        else:
+            (run.spec.directory / "manifest.json").write_text("{")
+        told = await refused(node)
+        assert told["permanent"] is True and told["error"].startswith("cannot be read: ")
+
+
+@pytest.mark.parametrize(("number", "permanent"), [(errno.EIO, True), (errno.EMFILE, None)])
+async def test_a_broken_disk_is_told_for_good_and_a_busy_machine_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, permanent: bool | None
+) -> None:
+    async with node_in_process(tmp_path) as node:
+        (await node.started()).finish()
+        await node.until(KEY, "Completed")
+
+        def fails(*_: object, **__: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr("node.api.results.read_manifest", fails)
+        told = await refused(node)
+        assert told.get("permanent") is permanent and os.strerror(number) in told["error"]

@@ -1,0 +1,55 @@
+"""Starts that the node's own disk prevents."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from support.processes.nodes_in_process import KEY, SCRIPT, node_in_process
+
+
+class Disk:
+    """Lets no word be left that somebody has set out to start a payload, so many times."""
+
+    def __init__(self, number: int, times: int) -> None:
+        self.number = number
+        self.times = times
+        self._write = Path.write_text
+
+    def put_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def write(path: Path, *args: str) -> int:
+            if path.name == "intent" and self.times:
+                self.times -= 1
+                path.touch()
+                raise OSError(self.number, os.strerror(self.number))
+            return self._write(path, *args)
+
+        monkeypatch.setattr(Path, "write_text", write)
+
+
+async def test_an_attempt_is_started_from_the_reserve_of_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node_in_process(tmp_path) as node:
+        assert (tmp_path / "reserve").exists()
+        Disk(errno.ENOSPC, 1).put_in(monkeypatch)
+        run = await node.started()
+        assert node.executor.adopted == [] and (run.spec.directory / "intent").stat().st_size > 0
+        run.finish()
+        await node.until(KEY, "Completed")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+async def test_an_attempt_that_cannot_be_started_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    async with node_in_process(tmp_path) as node:
+        disk = Disk(number, 1000)
+        disk.put_in(monkeypatch)
+        await node.submit({KEY: dict(SCRIPT)})
+        view = await node.until(KEY, "Failed")
+        assert view["end"]["message"].startswith("could not be started: ")
+        assert os.strerror(number) in view["end"]["message"]
+        assert node.executor.runs == {}

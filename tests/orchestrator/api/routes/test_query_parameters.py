@@ -1,0 +1,100 @@
+"""Parameters at their edges: what may well be sent is taken, and what means nothing is refused."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+from support.processes.api_server import Server, api_server
+
+JOINED = "семья 👨‍👩‍👧\u3000می‌خواهم"
+"""Letters that are joined, and a blank of another script."""
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    async with api_server(tmp_path) as running:
+        yield running
+
+
+@pytest.mark.parametrize("wait", ["0", "0.0", "0.01", "0.010000000000000002", "1e-05", "2.2e-308", "0.1E-1"])
+async def test_seconds_are_taken_as_programs_write_numbers(server: Server, wait: str) -> None:
+    job = await server.upload(a=b"")
+    assert (await server.client.get(f"/v1/jobs/{job.id}?wait={wait}")).status_code == 200
+
+
+@pytest.mark.parametrize("wait", ["", "-1", "301", "1e3", "inf", "nan", "0x1", "1_0", "٣", "1e-99999", " 1"])
+async def test_what_is_no_number_of_seconds_is_refused(server: Server, wait: str) -> None:
+    job = await server.upload(a=b"")
+    answer = await server.client.get(f"/v1/jobs/{job.id}", params={"wait": wait})
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter")
+
+
+async def test_names_and_reasons_of_any_script_are_taken_and_found_again(server: Server) -> None:
+    answer = await server.post('name="file"; filename="run.sh"|true', f'name="name"|{JOINED}')
+    assert answer.status_code == 201, answer.text
+    for query in ({"name": JOINED}, {"search": "👨‍👩‍👧"}):
+        (found,) = (await server.client.get("/v1/jobs", params=query)).json()["items"]
+        assert found["name"] == JOINED
+    paused = await server.client.post("/v1/services/example/pause", json={"reason": JOINED})
+    assert paused.json()["paused"] == JOINED
+
+
+@pytest.mark.parametrize(
+    "odd", ["a\nb", "a\rb", "a\x00b", "a\x1b[2J", "a\x7f", "a\x85b", "a\u2028b", "a\u2029b"]
+)
+async def test_what_breaks_a_line_or_steers_a_terminal_is_refused_everywhere(
+    server: Server, odd: str
+) -> None:
+    answer = await server.client.get("/v1/jobs", params={"name": odd})
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter")
+    reason = await server.client.post("/v1/services/example/pause", json={"reason": odd})
+    assert (reason.status_code, reason.json()["code"]) == (422, "bad_field")
+    assert (await server.post('name="file"; filename="a"|b', f'name="name"|{odd}')).status_code == 400
+
+
+async def test_half_a_character_in_json_is_refused_and_no_trouble_of_the_server(server: Server) -> None:
+    answer = await server.client.post(
+        "/v1/services/example/pause",
+        content=b'{"reason": "\\ud800"}',
+        headers={"Content-Type": "application/json"},
+    )
+    assert (answer.status_code, answer.json()["code"]) == (422, "bad_field")
+
+
+@pytest.mark.parametrize("place", ["-1", "x", "9007199254740992", "1.0", "7,8"])
+@pytest.mark.parametrize(
+    "route", ["/v1/events", "/v1/jobs/1/events", "/v1/jobs/1/logs", "/v1/jobs/1/logs?format=json"]
+)
+async def test_a_place_that_no_stream_has_is_refused_whatever_else_is_asked(
+    server: Server, route: str, place: str
+) -> None:
+    await server.upload(a=b"")
+    answer = await server.client.get(route, headers={"Last-Event-ID": place})
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter")
+    if "events" in route:
+        answer = await server.client.get(route, params={"after": place}, headers={"Last-Event-ID": "1"})
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter")
+
+
+@pytest.mark.parametrize(
+    "route",
+    ["/v1/events", "/v1/events?after=0", "/v1/jobs/1/events", "/v1/jobs/1/logs?format=events"],
+)
+async def test_a_place_that_is_empty_is_none(server: Server, route: str) -> None:
+    await server.upload(a=b"")
+    with trio.fail_after(5):
+        async with server.client.stream("GET", route, headers={"Last-Event-ID": ""}) as answer:
+            assert answer.status_code == 200
+
+
+async def test_the_orders_for_a_node_know_one_method_only(server: Server) -> None:
+    for order in ("drain", "undrain"):
+        for node in ("n" * 32, "http%3A%2F%2Fold.example.org%3A9000%2Fbase"):
+            answer = await server.client.get(f"/v1/nodes/{node}/{order}")
+            assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+            assert set(answer.headers["allow"].split(", ")) == {"POST", "OPTIONS"}
+        unknown = await server.client.get("/v1/nodes/http%3A%2F%2Fold.example.org%3A9000%2Fdrains")
+        assert unknown.json()["code"] == "unknown_node"

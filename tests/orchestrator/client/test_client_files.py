@@ -1,0 +1,89 @@
+"""Which files a job is made of."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from actors.wire.multipart.writer import FilePart
+from orchestrator.client.errors import BadInput
+from orchestrator.client.files import Files, parts
+from orchestrator.client.retries import Retries, asked_pause
+
+
+def sent(files: Files) -> list[str | None]:
+    return [part.filename for part in parts(files)]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    (tmp_path / "job" / "sub" / "deep").mkdir(parents=True)
+    for name in ("run.sh", "sub/in.pdb", "sub/deep/x y"):
+        (tmp_path / "job" / name).write_text(name)
+    return tmp_path / "job"
+
+
+def test_a_directory_alone_is_the_directory_of_the_job(job: Path) -> None:
+    assert sent(job) == sent([job]) == sent(f"{job}/") == ["run.sh", "sub/in.pdb", "sub/deep/x y"]
+
+
+def test_among_several_a_directory_keeps_its_name_and_a_file_its_base_name(job: Path) -> None:
+    assert sent([job / "run.sh", job / "sub"]) == ["run.sh", "sub/in.pdb", "sub/deep/x y"]
+
+
+def test_the_directory_that_one_is_in_may_be_sent(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(job / "sub")
+    assert sent(".") == ["in.pdb", "deep/x y"]
+    assert sent([".", "../run.sh"]) == ["sub/in.pdb", "sub/deep/x y", "run.sh"]
+
+
+def test_bytes_and_paths_are_sent_under_the_names_that_they_are_given(job: Path) -> None:
+    found = parts({"run.sh": b"true", "a/b": job / "run.sh"})
+    assert [(part.filename, isinstance(part, FilePart)) for part in found] == [
+        ("run.sh", False),
+        ("a/b", True),
+    ]
+
+
+def test_links_are_followed_but_not_in_circles(job: Path) -> None:
+    (job / "sub" / "up").symlink_to(job)
+    (job / "alias").symlink_to("sub/in.pdb")
+    other = job.parent / "other"
+    other.mkdir()
+    (other / "f").write_text("f")
+    (job / "more").symlink_to(other)
+    assert sent(job) == ["alias", "run.sh", "more/f", "sub/in.pdb", "sub/deep/x y"]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda top: [], "no file to submit"),
+        (lambda top: [top / "missing"], "No such file"),
+        (lambda top: [top / "a", top / "sub" / "a"], "sent twice"),
+        (lambda top: [top / "fifo"], "is no file"),
+        (lambda top: [top / "empty"], "no files in it"),
+        (lambda top: [top / os.fsdecode(b"\xff")], "no UTF-8"),
+        (lambda top: [top / "new\nline"], "control characters"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_by_name(tmp_path: Path, make: object, said: str) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "empty").mkdir()
+    for name in (b"a", b"sub/a", b"\xff", b"new\nline"):
+        (tmp_path / os.fsdecode(name)).write_bytes(b"")
+    os.mkfifo(tmp_path / "fifo")
+    assert callable(make)
+    with pytest.raises(BadInput, match=said):
+        parts(make(tmp_path))
+
+
+def test_pauses_grow_are_spread_and_heed_what_the_server_asks_for() -> None:
+    retries = Retries(first=1.0, longest=6.0)
+    assert [retries.pause(tried, chance=lambda: 1.0) for tried in (1, 2, 3, 4, 99)] == [1, 2, 4, 6, 6]
+    assert retries.pause(1, chance=lambda: 0.0) == 0.5
+    assert retries.pause(1, asked_pause("7"), chance=lambda: 1.0) == 7
+    assert retries.pause(1, asked_pause("99999999999999"), chance=lambda: 1.0) == 60
+    assert asked_pause("Wed, 21 Oct 2026 07:28:00 GMT") is None

@@ -1,0 +1,260 @@
+"""What the command's exit status says, and what it writes where."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from support.processes.processes import Place, Refused, Started
+
+from orchestrator.cli import main
+from orchestrator.client import Client
+
+
+class Terminal:
+    """The command, as somebody gives it in a directory of jobs."""
+
+    def __init__(self, here: Place, url: str) -> None:
+        self.here = here
+        self.url = url
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return {"ORCHESTRATOR_URL": self.url, "ORCHESTRATOR_USER": "1", "XDG_CONFIG_HOME": "/nowhere", **more}
+
+    def run(self, *arguments: str, **environment: str) -> Refused:
+        return self.here.refused(*arguments, environment=self.environment(**environment))
+
+    def job(self, script: str, name: str = "job") -> str:
+        """A directory with this script."""
+        directory = self.here.directory / name
+        directory.mkdir(exist_ok=True)
+        (directory / "input").write_text("x\n")
+        (directory / "run.sh").write_text(script)
+        return str(directory)
+
+    def json(self, *arguments: str) -> Any:
+        done = self.run(*arguments, "--json")
+        assert done.status == 0, done
+        return json.loads(done.out)
+
+
+@pytest.fixture
+def terminal(here: Place, shared: Started) -> Terminal:
+    return Terminal(here, shared.url)
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        ("true", 0),
+        ("exit 1", 1),
+        ("exit 2", 2),
+        ("exit 125", 125),
+        ("exit 255", 255),
+        ("kill -9 $$", 137),
+        ("kill -TERM $$", 143),
+    ],
+)
+def test_the_status_is_that_of_the_job(terminal: Terminal, script: str, status: int) -> None:
+    assert terminal.run("submit", terminal.job(script), "--wait").status == status
+
+
+def test_the_status_is_that_of_the_job_that_is_followed_too(terminal: Terminal) -> None:
+    assert terminal.run("submit", terminal.job("echo x; kill -9 $$"), "--follow").status == 137
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "status", "said"),
+    [
+        (["submit"], {}, 2, "Missing argument 'FILES...'"),
+        (["submit", "run.sh"], {"ORCHESTRATOR_USER": ""}, 2, "whose job is it?"),
+        (["submit", "run.sh", "--follow", "--json"], {}, 2, "choose one"),
+        (["status", "x"], {}, 2, "not a valid integer"),
+        (["status", "0"], {}, 2, "0 is not in the range"),
+        (["cancel"], {}, 2, "which jobs?"),
+        (["cancel", "1", "--user", "1"], {}, 2, "not both"),
+        (["ls"], {"ORCHESTRATOR_TOKEN_FILE": "/nowhere"}, 2, "/nowhere cannot be read"),
+        (["ls"], {"ORCHESTRATOR_TOKEN_FILE": "empty"}, 2, "ORCHESTRATOR_TOKEN_FILE: empty is empty"),
+        (["ls"], {"ORCHESTRATOR_TOKEN": "a\nb"}, 2, "characters that no token has"),
+        (["ls"], {"ORCHESTRATOR_CA_FILE": "/nowhere"}, 2, "'/nowhere' cannot be read as certificates"),
+        (["logs", "-f", "1"], {"ORCHESTRATOR_CA_FILE": "run.sh"}, 2, "a file in PEM format"),
+        (["ls", "--watch"], {"ORCHESTRATOR_URL": "nonsense"}, 2, "looks like http://127.0.0.1:5000"),
+        (["submit", "run.sh", "--wait", "--url", "ftp://x"], {}, 2, "looks like http://127.0.0.1:5000"),
+        (["cancel", "1", "--url", "nonsense"], {}, 2, "looks like http://127.0.0.1:5000"),
+        (["ls"], {"ORCHESTRATOR_URL": "http://127.0.0.1:1"}, 1, "check that the orchestrator runs"),
+        (["submit", "run.sh", "--wait"], {"ORCHESTRATOR_URL": "http://127.0.0.1:1"}, 125, "nothing answers"),
+        (["submit", "missing"], {}, 2, "No such file"),
+        (["submit", "missing", "--wait"], {}, 2, "No such file"),
+        (["submit", "empty", "--wait"], {}, 2, "there is no run.sh among the files"),
+        (["submit", "run.sh", "-o", "full"], {}, 2, "'full' is not empty; name another directory"),
+        (["submit", "run.sh", "-o", "empty"], {}, 2, "'empty' is a file; name a directory"),
+        (["submit", "run.sh", "-o", "empty/new"], {}, 2, "'empty' is a file; name a directory"),
+        (["get", "1", "-o", "full"], {}, 2, "'full' is not empty; name another directory"),
+        (["get", "1", "-o", "empty"], {}, 2, "'empty' is a file; name a directory"),
+        (["get", "1", "x", "-o", "empty"], {}, 2, "'empty' is a file; name a directory"),
+        (["get", "1", "--zip", "-o", "full"], {}, 2, "'full' is a directory; name a file"),
+        (["get", "1", "--zip", "-o", "empty"], {}, 2, "'empty' is there already"),
+        (["get", "1", "--force"], {}, 2, "--force is for the file of --zip"),
+        (["submit", "run.sh", "--service", "nope"], {}, 1, "service 'nope' is unknown; known: example"),
+        (["status", "4000000000"], {}, 1, "there is no job 4000000000"),
+        (["logs", "4000000000"], {}, 1, "there is no job 4000000000"),
+        (["get", "4000000000"], {}, 1, "there is no job 4000000000"),
+        (["cancel", "4000000000"], {}, 1, "there is no job 4000000000"),
+        (["drain", "nobody"], {}, 1, "`orchestrator nodes` lists them"),
+        (["ls", "--node", "nobody"], {}, 1, "`orchestrator nodes` lists them"),
+    ],
+)
+def test_errors_are_one_line_on_standard_error_that_says_what_to_do(
+    terminal: Terminal, arguments: list[str], environment: dict[str, str], status: int, said: str
+) -> None:
+    (terminal.here.directory / "run.sh").write_text("true")
+    (terminal.here.directory / "empty").touch()
+    (terminal.here.directory / "full").mkdir()
+    (terminal.here.directory / "full" / "x").touch()
+    with contextlib.chdir(terminal.here.directory):
+        done = CliRunner().invoke(main, arguments, env=terminal.environment(**environment))
+    lines = done.stderr.splitlines()
+    assert (done.exit_code, done.stdout) == (status, "")
+    assert said in lines[-1]
+    assert len(lines) == 1 or status == 2  # click puts the usage above
+
+
+def test_data_is_on_standard_output_and_all_else_on_standard_error(terminal: Terminal) -> None:
+    job = terminal.job("echo out; echo err >&2; exit 3")
+    followed = terminal.run("submit", job, "--follow", "--name", "first", "--quiet")
+    assert followed.out == "out\n"
+    number = followed.lines[0].removeprefix("job ")
+    assert followed.lines[1:] == ["err"]
+    waited = terminal.run("submit", job, "--wait")
+    assert waited.out.strip().isdecimal() and "exit code 3" in waited.lines[-1]
+    assert terminal.run("logs", number).out == "out\n"
+    assert terminal.run("logs", number, "--stream", "stderr", "--offset", "1").out == "rr\n"
+    assert terminal.json("status", number)["exit_code"] == 3
+    assert "exit code 3" in terminal.run("status", number).out
+    assert [one["id"] for one in terminal.json("ls", "--status", "failed")][:2] == [
+        int(waited.out),
+        int(number),
+    ]
+    listed = terminal.run("ls", "--user", "1", NO_COLOR="1").out.splitlines()
+    assert listed[0].split()[:3] == ["ID", "STATUS", "USER"] and "\x1b" not in "".join(listed)
+    assert terminal.json("services")[0]["name"] == "example"
+    assert terminal.json("queue") == [] and terminal.json("queue", "--users") == []
+
+
+def test_results_are_unpacked_whole_into_a_new_directory_only(terminal: Terminal) -> None:
+    top = terminal.here.directory
+    script = "mkdir d; echo made > d/out; ln -s d/out link; chmod +x run.sh"
+    done = terminal.run("submit", terminal.job(script), "--output", "res")
+    assert done.status == 0
+    number = done.out.strip()
+    assert (top / "res" / "d" / "out").read_text() == "made\n"
+    assert os.readlink(top / "res" / "link") == "d/out"
+    assert os.access(top / "res" / "run.sh", os.X_OK)
+    again = terminal.run("get", number, "--output", "res")
+    assert again.status == 2 and "name another directory" in again.lines[-1]
+    (top / "empty").mkdir()
+    assert terminal.run("get", number, "--output", "empty").out == "empty\n"
+    assert sorted(os.listdir(top / "empty")) == sorted(os.listdir(top / "res"))
+    assert terminal.run("get", number, "--zip").out == f"{number}.zip\n"
+    assert terminal.run("get", number, "--zip").status == 2
+    assert terminal.run("get", number, "--zip", "--force").out == f"{number}.zip\n"
+    assert sorted(name for name in os.listdir(top) if name.startswith(".")) == []
+
+
+def test_ctrl_c_leaves_the_job_running_and_says_how_to_stop_it(terminal: Terminal) -> None:
+    job = terminal.job("echo begun; exec sleep 60")
+    begun = terminal.here.begin("submit", job, "--follow", name="follow", environment=terminal.environment())
+    stdout = begun.process.stdout
+    assert stdout is not None
+    readable, _, _ = select.select([stdout], [], [], 60)
+    assert readable and os.read(stdout.fileno(), 100) == b"begun\n"
+    begun.send(signal.SIGINT)
+    assert begun.process.wait(30) == 130
+    last = begun.errors().splitlines()[-1]
+    number = last.split()[1]
+    assert f"orchestrator cancel {number}" in last and f"orchestrator logs -f {number}" in last
+    assert terminal.json("status", number)["status"] == "Running"
+    assert terminal.run("cancel", number).status == 0
+    with Client(terminal.url) as client:
+        assert client.wait(int(number), 30).status == "Killed"
+
+
+def test_many_are_counted_before_they_are_cancelled(terminal: Terminal) -> None:
+    job = terminal.job("exec sleep 60")
+    ids = [int(terminal.run("submit", job, "--user", "9").out) for _ in range(2)]
+    asked = terminal.run("cancel", "--user", "9")
+    assert asked.status == 2 and "2 jobs would be cancelled" in asked.lines[-1]
+    done = terminal.run("cancel", "--user", "9", "--service", "example", "--yes")
+    assert done.status == 0 and done.lines[0].startswith("2 jobs (")
+    with Client(terminal.url) as client:
+        assert {client.wait(number, 30).status for number in ids} == {"Killed"}
+    nothing = terminal.run("cancel", "--user", "9", "--yes")
+    assert (nothing.status, nothing.out, nothing.lines) == (0, "", ["0 jobs (none)"])
+
+
+def test_nodes_are_drained_by_the_beginning_of_their_id(terminal: Terminal) -> None:
+    (node,) = terminal.json("nodes")
+    drained = terminal.json("drain", node["id"][:8], "--reason", "a new disk")
+    assert drained["draining"] == "a new disk"
+    assert "draining: a new disk" in terminal.run("nodes").out
+    assert "gets jobs again" in terminal.run("undrain", node["url"]).out
+    assert terminal.json("nodes")[0]["draining"] is None
+
+
+def test_the_file_of_settings_says_what_neither_flag_nor_environment_does(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    (tmp_path / "orchestrator").mkdir()
+    config = tmp_path / "orchestrator" / "config.toml"
+    config.write_text(f'url = "{terminal.url}"\nuser = 12\nservice = "example"\n')
+    told = {"XDG_CONFIG_HOME": str(tmp_path), "ORCHESTRATOR_URL": "", "ORCHESTRATOR_USER": ""}
+    number = terminal.run("submit", terminal.job("true"), "--wait", "--quiet", **told).out.strip()
+    assert terminal.json("status", number)["user_id"] == 12
+    assert terminal.run("ls", "--url", "http://127.0.0.1:1", **told).status == 1
+    config.write_text("uri = 1\n")
+    wrong = terminal.run("ls", **told)
+    assert wrong.status == 2 and "uri is unknown; known: url, token, token_file" in wrong.lines[-1]
+
+
+def test_watching_shows_each_change_until_ctrl_c(terminal: Terminal) -> None:
+    watched = terminal.here.begin(
+        "ls", "--watch", "--json", "--user", "23", name="watch", environment=terminal.environment()
+    )
+    terminal.run("submit", terminal.job("exit 3"), "--user", "23", "--wait")
+    assert watched.process.stdout is not None
+    for line in watched.process.stdout:
+        if json.loads(line)["status"] == "Failed":
+            break
+    watched.send(signal.SIGINT)
+    assert watched.process.wait(30) == 130
+    assert watched.errors() == ""
+
+
+def test_a_job_is_begun_again_from_its_files(terminal: Terminal) -> None:
+    number = terminal.run("submit", terminal.job("cat input; exit 3"), "--wait", "--name", "one").out.strip()
+    again = terminal.json("rerun", number)
+    assert (again["rerun_of"], again["name"]) == (int(number), "one")
+    assert terminal.run("logs", "-f", str(again["id"])).out == "x\n"
+    with Client(terminal.url) as client:
+        assert client.wait(again["id"], 30).exit_code == 3
+        assert client.delete(again["id"]).status == "Cleaned"
+    gone = terminal.run("rerun", str(again["id"]))
+    assert gone.status == 1 and len(gone.lines) == 1
+
+
+def test_a_paused_service_takes_jobs_and_begins_none(here: Place) -> None:
+    terminal = Terminal(here, here.server(SERVICE_EXAMPLE_RUNS_PER_USER="1").url)
+    assert "waiting: 0 jobs" in terminal.run("pause", "example", "--reason", "an upgrade").out
+    number = terminal.run("submit", terminal.job("true"), "--service", "example").out.strip()
+    assert terminal.json("queue")[0]["waiting_for"] == "paused"
+    assert "an upgrade" in terminal.run("status", number).out
+    assert terminal.run("services").out.splitlines()[1].split()[:3] == ["example", "paused", "1"]
+    assert "begins jobs again; waiting: 1 job" in terminal.run("resume", "example").out
+    assert terminal.json("queue")[0]["waiting_for"] != "paused"

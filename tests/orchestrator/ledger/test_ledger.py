@@ -1,0 +1,388 @@
+"""One suite for both ledgers: the one on disk and the one that simulations use."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.data.ledgers import SetClock, new_attempt, new_job, open_ledger, walk
+from support.memory.memory_ledger import MemoryLedger
+
+from actors.domain.changes import Move, MoveAttempt, Note, Outcome, RecordEnd
+from actors.domain.job import AttemptState, End, HistoryEntry, Job
+from actors.domain.status import ENDED, JOB, OVER, QUOTA, Status, may_move
+from actors.ports.ledger import Ledger
+from orchestrator.ledger.ledger import IdempotencyConflict
+
+S = Status
+DONE, STALE, REFUSED = Outcome.DONE, Outcome.STALE, Outcome.REFUSED
+END = End(S.COMPLETED, "exit code 0", exit_code=0, started_at=1.5, ended_at=2.5, peak_bytes=99, size=1234)
+
+WAYS: dict[Status, tuple[Status, ...]] = {
+    S.QUEUED: (),
+    S.PROCESSING: (S.PROCESSING,),
+    S.SUBMITTED: (S.PROCESSING, S.SUBMITTED),
+    S.PREPARED: (S.PROCESSING, S.SUBMITTED, S.PREPARED),
+    S.RUNNING: (S.PROCESSING, S.SUBMITTED, S.RUNNING),
+    S.LOCKED: (S.PROCESSING, S.SUBMITTED, S.LOCKED),
+    S.COMPLETED: (S.PROCESSING, S.SUBMITTED, S.COMPLETED),
+    S.FAILED: (S.FAILED,),
+    S.INVALID: (S.PROCESSING, S.SUBMITTED, S.INVALID),
+    S.KILLED: (S.KILLED,),
+    S.CLEANED: (S.KILLED, S.CLEANED),
+}
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+async def ledger(request: Any, tmp_path: Path, clock: SetClock) -> AsyncIterator[Any]:
+    if request.param == "memory":
+        yield MemoryLedger(clock=clock)
+        return
+    async with open_ledger(tmp_path / "ledger.db", clock) as opened:
+        yield opened
+
+
+async def at(ledger: Ledger, status: Status) -> Job:
+    """A new job, taken to `status`."""
+    return await walk(ledger, await ledger.insert(new_job()), *WAYS[status])
+
+
+async def one(ledger: Ledger, change: Any) -> Any:
+    (answer,) = await ledger.record([change])
+    return answer
+
+
+async def test_a_new_job_is_queued_with_the_next_id_and_comes_back_as_stored(
+    ledger: Ledger, clock: SetClock
+) -> None:
+    first = await ledger.insert(new_job(user=-(2**63), size=2**40, max_runtime=2.5))
+    second = await ledger.insert(new_job(user=2**63 - 1, service="other"))
+    assert (first.id, second.id) == (1, 2)
+    assert first.status is S.QUEUED
+    assert first.message == "Job successfully uploaded"
+    assert (first.created_at, first.updated_at, first.ended_at) == (clock.time, clock.time, None)
+    assert second.change_seq > first.change_seq
+    assert await ledger.get(1) == first
+    assert await ledger.get(2) == second
+    assert await ledger.get(3) is None
+
+
+@pytest.mark.parametrize("source", list(WAYS))
+async def test_every_pair_of_states_moves_exactly_where_the_table_says(
+    ledger: Ledger, source: Status
+) -> None:
+    for target in Status:
+        job = await at(ledger, source)
+        attempt = new_attempt(job) if target is S.PROCESSING else None
+        answer = await one(ledger, Move(job.id, source, target, "why", attempt=attempt))
+        row = await ledger.get(job.id)
+        assert answer.job == row
+        if target in JOB[source]:
+            assert answer.outcome is DONE
+            assert row is not None
+            assert (row.status, row.message) == (target, "why")
+            assert row.change_seq > job.change_seq
+        else:
+            assert answer.outcome is REFUSED
+            assert row == job
+
+
+@pytest.mark.parametrize("source", [s for s in WAYS if s not in OVER])
+async def test_a_job_ordered_to_end_never_becomes_queued_or_processing(
+    ledger: Ledger, source: Status
+) -> None:
+    for target in (S.QUEUED, S.PROCESSING, S.KILLED):
+        job = await at(ledger, source)
+        ordered = await ledger.request_terminate(job.id)
+        assert ordered is not None
+        assert ordered.terminate_requested
+        attempt = new_attempt(job) if target is S.PROCESSING else None
+        answer = await one(ledger, Move(job.id, source, target, "why", attempt=attempt))
+        allowed = may_move(source, target, terminate_requested=True)
+        assert answer.outcome is (DONE if allowed else REFUSED)
+
+
+async def test_the_order_to_terminate_is_given_once_and_not_to_what_is_over(ledger: Ledger) -> None:
+    job = await at(ledger, S.RUNNING)
+    first = await ledger.request_terminate(job.id)
+    assert first is not None
+    assert first.change_seq > job.change_seq
+    assert await ledger.request_terminate(job.id) == first
+    ended = await at(ledger, S.COMPLETED)
+    assert await ledger.request_terminate(ended.id) == ended
+    assert await ledger.request_terminate(99) is None
+
+
+async def test_a_move_from_another_state_or_of_an_unknown_job_is_stale(ledger: Ledger) -> None:
+    job = await at(ledger, S.SUBMITTED)
+    answer = await one(ledger, Move(job.id, S.PREPARED, S.RUNNING, "late"))
+    assert (answer.outcome, answer.job) == (STALE, job)
+    assert (await one(ledger, Move(99, S.QUEUED, S.FAILED, "none"))).job is None
+    assert (await one(ledger, RecordEnd(99, "k", END))).outcome is STALE
+    assert (await one(ledger, MoveAttempt("k", AttemptState.OVER))).outcome is STALE
+
+
+async def test_what_an_older_attempt_says_changes_nothing(ledger: Ledger) -> None:
+    job = await at(ledger, S.SUBMITTED)
+    assert job.attempt is not None
+    old = job.attempt.key
+    job = await walk(ledger, job, S.QUEUED, S.PROCESSING, S.SUBMITTED)
+    for change in (
+        Move(job.id, S.SUBMITTED, S.RUNNING, "late", key=old),
+        RecordEnd(job.id, old, END),
+    ):
+        assert (await one(ledger, change)).outcome is STALE
+    assert await ledger.get(job.id) == job
+    assert job.attempt is not None
+    answer = await one(ledger, Move(job.id, S.SUBMITTED, S.RUNNING, "now", key=job.attempt.key))
+    assert answer.outcome is DONE
+
+
+async def test_processing_begins_with_an_attempt_of_this_job_and_only_one_is_open(ledger: Ledger) -> None:
+    job = await ledger.insert(new_job())
+    other = await ledger.insert(new_job())
+    go = Move(job.id, S.QUEUED, S.PROCESSING, "goes")
+    assert (await one(ledger, go)).outcome is REFUSED
+    assert (await one(ledger, replace(go, attempt=new_attempt(other)))).outcome is REFUSED
+    attempt = new_attempt(job)
+    answer = await one(ledger, replace(go, attempt=attempt))
+    assert answer.outcome is DONE
+    assert answer.job.attempt == attempt
+    assert (await one(ledger, replace(go, attempt=new_attempt(job)))).outcome is STALE
+    again = replace(go, job_id=other.id, attempt=replace(attempt, job_id=other.id))
+    assert (await one(ledger, again)).outcome is REFUSED, "a key is used once"
+    assert await ledger.attempts(job.id) == [attempt]
+
+
+async def test_a_requeue_clears_the_attempt_and_its_end_and_counts_it_if_spent(ledger: Ledger) -> None:
+    job = await at(ledger, S.RUNNING)
+    assert job.attempt is not None
+    key = job.attempt.key
+    assert (await one(ledger, RecordEnd(job.id, key, END))).outcome is DONE
+    back = Move(job.id, S.RUNNING, S.QUEUED, "lost", key=key, spent=True, attempt_state=AttemptState.GIVEN_UP)
+    row = (await one(ledger, back)).job
+    assert (row.attempt, row.end, row.attempts_used) == (None, None, 1)
+    (attempt,) = await ledger.attempts(job.id)
+    assert attempt.state is AttemptState.GIVEN_UP
+    assert await ledger.owed() == [attempt]
+    row = await walk(ledger, row, S.PROCESSING)
+    assert row.attempt is not None
+    assert row.attempt.n == 2
+
+
+@pytest.mark.parametrize("target", [S.QUEUED, *sorted(ENDED)])
+async def test_an_attempt_that_its_job_leaves_behind_is_owed_to_its_node(
+    ledger: Ledger, target: Status
+) -> None:
+    job = await at(ledger, S.RUNNING)
+    assert job.attempt is not None
+    await walk(ledger, job, target)
+    assert [(a.key, a.state) for a in await ledger.owed()] == [(job.attempt.key, AttemptState.OVER)]
+    assert (await one(ledger, MoveAttempt(job.attempt.key, AttemptState.RELEASED))).outcome is DONE
+    assert await ledger.owed() == []
+
+
+async def test_an_attempt_moves_forward_only(ledger: Ledger) -> None:
+    job = await at(ledger, S.RUNNING)
+    assert job.attempt is not None
+    key = job.attempt.key
+    order = [AttemptState.OPEN, AttemptState.GIVEN_UP, AttemptState.OVER, AttemptState.RELEASED]
+    for now, state in enumerate(order):
+        if now:
+            assert (await one(ledger, MoveAttempt(key, state))).outcome is DONE
+        for earlier in order[1:now]:
+            assert (await one(ledger, MoveAttempt(key, earlier))).outcome is STALE
+        assert (await one(ledger, MoveAttempt(key, AttemptState.OPEN))).outcome is REFUSED
+        row = await ledger.get(job.id)
+        assert row is not None
+        assert row.attempt is not None
+        assert row.attempt.state is state
+        assert row.change_seq == job.change_seq, "an attempt's own move is no news of the job"
+
+
+async def test_a_verdict_counts_once_and_only_on_the_way(ledger: Ledger) -> None:
+    for status in WAYS:
+        job = await at(ledger, status)
+        key = job.attempt.key if job.attempt is not None else "none"
+        answer = await one(ledger, RecordEnd(job.id, key, END))
+        if status not in QUOTA:
+            assert (answer.outcome, answer.job) == (STALE, job)
+            continue
+        assert answer.outcome is DONE
+        assert answer.job == replace(job, end=END, change_seq=answer.job.change_seq)
+        assert not answer.job.counts
+        assert (await one(ledger, RecordEnd(job.id, key, replace(END, exit_code=3)))).outcome is STALE
+        assert await ledger.get(job.id) == answer.job
+
+
+async def test_a_move_stores_a_verdict_unless_there_is_one(ledger: Ledger) -> None:
+    job = await at(ledger, S.RUNNING)
+    row = (await one(ledger, Move(job.id, S.RUNNING, S.COMPLETED, "done", end=END))).job
+    assert row.end == END
+    job = await at(ledger, S.RUNNING)
+    assert job.attempt is not None
+    other = End(S.KILLED, "signal 9", signal=9)
+    await ledger.record([RecordEnd(job.id, job.attempt.key, END)])
+    row = (await one(ledger, Move(job.id, S.RUNNING, S.COMPLETED, "done", end=other))).job
+    assert row.end == END
+
+
+async def test_a_foreign_id_is_stored_with_the_attempt(ledger: Ledger) -> None:
+    job = await at(ledger, S.PROCESSING)
+    assert job.attempt is not None
+    move = Move(job.id, S.PROCESSING, S.SUBMITTED, "sent", key=job.attempt.key, foreign_id=17)
+    row = (await one(ledger, move)).job
+    assert row.attempt.foreign_id == 17
+    assert await ledger.attempts(job.id) == [row.attempt]
+    row = await walk(ledger, row, S.RUNNING)
+    assert row.attempt is not None
+    assert row.attempt.foreign_id == 17
+
+
+async def test_every_transition_is_in_the_history_with_its_attempt(ledger: Ledger, clock: SetClock) -> None:
+    start = clock.time
+    job = await ledger.insert(new_job())
+    for target in (S.PROCESSING, S.QUEUED, S.PROCESSING, S.SUBMITTED, S.COMPLETED, S.CLEANED):
+        clock.time += 1
+        job = await walk(ledger, job, target)
+    ways = [None, S.QUEUED, S.PROCESSING, S.QUEUED, S.PROCESSING, S.SUBMITTED, S.COMPLETED, S.CLEANED]
+    expected = [HistoryEntry(job.id, start, None, S.QUEUED, "Job successfully uploaded", None, None)]
+    for step in range(1, 7):
+        source, target = ways[step], ways[step + 1]
+        assert target is not None
+        expected.append(HistoryEntry(job.id, start + step, source, target, f"to {target}", "node-a", 1))
+    assert await ledger.history(job.id) == expected
+    assert await ledger.history(99) == []
+
+
+async def test_refused_and_stale_changes_leave_no_history(ledger: Ledger) -> None:
+    job = await ledger.insert(new_job())
+    await ledger.record([Move(job.id, S.QUEUED, S.RUNNING, "no"), Move(job.id, S.RUNNING, S.COMPLETED, "no")])
+    assert len(await ledger.history(job.id)) == 1
+
+
+async def test_changes_of_one_call_are_applied_in_order_and_each_by_itself(ledger: Ledger) -> None:
+    job = await ledger.insert(new_job())
+    attempt = new_attempt(job)
+    answers = await ledger.record(
+        [
+            Move(job.id, S.QUEUED, S.PROCESSING, "1", attempt=attempt),
+            Move(job.id, S.QUEUED, S.FAILED, "stale"),
+            Move(job.id, S.PROCESSING, S.SUBMITTED, "2", key=attempt.key),
+            Move(job.id, S.SUBMITTED, S.CLEANED, "refused"),
+            RecordEnd(job.id, attempt.key, END),
+            MoveAttempt(attempt.key, AttemptState.OVER),
+        ]
+    )
+    assert [a.outcome for a in answers] == [DONE, STALE, DONE, REFUSED, DONE, DONE]
+    row = await ledger.get(job.id)
+    assert row is not None
+    assert (row.status, row.end) == (S.SUBMITTED, END)
+    assert await ledger.record([]) == []
+
+
+async def test_changes_since_shows_each_job_at_its_newest_change_only(ledger: Ledger) -> None:
+    first = await ledger.insert(new_job())
+    second = await ledger.insert(new_job())
+    third = await ledger.insert(new_job())
+    assert await ledger.changes(0) == [first, second, third]
+    assert await ledger.changes(0, limit=2) == [first, second]
+    moved = await walk(ledger, first, S.FAILED)
+    assert await ledger.changes(first.change_seq) == [second, third, moved]
+    assert await ledger.changes(moved.change_seq) == []
+    assert await ledger.changes(third.change_seq, limit=1) == [moved]
+
+
+async def test_live_is_what_is_not_over_with_the_change_it_is_at(ledger: Ledger) -> None:
+    assert await ledger.live() == ([], 0)
+    jobs = [await at(ledger, status) for status in WAYS]
+    rows, seq = await ledger.live()
+    assert rows == [job for job in jobs if job.status not in OVER]
+    assert seq == jobs[-1].change_seq
+    assert await ledger.changes(seq) == []
+
+
+async def test_owed_are_the_given_up_and_the_over_in_the_order_they_began(ledger: Ledger) -> None:
+    jobs = [await at(ledger, S.SUBMITTED) for _ in range(4)]
+    states = [AttemptState.OVER, AttemptState.GIVEN_UP, AttemptState.RELEASED, None]
+    for job, state in reversed(list(zip(jobs, states, strict=True))):
+        assert job.attempt is not None
+        if state is not None:
+            await ledger.record([MoveAttempt(job.attempt.key, state)])
+    assert [a.job_id for a in await ledger.owed()] == [jobs[0].id, jobs[1].id]
+
+
+async def test_ended_before_is_oldest_first_without_what_is_cleaned(ledger: Ledger, clock: SetClock) -> None:
+    start = clock.time
+    ended = []
+    for step in (3, 1, 2, 5):
+        clock.time = start + step
+        ended.append(await at(ledger, S.COMPLETED))
+    assert [job.ended_at for job in ended] == [start + 3, start + 1, start + 2, start + 5]
+    assert await ledger.ended_before(start + 5) == [ended[1], ended[2], ended[0]]
+    assert await ledger.ended_before(start + 5, limit=1) == [ended[1]]
+    assert await ledger.ended_before(start + 5, 1, (start + 1, ended[1].id)) == [ended[2]]
+    assert await ledger.ended_before(start + 5, 9, (start + 2, ended[2].id)) == [ended[0]]
+    assert await ledger.ended_before(start + 5, 9, (start + 3, ended[0].id)) == []
+    cleaned = await walk(ledger, ended[1], S.CLEANED)
+    assert cleaned.ended_at == start + 1
+    assert await ledger.ended_before(start + 5) == [ended[2], ended[0]]
+
+
+async def test_directories_of_no_job_and_of_cleaned_jobs_are_unknown(ledger: Ledger) -> None:
+    kept = await ledger.insert(new_job())
+    cleaned = await at(ledger, S.CLEANED)
+    keys = ["nobody", kept.storage_key, cleaned.storage_key]
+    assert await ledger.unknown_directories(keys) == ["nobody", cleaned.storage_key]
+    assert await ledger.unknown_directories([]) == []
+
+
+async def test_an_idempotency_key_names_one_job_for_ever(ledger: Any) -> None:
+    job = await ledger.insert(new_job(idempotency_key="k", fingerprint="f"))
+    assert await ledger.insert(new_job(idempotency_key="k", fingerprint="f")) == job
+    with pytest.raises(IdempotencyConflict) as conflict:
+        await ledger.insert(new_job(idempotency_key="k", fingerprint="g"))
+    assert conflict.value.job == job
+    moved = await walk(ledger, job, S.KILLED)
+    assert await ledger.insert(new_job(idempotency_key="k", fingerprint="f")) == moved
+    assert (await ledger.insert(new_job())).id == 2
+
+
+async def test_no_message_of_a_node_can_make_a_transition_fail(ledger: Ledger) -> None:
+    job = await at(ledger, S.RUNNING)
+    end = End(S.FAILED, "bad \udcff", exit_code=2**70, signal=-(2**70), peak_bytes=2**64, size=2**65)
+    row = (await one(ledger, Move(job.id, S.RUNNING, S.FAILED, "name \udc80", end=end))).job
+    assert row.message == "name \\udc80"
+    assert (row.end.message, row.end.size) == ("bad \\udcff", 2**63 - 1)
+    assert await ledger.get(job.id) == row
+
+
+async def test_a_note_changes_the_message_of_the_current_attempt_and_nothing_else(ledger: Ledger) -> None:
+    job = await ledger.insert(new_job())
+    attempt = new_attempt(job)
+    (sent,) = await ledger.record([Move(job.id, Status.QUEUED, Status.PROCESSING, "sent", attempt=attempt)])
+    assert sent.job is not None
+    noted, again, other, unknown = await ledger.record(
+        [
+            Note(job.id, attempt.key, "waits for disk"),
+            Note(job.id, attempt.key, "waits for disk"),
+            Note(job.id, "f" * 32, "of another attempt"),
+            Note(job.id + 1, attempt.key, "of no job"),
+        ]
+    )
+    assert [a.outcome for a in (noted, again, other, unknown)] == [
+        Outcome.DONE, Outcome.STALE, Outcome.STALE, Outcome.STALE,
+    ]  # fmt: skip
+    assert noted.job is not None
+    assert noted.job == replace(
+        sent.job, message="waits for disk", change_seq=noted.job.change_seq, updated_at=noted.job.updated_at
+    )
+    assert len(await ledger.history(job.id)) == 2

@@ -1,0 +1,276 @@
+"""Lists, changes and usage as the routes ask the ledger for them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from support.data.ledgers import SetClock, list_jobs, new_job, open_ledger, walk
+
+from actors.domain.changes import JobDetails, Outcome, RecordEnd, TellProgress
+from actors.domain.job import End
+from actors.domain.status import Status
+from orchestrator.ledger import queries
+from orchestrator.ledger.ledger import SqliteLedger
+from orchestrator.ledger.queries import JobFilter, read_changes, read_list, read_seq
+from orchestrator.ledger.schema import MIGRATIONS, SCHEMA
+from orchestrator.ledger.tables.activity import KEPT, read_minutes
+from orchestrator.ledger.tables.queue_counts import Holder, read_crowd
+from orchestrator.ledger.tables.usage import read_usage
+
+S = Status
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path, clock: SetClock) -> AsyncIterator[SqliteLedger]:
+    async with open_ledger(tmp_path / "db.sqlite", clock) as opened:
+        yield opened
+
+
+async def test_names_and_tags_narrow_a_list(ledger: SqliteLedger) -> None:
+    plain = await ledger.insert(new_job())
+    one = await ledger.insert(new_job(details=JobDetails("dock", ("a", "b"))))
+    two = await ledger.insert(new_job(user=8, details=JobDetails("dock", ("b",))))
+    assert await list_jobs(ledger, name="dock") == [two, one]
+    assert await list_jobs(ledger, tag="b") == [two, one]
+    assert await list_jobs(ledger, tag="b", before_id=two.id) == [one]
+    assert await list_jobs(ledger, tag="a", user=8) == []
+    assert await list_jobs(ledger, tag="b", user=8, name="dock", status=S.QUEUED) == [two]
+    assert plain not in await list_jobs(ledger, name="dock")
+
+
+async def test_jobs_are_listed_by_the_node_that_they_are_on(ledger: SqliteLedger) -> None:
+    first, second, third = [await ledger.insert(new_job(user)) for user in (1, 2, 3)]
+    await walk(ledger, first, S.PROCESSING, S.SUBMITTED, S.RUNNING)
+    third = await walk(ledger, third, S.PROCESSING, S.SUBMITTED)
+    assert [job.id for job in await list_jobs(ledger, node="node-a")] == [third.id, first.id]
+    assert [job.id for job in await list_jobs(ledger, node="node-a", user=1)] == [first.id]
+    assert await list_jobs(ledger, node="node-a", tag="none") == []
+    assert await list_jobs(ledger, node="node-b") == []
+    await walk(ledger, third, S.FAILED)
+    assert [job.id for job in await list_jobs(ledger, node="node-a")] == [first.id]
+    assert second.id not in [job.id for job in await list_jobs(ledger, node="node-a")]
+
+
+async def pages(ledger: SqliteLedger, limit: int, **narrowed: object) -> list[list[int]]:
+    wanted, before, found = JobFilter(**narrowed), None, []  # type: ignore[arg-type]  # keywords of any kind
+    while True:
+        page = await ledger.read(lambda db, at=before: read_list(db, wanted, at, limit))
+        found.append([job.id for job in page.jobs])
+        assert len(found) < 50
+        if page.before is None:
+            return found
+        assert before is None or page.before < before
+        before = page.before
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 50])
+@pytest.mark.parametrize("window", [2, 3, 1000])
+async def test_a_search_finds_each_job_once_however_it_is_paged(
+    ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch, limit: int, window: int
+) -> None:
+    monkeypatch.setattr(queries, "LOOKED_THROUGH", window)
+    for number in range(1, 15):
+        name = "Dock 5" if number % 4 == 0 else None
+        tags = ("redocking",) if number == 7 else ()
+        await ledger.insert(new_job(5 if number == 11 else 6, details=JobDetails(name, tags)))
+    found = await pages(ledger, limit, search="dock")
+    assert all(len(page) <= limit for page in found)
+    assert list(chain(*found)) == [12, 8, 7, 4]
+    # The job of that number first, then what has it in its name or as its user.
+    assert list(chain(*await pages(ledger, limit, search="5"))) == [5, 12, 11, 8, 4]
+    assert list(chain(*await pages(ledger, limit, search="5", user=5))) == [11]
+    assert list(chain(*await pages(ledger, limit, search="%"))) == []
+    assert list(chain(*await pages(ledger, limit, search="-3"))) == []
+
+
+async def test_a_search_reads_text_as_people_do(ledger: SqliteLedger) -> None:
+    one = await ledger.insert(new_job(details=JobDetails("Größe 3", ("Müller",))))
+    await ledger.insert(new_job(details=JobDetails("other", ("a", "b"))))
+    for text in ("müller", "MÜLL", "GRÖSSE", "größe"):
+        assert await list_jobs(ledger, search=text) == [one], text
+    for text in ('"', ",", "[", "u00", "null"):
+        assert await list_jobs(ledger, search=text) == [], text
+
+
+async def test_a_narrowed_search_looks_through_what_fits_and_not_through_all(
+    ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "LOOKED_THROUGH", 5)
+    mine = await ledger.insert(new_job(1, details=JobDetails("dock")))
+    for _ in range(20):
+        await ledger.insert(new_job(2))
+    assert await pages(ledger, 50, search="dock", user=1) == [[mine.id]]
+
+
+async def test_every_transition_is_told_once_and_in_order(
+    ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await ledger.insert(new_job())
+    other = await ledger.insert(new_job())
+    await walk(ledger, job, S.PROCESSING, S.SUBMITTED, S.RUNNING)
+    await ledger.request_terminate(other.id)
+    told, upto = await ledger.read(lambda db: read_changes(db, 0))
+    assert upto == await ledger.read(read_seq)
+    assert [(one.job.id, one.entry.target if one.entry else None) for one in told] == [
+        (job.id, S.QUEUED),
+        (other.id, S.QUEUED),
+        (job.id, S.PROCESSING),
+        (job.id, S.SUBMITTED),
+        (job.id, S.RUNNING),
+        (other.id, None),
+    ]
+    assert {one.job.status for one in told if one.job.id == job.id} == {S.RUNNING}
+    monkeypatch.setattr(queries, "WINDOW", 2)
+    again, after = [], 0
+    while after < upto:
+        some, after = await ledger.read(lambda db, after=after: read_changes(db, after))  # type: ignore[misc]
+        again += some
+    assert again == told
+
+
+async def test_use_is_summed_by_hour_and_outlives_the_data(ledger: SqliteLedger, clock: SetClock) -> None:
+    clock.time = 7200.0
+    for cpu in (1.5, 2.5):
+        job = await ledger.insert(new_job(user=3))
+        job = await walk(ledger, job, S.PROCESSING, S.SUBMITTED)
+        assert job.attempt is not None
+        end = End(S.COMPLETED, "", 0, cpu_seconds=cpu, wall_seconds=10.0)
+        await ledger.record([RecordEnd(job.id, job.attempt.key, end)])
+        await walk(ledger, job, S.COMPLETED, S.CLEANED)
+    clock.time = 3 * 7200.0
+    await walk(ledger, await ledger.insert(new_job(user=3)), S.KILLED)
+    used, since = await ledger.read(lambda db: read_usage(db, 7201.0, None, None))
+    assert since == 7200.0
+    assert [(u.user_id, u.status, u.jobs, u.cpu_seconds, u.wall_seconds) for u in used] == [
+        (3, S.COMPLETED, 2, 4.0, 20.0),
+        (3, S.KILLED, 1, 0.0, 0.0),
+    ]
+    used, _ = await ledger.read(lambda db: read_usage(db, 10800.0, None, None))
+    assert [u.status for u in used] == [S.KILLED]
+    assert await ledger.read(lambda db: read_usage(db, 0.0, 4, None)) == ([], 0.0)
+
+
+@pytest.mark.parametrize("schema", range(1, SCHEMA))
+async def test_an_older_ledger_is_taken_over_with_what_it_has(schema: int, tmp_path: Path) -> None:
+    path = tmp_path / "old.sqlite"
+    db = sqlite3.connect(path)
+    try:
+        for statements in MIGRATIONS[:schema]:
+            for statement in statements:
+                db.execute(statement)
+        db.execute("INSERT INTO meta (key, value) VALUES ('owner', 'me')")
+        db.execute("UPDATE meta SET value = 3 WHERE key = 'change_seq'")
+        for number, status in enumerate(("Queued", "Processing", "Completed"), 1):
+            db.execute(
+                "INSERT INTO jobs (user_id, service, status, message, change_seq, created_at, updated_at, "
+                "storage_key, size, max_runtime) VALUES (7, 's', 'Queued', '', ?, 1, 2, ?, 5, 0)",
+                (number, f"key{number}"),
+            )
+            ended_at = 3 if status == "Completed" else None
+            db.execute(
+                "UPDATE jobs SET status = ?, ended_at = ? WHERE id = ?",
+                (status, ended_at, number),
+            )
+        db.execute(f"PRAGMA user_version = {schema}")
+        db.commit()
+    finally:
+        db.close()
+    async with open_ledger(path) as ledger:
+        assert await ledger.details(1) == JobDetails()
+        told, _ = await ledger.read(lambda db: read_changes(db, 0))
+        assert [one.job.status for one in told] == [S.QUEUED, S.PROCESSING, S.COMPLETED]
+        assert [one.job.progress for one in told] == [None] * 3
+        assert await ledger.read(lambda db: read_crowd(db, None, 9)) == [Holder("s", 7, 1, 1)]
+        used, _ = await ledger.read(lambda db: read_usage(db, 0.0, None, None))
+        assert [(one.status, one.jobs) for one in used] == [(S.COMPLETED, 1)]
+        assert (await ledger.insert(new_job(7, "s"))).id == 4
+        assert await ledger.read(lambda db: read_crowd(db, None, 9)) == [Holder("s", 7, 2, 1)]
+
+
+async def test_who_fills_the_queue_is_known_without_counting(ledger: SqliteLedger) -> None:
+    jobs = [await ledger.insert(new_job(user)) for user in (1, 1, 1, 2)]
+    await ledger.insert(new_job(9, "other"))
+    await walk(ledger, jobs[0], S.PROCESSING, S.SUBMITTED, S.RUNNING)
+    wanted = [Holder("example", 1, 2, 1), Holder("example", 2, 1, 0)]
+    assert await ledger.read(lambda db: read_crowd(db, "example", 9)) == wanted
+    assert len(await ledger.read(lambda db: read_crowd(db, None, 2))) == 2
+    back = await walk(ledger, jobs[1], S.PROCESSING, S.QUEUED)
+    await walk(ledger, back, S.PROCESSING, S.SUBMITTED, S.COMPLETED, S.CLEANED)
+    await walk(ledger, jobs[3], S.KILLED)
+    wanted = [Holder("example", 1, 1, 1)]  # user 2 has nothing any more
+    assert await ledger.read(lambda db: read_crowd(db, "example", 9)) == wanted
+
+
+async def test_minutes_tell_what_happened_in_them(ledger: SqliteLedger, clock: SetClock) -> None:
+    clock.time = 6000.0
+    jobs = [await ledger.insert(new_job()) for _ in range(4)]
+    clock.time = 6070.0
+    going = await walk(ledger, jobs[0], S.PROCESSING)
+    clock.time = 6090.0
+    await walk(ledger, jobs[1], S.PROCESSING, S.SUBMITTED, S.FAILED)
+    back = await walk(ledger, going, S.QUEUED)
+    clock.time = 6130.0
+    await walk(ledger, back, S.PROCESSING, S.SUBMITTED, S.COMPLETED)
+    await walk(ledger, jobs[2], S.KILLED)
+    first, second, third = await ledger.read(lambda db: read_minutes(db, 6001.0, 9e9, None))
+    assert (first.at, first.submitted, first.begun) == (6000.0, 4, 0)
+    # Its second leaving of the queue counts no more.
+    assert (second.begun, second.wait_seconds, second.longest_wait, second.failed) == (2, 160.0, 90.0, 1)
+    assert (third.begun, third.completed, third.killed) == (0, 1, 1)
+    assert await ledger.read(lambda db: read_minutes(db, 6060.0, 9e9, "example")) == [second, third]
+    assert await ledger.read(lambda db: read_minutes(db, 0.0, 9e9, "other")) == []
+
+
+async def test_minutes_are_kept_in_number_and_survive_a_clock_that_jumped(
+    ledger: SqliteLedger, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock.time = 6000.0
+    await ledger.insert(new_job())
+    clock.time = 6000.0 + 30 * 86400
+    await ledger.insert(new_job(service="other"))
+    clock.time = 6120.0
+    await ledger.insert(new_job())
+    found = await ledger.read(lambda db: read_minutes(db, 0.0, clock.time, None))
+    assert [one.at for one in found] == [6000.0, 6120.0]
+    for _ in range(KEPT):
+        clock.time += 60.0
+        await ledger.insert(new_job())
+    found = await ledger.read(lambda db: read_minutes(db, 0.0, clock.time, None))
+    # The one that is ahead is the newest of those that are kept.
+    assert len(found) == KEPT - 1 and found[-1].at == clock.time
+
+
+async def test_progress_is_the_current_attempts_alone(ledger: SqliteLedger) -> None:
+    job = await walk(ledger, await ledger.insert(new_job()), S.PROCESSING, S.SUBMITTED, S.RUNNING)
+    assert job.attempt is not None
+    half = TellProgress(job.id, job.attempt.key, 0.5, "half")
+    first, again, other = await ledger.record([half, half, TellProgress(job.id, "f" * 32, 0.9)])
+    assert (first.outcome, again.outcome, other.outcome) == (Outcome.DONE, Outcome.STALE, Outcome.STALE)
+    assert first.job is not None
+    assert (first.job.progress, first.job.progress_message) == (0.5, "half")
+    assert first.job.change_seq > job.change_seq
+    told, _ = await ledger.read(lambda db: read_changes(db, job.change_seq))
+    assert [(one.entry, one.job.progress) for one in told] == [(None, 0.5)]
+    back = await walk(ledger, first.job, S.QUEUED)
+    assert (back.progress, back.progress_message) == (None, "")
+
+
+async def test_a_job_runs_since_its_attempt_was_first_seen_to(ledger: SqliteLedger, clock: SetClock) -> None:
+    job = await walk(ledger, await ledger.insert(new_job()), S.PROCESSING, S.SUBMITTED)
+    assert job.running_since is None
+    clock.time = 5000.0
+    job = await walk(ledger, job, S.RUNNING)
+    clock.time = 5010.0
+    locked = await walk(ledger, job, S.LOCKED)
+    assert (job.running_since, locked.running_since) == (5000.0, 5000.0)
+    other = await walk(ledger, await ledger.insert(new_job()), S.PROCESSING, S.SUBMITTED, S.RUNNING, S.QUEUED)
+    assert other.running_since is None

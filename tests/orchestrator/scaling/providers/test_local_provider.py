@@ -1,0 +1,271 @@
+"""The provider `local` with real node processes: made, found again after a kill, ended with all they have."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+from support.processes import local_provider_program
+from support.processes.processes import PATIENCE, gone
+
+from actors.domain.scaling import Machine
+from actors.ports.scaling import ProviderError
+from actors.process.identity import ProcessName, end, lives, name_of
+from orchestrator.nodes.local_process import start_held
+from orchestrator.scaling.providers.local import LocalProvider, joining
+
+FIRST, SECOND = "0123456789abcdef" * 2, "fedcba9876543210" * 2
+
+
+async def here() -> str:
+    return "http://127.0.0.1:9"
+
+
+Make = Callable[[], LocalProvider]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "machines"
+
+
+@pytest.fixture
+async def make(directory: Path) -> AsyncIterator[Make]:
+    """Providers on the same directory, whose nodes do not try to join anything. All is ended afterwards."""
+    made: list[LocalProvider] = []
+
+    def new_provider() -> LocalProvider:
+        made.append(LocalProvider(directory, slots={"example": 2}, join_url=here, joining=lambda *_: []))
+        return made[-1]
+
+    yield new_provider
+    with trio.CancelScope(shield=True):
+        for provider in made:
+            await provider.end_all()
+
+
+def pid_of(directory: Path, token: str) -> int:
+    return int(json.loads((directory / token / "process.json").read_text())["pid"])
+
+
+async def line_with(log: Path, wanted: str) -> str:
+    """The first line of a growing file that has `wanted` in it."""
+    with (
+        trio.fail_after(PATIENCE),
+        started(["tail", "-n", "+1", "-F", str(log)]) as tail,
+    ):
+        assert tail.stdout is not None
+        try:
+            async with trio.lowlevel.FdStream(os.dup(tail.stdout.fileno())) as output:
+                said = b""
+                async for piece in output:
+                    said += piece
+                    for line in said.decode().split("\n")[:-1]:
+                        if wanted in line:
+                            return line
+        finally:
+            tail.kill()
+    raise AssertionError("tail ended")
+
+
+def started(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+async def url_of(directory: Path, token: str) -> str:
+    said = await line_with(directory / token / "node.log", "listening on ")
+    return said.partition("listening on ")[2].strip()
+
+
+async def test_a_machine_is_a_node_that_listens_until_it_is_terminated(make: Make, directory: Path) -> None:
+    provider = make()
+    machine = await provider.create(FIRST, "example")
+    assert machine == Machine(FIRST, FIRST, "example", running=True)
+    url = await url_of(directory, FIRST)
+    async with httpx.AsyncClient() as client:
+        info = (await client.get(f"{url}/v1/info")).json()
+    assert info["slots"] == 2
+    assert list(await provider.list()) == [machine]
+    pid = pid_of(directory, FIRST)
+    await provider.terminate([FIRST])
+    await gone([pid])
+    assert list(await provider.list()) == []
+    assert os.listdir(directory) == []
+    await provider.terminate([FIRST, SECOND])
+
+
+async def test_the_same_token_again_is_the_same_machine(make: Make, directory: Path) -> None:
+    provider = make()
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(provider.create, FIRST, "example")
+    pid = pid_of(directory, FIRST)
+    await make().create(FIRST, "example")
+    assert pid_of(directory, FIRST) == pid
+    assert len(await provider.list()) == 1
+
+
+async def test_only_what_is_named_is_terminated(make: Make, directory: Path) -> None:
+    provider = make()
+    await provider.create(FIRST, "example")
+    await provider.create(SECOND, "another")
+    await provider.terminate([FIRST, "../..", ""])
+    assert list(await provider.list()) == [Machine(SECOND, SECOND, "another", running=True)]
+
+
+async def test_machines_outlive_a_killed_orchestrator_and_the_next_one_finds_them(
+    make: Make, directory: Path
+) -> None:
+    program = [sys.executable, local_provider_program.__file__, str(directory), FIRST, SECOND]
+    with started(program) as orchestrator:
+        assert orchestrator.stdout is not None
+        assert await trio.to_thread.run_sync(orchestrator.stdout.readline) == b"made\n"
+        orchestrator.kill()
+    pids = [pid_of(directory, token) for token in (FIRST, SECOND)]
+    provider = make()
+    assert {machine.token for machine in await provider.list()} == {FIRST, SECOND}
+    await provider.create(FIRST, "example")
+    assert pid_of(directory, FIRST) == pids[0], "asked for again, it is the one that lives"
+    await url_of(directory, FIRST)
+    await provider.end_all()
+    await gone(pids)
+    assert os.listdir(directory) == []
+
+
+async def test_a_node_nobody_has_on_record_never_begins(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("ab") as log:
+        process = start_held(["--data", str(tmp_path / "node"), "--port", "0"], log)
+    assert process.stdin is not None
+    # What its pipe sees when whoever started it is killed.
+    with process, closing(process.stdin):
+        pass
+    assert process.returncode == 1
+    assert "gone already" in (tmp_path / "log").read_text()
+    assert not (tmp_path / "node").exists()
+
+
+async def test_a_node_that_ended_by_itself_is_told_gone_with_its_last_words(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider = LocalProvider(directory, slots={}, join_url=here, joining=lambda *_: ["--no-such-option", "x"])
+    await provider.create(FIRST, "example")
+    await gone([pid_of(directory, FIRST)])
+    with caplog.at_level(logging.ERROR, "orchestrator.scaling.local"):
+        assert list(await provider.list()) == []
+    assert f"machine {FIRST} ended by itself" in caplog.text and "--no-such-option" in caplog.text
+    assert os.listdir(directory) == []
+
+
+async def test_the_jobs_of_a_killed_node_end_with_its_machine(
+    make: Make, directory: Path, tmp_path: Path
+) -> None:
+    provider = make()
+    await provider.create(FIRST, "example")
+    url = await url_of(directory, FIRST)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    async with httpx.AsyncClient() as client:
+        # Its id as the host sees it, wherever the script runs.
+        script = f"exec 3< {tmp_path}; echo started > {fifo}; exec sleep 1000"
+        await client.post(f"{url}/submit", files=[("file", ("run.sh", script.encode()))])
+    with trio.fail_after(PATIENCE):
+        await trio.to_thread.run_sync(fifo.read_text, abandon_on_cancel=True)
+    jobs = holding(tmp_path)
+    assert jobs
+    os.kill(pid_of(directory, FIRST), signal.SIGKILL)
+    await gone([pid_of(directory, FIRST)])
+    assert holding(tmp_path) == jobs, "a job outlives its node"
+    assert list(await provider.list()) == []
+    await gone(jobs)
+
+
+def holding(directory: Path) -> list[int]:
+    """Processes that have this directory open, this one excepted."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.readlink(link) == str(directory) and int(link.parts[2]) != os.getpid():
+                found.append(int(link.parts[2]))
+        except OSError:
+            continue
+    return sorted(set(found))
+
+
+async def test_a_process_that_has_the_id_by_now_is_left_alone(make: Make, directory: Path) -> None:
+    mine = name_of(os.getpid())
+    assert mine is not None
+    for token, name in (
+        (FIRST, ProcessName(mine.pid, mine.started - 1, mine.boot)),
+        (SECOND, ProcessName(mine.pid, mine.started, "another-boot")),
+    ):
+        (directory / token).mkdir(parents=True)
+        words = {"pid": name.pid, "started": name.started, "boot": name.boot, "service": "example"}
+        (directory / token / "process.json").write_text(json.dumps(words))
+        assert await end(name), "told to end, it had ended already"
+    provider = make()
+    await provider.terminate([FIRST])
+    assert list(await provider.list()) == []
+
+
+async def test_a_record_that_cannot_be_read_is_an_error_and_never_no_machines(
+    make: Make, directory: Path
+) -> None:
+    (directory / FIRST).mkdir(parents=True)
+    for text in ("", "[]", '{"pid": "x", "started": 1, "boot": "b", "service": "s"}', '{"pid": 1}'):
+        (directory / FIRST / "process.json").write_text(text)
+        with pytest.raises(ProviderError, match="does not say which process"):
+            await make().list()
+    (directory / FIRST / "process.json").unlink()
+
+
+@pytest.fixture
+def blocked(directory: Path) -> Iterator[Path]:
+    directory.write_text("a file in its place")
+    yield directory
+    directory.unlink()
+
+
+async def test_a_directory_that_cannot_be_made_is_told(blocked: Path) -> None:
+    provider = LocalProvider(blocked, slots={}, join_url=here)
+    with pytest.raises(ProviderError, match="could not start a node"):
+        await provider.create(FIRST, "example")
+
+
+async def test_what_is_no_token_makes_no_directory(make: Make, directory: Path) -> None:
+    with pytest.raises(ProviderError, match="no token") as caught:
+        await make().create("../../etc", "example")
+    assert caught.value.certain
+    assert directory.name not in os.listdir(directory.parent)
+
+
+async def test_what_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    code = "import signal; signal.signal(15, signal.SIG_IGN); print(flush=True); signal.pause()"
+    with started([sys.executable, "-c", code]) as process:
+        assert process.stdout is not None
+        await trio.to_thread.run_sync(process.stdout.readline)
+        name = name_of(process.pid)
+        assert name is not None and lives(name)
+        assert not await end(name, patience=0.1)
+        assert not lives(name), "not reaped yet, it does not live"
+    assert process.returncode == -signal.SIGKILL
+    assert await end(name)
+
+
+def test_a_node_is_told_where_and_as_what_it_joins() -> None:
+    assert joining("http://127.0.0.1:5000", "example", FIRST) == [
+        *("--join", "http://127.0.0.1:5000"),
+        *("--join-services", "example"),
+        *("--machine", FIRST),
+    ]

@@ -1,0 +1,467 @@
+"""Fairness and quotas, against a model that is too simple to be wrong."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.domain.job import End, Job
+from actors.domain.service import Demand, ServiceLimits, WaitReason
+from actors.domain.status import OVER, Status
+from orchestrator.scheduling import queue_manager
+from orchestrator.scheduling.queue_manager import QueueManager
+
+S = Status
+LIMITS = {"a": ServiceLimits("a", runs_per_user=2, max_runs=5), "b": ServiceLimits("b", 1, 5)}
+WIDE = {"a": ServiceLimits("a", runs_per_user=10_000, max_runs=10_000)}
+REQUIRED = ("", "gpu", "gpu=a100,ssd")
+END = End(S.COMPLETED, "exit code 0")
+
+
+def row(job_id: int, user: int = 1, service: str = "a", status: Status = S.QUEUED, seq: int = 0) -> Job:
+    return Job(job_id, user, service, status, "", seq or job_id, 0.0, 0.0, f"k{job_id}")
+
+
+class Model:
+    """The rules as they are told: lists, and everything counted anew at each question."""
+
+    def __init__(self, limits: dict[str, ServiceLimits]) -> None:
+        self.limits = limits
+        self.rows: dict[int, Job] = {}
+        self.held: set[int] = set()
+        self.rings: dict[str, list[int]] = {}
+
+    def _going(self, job: Job) -> bool:
+        return job.counts or (job.id in self.held and job.status is S.QUEUED)
+
+    def _waiting(self, job: Job) -> bool:
+        return job.status is S.QUEUED and not job.terminate_requested and job.id not in self.held
+
+    def waiting(self, service: str) -> list[Job]:
+        return [job for _, job in sorted(self.rows.items()) if job.service == service and self._waiting(job)]
+
+    def going(self, service: str) -> list[Job]:
+        return [job for job in self.rows.values() if job.service == service and self._going(job)]
+
+    def _settle(self, before: Job | None, was_waiting: bool, job: Job) -> None:
+        ring = self.rings.setdefault(job.service, [])
+        here = {one.user_id for one in self.waiting(job.service)}
+        ring[:] = [user for user in ring if user in here]
+        if was_waiting and self._going(job) and job.user_id in ring:
+            ring.remove(job.user_id)
+            ring.append(job.user_id)
+        if job.user_id in here and job.user_id not in ring:
+            ring.append(job.user_id)
+
+    def apply(self, job: Job) -> None:
+        before = self.rows.get(job.id)
+        if before is not None and before.change_seq >= job.change_seq:
+            return
+        was_waiting = before is not None and self._waiting(before)
+        self.rows[job.id] = job
+        if job.status is not S.QUEUED:
+            self.held.discard(job.id)
+        self._settle(before, was_waiting, job)
+
+    def hold(self, job_id: int) -> None:
+        job = self.rows.get(job_id)
+        if job is not None and self._waiting(job):
+            self.held.add(job_id)
+            self._settle(job, True, job)
+
+    def unhold(self, job_id: int) -> None:
+        if job_id in self.held:
+            self.held.discard(job_id)
+            job = self.rows[job_id]
+            self._settle(job, False, job)
+
+    def blocked(self, service: str, user: int) -> bool:
+        mine = [job for job in self.going(service) if job.user_id == user]
+        return len(mine) >= self.limits[service].runs_per_user
+
+    def next(self, service: str) -> int | None:
+        if service not in self.limits or len(self.going(service)) >= self.limits[service].max_runs:
+            return None
+        for user in self.rings.get(service, []):
+            if not self.blocked(service, user):
+                return next(job.id for job in self.waiting(service) if job.user_id == user)
+        return None
+
+    def position(self, job_id: int) -> int:
+        """Serve round by round until it is this job's turn."""
+        service = self.rows[job_id].service
+        lines = {
+            user: [job.id for job in self.waiting(service) if job.user_id == user]
+            for user in self.rings[service]
+        }
+        order = sorted(lines, key=lambda user: (self.blocked(service, user), self.rings[service].index(user)))
+        served = []
+        while job_id not in served:
+            served += [lines[user].pop(0) for user in order if lines[user]]
+        return served.index(job_id)
+
+
+STATUSES = [S.QUEUED] * 5 + [S.PROCESSING, S.RUNNING, S.COMPLETED, S.CLEANED]
+Event = tuple[str, Job | int | str]
+
+
+def random_events(seed: int) -> list[Event]:
+    """Rows (mostly newer than all before, some late), holds, and answers that are acted upon. A list drawn
+    element by element would cost ten times as much as the test."""
+    chance = random.Random(seed)
+    events: list[Event] = []
+    for now in range(100, 160):
+        job_id = chance.randint(1, 14)
+        match chance.choice(["row", "row", "row", "hold", "unhold", "take", "take", "go"]):
+            case "row":
+                # Who owns a job and what it is for never changes, so both follow from the id.
+                service = "a" if job_id < 12 else "bb?"[job_id - 12]
+                seq = chance.randint(1, 100) if chance.random() < 0.2 else now
+                job = row(job_id, user=job_id % 3, service=service, status=chance.choice(STATUSES), seq=seq)
+                flag, queued = chance.random() < 0.2, job.status is S.QUEUED
+                job = replace(
+                    job, terminate_requested=flag and queued, end=END if flag and not queued else None
+                )
+                events.append(("row", job))
+            case "hold" | "unhold" as kind:
+                events.append((kind, job_id))
+            case kind:
+                events.append((kind, chance.choice("aaab")))
+    return events
+
+
+EVENTS = st.integers(0, 2**32).map(random_events)
+
+
+@settings(max_examples=150, deadline=None)
+@given(EVENTS)
+def test_rows_in_any_order_give_what_the_model_gives(events: list[Event]) -> None:
+    queue, model, clock = QueueManager(LIMITS), Model(LIMITS), 100
+    for event in events:
+        for one in (queue, model):
+            match event:
+                case ("row", Job() as job):
+                    one.apply(job)
+                case ("hold", int(job_id)):
+                    one.hold(job_id)
+                case ("unhold", int(job_id)):
+                    one.unhold(job_id)
+                case ("take", str(service)):
+                    job_id = one.next(service)
+                    if job_id is not None:
+                        one.hold(job_id)
+                case ("go", str(service)):
+                    job_id = one.next(service)
+                    if job_id is not None:
+                        one.apply(replace(model.rows[job_id], status=S.PROCESSING, change_seq=clock))
+        clock += 1
+        for service in LIMITS:
+            assert queue.next(service) == model.next(service)
+        assert queue.next("?") is None
+        assert sorted(queue.services()) == sorted(name for name in "ab?" if model.waiting(name))
+    for job in model.rows.values():
+        why = queue.why(job.id, free_slots=True, any_node=True)
+        assert (why is not None) == model._waiting(job)
+        if why is not None and job.service in LIMITS:
+            assert why.position == model.position(job.id)
+            assert (queue.next(job.service) != job.id) or why.position == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(EVENTS)
+def test_what_is_offered_never_exceeds_a_quota(events: list[Event]) -> None:
+    """Rows that come from elsewhere may exceed one (it was lowered); an offer never does."""
+    queue, rows = QueueManager(LIMITS), dict[int, Job]()
+    for number, event in enumerate(events, 100):
+        if isinstance(event[1], Job):
+            job = replace(event[1], change_seq=event[1].change_seq * 2)
+            queue.apply(job)
+            if job.id not in rows or rows[job.id].change_seq < job.change_seq:
+                rows[job.id] = job
+        for service, limits in LIMITS.items():
+            job_id = queue.next(service)
+            if job_id is None:
+                continue
+            taken = replace(rows[job_id], status=S.PROCESSING, change_seq=2 * number + 1)
+            others = [job for job in rows.values() if job.service == service and job.counts]
+            assert len(others) < limits.max_runs
+            assert sum(job.user_id == taken.user_id for job in others) < limits.runs_per_user
+            assert rows[job_id].status is S.QUEUED
+            assert not rows[job_id].terminate_requested
+            for _ in range(2):
+                queue.apply(taken)
+            rows[job_id] = taken
+
+
+@settings(max_examples=100, deadline=None)
+@given(EVENTS)
+def test_demand_is_what_could_be_taken_one_by_one(events: list[Event]) -> None:
+    queue, model = QueueManager(LIMITS), Model(LIMITS)
+    for kind, what in events:
+        for one in (queue, model):
+            match kind, what:
+                case "row", Job() as job:
+                    one.apply(job)
+                case "hold", int(job_id):
+                    one.hold(job_id)
+                case "unhold", int(job_id):
+                    one.unhold(job_id)
+    for service in LIMITS:
+        demand = queue.demand(service)
+        assert demand.running == len(model.going(service))
+        users = {job.user_id for job in model.waiting(service) if not model.blocked(service, job.user_id)}
+        first = [
+            min(job.id for job in model.waiting(service) if job.user_id == user) for user in sorted(users)
+        ]
+        assert sorted(demand.first) == (sorted(first) if model.next(service) is not None else [])
+        taken = 0
+        while (job_id := model.next(service)) is not None:
+            model.hold(job_id)
+            taken += 1
+        assert demand.runnable == taken
+    assert queue.demand("?").runnable == queue.demand("never heard of").runnable == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(EVENTS)
+def test_what_is_required_parts_the_queue_and_not_the_quotas(events: list[Event]) -> None:
+    queue, model = QueueManager(LIMITS), Model(LIMITS)
+    for kind, what in events:
+        for one in (queue, model):
+            match kind, what:
+                case "row", Job() as job:
+                    one.apply(replace(job, requires=REQUIRED[job.id % 3]))
+                case "hold", int(job_id):
+                    one.hold(job_id)
+                case "unhold", int(job_id):
+                    one.unhold(job_id)
+    for service, limits in LIMITS.items():
+        waiting = model.waiting(service)
+        assert sorted(queue.requirements(service)) == sorted({job.requires for job in waiting})
+        full = len(model.going(service)) >= limits.max_runs
+        for requires in REQUIRED:
+            able = [
+                job
+                for job in waiting
+                if job.requires == requires and not full and not model.blocked(service, job.user_id)
+            ]
+            found = queue.next(service, requires)
+            firsts = {min(job.id for job in able if job.user_id == one.user_id) for one in able}
+            assert found in firsts if firsts else found is None
+            assert set(queue.demand(service, lambda one: one == requires).first) == firsts  # noqa: B023
+        counted = queue.demand(service).runnable
+        taken = 0
+        while (
+            job_id := next((j for one in REQUIRED if (j := queue.next(service, one)) is not None), None)
+        ) is not None:
+            queue.hold(job_id)
+            taken += 1
+        assert counted == taken
+
+
+def test_a_job_that_no_node_can_run_holds_nobody_up() -> None:
+    queue = QueueManager(LIMITS)
+    queue.apply(replace(row(1), requires="gpu"))
+    queue.apply(row(2))
+    queue.apply(row(3, user=2))
+    assert queue.next("a", "gpu") == 1 and queue.next("a") == 2
+    queue.hold(2)
+    assert list(queue.requirements("a")) == ["gpu", ""], "the one served longest ago first"
+    why = queue.why(1, free_slots=False, any_node=False)
+    assert why is not None and why.reason is WaitReason.NO_NODE
+    assert why.message == "waits for a node of service a that has gpu"
+
+
+def test_a_paused_service_asks_for_nothing() -> None:
+    queue = QueueManager(LIMITS)
+    queue.apply(row(1))
+    assert queue.demand("a") == Demand(1, (1,), 0)
+    queue.pause("a", "maintenance")
+    assert queue.demand("a") == Demand(0, (), 0)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60))
+def test_with_k_users_each_is_served_within_k_turns(users: list[int]) -> None:
+    queue = QueueManager(WIDE)
+    left: dict[int, list[int]] = {}
+    for job_id, user in enumerate(users, 1):
+        queue.apply(row(job_id, user))
+        left.setdefault(user, []).append(job_id)
+    waited = dict.fromkeys(left, 0)
+    for _ in users:
+        job_id = queue.next("a")
+        assert job_id is not None
+        user = users[job_id - 1]
+        assert job_id == left[user].pop(0), "the oldest of a user first"
+        queue.hold(job_id)
+        for one in waited:
+            waited[one] += 1
+            assert not left[one] or waited[one] <= len(left) or one == user
+        waited[user] = 0
+    assert queue.next("a") is None
+
+
+def test_a_flood_of_one_user_does_not_delay_another() -> None:
+    queue = QueueManager(WIDE)
+    for job_id in range(1, 1001):
+        queue.apply(row(job_id, user=1))
+    queue.hold(1)
+    queue.apply(row(1001, user=2))
+    queue.hold(2)
+    assert queue.next("a") == 1001
+
+
+def test_the_service_that_was_served_longest_ago_is_named_first() -> None:
+    """Services may share nodes: a slot that comes free must not always be offered to the same one first."""
+    queue = QueueManager(LIMITS)
+    for job_id in range(1, 9):
+        queue.apply(row(job_id, user=job_id, service="ab"[job_id % 2]))
+    order = []
+    for _ in range(4):
+        service = queue.services()[0]
+        job_id = queue.next(service)
+        assert job_id is not None
+        queue.hold(job_id)
+        order.append(service)
+    assert order == ["a", "b", "a", "b"]
+
+
+def test_a_requeued_job_is_its_users_next_again() -> None:
+    queue = QueueManager(LIMITS)
+    for job_id in (1, 2, 3):
+        queue.apply(row(job_id))
+    queue.apply(row(1, status=S.PROCESSING, seq=10))
+    assert queue.next("a") == 2
+    queue.apply(row(1, status=S.QUEUED, seq=11))
+    assert queue.next("a") == 1
+
+
+def test_a_held_job_counts_until_its_row_says_more() -> None:
+    queue = QueueManager({"a": ServiceLimits("a", runs_per_user=1)})
+    queue.apply(row(1))
+    queue.apply(row(2))
+    queue.hold(1)
+    queue.hold(1)
+    assert queue.next("a") is None
+    queue.unhold(1)
+    queue.unhold(1)
+    assert queue.next("a") == 1
+    queue.hold(1)
+    queue.apply(row(1, status=S.PROCESSING, seq=10))
+    assert queue.next("a") is None
+    queue.apply(row(1, status=S.COMPLETED, seq=11))
+    assert queue.next("a") == 2, "nobody had to take the hold back"
+    queue.hold(99)
+    queue.unhold(99)
+
+
+def test_a_verdict_frees_the_quota_before_the_results_are_here() -> None:
+    queue = QueueManager({"a": ServiceLimits("a", runs_per_user=1)})
+    queue.apply(row(1, status=S.RUNNING))
+    queue.apply(row(2))
+    assert queue.next("a") is None
+    queue.apply(replace(row(1, status=S.RUNNING, seq=10), end=END))
+    assert queue.next("a") == 2
+
+
+def test_a_job_ordered_to_end_is_never_offered() -> None:
+    queue = QueueManager(LIMITS)
+    queue.apply(row(1))
+    queue.apply(row(2))
+    queue.apply(replace(row(1, seq=10), terminate_requested=True))
+    assert queue.next("a") == 2
+    assert queue.why(1, free_slots=True, any_node=True) is None
+
+
+def test_an_old_row_of_a_job_that_is_over_brings_it_not_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue_manager, "REMEMBERED", 3)
+    queue = QueueManager(LIMITS)
+    for job_id in range(1, 6):
+        queue.apply(row(job_id, status=S.KILLED, seq=job_id + 10))
+    assert len(queue._over) == 3
+    queue.apply(row(5))
+    assert queue.services() == []
+
+
+def test_the_memory_of_what_is_over_is_bounded() -> None:
+    queue = QueueManager(LIMITS)
+    queue.pause("a", "x")
+    for user in range(3):
+        queue.apply(row(1000 + user, user=user))
+    for job_id in range(1, 500):
+        queue.apply(row(job_id, user=job_id % 3))
+        for seq, status in enumerate((S.PROCESSING, S.QUEUED, S.KILLED)):
+            queue.apply(row(job_id, user=job_id % 3, status=status, seq=1000 + seq))
+    room = queue._services["a"]
+    assert len(queue._known) == 3
+    assert len(room.rings[""]._heap) < 100
+    for user in range(3):
+        queue.apply(row(1000 + user, user=user, status=S.KILLED, seq=5000 + user))
+    assert not queue._known and not room.rings and not room.users_going
+    assert S.KILLED in OVER
+
+
+@pytest.mark.parametrize(
+    ("free_slots", "any_node", "reason", "message"),
+    [
+        (True, True, WaitReason.SLOT, "waits for its turn; it goes next"),
+        (False, True, WaitReason.SLOT, "waits for a free slot; it goes next"),
+        (False, False, WaitReason.NO_NODE, "waits for a node of service a"),
+    ],
+)
+def test_a_job_within_quota_waits_for_a_slot_or_a_node(
+    free_slots: bool, any_node: bool, reason: WaitReason, message: str
+) -> None:
+    queue = QueueManager(LIMITS)
+    queue.apply(row(1))
+    why = queue.why(1, free_slots=free_slots, any_node=any_node)
+    assert why is not None
+    assert (why.reason, why.message, why.position) == (reason, message, 0)
+
+
+def test_quotas_are_named_with_their_numbers() -> None:
+    queue = QueueManager({"a": ServiceLimits("a", runs_per_user=2, max_runs=3)})
+    for job_id in (1, 2):
+        queue.apply(row(job_id, user=7, status=S.RUNNING))
+    for job_id in (3, 4, 5):
+        queue.apply(row(job_id, user=7))
+    queue.apply(row(6, user=8))
+    why = queue.why(4, free_slots=True, any_node=True)
+    assert why is not None
+    assert why.reason is WaitReason.USER_QUOTA
+    assert why.message == "waits: user 7 already runs 2 of 2 jobs of service a"
+    assert why.position == 2
+    queue.apply(row(7, user=9, status=S.RUNNING))
+    why = queue.why(6, free_slots=True, any_node=True)
+    assert why is not None
+    assert why.reason is WaitReason.SERVICE_QUOTA
+    assert why.message == "waits: service a already runs 3 of 3 jobs; it goes next"
+    assert queue.why(1, free_slots=True, any_node=True) is None
+
+
+def test_a_paused_service_offers_nothing_and_says_why() -> None:
+    queue = QueueManager(LIMITS)
+    queue.apply(row(1))
+    queue.pause("a", "maintenance until noon")
+    assert queue.next("a") is None
+    why = queue.why(1, free_slots=True, any_node=True)
+    assert why is not None
+    assert why.reason is WaitReason.PAUSED
+    assert why.message == "waits: service a is paused: maintenance until noon"
+    queue.resume("a")
+    queue.resume("a")
+    assert queue.next("a") == 1
+
+
+def test_jobs_of_a_service_that_is_gone_are_listed_and_not_offered() -> None:
+    queue = QueueManager(LIMITS)
+    queue.apply(row(1, service="gone"))
+    assert queue.services() == ["gone"]
+    assert queue.next("gone") is None
+    why = queue.why(1, free_slots=False, any_node=False)
+    assert why is not None
+    assert why.message == "waits: there is no service gone any more"

@@ -1,0 +1,327 @@
+"""Where jobs go, against a model that counts everything anew."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.domain.node import Heartbeat, Member, NodeAddress, NodeRef, NodeState
+from actors.domain.service import ServiceLimits
+from orchestrator.scheduling.service_pool import ServicePool
+
+URLS = [f"http://n{number}:8080" for number in range(5)]
+REFS = [NodeRef(f"id-{number}", url) for number, url in enumerate(URLS)]
+LIMITS = {
+    "a": ServiceLimits("a", addresses=tuple(NodeAddress(url) for url in URLS[:4])),
+    "b": ServiceLimits("b", addresses=(NodeAddress(URLS[2] + "/"),)),
+    "c": ServiceLimits("c"),
+}
+
+
+def pool_of(*beats: Heartbeat) -> ServicePool:
+    pool = ServicePool(LIMITS)
+    for ref, beat in zip(REFS, beats, strict=False):
+        pool.seen(ref, beat)
+    return pool
+
+
+def chosen(pool: ServicePool, service: str = "a") -> str | None:
+    ref = pool.choose(service)
+    return None if ref is None else ref.node_id
+
+
+def state(pool: ServicePool, node_id: str) -> NodeState:
+    return next(view.state for view in pool.view() if view.node.node_id == node_id)
+
+
+class Model:
+    """The rules as they are told, with exact fractions."""
+
+    def __init__(self) -> None:
+        self.beats: dict[int, Heartbeat] = {}
+        self.contact: dict[int, str] = {}
+        self.orders: set[tuple[str, int]] = set()
+        self.holds: dict[str, int] = {}
+        self.used: dict[int, int] = {}
+        self.turn = 0
+
+    def hold(self, key: str, number: int) -> None:
+        if self.holds.get(key) != number:
+            self.turn += 1
+            self.used[number] = self.turn
+            self.holds[key] = number
+
+    def held(self, number: int) -> int:
+        return sum(one == number for one in self.holds.values())
+
+    def share(self, number: int) -> Fraction:
+        beat = self.beats[number]
+        if beat.slots is None:
+            return Fraction(beat.cores - self.held(number), beat.cores)
+        return Fraction(beat.slots - self.held(number) - beat.others, beat.slots)
+
+    def choose(self, service: str) -> str | None:
+        able = []
+        for number in {"a": (0, 1, 2, 3), "b": (2,), "c": ()}[service]:
+            if self.contact.get(number) != "ready" or {("drain", number), ("aside", number)} & self.orders:
+                continue
+            beat = self.beats[number]
+            if beat.slots is None or beat.slots - self.held(number) - beat.others > 0:
+                able.append((-self.share(number), beat.load, self.used.get(number, 0), number))
+        return f"id-{min(able)[3]}" if able else None
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32))
+def test_every_choice_is_the_models(seed: int) -> None:
+    chance = random.Random(seed)
+    pool, model = ServicePool(LIMITS), Model()
+    for _ in range(80):
+        number, key = chance.randrange(5), f"key-{chance.randrange(12)}"
+        node_id = f"id-{number}"
+        match chance.choice(
+            ["seen", "seen", "hold", "take", "take", "free", "suspect", "lost", "order", "lift"]
+        ):
+            case "seen":
+                slots = chance.choice([None, 0, 1, 2, 3, 6])
+                beat = Heartbeat(float(chance.randrange(3)), slots, chance.randint(1, 4), chance.randrange(3))
+                pool.seen(REFS[number], beat)
+                model.beats[number], model.contact[number] = beat, "ready"
+            case "hold":
+                pool.hold(key, node_id)
+                model.hold(key, number)
+            case "take":
+                taken = chosen(pool, chance.choice("aaab"))
+                if taken is not None:
+                    index = int(taken[-1])
+                    slots, before = model.beats[index].slots, model.held(index)
+                    assert slots is None or before + model.beats[index].others < slots
+                    pool.hold(key, taken)
+                    model.hold(key, index)
+            case "free":
+                pool.free(key)
+                model.holds.pop(key, None)
+            case "suspect":
+                pool.suspect(node_id, "x")
+                if model.contact.get(number) != "lost":
+                    model.contact[number] = "suspect"
+            case "lost":
+                pool.lost(node_id, "x")
+                model.contact[number] = "lost"
+            case "order" if chance.random() < 0.3:
+                kind = chance.choice(["drain", "aside"])
+                (pool.drain if kind == "drain" else pool.set_aside)(node_id, "x")
+                model.orders.add((kind, number))
+            case "lift":
+                pool.undrain(node_id)
+                pool.take_back(node_id)
+                model.orders -= {("drain", number), ("aside", number)}
+        for service in LIMITS:
+            assert chosen(pool, service) == model.choose(service)
+            assert pool.choose(service) is None or pool.any_node(service)
+            assert pool.why_none(service)
+        assert [pool.is_lost(f"id-{n}") for n in range(5)] == [
+            model.contact.get(n) == "lost" for n in range(5)
+        ]
+        for view in pool.view():
+            assert view.held == model.held(int(view.node.node_id[-1]))
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=4), st.integers(0, 30))
+def test_jobs_fill_every_slot_and_not_one_more(slots: list[int], jobs: int) -> None:
+    pool = pool_of(*(Heartbeat(slots=number) for number in slots))
+    placed = 0
+    for job in range(jobs):
+        node_id = chosen(pool)
+        if node_id is None:
+            break
+        pool.hold(f"k{job}", node_id)
+        placed += 1
+    assert placed == min(jobs, sum(slots))
+    assert all(view.slots is not None and view.held <= view.slots for view in pool.view())
+
+
+def test_the_largest_share_of_free_slots_wins_not_the_largest_number() -> None:
+    pool = pool_of(Heartbeat(slots=8), Heartbeat(slots=2))
+    for number in range(5):
+        pool.hold(f"k{number}", "id-0")
+    pool.hold("k5", "id-1")
+    assert chosen(pool) == "id-1", "1 of 2 is more than 3 of 8"
+
+
+def test_then_the_smallest_load_then_the_longest_unused() -> None:
+    pool = pool_of(Heartbeat(50.0, 2), Heartbeat(10.0, 2), Heartbeat(10.0, 2))
+    assert chosen(pool) == "id-1"
+    pool.hold("k", "id-1")
+    pool.free("k")
+    assert chosen(pool) == "id-2"
+
+
+def test_payloads_of_others_take_slots_away() -> None:
+    pool = pool_of(Heartbeat(slots=2, others=1))
+    assert chosen(pool) == "id-0"
+    pool.hold("k", "id-0")
+    assert chosen(pool) is None
+    assert pool.any_node("a")
+    assert "id-0 (http://n0:8080) is full (1 of 2 slots held, 1 by others)" in pool.why_none("a")
+
+
+def test_a_node_without_slots_takes_any_number_after_those_that_have_room() -> None:
+    pool = pool_of(Heartbeat(slots=None, cores=2), Heartbeat(slots=1))
+    order = []
+    for number in range(6):
+        node_id = chosen(pool)
+        assert node_id is not None
+        order.append(node_id)
+        pool.hold(f"k{number}", node_id)
+    assert order == ["id-0", "id-1", "id-0", "id-0", "id-0", "id-0"]
+
+
+def test_slots_are_held_before_the_node_is_seen_and_across_its_absence() -> None:
+    pool = ServicePool(LIMITS)
+    pool.hold("k1", "id-0")
+    pool.hold("k1", "id-0")
+    assert pool.ref("id-0") is None
+    assert state(pool, "id-0") is NodeState.JOINING
+    pool.seen(REFS[0], Heartbeat(slots=1))
+    assert chosen(pool) is None
+    pool.lost("id-0", "silent")
+    pool.seen(REFS[0], Heartbeat(slots=1))
+    assert chosen(pool) is None
+    pool.free("k1")
+    pool.free("k1")
+    assert chosen(pool) == "id-0"
+
+
+def test_a_key_holds_one_slot_only() -> None:
+    pool = pool_of(Heartbeat(slots=2), Heartbeat(slots=2))
+    pool.hold("k", "id-0")
+    pool.hold("k", "id-1")
+    assert [view.held for view in pool.view()] == [0, 1]
+
+
+def test_suspect_and_lost_nodes_get_nothing_until_seen_and_lost_is_not_undone_by_suspect() -> None:
+    pool = pool_of(Heartbeat(slots=1))
+    pool.suspect("id-0", "3 heartbeats are missing")
+    assert chosen(pool) is None
+    assert not pool.any_node("a")
+    assert pool.why_none("a").endswith("id-0 (http://n0:8080) is suspect: 3 heartbeats are missing")
+    pool.lost("id-0", "silent for 60 s")
+    pool.suspect("id-0", "late")
+    assert pool.is_lost("id-0")
+    assert state(pool, "id-0") is NodeState.LOST
+    pool.seen(REFS[0], Heartbeat(slots=1))
+    assert not pool.is_lost("id-0")
+    assert chosen(pool) == "id-0"
+
+
+def test_draining_and_set_aside_outlast_a_heartbeat() -> None:
+    pool = pool_of(Heartbeat(slots=1))
+    pool.drain("id-0", "to be removed")
+    pool.set_aside("id-0", "failed 5 jobs in 3 s")
+    pool.seen(REFS[0], Heartbeat(slots=1))
+    assert state(pool, "id-0") is NodeState.DRAINING
+    pool.undrain("id-0")
+    assert state(pool, "id-0") is NodeState.SET_ASIDE
+    assert "is set aside: failed 5 jobs in 3 s" in pool.why_none("a")
+    pool.take_back("id-0")
+    assert chosen(pool) == "id-0"
+
+
+def test_a_node_that_joined_serves_what_it_said_and_is_seen_first() -> None:
+    pool = ServicePool(LIMITS)
+    pool.join(Member("new", "http://new:1", ("c", "unheard-of")))
+    (view,) = pool.view()
+    assert (view.state, view.services, view.node.url) == (NodeState.JOINING, ("c",), "http://new:1")
+    assert chosen(pool, "c") is None
+    pool.seen(NodeRef("new", "http://new:1"), Heartbeat(slots=1))
+    assert chosen(pool, "c") == "new"
+    pool.join(Member("new", "http://new:1", ("b",)))
+    assert chosen(pool, "c") is None
+    assert chosen(pool, "b") == "new"
+
+
+def test_a_node_that_left_is_kept_while_it_holds_slots() -> None:
+    pool = pool_of(Heartbeat(slots=1), Heartbeat(slots=1))
+    pool.hold("k", "id-0")
+    pool.forget("id-0")
+    pool.forget("id-1")
+    pool.forget("id-1")
+    assert [view.node.node_id for view in pool.view()] == ["id-0"]
+    assert chosen(pool) is None
+    pool.seen(REFS[0], Heartbeat(slots=1))
+    assert chosen(pool) is None, "its slot is held still"
+    pool.forget("id-0")
+    pool.free("k")
+    assert pool.view() == []
+
+
+def test_a_node_that_moves_serves_what_its_new_address_says() -> None:
+    pool = pool_of(Heartbeat(slots=1))
+    assert chosen(pool, "b") is None
+    pool.seen(replace(REFS[0], url=URLS[2]), Heartbeat(slots=1))
+    assert chosen(pool, "b") == "id-0"
+
+
+def test_foreign_nodes_are_known_by_their_full_urls() -> None:
+    base = "http://old:5000"
+    limits = {
+        name: ServiceLimits(name, addresses=(NodeAddress("", (), f"{base}/{name}"),)) for name in ("x", "y")
+    }
+    pool = ServicePool(limits)
+    pool.seen(NodeRef(f"{base}/x", base, True, f"{base}/x", f"{base}/get", f"{base}/kill"), Heartbeat())
+    assert chosen(pool, "x") == f"{base}/x"
+    assert chosen(pool, "y") is None
+    pool = ServicePool({"z": ServiceLimits("z", addresses=(NodeAddress(base),))})
+    pool.seen(NodeRef(base, base, True, f"{base}/submit"), Heartbeat())
+    assert chosen(pool, "z") == base
+
+
+@pytest.mark.parametrize(
+    ("service", "sentence"),
+    [
+        ("a", "no node of service a has been in touch yet (4 configured)"),
+        ("c", "service c has no node yet"),
+        ("?", "there is no service ?"),
+    ],
+)
+def test_why_there_is_no_node_is_a_sentence(service: str, sentence: str) -> None:
+    pool = ServicePool(LIMITS)
+    assert pool.choose(service) is None
+    assert not pool.any_node(service)
+    assert pool.why_none(service) == sentence
+
+
+def test_a_long_list_of_nodes_is_cut() -> None:
+    limits = {"a": ServiceLimits("a", addresses=(NodeAddress("http://all"),))}
+    pool = ServicePool(limits)
+    for number in range(9):
+        pool.seen(NodeRef(f"n{number}", "http://all"), Heartbeat(slots=0))
+    assert pool.why_none("a").endswith("; and 4 more")
+
+
+def test_a_job_goes_where_what_it_requires_is() -> None:
+    pool = ServicePool(LIMITS)
+    for name, labels in (("a", {"gpu": "a100", "ssd": ""}), ("b", {"gpu": "h100"}), ("c", {})):
+        pool.join(Member(name, f"http://{name}:1", ("c",), labels=labels))
+        pool.seen(NodeRef(name, f"http://{name}:1"), Heartbeat(slots=1))
+
+    def able(requires: str) -> set[str]:
+        found = set()
+        while (node := pool.choose("c", requires)) is not None:
+            found.add(node.node_id)
+            pool.hold(node.node_id * 32, node.node_id)
+        assert pool.any_node("c", requires) == bool(found)
+        for node_id in found:
+            pool.free(node_id * 32)
+        return found
+
+    assert able("") == {"a", "b", "c"}
+    assert able("gpu") == {"a", "b"}
+    assert able("gpu=a100") == able("gpu=a100,ssd") == able("ssd") == {"a"}
+    assert able("gpu=h100,ssd") == able("tape") == set()

@@ -1,0 +1,72 @@
+"""Opening ledgers for tests, and the rows to put into them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from actors.domain.changes import Move, NewJob, Outcome
+from actors.domain.job import Attempt, Job
+from actors.domain.status import Status
+from actors.ports.ledger import Ledger
+from orchestrator.ledger.ledger import SqliteLedger
+from orchestrator.ledger.queries import JobFilter, read_list
+
+_numbers = itertools.count(1)
+
+
+class SetClock:
+    """A wall clock that stands where it is put."""
+
+    def __init__(self, now: float = 1_700_000_000.0) -> None:
+        self.time = now
+
+    def now(self) -> float:
+        return self.time
+
+
+@asynccontextmanager
+async def open_ledger(
+    path: object, clock: SetClock | None = None, trace: Callable[[str], None] | None = None
+) -> AsyncIterator[SqliteLedger]:
+    """A ledger with its writer running, closed afterwards."""
+    ledger = await SqliteLedger.open(str(path), clock=clock or SetClock(), trace=trace)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(ledger.run)
+            yield ledger
+            nursery.cancel_scope.cancel()
+    finally:
+        await ledger.aclose()
+
+
+def new_job(user: int = 7, service: str = "example", **more: object) -> NewJob:
+    values: dict[str, object] = {"storage_key": f"key-{next(_numbers)}", "size": 10} | more
+    return NewJob(user_id=user, service=service, **values)  # type: ignore[arg-type]  # keywords of any kind
+
+
+def new_attempt(job: Job, node_id: str = "node-a", n: int | None = None) -> Attempt:
+    return Attempt(f"{next(_numbers):032x}", job.id, n if n is not None else job.attempts_used + 1, node_id)
+
+
+async def walk(ledger: Ledger, job: Job, *targets: Status) -> Job:
+    """Take a job through these states, as its owners would."""
+    for target in targets:
+        attempt = new_attempt(job) if target is Status.PROCESSING else None
+        move = Move(job.id, job.status, target, f"to {target}", attempt=attempt)
+        (answer,) = await ledger.record([move])
+        assert answer.outcome is Outcome.DONE, (job.status, target)
+        assert answer.job is not None
+        job = answer.job
+    return job
+
+
+async def list_jobs(
+    ledger: SqliteLedger, before_id: int | None = None, limit: int = 50, **narrowed: object
+) -> list[Job]:
+    """A page of jobs, newest first."""
+    wanted = JobFilter(**narrowed)  # type: ignore[arg-type]  # keywords of any kind
+    return list((await ledger.read(lambda db: read_list(db, wanted, before_id, limit))).jobs)

@@ -1,0 +1,68 @@
+"""A Caller with a ledger in memory and a receiver that does as it is told, for the mock clock."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+from support.memory.memory_callbacks import MemoryCallbacks, Receiver
+
+from actors.callbacks.callback_sender import Caller
+from actors.domain.job import Job
+from actors.domain.status import Status
+from actors.messages import Committed
+from actors.ports.callbacks import CallbackLedger, CallbackStatus
+
+URL = "https://portal.example/done"
+ENDED = Committed((Job(1, 1, "example", Status.COMPLETED, "", 1, 0.0, 0.0, "k"),))
+
+
+class Wall:
+    """A wall clock that goes on with the mock clock, and can be made to jump."""
+
+    def __init__(self) -> None:
+        self.jumped = 1_700_000_000.0
+
+    def now(self) -> float:
+        return self.jumped + trio.current_time()
+
+
+class House:
+    def __init__(self) -> None:
+        self.ledger = MemoryCallbacks()
+        self.receiver = Receiver()
+        self.wall = Wall()
+        self.caller = self.new_caller()
+
+    def new_caller(self, ledger: CallbackLedger | None = None) -> Caller:
+        return Caller(
+            ledger=ledger or self.ledger, poster=self.receiver, clock=self.wall, chance=random.Random(1)
+        )
+
+    def end(self, *job_ids: int, url: str = URL) -> None:
+        for job_id in job_ids:
+            self.ledger.end(job_id, url, self.wall.now())
+        self.caller.tell(ENDED)
+
+    @asynccontextmanager
+    async def living(self) -> AsyncIterator[None]:
+        """One life of the Caller; leaving it is its death."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.caller.run)
+            yield
+            nursery.cancel_scope.cancel()
+
+    async def crashes(self) -> None:
+        """A new life, of which nothing but the ledger remembers the old one."""
+        self.caller = self.new_caller()
+
+    def statuses(self) -> set[CallbackStatus]:
+        return {self.ledger.status(job_id) for job_id in self.ledger.rows}
+
+
+async def settled(house: House, within: float) -> None:
+    with trio.fail_after(within):
+        while CallbackStatus.PENDING in house.statuses():
+            await house.ledger.noted.wait()

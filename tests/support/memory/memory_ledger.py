@@ -1,0 +1,208 @@
+"""A ledger without a disk and without threads, for simulations under the mock clock.
+
+It asks the same rules as the real one and passes the same suite. Each method is one checkpoint and then one
+step that nothing interrupts, so a call that raises Cancelled has done nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import trio
+
+from actors.domain.changes import (
+    Change,
+    Move,
+    MoveAttempt,
+    NewJob,
+    Note,
+    Outcome,
+    Recorded,
+    RecordEnd,
+    TellProgress,
+)
+from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job
+from actors.domain.status import OVER, Status
+from actors.ports.world import Clock
+from orchestrator.ledger import transitions as rules
+from orchestrator.ledger.ledger import IdempotencyConflict
+
+
+class MemoryLedger:
+    """A `Ledger` (`actors.ports.ledger`). `trace` is told "commit" after each change, as by the real one."""
+
+    def __init__(self, *, clock: Clock, trace: Callable[[str], None] | None = None) -> None:
+        self._clock = clock
+        self._trace = trace
+        self._seq = 0
+        self._jobs: dict[int, Job] = {}
+        self._by_change: dict[int, int] = {}
+        self._live: dict[int, None] = {}
+        self._ended: list[tuple[float, int]] = []
+        self._attempts: dict[str, Attempt] = {}
+        self._of_job: dict[int, list[str]] = {}
+        self._began: dict[str, int] = {}
+        self._owed: dict[str, None] = {}
+        self._history: dict[int, list[HistoryEntry]] = {}
+        self._directories: dict[str, int] = {}
+        self._idempotency: dict[str, tuple[int, str | None]] = {}
+
+    # ------------------------------------------------------------------ writing
+
+    async def insert(self, job: NewJob) -> Job:
+        await trio.lowlevel.checkpoint()
+        if job.idempotency_key is not None and job.idempotency_key in self._idempotency:
+            job_id, fingerprint = self._idempotency[job.idempotency_key]
+            if fingerprint != job.fingerprint:
+                raise IdempotencyConflict(self._jobs[job_id])
+            return self._jobs[job_id]
+        step = rules.new_job(job, job_id=len(self._jobs) + 1, seq=self._seq + 1, now=self._clock.now())
+        row = step.job
+        self._directories[row.storage_key] = row.id
+        if job.idempotency_key is not None:
+            self._idempotency[job.idempotency_key] = (row.id, job.fingerprint)
+        self._of_job[row.id] = []
+        self._history[row.id] = []
+        self._store(step)
+        self._committed()
+        return row
+
+    async def record(self, changes: Sequence[Change]) -> Sequence[Recorded]:
+        await trio.lowlevel.checkpoint()
+        now = self._clock.now()
+        answers = [self._change(change, now) for change in changes]
+        if changes:
+            self._committed()
+        return answers
+
+    async def request_terminate(self, job_id: int) -> Job | None:
+        await trio.lowlevel.checkpoint()
+        job = self._jobs.get(job_id)
+        if job is not None:
+            step = rules.request_terminate(job, seq=self._seq + 1, now=self._clock.now())
+            if step is not None:
+                self._store(step)
+        self._committed()
+        return self._jobs.get(job_id)
+
+    # ------------------------------------------------------------------ reading
+
+    async def changes(self, after: int, limit: int = 500) -> Sequence[Job]:
+        await trio.lowlevel.checkpoint()
+        found = []
+        for seq in reversed(self._by_change):
+            if seq <= after:
+                break
+            found.append(self._jobs[self._by_change[seq]])
+        return found[::-1][:limit]
+
+    async def live(self) -> tuple[Sequence[Job], int]:
+        await trio.lowlevel.checkpoint()
+        return [self._jobs[job_id] for job_id in sorted(self._live)], self._seq
+
+    async def owed(self) -> Sequence[Attempt]:
+        await trio.lowlevel.checkpoint()
+        return sorted((self._attempts[key] for key in self._owed), key=lambda a: self._began[a.key])
+
+    async def get(self, job_id: int) -> Job | None:
+        await trio.lowlevel.checkpoint()
+        return self._jobs.get(job_id)
+
+    async def history(self, job_id: int) -> Sequence[HistoryEntry]:
+        await trio.lowlevel.checkpoint()
+        return list(self._history.get(job_id, ()))
+
+    async def attempts(self, job_id: int) -> Sequence[Attempt]:
+        await trio.lowlevel.checkpoint()
+        return [self._attempts[key] for key in self._of_job.get(job_id, ())]
+
+    async def ended_before(
+        self, wall: float, limit: int = 100, after: tuple[float, int] | None = None
+    ) -> Sequence[Job]:
+        await trio.lowlevel.checkpoint()
+        begin = 0 if after is None else bisect_right(self._ended, after)
+        first = self._ended[begin : min(begin + limit, bisect_left(self._ended, (wall, 0)))]
+        return [self._jobs[job_id] for _, job_id in first]
+
+    async def unknown_directories(self, storage_keys: Sequence[str]) -> Sequence[str]:
+        await trio.lowlevel.checkpoint()
+        return [key for key in storage_keys if not self._keeps(key)]
+
+    def pretend(self, job: Job) -> None:
+        """Falsify a row, for tests that break a rule on purpose."""
+        self._jobs[job.id] = job
+
+    # ------------------------------------------------------------------ the tables
+
+    def _committed(self) -> None:
+        if self._trace is not None:
+            self._trace("commit")
+
+    def _keeps(self, storage_key: str) -> bool:
+        job_id = self._directories.get(storage_key)
+        return job_id is not None and self._jobs[job_id].status is not Status.CLEANED
+
+    def _change(self, change: Change, now: float) -> Recorded:
+        if isinstance(change, MoveAttempt):
+            attempt = rules.move_attempt(self._attempts.get(change.key), change)
+            if isinstance(attempt, Outcome):
+                return Recorded(attempt)
+            self._store_attempt(attempt)
+            return Recorded(Outcome.DONE)
+        job = self._jobs.get(change.job_id)
+        step: rules.Step | Outcome
+        if isinstance(change, RecordEnd):
+            step = rules.record_end(job, change, seq=self._seq + 1, now=now)
+        elif isinstance(change, Note):
+            step = rules.note(job, change, seq=self._seq + 1, now=now)
+        elif isinstance(change, TellProgress):
+            step = rules.tell_progress(job, change, seq=self._seq + 1, now=now)
+        else:
+            step = rules.move(job, change, has_open=self._blocked(change), seq=self._seq + 1, now=now)
+        if isinstance(step, Outcome):
+            return Recorded(step, job)
+        self._store(step)
+        return Recorded(Outcome.DONE, step.job)
+
+    def _blocked(self, change: Move) -> bool:
+        if change.attempt is None:
+            return False
+        keys = self._of_job.get(change.job_id, ())
+        is_open = any(self._attempts[key].state is AttemptState.OPEN for key in keys)
+        return is_open or change.attempt.key in self._attempts
+
+    def _store(self, step: rules.Step) -> None:
+        job, before = step.job, self._jobs.get(step.job.id)
+        if step.new_attempt is not None:
+            self._of_job[job.id].append(step.new_attempt.key)
+            self._attempts[step.new_attempt.key] = step.new_attempt
+            self._began[step.new_attempt.key] = len(self._began)
+        if step.changed_attempt is not None:
+            self._store_attempt(step.changed_attempt)
+        if before is not None:
+            del self._by_change[before.change_seq]
+            if before.ended_at is not None and before.status is not Status.CLEANED:
+                self._ended.remove((before.ended_at, job.id))
+        if job.ended_at is not None and job.status is not Status.CLEANED:
+            insort(self._ended, (job.ended_at, job.id))
+        if job.status in OVER:
+            self._live.pop(job.id, None)
+        else:
+            self._live[job.id] = None
+        self._jobs[job.id] = job
+        self._by_change[job.change_seq] = job.id
+        self._seq = job.change_seq
+        if step.history is not None:
+            self._history[job.id].append(step.history)
+
+    def _store_attempt(self, attempt: Attempt) -> None:
+        self._attempts[attempt.key] = attempt
+        job = self._jobs[attempt.job_id]
+        if job.attempt is not None and job.attempt.key == attempt.key:
+            self._jobs[job.id] = replace(job, attempt=attempt)
+        if attempt.state in (AttemptState.GIVEN_UP, AttemptState.OVER):
+            self._owed[attempt.key] = None
+        else:
+            self._owed.pop(attempt.key, None)

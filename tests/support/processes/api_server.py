@@ -1,0 +1,259 @@
+"""The server's routes over real HTTP, with the real storage and the real ledger; no actors and no nodes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+from support.data.ledgers import SetClock, open_ledger
+
+from actors.cleaner import Cleaner
+from actors.domain.job import Attempt, Job
+from actors.domain.node import NodeRef, NodeView
+from actors.domain.scaling import ServiceScaling
+from actors.domain.service import ServiceLimits, Waiting
+from actors.messages import DrainNode, UndrainNode
+from actors.ports.ledger import Ledger
+from actors.wire.http.server import serve
+from orchestrator.api import Api, create_app
+from orchestrator.api.routes.events import written
+from orchestrator.callbacks.allowed_hosts import CallbackHosts
+from orchestrator.events.change_stream import Changes
+from orchestrator.events.waiters import Feed
+from orchestrator.ledger.ledger import SqliteLedger
+from orchestrator.ledger.telling import TellingLedger
+from orchestrator.nodes.native.events import Introduced, Kind
+from orchestrator.nodes.registry import NodeRegistry
+from orchestrator.nodes.remote_stream import NotThere, Opened, Unreachable
+from orchestrator.scheduling.pauses import Pauses
+from orchestrator.storage.result_archive import StoredFile
+from orchestrator.storage.storage import Storage
+
+
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), 3):
+        yield data[start : start + 3]
+
+
+@dataclass
+class FakeNodes:
+    """What nodes have, by attempt key. An attempt in `silent` cannot be asked for."""
+
+    results: dict[str, bytes] = field(default_factory=dict)
+    logs: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    files: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
+    at: dict[str, Introduced] = field(default_factory=dict)
+
+    async def introduce(self, url: str) -> Introduced:
+        return self.at.get(url, Introduced(Kind.UNCLEAR, reason="no connection"))
+
+    @asynccontextmanager
+    async def open_results(self, node: NodeRef, attempt: Attempt) -> AsyncIterator[Opened]:
+        yield Opened({}, self._get(self.results, attempt.key, attempt.key))
+
+    @asynccontextmanager
+    async def open_log(
+        self, node: NodeRef, attempt: Attempt, stream: str, offset: int = 0, *, follow: bool = False
+    ) -> AsyncIterator[Opened]:
+        yield Opened({}, self._get(self.logs, (attempt.key, stream), attempt.key, offset))
+
+    @asynccontextmanager
+    async def open_file(self, node: NodeRef, attempt: Attempt, path: str) -> AsyncIterator[Opened]:
+        yield Opened({}, self._get(self.files, (attempt.key, path), attempt.key))
+
+    async def list_files(self, node: NodeRef, attempt: Attempt) -> Sequence[StoredFile]:
+        if attempt.key in self.silent:
+            raise Unreachable("no route to host")
+        return [
+            StoredFile(path, len(data), 0o644, 0.0, "file")
+            for (key, path), data in self.files.items()
+            if key == attempt.key
+        ]
+
+    def _get(self, where: Any, what: Any, key: str, offset: int = 0) -> AsyncIterator[bytes]:
+        if key in self.silent:
+            raise Unreachable("no route to host")
+        if what not in where:
+            raise NotThere("unknown key")
+        return _pieces(where[what][offset:])
+
+
+@dataclass
+class Owner:
+    """Drains what is in its views, as the Sender does."""
+
+    views: list[NodeView]
+
+    async def ask(self, message: object, *, deadline: float) -> Any:
+        await trio.lowlevel.checkpoint()
+        match message:
+            case DrainNode(node_id=node_id, reason=reason):
+                return self._order(node_id, reason)
+            case UndrainNode(node_id=node_id):
+                return self._order(node_id, None)
+        return tuple(self.views)
+
+    def _order(self, node_id: str, reason: str | None) -> bool:
+        before = list(self.views)
+        self.views[:] = [
+            replace(view, draining=reason) if view.node.node_id == node_id else view for view in before
+        ]
+        return any(view.node.node_id == node_id for view in before)
+
+    def ring(self) -> None:
+        return
+
+
+@dataclass
+class Server:
+    """`whys` and `views` are what the Sender would say."""
+
+    url: str
+    client: httpx.AsyncClient
+    ledger: Ledger
+    raw: SqliteLedger
+    storage: Storage
+    feed: Feed
+    nodes: FakeNodes
+    whys: dict[int, Waiting]
+    views: list[NodeView]
+    registry: NodeRegistry
+    hub: Changes
+    services: dict[str, ServiceLimits]
+    clock: SetClock
+    pauses: Pauses
+    scaled: list[ServiceScaling]
+
+    async def post(self, *parts: str | bytes, user: str = "1", service: str = "example") -> httpx.Response:
+        """Each part: what follows `form-data; `, a bar, the body. As in the cases' `mp`."""
+        body, content_type = form(*parts, f'name="user_id"|{user}', f'name="service"|{service}')
+        return await self.client.post("/upload", content=body, headers={"Content-Type": content_type})
+
+    async def upload(self, **files: bytes) -> Job:
+        """A stored job with these files."""
+        parts = [f'name="file"; filename="{name}"|'.encode() + data for name, data in files.items()]
+        answer = await self.post(*parts)
+        assert answer.status_code == 201, answer.text
+        job = await self.ledger.get(answer.json()["id"])
+        assert job is not None
+        return job
+
+    def directories(self) -> list[str]:
+        """The storage keys on disk, and whatever is left of uploads."""
+        incoming = [f"incoming/{path.name}" for path in (self.storage.root / "incoming").iterdir()]
+        return incoming + [path.name for path in (self.storage.root / "jobs").glob("*/*")]
+
+    async def nothing_left(self) -> bool:
+        """Neither a row nor a directory."""
+        return not self.directories() and await self.raw.max_id() == 0
+
+
+def form(*parts: str | bytes) -> tuple[bytes, str]:
+    body = b""
+    for part in parts:
+        raw = part if isinstance(part, bytes) else part.encode("utf-8", "surrogateescape")
+        head, _, data = raw.partition(b"|")
+        body += b"--BbB\r\nContent-Disposition: form-data; " + head + b"\r\n\r\n" + data + b"\r\n"
+    return body + b"--BbB--\r\n", "multipart/form-data; boundary=BbB"
+
+
+def status_body(answer: httpx.Response) -> dict[str, Any]:
+    """The answer as a StatusBody, which it has to be."""
+    assert answer.headers["content-type"] == "application/json"
+    body = json.loads(answer.content)
+    assert set(body) == {"id", "status", "message"}, body
+    assert isinstance(body["message"], str) and body["message"]
+    return body
+
+
+@asynccontextmanager
+async def api_server(
+    path: Path,
+    *,
+    upload_limit: int = 1 << 20,
+    kill_patience: float = 5.0,
+    services: Sequence[str] = ("example",),
+    callbacks: CallbackHosts | None = None,
+) -> AsyncIterator[Server]:
+    """A server on a port of its own."""
+    clock, feed, nodes = SetClock(), Feed(), FakeNodes()
+    whys: dict[int, Waiting] = {}
+    views: list[NodeView] = []
+    scaled: list[ServiceScaling] = []
+    storage = Storage(path / "data", clock)
+    await storage.open()
+    shutdown = trio.Event()
+
+    async def why(job_ids: tuple[int, ...]) -> Sequence[Waiting | None]:
+        return tuple(whys.get(job_id) for job_id in job_ids)
+
+    async def scaling() -> Sequence[ServiceScaling]:
+        return tuple(scaled)
+
+    async def pool() -> Sequence[NodeView]:
+        return tuple(views)
+
+    async with open_ledger(path / "db.sqlite", clock) as raw:
+        ledger = TellingLedger(raw, feed.publish_all)
+        registry = await NodeRegistry.load(raw, clock, ())
+        registry.serve(Owner(views))
+        limits = {
+            name: ServiceLimits(name, max_runtime=60.0 if name == "short" else 0.0) for name in services
+        }
+        changes = Changes(raw, feed, written)
+        pauses = await Pauses.load(raw, clock)
+        api = Api(
+            ledger=ledger,
+            archive=raw,
+            storage=storage,
+            feed=feed,
+            nodes=nodes,
+            services=limits,
+            why=why,
+            pool=pool,
+            registry=registry,
+            scaling=scaling,
+            changes=changes,
+            clock=clock,
+            pauses=pauses,
+            clean=Cleaner(ledger=ledger, storage=storage, clock=clock, max_age=1e6).clean_now,
+            callbacks=callbacks or CallbackHosts(),
+            upload_limit=upload_limit,
+            kill_patience=kill_patience,
+            version="1.2.3",
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(changes.run)
+            app = create_app(api)
+
+            async def listen(*, task_status: trio.TaskStatus[list[str]]) -> None:
+                await serve(app, host="127.0.0.1", port=0, shutdown=shutdown, task_status=task_status)
+
+            (url,) = await nursery.start(listen)
+            async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
+                yield Server(
+                    url,
+                    client,
+                    ledger,
+                    raw,
+                    storage,
+                    feed,
+                    nodes,
+                    whys,
+                    views,
+                    registry,
+                    changes,
+                    limits,
+                    clock,
+                    pauses,
+                    scaled,
+                )
+            feed.close()
+            shutdown.set()

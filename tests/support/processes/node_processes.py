@@ -1,0 +1,80 @@
+"""The node as a process of its own, with its real executor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+from support.peers.node_clients import KEY, NodeClient
+
+NODE = (sys.executable, "-c", "from node.cli import node_command; node_command()")
+ENDED = ("Completed", "Failed", "Invalid", "Killed")
+
+
+@dataclass(slots=True)
+class NodeProcess(NodeClient):
+    process: trio.Process
+
+    async def run(self, script: str, key: str = KEY, **how: Any) -> dict[str, Any]:
+        """The end of an attempt with this script."""
+        answer = await self.submit({key: {"run.sh": script.encode()}}, **how)
+        assert answer.status_code == 200, answer.text
+        return await self.end_of(key)
+
+    async def end_of(self, key: str = KEY) -> dict[str, Any]:
+        end: dict[str, Any] = (await self.until(key, *ENDED))["end"]
+        return end
+
+
+@asynccontextmanager
+async def node_process(
+    data: Path, *flags: str, how: int = signal.SIGTERM, within: Sequence[str] = ()
+) -> AsyncIterator[NodeProcess]:
+    """A node; at the end it gets the signal `how`, and must end by it within 5 s. `within` is a command that
+    runs another one, which its arguments end with; what it starts as a child gets the signal in its place."""
+    environment = {**os.environ, "PORT": "1", "HTTP_PROXY": "http://127.0.0.1:9", "MINE": "kept"}
+    process = await trio.lowlevel.open_process(
+        [*within, *NODE, "--port", "0", "--data", str(data), *flags], stdout=subprocess.PIPE, env=environment
+    )
+    assert process.stdout is not None
+    try:
+        with trio.fail_after(60):
+            url = (await _line(process.stdout)).split()[-1]
+            async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
+                yield NodeProcess(url, client, process)
+            os.kill(inner(process.pid) if within else process.pid, how)
+            with trio.fail_after(5):
+                assert await process.wait() == (-how if how == signal.SIGKILL else 0)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+            await process.stdout.aclose()
+
+
+async def _line(stream: trio.abc.ReceiveStream) -> str:
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = await stream.receive_some()
+        assert piece, "the node ended before it listened"
+        line += piece
+    return line.decode()
+
+
+def inner(pid: int) -> int:
+    """The only child of a process, or itself when it has become another program instead."""
+    program = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+    if program == sys.executable.encode():
+        return pid
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)
