@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from actors.domain.changes import Move, Outcome
+from actors.domain.changes import ChangeResult, Transition
 from actors.domain.job import Job
 from actors.domain.status import Status
 from actors.kernel.actor import Actor
@@ -87,11 +87,11 @@ class Cleaner(Actor):
         if not ripe:
             return
         moves = [
-            Move(job.id, job.status, Status.CLEANED, f"older than {self._max_age:g} s since its end")
+            Transition(job.id, job.status, Status.CLEANED, f"older than {self._max_age:g} s since its end")
             for job in ripe
         ]
         for job, answer in zip(ripe, await self._ledger.record(moves), strict=True):
-            if answer.outcome is Outcome.DONE:
+            if answer.outcome is ChangeResult.DONE:
                 self._found.pop(job.id, None)
                 await self._discard(job.storage_key)
 
@@ -100,9 +100,9 @@ class Cleaner(Actor):
         The job as it is then; None if it is no longer as `job` says. What is being read goes with the next
         sweep. Raises LedgerError."""
         (answer,) = await self._ledger.record(
-            [Move(job.id, job.status, Status.CLEANED, "its data was deleted on request")]
+            [Transition(job.id, job.status, Status.CLEANED, "its data was deleted on request")]
         )
-        if answer.outcome is not Outcome.DONE:
+        if answer.outcome is not ChangeResult.DONE:
             return None
         await self._discard(job.storage_key)
         return answer.job

@@ -1,5 +1,6 @@
 """How an actor keeps up with the ledger's rows. They come as messages, from its own commits, and with each
-tick by reading what changed: twice, late, an old one after a newer. `Rows` lets each be taken in once."""
+tick by reading what changed: twice, late, an old one after a newer. `LedgerCursor` lets each be taken in
+once."""
 
 from __future__ import annotations
 
@@ -13,15 +14,15 @@ from actors.domain.job import Job
 from actors.domain.status import OVER
 from actors.kernel.backoff import Backoff
 from actors.ports.ledger import Ledger, LedgerError
-from actors.ports.world import Chance
+from actors.ports.world import Random
 
 
-class LedgerPause:
+class LedgerBackoff:
     """The ledger's trouble is everybody's, and no crash of an actor: nothing was changed, so after an error
     the actor lets it be for a growing while."""
 
-    def __init__(self, chance: Chance, log: logging.Logger) -> None:
-        self._backoff = Backoff(chance, first=0.2, most=5.0)
+    def __init__(self, rng: Random, log: logging.Logger) -> None:
+        self._backoff = Backoff(rng, first=0.2, most=5.0)
         self._log = log
         self._until = 0.0
 
@@ -30,7 +31,7 @@ class LedgerPause:
         return trio.current_time() < self._until
 
     @contextmanager
-    def heeded(self) -> Iterator[None]:
+    def guard(self) -> Iterator[None]:
         """Around the use of the ledger: a LedgerError ends it and begins a pause."""
         try:
             yield
@@ -42,7 +43,7 @@ class LedgerPause:
             self._backoff.reset()
 
 
-class Rows:
+class LedgerCursor:
     """What one actor has seen of the ledger."""
 
     def __init__(self, ledger: Ledger, tick: float) -> None:
@@ -72,7 +73,7 @@ class Rows:
         """Whether nothing newer was seen of the job."""
         return job.change_seq >= self._seen.get(job.id, 0)
 
-    async def missed(self, apply: Callable[[Job], None]) -> None:
+    async def catch_up(self, apply: Callable[[Job], None]) -> None:
         """Read what changed since the last reading, once a tick: the safety net for lost messages."""
         if trio.current_time() < self._read_at + self._tick:
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from actors.domain.job import Attempt, Job
-from actors.domain.node import Heartbeat, Mark, NodeAddress, NodeRef
+from actors.domain.node import Heartbeat, NodeAddress, NodeRef, StreamPosition
 from actors.domain.scaling import NodeFact
 
 
@@ -57,7 +57,7 @@ class AttemptHanded:
 
     attempt: Attempt
     node: NodeRef
-    mark: Mark | None
+    mark: StreamPosition | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import Final
 
 from actors.domain.node import Heartbeat
 from actors.kernel.backoff import Backoff
-from actors.ports.world import Chance
+from actors.ports.world import Random
 
 DISPATCHES: Final = 8
 JOBS: Final = 3
@@ -63,8 +63,8 @@ class _State:
 class NodeHealth:
     """See the module. Nodes that nothing was told of are well."""
 
-    def __init__(self, chance: Chance) -> None:
-        self._chance = chance
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
         self._states: dict[str, _State] = {}
 
     # ------------------------------------------------------------------ what it is told
@@ -148,7 +148,7 @@ class NodeHealth:
     def _state(self, node_id: str) -> _State:
         state = self._states.get(node_id)
         if state is None:
-            backoff = Backoff(self._chance, first=ASIDE_FIRST, most=ASIDE_MOST)
+            backoff = Backoff(self._rng, first=ASIDE_FIRST, most=ASIDE_MOST)
             state = self._states[node_id] = _State(backoff)
         return state
 

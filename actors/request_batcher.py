@@ -15,7 +15,7 @@ import trio
 from actors.domain.node import NodeRef
 from actors.kernel.actor import Doorbell
 from actors.kernel.backoff import Backoff
-from actors.ports.world import Chance
+from actors.ports.world import Random
 
 log: Final = logging.getLogger("orchestrator.errands")
 
@@ -23,10 +23,10 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 GIVE_UP_DEFECT: Final = 5
-"""Calls for one item alone that may end in a defect before `broken` is told."""
+"""Calls for one item alone that may end in a defect before `on_defect` is told."""
 
 
-class _Want(Generic[Item]):
+class _Request(Generic[Item]):
     def __init__(self, item: Item, backoff: Backoff) -> None:
         self.item = item
         self.backoff = backoff
@@ -38,9 +38,9 @@ class _Want(Generic[Item]):
         self.due = trio.current_time() + self.backoff.next()
 
 
-class Errand(Generic[Item, Answer]):
-    """`call` does it for many; `settle` takes each answer and says whether that item is done (else it is
-    tried again, later and later). `broken` is told of an item that cannot be done because of a defect.
+class RequestBatcher(Generic[Item, Answer]):
+    """`call` does it for many; `on_answer` takes each answer and says whether that item is done (else it is
+    tried again, later and later). `on_defect` is told of an item that cannot be done because of a defect.
     A batch holds at most `most_at_once` items and, unless it is one, `most_weight` of what `weigh` says."""
 
     def __init__(
@@ -49,9 +49,9 @@ class Errand(Generic[Item, Answer]):
         nursery: trio.Nursery,
         *,
         call: Callable[[NodeRef, Sequence[Item]], Awaitable[Sequence[Answer]]],
-        settle: Callable[[str, Item, Answer], bool],
-        broken: Callable[[str, Item, Exception], None],
-        chance: Chance,
+        on_answer: Callable[[str, Item, Answer], bool],
+        on_defect: Callable[[str, Item, Exception], None],
+        rng: Random,
         most_at_once: int = 256,
         weigh: Callable[[Item], int] = lambda _: 0,
         most_weight: int = 0,
@@ -61,98 +61,98 @@ class Errand(Generic[Item, Answer]):
         self._name = name
         self._nursery = nursery
         self._call = call
-        self._settle = settle
-        self._broken = broken
-        self._chance = chance
+        self._on_answer = on_answer
+        self._on_defect = on_defect
+        self._rng = rng
         self._most_at_once = most_at_once
         self._weigh = weigh
         self._most_weight = most_weight
         self._first = first
         self._most = most
-        self._wants: dict[str, _Want[Item]] = {}
+        self._requests: dict[str, _Request[Item]] = {}
         self._node: NodeRef | None = None
         self._bell = Doorbell()
         self._active = False
 
     def __len__(self) -> int:
-        return len(self._wants)
+        return len(self._requests)
 
-    def want(self, key: str, item: Item) -> None:
+    def request(self, key: str, item: Item) -> None:
         """Have it done. Idempotent by key."""
-        if key not in self._wants:
-            self._wants[key] = _Want(item, Backoff(self._chance, first=self._first, most=self._most))
+        if key not in self._requests:
+            self._requests[key] = _Request(item, Backoff(self._rng, first=self._first, most=self._most))
             self._wake()
 
     def drop(self, key: str) -> None:
-        self._wants.pop(key, None)
+        self._requests.pop(key, None)
 
     def node_up(self, node: NodeRef) -> None:
         """The node is in touch (again): nothing has to wait for its backoff."""
         self._node = node
-        for want in self._wants.values():
-            want.due = 0.0
+        for request in self._requests.values():
+            request.due = 0.0
         self._wake()
 
     def _wake(self) -> None:
         self._bell.ring()
-        if not self._active and self._wants and self._node is not None:
+        if not self._active and self._requests and self._node is not None:
             self._active = True
             self._nursery.start_soon(self._work)
 
     async def _work(self) -> None:
-        while self._wants:
+        while self._requests:
             batch = self._next_batch()
             if batch:
                 await self._do(batch)
             else:
-                with trio.move_on_at(min(w.due for w in self._wants.values())):
+                with trio.move_on_at(min(w.due for w in self._requests.values())):
                     await self._bell.wait()
         self._active = False
 
-    def _next_batch(self) -> list[tuple[str, _Want[Item]]]:
+    def _next_batch(self) -> list[tuple[str, _Request[Item]]]:
         now = trio.current_time()
-        batch: list[tuple[str, _Want[Item]]] = []
+        batch: list[tuple[str, _Request[Item]]] = []
         weight = 0
-        for key, want in self._wants.items():
-            if want.due > now:
+        for key, request in self._requests.items():
+            if request.due > now:
                 continue
-            if want.alone:
-                return [(key, want)]
-            weight += self._weigh(want.item)
+            if request.alone:
+                return [(key, request)]
+            weight += self._weigh(request.item)
             if batch and weight > self._most_weight:
                 break
-            batch.append((key, want))
+            batch.append((key, request))
             if len(batch) == self._most_at_once:
                 break
         return batch
 
-    async def _do(self, batch: list[tuple[str, _Want[Item]]]) -> None:
+    async def _do(self, batch: list[tuple[str, _Request[Item]]]) -> None:
         assert self._node is not None
         try:
-            answers = await self._call(self._node, [want.item for _, want in batch])
+            answers = await self._call(self._node, [request.item for _, request in batch])
         # A defect that one item brings out must not stop the others: each is tried by itself.
         except Exception as error:
             self._isolate(batch, error)
             return
-        for (key, want), answer in zip(batch, answers, strict=True):
-            if self._wants.get(key) is not want:
+        for (key, request), answer in zip(batch, answers, strict=True):
+            if self._requests.get(key) is not request:
                 continue
-            if self._settle(key, want.item, answer):
-                if self._wants.get(key) is want:
-                    del self._wants[key]
+            if self._on_answer(key, request.item, answer):
+                if self._requests.get(key) is request:
+                    del self._requests[key]
             else:
-                want.later()
+                request.later()
 
-    def _isolate(self, batch: list[tuple[str, _Want[Item]]], error: Exception) -> None:
+    def _isolate(self, batch: list[tuple[str, _Request[Item]]], error: Exception) -> None:
         log.error("%s failed for %d items", self._name, len(batch), exc_info=error)
-        for key, want in batch:
-            want.later()
-            want.alone = True
+        for key, request in batch:
+            request.later()
+            request.alone = True
             if len(batch) == 1:
-                want.defects += 1
-                if want.defects >= GIVE_UP_DEFECT and self._wants.get(key) is want:
-                    del self._wants[key]
-                    self._broken(key, want.item, error)
+                request.defects += 1
+                if request.defects >= GIVE_UP_DEFECT and self._requests.get(key) is request:
+                    del self._requests[key]
+                    self._on_defect(key, request.item, error)
 
 
 class Tools:
@@ -160,28 +160,28 @@ class Tools:
     defects."""
 
     def __init__(
-        self, nursery: trio.Nursery, chance: Chance, broken: Callable[[str, object, Exception], None]
+        self, nursery: trio.Nursery, rng: Random, on_defect: Callable[[str, object, Exception], None]
     ) -> None:
         self._nursery = nursery
-        self._chance = chance
-        self._broken = broken
+        self._rng = rng
+        self._on_defect = on_defect
 
     def errand(
         self,
         name: str,
         call: Callable[[NodeRef, Sequence[Item]], Awaitable[Sequence[Answer]]],
-        settle: Callable[[str, Item, Answer], bool],
+        on_answer: Callable[[str, Item, Answer], bool],
         *,
         weigh: Callable[[Item], int] = lambda _: 0,
         most_weight: int = 0,
-    ) -> Errand[Item, Answer]:
-        return Errand(
+    ) -> RequestBatcher[Item, Answer]:
+        return RequestBatcher(
             name,
             self._nursery,
             call=call,
-            settle=settle,
-            broken=self._broken,
-            chance=self._chance,
+            on_answer=on_answer,
+            on_defect=self._on_defect,
+            rng=self._rng,
             weigh=weigh,
             most_weight=most_weight,
         )

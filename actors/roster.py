@@ -15,14 +15,14 @@ from typing import Final
 import trio
 
 from actors.domain.job import Job
-from actors.domain.labels import fits
+from actors.domain.labels import satisfies
 from actors.domain.node import Heartbeat, Member, NodeAddress, NodeRef, NodeState, NodeView
 from actors.domain.scaling import DRAINED_BY_SCALING, NodeFact
 from actors.domain.status import ENDED, QUOTA, Status
 from actors.kernel.backoff import Backoff
 from actors.node_health import SECONDS, NodeHealth
 from actors.ports.scheduling import Pool
-from actors.ports.world import Chance
+from actors.ports.world import Random
 
 log: Final = logging.getLogger("orchestrator.sender")
 
@@ -38,10 +38,10 @@ REMEMBERED: Final = 1000
 class Roster:
     """`members` are the nodes that have joined by themselves: another object when they change."""
 
-    def __init__(self, pool: Pool, members: Callable[[], Sequence[Member]], chance: Chance) -> None:
+    def __init__(self, pool: Pool, members: Callable[[], Sequence[Member]], rng: Random) -> None:
         self._pool = pool
         self._wanted = members
-        self._chance = chance
+        self._rng = rng
         self._known: Sequence[Member] | None = None
         self._members: dict[str, Member] = {}
         self._shunned: dict[str, tuple[float, Backoff]] = {}
@@ -55,7 +55,7 @@ class Roster:
         self._unreached: dict[str, tuple[NodeAddress, str, float]] = {}
         self._ended: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
-        self._health = NodeHealth(chance)
+        self._health = NodeHealth(rng)
 
     # ------------------------------------------------------------------ who there is
 
@@ -113,7 +113,7 @@ class Roster:
 
     def _judge(self, node_id: str) -> None:
         """Set a sick node aside, take a well one back. Looked at with each heartbeat."""
-        view = self._pool.look(node_id)
+        view = self._pool.get(node_id)
         if view is None:
             return
         why = self._health.why_aside(node_id, trio.current_time())
@@ -127,7 +127,7 @@ class Roster:
         self._pool.probation(node_id, self._health.on_probation(node_id, trio.current_time()))
 
     def _serves(self, node_id: str) -> bool:
-        view = self._pool.look(node_id)
+        view = self._pool.get(node_id)
         return view is not None and bool(view.services)
 
     def unreached(self, address: NodeAddress, reason: str) -> None:
@@ -135,16 +135,16 @@ class Roster:
         self._unreached[address.url] = (address, reason, trio.current_time())
 
     def suspect(self, node_id: str, reason: str) -> None:
-        if self._pool.look(node_id) is not None:  # else it has left
+        if self._pool.get(node_id) is not None:  # else it has left
             self._pool.suspect(node_id, reason)
 
     def lost(self, node_id: str, reason: str) -> None:
-        if self._pool.look(node_id) is not None:
+        if self._pool.get(node_id) is not None:
             self._pool.lost(node_id, reason)
 
     def shun(self, node_id: str, reason: str) -> None:
         """A node that did not take an attempt gets none for a growing while, though its heartbeats go on."""
-        new = Backoff(self._chance, first=SHUNNED_FIRST, most=SHUNNED_MOST)
+        new = Backoff(self._rng, first=SHUNNED_FIRST, most=SHUNNED_MOST)
         _, backoff = self._shunned.get(node_id, (0.0, new))
         self._shunned[node_id] = (trio.current_time() + backoff.next(), backoff)
         self._pool.suspect(node_id, reason)
@@ -202,7 +202,7 @@ class Roster:
         """No more jobs for that node; False if nobody knows it. What drains already keeps its time, and its
         reason too, unless an operator wants what so far only scaling did."""
         self.sync()
-        view = self._pool.look(node_id)
+        view = self._pool.get(node_id)
         if view is None:
             return False
         self._drained.setdefault(node_id, trio.current_time())
@@ -213,7 +213,7 @@ class Roster:
 
     def undrain(self, node_id: str) -> bool:
         self.sync()
-        if self._pool.look(node_id) is None:
+        if self._pool.get(node_id) is None:
             return False
         self._pool.undrain(node_id)
         self._drained.pop(node_id, None)
@@ -245,7 +245,7 @@ class Roster:
         has. More of them would not help a job that requires something else."""
         self.sync()
         made = [one.labels for one in self._pool.view() if one.machine and service in one.services]
-        return lambda requires: not requires or any(fits(requires, labels) for labels in made)
+        return lambda requires: not requires or any(satisfies(requires, labels) for labels in made)
 
     def facts(self, service: str) -> tuple[NodeFact, ...]:
         """Every node of a service, lost and draining ones too, as scaling has to see it."""

@@ -23,7 +23,7 @@ from actors.domain.status import ENDED, Status
 from actors.kernel.actor import Actor
 from actors.kernel.backoff import Backoff
 from actors.ports.payloads import Payloads, Running, Runs
-from actors.ports.world import Chance, Clock
+from actors.ports.world import Clock, Random
 
 log: Final = logging.getLogger("node.runner")
 
@@ -62,7 +62,7 @@ class Runner(Actor):
         payloads: Payloads,
         runs: Runs,
         clock: Clock,
-        chance: Chance,
+        rng: Random,
         slots: int | None = None,
         grace: float = 5.0,
         tick: float = 0.5,
@@ -71,7 +71,7 @@ class Runner(Actor):
         self._payloads = payloads
         self._runs = runs
         self._clock = clock
-        self._chance = chance
+        self._rng = rng
         self._slots = slots
         self._grace = grace
         self._closing = trio.Event()
@@ -282,7 +282,7 @@ class Runner(Actor):
             await trio.sleep(delay)
 
     def _backoff(self) -> Backoff:
-        return Backoff(self._chance, first=0.2, most=5.0)
+        return Backoff(self._rng, first=0.2, most=5.0)
 
 
 def without_results(end: End, why: str) -> End:

@@ -64,13 +64,13 @@ async def _serve(
     executor: Executor | None,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
-    clock, chance = WallClock(), random.Random()
+    clock, rng = WallClock(), random.Random()
     workspace = Workspace(settings.data)
     await trio.to_thread.run_sync(workspace.prepare)
     if executor is None:
         executor = BashExecutor(settings.data)
     load = LoadSampler(settings.data, slots=settings.slots)
-    supervisor = Supervisor(chance)
+    supervisor = Supervisor(rng)
     async with (
         open_table(records, clock, intended=workspace.intended) as table,
         trio.open_nursery() as nursery,
@@ -90,7 +90,7 @@ async def _serve(
             payloads=table,
             runs=runs,
             clock=clock,
-            chance=chance,
+            rng=rng,
             slots=settings.slots,
             grace=settings.grace,
             tick=settings.tick,
@@ -149,7 +149,7 @@ async def _serve(
                         # Late: who is not to join needs no HTTP client.
                         from node.host.joining import stay_joined
 
-                        until_stopped.start_soon(stay_joined, settings, table.node_id, url, shutdown, chance)
+                        until_stopped.start_soon(stay_joined, settings, table.node_id, url, shutdown, rng)
 
                 until_stopped.start_soon(stop)
                 await serve(

@@ -17,7 +17,7 @@ import trio
 from quart_trio import QuartTrio
 
 from orchestrator.config.settings import Settings, SettingsError, load
-from orchestrator.events.waiters import Feed
+from orchestrator.events.waiters import JobWaiters
 from orchestrator.server import run_orchestrator
 from orchestrator.startup import Address
 
@@ -49,18 +49,18 @@ class LifespanApp:
         await receive()  # startup
         started = False
         failed: list[str] = []
-        feed = Feed()
+        waiters = JobWaiters()
         try:
             async with trio.open_nursery() as nursery:
                 settings = self._settings()
                 here = Address()
                 # The host listens, and does not say where: what the settings say has to be true.
                 here.set(settings.join_url or f"http://127.0.0.1:{settings.port}")
-                self._app = await nursery.start(run_orchestrator, settings, feed, here)
+                self._app = await nursery.start(run_orchestrator, settings, waiters, here)
                 started = True
                 await send({"type": "lifespan.startup.complete"})
                 await receive()  # shutdown
-                feed.close()
+                waiters.close()
                 nursery.cancel_scope.cancel()
         except* Exception as errors:
             failed = _told(errors)

@@ -10,7 +10,7 @@ import trio
 from quart_trio import QuartTrio
 
 from actors.autoscaler.autoscaler import AutoScaler
-from actors.callbacks.callback_sender import Caller
+from actors.callbacks.callback_sender import CallbackSender
 from actors.cleaner import Cleaner
 from actors.domain.job import Job
 from actors.domain.node import NodeView
@@ -28,8 +28,8 @@ from orchestrator.api.routes.events import written
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
 from orchestrator.callbacks.client import CallbackClient
 from orchestrator.config.settings import Settings
-from orchestrator.events.change_stream import Changes
-from orchestrator.events.waiters import Feed
+from orchestrator.events.change_stream import ChangeStream
+from orchestrator.events.waiters import JobWaiters
 from orchestrator.http_client import Http
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.ledger.tables.callbacks import SqliteCallbacks
@@ -71,12 +71,12 @@ async def serve_orchestrator(
             on_bound(url)
 
     async with trio.open_nursery() as nursery:
-        feed = Feed()
-        app = await nursery.start(run_orchestrator, settings, feed, here)
+        waiters = JobWaiters()
+        app = await nursery.start(run_orchestrator, settings, waiters, here)
 
         async def let_waiters_go() -> None:
             await shutdown.wait()
-            feed.close()
+            waiters.close()
 
         nursery.start_soon(let_waiters_go)
         await serve(
@@ -92,7 +92,7 @@ async def serve_orchestrator(
 
 async def run_orchestrator(
     settings: Settings,
-    feed: Feed,
+    waiters: JobWaiters,
     here: Address,
     *,
     task_status: trio.TaskStatus[QuartTrio] = trio.TASK_STATUS_IGNORED,
@@ -106,7 +106,7 @@ async def run_orchestrator(
         locked(data / "orchestrator.lock", f"data directory {data}", "DATA_PATH"),
         locked(db.with_name(db.name + ".lock"), f"ledger {db}", "DB_PATH"),
     ):
-        clock, chance = WallClock(), random.Random()
+        clock, rng = WallClock(), random.Random()
         secrets, trust = callback_keys(settings)
         storage = Storage(settings.data_path, clock, keep_free=settings.keep_free_disk)
         await storage.open()
@@ -129,9 +129,9 @@ async def run_orchestrator(
                     app = await _start(
                         writers,
                         settings=settings,
-                        feed=feed,
+                        waiters=waiters,
                         clock=clock,
-                        chance=chance,
+                        rng=rng,
                         storage=storage,
                         ledger=ledger,
                         nodes=nodes,
@@ -164,9 +164,9 @@ async def _start(
     nursery: trio.Nursery,
     *,
     settings: Settings,
-    feed: Feed,
+    waiters: JobWaiters,
     clock: WallClock,
-    chance: random.Random,
+    rng: random.Random,
     storage: Storage,
     ledger: SqliteLedger,
     nodes: NodeClient,
@@ -177,12 +177,12 @@ async def _start(
     """The actors, kept alive in `nursery`, and the app on top of them."""
 
     def committed(rows: Sequence[Job]) -> None:
-        feed.publish_all(rows)
+        waiters.publish_all(rows)
         news = Committed(tuple(rows))
         sender.tell(news)
         getter.tell(news)
-        if caller is not None and hosts.rules:
-            caller.tell(news)
+        if callback_sender is not None and hosts.rules:
+            callback_sender.tell(news)
         if scaler is not None:
             scaler.tell(news)
 
@@ -191,10 +191,10 @@ async def _start(
     services = settings.services
     registry = await NodeRegistry.load(ledger, clock, watched(settings))
     pauses = await Pauses.load(ledger, clock, lambda: sender.ring())  # noqa: PLW0108  # there is none yet
-    changes = Changes(ledger, feed, written)
+    changes = ChangeStream(ledger, waiters, written)
     getter: Getter
     scaler: AutoScaler | None = None
-    caller: Caller | None = None
+    callback_sender: CallbackSender | None = None
 
     def pool_as_ordered() -> ServicePool:
         pool = ServicePool(services)
@@ -208,7 +208,7 @@ async def _start(
         queue=lambda: QueueManager(services, pauses.reasons),
         pool=pool_as_ordered,
         services=services,
-        chance=chance,
+        rng=rng,
         hand_over=lambda message: getter.tell(message),  # noqa: PLW0108  # there is none yet
         members=registry.members,
         tick=settings.tick_seconds,
@@ -218,14 +218,14 @@ async def _start(
         nodes=nodes,
         addresses=registry.addresses,
         services=services,
-        chance=chance,
+        rng=rng,
         tell_sender=sender.tell,
         tick=settings.tick_seconds,
         lost_after=settings.node_lost_after,
     )
     registry.serve(sender)
     cleaner = Cleaner(ledger=telling, storage=storage, clock=clock, max_age=settings.max_age)
-    supervisor = Supervisor(chance)
+    supervisor = Supervisor(rng)
     # The Sender first: the Getter tells it of the nodes that it finds.
     for actor in (sender, getter, cleaner):
         await nursery.start(supervisor.keep, actor.name, actor.run)
@@ -239,7 +239,7 @@ async def _start(
             limits=[config.limits for config in settings.scaling.values()],
             decide=decide,
             clock=clock,
-            chance=chance,
+            rng=rng,
         )
         nursery.start_soon(supervisor.keep, scaler.name, scaler.run)
 
@@ -258,7 +258,7 @@ async def _start(
         ledger=telling,
         archive=ledger,
         storage=storage,
-        feed=feed,
+        waiters=waiters,
         nodes=nodes,
         services=services,
         why=why,
@@ -282,6 +282,6 @@ async def _start(
         tell=lambda job_id: job_views.told_at_end(api, job_id),
         version=version(),
     )
-    caller = Caller(ledger=SqliteCallbacks(ledger), poster=poster, clock=clock, chance=chance)
-    await nursery.start(supervisor.keep, caller.name, caller.run)
+    callback_sender = CallbackSender(ledger=SqliteCallbacks(ledger), poster=poster, clock=clock, rng=rng)
+    await nursery.start(supervisor.keep, callback_sender.name, callback_sender.run)
     return create_app(api)

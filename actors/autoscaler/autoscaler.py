@@ -2,7 +2,8 @@
 
 On each look it asks the Sender, who owns queue and pool, for the picture of every service, lets the policy
 decide on it, and has the decisions carried out: drains by the Sender itself, so that assigning and draining
-have one order; machines by the `Fleet` of their provider. Every decision is recorded with its reason.
+have one order; machines by the `MachineController` of their provider. Every decision is recorded with its
+reason.
 
 Nothing here is lost by a crash: machines have their records, and what is draining is in the next picture.
 """
@@ -15,8 +16,8 @@ from typing import Any, Final, Protocol
 
 import trio
 
-from actors.autoscaler.machine_controller import Fleet
-from actors.autoscaler.machines import LIVE, Held, MachineBook
+from actors.autoscaler.machine_controller import MachineController
+from actors.autoscaler.machines import LIVE, TrackedMachine, TrackedMachines
 from actors.autoscaler.service_state import ScaledService
 from actors.domain.scaling import (
     DRAINED_BY_SCALING,
@@ -35,7 +36,7 @@ from actors.kernel.actor import Actor, ActorError
 from actors.messages import Committed, DrainNode, ScalingPicture, ScalingStatus, ScalingView, UndrainNode
 from actors.ports.ledger import LedgerError
 from actors.ports.scaling import MachineLedger, Provider
-from actors.ports.world import Chance, Clock
+from actors.ports.world import Clock, Random
 
 log: Final = logging.getLogger("orchestrator.scaling")
 
@@ -51,8 +52,8 @@ class PoolOwner(Protocol):
 class AutoScaler(Actor):
     """See the module. `decide` is the policy; `providers` names the provider of each service in `limits`.
     `pace`: the least time in seconds between two looks, however often it is rung. `adopt_grace`: how long a
-    machine of an earlier life has at least for its node to come back. `fleet` are further settings of
-    `Fleet`."""
+    machine of an earlier life has at least for its node to come back. `controller` are further settings of
+    `MachineController`."""
 
     def __init__(
         self,
@@ -63,12 +64,12 @@ class AutoScaler(Actor):
         limits: Sequence[ScalingLimits],
         decide: Callable[[Snapshot], tuple[Action, ...]],
         clock: Clock,
-        chance: Chance,
+        rng: Random,
         tick: float = 1.0,
         pace: float = 0.2,
         ask_deadline: float = 5.0,
         adopt_grace: float = 60.0,
-        fleet: Mapping[str, Any] | None = None,
+        controller: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__("autoscaler", tick=tick)
         self._owner = owner
@@ -77,11 +78,11 @@ class AutoScaler(Actor):
         self._limits = {one.service: one for one in limits}
         self._decide = decide
         self._clock = clock
-        self._chance = chance
+        self._rng = rng
         self._pace = pace
         self._ask_deadline = ask_deadline
         self._adopt_grace = adopt_grace
-        self._fleet_settings = dict(fleet or {})
+        self._fleet_settings = dict(controller or {})
 
     # ------------------------------------------------------------------ life
 
@@ -91,25 +92,25 @@ class AutoScaler(Actor):
         self._waking = False
         self._ledger_trouble = ""
         self._read = False
-        self._services = {name: ScaledService(limits, self._chance) for name, limits in self._limits.items()}
-        self._book = MachineBook(self._ledger, self._clock, self._chance)
-        self._fleets: dict[str, Fleet] = {}
+        self._services = {name: ScaledService(limits, self._rng) for name, limits in self._limits.items()}
+        self._machines = TrackedMachines(self._ledger, self._clock, self._rng)
+        self._controllers: dict[str, MachineController] = {}
         for name, provider in self._providers.items():
-            fleet = next((one for one in self._fleets.values() if one.provider is provider), None)
-            if fleet is None:
-                fleet = Fleet(
+            controller = next((one for one in self._controllers.values() if one.provider is provider), None)
+            if controller is None:
+                controller = MachineController(
                     provider,
                     [name],
-                    self._book,
-                    chance=self._chance,
+                    self._machines,
+                    rng=self._rng,
                     may_end=self._may_end,
                     boot_failed=lambda service, count: self._services[service].boots_failed(count),
                     changed=self.ring,
                     **self._fleet_settings,
                 )
             else:
-                fleet.services.append(name)
-            self._fleets[name] = fleet
+                controller.services.append(name)
+            self._controllers[name] = controller
 
     async def turn(self) -> None:
         now = trio.current_time()
@@ -132,9 +133,9 @@ class AutoScaler(Actor):
 
     async def _read_machines(self) -> None:
         """No provider is asked before the records are known: what has none would be ended."""
-        await self._book.read()
+        await self._machines.read()
         now = trio.current_time()
-        for held in self._book:
+        for held in self._machines:
             name = held.record.service
             if name not in self._services and not self._take_over(name):
                 log.error(
@@ -145,26 +146,24 @@ class AutoScaler(Actor):
                 continue
             limits = self._services[name].limits
             held.alone_since = max(held.alone_since, now - max(0.0, limits.boot_timeout - self._adopt_grace))
-            await self._book.note(
+            await self._machines.note(
                 name, "adopt", held.record.machine_id or held.token, "made by an earlier life"
             )
         self._read = True
-        for fleet in set(self._fleets.values()):
-            fleet.start(self._nursery)
-            fleet.ring()
+        for controller in set(self._controllers.values()):
+            controller.start(self._nursery)
+            controller.ring()
 
     def _take_over(self, name: str) -> bool:
         """A service that scales no more and has machines: they go once they are idle. With several providers
         nobody knows whose they are."""
-        fleets = set(self._fleets.values())
+        fleets = set(self._controllers.values())
         if len(fleets) != 1:
             return False
-        (fleet,) = fleets
-        fleet.services.append(name)
-        self._fleets[name] = fleet
-        self._services[name] = ScaledService(
-            ScalingLimits(name, max_nodes=0, idle_timeout=60.0), self._chance
-        )
+        (controller,) = fleets
+        controller.services.append(name)
+        self._controllers[name] = controller
+        self._services[name] = ScaledService(ScalingLimits(name, max_nodes=0, idle_timeout=60.0), self._rng)
         return True
 
     # ------------------------------------------------------------------ mail
@@ -186,12 +185,12 @@ class AutoScaler(Actor):
                 return super().answer(message)
 
     def _status(self, name: str, service: ScaledService) -> ServiceScaling:
-        held = self._book.of((name,))
-        fleet = self._fleets[name]
-        trouble = [service.blind, self._ledger_trouble, fleet.trouble, service.boot_trouble]
+        held = self._machines.of((name,))
+        controller = self._controllers[name]
+        trouble = [service.blind, self._ledger_trouble, controller.trouble, service.boot_trouble]
         return ServiceScaling(
             service=name,
-            provider=fleet.provider.name,
+            provider=controller.provider.name,
             limits=service.limits,
             nodes=sum(not node.lost for node in service.view.nodes),
             booting=sum(one.state in BEFORE_NODE for one in held),
@@ -228,22 +227,22 @@ class AutoScaler(Actor):
         now = trio.current_time()
         service.saw(view)
         by_token = {node.machine: node for node in view.nodes if node.machine is not None}
-        for held in self._book.of((name,)):
+        for held in self._machines.of((name,)):
             node = by_token.pop(held.token, None)
             held.in_touch = node is not None and not node.lost and node.heard_at is not None
             if node is None:
                 continue
             held.alone_since = now
             if held.state in BEFORE_NODE:
-                await self._book.move(held, BEFORE_NODE, MachineState.JOINED, node_id=node.node_id)
+                await self._machines.move(held, BEFORE_NODE, MachineState.JOINED, node_id=node.node_id)
             if held.in_touch and not held.came:
                 held.came = True
                 service.boot_went_well()
         for token, node in by_token.items():
-            unknown = token is not None and self._book.get(token) is None
-            if token is not None and unknown and not node.lost and not self._book.was_ended(token):
-                held = await self._book.adopt(token, name, node.node_id)
-                await self._book.note(
+            unknown = token is not None and self._machines.get(token) is None
+            if token is not None and unknown and not node.lost and not self._machines.was_ended(token):
+                held = await self._machines.adopt(token, name, node.node_id)
+                await self._machines.note(
                     name, "adopt", token, f"node {node.node_id} is on it, no record was there"
                 )
         return True
@@ -252,7 +251,7 @@ class AutoScaler(Actor):
 
     async def _scale(self, name: str, service: ScaledService) -> None:
         failed = 0
-        for action in self._decide(service.snapshot(self._book)):
+        for action in self._decide(service.snapshot(self._machines)):
             match action:
                 case Create(count=count, reason=reason):
                     await self._create(name, service, count, reason)
@@ -264,19 +263,19 @@ class AutoScaler(Actor):
                     failed += await self._terminate(name, token, reason)
         if failed:
             service.boots_failed(failed)
-            await self._book.note(name, "hold", f"{failed} boots", service.boot_trouble)
+            await self._machines.note(name, "hold", f"{failed} boots", service.boot_trouble)
 
     async def _create(self, name: str, service: ScaledService, count: int, reason: str) -> None:
         wanted = 0
         try:
             for _ in range(count):
-                await self._book.want(name, reason)
+                await self._machines.want(name, reason)
                 wanted += 1
         finally:
             if wanted:
                 service.grown_at = trio.current_time()
-                self._fleets[name].ring()
-        await self._book.note(name, "create", f"{count} nodes" if count > 1 else "1 node", reason)
+                self._controllers[name].ring()
+        await self._machines.note(name, "create", f"{count} nodes" if count > 1 else "1 node", reason)
 
     async def _order(self, name: str, action: str, order: object, node_id: str, reason: str) -> None:
         try:
@@ -285,23 +284,23 @@ class AutoScaler(Actor):
             log.info("%s of node %s is decided anew: %s", action, node_id, error)
             return
         if done:
-            await self._book.note(name, action, node_id, reason.removeprefix(DRAINED_BY_SCALING))
+            await self._machines.note(name, action, node_id, reason.removeprefix(DRAINED_BY_SCALING))
 
     async def _terminate(self, name: str, token: str, reason: str) -> int:
         """How many boots that was a failure of."""
-        held = self._book.get(token)
+        held = self._machines.get(token)
         if held is None:
             return 0
-        if not await self._book.move(held, LIVE, MachineState.ENDING, reason=reason):
+        if not await self._machines.move(held, LIVE, MachineState.ENDING, reason=reason):
             return 0
-        self._fleets[name].ring()
-        await self._book.note(name, "terminate", held.record.machine_id or token, reason)
+        self._controllers[name].ring()
+        await self._machines.note(name, "terminate", held.record.machine_id or token, reason)
         return 0 if held.came else 1
 
-    async def _may_end(self, some: Sequence[Held]) -> Sequence[Held]:
+    async def _may_end(self, some: Sequence[TrackedMachine]) -> Sequence[TrackedMachine]:
         """Those that may be ended at this moment, by a picture that is newer than the decision. The others
         are decided on anew."""
-        may: list[Held] = []
+        may: list[TrackedMachine] = []
         for name in {one.record.service for one in some}:
             view = await self._picture(name)
             nodes = {node.machine: node for node in view.nodes if node.machine is not None}
@@ -309,12 +308,14 @@ class AutoScaler(Actor):
                 reason = self._why_not(held, nodes.get(held.token))
                 if not reason:
                     may.append(held)
-                elif await self._book.move(held, (MachineState.ENDING,), MachineState.JOINED, reason=reason):
-                    await self._book.note(name, "keep", held.record.machine_id or held.token, reason)
+                    continue
+                back = (MachineState.ENDING,), MachineState.JOINED
+                if await self._machines.move(held, *back, reason=reason):
+                    await self._machines.note(name, "keep", held.record.machine_id or held.token, reason)
                     self.ring()
         return may
 
-    def _why_not(self, held: Held, node: NodeFact | None) -> str:
+    def _why_not(self, held: TrackedMachine, node: NodeFact | None) -> str:
         if node is None:
             # Its node may be missing only because the Sender begins anew; one that never came cannot be.
             alone = trio.current_time() - held.alone_since

@@ -23,13 +23,13 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from actors.autoscaler.machines import LIVE, Held, MachineBook
+from actors.autoscaler.machines import LIVE, TrackedMachine, TrackedMachines
 from actors.domain.scaling import Machine, MachineState
 from actors.kernel.actor import ActorError, Doorbell
 from actors.kernel.backoff import Backoff
 from actors.ports.ledger import LedgerError
 from actors.ports.scaling import Provider, ProviderError
-from actors.ports.world import Chance
+from actors.ports.world import Random
 
 log: Final = logging.getLogger("orchestrator.scaling")
 
@@ -38,7 +38,7 @@ AT_ONCE: Final = 50
 """Machines that one call ends."""
 
 
-class Fleet:
+class MachineController:
     """See the module. `boot_failed` is told of a machine that went away before its node came; `changed` that
     there is something new to see. `creates_at_once`: how many machines are asked for at the same time; lists
     and terminations go one after the other."""
@@ -47,10 +47,10 @@ class Fleet:
         self,
         provider: Provider,
         services: Sequence[str],
-        book: MachineBook,
+        book: TrackedMachines,
         *,
-        chance: Chance,
-        may_end: Callable[[Sequence[Held]], Awaitable[Sequence[Held]]],
+        rng: Random,
+        may_end: Callable[[Sequence[TrackedMachine]], Awaitable[Sequence[TrackedMachine]]],
         boot_failed: Callable[[str, int], None],
         changed: Callable[[], None],
         deadline: float = 120.0,
@@ -62,7 +62,7 @@ class Fleet:
     ) -> None:
         self.provider = provider
         self.services = list(services)
-        self._book = book
+        self._machines = book
         self._may_end = may_end
         self._boot_failed = boot_failed
         self._changed = changed
@@ -72,9 +72,9 @@ class Fleet:
         self._gone_after = gone_after
         self._creates_at_once = creates_at_once
         self._orphan_grace = orphan_grace
-        self._creating = _Kind("create", chance)
-        self._listing = _Kind("list", chance)
-        self._ending = _Kind("terminate", chance)
+        self._creating = _CallState("create", rng)
+        self._listing = _CallState("list", rng)
+        self._ending = _CallState("terminate", rng)
         self._list_lock = trio.Lock()
         self._orphans: dict[str, tuple[Machine, float]] = {}
 
@@ -104,7 +104,7 @@ class Fleet:
             await kind.pause()
             wanted = [
                 one
-                for one in self._book.of(self.services)
+                for one in self._machines.of(self.services)
                 if one.state is MachineState.WANTED and not one.creating
             ]
             if not wanted:
@@ -120,7 +120,7 @@ class Fleet:
                 held.creating = False
             self._changed()
 
-    async def _create(self, held: Held) -> None:
+    async def _create(self, held: TrackedMachine) -> None:
         found = await self._find(held) if held.asked else None
         if found is None:
             if held.state is not MachineState.WANTED:
@@ -131,9 +131,9 @@ class Fleet:
             except ProviderError as error:
                 held.asked = earlier or not error.certain
                 raise
-        await self._book.identify(held, found.machine_id)
+        await self._machines.identify(held, found.machine_id)
 
-    async def _find(self, held: Held) -> Machine | None:
+    async def _find(self, held: TrackedMachine) -> Machine | None:
         """The machine that an earlier request may have made."""
         machines = await self._list()
         return next((one for one in machines if one.token == held.token), None)
@@ -145,12 +145,12 @@ class Fleet:
         while True:
             await kind.pause()
             await kind.attempt(self._list())
-            doubtful = any(one.missed or self._is_unknown(one) for one in self._book.of(self.services))
+            doubtful = any(one.missed or self._is_unknown(one) for one in self._machines.of(self.services))
             wait = min(self._list_every, self._gone_after / self._gone_answers) if doubtful else None
             with trio.move_on_after(self._list_every if wait is None else wait):
                 await kind.bell.wait()
 
-    def _is_unknown(self, held: Held) -> bool:
+    def _is_unknown(self, held: TrackedMachine) -> bool:
         """To be ended, and the provider's name of it is not known, if it exists at all."""
         return held.state is MachineState.ENDING and held.record.machine_id is None
 
@@ -166,26 +166,26 @@ class Fleet:
         for machine in machines:
             by_token.setdefault(machine.token, []).append(machine)
         for token, found in by_token.items():
-            held = self._book.get(token)
+            held = self._machines.get(token)
             if held is None:
-                if not self._book.was_ended(token):
+                if not self._machines.was_ended(token):
                     self._are_orphans(found, "it has no record")
                 continue
             ours = next((one for one in found if one.machine_id == held.record.machine_id), found[0])
             held.missed = 0
             if held.record.machine_id is None or held.record.machine_id not in {m.machine_id for m in found}:
-                await self._book.identify(held, ours.machine_id)
+                await self._machines.identify(held, ours.machine_id)
             doubles = [one for one in found if one.machine_id != ours.machine_id]
             self._are_orphans(doubles, "made twice for one request")
-        for held in self._book.of(self.services):
+        for held in self._machines.of(self.services):
             # An answer says nothing of what came into being while it was on its way.
             if held.token not in by_token and held.known_at < began and not held.creating:
                 await self._is_missed(held, began)
-        ending = [one for one in self._book.of(self.services) if one.state is MachineState.ENDING]
+        ending = [one for one in self._machines.of(self.services) if one.state is MachineState.ENDING]
         if any(not self._is_unknown(one) for one in ending):
             self._ending.bell.ring()
 
-    async def _is_missed(self, held: Held, began: float) -> None:
+    async def _is_missed(self, held: TrackedMachine, began: float) -> None:
         if held.state is MachineState.WANTED or (held.record.machine_id is None and not held.asked):
             return
         if not held.missed:
@@ -196,8 +196,10 @@ class Fleet:
             return
         booting = held.state is MachineState.BOOTING
         reason = f"{self.provider.name} has not known it for {began - held.missed_since:.0f} s"
-        if await self._book.move(held, (*LIVE, MachineState.ENDING), MachineState.ENDED, reason=reason):
-            await self._book.note(held.record.service, "gone", held.record.machine_id or held.token, reason)
+        if await self._machines.move(held, (*LIVE, MachineState.ENDING), MachineState.ENDED, reason=reason):
+            await self._machines.note(
+                held.record.service, "gone", held.record.machine_id or held.token, reason
+            )
             if booting:
                 self._boot_failed(held.record.service, 1)
             self._changed()
@@ -223,22 +225,22 @@ class Fleet:
                 await kind.bell.wait()
 
     async def _end_some(self) -> None:
-        ending = [one for one in self._book.of(self.services) if one.state is MachineState.ENDING]
+        ending = [one for one in self._machines.of(self.services) if one.state is MachineState.ENDING]
         for held in ending:
             if held.record.machine_id is None and not held.asked and not held.creating:
-                await self._book.move(held, (MachineState.ENDING,), MachineState.ENDED)
+                await self._machines.move(held, (MachineState.ENDING,), MachineState.ENDED)
         known = [one for one in ending if one.record.machine_id is not None]
         for start in range(0, len(known), AT_ONCE):
             await self._end(await self._may_end(known[start : start + AT_ONCE]))
         await self._end_orphans()
 
-    async def _end(self, some: Sequence[Held]) -> None:
+    async def _end(self, some: Sequence[TrackedMachine]) -> None:
         if not some:
             return
         ids = [one.record.machine_id for one in some if one.record.machine_id is not None]
         await self._call(self.provider.terminate(ids))
         for held in some:
-            await self._book.move(held, (MachineState.ENDING,), MachineState.ENDED)
+            await self._machines.move(held, (MachineState.ENDING,), MachineState.ENDED)
         self._changed()
 
     async def _end_orphans(self) -> None:
@@ -253,11 +255,11 @@ class Fleet:
         for machine in some:
             self._orphans.pop(machine.machine_id, None)
             reason = "the provider has it and no record wants it"
-            await self._book.note(machine.service, "terminate", machine.machine_id, reason)
+            await self._machines.note(machine.service, "terminate", machine.machine_id, reason)
 
     def _is_orphan(self, machine: Machine) -> bool:
         """Without a record, or a second one for its record."""
-        held = self._book.get(machine.token)
+        held = self._machines.get(machine.token)
         return held is None or held.record.machine_id not in (None, machine.machine_id)
 
     # ------------------------------------------------------------------
@@ -268,14 +270,14 @@ class Fleet:
         raise ProviderError(f"no answer within {self._deadline:g} s")
 
 
-class _Kind:
+class _CallState:
     """One kind of call: its bell, its delays after errors, its trouble."""
 
-    def __init__(self, name: str, chance: Chance) -> None:
+    def __init__(self, name: str, rng: Random) -> None:
         self.name = name
         self.bell = Doorbell()
         self.trouble = ""
-        self._backoff = Backoff(chance, first=1.0, most=30.0)
+        self._backoff = Backoff(rng, first=1.0, most=30.0)
         self._not_before = 0.0
 
     async def pause(self) -> None:

@@ -17,7 +17,7 @@ import trio
 from actors.domain.scaling import DecisionRecord, MachineRecord, MachineState
 from actors.ports.ledger import LedgerError
 from actors.ports.scaling import MachineLedger
-from actors.ports.world import Chance, Clock
+from actors.ports.world import Clock, Random
 
 log: Final = logging.getLogger("orchestrator.scaling")
 
@@ -27,7 +27,7 @@ ENDED_LATELY: Final = 600.0
 
 
 @dataclass(slots=True)
-class Held:
+class TrackedMachine:
     """One machine. `alone_since`: since when it has no node in the pool. `known_at`: since when the provider
     has it. `asked`: the provider may have been asked to make it. `creating`: it is being asked. `came`: its
     node was in touch once; `in_touch`: it is now. `missed` and `missed_since`: how many answers in a row did
@@ -53,24 +53,24 @@ class Held:
         return self.record.state
 
 
-class MachineBook:
+class TrackedMachines:
     """All machines of this orchestrator that are not ENDED."""
 
-    def __init__(self, ledger: MachineLedger, clock: Clock, chance: Chance) -> None:
+    def __init__(self, ledger: MachineLedger, clock: Clock, rng: Random) -> None:
         self._ledger = ledger
         self._clock = clock
-        self._chance = chance
-        self._held: dict[str, Held] = {}
+        self._rng = rng
+        self._held: dict[str, TrackedMachine] = {}
         self._ended: dict[str, float] = {}
 
-    def __iter__(self) -> Iterator[Held]:
+    def __iter__(self) -> Iterator[TrackedMachine]:
         return iter(list(self._held.values()))
 
-    def of(self, services: Iterable[str]) -> list[Held]:
+    def of(self, services: Iterable[str]) -> list[TrackedMachine]:
         """Oldest first."""
         return [one for one in self._held.values() if one.record.service in services]
 
-    def get(self, token: str) -> Held | None:
+    def get(self, token: str) -> TrackedMachine | None:
         return self._held.get(token)
 
     async def read(self) -> None:
@@ -79,24 +79,24 @@ class MachineBook:
         for record in await self._ledger.machines():
             self._adopt(record, age=max(0.0, self._clock.now() - record.requested_at))
 
-    async def adopt(self, token: str, service: str, node_id: str) -> Held:
+    async def adopt(self, token: str, service: str, node_id: str) -> TrackedMachine:
         """A machine of ours whose node is in the pool and that has no record (an older ledger was
         restored)."""
         record = MachineRecord(token, service, MachineState.JOINED, self._clock.now(), node_id=node_id)
         await self._ledger.put_machine(record)
         return self._adopt(record, age=0.0)
 
-    async def want(self, service: str, reason: str) -> Held:
+    async def want(self, service: str, reason: str) -> TrackedMachine:
         """One more machine, to be made. Raises `LedgerError`."""
-        token = f"{self._chance.getrandbits(128):032x}"
+        token = f"{self._rng.getrandbits(128):032x}"
         record = MachineRecord(token, service, MachineState.WANTED, self._clock.now(), reason=reason)
         await self._ledger.put_machine(record)
-        held = self._held[token] = Held(record, trio.current_time(), trio.current_time())
+        held = self._held[token] = TrackedMachine(record, trio.current_time(), trio.current_time())
         return held
 
     async def move(
         self,
-        held: Held,
+        held: TrackedMachine,
         sources: Iterable[MachineState],
         target: MachineState,
         *,
@@ -120,7 +120,7 @@ class MachineBook:
                 self._ended[held.token] = trio.current_time()
             return True
 
-    async def identify(self, held: Held, machine_id: str) -> None:
+    async def identify(self, held: TrackedMachine, machine_id: str) -> None:
         """The provider has it, under this name. Raises `LedgerError`."""
         async with held.lock:
             if held.record.machine_id == machine_id:
@@ -148,9 +148,9 @@ class MachineBook:
         except LedgerError as error:
             log.warning("a decision of scaling could not be recorded: %s", error)
 
-    def _adopt(self, record: MachineRecord, *, age: float) -> Held:
+    def _adopt(self, record: MachineRecord, *, age: float) -> TrackedMachine:
         now = trio.current_time()
         came = record.node_id is not None
-        held = Held(record, alone_since=now - age, known_at=now, asked=True, came=came)
+        held = TrackedMachine(record, alone_since=now - age, known_at=now, asked=True, came=came)
         self._held[record.token] = held
         return held

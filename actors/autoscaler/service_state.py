@@ -9,11 +9,11 @@ from typing import Final
 import trio
 
 from actors.autoscaler.demand import Peak, RunTimes
-from actors.autoscaler.machines import MachineBook
+from actors.autoscaler.machines import TrackedMachines
 from actors.domain.scaling import MachineFact, MachineState, NodeFact, ScalingLimits, Snapshot
 from actors.kernel.backoff import Backoff
 from actors.messages import ScalingView
-from actors.ports.world import Chance
+from actors.ports.world import Random
 
 log: Final = logging.getLogger("orchestrator.scaling")
 
@@ -21,14 +21,14 @@ log: Final = logging.getLogger("orchestrator.scaling")
 class ScaledService:
     """`blind`: why it cannot be seen now. `grown_at`: when a machine was last wanted, monotonic."""
 
-    def __init__(self, limits: ScalingLimits, chance: Chance) -> None:
+    def __init__(self, limits: ScalingLimits, rng: Random) -> None:
         self.limits = limits
         self.times = RunTimes()
         self.view = ScalingView(0, 0.0, 0)
         self.grown_at: float | None = None
         self.blind = ""
         self._peak = Peak(limits.idle_timeout, trio.current_time())
-        self._patience = Backoff(chance, first=limits.boot_backoff, most=limits.boot_backoff_most)
+        self._patience = Backoff(rng, first=limits.boot_backoff, most=limits.boot_backoff_most)
         self._failed = 0
         self._hold_until = 0.0
 
@@ -65,7 +65,7 @@ class ScaledService:
 
     # ------------------------------------------------------------------ for the policy
 
-    def snapshot(self, book: MachineBook) -> Snapshot:
+    def snapshot(self, book: TrackedMachines) -> Snapshot:
         """A machine that is ending has no node any more, as far as decisions go."""
         now = trio.current_time()
         nodes = tuple(
@@ -92,7 +92,7 @@ class ScaledService:
             peak_demand=self._peak.most(now),
         )
 
-    def _as_decided_on(self, book: MachineBook, node: NodeFact) -> NodeFact | None:
+    def _as_decided_on(self, book: TrackedMachines, node: NodeFact) -> NodeFact | None:
         if node.machine is None:
             return node
         held = book.get(node.machine)

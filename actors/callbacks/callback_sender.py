@@ -1,4 +1,4 @@
-"""The Caller: tells whoever asked for it that a job has ended.
+"""The CallbackSender: tells whoever asked for it that a job has ended.
 
 The end of a job writes its callback into the ledger in the same step, and it stays there until it was
 delivered or given up: a crash at any point loses none. One that was delivered, but not recorded, is sent
@@ -16,23 +16,23 @@ from typing import Final
 
 import trio
 
-from actors.callbacks.delivery_queue import Turn, Turns, Want
+from actors.callbacks.delivery_queue import Delivery, DeliveryQueue, PendingCallback
 from actors.domain.status import ENDED
 from actors.kernel.actor import Actor
 from actors.kernel.backoff import Backoff
-from actors.ledger_cursor import LedgerPause
+from actors.ledger_cursor import LedgerBackoff
 from actors.messages import Committed
 from actors.ports.callbacks import (
     Callback,
     CallbackLedger,
     CallbackStatus,
+    DeliveryOutcome,
     PostAnswer,
     Poster,
     PostResult,
-    Tried,
 )
 from actors.ports.ledger import LedgerError
-from actors.ports.world import Chance, Clock
+from actors.ports.world import Clock, Random
 
 log: Final = logging.getLogger("orchestrator.caller")
 
@@ -41,7 +41,8 @@ DELAYS: Final = (5.0, 30.0, 120.0, 600.0, 3600.0)
 
 DAY: Final = 86_400.0
 PATIENCE: Final = 3600.0
-"""Seconds that a callback is tried for in any life of the Caller, however old the wall clock says it is."""
+"""Seconds that a callback is tried for in any life of the CallbackSender, however old the wall clock says it
+is."""
 
 PAGE: Final = 500
 
@@ -49,7 +50,7 @@ _RECORDING: Final = 2.0
 """Seconds that the recording of a try may go on while the server stops."""
 
 
-class Caller(Actor):
+class CallbackSender(Actor):
     """See the module. `tick`: seconds after which it looks for callbacks that no message told of."""
 
     def __init__(
@@ -58,24 +59,24 @@ class Caller(Actor):
         ledger: CallbackLedger,
         poster: Poster,
         clock: Clock,
-        chance: Chance,
+        rng: Random,
         tick: float = 60.0,
     ) -> None:
         super().__init__("caller", tick=tick)
         self._ledger = ledger
         self._poster = poster
         self._clock = clock
-        self._chance = chance
+        self._rng = rng
         self._look_every = tick
 
     async def begin(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        self._turns = Turns()
+        self._deliveries = DeliveryQueue()
         self._read_to = 0
         self._read_at = 0.0
         self._unread = True
         self._dropped_seen = self.dropped
-        self._pause = LedgerPause(self._chance, log)
+        self._pause = LedgerBackoff(self._rng, log)
 
     def receive(self, message: object) -> None:
         if not isinstance(message, Committed):
@@ -89,9 +90,9 @@ class Caller(Actor):
             self._unread = True
         now = trio.current_time()
         if (self._unread or now >= self._read_at + self._look_every) and not self._pause.lasts:
-            with self._pause.heeded():
+            with self._pause.guard():
                 await self._read_new()
-        for turn in self._turns.begin(trio.current_time()):
+        for turn in self._deliveries.begin(trio.current_time()):
             self._nursery.start_soon(self._call, turn)
         self._set_tick()
 
@@ -101,8 +102,8 @@ class Caller(Actor):
         wake = self._read_at + self._look_every
         if self._pause.lasts:
             wake = min(wake, now + 1.0)
-        if self._turns.next_alarm is not None:
-            wake = min(wake, self._turns.next_alarm)
+        if self._deliveries.next_alarm is not None:
+            wake = min(wake, self._deliveries.next_alarm)
         self.tick = max(0.0, wake - now)
 
     # ------------------------------------------------------------------ what is wanted
@@ -127,20 +128,22 @@ class Caller(Actor):
         delay = min(max(callback.next_at - wall, 0.0), DELAYS[-1])
         age = max(wall - callback.since, 0.0)
         deadline, late = now + max(DAY - age, PATIENCE), now + max(2 * DAY - age, PATIENCE)
-        self._turns.add(Want(now + delay, callback.seq, callback, deadline, late, callback.tries), now)
+        self._deliveries.add(
+            PendingCallback(now + delay, callback.seq, callback, deadline, late, callback.tries), now
+        )
 
     # ------------------------------------------------------------------ a try
 
-    async def _call(self, turn: Turn) -> None:
+    async def _call(self, turn: Delivery) -> None:
         began = trio.current_time()
         answer = await self._posted(turn.want.callback)
-        self._turns.learn(turn, answer, trio.current_time() - began)
+        self._deliveries.learn(turn, answer, trio.current_time() - began)
         turn.want.tries += 1
         let_go = self._rested(turn, answer)
         tried = self._judged(turn.want, answer)
         for each in (tried, *let_go):
             await self._record(each)
-        self._turns.end(turn, trio.current_time(), again=tried.status is CallbackStatus.PENDING)
+        self._deliveries.end(turn, trio.current_time(), again=tried.status is CallbackStatus.PENDING)
         self.ring()
 
     async def _posted(self, callback: Callback) -> PostAnswer:
@@ -152,33 +155,35 @@ class Caller(Actor):
             reason = f"it could not be sent: {type(error).__name__}"
             return PostAnswer(PostResult.FAILED, reason, connected=False)
 
-    def _rested(self, turn: Turn, answer: PostAnswer) -> Sequence[Tried]:
+    def _rested(self, turn: Delivery, answer: PostAnswer) -> Sequence[DeliveryOutcome]:
         """Let the receiver rest if it asked for that. What is given up by that is to be recorded."""
         if answer.retry_after is None:
             return ()
         now = trio.current_time()
-        let_go = self._turns.rest(turn.receiver, now + min(answer.retry_after, DELAYS[-1]), now)
+        let_go = self._deliveries.rest(turn.receiver, now + min(answer.retry_after, DELAYS[-1]), now)
         return [_given_up(want, "its receiver asked to be left alone") for want in let_go]
 
-    def _judged(self, want: Want, answer: PostAnswer) -> Tried:
+    def _judged(self, want: PendingCallback, answer: PostAnswer) -> DeliveryOutcome:
         """What is to be recorded. What is to be tried again is due then."""
         job_id, now = want.callback.job_id, trio.current_time()
         if answer.result is PostResult.DELIVERED:
-            return Tried(job_id, CallbackStatus.DELIVERED, want.tries)
+            return DeliveryOutcome(job_id, CallbackStatus.DELIVERED, want.tries)
         if answer.result is PostResult.GONE or now >= want.last:
             return _given_up(want, answer.reason)
-        delay = DELAYS[min(want.tries, len(DELAYS)) - 1] * (0.8 + 0.4 * self._chance.random())
+        delay = DELAYS[min(want.tries, len(DELAYS)) - 1] * (0.8 + 0.4 * self._rng.random())
         delay = min(delay, want.last - now)
         if answer.retry_after is not None:
             delay = max(delay, min(answer.retry_after, DELAYS[-1]))
         want.due = now + delay
         if want.tries == 1:
             log.warning("the callback of job %d failed, and is tried again: %s", job_id, answer.reason)
-        return Tried(job_id, CallbackStatus.PENDING, want.tries, answer.reason, self._clock.now() + delay)
+        return DeliveryOutcome(
+            job_id, CallbackStatus.PENDING, want.tries, answer.reason, self._clock.now() + delay
+        )
 
-    async def _record(self, tried: Tried) -> None:
+    async def _record(self, tried: DeliveryOutcome) -> None:
         """Keeps its place until the ledger has it: a ledger that is out of order stops the calling, too."""
-        backoff = Backoff(self._chance, first=0.5, most=30.0)
+        backoff = Backoff(self._rng, first=0.5, most=30.0)
         while True:
             # What the receiver has taken is noted although the server stops.
             with trio.CancelScope(shield=True), trio.move_on_after(_RECORDING):
@@ -190,7 +195,7 @@ class Caller(Actor):
             await trio.sleep(backoff.next())
 
 
-def _given_up(want: Want, reason: str) -> Tried:
+def _given_up(want: PendingCallback, reason: str) -> DeliveryOutcome:
     callback = want.callback
     log.error(
         "the callback of job %d to %s is given up after %d tries: %s",
@@ -199,4 +204,4 @@ def _given_up(want: Want, reason: str) -> Tried:
         want.tries,
         reason,
     )
-    return Tried(callback.job_id, CallbackStatus.GIVEN_UP, want.tries, reason)
+    return DeliveryOutcome(callback.job_id, CallbackStatus.GIVEN_UP, want.tries, reason)

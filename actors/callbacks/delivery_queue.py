@@ -35,7 +35,7 @@ FEW: Final = 3
 
 
 @dataclass(order=True, slots=True)
-class Want:
+class PendingCallback:
     """A callback in hand. It is given up after `deadline`, or after `late` if it had few tries until then."""
 
     due: float
@@ -94,7 +94,7 @@ class Receiver:
 
     key: str
     host: _Host
-    waiting: list[Want] = field(default_factory=list)
+    waiting: list[PendingCallback] = field(default_factory=list)
     active: int = 0
     well: bool = False
     sick: bool = False
@@ -116,16 +116,16 @@ class Receiver:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Delivery:
     """A try that has its place. `sick` and `ill` are as the receiver was when it began."""
 
     receiver: Receiver
-    want: Want
+    want: PendingCallback
     sick: bool
     ill: bool
 
 
-class Turns:
+class DeliveryQueue:
     """See the module. All times are monotonic."""
 
     def __init__(self) -> None:
@@ -148,12 +148,12 @@ class Turns:
         """How many hosts and receivers something is known of."""
         return len(self._hosts) + len(self._receivers)
 
-    def add(self, want: Want, now: float) -> None:
+    def add(self, want: PendingCallback, now: float) -> None:
         receiver = self._receiver(want.callback.url)
         heappush(receiver.waiting, want)
         self._consider(receiver, now)
 
-    def begin(self, now: float) -> Iterator[Turn]:
+    def begin(self, now: float) -> Iterator[Delivery]:
         """Those that can begin now; each has its place until `end`."""
         while self._alarms and self._alarms[0][0] <= now:
             when, _, receiver = heappop(self._alarms)
@@ -179,7 +179,7 @@ class Turns:
             self._consider(receiver, now)
             self._unpark(host)
 
-    def learn(self, turn: Turn, answer: PostAnswer, took: float) -> None:
+    def learn(self, turn: Delivery, answer: PostAnswer, took: float) -> None:
         """What a try, which took so many seconds, says of its receiver and its host."""
         receiver, host, quick = turn.receiver, turn.receiver.host, took < SLOW
         if not answer.connected or not (quick or receiver.sick):
@@ -190,7 +190,7 @@ class Turns:
             receiver.well = quick and answer.result is not PostResult.FAILED
             receiver.sick = not receiver.well
 
-    def rest(self, receiver: Receiver, until: float, now: float) -> Sequence[Want]:
+    def rest(self, receiver: Receiver, until: float, now: float) -> Sequence[PendingCallback]:
         """Nothing is sent to it before `until`. Of those that wait for it, the ones whose time is over are
         let go and given back: else all of them would have their last try once the rest is over."""
         receiver.rests_until = max(receiver.rests_until, until)
@@ -199,7 +199,7 @@ class Turns:
         heapify(receiver.waiting)
         return let_go
 
-    def end(self, turn: Turn, now: float, *, again: bool) -> None:
+    def end(self, turn: Delivery, now: float, *, again: bool) -> None:
         """The try is over; `again`: its callback is wanted again when it is due."""
         receiver, host = turn.receiver, turn.receiver.host
         if again:
@@ -226,8 +226,8 @@ class Turns:
             self._receivers[key] = Receiver(key, host)
         return self._receivers[key]
 
-    def _begun(self, receiver: Receiver) -> Turn:
-        turn = Turn(receiver, heappop(receiver.waiting), receiver.sick, receiver.ill)
+    def _begun(self, receiver: Receiver) -> Delivery:
+        turn = Delivery(receiver, heappop(receiver.waiting), receiver.sick, receiver.ill)
         receiver.active += 1
         receiver.host.active += 1
         receiver.host.active_sick += turn.sick

@@ -11,7 +11,7 @@ from actors.domain.status import Status
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class Transition:
     """Take a job from `source` to `target`, if it is still there under attempt `key` (None: not compared).
 
     `attempt` starts a new attempt with it (Queued to Processing). `attempt_state` moves the attempt `key`.
@@ -49,7 +49,7 @@ class MoveAttempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class SetMessage:
     """Say in the job's message what it waits for, while attempt `key` is current. Changes no status."""
 
     job_id: int
@@ -58,7 +58,7 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class TellProgress:
+class SetProgress:
     """What the script says of its progress, while attempt `key` is current. `fraction` is 0 to 1, or None.
     Changes no status, and is no line of history."""
 
@@ -68,10 +68,10 @@ class TellProgress:
     message: str = ""
 
 
-Change = Move | RecordEnd | MoveAttempt | Note | TellProgress
+Change = Transition | RecordEnd | MoveAttempt | SetMessage | SetProgress
 
 
-class Outcome(StrEnum):
+class ChangeResult(StrEnum):
     """DONE: committed. STALE: the row is no longer as the change expected; nothing changed. REFUSED: the
     table or the order to terminate forbids it; nothing changed."""
 
@@ -81,11 +81,11 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class ChangeAnswer:
     """The answer to one change: what became of it, and the job's row after it (None for MoveAttempt or a
     job that does not exist)."""
 
-    outcome: Outcome
+    outcome: ChangeResult
     job: Job | None = None
 
 

@@ -38,6 +38,6 @@ def to_labels(requires: str) -> Mapping[str, str]:
     return {name: value for name, _, value in (each.partition("=") for each in requires.split(","))}
 
 
-def fits(requires: str, labels: Mapping[str, str]) -> bool:
+def satisfies(requires: str, labels: Mapping[str, str]) -> bool:
     """Whether a node with these labels has what is required."""
     return all(name in labels and value in ("", labels[name]) for name, value in to_labels(requires).items())

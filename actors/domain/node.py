@@ -41,7 +41,7 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class StreamPosition:
     """A place in a node's life: comparable only within one incarnation."""
 
     incarnation: str

@@ -3,13 +3,13 @@ actors that may find it out."""
 
 from __future__ import annotations
 
-from actors.domain.changes import Move
+from actors.domain.changes import Transition
 from actors.domain.job import AttemptState, Job
 from actors.domain.service import ServiceLimits
 from actors.domain.status import Status
 
 
-def after_loss(
+def requeue_or_fail(
     job: Job,
     limits: ServiceLimits | None,
     reason: str,
@@ -17,7 +17,7 @@ def after_loss(
     state: AttemptState,
     spent: bool = False,
     retry: bool | None = None,
-) -> Move:
+) -> Transition:
     """The move for `job`, whose current attempt will give no result because of `reason`.
 
     `state` is what the attempt becomes; `spent` counts it as one that may have run (it was not counted yet).
@@ -27,8 +27,8 @@ def after_loss(
     used = job.attempts_used + (1 if spent else 0)
     again = (limits is not None and limits.on_node_lost == "requeue") if retry is None else retry
 
-    def move(target: Status, why: str) -> Move:
-        return Move(job.id, job.status, target, why, key=key, attempt_state=state, spent=spent)
+    def move(target: Status, why: str) -> Transition:
+        return Transition(job.id, job.status, target, why, key=key, attempt_state=state, spent=spent)
 
     if job.terminate_requested:
         verified = "" if state is AttemptState.OVER else "; that nothing of it runs could not be verified"

@@ -2,7 +2,7 @@
 
 It owns Submitted, Prepared, Running and Locked, and the duty to have each finished attempt released by its
 node. It mirrors what each node tells (a picture, then changes) and compares it with the jobs it owns:
-`next_step` says what one job needs now, whatever happened before. So an event that comes early, late, twice
+`reconcile` says what one job needs now, whatever happened before. So an event that comes early, late, twice
 or never does no harm, and a restart begins by evaluating what the ledger holds.
 """
 
@@ -15,37 +15,45 @@ from typing import Final
 
 import trio
 
-from actors.domain.changes import Change, Move, MoveAttempt, Note, Outcome
+from actors.domain.changes import Change, ChangeResult, MoveAttempt, SetMessage, Transition
 from actors.domain.job import Attempt, AttemptState, Job
 from actors.domain.node import NodeAddress, NodeRef, PayloadView
 from actors.domain.service import ServiceLimits
 from actors.domain.status import ON_NODE, Status
-from actors.getter.liveness import Watching
-from actors.getter.outbox import Decided
-from actors.getter.reconcile import Followed, Need, Step, Tracked, failed, next_step, results_size
+from actors.getter.liveness import LivenessMonitor
+from actors.getter.outbox import Outbox
+from actors.getter.reconcile import (
+    Need,
+    NextAction,
+    NodeMirror,
+    TrackedAttempt,
+    failed,
+    reconcile,
+    results_size,
+)
 from actors.kernel.actor import Actor
-from actors.ledger_cursor import LedgerPause, Rows
+from actors.ledger_cursor import LedgerBackoff, LedgerCursor
 from actors.messages import AttemptHanded, Committed, NodeSeen
 from actors.ports.ledger import Ledger
 from actors.ports.nodes import (
+    AttemptLookup,
     Beat,
     CollectAnswer,
     CollectResult,
     Dispatch,
-    Look,
-    LookResult,
+    LookupResult,
     NodeEvent,
     Nodes,
     PayloadChanged,
     PayloadGone,
     Picture,
 )
-from actors.ports.world import Chance
+from actors.ports.world import Random
 from actors.request_batcher import Tools
 
 log: Final = logging.getLogger("orchestrator.getter")
 
-OWED_AGAIN: Final = 10.0
+UNRELEASED_AGAIN: Final = 10.0
 """Seconds after which the ledger is asked again what has to be released, in case a message was lost."""
 
 
@@ -60,7 +68,7 @@ class Getter(Actor):
         nodes: Nodes,
         addresses: Callable[[], Sequence[NodeAddress]],
         services: Mapping[str, ServiceLimits],
-        chance: Chance,
+        rng: Random,
         tell_sender: Callable[[object], None],
         tick: float = 0.5,
         suspect_after: float = 3.0,
@@ -72,7 +80,7 @@ class Getter(Actor):
         self._client = nodes
         self._addresses = addresses
         self._services = services
-        self._chance = chance
+        self._rng = rng
         self._tell_sender = tell_sender
         self._suspect_after = suspect_after
         self._lost_after = lost_after
@@ -82,20 +90,20 @@ class Getter(Actor):
 
     async def begin(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        self._nodes: dict[str, Followed] = {}
-        self._tracked: dict[str, Tracked] = {}
+        self._nodes: dict[str, NodeMirror] = {}
+        self._tracked: dict[str, TrackedAttempt] = {}
         self._keys: dict[int, str] = {}
         self._sending: set[int] = set()
-        self._rows = Rows(self._ledger, self.tick)
-        self._decided = Decided(self._ledger)
+        self._cursor = LedgerCursor(self._ledger, self.tick)
+        self._outbox = Outbox(self._ledger)
         self._marks: dict[str, AttemptHanded] = {}
-        self._owed: dict[str, Attempt] = {}
-        self._owed_read = float("-inf")
-        self._ledger_pause = LedgerPause(self._chance, log)
-        live = await self._rows.begin()
+        self._unreleased: dict[str, Attempt] = {}
+        self._unreleased_read = float("-inf")
+        self._ledger_backoff = LedgerBackoff(self._rng, log)
+        live = await self._cursor.begin()
         for job in live:
             self._apply(job)
-        self._watching = Watching(
+        self._liveness = LivenessMonitor(
             nursery,
             self._client,
             addresses=self._addresses,
@@ -104,21 +112,21 @@ class Getter(Actor):
             lost=self._reconsider,
             forget=self._forget,
             tell_sender=self._tell_sender,
-            chance=self._chance,
+            rng=self._rng,
             tick=self.tick,
             suspect_after=self._suspect_after,
             lost_after=self._lost_after,
         )
 
     async def turn(self) -> None:
-        if self._watching.look():
+        if self._liveness.look():
             self._stop_overdue()
-        if self._ledger_pause.lasts:
+        if self._ledger_backoff.lasts:
             return
-        with self._ledger_pause.heeded():
+        with self._ledger_backoff.guard():
             await self._record()
-            await self._rows.missed(self._apply)
-            await self._read_owed()
+            await self._cursor.catch_up(self._apply)
+            await self._read_unreleased()
             await self._record()
 
     def receive(self, message: object) -> None:
@@ -138,9 +146,9 @@ class Getter(Actor):
 
     async def _record(self) -> None:
         """Commit what was decided, until nothing more was decided meanwhile."""
-        while self._decided:
-            for tracked, change, answer in await self._decided.commit():
-                if answer.outcome is Outcome.DONE:
+        while self._outbox:
+            for tracked, change, answer in await self._outbox.commit():
+                if answer.outcome is ChangeResult.DONE:
                     self._note_done(tracked, change)
                 elif tracked is not None and tracked.job == answer.job:
                     self._evaluate(tracked, refused=change)
@@ -148,40 +156,42 @@ class Getter(Actor):
                 if answer.job is not None:
                     self._apply(answer.job, again=True)
 
-    def _note_done(self, tracked: Tracked | None, change: Change) -> None:
+    def _note_done(self, tracked: TrackedAttempt | None, change: Change) -> None:
         if isinstance(change, MoveAttempt):
-            self._owed.pop(change.key, None)
-        elif isinstance(change, Move) and tracked is not None and change.attempt_state is not None:
-            self._owe(tracked.attempt)
+            self._unreleased.pop(change.key, None)
+        elif isinstance(change, Transition) and tracked is not None and change.attempt_state is not None:
+            self._add_unreleased(tracked.attempt)
 
-    async def _read_owed(self) -> None:
-        if trio.current_time() < self._owed_read + OWED_AGAIN:
+    async def _read_unreleased(self) -> None:
+        if trio.current_time() < self._unreleased_read + UNRELEASED_AGAIN:
             return
-        self._owed_read = trio.current_time()
+        self._unreleased_read = trio.current_time()
         self._marks.clear()  # of attempts that were over before they were followed
-        owed = {attempt.key: attempt for attempt in await self._ledger.owed()}
-        for key in self._owed.keys() - owed.keys():  # its machine has ended: nobody is there to be told
-            attempt = self._owed.pop(key)
+        found = {attempt.key: attempt for attempt in await self._ledger.unreleased()}
+        for key in (
+            self._unreleased.keys() - found.keys()
+        ):  # its machine has ended: nobody is there to be told
+            attempt = self._unreleased.pop(key)
             self._node(attempt.node_id).release.drop(key)
-        for attempt in owed.values():
-            self._owe(attempt)
+        for attempt in found.values():
+            self._add_unreleased(attempt)
 
-    def _owe(self, attempt: Attempt) -> None:
-        if attempt.key not in self._owed:
-            self._owed[attempt.key] = attempt
-            self._node(attempt.node_id).release.want(attempt.key, attempt)
+    def _add_unreleased(self, attempt: Attempt) -> None:
+        if attempt.key not in self._unreleased:
+            self._unreleased[attempt.key] = attempt
+            self._node(attempt.node_id).release.request(attempt.key, attempt)
 
     def _apply(self, job: Job, *, again: bool = False) -> None:
         """Take one row in; rows may come twice, and an old one after a newer. `again` evaluates also a row
         that is known."""
-        if not self._rows.is_new(job) and not (again and self._rows.is_newest(job)):
+        if not self._cursor.is_new(job) and not (again and self._cursor.is_newest(job)):
             return
         attempt = job.attempt
         key = self._keys.get(job.id)
         if key is not None and (job.status not in ON_NODE or attempt is None or attempt.key != key):
             self._untrack(job.id, key)
         elif job.id in self._sending and job.status not in ON_NODE and job.status is not Status.PROCESSING:
-            self._owed_read = float("-inf")  # the Sender may have left something to be released
+            self._unreleased_read = float("-inf")  # the Sender may have left something to be released
         self._sending.discard(job.id)
         if job.status is Status.PROCESSING and attempt is not None:
             self._sending.add(job.id)
@@ -193,8 +203,8 @@ class Getter(Actor):
             tracked.job, tracked.attempt = job, attempt
             self._evaluate(tracked)
 
-    def _track(self, job: Job, attempt: Attempt) -> Tracked:
-        tracked = self._tracked[attempt.key] = Tracked(job, attempt)
+    def _track(self, job: Job, attempt: Attempt) -> TrackedAttempt:
+        tracked = self._tracked[attempt.key] = TrackedAttempt(job, attempt)
         handed = self._marks.pop(attempt.key, None)
         tracked.mark = None if handed is None else handed.mark
         self._keys[job.id] = attempt.key
@@ -213,22 +223,22 @@ class Getter(Actor):
                 errand.drop(key)
         self._follow(node)
 
-    def _follow(self, node: Followed) -> None:
+    def _follow(self, node: NodeMirror) -> None:
         if node.ref is not None and node.ref.foreign:
             self._client.follow(node.node_id, [t.attempt for t in node.tracked.values()])
 
     # ------------------------------------------------------------------ deciding for one job
 
-    def _evaluate(self, tracked: Tracked, refused: Change | None = None) -> None:
+    def _evaluate(self, tracked: TrackedAttempt, refused: Change | None = None) -> None:
         """Do what this job needs now. A defect in here is this job's alone."""
         if tracked.recording or self._tracked.get(tracked.attempt.key) is not tracked:
             return
         node = self._node(tracked.attempt.node_id)
         try:
-            step = next_step(tracked, node, self._services.get(tracked.job.service))
+            step = reconcile(tracked, node, self._services.get(tracked.job.service))
         except Exception as error:
             log.error("job %d cannot be followed", tracked.job.id, exc_info=error)
-            step = Step(failed(tracked, f"internal error: {error!r}"))
+            step = NextAction(failed(tracked, f"internal error: {error!r}"))
         if step.change is not None and step.change == refused:
             # The ledger refuses what its own row asks for: a defect. It must not spin.
             log.error("job %d: the ledger refused %s", tracked.job.id, refused)
@@ -237,15 +247,15 @@ class Getter(Actor):
         key = tracked.attempt.key
         match step.need:
             case Need.LOOK:
-                node.look.want(key, tracked.attempt)
+                node.lookup.request(key, tracked.attempt)
             case Need.CANCEL:
-                node.cancel.want(key, tracked.attempt)
+                node.cancel.request(key, tracked.attempt)
             case Need.COLLECT if step.dispatch is not None:
                 large = results_size(step.dispatch) > self._batch_bytes
-                (node.collect_large if large else node.collect).want(key, step.dispatch)
+                (node.collect_large if large else node.collect).request(key, step.dispatch)
 
-    def _decide(self, tracked: Tracked, change: Change) -> None:
-        self._decided.put(tracked, change)
+    def _decide(self, tracked: TrackedAttempt, change: Change) -> None:
+        self._outbox.put(tracked, change)
         self.ring()
 
     # ------------------------------------------------------------------ what nodes say
@@ -276,19 +286,19 @@ class Getter(Actor):
         if again:
             self._reconsider(node)
 
-    def _see(self, node: Followed, view: PayloadView) -> None:
+    def _see(self, node: NodeMirror, view: PayloadView) -> None:
         node.see(view)
         if view.end is not None:
             node.cancel.drop(view.key)
         if (tracked := node.tracked.get(view.key)) is not None:
             self._evaluate(tracked)
 
-    def _find_gone(self, node: Followed, key: str, reason: str) -> None:
+    def _find_gone(self, node: NodeMirror, key: str, reason: str) -> None:
         if (tracked := node.tracked.get(key)) is not None:
             tracked.gone = reason
             self._evaluate(tracked)
 
-    def _reconsider(self, node: Followed) -> None:
+    def _reconsider(self, node: NodeMirror) -> None:
         for tracked in list(node.tracked.values()):
             self._evaluate(tracked)
 
@@ -299,24 +309,24 @@ class Getter(Actor):
             if node.ref is not None and node.ref.foreign:
                 for tracked in node.tracked.values():
                     if tracked.is_overdue(node, now):
-                        node.cancel.want(tracked.attempt.key, tracked.attempt)
+                        node.cancel.request(tracked.attempt.key, tracked.attempt)
 
     # ------------------------------------------------------------------ errands
 
-    def _node(self, node_id: str) -> Followed:
+    def _node(self, node_id: str) -> NodeMirror:
         node = self._nodes.get(node_id)
         if node is None:
-            node = self._nodes[node_id] = Followed(node_id, trio.current_time())
+            node = self._nodes[node_id] = NodeMirror(node_id, trio.current_time())
             self._equip(node)
         return node
 
-    def _forget(self, node: Followed) -> None:
+    def _forget(self, node: NodeMirror) -> None:
         del self._nodes[node.node_id]
 
-    def _equip(self, node: Followed) -> None:
+    def _equip(self, node: NodeMirror) -> None:
         client = self._client
-        tools = Tools(self._nursery, self._chance, partial(self._broken, node))
-        node.look = tools.errand("look", client.look, partial(self._looked, node))
+        tools = Tools(self._nursery, self._rng, partial(self._broken, node))
+        node.lookup = tools.errand("look", client.lookup, partial(self._looked, node))
         node.cancel = tools.errand("cancel", client.cancel, partial(self._cancelled, node))
         node.release = tools.errand("release", client.release, partial(self._released, node))
         collected = partial(self._collected, node)
@@ -327,38 +337,38 @@ class Getter(Actor):
             for _ in range(2)
         )
 
-    def _looked(self, node: Followed, key: str, attempt: Attempt, look: Look) -> bool:
+    def _looked(self, node: NodeMirror, key: str, attempt: Attempt, look: AttemptLookup) -> bool:
         match look.result:
-            case LookResult.FOUND if look.view is not None:
+            case LookupResult.FOUND if look.view is not None:
                 self._see(node, look.view)
-            case LookResult.GONE:
+            case LookupResult.GONE:
                 self._find_gone(node, key, "the node no longer has it")
-            case LookResult.TOMBSTONED:
+            case LookupResult.TOMBSTONED:
                 self._find_gone(node, key, "the node was told to forget it")
             case _:
                 return False
         return True
 
-    def _cancelled(self, node: Followed, key: str, attempt: Attempt, look: Look) -> bool:
+    def _cancelled(self, node: NodeMirror, key: str, attempt: Attempt, look: AttemptLookup) -> bool:
         match look.result:
-            case LookResult.FOUND if look.view is not None and (look.view.end or look.view.lost):
+            case LookupResult.FOUND if look.view is not None and (look.view.end or look.view.lost):
                 self._see(node, look.view)
-            case LookResult.FOUND:
+            case LookupResult.FOUND:
                 return False  # it is being killed; told again until its end is
-            case LookResult.TOMBSTONED | LookResult.GONE:
+            case LookupResult.TOMBSTONED | LookupResult.GONE:
                 self._find_gone(node, key, "nothing of it was on the node")
             case _:
                 return False
         return True
 
-    def _released(self, node: Followed, key: str, attempt: Attempt, done: bool) -> bool:
+    def _released(self, node: NodeMirror, key: str, attempt: Attempt, done: bool) -> bool:
         if done:
             node.mirror.pop(key, None)
-            self._decided.put(None, MoveAttempt(key, AttemptState.RELEASED))
+            self._outbox.put(None, MoveAttempt(key, AttemptState.RELEASED))
             self.ring()
         return done
 
-    def _collected(self, node: Followed, key: str, dispatch: Dispatch, answer: CollectAnswer) -> bool:
+    def _collected(self, node: NodeMirror, key: str, dispatch: Dispatch, answer: CollectAnswer) -> bool:
         tracked = node.tracked.get(key)
         if tracked is None:
             return True
@@ -374,12 +384,12 @@ class Getter(Actor):
             case _:
                 why = f"ended; its results are fetched again later: {answer.reason}"
                 if not tracked.recording and tracked.job.message != why:
-                    self._decide(tracked, Note(dispatch.job.id, key, why))
+                    self._decide(tracked, SetMessage(dispatch.job.id, key, why))
                 return False
         return True
 
-    def _broken(self, node: Followed, key: str, item: object, error: Exception) -> None:
-        if self._owed.pop(key, None) is not None:
+    def _broken(self, node: NodeMirror, key: str, item: object, error: Exception) -> None:
+        if self._unreleased.pop(key, None) is not None:
             return  # read again from the ledger, and wanted again, in a while
         tracked = node.tracked.get(key)
         if tracked is not None and not tracked.recording:

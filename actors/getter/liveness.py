@@ -14,11 +14,11 @@ from typing import Final
 import trio
 
 from actors.domain.node import NodeAddress, NodeRef
-from actors.getter.reconcile import Followed
+from actors.getter.reconcile import NodeMirror
 from actors.kernel.backoff import Backoff
 from actors.messages import NodeLost, NodeSuspect, NodeUnreached
 from actors.ports.nodes import NodeEvent, Nodes
-from actors.ports.world import Chance
+from actors.ports.world import Random
 
 log: Final = logging.getLogger("orchestrator.getter")
 
@@ -39,7 +39,7 @@ class _FollowedAlready(Exception):
         self.address = address
 
 
-class Watching:
+class LivenessMonitor:
     """`hear` takes each event of a node; `lost` is told once of a node that has become lost, `forget` of
     one that has been for long; `nodes` are those to be judged, whether an address leads to them or not."""
 
@@ -49,12 +49,12 @@ class Watching:
         client: Nodes,
         *,
         addresses: Callable[[], Sequence[NodeAddress]],
-        nodes: Callable[[], Sequence[Followed]],
+        nodes: Callable[[], Sequence[NodeMirror]],
         hear: Callable[[NodeRef, NodeEvent], None],
-        lost: Callable[[Followed], None],
-        forget: Callable[[Followed], None],
+        lost: Callable[[NodeMirror], None],
+        forget: Callable[[NodeMirror], None],
         tell_sender: Callable[[object], None],
-        chance: Chance,
+        rng: Random,
         tick: float,
         suspect_after: float,
         lost_after: float,
@@ -67,7 +67,7 @@ class Watching:
         self._lost = lost
         self._forget = forget
         self._tell_sender = tell_sender
-        self._chance = chance
+        self._rng = rng
         self._tick = tick
         self._suspect_after = suspect_after
         self._lost_after = lost_after
@@ -83,7 +83,7 @@ class Watching:
         if wanted is not self._known:
             self._known = wanted
             self._follow_addresses(wanted)
-        return self._judge()
+        return self._check_silence()
 
     def _follow_addresses(self, wanted: Sequence[NodeAddress]) -> None:
         for address in set(self._watches) - set(wanted):
@@ -94,7 +94,7 @@ class Watching:
                 self._nursery.start_soon(self._watch, address, scope)
 
     async def _watch(self, address: NodeAddress, scope: trio.CancelScope) -> None:
-        backoff = Backoff(self._chance, first=0.1, most=2.0)
+        backoff = Backoff(self._rng, first=0.1, most=2.0)
         seen: set[str] = set()
 
         def tell(ref: NodeRef, event: NodeEvent) -> None:
@@ -110,10 +110,10 @@ class Watching:
                 reason = await self._follow(address, tell)
                 if reason and not seen:
                     self._tell_sender(NodeUnreached(address, reason))
-                self._cut(seen, reason)
+                self._disconnect(seen, reason)
                 seen.clear()
                 await trio.sleep(backoff.next())
-        self._cut(seen, "its address was removed")
+        self._disconnect(seen, "its address was removed")
 
     async def _follow(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
         """Until it cannot be followed any more; why. "" if somebody else follows who is there."""
@@ -128,7 +128,7 @@ class Watching:
             log.error("node at %s cannot be followed", address.url, exc_info=error)
             return f"internal error: {error!r}"
 
-    def _cut(self, seen: set[str], why: str) -> None:
+    def _disconnect(self, seen: set[str], why: str) -> None:
         for node_id in seen:
             self._followers.pop(node_id, None)
         for node in self._nodes():
@@ -139,7 +139,7 @@ class Watching:
                 if not node.lost:
                     self._tell_sender(NodeSuspect(node.node_id, why))
 
-    def _judge(self) -> bool:
+    def _check_silence(self) -> bool:
         now = trio.current_time()
         asleep = now - self._judged
         if asleep < self._tick:

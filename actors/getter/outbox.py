@@ -10,8 +10,8 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from actors.domain.changes import Change, Outcome, Recorded, TellProgress
-from actors.getter.reconcile import Tracked
+from actors.domain.changes import Change, ChangeAnswer, ChangeResult, SetProgress
+from actors.getter.reconcile import TrackedAttempt
 from actors.ports.ledger import Ledger, LedgerError
 
 log: Final = logging.getLogger("orchestrator.getter")
@@ -19,25 +19,25 @@ log: Final = logging.getLogger("orchestrator.getter")
 AT_ONCE: Final = 512
 """Changes in one commit."""
 
-Answered = tuple[Tracked | None, Change, Recorded]
+Answered = tuple[TrackedAttempt | None, Change, ChangeAnswer]
 
 
-class Decided:
+class Outbox:
     """Changes in the order in which they were decided; None stands for one that concerns no job."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._changes: list[tuple[Tracked | None, Change]] = []
-        self._words: list[tuple[Tracked, TellProgress]] = []
+        self._changes: list[tuple[TrackedAttempt | None, Change]] = []
+        self._words: list[tuple[TrackedAttempt, SetProgress]] = []
 
     def __bool__(self) -> bool:
         return bool(self._changes or self._words)
 
-    def put(self, tracked: Tracked | None, change: Change) -> None:
+    def put(self, tracked: TrackedAttempt | None, change: Change) -> None:
         """Until it is committed, nothing else is to be decided of that job."""
         if tracked is not None:
             tracked.recording = True
-        if tracked is not None and isinstance(change, TellProgress):
+        if tracked is not None and isinstance(change, SetProgress):
             self._words.append((tracked, change))
         else:
             self._changes.append((tracked, change))
@@ -61,11 +61,11 @@ class Decided:
             answers = await self._ledger.record([word for _, word in batch])
         except LedgerError as error:
             log.debug("what %d scripts say of their progress is not kept: %s", len(batch), error)
-            answers = [Recorded(Outcome.STALE, tracked.job) for tracked, _ in batch]
+            answers = [ChangeAnswer(ChangeResult.STALE, tracked.job) for tracked, _ in batch]
         del self._words[: len(batch)]
         answered: list[Answered] = []
         for (tracked, word), answer in zip(batch, answers, strict=True):
             tracked.recording = False
-            tracked.unheard = None if answer.outcome is Outcome.DONE else word
+            tracked.unheard = None if answer.outcome is ChangeResult.DONE else word
             answered.append((tracked, word, answer))
         return answered

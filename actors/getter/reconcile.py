@@ -1,4 +1,4 @@
-"""What the Getter knows of jobs and nodes, and what one job needs now. `next_step` is pure: it decides on
+"""What the Getter knows of jobs and nodes, and what one job needs now. `reconcile` is pure: it decides on
 what was seen, and the Getter does it."""
 
 from __future__ import annotations
@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from actors.domain.changes import Change, Move, RecordEnd, TellProgress
+from actors.domain.changes import Change, RecordEnd, SetProgress, Transition
 from actors.domain.job import Attempt, AttemptState, End, Job
-from actors.domain.node import Heartbeat, Mark, NodeRef, PayloadView
-from actors.domain.requeue import after_loss
+from actors.domain.node import Heartbeat, NodeRef, PayloadView, StreamPosition
+from actors.domain.requeue import requeue_or_fail
 from actors.domain.service import ServiceLimits
 from actors.domain.status import Status
-from actors.ports.nodes import CollectAnswer, Dispatch, Look
-from actors.request_batcher import Errand
+from actors.ports.nodes import AttemptLookup, CollectAnswer, Dispatch
+from actors.request_batcher import RequestBatcher
 
 
-class Tracked:
+class TrackedAttempt:
     """One job on a node, with its current attempt. `recording`: a change for it is decided and not committed
     yet. `stored`: its results are on our disk. `gone`: the node no longer has it, and why that is known.
     `unheard`: what of its progress the ledger would not have."""
@@ -25,16 +25,16 @@ class Tracked:
     def __init__(self, job: Job, attempt: Attempt) -> None:
         self.job = job
         self.attempt = attempt
-        self.mark: Mark | None = None
+        self.mark: StreamPosition | None = None
         self.recording = False
-        self.unheard: TellProgress | None = None
+        self.unheard: SetProgress | None = None
         self.stored: CollectAnswer | None = None
         self.gone: str | None = None
         self.impossible: str | None = None
         self.running_since: float | None = None
         self.overdue = False
 
-    def is_overdue(self, node: Followed, now: float) -> bool:
+    def is_overdue(self, node: NodeMirror, now: float) -> bool:
         """Whether it has run for longer than it may. `now` is monotonic; the first call that sees it run
         begins the count."""
         view = node.mirror.get(self.attempt.key)
@@ -52,7 +52,7 @@ class Tracked:
         return end
 
 
-class Followed:
+class NodeMirror:
     """One node as the Getter knows it: its mirror, when it was last heard, and the errands to it. `mark` is
     the place of its last picture, None while it is not in touch."""
 
@@ -64,17 +64,17 @@ class Followed:
         self.lost = False
         self.trouble = "it has not been heard of since the orchestrator started"
         self.beat = Heartbeat()
-        self.mark: Mark | None = None
+        self.mark: StreamPosition | None = None
         self.mirror: dict[str, PayloadView] = {}
-        self.tracked: dict[str, Tracked] = {}
-        self.look: Errand[Attempt, Look]
-        self.cancel: Errand[Attempt, Look]
-        self.release: Errand[Attempt, bool]
-        self.collect: Errand[Dispatch, CollectAnswer]
-        self.collect_large: Errand[Dispatch, CollectAnswer]
+        self.tracked: dict[str, TrackedAttempt] = {}
+        self.lookup: RequestBatcher[Attempt, AttemptLookup]
+        self.cancel: RequestBatcher[Attempt, AttemptLookup]
+        self.release: RequestBatcher[Attempt, bool]
+        self.collect: RequestBatcher[Dispatch, CollectAnswer]
+        self.collect_large: RequestBatcher[Dispatch, CollectAnswer]
 
-    def errands(self) -> tuple[Errand[Any, Any], ...]:
-        return (self.look, self.cancel, self.release, self.collect, self.collect_large)
+    def errands(self) -> tuple[RequestBatcher[Any, Any], ...]:
+        return (self.lookup, self.cancel, self.release, self.collect, self.collect_large)
 
     @property
     def wanted(self) -> bool:
@@ -101,7 +101,7 @@ class Need(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class NextAction:
     """What one job needs: a change to commit, something of the node, both, or nothing."""
 
     change: Change | None = None
@@ -109,36 +109,36 @@ class Step:
     dispatch: Dispatch | None = None
 
 
-def next_step(tracked: Tracked, node: Followed, limits: ServiceLimits | None) -> Step:
+def reconcile(tracked: TrackedAttempt, node: NodeMirror, limits: ServiceLimits | None) -> NextAction:
     """What this job needs now, whatever happened before."""
     job, attempt = tracked.job, tracked.attempt
     view = node.mirror.get(attempt.key)
     if tracked.stored is not None:
-        return Step(_homecoming(tracked, tracked.stored, view))
+        return NextAction(_homecoming(tracked, tracked.stored, view))
     if tracked.gone is not None:
-        return Step(after_loss(job, limits, tracked.gone, state=AttemptState.OVER))
+        return NextAction(requeue_or_fail(job, limits, tracked.gone, state=AttemptState.OVER))
     if node.lost:
         reason = f"node {node.node_id} is lost: {node.trouble}"
-        return Step(after_loss(job, limits, reason, state=AttemptState.GIVEN_UP))
+        return NextAction(requeue_or_fail(job, limits, reason, state=AttemptState.GIVEN_UP))
     if view is not None and view.lost:
         told = "" if view.end is None or not view.end.message else f": {view.end.message}"
         reason = f"node {node.node_id} lost it{told}"
-        return Step(after_loss(job, limits, reason, state=AttemptState.OVER))
+        return NextAction(requeue_or_fail(job, limits, reason, state=AttemptState.OVER))
     if view is not None and view.end is not None:
         end = tracked.verdict(view.end)
         if tracked.impossible is not None:
-            return Step(_without_results(tracked, end, tracked.impossible))
+            return NextAction(_without_results(tracked, end, tracked.impossible))
         change: Change | None = _progress(tracked, view)
         if change is None and job.end is None:
             change = RecordEnd(job.id, attempt.key, end)
-        return Step(change, Need.COLLECT, Dispatch(attempt, replace(job, end=view.end)))
+        return NextAction(change, Need.COLLECT, Dispatch(attempt, replace(job, end=view.end)))
     if job.terminate_requested:
         if job.status is Status.LOCKED:
-            return Step(need=Need.CANCEL)
-        return Step(Move(job.id, job.status, Status.LOCKED, "being terminated", key=attempt.key))
+            return NextAction(need=Need.CANCEL)
+        return NextAction(Transition(job.id, job.status, Status.LOCKED, "being terminated", key=attempt.key))
     if view is None:
-        return Step(need=Need.LOOK if _absence_counts(node, tracked) else None)
-    return Step(_status(job, attempt, view, node) or _progress(tracked, view))
+        return NextAction(need=Need.LOOK if _absence_counts(node, tracked) else None)
+    return NextAction(_status(job, attempt, view, node) or _progress(tracked, view))
 
 
 def results_size(dispatch: Dispatch) -> int:
@@ -146,38 +146,38 @@ def results_size(dispatch: Dispatch) -> int:
     return 0 if dispatch.job.end is None else dispatch.job.end.size
 
 
-def failed(tracked: Tracked, why: str) -> Move:
+def failed(tracked: TrackedAttempt, why: str) -> Transition:
     """The end of a job that a defect of ours keeps from any other."""
     job = tracked.job
     key = tracked.attempt.key
-    return Move(job.id, job.status, Status.FAILED, why, key=key, attempt_state=AttemptState.OVER)
+    return Transition(job.id, job.status, Status.FAILED, why, key=key, attempt_state=AttemptState.OVER)
 
 
-def _progress(tracked: Tracked, view: PayloadView) -> TellProgress | None:
+def _progress(tracked: TrackedAttempt, view: PayloadView) -> SetProgress | None:
     """What its script says, if the ledger does not know it yet. A fraction stays until there is another: a
     node that was started anew may not know it."""
     job, said = tracked.job, view.progress
     if said is None:
         return None
     fraction = job.progress if said.fraction is None else said.fraction
-    change = TellProgress(job.id, tracked.attempt.key, fraction, said.message)
+    change = SetProgress(job.id, tracked.attempt.key, fraction, said.message)
     known = (job.progress, job.progress_message) == (fraction, said.message)
     return None if known or change == tracked.unheard else change
 
 
-def _status(job: Job, attempt: Attempt, view: PayloadView, node: Followed) -> Move | None:
+def _status(job: Job, attempt: Attempt, view: PayloadView, node: NodeMirror) -> Transition | None:
     """What the node tells of a payload that has not ended. One that is Prepared on a node with room runs
     before that could be written down."""
     if view.status is Status.RUNNING and job.status in (Status.SUBMITTED, Status.PREPARED):
         reason = f"runs on node {attempt.node_id}"
-        return Move(job.id, job.status, Status.RUNNING, reason, key=attempt.key)
+        return Transition(job.id, job.status, Status.RUNNING, reason, key=attempt.key)
     if view.status is Status.PREPARED and job.status is Status.SUBMITTED and not node.has_room():
         reason = f"waits on node {attempt.node_id} for a slot"
-        return Move(job.id, job.status, Status.PREPARED, reason, key=attempt.key)
+        return Transition(job.id, job.status, Status.PREPARED, reason, key=attempt.key)
     return None
 
 
-def _absence_counts(node: Followed, tracked: Tracked) -> bool:
+def _absence_counts(node: NodeMirror, tracked: TrackedAttempt) -> bool:
     """Only in a picture newer than the submit. Even then the node is asked for the key before anything is
     believed."""
     if node.mark is None:
@@ -186,23 +186,23 @@ def _absence_counts(node: Followed, tracked: Tracked) -> bool:
     return mark is None or mark.incarnation != node.mark.incarnation or node.mark.sequence >= mark.sequence
 
 
-def _without_results(tracked: Tracked, end: End, why: str) -> Move:
+def _without_results(tracked: TrackedAttempt, end: End, why: str) -> Transition:
     """It has ended, and what it left can never be had: that is no success, whatever its exit code."""
     job = tracked.job
     target = end.status if end.status is not Status.COMPLETED else Status.FAILED
     reason = f"its results cannot be had: {why}" + (f" ({end.message})" if end.message else "")
     key = tracked.attempt.key
-    return Move(job.id, job.status, target, reason, key=key, attempt_state=AttemptState.OVER, end=end)
+    return Transition(job.id, job.status, target, reason, key=key, attempt_state=AttemptState.OVER, end=end)
 
 
-def _homecoming(tracked: Tracked, stored: CollectAnswer, view: PayloadView | None) -> Move:
+def _homecoming(tracked: TrackedAttempt, stored: CollectAnswer, view: PayloadView | None) -> Transition:
     """Its results are on our disk: the end."""
     job = tracked.job
     told: End | None = job.end or stored.end or (None if view is None else view.end)
     if told is None:
         return failed(tracked, "the node gave results without saying how the job ended")
     end = tracked.verdict(told)
-    return Move(
+    return Transition(
         job.id,
         job.status,
         end.status,

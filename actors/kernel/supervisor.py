@@ -8,7 +8,7 @@ import trio
 
 from actors.kernel.actor import ActorError, log
 from actors.kernel.backoff import Backoff
-from actors.ports.world import Chance
+from actors.ports.world import Random
 
 
 class GaveUp(ActorError):
@@ -20,7 +20,7 @@ class Supervisor:
 
     def __init__(
         self,
-        chance: Chance,
+        rng: Random,
         *,
         first_delay: float = 0.1,
         most_delay: float = 5.0,
@@ -28,7 +28,7 @@ class Supervisor:
         calm: float = 60.0,
     ) -> None:
         """A life of `calm` seconds forgives earlier crashes; `give_up_after` crashes in a row end it all."""
-        self._chance = chance
+        self._rng = rng
         self._first_delay = first_delay
         self._most_delay = most_delay
         self._give_up_after = give_up_after
@@ -45,7 +45,7 @@ class Supervisor:
 
         Raises `GaveUp` from the last error.
         """
-        backoff = Backoff(self._chance, first=self._first_delay, most=self._most_delay)
+        backoff = Backoff(self._rng, first=self._first_delay, most=self._most_delay)
         first_start = _Once(task_status)
         while True:
             began = trio.current_time()

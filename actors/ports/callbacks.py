@@ -1,4 +1,4 @@
-"""What the Caller needs of the world: whom to tell of ended jobs, and a way to tell them."""
+"""What the CallbackSender needs of the world: whom to tell of ended jobs, and a way to tell them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Callback:
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class DeliveryOutcome:
     """What a callback is after one more try. `error`: why the try failed, None if it did not. `next_at` is
     wall-clock, None once it is settled."""
 
@@ -46,7 +46,7 @@ class CallbackLedger(Protocol):
         """Callbacks that are not settled and whose `seq` is above `after`, ascending."""
         ...
 
-    async def note(self, tried: Tried) -> None:
+    async def note(self, tried: DeliveryOutcome) -> None:
         """Store what became of a try; durable on return. One that is settled stays as it is."""
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from actors.domain.changes import Change, NewJob, Recorded
+from actors.domain.changes import Change, ChangeAnswer, NewJob
 from actors.domain.job import Attempt, HistoryEntry, Job
 
 
@@ -22,7 +22,7 @@ class Ledger(Protocol):
         """Store a Queued job with the next id. Durable on return."""
         ...
 
-    async def record(self, changes: Sequence[Change]) -> Sequence[Recorded]:
+    async def record(self, changes: Sequence[Change]) -> Sequence[ChangeAnswer]:
         """Apply each change by itself, in order; durable on return."""
         ...
 
@@ -38,7 +38,7 @@ class Ledger(Protocol):
         """All jobs that are not over, oldest first, and the `change_seq` that this picture is at."""
         ...
 
-    async def owed(self) -> Sequence[Attempt]:
+    async def unreleased(self) -> Sequence[Attempt]:
         """Attempts that are given up or over and not yet released."""
         ...
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from actors.domain.job import Attempt, End, Job
-from actors.domain.node import Heartbeat, Mark, NodeAddress, NodeRef, PayloadView
+from actors.domain.node import Heartbeat, NodeAddress, NodeRef, PayloadView, StreamPosition
 
 # ------------------------------------------------------------------ time and chance
 
@@ -51,7 +51,7 @@ class SubmitAnswer:
     result: SubmitResult
     reason: str = ""
     view: PayloadView | None = None
-    mark: Mark | None = None
+    mark: StreamPosition | None = None
     foreign_id: int | None = None
 
 
@@ -59,7 +59,7 @@ class SubmitAnswer:
 class Picture:
     """Every payload that the node has not been told to release, at `mark`."""
 
-    mark: Mark
+    mark: StreamPosition
     payloads: Mapping[str, PayloadView]
     heartbeat: Heartbeat
 
@@ -84,7 +84,7 @@ class PayloadGone:
 NodeEvent = Picture | PayloadChanged | Beat | PayloadGone
 
 
-class LookResult(StrEnum):
+class LookupResult(StrEnum):
     """FOUND, GONE (the node says that it does not know the key), RECEIVING (a submit is being read),
     TOMBSTONED, UNKNOWN (could not be asked, or the answer made no sense)."""
 
@@ -96,8 +96,8 @@ class LookResult(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    result: LookResult
+class AttemptLookup:
+    result: LookupResult
     view: PayloadView | None = None
     reason: str = ""
 
@@ -126,9 +126,9 @@ class Nodes(Protocol):
 
     async def submit(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[SubmitAnswer]: ...
 
-    async def look(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[Look]: ...
+    async def lookup(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[AttemptLookup]: ...
 
-    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[Look]:
+    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[AttemptLookup]:
         """Tombstone, then kill. FOUND with the payload as it is now (perhaps ended, perhaps still being
         killed), TOMBSTONED if it will never run there, UNKNOWN if the node could not be told."""
         ...

@@ -18,15 +18,15 @@ class Queue(Protocol):
 
     def next(self, service: str, requires: str = "") -> int | None:
         """The job that goes next for `service` of those with this requirement, None if none may. Does not
-        take it: the row that says Processing does (`apply`), or `hold`."""
+        take it: the row that says Processing does (`apply`), or `reserve`."""
         ...
 
-    def hold(self, job_id: int) -> None:
+    def reserve(self, job_id: int) -> None:
         """Count a job as going, before its row says so."""
         ...
 
-    def unhold(self, job_id: int) -> None:
-        """Take a `hold` back: the job's own row counts again."""
+    def unreserve(self, job_id: int) -> None:
+        """Take a `reserve` back: the job's own row counts again."""
         ...
 
     def services(self) -> Sequence[str]:
@@ -41,7 +41,7 @@ class Queue(Protocol):
         """Of the jobs whose requirement is `able`."""
         ...
 
-    def why(self, job_id: int, *, free_slots: bool, any_node: bool) -> Waiting | None:
+    def explain_wait(self, job_id: int, *, free_slots: bool, any_node: bool) -> Waiting | None:
         """None for a job that is not queued."""
         ...
 
@@ -75,11 +75,11 @@ class Pool(Protocol):
         smallest load, then the longest unused. None when no ready node that fits has a free slot."""
         ...
 
-    def hold(self, key: str, node_id: str) -> None:
+    def reserve(self, key: str, node_id: str) -> None:
         """An attempt takes a slot on a node. Idempotent."""
         ...
 
-    def free(self, key: str) -> None:
+    def unreserve(self, key: str) -> None:
         """An attempt no longer holds its slot. Idempotent."""
         ...
 
@@ -93,5 +93,5 @@ class Pool(Protocol):
 
     def ref(self, node_id: str) -> NodeRef | None: ...
     def is_lost(self, node_id: str) -> bool: ...
-    def look(self, node_id: str) -> NodeView | None: ...
+    def get(self, node_id: str) -> NodeView | None: ...
     def view(self) -> Sequence[NodeView]: ...

@@ -11,7 +11,7 @@ class Clock(Protocol):
     def now(self) -> float: ...
 
 
-class Chance(Protocol):
+class Random(Protocol):
     """Where randomness comes from: `random.Random` fits, and so does a seeded one."""
 
     def random(self) -> float: ...

@@ -15,11 +15,11 @@ from typing import Final
 
 import trio
 
-from actors.domain.node import Mark, NodeRef, PayloadView
+from actors.domain.node import NodeRef, PayloadView, StreamPosition
 from actors.kernel.actor import Doorbell
 from actors.kernel.backoff import Backoff
-from actors.ports.nodes import Dispatch, Look, LookResult, Nodes, SubmitAnswer, SubmitResult
-from actors.ports.world import Chance
+from actors.ports.nodes import AttemptLookup, Dispatch, LookupResult, Nodes, SubmitAnswer, SubmitResult
+from actors.ports.world import Random
 from actors.request_batcher import GIVE_UP_DEFECT
 
 log: Final = logging.getLogger("orchestrator.lane")
@@ -29,7 +29,7 @@ RETRY_MOST: Final = 5.0
 LARGE_AT_ONCE: Final = 2
 
 
-class Fate(StrEnum):
+class Verdict(StrEnum):
     """What is certain about an attempt now. HAS: the node has it. NOT_THERE: the node does not have it and
     nothing of it is on its way. TOMBSTONED: it will never run there. REFUSED: no node will ever take it.
     KILLED: stopped by order, nothing of it runs. LOST: the node is lost. UNKNOWABLE: a foreign node took it
@@ -45,15 +45,15 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class DispatchResult:
     """One attempt's fate. `sent` says whether anything of it may have reached the node."""
 
     dispatch: Dispatch
-    fate: Fate
+    fate: Verdict
     reason: str = ""
     sent: bool = True
     view: PayloadView | None = None
-    mark: Mark | None = None
+    mark: StreamPosition | None = None
     foreign_id: int | None = None
     node: NodeRef | None = None
 
@@ -75,7 +75,7 @@ class _Item:
         self.due = trio.current_time() + self.backoff.next()
 
 
-class Lane:
+class NodeDispatcher:
     """`settle` takes fates in the plural and says for each whether it was recorded; what was not is tried
     again. `ref` may be None until the node has been seen in this life of the Sender."""
 
@@ -85,15 +85,15 @@ class Lane:
         *,
         nodes: Nodes,
         ref: NodeRef | None,
-        settle: Callable[[Sequence[Settled]], Awaitable[Sequence[bool]]],
-        chance: Chance,
+        settle: Callable[[Sequence[DispatchResult]], Awaitable[Sequence[bool]]],
+        rng: Random,
         batch_bytes: int,
     ) -> None:
         self.node_id = node_id
         self._nodes = nodes
         self._ref = ref
         self._settle = settle
-        self._chance = chance
+        self._rng = rng
         self._batch_bytes = batch_bytes
         self._items: dict[str, _Item] = {}
         self._lost: str | None = None
@@ -108,7 +108,7 @@ class Lane:
         if known is not None:
             known.dispatch = dispatch  # the job's row may be newer
             return
-        backoff = Backoff(self._chance, first=RETRY_FIRST, most=RETRY_MOST)
+        backoff = Backoff(self._rng, first=RETRY_FIRST, most=RETRY_MOST)
         self._items[key] = _Item(dispatch, doubt, backoff)
         self._bell.ring()
 
@@ -172,13 +172,13 @@ class Lane:
             if item.due > now:
                 continue
             if self._lost is not None:
-                certain.append(Settled(item.dispatch, Fate.LOST, self._lost, sent=item.doubt))
+                certain.append(DispatchResult(item.dispatch, Verdict.LOST, self._lost, sent=item.doubt))
             elif item.doubt and self._ref is not None and self._ref.foreign:
                 reason = "the connection or the orchestrator broke while it was being sent"
-                certain.append(Settled(item.dispatch, Fate.UNKNOWABLE, reason, node=self._ref))
+                certain.append(DispatchResult(item.dispatch, Verdict.UNKNOWABLE, reason, node=self._ref))
             elif item.stop and not item.doubt:
                 certain.append(
-                    Settled(item.dispatch, Fate.KILLED, "terminated before it was sent", sent=False)
+                    DispatchResult(item.dispatch, Verdict.KILLED, "terminated before it was sent", sent=False)
                 )
         await self._report(certain)
 
@@ -258,13 +258,13 @@ class Lane:
             answer = answers[index] if answers is not None else SubmitAnswer(SubmitResult.DOUBT, why)
             if item.defects >= GIVE_UP_DEFECT:
                 answer = SubmitAnswer(SubmitResult.MALFORMED, why)
-            fate = _fate_of(answer, node, earlier_doubt[index])
+            fate = _verdict_on_submit(answer, node, earlier_doubt[index])
             if fate is None:
                 item.later()
             elif self._items.get(item.dispatch.attempt.key) is item:
-                item.doubt = earlier_doubt[index] or fate is not Fate.NOT_THERE
+                item.doubt = earlier_doubt[index] or fate is not Verdict.NOT_THERE
                 settled.append(
-                    Settled(
+                    DispatchResult(
                         item.dispatch,
                         fate,
                         answer.reason,
@@ -283,21 +283,21 @@ class Lane:
         # As in `_send`: a defect is no crash of the Sender. The order stands, and is given again.
         except Exception as error:
             log.error("%d attempts could not be stopped", len(batch), exc_info=error)
-            looks = [Look(LookResult.UNKNOWN, reason=f"internal error: {error!r}")] * len(batch)
+            looks = [AttemptLookup(LookupResult.UNKNOWN, reason=f"internal error: {error!r}")] * len(batch)
         settled = []
         for item, look in zip(batch, looks, strict=True):
             item.stopping = False
             if self._items.get(item.dispatch.attempt.key) is not item:
                 continue
-            fate = _fate_of_stop(look)
+            fate = _verdict_on_stop(look)
             if fate is None:
                 item.later()
             else:
-                settled.append(Settled(item.dispatch, fate, look.reason, True, look.view, node=node))
+                settled.append(DispatchResult(item.dispatch, fate, look.reason, True, look.view, node=node))
         await self._report(settled)
         self._bell.ring()
 
-    async def _report(self, settled: Sequence[Settled]) -> None:
+    async def _report(self, settled: Sequence[DispatchResult]) -> None:
         if not settled:
             return
         items = [self._items[s.dispatch.attempt.key] for s in settled]
@@ -313,27 +313,27 @@ class Lane:
                 item.later()
 
 
-def _fate_of(answer: SubmitAnswer, node: NodeRef, earlier_doubt: bool) -> Fate | None:
+def _verdict_on_submit(answer: SubmitAnswer, node: NodeRef, earlier_doubt: bool) -> Verdict | None:
     """None: still in doubt, ask again under the same key."""
     match answer.result:
         case SubmitResult.HAS:
-            return Fate.HAS
+            return Verdict.HAS
         case SubmitResult.TOMBSTONED:
-            return Fate.TOMBSTONED
+            return Verdict.TOMBSTONED
         case SubmitResult.MALFORMED | SubmitResult.UNREADABLE:
             # An input that became unreadable says nothing of what an earlier try has brought over.
-            return None if earlier_doubt and answer.result is SubmitResult.UNREADABLE else Fate.REFUSED
+            return None if earlier_doubt and answer.result is SubmitResult.UNREADABLE else Verdict.REFUSED
         case SubmitResult.NOT_SENT | SubmitResult.BUSY:
-            return None if earlier_doubt else Fate.NOT_THERE
+            return None if earlier_doubt else Verdict.NOT_THERE
         case SubmitResult.DOUBT:
-            return Fate.UNKNOWABLE if node.foreign else None
+            return Verdict.UNKNOWABLE if node.foreign else None
 
 
-def _fate_of_stop(look: Look) -> Fate | None:
+def _verdict_on_stop(look: AttemptLookup) -> Verdict | None:
     match look.result:
-        case LookResult.TOMBSTONED:
-            return Fate.KILLED
-        case LookResult.FOUND:
-            return Fate.HAS
+        case LookupResult.TOMBSTONED:
+            return Verdict.KILLED
+        case LookupResult.FOUND:
+            return Verdict.HAS
         case _:
             return None

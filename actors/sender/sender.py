@@ -2,8 +2,8 @@
 
 It owns Queued and Processing, the queue and the service pool. Each turn it reads the rows that changed, and
 assigns: the attempt with its key is committed together with Processing, before a byte is sent. The sending
-itself is done by one `Lane` a node (see `actors/sender/dispatcher.py`), which answers here what became of
-each attempt:
+itself is done by one `NodeDispatcher` a node (see `actors/sender/dispatcher.py`), which answers here what
+became of each attempt:
 
 - the node has it: Submitted, and the Getter owns the job;
 - certain that the node does not have it: Queued again, no attempt spent, the node shunned for a while;
@@ -23,14 +23,14 @@ from typing import Any, Final
 
 import trio
 
-from actors.domain.changes import Move, Outcome, Recorded
+from actors.domain.changes import ChangeAnswer, ChangeResult, Transition
 from actors.domain.job import Attempt, AttemptState, Job
 from actors.domain.node import Member
-from actors.domain.requeue import after_loss
+from actors.domain.requeue import requeue_or_fail
 from actors.domain.service import ServiceLimits, Waiting, WaitReason
 from actors.domain.status import Status
 from actors.kernel.actor import Actor, ActorError
-from actors.ledger_cursor import LedgerPause, Rows
+from actors.ledger_cursor import LedgerBackoff, LedgerCursor
 from actors.messages import (
     AttemptHanded,
     Committed,
@@ -48,9 +48,9 @@ from actors.messages import (
 from actors.ports.ledger import Ledger, LedgerError
 from actors.ports.nodes import Dispatch, Nodes
 from actors.ports.scheduling import Pool, Queue
-from actors.ports.world import Chance
+from actors.ports.world import Random
 from actors.roster import Roster
-from actors.sender.dispatcher import Fate, Lane, Settled
+from actors.sender.dispatcher import DispatchResult, NodeDispatcher, Verdict
 
 log: Final = logging.getLogger("orchestrator.sender")
 
@@ -71,7 +71,7 @@ class Sender(Actor):
         queue: Callable[[], Queue],
         pool: Callable[[], Pool],
         services: Mapping[str, ServiceLimits],
-        chance: Chance,
+        rng: Random,
         hand_over: Callable[[AttemptHanded], None],
         members: Callable[[], Sequence[Member]] = tuple,
         tick: float = 0.5,
@@ -84,7 +84,7 @@ class Sender(Actor):
         self._make_pool = pool
         self._services = services
         self._static = {address.url for limits in services.values() for address in limits.addresses}
-        self._chance = chance
+        self._rng = rng
         self._hand_over = hand_over
         self._members = members
         self._batch_bytes = batch_bytes
@@ -95,29 +95,29 @@ class Sender(Actor):
         self._nursery = nursery
         self._queue = self._make_queue()
         self._pool = self._make_pool()
-        self._roster = Roster(self._pool, self._members, self._chance)
+        self._roster = Roster(self._pool, self._members, self._rng)
         self._roster.sync()
         self._queued: dict[int, Job] = {}
         self._queued_since: dict[int, float] = {}
-        self._rows = Rows(self._ledger, self.tick)
-        self._doomed: dict[int, Move] = {}
+        self._cursor = LedgerCursor(self._ledger, self.tick)
+        self._doomed: dict[int, Transition] = {}
         self._keys: dict[int, str] = {}
         self._given_up: set[str] = set()
         self._given_up_read = float("-inf")
-        self._lanes: dict[str, Lane] = {}
-        self._ledger_pause = LedgerPause(self._chance, log)
-        live = await self._rows.begin()
-        for attempt in await self._ledger.owed():
+        self._dispatchers: dict[str, NodeDispatcher] = {}
+        self._ledger_backoff = LedgerBackoff(self._rng, log)
+        live = await self._cursor.begin()
+        for attempt in await self._ledger.unreleased():
             if attempt.state is AttemptState.GIVEN_UP:
                 self._given_up.add(attempt.key)
-                self._pool.hold(attempt.key, attempt.node_id)
+                self._pool.reserve(attempt.key, attempt.node_id)
         for job in live:
             self._apply(job)
 
     async def turn(self) -> None:
         self._roster.sync()
-        with self._ledger_pause.heeded():
-            await self._rows.missed(self._apply)
+        with self._ledger_backoff.guard():
+            await self._cursor.catch_up(self._apply)
             await self._end_what_cannot_run()
             await self._free_given_up()
             await self._assign()
@@ -131,8 +131,8 @@ class Sender(Actor):
                     self._apply(job)
             case NodeSeen(node=node, heartbeat=heartbeat):
                 self._roster.seen(node, heartbeat)
-                if lane := self._lanes.get(node.node_id):
-                    lane.node_seen(node)
+                if dispatcher := self._dispatchers.get(node.node_id):
+                    dispatcher.node_seen(node)
             case NodeSuspect(node_id=node_id, reason=reason):
                 self._roster.suspect(node_id, reason)
             case NodeUnreached(address=address, reason=reason):
@@ -140,8 +140,8 @@ class Sender(Actor):
                     self._roster.unreached(address, reason)
             case NodeLost(node_id=node_id, reason=reason):
                 self._roster.lost(node_id, reason)
-                if lane := self._lanes.get(node_id):
-                    lane.node_lost(reason)
+                if dispatcher := self._dispatchers.get(node_id):
+                    dispatcher.node_lost(reason)
             case _:
                 super().receive(message)
 
@@ -166,7 +166,7 @@ class Sender(Actor):
             return None
         any_node = self._pool.any_node(job.service, job.requires)
         free = any_node and self._pool.choose(job.service, job.requires) is not None
-        waiting = self._queue.why(job_id, free_slots=free, any_node=any_node)
+        waiting = self._queue.explain_wait(job_id, free_slots=free, any_node=any_node)
         if waiting is not None and waiting.reason is WaitReason.NO_NODE and not job.requires:
             return replace(waiting, message=f"{waiting.message}: {self._pool.why_none(job.service)}")
         return waiting
@@ -181,7 +181,7 @@ class Sender(Actor):
 
     def _apply(self, job: Job) -> None:
         """Take one row in. Rows may come twice, and an old one after a newer."""
-        if not self._rows.is_new(job):
+        if not self._cursor.is_new(job):
             return
         self._queue.apply(job)
         self._doomed.pop(job.id, None)
@@ -196,11 +196,11 @@ class Sender(Actor):
         self._hold_slot(job)
         self._roster.apply(job)
         if job.status is Status.PROCESSING and job.attempt is not None:
-            lane = self._lane(job.attempt.node_id)
+            dispatcher = self._lane(job.attempt.node_id)
             # What no lane knows was sent, or not, by an earlier life: it is in doubt.
-            lane.put(Dispatch(job.attempt, job), doubt=True)
+            dispatcher.put(Dispatch(job.attempt, job), doubt=True)
             if job.terminate_requested:
-                lane.cancel(job.attempt.key)
+                dispatcher.cancel(job.attempt.key)
 
     def _hold_slot(self, job: Job) -> None:
         """An attempt holds its slot until its end is known; a given-up one until its node lets go of it."""
@@ -212,38 +212,38 @@ class Sender(Actor):
                 self._given_up.add(held)  # perhaps: `_free_given_up` asks the ledger
                 self._given_up_read = float("-inf")
             else:
-                self._pool.free(held)
+                self._pool.unreserve(held)
         if attempt is not None:
             self._keys[job.id] = attempt.key
-            self._pool.hold(attempt.key, attempt.node_id)
+            self._pool.reserve(attempt.key, attempt.node_id)
 
     async def _free_given_up(self) -> None:
         if not self._given_up or trio.current_time() < self._given_up_read + self.tick:
             return
         self._given_up_read = trio.current_time()
-        owed = {a.key for a in await self._ledger.owed() if a.state is AttemptState.GIVEN_UP}
-        for key in self._given_up - owed:
-            self._pool.free(key)
-        self._given_up &= owed
+        unreleased = {a.key for a in await self._ledger.unreleased() if a.state is AttemptState.GIVEN_UP}
+        for key in self._given_up - unreleased:
+            self._pool.unreserve(key)
+        self._given_up &= unreleased
 
     async def _end_what_cannot_run(self) -> None:
         if self._doomed:
             # Its row, as it is afterwards, takes each one off the list.
             await self._record(list(self._doomed.values()))
 
-    def _doom(self, job: Job) -> Move | None:
+    def _doom(self, job: Job) -> Transition | None:
         """The end of a queued job that somebody wants stopped, or whose service was removed."""
         if job.terminate_requested:
-            return Move(job.id, Status.QUEUED, Status.KILLED, "terminated before it began")
+            return Transition(job.id, Status.QUEUED, Status.KILLED, "terminated before it began")
         if job.service not in self._services:
             reason = f"service {job.service} is not configured any more; ask the operator"
-            return Move(job.id, Status.QUEUED, Status.FAILED, reason)
+            return Transition(job.id, Status.QUEUED, Status.FAILED, reason)
         return None
 
     # ------------------------------------------------------------------ assigning
 
     async def _assign(self) -> None:
-        if self._ledger_pause.lasts:
+        if self._ledger_backoff.lasts:
             return
         while moves := self._next_moves():
             try:
@@ -255,7 +255,7 @@ class Sender(Actor):
             for move, answer in zip(moves, recorded, strict=True):
                 attempt = move.attempt
                 assert attempt is not None
-                if answer.outcome is Outcome.DONE and answer.job is not None:
+                if answer.outcome is ChangeResult.DONE and answer.job is not None:
                     self._lane(attempt.node_id).put(Dispatch(attempt, answer.job), doubt=False)
                 else:
                     self._take_back(move)
@@ -263,8 +263,8 @@ class Sender(Actor):
                     raise ActorError(f"job {move.job_id} is queued here and unknown to the ledger")
                 self._apply(answer.job)
 
-    def _next_moves(self) -> list[Move]:
-        moves: list[Move] = []
+    def _next_moves(self) -> list[Transition]:
+        moves: list[Transition] = []
         for service in self._queue.services():
             turns = deque(self._queue.requirements(service))
             while turns and len(moves) < ASSIGN_AT_ONCE:
@@ -274,40 +274,40 @@ class Sender(Actor):
                     turns.append(requires)
         return moves
 
-    def _next_move(self, service: str, requires: str) -> Move | None:
+    def _next_move(self, service: str, requires: str) -> Transition | None:
         job_id = self._queue.next(service, requires)
         node = None if job_id is None else self._pool.choose(service, requires)
         if job_id is None or node is None:
             return None
-        key = f"{self._chance.getrandbits(128):032x}"
+        key = f"{self._rng.getrandbits(128):032x}"
         attempt = Attempt(key, job_id, self._queued[job_id].attempts_used + 1, node.node_id)
-        self._queue.hold(job_id)
-        self._pool.hold(key, node.node_id)
+        self._queue.reserve(job_id)
+        self._pool.reserve(key, node.node_id)
         reason = f"sent to node {node.node_id}"
-        return Move(job_id, Status.QUEUED, Status.PROCESSING, reason, attempt=attempt)
+        return Transition(job_id, Status.QUEUED, Status.PROCESSING, reason, attempt=attempt)
 
-    def _take_back(self, move: Move) -> None:
+    def _take_back(self, move: Transition) -> None:
         assert move.attempt is not None
-        self._queue.unhold(move.job_id)
-        self._pool.free(move.attempt.key)
+        self._queue.unreserve(move.job_id)
+        self._pool.unreserve(move.attempt.key)
 
     # ------------------------------------------------------------------ what became of it
 
-    def _lane(self, node_id: str) -> Lane:
-        lane = self._lanes.get(node_id)
-        if lane is None:
-            lane = self._lanes[node_id] = Lane(
+    def _lane(self, node_id: str) -> NodeDispatcher:
+        dispatcher = self._dispatchers.get(node_id)
+        if dispatcher is None:
+            dispatcher = self._dispatchers[node_id] = NodeDispatcher(
                 node_id,
                 nodes=self._nodes,
                 ref=self._pool.ref(node_id),
                 settle=self._settle,
-                chance=self._chance,
+                rng=self._rng,
                 batch_bytes=self._batch_bytes,
             )
-            self._nursery.start_soon(lane.run)
-        return lane
+            self._nursery.start_soon(dispatcher.run)
+        return dispatcher
 
-    async def _settle(self, settled: Sequence[Settled]) -> Sequence[bool]:
+    async def _settle(self, settled: Sequence[DispatchResult]) -> Sequence[bool]:
         """Record what became of attempts. False for what could not be recorded now."""
         moves = [self._move_for(s) for s in settled]
         try:
@@ -316,22 +316,24 @@ class Sender(Actor):
             log.warning("what became of %d attempts is recorded later: %s", len(moves), error)
             return [False] * len(moves)
         for s, move, answer in zip(settled, moves, recorded, strict=True):
-            if answer.outcome is Outcome.DONE and move.target is Status.SUBMITTED and s.node is not None:
+            if answer.outcome is ChangeResult.DONE and move.target is Status.SUBMITTED and s.node is not None:
                 attempt = replace(s.dispatch.attempt, foreign_id=s.foreign_id)
                 self._hand_over(AttemptHanded(attempt, s.node, s.mark))
-            if s.fate is Fate.NOT_THERE:
+            if s.fate is Verdict.NOT_THERE:
                 self._roster.shun(s.dispatch.attempt.node_id, s.reason)
             elif s.node is not None:
                 self._roster.took(s.node.node_id)
         self.ring()
         return [_is_settled(move, answer) for move, answer in zip(moves, recorded, strict=True)]
 
-    def _move_for(self, s: Settled) -> Move:
+    def _move_for(self, s: DispatchResult) -> Transition:
         job, key = s.dispatch.job, s.dispatch.attempt.key
         limits = self._services.get(job.service)
 
-        def move(target: Status, reason: str, state: AttemptState | None, *, spent: bool = False) -> Move:
-            return Move(
+        def move(
+            target: Status, reason: str, state: AttemptState | None, *, spent: bool = False
+        ) -> Transition:
+            return Transition(
                 job.id,
                 Status.PROCESSING,
                 target,
@@ -344,32 +346,32 @@ class Sender(Actor):
 
         untold = AttemptState.OVER if s.sent else AttemptState.RELEASED
         match s.fate:
-            case Fate.HAS if s.view is not None and s.view.lost:
+            case Verdict.HAS if s.view is not None and s.view.lost:
                 reason = f"the machine of node {s.dispatch.attempt.node_id} was restarted"
-                return after_loss(job, limits, reason, state=AttemptState.OVER, spent=True)
-            case Fate.HAS:
+                return requeue_or_fail(job, limits, reason, state=AttemptState.OVER, spent=True)
+            case Verdict.HAS:
                 reason = f"node {s.dispatch.attempt.node_id} has it"
                 return move(Status.SUBMITTED, reason, None, spent=True)
-            case Fate.NOT_THERE:
+            case Verdict.NOT_THERE:
                 return move(Status.QUEUED, f"waits: {s.reason}", AttemptState.RELEASED)
-            case Fate.TOMBSTONED:
+            case Verdict.TOMBSTONED:
                 return move(Status.QUEUED, "waits: the node was told to forget this attempt", untold)
-            case Fate.REFUSED:
+            case Verdict.REFUSED:
                 return move(Status.FAILED, s.reason, untold)
-            case Fate.KILLED:
+            case Verdict.KILLED:
                 return move(Status.KILLED, s.reason or "terminated before it ran", untold)
-            case Fate.LOST if not s.sent:
+            case Verdict.LOST if not s.sent:
                 return move(Status.QUEUED, f"waits: {s.reason}", AttemptState.RELEASED)
-            case Fate.LOST:
-                return after_loss(job, limits, s.reason, state=AttemptState.GIVEN_UP, spent=True)
-            case Fate.UNKNOWABLE:
+            case Verdict.LOST:
+                return requeue_or_fail(job, limits, s.reason, state=AttemptState.GIVEN_UP, spent=True)
+            case Verdict.UNKNOWABLE:
                 again = limits is not None and limits.on_doubt == "resend"
                 reason = (
                     f"the node's answer was lost ({s.reason}), and it cannot be asked whether it runs the job"
                 )
-                return after_loss(job, limits, reason, state=AttemptState.OVER, spent=True, retry=again)
+                return requeue_or_fail(job, limits, reason, state=AttemptState.OVER, spent=True, retry=again)
 
-    async def _record(self, moves: Sequence[Move]) -> Sequence[Recorded]:
+    async def _record(self, moves: Sequence[Transition]) -> Sequence[ChangeAnswer]:
         recorded = await self._ledger.record(moves)
         for answer in recorded:
             if answer.job is not None:
@@ -377,7 +379,7 @@ class Sender(Actor):
         return recorded
 
 
-def _is_settled(move: Move, answer: Recorded) -> bool:
+def _is_settled(move: Transition, answer: ChangeAnswer) -> bool:
     """Whether the attempt is no longer the Sender's: a move refused because termination was ordered meanwhile
     leaves it in Processing."""
     job = answer.job
@@ -387,4 +389,4 @@ def _is_settled(move: Move, answer: Recorded) -> bool:
         and job.attempt is not None
         and job.attempt.key == move.key
     )
-    return answer.outcome is Outcome.DONE or not still_ours
+    return answer.outcome is ChangeResult.DONE or not still_ours

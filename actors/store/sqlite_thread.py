@@ -11,7 +11,9 @@ import sqlite_anyio
 T = TypeVar("T")
 
 
-async def in_thread(connection: sqlite_anyio.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+async def run_on_connection(
+    connection: sqlite_anyio.Connection, work: Callable[[sqlite3.Connection], T]
+) -> T:
     """Run `work` on the real connection as one thread call. Raises what it raises.
 
     sqlite-anyio makes a thread call (and a task group) of each statement and of each fetch. Its `cursor`,

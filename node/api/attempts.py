@@ -9,10 +9,10 @@ from typing import Any, Final
 import trio
 from quart import Blueprint, Response, request
 
-from actors.domain.node import Mark
+from actors.domain.node import StreamPosition
 from actors.domain.payload import Payload
 from actors.wire.errors import BadRequest, TooLarge
-from actors.wire.files.names import shown
+from actors.wire.files.names import printable
 from actors.wire.http.drain_body import then_drained
 from actors.wire.protocol import ndjson
 from actors.wire.protocol.attempts import PROTOCOL, heartbeat_to_json, mark_to_json, view_to_json
@@ -140,7 +140,7 @@ def v1_routes(services: Services) -> Blueprint:
                 raise Problem(410, "tombstoned", "it was cancelled or released and will never run here")
             if key in services.receiver.receiving:
                 raise Problem(409, "receiving", "it is being received; ask again")
-        raise Problem(404, "not_found", f"no attempt has the key {shown(key)}")
+        raise Problem(404, "not_found", f"no attempt has the key {printable(key)}")
 
     return routes
 
@@ -203,7 +203,7 @@ async def _keys() -> list[str]:
         raise BadRequest("keys: a list was expected")
     for key in keys:
         if not isinstance(key, str) or not KEY.fullmatch(key):
-            raise BadRequest(f"keys: {shown(repr(key))} is no key (32 hex digits)")
+            raise BadRequest(f"keys: {printable(repr(key))} is no key (32 hex digits)")
     return list(dict.fromkeys(keys))
 
 
@@ -212,7 +212,7 @@ def _alone(item: Item) -> int:
     return 507 if item.disk_full else _ALONE[item.result]
 
 
-def _answer(mark: Mark, items: Sequence[dict[str, Any]]) -> Response:
+def _answer(mark: StreamPosition, items: Sequence[dict[str, Any]]) -> Response:
     return json_response({**mark_to_json(mark), "items": list(items)})
 
 

@@ -21,7 +21,7 @@ from actors.domain.payload import Payload
 from actors.domain.status import ENDED
 from actors.wire.errors import BadRequest, SourceChanged, WireError
 from actors.wire.files.listing import Entry, Listing, OpenTree, open_regular
-from actors.wire.files.names import shown, unspell
+from actors.wire.files.names import printable, unspell
 from actors.wire.files.threaded_iterator import PIECE, Pulled
 from actors.wire.files.zip_writer import zip_pieces
 from actors.wire.protocol import frames
@@ -93,11 +93,11 @@ async def log_response(services: Services, payload: Payload, given: Mapping[str,
     """The bytes of a log from an offset; with `follow`, until the payload has ended."""
     stream, offset, follow = given.get("stream", "stdout"), given.get("offset", "0"), given.get("follow", "0")
     if stream not in LOGS:
-        raise Problem(400, "bad_parameter", f"stream={shown(stream)}: stdout or stderr was expected")
+        raise Problem(400, "bad_parameter", f"stream={printable(stream)}: stdout or stderr was expected")
     if not re.fullmatch(r"[0-9]{1,18}", offset, re.ASCII):
-        raise Problem(400, "bad_parameter", f"offset={shown(offset)}: a number of bytes was expected")
+        raise Problem(400, "bad_parameter", f"offset={printable(offset)}: a number of bytes was expected")
     if follow not in ("0", "1"):
-        raise Problem(400, "bad_parameter", f"follow={shown(follow)}: 0 or 1 was expected")
+        raise Problem(400, "bad_parameter", f"follow={printable(follow)}: 0 or 1 was expected")
     path = services.workspace.directory(payload.key) / LOGS[stream]
     body = _log(services, payload.key, path, int(offset), follow == "1")
     response = Response(body, content_type="application/octet-stream")
@@ -300,7 +300,7 @@ def _below(path: str) -> bytes:
     except BadRequest as why:
         raise Problem(404, "not_found", why.detail) from None
     if any(part in (b"", b".", b"..") for part in raw.split(b"/")) or b"\0" in raw:
-        raise Problem(404, "not_found", f"{shown(path)} is no path of a file")
+        raise Problem(404, "not_found", f"{printable(path)} is no path of a file")
     return raw
 
 
@@ -327,4 +327,4 @@ def _open_file(directory: Path, raw: bytes) -> FileIO:
                 return open(open_regular(directory / name, name), "rb", buffering=0)
             except SourceChanged:
                 pass
-        raise Problem(404, "not_found", f"there is no file {shown(name)} that can be read") from None
+        raise Problem(404, "not_found", f"there is no file {printable(name)} that can be read") from None

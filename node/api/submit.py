@@ -17,7 +17,7 @@ import trio
 from actors.domain.node import PayloadView
 from actors.domain.payload import Payload
 from actors.wire.errors import BadRequest, WireError
-from actors.wire.files.names import shown
+from actors.wire.files.names import printable
 from actors.wire.http.drain_body import drain
 from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts
 from actors.wire.protocol.attempts import view_to_json
@@ -161,7 +161,7 @@ class _Submit:
         key, slash, path = part.name.partition("/")
         item = items.get(key)
         if item is None or not slash:
-            raise BadRequest(f"part {shown(part.name)}: it belongs to none of the attempts")
+            raise BadRequest(f"part {printable(part.name)}: it belongs to none of the attempts")
         if item.result is not None:
             return None
         try:
@@ -288,7 +288,7 @@ def read_form(text: str) -> dict[str, Item]:
     for entry in listed:
         key = entry.get("key") if isinstance(entry, dict) else None
         if not isinstance(key, str) or not KEY.fullmatch(key):
-            raise BadRequest(f"part `attempts`: {shown(repr(key))} is no key (32 hex digits)")
+            raise BadRequest(f"part `attempts`: {printable(repr(key))} is no key (32 hex digits)")
         if key in items:
             raise BadRequest(f"part `attempts`: key {key} is there twice")
         items[key] = _item(key, entry, owner)

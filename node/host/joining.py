@@ -18,7 +18,7 @@ import httpx
 import trio
 
 from actors.kernel.backoff import Backoff
-from actors.ports.world import Chance
+from actors.ports.world import Random
 from node.settings import NodeSettings
 
 log: Final = logging.getLogger("node.joining")
@@ -57,7 +57,7 @@ class Invitation:
 
 
 async def stay_joined(
-    settings: NodeSettings, node_id: str, listening: str, shutdown: trio.Event, chance: Chance
+    settings: NodeSettings, node_id: str, listening: str, shutdown: trio.Event, rng: Random
 ) -> None:
     """Join, stay joined until `shutdown` is set, and leave."""
     orchestrator, url = settings.join, settings.advertise
@@ -74,7 +74,7 @@ async def stay_joined(
             settings.labels,
             settings.machine,
         ),
-        chance,
+        rng,
     )
     async with trio.open_nursery() as until_stopped:
         until_stopped.start_soon(joining.run)
@@ -86,14 +86,14 @@ async def stay_joined(
 class Joining:
     """`run` joins and stays joined, until it is cancelled; `leave` comes after it."""
 
-    def __init__(self, invitation: Invitation, chance: Chance, *, again: float = AGAIN) -> None:
+    def __init__(self, invitation: Invitation, rng: Random, *, again: float = AGAIN) -> None:
         self._invitation = invitation
-        self._chance = chance
+        self._rng = rng
         self._again = again
         self._trouble: str | None = ""
 
     async def run(self) -> None:
-        backoff = Backoff(self._chance, first=0.25, most=AGAIN)
+        backoff = Backoff(self._rng, first=0.25, most=AGAIN)
         async with self._client() as client:
             while True:
                 trouble = await self._say(client)

@@ -23,7 +23,7 @@ import trio
 
 from actors.ports.world import Clock
 from actors.store.durable import sync_directory
-from actors.store.sqlite_thread import in_thread
+from actors.store.sqlite_thread import run_on_connection
 from node.payloads.records import Records
 from node.payloads.rows import PUT, Row, columns_of
 
@@ -92,7 +92,7 @@ class Batches:
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on the real connection as one thread call. Raises what it raises."""
-        return await in_thread(self._connection, work)
+        return await run_on_connection(self._connection, work)
 
     @asynccontextmanager
     async def still(self) -> AsyncIterator[None]:

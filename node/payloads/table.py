@@ -15,7 +15,7 @@ from functools import partial
 import sqlite_anyio
 import trio
 
-from actors.domain.node import Mark, PayloadView
+from actors.domain.node import PayloadView, StreamPosition
 from actors.domain.payload import Payload, PayloadMove
 from actors.domain.status import ENDED
 from actors.ports.world import Clock
@@ -53,9 +53,9 @@ class PayloadTable:
         return self._records.boot
 
     @property
-    def mark(self) -> Mark:
+    def mark(self) -> StreamPosition:
         """Where this node's life is now."""
-        return Mark(self.incarnation, self._batches.sequence)
+        return StreamPosition(self.incarnation, self._batches.sequence)
 
     # ------------------------------------------------------------------ the port that the Runner knows
 
@@ -151,7 +151,7 @@ class PayloadTable:
     @asynccontextmanager
     async def subscribe(
         self, owner: str | None
-    ) -> AsyncIterator[tuple[Sequence[Payload], Mark, trio.MemoryReceiveChannel[Payload]]]:
+    ) -> AsyncIterator[tuple[Sequence[Payload], StreamPosition, trio.MemoryReceiveChannel[Payload]]]:
         """The picture (of one owner's payloads, or of all), its mark, and every change after it, of whatever
         owner. A reader that is too many changes behind finds its channel closed."""
         async with AsyncExitStack() as stack:

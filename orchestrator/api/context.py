@@ -16,13 +16,13 @@ from actors.domain.status import Status
 from actors.ports.ledger import Ledger
 from actors.ports.world import Clock
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
-from orchestrator.events.change_stream import Changes
-from orchestrator.events.waiters import Feed
+from orchestrator.events.change_stream import ChangeStream
+from orchestrator.events.waiters import JobWaiters
 from orchestrator.nodes.native.events import Introduced
 from orchestrator.nodes.registry import NodeRegistry
-from orchestrator.nodes.remote_stream import Opened
+from orchestrator.nodes.remote_stream import RemoteStream
 from orchestrator.scheduling.pauses import Pauses
-from orchestrator.storage.result_archive import LeftOut, StoredFile
+from orchestrator.storage.result_archive import FileEntry, SkippedFiles
 from orchestrator.storage.storage import Storage
 
 T = TypeVar("T")
@@ -32,22 +32,24 @@ class NodeFiles(Protocol):
     """Reading what an attempt has on its node now. Entering raises `opened.Unreachable`, or `opened.NotThere`
     when the node does not know the attempt."""
 
-    def open_results(self, node: NodeRef, attempt: Attempt) -> AbstractAsyncContextManager[Opened]:
+    def open_results(self, node: NodeRef, attempt: Attempt) -> AbstractAsyncContextManager[RemoteStream]:
         """A zip of the attempt's directory as it is now."""
         ...
 
     def open_log(
         self, node: NodeRef, attempt: Attempt, stream: str, offset: int = 0, *, follow: bool = False
-    ) -> AbstractAsyncContextManager[Opened]:
+    ) -> AbstractAsyncContextManager[RemoteStream]:
         """The bytes of "stdout" or "stderr" from `offset`; with `follow` as they come, until the end."""
         ...
 
-    def open_file(self, node: NodeRef, attempt: Attempt, path: str) -> AbstractAsyncContextManager[Opened]:
+    def open_file(
+        self, node: NodeRef, attempt: Attempt, path: str
+    ) -> AbstractAsyncContextManager[RemoteStream]:
         """One file of the attempt's directory as it is now, by its spelled path. NotThere also when there is
         no such file."""
         ...
 
-    async def list_files(self, node: NodeRef, attempt: Attempt) -> Sequence[StoredFile]:
+    async def list_files(self, node: NodeRef, attempt: Attempt) -> Sequence[FileEntry]:
         """What is in the attempt's directory now. Raises as the others do."""
         ...
 
@@ -82,14 +84,14 @@ class Api:
     ledger: Ledger
     archive: Archive
     storage: Storage
-    feed: Feed
+    waiters: JobWaiters
     nodes: NodeFiles
     services: Mapping[str, ServiceLimits]
     why: Callable[[tuple[int, ...]], Awaitable[Sequence[Waiting | None]]]
     pool: Callable[[], Awaitable[Sequence[NodeView]]]
     registry: NodeRegistry
     scaling: Callable[[], Awaitable[Sequence[ServiceScaling]]]
-    changes: Changes
+    changes: ChangeStream
     clock: Clock
     pauses: Pauses
     clean: Callable[[Job], Awaitable[Job | None]]
@@ -97,4 +99,4 @@ class Api:
     upload_limit: int = 400 << 20
     kill_patience: float = 5.0
     version: str = ""
-    left_out: LeftOut = field(default_factory=LeftOut)
+    left_out: SkippedFiles = field(default_factory=SkippedFiles)

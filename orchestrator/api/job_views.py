@@ -24,7 +24,7 @@ from orchestrator.api.http import file_response
 from orchestrator.api.http.errors import Refusal, unknown_job
 from orchestrator.ledger.queries import read_details
 from orchestrator.ledger.tables.callbacks import read_callback
-from orchestrator.nodes.remote_stream import NotThere, Opened, Unreachable
+from orchestrator.nodes.remote_stream import NotOnNode, RemoteStream, Unreachable
 from orchestrator.storage.disk import StorageGone
 
 log: Final = logging.getLogger("orchestrator.api")
@@ -181,19 +181,19 @@ async def directory_now(api: Api, job: Job) -> Response:
             return await file_response.stream(
                 api.nodes.open_results(*found), file_response.ZIP, f"{job.id}.zip"
             )
-        except NotThere:
+        except NotOnNode:
             pass  # it has just ended, or is being given up: what we have is what there is
     job = await find(api, job.id)
     return await (results(api, job) if job.status in ENDED else inputs(api, job))
 
 
 @asynccontextmanager
-async def _zipped_inputs(api: Api, job: Job) -> AsyncIterator[Opened]:
+async def _zipped_inputs(api: Api, job: Job) -> AsyncIterator[RemoteStream]:
     with api.storage.reading(job.storage_key) as directory:
         top = directory / "input"
         listing = await api.storage.thread(lambda: list_tree(top), what=f"the input of job {job.id}")
         pulled = zip_stream(top, listing.entries)
         try:
-            yield Opened({}, pulled)
+            yield RemoteStream({}, pulled)
         finally:
             await pulled.aclose()

@@ -13,12 +13,12 @@ from actors.domain.node import NodeView
 from actors.domain.service import ServiceLimits, Waiting
 from actors.domain.status import Status
 from actors.wire.protocol.contract import rfc3339
-from orchestrator.ledger.queries import Told
+from orchestrator.ledger.queries import JobChange
 from orchestrator.ledger.tables.activity import Minute
 from orchestrator.ledger.tables.callbacks import CallbackView
-from orchestrator.ledger.tables.queue_counts import Holder
+from orchestrator.ledger.tables.queue_counts import QueueShare
 from orchestrator.ledger.tables.usage import Used
-from orchestrator.storage.result_archive import StoredFile
+from orchestrator.storage.result_archive import FileEntry
 
 
 def time(at: float | None) -> str | None:
@@ -82,7 +82,7 @@ def callback(called: CallbackView) -> dict[str, Any]:
     }
 
 
-def event(told: Told) -> dict[str, Any]:
+def event(told: JobChange) -> dict[str, Any]:
     """A change. `job` is the whole job where this is its newest change, None where a later one follows."""
     row, entry = told.job, told.entry
     is_newest = row.change_seq == told.seq
@@ -174,7 +174,7 @@ def usage(used: Iterable[Used]) -> list[dict[str, Any]]:
     return list(items.values())
 
 
-def holder(one: Holder) -> dict[str, Any]:
+def holder(one: QueueShare) -> dict[str, Any]:
     return {
         "service": one.service,
         "user_id": one.user_id,
@@ -197,7 +197,7 @@ def minute(one: Minute) -> dict[str, Any]:
     }
 
 
-def file(one: StoredFile) -> dict[str, Any]:
+def file(one: FileEntry) -> dict[str, Any]:
     return {
         "path": one.path,
         "url": quote(one.path),

@@ -19,7 +19,7 @@ from actors.domain.service import ServiceLimits
 from actors.ports.ledger import LedgerError
 from actors.ports.storage import StorageError
 from actors.wire.errors import BadRequest, CutOff, TooLarge
-from actors.wire.files.names import PathSet, safe_path, shown
+from actors.wire.files.names import PathSet, printable, safe_path
 from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts, read_text
 from orchestrator.api.context import Api
 from orchestrator.api.http.errors import Refusal
@@ -194,7 +194,7 @@ class _Form:
         text = self._text("user_id")
         if not _USER.fullmatch(text) or not -(1 << 63) <= int(text) < 1 << 63:
             raise BadRequest(
-                f"user_id {shown(text)}: a whole number of at most 64 bits was expected, such as 0 or 42"
+                f"user_id {printable(text)}: a whole number of at most 64 bits was expected, such as 0 or 42"
             )
         return int(text)
 
@@ -202,7 +202,7 @@ class _Form:
         text = self._text("service")
         if text not in services:
             known = ", ".join(sorted(services)) or "none"
-            raise BadRequest(f"service {shown(text)} is unknown; known: {known}")
+            raise BadRequest(f"service {printable(text)} is unknown; known: {known}")
         return services[text]
 
     def max_runtime(self, service: ServiceLimits) -> float:
@@ -212,10 +212,12 @@ class _Form:
         text = self._text("max_runtime")
         seconds = float(text) if _SECONDS.fullmatch(text) else 0.0
         if not seconds:
-            raise BadRequest(f"max_runtime {shown(text)}: seconds above 0 were expected, such as 90 or 0.5")
+            raise BadRequest(
+                f"max_runtime {printable(text)}: seconds above 0 were expected, such as 90 or 0.5"
+            )
         if service.max_runtime and seconds > service.max_runtime:
             limit = f"at most {service.max_runtime:g} are allowed for service {service.name}"
-            raise BadRequest(f"max_runtime {shown(text)}: {limit}")
+            raise BadRequest(f"max_runtime {printable(text)}: {limit}")
         return seconds
 
     def requires(self) -> str:
@@ -225,15 +227,15 @@ class _Form:
         try:
             return requirement(text)
         except ValueError as error:
-            raise BadRequest(f"requires {shown(text)}: {error}") from None
+            raise BadRequest(f"requires {printable(text)}: {error}") from None
 
     def name(self) -> str | None:
         """What the job is called; an empty field is an unfilled one."""
         text = self._fields["name"].text.strip() if "name" in self._fields else ""
         if len(text) > LONGEST_NAME or not is_line(text):
             raise BadRequest(
-                f"name {shown(text)}: at most {LONGEST_NAME} characters on one line were expected, and no "
-                "control characters"
+                f"name {printable(text)}: at most {LONGEST_NAME} characters on one line were expected, "
+                "and no control characters"
             )
         return text or None
 
@@ -243,7 +245,7 @@ class _Form:
         for tag in found:
             if not _TAG.fullmatch(tag):
                 raise BadRequest(
-                    f"tags {shown(tag)}: 1 to 64 letters, digits and any of . _ : = / @ + - were expected"
+                    f"tags {printable(tag)}: 1 to 64 letters, digits and any of . _ : = / @ + - were expected"
                 )
         if len(found) > MOST_TAGS:
             raise BadRequest(f"tags: {len(found)} were given, at most {MOST_TAGS} are allowed")
@@ -257,7 +259,7 @@ class _Form:
         try:
             return hosts.url(text)
         except NotAllowed as error:
-            raise BadRequest(f"callback_url {shown(text)}: {error}") from None
+            raise BadRequest(f"callback_url {printable(text)}: {error}") from None
 
     def fingerprint(self) -> str:
         """The same for the same fields, as they were sent or left out, and names and bytes of the files; ""

@@ -43,7 +43,8 @@ READING: Final = 2.0
 MOST_ADDRESSES: Final = 4
 LOOKUPS: Final = 64
 """Names that are looked up at once. A look-up cannot be stopped, and takes some 15 s where no name server
-answers; a try waits for it 10 s. So these are more than the sick half of the Caller's places can hold."""
+answers; a try waits for it 10 s. So these are more than the sick half of the CallbackSender's places can
+hold."""
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """The addresses of a name. Raises OSError and UnicodeError."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from actors.wire.errors import BadRequest
-from actors.wire.files.names import PathSet, safe_path, shown
+from actors.wire.files.names import PathSet, printable, safe_path
 from actors.wire.multipart.writer import DataPart, FilePart
 from orchestrator.client.errors import BadInput
 
@@ -63,7 +63,7 @@ def _walk(top: Path, name: str) -> Iterator[tuple[str, Path]]:
             inside.append(file)
             yield f"{prefix}/{file}" if prefix else file, Path(directory, file)
     if not inside:
-        raise BadInput(f"directory {shown(str(top))} has no files in it; name the files of the job")
+        raise BadInput(f"directory {printable(str(top))} has no files in it; name the files of the job")
 
 
 def _leads_up(real: str, inner: str) -> bool:
@@ -72,14 +72,14 @@ def _leads_up(real: str, inner: str) -> bool:
 
 
 def _unreadable(error: OSError) -> None:
-    raise BadInput(f"directory {shown(str(error.filename))} cannot be read: {error.strerror}")
+    raise BadInput(f"directory {printable(str(error.filename))} cannot be read: {error.strerror}")
 
 
 def _allowed(name: str, paths: PathSet) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise BadInput(f"file name {shown(name)} is no UTF-8; rename the file") from None
+        raise BadInput(f"file name {printable(name)} is no UTF-8; rename the file") from None
     try:
         safe = safe_path(name)
         paths.add(safe)
@@ -96,10 +96,12 @@ def _part(name: str, source: PathLike | bytes) -> FilePart | DataPart:
         path = Path(source).resolve(strict=True)
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise BadInput(f"{shown(str(source))} is no file; only files and directories can be submitted")
+            raise BadInput(
+                f"{printable(str(source))} is no file; only files and directories can be submitted"
+            )
         if not os.access(path, os.R_OK):
-            raise BadInput(f"{shown(str(source))} cannot be read; its permissions do not allow it")
+            raise BadInput(f"{printable(str(source))} cannot be read; its permissions do not allow it")
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "a link that leads in a circle"
-        raise BadInput(f"{shown(str(source))} cannot be read: {reason}; check the path") from None
+        raise BadInput(f"{printable(str(source))} cannot be read: {reason}; check the path") from None
     return FilePart(_FIELD, name, path, found.st_size)

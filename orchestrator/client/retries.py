@@ -23,11 +23,11 @@ class Retries:
     longest: float = 5.0
 
     def pause(
-        self, tried: int, asked: float | None = None, chance: Callable[[], float] = random.random
+        self, tried: int, asked: float | None = None, rng: Callable[[], float] = random.random
     ) -> float:
         """Seconds before the next try, after `tried` of them; at least what the server `asked` for, within
         reason."""
-        pause = min(self.longest, self.first * 2.0 ** min(tried - 1, 30)) * (0.5 + chance() / 2)
+        pause = min(self.longest, self.first * 2.0 ** min(tried - 1, 30)) * (0.5 + rng() / 2)
         return max(pause, min(asked or 0.0, 60.0))
 
 

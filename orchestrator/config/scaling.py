@@ -28,7 +28,7 @@ LOCAL_DEFAULTS: Final[Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Commands:
+class CommandSettings:
     """What to run. `deadline`: seconds for each of them."""
 
     create: str
@@ -70,13 +70,13 @@ class ScalingConfig:
     """How one service scales. `machines` has what its provider needs to know; None for `local`."""
 
     limits: ScalingLimits
-    machines: Commands | Ec2Settings | None = None
+    machines: CommandSettings | Ec2Settings | None = None
 
     @property
     def provider(self) -> str:
         if self.machines is None:
             return LOCAL
-        return "command" if isinstance(self.machines, Commands) else "ec2"
+        return "command" if isinstance(self.machines, CommandSettings) else "ec2"
 
     @property
     def elsewhere(self) -> bool:
@@ -201,8 +201,8 @@ EC2: Final[Mapping[str, Any]] = {
 }
 """The keys of a table `[scaling.NAME.ec2]`."""
 
-_TABLES: Final[Mapping[str, tuple[Mapping[str, Any], type[Commands] | type[Ec2Settings]]]] = {
-    "command": (COMMAND, Commands),
+_TABLES: Final[Mapping[str, tuple[Mapping[str, Any], type[CommandSettings] | type[Ec2Settings]]]] = {
+    "command": (COMMAND, CommandSettings),
     "ec2": (EC2, Ec2Settings),
 }
 
@@ -247,7 +247,7 @@ class _Reading:
             if least > most:
                 self.mistakes.append(f"{self._where}: {low} ({least}) is above {high} ({most})")
 
-    def _machines(self, provider: str, table: Any) -> Commands | Ec2Settings | None:
+    def _machines(self, provider: str, table: Any) -> CommandSettings | Ec2Settings | None:
         keys, made = _TABLES[provider]
         where = f"{self._where}.{provider}"
         if not isinstance(table, dict):

@@ -20,8 +20,8 @@ import trio
 
 from actors.domain.status import OVER
 from actors.ports.ledger import LedgerError
-from orchestrator.events.waiters import Feed, FeedClosed, FeedFull
-from orchestrator.ledger.queries import Told, read_changes, read_job_changes, read_seq
+from orchestrator.events.waiters import JobWaiters, TooManyWaiters, WaitersClosed
+from orchestrator.ledger.queries import JobChange, read_changes, read_job_changes, read_seq
 
 log: Final = logging.getLogger("orchestrator.changes")
 
@@ -44,14 +44,14 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ChangeFilter:
     """Which changes a listener wants; None: not narrowed by this."""
 
     job: int | None = None
     user: int | None = None
     service: str | None = None
 
-    def fits(self, line: Line) -> bool:
+    def fits(self, line: EncodedChange) -> bool:
         return (
             self.job in (None, line.job_id)
             and self.user in (None, line.user_id)
@@ -60,7 +60,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class EncodedChange:
     """One change, written out. `over`: the job is over with it."""
 
     seq: int
@@ -80,19 +80,19 @@ class Listener:
         self.cut = cut
 
 
-class Changes:
+class ChangeStream:
     """See the module. `write` makes a line of a change. At most `most` listen at a time."""
 
     def __init__(
-        self, reader: Reader, feed: Feed, write: Callable[[Told], bytes], *, most: int = 2000
+        self, reader: Reader, waiters: JobWaiters, write: Callable[[JobChange], bytes], *, most: int = 2000
     ) -> None:
         self._reader = reader
-        self._feed = feed
+        self._waiters = waiters
         self._write = write
         self.most = most
         self._listeners: set[Listener] = set()
         self._wanted = trio.Event()
-        self._kept: deque[Line] = deque()
+        self._kept: deque[EncodedChange] = deque()
         # What is kept are all changes above `_from`, up to `_upto`.
         self._from = 0
         self._upto = 0
@@ -109,7 +109,7 @@ class Changes:
             nursery.start_soon(self._read)
             task_status.started()
             try:
-                await self._feed.until_closed()
+                await self._waiters.until_closed()
             finally:
                 self._grown.set()  # who waits finds that it is over
                 nursery.cancel_scope.cancel()
@@ -118,7 +118,7 @@ class Changes:
     def listen(self, cut: Callable[[], None] | None = None) -> Iterator[Listener]:
         """Be counted while inside. Raises FeedFull."""
         if len(self._listeners) >= self.most:
-            raise FeedFull(f"{self.most} clients follow events already; ask again later")
+            raise TooManyWaiters(f"{self.most} clients follow events already; ask again later")
         listener = Listener(cut)
         self._listeners.add(listener)
         self._wanted.set()
@@ -131,12 +131,12 @@ class Changes:
         """The number of the newest change."""
         return await self._reader.read(read_seq)
 
-    async def after(self, place: int, wanted: Wanted) -> tuple[Sequence[Line], int]:
+    async def after(self, place: int, wanted: ChangeFilter) -> tuple[Sequence[EncodedChange], int]:
         """The next changes that are wanted and come after `place`, and the new place; waits until there is
         anything new, wanted or not. Raises FeedClosed, LedgerError. Inside `listen` only."""
         while True:
-            if self._feed.closed:
-                raise FeedClosed("the server stops")
+            if self._waiters.closed:
+                raise WaitersClosed("the server stops")
             if place < self._from or (wanted.job is not None and place + KEPT < self._upto):
                 return await self._from_ledger(place, wanted)
             if place < self._upto:
@@ -144,8 +144,8 @@ class Changes:
             self._grown = self._grown if not self._grown.is_set() else trio.Event()
             await self._grown.wait()
 
-    def _from_kept(self, place: int, wanted: Wanted) -> tuple[Sequence[Line], int]:
-        newer: list[Line] = []
+    def _from_kept(self, place: int, wanted: ChangeFilter) -> tuple[Sequence[EncodedChange], int]:
+        newer: list[EncodedChange] = []
         for line in reversed(self._kept):
             if line.seq <= place:
                 break
@@ -156,7 +156,7 @@ class Changes:
             return fitting[:AT_ONCE], fitting[AT_ONCE - 1].seq
         return fitting, self._upto
 
-    async def _from_ledger(self, place: int, wanted: Wanted) -> tuple[Sequence[Line], int]:
+    async def _from_ledger(self, place: int, wanted: ChangeFilter) -> tuple[Sequence[EncodedChange], int]:
         number = wanted.job
         if number is not None:
             told, upto = await self._reader.read(lambda db: read_job_changes(db, number, place))
@@ -164,13 +164,13 @@ class Changes:
             told, upto = await self._reader.read(lambda db: read_changes(db, place))
         return [line for line in map(self._line, told) if wanted.fits(line)], upto
 
-    def _line(self, told: Told) -> Line:
+    def _line(self, told: JobChange) -> EncodedChange:
         job = told.job
         over = job.change_seq == told.seq and job.status in OVER
-        return Line(told.seq, job.id, job.user_id, job.service, over, self._write(told))
+        return EncodedChange(told.seq, job.id, job.user_id, job.service, over, self._write(told))
 
     async def _read(self) -> None:
-        with suppress(FeedClosed):
+        with suppress(WaitersClosed):
             while True:
                 try:
                     await self._read_on()
@@ -185,7 +185,7 @@ class Changes:
             self._kept.clear()
             self._from = self._upto = await self.newest()
             self._grown.set()
-        await self._feed.moved(self._upto)
+        await self._waiters.moved(self._upto)
         if not self._listeners:
             return
         told, self._upto = await self._reader.read(lambda db: read_changes(db, self._upto))

@@ -15,15 +15,15 @@ import trio
 from actors.domain.job import Job
 
 
-class FeedFull(Exception):
+class TooManyWaiters(Exception):
     """As many wait as may wait; ask again later."""
 
 
-class FeedClosed(Exception):
+class WaitersClosed(Exception):
     """The server stops: nothing more is told."""
 
 
-class Watch:
+class JobWaiter:
     """One waiter for one job. Keeps the newest row only."""
 
     def __init__(self) -> None:
@@ -44,20 +44,20 @@ class Watch:
         """The newest row whose `change_seq` is above `after`, as soon as there is one. Raises FeedClosed."""
         while self._newest is None or self._newest.change_seq <= after:
             if self._closed:
-                raise FeedClosed("the server stops")
+                raise WaitersClosed("the server stops")
             self._changed = trio.Event()
             await self._changed.wait()
         return self._newest
 
 
-class Feed:
+class JobWaiters:
     """See the module. At most `most` wait at a time."""
 
     def __init__(self, most: int = 4096) -> None:
         self._most = most
         self._waiting = 0
         self._closed = False
-        self._watches: dict[int, set[Watch]] = {}
+        self._watches: dict[int, set[JobWaiter]] = {}
         self._stopped = trio.Event()
         self._newest = 0
         self._moved = trio.Event()
@@ -79,11 +79,11 @@ class Feed:
             self.publish(job)
 
     @contextmanager
-    def watch(self, job_id: int) -> Iterator[Watch]:
+    def watch(self, job_id: int) -> Iterator[JobWaiter]:
         """Be told of `job_id` while inside. Raises FeedFull."""
         if self._waiting >= self._most:
-            raise FeedFull(f"{self._most} requests wait for changes already; ask again without waiting")
-        watch = Watch()
+            raise TooManyWaiters(f"{self._most} requests wait for changes already; ask again without waiting")
+        watch = JobWaiter()
         if self._closed:
             watch.close()
         self._waiting += 1
@@ -102,7 +102,7 @@ class Feed:
         FeedClosed. Does not count as one who waits for a job."""
         while self._newest <= after:
             if self._closed:
-                raise FeedClosed("the server stops")
+                raise WaitersClosed("the server stops")
             if self._moved.is_set():
                 self._moved = trio.Event()
             await self._moved.wait()

@@ -19,15 +19,15 @@ import trio
 
 from actors.domain.changes import (
     Change,
+    ChangeAnswer,
+    ChangeResult,
     JobDetails,
-    Move,
     MoveAttempt,
     NewJob,
-    Note,
-    Outcome,
-    Recorded,
     RecordEnd,
-    TellProgress,
+    SetMessage,
+    SetProgress,
+    Transition,
 )
 from actors.domain.job import Attempt, HistoryEntry, Job
 from actors.domain.scaling import DecisionRecord, MachineRecord
@@ -125,7 +125,7 @@ class SqliteLedger:
         """
         return await self._writer.write(partial(_insert, job))
 
-    async def record(self, changes: Sequence[Change]) -> Sequence[Recorded]:
+    async def record(self, changes: Sequence[Change]) -> Sequence[ChangeAnswer]:
         """Apply each change by itself, in order; durable on return. A later change sees the earlier ones.
         When this raises LedgerError, none of them was applied."""
         if not changes:
@@ -175,7 +175,7 @@ class SqliteLedger:
     async def live(self) -> tuple[Sequence[Job], int]:
         return await self.read(_live)
 
-    async def owed(self) -> Sequence[Attempt]:
+    async def unreleased(self) -> Sequence[Attempt]:
         statement = f"{rows.ATTEMPTS_OWED} ORDER BY rowid"
         return await self.read(lambda db: [rows.attempt_of(row) for row in db.execute(statement)])
 
@@ -276,41 +276,41 @@ def _insert(job: NewJob, writing: Writing) -> Job:
 
 def _are_urgent(changes: Sequence[Change]) -> bool:
     """What begins, or only tells something, can wait for room; what ends makes some, or frees a node."""
-    begin = any(isinstance(change, Move) and change.attempt is not None for change in changes)
-    return not begin and not all(isinstance(change, Note | TellProgress) for change in changes)
+    begin = any(isinstance(change, Transition) and change.attempt is not None for change in changes)
+    return not begin and not all(isinstance(change, SetMessage | SetProgress) for change in changes)
 
 
-def _record(changes: Sequence[Change], writing: Writing) -> list[Recorded]:
+def _record(changes: Sequence[Change], writing: Writing) -> list[ChangeAnswer]:
     return [_change(change, writing) for change in changes]
 
 
-def _change(change: Change, writing: Writing) -> Recorded:
+def _change(change: Change, writing: Writing) -> ChangeAnswer:
     db, now, seq = writing.db, writing.now, writing.seq + 1
     if isinstance(change, MoveAttempt):
         attempt = rules.move_attempt(rows.get_attempt(db, change.key), change)
-        if isinstance(attempt, Outcome):
-            return Recorded(attempt)
+        if isinstance(attempt, ChangeResult):
+            return ChangeAnswer(attempt)
         rows.store_attempt(db, attempt, now)
-        return Recorded(Outcome.DONE)
+        return ChangeAnswer(ChangeResult.DONE)
     job = rows.get_job(db, change.job_id)
-    step: rules.Step | Outcome
+    step: rules.AppliedChange | ChangeResult
     if isinstance(change, RecordEnd):
         step = rules.record_end(job, change, seq=seq, now=now)
-    elif isinstance(change, Note):
+    elif isinstance(change, SetMessage):
         step = rules.note(job, change, seq=seq, now=now)
-    elif isinstance(change, TellProgress):
+    elif isinstance(change, SetProgress):
         step = rules.tell_progress(job, change, seq=seq, now=now)
     else:
         has_open = change.attempt is not None and _attempt_exists(db, change)
         step = rules.move(job, change, has_open=has_open, seq=seq, now=now)
-    if isinstance(step, Outcome):
-        return Recorded(step, job)
+    if isinstance(step, ChangeResult):
+        return ChangeAnswer(step, job)
     writing.next_seq()
     rows.store(db, step, now)
-    return Recorded(Outcome.DONE, step.job)
+    return ChangeAnswer(ChangeResult.DONE, step.job)
 
 
-def _attempt_exists(db: sqlite3.Connection, change: Move) -> bool:
+def _attempt_exists(db: sqlite3.Connection, change: Transition) -> bool:
     assert change.attempt is not None
     if rows.get_attempt(db, change.attempt.key) is not None:
         return True

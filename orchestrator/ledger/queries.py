@@ -53,7 +53,7 @@ class JobPage:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class JobChange:
     """One change of one job. `entry` is its line of history, None for a change that is no transition. `job`
     and `details` are the job as it is when this is read: `job.change_seq` may be later than `seq`."""
 
@@ -153,7 +153,7 @@ def read_seq(db: sqlite3.Connection) -> int:
     return int(db.execute("SELECT value FROM meta WHERE key = 'change_seq'").fetchone()[0])
 
 
-def read_changes(db: sqlite3.Connection, after: int) -> tuple[list[Told], int]:
+def read_changes(db: sqlite3.Connection, after: int) -> tuple[list[JobChange], int]:
     """The changes that follow `after`, in order, and how far that is: all if it is the newest change. Each
     transition is there once, and so is each job's newest change of another kind."""
     db.execute("BEGIN")
@@ -170,7 +170,7 @@ def read_changes(db: sqlite3.Connection, after: int) -> tuple[list[Told], int]:
         db.execute("ROLLBACK")
 
 
-def read_job_changes(db: sqlite3.Connection, job_id: int, after: int) -> tuple[list[Told], int]:
+def read_job_changes(db: sqlite3.Connection, job_id: int, after: int) -> tuple[list[JobChange], int]:
     """The same of one job, all of them: what other jobs did in the meantime is not looked at."""
     db.execute("BEGIN")
     try:
@@ -185,7 +185,9 @@ def read_job_changes(db: sqlite3.Connection, job_id: int, after: int) -> tuple[l
         db.execute("ROLLBACK")
 
 
-def _told(db: sqlite3.Connection, lines: Mapping[int, HistoryEntry], changed: Sequence[Job]) -> list[Told]:
+def _told(
+    db: sqlite3.Connection, lines: Mapping[int, HistoryEntry], changed: Sequence[Job]
+) -> list[JobChange]:
     jobs = {job.id: job for job in changed}
     for entry in lines.values():
         if entry.job_id not in jobs and (job := rows.get_job(db, entry.job_id)) is not None:
@@ -197,4 +199,6 @@ def _told(db: sqlite3.Connection, lines: Mapping[int, HistoryEntry], changed: Se
     changes = {seq: entry.job_id for seq, entry in lines.items()} | {
         job.change_seq: job.id for job in changed
     }
-    return [Told(seq, jobs[n], details[n], lines.get(seq)) for seq, n in sorted(changes.items()) if n in jobs]
+    return [
+        JobChange(seq, jobs[n], details[n], lines.get(seq)) for seq, n in sorted(changes.items()) if n in jobs
+    ]

@@ -15,7 +15,7 @@ from actors.domain.job import Attempt, AttemptState, End, HistoryEntry, Job
 from actors.domain.labels import from_labels
 from actors.domain.status import Status
 from orchestrator.ledger.schema import IS_ENDED, IS_LIVE, IS_OWED
-from orchestrator.ledger.transitions import Step
+from orchestrator.ledger.transitions import AppliedChange
 
 Row = tuple[Any, ...]
 
@@ -137,7 +137,7 @@ def insert_job(db: sqlite3.Connection, job: NewJob, *, seq: int, now: float) -> 
     return job_id
 
 
-def store(db: sqlite3.Connection, step: Step, now: float) -> None:
+def store(db: sqlite3.Connection, step: AppliedChange, now: float) -> None:
     """Write what a rule has decided."""
     if step.new_attempt is not None:
         new = step.new_attempt

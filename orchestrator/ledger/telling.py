@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from actors.domain.changes import Change, NewJob, Outcome, Recorded
+from actors.domain.changes import Change, ChangeAnswer, ChangeResult, NewJob
 from actors.domain.job import Attempt, HistoryEntry, Job
 from actors.ports.ledger import Ledger
 
@@ -28,9 +28,11 @@ class TellingLedger:
         self._tell((row,))
         return row
 
-    async def record(self, changes: Sequence[Change]) -> Sequence[Recorded]:
+    async def record(self, changes: Sequence[Change]) -> Sequence[ChangeAnswer]:
         answers = await self._ledger.record(changes)
-        done = [answer.job for answer in answers if answer.outcome is Outcome.DONE and answer.job is not None]
+        done = [
+            answer.job for answer in answers if answer.outcome is ChangeResult.DONE and answer.job is not None
+        ]
         if done:
             self._tell(done)
         return answers
@@ -47,8 +49,8 @@ class TellingLedger:
     async def live(self) -> tuple[Sequence[Job], int]:
         return await self._ledger.live()
 
-    async def owed(self) -> Sequence[Attempt]:
-        return await self._ledger.owed()
+    async def unreleased(self) -> Sequence[Attempt]:
+        return await self._ledger.unreleased()
 
     async def get(self, job_id: int) -> Job | None:
         return await self._ledger.get(job_id)

@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from actors.domain.changes import Move, MoveAttempt, NewJob, Note, Outcome, RecordEnd, TellProgress
+from actors.domain.changes import (
+    ChangeResult,
+    MoveAttempt,
+    NewJob,
+    RecordEnd,
+    SetMessage,
+    SetProgress,
+    Transition,
+)
 from actors.domain.job import Attempt, AttemptState, End, HistoryEntry, Job
 from actors.domain.labels import from_labels
 from actors.domain.status import ENDED, OVER, QUOTA, Status, may_move
@@ -22,7 +30,7 @@ UPLOADED = "Job successfully uploaded"
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class AppliedChange:
     """What is to be stored: the job's row as it becomes, its line of history, the attempt that is new and the
     one that changed."""
 
@@ -32,7 +40,7 @@ class Step:
     changed_attempt: Attempt | None = None
 
 
-def new_job(job: NewJob, *, job_id: int, seq: int, now: float) -> Step:
+def new_job(job: NewJob, *, job_id: int, seq: int, now: float) -> AppliedChange:
     """The first row of a job."""
     row = Job(
         id=job_id,
@@ -48,10 +56,12 @@ def new_job(job: NewJob, *, job_id: int, seq: int, now: float) -> Step:
         max_runtime=job.max_runtime,
         requires=from_labels(job.details.requires),
     )
-    return Step(row, HistoryEntry(job_id, now, None, Status.QUEUED, UPLOADED, None, None))
+    return AppliedChange(row, HistoryEntry(job_id, now, None, Status.QUEUED, UPLOADED, None, None))
 
 
-def move(job: Job | None, change: Move, *, has_open: bool, seq: int, now: float) -> Step | Outcome:
+def move(
+    job: Job | None, change: Transition, *, has_open: bool, seq: int, now: float
+) -> AppliedChange | ChangeResult:
     """Decide on a move. `has_open` says whether any attempt of the job is OPEN.
 
     A job that leaves its attempt behind (requeued or ended) without saying what becomes of it leaves it OVER:
@@ -59,13 +69,13 @@ def move(job: Job | None, change: Move, *, has_open: bool, seq: int, now: float)
     """
     current = job.attempt if job is not None else None
     if job is None or job.status is not change.source:
-        return Outcome.STALE
+        return ChangeResult.STALE
     if change.key is not None and (current is None or current.key != change.key):
-        return Outcome.STALE
+        return ChangeResult.STALE
     if not may_move(job.status, change.target, terminate_requested=job.terminate_requested):
-        return Outcome.REFUSED
+        return ChangeResult.REFUSED
     if not _attempt_fits(job, change, has_open=has_open):
-        return Outcome.REFUSED
+        return ChangeResult.REFUSED
 
     reason = storable(change.reason)
     changed = _left(current, change) if current is not None else None
@@ -95,16 +105,16 @@ def move(job: Job | None, change: Move, *, has_open: bool, seq: int, now: float)
         node_id=acting.node_id if acting is not None else None,
         attempt_n=acting.n if acting is not None else None,
     )
-    return Step(row, entry, change.attempt, changed if changed != current else None)
+    return AppliedChange(row, entry, change.attempt, changed if changed != current else None)
 
 
-def record_end(job: Job | None, change: RecordEnd, *, seq: int, now: float) -> Step | Outcome:
+def record_end(job: Job | None, change: RecordEnd, *, seq: int, now: float) -> AppliedChange | ChangeResult:
     """Decide on a verdict: it counts once, and only from the current attempt of a job that is on its way. The
     history tells it, for from here on the job no longer counts against the quotas."""
     if job is None or job.attempt is None or job.attempt.key != change.key:
-        return Outcome.STALE
+        return ChangeResult.STALE
     if job.end is not None or job.status not in QUOTA:
-        return Outcome.STALE
+        return ChangeResult.STALE
     end = storable_end(change.end)
     entry = HistoryEntry(
         job_id=job.id,
@@ -115,47 +125,49 @@ def record_end(job: Job | None, change: RecordEnd, *, seq: int, now: float) -> S
         node_id=job.attempt.node_id,
         attempt_n=job.attempt.n,
     )
-    return Step(replace(job, end=end, change_seq=seq, updated_at=now), entry)
+    return AppliedChange(replace(job, end=end, change_seq=seq, updated_at=now), entry)
 
 
-def note(job: Job | None, change: Note, *, seq: int, now: float) -> Step | Outcome:
+def note(job: Job | None, change: SetMessage, *, seq: int, now: float) -> AppliedChange | ChangeResult:
     """Decide on a message: only for a job that is on its way under that attempt, and only a new one."""
     if job is None or job.attempt is None or job.attempt.key != change.key or job.status not in QUOTA:
-        return Outcome.STALE
+        return ChangeResult.STALE
     message = storable(change.message)
     if message == job.message:
-        return Outcome.STALE
-    return Step(replace(job, message=message, change_seq=seq, updated_at=now))
+        return ChangeResult.STALE
+    return AppliedChange(replace(job, message=message, change_seq=seq, updated_at=now))
 
 
-def tell_progress(job: Job | None, change: TellProgress, *, seq: int, now: float) -> Step | Outcome:
+def tell_progress(
+    job: Job | None, change: SetProgress, *, seq: int, now: float
+) -> AppliedChange | ChangeResult:
     """Decide on a script's word of its progress: like a note, only from the current attempt of a job that is
     on its way, and only what is new."""
     if job is None or job.attempt is None or job.attempt.key != change.key or job.status not in QUOTA:
-        return Outcome.STALE
+        return ChangeResult.STALE
     message = storable(change.message)
     if (change.fraction, message) == (job.progress, job.progress_message):
-        return Outcome.STALE
+        return ChangeResult.STALE
     row = replace(job, progress=change.fraction, progress_message=message, change_seq=seq, updated_at=now)
-    return Step(row)
+    return AppliedChange(row)
 
 
-def move_attempt(attempt: Attempt | None, change: MoveAttempt) -> Attempt | Outcome:
+def move_attempt(attempt: Attempt | None, change: MoveAttempt) -> Attempt | ChangeResult:
     """Decide on an attempt's own move: forward only. The same state again is DONE."""
     if attempt is None:
-        return Outcome.STALE
+        return ChangeResult.STALE
     if change.state is AttemptState.OPEN:
-        return Outcome.REFUSED
+        return ChangeResult.REFUSED
     if _ORDER.index(change.state) < _ORDER.index(attempt.state):
-        return Outcome.STALE
+        return ChangeResult.STALE
     return replace(attempt, state=change.state)
 
 
-def request_terminate(job: Job, *, seq: int, now: float) -> Step | None:
+def request_terminate(job: Job, *, seq: int, now: float) -> AppliedChange | None:
     """None where the order changes nothing: it was given before, or the job is over."""
     if job.terminate_requested or job.status in OVER:
         return None
-    return Step(replace(job, terminate_requested=True, change_seq=seq, updated_at=now))
+    return AppliedChange(replace(job, terminate_requested=True, change_seq=seq, updated_at=now))
 
 
 def storable(text: str) -> str:
@@ -186,7 +198,7 @@ def _running_since(job: Job, target: Status, now: float) -> float | None:
     return now if target is Status.RUNNING and job.running_since is None else job.running_since
 
 
-def _attempt_fits(job: Job, change: Move, *, has_open: bool) -> bool:
+def _attempt_fits(job: Job, change: Transition, *, has_open: bool) -> bool:
     """Processing begins with an attempt of its own and nothing else does."""
     attempt = change.attempt
     if (change.target is Status.PROCESSING) != (attempt is not None):
@@ -196,7 +208,7 @@ def _attempt_fits(job: Job, change: Move, *, has_open: bool) -> bool:
     return attempt.job_id == job.id and attempt.state is AttemptState.OPEN and not has_open
 
 
-def _left(current: Attempt, change: Move) -> Attempt:
+def _left(current: Attempt, change: Transition) -> Attempt:
     state = change.attempt_state
     leaves = change.target is Status.QUEUED or change.target in ENDED
     if state is None and leaves and current.state is AttemptState.OPEN:

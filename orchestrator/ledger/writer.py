@@ -23,7 +23,7 @@ import trio
 from actors.ports.ledger import LedgerError
 from actors.ports.world import Clock
 from actors.store.reserve import Reserve
-from actors.store.sqlite_thread import in_thread
+from actors.store.sqlite_thread import run_on_connection
 
 T = TypeVar("T")
 _Answer: TypeAlias = "outcome.Value[Any] | outcome.Error"
@@ -64,9 +64,9 @@ class _Item:
 
 
 async def on_ledger(connection: sqlite_anyio.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
-    """`in_thread`, whose errors of the database are told as LedgerError."""
+    """`run_on_connection`, whose errors of the database are told as LedgerError."""
     try:
-        return await in_thread(connection, work)
+        return await run_on_connection(connection, work)
     except DATABASE_ERRORS as error:
         raise explain(error) from error
 

@@ -13,7 +13,7 @@ def base_of(address: NodeAddress) -> str:
     return (address.url or _parent(address.upload_url)).rstrip("/")
 
 
-def foreign_ref(address: NodeAddress) -> NodeRef:
+def contract_only_ref(address: NodeAddress) -> NodeRef:
     """A node that knows only the contract; it is identified by its address. One URL is enough: the others are
     then its neighbours."""
     base = base_of(address)

@@ -13,18 +13,18 @@ from typing import Final
 
 from actors.domain.job import Attempt
 from actors.domain.node import NodeAddress, NodeRef
-from actors.ports.nodes import CollectAnswer, Dispatch, Look, NodeEvent, SubmitAnswer
+from actors.ports.nodes import AttemptLookup, CollectAnswer, Dispatch, NodeEvent, SubmitAnswer
 from orchestrator.http_client import Http
-from orchestrator.nodes.addresses import base_of, foreign_ref
-from orchestrator.nodes.contract_only.client import ForeignNodes
-from orchestrator.nodes.contract_only.poller import ForeignWatch
+from orchestrator.nodes.addresses import base_of, contract_only_ref
+from orchestrator.nodes.contract_only.client import ContractOnlyNodes
+from orchestrator.nodes.contract_only.poller import ContractOnlyPoller
 from orchestrator.nodes.contract_only.probe import GRACE, Asking
 from orchestrator.nodes.contract_only.spool import Spool
 from orchestrator.nodes.job_files import JobFiles
-from orchestrator.nodes.native.client import OwnNodes
+from orchestrator.nodes.native.client import NativeNodes
 from orchestrator.nodes.native.events import Introduced, Kind, follow_events, introduce
-from orchestrator.nodes.remote_stream import NotThere, Opened, Unreachable
-from orchestrator.storage.result_archive import StoredFile, listed
+from orchestrator.nodes.remote_stream import NotOnNode, RemoteStream, Unreachable
+from orchestrator.storage.result_archive import FileEntry, parse_listing
 
 SILENCE: Final = 3.5
 """Seconds without a word after which a node's event stream, in which it says something each second, is taken
@@ -50,25 +50,25 @@ class NodeClient:
         self._http = http or Http()
         self._poll_seconds = poll_seconds
         self._silence = silence
-        self._own = OwnNodes(self._http, owner, files)
+        self._own = NativeNodes(self._http, owner, files)
         kept = Spool(spool)
         self._asking = Asking(self._http, kept, grace)
-        self._foreign = ForeignNodes(self._http, kept, self._asking, files)
+        self._foreign = ContractOnlyNodes(self._http, kept, self._asking, files)
         self._followed: dict[str, Sequence[Attempt]] = {}
 
     async def aclose(self) -> None:
         await self._http.aclose()
 
-    def _for(self, node: NodeRef) -> OwnNodes | ForeignNodes:
+    def _for(self, node: NodeRef) -> NativeNodes | ContractOnlyNodes:
         return self._foreign if node.foreign else self._own
 
     async def submit(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[SubmitAnswer]:
         return await self._for(node).submit(node, items)
 
-    async def look(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[Look]:
-        return await self._for(node).look(node, attempts)
+    async def lookup(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[AttemptLookup]:
+        return await self._for(node).lookup(node, attempts)
 
-    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[Look]:
+    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[AttemptLookup]:
         return await self._for(node).cancel(node, attempts)
 
     async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[bool]:
@@ -77,36 +77,36 @@ class NodeClient:
     async def collect(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
         return await self._for(node).collect(node, items)
 
-    def open_results(self, node: NodeRef, attempt: Attempt) -> AbstractAsyncContextManager[Opened]:
+    def open_results(self, node: NodeRef, attempt: Attempt) -> AbstractAsyncContextManager[RemoteStream]:
         """The zip of what an attempt has in its directory now. Raises NotThere, Unreachable."""
         return self._for(node).open_results(node, attempt)
 
     @asynccontextmanager
     async def open_log(
         self, node: NodeRef, attempt: Attempt, stream: str, offset: int = 0, *, follow: bool = False
-    ) -> AsyncIterator[Opened]:
+    ) -> AsyncIterator[RemoteStream]:
         """The bytes of `stdout` or `stderr` from `offset` on, with `follow` also those to come until the run
         has ended. Raises NotThere, also for foreign nodes, which have no logs to be read; Unreachable."""
         if node.foreign:
-            raise NotThere("the node knows only the contract, which has no logs")
+            raise NotOnNode("the node knows only the contract, which has no logs")
         async with self._own.open_log(node, attempt, stream, offset, follow=follow) as opened:
             yield opened
 
     @asynccontextmanager
-    async def open_file(self, node: NodeRef, attempt: Attempt, path: str) -> AsyncIterator[Opened]:
+    async def open_file(self, node: NodeRef, attempt: Attempt, path: str) -> AsyncIterator[RemoteStream]:
         """One file of an attempt's directory as it is now, by its spelled path. Raises NotThere, also for
         foreign nodes; Unreachable."""
         if node.foreign:
-            raise NotThere("the node knows only the contract, which has no single files")
+            raise NotOnNode("the node knows only the contract, which has no single files")
         async with self._own.open_file(node, attempt, path) as opened:
             yield opened
 
-    async def list_files(self, node: NodeRef, attempt: Attempt) -> Sequence[StoredFile]:
+    async def list_files(self, node: NodeRef, attempt: Attempt) -> Sequence[FileEntry]:
         """What is in an attempt's directory now. Raises as `open_file` does."""
         if node.foreign:
-            raise NotThere("the node knows only the contract, which has no single files")
+            raise NotOnNode("the node knows only the contract, which has no single files")
         try:
-            return listed(await self._own.list_files(node, attempt))
+            return parse_listing(await self._own.list_files(node, attempt))
         except ValueError as error:
             raise Unreachable(f"the node lists its files in a way that makes no sense: {error}") from error
 
@@ -126,8 +126,8 @@ class NodeClient:
             return await follow_events(
                 self._http, self._owner, NodeRef(who.node_id, base), tell, self._silence
             )
-        node = foreign_ref(address)
-        watch = ForeignWatch(
+        node = contract_only_ref(address)
+        watch = ContractOnlyPoller(
             self._http,
             self._asking,
             node,
@@ -138,4 +138,4 @@ class NodeClient:
         return await watch.run()
 
 
-__all__ = ["SILENCE", "NodeClient", "NotThere", "Opened", "Unreachable"]
+__all__ = ["SILENCE", "NodeClient", "NotOnNode", "RemoteStream", "Unreachable"]

@@ -11,7 +11,7 @@ Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
 
-async def each(
+async def map_concurrently(
     ask: Callable[[Question], Awaitable[Answer]], questions: Sequence[Question], *, at_once: int
 ) -> list[Answer]:
     """Ask all of `questions`, `at_once` at a time. What one raises ends the others."""

@@ -26,12 +26,12 @@ def refusal(status: int, data: Any) -> SubmitAnswer:
     return SubmitAnswer(SubmitResult.DOUBT, sentence)
 
 
-async def said(reply: Reply) -> str:
+async def error_text(reply: Reply) -> str:
     """An error's sentence."""
-    return f"HTTP {reply.status}: {_sentence(await content(reply))}"
+    return f"HTTP {reply.status}: {_sentence(await json_body(reply))}"
 
 
-async def content(reply: Reply) -> Any:
+async def json_body(reply: Reply) -> Any:
     """An error's body: JSON, else text; empty when it is too long. Raises Broken."""
     try:
         raw = await reply.read(1 << 16)

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 import trio
 
-from actors.domain.changes import Change, MoveAttempt, Recorded
+from actors.domain.changes import Change, ChangeAnswer, MoveAttempt
 from actors.domain.job import Attempt, AttemptState
 from actors.domain.node import Member, NodeAddress, NodeState, NodeView
 from actors.domain.scaling import DRAINED_BY_SCALING, MachineRecord
@@ -45,8 +45,8 @@ class NodesLedger(Protocol):
     async def drains(self) -> Mapping[str, str]: ...
     async def order_drain(self, node_id: str, reason: str | None) -> None: ...
     async def machines(self) -> Sequence[MachineRecord]: ...
-    async def owed(self) -> Sequence[Attempt]: ...
-    async def record(self, changes: Sequence[Change]) -> Sequence[Recorded]: ...
+    async def unreleased(self) -> Sequence[Attempt]: ...
+    async def record(self, changes: Sequence[Change]) -> Sequence[ChangeAnswer]: ...
 
 
 class PoolOwner(Protocol):
@@ -260,8 +260,8 @@ class NodeRegistry:
                 await self.leave(node.node_id)
 
     async def _let_go(self, node_id: str) -> None:
-        owed = [attempt for attempt in await self._ledger.owed() if attempt.node_id == node_id]
-        await self._ledger.record([MoveAttempt(one.key, AttemptState.RELEASED) for one in owed])
+        unreleased = [attempt for attempt in await self._ledger.unreleased() if attempt.node_id == node_id]
+        await self._ledger.record([MoveAttempt(one.key, AttemptState.RELEASED) for one in unreleased])
 
     def _silence(self, node_id: str, view: NodeView | None) -> float:
         heard = view.heard_at if view is not None else None

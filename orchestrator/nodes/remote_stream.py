@@ -18,12 +18,12 @@ class Unreachable(Exception):
     """The node cannot be asked now, or its answer makes no sense; the text says why."""
 
 
-class NotThere(Exception):
+class NotOnNode(Exception):
     """The node says that it has nothing of this."""
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class RemoteStream:
     """`headers` are the node's, names in lower case. `body` raises Unreachable when it tears."""
 
     headers: Mapping[str, str]
@@ -31,7 +31,7 @@ class Opened:
 
 
 @asynccontextmanager
-async def from_file(path: Path, *, remove: bool) -> AsyncIterator[Opened]:
+async def from_file(path: Path, *, remove: bool) -> AsyncIterator[RemoteStream]:
     """A zip that lies on our own disk, deleted first if `remove`: it lives as long as it is read."""
     async with AsyncExitStack() as stack:
         try:
@@ -42,7 +42,7 @@ async def from_file(path: Path, *, remove: bool) -> AsyncIterator[Opened]:
                     await trio.to_thread.run_sync(os.unlink, path)
         size = (await trio.to_thread.run_sync(os.fstat, file.fileno())).st_size
         headers = {"content-type": "application/zip", "content-length": str(size)}
-        yield Opened(headers, _Pieces(file.read))
+        yield RemoteStream(headers, _Pieces(file.read))
 
 
 class _Pieces:

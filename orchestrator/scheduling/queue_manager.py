@@ -11,9 +11,8 @@ no node can run now; the quotas are counted over all of them.
 A job counts against its user's and its service's quota while its row says so (`Job.counts`) or while it is
 held: from the decision that it goes until its row says what became of it.
 
-No operation walks through the queue: `apply`, `next`, `hold` and `unhold` cost the logarithm of its length,
-`why` a step for each user who waits.
-"""
+No operation walks through the queue: `apply`, `next`, `reserve` and `unreserve` cost the logarithm of its
+length, `explain_wait` a step for each user who waits."""
 
 from __future__ import annotations
 
@@ -69,7 +68,7 @@ class QueueManager:
 
     def apply(self, job: Job) -> None:
         """Take a row in. One that is older than what is known of the job is ignored; one that says that the
-        job is no longer Queued ends its `hold`."""
+        job is no longer Queued ends its `reserve`."""
         known = self._known.get(job.id)
         if job.change_seq <= (known.seq if known is not None else self._over.get(job.id, -1)):
             return
@@ -101,14 +100,14 @@ class QueueManager:
         room = self._services.get(service)
         return () if room is None else [one.requires for one in sorted(room.rings.values(), key=by_turn)]
 
-    def hold(self, job_id: int) -> None:
+    def reserve(self, job_id: int) -> None:
         """Count a queued job as going. Nothing happens to a job that is unknown or not queued."""
         known = self._known.get(job_id)
         if known is not None and known.state is _State.WAITING and not known.held:
             known.held = True
             self._shift(job_id, known, _State.WAITING)
 
-    def unhold(self, job_id: int) -> None:
+    def unreserve(self, job_id: int) -> None:
         """Let the job's own row count again. Idempotent."""
         known = self._known.get(job_id)
         if known is not None and known.held:
@@ -138,7 +137,7 @@ class QueueManager:
         """Idempotent."""
         self._paused.pop(service, None)
 
-    def why(self, job_id: int, *, free_slots: bool, any_node: bool) -> Waiting | None:
+    def explain_wait(self, job_id: int, *, free_slots: bool, any_node: bool) -> Waiting | None:
         """Why a job waits. None for one that is not queued, is going, or was ordered to end. `free_slots`
         and `any_node` are what the pool says of its service."""
         known = self._known.get(job_id)

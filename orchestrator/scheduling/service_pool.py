@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from actors.domain.labels import fits
+from actors.domain.labels import satisfies
 from actors.domain.node import Heartbeat, Member, NodeAddress, NodeRef, NodeState, NodeView
 from actors.domain.service import ServiceLimits
 from orchestrator.nodes.addresses import base_of
@@ -57,7 +57,7 @@ class _Node:
         return self.contact, self.reason
 
     @property
-    def free(self) -> int | None:
+    def unreserve(self) -> int | None:
         """Slots to give away, below zero if the node was made smaller. None: as many as you like."""
         slots = self.beat.slots
         return None if slots is None else slots - len(self.keys) - self.beat.others
@@ -66,16 +66,16 @@ class _Node:
     def takes(self) -> bool:
         if self.state[0] is not NodeState.READY or (self.probation and self.keys):
             return False
-        free = self.free
-        return free is None or free > 0
+        unreserve = self.unreserve
+        return unreserve is None or unreserve > 0
 
     @property
     def share(self) -> float:
-        free, slots = self.free, self.beat.slots
-        if free is None or slots is None:
+        unreserve, slots = self.unreserve, self.beat.slots
+        if unreserve is None or slots is None:
             cores = max(self.beat.cores, 1)
             return (cores - len(self.keys)) / cores
-        return free / slots
+        return unreserve / slots
 
 
 class ServicePool:
@@ -158,20 +158,20 @@ class ServicePool:
 
     # ------------------------------------------------------------------ slots
 
-    def hold(self, key: str, node_id: str) -> None:
+    def reserve(self, key: str, node_id: str) -> None:
         """An attempt takes a slot on a node, known or not. Idempotent; a key holds one slot only."""
         one = self._node(node_id)
         before = self._holders.get(key)
         if before is one:
             return
         if before is not None:
-            self.free(key)
+            self.unreserve(key)
         self._turns += 1
         one.used = self._turns
         one.keys.add(key)
         self._holders[key] = one
 
-    def free(self, key: str) -> None:
+    def unreserve(self, key: str) -> None:
         """An attempt no longer holds its slot. Idempotent."""
         one = self._holders.pop(key, None)
         if one is not None:
@@ -217,7 +217,7 @@ class ServicePool:
         one = self._nodes.get(node_id)
         return one is not None and one.contact is NodeState.LOST
 
-    def look(self, node_id: str) -> NodeView | None:
+    def get(self, node_id: str) -> NodeView | None:
         """One node; None if it was not heard of."""
         one = self._nodes.get(node_id)
         return None if one is None else _view(one)
@@ -230,7 +230,7 @@ class ServicePool:
 
     def _able(self, service: str, requires: str) -> Iterable[_Node]:
         serving = self._serving.get(service, {}).values()
-        return (one for one in serving if fits(requires, one.labels)) if requires else serving
+        return (one for one in serving if satisfies(requires, one.labels)) if requires else serving
 
     def _node(self, node_id: str) -> _Node:
         one = self._nodes.get(node_id)

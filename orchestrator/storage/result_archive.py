@@ -24,7 +24,7 @@ HOPS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class StoredFile:
+class FileEntry:
     """One thing in a job's directory. `path` is spelled (`actors.wire.files.names.spell`); `mtime`
     wall-clock; `target` is where a link points to."""
 
@@ -51,7 +51,7 @@ class Member:
         self.archive.close()
 
 
-def list_stored(result: Path) -> Sequence[StoredFile] | None:
+def list_stored(result: Path) -> Sequence[FileEntry] | None:
     """What the zip in a job's `result` directory holds, by path. None if there is no result."""
     try:
         with zipfile.ZipFile(result / "result.zip") as archive:
@@ -60,8 +60,10 @@ def list_stored(result: Path) -> Sequence[StoredFile] | None:
         return None
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise StorageError(f"the stored results are damaged: {error}") from error
-    listed = {entry["path"]: entry for entry in _manifest(result).get("entries", ()) if "path" in entry}
-    return sorted((_refined(one, listed.get(one.path)) for one in found), key=lambda one: one.path)
+    parse_listing = {
+        entry["path"]: entry for entry in _manifest(result).get("entries", ()) if "path" in entry
+    }
+    return sorted((_refined(one, parse_listing.get(one.path)) for one in found), key=lambda one: one.path)
 
 
 def open_member(result: Path, path: str) -> Member | None:
@@ -84,11 +86,11 @@ def open_member(result: Path, path: str) -> Member | None:
         raise StorageError(f"the stored results are damaged: {error}") from error
 
 
-def listed(manifest: Any) -> Sequence[StoredFile]:
+def parse_listing(manifest: Any) -> Sequence[FileEntry]:
     """What a manifest names, by path. Raises ValueError for what is none."""
     try:
         found = [
-            StoredFile(
+            FileEntry(
                 path=str(entry["path"]),
                 size=0 if entry["kind"] == "directory" else int(entry["size"]),
                 mode=int(entry["mode"]),
@@ -124,7 +126,7 @@ def _kind(info: zipfile.ZipInfo) -> Kind:
     return "link" if stat.S_ISLNK(info.external_attr >> 16) else "file"
 
 
-def _stored(info: zipfile.ZipInfo, archive: zipfile.ZipFile) -> StoredFile:
+def _stored(info: zipfile.ZipInfo, archive: zipfile.ZipFile) -> FileEntry:
     kind = _kind(info)
     target = archive.read(info).decode("utf-8", "replace") if kind == "link" else None
     mode = (info.external_attr >> 16) & 0o7777
@@ -133,15 +135,15 @@ def _stored(info: zipfile.ZipInfo, archive: zipfile.ZipFile) -> StoredFile:
     except ValueError:
         mtime = 315532800.0  # 1980, the first that a zip can hold
     size = 0 if kind == "directory" else info.file_size
-    return StoredFile(info.filename.rstrip("/"), size, mode or 0o644, mtime, kind, target)
+    return FileEntry(info.filename.rstrip("/"), size, mode or 0o644, mtime, kind, target)
 
 
-def _refined(one: StoredFile, entry: Mapping[str, Any] | None) -> StoredFile:
+def _refined(one: FileEntry, entry: Mapping[str, Any] | None) -> FileEntry:
     """With the time that the node saw, which a zip holds only in steps of two seconds."""
     mtime = entry.get("mtime") if entry is not None else None
     if not isinstance(mtime, int | float):
         return one
-    return StoredFile(one.path, one.size, one.mode, float(mtime), one.kind, one.target)
+    return FileEntry(one.path, one.size, one.mode, float(mtime), one.kind, one.target)
 
 
 def _manifest(result: Path) -> Mapping[str, Any]:
@@ -154,7 +156,7 @@ def _manifest(result: Path) -> Mapping[str, Any]:
     return read if isinstance(read, dict) else {}
 
 
-class LeftOut:
+class SkippedFiles:
     """What was left out of results, remembered for the jobs that are looked at: a manifest may be large."""
 
     def __init__(self, most: int = 256) -> None:

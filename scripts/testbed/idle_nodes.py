@@ -26,7 +26,7 @@ class IdleNode:
 
     def __init__(self, number: int) -> None:
         self._id = f"{number:032x}"
-        self._chance = random.Random(number)
+        self._rng = random.Random(number)
 
     async def serve(self, stream: trio.SocketStream) -> None:
         try:
@@ -58,7 +58,7 @@ class IdleNode:
         )
         mark = {"incarnation": "1" * 32, "sequence": 0}
         event: dict[str, Any] = {"event": "picture", "payloads": [], **mark}
-        await trio.sleep(self._chance.random() * EVERY)  # not all of them at the same moment
+        await trio.sleep(self._rng.random() * EVERY)  # not all of them at the same moment
         while True:
             line = json.dumps({**event, "heartbeat": self._heartbeat()}).encode() + b"\n"
             await stream.send_all(b"%x\r\n%b\r\n" % (len(line), line))
@@ -67,10 +67,10 @@ class IdleNode:
 
     def _heartbeat(self) -> dict[str, Any]:
         return {
-            "load": round(self._chance.uniform(5, 95), 1),
+            "load": round(self._rng.uniform(5, 95), 1),
             "slots": SLOTS,
             "cores": SLOTS,
-            "held": {"somebody else": self._chance.randrange(SLOTS)},
+            "held": {"somebody else": self._rng.randrange(SLOTS)},
             "free_disk": 400 << 30,
             "free_memory": 16 << 30,
         }

@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from actors.domain.changes import JobDetails, Move, NewJob
+from actors.domain.changes import JobDetails, NewJob, Transition
 from actors.domain.job import Attempt, AttemptState, End, Job
 from actors.domain.status import Status
 from orchestrator.ledger.ledger import SqliteLedger
@@ -50,7 +50,7 @@ def seed_with_queue(path: Path, service: str, jobs: int, waiting: int, nodes: in
 
 
 async def _seed(path: Path, service: str, jobs: int, ended: int, nodes: int) -> None:
-    clock, chance = Past(), random.Random(1)
+    clock, rng = Past(), random.Random(1)
     began = clock.at - SPAN
     ledger = await SqliteLedger.open(str(path), clock=clock)
     try:
@@ -59,14 +59,14 @@ async def _seed(path: Path, service: str, jobs: int, ended: int, nodes: int) -> 
             batch = max(1, jobs // BATCHES)
             for first in range(0, jobs, batch):
                 clock.at = began + SPAN * first / jobs
-                made = await _inserted(ledger, service, range(first, min(first + batch, jobs)), chance)
-                await _ended(ledger, clock, [job for job in made if job.id <= ended], nodes, chance)
+                made = await _inserted(ledger, service, range(first, min(first + batch, jobs)), rng)
+                await _ended(ledger, clock, [job for job in made if job.id <= ended], nodes, rng)
             nursery.cancel_scope.cancel()
     finally:
         await ledger.aclose()
 
 
-async def _inserted(ledger: SqliteLedger, service: str, numbers: range, chance: random.Random) -> list[Job]:
+async def _inserted(ledger: SqliteLedger, service: str, numbers: range, rng: random.Random) -> list[Job]:
     made: list[Job] = []
 
     async def insert(new: NewJob) -> None:
@@ -74,41 +74,41 @@ async def _inserted(ledger: SqliteLedger, service: str, numbers: range, chance: 
 
     async with trio.open_nursery() as nursery:
         for number in numbers:
-            tags = (f"project:{chance.randrange(20)}",)
-            details = JobDetails(name=chance.choice(NAMES), tags=tags)
-            new = NewJob(chance.randrange(USERS), service, f"seeded-{number}", 1 << 14, details=details)
+            tags = (f"project:{rng.randrange(20)}",)
+            details = JobDetails(name=rng.choice(NAMES), tags=tags)
+            new = NewJob(rng.randrange(USERS), service, f"seeded-{number}", 1 << 14, details=details)
             nursery.start_soon(insert, new)
     return made
 
 
-async def _ended(
-    ledger: SqliteLedger, clock: Past, jobs: list[Job], nodes: int, chance: random.Random
-) -> None:
+async def _ended(ledger: SqliteLedger, clock: Past, jobs: list[Job], nodes: int, rng: random.Random) -> None:
     """Take these through their lives, a step of all of them at a time."""
     attempts = {
-        job.id: Attempt(f"{chance.getrandbits(128):032x}", job.id, 1, f"{chance.randrange(nodes) + 1:032x}")
+        job.id: Attempt(f"{rng.getrandbits(128):032x}", job.id, 1, f"{rng.randrange(nodes) + 1:032x}")
         for job in jobs
     }
-    clock.at += chance.uniform(1, 20)
+    clock.at += rng.uniform(1, 20)
     await ledger.record(
-        [Move(job.id, _S.QUEUED, _S.PROCESSING, "sent", attempt=attempts[job.id]) for job in jobs]
+        [Transition(job.id, _S.QUEUED, _S.PROCESSING, "sent", attempt=attempts[job.id]) for job in jobs]
     )
     await ledger.record(
         [
-            Move(job.id, _S.PROCESSING, _S.SUBMITTED, "the node has it", attempts[job.id].key, spent=True)
+            Transition(
+                job.id, _S.PROCESSING, _S.SUBMITTED, "the node has it", attempts[job.id].key, spent=True
+            )
             for job in jobs
         ]
     )
     await ledger.record(
-        [Move(job.id, _S.SUBMITTED, _S.RUNNING, "runs", attempts[job.id].key) for job in jobs]
+        [Transition(job.id, _S.SUBMITTED, _S.RUNNING, "runs", attempts[job.id].key) for job in jobs]
     )
     started = clock.at
-    clock.at += chance.uniform(1, 60)
-    await ledger.record([_end(job, attempts[job.id].key, started, clock.at, chance) for job in jobs])
+    clock.at += rng.uniform(1, 60)
+    await ledger.record([_end(job, attempts[job.id].key, started, clock.at, rng) for job in jobs])
 
 
-def _end(job: Job, key: str, started: float, at: float, chance: random.Random) -> Move:
-    status = chance.choice(_ENDS)
+def _end(job: Job, key: str, started: float, at: float, rng: random.Random) -> Transition:
+    status = rng.choice(_ENDS)
     code = {_S.COMPLETED: 0, _S.FAILED: 3}.get(status)
     message = "" if code == 0 else "exit code 3" if code else "job terminated"
     end = End(
@@ -120,7 +120,7 @@ def _end(job: Job, key: str, started: float, at: float, chance: random.Random) -
         ended_at=at,
         wall_seconds=at - started,
         cpu_seconds=(at - started) / 2,
-        peak_bytes=chance.randrange(1 << 30),
-        size=chance.randrange(1 << 24),
+        peak_bytes=rng.randrange(1 << 30),
+        size=rng.randrange(1 << 24),
     )
-    return Move(job.id, _S.RUNNING, status, message, key, attempt_state=AttemptState.RELEASED, end=end)
+    return Transition(job.id, _S.RUNNING, status, message, key, attempt_state=AttemptState.RELEASED, end=end)

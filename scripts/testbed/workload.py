@@ -94,20 +94,20 @@ class PlannedJob:
 def plan(*, jobs: int, users: int, seed: int, longest: float, largest: int) -> Iterator[PlannedJob]:
     """`jobs` jobs, user by user in turn; durations from 0 to `longest` seconds, most of them short; sizes
     from 0 to `largest` bytes, most of them small."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     endings = list(Ending)
     for serial in range(jobs):
-        ending = chance.choices(endings, weights=[ending.value for ending in endings])[0]
+        ending = rng.choices(endings, weights=[ending.value for ending in endings])[0]
         code = 0
         if ending is Ending.EXIT_CODE:
-            code = chance.randint(1, 255)
+            code = rng.randint(1, 255)
         elif ending is Ending.SIGNAL:
-            code = chance.choice(SIGNALS)
+            code = rng.choice(SIGNALS)
         yield PlannedJob(
             serial=serial,
             user=1 + serial % users,
-            seconds=longest * chance.random() ** 3,
-            size=int(largest * chance.random() ** 4),
+            seconds=longest * rng.random() ** 3,
+            size=int(largest * rng.random() ** 4),
             ending=ending,
             code=code,
             seed=seed,

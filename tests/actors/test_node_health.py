@@ -151,17 +151,17 @@ async def test_the_roster_gives_a_sick_node_nothing_then_one_job(mock_clock: Moc
             roster.apply(row)
     (view, _) = roster.views()
     assert view.state is NodeState.SET_ASIDE and "3 jobs in a row" in view.reason
-    pool.hold("k" * 32, "b")
+    pool.reserve("k" * 32, "b")
     assert pool.choose("s") == nodes[1]
     mock_clock.jump(ASIDE_FIRST + 1)
     for node in nodes:
         roster.seen(node, WELL)
     assert pool.choose("s") == nodes[0]
-    pool.hold("l" * 32, "a")
+    pool.reserve("l" * 32, "a")
     assert pool.choose("s") == nodes[1], "one at a time"
     for row in ended(9, 1, "a", Status.COMPLETED, 0.5):
         roster.apply(row)
-    pool.free("l" * 32)
-    pool.hold("m" * 32, "a")
-    pool.hold("n" * 32, "b")
+    pool.unreserve("l" * 32)
+    pool.reserve("m" * 32, "a")
+    pool.reserve("n" * 32, "b")
     assert pool.choose("s") == nodes[0], "it is well again"

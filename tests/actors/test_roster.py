@@ -120,7 +120,7 @@ async def test_who_has_left_is_gone_whatever_is_still_heard_of_it(mock_clock: Mo
 async def test_a_node_that_joins_anew_is_not_drained_for_what_was_before(mock_clock: MockClock) -> None:
     house = House(A)
     house.roster.seen(NODE_A, Heartbeat(slots=2))
-    house.pool.hold("k" * 32, "a")
+    house.pool.reserve("k" * 32, "a")
     house.roster.drain("a", "scaling: idle")
     house.members = ()
     house.roster.sync()

@@ -54,7 +54,7 @@ class World:
             payloads=self.table,
             runs=self.runs,
             clock=FixedClock(),
-            chance=random.Random(1),
+            rng=random.Random(1),
             slots=slots,
             grace=grace,
         )

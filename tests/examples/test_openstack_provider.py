@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from actors.ports.scaling import ProviderError
-from orchestrator.config.scaling import Commands
+from orchestrator.config.scaling import CommandSettings
 from orchestrator.scaling.providers.command import CommandProvider
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "providers" / "openstack" / "machines.sh"
@@ -52,7 +52,7 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def provider(cloud: Path) -> CommandProvider:
-    commands = Commands(f"'{SCRIPT}' create", f"'{SCRIPT}' list", f"'{SCRIPT}' terminate")
+    commands = CommandSettings(f"'{SCRIPT}' create", f"'{SCRIPT}' list", f"'{SCRIPT}' terminate")
     slots = {"example": 3}
     return CommandProvider(commands, slots=slots, join_url="http://10.0.0.1:5000", owner="ab" * 16)
 

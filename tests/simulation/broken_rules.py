@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from simulation.world import Faulty
 
-from actors.domain.changes import TellProgress
+from actors.domain.changes import SetProgress
 from actors.domain.job import Job
 from actors.domain.node import NodeRef, PayloadView
 from actors.domain.service import ServiceLimits
@@ -30,25 +30,25 @@ class BrokenRule:
 
 @contextmanager
 def _slot_kept_when_lost() -> Iterator[None]:
-    def free(self: ServicePool, key: str) -> None:
+    def unreserve(self: ServicePool, key: str) -> None:
         held_on = self._slots_held.get(key) if hasattr(self, "_slots_held") else None
         if held_on is None or not self.is_lost(held_on):
             original(self, key)
 
-    original = ServicePool.free
+    original = ServicePool.unreserve
 
-    def hold(self: ServicePool, key: str, node_id: str) -> None:
+    def reserve(self: ServicePool, key: str, node_id: str) -> None:
         self.__dict__.setdefault("_slots_held", {})[key] = node_id
         original_hold(self, key, node_id)
 
-    original_hold = ServicePool.hold
+    original_hold = ServicePool.reserve
 
     async def never(self: sender.Sender) -> None:
         """Given-up attempts are never asked after."""
 
     with (
-        patch.object(ServicePool, "free", free),
-        patch.object(ServicePool, "hold", hold),
+        patch.object(ServicePool, "free", unreserve),
+        patch.object(ServicePool, "hold", reserve),
         patch.object(sender.Sender, "_free_given_up", never),
     ):
         yield
@@ -56,11 +56,11 @@ def _slot_kept_when_lost() -> Iterator[None]:
 
 @contextmanager
 def _requeued_when_ambiguous() -> Iterator[None]:
-    original = dispatcher._fate_of
+    original = dispatcher._verdict_on_submit
 
-    def fate(answer: SubmitAnswer, node: object, earlier_doubt: bool) -> dispatcher.Fate | None:
+    def fate(answer: SubmitAnswer, node: object, earlier_doubt: bool) -> dispatcher.Verdict | None:
         if answer.result is SubmitResult.DOUBT:
-            return dispatcher.Fate.NOT_THERE
+            return dispatcher.Verdict.NOT_THERE
         return original(answer, node, earlier_doubt)  # type: ignore[arg-type]
 
     with patch.object(dispatcher, "_fate_of", fate):
@@ -71,7 +71,9 @@ def _requeued_when_ambiguous() -> Iterator[None]:
 def _terminate_forgotten_at_hand_over() -> Iterator[None]:
     original = getter.next_step
 
-    def step(t: reconcile.Tracked, node: reconcile.Followed, limits: ServiceLimits | None) -> reconcile.Step:
+    def step(
+        t: reconcile.TrackedAttempt, node: reconcile.NodeMirror, limits: ServiceLimits | None
+    ) -> reconcile.NextAction:
         job = t.job
         if job.status in (Status.SUBMITTED, Status.PREPARED, Status.RUNNING):
             t.job = replace(job, terminate_requested=False)
@@ -88,7 +90,9 @@ def _terminate_forgotten_at_hand_over() -> Iterator[None]:
 def _absence_believed() -> Iterator[None]:
     original = getter.next_step
 
-    def step(t: reconcile.Tracked, node: reconcile.Followed, limits: ServiceLimits | None) -> reconcile.Step:
+    def step(
+        t: reconcile.TrackedAttempt, node: reconcile.NodeMirror, limits: ServiceLimits | None
+    ) -> reconcile.NextAction:
         if node.ref is not None and t.gone is None and t.attempt.key not in node.mirror and node.connected:
             t.gone = "it is not in the picture"
         return original(t, node, limits)
@@ -106,7 +110,7 @@ def _old_results_accepted() -> Iterator[None]:
         if not isinstance(event, Picture):
             return
         for key, view in event.payloads.items():
-            job_id = self._owed[key].job_id if key in self._owed else None
+            job_id = self._unreleased[key].job_id if key in self._unreleased else None
             tracked = self._tracked.get(self._keys.get(job_id or 0, ""))
             if tracked is not None and view.end is not None and not view.lost:
                 tracked.stored = CollectAnswer(CollectResult.STORED, view.end)
@@ -135,7 +139,7 @@ def _quota_in_memory_only() -> Iterator[None]:
 def _last_word_unheard() -> Iterator[None]:
     original = reconcile._progress
 
-    def progress(t: reconcile.Tracked, view: PayloadView) -> TellProgress | None:
+    def progress(t: reconcile.TrackedAttempt, view: PayloadView) -> SetProgress | None:
         return original(t, view) if view.end is None else None
 
     with patch.object(reconcile, "_progress", progress):

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import trio
 from simulation.violation import Violation
 
-from actors.domain.changes import Change, Move, MoveAttempt, Note, Outcome, Recorded, RecordEnd, TellProgress
+from actors.domain.changes import (
+    Change,
+    ChangeAnswer,
+    ChangeResult,
+    MoveAttempt,
+    RecordEnd,
+    SetMessage,
+    SetProgress,
+    Transition,
+)
 from actors.domain.job import Attempt, AttemptState, Job
 from actors.domain.status import JOB, OVER, QUOTA, Status
 
@@ -36,30 +45,30 @@ class Checks:
 
     def refused(self, changes: Sequence[Change]) -> None:
         """The disk is full. What is said of progress may be dropped then, and nothing else."""
-        self.unheard |= {change.job_id for change in changes if isinstance(change, TellProgress)}
+        self.unheard |= {change.job_id for change in changes if isinstance(change, SetProgress)}
 
-    def recorded(self, change: Change, answer: Recorded) -> None:
-        if answer.outcome is not Outcome.DONE:
+    def recorded(self, change: Change, answer: ChangeAnswer) -> None:
+        if answer.outcome is not ChangeResult.DONE:
             return
         if isinstance(change, MoveAttempt):
             self._world.note(f"attempt {change.key[:6]}: {change.state}")
             self._attempt_moved(change.key, change.state)
             return
         assert answer.job is not None
-        if isinstance(change, Move):
+        if isinstance(change, Transition):
             self._moved(change, answer.job)
         elif isinstance(change, RecordEnd):
             self._world.note(f"job {change.job_id}: end recorded, {change.end.status}")
             self._own(change.job_id, change.key, "end")
-        elif isinstance(change, Note):
+        elif isinstance(change, SetMessage):
             self._world.note(f"job {change.job_id}: {change.message}")
-        elif isinstance(change, TellProgress):
+        elif isinstance(change, SetProgress):
             self.unheard.discard(change.job_id)
             self._world.note(f"job {change.job_id}: {change.fraction} {change.message}")
             self._own(change.job_id, change.key, "progress")
         self._count(answer.job)
 
-    def _moved(self, move: Move, job: Job) -> None:
+    def _moved(self, move: Transition, job: Job) -> None:
         world = self._world
         source = self.status[job.id]
         world.note(f"job {job.id}: {source} -> {move.target} ({move.reason})")
@@ -109,7 +118,7 @@ class Checks:
         if key != current.key:
             raise Violation("old attempt", f"job {job_id}: the {what} of {key[:6]}, not of {current.key[:6]}")
 
-    def _result(self, job: Job, move: Move) -> None:
+    def _result(self, job: Job, move: Transition) -> None:
         current = self.attempts[job.id][-1]
         fetched = self._world.results.get(job.storage_key)
         if move.key != current.key or fetched != current.key:
@@ -122,7 +131,7 @@ class Checks:
         if job.progress != last and job.id not in self.unheard:
             raise Violation("progress", f"job {job.id} ends at {job.progress}, its last word was {last}")
 
-    def _nothing_runs(self, job: Job, move: Move) -> None:
+    def _nothing_runs(self, job: Job, move: Transition) -> None:
         for attempt in self.attempts.get(job.id, []):
             if attempt.key not in self.given_up and self._may_run(attempt):
                 raise Violation("killed", f"job {job.id}: attempt {attempt.key[:6]} still runs")

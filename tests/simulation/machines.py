@@ -12,16 +12,16 @@ from simulation.plan import JobPlan
 from simulation.violation import Violation
 
 from actors.domain.job import End
-from actors.domain.node import Heartbeat, Mark, PayloadView
+from actors.domain.node import Heartbeat, PayloadView, StreamPosition
 from actors.domain.progress import Progress
 from actors.domain.status import Status
 from actors.ports.nodes import (
+    AttemptLookup,
     Beat,
     CollectAnswer,
     CollectResult,
     Dispatch,
-    Look,
-    LookResult,
+    LookupResult,
     NodeEvent,
     PayloadChanged,
     Picture,
@@ -111,15 +111,15 @@ class Machine:
             self._start_some()
         return SubmitAnswer(SubmitResult.HAS, view=payload.view(), mark=self.mark())
 
-    def look(self, keys: list[str]) -> list[Look]:
+    def lookup(self, keys: list[str]) -> list[AttemptLookup]:
         return [self._look(key) for key in keys]
 
-    def _look(self, key: str) -> Look:
+    def _look(self, key: str) -> AttemptLookup:
         if key in self.payloads:
-            return Look(LookResult.FOUND, self.payloads[key].view())
-        return Look(LookResult.TOMBSTONED if key in self.tombstones else LookResult.GONE)
+            return AttemptLookup(LookupResult.FOUND, self.payloads[key].view())
+        return AttemptLookup(LookupResult.TOMBSTONED if key in self.tombstones else LookupResult.GONE)
 
-    def cancel(self, keys: list[str]) -> list[Look]:
+    def cancel(self, keys: list[str]) -> list[AttemptLookup]:
         for key in keys:
             self.tombstones.add(key)
             payload = self.payloads.get(key)
@@ -160,8 +160,8 @@ class Machine:
     def beat(self) -> Beat:
         return Beat(Heartbeat(load=0.0, slots=self.slots))
 
-    def mark(self) -> Mark:
-        return Mark(f"{self.name}/{self.lives}", self.sequence)
+    def mark(self) -> StreamPosition:
+        return StreamPosition(f"{self.name}/{self.lives}", self.sequence)
 
     # ------------------------------------------------------------------ what happens to it
 

@@ -44,14 +44,14 @@ class JobPlan:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`kind` from `KINDS`, on `node` (ignored for the orchestrator), for `length` seconds; `chance` is how
+    """`kind` from `KINDS`, on `node` (ignored for the orchestrator), for `length` seconds; `rng` is how
     likely each message suffers, where that applies."""
 
     at: float
     kind: str
     node: int
     length: float
-    chance: float = 0.5
+    rng: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)

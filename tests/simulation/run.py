@@ -126,7 +126,7 @@ class _Simulation:
 
     async def _live(self, world: World, epoch: Epoch) -> None:
         plan = self.plan
-        chance = random.Random(f"actors/{plan.seed}/{epoch.number}")
+        rng = random.Random(f"actors/{plan.seed}/{epoch.number}")
         addresses = tuple(NodeAddress(name, services=(SERVICE,)) for name in world.machines)
         limits = {
             SERVICE: ServiceLimits(
@@ -146,7 +146,7 @@ class _Simulation:
             queue=lambda: QueueManager(limits),
             pool=lambda: ServicePool(limits),
             services=limits,
-            chance=chance,
+            rng=rng,
             hand_over=hand_over(epoch, lambda message: getter.tell(message)),  # noqa: PLW0108  # later
             tick=TICK,
         )
@@ -155,7 +155,7 @@ class _Simulation:
             nodes=nodes,
             addresses=lambda: addresses,
             services=limits,
-            chance=chance,
+            rng=rng,
             tell_sender=tell_sender if plan.drop_messages < 1.0 else sender.tell,
             tick=TICK,
             suspect_after=SUSPECT_AFTER,

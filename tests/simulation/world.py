@@ -16,17 +16,17 @@ from simulation.plan import SERVICE, Fault, Plan
 from simulation.violation import Dead
 from support.memory.memory_ledger import MemoryLedger
 
-from actors.domain.changes import Change, NewJob, Outcome, Recorded
+from actors.domain.changes import Change, ChangeAnswer, ChangeResult, NewJob
 from actors.domain.job import Attempt, HistoryEntry, Job
 from actors.domain.node import NodeAddress, NodeRef
 from actors.messages import AttemptHanded
 from actors.ports.ledger import LedgerError
 from actors.ports.nodes import (
+    AttemptLookup,
     CollectAnswer,
     CollectResult,
     Dispatch,
-    Look,
-    LookResult,
+    LookupResult,
     NodeEvent,
     SubmitAnswer,
     SubmitResult,
@@ -88,8 +88,8 @@ class World:
         return trio.current_time() >= machine.cut_until
 
     def suffers(self, machine: Machine, kind: str) -> bool:
-        until, active, chance = self.lossy.get(machine.name, (0.0, "", 0.0))
-        return active == kind and trio.current_time() < until and self.rng.random() < chance
+        until, active, rng = self.lossy.get(machine.name, (0.0, "", 0.0))
+        return active == kind and trio.current_time() < until and self.rng.random() < rng
 
     def latency(self, machine: Machine) -> float:
         base = self.rng.uniform(0.0005, 0.02)
@@ -183,7 +183,7 @@ class World:
             case "slow_disk":
                 self.slow_until = max(self.slow_until, trio.current_time() + fault.length)
             case kind:
-                self.lossy[machine.name] = (trio.current_time() + fault.length, kind, fault.chance)
+                self.lossy[machine.name] = (trio.current_time() + fault.length, kind, fault.rng)
 
 
 @dataclass
@@ -233,7 +233,7 @@ class BoundLedger:
         self._world = epoch.world
         self._disk = epoch.world.disk
 
-    async def record(self, changes: Sequence[Change]) -> Sequence[Recorded]:
+    async def record(self, changes: Sequence[Change]) -> Sequence[ChangeAnswer]:
         world, epoch = self._world, self._epoch
         epoch.enter()
         slow = trio.current_time() < world.slow_until
@@ -246,7 +246,7 @@ class BoundLedger:
             answers = await self._disk.record(bent)
         for change, answer in zip(changes, answers, strict=True):
             world.checks.recorded(change, answer)
-        world.committed(tuple(a.job for a in answers if a.outcome is Outcome.DONE and a.job is not None))
+        world.committed(tuple(a.job for a in answers if a.outcome is ChangeResult.DONE and a.job is not None))
         epoch.leave()
         return answers
 
@@ -270,9 +270,9 @@ class BoundLedger:
     async def live(self) -> tuple[Sequence[Job], int]:
         return await self._read(self._disk.live)
 
-    async def owed(self) -> Sequence[Attempt]:
-        owed = await self._read(self._disk.owed)
-        return [] if self._world.faulty.release_forgotten else owed
+    async def unreleased(self) -> Sequence[Attempt]:
+        unreleased = await self._read(self._disk.unreleased)
+        return [] if self._world.faulty.release_forgotten else unreleased
 
     async def get(self, job_id: int) -> Job | None:
         return await self._read(lambda: self._disk.get(job_id))
@@ -325,15 +325,15 @@ class BoundNodes:
         result = SubmitResult.NOT_SENT if how == "not sent" else SubmitResult.DOUBT
         return [SubmitAnswer(result, how)] * len(items)
 
-    async def look(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[Look]:
+    async def lookup(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[AttemptLookup]:
         machine = self._world.machines[node.node_id]
-        _, looks = await self._call(machine, lambda: machine.look([a.key for a in attempts]))
-        return looks if looks is not None else [Look(LookResult.UNKNOWN)] * len(attempts)
+        _, looks = await self._call(machine, lambda: machine.lookup([a.key for a in attempts]))
+        return looks if looks is not None else [AttemptLookup(LookupResult.UNKNOWN)] * len(attempts)
 
-    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[Look]:
+    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[AttemptLookup]:
         machine = self._world.machines[node.node_id]
         _, looks = await self._call(machine, lambda: machine.cancel([a.key for a in attempts]))
-        return looks if looks is not None else [Look(LookResult.UNKNOWN)] * len(attempts)
+        return looks if looks is not None else [AttemptLookup(LookupResult.UNKNOWN)] * len(attempts)
 
     async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[bool]:
         machine = self._world.machines[node.node_id]

@@ -16,12 +16,12 @@ JOBS = 60
 async def test_a_tenth_of_all_requests_break_off_and_each_job_runs_once(here: Place) -> None:
     marks = here.directory / "marks"
     node = here.node("node", "--slots", "8")
-    chance = random.Random(6)
+    rng = random.Random(6)
     broken: collections.Counter[tuple[str, Fault]] = collections.Counter()
     kinds = tuple(Fault)
 
     def rule(line: str) -> Rule:
-        if not line.startswith("POST ") or chance.random() >= 0.1:
+        if not line.startswith("POST ") or rng.random() >= 0.1:
             return None
         # In turn, so that each route meets every kind as early as can be.
         fault = kinds[sum(times for (met, _), times in broken.items() if met == line) % len(kinds)]

@@ -17,7 +17,7 @@ from actors.domain.status import ENDED, Status
 from actors.ports.nodes import (
     CollectResult,
     Dispatch,
-    LookResult,
+    LookupResult,
     NodeEvent,
     PayloadChanged,
     Picture,
@@ -26,9 +26,9 @@ from actors.ports.nodes import (
 from node.server import serve_node
 from node.settings import NodeSettings
 from orchestrator.http_client import Http
-from orchestrator.nodes.addresses import foreign_ref
+from orchestrator.nodes.addresses import contract_only_ref
 from orchestrator.nodes.client import NodeClient, NotThere
-from orchestrator.nodes.contract_only.poller import ForeignWatch
+from orchestrator.nodes.contract_only.poller import ContractOnlyPoller
 from orchestrator.nodes.contract_only.probe import Asking
 from orchestrator.nodes.contract_only.spool import Spool
 from orchestrator.storage.storage import Storage
@@ -104,8 +104,8 @@ async def test_a_job_goes_there_runs_and_comes_home(bench: Bench) -> None:
         assert archive.read("result.txt") == b"42\n"
         assert archive.read("stdout.log") == b"hello\n"
     assert await bench.client.release(bench.ref, [job.attempt]) == [True]
-    (look,) = await bench.client.look(bench.ref, [job.attempt])
-    assert look.result is LookResult.TOMBSTONED
+    (look,) = await bench.client.lookup(bench.ref, [job.attempt])
+    assert look.result is LookupResult.TOMBSTONED
     (late,) = await bench.client.submit(bench.ref, [job])
     assert late.result is SubmitResult.TOMBSTONED
     (gone,) = await bench.client.collect(bench.ref, [job])
@@ -143,7 +143,7 @@ async def test_a_running_job_is_seen_read_and_killed(bench: Bench) -> None:
     async with bench.client.open_results(bench.ref, job.attempt) as opened:
         assert (await anext(opened.body)).startswith(b"PK")
     (look,) = await bench.client.cancel(bench.ref, [job.attempt])
-    assert look.result is LookResult.FOUND
+    assert look.result is LookupResult.FOUND
     await bench.view(job.attempt.key, Status.KILLED)
     (collected,) = await bench.client.collect(bench.ref, [job])
     assert (collected.result, collected.reason) == (CollectResult.STORED, "")
@@ -163,10 +163,10 @@ async def test_what_never_started_is_killed_and_stored(bench: Bench) -> None:
 
 async def test_an_order_to_cancel_comes_before_the_submit(bench: Bench) -> None:
     job = await bench.job(b"true\n")
-    (unknown,) = await bench.client.look(bench.ref, [job.attempt])
-    assert unknown.result is LookResult.GONE
+    (unknown,) = await bench.client.lookup(bench.ref, [job.attempt])
+    assert unknown.result is LookupResult.GONE
     (look,) = await bench.client.cancel(bench.ref, [job.attempt])
-    assert look.result is LookResult.TOMBSTONED
+    assert look.result is LookupResult.TOMBSTONED
     (answer,) = await bench.client.submit(bench.ref, [job])
     assert answer.result is SubmitResult.TOMBSTONED
     with pytest.raises(NotThere):
@@ -175,7 +175,7 @@ async def test_an_order_to_cancel_comes_before_the_submit(bench: Bench) -> None:
 
 
 async def test_our_node_is_also_a_node_that_knows_only_the_contract(bench: Bench) -> None:
-    node = foreign_ref(NodeAddress(bench.url))
+    node = contract_only_ref(NodeAddress(bench.url))
     job = await bench.job(b"echo 42 > result.txt; exit 3\n")
     (answer,) = await bench.client.submit(node, [job])
     assert answer.result is SubmitResult.HAS
@@ -188,7 +188,7 @@ async def test_our_node_is_also_a_node_that_knows_only_the_contract(bench: Bench
 
     http = Http()
     asking = Asking(http, Spool(bench.storage.root / "elsewhere"))
-    watch = ForeignWatch(
+    watch = ContractOnlyPoller(
         http, asking, node, open_attempts=lambda: [job.attempt], tell=tell, poll_seconds=0.05
     )
     async with trio.open_nursery() as nursery:

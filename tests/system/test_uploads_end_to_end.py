@@ -141,10 +141,10 @@ async def test_clients_that_hang_up_leave_whole_jobs_or_none(here: Place) -> Non
     """After all of them there is no row without a directory and no directory without a row; who hung up
     before the end of the body has no job."""
     server = here.server(nodes=["http://127.0.0.1:9"])
-    chance = random.Random(20)
+    rng = random.Random(20)
     body, kind = form(RUN, b'name="file"; filename="some"|' + bytes(20_000), *FIELDS)
     whole = head(kind, f"Content-Length: {len(body)}") + body
-    cuts = [chance.randrange(1, len(whole)) for _ in range(40)] + [len(whole)] * 20
+    cuts = [rng.randrange(1, len(whole)) for _ in range(40)] + [len(whole)] * 20
     good: list[int] = []
 
     async def hang_up(cut: int) -> None:

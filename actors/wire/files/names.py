@@ -21,7 +21,7 @@ COMPONENT_LIMIT: Final = 255
 _DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
 
 
-def shown(name: str) -> str:
+def printable(name: str) -> str:
     """The name as it may stand in a message: quoted, escaped, and not longer than a line."""
     return repr(name if len(name) <= 100 else name[:100] + "…")
 
@@ -38,7 +38,7 @@ def safe_path(name: str) -> str:
         raise BadRequest("a file was sent with an empty name")
     for character in name:
         if unicodedata.category(character) in ("Cc", "Cs"):
-            raise BadRequest(f"file name {shown(name)}: control characters are not allowed")
+            raise BadRequest(f"file name {printable(name)}: control characters are not allowed")
     segments = name.split("/")
     kept = segments[-1:] if name.startswith("/") or ".." in segments else segments
     # A drive may come to light only when the rest is normalised (`./C:\x\in.pdb`).
@@ -46,13 +46,13 @@ def safe_path(name: str) -> str:
         segments = kept = re.split(r"[\\/]", name)[-1:]
     # A name that ends in a slash or a dot segment names a directory, whatever comes before.
     if segments[-1] in ("", ".", ".."):
-        raise BadRequest(f"file name {shown(name)}: it does not name a file")
+        raise BadRequest(f"file name {printable(name)}: it does not name a file")
     kept = _named(kept)
     if any(len(segment.encode()) > COMPONENT_LIMIT for segment in kept):
-        raise BadRequest(f"file name {shown(name)}: a part of it is longer than {COMPONENT_LIMIT} bytes")
+        raise BadRequest(f"file name {printable(name)}: a part of it is longer than {COMPONENT_LIMIT} bytes")
     path = "/".join(kept)
     if len(path.encode()) > PATH_LIMIT:
-        raise BadRequest(f"file name {shown(name)}: it is longer than {PATH_LIMIT} bytes")
+        raise BadRequest(f"file name {printable(name)}: it is longer than {PATH_LIMIT} bytes")
     return path
 
 
@@ -70,9 +70,9 @@ class PathSet:
     def add(self, path: str) -> None:
         """Add a path that `safe_path` gave. Raises BadRequest when it cannot stand beside the others."""
         if path in self._files:
-            raise BadRequest(f"file name {shown(path)}: it was sent twice")
+            raise BadRequest(f"file name {printable(path)}: it was sent twice")
         if path in self._directories:
-            raise BadRequest(f"file name {shown(path)}: it was sent as a file and as a directory")
+            raise BadRequest(f"file name {printable(path)}: it was sent as a file and as a directory")
         parents = []
         cut = path.rfind("/")
         while cut > 0:
@@ -80,7 +80,7 @@ class PathSet:
             cut = path.rfind("/", 0, cut)
         for parent in parents:
             if parent in self._files:
-                raise BadRequest(f"file name {shown(parent)}: it was sent as a file and as a directory")
+                raise BadRequest(f"file name {printable(parent)}: it was sent as a file and as a directory")
         self._files.add(path)
         self._directories.update(parents)
 
@@ -106,13 +106,13 @@ def unspell(s: str) -> bytes:
     try:
         for match in _SPELLED.finditer(s):
             if match.group(1) is None:
-                raise BadRequest(f"name {shown(s)}: U+FFFD without two hex digits")
+                raise BadRequest(f"name {printable(s)}: U+FFFD without two hex digits")
             pieces += (s[end : match.start()].encode(), bytes.fromhex(match.group(1)))
             end = match.end()
         pieces.append(s[end:].encode())
     except UnicodeEncodeError:
-        raise BadRequest(f"name {shown(s)}: it is no text") from None
+        raise BadRequest(f"name {printable(s)}: it is no text") from None
     raw = b"".join(pieces)
     if spell(raw) != s:
-        raise BadRequest(f"name {shown(s)}: it is spelled in a way that is not used")
+        raise BadRequest(f"name {printable(s)}: it is spelled in a way that is not used")
     return raw

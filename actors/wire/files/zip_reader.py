@@ -15,7 +15,7 @@ from typing import IO, Final
 
 from actors.wire.errors import BadArchive
 from actors.wire.files.listing import Entry, Kind
-from actors.wire.files.names import shown
+from actors.wire.files.names import printable
 from actors.wire.files.threaded_iterator import PIECE
 
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -51,11 +51,13 @@ def check_zip(path: Path, expected: Sequence[Entry] | None) -> None:
             if missing is not None:
                 entry = missing.pop(member.path, None)
                 if entry is None:
-                    raise BadArchive(f"the zip holds {shown(member.path)}, which the manifest does not name")
+                    raise BadArchive(
+                        f"the zip holds {printable(member.path)}, which the manifest does not name"
+                    )
                 _compare(member, entry)
             _verify(archive, info, member, entry)
         if missing:
-            raise BadArchive(f"the zip lacks {shown(next(iter(missing)))} and {len(missing) - 1} others")
+            raise BadArchive(f"the zip lacks {printable(next(iter(missing)))} and {len(missing) - 1} others")
 
 
 def open_member(path: Path, name: str) -> Generator[bytes, None, None]:
@@ -95,9 +97,9 @@ def _infos(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
     for info in archive.infolist():
         name = info.filename.rstrip("/")
         if "\0" in info.orig_filename or name.startswith("/") or not name or ".." in name.split("/"):
-            raise BadArchive(f"the zip holds an unsafe name, {shown(info.orig_filename)}")
+            raise BadArchive(f"the zip holds an unsafe name, {printable(info.orig_filename)}")
         if name in seen:
-            raise BadArchive(f"the zip holds {shown(name)} twice")
+            raise BadArchive(f"the zip holds {printable(name)} twice")
         seen.add(name)
         _supported(info)
         yield info
@@ -105,9 +107,9 @@ def _infos(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
 
 def _supported(info: zipfile.ZipInfo) -> None:
     if info.flag_bits & 1:
-        raise BadArchive(f"the zip holds {shown(info.filename)} encrypted")
+        raise BadArchive(f"the zip holds {printable(info.filename)} encrypted")
     if info.compress_type not in _METHODS:
-        raise BadArchive(f"the zip holds {shown(info.filename)} in a compression that is not known")
+        raise BadArchive(f"the zip holds {printable(info.filename)} in a compression that is not known")
 
 
 def _member(info: zipfile.ZipInfo) -> Member:
@@ -119,25 +121,25 @@ def _member(info: zipfile.ZipInfo) -> Member:
 def _compare(member: Member, entry: Entry) -> None:
     if member.kind != entry.kind:
         raise BadArchive(
-            f"{shown(entry.path)} is a {member.kind} in the zip and a {entry.kind} in the manifest"
+            f"{printable(entry.path)} is a {member.kind} in the zip and a {entry.kind} in the manifest"
         )
     if member.size != entry.size:
         raise BadArchive(
-            f"{shown(entry.path)} has {member.size} bytes in the zip and {entry.size} in the manifest"
+            f"{printable(entry.path)} has {member.size} bytes in the zip and {entry.size} in the manifest"
         )
 
 
 def _verify(archive: zipfile.ZipFile, info: zipfile.ZipInfo, member: Member, entry: Entry | None) -> None:
     size = 0
     start = b""
-    with _damage(f"{shown(member.path)} is damaged in the zip"), archive.open(info) as source:
+    with _damage(f"{printable(member.path)} is damaged in the zip"), archive.open(info) as source:
         for piece in _pieces(source):
             size += len(piece)
             start = start or piece[:_TARGET_LIMIT]
     if size != member.size:
-        raise BadArchive(f"{shown(member.path)} has {size} bytes in the zip, which says {member.size}")
+        raise BadArchive(f"{printable(member.path)} has {size} bytes in the zip, which says {member.size}")
     if entry is not None and entry.kind == "link" and start != (entry.target or "").encode():
-        raise BadArchive(f"the link {shown(member.path)} leads elsewhere in the zip than in the manifest")
+        raise BadArchive(f"the link {printable(member.path)} leads elsewhere in the zip than in the manifest")
 
 
 def _pieces(source: IO[bytes]) -> Iterator[bytes]:

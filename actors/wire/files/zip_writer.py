@@ -21,7 +21,7 @@ from stream_zip import ZIP_32, ZIP_64, MemberFile, Method, stream_zip
 
 from actors.wire.errors import SourceChanged
 from actors.wire.files.listing import Entry, Kind, Listing, OpenTree, list_tree, open_regular
-from actors.wire.files.names import shown
+from actors.wire.files.names import printable
 from actors.wire.files.threaded_iterator import PIECE, Pulled
 
 __all__ = ["Entry", "Kind", "Listing", "list_tree", "zip_pieces", "zip_stream"]
@@ -160,13 +160,13 @@ def _without_file(entry: Entry, method: Method) -> MemberFile:
 
 def _data(handle: int, entry: Entry, strict: bool) -> Iterator[bytes]:
     if strict and (found := os.fstat(handle).st_size) != entry.size:
-        raise SourceChanged(f"file {shown(entry.path)} has {found} bytes, {entry.size} were listed")
+        raise SourceChanged(f"file {printable(entry.path)} has {found} bytes, {entry.size} were listed")
     left = entry.size
     while left and (piece := os.read(handle, min(PIECE, left))):
         left -= len(piece)
         yield piece
     if strict and (left or os.read(handle, 1)):
-        raise SourceChanged(f"file {shown(entry.path)} changed while it was packed")
+        raise SourceChanged(f"file {printable(entry.path)} changed while it was packed")
 
 
 def _time(mtime: float) -> datetime:

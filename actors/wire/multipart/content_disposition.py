@@ -18,7 +18,7 @@ from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
 from actors.wire.errors import BadRequest
-from actors.wire.files.names import shown
+from actors.wire.files.names import printable
 
 _PARAMETER: Final = re.compile(r"[ \t]*;[ \t]*([A-Za-z0-9!#$%&'*+.^_`|~-]+)[ \t]*=[ \t]*")
 _TOKEN: Final = re.compile(r'[^\s;"]*')
@@ -36,14 +36,14 @@ def parse(header: str) -> tuple[str, str | None]:
     malformed, or a file name is there but cannot be read."""
     kind, _, _ = header.partition(";")
     if kind.strip().lower() != "form-data":
-        raise BadRequest(f"malformed multipart: Content-Disposition {shown(header)} is not form-data")
+        raise BadRequest(f"malformed multipart: Content-Disposition {printable(header)} is not form-data")
     given = _parameters(header, len(kind))
     name = _chosen("name", given)
     if name is None:
-        raise BadRequest(f"malformed multipart: a part has no name in {shown(header)}")
+        raise BadRequest(f"malformed multipart: a part has no name in {printable(header)}")
     for key in given:
         if key.startswith("filename") and key not in ("filename", "filename*"):
-            raise BadRequest(f"malformed multipart: the file name's form {shown(key)} is not understood")
+            raise BadRequest(f"malformed multipart: the file name's form {printable(key)} is not understood")
     return name, _chosen("filename", given)
 
 
@@ -55,14 +55,14 @@ def build(name: str, filename: str | None) -> bytes:
             if value is None:
                 continue
             if _CONTROL.search(value):
-                raise BadRequest(f"name {shown(value)}: control characters cannot be sent")
+                raise BadRequest(f"name {printable(value)}: control characters cannot be sent")
             plain = _written(value)
             pieces.append(f'{key}="{plain}"')
             if _plain(plain) != value:
                 pieces.append(f"{key}*=UTF-8''{quote(value, safe='')}")
         return "; ".join(pieces).encode()
     except UnicodeEncodeError:
-        raise BadRequest(f"name {shown(filename or name)}: it is no text") from None
+        raise BadRequest(f"name {printable(filename or name)}: it is no text") from None
 
 
 def _written(value: str) -> str:
@@ -99,7 +99,7 @@ def _parameters(header: str, start: int) -> dict[str, str]:
             raise _malformed(header)
         at = token.end() if token else at
         if key in given:
-            raise BadRequest(f"malformed multipart: {key} is there twice in {shown(header)}")
+            raise BadRequest(f"malformed multipart: {key} is there twice in {printable(header)}")
         given[key] = value
     return given
 
@@ -117,9 +117,9 @@ def _chosen(key: str, given: dict[str, str]) -> str | None:
         except UnicodeDecodeError:
             charset = None
     if plain is None:
-        raise BadRequest(f"malformed multipart: {key}*={shown(extended)} cannot be read")
+        raise BadRequest(f"malformed multipart: {key}*={printable(extended)} cannot be read")
     return plain
 
 
 def _malformed(header: str) -> BadRequest:
-    return BadRequest(f"malformed multipart: Content-Disposition {shown(header)}")
+    return BadRequest(f"malformed multipart: Content-Disposition {printable(header)}")

@@ -15,7 +15,7 @@ import trio
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from actors.wire.errors import BadRequest, CutOff, TooLarge, WireError
-from actors.wire.files.names import shown
+from actors.wire.files.names import printable
 from actors.wire.multipart import content_disposition
 
 WRITE: Final = 1 << 20
@@ -60,7 +60,7 @@ class TextSink:
 
     async def write(self, data: bytes) -> None:
         if len(self._data) + len(data) > self._limit:
-            raise BadRequest(f"field {shown(self.name)}: it is longer than {self._limit} bytes")
+            raise BadRequest(f"field {printable(self.name)}: it is longer than {self._limit} bytes")
         self._data += data
 
     async def close(self) -> None:
@@ -72,7 +72,7 @@ class TextSink:
         try:
             return self._data.decode()
         except UnicodeDecodeError:
-            raise BadRequest(f"field {shown(self.name)}: it is not UTF-8") from None
+            raise BadRequest(f"field {printable(self.name)}: it is not UTF-8") from None
 
 
 def read_text(part: Part, limit: int = TEXT_LIMIT) -> TextSink:
@@ -114,7 +114,7 @@ async def read_parts(
 def _boundary(content_type: str) -> bytes:
     kind, options = parse_options_header(content_type)
     if kind != "multipart/form-data":
-        raise BadRequest(f"Content-Type {shown(content_type)}: multipart/form-data was expected")
+        raise BadRequest(f"Content-Type {printable(content_type)}: multipart/form-data was expected")
     boundary = options.get("boundary", "")
     if (
         not boundary
@@ -122,7 +122,7 @@ def _boundary(content_type: str) -> bytes:
         or not boundary.isascii()
         or not boundary.isprintable()
     ):
-        raise BadRequest(f"Content-Type {shown(content_type)}: it has no usable boundary")
+        raise BadRequest(f"Content-Type {printable(content_type)}: it has no usable boundary")
     return boundary.encode("ascii")
 
 
@@ -218,12 +218,12 @@ def _part(segment: MultipartSegment) -> Part:
         if name in headers:
             raise BadRequest(f"malformed multipart: a part has {name} twice")
         if any(ord(character) < 0x20 and character != "\t" for character in value):
-            raise BadRequest(f"malformed multipart: control characters in {name} {shown(value)}")
+            raise BadRequest(f"malformed multipart: control characters in {name} {printable(value)}")
         headers[name] = value
     encoding = headers.get("Content-Transfer-Encoding", "binary").strip().lower()
     if encoding not in _IDENTITY:
         raise BadRequest(
-            f"malformed multipart: Content-Transfer-Encoding {shown(encoding)} is not understood"
+            f"malformed multipart: Content-Transfer-Encoding {printable(encoding)} is not understood"
         )
     name, filename = content_disposition.parse(headers["Content-Disposition"])
     return Part(name, filename, segment.content_type)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from actors.wire.errors import SourceChanged
 from actors.wire.files.listing import open_regular
-from actors.wire.files.names import shown
+from actors.wire.files.names import printable
 from actors.wire.files.threaded_iterator import PIECE, Pulled
 from actors.wire.multipart import content_disposition
 
@@ -111,13 +111,13 @@ def _read(part: FilePart, offset: int, identity: tuple[int, int] | None) -> tupl
         found = os.fstat(handle)
         if found.st_size != part.size:
             raise SourceChanged(
-                f"file {shown(part.filename)} has {found.st_size} bytes, {part.size} were announced"
+                f"file {printable(part.filename)} has {found.st_size} bytes, {part.size} were announced"
             )
         if identity not in (None, (found.st_dev, found.st_ino)):
-            raise SourceChanged(f"file {shown(part.filename)} was replaced while it was sent")
+            raise SourceChanged(f"file {printable(part.filename)} was replaced while it was sent")
         piece = os.pread(handle, min(PIECE, part.size - offset), offset)
         if not piece and offset < part.size:
-            raise SourceChanged(f"file {shown(part.filename)} was cut while it was sent")
+            raise SourceChanged(f"file {printable(part.filename)} was cut while it was sent")
         return piece, (found.st_dev, found.st_ino)
     finally:
         os.close(handle)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from actors.domain.job import End
-from actors.domain.node import Heartbeat, Mark, PayloadView
+from actors.domain.node import Heartbeat, PayloadView, StreamPosition
 from actors.domain.progress import Progress, told
 from actors.domain.status import ENDED, PAYLOAD, Status
 
@@ -125,16 +125,16 @@ def heartbeat_from_json(data: Any, owner: str) -> Heartbeat:
     )
 
 
-def mark_to_json(mark: Mark) -> dict[str, Any]:
+def mark_to_json(mark: StreamPosition) -> dict[str, Any]:
     return {"incarnation": mark.incarnation, "sequence": mark.sequence}
 
 
-def mark_from_json(data: Any) -> Mark:
+def mark_from_json(data: Any) -> StreamPosition:
     form = _mapping(data, "mark")
     sequence = _whole(form, "sequence")
     if sequence is None:
         raise Garbled("sequence: missing")
-    return Mark(incarnation=_text(form, "incarnation"), sequence=sequence)
+    return StreamPosition(incarnation=_text(form, "incarnation"), sequence=sequence)
 
 
 def items(data: Any) -> Sequence[Mapping[str, Any]]:

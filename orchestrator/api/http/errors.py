@@ -22,7 +22,7 @@ from actors.wire.http.backpressure import BoundedConnection, BoundedRequest
 from actors.wire.http.converters import FilePath
 from actors.wire.protocol.contract import status_body
 from orchestrator.api import serializers
-from orchestrator.events.waiters import FeedFull
+from orchestrator.events.waiters import TooManyWaiters
 from orchestrator.ledger.ledger import IdempotencyConflict, LedgerFull
 from orchestrator.nodes.remote_stream import Unreachable
 from orchestrator.storage.disk import NameRefused, StorageFull
@@ -140,7 +140,7 @@ def _told(error: Exception) -> Refusal:
             return Refusal(507, "disk_full", f"{error}; try again when there is room")
         case IdempotencyConflict():
             return Refusal(422, "idempotency_conflict", str(error))
-        case StorageError() | LedgerError() | Unreachable() | NoAnswer() | FeedFull():
+        case StorageError() | LedgerError() | Unreachable() | NoAnswer() | TooManyWaiters():
             return Refusal(503, "unavailable", f"{error}; try again")
         case trio.TooSlowError():
             return Refusal(503, "unavailable", "the disk or the ledger did not answer in time; try again")

@@ -17,7 +17,7 @@ from quart.wrappers.response import DataBody, ResponseBody
 
 from actors.wire.http.backpressure import BoundedRequest
 from orchestrator.api.http.errors import Refusal
-from orchestrator.nodes.remote_stream import Opened
+from orchestrator.nodes.remote_stream import RemoteStream
 from orchestrator.storage.disk import StorageGone
 from orchestrator.storage.storage import Storage
 
@@ -78,7 +78,7 @@ class StreamBody(ResponseBody):
 
 
 async def stream(
-    source: AbstractAsyncContextManager[Opened], content_type: str, filename: str | None = None
+    source: AbstractAsyncContextManager[RemoteStream], content_type: str, filename: str | None = None
 ) -> Response:
     """An answer of unknown length. What entering `source` raises is raised here, before any byte is sent."""
     held = AsyncExitStack()

@@ -14,12 +14,12 @@ from actors.domain.status import Status
 from actors.ports.callbacks import CallbackStatus
 from actors.wire.protocol.contract import status_body
 from orchestrator.api import serializers
-from orchestrator.ledger.queries import Told
+from orchestrator.ledger.queries import JobChange
 from orchestrator.ledger.tables.activity import Minute
 from orchestrator.ledger.tables.callbacks import CallbackView
-from orchestrator.ledger.tables.queue_counts import Holder
+from orchestrator.ledger.tables.queue_counts import QueueShare
 from orchestrator.ledger.tables.usage import Used
-from orchestrator.storage.result_archive import StoredFile
+from orchestrator.storage.result_archive import FileEntry
 
 _AT: Final = 1_780_000_000.0
 _NODE: Final = "6f1d0c3a5b7e49d2a8c4e0f1b2d3c4e5"
@@ -122,10 +122,10 @@ def examples() -> Mapping[str, list[Any]]:
             serializers.job(_COMPLETED, None, _DETAILS, (), _CALLED),
         ],
         "Callback": [serializers.callback(_CALLED)],
-        "Event": [serializers.event(Told(93, _RUNNING, _DETAILS, _STARTED))],
+        "Event": [serializers.event(JobChange(93, _RUNNING, _DETAILS, _STARTED))],
         "File": [
-            serializers.file(StoredFile("out/best model.pdb", 81_000, 0o100644, _AT + 94.0, "file")),
-            serializers.file(StoredFile("latest", 0, 0o120777, _AT + 94.0, "link", "out/best model.pdb")),
+            serializers.file(FileEntry("out/best model.pdb", 81_000, 0o100644, _AT + 94.0, "file")),
+            serializers.file(FileEntry("latest", 0, 0o120777, _AT + 94.0, "link", "out/best model.pdb")),
         ],
         "LogText": [serializers.log_text("stdout", "docking chain A to chain B\n", 0, 27, closed=False)],
         "LogEnd": [{"status": Status.COMPLETED.value, "next_offset": 4096}],
@@ -136,7 +136,7 @@ def examples() -> Mapping[str, list[Any]]:
                 Used("docking", 42, Status.FAILED, 1, 2.25, 3.5),
             ]
         ),
-        "Holder": [serializers.holder(Holder("docking", 42, 12, 5))],
+        "Holder": [serializers.holder(QueueShare("docking", 42, 12, 5))],
         "Minute": [serializers.minute(Minute(_AT - _AT % 60, "docking", 4, 3, 2, 1, 0, 7.5, 4.25))],
         "Ready": [{"status": "ready", "checks": {"ledger": "ok", "storage": "ok", "scheduler": "ok"}}],
         "Node": [serializers.node(_VIEW, 100.4)],

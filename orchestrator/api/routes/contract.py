@@ -17,7 +17,7 @@ from orchestrator.api import job_views
 from orchestrator.api.context import Api
 from orchestrator.api.http.errors import Refusal, answer, job_id, json_response, unknown_job
 from orchestrator.api.upload_form import Uploads
-from orchestrator.events.waiters import FeedClosed, FeedFull
+from orchestrator.events.waiters import TooManyWaiters, WaitersClosed
 from orchestrator.ledger.transitions import UPLOADED
 from orchestrator.nodes.remote_stream import Unreachable
 
@@ -99,13 +99,13 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
 async def _terminated(api: Api, number: int) -> Job | None:
     """The job after the order to terminate: as it ended, or as it is when it takes too long."""
     try:
-        with api.feed.watch(number) as watch:
+        with api.waiters.watch(number) as watch:
             job = await api.ledger.request_terminate(number)
-            with trio.move_on_after(api.kill_patience), suppress(FeedClosed):
+            with trio.move_on_after(api.kill_patience), suppress(WaitersClosed):
                 while job is not None and job.status not in OVER:
                     job = await watch.newer(job.change_seq)
             return job
-    except FeedFull:
+    except TooManyWaiters:
         # The order counts, not the wait.
         return await api.ledger.request_terminate(number)
 

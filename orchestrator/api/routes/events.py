@@ -19,12 +19,12 @@ from orchestrator.api import job_views, serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params, sse
 from orchestrator.api.http.errors import job_id, query
-from orchestrator.events.change_stream import Line, Listener, Wanted
-from orchestrator.events.waiters import FeedClosed
-from orchestrator.ledger.queries import Told, read_details
+from orchestrator.events.change_stream import ChangeFilter, EncodedChange, Listener
+from orchestrator.events.waiters import WaitersClosed
+from orchestrator.ledger.queries import JobChange, read_details
 
 
-def written(told: Told) -> bytes:
+def written(told: JobChange) -> bytes:
     """A change as an event."""
     return sse.event("job", told.seq, serializers.event(told))
 
@@ -35,7 +35,7 @@ def blueprint(api: Api) -> Blueprint:
     @page.get("/events")
     async def events() -> Response:
         given = query("user", "service", "after")
-        wanted = Wanted(
+        wanted = ChangeFilter(
             user=query_params.signed(given, "user"), service=query_params.known_text(given, "service")
         )
         after = _after(given)
@@ -55,9 +55,9 @@ def blueprint(api: Api) -> Blueprint:
         first = sse.RETRY
         if after is None:
             details = (await api.archive.read(lambda db: read_details(db, (row.id,))))[row.id]
-            first += written(Told(row.change_seq, row, details, None))
+            first += written(JobChange(row.change_seq, row, details, None))
         ended = after is None and row.status in OVER
-        return sse.response(_stream(api, _listener(api), Wanted(job=row.id), place, first, ended=ended))
+        return sse.response(_stream(api, _listener(api), ChangeFilter(job=row.id), place, first, ended=ended))
 
     return page
 
@@ -70,7 +70,7 @@ def _listener(api: Api) -> Listener:
 
 @asynccontextmanager
 async def _stream(
-    api: Api, listener: Listener, wanted: Wanted, place: int, first: bytes, *, ended: bool = False
+    api: Api, listener: Listener, wanted: ChangeFilter, place: int, first: bytes, *, ended: bool = False
 ) -> AsyncIterator[AsyncIterable[bytes]]:
     async def pieces() -> AsyncGenerator[bytes, None]:
         async with aclosing(_pieces(api, wanted, place, first, ended=ended)) as made:
@@ -84,13 +84,13 @@ async def _stream(
 
 
 async def _pieces(
-    api: Api, wanted: Wanted, place: int, first: bytes, *, ended: bool
+    api: Api, wanted: ChangeFilter, place: int, first: bytes, *, ended: bool
 ) -> AsyncGenerator[bytes, None]:
     yield first
     told, beat = place, trio.current_time() + sse.EVERY
-    with suppress(FeedClosed):  # the server stops: who follows comes back to the next one
+    with suppress(WaitersClosed):  # the server stops: who follows comes back to the next one
         while not ended:
-            lines: Sequence[Line] = ()
+            lines: Sequence[EncodedChange] = ()
             with trio.move_on_at(beat):
                 try:
                     lines, place = await api.changes.after(place, wanted)

@@ -22,8 +22,8 @@ from orchestrator.api import job_views, serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import file_response, query_params, sse
 from orchestrator.api.http.errors import Refusal, job_id, json_response, query
-from orchestrator.nodes.remote_stream import NotThere
-from orchestrator.storage.result_archive import Member, StoredFile, list_stored, open_member
+from orchestrator.nodes.remote_stream import NotOnNode
+from orchestrator.storage.result_archive import FileEntry, Member, list_stored, open_member
 
 PAGE: Final = 1000
 MOST_PAGE: Final = 10_000
@@ -52,7 +52,7 @@ def blueprint(api: Api) -> Blueprint:
             try:
                 source = api.nodes.open_file(*found, path)
                 return await file_response.stream(source, _type(path), path.rpartition("/")[2])
-            except NotThere:
+            except NotOnNode:
                 row = await job_views.find(api, row.id)
                 if row.status not in ENDED:
                     raise _no_file(row, path) from None
@@ -61,11 +61,11 @@ def blueprint(api: Api) -> Blueprint:
     return page
 
 
-async def _listed(api: Api, row: Job) -> Sequence[StoredFile]:
+async def _listed(api: Api, row: Job) -> Sequence[FileEntry]:
     if row.status not in ENDED and (found := await job_views.place(api, row)) is not None:
         try:
             return await api.nodes.list_files(*found)
-        except NotThere as error:
+        except NotOnNode as error:
             row = await job_views.find(api, row.id)
             if row.status not in ENDED:
                 raise Refusal(
@@ -74,17 +74,17 @@ async def _listed(api: Api, row: Job) -> Sequence[StoredFile]:
     _require_data(row)
     with api.storage.reading(row.storage_key) as directory:
 
-        def listing() -> Sequence[StoredFile]:
+        def listing() -> Sequence[FileEntry]:
             stored = list_stored(directory / "result") if row.status in ENDED else None
             return _inputs(directory / "input") if stored is None else stored
 
         return await api.storage.thread(listing, what=f"the files of job {row.id}")
 
 
-def _inputs(top: Path) -> Sequence[StoredFile]:
+def _inputs(top: Path) -> Sequence[FileEntry]:
     entries = list_tree(top).entries
     return sorted(
-        (StoredFile(e.path, e.size, e.mode, e.mtime, e.kind, e.target) for e in entries),
+        (FileEntry(e.path, e.size, e.mode, e.mtime, e.kind, e.target) for e in entries),
         key=lambda one: one.path,
     )
 

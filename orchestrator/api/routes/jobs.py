@@ -15,7 +15,7 @@ from orchestrator.api import job_views, serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params
 from orchestrator.api.http.errors import Refusal, job_id, json_response, query
-from orchestrator.events.waiters import FeedClosed
+from orchestrator.events.waiters import WaitersClosed
 from orchestrator.ledger.queries import JobFilter, read_list, read_seq
 
 MOST_WAIT: Final = 300.0
@@ -86,10 +86,10 @@ async def _awaited(api: Api, number: int, given: Mapping[str, str]) -> Job:
         raise Refusal(400, "bad_parameter", f"until {until[:100]!r}: ended was expected")
     if wait == 0:
         return await job_views.find(api, number)
-    with api.feed.watch(number) as watch:
+    with api.waiters.watch(number) as watch:
         row = await job_views.find(api, number)
         wanted = after if after >= 0 else (-1 if until else row.change_seq)
-        with trio.move_on_after(wait), suppress(FeedClosed):
+        with trio.move_on_after(wait), suppress(WaitersClosed):
             while row.change_seq <= wanted or (until and row.status not in OVER):
                 if row.status is Status.CLEANED:
                     break

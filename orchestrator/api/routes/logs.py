@@ -24,8 +24,8 @@ from orchestrator.api import job_views, serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import file_response, query_params, sse
 from orchestrator.api.http.errors import Refusal, job_id, json_response, query
-from orchestrator.events.waiters import FeedClosed, Watch
-from orchestrator.nodes.remote_stream import NotThere, Unreachable
+from orchestrator.events.waiters import JobWaiter, WaitersClosed
+from orchestrator.nodes.remote_stream import NotOnNode, Unreachable
 from orchestrator.storage.storage import LOGS
 
 BYTES: Final = "application/octet-stream"
@@ -74,7 +74,7 @@ def _preferred() -> str:
 def _bytes(api: Api, follower: _Follower) -> Response:
     @asynccontextmanager
     async def body() -> AsyncIterator[AsyncIterable[bytes]]:
-        async with sse.pumped(follower.run, api.feed.until_closed) as came, aclosing(_data(came)) as data:
+        async with sse.pumped(follower.run, api.waiters.until_closed) as came, aclosing(_data(came)) as data:
             yield data
 
     return sse.endless(body(), BYTES)
@@ -92,7 +92,7 @@ async def _now(api: Api, row: Job, which: str, offset: int) -> Response:
         if found is not None:
             try:
                 return await file_response.stream(api.nodes.open_log(*found, which, offset), BYTES)
-            except NotThere:
+            except NotOnNode:
                 row = await job_views.find(api, row.id)
     if row.status in ENDED:
         kept = await file_response.log(api.storage, row.storage_key, LOGS[which], offset)
@@ -122,7 +122,7 @@ class _Follower:
     async def run(self, send: trio.MemorySendChannel[Piece]) -> None:
         """Returns when the job is over and all is sent, or when the server stops."""
         pause = _FIRST_PAUSE
-        with self._api.feed.watch(self._number) as watch, suppress(FeedClosed):
+        with self._api.waiters.watch(self._number) as watch, suppress(WaitersClosed):
             while True:
                 try:
                     row = await job_views.find(self._api, self._number)
@@ -150,20 +150,20 @@ class _Follower:
             async for piece in stored:
                 await self._send(piece, send)
 
-    async def _while_there(self, row: Job, watch: Watch, send: trio.MemorySendChannel[Piece]) -> None:
+    async def _while_there(self, row: Job, watch: JobWaiter, send: trio.MemorySendChannel[Piece]) -> None:
         """What its node sends, as long as the job is on it: a node that has vanished ends no stream."""
         async with trio.open_nursery() as nursery:
 
             async def until_it_leaves() -> None:
                 now = row
-                with suppress(FeedClosed):
+                with suppress(WaitersClosed):
                     while now.status not in OVER and _key(now) == _key(row):
                         now = await watch.newer(now.change_seq)
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(until_it_leaves)
             # A node that is away is asked again; what it has sent counts.
-            with suppress(Unreachable, NotThere, NoAnswer, LedgerError):
+            with suppress(Unreachable, NotOnNode, NoAnswer, LedgerError):
                 found = await job_views.place(self._api, row)
                 if found is not None:
                     async with self._api.nodes.open_log(
@@ -218,7 +218,7 @@ async def _available(api: Api, row: Job, which: str, offset: int) -> AsyncGenera
                 async for piece in opened.body:
                     yield piece
             return
-        except NotThere:
+        except NotOnNode:
             pass
     async with aclosing(file_response.pieces_of(api.storage, row.storage_key, LOGS[which], offset)) as stored:
         async for piece in stored:
@@ -228,7 +228,7 @@ async def _available(api: Api, row: Job, which: str, offset: int) -> AsyncGenera
 @asynccontextmanager
 async def _events(api: Api, number: int, which: str, offset: int) -> AsyncIterator[AsyncIterable[bytes]]:
     async with (
-        sse.pumped(_Follower(api, number, which, offset).run, api.feed.until_closed) as pieces,
+        sse.pumped(_Follower(api, number, which, offset).run, api.waiters.until_closed) as pieces,
         aclosing(_told(api, number, pieces, which, offset)) as told,
     ):
         yield told
@@ -266,7 +266,7 @@ async def _told(
         if text:
             yield event(text, upto)
             begun = upto
-    if api.feed.closed:
+    if api.waiters.closed:
         return
     row = await job_views.find(api, number)
     if text := decoder.decode(b"", final=True):

@@ -32,7 +32,7 @@ def blueprint(api: Api) -> Blueprint:
 
     @page.get("/ready")
     async def ready() -> Response:
-        checks = {"server": "it stops"} if api.feed.closed else await _checks(api)
+        checks = {"server": "it stops"} if api.waiters.closed else await _checks(api)
         is_ready = all(answer == "ok" for answer in checks.values())
         body = {"status": "ready" if is_ready else "not ready", "checks": checks}
         return json_response(body, 200 if is_ready else 503)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from actors.wire.errors import BadArchive, BadRequest
-from actors.wire.files.names import shown, unspell
+from actors.wire.files.names import printable, unspell
 from actors.wire.files.zip_reader import Member, members
 from orchestrator.client import BadAnswer, BadInput
 
@@ -42,7 +42,7 @@ def unpack(archive: Path, top: Path) -> list[str]:
                     _file(opened, infos[member.path], member, path)
             for member in found:
                 if member.kind == "link" and (why := _link(opened, infos[member.path], member, top)):
-                    left_out.append(f"{shown(member.path)}: {why}")
+                    left_out.append(f"{printable(member.path)}: {why}")
         # Directories last, the inner ones first: who may not write in one could not have filled it.
         for member in reversed(found):
             if member.kind == "directory" and member.mode:
@@ -65,7 +65,7 @@ def _file(opened: zipfile.ZipFile, info: zipfile.ZipInfo, member: Member, path: 
         while piece := source.read(_PIECE):
             written += len(piece)
             if written > member.size:
-                raise BadArchive(f"{shown(member.path)} is larger than the zip says")
+                raise BadArchive(f"{printable(member.path)} is larger than the zip says")
             target.write(piece)
         if member.mode:
             # The owner can read and delete everything; nothing runs as somebody else.
@@ -127,7 +127,7 @@ def _told(top: Path) -> Iterator[None]:
         raise BadAnswer(f"the results cannot be unpacked: {error}; get them with --zip") from error
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise BadAnswer(
-            f"the results cannot be unpacked: {shown(str(error.filename))} is in them as two different "
+            f"the results cannot be unpacked: {printable(str(error.filename))} is in them as two different "
             "things; get them with --zip"
         ) from error
     except OSError as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
-from actors.ports.callbacks import Callback, CallbackStatus, Tried
+from actors.ports.callbacks import Callback, CallbackStatus, DeliveryOutcome
 from orchestrator.ledger.writer import Writing
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class SqliteCallbacks:
             lambda db: [Callback(*row) for row in db.execute(_PENDING, (after, limit))]
         )
 
-    async def note(self, tried: Tried) -> None:
+    async def note(self, tried: DeliveryOutcome) -> None:
         await self._ledger.write(partial(_note, tried))
 
 
@@ -107,7 +107,7 @@ def read_tallies(db: sqlite3.Connection) -> Mapping[str, int]:
     return dict(found)
 
 
-def _note(tried: Tried, writing: Writing) -> None:
+def _note(tried: DeliveryOutcome, writing: Writing) -> None:
     settled = None if tried.status is CallbackStatus.PENDING else writing.now
     writing.db.execute(
         "UPDATE callbacks SET status = ?, tries = ?, last_error = COALESCE(?, last_error), next_at = ?, "

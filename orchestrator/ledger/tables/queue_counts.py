@@ -50,7 +50,7 @@ TABLES: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class QueueShare:
     """How many jobs of a user wait for a service, and how many are under way."""
 
     service: str
@@ -59,7 +59,7 @@ class Holder:
     under_way: int
 
 
-def read_crowd(db: sqlite3.Connection, service: str | None, limit: int) -> Sequence[Holder]:
+def read_crowd(db: sqlite3.Connection, service: str | None, limit: int) -> Sequence[QueueShare]:
     """Those with most jobs that wait first."""
     where, given = ("WHERE service = ?", (service,)) if service is not None else ("", ())
     found = db.execute(
@@ -67,4 +67,4 @@ def read_crowd(db: sqlite3.Connection, service: str | None, limit: int) -> Seque
         "ORDER BY queued DESC, under_way DESC, service, user_id LIMIT ?",
         (*given, limit),
     )
-    return [Holder(*row) for row in found]
+    return [QueueShare(*row) for row in found]

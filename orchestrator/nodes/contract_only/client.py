@@ -18,11 +18,11 @@ from actors.domain.job import Attempt, AttemptState
 from actors.domain.node import NodeRef, PayloadView
 from actors.domain.status import Status
 from actors.ports.nodes import (
+    AttemptLookup,
     CollectAnswer,
     CollectResult,
     Dispatch,
-    Look,
-    LookResult,
+    LookupResult,
     SubmitAnswer,
     SubmitResult,
 )
@@ -31,14 +31,14 @@ from actors.wire.errors import BadArchive, BadRequest
 from actors.wire.multipart.writer import DataPart, FilePart, MultipartBody
 from actors.wire.protocol.attempts import Garbled
 from orchestrator.http_client import BodyUnreadable, Broken, Http, NotReached
-from orchestrator.nodes.concurrently import each
+from orchestrator.nodes.concurrently import map_concurrently
 from orchestrator.nodes.contract_only.fetch import Absent, Files, Nothing, Stranger, payload_id, scan
 from orchestrator.nodes.contract_only.marker import MARKER
 from orchestrator.nodes.contract_only.probe import Alive, Asking, Ended, Gone, Heard, view_of
 from orchestrator.nodes.contract_only.spool import Spool, sizes, store
 from orchestrator.nodes.job_files import JobFiles
-from orchestrator.nodes.refusals import content, refusal, said
-from orchestrator.nodes.remote_stream import NotThere, Opened, Unreachable, from_file
+from orchestrator.nodes.refusals import error_text, json_body, refusal
+from orchestrator.nodes.remote_stream import NotOnNode, RemoteStream, Unreachable, from_file
 
 _AT_ONCE: Final = 8
 _NO_MARKER: Final = (
@@ -47,7 +47,7 @@ _NO_MARKER: Final = (
 )
 
 
-class ForeignNodes:
+class ContractOnlyNodes:
     def __init__(self, http: Http, spool: Spool, asking: Asking, files: JobFiles) -> None:
         self._http = http
         self._spool = spool
@@ -60,7 +60,7 @@ class ForeignNodes:
         async def one(dispatch: Dispatch) -> SubmitAnswer:
             return await self._submit(node, dispatch)
 
-        return await each(one, dispatches, at_once=_AT_ONCE)
+        return await map_concurrently(one, dispatches, at_once=_AT_ONCE)
 
     async def _submit(self, node: NodeRef, dispatch: Dispatch) -> SubmitAnswer:
         key = dispatch.attempt.key
@@ -80,7 +80,7 @@ class ForeignNodes:
             parts.append(DataPart(MARKER, MARKER, "application/octet-stream", key.encode()))
             async with self._http.exchange("POST", node.upload_url, body=MultipartBody(parts)) as reply:
                 if not 200 <= reply.status < 300:
-                    return refusal(reply.status, await content(reply))
+                    return refusal(reply.status, await json_body(reply))
                 foreign_id = payload_id(await scan(reply))
         except (StorageError, BodyUnreadable) as error:
             return SubmitAnswer(SubmitResult.UNREADABLE, f"the input cannot be read: {error}")
@@ -96,21 +96,21 @@ class ForeignNodes:
 
     # ------------------------------------------------------------------ look, cancel, release
 
-    async def look(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[Look]:
-        async def one(attempt: Attempt) -> Look:
+    async def lookup(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[AttemptLookup]:
+        async def one(attempt: Attempt) -> AttemptLookup:
             return _look(await self._asking.ask(node, attempt), attempt.key)
 
-        return await each(one, attempts, at_once=_AT_ONCE)
+        return await map_concurrently(one, attempts, at_once=_AT_ONCE)
 
-    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[Look]:
-        async def one(attempt: Attempt) -> Look:
+    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[AttemptLookup]:
+        async def one(attempt: Attempt) -> AttemptLookup:
             return await self._cancel(node, attempt)
 
-        return await each(one, attempts, at_once=_AT_ONCE)
+        return await map_concurrently(one, attempts, at_once=_AT_ONCE)
 
-    async def _cancel(self, node: NodeRef, attempt: Attempt) -> Look:
+    async def _cancel(self, node: NodeRef, attempt: Attempt) -> AttemptLookup:
         if attempt.foreign_id is None:
-            return Look(LookResult.UNKNOWN, reason="the node never told an id for it")
+            return AttemptLookup(LookupResult.UNKNOWN, reason="the node never told an id for it")
         known = self._asking.known_end(attempt.key)
         if known is not None:
             return _look(known, attempt.key)
@@ -121,30 +121,34 @@ class ForeignNodes:
         try:
             async with self._http.exchange("POST", f"{node.terminate_url}/{attempt.foreign_id}") as reply:
                 if reply.status != 404 and not 200 <= reply.status < 300:
-                    return Look(LookResult.UNKNOWN, reason=await said(reply))
+                    return AttemptLookup(LookupResult.UNKNOWN, reason=await error_text(reply))
             if reply.status == 404:
                 return await self._unless_alive(node, attempt, "the node does not know its id")
         except (NotReached, Broken) as error:
-            return Look(LookResult.UNKNOWN, reason=str(error))
+            return AttemptLookup(LookupResult.UNKNOWN, reason=str(error))
         # Accepted is not dead: its end is told when the node tells it.
-        return Look(LookResult.FOUND, PayloadView(attempt.key, Status.RUNNING))
+        return AttemptLookup(LookupResult.FOUND, PayloadView(attempt.key, Status.RUNNING))
 
-    async def _unless_alive(self, node: NodeRef, attempt: Attempt, why: str) -> Look:
+    async def _unless_alive(self, node: NodeRef, attempt: Attempt, why: str) -> AttemptLookup:
         """What the usual questions say of an attempt that could not be killed: one sign is none."""
         heard = await self._asking.ask(node, attempt)
-        return Look(LookResult.UNKNOWN, reason=why) if isinstance(heard, Alive) else _look(heard, attempt.key)
+        return (
+            AttemptLookup(LookupResult.UNKNOWN, reason=why)
+            if isinstance(heard, Alive)
+            else _look(heard, attempt.key)
+        )
 
     async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[bool]:
         async def one(attempt: Attempt) -> bool:
             # Nothing there can be told to forget. But what was given up while the node was lost may run yet.
             if attempt.state is AttemptState.GIVEN_UP and attempt.foreign_id is not None:
-                look = await self._cancel(node, attempt)
-                if look.result is LookResult.UNKNOWN:
+                lookup = await self._cancel(node, attempt)
+                if lookup.result is LookupResult.UNKNOWN:
                     return False
             await self._asking.forget(attempt.key)
             return True
 
-        return await each(one, attempts, at_once=_AT_ONCE)
+        return await map_concurrently(one, attempts, at_once=_AT_ONCE)
 
     # ------------------------------------------------------------------ results
 
@@ -161,7 +165,7 @@ class ForeignNodes:
                 case Nothing(reason=reason):
                     return CollectAnswer(CollectResult.FAILED, reason=reason)
 
-        return await each(one, dispatches, at_once=2)
+        return await map_concurrently(one, dispatches, at_once=2)
 
     async def _store(self, ended: Ended, dispatch: Dispatch) -> CollectAnswer:
         try:
@@ -193,7 +197,7 @@ class ForeignNodes:
         return sum(found.get(path.rpartition("/")[2]) == size for path, _, size in sent), len(sent)
 
     @asynccontextmanager
-    async def open_results(self, node: NodeRef, attempt: Attempt) -> AsyncIterator[Opened]:
+    async def open_results(self, node: NodeRef, attempt: Attempt) -> AsyncIterator[RemoteStream]:
         """The zip of its files as they are now. It is fetched whole before any of it is given on: only then
         its marker says whose it is."""
         known = self._asking.known_end(attempt.key)
@@ -208,20 +212,20 @@ class ForeignNodes:
                     yield opened
             case Files(path=path):
                 await self._spool.remove(path)
-                raise NotThere(_NO_MARKER)
+                raise NotOnNode(_NO_MARKER)
             case Absent() | Stranger():
-                raise NotThere("the node has nothing of it")
+                raise NotOnNode("the node has nothing of it")
             case Nothing(reason=reason):
                 raise Unreachable(reason)
             case _:
                 raise Unreachable("no zip came for its files")
 
 
-def _look(heard: Heard, key: str) -> Look:
+def _look(heard: Heard, key: str) -> AttemptLookup:
     match heard:
         case Gone(reason=reason):
-            return Look(LookResult.GONE, reason=reason)
+            return AttemptLookup(LookupResult.GONE, reason=reason)
         case Nothing(reason=reason):
-            return Look(LookResult.UNKNOWN, reason=reason)
+            return AttemptLookup(LookupResult.UNKNOWN, reason=reason)
         case _:
-            return Look(LookResult.FOUND, view_of(heard, key))
+            return AttemptLookup(LookupResult.FOUND, view_of(heard, key))

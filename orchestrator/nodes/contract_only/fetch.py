@@ -14,7 +14,7 @@ from orchestrator.http_client import Broken, Http, NotReached, Patience, Reply
 from orchestrator.nodes.contract_only.json_scan import TopLevel
 from orchestrator.nodes.contract_only.marker import UntilMarker
 from orchestrator.nodes.contract_only.spool import Contents, Spool, inspect
-from orchestrator.nodes.refusals import said
+from orchestrator.nodes.refusals import error_text
 
 MAX_ID: Final = 2**32 - 1
 
@@ -69,7 +69,7 @@ async def fetch(http: Http, spool: Spool, url: str, attempt: Attempt, *, only_wh
             if reply.status == 404:
                 return Absent()
             if reply.status != 200:
-                return Nothing(await said(reply))
+                return Nothing(await error_text(reply))
             first = await _first(reply)
             if first.startswith(b"PK"):
                 return await _spooled(spool, first, reply, attempt.key, only_whose)

@@ -17,7 +17,7 @@ from orchestrator.http_client import Broken, Http, NotReached, Patience
 from orchestrator.nodes.contract_only.fetch import Nothing
 from orchestrator.nodes.contract_only.probe import Asking, Gone, view_of
 from orchestrator.nodes.native.events import Tell
-from orchestrator.nodes.refusals import said
+from orchestrator.nodes.refusals import error_text
 
 _AT_ONCE: Final = 8
 BEAT_SECONDS: Final = 1.0
@@ -28,7 +28,7 @@ _SLOWEST: Final = 8.0
 _ASKING: Final = Patience(connect=5.0, head=5.0, stall=5.0)
 
 
-class ForeignWatch:
+class ContractOnlyPoller:
     """`open_attempts` says what there is to ask for. `tell` hears a Beat for each sign of life, and each
     attempt's status when it changes."""
 
@@ -97,7 +97,7 @@ class ForeignWatch:
     async def _pong(self) -> float:
         async with self._http.exchange("GET", f"{self._node.url}/", patience=_ASKING) as reply:
             if reply.status != 200 or await reply.json() != {"message": "pong"}:
-                raise Broken(f"no node answers at {self._node.url}: {await said(reply)}")
+                raise Broken(f"no node answers at {self._node.url}: {await error_text(reply)}")
         return 0.0
 
     # ------------------------------------------------------------------ how are its attempts

@@ -13,13 +13,13 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from actors.domain.job import Attempt
-from actors.domain.node import Mark, NodeRef, PayloadView
+from actors.domain.node import NodeRef, PayloadView, StreamPosition
 from actors.ports.nodes import (
+    AttemptLookup,
     CollectAnswer,
     CollectResult,
     Dispatch,
-    Look,
-    LookResult,
+    LookupResult,
     SubmitAnswer,
     SubmitResult,
 )
@@ -28,11 +28,11 @@ from actors.wire.errors import BadRequest
 from actors.wire.multipart.writer import DataPart, FilePart, MultipartBody
 from actors.wire.protocol.attempts import Garbled, items, mark_from_json, view_from_json
 from orchestrator.http_client import BodyUnreadable, Broken, Http, NotReached, Patience, Reply
-from orchestrator.nodes.concurrently import each
+from orchestrator.nodes.concurrently import map_concurrently
 from orchestrator.nodes.job_files import JobFiles
 from orchestrator.nodes.native.results import receive
-from orchestrator.nodes.refusals import content, refusal, said
-from orchestrator.nodes.remote_stream import NotThere, Opened, Unreachable
+from orchestrator.nodes.refusals import error_text, json_body, refusal
+from orchestrator.nodes.remote_stream import NotOnNode, RemoteStream, Unreachable
 
 Inputs = Sequence[tuple[str, Path, int]]
 
@@ -41,9 +41,9 @@ _ZIPPING: Final = Patience(head=120.0)
 _LISTING: Final = 64 << 20
 """Bytes of the list of an attempt's files."""
 _LOOK_CODES: Final = {
-    (404, "not_found"): LookResult.GONE,
-    (409, "receiving"): LookResult.RECEIVING,
-    (410, "tombstoned"): LookResult.TOMBSTONED,
+    (404, "not_found"): LookupResult.GONE,
+    (409, "receiving"): LookupResult.RECEIVING,
+    (410, "tombstoned"): LookupResult.TOMBSTONED,
 }
 _SUBMIT_RESULTS: Final = {
     "accepted": SubmitResult.HAS,
@@ -54,7 +54,7 @@ _SUBMIT_RESULTS: Final = {
 }
 
 
-class OwnNodes:
+class NativeNodes:
     """`owner` is the id of this orchestrator, under which nodes keep its payloads."""
 
     def __init__(self, http: Http, owner: str, files: JobFiles) -> None:
@@ -85,7 +85,7 @@ class OwnNodes:
             ) as reply:
                 if reply.status == 200:
                     return _submit_answers(await reply.json(), keys)
-                data = await content(reply)
+                data = await json_body(reply)
                 if isinstance(data, dict) and "items" in data:
                     return _submit_answers(data, keys)
                 answer = refusal(reply.status, data)
@@ -126,24 +126,24 @@ class OwnNodes:
 
     # ------------------------------------------------------------------ look, cancel, release
 
-    async def look(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[Look]:
-        async def one(attempt: Attempt) -> Look:
+    async def lookup(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[AttemptLookup]:
+        async def one(attempt: Attempt) -> AttemptLookup:
             try:
                 async with self._http.exchange(
                     "GET", f"{node.url}/v1/attempts/{attempt.key}", headers=_to(node)
                 ) as reply:
                     return await _looked(reply, attempt.key)
             except (NotReached, Broken, Garbled) as error:
-                return Look(LookResult.UNKNOWN, reason=str(error))
+                return AttemptLookup(LookupResult.UNKNOWN, reason=str(error))
 
-        return await each(one, attempts, at_once=_AT_ONCE)
+        return await map_concurrently(one, attempts, at_once=_AT_ONCE)
 
-    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[Look]:
+    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[AttemptLookup]:
         try:
             listed = await self._order(node, "cancel", attempts)
             return [_cancelled(listed.get(attempt.key), attempt.key) for attempt in attempts]
         except (NotReached, Broken, Garbled) as error:
-            return [Look(LookResult.UNKNOWN, reason=str(error)) for _ in attempts]
+            return [AttemptLookup(LookupResult.UNKNOWN, reason=str(error)) for _ in attempts]
 
     async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[bool]:
         try:
@@ -160,7 +160,7 @@ class OwnNodes:
             "POST", f"{node.url}/v1/{verb}", headers=_to(node), data={"keys": keys}
         ) as reply:
             if reply.status != 200:
-                raise Broken(await said(reply))
+                raise Broken(await error_text(reply))
             return _by_key(await reply.json())
 
     # ------------------------------------------------------------------ collect
@@ -174,23 +174,25 @@ class OwnNodes:
                 if reply.status == 200:
                     answers = await receive(reply, dispatches, self._files)
                     return [answers[key] for key in keys]
-                why = await said(reply)
+                why = await error_text(reply)
         except (NotReached, Broken, Garbled) as error:
             why = str(error)
         return [CollectAnswer(CollectResult.FAILED, reason=why) for _ in keys]
 
-    def open_results(self, node: NodeRef, attempt: Attempt) -> AbstractAsyncContextManager[Opened]:
+    def open_results(self, node: NodeRef, attempt: Attempt) -> AbstractAsyncContextManager[RemoteStream]:
         return self._open(node, f"{attempt.key}/results", _ZIPPING)
 
     def open_log(
         self, node: NodeRef, attempt: Attempt, stream: str, offset: int, *, follow: bool
-    ) -> AbstractAsyncContextManager[Opened]:
+    ) -> AbstractAsyncContextManager[RemoteStream]:
         query = f"stream={stream}&offset={offset}" + ("&follow=1" if follow else "")
         # A script may be silent for days while its log is followed.
         patience = Patience(stall=None) if follow else Patience()
         return self._open(node, f"{attempt.key}/logs?{query}", patience)
 
-    def open_file(self, node: NodeRef, attempt: Attempt, path: str) -> AbstractAsyncContextManager[Opened]:
+    def open_file(
+        self, node: NodeRef, attempt: Attempt, path: str
+    ) -> AbstractAsyncContextManager[RemoteStream]:
         return self._open(node, f"{attempt.key}/files/{quote(path)}", Patience())
 
     async def list_files(self, node: NodeRef, attempt: Attempt) -> Any:
@@ -207,7 +209,7 @@ class OwnNodes:
             raise Unreachable("the node lists its files with something that is no JSON") from None
 
     @asynccontextmanager
-    async def _open(self, node: NodeRef, what: str, patience: Patience) -> AsyncIterator[Opened]:
+    async def _open(self, node: NodeRef, what: str, patience: Patience) -> AsyncIterator[RemoteStream]:
         async with AsyncExitStack() as stack:
             try:
                 reply = await stack.enter_async_context(
@@ -216,12 +218,12 @@ class OwnNodes:
                     )
                 )
                 if reply.status in (404, 410):
-                    raise NotThere(await said(reply))
+                    raise NotOnNode(await error_text(reply))
                 if reply.status != 200:
-                    raise Unreachable(await said(reply))
+                    raise Unreachable(await error_text(reply))
             except (NotReached, Broken) as error:
                 raise Unreachable(str(error)) from error
-            yield Opened(reply.headers, _Body(reply))
+            yield RemoteStream(reply.headers, _Body(reply))
 
 
 class _Body:
@@ -255,7 +257,7 @@ def _submit_answers(data: Any, keys: Sequence[str]) -> dict[str, SubmitAnswer]:
     return {key: _submitted(listed.get(key), key, mark) for key in keys}
 
 
-def _submitted(item: Mapping[str, Any] | None, key: str, mark: Mark) -> SubmitAnswer:
+def _submitted(item: Mapping[str, Any] | None, key: str, mark: StreamPosition) -> SubmitAnswer:
     if item is None:
         return SubmitAnswer(SubmitResult.DOUBT, "the node's answer leaves it out")
     try:
@@ -271,7 +273,7 @@ def _submitted(item: Mapping[str, Any] | None, key: str, mark: Mark) -> SubmitAn
     return SubmitAnswer(result, reason, view, mark)
 
 
-async def _looked(reply: Reply, key: str) -> Look:
+async def _looked(reply: Reply, key: str) -> AttemptLookup:
     data = await reply.json()
     if not isinstance(data, dict):
         raise Garbled(f"HTTP {reply.status} without a JSON object")
@@ -279,24 +281,26 @@ async def _looked(reply: Reply, key: str) -> Look:
         view = _view(data, key)
         if view is None:
             raise Garbled("the node's answer leaves the payload out")
-        return Look(LookResult.FOUND, view)
+        return AttemptLookup(LookupResult.FOUND, view)
     detail = str(data.get("detail") or data.get("title") or f"HTTP {reply.status}")
     # The code has to be there: a proxy's 404 says nothing about the attempt.
-    return Look(_LOOK_CODES.get((reply.status, str(data.get("code"))), LookResult.UNKNOWN), reason=detail)
+    return AttemptLookup(
+        _LOOK_CODES.get((reply.status, str(data.get("code"))), LookupResult.UNKNOWN), reason=detail
+    )
 
 
-def _cancelled(item: Mapping[str, Any] | None, key: str) -> Look:
+def _cancelled(item: Mapping[str, Any] | None, key: str) -> AttemptLookup:
     if item is None:
-        return Look(LookResult.UNKNOWN, reason="the node's answer leaves it out")
+        return AttemptLookup(LookupResult.UNKNOWN, reason="the node's answer leaves it out")
     try:
         view = _view(item, key)
     except Garbled as error:  # of this one: the others' answers count
-        return Look(LookResult.UNKNOWN, reason=str(error))
+        return AttemptLookup(LookupResult.UNKNOWN, reason=str(error))
     if item.get("result") == "tombstoned":
-        return Look(LookResult.TOMBSTONED)
+        return AttemptLookup(LookupResult.TOMBSTONED)
     if item.get("result") == "found" and view is not None:
-        return Look(LookResult.FOUND, view)
-    return Look(LookResult.UNKNOWN, reason=f"the node answers {item.get('result')!r}")
+        return AttemptLookup(LookupResult.FOUND, view)
+    return AttemptLookup(LookupResult.UNKNOWN, reason=f"the node answers {item.get('result')!r}")
 
 
 def _view(item: Mapping[str, Any], key: str) -> PayloadView | None:

@@ -21,7 +21,7 @@ from actors.wire.protocol.attempts import (
 )
 from actors.wire.protocol.ndjson import read_lines
 from orchestrator.http_client import Broken, Http, NotReached, Patience, Reply
-from orchestrator.nodes.refusals import said
+from orchestrator.nodes.refusals import error_text
 
 Tell = Callable[[NodeRef, NodeEvent], None]
 
@@ -50,7 +50,7 @@ async def introduce(http: Http, base: str) -> Introduced:
     try:
         async with http.exchange("GET", f"{base}/v1/info", patience=_ASKING) as reply:
             if reply.status >= 500 or reply.status in (401, 403, 408, 421, 429):
-                return Introduced(Kind.UNCLEAR, reason=f"/v1/info: {await said(reply)}")
+                return Introduced(Kind.UNCLEAR, reason=f"/v1/info: {await error_text(reply)}")
             try:
                 info = await reply.json()
             except Garbled:
@@ -80,7 +80,7 @@ async def follow_events(http: Http, owner: str, node: NodeRef, tell: Tell, silen
             patience=patience,
         ) as reply:
             if reply.status != 200:
-                return f"/v1/events: {await said(reply)}"
+                return f"/v1/events: {await error_text(reply)}"
             why = f"nothing heard for {silence:g} s"
             listening = Listening(silence)
             async with trio.open_nursery() as nursery:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from actors.ports.scaling import Provider
-from orchestrator.config.scaling import Commands, Ec2Settings, ScalingConfig
+from orchestrator.config.scaling import CommandSettings, Ec2Settings, ScalingConfig
 from orchestrator.scaling.providers.command import CommandProvider
 from orchestrator.scaling.providers.ec2 import Ec2Provider
 from orchestrator.scaling.providers.local import LocalProvider
@@ -32,7 +32,7 @@ def build_providers(
     sure of where it is needed.
     """
     slots = {service: config.limits.slots_per_node for service, config in configs.items()}
-    built: list[tuple[Commands | Ec2Settings | None, Provider]] = []
+    built: list[tuple[CommandSettings | Ec2Settings | None, Provider]] = []
     providers: dict[str, Provider] = {}
     for service, config in configs.items():
         # Compared and not looked up: what has tables in it cannot be hashed.
@@ -45,7 +45,7 @@ def build_providers(
             provider = LocalProvider(data / MACHINES, slots=slots, join_url=here)
         else:
             assert join_url, "the settings refuse to do without"
-            if isinstance(config.machines, Commands):
+            if isinstance(config.machines, CommandSettings):
                 provider = CommandProvider(config.machines, slots=slots, join_url=join_url, owner=owner)
             else:
                 provider = Ec2Provider(config.machines, slots=slots, join_url=join_url, owner=owner)

@@ -23,7 +23,7 @@ import trio
 
 from actors.domain.scaling import Machine
 from actors.ports.scaling import ProviderError
-from orchestrator.config.scaling import Commands
+from orchestrator.config.scaling import CommandSettings
 
 OUTPUT_MOST: Final = 4 << 20
 """Bytes of output that are read of a command; more is a mistake."""
@@ -41,7 +41,9 @@ class CommandProvider:
 
     name = "command"
 
-    def __init__(self, commands: Commands, *, slots: Mapping[str, int], join_url: str, owner: str) -> None:
+    def __init__(
+        self, commands: CommandSettings, *, slots: Mapping[str, int], join_url: str, owner: str
+    ) -> None:
         self._commands = commands
         self._slots = slots
         self._environment = {"ORCHESTRATOR_NAME": owner, "ORCHESTRATOR_JOIN_URL": join_url}

@@ -37,23 +37,23 @@ def draw(
 ) -> list[Fault]:
     """`kills` kills of the orchestrator and nodes, and in proportion everything else, in order of time.
     `longest` is the longest time that anybody is away."""
-    chance = random.Random(f"{seed}/faults")
+    rng = random.Random(f"{seed}/faults")
 
     def away() -> float:
         # Most are short, so that most of the time most of it works: what is always down is never tried.
-        return 0.05 + (longest - 0.05) * chance.random() ** 2
+        return 0.05 + (longest - 0.05) * rng.random() ** 2
 
     found = []
     for _ in range(kills):
-        target = chance.choice([SERVER, *range(nodes + 1)])
-        what = What.KILL_AT_UPLOAD if target == SERVER and chance.random() < 0.4 else What.KILL
-        delay = 0.15 * chance.random()
-        found.append(Fault(seconds * chance.random(), target, what, away(), delay=delay))
+        target = rng.choice([SERVER, *range(nodes + 1)])
+        what = What.KILL_AT_UPLOAD if target == SERVER and rng.random() < 0.4 else What.KILL
+        delay = 0.15 * rng.random()
+        found.append(Fault(seconds * rng.random(), target, what, away(), delay=delay))
     for _ in range(-(-kills // 3)):
-        found.append(Fault(seconds * chance.random(), chance.randint(0, nodes), What.STOP, away()))
+        found.append(Fault(seconds * rng.random(), rng.randint(0, nodes), What.STOP, away()))
     for _ in range(-(-kills // 2)):
-        node, mode = chance.randint(1, nodes), chance.choice(modes)
-        found.append(Fault(seconds * chance.random(), node, What.CUT, away(), mode))
+        node, mode = rng.randint(1, nodes), rng.choice(modes)
+        found.append(Fault(seconds * rng.random(), node, What.CUT, away(), mode))
     for _ in range(-(-kills // 6)):
-        found.append(Fault(seconds * chance.random(), chance.randint(1, nodes), What.SPAWNER, 0.0))
+        found.append(Fault(seconds * rng.random(), rng.randint(1, nodes), What.SPAWNER, 0.0))
     return sorted(found, key=lambda fault: fault.at)

@@ -148,28 +148,28 @@ class ChaosJob:
 def plan(*, jobs: int, users: int, seed: int, seconds: float, longest: float) -> Iterator[ChaosJob]:
     """`jobs` jobs of `users` users, whose uploads begin at random moments of the first two thirds of
     `seconds`."""
-    chance = random.Random(f"{seed}/jobs")
+    rng = random.Random(f"{seed}/jobs")
     kinds = list(Kind)
     for serial in range(jobs):
-        kind = chance.choices(kinds, weights=[kind.value for kind in kinds])[0]
-        size = chance.randrange(20_000)
+        kind = rng.choices(kinds, weights=[kind.value for kind in kinds])[0]
+        size = rng.randrange(20_000)
         if kind is Kind.LARGE_INPUT:
-            size = chance.randrange(1 << 20, 6 << 20)
+            size = rng.randrange(1 << 20, 6 << 20)
         elif kind is Kind.LARGE_OUTPUT:
-            size = chance.randrange(100_000, 400_000)
-        sleeps = {Kind.LONG: longest * chance.uniform(0.3, 1.0), Kind.TERMINATED: 3600.0}
+            size = rng.randrange(100_000, 400_000)
+        sleeps = {Kind.LONG: longest * rng.uniform(0.3, 1.0), Kind.TERMINATED: 3600.0}
         yield ChaosJob(
             serial=serial,
             user=1 + serial % users,
             kind=kind,
-            seconds=sleeps.get(kind, 0.5 * chance.random() ** 2),
+            seconds=sleeps.get(kind, 0.5 * rng.random() ** 2),
             size=size,
-            repeat=chance.randint(10, 25),
-            code={Kind.EXIT_CODE: chance.randint(1, 255), Kind.SIGNAL: chance.choice(SIGNALS)}.get(kind, 0),
-            stubborn=kind is Kind.TERMINATED and chance.random() < 0.5,
-            terminate_after=longest * chance.random() ** 2 if kind is Kind.TERMINATED else None,
+            repeat=rng.randint(10, 25),
+            code={Kind.EXIT_CODE: rng.randint(1, 255), Kind.SIGNAL: rng.choice(SIGNALS)}.get(kind, 0),
+            stubborn=kind is Kind.TERMINATED and rng.random() < 0.5,
+            terminate_after=longest * rng.random() ** 2 if kind is Kind.TERMINATED else None,
             # What must be repeated needs a key; a user who cannot do that must get a whole job or none.
-            with_key=chance.random() < 0.85,
-            at=seconds * 2 / 3 * chance.random(),
+            with_key=rng.random() < 0.85,
+            at=seconds * 2 / 3 * rng.random(),
             seed=seed,
         )

@@ -81,7 +81,7 @@ class User:
         self._front = front
         self._directory = directory
         self._diary = diary
-        self._chance = random.Random(f"{seed}/user {outcomes[0].job.user}")
+        self._rng = random.Random(f"{seed}/user {outcomes[0].job.user}")
 
     async def run(self, began: float, ended: Callable[[], None]) -> None:
         timeout = httpx.Timeout(TIMEOUT, read=WAIT_SECONDS + TIMEOUT)
@@ -194,7 +194,7 @@ class User:
             await self._pause()
 
     async def _pause(self) -> None:
-        await trio.sleep(self._chance.uniform(0.05, 0.3))
+        await trio.sleep(self._rng.uniform(0.05, 0.3))
 
 
 def _checksums(content: bytes) -> tuple[dict[str, str], str]:

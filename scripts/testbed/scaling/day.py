@@ -121,7 +121,7 @@ class Site:
         while self._ends and self._ends[0][0] <= now:
             _, job_id, node_id = heapq.heappop(self._ends)
             rows.append(self.line.end(job_id))
-            self.pool.free(str(job_id))
+            self.pool.unreserve(str(job_id))
             self._count(node_id, -1, now)
         return rows
 
@@ -129,7 +129,7 @@ class Site:
         now = trio.current_time()
         while (job_id := self.line.next()) is not None and (ref := self.pool.choose(SERVICE)) is not None:
             seconds = self.line.begin(job_id, now)
-            self.pool.hold(str(job_id), ref.node_id)
+            self.pool.reserve(str(job_id), ref.node_id)
             heapq.heappush(self._ends, (now + seconds, job_id, ref.node_id))
             self._count(ref.node_id, 1, now)
 
@@ -239,10 +239,10 @@ def scaled(
         limits=[limits],
         decide=decide,
         clock=VirtualClock(),
-        chance=random.Random(f"scaler/{seed}"),
+        rng=random.Random(f"scaler/{seed}"),
         tick=look_every,
         pace=look_every,
-        fleet={"creates_at_once": cloud.creates_at_once},
+        controller={"creates_at_once": cloud.creates_at_once},
     )
 
     async def main() -> None:

@@ -205,7 +205,7 @@ async def test_a_request_that_never_returns_has_its_deadline_and_boots_one_machi
     async with house() as it:
         delays = iter([1000.0, 0.5, 0.5])
         it.provider.create_delay = lambda: next(delays)
-        await it.start(fleet={"deadline": 20.0})
+        await it.start(controller={"deadline": 20.0})
         it.pool.submit(20.0)
         await trio.sleep(15.0)
         assert (await it.status()).booting == 1
@@ -298,7 +298,7 @@ async def test_whatever_the_cloud_does_no_machine_is_ended_in_use_and_none_forgo
         it.provider.create_delay = lambda: rng.choice([0.1, 1.0, 30.0])
         it.provider.list_delay = lambda: rng.choice([0.1, 1.0, 10.0])
         it.provider.boot_seconds = rng.choice([1.0, 40.0])
-        await it.start(fleet={"deadline": 20.0})
+        await it.start(controller={"deadline": 20.0})
         jobs = 0
         for _ in range(60):
             await trio.sleep(rng.uniform(0.0, 30.0))
@@ -310,7 +310,7 @@ async def test_whatever_the_cloud_does_no_machine_is_ended_in_use_and_none_forgo
                 case 2:
                     it.provider.forget_all(rng.randrange(1, 3))
                 case 3:
-                    await it.start(fleet={"deadline": 20.0})
+                    await it.start(controller={"deadline": 20.0})
                 case _:
                     for _ in range(rng.randrange(1, 5)):
                         it.pool.submit(rng.choice([1.0, 10.0, 60.0]))

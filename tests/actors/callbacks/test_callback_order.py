@@ -1,4 +1,4 @@
-"""The Caller under the mock clock, with many callbacks: who waits for whom, and who is left alone."""
+"""The CallbackSender under the mock clock, with many callbacks: who waits for whom, and who is left alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Caller under the mock clock: what is told, and how often."""
+"""The CallbackSender under the mock clock: what is told, and how often."""
 
 from __future__ import annotations
 

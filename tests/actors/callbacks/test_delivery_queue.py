@@ -7,7 +7,14 @@ from collections import Counter
 
 import pytest
 
-from actors.callbacks.delivery_queue import PLACES, PLACES_A_HOST, SICK_PLACES, Turn, Turns, Want
+from actors.callbacks.delivery_queue import (
+    PLACES,
+    PLACES_A_HOST,
+    SICK_PLACES,
+    Delivery,
+    DeliveryQueue,
+    PendingCallback,
+)
 from actors.ports.callbacks import Callback, PostAnswer, PostResult
 
 TAKEN = PostAnswer(PostResult.DELIVERED)
@@ -19,23 +26,23 @@ ANSWERS = (
 )
 
 
-def want(seq: int, url: str, due: float = 0.0) -> Want:
-    return Want(due, seq, Callback(seq, seq, url, 0.0, 0.0), 1e9, 1e9, 0)
+def want(seq: int, url: str, due: float = 0.0) -> PendingCallback:
+    return PendingCallback(due, seq, Callback(seq, seq, url, 0.0, 0.0), 1e9, 1e9, 0)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_bounds_hold_and_each_has_its_turn(seed: int) -> None:
-    chance, turns, now = random.Random(seed), Turns(), 0.0
-    hosts = [f"https://h{number}.example" for number in range(chance.choice([1, 5, 60]))]
+    rng, turns, now = random.Random(seed), DeliveryQueue(), 0.0
+    hosts = [f"https://h{number}.example" for number in range(rng.choice([1, 5, 60]))]
     left = 600
     for seq in range(left):
-        url = f"{chance.choice(hosts)}/{chance.randrange(8)}?{seq}"
-        turns.add(want(seq, url, chance.choice([0.0, chance.random() * 50])), now)
-    active: list[tuple[float, Turn]] = []
+        url = f"{rng.choice(hosts)}/{rng.randrange(8)}?{seq}"
+        turns.add(want(seq, url, rng.choice([0.0, rng.random() * 50])), now)
+    active: list[tuple[float, Delivery]] = []
     while left:
         for turn in turns.begin(now):
             assert turn.want.due <= now and turn.receiver.rests_until <= now
-            active.append((chance.choice([0.1, 4.0, 30.0]), turn))
+            active.append((rng.choice([0.1, 4.0, 30.0]), turn))
         assert len(active) <= PLACES and sum(turn.ill for _, turn in active) <= SICK_PLACES
         of_host = Counter(turn.receiver.key.rpartition("/")[0] for _, turn in active)
         assert not of_host or max(of_host.values()) <= PLACES_A_HOST
@@ -43,9 +50,9 @@ def test_the_bounds_hold_and_each_has_its_turn(seed: int) -> None:
             assert turns.next_alarm is not None and turns.next_alarm > now, "somebody waits for ever"
             now = turns.next_alarm
             continue
-        took, turn = active.pop(chance.randrange(len(active)))
-        now += chance.random() * took
-        answer = chance.choice(ANSWERS)
+        took, turn = active.pop(rng.randrange(len(active)))
+        now += rng.random() * took
+        answer = rng.choice(ANSWERS)
         turns.learn(turn, answer, took)
         if answer.retry_after is not None:
             turns.rest(turn.receiver, now + answer.retry_after, now)
@@ -56,7 +63,7 @@ def test_the_bounds_hold_and_each_has_its_turn(seed: int) -> None:
 
 
 def test_the_sick_of_a_host_have_half_of_its_places_and_the_others_the_rest() -> None:
-    turns = Turns()
+    turns = DeliveryQueue()
 
     def first_tries(paths: range, took: float, next_at: float) -> None:
         for path in paths:
@@ -73,7 +80,7 @@ def test_the_sick_of_a_host_have_half_of_its_places_and_the_others_the_rest() ->
 
 
 def test_who_is_told_to_rest_while_it_stands_in_line_lets_the_next_one_go() -> None:
-    turns = Turns()
+    turns = DeliveryQueue()
     turns.add(want(1, "https://a.example/a"), 0.0)
     (turn,) = turns.begin(0.0)
     turns.learn(turn, ANSWERS[-1], 0.1)

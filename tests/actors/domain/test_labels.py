@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.domain.labels import fits, from_labels, requirement, to_labels
+from actors.domain.labels import from_labels, requirement, satisfies, to_labels
 
 
 @pytest.mark.parametrize(
@@ -30,5 +30,7 @@ def test_what_is_no_label_is_refused(written: str) -> None:
 
 
 def test_nothing_required_fits_every_node() -> None:
-    assert to_labels("") == {} and fits("", {}) and fits("", {"gpu": "a100"})
-    assert fits("gpu", {"gpu": ""}) and not fits("gpu=a100", {"gpu": ""}) and not fits("gpu", {})
+    assert to_labels("") == {} and satisfies("", {}) and satisfies("", {"gpu": "a100"})
+    assert (
+        satisfies("gpu", {"gpu": ""}) and not satisfies("gpu=a100", {"gpu": ""}) and not satisfies("gpu", {})
+    )

@@ -12,9 +12,9 @@ from support.data.ledgers import SetClock, new_job
 from support.memory.memory_ledger import MemoryLedger
 from trio.testing import MockClock
 
-from actors.domain.changes import Change, Move, Outcome, Recorded, RecordEnd, TellProgress
+from actors.domain.changes import Change, ChangeAnswer, ChangeResult, RecordEnd, SetProgress, Transition
 from actors.domain.job import Attempt, End, Job
-from actors.domain.node import Heartbeat, Mark, NodeAddress, NodeRef, PayloadView
+from actors.domain.node import Heartbeat, NodeAddress, NodeRef, PayloadView, StreamPosition
 from actors.domain.progress import Progress
 from actors.domain.service import ServiceLimits
 from actors.domain.status import Status
@@ -22,12 +22,12 @@ from actors.getter.getter import Getter
 from actors.messages import Committed
 from actors.ports.ledger import LedgerError
 from actors.ports.nodes import (
+    AttemptLookup,
     Beat,
     CollectAnswer,
     CollectResult,
     Dispatch,
-    Look,
-    LookResult,
+    LookupResult,
     NodeEvent,
     PayloadChanged,
     Picture,
@@ -48,14 +48,14 @@ class OneNode:
         self.cancelled: list[float] = []
         self.watched: list[str] = []
         self.collects: list[CollectAnswer] = []
-        self.cancel_answer = lambda attempt: Look(
-            LookResult.FOUND, PayloadView(attempt.key, Status.RUNNING)
+        self.cancel_answer = lambda attempt: AttemptLookup(
+            LookupResult.FOUND, PayloadView(attempt.key, Status.RUNNING)
         )  # fmt: skip
 
     async def watch(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
         self.watched.append(address.url)
         if not self.ref.foreign:
-            tell(self.ref, Picture(Mark("one", 0), {}, Heartbeat(slots=4)))
+            tell(self.ref, Picture(StreamPosition("one", 0), {}, Heartbeat(slots=4)))
         while True:
             with trio.move_on_after(1.0):
                 event = await self.events.receive()
@@ -65,7 +65,7 @@ class OneNode:
                 continue
             tell(self.ref, Beat(Heartbeat(slots=None if self.ref.foreign else 4)))
 
-    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[Look]:
+    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[AttemptLookup]:
         await trio.lowlevel.checkpoint()
         self.cancelled.append(trio.current_time())
         return [self.cancel_answer(attempt) for attempt in attempts]
@@ -74,9 +74,9 @@ class OneNode:
         await trio.lowlevel.checkpoint()
         return [self.collects.pop(0) for _ in items]
 
-    async def look(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[Look]:
+    async def lookup(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[AttemptLookup]:
         await trio.lowlevel.checkpoint()
-        return [Look(LookResult.UNKNOWN)] * len(attempts)
+        return [AttemptLookup(LookupResult.UNKNOWN)] * len(attempts)
 
     async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[bool]:
         await trio.lowlevel.checkpoint()
@@ -96,9 +96,9 @@ class World:
         """A job that the node runs."""
         job = await self.ledger.insert(new_job(**more))  # type: ignore[arg-type]  # any field
         attempt = Attempt(f"{job.id:032x}", job.id, 1, self.node.ref.node_id)
-        await self.record(Move(job.id, Status.QUEUED, Status.PROCESSING, "", attempt=attempt))
+        await self.record(Transition(job.id, Status.QUEUED, Status.PROCESSING, "", attempt=attempt))
         row = await self.record(
-            Move(job.id, Status.PROCESSING, Status.SUBMITTED, "", key=attempt.key, spent=True)
+            Transition(job.id, Status.PROCESSING, Status.SUBMITTED, "", key=attempt.key, spent=True)
         )
         self.say(PayloadChanged(PayloadView(attempt.key, Status.RUNNING)))
         await trio.sleep(0.1)
@@ -107,7 +107,7 @@ class World:
 
     async def record(self, change: Change) -> Job:
         (answer,) = await self.ledger.record([change])
-        assert isinstance(answer, Recorded) and answer.job is not None
+        assert isinstance(answer, ChangeAnswer) and answer.job is not None
         self.getter.tell(Committed((answer.job,)))
         return answer.job
 
@@ -150,7 +150,7 @@ async def world(ref: NodeRef = OWN, urls: Sequence[str] = ("http://n",)) -> Asyn
         nodes=made.node,
         addresses=lambda: addresses,
         services={"example": ServiceLimits("example")},
-        chance=random.Random(1),
+        rng=random.Random(1),
         tell_sender=lambda message: None,
     )
     async with trio.open_nursery() as nursery:
@@ -241,15 +241,15 @@ def told(w: World, monkeypatch: pytest.MonkeyPatch, deaf: int = 0, *, full: bool
     record = w.ledger.record
     left = deaf
 
-    async def remembered(asked: Sequence[Change]) -> Sequence[Recorded]:
+    async def remembered(asked: Sequence[Change]) -> Sequence[ChangeAnswer]:
         nonlocal left
         changes.extend(asked)
         await trio.sleep(0.02)
-        if left and isinstance(asked[0], TellProgress):
+        if left and isinstance(asked[0], SetProgress):
             left -= 1
             if full:
                 raise LedgerError("no room")
-            return [Recorded(Outcome.STALE, await w.ledger.get(asked[0].job_id))]
+            return [ChangeAnswer(ChangeResult.STALE, await w.ledger.get(asked[0].job_id))]
         return await record(asked)
 
     monkeypatch.setattr(w.ledger, "record", remembered)
@@ -306,8 +306,8 @@ async def test_the_last_word_is_stored_before_the_end_and_none_after_it(
         await trio.sleep(5)
         assert await w.progress(job) == (1.0, "done")
         kinds = [type(change) for change in changes]
-        assert kinds.count(TellProgress) == 1
-        assert RecordEnd not in kinds or kinds.index(TellProgress) < kinds.index(RecordEnd)
+        assert kinds.count(SetProgress) == 1
+        assert RecordEnd not in kinds or kinds.index(SetProgress) < kinds.index(RecordEnd)
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -325,7 +325,7 @@ async def test_a_ledger_that_will_not_hear_of_progress_keeps_no_job_from_its_end
         await trio.sleep(5)
         row = await w.row(job)
         assert row.end == DONE and row.progress is None
-        assert sum(isinstance(change, TellProgress) for change in changes) == 2
+        assert sum(isinstance(change, SetProgress) for change in changes) == 2
 
 
 async def test_another_attempt_begins_without_progress_and_the_old_one_has_no_say(
@@ -336,11 +336,13 @@ async def test_another_attempt_begins_without_progress_and_the_old_one_has_no_sa
         w.says(job, 0.5, "half")
         assert await w.progress(job) == (0.5, "half")
         assert job.attempt is not None
-        back = Move(job.id, Status.RUNNING, Status.QUEUED, "", key=job.attempt.key)
+        back = Transition(job.id, Status.RUNNING, Status.QUEUED, "", key=job.attempt.key)
         assert (await w.record(back)).progress is None
         attempt = Attempt("f" * 32, job.id, 2, "n")
-        await w.record(Move(job.id, Status.QUEUED, Status.PROCESSING, "", attempt=attempt))
-        await w.record(Move(job.id, Status.PROCESSING, Status.SUBMITTED, "", key=attempt.key, spent=True))
+        await w.record(Transition(job.id, Status.QUEUED, Status.PROCESSING, "", attempt=attempt))
+        await w.record(
+            Transition(job.id, Status.PROCESSING, Status.SUBMITTED, "", key=attempt.key, spent=True)
+        )
         w.says(job, 0.75, "of the first attempt")
         assert await w.progress(job) == (None, "")
         w.say(PayloadChanged(PayloadView(attempt.key, Status.RUNNING, progress=Progress(0.1))))

@@ -13,8 +13,8 @@ from actors.domain.job import Attempt, Job
 from actors.domain.node import NodeRef
 from actors.domain.status import Status
 from actors.kernel.actor import Doorbell
-from actors.ports.nodes import Dispatch, Look, LookResult, SubmitAnswer, SubmitResult
-from actors.sender.dispatcher import Fate, Lane, Settled
+from actors.ports.nodes import AttemptLookup, Dispatch, LookupResult, SubmitAnswer, SubmitResult
+from actors.sender.dispatcher import DispatchResult, NodeDispatcher, Verdict
 
 NODE = NodeRef("n", "http://n")
 FOREIGN = NodeRef("f", "http://f", foreign=True)
@@ -43,21 +43,21 @@ class FakeNodes:
         await trio.sleep(max(self.seconds(job) for job in jobs))
         return [self.answer(job) for job in jobs]
 
-    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[Look]:
+    async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[AttemptLookup]:
         self.cancelled += [a.job_id for a in attempts]
-        return [Look(LookResult.TOMBSTONED) for _ in attempts]
+        return [AttemptLookup(LookupResult.TOMBSTONED) for _ in attempts]
 
 
 class Settling:
     """What the lane has settled, by job, and when."""
 
     def __init__(self) -> None:
-        self.fates: dict[int, tuple[Fate, float]] = {}
+        self.fates: dict[int, tuple[Verdict, float]] = {}
         self.reasons: dict[int, str] = {}
         self.refuse = 0
         self.bell = Doorbell()
 
-    async def __call__(self, settled: Sequence[Settled]) -> Sequence[bool]:
+    async def __call__(self, settled: Sequence[DispatchResult]) -> Sequence[bool]:
         await trio.sleep(0.001)
         if self.refuse:
             self.refuse -= 1
@@ -68,26 +68,26 @@ class Settling:
         self.bell.ring()
         return [True] * len(settled)
 
-    async def all(self, *jobs: int) -> dict[int, Fate]:
+    async def all(self, *jobs: int) -> dict[int, Verdict]:
         while not set(jobs) <= set(self.fates):
             await self.bell.wait()
         return {job: self.fates[job][0] for job in jobs}
 
 
 @asynccontextmanager
-async def lane_to(nodes: FakeNodes, ref: NodeRef = NODE) -> AsyncIterator[tuple[Lane, Settling]]:
+async def lane_to(nodes: FakeNodes, ref: NodeRef = NODE) -> AsyncIterator[tuple[NodeDispatcher, Settling]]:
     settling = Settling()
-    lane = Lane(
+    dispatcher = NodeDispatcher(
         ref.node_id,
         nodes=nodes,  # type: ignore[arg-type]  # the lane submits and cancels only
         ref=ref,
         settle=settling,
-        chance=random.Random(1),
+        rng=random.Random(1),
         batch_bytes=1000,
     )
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lane.run)
-        yield lane, settling
+        nursery.start_soon(dispatcher.run)
+        yield dispatcher, settling
         nursery.cancel_scope.cancel()
 
 
@@ -97,21 +97,21 @@ def has(job: int) -> SubmitAnswer:
 
 async def test_what_piles_up_goes_together_and_a_batch_is_bounded(autojump_clock: MockClock) -> None:
     nodes = FakeNodes(has, lambda job: 1.0)
-    async with lane_to(nodes) as (lane, settling):
-        lane.put(dispatch(1), doubt=False)
+    async with lane_to(nodes) as (dispatcher, settling):
+        dispatcher.put(dispatch(1), doubt=False)
         await trio.testing.wait_all_tasks_blocked()
         for job in range(2, 6):
-            lane.put(dispatch(job, size=400), doubt=False)
+            dispatcher.put(dispatch(job, size=400), doubt=False)
         await settling.all(1, 2, 3, 4, 5)
     assert nodes.calls == [[1], [2, 3], [4, 5]]
 
 
 async def test_a_small_one_does_not_wait_behind_a_large_one(autojump_clock: MockClock) -> None:
     nodes = FakeNodes(has, lambda job: 100.0 if job == 1 else 0.1)
-    async with lane_to(nodes) as (lane, settling):
+    async with lane_to(nodes) as (dispatcher, settling):
         start = trio.current_time()
-        lane.put(dispatch(1, size=400_000_000), doubt=False)
-        lane.put(dispatch(2), doubt=False)
+        dispatcher.put(dispatch(1, size=400_000_000), doubt=False)
+        dispatcher.put(dispatch(2), doubt=False)
         await settling.all(1, 2)
         assert settling.fates[2][1] - start < 1.0
         assert settling.fates[1][1] - start >= 100.0
@@ -123,19 +123,19 @@ async def test_a_poisoned_attempt_fails_alone(autojump_clock: MockClock) -> None
             raise ValueError("a name that cannot be sent")
         return has(job)
 
-    async with lane_to(FakeNodes(answer, lambda job: 0.1)) as (lane, settling):
+    async with lane_to(FakeNodes(answer, lambda job: 0.1)) as (dispatcher, settling):
         for job in (1, 2, 3):
-            lane.put(dispatch(job), doubt=False)
-        assert await settling.all(1, 2, 3) == {1: Fate.HAS, 2: Fate.REFUSED, 3: Fate.HAS}
+            dispatcher.put(dispatch(job), doubt=False)
+        assert await settling.all(1, 2, 3) == {1: Verdict.HAS, 2: Verdict.REFUSED, 3: Verdict.HAS}
         assert "a name that cannot be sent" in settling.reasons[2]
 
 
 async def test_doubt_is_sent_again_under_the_same_key_until_it_is_certain(autojump_clock: MockClock) -> None:
     answers = iter([SubmitResult.DOUBT, SubmitResult.NOT_SENT, SubmitResult.BUSY, SubmitResult.HAS])
     nodes = FakeNodes(lambda job: SubmitAnswer(next(answers)), lambda job: 0.1)
-    async with lane_to(nodes) as (lane, settling):
-        lane.put(dispatch(1), doubt=False)
-        assert await settling.all(1) == {1: Fate.HAS}
+    async with lane_to(nodes) as (dispatcher, settling):
+        dispatcher.put(dispatch(1), doubt=False)
+        assert await settling.all(1) == {1: Verdict.HAS}
     assert nodes.calls == [[1]] * 4
 
 
@@ -143,18 +143,18 @@ async def test_what_was_certainly_not_sent_is_free_for_another_node(autojump_clo
     async with lane_to(
         FakeNodes(lambda job: SubmitAnswer(SubmitResult.NOT_SENT, "refused"), lambda job: 0.1)
     ) as (
-        lane,
+        dispatcher,
         settling,
     ):
-        lane.put(dispatch(1), doubt=False)
-        assert await settling.all(1) == {1: Fate.NOT_THERE}
+        dispatcher.put(dispatch(1), doubt=False)
+        assert await settling.all(1) == {1: Verdict.NOT_THERE}
 
 
 async def test_a_foreign_node_is_never_sent_what_it_may_have(autojump_clock: MockClock) -> None:
     nodes = FakeNodes(has, lambda job: 0.1)
-    async with lane_to(nodes, FOREIGN) as (lane, settling):
-        lane.put(dispatch(1), doubt=True)
-        assert await settling.all(1) == {1: Fate.UNKNOWABLE}
+    async with lane_to(nodes, FOREIGN) as (dispatcher, settling):
+        dispatcher.put(dispatch(1), doubt=True)
+        assert await settling.all(1) == {1: Verdict.UNKNOWABLE}
     assert nodes.calls == []
 
 
@@ -162,39 +162,39 @@ async def test_an_order_to_stop_reaches_the_node_while_a_large_attempt_is_on_its
     autojump_clock: MockClock,
 ) -> None:
     nodes = FakeNodes(has, lambda job: 1000.0)
-    async with lane_to(nodes) as (lane, settling):
-        lane.put(dispatch(1, size=400_000_000), doubt=False)
+    async with lane_to(nodes) as (dispatcher, settling):
+        dispatcher.put(dispatch(1, size=400_000_000), doubt=False)
         await trio.testing.wait_all_tasks_blocked()
         start = trio.current_time()
-        lane.cancel(f"{1:032x}")
-        assert await settling.all(1) == {1: Fate.KILLED}
+        dispatcher.cancel(f"{1:032x}")
+        assert await settling.all(1) == {1: Verdict.KILLED}
         assert settling.fates[1][1] - start < 1.0
     assert nodes.cancelled == [1]
 
 
 async def test_what_was_not_sent_yet_is_stopped_without_the_node(autojump_clock: MockClock) -> None:
     nodes = FakeNodes(has, lambda job: 10.0)
-    async with lane_to(nodes) as (lane, settling):
-        lane.put(dispatch(1), doubt=False)
+    async with lane_to(nodes) as (dispatcher, settling):
+        dispatcher.put(dispatch(1), doubt=False)
         await trio.testing.wait_all_tasks_blocked()
-        lane.put(dispatch(2), doubt=False)
-        lane.cancel(f"{2:032x}")
-        assert await settling.all(2) == {2: Fate.KILLED}
+        dispatcher.put(dispatch(2), doubt=False)
+        dispatcher.cancel(f"{2:032x}")
+        assert await settling.all(2) == {2: Verdict.KILLED}
     assert nodes.calls == [[1]]
     assert nodes.cancelled == []
 
 
 async def test_a_lost_node_settles_everything_and_cuts_what_is_on_its_way(autojump_clock: MockClock) -> None:
-    async with lane_to(FakeNodes(has, lambda job: 1e6)) as (lane, settling):
-        lane.put(dispatch(1), doubt=False)
-        lane.put(dispatch(2, size=400_000_000), doubt=False)
+    async with lane_to(FakeNodes(has, lambda job: 1e6)) as (dispatcher, settling):
+        dispatcher.put(dispatch(1), doubt=False)
+        dispatcher.put(dispatch(2, size=400_000_000), doubt=False)
         await trio.testing.wait_all_tasks_blocked()
-        lane.node_lost("silent")
-        assert await settling.all(1, 2) == {1: Fate.LOST, 2: Fate.LOST}
+        dispatcher.node_lost("silent")
+        assert await settling.all(1, 2) == {1: Verdict.LOST, 2: Verdict.LOST}
 
 
 async def test_what_could_not_be_recorded_is_settled_again(autojump_clock: MockClock) -> None:
-    async with lane_to(FakeNodes(has, lambda job: 0.1)) as (lane, settling):
+    async with lane_to(FakeNodes(has, lambda job: 0.1)) as (dispatcher, settling):
         settling.refuse = 3
-        lane.put(dispatch(1), doubt=False)
-        assert await settling.all(1) == {1: Fate.HAS}
+        dispatcher.put(dispatch(1), doubt=False)
+        assert await settling.all(1) == {1: Verdict.HAS}

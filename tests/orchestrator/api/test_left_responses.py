@@ -14,7 +14,7 @@ from support.data.node_jobs import new_dispatch, new_storage
 
 from orchestrator.api.http import file_response
 from orchestrator.api.http.errors import make_app
-from orchestrator.nodes.remote_stream import Opened
+from orchestrator.nodes.remote_stream import RemoteStream
 
 
 async def leave(answer: Any, method: str = "GET") -> list[str]:
@@ -91,10 +91,10 @@ async def test_what_was_opened_on_a_node_is_left(method: str) -> None:
         yield b"never sent"
 
     @asynccontextmanager
-    async def source() -> AsyncIterator[Opened]:
+    async def source() -> AsyncIterator[RemoteStream]:
         told.append("entered")
         try:
-            yield Opened({}, pieces())
+            yield RemoteStream({}, pieces())
         finally:
             told.append("left")
 

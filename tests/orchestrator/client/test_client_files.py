@@ -82,8 +82,8 @@ def test_what_cannot_be_sent_is_refused_by_name(tmp_path: Path, make: object, sa
 
 def test_pauses_grow_are_spread_and_heed_what_the_server_asks_for() -> None:
     retries = Retries(first=1.0, longest=6.0)
-    assert [retries.pause(tried, chance=lambda: 1.0) for tried in (1, 2, 3, 4, 99)] == [1, 2, 4, 6, 6]
-    assert retries.pause(1, chance=lambda: 0.0) == 0.5
-    assert retries.pause(1, asked_pause("7"), chance=lambda: 1.0) == 7
-    assert retries.pause(1, asked_pause("99999999999999"), chance=lambda: 1.0) == 60
+    assert [retries.pause(tried, rng=lambda: 1.0) for tried in (1, 2, 3, 4, 99)] == [1, 2, 4, 6, 6]
+    assert retries.pause(1, rng=lambda: 0.0) == 0.5
+    assert retries.pause(1, asked_pause("7"), rng=lambda: 1.0) == 7
+    assert retries.pause(1, asked_pause("99999999999999"), rng=lambda: 1.0) == 60
     assert asked_pause("Wed, 21 Oct 2026 07:28:00 GMT") is None

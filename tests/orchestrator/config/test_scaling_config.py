@@ -16,7 +16,7 @@ from orchestrator.config.scaling import (
     EC2,
     LIMITS,
     LOCAL_DEFAULTS,
-    Commands,
+    CommandSettings,
     Ec2Settings,
     ScalingConfig,
     autoscale_range,
@@ -73,13 +73,13 @@ def test_commands_are_read(read: Any) -> None:
     )
     assert settings.join_url == "http://10.0.0.1:5000"
     config = settings.scaling["a"]
-    assert (config.provider, config.machines) == ("command", Commands("c", "l", "t", 120.0))
+    assert (config.provider, config.machines) == ("command", CommandSettings("c", "l", "t", 120.0))
     assert config.limits == ScalingLimits("a"), "the quick defaults are for local nodes only"
 
 
 def test_every_setting_of_ec2_is_read(read: Any) -> None:
     assert set(EC2) == {field.name for field in dataclasses.fields(Ec2Settings)}
-    assert set(COMMAND) == {field.name for field in dataclasses.fields(Commands)}
+    assert set(COMMAND) == {field.name for field in dataclasses.fields(CommandSettings)}
     settings = read(
         """
         join_url = "http://10.0.0.1:5000"
@@ -239,7 +239,7 @@ async def test_services_with_the_same_machines_share_a_provider(tmp_path: Path) 
     async def here() -> str:
         raise AssertionError("asked before anything is made")
 
-    commands, others = Commands("c", "l", "t"), Commands("c2", "l2", "t2")
+    commands, others = CommandSettings("c", "l", "t"), CommandSettings("c2", "l2", "t2")
     ec2 = Ec2Settings("ami-1", "t3.small", tags={"a": "b"})
     machines = {"a": None, "b": None, "c": commands, "d": commands, "e": others, "f": ec2, "g": ec2}
     providers = build_providers(

@@ -14,7 +14,7 @@ from support.memory.memory_callbacks import MemoryCallbacks
 
 from actors.domain.changes import JobDetails
 from actors.domain.status import Status
-from actors.ports.callbacks import CallbackLedger, CallbackStatus, Tried
+from actors.ports.callbacks import CallbackLedger, CallbackStatus, DeliveryOutcome
 from orchestrator.ledger.tables.callbacks import SqliteCallbacks, read_callback, read_tallies
 
 URL = "https://portal.example.org/done"
@@ -72,13 +72,13 @@ async def test_a_failed_try_is_kept_and_what_is_settled_is_settled(tmp_path: Pat
     async with kind(tmp_path) as kept:
         first, second, third = [await kept.end() for _ in range(3)]
         note = kept.callbacks.note
-        await note(Tried(first, CallbackStatus.PENDING, 1, "HTTP 500", NOW + 5))
-        await note(Tried(second, CallbackStatus.DELIVERED, 1))
-        await note(Tried(third, CallbackStatus.GIVEN_UP, 1, "HTTP 410"))
-        await note(Tried(third, CallbackStatus.PENDING, 2, "late", NOW + 5))
+        await note(DeliveryOutcome(first, CallbackStatus.PENDING, 1, "HTTP 500", NOW + 5))
+        await note(DeliveryOutcome(second, CallbackStatus.DELIVERED, 1))
+        await note(DeliveryOutcome(third, CallbackStatus.GIVEN_UP, 1, "HTTP 410"))
+        await note(DeliveryOutcome(third, CallbackStatus.PENDING, 2, "late", NOW + 5))
         (left,) = await kept.callbacks.pending(0)
         assert (left.job_id, left.tries, left.next_at, left.since) == (first, 1, NOW + 5, NOW)
-        await note(Tried(99, CallbackStatus.DELIVERED, 1))  # of a job that nobody knows
+        await note(DeliveryOutcome(99, CallbackStatus.DELIVERED, 1))  # of a job that nobody knows
 
 
 async def test_they_are_counted_as_they_come_and_settle(tmp_path: Path) -> None:
@@ -88,9 +88,9 @@ async def test_they_are_counted_as_they_come_and_settle(tmp_path: Path) -> None:
         jobs = [await ledger.insert(new_job(details=JobDetails(callback_url=URL))) for _ in range(3)]
         ended = [await walk(ledger, job, Status.FAILED) for job in jobs]
         await walk(ledger, ended[0], Status.CLEANED)
-        await callbacks.note(Tried(jobs[0].id, CallbackStatus.PENDING, 1, "x", 1.0))
-        await callbacks.note(Tried(jobs[0].id, CallbackStatus.DELIVERED, 2))
-        await callbacks.note(Tried(jobs[1].id, CallbackStatus.GIVEN_UP, 2, "x"))
+        await callbacks.note(DeliveryOutcome(jobs[0].id, CallbackStatus.PENDING, 1, "x", 1.0))
+        await callbacks.note(DeliveryOutcome(jobs[0].id, CallbackStatus.DELIVERED, 2))
+        await callbacks.note(DeliveryOutcome(jobs[1].id, CallbackStatus.GIVEN_UP, 2, "x"))
         assert await ledger.read(read_tallies) == {"pending": 1, "delivered": 1, "given_up": 1}
 
 
@@ -103,7 +103,7 @@ async def test_no_query_reads_all_callbacks(tmp_path: Path) -> None:
         job = await ledger.insert(new_job(details=JobDetails(callback_url=URL)))
         await walk(ledger, job, Status.FAILED)
         await callbacks.pending(0)
-        await callbacks.note(Tried(job.id, CallbackStatus.PENDING, 1, "x", 1.0))
+        await callbacks.note(DeliveryOutcome(job.id, CallbackStatus.PENDING, 1, "x", 1.0))
         await ledger.read(lambda db: read_callback(db, job.id))
 
         def plans(db: sqlite3.Connection) -> dict[str, str]:

@@ -11,14 +11,14 @@ import pytest
 from support.data.ledgers import SetClock, new_attempt, new_job, open_ledger, walk
 from support.memory.memory_ledger import MemoryLedger
 
-from actors.domain.changes import Move, MoveAttempt, Note, Outcome, RecordEnd
+from actors.domain.changes import ChangeResult, MoveAttempt, RecordEnd, SetMessage, Transition
 from actors.domain.job import AttemptState, End, HistoryEntry, Job
 from actors.domain.status import ENDED, JOB, OVER, QUOTA, Status, may_move
 from actors.ports.ledger import Ledger
 from orchestrator.ledger.ledger import IdempotencyConflict
 
 S = Status
-DONE, STALE, REFUSED = Outcome.DONE, Outcome.STALE, Outcome.REFUSED
+DONE, STALE, REFUSED = ChangeResult.DONE, ChangeResult.STALE, ChangeResult.REFUSED
 END = End(S.COMPLETED, "exit code 0", exit_code=0, started_at=1.5, ended_at=2.5, peak_bytes=99, size=1234)
 
 WAYS: dict[Status, tuple[Status, ...]] = {
@@ -82,7 +82,7 @@ async def test_every_pair_of_states_moves_exactly_where_the_table_says(
     for target in Status:
         job = await at(ledger, source)
         attempt = new_attempt(job) if target is S.PROCESSING else None
-        answer = await one(ledger, Move(job.id, source, target, "why", attempt=attempt))
+        answer = await one(ledger, Transition(job.id, source, target, "why", attempt=attempt))
         row = await ledger.get(job.id)
         assert answer.job == row
         if target in JOB[source]:
@@ -105,7 +105,7 @@ async def test_a_job_ordered_to_end_never_becomes_queued_or_processing(
         assert ordered is not None
         assert ordered.terminate_requested
         attempt = new_attempt(job) if target is S.PROCESSING else None
-        answer = await one(ledger, Move(job.id, source, target, "why", attempt=attempt))
+        answer = await one(ledger, Transition(job.id, source, target, "why", attempt=attempt))
         allowed = may_move(source, target, terminate_requested=True)
         assert answer.outcome is (DONE if allowed else REFUSED)
 
@@ -123,9 +123,9 @@ async def test_the_order_to_terminate_is_given_once_and_not_to_what_is_over(ledg
 
 async def test_a_move_from_another_state_or_of_an_unknown_job_is_stale(ledger: Ledger) -> None:
     job = await at(ledger, S.SUBMITTED)
-    answer = await one(ledger, Move(job.id, S.PREPARED, S.RUNNING, "late"))
+    answer = await one(ledger, Transition(job.id, S.PREPARED, S.RUNNING, "late"))
     assert (answer.outcome, answer.job) == (STALE, job)
-    assert (await one(ledger, Move(99, S.QUEUED, S.FAILED, "none"))).job is None
+    assert (await one(ledger, Transition(99, S.QUEUED, S.FAILED, "none"))).job is None
     assert (await one(ledger, RecordEnd(99, "k", END))).outcome is STALE
     assert (await one(ledger, MoveAttempt("k", AttemptState.OVER))).outcome is STALE
 
@@ -136,20 +136,20 @@ async def test_what_an_older_attempt_says_changes_nothing(ledger: Ledger) -> Non
     old = job.attempt.key
     job = await walk(ledger, job, S.QUEUED, S.PROCESSING, S.SUBMITTED)
     for change in (
-        Move(job.id, S.SUBMITTED, S.RUNNING, "late", key=old),
+        Transition(job.id, S.SUBMITTED, S.RUNNING, "late", key=old),
         RecordEnd(job.id, old, END),
     ):
         assert (await one(ledger, change)).outcome is STALE
     assert await ledger.get(job.id) == job
     assert job.attempt is not None
-    answer = await one(ledger, Move(job.id, S.SUBMITTED, S.RUNNING, "now", key=job.attempt.key))
+    answer = await one(ledger, Transition(job.id, S.SUBMITTED, S.RUNNING, "now", key=job.attempt.key))
     assert answer.outcome is DONE
 
 
 async def test_processing_begins_with_an_attempt_of_this_job_and_only_one_is_open(ledger: Ledger) -> None:
     job = await ledger.insert(new_job())
     other = await ledger.insert(new_job())
-    go = Move(job.id, S.QUEUED, S.PROCESSING, "goes")
+    go = Transition(job.id, S.QUEUED, S.PROCESSING, "goes")
     assert (await one(ledger, go)).outcome is REFUSED
     assert (await one(ledger, replace(go, attempt=new_attempt(other)))).outcome is REFUSED
     attempt = new_attempt(job)
@@ -167,12 +167,14 @@ async def test_a_requeue_clears_the_attempt_and_its_end_and_counts_it_if_spent(l
     assert job.attempt is not None
     key = job.attempt.key
     assert (await one(ledger, RecordEnd(job.id, key, END))).outcome is DONE
-    back = Move(job.id, S.RUNNING, S.QUEUED, "lost", key=key, spent=True, attempt_state=AttemptState.GIVEN_UP)
+    back = Transition(
+        job.id, S.RUNNING, S.QUEUED, "lost", key=key, spent=True, attempt_state=AttemptState.GIVEN_UP
+    )
     row = (await one(ledger, back)).job
     assert (row.attempt, row.end, row.attempts_used) == (None, None, 1)
     (attempt,) = await ledger.attempts(job.id)
     assert attempt.state is AttemptState.GIVEN_UP
-    assert await ledger.owed() == [attempt]
+    assert await ledger.unreleased() == [attempt]
     row = await walk(ledger, row, S.PROCESSING)
     assert row.attempt is not None
     assert row.attempt.n == 2
@@ -185,9 +187,9 @@ async def test_an_attempt_that_its_job_leaves_behind_is_owed_to_its_node(
     job = await at(ledger, S.RUNNING)
     assert job.attempt is not None
     await walk(ledger, job, target)
-    assert [(a.key, a.state) for a in await ledger.owed()] == [(job.attempt.key, AttemptState.OVER)]
+    assert [(a.key, a.state) for a in await ledger.unreleased()] == [(job.attempt.key, AttemptState.OVER)]
     assert (await one(ledger, MoveAttempt(job.attempt.key, AttemptState.RELEASED))).outcome is DONE
-    assert await ledger.owed() == []
+    assert await ledger.unreleased() == []
 
 
 async def test_an_attempt_moves_forward_only(ledger: Ledger) -> None:
@@ -225,20 +227,20 @@ async def test_a_verdict_counts_once_and_only_on_the_way(ledger: Ledger) -> None
 
 async def test_a_move_stores_a_verdict_unless_there_is_one(ledger: Ledger) -> None:
     job = await at(ledger, S.RUNNING)
-    row = (await one(ledger, Move(job.id, S.RUNNING, S.COMPLETED, "done", end=END))).job
+    row = (await one(ledger, Transition(job.id, S.RUNNING, S.COMPLETED, "done", end=END))).job
     assert row.end == END
     job = await at(ledger, S.RUNNING)
     assert job.attempt is not None
     other = End(S.KILLED, "signal 9", signal=9)
     await ledger.record([RecordEnd(job.id, job.attempt.key, END)])
-    row = (await one(ledger, Move(job.id, S.RUNNING, S.COMPLETED, "done", end=other))).job
+    row = (await one(ledger, Transition(job.id, S.RUNNING, S.COMPLETED, "done", end=other))).job
     assert row.end == END
 
 
 async def test_a_foreign_id_is_stored_with_the_attempt(ledger: Ledger) -> None:
     job = await at(ledger, S.PROCESSING)
     assert job.attempt is not None
-    move = Move(job.id, S.PROCESSING, S.SUBMITTED, "sent", key=job.attempt.key, foreign_id=17)
+    move = Transition(job.id, S.PROCESSING, S.SUBMITTED, "sent", key=job.attempt.key, foreign_id=17)
     row = (await one(ledger, move)).job
     assert row.attempt.foreign_id == 17
     assert await ledger.attempts(job.id) == [row.attempt]
@@ -265,7 +267,9 @@ async def test_every_transition_is_in_the_history_with_its_attempt(ledger: Ledge
 
 async def test_refused_and_stale_changes_leave_no_history(ledger: Ledger) -> None:
     job = await ledger.insert(new_job())
-    await ledger.record([Move(job.id, S.QUEUED, S.RUNNING, "no"), Move(job.id, S.RUNNING, S.COMPLETED, "no")])
+    await ledger.record(
+        [Transition(job.id, S.QUEUED, S.RUNNING, "no"), Transition(job.id, S.RUNNING, S.COMPLETED, "no")]
+    )
     assert len(await ledger.history(job.id)) == 1
 
 
@@ -274,10 +278,10 @@ async def test_changes_of_one_call_are_applied_in_order_and_each_by_itself(ledge
     attempt = new_attempt(job)
     answers = await ledger.record(
         [
-            Move(job.id, S.QUEUED, S.PROCESSING, "1", attempt=attempt),
-            Move(job.id, S.QUEUED, S.FAILED, "stale"),
-            Move(job.id, S.PROCESSING, S.SUBMITTED, "2", key=attempt.key),
-            Move(job.id, S.SUBMITTED, S.CLEANED, "refused"),
+            Transition(job.id, S.QUEUED, S.PROCESSING, "1", attempt=attempt),
+            Transition(job.id, S.QUEUED, S.FAILED, "stale"),
+            Transition(job.id, S.PROCESSING, S.SUBMITTED, "2", key=attempt.key),
+            Transition(job.id, S.SUBMITTED, S.CLEANED, "refused"),
             RecordEnd(job.id, attempt.key, END),
             MoveAttempt(attempt.key, AttemptState.OVER),
         ]
@@ -317,7 +321,7 @@ async def test_owed_are_the_given_up_and_the_over_in_the_order_they_began(ledger
         assert job.attempt is not None
         if state is not None:
             await ledger.record([MoveAttempt(job.attempt.key, state)])
-    assert [a.job_id for a in await ledger.owed()] == [jobs[0].id, jobs[1].id]
+    assert [a.job_id for a in await ledger.unreleased()] == [jobs[0].id, jobs[1].id]
 
 
 async def test_ended_before_is_oldest_first_without_what_is_cleaned(ledger: Ledger, clock: SetClock) -> None:
@@ -359,7 +363,7 @@ async def test_an_idempotency_key_names_one_job_for_ever(ledger: Any) -> None:
 async def test_no_message_of_a_node_can_make_a_transition_fail(ledger: Ledger) -> None:
     job = await at(ledger, S.RUNNING)
     end = End(S.FAILED, "bad \udcff", exit_code=2**70, signal=-(2**70), peak_bytes=2**64, size=2**65)
-    row = (await one(ledger, Move(job.id, S.RUNNING, S.FAILED, "name \udc80", end=end))).job
+    row = (await one(ledger, Transition(job.id, S.RUNNING, S.FAILED, "name \udc80", end=end))).job
     assert row.message == "name \\udc80"
     assert (row.end.message, row.end.size) == ("bad \\udcff", 2**63 - 1)
     assert await ledger.get(job.id) == row
@@ -368,18 +372,20 @@ async def test_no_message_of_a_node_can_make_a_transition_fail(ledger: Ledger) -
 async def test_a_note_changes_the_message_of_the_current_attempt_and_nothing_else(ledger: Ledger) -> None:
     job = await ledger.insert(new_job())
     attempt = new_attempt(job)
-    (sent,) = await ledger.record([Move(job.id, Status.QUEUED, Status.PROCESSING, "sent", attempt=attempt)])
+    (sent,) = await ledger.record(
+        [Transition(job.id, Status.QUEUED, Status.PROCESSING, "sent", attempt=attempt)]
+    )
     assert sent.job is not None
     noted, again, other, unknown = await ledger.record(
         [
-            Note(job.id, attempt.key, "waits for disk"),
-            Note(job.id, attempt.key, "waits for disk"),
-            Note(job.id, "f" * 32, "of another attempt"),
-            Note(job.id + 1, attempt.key, "of no job"),
+            SetMessage(job.id, attempt.key, "waits for disk"),
+            SetMessage(job.id, attempt.key, "waits for disk"),
+            SetMessage(job.id, "f" * 32, "of another attempt"),
+            SetMessage(job.id + 1, attempt.key, "of no job"),
         ]
     )
     assert [a.outcome for a in (noted, again, other, unknown)] == [
-        Outcome.DONE, Outcome.STALE, Outcome.STALE, Outcome.STALE,
+        ChangeResult.DONE, ChangeResult.STALE, ChangeResult.STALE, ChangeResult.STALE,
     ]  # fmt: skip
     assert noted.job is not None
     assert noted.job == replace(

@@ -14,11 +14,11 @@ import trio
 import trio.testing
 from support.data.ledgers import SetClock, list_jobs, new_attempt, new_job, open_ledger, walk
 
-from actors.domain.changes import Move, MoveAttempt, Note, Outcome, RecordEnd, TellProgress
+from actors.domain.changes import ChangeResult, MoveAttempt, RecordEnd, SetMessage, SetProgress, Transition
 from actors.domain.job import AttemptState, End
 from actors.domain.status import Status
 from actors.ports.ledger import LedgerError
-from actors.store.sqlite_thread import in_thread
+from actors.store.sqlite_thread import run_on_connection
 from orchestrator.ledger.ledger import JobDetails, JoinedNode, LedgerFull, SqliteLedger
 from orchestrator.ledger.queries import read_changes
 from orchestrator.ledger.schema import MAX_ID, SCHEMA
@@ -57,7 +57,9 @@ def idle(ledger: SqliteLedger) -> bool:
 
 
 async def pragma(ledger: SqliteLedger, statement: str) -> Any:
-    return await in_thread(ledger._connection, lambda db: db.execute(f"PRAGMA {statement}").fetchone())
+    return await run_on_connection(
+        ledger._connection, lambda db: db.execute(f"PRAGMA {statement}").fetchone()
+    )
 
 
 # ---------------------------------------------------------------------- opening
@@ -166,7 +168,7 @@ async def test_nobody_is_answered_before_the_commit(path: Path) -> None:
     async with open_ledger(path, trace=order.append) as ledger:
         job = await ledger.insert(new_job())
         order.append("inserted")
-        await ledger.record([Move(job.id, S.QUEUED, S.FAILED, "why")])
+        await ledger.record([Transition(job.id, S.QUEUED, S.FAILED, "why")])
         order.append("recorded")
         await ledger.request_terminate(job.id)
         order.append("ordered")
@@ -242,7 +244,7 @@ async def test_an_operation_cancelled_at_any_checkpoint_is_wholly_there_or_not_a
                 nursery.start_soon(_cancel_after, nursery.cancel_scope, ticks)
                 await ledger.record(
                     [
-                        Move(job.id, S.PROCESSING, S.SUBMITTED, "sent", key=key),
+                        Transition(job.id, S.PROCESSING, S.SUBMITTED, "sent", key=key),
                         RecordEnd(job.id, key, End(S.FAILED, "x")),
                         MoveAttempt(key, AttemptState.OVER),
                     ]
@@ -511,11 +513,11 @@ async def test_no_query_reads_all_jobs(path: Path) -> None:
         for connection in (ledger._connection, ledger._reader):
             connection._real_connection.set_trace_callback(statements.append)
         job = await walk(ledger, await ledger.insert(new_job(idempotency_key="k")), S.PROCESSING)
-        await ledger.record([Move(job.id, S.PROCESSING, S.QUEUED, "x")])
+        await ledger.record([Transition(job.id, S.PROCESSING, S.QUEUED, "x")])
         await walk(ledger, (await ledger.live())[0][0], S.PROCESSING, S.SUBMITTED, S.COMPLETED)
         await ledger.request_terminate(1)
         await ledger.changes(0)
-        await ledger.owed()
+        await ledger.unreleased()
         await ledger.history(1)
         await ledger.attempts(1)
         await ledger.ended_before(1.0)
@@ -548,7 +550,7 @@ async def test_no_query_reads_all_jobs(path: Path) -> None:
                 s: " | ".join(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {s}")) for s in sorted(asked)
             }
 
-        for statement, plan in (await in_thread(ledger._connection, plans)).items():
+        for statement, plan in (await run_on_connection(ledger._connection, plans)).items():
             newest = "ORDER BY j.id DESC LIMIT" in statement and "WHERE" not in statement
             if newest or "sqlite_sequence" in statement:
                 continue
@@ -562,16 +564,16 @@ async def test_an_attempt_key_is_compared_in_the_row_that_is_moved(path: Path) -
     """Two senders of one ledger, as after a split: only one gets the job."""
     async with open_ledger(path) as ledger:
         job = await ledger.insert(new_job())
-        got: list[Outcome] = []
+        got: list[ChangeResult] = []
 
         async def take() -> None:
-            move = Move(job.id, S.QUEUED, S.PROCESSING, "goes", attempt=new_attempt(job))
+            move = Transition(job.id, S.QUEUED, S.PROCESSING, "goes", attempt=new_attempt(job))
             got.append((await ledger.record([move]))[0].outcome)
 
         async with trio.open_nursery() as nursery:
             for _ in range(10):
                 nursery.start_soon(take)
-        assert sorted(got) == [Outcome.DONE] + [Outcome.STALE] * 9
+        assert sorted(got) == [ChangeResult.DONE] + [ChangeResult.STALE] * 9
         assert len(await ledger.attempts(job.id)) == 1
 
 
@@ -604,9 +606,9 @@ async def test_only_what_makes_room_may_use_the_reserve(path: Path, monkeypatch:
             return write(work, urgent=urgent)
 
         monkeypatch.setattr(ledger._writer, "write", remembered)
-        word, note = TellProgress(job.id, key, 0.5), Note(job.id, key, "waits")
+        word, note = SetProgress(job.id, key, 0.5), SetMessage(job.id, key, "waits")
         end = RecordEnd(job.id, key, End(S.COMPLETED, ""))
-        begin = Move(job.id, S.QUEUED, S.PROCESSING, "", attempt=new_attempt(job))
+        begin = Transition(job.id, S.QUEUED, S.PROCESSING, "", attempt=new_attempt(job))
         for batch in ([word], [note, word], [word, end], [end], [begin, end]):
             await ledger.record(batch)
         assert asked == [False, False, True, True, False]

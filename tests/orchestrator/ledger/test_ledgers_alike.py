@@ -10,7 +10,7 @@ import pytest
 from support.data.ledgers import SetClock, new_job, open_ledger
 from support.memory.memory_ledger import MemoryLedger
 
-from actors.domain.changes import Change, JobDetails, Move, MoveAttempt, RecordEnd, TellProgress
+from actors.domain.changes import Change, JobDetails, MoveAttempt, RecordEnd, SetProgress, Transition
 from actors.domain.job import Attempt, AttemptState, End
 from actors.domain.status import JOB, QUOTA, Status
 from actors.ports.ledger import Ledger, LedgerError
@@ -22,44 +22,42 @@ class Script:
     """A random but likely sequence of operations: mostly what actors would do, sometimes late or wrong."""
 
     def __init__(self, seed: int) -> None:
-        self.chance = random.Random(seed)
+        self.rng = random.Random(seed)
         self.keys: list[str] = []
 
     async def change(self, ledger: Ledger, last_id: int) -> Change:
-        chance = self.chance
-        job_id = chance.randint(max(1, last_id - 9), last_id + 1)
+        rng = self.rng
+        job_id = rng.randint(max(1, last_id - 9), last_id + 1)
         job = await ledger.get(job_id)
-        if job is None or chance.random() < 0.1:
-            return MoveAttempt(chance.choice([*self.keys, "none"]), chance.choice(list(AttemptState)))
+        if job is None or rng.random() < 0.1:
+            return MoveAttempt(rng.choice([*self.keys, "none"]), rng.choice(list(AttemptState)))
         current = job.attempt.key if job.attempt is not None else None
-        key = chance.choice([None, current, current, *self.keys[-1:]])
+        key = rng.choice([None, current, current, *self.keys[-1:]])
         end = End(S.FAILED, "exit code 3", 3, None, 1.5, 2.5, 1.0, 0.5, 4096, 7)
-        if key is not None and chance.random() < 0.2:
+        if key is not None and rng.random() < 0.2:
             return RecordEnd(job_id, key, end)
-        if key is not None and chance.random() < 0.15:
-            return TellProgress(job_id, key, chance.choice([None, 0.25, 1.0]), chance.choice(["", "half"]))
-        source = job.status if chance.random() < 0.9 else chance.choice(list(Status))
-        possible = sorted(JOB.get(source, ())) if chance.random() < 0.9 else []
+        if key is not None and rng.random() < 0.15:
+            return SetProgress(job_id, key, rng.choice([None, 0.25, 1.0]), rng.choice(["", "half"]))
+        source = job.status if rng.random() < 0.9 else rng.choice(list(Status))
+        possible = sorted(JOB.get(source, ())) if rng.random() < 0.9 else []
         possible += 2 * [status for status in possible if status in QUOTA]
-        target = chance.choice(possible or list(Status))
+        target = rng.choice(possible or list(Status))
         attempt = None
-        if (target is S.PROCESSING) != (chance.random() < 0.05):
-            new = (
-                chance.choice(self.keys) if self.keys and chance.random() < 0.1 else f"{len(self.keys):032x}"
-            )
+        if (target is S.PROCESSING) != (rng.random() < 0.05):
+            new = rng.choice(self.keys) if self.keys and rng.random() < 0.1 else f"{len(self.keys):032x}"
             self.keys.append(new)
-            attempt = Attempt(new, job_id, job.attempts_used + 1, chance.choice(["n1", "n2"]))
-        return Move(
+            attempt = Attempt(new, job_id, job.attempts_used + 1, rng.choice(["n1", "n2"]))
+        return Transition(
             job_id,
             source,
             target,
             f"{source} to {target}",
             key=key,
             attempt=attempt,
-            attempt_state=chance.choice([None, None, *AttemptState]),
-            foreign_id=chance.choice([None, None, 17]),
-            spent=chance.random() < 0.3,
-            end=chance.choice([None, end]),
+            attempt_state=rng.choice([None, None, *AttemptState]),
+            foreign_id=rng.choice([None, None, 17]),
+            spent=rng.random() < 0.3,
+            end=rng.choice([None, end]),
         )
 
 
@@ -73,19 +71,19 @@ async def answer(call: Any) -> Any:
 @pytest.mark.parametrize("seed", range(6))
 async def test_both_ledgers_give_the_same_answers(seed: int, tmp_path: Path) -> None:
     clock, script = SetClock(), Script(seed)
-    memory, chance = MemoryLedger(clock=clock), script.chance
+    memory, rng = MemoryLedger(clock=clock), script.rng
     async with open_ledger(tmp_path / "ledger.db", clock) as disk:
         for _ in range(120):
-            clock.time += chance.choice([0.0, 1.0, -0.5])
+            clock.time += rng.choice([0.0, 1.0, -0.5])
             _, seq = await memory.live()
             last_id = max([job.id for job in await memory.changes(0)], default=0)
-            changes = [await script.change(memory, last_id) for _ in range(chance.randint(1, 4))]
+            changes = [await script.change(memory, last_id) for _ in range(rng.randint(1, 4))]
             new = new_job(
-                idempotency_key=chance.choice([*[None] * 6, "k1", "k2"]),
-                fingerprint=chance.choice("fg"),
+                idempotency_key=rng.choice([*[None] * 6, "k1", "k2"]),
+                fingerprint=rng.choice("fg"),
                 details=JobDetails(requires={"gpu": "", "ssd": "fast"} if last_id % 2 else {}),
             )
-            ordered, kind = chance.randint(1, last_id + 1), chance.random()
+            ordered, kind = rng.randint(1, last_id + 1), rng.random()
             for_both = []
             for ledger in (memory, disk):
                 if kind < 0.3:
@@ -96,7 +94,7 @@ async def test_both_ledgers_give_the_same_answers(seed: int, tmp_path: Path) -> 
                     for_both.append(await answer(ledger.record(changes)))
             assert for_both[0] == for_both[1]
             assert await disk.live() == await memory.live()
-            assert await disk.owed() == await memory.owed()
+            assert await disk.unreleased() == await memory.unreleased()
             assert await disk.changes(seq) == await memory.changes(seq)
         assert await disk.changes(0) == await memory.changes(0)
         assert await disk.ended_before(clock.time) == await memory.ended_before(clock.time)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.data.ledgers import SetClock, list_jobs, new_job, open_ledger, walk
 
-from actors.domain.changes import JobDetails, Outcome, RecordEnd, TellProgress
+from actors.domain.changes import ChangeResult, JobDetails, RecordEnd, SetProgress
 from actors.domain.job import End
 from actors.domain.status import Status
 from orchestrator.ledger import queries
@@ -18,7 +18,7 @@ from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.ledger.queries import JobFilter, read_changes, read_list, read_seq
 from orchestrator.ledger.schema import MIGRATIONS, SCHEMA
 from orchestrator.ledger.tables.activity import KEPT, read_minutes
-from orchestrator.ledger.tables.queue_counts import Holder, read_crowd
+from orchestrator.ledger.tables.queue_counts import QueueShare, read_crowd
 from orchestrator.ledger.tables.usage import read_usage
 
 S = Status
@@ -189,24 +189,24 @@ async def test_an_older_ledger_is_taken_over_with_what_it_has(schema: int, tmp_p
         told, _ = await ledger.read(lambda db: read_changes(db, 0))
         assert [one.job.status for one in told] == [S.QUEUED, S.PROCESSING, S.COMPLETED]
         assert [one.job.progress for one in told] == [None] * 3
-        assert await ledger.read(lambda db: read_crowd(db, None, 9)) == [Holder("s", 7, 1, 1)]
+        assert await ledger.read(lambda db: read_crowd(db, None, 9)) == [QueueShare("s", 7, 1, 1)]
         used, _ = await ledger.read(lambda db: read_usage(db, 0.0, None, None))
         assert [(one.status, one.jobs) for one in used] == [(S.COMPLETED, 1)]
         assert (await ledger.insert(new_job(7, "s"))).id == 4
-        assert await ledger.read(lambda db: read_crowd(db, None, 9)) == [Holder("s", 7, 2, 1)]
+        assert await ledger.read(lambda db: read_crowd(db, None, 9)) == [QueueShare("s", 7, 2, 1)]
 
 
 async def test_who_fills_the_queue_is_known_without_counting(ledger: SqliteLedger) -> None:
     jobs = [await ledger.insert(new_job(user)) for user in (1, 1, 1, 2)]
     await ledger.insert(new_job(9, "other"))
     await walk(ledger, jobs[0], S.PROCESSING, S.SUBMITTED, S.RUNNING)
-    wanted = [Holder("example", 1, 2, 1), Holder("example", 2, 1, 0)]
+    wanted = [QueueShare("example", 1, 2, 1), QueueShare("example", 2, 1, 0)]
     assert await ledger.read(lambda db: read_crowd(db, "example", 9)) == wanted
     assert len(await ledger.read(lambda db: read_crowd(db, None, 2))) == 2
     back = await walk(ledger, jobs[1], S.PROCESSING, S.QUEUED)
     await walk(ledger, back, S.PROCESSING, S.SUBMITTED, S.COMPLETED, S.CLEANED)
     await walk(ledger, jobs[3], S.KILLED)
-    wanted = [Holder("example", 1, 1, 1)]  # user 2 has nothing any more
+    wanted = [QueueShare("example", 1, 1, 1)]  # user 2 has nothing any more
     assert await ledger.read(lambda db: read_crowd(db, "example", 9)) == wanted
 
 
@@ -252,9 +252,13 @@ async def test_minutes_are_kept_in_number_and_survive_a_clock_that_jumped(
 async def test_progress_is_the_current_attempts_alone(ledger: SqliteLedger) -> None:
     job = await walk(ledger, await ledger.insert(new_job()), S.PROCESSING, S.SUBMITTED, S.RUNNING)
     assert job.attempt is not None
-    half = TellProgress(job.id, job.attempt.key, 0.5, "half")
-    first, again, other = await ledger.record([half, half, TellProgress(job.id, "f" * 32, 0.9)])
-    assert (first.outcome, again.outcome, other.outcome) == (Outcome.DONE, Outcome.STALE, Outcome.STALE)
+    half = SetProgress(job.id, job.attempt.key, 0.5, "half")
+    first, again, other = await ledger.record([half, half, SetProgress(job.id, "f" * 32, 0.9)])
+    assert (first.outcome, again.outcome, other.outcome) == (
+        ChangeResult.DONE,
+        ChangeResult.STALE,
+        ChangeResult.STALE,
+    )
     assert first.job is not None
     assert (first.job.progress, first.job.progress_message) == (0.5, "half")
     assert first.job.change_seq > job.change_seq

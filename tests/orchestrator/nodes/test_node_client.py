@@ -17,12 +17,12 @@ from support.data.node_jobs import new_dispatch, new_storage, zipped
 from support.peers.peer import Hangup, Peer, Request, head, problem, send, serving
 
 from actors.domain.job import End
-from actors.domain.node import Mark, NodeAddress, NodeRef, PayloadView
+from actors.domain.node import NodeAddress, NodeRef, PayloadView, StreamPosition
 from actors.domain.status import Status
 from actors.ports.nodes import (
     Beat,
     CollectResult,
-    LookResult,
+    LookupResult,
     NodeEvent,
     PayloadChanged,
     Picture,
@@ -105,7 +105,7 @@ async def test_several_attempts_go_in_one_request_and_are_answered_by_key(
     async with serving(Peer(answer)) as peer:
         first, second = await client.submit(ref(peer), [one, two])
     assert (first.result, second.result, second.reason) == (SubmitResult.HAS, SubmitResult.MALFORMED, "no")
-    assert first.mark == Mark("i1", 4)
+    assert first.mark == StreamPosition("i1", 4)
     assert first.view == PayloadView(one.attempt.key, Status.PREPARED)
     (request,) = peer.requests
     assert (request.method, request.path) == ("POST", "/v1/attempts")
@@ -353,9 +353,9 @@ async def test_the_environments_proxies_are_not_obeyed(
     client = NodeClient(OWNER, storage, tmp_path / "s")
     one = await new_dispatch(storage, {"run.sh": b"true\n"})
     async with serving(Peer(always(404, {"code": "not_found"}))) as peer:
-        (look,) = await client.look(ref(peer), [one.attempt])
+        (look,) = await client.lookup(ref(peer), [one.attempt])
     await client.aclose()
-    assert look.result is LookResult.GONE
+    assert look.result is LookupResult.GONE
 
 
 # ------------------------------------------------------------------ look, cancel, release
@@ -364,15 +364,15 @@ async def test_the_environments_proxies_are_not_obeyed(
 @pytest.mark.parametrize(
     ("status", "code", "expected"),
     [
-        (404, "not_found", LookResult.GONE),
-        (409, "receiving", LookResult.RECEIVING),
-        (410, "tombstoned", LookResult.TOMBSTONED),
-        (404, "no_such_route", LookResult.UNKNOWN),
-        (500, "not_found", LookResult.UNKNOWN),
+        (404, "not_found", LookupResult.GONE),
+        (409, "receiving", LookupResult.RECEIVING),
+        (410, "tombstoned", LookupResult.TOMBSTONED),
+        (404, "no_such_route", LookupResult.UNKNOWN),
+        (500, "not_found", LookupResult.UNKNOWN),
     ],
 )
 async def test_a_look_believes_only_our_own_codes(
-    client: NodeClient, storage: Storage, status: int, code: str, expected: LookResult
+    client: NodeClient, storage: Storage, status: int, code: str, expected: LookupResult
 ) -> None:
     one = await new_dispatch(storage, {})
 
@@ -380,7 +380,7 @@ async def test_a_look_believes_only_our_own_codes(
         await problem(stream, status, code)
 
     async with serving(Peer(answer)) as peer:
-        (look,) = await client.look(ref(peer), [one.attempt])
+        (look,) = await client.lookup(ref(peer), [one.attempt])
     assert look.result is expected
 
 
@@ -400,8 +400,8 @@ async def test_a_look_that_makes_no_sense_tells_nothing(
 ) -> None:
     one = await new_dispatch(storage, {})
     async with serving(Peer(always(*reply))) as peer:
-        (look,) = await client.look(ref(peer), [one.attempt])
-    assert look.result is LookResult.UNKNOWN
+        (look,) = await client.lookup(ref(peer), [one.attempt])
+    assert look.result is LookupResult.UNKNOWN
 
 
 async def test_looks_are_answered_in_order(client: NodeClient, storage: Storage) -> None:
@@ -412,7 +412,7 @@ async def test_looks_are_answered_in_order(client: NodeClient, storage: Storage)
         await send(stream, 200, {**MARK, "payload": prepared(key)})
 
     async with serving(Peer(answer)) as peer:
-        looks = await client.look(ref(peer), attempts)
+        looks = await client.lookup(ref(peer), attempts)
     assert [look.view and look.view.key for look in looks] == [attempt.key for attempt in attempts]
     assert peer.connections <= 8
 
@@ -427,8 +427,8 @@ async def test_an_order_to_cancel_is_answered_for_each(client: NodeClient, stora
     )
     async with serving(Peer(always(200, reply))) as peer:
         looks = await client.cancel(ref(peer), attempts)
-    found, unknown = LookResult.FOUND, LookResult.UNKNOWN
-    assert [look.result for look in looks] == [found, LookResult.TOMBSTONED, unknown, unknown]
+    found, unknown = LookupResult.FOUND, LookupResult.UNKNOWN
+    assert [look.result for look in looks] == [found, LookupResult.TOMBSTONED, unknown, unknown]
     assert looks[0].view == PayloadView(a, DONE.status, DONE)
     assert peer.requests[0].json() == {"keys": [attempt.key for attempt in attempts]}
 
@@ -445,7 +445,7 @@ async def test_one_answer_to_a_cancel_that_makes_no_sense_spoils_no_other(
     )
     async with serving(Peer(always(200, reply))) as peer:
         looks = await client.cancel(ref(peer), attempts)
-    assert [look.result for look in looks] == [LookResult.UNKNOWN, LookResult.UNKNOWN, LookResult.FOUND]
+    assert [look.result for look in looks] == [LookupResult.UNKNOWN, LookupResult.UNKNOWN, LookupResult.FOUND]
     assert looks[0].reason and "another attempt" in looks[1].reason
 
 
@@ -612,7 +612,11 @@ async def test_a_node_of_ours_is_followed_from_its_picture_on(client: NodeClient
     assert {node for node, _ in told} == {NodeRef("node-a", peer.url)}
     first, second, third = (event for _, event in told)
     assert isinstance(first, Picture)
-    assert (first.mark, set(first.payloads), first.heartbeat.others) == (Mark("i1", 4), {"b" * 32}, 3)
+    assert (first.mark, set(first.payloads), first.heartbeat.others) == (
+        StreamPosition("i1", 4),
+        {"b" * 32},
+        3,
+    )
     assert second == PayloadChanged(PayloadView(key, DONE.status, DONE))
     assert isinstance(third, Beat)
     assert peer.requests[-1].path == f"/v1/events?owner={OWNER}"

@@ -11,7 +11,7 @@ import trio.testing
 from support.data.ledgers import SetClock, new_job, open_ledger
 from support.processes.api_server import Owner
 
-from actors.domain.changes import Move
+from actors.domain.changes import Transition
 from actors.domain.job import Attempt, AttemptState
 from actors.domain.node import NodeAddress, NodeRef, NodeState, NodeView
 from actors.domain.status import Status
@@ -133,11 +133,11 @@ async def test_nothing_is_owed_to_a_machine_that_has_ended(ledger: SqliteLedger)
     await registry.join(JoinedNode(ID, "http://a:1", ("example",), machine="c" * 32))
     job = await ledger.insert(new_job())
     attempt = Attempt("d" * 32, job.id, 1, ID)
-    move = Move(job.id, Status.QUEUED, Status.PROCESSING, "sent", attempt=attempt)
-    back = Move(
+    move = Transition(job.id, Status.QUEUED, Status.PROCESSING, "sent", attempt=attempt)
+    back = Transition(
         job.id, Status.PROCESSING, Status.QUEUED, "lost", key=attempt.key, attempt_state=AttemptState.GIVEN_UP
     )
     await ledger.record([move, back])
-    assert [one.key for one in await ledger.owed()] == [attempt.key]
+    assert [one.key for one in await ledger.unreleased()] == [attempt.key]
     await registry.sweep()
-    assert not registry.members() and not await ledger.owed()
+    assert not registry.members() and not await ledger.unreleased()

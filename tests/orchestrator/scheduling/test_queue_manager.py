@@ -67,13 +67,13 @@ class Model:
             self.held.discard(job.id)
         self._settle(before, was_waiting, job)
 
-    def hold(self, job_id: int) -> None:
+    def reserve(self, job_id: int) -> None:
         job = self.rows.get(job_id)
         if job is not None and self._waiting(job):
             self.held.add(job_id)
             self._settle(job, True, job)
 
-    def unhold(self, job_id: int) -> None:
+    def unreserve(self, job_id: int) -> None:
         if job_id in self.held:
             self.held.discard(job_id)
             job = self.rows[job_id]
@@ -112,17 +112,17 @@ Event = tuple[str, Job | int | str]
 def random_events(seed: int) -> list[Event]:
     """Rows (mostly newer than all before, some late), holds, and answers that are acted upon. A list drawn
     element by element would cost ten times as much as the test."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     events: list[Event] = []
     for now in range(100, 160):
-        job_id = chance.randint(1, 14)
-        match chance.choice(["row", "row", "row", "hold", "unhold", "take", "take", "go"]):
+        job_id = rng.randint(1, 14)
+        match rng.choice(["row", "row", "row", "hold", "unhold", "take", "take", "go"]):
             case "row":
                 # Who owns a job and what it is for never changes, so both follow from the id.
                 service = "a" if job_id < 12 else "bb?"[job_id - 12]
-                seq = chance.randint(1, 100) if chance.random() < 0.2 else now
-                job = row(job_id, user=job_id % 3, service=service, status=chance.choice(STATUSES), seq=seq)
-                flag, queued = chance.random() < 0.2, job.status is S.QUEUED
+                seq = rng.randint(1, 100) if rng.random() < 0.2 else now
+                job = row(job_id, user=job_id % 3, service=service, status=rng.choice(STATUSES), seq=seq)
+                flag, queued = rng.random() < 0.2, job.status is S.QUEUED
                 job = replace(
                     job, terminate_requested=flag and queued, end=END if flag and not queued else None
                 )
@@ -130,7 +130,7 @@ def random_events(seed: int) -> list[Event]:
             case "hold" | "unhold" as kind:
                 events.append((kind, job_id))
             case kind:
-                events.append((kind, chance.choice("aaab")))
+                events.append((kind, rng.choice("aaab")))
     return events
 
 
@@ -147,13 +147,13 @@ def test_rows_in_any_order_give_what_the_model_gives(events: list[Event]) -> Non
                 case ("row", Job() as job):
                     one.apply(job)
                 case ("hold", int(job_id)):
-                    one.hold(job_id)
+                    one.reserve(job_id)
                 case ("unhold", int(job_id)):
-                    one.unhold(job_id)
+                    one.unreserve(job_id)
                 case ("take", str(service)):
                     job_id = one.next(service)
                     if job_id is not None:
-                        one.hold(job_id)
+                        one.reserve(job_id)
                 case ("go", str(service)):
                     job_id = one.next(service)
                     if job_id is not None:
@@ -164,7 +164,7 @@ def test_rows_in_any_order_give_what_the_model_gives(events: list[Event]) -> Non
         assert queue.next("?") is None
         assert sorted(queue.services()) == sorted(name for name in "ab?" if model.waiting(name))
     for job in model.rows.values():
-        why = queue.why(job.id, free_slots=True, any_node=True)
+        why = queue.explain_wait(job.id, free_slots=True, any_node=True)
         assert (why is not None) == model._waiting(job)
         if why is not None and job.service in LIMITS:
             assert why.position == model.position(job.id)
@@ -207,9 +207,9 @@ def test_demand_is_what_could_be_taken_one_by_one(events: list[Event]) -> None:
                 case "row", Job() as job:
                     one.apply(job)
                 case "hold", int(job_id):
-                    one.hold(job_id)
+                    one.reserve(job_id)
                 case "unhold", int(job_id):
-                    one.unhold(job_id)
+                    one.unreserve(job_id)
     for service in LIMITS:
         demand = queue.demand(service)
         assert demand.running == len(model.going(service))
@@ -220,7 +220,7 @@ def test_demand_is_what_could_be_taken_one_by_one(events: list[Event]) -> None:
         assert sorted(demand.first) == (sorted(first) if model.next(service) is not None else [])
         taken = 0
         while (job_id := model.next(service)) is not None:
-            model.hold(job_id)
+            model.reserve(job_id)
             taken += 1
         assert demand.runnable == taken
     assert queue.demand("?").runnable == queue.demand("never heard of").runnable == 0
@@ -236,9 +236,9 @@ def test_what_is_required_parts_the_queue_and_not_the_quotas(events: list[Event]
                 case "row", Job() as job:
                     one.apply(replace(job, requires=REQUIRED[job.id % 3]))
                 case "hold", int(job_id):
-                    one.hold(job_id)
+                    one.reserve(job_id)
                 case "unhold", int(job_id):
-                    one.unhold(job_id)
+                    one.unreserve(job_id)
     for service, limits in LIMITS.items():
         waiting = model.waiting(service)
         assert sorted(queue.requirements(service)) == sorted({job.requires for job in waiting})
@@ -258,7 +258,7 @@ def test_what_is_required_parts_the_queue_and_not_the_quotas(events: list[Event]
         while (
             job_id := next((j for one in REQUIRED if (j := queue.next(service, one)) is not None), None)
         ) is not None:
-            queue.hold(job_id)
+            queue.reserve(job_id)
             taken += 1
         assert counted == taken
 
@@ -269,9 +269,9 @@ def test_a_job_that_no_node_can_run_holds_nobody_up() -> None:
     queue.apply(row(2))
     queue.apply(row(3, user=2))
     assert queue.next("a", "gpu") == 1 and queue.next("a") == 2
-    queue.hold(2)
+    queue.reserve(2)
     assert list(queue.requirements("a")) == ["gpu", ""], "the one served longest ago first"
-    why = queue.why(1, free_slots=False, any_node=False)
+    why = queue.explain_wait(1, free_slots=False, any_node=False)
     assert why is not None and why.reason is WaitReason.NO_NODE
     assert why.message == "waits for a node of service a that has gpu"
 
@@ -297,7 +297,7 @@ def test_with_k_users_each_is_served_within_k_turns(users: list[int]) -> None:
         assert job_id is not None
         user = users[job_id - 1]
         assert job_id == left[user].pop(0), "the oldest of a user first"
-        queue.hold(job_id)
+        queue.reserve(job_id)
         for one in waited:
             waited[one] += 1
             assert not left[one] or waited[one] <= len(left) or one == user
@@ -309,9 +309,9 @@ def test_a_flood_of_one_user_does_not_delay_another() -> None:
     queue = QueueManager(WIDE)
     for job_id in range(1, 1001):
         queue.apply(row(job_id, user=1))
-    queue.hold(1)
+    queue.reserve(1)
     queue.apply(row(1001, user=2))
-    queue.hold(2)
+    queue.reserve(2)
     assert queue.next("a") == 1001
 
 
@@ -325,7 +325,7 @@ def test_the_service_that_was_served_longest_ago_is_named_first() -> None:
         service = queue.services()[0]
         job_id = queue.next(service)
         assert job_id is not None
-        queue.hold(job_id)
+        queue.reserve(job_id)
         order.append(service)
     assert order == ["a", "b", "a", "b"]
 
@@ -344,19 +344,19 @@ def test_a_held_job_counts_until_its_row_says_more() -> None:
     queue = QueueManager({"a": ServiceLimits("a", runs_per_user=1)})
     queue.apply(row(1))
     queue.apply(row(2))
-    queue.hold(1)
-    queue.hold(1)
+    queue.reserve(1)
+    queue.reserve(1)
     assert queue.next("a") is None
-    queue.unhold(1)
-    queue.unhold(1)
+    queue.unreserve(1)
+    queue.unreserve(1)
     assert queue.next("a") == 1
-    queue.hold(1)
+    queue.reserve(1)
     queue.apply(row(1, status=S.PROCESSING, seq=10))
     assert queue.next("a") is None
     queue.apply(row(1, status=S.COMPLETED, seq=11))
     assert queue.next("a") == 2, "nobody had to take the hold back"
-    queue.hold(99)
-    queue.unhold(99)
+    queue.reserve(99)
+    queue.unreserve(99)
 
 
 def test_a_verdict_frees_the_quota_before_the_results_are_here() -> None:
@@ -374,7 +374,7 @@ def test_a_job_ordered_to_end_is_never_offered() -> None:
     queue.apply(row(2))
     queue.apply(replace(row(1, seq=10), terminate_requested=True))
     assert queue.next("a") == 2
-    assert queue.why(1, free_slots=True, any_node=True) is None
+    assert queue.explain_wait(1, free_slots=True, any_node=True) is None
 
 
 def test_an_old_row_of_a_job_that_is_over_brings_it_not_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,7 +418,7 @@ def test_a_job_within_quota_waits_for_a_slot_or_a_node(
 ) -> None:
     queue = QueueManager(LIMITS)
     queue.apply(row(1))
-    why = queue.why(1, free_slots=free_slots, any_node=any_node)
+    why = queue.explain_wait(1, free_slots=free_slots, any_node=any_node)
     assert why is not None
     assert (why.reason, why.message, why.position) == (reason, message, 0)
 
@@ -430,17 +430,17 @@ def test_quotas_are_named_with_their_numbers() -> None:
     for job_id in (3, 4, 5):
         queue.apply(row(job_id, user=7))
     queue.apply(row(6, user=8))
-    why = queue.why(4, free_slots=True, any_node=True)
+    why = queue.explain_wait(4, free_slots=True, any_node=True)
     assert why is not None
     assert why.reason is WaitReason.USER_QUOTA
     assert why.message == "waits: user 7 already runs 2 of 2 jobs of service a"
     assert why.position == 2
     queue.apply(row(7, user=9, status=S.RUNNING))
-    why = queue.why(6, free_slots=True, any_node=True)
+    why = queue.explain_wait(6, free_slots=True, any_node=True)
     assert why is not None
     assert why.reason is WaitReason.SERVICE_QUOTA
     assert why.message == "waits: service a already runs 3 of 3 jobs; it goes next"
-    assert queue.why(1, free_slots=True, any_node=True) is None
+    assert queue.explain_wait(1, free_slots=True, any_node=True) is None
 
 
 def test_a_paused_service_offers_nothing_and_says_why() -> None:
@@ -448,7 +448,7 @@ def test_a_paused_service_offers_nothing_and_says_why() -> None:
     queue.apply(row(1))
     queue.pause("a", "maintenance until noon")
     assert queue.next("a") is None
-    why = queue.why(1, free_slots=True, any_node=True)
+    why = queue.explain_wait(1, free_slots=True, any_node=True)
     assert why is not None
     assert why.reason is WaitReason.PAUSED
     assert why.message == "waits: service a is paused: maintenance until noon"
@@ -462,6 +462,6 @@ def test_jobs_of_a_service_that_is_gone_are_listed_and_not_offered() -> None:
     queue.apply(row(1, service="gone"))
     assert queue.services() == ["gone"]
     assert queue.next("gone") is None
-    why = queue.why(1, free_slots=False, any_node=False)
+    why = queue.explain_wait(1, free_slots=False, any_node=False)
     assert why is not None
     assert why.message == "waits: there is no service gone any more"

@@ -50,7 +50,7 @@ class Model:
         self.used: dict[int, int] = {}
         self.turn = 0
 
-    def hold(self, key: str, number: int) -> None:
+    def reserve(self, key: str, number: int) -> None:
         if self.holds.get(key) != number:
             self.turn += 1
             self.used[number] = self.turn
@@ -79,32 +79,32 @@ class Model:
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32))
 def test_every_choice_is_the_models(seed: int) -> None:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     pool, model = ServicePool(LIMITS), Model()
     for _ in range(80):
-        number, key = chance.randrange(5), f"key-{chance.randrange(12)}"
+        number, key = rng.randrange(5), f"key-{rng.randrange(12)}"
         node_id = f"id-{number}"
-        match chance.choice(
+        match rng.choice(
             ["seen", "seen", "hold", "take", "take", "free", "suspect", "lost", "order", "lift"]
         ):
             case "seen":
-                slots = chance.choice([None, 0, 1, 2, 3, 6])
-                beat = Heartbeat(float(chance.randrange(3)), slots, chance.randint(1, 4), chance.randrange(3))
+                slots = rng.choice([None, 0, 1, 2, 3, 6])
+                beat = Heartbeat(float(rng.randrange(3)), slots, rng.randint(1, 4), rng.randrange(3))
                 pool.seen(REFS[number], beat)
                 model.beats[number], model.contact[number] = beat, "ready"
             case "hold":
-                pool.hold(key, node_id)
-                model.hold(key, number)
+                pool.reserve(key, node_id)
+                model.reserve(key, number)
             case "take":
-                taken = chosen(pool, chance.choice("aaab"))
+                taken = chosen(pool, rng.choice("aaab"))
                 if taken is not None:
                     index = int(taken[-1])
                     slots, before = model.beats[index].slots, model.held(index)
                     assert slots is None or before + model.beats[index].others < slots
-                    pool.hold(key, taken)
-                    model.hold(key, index)
+                    pool.reserve(key, taken)
+                    model.reserve(key, index)
             case "free":
-                pool.free(key)
+                pool.unreserve(key)
                 model.holds.pop(key, None)
             case "suspect":
                 pool.suspect(node_id, "x")
@@ -113,8 +113,8 @@ def test_every_choice_is_the_models(seed: int) -> None:
             case "lost":
                 pool.lost(node_id, "x")
                 model.contact[number] = "lost"
-            case "order" if chance.random() < 0.3:
-                kind = chance.choice(["drain", "aside"])
+            case "order" if rng.random() < 0.3:
+                kind = rng.choice(["drain", "aside"])
                 (pool.drain if kind == "drain" else pool.set_aside)(node_id, "x")
                 model.orders.add((kind, number))
             case "lift":
@@ -140,7 +140,7 @@ def test_jobs_fill_every_slot_and_not_one_more(slots: list[int], jobs: int) -> N
         node_id = chosen(pool)
         if node_id is None:
             break
-        pool.hold(f"k{job}", node_id)
+        pool.reserve(f"k{job}", node_id)
         placed += 1
     assert placed == min(jobs, sum(slots))
     assert all(view.slots is not None and view.held <= view.slots for view in pool.view())
@@ -149,23 +149,23 @@ def test_jobs_fill_every_slot_and_not_one_more(slots: list[int], jobs: int) -> N
 def test_the_largest_share_of_free_slots_wins_not_the_largest_number() -> None:
     pool = pool_of(Heartbeat(slots=8), Heartbeat(slots=2))
     for number in range(5):
-        pool.hold(f"k{number}", "id-0")
-    pool.hold("k5", "id-1")
+        pool.reserve(f"k{number}", "id-0")
+    pool.reserve("k5", "id-1")
     assert chosen(pool) == "id-1", "1 of 2 is more than 3 of 8"
 
 
 def test_then_the_smallest_load_then_the_longest_unused() -> None:
     pool = pool_of(Heartbeat(50.0, 2), Heartbeat(10.0, 2), Heartbeat(10.0, 2))
     assert chosen(pool) == "id-1"
-    pool.hold("k", "id-1")
-    pool.free("k")
+    pool.reserve("k", "id-1")
+    pool.unreserve("k")
     assert chosen(pool) == "id-2"
 
 
 def test_payloads_of_others_take_slots_away() -> None:
     pool = pool_of(Heartbeat(slots=2, others=1))
     assert chosen(pool) == "id-0"
-    pool.hold("k", "id-0")
+    pool.reserve("k", "id-0")
     assert chosen(pool) is None
     assert pool.any_node("a")
     assert "id-0 (http://n0:8080) is full (1 of 2 slots held, 1 by others)" in pool.why_none("a")
@@ -178,14 +178,14 @@ def test_a_node_without_slots_takes_any_number_after_those_that_have_room() -> N
         node_id = chosen(pool)
         assert node_id is not None
         order.append(node_id)
-        pool.hold(f"k{number}", node_id)
+        pool.reserve(f"k{number}", node_id)
     assert order == ["id-0", "id-1", "id-0", "id-0", "id-0", "id-0"]
 
 
 def test_slots_are_held_before_the_node_is_seen_and_across_its_absence() -> None:
     pool = ServicePool(LIMITS)
-    pool.hold("k1", "id-0")
-    pool.hold("k1", "id-0")
+    pool.reserve("k1", "id-0")
+    pool.reserve("k1", "id-0")
     assert pool.ref("id-0") is None
     assert state(pool, "id-0") is NodeState.JOINING
     pool.seen(REFS[0], Heartbeat(slots=1))
@@ -193,15 +193,15 @@ def test_slots_are_held_before_the_node_is_seen_and_across_its_absence() -> None
     pool.lost("id-0", "silent")
     pool.seen(REFS[0], Heartbeat(slots=1))
     assert chosen(pool) is None
-    pool.free("k1")
-    pool.free("k1")
+    pool.unreserve("k1")
+    pool.unreserve("k1")
     assert chosen(pool) == "id-0"
 
 
 def test_a_key_holds_one_slot_only() -> None:
     pool = pool_of(Heartbeat(slots=2), Heartbeat(slots=2))
-    pool.hold("k", "id-0")
-    pool.hold("k", "id-1")
+    pool.reserve("k", "id-0")
+    pool.reserve("k", "id-1")
     assert [view.held for view in pool.view()] == [0, 1]
 
 
@@ -248,7 +248,7 @@ def test_a_node_that_joined_serves_what_it_said_and_is_seen_first() -> None:
 
 def test_a_node_that_left_is_kept_while_it_holds_slots() -> None:
     pool = pool_of(Heartbeat(slots=1), Heartbeat(slots=1))
-    pool.hold("k", "id-0")
+    pool.reserve("k", "id-0")
     pool.forget("id-0")
     pool.forget("id-1")
     pool.forget("id-1")
@@ -257,7 +257,7 @@ def test_a_node_that_left_is_kept_while_it_holds_slots() -> None:
     pool.seen(REFS[0], Heartbeat(slots=1))
     assert chosen(pool) is None, "its slot is held still"
     pool.forget("id-0")
-    pool.free("k")
+    pool.unreserve("k")
     assert pool.view() == []
 
 
@@ -315,10 +315,10 @@ def test_a_job_goes_where_what_it_requires_is() -> None:
         found = set()
         while (node := pool.choose("c", requires)) is not None:
             found.add(node.node_id)
-            pool.hold(node.node_id * 32, node.node_id)
+            pool.reserve(node.node_id * 32, node.node_id)
         assert pool.any_node("c", requires) == bool(found)
         for node_id in found:
-            pool.free(node_id * 32)
+            pool.unreserve(node_id * 32)
         return found
 
     assert able("") == {"a", "b", "c"}

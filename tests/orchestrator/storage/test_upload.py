@@ -380,7 +380,7 @@ async def test_a_slow_disk_slows_the_client_and_fills_no_memory(
 
 
 async def test_clients_that_hang_up_at_any_moment_leave_no_half_of_a_job(tmp_path: Path) -> None:
-    chance = random.Random(20)
+    rng = random.Random(20)
     body, content_type = form(
         b'name="file"; filename="big"|' + bytes(100_000), RUN, 'name="user_id"|1', 'name="service"|example'
     )
@@ -392,8 +392,8 @@ async def test_clients_that_hang_up_at_any_moment_leave_no_half_of_a_job(tmp_pat
         async def hang_up() -> None:
             stream = await trio.open_tcp_stream("127.0.0.1", port)
             # Half of them have sent all of it, and leave before, while or after it is committed.
-            await stream.send_all(whole[: chance.choice((len(whole), chance.randrange(len(whole))))])
-            for _ in range(chance.randrange(40)):
+            await stream.send_all(whole[: rng.choice((len(whole), rng.randrange(len(whole))))])
+            for _ in range(rng.randrange(40)):
                 await trio.lowlevel.checkpoint()
             await stream.aclose()
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from actors.domain.changes import Move, NewJob, Outcome
+from actors.domain.changes import ChangeResult, NewJob, Transition
 from actors.domain.job import Attempt, Job
 from actors.domain.status import Status
 from actors.ports.ledger import Ledger
@@ -56,9 +56,9 @@ async def walk(ledger: Ledger, job: Job, *targets: Status) -> Job:
     """Take a job through these states, as its owners would."""
     for target in targets:
         attempt = new_attempt(job) if target is Status.PROCESSING else None
-        move = Move(job.id, job.status, target, f"to {target}", attempt=attempt)
+        move = Transition(job.id, job.status, target, f"to {target}", attempt=attempt)
         (answer,) = await ledger.record([move])
-        assert answer.outcome is Outcome.DONE, (job.status, target)
+        assert answer.outcome is ChangeResult.DONE, (job.status, target)
         assert answer.job is not None
         job = answer.job
     return job

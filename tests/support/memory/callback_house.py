@@ -1,4 +1,4 @@
-"""A Caller with a ledger in memory and a receiver that does as it is told, for the mock clock."""
+"""A CallbackSender with a ledger in memory and a receiver that does as it is told, for the mock clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import trio
 from support.memory.memory_callbacks import MemoryCallbacks, Receiver
 
-from actors.callbacks.callback_sender import Caller
+from actors.callbacks.callback_sender import CallbackSender
 from actors.domain.job import Job
 from actors.domain.status import Status
 from actors.messages import Committed
@@ -36,9 +36,9 @@ class House:
         self.wall = Wall()
         self.caller = self.new_caller()
 
-    def new_caller(self, ledger: CallbackLedger | None = None) -> Caller:
-        return Caller(
-            ledger=ledger or self.ledger, poster=self.receiver, clock=self.wall, chance=random.Random(1)
+    def new_caller(self, ledger: CallbackLedger | None = None) -> CallbackSender:
+        return CallbackSender(
+            ledger=ledger or self.ledger, poster=self.receiver, clock=self.wall, rng=random.Random(1)
         )
 
     def end(self, *job_ids: int, url: str = URL) -> None:
@@ -48,7 +48,7 @@ class House:
 
     @asynccontextmanager
     async def living(self) -> AsyncIterator[None]:
-        """One life of the Caller; leaving it is its death."""
+        """One life of the CallbackSender; leaving it is its death."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.caller.run)
             yield

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import trio
 
-from actors.ports.callbacks import Callback, CallbackStatus, PostAnswer, PostResult, Tried
+from actors.ports.callbacks import Callback, CallbackStatus, DeliveryOutcome, PostAnswer, PostResult
 from actors.ports.ledger import LedgerError
 
 Behaviour = Callable[[Callback], PostAnswer | Awaitable[PostAnswer]]
@@ -21,8 +21,8 @@ class MemoryCallbacks:
 
     def __init__(self) -> None:
         self.rows: dict[int, Callback] = {}
-        self.tried: dict[int, Tried] = {}
-        self.notes: list[Tried] = []
+        self.tried: dict[int, DeliveryOutcome] = {}
+        self.notes: list[DeliveryOutcome] = []
         self.reads = 0
         self.broken = False
         self.noted = trio.Event()
@@ -39,7 +39,7 @@ class MemoryCallbacks:
         found = sorted(row for row in map(self._row, self.rows) if row is not None)
         return [callback for seq, callback in found if seq > after][:limit]
 
-    async def note(self, tried: Tried) -> None:
+    async def note(self, tried: DeliveryOutcome) -> None:
         await trio.lowlevel.checkpoint()
         self._check()
         before = self.tried.get(tried.job_id)

@@ -14,14 +14,14 @@ import trio
 
 from actors.domain.changes import (
     Change,
-    Move,
+    ChangeAnswer,
+    ChangeResult,
     MoveAttempt,
     NewJob,
-    Note,
-    Outcome,
-    Recorded,
     RecordEnd,
-    TellProgress,
+    SetMessage,
+    SetProgress,
+    Transition,
 )
 from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job
 from actors.domain.status import OVER, Status
@@ -44,7 +44,7 @@ class MemoryLedger:
         self._attempts: dict[str, Attempt] = {}
         self._of_job: dict[int, list[str]] = {}
         self._began: dict[str, int] = {}
-        self._owed: dict[str, None] = {}
+        self._unreleased: dict[str, None] = {}
         self._history: dict[int, list[HistoryEntry]] = {}
         self._directories: dict[str, int] = {}
         self._idempotency: dict[str, tuple[int, str | None]] = {}
@@ -69,7 +69,7 @@ class MemoryLedger:
         self._committed()
         return row
 
-    async def record(self, changes: Sequence[Change]) -> Sequence[Recorded]:
+    async def record(self, changes: Sequence[Change]) -> Sequence[ChangeAnswer]:
         await trio.lowlevel.checkpoint()
         now = self._clock.now()
         answers = [self._change(change, now) for change in changes]
@@ -102,9 +102,9 @@ class MemoryLedger:
         await trio.lowlevel.checkpoint()
         return [self._jobs[job_id] for job_id in sorted(self._live)], self._seq
 
-    async def owed(self) -> Sequence[Attempt]:
+    async def unreleased(self) -> Sequence[Attempt]:
         await trio.lowlevel.checkpoint()
-        return sorted((self._attempts[key] for key in self._owed), key=lambda a: self._began[a.key])
+        return sorted((self._attempts[key] for key in self._unreleased), key=lambda a: self._began[a.key])
 
     async def get(self, job_id: int) -> Job | None:
         await trio.lowlevel.checkpoint()
@@ -144,36 +144,36 @@ class MemoryLedger:
         job_id = self._directories.get(storage_key)
         return job_id is not None and self._jobs[job_id].status is not Status.CLEANED
 
-    def _change(self, change: Change, now: float) -> Recorded:
+    def _change(self, change: Change, now: float) -> ChangeAnswer:
         if isinstance(change, MoveAttempt):
             attempt = rules.move_attempt(self._attempts.get(change.key), change)
-            if isinstance(attempt, Outcome):
-                return Recorded(attempt)
+            if isinstance(attempt, ChangeResult):
+                return ChangeAnswer(attempt)
             self._store_attempt(attempt)
-            return Recorded(Outcome.DONE)
+            return ChangeAnswer(ChangeResult.DONE)
         job = self._jobs.get(change.job_id)
-        step: rules.Step | Outcome
+        step: rules.AppliedChange | ChangeResult
         if isinstance(change, RecordEnd):
             step = rules.record_end(job, change, seq=self._seq + 1, now=now)
-        elif isinstance(change, Note):
+        elif isinstance(change, SetMessage):
             step = rules.note(job, change, seq=self._seq + 1, now=now)
-        elif isinstance(change, TellProgress):
+        elif isinstance(change, SetProgress):
             step = rules.tell_progress(job, change, seq=self._seq + 1, now=now)
         else:
             step = rules.move(job, change, has_open=self._blocked(change), seq=self._seq + 1, now=now)
-        if isinstance(step, Outcome):
-            return Recorded(step, job)
+        if isinstance(step, ChangeResult):
+            return ChangeAnswer(step, job)
         self._store(step)
-        return Recorded(Outcome.DONE, step.job)
+        return ChangeAnswer(ChangeResult.DONE, step.job)
 
-    def _blocked(self, change: Move) -> bool:
+    def _blocked(self, change: Transition) -> bool:
         if change.attempt is None:
             return False
         keys = self._of_job.get(change.job_id, ())
         is_open = any(self._attempts[key].state is AttemptState.OPEN for key in keys)
         return is_open or change.attempt.key in self._attempts
 
-    def _store(self, step: rules.Step) -> None:
+    def _store(self, step: rules.AppliedChange) -> None:
         job, before = step.job, self._jobs.get(step.job.id)
         if step.new_attempt is not None:
             self._of_job[job.id].append(step.new_attempt.key)
@@ -203,6 +203,6 @@ class MemoryLedger:
         if job.attempt is not None and job.attempt.key == attempt.key:
             self._jobs[job.id] = replace(job, attempt=attempt)
         if attempt.state in (AttemptState.GIVEN_UP, AttemptState.OVER):
-            self._owed[attempt.key] = None
+            self._unreleased[attempt.key] = None
         else:
-            self._owed.pop(attempt.key, None)
+            self._unreleased.pop(attempt.key, None)

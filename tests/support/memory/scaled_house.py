@@ -49,7 +49,7 @@ class House:
     provider: FakeProvider
     records: MemoryMachines
     wall: TrioWall
-    chance: random.Random
+    rng: random.Random
     limits: ScalingLimits
     scaler: AutoScaler | None = None
     scope: trio.CancelScope | None = None
@@ -65,7 +65,7 @@ class House:
             limits=[self.limits],
             decide=decide,
             clock=self.wall,
-            chance=self.chance,
+            rng=self.rng,
             **more,
         )
         scope = self.scope = trio.CancelScope()

@@ -14,7 +14,7 @@ from support.peers.peer import Hangup, Peer, Request, head, send
 from actors.domain.job import Attempt
 from actors.domain.node import NodeAddress, NodeRef
 from actors.ports.nodes import Beat, NodeEvent
-from orchestrator.nodes.addresses import foreign_ref
+from orchestrator.nodes.addresses import contract_only_ref
 from orchestrator.nodes.client import NodeClient
 from orchestrator.nodes.contract_only.marker import MARKER
 
@@ -83,7 +83,7 @@ async def torn_json(stream: trio.SocketStream) -> None:
 
 
 def ref(node: Foreign) -> NodeRef:
-    return foreign_ref(NodeAddress(node.url))
+    return contract_only_ref(NodeAddress(node.url))
 
 
 @asynccontextmanager

@@ -24,15 +24,15 @@ from actors.wire.http.server import serve
 from orchestrator.api import Api, create_app
 from orchestrator.api.routes.events import written
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
-from orchestrator.events.change_stream import Changes
-from orchestrator.events.waiters import Feed
+from orchestrator.events.change_stream import ChangeStream
+from orchestrator.events.waiters import JobWaiters
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.ledger.telling import TellingLedger
 from orchestrator.nodes.native.events import Introduced, Kind
 from orchestrator.nodes.registry import NodeRegistry
-from orchestrator.nodes.remote_stream import NotThere, Opened, Unreachable
+from orchestrator.nodes.remote_stream import NotOnNode, RemoteStream, Unreachable
 from orchestrator.scheduling.pauses import Pauses
-from orchestrator.storage.result_archive import StoredFile
+from orchestrator.storage.result_archive import FileEntry
 from orchestrator.storage.storage import Storage
 
 
@@ -55,24 +55,24 @@ class FakeNodes:
         return self.at.get(url, Introduced(Kind.UNCLEAR, reason="no connection"))
 
     @asynccontextmanager
-    async def open_results(self, node: NodeRef, attempt: Attempt) -> AsyncIterator[Opened]:
-        yield Opened({}, self._get(self.results, attempt.key, attempt.key))
+    async def open_results(self, node: NodeRef, attempt: Attempt) -> AsyncIterator[RemoteStream]:
+        yield RemoteStream({}, self._get(self.results, attempt.key, attempt.key))
 
     @asynccontextmanager
     async def open_log(
         self, node: NodeRef, attempt: Attempt, stream: str, offset: int = 0, *, follow: bool = False
-    ) -> AsyncIterator[Opened]:
-        yield Opened({}, self._get(self.logs, (attempt.key, stream), attempt.key, offset))
+    ) -> AsyncIterator[RemoteStream]:
+        yield RemoteStream({}, self._get(self.logs, (attempt.key, stream), attempt.key, offset))
 
     @asynccontextmanager
-    async def open_file(self, node: NodeRef, attempt: Attempt, path: str) -> AsyncIterator[Opened]:
-        yield Opened({}, self._get(self.files, (attempt.key, path), attempt.key))
+    async def open_file(self, node: NodeRef, attempt: Attempt, path: str) -> AsyncIterator[RemoteStream]:
+        yield RemoteStream({}, self._get(self.files, (attempt.key, path), attempt.key))
 
-    async def list_files(self, node: NodeRef, attempt: Attempt) -> Sequence[StoredFile]:
+    async def list_files(self, node: NodeRef, attempt: Attempt) -> Sequence[FileEntry]:
         if attempt.key in self.silent:
             raise Unreachable("no route to host")
         return [
-            StoredFile(path, len(data), 0o644, 0.0, "file")
+            FileEntry(path, len(data), 0o644, 0.0, "file")
             for (key, path), data in self.files.items()
             if key == attempt.key
         ]
@@ -81,7 +81,7 @@ class FakeNodes:
         if key in self.silent:
             raise Unreachable("no route to host")
         if what not in where:
-            raise NotThere("unknown key")
+            raise NotOnNode("unknown key")
         return _pieces(where[what][offset:])
 
 
@@ -120,12 +120,12 @@ class Server:
     ledger: Ledger
     raw: SqliteLedger
     storage: Storage
-    feed: Feed
+    waiters: JobWaiters
     nodes: FakeNodes
     whys: dict[int, Waiting]
     views: list[NodeView]
     registry: NodeRegistry
-    hub: Changes
+    hub: ChangeStream
     services: dict[str, ServiceLimits]
     clock: SetClock
     pauses: Pauses
@@ -183,7 +183,7 @@ async def api_server(
     callbacks: CallbackHosts | None = None,
 ) -> AsyncIterator[Server]:
     """A server on a port of its own."""
-    clock, feed, nodes = SetClock(), Feed(), FakeNodes()
+    clock, waiters, nodes = SetClock(), JobWaiters(), FakeNodes()
     whys: dict[int, Waiting] = {}
     views: list[NodeView] = []
     scaled: list[ServiceScaling] = []
@@ -201,19 +201,19 @@ async def api_server(
         return tuple(views)
 
     async with open_ledger(path / "db.sqlite", clock) as raw:
-        ledger = TellingLedger(raw, feed.publish_all)
+        ledger = TellingLedger(raw, waiters.publish_all)
         registry = await NodeRegistry.load(raw, clock, ())
         registry.serve(Owner(views))
         limits = {
             name: ServiceLimits(name, max_runtime=60.0 if name == "short" else 0.0) for name in services
         }
-        changes = Changes(raw, feed, written)
+        changes = ChangeStream(raw, waiters, written)
         pauses = await Pauses.load(raw, clock)
         api = Api(
             ledger=ledger,
             archive=raw,
             storage=storage,
-            feed=feed,
+            waiters=waiters,
             nodes=nodes,
             services=limits,
             why=why,
@@ -244,7 +244,7 @@ async def api_server(
                     ledger,
                     raw,
                     storage,
-                    feed,
+                    waiters,
                     nodes,
                     whys,
                     views,
@@ -255,5 +255,5 @@ async def api_server(
                     pauses,
                     scaled,
                 )
-            feed.close()
+            waiters.close()
             shutdown.set()

@@ -15,7 +15,7 @@ import trio
 from support.data.ledgers import new_attempt, walk
 from support.processes.api_server import Server, api_server, status_body
 
-from actors.domain.changes import Move
+from actors.domain.changes import Transition
 from actors.domain.job import Job
 from actors.domain.node import NodeRef, NodeState, NodeView
 from actors.domain.service import Waiting, WaitReason
@@ -248,11 +248,11 @@ async def test_nothing_is_left_of_a_cleaned_job(server: Server) -> None:
 
 async def killed_when_asked(server: Server, job: Job, *, end: Status = S.KILLED) -> None:
     """Do what the owner of the job would do once the order is there."""
-    with server.feed.watch(job.id) as watch:
+    with server.waiters.watch(job.id) as watch:
         row = job
         while not row.terminate_requested:
             row = await watch.newer(row.change_seq)
-    await server.ledger.record([Move(row.id, row.status, end, f"to {end}")])
+    await server.ledger.record([Transition(row.id, row.status, end, f"to {end}")])
 
 
 async def test_terminate_answers_once_the_job_is_killed_and_each_time_after(server: Server) -> None:

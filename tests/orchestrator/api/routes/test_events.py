@@ -156,7 +156,7 @@ async def test_streams_end_when_the_server_stops(server: Server) -> None:
             events(server.url, "/v1/events") as every,
             events(server.url, f"/v1/jobs/{job.id}/events") as one,
         ):
-            server.feed.close()
+            server.waiters.close()
             assert await every.next() is None
             assert len(await one.rest()) <= 1
 

@@ -12,7 +12,7 @@ import pytest
 from support.data.ledgers import walk
 from support.processes.api_server import Server, api_server, status_body
 
-from actors.domain.changes import Move, Outcome, RecordEnd
+from actors.domain.changes import ChangeResult, RecordEnd, Transition
 from actors.domain.job import End
 from actors.domain.node import NodeRef, NodeState, NodeView
 from actors.domain.service import Waiting, WaitReason
@@ -87,9 +87,9 @@ async def test_a_job_that_a_node_did_not_take_says_so(server: Server) -> None:
     body = await get(server, f"/v1/jobs/{job.id}")
     assert (body["waiting_for"], body["position"]) == ("no_node", 0)
     job = await walk(server.ledger, job, S.PROCESSING)
-    move = Move(job.id, S.PROCESSING, S.QUEUED, "waits: connection refused")
+    move = Transition(job.id, S.PROCESSING, S.QUEUED, "waits: connection refused")
     (answer,) = await server.ledger.record([move])
-    assert answer.outcome is Outcome.DONE
+    assert answer.outcome is ChangeResult.DONE
     view = NodeView(NodeRef("n", "http://n"), NodeState.SUSPECT, "x", ("example",), 1, 0, 0, 0.0)
     server.views[:] = [view]
     body = await get(server, f"/v1/jobs/{job.id}")
@@ -263,7 +263,7 @@ async def test_metrics_are_in_the_format_of_prometheus(server: Server) -> None:
 async def test_readiness_names_what_does_not_work(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     body = await get(server, "/ready")
     assert body == {"status": "ready", "checks": {"ledger": "ok", "storage": "ok", "scheduler": "ok"}}
-    server.feed.close()
+    server.waiters.close()
     body = await get(server, "/ready", 503)
     assert body["status"] == "not ready" and "server" in body["checks"]
 

@@ -144,13 +144,13 @@ async def test_who_waits_is_let_go_when_the_server_stops(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = await server.upload(**{"run.sh": b"true"})
-    waits, watch = trio.Event(), server.feed.watch
+    waits, watch = trio.Event(), server.waiters.watch
 
     def watched(job_id: int) -> object:
         waits.set()
         return watch(job_id)
 
-    monkeypatch.setattr(server.feed, "watch", watched)
+    monkeypatch.setattr(server.waiters, "watch", watched)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
 
@@ -160,7 +160,7 @@ async def test_who_waits_is_let_go_when_the_server_stops(
 
             nursery.start_soon(wait)
             await waits.wait()
-            server.feed.close()
+            server.waiters.close()
 
 
 @pytest.mark.parametrize(

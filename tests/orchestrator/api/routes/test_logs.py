@@ -24,7 +24,7 @@ from actors.domain.node import NodeRef, NodeState, NodeView
 from actors.domain.status import Status
 from actors.wire.files.zip_writer import zip_stream
 from orchestrator.api.routes.logs import whole_characters
-from orchestrator.nodes.remote_stream import Opened, Unreachable
+from orchestrator.nodes.remote_stream import RemoteStream, Unreachable
 
 S = Status
 LOG = b"caf\xe9 \xff\x00 \xf0\x9f\xa7\xac end\n\x1b[31m" + "€".encode() * 50 + b"\xe2\x82"
@@ -75,10 +75,10 @@ class LiveNode:
     @asynccontextmanager
     async def open_log(
         self, node: NodeRef, attempt: Attempt, stream: str, offset: int = 0, *, follow: bool = False
-    ) -> AsyncIterator[Opened]:
+    ) -> AsyncIterator[RemoteStream]:
         self.opened.append((attempt.key, offset))
         async with aclosing(self._pieces(attempt.key, offset, follow)) as pieces:
-            yield Opened({}, pieces)
+            yield RemoteStream({}, pieces)
 
     async def _pieces(self, key: str, offset: int, follow: bool) -> AsyncGenerator[bytes, None]:
         while True:
@@ -255,7 +255,7 @@ async def test_followers_are_let_go_when_the_server_stops(server: Server, node: 
             node.print(key_of(job), b"x")
             while not node.opened:
                 await trio.testing.wait_all_tasks_blocked(0.01)
-            server.feed.close()
+            server.waiters.close()
     assert got[0].status_code == 200
 
 

@@ -26,10 +26,10 @@ from actors.ports.nodes import (
     SubmitResult,
 )
 from orchestrator.http_client import Http
-from orchestrator.nodes.addresses import foreign_ref, partial_url
+from orchestrator.nodes.addresses import contract_only_ref, partial_url
 from orchestrator.nodes.client import NodeClient
 from orchestrator.nodes.contract_only.marker import MARKER
-from orchestrator.nodes.contract_only.poller import ForeignWatch
+from orchestrator.nodes.contract_only.poller import ContractOnlyPoller
 from orchestrator.nodes.contract_only.probe import Asking
 from orchestrator.nodes.contract_only.spool import Spool
 from orchestrator.storage.storage import Storage
@@ -65,14 +65,14 @@ async def job(storage: Storage) -> Dispatch:
 
 
 def test_the_upload_url_alone_is_enough() -> None:
-    node = foreign_ref(NodeAddress("", upload_url="http://a:9/x/submit"))
+    node = contract_only_ref(NodeAddress("", upload_url="http://a:9/x/submit"))
     assert node.node_id == "http://a:9/x/submit"
     assert (node.url, node.download_url) == ("http://a:9/x", "http://a:9/x/retrieve")
     assert node.terminate_url == "http://a:9/x/kill"
 
 
 def test_the_three_urls_may_differ_in_host_and_prefix() -> None:
-    node = foreign_ref(
+    node = contract_only_ref(
         NodeAddress("", (), "http://a:9/up/submit", "http://b:8/down/retrieve/", "http://c:7/stop/kill")
     )
     assert partial_url(node) == "http://b:8/down/retrieve_partial"
@@ -181,7 +181,7 @@ async def test_a_node_that_stops_answering_is_left(tmp_path: Path, node: Foreign
     http = Http()
     asking = Asking(http, Spool(tmp_path / "spool"))
     told: list[NodeEvent] = []
-    watch = ForeignWatch(
+    watch = ContractOnlyPoller(
         http, asking, ref(node), open_attempts=tuple, tell=lambda ref, event: told.append(event),
         poll_seconds=0.01, beat_seconds=0.01,
     )  # fmt: skip
@@ -337,7 +337,7 @@ async def test_one_question_at_a_time_for_a_job(client: NodeClient, node: Foreig
         await begun.wait()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.collect, ref(node), [job])
-            nursery.start_soon(client.look, ref(node), [job.attempt])
+            nursery.start_soon(client.lookup, ref(node), [job.attempt])
             await trio.testing.wait_all_tasks_blocked()
             go_on.set()
         assert (await told()).view.status is Status.COMPLETED

@@ -21,7 +21,7 @@ from support.peers.peer import head, serving
 from actors.domain.job import AttemptState
 from actors.domain.node import PayloadView
 from actors.domain.status import Status
-from actors.ports.nodes import CollectResult, Dispatch, LookResult
+from actors.ports.nodes import CollectResult, Dispatch, LookupResult
 from orchestrator.nodes.client import NodeClient, NotThere
 from orchestrator.nodes.contract_only.marker import MARKER
 from orchestrator.storage.storage import Storage
@@ -60,20 +60,20 @@ async def test_a_look_tells_what_one_question_can_tell(
     client: NodeClient, node: Foreign, job: Dispatch
 ) -> None:
     node.retrieve = [payload("Running"), (404, ""), payload("Locked")]
-    looks = [(await client.look(ref(node), [job.attempt]))[0] for _ in range(3)]
+    looks = [(await client.lookup(ref(node), [job.attempt]))[0] for _ in range(3)]
     running = PayloadView(job.attempt.key, Status.RUNNING)
-    assert [look.result for look in looks] == [LookResult.FOUND, LookResult.UNKNOWN, LookResult.FOUND]
+    assert [look.result for look in looks] == [LookupResult.FOUND, LookupResult.UNKNOWN, LookupResult.FOUND]
     assert (looks[0].view, looks[2].view) == (running, running)
-    (nameless,) = await client.look(ref(node), [replace(job.attempt, foreign_id=None)])
-    assert nameless.result is LookResult.UNKNOWN
+    (nameless,) = await client.lookup(ref(node), [replace(job.attempt, foreign_id=None)])
+    assert nameless.result is LookupResult.UNKNOWN
 
 
 @pytest.mark.parametrize(
     ("kill", "expected"),
-    [((200, ""), LookResult.FOUND), ((404, ""), LookResult.UNKNOWN), ((500, ""), LookResult.UNKNOWN)],
+    [((200, ""), LookupResult.FOUND), ((404, ""), LookupResult.UNKNOWN), ((500, ""), LookupResult.UNKNOWN)],
 )
 async def test_an_order_to_kill_goes_to_its_number(
-    client: NodeClient, node: Foreign, job: Dispatch, kill: Any, expected: LookResult
+    client: NodeClient, node: Foreign, job: Dispatch, kill: Any, expected: LookupResult
 ) -> None:
     node.kill = [kill]
     node.partial = [zip_of(job.attempt.key)]
@@ -91,17 +91,17 @@ async def test_one_404_to_an_order_to_kill_is_not_believed(
     for _ in range(3):
         results.append((await client.cancel(ref(node), [job.attempt]))[0].result)
         await trio.sleep(GRACE)
-    assert results == [LookResult.UNKNOWN, LookResult.UNKNOWN, LookResult.GONE]
+    assert results == [LookupResult.UNKNOWN, LookupResult.UNKNOWN, LookupResult.GONE]
 
 
 async def test_somebody_elses_job_is_not_killed(client: NodeClient, node: Foreign, job: Dispatch) -> None:
     node.retrieve = [zip_of("f" * 32)]
     node.partial = [zip_of("f" * 32)]
     (look,) = await client.cancel(ref(node), [job.attempt])
-    assert look.result is LookResult.UNKNOWN
+    assert look.result is LookupResult.UNKNOWN
     await trio.sleep(GRACE)
     (look,) = await client.cancel(ref(node), [job.attempt])
-    assert look.result is LookResult.GONE
+    assert look.result is LookupResult.GONE
     assert node.asked("kill") == 0
 
 
@@ -109,7 +109,7 @@ async def test_release_lets_go_of_the_spooled_zip_and_tells_the_node_nothing(
     client: NodeClient, node: Foreign, job: Dispatch, tmp_path: Path
 ) -> None:
     node.retrieve = [zip_of(job.attempt.key)]
-    await client.look(ref(node), [job.attempt])
+    await client.lookup(ref(node), [job.attempt])
     assert len(list((tmp_path / "spool").iterdir())) == 1
     asked = len(node.requests)
     assert await client.release(ref(node), [job.attempt]) == [True]
@@ -210,7 +210,7 @@ async def test_what_may_be_somebody_elses_is_not_killed(
     node.retrieve = [payload("Running")]
     node.partial = [unmarked(run__sh=b"true\n")]
     (look,) = await client.cancel(ref(node), [job.attempt])
-    assert look.result is LookResult.UNKNOWN
+    assert look.result is LookupResult.UNKNOWN
     assert node.asked("kill") == 0
     assert list((tmp_path / "spool").iterdir()) == []
 
@@ -236,7 +236,7 @@ async def test_an_order_to_kill_reads_no_further_than_to_the_marker(
     node.partial = [begun]
     with trio.fail_after(2):
         (look,) = await client.cancel(ref(node), [job.attempt])
-    assert look.result is LookResult.FOUND
+    assert look.result is LookupResult.FOUND
     assert node.asked("kill") == 1
 
 
@@ -252,7 +252,7 @@ async def test_an_order_to_kill_does_not_wait_long_for_a_proof(
     with trio.fail_after(5):
         for _ in range(2):
             (look,) = await client.cancel(ref(node), [job.attempt])
-            assert look.result is LookResult.FOUND
+            assert look.result is LookupResult.FOUND
     assert node.asked("kill") == 2
     assert list((tmp_path / "spool").iterdir()) == []
 
@@ -275,7 +275,7 @@ async def test_the_disk_is_waited_for_in_threads_alone(
     node.retrieve = [zip_of(job.attempt.key)]
     async with client.open_results(ref(node), job.attempt):
         pass
-    await client.look(ref(node), [job.attempt])
+    await client.lookup(ref(node), [job.attempt])
     await client.release(ref(node), [job.attempt])
     assert {name for name, _ in used} == {"unlink", "iterdir", "mkdir", "fstat"}
     assert not [name for name, on_the_loop in used if on_the_loop]

@@ -13,7 +13,7 @@ from support.processes.processes import gone
 
 from actors.domain.scaling import Machine
 from actors.ports.scaling import ProviderError
-from orchestrator.config.scaling import Commands
+from orchestrator.config.scaling import CommandSettings
 from orchestrator.scaling.providers.command import OUTPUT_MOST, CommandProvider
 
 TOKEN, OTHER = "0123456789abcdef" * 2, "fedcba9876543210" * 2
@@ -22,7 +22,7 @@ TOKEN, OTHER = "0123456789abcdef" * 2, "fedcba9876543210" * 2
 def provider(
     *, create: str = "false", list_: str = "false", terminate: str = "false", deadline: float = 30.0
 ) -> CommandProvider:
-    commands = Commands(create, list_, terminate, deadline)
+    commands = CommandSettings(create, list_, terminate, deadline)
     return CommandProvider(commands, slots={"example": 3}, join_url="http://10.0.0.1:5000", owner="owner-1")
 
 
