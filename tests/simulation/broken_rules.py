@@ -47,8 +47,8 @@ def _slot_kept_when_lost() -> Iterator[None]:
         """Given-up attempts are never asked after."""
 
     with (
-        patch.object(ServicePool, "free", unreserve),
-        patch.object(ServicePool, "hold", reserve),
+        patch.object(ServicePool, "unreserve", unreserve),
+        patch.object(ServicePool, "reserve", reserve),
         patch.object(sender.Sender, "_free_given_up", never),
     ):
         yield
@@ -63,13 +63,13 @@ def _requeued_when_ambiguous() -> Iterator[None]:
             return dispatcher.Verdict.NOT_THERE
         return original(answer, node, earlier_doubt)  # type: ignore[arg-type]
 
-    with patch.object(dispatcher, "_fate_of", fate):
+    with patch.object(dispatcher, "_verdict_on_submit", fate):
         yield
 
 
 @contextmanager
 def _terminate_forgotten_at_hand_over() -> Iterator[None]:
-    original = getter.next_step
+    original = getter.reconcile
 
     def step(
         t: reconcile.TrackedAttempt, node: reconcile.NodeMirror, limits: ServiceLimits | None
@@ -82,13 +82,13 @@ def _terminate_forgotten_at_hand_over() -> Iterator[None]:
         finally:
             t.job = job
 
-    with patch.object(getter, "next_step", step):
+    with patch.object(getter, "reconcile", step):
         yield
 
 
 @contextmanager
 def _absence_believed() -> Iterator[None]:
-    original = getter.next_step
+    original = getter.reconcile
 
     def step(
         t: reconcile.TrackedAttempt, node: reconcile.NodeMirror, limits: ServiceLimits | None
@@ -97,7 +97,7 @@ def _absence_believed() -> Iterator[None]:
             t.gone = "it is not in the picture"
         return original(t, node, limits)
 
-    with patch.object(getter, "next_step", step):
+    with patch.object(getter, "reconcile", step):
         yield
 
 
