@@ -1,13 +1,26 @@
-"""Under CI nothing is skipped: what would be, fails with its reason, so that no test is lost unseen."""
+"""Under CI nothing is skipped: what would be, fails with its reason, so that no test is lost unseen.
+
+Signals that whoever started the tests has ignored (`nohup`, `&` in a script) are taken again, since what a
+test starts inherits that, and Ctrl-C or a closed terminal would end none of it.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
 
 NOTHING_SKIPPED = os.environ.get("CI", "").lower() not in {"", "0", "false"}
+
+
+def pytest_configure() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        # A handler, so that programs begin with the default, while the tests themselves still outlive it.
+        signal.signal(signal.SIGHUP, lambda _number, _frame: None)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,9 +1,10 @@
-"""tests/conftest.py under CI, tried on a small suite of its own in a second pytest."""
+"""tests/conftest.py under CI and under `nohup`, tried on a small suite of its own in a second pytest."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,20 @@ def test_runs(): ...
 """
 
 
-def run_suite(directory: Path, ci: str | None, *arguments: str) -> tuple[int, str]:
+IGNORING = """
+import signal, subprocess, pytest
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_program_ends_by_it(number):
+    with subprocess.Popen(["sleep", "60"]) as program:
+        program.send_signal(number)
+        assert program.wait() == -number
+"""
+
+
+def run_suite(
+    directory: Path, ci: str | None, *arguments: str, ignored: tuple[signal.Signals, ...] = ()
+) -> tuple[int, str]:
     shutil.copy(CONFTEST, directory / "conftest.py")
     (directory / "test_some.py").write_text(SUITE)
     (directory / "test_whole_module.py").write_text("import pytest\npytest.importorskip('no_such_module')\n")
@@ -36,6 +50,8 @@ def run_suite(directory: Path, ci: str | None, *arguments: str) -> tuple[int, st
         environment["CI"] = ci
     done = subprocess.run(
         [
+            "env",
+            *(f"--ignore-signal={number.name.removeprefix('SIG')}" for number in ignored),
             sys.executable,
             "-m",
             "pytest",
@@ -76,3 +92,9 @@ def test_elsewhere_skips_are_skips(tmp_path: Path, ci: str | None) -> None:
     status, output = run_suite(tmp_path, ci)
     assert status == 0
     assert "1 passed, 3 skipped, 1 xfailed" in output
+
+
+def test_what_tests_start_does_not_ignore_the_signals_that_nohup_does(tmp_path: Path) -> None:
+    (tmp_path / "test_ignoring.py").write_text(IGNORING)
+    status, output = run_suite(tmp_path, None, "-k", "ends_by", ignored=(signal.SIGINT, signal.SIGHUP))
+    assert (status, "2 passed" in output) == (0, True), output
