@@ -32,8 +32,6 @@ from orchestrator.events.change_stream import ChangeStream
 from orchestrator.events.waiters import JobWaiters
 from orchestrator.http_client import Http
 from orchestrator.ledger.ledger import SqliteLedger
-from orchestrator.ledger.tables.callbacks import SqliteCallbacks
-from orchestrator.ledger.telling import TellingLedger
 from orchestrator.nodes.addresses import watched
 from orchestrator.nodes.client import NodeClient
 from orchestrator.nodes.registry import NodeRegistry
@@ -110,7 +108,13 @@ async def run_orchestrator(
         secrets, trust = callback_keys(settings)
         storage = Storage(settings.data_path, clock, keep_free=settings.keep_free_disk)
         await storage.open()
-        ledger = await SqliteLedger.open(str(settings.db_path), clock=clock)
+        on_commit: list[Callable[[Sequence[Job]], None]] = [waiters.publish_all]
+
+        def committed(jobs: Sequence[Job]) -> None:
+            for tell in on_commit:
+                tell(jobs)
+
+        ledger = await SqliteLedger.open(str(settings.db_path), clock=clock, committed=committed)
         nodes = NodeClient(ledger.owner, storage, settings.data_path / "spool")
         portals = Http(trust=trust)
         providers = build_providers(
@@ -134,6 +138,7 @@ async def run_orchestrator(
                         rng=rng,
                         storage=storage,
                         ledger=ledger,
+                        on_commit=on_commit,
                         nodes=nodes,
                         portals=portals,
                         secrets=secrets,
@@ -169,6 +174,7 @@ async def _start(
     rng: random.Random,
     storage: Storage,
     ledger: SqliteLedger,
+    on_commit: list[Callable[[Sequence[Job]], None]],
     nodes: NodeClient,
     portals: Http,
     secrets: Sequence[str],
@@ -176,8 +182,7 @@ async def _start(
 ) -> QuartTrio:
     """The actors, kept alive in `nursery`, and the app on top of them."""
 
-    def committed(rows: Sequence[Job]) -> None:
-        waiters.publish_all(rows)
+    def tell_actors(rows: Sequence[Job]) -> None:
         news = Committed(tuple(rows))
         sender.tell(news)
         getter.tell(news)
@@ -187,11 +192,10 @@ async def _start(
             scaler.tell(news)
 
     hosts = CallbackHosts(settings.callback_hosts, settings.callback_private)
-    telling = TellingLedger(ledger, committed)
     services = settings.services
     registry = await NodeRegistry.load(ledger, clock, watched(settings))
     pauses = await Pauses.load(ledger, clock, lambda: sender.ring())  # noqa: PLW0108  # there is none yet
-    changes = ChangeStream(ledger, waiters, written)
+    changes = ChangeStream(ledger.queries, waiters, written)
     getter: Getter
     scaler: AutoScaler | None = None
     callback_sender: CallbackSender | None = None
@@ -203,7 +207,7 @@ async def _start(
         return pool
 
     sender = Sender(
-        ledger=telling,
+        ledger=ledger,
         nodes=nodes,
         queue=lambda: QueueManager(services, pauses.reasons),
         pool=pool_as_ordered,
@@ -214,7 +218,7 @@ async def _start(
         tick=settings.tick_seconds,
     )
     getter = Getter(
-        ledger=telling,
+        ledger=ledger,
         nodes=nodes,
         addresses=registry.addresses,
         services=services,
@@ -223,8 +227,9 @@ async def _start(
         tick=settings.tick_seconds,
         lost_after=settings.node_lost_after,
     )
+    on_commit.append(tell_actors)
     registry.serve(sender)
-    cleaner = Cleaner(ledger=telling, storage=storage, clock=clock, max_age=settings.max_age)
+    cleaner = Cleaner(ledger=ledger, storage=storage, clock=clock, max_age=settings.max_age)
     supervisor = Supervisor(rng)
     # The Sender first: the Getter tells it of the nodes that it finds.
     for actor in (sender, getter, cleaner):
@@ -255,8 +260,7 @@ async def _start(
         return cast(Sequence[ServiceScaling], await scaler.ask(ScalingStatus(), deadline=ASK_DEADLINE))
 
     api = Api(
-        ledger=telling,
-        archive=ledger,
+        ledger=ledger,
         storage=storage,
         waiters=waiters,
         nodes=nodes,
@@ -282,6 +286,6 @@ async def _start(
         tell=lambda job_id: job_views.told_at_end(api, job_id),
         version=version(),
     )
-    callback_sender = CallbackSender(ledger=SqliteCallbacks(ledger), poster=poster, clock=clock, rng=rng)
+    callback_sender = CallbackSender(ledger=ledger, poster=poster, clock=clock, rng=rng)
     await nursery.start(supervisor.keep, callback_sender.name, callback_sender.run)
     return create_app(api)

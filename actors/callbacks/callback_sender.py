@@ -112,7 +112,7 @@ class CallbackSender(Actor):
         self._unread = False
         self._read_at = trio.current_time()
         try:
-            while page := await self._ledger.pending(self._read_to, PAGE):
+            while page := await self._ledger.pending_callbacks(self._read_to, PAGE):
                 for callback in page:
                     self._take_in(callback)
                 self._read_to = page[-1].seq
@@ -188,7 +188,7 @@ class CallbackSender(Actor):
             # What the receiver has taken is noted although the server stops.
             with trio.CancelScope(shield=True), trio.move_on_after(_RECORDING):
                 try:
-                    await self._ledger.note(tried)
+                    await self._ledger.record_delivery(tried)
                     return
                 except LedgerError as error:
                     log.warning("the callback of job %d is recorded later: %s", tried.job_id, error)

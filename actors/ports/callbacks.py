@@ -42,11 +42,11 @@ class DeliveryOutcome:
 class CallbackLedger(Protocol):
     """The end of a job writes its callback in the same step. Both raise `LedgerError`."""
 
-    async def pending(self, after: int, limit: int = 500) -> Sequence[Callback]:
+    async def pending_callbacks(self, after: int, limit: int = 500) -> Sequence[Callback]:
         """Callbacks that are not settled and whose `seq` is above `after`, ascending."""
         ...
 
-    async def note(self, tried: DeliveryOutcome) -> None:
+    async def record_delivery(self, tried: DeliveryOutcome) -> None:
         """Store what became of a try; durable on return. One that is settled stays as it is."""
         ...
 

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 from actors.domain.job import Attempt, Job
 from actors.domain.node import NodeRef, NodeView
-from actors.domain.scaling import DecisionRecord, ServiceScaling
+from actors.domain.scaling import ServiceScaling
 from actors.domain.service import ServiceLimits, Waiting
-from actors.domain.status import Status
-from actors.ports.ledger import Ledger
 from actors.ports.world import Clock
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
 from orchestrator.events.change_stream import ChangeStream
 from orchestrator.events.waiters import JobWaiters
+from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.nodes.native.events import Introduced
 from orchestrator.nodes.registry import NodeRegistry
 from orchestrator.nodes.remote_stream import RemoteStream
 from orchestrator.scheduling.pauses import Pauses
 from orchestrator.storage.result_archive import FileEntry, SkippedFiles
 from orchestrator.storage.storage import Storage
-
-T = TypeVar("T")
 
 
 class NodeFiles(Protocol):
@@ -58,20 +54,6 @@ class NodeFiles(Protocol):
         ...
 
 
-class Archive(Protocol):
-    """What the routes read of the ledger beyond the actors' port."""
-
-    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Have `work` done in the thread of the ledger's connection that reads."""
-        ...
-
-    async def counts(self) -> Mapping[tuple[str, Status], int]: ...
-
-    async def check(self) -> Any: ...
-
-    async def decisions(self, service: str | None = None, limit: int = 100) -> Sequence[DecisionRecord]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Api:
     """`ledger` tells of what it commits, so that waiting routes wake and actors are rung. `why` says of
@@ -81,8 +63,7 @@ class Api:
     told of a job's end. `upload_limit` is bytes of the whole body; `kill_patience` seconds that terminate
     waits for the end."""
 
-    ledger: Ledger
-    archive: Archive
+    ledger: SqliteLedger
     storage: Storage
     waiters: JobWaiters
     nodes: NodeFiles

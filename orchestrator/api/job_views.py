@@ -22,8 +22,6 @@ from orchestrator.api import serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import file_response
 from orchestrator.api.http.errors import Refusal, unknown_job
-from orchestrator.ledger.queries import read_details
-from orchestrator.ledger.tables.callbacks import read_callback
 from orchestrator.nodes.remote_stream import NotOnNode, RemoteStream, Unreachable
 from orchestrator.storage.disk import StorageGone
 
@@ -43,7 +41,7 @@ async def find(api: Api, number: int) -> Job:
 
 async def told(api: Api, rows: Sequence[Job]) -> list[dict[str, Any]]:
     """These jobs as they are written in lists."""
-    details = await api.archive.read(lambda db: read_details(db, [row.id for row in rows]))
+    details = await api.ledger.queries.details([row.id for row in rows])
     whys = await waiting(api, rows)
     return [
         serializers.job(row, why, details.get(row.id, JobDetails()))
@@ -53,17 +51,16 @@ async def told(api: Api, rows: Sequence[Job]) -> list[dict[str, Any]]:
 
 async def told_in_full(api: Api, row: Job) -> dict[str, Any]:
     """One job with everything."""
-    details, called = await api.archive.read(
-        lambda db: (read_details(db, (row.id,)), read_callback(db, row.id))
-    )
+    details = (await api.ledger.queries.details((row.id,))).get(row.id, JobDetails())
+    called = await api.ledger.queries.callback(row.id) if details.callback_url is not None else None
     (why,) = await waiting(api, [row])
-    return serializers.job(row, why, details.get(row.id, JobDetails()), await _left_out(api, row), called)
+    return serializers.job(row, why, details, await _left_out(api, row), called)
 
 
 async def told_at_end(api: Api, number: int) -> dict[str, Any]:
     """A job that has ended as it is told to whom it calls back: as it ended, also if it was cleaned since."""
     row = await find(api, number)
-    details = await api.archive.read(lambda db: read_details(db, (row.id,)))
+    details = await api.ledger.queries.details((row.id,))
     left_out = await _left_out(api, row)
     if row.status not in ENDED:
         end = [entry for entry in await api.ledger.history(row.id) if entry.target in ENDED][-1]

@@ -9,23 +9,20 @@ bounded number of them; who is further behind reads the ledger. Nobody's queue g
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 import trio
 
 from actors.domain.status import OVER
 from actors.ports.ledger import LedgerError
 from orchestrator.events.waiters import JobWaiters, TooManyWaiters, WaitersClosed
-from orchestrator.ledger.queries import JobChange, read_changes, read_job_changes, read_seq
+from orchestrator.ledger.queries import JobChange, Queries
 
 log: Final = logging.getLogger("orchestrator.changes")
-
-T = TypeVar("T")
 
 KEPT: Final = 4096
 AT_ONCE: Final = 256
@@ -35,12 +32,6 @@ SLOW: Final = 30.0
 """Seconds that a listener may take to accept what it is sent."""
 
 _AGAIN: Final = 1.0
-
-
-class Reader(Protocol):
-    """What is needed of the ledger."""
-
-    def read(self, work: Callable[[sqlite3.Connection], T]) -> Awaitable[T]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +75,9 @@ class ChangeStream:
     """See the module. `write` makes a line of a change. At most `most` listen at a time."""
 
     def __init__(
-        self, reader: Reader, waiters: JobWaiters, write: Callable[[JobChange], bytes], *, most: int = 2000
+        self, queries: Queries, waiters: JobWaiters, write: Callable[[JobChange], bytes], *, most: int = 2000
     ) -> None:
-        self._reader = reader
+        self._queries = queries
         self._waiters = waiters
         self._write = write
         self.most = most
@@ -129,7 +120,7 @@ class ChangeStream:
 
     async def newest(self) -> int:
         """The number of the newest change."""
-        return await self._reader.read(read_seq)
+        return await self._queries.newest_change()
 
     async def after(self, place: int, wanted: ChangeFilter) -> tuple[Sequence[EncodedChange], int]:
         """The next changes that are wanted and come after `place`, and the new place; waits until there is
@@ -159,9 +150,9 @@ class ChangeStream:
     async def _from_ledger(self, place: int, wanted: ChangeFilter) -> tuple[Sequence[EncodedChange], int]:
         number = wanted.job
         if number is not None:
-            told, upto = await self._reader.read(lambda db: read_job_changes(db, number, place))
+            told, upto = await self._queries.job_changes_after(number, place)
         else:
-            told, upto = await self._reader.read(lambda db: read_changes(db, place))
+            told, upto = await self._queries.changes_after(place)
         return [line for line in map(self._line, told) if wanted.fits(line)], upto
 
     def _line(self, told: JobChange) -> EncodedChange:
@@ -188,7 +179,7 @@ class ChangeStream:
         await self._waiters.moved(self._upto)
         if not self._listeners:
             return
-        told, self._upto = await self._reader.read(lambda db: read_changes(db, self._upto))
+        told, self._upto = await self._queries.changes_after(self._upto)
         self._kept.extend(map(self._line, told))
         while len(self._kept) > KEPT:
             self._from = self._kept.popleft().seq

@@ -31,14 +31,15 @@ from actors.domain.changes import (
 )
 from actors.domain.job import Attempt, HistoryEntry, Job
 from actors.domain.scaling import DecisionRecord, MachineRecord
-from actors.domain.status import Status
+from actors.ports.callbacks import Callback, DeliveryOutcome
 from actors.ports.ledger import LedgerError
 from actors.ports.world import Clock
 from actors.store.reserve import Reserve
-from orchestrator.ledger import queries, rows
+from orchestrator.ledger import rows
 from orchestrator.ledger import transitions as rules
+from orchestrator.ledger.queries import Queries
 from orchestrator.ledger.schema import MAX_ID, prepare_reader, prepare_writer
-from orchestrator.ledger.tables import machines, nodes
+from orchestrator.ledger.tables import callbacks, machines, nodes, pauses
 from orchestrator.ledger.tables.nodes import JoinedNode
 from orchestrator.ledger.writer import DATABASE_ERRORS, LedgerFull, Writer, Writing, explain, on_ledger
 
@@ -56,7 +57,8 @@ class IdempotencyConflict(LedgerError):
 
 
 class SqliteLedger:
-    """Implements `Ledger` and `MachineLedger`. Everything raises LedgerError for what the database cannot do.
+    """Implements `Ledger`, `MachineLedger` and `CallbackLedger`; what people ask besides is in `queries`.
+    Everything raises LedgerError for what the database cannot do.
 
     `run` has to run for anything to be written. A call that writes and raises Cancelled has written nothing;
     once its commit is under way it is finished and answered, cancelled or not.
@@ -72,16 +74,23 @@ class SqliteLedger:
         """For `open`."""
         self._connection = writer
         self._reader = reader
+        self.queries = Queries(reader)
         self._owner = owner
         self._writer = writing
 
     @classmethod
     async def open(
-        cls, path: str, *, clock: Clock, trace: Callable[[str], None] | None = None
+        cls,
+        path: str,
+        *,
+        clock: Clock,
+        committed: Callable[[Sequence[Job]], None] = lambda jobs: None,
+        trace: Callable[[str], None] | None = None,
     ) -> SqliteLedger:
-        """Open the ledger at `path`; create or migrate it if need be. `trace` is told "commit" after each
-        commit, before anybody is answered. Raises LedgerError for a file that cannot be opened or is not a
-        ledger of this version."""
+        """Open the ledger at `path`; create or migrate it if need be. After each commit, before anybody is
+        answered, `trace` is told "commit" and `committed` the jobs that it has changed, in their order, if
+        there are any; neither may wait or raise. Raises LedgerError for a file that cannot be opened or is
+        not a ledger of this version."""
         async with AsyncExitStack() as undo:
             try:
                 writer = await sqlite_anyio.connect(path)
@@ -98,7 +107,7 @@ class SqliteLedger:
         reserve = Reserve(Path(f"{path}.reserve"))
         with trio.CancelScope(shield=True):  # the connections are open, and nobody else would close them
             await trio.to_thread.run_sync(reserve.hold)
-        return cls(writer, reader, owner, Writer(writer, clock, reserve, trace))
+        return cls(writer, reader, owner, Writer(writer, clock, reserve, committed, trace))
 
     @property
     def owner(self) -> str:
@@ -161,6 +170,14 @@ class SqliteLedger:
     async def note_decision(self, decision: DecisionRecord) -> None:
         await self._writer.write(lambda writing: machines.store_decision(writing.db, decision))
 
+    async def record_delivery(self, tried: DeliveryOutcome) -> None:
+        await self._writer.write(lambda writing: callbacks.store_delivery(writing.db, tried, writing.now))
+
+    async def order_pause(self, service: str, reason: str | None, now: float) -> None:
+        """Keep the order that no job of a service goes, and why; None lifts it. One that is paused already
+        keeps its time."""
+        await self._writer.write(lambda writing: pauses.store_pause(writing.db, service, reason, now))
+
     async def check(self) -> None:
         """Whether the ledger can be written now: an empty turn of the writer. It waits behind a commit that
         hangs, so give it a deadline. Raises LedgerError."""
@@ -173,25 +190,25 @@ class SqliteLedger:
         return await self._jobs(statement, after, limit)
 
     async def live(self) -> tuple[Sequence[Job], int]:
-        return await self.read(_live)
+        return await self._read(_live)
 
     async def unreleased(self) -> Sequence[Attempt]:
         statement = f"{rows.ATTEMPTS_OWED} ORDER BY rowid"
-        return await self.read(lambda db: [rows.attempt_of(row) for row in db.execute(statement)])
+        return await self._read(lambda db: [rows.attempt_of(row) for row in db.execute(statement)])
 
     async def get(self, job_id: int) -> Job | None:
-        return await self.read(lambda db: rows.get_job(db, job_id))
+        return await self._read(lambda db: rows.get_job(db, job_id))
 
     async def history(self, job_id: int) -> Sequence[HistoryEntry]:
         statement = (
             "SELECT job_id, at, source, target, reason, node_id, attempt_n FROM history "
             "WHERE job_id = ? ORDER BY rowid"
         )
-        return await self.read(lambda db: [rows.history_of(row) for row in db.execute(statement, (job_id,))])
+        return await self._read(lambda db: [rows.history_of(row) for row in db.execute(statement, (job_id,))])
 
     async def attempts(self, job_id: int) -> Sequence[Attempt]:
         statement = f"{rows.ATTEMPTS} WHERE job_id = ? ORDER BY rowid"
-        return await self.read(lambda db: [rows.attempt_of(row) for row in db.execute(statement, (job_id,))])
+        return await self._read(lambda db: [rows.attempt_of(row) for row in db.execute(statement, (job_id,))])
 
     async def ended_before(
         self, wall: float, limit: int = 100, after: tuple[float, int] | None = None
@@ -207,51 +224,38 @@ class SqliteLedger:
             known = rows.known_directories(db, storage_keys)
             return [key for key in storage_keys if key not in known]
 
-        return await self.read(read)
-
-    async def find_idempotent(self, key: str) -> tuple[Job, str | None] | None:
-        """The job that was stored with this idempotency key, and the fingerprint of its content."""
-        return await self.read(lambda db: _find_idempotent(db, key))
-
-    async def details(self, job_id: int) -> JobDetails | None:
-        """What a job has besides; None if it is unknown."""
-        return (await self.read(lambda db: queries.read_details(db, (job_id,)))).get(job_id)
-
-    async def counts(self) -> dict[tuple[str, Status], int]:
-        """How many jobs there are by (service, status); what there is none of is left out."""
-        statement = "SELECT service, status, jobs FROM tallies WHERE jobs > 0"
-        return await self.read(lambda db: {(s, Status(name)): n for s, name, n in db.execute(statement)})
+        return await self._read(read)
 
     async def max_id(self) -> int:
         """The largest id that was ever given; 0 if none was."""
         statement = "SELECT seq FROM sqlite_sequence WHERE name = 'jobs'"
-        return await self.read(lambda db: int((db.execute(statement).fetchone() or (0,))[0]))
+        return await self._read(lambda db: int((db.execute(statement).fetchone() or (0,))[0]))
 
     async def nodes(self) -> Sequence[JoinedNode]:
-        return await self.read(nodes.read_nodes)
+        return await self._read(nodes.read_nodes)
 
     async def drains(self) -> Mapping[str, str]:
         """Nodes that get no more jobs, by id, and why."""
-        return await self.read(nodes.read_drains)
+        return await self._read(nodes.read_drains)
 
     async def machines(self) -> Sequence[MachineRecord]:
-        return await self.read(machines.read_machines)
+        return await self._read(machines.read_machines)
 
     async def decisions(self, service: str | None = None, limit: int = 100) -> Sequence[DecisionRecord]:
-        return await self.read(lambda db: machines.read_decisions(db, service, limit))
+        return await self._read(lambda db: machines.read_decisions(db, service, limit))
+
+    async def pending_callbacks(self, after: int, limit: int = 500) -> Sequence[Callback]:
+        return await self._read(lambda db: callbacks.read_pending(db, after, limit))
+
+    async def pauses(self) -> Mapping[str, tuple[str, float]]:
+        """Paused services: why, and since when."""
+        return await self._read(pauses.read_pauses)
 
     async def _jobs(self, statement: str, *parameters: Any) -> list[Job]:
-        return await self.read(lambda db: [rows.job_of(row) for row in db.execute(statement, parameters)])
+        return await self._read(lambda db: [rows.job_of(row) for row in db.execute(statement, parameters)])
 
-    # ------------------------------------------------------------------ for what has tables of its own here
-
-    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Have `work` done in the thread of the connection that reads."""
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return await on_ledger(self._reader, work)
-
-    async def write(self, work: Callable[[Writing], T]) -> T:
-        """Have `work` done as one item of the writer; durable on return."""
-        return await self._writer.write(work)
 
 
 # ---------------------------------------------------------------------- what runs in the thread
@@ -265,13 +269,11 @@ def _insert(job: NewJob, writing: Writing) -> Job:
             if found[1] != job.fingerprint:
                 raise IdempotencyConflict(found[0])
             return found[0]
-    seq = writing.next_seq()
+    seq = writing.seq + 1
     job_id = rows.insert_job(db, job, seq=seq, now=now)
     if job_id > MAX_ID:
         raise LedgerError(f"the job ids are used up: they end at {MAX_ID}; start a new ledger")
-    step = rules.new_job(job, job_id=job_id, seq=seq, now=now)
-    rows.store(db, step, now)
-    return step.job
+    return _store(writing, rules.new_job(job, job_id=job_id, seq=seq, now=now))
 
 
 def _are_urgent(changes: Sequence[Change]) -> bool:
@@ -305,9 +307,7 @@ def _change(change: Change, writing: Writing) -> ChangeAnswer:
         step = rules.move(job, change, has_open=has_open, seq=seq, now=now)
     if isinstance(step, ChangeResult):
         return ChangeAnswer(step, job)
-    writing.next_seq()
-    rows.store(db, step, now)
-    return ChangeAnswer(ChangeResult.DONE, step.job)
+    return ChangeAnswer(ChangeResult.DONE, _store(writing, step))
 
 
 def _attempt_exists(db: sqlite3.Connection, change: Transition) -> bool:
@@ -322,10 +322,13 @@ def _request_terminate(job_id: int, writing: Writing) -> Job | None:
     if job is None:
         return None
     step = rules.request_terminate(job, seq=writing.seq + 1, now=writing.now)
-    if step is None:
-        return job
-    writing.next_seq()
+    return job if step is None else _store(writing, step)
+
+
+def _store(writing: Writing, step: rules.AppliedChange) -> Job:
     rows.store(writing.db, step, writing.now)
+    writing.seq = step.job.change_seq
+    writing.changed.append(step.job)
     return step.job
 
 

@@ -1,8 +1,7 @@
-"""What people ask of the ledger: lists with filters, names and tags, and every change in its order.
+"""What people ask of the ledger: lists with filters, names and tags, every change in its order, and sums.
 
-For the thread that has the connection. Each list reads about as
-many rows as it tells: an index ends in the id, so it is in the order of the lists, and for each pair of
-filters there is one.
+Each list reads about as many rows as it tells: an index ends in the id, so it is in the order of the lists,
+and for each pair of filters there is one.
 """
 
 from __future__ import annotations
@@ -14,10 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import sqlite_anyio
+
 from actors.domain.changes import JobDetails
 from actors.domain.job import HistoryEntry, Job
 from actors.domain.status import Status
 from orchestrator.ledger import rows
+from orchestrator.ledger.tables.activity import Minute, read_minutes
+from orchestrator.ledger.tables.callbacks import CallbackView, read_callback, read_callback_counts
+from orchestrator.ledger.tables.queue_counts import QueueShare, read_queue_shares
+from orchestrator.ledger.tables.usage import Used, read_usage
+from orchestrator.ledger.writer import on_ledger
 
 WINDOW: Final = 1000
 """Changes that one read looks at."""
@@ -63,10 +69,71 @@ class JobChange:
     entry: HistoryEntry | None
 
 
-def read_list(db: sqlite3.Connection, wanted: JobFilter, before: int | None, limit: int) -> JobPage:
-    """The newest jobs that fit, with ids below `before`. A search looks through a bounded number of those
-    that fit the rest: its page may have few or none though more follow. The job whose number is searched for
-    comes first of all."""
+class Queries:
+    """Reads by a connection of its own, so nothing here waits for a commit. Everything raises LedgerError."""
+
+    def __init__(self, reader: sqlite_anyio.Connection) -> None:
+        self._reader = reader
+
+    async def page(self, wanted: JobFilter, before: int | None, limit: int) -> JobPage:
+        """The newest jobs that fit, with ids below `before`. A search looks through a bounded number of those
+        that fit the rest: its page may have few or none though more follow. The job whose number is searched
+        for comes first of all."""
+        return await on_ledger(self._reader, lambda db: _read_page(db, wanted, before, limit))
+
+    async def details(self, job_ids: Sequence[int]) -> Mapping[int, JobDetails]:
+        """What these jobs have besides; those that are unknown are left out."""
+        return await on_ledger(self._reader, lambda db: _read_details(db, job_ids))
+
+    async def callback(self, job_id: int) -> CallbackView | None:
+        """None for a job that asked for none, or that is unknown."""
+        return await on_ledger(self._reader, lambda db: read_callback(db, job_id))
+
+    async def newest_change(self) -> int:
+        """The number of the newest change."""
+        return await on_ledger(self._reader, _read_seq)
+
+    async def changes_after(self, place: int) -> tuple[list[JobChange], int]:
+        """The changes that follow `place`, in order, and how far that is: all if it is the newest change.
+        Each transition is there once, and so is each job's newest change of another kind."""
+        return await on_ledger(self._reader, lambda db: _read_changes(db, place))
+
+    async def job_changes_after(self, job_id: int, place: int) -> tuple[list[JobChange], int]:
+        """The same of one job, all of them: what other jobs did in the meantime is not looked at."""
+        return await on_ledger(self._reader, lambda db: _read_job_changes(db, job_id, place))
+
+    async def job_counts(self) -> Mapping[tuple[str, Status], int]:
+        """How many jobs there are by (service, status); what there is none of is left out."""
+        statement = "SELECT service, status, jobs FROM tallies WHERE jobs > 0"
+        return await on_ledger(
+            self._reader, lambda db: {(s, Status(name)): n for s, name, n in db.execute(statement)}
+        )
+
+    async def callback_counts(self) -> Mapping[str, int]:
+        """How many callbacks there are, by status."""
+        return await on_ledger(self._reader, read_callback_counts)
+
+    async def queue_counts(self, service: str | None, limit: int) -> Sequence[QueueShare]:
+        """Who has jobs that wait or are under way; those with most that wait first."""
+        return await on_ledger(self._reader, lambda db: read_queue_shares(db, service, limit))
+
+    async def activity(self, since: float, until: float, service: str | None = None) -> Sequence[Minute]:
+        """Minutes in which anything happened, from the one that `since` is in to the one that `until` is in,
+        oldest first."""
+        return await on_ledger(self._reader, lambda db: read_minutes(db, since, until, service))
+
+    async def usage(
+        self, since: float, user: int | None = None, service: str | None = None
+    ) -> tuple[Sequence[Used], float]:
+        """By service, user and end, of jobs that ended since the beginning of the hour that `since` is in,
+        which is the second value."""
+        return await on_ledger(self._reader, lambda db: read_usage(db, since, user, service))
+
+
+# ---------------------------------------------------------------------- what runs in the thread
+
+
+def _read_page(db: sqlite3.Connection, wanted: JobFilter, before: int | None, limit: int) -> JobPage:
     if wanted.search is not None:
         return _search(db, wanted, wanted.search.casefold(), before, limit)
     found = _read(db, wanted, before, limit + 1)
@@ -139,8 +206,7 @@ def _exactly(db: sqlite3.Connection, wanted: JobFilter, number: int) -> Job | No
     return found[0] if found and found[0].id == number else None
 
 
-def read_details(db: sqlite3.Connection, job_ids: Sequence[int]) -> Mapping[int, JobDetails]:
-    """What these jobs have besides; those that are unknown are left out."""
+def _read_details(db: sqlite3.Connection, job_ids: Sequence[int]) -> Mapping[int, JobDetails]:
     statement = (
         "SELECT id, name, tags, callback_url, requires, rerun_of, input_names FROM jobs "
         f"WHERE id IN ({', '.join('?' * len(job_ids))})"
@@ -148,30 +214,26 @@ def read_details(db: sqlite3.Connection, job_ids: Sequence[int]) -> Mapping[int,
     return {row[0]: rows.details_of(row[1:]) for row in db.execute(statement, tuple(job_ids))}
 
 
-def read_seq(db: sqlite3.Connection) -> int:
-    """The number of the newest change."""
+def _read_seq(db: sqlite3.Connection) -> int:
     return int(db.execute("SELECT value FROM meta WHERE key = 'change_seq'").fetchone()[0])
 
 
-def read_changes(db: sqlite3.Connection, after: int) -> tuple[list[JobChange], int]:
-    """The changes that follow `after`, in order, and how far that is: all if it is the newest change. Each
-    transition is there once, and so is each job's newest change of another kind."""
+def _read_changes(db: sqlite3.Connection, after: int) -> tuple[list[JobChange], int]:
     db.execute("BEGIN")
     try:
-        upto = max(after, min(after + WINDOW, read_seq(db)))
+        upto = max(after, min(after + WINDOW, _read_seq(db)))
         within = "change_seq > ? AND change_seq <= ?"
         lines = {
             row[0]: rows.history_of(row[1:])
             for row in db.execute(f"{_LINES} WHERE change_seq IS NOT NULL AND {within}", (after, upto))
         }
         changed = [rows.job_of(row) for row in db.execute(f"{rows.JOBS} WHERE {within}", (after, upto))]
-        return _told(db, lines, changed), upto
+        return _join_changes(db, lines, changed), upto
     finally:
         db.execute("ROLLBACK")
 
 
-def read_job_changes(db: sqlite3.Connection, job_id: int, after: int) -> tuple[list[JobChange], int]:
-    """The same of one job, all of them: what other jobs did in the meantime is not looked at."""
+def _read_job_changes(db: sqlite3.Connection, job_id: int, after: int) -> tuple[list[JobChange], int]:
     db.execute("BEGIN")
     try:
         lines = {
@@ -180,12 +242,12 @@ def read_job_changes(db: sqlite3.Connection, job_id: int, after: int) -> tuple[l
         }
         job = rows.get_job(db, job_id)
         changed = [job] if job is not None and job.change_seq > after else []
-        return _told(db, lines, changed), max(after, read_seq(db))
+        return _join_changes(db, lines, changed), max(after, _read_seq(db))
     finally:
         db.execute("ROLLBACK")
 
 
-def _told(
+def _join_changes(
     db: sqlite3.Connection, lines: Mapping[int, HistoryEntry], changed: Sequence[Job]
 ) -> list[JobChange]:
     jobs = {job.id: job for job in changed}
@@ -195,7 +257,7 @@ def _told(
     details: dict[int, JobDetails] = {}
     ids = list(jobs)
     for start in range(0, len(ids), 500):
-        details |= read_details(db, ids[start : start + 500])
+        details |= _read_details(db, ids[start : start + 500])
     changes = {seq: entry.job_id for seq, entry in lines.items()} | {
         job.change_seq: job.id for job in changed
     }

@@ -20,6 +20,7 @@ import outcome
 import sqlite_anyio
 import trio
 
+from actors.domain.job import Job
 from actors.ports.ledger import LedgerError
 from actors.ports.world import Clock
 from actors.store.reserve import Reserve
@@ -41,16 +42,13 @@ class LedgerFull(LedgerError):
 
 @dataclass(slots=True)
 class Writing:
-    """What an item gets to write with: the connection, inside its savepoint, the time of the batch (wall) and
-    the number of the newest change."""
+    """What an item gets to write with: the connection, inside its savepoint, the time of the batch (wall),
+    the number of the newest change, and the jobs that this batch has changed so far."""
 
     db: sqlite3.Connection
     now: float
     seq: int
-
-    def next_seq(self) -> int:
-        self.seq += 1
-        return self.seq
+    changed: list[Job] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -79,12 +77,14 @@ class Writer:
         connection: sqlite_anyio.Connection,
         clock: Clock,
         reserve: Reserve,
+        committed: Callable[[Sequence[Job]], None],
         trace: Callable[[str], None] | None = None,
     ) -> None:
         self._connection = connection
         self._reserve = reserve
         self._reserve_held = True
         self._clock = clock
+        self._committed = committed
         self._trace = trace
         self._pending: dict[_Item, None] = {}
         self._flying: list[_Item] = []
@@ -142,11 +142,13 @@ class Writer:
 
     async def _try(self, items: Sequence[_Item]) -> None:
         now = self._clock.now()
-        answers = await on_ledger(self._connection, lambda db: _batch(db, items, now))
+        answers, changed = await on_ledger(self._connection, lambda db: _batch(db, items, now))
         for item, answer in zip(items, answers, strict=True):
             item.answer = answer
         if self._trace is not None:
             self._trace("commit")
+        if changed:
+            self._committed(changed)
 
     async def _one_by_one(self, full: LedgerFull) -> None:
         """A full disk fails the batch, but perhaps not each of its items: an order to terminate is small, and
@@ -182,8 +184,9 @@ def _fail(items: Sequence[_Item], error: LedgerError) -> None:
         item.answer = outcome.Error(own)
 
 
-def _batch(db: sqlite3.Connection, items: Sequence[_Item], now: float) -> list[_Answer]:
-    """In the thread: the items in one transaction. What they answer holds only if this returns."""
+def _batch(db: sqlite3.Connection, items: Sequence[_Item], now: float) -> tuple[list[_Answer], list[Job]]:
+    """In the thread: the items in one transaction. What they answer holds only if this returns, and the jobs
+    that they have changed are changed."""
     try:
         db.execute("BEGIN IMMEDIATE")
         before = int(db.execute("SELECT value FROM meta WHERE key = 'change_seq'").fetchone()[0])
@@ -195,11 +198,11 @@ def _batch(db: sqlite3.Connection, items: Sequence[_Item], now: float) -> list[_
     finally:
         if db.in_transaction:
             db.execute("ROLLBACK")
-    return answers
+    return answers, writing.changed
 
 
 def _apply(item: _Item, writing: Writing) -> _Answer:
-    db, seq = writing.db, writing.seq
+    db, seq, changed = writing.db, writing.seq, len(writing.changed)
     answer: _Answer
     db.execute("SAVEPOINT item")
     try:
@@ -210,6 +213,7 @@ def _apply(item: _Item, writing: Writing) -> _Answer:
             raise
         db.execute("ROLLBACK TO item")
         writing.seq = seq
+        del writing.changed[changed:]
         answer = outcome.Error(explain(error) if isinstance(error, DATABASE_ERRORS) else error)
     db.execute("RELEASE item")
     return answer

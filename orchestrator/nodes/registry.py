@@ -15,14 +15,15 @@ from typing import Any, Final, Protocol
 
 import trio
 
-from actors.domain.changes import Change, ChangeAnswer, MoveAttempt
-from actors.domain.job import Attempt, AttemptState
+from actors.domain.changes import MoveAttempt
+from actors.domain.job import AttemptState
 from actors.domain.node import Member, NodeAddress, NodeState, NodeView
-from actors.domain.scaling import DRAINED_BY_SCALING, MachineRecord
+from actors.domain.scaling import DRAINED_BY_SCALING
 from actors.kernel.actor import ActorError
 from actors.messages import DrainNode, PoolPicture, UndrainNode
 from actors.ports.ledger import LedgerError
 from actors.ports.world import Clock
+from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.ledger.tables.nodes import JoinedNode
 from orchestrator.nodes.addresses import base_of
 
@@ -34,19 +35,6 @@ FORGOTTEN_AFTER: Final = 3600.0
 that lives joins again by itself."""
 
 _ASKING: Final = 5.0
-
-
-class NodesLedger(Protocol):
-    """What is kept of nodes. Durable on return. All raise `LedgerError`."""
-
-    async def nodes(self) -> Sequence[JoinedNode]: ...
-    async def upsert_node(self, node: JoinedNode) -> None: ...
-    async def remove_node(self, node_id: str) -> bool: ...
-    async def drains(self) -> Mapping[str, str]: ...
-    async def order_drain(self, node_id: str, reason: str | None) -> None: ...
-    async def machines(self) -> Sequence[MachineRecord]: ...
-    async def unreleased(self) -> Sequence[Attempt]: ...
-    async def record(self, changes: Sequence[Change]) -> Sequence[ChangeAnswer]: ...
 
 
 class PoolOwner(Protocol):
@@ -65,7 +53,7 @@ class NodeRegistry:
 
     def __init__(
         self,
-        ledger: NodesLedger,
+        ledger: SqliteLedger,
         clock: Clock,
         static: Sequence[NodeAddress],
         nodes: Sequence[JoinedNode],
@@ -83,7 +71,7 @@ class NodeRegistry:
         self._changed()
 
     @classmethod
-    async def load(cls, ledger: NodesLedger, clock: Clock, static: Sequence[NodeAddress]) -> NodeRegistry:
+    async def load(cls, ledger: SqliteLedger, clock: Clock, static: Sequence[NodeAddress]) -> NodeRegistry:
         """The registry as the ledger has it. Raises LedgerError."""
         return cls(ledger, clock, static, await ledger.nodes(), await ledger.drains())
 

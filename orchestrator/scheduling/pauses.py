@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping
 
 from actors.ports.world import Clock
-from orchestrator.ledger.tables.pauses import read_pauses, store_pause
-from orchestrator.ledger.writer import Writing
-
-T = TypeVar("T")
-
-
-class PausesLedger(Protocol):
-    """What is needed of the ledger."""
-
-    def read(self, work: Callable[[sqlite3.Connection], T]) -> Awaitable[T]: ...
-    def write(self, work: Callable[[Writing], T]) -> Awaitable[T]: ...
+from orchestrator.ledger.ledger import SqliteLedger
 
 
 class Pauses:
@@ -26,7 +14,7 @@ class Pauses:
 
     def __init__(
         self,
-        ledger: PausesLedger,
+        ledger: SqliteLedger,
         clock: Clock,
         known: Mapping[str, tuple[str, float]],
         changed: Callable[[], None],
@@ -40,22 +28,22 @@ class Pauses:
 
     @classmethod
     async def load(
-        cls, ledger: PausesLedger, clock: Clock, changed: Callable[[], None] = lambda: None
+        cls, ledger: SqliteLedger, clock: Clock, changed: Callable[[], None] = lambda: None
     ) -> Pauses:
         """`changed` is called after each order. Raises LedgerError."""
-        return cls(ledger, clock, await ledger.read(read_pauses), changed)
+        return cls(ledger, clock, await ledger.pauses(), changed)
 
     async def pause(self, service: str, reason: str) -> None:
         """No job of the service goes from now on. Raises LedgerError."""
         now = self._clock.now()
-        await self._ledger.write(lambda writing: store_pause(writing.db, service, reason, now))
+        await self._ledger.order_pause(service, reason, now)
         self.reasons[service] = reason
         self.since.setdefault(service, now)
         self._changed()
 
     async def resume(self, service: str) -> None:
         """Idempotent. Raises LedgerError."""
-        await self._ledger.write(lambda writing: store_pause(writing.db, service, None, 0.0))
+        await self._ledger.order_pause(service, None, 0.0)
         self.reasons.pop(service, None)
         self.since.pop(service, None)
         self._changed()

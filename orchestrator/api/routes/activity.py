@@ -11,8 +11,6 @@ from orchestrator.api import serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params
 from orchestrator.api.http.errors import json_response, query
-from orchestrator.ledger.tables.activity import read_minutes
-from orchestrator.ledger.tables.queue_counts import read_crowd
 
 HOUR: Final = 3600.0
 LISTED: Final = 50
@@ -27,8 +25,8 @@ def blueprint(api: Api) -> Blueprint:
         given = query("service", "limit")
         service = query_params.known_text(given, "service")
         limit = query_params.whole(given, "limit", 1, MOST_LISTED, LISTED)
-        crowd = await api.archive.read(lambda db: read_crowd(db, service, limit))
-        items = [serializers.holder(one) for one in crowd]
+        shares = await api.ledger.queries.queue_counts(service, limit)
+        items = [serializers.holder(one) for one in shares]
         return json_response({"items": items, "next": None})
 
     @page.get("/activity")
@@ -37,7 +35,7 @@ def blueprint(api: Api) -> Blueprint:
         service = query_params.known_text(given, "service")
         now = api.clock.now()
         since = query_params.since(given, now - HOUR)
-        minutes = await api.archive.read(lambda db: read_minutes(db, since, now, service))
+        minutes = await api.ledger.queries.activity(since, now, service)
         items = [serializers.minute(one) for one in minutes]
         return json_response({"items": items, "next": None, "since": rfc3339(since)})
 

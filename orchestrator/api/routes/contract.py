@@ -42,7 +42,7 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
         trouble = f"no answer within {HEALTH_DEADLINE:g} s"
         with trio.move_on_after(HEALTH_DEADLINE):
             try:
-                await api.archive.check()
+                await api.ledger.check()
                 return json_response({"status": "ok", "database": "ok"})
             except LedgerError as error:
                 trouble = str(error)

@@ -21,7 +21,7 @@ from orchestrator.api.http import query_params, sse
 from orchestrator.api.http.errors import job_id, query
 from orchestrator.events.change_stream import ChangeFilter, EncodedChange, Listener
 from orchestrator.events.waiters import WaitersClosed
-from orchestrator.ledger.queries import JobChange, read_details
+from orchestrator.ledger.queries import JobChange
 
 
 def written(told: JobChange) -> bytes:
@@ -54,7 +54,7 @@ def blueprint(api: Api) -> Blueprint:
             return Response(b"", 204)
         first = sse.RETRY
         if after is None:
-            details = (await api.archive.read(lambda db: read_details(db, (row.id,))))[row.id]
+            details = (await api.ledger.queries.details((row.id,)))[row.id]
             first += written(JobChange(row.change_seq, row, details, None))
         ended = after is None and row.status in OVER
         return sse.response(_stream(api, _listener(api), ChangeFilter(job=row.id), place, first, ended=ended))

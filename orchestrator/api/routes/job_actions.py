@@ -19,7 +19,6 @@ from orchestrator.api.context import Api
 from orchestrator.api.http.errors import Refusal, job_id, json_response, query
 from orchestrator.api.upload_form import idempotency_key
 from orchestrator.callbacks.allowed_hosts import NotAllowed
-from orchestrator.ledger.queries import read_details
 from orchestrator.storage.disk import StorageGone
 
 FINISHING: Final = 60.0
@@ -64,7 +63,7 @@ async def _repeated(api: Api, row: Job, key: str | None) -> Job:
     callback is not allowed any more: without it, somebody might wait in vain."""
     if row.service not in api.services:
         raise Refusal(409, "unknown_service", f"service {row.service} is not configured any more")
-    details = (await api.archive.read(lambda db: read_details(db, (row.id,))))[row.id]
+    details = (await api.ledger.queries.details((row.id,)))[row.id]
     if details.callback_url is not None:
         try:
             api.callbacks.url(details.callback_url)

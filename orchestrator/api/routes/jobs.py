@@ -16,7 +16,7 @@ from orchestrator.api.context import Api
 from orchestrator.api.http import query_params
 from orchestrator.api.http.errors import Refusal, job_id, json_response, query
 from orchestrator.events.waiters import WaitersClosed
-from orchestrator.ledger.queries import JobFilter, read_list, read_seq
+from orchestrator.ledger.queries import JobFilter
 
 MOST_WAIT: Final = 300.0
 """Seconds that one request may wait for a change."""
@@ -42,8 +42,8 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
             node=query_params.known_text(given, "node"),
             search=query_params.known_text(given, "search") or None,
         )
-        version = await api.archive.read(read_seq)
-        found = await api.archive.read(lambda db: read_list(db, wanted, before, limit))
+        version = await api.ledger.queries.newest_change()
+        found = await api.ledger.queries.page(wanted, before, limit)
         items = await job_views.told(api, found.jobs)
         after = None if found.before is None else query_params.cursor("j", found.before)
         return json_response({"items": items, "next": after, "version": version})

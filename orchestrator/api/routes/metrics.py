@@ -9,8 +9,6 @@ from typing import Final
 from actors.domain.status import QUOTA, Status
 from actors.kernel.actor import NoAnswer
 from orchestrator.api.context import Api
-from orchestrator.ledger.tables.callbacks import read_tallies
-from orchestrator.ledger.tables.usage import read_usage
 
 EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -20,9 +18,9 @@ Sample = tuple[Mapping[str, str], float]
 
 async def _exposition(api: Api) -> list[str]:
     """In the text format of Prometheus. No user and no job is a label: there are too many of them."""
-    counts = await api.archive.counts()
-    used, _ = await api.archive.read(lambda db: read_usage(db, 0.0, None, None))
-    callbacks = await api.archive.read(read_tallies)
+    counts = await api.ledger.queries.job_counts()
+    used, _ = await api.ledger.queries.usage(0.0)
+    callbacks = await api.ledger.queries.callback_counts()
     ended: Counter[tuple[str, Status]] = Counter()
     cpu: Counter[str] = Counter(dict.fromkeys(api.services, 0))
     for one in used:

@@ -28,7 +28,7 @@ async def _checks(api: Api) -> dict[str, str]:
 
     with trio.move_on_after(DEADLINE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(check, "ledger", api.archive.check)
+            nursery.start_soon(check, "ledger", api.ledger.check)
             nursery.start_soon(check, "storage", lambda: api.storage.require(0))
             nursery.start_soon(check, "scheduler", api.pool)
     return checks

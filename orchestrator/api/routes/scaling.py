@@ -23,7 +23,7 @@ def blueprint(api: Api) -> Blueprint:
         given = query("service")
         service = given.get("service")
         standing = [one for one in await api.scaling() if service in (None, one.service)]
-        decisions = await api.archive.decisions(service, DECISIONS)
+        decisions = await api.ledger.decisions(service, DECISIONS)
         return json_response(
             {
                 "items": [_standing(one) for one in standing],

@@ -55,7 +55,7 @@ def _known(api: Api, name: str) -> str:
 
 
 async def _told(api: Api, *names: str) -> list[dict[str, Any]]:
-    counts, views = await api.archive.counts(), await api.pool()
+    counts, views = await api.ledger.queries.job_counts(), await api.pool()
     told = []
     for name in names:
         body = serializers.service(api.services[name], counts)

@@ -12,7 +12,6 @@ from orchestrator.api.http import query_params
 from orchestrator.api.http.errors import json_response, query
 from orchestrator.api.routes.metrics import EXPOSITION, _exposition
 from orchestrator.api.routes.ready import _checks
-from orchestrator.ledger.tables.usage import read_usage
 
 
 def blueprint(api: Api) -> Blueprint:
@@ -23,7 +22,7 @@ def blueprint(api: Api) -> Blueprint:
         given = query("since", "user", "service")
         user, service = query_params.signed(given, "user"), query_params.known_text(given, "service")
         since = query_params.since(given, 0.0)
-        used, begin = await api.archive.read(lambda db: read_usage(db, since, user, service))
+        used, begin = await api.ledger.queries.usage(since, user, service)
         return json_response({"items": serializers.usage(used), "next": None, "since": rfc3339(begin)})
 
     @page.get("/metrics")

@@ -75,8 +75,6 @@ class Minute:
 
 
 def read_minutes(db: sqlite3.Connection, since: float, until: float, service: str | None) -> Sequence[Minute]:
-    """Minutes in which anything happened, from the one that `since` is in to the one that `until` is in,
-    oldest first."""
     wanted = "AND service = ?" if service is not None else ""
     found = db.execute(
         "SELECT minute, service, submitted, begun, completed, failed, killed, wait_seconds, longest_wait "

@@ -4,15 +4,11 @@ same transaction, so no crash forgets a callback."""
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 
 from actors.ports.callbacks import Callback, CallbackStatus, DeliveryOutcome
-from orchestrator.ledger.writer import Writing
-
-T = TypeVar("T")
 
 TABLES: Final = (
     """CREATE TABLE callbacks (
@@ -54,28 +50,6 @@ _PENDING: Final = (
 )
 
 
-class LedgerTables(Protocol):
-    """What is needed of the ledger."""
-
-    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T: ...
-    async def write(self, work: Callable[[Writing], T]) -> T: ...
-
-
-class SqliteCallbacks:
-    """Implements `actors.ports.callbacks.CallbackLedger`."""
-
-    def __init__(self, ledger: LedgerTables) -> None:
-        self._ledger = ledger
-
-    async def pending(self, after: int, limit: int = 500) -> Sequence[Callback]:
-        return await self._ledger.read(
-            lambda db: [Callback(*row) for row in db.execute(_PENDING, (after, limit))]
-        )
-
-    async def note(self, tried: DeliveryOutcome) -> None:
-        await self._ledger.write(partial(_note, tried))
-
-
 @dataclass(frozen=True, slots=True)
 class CallbackView:
     """How it stands with a job's callback; before the job's end nothing was tried. Times are wall-clock."""
@@ -88,8 +62,11 @@ class CallbackView:
     settled_at: float | None = None
 
 
+def read_pending(db: sqlite3.Connection, after: int, limit: int) -> Sequence[Callback]:
+    return [Callback(*row) for row in db.execute(_PENDING, (after, limit))]
+
+
 def read_callback(db: sqlite3.Connection, job_id: int) -> CallbackView | None:
-    """None for a job that asked for none, or that is unknown."""
     row = db.execute(
         "SELECT j.callback_url, c.status, c.tries, c.last_error, c.next_at, c.settled_at "
         "FROM jobs AS j LEFT JOIN callbacks AS c ON c.job_id = j.id "
@@ -101,15 +78,14 @@ def read_callback(db: sqlite3.Connection, job_id: int) -> CallbackView | None:
     return CallbackView(row[0]) if row[1] is None else CallbackView(row[0], CallbackStatus(row[1]), *row[2:])
 
 
-def read_tallies(db: sqlite3.Connection) -> Mapping[str, int]:
-    """How many callbacks there are, by status."""
+def read_callback_counts(db: sqlite3.Connection) -> Mapping[str, int]:
     found: list[tuple[str, Any]] = db.execute("SELECT status, callbacks FROM callback_tallies").fetchall()
     return dict(found)
 
 
-def _note(tried: DeliveryOutcome, writing: Writing) -> None:
-    settled = None if tried.status is CallbackStatus.PENDING else writing.now
-    writing.db.execute(
+def store_delivery(db: sqlite3.Connection, tried: DeliveryOutcome, now: float) -> None:
+    settled = None if tried.status is CallbackStatus.PENDING else now
+    db.execute(
         "UPDATE callbacks SET status = ?, tries = ?, last_error = COALESCE(?, last_error), next_at = ?, "
         "settled_at = ? WHERE job_id = ? AND status = 'pending'",
         (tried.status.value, tried.tries, tried.error, tried.next_at, settled, tried.job_id),

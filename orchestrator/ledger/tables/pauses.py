@@ -7,12 +7,10 @@ from collections.abc import Mapping
 
 
 def read_pauses(db: sqlite3.Connection) -> Mapping[str, tuple[str, float]]:
-    """Paused services: why, and since when."""
     return {row[0]: (row[1], row[2]) for row in db.execute("SELECT service, reason, since FROM pauses")}
 
 
 def store_pause(db: sqlite3.Connection, service: str, reason: str | None, now: float) -> None:
-    """None lifts it. One that is paused already keeps its time."""
     if reason is None:
         db.execute("DELETE FROM pauses WHERE service = ?", (service,))
     else:

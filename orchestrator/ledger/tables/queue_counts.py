@@ -59,8 +59,7 @@ class QueueShare:
     under_way: int
 
 
-def read_crowd(db: sqlite3.Connection, service: str | None, limit: int) -> Sequence[QueueShare]:
-    """Those with most jobs that wait first."""
+def read_queue_shares(db: sqlite3.Connection, service: str | None, limit: int) -> Sequence[QueueShare]:
     where, given = ("WHERE service = ?", (service,)) if service is not None else ("", ())
     found = db.execute(
         f"SELECT service, user_id, queued, under_way FROM crowd {where} "

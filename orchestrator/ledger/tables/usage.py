@@ -57,8 +57,6 @@ class Used:
 def read_usage(
     db: sqlite3.Connection, since: float, user: int | None, service: str | None
 ) -> tuple[Sequence[Used], float]:
-    """By service, user and end, of jobs that ended since the beginning of the hour that `since` is in, which
-    is the second value."""
     hour = int(since // HOUR)
     given = {"hour >= ?": hour, "user_id = ?": user, "service = ?": service}
     wanted = {condition: value for condition, value in given.items() if value is not None}

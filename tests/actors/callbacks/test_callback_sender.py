@@ -17,7 +17,6 @@ from actors.domain.job import Job
 from actors.domain.status import Status
 from actors.messages import Committed
 from actors.ports.callbacks import Callback, CallbackStatus, PostAnswer, PostResult
-from orchestrator.ledger.tables.callbacks import SqliteCallbacks
 
 
 async def test_an_end_is_told_at_once_and_once(autojump_clock: MockClock) -> None:
@@ -220,21 +219,20 @@ async def test_with_the_real_ledger_an_end_has_its_callback_and_no_other_job_has
     house = House()
     clock = SetClock()
     async with open_ledger(tmp_path / "db.sqlite", clock) as ledger:
-        callbacks = SqliteCallbacks(ledger)
-        house.caller = house.new_caller(callbacks)
+        house.caller = house.new_caller(ledger)
         house.wall.jumped = clock.time - trio.current_time()
         told = await ledger.insert(new_job(details=JobDetails(callback_url=URL)))
         other = await ledger.insert(new_job())
         path = (Status.PROCESSING, Status.SUBMITTED, Status.RUNNING)
         told, other = await walk(ledger, told, *path), await walk(ledger, other, *path)
-        assert await callbacks.pending(0) == []
+        assert await ledger.pending_callbacks(0) == []
         await walk(ledger, other, Status.COMPLETED)
-        assert await callbacks.pending(0) == []
+        assert await ledger.pending_callbacks(0) == []
         await walk(ledger, told, Status.FAILED, Status.CLEANED)
-        (pending,) = await callbacks.pending(0)
+        (pending,) = await ledger.pending_callbacks(0)
         assert (pending.job_id, pending.url, pending.tries) == (told.id, URL, 0)
         async with house.living():
             with trio.fail_after(30):
-                while await callbacks.pending(0):
+                while await ledger.pending_callbacks(0):
                     await trio.lowlevel.checkpoint()
         assert [callback for _, callback in house.receiver.posts] == [pending]

@@ -15,7 +15,7 @@ from support.memory.memory_callbacks import MemoryCallbacks
 from actors.domain.changes import JobDetails
 from actors.domain.status import Status
 from actors.ports.callbacks import CallbackLedger, CallbackStatus, DeliveryOutcome
-from orchestrator.ledger.tables.callbacks import SqliteCallbacks, read_callback, read_tallies
+from actors.store.sqlite_thread import run_on_connection
 
 URL = "https://portal.example.org/done"
 NOW = 1_700_000_000.0
@@ -38,7 +38,7 @@ async def real(path: Path) -> AsyncIterator[Kept]:
             job = await ledger.insert(new_job(details=JobDetails(callback_url=URL)))
             return (await walk(ledger, job, Status.FAILED)).id
 
-        yield Kept(SqliteCallbacks(ledger), end)
+        yield Kept(ledger, end)
 
 
 @asynccontextmanager
@@ -57,41 +57,40 @@ async def fake(path: Path) -> AsyncIterator[Kept]:
 async def test_what_is_pending_is_told_in_order_from_anywhere(tmp_path: Path, kind: type) -> None:
     async with kind(tmp_path) as kept:
         ids = [await kept.end() for _ in range(5)]
-        all_of_them = await kept.callbacks.pending(0)
+        all_of_them = await kept.callbacks.pending_callbacks(0)
         assert [one.job_id for one in all_of_them] == ids
         assert [one.seq for one in all_of_them] == sorted({one.seq for one in all_of_them})
         for one in all_of_them:
             assert (one.url, one.since, one.next_at, one.tries) == (URL, NOW, NOW, 0)
-        assert await kept.callbacks.pending(0, 2) == all_of_them[:2]
-        assert await kept.callbacks.pending(all_of_them[1].seq, 2) == all_of_them[2:4]
-        assert await kept.callbacks.pending(all_of_them[-1].seq) == []
+        assert await kept.callbacks.pending_callbacks(0, 2) == all_of_them[:2]
+        assert await kept.callbacks.pending_callbacks(all_of_them[1].seq, 2) == all_of_them[2:4]
+        assert await kept.callbacks.pending_callbacks(all_of_them[-1].seq) == []
 
 
 @pytest.mark.parametrize("kind", [real, fake])
 async def test_a_failed_try_is_kept_and_what_is_settled_is_settled(tmp_path: Path, kind: type) -> None:
     async with kind(tmp_path) as kept:
         first, second, third = [await kept.end() for _ in range(3)]
-        note = kept.callbacks.note
+        note = kept.callbacks.record_delivery
         await note(DeliveryOutcome(first, CallbackStatus.PENDING, 1, "HTTP 500", NOW + 5))
         await note(DeliveryOutcome(second, CallbackStatus.DELIVERED, 1))
         await note(DeliveryOutcome(third, CallbackStatus.GIVEN_UP, 1, "HTTP 410"))
         await note(DeliveryOutcome(third, CallbackStatus.PENDING, 2, "late", NOW + 5))
-        (left,) = await kept.callbacks.pending(0)
+        (left,) = await kept.callbacks.pending_callbacks(0)
         assert (left.job_id, left.tries, left.next_at, left.since) == (first, 1, NOW + 5, NOW)
         await note(DeliveryOutcome(99, CallbackStatus.DELIVERED, 1))  # of a job that nobody knows
 
 
 async def test_they_are_counted_as_they_come_and_settle(tmp_path: Path) -> None:
     async with open_ledger(tmp_path / "db.sqlite") as ledger:
-        callbacks = SqliteCallbacks(ledger)
-        assert await ledger.read(read_tallies) == {"pending": 0, "delivered": 0, "given_up": 0}
+        assert await ledger.queries.callback_counts() == {"pending": 0, "delivered": 0, "given_up": 0}
         jobs = [await ledger.insert(new_job(details=JobDetails(callback_url=URL))) for _ in range(3)]
         ended = [await walk(ledger, job, Status.FAILED) for job in jobs]
         await walk(ledger, ended[0], Status.CLEANED)
-        await callbacks.note(DeliveryOutcome(jobs[0].id, CallbackStatus.PENDING, 1, "x", 1.0))
-        await callbacks.note(DeliveryOutcome(jobs[0].id, CallbackStatus.DELIVERED, 2))
-        await callbacks.note(DeliveryOutcome(jobs[1].id, CallbackStatus.GIVEN_UP, 2, "x"))
-        assert await ledger.read(read_tallies) == {"pending": 1, "delivered": 1, "given_up": 1}
+        await ledger.record_delivery(DeliveryOutcome(jobs[0].id, CallbackStatus.PENDING, 1, "x", 1.0))
+        await ledger.record_delivery(DeliveryOutcome(jobs[0].id, CallbackStatus.DELIVERED, 2))
+        await ledger.record_delivery(DeliveryOutcome(jobs[1].id, CallbackStatus.GIVEN_UP, 2, "x"))
+        assert await ledger.queries.callback_counts() == {"pending": 1, "delivered": 1, "given_up": 1}
 
 
 async def test_no_query_reads_all_callbacks(tmp_path: Path) -> None:
@@ -99,12 +98,11 @@ async def test_no_query_reads_all_callbacks(tmp_path: Path) -> None:
     async with open_ledger(tmp_path / "db.sqlite") as ledger:
         for connection in (ledger._connection, ledger._reader):
             connection._real_connection.set_trace_callback(statements.append)
-        callbacks = SqliteCallbacks(ledger)
         job = await ledger.insert(new_job(details=JobDetails(callback_url=URL)))
         await walk(ledger, job, Status.FAILED)
-        await callbacks.pending(0)
-        await callbacks.note(DeliveryOutcome(job.id, CallbackStatus.PENDING, 1, "x", 1.0))
-        await ledger.read(lambda db: read_callback(db, job.id))
+        await ledger.pending_callbacks(0)
+        await ledger.record_delivery(DeliveryOutcome(job.id, CallbackStatus.PENDING, 1, "x", 1.0))
+        await ledger.queries.callback(job.id)
 
         def plans(db: sqlite3.Connection) -> dict[str, str]:
             asked = [
@@ -116,7 +114,7 @@ async def test_no_query_reads_all_callbacks(tmp_path: Path) -> None:
 
         for connection in (ledger._connection, ledger._reader):
             connection._real_connection.set_trace_callback(None)
-        found = await ledger.read(plans)
+        found = await run_on_connection(ledger._reader, plans)
         assert len(found) == 3
         for statement, plan in found.items():
             assert "SCAN" not in plan and "TEMP B-TREE" not in plan, (statement, plan)

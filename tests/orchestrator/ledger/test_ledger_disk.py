@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,11 @@ import trio.testing
 from support.data.ledgers import SetClock, list_jobs, new_attempt, new_job, open_ledger, walk
 
 from actors.domain.changes import ChangeResult, MoveAttempt, RecordEnd, SetMessage, SetProgress, Transition
-from actors.domain.job import AttemptState, End
+from actors.domain.job import AttemptState, End, Job
 from actors.domain.status import Status
 from actors.ports.ledger import LedgerError
 from actors.store.sqlite_thread import run_on_connection
 from orchestrator.ledger.ledger import JobDetails, JoinedNode, LedgerFull, SqliteLedger
-from orchestrator.ledger.queries import read_changes
 from orchestrator.ledger.schema import MAX_ID, SCHEMA
 
 S = Status
@@ -173,6 +173,23 @@ async def test_nobody_is_answered_before_the_commit(path: Path) -> None:
         await ledger.request_terminate(job.id)
         order.append("ordered")
     assert order == ["commit", "inserted", "commit", "recorded", "commit", "ordered"]
+
+
+async def test_changed_jobs_are_told_once_durable_and_before_anybody_is_answered(path: Path) -> None:
+    order: list[object] = []
+
+    def committed(jobs: Sequence[Job]) -> None:
+        order.append([(job.id, job.change_seq) for job in jobs])
+
+    async with open_ledger(path, trace=order.append, committed=committed) as ledger:
+        job = await ledger.insert(new_job(idempotency_key="k"))
+        order.append("inserted")
+        with pytest.raises(LedgerError):
+            await ledger.insert(new_job(storage_key=job.storage_key))
+        await ledger.insert(new_job(idempotency_key="k"))  # is there already
+        end = Transition(job.id, S.QUEUED, S.FAILED, "why")
+        await ledger.record([end, end])  # the second is stale
+    assert order == ["commit", [(1, 1)], "inserted", "commit", "commit", "commit", [(1, 2)]]
 
 
 async def test_an_item_that_fails_harms_no_other_of_its_batch(path: Path) -> None:
@@ -457,11 +474,10 @@ async def test_details_are_stored_with_the_job(path: Path) -> None:
     async with open_ledger(path) as ledger:
         plain = await ledger.insert(new_job())
         job = await ledger.insert(new_job(idempotency_key="k", fingerprint="f", details=details))
-        assert await ledger.details(job.id) == details
-        assert await ledger.details(plain.id) == JobDetails()
-        assert await ledger.details(99) is None
-        assert await ledger.find_idempotent("k") == (job, "f")
-        assert await ledger.find_idempotent("other") is None
+        assert (await ledger.queries.details((job.id,)))[job.id] == details
+        assert (await ledger.queries.details((plain.id,)))[plain.id] == JobDetails()
+        assert await ledger.queries.details((99,)) == {}
+        assert await ledger.insert(new_job(idempotency_key="k", fingerprint="f")) == job
 
 
 async def test_lists_are_newest_first_and_filtered(path: Path) -> None:
@@ -481,12 +497,12 @@ async def test_lists_are_newest_first_and_filtered(path: Path) -> None:
 
 async def test_counts_follow_every_move(path: Path) -> None:
     async with open_ledger(path) as ledger:
-        assert await ledger.counts() == {}
+        assert await ledger.queries.job_counts() == {}
         jobs = [await ledger.insert(new_job()) for _ in range(3)]
         await ledger.insert(new_job(service="other"))
         await walk(ledger, jobs[0], S.PROCESSING, S.SUBMITTED)
         await walk(ledger, jobs[1], S.KILLED)
-        assert await ledger.counts() == {
+        assert await ledger.queries.job_counts() == {
             ("example", S.QUEUED): 1,
             ("example", S.SUBMITTED): 1,
             ("example", S.KILLED): 1,
@@ -538,9 +554,9 @@ async def test_no_query_reads_all_jobs(path: Path) -> None:
             {"service": "x", "status": S.FAILED},
         ):
             await list_jobs(ledger, **more)
-        await ledger.find_idempotent("k")
-        await ledger.details(1)
-        await ledger.read(lambda db: read_changes(db, 1))
+        await ledger.insert(new_job(idempotency_key="k"))
+        await ledger.queries.details((1,))
+        await ledger.queries.changes_after(1)
         await ledger.max_id()
 
         def plans(db: sqlite3.Connection) -> dict[str, str]:

@@ -15,11 +15,10 @@ from actors.domain.job import End
 from actors.domain.status import Status
 from orchestrator.ledger import queries
 from orchestrator.ledger.ledger import SqliteLedger
-from orchestrator.ledger.queries import JobFilter, read_changes, read_list, read_seq
+from orchestrator.ledger.queries import JobFilter
 from orchestrator.ledger.schema import MIGRATIONS, SCHEMA
-from orchestrator.ledger.tables.activity import KEPT, read_minutes
-from orchestrator.ledger.tables.queue_counts import QueueShare, read_crowd
-from orchestrator.ledger.tables.usage import read_usage
+from orchestrator.ledger.tables.activity import KEPT
+from orchestrator.ledger.tables.queue_counts import QueueShare
 
 S = Status
 
@@ -63,7 +62,7 @@ async def test_jobs_are_listed_by_the_node_that_they_are_on(ledger: SqliteLedger
 async def pages(ledger: SqliteLedger, limit: int, **narrowed: object) -> list[list[int]]:
     wanted, before, found = JobFilter(**narrowed), None, []  # type: ignore[arg-type]  # keywords of any kind
     while True:
-        page = await ledger.read(lambda db, at=before: read_list(db, wanted, at, limit))
+        page = await ledger.queries.page(wanted, before, limit)
         found.append([job.id for job in page.jobs])
         assert len(found) < 50
         if page.before is None:
@@ -118,8 +117,8 @@ async def test_every_transition_is_told_once_and_in_order(
     other = await ledger.insert(new_job())
     await walk(ledger, job, S.PROCESSING, S.SUBMITTED, S.RUNNING)
     await ledger.request_terminate(other.id)
-    told, upto = await ledger.read(lambda db: read_changes(db, 0))
-    assert upto == await ledger.read(read_seq)
+    told, upto = await ledger.queries.changes_after(0)
+    assert upto == await ledger.queries.newest_change()
     assert [(one.job.id, one.entry.target if one.entry else None) for one in told] == [
         (job.id, S.QUEUED),
         (other.id, S.QUEUED),
@@ -132,7 +131,7 @@ async def test_every_transition_is_told_once_and_in_order(
     monkeypatch.setattr(queries, "WINDOW", 2)
     again, after = [], 0
     while after < upto:
-        some, after = await ledger.read(lambda db, after=after: read_changes(db, after))  # type: ignore[misc]
+        some, after = await ledger.queries.changes_after(after)
         again += some
     assert again == told
 
@@ -148,15 +147,15 @@ async def test_use_is_summed_by_hour_and_outlives_the_data(ledger: SqliteLedger,
         await walk(ledger, job, S.COMPLETED, S.CLEANED)
     clock.time = 3 * 7200.0
     await walk(ledger, await ledger.insert(new_job(user=3)), S.KILLED)
-    used, since = await ledger.read(lambda db: read_usage(db, 7201.0, None, None))
+    used, since = await ledger.queries.usage(7201.0, None, None)
     assert since == 7200.0
     assert [(u.user_id, u.status, u.jobs, u.cpu_seconds, u.wall_seconds) for u in used] == [
         (3, S.COMPLETED, 2, 4.0, 20.0),
         (3, S.KILLED, 1, 0.0, 0.0),
     ]
-    used, _ = await ledger.read(lambda db: read_usage(db, 10800.0, None, None))
+    used, _ = await ledger.queries.usage(10800.0, None, None)
     assert [u.status for u in used] == [S.KILLED]
-    assert await ledger.read(lambda db: read_usage(db, 0.0, 4, None)) == ([], 0.0)
+    assert await ledger.queries.usage(0.0, 4, None) == ([], 0.0)
 
 
 @pytest.mark.parametrize("schema", range(1, SCHEMA))
@@ -185,15 +184,15 @@ async def test_an_older_ledger_is_taken_over_with_what_it_has(schema: int, tmp_p
     finally:
         db.close()
     async with open_ledger(path) as ledger:
-        assert await ledger.details(1) == JobDetails()
-        told, _ = await ledger.read(lambda db: read_changes(db, 0))
+        assert await ledger.queries.details((1,)) == {1: JobDetails()}
+        told, _ = await ledger.queries.changes_after(0)
         assert [one.job.status for one in told] == [S.QUEUED, S.PROCESSING, S.COMPLETED]
         assert [one.job.progress for one in told] == [None] * 3
-        assert await ledger.read(lambda db: read_crowd(db, None, 9)) == [QueueShare("s", 7, 1, 1)]
-        used, _ = await ledger.read(lambda db: read_usage(db, 0.0, None, None))
+        assert await ledger.queries.queue_counts(None, 9) == [QueueShare("s", 7, 1, 1)]
+        used, _ = await ledger.queries.usage(0.0, None, None)
         assert [(one.status, one.jobs) for one in used] == [(S.COMPLETED, 1)]
         assert (await ledger.insert(new_job(7, "s"))).id == 4
-        assert await ledger.read(lambda db: read_crowd(db, None, 9)) == [QueueShare("s", 7, 2, 1)]
+        assert await ledger.queries.queue_counts(None, 9) == [QueueShare("s", 7, 2, 1)]
 
 
 async def test_who_fills_the_queue_is_known_without_counting(ledger: SqliteLedger) -> None:
@@ -201,13 +200,13 @@ async def test_who_fills_the_queue_is_known_without_counting(ledger: SqliteLedge
     await ledger.insert(new_job(9, "other"))
     await walk(ledger, jobs[0], S.PROCESSING, S.SUBMITTED, S.RUNNING)
     wanted = [QueueShare("example", 1, 2, 1), QueueShare("example", 2, 1, 0)]
-    assert await ledger.read(lambda db: read_crowd(db, "example", 9)) == wanted
-    assert len(await ledger.read(lambda db: read_crowd(db, None, 2))) == 2
+    assert await ledger.queries.queue_counts("example", 9) == wanted
+    assert len(await ledger.queries.queue_counts(None, 2)) == 2
     back = await walk(ledger, jobs[1], S.PROCESSING, S.QUEUED)
     await walk(ledger, back, S.PROCESSING, S.SUBMITTED, S.COMPLETED, S.CLEANED)
     await walk(ledger, jobs[3], S.KILLED)
     wanted = [QueueShare("example", 1, 1, 1)]  # user 2 has nothing any more
-    assert await ledger.read(lambda db: read_crowd(db, "example", 9)) == wanted
+    assert await ledger.queries.queue_counts("example", 9) == wanted
 
 
 async def test_minutes_tell_what_happened_in_them(ledger: SqliteLedger, clock: SetClock) -> None:
@@ -221,13 +220,13 @@ async def test_minutes_tell_what_happened_in_them(ledger: SqliteLedger, clock: S
     clock.time = 6130.0
     await walk(ledger, back, S.PROCESSING, S.SUBMITTED, S.COMPLETED)
     await walk(ledger, jobs[2], S.KILLED)
-    first, second, third = await ledger.read(lambda db: read_minutes(db, 6001.0, 9e9, None))
+    first, second, third = await ledger.queries.activity(6001.0, 9e9, None)
     assert (first.at, first.submitted, first.begun) == (6000.0, 4, 0)
     # Its second leaving of the queue counts no more.
     assert (second.begun, second.wait_seconds, second.longest_wait, second.failed) == (2, 160.0, 90.0, 1)
     assert (third.begun, third.completed, third.killed) == (0, 1, 1)
-    assert await ledger.read(lambda db: read_minutes(db, 6060.0, 9e9, "example")) == [second, third]
-    assert await ledger.read(lambda db: read_minutes(db, 0.0, 9e9, "other")) == []
+    assert await ledger.queries.activity(6060.0, 9e9, "example") == [second, third]
+    assert await ledger.queries.activity(0.0, 9e9, "other") == []
 
 
 async def test_minutes_are_kept_in_number_and_survive_a_clock_that_jumped(
@@ -239,12 +238,12 @@ async def test_minutes_are_kept_in_number_and_survive_a_clock_that_jumped(
     await ledger.insert(new_job(service="other"))
     clock.time = 6120.0
     await ledger.insert(new_job())
-    found = await ledger.read(lambda db: read_minutes(db, 0.0, clock.time, None))
+    found = await ledger.queries.activity(0.0, clock.time, None)
     assert [one.at for one in found] == [6000.0, 6120.0]
     for _ in range(KEPT):
         clock.time += 60.0
         await ledger.insert(new_job())
-    found = await ledger.read(lambda db: read_minutes(db, 0.0, clock.time, None))
+    found = await ledger.queries.activity(0.0, clock.time, None)
     # The one that is ahead is the newest of those that are kept.
     assert len(found) == KEPT - 1 and found[-1].at == clock.time
 
@@ -262,7 +261,7 @@ async def test_progress_is_the_current_attempts_alone(ledger: SqliteLedger) -> N
     assert first.job is not None
     assert (first.job.progress, first.job.progress_message) == (0.5, "half")
     assert first.job.change_seq > job.change_seq
-    told, _ = await ledger.read(lambda db: read_changes(db, job.change_seq))
+    told, _ = await ledger.queries.changes_after(job.change_seq)
     assert [(one.entry, one.job.progress) for one in told] == [(None, 0.5)]
     back = await walk(ledger, first.job, S.QUEUED)
     assert (back.progress, back.progress_message) == (None, "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -13,7 +13,7 @@ from actors.domain.job import Attempt, Job
 from actors.domain.status import Status
 from actors.ports.ledger import Ledger
 from orchestrator.ledger.ledger import SqliteLedger
-from orchestrator.ledger.queries import JobFilter, read_list
+from orchestrator.ledger.queries import JobFilter
 
 _numbers = itertools.count(1)
 
@@ -30,10 +30,13 @@ class SetClock:
 
 @asynccontextmanager
 async def open_ledger(
-    path: object, clock: SetClock | None = None, trace: Callable[[str], None] | None = None
+    path: object,
+    clock: SetClock | None = None,
+    trace: Callable[[str], None] | None = None,
+    committed: Callable[[Sequence[Job]], None] = lambda jobs: None,
 ) -> AsyncIterator[SqliteLedger]:
     """A ledger with its writer running, closed afterwards."""
-    ledger = await SqliteLedger.open(str(path), clock=clock or SetClock(), trace=trace)
+    ledger = await SqliteLedger.open(str(path), clock=clock or SetClock(), committed=committed, trace=trace)
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(ledger.run)
@@ -69,4 +72,4 @@ async def list_jobs(
 ) -> list[Job]:
     """A page of jobs, newest first."""
     wanted = JobFilter(**narrowed)  # type: ignore[arg-type]  # keywords of any kind
-    return list((await ledger.read(lambda db: read_list(db, wanted, before_id, limit))).jobs)
+    return list((await ledger.queries.page(wanted, before_id, limit)).jobs)

@@ -32,14 +32,14 @@ class MemoryCallbacks:
         seq = len(self.rows) + 1
         self.rows[job_id] = Callback(seq, job_id, url, at, at)
 
-    async def pending(self, after: int, limit: int = 500) -> Sequence[Callback]:
+    async def pending_callbacks(self, after: int, limit: int = 500) -> Sequence[Callback]:
         await trio.lowlevel.checkpoint()
         self._check()
         self.reads += 1
         found = sorted(row for row in map(self._row, self.rows) if row is not None)
         return [callback for seq, callback in found if seq > after][:limit]
 
-    async def note(self, tried: DeliveryOutcome) -> None:
+    async def record_delivery(self, tried: DeliveryOutcome) -> None:
         await trio.lowlevel.checkpoint()
         self._check()
         before = self.tried.get(tried.job_id)

@@ -19,7 +19,6 @@ from actors.domain.node import NodeRef, NodeView
 from actors.domain.scaling import ServiceScaling
 from actors.domain.service import ServiceLimits, Waiting
 from actors.messages import DrainNode, UndrainNode
-from actors.ports.ledger import Ledger
 from actors.wire.http.server import serve
 from orchestrator.api import Api, create_app
 from orchestrator.api.routes.events import written
@@ -27,7 +26,6 @@ from orchestrator.callbacks.allowed_hosts import CallbackHosts
 from orchestrator.events.change_stream import ChangeStream
 from orchestrator.events.waiters import JobWaiters
 from orchestrator.ledger.ledger import SqliteLedger
-from orchestrator.ledger.telling import TellingLedger
 from orchestrator.nodes.native.events import Introduced, Kind
 from orchestrator.nodes.registry import NodeRegistry
 from orchestrator.nodes.remote_stream import NotOnNode, RemoteStream, Unreachable
@@ -117,8 +115,7 @@ class Server:
 
     url: str
     client: httpx.AsyncClient
-    ledger: Ledger
-    raw: SqliteLedger
+    ledger: SqliteLedger
     storage: Storage
     waiters: JobWaiters
     nodes: FakeNodes
@@ -152,7 +149,7 @@ class Server:
 
     async def nothing_left(self) -> bool:
         """Neither a row nor a directory."""
-        return not self.directories() and await self.raw.max_id() == 0
+        return not self.directories() and await self.ledger.max_id() == 0
 
 
 def form(*parts: str | bytes) -> tuple[bytes, str]:
@@ -200,18 +197,16 @@ async def api_server(
     async def pool() -> Sequence[NodeView]:
         return tuple(views)
 
-    async with open_ledger(path / "db.sqlite", clock) as raw:
-        ledger = TellingLedger(raw, waiters.publish_all)
-        registry = await NodeRegistry.load(raw, clock, ())
+    async with open_ledger(path / "db.sqlite", clock, committed=waiters.publish_all) as ledger:
+        registry = await NodeRegistry.load(ledger, clock, ())
         registry.serve(Owner(views))
         limits = {
             name: ServiceLimits(name, max_runtime=60.0 if name == "short" else 0.0) for name in services
         }
-        changes = ChangeStream(raw, waiters, written)
-        pauses = await Pauses.load(raw, clock)
+        changes = ChangeStream(ledger.queries, waiters, written)
+        pauses = await Pauses.load(ledger, clock)
         api = Api(
             ledger=ledger,
-            archive=raw,
             storage=storage,
             waiters=waiters,
             nodes=nodes,
@@ -242,7 +237,6 @@ async def api_server(
                     url,
                     client,
                     ledger,
-                    raw,
                     storage,
                     waiters,
                     nodes,

@@ -12,7 +12,6 @@ from actors.domain.changes import JobDetails
 from actors.domain.status import Status
 from actors.ports.callbacks import CallbackStatus, DeliveryOutcome
 from orchestrator.callbacks.allowed_hosts import CallbackHosts, parse_rule
-from orchestrator.ledger.tables.callbacks import SqliteCallbacks
 
 HOSTS = CallbackHosts((parse_rule("portal.example.org"), parse_rule("*.jobs.example:8443")))
 FILE = 'name="file"; filename="run.sh"|true'
@@ -74,8 +73,7 @@ async def test_how_a_callback_stands_is_shown(tmp_path: Path) -> None:
         job = await walk(server.ledger, job, *PATH, Status.COMPLETED)
         at = "2023-11-14T22:13:20.000Z"
         assert await shown() == {**waiting, "next_at": at}
-        callbacks = SqliteCallbacks(server.raw)
-        await callbacks.note(
+        await server.ledger.record_delivery(
             DeliveryOutcome(job.id, CallbackStatus.PENDING, 1, "HTTP 500", server.clock.time + 5)
         )
         assert await shown() == {
@@ -85,12 +83,12 @@ async def test_how_a_callback_stands_is_shown(tmp_path: Path) -> None:
             "next_at": "2023-11-14T22:13:25.000Z",
         }
         await server.client.delete(route)
-        assert len(await callbacks.pending(0)) == 1
-        await callbacks.note(DeliveryOutcome(job.id, CallbackStatus.DELIVERED, 2))
+        assert len(await server.ledger.pending_callbacks(0)) == 1
+        await server.ledger.record_delivery(DeliveryOutcome(job.id, CallbackStatus.DELIVERED, 2))
         done = {**waiting, "status": "delivered", "tries": 2, "last_error": "HTTP 500", "settled_at": at}
         assert await shown() == done
         # What is settled stays so, whoever comes late.
-        await callbacks.note(DeliveryOutcome(job.id, CallbackStatus.GIVEN_UP, 9, "late"))
+        await server.ledger.record_delivery(DeliveryOutcome(job.id, CallbackStatus.GIVEN_UP, 9, "late"))
         assert await shown() == done
         metrics = (await server.client.get("/metrics")).text
         assert 'orchestrator_callbacks{status="delivered"} 1\n' in metrics
@@ -104,7 +102,7 @@ async def test_a_job_without_callback_has_none(tmp_path: Path) -> None:
         job = await server.upload(**{"run.sh": b"true"})
         await walk(server.ledger, job, *PATH, Status.COMPLETED)
         assert (await server.client.get(f"/v1/jobs/{job.id}")).json()["callback"] is None
-        assert await SqliteCallbacks(server.raw).pending(0) == []
+        assert await server.ledger.pending_callbacks(0) == []
 
 
 async def test_a_rerun_calls_the_same_url(tmp_path: Path) -> None:

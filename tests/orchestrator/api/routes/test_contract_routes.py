@@ -75,7 +75,7 @@ async def test_health_tells_of_a_database_that_fails(server: Server, monkeypatch
     async def check() -> None:
         raise LedgerError("disk I/O error")
 
-    monkeypatch.setattr(server.raw, "check", check)
+    monkeypatch.setattr(server.ledger, "check", check)
     answer = await server.client.get("/health")
     assert answer.status_code == 503
     assert answer.json() == {"status": "error", "database": "disk I/O error"}

@@ -204,7 +204,7 @@ async def test_orders_to_services_are_checked(server: Server) -> None:
 
 async def use(server: Server, user: str, cpu: float) -> None:
     await server.post('name="f"; filename="a"|x', user=user)
-    job = await server.ledger.get(await server.raw.max_id())
+    job = await server.ledger.get(await server.ledger.max_id())
     assert job is not None
     job = await walk(server.ledger, job, S.PROCESSING, S.SUBMITTED)
     assert job.attempt is not None

@@ -50,7 +50,7 @@ async def test_a_node_that_joins_is_followed_and_kept(server: Server) -> None:
         "services": ["example"],
         "unknown_services": ["other"],
     }
-    (row,) = await server.raw.nodes()
+    (row,) = await server.ledger.nodes()
     assert (row.url, row.services, row.slots, row.machine) == (URL, ("example",), 2, "c" * 32)
     assert [address.url for address in server.registry.addresses()] == [URL]
     (member,) = server.registry.members()
@@ -76,7 +76,7 @@ async def test_who_had_the_address_before_has_left(server: Server) -> None:
     await join(server)
     server.nodes.at[URL] = Introduced(Kind.OURS, OTHER)
     assert (await join(server, id=OTHER)).status_code == 201
-    assert [row.node_id for row in await server.raw.nodes()] == [OTHER]
+    assert [row.node_id for row in await server.ledger.nodes()] == [OTHER]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ async def test_what_does_not_answer_as_it_says_is_refused(
     answer = await join(server)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert URL in answer.json()["detail"]
-    assert not await server.raw.nodes()
+    assert not await server.ledger.nodes()
 
 
 async def test_a_machine_s_token_is_good_for_one_node(server: Server) -> None:
@@ -147,7 +147,7 @@ async def test_unknown_fields_services_and_bodies_are_refused(server: Server) ->
 async def test_a_node_leaves_once(server: Server) -> None:
     await join(server)
     assert (await server.client.delete(f"/v1/nodes/{ID}")).status_code == 204
-    assert server.registry.addresses() == () and not await server.raw.nodes()
+    assert server.registry.addresses() == () and not await server.ledger.nodes()
     assert (await server.client.delete(f"/v1/nodes/{ID}")).status_code == 404
 
 
@@ -176,10 +176,10 @@ async def test_a_drain_is_kept_with_its_reason_until_it_is_lifted(server: Server
     server.views[:] = [view(ID, "example")]
     answer = await server.client.post(f"/v1/nodes/{ID}/drain", json={"reason": "new kernel"})
     assert (answer.status_code, answer.json()["draining"]) == (200, "new kernel")
-    assert await server.raw.drains() == {ID: "new kernel"}
+    assert await server.ledger.drains() == {ID: "new kernel"}
     answer = await server.client.post(f"/v1/nodes/{ID}/undrain")
     assert (answer.status_code, answer.json()["draining"]) == (200, None)
-    assert await server.raw.drains() == {}
+    assert await server.ledger.drains() == {}
 
 
 async def test_a_drain_needs_no_body_and_a_node_that_is_known(server: Server) -> None:
@@ -190,7 +190,7 @@ async def test_a_drain_needs_no_body_and_a_node_that_is_known(server: Server) ->
     for path, method in (("", "GET"), ("", "DELETE"), ("/drain", "POST"), ("/undrain", "POST")):
         answer = await server.client.request(method, f"/v1/nodes/{OTHER}{path}")
         assert (answer.status_code, answer.json()["code"]) == (404, "unknown_node"), (path, method)
-    assert await server.raw.drains() == {"http://old:9000/submit": "ordered by an operator"}
+    assert await server.ledger.drains() == {"http://old:9000/submit": "ordered by an operator"}
 
 
 @pytest.mark.parametrize("reason", ["", 7, "two\nlines", "x" * 501, "scaling: idle"])
@@ -198,4 +198,4 @@ async def test_a_reason_is_a_line_of_text_of_an_operator(server: Server, reason:
     server.views[:] = [view(ID, "example")]
     answer = await server.client.post(f"/v1/nodes/{ID}/drain", json={"reason": reason})
     assert (answer.status_code, answer.json()["code"]) == (422, "bad_field")
-    assert not await server.raw.drains()
+    assert not await server.ledger.drains()
