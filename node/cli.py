@@ -65,7 +65,7 @@ def run(settings: NodeSettings) -> int:
     # Late, for `--help` and the commands to be quick.
     import trio
 
-    from actors.wire.errors import CannotListen
+    from actors.wire.errors import CannotListen, leaves
     from actors.wire.http.server import until_signal
     from node.executors.executor import NodeError
     from node.payloads.records import DataDirectoryError
@@ -88,16 +88,9 @@ def run(settings: NodeSettings) -> int:
     try:
         trio.run(main)
     except* (CannotListen, DataDirectoryError, NodeError) as group:
-        told += [str(error) for error in _leaves(group)]
+        told += [str(error) for error in leaves(group)]
     except* KeyboardInterrupt:
         told.append("interrupted")
     for line in told:
         click.echo(line, err=True)
     return 1 if told else 0
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found

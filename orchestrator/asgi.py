@@ -16,6 +16,7 @@ from typing import Any, Final
 import trio
 from quart_trio import QuartTrio
 
+from actors.wire.errors import leaves
 from orchestrator.config.settings import Settings, SettingsError, load
 from orchestrator.events.waiters import JobWaiters
 from orchestrator.server import run_orchestrator
@@ -63,7 +64,7 @@ class LifespanApp:
                 waiters.close()
                 nursery.cancel_scope.cancel()
         except* Exception as errors:
-            failed = _told(errors)
+            failed = [str(error) for error in leaves(errors)]
             if started:
                 log.critical("the orchestrator has ended by an error", exc_info=errors)
         finally:
@@ -75,13 +76,6 @@ class LifespanApp:
             await send({"type": "lifespan.startup.failed", "message": "; ".join(failed)})
         else:
             await send({"type": "lifespan.shutdown.complete"})
-
-
-def _told(errors: BaseExceptionGroup[BaseException]) -> list[str]:
-    found: list[str] = []
-    for error in errors.exceptions:
-        found += _told(error) if isinstance(error, BaseExceptionGroup) else [str(error)]
-    return found
 
 
 def settings_from_environment() -> Settings:

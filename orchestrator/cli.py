@@ -171,7 +171,7 @@ def run(serve: Callable[[Any], Awaitable[None]]) -> int:
 
     from actors.ports.ledger import LedgerError
     from actors.ports.storage import StorageError
-    from actors.wire.errors import CannotListen
+    from actors.wire.errors import CannotListen, leaves
     from actors.wire.http.server import until_signal
     from orchestrator.startup import StartError
     from orchestrator.up import NodeFailed
@@ -200,7 +200,7 @@ def run(serve: Callable[[Any], Awaitable[None]]) -> int:
     try:
         trio.run(all_of_it)
     except* (CannotListen, LedgerError, NodeFailed, StartError, StorageError) as group:
-        told += [str(error) for error in _leaves(group)]
+        told += [str(error) for error in leaves(group)]
     except* KeyboardInterrupt:
         told.append("interrupted")
     _tell(*told)
@@ -210,10 +210,3 @@ def run(serve: Callable[[Any], Awaitable[None]]) -> int:
 def _tell(*lines: str) -> None:
     for line in lines:
         click.echo(line, err=True)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found

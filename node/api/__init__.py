@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from quart_trio import QuartTrio
 
-from node.api.app import Services, make_app
+from node.api.app import Services, make_node_app
 from node.api.attempts import v1_routes
 from node.api.contract import contract_routes
 
 
 def create_app(services: Services) -> QuartTrio:
-    app = make_app("node", services.table.node_id)
+    app = make_node_app(services.table.node_id)
     app.register_blueprint(contract_routes(services))
     app.register_blueprint(v1_routes(services))
     return app

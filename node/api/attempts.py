@@ -13,10 +13,11 @@ from actors.domain.node import StreamPosition
 from actors.domain.payload import Payload
 from actors.wire.errors import BadRequest, TooLarge
 from actors.wire.files.names import printable
+from actors.wire.http.app import Refusal, json_response, query
 from actors.wire.http.drain_body import then_drained
 from actors.wire.protocol import ndjson
 from actors.wire.protocol.attempts import PROTOCOL, heartbeat_to_json, mark_to_json, view_to_json
-from node.api.app import Problem, Services, json_response, query
+from node.api.app import Services
 from node.api.results import collect_response, file_list, file_response, log_response, zip_response
 from node.api.submit import Item, ItemResult
 from node.payloads.records import KEY
@@ -61,9 +62,7 @@ def v1_routes(services: Services) -> Blueprint:
     @routes.get("/events")
     async def events() -> Response:
         owner = query("owner").get("owner")
-        response = Response(_events(services, owner), content_type="application/x-ndjson")
-        response.timeout = None
-        return response
+        return Response(_events(services, owner), content_type="application/x-ndjson")
 
     @routes.post("/attempts")
     async def submit() -> Response:
@@ -137,10 +136,10 @@ def v1_routes(services: Services) -> Blueprint:
             if payload is not None:
                 return payload
             if await table.is_tombstoned(key):
-                raise Problem(410, "tombstoned", "it was cancelled or released and will never run here")
+                raise Refusal(410, "tombstoned", "it was cancelled or released and will never run here")
             if key in services.receiver.receiving:
-                raise Problem(409, "receiving", "it is being received; ask again")
-        raise Problem(404, "not_found", f"no attempt has the key {printable(key)}")
+                raise Refusal(409, "receiving", "it is being received; ask again")
+        raise Refusal(404, "not_found", f"no attempt has the key {printable(key)}")
 
     return routes
 

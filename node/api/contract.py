@@ -10,8 +10,9 @@ from quart import Blueprint, Response, request
 
 from actors.domain.payload import Payload
 from actors.domain.status import Status
+from actors.wire.http.app import Refusal, json_response
 from actors.wire.protocol.contract import payload_body, status_body
-from node.api.app import Refusal, Services, contract_id, json_response
+from node.api.app import Services, contract_id
 from node.api.results import zip_response
 
 log: Final = logging.getLogger("node.api")
@@ -72,7 +73,7 @@ def contract_routes(services: Services) -> Blueprint:
         number = contract_id(text)
         payload = await table.by_id(number)
         if payload is None:
-            raise Refusal(404, f"no payload has the id {number}")
+            raise Refusal(404, "not_found", f"no payload has the id {number}")
         return payload
 
     def _body(payload: Payload) -> dict[str, object]:

@@ -24,9 +24,10 @@ from actors.wire.files.listing import Entry, Listing, OpenTree, open_regular
 from actors.wire.files.names import printable, unspell
 from actors.wire.files.threaded_iterator import PIECE, Pulled
 from actors.wire.files.zip_writer import zip_pieces
+from actors.wire.http.app import Refusal
 from actors.wire.protocol import frames
 from actors.wire.protocol.attempts import view_to_json
-from node.api.app import Problem, Services
+from node.api.app import Services
 from node.executors.executor import STDERR, STDOUT
 from node.host.inotify import Armed
 from node.payloads.table import view_of
@@ -59,7 +60,6 @@ async def zip_response(services: Services, payload: Payload) -> Response:
 
     response = Response(body(), content_type="application/zip")
     response.headers["Content-Disposition"] = f'attachment; filename="{payload.id}.zip"'
-    response.timeout = None
     return response
 
 
@@ -85,7 +85,6 @@ async def file_response(services: Services, payload: Payload, path: str) -> Resp
     body = b"" if request.method == "HEAD" else _pulled(services, _file(directory, raw, size))
     response = Response(body, content_type="application/octet-stream")
     response.headers["Content-Length"] = str(size)
-    response.timeout = None
     return response
 
 
@@ -93,16 +92,14 @@ async def log_response(services: Services, payload: Payload, given: Mapping[str,
     """The bytes of a log from an offset; with `follow`, until the payload has ended."""
     stream, offset, follow = given.get("stream", "stdout"), given.get("offset", "0"), given.get("follow", "0")
     if stream not in LOGS:
-        raise Problem(400, "bad_parameter", f"stream={printable(stream)}: stdout or stderr was expected")
+        raise Refusal(400, "bad_parameter", f"stream={printable(stream)}: stdout or stderr was expected")
     if not re.fullmatch(r"[0-9]{1,18}", offset, re.ASCII):
-        raise Problem(400, "bad_parameter", f"offset={printable(offset)}: a number of bytes was expected")
+        raise Refusal(400, "bad_parameter", f"offset={printable(offset)}: a number of bytes was expected")
     if follow not in ("0", "1"):
-        raise Problem(400, "bad_parameter", f"follow={printable(follow)}: 0 or 1 was expected")
+        raise Refusal(400, "bad_parameter", f"follow={printable(follow)}: 0 or 1 was expected")
     path = services.workspace.directory(payload.key) / LOGS[stream]
     body = _log(services, payload.key, path, int(offset), follow == "1")
-    response = Response(body, content_type="application/octet-stream")
-    response.timeout = None
-    return response
+    return Response(body, content_type="application/octet-stream")
 
 
 def collect_response(services: Services, keys: Sequence[str]) -> Response:
@@ -118,9 +115,7 @@ def collect_response(services: Services, keys: Sequence[str]) -> Response:
             async for piece in _pulled(services, _collected(keys, directories, there)):
                 yield piece
 
-    response = Response(body(), content_type="application/octet-stream")
-    response.timeout = None
-    return response
+    return Response(body(), content_type="application/octet-stream")
 
 
 def _pulled(services: Services, generator: Generator[bytes, None, None]) -> Pulled:
@@ -298,9 +293,9 @@ def _below(path: str) -> bytes:
     try:
         raw = unspell(path)
     except BadRequest as why:
-        raise Problem(404, "not_found", why.detail) from None
+        raise Refusal(404, "not_found", why.detail) from None
     if any(part in (b"", b".", b"..") for part in raw.split(b"/")) or b"\0" in raw:
-        raise Problem(404, "not_found", f"{printable(path)} is no path of a file")
+        raise Refusal(404, "not_found", f"{printable(path)} is no path of a file")
     return raw
 
 
@@ -327,4 +322,4 @@ def _open_file(directory: Path, raw: bytes) -> FileIO:
                 return open(open_regular(directory / name, name), "rb", buffering=0)
             except SourceChanged:
                 pass
-        raise Problem(404, "not_found", f"there is no file {printable(name)} that can be read") from None
+        raise Refusal(404, "not_found", f"there is no file {printable(name)} that can be read") from None

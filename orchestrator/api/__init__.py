@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from quart_trio import QuartTrio
 
+from actors.wire.http.app import make_app
 from orchestrator.api.context import Api
-from orchestrator.api.http.errors import make_app
+from orchestrator.api.http.errors import to_refusal
 from orchestrator.api.routes import (
     activity,
     contract,
@@ -27,7 +28,7 @@ __all__ = ["Api", "create_app"]
 
 def create_app(services: Api) -> QuartTrio:
     """The ASGI app with all routes, on what `services` holds."""
-    app = make_app()
+    app = make_app("orchestrator.api", to_refusal)
     app.register_blueprint(contract.blueprint(services))
     for part in (jobs, job_files, logs, events, job_actions, service_routes, usage, activity):
         app.register_blueprint(part.blueprint(services))

@@ -18,10 +18,11 @@ from actors.domain.service import Waiting, WaitReason
 from actors.domain.status import ENDED, ON_NODE, Status
 from actors.kernel.actor import NoAnswer
 from actors.wire.files.zip_writer import list_tree, zip_stream
+from actors.wire.http.app import Refusal
 from orchestrator.api import serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import file_response
-from orchestrator.api.http.errors import Refusal, unknown_job
+from orchestrator.api.http.errors import unknown_job
 from orchestrator.nodes.remote_stream import NotOnNode, RemoteStream, Unreachable
 from orchestrator.storage.disk import StorageGone
 

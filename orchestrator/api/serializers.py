@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -217,9 +216,3 @@ def log_text(stream: str, text: str, offset: int, next_offset: int, *, closed: b
         "next_offset": next_offset,
         "closed": closed,
     }
-
-
-def problem(status: int, code: str, detail: str) -> dict[str, Any]:
-    """A refusal, as RFC 9457 has it."""
-    title = HTTPStatus(status).phrase
-    return {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail}

@@ -20,9 +20,9 @@ from actors.ports.ledger import LedgerError
 from actors.ports.storage import StorageError
 from actors.wire.errors import BadRequest, CutOff, TooLarge
 from actors.wire.files.names import PathSet, printable, safe_path
+from actors.wire.http.app import Refusal
 from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts, read_text
 from orchestrator.api.context import Api
-from orchestrator.api.http.errors import Refusal
 from orchestrator.api.http.query_params import is_line
 from orchestrator.callbacks.allowed_hosts import CallbackHosts, NotAllowed
 from orchestrator.storage.upload import IncomingFile, Upload

@@ -121,13 +121,13 @@ def _ordered(connection: Connection, ids: Sequence[int], order: Order) -> dict[i
     """What became of each: the job, or why not."""
     import trio
 
+    from actors.wire.errors import leaves
     from orchestrator.client import ClientError
-    from orchestrator.commands.watch import first
 
     try:
         return trio.run(partial(_order, connection, ids, order))
     except* ClientError as group:
-        raise first(group) from None
+        raise leaves(group)[0] from None
     except* KeyboardInterrupt:
         tell("interrupted; some of them may be as they were")
         raise KeyboardInterrupt from None

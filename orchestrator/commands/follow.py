@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from actors.wire.errors import leaves
 from orchestrator.client import AsyncClient, ClientError, Job
 from orchestrator.commands.connection import Connection
 from orchestrator.commands.console.job_row import progress
 from orchestrator.commands.console.output import clean, tell
 from orchestrator.commands.console.terminal_filter import Filter
-from orchestrator.commands.watch import first
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -39,7 +39,7 @@ def stay(connection: Connection, number: int, *, logs: bool, quiet: bool) -> Job
     try:
         return trio.run(partial(_stay, connection, number, logs=logs, quiet=quiet))
     except* ClientError as group:
-        raise first(group) from None
+        raise leaves(group)[0] from None
     except* KeyboardInterrupt:
         raise KeyboardInterrupt from None
     raise AssertionError("unreachable")

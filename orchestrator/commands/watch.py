@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 import trio
 
+from actors.wire.errors import leaves
 from orchestrator.client import AsyncClient, ClientError, Job, NotFound, Refused, Retries, Unreachable
 from orchestrator.client.retries import AGAIN
 from orchestrator.commands.connection import Connection
@@ -31,7 +32,7 @@ def watch_jobs(connection: Connection, wanted: Mapping[str, Any], *, json_wanted
     try:
         trio.run(_watch, connection, wanted, json_wanted)
     except* ClientError as group:
-        raise first(group) from None
+        raise leaves(group)[0] from None
     except* KeyboardInterrupt:
         raise KeyboardInterrupt from None
 
@@ -111,9 +112,3 @@ def _tell(job: Job, *, json_wanted: bool) -> None:
         emit_json(job.raw)
     else:
         click.echo("  ".join(clean(cell) for cell in row(job) if cell not in (None, "")))
-
-
-def first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """One of the errors of a group."""
-    error = group.exceptions[0]
-    return first(error) if isinstance(error, BaseExceptionGroup) else error

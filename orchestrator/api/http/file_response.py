@@ -15,8 +15,8 @@ import trio
 from quart import Response, request
 from quart.wrappers.response import DataBody, ResponseBody
 
+from actors.wire.http.app import Refusal
 from actors.wire.http.backpressure import BoundedRequest
-from orchestrator.api.http.errors import Refusal
 from orchestrator.nodes.remote_stream import RemoteStream
 from orchestrator.storage.disk import StorageGone
 from orchestrator.storage.storage import Storage

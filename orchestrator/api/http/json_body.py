@@ -8,7 +8,7 @@ from typing import Any, Final, NoReturn
 from quart import request
 
 from actors.wire.errors import BadRequest, TooLarge
-from orchestrator.api.http.errors import Refusal
+from actors.wire.http.app import Refusal
 
 BODY_LIMIT: Final = 1 << 16
 

@@ -12,7 +12,7 @@ from typing import Final
 from quart import request
 
 from actors.domain.status import Status
-from orchestrator.api.http.errors import Refusal
+from actors.wire.http.app import Refusal
 
 MOST: Final = (1 << 53) - 1
 """The largest whole number that every JSON parser takes."""

@@ -55,7 +55,6 @@ def endless(context: AbstractAsyncContextManager[AsyncIterable[bytes]], content_
     answer = Response(body, content_type=content_type)
     answer.headers["Cache-Control"] = "no-store, no-transform"
     answer.headers["X-Accel-Buffering"] = "no"
-    answer.timeout = None
     return answer
 
 

@@ -12,8 +12,10 @@ from actors.domain.node import NodeRef, NodeState, NodeView
 from actors.domain.service import ServiceLimits, Waiting, WaitReason
 from actors.domain.status import Status
 from actors.ports.callbacks import CallbackStatus
+from actors.wire.http.app import problem_body
 from actors.wire.protocol.contract import status_body
 from orchestrator.api import serializers
+from orchestrator.api.http.errors import unknown_job
 from orchestrator.ledger.queries import JobChange
 from orchestrator.ledger.tables.activity import Minute
 from orchestrator.ledger.tables.callbacks import CallbackView
@@ -105,7 +107,7 @@ def examples() -> Mapping[str, list[Any]]:
         "Status": [Status.RUNNING.value],
         "StatusBody": [status_body(7, Status.QUEUED, "Job successfully uploaded")],
         "Health": [{"status": "ok", "database": "ok"}],
-        "Problem": [serializers.problem(404, "unknown_job", "there is no job 7")],
+        "Problem": [problem_body(unknown_job(7))],
         "Upload": [
             {
                 "user_id": "42",

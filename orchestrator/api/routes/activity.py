@@ -6,11 +6,11 @@ from typing import Final
 
 from quart import Blueprint, Response
 
+from actors.wire.http.app import json_response, query
 from actors.wire.protocol.contract import rfc3339
 from orchestrator.api import serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params
-from orchestrator.api.http.errors import json_response, query
 
 HOUR: Final = 3600.0
 LISTED: Final = 50

@@ -11,11 +11,12 @@ from quart import Blueprint, Response, request
 from actors.domain.job import Job
 from actors.domain.status import OVER, Status
 from actors.ports.ledger import LedgerError
+from actors.wire.http.app import Refusal, error_response, json_response
 from actors.wire.http.drain_body import then_drained
 from actors.wire.protocol.contract import status_body
 from orchestrator.api import job_views
 from orchestrator.api.context import Api
-from orchestrator.api.http.errors import Refusal, answer, job_id, json_response, unknown_job
+from orchestrator.api.http.errors import job_id, to_refusal, unknown_job
 from orchestrator.api.upload_form import Uploads
 from orchestrator.events.waiters import TooManyWaiters, WaitersClosed
 from orchestrator.ledger.transitions import UPLOADED
@@ -59,7 +60,7 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
                 request.headers.get("Idempotency-Key"),
             )
         except Exception as error:
-            return await then_drained(await answer(error), body, DRAINING)
+            return await then_drained(error_response(error, to_refusal), body, DRAINING)
         headers = {"Location": f"/v1/jobs/{job.id}"}
         return json_response(status_body(job.id, Status.QUEUED, UPLOADED), 201, headers)
 

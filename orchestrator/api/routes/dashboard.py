@@ -12,7 +12,7 @@ from typing import Final
 
 from quart import Blueprint, Response, request
 
-from orchestrator.api.http.errors import Refusal
+from actors.wire.http.app import Refusal
 from orchestrator.api.http.file_response import matches
 
 PAGE: Final = "index.html"

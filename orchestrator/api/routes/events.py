@@ -14,11 +14,12 @@ from quart import Blueprint, Response, request
 
 from actors.domain.status import OVER
 from actors.ports.ledger import LedgerError
+from actors.wire.http.app import query
 from actors.wire.http.backpressure import BoundedRequest
 from orchestrator.api import job_views, serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params, sse
-from orchestrator.api.http.errors import job_id, query
+from orchestrator.api.http.errors import job_id
 from orchestrator.events.change_stream import ChangeFilter, EncodedChange, Listener
 from orchestrator.events.waiters import WaitersClosed
 from orchestrator.ledger.queries import JobChange

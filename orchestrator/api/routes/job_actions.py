@@ -14,9 +14,10 @@ from actors.domain.job import Job
 from actors.domain.status import ENDED, Status
 from actors.ports.ledger import LedgerError
 from actors.ports.storage import StorageError
+from actors.wire.http.app import Refusal, json_response, query
 from orchestrator.api import job_views
 from orchestrator.api.context import Api
-from orchestrator.api.http.errors import Refusal, job_id, json_response, query
+from orchestrator.api.http.errors import job_id
 from orchestrator.api.upload_form import idempotency_key
 from orchestrator.callbacks.allowed_hosts import NotAllowed
 from orchestrator.storage.disk import StorageGone

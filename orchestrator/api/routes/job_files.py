@@ -18,10 +18,11 @@ from quart import Blueprint, Response, request
 from actors.domain.job import Job
 from actors.domain.status import ENDED, Status
 from actors.wire.files.listing import list_tree
+from actors.wire.http.app import Refusal, json_response, query
 from orchestrator.api import job_views, serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import file_response, query_params, sse
-from orchestrator.api.http.errors import Refusal, job_id, json_response, query
+from orchestrator.api.http.errors import job_id
 from orchestrator.nodes.remote_stream import NotOnNode
 from orchestrator.storage.result_archive import FileEntry, Member, list_stored, open_member
 

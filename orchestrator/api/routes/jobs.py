@@ -11,10 +11,11 @@ from quart import Blueprint, Response
 
 from actors.domain.job import Job
 from actors.domain.status import OVER, Status
+from actors.wire.http.app import Refusal, json_response, query
 from orchestrator.api import job_views, serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params
-from orchestrator.api.http.errors import Refusal, job_id, json_response, query
+from orchestrator.api.http.errors import job_id
 from orchestrator.events.waiters import WaitersClosed
 from orchestrator.ledger.queries import JobFilter
 

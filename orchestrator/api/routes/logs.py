@@ -20,10 +20,11 @@ from actors.domain.job import Job
 from actors.domain.status import ENDED, OVER, Status
 from actors.kernel.actor import NoAnswer
 from actors.ports.ledger import LedgerError
+from actors.wire.http.app import Refusal, json_response, query
 from orchestrator.api import job_views, serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import file_response, query_params, sse
-from orchestrator.api.http.errors import Refusal, job_id, json_response, query
+from orchestrator.api.http.errors import job_id
 from orchestrator.events.waiters import JobWaiter, WaitersClosed
 from orchestrator.nodes.remote_stream import NotOnNode, Unreachable
 from orchestrator.storage.storage import LOGS

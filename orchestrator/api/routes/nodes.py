@@ -12,10 +12,10 @@ from werkzeug.routing import PathConverter
 
 from actors.domain.node import NodeState, NodeView
 from actors.domain.scaling import DRAINED_BY_SCALING
+from actors.wire.http.app import Refusal, json_response, query
 from orchestrator.api import serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params
-from orchestrator.api.http.errors import Refusal, json_response, query
 from orchestrator.api.http.json_body import bad_field, json_object, only
 from orchestrator.ledger.tables.nodes import JoinedNode
 from orchestrator.nodes.native.events import Kind

@@ -7,9 +7,9 @@ from typing import Any, Final
 from quart import Blueprint, Response
 
 from actors.domain.scaling import DecisionRecord, ServiceScaling
+from actors.wire.http.app import json_response, query
 from actors.wire.protocol.contract import rfc3339
 from orchestrator.api.context import Api
-from orchestrator.api.http.errors import json_response, query
 
 DECISIONS: Final = 100
 """How many of the newest decisions are told."""

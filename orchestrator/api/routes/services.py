@@ -7,10 +7,10 @@ from typing import Any, Final
 from quart import Blueprint, Response
 
 from actors.domain.node import NodeState, NodeView
+from actors.wire.http.app import Refusal, json_response, query
 from orchestrator.api import serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params
-from orchestrator.api.http.errors import Refusal, json_response, query
 from orchestrator.api.http.json_body import bad_field, json_object, only
 
 NO_REASON: Final = "ordered by an operator"

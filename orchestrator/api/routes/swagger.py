@@ -8,7 +8,7 @@ from typing import Final
 
 from quart import Blueprint, Response
 
-from orchestrator.api.http.errors import Refusal, json_response
+from actors.wire.http.app import Refusal, json_response
 from orchestrator.api.openapi.document import document
 
 _SERVED: Final = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from quart import Blueprint, Response
 
+from actors.wire.http.app import json_response, query
 from actors.wire.protocol.contract import rfc3339
 from orchestrator.api import serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params
-from orchestrator.api.http.errors import json_response, query
 from orchestrator.api.routes.metrics import EXPOSITION, _exposition
 from orchestrator.api.routes.ready import _checks
 

@@ -12,14 +12,15 @@ import trio
 from quart import Response
 from support.data.node_jobs import new_dispatch, new_storage
 
+from actors.wire.http.app import make_app
 from orchestrator.api.http import file_response
-from orchestrator.api.http.errors import make_app
+from orchestrator.api.http.errors import to_refusal
 from orchestrator.nodes.remote_stream import RemoteStream
 
 
 async def leave(answer: Any, method: str = "GET") -> list[str]:
     """Ask for what `answer` gives, and leave when it has it. The kinds of messages that were sent."""
-    app, has_it = make_app(), trio.Event()
+    app, has_it = make_app("orchestrator.api", to_refusal), trio.Event()
     requests = [{"type": "http.request", "body": b"", "more_body": False}]
     sent = []
 

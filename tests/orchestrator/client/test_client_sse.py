@@ -23,15 +23,15 @@ def test_events_are_the_same_wherever_the_stream_is_cut(cuts: list[int]) -> None
     parser = Parser()
     places = [0, *sorted(cuts), len(STREAM)]
     pieces = [STREAM[begin:end] for begin, end in pairwise(places)]
-    assert [message for piece in pieces for message in parser.waiters(piece)] == MESSAGES
+    assert [message for piece in pieces for message in parser.feed(piece)] == MESSAGES
     assert parser.retry == 1.5
 
 
 def test_the_place_of_the_stream_is_told_without_an_event_and_only_once_its_line_is_over() -> None:
     parser = Parser()
-    assert list(parser.waiters(b"id: 4\n\nid: 5\ndata: x\n")) == []
+    assert list(parser.feed(b"id: 4\n\nid: 5\ndata: x\n")) == []
     assert parser.last_id == "4"
-    assert list(parser.waiters(b"\n")) == [Message("5", "message", "x")]
+    assert list(parser.feed(b"\n")) == [Message("5", "message", "x")]
     assert parser.last_id == "5"
 
 
@@ -41,4 +41,4 @@ def test_an_event_without_an_end_is_refused(piece: bytes, monkeypatch: pytest.Mo
     parser = Parser()
     with pytest.raises(BadAnswer):
         for _ in range(12):
-            list(parser.waiters(piece))
+            list(parser.feed(piece))

@@ -41,16 +41,16 @@ def test_a_log_keeps_its_text_and_colours_wherever_it_is_cut(cuts: list[int]) ->
     shown = Filter(tty=True)
     places = sorted([0, *cuts, len(LOG)])
     pieces = [LOG[begin:end] for begin, end in itertools.pairwise(places)]
-    assert b"".join(shown.waiters(piece) for piece in pieces) + shown.end() == SHOWN
+    assert b"".join(shown.feed(piece) for piece in pieces) + shown.end() == SHOWN
 
 
 @pytest.mark.parametrize("evil", [b"\x1b[2J", b"\x1b]52;c;AAAA\x07", b"\x1bc", b"\x9b6n", b"\x00\x08\x07"])
 @pytest.mark.parametrize("cut", [0, 1, 2])
 def test_what_moves_the_cursor_or_answers_on_the_keyboard_is_left_out(evil: bytes, cut: int) -> None:
     shown = Filter(tty=True)
-    out = shown.waiters(evil[:cut]) + shown.waiters(evil[cut:]) + shown.end()
+    out = shown.feed(evil[:cut]) + shown.waiters(evil[cut:]) + shown.end()
     assert b"\x1b" not in out.removesuffix(b"\x1b[0m") and not set(out) & {0, 7, 8}
-    assert Filter(tty=False).waiters(evil) == evil
+    assert Filter(tty=False).feed(evil) == evil
 
 
 async def test_tables_and_json_of_hostile_jobs_steer_no_terminal(here: Place) -> None:

@@ -20,7 +20,7 @@ members = st.dictionaries(st.sampled_from(["id", "status", "input", 'i"d', "}", 
 def scan(raw: bytes, cut: int = 1 << 30) -> TopLevel:
     scanner = TopLevel(("id", "status"))
     for start in range(0, len(raw), cut):
-        scanner.waiters(raw[start : start + cut])
+        scanner.feed(raw[start : start + cut])
     return scanner
 
 

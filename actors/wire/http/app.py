@@ -1,0 +1,140 @@
+"""The HTTP edge of the server and of the node: an app that answers in JSON, never in HTML, whatever goes
+wrong in a route. Under `/v1` an error is a problem (RFC 9457), on the published contract's routes a
+StatusBody; a traceback is in the log alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from quart import Response, current_app, json, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from actors.domain.status import Status
+from actors.wire.errors import TooLarge, WireError
+from actors.wire.http.backpressure import BoundedConnection, BoundedRequest
+from actors.wire.http.converters import FilePath
+from actors.wire.protocol.contract import status_body
+
+
+class Refusal(WireError):
+    """A refusal in both dialects. `code` is stable, `detail` says what was wrong; `job_id` and `job_status`
+    are the job's where one is meant."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        job_id: int = 0,
+        job_status: Status = Status.UNKNOWN,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.job_id = job_id
+        self.job_status = job_status
+        self.headers = headers or {}
+
+
+Translate = Callable[[Exception], Refusal | None]
+"""What an error of the app's own rooms means to a client; None for what nobody foresaw."""
+
+
+def make_app(name: str, translate: Translate) -> QuartTrio:
+    """An app without routes. Errors are logged under its name."""
+    app = QuartTrio(name, static_folder=None)
+    # A disk that is slower than the network must not fill the memory.
+    app.asgi_http_class = BoundedConnection
+    app.request_class = BoundedRequest
+    # The body is limited where it is read, by what arrives and not by what a header claims.
+    app.config["MAX_CONTENT_LENGTH"] = None
+    app.config["BODY_TIMEOUT"] = None
+    # A slow reader gets all of its answer.
+    app.config["RESPONSE_TIMEOUT"] = None
+    # A path with two slashes is another path: a redirect would be HTML, and a POST that follows it loses its
+    # body.
+    app.url_map.merge_slashes = False
+    app.url_map.converters["file"] = FilePath
+
+    async def on_error(error: Exception) -> Response:
+        return error_response(error, translate)
+
+    app.register_error_handler(Exception, on_error)
+    app.register_error_handler(HTTPException, on_error)
+    return app
+
+
+def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(json.dumps(body), status, dict(headers or {}), content_type="application/json")
+
+
+def problem_body(refusal: Refusal) -> dict[str, Any]:
+    """As RFC 9457 has it."""
+    return {
+        "type": "about:blank",
+        "title": HTTPStatus(refusal.status).phrase,
+        "status": refusal.status,
+        "code": refusal.code,
+        "detail": refusal.detail,
+    }
+
+
+def problem_response(refusal: Refusal) -> Response:
+    response = json_response(problem_body(refusal), refusal.status, refusal.headers)
+    response.content_type = "application/problem+json"
+    return response
+
+
+def error_response(error: Exception, translate: Translate) -> Response:
+    """The error in the form of the page that it happened on."""
+    refusal = _to_refusal(error, translate)
+    log = logging.getLogger(current_app.name)
+    if refusal.status == 500:
+        log.error("%s %s went wrong", request.method, request.path, exc_info=error)
+    elif refusal.status >= 503:
+        log.warning("%s %s: %s", request.method, request.path, refusal.detail)
+    if request.path.startswith("/v1/"):
+        return problem_response(refusal)
+    body = status_body(refusal.job_id, refusal.job_status, refusal.detail)
+    return json_response(body, refusal.status, refusal.headers)
+
+
+def _to_refusal(error: Exception, translate: Translate) -> Refusal:
+    match error:
+        case Refusal():
+            return error
+        case TooLarge():
+            return Refusal(413, "too_large", error.detail)
+        case WireError():
+            return Refusal(400, "malformed", error.detail)
+        case HTTPException() if error.code is not None and error.code < 500:
+            name = error.name or "refused"
+            allow = {key: value for key, value in error.get_headers() if key.lower() == "allow"}
+            detail = _DETAILS.get(error.code, name)
+            return Refusal(error.code, name.lower().replace(" ", "_"), detail, headers=allow)
+        case _:
+            unforeseen = Refusal(500, "internal", "the server failed; its log has the traceback")
+            return translate(error) or unforeseen
+
+
+_DETAILS: Final = {404: "there is no such route", 405: "this route does not know this method"}
+
+
+def query(*known: str) -> Mapping[str, str]:
+    """The query parameters. Raises Refusal for one that is unknown or there twice."""
+    given: dict[str, str] = {}
+    for name, value in request.args.items(multi=True):
+        if name not in known:
+            takes = ", ".join(known) or "none"
+            detail = f"query parameter {name[:100]!r} is unknown; known: {takes}"
+            raise Refusal(400, "unknown_parameter", detail)
+        if name in given:
+            raise Refusal(400, "parameter_twice", f"query parameter {name!r} is there twice")
+        given[name] = value
+    return given
