@@ -48,7 +48,7 @@ def test_a_log_keeps_its_text_and_colours_wherever_it_is_cut(cuts: list[int]) ->
 @pytest.mark.parametrize("cut", [0, 1, 2])
 def test_what_moves_the_cursor_or_answers_on_the_keyboard_is_left_out(evil: bytes, cut: int) -> None:
     shown = Filter(tty=True)
-    out = shown.feed(evil[:cut]) + shown.waiters(evil[cut:]) + shown.end()
+    out = shown.feed(evil[:cut]) + shown.feed(evil[cut:]) + shown.end()
     assert b"\x1b" not in out.removesuffix(b"\x1b[0m") and not set(out) & {0, 7, 8}
     assert Filter(tty=False).feed(evil) == evil
 
