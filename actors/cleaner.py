@@ -15,7 +15,7 @@ import trio
 
 from actors.domain.changes import ChangeResult, Transition
 from actors.domain.job import Job
-from actors.domain.status import Status
+from actors.domain.status import Owner, Status
 from actors.kernel.actor import Actor
 from actors.ports.ledger import Ledger, LedgerError
 from actors.ports.storage import Storage, StorageError
@@ -86,10 +86,7 @@ class Cleaner(Actor):
     async def _clean_page(self, ripe: list[Job]) -> None:
         if not ripe:
             return
-        moves = [
-            Transition(job.id, job.status, Status.CLEANED, f"older than {self._max_age:g} s since its end")
-            for job in ripe
-        ]
+        moves = [_cleaned(job, f"older than {self._max_age:g} s since its end") for job in ripe]
         for job, answer in zip(ripe, await self._ledger.record(moves), strict=True):
             if answer.outcome is ChangeResult.DONE:
                 self._found.pop(job.id, None)
@@ -99,9 +96,7 @@ class Cleaner(Actor):
         """End the keeping of an ended job's data because somebody asks for it: for the task of whoever asks.
         The job as it is then; None if it is no longer as `job` says. What is being read goes with the next
         sweep. Raises LedgerError."""
-        (answer,) = await self._ledger.record(
-            [Transition(job.id, job.status, Status.CLEANED, "its data was deleted on request")]
-        )
+        (answer,) = await self._ledger.record([_cleaned(job, "its data was deleted on request")])
         if answer.outcome is not ChangeResult.DONE:
             return None
         await self._discard(job.storage_key)
@@ -135,3 +130,7 @@ class Cleaner(Actor):
             await self._storage.discard(storage_key)
         except StorageError as error:
             log.warning("a directory stays for now: %s", error)
+
+
+def _cleaned(job: Job, reason: str) -> Transition:
+    return Transition(job.id, job.status, Status.CLEANED, reason, by=Owner.CLEANER)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from actors.domain.job import Attempt, AttemptState, End, Job
-from actors.domain.status import Status
+from actors.domain.status import Owner, Status
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """Take a job from `source` to `target`, if it is still there under attempt `key` (None: not compared).
+    """Take a job from `source` to `target`, if it is still there under attempt `key` (None: not compared) and
+    the state is `by`'s to leave.
 
     `attempt` starts a new attempt with it (Queued to Processing). `attempt_state` moves the attempt `key`.
     `foreign_id` is stored with it. `spent` counts the attempt as one that may have run. `end` stores the
@@ -29,6 +30,7 @@ class Transition:
     foreign_id: int | None = None
     spent: bool = False
     end: End | None = None
+    by: Owner = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ Change = Transition | RecordEnd | MoveAttempt | SetMessage | SetProgress
 
 class ChangeResult(StrEnum):
     """DONE: committed. STALE: the row is no longer as the change expected; nothing changed. REFUSED: the
-    table or the order to terminate forbids it; nothing changed."""
+    table, the order to terminate or whose state it is forbids it; nothing changed."""
 
     DONE = "done"
     STALE = "stale"

@@ -6,7 +6,7 @@ from __future__ import annotations
 from actors.domain.changes import Transition
 from actors.domain.job import AttemptState, Job
 from actors.domain.service import ServiceLimits
-from actors.domain.status import Status
+from actors.domain.status import Owner, Status
 
 
 def requeue_or_fail(
@@ -14,6 +14,7 @@ def requeue_or_fail(
     limits: ServiceLimits | None,
     reason: str,
     *,
+    by: Owner,
     state: AttemptState,
     spent: bool = False,
     retry: bool | None = None,
@@ -28,7 +29,7 @@ def requeue_or_fail(
     again = (limits is not None and limits.on_node_lost == "requeue") if retry is None else retry
 
     def move(target: Status, why: str) -> Transition:
-        return Transition(job.id, job.status, target, why, key=key, attempt_state=state, spent=spent)
+        return Transition(job.id, job.status, target, why, key=key, attempt_state=state, spent=spent, by=by)
 
     if job.terminate_requested:
         verified = "" if state is AttemptState.OVER else "; that nothing of it runs could not be verified"

@@ -4,10 +4,10 @@
 table does not exist: the ledger refuses it, the documentation's picture is drawn from it, and tests walk
 all of it.
 
-A job has one owner at a time, and only its owner moves it. Who owns which state is `OWNER`; it decides
-who may write a transition that leaves that state.
+A job has one owner at a time, and only its owner moves it. Who owns which state is `OWNER`: a transition
+says by whom it is made, and the ledger refuses whoever does not own the state that it leaves.
 
-Two rules stand beside the table. A job whose termination was requested never becomes Queued or Processing
+Two rules stand beside the tables. A job whose termination was requested never becomes Queued or Processing
 again (`may_move`). And a state is left only under the attempt that is current: what an older attempt has to
 say changes nothing (the ledger compares the key).
 """
@@ -38,7 +38,6 @@ class Status(StrEnum):
 class Owner(StrEnum):
     """The actor that alone may move a job out of a state."""
 
-    API = "api"
     SENDER = "sender"
     GETTER = "getter"
     CLEANER = "cleaner"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from actors.domain.changes import Change, RecordEnd, SetProgress, Transition
@@ -12,7 +13,7 @@ from actors.domain.job import Attempt, AttemptState, End, Job
 from actors.domain.node import Heartbeat, NodeRef, PayloadView, StreamPosition
 from actors.domain.requeue import requeue_or_fail
 from actors.domain.service import ServiceLimits
-from actors.domain.status import Status
+from actors.domain.status import Owner, Status
 from actors.ports.nodes import AttemptLookup, CollectAnswer, Dispatch
 from actors.request_batcher import RequestBatcher
 
@@ -113,17 +114,20 @@ def reconcile(tracked: TrackedAttempt, node: NodeMirror, limits: ServiceLimits |
     """What this job needs now, whatever happened before."""
     job, attempt = tracked.job, tracked.attempt
     view = node.mirror.get(attempt.key)
+    retried = partial(requeue_or_fail, job, limits, by=Owner.GETTER)
     if tracked.stored is not None:
         return NextAction(_homecoming(tracked, tracked.stored, view))
     if tracked.gone is not None:
-        return NextAction(requeue_or_fail(job, limits, tracked.gone, state=AttemptState.OVER))
+        return NextAction(
+            requeue_or_fail(job, limits, tracked.gone, by=Owner.GETTER, state=AttemptState.OVER)
+        )
     if node.lost:
         reason = f"node {node.node_id} is lost: {node.trouble}"
-        return NextAction(requeue_or_fail(job, limits, reason, state=AttemptState.GIVEN_UP))
+        return NextAction(retried(reason, state=AttemptState.GIVEN_UP))
     if view is not None and view.lost:
         told = "" if view.end is None or not view.end.message else f": {view.end.message}"
         reason = f"node {node.node_id} lost it{told}"
-        return NextAction(requeue_or_fail(job, limits, reason, state=AttemptState.OVER))
+        return NextAction(retried(reason, state=AttemptState.OVER))
     if view is not None and view.end is not None:
         end = tracked.verdict(view.end)
         if tracked.impossible is not None:
@@ -135,10 +139,10 @@ def reconcile(tracked: TrackedAttempt, node: NodeMirror, limits: ServiceLimits |
     if job.terminate_requested:
         if job.status is Status.LOCKED:
             return NextAction(need=Need.CANCEL)
-        return NextAction(Transition(job.id, job.status, Status.LOCKED, "being terminated", key=attempt.key))
+        return NextAction(_move(tracked, Status.LOCKED, "being terminated"))
     if view is None:
         return NextAction(need=Need.LOOK if _absence_counts(node, tracked) else None)
-    return NextAction(_status(job, attempt, view, node) or _progress(tracked, view))
+    return NextAction(_status(tracked, view, node) or _progress(tracked, view))
 
 
 def results_size(dispatch: Dispatch) -> int:
@@ -148,9 +152,27 @@ def results_size(dispatch: Dispatch) -> int:
 
 def failed(tracked: TrackedAttempt, why: str) -> Transition:
     """The end of a job that a defect of ours keeps from any other."""
-    job = tracked.job
-    key = tracked.attempt.key
-    return Transition(job.id, job.status, Status.FAILED, why, key=key, attempt_state=AttemptState.OVER)
+    return _move(tracked, Status.FAILED, why, state=AttemptState.OVER)
+
+
+def _move(
+    tracked: TrackedAttempt,
+    target: Status,
+    reason: str,
+    *,
+    state: AttemptState | None = None,
+    end: End | None = None,
+) -> Transition:
+    return Transition(
+        tracked.job.id,
+        tracked.job.status,
+        target,
+        reason,
+        key=tracked.attempt.key,
+        attempt_state=state,
+        end=end,
+        by=Owner.GETTER,
+    )
 
 
 def _progress(tracked: TrackedAttempt, view: PayloadView) -> SetProgress | None:
@@ -165,15 +187,14 @@ def _progress(tracked: TrackedAttempt, view: PayloadView) -> SetProgress | None:
     return None if known or change == tracked.unheard else change
 
 
-def _status(job: Job, attempt: Attempt, view: PayloadView, node: NodeMirror) -> Transition | None:
+def _status(tracked: TrackedAttempt, view: PayloadView, node: NodeMirror) -> Transition | None:
     """What the node tells of a payload that has not ended. One that is Prepared on a node with room runs
     before that could be written down."""
-    if view.status is Status.RUNNING and job.status in (Status.SUBMITTED, Status.PREPARED):
-        reason = f"runs on node {attempt.node_id}"
-        return Transition(job.id, job.status, Status.RUNNING, reason, key=attempt.key)
-    if view.status is Status.PREPARED and job.status is Status.SUBMITTED and not node.has_room():
-        reason = f"waits on node {attempt.node_id} for a slot"
-        return Transition(job.id, job.status, Status.PREPARED, reason, key=attempt.key)
+    status = tracked.job.status
+    if view.status is Status.RUNNING and status in (Status.SUBMITTED, Status.PREPARED):
+        return _move(tracked, Status.RUNNING, f"runs on node {node.node_id}")
+    if view.status is Status.PREPARED and status is Status.SUBMITTED and not node.has_room():
+        return _move(tracked, Status.PREPARED, f"waits on node {node.node_id} for a slot")
     return None
 
 
@@ -188,26 +209,15 @@ def _absence_counts(node: NodeMirror, tracked: TrackedAttempt) -> bool:
 
 def _without_results(tracked: TrackedAttempt, end: End, why: str) -> Transition:
     """It has ended, and what it left can never be had: that is no success, whatever its exit code."""
-    job = tracked.job
     target = end.status if end.status is not Status.COMPLETED else Status.FAILED
     reason = f"its results cannot be had: {why}" + (f" ({end.message})" if end.message else "")
-    key = tracked.attempt.key
-    return Transition(job.id, job.status, target, reason, key=key, attempt_state=AttemptState.OVER, end=end)
+    return _move(tracked, target, reason, state=AttemptState.OVER, end=end)
 
 
 def _homecoming(tracked: TrackedAttempt, stored: CollectAnswer, view: PayloadView | None) -> Transition:
     """Its results are on our disk: the end."""
-    job = tracked.job
-    told: End | None = job.end or stored.end or (None if view is None else view.end)
+    told: End | None = tracked.job.end or stored.end or (None if view is None else view.end)
     if told is None:
         return failed(tracked, "the node gave results without saying how the job ended")
     end = tracked.verdict(told)
-    return Transition(
-        job.id,
-        job.status,
-        end.status,
-        end.message,
-        key=tracked.attempt.key,
-        attempt_state=AttemptState.OVER,
-        end=end,
-    )
+    return _move(tracked, end.status, end.message, state=AttemptState.OVER, end=end)

@@ -19,6 +19,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -28,7 +29,7 @@ from actors.domain.job import Attempt, AttemptState, Job
 from actors.domain.node import Member
 from actors.domain.requeue import requeue_or_fail
 from actors.domain.service import ServiceLimits, Waiting, WaitReason
-from actors.domain.status import Status
+from actors.domain.status import Owner, Status
 from actors.kernel.actor import Actor, ActorError
 from actors.ledger_cursor import LedgerBackoff, LedgerCursor
 from actors.messages import (
@@ -234,10 +235,12 @@ class Sender(Actor):
     def _doom(self, job: Job) -> Transition | None:
         """The end of a queued job that somebody wants stopped, or whose service was removed."""
         if job.terminate_requested:
-            return Transition(job.id, Status.QUEUED, Status.KILLED, "terminated before it began")
+            return Transition(
+                job.id, Status.QUEUED, Status.KILLED, "terminated before it began", by=Owner.SENDER
+            )
         if job.service not in self._services:
             reason = f"service {job.service} is not configured any more; ask the operator"
-            return Transition(job.id, Status.QUEUED, Status.FAILED, reason)
+            return Transition(job.id, Status.QUEUED, Status.FAILED, reason, by=Owner.SENDER)
         return None
 
     # ------------------------------------------------------------------ assigning
@@ -284,7 +287,7 @@ class Sender(Actor):
         self._queue.reserve(job_id)
         self._pool.reserve(key, node.node_id)
         reason = f"sent to node {node.node_id}"
-        return Transition(job_id, Status.QUEUED, Status.PROCESSING, reason, attempt=attempt)
+        return Transition(job_id, Status.QUEUED, Status.PROCESSING, reason, attempt=attempt, by=Owner.SENDER)
 
     def _take_back(self, move: Transition) -> None:
         assert move.attempt is not None
@@ -329,6 +332,7 @@ class Sender(Actor):
     def _move_for(self, s: DispatchResult) -> Transition:
         job, key = s.dispatch.job, s.dispatch.attempt.key
         limits = self._services.get(job.service)
+        retried = partial(requeue_or_fail, job, limits, by=Owner.SENDER, spent=True)
 
         def move(
             target: Status, reason: str, state: AttemptState | None, *, spent: bool = False
@@ -342,13 +346,14 @@ class Sender(Actor):
                 attempt_state=state,
                 foreign_id=s.foreign_id,
                 spent=spent,
+                by=Owner.SENDER,
             )
 
         untold = AttemptState.OVER if s.sent else AttemptState.RELEASED
         match s.fate:
             case Verdict.HAS if s.view is not None and s.view.lost:
                 reason = f"the machine of node {s.dispatch.attempt.node_id} was restarted"
-                return requeue_or_fail(job, limits, reason, state=AttemptState.OVER, spent=True)
+                return retried(reason, state=AttemptState.OVER)
             case Verdict.HAS:
                 reason = f"node {s.dispatch.attempt.node_id} has it"
                 return move(Status.SUBMITTED, reason, None, spent=True)
@@ -363,13 +368,13 @@ class Sender(Actor):
             case Verdict.LOST if not s.sent:
                 return move(Status.QUEUED, f"waits: {s.reason}", AttemptState.RELEASED)
             case Verdict.LOST:
-                return requeue_or_fail(job, limits, s.reason, state=AttemptState.GIVEN_UP, spent=True)
+                return retried(s.reason, state=AttemptState.GIVEN_UP)
             case Verdict.UNKNOWABLE:
                 again = limits is not None and limits.on_doubt == "resend"
                 reason = (
                     f"the node's answer was lost ({s.reason}), and it cannot be asked whether it runs the job"
                 )
-                return requeue_or_fail(job, limits, reason, state=AttemptState.OVER, spent=True, retry=again)
+                return retried(reason, state=AttemptState.OVER, retry=again)
 
     async def _record(self, moves: Sequence[Transition]) -> Sequence[ChangeAnswer]:
         recorded = await self._ledger.record(moves)

@@ -20,7 +20,7 @@ from actors.domain.changes import (
 )
 from actors.domain.job import Attempt, AttemptState, End, HistoryEntry, Job
 from actors.domain.labels import from_labels
-from actors.domain.status import ENDED, OVER, QUOTA, Status, may_move
+from actors.domain.status import ENDED, OVER, OWNER, QUOTA, Status, may_move
 
 _ORDER = (AttemptState.OPEN, AttemptState.GIVEN_UP, AttemptState.OVER, AttemptState.RELEASED)
 _INT_MAX = 2**63 - 1
@@ -72,6 +72,8 @@ def move(
         return ChangeResult.STALE
     if change.key is not None and (current is None or current.key != change.key):
         return ChangeResult.STALE
+    if change.by is not OWNER.get(job.status):
+        return ChangeResult.REFUSED
     if not may_move(job.status, change.target, terminate_requested=job.terminate_requested):
         return ChangeResult.REFUSED
     if not _attempt_fits(job, change, has_open=has_open):

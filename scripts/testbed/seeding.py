@@ -6,13 +6,13 @@ import random
 import sqlite3
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from actors.domain.changes import JobDetails, NewJob, Transition
 from actors.domain.job import Attempt, AttemptState, End, Job
-from actors.domain.status import Status
+from actors.domain.status import OWNER, Status
 from orchestrator.ledger.ledger import SqliteLedger
 
 SPAN: Final = 3500.0
@@ -89,18 +89,16 @@ async def _ended(ledger: SqliteLedger, clock: Past, jobs: list[Job], nodes: int,
     }
     clock.at += rng.uniform(1, 20)
     await ledger.record(
-        [Transition(job.id, _S.QUEUED, _S.PROCESSING, "sent", attempt=attempts[job.id]) for job in jobs]
+        [_move(job, _S.QUEUED, _S.PROCESSING, "sent", attempt=attempts[job.id]) for job in jobs]
     )
     await ledger.record(
         [
-            Transition(
-                job.id, _S.PROCESSING, _S.SUBMITTED, "the node has it", attempts[job.id].key, spent=True
-            )
+            _move(job, _S.PROCESSING, _S.SUBMITTED, "the node has it", key=attempts[job.id].key, spent=True)
             for job in jobs
         ]
     )
     await ledger.record(
-        [Transition(job.id, _S.SUBMITTED, _S.RUNNING, "runs", attempts[job.id].key) for job in jobs]
+        [_move(job, _S.SUBMITTED, _S.RUNNING, "runs", key=attempts[job.id].key) for job in jobs]
     )
     started = clock.at
     clock.at += rng.uniform(1, 60)
@@ -123,4 +121,8 @@ def _end(job: Job, key: str, started: float, at: float, rng: random.Random) -> T
         peak_bytes=rng.randrange(1 << 30),
         size=rng.randrange(1 << 24),
     )
-    return Transition(job.id, _S.RUNNING, status, message, key, attempt_state=AttemptState.RELEASED, end=end)
+    return _move(job, _S.RUNNING, status, message, key=key, attempt_state=AttemptState.RELEASED, end=end)
+
+
+def _move(job: Job, source: Status, target: Status, reason: str, **more: Any) -> Transition:
+    return Transition(job.id, source, target, reason, by=OWNER[source], **more)

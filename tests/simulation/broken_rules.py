@@ -1,4 +1,4 @@
-"""Eleven rules, each broken on purpose: what shows that the simulation can fail."""
+"""Twelve rules, each broken on purpose: what shows that the simulation can fail."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from unittest.mock import patch
 
 from simulation.world import Faulty
 
-from actors.domain.changes import SetProgress
+from actors.domain.changes import SetProgress, Transition
 from actors.domain.job import Job
 from actors.domain.node import NodeRef, PayloadView
 from actors.domain.service import ServiceLimits
-from actors.domain.status import Status
+from actors.domain.status import Owner, Status
 from actors.getter import getter, reconcile
 from actors.ports.nodes import CollectAnswer, CollectResult, NodeEvent, Picture, SubmitAnswer, SubmitResult
 from actors.sender import dispatcher, sender
@@ -146,11 +146,30 @@ def _last_word_unheard() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _moved_by_the_getter() -> Iterator[None]:
+    """It does not wait for the Sender to hand an attempt over that it sees on a node."""
+    original = getter.Getter._apply
+
+    def apply(self: getter.Getter, job: Job, *, again: bool = False) -> None:
+        original(self, job, again=again)
+        key = "" if job.attempt is None else job.attempt.key
+        if job.status is Status.PROCESSING and any(key in node.mirror for node in self._nodes.values()):
+            move = Transition(
+                job.id, job.status, Status.SUBMITTED, "seen there", key=key, spent=True, by=Owner.GETTER
+            )
+            self._outbox.put(None, move)
+
+    with patch.object(getter.Getter, "_apply", apply):
+        yield
+
+
 RULES = (
     BrokenRule("no key on a submit", Faulty(no_key=True)),
     BrokenRule("results of an old attempt accepted", Faulty(any_attempt=True), _old_results_accepted),
     BrokenRule("a slot not freed when a node is lost", broken=_slot_kept_when_lost),
     BrokenRule("a transition without its compare", Faulty(no_compare=True)),
+    BrokenRule("a state that is not left by its owner", Faulty(any_owner=True), _moved_by_the_getter),
     BrokenRule("a requeue after an ambiguous submit", broken=_requeued_when_ambiguous),
     BrokenRule("terminate forgotten at a hand-over", broken=_terminate_forgotten_at_hand_over),
     BrokenRule("absence believed from an old picture", broken=_absence_believed),

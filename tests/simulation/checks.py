@@ -19,10 +19,21 @@ from actors.domain.changes import (
     Transition,
 )
 from actors.domain.job import Attempt, AttemptState, Job
-from actors.domain.status import JOB, OVER, QUOTA, Status
+from actors.domain.status import JOB, OVER, QUOTA, Owner, Status
 
 if TYPE_CHECKING:
     from simulation.world import World
+
+
+OWNERS = {
+    Status.QUEUED: Owner.SENDER,
+    Status.PROCESSING: Owner.SENDER,
+    Status.SUBMITTED: Owner.GETTER,
+    Status.PREPARED: Owner.GETTER,
+    Status.RUNNING: Owner.GETTER,
+    Status.LOCKED: Owner.GETTER,
+}
+"""Who may move a job out of a state: a copy of our own, so that one who changes the product's is found."""
 
 
 class Checks:
@@ -74,6 +85,8 @@ class Checks:
         world.note(f"job {job.id}: {source} -> {move.target} ({move.reason})")
         if source is not move.source:
             raise Violation("transition", f"job {job.id} left {move.source}, but it was {source}")
+        if move.by is not OWNERS.get(source):
+            raise Violation("owner", f"job {job.id}: the {move.by} took it out of {source}")
         if move.target not in JOB[source]:
             raise Violation("transition", f"job {job.id}: {source} to {move.target}")
         self.status[job.id] = move.target

@@ -1,4 +1,4 @@
-"""The promises, in virtual time: a thousand seeds, and eleven broken rules that show that it can fail.
+"""The promises, in virtual time: a thousand seeds, and twelve broken rules that show that it can fail.
 
 `scripts/simulate_faults.py` runs as many seeds as one likes, and replays and shrinks one that fails.
 """
@@ -31,6 +31,13 @@ def test_a_broken_rule_is_found_within_200_seeds(rule: BrokenRule) -> None:
         if run(make(seed), faulty=rule.faulty, broken=rule.broken).violation is not None:
             return
     pytest.fail(f"nothing noticed: {rule.name}")
+
+
+def test_a_ledger_that_knows_who_owns_a_state_keeps_others_out() -> None:
+    """The same Getter with the ledger's check in its place: it is refused, and no promise is broken."""
+    rule = next(r for r in RULES if "owner" in r.name)
+    for seed in range(20):
+        assert run(make(seed), broken=rule.broken).violation is None
 
 
 @pytest.mark.parametrize("seed", [3, 11, 42])

@@ -16,9 +16,10 @@ from simulation.plan import SERVICE, Fault, Plan
 from simulation.violation import Dead
 from support.memory.memory_ledger import MemoryLedger
 
-from actors.domain.changes import Change, ChangeAnswer, ChangeResult, NewJob
+from actors.domain.changes import Change, ChangeAnswer, ChangeResult, NewJob, Transition
 from actors.domain.job import Attempt, HistoryEntry, Job
 from actors.domain.node import NodeAddress, NodeRef
+from actors.domain.status import OWNER
 from actors.messages import AttemptHanded
 from actors.ports.ledger import LedgerError
 from actors.ports.nodes import (
@@ -45,6 +46,7 @@ class Faulty:
     no_key: bool = False
     any_attempt: bool = False
     no_compare: bool = False
+    any_owner: bool = False
     release_forgotten: bool = False
     kill_trusts_first_process: bool = False
 
@@ -253,6 +255,8 @@ class BoundLedger:
     async def _bend(self, change: Change) -> Change:
         """The rules that a test breaks on purpose."""
         faulty = self._world.faulty
+        if faulty.any_owner and isinstance(change, Transition):
+            change = replace(change, by=OWNER[change.source])
         if not hasattr(change, "job_id") or not (faulty.any_attempt or faulty.no_compare):
             return change
         row = await self._disk.get(change.job_id)

@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from support.data.ledgers import SetClock, new_job
+from support.data.ledgers import SetClock, by_owner, new_job
 from support.memory.memory_ledger import MemoryLedger
 from trio.testing import MockClock
 
-from actors.domain.changes import Change, ChangeAnswer, ChangeResult, RecordEnd, SetProgress, Transition
+from actors.domain.changes import Change, ChangeAnswer, ChangeResult, RecordEnd, SetProgress
 from actors.domain.job import Attempt, End, Job
 from actors.domain.node import Heartbeat, NodeAddress, NodeRef, PayloadView, StreamPosition
 from actors.domain.progress import Progress
@@ -96,9 +96,9 @@ class World:
         """A job that the node runs."""
         job = await self.ledger.insert(new_job(**more))  # type: ignore[arg-type]  # any field
         attempt = Attempt(f"{job.id:032x}", job.id, 1, self.node.ref.node_id)
-        await self.record(Transition(job.id, Status.QUEUED, Status.PROCESSING, "", attempt=attempt))
+        await self.record(by_owner(job.id, Status.QUEUED, Status.PROCESSING, "", attempt=attempt))
         row = await self.record(
-            Transition(job.id, Status.PROCESSING, Status.SUBMITTED, "", key=attempt.key, spent=True)
+            by_owner(job.id, Status.PROCESSING, Status.SUBMITTED, "", key=attempt.key, spent=True)
         )
         self.say(PayloadChanged(PayloadView(attempt.key, Status.RUNNING)))
         await trio.sleep(0.1)
@@ -336,13 +336,11 @@ async def test_another_attempt_begins_without_progress_and_the_old_one_has_no_sa
         w.says(job, 0.5, "half")
         assert await w.progress(job) == (0.5, "half")
         assert job.attempt is not None
-        back = Transition(job.id, Status.RUNNING, Status.QUEUED, "", key=job.attempt.key)
+        back = by_owner(job.id, Status.RUNNING, Status.QUEUED, "", key=job.attempt.key)
         assert (await w.record(back)).progress is None
         attempt = Attempt("f" * 32, job.id, 2, "n")
-        await w.record(Transition(job.id, Status.QUEUED, Status.PROCESSING, "", attempt=attempt))
-        await w.record(
-            Transition(job.id, Status.PROCESSING, Status.SUBMITTED, "", key=attempt.key, spent=True)
-        )
+        await w.record(by_owner(job.id, Status.QUEUED, Status.PROCESSING, "", attempt=attempt))
+        await w.record(by_owner(job.id, Status.PROCESSING, Status.SUBMITTED, "", key=attempt.key, spent=True))
         w.says(job, 0.75, "of the first attempt")
         assert await w.progress(job) == (None, "")
         w.say(PayloadChanged(PayloadView(attempt.key, Status.RUNNING, progress=Progress(0.1))))

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.data.ledgers import SetClock, new_attempt, new_job, open_ledger, walk
+from support.data.ledgers import SetClock, by_owner, new_attempt, new_job, open_ledger, walk
 from support.memory.memory_ledger import MemoryLedger
 
 from actors.domain.changes import ChangeResult, MoveAttempt, RecordEnd, SetMessage, Transition
 from actors.domain.job import AttemptState, End, HistoryEntry, Job
-from actors.domain.status import ENDED, JOB, OVER, QUOTA, Status, may_move
+from actors.domain.status import ENDED, JOB, OVER, OWNER, QUOTA, Owner, Status, may_move
 from actors.ports.ledger import Ledger
 from orchestrator.ledger.ledger import IdempotencyConflict
 
@@ -82,7 +82,7 @@ async def test_every_pair_of_states_moves_exactly_where_the_table_says(
     for target in Status:
         job = await at(ledger, source)
         attempt = new_attempt(job) if target is S.PROCESSING else None
-        answer = await one(ledger, Transition(job.id, source, target, "why", attempt=attempt))
+        answer = await one(ledger, by_owner(job.id, source, target, "why", attempt=attempt))
         row = await ledger.get(job.id)
         assert answer.job == row
         if target in JOB[source]:
@@ -95,6 +95,17 @@ async def test_every_pair_of_states_moves_exactly_where_the_table_says(
             assert row == job
 
 
+@pytest.mark.parametrize("source", [s for s in WAYS if s is not S.CLEANED])
+async def test_a_state_is_left_by_its_owner_alone(ledger: Ledger, source: Status) -> None:
+    job = await at(ledger, source)
+    target = S.CLEANED if source in OVER else S.FAILED
+    for other in set(Owner) - {OWNER[source]}:
+        answer = await one(ledger, Transition(job.id, source, target, "not mine", by=other))
+        assert (answer.outcome, answer.job) == (REFUSED, job)
+    answer = await one(ledger, Transition(job.id, source, target, "mine", by=OWNER[source]))
+    assert answer.outcome is DONE
+
+
 @pytest.mark.parametrize("source", [s for s in WAYS if s not in OVER])
 async def test_a_job_ordered_to_end_never_becomes_queued_or_processing(
     ledger: Ledger, source: Status
@@ -105,7 +116,7 @@ async def test_a_job_ordered_to_end_never_becomes_queued_or_processing(
         assert ordered is not None
         assert ordered.terminate_requested
         attempt = new_attempt(job) if target is S.PROCESSING else None
-        answer = await one(ledger, Transition(job.id, source, target, "why", attempt=attempt))
+        answer = await one(ledger, by_owner(job.id, source, target, "why", attempt=attempt))
         allowed = may_move(source, target, terminate_requested=True)
         assert answer.outcome is (DONE if allowed else REFUSED)
 
@@ -123,9 +134,9 @@ async def test_the_order_to_terminate_is_given_once_and_not_to_what_is_over(ledg
 
 async def test_a_move_from_another_state_or_of_an_unknown_job_is_stale(ledger: Ledger) -> None:
     job = await at(ledger, S.SUBMITTED)
-    answer = await one(ledger, Transition(job.id, S.PREPARED, S.RUNNING, "late"))
+    answer = await one(ledger, by_owner(job.id, S.PREPARED, S.RUNNING, "late"))
     assert (answer.outcome, answer.job) == (STALE, job)
-    assert (await one(ledger, Transition(99, S.QUEUED, S.FAILED, "none"))).job is None
+    assert (await one(ledger, by_owner(99, S.QUEUED, S.FAILED, "none"))).job is None
     assert (await one(ledger, RecordEnd(99, "k", END))).outcome is STALE
     assert (await one(ledger, MoveAttempt("k", AttemptState.OVER))).outcome is STALE
 
@@ -136,20 +147,20 @@ async def test_what_an_older_attempt_says_changes_nothing(ledger: Ledger) -> Non
     old = job.attempt.key
     job = await walk(ledger, job, S.QUEUED, S.PROCESSING, S.SUBMITTED)
     for change in (
-        Transition(job.id, S.SUBMITTED, S.RUNNING, "late", key=old),
+        by_owner(job.id, S.SUBMITTED, S.RUNNING, "late", key=old),
         RecordEnd(job.id, old, END),
     ):
         assert (await one(ledger, change)).outcome is STALE
     assert await ledger.get(job.id) == job
     assert job.attempt is not None
-    answer = await one(ledger, Transition(job.id, S.SUBMITTED, S.RUNNING, "now", key=job.attempt.key))
+    answer = await one(ledger, by_owner(job.id, S.SUBMITTED, S.RUNNING, "now", key=job.attempt.key))
     assert answer.outcome is DONE
 
 
 async def test_processing_begins_with_an_attempt_of_this_job_and_only_one_is_open(ledger: Ledger) -> None:
     job = await ledger.insert(new_job())
     other = await ledger.insert(new_job())
-    go = Transition(job.id, S.QUEUED, S.PROCESSING, "goes")
+    go = by_owner(job.id, S.QUEUED, S.PROCESSING, "goes")
     assert (await one(ledger, go)).outcome is REFUSED
     assert (await one(ledger, replace(go, attempt=new_attempt(other)))).outcome is REFUSED
     attempt = new_attempt(job)
@@ -167,7 +178,7 @@ async def test_a_requeue_clears_the_attempt_and_its_end_and_counts_it_if_spent(l
     assert job.attempt is not None
     key = job.attempt.key
     assert (await one(ledger, RecordEnd(job.id, key, END))).outcome is DONE
-    back = Transition(
+    back = by_owner(
         job.id, S.RUNNING, S.QUEUED, "lost", key=key, spent=True, attempt_state=AttemptState.GIVEN_UP
     )
     row = (await one(ledger, back)).job
@@ -227,20 +238,20 @@ async def test_a_verdict_counts_once_and_only_on_the_way(ledger: Ledger) -> None
 
 async def test_a_move_stores_a_verdict_unless_there_is_one(ledger: Ledger) -> None:
     job = await at(ledger, S.RUNNING)
-    row = (await one(ledger, Transition(job.id, S.RUNNING, S.COMPLETED, "done", end=END))).job
+    row = (await one(ledger, by_owner(job.id, S.RUNNING, S.COMPLETED, "done", end=END))).job
     assert row.end == END
     job = await at(ledger, S.RUNNING)
     assert job.attempt is not None
     other = End(S.KILLED, "signal 9", signal=9)
     await ledger.record([RecordEnd(job.id, job.attempt.key, END)])
-    row = (await one(ledger, Transition(job.id, S.RUNNING, S.COMPLETED, "done", end=other))).job
+    row = (await one(ledger, by_owner(job.id, S.RUNNING, S.COMPLETED, "done", end=other))).job
     assert row.end == END
 
 
 async def test_a_foreign_id_is_stored_with_the_attempt(ledger: Ledger) -> None:
     job = await at(ledger, S.PROCESSING)
     assert job.attempt is not None
-    move = Transition(job.id, S.PROCESSING, S.SUBMITTED, "sent", key=job.attempt.key, foreign_id=17)
+    move = by_owner(job.id, S.PROCESSING, S.SUBMITTED, "sent", key=job.attempt.key, foreign_id=17)
     row = (await one(ledger, move)).job
     assert row.attempt.foreign_id == 17
     assert await ledger.attempts(job.id) == [row.attempt]
@@ -268,7 +279,7 @@ async def test_every_transition_is_in_the_history_with_its_attempt(ledger: Ledge
 async def test_refused_and_stale_changes_leave_no_history(ledger: Ledger) -> None:
     job = await ledger.insert(new_job())
     await ledger.record(
-        [Transition(job.id, S.QUEUED, S.RUNNING, "no"), Transition(job.id, S.RUNNING, S.COMPLETED, "no")]
+        [by_owner(job.id, S.QUEUED, S.RUNNING, "no"), by_owner(job.id, S.RUNNING, S.COMPLETED, "no")]
     )
     assert len(await ledger.history(job.id)) == 1
 
@@ -278,10 +289,10 @@ async def test_changes_of_one_call_are_applied_in_order_and_each_by_itself(ledge
     attempt = new_attempt(job)
     answers = await ledger.record(
         [
-            Transition(job.id, S.QUEUED, S.PROCESSING, "1", attempt=attempt),
-            Transition(job.id, S.QUEUED, S.FAILED, "stale"),
-            Transition(job.id, S.PROCESSING, S.SUBMITTED, "2", key=attempt.key),
-            Transition(job.id, S.SUBMITTED, S.CLEANED, "refused"),
+            by_owner(job.id, S.QUEUED, S.PROCESSING, "1", attempt=attempt),
+            by_owner(job.id, S.QUEUED, S.FAILED, "stale"),
+            by_owner(job.id, S.PROCESSING, S.SUBMITTED, "2", key=attempt.key),
+            by_owner(job.id, S.SUBMITTED, S.CLEANED, "refused"),
             RecordEnd(job.id, attempt.key, END),
             MoveAttempt(attempt.key, AttemptState.OVER),
         ]
@@ -363,7 +374,7 @@ async def test_an_idempotency_key_names_one_job_for_ever(ledger: Any) -> None:
 async def test_no_message_of_a_node_can_make_a_transition_fail(ledger: Ledger) -> None:
     job = await at(ledger, S.RUNNING)
     end = End(S.FAILED, "bad \udcff", exit_code=2**70, signal=-(2**70), peak_bytes=2**64, size=2**65)
-    row = (await one(ledger, Transition(job.id, S.RUNNING, S.FAILED, "name \udc80", end=end))).job
+    row = (await one(ledger, by_owner(job.id, S.RUNNING, S.FAILED, "name \udc80", end=end))).job
     assert row.message == "name \\udc80"
     assert (row.end.message, row.end.size) == ("bad \\udcff", 2**63 - 1)
     assert await ledger.get(job.id) == row
@@ -373,7 +384,7 @@ async def test_a_note_changes_the_message_of_the_current_attempt_and_nothing_els
     job = await ledger.insert(new_job())
     attempt = new_attempt(job)
     (sent,) = await ledger.record(
-        [Transition(job.id, Status.QUEUED, Status.PROCESSING, "sent", attempt=attempt)]
+        [by_owner(job.id, Status.QUEUED, Status.PROCESSING, "sent", attempt=attempt)]
     )
     assert sent.job is not None
     noted, again, other, unknown = await ledger.record(

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from support.data.ledgers import SetClock, list_jobs, new_attempt, new_job, open_ledger, walk
+from support.data.ledgers import SetClock, by_owner, list_jobs, new_attempt, new_job, open_ledger, walk
 
-from actors.domain.changes import ChangeResult, MoveAttempt, RecordEnd, SetMessage, SetProgress, Transition
+from actors.domain.changes import ChangeResult, MoveAttempt, RecordEnd, SetMessage, SetProgress
 from actors.domain.job import AttemptState, End, Job
 from actors.domain.status import Status
 from actors.ports.ledger import LedgerError
@@ -168,7 +168,7 @@ async def test_nobody_is_answered_before_the_commit(path: Path) -> None:
     async with open_ledger(path, trace=order.append) as ledger:
         job = await ledger.insert(new_job())
         order.append("inserted")
-        await ledger.record([Transition(job.id, S.QUEUED, S.FAILED, "why")])
+        await ledger.record([by_owner(job.id, S.QUEUED, S.FAILED, "why")])
         order.append("recorded")
         await ledger.request_terminate(job.id)
         order.append("ordered")
@@ -187,7 +187,7 @@ async def test_changed_jobs_are_told_once_durable_and_before_anybody_is_answered
         with pytest.raises(LedgerError):
             await ledger.insert(new_job(storage_key=job.storage_key))
         await ledger.insert(new_job(idempotency_key="k"))  # is there already
-        end = Transition(job.id, S.QUEUED, S.FAILED, "why")
+        end = by_owner(job.id, S.QUEUED, S.FAILED, "why")
         await ledger.record([end, end])  # the second is stale
     assert order == ["commit", [(1, 1)], "inserted", "commit", "commit", "commit", [(1, 2)]]
 
@@ -261,7 +261,7 @@ async def test_an_operation_cancelled_at_any_checkpoint_is_wholly_there_or_not_a
                 nursery.start_soon(_cancel_after, nursery.cancel_scope, ticks)
                 await ledger.record(
                     [
-                        Transition(job.id, S.PROCESSING, S.SUBMITTED, "sent", key=key),
+                        by_owner(job.id, S.PROCESSING, S.SUBMITTED, "sent", key=key),
                         RecordEnd(job.id, key, End(S.FAILED, "x")),
                         MoveAttempt(key, AttemptState.OVER),
                     ]
@@ -352,7 +352,7 @@ async def test_stopping_finishes_the_commit_under_way_and_refuses_the_rest(path:
 
 _INSERTER = """
 import sys, trio
-from support.data.ledgers import new_job, open_ledger
+from support.data.ledgers import by_owner, new_job, open_ledger
 async def main():
     async def insert(ledger):
         while True:
@@ -529,7 +529,7 @@ async def test_no_query_reads_all_jobs(path: Path) -> None:
         for connection in (ledger._connection, ledger._reader):
             connection._real_connection.set_trace_callback(statements.append)
         job = await walk(ledger, await ledger.insert(new_job(idempotency_key="k")), S.PROCESSING)
-        await ledger.record([Transition(job.id, S.PROCESSING, S.QUEUED, "x")])
+        await ledger.record([by_owner(job.id, S.PROCESSING, S.QUEUED, "x")])
         await walk(ledger, (await ledger.live())[0][0], S.PROCESSING, S.SUBMITTED, S.COMPLETED)
         await ledger.request_terminate(1)
         await ledger.changes(0)
@@ -583,7 +583,7 @@ async def test_an_attempt_key_is_compared_in_the_row_that_is_moved(path: Path) -
         got: list[ChangeResult] = []
 
         async def take() -> None:
-            move = Transition(job.id, S.QUEUED, S.PROCESSING, "goes", attempt=new_attempt(job))
+            move = by_owner(job.id, S.QUEUED, S.PROCESSING, "goes", attempt=new_attempt(job))
             got.append((await ledger.record([move]))[0].outcome)
 
         async with trio.open_nursery() as nursery:
@@ -624,7 +624,7 @@ async def test_only_what_makes_room_may_use_the_reserve(path: Path, monkeypatch:
         monkeypatch.setattr(ledger._writer, "write", remembered)
         word, note = SetProgress(job.id, key, 0.5), SetMessage(job.id, key, "waits")
         end = RecordEnd(job.id, key, End(S.COMPLETED, ""))
-        begin = Transition(job.id, S.QUEUED, S.PROCESSING, "", attempt=new_attempt(job))
+        begin = by_owner(job.id, S.QUEUED, S.PROCESSING, "", attempt=new_attempt(job))
         for batch in ([word], [note, word], [word, end], [end], [begin, end]):
             await ledger.record(batch)
         assert asked == [False, False, True, True, False]

@@ -12,7 +12,7 @@ from support.memory.memory_ledger import MemoryLedger
 
 from actors.domain.changes import Change, JobDetails, MoveAttempt, RecordEnd, SetProgress, Transition
 from actors.domain.job import Attempt, AttemptState, End
-from actors.domain.status import JOB, QUOTA, Status
+from actors.domain.status import JOB, OWNER, QUOTA, Owner, Status
 from actors.ports.ledger import Ledger, LedgerError
 
 S = Status
@@ -23,6 +23,7 @@ class Script:
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
+        self.others = random.Random(f"others/{seed}")
         self.keys: list[str] = []
 
     async def change(self, ledger: Ledger, last_id: int) -> Change:
@@ -58,6 +59,7 @@ class Script:
             foreign_id=rng.choice([None, None, 17]),
             spent=rng.random() < 0.3,
             end=rng.choice([None, end]),
+            by=OWNER.get(source, Owner.CLEANER) if self.others.random() < 0.95 else Owner.CLEANER,
         )
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from support.data.ledgers import SetClock, new_job, open_ledger
+from support.data.ledgers import SetClock, by_owner, new_job, open_ledger
 from support.processes.api_server import Owner
 
-from actors.domain.changes import Transition
 from actors.domain.job import Attempt, AttemptState
 from actors.domain.node import NodeAddress, NodeRef, NodeState, NodeView
 from actors.domain.status import Status
@@ -133,8 +132,8 @@ async def test_nothing_is_owed_to_a_machine_that_has_ended(ledger: SqliteLedger)
     await registry.join(JoinedNode(ID, "http://a:1", ("example",), machine="c" * 32))
     job = await ledger.insert(new_job())
     attempt = Attempt("d" * 32, job.id, 1, ID)
-    move = Transition(job.id, Status.QUEUED, Status.PROCESSING, "sent", attempt=attempt)
-    back = Transition(
+    move = by_owner(job.id, Status.QUEUED, Status.PROCESSING, "sent", attempt=attempt)
+    back = by_owner(
         job.id, Status.PROCESSING, Status.QUEUED, "lost", key=attempt.key, attempt_state=AttemptState.GIVEN_UP
     )
     await ledger.record([move, back])

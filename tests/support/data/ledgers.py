@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import trio
 
 from actors.domain.changes import ChangeResult, NewJob, Transition
 from actors.domain.job import Attempt, Job
-from actors.domain.status import Status
+from actors.domain.status import OWNER, Owner, Status
 from actors.ports.ledger import Ledger
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.ledger.queries import JobFilter
@@ -55,11 +56,19 @@ def new_attempt(job: Job, node_id: str = "node-a", n: int | None = None) -> Atte
     return Attempt(f"{next(_numbers):032x}", job.id, n if n is not None else job.attempts_used + 1, node_id)
 
 
+def by_owner(
+    job_id: int, source: Status, target: Status, reason: str, key: str | None = None, **more: Any
+) -> Transition:
+    """A transition by the actor that owns `source`."""
+    by = OWNER.get(source, Owner.CLEANER)  # nobody leaves Cleaned
+    return Transition(job_id, source, target, reason, key, by=by, **more)
+
+
 async def walk(ledger: Ledger, job: Job, *targets: Status) -> Job:
     """Take a job through these states, as its owners would."""
     for target in targets:
         attempt = new_attempt(job) if target is Status.PROCESSING else None
-        move = Transition(job.id, job.status, target, f"to {target}", attempt=attempt)
+        move = by_owner(job.id, job.status, target, f"to {target}", attempt=attempt)
         (answer,) = await ledger.record([move])
         assert answer.outcome is ChangeResult.DONE, (job.status, target)
         assert answer.job is not None

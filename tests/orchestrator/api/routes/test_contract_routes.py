@@ -12,10 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
-from support.data.ledgers import new_attempt, walk
+from support.data.ledgers import by_owner, new_attempt, walk
 from support.processes.api_server import Server, api_server, status_body
 
-from actors.domain.changes import Transition
 from actors.domain.job import Job
 from actors.domain.node import NodeRef, NodeState, NodeView
 from actors.domain.service import Waiting, WaitReason
@@ -252,7 +251,7 @@ async def killed_when_asked(server: Server, job: Job, *, end: Status = S.KILLED)
         row = job
         while not row.terminate_requested:
             row = await watch.newer(row.change_seq)
-    await server.ledger.record([Transition(row.id, row.status, end, f"to {end}")])
+    await server.ledger.record([by_owner(row.id, row.status, end, f"to {end}")])
 
 
 async def test_terminate_answers_once_the_job_is_killed_and_each_time_after(server: Server) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
-from support.data.ledgers import walk
+from support.data.ledgers import by_owner, walk
 from support.processes.api_server import Server, api_server, status_body
 
-from actors.domain.changes import ChangeResult, RecordEnd, Transition
+from actors.domain.changes import ChangeResult, RecordEnd
 from actors.domain.job import End
 from actors.domain.node import NodeRef, NodeState, NodeView
 from actors.domain.service import Waiting, WaitReason
@@ -87,7 +87,7 @@ async def test_a_job_that_a_node_did_not_take_says_so(server: Server) -> None:
     body = await get(server, f"/v1/jobs/{job.id}")
     assert (body["waiting_for"], body["position"]) == ("no_node", 0)
     job = await walk(server.ledger, job, S.PROCESSING)
-    move = Transition(job.id, S.PROCESSING, S.QUEUED, "waits: connection refused")
+    move = by_owner(job.id, S.PROCESSING, S.QUEUED, "waits: connection refused")
     (answer,) = await server.ledger.record([move])
     assert answer.outcome is ChangeResult.DONE
     view = NodeView(NodeRef("n", "http://n"), NodeState.SUSPECT, "x", ("example",), 1, 0, 0, 0.0)
