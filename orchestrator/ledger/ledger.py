@@ -1,8 +1,8 @@
 """Jobs and attempts in SQLite: the truth of the orchestrator.
 
 WAL with `synchronous = FULL`: what was answered survives the death of the process and of the machine. One
-connection writes (`ledger_writer`: group commit), another one reads and does not wait for an fsync. What a
-change does is decided in `ledger_rules`; the tables are in `ledger_schema`.
+connection writes (`writer`: group commit), another one reads and does not wait for an fsync. What a change
+does is decided in `transitions`; each table is a file in `tables`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import sqlite_anyio
 import trio
@@ -35,11 +35,12 @@ from actors.ports.callbacks import Callback, DeliveryOutcome
 from actors.ports.ledger import LedgerError
 from actors.ports.world import Clock
 from actors.store.reserve import Reserve
-from orchestrator.ledger import rows
+from actors.store.sqlite_thread import snapshot
 from orchestrator.ledger import transitions as rules
 from orchestrator.ledger.queries import Queries
-from orchestrator.ledger.schema import MAX_ID, prepare_reader, prepare_writer
-from orchestrator.ledger.tables import callbacks, machines, nodes, pauses
+from orchestrator.ledger.schema import prepare_reader, prepare_writer
+from orchestrator.ledger.tables import attempts, callbacks, history, jobs, machines, meta, nodes, pauses
+from orchestrator.ledger.tables.jobs import MAX_ID
 from orchestrator.ledger.tables.nodes import JoinedNode
 from orchestrator.ledger.writer import DATABASE_ERRORS, LedgerFull, Writer, Writing, explain, on_ledger
 
@@ -87,7 +88,7 @@ class SqliteLedger:
         committed: Callable[[Sequence[Job]], None] = lambda jobs: None,
         trace: Callable[[str], None] | None = None,
     ) -> SqliteLedger:
-        """Open the ledger at `path`; create or migrate it if need be. After each commit, before anybody is
+        """Open the ledger at `path`; create it if need be. After each commit, before anybody is
         answered, `trace` is told "commit" and `committed` the jobs that it has changed, in their order, if
         there are any; neither may wait or raise. Raises LedgerError for a file that cannot be opened or is
         not a ledger of this version."""
@@ -186,50 +187,38 @@ class SqliteLedger:
     # ------------------------------------------------------------------ reading
 
     async def changes(self, after: int, limit: int = 500) -> Sequence[Job]:
-        statement = f"{rows.JOBS} WHERE change_seq > ? ORDER BY change_seq LIMIT ?"
-        return await self._jobs(statement, after, limit)
+        return await self._read(lambda db: jobs.read_changed(db, after, limit=limit))
 
     async def live(self) -> tuple[Sequence[Job], int]:
-        return await self._read(_live)
+        def read(db: sqlite3.Connection) -> tuple[Sequence[Job], int]:
+            with snapshot(db):
+                return jobs.read_live(db), meta.read_seq(db)
+
+        return await self._read(read)
 
     async def unreleased(self) -> Sequence[Attempt]:
-        statement = f"{rows.ATTEMPTS_OWED} ORDER BY rowid"
-        return await self._read(lambda db: [rows.attempt_of(row) for row in db.execute(statement)])
+        return await self._read(attempts.read_unreleased)
 
     async def get(self, job_id: int) -> Job | None:
-        return await self._read(lambda db: rows.get_job(db, job_id))
+        return await self._read(lambda db: jobs.read_job(db, job_id))
 
     async def history(self, job_id: int) -> Sequence[HistoryEntry]:
-        statement = (
-            "SELECT job_id, at, source, target, reason, node_id, attempt_n FROM history "
-            "WHERE job_id = ? ORDER BY rowid"
-        )
-        return await self._read(lambda db: [rows.history_of(row) for row in db.execute(statement, (job_id,))])
+        return await self._read(lambda db: history.read_history(db, job_id))
 
     async def attempts(self, job_id: int) -> Sequence[Attempt]:
-        statement = f"{rows.ATTEMPTS} WHERE job_id = ? ORDER BY rowid"
-        return await self._read(lambda db: [rows.attempt_of(row) for row in db.execute(statement, (job_id,))])
+        return await self._read(lambda db: attempts.read_attempts(db, job_id))
 
     async def ended_before(
         self, wall: float, limit: int = 100, after: tuple[float, int] | None = None
     ) -> Sequence[Job]:
-        order = "ORDER BY ended_at, id LIMIT ?"
-        if after is None:
-            return await self._jobs(f"{rows.JOBS_ENDED} AND ended_at < ? {order}", wall, limit)
-        later = f"{rows.JOBS_ENDED} AND ended_at < ? AND (ended_at, id) > (?, ?) {order}"
-        return await self._jobs(later, wall, *after, limit)
+        return await self._read(lambda db: jobs.read_ended(db, wall, limit, after))
 
     async def unknown_directories(self, storage_keys: Sequence[str]) -> Sequence[str]:
-        def read(db: sqlite3.Connection) -> list[str]:
-            known = rows.known_directories(db, storage_keys)
-            return [key for key in storage_keys if key not in known]
-
-        return await self._read(read)
+        return await self._read(lambda db: jobs.read_unknown_directories(db, storage_keys))
 
     async def max_id(self) -> int:
         """The largest id that was ever given; 0 if none was."""
-        statement = "SELECT seq FROM sqlite_sequence WHERE name = 'jobs'"
-        return await self._read(lambda db: int((db.execute(statement).fetchone() or (0,))[0]))
+        return await self._read(jobs.read_last_id)
 
     async def nodes(self) -> Sequence[JoinedNode]:
         return await self._read(nodes.read_nodes)
@@ -251,9 +240,6 @@ class SqliteLedger:
         """Paused services: why, and since when."""
         return await self._read(pauses.read_pauses)
 
-    async def _jobs(self, statement: str, *parameters: Any) -> list[Job]:
-        return await self._read(lambda db: [rows.job_of(row) for row in db.execute(statement, parameters)])
-
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return await on_ledger(self._reader, work)
 
@@ -264,13 +250,13 @@ class SqliteLedger:
 def _insert(job: NewJob, writing: Writing) -> Job:
     db, now = writing.db, writing.now
     if job.idempotency_key is not None:
-        found = _find_idempotent(db, job.idempotency_key)
+        found = jobs.read_idempotent(db, job.idempotency_key)
         if found is not None:
             if found[1] != job.fingerprint:
                 raise IdempotencyConflict(found[0])
             return found[0]
     seq = writing.seq + 1
-    job_id = rows.insert_job(db, job, seq=seq, now=now)
+    job_id = jobs.insert_job(db, job, seq=seq, now=now)
     if job_id > MAX_ID:
         raise LedgerError(f"the job ids are used up: they end at {MAX_ID}; start a new ledger")
     return _store(writing, rules.new_job(job, job_id=job_id, seq=seq, now=now))
@@ -289,12 +275,12 @@ def _record(changes: Sequence[Change], writing: Writing) -> list[ChangeAnswer]:
 def _change(change: Change, writing: Writing) -> ChangeAnswer:
     db, now, seq = writing.db, writing.now, writing.seq + 1
     if isinstance(change, MoveAttempt):
-        attempt = rules.move_attempt(rows.get_attempt(db, change.key), change)
+        attempt = rules.move_attempt(attempts.read_attempt(db, change.key), change)
         if isinstance(attempt, ChangeResult):
             return ChangeAnswer(attempt)
-        rows.store_attempt(db, attempt, now)
+        attempts.update_attempt(db, attempt, now)
         return ChangeAnswer(ChangeResult.DONE)
-    job = rows.get_job(db, change.job_id)
+    job = jobs.read_job(db, change.job_id)
     step: rules.AppliedChange | ChangeResult
     if isinstance(change, RecordEnd):
         step = rules.record_end(job, change, seq=seq, now=now)
@@ -312,13 +298,13 @@ def _change(change: Change, writing: Writing) -> ChangeAnswer:
 
 def _attempt_exists(db: sqlite3.Connection, change: Transition) -> bool:
     assert change.attempt is not None
-    if rows.get_attempt(db, change.attempt.key) is not None:
+    if attempts.read_attempt(db, change.attempt.key) is not None:
         return True
-    return rows.has_open_attempt(db, change.job_id)
+    return attempts.has_open_attempt(db, change.job_id)
 
 
 def _request_terminate(job_id: int, writing: Writing) -> Job | None:
-    job = rows.get_job(writing.db, job_id)
+    job = jobs.read_job(writing.db, job_id)
     if job is None:
         return None
     step = rules.request_terminate(job, seq=writing.seq + 1, now=writing.now)
@@ -326,7 +312,14 @@ def _request_terminate(job_id: int, writing: Writing) -> Job | None:
 
 
 def _store(writing: Writing, step: rules.AppliedChange) -> Job:
-    rows.store(writing.db, step, writing.now)
+    db, now = writing.db, writing.now
+    if step.new_attempt is not None:
+        attempts.insert_attempt(db, step.new_attempt, now)
+    if step.changed_attempt is not None:
+        attempts.update_attempt(db, step.changed_attempt, now)
+    jobs.update_job(db, step.job)
+    if step.history is not None:
+        history.insert_history(db, step.history, step.job.change_seq)
     writing.seq = step.job.change_seq
     writing.changed.append(step.job)
     return step.job
@@ -334,31 +327,8 @@ def _store(writing: Writing, step: rules.AppliedChange) -> Job:
 
 def _jump_ids(to: int, writing: Writing) -> None:
     db = writing.db
-    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
-    last = 0 if row is None else int(row[0])
+    last = jobs.read_last_id(db)
     if to - 1 <= last:
         return
-    if row is None:
-        db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('jobs', ?)", (to - 1,))
-    else:
-        db.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'jobs'", (to - 1,))
+    jobs.store_last_id(db, to - 1)
     writing.seq += to - 1 - last
-
-
-def _live(db: sqlite3.Connection) -> tuple[Sequence[Job], int]:
-    db.execute("BEGIN")
-    try:
-        jobs = [rows.job_of(row) for row in db.execute(f"{rows.JOBS_LIVE} ORDER BY id")]
-        seq = int(db.execute("SELECT value FROM meta WHERE key = 'change_seq'").fetchone()[0])
-    finally:
-        db.execute("ROLLBACK")
-    return jobs, seq
-
-
-def _find_idempotent(db: sqlite3.Connection, key: str) -> tuple[Job, str | None] | None:
-    row = db.execute("SELECT id, fingerprint FROM jobs WHERE idempotency_key = ?", (key,)).fetchone()
-    if row is None:
-        return None
-    job = rows.get_job(db, row[0])
-    assert job is not None
-    return job, row[1]

@@ -18,7 +18,8 @@ import sqlite_anyio
 from actors.domain.changes import JobDetails
 from actors.domain.job import HistoryEntry, Job
 from actors.domain.status import Status
-from orchestrator.ledger import rows
+from actors.store.sqlite_thread import snapshot
+from orchestrator.ledger.tables import history, jobs, meta
 from orchestrator.ledger.tables.activity import Minute, read_minutes
 from orchestrator.ledger.tables.callbacks import CallbackView, read_callback, read_callback_counts
 from orchestrator.ledger.tables.queue_counts import QueueShare, read_queue_shares
@@ -27,9 +28,6 @@ from orchestrator.ledger.writer import on_ledger
 
 WINDOW: Final = 1000
 """Changes that one read looks at."""
-
-
-_LINES: Final = "SELECT change_seq, job_id, at, source, target, reason, node_id, attempt_n FROM history"
 
 
 LOOKED_THROUGH: Final = 5000
@@ -83,7 +81,7 @@ class Queries:
 
     async def details(self, job_ids: Sequence[int]) -> Mapping[int, JobDetails]:
         """What these jobs have besides; those that are unknown are left out."""
-        return await on_ledger(self._reader, lambda db: _read_details(db, job_ids))
+        return await on_ledger(self._reader, lambda db: jobs.read_details(db, job_ids))
 
     async def callback(self, job_id: int) -> CallbackView | None:
         """None for a job that asked for none, or that is unknown."""
@@ -91,7 +89,7 @@ class Queries:
 
     async def newest_change(self) -> int:
         """The number of the newest change."""
-        return await on_ledger(self._reader, _read_seq)
+        return await on_ledger(self._reader, meta.read_seq)
 
     async def changes_after(self, place: int) -> tuple[list[JobChange], int]:
         """The changes that follow `place`, in order, and how far that is: all if it is the newest change.
@@ -104,10 +102,7 @@ class Queries:
 
     async def job_counts(self) -> Mapping[tuple[str, Status], int]:
         """How many jobs there are by (service, status); what there is none of is left out."""
-        statement = "SELECT service, status, jobs FROM tallies WHERE jobs > 0"
-        return await on_ledger(
-            self._reader, lambda db: {(s, Status(name)): n for s, name, n in db.execute(statement)}
-        )
+        return await on_ledger(self._reader, jobs.read_job_counts)
 
     async def callback_counts(self) -> Mapping[str, int]:
         """How many callbacks there are, by status."""
@@ -143,18 +138,18 @@ def _read_page(db: sqlite3.Connection, wanted: JobFilter, before: int | None, li
 def _search(db: sqlite3.Connection, wanted: JobFilter, text: str, before: int | None, limit: int) -> JobPage:
     number = _number(text)
     exact = None if number is None else _exactly(db, wanted, number)
-    jobs = [exact] if exact is not None and before is None else []
+    found = [exact] if exact is not None and before is None else []
     looked, last = 0, before
     for job_id, user_id, name, tags in _select(db, _SEARCHED, wanted, before, LOOKED_THROUGH):
-        if len(jobs) == limit:
-            return JobPage(jobs, job_id + 1)
+        if len(found) == limit:
+            return JobPage(found, job_id + 1)
         looked, last = looked + 1, job_id
         is_exact = exact is not None and job_id == exact.id
         if not is_exact and (user_id == number or _has(text, name, tags)):
-            found = rows.get_job(db, job_id)
-            assert found is not None
-            jobs.append(found)
-    return JobPage(jobs, last if looked == LOOKED_THROUGH else None)
+            job = jobs.read_job(db, job_id)
+            assert job is not None
+            found.append(job)
+    return JobPage(found, last if looked == LOOKED_THROUGH else None)
 
 
 _SEARCHED: Final = "j.id, j.user_id, j.name, j.tags"
@@ -167,7 +162,7 @@ def _has(text: str, name: str | None, tags: str) -> bool:
 
 
 def _read(db: sqlite3.Connection, wanted: JobFilter, before: int | None, limit: int) -> list[Job]:
-    return [rows.job_of(row) for row in _select(db, rows.JOB_COLUMNS, wanted, before, limit)]
+    return [jobs.job_from_row(row) for row in _select(db, jobs.JOB_COLUMNS, wanted, before, limit)]
 
 
 def _select(
@@ -181,14 +176,14 @@ def _select(
         "j.name = ?": wanted.name,
     }
     if wanted.node is not None:
-        source, number = rows.FROM_NODE, "o.job_id"
+        source, number = jobs.FROM_NODE, "o.job_id"
         conditions |= {"o.state = 'open' AND o.node_id = ?": wanted.node}
         conditions["EXISTS (SELECT 1 FROM job_tags WHERE tag = ? AND job_id = j.id)"] = wanted.tag
     elif wanted.tag is not None:
-        source, number = rows.FROM_TAGGED, "t.job_id"
+        source, number = jobs.FROM_TAGGED, "t.job_id"
         conditions["t.tag = ?"] = wanted.tag
     else:
-        source, number = rows.FROM_JOBS, "j.id"
+        source, number = jobs.FROM_JOBS, "j.id"
     conditions[f"{number} < ?"] = before
     given = {condition: value for condition, value in conditions.items() if value is not None}
     where = f"WHERE {' AND '.join(given)}" if given else ""
@@ -206,61 +201,37 @@ def _exactly(db: sqlite3.Connection, wanted: JobFilter, number: int) -> Job | No
     return found[0] if found and found[0].id == number else None
 
 
-def _read_details(db: sqlite3.Connection, job_ids: Sequence[int]) -> Mapping[int, JobDetails]:
-    statement = (
-        "SELECT id, name, tags, callback_url, requires, rerun_of, input_names FROM jobs "
-        f"WHERE id IN ({', '.join('?' * len(job_ids))})"
-    )
-    return {row[0]: rows.details_of(row[1:]) for row in db.execute(statement, tuple(job_ids))}
-
-
-def _read_seq(db: sqlite3.Connection) -> int:
-    return int(db.execute("SELECT value FROM meta WHERE key = 'change_seq'").fetchone()[0])
-
-
 def _read_changes(db: sqlite3.Connection, after: int) -> tuple[list[JobChange], int]:
-    db.execute("BEGIN")
-    try:
-        upto = max(after, min(after + WINDOW, _read_seq(db)))
-        within = "change_seq > ? AND change_seq <= ?"
-        lines = {
-            row[0]: rows.history_of(row[1:])
-            for row in db.execute(f"{_LINES} WHERE change_seq IS NOT NULL AND {within}", (after, upto))
-        }
-        changed = [rows.job_of(row) for row in db.execute(f"{rows.JOBS} WHERE {within}", (after, upto))]
-        return _join_changes(db, lines, changed), upto
-    finally:
-        db.execute("ROLLBACK")
+    with snapshot(db):
+        upto = max(after, min(after + WINDOW, meta.read_seq(db)))
+        lines = history.read_lines(db, after, upto)
+        return _join_changes(db, lines, jobs.read_changed(db, after, upto)), upto
 
 
 def _read_job_changes(db: sqlite3.Connection, job_id: int, after: int) -> tuple[list[JobChange], int]:
-    db.execute("BEGIN")
-    try:
-        lines = {
-            row[0]: rows.history_of(row[1:])
-            for row in db.execute(f"{_LINES} WHERE job_id = ? AND +change_seq > ?", (job_id, after))
-        }
-        job = rows.get_job(db, job_id)
+    with snapshot(db):
+        lines = history.read_job_lines(db, job_id, after)
+        job = jobs.read_job(db, job_id)
         changed = [job] if job is not None and job.change_seq > after else []
-        return _join_changes(db, lines, changed), max(after, _read_seq(db))
-    finally:
-        db.execute("ROLLBACK")
+        return _join_changes(db, lines, changed), max(after, meta.read_seq(db))
 
 
 def _join_changes(
     db: sqlite3.Connection, lines: Mapping[int, HistoryEntry], changed: Sequence[Job]
 ) -> list[JobChange]:
-    jobs = {job.id: job for job in changed}
+    known = {job.id: job for job in changed}
     for entry in lines.values():
-        if entry.job_id not in jobs and (job := rows.get_job(db, entry.job_id)) is not None:
-            jobs[job.id] = job
+        if entry.job_id not in known and (job := jobs.read_job(db, entry.job_id)) is not None:
+            known[job.id] = job
     details: dict[int, JobDetails] = {}
-    ids = list(jobs)
+    ids = list(known)
     for start in range(0, len(ids), 500):
-        details |= _read_details(db, ids[start : start + 500])
+        details |= jobs.read_details(db, ids[start : start + 500])
     changes = {seq: entry.job_id for seq, entry in lines.items()} | {
         job.change_seq: job.id for job in changed
     }
     return [
-        JobChange(seq, jobs[n], details[n], lines.get(seq)) for seq, n in sorted(changes.items()) if n in jobs
+        JobChange(seq, known[n], details[n], lines.get(seq))
+        for seq, n in sorted(changes.items())
+        if n in known
     ]

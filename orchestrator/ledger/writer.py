@@ -25,6 +25,7 @@ from actors.ports.ledger import LedgerError
 from actors.ports.world import Clock
 from actors.store.reserve import Reserve
 from actors.store.sqlite_thread import run_on_connection
+from orchestrator.ledger.tables.meta import read_seq, store_seq
 
 T = TypeVar("T")
 _Answer: TypeAlias = "outcome.Value[Any] | outcome.Error"
@@ -189,11 +190,11 @@ def _batch(db: sqlite3.Connection, items: Sequence[_Item], now: float) -> tuple[
     that they have changed are changed."""
     try:
         db.execute("BEGIN IMMEDIATE")
-        before = int(db.execute("SELECT value FROM meta WHERE key = 'change_seq'").fetchone()[0])
+        before = read_seq(db)
         writing = Writing(db, now, before)
         answers = [_apply(item, writing) for item in items]
         if writing.seq != before:
-            db.execute("UPDATE meta SET value = ? WHERE key = 'change_seq'", (writing.seq,))
+            store_seq(db, writing.seq)
         db.execute("COMMIT")
     finally:
         if db.in_transaction:

@@ -1,4 +1,4 @@
-"""What happened in each minute, by service: a table of schema 5 that each job's moves add to, and that
+"""What happened in each minute, by service: a table that each job's moves add to, and that
 forgets what is older than `KEPT` minutes by itself.
 
 A job's wait is from its upload until it first leaves the queue, and counts in the minute in which it does.

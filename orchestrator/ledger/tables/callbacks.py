@@ -1,4 +1,4 @@
-"""Whom to tell of ended jobs: a table of schema 5. The end of a job that asked for it writes its row, in the
+"""Whom to tell of ended jobs: a table. The end of a job that asked for it writes its row, in the
 same transaction, so no crash forgets a callback."""
 
 from __future__ import annotations

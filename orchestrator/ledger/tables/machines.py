@@ -1,7 +1,4 @@
-"""Machines and decisions of scaling in the ledger: the tables of schema 2, and what is done with them.
-
-The functions run in the thread of a connection, each as one item of the writer or one read.
-"""
+"""Machines and decisions of scaling."""
 
 from __future__ import annotations
 

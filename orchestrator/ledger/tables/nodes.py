@@ -1,7 +1,4 @@
-"""Nodes that joined by themselves, and the order that a node gets no more jobs: rows of the ledger.
-
-The functions run in the thread of a connection, each as one item of the writer or one read.
-"""
+"""Nodes that joined by themselves, and the order that a node gets no more jobs."""
 
 from __future__ import annotations
 
@@ -13,9 +10,18 @@ from typing import Final
 
 _COLUMNS: Final = "node_id, url, services, slots, labels, kind, last_seen, machine"
 
-# Schema 3. The table of nodes is older. A drain stands by itself: static nodes have no row there.
+# A drain stands by itself: static nodes have no row in the table of nodes.
 TABLES: Final = (
-    "ALTER TABLE nodes ADD COLUMN machine TEXT",
+    """CREATE TABLE nodes (
+        node_id TEXT PRIMARY KEY,
+        url TEXT NOT NULL,
+        services TEXT NOT NULL,
+        slots INTEGER,
+        labels TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        last_seen REAL NOT NULL,
+        machine TEXT
+    ) STRICT""",
     "CREATE TABLE drains (node_id TEXT PRIMARY KEY, reason TEXT NOT NULL) STRICT, WITHOUT ROWID",
 )
 

@@ -1,9 +1,18 @@
-"""Paused services, as rows."""
+"""Paused services."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
+from typing import Final
+
+TABLES: Final = (
+    """CREATE TABLE pauses (
+        service TEXT PRIMARY KEY,
+        reason TEXT NOT NULL,
+        since REAL NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+)
 
 
 def read_pauses(db: sqlite3.Connection) -> Mapping[str, tuple[str, float]]:

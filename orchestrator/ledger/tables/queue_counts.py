@@ -1,4 +1,4 @@
-"""Who has jobs that wait and jobs that are under way: a table of schema 5 that each job's moves keep, so that
+"""Who has jobs that wait and jobs that are under way: a table that each job's moves keep, so that
 nobody walks through the queue to know who fills it. A row goes with its last job."""
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ TABLES: Final = (
         under_way INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (service, user_id)
     ) STRICT, WITHOUT ROWID""",
-    f"""INSERT INTO crowd SELECT service, user_id, sum(status = 'Queued'), sum({_under_way("jobs")})
-        FROM jobs WHERE status = 'Queued' OR {_under_way("jobs")} GROUP BY 1, 2""",
     """CREATE TRIGGER jobs_crowd_new AFTER INSERT ON jobs BEGIN
         INSERT INTO crowd (service, user_id, queued) VALUES (new.service, new.user_id, 1)
             ON CONFLICT DO UPDATE SET queued = queued + 1;

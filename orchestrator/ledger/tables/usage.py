@@ -1,4 +1,4 @@
-"""What was used, by hour, service and user: a table of schema 4 that each job's end adds to, so that nobody
+"""What was used, by hour, service and user: a table that each job's end adds to, so that nobody
 has to count jobs to know it. Cleaning and deleting take nothing back."""
 
 from __future__ import annotations
@@ -28,10 +28,6 @@ TABLES: Final = (
         wall_seconds REAL NOT NULL,
         PRIMARY KEY (hour, service, user_id, status)
     ) STRICT, WITHOUT ROWID""",
-    f"""INSERT INTO usage SELECT CAST(ended_at / {HOUR} AS INTEGER), service, user_id,
-            CASE status WHEN 'Cleaned' THEN coalesce(end_status, 'Failed') ELSE status END,
-            count(*), total(end_cpu_seconds), total(end_wall_seconds)
-        FROM jobs WHERE ended_at IS NOT NULL GROUP BY 1, 2, 3, 4""",
     f"""CREATE TRIGGER jobs_used AFTER UPDATE OF ended_at ON jobs
         WHEN old.ended_at IS NULL AND new.ended_at IS NOT NULL BEGIN
         INSERT INTO usage (hour, service, user_id, status, jobs, cpu_seconds, wall_seconds)

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from actors.domain.job import AttemptState, End, Job
 from actors.domain.status import Status
 from actors.ports.ledger import LedgerError
 from actors.store.sqlite_thread import run_on_connection
+from orchestrator.ledger import schema
 from orchestrator.ledger.ledger import JobDetails, JoinedNode, LedgerFull, SqliteLedger
-from orchestrator.ledger.schema import MAX_ID, SCHEMA
+from orchestrator.ledger.schema import SCHEMA
+from orchestrator.ledger.tables.jobs import MAX_ID
 
 S = Status
 
@@ -91,6 +94,19 @@ async def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
     with pytest.raises(LedgerError, match="written by a newer version"):
         await SqliteLedger.open(str(path), clock=SetClock())
     assert content(path) == before
+
+
+async def test_a_creation_that_fails_leaves_nothing_behind(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "TABLES", (*schema.TABLES, "CREATE TABLE jobs (once_more)"))
+    with pytest.raises(LedgerError, match="table jobs already exists"):
+        await SqliteLedger.open(str(path), clock=SetClock())
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT name FROM sqlite_master").fetchall() == []
+    monkeypatch.undo()
+    async with open_ledger(path) as ledger:
+        assert (await ledger.insert(new_job())).id == 1
 
 
 @pytest.mark.parametrize(

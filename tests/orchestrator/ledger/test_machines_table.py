@@ -11,13 +11,12 @@ from typing import cast
 
 import pytest
 import trio
-from support.data.ledgers import new_job, open_ledger
+from support.data.ledgers import open_ledger
 from support.memory.memory_machines import MemoryMachines
 
 from actors.domain.scaling import DecisionRecord, MachineRecord, MachineState
 from actors.ports.ledger import LedgerError
 from actors.ports.scaling import MachineLedger
-from orchestrator.ledger.schema import MIGRATIONS, SCHEMA
 from orchestrator.ledger.tables.machines import DECISIONS_KEPT, ENDED_KEPT
 
 
@@ -129,44 +128,3 @@ async def test_a_machine_that_cannot_be_stored_is_a_ledger_error(tmp_path: Path)
         with pytest.raises(LedgerError):
             await disk.put_machine(replace(machine(1), service=nothing))
         assert list(await disk.machines()) == []
-
-
-async def test_a_ledger_of_schema_1_is_taken_along_with_its_jobs_and_owner(tmp_path: Path) -> None:
-    path, owner = tmp_path / "ledger.db", "0123456789abcdef" * 2
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        for statement in MIGRATIONS[0]:
-            db.execute(statement)
-        db.execute("INSERT INTO meta (key, value) VALUES ('owner', ?)", (owner,))
-        db.execute(
-            "INSERT INTO jobs (id, user_id, service, status, message, change_seq, created_at, updated_at, "
-            "storage_key, size, max_runtime) "
-            "VALUES (41, 7, 'example', 'Queued', 'waits', 1, 1, 1, 'k', 10, 0)"
-        )
-        db.execute("UPDATE meta SET value = 1 WHERE key = 'change_seq'")
-        db.execute("PRAGMA user_version = 1")
-    async with open_ledger(path) as disk:
-        assert disk.owner == owner
-        job = await disk.get(41)
-        assert job is not None and (job.user_id, job.message) == (7, "waits")
-        assert (await disk.insert(new_job())).id == 42
-        await disk.put_machine(machine(1))
-        assert list(await disk.machines()) == [machine(1)]
-    with closing(sqlite3.connect(path)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA,)
-
-
-async def test_a_migration_that_fails_leaves_the_old_schema(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.db"
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        for statement in MIGRATIONS[0]:
-            db.execute(statement)
-        db.execute("INSERT INTO meta (key, value) VALUES ('owner', 'x')")
-        db.execute("PRAGMA user_version = 1")
-        # In the way of the second table: the first one must not stay either.
-        db.execute("CREATE TABLE scaling_decisions (other)")
-    with pytest.raises(LedgerError, match="scaling_decisions"):
-        async with open_ledger(path):
-            raise AssertionError("it was opened")
-    with closing(sqlite3.connect(path)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (1,)
-        assert db.execute("SELECT name FROM sqlite_master WHERE name = 'machines'").fetchall() == []

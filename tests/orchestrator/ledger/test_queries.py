@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncIterator
 from itertools import chain
 from pathlib import Path
@@ -16,7 +15,6 @@ from actors.domain.status import Status
 from orchestrator.ledger import queries
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.ledger.queries import JobFilter
-from orchestrator.ledger.schema import MIGRATIONS, SCHEMA
 from orchestrator.ledger.tables.activity import KEPT
 from orchestrator.ledger.tables.queue_counts import QueueShare
 
@@ -156,43 +154,6 @@ async def test_use_is_summed_by_hour_and_outlives_the_data(ledger: SqliteLedger,
     used, _ = await ledger.queries.usage(10800.0, None, None)
     assert [u.status for u in used] == [S.KILLED]
     assert await ledger.queries.usage(0.0, 4, None) == ([], 0.0)
-
-
-@pytest.mark.parametrize("schema", range(1, SCHEMA))
-async def test_an_older_ledger_is_taken_over_with_what_it_has(schema: int, tmp_path: Path) -> None:
-    path = tmp_path / "old.sqlite"
-    db = sqlite3.connect(path)
-    try:
-        for statements in MIGRATIONS[:schema]:
-            for statement in statements:
-                db.execute(statement)
-        db.execute("INSERT INTO meta (key, value) VALUES ('owner', 'me')")
-        db.execute("UPDATE meta SET value = 3 WHERE key = 'change_seq'")
-        for number, status in enumerate(("Queued", "Processing", "Completed"), 1):
-            db.execute(
-                "INSERT INTO jobs (user_id, service, status, message, change_seq, created_at, updated_at, "
-                "storage_key, size, max_runtime) VALUES (7, 's', 'Queued', '', ?, 1, 2, ?, 5, 0)",
-                (number, f"key{number}"),
-            )
-            ended_at = 3 if status == "Completed" else None
-            db.execute(
-                "UPDATE jobs SET status = ?, ended_at = ? WHERE id = ?",
-                (status, ended_at, number),
-            )
-        db.execute(f"PRAGMA user_version = {schema}")
-        db.commit()
-    finally:
-        db.close()
-    async with open_ledger(path) as ledger:
-        assert await ledger.queries.details((1,)) == {1: JobDetails()}
-        told, _ = await ledger.queries.changes_after(0)
-        assert [one.job.status for one in told] == [S.QUEUED, S.PROCESSING, S.COMPLETED]
-        assert [one.job.progress for one in told] == [None] * 3
-        assert await ledger.queries.queue_counts(None, 9) == [QueueShare("s", 7, 1, 1)]
-        used, _ = await ledger.queries.usage(0.0, None, None)
-        assert [(one.status, one.jobs) for one in used] == [(S.COMPLETED, 1)]
-        assert (await ledger.insert(new_job(7, "s"))).id == 4
-        assert await ledger.queries.queue_counts(None, 9) == [QueueShare("s", 7, 2, 1)]
 
 
 async def test_who_fills_the_queue_is_known_without_counting(ledger: SqliteLedger) -> None:

@@ -1,0 +1,308 @@
+"""Jobs: each as it is now, what was handed in with it, its tags, and how many there are of each kind.
+
+Every index is there for a query that would otherwise read all jobs; the partial ones hold only the rows that
+are still of interest, so that they stay small while the history grows.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from actors.domain.changes import JobDetails, NewJob
+from actors.domain.job import End, Job
+from actors.domain.labels import from_labels
+from actors.domain.status import ENDED, OVER, Status
+from orchestrator.ledger.tables.attempts import attempt_from_row
+
+MAX_ID: Final = 2**32 - 1
+"""Job ids go from 1 to here: the contract's clients keep them in 32 bits without a sign."""
+
+
+_NEWEST: Final = 2**63 - 1
+
+
+def _names(statuses: frozenset[str]) -> str:
+    return ", ".join(f"'{status}'" for status in sorted(statuses))
+
+
+# SQLite uses a partial index only where the query repeats its condition, word for word.
+_IS_LIVE: Final = f"status NOT IN ({_names(frozenset(OVER))})"
+_IS_ENDED: Final = f"status IN ({_names(frozenset(ENDED))})"
+
+TABLES: Final = (
+    """CREATE TABLE jobs (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        user_id INTEGER NOT NULL,
+        service TEXT NOT NULL,
+        status TEXT NOT NULL,
+        message TEXT NOT NULL,
+        change_seq INTEGER NOT NULL,
+        created_at REAL NOT NULL,
+        updated_at REAL NOT NULL,
+        ended_at REAL,
+        storage_key TEXT NOT NULL UNIQUE,
+        size INTEGER NOT NULL,
+        terminate_requested INTEGER NOT NULL DEFAULT 0,
+        attempts_used INTEGER NOT NULL DEFAULT 0,
+        max_runtime REAL NOT NULL,
+        attempt_key TEXT REFERENCES attempts (key),
+        end_status TEXT,
+        end_message TEXT,
+        end_exit_code INTEGER,
+        end_signal INTEGER,
+        end_started_at REAL,
+        end_ended_at REAL,
+        end_wall_seconds REAL,
+        end_cpu_seconds REAL,
+        end_peak_bytes INTEGER,
+        end_size INTEGER,
+        idempotency_key TEXT,
+        fingerprint TEXT,
+        name TEXT,
+        tags TEXT NOT NULL DEFAULT '[]',
+        callback_url TEXT,
+        requires TEXT NOT NULL DEFAULT '{}',
+        rerun_of INTEGER,
+        input_names TEXT NOT NULL DEFAULT '[]',
+        progress REAL,
+        progress_message TEXT NOT NULL DEFAULT '',
+        running_since REAL
+    ) STRICT""",
+    "CREATE UNIQUE INDEX jobs_change ON jobs (change_seq)",
+    "CREATE UNIQUE INDEX jobs_idempotency ON jobs (idempotency_key) WHERE idempotency_key IS NOT NULL",
+    f"CREATE INDEX jobs_live ON jobs (id) WHERE {_IS_LIVE}",
+    f"CREATE INDEX jobs_ended ON jobs (ended_at) WHERE {_IS_ENDED}",
+    # An index ends in the rowid, which is the id: these are in the order of lists, newest last.
+    "CREATE INDEX jobs_user ON jobs (user_id)",
+    "CREATE INDEX jobs_service ON jobs (service)",
+    "CREATE INDEX jobs_status ON jobs (status)",
+    "CREATE INDEX jobs_user_status ON jobs (user_id, status)",
+    "CREATE INDEX jobs_user_service ON jobs (user_id, service)",
+    "CREATE INDEX jobs_service_status ON jobs (service, status)",
+    "CREATE INDEX jobs_name ON jobs (name) WHERE name IS NOT NULL",
+    """CREATE TABLE job_tags (
+        tag TEXT NOT NULL,
+        job_id INTEGER NOT NULL REFERENCES jobs (id),
+        PRIMARY KEY (tag, job_id)
+    ) STRICT, WITHOUT ROWID""",
+    # How many jobs there are of each kind, without counting them.
+    """CREATE TABLE tallies (
+        service TEXT NOT NULL,
+        status TEXT NOT NULL,
+        jobs INTEGER NOT NULL,
+        PRIMARY KEY (service, status)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TRIGGER jobs_tally_new AFTER INSERT ON jobs BEGIN
+        INSERT INTO tallies (service, status, jobs) VALUES (new.service, new.status, 1)
+            ON CONFLICT DO UPDATE SET jobs = jobs + 1;
+    END""",
+    """CREATE TRIGGER jobs_tally_moved AFTER UPDATE OF status ON jobs WHEN old.status <> new.status BEGIN
+        UPDATE tallies SET jobs = jobs - 1 WHERE service = old.service AND status = old.status;
+        INSERT INTO tallies (service, status, jobs) VALUES (new.service, new.status, 1)
+            ON CONFLICT DO UPDATE SET jobs = jobs + 1;
+    END""",
+)
+
+JOB_COLUMNS: Final = (
+    "id, user_id, service, status, message, change_seq, j.created_at, j.updated_at, storage_key, size, "
+    "terminate_requested, attempts_used, max_runtime, ended_at, "
+    "end_status, end_message, end_exit_code, end_signal, end_started_at, end_ended_at, end_wall_seconds, "
+    "end_cpu_seconds, end_peak_bytes, end_size, "
+    "a.key, a.job_id, a.n, a.node_id, a.state, a.foreign_id, requires, progress, progress_message, "
+    "running_since"
+)
+_CURRENT: Final = "LEFT JOIN attempts AS a ON a.key = j.attempt_key"
+FROM_JOBS: Final = f"FROM jobs AS j {_CURRENT}"
+# From the tag or the node to the jobs: CROSS keeps the planner from turning it round and sorting.
+FROM_TAGGED: Final = f"FROM job_tags AS t CROSS JOIN jobs AS j ON j.id = t.job_id {_CURRENT}"
+FROM_NODE: Final = (
+    "FROM attempts AS o INDEXED BY attempts_on_node "
+    f"CROSS JOIN jobs AS j ON j.id = o.job_id AND j.attempt_key = o.key {_CURRENT}"
+)
+
+JOBS: Final = f"SELECT {JOB_COLUMNS} {FROM_JOBS}"
+"""Jobs with their current attempts; `job_from_row` reads its rows."""
+
+# The planner would often rather take another index and sort; what it cannot use here is an error.
+_LIVE: Final = f"SELECT {JOB_COLUMNS} FROM jobs AS j INDEXED BY jobs_live {_CURRENT} WHERE {_IS_LIVE}"
+_ENDED: Final = f"SELECT {JOB_COLUMNS} FROM jobs AS j INDEXED BY jobs_ended {_CURRENT} WHERE {_IS_ENDED}"
+
+
+def job_from_row(row: tuple[Any, ...]) -> Job:
+    return Job(
+        id=row[0],
+        user_id=row[1],
+        service=row[2],
+        status=Status(row[3]),
+        message=row[4],
+        change_seq=row[5],
+        created_at=row[6],
+        updated_at=row[7],
+        storage_key=row[8],
+        size=row[9],
+        terminate_requested=bool(row[10]),
+        attempts_used=row[11],
+        max_runtime=row[12],
+        ended_at=row[13],
+        end=None if row[14] is None else End(Status(row[14]), *row[15:24]),
+        attempt=None if row[24] is None else attempt_from_row(row[24:30]),
+        requires="" if row[30] == "{}" else from_labels(json.loads(row[30])),
+        progress=row[31],
+        progress_message=row[32],
+        running_since=row[33],
+    )
+
+
+def read_job(db: sqlite3.Connection, job_id: int) -> Job | None:
+    row = db.execute(f"{JOBS} WHERE j.id = ?", (job_id,)).fetchone()
+    return None if row is None else job_from_row(row)
+
+
+def read_live(db: sqlite3.Connection) -> Sequence[Job]:
+    """All jobs that are not over, oldest first."""
+    return [job_from_row(row) for row in db.execute(f"{_LIVE} ORDER BY id")]
+
+
+def read_changed(
+    db: sqlite3.Connection, after: int, upto: int = _NEWEST, *, limit: int = -1
+) -> Sequence[Job]:
+    """Jobs whose newest change is above `after` and up to `upto`, in the order of these."""
+    statement = f"{JOBS} WHERE change_seq > ? AND change_seq <= ? ORDER BY change_seq LIMIT ?"
+    return [job_from_row(row) for row in db.execute(statement, (after, upto, limit))]
+
+
+def read_ended(
+    db: sqlite3.Connection, before: float, limit: int, after: tuple[float, int] | None
+) -> Sequence[Job]:
+    """Ended jobs whose data is kept, oldest first."""
+    later, place = ("", ()) if after is None else ("AND (ended_at, id) > (?, ?)", after)
+    statement = f"{_ENDED} AND ended_at < ? {later} ORDER BY ended_at, id LIMIT ?"
+    return [job_from_row(row) for row in db.execute(statement, (before, *place, limit))]
+
+
+def read_details(db: sqlite3.Connection, job_ids: Sequence[int]) -> Mapping[int, JobDetails]:
+    statement = (
+        "SELECT id, name, tags, callback_url, requires, rerun_of, input_names FROM jobs "
+        f"WHERE id IN ({', '.join('?' * len(job_ids))})"
+    )
+    return {
+        number: JobDetails(
+            name, tuple(json.loads(tags)), url, json.loads(requires), rerun_of, tuple(json.loads(names))
+        )
+        for number, name, tags, url, requires, rerun_of, names in db.execute(statement, tuple(job_ids))
+    }
+
+
+def read_idempotent(db: sqlite3.Connection, key: str) -> tuple[Job, str | None] | None:
+    """The job that was stored with this idempotency key, and the fingerprint of its content."""
+    row = db.execute("SELECT id, fingerprint FROM jobs WHERE idempotency_key = ?", (key,)).fetchone()
+    if row is None:
+        return None
+    job = read_job(db, row[0])
+    assert job is not None
+    return job, row[1]
+
+
+def read_unknown_directories(db: sqlite3.Connection, storage_keys: Sequence[str]) -> Sequence[str]:
+    """Those of the keys that belong to no job whose data is still kept."""
+    unknown = []
+    for key in storage_keys:
+        found = db.execute("SELECT status FROM jobs WHERE storage_key = ?", (key,)).fetchone()
+        if found is None or found[0] == Status.CLEANED.value:
+            unknown.append(key)
+    return unknown
+
+
+def read_job_counts(db: sqlite3.Connection) -> Mapping[tuple[str, Status], int]:
+    found = db.execute("SELECT service, status, jobs FROM tallies WHERE jobs > 0")
+    return {(service, Status(name)): jobs for service, name, jobs in found}
+
+
+def read_last_id(db: sqlite3.Connection) -> int:
+    """The largest id that was ever given; 0 if none was."""
+    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def store_last_id(db: sqlite3.Connection, last: int) -> None:
+    """The next job's id follows `last`."""
+    if db.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'jobs'", (last,)).rowcount == 0:
+        db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('jobs', ?)", (last,))
+
+
+def insert_job(db: sqlite3.Connection, job: NewJob, *, seq: int, now: float) -> int:
+    """Store what was handed in; the id that it got."""
+    details = job.details
+    cursor = db.execute(
+        "INSERT INTO jobs (user_id, service, status, message, change_seq, created_at, updated_at, "
+        "storage_key, size, max_runtime, idempotency_key, fingerprint, name, tags, callback_url, requires, "
+        "rerun_of, input_names) VALUES (?, ?, 'Queued', '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            job.user_id,
+            job.service,
+            seq,
+            now,
+            now,
+            job.storage_key,
+            job.size,
+            job.max_runtime,
+            job.idempotency_key,
+            job.fingerprint,
+            details.name,
+            json.dumps(list(details.tags)),
+            details.callback_url,
+            json.dumps(dict(details.requires)),
+            details.rerun_of,
+            json.dumps(list(details.input_names)),
+        ),
+    )
+    job_id = cursor.lastrowid
+    assert job_id is not None
+    db.executemany(
+        "INSERT INTO job_tags (tag, job_id) VALUES (?, ?)", [(tag, job_id) for tag in details.tags]
+    )
+    return job_id
+
+
+def update_job(db: sqlite3.Connection, job: Job) -> None:
+    end = job.end
+    db.execute(
+        "UPDATE jobs SET status = ?, message = ?, change_seq = ?, updated_at = ?, ended_at = ?, "
+        "terminate_requested = ?, attempts_used = ?, attempt_key = ?, end_status = ?, end_message = ?, "
+        "end_exit_code = ?, end_signal = ?, end_started_at = ?, end_ended_at = ?, end_wall_seconds = ?, "
+        "end_cpu_seconds = ?, end_peak_bytes = ?, end_size = ?, progress = ?, progress_message = ?, "
+        "running_since = ? WHERE id = ?",
+        (
+            job.status.value,
+            job.message,
+            job.change_seq,
+            job.updated_at,
+            job.ended_at,
+            int(job.terminate_requested),
+            job.attempts_used,
+            job.attempt.key if job.attempt is not None else None,
+            *(_end_columns(end) if end is not None else (None,) * 10),
+            job.progress,
+            job.progress_message,
+            job.running_since,
+            job.id,
+        ),
+    )
+
+
+def _end_columns(end: End) -> tuple[Any, ...]:
+    return (
+        end.status.value,
+        end.message,
+        end.exit_code,
+        end.signal,
+        end.started_at,
+        end.ended_at,
+        end.wall_seconds,
+        end.cpu_seconds,
+        end.peak_bytes,
+        end.size,
+    )

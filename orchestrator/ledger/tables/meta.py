@@ -1,0 +1,28 @@
+"""What the ledger knows of itself: its owner's name, and the number of the newest change."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+TABLES: Final = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID",
+    "INSERT INTO meta (key, value) VALUES ('change_seq', 0)",
+)
+
+
+def read_seq(db: sqlite3.Connection) -> int:
+    """The number of the newest change."""
+    return int(db.execute("SELECT value FROM meta WHERE key = 'change_seq'").fetchone()[0])
+
+
+def store_seq(db: sqlite3.Connection, seq: int) -> None:
+    db.execute("UPDATE meta SET value = ? WHERE key = 'change_seq'", (seq,))
+
+
+def read_owner(db: sqlite3.Connection) -> str:
+    return str(db.execute("SELECT value FROM meta WHERE key = 'owner'").fetchone()[0])
+
+
+def store_owner(db: sqlite3.Connection, owner: str) -> None:
+    db.execute("INSERT INTO meta (key, value) VALUES ('owner', ?)", (owner,))
