@@ -67,8 +67,7 @@ def run(settings: NodeSettings) -> int:
 
     from actors.wire.errors import CannotListen, leaves
     from actors.wire.http.server import until_signal
-    from node.executors.executor import NodeError
-    from node.payloads.records import DataDirectoryError
+    from node.errors import NodeError
     from node.server import serve_node, set_up_logging
 
     async def main() -> None:
@@ -87,7 +86,7 @@ def run(settings: NodeSettings) -> int:
     told: list[str] = []
     try:
         trio.run(main)
-    except* (CannotListen, DataDirectoryError, NodeError) as group:
+    except* (CannotListen, NodeError) as group:
         told += [str(error) for error in leaves(group)]
     except* KeyboardInterrupt:
         told.append("interrupted")

@@ -25,6 +25,7 @@ import trio
 
 from actors.wire.errors import SourceChanged, causes
 from actors.wire.protocol.attempts import Garbled
+from orchestrator.errors import OrchestratorError
 
 JSON_LIMIT: Final = 8 << 20
 """Bytes of an answer that is held in memory as a whole."""
@@ -35,7 +36,7 @@ _CONNECTIONS: Final = 1000
 """For what is transferred at once. Idle ones count until they are dropped."""
 
 
-class NotReached(Exception):
+class NotReached(OrchestratorError):
     """No byte of the request reached the peer."""
 
 
@@ -43,7 +44,7 @@ class Untrusted(NotReached):
     """There is no connection, as the peer's certificate is not trusted or is for another host."""
 
 
-class Broken(Exception):
+class Broken(OrchestratorError):
     """The exchange failed when the peer may already have had some of the request, or all of it."""
 
 
@@ -51,7 +52,7 @@ class NotHttp(Broken):
     """What the peer answered is no HTTP."""
 
 
-class BodyUnreadable(Exception):
+class BodyUnreadable(OrchestratorError):
     """Our own side could not go on with the body of the request (a file vanished, shrank, or is damaged)."""
 
 

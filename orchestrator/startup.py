@@ -17,6 +17,7 @@ import trio
 from orchestrator.callbacks.keys import SecretError, load_secrets
 from orchestrator.callbacks.trust import TrustError, load_trust
 from orchestrator.config.settings import Settings
+from orchestrator.errors import OrchestratorError
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.storage.storage import Storage
 
@@ -30,7 +31,7 @@ RESTORED_GAP: Final = 1000
 """Ids that are left out after a ledger was restored: some jobs may have left no trace."""
 
 
-class StartError(Exception):
+class StartError(OrchestratorError):
     """The server cannot start here; the text says why and what to do."""
 
 

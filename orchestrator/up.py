@@ -24,6 +24,7 @@ from actors.domain.service import ServiceLimits
 from actors.process.identity import end_child
 from orchestrator.config.scaling import for_up
 from orchestrator.config.settings import Settings
+from orchestrator.errors import OrchestratorError
 from orchestrator.nodes.local_process import GRACE_SECONDS, last_words, said_url, start_bound
 from orchestrator.server import serve_orchestrator
 from orchestrator.startup import locked
@@ -35,7 +36,7 @@ START_SECONDS: Final = 30.0
 RESTART_SECONDS: Final = 1.0
 
 
-class NodeFailed(Exception):
+class NodeFailed(OrchestratorError):
     """A node process does not start; the text says which one and where its log is."""
 
 

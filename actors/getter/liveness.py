@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from actors.domain.node import NodeAddress, NodeRef
+from actors.errors import CoreError
 from actors.getter.reconcile import NodeMirror
 from actors.kernel.backoff import Backoff
 from actors.messages import NodeLost, NodeSuspect, NodeUnreached
@@ -30,7 +31,7 @@ TWICE_PATIENCE: Final = 30.0
 """Seconds until a second address of a node that is followed already is tried again."""
 
 
-class _FollowedAlready(Exception):
+class _FollowedAlready(CoreError):
     """Another address leads to the same node, and is followed: two streams of one node would contradict each
     other about where it is."""
 

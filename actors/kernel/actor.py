@@ -16,10 +16,12 @@ from typing import Any, Final
 import outcome
 import trio
 
+from actors.errors import CoreError
+
 log: Final = logging.getLogger("orchestrator.actors")
 
 
-class ActorError(Exception):
+class ActorError(CoreError):
     """Something about an actor, not about a job."""
 
 

@@ -7,9 +7,10 @@ from typing import Protocol
 
 from actors.domain.changes import Change, ChangeAnswer, NewJob
 from actors.domain.job import Attempt, HistoryEntry, Job
+from actors.errors import CoreError
 
 
-class LedgerError(Exception):
+class LedgerError(CoreError):
     """The ledger could not do it (disk full, database locked or damaged). Nothing of the item was changed;
     it may be tried again."""
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from actors.domain.scaling import DecisionRecord, Machine, MachineRecord
+from actors.errors import CoreError
 
 
-class ProviderError(Exception):
+class ProviderError(CoreError):
     """The provider could not do it, or could not be asked. `certain`: it is certain that nothing was done."""
 
     def __init__(self, message: str, *, certain: bool = False) -> None:

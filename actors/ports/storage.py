@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from actors.errors import CoreError
 
-class StorageError(Exception):
+
+class StorageError(CoreError):
     """The disk could not do it; the text says what and why. Nothing half-done is left visible."""
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from actors.errors import CoreError
 
-class WireError(Exception):
+
+class WireError(CoreError):
     """The base of all of these."""
 
     def __init__(self, detail: str) -> None:

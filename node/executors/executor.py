@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from node.errors import NodeError
+
 SCRIPT: Final = "run.sh"
 WORK: Final = "work"
 """The job's own directory inside the payload's: the script's working directory."""
@@ -17,10 +19,6 @@ STDOUT: Final = "stdout.log"
 STDERR: Final = "stderr.log"
 SUPERVISION: Final = "run"
 """Where an executor keeps what it must know after a restart."""
-
-
-class NodeError(Exception):
-    """The node cannot do what it was asked; the text says why."""
 
 
 class ExecutorError(NodeError):

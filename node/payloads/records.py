@@ -31,6 +31,7 @@ from actors.domain.status import ENDED, PAYLOAD, Status
 from actors.store.durable import _create, sync_directory, write_durably
 from actors.store.reserve import Reserve
 from actors.wire.protocol.attempts import Garbled, end_from_json, end_to_json
+from node.errors import NodeError
 from node.runs.repair import reclaimed
 
 KEY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -43,11 +44,11 @@ CANCEL: Final = "cancel"
 RELEASE: Final = "release"
 
 
-class DataDirectoryError(Exception):
+class DataDirectoryError(NodeError):
     """The data directory cannot be used; the message says why and what to do."""
 
 
-class OutOfIds(Exception):
+class OutOfIds(NodeError):
     """All 32-bit ids of the contract have been given out."""
 
 

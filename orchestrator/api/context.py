@@ -25,7 +25,7 @@ from orchestrator.storage.storage import Storage
 
 
 class NodeFiles(Protocol):
-    """Reading what an attempt has on its node now. Entering raises `opened.Unreachable`, or `opened.NotThere`
+    """Reading what an attempt has on its node now. Entering raises `Unreachable`, or `NotOnNode`
     when the node does not know the attempt."""
 
     def open_results(self, node: NodeRef, attempt: Attempt) -> AbstractAsyncContextManager[RemoteStream]:
@@ -41,7 +41,7 @@ class NodeFiles(Protocol):
     def open_file(
         self, node: NodeRef, attempt: Attempt, path: str
     ) -> AbstractAsyncContextManager[RemoteStream]:
-        """One file of the attempt's directory as it is now, by its spelled path. NotThere also when there is
+        """One file of the attempt's directory as it is now, by its spelled path. NotOnNode also when there is
         no such file."""
         ...
 

@@ -15,6 +15,8 @@ from typing import Final
 
 import idna
 
+from orchestrator.errors import OrchestratorError
+
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
@@ -35,7 +37,7 @@ _UNICAST: Final = ip_network("2000::/3")
 _6TO4: Final = ip_network("2002::/16")
 
 
-class NotAllowed(ValueError):
+class NotAllowed(OrchestratorError):
     """The URL may not be called; the text says why, and what is allowed."""
 
 

@@ -15,6 +15,8 @@ import secrets
 from pathlib import Path
 from typing import Final
 
+from orchestrator.errors import OrchestratorError
+
 log: Final = logging.getLogger("orchestrator")
 
 _SECRET: Final = re.compile(r"whsec_[A-Za-z0-9+/]{32,86}={0,2}", re.ASCII)
@@ -23,7 +25,7 @@ _LEAST, _MOST = 24, 64
 _LONGEST_FILE: Final = 4096
 
 
-class SecretError(Exception):
+class SecretError(OrchestratorError):
     """The file cannot be used; the text is a line that says why and what to do."""
 
 

@@ -6,9 +6,10 @@ import ssl
 from pathlib import Path
 
 from actors.wire.http.tls import NoAuthorities, authorities_of
+from orchestrator.errors import OrchestratorError
 
 
-class TrustError(Exception):
+class TrustError(OrchestratorError):
     """The file cannot be used; the text is a line that says why."""
 
 

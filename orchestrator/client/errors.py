@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from orchestrator.client.values import Job
+from orchestrator.errors import OrchestratorError
 
 
-class ClientError(Exception):
+class ClientError(OrchestratorError):
     """The base of all of these."""
 
 

@@ -11,12 +11,13 @@ from typing import Any, Final
 from orchestrator.client.errors import BadAnswer, ClientError, NotFound, Refused, Unreachable
 from orchestrator.client.retries import AGAIN, Retries, asked_pause
 from orchestrator.client.transport import Answer, Call, Wire
+from orchestrator.errors import OrchestratorError
 
 LARGEST: Final = 64 << 20
 """Bytes that an answer may have which is read as a whole."""
 
 
-class Again(Exception):
+class Again(OrchestratorError):
     """A request that may be made again failed for the reason `why`; `pause` seconds were asked for."""
 
     def __init__(self, why: ClientError, pause: float | None = None) -> None:

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 import trio
 
 from actors.domain.job import Job
+from orchestrator.errors import OrchestratorError
 
 
-class TooManyWaiters(Exception):
+class TooManyWaiters(OrchestratorError):
     """As many wait as may wait; ask again later."""
 
 
-class WaitersClosed(Exception):
+class WaitersClosed(OrchestratorError):
     """The server stops: nothing more is told."""
 
 

@@ -78,7 +78,7 @@ class NodeClient:
         return await self._for(node).collect(node, items)
 
     def open_results(self, node: NodeRef, attempt: Attempt) -> AbstractAsyncContextManager[RemoteStream]:
-        """The zip of what an attempt has in its directory now. Raises NotThere, Unreachable."""
+        """The zip of what an attempt has in its directory now. Raises NotOnNode, Unreachable."""
         return self._for(node).open_results(node, attempt)
 
     @asynccontextmanager
@@ -86,7 +86,7 @@ class NodeClient:
         self, node: NodeRef, attempt: Attempt, stream: str, offset: int = 0, *, follow: bool = False
     ) -> AsyncIterator[RemoteStream]:
         """The bytes of `stdout` or `stderr` from `offset` on, with `follow` also those to come until the run
-        has ended. Raises NotThere, also for foreign nodes, which have no logs to be read; Unreachable."""
+        has ended. Raises NotOnNode, also for foreign nodes, which have no logs to be read; Unreachable."""
         if node.foreign:
             raise NotOnNode("the node knows only the contract, which has no logs")
         async with self._own.open_log(node, attempt, stream, offset, follow=follow) as opened:
@@ -94,7 +94,7 @@ class NodeClient:
 
     @asynccontextmanager
     async def open_file(self, node: NodeRef, attempt: Attempt, path: str) -> AsyncIterator[RemoteStream]:
-        """One file of an attempt's directory as it is now, by its spelled path. Raises NotThere, also for
+        """One file of an attempt's directory as it is now, by its spelled path. Raises NotOnNode, also for
         foreign nodes; Unreachable."""
         if node.foreign:
             raise NotOnNode("the node knows only the contract, which has no single files")

@@ -23,6 +23,7 @@ from actors.kernel.actor import ActorError
 from actors.messages import DrainNode, PoolPicture, UndrainNode
 from actors.ports.ledger import LedgerError
 from actors.ports.world import Clock
+from orchestrator.errors import OrchestratorError
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.ledger.tables.nodes import JoinedNode
 from orchestrator.nodes.addresses import base_of
@@ -44,7 +45,7 @@ class PoolOwner(Protocol):
     def ring(self) -> None: ...
 
 
-class MachineTaken(Exception):
+class MachineTaken(OrchestratorError):
     """The machine's token belongs to another node; the text says to which."""
 
 

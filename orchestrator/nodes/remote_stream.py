@@ -11,14 +11,16 @@ from typing import Final
 
 import trio
 
+from orchestrator.errors import OrchestratorError
+
 _PIECE: Final = 1 << 18
 
 
-class Unreachable(Exception):
+class Unreachable(OrchestratorError):
     """The node cannot be asked now, or its answer makes no sense; the text says why."""
 
 
-class NotOnNode(Exception):
+class NotOnNode(OrchestratorError):
     """The node says that it has nothing of this."""
 
 

@@ -27,10 +27,11 @@ from node.server import serve_node
 from node.settings import NodeSettings
 from orchestrator.http_client import Http
 from orchestrator.nodes.addresses import contract_only_ref
-from orchestrator.nodes.client import NodeClient, NotThere
+from orchestrator.nodes.client import NodeClient
 from orchestrator.nodes.contract_only.poller import ContractOnlyPoller
 from orchestrator.nodes.contract_only.probe import Asking
 from orchestrator.nodes.contract_only.spool import Spool
+from orchestrator.nodes.remote_stream import NotOnNode
 from orchestrator.storage.storage import Storage
 
 OWNER = "0" * 32
@@ -169,7 +170,7 @@ async def test_an_order_to_cancel_comes_before_the_submit(bench: Bench) -> None:
     assert look.result is LookupResult.TOMBSTONED
     (answer,) = await bench.client.submit(bench.ref, [job])
     assert answer.result is SubmitResult.TOMBSTONED
-    with pytest.raises(NotThere):
+    with pytest.raises(NotOnNode):
         async with bench.client.open_results(bench.ref, job.attempt):
             pass
 

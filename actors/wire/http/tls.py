@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import ssl
 
+from actors.wire.errors import WireError
 
-class NoAuthorities(Exception):
+
+class NoAuthorities(WireError):
     """The file cannot be read as certificates; the text says why."""
 
 

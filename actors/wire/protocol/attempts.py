@@ -16,12 +16,13 @@ from actors.domain.job import End
 from actors.domain.node import Heartbeat, PayloadView, StreamPosition
 from actors.domain.progress import Progress, told
 from actors.domain.status import ENDED, PAYLOAD, Status
+from actors.wire.errors import WireError
 
 PROTOCOL = 1
 """The number in `/v1/info` that says a peer speaks this page."""
 
 
-class Garbled(Exception):
+class Garbled(WireError):
     """What a peer sent is not the form that was expected; the message names the field."""
 
 

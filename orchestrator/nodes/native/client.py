@@ -196,7 +196,7 @@ class NativeNodes:
         return self._open(node, f"{attempt.key}/files/{quote(path)}", Patience())
 
     async def list_files(self, node: NodeRef, attempt: Attempt) -> Any:
-        """The manifest of what is there now. Raises NotThere, Unreachable."""
+        """The manifest of what is there now. Raises NotOnNode, Unreachable."""
         async with self._open(node, f"{attempt.key}/files", Patience()) as opened:
             data = bytearray()
             async for piece in opened.body:

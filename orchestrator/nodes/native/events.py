@@ -101,7 +101,7 @@ async def _read(reply: Reply, owner: str, node: NodeRef, tell: Tell, listening: 
             first = False
             if told is not None:
                 tell(node, told)
-    except (Broken, Garbled, WireError) as error:
+    except (Broken, WireError) as error:
         return str(error)
     return "the node closed its stream of events"
 

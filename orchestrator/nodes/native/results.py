@@ -59,7 +59,7 @@ async def receive(
             if kind in (frames.FINISH, frames.ERROR) and incoming is not None:
                 await incoming.drop()
                 incoming = None
-    except (Broken, Garbled, WireError) as error:
+    except (Broken, WireError) as error:
         why = f"the results did not arrive: {error}"
     finally:
         if incoming is not None:

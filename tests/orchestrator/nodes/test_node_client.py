@@ -31,8 +31,9 @@ from actors.ports.nodes import (
 from actors.wire.protocol import frames, ndjson
 from actors.wire.protocol.attempts import view_to_json
 from orchestrator.http_client import Http, Patience
-from orchestrator.nodes.client import NodeClient, NotThere, Unreachable
+from orchestrator.nodes.client import NodeClient
 from orchestrator.nodes.native.events import Listening
+from orchestrator.nodes.remote_stream import NotOnNode, Unreachable
 from orchestrator.storage.disk import StorageFull
 from orchestrator.storage.result_sink import ResultSink
 from orchestrator.storage.storage import Storage
@@ -709,7 +710,7 @@ async def test_what_is_not_there_and_what_breaks_off_are_told_apart(
         raise Hangup
 
     async with serving(Peer(answer)) as peer:
-        with pytest.raises(NotThere):
+        with pytest.raises(NotOnNode):
             async with client.open_log(ref(peer), one.attempt, "stdout"):
                 pass
         async with client.open_results(ref(peer), one.attempt) as opened:

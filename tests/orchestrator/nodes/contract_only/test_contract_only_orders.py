@@ -22,8 +22,9 @@ from actors.domain.job import AttemptState
 from actors.domain.node import PayloadView
 from actors.domain.status import Status
 from actors.ports.nodes import CollectResult, Dispatch, LookupResult
-from orchestrator.nodes.client import NodeClient, NotThere
+from orchestrator.nodes.client import NodeClient
 from orchestrator.nodes.contract_only.marker import MARKER
+from orchestrator.nodes.remote_stream import NotOnNode
 from orchestrator.storage.storage import Storage
 
 GRACE = 0.05
@@ -140,10 +141,10 @@ async def test_partial_results_are_shown_only_if_they_are_its_own(
     async with client.open_results(ref(node), job.attempt) as opened:
         assert b"".join([piece async for piece in opened.body]) == mine[1]
         assert opened.headers["content-length"] == str(len(mine[1]))
-    with pytest.raises(NotThere):
+    with pytest.raises(NotOnNode):
         async with client.open_results(ref(node), job.attempt):
             pass
-    with pytest.raises(NotThere):
+    with pytest.raises(NotOnNode):
         async with client.open_log(ref(node), job.attempt, "stdout"):
             pass
     assert list((tmp_path / "spool").iterdir()) == []
@@ -199,7 +200,7 @@ async def test_results_without_a_marker_and_with_some_inputs_are_no_reason_to_tr
     assert answer.result is CollectResult.IMPOSSIBLE
     assert MARKER in answer.reason
     assert await storage.result(job.job.storage_key) is None
-    with pytest.raises(NotThere):
+    with pytest.raises(NotOnNode):
         async with client.open_results(ref(node), job.attempt):
             pass
 
