@@ -1,31 +1,64 @@
 """Serving an app until told to stop.
 
-Hypercorn's connections and lifespan under a loop of our own, because three things have to be otherwise than
-in its own: a connection that fails must not take the others along; a client that has stopped reading must not
-hold the end of the process for ever; and an address that cannot be listened on must be one clear line.
+Hypercorn's connections and lifespan under a loop of our own, because some things have to be otherwise than in
+its own: a connection that fails must not take the others along; a client that has stopped reading must not
+hold the end of the process for ever; an address that cannot be listened on must be one clear line; and the
+process must not run out of descriptors by connections that nobody uses.
+
+What becomes of a connection:
+
+1. There are never more than `_most` at once, half of the descriptors that the process may have: the rest is
+   for files and for what must go on. One more makes the connection go that was idle the longest; if none is
+   idle it waits in the kernel's queue until one ends.
+2. When the peer has closed its side, what it asked for is still answered, if the answer begins within
+   `HALF_CLOSED` seconds: it may read on, as `nc -N` does. Only an answer without a length, a stream, that has
+   begun already is cut at once: such a peer has mostly gone, and nothing else would end it.
+3. Nothing under way and the peer's side closed: closed at once.
+4. What is no HTTP/1.1 is answered by what was wrong with it, as JSON, and closed. A request with two lengths
+   is such a thing: a proxy before us might have read the other one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, Final, cast
 
+import h11
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, Updated
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Response
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.lifespan import Lifespan
-from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
-from hypercorn.utils import wrap_app
+from hypercorn.utils import parse_socket_addr, wrap_app
 
 from actors.wire.errors import CannotListen, PortInUse
 
+HALF_CLOSED: Final = 5.0
+"""Seconds within which an answer has to begin for a peer that has closed its side."""
+
+FRESH: Final = 1.0
+"""Seconds that a new connection has to send its request before it counts as idle."""
+LINGER: Final = 1.0
+"""Seconds for which the rest of what was refused is read."""
+
 _BACKLOG: Final = 1024
+_LEAST: Final = 16
+_COMPLAIN: Final = 60.0
+"""Seconds between two lines in the log about descriptors."""
 _HEADERS: Final = 64 * 1024
 _FOR_EVER: Final = 2**31
 
@@ -88,8 +121,13 @@ class _Serving:
         self._sock = sock
         self._state: LifespanState = {}
         self._context = WorkerContext(None)
-        self._streams: set[trio.SocketStream] = set()
-        self._none_left = trio.Event()
+        self._connections: dict[_Connection, None] = {}
+        self._idle: dict[_Connection, float] = {}
+        """From when on each may be ended; in the order in which they became idle."""
+        self._one_left = trio.Event()
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = max(_LEAST, descriptors // 2) if descriptors != resource.RLIM_INFINITY else 1 << 20
+        self._complained = -_COMPLAIN
 
     async def run(
         self,
@@ -112,8 +150,8 @@ class _Serving:
                 finally:
                     connections.cancel_scope.cancel()
                     # Hypercorn shields its writes: only closing the socket ends one that is stuck.
-                    for stream in self._streams:
-                        stream.socket.close()
+                    for connection in self._connections:
+                        connection.stream.socket.close()
             await lifespan.wait_for_shutdown()
             around.cancel_scope.cancel()
 
@@ -131,48 +169,140 @@ class _Serving:
             accepting.cancel_scope.cancel()
 
     async def _listen(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:
-        await trio.serve_listeners(self._connection, [listener], handler_nursery=connections)
+        async with listener:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    if error.errno not in _OUT_OF_DESCRIPTORS:
+                        raise
+                    self._complain(error)
+                    self._end_the_longest_idle()
+                    await self._until_one_left()
+                    continue
+                try:
+                    while len(self._connections) >= self._most and not self._end_the_longest_idle():
+                        await self._until_one_left()
+                except trio.Cancelled:
+                    stream.socket.close()
+                    raise
+                connections.start_soon(self._serve, self._connection(stream))
+
+    def _end_the_longest_idle(self) -> bool:
+        now = trio.current_time()
+        connection = next((one for one, since in self._idle.items() if since <= now), None)
+        if connection is not None:
+            del self._idle[connection]
+            connection.stop_reading()
+        return connection is not None
+
+    async def _until_one_left(self) -> None:
+        """Or for a second: descriptors may come back from elsewhere."""
+        with trio.move_on_after(1):
+            await self._one_left.wait()
+
+    def _complain(self, error: OSError) -> None:
+        if trio.current_time() >= self._complained + _COMPLAIN:
+            self._complained = trio.current_time()
+            _log.warning(
+                "connections have to wait: %s (%d are open); raise the limit, as by `ulimit -n`",
+                error.strerror,
+                len(self._connections),
+            )
 
     async def _let_finish(self) -> None:
         await self._context.terminated.set()
         with trio.move_on_after(self._config.graceful_timeout):
-            while self._streams:
-                self._none_left = trio.Event()
-                await self._none_left.wait()
+            while self._connections:
+                await self._one_left.wait()
 
-    async def _connection(self, stream: trio.SocketStream) -> None:
-        self._streams.add(stream)
+    def _connection(self, stream: trio.SocketStream) -> _Connection:
+        state = ConnectionState(self._state.copy())
+        # For the app, in the request's scope: ends the connection whatever it is waiting for.
+        state["cut"] = stream.socket.close
+        made = _Connection(self._app, self._config, self._context, state, cast(Any, stream), self._idle)
+        self._connections[made] = None
+        return made
+
+    async def _serve(self, connection: _Connection) -> None:
         try:
-            state = ConnectionState(self._state.copy())
-            # For the app, in the request's scope: ends the connection whatever it is waiting for.
-            state["cut"] = stream.socket.close
-            await _Connection(self._app, self._config, self._context, state, cast(Any, stream)).run()
+            await connection.run()
         except* Exception as errors:
             _log.error("a connection failed", exc_info=errors)
         finally:
-            stream.socket.close()
-            self._streams.discard(stream)
-            if not self._streams:
-                self._none_left.set()
+            connection.stream.socket.close()
+            del self._connections[connection]
+            self._idle.pop(connection, None)
+            self._one_left.set()
+            self._one_left = trio.Event()
 
 
 class _Connection(TCPServer):
-    """Hypercorn's, with two of its waits made to end.
+    """Hypercorn's, with some of its waits made to end.
 
     When a request ends, Quart-Trio cancels the task in which Hypercorn is about to start the timer of an idle
     connection: then it would stay open for ever, and hold the end of serving too. And a request that ends
-    after that was announced leaves the reader waiting for a next one.
+    after that was announced leaves the reader waiting for a next one. Idle ones are in `idle`.
     """
 
     def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+        *args_of_hypercorn, idle = args
+        super().__init__(*args_of_hypercorn)
+        self._idle: dict[_Connection, float] = idle
         self._reading = trio.CancelScope()
+
+    def stop_reading(self) -> None:
+        """Nothing more is asked for: a connection with nothing under way ends."""
+        self._reading.cancel()
+
+    async def run(self) -> None:
+        try:
+            sock = self.stream.socket
+            client = parse_socket_addr(sock.family, sock.getpeername())
+            server = parse_socket_addr(sock.family, sock.getsockname())
+            async with TaskGroup() as tasks:
+                self._task_group = tasks
+                self._protocol = _Protocol(
+                    self.app,
+                    self.config,
+                    self.context,
+                    cast(Any, tasks),
+                    ConnectionState(self.state),
+                    False,
+                    client,
+                    server,
+                    self.protocol_send,
+                )
+                self.protocol = cast(Any, self._protocol)
+                self._idle[self] = trio.current_time() + FRESH
+                await self.idle_task.restart(tasks, self._idle_timeout)
+                await self._read_data()
+                await self.idle_task.stop()
+        except OSError:
+            pass
+        finally:
+            await self._close()
 
     async def _read_data(self) -> None:
         with self._reading:
-            await super()._read_data()
+            while True:
+                try:
+                    data = bytes(await self.stream.receive_some(MAX_RECV))
+                except (trio.ClosedResourceError, trio.BrokenResourceError):
+                    break
+                await self._protocol.handle(RawData(data))
+                if not data:
+                    await self._protocol.answered_or_streaming()
+                    break
+        await self._protocol.handle(Closed())
 
     async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, Updated):
+            self._idle.pop(self, None)
+            if event.idle:
+                self._idle[self] = trio.current_time()
+        elif isinstance(event, Closed) and self._protocol.refused:
+            await self._read_the_rest()
         with trio.CancelScope(
             shield=isinstance(event, Updated)
         ):  # starts or stops the timer, waits for nothing
@@ -181,6 +311,77 @@ class _Connection(TCPServer):
             finally:
                 if isinstance(event, Closed):
                     self._reading.cancel()
+
+    async def _read_the_rest(self) -> None:
+        """To close with bytes unread resets the connection, and the peer would not hear why."""
+        with trio.move_on_after(LINGER), contextlib.suppress(trio.BrokenResourceError):
+            await self.stream.send_eof()
+            while await self.stream.receive_some(MAX_RECV):
+                pass
+
+
+class _Protocol(H11Protocol):
+    """Hypercorn's HTTP/1.1, without a way to HTTP/2: what it refuses it says, and it knows when it has
+    answered."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._begun = trio.Event()
+        self._streaming = False
+        self._over = trio.Event()
+        self.refused = False
+
+    async def answered_or_streaming(self) -> None:
+        """See rules 2 and 3 of the module."""
+        if self.stream is None or self._streaming:
+            return
+        with trio.move_on_after(HALF_CLOSED):
+            await self._begun.wait()
+        if self._begun.is_set():
+            await self._over.wait()
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, Response) and event.status_code >= HTTPStatus.OK:
+            self._streaming = all(name.lower() != b"content-length" for name, _ in event.headers)
+            self._begun.set()
+        await super().stream_send(event)
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        self._begun, self._streaming, self._over = trio.Event(), False, trio.Event()
+        names = {name for name, _ in request.headers}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            await self._send_error_response(HTTPStatus.BAD_REQUEST, "it has two lengths")
+            await self.send(Closed())
+        else:
+            await super()._create_stream(request)
+
+    async def _close_stream(self) -> None:
+        await super()._close_stream()
+        self._over.set()
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """No upgrade to HTTP/2 is known here: asked for in a request of HTTP/1.1, it is ignored."""
+
+    async def _send_error_response(self, status_code: int, why: str = "") -> None:
+        self.refused = True
+        message = why or _NOT_HTTP.get(status_code, "it is no HTTP/1.1 that can be read")
+        body = json.dumps({"id": 0, "status": "Unknown", "message": f"the request is refused: {message}"})
+        content = body.encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(content)).encode()),
+            (b"connection", b"close"),
+        ]
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        await self._send_h11_event(h11.Data(data=content))
+        await self._send_h11_event(h11.EndOfMessage())
+
+
+_OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+_NOT_HTTP: Final[dict[int, str]] = {
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"its head is larger than {_HEADERS} bytes",
+    HTTPStatus.NOT_IMPLEMENTED: "its transfer encoding is not known here; chunked is",
+}
 
 
 def _tell(url: str, task_status: trio.TaskStatus[list[str]], on_bound: Callable[[str], None] | None) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import logging
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -25,6 +27,7 @@ class App(QuartTrio):
     def __init__(self) -> None:
         super().__init__(__name__)
         self.entered = trio.Event()
+        self.waiting = trio.Semaphore(0)
         self.release = trio.Event()
         self.events: list[str] = []
         self.add_url_rule("/", "ping", self.ping)
@@ -42,6 +45,7 @@ class App(QuartTrio):
         return {"message": "pong"}
 
     async def wait(self) -> str:
+        self.waiting.release()
         self.entered.set()
         await self.release.wait()
         return "done"
@@ -295,3 +299,150 @@ async def test_a_signal_is_waited_for(number: signal.Signals) -> None:
             assert not ended.is_set()
             signal.raise_signal(number)
             await ended.wait()
+
+
+async def connect(server: Server) -> trio.SocketStream:
+    return await trio.open_tcp_stream("127.0.0.1", int(server.url.rpartition(":")[2]))
+
+
+async def exchange(server: Server, request: bytes, *, half_close: bool = False) -> bytes:
+    """What comes back for these bytes until the server closes."""
+    async with await connect(server) as stream:
+        await stream.send_all(request)
+        if half_close:
+            await stream.send_eof()
+        return b"".join([piece async for piece in stream])
+
+
+GET = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "content"),
+    [
+        (b"GET / HTTP/1.0\r\n\r\n", b"pong"),
+        (GET % b"", b"pong"),
+        (b"POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcde", b"5"),
+    ],
+)
+async def test_a_client_that_has_closed_its_side_is_answered(request_: bytes, content: bytes) -> None:
+    async with serving(App()) as server:
+        answer = await exchange(server, request_, half_close=True)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert content in answer
+
+
+async def test_its_answer_may_begin_a_little_later() -> None:
+    app = App()
+    async with serving(app) as server, trio.open_nursery() as nursery:
+        answers: list[bytes] = []
+
+        async def ask() -> None:
+            answers.append(await exchange(server, GET % b"wait", half_close=True))
+
+        nursery.start_soon(ask)
+        await app.entered.wait()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        app.release.set()
+    assert answers[0].endswith(b"done")
+
+
+async def test_a_stream_ends_when_its_client_has_gone() -> None:
+    app = App()
+    async with serving(app, graceful_timeout=3600) as server:
+        async with await connect(server) as stream:
+            await stream.send_all(GET % b"endless")
+            await app.entered.wait()
+            await stream.receive_some()
+        server.shutdown.set()
+        await server.ended.wait()
+
+
+@pytest.mark.parametrize("request_", [b"", GET % b"", b"GET / HT"])
+async def test_a_connection_that_its_client_has_closed_is_closed(request_: bytes) -> None:
+    """And not kept for the time of an idle one."""
+    async with serving(App(), graceful_timeout=3600) as server:
+        await exchange(server, request_, half_close=True)
+        server.shutdown.set()
+        await server.ended.wait()
+
+
+@pytest.fixture
+def few_descriptors(monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many connections a server may have that may have twice as many descriptors."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _what: (32, 32))
+    return 16
+
+
+async def test_idle_connections_go_before_new_ones_have_to_wait(few_descriptors: int) -> None:
+    async with serving(App()) as server:
+        streams = []
+        for _ in range(3 * few_descriptors):
+            streams.append(await connect(server))
+            await streams[-1].send_all(GET % b"")
+            assert b"200 " in await streams[-1].receive_some()
+        for stream in streams[: 2 * few_descriptors]:
+            assert b"".join([piece async for piece in stream]) in (b"", b'{"message":"pong"}\n')
+            await stream.aclose()
+        for stream in streams[2 * few_descriptors :]:
+            await stream.send_all(GET % b"")
+            answer = b""
+            while answer.count(b"200 ") == 0:
+                answer += await stream.receive_some()
+            await stream.aclose()
+
+
+async def test_with_all_of_them_busy_a_new_one_waits_for_one_to_end(few_descriptors: int) -> None:
+    app = App()
+    answers: list[bytes] = []
+    async with serving(app) as server, trio.open_nursery() as nursery:
+
+        async def ask(path: bytes) -> None:
+            answers.append(await exchange(server, b"GET /%s HTTP/1.0\r\n\r\n" % path))
+
+        for _ in range(few_descriptors):
+            nursery.start_soon(ask, b"wait")
+            await app.waiting.acquire()
+        nursery.start_soon(ask, b"")
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert answers == []
+        app.release.set()
+    assert len(answers) == few_descriptors + 1
+    assert all(b"200 " in answer for answer in answers)
+
+
+HEAD = b"POST /count HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "why"),
+    [
+        (
+            HEAD + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + GET % b"",
+            400,
+            "two lengths",
+        ),
+        (
+            HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n" + GET % b"",
+            400,
+            "two lengths",
+        ),
+        (HEAD + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nabcd" + GET % b"", 400, "HTTP/1.1"),
+        (HEAD + b"Transfer-Encoding: gzip\r\n\r\n", 501, "transfer encoding"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 300_000 + b"\r\n\r\n", 431, "head is larger"),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "HTTP/1.1"),
+        (b"hello\r\n\r\n", 400, "HTTP/1.1"),
+    ],
+)
+async def test_what_is_no_request_gets_one_answer_that_says_why_and_is_closed(
+    request_: bytes, status: int, why: str
+) -> None:
+    async with serving(App()) as server:
+        answer = await exchange(server, request_)
+    head, _, content = answer.partition(b"\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 ") - content.count(b"HTTP/1.1") == 1
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"connection: close" in head.lower()
+    body = json.loads(content)
+    assert (body["id"], body["status"]) == (0, "Unknown")
+    assert why in body["message"]
