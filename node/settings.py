@@ -13,6 +13,9 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from actors.domain.ids import is_key
+from actors.domain.labels import is_label_name, is_label_value
+
 DAY: Final = 86_400.0
 
 
@@ -226,15 +229,13 @@ def _labels(value: object) -> Mapping[str, str]:
     if not isinstance(value, dict):
         raise ValueError(value)
     for name, text in value.items():
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}", name, re.ASCII):
-            raise ValueError(value)
-        if not isinstance(text, str) or len(text) > 200 or not text.isprintable():
+        if not is_label_name(name) or not is_label_value(text):
             raise ValueError(value)
     return MappingProxyType(dict(value))
 
 
 def _token(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{32}", value, re.ASCII):
+    if not is_key(value):
         raise ValueError(value)
     return value
 

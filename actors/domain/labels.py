@@ -9,7 +9,15 @@ from functools import lru_cache
 from typing import Final
 
 MOST: Final = 16
-LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}", re.ASCII)
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}", re.ASCII)
+
+
+def is_label_name(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None
+
+
+def is_label_value(text: object) -> bool:
+    return isinstance(text, str) and len(text) <= 200 and text.isprintable()
 
 
 def requirement(text: str) -> str:
@@ -17,7 +25,7 @@ def requirement(text: str) -> str:
     wanted: dict[str, str] = {}
     for each in text.split(","):
         name, _, value = (part.strip() for part in each.partition("="))
-        if not LABEL.fullmatch(name) or len(value) > 200 or not value.isprintable():
+        if not is_label_name(name) or not is_label_value(value):
             raise ValueError("labels were expected, such as gpu=a100,ssd")
         if wanted.setdefault(name, value) != value:
             raise ValueError(f"label {name} cannot have two values")

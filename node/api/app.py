@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,15 +38,6 @@ class Services:
     limits: str
     version: str
     shutdown: trio.Event
-
-
-def contract_id(text: str) -> int:
-    """The id in a contract route. Raises `Refusal` for what is none."""
-    # int() takes blanks, signs, underscores and the digits of other scripts.
-    if not re.fullmatch(r"[1-9][0-9]{0,9}", text, re.ASCII) or int(text) >= 1 << 32:
-        detail = f"{text[:100]!r} is no id: a whole number from 1 to 4294967295 was expected"
-        raise Refusal(400, "bad_id", detail)
-    return int(text)
 
 
 def make_node_app(node_id: str) -> QuartTrio:

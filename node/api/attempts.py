@@ -9,6 +9,7 @@ from typing import Any, Final
 import trio
 from quart import Blueprint, Response, request
 
+from actors.domain.ids import is_key
 from actors.domain.node import StreamPosition
 from actors.domain.payload import Payload
 from actors.wire.errors import BadRequest, TooLarge
@@ -20,7 +21,6 @@ from actors.wire.protocol.attempts import PROTOCOL, heartbeat_to_json, mark_to_j
 from node.api.app import Services
 from node.api.results import collect_response, file_list, file_response, log_response, zip_response
 from node.api.submit import Item, ItemResult
-from node.payloads.records import KEY
 from node.payloads.table import view_of
 
 HEARTBEAT_EVERY: Final = 1.0
@@ -131,7 +131,7 @@ def v1_routes(services: Services) -> Blueprint:
         return await log_response(services, await _found(key), given)
 
     async def _found(key: str) -> Payload:
-        if KEY.fullmatch(key):
+        if is_key(key):
             payload = await table.get(key)
             if payload is not None:
                 return payload
@@ -201,7 +201,7 @@ async def _keys() -> list[str]:
     if not isinstance(keys, list):
         raise BadRequest("keys: a list was expected")
     for key in keys:
-        if not isinstance(key, str) or not KEY.fullmatch(key):
+        if not is_key(key):
             raise BadRequest(f"keys: {printable(repr(key))} is no key (32 hex digits)")
     return list(dict.fromkeys(keys))
 

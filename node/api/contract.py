@@ -10,9 +10,9 @@ from quart import Blueprint, Response, request
 
 from actors.domain.payload import Payload
 from actors.domain.status import Status
-from actors.wire.http.app import Refusal, json_response
+from actors.wire.http.app import Refusal, json_response, read_job_id
 from actors.wire.protocol.contract import payload_body, status_body
-from node.api.app import Services, contract_id
+from node.api.app import Services
 from node.api.results import zip_response
 
 log: Final = logging.getLogger("node.api")
@@ -70,7 +70,7 @@ def contract_routes(services: Services) -> Blueprint:
         return json_response(status_body(payload.id, payload.status, "it could not be killed yet"), 500)
 
     async def _known(text: str) -> Payload:
-        number = contract_id(text)
+        number = read_job_id(text)
         payload = await table.by_id(number)
         if payload is None:
             raise Refusal(404, "not_found", f"no payload has the id {number}")

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import trio
 
+from actors.domain.ids import is_key
 from actors.domain.node import PayloadView
 from actors.domain.payload import Payload
 from actors.wire.errors import BadRequest, WireError
@@ -22,7 +23,7 @@ from actors.wire.http.drain_body import drain
 from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts
 from actors.wire.protocol.attempts import view_to_json
 from node.payloads.arrivals import AcceptResult, Arrived
-from node.payloads.records import KEY, OutOfIds
+from node.payloads.records import OutOfIds
 from node.payloads.table import PayloadTable, view_of
 from node.runs.workspace import Incoming, Workspace
 
@@ -287,7 +288,7 @@ def read_form(text: str) -> dict[str, Item]:
     items: dict[str, Item] = {}
     for entry in listed:
         key = entry.get("key") if isinstance(entry, dict) else None
-        if not isinstance(key, str) or not KEY.fullmatch(key):
+        if not is_key(key):
             raise BadRequest(f"part `attempts`: {printable(repr(key))} is no key (32 hex digits)")
         if key in items:
             raise BadRequest(f"part `attempts`: key {key} is there twice")

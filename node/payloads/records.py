@@ -18,7 +18,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -26,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from actors.domain.ids import MAX_ID, is_key
 from actors.domain.payload import Payload
 from actors.domain.status import ENDED, PAYLOAD, Status
 from actors.store.durable import _create, sync_directory, write_durably
@@ -34,10 +34,6 @@ from actors.wire.protocol.attempts import Garbled, end_from_json, end_to_json
 from node.errors import NodeError
 from node.runs.repair import reclaimed
 
-KEY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
-"""What a payload's key looks like; nothing else ever becomes the name of a directory."""
-
-LAST_ID: Final = (1 << 32) - 1
 _RESERVE: Final = 64
 
 CANCEL: Final = "cancel"
@@ -117,7 +113,7 @@ class Records:
         or its record was damaged by hand; it is left alone and named by `unreadable`."""
         found = []
         for entry in os.scandir(self.payloads):
-            if not KEY.fullmatch(entry.name):
+            if not is_key(entry.name):
                 continue
             try:
                 data = json.loads((self.payloads / entry.name / "record.json").read_bytes())
@@ -179,7 +175,7 @@ class Records:
     def buried(self) -> list[Tombstone]:
         found = []
         for entry in os.scandir(self.tombstones):
-            if not KEY.fullmatch(entry.name):
+            if not is_key(entry.name):
                 # Left of a write that did not come to its rename: it was never promised to anybody.
                 with suppress(OSError):
                     os.unlink(entry.path)
@@ -202,10 +198,10 @@ class Records:
     def new_id(self) -> int:
         """The next id of the contract: never one that was given out before, over restarts too. Raises
         `OutOfIds`."""
-        if self._next_id > LAST_ID:
+        if self._next_id > MAX_ID:
             raise OutOfIds("this node has given out all its ids; start it with a new data directory")
         if self._next_id > self._reserved:
-            reserved = min(LAST_ID, self._next_id + _RESERVE - 1)
+            reserved = min(MAX_ID, self._next_id + _RESERVE - 1)
             write_durably(self.data / "counter", f"{reserved}\n".encode())
             self._reserved = reserved
         given = self._next_id
@@ -231,7 +227,7 @@ class Records:
             write_durably(path, json.dumps({"node_id": who}).encode() + b"\n")
         except (ValueError, KeyError, TypeError):
             who = None
-        if not isinstance(who, str) or not KEY.fullmatch(who):
+        if not is_key(who):
             raise DataDirectoryError(
                 f"{path} is damaged: it must hold the node's id (node_id, 32 hex digits)"
             )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+from actors.domain.ids import MAX_ID
 from actors.wire.multipart.writer import DataPart, MultipartBody
 from orchestrator.client import bodies, download, streams
 from orchestrator.client.errors import BadInput
@@ -256,8 +257,8 @@ def _query(**wanted: object) -> dict[str, str]:
 
 
 def _id(number: int) -> int:
-    if not 0 < number < 1 << 32:
-        raise BadInput(f"{number} is no job; ids are whole numbers from 1 to {(1 << 32) - 1}")
+    if not 0 < number <= MAX_ID:
+        raise BadInput(f"{number} is no job; ids are whole numbers from 1 to {MAX_ID}")
     return number
 
 

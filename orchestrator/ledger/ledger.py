@@ -29,6 +29,7 @@ from actors.domain.changes import (
     SetProgress,
     Transition,
 )
+from actors.domain.ids import MAX_ID
 from actors.domain.job import Attempt, HistoryEntry, Job
 from actors.domain.scaling import DecisionRecord, MachineRecord
 from actors.ports.callbacks import Callback, DeliveryOutcome
@@ -40,7 +41,6 @@ from orchestrator.ledger import transitions as rules
 from orchestrator.ledger.queries import Queries
 from orchestrator.ledger.schema import prepare_reader, prepare_writer
 from orchestrator.ledger.tables import attempts, callbacks, history, jobs, machines, meta, nodes, pauses
-from orchestrator.ledger.tables.jobs import MAX_ID
 from orchestrator.ledger.tables.nodes import JoinedNode
 from orchestrator.ledger.writer import DATABASE_ERRORS, LedgerFull, Writer, Writing, explain, on_ledger
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import secrets
 import shutil
 from collections import Counter
@@ -28,6 +27,7 @@ from typing import Final, TypeVar
 
 import trio
 
+from actors.domain.ids import is_key
 from actors.ports.storage import StorageError
 from actors.ports.world import Clock
 from orchestrator.storage.disk import Disk, StorageFull, StorageGone, Trace, speaking_of
@@ -39,7 +39,6 @@ log: Final = logging.getLogger("orchestrator.storage")
 T = TypeVar("T")
 
 THREADS: Final = 16
-_KEY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 LOGS: Final = {"stdout": "stdout.log", "stderr": "stderr.log"}
 
@@ -97,7 +96,7 @@ class Storage:
 
     def receive_result(self, storage_key: str, attempt_key: str) -> ResultSink:
         """A place for what an attempt left. Nothing is visible before its `commit`."""
-        if not _KEY.fullmatch(attempt_key):
+        if not is_key(attempt_key):
             raise StorageError(f"{attempt_key!r} is no key of an attempt")
         place = self.root / "incoming" / f"result-{storage_key}-{attempt_key}-{secrets.token_hex(4)}"
         return ResultSink(self, self._disk, place, self.job(storage_key), self.root / "trash")
@@ -163,7 +162,7 @@ class Storage:
 
     def job(self, storage_key: str) -> Path:
         """The job's directory, whether it is there or not."""
-        if not _KEY.fullmatch(storage_key):
+        if not is_key(storage_key):
             raise StorageError(f"{storage_key!r} is no storage key")
         return self.root / "jobs" / storage_key[:2] / storage_key
 
@@ -238,7 +237,7 @@ class Storage:
                     for entry in entries:
                         with suppress(FileNotFoundError):
                             changed = entry.stat(follow_symlinks=False).st_mtime
-                            if _KEY.fullmatch(entry.name) and entry.name not in receiving:
+                            if is_key(entry.name) and entry.name not in receiving:
                                 found.append((entry.name, max(0.0, now - changed)))
             return found
 

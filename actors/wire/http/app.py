@@ -13,6 +13,7 @@ from quart import Response, current_app, json, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
+from actors.domain.ids import parse_id
 from actors.domain.status import Status
 from actors.wire.errors import TooLarge, WireError
 from actors.wire.http.backpressure import BoundedConnection, BoundedRequest
@@ -138,3 +139,11 @@ def query(*known: str) -> Mapping[str, str]:
             raise Refusal(400, "parameter_twice", f"query parameter {name!r} is there twice")
         given[name] = value
     return given
+
+
+def read_job_id(text: str) -> int:
+    """The id in a route. Raises Refusal for what is none."""
+    try:
+        return parse_id(text)
+    except ValueError as error:
+        raise Refusal(400, "bad_id", str(error)) from None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Final, TypedDict
 
-_MAX_ID: Final = 2**32 - 1
+from actors.domain.ids import MAX_ID
+
 _MAX_PID: Final = 2**31 - 1
 
 
@@ -54,6 +55,6 @@ def rfc3339(ts: float) -> str:
 
 
 def _fitting(id: int) -> int:
-    if not 0 <= id <= _MAX_ID:
+    if not 0 <= id <= MAX_ID:
         raise ValueError(f"id {id} does not fit 32 bits")
     return id

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
 import trio
 
 from actors.kernel.actor import NoAnswer
@@ -15,8 +12,6 @@ from orchestrator.events.waiters import TooManyWaiters
 from orchestrator.ledger.ledger import IdempotencyConflict, LedgerFull
 from orchestrator.nodes.remote_stream import Unreachable
 from orchestrator.storage.disk import NameRefused, StorageFull
-
-MAX_ID: Final = (1 << 32) - 1
 
 
 def to_refusal(error: Exception) -> Refusal | None:
@@ -33,16 +28,6 @@ def to_refusal(error: Exception) -> Refusal | None:
             return Refusal(503, "unavailable", "the disk or the ledger did not answer in time; try again")
         case _:
             return None
-
-
-def job_id(text: str) -> int:
-    """The id in a route. Raises Refusal for what is none."""
-    # int() takes blanks, signs, underscores and the digits of other scripts.
-    if not re.fullmatch(r"[1-9][0-9]{0,9}", text, re.ASCII) or int(text) > MAX_ID:
-        raise Refusal(
-            400, "bad_id", f"{text[:100]!r} is no job id: a whole number from 1 to {MAX_ID} was expected"
-        )
-    return int(text)
 
 
 def unknown_job(number: int) -> Refusal:

@@ -11,12 +11,12 @@ from quart import Blueprint, Response, request
 from actors.domain.job import Job
 from actors.domain.status import OVER, Status
 from actors.ports.ledger import LedgerError
-from actors.wire.http.app import Refusal, error_response, json_response
+from actors.wire.http.app import Refusal, error_response, json_response, read_job_id
 from actors.wire.http.drain_body import then_drained
 from actors.wire.protocol.contract import status_body
 from orchestrator.api import job_views
 from orchestrator.api.context import Api
-from orchestrator.api.http.errors import job_id, to_refusal, unknown_job
+from orchestrator.api.http.errors import to_refusal, unknown_job
 from orchestrator.api.upload_form import Uploads
 from orchestrator.events.waiters import TooManyWaiters, WaitersClosed
 from orchestrator.ledger.transitions import UPLOADED
@@ -66,14 +66,14 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
 
     @page.get("/download/<number>")
     async def download(number: str) -> Response:
-        job = await job_views.find(api, job_id(number))
+        job = await job_views.find(api, read_job_id(number))
         if job.status is not Status.COMPLETED:
             return _told(job, await job_views.message(api, job))
         return await job_views.results(api, job)
 
     @page.get("/download_partial/<number>")
     async def download_partial(number: str) -> Response:
-        job = await job_views.find(api, job_id(number))
+        job = await job_views.find(api, read_job_id(number))
         try:
             return await job_views.directory_now(api, job)
         except Unreachable as error:
@@ -82,7 +82,7 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
 
     @page.post("/terminate/<number>")
     async def terminate(number: str) -> Response:
-        wanted = job_id(number)
+        wanted = read_job_id(number)
         job = await _terminated(api, wanted)
         if job is None:
             raise unknown_job(wanted)

@@ -14,12 +14,11 @@ from quart import Blueprint, Response, request
 
 from actors.domain.status import OVER
 from actors.ports.ledger import LedgerError
-from actors.wire.http.app import query
+from actors.wire.http.app import query, read_job_id
 from actors.wire.http.backpressure import BoundedRequest
 from orchestrator.api import job_views, serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params, sse
-from orchestrator.api.http.errors import job_id
 from orchestrator.events.change_stream import ChangeFilter, EncodedChange, Listener
 from orchestrator.events.waiters import WaitersClosed
 from orchestrator.ledger.queries import JobChange
@@ -48,7 +47,7 @@ def blueprint(api: Api) -> Blueprint:
     async def job_events(number: str) -> Response:
         given = query("after")
         after = _after(given)
-        row = await job_views.find(api, job_id(number))
+        row = await job_views.find(api, read_job_id(number))
         place = min(after if after is not None else row.change_seq, await api.changes.newest())
         if after is not None and row.status in OVER and place >= row.change_seq:
             # What a browser takes as: do not come back.

@@ -14,10 +14,9 @@ from actors.domain.job import Job
 from actors.domain.status import ENDED, Status
 from actors.ports.ledger import LedgerError
 from actors.ports.storage import StorageError
-from actors.wire.http.app import Refusal, json_response, query
+from actors.wire.http.app import Refusal, json_response, query, read_job_id
 from orchestrator.api import job_views
 from orchestrator.api.context import Api
-from orchestrator.api.http.errors import job_id
 from orchestrator.api.upload_form import idempotency_key
 from orchestrator.callbacks.allowed_hosts import NotAllowed
 from orchestrator.storage.disk import StorageGone
@@ -33,7 +32,7 @@ def blueprint(api: Api) -> Blueprint:
     async def rerun(number: str) -> Response:
         query()
         key = idempotency_key(request.headers.get("Idempotency-Key"))
-        row = await job_views.find(api, job_id(number))
+        row = await job_views.find(api, read_job_id(number))
         # Done to its end, else nobody would know whether there is a job.
         with trio.CancelScope(shield=True), trio.fail_after(FINISHING):
             new = await _repeated(api, row, key)
@@ -43,7 +42,7 @@ def blueprint(api: Api) -> Blueprint:
     @page.delete("/jobs/<number>")
     async def delete(number: str) -> Response:
         query()
-        row = await job_views.find(api, job_id(number))
+        row = await job_views.find(api, read_job_id(number))
         while row.status in ENDED:
             with trio.CancelScope(shield=True), trio.fail_after(FINISHING):
                 cleaned = await api.clean(row)

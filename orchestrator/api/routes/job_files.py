@@ -18,11 +18,10 @@ from quart import Blueprint, Response, request
 from actors.domain.job import Job
 from actors.domain.status import ENDED, Status
 from actors.wire.files.listing import list_tree
-from actors.wire.http.app import Refusal, json_response, query
+from actors.wire.http.app import Refusal, json_response, query, read_job_id
 from orchestrator.api import job_views, serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import file_response, query_params, sse
-from orchestrator.api.http.errors import job_id
 from orchestrator.nodes.remote_stream import NotOnNode
 from orchestrator.storage.result_archive import FileEntry, Member, list_stored, open_member
 
@@ -39,7 +38,7 @@ def blueprint(api: Api) -> Blueprint:
         given = query("cursor", "limit")
         limit = query_params.whole(given, "limit", 1, MOST_PAGE, PAGE)
         begin = query_params.at_cursor(given, "f") or 0
-        row = await job_views.find(api, job_id(number))
+        row = await job_views.find(api, read_job_id(number))
         found = await _listed(api, row)
         items = [serializers.file(one) for one in found[begin : begin + limit]]
         after = query_params.cursor("f", begin + limit) if begin + limit < len(found) else None
@@ -48,7 +47,7 @@ def blueprint(api: Api) -> Blueprint:
     @page.get("/jobs/<number>/files/<file:path>")
     async def one_file(number: str, path: str) -> Response:
         query()
-        row = await job_views.find(api, job_id(number))
+        row = await job_views.find(api, read_job_id(number))
         if row.status not in ENDED and (found := await job_views.place(api, row)) is not None:
             try:
                 source = api.nodes.open_file(*found, path)

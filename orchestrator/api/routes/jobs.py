@@ -11,11 +11,10 @@ from quart import Blueprint, Response
 
 from actors.domain.job import Job
 from actors.domain.status import OVER, Status
-from actors.wire.http.app import Refusal, json_response, query
+from actors.wire.http.app import Refusal, json_response, query, read_job_id
 from orchestrator.api import job_views, serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params
-from orchestrator.api.http.errors import job_id
 from orchestrator.events.waiters import WaitersClosed
 from orchestrator.ledger.queries import JobFilter
 
@@ -52,13 +51,13 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
     @page.get("/jobs/<number>")
     async def job(number: str) -> Response:
         given = query("wait", "after", "until")
-        row = await _awaited(api, job_id(number), given)
+        row = await _awaited(api, read_job_id(number), given)
         return json_response(await job_views.told_in_full(api, row), headers={"Cache-Control": "no-store"})
 
     @page.get("/jobs/<number>/results")
     async def results(number: str) -> Response:
         query()
-        row = await job_views.find(api, job_id(number))
+        row = await job_views.find(api, read_job_id(number))
         if row.status not in OVER:
             raise Refusal(
                 409,
@@ -70,7 +69,7 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
     @page.get("/jobs/<number>/history")
     async def history(number: str) -> Response:
         query()
-        row = await job_views.find(api, job_id(number))
+        row = await job_views.find(api, read_job_id(number))
         items = [serializers.history(entry) for entry in await api.ledger.history(row.id)]
         return json_response({"items": items, "next": None})
 

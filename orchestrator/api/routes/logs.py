@@ -20,11 +20,10 @@ from actors.domain.job import Job
 from actors.domain.status import ENDED, OVER, Status
 from actors.kernel.actor import NoAnswer
 from actors.ports.ledger import LedgerError
-from actors.wire.http.app import Refusal, json_response, query
+from actors.wire.http.app import Refusal, json_response, query, read_job_id
 from orchestrator.api import job_views, serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import file_response, query_params, sse
-from orchestrator.api.http.errors import job_id
 from orchestrator.events.waiters import JobWaiter, WaitersClosed
 from orchestrator.nodes.remote_stream import NotOnNode, Unreachable
 from orchestrator.storage.storage import LOGS
@@ -53,7 +52,7 @@ def blueprint(api: Api) -> Blueprint:
         resumed = query_params.last_event_id(offset)
         form = query_params.one_of(given, "format", _preferred(), "raw", "json", "events")
         limit = query_params.whole(given, "limit", 1, MOST, ONCE)
-        row = await job_views.find(api, job_id(number))
+        row = await job_views.find(api, read_job_id(number))
         if row.status is Status.CLEANED:
             raise Refusal(404, "nothing_left", f"the logs of job {row.id} were deleted with its data")
         if form == "json":

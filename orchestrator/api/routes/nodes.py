@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -10,6 +9,8 @@ import trio
 from quart import Blueprint, Response
 from werkzeug.routing import PathConverter
 
+from actors.domain.ids import is_key
+from actors.domain.labels import is_label_name, is_label_value
 from actors.domain.node import NodeState, NodeView
 from actors.domain.scaling import DRAINED_BY_SCALING
 from actors.wire.http.app import Refusal, json_response, query
@@ -24,8 +25,6 @@ from orchestrator.nodes.registry import MachineTaken
 MOST_LABELS: Final = 64
 NO_REASON: Final = "ordered by an operator"
 
-_TOKEN: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
-_LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}", re.ASCII)
 _FIELDS: Final = ("id", "url", "services", "slots", "labels", "machine")
 
 
@@ -160,9 +159,9 @@ def _joining(api: Api, body: dict[str, Any]) -> tuple[JoinedNode, list[str]]:
     """Who joins, and the services of it that are not known here."""
     only(body, *_FIELDS)
     node_id, machine, slots = body.get("id"), body.get("machine"), body.get("slots")
-    if not isinstance(node_id, str) or not _TOKEN.fullmatch(node_id):
+    if not is_key(node_id):
         bad_field("id", "the node's id, 32 hex digits,")
-    if machine is not None and (not isinstance(machine, str) or not _TOKEN.fullmatch(machine)):
+    if machine is not None and not is_key(machine):
         bad_field("machine", "null, or a machine's token of 32 hex digits,")
     if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
         bad_field("slots", "null, or a whole number above 0,")
@@ -201,8 +200,8 @@ def _labels(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or len(value) > MOST_LABELS:
         bad_field("labels", f"an object of at most {MOST_LABELS} labels")
     for name, text in value.items():
-        if not _LABEL.fullmatch(name):
+        if not is_label_name(name):
             bad_field("labels", f"instead of {name[:100]!r} a name of at most 63 letters, digits and . _ / -")
-        if not isinstance(text, str) or len(text) > 200 or not text.isprintable():
+        if not is_label_value(text):
             bad_field(f"labels.{name}", "a text of at most 200 characters")
     return dict(value)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from actors.domain.ids import MAX_ID
+
 if TYPE_CHECKING:
     from orchestrator.client import Client, Node
 
-JOB: Final = click.IntRange(1, (1 << 32) - 1)
+JOB: Final = click.IntRange(1, MAX_ID)
 """The id of a job."""
 SHORT: Final = 12
 """Characters of a node's id that are shown where room is short, if they tell it from the others."""

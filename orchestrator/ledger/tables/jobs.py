@@ -17,10 +17,6 @@ from actors.domain.labels import from_labels
 from actors.domain.status import ENDED, OVER, Status
 from orchestrator.ledger.tables.attempts import attempt_from_row
 
-MAX_ID: Final = 2**32 - 1
-"""Job ids go from 1 to here: the contract's clients keep them in 32 bits without a sign."""
-
-
 _NEWEST: Final = 2**63 - 1
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from actors.domain.ids import MAX_ID
 from actors.domain.job import Attempt
 from actors.domain.status import Status
 from actors.wire.errors import BadArchive
@@ -15,8 +16,6 @@ from orchestrator.nodes.contract_only.json_scan import TopLevel
 from orchestrator.nodes.contract_only.marker import UntilMarker
 from orchestrator.nodes.contract_only.spool import Contents, Spool, inspect
 from orchestrator.nodes.refusals import error_text
-
-MAX_ID: Final = 2**32 - 1
 
 _ZIPPING: Final = Patience(connect=5.0, head=None, stall=30.0)
 _DRAINED: Final = 1 << 16

@@ -21,6 +21,7 @@ from typing import IO, Final
 
 import trio
 
+from actors.domain.ids import is_key
 from actors.domain.scaling import Machine
 from actors.ports.scaling import ProviderError
 from orchestrator.config.scaling import CommandSettings
@@ -33,7 +34,6 @@ _DRAIN_SECONDS: Final = 2.0
 _WORD: Final = re.compile(r"[!-~]{1,256}", re.ASCII)
 _ID: Final = re.compile(r"(?!-)[!-~]{1,256}", re.ASCII)
 """What begins with a dash would be taken for an option of `terminate`."""
-_TOKEN: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 class CommandProvider:
@@ -175,7 +175,7 @@ def _machine(line: str) -> Machine:
     if (
         len(words) not in (3, 4)
         or not _ID.fullmatch(words[0])
-        or not _TOKEN.fullmatch(words[1])
+        or not is_key(words[1])
         or not _WORD.fullmatch(words[2])
     ):
         raise ProviderError(

@@ -7,13 +7,13 @@ none is repeated here, that is the caller's.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import trio
 
+from actors.domain.ids import is_key
 from actors.domain.scaling import Machine
 from actors.ports.scaling import ProviderError
 from orchestrator.config.scaling import OWNER_TAG, SERVICE_TAG, TOKEN_TAG, Ec2Settings
@@ -23,7 +23,6 @@ T = TypeVar("T")
 
 _EXISTS: Final = ("pending", "running", "stopping", "stopped")
 """States of an instance that is not ended; a stopped one is still paid for, by its disk."""
-_TOKEN: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _NOT_FOUND: Final = "InvalidInstanceID.NotFound"
 _REFUSALS: Final = frozenset(
     {"RequestLimitExceeded", "Throttling", "ThrottlingException", "InsufficientInstanceCapacity"}
@@ -122,7 +121,7 @@ class Ec2Provider:
         """The instance, if its own tags say that it is one of ours, whatever the endpoint filters by."""
         tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
         token, service = tags.get(TOKEN_TAG, ""), tags.get(SERVICE_TAG, "")
-        if tags.get(OWNER_TAG) != self._owner or not _TOKEN.fullmatch(token) or not service:
+        if tags.get(OWNER_TAG) != self._owner or not is_key(token) or not service:
             return None
         if instance["State"]["Name"] not in _EXISTS:
             return None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Final
 
 import trio
 
+from actors.domain.ids import is_key
 from actors.domain.scaling import Machine
 from actors.ports.scaling import ProviderError
 from actors.process.identity import ProcessName, end, end_child, lives, name_of
@@ -37,7 +37,6 @@ log: Final = logging.getLogger("orchestrator.scaling.local")
 
 DEADLINE: Final = 60.0
 """Seconds for a call, everything included."""
-_TOKEN: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _PROCESS: Final = "process.json"
 _LOG: Final = "node.log"
 _DATA: Final = "node"
@@ -75,7 +74,7 @@ class LocalProvider:
 
     async def create(self, token: str, service: str) -> Machine:
         """A node process for `service`, or the one that this token has already."""
-        if not _TOKEN.fullmatch(token):
+        if not is_key(token):
             raise ProviderError(f"no token of a machine: {token!r}", certain=True)
         join_url = await self._join_url()
         async with self._call("start a node"):
@@ -201,7 +200,7 @@ class LocalProvider:
 
     def _homes(self) -> Sequence[Path]:
         try:
-            return sorted(home for home in self._directory.iterdir() if _TOKEN.fullmatch(home.name))
+            return sorted(home for home in self._directory.iterdir() if is_key(home.name))
         except FileNotFoundError:
             return []
 

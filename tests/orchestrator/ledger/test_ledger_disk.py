@@ -17,6 +17,7 @@ import trio.testing
 from support.data.ledgers import SetClock, by_owner, list_jobs, new_attempt, new_job, open_ledger, walk
 
 from actors.domain.changes import ChangeResult, MoveAttempt, RecordEnd, SetMessage, SetProgress
+from actors.domain.ids import MAX_ID
 from actors.domain.job import AttemptState, End, Job
 from actors.domain.status import Status
 from actors.ports.ledger import LedgerError
@@ -24,7 +25,6 @@ from actors.store.sqlite_thread import run_on_connection
 from orchestrator.ledger import schema
 from orchestrator.ledger.ledger import JobDetails, JoinedNode, LedgerFull, SqliteLedger
 from orchestrator.ledger.schema import SCHEMA
-from orchestrator.ledger.tables.jobs import MAX_ID
 
 S = Status
 
