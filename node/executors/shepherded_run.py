@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import time
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Final
 import trio
 
 from actors.process import procfs
-from actors.process.identity import Identity
+from actors.process.identity import ProcessIdentity
 from node.executors import mark_files
 from node.executors.executor import SUPERVISION, RunEnd, RunSpec
 from node.executors.stray_processes import end_leftovers
@@ -27,8 +26,8 @@ class RunMark:
 
     nonce: str
     isolation: str
-    shepherd: Identity
-    guard: Identity | None
+    shepherd: ProcessIdentity
+    guard: ProcessIdentity | None
     session: int
     started_at: float
 
@@ -44,8 +43,8 @@ def read_run_mark(spec: RunSpec) -> RunMark | None:
     return RunMark(
         nonce=values["nonce"],
         isolation=values["isolation"],
-        shepherd=Identity(int(values["pid"]), int(values["since"]), boot),
-        guard=Identity(int(guard), int(values["guard_since"]), boot) if guard else None,
+        shepherd=ProcessIdentity(int(values["pid"]), int(values["since"]), boot),
+        guard=ProcessIdentity(int(guard), int(values["guard_since"]), boot) if guard else None,
         session=int(values["session"]),
         started_at=float(values["started"]),
     )
@@ -94,15 +93,10 @@ class ShepherdedRun:
 
     def alive(self) -> bool:
         """Whether the shepherd is there; the end mark is worth nothing before it has gone."""
-        with self._mark.shepherd.opened() as descriptor:
-            if descriptor is None:
-                return False
-            poll = select.poll()
-            poll.register(descriptor, select.POLLIN)
-            return not poll.poll(0)  # Readable: a zombie that some init is slow to collect.
+        return self._mark.shepherd.lives()
 
     async def wait(self) -> RunEnd:
-        await self._mark.shepherd.gone()
+        await self._mark.shepherd.wait()
         return await self.end()
 
     async def end(self) -> RunEnd:
@@ -123,7 +117,7 @@ class ShepherdedRun:
             shepherd.send(signal.SIGTERM)
             shepherd.send(signal.SIGCONT)  # A script of the same user may have stopped it.
             with trio.move_on_after(grace):
-                await shepherd.gone()
+                await shepherd.wait()
                 await self._clear_if_unmarked()
                 return
         begun = trio.current_time()
@@ -134,7 +128,7 @@ class ShepherdedRun:
             shepherd.send(number)
             shepherd.send(signal.SIGCONT)
             with trio.move_on_after(0.25):
-                await shepherd.gone()
+                await shepherd.wait()
                 break
         await self._clear_if_unmarked()
 
@@ -178,5 +172,5 @@ class ShepherdedRun:
         if guard is None or guard.boot != procfs.boot_id():
             return
         guard.send(signal.SIGCONT)
-        await guard.gone()
-        await end_leftovers(self._spec.directory, self._mark.session, self._mark.shepherd.since)
+        await guard.wait()
+        await end_leftovers(self._spec.directory, self._mark.session, self._mark.shepherd.started)

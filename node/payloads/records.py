@@ -28,6 +28,7 @@ from typing import Any, Final
 from actors.domain.ids import MAX_ID, is_key
 from actors.domain.payload import Payload
 from actors.domain.status import ENDED, PAYLOAD, Status
+from actors.process.procfs import boot_id
 from actors.store.durable import _create, sync_directory, write_durably
 from actors.store.reserve import Reserve
 from actors.wire.protocol.attempts import Garbled, end_from_json, end_to_json
@@ -74,7 +75,7 @@ class Records:
         self.payloads = data / "payloads"
         self.tombstones = data / "tombstones"
         self.reserve = Reserve(data / "reserve")
-        self.boot = machine_boot() if boot is None else boot
+        self.boot = boot_id() if boot is None else boot
         try:
             for directory in (data, self.payloads, self.tombstones):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -232,11 +233,6 @@ class Records:
                 f"{path} is damaged: it must hold the node's id (node_id, 32 hex digits)"
             )
         return who
-
-
-def machine_boot() -> str:
-    """The name of this boot of the machine."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 
 
 def _to_json(payload: Payload, boot: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import trio
 from actors.domain.job import End
 from actors.domain.payload import Payload, RunResult
 from actors.ports.payloads import Running
+from actors.process import procfs
 from actors.runner import without_results
 from actors.store.reserve import Reserve
 from node.executors.executor import Executor, ExecutorError, Run, RunEnd, RunSpec
@@ -145,13 +146,10 @@ class _Run:
 
 def _age(run: Run, now: Callable[[int], float] = time.clock_gettime) -> float:
     """Seconds since the run's process began, by the kernel's reckoning: the wall clock may have jumped."""
-    try:
-        stat = Path(f"/proc/{run.pid}/stat").read_bytes()
-    except OSError:
+    started = procfs.start_time(run.pid)
+    if started is None:
         return max(0.0, time.time() - run.started_at)
-    # The name stands in brackets and may hold blanks; the start is the 22nd field.
-    started = int(stat.rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
-    return max(0.0, now(time.CLOCK_BOOTTIME) - started)
+    return max(0.0, now(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
 
 
 def _intend(directory: Path) -> Checked | None:

@@ -1,7 +1,4 @@
-"""Nodes as processes of this machine: how they are started, known again after a restart, and ended.
-
-A process is named by its id and its start time together: an id alone may be another process by now.
-"""
+"""Nodes as processes of this machine: how they are started, and what they say."""
 
 from __future__ import annotations
 
@@ -98,6 +95,3 @@ def last_words(log: Path) -> str:
     text = log.read_text(errors="replace")
     lines = [line.strip(" |+-") for line in text.splitlines() if line.strip(" |+-")]
     return f"{lines[-1] if lines else 'it said nothing'} (its log is {log})"
-
-
-# ------------------------------------------------------------------ known again, ended

@@ -23,7 +23,7 @@ import trio
 from actors.domain.ids import is_key
 from actors.domain.scaling import Machine
 from actors.ports.scaling import ProviderError
-from actors.process.identity import ProcessName, end, end_child, lives, name_of
+from actors.process.identity import ProcessIdentity, end_child, identify
 from orchestrator.nodes.local_process import (
     GRACE_SECONDS,
     last_words,
@@ -138,7 +138,7 @@ class LocalProvider:
         self._children.append(process)
         assert process.stdin is not None
         with process.stdin:
-            started = name_of(process.pid)
+            started = identify(process.pid)
             if started is None:
                 raise ProviderError(f"the node ended at once: {last_words(home / _LOG)}", certain=True)
             # Whole or not at all; nothing runs before it is there.
@@ -150,7 +150,7 @@ class LocalProvider:
 
     async def _end(self, home: Path) -> None:
         known = self._known(home)
-        if known is None or not await end(known[0]):
+        if known is None or not await known[0].end():
             await self._end_jobs(home)
         await _delete(home)
 
@@ -179,18 +179,18 @@ class LocalProvider:
                 with trio.CancelScope(shield=True):
                     await end_child(process)
 
-    def _known(self, home: Path) -> tuple[ProcessName, Machine] | None:
+    def _known(self, home: Path) -> tuple[ProcessIdentity, Machine] | None:
         """The process of a machine and the machine, if it lives."""
         path = home / _PROCESS
         try:
             found = json.loads(path.read_text())
-            process = ProcessName(int(found["pid"]), int(found["started"]), str(found["boot"]))
+            process = ProcessIdentity(int(found["pid"]), int(found["started"]), str(found["boot"]))
             machine = Machine(home.name, home.name, str(found["service"]), running=True)
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
             raise ProviderError(f"{path} does not say which process it is; look at it, remove it") from error
-        return (process, machine) if lives(process) else None
+        return (process, machine) if process.lives() else None
 
     def _left(self, home: Path) -> Sequence[str]:
         try:

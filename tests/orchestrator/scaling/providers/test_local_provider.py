@@ -20,7 +20,7 @@ from support.processes.processes import PATIENCE, gone
 
 from actors.domain.scaling import Machine
 from actors.ports.scaling import ProviderError
-from actors.process.identity import ProcessName, end, lives, name_of
+from actors.process.identity import ProcessIdentity, identify
 from orchestrator.nodes.local_process import start_held
 from orchestrator.scaling.providers.local import LocalProvider, joining
 
@@ -204,16 +204,16 @@ def holding(directory: Path) -> list[int]:
 
 
 async def test_a_process_that_has_the_id_by_now_is_left_alone(make: Make, directory: Path) -> None:
-    mine = name_of(os.getpid())
+    mine = identify(os.getpid())
     assert mine is not None
     for token, name in (
-        (FIRST, ProcessName(mine.pid, mine.started - 1, mine.boot)),
-        (SECOND, ProcessName(mine.pid, mine.started, "another-boot")),
+        (FIRST, ProcessIdentity(mine.pid, mine.started - 1, mine.boot)),
+        (SECOND, ProcessIdentity(mine.pid, mine.started, "another-boot")),
     ):
         (directory / token).mkdir(parents=True)
         words = {"pid": name.pid, "started": name.started, "boot": name.boot, "service": "example"}
         (directory / token / "process.json").write_text(json.dumps(words))
-        assert await end(name), "told to end, it had ended already"
+        assert await name.end(), "told to end, it had ended already"
     provider = make()
     await provider.terminate([FIRST])
     assert list(await provider.list()) == []
@@ -255,12 +255,12 @@ async def test_what_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     with started([sys.executable, "-c", code]) as process:
         assert process.stdout is not None
         await trio.to_thread.run_sync(process.stdout.readline)
-        name = name_of(process.pid)
-        assert name is not None and lives(name)
-        assert not await end(name, patience=0.1)
-        assert not lives(name), "not reaped yet, it does not live"
+        name = identify(process.pid)
+        assert name is not None and name.lives()
+        assert not await name.end(patience=0.1)
+        assert not name.lives(), "not reaped yet, it does not live"
     assert process.returncode == -signal.SIGKILL
-    assert await end(name)
+    assert await name.end()
 
 
 def test_a_node_is_told_where_and_as_what_it_joins() -> None:
