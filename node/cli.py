@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from node.settings import NodeSettings, SettingsError, load_settings
+from actors.config.tables import SettingsError
+from node.settings import NodeSettings, load_settings
 
 
 @click.command("node", context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,8 +54,8 @@ def node_command(config: str | None, **flags: str | None) -> None:
     """
     try:
         settings = load_settings(os.environ, flags, None if config is None else Path(config))
-    except SettingsError as mistakes:
-        for line in mistakes.lines:
+    except SettingsError as error:
+        for line in error.mistakes:
             click.echo(line, err=True)
         sys.exit(2)
     sys.exit(run(settings))

@@ -16,8 +16,9 @@ from typing import Any, Final
 import trio
 from quart_trio import QuartTrio
 
+from actors.config.tables import SettingsError
 from actors.wire.errors import leaves
-from orchestrator.config.settings import Settings, SettingsError, load
+from orchestrator.config.settings import Settings, load
 from orchestrator.events.waiters import JobWaiters
 from orchestrator.server import run_orchestrator
 from orchestrator.startup import Address

@@ -82,7 +82,8 @@ def server(config: Path | None, **flags: str | None) -> None:
     # Late, for `--help` to be quick.
     import trio
 
-    from orchestrator.config.settings import SettingsError, load
+    from actors.config.tables import SettingsError
+    from orchestrator.config.settings import load
     from orchestrator.server import serve_orchestrator
 
     try:

@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from actors.config import kinds as kind
+from actors.config.kinds import Kind
+from actors.config.tables import Mistakes, Table
 from actors.domain.scaling import ScalingLimits
-from orchestrator.config import values as kind
+from orchestrator.config import values
 
 LOCAL: Final = "local"
 PROVIDERS: Final = (LOCAL, "command", "ec2")
@@ -84,24 +87,22 @@ class ScalingConfig:
         return self.machines is not None
 
 
-def read_scaling(tables: Any, where: str) -> tuple[Mapping[str, ScalingConfig], list[str]]:
-    """What the value of `scaling` in the file says, by service, and every mistake in it. A service whose
-    table has one is left out."""
+def read_scaling(tables: Any, where: str, mistakes: Mistakes) -> Mapping[str, ScalingConfig]:
+    """What the value of `scaling` in the file says, by service. A service whose table has a mistake is left
+    out."""
     found: dict[str, ScalingConfig] = {}
-    mistakes: list[str] = []
     if not isinstance(tables, dict):
-        return {}, [str(kind.unexpected(where, tables, "tables [scaling.NAME]"))]
+        mistakes.add_unexpected(where, tables, "tables [scaling.NAME]")
+        return {}
     for name, table in tables.items():
         here = f"{where}.{name}"
         if not isinstance(table, dict):
-            mistakes.append(str(kind.unexpected(here, table, f"a table [scaling.{name}]")))
+            mistakes.add_unexpected(here, table, f"a table [scaling.{name}]")
             continue
-        reading = _Reading(name, here)
-        config = reading.config(table)
+        config = _Reading(name, here, mistakes).config(table)
         if config is not None:
             found[name] = config
-        mistakes += reading.mistakes
-    return found, mistakes
+    return found
 
 
 def for_up(service: str, least: int, most: int, slots: int) -> ScalingConfig:
@@ -160,7 +161,7 @@ _NODES: Final = kind.whole(0, 10_000, "a whole number of nodes from 0 to 10000")
 _SECONDS: Final = kind.seconds(0.0, "a number of seconds, 0 or more")
 _SOME_SECONDS: Final = kind.seconds(1.0, "a number of seconds, 1 or more")
 
-LIMITS: Final[Mapping[str, Any]] = {
+LIMITS: Final[Mapping[str, Kind]] = {
     "min_nodes": _NODES,
     "max_nodes": _NODES,
     "slots_per_node": kind.whole(1, 10_000, "a whole number from 1 to 10000"),
@@ -175,7 +176,7 @@ LIMITS: Final[Mapping[str, Any]] = {
 }
 """The keys of a table `[scaling.NAME]`, beside `provider` and the provider's own table."""
 
-COMMAND: Final[Mapping[str, Any]] = {
+COMMAND: Final[Mapping[str, Kind]] = {
     "create": kind.text,
     "list": kind.text,
     "terminate": kind.text,
@@ -183,11 +184,11 @@ COMMAND: Final[Mapping[str, Any]] = {
 }
 """The keys of a table `[scaling.NAME.command]`."""
 
-EC2: Final[Mapping[str, Any]] = {
+EC2: Final[Mapping[str, Kind]] = {
     "image": kind.text,
     "instance_type": kind.text,
     "region": kind.text,
-    "endpoint_url": kind.url,
+    "endpoint_url": values.url,
     "subnet": kind.text,
     "security_groups": _texts,
     "key_name": kind.text,
@@ -201,7 +202,7 @@ EC2: Final[Mapping[str, Any]] = {
 }
 """The keys of a table `[scaling.NAME.ec2]`."""
 
-_TABLES: Final[Mapping[str, tuple[Mapping[str, Any], type[CommandSettings] | type[Ec2Settings]]]] = {
+_TABLES: Final[Mapping[str, tuple[Mapping[str, Kind], type[CommandSettings] | type[Ec2Settings]]]] = {
     "command": (COMMAND, CommandSettings),
     "ec2": (EC2, Ec2Settings),
 }
@@ -210,67 +211,48 @@ _TABLES: Final[Mapping[str, tuple[Mapping[str, Any], type[CommandSettings] | typ
 class _Reading:
     """One table `[scaling.NAME]`."""
 
-    def __init__(self, service: str, where: str) -> None:
-        self.mistakes: list[str] = []
+    def __init__(self, service: str, where: str, mistakes: Mistakes) -> None:
         self._service = service
         self._where = where
+        self._mistakes = mistakes
 
     def config(self, table: Mapping[str, Any]) -> ScalingConfig | None:
         """What it says; None after a mistake."""
+        before = len(self._mistakes.lines)
         table = dict(table)
-        provider = self._provider(table.pop("provider", LOCAL))
+        keys = {**LIMITS, "provider": kind.one_of(*PROVIDERS)}
+        found = Table(keys, self._mistakes, also=_TABLES)
+        found.put("provider", table.pop("provider", LOCAL), f"{self._where}.provider")
+        provider = found.values.pop("provider", "")
         tables = {name: table.pop(name) for name in _TABLES if name in table}
-        values = self._values(LIMITS, table, self._where, ("provider", *_TABLES))
+        found.put_all(table, f"{self._where}.")
         defaults = LOCAL_DEFAULTS if provider == LOCAL else {}
-        limits = ScalingLimits(self._service, **{**defaults, **values})
+        limits = ScalingLimits(self._service, **{**defaults, **found.values})
         self._check(limits)
         for name in tables:
             if provider and name != provider:
-                self.mistakes.append(f"{self._where}.{name}: is of no use with the provider {provider}")
+                self._mistakes.add(f"{self._where}.{name}: is of no use with the provider {provider}")
         machines = self._machines(provider, tables.get(provider, {})) if provider in _TABLES else None
-        return None if self.mistakes else ScalingConfig(limits, machines)
-
-    def _provider(self, value: Any) -> str:
-        try:
-            return str(
-                kind.taken(
-                    {"provider": kind.one_of(*PROVIDERS)}, "provider", value, f"{self._where}.provider"
-                )
-            )
-        except kind.Mistake as mistake:
-            self.mistakes.append(str(mistake))
-            return ""
+        return None if len(self._mistakes.lines) > before else ScalingConfig(limits, machines)
 
     def _check(self, limits: ScalingLimits) -> None:
         for low, high in (("min_nodes", "max_nodes"), ("boot_backoff", "boot_backoff_most")):
             least, most = getattr(limits, low), getattr(limits, high)
             if least > most:
-                self.mistakes.append(f"{self._where}: {low} ({least}) is above {high} ({most})")
+                self._mistakes.add(f"{self._where}: {low} ({least}) is above {high} ({most})")
 
     def _machines(self, provider: str, table: Any) -> CommandSettings | Ec2Settings | None:
         keys, made = _TABLES[provider]
         where = f"{self._where}.{provider}"
         if not isinstance(table, dict):
-            self.mistakes.append(
-                str(kind.unexpected(where, table, f"a table [scaling.{self._service}.{provider}]"))
-            )
+            self._mistakes.add_unexpected(where, table, f"a table [scaling.{self._service}.{provider}]")
             return None
         if provider == "ec2" and importlib.util.find_spec("boto3") is None:
-            self.mistakes.append(f"{where}: boto3 is missing; type: pip install 'job-orchestrator[ec2]'")
-        values = self._values(keys, table, where)
+            self._mistakes.add(f"{where}: boto3 is missing; type: pip install 'job-orchestrator[ec2]'")
+        found = Table(keys, self._mistakes)
+        found.put_all(table, f"{where}.")
         needed = [one.name for one in dataclasses.fields(made) if one.default is one.default_factory]
         for name in needed:
             if name not in table:
-                self.mistakes.append(f"{where}.{name}: is missing, and the provider {provider} needs it")
-        return made(**values) if not self.mistakes else None
-
-    def _values(
-        self, keys: Mapping[str, Any], table: Mapping[str, Any], where: str, also: tuple[str, ...] = ()
-    ) -> dict[str, Any]:
-        found = {}
-        for key, value in table.items():
-            try:
-                found[key] = kind.taken(keys, key, value, f"{where}.{key}", also)
-            except kind.Mistake as mistake:
-                self.mistakes.append(str(mistake))
-        return found
+                self._mistakes.add(f"{where}.{name}: is missing, and the provider {provider} needs it")
+        return made(**found.values) if set(needed) <= set(found.values) else None

@@ -1,35 +1,25 @@
-"""Everything that can be set about the server: environment, then a TOML file, then flags, the later over the
-former, into one frozen `Settings`.
-
-All mistakes are told at once (`SettingsError`), each in one line with where the value stands, what it is and
-what was expected. Values are read here and nowhere else.
-"""
+"""Everything that can be set about the server, in one frozen `Settings`. Values are read here and nowhere
+else."""
 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from actors.config import kinds as kind
+from actors.config.kinds import Kind
+from actors.config.tables import Mistakes, Table, read_toml
 from actors.domain.node import NodeAddress
 from actors.domain.service import ServiceLimits
 from orchestrator.callbacks.allowed_hosts import CallbackHosts, HostRule, Network
-from orchestrator.config import values as kind
+from orchestrator.config import values
 from orchestrator.config.scaling import ScalingConfig, read_scaling
 
 MIB: Final = 1 << 20
-
-
-class SettingsError(Exception):
-    """The settings cannot be used. `mistakes` has a line for each reason."""
-
-    def __init__(self, mistakes: list[str]) -> None:
-        super().__init__("\n".join(mistakes))
-        self.mistakes = tuple(mistakes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +66,7 @@ def load(
     found.take_environment(environ)
     if config is not None:
         found.take_file(config)
-    found.take_flags(flags or {})
+    found.server.put_flags(flags or {})
     return found.settings()
 
 
@@ -86,7 +76,7 @@ def load(
 _POSITIVE: Final = kind.whole(1, 1_000_000, "a whole number from 1 to 1000000")
 _BYTES: Final = kind.whole(0, 1 << 60, "a whole number of bytes")
 
-SERVER: Final[Mapping[str, Any]] = {
+SERVER: Final[Mapping[str, Kind]] = {
     "host": kind.text,
     "port": kind.whole(0, 65535, "a port, a whole number from 0 to 65535"),
     "db_path": kind.path,
@@ -95,20 +85,20 @@ SERVER: Final[Mapping[str, Any]] = {
     "upload_limit": kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
     "keep_free_disk": _BYTES,
     "node_lost_after": kind.seconds(1.0, "a number of seconds, 1 or more"),
-    "join_url": kind.url,
+    "join_url": values.url,
     "tick_seconds": kind.seconds(0.01, "a number of seconds, 0.01 or more"),
-    "callback_hosts": kind.hosts,
-    "callback_private": kind.networks,
+    "callback_hosts": values.hosts,
+    "callback_private": values.networks,
     "callback_secret_file": kind.path,
     "callback_ca_file": kind.path,
 }
 """The keys of the file's top level, and of flags."""
 
-SERVICE: Final[Mapping[str, Any]] = {
-    "nodes": kind.urls,
-    "upload_url": kind.route,
-    "download_url": kind.route,
-    "terminate_url": kind.route,
+SERVICE: Final[Mapping[str, Kind]] = {
+    "nodes": values.urls,
+    "upload_url": values.route,
+    "download_url": values.route,
+    "terminate_url": values.route,
     "runs_per_user": _POSITIVE,
     "max_runs": _POSITIVE,
     "max_runtime": kind.seconds(0.0, "a number of seconds (0: no limit)"),
@@ -118,17 +108,20 @@ SERVICE: Final[Mapping[str, Any]] = {
 }
 """The keys of a `[services.NAME]` table."""
 
-_ENVIRONMENT: Final = (
-    "PORT",
-    "HOST",
-    "DB_PATH",
-    "DATA_PATH",
-    "MAX_AGE",
-    "CALLBACK_HOSTS",
-    "CALLBACK_PRIVATE",
-    "CALLBACK_SECRET_FILE",
-    "CALLBACK_CA_FILE",
-)
+_VARIABLES: Final = {
+    key.upper(): key
+    for key in (
+        "port",
+        "host",
+        "db_path",
+        "data_path",
+        "max_age",
+        "callback_hosts",
+        "callback_private",
+        "callback_secret_file",
+        "callback_ca_file",
+    )
+}
 _SERVICE_VARIABLE: Final = re.compile(
     r"SERVICE_([A-Za-z0-9_]+)_(UPLOAD_URL|DOWNLOAD_URL|TERMINATE_URL|RUNS_PER_USER|MAX_RUNS|NODES)", re.ASCII
 )
@@ -139,22 +132,19 @@ _SERVICE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
 class _Found:
-    """Values found so far, the later over the former, with every mistake."""
+    """What was found so far, with every mistake."""
 
     def __init__(self) -> None:
-        self._server: dict[str, Any] = {}
-        self._services: dict[str, dict[str, Any]] = {}
+        self._mistakes = Mistakes()
+        self.server = Table(SERVER, self._mistakes, also=("services", "scaling"))
+        self._services: dict[str, Table] = {}
         self._scaling: Mapping[str, ScalingConfig] = {}
         self._scaling_table = ""
         self._where: dict[tuple[str, str], str] = {}
-        self._mistakes: list[str] = []
         self._warnings: list[str] = []
 
     def take_environment(self, environ: Mapping[str, str]) -> None:
-        for name in _ENVIRONMENT:
-            # Set to nothing counts as not set: that is what compose files make of a variable left out.
-            if environ.get(name):
-                self._put(self._server, SERVER, name.lower(), environ[name], name)
+        self.server.put_environment(environ, _VARIABLES)
         for name in sorted(environ):
             if not name.startswith("SERVICE_") or not environ[name]:
                 continue
@@ -168,53 +158,38 @@ class _Found:
             self._put_service(match[1].lower(), match[2].lower(), environ[name], name)
 
     def take_file(self, path: Path) -> None:
-        try:
-            with path.open("rb") as file:
-                data = tomllib.load(file)
-        except OSError as error:
-            self._mistakes.append(f"{path}: cannot be read: {error.strerror}")
-            return
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            self._mistakes.append(f"{path}: is no TOML: {error}")
-            return
+        data = read_toml(path, self._mistakes)
         services = data.pop("services", {})
         self._scaling_table = f"{path}: scaling"
-        self._scaling, mistakes = read_scaling(data.pop("scaling", {}), self._scaling_table)
-        self._mistakes += mistakes
-        for key, value in data.items():
-            self._put(self._server, SERVER, key, value, f"{path}: {key}")
+        self._scaling = read_scaling(data.pop("scaling", {}), self._scaling_table, self._mistakes)
+        self.server.put_all(data, f"{path}: ")
         if not isinstance(services, dict):
-            self._wrong(f"{path}: services", services, "tables [services.NAME]")
+            self._mistakes.add_unexpected(f"{path}: services", services, "tables [services.NAME]")
             return
         for name, table in services.items():
             where = f"{path}: services.{name}"
             if not _SERVICE_NAME.fullmatch(name):
-                self._mistakes.append(f"{where}: a service's name has letters, digits, '_', '.' and '-' only")
+                self._mistakes.add(f"{where}: a service's name has letters, digits, '_', '.' and '-' only")
             elif not isinstance(table, dict):
-                self._wrong(where, table, f"a table [services.{name}]")
+                self._mistakes.add_unexpected(where, table, f"a table [services.{name}]")
             else:
-                self._services.setdefault(name, {})
+                self._service_table(name)
                 for key, value in table.items():
                     self._put_service(name, key, value, f"{where}.{key}")
 
-    def take_flags(self, flags: Mapping[str, Any]) -> None:
-        for key, value in flags.items():
-            if value is not None:
-                self._put(self._server, SERVER, key, value, f"--{key.replace('_', '-')}")
-
     def settings(self) -> Settings:
-        services = {name: self._service(name, values) for name, values in self._services.items()}
+        services = {name: self._service(name, found.values) for name, found in self._services.items()}
         self._check_scaling()
-        if self._mistakes:
-            raise SettingsError(self._mistakes)
+        self._mistakes.check()
         if not services:
             self._warnings.append("no service is configured, so every upload will be refused")
-        self._server.setdefault("db_path", Path("db.sqlite").absolute())
-        data = self._server.setdefault("data_path", Path("data").absolute())
-        self._server.setdefault("callback_secret_file", data / "callback.secret")
+        server = self.server.values
+        server.setdefault("db_path", Path("db.sqlite").absolute())
+        data = server.setdefault("data_path", Path("data").absolute())
+        server.setdefault("callback_secret_file", data / "callback.secret")
         self._warn_of_private_hosts()
         return Settings(
-            **self._server,
+            **server,
             services=MappingProxyType(services),
             scaling=MappingProxyType(dict(self._scaling)),
             warnings=tuple(self._warnings),
@@ -222,7 +197,7 @@ class _Found:
 
     def _warn_of_private_hosts(self) -> None:
         hosts = CallbackHosts(
-            self._server.get("callback_hosts", ()), self._server.get("callback_private", ())
+            self.server.values.get("callback_hosts", ()), self.server.values.get("callback_private", ())
         )
         self._warnings += [
             f"callback_hosts: {rule} is a private address, so nothing is sent there unless callback_private "
@@ -234,11 +209,9 @@ class _Found:
         for name, config in self._scaling.items():
             where = f"{self._scaling_table}.{name}"
             if name not in self._services:
-                self._mistakes.append(
-                    f"{where}: there is no service {name}: a table [services.{name}] makes it"
-                )
-            if config.elsewhere and "join_url" not in self._server:
-                self._mistakes.append(
+                self._mistakes.add(f"{where}: there is no service {name}: a table [services.{name}] makes it")
+            if config.elsewhere and "join_url" not in self.server.values:
+                self._mistakes.add(
                     f"{where}: the provider {config.provider} needs the setting join_url, by which nodes on "
                     "other machines reach this server"
                 )
@@ -264,28 +237,14 @@ class _Found:
             key = "download_url" if download is not None else "terminate_url"
             where = self._where[name, key]
             wanted = where.replace(key.upper(), "UPLOAD_URL").replace(key, "upload_url")
-            self._mistakes.append(f"{where}: is of no use without {wanted}")
+            self._mistakes.add(f"{where}: is of no use without {wanted}")
         if not addresses and name not in self._scaling:
             self._warnings.append(f"service {name} has no node yet, so its jobs will wait")
         return ServiceLimits(name=name, addresses=tuple(addresses), **values)
 
+    def _service_table(self, name: str) -> Table:
+        return self._services.setdefault(name, Table(SERVICE, self._mistakes))
+
     def _put_service(self, name: str, key: str, value: Any, where: str) -> None:
         self._where[name, key] = where
-        self._put(self._services.setdefault(name, {}), SERVICE, key, value, where)
-
-    def _put(
-        self,
-        into: dict[str, Any],
-        keys: Mapping[str, Any],
-        key: str,
-        value: Any,
-        where: str,
-    ) -> None:
-        also = ("services", "scaling") if keys is SERVER else ()
-        try:
-            into[key] = kind.taken(keys, key, value, where, also)
-        except kind.Mistake as mistake:
-            self._mistakes.append(str(mistake))
-
-    def _wrong(self, where: str, value: Any, expected: str) -> None:
-        self._mistakes.append(str(kind.unexpected(where, value, expected)))
+        self._service_table(name).put(key, value, where)

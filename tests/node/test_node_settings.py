@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from actors.config.tables import SettingsError
 from node.runs.environment import job_environment
-from node.settings import NodeSettings, SettingsError, load_settings
+from node.settings import NodeSettings, load_settings
 
 
 def test_without_anything_they_are_the_contracts() -> None:
@@ -40,7 +41,7 @@ def test_every_mistake_is_told_at_once_with_name_value_and_what_was_expected() -
             {"PORT": "8_0", "MAX_AGE": "ten days"},
             {"slots": "0", "on_stop": "stop", "upload_limit": "-1", "grace": "nan", "tick": "0"},
         )
-    lines = caught.value.lines
+    lines = caught.value.mistakes
     assert len(lines) == 7
     assert lines[0] == "PORT: '8_0' was given, expected a port number from 0 to 65535 (0: any free one)"
     named = [line.split(":")[0] for line in lines]
@@ -104,7 +105,7 @@ def test_mistakes_of_all_three_sources_are_told_together(tmp_path: Path) -> None
     )
     with pytest.raises(SettingsError) as caught:
         load_settings({"PASS_ENV": "A;B"}, {"grace": "x"}, config)
-    lines = caught.value.lines
+    lines = caught.value.mistakes
     assert len(lines) == 7 and lines[1] == f"{config}: slot: there is no such setting; did you mean slots?"
     for line, name in zip(
         lines, ["PASS_ENV", "slot", "port", "max_age", "pass_env", "job_env", "--grace"], strict=True
@@ -117,7 +118,7 @@ def test_a_file_that_cannot_be_used_is_one_mistake(tmp_path: Path, text: str | N
     config = tmp_path / "missing" if text is None else written(tmp_path, text)
     with pytest.raises(SettingsError) as caught:
         load_settings({}, {}, config)
-    (line,) = caught.value.lines
+    (line,) = caught.value.mistakes
     assert line.startswith(f"{config}: {why}")
 
 

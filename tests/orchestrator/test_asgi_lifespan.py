@@ -11,8 +11,9 @@ import pytest
 import trio
 
 import orchestrator.asgi
+from actors.config.tables import SettingsError
 from orchestrator.asgi import LifespanApp
-from orchestrator.config.settings import Settings, SettingsError
+from orchestrator.config.settings import Settings
 
 
 class Host:

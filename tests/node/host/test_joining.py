@@ -14,9 +14,10 @@ import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 
+from actors.config.tables import SettingsError
 from actors.wire.http.server import serve
 from node.host.joining import Invitation, Joining, reachable_url
-from node.settings import SettingsError, load_settings
+from node.settings import load_settings
 
 ID = "a" * 32
 
@@ -81,7 +82,7 @@ async def test_it_says_who_and_where_it_is_again_and_again(orchestrator: Orchest
 async def test_a_refusal_is_told_once_and_tried_again(
     orchestrator: Orchestrator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "node.host.joining")
+    caplog.set_level("INFO", "node.joining")
     orchestrator.status = 422
     async with joining(orchestrator.url):
         for _ in range(3):
@@ -178,4 +179,4 @@ def test_what_is_needed_to_join_is_asked_for() -> None:
 def test_a_wrong_or_lonely_flag_is_named(flags: dict[str, str], named: str) -> None:
     with pytest.raises(SettingsError) as refused:
         load_settings({}, flags)
-    assert refused.value.lines[0].startswith(f"{named}: ")
+    assert refused.value.mistakes[0].startswith(f"{named}: ")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from actors.config.tables import SettingsError
 from actors.domain.scaling import ScalingLimits
 from orchestrator.config.scaling import (
     COMMAND,
@@ -22,7 +23,7 @@ from orchestrator.config.scaling import (
     autoscale_range,
     for_up,
 )
-from orchestrator.config.settings import Settings, SettingsError, load
+from orchestrator.config.settings import Settings, load
 from orchestrator.scaling.providers.build import build_providers
 
 ROOT = Path(__file__).parents[3]

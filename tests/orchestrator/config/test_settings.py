@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from actors.config.tables import SettingsError
 from actors.domain.node import NodeAddress
-from orchestrator.config.settings import Settings, SettingsError, load
+from orchestrator.config.settings import Settings, load
 from orchestrator.nodes.addresses import watched
 
 
