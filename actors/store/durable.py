@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import sqlite3
 from contextlib import suppress
 from pathlib import Path
+
+
+def is_full(error: Exception) -> bool:
+    """Whether a file or a database could not be written for want of room."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_durably(path: Path, content: bytes, *, synced: bool = True) -> None:

@@ -22,7 +22,7 @@ from actors.wire.files.names import printable
 from actors.wire.http.drain_body import drain
 from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts
 from actors.wire.protocol.attempts import view_to_json
-from node.payloads.arrivals import AcceptResult, Arrived
+from node.payloads.operations import AcceptResult, Arrived
 from node.payloads.records import OutOfIds
 from node.payloads.table import PayloadTable, view_of
 from node.runs.workspace import Incoming, Workspace

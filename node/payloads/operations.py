@@ -4,18 +4,69 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from actors.domain.payload import Payload, PayloadMove
 from actors.domain.status import ENDED, PAYLOAD, Status
-from node.payloads.arrivals import Accepted, Arrived, accepted, prepared
-from node.payloads.batches import Writing
-from node.payloads.records import RELEASE
-from node.payloads.rows import OLD_TOMBSTONES, Row, moved, row_of
+from actors.store.durable import sync_directory
+from actors.store.group_commit import Batch
+from node.payloads.records import RELEASE, Records
+from node.payloads.rows import OLD_TOMBSTONES, PUT, Row, columns_of, moved, row_of
 from node.runs.progress_file import Said
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A payload whose files have arrived whole in `directory`, which becomes its own. `key` is made up by the
+    sender; `owner` "" came by the contract."""
+
+    key: str
+    directory: Path
+    job_id: int = 0
+    n: int = 1
+    service: str = ""
+    user_id: int = 0
+    owner: str = ""
+    max_runtime: float = 0.0
+
+
+class AcceptResult(StrEnum):
+    """KNOWN: it was here already, what has arrived now is not used. TOMBSTONED: it will never run here."""
+
+    ACCEPTED = "accepted"
+    KNOWN = "known"
+    TOMBSTONED = "tombstoned"
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    result: AcceptResult
+    payload: Payload | None
+
+
+@dataclass(slots=True)
+class PayloadBatch(Batch[Row]):
+    """What an item gets to work with: the files, too, and directories that are synced before the commit, once
+    for all items that share them."""
+
+    records: Records = field(kw_only=True)
+    unsynced: set[Path] = field(default_factory=set)
+
+    def put(self, rows: Iterable[Row]) -> None:
+        """Number and keep changed rows, their files written before; they are told after the commit."""
+        for row in rows:
+            self.seq += 1
+            self.changed.append(replace(row, payload=replace(row.payload, sequence=self.seq)))
+            self.db.execute(PUT, columns_of(self.changed[-1]))
+
+    def finish(self) -> None:
+        for directory in self.unsynced:
+            sync_directory(directory)
 
 
 def select(db: sqlite3.Connection, where: str, parameters: Sequence[Any] = ()) -> list[Row]:
@@ -42,9 +93,9 @@ def known(db: sqlite3.Connection, keys: Sequence[str]) -> tuple[dict[str, Payloa
     return there, {key for key in stones if key not in there}
 
 
-def move(writing: Writing, moves: Sequence[PayloadMove]) -> list[bool]:
+def move(batch: PayloadBatch, moves: Sequence[PayloadMove]) -> list[bool]:
     """Compare-and-set each. Its record is written before its row."""
-    rows = rows_by_key(writing.db, [each.key for each in moves])
+    rows = rows_by_key(batch.db, [each.key for each in moves])
     done, after = [], dict(rows)
     for each in moves:
         row = after.get(each.key)
@@ -57,81 +108,108 @@ def move(writing: Writing, moves: Sequence[PayloadMove]) -> list[bool]:
     changed = [row for key, row in after.items() if row is not rows.get(key)]
     for row in changed:
         if row.payload.status is Status.RUNNING:
-            writing.records.write_running(row.payload)
+            batch.records.write_running(row.payload)
         else:
-            writing.records.write(row.payload)
-    writing.put(changed)
+            batch.records.write(row.payload)
+    batch.put(changed)
     return done
 
 
-def hear(writing: Writing, key: str, said: Said) -> None:
+def hear(batch: PayloadBatch, key: str, said: Said) -> None:
     """What a script says of its progress, while it has not ended. In the table alone: the file that it says
     it in is the truth."""
-    row = rows_by_key(writing.db, [key]).get(key)
+    row = rows_by_key(batch.db, [key]).get(key)
     if row is None or row.payload.end is not None:
         return
     progress = said.after(row.payload.progress)
     if progress != row.payload.progress:
-        writing.put([replace(row, payload=replace(row.payload, progress=progress))])
+        batch.put([replace(row, payload=replace(row.payload, progress=progress))])
 
 
 def take_over(
-    writing: Writing, arrived: Sequence[Arrived], before: Callable[[], None] | None
+    batch: PayloadBatch, arrived: Sequence[Arrived], before: Callable[[], None] | None
 ) -> list[Accepted]:
     """Payloads of what has arrived, their records written and their directories in place."""
     if before is not None:
         before()
-    keys, records = [item.key for item in arrived], writing.records
-    there, dead = rows_by_key(writing.db, keys), tombstones(writing.db, keys)
+    keys, records = [item.key for item in arrived], batch.records
+    there, dead = rows_by_key(batch.db, keys), tombstones(batch.db, keys)
     fresh: dict[str, Payload] = {}
     for item in arrived:
         if item.key in there or item.key in dead or item.key in fresh:
             continue
-        fresh[item.key] = prepared(item, records.new_id(), writing.now)
+        fresh[item.key] = _prepare(item, records.new_id(), batch.now)
         records.write_new(fresh[item.key], item.directory)
         place = records.directory(item.key)
         item.directory.rename(place)
-        writing.undo.append(partial(place.rename, item.directory))
-        writing.unsynced.add(records.payloads)
-    writing.put(Row(payload, False) for payload in fresh.values())
-    now = rows_by_key(writing.db, keys)
-    return [accepted(item.key, item.key in fresh, now) for item in arrived]
+        batch.undo.append(partial(place.rename, item.directory))
+        batch.unsynced.add(records.payloads)
+    batch.put(Row(payload, False) for payload in fresh.values())
+    now = rows_by_key(batch.db, keys)
+    return [_to_acceptance(item.key, item.key in fresh, now) for item in arrived]
 
 
-def bury(writing: Writing, keys: Sequence[str], kind: str) -> dict[str, Row]:
+def _to_acceptance(key: str, fresh: bool, now: Mapping[str, Row]) -> Accepted:
+    """What is to be said of one that has arrived, `now` being the rows after all were taken over."""
+    row = now.get(key)
+    if fresh and row is not None:
+        return Accepted(AcceptResult.ACCEPTED, row.payload)
+    if row is not None and not row.released:
+        return Accepted(AcceptResult.KNOWN, row.payload)
+    return Accepted(AcceptResult.TOMBSTONED, None)
+
+
+def _prepare(item: Arrived, number: int, now: float) -> Payload:
+    """The payload that it becomes."""
+    return Payload(
+        key=item.key,
+        id=number,
+        job_id=item.job_id,
+        n=item.n,
+        service=item.service,
+        user_id=item.user_id,
+        owner=item.owner,
+        status=Status.PREPARED,
+        sequence=0,
+        created_at=now,
+        max_runtime=item.max_runtime,
+    )
+
+
+def bury(batch: PayloadBatch, keys: Sequence[str], kind: str) -> dict[str, Row]:
     """Tombstones first, then the rows that they mark; the rows of all these keys, as they are then."""
-    there = tombstones(writing.db, keys)
+    there = tombstones(batch.db, keys)
     # A release is never weakened to a cancel; the same again is already on disk.
     new = {key: kind for key in keys if there.get(key) not in (kind, RELEASE)}
     if new:
-        writing.records.bury(new, writing.now)
-        writing.unsynced.add(writing.records.tombstones)
-    writing.db.executemany(
+        batch.records.bury(new, batch.now)
+        batch.unsynced.add(batch.records.tombstones)
+    batch.db.executemany(
         "INSERT OR REPLACE INTO tombstone VALUES (?, ?, ?)",
-        [(key, which, writing.now) for key, which in new.items()],
+        [(key, which, batch.now) for key, which in new.items()],
     )
-    rows = rows_by_key(writing.db, keys)
+    rows = rows_by_key(batch.db, keys)
     for key in new:
         if (row := rows.get(key)) is not None:
             cancelled = row.payload.cancelled or row.payload.status not in ENDED
             rows[key] = Row(replace(row.payload, cancelled=cancelled), kind == RELEASE)
     # The tombstone is the durable form of both marks: the record need not be written again.
-    writing.put(rows[key] for key in new if key in rows)
+    batch.put(rows[key] for key in new if key in rows)
     return rows
 
 
-def forget(writing: Writing, keys: Sequence[str]) -> None:
-    writing.db.executemany("DELETE FROM payload WHERE released AND key = ?", [(key,) for key in keys])
+def forget(batch: PayloadBatch, keys: Sequence[str]) -> None:
+    batch.db.executemany("DELETE FROM payload WHERE released AND key = ?", [(key,) for key in keys])
 
 
 def old_tombstones(db: sqlite3.Connection, before: float) -> bool:
     return bool(db.execute(f"SELECT EXISTS ({OLD_TOMBSTONES})", (before,)).fetchone()[0])
 
 
-def expire_tombstones(writing: Writing, before: float) -> int:
-    keys = [key for (key,) in writing.db.execute(OLD_TOMBSTONES, (before,))]
-    writing.records.unbury(keys)
-    writing.db.executemany("DELETE FROM tombstone WHERE key = ?", [(key,) for key in keys])
+def expire_tombstones(batch: PayloadBatch, before: float) -> int:
+    keys = [key for (key,) in batch.db.execute(OLD_TOMBSTONES, (before,))]
+    batch.records.unbury(keys)
+    batch.db.executemany("DELETE FROM tombstone WHERE key = ?", [(key,) for key in keys])
     return len(keys)
 
 

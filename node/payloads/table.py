@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import Final, TypeVar
 
 import sqlite_anyio
 import trio
@@ -19,20 +20,26 @@ from actors.domain.node import PayloadView, StreamPosition
 from actors.domain.payload import Payload, PayloadMove
 from actors.domain.status import ENDED
 from actors.ports.world import Clock
+from actors.store.group_commit import GroupCommit
+from actors.store.sqlite_thread import run_on_connection
 from node.payloads import operations as work
-from node.payloads.arrivals import Accepted, Arrived
-from node.payloads.batches import Batches, Writing
+from node.payloads.operations import Accepted, Arrived, PayloadBatch
 from node.payloads.records import CANCEL, RELEASE, Records
 from node.payloads.recovery import Reloaded, reload
 from node.payloads.rows import SCHEMA
 from node.payloads.subscriptions import Changes
 from node.runs.progress_file import Said
 
+T = TypeVar("T")
+
+BATCH: Final = 500
+"""Items in a batch at most."""
+
 
 class PayloadTable:
     """Every payload of this node. Make it with `open_table`.
 
-    Each operation is one thread call, or a part of one: see `Batches`. It is wholly done or not at all,
+    Each operation is one thread call, or a part of one: see `GroupCommit`. It is wholly done or not at all,
     cancelled or not. Methods that write raise `OSError` when the disk does not take it; nothing has changed
     then.
     """
@@ -41,7 +48,16 @@ class PayloadTable:
         self._records = records
         self.heard = Changes()
         """Who hears of changes."""
-        self._batches = Batches(connection, records, clock, self.heard.tell)
+        self._connection = connection
+        self._sequence = 0
+        self._commits = GroupCommit(
+            connection,
+            lambda db, now: PayloadBatch(db, now, self._sequence, records=records),
+            clock=clock,
+            reserve=records.reserve,
+            committed=self._tell,
+            most=BATCH,
+        )
         self.incarnation = secrets.token_hex(16)
 
     @property
@@ -55,27 +71,27 @@ class PayloadTable:
     @property
     def mark(self) -> StreamPosition:
         """Where this node's life is now."""
-        return StreamPosition(self.incarnation, self._batches.sequence)
+        return StreamPosition(self.incarnation, self._sequence)
 
     # ------------------------------------------------------------------ the port that the Runner knows
 
     async def record(self, moves: Sequence[PayloadMove]) -> Sequence[bool]:
         """Compare-and-set each; False where the payload is not in `source` any more or is unknown. Raises
         `OSError`."""
-        return await self._batches.write(lambda writing: work.move(writing, moves), urgent=True)
+        return await self._commits.write(lambda batch: work.move(batch, moves), urgent=True)
 
     async def hear_progress(self, key: str, said: Said) -> None:
         """What a payload's script says of its progress; nothing happens if it is nothing new, or has ended.
         Raises `OSError`."""
-        await self._batches.write(lambda writing: work.hear(writing, key, said))
+        await self._commits.write(lambda batch: work.hear(batch, key, said))
 
     async def changes(self, after: int) -> Sequence[Payload]:
         return await self._select("WHERE sequence > ? ORDER BY sequence", after)
 
     async def all(self) -> tuple[Sequence[Payload], int]:
-        async with self._batches.still():
+        async with self._commits.committing:
             picture = await self._select("WHERE NOT released OR verdict IS NULL ORDER BY id")
-            return picture, self._batches.sequence
+            return picture, self._sequence
 
     # ------------------------------------------------------------------ what the api asks
 
@@ -93,10 +109,10 @@ class PayloadTable:
 
     async def known(self, keys: Sequence[str]) -> tuple[Mapping[str, Payload], Collection[str]]:
         """Which of these keys are payloads that are not released, and which will never (again) run here."""
-        return await self._batches.read(lambda db: work.known(db, keys))
+        return await self._read(lambda db: work.known(db, keys))
 
     async def is_tombstoned(self, key: str) -> bool:
-        return key in await self._batches.read(lambda db: work.tombstones(db, [key]))
+        return key in await self._read(lambda db: work.tombstones(db, [key]))
 
     async def accept(
         self, arrived: Sequence[Arrived], before: Callable[[], None] | None = None
@@ -105,18 +121,18 @@ class PayloadTable:
         are known or tombstoned leave their `directory` where it is, for the caller to discard. `before` is
         called first, in the same thread, to put into the directories what is still missing. Raises `OutOfIds`
         too."""
-        return await self._batches.write(lambda writing: work.take_over(writing, arrived, before))
+        return await self._commits.write(lambda batch: work.take_over(batch, arrived, before))
 
     async def cancel(self, keys: Sequence[str]) -> Sequence[Payload | None]:
         """Tombstone each key durably; a payload that has not ended is marked as cancelled, for the Runner to
         kill. The payload as it is now, None for those that are not here and never will be."""
-        rows = await self._batches.write(lambda writing: work.bury(writing, keys, CANCEL), urgent=True)
+        rows = await self._commits.write(lambda batch: work.bury(batch, keys, CANCEL), urgent=True)
         return [None if (row := rows.get(key)) is None or row.released else row.payload for key in keys]
 
     async def release(self, keys: Sequence[str]) -> None:
         """Tombstone each key durably; what runs is marked as cancelled; what has ended is to be discarded
         (`releasable`)."""
-        await self._batches.write(lambda writing: work.bury(writing, keys, RELEASE), urgent=True)
+        await self._commits.write(lambda batch: work.bury(batch, keys, RELEASE), urgent=True)
 
     async def releasable(self) -> Sequence[Payload]:
         """Released payloads that have ended: their directories may go, then `forget` them."""
@@ -132,19 +148,19 @@ class PayloadTable:
     async def forget(self, keys: Sequence[str]) -> None:
         """Drop released payloads from the table, their directories gone."""
         if keys:
-            await self._batches.write(lambda writing: work.forget(writing, keys))
+            await self._commits.write(lambda batch: work.forget(batch, keys))
 
     async def old_tombstones(self, before: float) -> bool:
         """Whether any tombstone is older than `before`, its payload gone."""
-        return await self._batches.read(lambda db: work.old_tombstones(db, before))
+        return await self._read(lambda db: work.old_tombstones(db, before))
 
     async def expire_tombstones(self, before: float) -> int:
         """Take tombstones away that are older than `before` and whose payload is gone; how many."""
-        return await self._batches.write(lambda writing: work.expire_tombstones(writing, before))
+        return await self._commits.write(lambda batch: work.expire_tombstones(batch, before))
 
     async def held(self) -> Mapping[str, int]:
         """For each owner, how many of its payloads hold or wait for a slot."""
-        return await self._batches.read(work.held)
+        return await self._read(work.held)
 
     # ------------------------------------------------------------------ hearing of changes
 
@@ -155,7 +171,7 @@ class PayloadTable:
         """The picture (of one owner's payloads, or of all), its mark, and every change after it, of whatever
         owner. A reader that is too many changes behind finds its channel closed."""
         async with AsyncExitStack() as stack:
-            async with self._batches.still():
+            async with self._commits.committing:
                 picture = await self._select("WHERE NOT released ORDER BY id")
                 mark = self.mark
                 changes = stack.enter_context(self.heard.subscribed())
@@ -173,12 +189,20 @@ class PayloadTable:
     # ------------------------------------------------------------------ inside
 
     async def _select(self, where: str, *parameters: object) -> list[Payload]:
-        rows = await self._batches.read(lambda db: work.select(db, where, parameters))
+        rows = await self._read(lambda db: work.select(db, where, parameters))
         return [row.payload for row in rows]
 
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await run_on_connection(self._connection, work)
+
+    def _tell(self, batch: PayloadBatch) -> None:
+        self._sequence = batch.seq
+        if batch.changed:
+            self.heard.tell(batch.changed)
+
     async def _begin(self, found: Reloaded) -> None:
-        await self._batches.read(_prepare)
-        await self._batches.write(partial(_reloaded, found))
+        await self._read(_prepare)
+        await self._commits.write(partial(_reloaded, found))
 
 
 @asynccontextmanager
@@ -191,8 +215,11 @@ async def open_table(
     try:
         table = PayloadTable(records, connection, clock)
         found = await trio.to_thread.run_sync(reload, records, clock.now(), intended)
-        await table._begin(found)
-        yield table
+        async with trio.open_nursery() as nursery:
+            await nursery.start(table._commits.run)
+            await table._begin(found)
+            yield table
+            nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):
             await connection.close()
@@ -204,14 +231,14 @@ def view_of(payload: Payload) -> PayloadView:
 
 
 def _prepare(db: sqlite3.Connection) -> None:
-    # Transactions are begun and ended by `Batches` alone.
+    # Transactions are begun and ended by `GroupCommit` alone.
     db.isolation_level = None
     db.executescript(SCHEMA)
 
 
-def _reloaded(found: Reloaded, writing: Writing) -> None:
-    writing.db.executemany(
+def _reloaded(found: Reloaded, batch: PayloadBatch) -> None:
+    batch.db.executemany(
         "INSERT INTO tombstone VALUES (?, ?, ?)",
         [(stone.key, stone.kind, stone.at) for stone in found.tombstones],
     )
-    writing.put(found.rows)
+    batch.put(found.rows)

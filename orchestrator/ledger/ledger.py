@@ -1,8 +1,8 @@
 """Jobs and attempts in SQLite: the truth of the orchestrator.
 
 WAL with `synchronous = FULL`: what was answered survives the death of the process and of the machine. One
-connection writes (`writer`: group commit), another one reads and does not wait for an fsync. What a change
-does is decided in `transitions`; each table is a file in `tables`.
+connection writes (`actors.store.group_commit`), another one reads and does not wait for an fsync. What a
+change does is decided in `transitions`; each table is a file in `tables`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import sqlite_anyio
 import trio
@@ -35,26 +36,40 @@ from actors.domain.scaling import DecisionRecord, MachineRecord
 from actors.ports.callbacks import Callback, DeliveryOutcome
 from actors.ports.ledger import LedgerError
 from actors.ports.world import Clock
+from actors.store.group_commit import Batch, GroupCommit
 from actors.store.reserve import Reserve
 from actors.store.sqlite_thread import snapshot
 from orchestrator.ledger import transitions as rules
+from orchestrator.ledger.errors import (
+    DATABASE_ERRORS,
+    IdempotencyConflict,
+    LedgerFull,
+    explain,
+    run_on_ledger,
+)
 from orchestrator.ledger.queries import Queries
 from orchestrator.ledger.schema import prepare_reader, prepare_writer
 from orchestrator.ledger.tables import attempts, callbacks, history, jobs, machines, meta, nodes, pauses
 from orchestrator.ledger.tables.nodes import JoinedNode
-from orchestrator.ledger.writer import DATABASE_ERRORS, LedgerFull, Writer, Writing, explain, on_ledger
 
 __all__ = ["IdempotencyConflict", "JobDetails", "JoinedNode", "LedgerFull", "SqliteLedger"]
 
 T = TypeVar("T")
 
 
-class IdempotencyConflict(LedgerError):
-    """The idempotency key belongs to a job with other content. `job` is that job."""
+BATCH: Final = 1000
+"""Items in a commit at most."""
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(f"this idempotency key was used for job {job.id}, which has other content")
-        self.job = job
+
+@dataclass(slots=True)
+class LedgerBatch(Batch[Job]):
+    """`stored` is the number of the newest change as the database has it."""
+
+    stored: int = 0
+
+    def finish(self) -> None:
+        if self.seq != self.stored:
+            meta.store_seq(self.db, self.seq)
 
 
 class SqliteLedger:
@@ -70,14 +85,14 @@ class SqliteLedger:
         writer: sqlite_anyio.Connection,
         reader: sqlite_anyio.Connection,
         owner: str,
-        writing: Writer,
+        commits: GroupCommit[LedgerBatch],
     ) -> None:
         """For `open`."""
         self._connection = writer
         self._reader = reader
         self.queries = Queries(reader)
         self._owner = owner
-        self._writer = writing
+        self._writer = commits
 
     @classmethod
     async def open(
@@ -96,10 +111,10 @@ class SqliteLedger:
             try:
                 writer = await sqlite_anyio.connect(path)
                 undo.push_async_callback(writer.close)
-                owner = await on_ledger(writer, prepare_writer)
+                owner = await run_on_ledger(writer, prepare_writer)
                 reader = await sqlite_anyio.connect(path)
                 undo.push_async_callback(reader.close)
-                await on_ledger(reader, prepare_reader)
+                await run_on_ledger(reader, prepare_reader)
             except LedgerError as error:
                 raise LedgerError(f"{path}: {error}") from error
             except DATABASE_ERRORS as error:
@@ -108,7 +123,21 @@ class SqliteLedger:
         reserve = Reserve(Path(f"{path}.reserve"))
         with trio.CancelScope(shield=True):  # the connections are open, and nobody else would close them
             await trio.to_thread.run_sync(reserve.hold)
-        return cls(writer, reader, owner, Writer(writer, clock, reserve, committed, trace))
+
+        def begin(db: sqlite3.Connection, now: float) -> LedgerBatch:
+            seq = meta.read_seq(db)
+            return LedgerBatch(db, now, seq, stored=seq)
+
+        def tell(batch: LedgerBatch) -> None:
+            if trace is not None:
+                trace("commit")
+            if batch.changed:
+                committed(batch.changed)
+
+        commits = GroupCommit(
+            writer, begin, clock=clock, reserve=reserve, committed=tell, explain=explain, most=BATCH
+        )
+        return cls(writer, reader, owner, commits)
 
     @property
     def owner(self) -> str:
@@ -155,34 +184,34 @@ class SqliteLedger:
 
     async def upsert_node(self, node: JoinedNode) -> None:
         """Store a node that joined, or what is new about it."""
-        await self._writer.write(lambda writing: nodes.store_node(writing.db, node))
+        await self._writer.write(lambda batch: nodes.store_node(batch.db, node))
 
     async def remove_node(self, node_id: str) -> bool:
         """Forget a node that joined. False if there was none."""
-        return await self._writer.write(lambda writing: nodes.remove_node(writing.db, node_id))
+        return await self._writer.write(lambda batch: nodes.remove_node(batch.db, node_id))
 
     async def order_drain(self, node_id: str, reason: str | None) -> None:
         """Keep the order that a node gets no more jobs, and why; None lifts it."""
-        await self._writer.write(lambda writing: nodes.store_drain(writing.db, node_id, reason))
+        await self._writer.write(lambda batch: nodes.store_drain(batch.db, node_id, reason))
 
     async def put_machine(self, record: MachineRecord) -> None:
-        await self._writer.write(lambda writing: machines.store_machine(writing.db, record))
+        await self._writer.write(lambda batch: machines.store_machine(batch.db, record))
 
     async def note_decision(self, decision: DecisionRecord) -> None:
-        await self._writer.write(lambda writing: machines.store_decision(writing.db, decision))
+        await self._writer.write(lambda batch: machines.store_decision(batch.db, decision))
 
     async def record_delivery(self, tried: DeliveryOutcome) -> None:
-        await self._writer.write(lambda writing: callbacks.store_delivery(writing.db, tried, writing.now))
+        await self._writer.write(lambda batch: callbacks.store_delivery(batch.db, tried, batch.now))
 
     async def order_pause(self, service: str, reason: str | None, now: float) -> None:
         """Keep the order that no job of a service goes, and why; None lifts it. One that is paused already
         keeps its time."""
-        await self._writer.write(lambda writing: pauses.store_pause(writing.db, service, reason, now))
+        await self._writer.write(lambda batch: pauses.store_pause(batch.db, service, reason, now))
 
     async def check(self) -> None:
         """Whether the ledger can be written now: an empty turn of the writer. It waits behind a commit that
         hangs, so give it a deadline. Raises LedgerError."""
-        await self._writer.write(lambda writing: None)
+        await self._writer.write(lambda batch: None)
 
     # ------------------------------------------------------------------ reading
 
@@ -241,25 +270,25 @@ class SqliteLedger:
         return await self._read(pauses.read_pauses)
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await on_ledger(self._reader, work)
+        return await run_on_ledger(self._reader, work)
 
 
 # ---------------------------------------------------------------------- what runs in the thread
 
 
-def _insert(job: NewJob, writing: Writing) -> Job:
-    db, now = writing.db, writing.now
+def _insert(job: NewJob, batch: LedgerBatch) -> Job:
+    db, now = batch.db, batch.now
     if job.idempotency_key is not None:
         found = jobs.read_idempotent(db, job.idempotency_key)
         if found is not None:
             if found[1] != job.fingerprint:
                 raise IdempotencyConflict(found[0])
             return found[0]
-    seq = writing.seq + 1
+    seq = batch.seq + 1
     job_id = jobs.insert_job(db, job, seq=seq, now=now)
     if job_id > MAX_ID:
         raise LedgerError(f"the job ids are used up: they end at {MAX_ID}; start a new ledger")
-    return _store(writing, rules.new_job(job, job_id=job_id, seq=seq, now=now))
+    return _store(batch, rules.new_job(job, job_id=job_id, seq=seq, now=now))
 
 
 def _are_urgent(changes: Sequence[Change]) -> bool:
@@ -268,12 +297,12 @@ def _are_urgent(changes: Sequence[Change]) -> bool:
     return not begin and not all(isinstance(change, SetMessage | SetProgress) for change in changes)
 
 
-def _record(changes: Sequence[Change], writing: Writing) -> list[ChangeAnswer]:
-    return [_change(change, writing) for change in changes]
+def _record(changes: Sequence[Change], batch: LedgerBatch) -> list[ChangeAnswer]:
+    return [_change(change, batch) for change in changes]
 
 
-def _change(change: Change, writing: Writing) -> ChangeAnswer:
-    db, now, seq = writing.db, writing.now, writing.seq + 1
+def _change(change: Change, batch: LedgerBatch) -> ChangeAnswer:
+    db, now, seq = batch.db, batch.now, batch.seq + 1
     if isinstance(change, MoveAttempt):
         attempt = rules.move_attempt(attempts.read_attempt(db, change.key), change)
         if isinstance(attempt, ChangeResult):
@@ -293,7 +322,7 @@ def _change(change: Change, writing: Writing) -> ChangeAnswer:
         step = rules.move(job, change, has_open=has_open, seq=seq, now=now)
     if isinstance(step, ChangeResult):
         return ChangeAnswer(step, job)
-    return ChangeAnswer(ChangeResult.DONE, _store(writing, step))
+    return ChangeAnswer(ChangeResult.DONE, _store(batch, step))
 
 
 def _attempt_exists(db: sqlite3.Connection, change: Transition) -> bool:
@@ -303,16 +332,16 @@ def _attempt_exists(db: sqlite3.Connection, change: Transition) -> bool:
     return attempts.has_open_attempt(db, change.job_id)
 
 
-def _request_terminate(job_id: int, writing: Writing) -> Job | None:
-    job = jobs.read_job(writing.db, job_id)
+def _request_terminate(job_id: int, batch: LedgerBatch) -> Job | None:
+    job = jobs.read_job(batch.db, job_id)
     if job is None:
         return None
-    step = rules.request_terminate(job, seq=writing.seq + 1, now=writing.now)
-    return job if step is None else _store(writing, step)
+    step = rules.request_terminate(job, seq=batch.seq + 1, now=batch.now)
+    return job if step is None else _store(batch, step)
 
 
-def _store(writing: Writing, step: rules.AppliedChange) -> Job:
-    db, now = writing.db, writing.now
+def _store(batch: LedgerBatch, step: rules.AppliedChange) -> Job:
+    db, now = batch.db, batch.now
     if step.new_attempt is not None:
         attempts.insert_attempt(db, step.new_attempt, now)
     if step.changed_attempt is not None:
@@ -320,15 +349,15 @@ def _store(writing: Writing, step: rules.AppliedChange) -> Job:
     jobs.update_job(db, step.job)
     if step.history is not None:
         history.insert_history(db, step.history, step.job.change_seq)
-    writing.seq = step.job.change_seq
-    writing.changed.append(step.job)
+    batch.seq = step.job.change_seq
+    batch.changed.append(step.job)
     return step.job
 
 
-def _jump_ids(to: int, writing: Writing) -> None:
-    db = writing.db
+def _jump_ids(to: int, batch: LedgerBatch) -> None:
+    db = batch.db
     last = jobs.read_last_id(db)
     if to - 1 <= last:
         return
     jobs.store_last_id(db, to - 1)
-    writing.seq += to - 1 - last
+    batch.seq += to - 1 - last

@@ -19,12 +19,12 @@ from actors.domain.changes import JobDetails
 from actors.domain.job import HistoryEntry, Job
 from actors.domain.status import Status
 from actors.store.sqlite_thread import snapshot
+from orchestrator.ledger.errors import run_on_ledger
 from orchestrator.ledger.tables import history, jobs, meta
 from orchestrator.ledger.tables.activity import Minute, read_minutes
 from orchestrator.ledger.tables.callbacks import CallbackView, read_callback, read_callback_counts
 from orchestrator.ledger.tables.queue_counts import QueueShare, read_queue_shares
 from orchestrator.ledger.tables.usage import Used, read_usage
-from orchestrator.ledger.writer import on_ledger
 
 WINDOW: Final = 1000
 """Changes that one read looks at."""
@@ -77,52 +77,52 @@ class Queries:
         """The newest jobs that fit, with ids below `before`. A search looks through a bounded number of those
         that fit the rest: its page may have few or none though more follow. The job whose number is searched
         for comes first of all."""
-        return await on_ledger(self._reader, lambda db: _read_page(db, wanted, before, limit))
+        return await run_on_ledger(self._reader, lambda db: _read_page(db, wanted, before, limit))
 
     async def details(self, job_ids: Sequence[int]) -> Mapping[int, JobDetails]:
         """What these jobs have besides; those that are unknown are left out."""
-        return await on_ledger(self._reader, lambda db: jobs.read_details(db, job_ids))
+        return await run_on_ledger(self._reader, lambda db: jobs.read_details(db, job_ids))
 
     async def callback(self, job_id: int) -> CallbackView | None:
         """None for a job that asked for none, or that is unknown."""
-        return await on_ledger(self._reader, lambda db: read_callback(db, job_id))
+        return await run_on_ledger(self._reader, lambda db: read_callback(db, job_id))
 
     async def newest_change(self) -> int:
         """The number of the newest change."""
-        return await on_ledger(self._reader, meta.read_seq)
+        return await run_on_ledger(self._reader, meta.read_seq)
 
     async def changes_after(self, place: int) -> tuple[list[JobChange], int]:
         """The changes that follow `place`, in order, and how far that is: all if it is the newest change.
         Each transition is there once, and so is each job's newest change of another kind."""
-        return await on_ledger(self._reader, lambda db: _read_changes(db, place))
+        return await run_on_ledger(self._reader, lambda db: _read_changes(db, place))
 
     async def job_changes_after(self, job_id: int, place: int) -> tuple[list[JobChange], int]:
         """The same of one job, all of them: what other jobs did in the meantime is not looked at."""
-        return await on_ledger(self._reader, lambda db: _read_job_changes(db, job_id, place))
+        return await run_on_ledger(self._reader, lambda db: _read_job_changes(db, job_id, place))
 
     async def job_counts(self) -> Mapping[tuple[str, Status], int]:
         """How many jobs there are by (service, status); what there is none of is left out."""
-        return await on_ledger(self._reader, jobs.read_job_counts)
+        return await run_on_ledger(self._reader, jobs.read_job_counts)
 
     async def callback_counts(self) -> Mapping[str, int]:
         """How many callbacks there are, by status."""
-        return await on_ledger(self._reader, read_callback_counts)
+        return await run_on_ledger(self._reader, read_callback_counts)
 
     async def queue_counts(self, service: str | None, limit: int) -> Sequence[QueueShare]:
         """Who has jobs that wait or are under way; those with most that wait first."""
-        return await on_ledger(self._reader, lambda db: read_queue_shares(db, service, limit))
+        return await run_on_ledger(self._reader, lambda db: read_queue_shares(db, service, limit))
 
     async def activity(self, since: float, until: float, service: str | None = None) -> Sequence[Minute]:
         """Minutes in which anything happened, from the one that `since` is in to the one that `until` is in,
         oldest first."""
-        return await on_ledger(self._reader, lambda db: read_minutes(db, since, until, service))
+        return await run_on_ledger(self._reader, lambda db: read_minutes(db, since, until, service))
 
     async def usage(
         self, since: float, user: int | None = None, service: str | None = None
     ) -> tuple[Sequence[Used], float]:
         """By service, user and end, of jobs that ended since the beginning of the hour that `since` is in,
         which is the second value."""
-        return await on_ledger(self._reader, lambda db: read_usage(db, since, user, service))
+        return await run_on_ledger(self._reader, lambda db: read_usage(db, since, user, service))
 
 
 # ---------------------------------------------------------------------- what runs in the thread

@@ -13,7 +13,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from node.api.submit import Receiver
-from node.payloads.arrivals import Arrived
+from node.payloads.operations import Arrived
 from node.payloads.records import Records
 from node.payloads.table import PayloadTable, open_table
 from node.runs.workspace import Workspace

@@ -12,8 +12,8 @@ from trio.testing import MockClock
 from actors.domain.job import End
 from actors.domain.payload import PayloadMove
 from actors.domain.status import Status
-from node.payloads.arrivals import Arrived
 from node.payloads.cleaner import Cleaning
+from node.payloads.operations import Arrived
 from node.payloads.records import Records
 from node.payloads.table import PayloadTable, open_table
 from node.runs.workspace import Workspace

@@ -14,7 +14,7 @@ from actors.domain.job import End
 from actors.domain.payload import Payload, PayloadMove
 from actors.domain.progress import Progress
 from actors.domain.status import Status
-from node.payloads.arrivals import Accepted, AcceptResult, Arrived
+from node.payloads.operations import Accepted, AcceptResult, Arrived
 from node.payloads.records import DataDirectoryError, Records
 from node.payloads.rows import Row
 from node.payloads.subscriptions import SUBSCRIBER_BUFFER

@@ -1,0 +1,227 @@
+"""The one writer of a database: group commit.
+
+Callers hand over what they want written. Whatever piled up while a commit was on its way goes into the next
+one, in the order in which it came: no delay when idle, one fsync for many when loaded. A batch is one thread
+call: BEGIN, a savepoint for each item, what is done for all of them, COMMIT. An item that fails takes back
+what it did itself and nothing of any other.
+
+A caller that is cancelled before its item is in a batch takes it back, and nothing was written. After that it
+gets its answer, cancelled or not, as with any call into a thread: so `Cancelled` always means that nothing
+was done, and the caller may undo what it did before (delete the directory of a job that was not stored).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import outcome
+import sqlite_anyio
+import trio
+
+from actors.ports.world import Clock
+from actors.store.durable import is_full
+from actors.store.reserve import Reserve
+from actors.store.sqlite_thread import run_on_connection
+
+R = TypeVar("R")
+T = TypeVar("T")
+B = TypeVar("B", bound="Batch[Any]")
+_Answer: TypeAlias = "outcome.Value[Any] | outcome.Error"
+
+
+class Stopped(OSError):
+    """The task that commits has ended; nothing was written."""
+
+
+@dataclass(slots=True)
+class Batch(Generic[R]):
+    """What the items of one batch get to write with, in the thread: the connection, inside the item's
+    savepoint, the time of the batch (wall), the number of the newest change, and the rows that this batch has
+    changed so far. `undo` takes back what was done outside of the database, the last first."""
+
+    db: sqlite3.Connection
+    now: float
+    seq: int
+    changed: list[R] = field(default_factory=list)
+    undo: list[Callable[[], object]] = field(default_factory=list)
+    found_full: bool = False
+    """Whether an item failed for want of room."""
+
+    def finish(self) -> None:
+        """Do what is done once for all items, before the commit."""
+
+    def back_to(self, seq: int, changed: int, undo: int) -> None:
+        self.seq = seq
+        del self.changed[changed:]
+        while len(self.undo) > undo:
+            self.undo.pop()()
+
+
+@dataclass(slots=True, eq=False)
+class _Item(Generic[B]):
+    work: Callable[[B], Any]
+    task: trio.lowlevel.Task
+    urgent: bool
+    answer: _Answer | None = None
+    is_full: bool = False
+    """It failed for want of room."""
+
+
+class GroupCommit(Generic[B]):
+    """Owns the connection that writes. `run` is its task."""
+
+    def __init__(
+        self,
+        connection: sqlite_anyio.Connection,
+        begin: Callable[[sqlite3.Connection, float], B],
+        *,
+        clock: Clock,
+        reserve: Reserve,
+        committed: Callable[[B], None],
+        explain: Callable[[Exception], Exception] = lambda error: error,
+        most: int,
+    ) -> None:
+        """`begin` makes a batch in the thread. `committed` is called after each commit, before anybody is
+        answered; it may neither wait nor raise. `explain` makes of an error what the caller is to get. At
+        most `most` items go into a commit, so that a flood does not make the first of them wait for all.
+        What is urgent may use `reserve` where the disk is full."""
+        self._connection = connection
+        self._begin = begin
+        self._clock = clock
+        self._reserve = reserve
+        self._reserve_held = True
+        self._committed = committed
+        self._explain = explain
+        self._most = most
+        self._pending: dict[_Item[B], None] = {}
+        self._flying: list[_Item[B]] = []
+        self._bell = trio.Event()
+        self._stopped = False
+        self.committing = trio.Lock()
+        """Whoever holds it knows that nothing is written."""
+
+    async def write(self, work: Callable[[B], T], *, urgent: bool = False) -> T:
+        """Have `work` done in the next batch; its result, once that is durable. Waits for `run` if that has
+        not begun. Raises what the work raises, or why it could not be written, as explained; nothing of it
+        was done then, nor if this raises Cancelled."""
+        if self._stopped:
+            await trio.lowlevel.checkpoint()
+            raise self._explain(Stopped("it has stopped; nothing was written"))
+        item = _Item(work, trio.lowlevel.current_task(), urgent)
+        self._pending[item] = None
+        self._bell.set()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            if item not in self._pending:
+                return trio.lowlevel.Abort.FAILED
+            del self._pending[item]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        result: T = await trio.lowlevel.wait_task_rescheduled(abort)
+        return result
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit what comes, until cancelled. A batch under way is finished and answered first."""
+        task_status.started()
+        try:
+            while True:
+                await self._bell.wait()
+                self._bell = trio.Event()
+                while self._pending:
+                    async with self.committing:
+                        await self._commit()
+        finally:
+            self._stopped = True
+            self._flying += self._pending
+            self._pending.clear()
+            self._land()
+
+    async def _commit(self) -> None:
+        self._flying = list(self._pending)[: self._most]
+        for item in self._flying:
+            del self._pending[item]
+        with trio.CancelScope(shield=True):
+            if not await self._try(self._flying):
+                await self._make_room()
+            self._land()
+            if not self._reserve_held:
+                self._reserve_held = await trio.to_thread.run_sync(self._reserve.hold)
+
+    async def _try(self, items: Sequence[_Item[B]]) -> bool:
+        """Write them, and set their answers. False if any of them found no room."""
+        now = self._clock.now()
+        try:
+            batch = await run_on_connection(self._connection, lambda db: self._write(db, items, now))
+        except Exception as error:
+            # Outside any one item: nothing of the batch holds.
+            for item in items:
+                self._fail(item, error)
+            return not is_full(error)
+        self._committed(batch)
+        return not batch.found_full
+
+    async def _make_room(self) -> None:
+        """A full disk fails the batch, but perhaps not each of its items: an order to terminate is small, and
+        there is a reserve for it."""
+        full = [item for item in self._flying if item.is_full]
+        for item in full:
+            if len(self._flying) > 1 and await self._try([item]):
+                continue
+            if item.urgent and await trio.to_thread.run_sync(self._reserve.let_go):
+                self._reserve_held = False
+                await self._try([item])
+
+    def _land(self) -> None:
+        """Wake whoever waits. There is no checkpoint between a commit and this."""
+        for item in self._flying:
+            answer = item.answer
+            if answer is None:
+                answer = outcome.Error(self._explain(Stopped("it has stopped; nothing was written")))
+            trio.lowlevel.reschedule(item.task, answer)
+        self._flying = []
+
+    # ------------------------------------------------------------------ in the thread
+
+    def _write(self, db: sqlite3.Connection, items: Sequence[_Item[B]], now: float) -> B:
+        """The items in one transaction. What they answer holds only if this returns."""
+        batch: B | None = None
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            batch = self._begin(db, now)
+            for item in items:
+                self._apply(item, batch)
+            batch.finish()
+            db.execute("COMMIT")
+        except BaseException:
+            if batch is not None:
+                batch.back_to(0, 0, 0)
+            raise
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+        return batch
+
+    def _apply(self, item: _Item[B], batch: B) -> None:
+        db, before = batch.db, (batch.seq, len(batch.changed), len(batch.undo))
+        db.execute("SAVEPOINT item")
+        try:
+            item.answer = outcome.Value(item.work(batch))
+        except Exception as error:
+            if not db.in_transaction:
+                # SQLite has taken the whole transaction back by itself (no room, no memory).
+                raise
+            db.execute("ROLLBACK TO item")
+            batch.back_to(*before)
+            self._fail(item, error)
+            batch.found_full |= item.is_full
+        db.execute("RELEASE item")
+
+    def _fail(self, item: _Item[B], error: Exception) -> None:
+        item.is_full = is_full(error)
+        explained = self._explain(error)
+        if explained is not error:
+            explained.__cause__ = error
+        item.answer = outcome.Error(explained)

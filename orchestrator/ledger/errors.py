@@ -1,0 +1,64 @@
+"""What the database cannot do, as errors of the ledger."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import sqlite_anyio
+
+from actors.domain.job import Job
+from actors.ports.ledger import LedgerError
+from actors.store.durable import is_full
+from actors.store.group_commit import Stopped
+from actors.store.sqlite_thread import run_on_connection
+
+T = TypeVar("T")
+
+DATABASE_ERRORS: Final = (sqlite3.Error, OverflowError, UnicodeError)
+"""What sqlite3 raises: its own errors, and Python's for values that do not fit."""
+
+
+class LedgerFull(LedgerError):
+    """There is no room on the disk that the ledger is on."""
+
+
+class IdempotencyConflict(LedgerError):
+    """The idempotency key belongs to a job with other content. `job` is that job."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(f"this idempotency key was used for job {job.id}, which has other content")
+        self.job = job
+
+
+async def run_on_ledger(connection: sqlite_anyio.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    """`run_on_connection`, whose errors of the database are explained."""
+    try:
+        return await run_on_connection(connection, work)
+    except DATABASE_ERRORS as error:
+        raise explain(error) from error
+
+
+def explain(error: Exception) -> Exception:
+    """A database's error as one of ours, with what can be done about it; any other as it is."""
+    if isinstance(error, Stopped):
+        return LedgerError("the ledger has stopped; nothing was written")
+    if not isinstance(error, DATABASE_ERRORS):
+        return error
+    if is_full(error):
+        return LedgerFull("the disk that the ledger is on is full: make room there")
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return LedgerError("the ledger is locked by another process: end it, two cannot share a ledger")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return LedgerError(f"the ledger is damaged ({error}): stop, and restore it from a backup")
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return LedgerError(f"the ledger cannot be written ({error}): look at the rights of its directory")
+    if code == sqlite3.SQLITE_IOERR:
+        return LedgerError(f"the ledger's disk fails ({error}): look at the kernel's log")
+    if isinstance(error, OverflowError):
+        return LedgerError("a number does not fit into 64 bits")
+    if isinstance(error, UnicodeError):
+        return LedgerError("a text is no valid Unicode (half a surrogate pair)")
+    return LedgerError(f"the ledger could not do it: {error}")
