@@ -19,10 +19,10 @@ from actors.domain.status import ENDED, ON_NODE, Status
 from actors.kernel.actor import NoAnswer
 from actors.wire.files.zip_writer import list_tree, zip_stream
 from actors.wire.http.app import Refusal
-from orchestrator.api import serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import file_response
 from orchestrator.api.http.errors import unknown_job
+from orchestrator.api.serializers import render_job
 from orchestrator.nodes.remote_stream import NotOnNode, RemoteStream, Unreachable
 from orchestrator.storage.disk import StorageGone
 
@@ -45,17 +45,16 @@ async def told(api: Api, rows: Sequence[Job]) -> list[dict[str, Any]]:
     details = await api.ledger.queries.details([row.id for row in rows])
     whys = await waiting(api, rows)
     return [
-        serializers.job(row, why, details.get(row.id, JobDetails()))
-        for row, why in zip(rows, whys, strict=True)
+        render_job(row, why, details.get(row.id, JobDetails())) for row, why in zip(rows, whys, strict=True)
     ]
 
 
 async def told_in_full(api: Api, row: Job) -> dict[str, Any]:
     """One job with everything."""
     details = (await api.ledger.queries.details((row.id,))).get(row.id, JobDetails())
-    called = await api.ledger.queries.callback(row.id) if details.callback_url is not None else None
+    callback = await api.ledger.queries.callback(row.id) if details.callback_url is not None else None
     (why,) = await waiting(api, [row])
-    return serializers.job(row, why, details, await _left_out(api, row), called)
+    return render_job(row, why, details, await _left_out(api, row), callback)
 
 
 async def told_at_end(api: Api, number: int) -> dict[str, Any]:
@@ -66,7 +65,7 @@ async def told_at_end(api: Api, number: int) -> dict[str, Any]:
     if row.status not in ENDED:
         end = [entry for entry in await api.ledger.history(row.id) if entry.target in ENDED][-1]
         row = replace(row, status=end.target, message=end.reason)
-    return serializers.job(row, None, details[row.id], left_out)
+    return render_job(row, None, details[row.id], left_out)
 
 
 async def _left_out(api: Api, row: Job) -> Sequence[tuple[str, str]] | None:

@@ -20,8 +20,18 @@ from orchestrator.client.errors import (
     Untrusted,
 )
 from orchestrator.client.retries import Retries
+from orchestrator.client.streams import Event
 from orchestrator.client.sync_client import Client
-from orchestrator.client.values import Event, File, Holder, Job, Node, Service
+from orchestrator.contract.bodies import (
+    File,
+    Holder,
+    Job,
+    JobCallback,
+    LeftOutFile,
+    Node,
+    Service,
+    ServiceNodes,
+)
 
 __all__ = [
     "AsyncClient",
@@ -33,11 +43,14 @@ __all__ = [
     "File",
     "Holder",
     "Job",
+    "JobCallback",
+    "LeftOutFile",
     "Node",
     "NotFound",
     "Refused",
     "Retries",
     "Service",
+    "ServiceNodes",
     "TimedOut",
     "Unreachable",
     "Untrusted",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.client.values import Job
+from orchestrator.contract.bodies import Job
 from orchestrator.errors import OrchestratorError
 
 

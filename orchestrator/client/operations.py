@@ -11,13 +11,14 @@ from urllib.parse import quote
 
 from actors.domain.ids import MAX_ID
 from actors.wire.multipart.writer import DataPart, MultipartBody
-from orchestrator.client import bodies, download, streams
+from orchestrator.client import download, streams
 from orchestrator.client.errors import BadInput
 from orchestrator.client.files import Files, PathLike, parts
-from orchestrator.client.requests import Exchange
+from orchestrator.client.requests import Exchange, parse
 from orchestrator.client.retries import Retries
+from orchestrator.client.streams import Event
 from orchestrator.client.transport import Call, Progress, Wire
-from orchestrator.client.values import Event, File, Holder, Job, Node, Service
+from orchestrator.contract.bodies import File, Holder, Job, MinuteBody, Node, Service, TransitionBody
 
 PAGE: Final = 500
 """Items of a list that one request brings."""
@@ -79,7 +80,7 @@ class Operations:
 
     async def job(self, number: int) -> Job:
         """A job as it is now."""
-        return bodies.job(await self._get(f"/v1/jobs/{_id(number)}"))
+        return parse(Job, await self._get(f"/v1/jobs/{_id(number)}"))
 
     async def wait(self, number: int, timeout: float | None = None) -> Job:
         """A job once it has ended. Raises TimedOut after `timeout` seconds."""
@@ -107,13 +108,13 @@ class Operations:
             query["limit"] = str(PAGE if left is None else min(left, PAGE))
             page = await self._get("/v1/jobs", **query)
             for item in page["items"]:
-                yield bodies.job(item)
+                yield parse(Job, item)
             if page["next"] is None:
                 return
             left = None if left is None else left - len(page["items"])
             query["cursor"] = str(page["next"])
 
-    async def history(self, number: int) -> Sequence[dict[str, Any]]:
+    async def history(self, number: int) -> Sequence[TransitionBody]:
         """Each status that the job has had: `at`, `from`, `to`, `reason`, `node`, `attempt`."""
         return await self._items(f"/v1/jobs/{_id(number)}/history")
 
@@ -156,7 +157,7 @@ class Operations:
         found: list[File] = []
         while True:
             page = await self._get(f"/v1/jobs/{_id(number)}/files", **query)
-            found += [bodies.file(item) for item in page["items"]]
+            found += [parse(File, item) for item in page["items"]]
             if page["next"] is None:
                 return found
             query["cursor"] = str(page["next"])
@@ -184,20 +185,20 @@ class Operations:
         """A new job with the files that this one began with."""
         key = {"Idempotency-Key": secrets.token_hex(16)}
         call = Call("POST", f"/v1/jobs/{_id(number)}/rerun", headers=key, silence=UPLOADED)
-        return bodies.job(await self._exchange.json(call))
+        return parse(Job, await self._exchange.json(call))
 
     async def delete(self, number: int) -> Job:
         """Let the data of an ended job go now; the job as it is then, Cleaned."""
-        return bodies.job(await self._exchange.json(Call("DELETE", f"/v1/jobs/{_id(number)}")))
+        return parse(Job, await self._exchange.json(Call("DELETE", f"/v1/jobs/{_id(number)}")))
 
     async def queue(self, service: str | None = None) -> Sequence[Holder]:
         """Who has jobs that wait or are under way, those with most waiting first."""
         query = _query(service=service, limit=PAGE)
-        return [bodies.holder(item) for item in await self._items("/v1/queue", **query)]
+        return [parse(Holder, item) for item in await self._items("/v1/queue", **query)]
 
     async def activity(
         self, since: datetime | None = None, service: str | None = None
-    ) -> Sequence[dict[str, Any]]:
+    ) -> Sequence[MinuteBody]:
         """What each minute brought, by service: `at`, `submitted`, `ended` and more. Of the last hour, or
         from `since` on; kept for a day."""
         begin = None if since is None else since.astimezone(UTC).isoformat()
@@ -205,29 +206,29 @@ class Operations:
 
     async def nodes(self) -> Sequence[Node]:
         """All nodes."""
-        return [bodies.node(item) for item in await self._items("/v1/nodes")]
+        return [parse(Node, item) for item in await self._items("/v1/nodes")]
 
     async def services(self) -> Sequence[Service]:
         """All services, by name."""
-        return [bodies.service(item) for item in await self._items("/v1/services")]
+        return [parse(Service, item) for item in await self._items("/v1/services")]
 
     async def drain(self, node_id: str, reason: str | None = None) -> Node:
         """Give a node no new jobs; those that it has go on."""
         body = {} if reason is None else {"reason": reason}
-        return bodies.node(await self._post(f"/v1/nodes/{quote(node_id, safe='')}/drain", body))
+        return parse(Node, await self._post(f"/v1/nodes/{quote(node_id, safe='')}/drain", body))
 
     async def undrain(self, node_id: str) -> Node:
         """Give it jobs again."""
-        return bodies.node(await self._post(f"/v1/nodes/{quote(node_id, safe='')}/undrain"))
+        return parse(Node, await self._post(f"/v1/nodes/{quote(node_id, safe='')}/undrain"))
 
     async def pause(self, service: str, reason: str | None = None) -> Service:
         """Begin no more jobs of a service; what is under way goes on."""
         body = {} if reason is None else {"reason": reason}
-        return bodies.service(await self._post(f"/v1/services/{quote(service, safe='')}/pause", body))
+        return parse(Service, await self._post(f"/v1/services/{quote(service, safe='')}/pause", body))
 
     async def resume(self, service: str) -> Service:
         """Begin its jobs again."""
-        return bodies.service(await self._post(f"/v1/services/{quote(service, safe='')}/resume"))
+        return parse(Service, await self._post(f"/v1/services/{quote(service, safe='')}/resume"))
 
     async def close(self) -> None:
         """Close its connections."""

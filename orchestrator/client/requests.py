@@ -6,12 +6,15 @@ import json
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from orchestrator.client.errors import BadAnswer, ClientError, NotFound, Refused, Unreachable
 from orchestrator.client.retries import AGAIN, Retries, asked_pause
 from orchestrator.client.transport import Answer, Call, Wire
+from orchestrator.contract.codec import BodyError, from_json
 from orchestrator.errors import OrchestratorError
+
+T = TypeVar("T")
 
 LARGEST: Final = 64 << 20
 """Bytes that an answer may have which is read as a whole."""
@@ -127,6 +130,14 @@ async def read(answer: Answer) -> bytes:
                     f"an answer is larger than {LARGEST} bytes; is the URL that of an orchestrator?"
                 )
     return bytes(body)
+
+
+def parse(kind: type[T], body: Any) -> T:
+    """The body of an answer as a value of `contract.bodies`. Raises BadAnswer."""
+    try:
+        return from_json(kind, body)
+    except BodyError as error:
+        raise BadAnswer(f"{error}; is the URL that of an orchestrator?") from error
 
 
 def _refusal(url: str, call: Call, answer: Answer, body: bytes) -> ClientError:

@@ -6,14 +6,14 @@ import json
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, Final
 
-from orchestrator.client import bodies
 from orchestrator.client.errors import BadAnswer, NotFound, TimedOut, Unreachable
-from orchestrator.client.requests import Again, Exchange
+from orchestrator.client.requests import Again, Exchange, parse
 from orchestrator.client.sse_parser import Message, Parser
 from orchestrator.client.transport import Call
-from orchestrator.client.values import OVER, Event, Job
+from orchestrator.contract.bodies import OVER, Job
 
 ROUND: Final = 30.0
 """Seconds that one request waits for a change."""
@@ -27,10 +27,20 @@ LASTED: Final = 10.0
 """Seconds after which a stream counts as one that worked, though nothing came."""
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened. `id` is what the stream is resumed after ("" where it cannot be), `kind` the
+    event's name, `data` its body."""
+
+    id: str
+    kind: str
+    data: Mapping[str, Any]
+
+
 async def wait(exchange: Exchange, number: int, timeout: float | None) -> Job:
     """The job once it has ended. Raises TimedOut after `timeout` seconds, ClientError."""
     begun = time.monotonic()
-    job = bodies.job(await exchange.json(Call("GET", f"/v1/jobs/{number}")))
+    job = parse(Job, await exchange.json(Call("GET", f"/v1/jobs/{number}")))
     while not job.over:
         left = ROUND if timeout is None else min(ROUND, begun + timeout - time.monotonic())
         if left <= 0 and timeout is not None:
@@ -47,7 +57,7 @@ async def _changed(exchange: Exchange, number: int, seconds: float, **query: str
     patience = exchange.patient()
     while True:
         try:
-            return bodies.job(await exchange.json_once(call))
+            return parse(Job, await exchange.json_once(call))
         except Again as again:
             await patience.failed(again)
 
@@ -57,7 +67,7 @@ async def log(
 ) -> AsyncGenerator[bytes, None]:
     """The bytes of a log from `offset` on; with `follow` as they come, until the job has ended. When the job
     is begun anew on another node, its log begins anew too."""
-    job = bodies.job(await exchange.json(Call("GET", f"/v1/jobs/{number}")))
+    job = parse(Job, await exchange.json(Call("GET", f"/v1/jobs/{number}")))
     attempt = job.attempt
     patience = exchange.patient()
     while True:

@@ -6,14 +6,15 @@ from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from orchestrator.client.async_client import headers
 from orchestrator.client.files import Files, PathLike
 from orchestrator.client.operations import Operations
 from orchestrator.client.retries import Retries
+from orchestrator.client.streams import Event
 from orchestrator.client.transport import Progress, SyncWire, straight
-from orchestrator.client.values import Event, File, Holder, Job, Node, Service
+from orchestrator.contract.bodies import File, Holder, Job, MinuteBody, Node, Service, TransitionBody
 
 T = TypeVar("T")
 
@@ -92,7 +93,7 @@ class Client:
             )
         )
 
-    def history(self, number: int) -> Sequence[dict[str, Any]]:
+    def history(self, number: int) -> Sequence[TransitionBody]:
         return straight(self._all.history(number))
 
     def iter_events(
@@ -139,7 +140,7 @@ class Client:
     def queue(self, service: str | None = None) -> Sequence[Holder]:
         return straight(self._all.queue(service))
 
-    def activity(self, since: datetime | None = None, service: str | None = None) -> Sequence[dict[str, Any]]:
+    def activity(self, since: datetime | None = None, service: str | None = None) -> Sequence[MinuteBody]:
         return straight(self._all.activity(since, service))
 
     def nodes(self) -> Sequence[Node]:

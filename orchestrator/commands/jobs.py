@@ -72,19 +72,17 @@ def status_command(connection: Connection, *, job_id: int, json_wanted: bool) ->
 
 
 def _callback(job: Job) -> str:
-    found = job.raw.get("callback")
-    if not isinstance(found, dict):
+    found = job.callback
+    if found is None:
         return ""
-    tried = found.get("tries")
-    tries = f" after {tried} {'try' if tried == 1 else 'tries'}" if tried else ""
-    following = f"; next try at {found['next_at']}" if found.get("next_at") else ""
-    error = f": {found['last_error']}" if found.get("last_error") and found["status"] != "delivered" else ""
-    return f"{found.get('url')} {str(found.get('status')).replace('_', ' ')}{tries}{error}{following}"
+    tries = f" after {found.tries} {'try' if found.tries == 1 else 'tries'}" if found.tries else ""
+    following = f"; next try at {job.raw['callback']['next_at']}" if found.next_at else ""
+    error = f": {found.last_error}" if found.last_error and found.status != "delivered" else ""
+    return f"{found.url} {found.status.replace('_', ' ')}{tries}{error}{following}"
 
 
 def _limit(job: Job) -> str:
-    seconds = job.raw.get("max_runtime_seconds")
-    return span(seconds) if seconds else ""
+    return span(job.max_runtime_seconds) if job.max_runtime_seconds else ""
 
 
 def _facts(job: Job) -> list[tuple[str, object]]:
@@ -112,7 +110,7 @@ def _facts(job: Job) -> list[tuple[str, object]]:
         ("input", size(job.input_bytes)),
         ("output", size(job.output_bytes)),
         ("left out", left_out(job)),
-        ("requires", job.raw.get("requires")),
+        ("requires", job.requires),
         ("limit", _limit(job)),
         ("node", job.node),
         ("attempt", job.attempt),

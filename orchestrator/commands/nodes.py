@@ -44,7 +44,7 @@ def _cells(node: Node) -> tuple[object, ...]:
         node.held,
         node.others,
         f"{node.load:.0f}%",
-        size(node.raw.get("free_disk_bytes")),
+        size(node.free_disk_bytes),
         node.message if node.draining is None else f"draining: {node.draining}",
     )
 

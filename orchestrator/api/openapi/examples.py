@@ -100,9 +100,10 @@ _VIEW: Final = NodeView(
 def examples() -> Mapping[str, list[Any]]:
     """By the name of the schema."""
     waits = Waiting(WaitReason.USER_QUOTA, "waits: user 42 already runs 5 of 5 jobs of service docking", 3)
+    completed = serializers.render_job(_COMPLETED, None, _DETAILS, (), _CALLED)
     limits = ServiceLimits("docking", max_runtime=86_400.0)
-    service = serializers.service(limits, {("docking", Status.QUEUED): 12, ("docking", Status.RUNNING): 9})
-    nodes = {"known": 3, "ready": 3, "slots": 12, "held": 9}
+    counts = {("docking", Status.QUEUED): 12, ("docking", Status.RUNNING): 9}
+    views = [replace(_VIEW, held=held) for held in (4, 4, 1)]
     return {
         "Status": [Status.RUNNING.value],
         "StatusBody": [status_body(7, Status.QUEUED, "Job successfully uploaded")],
@@ -119,29 +120,39 @@ def examples() -> Mapping[str, list[Any]]:
             }
         ],
         "Job": [
-            serializers.job(_QUEUED, waits, _DETAILS),
-            serializers.job(_RUNNING, None, _DETAILS),
-            serializers.job(_COMPLETED, None, _DETAILS, (), _CALLED),
+            serializers.render_job(_QUEUED, waits, _DETAILS),
+            serializers.render_job(_RUNNING, None, _DETAILS),
+            completed,
         ],
-        "Callback": [serializers.callback(_CALLED)],
-        "Event": [serializers.event(JobChange(93, _RUNNING, _DETAILS, _STARTED))],
+        "Callback": [completed["callback"]],
+        "Event": [serializers.render_event(JobChange(93, _RUNNING, _DETAILS, _STARTED))],
         "File": [
-            serializers.file(FileEntry("out/best model.pdb", 81_000, 0o100644, _AT + 94.0, "file")),
-            serializers.file(FileEntry("latest", 0, 0o120777, _AT + 94.0, "link", "out/best model.pdb")),
+            serializers.render_file(FileEntry("out/best model.pdb", 81_000, 0o100644, _AT + 94.0, "file")),
+            serializers.render_file(
+                FileEntry("latest", 0, 0o120777, _AT + 94.0, "link", "out/best model.pdb")
+            ),
         ],
-        "LogText": [serializers.log_text("stdout", "docking chain A to chain B\n", 0, 27, closed=False)],
+        "LogText": [
+            {
+                "stream": "stdout",
+                "text": "docking chain A to chain B\n",
+                "offset": 0,
+                "next_offset": 27,
+                "closed": False,
+            }
+        ],
         "LogEnd": [{"status": Status.COMPLETED.value, "next_offset": 4096}],
-        "Service": [{**service, "paused": None, "paused_since": None, "nodes": nodes}],
-        "Usage": serializers.usage(
+        "Service": [serializers.render_service(limits, counts, views)],
+        "Usage": serializers.render_usage(
             [
                 Used("docking", 42, Status.COMPLETED, 17, 3060.5, 1580.0),
                 Used("docking", 42, Status.FAILED, 1, 2.25, 3.5),
             ]
         ),
-        "Holder": [serializers.holder(QueueShare("docking", 42, 12, 5))],
-        "Minute": [serializers.minute(Minute(_AT - _AT % 60, "docking", 4, 3, 2, 1, 0, 7.5, 4.25))],
+        "Holder": [serializers.render_holder(QueueShare("docking", 42, 12, 5))],
+        "Minute": [serializers.render_minute(Minute(_AT - _AT % 60, "docking", 4, 3, 2, 1, 0, 7.5, 4.25))],
         "Ready": [{"status": "ready", "checks": {"ledger": "ok", "storage": "ok", "scheduler": "ok"}}],
-        "Node": [serializers.node(_VIEW, 100.4)],
+        "Node": [serializers.render_node(_VIEW, 100.4)],
         "JoiningNode": [
             {
                 "id": _NODE,
@@ -153,5 +164,5 @@ def examples() -> Mapping[str, list[Any]]:
             }
         ],
         "JoinedNode": [{"id": _NODE, "url": _VIEW.node.url, "services": ["docking"], "unknown_services": []}],
-        "Transition": [serializers.history(_STARTED)],
+        "Transition": [serializers.render_transition(_STARTED)],
     }

@@ -8,9 +8,9 @@ from quart import Blueprint, Response
 
 from actors.wire.http.app import json_response, query
 from actors.wire.protocol.contract import rfc3339
-from orchestrator.api import serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params
+from orchestrator.api.serializers import render_holder, render_minute
 
 HOUR: Final = 3600.0
 LISTED: Final = 50
@@ -26,7 +26,7 @@ def blueprint(api: Api) -> Blueprint:
         service = query_params.known_text(given, "service")
         limit = query_params.whole(given, "limit", 1, MOST_LISTED, LISTED)
         shares = await api.ledger.queries.queue_counts(service, limit)
-        items = [serializers.holder(one) for one in shares]
+        items = [render_holder(share) for share in shares]
         return json_response({"items": items, "next": None})
 
     @page.get("/activity")
@@ -36,7 +36,7 @@ def blueprint(api: Api) -> Blueprint:
         now = api.clock.now()
         since = query_params.since(given, now - HOUR)
         minutes = await api.ledger.queries.activity(since, now, service)
-        items = [serializers.minute(one) for one in minutes]
+        items = [render_minute(minute) for minute in minutes]
         return json_response({"items": items, "next": None, "since": rfc3339(since)})
 
     return page

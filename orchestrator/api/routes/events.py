@@ -16,17 +16,18 @@ from actors.domain.status import OVER
 from actors.ports.ledger import LedgerError
 from actors.wire.http.app import query, read_job_id
 from actors.wire.http.backpressure import BoundedRequest
-from orchestrator.api import job_views, serializers
+from orchestrator.api import job_views
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params, sse
+from orchestrator.api.serializers import render_event
 from orchestrator.events.change_stream import ChangeFilter, EncodedChange, Listener
 from orchestrator.events.waiters import WaitersClosed
 from orchestrator.ledger.queries import JobChange
 
 
-def written(told: JobChange) -> bytes:
+def written(change: JobChange) -> bytes:
     """A change as an event."""
-    return sse.event("job", told.seq, serializers.event(told))
+    return sse.event("job", change.seq, render_event(change))
 
 
 def blueprint(api: Api) -> Blueprint:

@@ -19,9 +19,10 @@ from actors.domain.job import Job
 from actors.domain.status import ENDED, Status
 from actors.wire.files.listing import list_tree
 from actors.wire.http.app import Refusal, json_response, query, read_job_id
-from orchestrator.api import job_views, serializers
+from orchestrator.api import job_views
 from orchestrator.api.context import Api
 from orchestrator.api.http import file_response, query_params, sse
+from orchestrator.api.serializers import render_file
 from orchestrator.nodes.remote_stream import NotOnNode
 from orchestrator.storage.result_archive import FileEntry, Member, list_stored, open_member
 
@@ -40,7 +41,7 @@ def blueprint(api: Api) -> Blueprint:
         begin = query_params.at_cursor(given, "f") or 0
         row = await job_views.find(api, read_job_id(number))
         found = await _listed(api, row)
-        items = [serializers.file(one) for one in found[begin : begin + limit]]
+        items = [render_file(entry) for entry in found[begin : begin + limit]]
         after = query_params.cursor("f", begin + limit) if begin + limit < len(found) else None
         return json_response({"items": items, "next": after})
 

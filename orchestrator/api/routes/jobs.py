@@ -12,9 +12,10 @@ from quart import Blueprint, Response
 from actors.domain.job import Job
 from actors.domain.status import OVER, Status
 from actors.wire.http.app import Refusal, json_response, query, read_job_id
-from orchestrator.api import job_views, serializers
+from orchestrator.api import job_views
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params
+from orchestrator.api.serializers import render_transition
 from orchestrator.events.waiters import WaitersClosed
 from orchestrator.ledger.queries import JobFilter
 
@@ -70,7 +71,7 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
     async def history(number: str) -> Response:
         query()
         row = await job_views.find(api, read_job_id(number))
-        items = [serializers.history(entry) for entry in await api.ledger.history(row.id)]
+        items = [render_transition(entry) for entry in await api.ledger.history(row.id)]
         return json_response({"items": items, "next": None})
 
     return page

@@ -11,7 +11,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import trio
 from quart import Blueprint, Response, request
@@ -21,9 +21,10 @@ from actors.domain.status import ENDED, OVER, Status
 from actors.kernel.actor import NoAnswer
 from actors.ports.ledger import LedgerError
 from actors.wire.http.app import Refusal, json_response, query, read_job_id
-from orchestrator.api import job_views, serializers
+from orchestrator.api import job_views
 from orchestrator.api.context import Api
 from orchestrator.api.http import file_response, query_params, sse
+from orchestrator.contract.bodies import LogEndBody, LogTextBody
 from orchestrator.events.waiters import JobWaiter, WaitersClosed
 from orchestrator.nodes.remote_stream import NotOnNode, Unreachable
 from orchestrator.storage.storage import LOGS
@@ -195,7 +196,7 @@ def whole_characters(data: bytes, limit: int, *, closed: bool) -> tuple[str, int
     return text, used - pending
 
 
-async def _text(api: Api, row: Job, which: str, offset: int, limit: int) -> dict[str, Any]:
+async def _text(api: Api, row: Job, which: str, offset: int, limit: int) -> LogTextBody:
     data = bytearray()
     async with aclosing(_available(api, row, which, offset)) as pieces:
         async for piece in pieces:
@@ -205,7 +206,7 @@ async def _text(api: Api, row: Job, which: str, offset: int, limit: int) -> dict
     at_end = len(data) < limit + _LONGEST
     text, used = whole_characters(bytes(data), limit, closed=at_end and row.status in OVER)
     over = row.status in OVER and at_end and used == len(data)
-    return serializers.log_text(which, text, offset, offset + used, closed=over)
+    return LogTextBody(stream=which, text=text, offset=offset, next_offset=offset + used, closed=over)
 
 
 async def _available(api: Api, row: Job, which: str, offset: int) -> AsyncGenerator[bytes, None]:
@@ -242,7 +243,7 @@ async def _told(
     yield sse.RETRY + sse.place(offset)
 
     def event(text: str, upto: int) -> bytes:
-        body = {"stream": which, "text": text, "offset": begun, "next_offset": upto}
+        body = LogTextBody(stream=which, text=text, offset=begun, next_offset=upto)
         return sse.event("log", upto, body)
 
     while True:
@@ -271,4 +272,4 @@ async def _told(
     row = await job_views.find(api, number)
     if text := decoder.decode(b"", final=True):
         yield event(text, received)
-    yield sse.event("end", received, {"status": row.status.value, "next_offset": received})
+    yield sse.event("end", received, LogEndBody(status=row.status.value, next_offset=received))

@@ -14,10 +14,10 @@ from actors.domain.labels import is_label_name, is_label_value
 from actors.domain.node import NodeState, NodeView
 from actors.domain.scaling import DRAINED_BY_SCALING
 from actors.wire.http.app import Refusal, json_response, query
-from orchestrator.api import serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params
 from orchestrator.api.http.json_body import bad_field, json_object, only
+from orchestrator.api.serializers import render_node
 from orchestrator.ledger.tables.nodes import JoinedNode
 from orchestrator.nodes.native.events import Kind
 from orchestrator.nodes.registry import MachineTaken
@@ -36,13 +36,13 @@ def blueprint(api: Api) -> Blueprint:
     async def nodes() -> Response:
         query()
         now = trio.current_time()
-        items = [serializers.node(view, now) for view in await api.pool()]
+        items = [render_node(view, now) for view in await api.pool()]
         return json_response({"items": items, "next": None})
 
     @page.get("/nodes/<node_id:node_id>")
     async def node(node_id: str) -> Response:
         query()
-        return json_response(serializers.node(await _find(api, node_id), trio.current_time()))
+        return json_response(render_node(await _find(api, node_id), trio.current_time()))
 
     @page.post("/nodes")
     async def join() -> Response:
@@ -80,14 +80,14 @@ def blueprint(api: Api) -> Blueprint:
         query()
         if not await api.registry.drain(node_id, _reason(await json_object())):
             raise _unknown(node_id)
-        return json_response(serializers.node(await _find(api, node_id), trio.current_time()))
+        return json_response(render_node(await _find(api, node_id), trio.current_time()))
 
     @page.post("/nodes/<path:node_id>/undrain")
     async def undrain(node_id: str) -> Response:
         query()
         if not await api.registry.undrain(node_id):
             raise _unknown(node_id)
-        return json_response(serializers.node(await _find(api, node_id), trio.current_time()))
+        return json_response(render_node(await _find(api, node_id), trio.current_time()))
 
     return page
 

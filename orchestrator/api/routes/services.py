@@ -6,12 +6,11 @@ from typing import Any, Final
 
 from quart import Blueprint, Response
 
-from actors.domain.node import NodeState, NodeView
 from actors.wire.http.app import Refusal, json_response, query
-from orchestrator.api import serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params
 from orchestrator.api.http.json_body import bad_field, json_object, only
+from orchestrator.api.serializers import render_service
 
 NO_REASON: Final = "ordered by an operator"
 
@@ -22,19 +21,19 @@ def blueprint(api: Api) -> Blueprint:
     @page.get("/services")
     async def services() -> Response:
         query()
-        return json_response({"items": await _told(api, *sorted(api.services)), "next": None})
+        return json_response({"items": await _render(api, *sorted(api.services)), "next": None})
 
     @page.get("/services/<name>")
     async def service(name: str) -> Response:
         query()
-        return json_response((await _told(api, _known(api, name)))[0])
+        return json_response((await _render(api, _known(api, name)))[0])
 
     @page.post("/services/<name>/pause")
     async def pause(name: str) -> Response:
         query()
         _known(api, name)
         await api.pauses.pause(name, _reason(await json_object()))
-        return json_response((await _told(api, name))[0])
+        return json_response((await _render(api, name))[0])
 
     @page.post("/services/<name>/resume")
     async def resume(name: str) -> Response:
@@ -42,7 +41,7 @@ def blueprint(api: Api) -> Blueprint:
         _known(api, name)
         only(await json_object())
         await api.pauses.resume(name)
-        return json_response((await _told(api, name))[0])
+        return json_response((await _render(api, name))[0])
 
     return page
 
@@ -54,28 +53,13 @@ def _known(api: Api, name: str) -> str:
     return name
 
 
-async def _told(api: Api, *names: str) -> list[dict[str, Any]]:
+async def _render(api: Api, *names: str) -> list[dict[str, Any]]:
     counts, views = await api.ledger.queries.job_counts(), await api.pool()
-    told = []
-    for name in names:
-        body = serializers.service(api.services[name], counts)
-        body["paused"] = api.pauses.reasons.get(name)
-        body["paused_since"] = serializers.time(api.pauses.since.get(name))
-        body["nodes"] = _nodes([view for view in views if name in view.services])
-        told.append(body)
-    return told
-
-
-def _nodes(views: list[NodeView]) -> dict[str, Any]:
-    """`slots` of those that are ready; null when one of them runs whatever it is sent."""
-    ready = [view for view in views if view.state is NodeState.READY]
-    slots = [view.slots for view in ready if view.slots is not None]
-    return {
-        "known": len(views),
-        "ready": len(ready),
-        "slots": sum(slots) if len(slots) == len(ready) else None,
-        "held": sum(view.held for view in views),
-    }
+    reasons, since = api.pauses.reasons, api.pauses.since
+    return [
+        render_service(api.services[name], counts, views, reasons.get(name), since.get(name))
+        for name in names
+    ]
 
 
 def _reason(body: dict[str, Any]) -> str:

@@ -7,11 +7,11 @@ from quart import Blueprint, Response
 
 from actors.wire.http.app import json_response, query
 from actors.wire.protocol.contract import rfc3339
-from orchestrator.api import serializers
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params
 from orchestrator.api.routes.metrics import EXPOSITION, _exposition
 from orchestrator.api.routes.ready import _checks
+from orchestrator.api.serializers import render_usage
 
 
 def blueprint(api: Api) -> Blueprint:
@@ -23,7 +23,7 @@ def blueprint(api: Api) -> Blueprint:
         user, service = query_params.signed(given, "user"), query_params.known_text(given, "service")
         since = query_params.since(given, 0.0)
         used, begin = await api.ledger.queries.usage(since, user, service)
-        return json_response({"items": serializers.usage(used), "next": None, "since": rfc3339(begin)})
+        return json_response({"items": render_usage(used), "next": None, "since": rfc3339(begin)})
 
     @page.get("/metrics")
     async def metrics() -> Response:

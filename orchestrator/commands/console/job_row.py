@@ -28,8 +28,8 @@ def place(job: Job) -> int | None:
 
 def left_out(job: Job) -> str:
     """What its results lack, and why; "" if that is nothing, or not known."""
-    found = job.raw.get("files_left_out") or ()
-    told = [f"{one['path']} ({one['reason']})" for one in found[:NAMED]]
+    found = job.files_left_out or ()
+    told = [f"{one.path} ({one.reason})" for one in found[:NAMED]]
     return ", ".join([*told, *([f"and {len(found) - NAMED} more"] if len(found) > NAMED else [])])
 
 

@@ -16,8 +16,7 @@ import pytest
 from support.processes.gates import gate
 from support.processes.processes import COMMAND, Place, Started
 
-from orchestrator.client import Client
-from orchestrator.client.values import Job
+from orchestrator.client import Client, Job
 from orchestrator.commands.console.job_row import row
 from orchestrator.commands.console.output import share
 

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from support.peers.peer import Peer, Request, send, serving
 from support.processes.processes import Place
 
-from orchestrator.client import BadAnswer
-from orchestrator.client.values import Job
+from orchestrator.client import BadAnswer, Job
 from orchestrator.commands.console.output import clean, size, span
 from orchestrator.commands.console.terminal_filter import Filter
 from orchestrator.commands.console.unzip import unpack

@@ -13,13 +13,13 @@ from click.testing import CliRunner
 from rich.cells import cell_len
 from rich.console import Console
 
-from orchestrator.client.bodies import node
-from orchestrator.client.values import Job
+from orchestrator.client import Job, LeftOutFile, Node
 from orchestrator.commands.console.arguments import beginnings
 from orchestrator.commands.console.history_table import emit_history, times_of_day
 from orchestrator.commands.console.job_row import COLUMNS, left_out, place, row
 from orchestrator.commands.console.output import counted
 from orchestrator.commands.console.tables import make_table
+from orchestrator.contract.codec import from_json
 
 LONG = "a name that somebody made from all that they know of it " * 4
 QUEUE = ("PLACE", "ID", "USER", "SERVICE", "NAME", "AGE", "WAITS FOR", "MESSAGE")
@@ -114,7 +114,7 @@ def test_of_a_node_so_much_is_shown_that_names_it() -> None:
         "slots": 1,
         "held": 0,
     }
-    nodes = [node({**told, "others": 0, "load": 0, "id": one}) for one in ids]
+    nodes = [from_json(Node, {**told, "others": 0, "load": 0, "id": one}) for one in ids]
     assert beginnings(nodes) == ["0123456789abcd", "0123456789abcx", "host"]
     assert beginnings(nodes[1:]) == ["0123456789ab", "host"] and beginnings([]) == []
 
@@ -126,10 +126,10 @@ def test_places_count_from_one_and_numbers_agree() -> None:
 
 
 def test_what_results_lack_is_told_in_one_line() -> None:
-    lacks = [{"path": f"pipe{n}", "reason": "no file"} for n in range(7)]
-    job = Job(1, 1, "x", "Completed", "", 1, raw={"files_left_out": lacks})
+    lacks = tuple(LeftOutFile(f"pipe{n}", "no file") for n in range(7))
+    job = Job(1, 1, "x", "Completed", "", 1, files_left_out=lacks)
     assert left_out(job).startswith("pipe0 (no file), pipe1") and left_out(job).endswith(", and 2 more")
-    assert left_out(Job(1, 1, "x", "Completed", "", 1, raw={"files_left_out": None})) == ""
+    assert left_out(Job(1, 1, "x", "Completed", "", 1, files_left_out=None)) == ""
 
 
 def test_both_names_of_the_node_are_told_apart() -> None:

@@ -1,0 +1,411 @@
+"""The bodies of `/v1`, declared once: what routes answer, what the OpenAPI document says of it, and the
+values of the Python client all come from these types.
+
+What the client gives out as a value is a dataclass; what is JSON and nothing else is a TypedDict, which costs
+next to nothing to declare, and a command is started often. Times are UTC, durations seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal, NotRequired, TypeAlias, TypedDict
+
+OVER: Final = frozenset({"Completed", "Failed", "Invalid", "Killed", "Cleaned"})
+"""Statuses that a job does not leave for a running one."""
+
+
+class Also:
+    """What JSON Schema has to say of a field besides its type."""
+
+    def __init__(self, **keywords: Any) -> None:
+        self.keywords = keywords
+
+
+class Key(str):
+    """What a field is called in JSON, where its name here is another."""
+
+
+class Of(str):
+    """Which type a text or an object of JSON stands for: the name of a schema or of an enumeration. Not the
+    type itself, so that the client does not import the server's."""
+
+
+StatusName: TypeAlias = Annotated[str, Of("Status")]
+Time: TypeAlias = Annotated[str, Also(format="date-time")]
+_ALWAYS: Final = Also(
+    type="string"
+)  # in an answer it is; in a value that a program makes for itself it may lack
+
+LINE: Final = Also(pattern="^[^\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029]*$")
+_HEX: Final = Also(pattern="^[0-9a-f]{32}$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Value:
+    """`raw` is the JSON that it came as: what this version does not know is there."""
+
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class JobCallback:
+    """Who is told of a job's end, and how that stands."""
+
+    url: Annotated[str, Also(format="uri")]
+    status: Annotated[str, Of("CallbackStatus")]
+    tries: int = 0
+    last_error: str | None = None
+    next_at: datetime | None = None
+    settled_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOutFile:
+    """A file that results lack, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job(_Value):
+    """A job as it stood when it was asked for.
+
+    `message` says why it waits or why it ended so. `version` grows with each change. `exit_code` is None if
+    the script was ended by `signal`, or never ran. `progress` is the share that the script says is done, 0 to
+    1, `progress_message` what it says besides; both None if it says nothing."""
+
+    id: int
+    user: Annotated[int, Key("user_id")]
+    service: str
+    status: StatusName
+    message: str
+    version: int
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    waiting_for: Annotated[str | None, Of("WaitReason")] = None
+    position: Annotated[
+        int | None, Also(description="How many jobs of its service go before it; 0: it is the next")
+    ] = None
+    terminate_requested: bool = False
+    created_at: Annotated[datetime | None, _ALWAYS] = None
+    updated_at: Annotated[datetime | None, _ALWAYS] = None
+    started_at: Annotated[
+        datetime | None, Also(description="Of its attempt. While it runs: when that was first seen")
+    ] = None
+    ended_at: datetime | None = None
+    node: str | None = None
+    attempt: int | None = None
+    attempts_used: int = 0
+    exit_code: int | None = None
+    signal: int | None = None
+    wall_seconds: float | None = None
+    cpu_seconds: float | None = None
+    peak_bytes: int | None = None
+    input_bytes: int = 0
+    output_bytes: int | None = None
+    max_runtime_seconds: float = 0.0
+    requires: str = ""
+    progress: Annotated[float | None, Also(minimum=0, maximum=1)] = None
+    progress_message: str | None = None
+    rerun_of: int | None = None
+    callback: Annotated[
+        JobCallback | None,
+        Also(description="Who is told of its end, and how that stands. Null in lists, and if nobody is"),
+    ] = None
+    files_left_out: Annotated[
+        tuple[LeftOutFile, ...] | None,
+        Also(description="What its results lack, and why. Null in lists and until it has ended"),
+    ] = None
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self.status in OVER
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether its script ended with exit code 0."""
+        return self.exit_code == 0 and self.status in ("Completed", "Cleaned")
+
+
+@dataclass(frozen=True, slots=True)
+class File(_Value):
+    """A file of a job's directory. `path` is spelled as in the zip; `target` is where a link leads."""
+
+    path: str
+    size: int
+    kind: Annotated[str, Also(enum=["file", "directory", "link"])]
+    mode: Annotated[str, Also(examples=["0644"])]
+    mtime: Annotated[datetime | None, _ALWAYS] = None
+    target: str | None = None
+    url: Annotated[str, Also(description="The path as it has to stand in an URL")] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder(_Value):
+    """How many jobs of a user wait for a service, and how many are under way."""
+
+    service: str
+    user: Annotated[int, Key("user_id")]
+    queued: int
+    under_way: int
+
+
+@dataclass(frozen=True, slots=True)
+class Node(_Value):
+    """A node as the scheduler sees it. `slots` None: it runs whatever it is sent. `held` are our jobs on it,
+    `others` those of somebody else. `draining` says why it gets no new jobs."""
+
+    id: str
+    url: str
+    status: Annotated[str, Of("NodeState")]
+    message: str
+    services: tuple[str, ...]
+    slots: int | None
+    held: int
+    others: int
+    load: float
+    draining: str | None
+    kind: Annotated[str, Also(enum=["own", "foreign"])] = "own"
+    source: Annotated[str, Also(enum=["static", "joined"])] = "static"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    machine: str | None = None
+    last_contact_seconds: float | None = None
+    jobs_ended: Annotated[int, Also(description="There, since the server started")] = 0
+    jobs_failed: int = 0
+    free_disk_bytes: int | None = None
+    free_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceNodes:
+    """The nodes of a service. `slots` of those that are ready; None when one of them runs whatever it is
+    sent."""
+
+    known: int = 0
+    ready: int = 0
+    slots: int | None = None
+    held: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Service(_Value):
+    """A service with its quotas; `jobs` counts its jobs by status."""
+
+    name: str
+    runs_per_user: int
+    max_runs: int
+    jobs: Mapping[str, int]
+    pause_reason: Annotated[str | None, Key("paused"), Also(description="Why; null if it is not")] = None
+    paused_since: datetime | None = None
+    max_attempts: int = 0
+    max_runtime_seconds: float = 0.0
+    on_node_lost: str = ""
+    on_doubt: str = ""
+    nodes: ServiceNodes = ServiceNodes()
+
+    @property
+    def paused(self) -> bool:
+        """Whether no more of its jobs begin."""
+        return self.pause_reason is not None
+
+
+# ---------------------------------------------------------------------- JSON and nothing else
+
+EventBody = TypedDict(
+    "EventBody",
+    {
+        "version": int,
+        "job_id": int,
+        "user_id": int,
+        "service": str,
+        "name": str | None,
+        "at": Time,
+        "from": str | None,
+        "status": StatusName,
+        "reason": str,
+        "node": str | None,
+        "attempt": int | None,
+        "job": Annotated[dict[str, Any] | None, Of("Job")],
+    },
+)
+"""A change of a job. `job` is the whole job where this is its newest change, None where a later one
+follows."""
+
+TransitionBody = TypedDict(
+    "TransitionBody",
+    {
+        "at": Time,
+        "from": str | None,
+        "to": StatusName,
+        "reason": str,
+        "node": str | None,
+        "attempt": int | None,
+    },
+)
+"""A line of a job's history."""
+
+
+class LogTextBody(TypedDict):
+    """A piece of a log."""
+
+    stream: str
+    text: str
+    offset: int
+    next_offset: Annotated[int, Also(description="In bytes of the log: where to go on")]
+    closed: NotRequired[Annotated[bool, Also(description="Nothing follows any more; not in events")]]
+
+
+class LogEndBody(TypedDict):
+    """The last event of a followed log."""
+
+    status: StatusName
+    next_offset: int
+
+
+class UsageBody(TypedDict):
+    """What the jobs of a user and service used that have ended."""
+
+    service: str
+    user_id: int
+    jobs: int
+    ended: dict[str, int]
+    cpu_seconds: float
+    wall_seconds: float
+
+
+class MinuteBody(TypedDict):
+    """What a minute brought."""
+
+    at: Time
+    service: str
+    submitted: int
+    begun: Annotated[int, Also(description="Jobs that left the queue for the first time")]
+    completed: int
+    failed: Annotated[int, Also(description="Failed or Invalid")]
+    killed: int
+    mean_wait_seconds: Annotated[float | None, Also(description="In the queue, of those that left it")]
+    longest_wait_seconds: float | None
+
+
+class ReadyBody(TypedDict):
+    """Whether the server does its work, and what is in its way."""
+
+    status: Literal["ready", "not ready"]
+    checks: dict[str, str]
+
+
+class HealthBody(TypedDict):
+    """Whether the database answers."""
+
+    status: str
+    database: str
+
+
+class ProblemBody(TypedDict):
+    """A refusal, as RFC 9457 has it."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+
+
+class UploadBody(TypedDict):
+    """The fields of a job that is handed in."""
+
+    file: NotRequired[list[Annotated[str, Also(format="binary")]]]
+    user_id: Annotated[str, Also(pattern="^(0|-?[1-9][0-9]*)$")]
+    service: str
+    name: NotRequired[
+        Annotated[str, LINE, Also(maxLength=200, description="What the job is called in lists")]
+    ]
+    tags: NotRequired[
+        Annotated[
+            str | Annotated[list[str], Also(maxItems=32)],
+            Also(description="Words to find it by: a field for each, or several with commas between"),
+        ]
+    ]
+    max_runtime: NotRequired[
+        Annotated[
+            str,
+            Also(
+                pattern="^(?=.*[1-9])[0-9]{1,9}(\\.[0-9]{1,6})?$",
+                description="Seconds that the job may run, at most what the service allows",
+            ),
+        ]
+    ]
+    requires: NotRequired[
+        Annotated[str, Also(description="Labels that its node has to have, as gpu or gpu=a100,ssd")]
+    ]
+    callback_url: NotRequired[
+        Annotated[
+            str,
+            Also(
+                anyOf=[{"format": "uri"}, {"const": ""}],
+                maxLength=2000,
+                description="Whom to tell of its end, at one of the hosts that the server allows",
+            ),
+        ]
+    ]
+
+
+class JoiningNodeBody(TypedDict):
+    """A node that joins."""
+
+    id: Annotated[str, _HEX]
+    url: Annotated[str, Also(format="uri", description="Where it is reached from the server")]
+    services: Annotated[list[str], Also(minItems=1)]
+    slots: NotRequired[Annotated[int | None, Also(minimum=1)]]
+    labels: NotRequired[dict[str, str] | None]
+    machine: NotRequired[Annotated[str | None, _HEX]]
+
+
+class JoinedNodeBody(TypedDict):
+    """What a node that joins is answered."""
+
+    id: str
+    url: str
+    services: list[str]
+    unknown_services: list[str]
+
+
+class MachineBody(TypedDict):
+    """A machine that scaling started. `token` is the beginning of what its node joins with."""
+
+    token: str
+    id: str | None
+    node: str | None
+    status: str
+    requested_at: Time
+    reason: str
+
+
+class ScalingBody(TypedDict):
+    """How a service's scaling stands."""
+
+    service: str
+    provider: str
+    nodes: int
+    booting: int
+    ending: int
+    runnable: int
+    trouble: str
+    min_nodes: int
+    max_nodes: int
+    slots_per_node: int
+    machines: list[MachineBody]
+
+
+class DecisionBody(TypedDict):
+    """What scaling decided, and why."""
+
+    at: Time
+    service: str
+    action: str
+    subject: str
+    reason: str
