@@ -16,7 +16,7 @@ import trio
 from actors.domain.changes import ChangeResult, Transition
 from actors.domain.job import Job
 from actors.domain.status import Owner, Status
-from actors.kernel.actor import Actor
+from actors.kernel.actor import Actor, Mailbox
 from actors.ports.ledger import Ledger, LedgerError
 from actors.ports.storage import Storage, StorageError
 from actors.ports.world import Clock
@@ -32,6 +32,8 @@ class Cleaner(Actor):
 
     def __init__(
         self,
+        mailbox: Mailbox,
+        nursery: trio.Nursery,
         *,
         ledger: Ledger,
         storage: Storage,
@@ -42,7 +44,7 @@ class Cleaner(Actor):
         orphan_grace: float = 3600.0,
         sweep_every: float = 600.0,
     ) -> None:
-        super().__init__("cleaner", tick=tick)
+        super().__init__(mailbox, nursery, tick=tick)
         self._ledger = ledger
         self._storage = storage
         self._clock = clock
@@ -50,8 +52,6 @@ class Cleaner(Actor):
         self._patience = min(patience, max_age)
         self._orphan_grace = orphan_grace
         self._sweep_every = sweep_every
-
-    async def begin(self, nursery: trio.Nursery) -> None:
         self._found: dict[int, float] = {}
         self._kept: set[str] = set()
         self._next_sweep = trio.current_time()
@@ -90,17 +90,7 @@ class Cleaner(Actor):
         for job, answer in zip(ripe, await self._ledger.record(moves), strict=True):
             if answer.outcome is ChangeResult.DONE:
                 self._found.pop(job.id, None)
-                await self._discard(job.storage_key)
-
-    async def clean_now(self, job: Job) -> Job | None:
-        """End the keeping of an ended job's data because somebody asks for it: for the task of whoever asks.
-        The job as it is then; None if it is no longer as `job` says. What is being read goes with the next
-        sweep. Raises LedgerError."""
-        (answer,) = await self._ledger.record([_cleaned(job, "its data was deleted on request")])
-        if answer.outcome is not ChangeResult.DONE:
-            return None
-        await self._discard(job.storage_key)
-        return answer.job
+                await _discard(self._storage, job.storage_key)
 
     async def _sweep(self) -> None:
         old = [key for key, age in await self._storage.directories() if age >= self._orphan_grace]
@@ -108,7 +98,7 @@ class Cleaner(Actor):
             for key in await self._ledger.unknown_directories(old[start : start + PAGE]):
                 if await self._is_nobodys(key):
                     log.info("directory %s belongs to no job; it is taken away", key)
-                    await self._discard(key)
+                    await _discard(self._storage, key)
 
     async def _is_nobodys(self, storage_key: str) -> bool:
         """Not that of a job that was accepted and that the ledger does not know: then the ledger was restored
@@ -124,12 +114,24 @@ class Cleaner(Actor):
             log.warning("directory %s is job %d, which the ledger does not know; kept", storage_key, job_id)
         return False
 
-    async def _discard(self, storage_key: str) -> None:
-        """One directory that cannot be deleted keeps no other from it; the sweep finds it again."""
-        try:
-            await self._storage.discard(storage_key)
-        except StorageError as error:
-            log.warning("a directory stays for now: %s", error)
+
+async def clean_now(ledger: Ledger, storage: Storage, job: Job) -> Job | None:
+    """End the keeping of an ended job's data because somebody asks for it, in the Cleaner's name: for the
+    task of whoever asks. The job as it is then; None if it is no longer as `job` says. What is being read
+    goes with the next sweep. Raises LedgerError."""
+    (answer,) = await ledger.record([_cleaned(job, "its data was deleted on request")])
+    if answer.outcome is not ChangeResult.DONE:
+        return None
+    await _discard(storage, job.storage_key)
+    return answer.job
+
+
+async def _discard(storage: Storage, storage_key: str) -> None:
+    """One directory that cannot be deleted keeps no other from it; the sweep finds it again."""
+    try:
+        await storage.discard(storage_key)
+    except StorageError as error:
+        log.warning("a directory stays for now: %s", error)
 
 
 def _cleaned(job: Job, reason: str) -> Transition:

@@ -5,11 +5,14 @@ Messages are hints. What must not be lost is in the ledger, so each of these may
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actors.domain.job import Attempt, Job
-from actors.domain.node import Heartbeat, NodeAddress, NodeRef, StreamPosition
-from actors.domain.scaling import NodeFact
+from actors.domain.node import Heartbeat, NodeAddress, NodeRef, NodeView, StreamPosition
+from actors.domain.scaling import ScalingView, ServiceScaling
+from actors.domain.service import Waiting
+from actors.kernel.actor import Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,41 +64,29 @@ class AttemptHanded:
 
 
 @dataclass(frozen=True, slots=True)
-class WhyWaiting:
-    """Asked of the Sender: why these jobs wait. The answer is a tuple of `Waiting | None`."""
+class WhyWaiting(Question[Sequence[Waiting | None]]):
+    """Asked of the Sender: why these jobs wait, None for those that do not."""
 
     job_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class PoolPicture:
-    """Asked of the Sender: the nodes as the pool sees them. The answer is a tuple of `NodeView`."""
+class PoolPicture(Question[Sequence[NodeView]]):
+    """Asked of the Sender: the nodes as the pool sees them."""
 
 
 # ------------------------------------------------------------------ scaling
 
 
 @dataclass(frozen=True, slots=True)
-class ScalingPicture:
-    """Asked of the Sender: one service as scaling has to see it. The answer is a `ScalingView`."""
+class ScalingPicture(Question[ScalingView]):
+    """Asked of the Sender: one service as scaling has to see it."""
 
     service: str
 
 
 @dataclass(frozen=True, slots=True)
-class ScalingView:
-    """`runnable`: queued jobs that the quotas would let run now, if there were slots; `oldest_wait`: of
-    these, in seconds, 0 if there are none; `running`: jobs that hold a slot. `nodes`: every node of the
-    service that the pool knows of, lost and draining ones too."""
-
-    runnable: int
-    oldest_wait: float
-    running: int
-    nodes: tuple[NodeFact, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class DrainNode:
+class DrainNode(Question[bool]):
     """Asked of the Sender: give that node no more jobs. True: it is draining now (or was already), and no job
     is assigned to it from here on; False: the pool does not know it. Who assigns also drains, so that the two
     have one order. A node that is draining already keeps its reason and time."""
@@ -105,12 +96,12 @@ class DrainNode:
 
 
 @dataclass(frozen=True, slots=True)
-class UndrainNode:
+class UndrainNode(Question[bool]):
     """Asked of the Sender: give that node jobs again. False: the pool does not know it."""
 
     node_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class ScalingStatus:
-    """Asked of the AutoScaler: how scaling stands. The answer is a tuple of `ServiceScaling`, by name."""
+class ScalingStatus(Question[Sequence[ServiceScaling]]):
+    """Asked of the AutoScaler: how scaling stands, by service."""

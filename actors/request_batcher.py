@@ -1,4 +1,4 @@
-"""Errands to one node: what it has to be asked, told, or relieved of, until it has answered.
+"""Requests to one node: what it has to be asked, told, or relieved of, until it has answered.
 
 One call is under way at a time; what piles up meanwhile goes into the next. No timer waits for a batch to
 fill, and a task exists only while there is something to do.
@@ -17,7 +17,7 @@ from actors.kernel.actor import Doorbell
 from actors.kernel.backoff import Backoff
 from actors.ports.world import Random
 
-log: Final = logging.getLogger("orchestrator.errands")
+log: Final = logging.getLogger("orchestrator.requests")
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -153,35 +153,3 @@ class RequestBatcher(Generic[Item, Answer]):
                 if request.defects >= GIVE_UP_DEFECT and self._requests.get(key) is request:
                     del self._requests[key]
                     self._on_defect(key, request.item, error)
-
-
-class Tools:
-    """What every errand of one node needs: a nursery to work in, chance for delays, somebody to tell of
-    defects."""
-
-    def __init__(
-        self, nursery: trio.Nursery, rng: Random, on_defect: Callable[[str, object, Exception], None]
-    ) -> None:
-        self._nursery = nursery
-        self._rng = rng
-        self._on_defect = on_defect
-
-    def errand(
-        self,
-        name: str,
-        call: Callable[[NodeRef, Sequence[Item]], Awaitable[Sequence[Answer]]],
-        on_answer: Callable[[str, Item, Answer], bool],
-        *,
-        weigh: Callable[[Item], int] = lambda _: 0,
-        most_weight: int = 0,
-    ) -> RequestBatcher[Item, Answer]:
-        return RequestBatcher(
-            name,
-            self._nursery,
-            call=call,
-            on_answer=on_answer,
-            on_defect=self._on_defect,
-            rng=self._rng,
-            weigh=weigh,
-            most_weight=most_weight,
-        )

@@ -20,7 +20,7 @@ import trio
 from actors.domain.job import End
 from actors.domain.payload import Payload, PayloadMove, RunResult
 from actors.domain.status import ENDED, Status
-from actors.kernel.actor import Actor
+from actors.kernel.actor import Actor, Mailbox
 from actors.kernel.backoff import Backoff
 from actors.ports.payloads import Payloads, Running, Runs
 from actors.ports.world import Clock, Random
@@ -52,12 +52,50 @@ class _Watch:
     cause: Cause | None = None
 
 
+class RunnerMailbox(Mailbox):
+    """What the Runner is told, whichever of its lives it is in: news of payloads, of which the newest of each
+    counts and none is dropped, and the order to stop."""
+
+    def __init__(self) -> None:
+        super().__init__("runner")
+        self.news: dict[str, Payload] = {}
+        self.unread = False
+        self.closing = trio.Event()
+        self.closed = trio.Event()
+        self.grace = math.inf
+
+    def hear(self, payloads: Iterable[Payload]) -> None:
+        """What has just changed in the table, in its order, released payloads too. Does not wait."""
+        self.news.update((payload.key, payload) for payload in payloads)
+        self.wake()
+
+    def ring(self) -> None:
+        """Something may have changed: read it."""
+        self.unread = True
+        self.wake()
+
+    def wake(self) -> None:
+        """There is something to do, and nothing to read for that."""
+        super().ring()
+
+    async def stop_all(self, grace: float) -> None:
+        """Have nothing started any more and all that runs stopped, and return when it has ended; `grace` in
+        seconds, unless the Runner's own is less. What is stopped so is lost, not killed: nobody asked for its
+        end, it may run elsewhere."""
+        self.grace = grace
+        self.closing.set()
+        self.wake()
+        await self.closed.wait()
+
+
 class Runner(Actor):
     """See the module. `slots` None: whatever is sent runs at once. `grace` is the time in seconds between
     SIGTERM and SIGKILL."""
 
     def __init__(
         self,
+        mailbox: RunnerMailbox,
+        nursery: trio.Nursery,
         *,
         payloads: Payloads,
         runs: Runs,
@@ -67,57 +105,38 @@ class Runner(Actor):
         grace: float = 5.0,
         tick: float = 0.5,
     ) -> None:
-        super().__init__("runner", tick=tick)
+        super().__init__(mailbox, nursery, tick=tick)
+        self._inbox = mailbox
+        self._inbox.news.clear()
+        self._closing = mailbox.closing
         self._payloads = payloads
         self._runs = runs
         self._clock = clock
         self._rng = rng
         self._slots = slots
-        self._grace = grace
-        self._closing = trio.Event()
-        self._news: dict[str, Payload] = {}
-        self._forget()
-
-    def _forget(self) -> None:
+        self._own_grace = grace
         self._seen = 0
         self._read_at = -math.inf
-        self._news.clear()
-        self._look = False
         self._prepared: dict[str, Payload] = {}
         self._watched: dict[str, _Watch] = {}
-        self._nursery: trio.Nursery | None = None
 
     # ------------------------------------------------------------------ life
 
-    async def begin(self, nursery: trio.Nursery) -> None:
-        self._forget()
-        self._nursery = nursery
+    async def begin(self) -> None:
         picture, self._seen = await self._payloads.all()
         for payload in picture:
             self._take_in(payload)
 
-    def hear(self, payloads: Iterable[Payload]) -> None:
-        """What has just changed in the table, in its order, released payloads too. Does not wait."""
-        self._news.update((payload.key, payload) for payload in payloads)
-        self._wake()
-
-    def ring(self) -> None:
-        """Something may have changed: read it."""
-        self._look = True
-        self._wake()
-
-    def _wake(self) -> None:
-        super().ring()
-
     async def turn(self) -> None:
-        if self._look or trio.current_time() >= self._read_at + self.tick:
-            self._look, self._read_at = False, trio.current_time()
+        inbox = self._inbox
+        if inbox.unread or trio.current_time() >= self._read_at + self.tick:
+            inbox.unread, self._read_at = False, trio.current_time()
             for payload in await self._payloads.changes(self._seen):
                 self._seen = max(self._seen, payload.sequence)
                 # What came meanwhile may be its end, already seen through: it would be adopted once more.
-                if (newer := self._news.get(payload.key)) is None or newer.sequence <= payload.sequence:
+                if (newer := inbox.news.get(payload.key)) is None or newer.sequence <= payload.sequence:
                     self._take_in(payload)
-        news, self._news = self._news, {}
+        news, inbox.news = inbox.news, {}
         for payload in news.values():
             # What was read is the state of all payloads at that number: older news would take them back.
             if payload.sequence > self._seen:
@@ -125,17 +144,11 @@ class Runner(Actor):
         while self._prepared and not self._closing.is_set() and self._free():
             oldest = min(self._prepared.values(), key=lambda payload: payload.id)
             self._follow(oldest, adopt=False)
-
-    async def stop_all(self, grace: float) -> None:
-        """Start nothing any more, stop everything that runs, and return when all of it has ended; `grace` in
-        seconds, unless its own is less. What is stopped so is lost, not killed: nobody asked for its end, it
-        may run elsewhere."""
-        self._grace = min(self._grace, grace)
-        self._closing.set()
-        for watch in self._watched.values():
-            watch.told.set()
-        while self._watched:
-            await next(iter(self._watched.values())).done.wait()
+        if self._closing.is_set():
+            for watch in self._watched.values():
+                watch.told.set()
+            if not self._watched:
+                inbox.closed.set()
 
     def _take_in(self, payload: Payload) -> None:
         key = payload.key
@@ -154,17 +167,19 @@ class Runner(Actor):
         else:
             self._prepared[key] = payload
 
+    def _grace(self) -> float:
+        return min(self._own_grace, self._inbox.grace)
+
     def _free(self) -> bool:
         return self._slots is None or len(self._watched) < self._slots
 
     def _follow(self, payload: Payload, *, adopt: bool) -> None:
-        assert self._nursery is not None
         self._prepared.pop(payload.key, None)
         watch = self._watched[payload.key] = _Watch(self._backoff())
         watch.cancelled = payload.cancelled
         if payload.cancelled or self._closing.is_set():
             watch.told.set()
-        self._nursery.start_soon(self._see_through, payload, watch, adopt)
+        self.nursery.start_soon(self._see_through, payload, watch, adopt)
 
     # ------------------------------------------------------------------ one payload
 
@@ -184,8 +199,8 @@ class Runner(Actor):
         finally:
             self._watched.pop(payload.key, None)
             watch.done.set()
-            if self._prepared:
-                self._wake()
+            if self._prepared or self._closing.is_set():
+                self._inbox.wake()
 
     async def _start(self, payload: Payload) -> Running | RunResult:
         try:
@@ -237,11 +252,11 @@ class Runner(Actor):
             closing = Cause.NODE_STOPPED if self._closing.is_set() else Cause.TIMED_OUT
             watch.cause = Cause.CANCELLED if watch.cancelled else closing
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(running.stop, self._grace)
+            nursery.start_soon(running.stop, self._grace())
             if not self._closing.is_set():
                 # When the node stops meanwhile, there is less time than was given.
                 await self._closing.wait()
-                nursery.start_soon(running.stop, self._grace)
+                nursery.start_soon(running.stop, self._grace())
 
     async def _ended(self, payload: Payload, watch: _Watch, result: RunResult) -> None:
         cause = watch.cause or _earlier_cause(payload, watch, result)

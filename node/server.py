@@ -7,13 +7,15 @@ import logging
 import os
 import random
 import sys
+from functools import partial
 from typing import Final
 
 import trio
 
+from actors.kernel.actor import live
 from actors.kernel.clock import WallClock
 from actors.kernel.supervisor import Supervisor
-from actors.runner import Runner
+from actors.runner import Runner, RunnerMailbox
 from actors.wire.http.server import serve
 from node.api import create_app
 from node.api.app import Services
@@ -86,7 +88,9 @@ async def _serve(
             inotify=inotify,
             hear_progress=table.hear_progress,
         )
-        runner = Runner(
+        runner = RunnerMailbox()
+        make_runner = partial(
+            Runner,
             payloads=table,
             runs=runs,
             clock=clock,
@@ -118,7 +122,7 @@ async def _serve(
 
             await nursery.start(HealthCheck(settings.health_command, settings.data, load.say).run)
         await nursery.start(load.run)
-        await nursery.start(supervisor.keep, "runner", runner.run)
+        await nursery.start(supervisor.keep, runner.name, partial(live, runner, make_runner))
         await nursery.start(supervisor.keep, "cleaning", cleaning.run)
         # After the executor's start, which finds out how well it can keep payloads apart.
         services = Services(

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, cast
+from functools import partial
+from typing import Final
 
 import trio
 from quart_trio import QuartTrio
 
 from actors.autoscaler.autoscaler import AutoScaler
 from actors.callbacks.callback_sender import CallbackSender
-from actors.cleaner import Cleaner
+from actors.cleaner import Cleaner, clean_now
 from actors.domain.job import Job
 from actors.domain.node import NodeView
 from actors.domain.scaling import ServiceScaling
 from actors.domain.service import Waiting
 from actors.getter.getter import Getter
+from actors.kernel.actor import Actor, Mailbox, live
 from actors.kernel.clock import WallClock
 from actors.kernel.supervisor import Supervisor
 from actors.messages import Committed, PoolPicture, ScalingStatus, WhyWaiting
@@ -182,42 +184,43 @@ async def _start(
 ) -> QuartTrio:
     """The actors, kept alive in `nursery`, and the app on top of them."""
 
+    sender, getter, cleaner = Mailbox("sender"), Mailbox("getter"), Mailbox("cleaner")
+    callback_sender, scaler = Mailbox("callback sender"), Mailbox("autoscaler")
+    hosts = CallbackHosts(settings.callback_hosts, settings.callback_private)
+    services = settings.services
+    registry = await NodeRegistry.load(ledger, clock, sender, watched(settings))
+    pauses = await Pauses.load(ledger, clock, sender.ring)
+    changes = ChangeStream(ledger.queries, waiters, written)
+
     def tell_actors(rows: Sequence[Job]) -> None:
         news = Committed(tuple(rows))
         sender.tell(news)
         getter.tell(news)
-        if callback_sender is not None and hosts.rules:
+        if hosts.rules:
             callback_sender.tell(news)
-        if scaler is not None:
+        if settings.scaling:
             scaler.tell(news)
 
-    hosts = CallbackHosts(settings.callback_hosts, settings.callback_private)
-    services = settings.services
-    registry = await NodeRegistry.load(ledger, clock, watched(settings))
-    pauses = await Pauses.load(ledger, clock, lambda: sender.ring())  # noqa: PLW0108  # there is none yet
-    changes = ChangeStream(ledger.queries, waiters, written)
-    getter: Getter
-    scaler: AutoScaler | None = None
-    callback_sender: CallbackSender | None = None
-
-    def pool_as_ordered() -> ServicePool:
+    def make_sender(mailbox: Mailbox, nursery: trio.Nursery) -> Sender:
         pool = ServicePool(services)
         for node_id, reason in registry.drains().items():
             pool.drain(node_id, reason)
-        return pool
+        return Sender(
+            mailbox,
+            nursery,
+            ledger=ledger,
+            nodes=nodes,
+            queue=QueueManager(services, pauses.reasons),
+            pool=pool,
+            services=services,
+            rng=rng,
+            hand_over=getter.tell,
+            members=registry.members,
+            tick=settings.tick_seconds,
+        )
 
-    sender = Sender(
-        ledger=ledger,
-        nodes=nodes,
-        queue=lambda: QueueManager(services, pauses.reasons),
-        pool=pool_as_ordered,
-        services=services,
-        rng=rng,
-        hand_over=lambda message: getter.tell(message),  # noqa: PLW0108  # there is none yet
-        members=registry.members,
-        tick=settings.tick_seconds,
-    )
-    getter = Getter(
+    make_getter = partial(
+        Getter,
         ledger=ledger,
         nodes=nodes,
         addresses=registry.addresses,
@@ -227,18 +230,23 @@ async def _start(
         tick=settings.tick_seconds,
         lost_after=settings.node_lost_after,
     )
+    make_cleaner = partial(Cleaner, ledger=ledger, storage=storage, clock=clock, max_age=settings.max_age)
     on_commit.append(tell_actors)
-    registry.serve(sender)
-    cleaner = Cleaner(ledger=ledger, storage=storage, clock=clock, max_age=settings.max_age)
     supervisor = Supervisor(rng)
+
+    async def keep(mailbox: Mailbox, make: Callable[[Mailbox, trio.Nursery], Actor]) -> None:
+        await nursery.start(supervisor.keep, mailbox.name, partial(live, mailbox, make))
+
     # The Sender first: the Getter tells it of the nodes that it finds.
-    for actor in (sender, getter, cleaner):
-        await nursery.start(supervisor.keep, actor.name, actor.run)
+    await keep(sender, make_sender)
+    await keep(getter, make_getter)
+    await keep(cleaner, make_cleaner)
     nursery.start_soon(registry.run)
     nursery.start_soon(changes.run)
     if settings.scaling:
-        scaler = AutoScaler(
-            owner=registry,  # whose orders outlast a restart
+        make_scaler = partial(
+            AutoScaler,
+            pool=registry,  # whose orders outlast a restart
             ledger=ledger,
             providers=providers,
             limits=[config.limits for config in settings.scaling.values()],
@@ -246,18 +254,16 @@ async def _start(
             clock=clock,
             rng=rng,
         )
-        nursery.start_soon(supervisor.keep, scaler.name, scaler.run)
+        await keep(scaler, make_scaler)
 
     async def why(job_ids: tuple[int, ...]) -> Sequence[Waiting | None]:
-        return cast(Sequence[Waiting | None], await sender.ask(WhyWaiting(job_ids), deadline=ASK_DEADLINE))
+        return await sender.ask(WhyWaiting(job_ids), deadline=ASK_DEADLINE)
 
     async def pool() -> Sequence[NodeView]:
-        return cast(Sequence[NodeView], await sender.ask(PoolPicture(), deadline=ASK_DEADLINE))
+        return await sender.ask(PoolPicture(), deadline=ASK_DEADLINE)
 
     async def scaling() -> Sequence[ServiceScaling]:
-        if scaler is None:
-            return ()
-        return cast(Sequence[ServiceScaling], await scaler.ask(ScalingStatus(), deadline=ASK_DEADLINE))
+        return await scaler.ask(ScalingStatus(), deadline=ASK_DEADLINE) if settings.scaling else ()
 
     api = Api(
         ledger=ledger,
@@ -272,7 +278,7 @@ async def _start(
         changes=changes,
         clock=clock,
         pauses=pauses,
-        clean=cleaner.clean_now,
+        clean=partial(clean_now, ledger, storage),
         callbacks=hosts,
         upload_limit=settings.upload_limit,
         version=version(),
@@ -286,6 +292,5 @@ async def _start(
         tell=lambda job_id: job_views.told_at_end(api, job_id),
         version=version(),
     )
-    callback_sender = CallbackSender(ledger=ledger, poster=poster, clock=clock, rng=rng)
-    await nursery.start(supervisor.keep, callback_sender.name, callback_sender.run)
+    await keep(callback_sender, partial(CallbackSender, ledger=ledger, poster=poster, clock=clock, rng=rng))
     return create_app(api)

@@ -11,8 +11,8 @@ Nothing here is lost by a crash: machines have their records, and what is draini
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
 
 import trio
 
@@ -32,21 +32,15 @@ from actors.domain.scaling import (
     Terminate,
     Undrain,
 )
-from actors.kernel.actor import Actor, ActorError
-from actors.messages import Committed, DrainNode, ScalingPicture, ScalingStatus, ScalingView, UndrainNode
+from actors.kernel.actor import Actor, ActorError, Mailbox, Question
+from actors.messages import Committed, ScalingStatus
 from actors.ports.ledger import LedgerError
-from actors.ports.scaling import MachineLedger, Provider
+from actors.ports.scaling import MachineLedger, PoolControl, Provider
 from actors.ports.world import Clock, Random
 
 log: Final = logging.getLogger("orchestrator.scaling")
 
 BEFORE_NODE: Final = (MachineState.WANTED, MachineState.BOOTING)
-
-
-class PoolOwner(Protocol):
-    """Who owns queue and pool: the Sender."""
-
-    async def ask(self, message: object, *, deadline: float) -> Any: ...
 
 
 class AutoScaler(Actor):
@@ -57,8 +51,10 @@ class AutoScaler(Actor):
 
     def __init__(
         self,
+        mailbox: Mailbox,
+        nursery: trio.Nursery,
         *,
-        owner: PoolOwner,
+        pool: PoolControl,
         ledger: MachineLedger,
         providers: Mapping[str, Provider],
         limits: Sequence[ScalingLimits],
@@ -67,50 +63,40 @@ class AutoScaler(Actor):
         rng: Random,
         tick: float = 1.0,
         pace: float = 0.2,
-        ask_deadline: float = 5.0,
         adopt_grace: float = 60.0,
         controller: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__("autoscaler", tick=tick)
-        self._owner = owner
-        self._ledger = ledger
-        self._providers = providers
-        self._limits = {one.service: one for one in limits}
+        super().__init__(mailbox, nursery, tick=tick)
+        self._pool = pool
         self._decide = decide
-        self._clock = clock
         self._rng = rng
         self._pace = pace
-        self._ask_deadline = ask_deadline
         self._adopt_grace = adopt_grace
-        self._fleet_settings = dict(controller or {})
-
-    # ------------------------------------------------------------------ life
-
-    async def begin(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
         self._next_look = trio.current_time()
         self._waking = False
         self._ledger_trouble = ""
         self._read = False
-        self._services = {name: ScaledService(limits, self._rng) for name, limits in self._limits.items()}
-        self._machines = TrackedMachines(self._ledger, self._clock, self._rng)
+        self._services = {one.service: ScaledService(one, rng) for one in limits}
+        self._machines = TrackedMachines(ledger, clock, rng)
         self._controllers: dict[str, MachineController] = {}
-        for name, provider in self._providers.items():
-            controller = next((one for one in self._controllers.values() if one.provider is provider), None)
-            if controller is None:
-                controller = MachineController(
+        for name, provider in providers.items():
+            of_provider = next((one for one in self._controllers.values() if one.provider is provider), None)
+            if of_provider is None:
+                of_provider = MachineController(
                     provider,
                     [name],
                     self._machines,
-                    rng=self._rng,
+                    rng=rng,
                     may_end=self._may_end,
                     boot_failed=lambda service, count: self._services[service].boots_failed(count),
                     changed=self.ring,
-                    **self._fleet_settings,
+                    **(controller or {}),
                 )
             else:
-                controller.services.append(name)
-            self._controllers[name] = controller
+                of_provider.services.append(name)
+            self._controllers[name] = of_provider
+
+    # ------------------------------------------------------------------ life
 
     async def turn(self) -> None:
         now = trio.current_time()
@@ -151,7 +137,7 @@ class AutoScaler(Actor):
             )
         self._read = True
         for controller in set(self._controllers.values()):
-            controller.start(self._nursery)
+            controller.start(self.nursery)
             controller.ring()
 
     def _take_over(self, name: str) -> bool:
@@ -177,12 +163,12 @@ class AutoScaler(Actor):
             case _:
                 super().receive(message)
 
-    def answer(self, message: object) -> Any:
-        match message:
+    def answer(self, question: Question[object]) -> object:
+        match question:
             case ScalingStatus():
                 return tuple(self._status(name, self._services[name]) for name in sorted(self._services))
             case _:
-                return super().answer(message)
+                return super().answer(question)
 
     def _status(self, name: str, service: ScaledService) -> ServiceScaling:
         held = self._machines.of((name,))
@@ -203,7 +189,7 @@ class AutoScaler(Actor):
     def _wake_later(self, at: float) -> None:
         if not self._waking:
             self._waking = True
-            self._nursery.start_soon(self._ring_at, at)
+            self.nursery.start_soon(self._ring_at, at)
 
     async def _ring_at(self, at: float) -> None:
         await trio.sleep_until(at)
@@ -212,14 +198,10 @@ class AutoScaler(Actor):
 
     # ------------------------------------------------------------------ seeing
 
-    async def _picture(self, name: str) -> ScalingView:
-        view: ScalingView = await self._owner.ask(ScalingPicture(name), deadline=self._ask_deadline)
-        return view
-
     async def _see(self, name: str, service: ScaledService) -> bool:
         """Take in how the service stands. False if the Sender cannot say: then nothing is decided."""
         try:
-            view = await self._picture(name)
+            view = await self._pool.picture(name)
         except ActorError as error:
             service.blind = f"the pool cannot be seen: {error}"
             return False
@@ -256,9 +238,10 @@ class AutoScaler(Actor):
                 case Create(count=count, reason=reason):
                     await self._create(name, service, count, reason)
                 case Drain(node_id=node_id, reason=reason):
-                    await self._order(name, "drain", DrainNode(node_id, reason), node_id, reason)
+                    await self._order(name, "drain", self._pool.drain(node_id, reason), node_id, reason)
                 case Undrain(node_id=node_id, reason=reason):
-                    await self._order(name, "undrain", UndrainNode(node_id), node_id, reason)
+                    order = self._pool.undrain(node_id, by_scaling=True)
+                    await self._order(name, "undrain", order, node_id, reason)
                 case Terminate(token=token, reason=reason):
                     failed += await self._terminate(name, token, reason)
         if failed:
@@ -277,10 +260,10 @@ class AutoScaler(Actor):
                 self._controllers[name].ring()
         await self._machines.note(name, "create", f"{count} nodes" if count > 1 else "1 node", reason)
 
-    async def _order(self, name: str, action: str, order: object, node_id: str, reason: str) -> None:
+    async def _order(self, name: str, action: str, order: Awaitable[bool], node_id: str, reason: str) -> None:
         try:
-            done = await self._owner.ask(order, deadline=self._ask_deadline)
-        except ActorError as error:
+            done = await order
+        except (ActorError, LedgerError) as error:
             log.info("%s of node %s is decided anew: %s", action, node_id, error)
             return
         if done:
@@ -302,7 +285,7 @@ class AutoScaler(Actor):
         are decided on anew."""
         may: list[TrackedMachine] = []
         for name in {one.record.service for one in some}:
-            view = await self._picture(name)
+            view = await self._pool.picture(name)
             nodes = {node.machine: node for node in view.nodes if node.machine is not None}
             for held in (one for one in some if one.record.service == name):
                 reason = self._why_not(held, nodes.get(held.token))

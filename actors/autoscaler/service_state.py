@@ -10,9 +10,8 @@ import trio
 
 from actors.autoscaler.demand import Peak, RunTimes
 from actors.autoscaler.machines import TrackedMachines
-from actors.domain.scaling import MachineFact, MachineState, NodeFact, ScalingLimits, Snapshot
+from actors.domain.scaling import MachineFact, MachineState, NodeFact, ScalingLimits, ScalingView, Snapshot
 from actors.kernel.backoff import Backoff
-from actors.messages import ScalingView
 from actors.ports.world import Random
 
 log: Final = logging.getLogger("orchestrator.scaling")

@@ -18,7 +18,7 @@ import trio
 
 from actors.callbacks.delivery_queue import Delivery, DeliveryQueue, PendingCallback
 from actors.domain.status import ENDED
-from actors.kernel.actor import Actor
+from actors.kernel.actor import Actor, Mailbox
 from actors.kernel.backoff import Backoff
 from actors.ledger_cursor import LedgerBackoff
 from actors.messages import Committed
@@ -34,7 +34,7 @@ from actors.ports.callbacks import (
 from actors.ports.ledger import LedgerError
 from actors.ports.world import Clock, Random
 
-log: Final = logging.getLogger("orchestrator.caller")
+log: Final = logging.getLogger("orchestrator.callbacks")
 
 DELAYS: Final = (5.0, 30.0, 120.0, 600.0, 3600.0)
 """Seconds until the next try, by how many have failed; the last one from then on."""
@@ -55,6 +55,8 @@ class CallbackSender(Actor):
 
     def __init__(
         self,
+        mailbox: Mailbox,
+        nursery: trio.Nursery,
         *,
         ledger: CallbackLedger,
         poster: Poster,
@@ -62,21 +64,18 @@ class CallbackSender(Actor):
         rng: Random,
         tick: float = 60.0,
     ) -> None:
-        super().__init__("caller", tick=tick)
+        super().__init__(mailbox, nursery, tick=tick)
         self._ledger = ledger
         self._poster = poster
         self._clock = clock
         self._rng = rng
         self._look_every = tick
-
-    async def begin(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
         self._deliveries = DeliveryQueue()
         self._read_to = 0
         self._read_at = 0.0
         self._unread = True
-        self._dropped_seen = self.dropped
-        self._pause = LedgerBackoff(self._rng, log)
+        self._dropped_seen = mailbox.dropped
+        self._pause = LedgerBackoff(rng, log)
 
     def receive(self, message: object) -> None:
         if not isinstance(message, Committed):
@@ -85,15 +84,16 @@ class CallbackSender(Actor):
             self._unread = True
 
     async def turn(self) -> None:
-        if self.dropped != self._dropped_seen:  # among the messages that were lost there may be an end
-            self._dropped_seen = self.dropped
+        dropped = self.mailbox.dropped
+        if dropped != self._dropped_seen:  # among the messages that were lost there may be an end
+            self._dropped_seen = dropped
             self._unread = True
         now = trio.current_time()
         if (self._unread or now >= self._read_at + self._look_every) and not self._pause.lasts:
             with self._pause.guard():
                 await self._read_new()
         for turn in self._deliveries.begin(trio.current_time()):
-            self._nursery.start_soon(self._call, turn)
+            self.nursery.start_soon(self._call, turn)
         self._set_tick()
 
     def _set_tick(self) -> None:

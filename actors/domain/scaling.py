@@ -139,6 +139,18 @@ class NodeFact:
 
 
 @dataclass(frozen=True, slots=True)
+class ScalingView:
+    """`runnable`: queued jobs that the quotas would let run now, if there were slots; `oldest_wait`: of
+    these, in seconds, 0 if there are none; `running`: jobs that hold a slot. `nodes`: every node of the
+    service that the pool knows of, lost and draining ones too."""
+
+    runnable: int
+    oldest_wait: float
+    running: int
+    nodes: tuple[NodeFact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class MachineFact:
     """One machine that has no node in the pool (yet), or is ENDING. `requested_at`: since when it has none,
     monotonic."""

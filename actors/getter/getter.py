@@ -9,9 +9,8 @@ or never does no harm, and a restart begins by evaluating what the ledger holds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, TypeVar
 
 import trio
 
@@ -26,12 +25,13 @@ from actors.getter.reconcile import (
     Need,
     NextAction,
     NodeMirror,
+    NodeRequests,
     TrackedAttempt,
     failed,
     reconcile,
     results_size,
 )
-from actors.kernel.actor import Actor
+from actors.kernel.actor import Actor, Mailbox
 from actors.ledger_cursor import LedgerBackoff, LedgerCursor
 from actors.messages import AttemptHanded, Committed, NodeSeen
 from actors.ports.ledger import Ledger
@@ -49,9 +49,12 @@ from actors.ports.nodes import (
     Picture,
 )
 from actors.ports.world import Random
-from actors.request_batcher import Tools
+from actors.request_batcher import RequestBatcher
 
 log: Final = logging.getLogger("orchestrator.getter")
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 UNRELEASED_AGAIN: Final = 10.0
 """Seconds after which the ledger is asked again what has to be released, in case a message was lost."""
@@ -63,6 +66,8 @@ class Getter(Actor):
 
     def __init__(
         self,
+        mailbox: Mailbox,
+        nursery: trio.Nursery,
         *,
         ledger: Ledger,
         nodes: Nodes,
@@ -75,48 +80,43 @@ class Getter(Actor):
         lost_after: float = 60.0,
         batch_bytes: int = 1 << 20,
     ) -> None:
-        super().__init__("getter", tick=tick)
+        super().__init__(mailbox, nursery, tick=tick)
         self._ledger = ledger
         self._client = nodes
-        self._addresses = addresses
         self._services = services
         self._rng = rng
         self._tell_sender = tell_sender
-        self._suspect_after = suspect_after
-        self._lost_after = lost_after
         self._batch_bytes = batch_bytes
-
-    # ------------------------------------------------------------------ life
-
-    async def begin(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
         self._nodes: dict[str, NodeMirror] = {}
         self._tracked: dict[str, TrackedAttempt] = {}
         self._keys: dict[int, str] = {}
         self._sending: set[int] = set()
-        self._cursor = LedgerCursor(self._ledger, self.tick)
-        self._outbox = Outbox(self._ledger)
+        self._cursor = LedgerCursor(ledger, tick)
+        self._outbox = Outbox(ledger)
         self._marks: dict[str, AttemptHanded] = {}
         self._unreleased: dict[str, Attempt] = {}
         self._unreleased_read = float("-inf")
-        self._ledger_backoff = LedgerBackoff(self._rng, log)
-        live = await self._cursor.begin()
-        for job in live:
-            self._apply(job)
+        self._ledger_backoff = LedgerBackoff(rng, log)
         self._liveness = LivenessMonitor(
             nursery,
-            self._client,
-            addresses=self._addresses,
+            nodes,
+            addresses=addresses,
             nodes=lambda: tuple(self._nodes.values()),
             hear=self._take,
             lost=self._reconsider,
             forget=self._forget,
-            tell_sender=self._tell_sender,
-            rng=self._rng,
-            tick=self.tick,
-            suspect_after=self._suspect_after,
-            lost_after=self._lost_after,
+            tell_sender=tell_sender,
+            rng=rng,
+            tick=tick,
+            suspect_after=suspect_after,
+            lost_after=lost_after,
         )
+
+    # ------------------------------------------------------------------ life
+
+    async def begin(self) -> None:
+        for job in await self._cursor.begin():
+            self._apply(job)
 
     async def turn(self) -> None:
         if self._liveness.look():
@@ -172,14 +172,14 @@ class Getter(Actor):
             self._unreleased.keys() - found.keys()
         ):  # its machine has ended: nobody is there to be told
             attempt = self._unreleased.pop(key)
-            self._node(attempt.node_id).release.drop(key)
+            self._node(attempt.node_id).requests.release.drop(key)
         for attempt in found.values():
             self._add_unreleased(attempt)
 
     def _add_unreleased(self, attempt: Attempt) -> None:
         if attempt.key not in self._unreleased:
             self._unreleased[attempt.key] = attempt
-            self._node(attempt.node_id).release.request(attempt.key, attempt)
+            self._node(attempt.node_id).requests.release.request(attempt.key, attempt)
 
     def _apply(self, job: Job, *, again: bool = False) -> None:
         """Take one row in; rows may come twice, and an old one after a newer. `again` evaluates also a row
@@ -218,9 +218,7 @@ class Getter(Actor):
         tracked = self._tracked.pop(key)
         node = self._node(tracked.attempt.node_id)
         node.tracked.pop(key, None)
-        for errand in node.errands():
-            if errand is not node.release:
-                errand.drop(key)
+        node.requests.drop(key)
         self._follow(node)
 
     def _follow(self, node: NodeMirror) -> None:
@@ -244,15 +242,15 @@ class Getter(Actor):
             log.error("job %d: the ledger refused %s", tracked.job.id, refused)
         elif step.change is not None:
             self._decide(tracked, step.change)
-        key = tracked.attempt.key
+        key, requests = tracked.attempt.key, node.requests
         match step.need:
-            case Need.LOOK:
-                node.lookup.request(key, tracked.attempt)
+            case Need.LOOKUP:
+                requests.lookup.request(key, tracked.attempt)
             case Need.CANCEL:
-                node.cancel.request(key, tracked.attempt)
+                requests.cancel.request(key, tracked.attempt)
             case Need.COLLECT if step.dispatch is not None:
                 large = results_size(step.dispatch) > self._batch_bytes
-                (node.collect_large if large else node.collect).request(key, step.dispatch)
+                (requests.collect_large if large else requests.collect).request(key, step.dispatch)
 
     def _decide(self, tracked: TrackedAttempt, change: Change) -> None:
         self._outbox.put(tracked, change)
@@ -280,8 +278,8 @@ class Getter(Actor):
         if isinstance(event, Picture | Beat):
             self._tell_sender(NodeSeen(ref, node.beat))
         if back:
-            for errand in node.errands():
-                errand.node_up(ref)
+            for batcher in node.requests.all:
+                batcher.node_up(ref)
             self._follow(node)
         if again:
             self._reconsider(node)
@@ -289,7 +287,7 @@ class Getter(Actor):
     def _see(self, node: NodeMirror, view: PayloadView) -> None:
         node.see(view)
         if view.end is not None:
-            node.cancel.drop(view.key)
+            node.requests.cancel.drop(view.key)
         if (tracked := node.tracked.get(view.key)) is not None:
             self._evaluate(tracked)
 
@@ -309,38 +307,52 @@ class Getter(Actor):
             if node.ref is not None and node.ref.foreign:
                 for tracked in node.tracked.values():
                     if tracked.is_overdue(node, now):
-                        node.cancel.request(tracked.attempt.key, tracked.attempt)
+                        node.requests.cancel.request(tracked.attempt.key, tracked.attempt)
 
-    # ------------------------------------------------------------------ errands
+    # ------------------------------------------------------------------ what nodes are asked
 
     def _node(self, node_id: str) -> NodeMirror:
         node = self._nodes.get(node_id)
         if node is None:
-            node = self._nodes[node_id] = NodeMirror(node_id, trio.current_time())
-            self._equip(node)
+            node = self._nodes[node_id] = NodeMirror(
+                node_id, trio.current_time(), self._make_requests(node_id)
+            )
         return node
 
     def _forget(self, node: NodeMirror) -> None:
         del self._nodes[node.node_id]
 
-    def _equip(self, node: NodeMirror) -> None:
-        client = self._client
-        tools = Tools(self._nursery, self._rng, partial(self._broken, node))
-        node.lookup = tools.errand("look", client.lookup, partial(self._looked, node))
-        node.cancel = tools.errand("cancel", client.cancel, partial(self._cancelled, node))
-        node.release = tools.errand("release", client.release, partial(self._released, node))
-        collected = partial(self._collected, node)
-        node.collect, node.collect_large = (
-            tools.errand(
-                "collect", client.collect, collected, weigh=results_size, most_weight=self._batch_bytes
+    def _make_requests(self, node_id: str) -> NodeRequests:
+        def batcher(
+            name: str,
+            call: Callable[[NodeRef, Sequence[Item]], Awaitable[Sequence[Answer]]],
+            on_answer: Callable[[NodeMirror, str, Item, Answer], bool],
+            weigh: Callable[[Item], int] = lambda _: 0,
+        ) -> RequestBatcher[Item, Answer]:
+            return RequestBatcher(
+                name,
+                self.nursery,
+                call=call,
+                on_answer=lambda *answered: on_answer(self._node(node_id), *answered),
+                on_defect=lambda key, _, error: self._on_defect(self._node(node_id), key, error),
+                rng=self._rng,
+                weigh=weigh,
+                most_weight=self._batch_bytes,
             )
-            for _ in range(2)
+
+        client = self._client
+        return NodeRequests(
+            lookup=batcher("lookup", client.lookup, self._on_lookup),
+            cancel=batcher("cancel", client.cancel, self._on_cancel),
+            release=batcher("release", client.release, self._on_release),
+            collect=batcher("collect", client.collect, self._on_collect, results_size),
+            collect_large=batcher("collect", client.collect, self._on_collect, results_size),
         )
 
-    def _looked(self, node: NodeMirror, key: str, attempt: Attempt, look: AttemptLookup) -> bool:
-        match look.result:
-            case LookupResult.FOUND if look.view is not None:
-                self._see(node, look.view)
+    def _on_lookup(self, node: NodeMirror, key: str, attempt: Attempt, found: AttemptLookup) -> bool:
+        match found.result:
+            case LookupResult.FOUND if found.view is not None:
+                self._see(node, found.view)
             case LookupResult.GONE:
                 self._find_gone(node, key, "the node no longer has it")
             case LookupResult.TOMBSTONED:
@@ -349,10 +361,10 @@ class Getter(Actor):
                 return False
         return True
 
-    def _cancelled(self, node: NodeMirror, key: str, attempt: Attempt, look: AttemptLookup) -> bool:
-        match look.result:
-            case LookupResult.FOUND if look.view is not None and (look.view.end or look.view.lost):
-                self._see(node, look.view)
+    def _on_cancel(self, node: NodeMirror, key: str, attempt: Attempt, found: AttemptLookup) -> bool:
+        match found.result:
+            case LookupResult.FOUND if found.view is not None and (found.view.end or found.view.lost):
+                self._see(node, found.view)
             case LookupResult.FOUND:
                 return False  # it is being killed; told again until its end is
             case LookupResult.TOMBSTONED | LookupResult.GONE:
@@ -361,14 +373,14 @@ class Getter(Actor):
                 return False
         return True
 
-    def _released(self, node: NodeMirror, key: str, attempt: Attempt, done: bool) -> bool:
+    def _on_release(self, node: NodeMirror, key: str, attempt: Attempt, done: bool) -> bool:
         if done:
             node.mirror.pop(key, None)
             self._outbox.put(None, MoveAttempt(key, AttemptState.RELEASED))
             self.ring()
         return done
 
-    def _collected(self, node: NodeMirror, key: str, dispatch: Dispatch, answer: CollectAnswer) -> bool:
+    def _on_collect(self, node: NodeMirror, key: str, dispatch: Dispatch, answer: CollectAnswer) -> bool:
         tracked = node.tracked.get(key)
         if tracked is None:
             return True
@@ -388,7 +400,7 @@ class Getter(Actor):
                 return False
         return True
 
-    def _broken(self, node: NodeMirror, key: str, item: object, error: Exception) -> None:
+    def _on_defect(self, node: NodeMirror, key: str, error: Exception) -> None:
         if self._unreleased.pop(key, None) is not None:
             return  # read again from the ledger, and wanted again, in a while
         tracked = node.tracked.get(key)

@@ -53,11 +53,33 @@ class TrackedAttempt:
         return end
 
 
+@dataclass(frozen=True, slots=True)
+class NodeRequests:
+    """What one node is asked, told or relieved of, until it has answered: a batcher for each kind. Large
+    results have one of their own, so that no small ones wait behind them."""
+
+    lookup: RequestBatcher[Attempt, AttemptLookup]
+    cancel: RequestBatcher[Attempt, AttemptLookup]
+    release: RequestBatcher[Attempt, bool]
+    collect: RequestBatcher[Dispatch, CollectAnswer]
+    collect_large: RequestBatcher[Dispatch, CollectAnswer]
+
+    @property
+    def all(self) -> tuple[RequestBatcher[Any, Any], ...]:
+        return (self.lookup, self.cancel, self.release, self.collect, self.collect_large)
+
+    def drop(self, key: str) -> None:
+        """An attempt that is followed no more: all but its release."""
+        for batcher in self.all:
+            if batcher is not self.release:
+                batcher.drop(key)
+
+
 class NodeMirror:
-    """One node as the Getter knows it: its mirror, when it was last heard, and the errands to it. `mark` is
+    """One node as the Getter knows it: its mirror, when it was last heard, and what it is asked. `mark` is
     the place of its last picture, None while it is not in touch."""
 
-    def __init__(self, node_id: str, now: float) -> None:
+    def __init__(self, node_id: str, now: float, requests: NodeRequests) -> None:
         self.node_id = node_id
         self.ref: NodeRef | None = None
         self.heard = now
@@ -68,19 +90,12 @@ class NodeMirror:
         self.mark: StreamPosition | None = None
         self.mirror: dict[str, PayloadView] = {}
         self.tracked: dict[str, TrackedAttempt] = {}
-        self.lookup: RequestBatcher[Attempt, AttemptLookup]
-        self.cancel: RequestBatcher[Attempt, AttemptLookup]
-        self.release: RequestBatcher[Attempt, bool]
-        self.collect: RequestBatcher[Dispatch, CollectAnswer]
-        self.collect_large: RequestBatcher[Dispatch, CollectAnswer]
-
-    def errands(self) -> tuple[RequestBatcher[Any, Any], ...]:
-        return (self.lookup, self.cancel, self.release, self.collect, self.collect_large)
+        self.requests = requests
 
     @property
     def wanted(self) -> bool:
         """Whether anything is wanted of it."""
-        return bool(self.tracked) or any(len(errand) for errand in self.errands())
+        return bool(self.tracked) or any(len(batcher) for batcher in self.requests.all)
 
     def has_room(self) -> bool:
         """Whether the node starts what it is sent at once, as far as its mirror shows."""
@@ -96,7 +111,7 @@ class NodeMirror:
 class Need(StrEnum):
     """What has to be done with the node for one attempt."""
 
-    LOOK = "look"
+    LOOKUP = "lookup"
     CANCEL = "cancel"
     COLLECT = "collect"
 
@@ -141,7 +156,7 @@ def reconcile(tracked: TrackedAttempt, node: NodeMirror, limits: ServiceLimits |
             return NextAction(need=Need.CANCEL)
         return NextAction(_move(tracked, Status.LOCKED, "being terminated"))
     if view is None:
-        return NextAction(need=Need.LOOK if _absence_counts(node, tracked) else None)
+        return NextAction(need=Need.LOOKUP if _absence_counts(node, tracked) else None)
     return NextAction(_status(tracked, view, node) or _progress(tracked, view))
 
 

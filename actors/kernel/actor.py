@@ -1,9 +1,10 @@
-"""What every actor stands on: a mailbox, a doorbell, questions with a deadline, and a supervisor.
+"""What every actor stands on: a mailbox with a doorbell, questions with a deadline, and a life.
 
-An actor is one task. Its state is its own; what it starts runs in a nursery that it opens and that ends with
-it. `tell` never waits: into a full mailbox the message is dropped and the bell rung all the same, so no two
-actors can wait for each other. That is safe because messages are hints: on each turn the actor looks at the
-ledger, and a turn comes with every ring and, as a safety net, with every tick.
+An actor is one task. Its state is its own, made anew for each life; what it starts runs in a nursery that
+ends with it. Its mailbox is there before the first life and outlasts each, so who writes to it needs to know
+of none. `tell` never waits: into a full mailbox the message is dropped and the bell rung all the same, so no
+two actors can wait for each other. That is safe because messages are hints: on each turn the actor looks at
+the ledger, and a turn comes with every ring and, as a safety net, with every tick.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import contextlib
 import logging
 from abc import ABC, abstractmethod
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
 
 import outcome
 import trio
@@ -43,40 +45,44 @@ class Doorbell:
         await self._receive.receive()
 
 
-class _Question:
-    """A message that wants an answer; answered once."""
+Answer = TypeVar("Answer")
+Answer_co = TypeVar("Answer_co", covariant=True)
 
-    def __init__(self, message: object) -> None:
-        self.message = message
+
+class Question(Generic[Answer_co]):
+    """A message that wants an answer of that type."""
+
+    __slots__ = ()
+
+
+class _Asked(Generic[Answer]):
+    """A question on its way; answered once."""
+
+    def __init__(self, question: Question[Answer]) -> None:
+        self.question = question
         self._answered = trio.Event()
-        self._outcome: outcome.Outcome[Any] | None = None
+        self._outcome: outcome.Outcome[Answer] | None = None
 
-    def answer(self, value: outcome.Outcome[Any]) -> None:
+    def answer(self, value: outcome.Outcome[Answer]) -> None:
         if self._outcome is None:
             self._outcome = value
             self._answered.set()
 
-    async def wait(self) -> Any:
+    async def wait(self) -> Answer:
         await self._answered.wait()
         assert self._outcome is not None
         return self._outcome.unwrap()
 
 
-class Actor(ABC):
-    """One task with one mailbox.
+class Mailbox:
+    """Where an actor is reached, whichever of its lives it is in."""
 
-    A subclass fills in `begin` (rebuild the state from the ledger, start what runs beside), `receive` (take a
-    message in; it must not wait), `answer` (the reply to a question; it must not wait) and `turn` (look at
-    what changed and act). A crash is restarted by a `Supervisor` through `begin` again.
-    """
-
-    def __init__(self, name: str, *, tick: float, mailbox: int = 1024) -> None:
+    def __init__(self, name: str, *, size: int = 1024) -> None:
         self.name = name
-        self.tick = tick
         self.dropped = 0
-        """Messages that found the mailbox full, since the process began."""
+        """Messages that found it full, since the process began."""
         self._bell = Doorbell()
-        self._put, self._mail = trio.open_memory_channel[object](mailbox)
+        self._put, self._mail = trio.open_memory_channel[object](size)
 
     def tell(self, message: object) -> None:
         """Hand over a message, or drop it if the mailbox is full; the bell rings either way."""
@@ -90,59 +96,93 @@ class Actor(ABC):
         """Something may have changed: have a look."""
         self._bell.ring()
 
-    async def ask(self, message: object, *, deadline: float) -> Any:
+    async def ask(self, question: Question[Answer], *, deadline: float) -> Answer:
         """The actor's answer, or `NoAnswer` after `deadline` seconds."""
-        question = _Question(message)
+        asked = _Asked(question)
         try:
-            self._put.send_nowait(question)
+            self._put.send_nowait(asked)
         except trio.WouldBlock:
             raise NoAnswer(f"{self.name}: too busy to answer") from None
         self._bell.ring()
         with trio.move_on_after(deadline):
-            return await question.wait()
+            return await asked.wait()
         raise NoAnswer(f"{self.name}: no answer within {deadline:g} s")
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """One life of the actor: until it is cancelled or crashes."""
-        self._refuse_open_questions()
-        async with trio.open_nursery() as nursery:
-            await self.begin(nursery)
-            task_status.started()
-            while True:
-                self._take_mail()
-                await self.turn()
-                with trio.move_on_after(self.tick):
-                    await self._bell.wait()
+    # ------------------------------------------------------------------ for the actor
 
-    @abstractmethod
-    async def begin(self, nursery: trio.Nursery) -> None: ...
+    async def wait(self, at_most: float) -> None:
+        """Until the bell rings, for that many seconds at most."""
+        with trio.move_on_after(at_most):
+            await self._bell.wait()
+
+    def take(self, receive: Callable[[object], None], answer: Callable[[Question[object]], object]) -> None:
+        """Hand out all that has come."""
+        while True:
+            try:
+                message = self._mail.receive_nowait()
+            except trio.WouldBlock:
+                return
+            if isinstance(message, _Asked):
+                message.answer(outcome.capture(answer, message.question))
+            else:
+                receive(message)
+
+    def discard(self) -> None:
+        """What an earlier life was asked is answered with an error; its other mail is stale."""
+
+        def refuse(question: object) -> None:
+            raise NoAnswer(f"{self.name} was started anew; ask again")
+
+        self.take(lambda _: None, refuse)
+
+
+class Actor(ABC):
+    """One life of one task with one mailbox.
+
+    A subclass makes all its state in `__init__` and fills in `begin` (read what the ledger holds), `receive`
+    (take a message in; it must not wait), `answer` (the reply to a question; it must not wait) and `turn`
+    (look at what changed and act). What it runs beside runs in `nursery`. After a crash a `Supervisor` has
+    the next one made: see `live`.
+    """
+
+    def __init__(self, mailbox: Mailbox, nursery: trio.Nursery, *, tick: float) -> None:
+        self.mailbox = mailbox
+        self.nursery = nursery
+        self.tick = tick
+
+    async def begin(self) -> None:
+        await trio.lowlevel.checkpoint()
 
     @abstractmethod
     async def turn(self) -> None: ...
 
     def receive(self, message: object) -> None:
-        raise ActorError(f"{self.name} does not know the message {message!r}")
+        raise ActorError(f"{self.mailbox.name} does not know the message {message!r}")
 
-    def answer(self, message: object) -> Any:
-        raise ActorError(f"{self.name} does not know the question {message!r}")
+    def answer(self, question: Question[object]) -> object:
+        raise ActorError(f"{self.mailbox.name} does not know the question {question!r}")
 
-    def _take_mail(self) -> None:
+    def ring(self) -> None:
+        """Come round for another turn."""
+        self.mailbox.ring()
+
+
+AnyMailbox = TypeVar("AnyMailbox", bound=Mailbox)
+
+
+async def live(
+    mailbox: AnyMailbox,
+    make: Callable[[AnyMailbox, trio.Nursery], Actor],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """One life: of an actor that `make` makes, until it is cancelled or crashes."""
+    mailbox.discard()
+    async with trio.open_nursery() as nursery:
+        actor = make(mailbox, nursery)
+        await actor.begin()
+        task_status.started()
         while True:
-            try:
-                message = self._mail.receive_nowait()
-            except trio.WouldBlock:
-                return
-            if isinstance(message, _Question):
-                message.answer(outcome.capture(self.answer, message.message))
-            else:
-                self.receive(message)
-
-    def _refuse_open_questions(self) -> None:
-        """What an earlier life was asked is answered with an error; its other mail is stale."""
-        while True:
-            try:
-                message = self._mail.receive_nowait()
-            except trio.WouldBlock:
-                return
-            if isinstance(message, _Question):
-                message.answer(outcome.Error(NoAnswer(f"{self.name} was started anew; ask again")))
+            mailbox.take(actor.receive, actor.answer)
+            await actor.turn()
+            await mailbox.wait(actor.tick)

@@ -1,11 +1,11 @@
-"""What the AutoScaler needs of the world: a provider of machines, and records of them."""
+"""What the AutoScaler needs of the world: the pool, a provider of machines, and records of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from actors.domain.scaling import DecisionRecord, Machine, MachineRecord
+from actors.domain.scaling import DecisionRecord, Machine, MachineRecord, ScalingView
 from actors.errors import CoreError
 
 
@@ -15,6 +15,23 @@ class ProviderError(CoreError):
     def __init__(self, message: str, *, certain: bool = False) -> None:
         super().__init__(message)
         self.certain = certain
+
+
+class PoolControl(Protocol):
+    """The pool, as far as scaling sees it and may change it. All raise `ActorError` when it cannot be asked
+    now, the orders `LedgerError` too."""
+
+    async def picture(self, service: str) -> ScalingView:
+        """One service as it stands now."""
+        ...
+
+    async def drain(self, node_id: str, reason: str) -> bool:
+        """No job is assigned to that node any more on return; False if the pool does not know it."""
+        ...
+
+    async def undrain(self, node_id: str, *, by_scaling: bool) -> bool:
+        """Jobs for that node again; False if the pool does not know it, or if scaling did not order it."""
+        ...
 
 
 class Provider(Protocol):

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -28,9 +28,10 @@ from actors.domain.changes import ChangeAnswer, ChangeResult, Transition
 from actors.domain.job import Attempt, AttemptState, Job
 from actors.domain.node import Member
 from actors.domain.requeue import requeue_or_fail
+from actors.domain.scaling import ScalingView
 from actors.domain.service import ServiceLimits, Waiting, WaitReason
 from actors.domain.status import Owner, Status
-from actors.kernel.actor import Actor, ActorError
+from actors.kernel.actor import Actor, ActorError, Mailbox, Question
 from actors.ledger_cursor import LedgerBackoff, LedgerCursor
 from actors.messages import (
     AttemptHanded,
@@ -42,7 +43,6 @@ from actors.messages import (
     NodeUnreached,
     PoolPicture,
     ScalingPicture,
-    ScalingView,
     UndrainNode,
     WhyWaiting,
 )
@@ -60,17 +60,19 @@ ASSIGN_AT_ONCE: Final = 256
 
 
 class Sender(Actor):
-    """See the module. `hand_over` is told of each attempt that a node has; `queue` and `pool` make empty
-    ones, as a restart begins from the ledger; `members` are the nodes that have joined by themselves, another
-    object when they change."""
+    """See the module. `hand_over` is told of each attempt that a node has; `queue` and `pool` are empty, as
+    each life begins from the ledger; `members` are the nodes that have joined by themselves, another object
+    when they change."""
 
     def __init__(
         self,
+        mailbox: Mailbox,
+        nursery: trio.Nursery,
         *,
         ledger: Ledger,
         nodes: Nodes,
-        queue: Callable[[], Queue],
-        pool: Callable[[], Pool],
+        queue: Queue,
+        pool: Pool,
         services: Mapping[str, ServiceLimits],
         rng: Random,
         hand_over: Callable[[AttemptHanded], None],
@@ -78,35 +80,31 @@ class Sender(Actor):
         tick: float = 0.5,
         batch_bytes: int = 1 << 20,
     ) -> None:
-        super().__init__("sender", tick=tick)
+        super().__init__(mailbox, nursery, tick=tick)
         self._ledger = ledger
         self._nodes = nodes
-        self._make_queue = queue
-        self._make_pool = pool
+        self._queue = queue
+        self._pool = pool
         self._services = services
         self._static = {address.url for limits in services.values() for address in limits.addresses}
         self._rng = rng
         self._hand_over = hand_over
-        self._members = members
         self._batch_bytes = batch_bytes
-
-    # ------------------------------------------------------------------ life
-
-    async def begin(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
-        self._queue = self._make_queue()
-        self._pool = self._make_pool()
-        self._roster = Roster(self._pool, self._members, self._rng)
-        self._roster.sync()
+        self._roster = Roster(pool, members, rng)
         self._queued: dict[int, Job] = {}
         self._queued_since: dict[int, float] = {}
-        self._cursor = LedgerCursor(self._ledger, self.tick)
+        self._cursor = LedgerCursor(ledger, tick)
         self._doomed: dict[int, Transition] = {}
         self._keys: dict[int, str] = {}
         self._given_up: set[str] = set()
         self._given_up_read = float("-inf")
         self._dispatchers: dict[str, NodeDispatcher] = {}
-        self._ledger_backoff = LedgerBackoff(self._rng, log)
+        self._ledger_backoff = LedgerBackoff(rng, log)
+
+    # ------------------------------------------------------------------ life
+
+    async def begin(self) -> None:
+        self._roster.sync()
         live = await self._cursor.begin()
         for attempt in await self._ledger.unreleased():
             if attempt.state is AttemptState.GIVEN_UP:
@@ -146,8 +144,8 @@ class Sender(Actor):
             case _:
                 super().receive(message)
 
-    def answer(self, message: object) -> Any:
-        match message:
+    def answer(self, question: Question[object]) -> object:
+        match question:
             case WhyWaiting(job_ids=job_ids):
                 return tuple(self._why(job_id) for job_id in job_ids)
             case PoolPicture():
@@ -159,7 +157,7 @@ class Sender(Actor):
             case UndrainNode(node_id=node_id):
                 return self._roster.undrain(node_id)
             case _:
-                return super().answer(message)
+                return super().answer(question)
 
     def _why(self, job_id: int) -> Waiting | None:
         job = self._queued.get(job_id)
@@ -307,7 +305,7 @@ class Sender(Actor):
                 rng=self._rng,
                 batch_bytes=self._batch_bytes,
             )
-            self._nursery.start_soon(dispatcher.run)
+            self.nursery.start_soon(dispatcher.run)
         return dispatcher
 
     async def _settle(self, settled: Sequence[DispatchResult]) -> Sequence[bool]:

@@ -11,16 +11,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Final
 
 import trio
 
 from actors.domain.changes import MoveAttempt
 from actors.domain.job import AttemptState
 from actors.domain.node import Member, NodeAddress, NodeState, NodeView
-from actors.domain.scaling import DRAINED_BY_SCALING
-from actors.kernel.actor import ActorError
-from actors.messages import DrainNode, PoolPicture, UndrainNode
+from actors.domain.scaling import DRAINED_BY_SCALING, ScalingView
+from actors.kernel.actor import ActorError, Mailbox
+from actors.messages import DrainNode, PoolPicture, ScalingPicture, UndrainNode
 from actors.ports.ledger import LedgerError
 from actors.ports.world import Clock
 from orchestrator.errors import OrchestratorError
@@ -38,47 +38,42 @@ that lives joins again by itself."""
 _ASKING: Final = 5.0
 
 
-class PoolOwner(Protocol):
-    """Who owns the pool: the Sender."""
-
-    async def ask(self, message: object, *, deadline: float) -> Any: ...
-    def ring(self) -> None: ...
-
-
 class MachineTaken(OrchestratorError):
     """The machine's token belongs to another node; the text says to which."""
 
 
 class NodeRegistry:
-    """See the module; made by `load`. `static` are the addresses from the settings."""
+    """See the module; made by `load`. Implements `PoolControl` too. `static` are the addresses from the
+    settings; `sender` owns the pool."""
 
     def __init__(
         self,
         ledger: SqliteLedger,
         clock: Clock,
+        sender: Mailbox,
+        *,
         static: Sequence[NodeAddress],
         nodes: Sequence[JoinedNode],
         drains: Mapping[str, str],
     ) -> None:
         self._ledger = ledger
         self._clock = clock
+        self._sender = sender
         self._static = tuple(static)
         self._nodes = {node.node_id: node for node in nodes}
         self._drains = dict(drains)
         self._posted: dict[str, float] = {}
         self._began = trio.current_time()
         self._turn = trio.Lock()
-        self._owner: PoolOwner | None = None
         self._changed()
 
     @classmethod
-    async def load(cls, ledger: SqliteLedger, clock: Clock, static: Sequence[NodeAddress]) -> NodeRegistry:
+    async def load(
+        cls, ledger: SqliteLedger, clock: Clock, sender: Mailbox, static: Sequence[NodeAddress]
+    ) -> NodeRegistry:
         """The registry as the ledger has it. Raises LedgerError."""
-        return cls(ledger, clock, static, await ledger.nodes(), await ledger.drains())
-
-    def serve(self, owner: PoolOwner) -> None:
-        """Orders go to this owner of the pool from now on."""
-        self._owner = owner
+        nodes, drains = await ledger.nodes(), await ledger.drains()
+        return cls(ledger, clock, sender, static=static, nodes=nodes, drains=drains)
 
     # ------------------------------------------------------------------ what the actors read
 
@@ -112,8 +107,7 @@ class NodeRegistry:
             )
             for node in joined
         )
-        if self._owner is not None:
-            self._owner.ring()
+        self._sender.ring()
 
     # ------------------------------------------------------------------ joining and leaving
 
@@ -166,7 +160,11 @@ class NodeRegistry:
         del self._nodes[node_id]
         self._posted.pop(node_id, None)
 
-    # ------------------------------------------------------------------ drains
+    # ------------------------------------------------------------------ the pool
+
+    async def picture(self, service: str) -> ScalingView:
+        """Raises NoAnswer."""
+        return await self._sender.ask(ScalingPicture(service), deadline=_ASKING)
 
     async def drain(self, node_id: str, reason: str) -> bool:
         """No job is assigned to that node any more on return, also after a restart; False if the pool does
@@ -177,7 +175,7 @@ class NodeRegistry:
             if before is None or not reason.startswith(DRAINED_BY_SCALING):
                 await self._order(node_id, reason)
                 self._changed()
-            if await self._ask(DrainNode(node_id, reason)):
+            if await self._sender.ask(DrainNode(node_id, reason), deadline=_ASKING):
                 return True
             await self._order(node_id, before)
             self._changed()
@@ -193,7 +191,7 @@ class NodeRegistry:
             if before is not None:
                 await self._order(node_id, None)
                 self._changed()
-            return bool(await self._ask(UndrainNode(node_id))) or before is not None
+            return await self._sender.ask(UndrainNode(node_id), deadline=_ASKING) or before is not None
 
     async def _order(self, node_id: str, reason: str | None) -> None:
         if reason == self._drains.get(node_id):
@@ -203,23 +201,6 @@ class NodeRegistry:
             self._drains.pop(node_id, None)
         else:
             self._drains[node_id] = reason
-
-    async def ask(self, message: object, *, deadline: float) -> Any:
-        """For the AutoScaler: asks the Sender, but makes its orders durable before. Raises ActorError."""
-        try:
-            match message:
-                case DrainNode(node_id=node_id, reason=reason):
-                    return await self.drain(node_id, reason)
-                case UndrainNode(node_id=node_id):
-                    return await self.undrain(node_id, by_scaling=True)
-        except LedgerError as error:
-            raise ActorError(f"the order could not be kept: {error}") from error
-        return await self._ask(message, deadline)
-
-    async def _ask(self, message: object, deadline: float = _ASKING) -> Any:
-        if self._owner is None:
-            raise ActorError("there is nobody to ask yet")
-        return await self._owner.ask(message, deadline=deadline)
 
     # ------------------------------------------------------------------ forgetting
 
@@ -237,7 +218,7 @@ class NodeRegistry:
         them any more. Raises LedgerError, ActorError."""
         if not self._nodes:
             return
-        views: Mapping[str, NodeView] = {view.node.node_id: view for view in await self._ask(PoolPicture())}
+        views = {view.node.node_id: view for view in await self._sender.ask(PoolPicture(), deadline=_ASKING)}
         alive = {record.token for record in await self._ledger.machines()}
         for node in tuple(self._nodes.values()):
             view = views.get(node.node_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
 from support.data.ledgers import SetClock, new_job, walk
@@ -13,6 +14,7 @@ from trio.testing import MockClock
 from actors.cleaner import Cleaner
 from actors.domain.job import Job
 from actors.domain.status import Status
+from actors.kernel.actor import Mailbox, live
 from actors.ports.storage import StorageError
 
 ENDED = (Status.PROCESSING, Status.SUBMITTED, Status.COMPLETED)
@@ -64,11 +66,16 @@ class House:
 @asynccontextmanager
 async def cleaned(max_age: float = 1000.0) -> AsyncIterator[House]:
     house = House()
-    cleaner = Cleaner(
-        ledger=house.ledger, storage=house.storage, clock=house.clock, max_age=max_age, patience=600.0
+    make = partial(
+        Cleaner,
+        ledger=house.ledger,
+        storage=house.storage,
+        clock=house.clock,
+        max_age=max_age,
+        patience=600.0,
     )
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(cleaner.run)
+        nursery.start_soon(live, Mailbox("cleaner"), make)
         yield house
         nursery.cancel_scope.cancel()
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import trio
@@ -15,8 +16,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from actors.domain.payload import Payload, RunResult
 from actors.domain.progress import Progress
 from actors.domain.status import Status
+from actors.kernel.actor import live
 from actors.kernel.supervisor import Supervisor
-from actors.runner import Cause, Runner, verdict
+from actors.runner import Cause, Runner, RunnerMailbox, verdict
 
 
 class FixedClock:
@@ -50,7 +52,9 @@ class World:
     def __init__(self, slots: int | None = None, grace: float = 5.0) -> None:
         self.table = MemoryPayloads()
         self.runs = FakeRuns()
-        self.runner = Runner(
+        self.runner = RunnerMailbox()
+        self.make_runner = partial(
+            Runner,
             payloads=self.table,
             runs=self.runs,
             clock=FixedClock(),
@@ -63,7 +67,7 @@ class World:
     @asynccontextmanager
     async def going(self) -> AsyncIterator[None]:
         async with trio.open_nursery() as nursery:
-            await nursery.start(self.runner.run)
+            await nursery.start(live, self.runner, self.make_runner)
             await wait_all_tasks_blocked()
             yield
             await wait_all_tasks_blocked()
@@ -332,7 +336,8 @@ async def test_a_crash_is_begun_again_and_ends_no_run(autojump_clock: MockClock)
 
     world.table.changes = crash  # type: ignore[method-assign]
     async with trio.open_nursery() as nursery:
-        await nursery.start(Supervisor(random.Random(1)).keep, "runner", world.runner.run)
+        life = partial(live, world.runner, world.make_runner)
+        await nursery.start(Supervisor(random.Random(1)).keep, "runner", life)
         await trio.sleep(5)
         assert not crashes and world.runs.started == [KEY]
         run = world.runs.running[KEY]

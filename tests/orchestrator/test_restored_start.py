@@ -12,6 +12,7 @@ from support.data.ledgers import SetClock, new_job, open_ledger
 from support.data.node_jobs import new_storage
 
 from actors.cleaner import Cleaner
+from actors.kernel.actor import Mailbox
 from orchestrator.startup import RESTORED_GAP, go_on_from
 from orchestrator.storage.storage import Storage
 
@@ -45,8 +46,15 @@ async def test_directories_without_an_id_are_kept_where_the_ledger_was_restored(
         refused = await stored(storage)  # as where the ledger could not be written
         await go_on_from(restored, storage)
         assert await storage.noted_id(refused) is None
-        cleaner = Cleaner(ledger=restored, storage=storage, clock=SetClock(), max_age=1e6, orphan_grace=0.0)
         async with trio.open_nursery() as nursery:
-            await cleaner.begin(nursery)
+            cleaner = Cleaner(
+                Mailbox("cleaner"),
+                nursery,
+                ledger=restored,
+                storage=storage,
+                clock=SetClock(),
+                max_age=1e6,
+                orphan_grace=0.0,
+            )
             await cleaner.turn()
         assert {key for key, _ in await storage.directories()} == {known, lost, cut, noted}

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 from simulation.plan import SERVICE, Plan
@@ -19,6 +20,7 @@ from actors.domain.job import Job
 from actors.domain.node import NodeAddress
 from actors.domain.service import ServiceLimits
 from actors.getter.getter import Getter
+from actors.kernel.actor import Mailbox, live
 from actors.messages import Committed
 from actors.sender.sender import Sender
 from orchestrator.scheduling.queue_manager import QueueManager
@@ -134,23 +136,25 @@ class _Simulation:
             )
         }
         ledger, nodes = BoundLedger(epoch), BoundNodes(epoch)
-        getter: Getter
+        sender, getter = Mailbox("sender"), Mailbox("getter")
 
         def tell_sender(message: object) -> None:
             if not epoch.dropped():
                 sender.tell(message)
 
-        sender = Sender(
+        make_sender = partial(
+            Sender,
             ledger=ledger,
             nodes=nodes,
-            queue=lambda: QueueManager(limits),
-            pool=lambda: ServicePool(limits),
+            queue=QueueManager(limits),
+            pool=ServicePool(limits),
             services=limits,
             rng=rng,
-            hand_over=hand_over(epoch, lambda message: getter.tell(message)),  # noqa: PLW0108  # later
+            hand_over=hand_over(epoch, getter.tell),
             tick=TICK,
         )
-        getter = Getter(
+        make_getter = partial(
+            Getter,
             ledger=ledger,
             nodes=nodes,
             addresses=lambda: addresses,
@@ -168,8 +172,8 @@ class _Simulation:
 
         epoch.hear = hear
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(sender.run)
-            nursery.start_soon(getter.run)
+            nursery.start_soon(live, sender, make_sender)
+            nursery.start_soon(live, getter, make_getter)
 
     async def _end(self, world: World) -> None:
         """All over and nothing left, within `PATIENCE` of the last thing that went wrong."""

@@ -10,6 +10,7 @@ import heapq
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import trio
@@ -26,8 +27,10 @@ from actors.domain.scaling import (
     MachineState,
     NodeFact,
     ScalingLimits,
+    ScalingView,
 )
-from actors.messages import Committed, DrainNode, ScalingPicture, ScalingView, UndrainNode
+from actors.kernel.actor import Mailbox, live
+from actors.messages import Committed
 from orchestrator.scaling.policy import decide
 from orchestrator.scheduling.service_pool import ServicePool
 from testbed.scaling.arrivals import Arrival
@@ -98,7 +101,7 @@ class Site:
 
     # ------------------------------------------------------------------ the day
 
-    async def live(self, scaler: AutoScaler) -> None:
+    async def go_on(self, scaler: Mailbox) -> None:
         """Until the last job has run."""
         arrivals, ends = self._arrivals, self._ends
         while self._next < len(arrivals) or ends or self.line.queued:
@@ -147,28 +150,27 @@ class Site:
 
     # ------------------------------------------------------------------ as the Sender answers
 
-    async def ask(self, message: object, *, deadline: float) -> Any:
-        now = trio.current_time()
-        match message:
-            case ScalingPicture():
-                facts = tuple(_heard(fact, now) if fact.draining else fact for fact in self._facts.values())
-                line = self.line
-                return ScalingView(line.runnable, line.oldest_wait(now), line.running, facts)
-            case DrainNode(node_id=node_id, reason=reason):
-                if (fact := self._facts.get(node_id)) is None:
-                    return False
-                if not fact.draining:
-                    self.pool.drain(node_id, reason)
-                    self._facts[node_id] = _with(fact, draining=True, drained_for=reason, drained_at=now)
-                return True
-            case UndrainNode(node_id=node_id):
-                if (fact := self._facts.get(node_id)) is None:
-                    return False
-                self.pool.undrain(node_id)
-                self._facts[node_id] = _with(fact, draining=False, drained_for="", drained_at=None)
-                self._wake.set()
-                return True
-        raise AssertionError(f"not a question of scaling: {message!r}")
+    async def picture(self, service: str) -> ScalingView:
+        now, line = trio.current_time(), self.line
+        facts = tuple(_heard(fact, now) if fact.draining else fact for fact in self._facts.values())
+        return ScalingView(line.runnable, line.oldest_wait(now), line.running, facts)
+
+    async def drain(self, node_id: str, reason: str) -> bool:
+        if (fact := self._facts.get(node_id)) is None:
+            return False
+        if not fact.draining:
+            self.pool.drain(node_id, reason)
+            now = trio.current_time()
+            self._facts[node_id] = _with(fact, draining=True, drained_for=reason, drained_at=now)
+        return True
+
+    async def undrain(self, node_id: str, *, by_scaling: bool) -> bool:
+        if (fact := self._facts.get(node_id)) is None:
+            return False
+        self.pool.undrain(node_id)
+        self._facts[node_id] = _with(fact, draining=False, drained_for="", drained_at=None)
+        self._wake.set()
+        return True
 
     # ------------------------------------------------------------------ as a provider
 
@@ -232,8 +234,10 @@ def scaled(
     """The day under the AutoScaler, until the last job and all that is still paid for then have ended."""
     site = Site(arrivals, slots=limits.slots_per_node, quota=quota, cloud=cloud)
     records = Records()
-    scaler = AutoScaler(
-        owner=site,
+    scaler = Mailbox("autoscaler")
+    make = partial(
+        AutoScaler,
+        pool=site,
         ledger=records,
         providers={SERVICE: site},
         limits=[limits],
@@ -249,8 +253,8 @@ def scaled(
         async with trio.open_nursery() as nursery:
             site.boots_in(nursery)
             nursery.start_soon(site.sample)
-            await nursery.start(scaler.run)
-            await site.live(scaler)
+            await nursery.start(live, scaler, make)
+            await site.go_on(scaler)
             await trio.sleep(limits.idle_timeout + limits.cooldown + 60.0)
             nursery.cancel_scope.cancel()
 

@@ -106,7 +106,7 @@ async def test_dead_and_slow_hosts_delay_nobody_else(
                 number += 1
                 url = f"https://dead{host}.example/{path.format(number)}"
                 house.ledger.end(number, url, house.wall.now())
-        house.caller.tell(ENDED)
+        house.mailbox.tell(ENDED)
         await trio.sleep(30 * 3)  # each was tried once
         assert house.receiver.active == SICK_PLACES
         for job_id in range(10_000, 10_050):
@@ -143,7 +143,7 @@ async def test_one_bad_url_of_a_host_does_not_delay_another(
     async with house.living():
         for job_id in range(200):
             house.ledger.end(job_id, bad.format(job_id), house.wall.now())
-        house.caller.tell(ENDED)
+        house.mailbox.tell(ENDED)
         await trio.sleep(60)
         house.end(*range(1000, 1010))
         await trio.sleep(35)

@@ -46,8 +46,8 @@ async def test_an_end_whose_message_was_dropped_is_told_at_once(autojump_clock: 
     running = Committed((Job(1, 1, "example", Status.RUNNING, "", 1, 0.0, 0.0, "k"),))
     async with house.living():
         await trio.sleep(10)
-        while not house.caller.dropped:
-            house.caller.tell(running)
+        while not house.mailbox.dropped:
+            house.mailbox.tell(running)
         house.end(7)
         await trio.sleep(1)
         assert house.ledger.status(7) is CallbackStatus.DELIVERED
@@ -60,7 +60,7 @@ async def test_without_callbacks_the_ledger_is_not_asked_more_than_once_a_minute
     async with house.living():
         for _ in range(600):
             running = Job(1, 1, "example", Status.RUNNING, "", 1, 0.0, 0.0, "k")
-            house.caller.tell(Committed((running,)))
+            house.mailbox.tell(Committed((running,)))
             await trio.sleep(1)
         assert house.ledger.reads <= 11
 
@@ -219,7 +219,6 @@ async def test_with_the_real_ledger_an_end_has_its_callback_and_no_other_job_has
     house = House()
     clock = SetClock()
     async with open_ledger(tmp_path / "db.sqlite", clock) as ledger:
-        house.caller = house.new_caller(ledger)
         house.wall.jumped = clock.time - trio.current_time()
         told = await ledger.insert(new_job(details=JobDetails(callback_url=URL)))
         other = await ledger.insert(new_job())
@@ -231,7 +230,7 @@ async def test_with_the_real_ledger_an_end_has_its_callback_and_no_other_job_has
         await walk(ledger, told, Status.FAILED, Status.CLEANED)
         (pending,) = await ledger.pending_callbacks(0)
         assert (pending.job_id, pending.url, pending.tries) == (told.id, URL, 0)
-        async with house.living():
+        async with house.living(ledger):
             with trio.fail_after(30):
                 while await ledger.pending_callbacks(0):
                     await trio.lowlevel.checkpoint()

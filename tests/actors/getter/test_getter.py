@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
@@ -19,6 +20,7 @@ from actors.domain.progress import Progress
 from actors.domain.service import ServiceLimits
 from actors.domain.status import Status
 from actors.getter.getter import Getter
+from actors.kernel.actor import Mailbox, live
 from actors.messages import Committed
 from actors.ports.ledger import LedgerError
 from actors.ports.nodes import (
@@ -90,7 +92,7 @@ class World:
     def __init__(self, ref: NodeRef) -> None:
         self.node = OneNode(ref)
         self.ledger = MemoryLedger(clock=SetClock())
-        self.getter: Getter
+        self.getter = Mailbox("getter")
 
     async def running(self, **more: object) -> Job:
         """A job that the node runs."""
@@ -145,7 +147,8 @@ class World:
 async def world(ref: NodeRef = OWN, urls: Sequence[str] = ("http://n",)) -> AsyncIterator[World]:
     made = World(ref)
     addresses = tuple(NodeAddress(url, services=("example",)) for url in urls)
-    made.getter = Getter(
+    make = partial(
+        Getter,
         ledger=made.ledger,
         nodes=made.node,
         addresses=lambda: addresses,
@@ -154,7 +157,7 @@ async def world(ref: NodeRef = OWN, urls: Sequence[str] = ("http://n",)) -> Asyn
         tell_sender=lambda message: None,
     )
     async with trio.open_nursery() as nursery:
-        await nursery.start(made.getter.run)
+        await nursery.start(live, made.getter, make)
         yield made
         nursery.cancel_scope.cancel()
 

@@ -4,28 +4,44 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from actors.kernel.actor import Actor, ActorError, Doorbell, NoAnswer
+from actors.kernel.actor import Actor, ActorError, Doorbell, Mailbox, NoAnswer, Question, live
 from actors.kernel.backoff import Backoff
 from actors.kernel.supervisor import GaveUp, Supervisor
+
+
+class Total(Question[int]):
+    """Asked of the Counter."""
+
+
+class Time(Question[float]):
+    """Asked of nobody."""
+
+
+@dataclass
+class Seen:
+    """What the lives of a Counter leave behind."""
+
+    lives: int = 0
+    turns: list[float] = field(default_factory=list)
+    busy: bool = False
 
 
 class Counter(Actor):
     """Sums what it is told; crashes when told to; counts its turns."""
 
-    def __init__(self, mailbox: int = 4) -> None:
-        super().__init__("counter", tick=10.0, mailbox=mailbox)
-        self.lives = 0
-        self.turns: list[float] = []
-        self.busy = trio.Event()
-        self.busy.set()
-
-    async def begin(self, nursery: trio.Nursery) -> None:
-        self.lives += 1
+    def __init__(self, mailbox: Mailbox, nursery: trio.Nursery, *, seen: Seen) -> None:
+        super().__init__(mailbox, nursery, tick=10.0)
+        self.seen = seen
+        self.seen.lives += 1
         self.total = 0
 
     def receive(self, message: object) -> None:
@@ -36,93 +52,100 @@ class Counter(Actor):
         else:
             self.total += message
 
-    def answer(self, message: object) -> int:
-        if message != "total":
-            super().answer(message)
-        return self.total
+    def answer(self, question: Question[object]) -> object:
+        match question:
+            case Total():
+                return self.total
+            case _:
+                return super().answer(question)
 
     async def turn(self) -> None:
-        self.turns.append(trio.current_time())
-        await self.busy.wait()
+        self.seen.turns.append(trio.current_time())
+        if self.seen.busy:
+            await trio.sleep_forever()
+
+
+def counter(**seen: Any) -> tuple[Seen, Callable[[Mailbox, trio.Nursery], Counter]]:
+    record = Seen(**seen)
+    return record, partial(Counter, seen=record)
 
 
 async def test_a_message_is_taken_at_once_and_a_tick_comes_without_one(autojump_clock: MockClock) -> None:
-    actor = Counter()
+    box, (seen, make) = Mailbox("counter"), counter()
     async with trio.open_nursery() as nursery:
         start = trio.current_time()
-        await nursery.start(actor.run)
-        actor.tell(3)
-        assert await actor.ask("total", deadline=1.0) == 3
+        await nursery.start(live, box, make)
+        box.tell(3)
+        assert await box.ask(Total(), deadline=1.0) == 3
         assert trio.current_time() == start
         await trio.sleep(25.0)
-        assert [round(t - start) for t in actor.turns][-2:] == [10, 20]
+        assert [round(t - start) for t in seen.turns][-2:] == [10, 20]
         nursery.cancel_scope.cancel()
 
 
 async def test_a_full_mailbox_drops_the_message_and_rings_all_the_same(autojump_clock: MockClock) -> None:
-    actor = Counter(mailbox=2)
+    box, (_, make) = Mailbox("counter", size=2), counter()
     for _ in range(5):
-        actor.tell(1)
-    assert actor.dropped == 3
+        box.tell(1)
+    assert box.dropped == 3
     async with trio.open_nursery() as nursery:
-        await nursery.start(actor.run)
-        assert await actor.ask("total", deadline=1.0) == 0  # an earlier life's mail is stale
+        await nursery.start(live, box, make)
+        assert await box.ask(Total(), deadline=1.0) == 0  # an earlier life's mail is stale
         nursery.cancel_scope.cancel()
 
 
 async def test_a_question_to_a_busy_actor_ends_at_its_deadline(autojump_clock: MockClock) -> None:
-    actor = Counter()
-    actor.busy = trio.Event()
+    box, (_, make) = Mailbox("counter"), counter(busy=True)
     async with trio.open_nursery() as nursery:
-        await nursery.start(actor.run)
+        await nursery.start(live, box, make)
         start = trio.current_time()
         with pytest.raises(NoAnswer, match="within 2 s"):
-            await actor.ask("total", deadline=2.0)
+            await box.ask(Total(), deadline=2.0)
         assert trio.current_time() - start == 2.0
         nursery.cancel_scope.cancel()
 
 
 async def test_a_question_with_a_full_mailbox_is_refused_at_once() -> None:
-    actor = Counter(mailbox=1)
-    actor.tell(1)
+    box = Mailbox("counter", size=1)
+    box.tell(1)
     with pytest.raises(NoAnswer, match="too busy"):
-        await actor.ask("total", deadline=60.0)
+        await box.ask(Total(), deadline=60.0)
 
 
 async def test_an_unknown_question_is_the_askers_error_and_an_open_one_ends_with_the_life(
     autojump_clock: MockClock,
 ) -> None:
-    actor = Counter()
+    box, (_, make) = Mailbox("counter"), counter()
     refused: list[str] = []
 
     async def ask() -> None:
         try:
-            await actor.ask("total", deadline=60.0)
+            await box.ask(Total(), deadline=60.0)
         except NoAnswer as error:
             refused.append(str(error))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
         await trio.testing.wait_all_tasks_blocked()
-        await nursery.start(actor.run)
+        await nursery.start(live, box, make)
         await trio.testing.wait_all_tasks_blocked()
         assert refused == ["counter was started anew; ask again"]
         with pytest.raises(ActorError, match="does not know"):
-            await actor.ask("the time", deadline=1.0)
+            await box.ask(Time(), deadline=1.0)
         nursery.cancel_scope.cancel()
 
 
 async def test_a_crash_is_started_again_from_an_empty_state(autojump_clock: MockClock) -> None:
-    actor = Counter()
+    box, (seen, make) = Mailbox("counter"), counter()
     supervisor = Supervisor(random.Random(1))
     async with trio.open_nursery() as nursery:
-        await nursery.start(supervisor.keep, "counter", actor.run)
-        actor.tell(5)
+        await nursery.start(supervisor.keep, "counter", partial(live, box, make))
+        box.tell(5)
         await trio.sleep(1.0)
-        actor.tell("crash")
+        box.tell("crash")
         await trio.sleep(1.0)
-        assert actor.lives == 2
-        assert await actor.ask("total", deadline=1.0) == 0
+        assert seen.lives == 2
+        assert await box.ask(Total(), deadline=1.0) == 0
         nursery.cancel_scope.cancel()
 
 

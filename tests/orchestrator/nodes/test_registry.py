@@ -14,8 +14,7 @@ from support.processes.api_server import Owner
 from actors.domain.job import Attempt, AttemptState
 from actors.domain.node import NodeAddress, NodeRef, NodeState, NodeView
 from actors.domain.status import Status
-from actors.kernel.actor import ActorError
-from actors.messages import DrainNode, UndrainNode
+from actors.kernel.actor import ActorError, Mailbox
 from orchestrator.ledger.ledger import JoinedNode, SqliteLedger
 from orchestrator.nodes.registry import FORGOTTEN_AFTER, NodeRegistry
 
@@ -36,9 +35,11 @@ async def ledger(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
 
 
 async def load(ledger: SqliteLedger, *views: NodeView) -> NodeRegistry:
-    registry = await NodeRegistry.load(ledger, SetClock(), (STATIC,))
-    registry.serve(Owner(list(views)))
-    return registry
+    return await NodeRegistry.load(ledger, SetClock(), Owner(list(views)), (STATIC,))
+
+
+def pool_shows(registry: NodeRegistry, *views: NodeView) -> None:
+    registry._sender = Owner(list(views))
 
 
 async def test_a_restart_finds_who_joined_and_what_drains(ledger: SqliteLedger) -> None:
@@ -87,14 +88,14 @@ async def test_the_drain_by_scaling_ends_with_the_node_an_operator_s_does_not(le
 async def test_scaling_lifts_its_own_drains_only(ledger: SqliteLedger) -> None:
     registry = await load(ledger, view())
     await registry.join(NODE)
-    assert await registry.ask(DrainNode(ID, "scaling: idle for 300 s"), deadline=1)
-    assert await registry.ask(UndrainNode(ID), deadline=1)
+    assert await registry.drain(ID, "scaling: idle for 300 s")
+    assert await registry.undrain(ID, by_scaling=True)
     assert await ledger.drains() == {}
-    await registry.ask(DrainNode(ID, "scaling: idle for 300 s"), deadline=1)
+    await registry.drain(ID, "scaling: idle for 300 s")
     await registry.drain(ID, "new kernel")
-    await registry.ask(DrainNode(ID, "scaling: idle for 600 s"), deadline=1)
+    await registry.drain(ID, "scaling: idle for 600 s")
     assert await ledger.drains() == {ID: "new kernel"}
-    assert not await registry.ask(UndrainNode(ID), deadline=1)
+    assert not await registry.undrain(ID, by_scaling=True)
     assert await registry.undrain(ID)
 
 
@@ -106,9 +107,9 @@ async def test_a_drain_of_an_unknown_node_is_not_kept(ledger: SqliteLedger) -> N
 
 
 async def test_without_an_owner_of_the_pool_an_order_is_refused(ledger: SqliteLedger) -> None:
-    registry = await NodeRegistry.load(ledger, SetClock(), ())
+    registry = await NodeRegistry.load(ledger, SetClock(), Mailbox("sender", size=0), ())
     with pytest.raises(ActorError):
-        await registry.ask(DrainNode(ID, "scaling: idle"), deadline=1)
+        await registry.drain(ID, "scaling: idle")
 
 
 async def test_a_silent_node_of_which_nothing_is_wanted_is_forgotten(
@@ -119,10 +120,10 @@ async def test_a_silent_node_of_which_nothing_is_wanted_is_forgotten(
     await registry.sweep()
     assert registry.members()
     mock_clock.jump(FORGOTTEN_AFTER + 1)
-    registry.serve(Owner([view(heard_at=trio.current_time())]))
+    pool_shows(registry, view(heard_at=trio.current_time()))
     await registry.sweep()
     assert registry.members(), "it was heard just now"
-    registry.serve(Owner([view()]))
+    pool_shows(registry, view())
     await registry.sweep()
     assert not registry.members() and not await ledger.nodes()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
 from support.memory.memory_callbacks import MemoryCallbacks, Receiver
@@ -12,6 +13,7 @@ from support.memory.memory_callbacks import MemoryCallbacks, Receiver
 from actors.callbacks.callback_sender import CallbackSender
 from actors.domain.job import Job
 from actors.domain.status import Status
+from actors.kernel.actor import Mailbox, live
 from actors.messages import Committed
 from actors.ports.callbacks import CallbackLedger, CallbackStatus
 
@@ -34,29 +36,31 @@ class House:
         self.ledger = MemoryCallbacks()
         self.receiver = Receiver()
         self.wall = Wall()
-        self.caller = self.new_caller()
-
-    def new_caller(self, ledger: CallbackLedger | None = None) -> CallbackSender:
-        return CallbackSender(
-            ledger=ledger or self.ledger, poster=self.receiver, clock=self.wall, rng=random.Random(1)
-        )
+        self.mailbox = Mailbox("callback sender")
 
     def end(self, *job_ids: int, url: str = URL) -> None:
         for job_id in job_ids:
             self.ledger.end(job_id, url, self.wall.now())
-        self.caller.tell(ENDED)
+        self.mailbox.tell(ENDED)
 
     @asynccontextmanager
-    async def living(self) -> AsyncIterator[None]:
+    async def living(self, ledger: CallbackLedger | None = None) -> AsyncIterator[None]:
         """One life of the CallbackSender; leaving it is its death."""
+        make = partial(
+            CallbackSender,
+            ledger=ledger or self.ledger,
+            poster=self.receiver,
+            clock=self.wall,
+            rng=random.Random(1),
+        )
         async with trio.open_nursery() as nursery:
-            await nursery.start(self.caller.run)
+            await nursery.start(live, self.mailbox, make)
             yield
             nursery.cancel_scope.cancel()
 
     async def crashes(self) -> None:
         """A new life, of which nothing but the ledger remembers the old one."""
-        self.caller = self.new_caller()
+        self.mailbox = Mailbox("callback sender")
 
     def statuses(self) -> set[CallbackStatus]:
         return {self.ledger.status(job_id) for job_id in self.ledger.rows}

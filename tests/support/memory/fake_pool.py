@@ -7,13 +7,11 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import trio
 
-from actors.domain.scaling import NodeFact
+from actors.domain.scaling import NodeFact, ScalingView
 from actors.kernel.actor import NoAnswer
-from actors.messages import DrainNode, ScalingPicture, ScalingView, UndrainNode
 
 
 @dataclass
@@ -32,7 +30,7 @@ class FakeNode:
 
 
 class FakePool:
-    """Answers what the Sender answers. A heartbeat comes with each full second since a node joined."""
+    """A `PoolControl`. A heartbeat comes with each full second since a node joined."""
 
     def __init__(self, nursery: trio.Nursery, *, slots: int = 1, lost_after: float = 60.0) -> None:
         self._nursery = nursery
@@ -86,28 +84,32 @@ class FakePool:
             node.used, node.busy = self._turns, node.busy + 1
             self._nursery.start_soon(self._run, node, seconds)
 
-    async def ask(self, message: object, *, deadline: float) -> Any:
+    async def _hear(self) -> None:
         await trio.sleep(self.delay())
         if self.deaf:
             raise NoAnswer("sender: no answer")
-        match message:
-            case ScalingPicture():
-                now = trio.current_time()
-                oldest = now - self.waiting[0][0] if self.waiting else 0.0
-                facts = tuple(self._fact(node) for node in self.nodes.values())
-                return ScalingView(len(self.waiting), oldest, sum(n.busy for n in self.nodes.values()), facts)
-            case DrainNode(node_id=node_id, reason=reason):
-                node = self.nodes.get(node_id)
-                if node is not None and node.drained_for is None:
-                    node.drained_for, node.drained_at = reason, trio.current_time()
-                return node is not None
-            case UndrainNode(node_id=node_id):
-                node = self.nodes.get(node_id)
-                if node is not None:
-                    node.drained_for = None
-                    self.assign()
-                return node is not None
-        raise AssertionError(f"not a question of scaling: {message!r}")
+
+    async def picture(self, service: str) -> ScalingView:
+        await self._hear()
+        now = trio.current_time()
+        oldest = now - self.waiting[0][0] if self.waiting else 0.0
+        facts = tuple(self._fact(node) for node in self.nodes.values())
+        return ScalingView(len(self.waiting), oldest, sum(n.busy for n in self.nodes.values()), facts)
+
+    async def drain(self, node_id: str, reason: str) -> bool:
+        await self._hear()
+        node = self.nodes.get(node_id)
+        if node is not None and node.drained_for is None:
+            node.drained_for, node.drained_at = reason, trio.current_time()
+        return node is not None
+
+    async def undrain(self, node_id: str, *, by_scaling: bool) -> bool:
+        await self._hear()
+        node = self.nodes.get(node_id)
+        if node is not None:
+            node.drained_for = None
+            self.assign()
+        return node is not None
 
     def _takes(self, node: FakeNode) -> bool:
         drained = node.drained_for is not None and self.heeds_drains

@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import trio
@@ -15,6 +16,7 @@ from support.memory.machine_records import MemoryMachines
 
 from actors.autoscaler.autoscaler import AutoScaler
 from actors.domain.scaling import MachineRecord, MachineState, ScalingLimits, ServiceScaling
+from actors.kernel.actor import Mailbox, live
 from actors.messages import ScalingStatus
 from orchestrator.scaling.policy import decide
 
@@ -51,15 +53,16 @@ class House:
     wall: TrioWall
     rng: random.Random
     limits: ScalingLimits
-    scaler: AutoScaler | None = None
+    scaler: Mailbox | None = None
     scope: trio.CancelScope | None = None
 
-    async def start(self, **more: Any) -> AutoScaler:
+    async def start(self, **more: Any) -> Mailbox:
         """A life of the AutoScaler begins; one that is there is killed."""
         if self.scope is not None:
             self.scope.cancel()
-        scaler = AutoScaler(
-            owner=self.pool,
+        make = partial(
+            AutoScaler,
+            pool=self.pool,
             ledger=self.records,
             providers={self.limits.service: self.provider},
             limits=[self.limits],
@@ -72,16 +75,15 @@ class House:
 
         async def life(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
             with scope:
-                await scaler.run(task_status=task_status)
+                await live(mailbox, make, task_status=task_status)
 
+        mailbox = self.scaler = Mailbox("autoscaler")
         await self.nursery.start(life)
-        self.scaler = scaler
-        return scaler
+        return mailbox
 
     async def status(self) -> ServiceScaling:
         assert self.scaler is not None
         (status,) = await self.scaler.ask(ScalingStatus(), deadline=60.0)
-        assert isinstance(status, ServiceScaling)
         return status
 
     def decided(self, action: str) -> list[str]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import httpx
 import trio
 from support.data.ledgers import SetClock, open_ledger
 
-from actors.cleaner import Cleaner
+from actors.cleaner import clean_now
 from actors.domain.job import Attempt, Job
 from actors.domain.node import NodeRef, NodeView
 from actors.domain.scaling import ServiceScaling
 from actors.domain.service import ServiceLimits, Waiting
+from actors.kernel.actor import Mailbox, Question
 from actors.messages import DrainNode, UndrainNode
 from actors.wire.http.server import serve
 from orchestrator.api import Api, create_app
@@ -83,15 +85,16 @@ class FakeNodes:
         return _pieces(where[what][offset:])
 
 
-@dataclass
-class Owner:
+class Owner(Mailbox):
     """Drains what is in its views, as the Sender does."""
 
-    views: list[NodeView]
+    def __init__(self, views: list[NodeView]) -> None:
+        super().__init__("sender")
+        self.views = views
 
-    async def ask(self, message: object, *, deadline: float) -> Any:
+    async def ask(self, question: Question[Any], *, deadline: float) -> Any:
         await trio.lowlevel.checkpoint()
-        match message:
+        match question:
             case DrainNode(node_id=node_id, reason=reason):
                 return self._order(node_id, reason)
             case UndrainNode(node_id=node_id):
@@ -104,9 +107,6 @@ class Owner:
             replace(view, draining=reason) if view.node.node_id == node_id else view for view in before
         ]
         return any(view.node.node_id == node_id for view in before)
-
-    def ring(self) -> None:
-        return
 
 
 @dataclass
@@ -198,8 +198,7 @@ async def api_server(
         return tuple(views)
 
     async with open_ledger(path / "db.sqlite", clock, committed=waiters.publish_all) as ledger:
-        registry = await NodeRegistry.load(ledger, clock, ())
-        registry.serve(Owner(views))
+        registry = await NodeRegistry.load(ledger, clock, Owner(views), ())
         limits = {
             name: ServiceLimits(name, max_runtime=60.0 if name == "short" else 0.0) for name in services
         }
@@ -218,7 +217,7 @@ async def api_server(
             changes=changes,
             clock=clock,
             pauses=pauses,
-            clean=Cleaner(ledger=ledger, storage=storage, clock=clock, max_age=1e6).clean_now,
+            clean=partial(clean_now, ledger, storage),
             callbacks=callbacks or CallbackHosts(),
             upload_limit=upload_limit,
             kill_patience=kill_patience,
