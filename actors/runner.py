@@ -7,7 +7,6 @@ one payload is that payload's: it is tried again with growing delays, and nothin
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 from collections.abc import Iterable
@@ -24,12 +23,12 @@ from actors.kernel.actor import Actor, Mailbox
 from actors.kernel.backoff import Backoff
 from actors.ports.payloads import Payloads, Running, Runs
 from actors.ports.world import Clock, Random
+from actors.store.durable import is_full
 
 log: Final = logging.getLogger("node.runner")
 
 FREEZE_TRIES: Final = 20
 """About a minute."""
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Cause(StrEnum):
@@ -275,7 +274,7 @@ class Runner(Actor):
             try:
                 return await self._runs.freeze(payload, end)
             except OSError as error:
-                if error.errno not in _FULL and backoff.failures >= FREEZE_TRIES:
+                if not is_full(error) and backoff.failures >= FREEZE_TRIES:
                     log.error("payload %s: no manifest (%s); it ends without", payload.key, error)
                     return without_results(end, f"what it left cannot be read: {error.strerror or error}")
                 delay = backoff.next()

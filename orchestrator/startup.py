@@ -14,8 +14,7 @@ from typing import Final
 
 import trio
 
-from orchestrator.callbacks.keys import SecretError, load_secrets
-from orchestrator.callbacks.trust import TrustError, load_trust
+from orchestrator.callbacks.keys import KeyFileError, load_secrets, load_trust
 from orchestrator.config.settings import Settings
 from orchestrator.errors import OrchestratorError
 from orchestrator.ledger.ledger import SqliteLedger
@@ -78,7 +77,7 @@ def callback_keys(settings: Settings) -> tuple[Sequence[str], ssl.SSLContext | N
         return (), None
     try:
         return load_secrets(settings.callback_secret_file), load_trust(settings.callback_ca_file)
-    except (SecretError, TrustError) as error:
+    except KeyFileError as error:
         raise StartError(str(error)) from error
 
 

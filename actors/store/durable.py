@@ -1,4 +1,4 @@
-"""Writing files so that they outlast the death of the process and of the machine."""
+"""Writing files so that they outlast the death of the process and of the machine. All of it blocks."""
 
 from __future__ import annotations
 
@@ -17,31 +17,23 @@ def is_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def write_durably(path: Path, content: bytes, *, synced: bool = True) -> None:
-    """Replace a file, so that after a crash there is the old content or the new, never a part. Which of them
-    is certain only once its directory is synced too: not `synced` leaves that to the caller."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            _write_all(fd, content)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.replace(beside, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(beside)
-        raise
-    if synced:
-        sync_directory(path.parent)
+def create(path: Path, mode: int = 0o600) -> int:
+    """A descriptor of a new file, which must not exist; links are not followed. The umask may take from
+    `mode`."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
 
 
-def _create(path: Path, content: bytes) -> None:
+def write_all(fd: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def create_durably(path: Path, content: bytes) -> None:
     """Make a file with this content, synced; whether its name is, is left to the caller."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = create(path)
     try:
-        _write_all(fd, content)
+        write_all(fd, content)
         os.fsync(fd)
     except BaseException:
         with suppress(OSError):
@@ -51,10 +43,19 @@ def _create(path: Path, content: bytes) -> None:
         os.close(fd)
 
 
-def _write_all(fd: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]
+def write_durably(path: Path, content: bytes, *, synced: bool = True, replace: bool = True) -> None:
+    """Write a file, so that after a crash there is the old content or the new, never a part. Which of them is
+    certain only once its directory is synced too: not `synced` leaves that to the caller. Without `replace`
+    a file that is there stays, and FileExistsError is raised."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    create_durably(beside, content)
+    try:
+        (os.replace if replace else os.link)(beside, path)
+    finally:
+        with suppress(FileNotFoundError):  # as after a rename
+            os.unlink(beside)
+    if synced:
+        sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:

@@ -3,19 +3,18 @@ any more, not even the order that would make room."""
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
+from actors.store.durable import create, is_full
+
 T = TypeVar("T")
 
 HELD: Final = 1 << 20
 """Bytes."""
-
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Reserve:
@@ -29,7 +28,7 @@ class Reserve:
         if self._path.exists():
             return True
         try:
-            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fd = create(self._path)
             try:
                 os.posix_fallocate(fd, 0, HELD)
             finally:
@@ -45,7 +44,7 @@ class Reserve:
         try:
             return work()
         except OSError as error:
-            if error.errno not in _FULL or not self.let_go():
+            if not is_full(error) or not self.let_go():
                 raise
         return work()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,6 +9,7 @@ import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 
+from actors.store.durable import is_full
 from actors.wire.http.app import Refusal, make_app, problem_response
 from actors.wire.http.drain_body import drain
 from node.api.submit import Receiver
@@ -61,7 +61,7 @@ def to_refusal(error: Exception) -> Refusal | None:
     match error:
         case OutOfIds():
             return Refusal(503, "out_of_ids", str(error))
-        case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        case OSError() if is_full(error):
             return Refusal(507, "disk_full", "the node's disk is full")
         case _:
             return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import secrets
@@ -17,6 +16,7 @@ import trio
 from actors.domain.ids import is_key
 from actors.domain.node import PayloadView
 from actors.domain.payload import Payload
+from actors.store.durable import is_full
 from actors.wire.errors import BadRequest, WireError
 from actors.wire.files.names import printable
 from actors.wire.http.drain_body import drain
@@ -256,7 +256,7 @@ class _Submit:
         reason = (why.strerror or str(why)) if isinstance(why, OSError) else str(why)
         for item in (self._items or {}).values():
             if item.result is None:
-                item.disk_full = isinstance(why, OSError) and why.errno in (errno.ENOSPC, errno.EDQUOT)
+                item.disk_full = is_full(why)
                 await self._give_up(item, ItemResult.BUSY, f"cannot be stored now: {reason}")
 
 

@@ -29,7 +29,7 @@ from actors.domain.ids import MAX_ID, is_key
 from actors.domain.payload import Payload
 from actors.domain.status import ENDED, PAYLOAD, Status
 from actors.process.procfs import boot_id
-from actors.store.durable import _create, sync_directory, write_durably
+from actors.store.durable import create_durably, sync_directory, write_durably
 from actors.store.reserve import Reserve
 from actors.wire.protocol.attempts import Garbled, end_from_json, end_to_json
 from node.errors import NodeError
@@ -139,7 +139,7 @@ class Records:
     def write_new(self, payload: Payload, directory: Path) -> None:
         """Store the first record of a payload in a directory that nobody sees yet, and that holds none."""
         content = json.dumps(_to_json(payload, self.boot)).encode()
-        _create(directory / "record.json", content)
+        create_durably(directory / "record.json", content)
         sync_directory(directory)
 
     def write_running(self, payload: Payload) -> None:
@@ -169,7 +169,7 @@ class Records:
             path, content = self.tombstones / key, f"{kind} {at:.3f}\n".encode()
             try:
                 # Nothing reads it before it was promised, so it may be seen half-written.
-                _create(path, content)
+                create_durably(path, content)
             except FileExistsError:
                 write_durably(path, content, synced=False)
 

@@ -3,17 +3,16 @@ as the node can lock it, take it away, or put something else in its place."""
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
+
+from actors.store.durable import is_full
 
 T = TypeVar("T")
-
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 def reclaimed(path: Path, work: Callable[[], T]) -> T:
@@ -22,7 +21,7 @@ def reclaimed(path: Path, work: Callable[[], T]) -> T:
     try:
         return work()
     except OSError as error:
-        if error.errno in _FULL:
+        if is_full(error):
             raise
     _make_fit(path)
     return work()

@@ -1,7 +1,8 @@
-"""The secrets that callbacks are signed with: a file with one in each line, as Standard Webhooks writes them.
+"""What callbacks are signed with, and whose certificates are believed when they are sent.
 
-The first start makes the file. Who adds a line signs with both, so that receivers can change to the new one
-before the old one goes.
+The secrets are a file with one in each line, as Standard Webhooks writes them. The first start makes
+the file. Who adds a line signs with both, so that receivers can change to the new one before the old one
+goes.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ import logging
 import os
 import re
 import secrets
+import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from actors.store.durable import write_durably
+from actors.wire.http.tls import NoAuthorities, authorities_of
 from orchestrator.errors import OrchestratorError
 
 log: Final = logging.getLogger("orchestrator")
@@ -25,7 +30,7 @@ _LEAST, _MOST = 24, 64
 _LONGEST_FILE: Final = 4096
 
 
-class SecretError(OrchestratorError):
+class KeyFileError(OrchestratorError):
     """The file cannot be used; the text is a line that says why and what to do."""
 
 
@@ -38,12 +43,12 @@ def load_secrets(path: Path) -> tuple[str, ...]:
             text = file.read(_LONGEST_FILE + 1)
             mode = os.fstat(file.fileno()).st_mode
     except OSError as error:
-        raise SecretError(
+        raise KeyFileError(
             f"{path}: {error.strerror}; callback_secret_file has to name a file that can be read, or made"
         ) from error
     found = text.decode("ascii", "replace").split()
     if not found or len(text) > _LONGEST_FILE or not all(map(_is_secret, found)):
-        raise SecretError(
+        raise KeyFileError(
             f"{path}: lines of whsec_ and {_LEAST} to {_MOST} bytes in base64 were expected; "
             "moved away, the file is made anew"
         )
@@ -64,21 +69,18 @@ def _is_secret(text: str) -> bool:
 def _make(path: Path) -> None:
     """Whole or not at all, and never readable for others. One that another process made meanwhile stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with suppress(FileExistsError):
+        secret = base64.b64encode(secrets.token_bytes(_BYTES))
+        write_durably(path, b"whsec_" + secret + b"\n", replace=False)
+
+
+def load_trust(path: Path | None) -> ssl.SSLContext | None:
+    """The authorities of the file alone; None, for the usual ones, without a file. Raises TrustError."""
+    if path is None:
+        return None
     try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(b"whsec_" + base64.b64encode(secrets.token_bytes(_BYTES)) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return
-    finally:
-        draft.unlink()
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        return authorities_of(path)
+    except NoAuthorities as error:
+        raise KeyFileError(
+            f"{path}: {error}; callback_ca_file has to name a file with certificates in PEM format"
+        ) from error

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Final
 
 from actors.ports.storage import StorageError
+from actors.store import durable
+from actors.store.durable import is_full
 
 Trace = Callable[[str, str], None]
 """Told of each step: what ("fsync", "rename") and the path below the data directory; for a rename the new
 one."""
 
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS})
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class StorageFull(StorageError):
@@ -43,7 +44,7 @@ def speaking_of(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        if error.errno in _FULL:
+        if is_full(error):
             raise StorageFull(f"{what}: no space left on the data directory's disk") from error
         if error.errno == errno.ENOENT:
             raise StorageGone(f"{what}: {reason}") from error
@@ -60,26 +61,18 @@ class Disk:
         self._trace = trace
 
     def create(self, path: Path) -> int:
-        """A descriptor of a new file, which must not exist; links are not followed. 0644, whatever umask says
-        beyond that."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(path, flags, 0o644)
+        return durable.create(path, 0o644)
 
     def write(self, fd: int, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        durable.write_all(fd, data)
 
     def sync(self, fd: int, path: Path) -> None:
         os.fsync(fd)
         self._tell("fsync", path)
 
     def sync_directory(self, path: Path) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self.sync(fd, path)
-        finally:
-            os.close(fd)
+        durable.sync_directory(path)
+        self._tell("fsync", path)
 
     def write_file(self, path: Path, data: bytes, *, durable: bool = True) -> None:
         fd = self.create(path)

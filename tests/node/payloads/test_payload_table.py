@@ -289,7 +289,7 @@ async def test_nothing_changes_when_the_disk_does_not_take_it(
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
-            for name in ("write_durably", "_create", "Records.write_running"):
+            for name in ("write_durably", "create_durably", "Records.write_running"):
                 patch.setattr(f"node.payloads.records.{name}", full)
             with pytest.raises(OSError, match="No space"):
                 await running(table)

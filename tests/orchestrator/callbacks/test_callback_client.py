@@ -24,7 +24,7 @@ from actors.kernel.clock import WallClock
 from actors.ports.callbacks import Callback, PostAnswer, PostResult
 from orchestrator.callbacks.allowed_hosts import CallbackHosts, parse_rule
 from orchestrator.callbacks.client import LOOKUPS, CallbackClient, Limits, SystemNames
-from orchestrator.callbacks.trust import load_trust
+from orchestrator.callbacks.keys import load_trust
 from orchestrator.http_client import Http
 
 OLD, NEW = "whsec_" + "A" * 43 + "=", "whsec_" + "B" * 43 + "="

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from orchestrator.callbacks.keys import SecretError, load_secrets
-from orchestrator.callbacks.trust import TrustError, load_trust
+from orchestrator.callbacks.keys import KeyFileError, load_secrets, load_trust
 
 OLD, NEW = "whsec_" + "A" * 43 + "=", "whsec_" + "B" * 43 + "="
 
@@ -18,7 +17,7 @@ def test_a_bad_file_of_authorities_is_told_in_one_line(tmp_path: Path, text: str
     path = tmp_path / "ca.pem"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(TrustError) as refused:
+    with pytest.raises(KeyFileError) as refused:
         load_trust(path)
     told = str(refused.value)
     assert str(path) in told and "callback_ca_file" in told and "\n" not in told and "hunter2" not in told
@@ -45,12 +44,12 @@ def test_more_lines_are_more_secrets(tmp_path: Path) -> None:
 def test_a_bad_secret_is_told_in_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "secret"
     path.write_text(text)
-    with pytest.raises(SecretError) as refused:
+    with pytest.raises(KeyFileError) as refused:
         load_secrets(path)
     told = str(refused.value)
     assert str(path) in told and "\n" not in told and "AAAA" not in told
 
 
 def test_a_secret_that_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SecretError, match="callback_secret_file"):
+    with pytest.raises(KeyFileError, match="callback_secret_file"):
         load_secrets(tmp_path)
