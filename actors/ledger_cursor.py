@@ -73,10 +73,11 @@ class LedgerCursor:
         """Whether nothing newer was seen of the job."""
         return job.change_seq >= self._seen.get(job.id, 0)
 
-    async def catch_up(self, apply: Callable[[Job], None]) -> None:
-        """Read what changed since the last reading, once a tick: the safety net for lost messages."""
+    async def catch_up(self, apply: Callable[[Job], None]) -> bool:
+        """Read what changed since the last reading, once a tick: the safety net for lost messages. Whether
+        it was time for that."""
         if trio.current_time() < self._read_at + self._tick:
-            return
+            return False
         self._read_at = trio.current_time()
         # What was over before the last reading: no older row of it can come any more.
         for job_id in self._over[0]:
@@ -85,7 +86,7 @@ class LedgerCursor:
         while True:
             changed = await self._ledger.changes(self._read_to)
             if not changed:
-                return
+                return True
             for job in changed:
                 apply(job)
             self._read_to = changed[-1].change_seq

@@ -5,7 +5,7 @@ Messages are hints. What must not be lost is in the ledger, so each of these may
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.domain.job import Attempt, Job
@@ -61,6 +61,13 @@ class AttemptHanded:
     attempt: Attempt
     node: NodeRef
     mark: StreamPosition | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServicesPaused:
+    """Which services are paused now, and why: all of them."""
+
+    reasons: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)

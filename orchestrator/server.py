@@ -189,7 +189,7 @@ async def _start(
     hosts = CallbackHosts(settings.callback_hosts, settings.callback_private)
     services = settings.services
     registry = await NodeRegistry.load(ledger, clock, sender, watched(settings))
-    pauses = await Pauses.load(ledger, clock, sender.ring)
+    pauses = await Pauses.load(ledger, clock, sender)
     changes = ChangeStream(ledger.queries, waiters, written)
 
     def tell_actors(rows: Sequence[Job]) -> None:
@@ -210,7 +210,7 @@ async def _start(
             nursery,
             ledger=ledger,
             nodes=nodes,
-            queue=QueueManager(services, pauses.reasons),
+            queue=QueueManager(services),
             pool=pool,
             services=services,
             rng=rng,

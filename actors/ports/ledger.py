@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from actors.domain.changes import Change, ChangeAnswer, NewJob
@@ -54,6 +54,10 @@ class Ledger(Protocol):
     ) -> Sequence[Job]:
         """Ended, not Cleaned jobs whose `ended_at` is before `wall`, oldest first; those after the
         (`ended_at`, id) of an earlier page's last."""
+        ...
+
+    async def pauses(self) -> Mapping[str, tuple[str, float]]:
+        """Services of which no job goes: why, and since when (wall-clock)."""
         ...
 
     async def unknown_directories(self, storage_keys: Sequence[str]) -> Sequence[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from actors.domain.job import Job
@@ -27,6 +27,10 @@ class Queue(Protocol):
 
     def unreserve(self, job_id: int) -> None:
         """Take a `reserve` back: the job's own row counts again."""
+        ...
+
+    def set_pauses(self, reasons: Mapping[str, str]) -> None:
+        """Offer no job of these services, and of these only; why is what the jobs are told."""
         ...
 
     def services(self) -> Sequence[str]:

@@ -43,6 +43,7 @@ from actors.messages import (
     NodeUnreached,
     PoolPicture,
     ScalingPicture,
+    ServicesPaused,
     UndrainNode,
     WhyWaiting,
 )
@@ -105,6 +106,7 @@ class Sender(Actor):
 
     async def begin(self) -> None:
         self._roster.sync()
+        await self._read_pauses()
         live = await self._cursor.begin()
         for attempt in await self._ledger.unreleased():
             if attempt.state is AttemptState.GIVEN_UP:
@@ -116,7 +118,8 @@ class Sender(Actor):
     async def turn(self) -> None:
         self._roster.sync()
         with self._ledger_backoff.guard():
-            await self._cursor.catch_up(self._apply)
+            if await self._cursor.catch_up(self._apply):
+                await self._read_pauses()
             await self._end_what_cannot_run()
             await self._free_given_up()
             await self._assign()
@@ -128,6 +131,8 @@ class Sender(Actor):
             case Committed(jobs=jobs):
                 for job in jobs:
                     self._apply(job)
+            case ServicesPaused(reasons=reasons):
+                self._queue.set_pauses(reasons)
             case NodeSeen(node=node, heartbeat=heartbeat):
                 self._roster.seen(node, heartbeat)
                 if dispatcher := self._dispatchers.get(node.node_id):
@@ -216,6 +221,10 @@ class Sender(Actor):
             self._keys[job.id] = attempt.key
             self._pool.reserve(attempt.key, attempt.node_id)
 
+    async def _read_pauses(self) -> None:
+        """They come as messages too; one that was dropped is made up for here."""
+        self._queue.set_pauses({name: why for name, (why, _) in (await self._ledger.pauses()).items()})
+
     async def _free_given_up(self) -> None:
         if not self._given_up or trio.current_time() < self._given_up_read + self.tick:
             return
@@ -263,6 +272,8 @@ class Sender(Actor):
                 if answer.job is None:
                     raise ActorError(f"job {move.job_id} is queued here and unknown to the ledger")
                 self._apply(answer.job)
+            # What was ordered meanwhile holds for the next ones.
+            self.mailbox.take(self.receive, self.answer)
 
     def _next_moves(self) -> list[Transition]:
         moves: list[Transition] = []

@@ -57,13 +57,12 @@ class QueueManager:
     """Implements `actors.ports.scheduling.Queue`. Services that are not in `limits` are listed but never
     offered."""
 
-    def __init__(self, limits: Mapping[str, ServiceLimits], paused: dict[str, str] | None = None) -> None:
-        """`paused`: services that are paused and why; a later change of it counts too."""
+    def __init__(self, limits: Mapping[str, ServiceLimits]) -> None:
         self._limits = dict(limits)
         self._services: dict[str, ServiceRings] = {}
         self._known: dict[int, _Known] = {}
         self._over: OrderedDict[int, int] = OrderedDict()
-        self._paused = {} if paused is None else paused
+        self._paused: Mapping[str, str] = {}
         self._turns = 0
 
     def apply(self, job: Job) -> None:
@@ -129,13 +128,9 @@ class QueueManager:
             return Demand(0, (), 0)
         return Demand(*((0, ()) if service in self._paused else room.runnable(able)), room.going)
 
-    def pause(self, service: str, reason: str) -> None:
-        """Offer no job of `service` until `resume`; `reason` is what its jobs are told."""
-        self._paused[service] = reason
-
-    def resume(self, service: str) -> None:
-        """Idempotent."""
-        self._paused.pop(service, None)
+    def set_pauses(self, reasons: Mapping[str, str]) -> None:
+        """Offer no job of these services, and of these only; why is what the jobs are told."""
+        self._paused = reasons
 
     def explain_wait(self, job_id: int, *, free_slots: bool, any_node: bool) -> Waiting | None:
         """Why a job waits. None for one that is not queued, is going, or was ordered to end. `free_slots`

@@ -5,7 +5,7 @@ raise `Dead`: a clean-up that a real kill would not run has no effect, and is se
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -297,6 +297,9 @@ class BoundLedger:
         self, wall: float, limit: int = 100, after: tuple[float, int] | None = None
     ) -> Sequence[Job]:
         return await self._read(lambda: self._disk.ended_before(wall, limit, after))
+
+    async def pauses(self) -> Mapping[str, tuple[str, float]]:
+        return await self._read(self._disk.pauses)
 
     async def unknown_directories(self, storage_keys: Sequence[str]) -> Sequence[str]:
         return await self._read(lambda: self._disk.unknown_directories(storage_keys))

@@ -280,7 +280,7 @@ def test_a_paused_service_asks_for_nothing() -> None:
     queue = QueueManager(LIMITS)
     queue.apply(row(1))
     assert queue.demand("a") == Demand(1, (1,), 0)
-    queue.pause("a", "maintenance")
+    queue.set_pauses({"a": "maintenance"})
     assert queue.demand("a") == Demand(0, (), 0)
 
 
@@ -389,7 +389,7 @@ def test_an_old_row_of_a_job_that_is_over_brings_it_not_back(monkeypatch: pytest
 
 def test_the_memory_of_what_is_over_is_bounded() -> None:
     queue = QueueManager(LIMITS)
-    queue.pause("a", "x")
+    queue.set_pauses({"a": "x"})
     for user in range(3):
         queue.apply(row(1000 + user, user=user))
     for job_id in range(1, 500):
@@ -446,14 +446,13 @@ def test_quotas_are_named_with_their_numbers() -> None:
 def test_a_paused_service_offers_nothing_and_says_why() -> None:
     queue = QueueManager(LIMITS)
     queue.apply(row(1))
-    queue.pause("a", "maintenance until noon")
+    queue.set_pauses({"a": "maintenance until noon"})
     assert queue.next("a") is None
     why = queue.explain_wait(1, free_slots=True, any_node=True)
     assert why is not None
     assert why.reason is WaitReason.PAUSED
     assert why.message == "waits: service a is paused: maintenance until noon"
-    queue.resume("a")
-    queue.resume("a")
+    queue.set_pauses({})
     assert queue.next("a") == 1
 
 

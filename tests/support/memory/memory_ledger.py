@@ -7,7 +7,7 @@ step that nothing interrupts, so a call that raises Cancelled has done nothing.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import trio
@@ -125,6 +125,10 @@ class MemoryLedger:
         begin = 0 if after is None else bisect_right(self._ended, after)
         first = self._ended[begin : min(begin + limit, bisect_left(self._ended, (wall, 0)))]
         return [self._jobs[job_id] for _, job_id in first]
+
+    async def pauses(self) -> Mapping[str, tuple[str, float]]:
+        await trio.lowlevel.checkpoint()
+        return {}
 
     async def unknown_directories(self, storage_keys: Sequence[str]) -> Sequence[str]:
         await trio.lowlevel.checkpoint()

@@ -198,12 +198,12 @@ async def api_server(
         return tuple(views)
 
     async with open_ledger(path / "db.sqlite", clock, committed=waiters.publish_all) as ledger:
-        registry = await NodeRegistry.load(ledger, clock, Owner(views), ())
+        registry = await NodeRegistry.load(ledger, clock, owner := Owner(views), ())
         limits = {
             name: ServiceLimits(name, max_runtime=60.0 if name == "short" else 0.0) for name in services
         }
         changes = ChangeStream(ledger.queries, waiters, written)
-        pauses = await Pauses.load(ledger, clock)
+        pauses = await Pauses.load(ledger, clock, owner)
         api = Api(
             ledger=ledger,
             storage=storage,

@@ -163,16 +163,19 @@ async def test_a_pause_outlasts_a_restart_and_keeps_jobs_from_going(tmp_path: Pa
         answer = await server.client.post("/v1/services/example/pause", json={"reason": "until noon"})
         assert (answer.status_code, answer.json()["paused"]) == (200, "until noon")
         assert answer.json()["paused_since"].endswith("Z")
-        queue = QueueManager(server.services, server.pauses.reasons)
+        queue = QueueManager(server.services)
+        queue.set_pauses(server.pauses.reasons)
         job = await server.upload(a=b"")
         queue.apply(job)
         assert queue.next("example") is None
     async with api_server(tmp_path) as server:
-        queue = QueueManager(server.services, server.pauses.reasons)
+        queue = QueueManager(server.services)
+        queue.set_pauses(server.pauses.reasons)
         queue.apply(job)
         assert queue.next("example") is None
         answer = await server.client.post("/v1/services/example/resume")
         assert (answer.status_code, answer.json()["paused"]) == (200, None)
+        queue.set_pauses(server.pauses.reasons)
         assert queue.next("example") == job.id
 
 
