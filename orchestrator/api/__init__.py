@@ -5,6 +5,7 @@ from __future__ import annotations
 from quart_trio import QuartTrio
 
 from actors.wire.http.app import make_app
+from actors.wire.http.web_pages import make_guard
 from orchestrator.api.context import Api
 from orchestrator.api.http.errors import to_refusal
 from orchestrator.api.routes import (
@@ -29,6 +30,8 @@ __all__ = ["Api", "create_app"]
 def create_app(services: Api) -> QuartTrio:
     """The ASGI app with all routes, on what `services` holds."""
     app = make_app("orchestrator.api", to_refusal)
+    hint = "PUBLIC_URL, the address by which people and nodes reach it, makes a name known"
+    app.before_request(make_guard(services.names, _is_open, hint))
     app.register_blueprint(contract.blueprint(services))
     for part in (jobs, job_files, logs, events, job_actions, service_routes, usage, activity):
         app.register_blueprint(part.blueprint(services))
@@ -37,3 +40,9 @@ def create_app(services: Api) -> QuartTrio:
     app.register_blueprint(swagger.blueprint(services.version, services.services))
     app.register_blueprint(dashboard.blueprint())
     return app
+
+
+def _is_open(path: str) -> bool:
+    """Whether a path answers under any host name: the published contract's, which proxies of 2.x pass on with
+    the portal's name, and what probes look at."""
+    return not path.startswith(("/v1/", "/dashboard", "/metrics"))

@@ -12,6 +12,7 @@ from actors.domain.node import NodeRef, NodeView
 from actors.domain.scaling import ServiceScaling
 from actors.domain.service import ServiceLimits, Waiting
 from actors.ports.world import Clock
+from actors.wire.http.web_pages import OwnNames
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
 from orchestrator.events.change_stream import ChangeStream
 from orchestrator.events.waiters import JobWaiters
@@ -81,3 +82,4 @@ class Api:
     kill_patience: float = 5.0
     version: str = ""
     left_out: SkippedFiles = field(default_factory=SkippedFiles)
+    names: OwnNames = field(default_factory=OwnNames)

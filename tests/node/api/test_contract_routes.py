@@ -182,3 +182,33 @@ async def test_ids_go_on_over_a_restart_and_results_stay(tmp_path: Path) -> None
         assert (await submitted(node))["id"] != 1
         answer = await node.client.get("/retrieve/1")
         assert isinstance(answer, httpx.Response) and answer.headers["content-type"] == "application/zip"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://localhost:3000"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-origin"},
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/submit"),
+        ("POST", "/kill/1"),
+        ("POST", "/v1/attempts"),
+        ("POST", "/v1/cancel"),
+        ("GET", "/v1/events"),
+        ("GET", "/retrieve/1"),
+    ],
+)
+async def test_a_web_page_has_no_access(
+    tmp_path: Path, method: str, path: str, headers: dict[str, str]
+) -> None:
+    async with node_in_process(tmp_path) as node:
+        answer = await node.client.request(method, path, headers=headers, files=[RUN])
+        assert answer.status_code == 403
+        assert "web pages" in answer.text
+        assert (await node.client.get("/retrieve/1")).status_code == 404  # there is no payload

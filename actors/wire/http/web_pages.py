@@ -1,0 +1,114 @@
+"""What web pages may ask of a port that programs talk to.
+
+Whoever can reach a port may have a browser, and a page of any origin in it can send requests there: orders
+with a form, and everything once the page's own host name is made to resolve to this machine (DNS rebinding).
+What a browser says of itself decides; programs say none of it and pass.
+
+1. An order (any method but GET, HEAD, OPTIONS) with an `Origin` that is neither of this machine nor ours is
+   refused. Comparing `Origin` with `Host` is no check: rebinding makes them equal.
+2. So is an order that a browser marks as coming from another site (`Sec-Fetch-Site: cross-site`), unless its
+   `Origin` is ours.
+3. A request to a `Host` that is neither this machine, nor the very address that it came to, nor ours, is
+   misdirected. Exempt are paths that have to answer whoever asks: `exempt` of the guard.
+
+Of this machine are the loopback names and addresses, at any port.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from quart import request
+
+from actors.wire.http.app import Refusal
+from actors.wire.http.drain_body import drain
+
+_READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+@dataclass(frozen=True, slots=True)
+class OwnNames:
+    """Under which names we are known: hosts and origins, all in lower case."""
+
+    hosts: frozenset[str] = frozenset()
+    origins: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, urls: Iterable[str]) -> OwnNames:
+        """The names in base URLs."""
+        split = [urlsplit(url.lower()) for url in urls if url]
+        return cls(
+            frozenset(one.hostname or "" for one in split),
+            frozenset(f"{one.scheme}://{one.netloc}" for one in split),
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address, brackets allowed, is this machine's loopback by its very form."""
+    name = host.strip("[]").lower().removesuffix(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def may_order(origin: str | None, fetch_site: str | None, names: OwnNames) -> bool:
+    """Rules 1 and 2, of an order."""
+    if origin is not None and origin.lower() in names.origins:
+        return True
+    if fetch_site is not None and fetch_site.lower() == "cross-site":
+        return False
+    return origin is None or is_loopback(_host_of(origin.partition("://")[2]))
+
+
+def is_meant(host: str | None, local: str, names: OwnNames) -> bool:
+    """Rule 3. `local` is the address that the connection came to. Without a host no browser asks."""
+    if host is None:
+        return True
+    name = _host_of(host.lower())
+    return is_loopback(name) or name in names.hosts or name == local.lower()
+
+
+def _host_of(authority: str) -> str:
+    """The host of `host[:port]`, without brackets; empty for what is none."""
+    try:
+        return urlsplit(f"//{authority}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def make_guard(names: OwnNames, exempt: Callable[[str], bool], hint: str) -> Callable[[], Awaitable[None]]:
+    """What stands before every route. `hint` says how a name is made ours."""
+
+    async def guard() -> None:
+        headers = request.headers
+        if not exempt(request.path):
+            local = (request.scope.get("server") or ("", None))[0]
+            host = headers.get("Host")
+            if not is_meant(host, local, names):
+                await _refuse(421, "unknown_host", f"this server is not known as {host!r}; {hint}")
+        if request.method not in _READS and not may_order(
+            headers.get("Origin"), headers.get("Sec-Fetch-Site"), names
+        ):
+            origin = headers.get("Origin", "another site")
+            await _refuse(403, "foreign_origin", f"pages of {origin!r} may not give orders here; {hint}")
+
+    return guard
+
+
+async def refuse_pages() -> None:
+    """Stands before every route of a port that no browser has to do with: what a page sends is refused."""
+    site = request.headers.get("Sec-Fetch-Site", "none").lower()
+    if "Origin" in request.headers or site != "none":
+        await _refuse(403, "foreign_origin", "web pages have no access to a node")
+
+
+async def _refuse(status: int, code: str, detail: str) -> None:
+    await drain(request.body)
+    raise Refusal(status, code, detail)
