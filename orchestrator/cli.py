@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
+import errno
 import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import click
 
+from actors.wire.errors import leaves
 from node.cli import node_command
 from orchestrator.commands import COMMANDS
 
 _HELP: Final = {"help_option_names": ["-h", "--help"]}
+_UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)
 _DIRECTORY: Final = click.Path(file_okay=False, path_type=Path)
 
 
@@ -39,7 +42,39 @@ def _autoscale(_: click.Context, __: click.Parameter, value: str | None) -> tupl
         raise click.BadParameter(f"{value!r}: expected {error}") from None
 
 
-@click.group(context_settings=_HELP)
+class _Cli(click.Group):
+    """The command, which says in a line that its output could not be written."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        _open_standard_descriptors()
+        try:
+            return super().main(*args, **options)
+        except (OSError, ExceptionGroup) as error:
+            errors = leaves(error) if isinstance(error, ExceptionGroup) else [error]
+            failed = next((one for one in errors if _is_about_output(one)), None)
+            if failed is None:
+                raise
+            # What stands in the buffer would be tried once more at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            if failed.errno != errno.EPIPE:  # whoever read it has had enough
+                _tell(f"standard output cannot be written: {failed.strerror}")
+            sys.exit(1)
+
+
+def _is_about_output(error: BaseException) -> TypeGuard[OSError]:
+    """Places that have a name, as of downloads, are told by the commands themselves."""
+    return isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None
+
+
+def _open_standard_descriptors() -> None:
+    """Where one of the three was closed a socket or a file would take its place. What is written to a closed
+    standard output fails still, and is told."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None and os.open(os.devnull, os.O_RDONLY) == number == 1:
+            sys.stdout = open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # for the process
+
+
+@click.group(cls=_Cli, context_settings=_HELP)
 @click.option(
     "--version",
     is_flag=True,
@@ -154,7 +189,8 @@ for command in COMMANDS:
 
 def listening(url: str) -> None:
     """Say where, once connections are accepted: programs that start this one wait for the line."""
-    click.echo(f"listening on {url}")
+    with suppress(OSError):  # nobody who could not be told has to stop it
+        click.echo(f"listening on {url}")
 
 
 def looked_at(url: str) -> None:
@@ -172,7 +208,7 @@ def run(serve: Callable[[Any], Awaitable[None]]) -> int:
 
     from actors.ports.ledger import LedgerError
     from actors.ports.storage import StorageError
-    from actors.wire.errors import CannotListen, leaves
+    from actors.wire.errors import CannotListen
     from actors.wire.http.server import until_signal
     from orchestrator.startup import StartError
     from orchestrator.up import NodeFailed

@@ -18,6 +18,7 @@ Files = PathLike | Iterable[PathLike] | Mapping[str, PathLike | bytes]
 """Paths of files and directories; or what each file is called in the job, and its path or its bytes."""
 
 _FIELD: Final = "file"
+_MOST_OF_EMPTY: Final = 16 << 20
 
 
 def parts(files: Files) -> list[FilePart | DataPart]:
@@ -101,7 +102,20 @@ def _part(name: str, source: PathLike | bytes) -> FilePart | DataPart:
             )
         if not os.access(path, os.R_OK):
             raise BadInput(f"{printable(str(source))} cannot be read; its permissions do not allow it")
+        if not found.st_size:
+            return DataPart(_FIELD, name, "application/octet-stream", _content(path))
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "a link that leads in a circle"
         raise BadInput(f"{printable(str(source))} cannot be read: {reason}; check the path") from None
     return FilePart(_FIELD, name, path, found.st_size)
+
+
+def _content(path: Path) -> bytes:
+    """All of a file that says of itself that it is empty, as those of /proc do."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        data = file.read(_MOST_OF_EMPTY + 1) or b""
+    if len(data) > _MOST_OF_EMPTY:
+        raise BadInput(
+            f"{printable(str(path))} does not say its size, and has more than {_MOST_OF_EMPTY} bytes"
+        )
+    return data

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.wire.multipart.writer import FilePart
+from actors.wire.multipart.writer import DataPart, FilePart
 from orchestrator.client.errors import BadInput
 from orchestrator.client.files import Files, parts
 from orchestrator.client.retries import Retries, asked_pause
@@ -87,3 +87,11 @@ def test_pauses_grow_are_spread_and_heed_what_the_server_asks_for() -> None:
     assert retries.pause(1, asked_pause("7"), rng=lambda: 1.0) == 7
     assert retries.pause(1, asked_pause("99999999999999"), rng=lambda: 1.0) == 60
     assert asked_pause("Wed, 21 Oct 2026 07:28:00 GMT") is None
+
+
+def test_a_file_that_says_it_is_empty_is_read_to_its_end(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    made = {part.filename: part for part in parts([Path("/proc/cpuinfo"), empty])}
+    assert isinstance(made["cpuinfo"], DataPart) and b"processor" in made["cpuinfo"].data
+    assert isinstance(made["empty"], DataPart) and made["empty"].data == b""

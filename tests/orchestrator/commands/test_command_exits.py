@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from support.processes.processes import Place, Refused, Started
+from support.processes.processes import COMMAND, Place, Refused, Started
 
 from orchestrator.cli import main
 from orchestrator.client import Client
@@ -258,3 +258,42 @@ def test_a_paused_service_takes_jobs_and_begins_none(here: Place) -> None:
     assert terminal.run("services").out.splitlines()[1].split()[:3] == ["example", "paused", "1"]
     assert "begins jobs again; waiting: 1 job" in terminal.run("resume", "example").out
     assert terminal.json("queue")[0]["waiting_for"] != "paused"
+
+
+OUTPUT = [
+    "ls",
+    "ls --json",
+    "ls --watch",
+    "logs {}",
+    "logs -f {}",
+    "status {}",
+    "nodes",
+    "queue",
+    "files {}",
+    "--help",
+]
+
+
+@pytest.mark.parametrize(
+    ("where", "why"), [("> /dev/full", "No space left on device"), (">&-", "Bad file descriptor")]
+)
+@pytest.mark.parametrize("command", OUTPUT)
+def test_output_that_cannot_be_written_is_told_in_a_line(
+    terminal: Terminal, command: str, where: str, why: str
+) -> None:
+    job = terminal.json("submit", terminal.job("echo hello"), "--wait")
+    shell = ("sh", "-c", f'exec "$0" "$@" {where}', *COMMAND)
+    done = terminal.here.refused(
+        *command.format(job["id"]).split(), command=shell, environment=terminal.environment()
+    )
+    assert (done.status, done.lines) == (1, [f"standard output cannot be written: {why}"])
+
+
+@pytest.mark.parametrize("command", OUTPUT)
+def test_a_reader_that_has_had_enough_ends_it_without_a_word(terminal: Terminal, command: str) -> None:
+    job = terminal.json("submit", terminal.job("echo hello"), "--wait")
+    shell = ("sh", "-c", '"$0" "$@" | true', *COMMAND)
+    done = terminal.here.refused(
+        *command.format(job["id"]).split(), command=shell, environment=terminal.environment()
+    )
+    assert (done.status, done.lines) == (0, [])
