@@ -25,6 +25,7 @@ from actors.messages import Committed, PoolPicture, ScalingStatus, WhyWaiting
 from actors.ports.scaling import Provider, ProviderError
 from actors.sender.sender import Sender
 from actors.wire.http.server import serve
+from actors.wire.http.web_pages import OwnNames
 from orchestrator.api import Api, create_app, job_views
 from orchestrator.api.routes.events import written
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
@@ -281,6 +282,7 @@ async def _start(
         clean=partial(clean_now, ledger, storage),
         callbacks=hosts,
         upload_limit=settings.upload_limit,
+        names=OwnNames.of([*settings.public_url, settings.join_url]),
         version=version(),
     )
     poster = CallbackClient(

@@ -28,6 +28,7 @@ class Settings:
 
     `upload_limit` is the whole request body in bytes. Uploads are refused while less than `keep_free_disk`
     bytes would stay free. `join_url` is where nodes on other machines reach this server, "" if not told.
+    `public_url`: where people reach it; of web pages only those of these origins may give orders.
     Callbacks go to `callback_hosts` alone, and are off without any; of these, `callback_private` may be at
     private addresses. `callback_ca_file` has the certificates of the authorities that they are believed by,
     instead of the usual ones.
@@ -43,6 +44,7 @@ class Settings:
     node_lost_after: float = 60.0
     tick_seconds: float = 0.5
     join_url: str = ""
+    public_url: tuple[str, ...] = ()
     callback_hosts: tuple[HostRule, ...] = ()
     callback_private: tuple[Network, ...] = ()
     callback_secret_file: Path = Path("data/callback.secret")
@@ -86,6 +88,7 @@ SERVER: Final[Mapping[str, Kind]] = {
     "keep_free_disk": _BYTES,
     "node_lost_after": kind.seconds(1.0, "a number of seconds, 1 or more"),
     "join_url": values.url,
+    "public_url": values.own_urls,
     "tick_seconds": kind.seconds(0.01, "a number of seconds, 0.01 or more"),
     "callback_hosts": values.hosts,
     "callback_private": values.networks,
@@ -116,6 +119,7 @@ _VARIABLES: Final = {
         "db_path",
         "data_path",
         "max_age",
+        "public_url",
         "callback_hosts",
         "callback_private",
         "callback_secret_file",

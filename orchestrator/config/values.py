@@ -37,8 +37,15 @@ def route(value: Any) -> str:
 
 
 def urls(value: Any) -> tuple[str, ...]:
+    return _urls(value, f"base URLs of nodes, such as http://10.0.0.5:9000 {_SEVERAL}")
+
+
+def own_urls(value: Any) -> tuple[str, ...]:
+    return _urls(value, f"base URLs of this server, such as https://jobs.example.org {_SEVERAL}")
+
+
+def _urls(value: Any, expected: str) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else value
-    expected = f"base URLs of nodes, such as http://10.0.0.5:9000 {_SEVERAL}"
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise Wrong(expected)
     try:

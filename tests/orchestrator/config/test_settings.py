@@ -284,3 +284,13 @@ def test_a_private_callback_host_that_is_not_allowed_to_be_is_warned_of() -> Non
     assert "127.0.0.1:8080" in warning and "callback_private" in warning
     allowed = load({**given, "CALLBACK_PRIVATE": "127.0.0.1"}).warnings
     assert not any("callback" in line for line in allowed)
+
+
+def test_by_which_names_it_is_known(toml: Any) -> None:
+    given = load({"PUBLIC_URL": "https://jobs.example.org/portal/, http://jobs:5000"})
+    assert given.public_url == ("https://jobs.example.org/portal", "http://jobs:5000")
+    assert load({}, toml('public_url = ["http://jobs:5000"]')).public_url == ("http://jobs:5000",)
+    with pytest.raises(SettingsError) as caught:
+        load({"PUBLIC_URL": "jobs.example.org"})
+    assert "PUBLIC_URL: 'jobs.example.org'" in str(caught.value)
+    assert "https://jobs.example.org" in str(caught.value)
