@@ -19,7 +19,7 @@ from actors.runner import Runner, RunnerMailbox
 from actors.wire.http.server import serve
 from node.api import create_app
 from node.api.app import Services
-from node.api.submit import Receiver
+from node.api.submit import SubmitReceiver
 from node.executors.bash import BashExecutor, base_environment
 from node.executors.executor import Executor
 from node.host.inotify import Inotify
@@ -74,7 +74,7 @@ async def _serve(
     load = LoadSampler(settings.data, slots=settings.slots)
     supervisor = Supervisor(rng)
     async with (
-        open_table(records, clock, intended=workspace.intended) as table,
+        open_table(records, clock, intended=workspace.is_intended) as table,
         trio.open_nursery() as nursery,
     ):
         inotify = Inotify()
@@ -128,7 +128,7 @@ async def _serve(
         services = Services(
             table=table,
             workspace=workspace,
-            receiver=Receiver(table, workspace, settings.upload_limit),
+            receiver=SubmitReceiver(table, workspace, settings.upload_limit),
             load=load,
             inotify=inotify,
             grace=settings.grace,

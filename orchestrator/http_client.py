@@ -40,7 +40,7 @@ class NotReached(OrchestratorError):
     """No byte of the request reached the peer."""
 
 
-class Untrusted(NotReached):
+class UntrustedPeer(NotReached):
     """There is no connection, as the peer's certificate is not trusted or is for another host."""
 
 
@@ -67,7 +67,7 @@ class Body(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Deadlines:
     """Deadlines in seconds. None of them limits a transfer that moves.
 
     `connect`: until the connection stands. `head`: from the last byte of the request to the answer's head
@@ -103,7 +103,7 @@ class Reply:
             try:
                 piece = await anext(self._pieces)
             except (httpx.HTTPError, httpx.StreamError) as error:
-                raise Broken(f"the answer broke off: {_told(error)}") from error
+                raise Broken(f"the answer broke off: {_describe_error(error)}") from error
             self._over = False
             return piece
         raise Broken(f"the answer stalled for {self._stall:g} s")
@@ -144,9 +144,9 @@ class Reply:
 class Http:
     """The client. Close it with `aclose`."""
 
-    def __init__(self, patience: Patience | None = None, *, trust: ssl.SSLContext | None = None) -> None:
+    def __init__(self, patience: Deadlines | None = None, *, trust: ssl.SSLContext | None = None) -> None:
         """`trust`: whose certificates are believed, instead of the usual ones."""
-        self.patience: Final = patience or Patience()
+        self.patience: Final = patience or Deadlines()
         trust = trust or _usual_authorities()
         # Idle connections are dropped before servers usually drop them (5 s), so that seldom one closes in
         # the instant of sending.
@@ -172,7 +172,7 @@ class Http:
         headers: Mapping[str, str] | None = None,
         body: Body | None = None,
         data: Any = None,
-        patience: Patience | None = None,
+        patience: Deadlines | None = None,
     ) -> AsyncIterator[Reply]:
         """Send a request with a streamed `body` or with `data` as JSON, and give the answer once its head is
         here. Raises NotReached, Broken, BodyUnreadable."""
@@ -182,7 +182,7 @@ class Http:
             client = self._streams if limits.stall is None else self._client
             request = client.build_request(method, url, headers=headers, json=data, timeout=timeout)
         except (httpx.InvalidURL, ValueError) as error:
-            raise NotReached(f"{url} is no address: {_told(error)}") from error
+            raise NotReached(f"{url} is no address: {_describe_error(error)}") from error
         reply = Reply(await self._send(client, request, body, limits), limits.stall)
         try:
             if reply.headers.get("content-encoding", "identity") != "identity":
@@ -193,7 +193,7 @@ class Http:
 
     @asynccontextmanager
     async def post_to(
-        self, address: str, url: str, *, headers: Mapping[str, str], body: Body, patience: Patience
+        self, address: str, url: str, *, headers: Mapping[str, str], body: Body, patience: Deadlines
     ) -> AsyncIterator[Reply]:
         """POST to `url` by a connection of its own, to this IP address and without a look-up of the host,
         which the certificate has to be for all the same. Raises as `exchange` does."""
@@ -207,7 +207,7 @@ class Http:
                 extensions={"sni_hostname": named.raw_host.decode("ascii")},
             )
         except (httpx.InvalidURL, ValueError) as error:
-            raise NotReached(f"{url} is no address: {_told(error)}") from error
+            raise NotReached(f"{url} is no address: {_describe_error(error)}") from error
         reply = Reply(await self._send(self._streams, request, body, patience), patience.stall)
         try:
             yield reply
@@ -215,7 +215,7 @@ class Http:
             await reply.close()  # noqa: ASYNC102  # it shields itself, with a timeout
 
     async def _send(
-        self, client: httpx.AsyncClient, request: httpx.Request, body: Body | None, patience: Patience
+        self, client: httpx.AsyncClient, request: httpx.Request, body: Body | None, patience: Deadlines
     ) -> httpx.Response:
         scope = trio.CancelScope()
         outgoing = None
@@ -231,17 +231,17 @@ class Http:
             with scope:
                 return await client.send(request, stream=True)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            kind = Untrusted if _is_of_certificate(error) else NotReached
-            raise kind(f"{what}: no connection: {_told(error)}") from error
+            kind = UntrustedPeer if _is_of_certificate(error) else NotReached
+            raise kind(f"{what}: no connection: {_describe_error(error)}") from error
         except httpx.UnsupportedProtocol as error:
-            raise NotReached(f"{what}: {_told(error)}") from error
+            raise NotReached(f"{what}: {_describe_error(error)}") from error
         except httpx.RemoteProtocolError as error:
             # The library has one error for an answer that is no HTTP and for a connection that was closed.
             if "disconnected" in str(error):
-                raise Broken(f"{what}: {_told(error)}") from error
-            raise NotHttp(f"{what}: {_told(error)}") from error
+                raise Broken(f"{what}: {_describe_error(error)}") from error
+            raise NotHttp(f"{what}: {_describe_error(error)}") from error
         except (httpx.HTTPError, httpx.StreamError) as error:
-            raise Broken(f"{what}: {_told(error)}") from error
+            raise Broken(f"{what}: {_describe_error(error)}") from error
         finally:
             if outgoing is not None:
                 with trio.move_on_after(_CLOSING, shield=True):
@@ -264,7 +264,7 @@ def _client(limits: httpx.Limits, trust: ssl.SSLContext) -> httpx.AsyncClient:
 class _Outgoing(httpx.AsyncByteStream):
     """A body on its way out. While it moves, the deadline for the answer's head moves along."""
 
-    def __init__(self, body: Body, scope: trio.CancelScope, patience: Patience) -> None:
+    def __init__(self, body: Body, scope: trio.CancelScope, patience: Deadlines) -> None:
         self._pieces = aiter(body)
         self._scope = scope
         self._head = math.inf if patience.head is None else patience.head
@@ -303,5 +303,5 @@ def _is_of_certificate(error: BaseException) -> bool:
     return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes(error))
 
 
-def _told(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     return str(error) or type(error).__name__

@@ -35,7 +35,7 @@ from orchestrator.events.change_stream import ChangeStream
 from orchestrator.events.waiters import JobWaiters
 from orchestrator.http_client import Http
 from orchestrator.ledger.ledger import SqliteLedger
-from orchestrator.nodes.addresses import watched
+from orchestrator.nodes.addresses import merge_addresses
 from orchestrator.nodes.client import NodeClient
 from orchestrator.nodes.registry import NodeRegistry
 from orchestrator.scaling.policy import decide
@@ -45,7 +45,7 @@ from orchestrator.scheduling.pauses import Pauses
 from orchestrator.scheduling.queue_manager import QueueManager
 from orchestrator.scheduling.service_pool import ServicePool
 from orchestrator.startup import Address, callback_keys, go_on_from, locked, log, version
-from orchestrator.storage.storage import Storage
+from orchestrator.storage.storage import DiskStorage
 
 ASK_DEADLINE: Final = 1.0
 """Seconds that a route waits for the Sender's answer."""
@@ -109,7 +109,7 @@ async def run_orchestrator(
     ):
         clock, rng = WallClock(), random.Random()
         secrets, trust = callback_keys(settings)
-        storage = Storage(settings.data_path, clock, keep_free=settings.keep_free_disk)
+        storage = DiskStorage(settings.data_path, clock, keep_free=settings.keep_free_disk)
         await storage.open()
         on_commit: list[Callable[[Sequence[Job]], None]] = [waiters.publish_all]
 
@@ -175,7 +175,7 @@ async def _start(
     waiters: JobWaiters,
     clock: WallClock,
     rng: random.Random,
-    storage: Storage,
+    storage: DiskStorage,
     ledger: SqliteLedger,
     on_commit: list[Callable[[Sequence[Job]], None]],
     nodes: NodeClient,
@@ -189,7 +189,7 @@ async def _start(
     callback_sender, scaler = Mailbox("callback sender"), Mailbox("autoscaler")
     hosts = CallbackHosts(settings.callback_hosts, settings.callback_private)
     services = settings.services
-    registry = await NodeRegistry.load(ledger, clock, sender, watched(settings))
+    registry = await NodeRegistry.load(ledger, clock, sender, merge_addresses(settings))
     pauses = await Pauses.load(ledger, clock, sender)
     changes = ChangeStream(ledger.queries, waiters, written)
 

@@ -18,7 +18,7 @@ from orchestrator.callbacks.keys import KeyFileError, load_secrets, load_trust
 from orchestrator.config.settings import Settings
 from orchestrator.errors import OrchestratorError
 from orchestrator.ledger.ledger import SqliteLedger
-from orchestrator.storage.storage import Storage
+from orchestrator.storage.storage import DiskStorage
 
 log: Final = logging.getLogger("orchestrator")
 
@@ -51,7 +51,7 @@ class Address:
         return self._url
 
 
-async def go_on_from(ledger: SqliteLedger, storage: Storage) -> None:
+async def go_on_from(ledger: SqliteLedger, storage: DiskStorage) -> None:
     """Never give an id twice, also with a ledger that was restored from an older copy: the files know better.
     What that ledger does not know is kept (see `actors.cleaner`), also where a crash came before its id was
     noted. Raises LedgerError, StorageError."""

@@ -25,7 +25,7 @@ from actors.process.identity import end_child
 from orchestrator.config.scaling import for_up
 from orchestrator.config.settings import Settings
 from orchestrator.errors import OrchestratorError
-from orchestrator.nodes.local_process import GRACE_SECONDS, last_words, said_url, start_bound
+from orchestrator.nodes.local_process import GRACE_SECONDS, last_words, read_url, start_bound
 from orchestrator.server import serve_orchestrator
 from orchestrator.startup import locked
 
@@ -63,7 +63,7 @@ async def serve_all(plan: Plan, *, shutdown: trio.Event, on_bound: Callable[[str
 
 async def _serve_all(plan: Plan, data: Path, shutdown: trio.Event, on_bound: Callable[[str], None]) -> None:
     slots = plan.slots or len(os.sched_getaffinity(0))
-    nodes = [_Node(number, data / f"node-{number}", slots) for number in range(1, plan.nodes + 1)]
+    nodes = [_NodeProcess(number, data / f"node-{number}", slots) for number in range(1, plan.nodes + 1)]
     async with trio.open_nursery() as nursery:
         async with trio.open_nursery() as starting:
             for node in nodes:
@@ -86,7 +86,7 @@ async def _serve_all(plan: Plan, data: Path, shutdown: trio.Event, on_bound: Cal
         shutdown.set()
 
 
-class _Node:
+class _NodeProcess:
     """One node process, started again when it ends by itself: always on the port that it had first."""
 
     def __init__(self, number: int, data: Path, slots: int) -> None:
@@ -119,7 +119,7 @@ class _Node:
         first = not self.url
         async with trio.lowlevel.FdStream(os.dup(process.stdout.fileno())) as output:
             with trio.move_on_after(START_SECONDS):
-                self.url = await said_url(output) or self.url
+                self.url = await read_url(output) or self.url
             if first and not self.url:
                 raise NodeFailed(f"{self._name} did not start: {last_words(self._log)}")
             if first:

@@ -1,5 +1,5 @@
 """How far a script says it has come. What scripts and nodes say is no more than a claim: a `Progress` made by
-`told` is fit to be stored, sent and shown, whatever it was made of."""
+`normalize_progress` is fit to be stored, sent and shown, whatever it was made of."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Progress:
     message: str = ""
 
 
-def told(fraction: float | None, message: str) -> Progress:
+def normalize_progress(fraction: float | None, message: str) -> Progress:
     """A fraction out of range becomes the nearest in it; one that is no finite number is none. The message
     becomes one line of printable characters and is cut."""
     if isinstance(fraction, float) and not math.isfinite(fraction):

@@ -12,7 +12,7 @@ from quart_trio import QuartTrio
 from actors.store.durable import is_full
 from actors.wire.http.app import Refusal, make_app, problem_response
 from actors.wire.http.drain_body import drain
-from node.api.submit import Receiver
+from node.api.submit import SubmitReceiver
 from node.host.inotify import Inotify
 from node.host.load import LoadSampler
 from node.payloads.records import OutOfIds
@@ -30,7 +30,7 @@ class Services:
 
     table: PayloadTable
     workspace: Workspace
-    receiver: Receiver
+    receiver: SubmitReceiver
     load: LoadSampler
     inotify: Inotify
     grace: float

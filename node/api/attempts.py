@@ -15,7 +15,7 @@ from actors.domain.payload import Payload
 from actors.wire.errors import BadRequest, TooLarge
 from actors.wire.files.names import printable
 from actors.wire.http.app import Refusal, json_response, query
-from actors.wire.http.drain_body import then_drained
+from actors.wire.http.drain_body import drain_after
 from actors.wire.protocol import ndjson
 from actors.wire.protocol.attempts import PROTOCOL, heartbeat_to_json, mark_to_json, view_to_json
 from node.api.app import Services
@@ -74,13 +74,13 @@ def v1_routes(services: Services) -> Blueprint:
         answer = {**mark_to_json(table.mark), "items": [item.to_json() for item in items]}
         if any(item.result is ItemResult.TOMBSTONED for item in items):
             # It may not have been read to its end, and the sender is to hear of it at once.
-            return await then_drained(json_response(answer, status), body)
+            return await drain_after(json_response(answer, status), body)
         return json_response(answer, status)
 
     @routes.get("/attempts/<key>")
     async def attempt(key: str) -> Response:
         query()
-        payload = await _found(key)
+        payload = await _find(key)
         return json_response({**mark_to_json(table.mark), "payload": _view(payload)})
 
     @routes.post("/cancel")
@@ -88,7 +88,7 @@ def v1_routes(services: Services) -> Blueprint:
         query()
         keys = await _keys()
         payloads = await table.cancel(keys)
-        services.receiver.cancelled(keys)
+        services.receiver.refuse(keys)
         items = [
             {"key": key, "result": "tombstoned", "payload": None}
             if payload is None
@@ -102,7 +102,7 @@ def v1_routes(services: Services) -> Blueprint:
         query()
         keys = await _keys()
         await table.release(keys)
-        services.receiver.cancelled(keys)
+        services.receiver.refuse(keys)
         return _answer(table.mark, [{"key": key, "result": "released"} for key in keys])
 
     @routes.post("/collect")
@@ -113,24 +113,24 @@ def v1_routes(services: Services) -> Blueprint:
     @routes.get("/attempts/<key>/results")
     async def results(key: str) -> Response:
         query()
-        return await zip_response(services, await _found(key))
+        return await zip_response(services, await _find(key))
 
     @routes.get("/attempts/<key>/files")
     async def files(key: str) -> Response:
         query()
-        return json_response(await file_list(services, await _found(key)))
+        return json_response(await file_list(services, await _find(key)))
 
     @routes.get("/attempts/<key>/files/<file:path>")
     async def file(key: str, path: str) -> Response:
         query()
-        return await file_response(services, await _found(key), path)
+        return await file_response(services, await _find(key), path)
 
     @routes.get("/attempts/<key>/logs")
     async def logs(key: str) -> Response:
         given = query("stream", "offset", "follow")
-        return await log_response(services, await _found(key), given)
+        return await log_response(services, await _find(key), given)
 
-    async def _found(key: str) -> Payload:
+    async def _find(key: str) -> Payload:
         if is_key(key):
             payload = await table.get(key)
             if payload is not None:

@@ -51,25 +51,25 @@ def contract_routes(services: Services) -> Blueprint:
 
     @routes.get("/retrieve/<text>")
     async def retrieve(text: str) -> Response:
-        payload = await _known(text)
+        payload = await _find(text)
         if payload.status is not Status.COMPLETED:
             return json_response(_body(payload))
         return await zip_response(services, payload)
 
     @routes.get("/retrieve_partial/<text>")
     async def retrieve_partial(text: str) -> Response:
-        return await zip_response(services, await _known(text))
+        return await zip_response(services, await _find(text))
 
     @routes.post("/kill/<text>")
     async def kill(text: str) -> Response:
-        payload = await _known(text)
+        payload = await _find(text)
         await table.cancel([payload.key])
         with trio.move_on_after(services.grace + KILL_PATIENCE):
             await table.wait_ended(payload.key)
             return Response("", 200, content_type="application/json")
         return json_response(status_body(payload.id, payload.status, "it could not be killed yet"), 500)
 
-    async def _known(text: str) -> Payload:
+    async def _find(text: str) -> Payload:
         number = read_job_id(text)
         payload = await table.by_id(number)
         if payload is None:

@@ -22,14 +22,14 @@ from actors.domain.status import ENDED
 from actors.wire.errors import BadRequest, SourceChanged, WireError
 from actors.wire.files.listing import Entry, Listing, OpenTree, open_regular
 from actors.wire.files.names import printable, unspell
-from actors.wire.files.threaded_iterator import PIECE, Pulled
+from actors.wire.files.threaded_iterator import PIECE, ThreadedIterator
 from actors.wire.files.zip_writer import zip_pieces
 from actors.wire.http.app import Refusal
 from actors.wire.protocol import frames
 from actors.wire.protocol.attempts import view_to_json
 from node.api.app import Services
 from node.executors.executor import STDERR, STDOUT
-from node.host.inotify import Armed
+from node.host.inotify import DirectoryWatch
 from node.payloads.table import view_of
 from node.runs.manifest import is_frozen, list_work, listing_from_json, manifest_to_json, read_manifest
 from node.runs.workspace import WORK
@@ -55,7 +55,7 @@ async def zip_response(services: Services, payload: Payload) -> Response:
 
     async def body() -> AsyncIterator[bytes]:
         with services.workspace.reading(payload.key):
-            async for piece in _pulled(services, _zip(directory, listing, strict=ended)):
+            async for piece in _iterate_in_thread(services, _zip(directory, listing, strict=ended)):
                 yield piece
 
     response = Response(body(), content_type="application/zip")
@@ -82,7 +82,7 @@ async def file_response(services: Services, payload: Payload, path: str) -> Resp
             _size_of_file, directory, raw, limiter=services.workspace.transfers
         )
     # It is opened again when the body is asked for, which a HEAD or a client that has left never does.
-    body = b"" if request.method == "HEAD" else _pulled(services, _file(directory, raw, size))
+    body = b"" if request.method == "HEAD" else _iterate_in_thread(services, _file(directory, raw, size))
     response = Response(body, content_type="application/octet-stream")
     response.headers["Content-Length"] = str(size)
     return response
@@ -112,17 +112,17 @@ def collect_response(services: Services, keys: Sequence[str]) -> Response:
             # Asked once all of them are being read: what is here now stays until then.
             there, _ = await services.table.known(keys)
             directories = [services.workspace.directory(key) for key in keys]
-            async for piece in _pulled(services, _collected(keys, directories, there)):
+            async for piece in _iterate_in_thread(services, _collect(keys, directories, there)):
                 yield piece
 
     return Response(body(), content_type="application/octet-stream")
 
 
-def _pulled(services: Services, generator: Generator[bytes, None, None]) -> Pulled:
-    return Pulled(generator, limiter=services.workspace.transfers)
+def _iterate_in_thread(services: Services, generator: Generator[bytes, None, None]) -> ThreadedIterator:
+    return ThreadedIterator(generator, limiter=services.workspace.transfers)
 
 
-def _collected(
+def _collect(
     keys: Sequence[str], directories: Sequence[Path], there: Mapping[str, Payload]
 ) -> Generator[bytes, None, None]:
     """Everything of all of them. Blocks: it is pulled in a thread, many small ones in one go."""
@@ -134,7 +134,7 @@ def _collected(
             yield _error(key, "not_ended")
         else:
             try:
-                yield from _collected_one(payload, directory)
+                yield from _collect_one(payload, directory)
             except OSError as why:
                 yield _error(key, f"cannot be read: {why}", permanent=why.errno not in _PASSING)
             except WireError as why:
@@ -142,7 +142,7 @@ def _collected(
                 yield _error(key, f"cannot be read: {why}", permanent=True)
 
 
-def _collected_one(payload: Payload, directory: Path) -> Generator[bytes, None, None]:
+def _collect_one(payload: Payload, directory: Path) -> Generator[bytes, None, None]:
     manifest = read_manifest(directory, frozen=is_frozen(payload))
     record = {
         "key": payload.key,
@@ -161,12 +161,12 @@ def _collected_one(payload: Payload, directory: Path) -> Generator[bytes, None, 
         sizes[name] = 0
         for piece in _read_log(directory / LOGS[name]):
             sizes[name] += len(piece)
-            yield from _framed(kind, piece)
+            yield from _frame(kind, piece)
     digest, zip_size = hashlib.sha256(), 0
-    for piece in _joined(_zip(directory, listing_from_json(manifest), strict=True)):
+    for piece in _join(_zip(directory, listing_from_json(manifest), strict=True)):
         digest.update(piece)
         zip_size += len(piece)
-        yield from _framed(frames.ZIP, piece)
+        yield from _frame(frames.ZIP, piece)
     finish = {
         "zip_sha256": digest.hexdigest(),
         "zip_size": zip_size,
@@ -176,7 +176,7 @@ def _collected_one(payload: Payload, directory: Path) -> Generator[bytes, None, 
     yield frames.encode(frames.FINISH, json.dumps(finish).encode())
 
 
-def _joined(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
+def _join(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
     """A zip comes in many small pieces; a frame each would be mostly heads."""
     gathered, size = [], 0
     for piece in pieces:
@@ -197,7 +197,7 @@ def _error(key: str, error: str, *, permanent: bool = False) -> bytes:
     return frames.encode(frames.ERROR, json.dumps(record).encode())
 
 
-def _framed(kind: bytes, piece: bytes) -> Generator[bytes, None, None]:
+def _frame(kind: bytes, piece: bytes) -> Generator[bytes, None, None]:
     for start in range(0, len(piece), frames.MAX_FRAME):
         yield frames.encode(kind, piece[start : start + frames.MAX_FRAME])
 
@@ -233,16 +233,16 @@ def _zip(directory: Path, listing: Listing, *, strict: bool) -> Generator[bytes,
 async def _log(services: Services, key: str, path: Path, offset: int, follow: bool) -> AsyncIterator[bytes]:
     with services.workspace.reading(key):
         if not follow:
-            async for piece in _pulled(services, _read_log(path, offset)):
+            async for piece in _iterate_in_thread(services, _read_log(path, offset)):
                 yield piece
             return
         while True:
             changed = services.table.heard.next_of(key)
-            with services.inotify.armed(path.parent) as armed:
+            with services.inotify.open_watch(path.parent) as armed:
                 # Asked before reading: what was printed until the end is read after it is known.
                 payload = await services.table.get(key)
                 ended = payload is None or payload.status in ENDED
-                async for piece in _pulled(services, _read_log(path, offset)):
+                async for piece in _iterate_in_thread(services, _read_log(path, offset)):
                     offset += len(piece)
                     yield piece
                 if ended or services.shutdown.is_set():
@@ -250,7 +250,7 @@ async def _log(services: Services, key: str, path: Path, offset: int, follow: bo
                 await _first_of(armed, changed, services.shutdown)
 
 
-async def _first_of(armed: Armed | None, changed: trio.Event, shutdown: trio.Event) -> None:
+async def _first_of(armed: DirectoryWatch | None, changed: trio.Event, shutdown: trio.Event) -> None:
     """Wait until there may be more of a log, or until there will be no more."""
     async with trio.open_nursery() as nursery:
 

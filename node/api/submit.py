@@ -60,7 +60,7 @@ class Item:
         return {"key": self.key, "result": self.result.value, "reason": self.reason, "payload": payload}
 
 
-class Receiver:
+class SubmitReceiver:
     """Reads submits. `receiving` has for each key whose files are arriving now the submit that brings it."""
 
     def __init__(self, table: PayloadTable, workspace: Workspace, limit: int) -> None:
@@ -69,11 +69,11 @@ class Receiver:
         self._limit = limit
         self.receiving: dict[str, _Submit] = {}
 
-    def cancelled(self, keys: Iterable[str]) -> None:
+    def refuse(self, keys: Iterable[str]) -> None:
         """These keys have just been tombstoned: what still arrives for them need not be read."""
         for key in keys:
             if (submit := self.receiving.get(key)) is not None:
-                submit.tombstoned(key)
+                submit.refuse(key)
 
     async def contract(self, content_type: str, body: AsyncIterator[bytes]) -> Payload:
         """One payload by the contract's `/submit`. Raises `WireError`, `OSError`, `OutOfIds`."""
@@ -93,7 +93,7 @@ class Receiver:
             (accepted,) = await self._table.accept(
                 [Arrived(key, incoming.directory(key))], incoming.write_out
             )
-            incoming.taken(key)
+            incoming.hand_over(key)
         finally:
             await incoming.close()  # noqa: ASYNC102  # it shields itself, with a timeout
         assert accepted.payload is not None
@@ -156,7 +156,7 @@ class _Submit:
                 raise BadRequest("the first part must be the JSON part `attempts`")
             self._form = TextSink(part.name, FORM_LIMIT)
             return self._form
-        items = await self._wanted()
+        items = await self._read_items()
         if part.filename is None:
             return None
         key, slash, path = part.name.partition("/")
@@ -172,7 +172,7 @@ class _Submit:
             return None
         return _AttemptSink(self, item)
 
-    def tombstoned(self, key: str) -> None:
+    def refuse(self, key: str) -> None:
         """An order to cancel or release came in while the files arrive. When none of them is wanted any more
         nothing is read on."""
         items = self._items or {}
@@ -191,7 +191,7 @@ class _Submit:
     async def finish(self) -> list[Item]:
         if self._form is None:
             raise BadRequest("the JSON part `attempts` is missing")
-        items = await self._wanted()
+        items = await self._read_items()
         try:
             wanted = [item for item in items.values() if item.result is None]
             arrived = [
@@ -202,7 +202,7 @@ class _Submit:
             for item, accepted in zip(wanted, answers, strict=True):
                 item.result = ItemResult(accepted.result.value)
                 if accepted.result is AcceptResult.ACCEPTED:
-                    self._incoming.taken(item.key)
+                    self._incoming.hand_over(item.key)
                 if accepted.payload is not None:
                     item.view = view_of(accepted.payload)
                 if accepted.result is AcceptResult.TOMBSTONED:
@@ -217,7 +217,7 @@ class _Submit:
         self._mine.clear()
         await self._incoming.close()
 
-    async def _wanted(self) -> dict[str, Item]:
+    async def _read_items(self) -> dict[str, Item]:
         """The items of the form, once it has been read; begun when they are asked for first."""
         if self._items is None:
             assert self._form is not None

@@ -31,7 +31,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.PyDLL(None, use_errno=True)
 
 
-def _checked(result: int, what: str) -> int:
+def _check(result: int, what: str) -> int:
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
@@ -49,7 +49,7 @@ def fork(isolation: str) -> int:
     # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls
     arguments = (ctypes.c_uint64 * 8)(_FLAGS[isolation], 0, 0, 0, int(signal.SIGCHLD), 0, 0, 0)
     size = ctypes.c_size_t(ctypes.sizeof(arguments))
-    return _checked(_libc.syscall(ctypes.c_long(_SYS_CLONE3), ctypes.byref(arguments), size), "clone3")
+    return _check(_libc.syscall(ctypes.c_long(_SYS_CLONE3), ctypes.byref(arguments), size), "clone3")
 
 
 def map_own_ids(uid: int, gid: int) -> None:
@@ -68,7 +68,7 @@ def map_own_ids(uid: int, gid: int) -> None:
 
 def _mount(source: bytes, target: bytes, kind: bytes | None, flags: int, data: bytes | None = None) -> None:
     result = _libc.mount(source, target, kind, ctypes.c_ulong(flags), data)
-    _checked(result, f"mount {target.decode(errors='replace')}")
+    _check(result, f"mount {target.decode(errors='replace')}")
 
 
 def mount_own_proc() -> None:
@@ -85,12 +85,12 @@ def hide(directory: bytes) -> None:
 
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent dies."""
-    _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
+    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
 
 
 def close_to_others() -> None:
     """Nobody but root may look into this process or attach to it, not even the same user."""
-    _checked(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
+    _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
 
 
 def works(isolation: str) -> bool:

@@ -21,7 +21,7 @@ _BETWEEN_LOOKS: Final = 1.0
 """Seconds that a zombie must have been one: a `Popen` under construction does not know its pid yet."""
 
 
-def _awaited() -> set[int]:
+def _pids_of_waiters() -> set[int]:
     """The children that somebody here will ask about: those of a living `Popen` that was not waited for."""
     return {
         item.pid
@@ -52,9 +52,9 @@ async def reap_orphans() -> None:
         while True:
             zombies = _zombies()
             if stale := zombies & seen:
-                _collect(stale - _awaited())
+                _collect(stale - _pids_of_waiters())
             seen = zombies
-            if zombies - (_awaited() if stale else set()):
+            if zombies - (_pids_of_waiters() if stale else set()):
                 await trio.sleep(_BETWEEN_LOOKS)
             else:
                 async for _ in deaths:

@@ -32,7 +32,7 @@ _EVENT: Final = struct.Struct("iIII")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Armed:
+class DirectoryWatch:
     """Tells of the first change in a directory since it was armed. `disarm` it when nobody waits any more."""
 
     def __init__(self, inotify: Inotify, watch: int) -> None:
@@ -54,30 +54,30 @@ class Inotify:
 
     def __init__(self) -> None:
         self._descriptor = _libc.inotify_init1(_FLAGS)
-        self._armed: dict[int, set[Armed]] = {}
+        self._armed: dict[int, set[DirectoryWatch]] = {}
 
-    def arm(self, directory: Path) -> Armed | None:
+    def arm(self, directory: Path) -> DirectoryWatch | None:
         """None where the kernel refuses to (the number of watches is limited), and where there is no such
         directory."""
         return self._arm(directory, _ANY)
 
-    def arm_for_new(self, directory: Path) -> Armed | None:
+    def arm_for_new(self, directory: Path) -> DirectoryWatch | None:
         """The same for who waits until something comes into it, and is not to be woken by what is written to
         what is there."""
         return self._arm(directory, _NEW)
 
-    def _arm(self, directory: Path, mask: int) -> Armed | None:
+    def _arm(self, directory: Path, mask: int) -> DirectoryWatch | None:
         if self._descriptor < 0:
             return None
         watch = _libc.inotify_add_watch(self._descriptor, os.fsencode(directory), ctypes.c_uint32(mask))
         if watch < 0:
             return None
-        armed = Armed(self, watch)
+        armed = DirectoryWatch(self, watch)
         self._armed.setdefault(watch, set()).add(armed)
         return armed
 
     @contextmanager
-    def armed(self, directory: Path) -> Iterator[Armed | None]:
+    def open_watch(self, directory: Path) -> Iterator[DirectoryWatch | None]:
         """The same for as long as it is open."""
         armed = self.arm(directory)
         try:
@@ -92,7 +92,7 @@ class Inotify:
             while self._descriptor >= 0:
                 await trio.lowlevel.wait_readable(self._descriptor)
                 try:
-                    self._told(os.read(self._descriptor, 64 * 1024))
+                    self._dispatch(os.read(self._descriptor, 64 * 1024))
                 except BlockingIOError:
                     continue
         finally:
@@ -100,7 +100,7 @@ class Inotify:
                 os.close(self._descriptor)
                 self._descriptor = -1
 
-    def _told(self, events: bytes) -> None:
+    def _dispatch(self, events: bytes) -> None:
         at = 0
         while at < len(events):
             watch, _, _, length = _EVENT.unpack_from(events, at)
@@ -110,7 +110,7 @@ class Inotify:
                 for armed in self._armed.pop(number, ()):
                     armed.fired.set()
 
-    def _disarm(self, armed: Armed, watch: int) -> None:
+    def _disarm(self, armed: DirectoryWatch, watch: int) -> None:
         mine = self._armed.get(watch, set())
         mine.discard(armed)
         if not mine and self._armed.pop(watch, None) is not None and self._descriptor >= 0:

@@ -111,7 +111,9 @@ class Joining:
                 try:
                     await client.delete(f"/v1/nodes/{self._invitation.node_id}", params={"force": "true"})
                 except _FAILURES as error:
-                    log.warning("%s was not told that this node leaves: %s", self._where, _said(error))
+                    log.warning(
+                        "%s was not told that this node leaves: %s", self._where, _describe_error(error)
+                    )
 
     @property
     def _where(self) -> str:
@@ -127,7 +129,7 @@ class Joining:
             try:
                 answer = await client.post("/v1/nodes", json=self._invitation.body())
             except _FAILURES as error:
-                return _said(error)
+                return _describe_error(error)
             if answer.is_success:
                 return None
             return f"HTTP {answer.status_code}: {_detail(answer)}"
@@ -165,7 +167,7 @@ def reachable_url(listening: str, orchestrator: str) -> str:
     return urlunsplit((split.scheme, f"{named}:{split.port}", split.path, "", ""))
 
 
-def _said(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 

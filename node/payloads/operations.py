@@ -17,7 +17,7 @@ from actors.store.durable import sync_directory
 from actors.store.group_commit import Batch
 from node.payloads.records import RELEASE, Records
 from node.payloads.rows import OLD_TOMBSTONES, PUT, Row, columns_of, moved, row_of
-from node.runs.progress_file import Said
+from node.runs.progress_file import ProgressTail
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def move(batch: PayloadBatch, moves: Sequence[PayloadMove]) -> list[bool]:
     return done
 
 
-def hear(batch: PayloadBatch, key: str, said: Said) -> None:
+def hear(batch: PayloadBatch, key: str, said: ProgressTail) -> None:
     """What a script says of its progress, while it has not ended. In the table alone: the file that it says
     it in is the truth."""
     row = rows_by_key(batch.db, [key]).get(key)

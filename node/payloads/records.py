@@ -33,7 +33,7 @@ from actors.store.durable import create_durably, sync_directory, write_durably
 from actors.store.reserve import Reserve
 from actors.wire.protocol.attempts import Garbled, end_from_json, end_to_json
 from node.errors import NodeError
-from node.runs.repair import reclaimed
+from node.runs.repair import retry_repaired
 
 _RESERVE: Final = 64
 
@@ -134,7 +134,7 @@ class Records:
         too."""
         path = self.directory(payload.key) / "record.json"
         content = json.dumps(_to_json(payload, self.boot)).encode()
-        reclaimed(path, lambda: write_durably(path, content))
+        retry_repaired(path, lambda: write_durably(path, content))
 
     def write_new(self, payload: Payload, directory: Path) -> None:
         """Store the first record of a payload in a directory that nobody sees yet, and that holds none."""
@@ -147,7 +147,7 @@ class Records:
         had not ended when the machine goes down is lost, whatever is known of it."""
         data = json.dumps({"pid": payload.pid, "started_at": payload.started_at}).encode()
         path = self.directory(payload.key) / "running"
-        reclaimed(path, lambda: path.write_bytes(data))
+        retry_repaired(path, lambda: path.write_bytes(data))
 
     def _with_running(self, stored: Stored) -> Stored:
         if stored.payload.status is not Status.PREPARED:

@@ -28,7 +28,7 @@ from node.payloads.records import CANCEL, RELEASE, Records
 from node.payloads.recovery import Reloaded, reload
 from node.payloads.rows import SCHEMA
 from node.payloads.subscriptions import Changes
-from node.runs.progress_file import Said
+from node.runs.progress_file import ProgressTail
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ class PayloadTable:
         `OSError`."""
         return await self._commits.write(lambda batch: work.move(batch, moves), urgent=True)
 
-    async def hear_progress(self, key: str, said: Said) -> None:
+    async def hear_progress(self, key: str, said: ProgressTail) -> None:
         """What a payload's script says of its progress; nothing happens if it is nothing new, or has ended.
         Raises `OSError`."""
         await self._commits.write(lambda batch: work.hear(batch, key, said))

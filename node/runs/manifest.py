@@ -17,7 +17,7 @@ from actors.wire.files.listing import Entry, Listing, list_tree
 from actors.wire.files.names import unspell
 from actors.wire.protocol import frames
 from node.executors.executor import STDERR, STDOUT
-from node.runs.repair import reclaimed
+from node.runs.repair import retry_repaired
 from node.runs.workspace import MANIFEST, WORK
 
 EMPTY = Listing((), ())
@@ -28,7 +28,7 @@ MOST: Final = frames.MAX_END - (1 << 20)
 
 
 @dataclass(frozen=True, slots=True)
-class Frozen:
+class FrozenManifest:
     """`size` are the bytes that are there to be collected. `too_many` says why the files cannot be,
     "" if they can; then the logs are all there is."""
 
@@ -36,26 +36,26 @@ class Frozen:
     too_many: str = ""
 
 
-def freeze_manifest(directory: Path) -> Frozen:
+def freeze_manifest(directory: Path) -> FrozenManifest:
     """Write the manifest of a payload's directory. Blocks. Raises `OSError`."""
-    return reclaimed(directory / MANIFEST, partial(_freeze, directory))
+    return retry_repaired(directory / MANIFEST, partial(_freeze, directory))
 
 
-def _freeze(directory: Path) -> Frozen:
+def _freeze(directory: Path) -> FrozenManifest:
     listing, too_many = list_work(directory), ""
-    manifest = _encoded(listing)
+    manifest = _encode(listing)
     if len(manifest) > MOST:
         count = len(listing.entries) + len(listing.left_out)
         too_many = f"it left {count} files, more than can be collected: their list has {len(manifest)} bytes"
         listing = EMPTY
-        manifest = _encoded(listing)
+        manifest = _encode(listing)
     # Its name is durable together with the record of the end, which goes into the same directory after it.
     write_durably(directory / MANIFEST, manifest, synced=False)
     logs = sum(_size(directory / name) for name in (STDOUT, STDERR))
-    return Frozen(logs + sum(entry.size for entry in listing.entries), too_many)
+    return FrozenManifest(logs + sum(entry.size for entry in listing.entries), too_many)
 
 
-def _encoded(listing: Listing) -> bytes:
+def _encode(listing: Listing) -> bytes:
     return json.dumps(manifest_to_json(listing)).encode()
 
 

@@ -19,8 +19,8 @@ from typing import Final
 
 import trio
 
-from actors.domain.progress import Progress, told
-from node.host.inotify import Armed, Inotify
+from actors.domain.progress import Progress, normalize_progress
+from node.host.inotify import DirectoryWatch, Inotify
 
 log: Final = logging.getLogger("node.progress")
 
@@ -50,7 +50,7 @@ _NUMBER: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ProgressTail:
     """The end of the file, and whether it is the `whole` of it: otherwise its first line has lost its
     beginning, and does not count."""
 
@@ -78,13 +78,13 @@ def _line(text: str, before: Progress | None) -> Progress:
         if number["digits"]:
             fraction = max(-1.0, min(100.0, float(number["digits"])))
             fraction /= 100.0 if number["percent"] else 1.0
-    new = told(fraction, text)
+    new = normalize_progress(fraction, text)
     if new.fraction is None and before is not None:
         return Progress(before.fraction, new.message)
     return new
 
 
-def read(directory: Path) -> Said:
+def read(directory: Path) -> ProgressTail:
     """What a payload's file says. Blocks, but waits for nobody: what is no regular file, or cannot be read,
     says nothing."""
     handles: list[int] = []
@@ -95,17 +95,20 @@ def read(directory: Path) -> Said:
         found = os.fstat(handles[1])
         if stat.S_ISREG(found.st_mode):
             start = max(0, found.st_size - TAIL)
-            return Said(os.pread(handles[1], TAIL, start), whole=start == 0)
+            return ProgressTail(os.pread(handles[1], TAIL, start), whole=start == 0)
     except OSError:
         pass
     finally:
         for handle in handles:
             os.close(handle)
-    return Said()
+    return ProgressTail()
 
 
 async def follow(
-    directory: Path, inotify: Inotify, first: Armed | None, tell: Callable[[Said], Awaitable[object]]
+    directory: Path,
+    inotify: Inotify,
+    first: DirectoryWatch | None,
+    tell: Callable[[ProgressTail], Awaitable[object]],
 ) -> None:
     """Tell what the file of a payload says, until it is cancelled: the first time at once, then once in
     `EVERY` seconds at most, and the newest always. `first` was armed before the script began; without it the
@@ -117,16 +120,19 @@ async def follow(
 
 
 async def _follow(
-    directory: Path, inotify: Inotify, armed: Armed | None, tell: Callable[[Said], Awaitable[object]]
+    directory: Path,
+    inotify: Inotify,
+    armed: DirectoryWatch | None,
+    tell: Callable[[ProgressTail], Awaitable[object]],
 ) -> None:
-    said, rest, breath = Said(), trio.current_time(), BREATH
+    said, rest, breath = ProgressTail(), trio.current_time(), BREATH
     try:
         while True:
             if armed is not None:
                 await armed.fired.wait()
             await trio.sleep_until(rest)
             # Before looking: what changes meanwhile is seen the next time.
-            armed = _armed(inotify, directory)
+            armed = _watch(inotify, directory)
             now = await trio.to_thread.run_sync(read, directory)
             if now.tail and now != said:
                 said, rest, breath = now, trio.current_time() + EVERY, BREATH
@@ -139,7 +145,7 @@ async def _follow(
             armed.disarm()
 
 
-def _armed(inotify: Inotify, directory: Path) -> Armed | None:
+def _watch(inotify: Inotify, directory: Path) -> DirectoryWatch | None:
     """Tells when to look again; None: from time to time, for the kernel grants no watch."""
     place = directory / DIRECTORY
     if (armed := inotify.arm(place)) is not None:

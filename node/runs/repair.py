@@ -15,7 +15,7 @@ from actors.store.durable import is_full
 T = TypeVar("T")
 
 
-def reclaimed(path: Path, work: Callable[[], T]) -> T:
+def retry_repaired(path: Path, work: Callable[[], T]) -> T:
     """Do what reads or writes `path`, a file of the node's in a payload's directory. If that fails, make the
     directory fit for it and do it once more. Blocks. Raises what the work raises, `OSError` at last."""
     try:

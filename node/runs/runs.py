@@ -22,11 +22,11 @@ from actors.process import procfs
 from actors.runner import without_results
 from actors.store.reserve import Reserve
 from node.executors.executor import Executor, ExecutorError, Run, RunEnd, RunSpec
-from node.host.inotify import Armed, Inotify
+from node.host.inotify import DirectoryWatch, Inotify
 from node.runs import progress_file
-from node.runs.manifest import Frozen, freeze_manifest
-from node.runs.repair import reclaimed
-from node.runs.script_check import Checked, make_ready
+from node.runs.manifest import FrozenManifest, freeze_manifest
+from node.runs.repair import retry_repaired
+from node.runs.script_check import ScriptCheck, make_ready
 from node.runs.workspace import INTENT, WORK, Workspace
 
 NEVER_STARTED: Final = "the node went down before it had started"
@@ -45,7 +45,7 @@ class ExecutorRuns:
         environment: Mapping[str, str],
         grace: float,
         inotify: Inotify,
-        hear_progress: Callable[[str, progress_file.Said], Awaitable[object]],
+        hear_progress: Callable[[str, progress_file.ProgressTail], Awaitable[object]],
     ) -> None:
         self._reserve = reserve
         self._workspace = workspace
@@ -73,18 +73,18 @@ class ExecutorRuns:
             if isinstance(why, ExecutorError):
                 return RunResult(refused=str(why), note=checked.note)
             raise
-        return _Run(run, checked.note, self._following(payload.key, armed))
+        return _PayloadRun(run, checked.note, self._following(payload.key, armed))
 
     async def adopt(self, payload: Payload) -> Running | RunResult:
         directory = self._workspace.directory(payload.key)
-        look = partial(reclaimed, directory / INTENT, partial(_note, directory))
+        look = partial(retry_repaired, directory / INTENT, partial(_note, directory))
         note = await trio.to_thread.run_sync(look)
         if note is None:
             return RunResult(refused=NEVER_STARTED, lost=True)
         found = await self._executor.adopt(self._spec(payload))
         if isinstance(found, RunEnd):
             return _result(found, note)
-        return _Run(found, note, self._following(payload.key, None))
+        return _PayloadRun(found, note, self._following(payload.key, None))
 
     async def freeze(self, payload: Payload, end: End) -> End:
         freeze = partial(_frozen, self._workspace.directory(payload.key))
@@ -96,7 +96,7 @@ class ExecutorRuns:
         end = replace(end, size=frozen.size)
         return without_results(end, frozen.too_many) if frozen.too_many else end
 
-    def _following(self, key: str, armed: Armed | None) -> Callable[[], Awaitable[None]]:
+    def _following(self, key: str, armed: DirectoryWatch | None) -> Callable[[], Awaitable[None]]:
         tell = partial(self._hear_progress, key)
         return partial(progress_file.follow, self._workspace.directory(key), self._inotify, armed, tell)
 
@@ -113,7 +113,7 @@ class ExecutorRuns:
         return RunSpec(payload.key, directory, environment, self._grace)
 
 
-class _Run:
+class _PayloadRun:
     """A run of the executor, as the Runner sees it. `follow` follows its progress until it is cancelled."""
 
     def __init__(self, run: Run, note: str, follow: Callable[[], Awaitable[None]]) -> None:
@@ -152,7 +152,7 @@ def _age(run: Run, now: Callable[[int], float] = time.clock_gettime) -> float:
     return max(0.0, now(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
 
 
-def _intend(directory: Path) -> Checked | None:
+def _intend(directory: Path) -> ScriptCheck | None:
     """Make the script ready and, if it can run, leave word that somebody has set out to start it; None if
     somebody has already. Raises `OSError`; nobody has set out then."""
     intent = directory / INTENT
@@ -172,7 +172,7 @@ def _intend(directory: Path) -> Checked | None:
     return checked
 
 
-def _frozen(directory: Path) -> tuple[Frozen, progress_file.Said]:
+def _frozen(directory: Path) -> tuple[FrozenManifest, progress_file.ProgressTail]:
     return freeze_manifest(directory), progress_file.read(directory)
 
 

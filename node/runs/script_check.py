@@ -21,14 +21,14 @@ in the first piece for its end to count."""
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class ScriptCheck:
     """`invalid` says why it cannot be run; `note` what was changed so that it can."""
 
     invalid: str = ""
     note: str = ""
 
 
-def make_ready(script: Path) -> Checked:
+def make_ready(script: Path) -> ScriptCheck:
     """Look at a script and mend what editors on other systems do to it. Blocks.
 
     A byte order mark of UTF-8 goes. If the first line ends in CR LF, all of it does so by its editor, and the
@@ -38,22 +38,22 @@ def make_ready(script: Path) -> Checked:
     try:
         mode = script.lstat().st_mode
         if stat.S_ISDIR(mode):
-            return Checked(invalid="run.sh is a directory; it must be a bash script")
+            return ScriptCheck(invalid="run.sh is a directory; it must be a bash script")
         if not stat.S_ISREG(mode):
-            return Checked(invalid="run.sh is no regular file; it must be a bash script")
+            return ScriptCheck(invalid="run.sh is no regular file; it must be a bash script")
         with script.open("rb") as file:
             head = file.read(_PIECE)
     except FileNotFoundError:
-        return Checked(invalid="run.sh not found")
+        return ScriptCheck(invalid="run.sh not found")
     except OSError as why:
-        return Checked(invalid=f"run.sh cannot be read: {why.strerror}")
+        return ScriptCheck(invalid=f"run.sh cannot be read: {why.strerror}")
     if head.startswith(_UTF16_BOMS):
-        return Checked(invalid="run.sh is encoded in UTF-16; save it as UTF-8")
+        return ScriptCheck(invalid="run.sh is encoded in UTF-16; save it as UTF-8")
     skip = len(_UTF8_BOM) if head.startswith(_UTF8_BOM) else 0
     windows = head.partition(b"\n")[0].endswith(b"\r") and b"\n" in head
     if skip or windows:
         _convert(script, skip, windows, stat.S_IMODE(mode))
-    return Checked(note=CONVERTED if windows else "")
+    return ScriptCheck(note=CONVERTED if windows else "")
 
 
 def _convert(script: Path, skip: int, windows: bool, mode: int) -> None:

@@ -72,7 +72,7 @@ class Workspace:
     def work(self, key: str) -> Path:
         return self.payloads / key / WORK
 
-    def intended(self, key: str) -> bool:
+    def is_intended(self, key: str) -> bool:
         """Whether somebody has set out to start this payload."""
         return (self.payloads / key / INTENT).exists()
 
@@ -174,7 +174,7 @@ class Incoming:
             _make_payload(self.directory(name))
         _write(pending)
 
-    def taken(self, name: str) -> None:
+    def hand_over(self, name: str) -> None:
         """Somebody else has the directory now."""
         self._paths.pop(name, None)
         self._made.discard(name)

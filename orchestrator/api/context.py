@@ -17,12 +17,12 @@ from orchestrator.callbacks.allowed_hosts import CallbackHosts
 from orchestrator.events.change_stream import ChangeStream
 from orchestrator.events.waiters import JobWaiters
 from orchestrator.ledger.ledger import SqliteLedger
-from orchestrator.nodes.native.events import Introduced
+from orchestrator.nodes.native.events import Introduction
 from orchestrator.nodes.registry import NodeRegistry
 from orchestrator.nodes.remote_stream import RemoteStream
 from orchestrator.scheduling.pauses import Pauses
 from orchestrator.storage.result_archive import FileEntry, SkippedFiles
-from orchestrator.storage.storage import Storage
+from orchestrator.storage.storage import DiskStorage
 
 
 class NodeFiles(Protocol):
@@ -50,7 +50,7 @@ class NodeFiles(Protocol):
         """What is in the attempt's directory now. Raises as the others do."""
         ...
 
-    async def introduce(self, url: str) -> Introduced:
+    async def introduce(self, url: str) -> Introduction:
         """Who answers at this base URL."""
         ...
 
@@ -65,7 +65,7 @@ class Api:
     waits for the end."""
 
     ledger: SqliteLedger
-    storage: Storage
+    storage: DiskStorage
     waiters: JobWaiters
     nodes: NodeFiles
     services: Mapping[str, ServiceLimits]

@@ -23,7 +23,7 @@ from orchestrator.api.context import Api
 from orchestrator.api.http import file_response
 from orchestrator.api.http.errors import unknown_job
 from orchestrator.api.serializers import render_job
-from orchestrator.nodes.remote_stream import NotOnNode, RemoteStream, Unreachable
+from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream
 from orchestrator.storage.disk import StorageGone
 
 log: Final = logging.getLogger("orchestrator.api")
@@ -138,7 +138,7 @@ async def place(api: Api, job: Job) -> tuple[NodeRef, Attempt] | None:
     for view in await api.pool():
         if view.node.node_id == job.attempt.node_id:
             return view.node, job.attempt
-    raise Unreachable(f"the node of job {job.id} is not in touch")
+    raise NodeUnreachable(f"the node of job {job.id} is not in touch")
 
 
 async def results(api: Api, job: Job) -> Response:

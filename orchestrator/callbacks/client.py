@@ -32,7 +32,7 @@ from actors.ports.storage import StorageError
 from actors.ports.world import Clock
 from actors.wire.protocol.contract import rfc3339
 from orchestrator.callbacks.allowed_hosts import CallbackHosts, NotAllowed
-from orchestrator.http_client import Broken, Http, NotHttp, NotReached, Patience, Untrusted
+from orchestrator.http_client import Broken, Deadlines, Http, NotHttp, NotReached, UntrustedPeer
 
 log: Final = logging.getLogger("orchestrator.callbacks")
 
@@ -175,7 +175,7 @@ class CallbackClient:
         """`limit` is lifted once there is the head of an answer: nothing after it changes what it says."""
         limits, reason = self._limits, ""
         connect = limits.connect / min(len(addresses), 2)
-        patience = Patience(connect=connect, head=limits.whole, stall=limits.whole)
+        patience = Deadlines(connect=connect, head=limits.whole, stall=limits.whole)
         for address in addresses:
             try:
                 async with self._http.post_to(
@@ -193,7 +193,7 @@ class CallbackClient:
                     return answer
             except NotReached as error:
                 log.debug("the callback of job %d: %s", callback.job_id, error)
-                untrusted = isinstance(error, Untrusted)
+                untrusted = isinstance(error, UntrustedPeer)
                 reason = "its certificate is not trusted" if untrusted else "no connection"
                 # Not a byte went out: the next address may be tried.
             except Broken as error:

@@ -61,14 +61,16 @@ def hosts(value: Any) -> tuple[HostRule, ...]:
     expected = (
         f"hosts such as portal.example.org, *.example.org, lab.example:8443 or lab.example:* {_SEVERAL}"
     )
-    return _each(value, parse_rule, expected)
+    return _parse_each(value, parse_rule, expected)
 
 
 def networks(value: Any) -> tuple[Network, ...]:
-    return _each(value, ip_network, f"addresses and networks such as 127.0.0.1 or 10.1.0.0/16 {_SEVERAL}")
+    return _parse_each(
+        value, ip_network, f"addresses and networks such as 127.0.0.1 or 10.1.0.0/16 {_SEVERAL}"
+    )
 
 
-def _each(value: Any, parse: Callable[[str], T], expected: str) -> tuple[T, ...]:
+def _parse_each(value: Any, parse: Callable[[str], T], expected: str) -> tuple[T, ...]:
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise Wrong(expected)

@@ -36,7 +36,7 @@ def _parent(url: str) -> str:
     return url.rstrip("/").rpartition("/")[0]
 
 
-def watched(settings: Settings) -> tuple[NodeAddress, ...]:
+def merge_addresses(settings: Settings) -> tuple[NodeAddress, ...]:
     """Every node's address once, with all services that name it. One that is given by its base URL and by
     the contract's URLs too is one node."""
     merged: dict[tuple[str, str], NodeAddress] = {}

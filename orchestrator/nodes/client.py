@@ -22,8 +22,8 @@ from orchestrator.nodes.contract_only.probe import GRACE, Asking
 from orchestrator.nodes.contract_only.spool import Spool
 from orchestrator.nodes.job_files import JobFiles
 from orchestrator.nodes.native.client import NativeNodes
-from orchestrator.nodes.native.events import Introduced, Kind, follow_events, introduce
-from orchestrator.nodes.remote_stream import NotOnNode, RemoteStream, Unreachable
+from orchestrator.nodes.native.events import Introduction, NodeKind, follow_events, introduce
+from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream
 from orchestrator.storage.result_archive import FileEntry, parse_listing
 
 SILENCE: Final = 3.5
@@ -108,21 +108,23 @@ class NodeClient:
         try:
             return parse_listing(await self._own.list_files(node, attempt))
         except ValueError as error:
-            raise Unreachable(f"the node lists its files in a way that makes no sense: {error}") from error
+            raise NodeUnreachable(
+                f"the node lists its files in a way that makes no sense: {error}"
+            ) from error
 
     def follow(self, node_id: str, attempts: Sequence[Attempt]) -> None:
         self._followed[node_id] = tuple(attempts)
 
-    async def introduce(self, url: str) -> Introduced:
+    async def introduce(self, url: str) -> Introduction:
         """Who answers at this base URL."""
         return await introduce(self._http, url)
 
     async def watch(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
         base = base_of(address)
         who = await introduce(self._http, base)
-        if who.kind is Kind.UNCLEAR:
+        if who.kind is NodeKind.UNCLEAR:
             return who.reason
-        if who.kind is Kind.OURS:
+        if who.kind is NodeKind.OURS:
             return await follow_events(
                 self._http, self._owner, NodeRef(who.node_id, base), tell, self._silence
             )
@@ -138,4 +140,4 @@ class NodeClient:
         return await watch.run()
 
 
-__all__ = ["SILENCE", "NodeClient", "NotOnNode", "RemoteStream", "Unreachable"]
+__all__ = ["SILENCE", "NodeClient", "NodeUnreachable", "NotOnNode", "RemoteStream"]

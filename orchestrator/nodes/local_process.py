@@ -49,12 +49,12 @@ def start_bound(options: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[b
 
 
 def start_held(options: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
-    """A node that outlives this process, once `let_go` has been called; until then it waits, and ends when
+    """A node that outlives this process, once `release` has been called; until then it waits, and ends when
     this process does."""
     return _start(_HELD, options, stdin=subprocess.PIPE, stdout=output, stderr=output)
 
 
-def let_go(process: subprocess.Popen[bytes]) -> None:
+def release(process: subprocess.Popen[bytes]) -> None:
     """Let a held node begin. Raises BrokenPipeError if it is gone."""
     assert process.stdin is not None
     with process.stdin:
@@ -79,7 +79,7 @@ def _start(
     )
 
 
-async def said_url(output: trio.abc.ReceiveStream) -> str:
+async def read_url(output: trio.abc.ReceiveStream) -> str:
     """What a node says that it listens on; "" when it ends before."""
     said = b""
     async for piece in output:

@@ -16,7 +16,7 @@ from orchestrator.errors import OrchestratorError
 _PIECE: Final = 1 << 18
 
 
-class Unreachable(OrchestratorError):
+class NodeUnreachable(OrchestratorError):
     """The node cannot be asked now, or its answer makes no sense; the text says why."""
 
 

@@ -31,7 +31,7 @@ REMEMBERED: Final = 10_000
 """How many jobs that are over are remembered, so that an old row that comes late does not bring one back."""
 
 
-class _State(Enum):
+class _JobState(Enum):
     WAITING = auto()
     ORDERED_TO_END = auto()  # queued, but never to go
     GOING = auto()
@@ -44,13 +44,13 @@ class _Known:
     service: str
     user_id: int
     requires: str
-    state: _State
+    state: _JobState
     held: bool = False
 
     @property
-    def effective(self) -> _State:
-        queued = self.state in (_State.WAITING, _State.ORDERED_TO_END)
-        return _State.GOING if self.held and queued else self.state
+    def effective(self) -> _JobState:
+        queued = self.state in (_JobState.WAITING, _JobState.ORDERED_TO_END)
+        return _JobState.GOING if self.held and queued else self.state
 
 
 class QueueManager:
@@ -72,7 +72,7 @@ class QueueManager:
         if job.change_seq <= (known.seq if known is not None else self._over.get(job.id, -1)):
             return
         if known is None:
-            known = _Known(job.change_seq, job.service, job.user_id, job.requires, _State.NEITHER)
+            known = _Known(job.change_seq, job.service, job.user_id, job.requires, _JobState.NEITHER)
             self._known[job.id] = known
         before = known.effective
         known.seq = job.change_seq
@@ -102,9 +102,9 @@ class QueueManager:
     def reserve(self, job_id: int) -> None:
         """Count a queued job as going. Nothing happens to a job that is unknown or not queued."""
         known = self._known.get(job_id)
-        if known is not None and known.state is _State.WAITING and not known.held:
+        if known is not None and known.state is _JobState.WAITING and not known.held:
             known.held = True
-            self._shift(job_id, known, _State.WAITING)
+            self._shift(job_id, known, _JobState.WAITING)
 
     def unreserve(self, job_id: int) -> None:
         """Let the job's own row count again. Idempotent."""
@@ -136,7 +136,7 @@ class QueueManager:
         """Why a job waits. None for one that is not queued, is going, or was ordered to end. `free_slots`
         and `any_node` are what the pool says of its service."""
         known = self._known.get(job_id)
-        if known is None or known.effective is not _State.WAITING:
+        if known is None or known.effective is not _JobState.WAITING:
             return None
         name, room = known.service, self._services[known.service]
         ring, limits = room.rings[known.requires], room.limits
@@ -165,7 +165,7 @@ class QueueManager:
             return Waiting(WaitReason.SLOT, f"waits for a free slot; {before}", position)
         return Waiting(WaitReason.SLOT, f"waits for its turn; {before}", position)
 
-    def _shift(self, job_id: int, known: _Known, before: _State) -> None:
+    def _shift(self, job_id: int, known: _Known, before: _JobState) -> None:
         """Bring a job's service up to date after its state may have changed."""
         after = known.effective
         if after is before:
@@ -173,28 +173,28 @@ class QueueManager:
         room = self._services.get(known.service)
         if room is None:
             room = self._services[known.service] = ServiceRings(self._limits.get(known.service))
-        if before is _State.WAITING:
+        if before is _JobState.WAITING:
             ring = room.rings[known.requires]
-            if after is _State.GOING:
+            if after is _JobState.GOING:
                 self._turns += 1
                 room.served = ring.served = self._turns
-            ring.leave(known.user_id, job_id, served=after is _State.GOING)
+            ring.leave(known.user_id, job_id, served=after is _JobState.GOING)
             if not ring.users:
                 del room.rings[known.requires]
-        elif before is _State.GOING:
+        elif before is _JobState.GOING:
             room.ended(known.user_id)
-        if after is _State.WAITING:
+        if after is _JobState.WAITING:
             ring = room.rings.get(known.requires) or Ring(room, known.requires)
             room.rings[known.requires] = ring
             ring.enter(known.user_id, job_id)
-        elif after is _State.GOING:
+        elif after is _JobState.GOING:
             room.started(known.user_id)
 
 
-def _state_of(job: Job) -> _State:
+def _state_of(job: Job) -> _JobState:
     if job.status is Status.QUEUED:
-        return _State.ORDERED_TO_END if job.terminate_requested else _State.WAITING
-    return _State.GOING if job.counts else _State.NEITHER
+        return _JobState.ORDERED_TO_END if job.terminate_requested else _JobState.WAITING
+    return _JobState.GOING if job.counts else _JobState.NEITHER
 
 
 def _before(position: int) -> str:

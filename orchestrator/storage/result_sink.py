@@ -15,7 +15,7 @@ from orchestrator.storage.disk import Disk, StorageGone
 from orchestrator.storage.upload import IncomingFile, _Threads
 
 
-class ResultSink:
+class DiskResultSink:
     """What an attempt left, as it arrives. Made by `Storage.receive_result`; ends with `commit` or
     `abort`."""
 

@@ -31,7 +31,7 @@ from actors.domain.ids import is_key
 from actors.ports.storage import StorageError
 from actors.ports.world import Clock
 from orchestrator.storage.disk import Disk, StorageFull, StorageGone, Trace, speaking_of
-from orchestrator.storage.result_sink import ResultSink
+from orchestrator.storage.result_sink import DiskResultSink
 from orchestrator.storage.upload import Upload
 
 log: Final = logging.getLogger("orchestrator.storage")
@@ -43,7 +43,7 @@ THREADS: Final = 16
 LOGS: Final = {"stdout": "stdout.log", "stderr": "stderr.log"}
 
 
-class Storage:
+class DiskStorage:
     """See the module. One process at a time owns a data directory: the caller holds its lock."""
 
     def __init__(self, root: Path, clock: Clock, *, keep_free: int = 0, trace: Trace | None = None) -> None:
@@ -94,12 +94,12 @@ class Storage:
                     except StorageError as error:
                         log.warning("an upload that was given up is left until the next start: %s", error)
 
-    def receive_result(self, storage_key: str, attempt_key: str) -> ResultSink:
+    def receive_result(self, storage_key: str, attempt_key: str) -> DiskResultSink:
         """A place for what an attempt left. Nothing is visible before its `commit`."""
         if not is_key(attempt_key):
             raise StorageError(f"{attempt_key!r} is no key of an attempt")
         place = self.root / "incoming" / f"result-{storage_key}-{attempt_key}-{secrets.token_hex(4)}"
-        return ResultSink(self, self._disk, place, self.job(storage_key), self.root / "trash")
+        return DiskResultSink(self, self._disk, place, self.job(storage_key), self.root / "trash")
 
     async def note_id(self, storage_key: str, job_id: int) -> None:
         """Write the ledger's id beside the files, so that a person, or a repair, finds the two together. The
@@ -279,8 +279,8 @@ def read_json(path: Path) -> object:
 
 __all__ = [
     "LOGS",
-    "ResultSink",
-    "Storage",
+    "DiskResultSink",
+    "DiskStorage",
     "StorageError",
     "StorageFull",
     "StorageGone",

@@ -14,10 +14,10 @@ from support.data.node_jobs import new_storage
 from actors.cleaner import Cleaner
 from actors.kernel.actor import Mailbox
 from orchestrator.startup import RESTORED_GAP, go_on_from
-from orchestrator.storage.storage import Storage
+from orchestrator.storage.storage import DiskStorage
 
 
-async def stored(storage: Storage) -> str:
+async def stored(storage: DiskStorage) -> str:
     async with storage.receive() as upload:
         return await upload.commit(7, "example")
 

@@ -32,7 +32,7 @@ from orchestrator.nodes.contract_only.poller import ContractOnlyPoller
 from orchestrator.nodes.contract_only.probe import Asking
 from orchestrator.nodes.contract_only.spool import Spool
 from orchestrator.nodes.remote_stream import NotOnNode
-from orchestrator.storage.storage import Storage
+from orchestrator.storage.storage import DiskStorage
 
 OWNER = "0" * 32
 
@@ -40,7 +40,7 @@ OWNER = "0" * 32
 class Bench:
     """A node that runs, a client that watches it, and a storage with jobs."""
 
-    def __init__(self, client: NodeClient, storage: Storage, url: str) -> None:
+    def __init__(self, client: NodeClient, storage: DiskStorage, url: str) -> None:
         self.client = client
         self.storage = storage
         self.url = url

@@ -42,12 +42,12 @@ def safe_path(name: str) -> str:
     segments = name.split("/")
     kept = segments[-1:] if name.startswith("/") or ".." in segments else segments
     # A drive may come to light only when the rest is normalised (`./C:\x\in.pdb`).
-    if _DRIVE.match(name) or _DRIVE.match("/".join(_named(kept))):
+    if _DRIVE.match(name) or _DRIVE.match("/".join(_drop_empty(kept))):
         segments = kept = re.split(r"[\\/]", name)[-1:]
     # A name that ends in a slash or a dot segment names a directory, whatever comes before.
     if segments[-1] in ("", ".", ".."):
         raise BadRequest(f"file name {printable(name)}: it does not name a file")
-    kept = _named(kept)
+    kept = _drop_empty(kept)
     if any(len(segment.encode()) > COMPONENT_LIMIT for segment in kept):
         raise BadRequest(f"file name {printable(name)}: a part of it is longer than {COMPONENT_LIMIT} bytes")
     path = "/".join(kept)
@@ -56,7 +56,7 @@ def safe_path(name: str) -> str:
     return path
 
 
-def _named(segments: list[str]) -> list[str]:
+def _drop_empty(segments: list[str]) -> list[str]:
     return [segment for segment in segments if segment not in ("", ".")]
 
 

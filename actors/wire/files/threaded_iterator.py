@@ -11,7 +11,7 @@ PIECE: Final = 256 * 1024
 """Bytes for each hop to a thread. A hop costs about as much as copying them."""
 
 
-class Pulled:
+class ThreadedIterator:
     """An async iterator over the bytes of a generator, joined to pieces of `PIECE` bytes or a little more.
 
     What the generator holds open is closed when it ends or fails, when reading is cancelled, on `aclose`, and

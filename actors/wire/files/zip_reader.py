@@ -23,7 +23,7 @@ _TARGET_LIMIT: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ZipMember:
     """A member as the zip's directory tells it. `path` has no slash at its end; `mode` holds the permission
     bits, 0 if the zip tells none."""
 
@@ -33,9 +33,9 @@ class Member:
     kind: Kind
 
 
-def members(path: Path) -> tuple[Member, ...]:
+def members(path: Path) -> tuple[ZipMember, ...]:
     """What is in the zip, in its order. Raises BadArchive, also for a name that is unsafe or there twice."""
-    with _opened(path) as archive:
+    with _open_zip(path) as archive:
         return tuple(_member(info) for info in _infos(archive))
 
 
@@ -43,7 +43,7 @@ def check_zip(path: Path, expected: Sequence[Entry] | None) -> None:
     """Read all of the zip once: every member must unpack and fit its checksum, and no name may be unsafe or
     there twice. With a manifest, the members must be exactly those: path, kind, size, target. Raises
     BadArchive with what is wrong, OSError when the disk fails. Memory stays small."""
-    with _opened(path) as archive:
+    with _open_zip(path) as archive:
         missing = None if expected is None else {entry.path: entry for entry in expected}
         for info in _infos(archive):
             member = _member(info)
@@ -63,18 +63,18 @@ def check_zip(path: Path, expected: Sequence[Entry] | None) -> None:
 def open_member(path: Path, name: str) -> Generator[bytes, None, None]:
     """The bytes of one member in pieces of 256 KiB, checked at the end. KeyError when it is not there or is a
     directory, BadArchive when it is damaged. Close it, or read it to its end: it holds the file open.
-    `Pulled(open_member(…))` reads it from a task."""
-    with _opened(path) as archive:
+    `ThreadedIterator(open_member(…))` reads it from a task."""
+    with _open_zip(path) as archive:
         info = archive.getinfo(name)
         if info.is_dir():
             raise KeyError(name)
-        _supported(info)
+        _check_supported(info)
         with archive.open(info) as source:
             yield from _pieces(source)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     with _damage("the zip is damaged"), zipfile.ZipFile(path) as archive:
         yield archive
 
@@ -101,24 +101,24 @@ def _infos(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
         if name in seen:
             raise BadArchive(f"the zip holds {printable(name)} twice")
         seen.add(name)
-        _supported(info)
+        _check_supported(info)
         yield info
 
 
-def _supported(info: zipfile.ZipInfo) -> None:
+def _check_supported(info: zipfile.ZipInfo) -> None:
     if info.flag_bits & 1:
         raise BadArchive(f"the zip holds {printable(info.filename)} encrypted")
     if info.compress_type not in _METHODS:
         raise BadArchive(f"the zip holds {printable(info.filename)} in a compression that is not known")
 
 
-def _member(info: zipfile.ZipInfo) -> Member:
+def _member(info: zipfile.ZipInfo) -> ZipMember:
     mode = info.external_attr >> 16
     kind: Kind = "directory" if info.is_dir() else "link" if stat.S_ISLNK(mode) else "file"
-    return Member(info.filename.rstrip("/"), info.file_size, stat.S_IMODE(mode), kind)
+    return ZipMember(info.filename.rstrip("/"), info.file_size, stat.S_IMODE(mode), kind)
 
 
-def _compare(member: Member, entry: Entry) -> None:
+def _compare(member: ZipMember, entry: Entry) -> None:
     if member.kind != entry.kind:
         raise BadArchive(
             f"{printable(entry.path)} is a {member.kind} in the zip and a {entry.kind} in the manifest"
@@ -129,7 +129,7 @@ def _compare(member: Member, entry: Entry) -> None:
         )
 
 
-def _verify(archive: zipfile.ZipFile, info: zipfile.ZipInfo, member: Member, entry: Entry | None) -> None:
+def _verify(archive: zipfile.ZipFile, info: zipfile.ZipInfo, member: ZipMember, entry: Entry | None) -> None:
     size = 0
     start = b""
     with _damage(f"{printable(member.path)} is damaged in the zip"), archive.open(info) as source:

@@ -22,7 +22,7 @@ from stream_zip import ZIP_32, ZIP_64, MemberFile, Method, stream_zip
 from actors.wire.errors import SourceChanged
 from actors.wire.files.listing import Entry, Kind, Listing, OpenTree, list_tree, open_regular
 from actors.wire.files.names import printable
-from actors.wire.files.threaded_iterator import PIECE, Pulled
+from actors.wire.files.threaded_iterator import PIECE, ThreadedIterator
 
 __all__ = ["Entry", "Kind", "Listing", "list_tree", "zip_pieces", "zip_stream"]
 
@@ -35,7 +35,7 @@ _OVERHEAD: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
+class _ZipEntry:
     """An entry of the tree, or a file `beside` it that goes by the entry's name."""
 
     entry: Entry
@@ -49,7 +49,7 @@ def zip_stream(
     *,
     strict: bool = False,
     left_out: list[tuple[str, str]] | None = None,
-) -> Pulled:
+) -> ThreadedIterator:
     """The zip of these entries of `list_tree(root)`, as an async iterator of pieces of about 256 KiB.
 
     `extra` are (name in the zip, regular file anywhere), for what belongs to a job and is not in its
@@ -60,7 +60,7 @@ def zip_stream(
     script still runs) each file is taken up to the size it was listed with, or less if it shrank, and what is
     no longer a readable file is skipped and appended to `left_out`. OSError when the disk fails.
     """
-    return Pulled(zip_pieces(root, entries, extra, strict=strict, left_out=left_out))
+    return ThreadedIterator(zip_pieces(root, entries, extra, strict=strict, left_out=left_out))
 
 
 def zip_pieces(
@@ -86,7 +86,7 @@ class _Packing:
         with ExitStack() as stack:
             tree = OpenTree(root)
             stack.callback(tree.close)
-            items = [*map(_Item, entries), *self._extras({entry.path for entry in entries}, extra)]
+            items = [*map(_ZipEntry, entries), *self._extras({entry.path for entry in entries}, extra)]
             members = self._members(tree, items)
             # Closed at once, and before the tree: it may be within a file.
             stack.callback(members.close)
@@ -99,7 +99,7 @@ class _Packing:
                 extended_timestamps=latest <= _LATEST_UNIX,
             )
 
-    def _extras(self, taken: set[str], extra: Sequence[tuple[str, Path]]) -> Iterator[_Item]:
+    def _extras(self, taken: set[str], extra: Sequence[tuple[str, Path]]) -> Iterator[_ZipEntry]:
         for name, path in extra:
             if name in taken:
                 continue
@@ -110,9 +110,9 @@ class _Packing:
                 finally:
                     os.close(handle)
                 mode = stat.S_IMODE(found.st_mode)
-                yield _Item(Entry(name, b"", found.st_size, mode, found.st_mtime, "file"), path)
+                yield _ZipEntry(Entry(name, b"", found.st_size, mode, found.st_mtime, "file"), path)
 
-    def _members(self, tree: OpenTree, items: Sequence[_Item]) -> Generator[MemberFile, None, None]:
+    def _members(self, tree: OpenTree, items: Sequence[_ZipEntry]) -> Generator[MemberFile, None, None]:
         method = _method([item.entry for item in items])
         for item in items:
             entry = item.entry

@@ -20,7 +20,7 @@ async def drain(body: AsyncIterator[bytes], seconds: float = DRAIN) -> None:
             pass
 
 
-async def then_drained(answer: Response, unread: AsyncIterator[bytes], seconds: float = DRAIN) -> Response:
+async def drain_after(answer: Response, unread: AsyncIterator[bytes], seconds: float = DRAIN) -> Response:
     """The answer first, whole: a client that listens while it sends need not send the rest. Then what is left
     of the request's body."""
     content = await answer.get_data(as_text=False)

@@ -56,7 +56,7 @@ def build(name: str, filename: str | None) -> bytes:
                 continue
             if _CONTROL.search(value):
                 raise BadRequest(f"name {printable(value)}: control characters cannot be sent")
-            plain = _written(value)
+            plain = _format_value(value)
             pieces.append(f'{key}="{plain}"')
             if _plain(plain) != value:
                 pieces.append(f"{key}*=UTF-8''{quote(value, safe='')}")
@@ -65,7 +65,7 @@ def build(name: str, filename: str | None) -> bytes:
         raise BadRequest(f"name {printable(filename or name)}: it is no text") from None
 
 
-def _written(value: str) -> str:
+def _format_value(value: str) -> str:
     plain = value.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
     # Backslashes at the end are doubled, or readers that know escapes would take the closing quote for one.
     return plain + "\\" * (len(plain) - len(plain.rstrip("\\")))

@@ -155,7 +155,7 @@ class _Reader:
                 else:
                     await self._data(event)
         except MultipartError as error:
-            raise BadRequest(f"malformed multipart: {_said(error)}") from None
+            raise BadRequest(f"malformed multipart: {_describe_error(error)}") from None
 
     def finish(self) -> None:
         try:
@@ -229,5 +229,5 @@ def _part(segment: MultipartSegment) -> Part:
     return Part(name, filename, segment.content_type)
 
 
-def _said(error: MultipartError) -> str:
+def _describe_error(error: MultipartError) -> str:
     return str(error.args[0]) if error.args else "it cannot be parsed"

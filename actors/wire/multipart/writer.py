@@ -15,7 +15,7 @@ from pathlib import Path
 from actors.wire.errors import SourceChanged
 from actors.wire.files.listing import open_regular
 from actors.wire.files.names import printable
-from actors.wire.files.threaded_iterator import PIECE, Pulled
+from actors.wire.files.threaded_iterator import PIECE, ThreadedIterator
 from actors.wire.multipart import content_disposition
 
 
@@ -66,7 +66,7 @@ class MultipartBody:
         return {"Content-Type": self.content_type, "Content-Length": str(self.content_length)}
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return Pulled(self.pieces())
+        return ThreadedIterator(self.pieces())
 
     def pieces(self) -> Generator[bytes, None, None]:
         """The same for who is in no Trio task. Blocks while it reads files."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from actors.domain.job import End
 from actors.domain.node import Heartbeat, PayloadView, StreamPosition
-from actors.domain.progress import Progress, told
+from actors.domain.progress import Progress, normalize_progress
 from actors.domain.status import ENDED, PAYLOAD, Status
 from actors.wire.errors import WireError
 
@@ -93,7 +93,7 @@ def progress_from_json(data: Any) -> Progress | None:
         return None
     fraction, message = data.get("fraction"), data.get("message")
     known = isinstance(fraction, int | float) and not isinstance(fraction, bool)
-    said = told(fraction if known else None, message if isinstance(message, str) else "")
+    said = normalize_progress(fraction if known else None, message if isinstance(message, str) else "")
     return None if said == Progress() else said
 
 

@@ -10,7 +10,7 @@ from actors.ports.storage import StorageError
 from actors.wire.http.app import Refusal
 from orchestrator.events.waiters import TooManyWaiters
 from orchestrator.ledger.ledger import IdempotencyConflict, LedgerFull
-from orchestrator.nodes.remote_stream import Unreachable
+from orchestrator.nodes.remote_stream import NodeUnreachable
 from orchestrator.storage.disk import NameRefused, StorageFull
 
 
@@ -22,7 +22,7 @@ def to_refusal(error: Exception) -> Refusal | None:
             return Refusal(507, "disk_full", f"{error}; try again when there is room")
         case IdempotencyConflict():
             return Refusal(422, "idempotency_conflict", str(error))
-        case StorageError() | LedgerError() | Unreachable() | NoAnswer() | TooManyWaiters():
+        case StorageError() | LedgerError() | NodeUnreachable() | NoAnswer() | TooManyWaiters():
             return Refusal(503, "unavailable", f"{error}; try again")
         case trio.TooSlowError():
             return Refusal(503, "unavailable", "the disk or the ledger did not answer in time; try again")

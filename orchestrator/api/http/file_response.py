@@ -19,7 +19,7 @@ from actors.wire.http.app import Refusal
 from actors.wire.http.backpressure import BoundedRequest
 from orchestrator.nodes.remote_stream import RemoteStream
 from orchestrator.storage.disk import StorageGone
-from orchestrator.storage.storage import Storage
+from orchestrator.storage.storage import DiskStorage
 
 PIECE: Final = 1 << 20
 
@@ -97,7 +97,13 @@ async def stream(
 
 
 async def stored(
-    storage: Storage, storage_key: str, name: str, content_type: str, filename: str, *, top: str = "result"
+    storage: DiskStorage,
+    storage_key: str,
+    name: str,
+    content_type: str,
+    filename: str,
+    *,
+    top: str = "result",
 ) -> Response | None:
     """One file of the stored results, or of the inputs (`top` is "input"), with ETag and ranges. None if it
     is not there."""
@@ -132,7 +138,7 @@ async def stored(
         return response
 
 
-async def _open(storage: Storage, path: Path) -> int | None:
+async def _open(storage: DiskStorage, path: Path) -> int | None:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         return await storage.thread(lambda: os.open(path, flags), what=f"results in {path.parent}")
@@ -185,7 +191,7 @@ def asked_range(size: int, tag: str) -> tuple[int, int] | None:
 
 
 async def pieces_of(
-    storage: Storage, storage_key: str, name: str, offset: int
+    storage: DiskStorage, storage_key: str, name: str, offset: int
 ) -> AsyncGenerator[bytes, None]:
     """One file of the stored results from `offset` on; nothing if it is not there."""
     with ExitStack() as held:
@@ -199,7 +205,7 @@ async def pieces_of(
             yield piece
 
 
-async def log(storage: Storage, storage_key: str, name: str, offset: int) -> Response | None:
+async def log(storage: DiskStorage, storage_key: str, name: str, offset: int) -> Response | None:
     """A stored log from `offset` bytes on; nothing when that is its end or beyond. None if it is not
     there."""
     with ExitStack() as held:

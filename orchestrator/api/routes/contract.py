@@ -12,7 +12,7 @@ from actors.domain.job import Job
 from actors.domain.status import OVER, Status
 from actors.ports.ledger import LedgerError
 from actors.wire.http.app import Refusal, error_response, json_response, read_job_id
-from actors.wire.http.drain_body import then_drained
+from actors.wire.http.drain_body import drain_after
 from actors.wire.protocol.contract import status_body
 from orchestrator.api import job_views
 from orchestrator.api.context import Api
@@ -20,7 +20,7 @@ from orchestrator.api.http.errors import to_refusal, unknown_job
 from orchestrator.api.upload_form import Uploads
 from orchestrator.events.waiters import TooManyWaiters, WaitersClosed
 from orchestrator.ledger.transitions import UPLOADED
-from orchestrator.nodes.remote_stream import Unreachable
+from orchestrator.nodes.remote_stream import NodeUnreachable
 
 HEALTH_DEADLINE: Final = 5.0
 TERMINATED: Final = "job terminated"
@@ -60,7 +60,7 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
                 request.headers.get("Idempotency-Key"),
             )
         except Exception as error:
-            return await then_drained(error_response(error, to_refusal), body, DRAINING)
+            return await drain_after(error_response(error, to_refusal), body, DRAINING)
         headers = {"Location": f"/v1/jobs/{job.id}"}
         return json_response(status_body(job.id, Status.QUEUED, UPLOADED), 201, headers)
 
@@ -76,7 +76,7 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
         job = await job_views.find(api, read_job_id(number))
         try:
             return await job_views.directory_now(api, job)
-        except Unreachable as error:
+        except NodeUnreachable as error:
             message = f"the job's node cannot be reached: {error}"
             raise Refusal(503, "node_unreachable", message, job_id=job.id, job_status=job.status) from error
 

@@ -26,7 +26,7 @@ from orchestrator.api.context import Api
 from orchestrator.api.http import file_response, query_params, sse
 from orchestrator.contract.bodies import LogEndBody, LogTextBody
 from orchestrator.events.waiters import JobWaiter, WaitersClosed
-from orchestrator.nodes.remote_stream import NotOnNode, Unreachable
+from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode
 from orchestrator.storage.storage import LOGS
 
 BYTES: Final = "application/octet-stream"
@@ -164,7 +164,7 @@ class _Follower:
 
             nursery.start_soon(until_it_leaves)
             # A node that is away is asked again; what it has sent counts.
-            with suppress(Unreachable, NotOnNode, NoAnswer, LedgerError):
+            with suppress(NodeUnreachable, NotOnNode, NoAnswer, LedgerError):
                 found = await job_views.place(self._api, row)
                 if found is not None:
                     async with self._api.nodes.open_log(

@@ -19,7 +19,7 @@ from orchestrator.api.http import query_params
 from orchestrator.api.http.json_body import bad_field, json_object, only
 from orchestrator.api.serializers import render_node
 from orchestrator.ledger.tables.nodes import JoinedNode
-from orchestrator.nodes.native.events import Kind
+from orchestrator.nodes.native.events import NodeKind
 from orchestrator.nodes.registry import MachineTaken
 
 MOST_LABELS: Final = 64
@@ -125,14 +125,14 @@ async def _refuse_busy(api: Api, node_id: str) -> None:
 async def _check(api: Api, node: JoinedNode) -> None:
     """Raises Refusal unless the node that answers at the address is the one that joins."""
     who = await api.nodes.introduce(node.url)
-    if who.kind is Kind.UNCLEAR:
+    if who.kind is NodeKind.UNCLEAR:
         raise Refusal(
             422,
             "unreachable_node",
             f"url {node.url}: the node cannot be asked who it is: {who.reason}; "
             "the address has to be one that reaches it from here",
         )
-    if who.kind is Kind.FOREIGN:
+    if who.kind is NodeKind.FOREIGN:
         raise Refusal(
             422, "no_node", f"url {node.url}: what answers there is no node of ours; name it in the settings"
         )

@@ -13,7 +13,7 @@ from typing import Final
 
 from actors.wire.errors import BadArchive, BadRequest
 from actors.wire.files.names import printable, unspell
-from actors.wire.files.zip_reader import Member, members
+from actors.wire.files.zip_reader import ZipMember, members
 from orchestrator.client import BadAnswer, BadInput
 
 _PIECE: Final = 1 << 20
@@ -58,7 +58,7 @@ def _place(top: Path, path: str) -> Path:
     return top / os.fsdecode(raw)
 
 
-def _file(opened: zipfile.ZipFile, info: zipfile.ZipInfo, member: Member, path: Path) -> None:
+def _file(opened: zipfile.ZipFile, info: zipfile.ZipInfo, member: ZipMember, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     written = 0
     with opened.open(info) as source, path.open("xb") as target:
@@ -84,7 +84,7 @@ def _whenever() -> Iterator[None]:
         return
 
 
-def _link(opened: zipfile.ZipFile, info: zipfile.ZipInfo, member: Member, top: Path) -> str | None:
+def _link(opened: zipfile.ZipFile, info: zipfile.ZipInfo, member: ZipMember, top: Path) -> str | None:
     """Why it was left out, None if it is there."""
     with opened.open(info) as source:
         target = source.read(_LONGEST_TARGET + 1)

@@ -38,7 +38,7 @@ from orchestrator.nodes.contract_only.probe import Alive, Asking, Ended, Gone, H
 from orchestrator.nodes.contract_only.spool import Spool, sizes, store
 from orchestrator.nodes.job_files import JobFiles
 from orchestrator.nodes.refusals import error_text, json_body, refusal
-from orchestrator.nodes.remote_stream import NotOnNode, RemoteStream, Unreachable, from_file
+from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream, from_file
 
 _AT_ONCE: Final = 8
 _NO_MARKER: Final = (
@@ -216,9 +216,9 @@ class ContractOnlyNodes:
             case Absent() | Stranger():
                 raise NotOnNode("the node has nothing of it")
             case Nothing(reason=reason):
-                raise Unreachable(reason)
+                raise NodeUnreachable(reason)
             case _:
-                raise Unreachable("no zip came for its files")
+                raise NodeUnreachable("no zip came for its files")
 
 
 def _look(heard: Heard, key: str) -> AttemptLookup:

@@ -11,13 +11,13 @@ from actors.domain.job import Attempt
 from actors.domain.status import Status
 from actors.wire.errors import BadArchive
 from actors.wire.protocol.attempts import Garbled
-from orchestrator.http_client import Broken, Http, NotReached, Patience, Reply
+from orchestrator.http_client import Broken, Deadlines, Http, NotReached, Reply
 from orchestrator.nodes.contract_only.json_scan import TopLevel
 from orchestrator.nodes.contract_only.marker import UntilMarker
 from orchestrator.nodes.contract_only.spool import Contents, Spool, inspect
 from orchestrator.nodes.refusals import error_text
 
-_ZIPPING: Final = Patience(connect=5.0, head=None, stall=30.0)
+_ZIPPING: Final = Deadlines(connect=5.0, head=None, stall=30.0)
 _DRAINED: Final = 1 << 16
 
 
@@ -71,7 +71,7 @@ async def fetch(http: Http, spool: Spool, url: str, attempt: Attempt, *, only_wh
                 return Nothing(await error_text(reply))
             first = await _first(reply)
             if first.startswith(b"PK"):
-                return await _spooled(spool, first, reply, attempt.key, only_whose)
+                return await _spool(spool, first, reply, attempt.key, only_whose)
             found = await scan(reply, first)
     except (NotReached, Broken, Garbled, BadArchive) as error:
         return Nothing(str(error))
@@ -123,7 +123,7 @@ async def _first(reply: Reply) -> bytes:
     return first
 
 
-async def _spooled(
+async def _spool(
     spool: Spool, first: bytes, reply: Reply, key: str, only_whose: bool
 ) -> Files | Ours | Stranger:
     pieces = UntilMarker(first, reply, key) if only_whose else reply

@@ -13,7 +13,7 @@ from actors.domain.node import Heartbeat, NodeRef
 from actors.domain.status import Status
 from actors.ports.nodes import Beat, PayloadChanged, PayloadGone
 from actors.wire.protocol.attempts import Garbled
-from orchestrator.http_client import Broken, Http, NotReached, Patience
+from orchestrator.http_client import Broken, Deadlines, Http, NotReached
 from orchestrator.nodes.contract_only.fetch import Nothing
 from orchestrator.nodes.contract_only.probe import Asking, Gone, view_of
 from orchestrator.nodes.native.events import Tell
@@ -25,7 +25,7 @@ _MISSED: Final = 3
 _SLOWEST: Final = 8.0
 """Poll intervals between two questions to a node that gives no sensible answer."""
 
-_ASKING: Final = Patience(connect=5.0, head=5.0, stall=5.0)
+_ASKING: Final = Deadlines(connect=5.0, head=5.0, stall=5.0)
 
 
 class ContractOnlyPoller:

@@ -160,9 +160,9 @@ class Asking:
             case Status() if fetched is not Status.CLEANED:
                 return Nothing(f"the node answers with status {fetched}, without a zip")
             case Stranger():
-                return await self._confirmed(node, attempt, fetched)
+                return await self._confirm(node, attempt, fetched)
             case _:
-                return await self._confirmed(node, attempt, Absent())
+                return await self._confirm(node, attempt, Absent())
 
     async def _bad_end(self, node: NodeRef, attempt: Attempt, status: Status) -> Heard:
         fetched = await self._partial(node, attempt)
@@ -170,9 +170,9 @@ class Asking:
             case Files():
                 return await self._with_files(attempt, status, fetched)
             case Absent():
-                return await self._confirmed(node, attempt, _Bare(status))
+                return await self._confirm(node, attempt, _Bare(status))
             case Stranger():
-                return await self._confirmed(node, attempt, fetched)
+                return await self._confirm(node, attempt, fetched)
             case Nothing():
                 return fetched
             case _:
@@ -183,7 +183,7 @@ class Asking:
             await self._spool.remove(files.path)
             return _AGAIN
         self._signs.pop(attempt.key, None)
-        return _ended(status, files)
+        return _to_ended(status, files)
 
     def _lasts(self, key: str, sign: _Sign) -> bool:
         """Whether `sign` was seen for long enough."""
@@ -193,13 +193,13 @@ class Asking:
             return False
         return trio.current_time() - since >= self._grace
 
-    async def _confirmed(self, node: NodeRef, attempt: Attempt, sign: Absent | Stranger | _Bare) -> Heard:
+    async def _confirm(self, node: NodeRef, attempt: Attempt, sign: Absent | Stranger | _Bare) -> Heard:
         """What `sign` means, once it was seen for long enough."""
         if not self._lasts(attempt.key, sign):
             return _AGAIN
         match sign:
             case _Bare(status=status):
-                return _ended(status, None)
+                return _to_ended(status, None)
             case Stranger():
                 return Gone("its id is somebody else's on the node by now")
         other = await self._partial(node, attempt)
@@ -213,7 +213,7 @@ class Asking:
         return await fetch(self._http, self._spool, partial_url(node), attempt, only_whose=only_whose)
 
 
-def _ended(status: Status, files: Files | None) -> Ended:
+def _to_ended(status: Status, files: Files | None) -> Ended:
     exit_code = files.contents.exit_code if files is not None else None
     match status:
         case Status.COMPLETED:

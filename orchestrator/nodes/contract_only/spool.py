@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from actors.wire.files.threaded_iterator import Pulled
+from actors.wire.files.threaded_iterator import ThreadedIterator
 from actors.wire.files.zip_reader import check_zip, members, open_member
 from orchestrator.nodes.contract_only.marker import MARKER
 from orchestrator.nodes.job_files import LOGS, ResultSink
@@ -91,7 +91,7 @@ async def store(path: Path | None, sink: ResultSink) -> None:
             while piece := await file.read(_PIECE):
                 await sink.write_zip(piece)
         for name in (await sizes(path)).keys() & LOGS.keys():
-            async for piece in Pulled(open_member(path, name)):
+            async for piece in ThreadedIterator(open_member(path, name)):
                 await sink.write_log(LOGS[name], piece)
     await sink.commit({"entries": [], "left_out": []}, None)
 

@@ -27,17 +27,17 @@ from actors.ports.storage import StorageError
 from actors.wire.errors import BadRequest
 from actors.wire.multipart.writer import DataPart, FilePart, MultipartBody
 from actors.wire.protocol.attempts import Garbled, items, mark_from_json, view_from_json
-from orchestrator.http_client import BodyUnreadable, Broken, Http, NotReached, Patience, Reply
+from orchestrator.http_client import BodyUnreadable, Broken, Deadlines, Http, NotReached, Reply
 from orchestrator.nodes.concurrently import map_concurrently
 from orchestrator.nodes.job_files import JobFiles
 from orchestrator.nodes.native.results import receive
 from orchestrator.nodes.refusals import error_text, json_body, refusal
-from orchestrator.nodes.remote_stream import NotOnNode, RemoteStream, Unreachable
+from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream
 
 Inputs = Sequence[tuple[str, Path, int]]
 
 _AT_ONCE: Final = 8
-_ZIPPING: Final = Patience(head=120.0)
+_ZIPPING: Final = Deadlines(head=120.0)
 _LISTING: Final = 64 << 20
 """Bytes of the list of an attempt's files."""
 _LOOK_CODES: Final = {
@@ -132,7 +132,7 @@ class NativeNodes:
                 async with self._http.exchange(
                     "GET", f"{node.url}/v1/attempts/{attempt.key}", headers=_to(node)
                 ) as reply:
-                    return await _looked(reply, attempt.key)
+                    return await _parse_lookup(reply, attempt.key)
             except (NotReached, Broken, Garbled) as error:
                 return AttemptLookup(LookupResult.UNKNOWN, reason=str(error))
 
@@ -141,7 +141,7 @@ class NativeNodes:
     async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[AttemptLookup]:
         try:
             listed = await self._order(node, "cancel", attempts)
-            return [_cancelled(listed.get(attempt.key), attempt.key) for attempt in attempts]
+            return [_parse_cancelled(listed.get(attempt.key), attempt.key) for attempt in attempts]
         except (NotReached, Broken, Garbled) as error:
             return [AttemptLookup(LookupResult.UNKNOWN, reason=str(error)) for _ in attempts]
 
@@ -187,29 +187,29 @@ class NativeNodes:
     ) -> AbstractAsyncContextManager[RemoteStream]:
         query = f"stream={stream}&offset={offset}" + ("&follow=1" if follow else "")
         # A script may be silent for days while its log is followed.
-        patience = Patience(stall=None) if follow else Patience()
+        patience = Deadlines(stall=None) if follow else Deadlines()
         return self._open(node, f"{attempt.key}/logs?{query}", patience)
 
     def open_file(
         self, node: NodeRef, attempt: Attempt, path: str
     ) -> AbstractAsyncContextManager[RemoteStream]:
-        return self._open(node, f"{attempt.key}/files/{quote(path)}", Patience())
+        return self._open(node, f"{attempt.key}/files/{quote(path)}", Deadlines())
 
     async def list_files(self, node: NodeRef, attempt: Attempt) -> Any:
         """The manifest of what is there now. Raises NotOnNode, Unreachable."""
-        async with self._open(node, f"{attempt.key}/files", Patience()) as opened:
+        async with self._open(node, f"{attempt.key}/files", Deadlines()) as opened:
             data = bytearray()
             async for piece in opened.body:
                 data += piece
                 if len(data) > _LISTING:
-                    raise Unreachable("the node lists more files than can be told")
+                    raise NodeUnreachable("the node lists more files than can be told")
         try:
             return json.loads(data)
         except ValueError:
-            raise Unreachable("the node lists its files with something that is no JSON") from None
+            raise NodeUnreachable("the node lists its files with something that is no JSON") from None
 
     @asynccontextmanager
-    async def _open(self, node: NodeRef, what: str, patience: Patience) -> AsyncIterator[RemoteStream]:
+    async def _open(self, node: NodeRef, what: str, patience: Deadlines) -> AsyncIterator[RemoteStream]:
         async with AsyncExitStack() as stack:
             try:
                 reply = await stack.enter_async_context(
@@ -220,9 +220,9 @@ class NativeNodes:
                 if reply.status in (404, 410):
                     raise NotOnNode(await error_text(reply))
                 if reply.status != 200:
-                    raise Unreachable(await error_text(reply))
+                    raise NodeUnreachable(await error_text(reply))
             except (NotReached, Broken) as error:
-                raise Unreachable(str(error)) from error
+                raise NodeUnreachable(str(error)) from error
             yield RemoteStream(reply.headers, _Body(reply))
 
 
@@ -239,7 +239,7 @@ class _Body:
         try:
             return await anext(self._reply)
         except Broken as error:
-            raise Unreachable(str(error)) from error
+            raise NodeUnreachable(str(error)) from error
 
 
 def _to(node: NodeRef) -> dict[str, str]:
@@ -254,10 +254,10 @@ def _unreadable(error: Exception) -> SubmitAnswer:
 def _submit_answers(data: Any, keys: Sequence[str]) -> dict[str, SubmitAnswer]:
     listed = _by_key(data)
     mark = mark_from_json(data)
-    return {key: _submitted(listed.get(key), key, mark) for key in keys}
+    return {key: _parse_submitted(listed.get(key), key, mark) for key in keys}
 
 
-def _submitted(item: Mapping[str, Any] | None, key: str, mark: StreamPosition) -> SubmitAnswer:
+def _parse_submitted(item: Mapping[str, Any] | None, key: str, mark: StreamPosition) -> SubmitAnswer:
     if item is None:
         return SubmitAnswer(SubmitResult.DOUBT, "the node's answer leaves it out")
     try:
@@ -273,7 +273,7 @@ def _submitted(item: Mapping[str, Any] | None, key: str, mark: StreamPosition) -
     return SubmitAnswer(result, reason, view, mark)
 
 
-async def _looked(reply: Reply, key: str) -> AttemptLookup:
+async def _parse_lookup(reply: Reply, key: str) -> AttemptLookup:
     data = await reply.json()
     if not isinstance(data, dict):
         raise Garbled(f"HTTP {reply.status} without a JSON object")
@@ -289,7 +289,7 @@ async def _looked(reply: Reply, key: str) -> AttemptLookup:
     )
 
 
-def _cancelled(item: Mapping[str, Any] | None, key: str) -> AttemptLookup:
+def _parse_cancelled(item: Mapping[str, Any] | None, key: str) -> AttemptLookup:
     if item is None:
         return AttemptLookup(LookupResult.UNKNOWN, reason="the node's answer leaves it out")
     try:

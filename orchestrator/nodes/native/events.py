@@ -20,58 +20,58 @@ from actors.wire.protocol.attempts import (
     view_from_json,
 )
 from actors.wire.protocol.ndjson import read_lines
-from orchestrator.http_client import Broken, Http, NotReached, Patience, Reply
+from orchestrator.http_client import Broken, Deadlines, Http, NotReached, Reply
 from orchestrator.nodes.refusals import error_text
 
 Tell = Callable[[NodeRef, NodeEvent], None]
 
-_ASKING: Final = Patience(connect=5.0, head=10.0, stall=10.0)
+_ASKING: Final = Deadlines(connect=5.0, head=10.0, stall=10.0)
 _OVERSLEPT: Final = 0.5
 
 
-class Kind(StrEnum):
+class NodeKind(StrEnum):
     OURS = "ours"
     FOREIGN = "foreign"
     UNCLEAR = "unclear"
 
 
 @dataclass(frozen=True, slots=True)
-class Introduced:
+class Introduction:
     """Who answers at an address. `node_id` for ours only; `reason` for what is unclear."""
 
-    kind: Kind
+    kind: NodeKind
     node_id: str = ""
     reason: str = ""
 
 
-async def introduce(http: Http, base: str) -> Introduced:
+async def introduce(http: Http, base: str) -> Introduction:
     """Ask who is there. Errors of servers and proxies tell nothing: a node of ours that is just being
     restarted must not be taken for a foreign one."""
     try:
         async with http.exchange("GET", f"{base}/v1/info", patience=_ASKING) as reply:
             if reply.status >= 500 or reply.status in (401, 403, 408, 421, 429):
-                return Introduced(Kind.UNCLEAR, reason=f"/v1/info: {await error_text(reply)}")
+                return Introduction(NodeKind.UNCLEAR, reason=f"/v1/info: {await error_text(reply)}")
             try:
                 info = await reply.json()
             except Garbled:
-                return Introduced(Kind.FOREIGN)
+                return Introduction(NodeKind.FOREIGN)
     except (NotReached, Broken) as error:
-        return Introduced(Kind.UNCLEAR, reason=str(error))
+        return Introduction(NodeKind.UNCLEAR, reason=str(error))
     if reply.status != 200 or not isinstance(info, dict) or "protocol" not in info:
-        return Introduced(Kind.FOREIGN)
+        return Introduction(NodeKind.FOREIGN)
     if info["protocol"] != PROTOCOL:
         reason = f"it speaks protocol {info['protocol']!r}, {PROTOCOL} is spoken here"
-        return Introduced(Kind.UNCLEAR, reason=reason)
+        return Introduction(NodeKind.UNCLEAR, reason=reason)
     node_id = info.get("node_id")
     if not isinstance(node_id, str) or not node_id:
-        return Introduced(Kind.UNCLEAR, reason="it does not say its node id")
-    return Introduced(Kind.OURS, node_id)
+        return Introduction(NodeKind.UNCLEAR, reason="it does not say its node id")
+    return Introduction(NodeKind.OURS, node_id)
 
 
 async def follow_events(http: Http, owner: str, node: NodeRef, tell: Tell, silence: float) -> str:
     """Tell what the node tells, until its stream ends or nothing came for `silence` seconds. Why it ended is
     the result."""
-    patience = Patience(connect=5.0, head=max(silence, 5.0), stall=None)
+    patience = Deadlines(connect=5.0, head=max(silence, 5.0), stall=None)
     try:
         async with http.exchange(
             "GET",
@@ -96,8 +96,8 @@ async def _read(reply: Reply, owner: str, node: NodeRef, tell: Tell, listening: 
     first = True
     try:
         async for event in read_lines(reply):
-            listening.heard()
-            told = _told(event, owner, first)
+            listening.note()
+            told = _parse_event(event, owner, first)
             first = False
             if told is not None:
                 tell(node, told)
@@ -113,7 +113,7 @@ class Listening:
         self._silence = silence
         self._last = trio.current_time()
 
-    def heard(self) -> None:
+    def note(self) -> None:
         self._last = trio.current_time()
 
     async def watch_silence(self, scope: trio.CancelScope) -> None:
@@ -130,7 +130,7 @@ class Listening:
                 return
 
 
-def _told(event: Mapping[str, Any], owner: str, first: bool) -> NodeEvent | None:
+def _parse_event(event: Mapping[str, Any], owner: str, first: bool) -> NodeEvent | None:
     """What a line tells. Kinds that are not known are passed over: the node may be newer."""
     kind = event.get("event")
     if first and kind != "picture":

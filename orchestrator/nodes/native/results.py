@@ -38,15 +38,15 @@ async def receive(
     answers: dict[str, CollectAnswer] = {}
     wanted = {item.attempt.key: item for item in items}
     why = "the node's answer ended before it"
-    incoming: _Incoming | None = None
+    incoming: IncomingResult | None = None
     try:
         async for kind, data in frames.read_frames(body):
             if kind == frames.ERROR:
-                _refused(data, wanted, answers)
+                _record_refusal(data, wanted, answers)
             elif kind == frames.END:
                 if incoming is not None:
                     raise Garbled("an attempt's results begin before the last one's are complete")
-                incoming = _begun(data, wanted, files)
+                incoming = _begin(data, wanted, files)
             elif incoming is None:
                 raise Garbled("a frame that belongs to no attempt")
             else:
@@ -67,7 +67,7 @@ async def receive(
     return {key: answers.get(key) or CollectAnswer(CollectResult.FAILED, reason=why) for key in wanted}
 
 
-class _Incoming:
+class IncomingResult:
     """One attempt's part of the stream. Trouble with our own storage is remembered and the rest of the part
     read past, so that the attempts after it still arrive."""
 
@@ -117,13 +117,13 @@ class _Incoming:
                 reason = f"{name} is {value}, the node says {record.get(name)}"
                 return CollectAnswer(CollectResult.FAILED, reason=f"damaged on the way: {reason}")
         try:
-            await self._sink.commit(self._manifest, self._expected())
+            await self._sink.commit(self._manifest, self._list_expected())
         except (StorageError, BadArchive, Garbled) as error:
             self._note(error)
             return CollectAnswer(CollectResult.FAILED, reason=self.trouble)
         return CollectAnswer(CollectResult.STORED, end=self._view.end)
 
-    def _expected(self) -> list[Entry]:
+    def _list_expected(self) -> list[Entry]:
         """The members that the zip has to have: what the manifest names, and the logs beside it."""
         listed = self._manifest.get("entries")
         if not isinstance(listed, list):
@@ -159,7 +159,7 @@ def _entry(form: Any) -> Entry:
     raise Garbled("manifest.entries[]: path, kind and size were expected")
 
 
-def _begun(data: bytes, wanted: Mapping[str, Dispatch], files: JobFiles) -> _Incoming:
+def _begin(data: bytes, wanted: Mapping[str, Dispatch], files: JobFiles) -> IncomingResult:
     record = _object(data, "end record")
     view = view_from_json(record.get("payload"))
     manifest = record.get("manifest")
@@ -169,12 +169,12 @@ def _begun(data: bytes, wanted: Mapping[str, Dispatch], files: JobFiles) -> _Inc
     logs = record.get("logs", list(LOGS))
     if view.end is None or not isinstance(manifest, dict) or not isinstance(logs, list):
         raise Garbled("results without an end or without a manifest")
-    incoming = _Incoming(view, manifest, logs)
+    incoming = IncomingResult(view, manifest, logs)
     incoming.open(wanted[view.key], files)
     return incoming
 
 
-def _refused(data: bytes, wanted: Mapping[str, Dispatch], answers: dict[str, CollectAnswer]) -> None:
+def _record_refusal(data: bytes, wanted: Mapping[str, Dispatch], answers: dict[str, CollectAnswer]) -> None:
     record = _object(data, "error record")
     key, error = record.get("key"), record.get("error")
     if not isinstance(key, str) or key not in wanted:

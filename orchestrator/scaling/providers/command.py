@@ -54,17 +54,17 @@ class CommandProvider:
             "ORCHESTRATOR_SERVICE": service,
             "ORCHESTRATOR_SLOTS": str(self._slots.get(service, 1)),
         }
-        said = await self._run("create", self._commands.create, more)
-        words = said.split()
+        read_output = await self._run("create", self._commands.create, more)
+        words = read_output.split()
         if len(words) != 1 or not _ID.fullmatch(words[0]):
             raise ProviderError(
-                f"create has to print the machine's id and nothing else, and said {said!r:.200}"
+                f"create has to print the machine's id and nothing else, and said {read_output!r:.200}"
             )
         return Machine(words[0], token, service, running=True)
 
     async def list(self) -> Sequence[Machine]:
-        said = await self._run("list", self._commands.list)
-        machines = [_machine(line) for line in said.splitlines() if line.strip()]
+        read_output = await self._run("list", self._commands.list)
+        machines = [_machine(line) for line in read_output.splitlines() if line.strip()]
         if len({machine.machine_id for machine in machines}) != len(machines):
             raise ProviderError("list told the same machine twice")
         return machines
@@ -87,14 +87,14 @@ class CommandProvider:
             process = _start(command, what, arguments, {**self._environment, **(more or {})})
         except (OSError, ValueError) as error:
             raise ProviderError(f"{what} cannot be run: {error}", certain=True) from error
-        run = _Run(what, process)
+        run = _CommandRun(what, process)
         with process:
             ended = await run.finish(self._commands.deadline)
         if not ended:
             raise ProviderError(
                 f"{what} had not ended after {self._commands.deadline:g} s and was killed{run.last_words()}"
             )
-        return run.said()
+        return run.read_output()
 
 
 def _start(
@@ -111,7 +111,7 @@ def _start(
     )
 
 
-class _Run:
+class _CommandRun:
     """One run of a command."""
 
     def __init__(self, what: str, process: subprocess.Popen[bytes]) -> None:
@@ -141,7 +141,7 @@ class _Run:
             if self._process.poll() is None:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
-    def said(self) -> str:
+    def read_output(self) -> str:
         """Its output. Raises ProviderError if it failed or said too much or what is no text."""
         status = self._process.returncode
         if status != 0:

@@ -48,7 +48,7 @@ class Ec2Provider:
 
     async def create(self, token: str, service: str) -> Machine:
         # Not every endpoint heeds the ClientToken. Nothing has been done yet when this fails.
-        known = await self._described({f"tag:{TOKEN_TAG}": [token]}, certain=True)
+        known = await self._describe({f"tag:{TOKEN_TAG}": [token]}, certain=True)
         if known:
             return known[0]
         parameters = self._parameters(token, service)
@@ -62,7 +62,7 @@ class Ec2Provider:
         return _machine(instances[0], token, service)
 
     async def list(self) -> Sequence[Machine]:
-        return await self._described({})
+        return await self._describe({})
 
     async def terminate(self, machine_ids: Sequence[str]) -> None:
         if not machine_ids:
@@ -90,7 +90,7 @@ class Ec2Provider:
         ids = [*machine_ids]
         await self._call("TerminateInstances", lambda client: client.terminate_instances(InstanceIds=ids))
 
-    async def _described(
+    async def _describe(
         self, filters: Mapping[str, Sequence[str]], *, certain: bool = False
     ) -> Sequence[Machine]:
         """Instances of this orchestrator that are not ended and fit the filters, of all pages."""
@@ -164,7 +164,7 @@ class Ec2Provider:
         try:
             with trio.fail_after(deadline):
                 client = await self._built()
-                return await self._in_thread(lambda: _asked(what, lambda: work(client)))
+                return await self._in_thread(lambda: _ask(what, lambda: work(client)))
         except trio.TooSlowError as error:
             # The thread is left to itself; it ends with the timeouts of its sockets.
             raise ProviderError(f"{what} was not answered within {deadline:g} s") from error
@@ -173,7 +173,7 @@ class Ec2Provider:
         async with self._building:
             if self._client is None:
                 # Reads a model of 200 operations and looks for credentials, perhaps over the network.
-                self._client = await self._in_thread(lambda: _asked("boto3", lambda: _client(self._settings)))
+                self._client = await self._in_thread(lambda: _ask("boto3", lambda: _client(self._settings)))
         return self._client
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -198,7 +198,7 @@ def _client(settings: Ec2Settings) -> Any:
     )
 
 
-def _asked(what: str, work: Callable[[], T]) -> T:
+def _ask(what: str, work: Callable[[], T]) -> T:
     """In the thread: botocore's errors as ours."""
     from botocore import exceptions
 

@@ -27,8 +27,8 @@ from actors.process.identity import ProcessIdentity, end_child, identify
 from orchestrator.nodes.local_process import (
     GRACE_SECONDS,
     last_words,
-    let_go,
-    said_url,
+    read_url,
+    release,
     start_bound,
     start_held,
 )
@@ -79,7 +79,7 @@ class LocalProvider:
         join_url = await self._join_url()
         async with self._call("start a node"):
             home = self._directory / token
-            known = self._known(home)
+            known = self._find(home)
             if known is not None:
                 return known[1]
             await self._remove(home)
@@ -90,7 +90,7 @@ class LocalProvider:
         async with self._call("look for nodes"):
             living = []
             for home in self._homes():
-                known = self._known(home)
+                known = self._find(home)
                 if known is not None:
                     living.append(known[1])
                 else:
@@ -145,18 +145,18 @@ class LocalProvider:
             half = home / f"{_PROCESS}.new"
             half.write_text(json.dumps({"service": service, **asdict(started)}))
             os.replace(half, home / _PROCESS)
-            let_go(process)
+            release(process)
         return Machine(token, token, service, running=True)
 
     async def _end(self, home: Path) -> None:
-        known = self._known(home)
+        known = self._find(home)
         if known is None or not await known[0].end():
             await self._end_jobs(home)
         await _delete(home)
 
     async def _remove(self, home: Path) -> None:
         """What a node left that is gone without having been told to."""
-        left = self._left(home)
+        left = self._list_leftovers(home)
         if _LOG in left:
             log.error("the node of machine %s ended by itself: %s", home.name, last_words(home / _LOG))
         await self._end_jobs(home)
@@ -165,7 +165,7 @@ class LocalProvider:
     async def _end_jobs(self, home: Path) -> None:
         """End the jobs of a node that was killed and could not: they run on. A node on the same data finds
         them, and ends them when it is told to end itself."""
-        if _DATA not in self._left(home):
+        if _DATA not in self._list_leftovers(home):
             return
         options = ["--host", "127.0.0.1", "--port", "0", "--data", str(home / _DATA)]
         options += ["--on-stop", "kill", "--grace", str(GRACE_SECONDS)]
@@ -173,13 +173,13 @@ class LocalProvider:
             assert process.stdout is not None
             try:
                 async with trio.lowlevel.FdStream(os.dup(process.stdout.fileno())) as output:
-                    if not await said_url(output):
+                    if not await read_url(output):
                         log.error("jobs of machine %s may run on: %s", home.name, last_words(home / _LOG))
             finally:
                 with trio.CancelScope(shield=True):
                     await end_child(process)
 
-    def _known(self, home: Path) -> tuple[ProcessIdentity, Machine] | None:
+    def _find(self, home: Path) -> tuple[ProcessIdentity, Machine] | None:
         """The process of a machine and the machine, if it lives."""
         path = home / _PROCESS
         try:
@@ -192,7 +192,7 @@ class LocalProvider:
             raise ProviderError(f"{path} does not say which process it is; look at it, remove it") from error
         return (process, machine) if process.lives() else None
 
-    def _left(self, home: Path) -> Sequence[str]:
+    def _list_leftovers(self, home: Path) -> Sequence[str]:
         try:
             return os.listdir(home)
         except FileNotFoundError:

@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from node.api.submit import Receiver
+from node.api.submit import SubmitReceiver
 from node.payloads.operations import Arrived
 from node.payloads.records import Records
 from node.payloads.table import PayloadTable, open_table
@@ -69,12 +69,12 @@ class Body:
         yield b"--x--\r\n"
 
 
-async def contract(receiver: Receiver, body: Body) -> None:
+async def contract(receiver: SubmitReceiver, body: Body) -> None:
     async with aclosing(body(part("run.sh", "run.sh", SCRIPT))) as sent:
         await receiver.contract(CONTENT_TYPE, sent)
 
 
-async def attempts(receiver: Receiver, body: Body) -> None:
+async def attempts(receiver: SubmitReceiver, body: Body) -> None:
     form = {"owner": "o", "attempts": [{"key": THIRD, "job": 1, "n": 1, "service": "x", "user": 1}]}
     parts = part("attempts", "", json.dumps(form).encode()), part(f"{THIRD}/run.sh", "run.sh", SCRIPT)
     async with aclosing(body(*parts)) as sent:
@@ -94,11 +94,11 @@ async def opened(data: Path) -> AsyncIterator[tuple[PayloadTable, Workspace]]:
 
 @pytest.mark.parametrize("submit", [contract, attempts])
 async def test_a_submit_cancelled_in_the_batch_of_another_is_accepted_with_its_files(
-    tmp_path: Path, submit: Callable[[Receiver, Body], Awaitable[None]]
+    tmp_path: Path, submit: Callable[[SubmitReceiver, Body], Awaitable[None]]
 ) -> None:
     async with opened(tmp_path) as (table, workspace):
         first, second = Held(table, tmp_path, FIRST), Held(table, tmp_path, SECOND)
-        receiver, body, gone = Receiver(table, workspace, 1 << 20), Body(), trio.CancelScope()
+        receiver, body, gone = SubmitReceiver(table, workspace, 1 << 20), Body(), trio.CancelScope()
 
         async def submitting() -> None:
             with gone:
@@ -131,7 +131,7 @@ async def test_a_submit_cancelled_in_the_batch_of_another_is_accepted_with_its_f
 async def test_a_submit_cancelled_before_it_is_in_a_batch_leaves_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path) as (table, workspace):
         first = Held(table, tmp_path, FIRST)
-        receiver, body = Receiver(table, workspace, 1 << 20), Body()
+        receiver, body = SubmitReceiver(table, workspace, 1 << 20), Body()
         try:
             async with trio.open_nursery() as nursery, trio.open_nursery() as doomed:
                 doomed.start_soon(attempts, receiver, body)

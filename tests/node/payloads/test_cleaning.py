@@ -39,7 +39,7 @@ class World:
         incoming = self.workspace.receive()
         incoming.add(key)
         await self.table.accept([Arrived(key, incoming.directory(key), owner=owner)], incoming.write_out)
-        incoming.taken(key)
+        incoming.hand_over(key)
         await incoming.close()
         end = End(Status.KILLED, "terminated", ended_at=self.clock.at)
         await self.table.record([PayloadMove(key, Status.PREPARED, Status.KILLED, end=end)])

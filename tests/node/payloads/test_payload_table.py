@@ -19,7 +19,7 @@ from node.payloads.records import DataDirectoryError, Records
 from node.payloads.rows import Row
 from node.payloads.subscriptions import SUBSCRIBER_BUFFER
 from node.payloads.table import PayloadTable, open_table, view_of
-from node.runs.progress_file import Said
+from node.runs.progress_file import ProgressTail
 
 KEY = "a" * 32
 OTHER = "b" * 32
@@ -379,22 +379,22 @@ async def test_progress_is_of_what_runs_alone_and_in_no_record(tmp_path: Path) -
         await running(table)
         record = (tmp_path / "payloads" / KEY / "record.json").read_bytes()
         async with table.subscribe(None) as (_, mark, changes):
-            await table.hear_progress(KEY, Said(b"0.5 half\n"))
-            await table.hear_progress(KEY, Said(b"0.5 half\n"))
-            await table.hear_progress(OTHER, Said(b"0.5 half\n"))
+            await table.hear_progress(KEY, ProgressTail(b"0.5 half\n"))
+            await table.hear_progress(KEY, ProgressTail(b"0.5 half\n"))
+            await table.hear_progress(OTHER, ProgressTail(b"0.5 half\n"))
             told = changes.receive_nowait()
             assert told.progress == Progress(0.5, "half") and told.sequence == mark.sequence + 1
             assert view_of(told).progress == Progress(0.5, "half")
             await table.cancel([KEY])
-            await table.hear_progress(KEY, Said(b"less\n"))
+            await table.hear_progress(KEY, ProgressTail(b"less\n"))
             told = [changes.receive_nowait() for _ in range(2)][-1]
             assert told.cancelled and told.progress == Progress(0.5, "less")
             await ended(table)
             changes.receive_nowait()
-            await table.hear_progress(KEY, Said(b"0.9 after the end\n"))
+            await table.hear_progress(KEY, ProgressTail(b"0.9 after the end\n"))
             await table.release([KEY])
             await table.forget([KEY])
-            await table.hear_progress(KEY, Said(b"0.9 after all\n"))
+            await table.hear_progress(KEY, ProgressTail(b"0.9 after all\n"))
             with pytest.raises(trio.WouldBlock):
                 changes.receive_nowait()
         assert await table.get(KEY) is None

@@ -19,11 +19,11 @@ from support.peers.node_clients import EventLines
 from support.processes.node_processes import node_process
 from support.processes.nodes_in_process import KEY, OTHER, NodeInProcess, node_in_process
 
-from actors.domain.progress import LONGEST, Progress, told
+from actors.domain.progress import LONGEST, Progress, normalize_progress
 from actors.wire.protocol.attempts import progress_from_json, progress_to_json
 from node.host.inotify import Inotify
 from node.runs import progress_file
-from node.runs.progress_file import TAIL, Said, read
+from node.runs.progress_file import TAIL, ProgressTail, read
 
 
 @pytest.mark.parametrize(
@@ -54,16 +54,16 @@ from node.runs.progress_file import TAIL, Said, read
     ],
 )
 def test_what_a_line_means(content: bytes, expected: Progress | None) -> None:
-    assert Said(content).after(None) == expected
+    assert ProgressTail(content).after(None) == expected
 
 
 def test_what_was_said_before_stays_until_something_else_is_said() -> None:
     before = Progress(0.5, "half")
-    assert Said(b"").after(before) == before
-    assert Said(b"aligning").after(before) == Progress(0.5, "aligning")
-    assert Said(b"0.1").after(before) == Progress(0.1)
-    assert Said(b"cut off 0.9 x", whole=False).after(before) == before
-    assert Said(b".9 cut\n0.2 y\n", whole=False).after(before) == Progress(0.2, "y")
+    assert ProgressTail(b"").after(before) == before
+    assert ProgressTail(b"aligning").after(before) == Progress(0.5, "aligning")
+    assert ProgressTail(b"0.1").after(before) == Progress(0.1)
+    assert ProgressTail(b"cut off 0.9 x", whole=False).after(before) == before
+    assert ProgressTail(b".9 cut\n0.2 y\n", whole=False).after(before) == Progress(0.2, "y")
 
 
 _LINES = st.one_of(st.binary(max_size=300), st.text(max_size=80).map(lambda text: text.encode("utf-8")))
@@ -71,7 +71,7 @@ _LINES = st.one_of(st.binary(max_size=300), st.text(max_size=80).map(lambda text
 
 @given(st.lists(_LINES, max_size=5).map(b"\n".join), st.booleans())
 def test_whatever_is_written_is_fit_to_be_shown_and_sent(content: bytes, whole: bool) -> None:
-    said = Said(content, whole).after(None)
+    said = ProgressTail(content, whole).after(None)
     if said is None:
         return
     assert said.fraction is None or 0.0 <= said.fraction <= 1.0
@@ -79,13 +79,13 @@ def test_whatever_is_written_is_fit_to_be_shown_and_sent(content: bytes, whole: 
     assert not any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or c in "\u2028\u2029" for c in said.message)
     said.message.encode("utf-8")
     assert progress_from_json(progress_to_json(said)) == said
-    assert Said(content, whole).after(said) == said
+    assert ProgressTail(content, whole).after(said) == said
 
 
 @given(st.floats(0, 1), st.text(st.characters(categories=("L", "N")), max_size=LONGEST))
 def test_a_line_that_is_right_is_told_as_it_is(fraction: float, message: str) -> None:
     written = f"{fraction!r} {message}".encode()
-    assert Said(b"0.3 earlier\n" + written).after(None) == Progress(fraction, message)
+    assert ProgressTail(b"0.3 earlier\n" + written).after(None) == Progress(fraction, message)
 
 
 _JSON = st.recursive(
@@ -99,7 +99,7 @@ _JSON = st.recursive(
 def test_whatever_a_node_sends_is_fit_or_nothing(data: Any) -> None:
     said = progress_from_json(data)
     if said is not None:
-        assert said == told(said.fraction, said.message) != Progress()
+        assert said == normalize_progress(said.fraction, said.message) != Progress()
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_what_a_hostile_node_sends(sent: Any, expected: Progress | None) -> None
 
 def test_nothing_that_is_no_file_does_any_harm(tmp_path: Path) -> None:
     place = tmp_path / "progress"
-    assert read(tmp_path) == Said()
+    assert read(tmp_path) == ProgressTail()
     place.mkdir()
     file = place / "progress"
     for make in (
@@ -132,7 +132,7 @@ def test_nothing_that_is_no_file_does_any_harm(tmp_path: Path) -> None:
         lambda: file.symlink_to(file),
     ):
         make()
-        assert read(tmp_path) == Said()
+        assert read(tmp_path) == ProgressTail()
         file.rmdir() if file.is_dir() and not file.is_symlink() else file.unlink()
     with file.open("wb") as huge:
         huge.truncate(1 << 40)
@@ -143,7 +143,7 @@ def test_nothing_that_is_no_file_does_any_harm(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     place.rename(elsewhere)
     place.symlink_to(elsewhere)
-    assert read(tmp_path) == Said()
+    assert read(tmp_path) == ProgressTail()
 
 
 class Running:
@@ -201,7 +201,7 @@ async def test_a_flood_is_told_in_few_words_and_the_last_of_them_arrives(
     monkeypatch.setattr(progress_file, "EVERY", 0.3)
     looks = 0
 
-    def counted(directory: Path) -> Said:
+    def counted(directory: Path) -> ProgressTail:
         nonlocal looks
         looks += 1
         return read(directory)

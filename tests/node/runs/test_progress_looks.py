@@ -12,9 +12,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors.domain.progress import Progress
-from node.host.inotify import Armed, Inotify
+from node.host.inotify import DirectoryWatch, Inotify
 from node.runs import progress_file
-from node.runs.progress_file import Said, read
+from node.runs.progress_file import ProgressTail, read
 
 
 class Followed:
@@ -24,9 +24,9 @@ class Followed:
         self.file = directory / "progress" / "progress"
         self.looks: list[float] = []
         self._directory = directory
-        self._send, self._told = trio.open_memory_channel[Said](100)
+        self._send, self._told = trio.open_memory_channel[ProgressTail](100)
 
-    def look(self, directory: Path) -> Said:
+    def look(self, directory: Path) -> ProgressTail:
         self.looks.append(trio.current_time())
         return read(directory)
 
@@ -55,8 +55,8 @@ async def test_a_script_that_repeats_itself_is_looked_at_less_and_less(
 ) -> None:
     followed.file.parent.mkdir()
 
-    def always(inotify: Inotify, directory: Path) -> Armed:
-        armed = Armed(inotify, -1)
+    def always(inotify: Inotify, directory: Path) -> DirectoryWatch:
+        armed = DirectoryWatch(inotify, -1)
         armed.fired.set()
         return armed
 

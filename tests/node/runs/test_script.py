@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node.runs.script_check import CONVERTED, Checked, make_ready
+from node.runs.script_check import CONVERTED, ScriptCheck, make_ready
 
 
 def script(tmp_path: Path, content: bytes) -> Path:
@@ -38,7 +38,7 @@ def script(tmp_path: Path, content: bytes) -> Path:
 )
 def test_what_editors_did_is_mended(tmp_path: Path, content: bytes, mended: bytes, note: str) -> None:
     path = script(tmp_path, content)
-    assert make_ready(path) == Checked(note=note)
+    assert make_ready(path) == ScriptCheck(note=note)
     assert path.read_bytes() == mended and path.stat().st_mode & 0o777 == 0o750
     assert os.listdir(path.parent) == ["run.sh"] and os.listdir(tmp_path) == ["work"]
 

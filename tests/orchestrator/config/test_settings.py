@@ -10,7 +10,7 @@ import pytest
 from actors.config.tables import SettingsError
 from actors.domain.node import NodeAddress
 from orchestrator.config.settings import Settings, load
-from orchestrator.nodes.addresses import watched
+from orchestrator.nodes.addresses import merge_addresses
 
 
 def mistakes(environ: dict[str, str], config: Path | None = None, **flags: Any) -> tuple[str, ...]:
@@ -240,7 +240,7 @@ def test_a_node_that_serves_several_services_is_watched_once() -> None:
             "SERVICE_C_UPLOAD_URL": "http://n:1/submit",
         }
     )
-    found = {address.url: address for address in watched(settings)}
+    found = {address.url: address for address in merge_addresses(settings)}
     assert set(found) == {"http://n:1", "http://m:1"}
     assert set(found["http://n:1"].services) == {"a", "b", "c"}
     assert found["http://n:1"].upload_url == "http://n:1/submit"

@@ -30,13 +30,13 @@ from actors.ports.nodes import (
 )
 from actors.wire.protocol import frames, ndjson
 from actors.wire.protocol.attempts import view_to_json
-from orchestrator.http_client import Http, Patience
+from orchestrator.http_client import Deadlines, Http
 from orchestrator.nodes.client import NodeClient
 from orchestrator.nodes.native.events import Listening
-from orchestrator.nodes.remote_stream import NotOnNode, Unreachable
+from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode
 from orchestrator.storage.disk import StorageFull
-from orchestrator.storage.result_sink import ResultSink
-from orchestrator.storage.storage import Storage
+from orchestrator.storage.result_sink import DiskResultSink
+from orchestrator.storage.storage import DiskStorage
 
 OWNER = "0" * 32
 MARK = {"incarnation": "i1", "sequence": 4}
@@ -44,21 +44,21 @@ DONE = End(Status.COMPLETED, "exit code 0", exit_code=0, started_at=1.0, ended_a
 
 
 @pytest.fixture
-async def storage(tmp_path: Path) -> Storage:
+async def storage(tmp_path: Path) -> DiskStorage:
     return await new_storage(tmp_path / "data")
 
 
 @pytest.fixture
-async def client(storage: Storage, tmp_path: Path) -> AsyncIterator[NodeClient]:
+async def client(storage: DiskStorage, tmp_path: Path) -> AsyncIterator[NodeClient]:
     client = NodeClient(OWNER, storage, tmp_path / "spool")
     yield client
     await client.aclose()
 
 
 @pytest.fixture
-async def hasty(storage: Storage, tmp_path: Path) -> AsyncIterator[NodeClient]:
+async def hasty(storage: DiskStorage, tmp_path: Path) -> AsyncIterator[NodeClient]:
     """A client whose deadlines are over at once."""
-    http = Http(Patience(connect=5.0, head=0.05, stall=0.05))
+    http = Http(Deadlines(connect=5.0, head=0.05, stall=0.05))
     client = NodeClient(OWNER, storage, tmp_path / "hasty", http=http, silence=0.05)
     yield client
     await client.aclose()
@@ -91,7 +91,7 @@ def always(*reply: Any) -> Callable[[Request, trio.SocketStream], Awaitable[None
 
 
 async def test_several_attempts_go_in_one_request_and_are_answered_by_key(
-    client: NodeClient, storage: Storage
+    client: NodeClient, storage: DiskStorage
 ) -> None:
     one = await new_dispatch(storage, {"run.sh": b"true\n", "sub/in.pdb": b"ATOM"})
     two = await new_dispatch(storage, {"run.sh": b"false\n"}, job_id=8)
@@ -128,7 +128,7 @@ async def test_several_attempts_go_in_one_request_and_are_answered_by_key(
     ],
 )
 async def test_one_attempt_is_answered_by_its_item(
-    client: NodeClient, storage: Storage, status: int, result: str, expected: SubmitResult
+    client: NodeClient, storage: DiskStorage, status: int, result: str, expected: SubmitResult
 ) -> None:
     one = await new_dispatch(storage, {"run.sh": b"true\n"})
     payload = prepared(one.attempt.key) if result == "known" else None
@@ -156,7 +156,7 @@ async def test_one_attempt_is_answered_by_its_item(
     ],
 )
 async def test_an_answer_without_items_is_judged_by_its_status(
-    client: NodeClient, storage: Storage, reply: tuple[Any, ...], expected: SubmitResult
+    client: NodeClient, storage: DiskStorage, reply: tuple[Any, ...], expected: SubmitResult
 ) -> None:
     one = await new_dispatch(storage, {"run.sh": b"true\n"})
     async with serving(Peer(always(*reply))) as peer:
@@ -166,7 +166,7 @@ async def test_an_answer_without_items_is_judged_by_its_status(
 
 
 async def test_an_accepted_attempt_without_its_payload_is_in_doubt(
-    client: NodeClient, storage: Storage
+    client: NodeClient, storage: DiskStorage
 ) -> None:
     one = await new_dispatch(storage, {"run.sh": b"true\n"})
     for payload in (None, prepared("f" * 32), {"key": one.attempt.key, "status": "Strange"}):
@@ -176,7 +176,9 @@ async def test_an_accepted_attempt_without_its_payload_is_in_doubt(
         assert answer.result is SubmitResult.DOUBT
 
 
-async def test_what_could_not_connect_was_certainly_not_sent(client: NodeClient, storage: Storage) -> None:
+async def test_what_could_not_connect_was_certainly_not_sent(
+    client: NodeClient, storage: DiskStorage
+) -> None:
     one = await new_dispatch(storage, {"run.sh": b"true\n"})
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
@@ -187,7 +189,9 @@ async def test_what_could_not_connect_was_certainly_not_sent(client: NodeClient,
     assert answer.result is SubmitResult.NOT_SENT
 
 
-async def test_a_connection_closed_before_reading_leaves_doubt(client: NodeClient, storage: Storage) -> None:
+async def test_a_connection_closed_before_reading_leaves_doubt(
+    client: NodeClient, storage: DiskStorage
+) -> None:
     one = await new_dispatch(storage, {"run.sh": b"true\n" * 100_000})
     peer = Peer()
 
@@ -202,7 +206,7 @@ async def test_a_connection_closed_before_reading_leaves_doubt(client: NodeClien
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 2", head(200, "application/json", 50), b"nonsense\r\n\r\n"])
 async def test_a_connection_closed_after_the_request_leaves_doubt(
-    client: NodeClient, storage: Storage, sent: bytes
+    client: NodeClient, storage: DiskStorage, sent: bytes
 ) -> None:
     one = await new_dispatch(storage, {"run.sh": b"true\n"})
 
@@ -216,7 +220,7 @@ async def test_a_connection_closed_after_the_request_leaves_doubt(
 
 
 async def test_a_kept_connection_closed_in_the_instant_of_sending_is_not_sent_on_twice(
-    client: NodeClient, storage: Storage
+    client: NodeClient, storage: DiskStorage
 ) -> None:
     one = await new_dispatch(storage, {"run.sh": b"true\n"})
     reply = items({"key": one.attempt.key, "result": "accepted", "payload": prepared(one.attempt.key)})
@@ -235,7 +239,7 @@ async def test_a_kept_connection_closed_in_the_instant_of_sending_is_not_sent_on
     assert len(peer.requests) == 3
 
 
-async def test_a_node_that_never_answers_leaves_doubt(hasty: NodeClient, storage: Storage) -> None:
+async def test_a_node_that_never_answers_leaves_doubt(hasty: NodeClient, storage: DiskStorage) -> None:
     one = await new_dispatch(storage, {"run.sh": b"true\n"})
 
     async def answer(request: Request, stream: trio.SocketStream) -> None:
@@ -248,10 +252,10 @@ async def test_a_node_that_never_answers_leaves_doubt(hasty: NodeClient, storage
     assert "no answer" in got.reason
 
 
-async def test_a_transfer_that_moves_has_no_deadline(storage: Storage, tmp_path: Path) -> None:
+async def test_a_transfer_that_moves_has_no_deadline(storage: DiskStorage, tmp_path: Path) -> None:
     one = await new_dispatch(storage, {"run.sh": b"true\n", "big": bytes(3 << 20)})
     reply = items({"key": one.attempt.key, "result": "accepted", "payload": prepared(one.attempt.key)})
-    client = NodeClient(OWNER, storage, tmp_path / "slow", http=Http(Patience(5.0, head=5.0, stall=0.3)))
+    client = NodeClient(OWNER, storage, tmp_path / "slow", http=Http(Deadlines(5.0, head=5.0, stall=0.3)))
     peer = Peer()
 
     async def slowly(stream: trio.SocketStream) -> None:
@@ -268,7 +272,9 @@ async def test_a_transfer_that_moves_has_no_deadline(storage: Storage, tmp_path:
     assert answer.result is SubmitResult.HAS
 
 
-async def test_an_unreadable_input_is_its_own_attempts_alone(client: NodeClient, storage: Storage) -> None:
+async def test_an_unreadable_input_is_its_own_attempts_alone(
+    client: NodeClient, storage: DiskStorage
+) -> None:
     lost = await new_dispatch(storage, {"run.sh": b"true\n"})
     fine = await new_dispatch(storage, {"run.sh": b"true\n"}, job_id=8)
     await storage.discard(lost.job.storage_key)
@@ -282,7 +288,7 @@ async def test_an_unreadable_input_is_its_own_attempts_alone(client: NodeClient,
 class Shrinking:
     """A storage whose file of one job is not what it says when its turn comes."""
 
-    def __init__(self, storage: Storage, storage_key: str) -> None:
+    def __init__(self, storage: DiskStorage, storage_key: str) -> None:
         self._storage = storage
         self._storage_key = storage_key
 
@@ -291,12 +297,12 @@ class Shrinking:
         extra = 1 if storage_key == self._storage_key else 0
         return [(path, source, size + extra) for path, source, size in files]
 
-    def receive_result(self, storage_key: str, attempt_key: str) -> ResultSink:
+    def receive_result(self, storage_key: str, attempt_key: str) -> DiskResultSink:
         return self._storage.receive_result(storage_key, attempt_key)
 
 
 async def test_an_input_that_fails_while_it_is_sent_does_not_take_the_others_along(
-    storage: Storage, tmp_path: Path
+    storage: DiskStorage, tmp_path: Path
 ) -> None:
     bad = await new_dispatch(storage, {"run.sh": b"true\n"})
     fine = await new_dispatch(storage, {"run.sh": b"true\n"}, job_id=8)
@@ -308,7 +314,9 @@ async def test_an_input_that_fails_while_it_is_sent_does_not_take_the_others_alo
     assert (first.result, second.result) == (SubmitResult.UNREADABLE, SubmitResult.HAS)
 
 
-async def test_a_batch_refused_as_a_whole_is_sent_one_by_one(client: NodeClient, storage: Storage) -> None:
+async def test_a_batch_refused_as_a_whole_is_sent_one_by_one(
+    client: NodeClient, storage: DiskStorage
+) -> None:
     bad = await new_dispatch(storage, {"run.sh": b"true\n"})
     fine = await new_dispatch(storage, {"run.sh": b"true\n"}, job_id=8)
 
@@ -338,7 +346,7 @@ async def test_streams_that_stay_take_no_connection_from_the_rest(monkeypatch: p
     async with serving(Peer(answer)) as peer, AsyncExitStack() as streams:
         for _ in range(3):
             await streams.enter_async_context(
-                http.exchange("GET", f"{peer.url}/events", patience=Patience(stall=None))
+                http.exchange("GET", f"{peer.url}/events", patience=Deadlines(stall=None))
             )
         async with http.exchange("GET", f"{peer.url}/") as reply:
             assert await reply.json() == {"message": "pong"}
@@ -346,7 +354,7 @@ async def test_streams_that_stay_take_no_connection_from_the_rest(monkeypatch: p
 
 
 async def test_the_environments_proxies_are_not_obeyed(
-    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: DiskStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -373,7 +381,7 @@ async def test_the_environments_proxies_are_not_obeyed(
     ],
 )
 async def test_a_look_believes_only_our_own_codes(
-    client: NodeClient, storage: Storage, status: int, code: str, expected: LookupResult
+    client: NodeClient, storage: DiskStorage, status: int, code: str, expected: LookupResult
 ) -> None:
     one = await new_dispatch(storage, {})
 
@@ -397,7 +405,7 @@ async def test_a_look_believes_only_our_own_codes(
     ],
 )
 async def test_a_look_that_makes_no_sense_tells_nothing(
-    client: NodeClient, storage: Storage, reply: tuple[Any, ...]
+    client: NodeClient, storage: DiskStorage, reply: tuple[Any, ...]
 ) -> None:
     one = await new_dispatch(storage, {})
     async with serving(Peer(always(*reply))) as peer:
@@ -405,7 +413,7 @@ async def test_a_look_that_makes_no_sense_tells_nothing(
     assert look.result is LookupResult.UNKNOWN
 
 
-async def test_looks_are_answered_in_order(client: NodeClient, storage: Storage) -> None:
+async def test_looks_are_answered_in_order(client: NodeClient, storage: DiskStorage) -> None:
     attempts = [(await new_dispatch(storage, {}, job_id=n)).attempt for n in range(1, 21)]
 
     async def answer(request: Request, stream: trio.SocketStream) -> None:
@@ -418,7 +426,7 @@ async def test_looks_are_answered_in_order(client: NodeClient, storage: Storage)
     assert peer.connections <= 8
 
 
-async def test_an_order_to_cancel_is_answered_for_each(client: NodeClient, storage: Storage) -> None:
+async def test_an_order_to_cancel_is_answered_for_each(client: NodeClient, storage: DiskStorage) -> None:
     attempts = [(await new_dispatch(storage, {}, job_id=n)).attempt for n in range(1, 5)]
     a, b, c, _ = (attempt.key for attempt in attempts)
     reply = items(
@@ -435,7 +443,7 @@ async def test_an_order_to_cancel_is_answered_for_each(client: NodeClient, stora
 
 
 async def test_one_answer_to_a_cancel_that_makes_no_sense_spoils_no_other(
-    client: NodeClient, storage: Storage
+    client: NodeClient, storage: DiskStorage
 ) -> None:
     attempts = [(await new_dispatch(storage, {}, job_id=n)).attempt for n in (1, 2, 3)]
     a, b, c = (attempt.key for attempt in attempts)
@@ -450,7 +458,7 @@ async def test_one_answer_to_a_cancel_that_makes_no_sense_spoils_no_other(
     assert looks[0].reason and "another attempt" in looks[1].reason
 
 
-async def test_only_a_confirmed_release_counts(client: NodeClient, storage: Storage) -> None:
+async def test_only_a_confirmed_release_counts(client: NodeClient, storage: DiskStorage) -> None:
     attempts = [(await new_dispatch(storage, {}, job_id=n)).attempt for n in (1, 2)]
     reply = items({"key": attempts[0].key, "result": "released"})
     async with serving(Peer(always(200, reply))) as peer:
@@ -490,7 +498,7 @@ def error(key: str, text: str) -> bytes:
     return frames.encode(frames.ERROR, json.dumps({"key": key, "error": text}).encode())
 
 
-async def test_results_are_stored_and_answered_for_each(client: NodeClient, storage: Storage) -> None:
+async def test_results_are_stored_and_answered_for_each(client: NodeClient, storage: DiskStorage) -> None:
     jobs = [await new_dispatch(storage, {"run.sh": b"x"}, job_id=n) for n in range(1, 5)]
     keys = [job.attempt.key for job in jobs]
     body = part(keys[0], {"result.txt": b"42"}) + error(keys[1], "gone") + error(keys[2], "not_ended")
@@ -510,7 +518,7 @@ async def test_results_are_stored_and_answered_for_each(client: NodeClient, stor
 
 @pytest.mark.parametrize("cut", [1, 30, -1, -40])
 async def test_a_torn_stream_keeps_what_was_stored_and_nothing_else(
-    client: NodeClient, storage: Storage, cut: int
+    client: NodeClient, storage: DiskStorage, cut: int
 ) -> None:
     jobs = [await new_dispatch(storage, {}, job_id=n) for n in range(1, 4)]
     first, second, _ = (job.attempt.key for job in jobs)
@@ -529,7 +537,7 @@ async def test_a_torn_stream_keeps_what_was_stored_and_nothing_else(
 
 @pytest.mark.parametrize("lie", [{"zip_sha256": "0" * 64}, {"zip_size": 1}, {"stdout_size": 0}])
 async def test_what_the_finish_record_does_not_confirm_is_not_stored(
-    client: NodeClient, storage: Storage, lie: dict[str, Any]
+    client: NodeClient, storage: DiskStorage, lie: dict[str, Any]
 ) -> None:
     jobs = [await new_dispatch(storage, {}, job_id=n) for n in (1, 2)]
     first, second = (job.attempt.key for job in jobs)
@@ -544,7 +552,7 @@ async def test_what_the_finish_record_does_not_confirm_is_not_stored(
     "body", [b"", frames.encode(frames.ZIP, b"x"), b"Q\0\0\0\0", error("f" * 32, "gone")]
 )
 async def test_a_stream_that_makes_no_sense_is_tried_again_later(
-    client: NodeClient, storage: Storage, body: bytes
+    client: NodeClient, storage: DiskStorage, body: bytes
 ) -> None:
     job = await new_dispatch(storage, {})
     async with serving(Peer(always(200, body, "application/octet-stream"))) as peer:
@@ -556,13 +564,13 @@ async def test_a_stream_that_makes_no_sense_is_tried_again_later(
 class Full(Shrinking):
     """A storage whose disk is full when one job's results come."""
 
-    def receive_result(self, storage_key: str, attempt_key: str) -> ResultSink:
+    def receive_result(self, storage_key: str, attempt_key: str) -> DiskResultSink:
         if storage_key == self._storage_key:
             raise StorageFull("no space left")
         return super().receive_result(storage_key, attempt_key)
 
 
-async def test_a_full_disk_ends_the_transfer_and_says_so(storage: Storage, tmp_path: Path) -> None:
+async def test_a_full_disk_ends_the_transfer_and_says_so(storage: DiskStorage, tmp_path: Path) -> None:
     jobs = [await new_dispatch(storage, {}, job_id=n) for n in (1, 2)]
     first, second = (job.attempt.key for job in jobs)
     client = NodeClient(OWNER, Full(storage, jobs[0].job.storage_key), tmp_path / "s")
@@ -668,7 +676,7 @@ async def test_who_does_not_say_who_it_is_is_not_taken_for_a_foreign_node(
 # ------------------------------------------------------------------ reading from a node
 
 
-async def test_results_and_logs_are_read_as_they_come(client: NodeClient, storage: Storage) -> None:
+async def test_results_and_logs_are_read_as_they_come(client: NodeClient, storage: DiskStorage) -> None:
     one = await new_dispatch(storage, {})
 
     async def answer(request: Request, stream: trio.SocketStream) -> None:
@@ -684,7 +692,7 @@ async def test_results_and_logs_are_read_as_they_come(client: NodeClient, storag
             assert body.endswith(b"/logs?stream=stderr&offset=17&follow=1")
 
 
-async def test_a_reader_may_leave_in_the_middle(client: NodeClient, storage: Storage) -> None:
+async def test_a_reader_may_leave_in_the_middle(client: NodeClient, storage: DiskStorage) -> None:
     one = await new_dispatch(storage, {})
 
     async def answer(request: Request, stream: trio.SocketStream) -> None:
@@ -698,7 +706,7 @@ async def test_a_reader_may_leave_in_the_middle(client: NodeClient, storage: Sto
 
 
 async def test_what_is_not_there_and_what_breaks_off_are_told_apart(
-    client: NodeClient, storage: Storage
+    client: NodeClient, storage: DiskStorage
 ) -> None:
     one = await new_dispatch(storage, {})
 
@@ -715,8 +723,8 @@ async def test_what_is_not_there_and_what_breaks_off_are_told_apart(
                 pass
         async with client.open_results(ref(peer), one.attempt) as opened:
             assert await anext(opened.body) == b"half"
-            with pytest.raises(Unreachable):
+            with pytest.raises(NodeUnreachable):
                 await anext(opened.body)
-    with pytest.raises(Unreachable):
+    with pytest.raises(NodeUnreachable):
         async with client.open_results(ref(peer), one.attempt):
             pass

@@ -18,8 +18,8 @@ from actors.ports.storage import StorageError
 from actors.wire.errors import BadArchive
 from actors.wire.files.listing import Entry
 from orchestrator.storage.disk import Disk, NameRefused, StorageFull, StorageGone
-from orchestrator.storage.result_sink import ResultSink
-from orchestrator.storage.storage import Storage
+from orchestrator.storage.result_sink import DiskResultSink
+from orchestrator.storage.storage import DiskStorage
 
 ATTEMPT = "a" * 32
 
@@ -30,14 +30,14 @@ def trace() -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-async def storage(tmp_path: Path, trace: list[tuple[str, str]]) -> AsyncIterator[Storage]:
-    made = Storage(tmp_path / "data", SetClock(), trace=lambda what, path: trace.append((what, path)))
+async def storage(tmp_path: Path, trace: list[tuple[str, str]]) -> AsyncIterator[DiskStorage]:
+    made = DiskStorage(tmp_path / "data", SetClock(), trace=lambda what, path: trace.append((what, path)))
     await made.open()
     trace.clear()
     yield made
 
 
-async def stored(storage: Storage, **files: bytes) -> str:
+async def stored(storage: DiskStorage, **files: bytes) -> str:
     async with storage.receive() as upload:
         for name, data in files.items():
             file = upload.file(name.replace("__", "/"))
@@ -46,7 +46,7 @@ async def stored(storage: Storage, **files: bytes) -> str:
         return await upload.commit(7, "example")
 
 
-def left(storage: Storage) -> list[str]:
+def left(storage: DiskStorage) -> list[str]:
     """Everything below the data directory but the fixed directories."""
     found = [path.relative_to(storage.root) for path in storage.root.rglob("*")]
     return sorted(str(p) for p in found if len(p.parts) > (2 if p.parts[0] == "jobs" else 1))
@@ -62,7 +62,7 @@ def packed(**files: bytes) -> tuple[bytes, list[Entry]]:
 
 
 async def test_everything_is_synced_before_it_appears_and_its_place_after(
-    storage: Storage, trace: list[tuple[str, str]]
+    storage: DiskStorage, trace: list[tuple[str, str]]
 ) -> None:
     key = await stored(storage, **{"run.sh": b"true", "a__b__in": b"x" * 3_000_000, "a__c": b""})
     incoming, job = f"incoming/{key}", f"jobs/{key[:2]}/{key}"
@@ -83,7 +83,7 @@ async def test_everything_is_synced_before_it_appears_and_its_place_after(
     assert trace[renamed + 1 :] == [("fsync", f"jobs/{key[:2]}")]
 
 
-async def test_an_upload_is_found_as_it_was(storage: Storage) -> None:
+async def test_an_upload_is_found_as_it_was(storage: DiskStorage) -> None:
     key = await stored(storage, **{"run.sh": b"true", "a__b__in": b"x" * 3_000_000})
     found = await storage.input_files(key)
     assert [(name, size, path.read_bytes()) for name, path, size in found] == [
@@ -100,7 +100,7 @@ async def test_an_upload_is_found_as_it_was(storage: Storage) -> None:
     }
 
 
-async def test_what_was_not_committed_is_gone(storage: Storage) -> None:
+async def test_what_was_not_committed_is_gone(storage: DiskStorage) -> None:
     with pytest.raises(RuntimeError, match="cut off"):
         async with storage.receive() as upload:
             await upload.file("a/b").write(b"x" * 2_000_000)
@@ -115,7 +115,7 @@ async def test_what_was_not_committed_is_gone(storage: Storage) -> None:
     assert left(storage) == []
 
 
-async def test_a_commit_that_is_cancelled_is_all_or_nothing(storage: Storage) -> None:
+async def test_a_commit_that_is_cancelled_is_all_or_nothing(storage: DiskStorage) -> None:
     with trio.CancelScope() as scope:
         async with storage.receive() as upload:
             scope.cancel()
@@ -124,13 +124,13 @@ async def test_a_commit_that_is_cancelled_is_all_or_nothing(storage: Storage) ->
 
 
 @pytest.mark.parametrize("path", ["../x", "/x", "a//b", "a/./b", "", ".", "a/../b"])
-async def test_a_path_that_leads_elsewhere_is_a_defect_of_the_caller(storage: Storage, path: str) -> None:
+async def test_a_path_that_leads_elsewhere_is_a_defect_of_the_caller(storage: DiskStorage, path: str) -> None:
     with pytest.raises(StorageError):
         async with storage.receive() as upload:
             upload.file(path)
 
 
-async def test_a_name_that_the_disk_does_not_take_is_told(storage: Storage) -> None:
+async def test_a_name_that_the_disk_does_not_take_is_told(storage: DiskStorage) -> None:
     with pytest.raises(NameRefused, match="File name too long"):
         async with storage.receive() as upload:
             await upload.file("x" * 300).close()
@@ -140,7 +140,7 @@ async def test_a_name_that_the_disk_does_not_take_is_told(storage: Storage) -> N
 @pytest.mark.parametrize("failing", ["write", "sync", "sync_directory", "rename"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 async def test_when_the_disk_fails_nothing_is_left(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch, failing: str, number: int
+    storage: DiskStorage, monkeypatch: pytest.MonkeyPatch, failing: str, number: int
 ) -> None:
     def fail(*_: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -153,7 +153,7 @@ async def test_when_the_disk_fails_nothing_is_left(
 
 
 async def test_when_the_last_sync_fails_the_job_does_not_appear(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
+    storage: DiskStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sync_directory = Disk.sync_directory
 
@@ -170,26 +170,26 @@ async def test_when_the_last_sync_fails_the_job_does_not_appear(
 
 
 async def test_an_upload_for_which_there_is_no_room_is_refused_at_once(tmp_path: Path) -> None:
-    storage = Storage(tmp_path / "data", SetClock(), keep_free=1 << 60)
+    storage = DiskStorage(tmp_path / "data", SetClock(), keep_free=1 << 60)
     await storage.open()
     with pytest.raises(StorageFull, match="bytes free"):
         async with storage.receive(10):
             pass
 
 
-async def test_a_start_empties_what_was_on_its_way(storage: Storage) -> None:
+async def test_a_start_empties_what_was_on_its_way(storage: DiskStorage) -> None:
     key = await stored(storage, run=b"x")
     for name in ("incoming/half/input", "trash/old", f"incoming/result-{key}-x"):
         (storage.root / name).mkdir(parents=True)
         (storage.root / name / "file").write_bytes(b"x")
     os.chmod(storage.root / "trash" / "old", 0)
-    again = Storage(storage.root, SetClock())
+    again = DiskStorage(storage.root, SetClock())
     await again.open()
     assert not list((storage.root / "incoming").iterdir()) and not list((storage.root / "trash").iterdir())
     assert [name for name, _, _ in await again.input_files(key)] == ["run"]
 
 
-async def test_what_is_being_read_is_not_discarded(storage: Storage) -> None:
+async def test_what_is_being_read_is_not_discarded(storage: DiskStorage) -> None:
     key = await stored(storage, run=b"x")
     with storage.reading(key), storage.reading(key):
         assert not await storage.discard(key)
@@ -199,19 +199,19 @@ async def test_what_is_being_read_is_not_discarded(storage: Storage) -> None:
     assert left(storage) == []
 
 
-async def test_directories_are_listed_with_their_age(storage: Storage, tmp_path: Path) -> None:
+async def test_directories_are_listed_with_their_age(storage: DiskStorage, tmp_path: Path) -> None:
     key = await stored(storage, run=b"x")
     os.utime(storage.job(key), (1_600_000_000, 1_600_000_000))
     assert await storage.directories() == [(key, 100_000_000.0)]
 
 
-async def test_inputs_that_cannot_be_read_are_told(storage: Storage) -> None:
+async def test_inputs_that_cannot_be_read_are_told(storage: DiskStorage) -> None:
     with pytest.raises(StorageGone):
         await storage.input_files("0" * 32)
 
 
 async def test_inputs_that_may_not_be_read_are_told(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
+    storage: DiskStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = await stored(storage, run=b"x")
 
@@ -226,7 +226,7 @@ async def test_inputs_that_may_not_be_read_are_told(
 # ---------------------------------------------------------------------- results
 
 
-async def filled(storage: Storage, key: str, data: bytes) -> ResultSink:
+async def filled(storage: DiskStorage, key: str, data: bytes) -> DiskResultSink:
     sink = storage.receive_result(key, ATTEMPT)
     await sink.write_zip(data[:100])
     await sink.write_zip(data[100:])
@@ -235,7 +235,7 @@ async def filled(storage: Storage, key: str, data: bytes) -> ResultSink:
 
 
 async def test_a_result_appears_as_a_whole_after_it_was_checked_and_synced(
-    storage: Storage, trace: list[tuple[str, str]]
+    storage: DiskStorage, trace: list[tuple[str, str]]
 ) -> None:
     key = await stored(storage, run=b"x")
     data, entries = packed(a=b"1", b=b"2" * 1000)
@@ -259,7 +259,7 @@ async def test_a_result_appears_as_a_whole_after_it_was_checked_and_synced(
     assert not list((storage.root / "incoming").iterdir())
 
 
-async def test_a_newer_result_takes_the_place_of_an_older(storage: Storage) -> None:
+async def test_a_newer_result_takes_the_place_of_an_older(storage: DiskStorage) -> None:
     key = await stored(storage, run=b"x")
     for content in (b"one", b"two"):
         data, entries = packed(a=content)
@@ -270,7 +270,9 @@ async def test_a_newer_result_takes_the_place_of_an_older(storage: Storage) -> N
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "more", "less", "size", "nothing"])
-async def test_a_result_that_is_not_what_its_manifest_says_is_refused(storage: Storage, damage: str) -> None:
+async def test_a_result_that_is_not_what_its_manifest_says_is_refused(
+    storage: DiskStorage, damage: str
+) -> None:
     key = await stored(storage, run=b"x")
     data, entries = packed(a=b"1" * 500, b=b"2" * 500)
     match damage:
@@ -294,7 +296,7 @@ async def test_a_result_that_is_not_what_its_manifest_says_is_refused(storage: S
     assert not list((storage.root / "incoming").iterdir())
 
 
-async def test_a_result_without_a_manifest_is_checked_for_damage_only(storage: Storage) -> None:
+async def test_a_result_without_a_manifest_is_checked_for_damage_only(storage: DiskStorage) -> None:
     key = await stored(storage, run=b"x")
     data, _ = packed(a=b"1")
     await (await filled(storage, key, data)).commit({}, None)
@@ -302,7 +304,7 @@ async def test_a_result_without_a_manifest_is_checked_for_damage_only(storage: S
 
 
 async def test_a_result_that_does_not_fit_leaves_the_older_one(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
+    storage: DiskStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = await stored(storage, run=b"x")
     data, entries = packed(a=b"1")
@@ -322,7 +324,7 @@ async def test_a_result_that_does_not_fit_leaves_the_older_one(
     assert not list((storage.root / "incoming").iterdir())
 
 
-async def test_a_result_of_a_job_whose_directory_is_gone_is_refused(storage: Storage) -> None:
+async def test_a_result_of_a_job_whose_directory_is_gone_is_refused(storage: DiskStorage) -> None:
     key = await stored(storage, run=b"x")
     data, entries = packed(a=b"1")
     sink = await filled(storage, key, data)
@@ -333,7 +335,7 @@ async def test_a_result_of_a_job_whose_directory_is_gone_is_refused(storage: Sto
     assert left(storage) == []
 
 
-async def test_a_directory_whose_upload_is_under_way_is_nobodys_orphan(storage: Storage) -> None:
+async def test_a_directory_whose_upload_is_under_way_is_nobodys_orphan(storage: DiskStorage) -> None:
     async with storage.receive() as upload:
         key = await upload.commit(1, "example")
         assert await storage.directories() == []

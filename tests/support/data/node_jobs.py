@@ -13,17 +13,17 @@ from support.data.ledgers import SetClock
 from actors.domain.job import Attempt, Job
 from actors.domain.status import Status
 from actors.ports.nodes import Dispatch
-from orchestrator.storage.storage import Storage
+from orchestrator.storage.storage import DiskStorage
 
 
-async def new_storage(root: Path) -> Storage:
-    storage = Storage(root, SetClock())
+async def new_storage(root: Path) -> DiskStorage:
+    storage = DiskStorage(root, SetClock())
     await storage.open()
     return storage
 
 
 async def new_dispatch(
-    storage: Storage, files: Mapping[str, bytes], *, foreign_id: int | None = None, job_id: int = 7
+    storage: DiskStorage, files: Mapping[str, bytes], *, foreign_id: int | None = None, job_id: int = 7
 ) -> Dispatch:
     async with storage.receive() as upload:
         for path, data in files.items():

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.http_client import Http, Patience, Reply
+from orchestrator.http_client import Deadlines, Http, Reply
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ async def events(url: str, path: str, last: int | None = None, status: int = 200
     headers = {} if last is None else {"Last-Event-ID": str(last)}
     http = Http()
     try:
-        async with http.exchange("GET", url + path, headers=headers, patience=Patience(stall=None)) as reply:
+        async with http.exchange("GET", url + path, headers=headers, patience=Deadlines(stall=None)) as reply:
             assert reply.status == status
             yield Events(reply)
     finally:

@@ -28,12 +28,12 @@ from orchestrator.callbacks.allowed_hosts import CallbackHosts
 from orchestrator.events.change_stream import ChangeStream
 from orchestrator.events.waiters import JobWaiters
 from orchestrator.ledger.ledger import SqliteLedger
-from orchestrator.nodes.native.events import Introduced, Kind
+from orchestrator.nodes.native.events import Introduction, NodeKind
 from orchestrator.nodes.registry import NodeRegistry
-from orchestrator.nodes.remote_stream import NotOnNode, RemoteStream, Unreachable
+from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream
 from orchestrator.scheduling.pauses import Pauses
 from orchestrator.storage.result_archive import FileEntry
-from orchestrator.storage.storage import Storage
+from orchestrator.storage.storage import DiskStorage
 
 
 async def _pieces(data: bytes) -> AsyncIterator[bytes]:
@@ -49,10 +49,10 @@ class FakeNodes:
     logs: dict[tuple[str, str], bytes] = field(default_factory=dict)
     files: dict[tuple[str, str], bytes] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
-    at: dict[str, Introduced] = field(default_factory=dict)
+    at: dict[str, Introduction] = field(default_factory=dict)
 
-    async def introduce(self, url: str) -> Introduced:
-        return self.at.get(url, Introduced(Kind.UNCLEAR, reason="no connection"))
+    async def introduce(self, url: str) -> Introduction:
+        return self.at.get(url, Introduction(NodeKind.UNCLEAR, reason="no connection"))
 
     @asynccontextmanager
     async def open_results(self, node: NodeRef, attempt: Attempt) -> AsyncIterator[RemoteStream]:
@@ -70,7 +70,7 @@ class FakeNodes:
 
     async def list_files(self, node: NodeRef, attempt: Attempt) -> Sequence[FileEntry]:
         if attempt.key in self.silent:
-            raise Unreachable("no route to host")
+            raise NodeUnreachable("no route to host")
         return [
             FileEntry(path, len(data), 0o644, 0.0, "file")
             for (key, path), data in self.files.items()
@@ -79,7 +79,7 @@ class FakeNodes:
 
     def _get(self, where: Any, what: Any, key: str, offset: int = 0) -> AsyncIterator[bytes]:
         if key in self.silent:
-            raise Unreachable("no route to host")
+            raise NodeUnreachable("no route to host")
         if what not in where:
             raise NotOnNode("unknown key")
         return _pieces(where[what][offset:])
@@ -116,7 +116,7 @@ class Server:
     url: str
     client: httpx.AsyncClient
     ledger: SqliteLedger
-    storage: Storage
+    storage: DiskStorage
     waiters: JobWaiters
     nodes: FakeNodes
     whys: dict[int, Waiting]
@@ -184,7 +184,7 @@ async def api_server(
     whys: dict[int, Waiting] = {}
     views: list[NodeView] = []
     scaled: list[ServiceScaling] = []
-    storage = Storage(path / "data", clock)
+    storage = DiskStorage(path / "data", clock)
     await storage.open()
     shutdown = trio.Event()
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from actors.wire.errors import BadArchive, SourceChanged
 from actors.wire.files.listing import MAX_DEPTH
 from actors.wire.files.names import spell
-from actors.wire.files.threaded_iterator import Pulled
+from actors.wire.files.threaded_iterator import ThreadedIterator
 from actors.wire.files.zip_reader import check_zip, members, open_member
 from actors.wire.files.zip_writer import Entry, list_tree, zip_stream
 
@@ -366,7 +366,7 @@ async def test_a_zip_that_fits_its_manifest_is_good(
         (e.path, e.size, e.kind, e.mode) for e in entries if e.kind != "link"
     }
     assert b"".join(open_member(path, "d/a")) == (job / "d/a").read_bytes()
-    assert await taken(Pulled(open_member(path, "d/a"))) == (job / "d/a").read_bytes()
+    assert await taken(ThreadedIterator(open_member(path, "d/a"))) == (job / "d/a").read_bytes()
     for name in ("d/", "nowhere"):
         with pytest.raises(KeyError):
             next(open_member(path, name))

@@ -24,7 +24,7 @@ from actors.domain.node import NodeRef, NodeState, NodeView
 from actors.domain.status import Status
 from actors.wire.files.zip_writer import zip_stream
 from orchestrator.api.routes.logs import whole_characters
-from orchestrator.nodes.remote_stream import RemoteStream, Unreachable
+from orchestrator.nodes.remote_stream import NodeUnreachable, RemoteStream
 
 S = Status
 LOG = b"caf\xe9 \xff\x00 \xf0\x9f\xa7\xac end\n\x1b[31m" + "€".encode() * 50 + b"\xe2\x82"
@@ -84,7 +84,7 @@ class LiveNode:
         while True:
             if self.broken:
                 self.broken = False
-                raise Unreachable("the connection broke")
+                raise NodeUnreachable("the connection broke")
             if piece := self.data.get(key, b"")[offset : offset + 7]:
                 offset += len(piece)
                 yield piece

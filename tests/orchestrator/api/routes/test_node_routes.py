@@ -12,7 +12,7 @@ import pytest
 from support.processes.api_server import Server, api_server
 
 from actors.domain.node import NodeRef, NodeState, NodeView
-from orchestrator.nodes.native.events import Introduced, Kind
+from orchestrator.nodes.native.events import Introduction, NodeKind
 
 ID, OTHER = "a" * 32, "b" * 32
 URL = "http://10.0.0.7:9000"
@@ -21,7 +21,7 @@ URL = "http://10.0.0.7:9000"
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
     async with api_server(tmp_path) as running:
-        running.nodes.at[URL] = Introduced(Kind.OURS, ID)
+        running.nodes.at[URL] = Introduction(NodeKind.OURS, ID)
         yield running
 
 
@@ -67,14 +67,14 @@ async def test_joining_again_changes_nothing_and_asks_nobody(server: Server) -> 
 
 async def test_a_node_may_come_back_at_another_address(server: Server) -> None:
     await join(server)
-    server.nodes.at["http://10.0.0.8:9000"] = Introduced(Kind.OURS, ID)
+    server.nodes.at["http://10.0.0.8:9000"] = Introduction(NodeKind.OURS, ID)
     assert (await join(server, url="http://10.0.0.8:9000")).status_code == 200
     assert [address.url for address in server.registry.addresses()] == ["http://10.0.0.8:9000"]
 
 
 async def test_who_had_the_address_before_has_left(server: Server) -> None:
     await join(server)
-    server.nodes.at[URL] = Introduced(Kind.OURS, OTHER)
+    server.nodes.at[URL] = Introduction(NodeKind.OURS, OTHER)
     assert (await join(server, id=OTHER)).status_code == 201
     assert [row.node_id for row in await server.ledger.nodes()] == [OTHER]
 
@@ -82,13 +82,13 @@ async def test_who_had_the_address_before_has_left(server: Server) -> None:
 @pytest.mark.parametrize(
     ("who", "status", "code"),
     [
-        (Introduced(Kind.OURS, OTHER), 409, "other_node"),
-        (Introduced(Kind.FOREIGN), 422, "no_node"),
-        (Introduced(Kind.UNCLEAR, reason="no route to host"), 422, "unreachable_node"),
+        (Introduction(NodeKind.OURS, OTHER), 409, "other_node"),
+        (Introduction(NodeKind.FOREIGN), 422, "no_node"),
+        (Introduction(NodeKind.UNCLEAR, reason="no route to host"), 422, "unreachable_node"),
     ],
 )
 async def test_what_does_not_answer_as_it_says_is_refused(
-    server: Server, who: Introduced, status: int, code: str
+    server: Server, who: Introduction, status: int, code: str
 ) -> None:
     server.nodes.at[URL] = who
     answer = await join(server)
@@ -99,7 +99,7 @@ async def test_what_does_not_answer_as_it_says_is_refused(
 
 async def test_a_machine_s_token_is_good_for_one_node(server: Server) -> None:
     await join(server, machine="c" * 32)
-    server.nodes.at["http://10.0.0.8:9000"] = Introduced(Kind.OURS, OTHER)
+    server.nodes.at["http://10.0.0.8:9000"] = Introduction(NodeKind.OURS, OTHER)
     answer = await join(server, id=OTHER, url="http://10.0.0.8:9000", machine="c" * 32)
     assert (answer.status_code, answer.json()["code"]) == (409, "machine_taken")
     # Its own node may say so as often as it likes.

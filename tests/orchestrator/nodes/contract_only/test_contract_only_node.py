@@ -32,18 +32,18 @@ from orchestrator.nodes.contract_only.marker import MARKER
 from orchestrator.nodes.contract_only.poller import ContractOnlyPoller
 from orchestrator.nodes.contract_only.probe import Asking
 from orchestrator.nodes.contract_only.spool import Spool
-from orchestrator.storage.storage import Storage
+from orchestrator.storage.storage import DiskStorage
 
 GRACE = 0.05
 
 
 @pytest.fixture
-async def storage(tmp_path: Path) -> Storage:
+async def storage(tmp_path: Path) -> DiskStorage:
     return await new_storage(tmp_path / "data")
 
 
 @pytest.fixture
-async def client(storage: Storage, tmp_path: Path) -> AsyncIterator[NodeClient]:
+async def client(storage: DiskStorage, tmp_path: Path) -> AsyncIterator[NodeClient]:
     client = NodeClient("0" * 32, storage, tmp_path / "spool", poll_seconds=0.005, grace=GRACE)
     yield client
     await client.aclose()
@@ -57,7 +57,7 @@ async def node() -> AsyncIterator[Foreign]:
 
 
 @pytest.fixture
-async def job(storage: Storage) -> Dispatch:
+async def job(storage: DiskStorage) -> Dispatch:
     return await new_dispatch(storage, {"run.sh": b"true\n"}, foreign_id=ID)
 
 
@@ -83,7 +83,7 @@ def test_the_three_urls_may_differ_in_host_and_prefix() -> None:
 
 
 async def test_files_go_out_by_path_and_base_name_with_a_marker(
-    client: NodeClient, node: Foreign, storage: Storage
+    client: NodeClient, node: Foreign, storage: DiskStorage
 ) -> None:
     job = await new_dispatch(storage, {"run.sh": b"true\n", "sub/in.pdb": b"ATOM"})
     node.submit = [payload("Prepared")]
@@ -143,7 +143,7 @@ async def test_a_submit_is_believed_only_with_an_id(
 
 @pytest.mark.parametrize("files", [{"a/in": b"1", "b/in": b"2"}, {"run.sh": b"", MARKER: b"x"}])
 async def test_names_that_would_be_one_file_are_refused(
-    client: NodeClient, node: Foreign, storage: Storage, files: dict[str, bytes]
+    client: NodeClient, node: Foreign, storage: DiskStorage, files: dict[str, bytes]
 ) -> None:
     (answer,) = await client.submit(ref(node), [await new_dispatch(storage, files)])
     assert answer.result is SubmitResult.MALFORMED
@@ -192,7 +192,7 @@ async def test_a_node_that_stops_answering_is_left(tmp_path: Path, node: Foreign
 
 
 async def test_an_attempt_is_followed_to_its_end_and_stored(
-    client: NodeClient, node: Foreign, storage: Storage, job: Dispatch
+    client: NodeClient, node: Foreign, storage: DiskStorage, job: Dispatch
 ) -> None:
     key = job.attempt.key
     done = zip_of(key, result__txt=b"42", stdout__log=b"said", __orchestrator__exit=b"0\n")
@@ -301,7 +301,7 @@ async def test_a_bad_end_is_proved_by_its_files(
 
 
 async def test_a_bad_end_without_any_files_is_believed_after_a_grace(
-    client: NodeClient, node: Foreign, storage: Storage, job: Dispatch
+    client: NodeClient, node: Foreign, storage: DiskStorage, job: Dispatch
 ) -> None:
     node.retrieve = [payload("Failed")]
     async with watching(client, node, job.attempt) as told:

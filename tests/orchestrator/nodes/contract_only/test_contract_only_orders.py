@@ -25,18 +25,18 @@ from actors.ports.nodes import CollectResult, Dispatch, LookupResult
 from orchestrator.nodes.client import NodeClient
 from orchestrator.nodes.contract_only.marker import MARKER
 from orchestrator.nodes.remote_stream import NotOnNode
-from orchestrator.storage.storage import Storage
+from orchestrator.storage.storage import DiskStorage
 
 GRACE = 0.05
 
 
 @pytest.fixture
-async def storage(tmp_path: Path) -> Storage:
+async def storage(tmp_path: Path) -> DiskStorage:
     return await new_storage(tmp_path / "data")
 
 
 @pytest.fixture
-async def client(storage: Storage, tmp_path: Path) -> AsyncIterator[NodeClient]:
+async def client(storage: DiskStorage, tmp_path: Path) -> AsyncIterator[NodeClient]:
     client = NodeClient("0" * 32, storage, tmp_path / "spool", poll_seconds=0.005, grace=GRACE)
     yield client
     await client.aclose()
@@ -50,7 +50,7 @@ async def node() -> AsyncIterator[Foreign]:
 
 
 @pytest.fixture
-async def job(storage: Storage) -> Dispatch:
+async def job(storage: DiskStorage) -> Dispatch:
     return await new_dispatch(storage, {"run.sh": b"true\n"}, foreign_id=ID)
 
 
@@ -167,7 +167,7 @@ def unmarked(**files: bytes) -> tuple[int, bytes, str]:
 
 
 async def test_results_without_a_marker_are_taken_with_all_inputs_among_them(
-    client: NodeClient, node: Foreign, storage: Storage, job: Dispatch
+    client: NodeClient, node: Foreign, storage: DiskStorage, job: Dispatch
 ) -> None:
     node.retrieve = [unmarked(run__sh=b"true\n", result__txt=b"42")]
     async with watching(client, node, job.attempt) as told:
@@ -190,7 +190,7 @@ async def test_results_without_a_marker_and_without_any_input_are_somebody_elses
 
 
 async def test_results_without_a_marker_and_with_some_inputs_are_no_reason_to_try_again(
-    client: NodeClient, node: Foreign, storage: Storage
+    client: NodeClient, node: Foreign, storage: DiskStorage
 ) -> None:
     job = await new_dispatch(storage, {"run.sh": b"true\n", "in": b"ATOM"}, foreign_id=ID)
     node.retrieve = [unmarked(run__sh=b"true\n")]
