@@ -6,21 +6,16 @@ Everything blocks and belongs into a thread of the storage, inside `Storage.read
 from __future__ import annotations
 
 import json
-import posixpath
-import stat
-import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any
 
 from actors.ports.storage import StorageError
+from actors.wire.errors import BadArchive
 from actors.wire.files.listing import Kind
-
-HOPS: Final = 16
-"""Links that are followed from one name."""
+from actors.wire.files.zip_reader import OpenMember, ZipMember, list_members, open_member
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,53 +31,27 @@ class FileEntry:
     target: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A file of a zip, open for reading. `crc` and the zip's own tag say which bytes it has."""
-
-    size: int
-    crc: int
-    zip_mtime_ns: int
-    archive: zipfile.ZipFile
-    file: IO[bytes]
-
-    def close(self) -> None:
-        self.file.close()
-        self.archive.close()
-
-
 def list_stored(result: Path) -> Sequence[FileEntry] | None:
     """What the zip in a job's `result` directory holds, by path. None if there is no result."""
     try:
-        with zipfile.ZipFile(result / "result.zip") as archive:
-            found = [_stored(info, archive) for info in archive.infolist()]
+        found = list_members(result / "result.zip", targets=True)
     except FileNotFoundError:
         return None
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+    except BadArchive as error:
         raise StorageError(f"the stored results are damaged: {error}") from error
-    parse_listing = {
-        entry["path"]: entry for entry in _manifest(result).get("entries", ()) if "path" in entry
+    seen = {
+        entry["path"]: entry.get("mtime") for entry in _manifest(result).get("entries", ()) if "path" in entry
     }
-    return sorted((_refined(one, parse_listing.get(one.path)) for one in found), key=lambda one: one.path)
+    return sorted((_to_entry(one, seen.get(one.path)) for one in found), key=lambda one: one.path)
 
 
-def open_member(result: Path, path: str) -> Member | None:
+def open_stored(result: Path, path: str) -> OpenMember | None:
     """The file at this path, links followed. None if there is no result, no such name, or it is no file."""
     try:
-        archive = zipfile.ZipFile(result / "result.zip")
+        return open_member(result / "result.zip", path)
     except FileNotFoundError:
         return None
-    except zipfile.BadZipFile as error:
-        raise StorageError(f"the stored results are damaged: {error}") from error
-    try:
-        info = _find(archive, path)
-        if info is None:
-            archive.close()
-            return None
-        mtime_ns = (result / "result.zip").stat().st_mtime_ns
-        return Member(info.file_size, info.CRC, mtime_ns, archive, archive.open(info))
-    except (zipfile.BadZipFile, NotImplementedError) as error:
-        archive.close()
+    except BadArchive as error:
         raise StorageError(f"the stored results are damaged: {error}") from error
 
 
@@ -105,45 +74,11 @@ def parse_listing(manifest: Any) -> Sequence[FileEntry]:
     return sorted(found, key=lambda one: one.path)
 
 
-def _find(archive: zipfile.ZipFile, path: str) -> zipfile.ZipInfo | None:
-    for _ in range(HOPS):
-        try:
-            info = archive.getinfo(path)
-        except KeyError:
-            return None
-        if _kind(info) == "directory":
-            return None
-        if _kind(info) == "file":
-            return info
-        target = archive.read(info).decode("utf-8", "replace")
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
-    return None
-
-
-def _kind(info: zipfile.ZipInfo) -> Kind:
-    if info.is_dir():
-        return "directory"
-    return "link" if stat.S_ISLNK(info.external_attr >> 16) else "file"
-
-
-def _stored(info: zipfile.ZipInfo, archive: zipfile.ZipFile) -> FileEntry:
-    kind = _kind(info)
-    target = archive.read(info).decode("utf-8", "replace") if kind == "link" else None
-    mode = (info.external_attr >> 16) & 0o7777
-    try:
-        mtime = datetime(*info.date_time, tzinfo=UTC).timestamp()
-    except ValueError:
-        mtime = 315532800.0  # 1980, the first that a zip can hold
-    size = 0 if kind == "directory" else info.file_size
-    return FileEntry(info.filename.rstrip("/"), size, mode or 0o644, mtime, kind, target)
-
-
-def _refined(one: FileEntry, entry: Mapping[str, Any] | None) -> FileEntry:
+def _to_entry(one: ZipMember, mtime: object) -> FileEntry:
     """With the time that the node saw, which a zip holds only in steps of two seconds."""
-    mtime = entry.get("mtime") if entry is not None else None
-    if not isinstance(mtime, int | float):
-        return one
-    return FileEntry(one.path, one.size, one.mode, float(mtime), one.kind, one.target)
+    at = float(mtime) if isinstance(mtime, int | float) else one.mtime
+    size = 0 if one.kind == "directory" else one.size
+    return FileEntry(one.path, size, one.mode or 0o644, at, one.kind, one.target)
 
 
 def _manifest(result: Path) -> Mapping[str, Any]:

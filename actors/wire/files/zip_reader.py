@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import posixpath
 import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Final
 
@@ -22,21 +24,44 @@ _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _TARGET_LIMIT: Final = 64 * 1024
 
 
+_HOPS: Final = 16
+"""Links that are followed from one name."""
+
+_FIRST_TIME: Final = 315532800.0  # 1980
+
+
 @dataclass(frozen=True, slots=True)
 class ZipMember:
     """A member as the zip's directory tells it. `path` has no slash at its end; `mode` holds the permission
-    bits, 0 if the zip tells none."""
+    bits, 0 if the zip tells none; `mtime` is wall-clock, in steps of two seconds. `target` is where a link
+    points to, if it was asked for."""
 
     path: str
     size: int
     mode: int
     kind: Kind
+    mtime: float
+    crc: int
+    target: str | None = None
 
 
-def members(path: Path) -> tuple[ZipMember, ...]:
-    """What is in the zip, in its order. Raises BadArchive, also for a name that is unsafe or there twice."""
+@dataclass(frozen=True, slots=True)
+class OpenMember:
+    """A file of a zip, open for reading from any place. `crc` and the zip's own time say which bytes it
+    has."""
+
+    size: int
+    crc: int
+    zip_mtime_ns: int
+    file: IO[bytes]
+    close: Callable[[], None]
+
+
+def list_members(path: Path, *, targets: bool = False) -> Sequence[ZipMember]:
+    """What is in the zip, in its order, with the `targets` of links if so wanted. Raises BadArchive, also for
+    a name that is unsafe or there twice, OSError."""
     with _open_zip(path) as archive:
-        return tuple(_member(info) for info in _infos(archive))
+        return [_member(info, archive if targets else None) for info in _infos(archive)]
 
 
 def check_zip(path: Path, expected: Sequence[Entry] | None) -> None:
@@ -60,10 +85,31 @@ def check_zip(path: Path, expected: Sequence[Entry] | None) -> None:
             raise BadArchive(f"the zip lacks {printable(next(iter(missing)))} and {len(missing) - 1} others")
 
 
-def open_member(path: Path, name: str) -> Generator[bytes, None, None]:
+def open_member(path: Path, name: str) -> OpenMember | None:
+    """The file of this name, links followed. None if there is no such name, or it is no file. Raises
+    BadArchive, OSError."""
+    with ExitStack() as undo:
+        archive = undo.enter_context(_open_zip(path))
+        for _ in range(_HOPS):
+            try:
+                info = archive.getinfo(name)
+            except KeyError:
+                return None
+            member = _member(info, archive)
+            if member.kind == "file":
+                file = undo.enter_context(archive.open(info))
+                at = path.stat().st_mtime_ns
+                return OpenMember(member.size, member.crc, at, file, undo.pop_all().close)
+            if member.target is None:
+                return None
+            name = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.target))
+    return None
+
+
+def read_member(path: Path, name: str) -> Generator[bytes, None, None]:
     """The bytes of one member in pieces of 256 KiB, checked at the end. KeyError when it is not there or is a
     directory, BadArchive when it is damaged. Close it, or read it to its end: it holds the file open.
-    `ThreadedIterator(open_member(…))` reads it from a task."""
+    `ThreadedIterator(read_member(…))` reads it from a task."""
     with _open_zip(path) as archive:
         info = archive.getinfo(name)
         if info.is_dir():
@@ -112,10 +158,19 @@ def _check_supported(info: zipfile.ZipInfo) -> None:
         raise BadArchive(f"the zip holds {printable(info.filename)} in a compression that is not known")
 
 
-def _member(info: zipfile.ZipInfo) -> ZipMember:
+def _member(info: zipfile.ZipInfo, archive: zipfile.ZipFile | None = None) -> ZipMember:
+    """With the target of a link, if `archive` is given."""
     mode = info.external_attr >> 16
     kind: Kind = "directory" if info.is_dir() else "link" if stat.S_ISLNK(mode) else "file"
-    return ZipMember(info.filename.rstrip("/"), info.file_size, stat.S_IMODE(mode), kind)
+    try:
+        mtime = datetime(*info.date_time, tzinfo=UTC).timestamp()
+    except ValueError:
+        mtime = _FIRST_TIME
+    target = None
+    if kind == "link" and archive is not None:
+        target = archive.read(info).decode("utf-8", "replace")
+    path = info.filename.rstrip("/")
+    return ZipMember(path, info.file_size, stat.S_IMODE(mode), kind, mtime, info.CRC, target)
 
 
 def _compare(member: ZipMember, entry: Entry) -> None:

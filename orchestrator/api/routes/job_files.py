@@ -18,13 +18,14 @@ from quart import Blueprint, Response, request
 from actors.domain.job import Job
 from actors.domain.status import ENDED, Status
 from actors.wire.files.listing import list_tree
+from actors.wire.files.zip_reader import OpenMember
 from actors.wire.http.app import Refusal, json_response, query, read_job_id
 from orchestrator.api import job_views
 from orchestrator.api.context import Api
 from orchestrator.api.http import file_response, query_params, sse
 from orchestrator.api.serializers import render_file
 from orchestrator.nodes.remote_stream import NotOnNode
-from orchestrator.storage.result_archive import FileEntry, Member, list_stored, open_member
+from orchestrator.storage.result_archive import FileEntry, list_stored, open_stored
 
 PAGE: Final = 1000
 MOST_PAGE: Final = 10_000
@@ -97,7 +98,7 @@ async def _stored(api: Api, row: Job, path: str) -> Response:
         result = directory / "result"
         if row.status in ENDED and await api.storage.result(row.storage_key) is not None:
             member = await api.storage.thread(
-                lambda: open_member(result, path), what=f"results of job {row.id}"
+                lambda: open_stored(result, path), what=f"results of job {row.id}"
             )
             if member is None:
                 raise _no_file(row, path)
@@ -113,7 +114,7 @@ async def _stored(api: Api, row: Job, path: str) -> Response:
     return kept
 
 
-def _member(api: Api, row: Job, path: str, member: Member, held: ExitStack) -> Response:
+def _member(api: Api, row: Job, path: str, member: OpenMember, held: ExitStack) -> Response:
     tag = f'"{row.storage_key[:16]}-{member.zip_mtime_ns:x}-{member.crc:08x}-{member.size:x}"'
     headers = {
         "ETag": tag,
@@ -140,7 +141,7 @@ def _member(api: Api, row: Job, path: str, member: Member, held: ExitStack) -> R
 
 @asynccontextmanager
 async def _pieces(
-    api: Api, member: Member, begin: int, end: int, held: ExitStack
+    api: Api, member: OpenMember, begin: int, end: int, held: ExitStack
 ) -> AsyncIterator[AsyncIterable[bytes]]:
     async def pieces() -> AsyncGenerator[bytes, None]:
         # What is packed has no places to jump to: it is unpacked up to there.
@@ -157,7 +158,7 @@ async def _pieces(
             yield sent
 
 
-def _read(member: Member, most: int) -> bytes:
+def _read(member: OpenMember, most: int) -> bytes:
     return member.file.read(min(PIECE, most))
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from actors.wire.errors import BadArchive, BadRequest
 from actors.wire.files.names import printable, unspell
-from actors.wire.files.zip_reader import ZipMember, members
+from actors.wire.files.zip_reader import ZipMember, list_members
 from orchestrator.client import BadAnswer, BadInput
 
 _PIECE: Final = 1 << 20
@@ -28,7 +28,7 @@ def unpack(archive: Path, top: Path) -> list[str]:
     Links come last: nothing is ever written through one.
     """
     with _told(top):
-        found = members(archive)
+        found = list_members(archive)
         _room(top, sum(member.size for member in found))
         top.mkdir()
         left_out: list[str] = []

@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from actors.wire.files.threaded_iterator import ThreadedIterator
-from actors.wire.files.zip_reader import check_zip, members, open_member
+from actors.wire.files.zip_reader import check_zip, list_members, read_member
 from orchestrator.nodes.contract_only.marker import MARKER
 from orchestrator.nodes.job_files import LOGS, ResultSink
 
@@ -91,14 +91,14 @@ async def store(path: Path | None, sink: ResultSink) -> None:
             while piece := await file.read(_PIECE):
                 await sink.write_zip(piece)
         for name in (await sizes(path)).keys() & LOGS.keys():
-            async for piece in ThreadedIterator(open_member(path, name)):
+            async for piece in ThreadedIterator(read_member(path, name)):
                 await sink.write_log(LOGS[name], piece)
     await sink.commit({"entries": [], "left_out": []}, None)
 
 
 async def sizes(path: Path) -> dict[str, int]:
     """The files in a spooled zip, with their bytes. Raises BadArchive, OSError."""
-    return {m.path: m.size for m in await trio.to_thread.run_sync(members, path) if m.kind == "file"}
+    return {m.path: m.size for m in await trio.to_thread.run_sync(list_members, path) if m.kind == "file"}
 
 
 def _empty(directory: Path) -> None:
@@ -114,7 +114,7 @@ def _inspect(path: Path) -> Contents:
 
 def _small(path: Path, name: str) -> str | None:
     try:
-        with closing(open_member(path, name)) as pieces:
+        with closing(read_member(path, name)) as pieces:
             start = next(pieces, b"")
     except KeyError:
         return None

@@ -21,7 +21,7 @@ from actors.wire.errors import BadArchive, SourceChanged
 from actors.wire.files.listing import MAX_DEPTH
 from actors.wire.files.names import spell
 from actors.wire.files.threaded_iterator import ThreadedIterator
-from actors.wire.files.zip_reader import check_zip, members, open_member
+from actors.wire.files.zip_reader import check_zip, list_members, read_member
 from actors.wire.files.zip_writer import Entry, list_tree, zip_stream
 
 
@@ -362,14 +362,14 @@ async def test_a_zip_that_fits_its_manifest_is_good(
     path, entries = zipped
     check_zip(path, entries)
     check_zip(path, None)
-    assert {(m.path, m.size, m.kind, m.mode) for m in members(path) if m.kind != "link"} == {
+    assert {(m.path, m.size, m.kind, m.mode) for m in list_members(path) if m.kind != "link"} == {
         (e.path, e.size, e.kind, e.mode) for e in entries if e.kind != "link"
     }
-    assert b"".join(open_member(path, "d/a")) == (job / "d/a").read_bytes()
-    assert await taken(ThreadedIterator(open_member(path, "d/a"))) == (job / "d/a").read_bytes()
+    assert b"".join(read_member(path, "d/a")) == (job / "d/a").read_bytes()
+    assert await taken(ThreadedIterator(read_member(path, "d/a"))) == (job / "d/a").read_bytes()
     for name in ("d/", "nowhere"):
         with pytest.raises(KeyError):
-            next(open_member(path, name))
+            next(read_member(path, name))
 
 
 async def test_a_zip_that_differs_from_its_manifest_is_refused_by_name(
@@ -406,7 +406,7 @@ async def test_a_damaged_zip_is_refused_or_still_the_same(data: st.DataObject) -
         _write(path, bytes(good[:cut]))
         with suppress(BadArchive):
             check_zip(path, entries)
-            assert b"".join(open_member(path, "a")) == b"a" * 40
+            assert b"".join(read_member(path, "a")) == b"a" * 40
 
 
 @pytest.mark.parametrize("names", [["../x"], ["/x"], ["a/../../x"], ["a", "a"], ["a", "a/"]])
@@ -421,7 +421,7 @@ def test_unsafe_and_repeated_names_are_refused(tmp_path: Path, names: list[str])
     with pytest.raises(BadArchive):
         check_zip(path, None)
     with pytest.raises(BadArchive):
-        members(path)
+        list_members(path)
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"<html>", b"PK\x05\x06"])
