@@ -298,6 +298,20 @@ class ReadyBody(TypedDict):
     checks: dict[str, str]
 
 
+class JobStatusBody(TypedDict):
+    """The published contract's StatusBody."""
+
+    id: int
+    status: StatusName
+    message: str
+
+
+class PingBody(TypedDict):
+    """Whether the server answers."""
+
+    message: str
+
+
 class HealthBody(TypedDict):
     """Whether the database answers."""
 
@@ -363,6 +377,12 @@ class JoiningNodeBody(TypedDict):
     slots: NotRequired[Annotated[int | None, Also(minimum=1)]]
     labels: NotRequired[dict[str, str] | None]
     machine: NotRequired[Annotated[str | None, _HEX]]
+
+
+class ReasonBody(TypedDict):
+    """What people are told of an order."""
+
+    reason: NotRequired[Annotated[str, LINE, Also(minLength=1, maxLength=500)]]
 
 
 class JoinedNodeBody(TypedDict):

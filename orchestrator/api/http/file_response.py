@@ -24,6 +24,7 @@ from orchestrator.storage.storage import DiskStorage
 PIECE: Final = 1 << 20
 
 ZIP: Final = "application/zip"
+BYTES: Final = "application/octet-stream"
 
 
 def until_sent(held: ExitStack) -> ExitStack:
@@ -219,6 +220,6 @@ async def log(storage: DiskStorage, storage_key: str, name: str, offset: int) ->
         body: ResponseBody = DataBody(b"")
         if request.method != "HEAD":
             body = FileBody(fd, begin, size, until_sent(held))
-        response = Response(body, content_type="application/octet-stream")
+        response = Response(body, content_type=BYTES)
         response.headers["Content-Length"] = str(size - begin)
         return response

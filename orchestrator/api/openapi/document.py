@@ -1,21 +1,34 @@
-"""The OpenAPI document, written by hand: a test holds it against the routes that there are."""
+"""The OpenAPI document, gathered from what the app's routes say of themselves."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
-from orchestrator.api.openapi import jobs, nodes, scaling
-from orchestrator.api.openapi import services as openapi_services
-from orchestrator.api.openapi.parts import JOB_ID, KEY, STATUS_BODY, ZIP, answer, json, operation, refused
-from orchestrator.api.openapi.schemas import schemas
+from quart import Quart
+
+from actors.domain.ids import MAX_ID
+from orchestrator.api.openapi.examples import examples
+from orchestrator.api.openapi.schemas import components
+
+_IN_PATH: Final = re.compile(r"<(?:\w+:)?(\w+)>")
+_PARAMETERS: Final[dict[str, dict[str, Any]]] = {
+    "number": {"name": "id", "schema": {"type": "integer", "minimum": 1, "maximum": MAX_ID}},
+    "node_id": {
+        "name": "id",
+        "description": "The node's id; that of a node which knows only the contract is its URL, "
+        "percent-encoded",
+        "schema": {"type": "string"},
+    },
+    "name": {"name": "name", "schema": {"type": "string"}},
+    "path": {"name": "path", "schema": {"type": "string"}},
+}
+"""What a route takes from its path, by the name that it has in its functions."""
 
 
-def document(version: str, services: Iterable[str]) -> dict[str, Any]:
+def document(app: Quart, version: str, services: Iterable[str]) -> dict[str, Any]:
     """The whole document, of a server with these services."""
-    paths = _contract()
-    for part in (jobs, openapi_services, nodes, scaling):
-        paths |= part.paths()
     return {
         "openapi": "3.1.0",
         "info": {
@@ -27,153 +40,33 @@ def document(version: str, services: Iterable[str]) -> dict[str, Any]:
         },
         # Relative to where the document is, so that it holds behind a proxy that takes a prefix away.
         "servers": [{"url": "..", "description": "Where this document is from"}],
-        "paths": {**paths, **_pages()},
+        "paths": _paths(app),
         "components": {"schemas": _schemas(services)},
     }
 
 
+def _paths(app: Quart) -> dict[str, Any]:
+    paths: dict[str, Any] = {}
+    for rule in app.url_map.iter_rules():
+        operation = vars(app.view_functions[rule.endpoint]).get("openapi")
+        if operation is None:
+            continue  # a test holds that every route is described
+        taken = [{"in": "path", "required": True} | _PARAMETERS[name] for name in _IN_PATH.findall(rule.rule)]
+        path = _IN_PATH.sub(lambda found: f"{{{_PARAMETERS[found[1]]['name']}}}", rule.rule)
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
+            parameters = [*taken, *operation.get("parameters", ())]
+            found = paths.setdefault(path, {})
+            found[method.lower()] = operation | ({"parameters": parameters} if parameters else {})
+    return paths
+
+
 def _schemas(services: Iterable[str]) -> dict[str, Any]:
-    """The components; an upload's service is one of those that there are."""
-    found = schemas()
+    """The components with examples; an upload's service is one of those that there are."""
+    found = components()
+    for name, some in examples().items():
+        found[name]["examples"] = some
     if known := sorted(services):
         upload = found["Upload"]
         upload["properties"]["service"] = {"type": "string", "enum": known}
         upload["examples"] = [{**one, "service": known[0]} for one in upload["examples"]]
     return found
-
-
-def _contract() -> dict[str, Any]:
-    message = json({"type": "object", "properties": {"message": {"type": "string"}}, "required": ["message"]})
-    health = json({"$ref": "#/components/schemas/Health"})
-    bad_id = "No id: a whole number from 1 to 4294967295"
-    upload = {
-        "requestBody": {
-            "required": True,
-            "content": {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/Upload"}}},
-        }
-    }
-    key = {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "description": "The same key with the same content gives the same job",
-        "schema": KEY,
-    }
-    created = answer("The job is durable and queued", STATUS_BODY)
-    created["headers"] = {"Location": {"schema": {"type": "string"}}}
-    killed = answer("Killed: job terminated. Locked: being killed, ask again", STATUS_BODY)
-    either = answer("Completed: the results. Any other state: a StatusBody", {**ZIP, **STATUS_BODY})
-    return {
-        "/": {
-            "get": operation(
-                "ping", "Whether the server answers", "contract", {"200": answer("pong", message)}
-            )
-        },
-        "/health": {
-            "get": operation(
-                "health",
-                "Whether the database answers",
-                "contract",
-                {"200": answer("It does", health), "503": answer("It does not", health)},
-            )
-        },
-        "/upload": {
-            "post": operation(
-                "upload",
-                "Hand in a job",
-                "contract",
-                {
-                    "201": created,
-                    **refused(
-                        _400="A bad field, service, file name or multipart body; or one twice",
-                        _409="An upload with this Idempotency-Key is under way",
-                        _413="Larger than allowed",
-                        _422="The Idempotency-Key belongs to other content",
-                        _503="The ledger cannot be written now",
-                        _507="No room",
-                    ),
-                },
-                key,
-                **upload,
-            )
-        },
-        "/download/{id}": {
-            "get": operation(
-                "download",
-                "The results of a completed job",
-                "contract",
-                {"200": either, **refused(_400=bad_id, _404="Unknown job", _503="Not available now")},
-                JOB_ID,
-            )
-        },
-        "/download_partial/{id}": {
-            "get": operation(
-                "downloadPartial",
-                "The job's directory as it is now",
-                "contract",
-                {
-                    "200": answer("A zip", ZIP),
-                    **refused(
-                        _400=bad_id, _404="Unknown job, or nothing left of it", _503="The node is unreachable"
-                    ),
-                },
-                JOB_ID,
-            )
-        },
-        "/terminate/{id}": {
-            "post": operation(
-                "terminate",
-                "Kill a job",
-                "contract",
-                {
-                    "200": killed,
-                    **refused(
-                        _400=bad_id, _404="Unknown job", _409="It ended otherwise", _503="Not available now"
-                    ),
-                },
-                JOB_ID,
-            )
-        },
-    }
-
-
-def _pages() -> dict[str, Any]:
-    html = answer("HTML", {"text/html": {"schema": {"type": "string"}}})
-    file = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
-    same = {"304": answer("As If-None-Match has it")}
-    elsewhere = answer("To the address without the last slash")
-    elsewhere["headers"] = {"Location": {"schema": {"type": "string"}}}
-    return {
-        "/dashboard": {
-            "get": operation(
-                "dashboard", "Jobs, services and nodes to look at", "pages", {"200": html, **same}
-            )
-        },
-        "/dashboard/": {"get": operation("dashboardSlash", "The same page", "pages", {"308": elsewhere})},
-        "/dashboard/{name}": {
-            "get": operation(
-                "dashboardFile",
-                "Its files",
-                "pages",
-                {"200": answer("A file"), **same, **refused(_404="No such file")},
-                file,
-            )
-        },
-        "/swagger": {"get": operation("swagger", "This API to look at and try", "pages", {"200": html})},
-        "/swagger/{name}": {
-            "get": operation(
-                "swaggerFile",
-                "Its files",
-                "pages",
-                {"200": answer("A file"), **refused(_404="No such file")},
-                file,
-            )
-        },
-        "/api-docs/openapi.json": {
-            "get": operation(
-                "openapi",
-                "This document",
-                "pages",
-                {"200": answer("OpenAPI 3.1", json({"type": "object"}))},
-            )
-        },
-    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 from quart import Blueprint, Response
 
@@ -10,7 +10,9 @@ from actors.wire.http.app import json_response, query
 from actors.wire.protocol.contract import rfc3339
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params
+from orchestrator.api.openapi.describe import BAD_PARAMETER, Line, Since, describe, in_query, page_of
 from orchestrator.api.serializers import render_holder, render_minute
+from orchestrator.contract.bodies import Also, Holder, MinuteBody, Time
 
 HOUR: Final = 3600.0
 LISTED: Final = 50
@@ -21,6 +23,13 @@ def blueprint(api: Api) -> Blueprint:
     page = Blueprint("v1-activity", __name__, url_prefix="/v1")
 
     @page.get("/queue")
+    @describe(
+        "Who has jobs that wait or are under way, those with most waiting first",
+        in_query("service", "Only this service's", Line),
+        in_query("limit", "At most so many", Annotated[int, Also(minimum=1, maximum=MOST_LISTED)]),
+        answers={200: ("Users by service", page_of(Holder))},
+        errors=BAD_PARAMETER,
+    )
     async def queue() -> Response:
         given = query("service", "limit")
         service = query_params.known_text(given, "service")
@@ -30,6 +39,13 @@ def blueprint(api: Api) -> Blueprint:
         return json_response({"items": items, "next": None})
 
     @page.get("/activity")
+    @describe(
+        "What each minute brought, by service; minutes without anything are left out. Kept for a day",
+        in_query("since", "A time, RFC 3339 or seconds since 1970; an hour ago if left out", Since),
+        in_query("service", "Only this service's", Line),
+        answers={200: ("Minutes, the oldest first", page_of(MinuteBody, since=Time))},
+        errors=BAD_PARAMETER,
+    )
     async def activity() -> Response:
         given = query("since", "service")
         service = query_params.known_text(given, "service")

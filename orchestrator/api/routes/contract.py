@@ -8,6 +8,7 @@ from typing import Final
 import trio
 from quart import Blueprint, Response, request
 
+from actors.domain.ids import ID_RANGE
 from actors.domain.job import Job
 from actors.domain.status import OVER, Status
 from actors.ports.ledger import LedgerError
@@ -17,7 +18,10 @@ from actors.wire.protocol.contract import status_body
 from orchestrator.api import job_views
 from orchestrator.api.context import Api
 from orchestrator.api.http.errors import to_refusal, unknown_job
+from orchestrator.api.openapi.describe import UNAVAILABLE, ZIP, describe, idempotency_header, json_of
+from orchestrator.api.openapi.schemas import schema_of
 from orchestrator.api.upload_form import Uploads
+from orchestrator.contract.bodies import HealthBody, JobStatusBody, PingBody, UploadBody
 from orchestrator.events.waiters import TooManyWaiters, WaitersClosed
 from orchestrator.ledger.transitions import UPLOADED
 from orchestrator.nodes.remote_stream import NodeUnreachable
@@ -29,27 +33,53 @@ DRAINING: Final = 5.0
 """Seconds that the rest of a refused upload is read for. A client that is still writing when the connection
 is closed would see a broken pipe in place of the answer."""
 
+CONTRACT: Final = "contract"
+_BAD_ID: Final = {400: f"No id: {ID_RANGE}"}
+
 
 def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
     page = Blueprint("contract", __name__)
     uploads = Uploads(api)
 
     @page.get("/")
+    @describe("Whether the server answers", answers={200: ("pong", PingBody)}, tag=CONTRACT)
     async def ping() -> Response:
-        return json_response({"message": "pong"})
+        return json_response(PingBody(message="pong"))
 
     @page.get("/health")
+    @describe(
+        "Whether the database answers",
+        answers={200: ("It does", HealthBody), 503: ("It does not", HealthBody)},
+        tag=CONTRACT,
+    )
     async def health() -> Response:
         trouble = f"no answer within {HEALTH_DEADLINE:g} s"
         with trio.move_on_after(HEALTH_DEADLINE):
             try:
                 await api.ledger.check()
-                return json_response({"status": "ok", "database": "ok"})
+                return json_response(HealthBody(status="ok", database="ok"))
             except LedgerError as error:
                 trouble = str(error)
-        return json_response({"status": "error", "database": trouble}, 503)
+        return json_response(HealthBody(status="error", database=trouble), 503)
 
     @page.post("/upload")
+    @describe(
+        "Hand in a job",
+        idempotency_header("The same key with the same content gives the same job"),
+        answers={201: ("The job is durable and queued", JobStatusBody)},
+        location=201,
+        errors={
+            400: "A bad field, service, file name or multipart body; or one twice",
+            409: "An upload with this Idempotency-Key is under way",
+            413: "Larger than allowed",
+            422: "The Idempotency-Key belongs to other content",
+            503: "The ledger cannot be written now",
+            507: "No room",
+        },
+        body={"multipart/form-data": {"schema": schema_of(UploadBody)}},
+        body_required=True,
+        tag=CONTRACT,
+    )
     async def upload() -> Response:
         body = request.body
         try:
@@ -65,6 +95,14 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
         return json_response(status_body(job.id, Status.QUEUED, UPLOADED), 201, headers)
 
     @page.get("/download/<number>")
+    @describe(
+        "The results of a completed job",
+        answers={
+            200: ("Completed: the results. Any other state: a StatusBody", {**ZIP, **json_of(JobStatusBody)})
+        },
+        errors=_BAD_ID | {404: "Unknown job", **UNAVAILABLE},
+        tag=CONTRACT,
+    )
     async def download(number: str) -> Response:
         job = await job_views.find(api, read_job_id(number))
         if job.status is not Status.COMPLETED:
@@ -72,6 +110,12 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
         return await job_views.results(api, job)
 
     @page.get("/download_partial/<number>")
+    @describe(
+        "The job's directory as it is now",
+        answers={200: ("A zip", ZIP)},
+        errors=_BAD_ID | {404: "Unknown job, or nothing left of it", 503: "The node is unreachable"},
+        tag=CONTRACT,
+    )
     async def download_partial(number: str) -> Response:
         job = await job_views.find(api, read_job_id(number))
         try:
@@ -81,6 +125,12 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
             raise Refusal(503, "node_unreachable", message, job_id=job.id, job_status=job.status) from error
 
     @page.post("/terminate/<number>")
+    @describe(
+        "Kill a job",
+        answers={200: ("Killed: job terminated. Locked: being killed, ask again", JobStatusBody)},
+        errors=_BAD_ID | {404: "Unknown job", 409: "It ended otherwise", **UNAVAILABLE},
+        tag=CONTRACT,
+    )
     async def terminate(number: str) -> Response:
         wanted = read_job_id(number)
         job = await _terminated(api, wanted)

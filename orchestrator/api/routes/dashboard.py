@@ -14,6 +14,7 @@ from quart import Blueprint, Response, request
 
 from actors.wire.http.app import Refusal
 from orchestrator.api.http.file_response import matches
+from orchestrator.api.openapi.describe import HTML, describe
 
 PAGE: Final = "index.html"
 
@@ -32,6 +33,8 @@ _HEADERS: Final = {
     "Cache-Control": "no-cache",
 }
 
+_SAME: Final = {304: "As If-None-Match has it"}
+
 
 @dataclass(frozen=True, slots=True)
 class _File:
@@ -45,15 +48,23 @@ def blueprint() -> Blueprint:
     found = _read()
 
     @page.get("/dashboard")
+    @describe("Jobs, services and nodes to look at", answers={200: ("HTML", HTML), **_SAME}, tag="pages")
     async def dashboard() -> Response:
         return _sent(found[PAGE])
 
     @page.get("/dashboard/")
-    async def one_slash_more() -> Response:
+    @describe(
+        "The same page",
+        answers={308: "To the address without the last slash"},
+        location=308,
+        tag="pages",
+    )
+    async def dashboard_slash() -> Response:
         # The page's addresses count from its own.
         return Response(b"", 308, {"Location": "../dashboard"})
 
     @page.get("/dashboard/<name>")
+    @describe("Its files", answers={200: "A file", **_SAME}, errors={404: "No such file"}, tag="pages")
     async def dashboard_file(name: str) -> Response:
         if name not in found or name == PAGE:
             raise Refusal(404, "not_found", "there is no such file")

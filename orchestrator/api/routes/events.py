@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import cast
+from typing import Final, cast
 
 import trio
 from quart import Blueprint, Response, request
@@ -19,10 +19,33 @@ from actors.wire.http.backpressure import BoundedRequest
 from orchestrator.api import job_views
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params, sse
+from orchestrator.api.openapi.describe import (
+    OF_A_JOB,
+    Line,
+    User,
+    Whole,
+    describe,
+    events_of,
+    in_header,
+    in_query,
+)
 from orchestrator.api.serializers import render_event
+from orchestrator.contract.bodies import EventBody
 from orchestrator.events.change_stream import ChangeFilter, EncodedChange, Listener
 from orchestrator.events.waiters import WaitersClosed
 from orchestrator.ledger.queries import JobChange
+
+_PLACE: Final = (
+    in_query("after", "As Last-Event-ID, for what cannot set a header", Whole),
+    in_header(
+        "Last-Event-ID", "The id of the last event that was received: the stream goes on after it", Whole
+    ),
+)
+_EVENTS: Final = (
+    "Events named `job`; their data is an Event, their id the number of the change. Every transition comes "
+    "once and in order, over reconnections and restarts too. A comment each 15 s",
+    events_of(EventBody),
+)
 
 
 def written(change: JobChange) -> bytes:
@@ -34,6 +57,14 @@ def blueprint(api: Api) -> Blueprint:
     page = Blueprint("v1-events", __name__, url_prefix="/v1")
 
     @page.get("/events")
+    @describe(
+        "What happens to all jobs, from now on",
+        in_query("user", "Only this user's", User),
+        in_query("service", "Only this service's", Line),
+        *_PLACE,
+        answers={200: _EVENTS},
+        errors={400: "A bad or unknown parameter", 503: "Too many listen"},
+    )
     async def events() -> Response:
         given = query("user", "service", "after")
         wanted = ChangeFilter(
@@ -45,6 +76,12 @@ def blueprint(api: Api) -> Blueprint:
         return sse.response(_stream(api, _listener(api), wanted, place, sse.RETRY + sse.place(place)))
 
     @page.get("/jobs/<number>/events")
+    @describe(
+        "What happens to a job, from how it is now until it is over",
+        *_PLACE,
+        answers={200: _EVENTS, 204: "The job is over, and all of it was received"},
+        errors=OF_A_JOB,
+    )
     async def job_events(number: str) -> Response:
         given = query("after")
         after = _after(given)

@@ -17,8 +17,10 @@ from actors.ports.storage import StorageError
 from actors.wire.http.app import Refusal, json_response, query, read_job_id
 from orchestrator.api import job_views
 from orchestrator.api.context import Api
+from orchestrator.api.openapi.describe import OF_A_JOB, describe, idempotency_header
 from orchestrator.api.upload_form import idempotency_key
 from orchestrator.callbacks.allowed_hosts import NotAllowed
+from orchestrator.contract import bodies
 from orchestrator.storage.disk import StorageGone
 
 FINISHING: Final = 60.0
@@ -29,6 +31,17 @@ def blueprint(api: Api) -> Blueprint:
     page = Blueprint("v1-orders", __name__, url_prefix="/v1")
 
     @page.post("/jobs/<number>/rerun")
+    @describe(
+        "A new job from the same files, for the same user and service",
+        idempotency_header("The same key gives the same job"),
+        answers={201: ("The new job", bodies.Job)},
+        errors={
+            **OF_A_JOB,
+            409: "The service is not there any more, or the callback_url is not allowed any more",
+            422: "The Idempotency-Key belongs to something else",
+            507: "No room",
+        },
+    )
     async def rerun(number: str) -> Response:
         query()
         key = idempotency_key(request.headers.get("Idempotency-Key"))
@@ -40,7 +53,12 @@ def blueprint(api: Api) -> Blueprint:
         return json_response(body, 201, {"Location": f"../{new.id}"})
 
     @page.delete("/jobs/<number>")
-    async def delete(number: str) -> Response:
+    @describe(
+        "Delete an ended job's data now; the job becomes Cleaned",
+        answers={200: ("The job", bodies.Job)},
+        errors=OF_A_JOB | {409: "Not ended yet"},
+    )
+    async def delete_data(number: str) -> Response:
         query()
         row = await job_views.find(api, read_job_id(number))
         while row.status in ENDED:

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequen
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 from quart import Blueprint, Response, request
 
@@ -23,7 +23,9 @@ from actors.wire.http.app import Refusal, json_response, query, read_job_id
 from orchestrator.api import job_views
 from orchestrator.api.context import Api
 from orchestrator.api.http import file_response, query_params, sse
+from orchestrator.api.openapi.describe import ANY_FILE, CURSOR, OF_A_JOB, describe, in_query, page_of
 from orchestrator.api.serializers import render_file
+from orchestrator.contract.bodies import Also, File
 from orchestrator.nodes.remote_stream import NotOnNode
 from orchestrator.storage.result_archive import FileEntry, list_stored, open_stored
 
@@ -36,7 +38,14 @@ def blueprint(api: Api) -> Blueprint:
     page = Blueprint("v1-files", __name__, url_prefix="/v1")
 
     @page.get("/jobs/<number>/files")
-    async def list_files(number: str) -> Response:
+    @describe(
+        "What is in the job's directory, wherever it is now",
+        CURSOR,
+        in_query("limit", "Files a page", Annotated[int, Also(minimum=1, maximum=MOST_PAGE, default=PAGE)]),
+        answers={200: ("By path", page_of(File))},
+        errors=OF_A_JOB | {409: "It is on a node that cannot list it"},
+    )
+    async def files(number: str) -> Response:
         given = query("cursor", "limit")
         limit = query_params.whole(given, "limit", 1, MOST_PAGE, PAGE)
         begin = query_params.at_cursor(given, "f") or 0
@@ -47,7 +56,16 @@ def blueprint(api: Api) -> Blueprint:
         return json_response({"items": items, "next": after})
 
     @page.get("/jobs/<number>/files/<file:path>")
-    async def one_file(number: str, path: str) -> Response:
+    @describe(
+        "One file of it",
+        answers={
+            200: ("Its bytes; with an ETag if the job has ended", ANY_FILE),
+            206: ("The range, unless the job is on a node", ANY_FILE),
+            304: "Unchanged",
+        },
+        errors=OF_A_JOB | {416: "Nothing in this range"},
+    )
+    async def file(number: str, path: str) -> Response:
         query()
         row = await job_views.find(api, read_job_id(number))
         if row.status not in ENDED and (found := await job_views.place(api, row)) is not None:

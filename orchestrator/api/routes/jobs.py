@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import trio
 from quart import Blueprint, Response
@@ -15,7 +15,21 @@ from actors.wire.http.app import Refusal, json_response, query, read_job_id
 from orchestrator.api import job_views
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params
+from orchestrator.api.openapi.describe import (
+    CURSOR,
+    OF_A_JOB,
+    UNAVAILABLE,
+    ZIP,
+    Line,
+    User,
+    Whole,
+    describe,
+    in_query,
+    page_of,
+)
 from orchestrator.api.serializers import render_transition
+from orchestrator.contract import bodies
+from orchestrator.contract.bodies import Also, StatusName
 from orchestrator.events.waiters import WaitersClosed
 from orchestrator.ledger.queries import JobFilter
 
@@ -25,11 +39,34 @@ MOST_WAIT: Final = 300.0
 PAGE: Final = 50
 MOST_PAGE: Final = 500
 
+_ListVersion = Annotated[
+    int, Also(description="Of the list: /v1/events?after=VERSION tells all that changes from here on")
+]
+
 
 def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
     page = Blueprint("v1", __name__, url_prefix="/v1")
 
     @page.get("/jobs")
+    @describe(
+        "Jobs, newest first",
+        in_query("user", "Only this user's", User),
+        in_query("service", "Only this service's", Line),
+        in_query("status", "Only in this state", StatusName),
+        in_query("name", "Only of this name", Line),
+        in_query("node", "Only those that are on this node now", Line),
+        in_query(
+            "search",
+            "A part of the name or of a tag, or the number of the job or of its user. A page may "
+            "have few jobs or none and still be followed by a `next`",
+            Line,
+        ),
+        in_query("tag", "Only with this tag", Line),
+        CURSOR,
+        in_query("limit", "Jobs a page", Annotated[int, Also(minimum=1, maximum=MOST_PAGE, default=PAGE)]),
+        answers={200: ("A page of jobs", page_of(bodies.Job, version=_ListVersion))},
+        errors={400: "A bad parameter", **UNAVAILABLE},
+    )
     async def list_jobs() -> Response:
         given = query("user", "service", "status", "name", "tag", "node", "search", "cursor", "limit")
         limit = query_params.whole(given, "limit", 1, MOST_PAGE, PAGE)
@@ -50,12 +87,29 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
         return json_response({"items": items, "next": after, "version": version})
 
     @page.get("/jobs/<number>")
+    @describe(
+        "One job; with `wait` as soon as it changes",
+        in_query("wait", "Seconds to wait at most", Annotated[float, Also(minimum=0, maximum=MOST_WAIT)]),
+        in_query("after", "Answer once its version is above this", Whole),
+        in_query("until", "Answer once it has ended", Literal["ended"]),
+        answers={200: ("The job", bodies.Job)},
+        errors=OF_A_JOB,
+    )
     async def job(number: str) -> Response:
         given = query("wait", "after", "until")
         row = await _awaited(api, read_job_id(number), given)
         return json_response(await job_views.told_in_full(api, row), headers={"Cache-Control": "no-store"})
 
     @page.get("/jobs/<number>/results")
+    @describe(
+        "The results of an ended job, whatever its end",
+        answers={
+            200: ("A zip; with a strong ETag and ranges if the job had run", ZIP),
+            206: ("The range", ZIP),
+            304: "Unchanged",
+        },
+        errors=OF_A_JOB | {409: "Not ended yet", 416: "Nothing in this range"},
+    )
     async def results(number: str) -> Response:
         query()
         row = await job_views.find(api, read_job_id(number))
@@ -68,6 +122,11 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
         return await job_views.results(api, row)
 
     @page.get("/jobs/<number>/history")
+    @describe(
+        "Every transition",
+        answers={200: ("In order", page_of(bodies.TransitionBody))},
+        errors=OF_A_JOB,
+    )
     async def history(number: str) -> Response:
         query()
         row = await job_views.find(api, read_job_id(number))

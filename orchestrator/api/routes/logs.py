@@ -11,7 +11,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Final, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import trio
 from quart import Blueprint, Response, request
@@ -24,12 +24,21 @@ from actors.wire.http.app import Refusal, json_response, query, read_job_id
 from orchestrator.api import job_views
 from orchestrator.api.context import Api
 from orchestrator.api.http import file_response, query_params, sse
-from orchestrator.contract.bodies import LogEndBody, LogTextBody
+from orchestrator.api.openapi.describe import (
+    BYTES,
+    OF_A_JOB,
+    Whole,
+    describe,
+    events_of,
+    in_header,
+    in_query,
+    json_of,
+)
+from orchestrator.contract.bodies import Also, LogEndBody, LogTextBody
 from orchestrator.events.waiters import JobWaiter, WaitersClosed
 from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode
 from orchestrator.storage.storage import LOGS
 
-BYTES: Final = "application/octet-stream"
 MOST: Final = 4 << 20
 ONCE: Final = 256 << 10
 """Bytes that are told as text at once."""
@@ -45,6 +54,35 @@ def blueprint(api: Api) -> Blueprint:
     page = Blueprint("v1-logs", __name__, url_prefix="/v1")
 
     @page.get("/jobs/<number>/logs")
+    @describe(
+        "What the job printed",
+        in_query("stream", "Which", Annotated[Literal["stdout", "stderr"], Also(default="stdout")]),
+        in_query("offset", "Bytes to leave out", Whole),
+        in_query(
+            "follow",
+            "1: of a job that has not ended, until it has",
+            Literal["0", "1", "", "true", "false"],
+        ),
+        in_query(
+            "format",
+            "events also by `Accept: text/event-stream`",
+            Annotated[Literal["raw", "json", "events"], Also(default="raw")],
+        ),
+        in_query(
+            "limit",
+            "Bytes that json tells at once",
+            Annotated[int, Also(minimum=1, maximum=MOST, default=ONCE)],
+        ),
+        in_header("Last-Event-ID", "With events: the byte offset to go on at", Whole),
+        answers={
+            200: (
+                "raw: the bytes of the log from the offset on. json: text, without half characters. events: "
+                "events named `log` with the text, then one named `end`",
+                {**BYTES, **json_of(LogTextBody), **events_of(LogTextBody, LogEndBody)},
+            )
+        },
+        errors=OF_A_JOB,
+    )
     async def logs(number: str) -> Response:
         given = query("stream", "offset", "follow", "format", "limit")
         which = query_params.one_of(given, "stream", *LOGS)
@@ -78,7 +116,7 @@ def _bytes(api: Api, follower: _Follower) -> Response:
         async with sse.pumped(follower.run, api.waiters.until_closed) as came, aclosing(_data(came)) as data:
             yield data
 
-    return sse.endless(body(), BYTES)
+    return sse.endless(body(), file_response.BYTES)
 
 
 async def _data(pieces: AsyncIterable[Piece]) -> AsyncGenerator[bytes, None]:
@@ -92,14 +130,16 @@ async def _now(api: Api, row: Job, which: str, offset: int) -> Response:
         found = await job_views.place(api, row)
         if found is not None:
             try:
-                return await file_response.stream(api.nodes.open_log(*found, which, offset), BYTES)
+                return await file_response.stream(
+                    api.nodes.open_log(*found, which, offset), file_response.BYTES
+                )
             except NotOnNode:
                 row = await job_views.find(api, row.id)
     if row.status in ENDED:
         kept = await file_response.log(api.storage, row.storage_key, LOGS[which], offset)
         if kept is not None:
             return kept
-    return Response(b"", content_type=BYTES)
+    return Response(b"", content_type=file_response.BYTES)
 
 
 Piece: TypeAlias = tuple[int, bytes]

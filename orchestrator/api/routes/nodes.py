@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 import trio
@@ -17,7 +17,10 @@ from actors.wire.http.app import Refusal, json_response, query
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params
 from orchestrator.api.http.json_body import bad_field, json_object, only
+from orchestrator.api.openapi.describe import ORDER, UNAVAILABLE, describe, in_query, page_of
 from orchestrator.api.serializers import render_node
+from orchestrator.contract import bodies
+from orchestrator.contract.bodies import Also
 from orchestrator.ledger.tables.nodes import JoinedNode
 from orchestrator.nodes.native.events import NodeKind
 from orchestrator.nodes.registry import MachineTaken
@@ -27,12 +30,20 @@ NO_REASON: Final = "ordered by an operator"
 
 _FIELDS: Final = ("id", "url", "services", "slots", "labels", "machine")
 
+_UNKNOWN: Final = UNAVAILABLE | {404: "Unknown node"}
+_BAD_BODY: Final = {400: "No JSON", 413: "Too large", 422: "A field is unknown or wrong"}
+
 
 def blueprint(api: Api) -> Blueprint:
     page = Blueprint("nodes", __name__, url_prefix="/v1")
     page.record_once(lambda state: state.app.url_map.converters.update(node_id=_NodeId))
 
     @page.get("/nodes")
+    @describe(
+        "The nodes as the scheduler sees them",
+        answers={200: ("All", page_of(bodies.Node))},
+        errors=UNAVAILABLE,
+    )
     async def nodes() -> Response:
         query()
         now = trio.current_time()
@@ -40,12 +51,28 @@ def blueprint(api: Api) -> Blueprint:
         return json_response({"items": items, "next": None})
 
     @page.get("/nodes/<node_id:node_id>")
+    @describe("One node", answers={200: ("The node", bodies.Node)}, errors=_UNKNOWN)
     async def node(node_id: str) -> Response:
         query()
         return json_response(render_node(await _find(api, node_id), trio.current_time()))
 
     @page.post("/nodes")
-    async def join() -> Response:
+    @describe(
+        "A node joins, or says again who it is: the same request may be repeated for ever",
+        answers={
+            200: ("It is known", bodies.JoinedNodeBody),
+            201: ("It has joined", bodies.JoinedNodeBody),
+        },
+        errors={
+            **_BAD_BODY,
+            409: "Another node answers at the URL, or the machine's token is another node's",
+            422: "A field is wrong, no service of it is known, or the node cannot be asked",
+            503: "The ledger cannot be written now",
+        },
+        body=bodies.JoiningNodeBody,
+        body_required=True,
+    )
+    async def join_node() -> Response:
         query()
         node, unknown = _joining(api, await json_object())
         new = False
@@ -60,7 +87,17 @@ def blueprint(api: Api) -> Blueprint:
         return json_response(answer, 201 if new else 200, {"Location": f"nodes/{node.node_id}"})
 
     @page.delete("/nodes/<node_id:node_id>")
-    async def leave(node_id: str) -> Response:
+    @describe(
+        "A node that joined leaves. With `force` also while jobs run there: these begin anew",
+        in_query("force", "Let it leave although jobs run there", Annotated[bool, Also(default=False)]),
+        answers={204: "It has left"},
+        errors={
+            **_UNKNOWN,
+            400: "A query parameter is wrong",
+            409: "It is in the settings, or jobs run there: drain it first",
+        },
+    )
+    async def remove_node(node_id: str) -> Response:
         if not query_params.flag(query("force"), "force"):
             await _refuse_busy(api, node_id)
         if await api.registry.leave(node_id):
@@ -76,14 +113,21 @@ def blueprint(api: Api) -> Blueprint:
         raise _unknown(node_id)
 
     @page.post("/nodes/<path:node_id>/drain")
-    async def drain(node_id: str) -> Response:
+    @describe(
+        "Give a node no more jobs; what runs there goes on. Holds until undrain, restarts too",
+        answers={200: ("It drains", bodies.Node)},
+        errors=_UNKNOWN | _BAD_BODY,
+        body=ORDER,
+    )
+    async def drain_node(node_id: str) -> Response:
         query()
         if not await api.registry.drain(node_id, _reason(await json_object())):
             raise _unknown(node_id)
         return json_response(render_node(await _find(api, node_id), trio.current_time()))
 
     @page.post("/nodes/<path:node_id>/undrain")
-    async def undrain(node_id: str) -> Response:
+    @describe("Give a node jobs again", answers={200: ("The node", bodies.Node)}, errors=_UNKNOWN)
+    async def undrain_node(node_id: str) -> Response:
         query()
         if not await api.registry.undrain(node_id):
             raise _unknown(node_id)

@@ -8,7 +8,9 @@ from quart import Blueprint, Response
 
 from actors.wire.http.app import json_response, query
 from orchestrator.api.context import Api
+from orchestrator.api.openapi.describe import UNAVAILABLE, describe, in_query, page_of
 from orchestrator.api.serializers import render_decision, render_scaling
+from orchestrator.contract.bodies import DecisionBody, ScalingBody
 
 DECISIONS: Final = 100
 """How many of the newest decisions are told."""
@@ -18,6 +20,14 @@ def blueprint(api: Api) -> Blueprint:
     page = Blueprint("v1-scaling", __name__, url_prefix="/v1")
 
     @page.get("/scaling")
+    @describe(
+        "How each scaled service stands, and the newest decisions with their reasons",
+        in_query("service", "Only this one", str),
+        answers={
+            200: ("All scaled services", page_of(ScalingBody, next=None, decisions=list[DecisionBody])),
+        },
+        errors={400: "An unknown parameter", **UNAVAILABLE},
+    )
     async def scaling() -> Response:
         given = query("service")
         service = given.get("service")

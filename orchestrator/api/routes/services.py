@@ -10,25 +10,43 @@ from actors.wire.http.app import Refusal, json_response, query
 from orchestrator.api.context import Api
 from orchestrator.api.http import query_params
 from orchestrator.api.http.json_body import bad_field, json_object, only
+from orchestrator.api.openapi.describe import BAD_PARAMETER, ORDER, describe, page_of
 from orchestrator.api.serializers import render_service
+from orchestrator.contract.bodies import Service
 
 NO_REASON: Final = "ordered by an operator"
+
+_ONE: Final = {200: ("The service", Service)}
+_UNKNOWN: Final = BAD_PARAMETER | {404: "Unknown service"}
+_BAD_BODY: Final = {413: "The body is too large", 422: "A bad field"}
 
 
 def blueprint(api: Api) -> Blueprint:
     page = Blueprint("v1-services", __name__, url_prefix="/v1")
 
     @page.get("/services")
+    @describe(
+        "Services, their quotas, how many jobs are in which state, and their nodes",
+        answers={200: ("All", page_of(Service))},
+        errors=BAD_PARAMETER,
+    )
     async def services() -> Response:
         query()
         return json_response({"items": await _render(api, *sorted(api.services)), "next": None})
 
     @page.get("/services/<name>")
+    @describe("One service", answers=_ONE, errors=_UNKNOWN)
     async def service(name: str) -> Response:
         query()
         return json_response((await _render(api, _known(api, name)))[0])
 
     @page.post("/services/<name>/pause")
+    @describe(
+        "Let no more of its jobs go; those that run go on. Outlasts a restart",
+        answers=_ONE,
+        errors=_UNKNOWN | _BAD_BODY,
+        body=ORDER,
+    )
     async def pause(name: str) -> Response:
         query()
         _known(api, name)
@@ -36,6 +54,7 @@ def blueprint(api: Api) -> Blueprint:
         return json_response((await _render(api, name))[0])
 
     @page.post("/services/<name>/resume")
+    @describe("Let its jobs go again", answers=_ONE, errors=_UNKNOWN | _BAD_BODY)
     async def resume(name: str) -> Response:
         query()
         _known(api, name)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
-from quart import Blueprint, Response
+from quart import Blueprint, Response, current_app
 
 from actors.wire.http.app import Refusal, json_response
+from orchestrator.api.openapi.describe import HTML, describe
 from orchestrator.api.openapi.document import document
 
 _SERVED: Final = {
@@ -27,18 +28,21 @@ def blueprint(version: str, services: Iterable[str]) -> Blueprint:
     static = files("orchestrator.api") / "static"
 
     @page.get("/swagger")
+    @describe("This API to look at and try", answers={200: ("HTML", HTML)}, tag="pages")
     async def swagger() -> Response:
         text = (static / "swagger.html").read_bytes()
         return Response(text, headers=_HEADERS, content_type="text/html; charset=utf-8")
 
     @page.get("/swagger/<name>")
+    @describe("Its files", answers={200: "A file"}, errors={404: "No such file"}, tag="pages")
     async def swagger_file(name: str) -> Response:
         if name not in _SERVED:
             raise Refusal(404, "not_found", "there is no such file")
         return Response((static / name).read_bytes(), headers=_HEADERS, content_type=_SERVED[name])
 
     @page.get("/api-docs/openapi.json")
+    @describe("This document", answers={200: ("OpenAPI 3.1", dict[str, Any])}, tag="pages")
     async def openapi() -> Response:
-        return json_response(document(version, services))
+        return json_response(document(current_app, version, services))
 
     return page
