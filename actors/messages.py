@@ -56,7 +56,7 @@ class NodeUnreached:
 
 @dataclass(frozen=True, slots=True)
 class AttemptHanded:
-    """The Sender has handed an attempt over: the node has it, as of `mark` (None for foreign nodes)."""
+    """The Sender has handed an attempt over: the node has it, as of `mark` (None for contract-only nodes)."""
 
     attempt: Attempt
     node: NodeRef

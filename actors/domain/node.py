@@ -13,13 +13,13 @@ from actors.domain.status import Status
 
 @dataclass(frozen=True, slots=True)
 class NodeRef:
-    """Where a node is, and who. `node_id` is its only identity; `foreign` nodes know only the contract and
-    are identified by their address. For a foreign node the three URLs may differ in host and prefix; `url` is
-    then the upload URL's base."""
+    """Where a node is, and who. `node_id` is its only identity; `contract_only` nodes know no more than the
+    contract and are identified by their address. For a contract-only node the three URLs may differ in host
+    and prefix; `url` is then the upload URL's base."""
 
     node_id: str
     url: str
-    foreign: bool = False
+    contract_only: bool = False
     upload_url: str = ""
     download_url: str = ""
     terminate_url: str = ""

@@ -222,7 +222,7 @@ class Getter(Actor):
         self._follow(node)
 
     def _follow(self, node: NodeMirror) -> None:
-        if node.ref is not None and node.ref.foreign:
+        if node.ref is not None and node.ref.contract_only:
             self._client.follow(node.node_id, [t.attempt for t in node.tracked.values()])
 
     # ------------------------------------------------------------------ deciding for one job
@@ -301,10 +301,10 @@ class Getter(Actor):
             self._evaluate(tracked)
 
     def _stop_overdue(self) -> None:
-        """Foreign nodes know no time limit: it is kept here, from when the run was first seen."""
+        """Contract-only nodes know no time limit: it is kept here, from when the run was first seen."""
         now = trio.current_time()
         for node in self._nodes.values():
-            if node.ref is not None and node.ref.foreign:
+            if node.ref is not None and node.ref.contract_only:
                 for tracked in node.tracked.values():
                     if tracked.is_overdue(node, now):
                         node.requests.cancel.request(tracked.attempt.key, tracked.attempt)

@@ -76,7 +76,7 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class PayloadGone:
-    """A foreign node no longer knows an attempt: confirmed by a second question after a grace."""
+    """A contract-only node no longer knows an attempt: confirmed by a second question after a grace."""
 
     key: str
 
@@ -121,8 +121,8 @@ class CollectAnswer:
 
 
 class Nodes(Protocol):
-    """Nodes over HTTP, ours and foreign ones. Nothing here raises for what the network does: the answers say
-    it. Only cancellation and defects raise."""
+    """Nodes over HTTP, native and contract-only. Nothing here raises for what the network does: the answers
+    say it. Only cancellation and defects raise."""
 
     async def submit(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[SubmitAnswer]: ...
 
@@ -143,11 +143,11 @@ class Nodes(Protocol):
 
     async def watch(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
         """Follow a node until it cannot be followed any more; why is the result. `tell` is called for each
-        event, the picture first. Foreign nodes are polled for what `follow` names."""
+        event, the picture first. Contract-only nodes are polled for what `follow` names."""
         ...
 
     def follow(self, node_id: str, attempts: Sequence[Attempt]) -> None:
-        """Which open attempts there are on a foreign node, so that its watch knows what to ask for."""
+        """Which open attempts there are on a contract-only node, so that its watch knows what to ask for."""
         ...
 
 

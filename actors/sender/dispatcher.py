@@ -32,8 +32,8 @@ LARGE_AT_ONCE: Final = 2
 class Verdict(StrEnum):
     """What is certain about an attempt now. HAS: the node has it. NOT_THERE: the node does not have it and
     nothing of it is on its way. TOMBSTONED: it will never run there. REFUSED: no node will ever take it.
-    KILLED: stopped by order, nothing of it runs. LOST: the node is lost. UNKNOWABLE: a foreign node took it
-    or not, and cannot be asked."""
+    KILLED: stopped by order, nothing of it runs. LOST: the node is lost. UNKNOWABLE: a contract-only node
+    took it or not, and cannot be asked."""
 
     HAS = "has"
     NOT_THERE = "not_there"
@@ -165,7 +165,7 @@ class NodeDispatcher:
 
     async def _settle_certain(self) -> None:
         """What can be said without asking the node: it is lost, it was never told of an attempt that is to
-        stop, or it is a foreign one, which knows no keys: sending again might run the job twice."""
+        stop, or it is contract-only and knows no keys: sending again might run the job twice."""
         now = trio.current_time()
         certain = []
         for item in self._idle():
@@ -173,7 +173,7 @@ class NodeDispatcher:
                 continue
             if self._lost is not None:
                 certain.append(DispatchResult(item.dispatch, Verdict.LOST, self._lost, sent=item.doubt))
-            elif item.doubt and self._ref is not None and self._ref.foreign:
+            elif item.doubt and self._ref is not None and self._ref.contract_only:
                 reason = "the connection or the orchestrator broke while it was being sent"
                 certain.append(DispatchResult(item.dispatch, Verdict.UNKNOWABLE, reason, node=self._ref))
             elif item.stop and not item.doubt:
@@ -326,7 +326,7 @@ def _verdict_on_submit(answer: SubmitAnswer, node: NodeRef, earlier_doubt: bool)
         case SubmitResult.NOT_SENT | SubmitResult.BUSY:
             return None if earlier_doubt else Verdict.NOT_THERE
         case SubmitResult.DOUBT:
-            return Verdict.UNKNOWABLE if node.foreign else None
+            return Verdict.UNKNOWABLE if node.contract_only else None
 
 
 def _verdict_on_stop(look: AttemptLookup) -> Verdict | None:

@@ -120,7 +120,7 @@ def render_node(view: NodeView, now: float) -> dict[str, Any]:
         bodies.Node(
             id=view.node.node_id,
             url=view.node.url,
-            kind="foreign" if view.node.foreign else "own",
+            kind="foreign" if view.node.contract_only else "own",
             status=view.state.value,
             message=view.reason,
             source="joined" if view.joined else "static",

@@ -20,7 +20,7 @@ def contract_only_ref(address: NodeAddress) -> NodeRef:
     return NodeRef(
         node_id=address.upload_url or base,
         url=base,
-        foreign=True,
+        contract_only=True,
         upload_url=address.upload_url or f"{base}/submit",
         download_url=(address.download_url or f"{base}/retrieve").rstrip("/"),
         terminate_url=(address.terminate_url or f"{base}/kill").rstrip("/"),

@@ -1,7 +1,7 @@
-"""Nodes over HTTP, ours and foreign ones: the port `Nodes`, and what the api reads from a node directly.
+"""Nodes over HTTP, native and contract-only: the port `Nodes`, and what the api reads from a node directly.
 
 One client, and with it one pool of connections, serves all nodes. What differs between the two kinds of nodes
-is in `own_node.py` and `foreign_node.py`.
+is in `native/` and `contract_only/`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ for dead and opened anew."""
 
 
 class NodeClient:
-    """`owner` is this orchestrator's id. `spool` is a directory of its own, where what foreign nodes give is
-    checked: it needs room for it. Close the client with `aclose`."""
+    """`owner` is this orchestrator's id. `spool` is a directory of its own, where what contract-only nodes
+    give is checked: it needs room for it. Close the client with `aclose`."""
 
     def __init__(
         self,
@@ -46,21 +46,21 @@ class NodeClient:
         grace: float = GRACE,
         http: Http | None = None,
     ) -> None:
-        self._owner = owner
+        self._nativeer = owner
         self._http = http or Http()
         self._poll_seconds = poll_seconds
         self._silence = silence
-        self._own = NativeNodes(self._http, owner, files)
+        self._native = NativeNodes(self._http, owner, files)
         kept = Spool(spool)
         self._asking = Asking(self._http, kept, grace)
-        self._foreign = ContractOnlyNodes(self._http, kept, self._asking, files)
+        self._contract_only = ContractOnlyNodes(self._http, kept, self._asking, files)
         self._followed: dict[str, Sequence[Attempt]] = {}
 
     async def aclose(self) -> None:
         await self._http.aclose()
 
     def _for(self, node: NodeRef) -> NativeNodes | ContractOnlyNodes:
-        return self._foreign if node.foreign else self._own
+        return self._contract_only if node.contract_only else self._native
 
     async def submit(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[SubmitAnswer]:
         return await self._for(node).submit(node, items)
@@ -86,27 +86,28 @@ class NodeClient:
         self, node: NodeRef, attempt: Attempt, stream: str, offset: int = 0, *, follow: bool = False
     ) -> AsyncIterator[RemoteStream]:
         """The bytes of `stdout` or `stderr` from `offset` on, with `follow` also those to come until the run
-        has ended. Raises NotOnNode, also for foreign nodes, which have no logs to be read; Unreachable."""
-        if node.foreign:
+        has ended. Raises NotOnNode, also for contract-only nodes, which have no logs to be read;
+        Unreachable."""
+        if node.contract_only:
             raise NotOnNode("the node knows only the contract, which has no logs")
-        async with self._own.open_log(node, attempt, stream, offset, follow=follow) as opened:
+        async with self._native.open_log(node, attempt, stream, offset, follow=follow) as opened:
             yield opened
 
     @asynccontextmanager
     async def open_file(self, node: NodeRef, attempt: Attempt, path: str) -> AsyncIterator[RemoteStream]:
         """One file of an attempt's directory as it is now, by its spelled path. Raises NotOnNode, also for
-        foreign nodes; Unreachable."""
-        if node.foreign:
+        contract-only nodes; Unreachable."""
+        if node.contract_only:
             raise NotOnNode("the node knows only the contract, which has no single files")
-        async with self._own.open_file(node, attempt, path) as opened:
+        async with self._native.open_file(node, attempt, path) as opened:
             yield opened
 
     async def list_files(self, node: NodeRef, attempt: Attempt) -> Sequence[FileEntry]:
         """What is in an attempt's directory now. Raises as `open_file` does."""
-        if node.foreign:
+        if node.contract_only:
             raise NotOnNode("the node knows only the contract, which has no single files")
         try:
-            return parse_listing(await self._own.list_files(node, attempt))
+            return parse_listing(await self._native.list_files(node, attempt))
         except ValueError as error:
             raise NodeUnreachable(
                 f"the node lists its files in a way that makes no sense: {error}"
@@ -124,9 +125,9 @@ class NodeClient:
         who = await introduce(self._http, base)
         if who.kind is NodeKind.UNCLEAR:
             return who.reason
-        if who.kind is NodeKind.OURS:
+        if who.kind is NodeKind.NATIVE:
             return await follow_events(
-                self._http, self._owner, NodeRef(who.node_id, base), tell, self._silence
+                self._http, self._nativeer, NodeRef(who.node_id, base), tell, self._silence
             )
         node = contract_only_ref(address)
         watch = ContractOnlyPoller(

@@ -256,11 +256,11 @@ class ServicePool:
 
 
 def _is_at(address: NodeAddress, ref: NodeRef | None) -> bool:
-    """Whether a node is the one at this address. A foreign one that was given by its full URLs is known by
-    them: two services may have neighbouring ones."""
+    """Whether a node is the one at this address. A contract-only one that was given by its full URLs is known
+    by them: two services may have neighbouring ones."""
     if ref is None:
         return False
-    if ref.foreign and address.upload_url:
+    if ref.contract_only and address.upload_url:
         return address.upload_url == ref.upload_url
     return base_of(address) == ref.url.rstrip("/")
 

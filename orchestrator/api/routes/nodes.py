@@ -176,7 +176,7 @@ async def _check(api: Api, node: JoinedNode) -> None:
             f"url {node.url}: the node cannot be asked who it is: {who.reason}; "
             "the address has to be one that reaches it from here",
         )
-    if who.kind is NodeKind.FOREIGN:
+    if who.kind is NodeKind.CONTRACT_ONLY:
         raise Refusal(
             422, "no_node", f"url {node.url}: what answers there is no node of ours; name it in the settings"
         )

@@ -1,4 +1,4 @@
-"""One GET of a payload or its files on a foreign node, and what came: a zip, a status, or a refusal."""
+"""One GET of a payload or its files on a contract-only node, and what came: a zip, a status, or a refusal."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ Fetched = Files | Ours | Status | Absent | Stranger | Nothing
 
 
 async def fetch(http: Http, spool: Spool, url: str, attempt: Attempt, *, only_whose: bool = False) -> Fetched:
-    """Foreign nodes zip before they answer: the first byte has no deadline. With `only_whose` a zip is read
-    no further than to this attempt's marker."""
+    """Contract-only nodes zip before they answer: the first byte has no deadline. With `only_whose` a zip is
+    read no further than to this attempt's marker."""
     try:
         async with http.exchange("GET", f"{url}/{attempt.foreign_id}", patience=_ZIPPING) as reply:
             if reply.status == 404:

@@ -1,4 +1,4 @@
-"""Reading a foreign node's Payload without trusting its size.
+"""Reading a contract-only node's Payload without trusting its size.
 
 Such an answer may hold the bytes of every file as JSON number arrays: gigabytes between an `id` and a
 `status`. The scanner keeps the few short values on the top level that are asked for and skips the rest, in

@@ -1,4 +1,5 @@
-"""Following a foreign node: it tells nothing of itself, so it is asked, attempt by attempt, ever again."""
+"""Following a contract-only node: it tells nothing of itself, so it is asked, attempt by attempt, ever
+again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking a foreign node how an attempt is, and believing no more than it has shown.
+"""Asking a contract-only node how an attempt is, and believing no more than it has shown.
 
 "I could not ask" is never an end. An end counts when the node says it in so many words, with a zip that holds
 the attempt's marker. A zip without any marker may still be its: whoever stores it has to find the attempt's
@@ -91,7 +91,7 @@ _AGAIN: Final = Nothing("it is asked again after a grace")
 
 
 class Asking:
-    """What was heard of attempts on foreign nodes. For one attempt there is one request at a time."""
+    """What was heard of attempts on contract-only nodes. For one attempt there is one request at a time."""
 
     def __init__(self, http: Http, spool: Spool, grace: float = GRACE) -> None:
         self._http = http

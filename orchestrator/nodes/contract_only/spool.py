@@ -1,8 +1,7 @@
-"""Zips that foreign nodes gave, on disk until they are taken into the storage.
+"""Zips that contract-only nodes gave, on disk until they are taken into the storage.
 
-A foreign node names payloads by a number that begins at 1 again when it restarts. So a marker file goes out
-with the inputs, and a zip counts only when the marker in it holds the attempt's key.
-"""
+A contract-only node names payloads by a number that begins at 1 again when it restarts. So a marker file goes
+out with the inputs, and a zip counts only when the marker in it holds the attempt's key."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ from orchestrator.nodes.contract_only.marker import MARKER
 from orchestrator.nodes.job_files import LOGS, ResultSink
 
 EXIT_FILE: Final = ".orchestrator.exit"
-"""Where scripts for foreign nodes leave their exit code."""
+"""Where scripts for contract-only nodes leave their exit code."""
 
 _EMPTY_ZIP: Final = b"PK\x05\x06" + bytes(18)
 _PIECE: Final = 1 << 20
@@ -38,7 +37,7 @@ class Contents:
 
 
 class Spool:
-    """A directory of its own, emptied at the start: what a foreign node gave can be had again."""
+    """A directory of its own, emptied at the start: what a contract-only node gave can be had again."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -1,4 +1,4 @@
-"""Following a node of ours: who it is, then its event stream until it ends or falls silent."""
+"""Following a native node: who it is, then its event stream until it ends or falls silent."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _OVERSLEPT: Final = 0.5
 
 
 class NodeKind(StrEnum):
-    OURS = "ours"
-    FOREIGN = "foreign"
+    NATIVE = "native"
+    CONTRACT_ONLY = "contract_only"
     UNCLEAR = "unclear"
 
 
@@ -45,8 +45,8 @@ class Introduction:
 
 
 async def introduce(http: Http, base: str) -> Introduction:
-    """Ask who is there. Errors of servers and proxies tell nothing: a node of ours that is just being
-    restarted must not be taken for a foreign one."""
+    """Ask who is there. Errors of servers and proxies tell nothing: a native node that is just being
+    restarted must not be taken for a contract-only one."""
     try:
         async with http.exchange("GET", f"{base}/v1/info", patience=_ASKING) as reply:
             if reply.status >= 500 or reply.status in (401, 403, 408, 421, 429):
@@ -54,18 +54,18 @@ async def introduce(http: Http, base: str) -> Introduction:
             try:
                 info = await reply.json()
             except Garbled:
-                return Introduction(NodeKind.FOREIGN)
+                return Introduction(NodeKind.CONTRACT_ONLY)
     except (NotReached, Broken) as error:
         return Introduction(NodeKind.UNCLEAR, reason=str(error))
     if reply.status != 200 or not isinstance(info, dict) or "protocol" not in info:
-        return Introduction(NodeKind.FOREIGN)
+        return Introduction(NodeKind.CONTRACT_ONLY)
     if info["protocol"] != PROTOCOL:
         reason = f"it speaks protocol {info['protocol']!r}, {PROTOCOL} is spoken here"
         return Introduction(NodeKind.UNCLEAR, reason=reason)
     node_id = info.get("node_id")
     if not isinstance(node_id, str) or not node_id:
         return Introduction(NodeKind.UNCLEAR, reason="it does not say its node id")
-    return Introduction(NodeKind.OURS, node_id)
+    return Introduction(NodeKind.NATIVE, node_id)
 
 
 async def follow_events(http: Http, owner: str, node: NodeRef, tell: Tell, silence: float) -> str:

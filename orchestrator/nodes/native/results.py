@@ -1,4 +1,4 @@
-"""Results on their way from a node of ours into our storage: the frames of `/v1/collect`.
+"""Results on their way from a native node into our storage: the frames of `/v1/collect`.
 
 An attempt is stored when its finish record agrees with what arrived and the sink has synced it. Before that
 nothing of it counts: a stream that tears loses what was not yet stored, and nothing else.

@@ -36,7 +36,7 @@ from actors.ports.nodes import (
 )
 
 OWN = NodeRef("n", "http://n")
-FOREIGN = NodeRef("f", "http://f", foreign=True)
+FOREIGN = NodeRef("f", "http://f", contract_only=True)
 DONE = End(Status.COMPLETED, "", exit_code=0)
 KILLED = End(Status.KILLED, "killed")
 
@@ -56,7 +56,7 @@ class OneNode:
 
     async def watch(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
         self.watched.append(address.url)
-        if not self.ref.foreign:
+        if not self.ref.contract_only:
             tell(self.ref, Picture(StreamPosition("one", 0), {}, Heartbeat(slots=4)))
         while True:
             with trio.move_on_after(1.0):
@@ -65,7 +65,7 @@ class OneNode:
                     raise event
                 tell(self.ref, event)
                 continue
-            tell(self.ref, Beat(Heartbeat(slots=None if self.ref.foreign else 4)))
+            tell(self.ref, Beat(Heartbeat(slots=None if self.ref.contract_only else 4)))
 
     async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[AttemptLookup]:
         await trio.lowlevel.checkpoint()

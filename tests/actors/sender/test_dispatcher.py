@@ -17,7 +17,7 @@ from actors.ports.nodes import AttemptLookup, Dispatch, LookupResult, SubmitAnsw
 from actors.sender.dispatcher import DispatchResult, NodeDispatcher, Verdict
 
 NODE = NodeRef("n", "http://n")
-FOREIGN = NodeRef("f", "http://f", foreign=True)
+FOREIGN = NodeRef("f", "http://f", contract_only=True)
 
 
 def dispatch(job_id: int, size: int = 10) -> Dispatch:

@@ -92,7 +92,7 @@ async def watching(client: NodeClient, node: Foreign, *attempts: Attempt) -> Asy
     send_told, told = trio.open_memory_channel[NodeEvent](math.inf)
 
     def tell(ref: NodeRef, event: NodeEvent) -> None:
-        assert ref.foreign
+        assert ref.contract_only
         if not isinstance(event, Beat):
             send_told.send_nowait(event)
 

@@ -21,7 +21,7 @@ URL = "http://10.0.0.7:9000"
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
     async with api_server(tmp_path) as running:
-        running.nodes.at[URL] = Introduction(NodeKind.OURS, ID)
+        running.nodes.at[URL] = Introduction(NodeKind.NATIVE, ID)
         yield running
 
 
@@ -67,14 +67,14 @@ async def test_joining_again_changes_nothing_and_asks_nobody(server: Server) -> 
 
 async def test_a_node_may_come_back_at_another_address(server: Server) -> None:
     await join(server)
-    server.nodes.at["http://10.0.0.8:9000"] = Introduction(NodeKind.OURS, ID)
+    server.nodes.at["http://10.0.0.8:9000"] = Introduction(NodeKind.NATIVE, ID)
     assert (await join(server, url="http://10.0.0.8:9000")).status_code == 200
     assert [address.url for address in server.registry.addresses()] == ["http://10.0.0.8:9000"]
 
 
 async def test_who_had_the_address_before_has_left(server: Server) -> None:
     await join(server)
-    server.nodes.at[URL] = Introduction(NodeKind.OURS, OTHER)
+    server.nodes.at[URL] = Introduction(NodeKind.NATIVE, OTHER)
     assert (await join(server, id=OTHER)).status_code == 201
     assert [row.node_id for row in await server.ledger.nodes()] == [OTHER]
 
@@ -82,8 +82,8 @@ async def test_who_had_the_address_before_has_left(server: Server) -> None:
 @pytest.mark.parametrize(
     ("who", "status", "code"),
     [
-        (Introduction(NodeKind.OURS, OTHER), 409, "other_node"),
-        (Introduction(NodeKind.FOREIGN), 422, "no_node"),
+        (Introduction(NodeKind.NATIVE, OTHER), 409, "other_node"),
+        (Introduction(NodeKind.CONTRACT_ONLY), 422, "no_node"),
         (Introduction(NodeKind.UNCLEAR, reason="no route to host"), 422, "unreachable_node"),
     ],
 )
@@ -99,7 +99,7 @@ async def test_what_does_not_answer_as_it_says_is_refused(
 
 async def test_a_machine_s_token_is_good_for_one_node(server: Server) -> None:
     await join(server, machine="c" * 32)
-    server.nodes.at["http://10.0.0.8:9000"] = Introduction(NodeKind.OURS, OTHER)
+    server.nodes.at["http://10.0.0.8:9000"] = Introduction(NodeKind.NATIVE, OTHER)
     answer = await join(server, id=OTHER, url="http://10.0.0.8:9000", machine="c" * 32)
     assert (answer.status_code, answer.json()["code"]) == (409, "machine_taken")
     # Its own node may say so as often as it likes.
