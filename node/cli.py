@@ -47,9 +47,9 @@ def node_command(config: str | None, **flags: str | None) -> None:
     Each option may also be set by the variable in brackets, where there is one, or in the file of --config,
     by its name with _ for -, as max_age = 86400. The file wins over the variable, the option over both.
 
-    Scripts see the environment of the node without what is meant for the node itself. PASS_ENV names those
-    variables that they see instead, PATH always among them: names and globs, commas or blanks between, as
-    "LANG,LC_*"; in the file pass_env = ["LANG", "LC_*"]. What stands under [job_env] in the file, as
+    Scripts see PATH, TZ and a locale of UTF-8 of the node's environment, and what PASS_ENV names: names and
+    globs, commas or blanks between, as "CUDA_VISIBLE_DEVICES,LD_*", "*" for all; in the file pass_env =
+    ["LD_*"]. HOME and TMPDIR are the job's own. What stands under [job_env] in the file, as
     OMP_NUM_THREADS = "4", is set for every script, whatever is passed.
     """
     try:

@@ -20,7 +20,7 @@ from actors.wire.http.server import serve
 from node.api import create_app
 from node.api.app import Services
 from node.api.submit import SubmitReceiver
-from node.executors.bash import BashExecutor, base_environment
+from node.executors.bash import BashExecutor
 from node.executors.executor import Executor
 from node.host.inotify import Inotify
 from node.host.load import LoadSampler
@@ -83,7 +83,7 @@ async def _serve(
             workspace,
             executor,
             reserve=records.reserve,
-            environment=job_environment(base_environment(os.environ), settings),
+            environment=job_environment(os.environ, settings),
             grace=settings.grace,
             inotify=inotify,
             hear_progress=table.hear_progress,

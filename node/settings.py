@@ -24,8 +24,8 @@ class NodeSettings:
     """`port` 0 takes any free one. `slots` None: whatever is sent runs at once. `on_stop`: what SIGTERM does
     to running payloads, `leave` or `kill`. `grace`: seconds between SIGTERM and SIGKILL. `max_age`: seconds
     that results without a key are kept; `keep_uncollected`: those with one. `upload_limit`: bytes of a body.
-    `pass_env`: names and globs of the node's variables that scripts see, None: what the executor passes by
-    itself. `job_env`: variables that every script sees besides.
+    `pass_env`: names and globs of the node's variables that scripts see besides the usual ones. `job_env`:
+    variables that every script sees.
 
     `health_command`: run by /bin/sh again and again; while it fails, the node gets no jobs.
 

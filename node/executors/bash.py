@@ -6,7 +6,6 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -46,20 +45,6 @@ _LIMITS: Final = {
         " session, directory and logs after it has killed both."
     ),
 }
-
-_CONTRACT: Final = frozenset(
-    {"PORT", "HOST", "DATA_PATH", "DB_PATH", "MAX_AGE", "PASS_ENV", "BASH_ENV", "ENV"}
-)
-_CONTRACT_PREFIXES: Final = ("SERVICE_", "ORCHESTRATOR_", "BASH_FUNC_")
-
-
-def base_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The node's own environment without what is meant for the node, or would run code in every bash."""
-    return {
-        name: value
-        for name, value in environ.items()
-        if name not in _CONTRACT and not name.startswith(_CONTRACT_PREFIXES)
-    }
 
 
 def pack_request(spec: RunSpec, nonce: str, arguments: list[str]) -> bytes:

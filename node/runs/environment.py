@@ -1,22 +1,50 @@
-"""What of the node's environment its scripts see."""
+"""What of the node's environment its scripts see: nothing but what is named here or by the settings.
+
+A node's environment has secrets in it (clouds, databases), and variables that change what a script does
+(`SHELLOPTS`, `LD_PRELOAD`, `PYTHONPATH`): a script sees the same on every node unless somebody has said
+otherwise.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import Final
 
 from node.settings import NodeSettings
 
+_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_UTF8: Final = re.compile(r".*\.utf-?8(@.*)?", re.IGNORECASE)
+_FOR_THE_NODE: Final = frozenset({"PORT", "HOST", "DATA_PATH", "DB_PATH", "MAX_AGE", "PASS_ENV"})
+_FOR_EVERY_BASH: Final = frozenset({"BASH_ENV", "ENV", "SHELLOPTS", "BASHOPTS", "POSIXLY_CORRECT"})
+_PREFIXES: Final = ("SERVICE_", "ORCHESTRATOR_", "BASH_FUNC_")
 
-def job_environment(passed: Mapping[str, str], settings: NodeSettings) -> dict[str, str]:
-    """The variables of every script. `passed` is what the executor would pass by itself; of it `pass_env`
-    chooses, `PATH` stays always, and `job_env` comes on top."""
-    wanted = settings.pass_env
+
+def job_environment(environ: Mapping[str, str], settings: NodeSettings) -> dict[str, str]:
+    """The variables of every script, but for those that differ from job to job.
+
+    `PATH`, `TZ` and the locale are the node's, the latter only if it is one of UTF-8. `pass_env` adds what it
+    names; a glob in it takes neither what is meant for the node nor what would change every bash. `job_env`
+    comes on top.
+    """
+    names = settings.pass_env or ()
+    locale = {name: value for name, value in environ.items() if name == "LANG" or name.startswith("LC_")}
+    found = {name: value for name, value in locale.items() if _UTF8.fullmatch(value)}
+    if not {"LANG", "LC_ALL"} & found.keys():
+        found["LANG"] = "C.UTF-8"
+    if "TZ" in environ:
+        found["TZ"] = environ["TZ"]
     return {
-        **{
-            name: value
-            for name, value in passed.items()
-            if wanted is None or name == "PATH" or any(fnmatchcase(name, pattern) for pattern in wanted)
-        },
+        **found,
+        "PYTHONUNBUFFERED": "1",
+        **{name: value for name, value in environ.items() if any(_takes(one, name) for one in names)},
+        "PATH": environ.get("PATH", _PATH),
         **settings.job_env,
     }
+
+
+def _takes(pattern: str, name: str) -> bool:
+    if name in _FOR_THE_NODE or name.startswith(_PREFIXES):
+        return False
+    return pattern == name or (name not in _FOR_EVERY_BASH and fnmatchcase(name, pattern))

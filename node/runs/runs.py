@@ -27,7 +27,7 @@ from node.runs import progress_file
 from node.runs.manifest import FrozenManifest, freeze_manifest
 from node.runs.repair import retry_repaired
 from node.runs.script_check import ScriptCheck, make_ready
-from node.runs.workspace import INTENT, WORK, Workspace
+from node.runs.workspace import HOME, INTENT, WORK, Workspace
 
 NEVER_STARTED: Final = "the node went down before it had started"
 
@@ -102,7 +102,10 @@ class ExecutorRuns:
 
     def _spec(self, payload: Payload) -> RunSpec:
         directory = self._workspace.directory(payload.key).absolute()
+        home = str(directory / HOME)
         environment = {
+            "HOME": home,
+            "TMPDIR": home,
             **self._environment,
             "ORCHESTRATOR_JOB_ID": str(payload.job_id or payload.id),
             "ORCHESTRATOR_ATTEMPT": str(payload.n),
@@ -160,7 +163,8 @@ def _intend(directory: Path) -> ScriptCheck | None:
         return None
     checked = make_ready(directory / WORK / "run.sh")
     if not checked.invalid:
-        (directory / progress_file.DIRECTORY).mkdir(mode=0o700, exist_ok=True)
+        for name in (progress_file.DIRECTORY, HOME):
+            (directory / name).mkdir(mode=0o700, exist_ok=True)
         # Not synced: what it guards against is the death of this process, not of the machine, whose next boot
         # takes every payload for lost.
         try:

@@ -3,6 +3,7 @@
     DATA/payloads/KEY/     one payload (0700)
         record.json        what is known of it (see records.py)
         work/              the job's own directory, the script's working directory
+        home/              the script's HOME and TMPDIR
         stdout.log stderr.log
         run/               the executor's own
         progress/          for the script to say how far it has come (see progress.py)
@@ -31,6 +32,7 @@ from actors.wire.errors import BadRequest
 from actors.wire.files.names import PathSet, safe_path
 
 WORK: Final = "work"
+HOME: Final = "home"
 INTENT: Final = "intent"
 MANIFEST: Final = "manifest.json"
 

@@ -93,7 +93,7 @@ def test_every_setting_of_the_node_is_documented_and_no_other() -> None:
     assert scripts == {
         f"ORCHESTRATOR_{name}" for name in ("JOB_ID", "ATTEMPT", "SERVICE", "USER_ID", "PROGRESS")
     }
-    assert found - scripts == expected
+    assert found - scripts - {"PYTHONUNBUFFERED"} == expected
 
 
 def test_every_flag_of_up_is_documented_and_no_other() -> None:

@@ -30,7 +30,7 @@ async def test_a_job_by_the_contract_from_submit_to_zip(tmp_path: Path) -> None:
         zipped = zipfile.ZipFile(io.BytesIO((await node.client.get(f"/retrieve/{payload['id']}")).content))
         assert zipped.namelist() == ["env", "run.sh", "where", "stdout.log", "stderr.log"]
         assert zipped.read("stdout.log") == b"out\n" and zipped.read("stderr.log") == b"err\n"
-        assert zipped.read("env") == b"1  kept\n"
+        assert zipped.read("env") == b"1  \n"  # neither what is the node's own, nor what nobody passed
         assert zipped.read("where").decode() == f"{payload['loc']}\n"
 
 
@@ -128,9 +128,8 @@ async def test_scripts_see_what_the_file_and_pass_env_say(tmp_path: Path) -> Non
         seen = (await node.client.get(f"/v1/attempts/{KEY}/files/env")).text
     names = {line.partition("=")[0] for line in seen.splitlines()} - {"PWD", "SHLVL", "_", "OLDPWD"}
     assert {name for name in names if not name.startswith("ORCHESTRATOR_")} == {
-        "PATH",
-        "MINE",
-        "OMP_NUM_THREADS",
+        *("PATH", "LANG", "PYTHONUNBUFFERED", "HOME", "TMPDIR"),
+        *("MINE", "OMP_NUM_THREADS"),
     }
     assert "ORCHESTRATOR_JOB_ID" in names
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from actors.config.tables import SettingsError
-from node.runs.environment import job_environment
 from node.settings import NodeSettings, load_settings
 
 
@@ -120,13 +119,3 @@ def test_a_file_that_cannot_be_used_is_one_mistake(tmp_path: Path, text: str | N
         load_settings({}, {}, config)
     (line,) = caught.value.mistakes
     assert line.startswith(f"{config}: {why}")
-
-
-@pytest.mark.parametrize("said", ["LANG,LC_*", "LANG LC_*", " LANG ,\tLC_* ,"])
-def test_scripts_see_what_is_passed_path_and_what_is_set_for_them(said: str) -> None:
-    there = {"PATH": "/bin", "LANG": "C", "LC_ALL": "C", "SECRET": "x", "lang": "y"}
-    assert job_environment(there, load_settings({}, {})) == there
-    chosen = job_environment(there, load_settings({"PASS_ENV": said}, {}))
-    assert chosen == {"PATH": "/bin", "LANG": "C", "LC_ALL": "C"}
-    own = NodeSettings(pass_env=(), job_env={"PATH": "/opt/bin", "N": "4"})
-    assert job_environment(there, own) == {"PATH": "/opt/bin", "N": "4"}

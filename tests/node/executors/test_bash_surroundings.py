@@ -7,7 +7,7 @@ import os
 import trio
 
 from actors.process import procfs
-from node.executors.bash import BashExecutor, base_environment
+from node.executors.bash import BashExecutor
 from node.executors.executor import RunSpec
 
 LOOK = """
@@ -102,22 +102,3 @@ async def test_an_own_namespace_comes_with_its_own_proc(executor, payloads, isol
     assert (int(count) < 8) == own
     # And the machine's own mounts are as they were.
     assert procfs.start_time(os.getpid())
-
-
-def test_the_base_environment_leaves_out_what_is_meant_for_the_node():
-    kept = {
-        "PATH": "/bin",
-        "HOME": "/root",
-        "LANG": "C.UTF-8",
-        "PORTAL": "x",
-        "MY_PORT": "1",
-        "ENVIRONMENT": "y",
-    }
-    dropped = dict.fromkeys(
-        (
-            *("PORT", "HOST", "DATA_PATH", "DB_PATH", "MAX_AGE", "SERVICE_X_UPLOAD_URL", "BASH_ENV", "ENV"),
-            *("ORCHESTRATOR_TOKEN", "BASH_FUNC_ls%%"),
-        ),
-        "z",
-    )
-    assert base_environment(kept | dropped) == kept
