@@ -24,7 +24,7 @@ from node.executors.bash import BashExecutor
 from node.executors.executor import Executor
 from node.host.inotify import Inotify
 from node.host.load import LoadSampler
-from node.payloads.cleaner import Cleaning
+from node.payloads.cleaner import PayloadCleaner
 from node.payloads.records import Records
 from node.payloads.table import open_table
 from node.runs.environment import job_environment
@@ -99,7 +99,7 @@ async def _serve(
             grace=settings.grace,
             tick=settings.tick,
         )
-        cleaning = Cleaning(
+        cleaning = PayloadCleaner(
             table,
             workspace,
             clock,
@@ -108,8 +108,8 @@ async def _serve(
             keep_tombstones=settings.keep_tombstones,
             every=min(60.0, max(1.0, settings.max_age)),
         )
-        table.heard.add_listener(lambda rows: runner.hear(row.payload for row in rows))
-        table.heard.add_listener(cleaning.hear)
+        table.subscriptions.add_listener(lambda rows: runner.hear(row.payload for row in rows))
+        table.subscriptions.add_listener(cleaning.hear)
         workspace.freed = cleaning.ring
         workspace.emptied = records.reserve.hold
         if os.getpid() == 1:
@@ -140,7 +140,7 @@ async def _serve(
 
         async def stop() -> None:
             await shutdown.wait()
-            table.heard.end_subscriptions()
+            table.subscriptions.end_subscriptions()
             if settings.on_stop == "kill":
                 with trio.move_on_after(STOP_GRACE + STOP_PATIENCE):
                     await runner.stop_all(STOP_GRACE)

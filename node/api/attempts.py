@@ -184,7 +184,7 @@ async def _events(services: Services, owner: str | None) -> AsyncIterator[bytes]
 
 
 async def _heartbeat(services: Services) -> dict[str, Any]:
-    return heartbeat_to_json(services.load.now, await services.table.held())
+    return heartbeat_to_json(services.load.now, await services.table.count_held())
 
 
 async def _keys() -> list[str]:

@@ -32,7 +32,7 @@ def contract_routes(services: Services) -> Blueprint:
     @routes.get("/health")
     async def health() -> Response:
         try:
-            await table.held()
+            await table.count_held()
         # Whatever the database has: this route exists to say so.
         except Exception as error:
             log.error("the payload table does not answer", exc_info=error)

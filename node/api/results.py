@@ -110,7 +110,7 @@ def collect_response(services: Services, keys: Sequence[str]) -> Response:
             for key in keys:
                 stack.enter_context(services.workspace.reading(key))
             # Asked once all of them are being read: what is here now stays until then.
-            there, _ = await services.table.known(keys)
+            there, _ = await services.table.find_known(keys)
             directories = [services.workspace.directory(key) for key in keys]
             async for piece in _iterate_in_thread(services, _collect(keys, directories, there)):
                 yield piece
@@ -237,7 +237,7 @@ async def _log(services: Services, key: str, path: Path, offset: int, follow: bo
                 yield piece
             return
         while True:
-            changed = services.table.heard.next_of(key)
+            changed = services.table.subscriptions.next_change(key)
             with services.inotify.open_watch(path.parent) as armed:
                 # Asked before reading: what was printed until the end is read after it is known.
                 payload = await services.table.get(key)

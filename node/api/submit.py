@@ -22,7 +22,7 @@ from actors.wire.files.names import printable
 from actors.wire.http.drain_body import drain
 from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts
 from actors.wire.protocol.attempts import view_to_json
-from node.payloads.operations import AcceptResult, Arrived
+from node.payloads.operations import AcceptResult, Arrival
 from node.payloads.records import OutOfIds
 from node.payloads.table import PayloadTable, view_of
 from node.runs.workspace import Incoming, Workspace
@@ -91,7 +91,7 @@ class SubmitReceiver:
             async with _draining(body):
                 await read_parts(content_type, body, limit=self._limit, on_part=on_part)
             (accepted,) = await self._table.accept(
-                [Arrived(key, incoming.directory(key))], incoming.write_out
+                [Arrival(key, incoming.directory(key))], incoming.write_out
             )
             incoming.hand_over(key)
         finally:
@@ -195,7 +195,7 @@ class _Submit:
         try:
             wanted = [item for item in items.values() if item.result is None]
             arrived = [
-                Arrived(key=item.key, directory=self._incoming.directory(item.key), **item.arrived)
+                Arrival(key=item.key, directory=self._incoming.directory(item.key), **item.arrived)
                 for item in wanted
             ]
             answers = await self._table.accept(arrived, self._incoming.write_out) if arrived else ()
@@ -227,7 +227,7 @@ class _Submit:
 
     async def _begin(self, items: Mapping[str, Item]) -> None:
         """Find out whose files are wanted, and make room for them."""
-        there, dead = await self._table.known(list(items))
+        there, dead = await self._table.find_known(list(items))
         # Nothing is awaited from here to where the keys are marked: two requests cannot both bring one.
         for item in items.values():
             if item.result is not None:

@@ -26,7 +26,7 @@ GATHER: Final = 0.2
 """Seconds between a release and the deletion: nobody waits for it, and many at once cost less."""
 
 
-class Cleaning:
+class PayloadCleaner:
     """One task that keeps the data directory clean. It is to `hear` of changes."""
 
     def __init__(

@@ -16,12 +16,12 @@ from actors.domain.status import ENDED, PAYLOAD, Status
 from actors.store.durable import sync_directory
 from actors.store.group_commit import Batch
 from node.payloads.records import RELEASE, Records
-from node.payloads.rows import OLD_TOMBSTONES, PUT, Row, columns_of, moved, row_of
+from node.payloads.rows import OLD_TOMBSTONES, PUT, Row, apply_move, columns_of, row_of
 from node.runs.progress_file import ProgressTail
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
+class Arrival:
     """A payload whose files have arrived whole in `directory`, which becomes its own. `key` is made up by the
     sender; `owner` "" came by the contract."""
 
@@ -44,7 +44,7 @@ class AcceptResult(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class Acceptance:
     result: AcceptResult
     payload: Payload | None
 
@@ -87,7 +87,7 @@ def tombstones(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, str]:
     return dict(found.fetchall())
 
 
-def known(db: sqlite3.Connection, keys: Sequence[str]) -> tuple[dict[str, Payload], set[str]]:
+def find_known(db: sqlite3.Connection, keys: Sequence[str]) -> tuple[dict[str, Payload], set[str]]:
     rows, stones = rows_by_key(db, keys), tombstones(db, keys)
     there = {key: row.payload for key, row in rows.items() if not row.released}
     return there, {key for key in stones if key not in there}
@@ -103,7 +103,7 @@ def move(batch: PayloadBatch, moves: Sequence[PayloadMove]) -> list[bool]:
         if fits and each.target not in PAYLOAD[each.source]:
             raise ValueError(f"a payload does not go from {each.source} to {each.target}")
         if row is not None and fits:
-            after[each.key] = replace(row, payload=moved(row.payload, each))
+            after[each.key] = replace(row, payload=apply_move(row.payload, each))
         done.append(fits)
     changed = [row for key, row in after.items() if row is not rows.get(key)]
     for row in changed:
@@ -127,8 +127,8 @@ def hear(batch: PayloadBatch, key: str, said: ProgressTail) -> None:
 
 
 def take_over(
-    batch: PayloadBatch, arrived: Sequence[Arrived], before: Callable[[], None] | None
-) -> list[Accepted]:
+    batch: PayloadBatch, arrived: Sequence[Arrival], before: Callable[[], None] | None
+) -> list[Acceptance]:
     """Payloads of what has arrived, their records written and their directories in place."""
     if before is not None:
         before()
@@ -149,17 +149,17 @@ def take_over(
     return [_to_acceptance(item.key, item.key in fresh, now) for item in arrived]
 
 
-def _to_acceptance(key: str, fresh: bool, now: Mapping[str, Row]) -> Accepted:
+def _to_acceptance(key: str, fresh: bool, now: Mapping[str, Row]) -> Acceptance:
     """What is to be said of one that has arrived, `now` being the rows after all were taken over."""
     row = now.get(key)
     if fresh and row is not None:
-        return Accepted(AcceptResult.ACCEPTED, row.payload)
+        return Acceptance(AcceptResult.ACCEPTED, row.payload)
     if row is not None and not row.released:
-        return Accepted(AcceptResult.KNOWN, row.payload)
-    return Accepted(AcceptResult.TOMBSTONED, None)
+        return Acceptance(AcceptResult.KNOWN, row.payload)
+    return Acceptance(AcceptResult.TOMBSTONED, None)
 
 
-def _prepare(item: Arrived, number: int, now: float) -> Payload:
+def _prepare(item: Arrival, number: int, now: float) -> Payload:
     """The payload that it becomes."""
     return Payload(
         key=item.key,
@@ -213,6 +213,6 @@ def expire_tombstones(batch: PayloadBatch, before: float) -> int:
     return len(keys)
 
 
-def held(db: sqlite3.Connection) -> Mapping[str, int]:
+def count_held(db: sqlite3.Connection) -> Mapping[str, int]:
     found = db.execute("SELECT owner, count(*) FROM payload WHERE verdict IS NULL GROUP BY owner")
     return dict(found.fetchall())

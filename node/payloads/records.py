@@ -50,7 +50,7 @@ class OutOfIds(NodeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredPayload:
     """A payload as its record tells it, and the boot of the machine that the record was written in. If
     `running` it was under way when the process before this one ended."""
 
@@ -109,7 +109,7 @@ class Records:
 
     # ------------------------------------------------------------------ payloads
 
-    def load(self) -> list[Stored]:
+    def load(self) -> list[StoredPayload]:
         """Every record there is. A directory without a readable one is no payload: it never became visible,
         or its record was damaged by hand; it is left alone and named by `unreadable`."""
         found = []
@@ -149,14 +149,14 @@ class Records:
         path = self.directory(payload.key) / "running"
         retry_repaired(path, lambda: path.write_bytes(data))
 
-    def _with_running(self, stored: Stored) -> Stored:
+    def _with_running(self, stored: StoredPayload) -> StoredPayload:
         if stored.payload.status is not Status.PREPARED:
             return stored
         try:
             data = json.loads((self.directory(stored.payload.key) / "running").read_bytes())
             pid, started_at = int(data["pid"]), data["started_at"]
             payload = replace(stored.payload, pid=pid, started_at=started_at and float(started_at))
-            return Stored(payload, stored.boot, running=True)
+            return StoredPayload(payload, stored.boot, running=True)
         except (OSError, ValueError, KeyError, TypeError):
             return stored
 
@@ -173,7 +173,7 @@ class Records:
             except FileExistsError:
                 write_durably(path, content, synced=False)
 
-    def buried(self) -> list[Tombstone]:
+    def load_tombstones(self) -> list[Tombstone]:
         found = []
         for entry in os.scandir(self.tombstones):
             if not is_key(entry.name):
@@ -255,7 +255,7 @@ def _to_json(payload: Payload, boot: str) -> dict[str, Any]:
     }
 
 
-def _from_json(data: dict[str, Any], key: str) -> Stored:
+def _from_json(data: dict[str, Any], key: str) -> StoredPayload:
     status = Status(data["status"])
     end = None if data["end"] is None else end_from_json(data["end"])
     if data["key"] != key or status not in PAYLOAD or (status in ENDED) != (end is not None):
@@ -277,4 +277,4 @@ def _from_json(data: dict[str, Any], key: str) -> Stored:
         end=end,
         lost=data["lost"] is True,
     )
-    return Stored(payload, str(data["boot"]))
+    return StoredPayload(payload, str(data["boot"]))

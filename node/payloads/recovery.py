@@ -9,33 +9,33 @@ from typing import Final
 
 from actors.domain.status import ENDED, Status
 from node.payloads.records import RELEASE, Records, Tombstone
-from node.payloads.rows import Row, taken_by_reboot
+from node.payloads.rows import Row, lose_to_reboot
 from node.runs.progress_file import read
 
 log: Final = logging.getLogger("node.payloads")
 
 
 @dataclass(frozen=True, slots=True)
-class Reloaded:
+class Recovery:
     rows: Sequence[Row]
     tombstones: Sequence[Tombstone]
 
 
-def reload(records: Records, now: float, intended: Callable[[str], bool]) -> Reloaded:
+def recover(records: Records, now: float, intended: Callable[[str], bool]) -> Recovery:
     """Read the records and tombstones, and write again what has changed by the restart alone. Blocks.
 
     What an earlier boot of the machine left unended is lost. What an earlier process had set out to start
     (`intended`) counts as running: whether it does is for the Runner to find out.
     """
     stored = records.load()
-    buried = {stone.key: stone for stone in records.buried()}
+    buried = {stone.key: stone for stone in records.load_tombstones()}
     for name in records.unreadable(item.payload.key for item in stored):
         log.warning("%s holds no readable record and is left alone", records.directory(name))
     rows = []
     for item in stored:
         payload = item.payload
         if payload.status not in ENDED and item.boot != records.boot:
-            payload = taken_by_reboot(payload, now)
+            payload = lose_to_reboot(payload, now)
         elif payload.status is Status.PREPARED and (item.running or intended(payload.key)):
             payload = replace(payload, status=Status.RUNNING)
         if payload.lost and payload is not item.payload:
@@ -45,4 +45,4 @@ def reload(records: Records, now: float, intended: Callable[[str], bool]) -> Rel
         cancelled = stone is not None and payload.status not in ENDED
         payload = replace(payload, cancelled=cancelled, progress=progress)
         rows.append(Row(payload, stone is not None and stone.kind == RELEASE))
-    return Reloaded(rows, list(buried.values()))
+    return Recovery(rows, list(buried.values()))

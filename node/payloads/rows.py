@@ -35,7 +35,7 @@ class Row:
     released: bool
 
 
-def moved(payload: Payload, move: PayloadMove) -> Payload:
+def apply_move(payload: Payload, move: PayloadMove) -> Payload:
     """The payload after a move."""
     return replace(
         payload,
@@ -47,7 +47,7 @@ def moved(payload: Payload, move: PayloadMove) -> Payload:
     )
 
 
-def taken_by_reboot(payload: Payload, now: float) -> Payload:
+def lose_to_reboot(payload: Payload, now: float) -> Payload:
     """A payload that had not ended when its machine went down."""
     end = End(Status.FAILED, "machine restarted", started_at=payload.started_at, ended_at=now)
     return replace(payload, status=Status.FAILED, end=end, lost=True)

@@ -15,7 +15,7 @@ SUBSCRIBER_BUFFER: Final = 4096
 """Changes that a subscriber may be behind before it is cut off."""
 
 
-class Changes:
+class Subscriptions:
     """Nothing here waits: a subscriber that is too slow finds its channel closed."""
 
     def __init__(self) -> None:
@@ -27,12 +27,12 @@ class Changes:
         """Have it called with what has changed, after each batch. It must not wait and must not raise."""
         self._listeners.append(listener)
 
-    def next_of(self, key: str) -> trio.Event:
+    def next_change(self, key: str) -> trio.Event:
         """Set when this payload has changed after now."""
         return self._next.setdefault(key, trio.Event())
 
     @contextmanager
-    def subscribed(self) -> Iterator[trio.MemoryReceiveChannel[Payload]]:
+    def subscribe(self) -> Iterator[trio.MemoryReceiveChannel[Payload]]:
         """Every change from now on."""
         send, receive = trio.open_memory_channel[Payload](SUBSCRIBER_BUFFER)
         self._subscribers.add(send)
@@ -47,7 +47,7 @@ class Changes:
         for send in tuple(self._subscribers):
             self._drop(send)
 
-    def tell(self, rows: Sequence[Row]) -> None:
+    def publish(self, rows: Sequence[Row]) -> None:
         for row in rows:
             if (waited_for := self._next.pop(row.payload.key, None)) is not None:
                 waited_for.set()

@@ -23,11 +23,11 @@ from actors.ports.world import Clock
 from actors.store.group_commit import GroupCommit
 from actors.store.sqlite_thread import run_on_connection
 from node.payloads import operations as work
-from node.payloads.operations import Accepted, Arrived, PayloadBatch
+from node.payloads.operations import Acceptance, Arrival, PayloadBatch
 from node.payloads.records import CANCEL, RELEASE, Records
-from node.payloads.recovery import Reloaded, reload
+from node.payloads.recovery import Recovery, recover
 from node.payloads.rows import SCHEMA
-from node.payloads.subscriptions import Changes
+from node.payloads.subscriptions import Subscriptions
 from node.runs.progress_file import ProgressTail
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class PayloadTable:
 
     def __init__(self, records: Records, connection: sqlite_anyio.Connection, clock: Clock) -> None:
         self._records = records
-        self.heard = Changes()
+        self.subscriptions = Subscriptions()
         """Who hears of changes."""
         self._connection = connection
         self._sequence = 0
@@ -107,16 +107,16 @@ class PayloadTable:
             return payload
         return None
 
-    async def known(self, keys: Sequence[str]) -> tuple[Mapping[str, Payload], Collection[str]]:
+    async def find_known(self, keys: Sequence[str]) -> tuple[Mapping[str, Payload], Collection[str]]:
         """Which of these keys are payloads that are not released, and which will never (again) run here."""
-        return await self._read(lambda db: work.known(db, keys))
+        return await self._read(lambda db: work.find_known(db, keys))
 
     async def is_tombstoned(self, key: str) -> bool:
         return key in await self._read(lambda db: work.tombstones(db, [key]))
 
     async def accept(
-        self, arrived: Sequence[Arrived], before: Callable[[], None] | None = None
-    ) -> Sequence[Accepted]:
+        self, arrived: Sequence[Arrival], before: Callable[[], None] | None = None
+    ) -> Sequence[Acceptance]:
         """Take payloads over, Prepared, their directories renamed into place; an answer for each. Those that
         are known or tombstoned leave their `directory` where it is, for the caller to discard. `before` is
         called first, in the same thread, to put into the directories what is still missing. Raises `OutOfIds`
@@ -158,9 +158,9 @@ class PayloadTable:
         """Take tombstones away that are older than `before` and whose payload is gone; how many."""
         return await self._commits.write(lambda batch: work.expire_tombstones(batch, before))
 
-    async def held(self) -> Mapping[str, int]:
+    async def count_held(self) -> Mapping[str, int]:
         """For each owner, how many of its payloads hold or wait for a slot."""
-        return await self._read(work.held)
+        return await self._read(work.count_held)
 
     # ------------------------------------------------------------------ hearing of changes
 
@@ -174,13 +174,13 @@ class PayloadTable:
             async with self._commits.committing:
                 picture = await self._select("WHERE NOT released ORDER BY id")
                 mark = self.mark
-                changes = stack.enter_context(self.heard.subscribed())
+                changes = stack.enter_context(self.subscriptions.subscribe())
             yield [payload for payload in picture if owner in (None, payload.owner)], mark, changes
 
     async def wait_ended(self, key: str) -> Payload | None:
         """Wait until a payload has ended; None when it is not here (any more)."""
         while True:
-            changed = self.heard.next_of(key)
+            changed = self.subscriptions.next_change(key)
             payload = await self.get(key)
             if payload is None or payload.status in ENDED:
                 return payload
@@ -198,11 +198,11 @@ class PayloadTable:
     def _tell(self, batch: PayloadBatch) -> None:
         self._sequence = batch.seq
         if batch.changed:
-            self.heard.tell(batch.changed)
+            self.subscriptions.publish(batch.changed)
 
-    async def _begin(self, found: Reloaded) -> None:
+    async def _begin(self, found: Recovery) -> None:
         await self._read(_prepare)
-        await self._commits.write(partial(_reloaded, found))
+        await self._commits.write(partial(_store_recovery, found))
 
 
 @asynccontextmanager
@@ -214,7 +214,7 @@ async def open_table(
     connection = await sqlite_anyio.connect(":memory:")
     try:
         table = PayloadTable(records, connection, clock)
-        found = await trio.to_thread.run_sync(reload, records, clock.now(), intended)
+        found = await trio.to_thread.run_sync(recover, records, clock.now(), intended)
         async with trio.open_nursery() as nursery:
             await nursery.start(table._commits.run)
             await table._begin(found)
@@ -236,7 +236,7 @@ def _prepare(db: sqlite3.Connection) -> None:
     db.executescript(SCHEMA)
 
 
-def _reloaded(found: Reloaded, batch: PayloadBatch) -> None:
+def _store_recovery(found: Recovery, batch: PayloadBatch) -> None:
     batch.db.executemany(
         "INSERT INTO tombstone VALUES (?, ?, ?)",
         [(stone.key, stone.kind, stone.at) for stone in found.tombstones],

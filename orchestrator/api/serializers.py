@@ -20,7 +20,7 @@ from orchestrator.ledger.queries import JobChange
 from orchestrator.ledger.tables.activity import Minute
 from orchestrator.ledger.tables.callbacks import CallbackView
 from orchestrator.ledger.tables.queue_counts import QueueShare
-from orchestrator.ledger.tables.usage import Used
+from orchestrator.ledger.tables.usage import Usage
 from orchestrator.storage.result_archive import FileEntry
 
 
@@ -174,7 +174,7 @@ def render_service(
     )
 
 
-def render_usage(used: Iterable[Used]) -> list[bodies.UsageBody]:
+def render_usage(used: Iterable[Usage]) -> list[bodies.UsageBody]:
     """Sums by service and user."""
     items: dict[tuple[str, int], bodies.UsageBody] = {}
     for one in used:

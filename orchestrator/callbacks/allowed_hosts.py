@@ -86,7 +86,7 @@ class CallbackHosts:
         """The URL in its one form, if it may be called. Raises NotAllowed."""
         if not self.rules:
             raise NotAllowed("callbacks are off on this server; its setting callback_hosts turns them on")
-        scheme, host, port, rest = _parsed(text)
+        scheme, host, port, rest = _parse(text)
         of_host = [rule for rule in self.rules if rule.has(host)]
         known = ", ".join(map(str, self.rules))
         if not of_host:
@@ -101,7 +101,7 @@ class CallbackHosts:
 
     def may_have(self, address: Address) -> bool:
         """Whether a host that may be called may be at this address: a public one, or one of `private`."""
-        plain = _unmapped(address)
+        plain = _unmap(address)
         if plain.is_multicast or plain.is_unspecified:
             return False
         return is_public(plain) or any(plain in network for network in self.private)
@@ -114,7 +114,7 @@ class CallbackHosts:
 
 def is_public(address: Address) -> bool:
     """Whether it is an address of the Internet, whatever it is wrapped in."""
-    address = _unmapped(address)
+    address = _unmap(address)
     if isinstance(address, IPv4Address):
         return address.is_global and not address.is_multicast and not address.is_reserved
     if address in _NAT64:
@@ -124,14 +124,14 @@ def is_public(address: Address) -> bool:
     return address in _UNICAST and address.is_global and not address.is_multicast
 
 
-def _unmapped(address: Address) -> Address:
+def _unmap(address: Address) -> Address:
     return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
 
 
 # ------------------------------------------------------------------ one form
 
 
-def _parsed(text: str) -> tuple[str, str, int, str]:
+def _parse(text: str) -> tuple[str, str, int, str]:
     """Scheme, host, port, and the path with the query. Raises NotAllowed."""
     if len(text) > LONGEST:
         raise NotAllowed(f"it has {len(text)} characters, and {LONGEST} are allowed")
@@ -171,7 +171,7 @@ def _host(text: str) -> str:
     wrong = ValueError(f"{text[:100]!r} is no host")
     if text.startswith("["):
         try:
-            address = _unmapped(IPv6Address(text[1:-1]))
+            address = _unmap(IPv6Address(text[1:-1]))
         except ValueError:
             raise wrong from None
         return str(address) if isinstance(address, IPv4Address) else f"[{address}]"

@@ -185,11 +185,11 @@ class CallbackClient:
                     body=_Message(body),
                     patience=patience,
                 ) as reply:
-                    answer = self._judged(reply.status, reply.headers)
+                    answer = self._judge(reply.status, reply.headers)
                     limit.deadline = math.inf
                     # Shielded, as an answer that is here is not thrown away because the server stops.
                     with trio.move_on_after(READING, shield=True):
-                        await _drained(reply)
+                        await _drain(reply)
                     return answer
             except NotReached as error:
                 log.debug("the callback of job %d: %s", callback.job_id, error)
@@ -214,7 +214,7 @@ class CallbackClient:
             "webhook-signature": " ".join(signed),
         }
 
-    def _judged(self, status: int, headers: Mapping[str, str]) -> PostAnswer:
+    def _judge(self, status: int, headers: Mapping[str, str]) -> PostAnswer:
         if 200 <= status < 300:
             return PostAnswer(PostResult.DELIVERED)
         if status == 410:
@@ -242,7 +242,7 @@ def _not_sent(reason: str) -> PostAnswer:
     return PostAnswer(PostResult.FAILED, reason, connected=False)
 
 
-async def _drained(reply: AsyncIterator[bytes]) -> None:
+async def _drain(reply: AsyncIterator[bytes]) -> None:
     """Whatever becomes of the rest: the status was the answer."""
     read = 0
     try:

@@ -314,9 +314,9 @@ def _change(change: Change, batch: LedgerBatch) -> ChangeAnswer:
     if isinstance(change, RecordEnd):
         step = rules.record_end(job, change, seq=seq, now=now)
     elif isinstance(change, SetMessage):
-        step = rules.note(job, change, seq=seq, now=now)
+        step = rules.set_message(job, change, seq=seq, now=now)
     elif isinstance(change, SetProgress):
-        step = rules.tell_progress(job, change, seq=seq, now=now)
+        step = rules.set_progress(job, change, seq=seq, now=now)
     else:
         has_open = change.attempt is not None and _attempt_exists(db, change)
         step = rules.move(job, change, has_open=has_open, seq=seq, now=now)

@@ -24,7 +24,7 @@ from orchestrator.ledger.tables import history, jobs, meta
 from orchestrator.ledger.tables.activity import Minute, read_minutes
 from orchestrator.ledger.tables.callbacks import CallbackView, read_callback, read_callback_counts
 from orchestrator.ledger.tables.queue_counts import QueueShare, read_queue_shares
-from orchestrator.ledger.tables.usage import Used, read_usage
+from orchestrator.ledger.tables.usage import Usage, read_usage
 
 WINDOW: Final = 1000
 """Changes that one read looks at."""
@@ -119,7 +119,7 @@ class Queries:
 
     async def usage(
         self, since: float, user: int | None = None, service: str | None = None
-    ) -> tuple[Sequence[Used], float]:
+    ) -> tuple[Sequence[Usage], float]:
         """By service, user and end, of jobs that ended since the beginning of the hour that `since` is in,
         which is the second value."""
         return await run_on_ledger(self._reader, lambda db: read_usage(db, since, user, service))

@@ -80,7 +80,7 @@ def move(
         return ChangeResult.REFUSED
 
     reason = storable(change.reason)
-    changed = _left(current, change) if current is not None else None
+    changed = _leave(current, change) if current is not None else None
     acting = change.attempt or changed or current
     requeued = change.target is Status.QUEUED
     end = job.end or (storable_end(change.end) if change.end is not None else None)
@@ -130,7 +130,7 @@ def record_end(job: Job | None, change: RecordEnd, *, seq: int, now: float) -> A
     return AppliedChange(replace(job, end=end, change_seq=seq, updated_at=now), entry)
 
 
-def note(job: Job | None, change: SetMessage, *, seq: int, now: float) -> AppliedChange | ChangeResult:
+def set_message(job: Job | None, change: SetMessage, *, seq: int, now: float) -> AppliedChange | ChangeResult:
     """Decide on a message: only for a job that is on its way under that attempt, and only a new one."""
     if job is None or job.attempt is None or job.attempt.key != change.key or job.status not in QUOTA:
         return ChangeResult.STALE
@@ -140,7 +140,7 @@ def note(job: Job | None, change: SetMessage, *, seq: int, now: float) -> Applie
     return AppliedChange(replace(job, message=message, change_seq=seq, updated_at=now))
 
 
-def tell_progress(
+def set_progress(
     job: Job | None, change: SetProgress, *, seq: int, now: float
 ) -> AppliedChange | ChangeResult:
     """Decide on a script's word of its progress: like a note, only from the current attempt of a job that is
@@ -210,7 +210,7 @@ def _attempt_fits(job: Job, change: Transition, *, has_open: bool) -> bool:
     return attempt.job_id == job.id and attempt.state is AttemptState.OPEN and not has_open
 
 
-def _left(current: Attempt, change: Transition) -> Attempt:
+def _leave(current: Attempt, change: Transition) -> Attempt:
     state = change.attempt_state
     leaves = change.target is Status.QUEUED or change.target in ENDED
     if state is None and leaves and current.state is AttemptState.OPEN:

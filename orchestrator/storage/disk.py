@@ -1,7 +1,7 @@
-"""The few operations on disk that job directories are made of, each reporting what it did.
+"""The few operations on disk that job directories are made of, each reporting what it did, and the threads
+that they are done in.
 
-All of it blocks and belongs into a thread. Every failure is a `StorageError`; the order of syncs and renames
-is what durability rests on, so a `Trace` can watch it.
+The order of syncs and renames is what durability rests on, so a `Trace` can watch it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+
+import trio
 
 from actors.ports.storage import StorageError
 from actors.store import durable
@@ -21,6 +23,10 @@ from actors.store.durable import is_full
 Trace = Callable[[str, str], None]
 """Told of each step: what ("fsync", "rename") and the path below the data directory; for a rename the new
 one."""
+
+T = TypeVar("T")
+
+THREADS: Final = 16
 
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS})
 
@@ -38,7 +44,7 @@ class NameRefused(StorageError):
 
 
 @contextmanager
-def speaking_of(what: str) -> Iterator[None]:
+def _speaking_of(what: str) -> Iterator[None]:
     """Turn the system's errors into ours."""
     try:
         yield
@@ -54,11 +60,21 @@ def speaking_of(what: str) -> Iterator[None]:
 
 
 class Disk:
-    """Syncs and renames below `root`."""
+    """Syncs and renames below `root`. All but `thread` blocks and belongs into one of its threads."""
 
     def __init__(self, root: Path, trace: Trace | None = None) -> None:
         self.root = root
         self._trace = trace
+        self._limiter = trio.CapacityLimiter(THREADS)
+
+    async def thread(self, work: Callable[[], T], *, what: str) -> T:
+        """Run `work` in a thread. Raises StorageError that begins with `what`."""
+
+        def guarded() -> T:
+            with _speaking_of(what):
+                return work()
+
+        return await trio.to_thread.run_sync(guarded, limiter=self._limiter)
 
     def create(self, path: Path) -> int:
         return durable.create(path, 0o644)

@@ -12,15 +12,14 @@ from typing import Any
 from actors.wire.files.listing import Entry
 from actors.wire.files.zip_reader import check_zip
 from orchestrator.storage.disk import Disk, StorageGone
-from orchestrator.storage.upload import IncomingFile, _Threads
+from orchestrator.storage.upload import IncomingFile
 
 
 class DiskResultSink:
     """What an attempt left, as it arrives. Made by `Storage.receive_result`; ends with `commit` or
     `abort`."""
 
-    def __init__(self, threads: _Threads, disk: Disk, place: Path, job: Path, trash: Path) -> None:
-        self._threads = threads
+    def __init__(self, disk: Disk, place: Path, job: Path, trash: Path) -> None:
         self._disk = disk
         self._place = place
         self._job = job
@@ -43,7 +42,7 @@ class DiskResultSink:
         """
         for file in (self._zip, *self._logs.values()):
             await file.close()
-        await self._threads.thread(
+        await self._disk.thread(
             lambda: self._commit(manifest, expected_entries), what=f"storing results in {self._job.name}"
         )
 
@@ -52,12 +51,12 @@ class DiskResultSink:
         nothing."""
         for file in (self._zip, *self._logs.values()):
             await file.drop()
-        await self._threads.thread(
+        await self._disk.thread(
             lambda: self._disk.remove_tree(self._place), what=f"removing half a result of {self._job.name}"
         )
 
     def _file(self, name: str) -> IncomingFile:
-        return IncomingFile(self._threads, self._disk, self._place / name, name)
+        return IncomingFile(self._disk, self._place / name, name)
 
     def _commit(self, manifest: dict[str, Any], expected: Sequence[Entry] | None) -> None:
         if not self._job.is_dir():

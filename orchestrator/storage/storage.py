@@ -30,15 +30,13 @@ import trio
 from actors.domain.ids import is_key
 from actors.ports.storage import StorageError
 from actors.ports.world import Clock
-from orchestrator.storage.disk import Disk, StorageFull, StorageGone, Trace, speaking_of
+from orchestrator.storage.disk import Disk, StorageFull, StorageGone, Trace
 from orchestrator.storage.result_sink import DiskResultSink
 from orchestrator.storage.upload import Upload
 
 log: Final = logging.getLogger("orchestrator.storage")
 
 T = TypeVar("T")
-
-THREADS: Final = 16
 
 LOGS: Final = {"stdout": "stdout.log", "stderr": "stderr.log"}
 
@@ -53,7 +51,6 @@ class DiskStorage:
         self._clock = clock
         self._keep_free = keep_free
         self._disk = Disk(root, trace)
-        self._limiter = trio.CapacityLimiter(THREADS)
         self._reading: Counter[str] = Counter()
         self._last_id = 0
         self._receiving: set[str] = set()
@@ -64,12 +61,7 @@ class DiskStorage:
 
     async def thread(self, work: Callable[[], T], *, what: str) -> T:
         """Run `work` in one of the storage's threads. Raises StorageError that begins with `what`."""
-
-        def guarded() -> T:
-            with speaking_of(what):
-                return work()
-
-        return await trio.to_thread.run_sync(guarded, limiter=self._limiter)
+        return await self._disk.thread(work, what=what)
 
     # ------------------------------------------------------------------ in
 
@@ -81,7 +73,7 @@ class DiskStorage:
         """
         await self.require(expected)
         key = secrets.token_hex(16)
-        upload = Upload(self, self._disk, self.root / "incoming" / key, self.job(key), self._clock)
+        upload = Upload(self._disk, self.root / "incoming" / key, self.job(key), self._clock)
         self._receiving.add(key)
         try:
             yield upload
@@ -99,7 +91,7 @@ class DiskStorage:
         if not is_key(attempt_key):
             raise StorageError(f"{attempt_key!r} is no key of an attempt")
         place = self.root / "incoming" / f"result-{storage_key}-{attempt_key}-{secrets.token_hex(4)}"
-        return DiskResultSink(self, self._disk, place, self.job(storage_key), self.root / "trash")
+        return DiskResultSink(self._disk, place, self.job(storage_key), self.root / "trash")
 
     async def note_id(self, storage_key: str, job_id: int) -> None:
         """Write the ledger's id beside the files, so that a person, or a repair, finds the two together. The

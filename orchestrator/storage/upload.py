@@ -9,31 +9,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 
 from actors.ports.storage import StorageError
 from actors.ports.world import Clock
 from orchestrator.storage.disk import Disk
 
-T = TypeVar("T")
-
 WRITE: Final = 1 << 20
 """Bytes that are collected before a thread is asked to write them."""
-
-
-class _Threads(Protocol):
-    """Where blocking work is done (the storage)."""
-
-    def thread(self, work: Callable[[], T], *, what: str) -> Awaitable[T]: ...
 
 
 class IncomingFile:
     """One file being written. `close` syncs it; after a failed write it only lets go of it."""
 
-    def __init__(self, threads: _Threads, disk: Disk, path: Path, shown: str) -> None:
-        self._threads = threads
+    def __init__(self, disk: Disk, path: Path, shown: str) -> None:
         self._disk = disk
         self._path = path
         self._what = f"file {shown!r}"
@@ -66,7 +57,7 @@ class IncomingFile:
                 self._failed = True
                 raise
 
-        await self._threads.thread(guarded, what=self._what)
+        await self._disk.thread(guarded, what=self._what)
 
     def _flush(self) -> None:
         if self._fd is None:
@@ -90,10 +81,9 @@ class IncomingFile:
 class Upload:
     """A job's files as they arrive. Made by `Storage.receive`."""
 
-    def __init__(self, threads: _Threads, disk: Disk, place: Path, target: Path, clock: Clock) -> None:
+    def __init__(self, disk: Disk, place: Path, target: Path, clock: Clock) -> None:
         self.key = target.name
         self.committed = False
-        self._threads = threads
         self._disk = disk
         self._place = place
         self._target = target
@@ -107,7 +97,7 @@ class Upload:
         if path in self._files or any(part in ("", ".", "..") for part in parts):
             raise StorageError(f"{path!r} is no path for a file of an upload")
         where = self._place.joinpath("input", *parts)
-        self._files[path] = file = IncomingFile(self._threads, self._disk, where, path)
+        self._files[path] = file = IncomingFile(self._disk, where, path)
         return file
 
     async def repeat(self, files: Sequence[tuple[str, Path, int]]) -> None:
@@ -121,7 +111,7 @@ class Upload:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self._disk.link(source, target)
 
-        await self._threads.thread(take, what="repeating an upload")
+        await self._disk.thread(take, what="repeating an upload")
         self._repeated.update((path, size) for path, _, size in files)
 
     @property
@@ -145,14 +135,14 @@ class Upload:
             "created_at": self._clock.now(),
             "size": self.size,
         }
-        await self._threads.thread(lambda: self._commit(about), what="storing the upload")
+        await self._disk.thread(lambda: self._commit(about), what="storing the upload")
         return self.key
 
     async def remove(self) -> None:
         """Delete all that came so far."""
         for file in self._files.values():
             await file.drop()
-        await self._threads.thread(lambda: self._disk.remove_tree(self._place), what="removing an upload")
+        await self._disk.thread(lambda: self._disk.remove_tree(self._place), what="removing an upload")
 
     def _commit(self, about: dict[str, Any]) -> None:
         inputs = self._place / "input"

@@ -20,7 +20,7 @@ from orchestrator.ledger.queries import JobChange
 from orchestrator.ledger.tables.activity import Minute
 from orchestrator.ledger.tables.callbacks import CallbackView
 from orchestrator.ledger.tables.queue_counts import QueueShare
-from orchestrator.ledger.tables.usage import Used
+from orchestrator.ledger.tables.usage import Usage
 from orchestrator.storage.result_archive import FileEntry
 
 _AT: Final = 1_780_000_000.0
@@ -145,8 +145,8 @@ def examples() -> Mapping[str, list[Any]]:
         "Service": [serializers.render_service(limits, counts, views)],
         "Usage": serializers.render_usage(
             [
-                Used("docking", 42, Status.COMPLETED, 17, 3060.5, 1580.0),
-                Used("docking", 42, Status.FAILED, 1, 2.25, 3.5),
+                Usage("docking", 42, Status.COMPLETED, 17, 3060.5, 1580.0),
+                Usage("docking", 42, Status.FAILED, 1, 2.25, 3.5),
             ]
         ),
         "Holder": [serializers.render_holder(QueueShare("docking", 42, 12, 5))],

@@ -39,7 +39,7 @@ TABLES: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
+class Usage:
     """What the jobs of one user and service that ended alike have used. Sums over jobs, in seconds."""
 
     service: str
@@ -52,7 +52,7 @@ class Used:
 
 def read_usage(
     db: sqlite3.Connection, since: float, user: int | None, service: str | None
-) -> tuple[Sequence[Used], float]:
+) -> tuple[Sequence[Usage], float]:
     hour = int(since // HOUR)
     given = {"hour >= ?": hour, "user_id = ?": user, "service = ?": service}
     wanted = {condition: value for condition, value in given.items() if value is not None}
@@ -61,4 +61,4 @@ def read_usage(
         f"WHERE {' AND '.join(wanted)} GROUP BY service, user_id, status ORDER BY service, user_id, status",
         tuple(wanted.values()),
     )
-    return [Used(s, u, Status(end), *rest) for s, u, end, *rest in found], float(hour * HOUR)
+    return [Usage(s, u, Status(end), *rest) for s, u, end, *rest in found], float(hour * HOUR)

@@ -13,7 +13,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from node.api.submit import SubmitReceiver
-from node.payloads.operations import Arrived
+from node.payloads.operations import Arrival
 from node.payloads.records import Records
 from node.payloads.table import PayloadTable, open_table
 from node.runs.workspace import Workspace
@@ -40,7 +40,7 @@ class Held:
 
     async def accept(self) -> None:
         (self._directory / "work").mkdir(parents=True)
-        await self._table.accept([Arrived(self._key, self._directory)], self._before)
+        await self._table.accept([Arrival(self._key, self._directory)], self._before)
 
     def _before(self) -> None:
         trio.from_thread.run_sync(self.begun.set)

@@ -12,8 +12,8 @@ from trio.testing import MockClock
 from actors.domain.job import End
 from actors.domain.payload import PayloadMove
 from actors.domain.status import Status
-from node.payloads.cleaner import Cleaning
-from node.payloads.operations import Arrived
+from node.payloads.cleaner import PayloadCleaner
+from node.payloads.operations import Arrival
 from node.payloads.records import Records
 from node.payloads.table import PayloadTable, open_table
 from node.runs.workspace import Workspace
@@ -38,7 +38,7 @@ class World:
     async def ended(self, key: str, owner: str) -> None:
         incoming = self.workspace.receive()
         incoming.add(key)
-        await self.table.accept([Arrived(key, incoming.directory(key), owner=owner)], incoming.write_out)
+        await self.table.accept([Arrival(key, incoming.directory(key), owner=owner)], incoming.write_out)
         incoming.hand_over(key)
         await incoming.close()
         end = End(Status.KILLED, "terminated", ended_at=self.clock.at)
@@ -58,15 +58,15 @@ async def opened(data: Path, clock: SetClock) -> AsyncIterator[World]:
     records.close()
 
 
-async def pass_of(world: World, mock: MockClock, cleaning: Cleaning, seconds: float) -> None:
+async def pass_of(world: World, mock: MockClock, cleaning: PayloadCleaner, seconds: float) -> None:
     """Let the time pass on both clocks, and one whole pass of the cleaning at the end."""
     world.clock.at += seconds
     mock.jump(seconds)
     await cleaning.clean()
 
 
-def cleaning_of(world: World, max_age: float = 100.0) -> Cleaning:
-    return Cleaning(
+def cleaning_of(world: World, max_age: float = 100.0) -> PayloadCleaner:
+    return PayloadCleaner(
         world.table,
         world.workspace,
         world.clock,
@@ -140,7 +140,7 @@ async def test_a_release_rings_and_the_directory_goes_at_once(tmp_path: Path) ->
     async with opened(tmp_path, SetClock()) as world:
         await world.ended(KEYED, "o")
         cleaning = cleaning_of(world)
-        world.table.heard.add_listener(cleaning.hear)
+        world.table.subscriptions.add_listener(cleaning.hear)
         async with trio.open_nursery() as nursery:
             await nursery.start(cleaning.run)
             await world.table.release([KEYED])

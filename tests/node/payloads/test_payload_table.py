@@ -14,7 +14,7 @@ from actors.domain.job import End
 from actors.domain.payload import Payload, PayloadMove
 from actors.domain.progress import Progress
 from actors.domain.status import Status
-from node.payloads.operations import Accepted, AcceptResult, Arrived
+from node.payloads.operations import Acceptance, AcceptResult, Arrival
 from node.payloads.records import DataDirectoryError, Records
 from node.payloads.rows import Row
 from node.payloads.subscriptions import SUBSCRIBER_BUFFER
@@ -45,10 +45,10 @@ async def opened(
         records.close()
 
 
-async def accept(table: PayloadTable, data: Path, key: str = KEY, owner: str = "o") -> Accepted:
+async def accept(table: PayloadTable, data: Path, key: str = KEY, owner: str = "o") -> Acceptance:
     directory = data / "incoming" / key
     (directory / "work").mkdir(parents=True)
-    (accepted,) = await table.accept([Arrived(key, directory, job_id=7, service="x", owner=owner)])
+    (accepted,) = await table.accept([Arrival(key, directory, job_id=7, service="x", owner=owner)])
     return accepted
 
 
@@ -164,7 +164,7 @@ async def test_a_cancelled_key_never_seen_is_tombstoned_over_restarts(tmp_path: 
         assert await table.cancel([KEY]) == [None]
     async with opened(tmp_path) as table:
         accepted = await accept(table, tmp_path)
-        assert accepted == Accepted(AcceptResult.TOMBSTONED, None)
+        assert accepted == Acceptance(AcceptResult.TOMBSTONED, None)
         assert not (tmp_path / "payloads" / KEY).exists()
 
 
@@ -260,7 +260,7 @@ async def test_a_subscriber_that_does_not_read_is_cut_off(tmp_path: Path) -> Non
         await accept(table, tmp_path)
         row = (await table.all())[0][0]
         async with table.subscribe(None) as (_, _, changes):
-            table.heard.tell([Row(row, False)] * (SUBSCRIBER_BUFFER + 1))
+            table.subscriptions.publish([Row(row, False)] * (SUBSCRIBER_BUFFER + 1))
             for _ in range(SUBSCRIBER_BUFFER):
                 changes.receive_nowait()
             with pytest.raises(trio.EndOfChannel):

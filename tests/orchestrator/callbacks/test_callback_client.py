@@ -212,7 +212,7 @@ async def test_an_answer_that_is_here_is_told_although_the_server_stops(
         stop.cancel()
         await trio.lowlevel.checkpoint()
 
-    monkeypatch.setattr("orchestrator.callbacks.client._drained", stopped_while_it_reads)
+    monkeypatch.setattr("orchestrator.callbacks.client._drain", stopped_while_it_reads)
     async with serving(answering(200)) as peer, client() as ours:
         with stop:
             told.append(await ours.post(callback(f"{peer.url}/")))

@@ -160,9 +160,9 @@ class MemoryLedger:
         if isinstance(change, RecordEnd):
             step = rules.record_end(job, change, seq=self._seq + 1, now=now)
         elif isinstance(change, SetMessage):
-            step = rules.note(job, change, seq=self._seq + 1, now=now)
+            step = rules.set_message(job, change, seq=self._seq + 1, now=now)
         elif isinstance(change, SetProgress):
-            step = rules.tell_progress(job, change, seq=self._seq + 1, now=now)
+            step = rules.set_progress(job, change, seq=self._seq + 1, now=now)
         else:
             step = rules.move(job, change, has_open=self._blocked(change), seq=self._seq + 1, now=now)
         if isinstance(step, ChangeResult):
