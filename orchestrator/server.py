@@ -203,16 +203,13 @@ async def _start(
             scaler.tell(news)
 
     def make_sender(mailbox: Mailbox, nursery: trio.Nursery) -> Sender:
-        pool = ServicePool(services)
-        for node_id, reason in registry.drains().items():
-            pool.drain(node_id, reason)
         return Sender(
             mailbox,
             nursery,
             ledger=ledger,
             nodes=nodes,
             queue=QueueManager(services),
-            pool=pool,
+            pool=ServicePool(services, rng, registry.drains()),
             services=services,
             rng=rng,
             hand_over=getter.tell,

@@ -66,7 +66,7 @@ class NodeState(StrEnum):
     SUSPECT = "suspect"
     LOST = "lost"
     DRAINING = "draining"
-    SET_ASIDE = "set_aside"
+    QUARANTINED = "set_aside"  # as it stands on the wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,8 @@ class NodeView:
     """One node as the pool sees it. `slots` None: it runs whatever it is sent. `held` are our attempts that
     hold a slot there.
 
-    `contact` is the state without our own orders; these are `draining` and `aside`, with their reasons.
+    `contact` is the state without our own orders; these are `draining` and `quarantined`, with
+    their reasons.
     `joined`: by itself; `machine` is then the token of the machine it runs on, if scaling has made it.
     `heard_at`: when it was last heard, in monotonic seconds; None if not yet. `jobs_ended` there since the
     server started, of which `jobs_failed` did."""
@@ -92,7 +93,7 @@ class NodeView:
     cores: int = 1
     contact: NodeState = NodeState.JOINING
     draining: str | None = None
-    aside: str | None = None
+    quarantined: str | None = None
     joined: bool = False
     machine: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -102,14 +103,19 @@ class NodeView:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """A node that joined by itself, as it said. `draining`: why it gets no jobs, None if it does."""
+class JoinedNode:
+    """A node that joined by itself, as it said. `kind` says what it came from (a provider's name, or "" for
+    by hand); `last_seen` is wall-clock, of its last joining. `machine` is the token of the machine that it
+    runs on, None for one that no scaling has made. `draining`: why it gets no jobs, None if it does; an order
+    of ours, which is kept apart."""
 
     node_id: str
     url: str
     services: tuple[str, ...]
     slots: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    kind: str = ""
+    last_seen: float = 0.0
     machine: str | None = None
     draining: str | None = None
 

@@ -6,7 +6,7 @@ itself is done by one `NodeDispatcher` a node (see `actors/sender/dispatcher.py`
 became of each attempt:
 
 - the node has it: Submitted, and the Getter owns the job;
-- certain that the node does not have it: Queued again, no attempt spent, the node shunned for a while;
+- certain that the node does not have it: Queued again, no attempt spent, the node given nothing for a while;
 - in doubt: the attempt stays with its node and key, slot and quota held, and is sent again under the same key
   until the node answers or is lost.
 
@@ -26,7 +26,7 @@ import trio
 
 from actors.domain.changes import ChangeAnswer, ChangeResult, Transition
 from actors.domain.job import Attempt, AttemptState, Job
-from actors.domain.node import Member
+from actors.domain.node import JoinedNode
 from actors.domain.requeue import requeue_or_fail
 from actors.domain.scaling import ScalingView
 from actors.domain.service import ServiceLimits, Waiting, WaitReason
@@ -51,7 +51,6 @@ from actors.ports.ledger import Ledger, LedgerError
 from actors.ports.nodes import Dispatch, Nodes
 from actors.ports.scheduling import Pool, Queue
 from actors.ports.world import Random
-from actors.roster import Roster
 from actors.sender.dispatcher import DispatchResult, NodeDispatcher, Verdict
 
 log: Final = logging.getLogger("orchestrator.sender")
@@ -77,7 +76,7 @@ class Sender(Actor):
         services: Mapping[str, ServiceLimits],
         rng: Random,
         hand_over: Callable[[AttemptHanded], None],
-        members: Callable[[], Sequence[Member]] = tuple,
+        members: Callable[[], Sequence[JoinedNode]] = tuple,
         tick: float = 0.5,
         batch_bytes: int = 1 << 20,
     ) -> None:
@@ -91,7 +90,7 @@ class Sender(Actor):
         self._rng = rng
         self._hand_over = hand_over
         self._batch_bytes = batch_bytes
-        self._roster = Roster(pool, members, rng)
+        self._members = members
         self._queued: dict[int, Job] = {}
         self._queued_since: dict[int, float] = {}
         self._cursor = LedgerCursor(ledger, tick)
@@ -105,7 +104,7 @@ class Sender(Actor):
     # ------------------------------------------------------------------ life
 
     async def begin(self) -> None:
-        self._roster.sync()
+        self._sync()
         await self._read_pauses()
         live = await self._cursor.begin()
         for attempt in await self._ledger.unreleased():
@@ -116,7 +115,7 @@ class Sender(Actor):
             self._apply(job)
 
     async def turn(self) -> None:
-        self._roster.sync()
+        self._sync()
         with self._ledger_backoff.guard():
             if await self._cursor.catch_up(self._apply):
                 await self._read_pauses()
@@ -134,33 +133,37 @@ class Sender(Actor):
             case ServicesPaused(reasons=reasons):
                 self._queue.set_pauses(reasons)
             case NodeSeen(node=node, heartbeat=heartbeat):
-                self._roster.seen(node, heartbeat)
+                self._pool.seen(node, heartbeat, trio.current_time())
                 if dispatcher := self._dispatchers.get(node.node_id):
                     dispatcher.node_seen(node)
             case NodeSuspect(node_id=node_id, reason=reason):
-                self._roster.suspect(node_id, reason)
+                self._pool.suspect(node_id, reason)
             case NodeUnreached(address=address, reason=reason):
                 if address.url in self._static:  # one that joined is known already, or has left
-                    self._roster.unreached(address, reason)
+                    self._pool.unreached(address, reason, trio.current_time())
             case NodeLost(node_id=node_id, reason=reason):
-                self._roster.lost(node_id, reason)
+                self._pool.lost(node_id, reason)
                 if dispatcher := self._dispatchers.get(node_id):
                     dispatcher.node_lost(reason)
             case _:
                 super().receive(message)
 
+    def _sync(self) -> None:
+        self._pool.sync(self._members(), trio.current_time())
+
     def answer(self, question: Question[object]) -> object:
+        self._sync()
         match question:
             case WhyWaiting(job_ids=job_ids):
                 return tuple(self._why(job_id) for job_id in job_ids)
             case PoolPicture():
-                return self._roster.views()
+                return self._pool.views(trio.current_time())
             case ScalingPicture(service=service):
                 return self._scaling_view(service)
             case DrainNode(node_id=node_id, reason=reason):
-                return self._roster.drain(node_id, reason)
+                return self._pool.drain(node_id, reason, trio.current_time())
             case UndrainNode(node_id=node_id):
-                return self._roster.undrain(node_id)
+                return self._pool.undrain(node_id)
             case _:
                 return super().answer(question)
 
@@ -176,10 +179,10 @@ class Sender(Actor):
         return waiting
 
     def _scaling_view(self, service: str) -> ScalingView:
-        able = self._roster.machines_fit(service)
-        demand, now = self._queue.demand(service, able), trio.current_time()
+        now = trio.current_time()
+        demand = self._queue.demand(service, self._pool.machines_fit(service))
         oldest = min((self._queued_since.get(job_id, now) for job_id in demand.first), default=now)
-        return ScalingView(demand.runnable, now - oldest, demand.running, self._roster.facts(service))
+        return ScalingView(demand.runnable, now - oldest, demand.running, self._pool.facts(service, now))
 
     # ------------------------------------------------------------------ what the ledger says
 
@@ -198,7 +201,7 @@ class Sender(Actor):
             self._queued.pop(job.id, None)
             self._queued_since.pop(job.id, None)
         self._hold_slot(job)
-        self._roster.apply(job)
+        self._pool.apply(job, trio.current_time())
         if job.status is Status.PROCESSING and job.attempt is not None:
             dispatcher = self._lane(job.attempt.node_id)
             # What no lane knows was sent, or not, by an earlier life: it is in doubt.
@@ -260,7 +263,7 @@ class Sender(Actor):
                 recorded = await self._ledger.record(moves)
             except LedgerError:
                 for move in moves:
-                    self._take_back(move)
+                    self._unreserve(move)
                 raise
             for move, answer in zip(moves, recorded, strict=True):
                 attempt = move.attempt
@@ -268,7 +271,7 @@ class Sender(Actor):
                 if answer.outcome is ChangeResult.DONE and answer.job is not None:
                     self._lane(attempt.node_id).put(Dispatch(attempt, answer.job), doubt=False)
                 else:
-                    self._take_back(move)
+                    self._unreserve(move)
                 if answer.job is None:
                     raise ActorError(f"job {move.job_id} is queued here and unknown to the ledger")
                 self._apply(answer.job)
@@ -298,7 +301,7 @@ class Sender(Actor):
         reason = f"sent to node {node.node_id}"
         return Transition(job_id, Status.QUEUED, Status.PROCESSING, reason, attempt=attempt, by=Owner.SENDER)
 
-    def _take_back(self, move: Transition) -> None:
+    def _unreserve(self, move: Transition) -> None:
         assert move.attempt is not None
         self._queue.unreserve(move.job_id)
         self._pool.unreserve(move.attempt.key)
@@ -332,9 +335,9 @@ class Sender(Actor):
                 attempt = replace(s.dispatch.attempt, foreign_id=s.foreign_id)
                 self._hand_over(AttemptHanded(attempt, s.node, s.mark))
             if s.fate is Verdict.NOT_THERE:
-                self._roster.shun(s.dispatch.attempt.node_id, s.reason)
+                self._pool.back_off(s.dispatch.attempt.node_id, s.reason, trio.current_time())
             elif s.node is not None:
-                self._roster.took(s.node.node_id)
+                self._pool.took(s.node.node_id)
         self.ring()
         return [_is_settled(move, answer) for move, answer in zip(moves, recorded, strict=True)]
 

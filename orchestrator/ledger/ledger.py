@@ -32,6 +32,7 @@ from actors.domain.changes import (
 )
 from actors.domain.ids import MAX_ID
 from actors.domain.job import Attempt, HistoryEntry, Job
+from actors.domain.node import JoinedNode
 from actors.domain.scaling import DecisionRecord, MachineRecord
 from actors.ports.callbacks import Callback, DeliveryOutcome
 from actors.ports.ledger import LedgerError
@@ -50,9 +51,8 @@ from orchestrator.ledger.errors import (
 from orchestrator.ledger.queries import Queries
 from orchestrator.ledger.schema import prepare_reader, prepare_writer
 from orchestrator.ledger.tables import attempts, callbacks, history, jobs, machines, meta, nodes, pauses
-from orchestrator.ledger.tables.nodes import JoinedNode
 
-__all__ = ["IdempotencyConflict", "JobDetails", "JoinedNode", "LedgerFull", "SqliteLedger"]
+__all__ = ["IdempotencyConflict", "JobDetails", "LedgerFull", "SqliteLedger"]
 
 T = TypeVar("T")
 

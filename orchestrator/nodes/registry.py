@@ -17,7 +17,7 @@ import trio
 
 from actors.domain.changes import MoveAttempt
 from actors.domain.job import AttemptState
-from actors.domain.node import Member, NodeAddress, NodeState, NodeView
+from actors.domain.node import JoinedNode, NodeAddress, NodeState, NodeView
 from actors.domain.scaling import DRAINED_BY_SCALING, ScalingView
 from actors.kernel.actor import ActorError, Mailbox
 from actors.messages import DrainNode, PoolPicture, ScalingPicture, UndrainNode
@@ -25,7 +25,6 @@ from actors.ports.ledger import LedgerError
 from actors.ports.world import Clock
 from orchestrator.errors import OrchestratorError
 from orchestrator.ledger.ledger import SqliteLedger
-from orchestrator.ledger.tables.nodes import JoinedNode
 from orchestrator.nodes.addresses import base_of
 
 log: Final = logging.getLogger("orchestrator.nodes")
@@ -81,7 +80,7 @@ class NodeRegistry:
         """Where to look for nodes, each address once: those of the settings, those that joined."""
         return self._addresses
 
-    def members(self) -> tuple[Member, ...]:
+    def members(self) -> tuple[JoinedNode, ...]:
         return self._members
 
     def drains(self) -> Mapping[str, str]:
@@ -95,18 +94,7 @@ class NodeRegistry:
             *self._static,
             *(NodeAddress(node.url, node.services) for node in joined if node.url not in static),
         )
-        self._members = tuple(
-            Member(
-                node.node_id,
-                node.url,
-                node.services,
-                node.slots,
-                node.labels,
-                node.machine,
-                self._drains.get(node.node_id),
-            )
-            for node in joined
-        )
+        self._members = tuple(replace(node, draining=self._drains.get(node.node_id)) for node in joined)
         self._sender.ring()
 
     # ------------------------------------------------------------------ joining and leaving

@@ -1,4 +1,5 @@
-"""Nodes, slots, load: where a job goes. Pure: it is told things, and decides on what it was told.
+"""All that is known of nodes, in one record each, and where a job goes. Pure: it is told things, and when,
+and decides on what it was told. Times are monotonic.
 
 The free slots of a node are its slots, minus our attempts that hold one there, minus what its heartbeat says
 of other owners' payloads; never the heartbeat's own idea of free, which is older than what we have just sent.
@@ -7,42 +8,73 @@ longest; so equal nodes take turns and the same history gives the same choice.
 
 A node without a number of slots runs whatever it is sent. Its cores stand for slots in the share, which may
 fall below zero; it is chosen all the same, after those that have room.
+
+What keeps a node from being given jobs, besides that it is full or not in touch: it is drained (ordered),
+quarantined (sick: see `node_health`), or backed off from (it did not take an attempt just now).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
+from actors.domain.job import Job
 from actors.domain.labels import satisfies
-from actors.domain.node import Heartbeat, Member, NodeAddress, NodeRef, NodeState, NodeView
+from actors.domain.node import Heartbeat, JoinedNode, NodeAddress, NodeRef, NodeState, NodeView
+from actors.domain.scaling import DRAINED_BY_SCALING, NodeFact
 from actors.domain.service import ServiceLimits
+from actors.domain.status import ENDED, QUOTA, Status
+from actors.kernel.backoff import Backoff
+from actors.ports.world import Random
 from orchestrator.nodes.addresses import base_of
+from orchestrator.scheduling.node_health import SECONDS, NodeHealth
 
-_NAMED = 5
+log: Final = logging.getLogger("orchestrator.sender")
+
+BACK_OFF_FIRST: Final = 0.5
+BACK_OFF_MOST: Final = 10.0
+UNREACHED_FOR: Final = 60.0
+"""Seconds that nobody is shown at an address after it was last told that nobody answers there."""
+
+REMEMBERED: Final = 1000
+"""Nodes that have left and of which a late word may still come."""
+
+_NAMED: Final = 5
 """How many nodes a sentence names before it counts the rest."""
 
 
 @dataclass(slots=True)
 class _Node:
     """`ref` None: heard of (an attempt is there, or it joined), but not yet from it. `contact` is READY,
-    SUSPECT, LOST or JOINING; draining and being set aside are orders of ours and outlast it. `used` is when
-    it last took an attempt, in turns. `left`: to be forgotten once nothing is held there."""
+    SUSPECT, LOST or JOINING; draining and quarantine outlast it. `member`: what it said when it joined.
+    `keys` are the attempts that hold a slot there, `jobs` those whose results are not here yet. `used` is
+    when it last took an attempt, in turns. `known_at`: when it joined or was first heard; `touched`: when
+    something was last seen on it. `left`: to be forgotten once nothing of ours is there."""
 
     node_id: str
+    health: NodeHealth
+    backoff: Backoff
     ref: NodeRef | None = None
     beat: Heartbeat = field(default_factory=Heartbeat)
     contact: NodeState = NodeState.JOINING
     reason: str = "not yet in touch"
     draining: str | None = None
-    aside: str | None = None
+    drained_at: float | None = None
+    quarantined: str | None = None
     probation: bool = False
-    joined: tuple[str, ...] | None = None
-    machine: str | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    no_jobs_until: float = 0.0
+    member: JoinedNode | None = None
     services: tuple[str, ...] = ()
     keys: set[str] = field(default_factory=set)
+    jobs: set[int] = field(default_factory=set)
     used: int = 0
+    known_at: float | None = None
+    heard_at: float | None = None
+    touched: float | None = None
+    jobs_ended: int = 0
+    jobs_failed: int = 0
     left: bool = False
 
     @property
@@ -52,12 +84,20 @@ class _Node:
             return self.contact, self.reason
         if self.draining is not None:
             return NodeState.DRAINING, self.draining
-        if self.aside is not None:
-            return NodeState.SET_ASIDE, self.aside
+        if self.quarantined is not None:
+            return NodeState.QUARANTINED, self.quarantined
         return self.contact, self.reason
 
     @property
-    def unreserve(self) -> int | None:
+    def machine(self) -> str | None:
+        return None if self.member is None else self.member.machine
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return {} if self.member is None else self.member.labels
+
+    @property
+    def free(self) -> int | None:
         """Slots to give away, below zero if the node was made smaller. None: as many as you like."""
         slots = self.beat.slots
         return None if slots is None else slots - len(self.keys) - self.beat.others
@@ -66,58 +106,67 @@ class _Node:
     def takes(self) -> bool:
         if self.state[0] is not NodeState.READY or (self.probation and self.keys):
             return False
-        unreserve = self.unreserve
-        return unreserve is None or unreserve > 0
+        free = self.free
+        return free is None or free > 0
 
     @property
     def share(self) -> float:
-        unreserve, slots = self.unreserve, self.beat.slots
-        if unreserve is None or slots is None:
+        free, slots = self.free, self.beat.slots
+        if free is None or slots is None:
             cores = max(self.beat.cores, 1)
             return (cores - len(self.keys)) / cores
-        return unreserve / slots
+        return free / slots
 
 
 class ServicePool:
     """Implements `actors.ports.scheduling.Pool`. Which node serves which service is in the addresses of
-    `limits`; nodes that joined by themselves say it (`join`)."""
+    `limits`; nodes that joined by themselves say it. `drains`: the orders of earlier lives, by node."""
 
-    def __init__(self, limits: Mapping[str, ServiceLimits]) -> None:
+    def __init__(
+        self, limits: Mapping[str, ServiceLimits], rng: Random, drains: Mapping[str, str] | None = None
+    ) -> None:
         self._limits = dict(limits)
+        self._rng = rng
         self._nodes: dict[str, _Node] = {}
         self._serving: dict[str, dict[str, _Node]] = {name: {} for name in limits}
         self._holders: dict[str, _Node] = {}
+        self._job_nodes: dict[int, _Node] = {}
         self._turns = 0
+        self._members: Sequence[JoinedNode] = ()
+        self._left: dict[str, None] = {}
+        self._unreached: dict[str, tuple[NodeAddress, str, float]] = {}
+        for node_id, reason in (drains or {}).items():
+            self._node(node_id).draining = reason
 
-    # ------------------------------------------------------------------ what it is told
+    # ------------------------------------------------------------------ who there is
 
-    def seen(self, node: NodeRef, heartbeat: Heartbeat) -> None:
-        """A node is in touch: whatever it was, it is ready again, unless we ordered otherwise."""
-        one = self._node(node.node_id)
-        moved = one.ref != node
-        one.ref, one.beat = node, heartbeat
-        one.contact, one.reason, one.left = NodeState.READY, "", False
-        if moved:
-            self._serve(one)
+    def sync(self, members: Sequence[JoinedNode], now: float) -> None:
+        """Take in who joined and who left; nothing is done for the same object."""
+        if members is self._members:
+            return
+        before, self._members = self._members, members
+        for node_id in {one.node_id for one in before} - {one.node_id for one in members}:
+            self.forget(node_id)
+        for member in members:
+            self.join(member, now)
 
-    def suspect(self, node_id: str, reason: str) -> None:
-        """A node gets no job until it is seen. One that is lost stays lost."""
-        one = self._node(node_id)
-        if one.contact is not NodeState.LOST:
-            one.contact, one.reason = NodeState.SUSPECT, reason
-
-    def lost(self, node_id: str, reason: str) -> None:
-        one = self._node(node_id)
-        one.contact, one.reason = NodeState.LOST, reason
-
-    def join(self, member: Member) -> None:
+    def join(self, member: JoinedNode, now: float) -> None:
         """A node joined by itself, for these services; names that are not configured are left out. Replaces
         what it said before. Its address and slots are taken for its own until it is seen."""
+        self._left.pop(member.node_id, None)
         one = self._node(member.node_id)
-        one.joined, one.left = tuple(sorted(set(member.services))), False
-        one.machine, one.labels = member.machine, member.labels
+        known = one.member
+        if member == known:
+            return
+        one.member, one.left = member, False
+        if one.known_at is None:
+            one.known_at = now
         if member.draining is not None:
             one.draining = member.draining
+            if one.drained_at is None:
+                one.drained_at = now
+        elif known is None or known.draining is not None:
+            one.draining = one.drained_at = None
         if one.contact is NodeState.LOST and one.ref is None:
             one.contact, one.reason = NodeState.JOINING, "has joined again, not yet in touch"
         if one.ref is None and member.url:
@@ -128,44 +177,118 @@ class ServicePool:
     def forget(self, node_id: str) -> None:
         """A node left for good. It is kept, lost and for no service, while attempts hold slots there; should
         it come back, it is seen as before. Idempotent."""
-        one = self._nodes.get(node_id)
+        self._left[node_id] = None
+        for earlier in list(self._left)[:-REMEMBERED]:
+            del self._left[earlier]
+        one = self._known(node_id)
         if one is None:
             return
         one.contact, one.reason, one.left = NodeState.LOST, "has left", True
-        one.joined, one.machine, one.labels = None, None, {}
-        for serving in self._serving.values():
-            serving.pop(node_id, None)
-        one.services, one.ref = (), None
+        one.health = NodeHealth(self._rng)
+        one.member = one.ref = one.known_at = one.heard_at = one.touched = one.drained_at = None
+        one.jobs_ended = one.jobs_failed = 0
+        self._serve(one)
         self._tidy(one)
 
-    def drain(self, node_id: str, reason: str) -> None:
-        """No new job for this node; what runs there goes on."""
-        self._node(node_id).draining = reason
+    # ------------------------------------------------------------------ what is heard of them
 
-    def undrain(self, node_id: str) -> None:
-        self._node(node_id).draining = None
+    def seen(self, node: NodeRef, heartbeat: Heartbeat, now: float) -> None:
+        """A node is in touch: whatever it was, it is ready again, unless we ordered otherwise or back off
+        from it. Of one that has left it is a late word, or it brings home what is still there."""
+        self._unreached.pop(node.url, None)
+        one = self._node(node.node_id)
+        if now >= one.no_jobs_until:
+            moved = one.ref != node
+            one.ref, one.beat = node, heartbeat
+            one.contact, one.reason, one.left = NodeState.READY, "", False
+            if moved:
+                self._serve(one)
+        if node.node_id in self._left and not one.services:
+            self.forget(node.node_id)
+            return
+        one.heard_at = now
+        if one.known_at is None:
+            one.known_at = now
+        if heartbeat.others:
+            one.touched = now
+        one.health.heard(heartbeat)
+        self._judge(one, now)
 
-    def set_aside(self, node_id: str, reason: str) -> None:
-        """No new job for this node, as it fails what it gets. Lasts until `take_back`."""
-        self._node(node_id).aside = reason
+    def suspect(self, node_id: str, reason: str) -> None:
+        """A node gets no job until it is seen. One that is lost stays lost."""
+        one = self._known(node_id)
+        if one is not None and one.contact is not NodeState.LOST:
+            one.contact, one.reason = NodeState.SUSPECT, reason
 
-    def take_back(self, node_id: str) -> None:
-        self._node(node_id).aside = None
+    def lost(self, node_id: str, reason: str) -> None:
+        one = self._known(node_id)
+        if one is not None:
+            one.contact, one.reason = NodeState.LOST, reason
 
-    def probation(self, node_id: str, on: bool) -> None:
-        """Whether a node gets only one job at a time, until it is known what becomes of it."""
-        self._node(node_id).probation = on
+    def unreached(self, address: NodeAddress, reason: str, now: float) -> None:
+        """Nobody answers there, so nobody knows which node it would be."""
+        self._unreached[address.url] = (address, reason, now)
 
-    # ------------------------------------------------------------------ slots
+    def back_off(self, node_id: str, reason: str, now: float) -> None:
+        """A node that did not take an attempt gets none for a growing while, though its heartbeats go on."""
+        one = self._known(node_id)
+        if one is None:
+            return
+        one.no_jobs_until = now + one.backoff.next()
+        self.suspect(node_id, reason)
+        one.health.refused(reason, now)
+        self._judge(one, now)
+
+    def took(self, node_id: str) -> None:
+        """It took an attempt: nothing of the sort is held against it any more."""
+        if (one := self._known(node_id)) is not None:
+            one.no_jobs_until = 0.0
+            one.backoff.reset()
+            one.health.took()
+
+    def _judge(self, one: _Node, now: float) -> None:
+        """Quarantine a sick node, release a well one. Looked at with each heartbeat."""
+        why = one.health.why_quarantined(now)
+        if why and one.quarantined is None:
+            log.warning("node %s is quarantined: %s", one.node_id, why)
+        elif not why and one.quarantined is not None:
+            log.info("node %s is tried again", one.node_id)
+        one.quarantined = why or None
+        one.probation = one.health.on_probation(now)
+
+    # ------------------------------------------------------------------ drains
+
+    def drain(self, node_id: str, reason: str, now: float) -> bool:
+        """No new job for this node; what runs there goes on. False if nobody knows it. What drains already
+        keeps its time, and its reason too, unless an operator wants what so far only scaling did."""
+        one = self._known(node_id)
+        if one is None:
+            return False
+        if one.drained_at is None:
+            one.drained_at = now
+        by_scaling = reason.startswith(DRAINED_BY_SCALING)
+        if one.draining is None or (one.draining.startswith(DRAINED_BY_SCALING) and not by_scaling):
+            one.draining = reason
+        return True
+
+    def undrain(self, node_id: str) -> bool:
+        """False if nobody knows it."""
+        one = self._known(node_id)
+        if one is None:
+            return False
+        one.draining = one.drained_at = None
+        return True
+
+    # ------------------------------------------------------------------ slots and jobs
 
     def reserve(self, key: str, node_id: str) -> None:
         """An attempt takes a slot on a node, known or not. Idempotent; a key holds one slot only."""
-        one = self._node(node_id)
         before = self._holders.get(key)
-        if before is one:
+        if before is not None and before.node_id == node_id:
             return
         if before is not None:
             self.unreserve(key)
+        one = self._node(node_id)
         self._turns += 1
         one.used = self._turns
         one.keys.add(key)
@@ -177,6 +300,36 @@ class ServicePool:
         if one is not None:
             one.keys.discard(key)
             self._tidy(one)
+
+    def apply(self, job: Job, now: float) -> None:
+        """Remember on which node a job is, until its results are here."""
+        attempt = job.attempt if job.status in QUOTA else None
+        node_id = None if attempt is None else attempt.node_id
+        before = self._job_nodes.get(job.id)
+        if before is not None and before.node_id != node_id:
+            del self._job_nodes[job.id]
+            before.jobs.discard(job.id)
+            before.touched = now
+            if job.status in ENDED and job.attempt is not None and job.attempt.node_id == before.node_id:
+                self._note_end(job, before, now)
+            self._tidy(before)
+        if node_id is not None and (before is None or before.node_id != node_id):
+            one = self._job_nodes[job.id] = self._node(node_id)
+            one.jobs.add(job.id)
+
+    def _note_end(self, job: Job, one: _Node, now: float) -> None:
+        """A job's end tells something of its node too: one that failed at once may not be to blame."""
+        if not one.left:
+            one.jobs_ended += 1
+            one.jobs_failed += job.status is Status.FAILED
+        end = job.end
+        if end is None or job.status not in (Status.COMPLETED, Status.FAILED):
+            return
+        badly = job.status is Status.FAILED and (end.wall_seconds or 0.0) < SECONDS
+        serving = self._serving.get(job.service, {}).values()
+        others = (other.health for other in serving if other is not one and other.contact is NodeState.READY)
+        one.health.ended(job.user_id, badly=badly, others=others, now=now)
+        self._judge(one, now)
 
     # ------------------------------------------------------------------ decisions
 
@@ -213,37 +366,52 @@ class ServicePool:
         one = self._nodes.get(node_id)
         return None if one is None else one.ref
 
-    def is_lost(self, node_id: str) -> bool:
-        one = self._nodes.get(node_id)
-        return one is not None and one.contact is NodeState.LOST
+    # ------------------------------------------------------------------ what is asked
 
-    def get(self, node_id: str) -> NodeView | None:
-        """One node; None if it was not heard of."""
-        one = self._nodes.get(node_id)
-        return None if one is None else _view(one)
+    def views(self, now: float) -> tuple[NodeView, ...]:
+        """Every node that was heard of, by id; then the addresses where nobody answers."""
+        views = [_view(one) for one in self._by_id()]
+        known = {view.node.url for view in views}
+        self._unreached = {url: one for url, one in self._unreached.items() if now - one[2] < UNREACHED_FOR}
+        nobody = [self._unreached[url] for url in sorted(self._unreached.keys() - known)]
+        return (*views, *(_nobody(address, reason) for address, reason, _ in nobody))
 
-    def view(self) -> Sequence[NodeView]:
-        """Every node that was heard of, by id."""
-        return [_view(self._nodes[node_id]) for node_id in sorted(self._nodes)]
+    def machines_fit(self, service: str) -> Callable[[str], bool]:
+        """Whether a machine that scaling makes for a service has what jobs require, going by those that it
+        has. More of them would not help a job that requires something else."""
+        made = [one.labels for one in self._serving.get(service, {}).values() if one.machine]
+        return lambda requires: not requires or any(satisfies(requires, labels) for labels in made)
+
+    def facts(self, service: str, now: float) -> tuple[NodeFact, ...]:
+        """Every node of a service, lost and draining ones too, as scaling has to see it."""
+        return tuple(_fact(one, now) for one in self._by_id() if service in one.services)
 
     # ------------------------------------------------------------------
+
+    def _by_id(self) -> list[_Node]:
+        return [one for _, one in sorted(self._nodes.items()) if not _is_gone(one)]
 
     def _able(self, service: str, requires: str) -> Iterable[_Node]:
         serving = self._serving.get(service, {}).values()
         return (one for one in serving if satisfies(requires, one.labels)) if requires else serving
 
+    def _known(self, node_id: str) -> _Node | None:
+        one = self._nodes.get(node_id)
+        return None if one is None or _is_gone(one) else one
+
     def _node(self, node_id: str) -> _Node:
         one = self._nodes.get(node_id)
         if one is None:
-            one = self._nodes[node_id] = _Node(node_id)
+            backoff = Backoff(self._rng, first=BACK_OFF_FIRST, most=BACK_OFF_MOST)
+            one = self._nodes[node_id] = _Node(node_id, NodeHealth(self._rng), backoff)
         return one
 
     def _tidy(self, one: _Node) -> None:
-        if one.left and not one.keys:
+        if _is_gone(one) and not one.jobs:
             self._nodes.pop(one.node_id, None)
 
     def _serve(self, one: _Node) -> None:
-        names = set(one.joined or ())
+        names = set(() if one.member is None else one.member.services)
         for name, limits in self._limits.items():
             if any(_is_at(address, one.ref) for address in limits.addresses):
                 names.add(name)
@@ -253,6 +421,11 @@ class ServicePool:
                 serving[one.node_id] = one
             else:
                 serving.pop(one.node_id, None)
+
+
+def _is_gone(one: _Node) -> bool:
+    """It has left and holds no slot: nobody is shown it, though results of its may still be fetched."""
+    return one.left and not one.keys
 
 
 def _is_at(address: NodeAddress, ref: NodeRef | None) -> bool:
@@ -298,8 +471,50 @@ def _view(one: _Node) -> NodeView:
         cores=one.beat.cores,
         contact=one.contact,
         draining=one.draining,
-        aside=one.aside,
-        joined=one.joined is not None,
+        quarantined=one.quarantined,
+        joined=one.member is not None,
         machine=one.machine,
         labels=one.labels,
+        heard_at=one.heard_at,
+        jobs_ended=one.jobs_ended,
+        jobs_failed=one.jobs_failed,
+    )
+
+
+def _nobody(address: NodeAddress, reason: str) -> NodeView:
+    """A node of the settings that has not answered yet; its address stands for its id."""
+    return NodeView(
+        NodeRef(address.url, address.url),
+        NodeState.LOST,
+        f"it has not answered since the server started: {reason}",
+        address.services,
+        slots=None,
+        held=0,
+        others=0,
+        load=0.0,
+        contact=NodeState.LOST,
+    )
+
+
+def _fact(one: _Node, now: float) -> NodeFact:
+    busy = max(len(one.keys), len(one.jobs)) + one.beat.others
+    if one.known_at is None:
+        one.known_at = now
+    if busy:
+        one.touched = now
+    if one.draining is not None and one.drained_at is None:
+        one.drained_at = now  # ordered in an earlier life
+    return NodeFact(
+        node_id=one.node_id,
+        machine=one.machine,
+        ready=one.contact is NodeState.READY and one.quarantined is None,
+        draining=one.draining is not None,
+        slots=one.beat.slots if one.beat.slots is not None else one.beat.cores,
+        busy=busy,
+        idle_since=None if busy else one.known_at if one.touched is None else one.touched,
+        joined_at=one.known_at,
+        lost=one.contact is NodeState.LOST,
+        drained_for=one.draining or "",
+        drained_at=one.drained_at,
+        heard_at=one.heard_at,
     )

@@ -11,7 +11,7 @@ from simulation.world import Faulty
 
 from actors.domain.changes import SetProgress, Transition
 from actors.domain.job import Job
-from actors.domain.node import NodeRef, PayloadView
+from actors.domain.node import NodeRef, NodeState, PayloadView
 from actors.domain.service import ServiceLimits
 from actors.domain.status import Owner, Status
 from actors.getter import getter, reconcile
@@ -32,7 +32,8 @@ class BrokenRule:
 def _slot_kept_when_lost() -> Iterator[None]:
     def unreserve(self: ServicePool, key: str) -> None:
         held_on = self._slots_held.get(key) if hasattr(self, "_slots_held") else None
-        if held_on is None or not self.is_lost(held_on):
+        node = self._nodes.get(held_on or "")
+        if node is None or node.contact is not NodeState.LOST:
             original(self, key)
 
     original = ServicePool.unreserve

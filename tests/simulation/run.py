@@ -147,7 +147,7 @@ class _Simulation:
             ledger=ledger,
             nodes=nodes,
             queue=QueueManager(limits),
-            pool=ServicePool(limits),
+            pool=ServicePool(limits, rng),
             services=limits,
             rng=rng,
             hand_over=hand_over(epoch, getter.tell),

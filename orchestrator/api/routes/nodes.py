@@ -11,7 +11,7 @@ from werkzeug.routing import PathConverter
 
 from actors.domain.ids import is_key
 from actors.domain.labels import is_label_name, is_label_value
-from actors.domain.node import NodeState, NodeView
+from actors.domain.node import JoinedNode, NodeState, NodeView
 from actors.domain.scaling import DRAINED_BY_SCALING
 from actors.wire.http.app import Refusal, json_response, query
 from orchestrator.api.context import Api
@@ -21,7 +21,6 @@ from orchestrator.api.openapi.describe import ORDER, UNAVAILABLE, describe, in_q
 from orchestrator.api.serializers import render_node
 from orchestrator.contract import bodies
 from orchestrator.contract.bodies import Also
-from orchestrator.ledger.tables.nodes import JoinedNode
 from orchestrator.nodes.native.events import NodeKind
 from orchestrator.nodes.registry import MachineTaken
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+from actors.domain.node import JoinedNode
 
 _COLUMNS: Final = "node_id, url, services, slots, labels, kind, last_seen, machine"
 
@@ -24,22 +25,6 @@ TABLES: Final = (
     ) STRICT""",
     "CREATE TABLE drains (node_id TEXT PRIMARY KEY, reason TEXT NOT NULL) STRICT, WITHOUT ROWID",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class JoinedNode:
-    """A node that joined by itself. `kind` says what it came from (a provider's name, or "" for by hand);
-    `last_seen` is wall-clock, of its last joining. `machine` is the token of the machine that it runs on,
-    None for one that no scaling has made."""
-
-    node_id: str
-    url: str
-    services: tuple[str, ...]
-    slots: int | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    kind: str = ""
-    last_seen: float = 0.0
-    machine: str | None = None
 
 
 def read_nodes(db: sqlite3.Connection) -> Sequence[JoinedNode]:

@@ -19,7 +19,7 @@ from trio.testing import MockClock
 
 from actors.autoscaler.autoscaler import AutoScaler
 from actors.domain.job import Job
-from actors.domain.node import Heartbeat, Member, NodeRef
+from actors.domain.node import Heartbeat, JoinedNode, NodeRef
 from actors.domain.scaling import (
     DecisionRecord,
     Machine,
@@ -86,7 +86,7 @@ class Site:
     def __init__(self, arrivals: Sequence[Arrival], *, slots: int, quota: int, cloud: Cloud) -> None:
         self.cloud = cloud
         self.line = Line(quota)
-        self.pool = ServicePool(self.line.limits)
+        self.pool = ServicePool(self.line.limits, random.Random("pool"))
         self.samples: list[tuple[float, int, int, int]] = []
         self.spans: list[tuple[float, float]] = []
         self.began: dict[str, float] = {}
@@ -159,8 +159,8 @@ class Site:
         if (fact := self._facts.get(node_id)) is None:
             return False
         if not fact.draining:
-            self.pool.drain(node_id, reason)
             now = trio.current_time()
+            self.pool.drain(node_id, reason, now)
             self._facts[node_id] = _with(fact, draining=True, drained_for=reason, drained_at=now)
         return True
 
@@ -201,8 +201,8 @@ class Site:
     async def _boot(self, token: str) -> None:
         await trio.sleep(self.cloud.boot_seconds)
         node_id, now = f"node-{token}", trio.current_time()
-        self.pool.seen(NodeRef(node_id, node_id), Heartbeat(slots=self._slots))
-        self.pool.join(Member(node_id, node_id, (SERVICE,)))
+        self.pool.seen(NodeRef(node_id, node_id), Heartbeat(slots=self._slots), now)
+        self.pool.join(JoinedNode(node_id, node_id, (SERVICE,)), now)
         self._facts[node_id] = NodeFact(
             node_id, token, True, False, self._slots, 0, now, joined_at=now, heard_at=now
         )

@@ -52,7 +52,7 @@ async def test_a_pause_reaches_it_as_a_message_and_where_that_is_lost_as_a_row(
         return waiting.reason
 
     def fresh(mailbox: Mailbox, nursery: trio.Nursery) -> Sender:
-        return make(mailbox, nursery, queue=QueueManager(LIMITS), pool=ServicePool(LIMITS))
+        return make(mailbox, nursery, queue=QueueManager(LIMITS), pool=ServicePool(LIMITS, random.Random(1)))
 
     ledger.paused = {"example": ("maintenance", 1.0)}
     async with trio.open_nursery() as nursery:

@@ -19,11 +19,12 @@ from support.data.ledgers import SetClock, by_owner, list_jobs, new_attempt, new
 from actors.domain.changes import ChangeResult, MoveAttempt, RecordEnd, SetMessage, SetProgress
 from actors.domain.ids import MAX_ID
 from actors.domain.job import AttemptState, End, Job
+from actors.domain.node import JoinedNode
 from actors.domain.status import Status
 from actors.ports.ledger import LedgerError
 from actors.store.sqlite_thread import run_on_connection
 from orchestrator.ledger import schema
-from orchestrator.ledger.ledger import JobDetails, JoinedNode, LedgerFull, SqliteLedger
+from orchestrator.ledger.ledger import JobDetails, LedgerFull, SqliteLedger
 from orchestrator.ledger.schema import SCHEMA
 
 S = Status

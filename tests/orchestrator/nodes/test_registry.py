@@ -12,10 +12,10 @@ from support.data.ledgers import SetClock, by_owner, new_job, open_ledger
 from support.processes.api_server import Owner
 
 from actors.domain.job import Attempt, AttemptState
-from actors.domain.node import NodeAddress, NodeRef, NodeState, NodeView
+from actors.domain.node import JoinedNode, NodeAddress, NodeRef, NodeState, NodeView
 from actors.domain.status import Status
 from actors.kernel.actor import ActorError, Mailbox
-from orchestrator.ledger.ledger import JoinedNode, SqliteLedger
+from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.nodes.registry import FORGOTTEN_AFTER, NodeRegistry
 
 ID, OTHER = "a" * 32, "b" * 32

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.domain.node import Heartbeat, Member, NodeAddress, NodeRef, NodeState
+from actors.domain.node import Heartbeat, JoinedNode, NodeAddress, NodeRef, NodeState
 from actors.domain.service import ServiceLimits
 from orchestrator.scheduling.service_pool import ServicePool
 
@@ -24,9 +24,9 @@ LIMITS = {
 
 
 def pool_of(*beats: Heartbeat) -> ServicePool:
-    pool = ServicePool(LIMITS)
+    pool = ServicePool(LIMITS, random.Random(1))
     for ref, beat in zip(REFS, beats, strict=False):
-        pool.seen(ref, beat)
+        pool.seen(ref, beat, 0.0)
     return pool
 
 
@@ -36,7 +36,7 @@ def chosen(pool: ServicePool, service: str = "a") -> str | None:
 
 
 def state(pool: ServicePool, node_id: str) -> NodeState:
-    return next(view.state for view in pool.view() if view.node.node_id == node_id)
+    return next(view.state for view in pool.views(0.0) if view.node.node_id == node_id)
 
 
 class Model:
@@ -45,12 +45,14 @@ class Model:
     def __init__(self) -> None:
         self.beats: dict[int, Heartbeat] = {}
         self.contact: dict[int, str] = {}
-        self.orders: set[tuple[str, int]] = set()
+        self.drained: set[int] = set()
+        self.known: set[int] = set()
         self.holds: dict[str, int] = {}
         self.used: dict[int, int] = {}
         self.turn = 0
 
     def reserve(self, key: str, number: int) -> None:
+        self.known.add(number)
         if self.holds.get(key) != number:
             self.turn += 1
             self.used[number] = self.turn
@@ -68,9 +70,11 @@ class Model:
     def choose(self, service: str) -> str | None:
         able = []
         for number in {"a": (0, 1, 2, 3), "b": (2,), "c": ()}[service]:
-            if self.contact.get(number) != "ready" or {("drain", number), ("aside", number)} & self.orders:
+            if self.contact.get(number) != "ready" or number in self.drained:
                 continue
             beat = self.beats[number]
+            if beat.unhealthy:
+                continue
             if beat.slots is None or beat.slots - self.held(number) - beat.others > 0:
                 able.append((-self.share(number), beat.load, self.used.get(number, 0), number))
         return f"id-{min(able)[3]}" if able else None
@@ -80,7 +84,7 @@ class Model:
 @given(st.integers(0, 2**32))
 def test_every_choice_is_the_models(seed: int) -> None:
     rng = random.Random(seed)
-    pool, model = ServicePool(LIMITS), Model()
+    pool, model = ServicePool(LIMITS, random.Random(1)), Model()
     for _ in range(80):
         number, key = rng.randrange(5), f"key-{rng.randrange(12)}"
         node_id = f"id-{number}"
@@ -89,9 +93,13 @@ def test_every_choice_is_the_models(seed: int) -> None:
         ):
             case "seen":
                 slots = rng.choice([None, 0, 1, 2, 3, 6])
-                beat = Heartbeat(float(rng.randrange(3)), slots, rng.randint(1, 4), rng.randrange(3))
-                pool.seen(REFS[number], beat)
+                sick = rng.choice(["", "", "", "sick"])
+                beat = Heartbeat(
+                    float(rng.randrange(3)), slots, rng.randint(1, 4), rng.randrange(3), unhealthy=sick
+                )
+                pool.seen(REFS[number], beat, 0.0)
                 model.beats[number], model.contact[number] = beat, "ready"
+                model.known.add(number)
             case "hold":
                 pool.reserve(key, node_id)
                 model.reserve(key, number)
@@ -108,27 +116,25 @@ def test_every_choice_is_the_models(seed: int) -> None:
                 model.holds.pop(key, None)
             case "suspect":
                 pool.suspect(node_id, "x")
-                if model.contact.get(number) != "lost":
+                if number in model.known and model.contact.get(number) != "lost":
                     model.contact[number] = "suspect"
             case "lost":
                 pool.lost(node_id, "x")
-                model.contact[number] = "lost"
+                if number in model.known:
+                    model.contact[number] = "lost"
             case "order" if rng.random() < 0.3:
-                kind = rng.choice(["drain", "aside"])
-                (pool.drain if kind == "drain" else pool.set_aside)(node_id, "x")
-                model.orders.add((kind, number))
+                assert pool.drain(node_id, "x", 0.0) == (number in model.known)
+                model.drained |= {number} & model.known
             case "lift":
-                pool.undrain(node_id)
-                pool.take_back(node_id)
-                model.orders -= {("drain", number), ("aside", number)}
+                assert pool.undrain(node_id) == (number in model.known)
+                model.drained -= {number}
         for service in LIMITS:
             assert chosen(pool, service) == model.choose(service)
             assert pool.choose(service) is None or pool.any_node(service)
             assert pool.why_none(service)
-        assert [pool.is_lost(f"id-{n}") for n in range(5)] == [
-            model.contact.get(n) == "lost" for n in range(5)
-        ]
-        for view in pool.view():
+        lost = {view.node.node_id for view in pool.views(0.0) if view.contact is NodeState.LOST}
+        assert lost == {f"id-{n}" for n in range(5) if model.contact.get(n) == "lost"}
+        for view in pool.views(0.0):
             assert view.held == model.held(int(view.node.node_id[-1]))
 
 
@@ -143,7 +149,7 @@ def test_jobs_fill_every_slot_and_not_one_more(slots: list[int], jobs: int) -> N
         pool.reserve(f"k{job}", node_id)
         placed += 1
     assert placed == min(jobs, sum(slots))
-    assert all(view.slots is not None and view.held <= view.slots for view in pool.view())
+    assert all(view.slots is not None and view.held <= view.slots for view in pool.views(0.0))
 
 
 def test_the_largest_share_of_free_slots_wins_not_the_largest_number() -> None:
@@ -183,15 +189,15 @@ def test_a_node_without_slots_takes_any_number_after_those_that_have_room() -> N
 
 
 def test_slots_are_held_before_the_node_is_seen_and_across_its_absence() -> None:
-    pool = ServicePool(LIMITS)
+    pool = ServicePool(LIMITS, random.Random(1))
     pool.reserve("k1", "id-0")
     pool.reserve("k1", "id-0")
     assert pool.ref("id-0") is None
     assert state(pool, "id-0") is NodeState.JOINING
-    pool.seen(REFS[0], Heartbeat(slots=1))
+    pool.seen(REFS[0], Heartbeat(slots=1), 0.0)
     assert chosen(pool) is None
     pool.lost("id-0", "silent")
-    pool.seen(REFS[0], Heartbeat(slots=1))
+    pool.seen(REFS[0], Heartbeat(slots=1), 0.0)
     assert chosen(pool) is None
     pool.unreserve("k1")
     pool.unreserve("k1")
@@ -202,7 +208,7 @@ def test_a_key_holds_one_slot_only() -> None:
     pool = pool_of(Heartbeat(slots=2), Heartbeat(slots=2))
     pool.reserve("k", "id-0")
     pool.reserve("k", "id-1")
-    assert [view.held for view in pool.view()] == [0, 1]
+    assert [view.held for view in pool.views(0.0)] == [0, 1]
 
 
 def test_suspect_and_lost_nodes_get_nothing_until_seen_and_lost_is_not_undone_by_suspect() -> None:
@@ -213,35 +219,34 @@ def test_suspect_and_lost_nodes_get_nothing_until_seen_and_lost_is_not_undone_by
     assert pool.why_none("a").endswith("id-0 (http://n0:8080) is suspect: 3 heartbeats are missing")
     pool.lost("id-0", "silent for 60 s")
     pool.suspect("id-0", "late")
-    assert pool.is_lost("id-0")
     assert state(pool, "id-0") is NodeState.LOST
-    pool.seen(REFS[0], Heartbeat(slots=1))
-    assert not pool.is_lost("id-0")
+    pool.seen(REFS[0], Heartbeat(slots=1), 0.0)
+    assert state(pool, "id-0") is NodeState.READY
     assert chosen(pool) == "id-0"
 
 
-def test_draining_and_set_aside_outlast_a_heartbeat() -> None:
-    pool = pool_of(Heartbeat(slots=1))
-    pool.drain("id-0", "to be removed")
-    pool.set_aside("id-0", "failed 5 jobs in 3 s")
-    pool.seen(REFS[0], Heartbeat(slots=1))
+def test_draining_and_quarantine_outlast_a_heartbeat() -> None:
+    pool, sick = pool_of(Heartbeat(slots=1)), Heartbeat(slots=1, unhealthy="failed 5 jobs in 3 s")
+    pool.drain("id-0", "to be removed", 0.0)
+    pool.seen(REFS[0], sick, 0.0)
+    pool.seen(REFS[0], sick, 0.0)
     assert state(pool, "id-0") is NodeState.DRAINING
     pool.undrain("id-0")
-    assert state(pool, "id-0") is NodeState.SET_ASIDE
+    assert state(pool, "id-0") is NodeState.QUARANTINED
     assert "is set aside: failed 5 jobs in 3 s" in pool.why_none("a")
-    pool.take_back("id-0")
+    pool.seen(REFS[0], Heartbeat(slots=1), 0.0)
     assert chosen(pool) == "id-0"
 
 
 def test_a_node_that_joined_serves_what_it_said_and_is_seen_first() -> None:
-    pool = ServicePool(LIMITS)
-    pool.join(Member("new", "http://new:1", ("c", "unheard-of")))
-    (view,) = pool.view()
+    pool = ServicePool(LIMITS, random.Random(1))
+    pool.join(JoinedNode("new", "http://new:1", ("c", "unheard-of")), 0.0)
+    (view,) = pool.views(0.0)
     assert (view.state, view.services, view.node.url) == (NodeState.JOINING, ("c",), "http://new:1")
     assert chosen(pool, "c") is None
-    pool.seen(NodeRef("new", "http://new:1"), Heartbeat(slots=1))
+    pool.seen(NodeRef("new", "http://new:1"), Heartbeat(slots=1), 0.0)
     assert chosen(pool, "c") == "new"
-    pool.join(Member("new", "http://new:1", ("b",)))
+    pool.join(JoinedNode("new", "http://new:1", ("b",)), 0.0)
     assert chosen(pool, "c") is None
     assert chosen(pool, "b") == "new"
 
@@ -252,19 +257,19 @@ def test_a_node_that_left_is_kept_while_it_holds_slots() -> None:
     pool.forget("id-0")
     pool.forget("id-1")
     pool.forget("id-1")
-    assert [view.node.node_id for view in pool.view()] == ["id-0"]
+    assert [view.node.node_id for view in pool.views(0.0)] == ["id-0"]
     assert chosen(pool) is None
-    pool.seen(REFS[0], Heartbeat(slots=1))
+    pool.seen(REFS[0], Heartbeat(slots=1), 0.0)
     assert chosen(pool) is None, "its slot is held still"
     pool.forget("id-0")
     pool.unreserve("k")
-    assert pool.view() == []
+    assert pool.views(0.0) == ()
 
 
 def test_a_node_that_moves_serves_what_its_new_address_says() -> None:
     pool = pool_of(Heartbeat(slots=1))
     assert chosen(pool, "b") is None
-    pool.seen(replace(REFS[0], url=URLS[2]), Heartbeat(slots=1))
+    pool.seen(replace(REFS[0], url=URLS[2]), Heartbeat(slots=1), 0.0)
     assert chosen(pool, "b") == "id-0"
 
 
@@ -273,12 +278,12 @@ def test_foreign_nodes_are_known_by_their_full_urls() -> None:
     limits = {
         name: ServiceLimits(name, addresses=(NodeAddress("", (), f"{base}/{name}"),)) for name in ("x", "y")
     }
-    pool = ServicePool(limits)
-    pool.seen(NodeRef(f"{base}/x", base, True, f"{base}/x", f"{base}/get", f"{base}/kill"), Heartbeat())
+    pool = ServicePool(limits, random.Random(1))
+    pool.seen(NodeRef(f"{base}/x", base, True, f"{base}/x", f"{base}/get", f"{base}/kill"), Heartbeat(), 0.0)
     assert chosen(pool, "x") == f"{base}/x"
     assert chosen(pool, "y") is None
-    pool = ServicePool({"z": ServiceLimits("z", addresses=(NodeAddress(base),))})
-    pool.seen(NodeRef(base, base, True, f"{base}/submit"), Heartbeat())
+    pool = ServicePool({"z": ServiceLimits("z", addresses=(NodeAddress(base),))}, random.Random(1))
+    pool.seen(NodeRef(base, base, True, f"{base}/submit"), Heartbeat(), 0.0)
     assert chosen(pool, "z") == base
 
 
@@ -291,7 +296,7 @@ def test_foreign_nodes_are_known_by_their_full_urls() -> None:
     ],
 )
 def test_why_there_is_no_node_is_a_sentence(service: str, sentence: str) -> None:
-    pool = ServicePool(LIMITS)
+    pool = ServicePool(LIMITS, random.Random(1))
     assert pool.choose(service) is None
     assert not pool.any_node(service)
     assert pool.why_none(service) == sentence
@@ -299,17 +304,17 @@ def test_why_there_is_no_node_is_a_sentence(service: str, sentence: str) -> None
 
 def test_a_long_list_of_nodes_is_cut() -> None:
     limits = {"a": ServiceLimits("a", addresses=(NodeAddress("http://all"),))}
-    pool = ServicePool(limits)
+    pool = ServicePool(limits, random.Random(1))
     for number in range(9):
-        pool.seen(NodeRef(f"n{number}", "http://all"), Heartbeat(slots=0))
+        pool.seen(NodeRef(f"n{number}", "http://all"), Heartbeat(slots=0), 0.0)
     assert pool.why_none("a").endswith("; and 4 more")
 
 
 def test_a_job_goes_where_what_it_requires_is() -> None:
-    pool = ServicePool(LIMITS)
+    pool = ServicePool(LIMITS, random.Random(1))
     for name, labels in (("a", {"gpu": "a100", "ssd": ""}), ("b", {"gpu": "h100"}), ("c", {})):
-        pool.join(Member(name, f"http://{name}:1", ("c",), labels=labels))
-        pool.seen(NodeRef(name, f"http://{name}:1"), Heartbeat(slots=1))
+        pool.join(JoinedNode(name, f"http://{name}:1", ("c",), labels=labels), 0.0)
+        pool.seen(NodeRef(name, f"http://{name}:1"), Heartbeat(slots=1), 0.0)
 
     def able(requires: str) -> set[str]:
         found = set()

@@ -1,0 +1,125 @@
+"""Whether a node is sick: in touch, and yet whatever it is given goes wrong. Pure; times are monotonic.
+
+A sick node is the one that is always free, so it would eat the whole queue. It is quarantined with a reason:
+
+- it says so itself (its health command), or has run out of disk or memory: for as long as that lasts;
+- it took none of the last `DISPATCHES` attempts, or the last `JOBS` jobs there, of `USERS` users or more,
+  failed within `SECONDS` of their start: for a growing while. Then it is on probation: it gets one job, whose
+  end decides; a job that runs for `PROBATION` says the same as one that goes well. What is older than
+  `REMEMBERED` is forgotten, as users' own mistakes come one by one.
+
+Jobs that fail on every node say nothing of any node: nothing is held against one while the others of the
+service do no better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from actors.domain.node import Heartbeat
+from actors.kernel.backoff import Backoff
+from actors.ports.world import Random
+
+DISPATCHES: Final = 8
+JOBS: Final = 3
+USERS: Final = 2
+SECONDS: Final = 3.0
+REMEMBERED: Final = 60.0
+PROBATION: Final = 30.0
+QUARANTINE_FIRST: Final = 15.0
+QUARANTINE_MOST: Final = 900.0
+LEAST_DISK: Final = 64 << 20
+LEAST_MEMORY: Final = 32 << 20
+ENOUGH: Final = 1.5
+"""How much more than the least there has to be again before a node comes back."""
+
+
+class NodeHealth:
+    """The health of one node: see the module. One of which nothing was told is well."""
+
+    def __init__(self, rng: Random) -> None:
+        self._backoff = Backoff(rng, first=QUARANTINE_FIRST, most=QUARANTINE_MOST)
+        self._refused = 0
+        self._streak: list[tuple[float, int]] = []
+        """When, and whose, of the jobs that failed at once since one went well."""
+        self._why = ""
+        self._until = 0.0
+        self._probation = False
+        self._probation_until = 0.0
+        self._scarce = ""
+        self._unhealthy = ""
+
+    # ------------------------------------------------------------------ what it is told
+
+    def heard(self, beat: Heartbeat) -> None:
+        """What the node says of itself."""
+        self._unhealthy = beat.unhealthy
+        self._scarce = _scarce(beat, ENOUGH if self._scarce else 1.0)
+
+    def refused(self, reason: str, now: float) -> None:
+        """It did not take an attempt."""
+        self._refused += 1
+        if self._refused >= DISPATCHES or self._probation:
+            self._quarantine(f"it took none of {self._refused} attempts: {reason}", now)
+
+    def took(self) -> None:
+        """It took an attempt."""
+        self._refused = 0
+
+    def ended(self, user_id: int, *, badly: bool, others: Iterable[NodeHealth], now: float) -> None:
+        """A job ended there: `badly` if it failed within `SECONDS` of its start. `others` are the other ready
+        nodes of its service."""
+        if not badly:
+            self._streak.clear()
+            self._probation = False
+            self._backoff.reset()
+            return
+        self._streak = [*self._streak[-15:], (now, user_id)]
+        if not self._fails_jobs(now):
+            return
+        compared = list(others)
+        if compared and all(one._fails_jobs(now) for one in compared):
+            # It is the jobs. What was held against the others for the same reason is forgotten too.
+            self._probation = False
+            return
+        users = {user for _, user in self._streak}
+        self._quarantine(f"{len(self._streak)} jobs in a row, of {len(users)} users, failed at once", now)
+
+    def _fails_jobs(self, now: float) -> bool:
+        self._streak = [one for one in self._streak if now - one[0] < REMEMBERED]
+        users = {user for _, user in self._streak}
+        return self._probation or (len(self._streak) >= JOBS and len(users) >= USERS)
+
+    def _quarantine(self, why: str, now: float) -> None:
+        if now >= self._until:  # else what was under way ends, and was counted
+            self._why, self._until = why, now + self._backoff.next()
+            self._probation = False
+
+    # ------------------------------------------------------------------ what it says
+
+    def why_quarantined(self, now: float) -> str:
+        """Why the node gets no jobs now; "" if it does."""
+        if self._unhealthy or self._scarce:
+            return self._unhealthy or self._scarce
+        if now < self._until:
+            return f"{self._why}; it is tried again in {self._until - now:.0f} s"
+        if self._why:
+            self._why, self._probation, self._probation_until = "", True, now + PROBATION
+        return ""
+
+    def on_probation(self, now: float) -> bool:
+        """Whether it gets only one job at a time."""
+        if now >= self._probation_until:
+            self._probation = False
+        return self._probation
+
+
+def _scarce(beat: Heartbeat, factor: float) -> str:
+    for what, there, least in (
+        ("disk", beat.free_disk, LEAST_DISK),
+        ("memory", beat.free_memory, LEAST_MEMORY),
+    ):
+        if there is not None and there < least * factor:
+            return f"it has run out of {what}: {there >> 20} MiB are free"
+    return ""

@@ -1,0 +1,171 @@
+"""When a node is sick, and when it is the jobs."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from actors.domain.job import Attempt, End, Job
+from actors.domain.node import Heartbeat, NodeAddress, NodeRef, NodeState
+from actors.domain.service import ServiceLimits
+from actors.domain.status import Status
+from orchestrator.scheduling.node_health import (
+    DISPATCHES,
+    PROBATION,
+    QUARANTINE_FIRST,
+    QUARANTINE_MOST,
+    NodeHealth,
+)
+from orchestrator.scheduling.service_pool import ServicePool
+
+WELL = Heartbeat(slots=2, free_disk=1 << 40, free_memory=1 << 40)
+
+
+class Found(dict[str, NodeHealth]):
+    """The health of nodes by name."""
+
+    def __missing__(self, name: str) -> NodeHealth:
+        self[name] = NodeHealth(random.Random(1))
+        return self[name]
+
+
+def fail(found: Found, *users: int, node: str = "a", others: tuple[str, ...] = (), now: float = 0.0) -> None:
+    for user in users:
+        found[node].ended(user, badly=True, others=[found[one] for one in others], now=now)
+
+
+def test_jobs_of_several_users_that_fail_at_once_quarantine_a_node() -> None:
+    found = Found()
+    fail(found, 1, 2)
+    assert not found["a"].why_quarantined(0.0)
+    fail(found, 1)
+    assert "3 jobs in a row, of 2 users, failed at once" in found["a"].why_quarantined(0.0)
+    assert not found["b"].why_quarantined(0.0)
+
+
+def test_one_user_s_bad_jobs_say_nothing_of_a_node() -> None:
+    found = Found()
+    fail(found, *[1] * 50)
+    assert not found["a"].why_quarantined(0.0)
+
+
+def test_a_job_that_goes_well_between_makes_it_well() -> None:
+    found = Found()
+    fail(found, 1, 2)
+    found["a"].ended(3, badly=False, others=(), now=0.0)
+    fail(found, 1, 2)
+    assert not found["a"].why_quarantined(0.0)
+
+
+def test_jobs_that_fail_everywhere_are_held_against_no_further_node() -> None:
+    found = Found()
+    fail(found, 1, 2, 3, others=("b",))
+    assert found["a"].why_quarantined(0.0)
+    fail(found, 1, 2, 3, node="b", others=("a",))
+    assert not found["b"].why_quarantined(0.0), "the service goes on"
+
+
+def test_it_comes_back_on_probation_and_one_job_decides() -> None:
+    found = Found()
+    fail(found, 1, 2, 3)
+    later = QUARANTINE_FIRST + 1
+    assert not found["a"].why_quarantined(later) and found["a"].on_probation(later)
+    fail(found, 4, now=later)
+    assert found["a"].why_quarantined(later) and not found["a"].on_probation(later)
+    again = later + 2 * QUARANTINE_FIRST + 1
+    assert found["a"].why_quarantined(later + QUARANTINE_FIRST / 2), "longer than the first time"
+    assert not found["a"].why_quarantined(again)
+    found["a"].ended(5, badly=False, others=(), now=again)
+    assert not found["a"].on_probation(again)
+    fail(found, 1, 2)
+    assert not found["a"].why_quarantined(again)
+
+
+def test_mistakes_that_come_one_by_one_are_forgotten() -> None:
+    found = Found()
+    for n in range(20):
+        fail(found, n % 4, now=n * 31.0)
+        assert not found["a"].why_quarantined(n * 31.0)
+
+
+def test_probation_ends_with_a_job_that_runs_on() -> None:
+    found = Found()
+    fail(found, 1, 2, 3)
+    later = QUARANTINE_FIRST + 1
+    assert not found["a"].why_quarantined(later) and found["a"].on_probation(later)
+    assert not found["a"].on_probation(later + PROBATION)
+
+
+def test_it_is_never_given_up_for_ever() -> None:
+    found, now = Found(), 0.0
+    for _ in range(40):
+        fail(found, 1, 2, 3, now=now)
+        now += QUARANTINE_MOST + 1
+        assert not found["a"].why_quarantined(now)
+
+
+def test_a_node_that_takes_nothing_is_quarantined() -> None:
+    found = Found()
+    for _ in range(DISPATCHES - 1):
+        found["a"].refused("HTTP 503", 0.0)
+    found["a"].took()
+    for _ in range(DISPATCHES - 1):
+        found["a"].refused("HTTP 503", 0.0)
+    assert not found["a"].why_quarantined(0.0)
+    found["a"].refused("HTTP 503", 0.0)
+    assert "took none of 8 attempts: HTTP 503" in found["a"].why_quarantined(0.0)
+
+
+def test_a_node_without_disk_or_memory_is_quarantined_until_there_is_enough_again() -> None:
+    found = Found()
+    for name in ("free_disk", "free_memory"):
+        found["a"].heard(replace(WELL, **{name: 1 << 20}))  # type: ignore[arg-type]  # by name
+        assert "has run out of" in found["a"].why_quarantined(0.0)
+        found["a"].heard(WELL)
+        assert not found["a"].why_quarantined(0.0)
+    found["a"].heard(replace(WELL, free_disk=60 << 20))
+    found["a"].heard(replace(WELL, free_disk=70 << 20))
+    assert found["a"].why_quarantined(0.0), "just above the least is not enough"
+    found["b"].heard(Heartbeat())
+    assert not found["b"].why_quarantined(0.0), "one that does not say has enough"
+
+
+def test_a_node_may_say_itself_that_it_is_sick() -> None:
+    found = Found()
+    found["a"].heard(replace(WELL, unhealthy="the GPU is gone"))
+    assert found["a"].why_quarantined(0.0) == "the GPU is gone"
+    found["a"].heard(WELL)
+    assert not found["a"].why_quarantined(0.0)
+
+
+def ended(number: int, user: int, node: str, status: Status, seconds: float) -> tuple[Job, Job]:
+    attempt = Attempt(f"{number:032x}", number, 1, node)
+    running = Job(number, user, "s", Status.RUNNING, "", number, 0.0, 0.0, f"k{number}", attempt=attempt)
+    return running, replace(running, status=status, end=End(status, "", wall_seconds=seconds))
+
+
+def test_the_pool_gives_a_sick_node_nothing_then_one_job() -> None:
+    addresses = (NodeAddress("http://a"), NodeAddress("http://b"))
+    pool, now = ServicePool({"s": ServiceLimits("s", addresses=addresses)}, random.Random(1)), 0.0
+    nodes = [NodeRef("a", "http://a"), NodeRef("b", "http://b")]
+    for node in nodes:
+        pool.seen(node, WELL, now)
+    for number, user in enumerate((1, 2, 3), 1):
+        for row in ended(number, user, "a", Status.FAILED, 0.5):
+            pool.apply(row, now)
+    (view, _) = pool.views(now)
+    assert view.state is NodeState.QUARANTINED and "3 jobs in a row" in view.reason
+    pool.reserve("k" * 32, "b")
+    assert pool.choose("s") == nodes[1]
+    now = QUARANTINE_FIRST + 1
+    for node in nodes:
+        pool.seen(node, WELL, now)
+    assert pool.choose("s") == nodes[0]
+    pool.reserve("l" * 32, "a")
+    assert pool.choose("s") == nodes[1], "one at a time"
+    for row in ended(9, 1, "a", Status.COMPLETED, 0.5):
+        pool.apply(row, now)
+    pool.unreserve("l" * 32)
+    pool.reserve("m" * 32, "a")
+    pool.reserve("n" * 32, "b")
+    assert pool.choose("s") == nodes[0], "it is well again"
