@@ -50,6 +50,7 @@ def render_job(
             created_at=_utc(row.created_at),
             updated_at=_utc(row.updated_at),
             started_at=_utc(end.started_at if end is not None else row.running_since),
+            finished_at=_utc(end.ended_at if end is not None else None),
             ended_at=_utc(row.ended_at),
             node=row.attempt.node_id if row.attempt is not None else None,
             attempt=row.attempt.n if row.attempt is not None else None,

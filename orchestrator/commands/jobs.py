@@ -102,6 +102,7 @@ def _facts(job: Job) -> list[tuple[str, object]]:
         ("rerun of", job.rerun_of),
         ("created", job.raw.get("created_at")),
         ("started", job.raw.get("started_at")),
+        ("finished", job.raw.get("finished_at")),
         ("ended", job.raw.get("ended_at")),
         ("end", ended),
         ("ran", span(job.wall_seconds)),

@@ -95,6 +95,10 @@ class Job(_Value):
     started_at: Annotated[
         datetime | None, Also(description="Of its attempt. While it runs: when that was first seen")
     ] = None
+    finished_at: Annotated[
+        datetime | None,
+        Also(description="When its script ended, by its node's clock; `ended_at` is when all was here"),
+    ] = None
     ended_at: datetime | None = None
     node: str | None = None
     attempt: int | None = None

@@ -76,6 +76,8 @@ async def test_a_round_trip(kind: str, shared: Started, tmp_path: Path) -> None:
         assert (
             ended.ended_at is not None and ended.created_at is not None and ended.ended_at > ended.created_at
         )
+        assert ended.started_at is not None and ended.finished_at is not None
+        assert ended.started_at <= ended.finished_at <= ended.ended_at
         assert await client.download(job.id, tmp_path / "r.zip") == tmp_path / "r.zip"
         async with aclosing(client.jobs(user=41, limit=1)) as jobs:
             assert [found.id async for found in jobs] == [job.id]
