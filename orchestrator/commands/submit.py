@@ -83,15 +83,18 @@ def submit_command(
     sys.exit(status)
 
 
-def _named(files: tuple[Path, ...]) -> dict[str, Path]:
-    """What each file is called in the job, and where it is. Raises click.UsageError for what cannot be
-    sent."""
+def _named(files: tuple[Path, ...]) -> dict[str, Path | bytes]:
+    """What each file is called in the job, and where it is, or what is in it where it does not say its size.
+    Raises click.UsageError for what cannot be sent."""
     from actors.wire.multipart.writer import FilePart
     from orchestrator.client import BadInput
     from orchestrator.client.files import parts
 
     try:
-        found = {part.filename: part.path for part in parts(files) if isinstance(part, FilePart)}
+        found = {
+            part.filename or "": part.path if isinstance(part, FilePart) else part.data
+            for part in parts(files)
+        }
     except BadInput as error:
         raise click.UsageError(str(error)) from None
     if "run.sh" not in found:
@@ -107,7 +110,7 @@ def _only_service(client: Client) -> str | None:
     return names[0] if names else None
 
 
-def _submitted(connection: Connection, files: dict[str, Path], how: dict[str, Any]) -> Job:
+def _submitted(connection: Connection, files: dict[str, Path | bytes], how: dict[str, Any]) -> Job:
     from orchestrator.commands.results import bar
 
     with connection.client() as client:
