@@ -18,7 +18,7 @@ from actors.kernel.supervisor import Supervisor
 from actors.runner import Runner, RunnerMailbox
 from actors.wire.http.server import serve
 from node.api import create_app
-from node.api.app import Services
+from node.api.app import NodeContext
 from node.api.submit import SubmitReceiver
 from node.executors.bash import BashExecutor
 from node.executors.executor import Executor
@@ -125,7 +125,7 @@ async def _serve(
         await nursery.start(supervisor.keep, runner.name, partial(live, runner, make_runner))
         await nursery.start(supervisor.keep, "cleaning", cleaning.run)
         # After the executor's start, which finds out how well it can keep payloads apart.
-        services = Services(
+        context = NodeContext(
             table=table,
             workspace=workspace,
             receiver=SubmitReceiver(table, workspace, settings.upload_limit),
@@ -157,7 +157,7 @@ async def _serve(
 
                 until_stopped.start_soon(stop)
                 await serve(
-                    create_app(services),
+                    create_app(context),
                     host=settings.host,
                     port=settings.port,
                     shutdown=shutdown,

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from actors.config import kinds as kind
 from actors.config.kinds import Kind, expecting
@@ -106,14 +105,9 @@ def _text(value: object) -> str:
 
 
 def _url(value: object) -> str:
-    if not isinstance(value, str) or any(c <= " " or c == "\x7f" for c in value):
-        raise ValueError(value)
-    split = urlsplit(value)
-    named = split.hostname and "@" not in split.netloc and split.port != 0
-    if split.scheme not in ("http", "https") or not named or split.query or split.fragment:
-        raise ValueError(value)
-    _resolvable(value)
-    return value.rstrip("/")
+    found = kind.base_url(value)
+    _resolvable(found)
+    return found
 
 
 def _resolvable(url: str) -> None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from actors.errors import CoreError
 
@@ -69,6 +70,29 @@ def one_of(*names: str) -> Kind:
         return str(value)
 
     return parse
+
+
+def url(value: Any) -> str:
+    expected = "an URL such as http://10.0.0.5:9000"
+    if not isinstance(value, str) or any(c <= " " or c == "\x7f" for c in value):
+        raise Wrong(expected)
+    try:
+        split = urlsplit(value)
+        split.port  # noqa: B018  (raises for a port that is none)
+    except ValueError:
+        raise Wrong(expected) from None
+    if split.scheme not in ("http", "https") or not split.hostname or split.query or split.fragment:
+        raise Wrong(expected)
+    return value
+
+
+def base_url(value: Any) -> str:
+    """Where a node or a server is reached, without a slash at its end."""
+    found = url(value)
+    split = urlsplit(found)
+    if "@" in split.netloc or split.port == 0:
+        raise Wrong("an URL such as http://10.0.0.5:9000")
+    return found.rstrip("/")
 
 
 def _number(value: Any) -> Any:

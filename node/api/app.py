@@ -24,7 +24,7 @@ NODE_HEADER: Final = "X-Node-Id"
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
+class NodeContext:
     """What the routes use. `grace`: seconds that a kill may take before SIGKILL. `executor` and `limits` are
     what `/v1/info` tells of the executor. `shutdown` ends the streams that follow something."""
 

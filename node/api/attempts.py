@@ -18,7 +18,7 @@ from actors.wire.http.app import Refusal, json_response, query
 from actors.wire.http.drain_body import drain_after
 from actors.wire.protocol import ndjson
 from actors.wire.protocol.attempts import PROTOCOL, heartbeat_to_json, mark_to_json, view_to_json
-from node.api.app import Services
+from node.api.app import NodeContext
 from node.api.results import collect_response, file_list, file_response, log_response, zip_response
 from node.api.submit import Item, ItemResult
 from node.payloads.table import view_of
@@ -37,39 +37,39 @@ _ALONE: Final = {
 }
 
 
-def v1_routes(services: Services) -> Blueprint:
+def v1_routes(context: NodeContext) -> Blueprint:
     routes = Blueprint("v1", __name__, url_prefix="/v1")
-    table = services.table
+    table = context.table
 
     @routes.get("/info")
     async def info() -> Response:
         query()
-        beat = services.load.now
+        beat = context.load.now
         return json_response(
             {
                 "protocol": PROTOCOL,
                 "node_id": table.node_id,
                 "machine_boot": table.machine_boot,
                 "incarnation": table.incarnation,
-                "version": services.version,
+                "version": context.version,
                 "slots": beat.slots,
                 "cores": beat.cores,
-                "executor": services.executor,
-                "limits": services.limits,
+                "executor": context.executor,
+                "limits": context.limits,
             }
         )
 
     @routes.get("/events")
     async def events() -> Response:
         owner = query("owner").get("owner")
-        return Response(_events(services, owner), content_type="application/x-ndjson")
+        return Response(_events(context, owner), content_type="application/x-ndjson")
 
     @routes.post("/attempts")
     async def submit() -> Response:
         query()
         content_type = request.headers.get("Content-Type", "")
         body = request.body
-        items = await services.receiver.attempts(content_type, body)
+        items = await context.receiver.attempts(content_type, body)
         status = _alone(items[0]) if len(items) == 1 else 200
         answer = {**mark_to_json(table.mark), "items": [item.to_json() for item in items]}
         if any(item.result is ItemResult.TOMBSTONED for item in items):
@@ -88,7 +88,7 @@ def v1_routes(services: Services) -> Blueprint:
         query()
         keys = await _keys()
         payloads = await table.cancel(keys)
-        services.receiver.refuse(keys)
+        context.receiver.refuse(keys)
         items = [
             {"key": key, "result": "tombstoned", "payload": None}
             if payload is None
@@ -102,33 +102,33 @@ def v1_routes(services: Services) -> Blueprint:
         query()
         keys = await _keys()
         await table.release(keys)
-        services.receiver.refuse(keys)
+        context.receiver.refuse(keys)
         return _answer(table.mark, [{"key": key, "result": "released"} for key in keys])
 
     @routes.post("/collect")
     async def collect() -> Response:
         query()
-        return collect_response(services, await _keys())
+        return collect_response(context, await _keys())
 
     @routes.get("/attempts/<key>/results")
     async def results(key: str) -> Response:
         query()
-        return await zip_response(services, await _find(key))
+        return await zip_response(context, await _find(key))
 
     @routes.get("/attempts/<key>/files")
     async def files(key: str) -> Response:
         query()
-        return json_response(await file_list(services, await _find(key)))
+        return json_response(await file_list(context, await _find(key)))
 
     @routes.get("/attempts/<key>/files/<file:path>")
     async def file(key: str, path: str) -> Response:
         query()
-        return await file_response(services, await _find(key), path)
+        return await file_response(context, await _find(key), path)
 
     @routes.get("/attempts/<key>/logs")
     async def logs(key: str) -> Response:
         given = query("stream", "offset", "follow")
-        return await log_response(services, await _find(key), given)
+        return await log_response(context, await _find(key), given)
 
     async def _find(key: str) -> Payload:
         if is_key(key):
@@ -137,17 +137,17 @@ def v1_routes(services: Services) -> Blueprint:
                 return payload
             if await table.is_tombstoned(key):
                 raise Refusal(410, "tombstoned", "it was cancelled or released and will never run here")
-            if key in services.receiver.receiving:
+            if key in context.receiver.receiving:
                 raise Refusal(409, "receiving", "it is being received; ask again")
         raise Refusal(404, "not_found", f"no attempt has the key {printable(key)}")
 
     return routes
 
 
-async def _events(services: Services, owner: str | None) -> AsyncIterator[bytes]:
-    table = services.table
+async def _events(context: NodeContext, owner: str | None) -> AsyncIterator[bytes]:
+    table = context.table
     async with table.subscribe(owner) as (picture, mark, changes):
-        beat = await _heartbeat(services)
+        beat = await _heartbeat(context)
         yield ndjson.encode(
             {
                 "event": "picture",
@@ -179,12 +179,12 @@ async def _events(services: Services, owner: str | None) -> AsyncIterator[bytes]
             if trio.current_time() >= next_beat:
                 # From now on, not from when it was due: a sleeping machine owes no heartbeats.
                 next_beat = trio.current_time() + HEARTBEAT_EVERY
-                beat = await _heartbeat(services)
+                beat = await _heartbeat(context)
                 yield ndjson.encode({"event": "heartbeat", "sequence": sequence, "heartbeat": beat})
 
 
-async def _heartbeat(services: Services) -> dict[str, Any]:
-    return heartbeat_to_json(services.load.now, await services.table.count_held())
+async def _heartbeat(context: NodeContext) -> dict[str, Any]:
+    return heartbeat_to_json(context.load.now, await context.table.count_held())
 
 
 async def _keys() -> list[str]:

@@ -12,7 +12,7 @@ from actors.domain.payload import Payload
 from actors.domain.status import Status
 from actors.wire.http.app import Refusal, json_response, read_job_id
 from actors.wire.protocol.contract import payload_body, status_body
-from node.api.app import Services
+from node.api.app import NodeContext
 from node.api.results import zip_response
 
 log: Final = logging.getLogger("node.api")
@@ -21,9 +21,9 @@ KILL_PATIENCE: Final = 4.0
 """Seconds beyond the grace that a kill may take before it is told as not successful."""
 
 
-def contract_routes(services: Services) -> Blueprint:
+def contract_routes(context: NodeContext) -> Blueprint:
     routes = Blueprint("contract", __name__)
-    table = services.table
+    table = context.table
 
     @routes.get("/")
     async def ping() -> Response:
@@ -41,12 +41,12 @@ def contract_routes(services: Services) -> Blueprint:
 
     @routes.get("/load")
     async def load() -> Response:
-        return json_response(round(services.load.now.load, 1))
+        return json_response(round(context.load.now.load, 1))
 
     @routes.post("/submit")
     async def submit() -> Response:
         content_type = request.headers.get("Content-Type", "")
-        payload = await services.receiver.contract(content_type, request.body)
+        payload = await context.receiver.contract(content_type, request.body)
         return json_response(_body(payload))
 
     @routes.get("/retrieve/<text>")
@@ -54,17 +54,17 @@ def contract_routes(services: Services) -> Blueprint:
         payload = await _find(text)
         if payload.status is not Status.COMPLETED:
             return json_response(_body(payload))
-        return await zip_response(services, payload)
+        return await zip_response(context, payload)
 
     @routes.get("/retrieve_partial/<text>")
     async def retrieve_partial(text: str) -> Response:
-        return await zip_response(services, await _find(text))
+        return await zip_response(context, await _find(text))
 
     @routes.post("/kill/<text>")
     async def kill(text: str) -> Response:
         payload = await _find(text)
         await table.cancel([payload.key])
-        with trio.move_on_after(services.grace + KILL_PATIENCE):
+        with trio.move_on_after(context.grace + KILL_PATIENCE):
             await table.wait_ended(payload.key)
             return Response("", 200, content_type="application/json")
         return json_response(status_body(payload.id, payload.status, "it could not be killed yet"), 500)
@@ -78,7 +78,7 @@ def contract_routes(services: Services) -> Blueprint:
 
     def _body(payload: Payload) -> dict[str, object]:
         killed = payload.status is Status.KILLED
-        where = str(services.workspace.work(payload.key))
+        where = str(context.workspace.work(payload.key))
         return {**payload_body(payload.id, payload.status, where, payload.pid, killed)}
 
     return routes

@@ -27,7 +27,7 @@ from actors.wire.files.zip_writer import zip_pieces
 from actors.wire.http.app import Refusal
 from actors.wire.protocol import frames
 from actors.wire.protocol.attempts import view_to_json
-from node.api.app import Services
+from node.api.app import NodeContext
 from node.executors.executor import STDERR, STDOUT
 from node.host.inotify import DirectoryWatch
 from node.payloads.table import view_of
@@ -43,19 +43,19 @@ _PASSING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno
 LOGS: Final = {"stdout": STDOUT, "stderr": STDERR}
 
 
-async def zip_response(services: Services, payload: Payload) -> Response:
+async def zip_response(context: NodeContext, payload: Payload) -> Response:
     """Everything in the job's directory as it is now, with the logs. Of an ended payload it is what its
     manifest says, or the body breaks off."""
-    directory = services.workspace.directory(payload.key)
+    directory = context.workspace.directory(payload.key)
     ended = payload.status in ENDED
-    with services.workspace.reading(payload.key):
+    with context.workspace.reading(payload.key):
         listing = await trio.to_thread.run_sync(
-            _listing, directory, payload, limiter=services.workspace.transfers
+            _listing, directory, payload, limiter=context.workspace.transfers
         )
 
     async def body() -> AsyncIterator[bytes]:
-        with services.workspace.reading(payload.key):
-            async for piece in _iterate_in_thread(services, _zip(directory, listing, strict=ended)):
+        with context.workspace.reading(payload.key):
+            async for piece in _iterate_in_thread(context, _zip(directory, listing, strict=ended)):
                 yield piece
 
     response = Response(body(), content_type="application/zip")
@@ -63,32 +63,32 @@ async def zip_response(services: Services, payload: Payload) -> Response:
     return response
 
 
-async def file_list(services: Services, payload: Payload) -> dict[str, Any]:
+async def file_list(context: NodeContext, payload: Payload) -> dict[str, Any]:
     """What is in the job's directory now, as a manifest tells it, and the logs."""
-    directory = services.workspace.directory(payload.key)
-    with services.workspace.reading(payload.key):
+    directory = context.workspace.directory(payload.key)
+    with context.workspace.reading(payload.key):
         listing = await trio.to_thread.run_sync(
-            _listing_with_logs, directory, payload, limiter=services.workspace.transfers
+            _listing_with_logs, directory, payload, limiter=context.workspace.transfers
         )
     return manifest_to_json(listing)
 
 
-async def file_response(services: Services, payload: Payload, path: str) -> Response:
+async def file_response(context: NodeContext, payload: Payload, path: str) -> Response:
     """One file of the job's directory, by its spelled path; a log by its name if the job has no such file."""
     raw = _below(path)
-    directory = services.workspace.directory(payload.key)
-    with services.workspace.reading(payload.key):
+    directory = context.workspace.directory(payload.key)
+    with context.workspace.reading(payload.key):
         size = await trio.to_thread.run_sync(
-            _size_of_file, directory, raw, limiter=services.workspace.transfers
+            _size_of_file, directory, raw, limiter=context.workspace.transfers
         )
     # It is opened again when the body is asked for, which a HEAD or a client that has left never does.
-    body = b"" if request.method == "HEAD" else _iterate_in_thread(services, _file(directory, raw, size))
+    body = b"" if request.method == "HEAD" else _iterate_in_thread(context, _file(directory, raw, size))
     response = Response(body, content_type="application/octet-stream")
     response.headers["Content-Length"] = str(size)
     return response
 
 
-async def log_response(services: Services, payload: Payload, given: Mapping[str, str]) -> Response:
+async def log_response(context: NodeContext, payload: Payload, given: Mapping[str, str]) -> Response:
     """The bytes of a log from an offset; with `follow`, until the payload has ended."""
     stream, offset, follow = given.get("stream", "stdout"), given.get("offset", "0"), given.get("follow", "0")
     if stream not in LOGS:
@@ -97,29 +97,29 @@ async def log_response(services: Services, payload: Payload, given: Mapping[str,
         raise Refusal(400, "bad_parameter", f"offset={printable(offset)}: a number of bytes was expected")
     if follow not in ("0", "1"):
         raise Refusal(400, "bad_parameter", f"follow={printable(follow)}: 0 or 1 was expected")
-    path = services.workspace.directory(payload.key) / LOGS[stream]
-    body = _log(services, payload.key, path, int(offset), follow == "1")
+    path = context.workspace.directory(payload.key) / LOGS[stream]
+    body = _log(context, payload.key, path, int(offset), follow == "1")
     return Response(body, content_type="application/octet-stream")
 
 
-def collect_response(services: Services, keys: Sequence[str]) -> Response:
+def collect_response(context: NodeContext, keys: Sequence[str]) -> Response:
     """Frames for each key, in order."""
 
     async def body() -> AsyncIterator[bytes]:
         with ExitStack() as stack:
             for key in keys:
-                stack.enter_context(services.workspace.reading(key))
+                stack.enter_context(context.workspace.reading(key))
             # Asked once all of them are being read: what is here now stays until then.
-            there, _ = await services.table.find_known(keys)
-            directories = [services.workspace.directory(key) for key in keys]
-            async for piece in _iterate_in_thread(services, _collect(keys, directories, there)):
+            there, _ = await context.table.find_known(keys)
+            directories = [context.workspace.directory(key) for key in keys]
+            async for piece in _iterate_in_thread(context, _collect(keys, directories, there)):
                 yield piece
 
     return Response(body(), content_type="application/octet-stream")
 
 
-def _iterate_in_thread(services: Services, generator: Generator[bytes, None, None]) -> ThreadedIterator:
-    return ThreadedIterator(generator, limiter=services.workspace.transfers)
+def _iterate_in_thread(context: NodeContext, generator: Generator[bytes, None, None]) -> ThreadedIterator:
+    return ThreadedIterator(generator, limiter=context.workspace.transfers)
 
 
 def _collect(
@@ -230,24 +230,24 @@ def _zip(directory: Path, listing: Listing, *, strict: bool) -> Generator[bytes,
     return zip_pieces(root, listing.entries, extra, strict=strict)
 
 
-async def _log(services: Services, key: str, path: Path, offset: int, follow: bool) -> AsyncIterator[bytes]:
-    with services.workspace.reading(key):
+async def _log(context: NodeContext, key: str, path: Path, offset: int, follow: bool) -> AsyncIterator[bytes]:
+    with context.workspace.reading(key):
         if not follow:
-            async for piece in _iterate_in_thread(services, _read_log(path, offset)):
+            async for piece in _iterate_in_thread(context, _read_log(path, offset)):
                 yield piece
             return
         while True:
-            changed = services.table.subscriptions.next_change(key)
-            with services.inotify.open_watch(path.parent) as armed:
+            changed = context.table.subscriptions.next_change(key)
+            with context.inotify.open_watch(path.parent) as armed:
                 # Asked before reading: what was printed until the end is read after it is known.
-                payload = await services.table.get(key)
+                payload = await context.table.get(key)
                 ended = payload is None or payload.status in ENDED
-                async for piece in _iterate_in_thread(services, _read_log(path, offset)):
+                async for piece in _iterate_in_thread(context, _read_log(path, offset)):
                     offset += len(piece)
                     yield piece
-                if ended or services.shutdown.is_set():
+                if ended or context.shutdown.is_set():
                     return
-                await _first_of(armed, changed, services.shutdown)
+                await _first_of(armed, changed, context.shutdown)
 
 
 async def _first_of(armed: DirectoryWatch | None, changed: trio.Event, shutdown: trio.Event) -> None:

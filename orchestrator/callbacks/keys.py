@@ -35,7 +35,7 @@ class KeyFileError(OrchestratorError):
 
 
 def load_secrets(path: Path) -> tuple[str, ...]:
-    """What is in the file, at least one; makes it if there is none. Raises SecretError."""
+    """What is in the file, at least one; makes it if there is none. Raises KeyFileError."""
     try:
         if not path.exists():
             _make(path)
@@ -75,7 +75,7 @@ def _make(path: Path) -> None:
 
 
 def load_trust(path: Path | None) -> ssl.SSLContext | None:
-    """The authorities of the file alone; None, for the usual ones, without a file. Raises TrustError."""
+    """The authorities of the file alone; None, for the usual ones, without a file. Raises KeyFileError."""
     if path is None:
         return None
     try:

@@ -16,7 +16,6 @@ from actors.config import kinds as kind
 from actors.config.kinds import Kind
 from actors.config.tables import Mistakes, Table
 from actors.domain.scaling import ScalingLimits
-from orchestrator.config import values
 
 LOCAL: Final = "local"
 PROVIDERS: Final = (LOCAL, "command", "ec2")
@@ -188,7 +187,7 @@ EC2: Final[Mapping[str, Kind]] = {
     "image": kind.text,
     "instance_type": kind.text,
     "region": kind.text,
-    "endpoint_url": values.url,
+    "endpoint_url": kind.url,
     "subnet": kind.text,
     "security_groups": _texts,
     "key_name": kind.text,

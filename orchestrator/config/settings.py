@@ -87,7 +87,7 @@ SERVER: Final[Mapping[str, Kind]] = {
     "upload_limit": kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
     "keep_free_disk": _BYTES,
     "node_lost_after": kind.seconds(1.0, "a number of seconds, 1 or more"),
-    "join_url": values.url,
+    "join_url": kind.url,
     "public_url": values.own_urls,
     "tick_seconds": kind.seconds(0.01, "a number of seconds, 0.01 or more"),
     "callback_hosts": values.hosts,

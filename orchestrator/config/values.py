@@ -7,26 +7,12 @@ from ipaddress import ip_network
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from actors.config.kinds import Wrong
+from actors.config.kinds import Wrong, url
 from orchestrator.callbacks.allowed_hosts import HostRule, Network, parse_rule
 
 T = TypeVar("T")
 
 _SEVERAL: Final = "(more than one: a comma between in the environment, a list in the file)"
-
-
-def url(value: Any) -> str:
-    expected = "an URL such as http://10.0.0.5:9000"
-    if not isinstance(value, str) or any(c <= " " or c == "\x7f" for c in value):
-        raise Wrong(expected)
-    try:
-        split = urlsplit(value)
-        split.port  # noqa: B018  (raises for a port that is none)
-    except ValueError:
-        raise Wrong(expected) from None
-    if split.scheme not in ("http", "https") or not split.hostname or split.query or split.fragment:
-        raise Wrong(expected)
-    return value
 
 
 def route(value: Any) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
 
 import trio
 from quart import Blueprint, Response
 from werkzeug.routing import PathConverter
 
+from actors.config.kinds import Wrong, base_url
 from actors.domain.ids import is_key
 from actors.domain.labels import is_label_name, is_label_value
 from actors.domain.node import JoinedNode, NodeState, NodeView
@@ -25,6 +25,7 @@ from orchestrator.nodes.native.events import NodeKind
 from orchestrator.nodes.registry import MachineTaken
 
 MOST_LABELS: Final = 64
+MOST_URL: Final = 1000
 NO_REASON: Final = "ordered by an operator"
 
 _FIELDS: Final = ("id", "url", "services", "slots", "labels", "machine")
@@ -223,18 +224,13 @@ def _joining(api: Api, body: dict[str, Any]) -> tuple[JoinedNode, list[str]]:
 
 
 def _url(value: Any) -> str:
-    expected = "an URL such as http://10.0.0.5:9000"
-    if not isinstance(value, str) or len(value) > 1000 or any(c <= " " or c == "\x7f" for c in value):
-        bad_field("url", expected)
     try:
-        split = urlsplit(value)
-        port = split.port
-    except ValueError:
-        bad_field("url", expected)
-    named = split.hostname and "@" not in split.netloc and port != 0
-    if split.scheme not in ("http", "https") or not named or split.query or split.fragment:
-        bad_field("url", expected)
-    return value.rstrip("/")
+        found = base_url(value)
+    except Wrong as wrong:
+        bad_field("url", str(wrong))
+    if len(found) > MOST_URL:
+        bad_field("url", f"an URL of at most {MOST_URL} characters")
+    return found
 
 
 def _labels(value: Any) -> dict[str, str]:

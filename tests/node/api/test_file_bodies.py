@@ -11,7 +11,7 @@ from quart import Quart, Response
 
 from actors.domain.payload import Payload
 from actors.domain.status import Status
-from node.api.app import Services
+from node.api.app import NodeContext
 from node.api.results import file_response
 from node.runs.workspace import Workspace
 
@@ -42,9 +42,9 @@ def opened(path: Path) -> int:
 
 
 async def answer(workspace: Workspace) -> Response:
-    services = cast(Services, SimpleNamespace(workspace=workspace))
+    context = cast(NodeContext, SimpleNamespace(workspace=workspace))
     async with Quart("node").test_request_context("/"):
-        return await file_response(services, PAYLOAD, "a")
+        return await file_response(context, PAYLOAD, "a")
 
 
 async def test_a_file_is_open_only_while_its_body_is_read(tmp_path: Path) -> None:
