@@ -61,7 +61,7 @@ class Batch(Generic[R]):
 
 
 @dataclass(slots=True, eq=False)
-class _Item(Generic[B]):
+class _PendingWrite(Generic[B]):
     work: Callable[[B], Any]
     task: trio.lowlevel.Task
     urgent: bool
@@ -96,8 +96,8 @@ class GroupCommit(Generic[B]):
         self._committed = committed
         self._explain = explain
         self._most = most
-        self._pending: dict[_Item[B], None] = {}
-        self._flying: list[_Item[B]] = []
+        self._pending: dict[_PendingWrite[B], None] = {}
+        self._flying: list[_PendingWrite[B]] = []
         self._bell = trio.Event()
         self._stopped = False
         self.committing = trio.Lock()
@@ -110,7 +110,7 @@ class GroupCommit(Generic[B]):
         if self._stopped:
             await trio.lowlevel.checkpoint()
             raise self._explain(Stopped("it has stopped; nothing was written"))
-        item = _Item(work, trio.lowlevel.current_task(), urgent)
+        item = _PendingWrite(work, trio.lowlevel.current_task(), urgent)
         self._pending[item] = None
         self._bell.set()
 
@@ -150,7 +150,7 @@ class GroupCommit(Generic[B]):
             if not self._reserve_held:
                 self._reserve_held = await trio.to_thread.run_sync(self._reserve.hold)
 
-    async def _try(self, items: Sequence[_Item[B]]) -> bool:
+    async def _try(self, items: Sequence[_PendingWrite[B]]) -> bool:
         """Write them, and set their answers. False if any of them found no room."""
         now = self._clock.now()
         try:
@@ -185,7 +185,7 @@ class GroupCommit(Generic[B]):
 
     # ------------------------------------------------------------------ in the thread
 
-    def _write(self, db: sqlite3.Connection, items: Sequence[_Item[B]], now: float) -> B:
+    def _write(self, db: sqlite3.Connection, items: Sequence[_PendingWrite[B]], now: float) -> B:
         """The items in one transaction. What they answer holds only if this returns."""
         batch: B | None = None
         try:
@@ -204,7 +204,7 @@ class GroupCommit(Generic[B]):
                 db.execute("ROLLBACK")
         return batch
 
-    def _apply(self, item: _Item[B], batch: B) -> None:
+    def _apply(self, item: _PendingWrite[B], batch: B) -> None:
         db, before = batch.db, (batch.seq, len(batch.changed), len(batch.undo))
         db.execute("SAVEPOINT item")
         try:
@@ -219,7 +219,7 @@ class GroupCommit(Generic[B]):
             batch.found_full |= item.is_full
         db.execute("RELEASE item")
 
-    def _fail(self, item: _Item[B], error: Exception) -> None:
+    def _fail(self, item: _PendingWrite[B], error: Exception) -> None:
         item.is_full = is_full(error)
         explained = self._explain(error)
         if explained is not error:
