@@ -41,12 +41,12 @@ class Cause(StrEnum):
 
 @dataclass(slots=True)
 class _Watch:
-    """What the Runner knows of a payload that it starts or follows. `told`: it is to be stopped. `cause`: why
+    """What the Runner knows of a payload that it starts or follows. `stop`: it is to be stopped. `cause`: why
     it was stopped, once that has begun. `backoff` grows while the watching itself goes wrong."""
 
     backoff: Backoff
     cancelled: bool = False
-    told: trio.Event = field(default_factory=trio.Event)
+    stop: trio.Event = field(default_factory=trio.Event)
     done: trio.Event = field(default_factory=trio.Event)
     cause: Cause | None = None
 
@@ -145,7 +145,7 @@ class Runner(Actor):
             self._follow(oldest, adopt=False)
         if self._closing.is_set():
             for watch in self._watched.values():
-                watch.told.set()
+                watch.stop.set()
             if not self._watched:
                 inbox.closed.set()
 
@@ -156,7 +156,7 @@ class Runner(Actor):
         elif (watch := self._watched.get(key)) is not None:
             if payload.cancelled:
                 watch.cancelled = True
-                watch.told.set()
+                watch.stop.set()
         elif payload.status is Status.RUNNING:
             self._follow(payload, adopt=True)
         elif payload.cancelled:
@@ -177,7 +177,7 @@ class Runner(Actor):
         watch = self._watched[payload.key] = _Watch(self._backoff())
         watch.cancelled = payload.cancelled
         if payload.cancelled or self._closing.is_set():
-            watch.told.set()
+            watch.stop.set()
         self.nursery.start_soon(self._see_through, payload, watch, adopt)
 
     # ------------------------------------------------------------------ one payload
@@ -192,9 +192,9 @@ class Runner(Actor):
             found = await (self._adopt(payload) if adopt else self._start(payload))
             while not isinstance(found, RunResult):
                 if payload.status is Status.PREPARED:
-                    payload = await self._now_running(payload, found)
+                    payload = await self._record_start(payload, found)
                 found = await self._until_end(payload, watch, found)
-            await self._ended(payload, watch, found)
+            await self._record_end(payload, watch, found)
         finally:
             self._watched.pop(payload.key, None)
             watch.done.set()
@@ -223,7 +223,7 @@ class Runner(Actor):
                 log.error("payload %s: not found out; again in %.1f s", payload.key, delay, exc_info=error)
             await trio.sleep(delay)
 
-    async def _now_running(self, payload: Payload, running: Running) -> Payload:
+    async def _record_start(self, payload: Payload, running: Running) -> Payload:
         pid, started_at = running.pid, running.started_at
         move = PayloadMove(payload.key, Status.PREPARED, Status.RUNNING, pid=pid, started_at=started_at)
         await self._record(payload, move)
@@ -234,7 +234,7 @@ class Runner(Actor):
         itself went wrong."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._stop_when_told, payload, watch, running)
+                nursery.start_soon(self._stop_when_due, payload, watch, running)
                 result = await running.wait()
                 nursery.cancel_scope.cancel()
             return result
@@ -243,10 +243,10 @@ class Runner(Actor):
         await trio.sleep(watch.backoff.next())
         return await self._adopt(payload)
 
-    async def _stop_when_told(self, payload: Payload, watch: _Watch, running: Running) -> None:
+    async def _stop_when_due(self, payload: Payload, watch: _Watch, running: Running) -> None:
         left = max(0.0, payload.max_runtime - running.age()) if payload.max_runtime > 0 else math.inf
         with trio.move_on_after(left):
-            await watch.told.wait()
+            await watch.stop.wait()
         if watch.cause is None:
             closing = Cause.NODE_STOPPED if self._closing.is_set() else Cause.TIMED_OUT
             watch.cause = Cause.CANCELLED if watch.cancelled else closing
@@ -257,16 +257,16 @@ class Runner(Actor):
                 await self._closing.wait()
                 nursery.start_soon(running.stop, self._grace())
 
-    async def _ended(self, payload: Payload, watch: _Watch, result: RunResult) -> None:
+    async def _record_end(self, payload: Payload, watch: _Watch, result: RunResult) -> None:
         cause = watch.cause or _earlier_cause(payload, watch, result)
         end, lost = verdict(result, cause, payload.max_runtime)
         if end.ended_at is None:
             end = replace(end, ended_at=self._clock.now())
-        end = await self._frozen(payload, end)
+        end = await self._freeze(payload, end)
         move = PayloadMove(payload.key, payload.status, end.status, end=end, lost=lost)
         await self._record(payload, move)
 
-    async def _frozen(self, payload: Payload, end: End) -> End:
+    async def _freeze(self, payload: Payload, end: End) -> End:
         """The end with what there is to be collected. A full disk is waited for; what lasts otherwise is told
         as the end, for nothing runs any more and the slot is wanted."""
         backoff = self._backoff()

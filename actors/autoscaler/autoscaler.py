@@ -121,20 +121,20 @@ class AutoScaler(Actor):
         """No provider is asked before the records are known: what has none would be ended."""
         await self._machines.read()
         now = trio.current_time()
-        for held in self._machines:
-            name = held.record.service
+        for tracked in self._machines:
+            name = tracked.record.service
             if name not in self._services and not self._take_over(name):
                 log.error(
                     "machine %s is of service %s, which no provider scales any more; end it by hand",
-                    held.record.machine_id or held.token,
+                    tracked.name,
                     name,
                 )
                 continue
             limits = self._services[name].limits
-            held.alone_since = max(held.alone_since, now - max(0.0, limits.boot_timeout - self._adopt_grace))
-            await self._machines.note(
-                name, "adopt", held.record.machine_id or held.token, "made by an earlier life"
+            tracked.alone_since = max(
+                tracked.alone_since, now - max(0.0, limits.boot_timeout - self._adopt_grace)
             )
+            await self._machines.note(name, "adopt", tracked.name, "made by an earlier life")
         self._read = True
         for controller in set(self._controllers.values()):
             controller.start(self.nursery)
@@ -143,10 +143,10 @@ class AutoScaler(Actor):
     def _take_over(self, name: str) -> bool:
         """A service that scales no more and has machines: they go once they are idle. With several providers
         nobody knows whose they are."""
-        fleets = set(self._controllers.values())
-        if len(fleets) != 1:
+        controllers = set(self._controllers.values())
+        if len(controllers) != 1:
             return False
-        (controller,) = fleets
+        (controller,) = controllers
         controller.services.append(name)
         self._controllers[name] = controller
         self._services[name] = ScaledService(ScalingLimits(name, max_nodes=0, idle_timeout=60.0), self._rng)
@@ -171,19 +171,19 @@ class AutoScaler(Actor):
                 return super().answer(question)
 
     def _status(self, name: str, service: ScaledService) -> ServiceScaling:
-        held = self._machines.of((name,))
+        tracked = self._machines.of((name,))
         controller = self._controllers[name]
-        trouble = [service.blind, self._ledger_trouble, controller.trouble, service.boot_trouble]
+        trouble = [service.unseen, self._ledger_trouble, controller.trouble, service.boot_trouble]
         return ServiceScaling(
             service=name,
             provider=controller.provider.name,
             limits=service.limits,
             nodes=sum(not node.lost for node in service.view.nodes),
-            booting=sum(one.state in BEFORE_NODE for one in held),
-            ending=sum(one.state is MachineState.ENDING for one in held),
+            booting=sum(one.state in BEFORE_NODE for one in tracked),
+            ending=sum(one.state is MachineState.ENDING for one in tracked),
             runnable=service.view.runnable,
             trouble="; ".join(one for one in trouble if one),
-            machines=tuple(one.record for one in held),
+            machines=tuple(one.record for one in tracked),
         )
 
     def _wake_later(self, at: float) -> None:
@@ -203,27 +203,27 @@ class AutoScaler(Actor):
         try:
             view = await self._pool.picture(name)
         except ActorError as error:
-            service.blind = f"the pool cannot be seen: {error}"
+            service.unseen = f"the pool cannot be seen: {error}"
             return False
-        service.blind = ""
+        service.unseen = ""
         now = trio.current_time()
-        service.saw(view)
+        service.update(view)
         by_token = {node.machine: node for node in view.nodes if node.machine is not None}
-        for held in self._machines.of((name,)):
-            node = by_token.pop(held.token, None)
-            held.in_touch = node is not None and not node.lost and node.heard_at is not None
+        for tracked in self._machines.of((name,)):
+            node = by_token.pop(tracked.token, None)
+            tracked.in_touch = node is not None and not node.lost and node.heard_at is not None
             if node is None:
                 continue
-            held.alone_since = now
-            if held.state in BEFORE_NODE:
-                await self._machines.move(held, BEFORE_NODE, MachineState.JOINED, node_id=node.node_id)
-            if held.in_touch and not held.came:
-                held.came = True
+            tracked.alone_since = now
+            if tracked.state in BEFORE_NODE:
+                await self._machines.move(tracked, BEFORE_NODE, MachineState.JOINED, node_id=node.node_id)
+            if tracked.in_touch and not tracked.came:
+                tracked.came = True
                 service.boot_went_well()
         for token, node in by_token.items():
             unknown = token is not None and self._machines.get(token) is None
             if token is not None and unknown and not node.lost and not self._machines.was_ended(token):
-                held = await self._machines.adopt(token, name, node.node_id)
+                await self._machines.adopt(token, name, node.node_id)
                 await self._machines.note(
                     name, "adopt", token, f"node {node.node_id} is on it, no record was there"
                 )
@@ -252,7 +252,7 @@ class AutoScaler(Actor):
         wanted = 0
         try:
             for _ in range(count):
-                await self._machines.want(name, reason)
+                await self._machines.request(name, reason)
                 wanted += 1
         finally:
             if wanted:
@@ -271,14 +271,14 @@ class AutoScaler(Actor):
 
     async def _terminate(self, name: str, token: str, reason: str) -> int:
         """How many boots that was a failure of."""
-        held = self._machines.get(token)
-        if held is None:
+        tracked = self._machines.get(token)
+        if tracked is None:
             return 0
-        if not await self._machines.move(held, LIVE, MachineState.ENDING, reason=reason):
+        if not await self._machines.move(tracked, LIVE, MachineState.ENDING, reason=reason):
             return 0
         self._controllers[name].ring()
-        await self._machines.note(name, "terminate", held.record.machine_id or token, reason)
-        return 0 if held.came else 1
+        await self._machines.note(name, "terminate", tracked.name, reason)
+        return 0 if tracked.came else 1
 
     async def _may_end(self, some: Sequence[TrackedMachine]) -> Sequence[TrackedMachine]:
         """Those that may be ended at this moment, by a picture that is newer than the decision. The others
@@ -287,22 +287,24 @@ class AutoScaler(Actor):
         for name in {one.record.service for one in some}:
             view = await self._pool.picture(name)
             nodes = {node.machine: node for node in view.nodes if node.machine is not None}
-            for held in (one for one in some if one.record.service == name):
-                reason = self._why_not(held, nodes.get(held.token))
+            for tracked in (one for one in some if one.record.service == name):
+                reason = self._explain_refusal(tracked, nodes.get(tracked.token))
                 if not reason:
-                    may.append(held)
+                    may.append(tracked)
                     continue
                 back = (MachineState.ENDING,), MachineState.JOINED
-                if await self._machines.move(held, *back, reason=reason):
-                    await self._machines.note(name, "keep", held.record.machine_id or held.token, reason)
+                if await self._machines.move(tracked, *back, reason=reason):
+                    await self._machines.note(name, "keep", tracked.name, reason)
                     self.ring()
         return may
 
-    def _why_not(self, held: TrackedMachine, node: NodeFact | None) -> str:
+    def _explain_refusal(self, tracked: TrackedMachine, node: NodeFact | None) -> str:
         if node is None:
             # Its node may be missing only because the Sender begins anew; one that never came cannot be.
-            alone = trio.current_time() - held.alone_since
-            return "" if not held.came or alone >= self._adopt_grace else "its node was in the pool just now"
+            alone = trio.current_time() - tracked.alone_since
+            return (
+                "" if not tracked.came or alone >= self._adopt_grace else "its node was in the pool just now"
+            )
         if node.lost or (node.going and node.empty) or (node.heard_at is None and node.busy == 0):
             return ""
         return f"node {node.node_id} is in use again"

@@ -3,16 +3,19 @@ is slow in one thing holds up neither the others nor the AutoScaler; what fails 
 delays and said in `trouble`.
 
 What a cloud says is not always so (it forgets a machine for a moment, its answer is lost after it has made
-one), hence:
+one), hence these rules, to which the code below refers by number:
 
-- a machine is asked for under its token, and after a lost answer it is looked for before it is asked for
-  again, under the same token: the same request sent twice boots one machine;
-- a machine is believed gone only after several answers without it over a time, and never while its node is
-  in touch: one empty answer ends nothing;
-- a machine that is listed and has no record is ended, as nobody else would: none is paid for unseen. Before
-  that its node has a moment to come back to the pool, as after a restart of ours, and then it is adopted;
-- directly before a machine is ended it is asked once more whether it may be (`may_end`): since the decision
-  its node may have come back, or have been given jobs by a Sender that was started anew.
+1. A machine is asked for under its token, and after a lost answer it is looked for before it is asked for
+   again, under the same token: the same request sent twice boots one machine.
+2. A machine is believed gone only after several answers without it over a time, and never while its node is
+   in touch: one empty answer ends nothing. An answer says nothing of what came into being while it was on
+   its way.
+3. A machine that is listed and has no record is ended, as nobody else would: none is paid for unseen. So is
+   the second one of a record. Before that its node has a moment to come back to the pool, as after a restart
+   of ours, and then it is adopted.
+4. Directly before a machine is ended it is asked once more whether it may be (`may_end`): since the decision
+   its node may have come back, or have been given jobs by a Sender that was started anew.
+5. What was never asked for ends without a call.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ class MachineController:
         self,
         provider: Provider,
         services: Sequence[str],
-        book: TrackedMachines,
+        machines: TrackedMachines,
         *,
         rng: Random,
         may_end: Callable[[Sequence[TrackedMachine]], Awaitable[Sequence[TrackedMachine]]],
@@ -62,7 +65,7 @@ class MachineController:
     ) -> None:
         self.provider = provider
         self.services = list(services)
-        self._machines = book
+        self._machines = machines
         self._may_end = may_end
         self._boot_failed = boot_failed
         self._changed = changed
@@ -112,31 +115,31 @@ class MachineController:
                 continue
             if len(wanted) > 1:
                 kind.bell.ring()  # there is work for another task
-            held = wanted[0]
-            held.creating = True
+            tracked = wanted[0]
+            tracked.creating = True
             try:
-                await kind.attempt(self._create(held))
+                await kind.attempt(self._create(tracked))
             finally:
-                held.creating = False
+                tracked.creating = False
             self._changed()
 
-    async def _create(self, held: TrackedMachine) -> None:
-        found = await self._find(held) if held.asked else None
+    async def _create(self, tracked: TrackedMachine) -> None:
+        found = await self._find(tracked) if tracked.asked else None  # rule 1
         if found is None:
-            if held.state is not MachineState.WANTED:
+            if tracked.state is not MachineState.WANTED:
                 return
-            earlier, held.asked = held.asked, True
+            earlier, tracked.asked = tracked.asked, True
             try:
-                found = await self._call(self.provider.create(held.token, held.record.service))
+                found = await self._call(self.provider.create(tracked.token, tracked.record.service))
             except ProviderError as error:
-                held.asked = earlier or not error.certain
+                tracked.asked = earlier or not error.certain
                 raise
-        await self._machines.identify(held, found.machine_id)
+        await self._machines.identify(tracked, found.machine_id)
 
-    async def _find(self, held: TrackedMachine) -> Machine | None:
+    async def _find(self, tracked: TrackedMachine) -> Machine | None:
         """The machine that an earlier request may have made."""
         machines = await self._list()
-        return next((one for one in machines if one.token == held.token), None)
+        return next((one for one in machines if one.token == tracked.token), None)
 
     # ------------------------------------------------------------------ looking
 
@@ -150,9 +153,9 @@ class MachineController:
             with trio.move_on_after(self._list_every if wait is None else wait):
                 await kind.bell.wait()
 
-    def _is_unknown(self, held: TrackedMachine) -> bool:
+    def _is_unknown(self, tracked: TrackedMachine) -> bool:
         """To be ended, and the provider's name of it is not known, if it exists at all."""
-        return held.state is MachineState.ENDING and held.record.machine_id is None
+        return tracked.state is MachineState.ENDING and tracked.record.machine_id is None
 
     async def _list(self) -> Sequence[Machine]:
         async with self._list_lock:
@@ -166,42 +169,44 @@ class MachineController:
         for machine in machines:
             by_token.setdefault(machine.token, []).append(machine)
         for token, found in by_token.items():
-            held = self._machines.get(token)
-            if held is None:
+            tracked = self._machines.get(token)
+            if tracked is None:
                 if not self._machines.was_ended(token):
                     self._are_orphans(found, "it has no record")
                 continue
-            ours = next((one for one in found if one.machine_id == held.record.machine_id), found[0])
-            held.missed = 0
-            if held.record.machine_id is None or held.record.machine_id not in {m.machine_id for m in found}:
-                await self._machines.identify(held, ours.machine_id)
+            ours = next((one for one in found if one.machine_id == tracked.record.machine_id), found[0])
+            tracked.missed = 0
+            if tracked.record.machine_id is None or tracked.record.machine_id not in {
+                m.machine_id for m in found
+            }:
+                await self._machines.identify(tracked, ours.machine_id)
             doubles = [one for one in found if one.machine_id != ours.machine_id]
             self._are_orphans(doubles, "made twice for one request")
-        for held in self._machines.of(self.services):
-            # An answer says nothing of what came into being while it was on its way.
-            if held.token not in by_token and held.known_at < began and not held.creating:
-                await self._is_missed(held, began)
+        for tracked in self._machines.of(self.services):
+            # Rule 2.
+            if tracked.token not in by_token and tracked.known_at < began and not tracked.creating:
+                await self._is_missed(tracked, began)
         ending = [one for one in self._machines.of(self.services) if one.state is MachineState.ENDING]
         if any(not self._is_unknown(one) for one in ending):
             self._ending.bell.ring()
 
-    async def _is_missed(self, held: TrackedMachine, began: float) -> None:
-        if held.state is MachineState.WANTED or (held.record.machine_id is None and not held.asked):
+    async def _is_missed(self, tracked: TrackedMachine, began: float) -> None:
+        if tracked.state is MachineState.WANTED or (tracked.record.machine_id is None and not tracked.asked):
             return
-        if not held.missed:
-            held.missed_since = began
-        held.missed += 1
-        over_a_time = began - held.missed_since >= self._gone_after
-        if held.missed < self._gone_answers or not over_a_time or held.in_touch:
+        if not tracked.missed:
+            tracked.missed_since = began
+        tracked.missed += 1
+        over_a_time = began - tracked.missed_since >= self._gone_after
+        if tracked.missed < self._gone_answers or not over_a_time or tracked.in_touch:
             return
-        booting = held.state is MachineState.BOOTING
-        reason = f"{self.provider.name} has not known it for {began - held.missed_since:.0f} s"
-        if await self._machines.move(held, (*LIVE, MachineState.ENDING), MachineState.ENDED, reason=reason):
-            await self._machines.note(
-                held.record.service, "gone", held.record.machine_id or held.token, reason
-            )
+        booting = tracked.state is MachineState.BOOTING
+        reason = f"{self.provider.name} has not known it for {began - tracked.missed_since:.0f} s"
+        if await self._machines.move(
+            tracked, (*LIVE, MachineState.ENDING), MachineState.ENDED, reason=reason
+        ):
+            await self._machines.note(tracked.record.service, "gone", tracked.name, reason)
             if booting:
-                self._boot_failed(held.record.service, 1)
+                self._boot_failed(tracked.record.service, 1)
             self._changed()
 
     def _are_orphans(self, machines: Sequence[Machine], reason: str) -> None:
@@ -226,12 +231,12 @@ class MachineController:
 
     async def _end_some(self) -> None:
         ending = [one for one in self._machines.of(self.services) if one.state is MachineState.ENDING]
-        for held in ending:
-            if held.record.machine_id is None and not held.asked and not held.creating:
-                await self._machines.move(held, (MachineState.ENDING,), MachineState.ENDED)
+        for tracked in ending:
+            if tracked.record.machine_id is None and not tracked.asked and not tracked.creating:  # rule 5
+                await self._machines.move(tracked, (MachineState.ENDING,), MachineState.ENDED)
         known = [one for one in ending if one.record.machine_id is not None]
         for start in range(0, len(known), AT_ONCE):
-            await self._end(await self._may_end(known[start : start + AT_ONCE]))
+            await self._end(await self._may_end(known[start : start + AT_ONCE]))  # rule 4
         await self._end_orphans()
 
     async def _end(self, some: Sequence[TrackedMachine]) -> None:
@@ -239,13 +244,12 @@ class MachineController:
             return
         ids = [one.record.machine_id for one in some if one.record.machine_id is not None]
         await self._call(self.provider.terminate(ids))
-        for held in some:
-            await self._machines.move(held, (MachineState.ENDING,), MachineState.ENDED)
+        for tracked in some:
+            await self._machines.move(tracked, (MachineState.ENDING,), MachineState.ENDED)
         self._changed()
 
     async def _end_orphans(self) -> None:
-        """Those that have stayed without a record for a while: by then the node of one that is in use has
-        come back to the pool, and it was adopted."""
+        """Those that have stayed without a record for a while (rule 3)."""
         self._orphans = {name: one for name, one in self._orphans.items() if self._is_orphan(one[0])}
         ripe = trio.current_time() - self._orphan_grace
         some = [machine for machine, since in self._orphans.values() if since <= ripe]
@@ -259,8 +263,8 @@ class MachineController:
 
     def _is_orphan(self, machine: Machine) -> bool:
         """Without a record, or a second one for its record."""
-        held = self._machines.get(machine.token)
-        return held is None or held.record.machine_id not in (None, machine.machine_id)
+        tracked = self._machines.get(machine.token)
+        return tracked is None or tracked.record.machine_id not in (None, machine.machine_id)
 
     # ------------------------------------------------------------------
 
@@ -307,5 +311,10 @@ class _CallState:
         self.trouble = f"{error or type(error).__name__}"
         expected = isinstance(error, ProviderError | LedgerError | ActorError)
         wait = max(0.0, self._not_before - now)
-        told = "machines: cannot %s, again in %.1f s: %s"
-        log.warning(told, self.name, wait, error, exc_info=None if expected else error)
+        log.warning(
+            "machines: cannot %s, again in %.1f s: %s",
+            self.name,
+            wait,
+            error,
+            exc_info=None if expected else error,
+        )

@@ -49,6 +49,11 @@ class TrackedMachine:
         return self.record.token
 
     @property
+    def name(self) -> str:
+        """The provider's name of it, or its token as long as that is not known."""
+        return self.record.machine_id or self.token
+
+    @property
     def state(self) -> MachineState:
         return self.record.state
 
@@ -60,18 +65,18 @@ class TrackedMachines:
         self._ledger = ledger
         self._clock = clock
         self._rng = rng
-        self._held: dict[str, TrackedMachine] = {}
+        self._tracked: dict[str, TrackedMachine] = {}
         self._ended: dict[str, float] = {}
 
     def __iter__(self) -> Iterator[TrackedMachine]:
-        return iter(list(self._held.values()))
+        return iter(list(self._tracked.values()))
 
     def of(self, services: Iterable[str]) -> list[TrackedMachine]:
         """Oldest first."""
-        return [one for one in self._held.values() if one.record.service in services]
+        return [one for one in self._tracked.values() if one.record.service in services]
 
     def get(self, token: str) -> TrackedMachine | None:
-        return self._held.get(token)
+        return self._tracked.get(token)
 
     async def read(self) -> None:
         """What an earlier life has left. Its age comes from the wall clock, which may have jumped: a machine
@@ -86,17 +91,17 @@ class TrackedMachines:
         await self._ledger.put_machine(record)
         return self._adopt(record, age=0.0)
 
-    async def want(self, service: str, reason: str) -> TrackedMachine:
+    async def request(self, service: str, reason: str) -> TrackedMachine:
         """One more machine, to be made. Raises `LedgerError`."""
         token = f"{self._rng.getrandbits(128):032x}"
         record = MachineRecord(token, service, MachineState.WANTED, self._clock.now(), reason=reason)
         await self._ledger.put_machine(record)
-        held = self._held[token] = TrackedMachine(record, trio.current_time(), trio.current_time())
-        return held
+        tracked = self._tracked[token] = TrackedMachine(record, trio.current_time(), trio.current_time())
+        return tracked
 
     async def move(
         self,
-        held: TrackedMachine,
+        tracked: TrackedMachine,
         sources: Iterable[MachineState],
         target: MachineState,
         *,
@@ -104,33 +109,33 @@ class TrackedMachines:
         node_id: str | None = None,
     ) -> bool:
         """False if it is in none of `sources` any more. Raises `LedgerError`: then nothing was changed."""
-        async with held.lock:
-            if held.state not in sources:
+        async with tracked.lock:
+            if tracked.state not in sources:
                 return False
             record = replace(
-                held.record,
+                tracked.record,
                 state=target,
-                reason=reason or held.record.reason,
-                node_id=node_id or held.record.node_id,
+                reason=reason or tracked.record.reason,
+                node_id=node_id or tracked.record.node_id,
             )
             await self._ledger.put_machine(record)
-            held.record = record
+            tracked.record = record
             if target is MachineState.ENDED:
-                del self._held[held.token]
-                self._ended[held.token] = trio.current_time()
+                del self._tracked[tracked.token]
+                self._ended[tracked.token] = trio.current_time()
             return True
 
-    async def identify(self, held: TrackedMachine, machine_id: str) -> None:
+    async def identify(self, tracked: TrackedMachine, machine_id: str) -> None:
         """The provider has it, under this name. Raises `LedgerError`."""
-        async with held.lock:
-            if held.record.machine_id == machine_id:
+        async with tracked.lock:
+            if tracked.record.machine_id == machine_id:
                 return
-            booting = held.state is MachineState.WANTED
-            state = MachineState.BOOTING if booting else held.state
-            record = replace(held.record, machine_id=machine_id, state=state)
+            booting = tracked.state is MachineState.WANTED
+            state = MachineState.BOOTING if booting else tracked.state
+            record = replace(tracked.record, machine_id=machine_id, state=state)
             await self._ledger.put_machine(record)
-            held.record = record
-            held.known_at = trio.current_time()
+            tracked.record = record
+            tracked.known_at = trio.current_time()
 
     def was_ended(self, token: str) -> bool:
         """Whether it was ended a short while ago: the provider may not show it yet."""
@@ -151,6 +156,6 @@ class TrackedMachines:
     def _adopt(self, record: MachineRecord, *, age: float) -> TrackedMachine:
         now = trio.current_time()
         came = record.node_id is not None
-        held = TrackedMachine(record, alone_since=now - age, known_at=now, asked=True, came=came)
-        self._held[record.token] = held
-        return held
+        tracked = TrackedMachine(record, alone_since=now - age, known_at=now, asked=True, came=came)
+        self._tracked[record.token] = tracked
+        return tracked

@@ -18,23 +18,23 @@ log: Final = logging.getLogger("orchestrator.scaling")
 
 
 class ScaledService:
-    """`blind`: why it cannot be seen now. `grown_at`: when a machine was last wanted, monotonic."""
+    """`unseen`: why it cannot be seen now. `grown_at`: when a machine was last wanted, monotonic."""
 
     def __init__(self, limits: ScalingLimits, rng: Random) -> None:
         self.limits = limits
         self.times = RunTimes()
         self.view = ScalingView(0, 0.0, 0)
         self.grown_at: float | None = None
-        self.blind = ""
+        self.unseen = ""
         self._peak = Peak(limits.idle_timeout, trio.current_time())
         self._patience = Backoff(rng, first=limits.boot_backoff, most=limits.boot_backoff_most)
         self._failed = 0
         self._hold_until = 0.0
 
-    def saw(self, view: ScalingView) -> None:
+    def update(self, view: ScalingView) -> None:
         """A new picture. What is runnable counts as the slots that it needs, not as its jobs: a burst of
         short ones is not to keep nodes."""
-        self.view, self.blind = view, ""
+        self.view, self.unseen = view, ""
         needed = -int(-view.runnable // (1 + self.limits.turns(self.times.mean)))
         self._peak.take(trio.current_time(), view.running + needed)
 
@@ -64,18 +64,13 @@ class ScaledService:
 
     # ------------------------------------------------------------------ for the policy
 
-    def snapshot(self, book: TrackedMachines) -> Snapshot:
+    def snapshot(self, machines: TrackedMachines) -> Snapshot:
         """A machine that is ending has no node any more, as far as decisions go."""
         now = trio.current_time()
         nodes = tuple(
-            fact for node in self.view.nodes if (fact := self._as_decided_on(book, node)) is not None
+            fact for node in self.view.nodes if (fact := self._as_decided_on(machines, node)) is not None
         )
         with_node = {node.machine for node in nodes}
-        machines = tuple(
-            MachineFact(one.token, one.state, one.alone_since)
-            for one in book.of((self.limits.service,))
-            if one.token not in with_node
-        )
         return Snapshot(
             now=now,
             limits=self.limits,
@@ -84,18 +79,22 @@ class ScaledService:
             running=self.view.running,
             run_seconds=self.times.mean,
             nodes=nodes,
-            machines=machines,
+            machines=tuple(
+                MachineFact(one.token, one.state, one.alone_since)
+                for one in machines.of((self.limits.service,))
+                if one.token not in with_node
+            ),
             grown_at=self.grown_at,
             failed_boots=self._failed,
             hold_boots_until=self._hold_until,
             peak_demand=self._peak.most(now),
         )
 
-    def _as_decided_on(self, book: TrackedMachines, node: NodeFact) -> NodeFact | None:
+    def _as_decided_on(self, machines: TrackedMachines, node: NodeFact) -> NodeFact | None:
         if node.machine is None:
             return node
-        held = book.get(node.machine)
-        if held is None or held.state is MachineState.ENDING:
+        tracked = machines.get(node.machine)
+        if tracked is None or tracked.state is MachineState.ENDING:
             return None
         # A machine that was made for another service serves this one as a static node does.
-        return node if held.record.service == self.limits.service else replace(node, machine=None)
+        return node if tracked.record.service == self.limits.service else replace(node, machine=None)

@@ -92,8 +92,8 @@ class CallbackSender(Actor):
         if (self._unread or now >= self._read_at + self._look_every) and not self._pause.lasts:
             with self._pause.guard():
                 await self._read_new()
-        for turn in self._deliveries.begin(trio.current_time()):
-            self.nursery.start_soon(self._call, turn)
+        for delivery in self._deliveries.begin(trio.current_time()):
+            self.nursery.start_soon(self._call, delivery)
         self._set_tick()
 
     def _set_tick(self) -> None:
@@ -134,19 +134,19 @@ class CallbackSender(Actor):
 
     # ------------------------------------------------------------------ a try
 
-    async def _call(self, turn: Delivery) -> None:
+    async def _call(self, delivery: Delivery) -> None:
         began = trio.current_time()
-        answer = await self._posted(turn.want.callback)
-        self._deliveries.learn(turn, answer, trio.current_time() - began)
-        turn.want.tries += 1
-        let_go = self._rested(turn, answer)
-        tried = self._judged(turn.want, answer)
+        answer = await self._post(delivery.pending.callback)
+        self._deliveries.learn(delivery, answer, trio.current_time() - began)
+        delivery.pending.tries += 1
+        let_go = self._let_rest(delivery, answer)
+        tried = self._decide(delivery.pending, answer)
         for each in (tried, *let_go):
             await self._record(each)
-        self._deliveries.end(turn, trio.current_time(), again=tried.status is CallbackStatus.PENDING)
+        self._deliveries.end(delivery, trio.current_time(), again=tried.status is CallbackStatus.PENDING)
         self.ring()
 
-    async def _posted(self, callback: Callback) -> PostAnswer:
+    async def _post(self, callback: Callback) -> PostAnswer:
         try:
             return await self._poster.post(callback)
         # A defect that one callback meets is that callback's: the others go on.
@@ -155,30 +155,30 @@ class CallbackSender(Actor):
             reason = f"it could not be sent: {type(error).__name__}"
             return PostAnswer(PostResult.FAILED, reason, connected=False)
 
-    def _rested(self, turn: Delivery, answer: PostAnswer) -> Sequence[DeliveryOutcome]:
+    def _let_rest(self, delivery: Delivery, answer: PostAnswer) -> Sequence[DeliveryOutcome]:
         """Let the receiver rest if it asked for that. What is given up by that is to be recorded."""
         if answer.retry_after is None:
             return ()
         now = trio.current_time()
-        let_go = self._deliveries.rest(turn.receiver, now + min(answer.retry_after, DELAYS[-1]), now)
-        return [_given_up(want, "its receiver asked to be left alone") for want in let_go]
+        let_go = self._deliveries.rest(delivery.receiver, now + min(answer.retry_after, DELAYS[-1]), now)
+        return [_give_up(pending, "its receiver asked to be left alone") for pending in let_go]
 
-    def _judged(self, want: PendingCallback, answer: PostAnswer) -> DeliveryOutcome:
+    def _decide(self, pending: PendingCallback, answer: PostAnswer) -> DeliveryOutcome:
         """What is to be recorded. What is to be tried again is due then."""
-        job_id, now = want.callback.job_id, trio.current_time()
+        job_id, now = pending.callback.job_id, trio.current_time()
         if answer.result is PostResult.DELIVERED:
-            return DeliveryOutcome(job_id, CallbackStatus.DELIVERED, want.tries)
-        if answer.result is PostResult.GONE or now >= want.last:
-            return _given_up(want, answer.reason)
-        delay = DELAYS[min(want.tries, len(DELAYS)) - 1] * (0.8 + 0.4 * self._rng.random())
-        delay = min(delay, want.last - now)
+            return DeliveryOutcome(job_id, CallbackStatus.DELIVERED, pending.tries)
+        if answer.result is PostResult.GONE or now >= pending.last:
+            return _give_up(pending, answer.reason)
+        delay = DELAYS[min(pending.tries, len(DELAYS)) - 1] * (0.8 + 0.4 * self._rng.random())
+        delay = min(delay, pending.last - now)
         if answer.retry_after is not None:
             delay = max(delay, min(answer.retry_after, DELAYS[-1]))
-        want.due = now + delay
-        if want.tries == 1:
+        pending.due = now + delay
+        if pending.tries == 1:
             log.warning("the callback of job %d failed, and is tried again: %s", job_id, answer.reason)
         return DeliveryOutcome(
-            job_id, CallbackStatus.PENDING, want.tries, answer.reason, self._clock.now() + delay
+            job_id, CallbackStatus.PENDING, pending.tries, answer.reason, self._clock.now() + delay
         )
 
     async def _record(self, tried: DeliveryOutcome) -> None:
@@ -195,13 +195,13 @@ class CallbackSender(Actor):
             await trio.sleep(backoff.next())
 
 
-def _given_up(want: PendingCallback, reason: str) -> DeliveryOutcome:
-    callback = want.callback
+def _give_up(pending: PendingCallback, reason: str) -> DeliveryOutcome:
+    callback = pending.callback
     log.error(
         "the callback of job %d to %s is given up after %d tries: %s",
         callback.job_id,
         callback.url,
-        want.tries,
+        pending.tries,
         reason,
     )
-    return DeliveryOutcome(callback.job_id, CallbackStatus.GIVEN_UP, want.tries, reason)
+    return DeliveryOutcome(callback.job_id, CallbackStatus.GIVEN_UP, pending.tries, reason)

@@ -1,17 +1,19 @@
 """Whose turn it is among callbacks: the places that tries have, and the lines before them.
 
 A host is a name and a port. A receiver is one of its URLs, without the query, which is often each job's own.
+The rules, to which the code below refers by number:
 
-- A receiver is sick if its last try failed or took long. One that is well has a few places; one that is sick,
-  or was never tried, has one.
-- A host is sick if there was no connection to it, or if a receiver took long that was not known to be sick: a
-  dead host is found out behind any number of URLs, and what a sick receiver does says nothing of its host.
-  A quick answer, whatever it says, makes its host well. A host that is well has a few places, of which its
-  sick receivers have half; any other has one.
-- All that is sick, or at a sick host, has half of all places: it delays nobody else.
-- Who asks to be left alone rests; no other receiver does.
-
-Receivers come in turn. Nothing is kept of one that has no callback in hand.
+1. A receiver is sick if its last try failed or took long. One that is well has a few places; one that is
+   sick, or was never tried, has one.
+2. A host is sick if there was no connection to it, or if a receiver took long that was not known to be sick:
+   a dead host is found out behind any number of URLs, and what a sick receiver does says nothing of its host.
+   A quick answer, whatever it says, makes its host well.
+3. A host that is well has a few places, of which its sick receivers have half; any other has one.
+4. All that is sick, or at a sick host, is ailing and has half of all places: it delays nobody else.
+5. Who asks to be left alone rests; no other receiver does.
+6. Receivers come in turn: first for a place of their host, the sick and the others alternately, then in one
+   of two lines, the well and the ailing.
+7. Nothing is kept of a receiver that has no callback in hand.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ class _Host:
     sick_next: bool = False
 
     @property
-    def free(self) -> int:
+    def free(self) -> int:  # rule 3
         return (PLACES_A_HOST if self.well else 1) - self.active
 
     @property
@@ -76,7 +78,7 @@ class _Host:
         return min(self.free, (PLACES_A_HOST // 2 if self.well else 1) - self.active_sick)
 
     def next_parked(self) -> Receiver | None:
-        """Whose turn it is to stand in line, the sick and the others alternately."""
+        """Whose turn it is to stand in line (rule 6)."""
         parked_sick = self.parked_sick if self.free_sick > self.lined else None
         if self.free <= self.lined or not (parked_sick or self.parked):
             return None
@@ -103,7 +105,7 @@ class Receiver:
     rests_until: float = 0.0
 
     @property
-    def has_place(self) -> bool:
+    def has_place(self) -> bool:  # rule 1
         return self.active < (PLACES_A_HOST if self.well else 1)
 
     @property
@@ -111,18 +113,18 @@ class Receiver:
         return max(self.waiting[0].due, self.rests_until)
 
     @property
-    def ill(self) -> bool:
+    def ailing(self) -> bool:  # rule 4
         return self.sick or self.host.sick
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A try that has its place. `sick` and `ill` are as the receiver was when it began."""
+    """A try that has its place. `sick` and `ailing` are as the receiver was when it began."""
 
     receiver: Receiver
-    want: PendingCallback
+    pending: PendingCallback
     sick: bool
-    ill: bool
+    ailing: bool
 
 
 class DeliveryQueue:
@@ -132,11 +134,11 @@ class DeliveryQueue:
         self._hosts: dict[tuple[str, int], _Host] = {}
         self._receivers: dict[str, Receiver] = {}
         self._well: deque[Receiver] = deque()
-        self._ill: deque[Receiver] = deque()
+        self._ailing: deque[Receiver] = deque()
         self._alarms: list[tuple[float, int, Receiver]] = []
         self._alarms_set = 0
         self._active = 0
-        self._active_ill = 0
+        self._active_ailing = 0
 
     @property
     def next_alarm(self) -> float | None:
@@ -148,9 +150,9 @@ class DeliveryQueue:
         """How many hosts and receivers something is known of."""
         return len(self._hosts) + len(self._receivers)
 
-    def add(self, want: PendingCallback, now: float) -> None:
-        receiver = self._receiver(want.callback.url)
-        heappush(receiver.waiting, want)
+    def add(self, pending: PendingCallback, now: float) -> None:
+        receiver = self._receiver(pending.callback.url)
+        heappush(receiver.waiting, pending)
         self._consider(receiver, now)
 
     def begin(self, now: float) -> Iterator[Delivery]:
@@ -163,11 +165,11 @@ class DeliveryQueue:
         while self._active < PLACES:
             if self._well:
                 receiver = self._well.popleft()
-                if receiver.ill:  # it fell ill while it stood in line
-                    self._ill.append(receiver)
+                if receiver.ailing:  # since it stands in line
+                    self._ailing.append(receiver)
                     continue
-            elif self._ill and self._active_ill < SICK_PLACES:
-                receiver = self._ill.popleft()
+            elif self._ailing and self._active_ailing < SICK_PLACES:
+                receiver = self._ailing.popleft()
             else:
                 return
             host = receiver.host
@@ -175,13 +177,13 @@ class DeliveryQueue:
             receiver.placed = False
             due = receiver.waiting and receiver.has_place and receiver.due <= now
             if due and (host.free_sick if receiver.sick else host.free) > 0:
-                yield self._begun(receiver)
+                yield self._take_place(receiver)
             self._consider(receiver, now)
             self._unpark(host)
 
-    def learn(self, turn: Delivery, answer: PostAnswer, took: float) -> None:
-        """What a try, which took so many seconds, says of its receiver and its host."""
-        receiver, host, quick = turn.receiver, turn.receiver.host, took < SLOW
+    def learn(self, delivery: Delivery, answer: PostAnswer, took: float) -> None:
+        """What a try, which took so many seconds, says of its receiver and its host (rules 1 and 2)."""
+        receiver, host, quick = delivery.receiver, delivery.receiver.host, took < SLOW
         if not answer.connected or not (quick or receiver.sick):
             host.well, host.sick = False, True
         elif quick:
@@ -191,27 +193,27 @@ class DeliveryQueue:
             receiver.sick = not receiver.well
 
     def rest(self, receiver: Receiver, until: float, now: float) -> Sequence[PendingCallback]:
-        """Nothing is sent to it before `until`. Of those that wait for it, the ones whose time is over are
-        let go and given back: else all of them would have their last try once the rest is over."""
+        """Nothing is sent to it before `until` (rule 5). Of those that wait for it, the ones whose time is
+        over are let go and given back: else all of them would have their last try once the rest is over."""
         receiver.rests_until = max(receiver.rests_until, until)
-        let_go = [want for want in receiver.waiting if want.last <= now]
-        receiver.waiting = [want for want in receiver.waiting if want.last > now]
+        let_go = [pending for pending in receiver.waiting if pending.last <= now]
+        receiver.waiting = [pending for pending in receiver.waiting if pending.last > now]
         heapify(receiver.waiting)
         return let_go
 
-    def end(self, turn: Delivery, now: float, *, again: bool) -> None:
+    def end(self, delivery: Delivery, now: float, *, again: bool) -> None:
         """The try is over; `again`: its callback is wanted again when it is due."""
-        receiver, host = turn.receiver, turn.receiver.host
+        receiver, host = delivery.receiver, delivery.receiver.host
         if again:
-            heappush(receiver.waiting, turn.want)
+            heappush(receiver.waiting, delivery.pending)
         receiver.active -= 1
         host.active -= 1
-        host.active_sick -= turn.sick
+        host.active_sick -= delivery.sick
         self._active -= 1
-        self._active_ill -= turn.ill
+        self._active_ailing -= delivery.ailing
         self._consider(receiver, now)
         self._unpark(host)
-        if not receiver.waiting and not receiver.active:
+        if not receiver.waiting and not receiver.active:  # rule 7
             del self._receivers[receiver.key]
             host.receivers -= 1
             if not host.receivers:
@@ -226,14 +228,14 @@ class DeliveryQueue:
             self._receivers[key] = Receiver(key, host)
         return self._receivers[key]
 
-    def _begun(self, receiver: Receiver) -> Delivery:
-        turn = Delivery(receiver, heappop(receiver.waiting), receiver.sick, receiver.ill)
+    def _take_place(self, receiver: Receiver) -> Delivery:
+        delivery = Delivery(receiver, heappop(receiver.waiting), receiver.sick, receiver.ailing)
         receiver.active += 1
         receiver.host.active += 1
-        receiver.host.active_sick += turn.sick
+        receiver.host.active_sick += delivery.sick
         self._active += 1
-        self._active_ill += turn.ill
-        return turn
+        self._active_ailing += delivery.ailing
+        return delivery
 
     def _consider(self, receiver: Receiver, now: float) -> None:
         """Park the receiver if something of it is due and it has a place, or set its alarm."""
@@ -253,7 +255,7 @@ class DeliveryQueue:
         """Line up as many receivers as the host has places for."""
         while (receiver := host.next_parked()) is not None:
             host.lined += 1
-            (self._ill if receiver.ill else self._well).append(receiver)
+            (self._ailing if receiver.ailing else self._well).append(receiver)
 
 
 def _place_of(url: str) -> tuple[str, int]:

@@ -134,8 +134,8 @@ class NodeFact:
     @property
     def empty(self) -> bool:
         """Draining, and the node itself has said since then that nothing is left on it."""
-        told = self.drained_at is not None and self.heard_at is not None and self.heard_at > self.drained_at
-        return self.draining and self.busy == 0 and told
+        heard = self.drained_at is not None and self.heard_at is not None and self.heard_at > self.drained_at
+        return self.draining and self.busy == 0 and heard
 
 
 @dataclass(frozen=True, slots=True)

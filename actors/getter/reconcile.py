@@ -140,8 +140,8 @@ def reconcile(tracked: TrackedAttempt, node: NodeMirror, limits: ServiceLimits |
         reason = f"node {node.node_id} is lost: {node.trouble}"
         return NextAction(retried(reason, state=AttemptState.GIVEN_UP))
     if view is not None and view.lost:
-        told = "" if view.end is None or not view.end.message else f": {view.end.message}"
-        reason = f"node {node.node_id} lost it{told}"
+        detail = "" if view.end is None or not view.end.message else f": {view.end.message}"
+        reason = f"node {node.node_id} lost it{detail}"
         return NextAction(retried(reason, state=AttemptState.OVER))
     if view is not None and view.end is not None:
         end = tracked.verdict(view.end)
@@ -193,12 +193,12 @@ def _move(
 def _progress(tracked: TrackedAttempt, view: PayloadView) -> SetProgress | None:
     """What its script says, if the ledger does not know it yet. A fraction stays until there is another: a
     node that was started anew may not know it."""
-    job, said = tracked.job, view.progress
-    if said is None:
+    job, progress = tracked.job, view.progress
+    if progress is None:
         return None
-    fraction = job.progress if said.fraction is None else said.fraction
-    change = SetProgress(job.id, tracked.attempt.key, fraction, said.message)
-    known = (job.progress, job.progress_message) == (fraction, said.message)
+    fraction = job.progress if progress.fraction is None else progress.fraction
+    change = SetProgress(job.id, tracked.attempt.key, fraction, progress.message)
+    known = (job.progress, job.progress_message) == (fraction, progress.message)
     return None if known or change == tracked.unheard else change
 
 
@@ -231,8 +231,8 @@ def _without_results(tracked: TrackedAttempt, end: End, why: str) -> Transition:
 
 def _homecoming(tracked: TrackedAttempt, stored: CollectAnswer, view: PayloadView | None) -> Transition:
     """Its results are on our disk: the end."""
-    told: End | None = tracked.job.end or stored.end or (None if view is None else view.end)
-    if told is None:
+    known: End | None = tracked.job.end or stored.end or (None if view is None else view.end)
+    if known is None:
         return failed(tracked, "the node gave results without saying how the job ended")
-    end = tracked.verdict(told)
+    end = tracked.verdict(known)
     return _move(tracked, end.status, end.message, state=AttemptState.OVER, end=end)

@@ -1,8 +1,19 @@
-"""Sending attempts to one node: a lane for small ones, batched, and one for large ones, so that nobody waits
-behind 400 MB. A lane is part of the Sender: its tasks run in the Sender's nursery and end with it.
+"""Sending attempts to one node. A dispatcher is part of the Sender: its tasks run in the Sender's nursery and
+end with it. Its rules, to which the code below refers by number:
 
-An item is *in doubt* once a byte of it may have reached the node. From then on it is only ever sent again
-under the same key, which the node knows how to answer, until the node has said what it has, or is lost.
+1. An attempt is *in doubt* once a byte of it may have reached the node, and so is one that an earlier life
+   has left. From then on it is only ever sent again under the same key, which the node knows how to answer,
+   until the node has said what it has, or is lost.
+2. A node that knows only the contract knows no keys: what is in doubt there is never sent again, as it might
+   run twice.
+3. What was never in doubt needs no node to be ended or given back: when it is to stop, or the node is lost.
+4. What is to stop and is in doubt is stopped by the node: it says that it never runs there, or has it.
+5. A lost node cuts what is on its way to it; what becomes of each attempt is then the Sender's to decide.
+6. Small attempts go together, one batch at a time; large ones by themselves, a few at once: nobody waits
+   behind 400 MB.
+7. A defect that a batch brings out parts it: each of its attempts is sent alone from then on, and refused
+   after `GIVE_UP_DEFECT` such tries.
+8. An attempt is let go of once the ledger has what became of it. Until then it is kept, and told again.
 """
 
 from __future__ import annotations
@@ -22,7 +33,7 @@ from actors.ports.nodes import AttemptLookup, Dispatch, LookupResult, Nodes, Sub
 from actors.ports.world import Random
 from actors.request_batcher import GIVE_UP_DEFECT
 
-log: Final = logging.getLogger("orchestrator.lane")
+log: Final = logging.getLogger("orchestrator.sender")
 
 RETRY_FIRST: Final = 0.2
 RETRY_MOST: Final = 5.0
@@ -46,10 +57,10 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DispatchResult:
-    """One attempt's fate. `sent` says whether anything of it may have reached the node."""
+    """What became of one attempt. `sent` says whether anything of it may have reached the node."""
 
     dispatch: Dispatch
-    fate: Verdict
+    verdict: Verdict
     reason: str = ""
     sent: bool = True
     view: PayloadView | None = None
@@ -67,7 +78,7 @@ class _Item:
         self.sending: trio.CancelScope | None = None
         self.stop = False
         self.stopping = False
-        self.settling = False
+        self.reporting = False
         self.alone = False
         self.defects = 0
 
@@ -76,8 +87,8 @@ class _Item:
 
 
 class NodeDispatcher:
-    """`settle` takes fates in the plural and says for each whether it was recorded; what was not is tried
-    again. `ref` may be None until the node has been seen in this life of the Sender."""
+    """`on_results` takes what became of attempts, and says of each whether it was recorded; what was not is
+    told again (rule 8). `ref` may be None until the node has been seen in this life of the Sender."""
 
     def __init__(
         self,
@@ -85,14 +96,14 @@ class NodeDispatcher:
         *,
         nodes: Nodes,
         ref: NodeRef | None,
-        settle: Callable[[Sequence[DispatchResult]], Awaitable[Sequence[bool]]],
+        on_results: Callable[[Sequence[DispatchResult]], Awaitable[Sequence[bool]]],
         rng: Random,
         batch_bytes: int,
     ) -> None:
         self.node_id = node_id
         self._nodes = nodes
         self._ref = ref
-        self._settle = settle
+        self._record_results = on_results
         self._rng = rng
         self._batch_bytes = batch_bytes
         self._items: dict[str, _Item] = {}
@@ -143,7 +154,7 @@ class NodeDispatcher:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             while True:
-                await self._settle_certain()
+                await self._report_certain()
                 self._start_what_is_due(nursery)
                 with trio.move_on_at(self._next_due()):
                     await self._bell.wait()
@@ -154,18 +165,17 @@ class NodeDispatcher:
         return item.dispatch.job.size > self._batch_bytes
 
     def _idle(self) -> list[_Item]:
-        return [i for i in self._items.values() if i.sending is None and not i.stopping and not i.settling]
+        return [i for i in self._items.values() if i.sending is None and not i.stopping and not i.reporting]
 
     def _next_due(self) -> float:
         """When an item becomes due. What is due already waits for something that rings: a transfer's end, or
         the node."""
         now = trio.current_time()
-        dues = (i.due for i in self._items.values() if i.due > now and not i.stopping and not i.settling)
+        dues = (i.due for i in self._items.values() if i.due > now and not i.stopping and not i.reporting)
         return min(dues, default=float("inf"))
 
-    async def _settle_certain(self) -> None:
-        """What can be said without asking the node: it is lost, it was never told of an attempt that is to
-        stop, or it is contract-only and knows no keys: sending again might run the job twice."""
+    async def _report_certain(self) -> None:
+        """What can be said without asking the node: rules 2, 3 and 5."""
         now = trio.current_time()
         certain = []
         for item in self._idle():
@@ -187,6 +197,7 @@ class NodeDispatcher:
         if node is None or self._lost is not None:
             return
         now = trio.current_time()
+        # Rule 4.
         to_stop = [i for i in self._items.values() if i.stop and i.doubt and not i.stopping and i.due <= now]
         if to_stop:
             for item in to_stop:
@@ -194,6 +205,7 @@ class NodeDispatcher:
             nursery.start_soon(self._stop, node, to_stop)
         batch: list[_Item] = []
         size = 0
+        # Rules 6 and 7.
         for item in self._idle():
             if item.stop or item.due > now:
                 continue
@@ -245,28 +257,28 @@ class NodeDispatcher:
         with scope:
             try:
                 answers = await self._nodes.submit(node, [item.dispatch for item in batch])
-            # A defect that one job brings out must not stop the others: each is tried by itself.
+            # Rule 7: a defect that one job brings out must not stop the others.
             except Exception as error:
                 log.error("%d attempts could not be sent", len(batch), exc_info=error)
                 why = f"internal error: {error!r}"
                 for item in batch:
                     item.alone = True
                     item.defects += len(batch) == 1
-        settled = []
+        results = []
         for index, item in enumerate(batch):
             item.sending = None
             answer = answers[index] if answers is not None else SubmitAnswer(SubmitResult.DOUBT, why)
             if item.defects >= GIVE_UP_DEFECT:
                 answer = SubmitAnswer(SubmitResult.MALFORMED, why)
-            fate = _verdict_on_submit(answer, node, earlier_doubt[index])
-            if fate is None:
+            verdict = _verdict_on_submit(answer, node, earlier_doubt[index])
+            if verdict is None:
                 item.later()
             elif self._items.get(item.dispatch.attempt.key) is item:
-                item.doubt = earlier_doubt[index] or fate is not Verdict.NOT_THERE
-                settled.append(
+                item.doubt = earlier_doubt[index] or verdict is not Verdict.NOT_THERE
+                results.append(
                     DispatchResult(
                         item.dispatch,
-                        fate,
+                        verdict,
                         answer.reason,
                         item.doubt,
                         answer.view,
@@ -275,36 +287,38 @@ class NodeDispatcher:
                         node,
                     )
                 )
-        await self._report(settled)
+        await self._report(results)
 
     async def _stop(self, node: NodeRef, batch: list[_Item]) -> None:
         try:
-            looks = await self._nodes.cancel(node, [item.dispatch.attempt for item in batch])
+            answers = await self._nodes.cancel(node, [item.dispatch.attempt for item in batch])
         # As in `_send`: a defect is no crash of the Sender. The order stands, and is given again.
         except Exception as error:
             log.error("%d attempts could not be stopped", len(batch), exc_info=error)
-            looks = [AttemptLookup(LookupResult.UNKNOWN, reason=f"internal error: {error!r}")] * len(batch)
-        settled = []
-        for item, look in zip(batch, looks, strict=True):
+            answers = [AttemptLookup(LookupResult.UNKNOWN, reason=f"internal error: {error!r}")] * len(batch)
+        results = []
+        for item, found in zip(batch, answers, strict=True):
             item.stopping = False
             if self._items.get(item.dispatch.attempt.key) is not item:
                 continue
-            fate = _verdict_on_stop(look)
-            if fate is None:
+            verdict = _verdict_on_stop(found)
+            if verdict is None:
                 item.later()
             else:
-                settled.append(DispatchResult(item.dispatch, fate, look.reason, True, look.view, node=node))
-        await self._report(settled)
+                results.append(
+                    DispatchResult(item.dispatch, verdict, found.reason, True, found.view, node=node)
+                )
+        await self._report(results)
         self._bell.ring()
 
-    async def _report(self, settled: Sequence[DispatchResult]) -> None:
-        if not settled:
+    async def _report(self, results: Sequence[DispatchResult]) -> None:
+        if not results:
             return
-        items = [self._items[s.dispatch.attempt.key] for s in settled]
+        items = [self._items[s.dispatch.attempt.key] for s in results]
         for item in items:
-            item.settling = True
-        for item, recorded in zip(items, await self._settle(settled), strict=True):
-            item.settling = False
+            item.reporting = True
+        for item, recorded in zip(items, await self._record_results(results), strict=True):
+            item.reporting = False
             if recorded:
                 self._items.pop(item.dispatch.attempt.key, None)
                 if item.sending is not None and self._is_large(item):
@@ -314,7 +328,7 @@ class NodeDispatcher:
 
 
 def _verdict_on_submit(answer: SubmitAnswer, node: NodeRef, earlier_doubt: bool) -> Verdict | None:
-    """None: still in doubt, ask again under the same key."""
+    """None: still in doubt (rule 1)."""
     match answer.result:
         case SubmitResult.HAS:
             return Verdict.HAS
@@ -329,8 +343,8 @@ def _verdict_on_submit(answer: SubmitAnswer, node: NodeRef, earlier_doubt: bool)
             return Verdict.UNKNOWABLE if node.contract_only else None
 
 
-def _verdict_on_stop(look: AttemptLookup) -> Verdict | None:
-    match look.result:
+def _verdict_on_stop(found: AttemptLookup) -> Verdict | None:
+    match found.result:
         case LookupResult.TOMBSTONED:
             return Verdict.KILLED
         case LookupResult.FOUND:

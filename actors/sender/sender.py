@@ -195,31 +195,31 @@ class Sender(Actor):
         if job.status is Status.QUEUED:
             self._queued[job.id] = job
             self._queued_since.setdefault(job.id, trio.current_time())
-            if (doom := self._doom(job)) is not None:
+            if (doom := self._explain_end(job)) is not None:
                 self._doomed[job.id] = doom
         else:
             self._queued.pop(job.id, None)
             self._queued_since.pop(job.id, None)
-        self._hold_slot(job)
+        self._reserve_slot(job)
         self._pool.apply(job, trio.current_time())
         if job.status is Status.PROCESSING and job.attempt is not None:
-            dispatcher = self._lane(job.attempt.node_id)
-            # What no lane knows was sent, or not, by an earlier life: it is in doubt.
+            dispatcher = self._dispatcher(job.attempt.node_id)
+            # What no dispatcher knows was sent, or not, by an earlier life: it is in doubt.
             dispatcher.put(Dispatch(job.attempt, job), doubt=True)
             if job.terminate_requested:
                 dispatcher.cancel(job.attempt.key)
 
-    def _hold_slot(self, job: Job) -> None:
+    def _reserve_slot(self, job: Job) -> None:
         """An attempt holds its slot until its end is known; a given-up one until its node lets go of it."""
         attempt = job.attempt if job.counts else None
-        held = self._keys.get(job.id)
-        if held is not None and (attempt is None or attempt.key != held):
+        key = self._keys.get(job.id)
+        if key is not None and (attempt is None or attempt.key != key):
             del self._keys[job.id]
             if job.end is None:
-                self._given_up.add(held)  # perhaps: `_free_given_up` asks the ledger
+                self._given_up.add(key)  # perhaps: `_free_given_up` asks the ledger
                 self._given_up_read = float("-inf")
             else:
-                self._pool.unreserve(held)
+                self._pool.unreserve(key)
         if attempt is not None:
             self._keys[job.id] = attempt.key
             self._pool.reserve(attempt.key, attempt.node_id)
@@ -242,7 +242,7 @@ class Sender(Actor):
             # Its row, as it is afterwards, takes each one off the list.
             await self._record(list(self._doomed.values()))
 
-    def _doom(self, job: Job) -> Transition | None:
+    def _explain_end(self, job: Job) -> Transition | None:
         """The end of a queued job that somebody wants stopped, or whose service was removed."""
         if job.terminate_requested:
             return Transition(
@@ -269,7 +269,7 @@ class Sender(Actor):
                 attempt = move.attempt
                 assert attempt is not None
                 if answer.outcome is ChangeResult.DONE and answer.job is not None:
-                    self._lane(attempt.node_id).put(Dispatch(attempt, answer.job), doubt=False)
+                    self._dispatcher(attempt.node_id).put(Dispatch(attempt, answer.job), doubt=False)
                 else:
                     self._unreserve(move)
                 if answer.job is None:
@@ -308,38 +308,38 @@ class Sender(Actor):
 
     # ------------------------------------------------------------------ what became of it
 
-    def _lane(self, node_id: str) -> NodeDispatcher:
+    def _dispatcher(self, node_id: str) -> NodeDispatcher:
         dispatcher = self._dispatchers.get(node_id)
         if dispatcher is None:
             dispatcher = self._dispatchers[node_id] = NodeDispatcher(
                 node_id,
                 nodes=self._nodes,
                 ref=self._pool.ref(node_id),
-                settle=self._settle,
+                on_results=self._record_results,
                 rng=self._rng,
                 batch_bytes=self._batch_bytes,
             )
             self.nursery.start_soon(dispatcher.run)
         return dispatcher
 
-    async def _settle(self, settled: Sequence[DispatchResult]) -> Sequence[bool]:
+    async def _record_results(self, results: Sequence[DispatchResult]) -> Sequence[bool]:
         """Record what became of attempts. False for what could not be recorded now."""
-        moves = [self._move_for(s) for s in settled]
+        moves = [self._move_for(s) for s in results]
         try:
             recorded = await self._record(moves)
         except LedgerError as error:
             log.warning("what became of %d attempts is recorded later: %s", len(moves), error)
             return [False] * len(moves)
-        for s, move, answer in zip(settled, moves, recorded, strict=True):
+        for s, move, answer in zip(results, moves, recorded, strict=True):
             if answer.outcome is ChangeResult.DONE and move.target is Status.SUBMITTED and s.node is not None:
                 attempt = replace(s.dispatch.attempt, foreign_id=s.foreign_id)
                 self._hand_over(AttemptHanded(attempt, s.node, s.mark))
-            if s.fate is Verdict.NOT_THERE:
+            if s.verdict is Verdict.NOT_THERE:
                 self._pool.back_off(s.dispatch.attempt.node_id, s.reason, trio.current_time())
             elif s.node is not None:
                 self._pool.took(s.node.node_id)
         self.ring()
-        return [_is_settled(move, answer) for move, answer in zip(moves, recorded, strict=True)]
+        return [_is_done_with(move, answer) for move, answer in zip(moves, recorded, strict=True)]
 
     def _move_for(self, s: DispatchResult) -> Transition:
         job, key = s.dispatch.job, s.dispatch.attempt.key
@@ -362,7 +362,7 @@ class Sender(Actor):
             )
 
         untold = AttemptState.OVER if s.sent else AttemptState.RELEASED
-        match s.fate:
+        match s.verdict:
             case Verdict.HAS if s.view is not None and s.view.lost:
                 reason = f"the machine of node {s.dispatch.attempt.node_id} was restarted"
                 return retried(reason, state=AttemptState.OVER)
@@ -396,7 +396,7 @@ class Sender(Actor):
         return recorded
 
 
-def _is_settled(move: Transition, answer: ChangeAnswer) -> bool:
+def _is_done_with(move: Transition, answer: ChangeAnswer) -> bool:
     """Whether the attempt is no longer the Sender's: a move refused because termination was ordered meanwhile
     leaves it in Processing."""
     job = answer.job

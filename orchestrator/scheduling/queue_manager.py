@@ -9,7 +9,7 @@ Jobs that require different things of a node stand in rings of their own, so tha
 no node can run now; the quotas are counted over all of them.
 
 A job counts against its user's and its service's quota while its row says so (`Job.counts`) or while it is
-held: from the decision that it goes until its row says what became of it.
+reserved: from the decision that it goes until its row says what became of it.
 
 No operation walks through the queue: `apply`, `next`, `reserve` and `unreserve` cost the logarithm of its
 length, `explain_wait` a step for each user who waits."""
@@ -45,12 +45,12 @@ class _Known:
     user_id: int
     requires: str
     state: _JobState
-    held: bool = False
+    reserved: bool = False
 
     @property
     def effective(self) -> _JobState:
         queued = self.state in (_JobState.WAITING, _JobState.ORDERED_TO_END)
-        return _JobState.GOING if self.held and queued else self.state
+        return _JobState.GOING if self.reserved and queued else self.state
 
 
 class QueueManager:
@@ -77,7 +77,7 @@ class QueueManager:
         before = known.effective
         known.seq = job.change_seq
         known.state = _state_of(job)
-        known.held = known.held and job.status is Status.QUEUED
+        known.reserved = known.reserved and job.status is Status.QUEUED
         self._shift(job.id, known, before)
         if job.status in OVER:
             del self._known[job.id]
@@ -102,16 +102,16 @@ class QueueManager:
     def reserve(self, job_id: int) -> None:
         """Count a queued job as going. Nothing happens to a job that is unknown or not queued."""
         known = self._known.get(job_id)
-        if known is not None and known.state is _JobState.WAITING and not known.held:
-            known.held = True
+        if known is not None and known.state is _JobState.WAITING and not known.reserved:
+            known.reserved = True
             self._shift(job_id, known, _JobState.WAITING)
 
     def unreserve(self, job_id: int) -> None:
         """Let the job's own row count again. Idempotent."""
         known = self._known.get(job_id)
-        if known is not None and known.held:
+        if known is not None and known.reserved:
             before = known.effective
-            known.held = False
+            known.reserved = False
             self._shift(job_id, known, before)
 
     def services(self) -> Sequence[str]:

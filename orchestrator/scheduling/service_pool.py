@@ -356,10 +356,10 @@ class ServicePool:
             return f"no node of service {service} has been in touch yet ({configured} configured)"
         if any(one.takes for one in nodes):
             return f"service {service} has a free slot"
-        told = [f"{_name(one)} {_why(one)}" for one in nodes[:_NAMED]]
+        each = [f"{_name(one)} {_why(one)}" for one in nodes[:_NAMED]]
         if len(nodes) > _NAMED:
-            told.append(f"and {len(nodes) - _NAMED} more")
-        return f"no node takes jobs of service {service}: {'; '.join(told)}"
+            each.append(f"and {len(nodes) - _NAMED} more")
+        return f"no node takes jobs of service {service}: {'; '.join(each)}"
 
     def ref(self, node_id: str) -> NodeRef | None:
         """Where a node is; None if that is not known."""

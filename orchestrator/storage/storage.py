@@ -170,11 +170,6 @@ class DiskStorage:
             if not self._reading[storage_key]:
                 del self._reading[storage_key]
 
-    @property
-    def reading_now(self) -> frozenset[str]:
-        """The storage keys of what is being read."""
-        return frozenset(self._reading)
-
     async def input_files(self, storage_key: str) -> list[tuple[str, Path, int]]:
         """The uploaded files: relative path, where it is, bytes; sorted. Raises StorageError when any of it
         cannot be read."""

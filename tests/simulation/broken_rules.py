@@ -59,12 +59,12 @@ def _slot_kept_when_lost() -> Iterator[None]:
 def _requeued_when_ambiguous() -> Iterator[None]:
     original = dispatcher._verdict_on_submit
 
-    def fate(answer: SubmitAnswer, node: object, earlier_doubt: bool) -> dispatcher.Verdict | None:
+    def verdict(answer: SubmitAnswer, node: object, earlier_doubt: bool) -> dispatcher.Verdict | None:
         if answer.result is SubmitResult.DOUBT:
             return dispatcher.Verdict.NOT_THERE
         return original(answer, node, earlier_doubt)  # type: ignore[arg-type]
 
-    with patch.object(dispatcher, "_verdict_on_submit", fate):
+    with patch.object(dispatcher, "_verdict_on_submit", verdict):
         yield
 
 

@@ -26,7 +26,7 @@ ANSWERS = (
 )
 
 
-def want(seq: int, url: str, due: float = 0.0) -> PendingCallback:
+def pending(seq: int, url: str, due: float = 0.0) -> PendingCallback:
     return PendingCallback(due, seq, Callback(seq, seq, url, 0.0, 0.0), 1e9, 1e9, 0)
 
 
@@ -37,27 +37,27 @@ def test_the_bounds_hold_and_each_has_its_turn(seed: int) -> None:
     left = 600
     for seq in range(left):
         url = f"{rng.choice(hosts)}/{rng.randrange(8)}?{seq}"
-        turns.add(want(seq, url, rng.choice([0.0, rng.random() * 50])), now)
+        turns.add(pending(seq, url, rng.choice([0.0, rng.random() * 50])), now)
     active: list[tuple[float, Delivery]] = []
     while left:
-        for turn in turns.begin(now):
-            assert turn.want.due <= now and turn.receiver.rests_until <= now
-            active.append((rng.choice([0.1, 4.0, 30.0]), turn))
-        assert len(active) <= PLACES and sum(turn.ill for _, turn in active) <= SICK_PLACES
-        of_host = Counter(turn.receiver.key.rpartition("/")[0] for _, turn in active)
+        for delivery in turns.begin(now):
+            assert delivery.pending.due <= now and delivery.receiver.rests_until <= now
+            active.append((rng.choice([0.1, 4.0, 30.0]), delivery))
+        assert len(active) <= PLACES and sum(delivery.ailing for _, delivery in active) <= SICK_PLACES
+        of_host = Counter(delivery.receiver.key.rpartition("/")[0] for _, delivery in active)
         assert not of_host or max(of_host.values()) <= PLACES_A_HOST
         if not active:
             assert turns.next_alarm is not None and turns.next_alarm > now, "somebody waits for ever"
             now = turns.next_alarm
             continue
-        took, turn = active.pop(rng.randrange(len(active)))
+        took, delivery = active.pop(rng.randrange(len(active)))
         now += rng.random() * took
         answer = rng.choice(ANSWERS)
-        turns.learn(turn, answer, took)
+        turns.learn(delivery, answer, took)
         if answer.retry_after is not None:
-            turns.rest(turn.receiver, now + answer.retry_after, now)
-        turn.want.due = now + 5.0
-        turns.end(turn, now, again=answer is not TAKEN)
+            turns.rest(delivery.receiver, now + answer.retry_after, now)
+        delivery.pending.due = now + 5.0
+        turns.end(delivery, now, again=answer is not TAKEN)
         left -= answer is TAKEN
     assert not turns.kept, "what is kept grows with the URLs that were ever told"
 
@@ -67,26 +67,26 @@ def test_the_sick_of_a_host_have_half_of_its_places_and_the_others_the_rest() ->
 
     def first_tries(paths: range, took: float, next_at: float) -> None:
         for path in paths:
-            turns.add(want(path, f"https://a.example/{path}"), 0.0)
-            (turn,) = turns.begin(0.0)
-            turns.learn(turn, TAKEN, took)
-            turn.want.due = next_at
-            turns.end(turn, 0.0, again=True)
+            turns.add(pending(path, f"https://a.example/{path}"), 0.0)
+            (delivery,) = turns.begin(0.0)
+            turns.learn(delivery, TAKEN, took)
+            delivery.pending.due = next_at
+            turns.end(delivery, 0.0, again=True)
 
     first_tries(range(6), 9.0, next_at=1.0)
     first_tries(range(6, 12), 0.1, next_at=2.0)
-    assert [turn.want.seq < 6 for turn in turns.begin(1.0)] == [True] * (PLACES_A_HOST // 2)
-    assert [turn.want.seq < 6 for turn in turns.begin(2.0)] == [False] * (PLACES_A_HOST // 2)
+    assert [delivery.pending.seq < 6 for delivery in turns.begin(1.0)] == [True] * (PLACES_A_HOST // 2)
+    assert [delivery.pending.seq < 6 for delivery in turns.begin(2.0)] == [False] * (PLACES_A_HOST // 2)
 
 
 def test_who_is_told_to_rest_while_it_stands_in_line_lets_the_next_one_go() -> None:
     turns = DeliveryQueue()
-    turns.add(want(1, "https://a.example/a"), 0.0)
-    (turn,) = turns.begin(0.0)
-    turns.learn(turn, ANSWERS[-1], 0.1)
-    turn.want.due = 1.0
-    turns.end(turn, 0.0, again=True)
-    turns.add(want(2, "https://a.example/a"), 0.0)
-    turns.add(want(3, "https://a.example/b"), 0.0)
-    turns.rest(turn.receiver, 100.0, 0.0)
-    assert [turn.want.seq for turn in turns.begin(0.0)] == [3]
+    turns.add(pending(1, "https://a.example/a"), 0.0)
+    (delivery,) = turns.begin(0.0)
+    turns.learn(delivery, ANSWERS[-1], 0.1)
+    delivery.pending.due = 1.0
+    turns.end(delivery, 0.0, again=True)
+    turns.add(pending(2, "https://a.example/a"), 0.0)
+    turns.add(pending(3, "https://a.example/b"), 0.0)
+    turns.rest(delivery.receiver, 100.0, 0.0)
+    assert [delivery.pending.seq for delivery in turns.begin(0.0)] == [3]

@@ -48,46 +48,46 @@ class FakeNodes:
         return [AttemptLookup(LookupResult.TOMBSTONED) for _ in attempts]
 
 
-class Settling:
-    """What the lane has settled, by job, and when."""
+class Results:
+    """What became of attempts, by job, and when."""
 
     def __init__(self) -> None:
-        self.fates: dict[int, tuple[Verdict, float]] = {}
+        self.verdicts: dict[int, tuple[Verdict, float]] = {}
         self.reasons: dict[int, str] = {}
         self.refuse = 0
         self.bell = Doorbell()
 
-    async def __call__(self, settled: Sequence[DispatchResult]) -> Sequence[bool]:
+    async def __call__(self, results: Sequence[DispatchResult]) -> Sequence[bool]:
         await trio.sleep(0.001)
         if self.refuse:
             self.refuse -= 1
-            return [False] * len(settled)
-        for s in settled:
-            self.fates[s.dispatch.job.id] = (s.fate, trio.current_time())
+            return [False] * len(results)
+        for s in results:
+            self.verdicts[s.dispatch.job.id] = (s.verdict, trio.current_time())
             self.reasons[s.dispatch.job.id] = s.reason
         self.bell.ring()
-        return [True] * len(settled)
+        return [True] * len(results)
 
     async def all(self, *jobs: int) -> dict[int, Verdict]:
-        while not set(jobs) <= set(self.fates):
+        while not set(jobs) <= set(self.verdicts):
             await self.bell.wait()
-        return {job: self.fates[job][0] for job in jobs}
+        return {job: self.verdicts[job][0] for job in jobs}
 
 
 @asynccontextmanager
-async def lane_to(nodes: FakeNodes, ref: NodeRef = NODE) -> AsyncIterator[tuple[NodeDispatcher, Settling]]:
-    settling = Settling()
+async def sending_to(nodes: FakeNodes, ref: NodeRef = NODE) -> AsyncIterator[tuple[NodeDispatcher, Results]]:
+    results = Results()
     dispatcher = NodeDispatcher(
         ref.node_id,
-        nodes=nodes,  # type: ignore[arg-type]  # the lane submits and cancels only
+        nodes=nodes,  # type: ignore[arg-type]  # it submits and cancels only
         ref=ref,
-        settle=settling,
+        on_results=results,
         rng=random.Random(1),
         batch_bytes=1000,
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(dispatcher.run)
-        yield dispatcher, settling
+        yield dispatcher, results
         nursery.cancel_scope.cancel()
 
 
@@ -97,24 +97,24 @@ def has(job: int) -> SubmitAnswer:
 
 async def test_what_piles_up_goes_together_and_a_batch_is_bounded(autojump_clock: MockClock) -> None:
     nodes = FakeNodes(has, lambda job: 1.0)
-    async with lane_to(nodes) as (dispatcher, settling):
+    async with sending_to(nodes) as (dispatcher, results):
         dispatcher.put(dispatch(1), doubt=False)
         await trio.testing.wait_all_tasks_blocked()
         for job in range(2, 6):
             dispatcher.put(dispatch(job, size=400), doubt=False)
-        await settling.all(1, 2, 3, 4, 5)
+        await results.all(1, 2, 3, 4, 5)
     assert nodes.calls == [[1], [2, 3], [4, 5]]
 
 
 async def test_a_small_one_does_not_wait_behind_a_large_one(autojump_clock: MockClock) -> None:
     nodes = FakeNodes(has, lambda job: 100.0 if job == 1 else 0.1)
-    async with lane_to(nodes) as (dispatcher, settling):
+    async with sending_to(nodes) as (dispatcher, results):
         start = trio.current_time()
         dispatcher.put(dispatch(1, size=400_000_000), doubt=False)
         dispatcher.put(dispatch(2), doubt=False)
-        await settling.all(1, 2)
-        assert settling.fates[2][1] - start < 1.0
-        assert settling.fates[1][1] - start >= 100.0
+        await results.all(1, 2)
+        assert results.verdicts[2][1] - start < 1.0
+        assert results.verdicts[1][1] - start >= 100.0
 
 
 async def test_a_poisoned_attempt_fails_alone(autojump_clock: MockClock) -> None:
@@ -123,38 +123,38 @@ async def test_a_poisoned_attempt_fails_alone(autojump_clock: MockClock) -> None
             raise ValueError("a name that cannot be sent")
         return has(job)
 
-    async with lane_to(FakeNodes(answer, lambda job: 0.1)) as (dispatcher, settling):
+    async with sending_to(FakeNodes(answer, lambda job: 0.1)) as (dispatcher, results):
         for job in (1, 2, 3):
             dispatcher.put(dispatch(job), doubt=False)
-        assert await settling.all(1, 2, 3) == {1: Verdict.HAS, 2: Verdict.REFUSED, 3: Verdict.HAS}
-        assert "a name that cannot be sent" in settling.reasons[2]
+        assert await results.all(1, 2, 3) == {1: Verdict.HAS, 2: Verdict.REFUSED, 3: Verdict.HAS}
+        assert "a name that cannot be sent" in results.reasons[2]
 
 
 async def test_doubt_is_sent_again_under_the_same_key_until_it_is_certain(autojump_clock: MockClock) -> None:
     answers = iter([SubmitResult.DOUBT, SubmitResult.NOT_SENT, SubmitResult.BUSY, SubmitResult.HAS])
     nodes = FakeNodes(lambda job: SubmitAnswer(next(answers)), lambda job: 0.1)
-    async with lane_to(nodes) as (dispatcher, settling):
+    async with sending_to(nodes) as (dispatcher, results):
         dispatcher.put(dispatch(1), doubt=False)
-        assert await settling.all(1) == {1: Verdict.HAS}
+        assert await results.all(1) == {1: Verdict.HAS}
     assert nodes.calls == [[1]] * 4
 
 
 async def test_what_was_certainly_not_sent_is_free_for_another_node(autojump_clock: MockClock) -> None:
-    async with lane_to(
+    async with sending_to(
         FakeNodes(lambda job: SubmitAnswer(SubmitResult.NOT_SENT, "refused"), lambda job: 0.1)
     ) as (
         dispatcher,
-        settling,
+        results,
     ):
         dispatcher.put(dispatch(1), doubt=False)
-        assert await settling.all(1) == {1: Verdict.NOT_THERE}
+        assert await results.all(1) == {1: Verdict.NOT_THERE}
 
 
 async def test_a_foreign_node_is_never_sent_what_it_may_have(autojump_clock: MockClock) -> None:
     nodes = FakeNodes(has, lambda job: 0.1)
-    async with lane_to(nodes, FOREIGN) as (dispatcher, settling):
+    async with sending_to(nodes, FOREIGN) as (dispatcher, results):
         dispatcher.put(dispatch(1), doubt=True)
-        assert await settling.all(1) == {1: Verdict.UNKNOWABLE}
+        assert await results.all(1) == {1: Verdict.UNKNOWABLE}
     assert nodes.calls == []
 
 
@@ -162,39 +162,39 @@ async def test_an_order_to_stop_reaches_the_node_while_a_large_attempt_is_on_its
     autojump_clock: MockClock,
 ) -> None:
     nodes = FakeNodes(has, lambda job: 1000.0)
-    async with lane_to(nodes) as (dispatcher, settling):
+    async with sending_to(nodes) as (dispatcher, results):
         dispatcher.put(dispatch(1, size=400_000_000), doubt=False)
         await trio.testing.wait_all_tasks_blocked()
         start = trio.current_time()
         dispatcher.cancel(f"{1:032x}")
-        assert await settling.all(1) == {1: Verdict.KILLED}
-        assert settling.fates[1][1] - start < 1.0
+        assert await results.all(1) == {1: Verdict.KILLED}
+        assert results.verdicts[1][1] - start < 1.0
     assert nodes.cancelled == [1]
 
 
 async def test_what_was_not_sent_yet_is_stopped_without_the_node(autojump_clock: MockClock) -> None:
     nodes = FakeNodes(has, lambda job: 10.0)
-    async with lane_to(nodes) as (dispatcher, settling):
+    async with sending_to(nodes) as (dispatcher, results):
         dispatcher.put(dispatch(1), doubt=False)
         await trio.testing.wait_all_tasks_blocked()
         dispatcher.put(dispatch(2), doubt=False)
         dispatcher.cancel(f"{2:032x}")
-        assert await settling.all(2) == {2: Verdict.KILLED}
+        assert await results.all(2) == {2: Verdict.KILLED}
     assert nodes.calls == [[1]]
     assert nodes.cancelled == []
 
 
 async def test_a_lost_node_settles_everything_and_cuts_what_is_on_its_way(autojump_clock: MockClock) -> None:
-    async with lane_to(FakeNodes(has, lambda job: 1e6)) as (dispatcher, settling):
+    async with sending_to(FakeNodes(has, lambda job: 1e6)) as (dispatcher, results):
         dispatcher.put(dispatch(1), doubt=False)
         dispatcher.put(dispatch(2, size=400_000_000), doubt=False)
         await trio.testing.wait_all_tasks_blocked()
         dispatcher.node_lost("silent")
-        assert await settling.all(1, 2) == {1: Verdict.LOST, 2: Verdict.LOST}
+        assert await results.all(1, 2) == {1: Verdict.LOST, 2: Verdict.LOST}
 
 
 async def test_what_could_not_be_recorded_is_settled_again(autojump_clock: MockClock) -> None:
-    async with lane_to(FakeNodes(has, lambda job: 0.1)) as (dispatcher, settling):
-        settling.refuse = 3
+    async with sending_to(FakeNodes(has, lambda job: 0.1)) as (dispatcher, results):
+        results.refuse = 3
         dispatcher.put(dispatch(1), doubt=False)
-        assert await settling.all(1) == {1: Verdict.HAS}
+        assert await results.all(1) == {1: Verdict.HAS}

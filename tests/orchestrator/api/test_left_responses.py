@@ -81,7 +81,7 @@ async def test_a_stored_file_is_closed(tmp_path: Path, log: bool) -> None:
 
     assert await leave(answer) == ["http.response.start"]
     assert open_below(tmp_path) == []
-    assert storage.reading_now == frozenset()
+    assert not storage._reading
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])

@@ -156,7 +156,7 @@ async def test_a_completed_job_is_its_stored_zip(server: Server) -> None:
     head = await server.client.head(f"/download/{job.id}")
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-length"] == str(len(data))
-    assert not server.storage.reading_now
+    assert not server.storage._reading
 
 
 async def test_partial_results_of_a_queued_job_are_its_inputs(server: Server) -> None:
@@ -167,7 +167,7 @@ async def test_partial_results_of_a_queued_job_are_its_inputs(server: Server) ->
     found = unzipped(answer.content)
     assert found["run.sh"] == b"true" and found["sub/in.pdb"] == b"ATOM"
     assert not {"etag", "content-range"} & set(answer.headers)
-    assert not server.storage.reading_now
+    assert not server.storage._reading
 
 
 async def test_inputs_with_impossible_times_are_zipped(server: Server) -> None:
@@ -335,4 +335,4 @@ async def test_the_head_of_partial_results_leaves_nothing_open(server: Server) -
     job = await server.upload(**{"run.sh": b"true"})
     answer = await server.client.head(f"/download_partial/{job.id}")
     assert (answer.status_code, answer.content) == (200, b"")
-    assert not server.storage.reading_now
+    assert not server.storage._reading

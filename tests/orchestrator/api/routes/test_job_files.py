@@ -89,7 +89,7 @@ async def test_a_file_has_a_tag_and_a_head(server: Server, source: Path) -> None
     assert head.headers["etag"] == whole.headers["etag"]
     again = await server.client.get(url, headers={"If-None-Match": whole.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
-    assert not server.storage.reading_now
+    assert not server.storage._reading
 
 
 async def test_a_file_with_a_line_end_in_its_name_is_found_by_what_the_list_tells(
@@ -122,7 +122,7 @@ async def test_a_file_of_the_results_is_gone_on_with_where_it_broke_off(server: 
     assert (other.status_code, other.content) == (200, whole.content)
     beyond = await server.client.get(url, headers={"Range": "bytes=7000-"})
     assert (beyond.status_code, beyond.headers["content-range"]) == (416, "bytes */7000")
-    assert not server.storage.reading_now
+    assert not server.storage._reading
 
 
 @pytest.mark.parametrize("path", ["nope", "d", "d/", "../job.json", "%2e%2e/job.json", "out.txt/x"])

@@ -115,7 +115,7 @@ async def test_beyond_the_end_there_is_nothing_and_its_size_is_told(server: Serv
     )
     assert contract.status_code == 416 and contract.headers["content-range"] == f"bytes */{n}"
     assert set(contract.json()) == {"id", "status", "message"}
-    assert not server.storage.reading_now
+    assert not server.storage._reading
 
 
 async def test_only_the_very_tag_lets_a_part_go_on(server: Server) -> None:
@@ -151,7 +151,7 @@ async def test_a_condition_comes_before_a_range_and_head_has_neither_body_nor_ra
     head = await server.client.head(url, headers={"Range": "bytes=0-1"})
     assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", n)
     assert (head.headers["etag"], head.headers["accept-ranges"]) == (tag, "bytes")
-    assert not server.storage.reading_now
+    assert not server.storage._reading
 
 
 async def test_another_zip_of_the_same_size_has_another_tag(server: Server) -> None:
