@@ -1,7 +1,6 @@
-"""What actors need of the world, as Protocols. Each has a real implementation in `orchestrator/` or `node/`
-and, where the world is slow or random, a fake in the tests that passes the same suite.
+"""Nodes over the wire, as the actors need them.
 
-Ports speak in the plural where the work comes in plural; an answer is per item, in the order of the items.
+Calls speak in the plural where the work comes in plural; an answer is per item, in the order of the items.
 """
 
 from __future__ import annotations
@@ -13,14 +12,6 @@ from typing import Protocol
 
 from actors.domain.job import Attempt, End, Job
 from actors.domain.node import Heartbeat, NodeAddress, NodeRef, PayloadView, StreamPosition
-
-# ------------------------------------------------------------------ time and chance
-
-
-# ------------------------------------------------------------------ queue and pool (pure, no waiting)
-
-
-# ------------------------------------------------------------------ nodes over the wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +140,3 @@ class Nodes(Protocol):
     def follow(self, node_id: str, attempts: Sequence[Attempt]) -> None:
         """Which open attempts there are on a contract-only node, so that its watch knows what to ask for."""
         ...
-
-
-# ------------------------------------------------------------------ storage
