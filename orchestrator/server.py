@@ -26,8 +26,8 @@ from actors.ports.scaling import Provider, ProviderError
 from actors.sender.sender import Sender
 from actors.wire.http.server import serve
 from actors.wire.http.web_pages import OwnNames
-from orchestrator.api import Api, create_app, job_views
-from orchestrator.api.routes.events import written
+from orchestrator.api import ApiContext, create_app, job_views
+from orchestrator.api.routes.events import encode_change
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
 from orchestrator.callbacks.client import CallbackClient
 from orchestrator.config.settings import Settings
@@ -191,7 +191,7 @@ async def _start(
     services = settings.services
     registry = await NodeRegistry.load(ledger, clock, sender, merge_addresses(settings))
     pauses = await Pauses.load(ledger, clock, sender)
-    changes = ChangeStream(ledger.queries, waiters, written)
+    changes = ChangeStream(ledger.queries, waiters, encode_change)
 
     def tell_actors(rows: Sequence[Job]) -> None:
         news = Committed(tuple(rows))
@@ -263,7 +263,7 @@ async def _start(
     async def scaling() -> Sequence[ServiceScaling]:
         return await scaler.ask(ScalingStatus(), deadline=ASK_DEADLINE) if settings.scaling else ()
 
-    api = Api(
+    api = ApiContext(
         ledger=ledger,
         storage=storage,
         waiters=waiters,
@@ -288,7 +288,7 @@ async def _start(
         secrets=secrets,
         owner=ledger.owner,
         clock=clock,
-        tell=lambda job_id: job_views.told_at_end(api, job_id),
+        tell=lambda job_id: job_views.render_ended_job(api, job_id),
         version=version(),
     )
     await keep(callback_sender, partial(CallbackSender, ledger=ledger, poster=poster, clock=clock, rng=rng))

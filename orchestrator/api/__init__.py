@@ -6,7 +6,7 @@ from quart_trio import QuartTrio
 
 from actors.wire.http.app import make_app
 from actors.wire.http.web_pages import make_guard
-from orchestrator.api.context import Api
+from orchestrator.api.context import ApiContext
 from orchestrator.api.http.errors import to_refusal
 from orchestrator.api.routes import (
     activity,
@@ -24,10 +24,10 @@ from orchestrator.api.routes import (
 )
 from orchestrator.api.routes import services as service_routes
 
-__all__ = ["Api", "create_app"]
+__all__ = ["ApiContext", "create_app"]
 
 
-def create_app(services: Api) -> QuartTrio:
+def create_app(services: ApiContext) -> QuartTrio:
     """The ASGI app with all routes, on what `services` holds."""
     app = make_app("orchestrator.api", to_refusal)
     hint = "PUBLIC_URL, the address by which people and nodes reach it, makes a name known"

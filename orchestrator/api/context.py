@@ -56,7 +56,7 @@ class NodeFiles(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Api:
+class ApiContext:
     """`ledger` tells of what it commits, so that waiting routes wake and actors are rung. `why` says of
     queued jobs why they wait, and `pool` shows the nodes; both ask the Sender, and `scaling` the AutoScaler;
     they raise `actors.kernel.actor.NoAnswer` when it does not answer in time. `clean` ends the keeping of an

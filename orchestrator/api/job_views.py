@@ -19,7 +19,7 @@ from actors.domain.status import ENDED, ON_NODE, Status
 from actors.kernel.actor import NoAnswer
 from actors.wire.files.zip_writer import list_tree, zip_stream
 from actors.wire.http.app import Refusal
-from orchestrator.api.context import Api
+from orchestrator.api.context import ApiContext
 from orchestrator.api.http import file_response
 from orchestrator.api.http.errors import unknown_job
 from orchestrator.api.serializers import render_job
@@ -32,7 +32,7 @@ GIVEN_BACK: Final = "waits: "
 """How the message of a job begins that a node did not take."""
 
 
-async def find(api: Api, number: int) -> Job:
+async def find(api: ApiContext, number: int) -> Job:
     """The job. Raises Refusal (404) if there is none."""
     job = await api.ledger.get(number)
     if job is None:
@@ -40,46 +40,46 @@ async def find(api: Api, number: int) -> Job:
     return job
 
 
-async def told(api: Api, rows: Sequence[Job]) -> list[dict[str, Any]]:
+async def render_jobs(api: ApiContext, rows: Sequence[Job]) -> list[dict[str, Any]]:
     """These jobs as they are written in lists."""
     details = await api.ledger.queries.details([row.id for row in rows])
-    whys = await waiting(api, rows)
+    whys = await explain_waits(api, rows)
     return [
         render_job(row, why, details.get(row.id, JobDetails())) for row, why in zip(rows, whys, strict=True)
     ]
 
 
-async def told_in_full(api: Api, row: Job) -> dict[str, Any]:
+async def render_in_full(api: ApiContext, row: Job) -> dict[str, Any]:
     """One job with everything."""
     details = (await api.ledger.queries.details((row.id,))).get(row.id, JobDetails())
     callback = await api.ledger.queries.callback(row.id) if details.callback_url is not None else None
-    (why,) = await waiting(api, [row])
-    return render_job(row, why, details, await _left_out(api, row), callback)
+    (why,) = await explain_waits(api, [row])
+    return render_job(row, why, details, await _skipped_files(api, row), callback)
 
 
-async def told_at_end(api: Api, number: int) -> dict[str, Any]:
+async def render_ended_job(api: ApiContext, number: int) -> dict[str, Any]:
     """A job that has ended as it is told to whom it calls back: as it ended, also if it was cleaned since."""
     row = await find(api, number)
     details = await api.ledger.queries.details((row.id,))
-    left_out = await _left_out(api, row)
+    left_out = await _skipped_files(api, row)
     if row.status not in ENDED:
         end = [entry for entry in await api.ledger.history(row.id) if entry.target in ENDED][-1]
         row = replace(row, status=end.target, message=end.reason)
     return render_job(row, None, details[row.id], left_out)
 
 
-async def _left_out(api: Api, row: Job) -> Sequence[tuple[str, str]] | None:
+async def _skipped_files(api: ApiContext, row: Job) -> Sequence[tuple[str, str]] | None:
     if row.status in ENDED:
         result = api.storage.job(row.storage_key) / "result"
         return await api.storage.thread(lambda: api.left_out.read(result), what=f"job {row.id}")
     return None
 
 
-async def waiting(api: Api, jobs: Sequence[Job]) -> Sequence[Waiting | None]:
+async def explain_waits(api: ApiContext, jobs: Sequence[Job]) -> Sequence[Waiting | None]:
     """Why each of these waits: None for one that does not, or when nobody can say it now. The Sender says
     what the queue and the nodes let it see; that a node is being started, or that one did not take the job
     the last time, is added here."""
-    whys = await _queue_says(api, jobs)
+    whys = await _ask_queue(api, jobs)
     unserved = [
         (row, why) for row, why in zip(jobs, whys, strict=True) if why and why.reason is WaitReason.NO_NODE
     ]
@@ -96,10 +96,10 @@ async def waiting(api: Api, jobs: Sequence[Job]) -> Sequence[Waiting | None]:
     except NoAnswer as error:
         log.warning("nobody says how the nodes are: %s", error)
         return whys
-    return [_refined(row, why, booting, shunned) for row, why in zip(jobs, whys, strict=True)]
+    return [_refine(row, why, booting, shunned) for row, why in zip(jobs, whys, strict=True)]
 
 
-def _refined(
+def _refine(
     row: Job, why: Waiting | None, booting: Mapping[str, int], shunned: AbstractSet[str]
 ) -> Waiting | None:
     if why is None or why.reason is not WaitReason.NO_NODE:
@@ -113,7 +113,7 @@ def _refined(
     return why
 
 
-async def _queue_says(api: Api, jobs: Sequence[Job]) -> Sequence[Waiting | None]:
+async def _ask_queue(api: ApiContext, jobs: Sequence[Job]) -> Sequence[Waiting | None]:
     queued = tuple(job.id for job in jobs if job.status is Status.QUEUED)
     if not queued:
         return [None] * len(jobs)
@@ -125,13 +125,13 @@ async def _queue_says(api: Api, jobs: Sequence[Job]) -> Sequence[Waiting | None]
     return [answers.get(job.id) for job in jobs]
 
 
-async def message(api: Api, job: Job) -> str:
+async def explain(api: ApiContext, job: Job) -> str:
     """Why the job is as it is; of a queued one, what it waits for."""
-    (why,) = await waiting(api, [job])
+    (why,) = await explain_waits(api, [job])
     return why.message if why is not None else job.message
 
 
-async def place(api: Api, job: Job) -> tuple[NodeRef, Attempt] | None:
+async def find_node(api: ApiContext, job: Job) -> tuple[NodeRef, Attempt] | None:
     """The node that has the job, None if none has. Raises Unreachable if it is not in touch."""
     if job.attempt is None or job.status not in ON_NODE:
         return None
@@ -141,21 +141,23 @@ async def place(api: Api, job: Job) -> tuple[NodeRef, Attempt] | None:
     raise NodeUnreachable(f"the node of job {job.id} is not in touch")
 
 
-async def results(api: Api, job: Job) -> Response:
+async def send_results(api: ApiContext, job: Job) -> Response:
     """The stored zip; of a job that ended badly without any, its inputs. Raises Refusal: 404 if nothing is
     left, 503 if the results of a completed job are not where they have to be."""
     name = f"{job.id}.zip"
-    response = await file_response.stored(api.storage, job.storage_key, "result.zip", file_response.ZIP, name)
+    response = await file_response.send_stored(
+        api.storage, job.storage_key, "result.zip", file_response.ZIP, name
+    )
     if response is not None:
         return response
     if job.status is Status.COMPLETED and (await find(api, job.id)).status is Status.COMPLETED:
         log.error("job %d is Completed and has no results in %s", job.id, api.storage.job(job.storage_key))
         message = f"the results of job {job.id} are not on this server's disk; ask its operator"
         raise Refusal(503, "results_missing", message, job_id=job.id, job_status=job.status)
-    return await inputs(api, job)
+    return await send_inputs(api, job)
 
 
-async def inputs(api: Api, job: Job) -> Response:
+async def send_inputs(api: ApiContext, job: Job) -> Response:
     """A zip of what was uploaded. Raises Refusal (404) if it is not there any more."""
     nothing = Refusal(
         404, "nothing_left", f"nothing is left of job {job.id}", job_id=job.id, job_status=job.status
@@ -163,29 +165,29 @@ async def inputs(api: Api, job: Job) -> Response:
     if job.status is Status.CLEANED or not await api.storage.exists(job.storage_key):
         raise nothing
     try:
-        return await file_response.stream(_zipped_inputs(api, job), file_response.ZIP, f"{job.id}.zip")
+        return await file_response.send_stream(_open_inputs(api, job), file_response.ZIP, f"{job.id}.zip")
     except StorageGone:
         raise nothing from None  # it was deleted at this very moment
 
 
-async def directory_now(api: Api, job: Job) -> Response:
+async def send_directory(api: ApiContext, job: Job) -> Response:
     """A zip of the job's directory as it is now, wherever it is. Raises Unreachable."""
     if job.status in ENDED:
-        return await results(api, job)
-    found = await place(api, job)
+        return await send_results(api, job)
+    found = await find_node(api, job)
     if found is not None:
         try:
-            return await file_response.stream(
+            return await file_response.send_stream(
                 api.nodes.open_results(*found), file_response.ZIP, f"{job.id}.zip"
             )
         except NotOnNode:
             pass  # it has just ended, or is being given up: what we have is what there is
     job = await find(api, job.id)
-    return await (results(api, job) if job.status in ENDED else inputs(api, job))
+    return await (send_results(api, job) if job.status in ENDED else send_inputs(api, job))
 
 
 @asynccontextmanager
-async def _zipped_inputs(api: Api, job: Job) -> AsyncIterator[RemoteStream]:
+async def _open_inputs(api: ApiContext, job: Job) -> AsyncIterator[RemoteStream]:
     with api.storage.reading(job.storage_key) as directory:
         top = directory / "input"
         listing = await api.storage.thread(lambda: list_tree(top), what=f"the input of job {job.id}")

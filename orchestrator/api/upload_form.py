@@ -22,7 +22,7 @@ from actors.wire.errors import BadRequest, CutOff, TooLarge
 from actors.wire.files.names import PathSet, printable, safe_path
 from actors.wire.http.app import Refusal
 from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts, read_text
-from orchestrator.api.context import Api
+from orchestrator.api.context import ApiContext
 from orchestrator.api.http.query_params import is_line
 from orchestrator.callbacks.allowed_hosts import CallbackHosts, NotAllowed
 from orchestrator.storage.upload import IncomingFile, Upload
@@ -54,7 +54,7 @@ def idempotency_key(key: str | None) -> str | None:
 
 
 @dataclass(slots=True)
-class _Hashed:
+class _HashingFile:
     """A file that is hashed as it is written."""
 
     file: IncomingFile
@@ -72,7 +72,7 @@ class _Hashed:
 class Uploads:
     """Takes uploads in. Any number at a time; each holds about 3 MiB at most."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: ApiContext) -> None:
         self._api = api
         self._under_way: set[str] = set()
 
@@ -148,7 +148,7 @@ class _Form:
         self._paths = PathSet()
         self._fields: dict[str, TextSink] = {}
         self._tags: list[TextSink] = []
-        self._hashed: list[_Hashed] | None = [] if hashed else None
+        self._hashed: list[_HashingFile] | None = [] if hashed else None
 
     async def part(self, part: Part) -> Sink | None:
         if part.filename is not None:
@@ -157,7 +157,7 @@ class _Form:
             file = self._upload.file(path)
             if self._hashed is None:
                 return file
-            self._hashed.append(hashed := _Hashed(file, path, hashlib.sha256()))
+            self._hashed.append(hashed := _HashingFile(file, path, hashlib.sha256()))
             return hashed
         if part.name not in FIELDS:
             return None
@@ -172,7 +172,7 @@ class _Form:
         self._fields[part.name] = sink
         return sink
 
-    def job(self, api: Api, key: str | None) -> NewJob:
+    def job(self, api: ApiContext, key: str | None) -> NewJob:
         """What the form asks for, once all of its parts were read. Raises BadRequest."""
         user_id, service = self.user_id(), self.service(api.services)
         max_runtime, requires = self.max_runtime(service), self.requires()

@@ -10,7 +10,7 @@ from typing import Self
 from orchestrator.client.errors import BadInput
 from orchestrator.client.operations import Operations
 from orchestrator.client.retries import Retries
-from orchestrator.client.transport import AsyncWire, PathLike, checked, exposes
+from orchestrator.client.transport import AsyncWire, PathLike, exposes, normalize_url
 
 
 class AsyncClient(Operations):
@@ -26,7 +26,7 @@ class AsyncClient(Operations):
         ca_file: PathLike | None = None,
         retries: Retries | None = None,
     ) -> None:
-        super().__init__(AsyncWire(url, headers(url, token), ca_file), retries or Retries())
+        super().__init__(AsyncWire(url, build_headers(url, token), ca_file), retries or Retries())
 
     async def __aenter__(self) -> Self:
         return self
@@ -37,19 +37,19 @@ class AsyncClient(Operations):
         await self.close()  # noqa: ASYNC102  # close is quick; a cancelled one closes too
 
 
-def headers(url: str, token: str | None) -> Mapping[str, str]:
+def build_headers(url: str, token: str | None) -> Mapping[str, str]:
     """What every request carries. Raises BadInput for a token that no header can hold; warns when others can
     read it on its way."""
-    told = {"User-Agent": "orchestrator-client"}
+    headers = {"User-Agent": "orchestrator-client"}
     if token:
         if not token.isascii() or not token.isprintable() or " " in token:
             raise BadInput("the token holds characters that no token has; check where it comes from")
-        if exposes(checked(url)):
-            warnings.warn(exposed(url), stacklevel=3)
-        told["Authorization"] = f"Bearer {token}"
-    return told
+        if exposes(normalize_url(url)):
+            warnings.warn(exposure_warning(url), stacklevel=3)
+        headers["Authorization"] = f"Bearer {token}"
+    return headers
 
 
-def exposed(url: str) -> str:
+def exposure_warning(url: str) -> str:
     """What is said of a token that goes there."""
     return f"the token goes to {url} without encryption, and others can read it; use https"

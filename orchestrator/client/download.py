@@ -81,13 +81,13 @@ class _Part:
         self._note = target.with_name(target.name + ".part.etag")
         self._fd = -1
         self.size, self.tag = 0, ""
-        with _said(target):
+        with _translate_errors(target):
             try:
                 self._open(0)
             except FileNotFoundError:
                 return
             try:
-                self.tag = self._kept() if resume else ""
+                self.tag = self._read_tag() if resume else ""
                 if self.tag:
                     self.size = os.lseek(self._fd, 0, os.SEEK_END)
             except BaseException:
@@ -96,7 +96,7 @@ class _Part:
 
     def begin(self, answer: Answer) -> int | None:
         """Make ready for the body of this answer. How many bytes there are in all, None if nobody says."""
-        with _said(self._target):
+        with _translate_errors(self._target):
             tag = answer.headers.get("etag", "")
             content_range = answer.headers.get("content-range", "")
             if answer.status == 206:
@@ -119,7 +119,7 @@ class _Part:
 
     def write(self, piece: bytes) -> None:
         """Append it."""
-        with _said(self._target):
+        with _translate_errors(self._target):
             rest = memoryview(piece)
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
@@ -127,7 +127,7 @@ class _Part:
 
     def finish(self) -> None:
         """Put it in its place."""
-        with _said(self._target):
+        with _translate_errors(self._target):
             os.fsync(self._fd)
             os.replace(self._path, self._target)
             self._note.unlink(missing_ok=True)
@@ -149,7 +149,7 @@ class _Part:
             ) from None
         self._fd = fd
 
-    def _kept(self) -> str:
+    def _read_tag(self) -> str:
         try:
             return self._note.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):
@@ -175,7 +175,7 @@ class _Part:
 
 
 @contextmanager
-def _said(target: Path) -> Iterator[None]:
+def _translate_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

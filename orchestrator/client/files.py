@@ -31,17 +31,17 @@ def parts(files: Files) -> list[FilePart | DataPart]:
     if isinstance(files, Mapping):
         named = list(files.items())
     else:
-        named = list(_named([files] if isinstance(files, str | os.PathLike) else list(files)))
+        named = list(_name_files([files] if isinstance(files, str | os.PathLike) else list(files)))
     if not named:
         raise BadInput("there is no file to submit; a job has at least its run.sh")
     paths = PathSet()
     found: list[FilePart | DataPart] = []
     for name, source in named:
-        found.append(_part(_allowed(name, paths), source))
+        found.append(_part(_check_name(name, paths), source))
     return found
 
 
-def _named(given: list[PathLike]) -> Iterator[tuple[str, PathLike]]:
+def _name_files(given: list[PathLike]) -> Iterator[tuple[str, PathLike]]:
     for one in given:
         path = Path(one)
         if not path.is_dir():
@@ -54,7 +54,7 @@ def _named(given: list[PathLike]) -> Iterator[tuple[str, PathLike]]:
 
 def _walk(top: Path, name: str) -> Iterator[tuple[str, Path]]:
     inside: list[str] = []
-    for directory, below, names in os.walk(top, followlinks=True, onerror=_unreadable):
+    for directory, below, names in os.walk(top, followlinks=True, onerror=_refuse_unreadable):
         real = os.path.realpath(directory)
         # A link to a directory that it lies in would be walked for ever.
         below[:] = sorted(one for one in below if not _leads_up(real, os.path.join(directory, one)))
@@ -72,11 +72,11 @@ def _leads_up(real: str, inner: str) -> bool:
     return os.path.islink(inner) and (real == target or real.startswith(target.rstrip("/") + "/"))
 
 
-def _unreadable(error: OSError) -> None:
+def _refuse_unreadable(error: OSError) -> None:
     raise BadInput(f"directory {printable(str(error.filename))} cannot be read: {error.strerror}")
 
 
-def _allowed(name: str, paths: PathSet) -> str:
+def _check_name(name: str, paths: PathSet) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Final, TypeVar
 
 from orchestrator.client.errors import BadAnswer, ClientError, NotFound, Refused, Unreachable
-from orchestrator.client.retries import AGAIN, Retries, asked_pause
+from orchestrator.client.retries import AGAIN, Retries, parse_retry_after
 from orchestrator.client.transport import Answer, Call, Wire
 from orchestrator.contract.codec import BodyError, from_json
 from orchestrator.errors import OrchestratorError
@@ -86,7 +86,7 @@ class Exchange:
                     and why.code in ("", "under_way")
                 )
                 if answer.status in AGAIN or under_way:
-                    raise Again(why, asked_pause(answer.headers.get("retry-after")))
+                    raise Again(why, parse_retry_after(answer.headers.get("retry-after")))
                 raise why
             yield answer
 
@@ -146,22 +146,22 @@ def _refusal(url: str, call: Call, answer: Answer, body: bytes) -> ClientError:
         target = answer.headers.get("location", "elsewhere")
         return BadAnswer(f"{url} leads to {target}; use the URL that it leads to")
     try:
-        told = json.loads(body)
+        refusal = json.loads(body)
     except (ValueError, RecursionError):
-        told = {}
-    told = told if isinstance(told, Mapping) else {}
-    said = str(told.get("detail") or told.get("message") or "").strip()
-    code = str(told.get("code") or "")
+        refusal = {}
+    refusal = refusal if isinstance(refusal, Mapping) else {}
+    text = str(refusal.get("detail") or refusal.get("message") or "").strip()
+    code = str(refusal.get("code") or "")
     if status in (401, 403):
-        said = f"{said or 'this is not allowed'}; set ORCHESTRATOR_TOKEN to a token that may do it"
+        text = f"{text or 'this is not allowed'}; set ORCHESTRATOR_TOKEN to a token that may do it"
     if (
         status in (404, 405)
         and code in ("", "not_found", "method_not_allowed")
         and call.path.startswith("/v1/")
     ):
-        said = (
+        text = (
             f"{url} has no {call.method} {call.path}; it may be older than this client, or the URL is wrong"
         )
     if status == 404:
-        return NotFound(status, code, said or f"{url} has no {call.path}; check the URL")
-    return Refused(status, code, said or f"{url} answered {call.method} {call.path} with status {status}")
+        return NotFound(status, code, text or f"{url} has no {call.path}; check the URL")
+    return Refused(status, code, text or f"{url} answered {call.method} {call.path} with status {status}")

@@ -31,7 +31,7 @@ class Retries:
         return max(pause, min(asked or 0.0, 60.0))
 
 
-def asked_pause(header: str | None) -> float | None:
+def parse_retry_after(header: str | None) -> float | None:
     """What `Retry-After` asks for in seconds; a date in it counts as nothing."""
     if header is None or not header.strip().isascii() or not header.strip().isdigit():
         return None

@@ -46,7 +46,7 @@ class Parser:
         while (line := self._line()) is not None:
             if line:
                 self._field(line.decode("utf-8", "replace"))
-            elif (message := self._dispatched()) is not None:
+            elif (message := self._dispatch()) is not None:
                 yield message
         if len(self._buffer) + self._size > LONGEST:
             raise BadAnswer(f"an event is longer than {LONGEST} bytes; is the URL that of an orchestrator?")
@@ -81,7 +81,7 @@ class Parser:
             case _:
                 return  # a comment, or a field that the standard does not know
 
-    def _dispatched(self) -> Message | None:
+    def _dispatch(self) -> Message | None:
         # Not before: of what is cut off in the middle nothing counts.
         self.last_id = self._id
         data, kind = self._data, self._kind

@@ -45,11 +45,11 @@ async def wait(exchange: Exchange, number: int, timeout: float | None) -> Job:
         left = ROUND if timeout is None else min(ROUND, begun + timeout - time.monotonic())
         if left <= 0 and timeout is not None:
             raise TimedOut(job, timeout)
-        job = await _changed(exchange, number, left, until="ended")
+        job = await _wait_for_change(exchange, number, left, until="ended")
     return job
 
 
-async def _changed(exchange: Exchange, number: int, seconds: float, **query: str) -> Job:
+async def _wait_for_change(exchange: Exchange, number: int, seconds: float, **query: str) -> Job:
     """The job after a change, and after `seconds` in any case."""
     call = Call(
         "GET", f"/v1/jobs/{number}", {"wait": f"{max(seconds, 0.001):.3f}", **query}, silence=seconds + SLACK
@@ -93,7 +93,7 @@ async def log(
             return  # what was read after the end is all of it
         if follow:
             pause = ROUND if again is None and not came else 0.0
-            job = await _changed(exchange, number, pause, after=str(job.version))
+            job = await _wait_for_change(exchange, number, pause, after=str(job.version))
             if job.attempt is not None and job.attempt != attempt:
                 offset = offset if attempt is None else 0
                 attempt = job.attempt
@@ -143,7 +143,7 @@ async def events(
 
 
 async def _changes(exchange: Exchange, number: int) -> AsyncGenerator[Event, None]:
-    job = await _changed(exchange, number, 0.0)
+    job = await _wait_for_change(exchange, number, 0.0)
     version = -1
     while True:
         if job.version > version:
@@ -151,7 +151,7 @@ async def _changes(exchange: Exchange, number: int) -> AsyncGenerator[Event, Non
             yield Event("", "job", job.raw)
         if job.over:
             return
-        job = await _changed(exchange, number, ROUND, after=str(version))
+        job = await _wait_for_change(exchange, number, ROUND, after=str(version))
 
 
 def status(event: Event) -> str | None:

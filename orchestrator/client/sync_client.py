@@ -7,27 +7,27 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from orchestrator.client.async_client import headers
+from orchestrator.client.async_client import build_headers
 from orchestrator.client.files import PathLike
 from orchestrator.client.operations import Operations
 from orchestrator.client.retries import Retries
-from orchestrator.client.transport import SyncWire, straight
+from orchestrator.client.transport import SyncWire, run_straight
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
 
-def _waited(
+def _wait_for(
     method: Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Client, P], T]:
     @wraps(method)
     def call(self: Client, /, *arguments: P.args, **named: P.kwargs) -> T:
-        return straight(method(self._operations, *arguments, **named))
+        return run_straight(method(self._operations, *arguments, **named))
 
     return call
 
 
-def _iterated(
+def _iterate(
     method: Callable[Concatenate[Operations, P], AsyncGenerator[T, None]],
 ) -> Callable[Concatenate[Client, P], Generator[T, None, None]]:
     @wraps(method)
@@ -36,12 +36,12 @@ def _iterated(
         try:
             while True:
                 try:
-                    item = straight(_next(source))
+                    item = run_straight(_next(source))
                 except StopAsyncIteration:
                     return
                 yield item
         finally:
-            straight(_close(source))
+            run_straight(_close(source))
 
     return call
 
@@ -66,31 +66,31 @@ class Client:
         ca_file: PathLike | None = None,
         retries: Retries | None = None,
     ) -> None:
-        self._operations = Operations(SyncWire(url, headers(url, token), ca_file), retries or Retries())
+        self._operations = Operations(SyncWire(url, build_headers(url, token), ca_file), retries or Retries())
 
-    submit = _waited(Operations.submit)
-    job = _waited(Operations.job)
-    wait = _waited(Operations.wait)
-    jobs = _iterated(Operations.jobs)
-    history = _waited(Operations.history)
-    iter_events = _iterated(Operations.iter_events)
-    logs = _iterated(Operations.logs)
-    download = _waited(Operations.download)
-    download_partial = _waited(Operations.download_partial)
-    files = _waited(Operations.files)
-    download_file = _waited(Operations.download_file)
-    cancel = _waited(Operations.cancel)
-    rerun = _waited(Operations.rerun)
-    delete = _waited(Operations.delete)
-    queue = _waited(Operations.queue)
-    activity = _waited(Operations.activity)
-    nodes = _waited(Operations.nodes)
-    services = _waited(Operations.services)
-    drain = _waited(Operations.drain)
-    undrain = _waited(Operations.undrain)
-    pause = _waited(Operations.pause)
-    resume = _waited(Operations.resume)
-    close = _waited(Operations.close)
+    submit = _wait_for(Operations.submit)
+    job = _wait_for(Operations.job)
+    wait = _wait_for(Operations.wait)
+    jobs = _iterate(Operations.jobs)
+    history = _wait_for(Operations.history)
+    iter_events = _iterate(Operations.iter_events)
+    logs = _iterate(Operations.logs)
+    download = _wait_for(Operations.download)
+    download_partial = _wait_for(Operations.download_partial)
+    files = _wait_for(Operations.files)
+    download_file = _wait_for(Operations.download_file)
+    cancel = _wait_for(Operations.cancel)
+    rerun = _wait_for(Operations.rerun)
+    delete = _wait_for(Operations.delete)
+    queue = _wait_for(Operations.queue)
+    activity = _wait_for(Operations.activity)
+    nodes = _wait_for(Operations.nodes)
+    services = _wait_for(Operations.services)
+    drain = _wait_for(Operations.drain)
+    undrain = _wait_for(Operations.undrain)
+    pause = _wait_for(Operations.pause)
+    resume = _wait_for(Operations.resume)
+    close = _wait_for(Operations.close)
 
     def __enter__(self) -> Self:
         return self

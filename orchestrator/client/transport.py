@@ -2,7 +2,7 @@
 
 What the client does is written once, as coroutines over a `Wire`. Under Trio and asyncio they wait as
 coroutines do. The synchronous wire blocks in place of waiting, so that a coroutine over it never suspends and
-`straight` runs it through.
+`run_straight` runs it through.
 """
 
 from __future__ import annotations
@@ -92,19 +92,21 @@ class AsyncWire:
     """For Trio and asyncio."""
 
     def __init__(self, url: str, headers: Mapping[str, str], ca_file: PathLike | None = None) -> None:
-        self.url = checked(url)
-        self._http = httpx.AsyncClient(headers=dict(headers), verify=trusting(self.url, ca_file), **_OPTIONS)
+        self.url = normalize_url(url)
+        self._http = httpx.AsyncClient(
+            headers=dict(headers), verify=make_ssl_context(self.url, ca_file), **_OPTIONS
+        )
 
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncGenerator[Answer, None]:
-        with _told(self.url, call):
+        with _translate_errors(self.url, call):
             request = self._http.build_request(**_request(self.url, call), content=self._content(call))
             response = await self._http.send(request, stream=True)
 
         source = response.aiter_raw()
 
         async def pieces() -> AsyncGenerator[bytes, None]:
-            with _told(self.url, call):
+            with _translate_errors(self.url, call):
                 async for piece in source:
                     yield piece
 
@@ -125,9 +127,9 @@ class AsyncWire:
         await self._http.aclose()
 
     def _content(self, call: Call) -> Any:
-        return None if call.body is None else self._pulled(_joined(call.body, call.progress))
+        return None if call.body is None else self._pull(_join(call.body, call.progress))
 
-    async def _pulled(self, pieces: Generator[bytes, None, None]) -> AsyncGenerator[bytes, None]:
+    async def _pull(self, pieces: Generator[bytes, None, None]) -> AsyncGenerator[bytes, None]:
         while piece := await anyio.to_thread.run_sync(next, pieces, b""):
             yield piece
 
@@ -148,18 +150,20 @@ class SyncWire:
     """For who is in no event loop. Nothing here suspends."""
 
     def __init__(self, url: str, headers: Mapping[str, str], ca_file: PathLike | None = None) -> None:
-        self.url = checked(url)
-        self._http = httpx.Client(headers=dict(headers), verify=trusting(self.url, ca_file), **_OPTIONS)
+        self.url = normalize_url(url)
+        self._http = httpx.Client(
+            headers=dict(headers), verify=make_ssl_context(self.url, ca_file), **_OPTIONS
+        )
 
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncGenerator[Answer, None]:
-        with _told(self.url, call):
-            content = None if call.body is None else _joined(call.body, call.progress)
+        with _translate_errors(self.url, call):
+            content = None if call.body is None else _join(call.body, call.progress)
             request = self._http.build_request(**_request(self.url, call), content=content)
             response = self._http.send(request, stream=True)
 
         async def pieces() -> AsyncGenerator[bytes, None]:
-            with _told(self.url, call):
+            with _translate_errors(self.url, call):
                 for piece in response.iter_raw():
                     yield piece
 
@@ -178,7 +182,7 @@ class SyncWire:
         self._http.close()
 
 
-def straight(coroutine: Coroutine[Any, Any, T]) -> T:
+def run_straight(coroutine: Coroutine[Any, Any, T]) -> T:
     """The end of a coroutine over a SyncWire."""
     try:
         coroutine.send(None)
@@ -189,7 +193,7 @@ def straight(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a coroutine over the synchronous wire waited for something")
 
 
-def checked(url: str) -> str:
+def normalize_url(url: str) -> str:
     """The URL in its normal form, without slashes at its end. Raises BadInput."""
     try:
         parsed = httpx.URL(url)
@@ -201,7 +205,7 @@ def checked(url: str) -> str:
     return str(parsed.copy_with(query=None, fragment=None)).rstrip("/")
 
 
-def trusting(url: str, ca_file: PathLike | None) -> ssl.SSLContext:
+def make_ssl_context(url: str, ca_file: PathLike | None) -> ssl.SSLContext:
     """Whose certificates are believed: those of `ca_file` alone, else the usual authorities. Raises
     BadInput."""
     if ca_file is None and httpx.URL(url).scheme == "https":
@@ -247,7 +251,7 @@ def _request(url: str, call: Call) -> dict[str, Any]:
     }
 
 
-def _joined(body: MultipartBody, progress: Progress | None) -> Generator[bytes, None, None]:
+def _join(body: MultipartBody, progress: Progress | None) -> Generator[bytes, None, None]:
     """The body in pieces that are worth a write each."""
     waiting = bytearray()
     gone = 0
@@ -266,14 +270,14 @@ def _joined(body: MultipartBody, progress: Progress | None) -> Generator[bytes, 
 
 
 @contextmanager
-def _told(url: str, call: Call) -> Generator[None, None, None]:
+def _translate_errors(url: str, call: Call) -> Generator[None, None, None]:
     """Errors of the wire in the words of a client."""
     try:
         yield
     except SourceChanged as error:
         raise BadInput(f"{error.detail}; submit again when nothing writes to it") from error
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        _secured(url, error)
+        _raise_untrusted(url, error)
         reason = str(error) or "no connection in time"
         raise Unreachable(
             f"nothing answers at {url} ({reason}); check that the orchestrator runs and the URL is right"
@@ -288,7 +292,7 @@ def _told(url: str, call: Call) -> Generator[None, None, None]:
         ) from error
 
 
-def _secured(url: str, error: BaseException) -> None:
+def _raise_untrusted(url: str, error: BaseException) -> None:
     """Raises Untrusted if this is why there is no connection."""
     for cause in causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from orchestrator.commands.connection import HELP, Connection, as_json, connected
+from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection
 from orchestrator.commands.console.arguments import JOB
-from orchestrator.commands.console.output import clean, counted, emit_json, tell
+from orchestrator.commands.console.output import clean, emit_json, pluralize, tell
 from orchestrator.commands.console.tables import emit_table
 from orchestrator.commands.jobs import UNDER_WAY
 
@@ -35,7 +35,7 @@ AT_ONCE: Final = 8
 @click.option("--status", type=click.Choice(STOPPABLE, case_sensitive=False), help="All in this status.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @as_json
-@connected
+@pass_connection
 def cancel_command(
     connection: Connection,
     *,
@@ -56,15 +56,15 @@ def cancel_command(
     if not ids:
         if all(value is None for value in wanted.values()):
             raise click.UsageError("which jobs? Name them by ID, or by --user, --service and --status")
-        ids = _chosen(connection, wanted, yes=yes, json_wanted=json_wanted)
-    _report(_ordered(connection, ids, Operations.cancel), json_wanted=json_wanted)
+        ids = _choose(connection, wanted, yes=yes, json_wanted=json_wanted)
+    _report(_run_orders(connection, ids, Operations.cancel), json_wanted=json_wanted)
 
 
 @click.command("delete", context_settings=HELP)
 @click.argument("ids", nargs=-1, required=True, type=JOB, metavar="ID...")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @as_json
-@connected
+@pass_connection
 def delete_command(connection: Connection, *, ids: tuple[int, ...], yes: bool, json_wanted: bool) -> None:
     """Delete the data of jobs that have ended: their files, results and logs.
 
@@ -74,11 +74,11 @@ def delete_command(connection: Connection, *, ids: tuple[int, ...], yes: bool, j
 
     ids = tuple(dict.fromkeys(ids))
     if not yes:
-        many = counted(len(ids), "job")
+        many = pluralize(len(ids), "job")
         if not sys.stdin.isatty() or json_wanted:
             raise click.UsageError(f"the data of {many} would be deleted; add --yes if you mean it")
         click.confirm(f"Delete the data of {many}?", abort=True, err=True)
-    _report(_ordered(connection, ids, Operations.delete), json_wanted=json_wanted)
+    _report(_run_orders(connection, ids, Operations.delete), json_wanted=json_wanted)
 
 
 def _report(ended: dict[int, Job | str], *, json_wanted: bool) -> None:
@@ -89,17 +89,17 @@ def _report(ended: dict[int, Job | str], *, json_wanted: bool) -> None:
         rows = [(job.id, job.status, job.message) for job in ended.values() if not isinstance(job, str)]
         if rows:
             emit_table(("ID", "STATUS", "MESSAGE"), rows)
-    refused = [_named(number, why) for number, why in ended.items() if isinstance(why, str)]
+    refused = [_name_job(number, why) for number, why in ended.items() if isinstance(why, str)]
     tell(*refused)
     sys.exit(1 if refused else 0)
 
 
-def _named(number: int, why: str) -> str:
+def _name_job(number: int, why: str) -> str:
     """The reason with the job's id, which it may have already."""
     return why if re.search(rf"\bjob {number}\b", why) else f"job {number}: {why}"
 
 
-def _chosen(
+def _choose(
     connection: Connection, wanted: dict[str, Any], *, yes: bool, json_wanted: bool
 ) -> tuple[int, ...]:
     with connection.client() as client:
@@ -107,7 +107,7 @@ def _chosen(
         found = [job for status in statuses for job in client.jobs(**{**wanted, "status": status})]
     counts = Counter(job.status for job in found)
     told = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none"
-    many = counted(len(found), "job")
+    many = pluralize(len(found), "job")
     if found and not yes:
         if not sys.stdin.isatty() or json_wanted:
             raise click.UsageError(f"{many} would be cancelled ({told}); add --yes if you mean it")
@@ -117,7 +117,7 @@ def _chosen(
     return tuple(sorted({job.id for job in found}))
 
 
-def _ordered(connection: Connection, ids: Sequence[int], order: Order) -> dict[int, Job | str]:
+def _run_orders(connection: Connection, ids: Sequence[int], order: Order) -> dict[int, Job | str]:
     """What became of each: the job, or why not."""
     import trio
 
@@ -165,7 +165,7 @@ def _why(number: int, error: ClientError) -> str:
 @click.command("rerun", context_settings=HELP)
 @click.argument("job_id", type=JOB, metavar="ID")
 @as_json
-@connected
+@pass_connection
 def rerun_command(connection: Connection, *, job_id: int, json_wanted: bool) -> None:
     """Hand in a job again, with the files that it began with. Prints the id of the new job.
 

@@ -67,13 +67,13 @@ def _sound() -> Iterator[None]:
         except BadInput as error:
             raise click.UsageError(str(error)) from None
     for warning in caught:
-        said = str(warning.message)
-        if said not in _said:
-            _said.add(said)
-            tell(f"warning: {said}")
+        text = str(warning.message)
+        if text not in _WARNED:
+            _WARNED.add(text)
+            tell(f"warning: {text}")
 
 
-_said: Final[set[str]] = set()
+_WARNED: Final[set[str]] = set()
 
 
 def _retries() -> Retries:
@@ -137,7 +137,7 @@ def _token(path: Path, name: str) -> str:
     return token
 
 
-def connected(function: Callable[..., Any]) -> Callable[..., Any]:
+def pass_connection(function: Callable[..., Any]) -> Callable[..., Any]:
     """Hand the command a Connection as its first argument, and end it in one line and with a status for what
     goes wrong: 1, or the `failed` that it set for its exit, 130 after Ctrl-C."""
 

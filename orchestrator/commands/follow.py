@@ -47,10 +47,10 @@ def stay(connection: Connection, number: int, *, logs: bool, quiet: bool) -> Job
 
 async def _stay(connection: Connection, number: int, *, logs: bool, quiet: bool) -> Job:
     with _Teller(quiet=quiet, logs=logs) as teller:
-        return await _told(connection, number, teller, logs=logs)
+        return await _follow_job(connection, number, teller, logs=logs)
 
 
-async def _told(connection: Connection, number: int, teller: _Teller, *, logs: bool) -> Job:
+async def _follow_job(connection: Connection, number: int, teller: _Teller, *, logs: bool) -> Job:
     async with connection.async_client() as client:
         async with trio.open_nursery() as nursery:
             if logs:
@@ -111,14 +111,14 @@ class _Teller:
         if line != self._said:
             self._said = line
             tell(line)
-        told = progress(job)
-        if not self._terminal or job.over or told == self._progress:
+        text = progress(job)
+        if not self._terminal or job.over or text == self._progress:
             return
-        self._progress = told
+        self._progress = text
         if self._bar is not None:
             self._bar.show(job)
-        elif told:
-            tell(f"job {job.id}: {told}")
+        elif text:
+            tell(f"job {job.id}: {text}")
 
     async def follow(self, client: AsyncClient, number: int, scope: trio.CancelScope) -> None:
         """Whenever something happens to the job, until it has ended or `scope` is cancelled."""
@@ -142,18 +142,18 @@ class _Bar:
 
             from orchestrator.commands.console.output import console
 
-            said = TextColumn(
-                "{task.fields[said]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
+            message = TextColumn(
+                "{task.fields[message]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
             )
             columns = (
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TaskProgressColumn(),
-                said,
+                message,
             )
             self._shown = Progress(*columns, console=console(err=True), transient=True, auto_refresh=False)
             self._shown.start()
-            self._task = self._shown.add_task(f"job {job.id}", total=None, said="")
+            self._task = self._shown.add_task(f"job {job.id}", total=None, message="")
         assert self._task is not None
         # Without a fraction there is no end to measure by.
         known = job.progress is not None
@@ -161,7 +161,7 @@ class _Bar:
             self._task,
             total=1.0 if known else None,
             completed=job.progress or 0.0,
-            said=clean(job.progress_message or ""),
+            message=clean(job.progress_message or ""),
             refresh=True,
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from orchestrator.commands.connection import HELP, Connection, as_json, connected
+from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection
 from orchestrator.commands.console.arguments import JOB, node_id
 from orchestrator.commands.console.history_table import emit_history
 from orchestrator.commands.console.job_row import COLUMNS, left_out, place, progress, row
@@ -55,7 +55,7 @@ def filters(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("status", context_settings=HELP)
 @click.argument("job_id", type=JOB, metavar="ID")
 @as_json
-@connected
+@pass_connection
 def status_command(connection: Connection, *, job_id: int, json_wanted: bool) -> None:
     """Show one job: how it stands and why, what it used, and what became of it step by step."""
     with connection.client() as client:
@@ -126,7 +126,7 @@ def _facts(job: Job) -> list[tuple[str, object]]:
 )
 @click.option("--watch", is_flag=True, help="Go on and show every change, until Ctrl-C.")
 @as_json
-@connected
+@pass_connection
 def ls_command(connection: Connection, *, watch: bool, json_wanted: bool, **wanted: Any) -> None:
     """List jobs, the newest first."""
     if wanted["node"] is not None:
@@ -151,7 +151,7 @@ def ls_command(connection: Connection, *, watch: bool, json_wanted: bool, **want
     "--users", is_flag=True, help="Who fills it alone: how many jobs of each user wait and are under way."
 )
 @as_json
-@connected
+@pass_connection
 def queue_command(connection: Connection, *, service: str | None, users: bool, json_wanted: bool) -> None:
     """List the jobs that wait, the next first, what each of them waits for, and who fills the queue."""
     with connection.client() as client:

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from orchestrator.commands.connection import HELP, Connection, connected
+from orchestrator.commands.connection import HELP, Connection, pass_connection
 from orchestrator.commands.console.arguments import JOB
 
 
@@ -18,7 +18,7 @@ from orchestrator.commands.console.arguments import JOB
 )
 @click.option("--offset", type=click.IntRange(min=0), default=0, metavar="BYTES", help="Where to begin.")
 @click.option("--raw", is_flag=True, help="On a terminal too, every byte as it is.")
-@connected
+@pass_connection
 def logs_command(
     connection: Connection, *, job_id: int, follow: bool, stream: str, offset: int, raw: bool
 ) -> None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.commands.connection import HELP, Connection, as_json, connected
+from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection
 from orchestrator.commands.console.arguments import beginnings, node_id
-from orchestrator.commands.console.output import clean, counted, emit_json, size
+from orchestrator.commands.console.output import clean, emit_json, pluralize, size
 from orchestrator.commands.console.tables import emit_table
 from orchestrator.commands.jobs import UNDER_WAY
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("nodes", context_settings=HELP)
 @as_json
-@connected
+@pass_connection
 def nodes_command(connection: Connection, *, json_wanted: bool) -> None:
     """List the nodes: whether they answer, how busy they are, and why one gets no jobs."""
     with connection.client() as client:
@@ -51,7 +51,7 @@ def _cells(node: Node) -> tuple[object, ...]:
 
 @click.command("services", context_settings=HELP)
 @as_json
-@connected
+@pass_connection
 def services_command(connection: Connection, *, json_wanted: bool) -> None:
     """List the services: their quotas, and how many of their jobs wait, are under way and have ended."""
     with connection.client() as client:
@@ -81,7 +81,7 @@ def services_command(connection: Connection, *, json_wanted: bool) -> None:
 @click.argument("node")
 @click.option("--reason", metavar="TEXT", help="What people are told who ask why it gets no jobs.")
 @as_json
-@connected
+@pass_connection
 def drain_command(connection: Connection, *, node: str, reason: str | None, json_wanted: bool) -> None:
     """Give a node no new jobs; those on it go on. NODE is its id, the beginning of it, or its URL."""
     with connection.client() as client:
@@ -95,7 +95,7 @@ def drain_command(connection: Connection, *, node: str, reason: str | None, json
 @click.command("undrain", context_settings=HELP)
 @click.argument("node")
 @as_json
-@connected
+@pass_connection
 def undrain_command(connection: Connection, *, node: str, json_wanted: bool) -> None:
     """Give a drained node jobs again. NODE is its id, the beginning of it, or its URL."""
     with connection.client() as client:
@@ -110,7 +110,7 @@ def undrain_command(connection: Connection, *, node: str, json_wanted: bool) -> 
 @click.argument("service")
 @click.option("--reason", metavar="TEXT", help="What people are told whose jobs wait.")
 @as_json
-@connected
+@pass_connection
 def pause_command(connection: Connection, *, service: str, reason: str | None, json_wanted: bool) -> None:
     """Begin no more jobs of a service; those under way go on, new ones are taken and wait."""
     with connection.client() as client:
@@ -124,7 +124,7 @@ def pause_command(connection: Connection, *, service: str, reason: str | None, j
 @click.command("resume", context_settings=HELP)
 @click.argument("service")
 @as_json
-@connected
+@pass_connection
 def resume_command(connection: Connection, *, service: str, json_wanted: bool) -> None:
     """Begin the jobs of a paused service again."""
     with connection.client() as client:
@@ -136,4 +136,4 @@ def resume_command(connection: Connection, *, service: str, json_wanted: bool) -
 
 
 def _waiting(service: Service) -> str:
-    return counted(service.jobs.get("Queued", 0), "job")
+    return pluralize(service.jobs.get("Queued", 0), "job")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.commands.connection import HELP, Connection, as_json, connected
+from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection
 from orchestrator.commands.console.arguments import JOB
 from orchestrator.commands.console.destinations import require_directory, require_free, unusable
 from orchestrator.commands.console.job_row import left_out
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--zip", "as_zip", is_flag=True, help="The zip itself, as the file of --output. [./ID.zip]")
 @click.option("--force", is_flag=True, help="With --zip: over a file that is there.")
 @click.option("--partial", is_flag=True, help="Of a job that has not ended: its directory as it is now.")
-@connected
+@pass_connection
 def get_command(
     connection: Connection,
     *,
@@ -89,7 +89,7 @@ def get_command(
 @click.command("files", context_settings=HELP)
 @click.argument("job_id", type=JOB, metavar="ID")
 @as_json
-@connected
+@pass_connection
 def files_command(connection: Connection, *, job_id: int, json_wanted: bool) -> None:
     """List what is in a job's directory, wherever it is now."""
     with connection.client() as client:
@@ -115,11 +115,11 @@ def files_command(connection: Connection, *, job_id: int, json_wanted: bool) -> 
 
 def tell_left_out(job: Job) -> None:
     """Say on standard error what the results of the job lack."""
-    if told := left_out(job):
-        tell(f"not in the results of job {job.id}: {told}")
+    if missing := left_out(job):
+        tell(f"not in the results of job {job.id}: {missing}")
 
 
-def getting(number: int, directory: Path) -> str:
+def get_command_line(number: int, directory: Path) -> str:
     """The command that gets the results of a job there."""
     return f"orchestrator get {number} --output {shlex.quote(str(directory))}"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.commands.connection import HELP, INTERRUPTED, Connection, as_json, connected
+from orchestrator.commands.connection import HELP, INTERRUPTED, Connection, as_json, pass_connection
 from orchestrator.commands.console.destinations import require_directory
 from orchestrator.commands.console.output import clean, emit_json, tell
 
@@ -32,7 +32,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("-o", "--output", type=_PATH, metavar="DIR", help="Stay, and get the results there.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not tell how it stands meanwhile.")
 @as_json
-@connected
+@pass_connection
 def submit_command(
     connection: Connection,
     *,
@@ -62,28 +62,28 @@ def submit_command(
     how["service"] = how["service"] or connection.service
     if output is not None:
         require_directory(output)
-    job_files = _named(files)
+    job_files = _name_files(files)
     if not (wait or follow or output is not None):
-        _tell_id(_submitted(connection, job_files, how), json_wanted=json_wanted)
+        _tell_id(_submit(connection, job_files, how), json_wanted=json_wanted)
         return
 
     from orchestrator.client import ClientError
     from orchestrator.commands.follow import NO_STATUS
 
     try:
-        job = _submitted(connection, job_files, how)
+        job = _submit(connection, job_files, how)
         if follow:
             tell(f"job {job.id}")
         elif not json_wanted:
             _tell_id(job, json_wanted=False)
-        status = _stayed(connection, job, output, logs=follow, quiet=quiet, json_wanted=json_wanted)
+        status = _stay(connection, job, output, logs=follow, quiet=quiet, json_wanted=json_wanted)
     except ClientError as error:
         tell(str(error))
         status = NO_STATUS
     sys.exit(status)
 
 
-def _named(files: tuple[Path, ...]) -> dict[str, Path | bytes]:
+def _name_files(files: tuple[Path, ...]) -> dict[str, Path | bytes]:
     """What each file is called in the job, and where it is, or what is in it where it does not say its size.
     Raises click.UsageError for what cannot be sent."""
     from actors.wire.multipart.writer import FilePart
@@ -110,7 +110,7 @@ def _only_service(client: Client) -> str | None:
     return names[0] if names else None
 
 
-def _submitted(connection: Connection, files: dict[str, Path | bytes], how: dict[str, Any]) -> Job:
+def _submit(connection: Connection, files: dict[str, Path | bytes], how: dict[str, Any]) -> Job:
     from orchestrator.commands.results import bar
 
     with connection.client() as client:
@@ -124,13 +124,13 @@ def _submitted(connection: Connection, files: dict[str, Path | bytes], how: dict
             raise
 
 
-def _stayed(
+def _stay(
     connection: Connection, job: Job, output: Path | None, *, logs: bool, quiet: bool, json_wanted: bool
 ) -> int:
     """The exit status, once the job has ended and its results are there."""
     from orchestrator.client import ClientError
     from orchestrator.commands.follow import NO_STATUS, exit_status, stay
-    from orchestrator.commands.results import get, getting, tell_left_out
+    from orchestrator.commands.results import get, get_command_line, tell_left_out
 
     try:
         ended = stay(connection, job.id, logs=logs, quiet=quiet)
@@ -147,10 +147,10 @@ def _stayed(
                 get(client, job.id, output)
             tell_left_out(ended)
         except KeyboardInterrupt:
-            tell(f"the results stay; get them: {getting(job.id, output)}")
+            tell(f"the results stay; get them: {get_command_line(job.id, output)}")
             return INTERRUPTED
         except ClientError as error:
-            tell(f"{error}; get the results: {getting(job.id, output)}")
+            tell(f"{error}; get the results: {get_command_line(job.id, output)}")
             # How the job ended stands, unless all would seem well.
             status = status or NO_STATUS
     if json_wanted:

@@ -51,11 +51,11 @@ async def _watch(connection: Connection, wanted: Mapping[str, Any], json_wanted:
                     live.update(table, refresh=True)
                     await bell.rung()
                     found = await _jobs_again(client, wanted)
-        told: dict[int, int] = {}
+        versions: dict[int, int] = {}
         while True:
             for job in reversed(found):
-                if told.get(job.id, -1) < job.version:
-                    told[job.id] = job.version
+                if versions.get(job.id, -1) < job.version:
+                    versions[job.id] = job.version
                     _tell(job, json_wanted=json_wanted)
             sys.stdout.flush()
             await bell.rung()

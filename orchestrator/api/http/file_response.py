@@ -78,7 +78,7 @@ class StreamBody(ResponseBody):
         await self._held.__aexit__(exc_type, exc_value, tb)  # noqa: ASYNC102  # what it leaves shields itself
 
 
-async def stream(
+async def send_stream(
     source: AbstractAsyncContextManager[RemoteStream], content_type: str, filename: str | None = None
 ) -> Response:
     """An answer of unknown length. What entering `source` raises is raised here, before any byte is sent."""
@@ -97,7 +97,7 @@ async def stream(
     return response
 
 
-async def stored(
+async def send_stored(
     storage: DiskStorage,
     storage_key: str,
     name: str,
@@ -127,7 +127,7 @@ async def stored(
         }
         if matches(request.headers.get("If-None-Match"), tag):
             return Response(b"", 304, headers)
-        asked = asked_range(size, tag)
+        asked = requested_range(size, tag)
         begin, end = asked or (0, size)
         if asked is not None:
             headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
@@ -164,7 +164,7 @@ def matches(header: str | None, tag: str) -> bool:
 _RANGE: Final = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.ASCII | re.IGNORECASE)
 
 
-def wanted_range(header: str, size: int) -> tuple[int, int] | None:
+def parse_range(header: str, size: int) -> tuple[int, int] | None:
     """Where the bytes begin and end that a Range header asks for; nothing is between when there are none.
     None for the whole, which several ranges and what makes no sense get."""
     match = _RANGE.fullmatch(header)
@@ -177,21 +177,21 @@ def wanted_range(header: str, size: int) -> tuple[int, int] | None:
     return min(begin, size), min(size, int(last) + 1) if first and last else size
 
 
-def asked_range(size: int, tag: str) -> tuple[int, int] | None:
+def requested_range(size: int, tag: str) -> tuple[int, int] | None:
     """The bytes that are asked for; None for the whole. Raises Refusal (416) for a range with nothing in
     it."""
     header, condition = request.headers.get("Range"), request.headers.get("If-Range")
     # Only the very tag will do: a date, a weak tag or an old one means that the client has something else.
     if request.method != "GET" or header is None or (condition is not None and condition.strip() != tag):
         return None
-    found = wanted_range(header, size)
+    found = parse_range(header, size)
     if found is not None and found[0] >= found[1]:
         headers = {"Content-Range": f"bytes */{size}"}
         raise Refusal(416, "range_not_satisfiable", f"there are {size} bytes", headers=headers)
     return found
 
 
-async def pieces_of(
+async def read_pieces(
     storage: DiskStorage, storage_key: str, name: str, offset: int
 ) -> AsyncGenerator[bytes, None]:
     """One file of the stored results from `offset` on; nothing if it is not there."""
@@ -206,7 +206,7 @@ async def pieces_of(
             yield piece
 
 
-async def log(storage: DiskStorage, storage_key: str, name: str, offset: int) -> Response | None:
+async def send_log(storage: DiskStorage, storage_key: str, name: str, offset: int) -> Response | None:
     """A stored log from `offset` bytes on; nothing when that is its end or beyond. None if it is not
     there."""
     with ExitStack() as held:

@@ -9,11 +9,13 @@ from quart import request
 
 from actors.wire.errors import BadRequest, TooLarge
 from actors.wire.http.app import Refusal
+from orchestrator.api.http.query_params import is_line
 
 BODY_LIMIT: Final = 1 << 16
+NO_REASON: Final = "ordered by an operator"
 
 
-async def json_object() -> dict[str, Any]:
+async def read_json_object() -> dict[str, Any]:
     """The JSON object of the request; an empty body is an empty object."""
     raw = bytearray()
     async for piece in request.body:
@@ -31,11 +33,20 @@ async def json_object() -> dict[str, Any]:
     return found
 
 
-def bad_field(field: str, expected: str) -> NoReturn:
+def refuse_field(field: str, expected: str) -> NoReturn:
     raise Refusal(422, "bad_field", f"{field}: {expected} was expected")
 
 
-def only(body: dict[str, Any], *known: str) -> None:
+def refuse_unknown(body: dict[str, Any], *known: str) -> None:
     for field in body:
         if field not in known:
             raise Refusal(422, "unknown_field", f"{field[:100]}: unknown; known: {', '.join(known)}")
+
+
+def parse_reason(body: dict[str, Any]) -> str:
+    """What people are told of an order: the one thing that its body may say."""
+    refuse_unknown(body, "reason")
+    reason = body.get("reason", NO_REASON)
+    if not isinstance(reason, str) or not 0 < len(reason) <= 500 or not is_line(reason):
+        refuse_field("reason", "a line of text of at most 500 characters")
+    return reason

@@ -100,7 +100,7 @@ def status(given: Mapping[str, str]) -> Status | None:
         raise bad("status", text, f"one of {', '.join(Status)}") from None
 
 
-def known_text(given: Mapping[str, str], name: str) -> str | None:
+def line(given: Mapping[str, str], name: str) -> str | None:
     """A text that a database takes and no terminal minds."""
     text = given.get(name)
     if text is None:

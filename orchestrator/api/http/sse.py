@@ -44,12 +44,14 @@ class ContextBody(ResponseBody):
         await self._context.__aexit__(*args)  # noqa: ASYNC102  # it shields itself, with a timeout
 
 
-def response(context: AbstractAsyncContextManager[AsyncIterable[bytes]]) -> Response:
+def stream_response(context: AbstractAsyncContextManager[AsyncIterable[bytes]]) -> Response:
     """The stream, unbuffered by whatever proxies there are."""
-    return endless(context, TYPE)
+    return endless_response(context, TYPE)
 
 
-def endless(context: AbstractAsyncContextManager[AsyncIterable[bytes]], content_type: str) -> Response:
+def endless_response(
+    context: AbstractAsyncContextManager[AsyncIterable[bytes]], content_type: str
+) -> Response:
     """An answer that lasts as long as something may come. HEAD gets no more than its head."""
     body = DataBody(b"") if request.method == "HEAD" else ContextBody(context)
     answer = Response(body, content_type=content_type)
@@ -66,7 +68,7 @@ def cut() -> Callable[[], None] | None:
 
 
 @asynccontextmanager
-async def pumped(
+async def pump(
     source: Callable[[trio.MemorySendChannel[T]], Awaitable[None]], until: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[trio.MemoryReceiveChannel[T]]:
     """What `source` sends, so that waiting for it can be given up without ending it. The channel ends when

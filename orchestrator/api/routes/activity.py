@@ -8,7 +8,7 @@ from quart import Blueprint, Response
 
 from actors.wire.http.app import json_response, query
 from actors.wire.protocol.contract import rfc3339
-from orchestrator.api.context import Api
+from orchestrator.api.context import ApiContext
 from orchestrator.api.http import query_params
 from orchestrator.api.openapi.describe import BAD_PARAMETER, Line, Since, describe, in_query, page_of
 from orchestrator.api.serializers import render_holder, render_minute
@@ -19,7 +19,7 @@ LISTED: Final = 50
 MOST_LISTED: Final = 500
 
 
-def blueprint(api: Api) -> Blueprint:
+def blueprint(api: ApiContext) -> Blueprint:
     page = Blueprint("v1-activity", __name__, url_prefix="/v1")
 
     @page.get("/queue")
@@ -32,7 +32,7 @@ def blueprint(api: Api) -> Blueprint:
     )
     async def queue() -> Response:
         given = query("service", "limit")
-        service = query_params.known_text(given, "service")
+        service = query_params.line(given, "service")
         limit = query_params.whole(given, "limit", 1, MOST_LISTED, LISTED)
         shares = await api.ledger.queries.queue_counts(service, limit)
         items = [render_holder(share) for share in shares]
@@ -48,7 +48,7 @@ def blueprint(api: Api) -> Blueprint:
     )
     async def activity() -> Response:
         given = query("since", "service")
-        service = query_params.known_text(given, "service")
+        service = query_params.line(given, "service")
         now = api.clock.now()
         since = query_params.since(given, now - HOUR)
         minutes = await api.ledger.queries.activity(since, now, service)

@@ -16,7 +16,7 @@ from actors.wire.http.app import Refusal, error_response, json_response, read_jo
 from actors.wire.http.drain_body import drain_after
 from actors.wire.protocol.contract import status_body
 from orchestrator.api import job_views
-from orchestrator.api.context import Api
+from orchestrator.api.context import ApiContext
 from orchestrator.api.http.errors import to_refusal, unknown_job
 from orchestrator.api.openapi.describe import UNAVAILABLE, ZIP, describe, idempotency_header, json_of
 from orchestrator.api.openapi.schemas import schema_of
@@ -37,7 +37,7 @@ CONTRACT: Final = "contract"
 _BAD_ID: Final = {400: f"No id: {ID_RANGE}"}
 
 
-def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
+def blueprint(api: ApiContext) -> Blueprint:  # a route is a closure over what it uses
     page = Blueprint("contract", __name__)
     uploads = Uploads(api)
 
@@ -106,8 +106,8 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
     async def download(number: str) -> Response:
         job = await job_views.find(api, read_job_id(number))
         if job.status is not Status.COMPLETED:
-            return _told(job, await job_views.message(api, job))
-        return await job_views.results(api, job)
+            return _respond(job, await job_views.explain(api, job))
+        return await job_views.send_results(api, job)
 
     @page.get("/download_partial/<number>")
     @describe(
@@ -119,7 +119,7 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
     async def download_partial(number: str) -> Response:
         job = await job_views.find(api, read_job_id(number))
         try:
-            return await job_views.directory_now(api, job)
+            return await job_views.send_directory(api, job)
         except NodeUnreachable as error:
             message = f"the job's node cannot be reached: {error}"
             raise Refusal(503, "node_unreachable", message, job_id=job.id, job_status=job.status) from error
@@ -133,7 +133,7 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
     )
     async def terminate(number: str) -> Response:
         wanted = read_job_id(number)
-        job = await _terminated(api, wanted)
+        job = await _terminate(api, wanted)
         if job is None:
             raise unknown_job(wanted)
         if job.status is Status.KILLED:
@@ -147,7 +147,7 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
     return page
 
 
-async def _terminated(api: Api, number: int) -> Job | None:
+async def _terminate(api: ApiContext, number: int) -> Job | None:
     """The job after the order to terminate: as it ended, or as it is when it takes too long."""
     try:
         with api.waiters.watch(number) as watch:
@@ -161,5 +161,5 @@ async def _terminated(api: Api, number: int) -> Job | None:
         return await api.ledger.request_terminate(number)
 
 
-def _told(job: Job, message: str) -> Response:
+def _respond(job: Job, message: str) -> Response:
     return json_response(status_body(job.id, job.status, message))

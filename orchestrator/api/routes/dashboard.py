@@ -45,12 +45,12 @@ class _File:
 
 def blueprint() -> Blueprint:
     page = Blueprint("dashboard", __name__)
-    found = _read()
+    found = _read_files()
 
     @page.get("/dashboard")
     @describe("Jobs, services and nodes to look at", answers={200: ("HTML", HTML), **_SAME}, tag="pages")
     async def dashboard() -> Response:
-        return _sent(found[PAGE])
+        return _respond(found[PAGE])
 
     @page.get("/dashboard/")
     @describe(
@@ -68,12 +68,12 @@ def blueprint() -> Blueprint:
     async def dashboard_file(name: str) -> Response:
         if name not in found or name == PAGE:
             raise Refusal(404, "not_found", "there is no such file")
-        return _sent(found[name])
+        return _respond(found[name])
 
     return page
 
 
-def _read() -> dict[str, _File]:
+def _read_files() -> dict[str, _File]:
     directory = files("orchestrator.api") / "static" / "dashboard"
     read: dict[str, _File] = {}
     for entry in directory.iterdir():
@@ -84,7 +84,7 @@ def _read() -> dict[str, _File]:
     return read
 
 
-def _sent(file: _File) -> Response:
+def _respond(file: _File) -> Response:
     headers = {**_HEADERS, "ETag": file.tag}
     if matches(request.headers.get("If-None-Match"), file.tag):
         return Response(b"", 304, headers)

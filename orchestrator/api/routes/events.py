@@ -17,7 +17,7 @@ from actors.ports.ledger import LedgerError
 from actors.wire.http.app import query, read_job_id
 from actors.wire.http.backpressure import BoundedRequest
 from orchestrator.api import job_views
-from orchestrator.api.context import Api
+from orchestrator.api.context import ApiContext
 from orchestrator.api.http import query_params, sse
 from orchestrator.api.openapi.describe import (
     OF_A_JOB,
@@ -48,12 +48,12 @@ _EVENTS: Final = (
 )
 
 
-def written(change: JobChange) -> bytes:
+def encode_change(change: JobChange) -> bytes:
     """A change as an event."""
     return sse.event("job", change.seq, render_event(change))
 
 
-def blueprint(api: Api) -> Blueprint:
+def blueprint(api: ApiContext) -> Blueprint:
     page = Blueprint("v1-events", __name__, url_prefix="/v1")
 
     @page.get("/events")
@@ -68,12 +68,14 @@ def blueprint(api: Api) -> Blueprint:
     async def events() -> Response:
         given = query("user", "service", "after")
         wanted = ChangeFilter(
-            user=query_params.signed(given, "user"), service=query_params.known_text(given, "service")
+            user=query_params.signed(given, "user"), service=query_params.line(given, "service")
         )
-        after = _after(given)
+        after = _parse_place(given)
         newest = await api.changes.newest()
         place = newest if after is None else min(after, newest)
-        return sse.response(_stream(api, _listener(api), wanted, place, sse.RETRY + sse.place(place)))
+        return sse.stream_response(
+            _stream(api, _open_listener(api), wanted, place, sse.RETRY + sse.place(place))
+        )
 
     @page.get("/jobs/<number>/events")
     @describe(
@@ -84,7 +86,7 @@ def blueprint(api: Api) -> Blueprint:
     )
     async def job_events(number: str) -> Response:
         given = query("after")
-        after = _after(given)
+        after = _parse_place(given)
         row = await job_views.find(api, read_job_id(number))
         place = min(after if after is not None else row.change_seq, await api.changes.newest())
         if after is not None and row.status in OVER and place >= row.change_seq:
@@ -93,14 +95,16 @@ def blueprint(api: Api) -> Blueprint:
         first = sse.RETRY
         if after is None:
             details = (await api.ledger.queries.details((row.id,)))[row.id]
-            first += written(JobChange(row.change_seq, row, details, None))
+            first += encode_change(JobChange(row.change_seq, row, details, None))
         ended = after is None and row.status in OVER
-        return sse.response(_stream(api, _listener(api), ChangeFilter(job=row.id), place, first, ended=ended))
+        return sse.stream_response(
+            _stream(api, _open_listener(api), ChangeFilter(job=row.id), place, first, ended=ended)
+        )
 
     return page
 
 
-def _listener(api: Api) -> Listener:
+def _open_listener(api: ApiContext) -> Listener:
     """One for this request, until its response is over. Raises FeedFull."""
     # Here and not within the body: then it is too late for a refusal.
     return cast(BoundedRequest, request).held.enter_context(api.changes.listen(sse.cut()))
@@ -108,7 +112,13 @@ def _listener(api: Api) -> Listener:
 
 @asynccontextmanager
 async def _stream(
-    api: Api, listener: Listener, wanted: ChangeFilter, place: int, first: bytes, *, ended: bool = False
+    api: ApiContext,
+    listener: Listener,
+    wanted: ChangeFilter,
+    place: int,
+    first: bytes,
+    *,
+    ended: bool = False,
 ) -> AsyncIterator[AsyncIterable[bytes]]:
     async def pieces() -> AsyncGenerator[bytes, None]:
         async with aclosing(_pieces(api, wanted, place, first, ended=ended)) as made:
@@ -122,10 +132,10 @@ async def _stream(
 
 
 async def _pieces(
-    api: Api, wanted: ChangeFilter, place: int, first: bytes, *, ended: bool
+    api: ApiContext, wanted: ChangeFilter, place: int, first: bytes, *, ended: bool
 ) -> AsyncGenerator[bytes, None]:
     yield first
-    told, beat = place, trio.current_time() + sse.EVERY
+    sent, beat = place, trio.current_time() + sse.EVERY
     with suppress(WaitersClosed):  # the server stops: who follows comes back to the next one
         while not ended:
             lines: Sequence[EncodedChange] = ()
@@ -136,19 +146,19 @@ async def _pieces(
                     await trio.sleep(1.0)
             if lines:
                 yield b"".join(line.text for line in lines)
-                told = lines[-1].seq
+                sent = lines[-1].seq
                 ended = wanted.job is not None and lines[-1].over
             elif trio.current_time() >= beat:
-                yield sse.STILL_HERE if told == place else sse.STILL_HERE + sse.place(place)
-                told = place
+                yield sse.STILL_HERE if sent == place else sse.STILL_HERE + sse.place(place)
+                sent = place
             else:
                 continue
             beat = trio.current_time() + sse.EVERY
 
 
-def _after(given: Mapping[str, str]) -> int | None:
+def _parse_place(given: Mapping[str, str]) -> int | None:
     """The change after which the stream begins; a client that comes back says it in a header."""
     after = query_params.whole(given, "after", 0, query_params.MOST, -1)
-    told = query_params.last_event_id(-1)
-    found = after if told < 0 else told
+    last = query_params.last_event_id(-1)
+    found = after if last < 0 else last
     return None if found < 0 else found

@@ -16,7 +16,7 @@ from actors.ports.ledger import LedgerError
 from actors.ports.storage import StorageError
 from actors.wire.http.app import Refusal, json_response, query, read_job_id
 from orchestrator.api import job_views
-from orchestrator.api.context import Api
+from orchestrator.api.context import ApiContext
 from orchestrator.api.openapi.describe import OF_A_JOB, describe, idempotency_header
 from orchestrator.api.upload_form import idempotency_key
 from orchestrator.callbacks.allowed_hosts import NotAllowed
@@ -27,7 +27,7 @@ FINISHING: Final = 60.0
 """Seconds that an order may take once it has begun, whether or not the client waits for it."""
 
 
-def blueprint(api: Api) -> Blueprint:
+def blueprint(api: ApiContext) -> Blueprint:
     page = Blueprint("v1-orders", __name__, url_prefix="/v1")
 
     @page.post("/jobs/<number>/rerun")
@@ -48,8 +48,8 @@ def blueprint(api: Api) -> Blueprint:
         row = await job_views.find(api, read_job_id(number))
         # Done to its end, else nobody would know whether there is a job.
         with trio.CancelScope(shield=True), trio.fail_after(FINISHING):
-            new = await _repeated(api, row, key)
-        body = await job_views.told_in_full(api, new)
+            new = await _repeat(api, row, key)
+        body = await job_views.render_in_full(api, new)
         return json_response(body, 201, {"Location": f"../{new.id}"})
 
     @page.delete("/jobs/<number>")
@@ -71,12 +71,12 @@ def blueprint(api: Api) -> Blueprint:
                 "not_ended",
                 f"job {row.id} is {row.status}: only an ended job's data can be deleted; terminate it first",
             )
-        return json_response(await job_views.told_in_full(api, row))
+        return json_response(await job_views.render_in_full(api, row))
 
     return page
 
 
-async def _repeated(api: Api, row: Job, key: str | None) -> Job:
+async def _repeat(api: ApiContext, row: Job, key: str | None) -> Job:
     """The new job. Raises Refusal: 404 when the inputs are gone, 409 when its service is, or when its
     callback is not allowed any more: without it, somebody might wait in vain."""
     if row.service not in api.services:

@@ -21,7 +21,7 @@ from actors.wire.files.listing import list_tree
 from actors.wire.files.zip_reader import OpenMember
 from actors.wire.http.app import Refusal, json_response, query, read_job_id
 from orchestrator.api import job_views
-from orchestrator.api.context import Api
+from orchestrator.api.context import ApiContext
 from orchestrator.api.http import file_response, query_params, sse
 from orchestrator.api.openapi.describe import ANY_FILE, CURSOR, OF_A_JOB, describe, in_query, page_of
 from orchestrator.api.serializers import render_file
@@ -34,7 +34,7 @@ MOST_PAGE: Final = 10_000
 PIECE: Final = 1 << 18
 
 
-def blueprint(api: Api) -> Blueprint:
+def blueprint(api: ApiContext) -> Blueprint:
     page = Blueprint("v1-files", __name__, url_prefix="/v1")
 
     @page.get("/jobs/<number>/files")
@@ -50,7 +50,7 @@ def blueprint(api: Api) -> Blueprint:
         limit = query_params.whole(given, "limit", 1, MOST_PAGE, PAGE)
         begin = query_params.at_cursor(given, "f") or 0
         row = await job_views.find(api, read_job_id(number))
-        found = await _listed(api, row)
+        found = await _list_files(api, row)
         items = [render_file(entry) for entry in found[begin : begin + limit]]
         after = query_params.cursor("f", begin + limit) if begin + limit < len(found) else None
         return json_response({"items": items, "next": after})
@@ -68,21 +68,21 @@ def blueprint(api: Api) -> Blueprint:
     async def file(number: str, path: str) -> Response:
         query()
         row = await job_views.find(api, read_job_id(number))
-        if row.status not in ENDED and (found := await job_views.place(api, row)) is not None:
+        if row.status not in ENDED and (found := await job_views.find_node(api, row)) is not None:
             try:
                 source = api.nodes.open_file(*found, path)
-                return await file_response.stream(source, _type(path), path.rpartition("/")[2])
+                return await file_response.send_stream(source, _media_type(path), path.rpartition("/")[2])
             except NotOnNode:
                 row = await job_views.find(api, row.id)
                 if row.status not in ENDED:
-                    raise _no_file(row, path) from None
-        return await _stored(api, row, path)
+                    raise _unknown_file(row, path) from None
+        return await _send_stored(api, row, path)
 
     return page
 
 
-async def _listed(api: Api, row: Job) -> Sequence[FileEntry]:
-    if row.status not in ENDED and (found := await job_views.place(api, row)) is not None:
+async def _list_files(api: ApiContext, row: Job) -> Sequence[FileEntry]:
+    if row.status not in ENDED and (found := await job_views.find_node(api, row)) is not None:
         try:
             return await api.nodes.list_files(*found)
         except NotOnNode as error:
@@ -96,12 +96,12 @@ async def _listed(api: Api, row: Job) -> Sequence[FileEntry]:
 
         def listing() -> Sequence[FileEntry]:
             stored = list_stored(directory / "result") if row.status in ENDED else None
-            return _inputs(directory / "input") if stored is None else stored
+            return _list_inputs(directory / "input") if stored is None else stored
 
         return await api.storage.thread(listing, what=f"the files of job {row.id}")
 
 
-def _inputs(top: Path) -> Sequence[FileEntry]:
+def _list_inputs(top: Path) -> Sequence[FileEntry]:
     entries = list_tree(top).entries
     return sorted(
         (FileEntry(e.path, e.size, e.mode, e.mtime, e.kind, e.target) for e in entries),
@@ -109,7 +109,7 @@ def _inputs(top: Path) -> Sequence[FileEntry]:
     )
 
 
-async def _stored(api: Api, row: Job, path: str) -> Response:
+async def _send_stored(api: ApiContext, row: Job, path: str) -> Response:
     _require_data(row)
     with ExitStack() as held:
         directory = held.enter_context(api.storage.reading(row.storage_key))
@@ -119,20 +119,20 @@ async def _stored(api: Api, row: Job, path: str) -> Response:
                 lambda: open_stored(result, path), what=f"results of job {row.id}"
             )
             if member is None:
-                raise _no_file(row, path)
+                raise _unknown_file(row, path)
             held.callback(member.close)
-            return _member(api, row, path, member, held)
+            return _send_member(api, row, path, member, held)
     if path not in {name for name, _, _ in await api.storage.input_files(row.storage_key)}:
-        raise _no_file(row, path)
-    kept = await file_response.stored(
-        api.storage, row.storage_key, path, _type(path), path.rpartition("/")[2], top="input"
+        raise _unknown_file(row, path)
+    kept = await file_response.send_stored(
+        api.storage, row.storage_key, path, _media_type(path), path.rpartition("/")[2], top="input"
     )
     if kept is None:
-        raise _no_file(row, path)
+        raise _unknown_file(row, path)
     return kept
 
 
-def _member(api: Api, row: Job, path: str, member: OpenMember, held: ExitStack) -> Response:
+def _send_member(api: ApiContext, row: Job, path: str, member: OpenMember, held: ExitStack) -> Response:
     tag = f'"{row.storage_key[:16]}-{member.zip_mtime_ns:x}-{member.crc:08x}-{member.size:x}"'
     headers = {
         "ETag": tag,
@@ -143,23 +143,23 @@ def _member(api: Api, row: Job, path: str, member: OpenMember, held: ExitStack) 
     }
     if file_response.matches(request.headers.get("If-None-Match"), tag):
         return Response(b"", 304, headers)
-    asked = file_response.asked_range(member.size, tag)
+    asked = file_response.requested_range(member.size, tag)
     begin, end = asked or (0, member.size)
     if asked is not None:
         headers["Content-Range"] = f"bytes {begin}-{end - 1}/{member.size}"
     status = 200 if asked is None else 206
     if request.method == "HEAD":
-        response = Response(b"", status, headers, content_type=_type(path))
+        response = Response(b"", status, headers, content_type=_media_type(path))
     else:
         body = sse.ContextBody(_pieces(api, member, begin, end, file_response.until_sent(held)))
-        response = Response(body, status, headers, content_type=_type(path))
+        response = Response(body, status, headers, content_type=_media_type(path))
     response.headers["Content-Length"] = str(end - begin)
     return response
 
 
 @asynccontextmanager
 async def _pieces(
-    api: Api, member: OpenMember, begin: int, end: int, held: ExitStack
+    api: ApiContext, member: OpenMember, begin: int, end: int, held: ExitStack
 ) -> AsyncIterator[AsyncIterable[bytes]]:
     async def pieces() -> AsyncGenerator[bytes, None]:
         # What is packed has no places to jump to: it is unpacked up to there.
@@ -185,11 +185,11 @@ def _require_data(row: Job) -> None:
         raise Refusal(404, "nothing_left", f"nothing is left of job {row.id}")
 
 
-def _no_file(row: Job, path: str) -> Refusal:
+def _unknown_file(row: Job, path: str) -> Refusal:
     return Refusal(404, "unknown_file", f"job {row.id} has no file {path[:200]!r}; /files lists those it has")
 
 
-def _type(path: str) -> str:
+def _media_type(path: str) -> str:
     """By its name; never something that a browser would run."""
     guessed = mimetypes.guess_type(path, strict=False)
     kind = guessed[0] if guessed[1] is None else None

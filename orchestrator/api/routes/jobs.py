@@ -13,7 +13,7 @@ from actors.domain.job import Job
 from actors.domain.status import OVER, Status
 from actors.wire.http.app import Refusal, json_response, query, read_job_id
 from orchestrator.api import job_views
-from orchestrator.api.context import Api
+from orchestrator.api.context import ApiContext
 from orchestrator.api.http import query_params
 from orchestrator.api.openapi.describe import (
     CURSOR,
@@ -44,7 +44,7 @@ _ListVersion = Annotated[
 ]
 
 
-def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
+def blueprint(api: ApiContext) -> Blueprint:  # a route is a closure over what it uses
     page = Blueprint("v1", __name__, url_prefix="/v1")
 
     @page.get("/jobs")
@@ -73,16 +73,16 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
         before = query_params.at_cursor(given, "j")
         wanted = JobFilter(
             user=query_params.signed(given, "user"),
-            service=query_params.known_text(given, "service"),
+            service=query_params.line(given, "service"),
             status=query_params.status(given),
-            name=query_params.known_text(given, "name"),
-            tag=query_params.known_text(given, "tag"),
-            node=query_params.known_text(given, "node"),
-            search=query_params.known_text(given, "search") or None,
+            name=query_params.line(given, "name"),
+            tag=query_params.line(given, "tag"),
+            node=query_params.line(given, "node"),
+            search=query_params.line(given, "search") or None,
         )
         version = await api.ledger.queries.newest_change()
         found = await api.ledger.queries.page(wanted, before, limit)
-        items = await job_views.told(api, found.jobs)
+        items = await job_views.render_jobs(api, found.jobs)
         after = None if found.before is None else query_params.cursor("j", found.before)
         return json_response({"items": items, "next": after, "version": version})
 
@@ -97,8 +97,8 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
     )
     async def job(number: str) -> Response:
         given = query("wait", "after", "until")
-        row = await _awaited(api, read_job_id(number), given)
-        return json_response(await job_views.told_in_full(api, row), headers={"Cache-Control": "no-store"})
+        row = await _wait_for_change(api, read_job_id(number), given)
+        return json_response(await job_views.render_in_full(api, row), headers={"Cache-Control": "no-store"})
 
     @page.get("/jobs/<number>/results")
     @describe(
@@ -119,7 +119,7 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
                 "not_ended",
                 f"job {row.id} is {row.status}; /download_partial/{row.id} sends what is there",
             )
-        return await job_views.results(api, row)
+        return await job_views.send_results(api, row)
 
     @page.get("/jobs/<number>/history")
     @describe(
@@ -136,7 +136,7 @@ def blueprint(api: Api) -> Blueprint:  # a route is a closure over what it uses
     return page
 
 
-async def _awaited(api: Api, number: int, given: Mapping[str, str]) -> Job:
+async def _wait_for_change(api: ApiContext, number: int, given: Mapping[str, str]) -> Job:
     """The job's row; with `wait` as soon as it is newer than `after` (or than now), or over if `until` says
     so."""
     wait = query_params.seconds(given, "wait", MOST_WAIT)

@@ -22,7 +22,7 @@ from actors.kernel.actor import NoAnswer
 from actors.ports.ledger import LedgerError
 from actors.wire.http.app import Refusal, json_response, query, read_job_id
 from orchestrator.api import job_views
-from orchestrator.api.context import Api
+from orchestrator.api.context import ApiContext
 from orchestrator.api.http import file_response, query_params, sse
 from orchestrator.api.openapi.describe import (
     BYTES,
@@ -50,7 +50,7 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 
 
-def blueprint(api: Api) -> Blueprint:
+def blueprint(api: ApiContext) -> Blueprint:
     page = Blueprint("v1-logs", __name__, url_prefix="/v1")
 
     @page.get("/jobs/<number>/logs")
@@ -89,34 +89,34 @@ def blueprint(api: Api) -> Blueprint:
         follow = query_params.flag(given, "follow")
         offset = query_params.whole(given, "offset", 0, query_params.MOST, 0)
         resumed = query_params.last_event_id(offset)
-        form = query_params.one_of(given, "format", _preferred(), "raw", "json", "events")
+        form = query_params.one_of(given, "format", _preferred_format(), "raw", "json", "events")
         limit = query_params.whole(given, "limit", 1, MOST, ONCE)
         row = await job_views.find(api, read_job_id(number))
         if row.status is Status.CLEANED:
             raise Refusal(404, "nothing_left", f"the logs of job {row.id} were deleted with its data")
         if form == "json":
-            return json_response(await _text(api, row, which, offset, limit))
+            return json_response(await _read_text(api, row, which, offset, limit))
         if form == "events":
-            return sse.response(_events(api, row.id, which, resumed))
+            return sse.stream_response(_open_events(api, row.id, which, resumed))
         if follow and row.status not in OVER:
-            return _bytes(api, _Follower(api, row.id, which, offset))
-        return await _now(api, row, which, offset)
+            return _follow(api, _Follower(api, row.id, which, offset))
+        return await _send_now(api, row, which, offset)
 
     return page
 
 
-def _preferred() -> str:
+def _preferred_format() -> str:
     accepted = request.headers.get("Accept", "")
     return "events" if accepted.strip().lower().startswith(sse.TYPE) else "raw"
 
 
-def _bytes(api: Api, follower: _Follower) -> Response:
+def _follow(api: ApiContext, follower: _Follower) -> Response:
     @asynccontextmanager
     async def body() -> AsyncIterator[AsyncIterable[bytes]]:
-        async with sse.pumped(follower.run, api.waiters.until_closed) as came, aclosing(_data(came)) as data:
+        async with sse.pump(follower.run, api.waiters.until_closed) as came, aclosing(_data(came)) as data:
             yield data
 
-    return sse.endless(body(), file_response.BYTES)
+    return sse.endless_response(body(), file_response.BYTES)
 
 
 async def _data(pieces: AsyncIterable[Piece]) -> AsyncGenerator[bytes, None]:
@@ -124,19 +124,19 @@ async def _data(pieces: AsyncIterable[Piece]) -> AsyncGenerator[bytes, None]:
         yield data
 
 
-async def _now(api: Api, row: Job, which: str, offset: int) -> Response:
+async def _send_now(api: ApiContext, row: Job, which: str, offset: int) -> Response:
     """What there is from the offset on."""
     if row.status not in ENDED:
-        found = await job_views.place(api, row)
+        found = await job_views.find_node(api, row)
         if found is not None:
             try:
-                return await file_response.stream(
+                return await file_response.send_stream(
                     api.nodes.open_log(*found, which, offset), file_response.BYTES
                 )
             except NotOnNode:
                 row = await job_views.find(api, row.id)
     if row.status in ENDED:
-        kept = await file_response.log(api.storage, row.storage_key, LOGS[which], offset)
+        kept = await file_response.send_log(api.storage, row.storage_key, LOGS[which], offset)
         if kept is not None:
             return kept
     return Response(b"", content_type=file_response.BYTES)
@@ -153,7 +153,7 @@ def _key(row: Job) -> str | None:
 class _Follower:
     """Sends the log from the offset on, to the end of the job."""
 
-    def __init__(self, api: Api, number: int, which: str, offset: int) -> None:
+    def __init__(self, api: ApiContext, number: int, which: str, offset: int) -> None:
         self._api = api
         self._number = number
         self._which = which
@@ -176,22 +176,22 @@ class _Follower:
                     self._attempt = key
                 before = self._offset
                 if row.status in OVER:
-                    await self._stored(row, send)
+                    await self._send_stored(row, send)
                     return
-                await self._while_there(row, watch, send)
+                await self._send_live(row, watch, send)
                 pause = _FIRST_PAUSE if self._offset != before else min(2 * pause, _LONGEST_PAUSE)
                 with trio.move_on_after(pause if key is not None else _LONGEST_PAUSE):
                     await watch.newer(row.change_seq)
 
-    async def _stored(self, row: Job, send: trio.MemorySendChannel[Piece]) -> None:
+    async def _send_stored(self, row: Job, send: trio.MemorySendChannel[Piece]) -> None:
         name = LOGS[self._which]
         async with aclosing(
-            file_response.pieces_of(self._api.storage, row.storage_key, name, self._offset)
+            file_response.read_pieces(self._api.storage, row.storage_key, name, self._offset)
         ) as stored:
             async for piece in stored:
                 await self._send(piece, send)
 
-    async def _while_there(self, row: Job, watch: JobWaiter, send: trio.MemorySendChannel[Piece]) -> None:
+    async def _send_live(self, row: Job, watch: JobWaiter, send: trio.MemorySendChannel[Piece]) -> None:
         """What its node sends, as long as the job is on it: a node that has vanished ends no stream."""
         async with trio.open_nursery() as nursery:
 
@@ -205,7 +205,7 @@ class _Follower:
             nursery.start_soon(until_it_leaves)
             # A node that is away is asked again; what it has sent counts.
             with suppress(NodeUnreachable, NotOnNode, NoAnswer, LedgerError):
-                found = await job_views.place(self._api, row)
+                found = await job_views.find_node(self._api, row)
                 if found is not None:
                     async with self._api.nodes.open_log(
                         *found, self._which, self._offset, follow=True
@@ -236,9 +236,9 @@ def whole_characters(data: bytes, limit: int, *, closed: bool) -> tuple[str, int
     return text, used - pending
 
 
-async def _text(api: Api, row: Job, which: str, offset: int, limit: int) -> LogTextBody:
+async def _read_text(api: ApiContext, row: Job, which: str, offset: int, limit: int) -> LogTextBody:
     data = bytearray()
-    async with aclosing(_available(api, row, which, offset)) as pieces:
+    async with aclosing(_read_available(api, row, which, offset)) as pieces:
         async for piece in pieces:
             data += piece
             if len(data) >= limit + _LONGEST:
@@ -249,9 +249,9 @@ async def _text(api: Api, row: Job, which: str, offset: int, limit: int) -> LogT
     return LogTextBody(stream=which, text=text, offset=offset, next_offset=offset + used, closed=over)
 
 
-async def _available(api: Api, row: Job, which: str, offset: int) -> AsyncGenerator[bytes, None]:
+async def _read_available(api: ApiContext, row: Job, which: str, offset: int) -> AsyncGenerator[bytes, None]:
     if row.status not in ENDED:
-        found = await job_views.place(api, row)
+        found = await job_views.find_node(api, row)
         if found is None:
             return
         try:
@@ -261,22 +261,26 @@ async def _available(api: Api, row: Job, which: str, offset: int) -> AsyncGenera
             return
         except NotOnNode:
             pass
-    async with aclosing(file_response.pieces_of(api.storage, row.storage_key, LOGS[which], offset)) as stored:
+    async with aclosing(
+        file_response.read_pieces(api.storage, row.storage_key, LOGS[which], offset)
+    ) as stored:
         async for piece in stored:
             yield piece
 
 
 @asynccontextmanager
-async def _events(api: Api, number: int, which: str, offset: int) -> AsyncIterator[AsyncIterable[bytes]]:
+async def _open_events(
+    api: ApiContext, number: int, which: str, offset: int
+) -> AsyncIterator[AsyncIterable[bytes]]:
     async with (
-        sse.pumped(_Follower(api, number, which, offset).run, api.waiters.until_closed) as pieces,
-        aclosing(_told(api, number, pieces, which, offset)) as told,
+        sse.pump(_Follower(api, number, which, offset).run, api.waiters.until_closed) as pieces,
+        aclosing(_encode_events(api, number, pieces, which, offset)) as encoded,
     ):
-        yield told
+        yield encoded
 
 
-async def _told(
-    api: Api, number: int, pieces: trio.MemoryReceiveChannel[Piece], which: str, offset: int
+async def _encode_events(
+    api: ApiContext, number: int, pieces: trio.MemoryReceiveChannel[Piece], which: str, offset: int
 ) -> AsyncGenerator[bytes, None]:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     received = begun = offset

@@ -8,7 +8,7 @@ from typing import Final
 
 from actors.domain.status import QUOTA, Status
 from actors.kernel.actor import NoAnswer
-from orchestrator.api.context import Api
+from orchestrator.api.context import ApiContext
 
 EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -16,7 +16,7 @@ EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8"
 Sample = tuple[Mapping[str, str], float]
 
 
-async def _exposition(api: Api) -> list[str]:
+async def render_exposition(api: ApiContext) -> list[str]:
     """In the text format of Prometheus. No user and no job is a label: there are too many of them."""
     counts = await api.ledger.queries.job_counts()
     used, _ = await api.ledger.queries.usage(0.0)
@@ -31,66 +31,66 @@ async def _exposition(api: Api) -> list[str]:
     for (service, status), n in counts.items():
         running[service] += n if status in QUOTA else 0
     parts = [
-        _family("orchestrator_info", "gauge", "This server.", [({"version": api.version}, 1)]),
-        _family(
+        _render_family("orchestrator_info", "gauge", "This server.", [({"version": api.version}, 1)]),
+        _render_family(
             "orchestrator_jobs",
             "gauge",
             "Jobs by their state now.",
             [({"service": s, "status": status.value}, n) for (s, status), n in sorted(counts.items())],
         ),
-        _family(
+        _render_family(
             "orchestrator_jobs_ended_total",
             "counter",
             "Jobs that have ended, whether or not their data is kept.",
             [({"service": s, "status": status.value}, n) for (s, status), n in sorted(ended.items())],
         ),
-        _family(
+        _render_family(
             "orchestrator_job_cpu_seconds_total",
             "counter",
             "CPU time of jobs that have ended.",
             [({"service": s}, n) for s, n in sorted(cpu.items())],
         ),
-        _family(
+        _render_family(
             "orchestrator_service_max_runs",
             "gauge",
             "Jobs of a service that may run at once.",
             [({"service": s}, limit.max_runs) for s, limit in limits],
         ),
-        _family(
+        _render_family(
             "orchestrator_service_running",
             "gauge",
             "Jobs of a service that are on their way or running.",
             [({"service": s}, running[s]) for s, _ in limits],
         ),
-        _family(
+        _render_family(
             "orchestrator_service_paused",
             "gauge",
             "1 while a service is paused.",
             [({"service": s}, int(s in api.pauses.reasons)) for s, _ in limits],
         ),
-        _family(
+        _render_family(
             "orchestrator_callbacks",
             "gauge",
             "Callbacks of ended jobs by how they stand.",
             [({"status": status}, n) for status, n in sorted(callbacks.items())],
         ),
-        _family(
+        _render_family(
             "orchestrator_event_listeners",
             "gauge",
             "Clients that follow events.",
             [({}, api.changes.listening)],
         ),
-        _family(
+        _render_family(
             "orchestrator_data_free_bytes",
             "gauge",
             "Room on the disk of the data directory.",
             [({}, await api.storage.free_bytes())],
         ),
     ]
-    return [*parts, *await _of_nodes(api)]
+    return [*parts, *await _node_families(api)]
 
 
-async def _of_nodes(api: Api) -> list[str]:
+async def _node_families(api: ApiContext) -> list[str]:
     try:
         views = await api.pool()
     except NoAnswer:
@@ -98,25 +98,25 @@ async def _of_nodes(api: Api) -> list[str]:
     states = Counter(view.state.value for view in views)
     of_each = [({"node": view.node.node_id}, view) for view in views]
     return [
-        _family(
+        _render_family(
             "orchestrator_nodes",
             "gauge",
             "Nodes by their state.",
             [({"status": state}, n) for state, n in sorted(states.items())],
         ),
-        _family(
+        _render_family(
             "orchestrator_node_slots",
             "gauge",
             "Slots of a node that limits them.",
             [(labels, view.slots) for labels, view in of_each if view.slots is not None],
         ),
-        _family(
+        _render_family(
             "orchestrator_node_held",
             "gauge",
             "Slots of a node that jobs hold.",
             [(labels, view.held) for labels, view in of_each],
         ),
-        _family(
+        _render_family(
             "orchestrator_node_load_percent",
             "gauge",
             "CPU use of a node.",
@@ -125,13 +125,13 @@ async def _of_nodes(api: Api) -> list[str]:
     ]
 
 
-def _family(name: str, kind: str, text: str, samples: Iterable[Sample]) -> str:
+def _render_family(name: str, kind: str, text: str, samples: Iterable[Sample]) -> str:
     lines = [f"# HELP {name} {text}\n# TYPE {name} {kind}\n"]
     for labels, value in samples:
-        told = ",".join(f'{label}="{_escaped(content)}"' for label, content in labels.items())
-        lines.append(f"{name}{{{told}}} {value:.17g}\n" if told else f"{name} {value:.17g}\n")
+        pairs = ",".join(f'{label}="{_escape(content)}"' for label, content in labels.items())
+        lines.append(f"{name}{{{pairs}}} {value:.17g}\n" if pairs else f"{name} {value:.17g}\n")
     return "".join(lines)
 
 
-def _escaped(content: str) -> str:
+def _escape(content: str) -> str:
     return content.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

@@ -14,9 +14,9 @@ from actors.domain.labels import is_label_name, is_label_value
 from actors.domain.node import JoinedNode, NodeState, NodeView
 from actors.domain.scaling import DRAINED_BY_SCALING
 from actors.wire.http.app import Refusal, json_response, query
-from orchestrator.api.context import Api
+from orchestrator.api.context import ApiContext
 from orchestrator.api.http import query_params
-from orchestrator.api.http.json_body import bad_field, json_object, only
+from orchestrator.api.http.json_body import parse_reason, read_json_object, refuse_field, refuse_unknown
 from orchestrator.api.openapi.describe import ORDER, UNAVAILABLE, describe, in_query, page_of
 from orchestrator.api.serializers import render_node
 from orchestrator.contract import bodies
@@ -26,7 +26,6 @@ from orchestrator.nodes.registry import MachineTaken
 
 MOST_LABELS: Final = 64
 MOST_URL: Final = 1000
-NO_REASON: Final = "ordered by an operator"
 
 _FIELDS: Final = ("id", "url", "services", "slots", "labels", "machine")
 
@@ -34,7 +33,7 @@ _UNKNOWN: Final = UNAVAILABLE | {404: "Unknown node"}
 _BAD_BODY: Final = {400: "No JSON", 413: "Too large", 422: "A field is unknown or wrong"}
 
 
-def blueprint(api: Api) -> Blueprint:
+def blueprint(api: ApiContext) -> Blueprint:
     page = Blueprint("nodes", __name__, url_prefix="/v1")
     page.record_once(lambda state: state.app.url_map.converters.update(node_id=_NodeId))
 
@@ -74,10 +73,10 @@ def blueprint(api: Api) -> Blueprint:
     )
     async def join_node() -> Response:
         query()
-        node, unknown = _joining(api, await json_object())
+        node, unknown = _parse_joining(api, await read_json_object())
         new = False
         if not api.registry.heard(node):
-            await _check(api, node)
+            await _check_address(api, node)
             try:
                 new = await api.registry.join(node)
             except MachineTaken as error:
@@ -110,7 +109,7 @@ def blueprint(api: Api) -> Blueprint:
                 f"node {node_id} did not join: it is in the settings of {', '.join(view.services)}; "
                 "take it out there, or drain it",
             )
-        raise _unknown(node_id)
+        raise _unknown_node(node_id)
 
     @page.post("/nodes/<path:node_id>/drain")
     @describe(
@@ -121,8 +120,8 @@ def blueprint(api: Api) -> Blueprint:
     )
     async def drain_node(node_id: str) -> Response:
         query()
-        if not await api.registry.drain(node_id, _reason(await json_object())):
-            raise _unknown(node_id)
+        if not await api.registry.drain(node_id, _parse_reason(await read_json_object())):
+            raise _unknown_node(node_id)
         return json_response(render_node(await _find(api, node_id), trio.current_time()))
 
     @page.post("/nodes/<path:node_id>/undrain")
@@ -130,7 +129,7 @@ def blueprint(api: Api) -> Blueprint:
     async def undrain_node(node_id: str) -> Response:
         query()
         if not await api.registry.undrain(node_id):
-            raise _unknown(node_id)
+            raise _unknown_node(node_id)
         return json_response(render_node(await _find(api, node_id), trio.current_time()))
 
     return page
@@ -142,18 +141,18 @@ class _NodeId(PathConverter):
     regex = r"(?!.*/(?:un)?drain$)[^/].*?"
 
 
-def _unknown(node_id: str) -> Refusal:
+def _unknown_node(node_id: str) -> Refusal:
     return Refusal(404, "unknown_node", f"there is no node {node_id[:200]!r}")
 
 
-async def _find(api: Api, node_id: str) -> NodeView:
+async def _find(api: ApiContext, node_id: str) -> NodeView:
     for view in await api.pool():
         if view.node.node_id == node_id:
             return view
-    raise _unknown(node_id)
+    raise _unknown_node(node_id)
 
 
-async def _refuse_busy(api: Api, node_id: str) -> None:
+async def _refuse_busy(api: ApiContext, node_id: str) -> None:
     """Raises Refusal for a node that joined, is in touch and runs jobs: without it they would be lost."""
     for view in await api.pool():
         if view.node.node_id == node_id and view.joined and view.held and view.contact is not NodeState.LOST:
@@ -166,7 +165,7 @@ async def _refuse_busy(api: Api, node_id: str) -> None:
             )
 
 
-async def _check(api: Api, node: JoinedNode) -> None:
+async def _check_address(api: ApiContext, node: JoinedNode) -> None:
     """Raises Refusal unless the node that answers at the address is the one that joins."""
     who = await api.nodes.introduce(node.url)
     if who.kind is NodeKind.UNCLEAR:
@@ -189,58 +188,57 @@ async def _check(api: Api, node: JoinedNode) -> None:
 # ---------------------------------------------------------------------- bodies
 
 
-def _reason(body: dict[str, Any]) -> str:
-    only(body, "reason")
-    reason = body.get("reason", NO_REASON)
-    if not isinstance(reason, str) or not 0 < len(reason) <= 500 or not query_params.is_line(reason):
-        bad_field("reason", "a line of text of at most 500 characters")
+def _parse_reason(body: dict[str, Any]) -> str:
+    reason = parse_reason(body)
     if reason.startswith(DRAINED_BY_SCALING):
-        bad_field("reason", f"a text that does not begin with {DRAINED_BY_SCALING!r}")
+        refuse_field("reason", f"a text that does not begin with {DRAINED_BY_SCALING!r}")
     return reason
 
 
-def _joining(api: Api, body: dict[str, Any]) -> tuple[JoinedNode, list[str]]:
+def _parse_joining(api: ApiContext, body: dict[str, Any]) -> tuple[JoinedNode, list[str]]:
     """Who joins, and the services of it that are not known here."""
-    only(body, *_FIELDS)
+    refuse_unknown(body, *_FIELDS)
     node_id, machine, slots = body.get("id"), body.get("machine"), body.get("slots")
     if not is_key(node_id):
-        bad_field("id", "the node's id, 32 hex digits,")
+        refuse_field("id", "the node's id, 32 hex digits,")
     if machine is not None and not is_key(machine):
-        bad_field("machine", "null, or a machine's token of 32 hex digits,")
+        refuse_field("machine", "null, or a machine's token of 32 hex digits,")
     if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
-        bad_field("slots", "null, or a whole number above 0,")
+        refuse_field("slots", "null, or a whole number above 0,")
     services = body.get("services")
     if not isinstance(services, list) or not services or not all(isinstance(one, str) for one in services):
-        bad_field("services", "a list of names")
+        refuse_field("services", "a list of names")
     known = tuple(sorted({name for name in services if name in api.services}))
     if not known:
         here = ", ".join(sorted(api.services)) or "none"
         named = ", ".join(str(name)[:100] for name in services[:10])
         raise Refusal(422, "unknown_service", f"services: {named} are not known here; known: {here}")
     node = JoinedNode(
-        node_id, _url(body.get("url")), known, slots, _labels(body.get("labels")), machine=machine
+        node_id, _parse_url(body.get("url")), known, slots, _parse_labels(body.get("labels")), machine=machine
     )
     return node, sorted({name for name in services if name not in api.services})
 
 
-def _url(value: Any) -> str:
+def _parse_url(value: Any) -> str:
     try:
         found = base_url(value)
     except Wrong as wrong:
-        bad_field("url", str(wrong))
+        refuse_field("url", str(wrong))
     if len(found) > MOST_URL:
-        bad_field("url", f"an URL of at most {MOST_URL} characters")
+        refuse_field("url", f"an URL of at most {MOST_URL} characters")
     return found
 
 
-def _labels(value: Any) -> dict[str, str]:
+def _parse_labels(value: Any) -> dict[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict) or len(value) > MOST_LABELS:
-        bad_field("labels", f"an object of at most {MOST_LABELS} labels")
+        refuse_field("labels", f"an object of at most {MOST_LABELS} labels")
     for name, text in value.items():
         if not is_label_name(name):
-            bad_field("labels", f"instead of {name[:100]!r} a name of at most 63 letters, digits and . _ / -")
+            refuse_field(
+                "labels", f"instead of {name[:100]!r} a name of at most 63 letters, digits and . _ / -"
+            )
         if not is_label_value(text):
-            bad_field(f"labels.{name}", "a text of at most 200 characters")
+            refuse_field(f"labels.{name}", "a text of at most 200 characters")
     return dict(value)

@@ -10,12 +10,12 @@ import trio
 from actors.kernel.actor import NoAnswer
 from actors.ports.ledger import LedgerError
 from actors.ports.storage import StorageError
-from orchestrator.api.context import Api
+from orchestrator.api.context import ApiContext
 
 DEADLINE: Final = 5.0
 
 
-async def _checks(api: Api) -> dict[str, str]:
+async def run_checks(api: ApiContext) -> dict[str, str]:
     """What has to work for jobs to be taken in and to run; "ok" or the trouble."""
     checks = dict.fromkeys(("ledger", "storage", "scheduler"), f"no answer within {DEADLINE:g} s")
 

@@ -7,7 +7,7 @@ from typing import Final
 from quart import Blueprint, Response
 
 from actors.wire.http.app import json_response, query
-from orchestrator.api.context import Api
+from orchestrator.api.context import ApiContext
 from orchestrator.api.openapi.describe import UNAVAILABLE, describe, in_query, page_of
 from orchestrator.api.serializers import render_decision, render_scaling
 from orchestrator.contract.bodies import DecisionBody, ScalingBody
@@ -16,7 +16,7 @@ DECISIONS: Final = 100
 """How many of the newest decisions are told."""
 
 
-def blueprint(api: Api) -> Blueprint:
+def blueprint(api: ApiContext) -> Blueprint:
     page = Blueprint("v1-scaling", __name__, url_prefix="/v1")
 
     @page.get("/scaling")

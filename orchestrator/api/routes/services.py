@@ -7,21 +7,18 @@ from typing import Any, Final
 from quart import Blueprint, Response
 
 from actors.wire.http.app import Refusal, json_response, query
-from orchestrator.api.context import Api
-from orchestrator.api.http import query_params
-from orchestrator.api.http.json_body import bad_field, json_object, only
+from orchestrator.api.context import ApiContext
+from orchestrator.api.http.json_body import parse_reason, read_json_object, refuse_unknown
 from orchestrator.api.openapi.describe import BAD_PARAMETER, ORDER, describe, page_of
 from orchestrator.api.serializers import render_service
 from orchestrator.contract.bodies import Service
-
-NO_REASON: Final = "ordered by an operator"
 
 _ONE: Final = {200: ("The service", Service)}
 _UNKNOWN: Final = BAD_PARAMETER | {404: "Unknown service"}
 _BAD_BODY: Final = {413: "The body is too large", 422: "A bad field"}
 
 
-def blueprint(api: Api) -> Blueprint:
+def blueprint(api: ApiContext) -> Blueprint:
     page = Blueprint("v1-services", __name__, url_prefix="/v1")
 
     @page.get("/services")
@@ -38,7 +35,7 @@ def blueprint(api: Api) -> Blueprint:
     @describe("One service", answers=_ONE, errors=_UNKNOWN)
     async def service(name: str) -> Response:
         query()
-        return json_response((await _render(api, _known(api, name)))[0])
+        return json_response((await _render(api, _require_known(api, name)))[0])
 
     @page.post("/services/<name>/pause")
     @describe(
@@ -49,41 +46,33 @@ def blueprint(api: Api) -> Blueprint:
     )
     async def pause(name: str) -> Response:
         query()
-        _known(api, name)
-        await api.pauses.pause(name, _reason(await json_object()))
+        _require_known(api, name)
+        await api.pauses.pause(name, parse_reason(await read_json_object()))
         return json_response((await _render(api, name))[0])
 
     @page.post("/services/<name>/resume")
     @describe("Let its jobs go again", answers=_ONE, errors=_UNKNOWN | _BAD_BODY)
     async def resume(name: str) -> Response:
         query()
-        _known(api, name)
-        only(await json_object())
+        _require_known(api, name)
+        refuse_unknown(await read_json_object())
         await api.pauses.resume(name)
         return json_response((await _render(api, name))[0])
 
     return page
 
 
-def _known(api: Api, name: str) -> str:
+def _require_known(api: ApiContext, name: str) -> str:
     if name not in api.services:
         known = ", ".join(sorted(api.services)) or "none"
         raise Refusal(404, "unknown_service", f"there is no service {name[:100]!r}; known: {known}")
     return name
 
 
-async def _render(api: Api, *names: str) -> list[dict[str, Any]]:
+async def _render(api: ApiContext, *names: str) -> list[dict[str, Any]]:
     counts, views = await api.ledger.queries.job_counts(), await api.pool()
     reasons, since = api.pauses.reasons, api.pauses.since
     return [
         render_service(api.services[name], counts, views, reasons.get(name), since.get(name))
         for name in names
     ]
-
-
-def _reason(body: dict[str, Any]) -> str:
-    only(body, "reason")
-    reason = body.get("reason", NO_REASON)
-    if not isinstance(reason, str) or not 0 < len(reason) <= 500 or not query_params.is_line(reason):
-        bad_field("reason", "a line of text of at most 500 characters")
-    return reason

@@ -9,7 +9,7 @@ from quart import Blueprint, Response
 
 from actors.wire.http.app import json_response, query
 from actors.wire.protocol.contract import rfc3339
-from orchestrator.api.context import Api
+from orchestrator.api.context import ApiContext
 from orchestrator.api.http import query_params
 from orchestrator.api.openapi.describe import (
     BAD_PARAMETER,
@@ -21,15 +21,15 @@ from orchestrator.api.openapi.describe import (
     in_query,
     page_of,
 )
-from orchestrator.api.routes.metrics import EXPOSITION, _exposition
-from orchestrator.api.routes.ready import _checks
+from orchestrator.api.routes.metrics import EXPOSITION, render_exposition
+from orchestrator.api.routes.ready import run_checks
 from orchestrator.api.serializers import render_usage
 from orchestrator.contract.bodies import Also, ReadyBody, Time, UsageBody
 
 _Begin = Annotated[Time, Also(description="From when on: the beginning of the hour that was asked for")]
 
 
-def blueprint(api: Api) -> Blueprint:
+def blueprint(api: ApiContext) -> Blueprint:
     page = Blueprint("usage", __name__)
 
     @page.get("/v1/usage")
@@ -43,7 +43,7 @@ def blueprint(api: Api) -> Blueprint:
     )
     async def usage() -> Response:
         given = query("since", "user", "service")
-        user, service = query_params.signed(given, "user"), query_params.known_text(given, "service")
+        user, service = query_params.signed(given, "user"), query_params.line(given, "service")
         since = query_params.since(given, 0.0)
         used, begin = await api.ledger.queries.usage(since, user, service)
         return json_response({"items": render_usage(used), "next": None, "since": rfc3339(begin)})
@@ -51,7 +51,7 @@ def blueprint(api: Api) -> Blueprint:
     @page.get("/metrics")
     @describe("Numbers for Prometheus", answers={200: ("Its text format", TEXT)}, tag="operation")
     async def metrics() -> Response:
-        return Response("".join(await _exposition(api)), content_type=EXPOSITION)
+        return Response("".join(await render_exposition(api)), content_type=EXPOSITION)
 
     @page.get("/ready")
     @describe(
@@ -60,7 +60,7 @@ def blueprint(api: Api) -> Blueprint:
         tag="operation",
     )
     async def ready() -> Response:
-        checks = {"server": "it stops"} if api.waiters.closed else await _checks(api)
+        checks = {"server": "it stops"} if api.waiters.closed else await run_checks(api)
         is_ready = all(answer == "ok" for answer in checks.values())
         body = ReadyBody(status="ready" if is_ready else "not ready", checks=checks)
         return json_response(body, 200 if is_ready else 503)

@@ -50,7 +50,7 @@ def console(*, err: bool = False) -> Console:
     return Console(stderr=err, highlight=False, markup=False, emoji=False)
 
 
-def counted(number: int, what: str) -> str:
+def pluralize(number: int, what: str) -> str:
     """As "1 job", "2 jobs"."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 

@@ -58,7 +58,7 @@ def make_table(headings: Sequence[str], rows: Iterable[Sequence[object]], room: 
     widths = [max(map(cell_len, column)) for column in zip(headings, *cells, strict=True)]
     between = len(widths) - 1
     gap = 2 if sum(widths) + 2 * between <= room else 1
-    widths = _fitted(headings, widths, room - gap * between)
+    widths = _fit(headings, widths, room - gap * between)
     table = Table(
         box=None,
         pad_edge=False,
@@ -78,7 +78,7 @@ def _cells(rows: Iterable[Sequence[object]]) -> list[list[str]]:
     return [[clean("-" if cell in (None, "") else cell) for cell in row] for row in rows]
 
 
-def _fitted(headings: Sequence[str], widths: Sequence[int], room: int) -> list[int]:
+def _fit(headings: Sequence[str], widths: Sequence[int], room: int) -> list[int]:
     """The widths, the widest of texts made narrower until all of them have room."""
     long = [column for column, heading in enumerate(headings) if heading in _LONG]
     found = [min(width, max(room, NARROWEST)) if n in long else width for n, width in enumerate(widths)]

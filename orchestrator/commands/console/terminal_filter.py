@@ -32,7 +32,7 @@ class Filter:
         self._kept = text[begun.start() :] if begun else ""
         text = text[: len(text) - len(self._kept)]
         self._coloured = self._coloured or "\x1b" in text
-        return _shown(text)
+        return _encode(text)
 
     def end(self) -> bytes:
         """What was kept back."""
@@ -40,8 +40,8 @@ class Filter:
             return b""
         text, self._kept = self._kept + self._decoder.decode(b"", final=True), ""
         # Colours end with the log that switched them on.
-        return _shown(text) + (b"\x1b[0m" if self._coloured else b"")
+        return _encode(text) + (b"\x1b[0m" if self._coloured else b"")
 
 
-def _shown(text: str) -> bytes:
+def _encode(text: str) -> bytes:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text).encode("utf-8", "replace")

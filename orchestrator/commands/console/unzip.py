@@ -27,7 +27,7 @@ def unpack(archive: Path, top: Path) -> list[str]:
 
     Links come last: nothing is ever written through one.
     """
-    with _told(top):
+    with _translate_errors(top):
         found = list_members(archive)
         _room(top, sum(member.size for member in found))
         top.mkdir()
@@ -120,7 +120,7 @@ def _room(top: Path, wanted: int) -> None:
 
 
 @contextmanager
-def _told(top: Path) -> Iterator[None]:
+def _translate_errors(top: Path) -> Iterator[None]:
     try:
         yield
     except (BadArchive, zipfile.BadZipFile, NotImplementedError, EOFError) as error:

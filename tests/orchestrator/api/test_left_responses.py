@@ -76,8 +76,10 @@ async def test_a_stored_file_is_closed(tmp_path: Path, log: bool) -> None:
 
     async def answer() -> Response | None:
         if log:
-            return await file_response.log(storage, key, "stdout.log", 0)
-        return await file_response.stored(storage, key, "in.pdb", "chemical/x-pdb", "in.pdb", top="input")
+            return await file_response.send_log(storage, key, "stdout.log", 0)
+        return await file_response.send_stored(
+            storage, key, "in.pdb", "chemical/x-pdb", "in.pdb", top="input"
+        )
 
     assert await leave(answer) == ["http.response.start"]
     assert open_below(tmp_path) == []
@@ -99,5 +101,5 @@ async def test_what_was_opened_on_a_node_is_left(method: str) -> None:
         finally:
             told.append("left")
 
-    await leave(lambda: file_response.stream(source(), file_response.ZIP), method)
+    await leave(lambda: file_response.send_stream(source(), file_response.ZIP), method)
     assert told == ["entered", "left"]

@@ -10,7 +10,7 @@ import pytest
 from actors.wire.multipart.writer import DataPart, FilePart
 from orchestrator.client.errors import BadInput
 from orchestrator.client.files import Files, parts
-from orchestrator.client.retries import Retries, asked_pause
+from orchestrator.client.retries import Retries, parse_retry_after
 
 
 def sent(files: Files) -> list[str | None]:
@@ -84,9 +84,9 @@ def test_pauses_grow_are_spread_and_heed_what_the_server_asks_for() -> None:
     retries = Retries(first=1.0, longest=6.0)
     assert [retries.pause(tried, rng=lambda: 1.0) for tried in (1, 2, 3, 4, 99)] == [1, 2, 4, 6, 6]
     assert retries.pause(1, rng=lambda: 0.0) == 0.5
-    assert retries.pause(1, asked_pause("7"), rng=lambda: 1.0) == 7
-    assert retries.pause(1, asked_pause("99999999999999"), rng=lambda: 1.0) == 60
-    assert asked_pause("Wed, 21 Oct 2026 07:28:00 GMT") is None
+    assert retries.pause(1, parse_retry_after("7"), rng=lambda: 1.0) == 7
+    assert retries.pause(1, parse_retry_after("99999999999999"), rng=lambda: 1.0) == 60
+    assert parse_retry_after("Wed, 21 Oct 2026 07:28:00 GMT") is None
 
 
 def test_a_file_that_says_it_is_empty_is_read_to_its_end(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from orchestrator.client import (
 )
 from orchestrator.client.operations import Operations
 from orchestrator.client.requests import Again, Patience
-from orchestrator.client.transport import SyncWire, straight
+from orchestrator.client.transport import SyncWire, run_straight
 
 T = TypeVar("T")
 FAST = Retries(first=0.01, longest=0.05)
@@ -48,7 +48,7 @@ async def ask(kind: str, url: str, what: Callable[[Operations], Awaitable[T]], r
         return await run(AsyncClient(url, retries=retries))
     if kind == "asyncio":
         return await trio.to_thread.run_sync(lambda: anyio.run(run, AsyncClient(url, retries=retries)))
-    return await trio.to_thread.run_sync(lambda: straight(run(Operations(SyncWire(url, {}), retries))))
+    return await trio.to_thread.run_sync(lambda: run_straight(run(Operations(SyncWire(url, {}), retries))))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -20,7 +20,7 @@ from support.processes.processes import Started
 
 from orchestrator.cli import main
 from orchestrator.client import AsyncClient, BadInput, Client, Retries, Untrusted
-from orchestrator.client.transport import AsyncWire, Call, SyncWire, checked, exposes, straight
+from orchestrator.client.transport import AsyncWire, Call, SyncWire, exposes, normalize_url, run_straight
 
 ONCE = Retries(tries=3, first=0.01, longest=0.01, patience=0.1)
 
@@ -158,7 +158,7 @@ async def test_who_was_made_for_plain_http_believes_no_certificate(url: str, sha
         await wire.close()
 
     await ask(AsyncWire(shared.url, {}))
-    await trio.to_thread.run_sync(lambda: straight(ask(SyncWire(shared.url, {}))))
+    await trio.to_thread.run_sync(lambda: run_straight(ask(SyncWire(shared.url, {}))))
 
 
 async def test_a_certificate_for_another_host_is_not_believed(shared: Started, authority: Authority) -> None:
@@ -237,7 +237,7 @@ def test_a_token_that_others_can_read_is_warned_of(url: str, others: bool) -> No
     ],
 )
 def test_a_url_has_one_form(given: str, normal: str) -> None:
-    assert checked(given) == normal
+    assert normalize_url(given) == normal
 
 
 def test_the_command_warns_once() -> None:

@@ -17,7 +17,7 @@ from orchestrator.client import Job, LeftOutFile, Node
 from orchestrator.commands.console.arguments import beginnings
 from orchestrator.commands.console.history_table import emit_history, times_of_day
 from orchestrator.commands.console.job_row import COLUMNS, left_out, place, row
-from orchestrator.commands.console.output import counted
+from orchestrator.commands.console.output import pluralize
 from orchestrator.commands.console.tables import make_table
 from orchestrator.contract.codec import from_json
 
@@ -122,7 +122,7 @@ def test_of_a_node_so_much_is_shown_that_names_it() -> None:
 def test_places_count_from_one_and_numbers_agree() -> None:
     assert place(Job(1, 1, "x", "Queued", "", 1, position=0)) == 1
     assert place(Job(1, 1, "x", "Running", "", 1)) is None
-    assert [counted(number, "job") for number in (0, 1, 2)] == ["0 jobs", "1 job", "2 jobs"]
+    assert [pluralize(number, "job") for number in (0, 1, 2)] == ["0 jobs", "1 job", "2 jobs"]
 
 
 def test_what_results_lack_is_told_in_one_line() -> None:

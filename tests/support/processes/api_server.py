@@ -22,8 +22,8 @@ from actors.domain.service import ServiceLimits, Waiting
 from actors.kernel.actor import Mailbox, Question
 from actors.messages import DrainNode, UndrainNode
 from actors.wire.http.server import serve
-from orchestrator.api import Api, create_app
-from orchestrator.api.routes.events import written
+from orchestrator.api import ApiContext, create_app
+from orchestrator.api.routes.events import encode_change
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
 from orchestrator.events.change_stream import ChangeStream
 from orchestrator.events.waiters import JobWaiters
@@ -202,9 +202,9 @@ async def api_server(
         limits = {
             name: ServiceLimits(name, max_runtime=60.0 if name == "short" else 0.0) for name in services
         }
-        changes = ChangeStream(ledger.queries, waiters, written)
+        changes = ChangeStream(ledger.queries, waiters, encode_change)
         pauses = await Pauses.load(ledger, clock, owner)
-        api = Api(
+        api = ApiContext(
             ledger=ledger,
             storage=storage,
             waiters=waiters,

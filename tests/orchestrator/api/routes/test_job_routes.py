@@ -373,13 +373,13 @@ async def test_nodes_and_services_are_listed(server: Server) -> None:
 
 async def test_the_document_has_every_route_and_no_other(server: Server) -> None:
     from orchestrator.api import create_app
-    from orchestrator.api.context import Api
+    from orchestrator.api.context import ApiContext
 
     document = (await server.client.get("/api-docs/openapi.json")).json()
     assert document["info"]["version"] == "1.2.3"
     told = {(path, method.upper()) for path, operations in document["paths"].items() for method in operations}
     unused: Any = None
-    app = create_app(Api(*[unused] * 5, {}, *[unused] * 8))
+    app = create_app(ApiContext(*[unused] * 5, {}, *[unused] * 8))
     routes = {
         (
             re.sub("<(number|(path|node_id):node_id)>", "{id}", str(rule))

@@ -18,7 +18,7 @@ from actors.domain.node import NodeRef, NodeState, NodeView
 from actors.domain.status import Status
 from actors.wire.files.listing import list_tree
 from actors.wire.files.zip_writer import zip_stream
-from orchestrator.api.http.file_response import wanted_range
+from orchestrator.api.http.file_response import parse_range
 
 S = Status
 SIZE = 50
@@ -222,7 +222,7 @@ def number() -> st.SearchStrategy[str]:
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(number(), number())
 def test_any_range_is_within_the_file_and_what_the_standard_says(first: str, last: str) -> None:
-    found = wanted_range(f"bytes={first}-{last}", SIZE)
+    found = parse_range(f"bytes={first}-{last}", SIZE)
     if (not first and not last) or (first and last and int(last) < int(first)):
         assert found is None
         return
@@ -238,5 +238,5 @@ def test_any_range_is_within_the_file_and_what_the_standard_says(first: str, las
 
 @given(st.text(max_size=40) | st.text(alphabet="bytes=0123456789-, ", max_size=30))
 def test_no_header_is_more_than_there_is(header: str) -> None:
-    found = wanted_range(header, SIZE)
+    found = parse_range(header, SIZE)
     assert found is None or (0 <= found[0] <= SIZE and found[1] <= SIZE)
