@@ -1,1 +1,1 @@
-"""The actor system, the actors, and what both sides of the wire stand on."""
+"""What both sides stand on: values, ports, actors, stores, processes and the wire. Imports neither side."""

@@ -1,0 +1,1 @@
+"""The server: queue, quotas, nodes, storage, HTTP API, and the command line."""

@@ -1,0 +1,1 @@
+"""The CallbackSender: tells whoever asked for it that a job has ended."""

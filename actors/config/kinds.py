@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from actors.errors import CoreError
+from actors.domain.errors import CoreError
 
 Kind = Callable[[Any], Any]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.config.kinds import Kind, Wrong
-from actors.errors import CoreError
+from actors.domain.errors import CoreError
 
 
 class SettingsError(CoreError):

@@ -1,0 +1,1 @@
+"""The Getter: follows nodes, records ends, fetches results, has attempts released."""

@@ -13,8 +13,8 @@ from typing import Final
 
 import trio
 
+from actors.domain.errors import CoreError
 from actors.domain.node import NodeAddress, NodeRef
-from actors.errors import CoreError
 from actors.getter.reconcile import NodeMirror
 from actors.kernel.backoff import Backoff
 from actors.messages import NodeLost, NodeSuspect, NodeUnreached

@@ -18,7 +18,7 @@ from typing import Final, Generic, TypeVar
 import outcome
 import trio
 
-from actors.errors import CoreError
+from actors.domain.errors import CoreError
 
 log: Final = logging.getLogger("orchestrator.actors")
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from actors.domain.changes import Change, ChangeAnswer, NewJob
+from actors.domain.errors import CoreError
 from actors.domain.job import Attempt, HistoryEntry, Job
-from actors.errors import CoreError
 
 
 class LedgerError(CoreError):

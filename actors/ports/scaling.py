@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from actors.domain.errors import CoreError
 from actors.domain.scaling import DecisionRecord, Machine, MachineRecord, ScalingView
-from actors.errors import CoreError
 
 
 class ProviderError(CoreError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from actors.errors import CoreError
+from actors.domain.errors import CoreError
 
 
 class StorageError(CoreError):

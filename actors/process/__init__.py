@@ -1,0 +1,1 @@
+"""Processes of this machine: /proc, and the identity of a process."""

@@ -1,0 +1,1 @@
+"""Writing so that it lasts: files, group commits, a reserve for full disks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from actors.errors import CoreError
+from actors.domain.errors import CoreError
 
 
 class WireError(CoreError):

@@ -1,1 +1,1 @@
-"""Ways to run a payload on this machine, and the port they share (`run.Executor`)."""
+"""Ways to run a payload on this machine, and the port they share (`executor.Executor`)."""

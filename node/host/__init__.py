@@ -1,0 +1,1 @@
+"""The machine under the node: load, health, inotify, and joining an orchestrator."""

@@ -1,0 +1,1 @@
+"""The table of payloads, its records on disk, and recovering it after a restart."""

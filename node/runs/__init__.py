@@ -1,0 +1,1 @@
+"""One run of a payload: its directories, environment, script, progress and manifest."""

@@ -1,0 +1,1 @@
+"""Callbacks over HTTP: where they may go, what signs them, sending one."""

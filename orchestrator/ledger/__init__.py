@@ -1,0 +1,1 @@
+"""The ledger in SQLite: the truth about jobs and attempts."""

@@ -1,0 +1,1 @@
+"""Talking to nodes, and knowing which there are."""

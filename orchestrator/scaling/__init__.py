@@ -1,0 +1,1 @@
+"""How many machines there should be, and making them."""

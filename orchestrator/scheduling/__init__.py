@@ -1,0 +1,1 @@
+"""Whose turn it is, which node gets it, and what is paused."""

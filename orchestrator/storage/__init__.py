@@ -1,0 +1,1 @@
+"""Jobs' files on disk: uploads, results, and taking them away."""

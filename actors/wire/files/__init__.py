@@ -1,0 +1,1 @@
+"""Files on the wire: safe names, listings, zips in and out."""

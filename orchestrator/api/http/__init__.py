@@ -1,0 +1,1 @@
+"""What the routes stand on: parameters, bodies, files, event streams, refusals."""

@@ -1,0 +1,1 @@
+"""The OpenAPI document, gathered from the routes and the types of their bodies."""

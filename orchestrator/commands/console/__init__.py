@@ -1,0 +1,1 @@
+"""How commands write to a terminal, and read what they are given."""

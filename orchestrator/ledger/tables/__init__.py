@@ -1,0 +1,1 @@
+"""One file a table: its DDL, its value, reading and writing it."""

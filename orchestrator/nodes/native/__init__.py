@@ -1,0 +1,1 @@
+"""Nodes of ours, by our own protocol."""

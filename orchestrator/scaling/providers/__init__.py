@@ -1,0 +1,1 @@
+"""Where machines come from: processes here, commands, EC2."""
