@@ -163,13 +163,7 @@ class Operations:
             query["cursor"] = str(page["next"])
 
     async def download_file(
-        self,
-        number: int,
-        file: str,
-        path: PathLike,
-        *,
-        resume: bool = True,
-        progress: Progress | None = None,
+        self, number: int, file: str, path: PathLike, *, resume: bool = True, progress: Progress | None = None
     ) -> Path:
         """One of them, by its `path` in the list, into the file `path`."""
         call = Call("GET", f"/v1/jobs/{_id(number)}/files/{quote(file)}")

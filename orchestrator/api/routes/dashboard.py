@@ -54,10 +54,7 @@ def blueprint() -> Blueprint:
 
     @page.get("/dashboard/")
     @describe(
-        "The same page",
-        answers={308: "To the address without the last slash"},
-        location=308,
-        tag="pages",
+        "The same page", answers={308: "To the address without the last slash"}, location=308, tag="pages"
     )
     async def dashboard_slash() -> Response:
         # The page's addresses count from its own.

@@ -123,9 +123,7 @@ def blueprint(api: ApiContext) -> Blueprint:  # a route is a closure over what i
 
     @page.get("/jobs/<number>/history")
     @describe(
-        "Every transition",
-        answers={200: ("In order", page_of(bodies.TransitionBody))},
-        errors=OF_A_JOB,
+        "Every transition", answers={200: ("In order", page_of(bodies.TransitionBody))}, errors=OF_A_JOB
     )
     async def history(number: str) -> Response:
         query()

@@ -59,9 +59,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         in_query("stream", "Which", Annotated[Literal["stdout", "stderr"], Also(default="stdout")]),
         in_query("offset", "Bytes to leave out", Whole),
         in_query(
-            "follow",
-            "1: of a job that has not ended, until it has",
-            Literal["0", "1", "", "true", "false"],
+            "follow", "1: of a job that has not ended, until it has", Literal["0", "1", "", "true", "false"]
         ),
         in_query(
             "format",

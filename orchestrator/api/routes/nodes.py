@@ -58,10 +58,7 @@ def blueprint(api: ApiContext) -> Blueprint:
     @page.post("/nodes")
     @describe(
         "A node joins, or says again who it is: the same request may be repeated for ever",
-        answers={
-            200: ("It is known", bodies.JoinedNodeBody),
-            201: ("It has joined", bodies.JoinedNodeBody),
-        },
+        answers={200: ("It is known", bodies.JoinedNodeBody), 201: ("It has joined", bodies.JoinedNodeBody)},
         errors={
             **_BAD_BODY,
             409: "Another node answers at the URL, or the machine's token is another node's",
