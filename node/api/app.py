@@ -11,7 +11,6 @@ from quart_trio import QuartTrio
 
 from actors.store.durable import is_full
 from actors.wire.http.app import Refusal, make_app, problem_response
-from actors.wire.http.drain_body import drain
 from node.api.submit import SubmitReceiver
 from node.host.inotify import Inotify
 from node.host.load import LoadSampler
@@ -49,7 +48,6 @@ def make_node_app(node_id: str) -> QuartTrio:
         meant = request.headers.get(NODE_HEADER)
         if meant is None or meant == node_id:
             return None
-        await drain(request.body)
         # A problem on any page: only who knows `/v1` names the node.
         detail = f"this is node {node_id}; ask for where {meant[:100]!r} is now"
         return problem_response(Refusal(421, "wrong_node", detail))

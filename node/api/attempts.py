@@ -15,7 +15,6 @@ from actors.domain.payload import Payload
 from actors.wire.errors import BadRequest, TooLarge
 from actors.wire.files.names import printable
 from actors.wire.http.app import Refusal, json_response, query
-from actors.wire.http.drain_body import drain_after
 from actors.wire.protocol import ndjson
 from actors.wire.protocol.attempts import PROTOCOL, heartbeat_to_json, mark_to_json, view_to_json
 from node.api.app import NodeContext
@@ -68,13 +67,9 @@ def v1_routes(context: NodeContext) -> Blueprint:
     async def submit() -> Response:
         query()
         content_type = request.headers.get("Content-Type", "")
-        body = request.body
-        items = await context.receiver.attempts(content_type, body)
+        items = await context.receiver.attempts(content_type, request.body)
         status = _alone(items[0]) if len(items) == 1 else 200
         answer = {**mark_to_json(table.mark), "items": [item.to_json() for item in items]}
-        if any(item.result is ItemResult.TOMBSTONED for item in items):
-            # It may not have been read to its end, and the sender is to hear of it at once.
-            return await drain_after(json_response(answer, status), body)
         return json_response(answer, status)
 
     @routes.get("/attempts/<key>")

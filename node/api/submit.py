@@ -6,7 +6,6 @@ import json
 import math
 import secrets
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -17,9 +16,8 @@ from actors.domain.ids import is_key
 from actors.domain.node import PayloadView
 from actors.domain.payload import Payload
 from actors.store.durable import is_full
-from actors.wire.errors import BadRequest, WireError
+from actors.wire.errors import BadRequest
 from actors.wire.files.names import printable
-from actors.wire.http.drain_body import drain
 from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts
 from actors.wire.protocol.attempts import view_to_json
 from node.payloads.operations import AcceptResult, Arrival
@@ -88,8 +86,7 @@ class SubmitReceiver:
                 incoming.open(key, contract_path(part.name, part.filename))
                 return _FileSink(incoming)
 
-            async with _draining(body):
-                await read_parts(content_type, body, limit=self._limit, on_part=on_part)
+            await read_parts(content_type, body, limit=self._limit, on_part=on_part)
             (accepted,) = await self._table.accept(
                 [Arrival(key, incoming.directory(key))], incoming.write_out
             )
@@ -105,8 +102,7 @@ class SubmitReceiver:
         submit = _Submit(self._table, self._workspace.receive(), self.receiving)
         try:
             with submit.reading:
-                async with _draining(body):
-                    await read_parts(content_type, body, limit=self._limit, on_part=submit.on_part)
+                await read_parts(content_type, body, limit=self._limit, on_part=submit.on_part)
             return await submit.finish()
         finally:
             await submit.close()  # noqa: ASYNC102  # it shields itself, with a timeout
@@ -116,15 +112,6 @@ def contract_path(name: str, filename: str) -> str:
     """Where a file sent to `/submit` goes: servers name the part by the whole path, people by anything."""
     base = filename.rsplit("/", 1)[-1]
     return name if name.rsplit("/", 1)[-1] in (filename, base) else base
-
-
-@asynccontextmanager
-async def _draining(body: AsyncIterator[bytes]) -> AsyncIterator[None]:
-    try:
-        yield
-    except (WireError, OSError):
-        await drain(body)
-        raise
 
 
 class _FileSink:
@@ -169,17 +156,16 @@ class _Submit:
             self._incoming.open(key, path)
         except BadRequest as why:
             await self._give_up(item, ItemResult.MALFORMED, why.detail)
+            self._stop_reading_if_all_have_results()
             return None
         return _AttemptSink(self, item)
 
     def refuse(self, key: str) -> None:
         """An order to cancel or release came in while the files arrive. When none of them is wanted any more
         nothing is read on."""
-        items = self._items or {}
-        if (item := items.get(key)) is not None and item.result is None:
+        if (item := (self._items or {}).get(key)) is not None and item.result is None:
             item.result, item.reason = ItemResult.TOMBSTONED, DEAD
-        if all(item.result is not None for item in items.values()):
-            self.reading.cancel()
+        self._stop_reading_if_all_have_results()
 
     async def write(self, item: Item, data: bytes) -> None:
         if item.result is None:
@@ -242,6 +228,11 @@ class _Submit:
                 self._receiving[item.key] = self
                 self._mine.add(item.key)
         self._incoming.add(*(key for key, item in items.items() if item.result is None))
+        self._stop_reading_if_all_have_results()
+
+    def _stop_reading_if_all_have_results(self) -> None:
+        if all(item.result is not None for item in (self._items or {}).values()):
+            self.reading.cancel()
 
     async def _give_up(self, item: Item, result: ItemResult, reason: str) -> None:
         item.result, item.reason = result, reason
@@ -251,13 +242,13 @@ class _Submit:
         await self._incoming.drop(item.key)
 
     async def _no_room(self, why: OSError | OutOfIds) -> None:
-        """What was gathered is written together, so it fails together. The rest of the body is read and
-        dropped, for the answer to be heard."""
+        """What was gathered is written together, so it fails together."""
         reason = (why.strerror or str(why)) if isinstance(why, OSError) else str(why)
         for item in (self._items or {}).values():
             if item.result is None:
                 item.disk_full = is_full(why)
                 await self._give_up(item, ItemResult.BUSY, f"cannot be stored now: {reason}")
+        self._stop_reading_if_all_have_results()
 
 
 class _AttemptSink:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import trio
@@ -21,13 +22,12 @@ from actors.ports.storage import StorageError
 from actors.wire.errors import BadRequest, CutOff, TooLarge
 from actors.wire.files.names import PathSet, printable, safe_path
 from actors.wire.http.app import Refusal
-from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts, read_text
+from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http.query_params import is_line
-from orchestrator.callbacks.allowed_hosts import CallbackHosts, NotAllowed
+from orchestrator.callbacks.allowed_hosts import NotAllowed
 from orchestrator.storage.upload import IncomingFile, Upload
 
-FIELDS: Final = ("user_id", "service", "max_runtime", "requires", "name", "tags", "callback_url")
 REPEATED: Final = frozenset({"tags"})
 _USER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?", re.ASCII)
@@ -69,6 +69,17 @@ class _HashingFile:
         await self.file.close()
 
 
+class _Field(TextSink):
+    """A text field that is checked when all of it has come."""
+
+    def __init__(self, name: str, check: Callable[[], object]) -> None:
+        super().__init__(name, LONGEST_FIELD)
+        self._check = check
+
+    async def close(self) -> None:
+        self._check()
+
+
 class Uploads:
     """Takes uploads in. Any number at a time; each holds about 3 MiB at most."""
 
@@ -108,12 +119,12 @@ class Uploads:
                 f"the upload has {declared} bytes, and {api.upload_limit} are allowed", api.upload_limit
             )
         async with api.storage.receive(declared or 0) as upload:
-            form = _Form(upload, hashed=key is not None)
+            form = _Form(api, upload, hashed=key is not None)
             try:
                 await read_parts(content_type, body, limit=api.upload_limit, on_part=form.part)
             except CutOff as error:
                 raise BadRequest(error.detail) from error
-            return await self._commit(upload, form.job(api, key))
+            return await self._commit(upload, form.job(key))
 
     async def _commit(self, upload: Upload, new: NewJob) -> Job:
         # From here on it is finished, whether the client still waits or not: else nobody would know whether
@@ -141,9 +152,11 @@ class Uploads:
 
 
 class _Form:
-    """The parts of one upload."""
+    """The parts of one upload. A field is looked at as soon as all of it has come, so that nobody sends a
+    gigabyte after a mistake to hear of it."""
 
-    def __init__(self, upload: Upload, *, hashed: bool) -> None:
+    def __init__(self, api: ApiContext, upload: Upload, *, hashed: bool) -> None:
+        self._api = api
         self._upload = upload
         self._paths = PathSet()
         self._fields: dict[str, TextSink] = {}
@@ -159,32 +172,34 @@ class _Form:
                 return file
             self._hashed.append(hashed := _HashingFile(file, path, hashlib.sha256()))
             return hashed
-        if part.name not in FIELDS:
+        if part.name not in _CHECKS:
             return None
-        sink = read_text(part, LONGEST_FIELD)
+        sink = _Field(part.name, partial(self._check, part.name))
         if part.name in REPEATED:
             self._tags.append(sink)
-            if len(self._tags) > MOST_TAGS:
-                raise BadRequest(f"tags: at most {MOST_TAGS} are allowed")
             return sink
         if part.name in self._fields:
             raise BadRequest(f"field {part.name} was sent twice")
         self._fields[part.name] = sink
         return sink
 
-    def job(self, api: ApiContext, key: str | None) -> NewJob:
+    def _check(self, name: str) -> None:
+        """Raise BadRequest if this field, which has just come, cannot be taken, alone or beside others."""
+        _CHECKS[name](self)
+        if name == "service" and "max_runtime" in self._fields:
+            self.max_runtime()
+
+    def job(self, key: str | None) -> NewJob:
         """What the form asks for, once all of its parts were read. Raises BadRequest."""
-        user_id, service = self.user_id(), self.service(api.services)
-        max_runtime, requires = self.max_runtime(service), self.requires()
         details = JobDetails(
-            self.name(), self.tags(), self.callback_url(api.callbacks), requires=to_labels(requires)
+            self.name(), self.tags(), self.callback_url(), requires=to_labels(self.requires())
         )
         return NewJob(
-            user_id=user_id,
-            service=service.name,
+            user_id=self.user_id(),
+            service=self.service().name,
             storage_key=self._upload.key,
             size=self._upload.size,
-            max_runtime=max_runtime,
+            max_runtime=self.max_runtime(),
             idempotency_key=key,
             fingerprint=None if key is None else self.fingerprint(),
             details=details,
@@ -198,24 +213,26 @@ class _Form:
             )
         return int(text)
 
-    def service(self, services: Mapping[str, ServiceLimits]) -> ServiceLimits:
-        text = self._text("service")
+    def service(self) -> ServiceLimits:
+        text, services = self._text("service"), self._api.services
         if text not in services:
             known = ", ".join(sorted(services)) or "none"
             raise BadRequest(f"service {printable(text)} is unknown; known: {known}")
         return services[text]
 
-    def max_runtime(self, service: ServiceLimits) -> float:
-        """Seconds that the job may run; 0 means no limit. Not more than the service allows."""
+    def max_runtime(self) -> float:
+        """Seconds that the job may run; 0 means no limit. Not more than the service allows, if that is
+        known yet."""
+        service = self.service() if "service" in self._fields else None
         if "max_runtime" not in self._fields:
-            return service.max_runtime
+            return service.max_runtime if service else 0.0
         text = self._text("max_runtime")
         seconds = float(text) if _SECONDS.fullmatch(text) else 0.0
         if not seconds:
             raise BadRequest(
                 f"max_runtime {printable(text)}: seconds above 0 were expected, such as 90 or 0.5"
             )
-        if service.max_runtime and seconds > service.max_runtime:
+        if service and service.max_runtime and seconds > service.max_runtime:
             limit = f"at most {service.max_runtime:g} are allowed for service {service.name}"
             raise BadRequest(f"max_runtime {printable(text)}: {limit}")
         return seconds
@@ -251,13 +268,13 @@ class _Form:
             raise BadRequest(f"tags: {len(found)} were given, at most {MOST_TAGS} are allowed")
         return tuple(sorted(found))
 
-    def callback_url(self, hosts: CallbackHosts) -> str | None:
+    def callback_url(self) -> str | None:
         """Whom to tell of the job's end; an empty field is an unfilled one."""
         text = self._fields["callback_url"].text.strip() if "callback_url" in self._fields else ""
         if not text:
             return None
         try:
-            return hosts.url(text)
+            return self._api.callbacks.url(text)
         except NotAllowed as error:
             raise BadRequest(f"callback_url {printable(text)}: {error}") from None
 
@@ -275,3 +292,15 @@ class _Form:
         if name not in self._fields:
             raise BadRequest(f"field {name} is missing")
         return self._fields[name].text
+
+
+_CHECKS: Final[Mapping[str, Callable[[_Form], object]]] = {
+    "user_id": _Form.user_id,
+    "service": _Form.service,
+    "max_runtime": _Form.max_runtime,
+    "requires": _Form.requires,
+    "name": _Form.name,
+    "tags": _Form.tags,
+    "callback_url": _Form.callback_url,
+}
+"""Every field that is read, and what raises BadRequest for a value that cannot be taken."""

@@ -1,6 +1,9 @@
 """A request's body with a bound: what the handler has not taken yet is not read from the network either.
 
 Quart takes every piece as it comes, so that a slow disk would collect a large upload in memory.
+
+A handler may answer before it has read all, and does for what it refuses: the answer goes out at once, whole,
+so that a client that listens while it sends need not send the rest. Then what is left is read for a moment.
 """
 
 from __future__ import annotations
@@ -9,10 +12,12 @@ from contextlib import AsyncExitStack
 from typing import Any, Final, cast
 
 import trio
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 from quart import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioBody, TrioRequest
+
+from actors.wire.http.drain_body import drain
 
 BUFFERED: Final = 512 * 1024
 """Bytes that wait for the handler before the network has to."""
@@ -51,9 +56,15 @@ class BoundedConnection(TrioASGIHTTPConnection):
     async def handle_request(  # type: ignore[override]  # as quart-trio's own does: it hands in the nursery
         self, nursery: trio.Nursery, request: Request, send: ASGISendCallable
     ) -> None:
+        async def send_and_drain(message: ASGISendEvent) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                # All was sent but the word that this was all, after which the connection is closed.
+                await drain(request.body)
+            await send(message)
+
         # A client may leave before its response's body is entered, so the body cannot see to what it holds.
         async with cast(BoundedRequest, request).held:
-            await super().handle_request(nursery, request, send)
+            await super().handle_request(nursery, request, send_and_drain)
 
     async def handle_messages(  # type: ignore[override]  # as quart-trio's own does: it hands in the nursery
         self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable

@@ -25,7 +25,6 @@ from urllib.parse import urlsplit
 from quart import request
 
 from actors.wire.http.app import Refusal
-from actors.wire.http.drain_body import drain
 
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -92,12 +91,12 @@ def make_guard(names: OwnNames, exempt: Callable[[str], bool], hint: str) -> Cal
             local = (request.scope.get("server") or ("", None))[0]
             host = headers.get("Host")
             if not is_meant(host, local, names):
-                await _refuse(421, "unknown_host", f"this server is not known as {host!r}; {hint}")
+                raise Refusal(421, "unknown_host", f"this server is not known as {host!r}; {hint}")
         if request.method not in _READS and not may_order(
             headers.get("Origin"), headers.get("Sec-Fetch-Site"), names
         ):
             origin = headers.get("Origin", "another site")
-            await _refuse(403, "foreign_origin", f"pages of {origin!r} may not give orders here; {hint}")
+            raise Refusal(403, "foreign_origin", f"pages of {origin!r} may not give orders here; {hint}")
 
     return guard
 
@@ -106,9 +105,4 @@ async def refuse_pages() -> None:
     """Stands before every route of a port that no browser has to do with: what a page sends is refused."""
     site = request.headers.get("Sec-Fetch-Site", "none").lower()
     if "Origin" in request.headers or site != "none":
-        await _refuse(403, "foreign_origin", "web pages have no access to a node")
-
-
-async def _refuse(status: int, code: str, detail: str) -> None:
-    await drain(request.body)
-    raise Refusal(status, code, detail)
+        raise Refusal(403, "foreign_origin", "web pages have no access to a node")

@@ -29,6 +29,20 @@ _HEADER_LIMIT: Final = 16 * 1024
 _HEADER_COUNT: Final = 16
 _BOUNDARY_LIMIT: Final = 200
 _IDENTITY: Final = ("7bit", "8bit", "binary")
+# What the parser says is for programmers. What it says of a part is told with the part's number.
+_UNREADABLE: Final = "its head cannot be read: lines `name: value` in UTF-8, ended by CR LF, were expected"
+_OF_HEADS: Final = {
+    "Maximum segment header length exceeded": f"its head has a line of more than {_HEADER_LIMIT} bytes",
+    "Maximum segment header count exceeded": f"its head has more than {_HEADER_COUNT} lines",
+    "Missing Content-Disposition segment header": "it has no Content-Disposition",
+    "Invalid Content-Disposition segment header: Wrong type": "its Content-Disposition is not form-data",
+    "Multiple segment Content-Length headers": "it has Content-Length twice",
+    "Invalid segment Content-Length header value": "its Content-Length is no number",
+}
+_OF_BODIES: Final = {
+    "Segment Content-Length exceeded": "it is longer than its Content-Length",
+    "Segment size does not match Content-Length header": "it is shorter than its Content-Length",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +87,6 @@ class TextSink:
             return self._data.decode()
         except UnicodeDecodeError:
             raise BadRequest(f"field {printable(self.name)}: it is not UTF-8") from None
-
-
-def read_text(part: Part, limit: int = TEXT_LIMIT) -> TextSink:
-    """The sink for a text field; its `text` holds once `read_parts` has returned."""
-    return TextSink(part.name, limit)
 
 
 async def read_parts(
@@ -132,12 +141,12 @@ class _Reader:
             boundary,
             max_header_size=_HEADER_LIMIT,
             max_header_count=_HEADER_COUNT,
-            max_segment_count=MAX_PARTS,
+            max_segment_count=MAX_PARTS + 1,  # one more, to be refused in our words
         )
         self._opening = b"--" + boundary
         self._head = b""
         self._on_part = on_part
-        self._seen = False
+        self._count = 0
         self._unfilled: Part | None = None
         self._sink: Sink | None = None
         self._pending: list[bytes] = []
@@ -155,13 +164,23 @@ class _Reader:
                 else:
                     await self._data(event)
         except MultipartError as error:
-            raise BadRequest(f"malformed multipart: {_describe_error(error)}") from None
+            raise BadRequest(f"malformed multipart: {self._describe_error(error)}") from None
+
+    def _describe_error(self, error: MultipartError) -> str:
+        said = str(error.args[0]) if error.args else ""
+        if "first boundary" in said:
+            return "the body has to begin with the boundary that its Content-Type names"
+        if "after boundary" in said:
+            return f"the boundary after part {self._count} is followed by neither CR LF nor `--`"
+        if said in _OF_BODIES:
+            return f"part {self._count}: {_OF_BODIES[said]}"
+        return f"part {self._count + 1}: {_OF_HEADS.get(said, _UNREADABLE)}"
 
     def finish(self) -> None:
         try:
             self._parser.close()
         except MultipartError:
-            if self._seen or self._might_begin():
+            if self._count or self._might_begin():
                 raise CutOff("the multipart body ended before its last boundary") from None
             raise BadRequest("malformed multipart: the boundary does not occur in the body") from None
 
@@ -178,7 +197,9 @@ class _Reader:
         return bool(head) and self._opening.startswith(head)
 
     async def _begin(self, segment: MultipartSegment) -> None:
-        self._seen = True
+        self._count += 1
+        if self._count > MAX_PARTS:
+            raise BadRequest(f"the form has more than {MAX_PARTS} parts; send many files as one archive")
         part = _part(segment)
         if part.filename == "":
             self._unfilled = part
@@ -193,7 +214,8 @@ class _Reader:
             return
         self._pending.append(data)
         self._size += len(data)
-        if self._size >= WRITE:
+        # Text costs no thread, and its limit is to be noticed by the byte that passes it.
+        if self._size >= WRITE or isinstance(self._sink, TextSink):
             await self._flush(self._sink)
 
     async def _end(self) -> None:
@@ -227,7 +249,3 @@ def _part(segment: MultipartSegment) -> Part:
         )
     name, filename = content_disposition.parse(headers["Content-Disposition"])
     return Part(name, filename, segment.content_type)
-
-
-def _describe_error(error: MultipartError) -> str:
-    return str(error.args[0]) if error.args else "it cannot be parsed"

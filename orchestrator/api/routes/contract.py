@@ -12,12 +12,11 @@ from actors.domain.ids import ID_RANGE
 from actors.domain.job import Job
 from actors.domain.status import OVER, Status
 from actors.ports.ledger import LedgerError
-from actors.wire.http.app import Refusal, error_response, json_response, read_job_id
-from actors.wire.http.drain_body import drain_after
+from actors.wire.http.app import Refusal, json_response, read_job_id
 from actors.wire.protocol.contract import status_body
 from orchestrator.api import job_views
 from orchestrator.api.context import ApiContext
-from orchestrator.api.http.errors import to_refusal, unknown_job
+from orchestrator.api.http.errors import unknown_job
 from orchestrator.api.openapi.describe import UNAVAILABLE, ZIP, describe, idempotency_header, json_of
 from orchestrator.api.openapi.schemas import schema_of
 from orchestrator.api.upload_form import Uploads
@@ -28,10 +27,6 @@ from orchestrator.nodes.remote_stream import NodeUnreachable
 
 HEALTH_DEADLINE: Final = 5.0
 TERMINATED: Final = "job terminated"
-
-DRAINING: Final = 5.0
-"""Seconds that the rest of a refused upload is read for. A client that is still writing when the connection
-is closed would see a broken pipe in place of the answer."""
 
 CONTRACT: Final = "contract"
 _BAD_ID: Final = {400: f"No id: {ID_RANGE}"}
@@ -81,16 +76,12 @@ def blueprint(api: ApiContext) -> Blueprint:  # a route is a closure over what i
         tag=CONTRACT,
     )
     async def upload() -> Response:
-        body = request.body
-        try:
-            job = await uploads.take(
-                request.headers.get("Content-Type", ""),
-                request.content_length,
-                body,
-                request.headers.get("Idempotency-Key"),
-            )
-        except Exception as error:
-            return await drain_after(error_response(error, to_refusal), body, DRAINING)
+        job = await uploads.take(
+            request.headers.get("Content-Type", ""),
+            request.content_length,
+            request.body,
+            request.headers.get("Idempotency-Key"),
+        )
         headers = {"Location": f"/v1/jobs/{job.id}"}
         return json_response(status_body(job.id, Status.QUEUED, UPLOADED), 201, headers)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import trio
 from support.memory.fake_executor import end
+from support.peers.stalled_senders import answer_to_beginning
 from support.processes.nodes_in_process import KEY, OTHER, SCRIPT, NodeInProcess, node_in_process
 
 from actors.wire.protocol.frames import read_frames
@@ -481,3 +482,22 @@ async def test_windows_line_endings_are_converted_and_said_so(tmp_path: Path) ->
         run.finish()
         view = await node.until(KEY, "Completed")
         assert view["end"]["message"] == "run.sh had Windows line endings; they were converted"
+
+
+async def test_a_submit_of_which_nothing_is_wanted_is_answered_before_the_rest_has_come(
+    tmp_path: Path,
+) -> None:
+    async with node_in_process(tmp_path) as node:
+        await node.started()
+        entry = {"job": 7, "n": 2, "service": "haddock", "user": 1}
+        for key, path, result, status in (
+            (KEY, "run.sh", "known", 200),
+            (OTHER, "..", "malformed", 400),
+        ):
+            said = json.dumps({"owner": "o", "attempts": [{"key": key, **entry}]})
+            sent = f'--B\r\nContent-Disposition: form-data; name="attempts"\r\n\r\n{said}\r\n'
+            sent += f'--B\r\nContent-Disposition: form-data; name="{key}/{path}"; filename="{path}"\r\n\r\nx'
+            kind = "multipart/form-data; boundary=B"
+            url = str(node.client.base_url)
+            code, answer = await answer_to_beginning(url, "/v1/attempts", kind, sent.encode())
+            assert code == status and json.loads(answer)["items"][0]["result"] == result

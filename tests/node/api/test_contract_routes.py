@@ -10,6 +10,7 @@ import httpx
 import pytest
 import trio
 from support.memory.fake_executor import PretendedRun, end
+from support.peers.stalled_senders import answer_to_beginning
 from support.processes.nodes_in_process import NodeInProcess, node_in_process
 
 RUN = ("file", ("run.sh", b"true\n"))
@@ -212,3 +213,24 @@ async def test_a_web_page_has_no_access(
         assert answer.status_code == 403
         assert "web pages" in answer.text
         assert (await node.client.get("/retrieve/1")).status_code == 404  # there is no payload
+
+
+@pytest.mark.parametrize(
+    ("part", "culprit"),
+    [
+        ('name="run.sh"; filename="run.sh"', "run.sh"),
+        (f'name="f"; filename="{"x" * 256}"', "255 bytes"),
+        ('filename="x"', "no name"),
+        ('name="a"\r\nContent-Transfer-Encoding: base64', "base64"),
+    ],
+)
+async def test_a_submit_is_refused_as_soon_as_what_is_wrong_has_come(
+    tmp_path: Path, part: str, culprit: str
+) -> None:
+    async with node_in_process(tmp_path) as node:
+        sent = b'--B\r\nContent-Disposition: form-data; name="run.sh"; filename="run.sh"\r\n\r\ntrue\r\n'
+        sent += b"--B\r\nContent-Disposition: form-data; " + part.encode() + b"\r\n\r\n"
+        kind = "multipart/form-data; boundary=B"
+        status, said = await answer_to_beginning(str(node.client.base_url), "/submit", kind, sent)
+        assert status == 400 and culprit.encode() in said, said
+        assert list((tmp_path / "incoming").iterdir()) == []

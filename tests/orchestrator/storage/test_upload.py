@@ -12,6 +12,7 @@ import httpx
 import pytest
 import trio
 from support.data.ledgers import list_jobs, open_ledger
+from support.peers.stalled_senders import answer_to_beginning
 from support.processes.api_server import Server, api_server, form, status_body
 
 from actors.domain.service import ServiceLimits
@@ -459,4 +460,80 @@ async def test_a_refusal_is_there_before_the_rest_has_come(server: Server) -> No
             while not said.endswith(b"}"):
                 said += await stream.receive_some()
     assert said.startswith(b"HTTP/1.1 413")
+    assert await server.nothing_left()
+
+
+FIRST = ('name="user_id"|1', 'name="service"|short')
+BIG = b'name="file"; filename="big"|' + bytes(100_000)
+
+
+@pytest.mark.parametrize(
+    ("parts", "culprit"),
+    [
+        (['name="service"|nope'], "service 'nope'"),
+        (['name="user_id"|x'], "user_id 'x'"),
+        (['name="user_id"|1', 'name="user_id"|1'], "user_id"),
+        ([*FIRST, 'name="max_runtime"|soon'], "max_runtime 'soon'"),
+        ([*FIRST, 'name="max_runtime"|61'], "at most 60"),
+        (['name="max_runtime"|61', *FIRST], "at most 60"),
+        ([*FIRST, 'name="requires"|=='], "requires"),
+        ([*FIRST, 'name="name"|' + "x" * 300], "at most 200"),
+        ([*FIRST, 'name="tags"|a b'], "tags 'a b'"),
+        ([*FIRST, *(f'name="tags"|{n}' for n in range(33))], "at most 32"),
+        ([*FIRST, 'name="callback_url"|http://nobody.example/'], "callback_url"),
+        ([*FIRST, RUN, RUN], "run.sh"),
+        ([*FIRST, f'name="file"; filename="{"x" * 256}"|'], "255 bytes"),
+        ([RUN, BIG, 'name="user_id"|x', *FIRST], "user_id 'x'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+async def test_a_field_is_refused_as_soon_as_it_has_come(
+    tmp_path: Path, parts: list[str | bytes], culprit: str
+) -> None:
+    async with api_server(tmp_path, services=("example", "short")) as server:
+        body, content_type = form(*parts, BIG)
+        sent = body[: -len(b"\r\n--BbB--\r\n")]
+        status, said = await answer_to_beginning(server.url, "/upload", content_type, sent)
+        assert status == 400 and culprit.encode() in said, said
+        assert await server.nothing_left()
+
+
+async def test_a_field_is_refused_by_the_byte_that_makes_it_too_long(server: Server) -> None:
+    begun = form('name="user_id"|' + "1" * 5000)[0][: -len(b"\r\n--BbB--\r\n")]
+    kind = "multipart/form-data; boundary=BbB"
+    status, said = await answer_to_beginning(server.url, "/upload", kind, begun)
+    assert status == 400 and b"longer than 4096 bytes" in said
+    assert await server.nothing_left()
+
+
+async def test_the_part_too_many_is_refused_when_it_begins(server: Server) -> None:
+    sent = form(*['name="more"|x'] * 10_001)[0][: -len(b"x\r\n--BbB--\r\n")]
+    kind = "multipart/form-data; boundary=BbB"
+    status, said = await answer_to_beginning(server.url, "/upload", kind, sent)
+    assert status == 400 and b"more than 10000 parts" in said
+    assert await server.nothing_left()
+
+
+async def test_a_limit_passed_in_chunks_and_a_full_disk_are_told_at_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = form(b'name="file"; filename="two.bin"|' + bytes(2 << 20))[0][:-20]
+    kind = "multipart/form-data; boundary=BbB"
+    status, said = await answer_to_beginning(server.url, "/upload", kind, sent)
+    assert status == 413 and b"1048576" in said
+
+    def full(disk: Disk, fd: int, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Disk, "write", full)
+    sent = form('name="file"; filename="a"|1', 'name="file"; filename="b"|2')[0][:-20]
+    status, said = await answer_to_beginning(server.url, "/upload", kind, sent)
+    assert status == 507 and b"no space left" in said
+    assert await server.nothing_left()
+
+
+async def test_of_an_order_of_another_sites_page_no_more_is_read_before_it_is_refused(server: Server) -> None:
+    kind = "multipart/form-data; boundary=BbB\r\nOrigin: https://evil.example"
+    status, said = await answer_to_beginning(server.url, "/upload", kind, b"--BbB\r\n")
+    assert status == 403 and b"evil.example" in said
     assert await server.nothing_left()
