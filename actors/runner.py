@@ -341,8 +341,9 @@ def verdict(result: RunResult, cause: Cause | None, max_runtime: float) -> tuple
         status, message = Status.FAILED, f"exit code {result.exit_code}"
     else:
         status, message = Status.FAILED, "its end is not known"
-    if result.note:
-        message = f"{message}; {result.note}" if message else result.note
+    if result.loss and status is Status.COMPLETED:
+        status = Status.FAILED
+    message = "; ".join(filter(None, (message, result.loss, result.note)))
     ran = not (result.invalid or result.refused)
     end = End(
         status=status,

@@ -30,6 +30,7 @@ from node.settings import NodeSettings, load_settings
 @click.option("--grace", metavar="SECONDS", help="Time between SIGTERM and SIGKILL for a job. [5]")
 @click.option("--tick", metavar="SECONDS", help="How often is looked for what no event told. [0.5]")
 @click.option("--upload-limit", metavar="BYTES", help="Largest body of a submit, as 400M. [1G]")
+@click.option("--log-limit", metavar="BYTES", help="Kept of each log: its head and its tail. [100M]")
 @click.option(
     "--health-command",
     metavar="SHELL",

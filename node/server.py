@@ -85,6 +85,7 @@ async def _serve(
             reserve=records.reserve,
             environment=job_environment(os.environ, settings),
             grace=settings.grace,
+            log_limit=settings.log_limit,
             inotify=inotify,
             hear_progress=table.hear_progress,
         )

@@ -23,6 +23,7 @@ class NodeSettings:
     """`port` 0 takes any free one. `slots` None: whatever is sent runs at once. `on_stop`: what SIGTERM does
     to running payloads, `leave` or `kill`. `grace`: seconds between SIGTERM and SIGKILL. `max_age`: seconds
     that results without a key are kept; `keep_uncollected`: those with one. `upload_limit`: bytes of a body.
+    `log_limit`: bytes of each log of a job.
     `pass_env`: names and globs of the node's variables that scripts see besides the usual ones. `job_env`:
     variables that every script sees.
 
@@ -40,6 +41,7 @@ class NodeSettings:
     grace: float = 5.0
     tick: float = 0.5
     upload_limit: int = 1 << 30
+    log_limit: int = 100 << 20
     pass_env: tuple[str, ...] | None = None
     job_env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     health_command: str | None = None
@@ -182,6 +184,7 @@ SETTINGS: Final[Mapping[str, Kind]] = {
     "grace": kind.seconds(0, "seconds from 0 to 86400", 86_400),
     "tick": kind.seconds(0.01, "seconds from 0.01 to 3600", 3600),
     "upload_limit": expecting("bytes above 0, as 400M or 1073741824", _size),
+    "log_limit": expecting("bytes above 0, as 100M", _size),
     "pass_env": expecting(
         "names of variables, * ? [] allowed (more than one: commas or blanks between in the environment,"
         " a list in the file)",

@@ -52,7 +52,7 @@ class RunResult:
     """How a run ended, as the kernel tells it. `refused` is set when nothing could be started (the reason);
     `supervision_killed` when its shepherd died and all of it was killed; `asked` when this node, or
     an earlier process of it, had asked for its end; `lost` when the machine's own end
-    took it."""
+    took it. `loss` says what of its output is lost: then it is no success."""
 
     exit_code: int | None = None
     signal: int | None = None
@@ -64,6 +64,7 @@ class RunResult:
     refused: str = ""
     invalid: str = ""
     note: str = ""
+    loss: str = ""
     supervision_killed: bool = False
     asked: bool = False
     lost: bool = False

@@ -57,6 +57,7 @@ def pack_request(spec: RunSpec, nonce: str, arguments: list[str]) -> bytes:
         nonce,
         str(spec.directory.absolute()),
         str(spec.grace),
+        str(spec.log_limit),
         str(len(arguments)),
         *arguments,
     ]

@@ -17,9 +17,10 @@ class Request:
         self.nonce = os.fsdecode(fields[1])
         self.directory = fields[2]
         self.grace = float(fields[3])
-        count = int(fields[4])
-        self.arguments = fields[5 : 5 + count]
-        pairs = (entry.partition(b"=") for entry in fields[5 + count :])
+        self.log_limit = int(fields[4])
+        count = int(fields[5])
+        self.arguments = fields[6 : 6 + count]
+        pairs = (entry.partition(b"=") for entry in fields[6 + count :])
         self.environment = {name: value for name, _, value in pairs}
 
 
@@ -34,16 +35,16 @@ def read_request(connection: int) -> Request | None:
     return Request(rest.split(b"\0")[:-1])
 
 
-def become_script(request: Request, gate: int, failure: int) -> None:
-    """Be the script, as soon as the gate opens: the run mark must be on the disk before its first command."""
+def become_script(request: Request, logs: tuple[int, int], gate: int, failure: int) -> None:
+    """Be the script that prints into `logs`, as soon as the gate opens: the run mark must be on the disk
+    before its first command."""
     stage = "session"
     try:
         os.setsid()
         os.umask(0o022)
         stage = "logs"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        for number, name in ((1, b"/stdout.log"), (2, b"/stderr.log")):
-            os.dup2(os.open(request.directory + name, flags, 0o600), number)
+        for number, log in zip((1, 2), logs, strict=True):
+            os.dup2(log, number)
         stage = "directory"
         os.chdir(request.directory + b"/work")
         stage = "gate"

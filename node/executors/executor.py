@@ -19,6 +19,7 @@ STDOUT: Final = "stdout.log"
 STDERR: Final = "stderr.log"
 SUPERVISION: Final = "run"
 """Where an executor keeps what it must know after a restart."""
+LOG_LIMIT: Final = 100 << 20
 
 
 class ExecutorError(NodeError):
@@ -39,6 +40,8 @@ class RunSpec:
     """All of the script's environment, not an addition to the node's."""
     grace: float = 5.0
     """Seconds between SIGTERM and SIGKILL when somebody else than `Run.stop` asks the shepherd to end."""
+    log_limit: int = LOG_LIMIT
+    """Bytes of each log that are kept: its head and its tail."""
 
     @property
     def work(self) -> Path:
@@ -68,6 +71,10 @@ class RunEnd:
     """Resident memory of the largest single process. Below about 10 MB it only says "no more than this"."""
     asked: bool = False
     """It was asked to end, by this process of the node or an earlier one, before it had ended by itself."""
+    left_out: int = 0
+    """Bytes of its logs over their limit, which are missing in them."""
+    unwritten: int = 0
+    """Bytes of its logs that the disk did not take."""
     supervision_killed: bool = False
     """What watched the payload died without a word; all of the payload has been killed."""
     lost: bool = False

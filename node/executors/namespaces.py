@@ -1,4 +1,4 @@
-"""The kernel's ways to keep a payload's processes together, which Python 3.11 has no functions for.
+"""What the kernel has for a shepherd, and Python 3.11 no functions for: namespaces, and signals to poll for.
 
 Imported by the shepherd only: single-threaded, stdlib only.
 """
@@ -9,6 +9,8 @@ import ctypes
 import errno
 import os
 import signal
+import struct
+from collections.abc import Iterable
 
 PIDNS = "pidns"
 USERNS = "userns"
@@ -91,6 +93,24 @@ def adopt_orphans() -> None:
 def close_to_others() -> None:
     """Nobody but root may look into this process or attach to it, not even the same user."""
     _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
+
+
+def open_signals(numbers: Iterable[int]) -> int:
+    """A descriptor that is readable while one of these signals, which are blocked, is pending."""
+    mask = (ctypes.c_ulong * (128 // ctypes.sizeof(ctypes.c_ulong)))()
+    mask[0] = sum(1 << (number - 1) for number in numbers)
+    return _check(_libc.signalfd(-1, ctypes.byref(mask), os.O_NONBLOCK | os.O_CLOEXEC), "signalfd")
+
+
+def read_signal(descriptor: int) -> tuple[int, int] | None:
+    """The number and the sender of a pending signal; None if there is none. The sender is 0 if it is outside
+    of this PID namespace."""
+    try:
+        info = os.read(descriptor, 128)
+    except BlockingIOError:
+        return None
+    number, _, _, sender = struct.unpack_from("IiiI", info)
+    return number, sender
 
 
 def works(isolation: str) -> bool:

@@ -19,6 +19,7 @@ import contextlib
 import fcntl
 import gc
 import os
+import select
 import signal
 import socket
 import sys
@@ -30,12 +31,17 @@ sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(
 from actors.process import procfs
 from node.executors import mark_files, namespaces
 from node.executors.exec_script import Request, become_script, read_request
+from node.executors.log_pipes import LogPipe
 from node.executors.process_tree import Tree
 
 _CONNECTION = 3
 _LOOK_EVERY = 0.05
 """Seconds from one try for the lock to the next."""
 _LONGEST_GRACE = 30 * 86400.0
+_LONGEST_WAIT = 86400.0
+"""Seconds, for a poll: the kernel counts its milliseconds in 32 bits."""
+_RETRY_EVERY = 1.0
+"""Seconds from one try to write what a full disk did not take to the next."""
 
 
 def answer(connection: int, line: str) -> None:
@@ -57,10 +63,13 @@ class Host:
 
 
 class Shepherd:
-    """Watches one payload, from the start of its script to the end mark."""
+    """Watches one payload, from the start of its script to the end mark. `logs` are its output and errors."""
 
-    def __init__(self, request: Request, host: Host, guard: int | None) -> None:
+    def __init__(
+        self, request: Request, host: Host, guard: int | None, logs: tuple[LogPipe, LogPipe]
+    ) -> None:
         self._request = request
+        self._logs = {log.reader: log for log in logs}
         self._host = host
         # All of this needs the outer /proc, the one the agent sees.
         if host.isolation == namespaces.USERNS:
@@ -86,10 +95,13 @@ class Shepherd:
         self._end = mark_files.Draft(mark_files.END, self._directory)
         gate, opener = os.pipe()
         failed, failure = os.pipe()
+        output, errors = self._logs.values()
         script = self._script = os.fork()
         if script == 0:
             os.close(opener)
-            become_script(request, gate, failure)
+            become_script(request, (output.writer, errors.writer), gate, failure)
+        output.close_writer()
+        errors.close_writer()
         os.close(gate)
         os.close(failure)
         self._started, self._begun = time.time(), time.monotonic()
@@ -114,6 +126,10 @@ class Shepherd:
     def finish(self) -> None:
         """Return when all of it has ended and the end mark is on the disk."""
         outcome = self._watch()
+        for log in self._logs.values():
+            log.finish()
+        outcome["left_out"] = str(sum(log.left_out for log in self._logs.values()))
+        outcome["unwritten"] = str(sum(log.unwritten for log in self._logs.values()))
         os.fchmod(self._directory, 0o700)  # A script of the same user may have closed it to all.
         self._end.publish(self._end_mark(outcome))
 
@@ -138,6 +154,7 @@ class Shepherd:
                 "nonce": self._request.nonce,
                 "isolation": self._host.isolation,
                 "session": str(script),
+                "pipes": " ".join(log.pipe for log in self._logs.values()),
                 "started": repr(self._started),
             }
             | self._identity
@@ -145,7 +162,10 @@ class Shepherd:
 
     def _watch(self) -> dict[str, str]:
         tree = Tree(self._host.namespaced, self._script)
-        wanted = {signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1}
+        signals = namespaces.open_signals((signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1))
+        awaited = select.poll()
+        for descriptor in (signals, *self._logs):
+            awaited.register(descriptor, select.POLLIN)
         deadline: float | None = None
         ended, duration, asked = 0.0, 0.0, False
         while True:
@@ -160,18 +180,16 @@ class Shepherd:
                 or (deadline is not None and now >= deadline)
             ):
                 break
-            if deadline is None:
-                info: signal.struct_siginfo | None = signal.sigwaitinfo(wanted)
-            else:
-                info = signal.sigtimedwait(wanted, deadline - now)
-            if info is None or info.si_signo == signal.SIGCHLD:
+            self._carry(awaited, None if deadline is None else deadline - now)
+            number, sender = namespaces.read_signal(signals) or (signal.SIGCHLD, 0)
+            if number == signal.SIGCHLD:
                 continue
-            if self._host.namespaced and info.si_pid != 0:
+            if self._host.namespaced and sender != 0:
                 continue  # From inside the namespace: the script does not command its shepherd.
             # Whoever asked may not live to say so; the next node would take it for the script's own end.
             tree.reap()
             asked = asked or tree.status is None
-            if info.si_signo == signal.SIGUSR1:
+            if number == signal.SIGUSR1:
                 break
             until = time.monotonic() + self._grace()
             deadline = until if deadline is None else min(deadline, until)
@@ -188,6 +206,18 @@ class Shepherd:
             "peak": str(tree.peak_bytes),
             "asked": str(int(asked)),
         }
+
+    def _carry(self, awaited: select.poll, timeout: float | None) -> None:
+        """Wait for a signal or for something that was printed, which goes into its log."""
+        stuck = [log for log in self._logs.values() if log.stuck]
+        longest = _RETRY_EVERY if stuck else _LONGEST_WAIT
+        ready = awaited.poll(1000 * (longest if timeout is None else min(timeout, longest)))
+        for descriptor, _ in ready:
+            if descriptor in self._logs and self._logs[descriptor].take() == 0:
+                awaited.unregister(descriptor)
+        if not ready:
+            for log in stuck:
+                log.keep(b"")
 
     def _grace(self) -> float:
         """Seconds, from the file that the agent writes before it asks; else what the request said."""
@@ -234,8 +264,11 @@ def become_shepherd(connection: int, host: Host) -> None:
         request = read_request(_CONNECTION)
         if request is None:
             return  # The agent died, or changed its mind, before it had said all.
+        stage = "logs"
+        output = LogPipe(request.directory + b"/stdout.log", request.log_limit)
+        errors = LogPipe(request.directory + b"/stderr.log", request.log_limit)
         stage = "prepare"
-        shepherd = Shepherd(request, host, guarded_by)
+        shepherd = Shepherd(request, host, guarded_by, (output, errors))
         begun = shepherd.begin()
     except OSError as error:
         answer(_CONNECTION, f"failed {stage} {error.errno}")

@@ -29,6 +29,8 @@ class RunMark:
     shepherd: ProcessIdentity
     guard: ProcessIdentity | None
     session: int
+    pipes: frozenset[str]
+    """Those of its logs, as `/proc/PID/fd` names them."""
     started_at: float
 
 
@@ -46,6 +48,7 @@ def read_run_mark(spec: RunSpec) -> RunMark | None:
         shepherd=ProcessIdentity(int(values["pid"]), int(values["since"]), boot),
         guard=ProcessIdentity(int(guard), int(values["guard_since"]), boot) if guard else None,
         session=int(values["session"]),
+        pipes=frozenset(values.get("pipes", "").split()),
         started_at=float(values["started"]),
     )
 
@@ -160,6 +163,8 @@ class ShepherdedRun:
             cpu_seconds=float(values["cpu"]),
             peak_bytes=int(values["peak"]),
             asked=values.get("asked") == "1",
+            left_out=int(values.get("left_out", 0)),
+            unwritten=int(values.get("unwritten", 0)),
         )
 
     async def _clear_if_unmarked(self) -> None:
@@ -173,4 +178,6 @@ class ShepherdedRun:
             return
         guard.send(signal.SIGCONT)
         await guard.wait()
-        await end_leftovers(self._spec.directory, self._mark.session, self._mark.shepherd.started)
+        await end_leftovers(
+            self._spec.directory, self._mark.session, self._mark.shepherd.started, self._mark.pipes
+        )

@@ -1,7 +1,7 @@
 """The last resort: no namespace holds a payload together, and both its shepherd and its guard were killed.
 
-Then only traces tell what belonged to it: its session, a working directory in its own, its logs kept open.
-What has shed all three is not found; `BashExecutor.limits` says so.
+Then only traces tell what belonged to it: its session, a working directory in its own, the pipes of its logs
+kept open. What has shed all three is not found; `BashExecutor.limits` says so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _AGAIN: Final = 0.02
 _TRIES: Final = 250
 
 
-def _belongs(pid: int, directory: str, session: int, since: int) -> bool:
+def _belongs(pid: int, prefixes: tuple[str, ...], session: int, since: int, pipes: frozenset[str]) -> bool:
     started = procfs.start_time(pid)
     if started is None or started < since or procfs.is_zombie(pid):
         return False
@@ -34,36 +34,33 @@ def _belongs(pid: int, directory: str, session: int, since: int) -> bool:
             target = os.readlink(link)
         except OSError:
             continue
-        if target.startswith(directory):
+        if target in pipes or target.startswith(prefixes):
             return True
     return False
 
 
-def _find(directory: Path, session: int, since: int) -> list[int]:
+def _find(directory: Path, session: int, since: int, pipes: frozenset[str]) -> list[int]:
     own = os.getpid()
-    prefix = f"{directory.resolve()}/work"
-    logs = f"{directory.resolve()}/std"
-    return [
-        pid
-        for pid in procfs.all_pids()
-        if pid != own and (_belongs(pid, prefix, session, since) or _belongs(pid, logs, session, since))
-    ]
+    prefixes = (f"{directory.resolve()}/work", f"{directory.resolve()}/std")
+    return [pid for pid in procfs.all_pids() if pid != own and _belongs(pid, prefixes, session, since, pipes)]
 
 
-def _kill_once(directory: Path, session: int, since: int) -> bool:
+def _kill_once(directory: Path, session: int, since: int, pipes: frozenset[str]) -> bool:
     """Kill all of it that is there now; whether there was any. Blocks: all processes of the machine are
     looked at, with all that they hold open."""
-    found = _find(directory, session, since)
+    found = _find(directory, session, since, pipes)
     for pid in found:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
     return bool(found)
 
 
-async def end_leftovers(directory: Path, session: int, since: int) -> None:
+async def end_leftovers(
+    directory: Path, session: int, since: int, pipes: frozenset[str] = frozenset()
+) -> None:
     """Kill what is left of the payload until nothing is; gives up on what cannot be killed after 250 tries,
     5 s or more."""
     for _ in range(_TRIES):
-        if not await trio.to_thread.run_sync(_kill_once, directory, session, since):
+        if not await trio.to_thread.run_sync(_kill_once, directory, session, since, pipes):
             return
         await trio.sleep(_AGAIN)

@@ -33,8 +33,8 @@ NEVER_STARTED: Final = "the node went down before it had started"
 
 
 class ExecutorRuns:
-    """Runs of one executor. `environment` is what every script gets; `grace` in seconds. `hear_progress` is
-    told what a payload's script says of its progress; it may raise `OSError`."""
+    """Runs of one executor. `environment` is what every script gets; `grace` in seconds, `log_limit` in
+    bytes. `hear_progress` is told what a payload's script says of its progress; it may raise `OSError`."""
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class ExecutorRuns:
         reserve: Reserve,
         environment: Mapping[str, str],
         grace: float,
+        log_limit: int,
         inotify: Inotify,
         hear_progress: Callable[[str, progress_file.ProgressTail], Awaitable[object]],
     ) -> None:
@@ -52,6 +53,7 @@ class ExecutorRuns:
         self._executor = executor
         self._environment = environment
         self._grace = grace
+        self._log_limit = log_limit
         self._inotify = inotify
         self._hear_progress = hear_progress
 
@@ -113,7 +115,7 @@ class ExecutorRuns:
             "ORCHESTRATOR_USER_ID": str(payload.user_id),
             progress_file.VARIABLE: str(directory / progress_file.DIRECTORY / progress_file.FILE),
         }
-        return RunSpec(payload.key, directory, environment, self._grace)
+        return RunSpec(payload.key, directory, environment, self._grace, self._log_limit)
 
 
 class _PayloadRun:
@@ -193,6 +195,7 @@ def _note(directory: Path) -> str | None:
 def _result(end: RunEnd, note: str) -> RunResult:
     if end.never_started:
         return RunResult(refused=NEVER_STARTED, lost=True, note=note)
+    over = f"{end.left_out} bytes are missing in its logs: they are over the limit" if end.left_out else ""
     return RunResult(
         exit_code=end.exit_code,
         signal=end.signal,
@@ -204,5 +207,6 @@ def _result(end: RunEnd, note: str) -> RunResult:
         supervision_killed=end.supervision_killed,
         asked=end.asked,
         lost=end.lost,
-        note=note,
+        note="; ".join(filter(None, (over, note))),
+        loss=f"{end.unwritten} bytes of its logs could not be written" if end.unwritten else "",
     )

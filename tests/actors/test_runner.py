@@ -378,6 +378,8 @@ async def test_a_change_that_no_bell_told_is_seen_on_the_tick(autojump_clock: Mo
         (RunResult(exit_code=0), None, (Status.COMPLETED, "", False)),
         (RunResult(exit_code=0, note="converted"), None, (Status.COMPLETED, "converted", False)),
         (RunResult(exit_code=4, note="converted"), None, (Status.FAILED, "exit code 4; converted", False)),
+        (RunResult(exit_code=0, loss="gone"), None, (Status.FAILED, "gone", False)),
+        (RunResult(exit_code=4, loss="gone"), None, (Status.FAILED, "exit code 4; gone", False)),
         (RunResult(signal=15), None, (Status.FAILED, "killed by signal 15", False)),
         (RunResult(signal=15), Cause.CANCELLED, (Status.KILLED, "terminated", False)),
         (RunResult(exit_code=0), Cause.TIMED_OUT, (Status.FAILED, "timed out after 2.5 s", False)),

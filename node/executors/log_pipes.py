@@ -1,0 +1,132 @@
+"""What a script prints, on its way through a pipe into its log.
+
+A pipe cannot be cut short by a script that opens its own output (`echo x > /dev/stdout`), and it is where a
+log that grows without a bound is stopped: then its head and its tail are kept, and a line between says how
+much is missing. Imported by the shepherd only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+_PIECE = 1 << 16
+_LONGEST_TAIL = 1 << 20
+"""Bytes. The tail is in memory until the end, and up to twice as much."""
+
+
+class LogPipe:
+    """One stream and its log, of which `limit` bytes are kept. Raises `OSError` if it cannot be opened."""
+
+    def __init__(self, path: bytes, limit: int) -> None:
+        # Appended to: what a script adds to this file itself is not overwritten.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._log = os.open(path, flags, 0o600)
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        self._limit = limit
+        self._tail = min(limit // 2, _LONGEST_TAIL)
+        self._room = limit - self._tail
+        """Bytes that the head may still take; 0 once the rest is kept for the end."""
+        self._held = bytearray()
+        """Read and not written: what is over the limit, or what the disk does not take."""
+        self._failing = False
+        self.left_out = 0
+        """Bytes over the limit that are missing in the log."""
+        self.unwritten = 0
+        """Bytes missing in the log because the disk did not take them."""
+
+    @property
+    def pipe(self) -> str:
+        """What `/proc/PID/fd` calls the pipe of who holds it."""
+        return f"pipe:[{os.fstat(self.reader).st_ino}]"
+
+    def close_writer(self) -> None:
+        """From now on only the script, and what it starts, can print."""
+        os.close(self.writer)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether something waits for room on the disk: now and then `keep(b"")` tries again."""
+        return bool(self._held) and self._room > 0
+
+    def take(self, most: int = _PIECE) -> int | None:
+        """Move a piece of what is in the pipe into the log, and tell its bytes: 0 when nobody can print any
+        more, None when there is nothing now."""
+        try:
+            piece = os.read(self.reader, min(most, _PIECE))
+        except BlockingIOError:
+            return None
+        self.keep(piece)
+        return len(piece)
+
+    def keep(self, piece: bytes) -> None:
+        """Write what belongs to the head, hold the rest, and forget what is too much to be held."""
+        self._held += piece
+        if self._held and self._room > 0:
+            self._write_head()
+        # Not at each piece: forgetting moves what stays.
+        if len(self._held) > 2 * self._tail:
+            self._forget(len(self._held) - self._tail)
+
+    def finish(self) -> None:
+        """Take what is in the pipe and write the tail, once nothing of the payload lives."""
+        # No more than a pipe holds: who was handed it and is none of the payload's might print for ever.
+        left = fcntl.fcntl(self.reader, fcntl.F_GETPIPE_SZ)
+        while left > 0 and (taken := self.take(left)):
+            left -= taken
+        if self._room == 0:
+            self._begin_tail()
+        self.unwritten += len(self._held) - self._append(self._held)
+        self._held.clear()
+
+    def close(self) -> None:
+        """Neither a byte comes in any more nor goes out."""
+        os.close(self.reader)
+        os.close(self._log)
+
+    def _write_head(self) -> None:
+        size = len(self._held)
+        over = size > self._room
+        if over:
+            # Whole lines, if there are any.
+            size = self._held.rfind(b"\n", 0, self._room) + 1 or self._room
+        written = self._append(self._held[:size])
+        del self._held[:written]
+        self._room -= written
+        self._failing = written < size
+        if over and not self._failing:
+            self._room = 0
+            self._say(f"this log has reached {self._limit} bytes: of what follows only the end is kept")
+
+    def _forget(self, count: int) -> None:
+        del self._held[:count]
+        self._room = 0
+        if self._failing:
+            self.unwritten += count
+        else:
+            self.left_out += count
+
+    def _begin_tail(self) -> None:
+        """Let the tail begin with a whole line, if there is one, and say what is missing before it."""
+        excess = max(0, len(self._held) - self._tail)
+        if excess or self.left_out or self.unwritten:
+            self._forget(self._held.find(b"\n", max(0, excess - 1)) + 1 or excess)
+        if missing := self.left_out or self.unwritten:
+            why = "could not be written" if self._failing else "are left out"
+            self._say(f"{missing} bytes {why} here")
+
+    def _say(self, text: str) -> None:
+        self._append(f"\n[{text}]\n".encode())
+
+    def _append(self, data: bytes | bytearray) -> int:
+        """How much of it the disk took."""
+        view, written = memoryview(data), 0
+        try:
+            while written < len(view):
+                written += os.write(self._log, view[written:])
+        except OSError:
+            pass
+        finally:
+            view.release()
+        return written
