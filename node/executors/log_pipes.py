@@ -27,7 +27,9 @@ class LogPipe:
         self._limit = limit
         self._tail = min(limit // 2, _LONGEST_TAIL)
         self._room = limit - self._tail
-        """Bytes that the head may still take; 0 once the rest is kept for the end."""
+        """Bytes that the head may still take."""
+        self._over = False
+        """Whether the head is done, and the rest kept for the end."""
         self._held = bytearray()
         """Read and not written: what is over the limit, or what the disk does not take."""
         self._failing = False
@@ -48,7 +50,7 @@ class LogPipe:
     @property
     def stuck(self) -> bool:
         """Whether something waits for room on the disk: now and then `keep(b"")` tries again."""
-        return bool(self._held) and self._room > 0
+        return bool(self._held) and not self._over
 
     def take(self, most: int = _PIECE) -> int | None:
         """Move a piece of what is in the pipe into the log, and tell its bytes: 0 when nobody can print any
@@ -63,7 +65,7 @@ class LogPipe:
     def keep(self, piece: bytes) -> None:
         """Write what belongs to the head, hold the rest, and forget what is too much to be held."""
         self._held += piece
-        if self._held and self._room > 0:
+        if self._held and not self._over:
             self._write_head()
         # Not at each piece: forgetting moves what stays.
         if len(self._held) > 2 * self._tail:
@@ -75,7 +77,7 @@ class LogPipe:
         left = fcntl.fcntl(self.reader, fcntl.F_GETPIPE_SZ)
         while left > 0 and (taken := self.take(left)):
             left -= taken
-        if self._room == 0:
+        if self._over:
             self._begin_tail()
         self.unwritten += len(self._held) - self._append(self._held)
         self._held.clear()
@@ -96,12 +98,12 @@ class LogPipe:
         self._room -= written
         self._failing = written < size
         if over and not self._failing:
-            self._room = 0
+            self._over = True
             self._say(f"this log has reached {self._limit} bytes: of what follows only the end is kept")
 
     def _forget(self, count: int) -> None:
         del self._held[:count]
-        self._room = 0
+        self._over = True
         if self._failing:
             self.unwritten += count
         else:

@@ -25,7 +25,7 @@ async def test_a_job_that_fills_the_disk_fails_and_all_goes_on_when_there_is_roo
     async with node_process(data, within=(*SMALL_DISK, str(data))) as node:
         end = await node.run("head -c 15M /dev/urandom > a; sha256sum a > sum")
         assert end["status"] == "Completed"
-        # The log takes what is left. The script sees nothing of it; with a log that is short it is no success.
+        # The log takes what is left. The script sees nothing of it; with a short log it is no success.
         end = await node.run("head -c 30M /dev/zero", OTHER)
         assert (end["status"], end["exit_code"]) == ("Failed", 0)
         assert re.fullmatch(r"\d+ bytes of its logs could not be written", end["message"])

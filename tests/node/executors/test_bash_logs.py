@@ -162,6 +162,19 @@ def test_what_a_full_disk_never_took_is_counted(tmp_path: Path, monkeypatch: pyt
     assert (log.unwritten, log.left_out) == (5, 0)
 
 
+def test_a_piece_that_just_fills_the_head_leaves_the_word_to_the_next(tmp_path: Path) -> None:
+    log = LogPipe(bytes(tmp_path / "log"), 200)
+    for _ in range(30):
+        log.keep(b"123456789\n")
+    log.finish()
+    log.close()
+    said = re.findall(r"\[(.*)\]", (tmp_path / "log").read_text())
+    assert said == [
+        "this log has reached 200 bytes: of what follows only the end is kept",
+        "100 bytes are left out here",
+    ]
+
+
 @pytest.mark.parametrize("limit", [1, 2, 3, 10, 100, 1000])
 def test_whatever_the_limit_and_the_pieces_nothing_is_missing_untold(tmp_path: Path, limit: int) -> None:
     whole = b"".join(b"%d\n" % number for number in range(300))
