@@ -14,7 +14,7 @@ from actors.domain.node import StreamPosition
 from actors.domain.payload import Payload
 from actors.wire.errors import BadRequest, TooLarge
 from actors.wire.files.names import printable
-from actors.wire.http.app import Refusal, json_response, query
+from actors.wire.http.app import PASSES, Refusal, json_response, query
 from actors.wire.protocol import ndjson
 from actors.wire.protocol.attempts import PROTOCOL, heartbeat_to_json, mark_to_json, view_to_json
 from node.api.app import NodeContext
@@ -133,7 +133,7 @@ def v1_routes(context: NodeContext) -> Blueprint:
             if await table.is_tombstoned(key):
                 raise Refusal(410, "tombstoned", "it was cancelled or released and will never run here")
             if key in context.receiver.receiving:
-                raise Refusal(409, "receiving", "it is being received; ask again")
+                raise Refusal(409, "receiving", "it is being received; ask again", headers=PASSES)
         raise Refusal(404, "not_found", f"no attempt has the key {printable(key)}")
 
     return routes

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 import trio
+from werkzeug.datastructures import Headers
 
 from actors.domain.changes import JobDetails, NewJob
 from actors.domain.job import Job
@@ -21,7 +22,7 @@ from actors.ports.ledger import LedgerError
 from actors.ports.storage import StorageError
 from actors.wire.errors import BadRequest, CutOff, TooLarge
 from actors.wire.files.names import PathSet, printable, safe_path
-from actors.wire.http.app import Refusal
+from actors.wire.http.app import PASSES, Refusal
 from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http.query_params import is_line
@@ -44,13 +45,18 @@ FINISHING: Final = 60.0
 """Seconds that the commit of an upload may take once it has begun, whether or not the client waits for it."""
 
 
-def idempotency_key(key: str | None) -> str | None:
-    """The key as it is. Raises Refusal (400) for what is none."""
-    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise Refusal(
-            400, "bad_idempotency_key", "Idempotency-Key: 1 to 255 visible ASCII characters expected"
-        )
-    return key
+def read_idempotency_key(headers: Headers) -> str | None:
+    """The key as it is. Raises Refusal (400) for what is none, and for more than one."""
+    match headers.getlist("Idempotency-Key"):
+        case []:
+            return None
+        case [key] if _IDEMPOTENCY_KEY.fullmatch(key):
+            return key
+        case [_]:
+            why = "1 to 255 visible ASCII characters were expected"
+        case several:
+            why = f"{len(several)} were sent, one was expected"
+    raise Refusal(400, "bad_idempotency_key", f"Idempotency-Key: {why}")
 
 
 @dataclass(slots=True)
@@ -85,46 +91,48 @@ class Uploads:
 
     def __init__(self, api: ApiContext) -> None:
         self._api = api
-        self._under_way: set[str] = set()
+        self._under_way: set[tuple[int, str]] = set()
 
     async def take(
         self, content_type: str, declared: int | None, body: AsyncIterator[bytes], idempotency_key: str | None
     ) -> Job:
         """The job that was stored. Raises what `problems` can tell; then nothing is left on disk or in the
         ledger. `declared` is the body's length as a header claims it."""
-        if idempotency_key is None:
-            return await self._store(content_type, declared, body, None)
-        return await self._store_once(content_type, declared, body, idempotency_key)
-
-    async def _store_once(
-        self, content_type: str, declared: int | None, body: AsyncIterator[bytes], key: str
-    ) -> Job:
-        idempotency_key(key)
-        if key in self._under_way:
-            raise Refusal(
-                409, "under_way", "an upload with this Idempotency-Key is still under way; ask again"
-            )
-        self._under_way.add(key)
-        try:
-            return await self._store(content_type, declared, body, key)
-        finally:
-            self._under_way.discard(key)
-
-    async def _store(
-        self, content_type: str, declared: int | None, body: AsyncIterator[bytes], key: str | None
-    ) -> Job:
         api = self._api
         if declared is not None and declared > api.upload_limit:
             raise TooLarge(
                 f"the upload has {declared} bytes, and {api.upload_limit} are allowed", api.upload_limit
             )
         async with api.storage.receive(declared or 0) as upload:
-            form = _Form(api, upload, hashed=key is not None)
-            try:
-                await read_parts(content_type, body, limit=api.upload_limit, on_part=form.part)
-            except CutOff as error:
-                raise BadRequest(error.detail) from error
-            return await self._commit(upload, form.job(key))
+            with ExitStack() as held:
+
+                def hold(user_id: int) -> None:
+                    if idempotency_key is not None:
+                        held.enter_context(self._holding(user_id, idempotency_key))
+
+                form = _Form(api, upload, hashed=idempotency_key is not None, on_user=hold)
+                try:
+                    await read_parts(content_type, body, limit=api.upload_limit, on_part=form.part)
+                except CutOff as error:
+                    raise BadRequest(error.detail) from error
+                return await self._commit(upload, form.job(idempotency_key))
+
+    @contextmanager
+    def _holding(self, user_id: int, key: str) -> Iterator[None]:
+        """Refuse the same upload while it is under way. The key is its user's, so it counts from when the
+        user is known."""
+        if (user_id, key) in self._under_way:
+            raise Refusal(
+                409,
+                "under_way",
+                "an upload with this Idempotency-Key is still under way; ask again",
+                headers=PASSES,
+            )
+        self._under_way.add((user_id, key))
+        try:
+            yield
+        finally:
+            self._under_way.discard((user_id, key))
 
     async def _commit(self, upload: Upload, new: NewJob) -> Job:
         # From here on it is finished, whether the client still waits or not: else nobody would know whether
@@ -153,11 +161,14 @@ class Uploads:
 
 class _Form:
     """The parts of one upload. A field is looked at as soon as all of it has come, so that nobody sends a
-    gigabyte after a mistake to hear of it."""
+    gigabyte after a mistake to hear of it. `on_user` is told whose it is, and may refuse it."""
 
-    def __init__(self, api: ApiContext, upload: Upload, *, hashed: bool) -> None:
+    def __init__(
+        self, api: ApiContext, upload: Upload, *, hashed: bool, on_user: Callable[[int], None]
+    ) -> None:
         self._api = api
         self._upload = upload
+        self._on_user = on_user
         self._paths = PathSet()
         self._fields: dict[str, TextSink] = {}
         self._tags: list[TextSink] = []
@@ -188,6 +199,8 @@ class _Form:
         _CHECKS[name](self)
         if name == "service" and "max_runtime" in self._fields:
             self.max_runtime()
+        elif name == "user_id":
+            self._on_user(self.user_id())
 
     def job(self, key: str | None) -> NewJob:
         """What the form asks for, once all of its parts were read. Raises BadRequest."""

@@ -158,9 +158,9 @@ class SqliteLedger:
     async def insert(self, job: NewJob) -> Job:
         """Store a Queued job with the next id; durable on return.
 
-        With an idempotency key that is known: the job that has it, as it is now, if its fingerprint is the
-        same (it has another `storage_key` then); IdempotencyConflict if not. Raises LedgerError also when the
-        ids are used up.
+        With an idempotency key that its user has sent before: the job that has it, as it is now, if its
+        fingerprint is the same (it has another `storage_key` then); IdempotencyConflict if not. Raises
+        LedgerError also when the ids are used up.
         """
         return await self._writer.write(partial(_insert, job))
 
@@ -279,7 +279,7 @@ class SqliteLedger:
 def _insert(job: NewJob, batch: LedgerBatch) -> Job:
     db, now = batch.db, batch.now
     if job.idempotency_key is not None:
-        found = jobs.read_idempotent(db, job.idempotency_key)
+        found = jobs.read_idempotent(db, job.user_id, job.idempotency_key)
         if found is not None:
             if found[1] != job.fingerprint:
                 raise IdempotencyConflict(found[0])

@@ -20,6 +20,10 @@ from actors.wire.http.backpressure import BoundedConnection, BoundedRequest
 from actors.wire.http.converters import FilePath
 from actors.wire.protocol.contract import status_body
 
+PASSES: Final[Mapping[str, str]] = {"Retry-After": "1"}
+"""Headers of a refusal that passes by itself: when to ask again, in seconds. Whatever is answered with 429 or
+503 has them without saying so."""
+
 
 class Refusal(WireError):
     """A refusal in both dialects. `code` is stable, `detail` says what was wrong; `job_id` and `job_status`
@@ -65,6 +69,12 @@ def make_app(name: str, translate: Translate) -> QuartTrio:
 
     async def on_error(error: Exception) -> Response:
         return error_response(error, translate)
+
+    @app.after_request
+    async def say_when_to_ask_again(response: Response) -> Response:
+        if response.status_code in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+            response.headers.setdefault("Retry-After", PASSES["Retry-After"])
+        return response
 
     app.register_error_handler(Exception, on_error)
     app.register_error_handler(HTTPException, on_error)

@@ -19,7 +19,7 @@ from orchestrator.api.context import ApiContext
 from orchestrator.api.http.errors import unknown_job
 from orchestrator.api.openapi.describe import UNAVAILABLE, ZIP, describe, idempotency_header, json_of
 from orchestrator.api.openapi.schemas import schema_of
-from orchestrator.api.upload_form import Uploads
+from orchestrator.api.upload_form import Uploads, read_idempotency_key
 from orchestrator.contract.bodies import HealthBody, JobStatusBody, PingBody, UploadBody
 from orchestrator.events.waiters import TooManyWaiters, WaitersClosed
 from orchestrator.ledger.transitions import UPLOADED
@@ -60,14 +60,14 @@ def blueprint(api: ApiContext) -> Blueprint:  # a route is a closure over what i
     @page.post("/upload")
     @describe(
         "Hand in a job",
-        idempotency_header("The same key with the same content gives the same job"),
+        idempotency_header("The same key of the same user, with the same content, gives the same job"),
         answers={201: ("The job is durable and queued", JobStatusBody)},
         location=201,
         errors={
             400: "A bad field, service, file name or multipart body; or one twice",
             409: "An upload with this Idempotency-Key is under way",
             413: "Larger than allowed",
-            422: "The Idempotency-Key belongs to other content",
+            422: "The user has sent this Idempotency-Key with other content",
             503: "The ledger cannot be written now",
             507: "No room",
         },
@@ -80,7 +80,7 @@ def blueprint(api: ApiContext) -> Blueprint:  # a route is a closure over what i
             request.headers.get("Content-Type", ""),
             request.content_length,
             request.body,
-            request.headers.get("Idempotency-Key"),
+            read_idempotency_key(request.headers),
         )
         headers = {"Location": f"/v1/jobs/{job.id}"}
         return json_response(status_body(job.id, Status.QUEUED, UPLOADED), 201, headers)

@@ -14,11 +14,11 @@ from actors.domain.job import Job
 from actors.domain.status import ENDED, Status
 from actors.ports.ledger import LedgerError
 from actors.ports.storage import StorageError
-from actors.wire.http.app import Refusal, json_response, query, read_job_id
+from actors.wire.http.app import PASSES, Refusal, json_response, query, read_job_id
 from orchestrator.api import job_views
 from orchestrator.api.context import ApiContext
 from orchestrator.api.openapi.describe import OF_A_JOB, describe, idempotency_header
-from orchestrator.api.upload_form import idempotency_key
+from orchestrator.api.upload_form import read_idempotency_key
 from orchestrator.callbacks.allowed_hosts import NotAllowed
 from orchestrator.contract import bodies
 from orchestrator.storage.disk import StorageGone
@@ -44,7 +44,7 @@ def blueprint(api: ApiContext) -> Blueprint:
     )
     async def rerun(number: str) -> Response:
         query()
-        key = idempotency_key(request.headers.get("Idempotency-Key"))
+        key = read_idempotency_key(request.headers)
         row = await job_views.find(api, read_job_id(number))
         # Done to its end, else nobody would know whether there is a job.
         with trio.CancelScope(shield=True), trio.fail_after(FINISHING):
@@ -70,6 +70,7 @@ def blueprint(api: ApiContext) -> Blueprint:
                 409,
                 "not_ended",
                 f"job {row.id} is {row.status}: only an ended job's data can be deleted; terminate it first",
+                headers=PASSES,
             )
         return json_response(await job_views.render_in_full(api, row))
 

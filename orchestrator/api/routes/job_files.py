@@ -19,7 +19,7 @@ from actors.domain.job import Job
 from actors.domain.status import ENDED, Status
 from actors.wire.files.listing import list_tree
 from actors.wire.files.zip_reader import OpenMember
-from actors.wire.http.app import Refusal, json_response, query, read_job_id
+from actors.wire.http.app import PASSES, Refusal, json_response, query, read_job_id
 from orchestrator.api import job_views
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http import file_response, query_params, sse
@@ -89,7 +89,10 @@ async def _list_files(api: ApiContext, row: Job) -> Sequence[FileEntry]:
             row = await job_views.find(api, row.id)
             if row.status not in ENDED:
                 raise Refusal(
-                    409, "not_listed", f"the files of job {row.id} cannot be listed now: {error}"
+                    409,
+                    "not_listed",
+                    f"the files of job {row.id} cannot be listed now: {error}",
+                    headers=PASSES,
                 ) from None
     _require_data(row)
     with api.storage.reading(row.storage_key) as directory:

@@ -11,7 +11,7 @@ from quart import Blueprint, Response
 
 from actors.domain.job import Job
 from actors.domain.status import OVER, Status
-from actors.wire.http.app import Refusal, json_response, query, read_job_id
+from actors.wire.http.app import PASSES, Refusal, json_response, query, read_job_id
 from orchestrator.api import job_views
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http import query_params
@@ -118,6 +118,7 @@ def blueprint(api: ApiContext) -> Blueprint:  # a route is a closure over what i
                 409,
                 "not_ended",
                 f"job {row.id} is {row.status}; /download_partial/{row.id} sends what is there",
+                headers=PASSES,
             )
         return await job_views.send_results(api, row)
 

@@ -68,7 +68,9 @@ TABLES: Final = (
         running_since REAL
     ) STRICT""",
     "CREATE UNIQUE INDEX jobs_change ON jobs (change_seq)",
-    "CREATE UNIQUE INDEX jobs_idempotency ON jobs (idempotency_key) WHERE idempotency_key IS NOT NULL",
+    # A key is its user's: two portals, or two people, may count up from 1.
+    "CREATE UNIQUE INDEX jobs_idempotency ON jobs (user_id, idempotency_key) "
+    "WHERE idempotency_key IS NOT NULL",
     f"CREATE INDEX jobs_live ON jobs (id) WHERE {_IS_LIVE}",
     f"CREATE INDEX jobs_ended ON jobs (ended_at) WHERE {_IS_ENDED}",
     # An index ends in the rowid, which is the id: these are in the order of lists, newest last.
@@ -192,9 +194,10 @@ def read_details(db: sqlite3.Connection, job_ids: Sequence[int]) -> Mapping[int,
     }
 
 
-def read_idempotent(db: sqlite3.Connection, key: str) -> tuple[Job, str | None] | None:
-    """The job that was stored with this idempotency key, and the fingerprint of its content."""
-    row = db.execute("SELECT id, fingerprint FROM jobs WHERE idempotency_key = ?", (key,)).fetchone()
+def read_idempotent(db: sqlite3.Connection, user_id: int, key: str) -> tuple[Job, str | None] | None:
+    """The user's job that was stored with this idempotency key, and the fingerprint of its content."""
+    statement = "SELECT id, fingerprint FROM jobs WHERE user_id = ? AND idempotency_key = ?"
+    row = db.execute(statement, (user_id, key)).fetchone()
     if row is None:
         return None
     job = read_job(db, row[0])

@@ -165,6 +165,7 @@ async def test_an_order_amid_a_large_submit_is_answered_before_the_rest_has_come
             while (answer := await node.client.get(f"/v1/attempts/{KEY}")).status_code == 404:
                 await trio.lowlevel.checkpoint()
             assert (answer.status_code, answer.json()["code"]) == (409, "receiving")
+            assert answer.headers["retry-after"] == "1"
             again = await node.submit({KEY: dict(SCRIPT)})
             assert again.status_code == 503 and again.json()["items"][0]["result"] == "busy"
             cancelled = (await node.client.post("/v1/cancel", json={"keys": [KEY]})).json()["items"]

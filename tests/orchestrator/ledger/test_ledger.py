@@ -371,6 +371,15 @@ async def test_an_idempotency_key_names_one_job_for_ever(ledger: Any) -> None:
     assert (await ledger.insert(new_job())).id == 2
 
 
+async def test_an_idempotency_key_is_its_users(ledger: Any) -> None:
+    job = await ledger.insert(new_job(1, idempotency_key="k", fingerprint="f"))
+    other = await ledger.insert(new_job(2, idempotency_key="k", fingerprint="g"))
+    assert (job.id, other.id) == (1, 2)
+    for row, fingerprint in ((job, "f"), (other, "g")):
+        again = new_job(row.user_id, idempotency_key="k", fingerprint=fingerprint)
+        assert await ledger.insert(again) == row
+
+
 async def test_no_message_of_a_node_can_make_a_transition_fail(ledger: Ledger) -> None:
     job = await at(ledger, S.RUNNING)
     end = End(S.FAILED, "bad \udcff", exit_code=2**70, signal=-(2**70), peak_bytes=2**64, size=2**65)

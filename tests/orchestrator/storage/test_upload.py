@@ -262,7 +262,9 @@ async def test_when_the_ledger_fails_nothing_is_left(server: Server, monkeypatch
         raise LedgerError("database is locked")
 
     monkeypatch.setattr(server.ledger, "insert", insert)
-    await refused(server, await server.post(RUN), 503, "database is locked")
+    answer = await server.post(RUN)
+    await refused(server, answer, 503, "database is locked")
+    assert answer.headers["retry-after"] == "1"
 
 
 async def test_the_same_idempotency_key_and_content_is_one_job(server: Server) -> None:
@@ -277,6 +279,55 @@ async def test_the_same_idempotency_key_and_content_is_one_job(server: Server) -
     assert answer.status_code == 422
     assert status_body(answer)["id"] == 0
     assert len(server.directories()) == 1
+
+
+async def test_two_users_may_choose_the_same_key(server: Server) -> None:
+    ids = []
+    for user in ("1", "2", "1", "2"):
+        body, content_type = form(RUN, f'name="user_id"|{user}', 'name="service"|example')
+        headers = {"Content-Type": content_type, "Idempotency-Key": "1"}
+        answer = await server.client.post("/upload", content=body, headers=headers)
+        assert answer.status_code == 201, answer.text
+        ids.append(answer.json()["id"])
+    assert ids == [1, 2, 1, 2]
+
+
+async def test_a_key_under_way_is_told_with_when_to_ask_again_and_stops_no_other_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, write = trio.Event(), IncomingFile.write
+
+    async def noticed(file: IncomingFile, data: bytes) -> None:
+        taken.set()
+        await write(file, data)
+
+    monkeypatch.setattr(IncomingFile, "write", noticed)
+    fields = ['name="user_id"|1', 'name="service"|example']
+    begun = form(*fields, b'name="file"; filename="big"|' + bytes(2 << 20))[0][:-20]
+    kind = "multipart/form-data; boundary=BbB\r\nIdempotency-Key: 1"
+    async with api_server(tmp_path, upload_limit=4 << 20) as server, trio.open_nursery() as nursery:
+        nursery.start_soon(answer_to_beginning, server.url, "/upload", kind, begun)
+        with trio.fail_after(20):
+            await taken.wait()
+        body, content_type = form(*fields, RUN)
+        headers = {"Content-Type": content_type, "Idempotency-Key": "1"}
+        answer = await server.client.post("/upload", content=body, headers=headers)
+        assert (answer.status_code, answer.headers["retry-after"]) == (409, "1"), answer.text
+        assert "under way" in status_body(answer)["message"]
+        body, _ = form('name="user_id"|2', fields[1], RUN)
+        answer = await server.client.post("/upload", content=body, headers=headers)
+        assert answer.status_code == 201
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("route", ["/upload", "/v1/jobs/1/rerun"])
+async def test_two_idempotency_keys_are_refused(server: Server, route: str) -> None:
+    await server.upload(a=b"x")
+    body, content_type = form(RUN, 'name="user_id"|1', 'name="service"|example')
+    headers = [("Content-Type", content_type), ("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    answer = await server.client.post(route, content=body, headers=headers)
+    assert answer.status_code == 400 and "2 were sent" in answer.text
+    assert await server.ledger.max_id() == 1
 
 
 async def test_a_repeated_upload_is_the_same_job_when_the_services_limit_has_changed(

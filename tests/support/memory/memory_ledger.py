@@ -47,22 +47,23 @@ class MemoryLedger:
         self._unreleased: dict[str, None] = {}
         self._history: dict[int, list[HistoryEntry]] = {}
         self._directories: dict[str, int] = {}
-        self._idempotency: dict[str, tuple[int, str | None]] = {}
+        self._idempotency: dict[tuple[int, str], tuple[int, str | None]] = {}
 
     # ------------------------------------------------------------------ writing
 
     async def insert(self, job: NewJob) -> Job:
         await trio.lowlevel.checkpoint()
-        if job.idempotency_key is not None and job.idempotency_key in self._idempotency:
-            job_id, fingerprint = self._idempotency[job.idempotency_key]
+        key = None if job.idempotency_key is None else (job.user_id, job.idempotency_key)
+        if key in self._idempotency:
+            job_id, fingerprint = self._idempotency[key]
             if fingerprint != job.fingerprint:
                 raise IdempotencyConflict(self._jobs[job_id])
             return self._jobs[job_id]
         step = rules.new_job(job, job_id=len(self._jobs) + 1, seq=self._seq + 1, now=self._clock.now())
         row = step.job
         self._directories[row.storage_key] = row.id
-        if job.idempotency_key is not None:
-            self._idempotency[job.idempotency_key] = (row.id, job.fingerprint)
+        if key is not None:
+            self._idempotency[key] = (row.id, job.fingerprint)
         self._of_job[row.id] = []
         self._history[row.id] = []
         self._store(step)

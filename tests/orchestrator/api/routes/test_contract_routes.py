@@ -76,7 +76,7 @@ async def test_health_tells_of_a_database_that_fails(server: Server, monkeypatch
 
     monkeypatch.setattr(server.ledger, "check", check)
     answer = await server.client.get("/health")
-    assert answer.status_code == 503
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert answer.json() == {"status": "error", "database": "disk I/O error"}
 
 

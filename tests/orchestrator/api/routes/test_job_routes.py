@@ -58,6 +58,7 @@ def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
     assert answer.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = answer.json()
     assert body["status"] == status
+    assert (status == 503 or body["code"] == "not_ended") == ("retry-after" in answer.headers)
     assert re.fullmatch("[a-z_]+", body["code"]) and body["detail"] and body["title"]
     return body
 
