@@ -11,7 +11,7 @@ Nothing here is lost by a crash: machines have their records, and what is draini
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import trio
@@ -88,6 +88,7 @@ class AutoScaler(Actor):
                     self._machines,
                     rng=rng,
                     may_end=self._may_end,
+                    in_pool=self._in_pool,
                     boot_failed=lambda service, count: self._services[service].boots_failed(count),
                     changed=self.ring,
                     **(controller or {}),
@@ -221,8 +222,9 @@ class AutoScaler(Actor):
                 tracked.came = True
                 service.boot_went_well()
         for token, node in by_token.items():
-            unknown = token is not None and self._machines.get(token) is None
-            if token is not None and unknown and not node.lost and not self._machines.was_ended(token):
+            # Whose the machine is, is not the node's to say.
+            listed = token is not None and self._controllers[name].lists_unrecorded(token)
+            if token is not None and listed and not node.lost and self._machines.get(token) is None:
                 await self._machines.adopt(token, name, node.node_id)
                 await self._machines.note(
                     name, "adopt", token, f"node {node.node_id} is on it, no record was there"
@@ -297,6 +299,10 @@ class AutoScaler(Actor):
                     await self._machines.note(name, "keep", tracked.name, reason)
                     self.ring()
         return may
+
+    async def _in_pool(self, services: Sequence[str]) -> Collection[str]:
+        views = [await self._pool.picture(name) for name in services]
+        return {node.machine for view in views for node in view.nodes if node.machine and not node.lost}
 
     def _explain_refusal(self, tracked: TrackedMachine, node: NodeFact | None) -> str:
         if node is None:

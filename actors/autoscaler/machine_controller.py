@@ -10,24 +10,27 @@ one), hence these rules, to which the code below refers by number:
 2. A machine is believed gone only after several answers without it over a time, and never while its node is
    in touch: one empty answer ends nothing. An answer says nothing of what came into being while it was on
    its way.
-3. A machine that is listed and has no record is ended, as nobody else would: none is paid for unseen. So is
-   the second one of a record. Before that its node has a moment to come back to the pool, as after a restart
-   of ours, and then it is adopted.
+3. A machine of ours that is listed and has no record is ended, as nobody else would: none is paid for unseen.
+   So is the second one of a record. Before that its node has a moment to come back to the pool, as after a
+   restart of ours, and then it is adopted.
 4. Directly before a machine is ended it is asked once more whether it may be (`may_end`): since the decision
    its node may have come back, or have been given jobs by a Sender that was started anew.
 5. What was never asked for ends without a call.
+6. A machine is ours only if the provider tells us as its owner. Any other one is somebody else's, whatever
+   its token says: it is neither adopted nor ended, and said once.
+7. What is listed and cannot be read may be any machine: while there is such, nobody is missed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final, TypeVar
 
 import trio
 
 from actors.autoscaler.machines import LIVE, TrackedMachine, TrackedMachines
-from actors.domain.scaling import Machine, MachineState
+from actors.domain.scaling import Machine, MachineState, UnreadableMachine
 from actors.kernel.actor import ActorError, Doorbell
 from actors.kernel.backoff import Backoff
 from actors.ports.ledger import LedgerError
@@ -42,7 +45,8 @@ AT_ONCE: Final = 50
 
 
 class MachineController:
-    """See the module. `boot_failed` is told of a machine that went away before its node came; `changed` that
+    """See the module. `in_pool`: the tokens of machines whose nodes serve these services and are in touch.
+    `boot_failed` is told of a machine that went away before its node came; `changed` that
     there is something new to see. `creates_at_once`: how many machines are asked for at the same time; lists
     and terminations go one after the other."""
 
@@ -54,6 +58,7 @@ class MachineController:
         *,
         rng: Random,
         may_end: Callable[[Sequence[TrackedMachine]], Awaitable[Sequence[TrackedMachine]]],
+        in_pool: Callable[[Sequence[str]], Awaitable[Collection[str]]],
         boot_failed: Callable[[str, int], None],
         changed: Callable[[], None],
         deadline: float = 120.0,
@@ -67,6 +72,7 @@ class MachineController:
         self.services = list(services)
         self._machines = machines
         self._may_end = may_end
+        self._in_pool = in_pool
         self._boot_failed = boot_failed
         self._changed = changed
         self._deadline = deadline
@@ -80,13 +86,20 @@ class MachineController:
         self._ending = _CallState("terminate", rng)
         self._list_lock = trio.Lock()
         self._orphans: dict[str, tuple[Machine, float]] = {}
+        self._strangers: set[str] = set()
+        self._unreadable = ""
 
     @property
     def trouble(self) -> str:
         kinds = (self._creating, self._listing, self._ending)
-        return "; ".join(
+        failing = [
             f"{self.provider.name} cannot {kind.name}: {kind.trouble}" for kind in kinds if kind.trouble
-        )
+        ]
+        return "; ".join([*failing, self._unreadable] if self._unreadable else failing)
+
+    def lists_unrecorded(self, token: str) -> bool:
+        """Whether the provider tells a machine of ours with this token, of which there is no record."""
+        return any(machine.token == token for machine, _ in self._orphans.values())
 
     def start(self, nursery: trio.Nursery) -> None:
         for _ in range(self._creates_at_once):
@@ -160,9 +173,34 @@ class MachineController:
     async def _list(self) -> Sequence[Machine]:
         async with self._list_lock:
             began = trio.current_time()
-            machines = await self._call(self.provider.list())
+            told = await self._call(self.provider.list())
+            machines = [one for one in told if isinstance(one, Machine) and one.owner == self.provider.owner]
+            self._tell_unreadable([one.text for one in told if isinstance(one, UnreadableMachine)])
+            self._tell_strangers(
+                [one for one in told if isinstance(one, Machine) and one.owner != self.provider.owner]
+            )
             await self._compare(machines, began)
             return machines
+
+    def _tell_unreadable(self, texts: Sequence[str]) -> None:
+        """Loud as long as it lasts, in the log once."""
+        before, self._unreadable = self._unreadable, ""
+        if texts:
+            self._unreadable = f"{self.provider.name} lists what cannot be read ({len(texts)}): {texts[0]}"
+            if not before:
+                log.warning("machines: %s", self._unreadable)
+
+    def _tell_strangers(self, machines: Sequence[Machine]) -> None:
+        """Rule 6."""
+        ids = {machine.machine_id for machine in machines}
+        if new := sorted(ids - self._strangers):
+            log.warning(
+                "%s lists machines of others, which are left alone: %s%s",
+                self.provider.name,
+                ", ".join(new[:5]),
+                f" and {len(new) - 5} more" if len(new) > 5 else "",
+            )
+        self._strangers = ids
 
     async def _compare(self, machines: Sequence[Machine], began: float) -> None:
         by_token: dict[str, list[Machine]] = {}
@@ -182,8 +220,8 @@ class MachineController:
                 await self._machines.identify(tracked, ours.machine_id)
             doubles = [one for one in found if one.machine_id != ours.machine_id]
             self._are_orphans(doubles, "made twice for one request")
-        for tracked in self._machines.of(self.services):
-            # Rule 2.
+        for tracked in () if self._unreadable else self._machines.of(self.services):
+            # Rules 2 and 7.
             if tracked.token not in by_token and tracked.known_at < began and not tracked.creating:
                 await self._is_missed(tracked, began)
         ending = [one for one in self._machines.of(self.services) if one.state is MachineState.ENDING]
@@ -217,6 +255,7 @@ class MachineController:
                 )
                 self._orphans[machine.machine_id] = (machine, trio.current_time())
                 self._ending.bell.ring()
+                self._changed()
 
     # ------------------------------------------------------------------ ending
 
@@ -253,7 +292,8 @@ class MachineController:
         self._orphans = {name: one for name, one in self._orphans.items() if self._is_orphan(one[0])}
         ripe = trio.current_time() - self._orphan_grace
         some = [machine for machine, since in self._orphans.values() if since <= ripe]
-        if not some:
+        used = await self._in_pool(self.services) if some else ()
+        if not (some := [machine for machine in some if machine.token not in used]):
             return
         await self._call(self.provider.terminate([one.machine_id for one in some]))
         for machine in some:

@@ -94,7 +94,8 @@ class ScaledService:
         if node.machine is None:
             return node
         tracked = machines.get(node.machine)
-        if tracked is None or tracked.state is MachineState.ENDING:
+        if machines.was_ended(node.machine) or (tracked and tracked.state is MachineState.ENDING):
             return None
-        # A machine that was made for another service serves this one as a static node does.
-        return node if tracked.record.service == self.limits.service else replace(node, machine=None)
+        # A machine that is not ours, or was made for another service, serves this one as a static node does.
+        ours = tracked is not None and tracked.record.service == self.limits.service
+        return node if ours else replace(node, machine=None)

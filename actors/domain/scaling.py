@@ -84,13 +84,22 @@ class MachineRecord:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a provider tells of one machine of ours (found by its tags)."""
+    """What a provider tells of one machine. `owner`: the orchestrator whose it is by what is written on the
+    machine itself, "" if nothing is. A machine is ours by that alone."""
 
     machine_id: str
     token: str
     service: str
     running: bool
     address: str | None = None
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableMachine:
+    """What a provider tells and nobody can read: it may be a machine of ours. `text` says what and where."""
+
+    text: str
 
 
 # ------------------------------------------------------------------ the policy

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from actors.domain.errors import CoreError
-from actors.domain.scaling import DecisionRecord, Machine, MachineRecord, ScalingView
+from actors.domain.scaling import DecisionRecord, Machine, MachineRecord, ScalingView, UnreadableMachine
 
 
 class ProviderError(CoreError):
@@ -35,16 +35,19 @@ class PoolControl(Protocol):
 
 
 class Provider(Protocol):
-    """Makes and ends machines. All raise `ProviderError`; none waits for a boot. Each call has a deadline."""
+    """Makes and ends machines, and writes `owner` on those that it makes. All raise `ProviderError`; none
+    waits for a boot. Each call has a deadline."""
 
     name: str
+    owner: str
 
     async def create(self, token: str, service: str) -> Machine:
         """Make one machine for `service`, tagged with `token`. The same token again is the same machine."""
         ...
 
-    async def list(self) -> Sequence[Machine]:
-        """Every machine of this orchestrator that exists and is not ended. May forget one for a moment."""
+    async def list(self) -> Sequence[Machine | UnreadableMachine]:
+        """Every machine of this orchestrator that exists and is not ended; machines of others may be among
+        them. May forget one for a moment."""
         ...
 
     async def terminate(self, machine_ids: Sequence[str]) -> None:

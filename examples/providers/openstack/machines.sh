@@ -46,8 +46,9 @@ list)
         case "$status" in
         DELETED | SOFT_DELETED) ;;
         *)
-            name=${name#"$prefix"}
-            echo "$id ${name##*-} ${name%-*}"
+            # Whose it is comes from the machine itself: what the cloud's filter lets through proves nothing.
+            name=${name#orchestrator-} owner=${name%%-*} name=${name#*-}
+            echo "$id ${name##*-} ${name%-*} $owner"
             ;;
         esac
     done

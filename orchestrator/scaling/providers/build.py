@@ -42,7 +42,7 @@ def build_providers(
             continue
         provider: Provider
         if config.machines is None:
-            provider = LocalProvider(data / MACHINES, slots=slots, join_url=here)
+            provider = LocalProvider(data / MACHINES, slots=slots, join_url=here, owner=owner)
         else:
             assert join_url, "the settings refuse to do without"
             if isinstance(config.machines, CommandSettings):

@@ -4,10 +4,12 @@ Each is run by `/bin/sh -c`, with ORCHESTRATOR_NAME and ORCHESTRATOR_JOIN_URL in
 `create` ORCHESTRATOR_TOKEN, ORCHESTRATOR_SERVICE and ORCHESTRATOR_SLOTS:
 
 - `create` prints one word, the machine's id. Run again with the same token, it prints the same machine's;
-- `list` prints a line `ID TOKEN SERVICE [ADDRESS]` for each machine of ORCHESTRATOR_NAME that is not ended;
+- `list` prints a line `ID TOKEN SERVICE OWNER [ADDRESS]` for each machine that is not ended. OWNER is the
+  ORCHESTRATOR_NAME that it was made with, as it is written on the machine: only these are ours;
 - `terminate` gets ids as its arguments, at its end or where it says `"$@"`; what is gone already is fine.
 
-What they say is taken literally or not at all: a list that cannot be read is an error, not an empty cloud.
+What they say is taken literally or not at all: a line that cannot be read is told as such, and never as a
+machine that is not there.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Final
 
 import trio
 
 from actors.domain.ids import is_key
-from actors.domain.scaling import Machine
+from actors.domain.scaling import Machine, UnreadableMachine
 from actors.ports.scaling import ProviderError
 from orchestrator.config.scaling import CommandSettings
 
@@ -46,6 +48,7 @@ class CommandProvider:
     ) -> None:
         self._commands = commands
         self._slots = slots
+        self.owner = owner
         self._environment = {"ORCHESTRATOR_NAME": owner, "ORCHESTRATOR_JOIN_URL": join_url}
 
     async def create(self, token: str, service: str) -> Machine:
@@ -60,14 +63,11 @@ class CommandProvider:
             raise ProviderError(
                 f"create has to print the machine's id and nothing else, and said {read_output!r:.200}"
             )
-        return Machine(words[0], token, service, running=True)
+        return Machine(words[0], token, service, running=True, owner=self.owner)
 
-    async def list(self) -> Sequence[Machine]:
+    async def list(self) -> Sequence[Machine | UnreadableMachine]:
         read_output = await self._run("list", self._commands.list)
-        machines = [_machine(line) for line in read_output.splitlines() if line.strip()]
-        if len({machine.machine_id for machine in machines}) != len(machines):
-            raise ProviderError("list told the same machine twice")
-        return machines
+        return _without_contradictions([_machine(line) for line in read_output.splitlines() if line.strip()])
 
     async def terminate(self, machine_ids: Sequence[str]) -> None:
         if machine_ids:
@@ -170,15 +170,26 @@ async def _read(pipe: IO[bytes], into: bytearray, newest: int) -> None:
                 into += piece
 
 
-def _machine(line: str) -> Machine:
+def _machine(line: str) -> Machine | UnreadableMachine:
     words = line.split()
+    owner, address = words[3] if words[3:] else "", words[4] if words[4:] else None
     if (
-        len(words) not in (3, 4)
+        len(words) not in (3, 4, 5)
         or not _ID.fullmatch(words[0])
         or not is_key(words[1])
         or not _WORD.fullmatch(words[2])
     ):
-        raise ProviderError(
-            f"list has to print lines of `ID TOKEN SERVICE [ADDRESS]`, and said {line!r:.200}"
-        )
-    return Machine(words[0], words[1], words[2], running=True, address=words[3] if words[3:] else None)
+        return UnreadableMachine(f"a line is `ID TOKEN SERVICE OWNER [ADDRESS]`, and not {line!r:.200}")
+    return Machine(words[0], words[1], words[2], running=True, address=address, owner=owner)
+
+
+def _without_contradictions(
+    told: Iterable[Machine | UnreadableMachine],
+) -> Sequence[Machine | UnreadableMachine]:
+    """What is told, each once. An id with two lines that differ is neither machine."""
+    by_id: dict[str, Machine | UnreadableMachine] = {}
+    for one in told:
+        name = one.machine_id if isinstance(one, Machine) else one.text
+        if by_id.setdefault(name, one) != one:
+            by_id[name] = UnreadableMachine(f"two lines tell different things of machine {name}")
+    return [*by_id.values()]

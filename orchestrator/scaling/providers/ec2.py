@@ -41,16 +41,17 @@ class Ec2Provider:
         self._settings = settings
         self._slots = slots
         self._join_url = join_url
-        self._owner = owner
+        self.owner = owner
         self._client: Any = None
         self._building = trio.Lock()
         self._limiter = trio.CapacityLimiter(_CALLS)
 
     async def create(self, token: str, service: str) -> Machine:
         # Not every endpoint heeds the ClientToken. Nothing has been done yet when this fails.
-        known = await self._describe({f"tag:{TOKEN_TAG}": [token]}, certain=True)
-        if known:
-            return known[0]
+        for known in await self._describe({f"tag:{TOKEN_TAG}": [token]}, certain=True):
+            # Nor does every one heed the filters.
+            if (known.token, known.owner) == (token, self.owner):
+                return known
         parameters = self._parameters(token, service)
         answer = await self._call("RunInstances", lambda client: client.run_instances(**parameters))
         instances = answer.get("Instances", [])
@@ -59,7 +60,7 @@ class Ec2Provider:
         if instances[0]["State"]["Name"] not in _EXISTS:
             # The ClientToken of a machine that has been ended: the answer is about that one.
             raise ProviderError("the machine of this token has ended already", certain=True)
-        return _machine(instances[0], token, service)
+        return _machine(instances[0], token, service, self.owner)
 
     async def list(self) -> Sequence[Machine]:
         return await self._describe({})
@@ -93,8 +94,9 @@ class Ec2Provider:
     async def _describe(
         self, filters: Mapping[str, Sequence[str]], *, certain: bool = False
     ) -> Sequence[Machine]:
-        """Instances of this orchestrator that are not ended and fit the filters, of all pages."""
-        wanted = {f"tag:{OWNER_TAG}": [self._owner], "instance-state-name": [*_EXISTS], **filters}
+        """Instances that are not ended, of all pages: those of this orchestrator that fit the filters, and
+        others where the endpoint ignores these."""
+        wanted = {f"tag:{OWNER_TAG}": [self.owner], "instance-state-name": [*_EXISTS], **filters}
         parameters: dict[str, Any] = {
             "Filters": [{"Name": name, "Values": [*values]} for name, values in wanted.items()],
             "MaxResults": self._settings.page,
@@ -107,7 +109,7 @@ class Ec2Provider:
                 )
                 for reservation in answer.get("Reservations", []):
                     for instance in reservation.get("Instances", []):
-                        machine = self._ours(instance)
+                        machine = _tagged(instance)
                         if machine is not None:
                             found[machine.machine_id] = machine
                 if not answer.get("NextToken"):
@@ -117,22 +119,12 @@ class Ec2Provider:
             error.certain = error.certain or certain
             raise
 
-    def _ours(self, instance: Mapping[str, Any]) -> Machine | None:
-        """The instance, if its own tags say that it is one of ours, whatever the endpoint filters by."""
-        tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
-        token, service = tags.get(TOKEN_TAG, ""), tags.get(SERVICE_TAG, "")
-        if tags.get(OWNER_TAG) != self._owner or not is_key(token) or not service:
-            return None
-        if instance["State"]["Name"] not in _EXISTS:
-            return None
-        return _machine(instance, token, service)
-
     def _parameters(self, token: str, service: str) -> Mapping[str, Any]:
         settings = self._settings
         tags = {
             "Name": f"orchestrator {service}",
             **settings.tags,
-            OWNER_TAG: self._owner,
+            OWNER_TAG: self.owner,
             SERVICE_TAG: service,
             TOKEN_TAG: token,
         }
@@ -222,11 +214,20 @@ def _ask(what: str, work: Callable[[], T]) -> T:
         raise ProviderError(f"{what}: {error}") from error
 
 
-def _machine(instance: Mapping[str, Any], token: str, service: str) -> Machine:
+def _tagged(instance: Mapping[str, Any]) -> Machine | None:
+    """An instance as its own tags tell it; None if it is ended, or has no token of any orchestrator's."""
+    tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
+    token = tags.get(TOKEN_TAG, "")
+    if instance["State"]["Name"] not in _EXISTS or not is_key(token):
+        return None
+    return _machine(instance, token, tags.get(SERVICE_TAG, ""), tags.get(OWNER_TAG, ""))
+
+
+def _machine(instance: Mapping[str, Any], token: str, service: str, owner: str) -> Machine:
     # A new instance may have no address yet, or none at all.
     address = instance.get("PrivateIpAddress") or instance.get("PublicIpAddress") or None
     running = instance["State"]["Name"] in ("pending", "running")
-    return Machine(instance["InstanceId"], token, service, running=running, address=address)
+    return Machine(instance["InstanceId"], token, service, running=running, address=address, owner=owner)
 
 
 def user_data(settings: Ec2Settings, token: str, service: str, *, slots: int, join_url: str) -> str:

@@ -1,8 +1,11 @@
 """The provider `local`: a machine is a node process on this one.
 
-The directory has one directory for each machine, named by its token: what process it is, its log, its node's
-data. Processes outlive the orchestrator, and the next one finds them there. The directory belongs to one
-orchestrator at a time.
+The directory has one directory for each machine, named by its token: what process it is and whose, its log,
+its node's data. Processes outlive the orchestrator, and the next one finds them there. The directory belongs
+to one orchestrator at a time; what another one has left in it is told as its, and let be.
+
+The record of a process may be damaged: then the process is found by what it was started with, the path of its
+data.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ from typing import Final
 import trio
 
 from actors.domain.ids import is_key
-from actors.domain.scaling import Machine
+from actors.domain.scaling import Machine, UnreadableMachine
 from actors.ports.scaling import ProviderError
+from actors.process import procfs
 from actors.process.identity import ProcessIdentity, end_child, identify
 from orchestrator.nodes.local_process import (
     GRACE_SECONDS,
@@ -48,7 +52,7 @@ def joining(join_url: str, service: str, token: str) -> Sequence[str]:
 
 
 class LocalProvider:
-    """Implements `Provider`. A machine's id is its token.
+    """Implements `Provider`. A machine's id is its token; `owner` stands in its record.
 
     `directory` is created when it is needed. `slots`: of a node, by service. `join_url` waits until
     the orchestrator listens and tells where nodes join it; `joining` makes options of it, service and token.
@@ -62,11 +66,13 @@ class LocalProvider:
         *,
         slots: Mapping[str, int],
         join_url: Callable[[], Awaitable[str]],
+        owner: str,
         joining: Callable[[str, str, str], Sequence[str]] = joining,
     ) -> None:
         self._directory = directory
         self._slots = slots
         self._join_url = join_url
+        self.owner = owner
         self._joining = joining
         self._children: list[subprocess.Popen[bytes]] = []
         # One call at a time: none finds a machine that another one is half-way through making or removing.
@@ -79,20 +85,22 @@ class LocalProvider:
         join_url = await self._join_url()
         async with self._call("start a node"):
             home = self._directory / token
-            known = self._find(home)
-            if known is not None:
-                return known[1]
+            match self._find(home):
+                case Machine() as known:
+                    return known
+                case UnreadableMachine(text=text):
+                    raise ProviderError(text, certain=True)
             await self._remove(home)
             return self._start(home, token, service, join_url)
 
-    async def list(self) -> Sequence[Machine]:
-        """Those whose process lives. What is left of the others is removed."""
+    async def list(self) -> Sequence[Machine | UnreadableMachine]:
+        """Those whose process lives, and what is another's. What is left of the others is removed."""
         async with self._call("look for nodes"):
             living = []
             for home in self._homes():
                 known = self._find(home)
                 if known is not None:
-                    living.append(known[1])
+                    living.append(known)
                 else:
                     await self._remove(home)
             return living
@@ -117,7 +125,8 @@ class LocalProvider:
 
     async def end_all(self) -> None:
         """For an orchestrator that ends in order and shall leave nothing behind."""
-        await self.terminate([machine.machine_id for machine in await self.list()])
+        told = [one for one in await self.list() if isinstance(one, Machine)]
+        await self.terminate([machine.machine_id for machine in told if machine.owner == self.owner])
 
     # ------------------------------------------------------------------ one machine
 
@@ -143,14 +152,17 @@ class LocalProvider:
                 raise ProviderError(f"the node ended at once: {last_words(home / _LOG)}", certain=True)
             # Whole or not at all; nothing runs before it is there.
             half = home / f"{_PROCESS}.new"
-            half.write_text(json.dumps({"service": service, **asdict(started)}))
+            half.write_text(json.dumps({"service": service, "owner": self.owner, **asdict(started)}))
             os.replace(half, home / _PROCESS)
             release(process)
-        return Machine(token, token, service, running=True)
+        return Machine(token, token, service, running=True, owner=self.owner)
 
     async def _end(self, home: Path) -> None:
-        known = self._find(home)
-        if known is None or not await known[0].end():
+        found = _read_record(home)
+        if found is not None and found[1].owner != self.owner:
+            raise ProviderError(f"{home} is of another orchestrator", certain=True)
+        process = found[0] if found is not None else _search(home)
+        if process is None or not await process.end():
             await self._end_jobs(home)
         await _delete(home)
 
@@ -179,18 +191,15 @@ class LocalProvider:
                 with trio.CancelScope(shield=True):
                     await end_child(process)
 
-    def _find(self, home: Path) -> tuple[ProcessIdentity, Machine] | None:
-        """The process of a machine and the machine, if it lives."""
-        path = home / _PROCESS
-        try:
-            found = json.loads(path.read_text())
-            process = ProcessIdentity(int(found["pid"]), int(found["started"]), str(found["boot"]))
-            machine = Machine(home.name, home.name, str(found["service"]), running=True)
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise ProviderError(f"{path} does not say which process it is; look at it, remove it") from error
-        return (process, machine) if process.lives() else None
+    def _find(self, home: Path) -> Machine | UnreadableMachine | None:
+        """The machine, if it lives or is another's; whose it is cannot be told of one that lives and has no
+        record that can be read."""
+        found = _read_record(home)
+        if found is None:
+            text = f"{home / _PROCESS} does not say which process it is and whose, and one lives"
+            return None if _search(home) is None else UnreadableMachine(text)
+        process, machine = found
+        return machine if machine.owner != self.owner or process.lives() else None
 
     def _list_leftovers(self, home: Path) -> Sequence[str]:
         try:
@@ -226,3 +235,30 @@ async def _delete(home: Path) -> None:
             shutil.rmtree(home)
 
     await trio.to_thread.run_sync(delete)
+
+
+def _read_record(home: Path) -> tuple[ProcessIdentity, Machine] | None:
+    """The process that was started as this machine; None if there is no record that says it. Raises OSError
+    when it cannot be looked for: that is no answer."""
+    try:
+        found = json.loads((home / _PROCESS).read_text())
+        process = ProcessIdentity(int(found["pid"]), int(found["started"]), str(found["boot"]))
+        service, owner = found["service"], found["owner"]
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+    if not (isinstance(service, str) and isinstance(owner, str) and 0 < process.pid < 1 << 31):
+        return None
+    return process, Machine(home.name, home.name, service, running=True, owner=owner)
+
+
+def _search(home: Path) -> ProcessIdentity | None:
+    """The living node that was started with this machine's data. Raises OSError."""
+    wanted = b"\0--data\0" + os.fsencode(home / _DATA) + b"\0"
+    for pid in procfs.all_pids():
+        with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            # The command line of a zombie is empty.
+            if wanted in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return identify(pid)
+    return None

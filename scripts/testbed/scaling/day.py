@@ -82,6 +82,7 @@ class Site:
     """Pool, queue, cloud: what the AutoScaler asks, and what it pays for."""
 
     name = "simulated"
+    owner = "simulated"
 
     def __init__(self, arrivals: Sequence[Arrival], *, slots: int, quota: int, cloud: Cloud) -> None:
         self.cloud = cloud
@@ -177,7 +178,9 @@ class Site:
     async def create(self, token: str, service: str) -> Machine:
         self.began[token] = trio.current_time()
         await trio.sleep(self.cloud.request_seconds)
-        machine = self._machines[token] = Machine(f"i-{token[:12]}", token, service, running=True)
+        machine = self._machines[token] = Machine(
+            f"i-{token[:12]}", token, service, running=True, owner=self.owner
+        )
         self._boots.start_soon(self._boot, token)
         return machine
 

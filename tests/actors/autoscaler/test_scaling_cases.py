@@ -12,7 +12,7 @@ import trio
 from support.memory.scaled_house import House, house
 from trio.testing import MockClock
 
-from actors.domain.scaling import MachineState
+from actors.domain.scaling import MachineState, UnreadableMachine
 
 # ------------------------------------------------------------------ the idle machine gets a job
 
@@ -289,6 +289,67 @@ async def test_a_listed_machine_without_an_address_is_one_that_boots(autojump_cl
         assert it.pool.completed == 1
 
 
+async def test_machines_of_others_are_neither_adopted_nor_ended_and_are_said_once(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with house() as it:
+        await it.start()
+        it.pool.submit(1.0)
+        await trio.sleep(2.0)
+        (recorded,) = it.records.rows
+        it.provider.stranger("a" * 32)  # its node is in our pool, whoever told it to come
+        it.pool.up("a" * 32)
+        it.provider.stranger("b" * 32, "cd" * 16)
+        it.provider.stranger(recorded, "cd" * 16)  # a token of ours that somebody has copied
+        await trio.sleep(700.0)
+        assert it.pool.completed == 1
+        assert all(name.startswith("i-") for name in it.provider.terminated)
+        assert set(it.records.rows) == {recorded}
+        assert set(it.pool.nodes) == {"node-" + "a" * 32}
+        said = [one.getMessage() for one in caplog.records if "machines of others" in one.getMessage()]
+        assert said == ["fake lists machines of others, which are left alone: x-0, x-1, x-2"]
+
+
+async def test_what_cannot_be_read_spoils_itself_alone_and_nobody_is_missed_for_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with house() as it:
+        it.provider.boot_seconds = 100.0
+        await it.start()
+        it.pool.submit(1.0)
+        await trio.sleep(5.0)
+        (machine,) = it.provider.machines.values()
+        it.provider.unreadable.append(UnreadableMachine("a line that says nothing"))
+        it.provider.forget(machine.token, trio.current_time() + 90.0)
+        await trio.sleep(90.0)
+        assert "cannot be read (1): a line that says nothing" in (await it.status()).trouble
+        assert it.states() == [MachineState.BOOTING] and it.provider.terminated == []
+        it.pool.submit(1.0)
+        await trio.sleep(200.0)
+        assert it.pool.completed == 2, "scaling goes on"
+        it.provider.unreadable.clear()
+        await trio.sleep(60.0)
+        assert (await it.status()).trouble == ""
+
+
+async def test_a_machine_without_a_record_is_not_ended_while_its_node_works(
+    autojump_clock: MockClock,
+) -> None:
+    """The pool cannot be seen for a while, so that the machine is not adopted in its moment of grace."""
+    async with house() as it:
+        it.provider.boots_fail = True
+        it.provider.foreign("a" * 32)
+        it.pool.up("a" * 32)
+        it.pool.submit(100.0)
+        it.pool.deaf = True
+        await it.start()
+        await trio.sleep(50.0)
+        assert it.provider.terminated == []
+        it.pool.deaf = False
+        await trio.sleep(20.0)
+        assert it.provider.terminated == [] and it.records.rows["a" * 32].state is MachineState.JOINED
+
+
 @pytest.mark.parametrize("seed", range(8))
 async def test_whatever_the_cloud_does_no_machine_is_ended_in_use_and_none_forgotten(
     seed: int, autojump_clock: MockClock
@@ -302,7 +363,12 @@ async def test_whatever_the_cloud_does_no_machine_is_ended_in_use_and_none_forgo
         jobs = 0
         for _ in range(60):
             await trio.sleep(rng.uniform(0.0, 30.0))
-            match rng.randrange(8):
+            match rng.randrange(10):
+                case 8:
+                    it.provider.stranger(f"{rng.getrandbits(128):032x}", rng.choice(["", "cd" * 16]))
+                case 9:
+                    unreadable = [UnreadableMachine("half a line")]
+                    it.provider.unreadable = [] if it.provider.unreadable else unreadable
                 case 0:
                     it.provider.lost_answers = rng.randrange(1, 3)
                 case 1:
@@ -315,7 +381,9 @@ async def test_whatever_the_cloud_does_no_machine_is_ended_in_use_and_none_forgo
                     for _ in range(rng.randrange(1, 5)):
                         it.pool.submit(rng.choice([1.0, 10.0, 60.0]))
                         jobs += 1
+        it.provider.unreadable.clear()
         await trio.sleep(900.0)
+        assert all(name.startswith("i-") for name in it.provider.terminated)
         assert it.pool.ended_by_scaling == []
         assert it.pool.completed == jobs
         assert it.provider.machines == {}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from actors.domain.scaling import Machine
+from actors.domain.scaling import Machine, UnreadableMachine
 from actors.ports.scaling import ProviderError
 
 
@@ -17,6 +17,7 @@ class FakeProvider:
     `ended` when it is gone. Times are monotonic seconds; the `…_until` hold until then."""
 
     name = "fake"
+    owner = "ab" * 16
 
     def __init__(
         self,
@@ -42,6 +43,8 @@ class FakeProvider:
         self.lost_answers = 0
         self.boots_fail = False
         self.listed_twice = False
+        self.strangers: list[Machine] = []
+        self.unreadable: list[UnreadableMachine] = []
         self.honours_tokens = True
         self.crash: Exception | None = None
         self._forgotten: dict[str, float] = {}
@@ -60,6 +63,12 @@ class FakeProvider:
         """A machine that nobody has a record of."""
         return self._make(token, "dock")
 
+    def stranger(self, token: str, owner: str = "") -> Machine:
+        """A machine of somebody else, which is listed all the same."""
+        machine = Machine(f"x-{len(self.strangers)}", token, "dock", running=True, owner=owner)
+        self.strangers.append(machine)
+        return machine
+
     async def create(self, token: str, service: str) -> Machine:
         self._refuse()
         self.requests.append(token)
@@ -71,7 +80,7 @@ class FakeProvider:
             raise ProviderError("the connection was closed")
         return machine
 
-    async def list(self) -> Sequence[Machine]:
+    async def list(self) -> Sequence[Machine | UnreadableMachine]:
         self._refuse()
         self.lists += 1
         await trio.sleep(self.list_delay())
@@ -80,7 +89,7 @@ class FakeProvider:
             return []
         now = trio.current_time()
         seen = [one for one in self.machines.values() if now >= self._forgotten.get(one.token, 0.0)]
-        return [*seen, *seen] if self.listed_twice else seen
+        return [*self.strangers, *self.unreadable, *seen, *(seen if self.listed_twice else ())]
 
     async def terminate(self, machine_ids: Sequence[str]) -> None:
         self._refuse()
@@ -92,7 +101,7 @@ class FakeProvider:
                 self._ended(machine.token)
 
     def _make(self, token: str, service: str) -> Machine:
-        machine = Machine(f"i-{next(self._numbers)}", token, service, running=True)
+        machine = Machine(f"i-{next(self._numbers)}", token, service, running=True, owner=self.owner)
         self.machines[machine.machine_id] = machine
         self.made.append(token)
         if not self.boots_fail:

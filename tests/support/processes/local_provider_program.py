@@ -12,12 +12,16 @@ import trio
 
 from orchestrator.scaling.providers.local import LocalProvider
 
+OWNER = "ab" * 16
+
 
 async def main(directory: str, *tokens: str) -> None:
     async def here() -> str:
         return "http://127.0.0.1:9"
 
-    provider = LocalProvider(Path(directory), slots={"example": 1}, join_url=here, joining=lambda *_: [])
+    provider = LocalProvider(
+        Path(directory), slots={"example": 1}, join_url=here, owner=OWNER, joining=lambda *_: []
+    )
     for token in tokens:
         await provider.create(token, "example")
     print("made", flush=True)

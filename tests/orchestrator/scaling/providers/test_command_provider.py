@@ -11,7 +11,7 @@ import pytest
 import trio
 from support.processes.processes import gone
 
-from actors.domain.scaling import Machine
+from actors.domain.scaling import Machine, UnreadableMachine
 from actors.ports.scaling import ProviderError
 from orchestrator.config.scaling import CommandSettings
 from orchestrator.scaling.providers.command import OUTPUT_MOST, CommandProvider
@@ -30,7 +30,7 @@ async def test_create_gets_the_token_and_where_to_join_and_says_the_id(tmp_path:
     note = shlex.quote(str(tmp_path / "note"))
     told = " ".join(f"$ORCHESTRATOR_{name}" for name in ("TOKEN", "SERVICE", "JOIN_URL", "NAME", "SLOTS"))
     machine = await provider(create=f"echo {told} > {note}; echo vm-7").create(TOKEN, "example")
-    assert machine == Machine("vm-7", TOKEN, "example", running=True)
+    assert machine == Machine("vm-7", TOKEN, "example", running=True, owner="owner-1")
     assert (tmp_path / "note").read_text() == f"{TOKEN} example http://10.0.0.1:5000 owner-1 3\n"
 
 
@@ -41,13 +41,19 @@ async def test_a_create_that_says_no_id_is_an_error(said: str) -> None:
     assert not caught.value.certain, "there may be a machine all the same"
 
 
-async def test_list_tells_the_machines_of_every_service() -> None:
-    lines = f"vm-1 {TOKEN} example 10.0.0.7\n\nvm-2 {OTHER} example\nvm-3 {OTHER} another\n"
+async def test_list_tells_the_machines_of_every_service_and_whose_they_are() -> None:
+    lines = f"""vm-1 {TOKEN} example owner-1 10.0.0.7
+
+vm-2 {OTHER} example owner-1
+vm-3 {OTHER} another owner-2
+vm-4 {OTHER} example
+"""
     machines = await provider(list_=f"printf %s {shlex.quote(lines)}").list()
     assert machines == [
-        Machine("vm-1", TOKEN, "example", running=True, address="10.0.0.7"),
-        Machine("vm-2", OTHER, "example", running=True),
-        Machine("vm-3", OTHER, "another", running=True),
+        Machine("vm-1", TOKEN, "example", running=True, address="10.0.0.7", owner="owner-1"),
+        Machine("vm-2", OTHER, "example", running=True, owner="owner-1"),
+        Machine("vm-3", OTHER, "another", running=True, owner="owner-2"),
+        Machine("vm-4", OTHER, "example", running=True),
     ]
 
 
@@ -60,16 +66,31 @@ async def test_a_list_that_ends_well_and_says_nothing_is_no_machine() -> None:
     [
         "Error: quota exceeded",
         "<html>502</html>",
+        "vm-1",
         f"vm-1 {TOKEN}",
-        f"vm-1 {TOKEN[:-1]} example",
-        f"vm-1 {TOKEN} example address more",
-        f"vm-1 {TOKEN} example\nvm-1 {OTHER} example",
-        f"vm-1 {TOKEN} example\n[]",
+        f"-rf {TOKEN} example owner-1",
+        f"vm-1 {TOKEN[:-1]} example owner-1",
+        f"vm-1 {TOKEN} caf\N{LATIN SMALL LETTER E WITH ACUTE} owner-1",
+        f"vm-1 {TOKEN} example owner-1 address more",
+        f"vm-1 {TOKEN} example owner-1\nvm-1 {TOKEN} example owner-2",
+        f"vm-1 {TOKEN} example owner-1\nvm-1 {OTHER} example owner-1",
     ],
 )
-async def test_a_garbled_list_is_an_error_and_never_no_machines(said: str) -> None:
-    with pytest.raises(ProviderError, match="list"):
-        await provider(list_=f"printf '%b' {shlex.quote(said)}").list()
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_line_that_cannot_be_read_spoils_itself_alone_and_is_told(said: str, before: bool) -> None:
+    good = f"vm-2 {OTHER} example owner-1"
+    lines = f"{said}\n{good}" if before else f"{good}\n{said}"
+    told = await provider(list_=f"printf '%s' {shlex.quote(lines)}").list()
+    assert [one for one in told if isinstance(one, Machine)] == [
+        Machine("vm-2", OTHER, "example", running=True, owner="owner-1")
+    ]
+    assert len([one for one in told if isinstance(one, UnreadableMachine)]) == 1
+
+
+async def test_a_line_that_comes_twice_is_one_machine() -> None:
+    line = f"vm-1 {TOKEN} example owner-1"
+    told = await provider(list_=f"echo {line}; echo {line}").list()
+    assert told == [Machine("vm-1", TOKEN, "example", running=True, owner="owner-1")]
 
 
 async def test_a_command_that_fails_is_told_with_its_last_words() -> None:

@@ -120,7 +120,7 @@ async def test_machines_of_others_are_never_told(cloud: str, api: Any) -> None:
         pairs = [{"Key": key, "Value": value} for key, value in tags.items()]
         specification = [{"ResourceType": "instance", "Tags": pairs}] if pairs else []
         api.run_instances(ImageId=IMAGE, MinCount=1, MaxCount=1, TagSpecifications=specification)
-    assert tokens(await ours.list()) == [TOKENS[1]]
+    assert [(one.token, one.owner) for one in await ours.list() if one.service] == [(TOKENS[1], OWNER)]
     assert other.machine_id not in {machine.machine_id for machine in await ours.list()}
     assert [machine.machine_id for machine in await theirs.list()] == [other.machine_id]
 
@@ -179,7 +179,7 @@ async def test_throttling_is_told_and_not_repeated_here_and_passes() -> None:
             assert caught.value.certain
         assert stub.actions() == ["DescribeInstances", "DescribeInstances", "TerminateInstances"]
         throttled[0] = False
-        assert await ec2.list() == [Machine("i-1", TOKENS[1], "example", running=True)]
+        assert await ec2.list() == [Machine("i-1", TOKENS[1], "example", running=True, owner=OWNER)]
 
 
 async def test_a_request_whose_answer_is_lost_is_repeated_under_the_same_token() -> None:
@@ -226,7 +226,7 @@ async def test_the_token_of_an_ended_machine_makes_no_machine() -> None:
         await provider(stub.url).create(TOKENS[1], "example")
 
 
-async def test_an_endpoint_that_does_not_filter_shows_no_machine_of_others() -> None:
+async def test_an_endpoint_that_does_not_filter_makes_no_machine_ours() -> None:
     foreign = {**tags_of(TOKENS[2]), OWNER_TAG: "somebody else"}
     instances = (
         instance("i-1", "running", foreign),
@@ -236,7 +236,18 @@ async def test_an_endpoint_that_does_not_filter_shows_no_machine_of_others() -> 
         instance("i-5", "running", tags_of(TOKENS[5])),
     )
     with ec2_stub(lambda asked: reservations(*instances)) as stub:
-        assert [machine.machine_id for machine in await provider(stub.url).list()] == ["i-5"]
+        told = await provider(stub.url).list()
+        assert [(one.machine_id, one.owner) for one in told] == [("i-1", "somebody else"), ("i-5", OWNER)]
+
+
+async def test_another_token_s_machine_is_not_taken_for_what_was_asked_for() -> None:
+    def answer(asked: Mapping[str, str]) -> Answer:
+        if asked["Action"] == "RunInstances":
+            return started(instance("i-2", "pending", tags_of(TOKENS[2])))
+        return reservations(instance("i-1", "running", tags_of(TOKENS[1])))
+
+    with ec2_stub(answer) as stub:
+        assert (await provider(stub.url).create(TOKENS[2], "example")).machine_id == "i-2"
 
 
 async def test_an_endpoint_that_is_not_there_is_told_in_time() -> None:

@@ -8,17 +8,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 import pytest
 import trio
 from support.processes import local_provider_program
+from support.processes.local_provider_program import OWNER
 from support.processes.processes import PATIENCE, gone
 
-from actors.domain.scaling import Machine
+from actors.domain.scaling import Machine, UnreadableMachine
 from actors.ports.scaling import ProviderError
 from actors.process.identity import ProcessIdentity, identify
 from orchestrator.nodes.local_process import start_held
@@ -34,6 +36,15 @@ async def here() -> str:
 Make = Callable[[], LocalProvider]
 
 
+def new(
+    directory: Path,
+    options: Callable[[str, str, str], Sequence[str]] = joining,
+    slots: Mapping[str, int] = MappingProxyType({}),
+    owner: str = OWNER,
+) -> LocalProvider:
+    return LocalProvider(directory, slots=slots, join_url=here, owner=owner, joining=options)
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     return tmp_path / "machines"
@@ -45,7 +56,7 @@ async def make(directory: Path) -> AsyncIterator[Make]:
     made: list[LocalProvider] = []
 
     def new_provider() -> LocalProvider:
-        made.append(LocalProvider(directory, slots={"example": 2}, join_url=here, joining=lambda *_: []))
+        made.append(new(directory, lambda *_: [], {"example": 2}))
         return made[-1]
 
     yield new_provider
@@ -92,7 +103,7 @@ async def url_of(directory: Path, token: str) -> str:
 async def test_a_machine_is_a_node_that_listens_until_it_is_terminated(make: Make, directory: Path) -> None:
     provider = make()
     machine = await provider.create(FIRST, "example")
-    assert machine == Machine(FIRST, FIRST, "example", running=True)
+    assert machine == Machine(FIRST, FIRST, "example", running=True, owner=OWNER)
     url = await url_of(directory, FIRST)
     async with httpx.AsyncClient() as client:
         info = (await client.get(f"{url}/v1/info")).json()
@@ -122,7 +133,7 @@ async def test_only_what_is_named_is_terminated(make: Make, directory: Path) -> 
     await provider.create(FIRST, "example")
     await provider.create(SECOND, "another")
     await provider.terminate([FIRST, "../..", ""])
-    assert list(await provider.list()) == [Machine(SECOND, SECOND, "another", running=True)]
+    assert list(await provider.list()) == [Machine(SECOND, SECOND, "another", running=True, owner=OWNER)]
 
 
 async def test_machines_outlive_a_killed_orchestrator_and_the_next_one_finds_them(
@@ -159,7 +170,7 @@ async def test_a_node_nobody_has_on_record_never_begins(tmp_path: Path) -> None:
 async def test_a_node_that_ended_by_itself_is_told_gone_with_its_last_words(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    provider = LocalProvider(directory, slots={}, join_url=here, joining=lambda *_: ["--no-such-option", "x"])
+    provider = new(directory, lambda *_: ["--no-such-option", "x"])
     await provider.create(FIRST, "example")
     await gone([pid_of(directory, FIRST)])
     with caplog.at_level(logging.ERROR, "orchestrator.scaling.local"):
@@ -212,6 +223,7 @@ async def test_a_process_that_has_the_id_by_now_is_left_alone(make: Make, direct
     ):
         (directory / token).mkdir(parents=True)
         words = {"pid": name.pid, "started": name.started, "boot": name.boot, "service": "example"}
+        words["owner"] = OWNER
         (directory / token / "process.json").write_text(json.dumps(words))
         assert await name.end(), "told to end, it had ended already"
     provider = make()
@@ -219,15 +231,61 @@ async def test_a_process_that_has_the_id_by_now_is_left_alone(make: Make, direct
     assert list(await provider.list()) == []
 
 
-async def test_a_record_that_cannot_be_read_is_an_error_and_never_no_machines(
+DAMAGED = ("", "[]", '{"pid": "x"}', '{"pid": 1}', "[" * 100_000, "\0" * 200, "caf\udce9", None)
+
+
+def damage(record: Path, text: str | None) -> None:
+    """`None`: a directory in its place."""
+    record.unlink()
+    if text is None:
+        record.mkdir()
+    else:
+        record.write_bytes(text.encode(errors="surrogateescape"))
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+async def test_a_damaged_record_spoils_its_own_machine_alone_and_that_one_can_be_ended(
+    text: str | None, make: Make, directory: Path
+) -> None:
+    provider = make()
+    await provider.create(FIRST, "example")
+    second = await provider.create(SECOND, "example")
+    pid = pid_of(directory, FIRST)
+    damage(directory / FIRST / "process.json", text)
+    told = await provider.list()
+    assert [one for one in told if isinstance(one, Machine)] == [second]
+    assert [one.text for one in told if isinstance(one, UnreadableMachine)]
+    with pytest.raises(ProviderError):
+        await provider.create(FIRST, "example")
+    assert identify(pid) is not None, "nothing was ended for it"
+    await provider.terminate([FIRST])
+    await gone([pid])
+    assert list(await provider.list()) == [second]
+
+
+async def test_a_machine_whose_record_is_damaged_and_whose_node_is_gone_is_removed(
     make: Make, directory: Path
 ) -> None:
     (directory / FIRST).mkdir(parents=True)
-    for text in ("", "[]", '{"pid": "x", "started": 1, "boot": "b", "service": "s"}', '{"pid": 1}'):
-        (directory / FIRST / "process.json").write_text(text)
-        with pytest.raises(ProviderError, match="does not say which process"):
-            await make().list()
-    (directory / FIRST / "process.json").unlink()
+    (directory / FIRST / "process.json").write_text("")
+    assert list(await make().list()) == []
+    assert os.listdir(directory) == []
+
+
+async def test_what_another_orchestrator_has_left_there_is_told_as_its_and_let_be(
+    make: Make, directory: Path
+) -> None:
+    theirs = new(directory, lambda *_: [], owner="cd" * 16)
+    other = await theirs.create(FIRST, "example")
+    pid = pid_of(directory, FIRST)
+    ours = make()
+    assert list(await ours.list()) == [other] and other.owner == "cd" * 16
+    await ours.end_all()
+    with pytest.raises(ProviderError, match="another orchestrator"):
+        await ours.terminate([FIRST])
+    assert identify(pid) is not None
+    await theirs.end_all()
+    await gone([pid])
 
 
 @pytest.fixture
@@ -238,7 +296,7 @@ def blocked(directory: Path) -> Iterator[Path]:
 
 
 async def test_a_directory_that_cannot_be_made_is_told(blocked: Path) -> None:
-    provider = LocalProvider(blocked, slots={}, join_url=here)
+    provider = new(blocked)
     with pytest.raises(ProviderError, match="could not start a node"):
         await provider.create(FIRST, "example")
 
