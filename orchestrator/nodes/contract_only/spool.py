@@ -102,8 +102,9 @@ async def sizes(path: Path) -> dict[str, int]:
 
 def _empty(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    for left in directory.iterdir():
-        left.unlink()
+    for left in directory.glob("*.zip"):  # what else is there is not ours
+        if not left.is_dir():
+            left.unlink()
 
 
 def _inspect(path: Path) -> Contents:

@@ -1,0 +1,21 @@
+"""The spool keeps nothing of an earlier life, and touches nothing that it did not write."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from orchestrator.nodes.contract_only.spool import Spool
+
+
+async def test_what_an_earlier_life_left_goes_and_what_is_not_ours_stays(tmp_path: Path) -> None:
+    (tmp_path / "1.zip").write_bytes(b"left")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "somebody.txt").write_text("theirs")
+
+    async def rest() -> AsyncIterator[bytes]:
+        yield b"of it"
+
+    written = await Spool(tmp_path).write(b"all ", rest())
+    assert written.read_bytes() == b"all of it"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["1.zip", "notes", "somebody.txt"]
