@@ -62,7 +62,6 @@ FLOORS = (
     "orchestrator/nodes/remote_stream.py",
     "orchestrator/nodes/job_files.py",
     "orchestrator/nodes/refusals.py",
-    "orchestrator/nodes/concurrently.py",
     "orchestrator/nodes/addresses.py",
     "orchestrator/nodes/local_process.py",
     "orchestrator/nodes/native",

@@ -6,19 +6,18 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection
+from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection, run_tasks
 from orchestrator.commands.console.arguments import JOB
-from orchestrator.commands.console.output import clean, emit_json, pluralize, tell
+from orchestrator.commands.console.output import emit_json, emit_one, pluralize, tell
 from orchestrator.commands.console.tables import emit_table
 from orchestrator.commands.jobs import UNDER_WAY
 
 if TYPE_CHECKING:
-    from orchestrator.client import AsyncClient, ClientError, Job
+    from orchestrator.client import ClientError, Job
     from orchestrator.client.operations import Operations
 
     Order = Callable[[Operations, int], Awaitable[Job]]
@@ -74,11 +73,16 @@ def delete_command(connection: Connection, *, ids: tuple[int, ...], yes: bool, j
 
     ids = tuple(dict.fromkeys(ids))
     if not yes:
-        many = pluralize(len(ids), "job")
-        if not sys.stdin.isatty() or json_wanted:
-            raise click.UsageError(f"the data of {many} would be deleted; add --yes if you mean it")
-        click.confirm(f"Delete the data of {many}?", abort=True, err=True)
+        data = f"the data of {pluralize(len(ids), 'job')}"
+        _confirm(f"{data} would be deleted", f"Delete {data}?", json_wanted=json_wanted)
     _report(_run_orders(connection, ids, Operations.delete), json_wanted=json_wanted)
+
+
+def _confirm(what: str, question: str, *, json_wanted: bool) -> None:
+    """Ask the person, or refuse where nobody can be asked."""
+    if not sys.stdin.isatty() or json_wanted:
+        raise click.UsageError(f"{what}; add --yes if you mean it")
+    click.confirm(question, abort=True, err=True)
 
 
 def _report(ended: dict[int, Job | str], *, json_wanted: bool) -> None:
@@ -109,9 +113,7 @@ def _choose(
     told = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none"
     many = pluralize(len(found), "job")
     if found and not yes:
-        if not sys.stdin.isatty() or json_wanted:
-            raise click.UsageError(f"{many} would be cancelled ({told}); add --yes if you mean it")
-        click.confirm(f"Cancel {many} ({told})?", abort=True, err=True)
+        _confirm(f"{many} would be cancelled ({told})", f"Cancel {many} ({told})?", json_wanted=json_wanted)
     else:
         tell(f"{many} ({told})")
     return tuple(sorted({job.id for job in found}))
@@ -119,40 +121,25 @@ def _choose(
 
 def _run_orders(connection: Connection, ids: Sequence[int], order: Order) -> dict[int, Job | str]:
     """What became of each: the job, or why not."""
-    import trio
-
-    from actors.wire.errors import leaves
-    from orchestrator.client import ClientError
-
-    try:
-        return trio.run(partial(_order, connection, ids, order))
-    except* ClientError as group:
-        raise leaves(group)[0] from None
-    except* KeyboardInterrupt:
-        tell("interrupted; some of them may be as they were")
-        raise KeyboardInterrupt from None
-    raise AssertionError("unreachable")
-
-
-async def _order(connection: Connection, ids: Sequence[int], order: Order) -> dict[int, Job | str]:
-    import trio
-
+    from actors.kernel.concurrently import map_concurrently
     from orchestrator.client import BadInput, Refused
 
-    ended: dict[int, Job | str] = {}
-    limit = trio.CapacityLimiter(AT_ONCE)
+    async def run_all() -> dict[int, Job | str]:
+        async with connection.async_client() as client:
 
-    async def one(client: AsyncClient, number: int) -> None:
-        async with limit:
-            try:
-                ended[number] = await order(client, number)
-            except (BadInput, Refused) as error:
-                ended[number] = _why(number, error)
+            async def one(number: int) -> Job | str:
+                try:
+                    return await order(client, number)
+                except (BadInput, Refused) as error:
+                    return _why(number, error)
 
-    async with connection.async_client() as client, trio.open_nursery() as nursery:
-        for number in ids:
-            nursery.start_soon(one, client, number)
-    return {number: ended[number] for number in ids}
+            return dict(zip(ids, await map_concurrently(one, ids, at_once=AT_ONCE), strict=True))
+
+    try:
+        return run_tasks(run_all)
+    except KeyboardInterrupt:
+        tell("interrupted; some of them may be as they were")
+        raise
 
 
 def _why(number: int, error: ClientError) -> str:
@@ -173,7 +160,4 @@ def rerun_command(connection: Connection, *, job_id: int, json_wanted: bool) -> 
     """
     with connection.client() as client:
         job = client.rerun(job_id)
-    if json_wanted:
-        emit_json(job.raw)
-    else:
-        click.echo(clean(job.id))
+    emit_one(job, job.id, json_wanted=json_wanted)

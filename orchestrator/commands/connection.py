@@ -7,11 +7,11 @@ import os
 import sys
 import tomllib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -19,6 +19,8 @@ from orchestrator.commands.console.output import tell
 
 if TYPE_CHECKING:
     from orchestrator.client import AsyncClient, Client, Retries
+
+T = TypeVar("T")
 
 HELP: Final = {"help_option_names": ["-h", "--help"]}
 USUAL: Final = "http://127.0.0.1:5000"
@@ -135,6 +137,22 @@ def _token(path: Path, name: str) -> str:
     if not token:
         raise click.UsageError(f"{name}: {path} is empty; put the token into it, or do not name it")
     return token
+
+
+def run_tasks(main: Callable[[], Awaitable[T]]) -> T:
+    """What `main` returns, run under Trio. A ClientError and Ctrl-C of its tasks are raised as themselves."""
+    import trio
+
+    from actors.wire.errors import leaves
+    from orchestrator.client import ClientError
+
+    try:
+        return trio.run(main)
+    except* ClientError as group:
+        raise leaves(group)[0] from None
+    except* KeyboardInterrupt:
+        raise KeyboardInterrupt from None
+    raise AssertionError("unreachable")
 
 
 def pass_connection(function: Callable[..., Any]) -> Callable[..., Any]:

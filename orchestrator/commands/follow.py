@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from actors.wire.errors import leaves
 from orchestrator.client import AsyncClient, ClientError, Job
-from orchestrator.commands.connection import Connection
+from orchestrator.commands.connection import Connection, run_tasks
 from orchestrator.commands.console.job_row import progress
 from orchestrator.commands.console.output import clean, tell
 from orchestrator.commands.console.terminal_filter import Filter
@@ -36,18 +35,8 @@ def exit_status(job: Job) -> int:
 def stay(connection: Connection, number: int, *, logs: bool, quiet: bool) -> Job:
     """The job once it has ended. Meanwhile changes are told on standard error; with `logs` its standard
     output and error come on ours. Raises ClientError, KeyboardInterrupt."""
-    try:
-        return trio.run(partial(_stay, connection, number, logs=logs, quiet=quiet))
-    except* ClientError as group:
-        raise leaves(group)[0] from None
-    except* KeyboardInterrupt:
-        raise KeyboardInterrupt from None
-    raise AssertionError("unreachable")
-
-
-async def _stay(connection: Connection, number: int, *, logs: bool, quiet: bool) -> Job:
     with _Teller(quiet=quiet, logs=logs) as teller:
-        return await _follow_job(connection, number, teller, logs=logs)
+        return run_tasks(partial(_follow_job, connection, number, teller, logs=logs))
 
 
 async def _follow_job(connection: Connection, number: int, teller: _Teller, *, logs: bool) -> Job:

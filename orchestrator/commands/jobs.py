@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -12,25 +13,13 @@ from orchestrator.commands.console.arguments import JOB, node_id
 from orchestrator.commands.console.history_table import emit_history
 from orchestrator.commands.console.job_row import COLUMNS, left_out, place, progress, row
 from orchestrator.commands.console.output import age, clean, emit_json, size, span
-from orchestrator.commands.console.tables import emit_table
+from orchestrator.commands.console.tables import emit_list
 
 if TYPE_CHECKING:
     from orchestrator.client import Holder, Job
 
-STATUSES: Final = (
-    "Queued",
-    "Processing",
-    "Submitted",
-    "Prepared",
-    "Running",
-    "Locked",
-    "Completed",
-    "Failed",
-    "Invalid",
-    "Killed",
-    "Cleaned",
-)
 UNDER_WAY: Final = ("Processing", "Submitted", "Prepared", "Running", "Locked")
+STATUSES: Final = ("Queued", *UNDER_WAY, "Completed", "Failed", "Invalid", "Killed", "Cleaned")
 
 
 def filters(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -139,10 +128,7 @@ def ls_command(connection: Connection, *, watch: bool, json_wanted: bool, **want
         return
     with connection.client() as client:
         found = list(client.jobs(**wanted))
-    if json_wanted:
-        emit_json([job.raw for job in found])
-    else:
-        emit_table(COLUMNS, [row(job) for job in found])
+    emit_list(found, COLUMNS, row, json_wanted=json_wanted)
 
 
 @click.command("queue", context_settings=HELP)
@@ -161,33 +147,20 @@ def queue_command(connection: Connection, *, service: str | None, users: bool, j
         waiting = list(client.jobs(service=service, status="Queued"))
         holders = client.queue(service)
     waiting.sort(key=lambda job: (job.service, job.position or 0, job.id))
-    if json_wanted:
-        emit_json([job.raw for job in waiting])
-        return
-    emit_table(
-        ("PLACE", "ID", "USER", "SERVICE", "NAME", "AGE", "WAITS FOR", "MESSAGE"),
-        [
-            (
-                place(job),
-                job.id,
-                job.user,
-                job.service,
-                job.name,
-                age(job.created_at),
-                job.waiting_for,
-                job.message,
-            )
-            for job in waiting
-        ],
-    )
-    if waiting:
+    headings = ("PLACE", "ID", "USER", "SERVICE", "NAME", "AGE", "WAITS FOR", "MESSAGE")
+    emit_list(waiting, headings, _waiting_row, json_wanted=json_wanted)
+    if waiting and not json_wanted:
         click.echo()
         _users(holders, json_wanted=False)
 
 
+def _waiting_row(job: Job) -> Sequence[object]:
+    named = (place(job), job.id, job.user, job.service, job.name)
+    return (*named, age(job.created_at), job.waiting_for, job.message)
+
+
 def _users(holders: Sequence[Holder], *, json_wanted: bool) -> None:
-    if json_wanted:
-        emit_json([holder.raw for holder in holders])
-    else:
-        rows = [(holder.service, holder.user, holder.queued, holder.under_way) for holder in holders]
-        emit_table(("SERVICE", "USER", "QUEUED", "UNDER WAY"), rows)
+    headings = ("SERVICE", "USER", "QUEUED", "UNDER WAY")
+    emit_list(
+        holders, headings, attrgetter("service", "user", "queued", "under_way"), json_wanted=json_wanted
+    )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection
 from orchestrator.commands.console.arguments import beginnings, node_id
-from orchestrator.commands.console.output import clean, emit_json, pluralize, size
-from orchestrator.commands.console.tables import emit_table
+from orchestrator.commands.console.output import emit_one, pluralize, size
+from orchestrator.commands.console.tables import emit_list, emit_table
 from orchestrator.commands.jobs import UNDER_WAY
 
 if TYPE_CHECKING:
@@ -24,16 +25,18 @@ def nodes_command(connection: Connection, *, json_wanted: bool) -> None:
     """List the nodes: whether they answer, how busy they are, and why one gets no jobs."""
     with connection.client() as client:
         found = client.nodes()
-    if json_wanted:
-        emit_json([node.raw for node in found])
-        return
     headings = ("ID", "STATUS", "SERVICES", "SLOTS", "JOBS", "OTHERS", "LOAD", "DISK", "MESSAGE")
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and not json_wanted:
         # There the beginning of an id is enough to name a node by, and room is short.
         ids = beginnings(found)
         emit_table(headings, [(name, *_cells(node)) for name, node in zip(ids, found, strict=True)])
     else:
-        emit_table((*headings, "URL"), [(node.id, *_cells(node), node.url) for node in found])
+        emit_list(
+            found,
+            (*headings, "URL"),
+            lambda node: (node.id, *_cells(node), node.url),
+            json_wanted=json_wanted,
+        )
 
 
 def _cells(node: Node) -> tuple[object, ...]:
@@ -54,27 +57,19 @@ def _cells(node: Node) -> tuple[object, ...]:
 @pass_connection
 def services_command(connection: Connection, *, json_wanted: bool) -> None:
     """List the services: their quotas, and how many of their jobs wait, are under way and have ended."""
+    headings = ("NAME", "STATUS", "QUEUED", "UNDER WAY", "MOST", "PER USER", "COMPLETED", "FAILED")
     with connection.client() as client:
-        found = client.services()
-    if json_wanted:
-        emit_json([service.raw for service in found])
-        return
-    emit_table(
-        ("NAME", "STATUS", "QUEUED", "UNDER WAY", "MOST", "PER USER", "COMPLETED", "FAILED"),
-        [
-            (
-                service.name,
-                "paused" if service.paused else "open",
-                service.jobs.get("Queued", 0),
-                sum(service.jobs.get(status, 0) for status in UNDER_WAY),
-                service.max_runs,
-                service.runs_per_user,
-                service.jobs.get("Completed", 0),
-                service.jobs.get("Failed", 0) + service.jobs.get("Invalid", 0),
-            )
-            for service in found
-        ],
-    )
+        emit_list(client.services(), headings, _service_row, json_wanted=json_wanted)
+
+
+def _service_row(service: Service) -> Sequence[object]:
+    def count(*statuses: str) -> int:
+        return sum(service.jobs.get(status, 0) for status in statuses)
+
+    status = "paused" if service.paused else "open"
+    quotas = (service.max_runs, service.runs_per_user)
+    ended = (count("Completed"), count("Failed", "Invalid"))
+    return (service.name, status, count("Queued"), count(*UNDER_WAY), *quotas, *ended)
 
 
 @click.command("drain", context_settings=HELP)
@@ -86,10 +81,8 @@ def drain_command(connection: Connection, *, node: str, reason: str | None, json
     """Give a node no new jobs; those on it go on. NODE is its id, the beginning of it, or its URL."""
     with connection.client() as client:
         found = client.drain(node_id(client, node), reason)
-    if json_wanted:
-        emit_json(found.raw)
-    else:
-        click.echo(f"node {clean(found.id)} gets no new jobs; it has {found.held}")
+    text = f"node {found.id} gets no new jobs; it has {found.held}"
+    emit_one(found, text, json_wanted=json_wanted)
 
 
 @click.command("undrain", context_settings=HELP)
@@ -100,10 +93,7 @@ def undrain_command(connection: Connection, *, node: str, json_wanted: bool) -> 
     """Give a drained node jobs again. NODE is its id, the beginning of it, or its URL."""
     with connection.client() as client:
         found = client.undrain(node_id(client, node))
-    if json_wanted:
-        emit_json(found.raw)
-    else:
-        click.echo(f"node {clean(found.id)} gets jobs again")
+    emit_one(found, f"node {found.id} gets jobs again", json_wanted=json_wanted)
 
 
 @click.command("pause", context_settings=HELP)
@@ -115,10 +105,7 @@ def pause_command(connection: Connection, *, service: str, reason: str | None, j
     """Begin no more jobs of a service; those under way go on, new ones are taken and wait."""
     with connection.client() as client:
         found = client.pause(service, reason)
-    if json_wanted:
-        emit_json(found.raw)
-    else:
-        click.echo(f"service {clean(found.name)} is paused; waiting: {_waiting(found)}")
+    emit_one(found, f"service {found.name} is paused; waiting: {_waiting(found)}", json_wanted=json_wanted)
 
 
 @click.command("resume", context_settings=HELP)
@@ -129,10 +116,8 @@ def resume_command(connection: Connection, *, service: str, json_wanted: bool) -
     """Begin the jobs of a paused service again."""
     with connection.client() as client:
         found = client.resume(service)
-    if json_wanted:
-        emit_json(found.raw)
-    else:
-        click.echo(f"service {clean(found.name)} begins jobs again; waiting: {_waiting(found)}")
+    text = f"service {found.name} begins jobs again; waiting: {_waiting(found)}"
+    emit_one(found, text, json_wanted=json_wanted)
 
 
 def _waiting(service: Service) -> str:

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +17,11 @@ from orchestrator.commands.connection import HELP, Connection, as_json, pass_con
 from orchestrator.commands.console.arguments import JOB
 from orchestrator.commands.console.destinations import require_directory, require_free, unusable
 from orchestrator.commands.console.job_row import left_out
-from orchestrator.commands.console.output import clean, emit_json, size, tell
-from orchestrator.commands.console.tables import emit_table
+from orchestrator.commands.console.output import clean, size, tell
+from orchestrator.commands.console.tables import emit_list
 
 if TYPE_CHECKING:
-    from orchestrator.client import Client, Job
+    from orchestrator.client import Client, File, Job
     from orchestrator.client.transport import Progress
 
 
@@ -96,21 +96,12 @@ def files_command(connection: Connection, *, job_id: int, json_wanted: bool) -> 
         found = client.files(job_id)
         job = client.job(job_id)
     tell_left_out(job)
-    if json_wanted:
-        emit_json([file.raw for file in found])
-        return
-    emit_table(
-        ("SIZE", "MODE", "CHANGED", "PATH"),
-        [
-            (
-                size(file.size) if file.kind == "file" else file.kind,
-                file.mode,
-                file.raw.get("mtime"),
-                file.path if file.target is None else f"{file.path} -> {file.target}",
-            )
-            for file in found
-        ],
-    )
+    emit_list(found, ("SIZE", "MODE", "CHANGED", "PATH"), _file_row, json_wanted=json_wanted)
+
+
+def _file_row(file: File) -> Sequence[object]:
+    path = file.path if file.target is None else f"{file.path} -> {file.target}"
+    return (size(file.size) if file.kind == "file" else file.kind, file.mode, file.raw.get("mtime"), path)
 
 
 def tell_left_out(job: Job) -> None:

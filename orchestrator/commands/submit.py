@@ -10,7 +10,7 @@ import click
 
 from orchestrator.commands.connection import HELP, INTERRUPTED, Connection, as_json, pass_connection
 from orchestrator.commands.console.destinations import require_directory
-from orchestrator.commands.console.output import clean, emit_json, tell
+from orchestrator.commands.console.output import clean, emit_json, emit_one, tell
 
 if TYPE_CHECKING:
     from orchestrator.client import Client, Job
@@ -159,8 +159,5 @@ def _stay(
 
 
 def _tell_id(job: Job, *, json_wanted: bool) -> None:
-    if json_wanted:
-        emit_json(job.raw)
-    else:
-        click.echo(job.id)
+    emit_one(job, job.id, json_wanted=json_wanted)
     sys.stdout.flush()

@@ -5,17 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Final
 
-import click
 import trio
 
-from actors.wire.errors import leaves
-from orchestrator.client import AsyncClient, ClientError, Job, NotFound, Refused, Retries, Unreachable
+from orchestrator.client import AsyncClient, Job, NotFound, Refused, Retries, Unreachable
 from orchestrator.client.retries import AGAIN
-from orchestrator.commands.connection import Connection
+from orchestrator.commands.connection import Connection, run_tasks
 from orchestrator.commands.console.job_row import COLUMNS, row
-from orchestrator.commands.console.output import clean, console, emit_json, tell
+from orchestrator.commands.console.output import console, emit_one, tell
 from orchestrator.commands.console.tables import make_table
 
 OFTEN: Final = 0.2
@@ -29,12 +28,7 @@ PATIENCE: Final = Retries().patience
 def watch_jobs(connection: Connection, wanted: Mapping[str, Any], *, json_wanted: bool) -> None:
     """Until Ctrl-C. On a terminal one table that changes; else a line for each change of a job. Raises
     ClientError, KeyboardInterrupt."""
-    try:
-        trio.run(_watch, connection, wanted, json_wanted)
-    except* ClientError as group:
-        raise leaves(group)[0] from None
-    except* KeyboardInterrupt:
-        raise KeyboardInterrupt from None
+    run_tasks(partial(_watch, connection, wanted, json_wanted))
 
 
 async def _watch(connection: Connection, wanted: Mapping[str, Any], json_wanted: bool) -> None:
@@ -108,7 +102,5 @@ async def _jobs_again(client: AsyncClient, wanted: Mapping[str, Any]) -> list[Jo
 
 
 def _tell(job: Job, *, json_wanted: bool) -> None:
-    if json_wanted:
-        emit_json(job.raw)
-    else:
-        click.echo("  ".join(clean(cell) for cell in row(job) if cell not in (None, "")))
+    text = "  ".join(str(cell) for cell in row(job) if cell not in (None, ""))
+    emit_one(job, text, json_wanted=json_wanted)

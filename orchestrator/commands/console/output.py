@@ -8,13 +8,22 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+class Body(Protocol):
+    """A value that came as JSON."""
+
+    @property
+    def raw(self) -> Mapping[str, Any]: ...
+
 
 _DIRECTIONS: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -41,6 +50,14 @@ def tell(*lines: str) -> None:
 def emit_json(body: Any) -> None:
     """One line of JSON. ASCII, so that nothing in it steers a terminal."""
     click.echo(json.dumps(body, separators=(",", ":")))
+
+
+def emit_one(found: Body, text: object, *, json_wanted: bool) -> None:
+    """What was asked for: all of it for programs, what people want to know of it for them."""
+    if json_wanted:
+        emit_json(found.raw)
+    else:
+        click.echo(clean(text))
 
 
 def console(*, err: bool = False) -> Console:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
-from orchestrator.commands.console.output import clean, console
+from orchestrator.commands.console.output import Body, clean, console, emit_json
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+B = TypeVar("B", bound=Body)
 
 STYLES: Final = {
     "Completed": "green",
@@ -45,6 +47,16 @@ def emit_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
     for row in cells:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def emit_list(
+    found: Iterable[B], headings: Sequence[str], cells: Callable[[B], Sequence[object]], *, json_wanted: bool
+) -> None:
+    """What was asked for: for programs, or for people as a table with a row of `cells` for each."""
+    if json_wanted:
+        emit_json([one.raw for one in found])
+    else:
+        emit_table(headings, [cells(one) for one in found])
 
 
 def make_table(headings: Sequence[str], rows: Iterable[Sequence[object]], room: int) -> Table:

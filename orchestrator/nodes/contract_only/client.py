@@ -17,6 +17,7 @@ import trio
 from actors.domain.job import Attempt, AttemptState
 from actors.domain.node import NodeRef, PayloadView
 from actors.domain.status import Status
+from actors.kernel.concurrently import map_concurrently
 from actors.ports.nodes import (
     AttemptLookup,
     CollectAnswer,
@@ -31,7 +32,6 @@ from actors.wire.errors import BadArchive, BadRequest
 from actors.wire.multipart.writer import DataPart, FilePart, MultipartBody
 from actors.wire.protocol.attempts import Garbled
 from orchestrator.http_client import BodyUnreadable, Broken, Http, NotReached
-from orchestrator.nodes.concurrently import map_concurrently
 from orchestrator.nodes.contract_only.fetch import Absent, Files, Nothing, Stranger, payload_id, scan
 from orchestrator.nodes.contract_only.marker import MARKER
 from orchestrator.nodes.contract_only.probe import Alive, Asking, Ended, Gone, Heard, view_of

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from actors.domain.job import Attempt
 from actors.domain.node import NodeRef, PayloadView, StreamPosition
+from actors.kernel.concurrently import map_concurrently
 from actors.ports.nodes import (
     AttemptLookup,
     CollectAnswer,
@@ -28,7 +29,6 @@ from actors.wire.errors import BadRequest
 from actors.wire.multipart.writer import DataPart, FilePart, MultipartBody
 from actors.wire.protocol.attempts import Garbled, items, mark_from_json, view_from_json
 from orchestrator.http_client import BodyUnreadable, Broken, Deadlines, Http, NotReached, Reply
-from orchestrator.nodes.concurrently import map_concurrently
 from orchestrator.nodes.job_files import JobFiles
 from orchestrator.nodes.native.results import receive
 from orchestrator.nodes.refusals import error_text, json_body, refusal
