@@ -95,7 +95,7 @@ class ChangeAnswer:
 class JobDetails:
     """What a job may have besides, which no actor decides by. `tags` are sorted and differ. `requires` are
     wishes for the node; `rerun_of` is the job that it repeats; `input_names` are the names of the files that
-    came with it."""
+    came with it, `ignored` of the fields that came and mean nothing here."""
 
     name: str | None = None
     tags: tuple[str, ...] = ()
@@ -103,6 +103,7 @@ class JobDetails:
     requires: Mapping[str, str] = field(default_factory=dict)
     rerun_of: int | None = None
     input_names: Sequence[str] = ()
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from actors.domain.payload import Payload
 from actors.store.durable import is_full
 from actors.wire.errors import BadRequest
 from actors.wire.files.names import printable
-from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts
+from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts, refuse_file_without_name
 from actors.wire.protocol.attempts import view_to_json
 from node.payloads.operations import AcceptResult, Arrival
 from node.payloads.records import OutOfIds
@@ -82,6 +82,7 @@ class SubmitReceiver:
 
             async def on_part(part: Part) -> Sink | None:
                 if part.filename is None:
+                    refuse_file_without_name(part)
                     return None
                 incoming.open(key, contract_path(part.name, part.filename))
                 return _FileSink(incoming)

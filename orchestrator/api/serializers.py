@@ -67,6 +67,7 @@ def render_job(
             progress=row.progress,
             progress_message=row.progress_message or None,
             rerun_of=details.rerun_of,
+            ignored=details.ignored,
             callback=None if callback is None else _callback(callback),
             files_left_out=None if left_out is None else tuple(bodies.LeftOutFile(*one) for one in left_out),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from actors.ports.storage import StorageError
 from actors.wire.errors import BadRequest, CutOff, TooLarge
 from actors.wire.files.names import PathSet, printable, safe_path
 from actors.wire.http.app import PASSES, Refusal
-from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts
+from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts, refuse_file_without_name
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http.query_params import is_line
 from orchestrator.callbacks.allowed_hosts import NotAllowed
@@ -38,6 +38,7 @@ _IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 _TAG: Final = re.compile(r"[\w.:=/@+-]{1,64}")
 MOST_TAGS: Final = 32
 LONGEST_NAME: Final = 200
+MOST_IGNORED: Final = 32
 LONGEST_FIELD: Final = 4096
 """Bytes of a text field."""
 
@@ -95,9 +96,9 @@ class Uploads:
 
     async def take(
         self, content_type: str, declared: int | None, body: AsyncIterator[bytes], idempotency_key: str | None
-    ) -> Job:
-        """The job that was stored. Raises what `problems` can tell; then nothing is left on disk or in the
-        ledger. `declared` is the body's length as a header claims it."""
+    ) -> tuple[Job, Sequence[str]]:
+        """The job that was stored, and the fields that were ignored. Raises what `to_refusal` can tell; then
+        nothing is left on disk or in the ledger. `declared` is the body's length as a header claims it."""
         api = self._api
         if declared is not None and declared > api.upload_limit:
             raise TooLarge(
@@ -115,7 +116,7 @@ class Uploads:
                     await read_parts(content_type, body, limit=api.upload_limit, on_part=form.part)
                 except CutOff as error:
                     raise BadRequest(error.detail) from error
-                return await self._commit(upload, form.job(idempotency_key))
+                return await self._commit(upload, form.job(idempotency_key)), form.ignored
 
     @contextmanager
     def _holding(self, user_id: int, key: str) -> Iterator[None]:
@@ -172,6 +173,7 @@ class _Form:
         self._paths = PathSet()
         self._fields: dict[str, TextSink] = {}
         self._tags: list[TextSink] = []
+        self._ignored: dict[str, None] = {}
         self._hashed: list[_HashingFile] | None = [] if hashed else None
 
     async def part(self, part: Part) -> Sink | None:
@@ -184,6 +186,9 @@ class _Form:
             self._hashed.append(hashed := _HashingFile(file, path, hashlib.sha256()))
             return hashed
         if part.name not in _CHECKS:
+            refuse_file_without_name(part)
+            if len(self._ignored) < MOST_IGNORED:
+                self._ignored[part.name[:LONGEST_NAME]] = None
             return None
         sink = _Field(part.name, partial(self._check, part.name))
         if part.name in REPEATED:
@@ -202,10 +207,19 @@ class _Form:
         elif name == "user_id":
             self._on_user(self.user_id())
 
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Fields that mean nothing here. The contract lets forms have any, so they are told, not refused."""
+        return tuple(self._ignored)
+
     def job(self, key: str | None) -> NewJob:
         """What the form asks for, once all of its parts were read. Raises BadRequest."""
         details = JobDetails(
-            self.name(), self.tags(), self.callback_url(), requires=to_labels(self.requires())
+            self.name(),
+            self.tags(),
+            self.callback_url(),
+            requires=to_labels(self.requires()),
+            ignored=self.ignored,
         )
         return NewJob(
             user_id=self.user_id(),

@@ -100,6 +100,7 @@ def _facts(job: Job) -> list[tuple[str, object]]:
         ("input", size(job.input_bytes)),
         ("output", size(job.output_bytes)),
         ("left out", left_out(job)),
+        ("ignored", ", ".join(job.ignored)),
         ("requires", job.requires),
         ("limit", _limit(job)),
         ("node", job.node),

@@ -115,6 +115,10 @@ class Job(_Value):
     progress: Annotated[float | None, Also(minimum=0, maximum=1)] = None
     progress_message: str | None = None
     rerun_of: int | None = None
+    ignored: Annotated[
+        tuple[str, ...],
+        Also(description="Fields of its upload that mean nothing here, as misspelt ones do; 32 at most"),
+    ] = ()
     callback: Annotated[
         JobCallback | None,
         Also(description="Who is told of its end, and how that stands. Null in lists, and if nobody is"),
@@ -308,6 +312,12 @@ class JobStatusBody(TypedDict):
     id: int
     status: StatusName
     message: str
+
+
+class AcceptedBody(JobStatusBody):
+    """A StatusBody, and which fields of the form mean nothing here; without any the contract's keys alone."""
+
+    ignored: NotRequired[Annotated[list[str], Also(maxItems=32)]]
 
 
 class PingBody(TypedDict):

@@ -55,6 +55,15 @@ class Part:
     content_type: str | None
 
 
+def refuse_file_without_name(part: Part) -> None:
+    """Raise BadRequest if a part that nobody wants as a text field is none: a file must not vanish."""
+    if part.filename is None and part.content_type not in (None, "text/plain"):
+        raise BadRequest(
+            f"part {printable(part.name)} is {printable(part.content_type or '')} without a file name: "
+            "if it is a file, name it by `filename`; if it is a text field, send it without Content-Type"
+        )
+
+
 class Sink(Protocol):
     """Takes the bytes of one part, in pieces of up to about 1 MiB. `close` is called exactly once, also when
     the part was cut off: then `read_parts` raises afterwards, and what came is not to be kept."""
@@ -248,4 +257,9 @@ def _part(segment: MultipartSegment) -> Part:
             f"malformed multipart: Content-Transfer-Encoding {printable(encoding)} is not understood"
         )
     name, filename = content_disposition.parse(headers["Content-Disposition"])
+    if filename is None and (segment.content_type or "").startswith("multipart/"):
+        raise BadRequest(
+            f"part {printable(name)} is {segment.content_type}, several files in one field: send each as a "
+            "part of its own, all of the same name, as `curl -F file=@a -F file=@b` does"
+        )
     return Part(name, filename, segment.content_type)

@@ -20,7 +20,7 @@ from orchestrator.api.http.errors import unknown_job
 from orchestrator.api.openapi.describe import UNAVAILABLE, ZIP, describe, idempotency_header, json_of
 from orchestrator.api.openapi.schemas import schema_of
 from orchestrator.api.upload_form import Uploads, read_idempotency_key
-from orchestrator.contract.bodies import HealthBody, JobStatusBody, PingBody, UploadBody
+from orchestrator.contract.bodies import AcceptedBody, HealthBody, JobStatusBody, PingBody, UploadBody
 from orchestrator.events.waiters import TooManyWaiters, WaitersClosed
 from orchestrator.ledger.transitions import UPLOADED
 from orchestrator.nodes.remote_stream import NodeUnreachable
@@ -61,7 +61,7 @@ def blueprint(api: ApiContext) -> Blueprint:  # a route is a closure over what i
     @describe(
         "Hand in a job",
         idempotency_header("The same key of the same user, with the same content, gives the same job"),
-        answers={201: ("The job is durable and queued", JobStatusBody)},
+        answers={201: ("The job is durable and queued", AcceptedBody)},
         location=201,
         errors={
             400: "A bad field, service, file name or multipart body; or one twice",
@@ -76,14 +76,17 @@ def blueprint(api: ApiContext) -> Blueprint:  # a route is a closure over what i
         tag=CONTRACT,
     )
     async def upload() -> Response:
-        job = await uploads.take(
+        job, ignored = await uploads.take(
             request.headers.get("Content-Type", ""),
             request.content_length,
             request.body,
             read_idempotency_key(request.headers),
         )
         headers = {"Location": f"/v1/jobs/{job.id}"}
-        return json_response(status_body(job.id, Status.QUEUED, UPLOADED), 201, headers)
+        body = AcceptedBody(id=job.id, status=Status.QUEUED.value, message=UPLOADED)
+        if ignored:
+            body["ignored"] = list(ignored)
+        return json_response(body, 201, headers)
 
     @page.get("/download/<number>")
     @describe(

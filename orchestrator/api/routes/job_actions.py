@@ -110,7 +110,7 @@ async def _repeat(api: ApiContext, row: Job, key: str | None) -> Job:
             max_runtime=row.max_runtime,
             idempotency_key=key,
             fingerprint=None if key is None else f"rerun of {row.id}",
-            details=replace(details, rerun_of=row.id),
+            details=replace(details, rerun_of=row.id, ignored=()),
         )
         try:
             job = await api.ledger.insert(new)

@@ -63,6 +63,7 @@ TABLES: Final = (
         requires TEXT NOT NULL DEFAULT '{}',
         rerun_of INTEGER,
         input_names TEXT NOT NULL DEFAULT '[]',
+        ignored TEXT NOT NULL DEFAULT '[]',
         progress REAL,
         progress_message TEXT NOT NULL DEFAULT '',
         running_since REAL
@@ -183,14 +184,22 @@ def read_ended(
 
 def read_details(db: sqlite3.Connection, job_ids: Sequence[int]) -> Mapping[int, JobDetails]:
     statement = (
-        "SELECT id, name, tags, callback_url, requires, rerun_of, input_names FROM jobs "
+        "SELECT id, name, tags, callback_url, requires, rerun_of, input_names, ignored FROM jobs "
         f"WHERE id IN ({', '.join('?' * len(job_ids))})"
     )
     return {
         number: JobDetails(
-            name, tuple(json.loads(tags)), url, json.loads(requires), rerun_of, tuple(json.loads(names))
+            name,
+            tuple(json.loads(tags)),
+            url,
+            json.loads(requires),
+            rerun_of,
+            tuple(json.loads(names)),
+            tuple(json.loads(ignored)),
         )
-        for number, name, tags, url, requires, rerun_of, names in db.execute(statement, tuple(job_ids))
+        for number, name, tags, url, requires, rerun_of, names, ignored in db.execute(
+            statement, tuple(job_ids)
+        )
     }
 
 
@@ -238,7 +247,8 @@ def insert_job(db: sqlite3.Connection, job: NewJob, *, seq: int, now: float) -> 
     cursor = db.execute(
         "INSERT INTO jobs (user_id, service, status, message, change_seq, created_at, updated_at, "
         "storage_key, size, max_runtime, idempotency_key, fingerprint, name, tags, callback_url, requires, "
-        "rerun_of, input_names) VALUES (?, ?, 'Queued', '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "rerun_of, input_names, ignored) "
+        "VALUES (?, ?, 'Queued', '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             job.user_id,
             job.service,
@@ -256,6 +266,7 @@ def insert_job(db: sqlite3.Connection, job: NewJob, *, seq: int, now: float) -> 
             json.dumps(dict(details.requires)),
             details.rerun_of,
             json.dumps(list(details.input_names)),
+            json.dumps(list(details.ignored)),
         ),
     )
     job_id = cursor.lastrowid

@@ -222,6 +222,8 @@ async def test_a_web_page_has_no_access(
         (f'name="f"; filename="{"x" * 256}"', "255 bytes"),
         ('filename="x"', "no name"),
         ('name="a"\r\nContent-Transfer-Encoding: base64', "base64"),
+        ('name="a"\r\nContent-Type: multipart/mixed; boundary=x', "multipart/mixed"),
+        ('name="a"\r\nContent-Type: chemical/x-pdb', "without a file name"),
     ],
 )
 async def test_a_submit_is_refused_as_soon_as_what_is_wrong_has_come(

@@ -46,7 +46,7 @@ async def refused(server: Server, answer: httpx.Response, status: int, *culprits
 
 
 async def test_an_upload_is_told_its_id_and_found_on_disk(server: Server) -> None:
-    answer = await server.post(RUN, 'name="other"; filename="sub/in.pdb"|ATOM', 'name="comment"|ignored')
+    answer = await server.post(RUN, 'name="other"; filename="sub/in.pdb"|ATOM')
     assert answer.status_code == 201
     assert status_body(answer) == {"id": 1, "status": "Queued", "message": "Job successfully uploaded"}
     assert answer.headers["location"] == "/v1/jobs/1"
@@ -588,3 +588,54 @@ async def test_of_an_order_of_another_sites_page_no_more_is_read_before_it_is_re
     status, said = await answer_to_beginning(server.url, "/upload", kind, b"--BbB\r\n")
     assert status == 403 and b"evil.example" in said
     assert await server.nothing_left()
+
+
+async def test_fields_that_mean_nothing_are_told_with_the_answer_and_with_the_job(server: Server) -> None:
+    answer = await server.post(
+        RUN, 'name="max_runtim"|5', 'name="x"|1', 'name="x"|2', b'name="big"|' + bytes(9999)
+    )
+    assert answer.status_code == 201
+    told = answer.json()
+    assert told.pop("ignored") == ["max_runtim", "x", "big"]
+    assert set(told) == {"id", "status", "message"}
+    body = (await server.client.get("/v1/jobs/1")).json()
+    assert body["ignored"] == ["max_runtim", "x", "big"]
+    again = (await server.client.post("/v1/jobs/1/rerun")).json()
+    assert again["ignored"] == []
+    assert "ignored" not in (await server.post(RUN)).json()
+    many = await server.post(*(f'name="f{n}"|' for n in range(100)))
+    assert len(many.json()["ignored"]) == 32
+
+
+MIXED = (
+    'name="file"\r\nContent-Type: multipart/mixed; boundary=XX|--XX\r\nContent-Disposition: attachment; '
+    'filename="a.pdb"\r\n\r\nATOM\r\n--XX--'
+)
+
+
+@pytest.mark.parametrize(
+    ("part", "culprits"),
+    [
+        (MIXED, ("multipart/mixed", "-F file=@a -F file=@b")),
+        ('name="pdb"\r\nContent-Type: chemical/x-pdb|ATOM', ("pdb", "chemical/x-pdb", "filename")),
+        ('name="file"\r\nContent-Type: application/octet-stream|ATOM', ("file", "octet-stream")),
+    ],
+)
+async def test_a_file_that_would_vanish_is_refused_with_the_way_out(
+    server: Server, part: str, culprits: tuple[str, ...]
+) -> None:
+    await refused(server, await server.post(RUN, part), 400, *culprits)
+
+
+async def test_a_text_field_may_have_a_type_and_a_multipart_file_is_a_file(server: Server) -> None:
+    typed = "\r\nContent-Type: text/plain; charset=UTF-8"
+    answer = await server.post(
+        f'name="name"{typed}|one',
+        f'name="note"{typed}|x',
+        'name="max_runtime"\r\nContent-Type: application/json|5',
+        'name="file"; filename="page.mht"\r\nContent-Type: multipart/related; boundary=x|--x',
+    )
+    assert answer.json()["ignored"] == ["note"]
+    assert await stored(server, answer) == {"page.mht": b"--x"}
+    body = (await server.client.get("/v1/jobs/1")).json()
+    assert (body["name"], body["max_runtime_seconds"]) == ("one", 5)

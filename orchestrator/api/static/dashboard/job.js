@@ -162,6 +162,7 @@ function told(job) {
       "Runs again",
       job.rerun_of !== null ? h("a", { href: link(["jobs", job.rerun_of]) }, `job ${job.rerun_of}`) : null,
     ],
+    ["Fields ignored", job.ignored.length ? foreign(job.ignored.join(", ")) : null],
     ["Callback", job.callback ? callback(job.callback) : null],
     [
       "Results lack",
