@@ -73,7 +73,7 @@ def pack_request(spec: RunSpec, nonce: str, arguments: list[str]) -> bytes:
 
 
 class BashExecutor:
-    """Runs `bash /absolute/path/run.sh`, each under a shepherd of its own."""
+    """Runs `bash OPTIONS /absolute/path/run.sh`, each under a shepherd of its own."""
 
     name: Final = "bash"
 
@@ -109,7 +109,7 @@ class BashExecutor:
 
     async def start(self, spec: RunSpec) -> ShepherdedRun:
         nonce = secrets.token_hex(16)
-        request = pack_request(spec, nonce, [self._bash, str(spec.script.absolute())])
+        request = pack_request(spec, nonce, [self._bash, *spec.options, str(spec.script.absolute())])
         for _ in range(_ATTEMPTS):
             answer = await self._spawner.launch(request)
             mark = read_run_mark(spec)

@@ -40,6 +40,8 @@ class RunSpec:
     """All of the script's environment, not an addition to the node's."""
     grace: float = 5.0
     """Seconds between SIGTERM and SIGKILL when somebody else than `Run.stop` asks the shepherd to end."""
+    options: tuple[str, ...] = ()
+    """For bash, before the script."""
     log_limit: int = LOG_LIMIT
     """Bytes of each log that are kept: its head and its tail."""
 

@@ -68,7 +68,7 @@ class ExecutorRuns:
         # Before the script begins, so that what it says at once is heard without looking for it.
         armed = self._inotify.arm(directory / progress_file.DIRECTORY)
         try:
-            run = await self._executor.start(self._spec(payload))
+            run = await self._executor.start(replace(self._spec(payload), options=checked.options))
         except BaseException as why:
             if armed is not None:
                 armed.disarm()
@@ -115,7 +115,7 @@ class ExecutorRuns:
             "ORCHESTRATOR_USER_ID": str(payload.user_id),
             progress_file.VARIABLE: str(directory / progress_file.DIRECTORY / progress_file.FILE),
         }
-        return RunSpec(payload.key, directory, environment, self._grace, self._log_limit)
+        return RunSpec(payload.key, directory, environment, self._grace, log_limit=self._log_limit)
 
 
 class _PayloadRun:

@@ -7,13 +7,24 @@ import secrets
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from actors.wire.files.names import printable
+from node.runs.first_line import FirstLineError, read_first_line
+
 CONVERTED: Final = "run.sh had Windows line endings; they were converted"
+CONVERTED_CR: Final = "run.sh had line endings of CR alone; they were converted"
+WITHOUT_BOM: Final = "run.sh began with a byte order mark; it was removed"
 
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
 _UTF16_BOMS: Final = (b"\xff\xfe", b"\xfe\xff")
+
+_SIMILAR: Final = 0.65
+"""Of 1: `run.py` and `run.sh.txt` are similar enough, `main.sh` is not."""
+_MOST_LOOKED_AT: Final = 10_000
+_MOST_NAMED: Final = 3
 
 _PIECE: Final = 64 * 1024
 """Bytes in memory at once: a script that unpacks itself may be as large as an upload. The first line must end
@@ -22,18 +33,20 @@ in the first piece for its end to count."""
 
 @dataclass(frozen=True, slots=True)
 class ScriptCheck:
-    """`invalid` says why it cannot be run; `note` what was changed so that it can."""
+    """`invalid` says why it cannot be run; `note` what was changed so that it can, and what was not heeded.
+    `options` are those that its first line has for bash."""
 
     invalid: str = ""
     note: str = ""
+    options: tuple[str, ...] = ()
 
 
 def make_ready(script: Path) -> ScriptCheck:
     """Look at a script and mend what editors on other systems do to it. Blocks.
 
     A byte order mark of UTF-8 goes. If the first line ends in CR LF, all of it does so by its editor, and the
-    script is converted: bash would take each CR for a part of a word. A script whose first line ends in LF
-    runs as it is, whatever CRs it holds.
+    script is converted: bash would take each CR for a part of a word. So it is if it has CRs and no LF at
+    all. A script whose first line ends in LF runs as it is, whatever CRs it holds.
     """
     try:
         mode = script.lstat().st_mode
@@ -44,25 +57,69 @@ def make_ready(script: Path) -> ScriptCheck:
         with script.open("rb") as file:
             head = file.read(_PIECE)
     except FileNotFoundError:
-        return ScriptCheck(invalid="run.sh not found")
+        return ScriptCheck(invalid="run.sh not found" + _name_similar(script.parent))
     except OSError as why:
         return ScriptCheck(invalid=f"run.sh cannot be read: {why.strerror}")
-    if head.startswith(_UTF16_BOMS):
+    if head.startswith(_UTF16_BOMS) or _is_wide(head[:64]):
         return ScriptCheck(invalid="run.sh is encoded in UTF-16; save it as UTF-8")
     skip = len(_UTF8_BOM) if head.startswith(_UTF8_BOM) else 0
-    windows = head.partition(b"\n")[0].endswith(b"\r") and b"\n" in head
-    if skip or windows:
-        _convert(script, skip, windows, stat.S_IMODE(mode))
-    return ScriptCheck(note=CONVERTED if windows else "")
+    line, newline, _ = head.partition(b"\n")
+    ending = b""
+    if newline and line.endswith(b"\r"):
+        ending = b"\r\n"
+    elif not newline and b"\r" in head and not _holds_newline(script):
+        ending = b"\r"
+    try:
+        first = read_first_line(line[skip:].partition(b"\r")[0] if ending else line[skip:])
+    except FirstLineError as why:
+        return ScriptCheck(invalid=str(why))
+    if skip or ending:
+        _convert(script, skip, ending, stat.S_IMODE(mode))
+    notes = [
+        WITHOUT_BOM if skip else "",
+        {b"\r\n": CONVERTED, b"\r": CONVERTED_CR}.get(ending, ""),
+        first.note,
+    ]
+    return ScriptCheck(note="; ".join(filter(None, notes)), options=first.options)
 
 
-def _convert(script: Path, skip: int, windows: bool, mode: int) -> None:
+def _is_wide(head: bytes) -> bool:
+    """Whether each character has two bytes, one of them 0, as Latin text in UTF-16 does."""
+    ones, others = head[::2], head[1::2]
+    return len(head) >= 4 and ((not any(ones) and all(others)) or (not any(others) and all(ones)))
+
+
+def _name_similar(directory: Path) -> str:
+    """What there is whose name was perhaps meant to be run.sh."""
+    found: list[str] = []
+    looked = 0
+    for where, directories, files in os.walk(directory):
+        below = os.path.relpath(where, directory)
+        for name in sorted(files):
+            if below == ".":
+                if SequenceMatcher(None, name.lower(), "run.sh").ratio() > _SIMILAR:
+                    found.append(name)
+            elif name.lower() == "run.sh":
+                found.append(os.path.join(below, name))
+        directories.sort()
+        looked += len(files) + len(directories)
+        if looked > _MOST_LOOKED_AT or len(found) >= _MOST_NAMED:
+            break
+    return f", but there is {', '.join(map(printable, found[:_MOST_NAMED]))}" if found else ""
+
+
+def _holds_newline(script: Path) -> bool:
+    with script.open("rb") as file:
+        return any(b"\n" in piece for piece in _pieces(file))
+
+
+def _convert(script: Path, skip: int, ending: bytes, mode: int) -> None:
     # Beside the job's directory, not in it: nothing of ours is left there if this is interrupted.
     beside = script.parent.parent / f".run.sh.{secrets.token_hex(4)}"
     try:
         with script.open("rb") as source, beside.open("xb") as target:
             source.seek(skip)
-            for piece in _unix_lines(source) if windows else _pieces(source):
+            for piece in _unix_lines(source, ending) if ending else _pieces(source):
                 target.write(piece)
         beside.chmod(mode)
         os.replace(beside, script)
@@ -75,12 +132,12 @@ def _pieces(source: BinaryIO) -> Iterator[bytes]:
         yield piece
 
 
-def _unix_lines(source: BinaryIO) -> Iterator[bytes]:
-    """What is left of a file, each CR LF an LF."""
+def _unix_lines(source: BinaryIO, ending: bytes) -> Iterator[bytes]:
+    """What is left of a file, each `ending` an LF: CR LF or CR."""
     kept = b""
     for piece in _pieces(source):
         gathered = kept + piece
         # The last CR may belong to an LF that comes with the next piece.
-        kept = b"\r" if gathered.endswith(b"\r") else b""
-        yield gathered[: len(gathered) - len(kept)].replace(b"\r\n", b"\n")
+        kept = b"\r" if ending == b"\r\n" and gathered.endswith(b"\r") else b""
+        yield gathered[: len(gathered) - len(kept)].replace(ending, b"\n")
     yield kept

@@ -13,6 +13,9 @@ import trio
 from support.peers.portals import portal
 from support.processes.processes import Started
 
+WITHOUT_BOM = "run.sh began with a byte order mark; it was removed"
+CONVERTED = "run.sh had Windows line endings; they were converted"
+CONVERTED_CR = "run.sh had line endings of CR alone; they were converted"
 LOGS = {"stdout.log", "stderr.log"}
 
 
@@ -28,6 +31,28 @@ async def test_exit_3_is_failed_with_its_outputs_and_logs(shared: Started) -> No
         assert await user.log(job["id"], "stderr") == b"err\n"
         told = await user.json(f"/download/{job['id']}")
         assert told == {"id": job["id"], "status": "Failed", "message": "exit code 3"}
+
+
+@pytest.mark.parametrize(
+    ("script", "end", "left"),
+    [
+        ("#!/bin/bash -e\nfalse\necho wrong > o\n", ("Failed", "exit code 1"), None),
+        (
+            "#!/usr/bin/env -S bash -eo pipefail\nfalse | true\n: > o\n",
+            ("Failed", "exit code 1"),
+            None,
+        ),
+        ("#!/bin/bash\recho hi > o\r", ("Completed", CONVERTED_CR), b"hi\n"),
+        ("\ufeff#!/bin/bash -e\r\nfalse\r\n", ("Failed", f"exit code 1; {WITHOUT_BOM}; {CONVERTED}"), None),
+    ],
+)
+async def test_the_first_line_and_line_endings_of_a_script_are_heeded(
+    shared: Started, script: str, end: tuple[str, str], left: bytes | None
+) -> None:
+    async with portal(shared.url) as user:
+        job = await user.run(script)
+        assert (job["status"], job["message"]) == end
+        assert (await user.contents(job["id"])).get("o") == left
 
 
 async def test_kill_9_inside_is_failed_by_the_signal_at_once(shared: Started) -> None:
