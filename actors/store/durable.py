@@ -1,4 +1,5 @@
-"""Writing files so that they outlast the death of the process and of the machine. All of it blocks."""
+"""Writing files so that they outlast the death of the process and of the machine, and reading them again,
+whatever became of them. All of it blocks."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import errno
 import os
 import secrets
 import sqlite3
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,5 +65,24 @@ def sync_directory(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read_small(path: Path, most: int) -> bytes | None:
+    """What is in a file of at most `most` bytes; None where there is no such file: something else has its
+    name, or it has become longer than it can be. Raises OSError if the disk fails."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
+            return None
+        raise
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > most:
+            return None
+        with open(fd, "rb", closefd=False) as file:
+            return file.read()
     finally:
         os.close(fd)

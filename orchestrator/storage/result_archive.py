@@ -8,14 +8,18 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from actors.ports.storage import StorageError
+from actors.store.durable import read_small
 from actors.wire.errors import BadArchive
 from actors.wire.files.listing import Kind
 from actors.wire.files.zip_reader import OpenMember, ZipMember, list_members, open_member
+
+_LONGEST_MANIFEST: Final = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +86,14 @@ def _to_entry(one: ZipMember, mtime: object) -> FileEntry:
 
 
 def _manifest(result: Path) -> Mapping[str, Any]:
-    try:
-        read = json.loads((result / "manifest.json").read_bytes())
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise StorageError(f"the stored manifest is damaged: {error}") from error
-    return read if isinstance(read, dict) else {}
+    """What the node said of these results. A damaged one is told as what they lack; their files stand for
+    themselves."""
+    path = result / "manifest.json"
+    with suppress(ValueError):
+        found = json.loads(read_small(path, _LONGEST_MANIFEST) or b"")
+        if isinstance(found, dict):
+            return found
+    return {"left_out": [(path.name, "it is damaged, so what else was left out is not known")]}
 
 
 class SkippedFiles:

@@ -14,7 +14,6 @@ What is in `jobs` came there by one rename of something complete and synced. So 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
@@ -27,9 +26,10 @@ from typing import Final, TypeVar
 
 import trio
 
-from actors.domain.ids import is_key
+from actors.domain.ids import MAX_ID, is_key
 from actors.ports.storage import StorageError
 from actors.ports.world import Clock
+from actors.store.durable import read_small
 from orchestrator.storage.disk import Disk, StorageFull, StorageGone, Trace
 from orchestrator.storage.result_sink import DiskResultSink
 from orchestrator.storage.upload import Upload
@@ -37,6 +37,8 @@ from orchestrator.storage.upload import Upload
 log: Final = logging.getLogger("orchestrator.storage")
 
 T = TypeVar("T")
+
+_LONGEST_NUMBER: Final = 32
 
 LOGS: Final = {"stdout": "stdout.log", "stderr": "stderr.log"}
 
@@ -235,6 +237,10 @@ class DiskStorage:
             self._disk.remove_tree(self.root / name)
         for name in ("jobs", "incoming", "trash"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
+        last = self.root / "last_id"
+        if last.exists() and _number(last) is None:
+            log.error("%s is damaged and set aside: a ledger older than the files would not be noticed", last)
+            last.rename(self.root / "trash" / last.name)
         for number in range(256):
             (self.root / "jobs" / f"{number:02x}").mkdir(exist_ok=True)
         for path in (self.root / "jobs", self.root, self.root.parent):
@@ -253,15 +259,9 @@ def _files_below(top: Path) -> Iterator[Path]:
 
 
 def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def read_json(path: Path) -> object:
-    """A small JSON file of a job's directory."""
-    return json.loads(path.read_text())
+    """An id that was noted; None for none, and for what can be none."""
+    text = (read_small(path, _LONGEST_NUMBER) or b"").strip()
+    return int(text) if text.isdigit() and int(text) <= MAX_ID else None
 
 
 __all__ = [
@@ -272,5 +272,4 @@ __all__ = [
     "StorageFull",
     "StorageGone",
     "Upload",
-    "read_json",
 ]

@@ -17,11 +17,13 @@ DEAD = "http://127.0.0.1:9"
 
 async def test_a_proxy_in_the_environment_is_for_others(here: Place) -> None:
     names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "all_proxy")
-    running = here.up("--nodes", "1", **dict.fromkeys(names, DEAD), NO_PROXY="10.0.0.0/8")
+    running = here.up(
+        "--nodes", "1", **dict.fromkeys(names, DEAD), NO_PROXY="10.0.0.0/8", PASS_ENV="HTTP_PROXY"
+    )
     async with portal(running.url) as user:
         job = await user.run('echo "$HTTP_PROXY" > proxy')
         assert job["status"] == "Completed"
-        # A script may need it: it is passed on as it is.
+        # A script may need it: passed on, it is as it was.
         assert (await user.contents(job["id"]))["proxy"].decode() == f"{DEAD}\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from pathlib import Path
@@ -140,9 +141,17 @@ async def send_stored(
 
 
 async def _open(storage: DiskStorage, path: Path) -> int | None:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    """A descriptor of a file; None if it is not there, or something else is."""
+
+    def open_file() -> int | None:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+        return None
+
     try:
-        return await storage.thread(lambda: os.open(path, flags), what=f"results in {path.parent}")
+        return await storage.thread(open_file, what=f"results in {path.parent}")
     except StorageGone:
         return None
 
