@@ -13,7 +13,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
+
+from isal import isal_zlib
 
 from actors.wire.errors import BadArchive
 from actors.wire.files.listing import Entry, Kind
@@ -21,6 +23,16 @@ from actors.wire.files.names import printable
 from actors.wire.files.threaded_iterator import PIECE
 
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_ISAL_ERROR: Final[Any] = isal_zlib.error
+_SAID_OF_DAMAGE: Final[tuple[type[Exception], ...]] = (
+    zipfile.BadZipFile,
+    zlib.error,
+    _ISAL_ERROR,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    ValueError,
+)
 _TARGET_LIMIT: Final = 64 * 1024
 
 
@@ -134,7 +146,7 @@ def _damage(said: str) -> Iterator[None]:
         if error.errno != errno.EINVAL:  # a seek to a place before the beginning
             raise
         raise BadArchive(f"{said}: an offset in it leads nowhere") from None
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, ValueError) as error:
+    except _SAID_OF_DAMAGE as error:
         raise BadArchive(f"{said}: {error or 'it ends early'}") from None
 
 
@@ -188,6 +200,9 @@ def _verify(archive: zipfile.ZipFile, info: zipfile.ZipInfo, member: ZipMember, 
     size = 0
     start = b""
     with _damage(f"{printable(member.path)} is damaged in the zip"), archive.open(info) as source:
+        if info.compress_type == zipfile.ZIP_DEFLATED:
+            # Holes of a file unpack to a lot of nothing: six times as fast with this one.
+            vars(source)["_decompressor"] = isal_zlib.decompressobj(wbits=-zlib.MAX_WBITS)
         for piece in _pieces(source):
             size += len(piece)
             start = start or piece[:_TARGET_LIMIT]

@@ -2,11 +2,13 @@
 
 Names are spelled as `paths.spell` does, also in the targets of links; permission bits are kept (not setuid
 and its like); times are UTC and clamped to what a zip can hold; links are links. Anything that knows zips can
-read it: the 64-bit form is used only where the size or the number of files asks for it.
+read it: an entry has the 64-bit form only if its size or its place asks for it, and the end of the zip only
+if the number of entries or their sizes do. Holes of files are packed without being read.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Generator, Iterator, Sequence
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from isal import isal_zlib
-from stream_zip import ZIP_32, ZIP_64, MemberFile, Method, stream_zip
+from stream_zip import ZIP_AUTO, MemberFile, Method, stream_zip
 
 from actors.wire.errors import SourceChanged
 from actors.wire.files.listing import Entry, Kind, Listing, OpenTree, list_tree, open_regular
@@ -29,9 +31,9 @@ __all__ = ["Entry", "Kind", "Listing", "list_tree", "zip_pieces", "zip_stream"]
 _EARLIEST: Final = datetime(1980, 1, 1, tzinfo=UTC).timestamp()
 _LATEST: Final = datetime(2107, 12, 31, 23, 59, 58, tzinfo=UTC).timestamp()
 _LATEST_UNIX: Final = 2**31 - 1
-_SMALL: Final = 2 << 30
-_FEW: Final = 60_000
-_OVERHEAD: Final = 256
+_ZEROS: Final = bytes(PIECE)
+_BLOCK: Final = 512
+"""Bytes that `st_blocks` counts by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +115,10 @@ class _Packing:
                 yield _ZipEntry(Entry(name, b"", found.st_size, mode, found.st_mtime, "file"), path)
 
     def _members(self, tree: OpenTree, items: Sequence[_ZipEntry]) -> Generator[MemberFile, None, None]:
-        method = _method([item.entry for item in items])
         for item in items:
             entry = item.entry
             if entry.kind != "file":
-                yield _without_file(entry, method)
+                yield _without_file(entry)
                 continue
             handle = -1
             with self._tolerant(entry.path):
@@ -127,7 +128,7 @@ class _Packing:
                 try:
                     data = _data(handle, entry, self._strict)
                     mode = stat.S_IFREG | (entry.mode & 0o777)
-                    yield entry.path, _time(entry.mtime), mode, method, data
+                    yield entry.path, _time(entry.mtime), mode, _Needed(entry.size), data
                 finally:
                     os.close(handle)
 
@@ -141,32 +142,89 @@ class _Packing:
             self._left_out.append((name, error.detail))
 
 
+class _Needed(Method):
+    """The form with 32 bits for an entry of this size, with 64 if it needs them."""
+
+    def __init__(self, size: int) -> None:
+        # What does not compress grows by a little.
+        self._method = ZIP_AUTO(size + (size >> 8))
+
+    def _get(self, offset: int, default_get_compressobj: Any) -> Any:
+        form, upgrade, _, *rest = self._method._get(offset, default_get_compressobj)
+        return form, upgrade, default_get_compressobj, *rest
+
+
 def _compressor() -> Any:
-    return isal_zlib.compressobj(level=1, wbits=-15)
+    return _Compressor()
 
 
-def _method(entries: Sequence[Entry]) -> Method:
-    estimate = sum(entry.size + 3 * len(entry.path.encode()) + _OVERHEAD for entry in entries)
-    return ZIP_32 if estimate < _SMALL and len(entries) < _FEW else ZIP_64
+class _Compressor:
+    """Deflates; `_ZEROS`, of which holes are made, are deflated once for all."""
+
+    def __init__(self) -> None:
+        self._deflate = isal_zlib.compressobj(level=1, wbits=-15)
+        self._begun = False
+
+    def compress(self, piece: bytes) -> bytes:
+        if piece is not _ZEROS:
+            self._begun = True
+            return bytes(self._deflate.compress(piece))
+        # What stands before ends with its byte, and what comes after refers to nothing before.
+        before = bytes(self._deflate.flush(isal_zlib.Z_FULL_FLUSH)) if self._begun else b""
+        self._begun = False
+        return before + _DEFLATED_ZEROS
+
+    def flush(self) -> bytes:
+        return bytes(self._deflate.flush())
 
 
-def _without_file(entry: Entry, method: Method) -> MemberFile:
+def _deflated_zeros() -> bytes:
+    deflate = isal_zlib.compressobj(level=1, wbits=-15)
+    return bytes(deflate.compress(_ZEROS) + deflate.flush(isal_zlib.Z_FULL_FLUSH))
+
+
+_DEFLATED_ZEROS: Final = _deflated_zeros()
+
+
+def _without_file(entry: Entry) -> MemberFile:
     if entry.kind == "directory":
         mode = stat.S_IFDIR | (entry.mode & 0o777)
-        return entry.path + "/", _time(entry.mtime), mode, method, ()
+        return entry.path + "/", _time(entry.mtime), mode, _Needed(0), ()
     data = (entry.target or "").encode()
-    return entry.path, _time(entry.mtime), stat.S_IFLNK | 0o777, method, (data,)
+    return entry.path, _time(entry.mtime), stat.S_IFLNK | 0o777, _Needed(len(data)), (data,)
 
 
 def _data(handle: int, entry: Entry, strict: bool) -> Iterator[bytes]:
-    if strict and (found := os.fstat(handle).st_size) != entry.size:
-        raise SourceChanged(f"file {printable(entry.path)} has {found} bytes, {entry.size} were listed")
+    found = os.fstat(handle)
+    if strict and found.st_size != entry.size:
+        told = f"{found.st_size} bytes, {entry.size} were listed"
+        raise SourceChanged(f"file {printable(entry.path)} has {told}")
+    sparse = found.st_blocks * _BLOCK < found.st_size
     left = entry.size
-    while left and (piece := os.read(handle, min(PIECE, left))):
+    while left:
+        if sparse and (hole := min(left, _hole(handle))) >= PIECE:
+            left -= hole
+            os.lseek(handle, hole, os.SEEK_CUR)
+            yield from (_ZEROS for _ in range(hole // PIECE))
+            yield bytes(hole % PIECE)
+            continue
+        if not (piece := os.read(handle, min(PIECE, left))):
+            break
         left -= len(piece)
         yield piece
     if strict and (left or os.read(handle, 1)):
         raise SourceChanged(f"file {printable(entry.path)} changed while it was packed")
+
+
+def _hole(handle: int) -> int:
+    """Bytes from here to the next data, or to the end; 0 where the file system knows of no holes."""
+    at = os.lseek(handle, 0, os.SEEK_CUR)
+    try:
+        return os.lseek(handle, at, os.SEEK_DATA) - at
+    except OSError as error:
+        return max(0, os.fstat(handle).st_size - at) if error.errno == errno.ENXIO else 0
+    finally:
+        os.lseek(handle, at, os.SEEK_SET)
 
 
 def _time(mtime: float) -> datetime:

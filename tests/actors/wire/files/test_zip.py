@@ -22,7 +22,7 @@ from actors.wire.files.listing import MAX_DEPTH
 from actors.wire.files.names import spell
 from actors.wire.files.threaded_iterator import ThreadedIterator
 from actors.wire.files.zip_reader import check_zip, list_members, read_member
-from actors.wire.files.zip_writer import Entry, list_tree, zip_stream
+from actors.wire.files.zip_writer import Entry, list_tree, zip_pieces, zip_stream
 
 
 @pytest.fixture
@@ -331,14 +331,90 @@ async def test_many_small_files_share_a_hop_and_large_ones_come_in_pieces(job: P
     assert max(sizes) <= 600 << 10
 
 
-async def test_what_may_be_large_is_written_in_the_64_bit_form(job: Path) -> None:
+async def test_an_entry_that_may_be_large_is_written_in_the_64_bit_form_and_no_other(job: Path) -> None:
     (job / "f").write_bytes(b"x")
-    [entry] = list_tree(job).entries
-    small = await taken(zip_stream(job, [entry]))
-    large = await taken(zip_stream(job, [replace(entry, size=3 << 30)]))
-    assert b"PK\x06\x06" not in small
-    assert b"PK\x06\x06" in large
-    assert contents(zipfile.ZipFile(io.BytesIO(large))) == {"f": b"x"}
+    (job / "g").write_bytes(b"y")
+    f, g = list_tree(job).entries
+    small = await taken(zip_stream(job, [f, g]))
+    large = await taken(zip_stream(job, [f, replace(g, size=5 << 30)]))
+    assert _versions(small) == {"f": 20, "g": 20} and END_64 not in small
+    assert _versions(large) == {"f": 20, "g": 45} and END_64 in large
+    assert contents(zipfile.ZipFile(io.BytesIO(large))) == {"f": b"x", "g": b"y"}
+
+
+@pytest.mark.parametrize("count", [61_004, 65_535, 65_536])
+async def test_many_small_entries_are_in_the_32_bit_form_and_only_the_end_counts_in_64(
+    job: Path, count: int
+) -> None:
+    (job / "f").write_bytes(b"x")
+    entries = [Entry(f"d{n:x}", b"", 0, 0o755, 0.0, "directory") for n in range(count - 1)]
+    zipped = await taken(zip_stream(job, [*entries, *list_tree(job).entries]))
+    assert set(_versions(zipped).values()) == {20}
+    assert (END_64 in zipped) == (count > 65_535)
+    archive = zipfile.ZipFile(io.BytesIO(zipped))
+    assert len(archive.namelist()) == count and archive.read("f") == b"x"
+
+
+END_64 = b"PK\x06\x06"
+
+
+def _versions(zipped: bytes) -> dict[str, int]:
+    """The version that each local head asks of its reader, which says its form. None has an extra field of
+    64 bits in the 32-bit form."""
+    found = {}
+    for info in zipfile.ZipFile(io.BytesIO(zipped)).infolist():
+        head = zipped[info.header_offset : info.header_offset + 30]
+        version, names, extras = (
+            int.from_bytes(head[a:b], "little") for a, b in ((4, 6), (26, 28), (28, 30))
+        )
+        begin = info.header_offset + 30 + names
+        extra = zipped[begin : begin + extras]
+        assert (extra[:2] == b"\x01\x00") == (version == 45)
+        found[info.filename.rstrip("/")] = version
+    return found
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(-2, 2), st.binary(max_size=9)), max_size=5),
+    st.integers(0, 3 << 20),
+)
+@settings(max_examples=60, deadline=None)
+def test_holes_are_what_was_there(writes: list[tuple[int, int, bytes]], size: int) -> None:
+    with TemporaryDirectory() as where:
+        path = Path(where) / "x"
+        with path.open("wb") as file:
+            for block, beside, data in writes:
+                file.seek(max(0, block * (256 << 10) + beside))
+                file.write(data * 1000)
+            file.truncate(size)
+        entries = list_tree(Path(where)).entries
+        zipped = b"".join(zip_pieces(Path(where), entries, strict=True))
+        (Path(where) / "zip").write_bytes(zipped)
+        check_zip(Path(where) / "zip", entries)
+        assert zipfile.ZipFile(io.BytesIO(zipped)).read("x") == path.read_bytes()
+
+
+def test_gigabytes_of_holes_are_packed_without_being_read(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (job / "x").open("wb") as file:
+        file.write(b"a")
+        file.truncate(5 << 30)
+    read: list[int] = []
+    original = os.read
+
+    def counted(handle: int, size: int) -> bytes:
+        read.append(size)
+        return original(handle, size)
+
+    monkeypatch.setattr(os, "read", counted)
+    entries = list_tree(job).entries
+    with (tmp_path / "zip").open("wb") as zipped:
+        for piece in zip_pieces(job, entries, strict=True):
+            zipped.write(piece)
+    assert sum(read) < 2 << 20
+    [member] = list_members(tmp_path / "zip")
+    assert member.size == 5 << 30
 
 
 async def saved(root: Path, path: Path) -> tuple[Entry, ...]:
