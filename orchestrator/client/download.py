@@ -39,13 +39,10 @@ async def download(
             try:
                 await _go_on(exchange, call, part, progress)
                 break
-            except Unreachable as error:
-                again = Again(error)
-            except Again as error:
-                again = error
-            if part.size > before:
-                patience.came()
-            await patience.failed(again)
+            except Again as again:
+                if part.size > before:
+                    patience.came()
+                await patience.failed(again)
         await wire.thread(part.finish)
     finally:
         part.close()

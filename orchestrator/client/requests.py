@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, TypeVar
 
 from orchestrator.client.errors import BadAnswer, ClientError, NotFound, Refused, Unreachable
@@ -51,10 +51,7 @@ class Exchange:
     async def json_once(self, call: Call) -> Any:
         """The same without another try. Raises Again for what one may change, ClientError for all else."""
         async with self.once(call) as answer:
-            try:
-                body = await read(answer)
-            except Unreachable as error:
-                raise Again(error) from error
+            body = await read(answer)
         if not body:
             return {}
         try:
@@ -66,29 +63,25 @@ class Exchange:
 
     @asynccontextmanager
     async def once(self, call: Call) -> AsyncGenerator[Answer, None]:
-        """The answer to a call that is made once. Raises Again for what another try may change, ClientError
-        for all else."""
-        async with AsyncExitStack() as stack:
-            try:
-                answer = await stack.enter_async_context(self.wire.open(call))
+        """The answer to a call that is made once, to be read inside. Raises Again for what another try may
+        change, also where the answer breaks off, ClientError for all else."""
+        try:
+            async with self.wire.open(call) as answer:
                 if answer.status >= 300 and answer.status != 416:
                     why = _refusal(self.wire.url, call, answer, await read(answer))
-                else:
-                    why = None
-            except Unreachable as error:
-                raise Again(error) from error
-            if why is not None:
-                # The contract's route has no codes; with a key it says 409 of nothing else.
-                under_way = (
-                    answer.status == 409
-                    and "Idempotency-Key" in call.headers
-                    and isinstance(why, Refused)
-                    and why.code in ("", "under_way")
-                )
-                if answer.status in AGAIN or under_way:
-                    raise Again(why, parse_retry_after(answer.headers.get("retry-after")))
-                raise why
-            yield answer
+                    # The contract's route has no codes; with a key it says 409 of nothing else.
+                    under_way = (
+                        answer.status == 409
+                        and "Idempotency-Key" in call.headers
+                        and isinstance(why, Refused)
+                        and why.code in ("", "under_way")
+                    )
+                    if answer.status in AGAIN or under_way:
+                        raise Again(why, parse_retry_after(answer.headers.get("retry-after")))
+                    raise why
+                yield answer
+        except Unreachable as error:
+            raise Again(error) from error
 
     def patient(self) -> Patience:
         """For what is taken up again and again."""

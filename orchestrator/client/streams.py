@@ -82,8 +82,6 @@ async def log(
                     yield piece
         except Again as error:
             again = error
-        except Unreachable as error:
-            again = Again(error)
         offset += came
         if again is None or came or time.monotonic() - begun > LASTED:
             patience.came()
@@ -128,8 +126,6 @@ async def events(
                     last = parser.last_id or last
         except Again as error:
             why = error
-        except Unreachable as error:
-            why = Again(error)
         except NotFound as error:
             if number is None or error.code == "unknown_job":
                 raise
