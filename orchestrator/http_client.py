@@ -193,7 +193,7 @@ class Http:
 
     @asynccontextmanager
     async def post_to(
-        self, address: str, url: str, *, headers: Mapping[str, str], body: Body, patience: Deadlines
+        self, address: str, url: str, *, headers: Mapping[str, str], content: bytes, patience: Deadlines
     ) -> AsyncIterator[Reply]:
         """POST to `url` by a connection of its own, to this IP address and without a look-up of the host,
         which the certificate has to be for all the same. Raises as `exchange` does."""
@@ -203,12 +203,13 @@ class Http:
                 "POST",
                 named.copy_with(host=address),
                 headers={**headers, "host": named.netloc.decode("ascii")},
+                content=content,
                 timeout=httpx.Timeout(read=None, write=patience.stall, connect=patience.connect, pool=_POOL),
                 extensions={"sni_hostname": named.raw_host.decode("ascii")},
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise NotReached(f"{url} is no address: {_describe_error(error)}") from error
-        reply = Reply(await self._send(self._streams, request, body, patience), patience.stall)
+        reply = Reply(await self._send(self._streams, request, None, patience), patience.stall)
         try:
             yield reply
         finally:

@@ -8,9 +8,10 @@ that may change.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from socket import inet_aton
 from typing import Final
 
 import idna
@@ -183,32 +184,16 @@ def _host(text: str) -> str:
     text = text.lower().removesuffix(".")
     labels = text.split(".")
     if _NUMBER.fullmatch(labels[-1]):
-        return str(_numbers(labels, wrong))
+        if not all(_NUMBER.fullmatch(label) for label in labels):
+            raise wrong
+        try:
+            # As resolvers take it: up to four parts, decimal, octal or hexadecimal; the last fills the rest.
+            return str(IPv4Address(inet_aton(".".join("0" if label == "0x" else label for label in labels))))
+        except OSError:
+            raise wrong from None
     if len(text) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
         raise wrong
     return text
-
-
-def _numbers(labels: Iterable[str], wrong: ValueError) -> IPv4Address:
-    """An IPv4 address in whatever form resolvers take: up to four parts, decimal, octal or hexadecimal, the
-    last of which fills what the others leave."""
-    parts = []
-    for label in labels:
-        if not _NUMBER.fullmatch(label):
-            raise wrong
-        try:
-            is_hex, is_octal = label[:2] in ("0x", "0X"), label.startswith("0") and len(label) > 1
-            parts.append(int(label[2:] or "0", 16) if is_hex else int(label, 8 if is_octal else 10))
-        except ValueError:
-            raise wrong from None
-    *first, last = parts
-    room = 4 - len(first)
-    if room < 1 or any(part > 255 for part in first) or last >= 1 << (8 * room):
-        raise wrong
-    value = last
-    for place, part in enumerate(first):
-        value |= part << (8 * (3 - place))
-    return IPv4Address(value)
 
 
 def _literal(host: str) -> Address | None:

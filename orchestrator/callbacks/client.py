@@ -71,21 +71,6 @@ class Limits:
     whole: float = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
-    """The body of a request."""
-
-    data: bytes
-    content_type: str = "application/json"
-
-    @property
-    def content_length(self) -> int:
-        return len(self.data)
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self.data
-
-
 class CallbackClient:
     """Implements `actors.ports.callbacks.Poster`. Close it with `aclose`."""
 
@@ -182,7 +167,7 @@ class CallbackClient:
                     address,
                     url,
                     headers=self._headers(callback, body),
-                    body=_Message(body),
+                    content=body,
                     patience=patience,
                 ) as reply:
                     answer = self._judge(reply.status, reply.headers)
@@ -208,6 +193,7 @@ class CallbackClient:
         at = datetime.fromtimestamp(now, UTC)
         signed = [signer.sign(f"msg_{number}", at, body.decode()) for signer in self._signers]
         return {
+            "content-type": "application/json",
             "user-agent": self._agent,
             "webhook-id": f"msg_{number}",
             "webhook-timestamp": str(now),
