@@ -23,24 +23,21 @@ def route(value: Any) -> str:
 
 
 def urls(value: Any) -> tuple[str, ...]:
-    return _urls(value, f"base URLs of nodes, such as http://10.0.0.5:9000 {_SEVERAL}")
+    return _parse_urls(value, f"base URLs of nodes, such as http://10.0.0.5:9000 {_SEVERAL}")
 
 
 def own_urls(value: Any) -> tuple[str, ...]:
-    return _urls(value, f"base URLs of this server, such as https://jobs.example.org {_SEVERAL}")
+    return _parse_urls(value, f"base URLs of this server, such as https://jobs.example.org {_SEVERAL}")
 
 
-def _urls(value: Any, expected: str) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-        raise Wrong(expected)
+def _parse_urls(value: Any, expected: str) -> tuple[str, ...]:
     try:
-        found = [url(part.strip()).rstrip("/") for part in parts if part.strip()]
+        found = _parse_each(value, lambda part: url(part).rstrip("/"), expected)
     except Wrong:
         raise Wrong(expected) from None
     if isinstance(value, str) and not found:
         raise Wrong(expected)
-    return tuple(dict.fromkeys(found))
+    return found
 
 
 def hosts(value: Any) -> tuple[HostRule, ...]:

@@ -46,7 +46,7 @@ class NodeClient:
         grace: float = GRACE,
         http: Http | None = None,
     ) -> None:
-        self._nativeer = owner
+        self._owner = owner
         self._http = http or Http()
         self._poll_seconds = poll_seconds
         self._silence = silence
@@ -126,9 +126,8 @@ class NodeClient:
         if who.kind is NodeKind.UNCLEAR:
             return who.reason
         if who.kind is NodeKind.NATIVE:
-            return await follow_events(
-                self._http, self._nativeer, NodeRef(who.node_id, base), tell, self._silence
-            )
+            node = NodeRef(who.node_id, base)
+            return await follow_events(self._http, self._owner, node, tell, self._silence)
         node = contract_only_ref(address)
         watch = ContractOnlyPoller(
             self._http,
@@ -139,6 +138,3 @@ class NodeClient:
             poll_seconds=self._poll_seconds,
         )
         return await watch.run()
-
-
-__all__ = ["SILENCE", "NodeClient", "NodeUnreachable", "NotOnNode", "RemoteStream"]

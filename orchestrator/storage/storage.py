@@ -30,7 +30,7 @@ from actors.domain.ids import MAX_ID, is_key
 from actors.ports.storage import StorageError
 from actors.ports.world import Clock
 from actors.store.durable import read_small
-from orchestrator.storage.disk import Disk, StorageFull, StorageGone, Trace
+from orchestrator.storage.disk import Disk, StorageFull, Trace
 from orchestrator.storage.result_sink import DiskResultSink
 from orchestrator.storage.upload import Upload
 
@@ -262,14 +262,3 @@ def _number(path: Path) -> int | None:
     """An id that was noted; None for none, and for what can be none."""
     text = (read_small(path, _LONGEST_NUMBER) or b"").strip()
     return int(text) if text.isdigit() and int(text) <= MAX_ID else None
-
-
-__all__ = [
-    "LOGS",
-    "DiskResultSink",
-    "DiskStorage",
-    "StorageError",
-    "StorageFull",
-    "StorageGone",
-    "Upload",
-]

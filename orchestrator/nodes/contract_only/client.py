@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import trio
@@ -57,10 +58,7 @@ class ContractOnlyNodes:
     # ------------------------------------------------------------------ submit
 
     async def submit(self, node: NodeRef, dispatches: Sequence[Dispatch]) -> list[SubmitAnswer]:
-        async def one(dispatch: Dispatch) -> SubmitAnswer:
-            return await self._submit(node, dispatch)
-
-        return await map_concurrently(one, dispatches, at_once=_AT_ONCE)
+        return await map_concurrently(partial(self._submit, node), dispatches, at_once=_AT_ONCE)
 
     async def _submit(self, node: NodeRef, dispatch: Dispatch) -> SubmitAnswer:
         key = dispatch.attempt.key
@@ -103,10 +101,7 @@ class ContractOnlyNodes:
         return await map_concurrently(one, attempts, at_once=_AT_ONCE)
 
     async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[AttemptLookup]:
-        async def one(attempt: Attempt) -> AttemptLookup:
-            return await self._cancel(node, attempt)
-
-        return await map_concurrently(one, attempts, at_once=_AT_ONCE)
+        return await map_concurrently(partial(self._cancel, node), attempts, at_once=_AT_ONCE)
 
     async def _cancel(self, node: NodeRef, attempt: Attempt) -> AttemptLookup:
         if attempt.foreign_id is None:
