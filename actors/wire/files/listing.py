@@ -16,12 +16,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from actors.wire.errors import SourceChanged
-from actors.wire.files.names import spell
+from actors.wire.files.names import MAX_DEPTH, spell
 
 Kind = Literal["file", "directory", "link"]
-
-MAX_DEPTH: Final = 100
-"""Directories within each other. Each holds a descriptor while it is read, and few tools unpack more."""
 
 MAX_PATH: Final = 4000
 """Bytes in a path below the directory: what is longer could not be unpacked anywhere."""

@@ -18,6 +18,10 @@ PATH_LIMIT: Final = 1024
 COMPONENT_LIMIT: Final = 255
 """Bytes between two slashes: what Linux file systems take."""
 
+MAX_DEPTH: Final = 100
+"""Names in a whole relative path, of what is uploaded and of what is collected: what came in must come back.
+Each directory holds a descriptor while it is read, and few tools unpack more."""
+
 _DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
 
 
@@ -50,6 +54,8 @@ def safe_path(name: str) -> str:
     kept = _drop_empty(kept)
     if any(len(segment.encode()) > COMPONENT_LIMIT for segment in kept):
         raise BadRequest(f"file name {printable(name)}: a part of it is longer than {COMPONENT_LIMIT} bytes")
+    if len(kept) > MAX_DEPTH:
+        raise BadRequest(f"file name {printable(name)}: more than {MAX_DEPTH} names lie within each other")
     path = "/".join(kept)
     if len(path.encode()) > PATH_LIMIT:
         raise BadRequest(f"file name {printable(name)}: it is longer than {PATH_LIMIT} bytes")

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from actors.wire.errors import BadRequest
+from actors.wire.files.listing import list_tree
 from actors.wire.files.names import PathSet, safe_path, spell, unspell
 
 
@@ -46,7 +49,7 @@ def test_a_safe_relative_path_is_kept_and_a_full_path_gives_its_base_name(sent: 
     [
         *("", ".", "..", "/", "d/", "d/.", "a/..", "/..", "C:\\x\\", "C:\\..", "./."),
         *("a\0b", "a\nb", "a\x7fb", "a\x85b", "\ud800"),
-        *("x" * 256, "é" * 128, "d/" * 512 + "x"),
+        *("x" * 256, "é" * 128, "d/" * 512 + "x", "d/" * 100 + "x", f"{'d' * 250}/" * 5 + "x"),
     ],
 )
 def test_what_names_no_file_is_refused(sent: str) -> None:
@@ -153,3 +156,30 @@ def test_no_two_spellings_mean_one_name(text: str) -> None:
 def test_a_spelling_that_is_never_written_is_refused(text: str) -> None:
     with pytest.raises(BadRequest):
         unspell(text)
+
+
+PIECE = st.text(
+    st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="/"), min_size=1, max_size=20
+) | st.sampled_from(["d", "\ufffd", "e\u0301", "é", "a\\b", "-", "*", "x.", " ", "C:"])
+
+
+@settings(deadline=None)
+@given(names=st.lists(PIECE, min_size=1, max_size=8), depth=st.integers(1, 110))
+@example(names=["d"], depth=100)
+@example(names=["d"], depth=101)
+@example(names=["x" * 200], depth=5)
+def test_what_can_be_uploaded_can_be_collected(names: list[str], depth: int) -> None:
+    sent = "/".join((names * depth)[: max(depth, len(names))])
+    try:
+        path = safe_path(sent)
+    except BadRequest:
+        return
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        file = root.joinpath(*path.split("/"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+        found = list_tree(root)
+        assert found.left_out == ()
+        assert [os.fsdecode(one.raw) for one in found.entries if one.kind == "file"] == [path]
+        assert unspell(found.entries[-1].path) == path.encode()

@@ -18,8 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.wire.errors import BadArchive, SourceChanged
-from actors.wire.files.listing import MAX_DEPTH
-from actors.wire.files.names import spell
+from actors.wire.files.names import MAX_DEPTH, spell
 from actors.wire.files.threaded_iterator import ThreadedIterator
 from actors.wire.files.zip_reader import check_zip, list_members, read_member
 from actors.wire.files.zip_writer import Entry, list_tree, zip_pieces, zip_stream
