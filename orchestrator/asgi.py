@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +22,7 @@ from actors.wire.errors import leaves
 from orchestrator.config.settings import Settings, load
 from orchestrator.events.waiters import JobWaiters
 from orchestrator.server import run_orchestrator
-from orchestrator.startup import Address
+from orchestrator.startup import Address, StartError
 
 log: Final = logging.getLogger("orchestrator")
 
@@ -54,6 +55,11 @@ class LifespanApp:
         waiters = JobWaiters()
         try:
             async with trio.open_nursery() as nursery:
+                if sys.getfilesystemencoding() != "utf-8":
+                    raise StartError(
+                        "names of files would not be UTF-8 here: start the host with PYTHONUTF8=1 in its "
+                        "environment, or as `python -X utf8 -m hypercorn …`"
+                    )
                 settings = self._settings()
                 here = Address()
                 # The host listens, and does not say where: what the settings say has to be true.

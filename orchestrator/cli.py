@@ -46,6 +46,8 @@ class _Cli(click.Group):
     """The command, which says in a line that its output could not be written."""
 
     def main(self, *args: Any, **options: Any) -> Any:
+        if not args and not options:
+            _speak_utf8()
         _open_standard_descriptors()
         try:
             return super().main(*args, **options)
@@ -59,6 +61,14 @@ class _Cli(click.Group):
             if failed.errno != errno.EPIPE:  # whoever read it has had enough
                 _tell(f"standard output cannot be written: {failed.strerror}")
             sys.exit(1)
+
+
+def _speak_utf8() -> None:
+    """Names of files are UTF-8 on the wire and on disk, whatever the locale: where Python would have them in
+    the locale's encoding it is begun anew, as the same process."""
+    as_utf8 = ["-X", "utf8"]
+    if sys.getfilesystemencoding() != "utf-8" and sys.orig_argv[1:3] != as_utf8:
+        os.execv(sys.executable, [sys.executable, *as_utf8, *sys.orig_argv[1:]])
 
 
 def _is_about_output(error: BaseException) -> TypeGuard[OSError]:

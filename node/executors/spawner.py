@@ -91,9 +91,8 @@ class Spawner:
         isolations = (self.isolation,) if self.isolation else self._isolations
         lock = self._data_directory / "spawner.lock"
         # -I -S and an empty environment: nothing of the agent's settings or packages may matter here.
-        command = [
-            sys.executable, "-I", "-S", str(_PROGRAM), str(far.fileno()), ",".join(isolations), str(lock)
-        ]  # fmt: skip
+        python = (sys.executable, "-X", "utf8", "-I", "-S")
+        command = [*python, str(_PROGRAM), str(far.fileno()), ",".join(isolations), str(lock)]
         with (self._data_directory / "spawner.log").open("ab") as log:
             return await trio.lowlevel.open_process(
                 command,

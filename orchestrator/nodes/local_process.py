@@ -70,7 +70,7 @@ def _start(
     stderr: IO[bytes],
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", program + _RUN, str(os.getpid()), *options],
+        [sys.executable, "-X", "utf8", "-c", program + _RUN, str(os.getpid()), *options],
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
