@@ -7,7 +7,6 @@ import re
 import stat
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Final, cast
 from urllib.parse import quote
@@ -110,12 +109,9 @@ async def send_stored(
     """One file of the stored results, or of the inputs (`top` is "input"), with ETag and ranges. None if it
     is not there."""
     with ExitStack() as held:
-        directory = held.enter_context(storage.reading(storage_key))
-        opened = await _open(storage, directory / top / name)
-        if opened is None:
+        fd = await _open(storage, storage_key, f"{top}/{name}", held)
+        if fd is None:
             return None
-        fd = opened
-        held.callback(os.close, fd)
         status = os.fstat(fd)
         size = status.st_size
         # A result is never written to, only replaced by a newly written file: these say which one it is.
@@ -132,16 +128,26 @@ async def send_stored(
         begin, end = asked or (0, size)
         if asked is not None:
             headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
-        body: ResponseBody = DataBody(b"")
-        if request.method != "HEAD":
-            body = FileBody(fd, begin, end, until_sent(held))
-        response = Response(body, 200 if asked is None else 206, headers, content_type=content_type)
-        response.headers["Content-Length"] = str(end - begin)
+        response = _send_part(fd, begin, end, content_type, held)
+        response.status_code = 200 if asked is None else 206
+        response.headers.update(headers)
         return response
 
 
-async def _open(storage: DiskStorage, path: Path) -> int | None:
-    """A descriptor of a file; None if it is not there, or something else is."""
+def _send_part(fd: int, begin: int, end: int, content_type: str, held: ExitStack) -> Response:
+    """Bytes of an open file. What `held` holds is kept until they are sent."""
+    body: ResponseBody = DataBody(b"")
+    if request.method != "HEAD":
+        body = FileBody(fd, begin, end, until_sent(held))
+    response = Response(body, content_type=content_type)
+    response.headers["Content-Length"] = str(end - begin)
+    return response
+
+
+async def _open(storage: DiskStorage, storage_key: str, name: str, held: ExitStack) -> int | None:
+    """A descriptor of a file of a job's directory, which stays open, and the directory in place, as long as
+    `held` holds them; None if it is not there, or something else is."""
+    path = held.enter_context(storage.reading(storage_key)) / name
 
     def open_file() -> int | None:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -151,9 +157,12 @@ async def _open(storage: DiskStorage, path: Path) -> int | None:
         return None
 
     try:
-        return await storage.thread(open_file, what=f"results in {path.parent}")
+        fd = await storage.thread(open_file, what=f"results in {path.parent}")
     except StorageGone:
         return None
+    if fd is not None:
+        held.callback(os.close, fd)
+    return fd
 
 
 def attachment(filename: str) -> str:
@@ -205,11 +214,9 @@ async def read_pieces(
 ) -> AsyncGenerator[bytes, None]:
     """One file of the stored results from `offset` on; nothing if it is not there."""
     with ExitStack() as held:
-        directory = held.enter_context(storage.reading(storage_key))
-        fd = await _open(storage, directory / "result" / name)
+        fd = await _open(storage, storage_key, f"result/{name}", held)
         if fd is None:
             return
-        held.callback(os.close, fd)
         while piece := await trio.to_thread.run_sync(os.pread, fd, PIECE, offset):
             offset += len(piece)
             yield piece
@@ -219,16 +226,8 @@ async def send_log(storage: DiskStorage, storage_key: str, name: str, offset: in
     """A stored log from `offset` bytes on; nothing when that is its end or beyond. None if it is not
     there."""
     with ExitStack() as held:
-        directory = held.enter_context(storage.reading(storage_key))
-        fd = await _open(storage, directory / "result" / name)
+        fd = await _open(storage, storage_key, f"result/{name}", held)
         if fd is None:
             return None
-        held.callback(os.close, fd)
         size = os.fstat(fd).st_size
-        begin = min(offset, size)
-        body: ResponseBody = DataBody(b"")
-        if request.method != "HEAD":
-            body = FileBody(fd, begin, size, until_sent(held))
-        response = Response(body, content_type=BYTES)
-        response.headers["Content-Length"] = str(size - begin)
-        return response
+        return _send_part(fd, min(offset, size), size, BYTES, held)
