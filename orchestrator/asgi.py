@@ -17,7 +17,6 @@ from typing import Any, Final
 import trio
 from quart_trio import QuartTrio
 
-from actors.config.tables import SettingsError
 from actors.wire.errors import leaves
 from orchestrator.config.settings import Settings, load
 from orchestrator.events.waiters import JobWaiters
@@ -97,5 +96,3 @@ def end_process() -> None:
 
 
 app = LifespanApp(settings_from_environment, end_process)
-
-__all__ = ["LifespanApp", "SettingsError", "app"]

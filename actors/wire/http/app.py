@@ -12,12 +12,12 @@ from typing import Any, Final
 from quart import Response, current_app, json, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import PathConverter
 
 from actors.domain.ids import parse_id
 from actors.domain.status import Status
 from actors.wire.errors import TooLarge, WireError
 from actors.wire.http.backpressure import BoundedConnection, BoundedRequest
-from actors.wire.http.converters import FilePath
 from actors.wire.protocol.contract import status_body
 
 PASSES: Final[Mapping[str, str]] = {"Retry-After": "1"}
@@ -45,6 +45,12 @@ class Refusal(WireError):
         self.job_id = job_id
         self.job_status = job_status
         self.headers = headers or {}
+
+
+class FilePath(PathConverter):
+    """The rest of a path, as the name of a job's file: it may hold any character, line ends too."""
+
+    regex = "[^/](?s:.*?)"
 
 
 Translate = Callable[[Exception], Refusal | None]

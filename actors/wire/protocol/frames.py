@@ -87,8 +87,3 @@ class FrameReader:
             except StopAsyncIteration:
                 return False
         return True
-
-
-def read_frames(body: AsyncIterable[bytes]) -> FrameReader:
-    """The frames of a body, to be iterated over."""
-    return FrameReader(body)

@@ -69,8 +69,3 @@ def _object(line: bytes) -> dict[str, Any]:
     if not isinstance(event, dict):
         raise BadRequest("the stream of events holds a line that is no JSON object")
     return event
-
-
-def read_lines(body: AsyncIterable[bytes]) -> LineReader:
-    """The events of a body, to be iterated over."""
-    return LineReader(body)

@@ -73,20 +73,14 @@ def view_of(heard: Heard, key: str) -> PayloadView | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Bare:
-    """A bad end, told without files that would prove whose it is."""
+class _Unproved:
+    """An end of which nothing shows whose it is: told without files, or with files that have no marker."""
 
     status: Status
+    files: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Unmarked:
-    """An end whose files have no marker."""
-
-    status: Status
-
-
-_Sign = Absent | Stranger | _Bare | _Unmarked
+_Sign = Absent | Stranger | _Unproved
 _AGAIN: Final = Nothing("it is asked again after a grace")
 
 
@@ -170,7 +164,7 @@ class Asking:
             case Files():
                 return await self._with_files(attempt, status, fetched)
             case Absent():
-                return await self._confirm(node, attempt, _Bare(status))
+                return await self._confirm(node, attempt, _Unproved(status, files=False))
             case Stranger():
                 return await self._confirm(node, attempt, fetched)
             case Nothing():
@@ -179,7 +173,7 @@ class Asking:
                 return Nothing("no zip came for its files")
 
     async def _with_files(self, attempt: Attempt, status: Status, files: Files) -> Heard:
-        if not files.proved and not self._lasts(attempt.key, _Unmarked(status)):
+        if not files.proved and not self._lasts(attempt.key, _Unproved(status, files=True)):
             await self._spool.remove(files.path)
             return _AGAIN
         self._signs.pop(attempt.key, None)
@@ -193,12 +187,12 @@ class Asking:
             return False
         return trio.current_time() - since >= self._grace
 
-    async def _confirm(self, node: NodeRef, attempt: Attempt, sign: Absent | Stranger | _Bare) -> Heard:
+    async def _confirm(self, node: NodeRef, attempt: Attempt, sign: _Sign) -> Heard:
         """What `sign` means, once it was seen for long enough."""
         if not self._lasts(attempt.key, sign):
             return _AGAIN
         match sign:
-            case _Bare(status=status):
+            case _Unproved(status=status):
                 return _to_ended(status, None)
             case Stranger():
                 return Gone("its id is somebody else's on the node by now")

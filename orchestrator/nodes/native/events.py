@@ -19,7 +19,7 @@ from actors.wire.protocol.attempts import (
     mark_from_json,
     view_from_json,
 )
-from actors.wire.protocol.ndjson import read_lines
+from actors.wire.protocol.ndjson import LineReader
 from orchestrator.http_client import Broken, Deadlines, Http, NotReached, Reply
 from orchestrator.nodes.refusals import error_text
 
@@ -95,7 +95,7 @@ async def follow_events(http: Http, owner: str, node: NodeRef, tell: Tell, silen
 async def _read(reply: Reply, owner: str, node: NodeRef, tell: Tell, listening: Listening) -> str:
     first = True
     try:
-        async for event in read_lines(reply):
+        async for event in LineReader(reply):
             listening.note()
             told = _parse_event(event, owner, first)
             first = False

@@ -40,7 +40,7 @@ async def receive(
     why = "the node's answer ended before it"
     incoming: IncomingResult | None = None
     try:
-        async for kind, data in frames.read_frames(body):
+        async for kind, data in frames.FrameReader(body):
             if kind == frames.ERROR:
                 _record_refusal(data, wanted, answers)
             elif kind == frames.END:

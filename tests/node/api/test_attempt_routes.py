@@ -17,7 +17,7 @@ from support.memory.fake_executor import end
 from support.peers.stalled_senders import answer_to_beginning
 from support.processes.nodes_in_process import KEY, OTHER, SCRIPT, NodeInProcess, node_in_process
 
-from actors.wire.protocol.frames import read_frames
+from actors.wire.protocol.frames import FrameReader
 
 THIRD = "c" * 32
 
@@ -29,7 +29,7 @@ async def collected(node: NodeInProcess, *keys: str) -> list[tuple[bytes, bytes]
     async def body() -> AsyncIterator[bytes]:
         yield answer.content
 
-    return [frame async for frame in read_frames(body())]
+    return [frame async for frame in FrameReader(body())]
 
 
 async def test_info_tells_who_the_node_is(tmp_path: Path) -> None:

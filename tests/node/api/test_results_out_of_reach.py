@@ -16,7 +16,7 @@ import pytest
 from support.memory.fake_executor import end
 from support.processes.nodes_in_process import KEY, NodeInProcess, node_in_process
 
-from actors.wire.protocol.frames import read_frames
+from actors.wire.protocol.frames import FrameReader
 
 
 async def collected(node: NodeInProcess) -> list[tuple[bytes, bytes]]:
@@ -25,7 +25,7 @@ async def collected(node: NodeInProcess) -> list[tuple[bytes, bytes]]:
     async def body() -> AsyncIterator[bytes]:
         yield answer.content
 
-    return [frame async for frame in read_frames(body())]
+    return [frame async for frame in FrameReader(body())]
 
 
 async def refused(node: NodeInProcess) -> dict[str, Any]:

@@ -41,7 +41,7 @@ _ATTEMPT = [
 
 
 async def read_frames(body: Chunks) -> list[tuple[bytes, bytes]]:
-    return [frame async for frame in frames.read_frames(body)]
+    return [frame async for frame in frames.FrameReader(body)]
 
 
 @given(st.integers(min_value=1, max_value=1200))
@@ -99,7 +99,7 @@ async def test_memory_does_not_grow_with_the_number_of_frames() -> None:
     count = 0
     tracemalloc.start()
     try:
-        async for _ in frames.read_frames(Chunks(source())):
+        async for _ in frames.FrameReader(Chunks(source())):
             count += 1
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -126,7 +126,7 @@ async def test_events_come_through_however_they_are_cut(events: list[dict[str, o
     body = b"".join(ndjson.encode(event) for event in events)
     assert body.count(b"\n") == len(events)
     assert await read_lines(cut(body, size)) == events
-    assert [event async for event in ndjson.read_lines(Chunks([body]))] == events
+    assert [event async for event in ndjson.LineReader(Chunks([body]))] == events
 
 
 async def test_empty_lines_are_skipped_and_carriage_returns_do_no_harm() -> None:
