@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import trio
 from quart import Response, request
@@ -25,6 +25,7 @@ from actors.wire.files.names import printable, unspell
 from actors.wire.files.threaded_iterator import PIECE, ThreadedIterator
 from actors.wire.files.zip_writer import zip_pieces
 from actors.wire.http.app import Refusal
+from actors.wire.http.backpressure import BoundedRequest
 from actors.wire.protocol import frames
 from actors.wire.protocol.attempts import view_to_json
 from node.api.app import NodeContext
@@ -78,11 +79,12 @@ async def file_response(context: NodeContext, payload: Payload, path: str) -> Re
     raw = _below(path)
     directory = context.workspace.directory(payload.key)
     with context.workspace.reading(payload.key):
-        size = await trio.to_thread.run_sync(
-            _size_of_file, directory, raw, limiter=context.workspace.transfers
+        size, pieces = await trio.to_thread.run_sync(
+            _begin_file, directory, raw, limiter=context.workspace.transfers
         )
-    # It is opened again when the body is asked for, which a HEAD or a client that has left never does.
-    body = b"" if request.method == "HEAD" else _iterate_in_thread(context, _file(directory, raw, size))
+    # Open from here on, so that what is said of it is true of these bytes, whatever becomes of the name.
+    cast(BoundedRequest, request).held.callback(pieces.close)
+    body = b"" if request.method == "HEAD" else _iterate_in_thread(context, pieces)
     response = Response(body, content_type="application/octet-stream")
     response.headers["Content-Length"] = str(size)
     return response
@@ -299,13 +301,19 @@ def _below(path: str) -> bytes:
     return raw
 
 
-def _size_of_file(directory: Path, raw: bytes) -> int:
-    with _open_file(directory, raw) as file:
-        return os.fstat(file.fileno()).st_size
+def _begin_file(directory: Path, raw: bytes) -> tuple[int, Generator[bytes, None, None]]:
+    """The size and the bytes of an open file. It is closed with the generator."""
+    file = _open_file(directory, raw)
+    size = os.fstat(file.fileno()).st_size
+    pieces = _begun(file, size)
+    next(pieces)
+    return size, pieces
 
 
-def _file(directory: Path, raw: bytes, size: int) -> Generator[bytes, None, None]:
-    yield from _read(_open_file(directory, raw), size)
+def _begun(file: FileIO, size: int) -> Generator[bytes, None, None]:
+    with file:
+        yield b""
+        yield from _read(file, size)
 
 
 def _open_file(directory: Path, raw: bytes) -> FileIO:

@@ -1,20 +1,25 @@
-"""One file of a payload as a response: nothing is open unless its body is being read."""
+"""One file of a payload as a response: open from its head to its end, and no longer."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from quart import Quart, Response
+import pytest
+from quart import Quart, Response, request
 
 from actors.domain.payload import Payload
 from actors.domain.status import Status
+from actors.wire.http.backpressure import BoundedRequest
 from node.api.app import NodeContext
 from node.api.results import file_response
 from node.runs.workspace import Workspace
 
+SIZE = 1 << 20
 PAYLOAD = Payload(
     key="a" * 32,
     id=1,
@@ -41,35 +46,52 @@ def opened(path: Path) -> int:
     return links.count(str(path))
 
 
-async def answer(workspace: Workspace) -> Response:
+@pytest.fixture
+def there(tmp_path: Path) -> tuple[Workspace, Path]:
+    """A workspace, and a file of a payload in it."""
+    workspace = Workspace(tmp_path)
+    path = workspace.work(PAYLOAD.key) / "a"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes(SIZE))
+    return workspace, path
+
+
+@asynccontextmanager
+async def answered(workspace: Workspace) -> AsyncIterator[Response]:
+    """The response to a request, which is over at the end."""
     context = cast(NodeContext, SimpleNamespace(workspace=workspace))
-    async with Quart("node").test_request_context("/"):
-        return await file_response(context, PAYLOAD, "a")
+    app = Quart("node")
+    app.request_class = BoundedRequest
+    async with app.test_request_context("/"), cast(BoundedRequest, request).held:
+        yield await file_response(context, PAYLOAD, "a")
 
 
-async def test_a_file_is_open_only_while_its_body_is_read(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
-    path = workspace.work(PAYLOAD.key) / "a"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(bytes(1 << 20))
-    response = await answer(workspace)
-    assert response.headers["Content-Length"] == str(1 << 20) and opened(path) == 0
-    async with cast(Any, response.response) as body:
-        assert opened(path) == 0
+async def test_a_file_is_open_until_its_body_has_been_read_whatever_becomes_of_its_name(
+    there: tuple[Workspace, Path],
+) -> None:
+    workspace, path = there
+    async with answered(workspace) as response:
+        assert response.headers["Content-Length"] == str(SIZE)
+        path = path.rename(path.with_name("b"))
         size = 0
-        async for piece in body:
-            size += len(piece)
-            assert size == 1 << 20 or opened(path) == 1
-    assert size == 1 << 20 and opened(path) == 0
+        async with cast(Any, response.response) as body:
+            async for piece in body:
+                size += len(piece)
+                assert size == SIZE or opened(path) == 1
+        assert size == SIZE and opened(path) == 0
 
 
-async def test_a_body_that_is_left_in_the_middle_is_closed(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
-    path = workspace.work(PAYLOAD.key) / "a"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(bytes(1 << 20))
-    async with cast(Any, (await answer(workspace)).response) as body:
+async def test_a_body_that_is_left_in_the_middle_is_closed(there: tuple[Workspace, Path]) -> None:
+    workspace, path = there
+    async with answered(workspace) as response, cast(Any, response.response) as body:
         async for _ in body:
             assert opened(path) == 1
             break
+    assert opened(path) == 0
+
+
+async def test_a_body_that_nobody_reads_is_closed_with_its_request(there: tuple[Workspace, Path]) -> None:
+    workspace, path = there
+    async with answered(workspace):
+        assert opened(path) == 1
     assert opened(path) == 0
