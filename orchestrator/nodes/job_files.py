@@ -4,27 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from actors.wire.files.listing import Entry
+from orchestrator.storage.result_sink import DiskResultSink
 
 LOGS: Final = {"stdout.log": "stdout", "stderr.log": "stderr"}
 """Under which names a zip holds the streams, unless the job has files of these names."""
-
-
-class ResultSink(Protocol):
-    """Where one attempt's results are written. Raises StorageError."""
-
-    async def write_zip(self, data: bytes) -> None: ...
-    async def write_log(self, stream: str, data: bytes) -> None: ...
-    async def commit(self, manifest: dict[str, Any], expected_entries: Sequence[Entry] | None) -> None:
-        """All of it becomes the job's result, durable on return. Raises BadArchive for a zip that is not what
-        its manifest says."""
-        ...
-
-    async def abort(self) -> None:
-        """Nothing of it remains. Harmless after a commit."""
-        ...
 
 
 class JobFiles(Protocol):
@@ -35,6 +20,6 @@ class JobFiles(Protocol):
         read."""
         ...
 
-    def receive_result(self, storage_key: str, attempt_key: str) -> ResultSink:
+    def receive_result(self, storage_key: str, attempt_key: str) -> DiskResultSink:
         """Raises StorageError."""
         ...

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Final, cast
 from urllib.parse import quote
@@ -17,6 +17,7 @@ from quart.wrappers.response import DataBody, ResponseBody
 
 from actors.wire.http.app import Refusal
 from actors.wire.http.backpressure import BoundedRequest
+from orchestrator.api.http.sse import ContextBody
 from orchestrator.nodes.remote_stream import RemoteStream
 from orchestrator.storage.disk import StorageGone
 from orchestrator.storage.storage import DiskStorage
@@ -62,20 +63,13 @@ class FileBody(ResponseBody):
             yield piece
 
 
-class StreamBody(ResponseBody):
+@asynccontextmanager
+async def _leave_after(
+    held: AsyncExitStack, pieces: AsyncIterator[bytes]
+) -> AsyncIterator[AsyncIterable[bytes]]:
     """Bytes from a source that `held` has entered already, and that is left after them."""
-
-    def __init__(self, pieces: AsyncIterator[bytes], held: AsyncExitStack) -> None:
-        self._pieces = pieces
-        self._held = held
-
-    async def __aenter__(self) -> AsyncIterable[bytes]:
-        return self._pieces
-
-    async def __aexit__(
-        self, exc_type: type[BaseException], exc_value: BaseException, tb: TracebackType
-    ) -> None:
-        await self._held.__aexit__(exc_type, exc_value, tb)  # noqa: ASYNC102  # what it leaves shields itself
+    async with held:
+        yield pieces
 
 
 async def send_stream(
@@ -85,7 +79,7 @@ async def send_stream(
     held = AsyncExitStack()
     opened = await held.enter_async_context(source)
     cast(BoundedRequest, request).held.push_async_exit(held)
-    body: ResponseBody = StreamBody(opened.body, held)
+    body: ResponseBody = ContextBody(_leave_after(held, opened.body))
     if request.method == "HEAD":
         await held.aclose()
         body = DataBody(b"")

@@ -66,6 +66,3 @@ def blueprint(api: ApiContext) -> Blueprint:
         return json_response(body, 200 if is_ready else 503)
 
     return page
-
-
-# ---------------------------------------------------------------------- metrics

@@ -17,7 +17,8 @@ import trio
 from actors.wire.files.threaded_iterator import ThreadedIterator
 from actors.wire.files.zip_reader import check_zip, list_members, read_member
 from orchestrator.nodes.contract_only.marker import MARKER
-from orchestrator.nodes.job_files import LOGS, ResultSink
+from orchestrator.nodes.job_files import LOGS
+from orchestrator.storage.result_sink import DiskResultSink
 
 EXIT_FILE: Final = ".orchestrator.exit"
 """Where scripts for contract-only nodes leave their exit code."""
@@ -80,7 +81,7 @@ async def inspect(path: Path) -> Contents:
     return await trio.to_thread.run_sync(_inspect, path)
 
 
-async def store(path: Path | None, sink: ResultSink) -> None:
+async def store(path: Path | None, sink: DiskResultSink) -> None:
     """Hand a spooled zip to the sink, with the logs that are in it; None: an end without any files. Raises
     StorageError, BadArchive, OSError."""
     if path is None:

@@ -22,8 +22,9 @@ from actors.wire.files.listing import Entry
 from actors.wire.protocol import frames
 from actors.wire.protocol.attempts import Garbled, view_from_json
 from orchestrator.http_client import Broken
-from orchestrator.nodes.job_files import LOGS, JobFiles, ResultSink
+from orchestrator.nodes.job_files import LOGS, JobFiles
 from orchestrator.storage.disk import StorageFull
+from orchestrator.storage.result_sink import DiskResultSink
 
 _STREAMS: Final = {frames.ZIP: "zip", frames.STDOUT: "stdout", frames.STDERR: "stderr"}
 _CLEANING: Final = 10.0
@@ -78,7 +79,7 @@ class IncomingResult:
         self._view = view
         self._logs = logs
         self._manifest = manifest
-        self._sink: ResultSink | None = None
+        self._sink: DiskResultSink | None = None
         self._hash = hashlib.sha256()
         self._sizes = {"zip": 0, "stdout": 0, "stderr": 0}
 
