@@ -13,7 +13,7 @@ import os
 import re
 import stat
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +39,11 @@ told nothing new, up to EVERY."""
 TAIL: Final = 4096
 """Bytes of the file that are read, from its end."""
 
+LARGE: Final = 1 << 20
+"""Bytes on the disk above which the file is emptied: only its last line counts."""
+EMPTIED_EVERY: Final = 0.1
+"""Seconds from one look at a file that grew so large to the next."""
+
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -52,10 +57,11 @@ _NUMBER: Final = re.compile(
 @dataclass(frozen=True, slots=True)
 class ProgressTail:
     """The end of the file, and whether it is the `whole` of it: otherwise its first line has lost its
-    beginning, and does not count."""
+    beginning, and does not count. `large`: it was emptied after it was read."""
 
     tail: bytes = b""
     whole: bool = True
+    large: bool = field(default=False, compare=False)
 
     def after(self, before: Progress | None) -> Progress | None:
         """What its last line says, when `before` was said before it; `before` if there is no line.
@@ -95,13 +101,25 @@ def read(directory: Path) -> ProgressTail:
         found = os.fstat(handles[1])
         if stat.S_ISREG(found.st_mode):
             start = max(0, found.st_size - TAIL)
-            return ProgressTail(os.pread(handles[1], TAIL, start), whole=start == 0)
+            tail = os.pread(handles[1], TAIL, start)
+            large = found.st_blocks * 512 > LARGE
+            if large:
+                _empty(handles, found)
+            return ProgressTail(tail, start == 0, large)
     except OSError:
         pass
     finally:
         for handle in handles:
             os.close(handle)
     return ProgressTail()
+
+
+def _empty(handles: list[int], known: os.stat_result) -> None:
+    """Empty the file that was read, unless it is one of the job's files that goes by this name too."""
+    handles.append(os.open(FILE, os.O_WRONLY | _FILE, dir_fd=handles[0]))
+    found = os.fstat(handles[-1])
+    if found.st_nlink == 1 and os.path.samestat(found, known):
+        os.ftruncate(handles[-1], 0)
 
 
 async def follow(
@@ -130,6 +148,9 @@ async def _follow(
         while True:
             if armed is not None:
                 await armed.fired.wait()
+            while said.large and trio.current_time() + EMPTIED_EVERY < rest:
+                await trio.sleep(EMPTIED_EVERY)
+                await trio.to_thread.run_sync(read, directory)
             await trio.sleep_until(rest)
             # Before looking: what changes meanwhile is seen the next time.
             armed = _watch(inotify, directory)
@@ -138,6 +159,7 @@ async def _follow(
                 said, rest, breath = now, trio.current_time() + EVERY, BREATH
                 await tell(now)
             else:
+                said = replace(said, large=now.large)
                 rest = trio.current_time() + (EVERY if armed is None else breath)
                 breath = min(EVERY, 2 * breath)
     finally:

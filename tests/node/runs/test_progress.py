@@ -120,6 +120,28 @@ def test_what_a_hostile_node_sends(sent: Any, expected: Progress | None) -> None
 # ---------------------------------------------------------------------- the file
 
 
+def test_a_file_that_grew_large_is_emptied_once_it_was_read(tmp_path: Path) -> None:
+    (tmp_path / "progress").mkdir()
+    path = tmp_path / "progress" / "progress"
+    path.write_bytes(b"0.25 a\n" * (2 << 17))
+    assert read(tmp_path).after(None) == Progress(0.25, "a")
+    assert path.stat().st_size == 0
+    # Who holds it open goes on at its own place; the hole before it takes no room.
+    with path.open("r+b") as file:
+        file.seek(1 << 30)
+        file.write(b"\n0.5 b\n")
+    assert read(tmp_path).after(None) == Progress(0.5, "b")
+    assert path.stat().st_size > 1 << 30
+
+
+def test_a_large_file_of_the_job_that_goes_by_this_name_too_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "progress").mkdir()
+    (tmp_path / "result").write_bytes(b"0.25 a\n" * (2 << 17))
+    os.link(tmp_path / "result", tmp_path / "progress" / "progress")
+    assert read(tmp_path).after(None) == Progress(0.25, "a")
+    assert (tmp_path / "result").stat().st_size == 7 * (2 << 17)
+
+
 def test_nothing_that_is_no_file_does_any_harm(tmp_path: Path) -> None:
     place = tmp_path / "progress"
     assert read(tmp_path) == ProgressTail()
