@@ -118,16 +118,17 @@ def record_end(job: Job | None, change: RecordEnd, *, seq: int, now: float) -> A
     if job.end is not None or job.status not in QUOTA:
         return ChangeResult.STALE
     end = storable_end(change.end)
+    reason = f"ended on the node ({end.message or end.status}); its results are fetched"
     entry = HistoryEntry(
         job_id=job.id,
         at=now,
         source=job.status,
         target=job.status,
-        reason=f"ended on the node ({end.message or end.status}); its results are fetched",
+        reason=reason,
         node_id=job.attempt.node_id,
         attempt_n=job.attempt.n,
     )
-    return AppliedChange(replace(job, end=end, change_seq=seq, updated_at=now), entry)
+    return AppliedChange(replace(job, end=end, message=reason, change_seq=seq, updated_at=now), entry)
 
 
 def set_message(job: Job | None, change: SetMessage, *, seq: int, now: float) -> AppliedChange | ChangeResult:

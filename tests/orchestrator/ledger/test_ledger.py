@@ -230,7 +230,11 @@ async def test_a_verdict_counts_once_and_only_on_the_way(ledger: Ledger) -> None
             assert (answer.outcome, answer.job) == (STALE, job)
             continue
         assert answer.outcome is DONE
-        assert answer.job == replace(job, end=END, change_seq=answer.job.change_seq)
+        assert answer.job.message.startswith("ended on the node")
+        assert answer.job.message.endswith("its results are fetched")
+        assert answer.job == replace(
+            job, end=END, message=answer.job.message, change_seq=answer.job.change_seq
+        )
         assert not answer.job.counts
         assert (await one(ledger, RecordEnd(job.id, key, replace(END, exit_code=3)))).outcome is STALE
         assert await ledger.get(job.id) == answer.job
