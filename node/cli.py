@@ -31,6 +31,8 @@ from node.settings import NodeSettings, load_settings
 @click.option("--tick", metavar="SECONDS", help="How often is looked for what no event told. [0.5]")
 @click.option("--upload-limit", metavar="BYTES", help="Largest body of a submit, as 400M. [1G]")
 @click.option("--log-limit", metavar="BYTES", help="Kept of each log: its head and its tail. [100M]")
+@click.option("--max-result-bytes", metavar="BYTES", help="A job that leaves more is Failed. [10G]")
+@click.option("--max-result-files", metavar="N", help="A job that leaves more is Failed. [1000000]")
 @click.option(
     "--health-command",
     metavar="SHELL",

@@ -28,6 +28,7 @@ from node.payloads.cleaner import PayloadCleaner
 from node.payloads.records import Records
 from node.payloads.table import open_table
 from node.runs.environment import job_environment
+from node.runs.manifest import ResultLimit
 from node.runs.runs import ExecutorRuns
 from node.runs.workspace import Workspace
 from node.settings import NodeSettings
@@ -86,6 +87,7 @@ async def _serve(
             environment=job_environment(os.environ, settings),
             grace=settings.grace,
             log_limit=settings.log_limit,
+            result_limit=ResultLimit(settings.max_result_bytes, settings.max_result_files),
             inotify=inotify,
             hear_progress=table.hear_progress,
         )

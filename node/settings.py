@@ -23,7 +23,8 @@ class NodeSettings:
     """`port` 0 takes any free one. `slots` None: whatever is sent runs at once. `on_stop`: what SIGTERM does
     to running payloads, `leave` or `kill`. `grace`: seconds between SIGTERM and SIGKILL. `max_age`: seconds
     that results without a key are kept; `keep_uncollected`: those with one. `upload_limit`: bytes of a body.
-    `log_limit`: bytes of each log of a job.
+    `log_limit`: bytes of each log of a job. `max_result_bytes`, `max_result_files`: what a job that left more
+    is Failed for.
     `pass_env`: names and globs of the node's variables that scripts see besides the usual ones. `job_env`:
     variables that every script sees.
 
@@ -42,6 +43,8 @@ class NodeSettings:
     tick: float = 0.5
     upload_limit: int = 1 << 30
     log_limit: int = 100 << 20
+    max_result_bytes: int = 10 << 30
+    max_result_files: int = 1_000_000
     pass_env: tuple[str, ...] | None = None
     job_env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     health_command: str | None = None
@@ -185,6 +188,8 @@ SETTINGS: Final[Mapping[str, Kind]] = {
     "tick": kind.seconds(0.01, "seconds from 0.01 to 3600", 3600),
     "upload_limit": expecting("bytes above 0, as 400M or 1073741824", _size),
     "log_limit": expecting("bytes above 0, as 100M", _size),
+    "max_result_bytes": expecting("bytes above 0, as 10G", _size),
+    "max_result_files": kind.whole(1, 1_000_000_000, "a whole number of files, 1 or more"),
     "pass_env": expecting(
         "names of variables, * ? [] allowed (more than one: commas or blanks between in the environment,"
         " a list in the file)",

@@ -13,8 +13,8 @@ from typing import Any, Final
 from actors.domain.payload import Payload
 from actors.store.durable import write_durably
 from actors.wire.errors import SourceChanged
-from actors.wire.files.listing import Entry, Listing, list_tree
-from actors.wire.files.names import unspell
+from actors.wire.files.listing import Entry, Listing, TooManyEntries, list_tree
+from actors.wire.files.names import printable, unspell
 from actors.wire.protocol import frames
 from node.executors.executor import STDERR, STDOUT
 from node.runs.repair import retry_repaired
@@ -30,19 +30,29 @@ MOST: Final = frames.MAX_END - (1 << 20)
 @dataclass(frozen=True, slots=True)
 class FrozenManifest:
     """`size` are the bytes that are there to be collected. `too_many` says why the files cannot be,
-    "" if they can; then the logs are all there is."""
+    "" if they can; then the logs are all there is. `gone` says what a script that ran has removed."""
 
     size: int
     too_many: str = ""
+    gone: str = ""
 
 
-def freeze_manifest(directory: Path) -> FrozenManifest:
+@dataclass(frozen=True, slots=True)
+class ResultLimit:
+    """How much of what a job leaves is collected: the bytes and the number of its files."""
+
+    most_bytes: int
+    most_files: int
+
+
+def freeze_manifest(directory: Path, limit: ResultLimit) -> FrozenManifest:
     """Write the manifest of a payload's directory. Blocks. Raises `OSError`."""
-    return retry_repaired(directory / MANIFEST, partial(_freeze, directory))
+    return retry_repaired(directory / MANIFEST, partial(_freeze, directory, limit))
 
 
-def _freeze(directory: Path) -> FrozenManifest:
-    listing, too_many = list_work(directory), ""
+def _freeze(directory: Path, limit: ResultLimit) -> FrozenManifest:
+    gone = _gone(directory)
+    listing, too_many = _list_within(directory, limit)
     manifest = _encode(listing)
     if len(manifest) > MOST:
         count = len(listing.entries) + len(listing.left_out)
@@ -52,24 +62,52 @@ def _freeze(directory: Path) -> FrozenManifest:
     # Its name is durable together with the record of the end, which goes into the same directory after it.
     write_durably(directory / MANIFEST, manifest, synced=False)
     logs = sum(_size(directory / name) for name in (STDOUT, STDERR))
-    return FrozenManifest(logs + sum(entry.size for entry in listing.entries), too_many)
+    return FrozenManifest(logs + sum(entry.size for entry in listing.entries), too_many, gone)
+
+
+def _list_within(directory: Path, limit: ResultLimit) -> tuple[Listing, str]:
+    """The listing, or an empty one and why it cannot be collected, with the culprit's name."""
+    try:
+        listing = list_work(directory, limit.most_files)
+    except TooManyEntries as most:
+        return EMPTY, (
+            f"it left more than {limit.most_files} files, which is the limit;"
+            f" most are in {printable(str(most))}"
+        )
+    size = sum(entry.size for entry in listing.entries)
+    if size <= limit.most_bytes:
+        return listing, ""
+    largest = max(listing.entries, key=lambda entry: entry.size)
+    return EMPTY, (
+        f"it left {size} bytes, and {limit.most_bytes} is the limit;"
+        f" the largest file is {printable(largest.path)} with {largest.size}"
+    )
+
+
+def _gone(directory: Path) -> str:
+    """What a script that ran has removed of its own."""
+    gone = [name for name in (STDOUT, STDERR) if not os.path.lexists(directory / name)]
+    if os.path.islink(directory / WORK) or not os.path.isdir(directory / WORK):
+        gone.insert(0, "its directory with all that it left")
+    return f"removed by the script: {', '.join(gone)}" if gone else ""
 
 
 def _encode(listing: Listing) -> bytes:
     return json.dumps(manifest_to_json(listing)).encode()
 
 
-def list_work(directory: Path) -> Listing:
-    """What is in the job's own directory; nothing if the script has removed it. Blocks."""
+def list_work(directory: Path, most: int | None = None) -> Listing:
+    """What is in the job's own directory; nothing if the script has removed it. Blocks. Raises
+    `TooManyEntries`."""
     work = directory / WORK
     try:
-        return list_tree(work)
+        return list_tree(work, most)
     except (FileNotFoundError, NotADirectoryError):
         return EMPTY
     except PermissionError:
         # The script has locked its own directory; it is this user's all the same.
         os.chmod(work, 0o700)
-        return list_tree(work)
+        return list_tree(work, most)
 
 
 def is_frozen(payload: Payload) -> bool:

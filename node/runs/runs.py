@@ -24,7 +24,7 @@ from actors.store.reserve import Reserve
 from node.executors.executor import Executor, ExecutorError, Run, RunEnd, RunSpec
 from node.host.inotify import DirectoryWatch, Inotify
 from node.runs import progress_file
-from node.runs.manifest import FrozenManifest, freeze_manifest
+from node.runs.manifest import FrozenManifest, ResultLimit, freeze_manifest
 from node.runs.repair import retry_repaired
 from node.runs.script_check import ScriptCheck, make_ready
 from node.runs.workspace import HOME, INTENT, WORK, Workspace
@@ -45,6 +45,7 @@ class ExecutorRuns:
         environment: Mapping[str, str],
         grace: float,
         log_limit: int,
+        result_limit: ResultLimit,
         inotify: Inotify,
         hear_progress: Callable[[str, progress_file.ProgressTail], Awaitable[object]],
     ) -> None:
@@ -54,6 +55,7 @@ class ExecutorRuns:
         self._environment = environment
         self._grace = grace
         self._log_limit = log_limit
+        self._result_limit = result_limit
         self._inotify = inotify
         self._hear_progress = hear_progress
 
@@ -89,13 +91,15 @@ class ExecutorRuns:
         return _PayloadRun(found, note, self._following(payload.key, None))
 
     async def freeze(self, payload: Payload, end: End) -> End:
-        freeze = partial(_frozen, self._workspace.directory(payload.key))
+        freeze = partial(_frozen, self._workspace.directory(payload.key), self._result_limit)
         frozen, said = await trio.to_thread.run_sync(self._reserve.attempt, freeze)
         if said.tail:
             # Its last word, before its end is told. Nobody waits for it on a disk that has failed.
             with suppress(OSError):
                 await self._hear_progress(payload.key, said)
         end = replace(end, size=frozen.size)
+        if frozen.gone and end.started_at is not None:
+            end = replace(end, message="; ".join(filter(None, (end.message, frozen.gone))))
         return without_results(end, frozen.too_many) if frozen.too_many else end
 
     def _following(self, key: str, armed: DirectoryWatch | None) -> Callable[[], Awaitable[None]]:
@@ -178,8 +182,8 @@ def _intend(directory: Path) -> ScriptCheck | None:
     return checked
 
 
-def _frozen(directory: Path) -> tuple[FrozenManifest, progress_file.ProgressTail]:
-    return freeze_manifest(directory), progress_file.read(directory)
+def _frozen(directory: Path, limit: ResultLimit) -> tuple[FrozenManifest, progress_file.ProgressTail]:
+    return freeze_manifest(directory, limit), progress_file.read(directory)
 
 
 def _note(directory: Path) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -52,13 +53,18 @@ class Listing:
     left_out: tuple[tuple[str, str], ...]
 
 
-def list_tree(root: Path) -> Listing:
+class TooManyEntries(Exception):
+    """More than were to be listed; the text names the directory that holds most of them."""
+
+
+def list_tree(root: Path, most: int | None = None) -> Listing:
     """Everything below `root`. Blocks: call it in a thread. Raises OSError if `root` itself cannot be read.
 
     Links that stay inside are kept as links; an absolute one into `root` is told as the relative one that
     means the same. All other links are left out. A file that vanishes meanwhile was never there.
+    Raises `TooManyEntries` as soon as there are more than `most`.
     """
-    walk = _Walk(root)
+    walk = _Walk(root, most)
     handle = os.open(root, _DIRECTORY)
     try:
         walk.directory(handle, b"", 1)
@@ -139,7 +145,8 @@ def _changes(called: str) -> Iterator[None]:
 
 
 class _Walk:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, most: int | None) -> None:
+        self._most = most
         self._roots = {os.fsencode(root.absolute()), os.path.realpath(os.fsencode(root))}
         self._found: dict[bytes, Entry] = {}
         self._targets: dict[bytes, bytes] = {}
@@ -150,6 +157,9 @@ class _Walk:
             found = sorted(os.fsencode(entry.name) for entry in names)
         for name in found:
             raw = prefix + name
+            if self._most is not None and len(self._found) >= self._most:
+                counted = Counter(raw.rpartition(b"/")[0] for raw in self._found)
+                raise TooManyEntries(spell(counted.most_common(1)[0][0]) or ".")
             try:
                 self._one(handle, name, raw, depth)
             except FileNotFoundError:

@@ -58,6 +58,42 @@ async def test_too_many_files_fail_the_attempt_and_leave_its_logs_to_be_collecte
         assert zipped.read("stdout.log") == b"all there is\n"
 
 
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (
+            {"max_result_bytes": 10 << 30},
+            " bytes, and 10737418240 is the limit; the largest file is 'holes' with 4398046511104",
+        ),
+        (
+            {"max_result_bytes": 1 << 50, "max_result_files": 12},
+            "it left more than 12 files, which is the limit; most are in 'd'",
+        ),
+    ],
+)
+async def test_what_is_over_a_limit_fails_at_once_with_the_culprits_name_and_its_logs(
+    tmp_path: Path, limits: dict[str, int], message: str
+) -> None:
+    async with node_in_process(tmp_path, **limits) as node:
+        run = await node.started()
+        os.truncate(_made(run.spec.work / "holes"), 4 << 40)
+        for n in range(10):
+            _made(run.spec.work / "d" / str(n)).write_bytes(b"1")
+        run.print("all there is\n")
+        run.finish()
+        view = await node.until(KEY, "Failed")
+        assert view["end"]["message"].endswith(message) and view["end"]["exit_code"] == 0
+        frames = await collected(node)
+        assert json.loads(frames[0][1])["manifest"] == {"entries": [], "left_out": []}
+        assert (b"O", b"all there is\n") in frames and frames[-1][0] == b"F"
+
+
+def _made(path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    return path
+
+
 @pytest.mark.parametrize("change", ["shorter", "gone", "directory gone", "manifest damaged"])
 async def test_what_is_no_longer_as_it_ended_is_told_for_good(tmp_path: Path, change: str) -> None:
     async with node_in_process(tmp_path) as node:

@@ -15,7 +15,7 @@ from actors.domain.job import End
 from actors.domain.payload import Payload
 from actors.domain.status import Status
 from node.payloads.records import Records
-from node.runs.manifest import freeze_manifest, read_manifest
+from node.runs.manifest import ResultLimit, freeze_manifest, read_manifest
 
 KEY = "a" * 32
 RUNNING = Payload(
@@ -87,7 +87,7 @@ def test_an_end_is_frozen_and_recorded_all_the_same(data: Path, spoil: Callable[
         records.write(replace(RUNNING, status=Status.PREPARED))
         spoil(directory)
         kept = spoil not in (removed, linked)
-        assert freeze_manifest(directory).size == (5 if kept else 0)
+        assert freeze_manifest(directory, ResultLimit(1 << 30, 100)).size == (5 if kept else 0)
         assert len(read_manifest(directory, frozen=True)["entries"]) == (1 if kept else 0)
         spoil(directory)
         records.write(replace(RUNNING, status=Status.COMPLETED, end=End(Status.COMPLETED, "")))
