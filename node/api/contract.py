@@ -11,6 +11,7 @@ from quart import Blueprint, Response, request
 from actors.domain.payload import Payload
 from actors.domain.status import Status
 from actors.wire.http.app import Refusal, json_response, read_job_id
+from actors.wire.http.patience import SILENCE
 from actors.wire.protocol.contract import payload_body, status_body
 from node.api.app import NodeContext
 from node.api.results import zip_response
@@ -64,7 +65,7 @@ def contract_routes(context: NodeContext) -> Blueprint:
     async def kill(text: str) -> Response:
         payload = await _find(text)
         await table.cancel([payload.key])
-        with trio.move_on_after(context.grace + KILL_PATIENCE):
+        with trio.move_on_after(min(context.grace + KILL_PATIENCE, SILENCE)):
             await table.wait_ended(payload.key)
             return Response("", 200, content_type="application/json")
         return json_response(status_body(payload.id, payload.status, "it could not be killed yet"), 500)

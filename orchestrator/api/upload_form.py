@@ -23,6 +23,7 @@ from actors.ports.storage import StorageError
 from actors.wire.errors import BadRequest, CutOff, TooLarge
 from actors.wire.files.names import PathSet, printable, safe_path
 from actors.wire.http.app import PASSES, Refusal
+from actors.wire.http.patience import SILENCE
 from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts, refuse_file_without_name
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http.query_params import is_line
@@ -42,7 +43,7 @@ MOST_IGNORED: Final = 32
 LONGEST_FIELD: Final = 4096
 """Bytes of a text field."""
 
-FINISHING: Final = 60.0
+FINISHING: Final = SILENCE
 """Seconds that the commit of an upload may take once it has begun, whether or not the client waits for it."""
 
 

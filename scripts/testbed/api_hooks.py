@@ -48,7 +48,7 @@ def _stay_here(body: dict[str, Any]) -> None:
 
 def _shorter(wait: Any) -> Any:
     try:
-        return LONGEST_WAIT if LONGEST_WAIT < float(wait) <= 300 else wait
+        return LONGEST_WAIT if LONGEST_WAIT < float(wait) <= 86_400 else wait
     except (TypeError, ValueError):
         return wait
 

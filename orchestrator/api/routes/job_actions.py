@@ -15,6 +15,7 @@ from actors.domain.status import ENDED, Status
 from actors.ports.ledger import LedgerError
 from actors.ports.storage import StorageError
 from actors.wire.http.app import PASSES, Refusal, json_response, query, read_job_id
+from actors.wire.http.patience import SILENCE
 from orchestrator.api import job_views
 from orchestrator.api.context import ApiContext
 from orchestrator.api.openapi.describe import OF_A_JOB, describe, idempotency_header
@@ -23,7 +24,7 @@ from orchestrator.callbacks.allowed_hosts import NotAllowed
 from orchestrator.contract import bodies
 from orchestrator.storage.disk import StorageGone
 
-FINISHING: Final = 60.0
+FINISHING: Final = SILENCE
 """Seconds that an order may take once it has begun, whether or not the client waits for it."""
 
 

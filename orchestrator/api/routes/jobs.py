@@ -12,6 +12,7 @@ from quart import Blueprint, Response
 from actors.domain.job import Job
 from actors.domain.status import OVER, Status
 from actors.wire.http.app import PASSES, Refusal, json_response, query, read_job_id
+from actors.wire.http.patience import SILENCE
 from orchestrator.api import job_views
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http import query_params
@@ -33,8 +34,8 @@ from orchestrator.contract.bodies import Also, StatusName
 from orchestrator.events.waiters import WaitersClosed
 from orchestrator.ledger.queries import JobFilter
 
-MOST_WAIT: Final = 300.0
-"""Seconds that one request may wait for a change."""
+MOST_WAIT: Final = 86_400.0
+"""Seconds that may be asked for as `wait`; waited is for SILENCE at most."""
 
 PAGE: Final = 50
 MOST_PAGE: Final = 500
@@ -89,7 +90,11 @@ def blueprint(api: ApiContext) -> Blueprint:  # a route is a closure over what i
     @page.get("/jobs/<number>")
     @describe(
         "One job; with `wait` as soon as it changes",
-        in_query("wait", "Seconds to wait at most", Annotated[float, Also(minimum=0, maximum=MOST_WAIT)]),
+        in_query(
+            "wait",
+            f"Seconds to wait at most; more than {SILENCE:g} counts as {SILENCE:g}: ask again, with `after`",
+            Annotated[float, Also(minimum=0, maximum=MOST_WAIT)],
+        ),
         in_query("after", "Answer once its version is above this", Whole),
         in_query("until", "Answer once it has ended", Literal["ended"]),
         answers={200: ("The job", bodies.Job)},
@@ -138,7 +143,7 @@ def blueprint(api: ApiContext) -> Blueprint:  # a route is a closure over what i
 async def _wait_for_change(api: ApiContext, number: int, given: Mapping[str, str]) -> Job:
     """The job's row; with `wait` as soon as it is newer than `after` (or than now), or over if `until` says
     so."""
-    wait = query_params.seconds(given, "wait", MOST_WAIT)
+    wait = min(query_params.seconds(given, "wait", MOST_WAIT), SILENCE)
     after = query_params.whole(given, "after", 0, query_params.MOST, -1)
     until = given.get("until")
     if until not in (None, "ended"):

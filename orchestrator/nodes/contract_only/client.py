@@ -30,6 +30,7 @@ from actors.ports.nodes import (
 )
 from actors.ports.storage import StorageError
 from actors.wire.errors import BadArchive, BadRequest
+from actors.wire.http.patience import SILENCE
 from actors.wire.multipart.writer import DataPart, FilePart, MultipartBody
 from actors.wire.protocol.attempts import Garbled
 from orchestrator.http_client import BodyUnreadable, Broken, Http, NotReached
@@ -200,7 +201,9 @@ class ContractOnlyNodes:
             async with from_file(known.path, remove=False) as opened:
                 yield opened
             return
-        fetched = await self._asking.files(node, attempt)
+        fetched = None
+        with trio.move_on_after(SILENCE):
+            fetched = await self._asking.files(node, attempt)
         match fetched:
             case Files(path=path) if fetched.proved:
                 async with from_file(path, remove=True) as opened:
@@ -212,6 +215,11 @@ class ContractOnlyNodes:
                 raise NotOnNode("the node has nothing of it")
             case Nothing(reason=reason):
                 raise NodeUnreachable(reason)
+            case None:
+                raise NodeUnreachable(
+                    f"it packs the files before it sends any, which takes longer than {SILENCE:g} s; "
+                    "they are here once the job has ended"
+                )
             case _:
                 raise NodeUnreachable("no zip came for its files")
 

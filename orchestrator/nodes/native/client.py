@@ -26,6 +26,7 @@ from actors.ports.nodes import (
 )
 from actors.ports.storage import StorageError
 from actors.wire.errors import BadRequest
+from actors.wire.http.patience import SILENCE
 from actors.wire.multipart.writer import DataPart, FilePart, MultipartBody
 from actors.wire.protocol.attempts import Garbled, items, mark_from_json, view_from_json
 from orchestrator.http_client import BodyUnreadable, Broken, Deadlines, Http, NotReached, Reply
@@ -37,7 +38,7 @@ from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteS
 Inputs = Sequence[tuple[str, Path, int]]
 
 _AT_ONCE: Final = 8
-_ZIPPING: Final = Deadlines(head=120.0)
+_ZIPPING: Final = Deadlines(head=SILENCE)
 _LISTING: Final = 64 << 20
 """Bytes of the list of an attempt's files."""
 _LOOK_CODES: Final = {

@@ -25,7 +25,7 @@ async def test_seconds_are_taken_as_programs_write_numbers(server: Server, wait:
     assert (await server.client.get(f"/v1/jobs/{job.id}?wait={wait}")).status_code == 200
 
 
-@pytest.mark.parametrize("wait", ["", "-1", "301", "1e3", "inf", "nan", "0x1", "1_0", "٣", "1e-99999", " 1"])
+@pytest.mark.parametrize("wait", ["", "-1", "86401", "1e5", "inf", "nan", "0x1", "1_0", "٣", "1e-9999", " 1"])
 async def test_what_is_no_number_of_seconds_is_refused(server: Server, wait: str) -> None:
     job = await server.upload(a=b"")
     answer = await server.client.get(f"/v1/jobs/{job.id}", params={"wait": wait})

@@ -24,7 +24,7 @@ from actors.domain.status import Status
 from actors.ports.nodes import CollectResult, Dispatch, LookupResult
 from orchestrator.nodes.client import NodeClient
 from orchestrator.nodes.contract_only.marker import MARKER
-from orchestrator.nodes.remote_stream import NotOnNode
+from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode
 from orchestrator.storage.storage import DiskStorage
 
 GRACE = 0.05
@@ -187,6 +187,24 @@ async def test_results_without_a_marker_and_without_any_input_are_somebody_elses
         await told()
     (answer,) = await client.collect(ref(node), [job])
     assert answer.result is CollectResult.GONE
+
+
+def spooled(top: Path) -> list[Path]:
+    return list(top.glob("spool/*"))
+
+
+async def test_a_node_that_packs_for_long_does_not_keep_who_looks_waiting(
+    client: NodeClient, node: Foreign, job: Dispatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def pack(stream: trio.SocketStream) -> None:
+        await trio.sleep_forever()
+
+    node.partial = [pack]
+    monkeypatch.setattr("orchestrator.nodes.contract_only.client.SILENCE", 0.05)
+    with trio.fail_after(20), pytest.raises(NodeUnreachable, match="once the job has ended"):
+        async with client.open_results(ref(node), job.attempt):
+            pass
+    assert spooled(tmp_path) == []
 
 
 async def test_results_without_a_marker_and_with_some_inputs_are_no_reason_to_try_again(
