@@ -27,6 +27,8 @@ from actors.store.durable import is_full
 
 log: Final = logging.getLogger("node.runner")
 
+DAMAGED: Final = "what the node knew of it is damaged"
+
 FREEZE_TRIES: Final = 20
 """About a minute."""
 
@@ -307,7 +309,7 @@ def without_results(end: End, why: str) -> End:
 
 def _earlier_cause(payload: Payload, watch: _Watch, result: RunResult) -> Cause | None:
     """Why an earlier process of the node had stopped it, when that process did not live to record it."""
-    if watch.cancelled and (result.asked or result.refused or result.supervision_killed):
+    if watch.cancelled and (result.asked or result.refused or result.supervision_killed or result.unreadable):
         return Cause.CANCELLED
     if not result.asked:
         return None
@@ -327,6 +329,8 @@ def verdict(result: RunResult, cause: Cause | None, max_runtime: float) -> tuple
         status, message, lost = Status.FAILED, f"could not be started: {result.refused}", result.lost
     elif result.lost:
         status, message, lost = Status.FAILED, "machine restarted", True
+    elif result.unreadable:
+        status, message, lost = Status.FAILED, DAMAGED, True
     elif cause is Cause.TIMED_OUT:
         status, message = Status.FAILED, f"timed out after {max_runtime:g} s"
     elif cause is Cause.NODE_STOPPED:

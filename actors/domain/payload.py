@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from actors.domain.job import End
 from actors.domain.progress import Progress
 from actors.domain.status import Status
 
+UNKNOWN: Final = "?"
+"""The owner of a payload whose record is damaged: every orchestrator is told of it, for one knows its key."""
+
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """One attempt on a node. `id` is the contract's number, `owner` names the orchestrator ("" when it came
-    by the contract alone, without a key of its own). `max_runtime` 0: no limit. `progress` is what the script
-    says; it is no part of the record on disk."""
+    """One attempt on a node. `id` is the contract's number (below 1: it is not known any more), `owner` names
+    the orchestrator ("" when it came by the contract alone, without a key of its own). `max_runtime` 0: no
+    limit. `progress` is what the script says; it is no part of the record on disk."""
 
     key: str
     id: int
@@ -50,9 +54,9 @@ class PayloadMove:
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """How a run ended, as the kernel tells it. `refused` is set when nothing could be started (the reason);
-    `supervision_killed` when its shepherd died and all of it was killed; `asked` when this node, or
-    an earlier process of it, had asked for its end; `lost` when the machine's own end
-    took it. `loss` says what of its output is lost: then it is no success."""
+    `supervision_killed` when its shepherd died and all of it was killed; `asked` when this node, or an
+    earlier process of it, had asked for its end; `lost` when the machine's own end took it; `unreadable` when
+    what would tell its end is damaged. `loss` says what of its output is lost: then it is no success."""
 
     exit_code: int | None = None
     signal: int | None = None
@@ -68,3 +72,4 @@ class RunResult:
     supervision_killed: bool = False
     asked: bool = False
     lost: bool = False
+    unreadable: bool = False

@@ -29,6 +29,15 @@ def _stat(pid: int | str) -> list[str] | None:
         return None
 
 
+def name_of(pid: int) -> str:
+    """What it is called, 15 bytes at most; "" when it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return os.fsdecode(file.read().rstrip(b"\n"))
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def start_time(pid: int | str) -> int | None:
     """When it started, in clock ticks since boot: with the pid it names one process of this boot."""
     fields = _stat(pid)

@@ -20,7 +20,7 @@ from actors.wire.protocol.attempts import PROTOCOL, heartbeat_to_json, mark_to_j
 from node.api.app import NodeContext
 from node.api.results import collect_response, file_list, file_response, log_response, zip_response
 from node.api.submit import Item, ItemResult
-from node.payloads.table import view_of
+from node.payloads.table import is_told, view_of
 
 HEARTBEAT_EVERY: Final = 1.0
 EVENTS_AT_ONCE: Final = 200
@@ -167,7 +167,7 @@ async def _events(context: NodeContext, owner: str | None) -> AsyncIterator[byte
                     return
             if changed:
                 sequence = changed[-1].sequence
-                mine = [payload for payload in changed if owner in (None, payload.owner)]
+                mine = [payload for payload in changed if is_told(payload, owner)]
                 told = [{"event": "payload", "sequence": p.sequence, "payload": _view(p)} for p in mine]
                 if told:
                     yield b"".join(map(ndjson.encode, told))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from quart import Response, request
 
 from actors.domain.payload import Payload
 from actors.domain.status import ENDED
+from actors.store.kept_file import PASSING
 from actors.wire.errors import BadRequest, SourceChanged, WireError
 from actors.wire.files.listing import Entry, Listing, OpenTree, open_regular
 from actors.wire.files.names import printable, unspell
@@ -37,9 +37,6 @@ from node.runs.workspace import WORK
 
 FOLLOW_EVERY: Final = 0.25
 """Seconds between looks at a growing log where the kernel does not tell of its growth."""
-
-_PASSING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE)
-"""What a busy machine, or a file system that is elsewhere, says of files that are there."""
 
 LOGS: Final = {"stdout": STDOUT, "stderr": STDERR}
 
@@ -138,7 +135,7 @@ def _collect(
             try:
                 yield from _collect_one(payload, directory)
             except OSError as why:
-                yield _error(key, f"cannot be read: {why}", permanent=why.errno not in _PASSING)
+                yield _error(key, f"cannot be read: {why}", permanent=why.errno not in PASSING)
             except WireError as why:
                 # Nothing of it lives that could change it back.
                 yield _error(key, f"cannot be read: {why}", permanent=True)

@@ -11,8 +11,14 @@ from typing import Any, Final, Literal
 
 import trio
 
-from node.executors.executor import ExecutorError, Run, RunEnd, RunSpec
-from node.executors.shepherded_run import ShepherdedRun, end_unreadable, give_up, read_run_mark
+from node.executors.executor import ExecutorError, Run, RunEnd, RunSpec, StartedBefore
+from node.executors.shepherded_run import (
+    ShepherdedRun,
+    end_unmarked,
+    find_shepherd,
+    give_up,
+    read_run_mark,
+)
 from node.executors.spawner import Spawner
 
 Isolation = Literal["auto", "pidns", "userns", "subreaper"]
@@ -116,6 +122,8 @@ class BashExecutor:
             # Without an answer only the mark tells whether this try came through.
             if mark is not None and mark.nonce == nonce and answer in (None, "started", _TAKEN):
                 return ShepherdedRun(spec, mark)
+            if answer == _TAKEN:
+                raise StartedBefore(f"{spec.directory} was started or given up before")
             if answer is not None:
                 raise ExecutorError(_reason(spec, answer))
         raise ExecutorError(f"the spawner of payloads died {_ATTEMPTS} times amid this start")
@@ -123,10 +131,11 @@ class BashExecutor:
     async def adopt(self, spec: RunSpec) -> Run | RunEnd:
         mark = read_run_mark(spec)
         if mark is None:
-            given_up = await trio.to_thread.run_sync(give_up, spec)
-            mark = None if given_up else read_run_mark(spec)
+            await trio.to_thread.run_sync(give_up, spec)
+            # Who is called so has written a mark: now, before us, or one that is lost.
+            mark = read_run_mark(spec) or await trio.to_thread.run_sync(find_shepherd, spec)
         if mark is None:
-            return await end_unreadable(spec)
+            return await end_unmarked(spec)
         run = ShepherdedRun(spec, mark)
         return run if run.alive() else await run.end()
 
@@ -134,6 +143,4 @@ class BashExecutor:
 def _reason(spec: RunSpec, answer: str) -> str:
     """`failed STAGE ERRNO`, for people."""
     _, stage, number = answer.split()
-    if answer == _TAKEN:
-        return f"{spec.directory} was started or given up before"
     return f"cannot start {spec.script}: {_STAGES.get(stage, stage)}: {os.strerror(int(number))}"

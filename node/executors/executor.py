@@ -26,6 +26,10 @@ class ExecutorError(NodeError):
     """A payload could not be started, or the means to start payloads are missing."""
 
 
+class StartedBefore(ExecutorError):
+    """It was started, or given up, at some time before: `Executor.adopt` tells which."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunSpec:
     """One payload to run.
@@ -58,7 +62,7 @@ class RunSpec:
 class RunEnd:
     """How a payload ended.
 
-    Exactly one of `exit_code` and `signal` is set, unless one of the three flags says why nothing is known.
+    Exactly one of `exit_code` and `signal` is set, unless one of the four flags says why nothing is known.
     Times are seconds since the epoch by the wall clock; `wall_seconds` comes from the monotonic one.
     """
 
@@ -83,6 +87,8 @@ class RunEnd:
     """It ran when the machine went down."""
     never_started: bool = False
     """It did not run and never will."""
+    unreadable: bool = False
+    """What would tell its end is damaged or gone. Nothing of it lives."""
 
 
 class Run(Protocol):

@@ -19,6 +19,9 @@ GRACE = "grace"
 ABANDONED = b"abandoned\n"
 """Content of the run mark of a payload that will never start."""
 
+MOST = 8192
+"""Bytes of a mark."""
+
 _COMPLETE = "complete"
 
 
@@ -33,20 +36,6 @@ def unpack(data: bytes) -> dict[str, str] | None:
     if lines[-2:] != [_COMPLETE, ""]:
         return None
     return {name: value for name, _, value in (line.partition(" ") for line in lines[:-2])}
-
-
-def read(path: str) -> bytes | None:
-    """None when there is no such file. A link in its place counts as none: a script may have put it there."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        return os.read(descriptor, 8192)
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
 
 
 def create(name: str, content: bytes, directory: int) -> None:
@@ -79,8 +68,19 @@ class Draft:
         os.pwrite(self._descriptor, content, 0)
         os.ftruncate(self._descriptor, len(content))
         os.fsync(self._descriptor)
-        os.rename(self._draft, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        if self._is_there():
+            os.rename(self._draft, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        else:
+            create(self._name, content, self._directory)
         os.fsync(self._directory)
+
+    def _is_there(self) -> bool:
+        """Whether nobody has taken it away, or put something else in its place."""
+        try:
+            found = os.stat(self._draft, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(found, os.fstat(self._descriptor))
 
     def discard(self) -> None:
         os.unlink(self._draft, dir_fd=self._directory)

@@ -27,6 +27,7 @@ _SYS_CLONE3 = 435  # the same number on every architecture
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
 _MS_REC, _MS_SLAVE = 0x4000, 0x80000
 _PR_SET_DUMPABLE = 4
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
 # PyDLL keeps the interpreter's lock: after clone3 there must be nothing to take back.
@@ -88,6 +89,11 @@ def hide(directory: bytes) -> None:
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent dies."""
     _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
+
+
+def be_called(name: str) -> None:
+    """What everybody may read of this process, by `procfs.name_of`: 15 bytes of it."""
+    _check(_libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0), "prctl")
 
 
 def close_to_others() -> None:

@@ -110,6 +110,8 @@ class Shepherd:
         except OSError:
             self._end.discard()
             raise  # The gate was never opened: the script's process ends by itself.
+        # Should the mark be lost while it runs, it is found by this; not before there was one.
+        namespaces.be_called(request.key)
         with contextlib.suppress(BrokenPipeError):  # It has failed before the gate, and says so below.
             os.write(opener, b"!")
         os.close(opener)

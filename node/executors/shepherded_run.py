@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import trio
 
 from actors.process import procfs
-from actors.process.identity import ProcessIdentity
+from actors.process.identity import ProcessIdentity, identify
+from actors.store.kept_file import Damaged, read_kept
+from actors.store.repair import retry_repaired
 from node.executors import mark_files
 from node.executors.executor import SUPERVISION, RunEnd, RunSpec
 from node.executors.stray_processes import end_leftovers
 
+_LARGEST_PID: Final = 1 << 22
+"""The kernel's own limit."""
 _UNRESPONSIVE: Final = 10.0
 """Seconds after which a shepherd that was told to kill is killed, where the kernel then does its work."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunMark:
-    """What the shepherd wrote before the script's first command."""
+    """What the shepherd wrote before the script's first command. `nonce` None: that is lost, and this is what
+    can be seen of the shepherd."""
 
-    nonce: str
-    isolation: str
+    nonce: str | None
     shepherd: ProcessIdentity
     guard: ProcessIdentity | None
     session: int
@@ -35,48 +43,139 @@ class RunMark:
 
 
 def read_run_mark(spec: RunSpec) -> RunMark | None:
-    """None when the payload has not started, or never will."""
-    content = mark_files.read(str(spec.directory / SUPERVISION / mark_files.RUN))
-    values = mark_files.unpack(content) if content is not None else None
-    if values is None or values.get("key") != spec.key:
+    """None when the payload has not started, or never will, or its mark is damaged. Raises `OSError` when
+    that cannot be found out now."""
+    values = _read_values(spec, mark_files.RUN)
+    if values is None:
         return None
-    boot = values["boot"]
-    guard = values.get("guard")
-    return RunMark(
-        nonce=values["nonce"],
-        isolation=values["isolation"],
-        shepherd=ProcessIdentity(int(values["pid"]), int(values["since"]), boot),
-        guard=ProcessIdentity(int(guard), int(values["guard_since"]), boot) if guard else None,
-        session=int(values["session"]),
-        pipes=frozenset(values.get("pipes", "").split()),
-        started_at=float(values["started"]),
-    )
+    try:
+        boot = values["boot"]
+        guard = None
+        if "guard" in values:
+            guard = ProcessIdentity(_pid(values["guard"]), _whole(values["guard_since"]), boot)
+        return RunMark(
+            nonce=values["nonce"],
+            shepherd=ProcessIdentity(_pid(values["pid"]), _whole(values["since"]), boot),
+            guard=guard,
+            session=_pid(values["session"]),
+            pipes=frozenset(values.get("pipes", "").split()),
+            started_at=_seconds(values["started"]),
+        )
+    except (KeyError, ValueError):
+        return None
 
 
-def give_up(spec: RunSpec) -> bool:
-    """Decide that the payload will never start; False when it has started, or was given up, before."""
+def find_shepherd(spec: RunSpec) -> RunMark | None:
+    """The living shepherd of a payload whose mark is lost, by what it is called. Blocks."""
+    # A script may call itself so, too; its shepherd was there before it.
+    named = [identify(pid) for pid in procfs.all_pids() if procfs.name_of(pid) == spec.key[:15]]
+    shepherd = min(filter(None, named), key=lambda one: one.started, default=None)
+    if shepherd is None:
+        return None
+    since = time.clock_gettime(time.CLOCK_BOOTTIME) - shepherd.started / os.sysconf("SC_CLK_TCK")
+    return RunMark(None, shepherd, None, -1, frozenset(), time.time() - since)
+
+
+def give_up(spec: RunSpec) -> None:
+    """Decide that the payload will never start, unless it has started, or was given up, before. Blocks."""
     path = spec.directory / SUPERVISION
+    retry_repaired(path / mark_files.RUN, lambda: _give_up(path))
+
+
+def _give_up(path: Path) -> None:
     path.mkdir(mode=0o700, exist_ok=True)
+    if (path / mark_files.RUN).is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        mark_files.create(mark_files.RUN, mark_files.ABANDONED, directory)
-    except FileExistsError:
-        return False
+        with suppress(FileExistsError):
+            mark_files.create(mark_files.RUN, mark_files.ABANDONED, directory)
     finally:
         os.close(directory)
-    return True
 
 
 NEVER_STARTED: Final = RunEnd(None, None, 0.0, 0.0, 0.0, 0.0, 0, never_started=True)
 
 
-async def end_unreadable(spec: RunSpec) -> RunEnd:
-    """What to say when there is a run mark that names no process."""
-    if mark_files.read(str(spec.directory / SUPERVISION / mark_files.RUN)) == mark_files.ABANDONED:
+async def end_unmarked(spec: RunSpec) -> RunEnd:
+    """The end of a payload that no run mark tells of and no shepherd watches: what may be left of it must not
+    go on."""
+    found = await end_leftovers(spec.directory, session=-1, since=0)
+    if (end := read_end(spec, None)) is not None:
+        return end
+    run = read_kept(spec.directory / SUPERVISION / mark_files.RUN, mark_files.MOST)
+    if run == mark_files.ABANDONED and not found and not _has_damaged_end_mark(spec, None):
         return NEVER_STARTED
-    # Only a script of the same user can have done that. Whatever it was, it must not go on unwatched.
-    await end_leftovers(spec.directory, session=-1, since=0)
-    return RunEnd(None, None, 0.0, time.time(), 0.0, 0.0, 0, supervision_killed=True)
+    return _unreadable(0.0)
+
+
+def read_end(spec: RunSpec, nonce: str | None) -> RunEnd | None:
+    """What the end mark of this start says; None without one. `nonce` None: of whatever start, for which it
+    was is lost."""
+    values = _read_values(spec, mark_files.END)
+    if values is None or nonce not in (None, values.get("nonce")):
+        return None
+    if "failed" in values:
+        return NEVER_STARTED
+    try:
+        status = _whole(values["status"])
+        signalled = os.WIFSIGNALED(status)
+        return RunEnd(
+            exit_code=None if signalled else os.WEXITSTATUS(status),
+            signal=os.WTERMSIG(status) if signalled else None,
+            started_at=_seconds(values["started"]),
+            ended_at=_seconds(values["ended"]),
+            wall_seconds=_seconds(values["wall"]),
+            cpu_seconds=_seconds(values["cpu"]),
+            peak_bytes=_whole(values["peak"]),
+            asked=values.get("asked") == "1",
+            left_out=_whole(values.get("left_out", "0")),
+            unwritten=_whole(values.get("unwritten", "0")),
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def _read_values(spec: RunSpec, name: str) -> Mapping[str, str] | None:
+    """What a mark of this payload says; None if there is none, or it is damaged."""
+    content = read_kept(spec.directory / SUPERVISION / name, mark_files.MOST)
+    values = mark_files.unpack(content) if isinstance(content, bytes) else None
+    return values if values is not None and values.get("key") == spec.key else None
+
+
+def _has_damaged_end_mark(spec: RunSpec, nonce: str | None) -> bool:
+    """Not one that is whole, and of another start: that is nobody's word."""
+    content = read_kept(spec.directory / SUPERVISION / mark_files.END, mark_files.MOST)
+    if content is None or isinstance(content, Damaged):
+        return content is not None
+    if (values := mark_files.unpack(content)) is None:
+        return True
+    return values.get("key") == spec.key and nonce in (None, values.get("nonce"))
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 1 << 63:
+        raise ValueError(text)
+    return value
+
+
+def _pid(text: str) -> int:
+    value = int(text)
+    if not 0 < value <= _LARGEST_PID:
+        raise ValueError(text)
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value < 1e11:  # neither "nan"
+        raise ValueError(text)
+    return value
+
+
+def _unreadable(started_at: float) -> RunEnd:
+    return RunEnd(None, None, started_at, time.time(), 0.0, 0.0, 0, unreadable=True)
 
 
 class ShepherdedRun:
@@ -104,13 +203,15 @@ class ShepherdedRun:
 
     async def end(self) -> RunEnd:
         """What became of it, when its shepherd has gone."""
-        end = self._read_end()
+        end = read_end(self._spec, self._mark.nonce)
         if end is not None:
             return end
         started, now = self._mark.started_at, time.time()
         if self._mark.shepherd.boot != procfs.boot_id():
             return RunEnd(None, None, started, now, 0.0, 0.0, 0, lost=True)
         await self._clear()
+        if _has_damaged_end_mark(self._spec, self._mark.nonce):
+            return _unreadable(started)
         return RunEnd(None, None, started, now, max(0.0, now - started), 0.0, 0, supervision_killed=True)
 
     async def stop(self, grace: float) -> None:
@@ -145,39 +246,18 @@ class ShepherdedRun:
         except OSError:
             return  # Then its own grace counts, and ours at the latest.
 
-    def _read_end(self) -> RunEnd | None:
-        content = mark_files.read(str(self._spec.directory / SUPERVISION / mark_files.END))
-        values = mark_files.unpack(content) if content is not None else None
-        if values is None or (values.get("key"), values.get("nonce")) != (self._spec.key, self._mark.nonce):
-            return None
-        if "failed" in values:
-            return NEVER_STARTED
-        status = int(values["status"])
-        signalled = os.WIFSIGNALED(status)
-        return RunEnd(
-            exit_code=None if signalled else os.WEXITSTATUS(status),
-            signal=os.WTERMSIG(status) if signalled else None,
-            started_at=float(values["started"]),
-            ended_at=float(values["ended"]),
-            wall_seconds=float(values["wall"]),
-            cpu_seconds=float(values["cpu"]),
-            peak_bytes=int(values["peak"]),
-            asked=values.get("asked") == "1",
-            left_out=int(values.get("left_out", 0)),
-            unwritten=int(values.get("unwritten", 0)),
-        )
-
     async def _clear_if_unmarked(self) -> None:
-        if self._read_end() is None:
+        if read_end(self._spec, self._mark.nonce) is None:
             await self._clear()
 
     async def _clear(self) -> None:
         """The shepherd was killed. With a namespace all of it died along; else its guard ends the rest."""
         guard = self._mark.guard
-        if guard is None or guard.boot != procfs.boot_id():
+        if self._mark.nonce is not None and (guard is None or guard.boot != procfs.boot_id()):
             return
-        guard.send(signal.SIGCONT)
-        await guard.wait()
+        if guard is not None:
+            guard.send(signal.SIGCONT)
+            await guard.wait()
         await end_leftovers(
             self._spec.directory, self._mark.session, self._mark.shepherd.started, self._mark.pipes
         )

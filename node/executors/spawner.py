@@ -15,10 +15,15 @@ from typing import Any, Final
 
 import trio
 
+from actors.store.repair import set_aside
 from node.executors.executor import ExecutorError
 
 _log = logging.getLogger(__name__)
 _PROGRAM: Final = Path(__file__).with_name("shepherd.py")
+LOCK: Final = "spawner.lock"
+LOG: Final = "spawner.log"
+_LOG_MOST: Final = 1 << 20
+"""Bytes that it may have when a spawner begins."""
 _READY_WITHIN: Final = 15.0
 _RESTART_WITHIN: Final = 10.0
 """How long a start waits for a new spawner."""
@@ -59,7 +64,7 @@ class Spawner:
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[trio.socket.SocketType]:
-        self._data_directory.mkdir(parents=True, exist_ok=True)
+        await trio.to_thread.run_sync(self._prepare)
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         control = trio.socket.from_stdlib_socket(near)
         try:
@@ -87,13 +92,21 @@ class Spawner:
         finally:
             control.close()
 
+    def _prepare(self) -> None:
+        self._data_directory.mkdir(parents=True, exist_ok=True)
+        log = self._data_directory / LOG
+        for path in (log, self._data_directory / LOCK):
+            set_aside(path)
+        if log.exists() and log.stat().st_size > _LOG_MOST:
+            os.truncate(log, 0)
+
     async def _open(self, far: socket.socket) -> trio.Process:
         isolations = (self.isolation,) if self.isolation else self._isolations
-        lock = self._data_directory / "spawner.lock"
+        lock = self._data_directory / LOCK
         # -I -S and an empty environment: nothing of the agent's settings or packages may matter here.
         python = (sys.executable, "-X", "utf8", "-I", "-S")
         command = [*python, str(_PROGRAM), str(far.fileno()), ",".join(isolations), str(lock)]
-        with (self._data_directory / "spawner.log").open("ab") as log:
+        with (self._data_directory / LOG).open("ab") as log:
             return await trio.lowlevel.open_process(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -112,7 +125,7 @@ class Spawner:
             except OSError as error:
                 raise ExecutorError(f"the spawner of payloads did not start: {error}") from error
             if not answer:
-                log = self._data_directory / "spawner.log"
+                log = self._data_directory / LOG
                 raise ExecutorError(f"the spawner of payloads did not start, see {log}")
             if answer == "none":
                 tried = ", ".join(self._isolations)

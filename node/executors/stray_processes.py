@@ -57,10 +57,11 @@ def _kill_once(directory: Path, session: int, since: int, pipes: frozenset[str])
 
 async def end_leftovers(
     directory: Path, session: int, since: int, pipes: frozenset[str] = frozenset()
-) -> None:
-    """Kill what is left of the payload until nothing is; gives up on what cannot be killed after 250 tries,
-    5 s or more."""
-    for _ in range(_TRIES):
+) -> bool:
+    """Kill what is left of the payload until nothing is; whether anything was. Gives up on what cannot be
+    killed after 250 tries, 5 s or more."""
+    for tries in range(_TRIES):
         if not await trio.to_thread.run_sync(_kill_once, directory, session, since, pipes):
-            return
+            return tries > 0
         await trio.sleep(_AGAIN)
+    return True

@@ -2,12 +2,16 @@
 cancelled or released, the node's name, and the counter of contract ids.
 
     DATA/node.json                    who this node is
-    DATA/lock                         held while a node process uses the directory
+    DATA/lock                         held while a node process uses the directory; says who this node is, too
     DATA/reserve                      space for a full disk (see reserve.py)
     DATA/counter                      ids up to this number may have been used
     DATA/payloads/KEY/record.json     one payload
-    DATA/payloads/KEY/running         which process runs it since when; counts while the record says Prepared
+    DATA/payloads/KEY/running         the same once it runs; counts while the record says Prepared, or nothing
     DATA/tombstones/KEY               "cancel AT" or "release AT"
+
+What is damaged ends neither the start of a node nor any other payload. Of a payload whose record cannot be
+read `running` tells; without that it has no owner, and is told to every orchestrator. A tombstone counts by
+its name alone. A counter that is lost goes on well above every id that is still known.
 
 All of this blocks: it is called in threads. Every write is durable when its function returns, but where its
 docstring says otherwise: written beside, synced, renamed, and the directory synced.
@@ -17,8 +21,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,16 +33,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.domain.ids import MAX_ID, is_key
-from actors.domain.payload import Payload
+from actors.domain.payload import UNKNOWN, Payload
 from actors.domain.status import ENDED, PAYLOAD, Status
 from actors.process.procfs import boot_id
 from actors.store.durable import create_durably, sync_directory, write_durably
+from actors.store.kept_file import Damaged, read_kept, read_object
+from actors.store.repair import make_directory, retry_repaired, set_aside
 from actors.store.reserve import Reserve
 from actors.wire.protocol.attempts import Garbled, end_from_json, end_to_json
 from node.errors import NodeError
-from node.runs.repair import retry_repaired
+
+log: Final = logging.getLogger("node.payloads")
 
 _RESERVE: Final = 64
+_LEAP: Final = 1 << 24
+"""Ids that are left out when it is not known any more which were given out: it can be done 256 times."""
+
+_RECORD: Final = 1 << 20
+"""Bytes of a record at most. All else that is kept here has less."""
 
 CANCEL: Final = "cancel"
 RELEASE: Final = "release"
@@ -77,8 +92,11 @@ class Records:
         self.reserve = Reserve(data / "reserve")
         self.boot = boot_id() if boot is None else boot
         try:
-            for directory in (data, self.payloads, self.tombstones):
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for directory in (self.payloads, self.tombstones):
+                if not directory.is_dir():
+                    make_directory(directory)
+            set_aside(data / "lock")
             self._lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as why:
             raise DataDirectoryError(f"data directory {data} cannot be used: {why.strerror or why}") from why
@@ -90,10 +108,13 @@ class Records:
                 f"data directory {data} is in use by another node process: give each node its own --data"
             ) from None
         try:
-            self.node_id = self._who()
-            self._next_id = self._counter()
-            self._reserved = self._next_id - 1
             self.reserve.hold()
+            known = self._known_id()
+            self.is_new = known is None
+            """Whether nothing tells any more who this node was."""
+            self.node_id = secrets.token_hex(16) if known is None else known
+            self._keep_id()
+            self._next_id = self._reserved = 0
         except BaseException:
             self.close()
             raise
@@ -110,24 +131,23 @@ class Records:
     # ------------------------------------------------------------------ payloads
 
     def load(self) -> list[StoredPayload]:
-        """Every record there is. A directory without a readable one is no payload: it never became visible,
-        or its record was damaged by hand; it is left alone and named by `unreadable`."""
-        found = []
-        for entry in os.scandir(self.payloads):
-            if not is_key(entry.name):
-                continue
-            try:
-                data = json.loads((self.payloads / entry.name / "record.json").read_bytes())
-                found.append(self._with_running(_from_json(data, entry.name)))
-            except (OSError, ValueError, Garbled, KeyError, TypeError):
-                continue
+        """Every payload there is, of damaged ones what is known, oldest first. To be called once, before any
+        id is given out."""
+        found = [self._load(entry.name) for entry in os.scandir(self.payloads) if is_key(entry.name)]
         found.sort(key=lambda stored: stored.payload.id)
+        ids: set[int] = set()
+        below = min([1, *(stored.payload.id for stored in found)])
+        for at, stored in enumerate(found):
+            if stored.payload.id in ids or stored.payload.id == 0:
+                below -= 1
+                found[at] = replace(stored, payload=replace(stored.payload, id=below))
+            ids.add(found[at].payload.id)
+        self._begin_ids(max([0, *ids]))
         return found
 
-    def unreadable(self, known: Iterable[str]) -> list[str]:
-        """Directories that are none of the known payloads."""
-        names = set(known)
-        return sorted(entry.name for entry in os.scandir(self.payloads) if entry.name not in names)
+    def strangers(self) -> list[str]:
+        """What is among the payloads and is none."""
+        return sorted(entry.name for entry in os.scandir(self.payloads) if not is_key(entry.name))
 
     def write(self, payload: Payload) -> None:
         """Store a payload's record in its directory. What was renamed into place there before is durable then
@@ -145,20 +165,36 @@ class Records:
     def write_running(self, payload: Payload) -> None:
         """Leave word that a payload runs. Not synced, as it is read only after the death of a process: what
         had not ended when the machine goes down is lost, whatever is known of it."""
-        data = json.dumps({"pid": payload.pid, "started_at": payload.started_at}).encode()
+        content = json.dumps(_to_json(payload, self.boot)).encode()
         path = self.directory(payload.key) / "running"
-        retry_repaired(path, lambda: path.write_bytes(data))
+        retry_repaired(path, lambda: path.write_bytes(content))
 
-    def _with_running(self, stored: StoredPayload) -> StoredPayload:
-        if stored.payload.status is not Status.PREPARED:
+    def _load(self, key: str) -> StoredPayload:
+        make_directory(self.directory(key))  # its script may have closed it, or put something in its place
+        stored = self._read(key, "record.json")
+        if stored is not None and stored.payload.status is not Status.PREPARED:
             return stored
+        running = self._read(key, "running")
+        if running is not None and running.payload.status is Status.RUNNING:
+            return replace(running, running=True)
+        if stored is not None:
+            return stored
+        nobody = Payload(key, 0, 0, 1, "", 0, UNKNOWN, Status.PREPARED, 0, 0.0)
+        return StoredPayload(nobody, self.boot)
+
+    def _read(self, key: str, name: str) -> StoredPayload | None:
+        """None if there is none, or it is damaged."""
+        path = self.directory(key) / name
+        data = read_object(path, _RECORD)
+        if isinstance(data, Damaged):
+            log.warning("%s is damaged: %s", path, data.why)
+        if not isinstance(data, dict):
+            return None
         try:
-            data = json.loads((self.directory(stored.payload.key) / "running").read_bytes())
-            pid, started_at = int(data["pid"]), data["started_at"]
-            payload = replace(stored.payload, pid=pid, started_at=started_at and float(started_at))
-            return StoredPayload(payload, stored.boot, running=True)
-        except (OSError, ValueError, KeyError, TypeError):
-            return stored
+            return _from_json(data, key)
+        except (ValueError, Garbled, KeyError, TypeError) as why:
+            log.warning("%s is damaged: %s", path, why)
+            return None
 
     # ------------------------------------------------------------------ tombstones
 
@@ -171,28 +207,33 @@ class Records:
                 # Nothing reads it before it was promised, so it may be seen half-written.
                 create_durably(path, content)
             except FileExistsError:
+                set_aside(path)
                 write_durably(path, content, synced=False)
 
     def load_tombstones(self) -> list[Tombstone]:
+        """Damaged ones too. One that does not say of which kind it is orders less."""
         found = []
         for entry in os.scandir(self.tombstones):
             if not is_key(entry.name):
                 # Left of a write that did not come to its rename: it was never promised to anybody.
                 with suppress(OSError):
-                    os.unlink(entry.path)
+                    _delete(entry)
                 continue
-            kind, _, at = (self.tombstones / entry.name).read_text("ascii", "replace").partition(" ")
-            try:
-                when = float(at)
-            except ValueError:
-                when = entry.stat().st_mtime
-            found.append(Tombstone(entry.name, RELEASE if kind == RELEASE else CANCEL, when))
+            at = entry.stat(follow_symlinks=False).st_mtime
+            match = _TOMBSTONE.fullmatch(_or_nothing(read_kept(self.tombstones / entry.name, _RECORD)))
+            if match is None:
+                log.warning("tombstone %s is damaged, and counts as the order to end it", entry.path)
+                found.append(Tombstone(entry.name, CANCEL, at))
+            else:
+                found.append(Tombstone(entry.name, match[1].decode(), float(match[2])))
         return found
 
     def unbury(self, keys: Iterable[str]) -> None:
         """Take old tombstones away."""
         for key in keys:
-            (self.tombstones / key).unlink(missing_ok=True)
+            path = self.tombstones / key
+            set_aside(path)  # what is not called by a key goes at the next start
+            path.unlink(missing_ok=True)
 
     # ------------------------------------------------------------------ who, and the counter
 
@@ -202,37 +243,63 @@ class Records:
         if self._next_id > MAX_ID:
             raise OutOfIds("this node has given out all its ids; start it with a new data directory")
         if self._next_id > self._reserved:
-            reserved = min(MAX_ID, self._next_id + _RESERVE - 1)
-            write_durably(self.data / "counter", f"{reserved}\n".encode())
-            self._reserved = reserved
+            self._reserve_ids(min(MAX_ID, self._next_id + _RESERVE - 1))
         given = self._next_id
         self._next_id += 1
         return given
 
-    def _counter(self) -> int:
-        try:
-            return int((self.data / "counter").read_text("ascii")) + 1
-        except FileNotFoundError:
-            return 1
-        except ValueError:
-            raise DataDirectoryError(
-                f"{self.data / 'counter'} is damaged: write a number into it that is above every id given out"
-            ) from None
+    def _reserve_ids(self, last: int) -> None:
+        path = self.data / "counter"
+        retry_repaired(path, lambda: write_durably(path, b"%d\n" % last))
+        self._reserved = last
 
-    def _who(self) -> str:
+    def _begin_ids(self, known: int) -> None:
+        """Go on where an earlier process ended; `known` is the largest id that still belongs to a payload."""
+        path = self.data / "counter"
+        said = read_kept(path, _RECORD)
+        if (match := _COUNTER.fullmatch(_or_nothing(said))) is not None and int(match[1]) <= MAX_ID:
+            self._reserved = max(int(match[1]), known)
+        elif said is None and not self._was_here:
+            self._reserved = known
+        else:
+            self._reserved = known + _LEAP
+            log.warning("%s is damaged or gone: ids go on at %d", path, self._reserved + 1)
+        self._next_id = self._reserved + 1
+
+    def _known_id(self) -> str | None:
+        """Who this node is, by either of the two files that say so."""
         path = self.data / "node.json"
-        try:
-            who = json.loads(path.read_bytes())["node_id"]
-        except FileNotFoundError:
-            who = secrets.token_hex(16)
-            write_durably(path, json.dumps({"node_id": who}).encode() + b"\n")
-        except (ValueError, KeyError, TypeError):
-            who = None
-        if not is_key(who):
-            raise DataDirectoryError(
-                f"{path} is damaged: it must hold the node's id (node_id, 32 hex digits)"
-            )
-        return who
+        who = read_object(path, _RECORD)
+        locked = os.pread(self._lock, 33, 0)
+        self._was_here = who is not None or bool(locked)
+        known = [who.get("node_id") if isinstance(who, dict) else None, locked.decode("ascii", "replace")]
+        return next((one for one in known if is_key(one)), None)
+
+    def _keep_id(self) -> None:
+        path, content = self.data / "node.json", json.dumps({"node_id": self.node_id}).encode() + b"\n"
+        if self.is_new and self._was_here:
+            log.error("nothing in %s tells who this node was: it is a new one, and ends what runs", self.data)
+        if read_kept(path, _RECORD) != content:
+            self.reserve.attempt(lambda: retry_repaired(path, lambda: write_durably(path, content)))
+        if os.pread(self._lock, 33, 0) != self.node_id.encode():
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, self.node_id.encode(), 0)
+            os.fsync(self._lock)
+
+
+_COUNTER: Final = re.compile(rb"([0-9]{1,10})\n")
+_TOMBSTONE: Final = re.compile(rb"(cancel|release) ([0-9]{1,11}\.[0-9]{3})\n")
+
+
+def _or_nothing(content: bytes | Damaged | None) -> bytes:
+    return content if isinstance(content, bytes) else b""
+
+
+def _delete(entry: os.DirEntry[str]) -> None:
+    if entry.is_dir(follow_symlinks=False):
+        shutil.rmtree(entry.path)
+    else:
+        os.unlink(entry.path)
 
 
 def _to_json(payload: Payload, boot: str) -> dict[str, Any]:
@@ -255,26 +322,50 @@ def _to_json(payload: Payload, boot: str) -> dict[str, Any]:
     }
 
 
-def _from_json(data: dict[str, Any], key: str) -> StoredPayload:
+def _from_json(data: Mapping[str, Any], key: str) -> StoredPayload:
+    """Raises `ValueError`, `Garbled`, `KeyError` or `TypeError` for what was never written so: whatever comes
+    from here fits the table, and can be told."""
     status = Status(data["status"])
     end = None if data["end"] is None else end_from_json(data["end"])
     if data["key"] != key or status not in PAYLOAD or (status in ENDED) != (end is not None):
         raise ValueError(f"record of {key} contradicts itself")
+    if end is not None and (end.status is not status or end.size < 0):
+        raise ValueError(f"record of {key} contradicts itself")
     payload = Payload(
         key=key,
-        id=int(data["id"]),
-        job_id=int(data["job"]),
-        n=int(data["n"]),
-        service=str(data["service"]),
-        user_id=int(data["user"]),
-        owner=str(data["owner"]),
+        id=_whole(data["id"], -MAX_ID, MAX_ID),
+        job_id=_whole(data["job"], 0),
+        n=_whole(data["n"], 0),
+        service=_text(data["service"]),
+        user_id=_whole(data["user"], -(1 << 63)),
+        owner=_text(data["owner"]),
         status=status,
         sequence=0,
-        created_at=float(data["created_at"]),
-        max_runtime=float(data["max_runtime_seconds"]),
-        pid=int(data["pid"]),
-        started_at=None if data["started_at"] is None else float(data["started_at"]),
-        end=end,
+        created_at=_seconds(data["created_at"]),
+        max_runtime=_seconds(data["max_runtime_seconds"]),
+        pid=_whole(data["pid"], 0, 1 << 22),
+        started_at=None if data["started_at"] is None else _seconds(data["started_at"]),
+        end=end and replace(end, message=_text(end.message)),
         lost=data["lost"] is True,
     )
-    return StoredPayload(payload, str(data["boot"]))
+    return StoredPayload(payload, _text(data["boot"]))
+
+
+def _whole(value: Any, least: int, most: int = (1 << 63) - 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"no number that is kept here: {value!r:.50}")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    """A time or a duration; not "nan"."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e11 <= value <= 1e300:
+        raise ValueError(f"no time that is kept here: {value!r:.50}")
+    return float(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"no text: {value!r:.50}")
+    value.encode()  # half a surrogate pair is no text of ours, and the table does not take it
+    return value

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from actors.domain.payload import UNKNOWN, Payload
 from actors.domain.status import ENDED, Status
 from node.payloads.records import RELEASE, Records, Tombstone
-from node.payloads.rows import Row, lose_to_reboot
+from node.payloads.rows import Row, lose
 from node.runs.progress_file import read
 
 log: Final = logging.getLogger("node.payloads")
@@ -25,24 +26,37 @@ def recover(records: Records, now: float, intended: Callable[[str], bool]) -> Re
     """Read the records and tombstones, and write again what has changed by the restart alone. Blocks.
 
     What an earlier boot of the machine left unended is lost. What an earlier process had set out to start
-    (`intended`) counts as running: whether it does is for the Runner to find out.
+    (`intended`) counts as running: whether it does is for the Runner to find out. So does what has no record
+    any more.
     """
-    stored = records.load()
     buried = {stone.key: stone for stone in records.load_tombstones()}
-    for name in records.unreadable(item.payload.key for item in stored):
-        log.warning("%s holds no readable record and is left alone", records.directory(name))
+    stored = records.load()
+    for name in records.strangers():
+        log.warning("%s is no payload and is left alone", records.directory(name))
     rows = []
     for item in stored:
         payload = item.payload
-        if payload.status not in ENDED and item.boot != records.boot:
-            payload = lose_to_reboot(payload, now)
-        elif payload.status is Status.PREPARED and (item.running or intended(payload.key)):
-            payload = replace(payload, status=Status.RUNNING)
+        if records.is_new and payload.status not in ENDED:
+            # Who knew this node by its name sends it elsewhere.
+            payload = replace(payload, owner=UNKNOWN)
+        if payload.status not in ENDED:
+            if item.boot != records.boot:
+                payload = lose(payload, "machine restarted", now)
+            elif item.running or payload.owner == UNKNOWN or intended(payload.key):
+                payload = replace(payload, status=Status.RUNNING)
         if payload.lost and payload is not item.payload:
-            records.write(payload)
+            _write(records, payload)
         stone = buried.get(payload.key)
         progress = read(records.directory(payload.key)).after(None)
         cancelled = stone is not None and payload.status not in ENDED
         payload = replace(payload, cancelled=cancelled, progress=progress)
         rows.append(Row(payload, stone is not None and stone.kind == RELEASE))
     return Recovery(rows, list(buried.values()))
+
+
+def _write(records: Records, payload: Payload) -> None:
+    try:
+        records.reserve.attempt(lambda: records.write(payload))
+    except OSError as error:
+        # The next process finds the same out again.
+        log.error("payload %s: its end is not recorded: %s", payload.key, error)

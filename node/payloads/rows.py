@@ -47,9 +47,9 @@ def apply_move(payload: Payload, move: PayloadMove) -> Payload:
     )
 
 
-def lose_to_reboot(payload: Payload, now: float) -> Payload:
-    """A payload that had not ended when its machine went down."""
-    end = End(Status.FAILED, "machine restarted", started_at=payload.started_at, ended_at=now)
+def lose(payload: Payload, why: str, now: float) -> Payload:
+    """A payload that has not ended, and of which nothing lives."""
+    end = End(Status.FAILED, why, started_at=payload.started_at, ended_at=now)
     return replace(payload, status=Status.FAILED, end=end, lost=True)
 
 

@@ -17,7 +17,7 @@ import sqlite_anyio
 import trio
 
 from actors.domain.node import PayloadView, StreamPosition
-from actors.domain.payload import Payload, PayloadMove
+from actors.domain.payload import UNKNOWN, Payload, PayloadMove
 from actors.domain.status import ENDED
 from actors.ports.world import Clock
 from actors.store.group_commit import GroupCommit
@@ -175,7 +175,7 @@ class PayloadTable:
                 picture = await self._select("WHERE NOT released ORDER BY id")
                 mark = self.mark
                 changes = stack.enter_context(self.subscriptions.subscribe())
-            yield [payload for payload in picture if owner in (None, payload.owner)], mark, changes
+            yield [payload for payload in picture if is_told(payload, owner)], mark, changes
 
     async def wait_ended(self, key: str) -> Payload | None:
         """Wait until a payload has ended; None when it is not here (any more)."""
@@ -223,6 +223,11 @@ async def open_table(
     finally:
         with trio.CancelScope(shield=True):
             await connection.close()
+
+
+def is_told(payload: Payload, owner: str | None) -> bool:
+    """Whether who asks as `owner` hears of a payload; None hears of all."""
+    return owner is None or payload.owner in (owner, UNKNOWN)
 
 
 def view_of(payload: Payload) -> PayloadView:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from actors.domain.payload import Payload
 from actors.store.durable import write_durably
-from actors.wire.errors import SourceChanged
-from actors.wire.files.listing import Entry, Listing, TooManyEntries, list_tree
+from actors.store.kept_file import Damaged, read_object
+from actors.store.repair import retry_repaired
+from actors.wire.errors import BadRequest, SourceChanged
+from actors.wire.files.listing import Entry, Kind, Listing, TooManyEntries, list_tree
 from actors.wire.files.names import printable, unspell
 from actors.wire.protocol import frames
 from node.executors.executor import STDERR, STDOUT
-from node.runs.repair import retry_repaired
 from node.runs.workspace import MANIFEST, WORK
 
 EMPTY = Listing((), ())
+_FIELDS: Final = ("path", "size", "mode", "mtime", "kind", "target")
 
 
 MOST: Final = frames.MAX_END - (1 << 20)
@@ -119,14 +122,17 @@ def is_frozen(payload: Payload) -> bool:
 def read_manifest(directory: Path, *, frozen: bool) -> dict[str, Any]:
     """The frozen manifest, or one made now where there never was one. Blocks. Raises `SourceChanged` if it is
     lost."""
-    try:
-        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_bytes())
-    except FileNotFoundError:
+    manifest = read_object(directory / MANIFEST, MOST)
+    if manifest is None:
         if frozen:
-            raise SourceChanged("its manifest is lost") from None
+            raise SourceChanged("its manifest is lost")
         return manifest_to_json(list_work(directory))
-    except ValueError:
-        raise SourceChanged("its manifest is damaged") from None
+    try:
+        if isinstance(manifest, Damaged):
+            raise ValueError(manifest.why)
+        listing_from_json(manifest)
+    except (ValueError, KeyError, TypeError, AttributeError, BadRequest) as why:
+        raise SourceChanged(f"its manifest is damaged: {why}") from None
     return manifest
 
 
@@ -155,17 +161,18 @@ def _size(path: Path) -> int:
 
 
 def listing_from_json(manifest: Mapping[str, Any]) -> Listing:
-    """What `manifest_to_json` wrote. Raises `BadRequest` for names that it never writes."""
-    entries = tuple(
-        Entry(
-            path=entry["path"],
-            raw=unspell(entry["path"]),
-            size=entry["size"],
-            mode=entry["mode"],
-            mtime=entry["mtime"],
-            kind=entry["kind"],
-            target=entry["target"],
-        )
-        for entry in manifest["entries"]
-    )
-    return Listing(entries, tuple((path, why) for path, why in manifest["left_out"]))
+    """What `manifest_to_json` wrote. Raises `BadRequest`, `ValueError`, `KeyError` or `TypeError` for what it
+    never writes."""
+    entries = tuple(map(_entry, manifest["entries"]))
+    return Listing(entries, tuple((str(path), str(why)) for path, why in manifest["left_out"]))
+
+
+def _entry(entry: Mapping[str, Any]) -> Entry:
+    path, size, mode, mtime, kind, target = (entry[name] for name in _FIELDS)
+    if kind not in get_args(Kind) or not isinstance(target, str | None):
+        raise ValueError(f"{path!r:.50}: no such kind of file")
+    if not isinstance(size, int) or not isinstance(mode, int) or not 0 <= size < 1 << 63 or mode >> 12:
+        raise ValueError(f"{path!r:.50}: no file has such a size and mode")
+    if not isinstance(mtime, int | float) or not math.isfinite(mtime):
+        raise ValueError(f"{path!r:.50}: no file has such a time")
+    return Entry(path, unspell(path), size, mode, mtime, kind, target)

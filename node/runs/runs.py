@@ -16,19 +16,21 @@ from typing import Final
 import trio
 
 from actors.domain.job import End
-from actors.domain.payload import Payload, RunResult
+from actors.domain.payload import UNKNOWN, Payload, RunResult
 from actors.ports.payloads import Running
 from actors.process import procfs
 from actors.runner import without_results
+from actors.store.kept_file import Damaged, read_object
 from actors.store.reserve import Reserve
-from node.executors.executor import Executor, ExecutorError, Run, RunEnd, RunSpec
+from node.executors.executor import Executor, ExecutorError, Run, RunEnd, RunSpec, StartedBefore
 from node.host.inotify import DirectoryWatch, Inotify
 from node.runs import progress_file
 from node.runs.manifest import FrozenManifest, ResultLimit, freeze_manifest
-from node.runs.repair import retry_repaired
 from node.runs.script_check import ScriptCheck, make_ready
 from node.runs.workspace import HOME, INTENT, WORK, Workspace
 
+INTENT_MOST: Final = 64 * 1024
+"""Bytes of what is left as word of a start."""
 NEVER_STARTED: Final = "the node went down before it had started"
 
 
@@ -74,6 +76,8 @@ class ExecutorRuns:
         except BaseException as why:
             if armed is not None:
                 armed.disarm()
+            if isinstance(why, StartedBefore):
+                return await self.adopt(payload)  # the word that was left of it is lost
             if isinstance(why, ExecutorError):
                 return RunResult(refused=str(why), note=checked.note)
             raise
@@ -81,13 +85,21 @@ class ExecutorRuns:
 
     async def adopt(self, payload: Payload) -> Running | RunResult:
         directory = self._workspace.directory(payload.key)
-        look = partial(retry_repaired, directory / INTENT, partial(_note, directory))
-        note = await trio.to_thread.run_sync(look)
-        if note is None:
+        note = await trio.to_thread.run_sync(_note, directory)
+        # If not, that nothing tells of its start says that there was none.
+        ran = payload.started_at is not None or payload.owner == UNKNOWN
+        if note is None and not ran and not self._workspace.is_intended(payload.key):
             return RunResult(refused=NEVER_STARTED, lost=True)
+        note = note or ""
         found = await self._executor.adopt(self._spec(payload))
         if isinstance(found, RunEnd):
+            if found.never_started and ran:
+                return RunResult(unreadable=True, started_at=payload.started_at, note=note)
             return _result(found, note)
+        if payload.owner == UNKNOWN:
+            # Whose it is, and how long it may run, is known to nobody here: it may run again where that is.
+            await found.stop(self._grace)
+            return RunResult(unreadable=True, started_at=found.started_at, note=note)
         return _PayloadRun(found, note, self._following(payload.key, None))
 
     async def freeze(self, payload: Payload, end: End) -> End:
@@ -188,12 +200,11 @@ def _frozen(directory: Path, limit: ResultLimit) -> tuple[FrozenManifest, progre
 
 def _note(directory: Path) -> str | None:
     """What is to be said of a payload that somebody set out to start; None if nobody did."""
-    try:
-        return str(json.loads((directory / INTENT).read_bytes())["note"])
-    except FileNotFoundError:
+    intent = read_object(directory / INTENT, INTENT_MOST)
+    if intent is None:
         return None
-    except (ValueError, KeyError, TypeError):
-        return ""
+    note = "" if isinstance(intent, Damaged) else intent.get("note")
+    return note if isinstance(note, str) else ""
 
 
 def _result(end: RunEnd, note: str) -> RunResult:
@@ -203,7 +214,7 @@ def _result(end: RunEnd, note: str) -> RunResult:
     return RunResult(
         exit_code=end.exit_code,
         signal=end.signal,
-        started_at=end.started_at,
+        started_at=end.started_at or None,
         ended_at=end.ended_at,
         wall_seconds=end.wall_seconds,
         cpu_seconds=end.cpu_seconds,
@@ -211,6 +222,7 @@ def _result(end: RunEnd, note: str) -> RunResult:
         supervision_killed=end.supervision_killed,
         asked=end.asked,
         lost=end.lost,
+        unreadable=end.unreadable,
         note="; ".join(filter(None, (over, note))),
         loss=f"{end.unwritten} bytes of its logs could not be written" if end.unwritten else "",
     )

@@ -28,8 +28,10 @@ from typing import Final
 
 import trio
 
+from actors.store.repair import make_directory
 from actors.wire.errors import BadRequest
 from actors.wire.files.names import PathSet, safe_path
+from node.executors.executor import SUPERVISION
 
 WORK: Final = "work"
 HOME: Final = "home"
@@ -64,7 +66,8 @@ class Workspace:
     def prepare(self) -> None:
         """Make the directories; what an earlier process was receiving goes into the trash. Blocks."""
         for directory in (self.payloads, self._incoming, self._trash):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not directory.is_dir():
+                make_directory(directory)
         for entry in list(os.scandir(self._incoming)):
             os.rename(entry.path, self._trash / f"{entry.name}-{secrets.token_hex(4)}")
 
@@ -76,7 +79,7 @@ class Workspace:
 
     def is_intended(self, key: str) -> bool:
         """Whether somebody has set out to start this payload."""
-        return (self.payloads / key / INTENT).exists()
+        return any(os.path.lexists(self.payloads / key / name) for name in (INTENT, SUPERVISION))
 
     # ------------------------------------------------------------------ receiving
 

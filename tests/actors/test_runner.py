@@ -384,6 +384,8 @@ async def test_a_change_that_no_bell_told_is_seen_on_the_tick(autojump_clock: Mo
         (RunResult(signal=15), Cause.CANCELLED, (Status.KILLED, "terminated", False)),
         (RunResult(exit_code=0), Cause.TIMED_OUT, (Status.FAILED, "timed out after 2.5 s", False)),
         (RunResult(supervision_killed=True), None, (Status.FAILED, "supervision was killed", False)),
+        (RunResult(unreadable=True), None, (Status.FAILED, "what the node knew of it is damaged", True)),
+        (RunResult(unreadable=True), Cause.CANCELLED, (Status.KILLED, "terminated", False)),
         (RunResult(lost=True), None, (Status.FAILED, "machine restarted", True)),
         (RunResult(lost=True), Cause.CANCELLED, (Status.FAILED, "machine restarted", True)),
         (RunResult(refused="no room"), None, (Status.FAILED, "could not be started: no room", False)),

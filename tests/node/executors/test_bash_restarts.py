@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import trio
 
 from node.executors import mark_files, shepherd, spawner
 from node.executors.bash import BashExecutor
-from node.executors.executor import ExecutorError, RunEnd
+from node.executors.executor import ExecutorError, RunEnd, StartedBefore
 
 PROGRAM = Path(__file__).with_name("agent_program.py")
 ROOT = Path(__file__).parents[3]
@@ -220,3 +221,51 @@ async def test_a_node_to_which_orphans_fall_collects_them_and_takes_no_exit_code
     with _agent(str(payloads.directory), "auto", "orphans", before=before) as agent:
         output, _ = await trio.to_thread.run_sync(agent.communicate)
     assert output.splitlines() == ["ready", "codes {3} late 7 children True"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"pid 99999999999999999999\n", b"\xff" * 9000])
+async def test_a_shepherd_whose_mark_is_lost_is_found_by_its_name(
+    executor, payloads, signpost, content, isolation
+):
+    spec = payloads.make("echo up > signpost; read line < go; exit 3")
+    post = signpost(spec)
+    os.mkfifo(spec.work / "go")
+    shepherd_pid = (await executor.start(spec)).pid
+    await post.line()
+    mark = spec.directory / "run" / mark_files.RUN
+    mark.unlink()
+    if content is not None:
+        mark.write_bytes(content)
+    for _ in range(2):
+        found = await executor.adopt(spec)
+        assert not isinstance(found, RunEnd) and found.pid == shepherd_pid
+        assert abs(found.started_at - time.time()) < 20
+    with pytest.raises(StartedBefore):
+        await executor.start(spec)
+    await trio.to_thread.run_sync((spec.work / "go").write_text, "\n")
+    assert (await found.wait()).exit_code == 3
+    # Nobody watches it any more: its end mark tells all the same.
+    end = await executor.adopt(spec)
+    assert isinstance(end, RunEnd) and end.exit_code == 3
+    (spec.directory / "run" / mark_files.END).write_bytes(b"key half")
+    end = await executor.adopt(spec)
+    assert isinstance(end, RunEnd) and end.unreadable
+
+
+async def test_what_is_left_of_a_payload_without_marks_and_shepherd_is_ended(executor, payloads, isolation):
+    spec = payloads.make("NAP")
+    run = await executor.start(spec)
+    mark = spec.directory / "run" / mark_files.RUN
+    mark.write_bytes(b"")
+    if isolation == "subreaper":
+        # Its guard first, or that would end what is left.
+        os.kill(_parent(run.pid), signal.SIGKILL)
+    os.kill(run.pid, signal.SIGKILL)
+    await payloads.ended(run.pid)
+    end = await executor.adopt(spec)
+    assert isinstance(end, RunEnd) and end.unreadable
+    assert payloads.survivors() == []
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

@@ -1,0 +1,54 @@
+"""Writing files of ours whatever has been done to the directory they are in: a script that runs as the same
+user can lock it, take it away, or put something else in its place."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from actors.store.durable import is_full
+from actors.store.kept_file import PASSING
+
+T = TypeVar("T")
+
+
+def retry_repaired(path: Path, work: Callable[[], T]) -> T:
+    """Do what writes `path`, a file of ours. If that fails, make its directory fit for it and do it
+    once more. Blocks. Raises what the work raises, `OSError` at last."""
+    try:
+        return work()
+    except OSError as error:
+        if is_full(error) or error.errno in PASSING:
+            raise
+    _make_fit(path)
+    return work()
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory of ours that this user can use, whatever stands in its place. Blocks."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        if stat.S_ISDIR(path.lstat().st_mode):
+            if not os.access(path, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+                path.chmod(0o700)
+            return
+        path.unlink()
+    except FileNotFoundError:
+        pass
+    path.mkdir(mode=0o700)
+
+
+def set_aside(path: Path) -> None:
+    """Free the name of a file of ours that a directory has taken; what was there stays beside it, and goes
+    with its directory. Blocks."""
+    if path.is_dir() and not path.is_symlink():
+        os.rename(path, path.with_name(f".{path.name}.{secrets.token_hex(4)}"))
+
+
+def _make_fit(path: Path) -> None:
+    make_directory(path.parent)
+    set_aside(path)
