@@ -41,7 +41,7 @@ async def test_a_job_by_the_contract_from_submit_to_zip(tmp_path: Path) -> None:
         ("exit 3", "Failed", "exit code 3"),
         ("kill -9 $$", "Failed", "killed by signal 9"),
         ("(sleep 600; echo late) & disown; exit 4", "Failed", "exit code 4"),
-        ('rm -rf "$PWD"; exit 0', "Completed", ""),
+        ('rm -rf "$PWD"; exit 0', "Completed", "removed by the script: its directory with all that it left"),
         ("chmod 0 .; exit 0", "Completed", ""),
         (
             "trap 'echo $? > .orchestrator.exit' EXIT; echo 0 > .orchestrator.exit; exit 5",
