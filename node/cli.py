@@ -27,6 +27,11 @@ from node.settings import NodeSettings, load_settings
     metavar="leave|kill",
     help="What SIGTERM does to running jobs: they go on and the next node finds them, or they end. [leave]",
 )
+@click.option(
+    "--drain",
+    metavar="SECONDS",
+    help="At SIGTERM: take no new jobs and wait so long for those that are here. A second one hurries. [0]",
+)
 @click.option("--grace", metavar="SECONDS", help="Time between SIGTERM and SIGKILL for a job. [5]")
 @click.option("--tick", metavar="SECONDS", help="How often is looked for what no event told. [0.5]")
 @click.option("--upload-limit", metavar="BYTES", help="Largest body of a submit, as 400M. [1G]")
@@ -75,15 +80,18 @@ def run(settings: NodeSettings) -> int:
     from node.server import serve_node, set_up_logging
 
     async def main() -> None:
-        shutdown = trio.Event()
+        shutdown, hurry = trio.Event(), trio.Event()
         async with trio.open_nursery() as nursery:
 
             async def stop_when_told() -> None:
                 await until_signal()
                 shutdown.set()
+                if settings.drain:
+                    await until_signal()
+                    hurry.set()
 
             nursery.start_soon(stop_when_told)
-            await serve_node(settings, shutdown=shutdown)
+            await serve_node(settings, shutdown=shutdown, hurry=hurry)
             nursery.cancel_scope.cancel()
 
     set_up_logging()

@@ -15,6 +15,7 @@ import trio
 from actors.kernel.actor import live
 from actors.kernel.clock import WallClock
 from actors.kernel.supervisor import Supervisor
+from actors.ports.nodes import Leaving
 from actors.runner import Runner, RunnerMailbox
 from actors.wire.http.server import serve
 from node.api import create_app
@@ -26,7 +27,7 @@ from node.host.inotify import Inotify
 from node.host.load import LoadSampler
 from node.payloads.cleaner import PayloadCleaner
 from node.payloads.records import Records
-from node.payloads.table import open_table
+from node.payloads.table import PayloadTable, open_table
 from node.runs.environment import job_environment
 from node.runs.manifest import ResultLimit
 from node.runs.runs import ExecutorRuns
@@ -45,17 +46,26 @@ async def serve_node(
     settings: NodeSettings,
     *,
     shutdown: trio.Event,
+    hurry: trio.Event | None = None,
     executor: Executor | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve a node until `shutdown` is set. Reports its URLs once it accepts connections.
+    """Serve a node until `shutdown` is set, and then until what it has is done, for at most `settings.drain`
+    seconds and until `hurry`. Reports its URLs once it accepts connections.
 
     Raises `DataDirectoryError`, `PortInUse`, `NodeError` when it cannot start, `GaveUp` when its Runner keeps
     crashing.
     """
     records = await trio.to_thread.run_sync(Records, settings.data)
     try:
-        await _serve(settings, records, shutdown, executor, task_status)
+        await _serve(
+            settings,
+            records,
+            shutdown,
+            trio.Event() if hurry is None else hurry,
+            executor=executor,
+            task_status=task_status,
+        )
     finally:
         records.close()
 
@@ -64,6 +74,8 @@ async def _serve(
     settings: NodeSettings,
     records: Records,
     shutdown: trio.Event,
+    hurry: trio.Event,
+    *,
     executor: Executor | None,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
@@ -127,6 +139,7 @@ async def _serve(
         await nursery.start(load.run)
         await nursery.start(supervisor.keep, runner.name, partial(live, runner, make_runner))
         await nursery.start(supervisor.keep, "cleaning", cleaning.run)
+        leaving = _Leaving(settings, table, load, runner)
         # After the executor's start, which finds out how well it can keep payloads apart.
         context = NodeContext(
             table=table,
@@ -138,15 +151,12 @@ async def _serve(
             executor=executor.name,
             limits=executor.limits,
             version=_version(),
-            shutdown=shutdown,
+            shutdown=leaving.closing,
         )
 
         async def stop() -> None:
             await shutdown.wait()
-            table.subscriptions.end_subscriptions()
-            if settings.on_stop == "kill":
-                with trio.move_on_after(STOP_GRACE + STOP_PATIENCE):
-                    await runner.stop_all(STOP_GRACE)
+            await leaving.leave(hurry)
 
         async def listen(*, task_status: trio.TaskStatus[list[str]]) -> None:
             async with trio.open_nursery() as until_stopped:
@@ -156,14 +166,14 @@ async def _serve(
                         # Late: who is not to join needs no HTTP client.
                         from node.host.joining import stay_joined
 
-                        until_stopped.start_soon(stay_joined, settings, table.node_id, url, shutdown, rng)
+                        until_stopped.start_soon(stay_joined, settings, table.node_id, url, leaving.wait, rng)
 
                 until_stopped.start_soon(stop)
                 await serve(
                     create_app(context),
                     host=settings.host,
                     port=settings.port,
-                    shutdown=shutdown,
+                    shutdown=leaving.closing,
                     task_status=task_status,
                     on_bound=join,
                 )
@@ -174,6 +184,59 @@ async def _serve(
         for url in urls:
             print(f"listening on {url}", flush=True)
         task_status.started(urls)
+
+
+class _Leaving:
+    """How a node stops. `closing`: no connection is accepted any more."""
+
+    def __init__(
+        self, settings: NodeSettings, table: PayloadTable, load: LoadSampler, runner: RunnerMailbox
+    ) -> None:
+        self._settings = settings
+        self._table = table
+        self._load = load
+        self._runner = runner
+        self._changed = trio.Event()
+        self._said = trio.Event()
+        self._back = False
+        self.closing = trio.Event()
+        table.subscriptions.add_listener(lambda rows: self._changed.set())
+
+    async def leave(self, hurry: trio.Event) -> None:
+        """Wait for what is here for as long as is wanted, end it if it is to end, and say on every stream of
+        events what is left and whether this node will be back for it."""
+        self._load.stop()
+        if self._settings.drain:
+            await self._drain(hurry)
+        self.closing.set()
+        kill = self._settings.on_stop == "kill"
+        if kill:
+            with trio.move_on_after(STOP_GRACE + STOP_PATIENCE):
+                await self._runner.stop_all(STOP_GRACE)
+        held = await self._table.count_wanted()
+        self._back = held > 0 and not kill
+        self._table.subscriptions.end_subscriptions(Leaving(held, self._back))
+        self._said.set()
+
+    async def wait(self) -> bool:
+        """Wait until that was said; whether this node will be back."""
+        await self._said.wait()
+        return self._back
+
+    async def _drain(self, hurry: trio.Event) -> None:
+        log.info("told to stop: no new jobs, %g s for those that are here", self._settings.drain)
+        with trio.move_on_after(self._settings.drain):
+            async with trio.open_nursery() as waiting:
+
+                async def cut_short() -> None:
+                    await hurry.wait()
+                    waiting.cancel_scope.cancel()
+
+                waiting.start_soon(cut_short)
+                while await self._table.count_wanted():
+                    await self._changed.wait()
+                    self._changed = trio.Event()
+                waiting.cancel_scope.cancel()
 
 
 def set_up_logging() -> None:

@@ -21,10 +21,10 @@ DAY: Final = 86_400.0
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
     """`port` 0 takes any free one. `slots` None: whatever is sent runs at once. `on_stop`: what SIGTERM does
-    to running payloads, `leave` or `kill`. `grace`: seconds between SIGTERM and SIGKILL. `max_age`: seconds
-    that results without a key are kept; `keep_uncollected`: those with one. `upload_limit`: bytes of a body.
-    `log_limit`: bytes of each log of a job. `max_result_bytes`, `max_result_files`: what a job that left more
-    is Failed for.
+    to running payloads, `leave` or `kill`; `drain`: seconds for which it waits for them before. `grace`:
+    seconds between SIGTERM and SIGKILL. `max_age`: seconds that results without a key are kept;
+    `keep_uncollected`: those with one. `upload_limit`: bytes of a body. `log_limit`: bytes of each log of a
+    job. `max_result_bytes`, `max_result_files`: what a job that left more is Failed for.
     `pass_env`: names and globs of the node's variables that scripts see besides the usual ones. `job_env`:
     variables that every script sees.
 
@@ -39,6 +39,7 @@ class NodeSettings:
     max_age: float = 864_000.0
     slots: int | None = None
     on_stop: str = "leave"
+    drain: float = 0.0
     grace: float = 5.0
     tick: float = 0.5
     upload_limit: int = 1 << 30
@@ -184,6 +185,7 @@ SETTINGS: Final[Mapping[str, Kind]] = {
     "max_age": kind.seconds(0, "seconds that results are kept, as 864000", 1e11),
     "slots": kind.whole(1, 1_000_000, "a whole number of jobs, 1 or more"),
     "on_stop": expecting("leave or kill", kind.one_of("leave", "kill")),
+    "drain": kind.seconds(0, "seconds from 0 to 1000000", 1e6),
     "grace": kind.seconds(0, "seconds from 0 to 86400", 86_400),
     "tick": kind.seconds(0.01, "seconds from 0.01 to 3600", 3600),
     "upload_limit": expecting("bytes above 0, as 400M or 1073741824", _size),

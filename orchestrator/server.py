@@ -227,6 +227,7 @@ async def _start(
         tell_sender=sender.tell,
         tick=settings.tick_seconds,
         lost_after=settings.node_lost_after,
+        back_within=settings.node_back_within,
     )
     make_cleaner = partial(Cleaner, ledger=ledger, storage=storage, clock=clock, max_age=settings.max_age)
     on_commit.append(tell_actors)

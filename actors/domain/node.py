@@ -29,7 +29,8 @@ class NodeRef:
 class Heartbeat:
     """What a node says of itself each second. `slots` None means that it runs whatever it is sent; `cores`
     weighs it then. `others` counts payloads of other owners that hold or wait for a slot. `load` is the CPU
-    use in percent, 0 to 100. `unhealthy`: why it wants no jobs, "" if it does."""
+    use in percent, 0 to 100. `unhealthy`: why it wants no jobs, "" if it does. `stopping`: it was told to
+    stop, takes no new jobs and waits for those that it has."""
 
     load: float = 0.0
     slots: int | None = None
@@ -38,6 +39,7 @@ class Heartbeat:
     free_disk: int | None = None
     free_memory: int | None = None
     unhealthy: str = ""
+    stopping: bool = False
 
 
 @dataclass(frozen=True, slots=True)

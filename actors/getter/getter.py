@@ -41,6 +41,7 @@ from actors.ports.nodes import (
     CollectAnswer,
     CollectResult,
     Dispatch,
+    Leaving,
     LookupResult,
     NodeEvent,
     Nodes,
@@ -62,7 +63,8 @@ UNRELEASED_AGAIN: Final = 10.0
 
 class Getter(Actor):
     """See the module. `addresses` are the nodes to look for now: another object when they change;
-    `tell_sender` takes what the pool should know."""
+    `tell_sender` takes what the pool should know. A node is lost when it was silent for `lost_after` seconds,
+    or for `back_within` if it said that it will be back."""
 
     def __init__(
         self,
@@ -78,6 +80,7 @@ class Getter(Actor):
         tick: float = 0.5,
         suspect_after: float = 3.0,
         lost_after: float = 60.0,
+        back_within: float = 3600.0,
         batch_bytes: int = 1 << 20,
     ) -> None:
         super().__init__(mailbox, nursery, tick=tick)
@@ -96,6 +99,7 @@ class Getter(Actor):
         self._marks: dict[str, AttemptHanded] = {}
         self._unreleased: dict[str, Attempt] = {}
         self._unreleased_read = float("-inf")
+        self._absences: dict[str, str | None] = {}
         self._ledger_backoff = LedgerBackoff(rng, log)
         self._liveness = LivenessMonitor(
             nursery,
@@ -103,18 +107,23 @@ class Getter(Actor):
             addresses=addresses,
             nodes=lambda: tuple(self._nodes.values()),
             hear=self._take,
-            lost=self._reconsider,
+            lost=self._lose,
             forget=self._forget,
             tell_sender=tell_sender,
             rng=rng,
             tick=tick,
             suspect_after=suspect_after,
             lost_after=lost_after,
+            back_within=back_within,
         )
 
     # ------------------------------------------------------------------ life
 
     async def begin(self) -> None:
+        for node_id, reason in (await self._ledger.absences()).items():
+            node = self._node(node_id)
+            node.left = node.expected = True
+            node.trouble = reason
         for job in await self._cursor.begin():
             self._apply(job)
 
@@ -124,6 +133,7 @@ class Getter(Actor):
         if self._ledger_backoff.lasts:
             return
         with self._ledger_backoff.guard():
+            await self._note_absences()
             await self._record()
             await self._cursor.catch_up(self._apply)
             await self._read_unreleased()
@@ -155,6 +165,13 @@ class Getter(Actor):
                     continue
                 if answer.job is not None:
                     self._apply(answer.job, again=True)
+
+    async def _note_absences(self) -> None:
+        while self._absences:
+            node_id, reason = next(iter(self._absences.items()))
+            await self._ledger.note_absence(node_id, reason)
+            if self._absences.get(node_id) == reason:
+                del self._absences[node_id]
 
     def _note_done(self, tracked: TrackedAttempt | None, change: Change) -> None:
         if isinstance(change, MoveAttempt):
@@ -260,6 +277,12 @@ class Getter(Actor):
 
     def _take(self, ref: NodeRef, event: NodeEvent) -> None:
         node = self._node(ref.node_id)
+        if isinstance(event, Leaving):
+            self._see_leaving(node, event)
+            return
+        if node.expected:
+            self._expect(node, None)
+        node.left = False
         back = not node.connected or node.ref != ref
         again = back or isinstance(event, Picture)
         node.ref, node.heard, node.connected, node.lost = ref, trio.current_time(), True, False
@@ -295,6 +318,25 @@ class Getter(Actor):
         if (tracked := node.tracked.get(key)) is not None:
             tracked.gone = reason
             self._evaluate(tracked)
+
+    def _see_leaving(self, node: NodeMirror, word: Leaving) -> None:
+        """Its jobs are held for longer if it will be back: they run on there."""
+        node.heard, node.left = trio.current_time(), True
+        jobs = "1 job" if word.held == 1 else f"{word.held} jobs"
+        node.trouble = "it was stopped" + (f" with {jobs} on it, and is to be back" if word.back else "")
+        log.info("node %s has left: %s", node.node_id, node.trouble)
+        if word.back:
+            self._expect(node, node.trouble)
+
+    def _expect(self, node: NodeMirror, reason: str | None) -> None:
+        node.expected = reason is not None
+        self._absences[node.node_id] = reason
+        self.ring()
+
+    def _lose(self, node: NodeMirror) -> None:
+        if node.expected:
+            self._expect(node, None)
+        self._reconsider(node)
 
     def _reconsider(self, node: NodeMirror) -> None:
         for tracked in list(node.tracked.values()):

@@ -3,6 +3,9 @@ is silent becomes suspect, then lost.
 
 The addresses may change while it runs (nodes join and leave). Silence is judged in monotonic time, and the
 time for which this process itself was stopped does not count: then nobody could be heard.
+
+Who goes on purpose does not die: a node that said that it will be back is waited for longer, and one that
+has left, and of which nothing is wanted, is let go without a warning.
 """
 
 from __future__ import annotations
@@ -59,6 +62,7 @@ class LivenessMonitor:
         tick: float,
         suspect_after: float,
         lost_after: float,
+        back_within: float,
     ) -> None:
         self._nursery = nursery
         self._client = client
@@ -72,6 +76,7 @@ class LivenessMonitor:
         self._tick = tick
         self._suspect_after = suspect_after
         self._lost_after = lost_after
+        self._back_within = max(lost_after, back_within)
         self._judged = trio.current_time()
         self._known: Sequence[NodeAddress] = ()
         self._watches: dict[NodeAddress, trio.CancelScope] = {}
@@ -114,7 +119,7 @@ class LivenessMonitor:
                 self._disconnect(seen, reason)
                 seen.clear()
                 await trio.sleep(backoff.next())
-        self._disconnect(seen, "its address was removed")
+        self._disconnect(seen, "its address was removed", left=True)
 
     async def _follow(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
         """Until it cannot be followed any more; why. "" if somebody else follows who is there."""
@@ -129,16 +134,17 @@ class LivenessMonitor:
             log.error("node at %s cannot be followed", address.url, exc_info=error)
             return f"internal error: {error!r}"
 
-    def _disconnect(self, seen: set[str], why: str) -> None:
+    def _disconnect(self, seen: set[str], why: str, *, left: bool = False) -> None:
         for node_id in seen:
             self._followers.pop(node_id, None)
         for node in self._nodes():
             if node.node_id in seen:
                 node.connected = False
                 node.mark = None
-                node.trouble = why
+                if not node.left:  # else it has said itself why it is away
+                    node.trouble, node.left = why, left
                 if not node.lost:
-                    self._tell_sender(NodeSuspect(node.node_id, why))
+                    self._tell_sender(NodeSuspect(node.node_id, node.trouble))
 
     def _check_silence(self) -> bool:
         now = trio.current_time()
@@ -150,10 +156,11 @@ class LivenessMonitor:
             if asleep > 2 * self._tick + 1.0:
                 node.heard = min(now, node.heard + asleep)
             silent = now - node.heard
-            if silent >= self._lost_after:
+            if node.lost or silent >= (self._back_within if node.expected else self._lost_after):
                 if not node.lost:
                     node.lost = True
-                    log.warning("node %s is lost: %s", node.node_id, node.trouble)
+                    level = logging.INFO if node.left and not node.wanted else logging.WARNING
+                    log.log(level, "node %s is lost: %s", node.node_id, node.trouble)
                     self._lost(node)
                 self._tell_sender(NodeLost(node.node_id, f"node {node.node_id} is lost: {node.trouble}"))
                 if silent >= self._lost_after + FORGOTTEN_AFTER and not node.wanted:

@@ -77,7 +77,8 @@ class NodeRequests:
 
 class NodeMirror:
     """One node as the Getter knows it: its mirror, when it was last heard, and what it is asked. `mark` is
-    the place of its last picture, None while it is not in touch."""
+    the place of its last picture, None while it is not in touch. `left`: it was stopped on purpose, or its
+    address was taken away; `expected`: it said that it will be back."""
 
     def __init__(self, node_id: str, now: float, requests: NodeRequests) -> None:
         self.node_id = node_id
@@ -85,6 +86,8 @@ class NodeMirror:
         self.heard = now
         self.connected = False
         self.lost = False
+        self.left = False
+        self.expected = False
         self.trouble = "it has not been heard of since the orchestrator started"
         self.beat = Heartbeat()
         self.mark: StreamPosition | None = None

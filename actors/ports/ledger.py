@@ -56,6 +56,15 @@ class Ledger(Protocol):
         (`ended_at`, id) of an earlier page's last."""
         ...
 
+    async def note_absence(self, node_id: str, reason: str | None) -> None:
+        """Keep that a node was stopped on purpose and will be back; None: it is, or is not expected any more.
+        Durable on return."""
+        ...
+
+    async def absences(self) -> Mapping[str, str]:
+        """Nodes that were stopped on purpose and will be back: the reason that is told of them."""
+        ...
+
     async def pauses(self) -> Mapping[str, tuple[str, float]]:
         """Services of which no job goes: why, and since when (wall-clock)."""
         ...

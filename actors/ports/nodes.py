@@ -72,7 +72,16 @@ class PayloadGone:
     key: str
 
 
-NodeEvent = Picture | PayloadChanged | Beat | PayloadGone
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The last word of a node that is stopped on purpose. `held`: payloads that it has not ended, or whose
+    results are not fetched. `back`: it will be back for them, and what runs there runs on."""
+
+    held: int
+    back: bool
+
+
+NodeEvent = Picture | PayloadChanged | Beat | PayloadGone | Leaving
 
 
 class LookupResult(StrEnum):

@@ -164,6 +164,8 @@ async def _events(context: NodeContext, owner: str | None) -> AsyncIterator[byte
                 pass
             except trio.EndOfChannel:
                 if not changed:
+                    if (last := table.subscriptions.farewell) is not None:
+                        yield ndjson.encode({"event": "leaving", "held": last.held, "back": last.back})
                     return
             if changed:
                 sequence = changed[-1].sequence

@@ -1,5 +1,5 @@
 """Joining an orchestrator: the node says who it is and where, says it again for as long as it lives, and says
-when it leaves.
+when it leaves for good. One that is stopped with payloads on it stays joined: it is to be back for them.
 
 The same request is repeated: so the node joins again by itself when the orchestrator was started anew or has
 forgotten it, and nobody has to notice that.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
@@ -57,9 +57,9 @@ class Invitation:
 
 
 async def stay_joined(
-    settings: NodeSettings, node_id: str, listening: str, shutdown: trio.Event, rng: Random
+    settings: NodeSettings, node_id: str, listening: str, going: Callable[[], Awaitable[bool]], rng: Random
 ) -> None:
-    """Join, stay joined until `shutdown` is set, and leave."""
+    """Join, stay joined until `going` returns, and leave, unless it says that the node will be back."""
     orchestrator, url = settings.join, settings.advertise
     assert orchestrator is not None
     if url is None:
@@ -78,9 +78,10 @@ async def stay_joined(
     )
     async with trio.open_nursery() as until_stopped:
         until_stopped.start_soon(joining.run)
-        await shutdown.wait()
+        back = await going()
         until_stopped.cancel_scope.cancel()
-    await joining.leave()
+    if not back:
+        await joining.leave()
 
 
 class Joining:

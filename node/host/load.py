@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -26,6 +27,7 @@ class LoadSampler:
         self._cores = usable_cores() if cores is None else cores
         self._now = Heartbeat(slots=slots, cores=self._cores)
         self._unhealthy = ""
+        self._stopping = False
 
     @property
     def now(self) -> Heartbeat:
@@ -35,6 +37,11 @@ class LoadSampler:
     def say(self, unhealthy: str) -> None:
         """Why this node wants no jobs, "" if it does; told with the next measure."""
         self._unhealthy = unhealthy
+
+    def stop(self) -> None:
+        """This node was told to stop; told with the next heartbeat."""
+        self._stopping = True
+        self._now = replace(self._now, stopping=True)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Measure for ever. Started once the first measure is there, which has no load yet."""
@@ -56,6 +63,7 @@ class LoadSampler:
             free_disk=_or_none(lambda: shutil.disk_usage(self._data).free),
             free_memory=_or_none(lambda: psutil.virtual_memory().available),
             unhealthy=self._unhealthy,
+            stopping=self._stopping,
         )
 
 

@@ -213,6 +213,12 @@ def expire_tombstones(batch: PayloadBatch, before: float) -> int:
     return len(keys)
 
 
+def count_wanted(db: sqlite3.Connection) -> int:
+    """Payloads that have not ended, or whose orchestrator has not let go of them."""
+    where = "verdict IS NULL OR (NOT released AND owner <> '')"
+    return int(db.execute(f"SELECT count(*) FROM payload WHERE {where}").fetchone()[0])
+
+
 def count_held(db: sqlite3.Connection) -> Mapping[str, int]:
     found = db.execute("SELECT owner, count(*) FROM payload WHERE verdict IS NULL GROUP BY owner")
     return dict(found.fetchall())

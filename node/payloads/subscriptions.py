@@ -9,6 +9,7 @@ from typing import Final
 import trio
 
 from actors.domain.payload import Payload
+from actors.ports.nodes import Leaving
 from node.payloads.rows import Row
 
 SUBSCRIBER_BUFFER: Final = 4096
@@ -22,6 +23,8 @@ class Subscriptions:
         self._listeners: list[Callable[[Sequence[Row]], None]] = []
         self._subscribers: set[trio.MemorySendChannel[Payload]] = set()
         self._next: dict[str, trio.Event] = {}
+        self.farewell: Leaving | None = None
+        """What subscribers are told last, once the node stops."""
 
     def add_listener(self, listener: Callable[[Sequence[Row]], None]) -> None:
         """Have it called with what has changed, after each batch. It must not wait and must not raise."""
@@ -42,8 +45,9 @@ class Subscriptions:
         finally:
             self._drop(send)
 
-    def end_subscriptions(self) -> None:
+    def end_subscriptions(self, farewell: Leaving) -> None:
         """Close every subscriber's channel: the node stops."""
+        self.farewell = farewell
         for send in tuple(self._subscribers):
             self._drop(send)
 

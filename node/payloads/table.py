@@ -162,6 +162,10 @@ class PayloadTable:
         """For each owner, how many of its payloads hold or wait for a slot."""
         return await self._read(work.count_held)
 
+    async def count_wanted(self) -> int:
+        """How many payloads have not ended, or have results that an orchestrator has not fetched."""
+        return await self._read(work.count_wanted)
+
     # ------------------------------------------------------------------ hearing of changes
 
     @asynccontextmanager

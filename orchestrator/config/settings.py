@@ -42,6 +42,7 @@ class Settings:
     upload_limit: int = 400 * MIB
     keep_free_disk: int = 0
     node_lost_after: float = 60.0
+    node_back_within: float = 3600.0
     tick_seconds: float = 0.5
     join_url: str = ""
     public_url: tuple[str, ...] = ()
@@ -87,6 +88,7 @@ SERVER: Final[Mapping[str, Kind]] = {
     "upload_limit": kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
     "keep_free_disk": _BYTES,
     "node_lost_after": kind.seconds(1.0, "a number of seconds, 1 or more"),
+    "node_back_within": kind.seconds(1.0, "a number of seconds, 1 or more"),
     "join_url": kind.url,
     "public_url": values.own_urls,
     "tick_seconds": kind.seconds(0.01, "a number of seconds, 0.01 or more"),

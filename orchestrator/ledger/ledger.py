@@ -194,6 +194,9 @@ class SqliteLedger:
         """Keep the order that a node gets no more jobs, and why; None lifts it."""
         await self._writer.write(lambda batch: nodes.store_drain(batch.db, node_id, reason))
 
+    async def note_absence(self, node_id: str, reason: str | None) -> None:
+        await self._writer.write(lambda batch: nodes.store_absence(batch.db, node_id, reason))
+
     async def put_machine(self, record: MachineRecord) -> None:
         await self._writer.write(lambda batch: machines.store_machine(batch.db, record))
 
@@ -255,6 +258,9 @@ class SqliteLedger:
     async def drains(self) -> Mapping[str, str]:
         """Nodes that get no more jobs, by id, and why."""
         return await self._read(nodes.read_drains)
+
+    async def absences(self) -> Mapping[str, str]:
+        return await self._read(nodes.read_absences)
 
     async def machines(self) -> Sequence[MachineRecord]:
         return await self._read(machines.read_machines)

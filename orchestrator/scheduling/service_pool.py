@@ -84,6 +84,8 @@ class _Node:
             return self.contact, self.reason
         if self.draining is not None:
             return NodeState.DRAINING, self.draining
+        if self.beat.stopping and self.contact is NodeState.READY:
+            return NodeState.DRAINING, "it was told to stop, and waits for the jobs that it has"
         if self.quarantined is not None:
             return NodeState.QUARANTINED, self.quarantined
         return self.contact, self.reason
@@ -507,7 +509,7 @@ def _fact(one: _Node, now: float) -> NodeFact:
     return NodeFact(
         node_id=one.node_id,
         machine=one.machine,
-        ready=one.contact is NodeState.READY and one.quarantined is None,
+        ready=one.contact is NodeState.READY and one.quarantined is None and not one.beat.stopping,
         draining=one.draining is not None,
         slots=one.beat.slots if one.beat.slots is not None else one.beat.cores,
         busy=busy,

@@ -1,4 +1,4 @@
-"""Twelve rules, each broken on purpose: what shows that the simulation can fail."""
+"""Fourteen rules, each broken on purpose: what shows that the simulation can fail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from actors.domain.node import NodeRef, NodeState, PayloadView
 from actors.domain.service import ServiceLimits
 from actors.domain.status import Owner, Status
 from actors.getter import getter, reconcile
-from actors.ports.nodes import CollectAnswer, CollectResult, NodeEvent, Picture, SubmitAnswer, SubmitResult
+from actors.ports.nodes import (
+    CollectAnswer,
+    CollectResult,
+    Leaving,
+    NodeEvent,
+    Picture,
+    SubmitAnswer,
+    SubmitResult,
+)
 from actors.sender import dispatcher, sender
 from orchestrator.scheduling.queue_manager import QueueManager
 from orchestrator.scheduling.service_pool import ServicePool
@@ -165,6 +173,17 @@ def _moved_by_the_getter() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _gone_on_purpose_is_dead() -> Iterator[None]:
+    original = getter.Getter._see_leaving
+
+    def see_leaving(self: getter.Getter, node: reconcile.NodeMirror, word: Leaving) -> None:
+        original(self, node, replace(word, back=False))
+
+    with patch.object(getter.Getter, "_see_leaving", see_leaving):
+        yield
+
+
 RULES = (
     BrokenRule("no key on a submit", Faulty(no_key=True)),
     BrokenRule("results of an old attempt accepted", Faulty(any_attempt=True), _old_results_accepted),
@@ -177,5 +196,7 @@ RULES = (
     BrokenRule("a release forgotten over a restart", Faulty(release_forgotten=True)),
     BrokenRule("quota counted in memory only", broken=_quota_in_memory_only),
     BrokenRule("a kill that trusts the first process", Faulty(kill_trusts_first_process=True)),
+    BrokenRule("who goes on purpose taken for dead", broken=_gone_on_purpose_is_dead),
+    BrokenRule("an absence forgotten over a restart", Faulty(absence_forgotten=True)),
     BrokenRule("the last word of progress unheard at the end", broken=_last_word_unheard),
 )

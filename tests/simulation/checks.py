@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
+from simulation.machines import Machine
 from simulation.violation import Violation
 
 from actors.domain.changes import (
@@ -24,6 +25,8 @@ from actors.domain.status import JOB, OVER, QUOTA, Owner, Status
 if TYPE_CHECKING:
     from simulation.world import World
 
+BACK_WITHIN = 240.0
+"""Seconds that a node is waited for which said that it will be back."""
 
 OWNERS = {
     Status.QUEUED: Owner.SENDER,
@@ -49,6 +52,11 @@ class Checks:
         self.nodes: dict[str, str] = {}
         self.given_up: set[str] = set()
         self.unheard: set[int] = set()
+        self.leavings: dict[str, tuple[float, int]] = {}
+
+    def heard_leaving(self, machine: Machine, epoch: int) -> None:
+        if machine.away:
+            self.leavings[machine.name] = trio.current_time(), epoch
 
     def accepted(self, job: Job) -> None:
         self.status[job.id] = job.status
@@ -103,6 +111,15 @@ class Checks:
         self.states[key] = state
         if state is AttemptState.GIVEN_UP:
             self.given_up.add(key)
+            self._none_expected(self._world.machines[self.nodes[key]], key)
+
+    def _none_expected(self, machine: Machine, key: str) -> None:
+        """A node that said that it will be back is waited for: by who heard it, and by who finds it noted."""
+        heard_at, epoch = self.leavings.get(machine.name, (float("-inf"), 0))
+        assert self._world.epoch is not None
+        known = epoch == self._world.epoch.number or machine.name in self._world.disk.expected()
+        if machine.away and known and trio.current_time() < heard_at + BACK_WITHIN:
+            raise Violation("given up", f"attempt {key[:6]}: {machine.name} is to be back")
 
     def _new_attempt(self, job: Job, attempt: Attempt) -> None:
         """Only when the older ones will never run (again), or their node is lost."""

@@ -21,6 +21,7 @@ from actors.ports.nodes import (
     CollectAnswer,
     CollectResult,
     Dispatch,
+    Leaving,
     LookupResult,
     NodeEvent,
     PayloadChanged,
@@ -55,10 +56,16 @@ class Stream:
     def __init__(self) -> None:
         self.events: list[NodeEvent] = []
         self.torn: str | None = None
+        self.finished: str | None = None
         self.bell = trio.Event()
 
     def say(self, event: NodeEvent) -> None:
         self.events.append(event)
+        self.bell.set()
+
+    def finish(self, why: str) -> None:
+        """It ends once all has been read."""
+        self.finished = why
         self.bell.set()
 
     def tear(self, why: str) -> None:
@@ -83,6 +90,8 @@ class Machine:
         self.slots = slots
         self.up = True
         self.dead = False
+        self.away = False
+        """It left on purpose, said that it will be back, and is not yet."""
         self.cut_until = 0.0
         self.payloads: dict[str, SimPayload] = {}
         self.tombstones: set[str] = set()
@@ -171,10 +180,20 @@ class Machine:
             stream.tear("the agent went away")
         self.streams.clear()
 
+    def leave(self) -> None:
+        """It is stopped on purpose, and says so on its streams."""
+        if not self.up:
+            return
+        self.up, self.away = False, bool(self.payloads)
+        for stream in self.streams:
+            stream.say(Leaving(len(self.payloads), back=self.away))
+            stream.finish("the node closed its stream of events")
+        self.streams.clear()
+
     def agent_up(self) -> None:
         if self.dead or self.up:
             return
-        self.up = True
+        self.up, self.away = True, False
         self.lives += 1
         self.sequence = 0
         for payload in self.payloads.values():

@@ -21,6 +21,7 @@ KINDS: Final = (
     "disk_full",
     "slow_disk",
 )
+LEAVING: Final = ("leave", "leave", "leave_for_good")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,8 @@ class JobPlan:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`kind` from `KINDS`, on `node` (ignored for the orchestrator), for `length` seconds; `rng` is how
-    likely each message suffers, where that applies."""
+    """`kind` from `KINDS` or `LEAVING`, on `node` (ignored for the orchestrator), for `length` seconds; `rng`
+    is how likely each message suffers, where that applies."""
 
     at: float
     kind: str
@@ -68,9 +69,10 @@ class Plan:
 
 
 def make(seed: int) -> Plan:
-    """Swarm testing: each seed draws one to four kinds of fault, and up to a dozen faults of these kinds."""
+    """Swarm testing: each seed draws one to four kinds of fault, and up to a dozen faults of these kinds. On
+    top, in every second one nodes go on purpose."""
     rng = random.Random(f"plan/{seed}")
-    talk = random.Random(f"progress/{seed}")
+    talk, going = random.Random(f"progress/{seed}"), random.Random(f"leaving/{seed}")
     nodes = rng.randint(1, 3)
     jobs = tuple(
         JobPlan(
@@ -94,6 +96,11 @@ def make(seed: int) -> Plan:
             kind = "restart_agent"  # one node stays, or nothing could ever end
         length = rng.choice((0.1, 2.0, 20.0, 100.0)) * rng.uniform(0.5, 1.5)
         faults.append(Fault(rng.uniform(0, 90), kind, node, length, rng.choice((0.1, 0.5, 0.9))))
+    for _ in range(going.choice((0, 0, 1, 3))):
+        node = going.randrange(nodes)
+        kind = going.choice(LEAVING) if node else "leave"
+        length = going.choice((2.0, 20.0, 100.0)) * going.uniform(0.5, 1.5)
+        faults.append(Fault(going.uniform(0, 90), kind, node, length))
     return Plan(
         seed=seed,
         slots=tuple(rng.randint(1, 3) for _ in range(nodes)),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import trio
+from simulation.checks import BACK_WITHIN
 from simulation.plan import SERVICE, Plan
 from simulation.violation import Dead, Violation
 from simulation.world import BoundLedger, BoundNodes, Epoch, Faulty, World, hand_over
@@ -164,6 +165,7 @@ class _Simulation:
             tick=TICK,
             suspect_after=SUSPECT_AFTER,
             lost_after=LOST_AFTER,
+            back_within=BACK_WITHIN,
         )
 
         def hear(rows: tuple[Job, ...]) -> None:

@@ -27,6 +27,7 @@ from actors.ports.nodes import (
     CollectAnswer,
     CollectResult,
     Dispatch,
+    Leaving,
     LookupResult,
     NodeEvent,
     SubmitAnswer,
@@ -48,6 +49,7 @@ class Faulty:
     no_compare: bool = False
     any_owner: bool = False
     release_forgotten: bool = False
+    absence_forgotten: bool = False
     kill_trusts_first_process: bool = False
 
 
@@ -172,6 +174,15 @@ class World:
             case "die":
                 machine.machine_down()
                 machine.dead = True
+            case "leave":
+                machine.leave()
+                await trio.sleep(fault.length)
+                machine.agent_up()
+            case "leave_for_good":
+                machine.leave()
+                await trio.sleep(fault.length)
+                machine.machine_down()
+                machine.dead = True
             case "partition":
                 machine.cut_until = max(machine.cut_until, trio.current_time() + fault.length)
             case "tear":
@@ -278,6 +289,19 @@ class BoundLedger:
         unreleased = await self._read(self._disk.unreleased)
         return [] if self._world.faulty.release_forgotten else unreleased
 
+    async def note_absence(self, node_id: str, reason: str | None) -> None:
+        world, epoch = self._world, self._epoch
+        epoch.enter()
+        await trio.sleep(world.rng.uniform(0.0005, 0.003))
+        if trio.current_time() < world.full_until:
+            raise LedgerError("disk full")
+        with trio.CancelScope(shield=True):
+            await self._disk.note_absence(node_id, reason)
+        epoch.leave()
+
+    async def absences(self) -> Mapping[str, str]:
+        return {} if self._world.faulty.absence_forgotten else dict(self._disk.expected())
+
     async def get(self, job_id: int) -> Job | None:
         return await self._read(lambda: self._disk.get(job_id))
 
@@ -382,6 +406,10 @@ class BoundNodes:
                     await trio.sleep(world.latency(machine) if event is not None else 0)
                     self._epoch.leave()
                     tell(ref, event)
+                    if isinstance(event, Leaving):
+                        world.checks.heard_leaving(machine, self._epoch.number)
+                if stream.finished is not None and not stream.events:
+                    return stream.finished
             elif trio.current_time() - silent_since > HEARD_LATE:
                 if stream in machine.streams:
                     machine.streams.remove(stream)

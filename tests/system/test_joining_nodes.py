@@ -91,6 +91,73 @@ async def test_nodes_join_drain_are_lost_and_are_found_after_a_restart(here: Pla
         assert (delete.status_code, delete.json()["code"]) == (409, "static_node")
 
 
+async def test_a_node_that_is_stopped_with_a_job_on_it_is_expected_back(here: Place) -> None:
+    server = here.server(config=CONFIG)
+    node = here.node("node", "--join", server.url, "--join-services", "example", on_stop="leave")
+    async with portal(server.url) as user:
+        (job, path) = (await running_on(user, here, node))[node.url]
+        assert await node.end(signal.SIGTERM) == 0
+        with trio.fail_after(PROMISED):
+            while (seen := (await nodes(user))[node.url])["status"] != "suspect":
+                await trio.lowlevel.checkpoint()
+        assert seen["message"] == "it was stopped with 1 job on it, and is to be back"
+        # Well beyond `node_lost_after`, over a restart of the server too.
+        other = joining(here, "other", server)
+        assert (await user.run("sleep 3"))["status"] == "Completed"
+        await server.end(signal.SIGTERM)
+    server = here.server(config=CONFIG, port=server.port)
+    async with portal(server.url) as user:
+        assert (await user.run("sleep 3"))["status"] == "Completed"
+        assert (await user.json(f"/v1/jobs/{job}"))["status"] == "Running"
+        here.node("node", "--join", server.url, "--join-services", "example", port=node.port, on_stop="leave")
+        open_gate(here, path)
+        end = await user.ended(job)
+        assert (end["status"], end["attempts_used"]) == ("Completed", 1)
+        assert await other.end(signal.SIGTERM) == 0
+    assert "is lost" not in server.errors()
+
+
+async def test_a_node_that_drains_before_it_goes_loses_nothing_and_nobody_warns(here: Place) -> None:
+    server = here.server(config=CONFIG)
+    node = joining(here, "node", server, "--drain", "600")
+    async with portal(server.url) as user:
+        (job, path) = (await running_on(user, here, node))[node.url]
+        node.send(signal.SIGTERM)
+        with trio.fail_after(PROMISED):
+            while (seen := (await nodes(user))[node.url])["status"] != "draining":
+                await trio.lowlevel.checkpoint()
+        assert "it was told to stop" in seen["message"]
+        later = await user.upload("true")
+        await user.until(later, "Queued", saying="is draining")
+        open_gate(here, path)
+        assert await node.ended() == 0
+        end = await user.ended(job)
+        assert (end["status"], end["attempts_used"]) == ("Completed", 1)
+        assert await nodes(user) == {}
+        joining(here, "other", server)
+        assert (await user.run("sleep 4"))["status"] == "Completed"  # twice `node_lost_after`
+        assert (await user.ended(later))["status"] == "Completed"
+    said = [line for line in server.errors().splitlines() if "has no node yet" not in line]
+    assert not any("WARNING" in line or "ERROR" in line for line in said)
+
+
+async def test_a_second_signal_ends_the_drain_and_leaves_the_job(here: Place) -> None:
+    server = here.server(config=CONFIG)
+    flags = ("--join", server.url, "--join-services", "example", "--drain", "600")
+    node = here.node("node", *flags, on_stop="leave")
+    async with portal(server.url) as user:
+        (job, path) = (await running_on(user, here, node))[node.url]
+        node.send(signal.SIGINT)
+        with trio.fail_after(PROMISED):
+            while (await nodes(user))[node.url]["status"] != "draining":
+                await trio.lowlevel.checkpoint()
+        assert await node.end(signal.SIGINT) == 0
+        here.node("node", *flags, port=node.port, on_stop="leave")
+        open_gate(here, path)
+        end = await user.ended(job)
+        assert (end["status"], end["attempts_used"]) == ("Completed", 1)
+
+
 async def test_a_node_whose_health_command_fails_gets_no_jobs_and_says_why(here: Place) -> None:
     server = here.server(config=CONFIG)
     joining(here, "sick", server, "--health-command", "echo the GPU is gone; exit 1")

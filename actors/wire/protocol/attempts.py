@@ -107,6 +107,7 @@ def heartbeat_to_json(beat: Heartbeat, held: Mapping[str, int]) -> dict[str, Any
         "free_disk": beat.free_disk,
         "free_memory": beat.free_memory,
         "unhealthy": beat.unhealthy,
+        "stopping": beat.stopping,
     }
 
 
@@ -123,6 +124,7 @@ def heartbeat_from_json(data: Any, owner: str) -> Heartbeat:
         free_disk=_whole(form, "free_disk"),
         free_memory=_whole(form, "free_memory"),
         unhealthy=str(form.get("unhealthy") or "")[:500],
+        stopping=form.get("stopping") is True,
     )
 
 

@@ -1,4 +1,5 @@
-"""Nodes that joined by themselves, and the order that a node gets no more jobs."""
+"""Nodes that joined by themselves, the order that a node gets no more jobs, and nodes that are away and
+expected back."""
 
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ TABLES: Final = (
         machine TEXT
     ) STRICT""",
     "CREATE TABLE drains (node_id TEXT PRIMARY KEY, reason TEXT NOT NULL) STRICT, WITHOUT ROWID",
+    "CREATE TABLE absences (node_id TEXT PRIMARY KEY, reason TEXT NOT NULL) STRICT, WITHOUT ROWID",
 )
 
 
@@ -65,7 +67,20 @@ def read_drains(db: sqlite3.Connection) -> Mapping[str, str]:
 
 def store_drain(db: sqlite3.Connection, node_id: str, reason: str | None) -> None:
     """Order a drain for that reason; None lifts it."""
+    _store(db, "drains", node_id, reason)
+
+
+def read_absences(db: sqlite3.Connection) -> Mapping[str, str]:
+    return dict(db.execute("SELECT node_id, reason FROM absences ORDER BY node_id").fetchall())
+
+
+def store_absence(db: sqlite3.Connection, node_id: str, reason: str | None) -> None:
+    """A node is away for that reason and expected back; None: not any more."""
+    _store(db, "absences", node_id, reason)
+
+
+def _store(db: sqlite3.Connection, table: str, node_id: str, reason: str | None) -> None:
     if reason is None:
-        db.execute("DELETE FROM drains WHERE node_id = ?", (node_id,))
+        db.execute(f"DELETE FROM {table} WHERE node_id = ?", (node_id,))
     else:
-        db.execute("INSERT OR REPLACE INTO drains (node_id, reason) VALUES (?, ?)", (node_id, reason))
+        db.execute(f"INSERT OR REPLACE INTO {table} (node_id, reason) VALUES (?, ?)", (node_id, reason))

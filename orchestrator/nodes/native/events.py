@@ -10,7 +10,7 @@ from typing import Any, Final
 import trio
 
 from actors.domain.node import NodeRef
-from actors.ports.nodes import Beat, NodeEvent, PayloadChanged, Picture
+from actors.ports.nodes import Beat, Leaving, NodeEvent, PayloadChanged, Picture
 from actors.wire.errors import WireError
 from actors.wire.protocol.attempts import (
     PROTOCOL,
@@ -146,4 +146,7 @@ def _parse_event(event: Mapping[str, Any], owner: str, first: bool) -> NodeEvent
         return PayloadChanged(view_from_json(event.get("payload")))
     if kind == "heartbeat":
         return Beat(heartbeat_from_json(event.get("heartbeat"), owner))
+    if kind == "leaving":
+        held = event.get("held")
+        return Leaving(held if isinstance(held, int) else 0, back=event.get("back") is True)
     return None

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import trio
+from support.memory.fake_provider import FakeProvider
 from support.memory.scaled_house import House, house
 from trio.testing import MockClock
 
@@ -354,6 +355,22 @@ async def test_a_machine_without_a_record_is_not_ended_while_its_node_works(
 async def test_whatever_the_cloud_does_no_machine_is_ended_in_use_and_none_forgotten(
     seed: int, autojump_clock: MockClock
 ) -> None:
+    await _days_with_a_bad_cloud(seed)
+
+
+async def test_a_cloud_whose_every_machine_is_taken_for_ours_would_be_found_out(
+    autojump_clock: MockClock,
+) -> None:
+    noticed = False
+    try:
+        for seed in range(20):
+            await _days_with_a_bad_cloud(seed, stranger=FakeProvider.owner)
+    except* AssertionError:
+        noticed = True
+    assert noticed
+
+
+async def _days_with_a_bad_cloud(seed: int, stranger: str = "cd" * 16) -> None:
     rng = random.Random(f"cloud/{seed}")
     async with house(seed=seed, idle_timeout=20.0, cooldown=5.0) as it:
         it.provider.create_delay = lambda: rng.choice([0.1, 1.0, 30.0])
@@ -365,7 +382,7 @@ async def test_whatever_the_cloud_does_no_machine_is_ended_in_use_and_none_forgo
             await trio.sleep(rng.uniform(0.0, 30.0))
             match rng.randrange(10):
                 case 8:
-                    it.provider.stranger(f"{rng.getrandbits(128):032x}", rng.choice(["", "cd" * 16]))
+                    it.provider.stranger(f"{rng.getrandbits(128):032x}", rng.choice(["", stranger]))
                 case 9:
                     unreadable = [UnreadableMachine("half a line")]
                     it.provider.unreadable = [] if it.provider.unreadable else unreadable

@@ -47,6 +47,7 @@ class MemoryLedger:
         self._unreleased: dict[str, None] = {}
         self._history: dict[int, list[HistoryEntry]] = {}
         self._directories: dict[str, int] = {}
+        self._absences: dict[str, str] = {}
         self._idempotency: dict[tuple[int, str], tuple[int, str | None]] = {}
 
     # ------------------------------------------------------------------ writing
@@ -87,6 +88,12 @@ class MemoryLedger:
                 self._store(step)
         self._committed()
         return self._jobs.get(job_id)
+
+    async def note_absence(self, node_id: str, reason: str | None) -> None:
+        await trio.lowlevel.checkpoint()
+        self._absences.pop(node_id, None)
+        if reason is not None:
+            self._absences[node_id] = reason
 
     # ------------------------------------------------------------------ reading
 
@@ -131,9 +138,17 @@ class MemoryLedger:
         await trio.lowlevel.checkpoint()
         return {}
 
+    async def absences(self) -> Mapping[str, str]:
+        await trio.lowlevel.checkpoint()
+        return dict(self._absences)
+
     async def unknown_directories(self, storage_keys: Sequence[str]) -> Sequence[str]:
         await trio.lowlevel.checkpoint()
         return [key for key in storage_keys if not self._keeps(key)]
+
+    def expected(self) -> Mapping[str, str]:
+        """What `absences` would say now."""
+        return self._absences
 
     def pretend(self, job: Job) -> None:
         """Falsify a row, for tests that break a rule on purpose."""
