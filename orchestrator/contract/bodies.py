@@ -347,8 +347,8 @@ class UploadBody(TypedDict):
     """The fields of a job that is handed in."""
 
     file: NotRequired[list[Annotated[str, Also(format="binary")]]]
-    user_id: Annotated[str, Also(pattern="^(0|-?[1-9][0-9]*)$")]
-    service: str
+    user_id: Annotated[int, Also(format="int64", minimum=-(1 << 63), maximum=(1 << 63) - 1)]
+    service: Annotated[str, Also(description="One of GET /v1/services")]
     name: NotRequired[
         Annotated[str, LINE, Also(maxLength=200, description="What the job is called in lists")]
     ]
@@ -360,10 +360,11 @@ class UploadBody(TypedDict):
     ]
     max_runtime: NotRequired[
         Annotated[
-            str,
+            float,
             Also(
-                pattern="^(?=.*[1-9])[0-9]{1,9}(\\.[0-9]{1,6})?$",
-                description="Seconds that the job may run, at most what the service allows",
+                minimum=0.000001,
+                maximum=999_999_999,
+                description="Seconds that the job may run, at most what the service allows; no exponent",
             ),
         ]
     ]

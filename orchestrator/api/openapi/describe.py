@@ -25,9 +25,11 @@ User = Annotated[int, Also(minimum=-(1 << 63), maximum=(1 << 63) - 1)]
 Since = Time | Annotated[float, Also(minimum=0, maximum=99_999_999_999)]
 
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
-ZIP: Final = {"application/zip": _BINARY}
+# Generators take the first media type that they know, and of those of bytes many know this one alone. So it
+# stands before the one that is sent: else a zip would be read as the JSON beside it, or not at all.
 BYTES: Final = {"application/octet-stream": _BINARY}
-ANY_FILE: Final[Content] = {"*/*": {}}
+ZIP: Final = {**BYTES, "application/zip": _BINARY}
+ANY_FILE: Final[Content] = {**BYTES, "*/*": {}}
 TEXT: Final = {"text/plain": {"schema": {"type": "string"}}}
 HTML: Final = {"text/html": {"schema": {"type": "string"}}}
 ORDER: Final = Annotated[ReasonBody, Also(additionalProperties=False)]

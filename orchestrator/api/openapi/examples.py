@@ -111,11 +111,11 @@ def examples() -> Mapping[str, list[Any]]:
         "Problem": [problem_body(unknown_job(7))],
         "Upload": [
             {
-                "user_id": "42",
+                "user_id": 42,
                 "service": "docking",
                 "name": _DETAILS.name,
                 "tags": "2oob,paper",
-                "max_runtime": "3600",
+                "max_runtime": 3600,
                 "callback_url": _CALLED.url,
             }
         ],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any, Final
 
 from quart import Blueprint, Response, current_app
 
-from actors.wire.http.app import Refusal, json_response
+from actors.wire.http.app import Refusal
 from orchestrator.api.openapi.describe import HTML, describe
 from orchestrator.api.openapi.document import document
 
@@ -43,6 +44,8 @@ def blueprint(version: str, services: Iterable[str]) -> Blueprint:
     @page.get("/api-docs/openapi.json")
     @describe("This document", answers={200: ("OpenAPI 3.1", dict[str, Any])}, tag="pages")
     async def openapi() -> Response:
-        return json_response(document(current_app, version, services))
+        # Not sorted: the order of media types tells which one to take.
+        text = json.dumps(document(current_app, version, services))
+        return Response(text, content_type="application/json")
 
     return page

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,6 +26,7 @@ from actors.wire.files.listing import list_tree
 from actors.wire.files.zip_writer import zip_stream
 from actors.wire.http.patience import SILENCE
 from actors.wire.protocol.contract import rfc3339
+from orchestrator.client import Job as ClientJob
 
 S = Status
 LOG = b"caf\xe9 \xff\x00 " + "€".encode() * 100 + b"\xe2\x82"
@@ -422,6 +425,41 @@ async def test_each_body_of_the_document_has_examples_that_fit_it_and_have_all_o
         assert told <= set(schema.get("properties", ())), name
         if name not in ("Upload", "Transition"):
             assert told == set(schema.get("properties", ())), name
+
+
+async def test_code_that_is_generated_from_the_document_fits_any_server_and_reads_what_is_sent(
+    tmp_path: Path,
+) -> None:
+    documents = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        async with api_server(tmp_path / name, services=(name, "example")) as running:
+            text = (await running.client.get("/api-docs/openapi.json")).text
+            documents.append(json.loads(text))
+    for document in documents:
+        for upload in (one := document["components"]["schemas"]["Upload"])["examples"]:
+            upload["service"] = ""
+    assert documents[0] == documents[1]
+    fields = one["properties"]
+    assert "enum" not in fields["service"]
+    assert (fields["user_id"]["type"], fields["max_runtime"]["type"]) == ("integer", "number")
+    for path, operations in documents[0]["paths"].items():
+        for operation in operations.values():
+            for status, answer in operation["responses"].items():
+                types = list(answer.get("content", {}))
+                # A generator takes the first type that it knows, and for bytes it may know but this one.
+                if {"application/zip", "application/octet-stream", "*/*"} & set(types):
+                    assert types[0] == "application/octet-stream", (path, status)
+
+
+async def test_the_client_has_every_field_of_a_job(server: Server) -> None:
+    job = await ended(server)
+    body = (await server.client.get(f"/v1/jobs/{job.id}")).json()
+    document = (await server.client.get("/api-docs/openapi.json")).json()
+    fields = {field.name for field in dataclasses.fields(ClientJob)} - {"raw"}
+    assert {"callback", "files_left_out", "requires", "max_runtime_seconds", "attempts_used"} <= fields
+    assert set(body) == set(document["components"]["schemas"]["Job"]["properties"])
+    assert {"user" if name == "user_id" else name for name in body} == fields
 
 
 async def test_every_reference_of_the_document_leads_somewhere(server: Server) -> None:
