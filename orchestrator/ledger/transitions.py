@@ -167,8 +167,9 @@ def move_attempt(attempt: Attempt | None, change: MoveAttempt) -> Attempt | Chan
 
 
 def request_terminate(job: Job, *, seq: int, now: float) -> AppliedChange | None:
-    """None where the order changes nothing: it was given before, or the job is over."""
-    if job.terminate_requested or job.status in OVER:
+    """None where the order changes nothing: it was given before, or the job, or at least its
+    script, has ended."""
+    if job.terminate_requested or job.status in OVER or job.end is not None:
         return None
     return AppliedChange(replace(job, terminate_requested=True, change_seq=seq, updated_at=now))
 

@@ -9,7 +9,7 @@ import trio
 from quart import Blueprint, Response, request
 
 from actors.domain.ids import ID_RANGE
-from actors.domain.job import Job
+from actors.domain.job import End, Job
 from actors.domain.status import OVER, Status
 from actors.ports.ledger import LedgerError
 from actors.wire.http.app import Refusal, json_response, read_job_id
@@ -122,7 +122,7 @@ def blueprint(api: ApiContext) -> Blueprint:  # a route is a closure over what i
     @describe(
         "Kill a job",
         answers={200: ("Killed: job terminated. Locked: being killed, ask again", JobStatusBody)},
-        errors=_BAD_ID | {404: "Unknown job", 409: "It ended otherwise", **UNAVAILABLE},
+        errors=_BAD_ID | {404: "Unknown job", 409: "It ended otherwise, or its script has", **UNAVAILABLE},
         tag=CONTRACT,
     )
     async def terminate(number: str) -> Response:
@@ -136,6 +136,10 @@ def blueprint(api: ApiContext) -> Blueprint:  # a route is a closure over what i
             told = f": {job.message}" if job.message else ""
             message = f"the job is {job.status} and cannot be terminated{told}"
             raise Refusal(409, "not_terminable", message, job_id=job.id, job_status=job.status)
+        if (end := _end_of_itself(job)) is not None:
+            told = f" ({end.message})" if end.message else ""
+            message = f"the job's script has ended{told} and its results are being fetched"
+            raise Refusal(409, "not_terminable", message, job_id=job.id, job_status=end.status)
         return json_response(status_body(job.id, Status.LOCKED, "the job is being terminated"))
 
     return page
@@ -147,12 +151,18 @@ async def _terminate(api: ApiContext, number: int) -> Job | None:
         with api.waiters.watch(number) as watch:
             job = await api.ledger.request_terminate(number)
             with trio.move_on_after(api.kill_patience), suppress(WaitersClosed):
-                while job is not None and job.status not in OVER:
+                while job is not None and job.status not in OVER and _end_of_itself(job) is None:
                     job = await watch.newer(job.change_seq)
             return job
     except TooManyWaiters:
         # The order counts, not the wait.
         return await api.ledger.request_terminate(number)
+
+
+def _end_of_itself(job: Job) -> End | None:
+    """How a job ended that no order can end any more, though not all of it is here yet."""
+    killed_by_order = job.terminate_requested and job.end is not None and job.end.status is Status.KILLED
+    return None if killed_by_order else job.end
 
 
 def _respond(job: Job, message: str) -> Response:

@@ -15,7 +15,8 @@ import trio
 from support.data.ledgers import by_owner, new_attempt, walk
 from support.processes.api_server import Server, api_server, status_body
 
-from actors.domain.job import Job
+from actors.domain.changes import RecordEnd
+from actors.domain.job import End, Job
 from actors.domain.node import NodeRef, NodeState, NodeView
 from actors.domain.service import Waiting, WaitReason
 from actors.domain.status import Status
@@ -282,6 +283,50 @@ async def test_terminate_of_a_job_that_ended_otherwise_conflicts(server: Server,
     assert (body["id"], body["status"]) == (job.id, end.value)
     row = await server.ledger.get(job.id)
     assert row is not None and not row.terminate_requested
+
+
+async def test_terminate_of_a_job_whose_results_are_still_fetched_conflicts_with_its_end(
+    server: Server,
+) -> None:
+    job = await on_node(server, await server.upload(**{"run.sh": b"true"}))
+    assert job.attempt is not None
+    await server.ledger.record(
+        [RecordEnd(job.id, job.attempt.key, End(S.FAILED, "exit code 3", exit_code=3))]
+    )
+    for _ in range(2):
+        with trio.fail_after(4):  # it waits for nothing: nothing of it can be killed
+            answer = await server.client.post(f"/terminate/{job.id}")
+        body = status_body(answer)
+        assert (answer.status_code, body["status"]) == (409, "Failed")
+        assert "exit code 3" in body["message"] and "being fetched" in body["message"]
+    row = await server.ledger.get(job.id)
+    assert row is not None and not row.terminate_requested and row.status is S.RUNNING
+
+
+async def test_terminate_of_a_job_whose_script_ends_meanwhile_conflicts_with_its_end(server: Server) -> None:
+    job = await on_node(server, await server.upload(**{"run.sh": b"true"}))
+
+    async def end_when_asked() -> None:
+        assert job.attempt is not None
+        with server.waiters.watch(job.id) as watch:
+            row = job
+            while not row.terminate_requested:
+                row = await watch.newer(row.change_seq)
+        await server.ledger.record([RecordEnd(job.id, job.attempt.key, End(S.COMPLETED, "", exit_code=0))])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end_when_asked)
+        answer = await server.client.post(f"/terminate/{job.id}")
+    assert (answer.status_code, status_body(answer)["status"]) == (409, "Completed")
+
+
+async def test_terminate_of_what_was_killed_and_is_still_fetched_is_locked(server: Server) -> None:
+    job = await on_node(server, await server.upload(**{"run.sh": b"true"}))
+    assert job.attempt is not None
+    await server.ledger.request_terminate(job.id)
+    await server.ledger.record([RecordEnd(job.id, job.attempt.key, End(S.KILLED, "", signal=15))])
+    answer = await server.client.post(f"/terminate/{job.id}")
+    assert (answer.status_code, status_body(answer)["status"]) == (200, "Locked")
 
 
 async def test_terminate_of_a_job_that_ends_by_itself_meanwhile_conflicts(server: Server) -> None:
