@@ -30,7 +30,8 @@ class Heartbeat:
     """What a node says of itself each second. `slots` None means that it runs whatever it is sent; `cores`
     weighs it then. `others` counts payloads of other owners that hold or wait for a slot. `load` is the CPU
     use in percent, 0 to 100. `unhealthy`: why it wants no jobs, "" if it does. `stopping`: it was told to
-    stop, takes no new jobs and waits for those that it has."""
+    stop, takes no new jobs and waits for those that it has. `skew`: seconds by which its clock is ahead of
+    ours, None if it does not say what it shows."""
 
     load: float = 0.0
     slots: int | None = None
@@ -40,6 +41,7 @@ class Heartbeat:
     free_memory: int | None = None
     unhealthy: str = ""
     stopping: bool = False
+    skew: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class NodeView:
     their reasons.
     `joined`: by itself; `machine` is then the token of the machine it runs on, if scaling has made it.
     `heard_at`: when it was last heard, in monotonic seconds; None if not yet. `jobs_ended` there since the
-    server started, of which `jobs_failed` did."""
+    server started, of which `jobs_failed` did. `skew`: as in its heartbeats."""
 
     node: NodeRef
     state: NodeState
@@ -102,6 +104,7 @@ class NodeView:
     heard_at: float | None = None
     jobs_ended: int = 0
     jobs_failed: int = 0
+    skew: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,7 @@ def reconcile(tracked: TrackedAttempt, node: NodeMirror, limits: ServiceLimits |
         reason = f"node {node.node_id} lost it{detail}"
         return NextAction(retried(reason, state=AttemptState.OVER))
     if view is not None and view.end is not None:
-        end = tracked.verdict(view.end)
+        end = in_our_time(tracked.verdict(view.end), node.beat.skew)
         if tracked.impossible is not None:
             return NextAction(_without_results(tracked, end, tracked.impossible))
         change: Change | None = _progress(tracked, view)
@@ -161,6 +161,18 @@ def reconcile(tracked: TrackedAttempt, node: NodeMirror, limits: ServiceLimits |
     if view is None:
         return NextAction(need=Need.LOOKUP if _absence_counts(node, tracked) else None)
     return NextAction(_status(tracked, view, node) or _progress(tracked, view))
+
+
+def in_our_time(end: End, skew: float | None) -> End:
+    """The end with its times by our clock, that of the node being ahead by `skew`. When it began follows from
+    how long it ran: the node's clock may have been set meanwhile."""
+    if skew is None or end.ended_at is None:
+        return end
+    ended_at = end.ended_at - skew
+    started_at = end.started_at
+    if started_at is not None:
+        started_at = started_at - skew if end.wall_seconds is None else ended_at - end.wall_seconds
+    return replace(end, started_at=started_at, ended_at=ended_at)
 
 
 def results_size(dispatch: Dispatch) -> int:

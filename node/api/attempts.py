@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
@@ -51,6 +52,7 @@ def v1_routes(context: NodeContext) -> Blueprint:
                 "machine_boot": table.machine_boot,
                 "incarnation": table.incarnation,
                 "version": context.version,
+                "clock": time.time(),
                 "slots": beat.slots,
                 "cores": beat.cores,
                 "executor": context.executor,
@@ -181,7 +183,7 @@ async def _events(context: NodeContext, owner: str | None) -> AsyncIterator[byte
 
 
 async def _heartbeat(context: NodeContext) -> dict[str, Any]:
-    return heartbeat_to_json(context.load.now, await context.table.count_held())
+    return heartbeat_to_json(context.load.now, await context.table.count_held(), time.time())
 
 
 async def _keys() -> list[str]:

@@ -34,6 +34,11 @@ def render_job(
     """`left_out`: what its results lack, by path and reason; `callback`: how far it is told; None where that
     was not looked up."""
     end = row.end
+    started_at = row.running_since if end is None or end.started_at is None else end.started_at
+    # In their order also where our own clock was set back meanwhile.
+    _, started_at, finished_at, ended_at = _in_order(
+        row.created_at, started_at, None if end is None else end.ended_at, row.ended_at
+    )
     return to_json(
         bodies.Job(
             id=row.id,
@@ -49,9 +54,9 @@ def render_job(
             terminate_requested=row.terminate_requested,
             created_at=_utc(row.created_at),
             updated_at=_utc(row.updated_at),
-            started_at=_utc(end.started_at if end is not None else row.running_since),
-            finished_at=_utc(end.ended_at if end is not None else None),
-            ended_at=_utc(row.ended_at),
+            started_at=_utc(started_at),
+            finished_at=_utc(finished_at),
+            ended_at=_utc(ended_at),
             node=row.attempt.node_id if row.attempt is not None else None,
             attempt=row.attempt.n if row.attempt is not None else None,
             attempts_used=row.attempts_used,
@@ -137,6 +142,7 @@ def render_node(view: NodeView, now: float) -> dict[str, Any]:
             jobs_failed=view.jobs_failed,
             others=view.others,
             load=view.load,
+            clock_skew_seconds=None if view.skew is None else round(view.skew, 1),
             free_disk_bytes=view.free_disk,
             free_memory_bytes=view.free_memory,
         )
@@ -265,6 +271,12 @@ def render_decision(decision: DecisionRecord) -> bodies.DecisionBody:
         "subject": decision.subject,
         "reason": decision.reason,
     }
+
+
+def _in_order(*times: float | None) -> list[float | None]:
+    """Each raised to the latest before it, where it is known."""
+    latest = float("-inf")
+    return [at if at is None else (latest := max(latest, at)) for at in times]
 
 
 def _utc(at: float | None) -> datetime | None:

@@ -97,7 +97,7 @@ class Job(_Value):
     ] = None
     finished_at: Annotated[
         datetime | None,
-        Also(description="When its script ended, by its node's clock; `ended_at` is when all was here"),
+        Also(description="When its script ended; `ended_at` is when all was here"),
     ] = None
     ended_at: datetime | None = None
     node: str | None = None
@@ -186,6 +186,9 @@ class Node(_Value):
     jobs_failed: int = 0
     free_disk_bytes: int | None = None
     free_memory_bytes: int | None = None
+    clock_skew_seconds: Annotated[
+        float | None, Also(description="By how much its clock is ahead of ours")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,7 @@ def move(
     changed = _leave(current, change) if current is not None else None
     acting = change.attempt or changed or current
     requeued = change.target is Status.QUEUED
-    end = job.end or (storable_end(change.end) if change.end is not None else None)
+    end = job.end or (storable_end(change.end, job, now) if change.end is not None else None)
     row = replace(
         job,
         status=change.target,
@@ -117,7 +117,7 @@ def record_end(job: Job | None, change: RecordEnd, *, seq: int, now: float) -> A
         return ChangeResult.STALE
     if job.end is not None or job.status not in QUOTA:
         return ChangeResult.STALE
-    end = storable_end(change.end)
+    end = storable_end(change.end, job, now)
     reason = f"ended on the node ({end.message or end.status}); its results are fetched"
     entry = HistoryEntry(
         job_id=job.id,
@@ -180,10 +180,17 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def storable_end(end: End) -> End:
-    """A verdict that fits into 64 bits; a node that claims more is cut off at the largest number."""
+def storable_end(end: End, job: Job, now: float) -> End:
+    """A verdict that fits into 64 bits, and between the job's upload and now; a node that claims more is cut
+    off."""
+    ended_at = None if end.ended_at is None else min(max(end.ended_at, job.created_at), now)
+    started_at = end.started_at
+    if started_at is not None:
+        started_at = min(max(started_at, job.created_at), now if ended_at is None else ended_at)
     return replace(
         end,
+        started_at=started_at,
+        ended_at=ended_at,
         message=storable(end.message),
         exit_code=_fit(end.exit_code),
         signal=_fit(end.signal),

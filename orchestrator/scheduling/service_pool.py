@@ -38,6 +38,9 @@ BACK_OFF_MOST: Final = 10.0
 UNREACHED_FOR: Final = 60.0
 """Seconds that nobody is shown at an address after it was last told that nobody answers there."""
 
+SKEW_MOST: Final = 2.0
+"""Seconds by which a node's clock may be wrong without a word."""
+
 REMEMBERED: Final = 1000
 """Nodes that have left and of which a late word may still come."""
 
@@ -459,6 +462,8 @@ def _why(one: _Node) -> str:
 
 def _view(one: _Node) -> NodeView:
     state, reason = one.state
+    if state is NodeState.READY:
+        reason = _explain_clock(one.beat.skew)
     return NodeView(
         node=one.ref or NodeRef(one.node_id, ""),
         state=state,
@@ -480,7 +485,15 @@ def _view(one: _Node) -> NodeView:
         heard_at=one.heard_at,
         jobs_ended=one.jobs_ended,
         jobs_failed=one.jobs_failed,
+        skew=one.beat.skew,
     )
+
+
+def _explain_clock(skew: float | None) -> str:
+    """What is wrong with a node's clock. No time in a job's record comes from it; its scripts see it."""
+    if skew is None or abs(skew) <= SKEW_MOST:
+        return ""
+    return f"its clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}"
 
 
 def _nobody(address: NodeAddress, reason: str) -> NodeView:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import datetime
 from pathlib import Path
 
 from support.peers.portals import portal
@@ -67,3 +68,20 @@ async def test_no_jump_loses_a_node_ends_a_job_or_cleans_anything(here: Place) -
                 assert end["wall_seconds"] >= 0
             assert (await user.contents(done["id"]))["kept"] == b"kept\n"
     assert "is lost" not in server.errors() and "Traceback" not in server.errors() + node.errors()
+
+
+async def test_a_node_whose_clock_is_ahead_is_told_and_dates_no_job(here: Place) -> None:
+    clock = Clock(here.directory)
+    clock.jump(600)
+    arguments = ["node", "--port", "0", "--data", str(here.directory / "node"), "--on-stop", "kill"]
+    node = here.start(*arguments, name="node", environment=clock.environment)
+    server = here.server(nodes=[node.url])
+    async with portal(server.url) as user:
+        job = await user.run("sleep 0.2")
+        times = [job[name] for name in ("created_at", "started_at", "finished_at", "ended_at")]
+        assert times == sorted(times) and datetime.fromisoformat(times[-1]).timestamp() <= time.time()
+        (found,) = (await user.json("/v1/nodes"))["items"]
+        assert abs(found["clock_skew_seconds"] - 600) < 5
+        assert found["status"] == "ready" and found["message"] in (
+            f"its clock is {seconds} s ahead" for seconds in range(595, 606)
+        )

@@ -97,8 +97,9 @@ def progress_from_json(data: Any) -> Progress | None:
     return None if said == Progress() else said
 
 
-def heartbeat_to_json(beat: Heartbeat, held: Mapping[str, int]) -> dict[str, Any]:
-    """`held` says for each owner how many of its payloads hold or wait for a slot."""
+def heartbeat_to_json(beat: Heartbeat, held: Mapping[str, int], clock: float) -> dict[str, Any]:
+    """`held` says for each owner how many of its payloads hold or wait for a slot; `clock` is what the node's
+    clock shows as this is said."""
     return {
         "load": round(beat.load, 1),
         "slots": beat.slots,
@@ -108,14 +109,16 @@ def heartbeat_to_json(beat: Heartbeat, held: Mapping[str, int]) -> dict[str, Any
         "free_memory": beat.free_memory,
         "unhealthy": beat.unhealthy,
         "stopping": beat.stopping,
+        "clock": clock,
     }
 
 
-def heartbeat_from_json(data: Any, owner: str) -> Heartbeat:
-    """The heartbeat as `owner` reads it: what the others hold is summed."""
+def heartbeat_from_json(data: Any, owner: str, now: float) -> Heartbeat:
+    """The heartbeat as `owner` reads it at `now` by its own clock: what the others hold is summed."""
     form = _mapping(data, "heartbeat")
     held = _mapping(form.get("held", {}), "heartbeat.held")
     others = sum(n for name, n in held.items() if name != owner and isinstance(n, int) and n > 0)
+    clock = _real(form, "clock")
     return Heartbeat(
         load=min(100.0, max(0.0, _real(form, "load") or 0.0)),
         slots=_whole(form, "slots"),
@@ -125,6 +128,7 @@ def heartbeat_from_json(data: Any, owner: str) -> Heartbeat:
         free_memory=_whole(form, "free_memory"),
         unhealthy=str(form.get("unhealthy") or "")[:500],
         stopping=form.get("stopping") is True,
+        skew=None if clock is None else clock - now,
     )
 
 

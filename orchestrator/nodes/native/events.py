@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -25,6 +27,8 @@ from orchestrator.nodes.refusals import error_text
 
 Tell = Callable[[NodeRef, NodeEvent], None]
 
+SKEWS: Final = 5
+"""Heartbeats by which the node's clock is judged."""
 _ASKING: Final = Deadlines(connect=5.0, head=10.0, stall=10.0)
 _OVERSLEPT: Final = 0.5
 
@@ -94,11 +98,16 @@ async def follow_events(http: Http, owner: str, node: NodeRef, tell: Tell, silen
 
 async def _read(reply: Reply, owner: str, node: NodeRef, tell: Tell, listening: Listening) -> str:
     first = True
+    skews: deque[float] = deque(maxlen=SKEWS)
     try:
         async for event in LineReader(reply):
             listening.note()
             told = _parse_event(event, owner, first)
             first = False
+            if isinstance(told, Picture | Beat) and told.heartbeat.skew is not None:
+                # What is late makes a clock look slow, and never fast: the largest is the best.
+                skews.append(told.heartbeat.skew)
+                told = replace(told, heartbeat=replace(told.heartbeat, skew=max(skews)))
             if told is not None:
                 tell(node, told)
     except (Broken, WireError) as error:
@@ -140,12 +149,12 @@ def _parse_event(event: Mapping[str, Any], owner: str, first: bool) -> NodeEvent
         if not isinstance(payloads, list):
             raise Garbled("picture.payloads: a list was expected")
         views = [view_from_json(payload) for payload in payloads]
-        beat = heartbeat_from_json(event.get("heartbeat"), owner)
+        beat = heartbeat_from_json(event.get("heartbeat"), owner, time.time())
         return Picture(mark_from_json(event), {view.key: view for view in views}, beat)
     if kind == "payload":
         return PayloadChanged(view_from_json(event.get("payload")))
     if kind == "heartbeat":
-        return Beat(heartbeat_from_json(event.get("heartbeat"), owner))
+        return Beat(heartbeat_from_json(event.get("heartbeat"), owner, time.time()))
     if kind == "leaving":
         held = event.get("held")
         return Leaving(held if isinstance(held, int) else 0, back=event.get("back") is True)

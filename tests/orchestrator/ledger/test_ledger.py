@@ -19,7 +19,8 @@ from orchestrator.ledger.ledger import IdempotencyConflict
 
 S = Status
 DONE, STALE, REFUSED = ChangeResult.DONE, ChangeResult.STALE, ChangeResult.REFUSED
-END = End(S.COMPLETED, "exit code 0", exit_code=0, started_at=1.5, ended_at=2.5, peak_bytes=99, size=1234)
+NOW = SetClock().now()
+END = End(S.COMPLETED, "exit code 0", exit_code=0, started_at=NOW, ended_at=NOW, peak_bytes=99, size=1234)
 
 WAYS: dict[Status, tuple[Status, ...]] = {
     S.QUEUED: (),
@@ -238,6 +239,24 @@ async def test_a_verdict_counts_once_and_only_on_the_way(ledger: Ledger) -> None
         assert not answer.job.counts
         assert (await one(ledger, RecordEnd(job.id, key, replace(END, exit_code=3)))).outcome is STALE
         assert await ledger.get(job.id) == answer.job
+
+
+@pytest.mark.parametrize(
+    ("told", "stored"),
+    [
+        ((NOW + 595, NOW + 600), (NOW, NOW)),
+        ((NOW - 605, NOW - 600), (NOW, NOW)),
+        ((None, NOW + 9), (None, NOW)),
+    ],
+)
+async def test_no_node_dates_a_job_before_its_upload_or_after_now(
+    told: tuple[float | None, float], stored: tuple[float | None, float], ledger: Ledger
+) -> None:
+    job = await at(ledger, S.RUNNING)
+    assert job.attempt is not None
+    end = replace(END, started_at=told[0], ended_at=told[1])
+    row = (await one(ledger, RecordEnd(job.id, job.attempt.key, end))).job
+    assert (row.end.started_at, row.end.ended_at) == stored
 
 
 async def test_a_move_stores_a_verdict_unless_there_is_one(ledger: Ledger) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -629,6 +630,22 @@ async def test_a_node_of_ours_is_followed_from_its_picture_on(client: NodeClient
     assert second == PayloadChanged(PayloadView(key, DONE.status, DONE))
     assert isinstance(third, Beat)
     assert peer.requests[-1].path == f"/v1/events?owner={OWNER}"
+
+
+async def test_of_a_node_s_clock_the_least_late_word_counts(client: NodeClient) -> None:
+    """As after the orchestrator was stopped: what it reads then was said a while ago."""
+    told: list[float | None] = []
+    beats = [{**BEAT, "clock": time.time() + late} for late in (600.0, 540.0, 590.0)]
+    sent = [ndjson.encode({"event": "heartbeat", "sequence": 4, "heartbeat": beat}) for beat in beats]
+
+    def tell(ref: NodeRef, event: NodeEvent) -> None:
+        assert isinstance(event, Picture | Beat)
+        told.append(event.heartbeat.skew)
+
+    async with serving(Peer(streaming(picture(), *sent))) as peer:
+        await client.watch(NodeAddress(peer.url), tell)
+    assert told[0] is None, "it does not say what its clock shows"
+    assert all(skew is not None and 590 < skew <= 600 for skew in told[1:])
 
 
 async def test_a_silent_stream_is_left(hasty: NodeClient) -> None:
