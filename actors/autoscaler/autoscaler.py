@@ -40,6 +40,8 @@ from actors.ports.world import Clock, Random
 
 log: Final = logging.getLogger("orchestrator.scaling")
 
+MOST_NAMED: Final = 3
+"""Machines whose problems are told one by one."""
 BEFORE_NODE: Final = (MachineState.WANTED, MachineState.BOOTING)
 
 
@@ -175,6 +177,10 @@ class AutoScaler(Actor):
         tracked = self._machines.of((name,))
         controller = self._controllers[name]
         trouble = [service.unseen, self._ledger_trouble, controller.trouble, service.boot_trouble]
+        odd = [f"machine {one.name}: {one.problem}" for one in tracked if one.problem]
+        trouble += odd[:MOST_NAMED]
+        if len(odd) > MOST_NAMED:
+            trouble.append(f"and {len(odd) - MOST_NAMED} machines more")
         return ServiceScaling(
             service=name,
             provider=controller.provider.name,
@@ -213,6 +219,7 @@ class AutoScaler(Actor):
         for tracked in self._machines.of((name,)):
             node = by_token.pop(tracked.token, None)
             tracked.in_touch = node is not None and not node.lost and node.heard_at is not None
+            self._look_over(tracked, node, service.limits.slots_per_node)
             if node is None:
                 continue
             tracked.alone_since = now
@@ -230,6 +237,21 @@ class AutoScaler(Actor):
                     name, "adopt", token, f"node {node.node_id} is on it, no record was there"
                 )
         return True
+
+    def _look_over(self, tracked: TrackedMachine, node: NodeFact | None, ordered: int) -> None:
+        """Whether it came as it was ordered; said once, and shown as long as it lasts."""
+        problem = ""
+        if node is not None and tracked.in_touch and node.slots != ordered:
+            slots = "1 slot" if node.slots == 1 else f"{node.slots} slots"
+            problem = f"its node has {slots}, and was ordered with {ordered}"
+        elif node is None and tracked.state in BEFORE_NODE:
+            problem = self._pool.word_of(tracked.token, tracked.record.service)
+        if problem == tracked.problem:
+            return
+        tracked.problem = problem
+        self._pool.remark(tracked.token, problem)
+        if problem:
+            log.warning("machine %s of service %s: %s", tracked.name, tracked.record.service, problem)
 
     # ------------------------------------------------------------------ acting
 
@@ -276,6 +298,8 @@ class AutoScaler(Actor):
         tracked = self._machines.get(token)
         if tracked is None:
             return 0
+        if tracked.problem and not tracked.came:
+            reason = f"{reason}: {tracked.problem}"
         if not await self._machines.move(tracked, LIVE, MachineState.ENDING, reason=reason):
             return 0
         self._controllers[name].ring()

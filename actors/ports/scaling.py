@@ -33,6 +33,15 @@ class PoolControl(Protocol):
         """Jobs for that node again; False if the pool does not know it, or if scaling did not order it."""
         ...
 
+    def word_of(self, token: str, service: str) -> str:
+        """Why the node of a machine that was made for `service` does not serve it: it joined for others, or
+        was not let in. "" if nothing was heard."""
+        ...
+
+    def remark(self, token: str, text: str) -> None:
+        """What is to be shown of the node on that machine; "" for nothing."""
+        ...
+
 
 class Provider(Protocol):
     """Makes and ends machines, and writes `owner` on those that it makes. All raise `ProviderError`; none

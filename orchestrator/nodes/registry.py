@@ -30,6 +30,9 @@ from orchestrator.nodes.addresses import base_of
 log: Final = logging.getLogger("orchestrator.nodes")
 
 SWEEP_EVERY: Final = 60.0
+REFUSED_MOST: Final = 1000
+"""Machines whose nodes were not let in, of which the reason is kept."""
+REFUSAL_MOST: Final = 500
 FORGOTTEN_AFTER: Final = 3600.0
 """Seconds after which a node of which nothing was heard, and of which nothing is wanted, is forgotten. One
 that lives joins again by itself."""
@@ -62,6 +65,8 @@ class NodeRegistry:
         self._nodes = {node.node_id: node for node in nodes}
         self._drains = dict(drains)
         self._posted: dict[str, float] = {}
+        self._refused: dict[str, str] = {}
+        self._remarks: dict[str, str] = {}
         self._began = trio.current_time()
         self._turn = trio.Lock()
         self._changed()
@@ -124,10 +129,18 @@ class NodeRegistry:
             new = node.node_id not in self._nodes
             self._nodes[node.node_id] = stored
             self._posted[node.node_id] = trio.current_time()
+            self._refused.pop(node.machine or "", None)
             self._changed()
         if new:
             log.info("node %s at %s joined for %s", node.node_id, node.url, ", ".join(node.services))
         return new
+
+    def note_refused(self, token: str, why: str) -> None:
+        """The node on that machine was not let in."""
+        self._refused.pop(token, None)
+        self._refused[token] = why[:REFUSAL_MOST]
+        if len(self._refused) > REFUSED_MOST:
+            del self._refused[next(iter(self._refused))]
 
     async def leave(self, node_id: str) -> bool:
         """A node leaves; durable on return. What runs there is followed until it is lost. False if it had not
@@ -145,10 +158,26 @@ class NodeRegistry:
         # What an operator ordered outlasts a restart of the node.
         if self._drains.get(node_id, "").startswith(DRAINED_BY_SCALING):
             await self._order(node_id, None)
-        del self._nodes[node_id]
+        self._remarks.pop(self._nodes.pop(node_id).machine or "", None)
         self._posted.pop(node_id, None)
 
     # ------------------------------------------------------------------ the pool
+
+    def word_of(self, token: str, service: str) -> str:
+        for node in self._nodes.values():
+            if node.machine == token:
+                others = f"its node joined for {', '.join(node.services)}, and not for {service}"
+                return "" if service in node.services else others
+        return self._refused.get(token, "")
+
+    def remark(self, token: str, text: str) -> None:
+        self._remarks.pop(token, None)
+        if text:
+            self._remarks[token] = text
+
+    def remark_on(self, machine: str | None) -> str:
+        """What is to be shown of the node on that machine."""
+        return self._remarks.get(machine or "", "")
 
     async def picture(self, service: str) -> ScalingView:
         """Raises NoAnswer."""

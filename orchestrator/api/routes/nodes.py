@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 import trio
@@ -46,14 +47,14 @@ def blueprint(api: ApiContext) -> Blueprint:
     async def nodes() -> Response:
         query()
         now = trio.current_time()
-        items = [render_node(view, now) for view in await api.pool()]
+        items = [_render(api, view, now) for view in await api.pool()]
         return json_response({"items": items, "next": None})
 
     @page.get("/nodes/<node_id:node_id>")
     @describe("One node", answers={200: ("The node", bodies.Node)}, errors=_UNKNOWN)
     async def node(node_id: str) -> Response:
         query()
-        return json_response(render_node(await _find(api, node_id), trio.current_time()))
+        return json_response(_render(api, await _find(api, node_id), trio.current_time()))
 
     @page.post("/nodes")
     @describe(
@@ -70,14 +71,15 @@ def blueprint(api: ApiContext) -> Blueprint:
     )
     async def join_node() -> Response:
         query()
-        node, unknown = _parse_joining(api, await read_json_object())
-        new = False
-        if not api.registry.heard(node):
-            await _check_address(api, node)
-            try:
-                new = await api.registry.join(node)
-            except MachineTaken as error:
-                raise Refusal(409, "machine_taken", str(error)) from None
+        body = await read_json_object()
+        try:
+            node, unknown = _parse_joining(api, body)
+            new = not api.registry.heard(node) and await _let_in(api, node)
+        except Refusal as refusal:
+            # Whoever waits for the machine reads no log of its node's.
+            if is_key(machine := body.get("machine")):
+                api.registry.note_refused(machine, f"its node was not let in: {refusal}")
+            raise
         answer = {"id": node.node_id, "url": node.url, "services": list(node.services)}
         answer["unknown_services"] = unknown
         return json_response(answer, 201 if new else 200, {"Location": f"nodes/{node.node_id}"})
@@ -119,7 +121,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         query()
         if not await api.registry.drain(node_id, _parse_reason(await read_json_object())):
             raise _unknown_node(node_id)
-        return json_response(render_node(await _find(api, node_id), trio.current_time()))
+        return json_response(_render(api, await _find(api, node_id), trio.current_time()))
 
     @page.post("/nodes/<path:node_id>/undrain")
     @describe("Give a node jobs again", answers={200: ("The node", bodies.Node)}, errors=_UNKNOWN)
@@ -127,7 +129,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         query()
         if not await api.registry.undrain(node_id):
             raise _unknown_node(node_id)
-        return json_response(render_node(await _find(api, node_id), trio.current_time()))
+        return json_response(_render(api, await _find(api, node_id), trio.current_time()))
 
     return page
 
@@ -147,6 +149,20 @@ async def _find(api: ApiContext, node_id: str) -> NodeView:
         if view.node.node_id == node_id:
             return view
     raise _unknown_node(node_id)
+
+
+def _render(api: ApiContext, view: NodeView, now: float) -> dict[str, Any]:
+    remark = api.registry.remark_on(view.machine)
+    return render_node(replace(view, reason="; ".join(filter(None, (view.reason, remark)))), now)
+
+
+async def _let_in(api: ApiContext, node: JoinedNode) -> bool:
+    """Whether it was not here before. Raises Refusal."""
+    await _check_address(api, node)
+    try:
+        return await api.registry.join(node)
+    except MachineTaken as error:
+        raise Refusal(409, "machine_taken", str(error)) from None
 
 
 async def _refuse_busy(api: ApiContext, node_id: str) -> None:

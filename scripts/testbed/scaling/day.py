@@ -173,6 +173,12 @@ class Site:
         self._wake.set()
         return True
 
+    def word_of(self, token: str, service: str) -> str:
+        return ""
+
+    def remark(self, token: str, text: str) -> None:
+        """Every machine comes as it was ordered."""
+
     # ------------------------------------------------------------------ as a provider
 
     async def create(self, token: str, service: str) -> Machine:

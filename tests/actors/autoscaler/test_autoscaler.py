@@ -3,6 +3,9 @@ and says what troubles it."""
 
 from __future__ import annotations
 
+import logging
+
+import pytest
 import trio
 from support.memory.scaled_house import house
 from trio.testing import MockClock
@@ -149,6 +152,44 @@ async def test_the_machine_of_a_lost_node_is_ended_and_another_one_made(autojump
         await trio.sleep(60.0)
         assert len(it.provider.terminated) == 1
         assert it.pool.completed == 1
+
+
+# ------------------------------------------------------------------ not as it was ordered
+
+
+async def test_a_node_with_fewer_slots_than_were_ordered_is_told_once(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with house(slots=4, min_nodes=1) as it:
+        it.pool.slots = 1
+        await it.start()
+        await trio.sleep(200.0)
+        (token,) = it.records.rows
+        problem = "its node has 1 slot, and was ordered with 4"
+        assert (await it.status()).trouble == f"machine i-1: {problem}"
+        assert it.pool.remarks == {token: problem}
+        said = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+        assert said == [f"machine i-1 of service dock: {problem}"]
+        it.pool.nodes[f"node-{token}"].slots = 4
+        await trio.sleep(5.0)
+        assert (await it.status()).trouble == "" and it.pool.remarks == {token: ""}
+
+
+async def test_a_machine_whose_node_came_for_something_else_is_ended_with_that_reason(
+    autojump_clock: MockClock,
+) -> None:
+    async with house(min_nodes=1) as it:
+        it.provider.boots_fail = True
+        await it.start()
+        await trio.sleep(5.0)
+        (token,) = it.records.rows
+        it.pool.words[token] = "its node joined for other alone"
+        await trio.sleep(5.0)
+        assert (await it.status()).trouble == "machine i-1: its node joined for other alone"
+        await trio.sleep(130.0)
+        assert it.records.rows[token].reason == (
+            "its node has not come within 120 s: its node joined for other alone"
+        )
 
 
 # ------------------------------------------------------------------ after a restart

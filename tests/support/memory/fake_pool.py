@@ -44,6 +44,8 @@ class FakePool:
         self.delay: Callable[[], float] = lambda: 0.0
         self.deaf = False
         self.heeds_drains = True
+        self.words: dict[str, str] = {}
+        self.remarks: dict[str, str] = {}
         self._turns = 0
 
     def up(self, token: str | None, node_id: str | None = None) -> FakeNode:
@@ -110,6 +112,12 @@ class FakePool:
             node.drained_for = None
             self.assign()
         return node is not None
+
+    def word_of(self, token: str, service: str) -> str:
+        return self.words.get(token, "")
+
+    def remark(self, token: str, text: str) -> None:
+        self.remarks[token] = text
 
     def _takes(self, node: FakeNode) -> bool:
         drained = node.drained_for is not None and self.heeds_drains

@@ -106,6 +106,28 @@ async def test_a_machine_s_token_is_good_for_one_node(server: Server) -> None:
     assert (await join(server, machine="c" * 32)).status_code == 200
 
 
+async def test_why_the_node_of_a_machine_does_not_serve_is_kept_for_scaling(server: Server) -> None:
+    token = "c" * 32
+    await join(server, services=["exmaple"], machine=token)
+    word = server.registry.word_of(token, "example")
+    assert word.startswith("its node was not let in: services: exmaple are not known here")
+    await join(server, machine=token)
+    assert server.registry.word_of(token, "example") == ""
+    assert server.registry.word_of(token, "docking") == "its node joined for example, and not for docking"
+    assert server.registry.word_of("d" * 32, "example") == ""
+
+
+async def test_what_scaling_remarks_on_a_machine_is_shown_of_its_node(server: Server) -> None:
+    token = "c" * 32
+    await join(server, machine=token)
+    server.views[:] = [replace(view(joined=True), machine=token, reason="its clock is 9 s ahead")]
+    server.registry.remark(token, "its node has 1 slot, and was ordered with 4")
+    (found,) = (await server.client.get("/v1/nodes")).json()["items"]
+    assert found["message"] == "its clock is 9 s ahead; its node has 1 slot, and was ordered with 4"
+    await server.client.delete(f"/v1/nodes/{ID}", params={"force": "true"})
+    assert server.registry.remark_on(token) == ""
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
