@@ -1,14 +1,16 @@
 """The Cleaner: ends the keeping of what has ended and stayed older than `max_age`, and takes away directories
 that belong to no job.
 
-The wall clock may jump, so a job is cleaned only when it was found expired and is still so after `patience`
+The wall clock may jump, so a job is cleaned only when it was found expired at each look within `patience`
 seconds of monotonic time. The row goes first (Cleaned), then the directory: a crash between the two leaves a
-directory without a job, which the sweep finds. What is being read is skipped and comes again.
+directory without a job, which the sweep finds. What is being read is skipped and comes again. Where rows are
+not kept for ever, those of cleaned jobs go in the same way.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from typing import Final
 
 import trio
@@ -27,8 +29,8 @@ PAGE: Final = 200
 
 
 class Cleaner(Actor):
-    """See the module. `max_age` in seconds since a job's end; `orphan_grace` is the age in seconds that a
-    directory without a job must have."""
+    """See the module. `max_age` and `keep_rows` in seconds since a job's end, 0 `keep_rows`: for ever;
+    `orphan_grace` is the age in seconds that a directory without a job must have."""
 
     def __init__(
         self,
@@ -39,6 +41,7 @@ class Cleaner(Actor):
         storage: Storage,
         clock: Clock,
         max_age: float,
+        keep_rows: float = 0.0,
         tick: float = 60.0,
         patience: float = 3600.0,
         orphan_grace: float = 3600.0,
@@ -49,16 +52,19 @@ class Cleaner(Actor):
         self._storage = storage
         self._clock = clock
         self._max_age = max_age
-        self._patience = min(patience, max_age)
+        self._keep_rows = keep_rows
+        self._expired = _Horizon(min(patience, max_age))
+        self._forgettable = _Horizon(min(patience, keep_rows))
         self._orphan_grace = orphan_grace
         self._sweep_every = sweep_every
-        self._found: dict[int, float] = {}
         self._kept: set[str] = set()
         self._next_sweep = trio.current_time()
 
     async def turn(self) -> None:
         try:
             await self._clean()
+            if self._keep_rows:
+                await self._purge()
             if trio.current_time() >= self._next_sweep:
                 self._next_sweep = trio.current_time() + self._sweep_every
                 await self._sweep()
@@ -66,31 +72,20 @@ class Cleaner(Actor):
             log.warning("cleaning goes on at the next tick: %s", error)
 
     async def _clean(self) -> None:
-        """One page after the other, oldest end first; what is not ripe yet is remembered."""
-        now = trio.current_time()
-        expired: set[int] = set()
+        """One page after the other, oldest end first."""
+        before = self._expired.look(self._clock.now() - self._max_age)
         after: tuple[float, int] | None = None
-        while True:
-            page = await self._ledger.ended_before(self._clock.now() - self._max_age, PAGE, after)
-            if not page:
-                break
-            last = page[-1]
-            after = (last.ended_at or 0.0, last.id)
-            expired.update(job.id for job in page)
-            await self._clean_page(
-                [j for j in page if now - self._found.setdefault(j.id, now) >= self._patience]
-            )
-        # A job that is no longer expired (the clock had jumped) begins its patience anew.
-        self._found = {job_id: since for job_id, since in self._found.items() if job_id in expired}
+        while before is not None and (page := await self._ledger.ended_before(before, PAGE, after)):
+            after = (page[-1].ended_at or 0.0, page[-1].id)
+            moves = [_cleaned(job, f"older than {self._max_age:g} s since its end") for job in page]
+            for job, answer in zip(page, await self._ledger.record(moves), strict=True):
+                if answer.outcome is ChangeResult.DONE:
+                    await _discard(self._storage, job.storage_key)
 
-    async def _clean_page(self, ripe: list[Job]) -> None:
-        if not ripe:
-            return
-        moves = [_cleaned(job, f"older than {self._max_age:g} s since its end") for job in ripe]
-        for job, answer in zip(ripe, await self._ledger.record(moves), strict=True):
-            if answer.outcome is ChangeResult.DONE:
-                self._found.pop(job.id, None)
-                await _discard(self._storage, job.storage_key)
+    async def _purge(self) -> None:
+        before = self._forgettable.look(self._clock.now() - self._keep_rows)
+        while before is not None and await self._ledger.purge(before, PAGE) == PAGE:
+            pass
 
     async def _sweep(self) -> None:
         old = [key for key, age in await self._storage.directories() if age >= self._orphan_grace]
@@ -113,6 +108,26 @@ class Cleaner(Actor):
             self._kept.add(storage_key)
             log.warning("directory %s is job %d, which the ledger does not know; kept", storage_key, job_id)
         return False
+
+
+class _Horizon:
+    """Before which wall-clock time all is old enough. A clock that has jumped is believed only after
+    `patience` seconds of monotonic time."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._looks: deque[tuple[float, float]] = deque()
+
+    def look(self, before: float) -> float | None:
+        """The earliest of what was said within the patience, `before` being the newest; None while too little
+        was."""
+        now = trio.current_time()
+        self._looks.append((now, before))
+        while len(self._looks) > 1 and self._looks[1][0] <= now - self._patience:
+            self._looks.popleft()
+        if self._looks[0][0] > now - self._patience:
+            return None
+        return min(said for _, said in self._looks)
 
 
 async def clean_now(ledger: Ledger, storage: Storage, job: Job) -> Job | None:

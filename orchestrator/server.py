@@ -130,6 +130,7 @@ async def run_orchestrator(
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(ledger.run)
+                nursery.start_soon(ledger.watch_log)
                 await go_on_from(ledger, storage)
                 # The writer outlives whoever writes.
                 async with trio.open_nursery() as writers:
@@ -229,7 +230,14 @@ async def _start(
         lost_after=settings.node_lost_after,
         back_within=settings.node_back_within,
     )
-    make_cleaner = partial(Cleaner, ledger=ledger, storage=storage, clock=clock, max_age=settings.max_age)
+    make_cleaner = partial(
+        Cleaner,
+        ledger=ledger,
+        storage=storage,
+        clock=clock,
+        max_age=settings.max_age,
+        keep_rows=settings.keep_rows,
+    )
     on_commit.append(tell_actors)
     supervisor = Supervisor(rng)
 

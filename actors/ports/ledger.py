@@ -65,6 +65,11 @@ class Ledger(Protocol):
         """Nodes that were stopped on purpose and will be back: the reason that is told of them."""
         ...
 
+    async def purge(self, before: float, limit: int) -> int:
+        """Forget up to `limit` jobs that are Cleaned, ended before `before` (wall-clock) and are owed
+        nothing; how many."""
+        ...
+
     async def pauses(self) -> Mapping[str, tuple[str, float]]:
         """Services of which no job goes: why, and since when (wall-clock)."""
         ...

@@ -39,6 +39,7 @@ class Settings:
     db_path: Path = Path("db.sqlite")
     data_path: Path = Path("data")
     max_age: float = 864_000.0
+    keep_rows: float = 0.0
     upload_limit: int = 400 * MIB
     keep_free_disk: int = 0
     node_lost_after: float = 60.0
@@ -85,6 +86,7 @@ SERVER: Final[Mapping[str, Kind]] = {
     "db_path": kind.path,
     "data_path": kind.path,
     "max_age": kind.seconds(0.0, "a number of seconds, 0 or more"),
+    "keep_rows": kind.seconds(0.0, "a number of seconds, 0 or more (0: for ever)"),
     "upload_limit": kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
     "keep_free_disk": _BYTES,
     "node_lost_after": kind.seconds(1.0, "a number of seconds, 1 or more"),

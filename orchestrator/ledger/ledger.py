@@ -40,6 +40,7 @@ from actors.ports.world import Clock
 from actors.store.group_commit import Batch, GroupCommit
 from actors.store.reserve import Reserve
 from actors.store.sqlite_thread import snapshot
+from orchestrator.ledger import purging, wal
 from orchestrator.ledger import transitions as rules
 from orchestrator.ledger.errors import (
     DATABASE_ERRORS,
@@ -51,6 +52,7 @@ from orchestrator.ledger.errors import (
 from orchestrator.ledger.queries import Queries
 from orchestrator.ledger.schema import prepare_reader, prepare_writer
 from orchestrator.ledger.tables import attempts, callbacks, history, jobs, machines, meta, nodes, pauses
+from orchestrator.ledger.wal import WalWatch
 
 __all__ = ["IdempotencyConflict", "JobDetails", "LedgerFull", "SqliteLedger"]
 
@@ -86,8 +88,10 @@ class SqliteLedger:
         reader: sqlite_anyio.Connection,
         owner: str,
         commits: GroupCommit[LedgerBatch],
+        path: str,
     ) -> None:
         """For `open`."""
+        self._path = path
         self._connection = writer
         self._reader = reader
         self.queries = Queries(reader)
@@ -137,7 +141,7 @@ class SqliteLedger:
         commits = GroupCommit(
             writer, begin, clock=clock, reserve=reserve, committed=tell, explain=explain, most=BATCH
         )
-        return cls(writer, reader, owner, commits)
+        return cls(writer, reader, owner, commits, path)
 
     @property
     def owner(self) -> str:
@@ -147,6 +151,14 @@ class SqliteLedger:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The writer's task: it commits until cancelled. Run it in a nursery that outlives whoever writes."""
         await self._writer.run(task_status=task_status)
+
+    async def watch_log(self) -> None:
+        """Keep the log of writes short, and say what keeps it long, until cancelled."""
+
+        async def cut() -> bool:
+            return await run_on_ledger(self._connection, wal.cut)
+
+        await WalWatch(self._path, cut).run()
 
     async def aclose(self) -> None:
         """Close the file, after `run` has ended. Finishes even if cancelled."""
@@ -174,6 +186,11 @@ class SqliteLedger:
 
     async def request_terminate(self, job_id: int) -> Job | None:
         return await self._writer.write(partial(_request_terminate, job_id), urgent=True)
+
+    async def purge(self, before: float, limit: int) -> int:
+        """Forget up to `limit` jobs that are Cleaned, ended before `before` and are owed nothing, with their
+        history, attempts and callbacks; how many. What they used stays counted."""
+        return await self._writer.write(lambda batch: purging.purge(batch.db, before, limit), urgent=True)
 
     async def jump_ids(self, to: int) -> None:
         """Make the next job's id at least `to`; ids never go back. The numbers of changes jump along, so that

@@ -11,6 +11,7 @@ import sqlite3
 from typing import Final
 
 from actors.ports.ledger import LedgerError
+from orchestrator.ledger import wal
 from orchestrator.ledger.tables import (
     activity,
     attempts,
@@ -57,6 +58,8 @@ def prepare_writer(db: sqlite3.Connection) -> str:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA foreign_keys = ON")
+    # What the log takes on the disk once it was longer and is begun anew.
+    db.execute(f"PRAGMA journal_size_limit = {wal.USUAL}")
     if is_new:
         _create(db)
     return meta.read_owner(db)

@@ -12,7 +12,8 @@ from support.memory.memory_ledger import MemoryLedger
 from trio.testing import MockClock
 
 from actors.cleaner import Cleaner
-from actors.domain.job import Job
+from actors.domain.changes import MoveAttempt
+from actors.domain.job import AttemptState, Job
 from actors.domain.status import Status
 from actors.kernel.actor import Mailbox, live
 from actors.ports.storage import StorageError
@@ -64,7 +65,7 @@ class House:
 
 
 @asynccontextmanager
-async def cleaned(max_age: float = 1000.0) -> AsyncIterator[House]:
+async def cleaned(max_age: float = 1000.0, keep_rows: float = 0.0) -> AsyncIterator[House]:
     house = House()
     make = partial(
         Cleaner,
@@ -72,6 +73,7 @@ async def cleaned(max_age: float = 1000.0) -> AsyncIterator[House]:
         storage=house.storage,
         clock=house.clock,
         max_age=max_age,
+        keep_rows=keep_rows,
         patience=600.0,
     )
     async with trio.open_nursery() as nursery:
@@ -105,6 +107,27 @@ async def test_a_clock_that_jumps_for_a_moment_cleans_nothing(autojump_clock: Mo
         house.clock.time += 10_000_000
         await trio.sleep(500)
         assert await house.status(job) is Status.COMPLETED
+
+
+async def test_rows_go_where_they_are_not_kept_and_a_clock_that_jumps_takes_none(
+    autojump_clock: MockClock,
+) -> None:
+    async with cleaned(keep_rows=5000.0) as house:
+        jobs = [await house.job(*ENDED) for _ in range(450)]
+        for job in jobs:
+            assert job.attempt is not None
+            await house.ledger.record([MoveAttempt(job.attempt.key, AttemptState.RELEASED)])
+        house.clock.time += 2000
+        await trio.sleep(800)
+        assert {await house.status(job) for job in jobs} == {Status.CLEANED}
+        house.clock.time += 10_000_000
+        await trio.sleep(500)
+        house.clock.time -= 10_000_000
+        await trio.sleep(800)
+        assert {await house.status(job) for job in jobs} == {Status.CLEANED}
+        house.clock.time += 3100
+        await trio.sleep(800)
+        assert {await house.ledger.get(job.id) for job in jobs} == {None}
 
 
 async def test_more_than_a_page_is_cleaned_in_one_go(autojump_clock: MockClock) -> None:

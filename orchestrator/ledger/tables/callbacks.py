@@ -41,6 +41,9 @@ TABLES: Final = (
         UPDATE callback_tallies SET callbacks = callbacks - 1 WHERE status = old.status;
         UPDATE callback_tallies SET callbacks = callbacks + 1 WHERE status = new.status;
     END""",
+    """CREATE TRIGGER callbacks_tally_gone AFTER DELETE ON callbacks BEGIN
+        UPDATE callback_tallies SET callbacks = callbacks - 1 WHERE status = old.status;
+    END""",
 )
 
 _PENDING: Final = (

@@ -26,8 +26,11 @@ def _names(statuses: frozenset[str]) -> str:
 
 # SQLite uses a partial index only where the query repeats its condition, word for word.
 _IS_LIVE: Final = f"status NOT IN ({_names(frozenset(OVER))})"
+IS_CLEANED: Final = f"status = '{Status.CLEANED.value}'"
 _IS_ENDED: Final = f"status IN ({_names(frozenset(ENDED))})"
 
+# `attempt_key` names a row of `attempts` and is no reference: that would need an index of its own, or else
+# each attempt that is deleted a walk through all jobs.
 TABLES: Final = (
     """CREATE TABLE jobs (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -44,7 +47,7 @@ TABLES: Final = (
         terminate_requested INTEGER NOT NULL DEFAULT 0,
         attempts_used INTEGER NOT NULL DEFAULT 0,
         max_runtime REAL NOT NULL,
-        attempt_key TEXT REFERENCES attempts (key),
+        attempt_key TEXT,
         end_status TEXT,
         end_message TEXT,
         end_exit_code INTEGER,
@@ -74,6 +77,7 @@ TABLES: Final = (
     "WHERE idempotency_key IS NOT NULL",
     f"CREATE INDEX jobs_live ON jobs (id) WHERE {_IS_LIVE}",
     f"CREATE INDEX jobs_ended ON jobs (ended_at) WHERE {_IS_ENDED}",
+    f"CREATE INDEX jobs_cleaned ON jobs (ended_at) WHERE {IS_CLEANED}",
     # An index ends in the rowid, which is the id: these are in the order of lists, newest last.
     "CREATE INDEX jobs_user ON jobs (user_id)",
     "CREATE INDEX jobs_service ON jobs (service)",
@@ -87,6 +91,7 @@ TABLES: Final = (
         job_id INTEGER NOT NULL REFERENCES jobs (id),
         PRIMARY KEY (tag, job_id)
     ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX job_tags_job ON job_tags (job_id)",
     # How many jobs there are of each kind, without counting them.
     """CREATE TABLE tallies (
         service TEXT NOT NULL,
@@ -102,6 +107,9 @@ TABLES: Final = (
         UPDATE tallies SET jobs = jobs - 1 WHERE service = old.service AND status = old.status;
         INSERT INTO tallies (service, status, jobs) VALUES (new.service, new.status, 1)
             ON CONFLICT DO UPDATE SET jobs = jobs + 1;
+    END""",
+    """CREATE TRIGGER jobs_tally_gone AFTER DELETE ON jobs BEGIN
+        UPDATE tallies SET jobs = jobs - 1 WHERE service = old.service AND status = old.status;
     END""",
 )
 

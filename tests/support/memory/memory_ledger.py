@@ -38,6 +38,7 @@ class MemoryLedger:
         self._trace = trace
         self._seq = 0
         self._jobs: dict[int, Job] = {}
+        self._last_id = 0
         self._by_change: dict[int, int] = {}
         self._live: dict[int, None] = {}
         self._ended: list[tuple[float, int]] = []
@@ -60,7 +61,8 @@ class MemoryLedger:
             if fingerprint != job.fingerprint:
                 raise IdempotencyConflict(self._jobs[job_id])
             return self._jobs[job_id]
-        step = rules.new_job(job, job_id=len(self._jobs) + 1, seq=self._seq + 1, now=self._clock.now())
+        self._last_id += 1
+        step = rules.new_job(job, job_id=self._last_id, seq=self._seq + 1, now=self._clock.now())
         row = step.job
         self._directories[row.storage_key] = row.id
         if key is not None:
@@ -88,6 +90,23 @@ class MemoryLedger:
                 self._store(step)
         self._committed()
         return self._jobs.get(job_id)
+
+    async def purge(self, before: float, limit: int) -> int:
+        await trio.lowlevel.checkpoint()
+        owed = {self._attempts[key].job_id for key in self._unreleased}
+        over = [
+            job
+            for job in self._jobs.values()
+            if job.status is Status.CLEANED and (job.ended_at or before) < before and job.id not in owed
+        ]
+        over = sorted(over, key=lambda job: job.ended_at or 0.0)[:limit]
+        for job in over:
+            del self._jobs[job.id], self._by_change[job.change_seq], self._directories[job.storage_key]
+            del self._history[job.id]
+            for key in self._of_job.pop(job.id):
+                del self._attempts[key], self._began[key]
+            self._idempotency = {key: one for key, one in self._idempotency.items() if one[0] != job.id}
+        return len(over)
 
     async def note_absence(self, node_id: str, reason: str | None) -> None:
         await trio.lowlevel.checkpoint()
