@@ -71,15 +71,17 @@ class ExecutorRuns:
             return RunResult(invalid=checked.invalid)
         # Before the script begins, so that what it says at once is heard without looking for it.
         armed = self._inotify.arm(directory / progress_file.DIRECTORY)
+        disarm = armed.disarm if armed is not None else lambda: None
         try:
             run = await self._executor.start(replace(self._spec(payload), options=checked.options))
-        except BaseException as why:
-            if armed is not None:
-                armed.disarm()
-            if isinstance(why, StartedBefore):
-                return await self.adopt(payload)  # the word that was left of it is lost
-            if isinstance(why, ExecutorError):
-                return RunResult(refused=str(why), note=checked.note)
+        except StartedBefore:
+            disarm()
+            return await self.adopt(payload)  # the word that was left of it is lost
+        except ExecutorError as why:
+            disarm()
+            return RunResult(refused=str(why), note=checked.note)
+        except BaseException:
+            disarm()
             raise
         return _PayloadRun(run, checked.note, self._following(payload.key, armed))
 
