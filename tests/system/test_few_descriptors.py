@@ -33,8 +33,8 @@ def ask(connection: socket.socket) -> bytes:
 
 
 def until_back(started: Started, before: int) -> None:
-    """Descriptors have no event to wait for; they are promised back within 5 s. A few more may be the server's
-    own by then, for what it does beside."""
+    """Descriptors have no event to wait for; they are promised back within 5 s. A few more may be the
+    server's own by then, for what it does beside."""
     deadline = time.monotonic() + PATIENCE
     while psutil.Process(started.pid).num_fds() > before + OWN:
         assert time.monotonic() < deadline
