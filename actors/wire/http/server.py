@@ -250,6 +250,8 @@ class _Connection(TCPServer):
         super().__init__(*args_of_hypercorn)
         self._idle: dict[_Connection, float] = idle
         self._reading = trio.CancelScope()
+        self._read = False
+        """Whether nothing more is read: then nothing is waited for either once it is answered."""
 
     def stop_reading(self) -> None:
         """Nothing more is asked for: a connection with nothing under way ends."""
@@ -277,6 +279,7 @@ class _Connection(TCPServer):
                 self._idle[self] = trio.current_time() + FRESH
                 await self.idle_task.restart(tasks, self._idle_timeout)
                 await self._read_data()
+                self._read = True
                 await self.idle_task.stop()
         except OSError:
             pass
@@ -300,6 +303,8 @@ class _Connection(TCPServer):
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, Updated):
             self._idle.pop(self, None)
+            if event.idle and self._read:
+                return  # its client closed while the answer ended: a timer would keep it for its whole time
             if event.idle:
                 self._idle[self] = trio.current_time()
         elif isinstance(event, Closed) and self._protocol.refused:
