@@ -10,6 +10,7 @@ import sqlite3
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 
 def is_full(error: Exception) -> bool:
@@ -86,3 +87,27 @@ def read_small(path: Path, most: int) -> bytes | None:
             return file.read()
     finally:
         os.close(fd)
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """Put other content into a file that is there, synced: on a disk that takes no more files. After a crash
+    it may be torn; who does this has another way to tell what it said. Raises `OSError`."""
+    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        write_all(fd, content)
+        os.ftruncate(fd, len(content))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+BYTES_FOR_A_FILE: Final = 256 << 10
+"""What an inode counts for where there are few of them."""
+
+
+def free_space(path: Path) -> int:
+    """Bytes that a disk still takes; less where it takes few files more. Raises `OSError`."""
+    found = os.statvfs(path)
+    free = found.f_bavail * found.f_frsize
+    # Without a number of its own a file system makes inodes as it needs them.
+    return min(free, found.f_favail * BYTES_FOR_A_FILE) if found.f_files else free

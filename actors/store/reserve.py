@@ -1,9 +1,11 @@
 """Space that is held on a disk for when something else has filled it: without that nothing could be recorded
-any more, not even the order that would make room."""
+any more, not even the order that would make room. A disk is full, too, when it has room but no inode for one
+more file."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,29 +17,41 @@ T = TypeVar("T")
 
 HELD: Final = 1 << 20
 """Bytes."""
+FILES: Final = 16
+"""Inodes, but for one."""
+_SPACE: Final = "space"
 
 
 class Reserve:
-    """A file that holds the space, until it is needed. All of this blocks."""
+    """A directory that holds the space, until it is needed. All of this blocks."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def hold(self) -> bool:
         """Hold it (again), if there is room. Whether it is held."""
-        if self._path.exists():
+        if self._is_held():
             return True
+        self.let_go()
         try:
-            fd = create(self._path)
-            try:
-                os.posix_fallocate(fd, 0, HELD)
-            finally:
-                os.close(fd)
+            self._path.mkdir(mode=0o700)
+            for name in (_SPACE, *map(str, range(1, FILES))):
+                fd = create(self._path / name)
+                try:
+                    if name == _SPACE:
+                        os.posix_fallocate(fd, 0, HELD)
+                finally:
+                    os.close(fd)
         except OSError:
-            with suppress(OSError):
-                self._path.unlink()
+            self.let_go()
             return False
         return True
+
+    def _is_held(self) -> bool:
+        try:
+            return len(os.listdir(self._path)) == FILES and (self._path / _SPACE).stat().st_size == HELD
+        except OSError:
+            return False
 
     def attempt(self, work: Callable[[], T]) -> T:
         """Do it; if the disk is full, once more with what was held let go. Raises what the work raises."""
@@ -51,7 +65,10 @@ class Reserve:
     def let_go(self) -> bool:
         """Give the space to whoever comes first. False if it was not held."""
         try:
-            self._path.unlink()
+            shutil.rmtree(self._path)
+        except NotADirectoryError:  # of an earlier version, or nothing of ours
+            with suppress(OSError):
+                self._path.unlink()
         except OSError:
             return False
         return True

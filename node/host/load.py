@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import psutil
 import trio
 
 from actors.domain.node import Heartbeat
+from actors.store.durable import free_space
 
 SAMPLE_EVERY = 1.0
 """Seconds over which the CPU's use is averaged."""
@@ -60,7 +60,7 @@ class LoadSampler:
             load=load,
             slots=self._slots,
             cores=self._cores,
-            free_disk=_or_none(lambda: shutil.disk_usage(self._data).free),
+            free_disk=_or_none(lambda: free_space(self._data)),
             free_memory=_or_none(lambda: psutil.virtual_memory().available),
             unhealthy=self._unhealthy,
             stopping=self._stopping,

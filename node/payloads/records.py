@@ -36,7 +36,7 @@ from actors.domain.ids import MAX_ID, is_key
 from actors.domain.payload import UNKNOWN, Payload
 from actors.domain.status import ENDED, PAYLOAD, Status
 from actors.process.procfs import boot_id
-from actors.store.durable import create_durably, sync_directory, write_durably
+from actors.store.durable import create_durably, is_full, overwrite, sync_directory, write_durably
 from actors.store.kept_file import Damaged, read_kept, read_object
 from actors.store.repair import make_directory, retry_repaired, set_aside
 from actors.store.reserve import Reserve
@@ -154,7 +154,13 @@ class Records:
         too."""
         path = self.directory(payload.key) / "record.json"
         content = json.dumps(_to_json(payload, self.boot)).encode()
-        retry_repaired(path, lambda: write_durably(path, content))
+        try:
+            retry_repaired(path, lambda: write_durably(path, content))
+        except OSError as error:
+            if not is_full(error):
+                raise
+            # No new file, and an end must be recorded all the same. If torn, `running` and the marks tell.
+            overwrite(path, content)
 
     def write_new(self, payload: Payload, directory: Path) -> None:
         """Store the first record of a payload in a directory that nobody sees yet, and that holds none."""
@@ -167,7 +173,12 @@ class Records:
         had not ended when the machine goes down is lost, whatever is known of it."""
         content = json.dumps(_to_json(payload, self.boot)).encode()
         path = self.directory(payload.key) / "running"
-        retry_repaired(path, lambda: path.write_bytes(content))
+        try:
+            retry_repaired(path, lambda: path.write_bytes(content))
+        except OSError as error:
+            # On a full disk that it runs is told by what was left of its start.
+            if not is_full(error):
+                raise
 
     def _load(self, key: str) -> StoredPayload:
         make_directory(self.directory(key))  # its script may have closed it, or put something in its place
@@ -209,6 +220,22 @@ class Records:
             except FileExistsError:
                 set_aside(path)
                 write_durably(path, content, synced=False)
+            except OSError as error:
+                if not is_full(error) or not self._bury_in_place(key, kind, content):
+                    raise
+
+    def _bury_in_place(self, key: str, kind: str, content: bytes) -> bool:
+        """On a disk that takes no more files: make the tombstone of a file of its payload that is needed
+        least. False if there is none."""
+        for name in _EXPENDABLE[kind]:
+            path = self.directory(key) / name
+            try:
+                overwrite(path, content)
+                os.rename(path, self.tombstones / key)
+            except OSError:
+                continue
+            return True
+        return False
 
     def load_tombstones(self) -> list[Tombstone]:
         """Damaged ones too. One that does not say of which kind it is orders less."""
@@ -287,6 +314,11 @@ class Records:
             os.fsync(self._lock)
 
 
+_EXPENDABLE: Final = {
+    CANCEL: ("running", "intent"),
+    # Of what is released nobody wants anything any more.
+    RELEASE: ("running", "intent", "manifest.json", "record.json"),
+}
 _COUNTER: Final = re.compile(rb"([0-9]{1,10})\n")
 _TOMBSTONE: Final = re.compile(rb"(cancel|release) ([0-9]{1,11}\.[0-9]{3})\n")
 

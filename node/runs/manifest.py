@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from actors.domain.payload import Payload
-from actors.store.durable import write_durably
+from actors.store.durable import is_full, overwrite, write_durably
 from actors.store.kept_file import Damaged, read_object
 from actors.store.repair import retry_repaired
 from actors.wire.errors import BadRequest, SourceChanged
@@ -63,7 +63,12 @@ def _freeze(directory: Path, limit: ResultLimit) -> FrozenManifest:
         listing = EMPTY
         manifest = _encode(listing)
     # Its name is durable together with the record of the end, which goes into the same directory after it.
-    write_durably(directory / MANIFEST, manifest, synced=False)
+    try:
+        write_durably(directory / MANIFEST, manifest, synced=False)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        overwrite(directory / MANIFEST, manifest)  # it is made anew if this process dies amid it
     logs = sum(_size(directory / name) for name in (STDOUT, STDERR))
     return FrozenManifest(logs + sum(entry.size for entry in listing.entries), too_many, gone)
 
@@ -123,10 +128,10 @@ def read_manifest(directory: Path, *, frozen: bool) -> dict[str, Any]:
     """The frozen manifest, or one made now where there never was one. Blocks. Raises `SourceChanged` if it is
     lost."""
     manifest = read_object(directory / MANIFEST, MOST)
-    if manifest is None:
-        if frozen:
-            raise SourceChanged("its manifest is lost")
+    if not isinstance(manifest, dict) and not frozen:
         return manifest_to_json(list_work(directory))
+    if manifest is None:
+        raise SourceChanged("its manifest is lost")
     try:
         if isinstance(manifest, Damaged):
             raise ValueError(manifest.why)

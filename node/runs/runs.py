@@ -27,7 +27,7 @@ from node.host.inotify import DirectoryWatch, Inotify
 from node.runs import progress_file
 from node.runs.manifest import FrozenManifest, ResultLimit, freeze_manifest
 from node.runs.script_check import ScriptCheck, make_ready
-from node.runs.workspace import HOME, INTENT, WORK, Workspace
+from node.runs.workspace import HOME, INTENT, MANIFEST, WORK, Workspace
 
 INTENT_MOST: Final = 64 * 1024
 """Bytes of what is left as word of a start."""
@@ -185,6 +185,8 @@ def _intend(directory: Path) -> ScriptCheck | None:
     if not checked.invalid:
         for name in (progress_file.DIRECTORY, HOME):
             (directory / name).mkdir(mode=0o700, exist_ok=True)
+        # There, so that its end finds room for it however many files the script makes.
+        (directory / MANIFEST).touch(0o600)
         # Not synced: what it guards against is the death of this process, not of the machine, whose next boot
         # takes every payload for lost.
         try:

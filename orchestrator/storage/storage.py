@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -29,7 +28,7 @@ import trio
 from actors.domain.ids import MAX_ID, is_key
 from actors.ports.storage import StorageError
 from actors.ports.world import Clock
-from actors.store.durable import read_small
+from actors.store.durable import free_space, read_small
 from orchestrator.storage.disk import Disk, StorageFull, Trace
 from orchestrator.storage.result_sink import DiskResultSink
 from orchestrator.storage.upload import Upload
@@ -150,7 +149,7 @@ class DiskStorage:
 
     async def free_bytes(self) -> int:
         """Bytes that can still be written to the data directory's disk."""
-        return await self.thread(lambda: shutil.disk_usage(self.root).free, what="free space")
+        return await self.thread(lambda: free_space(self.root), what="free space")
 
     # ------------------------------------------------------------------ out
 

@@ -89,7 +89,7 @@ WAYS = [
 PREPARED = ("record.json",)
 RUNNING = ("record.json", "running", "intent", "run/started", "run/ended.*", "progress/progress")
 ENDED = ("record.json", "running", "intent", "run/started", "run/ended", "manifest.json")
-OF_THE_NODE = ("node.json", "counter", "reserve", "spawner.lock", "spawner.log")
+OF_THE_NODE = ("node.json", "counter", "reserve/space", "spawner.lock", "spawner.log")
 HARMLESS = (of_the_future,)
 
 
@@ -195,7 +195,7 @@ def test_who_a_node_is_stands_in_two_files(
         records = Records(tmp_path / "data")
         ids.append(records.node_id)
         records.close()
-        how(tmp_path / "data" / name, tmp_path / "other" / "reserve")
+        how(tmp_path / "data" / name, tmp_path / "other" / "reserve" / "space")
     assert ids[0] == ids[1]
 
 

@@ -6,15 +6,25 @@ import hashlib
 import io
 import os
 import re
+import signal
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import httpx
 import trio
+from support.data.directories import until
 from support.peers.node_clients import KEY, OTHER
-from support.processes.node_processes import NodeProcess, inner, node_process
+from support.processes.node_processes import NodeProcess, inner, next_url, node_process
 
 SMALL_DISK = ("unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=20M none "$0" && exec "$@"')
+FEW_INODES = (
+    *("unshare", "-rm", "sh", "-c"),
+    'mount -t tmpfs -o size=200m,nr_inodes=900 none "$0" && exec "$@"',
+)
+FILL = "for i in $(seq 2000); do : > f$i; done 2>/dev/null"
+LEAST = 64 << 20
+"""Free bytes below which an orchestrator sets a node aside."""
 AS_PID_1 = ("unshare", "-rpf", "--mount-proc", "--kill-child")
 THIRD = "c" * 32
 
@@ -54,6 +64,77 @@ async def test_a_full_disk_never_completes_a_job_with_a_short_file(tmp_path: Pat
             assert (end["status"], end["exit_code"]) == ("Failed", 1)
             # The second one finds no reserve: it is told once there is room.
             await node.client.post("/v1/release", json={"keys": [KEY]})
+
+
+async def test_what_fills_the_disk_with_files_ends_can_be_ended_and_goes(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    async with node_process(data, within=(*FEW_INODES, str(data))) as node:
+        inside = Path(f"/proc/{inner(node.process.pid)}/root/{data}")
+        assert await _free_disk(node) > LEAST
+        keys = [f"{n:032x}" for n in range(30)]
+        waiting = {"run.sh": b"touch up; until [ -e go ]; do sleep 0.02; done"}
+        assert (await node.submit(dict.fromkeys(keys, waiting))).status_code == 200
+        up = [inside / "payloads" / key / "work" / "up" for key in keys]
+        await until(lambda: all(path.exists() for path in up), inside / "payloads")
+        end = await node.run(f"{FILL}; exit 0")
+        assert (end["status"], end["message"]) == ("Completed", "")
+        # Whatever the reserve held is taken as well.
+        for number in range(900):
+            try:
+                (inside / "incoming" / f"ballast-{number}").touch()
+            except OSError:
+                break
+        assert await _free_disk(node) < LEAST
+        answer = await node.submit({OTHER: {"run.sh": b"true"}})
+        assert answer.status_code == 507
+        for key in keys[:10]:
+            os.rename(inside / "payloads" / key / "work" / "up", inside / "payloads" / key / "work" / "go")
+        assert (await node.client.post("/v1/cancel", json={"keys": keys[10:20]})).status_code == 200
+        assert (await node.client.post("/v1/release", json={"keys": keys[20:]})).status_code == 200
+        for key in keys[:20]:
+            assert (await node.end_of(key))["status"] == ("Completed" if key < keys[10] else "Killed")
+        assert len((await node.client.post("/v1/collect", json={"keys": [KEY]})).content) > 0
+        assert (await node.client.post("/v1/release", json={"keys": [KEY, *keys]})).status_code == 200
+        await until(lambda: os.listdir(inside / "payloads") == [], inside / "payloads")
+        for ballast in (inside / "incoming").glob("ballast-*"):
+            ballast.unlink()
+        assert await _free_disk(node) > LEAST
+        assert (await node.run("true", OTHER))["status"] == "Completed"
+
+
+async def test_a_node_begins_on_a_disk_that_takes_no_file_more(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    twice = (*FEW_INODES[:-1], FEW_INODES[-1].replace("exec", '{ "$@"; exec') + "; }")
+    async with node_process(data, within=(*twice, str(data))) as node:
+        first = inner(node.process.pid)
+        inside = Path(f"/proc/{node.process.pid}/root/{data}")
+        waiting = {"run.sh": b"touch up; until [ -e go ]; do sleep 0.02; done; exit 3"}
+        assert (await node.submit({KEY: waiting, OTHER: waiting})).status_code == 200
+        up = {key: inside / "payloads" / key / "work" / "up" for key in (KEY, OTHER)}
+        await until(lambda: all(path.exists() for path in up.values()), inside / "payloads")
+        assert (await node.run(FILL, THIRD))["status"] in ("Completed", "Failed")
+        os.kill(first, signal.SIGKILL)
+        with trio.fail_after(30):
+            url = await next_url(node.process)
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
+            again = NodeProcess(url, client, node.process)
+            up[KEY].rename(up[KEY].with_name("go"))
+            assert (await again.end_of(KEY))["message"] == "exit code 3"
+            assert (await client.post("/v1/cancel", json={"keys": [OTHER]})).status_code == 200
+            assert (await again.end_of(OTHER))["status"] == "Killed"
+            keys = [KEY, OTHER, THIRD]
+            assert (await client.post("/v1/release", json={"keys": keys})).status_code == 200
+            await until(lambda: os.listdir(inside / "payloads") == [], inside / "payloads")
+
+
+async def _free_disk(node: NodeProcess) -> int:
+    """As it is now: what was measured before may stand in the first heartbeat."""
+    async with node.events() as events:
+        for _ in range(3):
+            beat = (await events.next_of("heartbeat"))["heartbeat"]
+    return int(beat["free_disk"])
 
 
 async def _whole(node: NodeProcess) -> None:

@@ -48,7 +48,7 @@ async def node_process(
     assert process.stdout is not None
     try:
         with trio.fail_after(60):
-            url = (await _line(process.stdout)).split()[-1]
+            url = await next_url(process)
             async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
                 yield NodeProcess(url, client, process)
             os.kill(inner(process.pid) if within else process.pid, how)
@@ -62,13 +62,15 @@ async def node_process(
             await process.stdout.aclose()
 
 
-async def _line(stream: trio.abc.ReceiveStream) -> str:
+async def next_url(process: trio.Process) -> str:
+    """Where the node listens that a process is, or is about to start."""
+    assert process.stdout is not None
     line = b""
     while not line.endswith(b"\n"):
-        piece = await stream.receive_some()
+        piece = await process.stdout.receive_some()
         assert piece, "the node ended before it listened"
         line += piece
-    return line.decode()
+    return line.decode().split()[-1]
 
 
 def inner(pid: int) -> int:
