@@ -21,9 +21,10 @@ from actors.domain.payload import Payload, PayloadMove, RunResult
 from actors.domain.status import ENDED, Status
 from actors.kernel.actor import Actor, Mailbox
 from actors.kernel.backoff import Backoff
+from actors.kernel.complaint import Complaint
 from actors.ports.payloads import Payloads, Running, Runs
 from actors.ports.world import Clock, Random
-from actors.store.durable import is_full
+from actors.store.durable import is_full, is_passing
 
 log: Final = logging.getLogger("node.runner")
 
@@ -118,6 +119,7 @@ class Runner(Actor):
         self._own_grace = grace
         self._seen = 0
         self._read_at = -math.inf
+        self._complaint = Complaint(log)
         self._prepared: dict[str, Payload] = {}
         self._watched: dict[str, _Watch] = {}
 
@@ -191,7 +193,7 @@ class Runner(Actor):
                 end = End(Status.KILLED, "terminated", ended_at=self._clock.now())
                 await self._record(payload, PayloadMove(payload.key, Status.PREPARED, Status.KILLED, end=end))
                 return
-            found = await (self._adopt(payload) if adopt else self._start(payload))
+            found = await (self._adopt(payload) if adopt else self._start(payload, watch))
             while not isinstance(found, RunResult):
                 if payload.status is Status.PREPARED:
                     payload = await self._record_start(payload, found)
@@ -203,16 +205,21 @@ class Runner(Actor):
             if self._prepared or self._closing.is_set():
                 self._inbox.wake()
 
-    async def _start(self, payload: Payload) -> Running | RunResult:
-        try:
-            return await self._runs.start(payload)
-        except Exception as error:
-            log.error("payload %s: starting it went wrong", payload.key, exc_info=error)
-            # Whether something runs now is not known: that is what adopting finds out.
-            found = await self._adopt(payload)
-            if isinstance(found, RunResult) and found.refused:
-                return replace(found, refused=f"{type(error).__name__}: {error}")
-            return found
+    async def _start(self, payload: Payload, watch: _Watch) -> Running | RunResult:
+        backoff = self._backoff()
+        while True:
+            try:
+                return await self._runs.start(payload)
+            except Exception as error:
+                self._complain(payload, "starting it went wrong", error)
+                # Whether something runs now is not known: that is what adopting finds out.
+                found = await self._adopt(payload)
+                if not isinstance(found, RunResult) or not found.refused:
+                    return found
+                if not is_passing(error) or watch.stop.is_set():
+                    return replace(found, refused=f"{type(error).__name__}: {error}")
+            with trio.move_on_after(backoff.next()):
+                await watch.stop.wait()
 
     async def _adopt(self, payload: Payload) -> Running | RunResult:
         """Ask until there is an answer: that it could not be asked is no end."""
@@ -221,9 +228,15 @@ class Runner(Actor):
             try:
                 return await self._runs.adopt(payload)
             except Exception as error:
-                delay = backoff.next()
-                log.error("payload %s: not found out; again in %.1f s", payload.key, delay, exc_info=error)
-            await trio.sleep(delay)
+                self._complain(payload, "not found out yet", error)
+            await trio.sleep(backoff.next())
+
+    def _complain(self, payload: Payload, what: str, error: BaseException) -> None:
+        """Of what lasts a line from time to time, of what should not be each time with all that is known."""
+        if is_passing(error) or (isinstance(error, Exception) and is_full(error)):
+            self._complaint.say("payload %s: %s, and is tried again: %s", payload.key, what, error)
+        else:
+            log.error("payload %s: %s", payload.key, what, exc_info=error)
 
     async def _record_start(self, payload: Payload, running: Running) -> Payload:
         pid, started_at = running.pid, running.started_at
@@ -241,7 +254,7 @@ class Runner(Actor):
                 nursery.cancel_scope.cancel()
             return result
         except* Exception as group:
-            log.error("payload %s: watching it went wrong", payload.key, exc_info=group)
+            self._complain(payload, "watching it went wrong", group)
         await trio.sleep(watch.backoff.next())
         return await self._adopt(payload)
 
@@ -275,27 +288,30 @@ class Runner(Actor):
         while True:
             try:
                 return await self._runs.freeze(payload, end)
-            except OSError as error:
-                if not is_full(error) and backoff.failures >= FREEZE_TRIES:
-                    log.error("payload %s: no manifest (%s); it ends without", payload.key, error)
-                    return without_results(end, f"what it left cannot be read: {error.strerror or error}")
-                delay = backoff.next()
-                log.error("payload %s: no manifest yet (%s); again in %.1f s", payload.key, error, delay)
-            await trio.sleep(delay)
+            except (OSError, RuntimeError) as error:
+                if not is_full(error) and not is_passing(error):
+                    if not isinstance(error, OSError):
+                        raise
+                    if backoff.failures >= FREEZE_TRIES:
+                        log.error("payload %s: no manifest (%s); it ends without", payload.key, error)
+                        return without_results(end, f"what it left cannot be read: {error.strerror or error}")
+                self._complain(payload, "no manifest yet", error)
+            await trio.sleep(backoff.next())
 
     async def _record(self, payload: Payload, move: PayloadMove) -> None:
         backoff = self._backoff()
         while True:
             try:
                 (done,) = await self._payloads.record([move])
-            except OSError as error:
-                delay = backoff.next()
-                log.error("payload %s: not recorded yet (%s); again in %.1f s", payload.key, error, delay)
+            except (OSError, RuntimeError) as error:
+                if not isinstance(error, OSError) and not is_passing(error):
+                    raise
+                self._complain(payload, "not recorded yet", error)
             else:
                 if not done:
                     log.error("payload %s was not %s any more", payload.key, move.source)
                 return
-            await trio.sleep(delay)
+            await trio.sleep(backoff.next())
 
     def _backoff(self) -> Backoff:
         return Backoff(self._rng, first=0.2, most=5.0)

@@ -8,7 +8,9 @@ import trio
 
 from actors.kernel.actor import ActorError, log
 from actors.kernel.backoff import Backoff
+from actors.kernel.complaint import Complaint
 from actors.ports.world import Random
+from actors.store.durable import is_passing
 
 
 class GaveUp(ActorError):
@@ -33,6 +35,7 @@ class Supervisor:
         self._most_delay = most_delay
         self._give_up_after = give_up_after
         self._calm = calm
+        self._complaint = Complaint(log)
 
     async def keep(
         self,
@@ -56,6 +59,11 @@ class Supervisor:
             except Exception as error:
                 if trio.current_time() - began >= self._calm:
                     backoff.reset()
+                if is_passing(error):
+                    # Nothing is wrong with it; giving up would give nobody what is wanting.
+                    self._complaint.say("%s cannot work now, and is tried again: %s", name, error)
+                    await trio.sleep(self._first_delay)
+                    continue
                 if backoff.failures + 1 >= self._give_up_after:
                     raise GaveUp(f"{name} crashed {self._give_up_after} times in a row") from error
                 delay = backoff.next()

@@ -20,6 +20,21 @@ def is_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+PASSING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE)
+"""What a busy machine, or a file system that is elsewhere, says of files that are there."""
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether something went wrong for want of descriptors, processes, threads or memory alone: it may be
+    tried again, and says nothing of what it was done to."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_passing, error.exceptions))
+    if isinstance(error, OSError):
+        return error.errno in PASSING
+    # Python has no error of its own for it.
+    return isinstance(error, RuntimeError) and str(error) == "can't start new thread"
+
+
 def create(path: Path, mode: int = 0o600) -> int:
     """A descriptor of a new file, which must not exist; links are not followed. The umask may take from
     `mode`."""

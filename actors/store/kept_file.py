@@ -3,17 +3,13 @@ whoever reads it."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from actors.store.durable import read_small
-
-PASSING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE)
-"""What a busy machine, or a file system that is elsewhere, says of files that are there: it is no damage."""
+from actors.store.durable import is_passing, read_small
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +21,11 @@ class Damaged:
 
 def read_kept(path: Path, most: int) -> bytes | Damaged | None:
     """What is in a file of at most `most` bytes; None if there is none. Neither links nor what is no regular
-    file is read. Blocks. Raises `OSError` for what passes, see `PASSING`."""
+    file is read. Blocks. Raises `OSError` for what passes."""
     try:
         content = read_small(path, most)
     except OSError as error:
-        if error.errno in PASSING:
+        if is_passing(error):
             raise
         return Damaged(error.strerror or str(error))
     if content is None and os.path.lexists(path):

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from actors.store.durable import is_full
-from actors.store.kept_file import PASSING
+from actors.store.durable import is_full, is_passing
 
 T = TypeVar("T")
 
@@ -22,7 +21,7 @@ def retry_repaired(path: Path, work: Callable[[], T]) -> T:
     try:
         return work()
     except OSError as error:
-        if is_full(error) or error.errno in PASSING:
+        if is_full(error) or is_passing(error):
             raise
     _make_fit(path)
     return work()

@@ -9,7 +9,7 @@ import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from actors.store.durable import is_full
+from actors.store.durable import is_full, is_passing
 from actors.wire.http.app import Refusal, make_app, problem_response
 from node.api.submit import SubmitReceiver
 from node.host.inotify import Inotify
@@ -61,5 +61,7 @@ def to_refusal(error: Exception) -> Refusal | None:
             return Refusal(503, "out_of_ids", str(error))
         case OSError() if is_full(error):
             return Refusal(507, "disk_full", "the node's disk is full")
+        case _ if is_passing(error):
+            return Refusal(503, "busy", f"the node has too little to work with: {error}")
         case _:
             return None

@@ -18,7 +18,7 @@ from quart import Response, request
 
 from actors.domain.payload import Payload
 from actors.domain.status import ENDED
-from actors.store.kept_file import PASSING
+from actors.store.durable import is_passing
 from actors.wire.errors import BadRequest, SourceChanged, WireError
 from actors.wire.files.listing import Entry, Listing, OpenTree, open_regular
 from actors.wire.files.names import printable, unspell
@@ -135,7 +135,7 @@ def _collect(
             try:
                 yield from _collect_one(payload, directory)
             except OSError as why:
-                yield _error(key, f"cannot be read: {why}", permanent=why.errno not in PASSING)
+                yield _error(key, f"cannot be read: {why}", permanent=not is_passing(why))
             except WireError as why:
                 # Nothing of it lives that could change it back.
                 yield _error(key, f"cannot be read: {why}", permanent=True)
@@ -320,7 +320,9 @@ def _open_file(directory: Path, raw: bytes) -> FileIO:
             return open(tree.open(raw), "rb", buffering=0)
         finally:
             tree.close()
-    except (OSError, SourceChanged):
+    except (OSError, SourceChanged) as why:
+        if is_passing(why):
+            raise
         name = os.fsdecode(raw)
         if name in (STDOUT, STDERR) and not os.path.lexists(directory / WORK / name):
             try:

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 import trio
 
+from actors.store.durable import is_passing
 from node.executors.executor import ExecutorError, Run, RunEnd, RunSpec, StartedBefore
 from node.executors.shepherded_run import (
     ShepherdedRun,
@@ -25,6 +26,9 @@ Isolation = Literal["auto", "pidns", "userns", "subreaper"]
 
 _ATTEMPTS: Final = 5
 """How often a start is handed over when the spawner dies amid it."""
+_PATIENCE: Final = 30.0
+_PAUSE: Final = 0.5
+"""Seconds for which, and after which, a start is tried again that found no process or descriptor."""
 _TAKEN: Final = f"failed prepare {errno.EEXIST}"
 _STAGES: Final = {
     "fork": "no process for it",
@@ -117,7 +121,7 @@ class BashExecutor:
         nonce = secrets.token_hex(16)
         request = pack_request(spec, nonce, [self._bash, *spec.options, str(spec.script.absolute())])
         for _ in range(_ATTEMPTS):
-            answer = await self._spawner.launch(request)
+            answer = await self._launch(spec, request)
             mark = read_run_mark(spec)
             # Without an answer only the mark tells whether this try came through.
             if mark is not None and mark.nonce == nonce and answer in (None, "started", _TAKEN):
@@ -127,6 +131,26 @@ class BashExecutor:
             if answer is not None:
                 raise ExecutorError(_reason(spec, answer))
         raise ExecutorError(f"the spawner of payloads died {_ATTEMPTS} times amid this start")
+
+    async def _launch(self, spec: RunSpec, request: bytes) -> str | None:
+        """The shepherd's answer. What fails for want of processes or descriptors is tried again for a while,
+        as long as nothing of it has begun."""
+        end = trio.current_time() + _PATIENCE
+        while True:
+            error: OSError | None = None
+            answer: str | None = None
+            try:
+                answer = await self._spawner.launch(request)
+            except OSError as why:
+                error = why
+            if answer is not None and answer.startswith("failed "):
+                error = OSError(int(answer.split()[2]), "")
+            passes = error is not None and is_passing(error) and read_run_mark(spec) is None
+            if not passes or trio.current_time() >= end:
+                if error is not None and answer is None:
+                    raise error
+                return answer
+            await trio.sleep(_PAUSE)
 
     async def adopt(self, spec: RunSpec) -> Run | RunEnd:
         mark = read_run_mark(spec)

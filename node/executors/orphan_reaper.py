@@ -16,6 +16,7 @@ from typing import Final
 import trio
 
 from actors.process import procfs
+from actors.store.durable import is_passing
 
 _BETWEEN_LOOKS: Final = 1.0
 """Seconds that a zombie must have been one: a `Popen` under construction does not know its pid yet."""
@@ -50,7 +51,13 @@ async def reap_orphans() -> None:
     seen: set[int] = set()
     with trio.open_signal_receiver(signal.SIGCHLD) as deaths:
         while True:
-            zombies = _zombies()
+            try:
+                zombies = _zombies()
+            except OSError as error:
+                if not is_passing(error):
+                    raise
+                await trio.sleep(_BETWEEN_LOOKS)
+                continue
             if stale := zombies & seen:
                 _collect(stale - _pids_of_waiters())
             seen = zombies

@@ -254,15 +254,16 @@ def become_shepherd(connection: int, host: Host) -> None:
     os.set_inheritable(_CONNECTION, False)
     os.closerange(_CONNECTION + 1, os.sysconf("SC_OPEN_MAX"))
     guarded_by: int | None = None
-    if not host.namespaced:
-        namespaces.adopt_orphans()
-        guarded_by = os.getpid()
-        if pid := os.fork():
-            guard(pid)
-            return
-        os.setsid()
-    stage = "request"
+    stage = "fork"
     try:
+        if not host.namespaced:
+            namespaces.adopt_orphans()
+            guarded_by = os.getpid()
+            if pid := os.fork():
+                guard(pid)
+                return
+            os.setsid()
+        stage = "request"
         request = read_request(_CONNECTION)
         if request is None:
             return  # The agent died, or changed its mind, before it had said all.

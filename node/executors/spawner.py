@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 
+from actors.kernel.complaint import Complaint
+from actors.store.durable import is_passing
 from actors.store.repair import set_aside
 from node.executors.executor import ExecutorError
 
@@ -41,6 +43,7 @@ class Spawner:
         self.isolation = ""
         """What was found to work; empty before `serve` has said that it started."""
         self.pid = 0
+        self._complaint = Complaint(_log)
 
     async def serve(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Start it, and start it again whenever it dies. The first start must succeed."""
@@ -52,10 +55,11 @@ class Spawner:
                     task_status.started()
                     task_status = trio.TASK_STATUS_IGNORED
                     await control.recv(1)
-            except (ExecutorError, OSError) as error:
-                if not self.isolation:
+            except (ExecutorError, OSError, RuntimeError) as error:
+                known = isinstance(error, ExecutorError | OSError) or is_passing(error)
+                if not self.isolation or not known:
                     raise
-                _log.error("the spawner of payloads cannot be started again yet: %s", error)
+                self._complaint.say("the spawner of payloads cannot be started again yet: %s", error)
             else:
                 _log.warning("the spawner of payloads has died; what it started goes on")
             # One that dies at once, again and again, must not take the machine with it.
@@ -154,11 +158,14 @@ class Spawner:
                     passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [far.fileno()]))]
                     async with self._sending:
                         await control.sendmsg([b"start"], passed)
-                await stream.send_all(request)
-                await stream.send_eof()
-                answer = b""
-                async for chunk in stream:
-                    answer += chunk
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 return None
+            answer = b""
+            # Who has no process for it answers before the request has come, and hangs up.
+            with suppress(trio.BrokenResourceError):
+                await stream.send_all(request)
+                await stream.send_eof()
+            with suppress(trio.BrokenResourceError):
+                async for chunk in stream:
+                    answer += chunk
         return os.fsdecode(answer) or None

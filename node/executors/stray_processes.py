@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from actors.process import procfs
+from actors.store.durable import is_passing
 
 _AGAIN: Final = 0.02
 _TRIES: Final = 250
@@ -27,12 +28,17 @@ def _belongs(pid: int, prefixes: tuple[str, ...], session: int, since: int, pipe
     if procfs.session_of(pid) == session:
         return True
     links = [f"/proc/{pid}/cwd"]
-    with contextlib.suppress(OSError):  # Gone, or of another user.
+    try:
         links += [f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd")]
+    except OSError as error:  # gone, or of another user
+        if is_passing(error):
+            raise
     for link in links:
         try:
             target = os.readlink(link)
-        except OSError:
+        except OSError as error:
+            if is_passing(error):
+                raise
             continue
         if target in pipes or target.startswith(prefixes):
             return True

@@ -13,6 +13,8 @@ from typing import Final
 
 import trio
 
+from actors.store.durable import is_passing
+
 log: Final = logging.getLogger("node.health")
 
 EVERY: Final = 30.0
@@ -45,7 +47,12 @@ class HealthCheck:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look for ever. Started after the first look: before it, nobody knows whether the node is well."""
         while True:
-            why = await self.look()
+            try:
+                why = await self.look()
+            except (OSError, RuntimeError) as error:
+                if not is_passing(error):
+                    raise
+                why = self._last  # that nobody could look says nothing of the machine
             if why != self._last:
                 log.warning("%s", why or "the health command succeeds again")
             self._last = why
@@ -66,6 +73,8 @@ class HealthCheck:
                 start_new_session=True,
             )
         except OSError as error:
+            if is_passing(error):
+                raise
             return f"the health command cannot be run: {error.strerror}"
         said, told = bytearray(), trio.Event()
         try:

@@ -29,8 +29,9 @@ PATIENCE: Final = 20.0
 """Seconds that one request may take: the orchestrator asks us in return."""
 LEAVING: Final = 2.0
 
-_FAILURES: Final = (httpx.HTTPError, httpx.InvalidURL, UnicodeError)
-"""Of a request. `UnicodeError`: a name that the resolver takes for none."""
+_FAILURES: Final = (httpx.HTTPError, httpx.InvalidURL, UnicodeError, OSError)
+"""Of a request. `OSError`: there is no descriptor for it. `UnicodeError`: a name that the resolver takes for
+none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +109,11 @@ class Joining:
     async def leave(self) -> None:
         """Say that this node goes. It goes whether anybody hears it or not."""
         with trio.move_on_after(LEAVING):
-            async with self._client() as client:
-                try:
+            try:
+                async with self._client() as client:
                     await client.delete(f"/v1/nodes/{self._invitation.node_id}", params={"force": "true"})
-                except _FAILURES as error:
-                    log.warning(
-                        "%s was not told that this node leaves: %s", self._where, _describe_error(error)
-                    )
+            except _FAILURES as error:
+                log.warning("%s was not told that this node leaves: %s", self._where, _describe_error(error))
 
     @property
     def _where(self) -> str:

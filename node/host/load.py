@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import psutil
 import trio
 
 from actors.domain.node import Heartbeat
-from actors.store.durable import free_space
+from actors.kernel.complaint import Complaint
+from actors.store.durable import free_space, is_passing
+
+log: Final = logging.getLogger("node.load")
 
 SAMPLE_EVERY = 1.0
 """Seconds over which the CPU's use is averaged."""
@@ -28,6 +33,7 @@ class LoadSampler:
         self._now = Heartbeat(slots=slots, cores=self._cores)
         self._unhealthy = ""
         self._stopping = False
+        self._complaint = Complaint(log)
 
     @property
     def now(self) -> Heartbeat:
@@ -52,8 +58,14 @@ class LoadSampler:
             await trio.sleep(SAMPLE_EVERY)
             # Here and not in the thread: psutil remembers the last measure of each thread by itself. It only
             # reads /proc/stat.
-            load = min(100.0, max(0.0, psutil.cpu_percent(None)))
-            self._now = await trio.to_thread.run_sync(self._measure, load)
+            try:
+                load = min(100.0, max(0.0, psutil.cpu_percent(None)))
+                self._now = await trio.to_thread.run_sync(self._measure, load)
+            except (OSError, RuntimeError) as error:
+                # The last one counts until there is another.
+                if not is_passing(error):
+                    raise
+                self._complaint.say("the machine cannot be looked at now: %s", error)
 
     def _measure(self, load: float) -> Heartbeat:
         return Heartbeat(

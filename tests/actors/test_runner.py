@@ -250,6 +250,41 @@ async def test_a_start_that_goes_wrong_harms_no_other(autojump_clock: MockClock)
     assert world.table.rows[payload(2).key].status is Status.RUNNING
 
 
+@pytest.mark.parametrize("wanting", [OSError(24, "no descriptor"), RuntimeError("can't start new thread")])
+async def test_a_start_for_which_something_is_wanting_is_tried_again(
+    autojump_clock: MockClock, wanting: Exception
+) -> None:
+    world, tries = World(), 0
+
+    def start(_payload: Payload) -> RunResult | None:
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            raise wanting
+        return None
+
+    world.runs.at_start = start
+    world.runs.at_adopt = lambda _payload: RunResult(refused="never started", lost=True)
+    world.table.put(payload())
+    async with world.going():
+        await trio.sleep(30)
+    assert world.table.rows[KEY].status is Status.RUNNING and tries == 4
+
+
+async def test_an_order_to_end_it_is_not_kept_waiting_by_what_is_wanting(autojump_clock: MockClock) -> None:
+    world = World()
+
+    def start(_payload: Payload) -> RunResult | None:
+        raise OSError(24, "no descriptor")
+
+    world.runs.at_start = start
+    world.runs.at_adopt = lambda _payload: RunResult(refused="never started", lost=True)
+    world.table.put(payload())
+    async with world.going():
+        world.table.cancel(KEY)
+    assert world.told() == (Status.KILLED, "terminated")
+
+
 async def test_a_start_of_unknown_outcome_is_found_out(autojump_clock: MockClock) -> None:
     world = World()
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from actors.store.durable import is_passing
 from actors.wire.errors import SourceChanged
 from actors.wire.files.names import MAX_DEPTH, spell
 
@@ -165,6 +166,8 @@ class _Walk:
             except FileNotFoundError:
                 continue
             except OSError as error:
+                if is_passing(error):
+                    raise
                 self._leave_out(raw, f"cannot be read: {error.strerror}")
 
     def listing(self) -> Listing:

@@ -1,0 +1,23 @@
+"""Saying what lasts from time to time, not each time that it is met."""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+EVERY = 60.0
+"""Seconds from one line to the next."""
+
+
+class Complaint:
+    """One line a minute at most, whoever else has the same reason to complain."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._next = float("-inf")
+
+    def say(self, message: str, *args: object) -> None:
+        if trio.current_time() >= self._next:
+            self._next = trio.current_time() + EVERY
+            self._log.warning(message, *args)

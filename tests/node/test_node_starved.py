@@ -1,0 +1,180 @@
+"""A node that has too few descriptors or processes: what it cannot do waits, and it lives."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+import trio
+from support.data.directories import until
+from support.peers.node_clients import KEY, OTHER
+from support.processes.node_processes import NodeProcess, node_process
+
+FEW = ("sh", "-c", 'ulimit -n 256; exec "$0" "$@"')
+ROUNDS = 60
+"""Of a 2.x server's polling: half a minute of it, without the waiting."""
+THIRD = "c" * 32
+
+
+async def test_a_node_stays_as_it_is_under_a_server_that_asks_on_new_connections(tmp_path: Path) -> None:
+    async with node_process(tmp_path / "data", within=FEW) as node:
+        script = b"until [ -e go ]; do sleep 0.1; done"
+        ids = []
+        for _ in range(15):
+            answer = await node.client.post("/submit", files=[("file", ("run.sh", script))])
+            ids.append(answer.json()["id"])
+            await node.until(Path(answer.json()["loc"]).parent.name, "Running")
+        address = ("127.0.0.1", int(node.url.rsplit(":", 1)[1]))
+        await trio.to_thread.run_sync(_poll, address, ids)
+        before = psutil.Process(node.process.pid).num_fds()
+        for _ in range(ROUNDS):
+            await trio.to_thread.run_sync(_poll, address, ids)
+        assert node.process.poll() is None
+        await _back(node, before)
+        for payload in (tmp_path / "data" / "payloads").iterdir():
+            (payload / "work" / "go").touch()
+
+
+def _poll(address: tuple[str, int], ids: list[int]) -> None:
+    for number in ids:
+        with socket.create_connection(address, timeout=20) as connection:
+            connection.sendall(f"GET /retrieve/{number} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+async def _back(node: NodeProcess, before: int) -> None:
+    """Descriptors have no event to wait for; each answer is a turn of the node's own loop."""
+    deadline = time.monotonic() + 5
+    while psutil.Process(node.process.pid).num_fds() > before + 2:
+        assert time.monotonic() < deadline
+        await node.client.get("/v1/info")
+
+
+@contextmanager
+def without_descriptors(pid: int) -> Iterator[None]:
+    """A process can open nothing meanwhile; what it has open stays."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+async def test_what_finds_no_descriptor_waits_and_goes_on_when_there_are_some(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    async with node_process(data, "--slots", "2") as node, node.events() as events:
+        await events.next()
+        scripts = {
+            KEY: "mkdir d; touch d/f; read x < go; exit 3",
+            OTHER: "trap '' TERM; touch up; read x < go",
+            THIRD: "echo third",
+        }
+        for key, script in scripts.items():
+            await node.submit({key: {"run.sh": f"mkfifo go; {script}".encode()}})
+        for key, name in ((KEY, "d/f"), (OTHER, "up")):
+            await until(lambda path=data / "payloads" / key / "work" / name: path.exists(), data / "payloads")
+        go = data / "payloads" / KEY / "work" / "go"
+        capfd.readouterr()
+        with without_descriptors(node.process.pid):
+            await trio.to_thread.run_sync(go.write_text, "\n")  # it ends, its manifest is to be made
+            answer = await node.client.get(f"/v1/attempts/{KEY}/files")
+            assert answer.status_code == 503 and "too little" in answer.json()["detail"], answer.text
+            for _ in range(4):
+                beat = await events.next_of("heartbeat")  # the node lives
+        relieved = time.monotonic()
+        assert (await node.end_of(KEY))["message"] == "exit code 3"
+        assert time.monotonic() - relieved < 6
+        files = (await node.client.get(f"/v1/attempts/{KEY}/files")).json()
+        assert {entry["path"] for entry in files["entries"]} >= {"d", "d/f", "stdout.log"}
+        assert (await node.end_of(THIRD))["status"] == "Completed"
+        assert beat["heartbeat"]["free_disk"]
+        await node.client.post("/v1/cancel", json={"keys": [OTHER]})
+    said = capfd.readouterr().err
+    assert len(said.splitlines()) < 8 and "Traceback" not in said, said
+
+
+async def test_a_start_and_an_order_to_end_without_descriptors_are_carried_out_later(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    async with node_process(data, "--slots", "1", "--grace", "0.2") as node, node.events() as events:
+        await events.next()
+        await node.submit({KEY: {"run.sh": b"touch up; sleep 600"}, OTHER: {"run.sh": b"echo other"}})
+        await until((data / "payloads" / KEY / "work" / "up").exists, data / "payloads")
+        with without_descriptors(node.process.pid):
+            answer = await node.client.post("/v1/cancel", json={"keys": [KEY]})
+            assert answer.status_code in (200, 503)
+            shepherd = _shepherd(data / "payloads" / KEY)
+            os.kill(shepherd, signal.SIGTERM)  # so that the next one is to be started now
+            for _ in range(3):
+                await events.next_of("heartbeat")
+        assert (await node.end_of(OTHER))["status"] == "Completed"
+        assert (await node.end_of(KEY))["status"] in ("Killed", "Failed")
+
+
+def _shepherd(payload: Path) -> int:
+    found = re.search(r"^pid ([0-9]+)$", (payload / "run" / "started").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+PIDS = Path("/sys/fs/cgroup/pids")
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A control group of its own that counts processes."""
+    made = PIDS / f"test-{secrets.token_hex(8)}"
+    try:
+        made.mkdir()
+        (made / "pids.max").read_text()
+    except OSError:
+        pytest.skip("processes cannot be counted by a control group here")
+    yield made
+    (made / "pids.max").write_text("max")
+    while left := (made / "cgroup.procs").read_text().split():
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+    made.rmdir()
+
+
+async def test_what_finds_no_process_is_started_when_there_is_one(
+    tmp_path: Path, group: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    within = ("sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$0" "$@"')
+    async with node_process(data, within=within) as node, node.events() as events:
+        await events.next()
+        await node.submit({KEY: {"run.sh": b"touch up; sleep 600"}})
+        await until((data / "payloads" / KEY / "work" / "up").exists, data / "payloads")
+        capfd.readouterr()
+        (group / "pids.max").write_text((group / "pids.current").read_text())
+        await node.submit({OTHER: {"run.sh": b"echo other"}})
+        for _ in range(4):
+            await events.next_of("heartbeat")
+        view = (await node.client.get(f"/v1/attempts/{OTHER}")).json()["payload"]
+        assert view["status"] == "Prepared", view
+        (group / "pids.max").write_text("max")
+        relieved = time.monotonic()
+        end = await node.end_of(OTHER)
+        assert (end["status"], end["message"]) == ("Completed", "")
+        assert time.monotonic() - relieved < 6
+        await node.client.post("/v1/cancel", json={"keys": [KEY]})
+        await node.end_of(KEY)
+    said = capfd.readouterr().err
+    assert len(said.splitlines()) < 8 and "Traceback" not in said, said
+    with trio.fail_after(10):
+        while (group / "pids.current").read_text() != "0\n":
+            await trio.lowlevel.checkpoint()
