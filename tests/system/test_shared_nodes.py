@@ -69,7 +69,11 @@ async def test_a_ledger_restored_from_an_older_copy_destroys_nothing_and_repeats
     async with portal(server.url) as user:
         old = await user.run("echo old > result.txt")
     await _stop(server)
-    copies = [path for path in data.iterdir() if path.name.startswith("db.sqlite") and path.suffix != ".lock"]
+    copies = [
+        path
+        for path in data.iterdir()
+        if path.name.startswith("db.sqlite") and path.is_file() and path.suffix != ".lock"
+    ]
     for path in copies:
         shutil.copy2(path, here.directory / f"copy of {path.name}")
 
@@ -84,7 +88,7 @@ async def test_a_ledger_restored_from_an_older_copy_destroys_nothing_and_repeats
     directories = _job_directories(data)
     assert len(directories) == 5
     for path in data.glob("db.sqlite*"):
-        if path.suffix != ".lock":
+        if path.is_file() and path.suffix != ".lock":
             path.unlink()
     for path in copies:
         shutil.copy2(here.directory / f"copy of {path.name}", path)
