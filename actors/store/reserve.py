@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,16 +24,20 @@ _SPACE: Final = "space"
 
 
 class Reserve:
-    """A directory that holds the space, until it is needed. All of this blocks."""
+    """A directory that holds the space, until it is needed. All of this blocks, and any thread may call it:
+    nobody finds the directory half made."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.Lock()
 
     def hold(self) -> bool:
         """Hold it (again), if there is room. Whether it is held."""
-        if self._is_held():
-            return True
-        self.let_go()
+        with self._lock:
+            return self._is_held() or self._fill()
+
+    def _fill(self) -> bool:
+        self._empty()
         try:
             self._path.mkdir(mode=0o700)
             for name in (_SPACE, *map(str, range(1, FILES))):
@@ -43,7 +48,7 @@ class Reserve:
                 finally:
                     os.close(fd)
         except OSError:
-            self.let_go()
+            self._empty()
             return False
         return True
 
@@ -64,6 +69,10 @@ class Reserve:
 
     def let_go(self) -> bool:
         """Give the space to whoever comes first. False if it was not held."""
+        with self._lock:
+            return self._empty()
+
+    def _empty(self) -> bool:
         try:
             shutil.rmtree(self._path)
         except NotADirectoryError:  # of an earlier version, or nothing of ours
