@@ -33,6 +33,28 @@ def bash_many(script: bytes, times: int, at_once: int) -> float:
         return time.monotonic() - began
 
 
+def files_durably(directory: Path, content: bytes, times: int, at_once: int) -> float:
+    """Seconds to write so many files, each until it and the entry in its directory are on the disk."""
+
+    def write(number: int) -> None:
+        path = directory / f"plain-{number}"
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        entry = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(entry)
+        finally:
+            os.close(entry)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        began = time.monotonic()
+        for _ in pool.map(write, range(times)):
+            pass
+        return time.monotonic() - began
+
+
 def copy_durably(source: Path, target: Path) -> float:
     """Seconds to copy a file until it is on the disk."""
     began = time.monotonic()

@@ -43,12 +43,15 @@ class Limits:
 
 @dataclass(slots=True)
 class Member:
-    """One process. `url` is where it listens."""
+    """One process. `url` is where it listens, `listening_after` how many seconds it took until it did;
+    `began` is when it was started, by the monotonic clock."""
 
     name: str
     process: subprocess.Popen[str]
     log: Path
+    began: float
     url: str = ""
+    listening_after: float = 0.0
     told_to_end: bool = False
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -96,7 +99,8 @@ class Cluster:
 def running_cluster(
     directory: Path, *, nodes: int, slots: int, limits: Limits | None = None
 ) -> Iterator[Cluster]:
-    """A cluster from when all of it listens until all of it has ended, jobs included.
+    """A cluster from when all of it listens until all of it has ended, jobs included. What an earlier one
+    left in the directory is gone on with.
 
     Raises ClusterFailed when a process does not start, when it does not end in time or ends badly, and when
     something that it started is left over.
@@ -117,7 +121,7 @@ def running_cluster(
         config = directory / "server.toml"
         config.write_text(server_toml(limits, [member.url for member in members]))
         environ = {"PORT": "0", "DB_PATH": str(db_path), "DATA_PATH": str(directory / "server" / "data")}
-        db_path.parent.mkdir()
+        db_path.parent.mkdir(exist_ok=True)
         arguments = ["server", "--config", str(config)]
         server = stack.enter_context(_process("server", arguments, environ, directory))
         wait_until_listening(server)
@@ -182,6 +186,7 @@ def start(
         key: value for key, value in os.environ.items() if key not in _OURS and not key.startswith("SERVICE_")
     }
     program = [str(Path(sys.executable).with_name("orchestrator"))] if command is None else command
+    began = time.monotonic()
     with log.open("a") as errors:
         # A session of its own: Ctrl-C comes to us alone, and we end the processes in order.
         process = subprocess.Popen(
@@ -194,7 +199,7 @@ def start(
             text=True,
             start_new_session=True,
         )
-    return Member(name, process, log)
+    return Member(name, process, log, began)
 
 
 def wait_until_listening(member: Member) -> None:
@@ -221,6 +226,7 @@ def wait_until_listening(member: Member) -> None:
             status = member.process.wait()
             raise ClusterFailed(f"{member.name} ended with status {status}: {member.last_words()}")
         if LISTENING in line:
+            member.listening_after = time.monotonic() - member.began
             member.url = line.split(LISTENING, 1)[1].split()[0].rstrip("/")
             return
 

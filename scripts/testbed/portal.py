@@ -56,11 +56,8 @@ class Portal:
 
     def upload(self, files: Mapping[str, bytes], user: int, service: str = SERVICE) -> int:
         """Post a job; its id. Raises Refused, OSError."""
-        boundary, opening, closing = _form(user, service)
-        body = opening + b"".join(
-            _part(boundary, name) + content + b"\r\n" for name, content in files.items()
-        )
-        self._http.request("POST", "/upload", body + closing, _headers(boundary))
+        headers, body = multipart(files, user, service)
+        self._http.request("POST", "/upload", body, headers)
         return self._created()
 
     def upload_file(self, script: bytes, path: Path, user: int, service: str = SERVICE) -> int:
@@ -130,6 +127,13 @@ class Portal:
         if answer.status != 201:
             raise Refused("POST /upload", answer.status, body)
         return int(json.loads(body)["id"])
+
+
+def multipart(files: Mapping[str, bytes], user: int, service: str) -> tuple[dict[str, str], bytes]:
+    """Headers and body of an upload."""
+    boundary, opening, closing = _form(user, service)
+    parts = b"".join(_part(boundary, name) + content + b"\r\n" for name, content in files.items())
+    return _headers(boundary), opening + parts + closing
 
 
 def _form(user: int, service: str) -> tuple[str, bytes, bytes]:

@@ -1,0 +1,134 @@
+"""A large file all the way, and what others notice of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from testbed.baseline import copy_durably
+from testbed.bench.rows import MB, Row, Wrong, scratch
+from testbed.bench.trivial import WARM_UP, expect_completed, one_trivial
+from testbed.cluster import Limits, running_cluster
+from testbed.figures import percentile
+from testbed.portal import BLOCK, Portal
+from testbed.prober import probing
+from testbed.processes import cpu_seconds, peak_memory
+
+SCRIPT: Final = b"cat input.bin >copy.bin\n"
+MOVED: Final = 5
+"""How often the bytes of the file have to move: up, to the node, what the script wrote back, and both down.
+The input need not come back, for the server has it."""
+
+
+def transfer(megabytes: int) -> list[Row]:
+    """One large file through upload, dispatch, run and download, and what others notice of it meanwhile."""
+    size = megabytes * MB
+    limits = Limits(upload_limit=size + MB)
+    with scratch() as directory:
+        source = directory / "input.bin"
+        checksum = _write_random(source, size)
+        copies = [_copy(source)]
+        with (
+            running_cluster(directory, nodes=1, slots=2, limits=limits) as cluster,
+            Portal(cluster.url) as portal,
+            Portal(cluster.url) as others,
+        ):
+            alone = [one_trivial(others, user=2)[0] for _ in range(20 + WARM_UP)][WARM_UP:]
+            with probing(cluster.url) as quiet:
+                threading.Event().wait(1.0)
+            used = {member.name: cpu_seconds(member.pid) for member in cluster.members}
+            with probing(cluster.url) as health:
+                began = time.monotonic()
+                number = portal.upload_file(SCRIPT, source, user=1)
+                uploaded = time.monotonic()
+                behind = _trivial_jobs_until_ended(portal, others, number)
+                ended = time.monotonic()
+                portal.download_to(number, directory / "result.zip")
+                fetched = time.monotonic()
+            used = {member.name: cpu_seconds(member.pid) - used[member.name] for member in cluster.members}
+            peaks = {member.name: peak_memory(member.pid) for member in cluster.members}
+        copies.append(_copy(source))
+        _check_transfer(directory / "result.zip", checksum)
+    copy = sum(copies) / len(copies)
+    is_copy, is_alone = "a copy of the file, fsync included", "the same without the transfer, p50"
+    is_all = f"{MOVED} such copies, for the bytes that must move"
+    median_alone = 1000 * percentile(alone, 0.5)
+    return [
+        Row("upload", uploaded - began, "s", copy, is_copy),
+        Row("dispatch, run (cat) and collection", ended - uploaded, "s", copy, is_copy),
+        Row("download", fetched - ended, "s", copy, is_copy),
+        Row("all of it", fetched - began, "s", MOVED * copy, is_all),
+        *[Row(f"CPU of {name}", spent, "s") for name, spent in used.items()],
+        *[Row(f"peak memory of {name}", peak / MB, "MB") for name, peak in peaks.items()],
+        Row(
+            "GET /health meanwhile, p99",
+            1000 * percentile(health, 0.99),
+            "ms",
+            1000 * percentile(quiet, 0.99),
+            "the same on the idle system",
+        ),
+        Row("trivial job right behind it", 1000 * behind[0], "ms", median_alone, is_alone),
+        Row(
+            f"trivial jobs until it ended ({len(behind)}), p50",
+            1000 * percentile(behind, 0.5),
+            "ms",
+            median_alone,
+            is_alone,
+        ),
+    ]
+
+
+def _trivial_jobs_until_ended(portal: Portal, others: Portal, number: int) -> list[float]:
+    """How long each trivial job took that another user sent, one after the other, until the job ended."""
+    ended = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+
+        def wait() -> None:
+            try:
+                expect_completed(portal, number)
+            finally:
+                ended.set()
+
+        waiting = pool.submit(wait)
+        times = [one_trivial(others, user=2)[0]]
+        while not ended.is_set():
+            times.append(one_trivial(others, user=2)[0])
+        waiting.result()
+    return times
+
+
+def _write_random(path: Path, size: int) -> str:
+    """Bytes that nothing can compress, on the disk; their checksum."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for begin in range(0, size, BLOCK):
+            block = os.urandom(min(BLOCK, size - begin))
+            digest.update(block)
+            file.write(block)
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _copy(source: Path) -> float:
+    target = source.with_name("plain.bin")
+    try:
+        return min(copy_durably(source, target) for _ in range(2))
+    finally:
+        target.unlink()
+
+
+def _check_transfer(path: Path, checksum: str) -> None:
+    with zipfile.ZipFile(path) as archive:
+        for name in ("input.bin", "copy.bin"):
+            digest = hashlib.sha256()
+            with archive.open(name) as file:
+                while block := file.read(BLOCK):
+                    digest.update(block)
+            if digest.hexdigest() != checksum:
+                raise Wrong(f"the {name} that came back is not what was sent")

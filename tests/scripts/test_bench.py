@@ -1,0 +1,70 @@
+"""Each benchmark, so small that its figures mean nothing: that it comes to figures, and which."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from testbed.bench.wire import Wire
+from testbed.cluster import running_cluster
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "bench.py"
+
+
+def figures(*arguments: str) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments, "--json"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return {row["figure"]: row["value"] for row in json.loads(done.stdout)["figures"]}
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("latency --jobs 3", "upload to result downloaded, p99"),
+        ("throughput --jobs 8 --slots 1", "jobs ended"),
+        ("backlog --jobs 30 --users 3 --clients 2", "jobs ended"),
+        ("uploads --jobs 30 --clients 4", "one upload, p99"),
+        ("polls --times 5", "GET /download/{id}, new connection: CPU of server"),
+        ("polls --pollers 2 --jobs 20", "polls of 2 clients"),
+        ("queue --sizes 100,300 --dispatched 20 --seconds 1", "300 behind: memory a queued job"),
+        ("transfer --megabytes 3", "all of it"),
+        ("follow --lines 5 --pause 0.05", "line written to line printed, p50"),
+        ("idle --seconds 1 --running 4", "CPU of server, 4 running jobs"),
+    ],
+)
+def test_a_benchmark_comes_to_its_figures(command: str, expected: str) -> None:
+    assert expected in figures(*command.split())
+
+
+def test_a_server_that_runs_already_is_measured(tmp_path: Path) -> None:
+    with running_cluster(tmp_path, nodes=1, slots=2) as cluster:
+        there = ("--url", cluster.url, "--pid", str(cluster.server.pid))
+        cpu = f"CPU of process {cluster.server.pid}"
+        found = figures("backlog", "--jobs", "20", "--users", "4", *there)
+        assert found["jobs ended"] > 0 < found[cpu]
+        assert figures("uploads", "--jobs", "20", *there)["uploads"] > 0
+        assert f"GET /health, kept connection: {cpu}" in figures("polls", "--times", "5", *there)
+        # The job that the polls were for has not been left running.
+        with Wire(cluster.url) as wire:
+            jobs = wire.get("/v1/jobs?status=Killed").json()
+        assert len(jobs["items"]) == 1
+
+
+def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "uploads", "--url", "http://127.0.0.1:1", "--jobs", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("bench uploads: ConnectionRefusedError")
