@@ -108,15 +108,16 @@ def _choose(
 ) -> tuple[int, ...]:
     with connection.client() as client:
         statuses = STOPPABLE if wanted["status"] is None else (wanted["status"],)
-        found = [job for status in statuses for job in client.jobs(**{**wanted, "status": status})]
-    counts = Counter(job.status for job in found)
+        # A job that moves on from list to list meanwhile is one job.
+        found = {job.id: job for status in statuses for job in client.jobs(**{**wanted, "status": status})}
+    counts = Counter(job.status for job in found.values())
     told = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none"
     many = pluralize(len(found), "job")
     if found and not yes:
         _confirm(f"{many} would be cancelled ({told})", f"Cancel {many} ({told})?", json_wanted=json_wanted)
     else:
         tell(f"{many} ({told})")
-    return tuple(sorted({job.id for job in found}))
+    return tuple(sorted(found))
 
 
 def _run_orders(connection: Connection, ids: Sequence[int], order: Order) -> dict[int, Job | str]:

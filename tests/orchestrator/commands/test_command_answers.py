@@ -168,6 +168,12 @@ async def test_refusals_name_commands_in_place_of_routes(tmp_path: Path) -> None
     assert (done.exit_code, done.stderr) == (1, "job 24: it is locked\n")
 
 
+async def test_a_job_that_moves_on_while_jobs_are_counted_is_one(tmp_path: Path) -> None:
+    """It is in the list of each status that is asked for."""
+    done = await run(Orchestrator(status="Running"), tmp_path, "cancel", "--user", "1")
+    assert done.exit_code == 2 and "1 job would be cancelled (1 Running)" in done.stderr
+
+
 async def test_a_zip_is_written_over_when_that_is_meant_only(tmp_path: Path) -> None:
     server = Orchestrator()
     server.answers["GET /v1/jobs/24/results"] = _zip(out="x")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from support.processes.processes import COMMAND, Place, Refused, Started
 
-from orchestrator.cli import main
 from orchestrator.client import Client
 
 
@@ -29,7 +27,11 @@ class Terminal:
         return {"ORCHESTRATOR_URL": self.url, "ORCHESTRATOR_USER": "1", "XDG_CONFIG_HOME": "/nowhere", **more}
 
     def run(self, *arguments: str, **environment: str) -> Refused:
-        return self.here.refused(*arguments, environment=self.environment(**environment))
+        return self.here.command(*arguments, environment=self.environment(**environment))
+
+    def process(self, *arguments: str, command: Sequence[str] = COMMAND) -> Refused:
+        """As a process, which has descriptors of its own."""
+        return self.here.refused(*arguments, command=command, environment=self.environment())
 
     def job(self, script: str, name: str = "job") -> str:
         """A directory with this script."""
@@ -67,7 +69,7 @@ def test_the_status_is_that_of_the_job(terminal: Terminal, script: str, status: 
 
 
 def test_the_status_is_that_of_the_job_that_is_followed_too(terminal: Terminal) -> None:
-    assert terminal.run("submit", terminal.job("echo x; kill -9 $$"), "--follow").status == 137
+    assert terminal.process("submit", terminal.job("echo x; kill -9 $$"), "--follow").status == 137
 
 
 @pytest.mark.parametrize(
@@ -118,17 +120,15 @@ def test_errors_are_one_line_on_standard_error_that_says_what_to_do(
     (terminal.here.directory / "empty").touch()
     (terminal.here.directory / "full").mkdir()
     (terminal.here.directory / "full" / "x").touch()
-    with contextlib.chdir(terminal.here.directory):
-        done = CliRunner().invoke(main, arguments, env=terminal.environment(**environment))
-    lines = done.stderr.splitlines()
-    assert (done.exit_code, done.stdout) == (status, "")
-    assert said in lines[-1]
-    assert len(lines) == 1 or status == 2  # click puts the usage above
+    done = terminal.run(*arguments, **environment)
+    assert (done.status, done.out) == (status, "")
+    assert said in done.lines[-1]
+    assert len(done.lines) == 1 or status == 2  # click puts the usage above
 
 
 def test_data_is_on_standard_output_and_all_else_on_standard_error(terminal: Terminal) -> None:
     job = terminal.job("echo out; echo err >&2; exit 3")
-    followed = terminal.run("submit", job, "--follow", "--name", "first", "--quiet")
+    followed = terminal.process("submit", job, "--follow", "--name", "first", "--quiet")
     assert followed.out == "out\n"
     number = followed.lines[0].removeprefix("job ")
     assert followed.lines[1:] == ["err"]
@@ -283,9 +283,7 @@ def test_output_that_cannot_be_written_is_told_in_a_line(
 ) -> None:
     job = terminal.json("submit", terminal.job("echo hello"), "--wait")
     shell = ("sh", "-c", f'exec "$0" "$@" {where}', *COMMAND)
-    done = terminal.here.refused(
-        *command.format(job["id"]).split(), command=shell, environment=terminal.environment()
-    )
+    done = terminal.process(*command.format(job["id"]).split(), command=shell)
     assert (done.status, done.lines) == (1, [f"standard output cannot be written: {why}"])
 
 
@@ -293,7 +291,5 @@ def test_output_that_cannot_be_written_is_told_in_a_line(
 def test_a_reader_that_has_had_enough_ends_it_without_a_word(terminal: Terminal, command: str) -> None:
     job = terminal.json("submit", terminal.job("echo hello"), "--wait")
     shell = ("sh", "-c", '"$0" "$@" | true', *COMMAND)
-    done = terminal.here.refused(
-        *command.format(job["id"]).split(), command=shell, environment=terminal.environment()
-    )
+    done = terminal.process(*command.format(job["id"]).split(), command=shell)
     assert (done.status, done.lines) == (0, [])

@@ -22,7 +22,7 @@ class Shell:
         self.environment = {"ORCHESTRATOR_URL": url, "XDG_CONFIG_HOME": "/nowhere"}
 
     def run(self, *arguments: str | int) -> Refused:
-        return self.here.refused(*map(str, arguments), environment=self.environment)
+        return self.here.command(*map(str, arguments), environment=self.environment)
 
     def json(self, *arguments: str | int) -> Any:
         done = self.run(*arguments, "--json")

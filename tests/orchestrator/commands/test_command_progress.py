@@ -79,7 +79,7 @@ def test_it_is_shown_while_one_stays_with_a_job(
         assert (f"job {job.id}: 42%" in shown.raw) == (how == "--follow")
         assert (job.status, job.progress) == ("Running", 0.42)
         assert job.progress_message == "align\ufffd]0;owned\ufffd[red]ing"
-        listed = here.refused("ls", environment=environment)
+        listed = here.command("ls", environment=environment)
         assert "42% align\ufffd]0;owned\ufffd[red]ing" in listed.out
         shut.open()
         shown.until(f"job {job.id}: Failed: exit code 3")
@@ -87,7 +87,7 @@ def test_it_is_shown_while_one_stays_with_a_job(
         assert "\x1b]" not in shown.raw and "\x07" not in shown.raw
         job = client.job(job.id)
         assert (job.progress, job.progress_message) == (1.0, "done")
-        told = here.refused("status", str(job.id), environment=environment)
+        told = here.command("status", str(job.id), environment=environment)
         assert "progress  100% done\n" in told.out
 
 

@@ -85,7 +85,7 @@ async def test_tables_and_json_of_hostile_jobs_steer_no_terminal(here: Place) ->
             ["queue", "--users"],
         ):
             done = await trio.to_thread.run_sync(
-                lambda given=arguments: here.refused(*given, environment={"ORCHESTRATOR_URL": peer.url})
+                lambda given=arguments: here.command(*given, environment={"ORCHESTRATOR_URL": peer.url})
             )
             written = done.out + "\n".join(done.lines)
             assert r"\x1b" in written or r"\u001b" in written

@@ -6,6 +6,7 @@ and hands it down to whatever it starts: so what is left of it can be found, wha
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -21,6 +22,9 @@ from typing import Final
 
 import psutil
 import trio
+from click.testing import CliRunner
+
+from orchestrator.cli import main
 
 COMMAND: Final = (str(Path(sys.executable).with_name("orchestrator")),)
 LISTENING: Final = b"listening on "
@@ -177,6 +181,14 @@ class Place:
             start_new_session=True,
         )
         return Refused(done.returncode, done.stdout, done.stderr.splitlines())
+
+    def command(self, *arguments: str, environment: Mapping[str, str]) -> Refused:
+        """The command's end, as a call in this process: without the start of an interpreter."""
+        with contextlib.chdir(self.directory):
+            done = CliRunner().invoke(main, arguments, env=dict(environment))
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return Refused(done.exit_code, done.stdout, done.stderr.splitlines())
 
     def run(self, *command: str) -> str:
         """What a program prints that has to end well."""
