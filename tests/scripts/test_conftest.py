@@ -61,6 +61,9 @@ def run_suite(
             "no:schemathesis",  # half a second for what is not used
             "--rootdir",
             str(directory),
+            # Beside those of other runs it would delete the oldest of them at its end.
+            "--basetemp",
+            str(directory / "temporary"),
             *arguments,
             ".",
         ],
