@@ -26,6 +26,7 @@ from testbed.bench.latency import latency as measure_latency
 from testbed.bench.polls import polls as measure_polls
 from testbed.bench.queue import queue as measure_queue
 from testbed.bench.rows import Row, Wrong
+from testbed.bench.syncs import syncs as measure_syncs
 from testbed.bench.target import Target, running_already, started
 from testbed.bench.throughput import throughput as measure_throughput
 from testbed.bench.transfer import transfer as measure_transfer
@@ -35,6 +36,8 @@ from testbed.figures import machine
 from testbed.portal import Refused
 
 BEGIN = "<!-- figures, written by scripts/bench.py -->"
+SLOTS = 4
+"""Of each node, where a benchmark has no option for it."""
 END = "<!-- end of the figures -->"
 
 
@@ -64,7 +67,7 @@ def _target(url: str | None, service: str, pids: tuple[int, ...], *, nodes: int)
     if url is not None:
         yield running_already(url, service, pids)
         return
-    with started(nodes=nodes, slots=4) as target:
+    with started(nodes=nodes, slots=SLOTS) as target:
         yield target
 
 
@@ -123,6 +126,7 @@ def idle(*, seconds: float, running: int, as_json: bool) -> None:
 @click.option("--jobs", type=click.IntRange(1, 1_000_000), default=1500, help="Jobs in all.")
 @click.option("--users", type=click.IntRange(1, 100_000), default=50, help="Users that own them.")
 @click.option("--clients", type=click.IntRange(1, 256), default=8, help="Connections that submit at once.")
+@click.option("--syncs", is_flag=True, help="Count them too, by strace in a run of a tenth of the jobs.")
 @of_any_server
 @as_json
 def backlog(
@@ -130,16 +134,22 @@ def backlog(
     jobs: int,
     users: int,
     clients: int,
+    syncs: bool,
     url: str | None,
     service: str,
     pids: tuple[int, ...],
     as_json: bool,
 ) -> None:
     """Capacity without polls: trivial jobs on two nodes with 4 slots; beside it as many `bash run.sh`."""
+    if syncs and url is not None:
+        raise click.UsageError("--syncs counts those of processes that it starts: not with --url")
 
     def measure() -> list[Row]:
         with _target(url, service, pids, nodes=2) as target:
-            return measure_backlog(target, jobs, users, clients)
+            rows = measure_backlog(target, jobs, users, clients)
+        if syncs:
+            rows += measure_syncs(-(-jobs // 10), users, clients, nodes=2, slots=SLOTS)
+        return rows
 
     _report("backlog", as_json, measure)
 
@@ -256,7 +266,7 @@ def all_of_them(*, write: Path | None) -> None:
 
 
 def _started(nodes: int, measure: Callable[[Target], list[Row]]) -> list[Row]:
-    with started(nodes=nodes, slots=4) as target:
+    with started(nodes=nodes, slots=SLOTS) as target:
         return measure(target)
 
 

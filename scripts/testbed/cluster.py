@@ -97,10 +97,16 @@ class Cluster:
 
 @contextmanager
 def running_cluster(
-    directory: Path, *, nodes: int, slots: int, limits: Limits | None = None
+    directory: Path,
+    *,
+    nodes: int,
+    slots: int,
+    limits: Limits | None = None,
+    within: Callable[[str], Sequence[str]] = lambda _name: (),
 ) -> Iterator[Cluster]:
     """A cluster from when all of it listens until all of it has ended, jobs included. What an earlier one
     left in the directory is gone on with.
+    `within` says what command runs a process of that name, see `start`.
 
     Raises ClusterFailed when a process does not start, when it does not end in time or ends badly, and when
     something that it started is left over.
@@ -115,7 +121,8 @@ def running_cluster(
             arguments = ["node", "--slots", str(slots), "--on-stop", "kill"]
             arguments += ["--upload-limit", str(max(limits.upload_limit, 1 << 30))]
             environ = {"PORT": "0", "DATA_PATH": str(directory / f"node-{number}")}
-            members.append(stack.enter_context(_process(f"node-{number}", arguments, environ, directory)))
+            name = f"node-{number}"
+            members.append(stack.enter_context(_process(name, arguments, environ, directory, within(name))))
         for member in members:
             wait_until_listening(member)
         config = directory / "server.toml"
@@ -123,7 +130,7 @@ def running_cluster(
         environ = {"PORT": "0", "DB_PATH": str(db_path), "DATA_PATH": str(directory / "server" / "data")}
         db_path.parent.mkdir(exist_ok=True)
         arguments = ["server", "--config", str(config)]
-        server = stack.enter_context(_process("server", arguments, environ, directory))
+        server = stack.enter_context(_process("server", arguments, environ, directory, within("server")))
         wait_until_listening(server)
         try:
             yield Cluster(server, tuple(members), directory, db_path)
@@ -161,9 +168,9 @@ def server_toml(limits: Limits, urls: Sequence[str], more: Mapping[str, float] |
 
 @contextmanager
 def _process(
-    name: str, arguments: list[str], environ: Mapping[str, str], directory: Path
+    name: str, arguments: list[str], environ: Mapping[str, str], directory: Path, within: Sequence[str]
 ) -> Iterator[Member]:
-    member = start(name, arguments, environ, directory)
+    member = start(name, arguments, environ, directory, within=within)
     try:
         yield member
     finally:
@@ -277,7 +284,8 @@ def belonging(directory: Path) -> list[psutil.Process]:
 
 
 def _belongs(process: psutil.Process, directory: Path) -> bool:
-    if process.status() == psutil.STATUS_ZOMBIE:
+    # What traces one ends by itself with the last of those that it traces.
+    if process.status() == psutil.STATUS_ZOMBIE or process.name() == "strace":
         return False
     inside = f"{directory}/"
     cwd = process.cwd()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,11 @@ def figures(*arguments: str) -> dict[str, float]:
         ("latency --jobs 3", "upload to result downloaded, p99"),
         ("throughput --jobs 8 --slots 1", "jobs ended"),
         ("backlog --jobs 30 --users 3 --clients 2", "jobs ended"),
+        pytest.param(
+            "backlog --jobs 10 --syncs",
+            "syncs of nodes and shepherds",
+            marks=pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace"),
+        ),
         ("uploads --jobs 30 --clients 4", "one upload, p99"),
         ("polls --times 5", "GET /download/{id}, new connection: CPU of server"),
         ("polls --pollers 2 --jobs 20", "polls of 2 clients"),

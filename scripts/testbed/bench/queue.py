@@ -19,9 +19,9 @@ from typing import Final
 
 from testbed.bench.cpu_group import cpu_group
 from testbed.bench.rows import Row, Wrong, scratch
-from testbed.bench.target import of_cluster
+from testbed.bench.target import of_cluster, quotas
 from testbed.bench.wire import Wire
-from testbed.cluster import SERVICE, Cluster, Limits, running_cluster
+from testbed.cluster import SERVICE, Cluster, running_cluster
 from testbed.portal import multipart
 from testbed.processes import cpu_seconds, memory
 
@@ -62,7 +62,7 @@ def _rows(
 
 def _measured(size: int, dispatched: int, seconds: float) -> dict[str, tuple[float, str]]:
     slots = NODES * SLOTS
-    limits = Limits(runs_per_user=slots, max_runs=slots)
+    limits = quotas(slots)
     with scratch() as directory:
         gate = directory / "gate"
         os.mkfifo(gate)

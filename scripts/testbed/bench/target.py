@@ -49,15 +49,18 @@ class Target:
         cost.parts.update({name: read() - before[name] for name, read in self.parts.items()})
 
 
+def quotas(slots: int) -> Limits:
+    """Such as let every slot be used, by one user too."""
+    return Limits(runs_per_user=max(1, slots), max_runs=max(1, slots))
+
+
 @contextmanager
 def started(*, nodes: int, slots: int = 1) -> Iterator[Target]:
-    """A cluster of its own. Its quotas let every slot be used."""
-    most = max(1, nodes * slots)
-    limits = Limits(runs_per_user=most, max_runs=most)
+    """A cluster of its own."""
     with (
         scratch() as directory,
         cpu_group() as group,
-        running_cluster(directory, nodes=nodes, slots=slots, limits=limits) as cluster,
+        running_cluster(directory, nodes=nodes, slots=slots, limits=quotas(nodes * slots)) as cluster,
     ):
         yield of_cluster(cluster, group)
 
