@@ -7,6 +7,7 @@ The order of syncs and renames is what durability rests on, so a `Trace` can wat
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ import trio
 from actors.ports.storage import StorageError
 from actors.store import durable
 from actors.store.durable import is_full
+
+log: Final = logging.getLogger("orchestrator.storage")
 
 Trace = Callable[[str, str], None]
 """Told of each step: what ("fsync", "rename") and the path below the data directory; for a rename the new
@@ -65,6 +68,7 @@ class Disk:
     def __init__(self, root: Path, trace: Trace | None = None) -> None:
         self.root = root
         self._trace = trace
+        self._undeleted: set[Path] = set()
         self._limiter = trio.CapacityLimiter(THREADS)
 
     async def thread(self, work: Callable[[], T], *, what: str) -> T:
@@ -118,6 +122,18 @@ class Disk:
     def rename(self, source: Path, target: Path) -> None:
         os.rename(source, target)
         self._tell("rename", target)
+
+    def discard_tree(self, path: Path) -> None:
+        """Delete what is there, if it is, and that nobody looks for any more. What cannot be deleted now, as
+        for want of descriptors, is deleted along with the next."""
+        waiting, self._undeleted = self._undeleted, set()
+        for one in {path, *waiting}:
+            try:
+                self.remove_tree(one)
+            except OSError as error:
+                self._undeleted.add(one)
+                if one not in waiting:
+                    log.warning("%s is to be deleted later: %s", one, error.strerror or error)
 
     def remove_tree(self, path: Path) -> None:
         """Delete what is there, if it is. A directory that its owner cannot enter is made passable first."""

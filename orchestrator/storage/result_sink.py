@@ -52,7 +52,7 @@ class DiskResultSink:
         for file in (self._zip, *self._logs.values()):
             await file.drop()
         await self._disk.thread(
-            lambda: self._disk.remove_tree(self._place), what=f"removing half a result of {self._job.name}"
+            lambda: self._disk.discard_tree(self._place), what=f"removing half a result of {self._job.name}"
         )
 
     def _file(self, name: str) -> IncomingFile:
@@ -72,4 +72,4 @@ class DiskResultSink:
             self._disk.rename(target, older)
         self._disk.rename(self._place, target)
         self._disk.sync_directory(self._job)
-        self._disk.remove_tree(older)
+        self._disk.discard_tree(older)

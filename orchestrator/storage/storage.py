@@ -85,7 +85,7 @@ class DiskStorage:
                     try:
                         await upload.remove()
                     except StorageError as error:
-                        log.warning("an upload that was given up is left until the next start: %s", error)
+                        log.warning("an upload that was given up is not let go of: %s", error)
 
     def receive_result(self, storage_key: str, attempt_key: str) -> DiskResultSink:
         """A place for what an attempt left. Nothing is visible before its `commit`."""
@@ -207,7 +207,7 @@ class DiskStorage:
             except FileNotFoundError:
                 return
             self._disk.sync_directory(path.parent)
-            self._disk.remove_tree(gone)
+            self._disk.discard_tree(gone)
 
         await self.thread(remove, what=f"discarding {storage_key}")
         return True
@@ -238,8 +238,12 @@ class DiskStorage:
             (self.root / name).mkdir(parents=True, exist_ok=True)
         last = self.root / "last_id"
         if last.exists() and _number(last) is None:
-            log.error("%s is damaged and set aside: a ledger older than the files would not be noticed", last)
-            last.rename(self.root / "trash" / last.name)
+            log.error(
+                "%s is damaged and taken away: a ledger older than the files would not be noticed", last
+            )
+            gone = self.root / "trash" / last.name
+            last.rename(gone)
+            self._disk.discard_tree(gone)
         for number in range(256):
             (self.root / "jobs" / f"{number:02x}").mkdir(exist_ok=True)
         for path in (self.root / "jobs", self.root, self.root.parent):

@@ -142,7 +142,7 @@ class Upload:
         """Delete all that came so far."""
         for file in self._files.values():
             await file.drop()
-        await self._disk.thread(lambda: self._disk.remove_tree(self._place), what="removing an upload")
+        await self._disk.thread(lambda: self._disk.discard_tree(self._place), what="removing an upload")
 
     def _commit(self, about: dict[str, Any]) -> None:
         inputs = self._place / "input"

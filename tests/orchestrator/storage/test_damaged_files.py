@@ -86,5 +86,6 @@ async def test_it_starts_and_answers_for_every_job(
         assert (await server.upload(**{"run.sh": b"true"})).id > 2
         deleted = await server.client.delete("/v1/jobs/1")
         assert deleted.status_code == 200, deleted.text
+        assert not list((path / "data" / "trash").iterdir())
     keys = {one.parent.name for one in (path / "data").glob("jobs/*/*/input")}
     assert len(keys) == 2, "what was deleted is gone, and nothing else"

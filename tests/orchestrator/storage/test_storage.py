@@ -269,6 +269,36 @@ async def test_a_newer_result_takes_the_place_of_an_older(storage: DiskStorage) 
     assert not list((storage.root / "trash").iterdir())
 
 
+async def test_what_cannot_be_deleted_for_want_of_descriptors_is_deleted_with_the_next(
+    storage: DiskStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def give_up() -> None:
+        async with storage.receive() as upload:
+            await upload.file("half").write(b"1")
+            await upload.file("other").close()
+
+    key, discarded = await stored(storage, run=b"x"), await stored(storage, run=b"x")
+    data, entries = packed(a=b"1")
+    await (await filled(storage, key, data)).commit({}, entries)
+    kept = [path for path in left(storage) if discarded not in path]
+    with monkeypatch.context() as patched:
+        patched.setattr("orchestrator.storage.disk.shutil.rmtree", fail)
+        await give_up()
+        sink = await filled(storage, key, data)
+        await sink.commit({}, entries)  # the older one is to be deleted, and that is no failure of this one
+        half = storage.receive_result(key, ATTEMPT)
+        await half.write_zip(bytes(2_000_000))
+        await half.abort()
+        assert await storage.discard(discarded)
+    assert len(list((storage.root / "incoming").iterdir())) == 2
+    assert len(list((storage.root / "trash").iterdir())) == 2
+    await give_up()
+    assert left(storage) == kept
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "more", "less", "size", "nothing"])
 async def test_a_result_that_is_not_what_its_manifest_says_is_refused(
     storage: DiskStorage, damage: str
