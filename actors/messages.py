@@ -74,12 +74,16 @@ class ServicesPaused:
 class WhyWaiting(Question[Sequence[Waiting | None]]):
     """Asked of the Sender: why these jobs wait, None for those that do not."""
 
+    only_looks = True
+
     job_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class PoolPicture(Question[Sequence[NodeView]]):
     """Asked of the Sender: the nodes as the pool sees them."""
+
+    only_looks = True
 
 
 # ------------------------------------------------------------------ scaling
@@ -88,6 +92,8 @@ class PoolPicture(Question[Sequence[NodeView]]):
 @dataclass(frozen=True, slots=True)
 class ScalingPicture(Question[ScalingView]):
     """Asked of the Sender: one service as scaling has to see it."""
+
+    only_looks = True
 
     service: str
 
@@ -112,3 +118,5 @@ class UndrainNode(Question[bool]):
 @dataclass(frozen=True, slots=True)
 class ScalingStatus(Question[Sequence[ServiceScaling]]):
     """Asked of the AutoScaler: how scaling stands, by service."""
+
+    only_looks = True

@@ -13,7 +13,7 @@ import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import outcome
 import trio
@@ -50,9 +50,11 @@ Answer_co = TypeVar("Answer_co", covariant=True)
 
 
 class Question(Generic[Answer_co]):
-    """A message that wants an answer of that type."""
+    """A message that wants an answer of that type. One that `only_looks` changes nothing, so no turn follows
+    from it."""
 
     __slots__ = ()
+    only_looks: ClassVar[bool] = False
 
 
 class _Asked(Generic[Answer]):
@@ -83,6 +85,8 @@ class Mailbox:
         """Messages that found it full, since the process began."""
         self._bell = Doorbell()
         self._put, self._mail = trio.open_memory_channel[object](size)
+        self._answer: Callable[[Question[Any]], Any] | None = None
+        """How the actor answers, while it waits for mail."""
 
     def tell(self, message: object) -> None:
         """Hand over a message, or drop it if the mailbox is full; the bell rings either way."""
@@ -97,7 +101,11 @@ class Mailbox:
         self._bell.ring()
 
     async def ask(self, question: Question[Answer], *, deadline: float) -> Answer:
-        """The actor's answer, or `NoAnswer` after `deadline` seconds."""
+        """The actor's answer, or `NoAnswer` after `deadline` seconds. An actor that waits and has no mail
+        answers at once what only looks: its state is whole then, and nobody is woken for it."""
+        if question.only_looks and self._answer is not None and self._is_empty():
+            answer: Answer = self._answer(question)
+            return answer
         asked = _Asked(question)
         try:
             self._put.send_nowait(asked)
@@ -110,10 +118,17 @@ class Mailbox:
 
     # ------------------------------------------------------------------ for the actor
 
-    async def wait(self, at_most: float) -> None:
-        """Until the bell rings, for that many seconds at most."""
-        with trio.move_on_after(at_most):
-            await self._bell.wait()
+    async def wait(self, at_most: float, answer: Callable[[Question[Any]], Any]) -> None:
+        """Until the bell rings, for that many seconds at most; `answer` is asked meanwhile."""
+        self._answer = answer
+        try:
+            with trio.move_on_after(at_most):
+                await self._bell.wait()
+        finally:
+            self._answer = None
+
+    def _is_empty(self) -> bool:
+        return self._mail.statistics().current_buffer_used == 0
 
     def take(self, receive: Callable[[object], None], answer: Callable[[Question[object]], object]) -> None:
         """Hand out all that has come."""
@@ -185,4 +200,4 @@ async def live(
         while True:
             mailbox.take(actor.receive, actor.answer)
             await actor.turn()
-            await mailbox.wait(actor.tick)
+            await mailbox.wait(actor.tick, actor.answer)

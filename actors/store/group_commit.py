@@ -100,6 +100,7 @@ class GroupCommit(Generic[B]):
         self._flying: list[_PendingWrite[B]] = []
         self._bell = trio.Event()
         self._stopped = False
+        self._well_at = float("-inf")
         self.committing = trio.Lock()
         """Whoever holds it knows that nothing is written."""
 
@@ -122,6 +123,12 @@ class GroupCommit(Generic[B]):
 
         result: T = await trio.lowlevel.wait_task_rescheduled(abort)
         return result
+
+    def went_well(self, within: float) -> bool:
+        """Whether nothing waits to be written, and the last commit was less than `within` seconds ago and
+        failed for nobody."""
+        busy = self._stopped or self._pending or self._flying
+        return not busy and trio.current_time() < self._well_at + within
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit what comes, until cancelled. A batch under way is finished and answered first."""
@@ -153,6 +160,7 @@ class GroupCommit(Generic[B]):
     async def _try(self, items: Sequence[_PendingWrite[B]]) -> bool:
         """Write them, and set their answers. False if any of them found no room."""
         now = self._clock.now()
+        self._well_at = float("-inf")
         try:
             batch = await run_on_connection(self._connection, lambda db: self._write(db, items, now))
         except Exception as error:
@@ -160,6 +168,8 @@ class GroupCommit(Generic[B]):
             for item in items:
                 self._fail(item, error)
             return not is_full(error)
+        if not any(isinstance(item.answer, outcome.Error) for item in items):
+            self._well_at = trio.current_time()
         self._committed(batch)
         return not batch.found_full
 

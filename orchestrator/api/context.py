@@ -17,11 +17,12 @@ from orchestrator.callbacks.allowed_hosts import CallbackHosts
 from orchestrator.events.change_stream import ChangeStream
 from orchestrator.events.waiters import JobWaiters
 from orchestrator.ledger.ledger import SqliteLedger
+from orchestrator.ledger.recent_jobs import Recent
 from orchestrator.nodes.native.events import Introduction
 from orchestrator.nodes.registry import NodeRegistry
 from orchestrator.nodes.remote_stream import RemoteStream
 from orchestrator.scheduling.pauses import Pauses
-from orchestrator.storage.result_archive import FileEntry, SkippedFiles
+from orchestrator.storage.result_archive import FileEntry
 from orchestrator.storage.storage import DiskStorage
 
 
@@ -62,7 +63,7 @@ class ApiContext:
     they raise `actors.kernel.actor.NoAnswer` when it does not answer in time. `clean` ends the keeping of an
     ended job's data: the job afterwards, None if it has changed meanwhile. `callbacks` says which URLs may be
     told of a job's end. `upload_limit` is bytes of the whole body; `kill_patience` seconds that terminate
-    waits for the end."""
+    waits for the end. `left_out`: what results lack, by a job's id and version."""
 
     ledger: SqliteLedger
     storage: DiskStorage
@@ -81,5 +82,7 @@ class ApiContext:
     upload_limit: int = 400 << 20
     kill_patience: float = 5.0
     version: str = ""
-    left_out: SkippedFiles = field(default_factory=SkippedFiles)
+    left_out: Recent[tuple[int, int], tuple[tuple[str, str], ...]] = field(
+        default_factory=lambda: Recent(256)
+    )
     names: OwnNames = field(default_factory=OwnNames)

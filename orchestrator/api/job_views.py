@@ -25,6 +25,7 @@ from orchestrator.api.http.errors import unknown_job
 from orchestrator.api.serializers import render_job
 from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream
 from orchestrator.storage.disk import StorageGone
+from orchestrator.storage.result_archive import read_left_out
 
 log: Final = logging.getLogger("orchestrator.api")
 
@@ -69,10 +70,15 @@ async def render_ended_job(api: ApiContext, number: int) -> dict[str, Any]:
 
 
 async def _skipped_files(api: ApiContext, row: Job) -> Sequence[tuple[str, str]] | None:
-    if row.status in ENDED:
+    if row.status not in ENDED:
+        return None
+    of_row = (row.id, row.change_seq)
+    found = api.left_out.get(of_row)
+    if found is None:  # a manifest may be large
         result = api.storage.job(row.storage_key) / "result"
-        return await api.storage.thread(lambda: api.left_out.read(result), what=f"job {row.id}")
-    return None
+        found = await api.storage.thread(lambda: read_left_out(result), what=f"job {row.id}")
+        api.left_out.put(of_row, found)
+    return found
 
 
 async def explain_waits(api: ApiContext, jobs: Sequence[Job]) -> Sequence[Waiting | None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -50,6 +50,7 @@ from orchestrator.ledger.errors import (
     run_on_ledger,
 )
 from orchestrator.ledger.queries import Queries
+from orchestrator.ledger.recent_jobs import RecentJobs
 from orchestrator.ledger.schema import prepare_reader, prepare_writer
 from orchestrator.ledger.tables import attempts, callbacks, history, jobs, machines, meta, nodes, pauses
 from orchestrator.ledger.wal import WalWatch
@@ -61,13 +62,17 @@ T = TypeVar("T")
 
 BATCH: Final = 1000
 """Items in a commit at most."""
+CHECKED: Final = 1.0
+"""Seconds for which it counts that the ledger could be written."""
 
 
 @dataclass(slots=True)
 class LedgerBatch(Batch[Job]):
-    """`stored` is the number of the newest change as the database has it."""
+    """`stored` is the number of the newest change as the database has it; `moved` are the jobs whose attempts
+    were moved without a change of the job."""
 
     stored: int = 0
+    moved: set[int] = field(default_factory=set)
 
     def finish(self) -> None:
         if self.seq != self.stored:
@@ -84,19 +89,19 @@ class SqliteLedger:
 
     def __init__(
         self,
-        writer: sqlite_anyio.Connection,
-        reader: sqlite_anyio.Connection,
+        connections: tuple[sqlite_anyio.Connection, sqlite_anyio.Connection],
         owner: str,
         commits: GroupCommit[LedgerBatch],
+        recent: RecentJobs,
         path: str,
     ) -> None:
-        """For `open`."""
+        """For `open`. `connections`: the one that writes and the one that reads."""
         self._path = path
-        self._connection = writer
-        self._reader = reader
-        self.queries = Queries(reader)
+        self._connection, self._reader = connections
+        self.queries = Queries(self._reader)
         self._owner = owner
         self._writer = commits
+        self._recent = recent
 
     @classmethod
     async def open(
@@ -128,6 +133,8 @@ class SqliteLedger:
         with trio.CancelScope(shield=True):  # the connections are open, and nobody else would close them
             await trio.to_thread.run_sync(reserve.hold)
 
+        recent = RecentJobs()
+
         def begin(db: sqlite3.Connection, now: float) -> LedgerBatch:
             seq = meta.read_seq(db)
             return LedgerBatch(db, now, seq, stored=seq)
@@ -135,13 +142,14 @@ class SqliteLedger:
         def tell(batch: LedgerBatch) -> None:
             if trace is not None:
                 trace("commit")
+            recent.committed(batch.changed, batch.moved)
             if batch.changed:
                 committed(batch.changed)
 
         commits = GroupCommit(
             writer, begin, clock=clock, reserve=reserve, committed=tell, explain=explain, most=BATCH
         )
-        return cls(writer, reader, owner, commits, path)
+        return cls((writer, reader), owner, commits, recent, path)
 
     @property
     def owner(self) -> str:
@@ -229,9 +237,11 @@ class SqliteLedger:
         await self._writer.write(lambda batch: pauses.store_pause(batch.db, service, reason, now))
 
     async def check(self) -> None:
-        """Whether the ledger can be written now: an empty turn of the writer. It waits behind a commit that
-        hangs, so give it a deadline. Raises LedgerError."""
-        await self._writer.write(lambda batch: None)
+        """Whether the ledger can be written: an empty turn of the writer, which waits behind a commit that
+        hangs, so give it a deadline; or nothing, where the writer is idle and its last turn went well less
+        than `CHECKED` seconds ago. Raises LedgerError."""
+        if not self._writer.went_well(CHECKED):
+            await self._writer.write(lambda batch: None)
 
     # ------------------------------------------------------------------ reading
 
@@ -249,7 +259,10 @@ class SqliteLedger:
         return await self._read(attempts.read_unreleased)
 
     async def get(self, job_id: int) -> Job | None:
-        return await self._read(lambda db: jobs.read_job(db, job_id))
+        row = self._recent.get(job_id)
+        if row is not None:
+            return row
+        return await self._recent.read(job_id, lambda: self._read(lambda db: jobs.read_job(db, job_id)))
 
     async def history(self, job_id: int) -> Sequence[HistoryEntry]:
         return await self._read(lambda db: history.read_history(db, job_id))
@@ -331,6 +344,7 @@ def _change(change: Change, batch: LedgerBatch) -> ChangeAnswer:
         if isinstance(attempt, ChangeResult):
             return ChangeAnswer(attempt)
         attempts.update_attempt(db, attempt, now)
+        batch.moved.add(attempt.job_id)
         return ChangeAnswer(ChangeResult.DONE)
     job = jobs.read_job(db, change.job_id)
     step: rules.AppliedChange | ChangeResult

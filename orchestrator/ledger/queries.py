@@ -20,6 +20,7 @@ from actors.domain.job import HistoryEntry, Job
 from actors.domain.status import Status
 from actors.store.sqlite_thread import snapshot
 from orchestrator.ledger.errors import run_on_ledger
+from orchestrator.ledger.recent_jobs import MOST_DETAILS, Recent, are_small
 from orchestrator.ledger.tables import history, jobs, meta
 from orchestrator.ledger.tables.activity import Minute, read_minutes
 from orchestrator.ledger.tables.callbacks import CallbackView, read_callback, read_callback_counts
@@ -72,6 +73,7 @@ class Queries:
 
     def __init__(self, reader: sqlite_anyio.Connection) -> None:
         self._reader = reader
+        self._details: Recent[int, JobDetails] = Recent(MOST_DETAILS)
 
     async def page(self, wanted: JobFilter, before: int | None, limit: int) -> JobPage:
         """The newest jobs that fit, with ids below `before`. A search looks through a bounded number of those
@@ -81,7 +83,16 @@ class Queries:
 
     async def details(self, job_ids: Sequence[int]) -> Mapping[int, JobDetails]:
         """What these jobs have besides; those that are unknown are left out."""
-        return await run_on_ledger(self._reader, lambda db: jobs.read_details(db, job_ids))
+        known = {job_id: self._details.get(job_id) for job_id in job_ids}
+        found = {job_id: one for job_id, one in known.items() if one is not None}
+        missing = [job_id for job_id in known if job_id not in found]
+        if missing:
+            read = await run_on_ledger(self._reader, lambda db: jobs.read_details(db, missing))
+            for job_id, one in read.items():
+                if are_small(one):
+                    self._details.put(job_id, one)
+            found.update(read)
+        return found
 
     async def callback(self, job_id: int) -> CallbackView | None:
         """None for a job that asked for none, or that is unknown."""

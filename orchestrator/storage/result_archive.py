@@ -6,7 +6,6 @@ Everything blocks and belongs into a thread of the storage, inside `Storage.read
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -96,22 +95,9 @@ def _manifest(result: Path) -> Mapping[str, Any]:
     return {"left_out": [(path.name, "it is damaged, so what else was left out is not known")]}
 
 
-class SkippedFiles:
-    """What was left out of results, remembered for the jobs that are looked at: a manifest may be large."""
-
-    def __init__(self, most: int = 256) -> None:
-        self._most = most
-        self._known: OrderedDict[tuple[str, int], tuple[tuple[str, str], ...]] = OrderedDict()
-
-    def read(self, result: Path) -> tuple[tuple[str, str], ...]:
-        """Pairs of path and reason; none when there is no result."""
-        try:
-            key = (str(result), (result / "manifest.json").stat().st_mtime_ns)
-        except FileNotFoundError:
-            return ()
-        if key not in self._known:
-            pairs = _manifest(result).get("left_out", ())
-            self._known[key] = tuple((str(path), str(why)) for path, why in pairs)
-            while len(self._known) > self._most:
-                self._known.popitem(last=False)
-        return self._known[key]
+def read_left_out(result: Path) -> tuple[tuple[str, str], ...]:
+    """What was left out of the results in a job's `result` directory: pairs of path and reason; none when
+    there is no result."""
+    if not (result / "manifest.json").exists():
+        return ()
+    return tuple((str(path), str(why)) for path, why in _manifest(result).get("left_out", ()))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from actors.kernel.actor import Actor, ActorError, Doorbell, Mailbox, NoAnswer, Question, live
@@ -20,6 +21,12 @@ from actors.kernel.supervisor import GaveUp, Supervisor
 
 class Total(Question[int]):
     """Asked of the Counter."""
+
+
+class Glance(Question[int]):
+    """Asked of the Counter, which has no work by it."""
+
+    only_looks = True
 
 
 class Time(Question[float]):
@@ -54,7 +61,7 @@ class Counter(Actor):
 
     def answer(self, question: Question[object]) -> object:
         match question:
-            case Total():
+            case Total() | Glance():
                 return self.total
             case _:
                 return super().answer(question)
@@ -103,6 +110,26 @@ async def test_a_question_to_a_busy_actor_ends_at_its_deadline(autojump_clock: M
             await box.ask(Total(), deadline=2.0)
         assert trio.current_time() - start == 2.0
         nursery.cancel_scope.cancel()
+
+
+async def test_who_only_looks_is_answered_without_a_turn_and_after_all_that_was_told() -> None:
+    box, (seen, make) = Mailbox("counter"), counter()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(live, box, make)
+        await trio.testing.wait_all_tasks_blocked()
+        turns = len(seen.turns)
+        assert await box.ask(Glance(), deadline=1.0) == 0
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(seen.turns) == turns
+        box.tell(3)
+        assert await box.ask(Glance(), deadline=1.0) == 3
+        await box.ask(Total(), deadline=1.0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(seen.turns) > turns + 1
+        nursery.cancel_scope.cancel()
+    box.tell(3)
+    with pytest.raises(NoAnswer), trio.fail_after(5):
+        await box.ask(Glance(), deadline=0.01)
 
 
 async def test_a_question_with_a_full_mailbox_is_refused_at_once() -> None:

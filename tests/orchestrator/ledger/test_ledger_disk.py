@@ -24,7 +24,7 @@ from actors.domain.status import Status
 from actors.ports.ledger import LedgerError
 from actors.store.sqlite_thread import run_on_connection
 from orchestrator.ledger import schema
-from orchestrator.ledger.ledger import JobDetails, LedgerFull, SqliteLedger
+from orchestrator.ledger.ledger import CHECKED, JobDetails, LedgerFull, SqliteLedger
 from orchestrator.ledger.schema import SCHEMA
 
 S = Status
@@ -361,7 +361,7 @@ async def test_stopping_finishes_the_commit_under_way_and_refuses_the_rest(path:
     assert "stopped" in answers["late"]
     await ledger.aclose()
     with pytest.raises(LedgerError):
-        await ledger.get(1)
+        await ledger.changes(0)
     assert ids(path) == [1]
 
 
@@ -457,6 +457,23 @@ async def test_a_lock_that_lasts_is_told_and_survived(path: Path) -> None:
         lock.close()
         await ledger.check()
         assert (await ledger.insert(new_job())).id == 1
+
+
+async def test_a_writer_that_has_just_written_counts_as_able_until_something_fails(
+    path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_ledger(path) as ledger:
+        await pragma(ledger, "busy_timeout = 0")
+        await ledger.insert(new_job())
+        lock = hold_lock(path)
+        await ledger.check()
+        await trio.sleep(CHECKED)
+        for _ in range(2):
+            with pytest.raises(LedgerError, match="locked by another process"):
+                await ledger.check()
+        lock.execute("ROLLBACK")
+        lock.close()
+        await ledger.check()
 
 
 async def test_ids_are_never_reused_and_end_where_32_bits_end(path: Path) -> None:

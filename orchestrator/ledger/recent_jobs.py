@@ -1,0 +1,90 @@
+"""Jobs that are asked for again and again, in memory: their rows as they are now, and what was handed in with
+them, which never changes.
+
+A commit brings each row that it changed before anybody is answered, and what was read is kept only if no
+commit changed it meanwhile: so nothing here is older than what somebody was told. A Cleaned row is not kept:
+it may be purged, of which no commit tells.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from typing import Final, Generic, TypeVar
+
+from actors.domain.changes import JobDetails
+from actors.domain.job import Job
+from actors.domain.status import Status
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+MOST_ROWS: Final = 4096
+MOST_DETAILS: Final = 1024
+MOST_NAMES: Final = 32
+"""Of files in details that are kept: most jobs have few, and some have a hundred thousand."""
+
+
+class Recent(Generic[K, V]):
+    """At most `most` values; the one that was not asked for the longest goes first."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        value = self._kept.get(key)
+        if value is not None:
+            self._kept.move_to_end(key)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        self._kept[key] = value
+        self._kept.move_to_end(key)
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+
+    def drop(self, key: K) -> None:
+        self._kept.pop(key, None)
+
+
+class RecentJobs:
+    """See the module."""
+
+    def __init__(self, most: int = MOST_ROWS) -> None:
+        self._rows: Recent[int, Job] = Recent(most)
+        self._unchanged: dict[int, object] = {}
+        """Jobs whose rows are being read, and that no commit has changed since."""
+
+    def committed(self, jobs: Iterable[Job], moved: Iterable[int] = ()) -> None:
+        """`moved`: jobs whose attempts have changed, and their rows with them, without a new version."""
+        for job in jobs:
+            self._unchanged.pop(job.id, None)
+            if job.status is Status.CLEANED:
+                self._rows.drop(job.id)
+            else:
+                self._rows.put(job.id, job)
+        for job_id in moved:
+            self._unchanged.pop(job_id, None)
+            self._rows.drop(job_id)
+
+    def get(self, job_id: int) -> Job | None:
+        """The row, if it is here."""
+        return self._rows.get(job_id)
+
+    async def read(self, job_id: int, read: Callable[[], Awaitable[Job | None]]) -> Job | None:
+        """The row as `read` gives it; kept for the next time."""
+        mark = self._unchanged.setdefault(job_id, object())
+        try:
+            row = await read()
+            if row is not None and row.status is not Status.CLEANED and self._unchanged.get(job_id) is mark:
+                self._rows.put(job_id, row)
+            return row
+        finally:
+            if self._unchanged.get(job_id) is mark:
+                del self._unchanged[job_id]
+
+
+def are_small(details: JobDetails) -> bool:
+    """Whether these details are kept."""
+    return len(details.input_names) + len(details.ignored) <= MOST_NAMES

@@ -1,0 +1,116 @@
+"""A row that the ledger keeps in memory is never older than what somebody was told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from support.data.ledgers import new_job, open_ledger, walk
+
+from actors.domain.changes import JobDetails, MoveAttempt
+from actors.domain.job import AttemptState, Job
+from actors.domain.status import Status
+from orchestrator.ledger.ledger import SqliteLedger
+from orchestrator.ledger.recent_jobs import MOST_NAMES, Recent, RecentJobs
+
+S = Status
+FIRST = Job(1, 7, "example", S.QUEUED, "", 1, 0.0, 0.0, "key")
+SECOND = replace(FIRST, status=S.PROCESSING, change_seq=2)
+
+
+def forgotten(recent: RecentJobs) -> None:
+    recent.committed([replace(FIRST, status=S.CLEANED, change_seq=3)])
+
+
+def moved(recent: RecentJobs) -> None:
+    recent.committed([], [1])
+
+
+async def test_what_was_read_is_kept() -> None:
+    recent = RecentJobs()
+
+    async def read() -> Job:
+        return FIRST
+
+    assert await recent.read(1, read) is FIRST
+    assert recent.get(1) is FIRST
+
+
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("change", [forgotten, moved])
+async def test_what_changed_while_it_was_read_is_not_kept(others: int, change: object) -> None:
+    """However many read it, and though the newer row has made room for others meanwhile."""
+    recent, begun, go = RecentJobs(most=1), trio.Semaphore(0), trio.Event()
+
+    async def read() -> Job:
+        begun.release()
+        await go.wait()
+        return FIRST
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(1 + others):
+            nursery.start_soon(recent.read, 1, read)
+            await begun.acquire()
+        assert callable(change)
+        change(recent)
+        recent.committed([SECOND])
+        recent.committed([replace(FIRST, id=2, change_seq=4)])
+        go.set()
+    assert recent.get(1) is None
+
+
+async def test_a_reading_that_fails_or_is_given_up_leaves_nothing() -> None:
+    recent = RecentJobs()
+
+    async def fail() -> Job:
+        raise OSError
+
+    with pytest.raises(OSError):
+        await recent.read(1, fail)
+    with trio.move_on_after(0):
+        await recent.read(1, trio.sleep_forever)
+    assert recent.get(1) is None
+    assert not vars(recent)["_unchanged"]
+
+
+def test_the_one_that_was_not_asked_for_goes_first() -> None:
+    recent: Recent[int, str] = Recent(2)
+    recent.put(1, "a")
+    recent.put(2, "b")
+    assert recent.get(1) == "a"
+    recent.put(3, "c")
+    assert [recent.get(number) for number in (1, 2, 3)] == ["a", None, "c"]
+
+
+async def fresh(ledger: SqliteLedger) -> dict[int, Job]:
+    return {job.id: job for job in await ledger.changes(0)}
+
+
+async def test_every_change_of_a_job_is_seen(tmp_path: Path) -> None:
+    async with open_ledger(tmp_path / "db.sqlite") as ledger:
+        job = await ledger.insert(new_job())
+        for target in (S.PROCESSING, S.SUBMITTED, S.RUNNING, S.FAILED):
+            job = await walk(ledger, job, target)
+            assert await ledger.get(job.id) == (await fresh(ledger))[job.id]
+        assert job.attempt is not None
+        for state in (AttemptState.OVER, AttemptState.RELEASED):
+            await ledger.record([MoveAttempt(job.attempt.key, state)])
+            assert await ledger.get(job.id) == (await fresh(ledger))[job.id]
+        await walk(ledger, job, S.CLEANED)
+        assert await ledger.get(job.id) == (await fresh(ledger))[job.id]
+        assert await ledger.purge(2e9, 10) == 1
+        assert await ledger.get(job.id) is None
+
+
+async def test_details_are_read_once_where_they_are_small(tmp_path: Path) -> None:
+    async with open_ledger(tmp_path / "db.sqlite") as ledger:
+        names = [tuple(f"f{n}" for n in range(count)) for count in (1, MOST_NAMES + 1)]
+        jobs = [await ledger.insert(new_job(details=JobDetails(input_names=some))) for some in names]
+        for _ in range(2):
+            found = await ledger.queries.details([job.id for job in jobs])
+            assert [found[job.id].input_names for job in jobs] == names
+        found = await ledger.queries.details([99])
+        assert found == {}
