@@ -30,6 +30,11 @@ from orchestrator.errors import OrchestratorError
 JSON_LIMIT: Final = 8 << 20
 """Bytes of an answer that is held in memory as a whole."""
 
+PACE: Final = 16 << 10
+"""Bytes of an answer that have to come in each minute that is spent on waiting for them. Whoever sends less,
+and now and then a byte, would be waited for for years."""
+
+_MINUTE: Final = 60.0
 _CLOSING: Final = 2.0
 _POOL: Final = 10.0
 _CONNECTIONS: Final = 1000
@@ -68,7 +73,7 @@ class Body(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Deadlines in seconds. None of them limits a transfer that moves.
+    """Deadlines in seconds. None of them limits a transfer that moves, at the `PACE` at least.
 
     `connect`: until the connection stands. `head`: from the last byte of the request to the answer's head
     (None: for ever). `stall`: between two pieces, read or written (None: for ever, reading only; such an
@@ -91,6 +96,8 @@ class Reply:
         self._stall = math.inf if stall is None else stall
         self._started = False
         self._over = False
+        self._waited = 0.0
+        self._came = 0
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -99,14 +106,25 @@ class Reply:
         if self._over:
             raise StopAsyncIteration
         self._started = self._over = True  # it stays over unless a piece arrives
+        began = trio.current_time()
         with trio.move_on_after(self._stall):
             try:
                 piece = await anext(self._pieces)
             except (httpx.HTTPError, httpx.StreamError) as error:
                 raise Broken(f"the answer broke off: {_describe_error(error)}") from error
+            self._keep_pace(trio.current_time() - began, len(piece))
             self._over = False
             return piece
         raise Broken(f"the answer stalled for {self._stall:g} s")
+
+    def _keep_pace(self, waited: float, came: int) -> None:
+        """Raises Broken. What the reader takes for itself between two pieces does not count."""
+        self._waited += waited
+        self._came += came
+        if self._waited >= _MINUTE and self._stall != math.inf:
+            if self._came < PACE:
+                raise Broken(f"the answer came to a trickle: {self._came} bytes in {self._waited:.0f} s")
+            self._waited, self._came = 0.0, 0
 
     async def read(self, limit: int = JSON_LIMIT) -> bytes:
         """The whole body. Raises Garbled when it is longer than `limit`."""

@@ -57,6 +57,7 @@ log: Final = logging.getLogger("orchestrator.getter")
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
+A_DAY: Final = 86_400.0
 UNRELEASED_AGAIN: Final = 10.0
 """Seconds after which the ledger is asked again what has to be released, in case a message was lost."""
 
@@ -64,7 +65,8 @@ UNRELEASED_AGAIN: Final = 10.0
 class Getter(Actor):
     """See the module. `addresses` are the nodes to look for now: another object when they change;
     `tell_sender` takes what the pool should know. A node is lost when it was silent for `lost_after` seconds,
-    or for `back_within` if it said that it will be back."""
+    or for `back_within` if it said that it will be back. What a node that is in touch has not handed over
+    within `collect_within` is given up."""
 
     def __init__(
         self,
@@ -81,6 +83,7 @@ class Getter(Actor):
         suspect_after: float = 3.0,
         lost_after: float = 60.0,
         back_within: float = 3600.0,
+        collect_within: float = A_DAY,
         batch_bytes: int = 1 << 20,
     ) -> None:
         super().__init__(mailbox, nursery, tick=tick)
@@ -90,6 +93,7 @@ class Getter(Actor):
         self._rng = rng
         self._tell_sender = tell_sender
         self._batch_bytes = batch_bytes
+        self._collect_within = collect_within
         self._nodes: dict[str, NodeMirror] = {}
         self._tracked: dict[str, TrackedAttempt] = {}
         self._keys: dict[int, str] = {}
@@ -435,12 +439,26 @@ class Getter(Actor):
             case CollectResult.IMPOSSIBLE:
                 tracked.impossible = answer.reason
                 self._evaluate(tracked)
+            case _ if self._is_in_vain(node, tracked, answer):
+                tracked.impossible = f"they did not come within {self._collect_within:g} s: {answer.reason}"
+                self._evaluate(tracked)
             case _:
                 why = f"ended; its results are fetched again later: {answer.reason}"
                 if not tracked.recording and tracked.job.message != why:
                     self._decide(tracked, SetMessage(dispatch.job.id, key, why))
                 return False
         return True
+
+    def _is_in_vain(self, node: NodeMirror, tracked: TrackedAttempt, answer: CollectAnswer) -> bool:
+        """Whether the node has been asked for long enough. What lies with us, or with a node that is away,
+        is waited for."""
+        if answer.ours or not node.connected:
+            tracked.uncollected_since = None
+            return False
+        now = trio.current_time()
+        if tracked.uncollected_since is None:
+            tracked.uncollected_since = now
+        return now - tracked.uncollected_since >= self._collect_within
 
     def _on_defect(self, node: NodeMirror, key: str, error: Exception) -> None:
         if self._unreleased.pop(key, None) is not None:

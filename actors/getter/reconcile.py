@@ -21,7 +21,8 @@ from actors.request_batcher import RequestBatcher
 class TrackedAttempt:
     """One job on a node, with its current attempt. `recording`: a change for it is decided and not committed
     yet. `stored`: its results are on our disk. `gone`: the node no longer has it, and why that is known.
-    `unheard`: what of its progress the ledger would not have."""
+    `unheard`: what of its progress the ledger would not have. `uncollected_since`: since when a node that is
+    in touch has been asked for its results in vain."""
 
     def __init__(self, job: Job, attempt: Attempt) -> None:
         self.job = job
@@ -32,6 +33,7 @@ class TrackedAttempt:
         self.stored: CollectAnswer | None = None
         self.gone: str | None = None
         self.impossible: str | None = None
+        self.uncollected_since: float | None = None
         self.running_since: float | None = None
         self.overdue = False
 

@@ -104,7 +104,8 @@ class AttemptLookup:
 
 class CollectResult(StrEnum):
     """STORED: every byte is on our disk, checked and synced. GONE: the node no longer has it. NOT_ENDED: it
-    still runs. FAILED: try again (`reason`). IMPOSSIBLE: the node can never give them (`reason`)."""
+    still runs. FAILED: try again (`reason`); `ours` if the trouble was on our side, as a full disk: then for
+    ever. IMPOSSIBLE: the node can never give them (`reason`)."""
 
     STORED = "stored"
     GONE = "gone"
@@ -118,6 +119,7 @@ class CollectAnswer:
     result: CollectResult
     end: End | None = None
     reason: str = ""
+    ours: bool = False
 
 
 class Nodes(Protocol):

@@ -181,7 +181,9 @@ class ContractOnlyNodes:
             # It was read to its end before: the same archive would come again.
             return CollectAnswer(CollectResult.IMPOSSIBLE, reason=f"the node's archive is unusable: {error}")
         except (StorageError, OSError) as error:
-            return CollectAnswer(CollectResult.FAILED, reason=f"the results cannot be stored: {error}")
+            return CollectAnswer(
+                CollectResult.FAILED, reason=f"the results cannot be stored: {error}", ours=True
+            )
         return CollectAnswer(CollectResult.STORED, end=ended.end)
 
     async def _inputs_in(self, ended: Ended, dispatch: Dispatch) -> tuple[int, int]:

@@ -28,6 +28,8 @@ from orchestrator.storage.result_sink import DiskResultSink
 
 _STREAMS: Final = {frames.ZIP: "zip", frames.STDOUT: "stdout", frames.STDERR: "stderr"}
 _CLEANING: Final = 10.0
+UNTOLD: Final = 1 << 30
+"""Bytes that may come of an attempt beyond what the node has told: heads, and logs that were not counted."""
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +37,11 @@ log = logging.getLogger(__name__)
 async def receive(
     body: AsyncIterable[bytes], items: Sequence[Dispatch], files: JobFiles
 ) -> dict[str, CollectAnswer]:
-    """Store what the stream holds of `items`; the answers by key, for every item."""
+    """Store what the stream holds of `items`; the answers by key, for every item. A node that answers without
+    an end is not listened to for ever: each attempt comes once, and is no larger than the node has told."""
     answers: dict[str, CollectAnswer] = {}
     wanted = {item.attempt.key: item for item in items}
-    why = "the node's answer ended before it"
+    why, ours = "the node's answer ended before it", False
     incoming: IncomingResult | None = None
     try:
         async for kind, data in frames.FrameReader(body):
@@ -47,7 +50,7 @@ async def receive(
             elif kind == frames.END:
                 if incoming is not None:
                     raise Garbled("an attempt's results begin before the last one's are complete")
-                incoming = _begin(data, wanted, files)
+                incoming = _begin(data, wanted, answers, files)
             elif incoming is None:
                 raise Garbled("a frame that belongs to no attempt")
             else:
@@ -55,7 +58,7 @@ async def receive(
                 if answer is not None:
                     answers[incoming.key] = answer
             if incoming is not None and incoming.disk_full:
-                why = incoming.trouble
+                why, ours = incoming.trouble, True
                 break
             if kind in (frames.FINISH, frames.ERROR) and incoming is not None:
                 await incoming.drop()
@@ -65,15 +68,17 @@ async def receive(
     finally:
         if incoming is not None:
             await incoming.drop()  # noqa: ASYNC102  # it shields itself, with a timeout
-    return {key: answers.get(key) or CollectAnswer(CollectResult.FAILED, reason=why) for key in wanted}
+    rest = CollectAnswer(CollectResult.FAILED, reason=why, ours=ours)
+    return {key: answers.get(key, rest) for key in wanted}
 
 
 class IncomingResult:
     """One attempt's part of the stream. Trouble with our own storage is remembered and the rest of the part
     read past, so that the attempts after it still arrive."""
 
-    def __init__(self, view: PayloadView, manifest: dict[str, Any], logs: list[Any]) -> None:
+    def __init__(self, view: PayloadView, manifest: dict[str, Any], logs: list[Any], most: int) -> None:
         self.key: Final = view.key
+        self._most = most
         self.trouble = ""
         self.disk_full = False
         self._view = view
@@ -95,6 +100,8 @@ class IncomingResult:
             return await self._finish(data)
         stream = _STREAMS[kind]
         self._sizes[stream] += len(data)
+        if sum(self._sizes.values()) > self._most:
+            raise Garbled(f"more than {self._most} bytes come of an attempt that has left less")
         if kind == frames.ZIP:
             self._hash.update(data)
         if self._sink is not None and not self.trouble:
@@ -109,7 +116,7 @@ class IncomingResult:
 
     async def _finish(self, data: bytes) -> CollectAnswer:
         if self._sink is None or self.trouble:
-            return CollectAnswer(CollectResult.FAILED, reason=self.trouble)
+            return CollectAnswer(CollectResult.FAILED, reason=self.trouble, ours=True)
         record = _object(data, "finish record")
         expected: dict[str, Any] = {f"{stream}_size": size for stream, size in self._sizes.items()}
         expected["zip_sha256"] = self._hash.hexdigest()
@@ -121,7 +128,8 @@ class IncomingResult:
             await self._sink.commit(self._manifest, self._list_expected())
         except (StorageError, BadArchive, Garbled) as error:
             self._note(error)
-            return CollectAnswer(CollectResult.FAILED, reason=self.trouble)
+            ours = isinstance(error, StorageError)
+            return CollectAnswer(CollectResult.FAILED, reason=self.trouble, ours=ours)
         return CollectAnswer(CollectResult.STORED, end=self._view.end)
 
     def _list_expected(self) -> list[Entry]:
@@ -160,26 +168,39 @@ def _entry(form: Any) -> Entry:
     raise Garbled("manifest.entries[]: path, kind and size were expected")
 
 
-def _begin(data: bytes, wanted: Mapping[str, Dispatch], files: JobFiles) -> IncomingResult:
+def _begin(
+    data: bytes, wanted: Mapping[str, Dispatch], answers: Mapping[str, CollectAnswer], files: JobFiles
+) -> IncomingResult:
     record = _object(data, "end record")
     view = view_from_json(record.get("payload"))
     manifest = record.get("manifest")
-    if view.key not in wanted or record.get("key") != view.key:
-        raise Garbled("results of an attempt that was not asked for")
+    if view.key not in wanted or record.get("key") != view.key or view.key in answers:
+        raise Garbled("results of an attempt that was not asked for, or has come before")
     # What never ran has no logs, and a zip without them.
     logs = record.get("logs", list(LOGS))
     if view.end is None or not isinstance(manifest, dict) or not isinstance(logs, list):
         raise Garbled("results without an end or without a manifest")
-    incoming = IncomingResult(view, manifest, logs)
+    # Logs come twice, by themselves and in the zip; the names are in the zip twice.
+    told = view.end.size + _count_bytes(manifest) + len(data)
+    incoming = IncomingResult(view, manifest, logs, 2 * told + UNTOLD)
     incoming.open(wanted[view.key], files)
     return incoming
+
+
+def _count_bytes(manifest: Mapping[str, Any]) -> int:
+    """Of the files that it names."""
+    entries = manifest.get("entries")
+    sizes = (
+        [form.get("size") for form in entries if isinstance(form, dict)] if isinstance(entries, list) else ()
+    )
+    return sum(size for size in sizes if isinstance(size, int) and size > 0)
 
 
 def _record_refusal(data: bytes, wanted: Mapping[str, Dispatch], answers: dict[str, CollectAnswer]) -> None:
     record = _object(data, "error record")
     key, error = record.get("key"), record.get("error")
-    if not isinstance(key, str) or key not in wanted:
-        raise Garbled("an error of an attempt that was not asked for")
+    if not isinstance(key, str) or key not in wanted or key in answers:
+        raise Garbled("an error of an attempt that was not asked for, or has come before")
     results = {"gone": CollectResult.GONE, "not_ended": CollectResult.NOT_ENDED}
     lasting = CollectResult.IMPOSSIBLE if record.get("permanent") is True else CollectResult.FAILED
     result = results.get(str(error), lasting)

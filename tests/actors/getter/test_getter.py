@@ -50,6 +50,7 @@ class OneNode:
         self.cancelled: list[float] = []
         self.watched: list[str] = []
         self.collects: list[CollectAnswer] = []
+        self.answer: Callable[[int], CollectAnswer] = lambda _: self.collects.pop(0)
         self.cancel_answer = lambda attempt: AttemptLookup(
             LookupResult.FOUND, PayloadView(attempt.key, Status.RUNNING)
         )  # fmt: skip
@@ -74,7 +75,7 @@ class OneNode:
 
     async def collect(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
         await trio.lowlevel.checkpoint()
-        return [self.collects.pop(0) for _ in items]
+        return [self.answer(item.job.id) for item in items]
 
     async def lookup(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[AttemptLookup]:
         await trio.lowlevel.checkpoint()
@@ -144,7 +145,9 @@ class World:
 
 
 @asynccontextmanager
-async def world(ref: NodeRef = OWN, urls: Sequence[str] = ("http://n",)) -> AsyncIterator[World]:
+async def world(
+    ref: NodeRef = OWN, urls: Sequence[str] = ("http://n",), **settings: float
+) -> AsyncIterator[World]:
     made = World(ref)
     addresses = tuple(NodeAddress(url, services=("example",)) for url in urls)
     make = partial(
@@ -155,6 +158,7 @@ async def world(ref: NodeRef = OWN, urls: Sequence[str] = ("http://n",)) -> Asyn
         services={"example": ServiceLimits("example")},
         rng=random.Random(1),
         tell_sender=lambda message: None,
+        **settings,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(live, made.getter, make)
@@ -215,6 +219,26 @@ async def test_why_results_are_not_here_yet_is_in_the_message(autojump_clock: Mo
         row = await w.row(job)
         assert row.status is Status.RUNNING and row.end == DONE
         assert "disk full" in row.message
+
+
+async def test_what_a_node_never_hands_over_is_given_up_and_what_we_cannot_store_is_not(
+    autojump_clock: MockClock,
+) -> None:
+    async with world(collect_within=300.0) as w:
+        theirs, ours = await w.running(), await w.running()
+        torn = CollectAnswer(CollectResult.FAILED, reason="it trickles")
+        full = CollectAnswer(CollectResult.FAILED, reason="disk full", ours=True)
+        w.node.answer = lambda job_id: torn if job_id == theirs.id else full
+        w.ended(theirs, DONE)
+        w.ended(ours, DONE)
+        await trio.sleep(290)
+        assert (await w.row(theirs)).status is Status.RUNNING
+        await trio.sleep(30)
+        row = await w.row(theirs)
+        assert row.status is Status.FAILED
+        assert row.message == "its results cannot be had: they did not come within 300 s: it trickles"
+        await trio.sleep(1000)
+        assert (await w.row(ours)).status is Status.RUNNING
 
 
 async def test_what_brings_out_a_defect_in_one_watch_is_no_crash(autojump_clock: MockClock) -> None:
