@@ -117,7 +117,10 @@ async def run_orchestrator(
             for tell in on_commit:
                 tell(jobs)
 
-        ledger = await SqliteLedger.open(str(settings.db_path), clock=clock, committed=committed)
+        may_begin = not await storage.has_jobs()
+        ledger = await SqliteLedger.open(
+            str(settings.db_path), clock=clock, committed=committed, may_begin=may_begin
+        )
         nodes = NodeClient(ledger.owner, storage, settings.data_path / "spool")
         portals = Http(trust=trust)
         providers = build_providers(

@@ -53,6 +53,9 @@ class Batch(Generic[R]):
     def finish(self) -> None:
         """Do what is done once for all items, before the commit."""
 
+    def committed(self) -> None:
+        """Do what follows the commit at once, in the thread. It may not raise."""
+
     def back_to(self, seq: int, changed: int, undo: int) -> None:
         self.seq = seq
         del self.changed[changed:]
@@ -205,6 +208,7 @@ class GroupCommit(Generic[B]):
                 self._apply(item, batch)
             batch.finish()
             db.execute("COMMIT")
+            batch.committed()
         except BaseException:
             if batch is not None:
                 batch.back_to(0, 0, 0)

@@ -24,6 +24,14 @@ class LedgerFull(LedgerError):
     """There is no room on the disk that the ledger is on."""
 
 
+class LedgerDamaged(LedgerError):
+    """The file is not what was written. Nothing more is to be written to it."""
+
+    @classmethod
+    def of(cls, found: object) -> LedgerDamaged:
+        return cls(f"the ledger is damaged ({found}): stop, and restore it from a backup")
+
+
 class IdempotencyConflict(LedgerError):
     """The idempotency key belongs to a job with other content. `job` is that job."""
 
@@ -52,7 +60,7 @@ def explain(error: Exception) -> Exception:
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LedgerError("the ledger is locked by another process: end it, two cannot share a ledger")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return LedgerError(f"the ledger is damaged ({error}): stop, and restore it from a backup")
+        return LedgerDamaged.of(error)
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return LedgerError(f"the ledger cannot be written ({error}): look at the rights of its directory")
     if code == sqlite3.SQLITE_IOERR:

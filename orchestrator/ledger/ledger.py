@@ -8,8 +8,8 @@ change does is decided in `transitions`; each table is a file in `tables`.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -45,10 +45,13 @@ from orchestrator.ledger import transitions as rules
 from orchestrator.ledger.errors import (
     DATABASE_ERRORS,
     IdempotencyConflict,
+    LedgerDamaged,
     LedgerFull,
     explain,
     run_on_ledger,
 )
+from orchestrator.ledger.inspection import inspect
+from orchestrator.ledger.newest import Newest, Note
 from orchestrator.ledger.queries import Queries
 from orchestrator.ledger.recent_jobs import RecentJobs
 from orchestrator.ledger.schema import prepare_reader, prepare_writer
@@ -73,10 +76,15 @@ class LedgerBatch(Batch[Job]):
 
     stored: int = 0
     moved: set[int] = field(default_factory=set)
+    note: Callable[[int], None] = lambda seq: None
 
     def finish(self) -> None:
         if self.seq != self.stored:
             meta.store_seq(self.db, self.seq)
+
+    def committed(self) -> None:
+        if self.seq != self.stored:
+            self.note(self.seq)
 
 
 class SqliteLedger:
@@ -93,9 +101,14 @@ class SqliteLedger:
         owner: str,
         commits: GroupCommit[LedgerBatch],
         recent: RecentJobs,
+        *,
         path: str,
+        newest: Newest,
     ) -> None:
         """For `open`. `connections`: the one that writes and the one that reads."""
+        self._newest = newest
+        self._damage: LedgerDamaged | None = None
+        self._damaged = trio.Event()
         self._path = path
         self._connection, self._reader = connections
         self.queries = Queries(self._reader)
@@ -111,33 +124,44 @@ class SqliteLedger:
         clock: Clock,
         committed: Callable[[Sequence[Job]], None] = lambda jobs: None,
         trace: Callable[[str], None] | None = None,
+        may_begin: bool = True,
     ) -> SqliteLedger:
-        """Open the ledger at `path`; create it if need be. After each commit, before anybody is
-        answered, `trace` is told "commit" and `committed` the jobs that it has changed, in their order, if
-        there are any; neither may wait or raise. Raises LedgerError for a file that cannot be opened or is
-        not a ledger of this version."""
+        """Open the ledger at `path`; create it if need be, and if it `may_begin`. After each commit, before
+        anybody is answered, `trace` is told "commit" and `committed` the jobs that it has changed, in their
+        order, if there are any; neither may wait or raise. Raises LedgerError for a file that cannot be
+        opened, is not a ledger of this version, is damaged, or is gone or older than it was; then nothing of
+        it is changed."""
+        newest = Newest(Path(f"{path}.newest"))
         async with AsyncExitStack() as undo:
             try:
+                await trio.to_thread.run_sync(partial(inspect, Path(path), newest, may_begin=may_begin))
                 writer = await sqlite_anyio.connect(path)
                 undo.push_async_callback(writer.close)
                 owner = await run_on_ledger(writer, prepare_writer)
                 reader = await sqlite_anyio.connect(path)
                 undo.push_async_callback(reader.close)
                 await run_on_ledger(reader, prepare_reader)
+                seq = await run_on_ledger(reader, meta.read_seq)
             except LedgerError as error:
-                raise LedgerError(f"{path}: {error}") from error
+                raise type(error)(f"{path}: {error}") from error
             except DATABASE_ERRORS as error:
                 raise LedgerError(f"{path}: {explain(error)}") from error
+            except OSError as error:
+                raise LedgerError(f"{path}: the ledger cannot be read: {error.strerror}") from error
             undo.pop_all()
         reserve = Reserve(Path(f"{path}.reserve"))
         with trio.CancelScope(shield=True):  # the connections are open, and nobody else would close them
             await trio.to_thread.run_sync(reserve.hold)
+            await trio.to_thread.run_sync(newest.open, Note(owner, seq))
+
+        def note(seq: int) -> None:
+            newest.keep(Note(owner, seq))
 
         recent = RecentJobs()
 
         def begin(db: sqlite3.Connection, now: float) -> LedgerBatch:
             seq = meta.read_seq(db)
-            return LedgerBatch(db, now, seq, stored=seq)
+            return LedgerBatch(db, now, seq, stored=seq, note=note)
 
         def tell(batch: LedgerBatch) -> None:
             if trace is not None:
@@ -149,7 +173,7 @@ class SqliteLedger:
         commits = GroupCommit(
             writer, begin, clock=clock, reserve=reserve, committed=tell, explain=explain, most=BATCH
         )
-        return cls((writer, reader), owner, commits, recent, path)
+        return cls((writer, reader), owner, commits, recent, path=path, newest=newest)
 
     @property
     def owner(self) -> str:
@@ -157,8 +181,17 @@ class SqliteLedger:
         return self._owner
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """The writer's task: it commits until cancelled. Run it in a nursery that outlives whoever writes."""
-        await self._writer.run(task_status=task_status)
+        """The writer's task: it commits until cancelled. Run it in a nursery that outlives whoever writes.
+        Raises LedgerDamaged, in a group, once the file is found to be."""
+
+        async def end_when_damaged() -> None:
+            await self._damaged.wait()
+            assert self._damage is not None
+            raise self._damage
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end_when_damaged)
+            await self._writer.run(task_status=task_status)
 
     async def watch_log(self) -> None:
         """Keep the log of writes short, and say what keeps it long, until cancelled."""
@@ -172,6 +205,7 @@ class SqliteLedger:
         """Close the file, after `run` has ended. Finishes even if cancelled."""
         await self._reader.close()
         await self._connection.close()
+        self._newest.close()
 
     # ------------------------------------------------------------------ writing
 
@@ -182,7 +216,7 @@ class SqliteLedger:
         fingerprint is the same (it has another `storage_key` then); IdempotencyConflict if not. Raises
         LedgerError also when the ids are used up.
         """
-        return await self._writer.write(partial(_insert, job))
+        return await self._write(partial(_insert, job))
 
     async def record(self, changes: Sequence[Change]) -> Sequence[ChangeAnswer]:
         """Apply each change by itself, in order; durable on return. A later change sees the earlier ones.
@@ -190,58 +224,58 @@ class SqliteLedger:
         if not changes:
             await trio.lowlevel.checkpoint()
             return []
-        return await self._writer.write(partial(_record, tuple(changes)), urgent=_are_urgent(changes))
+        return await self._write(partial(_record, tuple(changes)), urgent=_are_urgent(changes))
 
     async def request_terminate(self, job_id: int) -> Job | None:
-        return await self._writer.write(partial(_request_terminate, job_id), urgent=True)
+        return await self._write(partial(_request_terminate, job_id), urgent=True)
 
     async def purge(self, before: float, limit: int) -> int:
         """Forget up to `limit` jobs that are Cleaned, ended before `before` and are owed nothing, with their
         history, attempts and callbacks; how many. What they used stays counted."""
-        return await self._writer.write(lambda batch: purging.purge(batch.db, before, limit), urgent=True)
+        return await self._write(lambda batch: purging.purge(batch.db, before, limit), urgent=True)
 
     async def jump_ids(self, to: int) -> None:
         """Make the next job's id at least `to`; ids never go back. The numbers of changes jump along, so that
         who remembers one from before a restored backup does not take old news for new."""
         if to > MAX_ID:
             raise LedgerError(f"job ids end at {MAX_ID}")
-        await self._writer.write(partial(_jump_ids, to))
+        await self._write(partial(_jump_ids, to))
 
     async def upsert_node(self, node: JoinedNode) -> None:
         """Store a node that joined, or what is new about it."""
-        await self._writer.write(lambda batch: nodes.store_node(batch.db, node))
+        await self._write(lambda batch: nodes.store_node(batch.db, node))
 
     async def remove_node(self, node_id: str) -> bool:
         """Forget a node that joined. False if there was none."""
-        return await self._writer.write(lambda batch: nodes.remove_node(batch.db, node_id))
+        return await self._write(lambda batch: nodes.remove_node(batch.db, node_id))
 
     async def order_drain(self, node_id: str, reason: str | None) -> None:
         """Keep the order that a node gets no more jobs, and why; None lifts it."""
-        await self._writer.write(lambda batch: nodes.store_drain(batch.db, node_id, reason))
+        await self._write(lambda batch: nodes.store_drain(batch.db, node_id, reason))
 
     async def note_absence(self, node_id: str, reason: str | None) -> None:
-        await self._writer.write(lambda batch: nodes.store_absence(batch.db, node_id, reason))
+        await self._write(lambda batch: nodes.store_absence(batch.db, node_id, reason))
 
     async def put_machine(self, record: MachineRecord) -> None:
-        await self._writer.write(lambda batch: machines.store_machine(batch.db, record))
+        await self._write(lambda batch: machines.store_machine(batch.db, record))
 
     async def note_decision(self, decision: DecisionRecord) -> None:
-        await self._writer.write(lambda batch: machines.store_decision(batch.db, decision))
+        await self._write(lambda batch: machines.store_decision(batch.db, decision))
 
     async def record_delivery(self, tried: DeliveryOutcome) -> None:
-        await self._writer.write(lambda batch: callbacks.store_delivery(batch.db, tried, batch.now))
+        await self._write(lambda batch: callbacks.store_delivery(batch.db, tried, batch.now))
 
     async def order_pause(self, service: str, reason: str | None, now: float) -> None:
         """Keep the order that no job of a service goes, and why; None lifts it. One that is paused already
         keeps its time."""
-        await self._writer.write(lambda batch: pauses.store_pause(batch.db, service, reason, now))
+        await self._write(lambda batch: pauses.store_pause(batch.db, service, reason, now))
 
     async def check(self) -> None:
         """Whether the ledger can be written: an empty turn of the writer, which waits behind a commit that
         hangs, so give it a deadline; or nothing, where the writer is idle and its last turn went well less
         than `CHECKED` seconds ago. Raises LedgerError."""
         if not self._writer.went_well(CHECKED):
-            await self._writer.write(lambda batch: None)
+            await self._write(lambda batch: None)
 
     # ------------------------------------------------------------------ reading
 
@@ -306,7 +340,22 @@ class SqliteLedger:
         return await self._read(pauses.read_pauses)
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await run_on_ledger(self._reader, work)
+        with self._noticing_damage():
+            return await run_on_ledger(self._reader, work)
+
+    async def _write(self, work: Callable[[LedgerBatch], T], *, urgent: bool = False) -> T:
+        with self._noticing_damage():
+            return await self._writer.write(work, urgent=urgent)
+
+    @contextmanager
+    def _noticing_damage(self) -> Iterator[None]:
+        """Nobody works on with a file of which a part is wrong: `run` ends by it."""
+        try:
+            yield
+        except LedgerDamaged as damage:
+            self._damage = LedgerDamaged(f"{self._path}: {damage}")
+            self._damaged.set()
+            raise
 
 
 # ---------------------------------------------------------------------- what runs in the thread

@@ -2,12 +2,18 @@
 
 All tables are made in one transaction together with the number in `PRAGMA user_version`, so a crash leaves
 a whole ledger or an empty file.
+
+Whoever changes a table raises the number. An older ledger is then brought to it in one transaction: its
+tables are made anew and filled with what both have in common.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
 import sqlite3
+from contextlib import closing
+from functools import cache
 from typing import Final
 
 from actors.ports.ledger import LedgerError
@@ -26,10 +32,16 @@ from orchestrator.ledger.tables import (
     usage,
 )
 
+log: Final = logging.getLogger("orchestrator.ledger")
+
 APPLICATION_ID: Final = 0x4A4F4233
 """What `PRAGMA application_id` says of our files ("JOB3")."""
 
-SCHEMA: Final = 1
+SCHEMA: Final = 6
+"""Numbers up to 5 were of versions before 3.0, the last of them 1 once more."""
+
+_NEW: Final = frozenset({"absences"})
+"""Tables that ledgers of an earlier schema may lack."""
 
 # A trigger comes after the table that it is on.
 TABLES: Final = (
@@ -48,20 +60,23 @@ TABLES: Final = (
 
 
 def prepare_writer(db: sqlite3.Connection) -> str:
-    """Make sure that the file is a ledger of this schema; create it if it is empty.
+    """Make sure that the file is a ledger of this schema: an empty one becomes it, and so does an older one.
 
     The name of its owner is the answer. Nothing is written before it is clear that the file is ours. Raises
     LedgerError for a file that is not, or that another version has written; sqlite3.Error for the rest.
     """
     db.isolation_level = None
-    is_new = _recognise(db)
+    version = recognise(db)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA foreign_keys = ON")
     # What the log takes on the disk once it was longer and is begun anew.
     db.execute(f"PRAGMA journal_size_limit = {wal.USUAL}")
-    if is_new:
+    if version == 0:
         _create(db)
+    elif version < SCHEMA:
+        log.warning("the ledger has schema %d and is brought to %d; this may take a while", version, SCHEMA)
+        _migrate(db)
+    db.execute("PRAGMA foreign_keys = ON")
     return meta.read_owner(db)
 
 
@@ -71,26 +86,62 @@ def prepare_reader(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA query_only = ON")
 
 
-def _recognise(db: sqlite3.Connection) -> bool:
-    """Whether the file is new, with nothing in it."""
+def recognise(db: sqlite3.Connection) -> int:
+    """The schema of a ledger that this version can use; 0 for a file with nothing in it. Raises LedgerError
+    for any other."""
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
     application = int(db.execute("PRAGMA application_id").fetchone()[0])
-    tables = {str(name) for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not tables and version == 0:
-        return True
+    found = _statements(db)
+    if not found and version == 0:
+        return 0
     if application != APPLICATION_ID:
-        if "jobs" in tables and "meta" not in tables:
+        if "jobs" in found and "meta" not in found:
             raise LedgerError(
                 "this database was written by job-orchestrator 2.x, whose jobs cannot be taken over: "
                 "move the file away or name another one, and a new ledger is created"
             )
         raise LedgerError("this file is a database, but not a job ledger: name another one")
-    if version != SCHEMA:
+    if version > SCHEMA:
         raise LedgerError(
             f"this ledger has schema {version}, and this version knows schema {SCHEMA}: "
             "it was written by a newer version; start that one, or restore the backup from before the upgrade"
         )
-    return False
+    if version == SCHEMA:
+        other = sorted(name for name, text in _wanted().items() if found.get(name) != text)
+        if other:
+            raise LedgerError(
+                f"this ledger says that it has schema {SCHEMA}, but is not made so ({', '.join(other)}): it "
+                "was changed, or written by a version between two; start that one, or restore the ledger"
+            )
+    elif _tables(_wanted()) - _NEW - _tables(found):
+        raise LedgerError(
+            f"this ledger has schema {version}, which is too old for this version: let its jobs end with the "
+            "version that wrote it, then move the file away or name another one, and a new ledger is created"
+        )
+    return version
+
+
+def _statements(db: sqlite3.Connection) -> dict[str, str]:
+    """What was made, by name, in the order in which it was."""
+    made = db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid")
+    return {str(name): " ".join(str(text).split()) for name, text in made}
+
+
+@cache
+def _wanted() -> dict[str, str]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        for statement in TABLES:
+            db.execute(statement)
+        return _statements(db)
+
+
+def _tables(statements: dict[str, str]) -> set[str]:
+    # SQLite makes those itself.
+    return {
+        name
+        for name, text in statements.items()
+        if text.startswith("CREATE TABLE") and not name.startswith("sqlite_")
+    }
 
 
 def _create(db: sqlite3.Connection) -> None:
@@ -105,3 +156,50 @@ def _create(db: sqlite3.Connection) -> None:
     finally:
         if db.in_transaction:
             db.execute("ROLLBACK")
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    """Make the tables anew, and take over what was in them. Ids, and the order of rows, stay."""
+    db.execute("PRAGMA foreign_keys = OFF")
+    # What refers to a table goes on to refer to its name.
+    db.execute("PRAGMA legacy_alter_table = ON")
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        last = jobs.read_last_id(db)
+        before = _statements(db)
+        old = _tables(before)
+        for name, text in before.items():
+            kind = text.removeprefix("CREATE UNIQUE ").removeprefix("CREATE ").partition(" ")[0]
+            if kind in ("INDEX", "TRIGGER"):
+                db.execute(f'DROP {kind} "{name}"')
+        for table in old:
+            db.execute(f'ALTER TABLE "{table}" RENAME TO "old {table}"')
+        later = []
+        for statement in TABLES:
+            if statement.startswith(("CREATE TRIGGER", "CREATE INDEX", "CREATE UNIQUE")):
+                later.append(statement)
+            else:
+                db.execute(statement)
+        for table in _tables(_wanted()) & old:
+            columns = ", ".join(
+                f'"{name}"' for name in _columns(db, table) if name in _columns(db, f"old {table}")
+            )
+            rowid = "" if "WITHOUT ROWID" in before[table] else "ORDER BY rowid"
+            db.execute(
+                f'INSERT OR REPLACE INTO "{table}" ({columns}) SELECT {columns} FROM "old {table}" {rowid}'
+            )
+        for table in old:
+            db.execute(f'DROP TABLE "old {table}"')
+        for statement in later:
+            db.execute(statement)
+        jobs.store_last_id(db, max(last, jobs.read_last_id(db)))
+        db.execute(f"PRAGMA user_version = {SCHEMA}")
+        db.execute("COMMIT")
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        db.execute("PRAGMA legacy_alter_table = OFF")
+
+
+def _columns(db: sqlite3.Connection, table: str) -> list[str]:
+    return [row[1] for row in db.execute(f'PRAGMA table_info("{table}")')]

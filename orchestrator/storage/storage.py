@@ -212,6 +212,18 @@ class DiskStorage:
         await self.thread(remove, what=f"discarding {storage_key}")
         return True
 
+    async def has_jobs(self) -> bool:
+        """Whether there is a directory of any job."""
+
+        def look() -> bool:
+            for number in range(256):
+                with os.scandir(self.root / "jobs" / f"{number:02x}") as entries:
+                    if any(is_key(entry.name) for entry in entries):
+                        return True
+            return False
+
+        return await self.thread(look, what="job directories")
+
     async def directories(self) -> Sequence[tuple[str, float]]:
         """Every job directory's storage key and age of its last change in seconds, by the wall clock. Those
         whose upload is under way are left out, however old a jumping clock makes them: their rows come."""

@@ -1,0 +1,97 @@
+"""Ledgers of earlier schemas become ledgers of this one, whole, or are refused as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from support.data.ledgers import SetClock, list_jobs, new_job, open_ledger, walk
+
+from actors.domain.status import Status
+from actors.ports.ledger import LedgerError
+from orchestrator.ledger import schema
+from orchestrator.ledger.ledger import SqliteLedger
+
+S = Status
+OLDER = Path(__file__).parent / "older"
+
+
+def restore(dump: Path, path: Path) -> None:
+    """A ledger from what an earlier version wrote: a job that has ended, one that runs, one that waits."""
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(dump.read_text())
+
+
+def test_the_number_is_raised_with_every_change_of_a_table() -> None:
+    made = hashlib.sha256(repr(sorted(schema._wanted().items())).encode()).hexdigest()[:16]
+    assert (schema.SCHEMA, made) == (6, "453023691e92f919"), (
+        "raise SCHEMA, add a dump to `older`, and say so here"
+    )
+
+
+@pytest.mark.parametrize("dump", sorted(OLDER.glob("*.sql")), ids=lambda dump: dump.stem)
+async def test_an_older_ledger_is_brought_to_this_schema(tmp_path: Path, dump: Path) -> None:
+    path = tmp_path / "db.sqlite"
+    restore(dump, path)
+    async with open_ledger(path) as ledger:
+        jobs = await list_jobs(ledger)
+        assert [(job.id, job.status) for job in jobs] == [(3, S.QUEUED), (2, S.RUNNING), (1, S.COMPLETED)]
+        assert [entry.target for entry in await ledger.history(1)] == [
+            *(S.QUEUED, S.PROCESSING, S.SUBMITTED, S.RUNNING, S.COMPLETED),
+        ]
+        assert await ledger.drains() == {"node-b": "maintenance"}
+        assert (await ledger.queries.details([1]))[1].tags == ("a", "b")
+        assert {attempt.job_id for attempt in await ledger.unreleased()} == {1}
+        await walk(ledger, jobs[1], S.COMPLETED)
+        await walk(ledger, jobs[0], S.PROCESSING, S.SUBMITTED)
+        assert (await ledger.insert(new_job(idempotency_key="k"))).id == 1
+        assert (await ledger.insert(new_job(user=9, idempotency_key="k"))).id == 501
+        await ledger.note_absence("node-b", "back soon")
+    async with open_ledger(path) as ledger:
+        assert len(await list_jobs(ledger)) == 4
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (schema.SCHEMA,)
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("DROP TABLE callbacks", "schema 1, which is too old"),
+        (f"PRAGMA user_version = {schema.SCHEMA}", r"is not made so \(absences, .*, jobs, "),
+        ("PRAGMA user_version = 99", "schema 99.*written by a newer version"),
+    ],
+)
+async def test_what_cannot_be_brought_here_is_refused_and_left_alone(
+    tmp_path: Path, statement: str, reason: str
+) -> None:
+    path = tmp_path / "db.sqlite"
+    restore(OLDER / "schema_1.sql", path)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(statement)
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match=reason):
+        await SqliteLedger.open(str(path), clock=SetClock())
+    assert path.read_bytes() == before
+
+
+async def test_a_step_that_fails_leaves_the_older_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "db.sqlite"
+    restore(OLDER / "schema_1.sql", path)
+    with closing(sqlite3.connect(path)) as db:
+        before = list(db.iterdump())
+    monkeypatch.setattr(schema, "TABLES", (*schema.TABLES, "CREATE TABLE jobs (once_more)"))
+    with pytest.raises(LedgerError, match="table jobs already exists"):
+        await SqliteLedger.open(str(path), clock=SetClock())
+    with closing(sqlite3.connect(path)) as db:
+        assert list(db.iterdump()) == before
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+    monkeypatch.undo()
+    async with open_ledger(path) as ledger:
+        assert len(await list_jobs(ledger)) == 3
