@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from actors.config.tables import SettingsError
+from actors.process.imports import uncollected_imports
 from node.settings import NodeSettings, load_settings
 
 
@@ -72,12 +73,13 @@ def node_command(config: str | None, **flags: str | None) -> None:
 def run(settings: NodeSettings) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP; the process's exit status."""
     # Late, for `--help` and the commands to be quick.
-    import trio
+    with uncollected_imports():
+        import trio
 
-    from actors.wire.errors import CannotListen, leaves
-    from actors.wire.http.server import until_signal
-    from node.errors import NodeError
-    from node.server import serve_node, set_up_logging
+        from actors.wire.errors import CannotListen, leaves
+        from actors.wire.http.server import until_signal
+        from node.errors import NodeError
+        from node.server import serve_node, set_up_logging
 
     async def main() -> None:
         shutdown, hurry = trio.Event(), trio.Event()

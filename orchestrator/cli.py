@@ -14,6 +14,7 @@ from typing import Any, Final, TypeGuard
 
 import click
 
+from actors.process.imports import uncollected_imports
 from actors.wire.errors import leaves
 from node.cli import node_command
 from orchestrator.commands import COMMANDS
@@ -125,11 +126,12 @@ def server(config: Path | None, **flags: str | None) -> None:
     SERVICE_<NAME>_RUNS_PER_USER [5] and SERVICE_<NAME>_MAX_RUNS [10]; in the file by a table [services.NAME].
     """
     # Late, for `--help` to be quick.
-    import trio
+    with uncollected_imports():
+        import trio
 
-    from actors.config.tables import SettingsError
-    from orchestrator.config.settings import load
-    from orchestrator.server import serve_orchestrator
+        from actors.config.tables import SettingsError
+        from orchestrator.config.settings import load
+        from orchestrator.server import serve_orchestrator
 
     try:
         settings = load(os.environ, config, flags)
@@ -175,9 +177,10 @@ def up(**options: Any) -> None:
 
     Ctrl-C ends all of it, running jobs too.
     """
-    import trio
+    with uncollected_imports():
+        import trio
 
-    from orchestrator.up import Plan, serve_all
+        from orchestrator.up import Plan, serve_all
 
     if options["nodes"] is None:
         options["nodes"] = 1 if options["autoscale"] is None else 0

@@ -161,7 +161,7 @@ async def test_as_pid_1_every_job_has_its_own_exit_code_and_no_zombie_stays(tmp_
                 if view["end"] is not None:
                     ends[view["key"]] = view["end"]["message"]
         assert set(ends.values()) == {"exit code 3"}
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while _zombies(pid):
                 # Each answer is a turn of the node's own loop, in which it looks for them.
                 await node.client.get("/v1/info")

@@ -99,7 +99,7 @@ async def test_a_node_that_kills_on_stop_leaves_no_process(tmp_path: Path) -> No
         await trio.lowlevel.wait_readable(reading)
         assert os.read(reading, 10) == b"up\n"
     # The end of what it has open is the end of the process.
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await trio.lowlevel.wait_readable(reading)
     assert os.read(reading, 10) == b""
     os.close(reading)

@@ -18,10 +18,11 @@ import httpx
 import psutil
 import trio
 from support.processes.api_server import form
+from support.processes.processes import promised
 
 COMMAND = [sys.executable, "-c", "from orchestrator.cli import main; main()"]
 ENVIRONMENT = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
-START = 30
+START = 60
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Process:
 
     async def stop(self, number: signal.Signals) -> int:
         self.inner.send_signal(number)
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             return await self.inner.wait()
 
 
@@ -91,7 +92,7 @@ def children(pid: int, *, all_below: bool = False) -> list[int]:
 
 async def gone(*pids: int) -> None:
     """Wait until these processes have ended."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         for pid in pids:
             try:
                 pidfd = os.pidfd_open(pid)
@@ -106,7 +107,7 @@ async def gone(*pids: int) -> None:
 async def submit(url: str, script: str) -> int:
     fields = ('name="user_id"|1', 'name="service"|example')
     body, content_type = form(f'name="file"; filename="run.sh"|{script}', *fields)
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=START) as client:
         answer = await client.post(f"{url}/upload", content=body, headers={"Content-Type": content_type})
     assert answer.status_code == 201, answer.text
     return int(answer.json()["id"])
@@ -141,7 +142,7 @@ async def test_up_runs_a_job_and_ends_with_everything_on_ctrl_c(tmp_path: Path) 
         await until_running(up.url, await submit(up.url, "sleep 1000"))
         assert len(children(up.inner.pid)) == 2
         everything = children(up.inner.pid, all_below=True)
-        with trio.fail_after(5):
+        with trio.fail_after(promised()):
             assert await up.stop(signal.SIGINT) == 0
         await gone(*everything)
 
@@ -261,7 +262,7 @@ async def test_the_app_runs_under_hypercorn_with_its_actors(tmp_path: Path) -> N
                     done = await job(url, await submit(url, "echo hello"))
                 assert done["status"] == "Completed"
                 process.terminate()
-                with trio.fail_after(10):
+                with trio.fail_after(30):
                     assert await process.wait() == 0
             finally:
                 if process.returncode is None:

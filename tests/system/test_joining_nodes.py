@@ -8,9 +8,10 @@ from typing import Any
 
 import trio
 from support.peers.portals import Portal, portal
-from support.processes.processes import PROMISED, Place, Started
+from support.processes.processes import Place, Started, promised
 
-CONFIG = "node_lost_after = 2\n[services.example]\nruns_per_user = 8\n"
+CONFIG = "[services.example]\nruns_per_user = 8\n"
+SOON_LOST = f"node_lost_after = 2\n{CONFIG}"
 
 
 def joining(here: Place, name: str, server: Started, *flags: str) -> Started:
@@ -46,7 +47,7 @@ def open_gate(here: Place, path: Path) -> None:
 
 async def test_nodes_join_drain_are_lost_and_are_found_after_a_restart(here: Place) -> None:
     static = here.node("static", "--slots", "1")
-    server = here.server(nodes=[static.url], config=CONFIG)
+    server = here.server(nodes=[static.url], config=SOON_LOST)
     first = joining(here, "first", server, "--labels", "gpu=a100")
     second = joining(here, "second", server)
     async with portal(server.url) as user:
@@ -68,7 +69,7 @@ async def test_nodes_join_drain_are_lost_and_are_found_after_a_restart(here: Pla
 
     # The server dies and comes back: who joined is known, and so is what drains.
     await server.end(signal.SIGKILL)
-    server = here.server(nodes=[static.url], config=CONFIG, port=server.port)
+    server = here.server(nodes=[static.url], config=SOON_LOST, port=server.port)
     async with portal(server.url) as user:
         end = await user.ended(await user.upload("true"))
         assert end["node"] == seen[static.url]["id"]
@@ -92,12 +93,12 @@ async def test_nodes_join_drain_are_lost_and_are_found_after_a_restart(here: Pla
 
 
 async def test_a_node_that_is_stopped_with_a_job_on_it_is_expected_back(here: Place) -> None:
-    server = here.server(config=CONFIG)
+    server = here.server(config=SOON_LOST)
     node = here.node("node", "--join", server.url, "--join-services", "example", on_stop="leave")
     async with portal(server.url) as user:
         (job, path) = (await running_on(user, here, node))[node.url]
         assert await node.end(signal.SIGTERM) == 0
-        with trio.fail_after(PROMISED):
+        with trio.fail_after(promised()):
             while (seen := (await nodes(user))[node.url])["status"] != "suspect":
                 await trio.lowlevel.checkpoint()
         assert seen["message"] == "it was stopped with 1 job on it, and is to be back"
@@ -105,7 +106,7 @@ async def test_a_node_that_is_stopped_with_a_job_on_it_is_expected_back(here: Pl
         other = joining(here, "other", server)
         assert (await user.run("sleep 3"))["status"] == "Completed"
         await server.end(signal.SIGTERM)
-    server = here.server(config=CONFIG, port=server.port)
+    server = here.server(config=SOON_LOST, port=server.port)
     async with portal(server.url) as user:
         assert (await user.run("sleep 3"))["status"] == "Completed"
         assert (await user.json(f"/v1/jobs/{job}"))["status"] == "Running"
@@ -118,12 +119,12 @@ async def test_a_node_that_is_stopped_with_a_job_on_it_is_expected_back(here: Pl
 
 
 async def test_a_node_that_drains_before_it_goes_loses_nothing_and_nobody_warns(here: Place) -> None:
-    server = here.server(config=CONFIG)
+    server = here.server(config=SOON_LOST)
     node = joining(here, "node", server, "--drain", "600")
     async with portal(server.url) as user:
         (job, path) = (await running_on(user, here, node))[node.url]
         node.send(signal.SIGTERM)
-        with trio.fail_after(PROMISED):
+        with trio.fail_after(promised()):
             while (seen := (await nodes(user))[node.url])["status"] != "draining":
                 await trio.lowlevel.checkpoint()
         assert "it was told to stop" in seen["message"]
@@ -148,7 +149,7 @@ async def test_a_second_signal_ends_the_drain_and_leaves_the_job(here: Place) ->
     async with portal(server.url) as user:
         (job, path) = (await running_on(user, here, node))[node.url]
         node.send(signal.SIGINT)
-        with trio.fail_after(PROMISED):
+        with trio.fail_after(promised()):
             while (await nodes(user))[node.url]["status"] != "draining":
                 await trio.lowlevel.checkpoint()
         assert await node.end(signal.SIGINT) == 0
@@ -196,7 +197,7 @@ async def test_a_job_goes_to_a_node_that_has_what_it_requires_and_says_so_while_
 async def test_an_address_in_the_settings_where_nobody_answers_is_told(here: Place) -> None:
     server = here.server(nodes=["http://127.0.0.1:9"])
     async with portal(server.url) as user:
-        with trio.fail_after(PROMISED):
+        with trio.fail_after(promised()):
             while not (found := await nodes(user)):
                 await trio.lowlevel.checkpoint()
         (node,) = found.values()

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 from support.peers.node_clients import NodeClient
 from support.peers.portals import Portal, portal
-from support.processes.processes import PROMISED, Place, Started, gone
+from support.processes.processes import Place, Started, gone, promised
 
 STUBBORN = "trap '' TERM INT HUP; echo $$ > {}; sleep 600"
 
@@ -85,7 +85,7 @@ async def test_up_that_is_killed_takes_nodes_and_payloads_along(here: Place) -> 
     others = [process.pid for process in here.left() if process.pid != running.pid]
     assert len(others) > 3
     await running.end(signal.SIGKILL)
-    await gone(others, within=20)
+    await gone(others, within=promised(20))
     assert here.left() == []
 
 
@@ -132,7 +132,7 @@ async def test_a_node_ends_in_time_though_its_events_are_followed(here: Place, n
             script = b"trap '' TERM; sleep 600"
             await http.post("/submit", files=[("file", ("run.sh", script))])
             assert await node.end(number) == 0
-            with trio.fail_after(PROMISED), pytest.raises(EOFError):
+            with trio.fail_after(promised()), pytest.raises(EOFError):
                 while True:
                     await events.next()
     assert here.left() == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import httpx
-from support.processes.processes import Place
+from support.processes.processes import PATIENCE, Place
 
 FORM = {"files": {"file": ("run.sh", b"true")}, "data": {"user_id": "1", "service": "example"}}
 
@@ -12,7 +12,7 @@ def test_the_public_address_is_answered_and_its_pages_may_upload(here: Place) ->
     server = here.server(nodes=["http://127.0.0.1:9"], PUBLIC_URL="https://jobs.example.org/portal")
     portal = {"Host": "jobs.example.org", "Origin": "https://jobs.example.org"}
     evil = {"Host": "evil.example", "Origin": "http://evil.example"}
-    with httpx.Client(base_url=server.url, trust_env=False) as client:
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=PATIENCE) as client:
         assert client.get("/v1/jobs", headers=portal).status_code == 200
         assert client.post("/upload", headers=portal, **FORM).status_code == 201
         assert client.get("/v1/jobs", headers=evil).status_code == 421

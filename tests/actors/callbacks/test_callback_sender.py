@@ -122,7 +122,7 @@ async def test_what_was_taken_is_recorded_although_the_server_stops(autojump_clo
     house = House()
     async with house.living():
         house.end(7)
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while not house.receiver.posts or house.receiver.active:
                 await trio.lowlevel.checkpoint()
     assert house.ledger.status(7) is CallbackStatus.DELIVERED

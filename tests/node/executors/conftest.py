@@ -73,7 +73,7 @@ async def until_ended(pid: int) -> None:
     except ProcessLookupError:
         return
     try:
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             await trio.lowlevel.wait_readable(descriptor)
     finally:
         os.close(descriptor)
@@ -104,7 +104,7 @@ class Signpost:
         self._read = b""
 
     async def line(self) -> str:
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while b"\n" not in self._read:
                 await trio.lowlevel.wait_readable(self.descriptor)
                 self._read += os.read(self.descriptor, 4096)

@@ -29,7 +29,7 @@ ENDS = [
 
 
 async def _end(executor: BashExecutor, spec: RunSpec) -> RunEnd:
-    with trio.fail_after(15):
+    with trio.fail_after(30):
         run = await executor.start(spec)
         return await run.wait()
 
@@ -52,7 +52,7 @@ async def test_a_script_stopped_from_outside_goes_on_and_ends_as_it_would(execut
     helper = "until grep -q State:.T /proc/$$/status; do :; done; kill -CONT $$"
     spec = payloads.make(f"({helper}) & kill -STOP $$; exit 8")
     run = await executor.start(spec)
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         assert (await run.wait()).exit_code == 8
 
 
@@ -131,7 +131,7 @@ async def test_an_end_mark_of_another_start_is_no_end_mark(executor, payloads):
     run = await executor.start(second)
     (second.directory / "run/ended").write_bytes((first.directory / "run/ended").read_bytes())
     os.kill(run.pid, 9)
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         end = await run.wait()
     assert end.supervision_killed
     assert end.exit_code is None

@@ -36,7 +36,7 @@ async def test_one_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> 
 
 
 async def test_a_child_that_holds_the_output_is_not_waited_for(tmp_path: Path) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(30):
         why = await check(tmp_path, f"sleep 25 & echo $! > {tmp_path}/child; echo bad; exit 1").look()
     assert why.endswith("status 1: bad")
     os.kill(int((tmp_path / "child").read_text()), 9)

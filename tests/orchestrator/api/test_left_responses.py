@@ -56,7 +56,7 @@ async def leave(answer: Any, method: str = "GET") -> list[str]:
         "extensions": {},
         "state": {},
     }
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         await app(scope, receive, send)
     return sent
 

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import trio
 from support.peers.node_clients import KEY, NodeClient
+from support.processes.processes import promised
 
 NODE = (sys.executable, "-c", "from node.cli import node_command; node_command()")
 ENDED = ("Completed", "Failed", "Invalid", "Killed")
@@ -39,7 +40,7 @@ class NodeProcess(NodeClient):
 async def node_process(
     data: Path, *flags: str, how: int = signal.SIGTERM, within: Sequence[str] = ()
 ) -> AsyncIterator[NodeProcess]:
-    """A node; at the end it gets the signal `how`, and must end by it within 5 s. `within` is a command that
+    """A node; at the end it gets the signal `how`, and must end by it in time. `within` is a command that
     runs another one, which its arguments end with; what it starts as a child gets the signal in its place."""
     environment = {**os.environ, "PORT": "1", "HTTP_PROXY": "http://127.0.0.1:9", "MINE": "kept"}
     process = await trio.lowlevel.open_process(
@@ -52,7 +53,7 @@ async def node_process(
             async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
                 yield NodeProcess(url, client, process)
             os.kill(inner(process.pid) if within else process.pid, how)
-            with trio.fail_after(5):
+            with trio.fail_after(promised()):
                 assert await process.wait() == (-how if how == signal.SIGKILL else 0)
     finally:
         if process.returncode is None:

@@ -31,7 +31,7 @@ LISTENING: Final = b"listening on "
 PATIENCE: Final = 60.0
 """Seconds that anything may take on a machine that is busy with something else."""
 PROMISED: Final = 5.0
-"""Seconds within which a process ends that was asked to."""
+"""Seconds within which a process ends that was asked to, on a machine that has a core for it."""
 
 _MARK: Final = "SYSTEM_TEST_PLACE"
 _OURS: Final = frozenset({"PORT", "HOST", "DB_PATH", "DATA_PATH", "MAX_AGE"})
@@ -57,13 +57,13 @@ class Started:
     def send(self, number: int) -> None:
         self.process.send_signal(number)
 
-    async def end(self, number: int, within: float = PROMISED) -> int:
+    async def end(self, number: int, within: float | None = None) -> int:
         """Send it a signal; its exit status, which has to come in time."""
         self.send(number)
         return await self.ended(within)
 
-    async def ended(self, within: float = PROMISED) -> int:
-        await gone([self.pid], within)
+    async def ended(self, within: float | None = None) -> int:
+        await gone([self.pid], promised() if within is None else within)
         return self.process.wait()
 
     def errors(self) -> str:
@@ -269,6 +269,14 @@ class Place:
                 process.wait()
                 raise AssertionError(f"it did not end after SIGTERM: {started.errors()}") from None
         assert status == 0, f"it ended with status {status}: {started.errors()}"
+
+
+def promised(seconds: float = PROMISED) -> float:
+    """How long may take what is promised within `seconds`, as busy as the machine is now: of a core that
+    three want each gets a third."""
+    cores = os.cpu_count() or 1
+    lately, _, _, now, _ = Path("/proc/loadavg").read_text().split()
+    return seconds * max(1.0, float(lately) / cores, int(now.partition("/")[0]) / cores)
 
 
 async def gone(pids: Sequence[int], within: float = PATIENCE) -> None:

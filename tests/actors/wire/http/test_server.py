@@ -93,7 +93,7 @@ class Server:
 
 @asynccontextmanager
 async def serving(app: Any, graceful_timeout: float = 3.0) -> AsyncIterator[Server]:
-    with trio.fail_after(20):
+    with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             server = Server(app, nursery, trio.Event())
             [server.url] = await nursery.start(lambda task_status: server.run(graceful_timeout, task_status))
@@ -146,7 +146,7 @@ async def test_a_port_in_use_is_one_clear_line() -> None:
 
 @pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("a..b", 0), ("127.0.0.1", 70000)])
 async def test_an_address_that_is_none_of_ours_is_one_clear_line(host: str, port: int) -> None:
-    with trio.fail_after(20), pytest.raises(CannotListen) as caught:
+    with trio.fail_after(30), pytest.raises(CannotListen) as caught:
         await serve(App(), host=host, port=port, shutdown=trio.Event())
     assert f"cannot listen on {host}:{port}" in caught.value.detail
 
@@ -160,7 +160,7 @@ async def test_an_idle_connection_does_not_hold_the_end() -> None:
 
 async def test_an_idle_connection_is_closed_when_its_time_is_over() -> None:
     shutdown = trio.Event()
-    with trio.fail_after(20):
+    with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             start = partial(serve, App(), host="127.0.0.1", port=0, shutdown=shutdown, keep_alive_timeout=0.1)
             [url] = await nursery.start(start)
@@ -269,7 +269,7 @@ async def test_a_failing_startup_ends_the_server_with_its_reason() -> None:
         raise RuntimeError("no database")
 
     app.before_serving(fail)
-    with trio.fail_after(20), pytest.raises(BaseExceptionGroup) as caught:
+    with trio.fail_after(30), pytest.raises(BaseExceptionGroup) as caught:
         await serve(app, host="127.0.0.1", port=0, shutdown=trio.Event())
     assert "no database" in str(caught.value.exceptions)
 
@@ -292,7 +292,7 @@ async def test_a_signal_is_waited_for(number: signal.Signals) -> None:
         await until_signal()
         ended.set()
 
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await trio.testing.wait_all_tasks_blocked()
