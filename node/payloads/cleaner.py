@@ -14,7 +14,9 @@ from typing import Final
 import trio
 
 from actors.kernel.actor import Doorbell
+from actors.kernel.complaint import Complaint
 from actors.ports.world import Clock
+from actors.store.durable import is_passing
 from node.payloads.rows import Row
 from node.payloads.table import PayloadTable
 from node.runs.workspace import Workspace
@@ -22,6 +24,8 @@ from node.runs.workspace import Workspace
 log: Final = logging.getLogger("node.cleaning")
 
 HOUR: Final = 3600.0
+AGAIN: Final = 2.0
+"""Seconds until what failed is tried again."""
 GATHER: Final = 0.2
 """Seconds between a release and the deletion: nobody waits for it, and many at once cost less."""
 
@@ -47,6 +51,7 @@ class PayloadCleaner:
         self._keep_tombstones = keep_tombstones
         self._every = every
         self._bell = Doorbell()
+        self._complaint = Complaint(log)
         self._too_old_since: dict[str, float] = {}
         self._tombstones_too_old_since: float | None = None
         self._expire_at = -1.0
@@ -64,11 +69,16 @@ class PayloadCleaner:
         """Clean for ever: released payloads on each ring, the rest by the clock."""
         task_status.started()
         while True:
+            patience = self._every
             try:
                 await self.clean()
-            except OSError as error:
-                log.error("cleaning did not succeed and is tried again: %s", error)
-            with trio.move_on_after(self._every):
+            except (OSError, RuntimeError) as error:
+                if not isinstance(error, OSError) and not is_passing(error):
+                    raise
+                self._complaint.say("cleaning did not succeed and is tried again: %s", error)
+                # All of it again: what was forgotten already may still be in the trash.
+                patience, self._expire_at = AGAIN, -1.0
+            with trio.move_on_after(patience):
                 await self._bell.wait()
                 # What is released in the meantime goes along.
                 await trio.sleep(GATHER)

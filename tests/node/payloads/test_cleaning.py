@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -123,6 +126,34 @@ async def test_what_is_being_read_is_discarded_when_nobody_reads_it_any_more(
             assert world.there() == {KEYED}
         await cleaning.clean()
         assert world.there() == set() and await world.table.releasable() == []
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files"), RuntimeError("can't start new thread")]
+)
+async def test_what_could_not_be_deleted_goes_soon_and_not_only_a_minute_later(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    empty_trash, tries = Workspace.empty_trash, itertools.count(1)
+
+    async def fail_at_first(workspace: Workspace) -> None:
+        if next(tries) <= 2:
+            raise error
+        await empty_trash(workspace)
+        emptied.set()
+
+    monkeypatch.setattr(Workspace, "empty_trash", fail_at_first)
+    async with opened(tmp_path, SetClock()) as world:
+        await world.ended(KEYED, "o")
+        await world.table.release([KEYED])
+        emptied, began = trio.Event(), trio.current_time()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(cleaning_of(world).run)
+            await emptied.wait()
+            nursery.cancel_scope.cancel()
+        assert trio.current_time() - began < 5
+        await cleaning_of(world).clean()
+        assert list((tmp_path / "trash").iterdir()) == []
 
 
 async def test_tombstones_go_after_their_time(tmp_path: Path, mock_clock: MockClock) -> None:
