@@ -23,6 +23,7 @@ from typing import Any, Final, Protocol
 import httpx
 import trio
 
+from actors.store.durable import is_passing
 from actors.wire.errors import SourceChanged, causes
 from actors.wire.protocol.attempts import Garbled
 from orchestrator.errors import OrchestratorError
@@ -58,7 +59,12 @@ class NotHttp(Broken):
 
 
 class BodyUnreadable(OrchestratorError):
-    """Our own side could not go on with the body of the request (a file vanished, shrank, or is damaged)."""
+    """Our own side could not go on with the body of the request: a file vanished, shrank, or is damaged, or,
+    where it `passes`, there was no descriptor for it."""
+
+    def __init__(self, why: str, *, passes: bool = False) -> None:
+        super().__init__(why)
+        self.passes = passes
 
 
 class Body(Protocol):
@@ -301,7 +307,7 @@ class _Outgoing(httpx.AsyncByteStream):
             allowed += self._stall
             return piece
         except (OSError, SourceChanged) as error:
-            raise BodyUnreadable(str(error)) from error
+            raise BodyUnreadable(str(error), passes=is_passing(error)) from error
         finally:
             self._scope.deadline = trio.current_time() + allowed
 

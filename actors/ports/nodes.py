@@ -25,8 +25,8 @@ class Dispatch:
 class SubmitResult(StrEnum):
     """HAS: the node has it (or had it already; `view` says how it is now). TOMBSTONED: it will never run
     there. MALFORMED: the node will never take it. UNREADABLE: our own copy of the input cannot be read.
-    NOT_SENT: certain that the node does not have it, nothing of this try reached it. BUSY: the node refused
-    it for now. DOUBT: it may have it."""
+    NOT_SENT: certain that the node does not have it, this try did not reach it as a whole. BUSY: the node
+    refused it for now. DOUBT: it may have it."""
 
     HAS = "has"
     TOMBSTONED = "tombstoned"

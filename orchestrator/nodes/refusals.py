@@ -1,4 +1,5 @@
-"""What it means when a node refuses a request as a whole, by its HTTP status."""
+"""What it means when a node refuses a request as a whole, by its HTTP status, and when there is nothing to be
+sent."""
 
 from __future__ import annotations
 
@@ -6,8 +7,10 @@ import json
 from typing import Any, Final
 
 from actors.ports.nodes import SubmitAnswer, SubmitResult
+from actors.ports.storage import StorageError
+from actors.store.durable import is_passing
 from actors.wire.protocol.attempts import Garbled
-from orchestrator.http_client import Reply
+from orchestrator.http_client import BodyUnreadable, Reply
 
 _SENTENCE: Final = 300
 _MALFORMED: Final = frozenset({400, 411, 413, 414, 415, 422, 431})
@@ -48,3 +51,14 @@ def _sentence(data: Any) -> str:
         data = data.get("detail") or data.get("message") or data.get("title") or ""
     text = " ".join(str(data).split())
     return text[:_SENTENCE] if text else "no reason given"
+
+
+def unreadable(error: StorageError | BodyUnreadable) -> SubmitAnswer:
+    """Our own copy of the input cannot be read: for want of descriptors it is to be sent again, and else it
+    never will be."""
+    if isinstance(error, BodyUnreadable):
+        passes = error.passes
+    else:
+        passes = error.__cause__ is not None and is_passing(error.__cause__)
+    result = SubmitResult.NOT_SENT if passes else SubmitResult.UNREADABLE
+    return SubmitAnswer(result, f"the input cannot be read: {error}")

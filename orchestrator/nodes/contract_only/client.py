@@ -39,7 +39,7 @@ from orchestrator.nodes.contract_only.marker import MARKER
 from orchestrator.nodes.contract_only.probe import Alive, Asking, Ended, Gone, Heard, view_of
 from orchestrator.nodes.contract_only.spool import Spool, sizes, store
 from orchestrator.nodes.job_files import JobFiles
-from orchestrator.nodes.refusals import error_text, json_body, refusal
+from orchestrator.nodes.refusals import error_text, json_body, refusal, unreadable
 from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream, from_file
 
 _AT_ONCE: Final = 8
@@ -82,7 +82,7 @@ class ContractOnlyNodes:
                     return refusal(reply.status, await json_body(reply))
                 foreign_id = payload_id(await scan(reply))
         except (StorageError, BodyUnreadable) as error:
-            return SubmitAnswer(SubmitResult.UNREADABLE, f"the input cannot be read: {error}")
+            return unreadable(error)
         except BadRequest as error:
             return SubmitAnswer(SubmitResult.MALFORMED, str(error))
         except NotReached as error:

@@ -32,7 +32,7 @@ from actors.wire.protocol.attempts import Garbled, items, mark_from_json, view_f
 from orchestrator.http_client import BodyUnreadable, Broken, Deadlines, Http, NotReached, Reply
 from orchestrator.nodes.job_files import JobFiles
 from orchestrator.nodes.native.results import receive
-from orchestrator.nodes.refusals import error_text, json_body, refusal
+from orchestrator.nodes.refusals import error_text, json_body, refusal, unreadable
 from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream
 
 Inputs = Sequence[tuple[str, Path, int]]
@@ -72,7 +72,7 @@ class NativeNodes:
             try:
                 readable.append((dispatch, await self._files.input_files(dispatch.job.storage_key)))
             except StorageError as error:
-                answers[dispatch.attempt.key] = _unreadable(error)
+                answers[dispatch.attempt.key] = unreadable(error)
         answers |= await self._send(node, readable)
         return [answers[dispatch.attempt.key] for dispatch in dispatches]
 
@@ -80,6 +80,7 @@ class NativeNodes:
         if not batch:
             return {}
         keys = [dispatch.attempt.key for dispatch, _ in batch]
+        broken_off = False
         try:
             async with self._http.exchange(
                 "POST", f"{node.url}/v1/attempts", headers=_to(node), body=self._body(batch)
@@ -93,12 +94,12 @@ class NativeNodes:
         except BadRequest as error:
             answer = SubmitAnswer(SubmitResult.MALFORMED, str(error))
         except BodyUnreadable as error:
-            answer = _unreadable(error)
+            broken_off, answer = True, unreadable(error)
         except NotReached as error:
             answer = SubmitAnswer(SubmitResult.NOT_SENT, str(error))
         except (Broken, Garbled) as error:
             answer = SubmitAnswer(SubmitResult.DOUBT, str(error))
-        if len(batch) > 1 and answer.result in (SubmitResult.UNREADABLE, SubmitResult.MALFORMED):
+        if len(batch) > 1 and (broken_off or answer.result is SubmitResult.MALFORMED):
             # One of them spoils it for all, and only the whole was answered. Keys make it harmless to send
             # again what may have arrived.
             return {key: value for one in batch for key, value in (await self._send(node, [one])).items()}
@@ -246,10 +247,6 @@ class _Body:
 def _to(node: NodeRef) -> dict[str, str]:
     """Addresses are used again for other machines: a node that is somebody else may then refuse (421)."""
     return {"x-node-id": node.node_id}
-
-
-def _unreadable(error: Exception) -> SubmitAnswer:
-    return SubmitAnswer(SubmitResult.UNREADABLE, f"the input cannot be read: {error}")
 
 
 def _submit_answers(data: Any, keys: Sequence[str]) -> dict[str, SubmitAnswer]:

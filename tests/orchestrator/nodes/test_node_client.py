@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import pkgutil
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -313,6 +316,29 @@ async def test_an_input_that_fails_while_it_is_sent_does_not_take_the_others_alo
         first, second = await client.submit(ref(peer), [bad, fine])
     await client.aclose()
     assert (first.result, second.result) == (SubmitResult.UNREADABLE, SubmitResult.HAS)
+
+
+@pytest.mark.parametrize(
+    "place", ["actors.wire.multipart.writer.open_regular", "orchestrator.storage.storage._files_below"]
+)
+async def test_an_input_for_which_there_is_no_descriptor_now_is_sent_later(
+    client: NodeClient, storage: DiskStorage, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    waits = await new_dispatch(storage, {"run.sh": b"true\n"})
+    fine = await new_dispatch(storage, {"run.sh": b"true\n"}, job_id=8)
+    opened = cast("Callable[..., object]", pkgutil.resolve_name(place))
+
+    def open_few(path: Path, *more: object) -> object:
+        if waits.job.storage_key in path.parts:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opened(path, *more)
+
+    monkeypatch.setattr(place, open_few)
+    reply = items({"key": fine.attempt.key, "result": "accepted", "payload": prepared(fine.attempt.key)})
+    async with serving(Peer(always(200, reply))) as peer:
+        first, second = await client.submit(ref(peer), [waits, fine])
+    assert (first.result, second.result) == (SubmitResult.NOT_SENT, SubmitResult.HAS)
+    assert "Too many open files" in first.reason
 
 
 async def test_a_batch_refused_as_a_whole_is_sent_one_by_one(
