@@ -14,7 +14,8 @@ from typing import Final
 
 import trio
 
-from orchestrator.callbacks.keys import KeyFileError, load_secrets, load_trust
+from actors.store.repair import set_aside
+from orchestrator.callbacks.keys import SECRET_FILE, BadSecret, KeyFileError, load_secrets, load_trust
 from orchestrator.config.settings import Settings
 from orchestrator.errors import OrchestratorError
 from orchestrator.ledger.ledger import SqliteLedger
@@ -72,11 +73,20 @@ async def go_on_from(ledger: SqliteLedger, storage: DiskStorage) -> None:
 
 
 def callback_keys(settings: Settings) -> tuple[Sequence[str], ssl.SSLContext | None]:
-    """What callbacks are signed with, and who is believed; nothing where they are off. Raises StartError."""
+    """What callbacks are signed with, and who is believed; nothing where they are off. Raises StartError.
+
+    No secret is made in the place of a damaged one: receivers would refuse what it signs. Where the file is
+    our own, callbacks wait until it was put right; one that the settings name is a mistake in them."""
     if not settings.callback_hosts:
         return (), None
     try:
-        return load_secrets(settings.callback_secret_file), load_trust(settings.callback_ca_file)
+        trust = load_trust(settings.callback_ca_file)
+        return load_secrets(settings.callback_secret_file), trust
+    except BadSecret as error:
+        if settings.callback_secret_file != settings.data_path / SECRET_FILE:
+            raise StartError(str(error)) from error
+        log.error("%s. Callbacks wait for that, and for the start after it", error)
+        return (), trust
     except KeyFileError as error:
         raise StartError(str(error)) from error
 
@@ -94,6 +104,8 @@ def locked(path: Path, what: str, setting: str) -> Iterator[None]:
     """`what` for this process alone, by a lock on the file `path`. Raises StartError that names `setting`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if (aside := set_aside(path)) is not None:
+            log.warning("%s was a directory, and is %s now", path, aside)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise StartError(f"{what}: {error.strerror}; set {setting} to a place that can be written") from error

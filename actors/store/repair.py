@@ -7,6 +7,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,11 +42,15 @@ def make_directory(path: Path) -> None:
     path.mkdir(mode=0o700)
 
 
-def set_aside(path: Path) -> None:
-    """Free the name of a file of ours that a directory has taken; what was there stays beside it, and goes
-    with its directory. Blocks."""
-    if path.is_dir() and not path.is_symlink():
-        os.rename(path, path.with_name(f".{path.name}.{secrets.token_hex(4)}"))
+def set_aside(path: Path) -> Path | None:
+    """Free the name of a file of ours that a directory has taken, if one has; what was there stays beside it,
+    where the answer says. Blocks."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with suppress(FileNotFoundError, NotADirectoryError):
+        # As a directory: a file that somebody has made there meanwhile stays.
+        os.rename(f"{path}/", aside)
+        return aside
+    return None
 
 
 def _make_fit(path: Path) -> None:

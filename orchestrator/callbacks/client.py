@@ -101,6 +101,8 @@ class CallbackClient:
 
     async def post(self, callback: Callback) -> PostAnswer:
         limits = self._limits
+        if not self._signers:
+            return _not_sent("there is nothing to sign it with: the server's log says why")
         try:
             url = self._hosts.url(callback.url)  # the settings may be others than when it was handed in
             body = await self._body(callback)

@@ -30,12 +30,19 @@ _LEAST, _MOST = 24, 64
 _LONGEST_FILE: Final = 4096
 
 
+SECRET_FILE: Final = "callback.secret"
+
+
 class KeyFileError(OrchestratorError):
     """The file cannot be used; the text is a line that says why and what to do."""
 
 
+class BadSecret(KeyFileError):
+    """There are no secrets in the file."""
+
+
 def load_secrets(path: Path) -> tuple[str, ...]:
-    """What is in the file, at least one; makes it if there is none. Raises KeyFileError."""
+    """What is in the file, at least one; makes it if there is none. Raises BadSecret."""
     try:
         if not path.exists():
             _make(path)
@@ -43,14 +50,14 @@ def load_secrets(path: Path) -> tuple[str, ...]:
             text = file.read(_LONGEST_FILE + 1)
             mode = os.fstat(file.fileno()).st_mode
     except OSError as error:
-        raise KeyFileError(
+        raise BadSecret(
             f"{path}: {error.strerror}; callback_secret_file has to name a file that can be read, or made"
         ) from error
     found = text.decode("ascii", "replace").split()
     if not found or len(text) > _LONGEST_FILE or not all(map(_is_secret, found)):
-        raise KeyFileError(
+        raise BadSecret(
             f"{path}: lines of whsec_ and {_LEAST} to {_MOST} bytes in base64 were expected; "
-            "moved away, the file is made anew"
+            "restore it from a copy; moved away, it is made anew, and receivers have to be given the new one"
         )
     if mode & 0o007:
         log.warning("%s: anybody on this machine may read what callbacks are signed with", path)
@@ -72,6 +79,7 @@ def _make(path: Path) -> None:
     with suppress(FileExistsError):
         secret = base64.b64encode(secrets.token_bytes(_BYTES))
         write_durably(path, b"whsec_" + secret + b"\n", replace=False)
+        log.warning("%s was not there and is made anew: receivers of callbacks have to be given it", path)
 
 
 def load_trust(path: Path | None) -> ssl.SSLContext | None:

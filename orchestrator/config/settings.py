@@ -16,6 +16,7 @@ from actors.config.tables import Mistakes, Table, read_toml
 from actors.domain.node import NodeAddress
 from actors.domain.service import ServiceLimits
 from orchestrator.callbacks.allowed_hosts import CallbackHosts, HostRule, Network
+from orchestrator.callbacks.keys import SECRET_FILE
 from orchestrator.config import values
 from orchestrator.config.scaling import ScalingConfig, read_scaling
 
@@ -194,7 +195,7 @@ class _Found:
         server = self.server.values
         server.setdefault("db_path", Path("db.sqlite").absolute())
         data = server.setdefault("data_path", Path("data").absolute())
-        server.setdefault("callback_secret_file", data / "callback.secret")
+        server.setdefault("callback_secret_file", data / SECRET_FILE)
         self._warn_of_private_hosts()
         return Settings(
             **server,

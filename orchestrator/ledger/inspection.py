@@ -7,6 +7,7 @@ which may be the log of another one.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import stat
 import threading
@@ -20,6 +21,8 @@ from orchestrator.ledger.newest import Newest, Note
 from orchestrator.ledger.schema import recognise
 from orchestrator.ledger.tables import meta
 
+log: Final = logging.getLogger("orchestrator.ledger")
+
 LOOKED_THROUGH: Final = 2.0
 """Seconds. Of a ledger that takes longer the rest is taken as it is: about 100 MB are done by then."""
 
@@ -28,7 +31,8 @@ def inspect(path: Path, newest: Newest, *, may_begin: bool) -> None:
     """Blocks. Raises LedgerError, LedgerDamaged; sqlite3.Error for what the database says itself. Not
     `may_begin`: there are jobs, so that there has to be a ledger."""
     for suffix in ("-wal", "-shm", "-journal"):
-        set_aside(path.with_name(path.name + suffix))
+        if (aside := set_aside(path.with_name(path.name + suffix))) is not None:
+            log.warning("%s%s was a directory, and is %s now", path, suffix, aside)
     if _is_there(path):
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
             if recognise(db) != 0:

@@ -92,6 +92,9 @@ async def read_url(output: trio.abc.ReceiveStream) -> str:
 def last_words(log: Path) -> str:
     """The last line of a node's log that says something, and where the log is."""
     # A traceback of several errors has a frame around it.
-    text = log.read_text(errors="replace")
+    try:
+        text = log.read_text(errors="replace")
+    except OSError as error:
+        return f"{log} cannot be read: {error.strerror}"
     lines = [line.strip(" |+-") for line in text.splitlines() if line.strip(" |+-")]
     return f"{lines[-1] if lines else 'it said nothing'} (its log is {log})"

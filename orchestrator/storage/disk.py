@@ -146,7 +146,9 @@ class Disk:
             else:
                 os.unlink(name)
 
-        if os.path.lexists(path):
+        if path.is_file() or path.is_symlink():
+            path.unlink()
+        elif os.path.lexists(path):
             shutil.rmtree(path, onerror=make_passable)
 
     def _tell(self, what: str, path: Path) -> None:

@@ -247,7 +247,7 @@ class DiskStorage:
         for name in ("incoming", "trash"):
             self._disk.remove_tree(self.root / name)
         for name in ("jobs", "incoming", "trash"):
-            (self.root / name).mkdir(parents=True, exist_ok=True)
+            self._make_directory(self.root / name)
         last = self.root / "last_id"
         if last.exists() and _number(last) is None:
             log.error(
@@ -257,9 +257,16 @@ class DiskStorage:
             last.rename(gone)
             self._disk.discard_tree(gone)
         for number in range(256):
-            (self.root / "jobs" / f"{number:02x}").mkdir(exist_ok=True)
+            self._make_directory(self.root / "jobs" / f"{number:02x}")
         for path in (self.root / "jobs", self.root, self.root.parent):
             self._disk.sync_directory(path)
+
+    def _make_directory(self, path: Path) -> None:
+        if path.is_file():
+            aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+            log.error("%s was no directory, and is %s now", path, aside)
+            path.rename(aside)
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def _files_below(top: Path) -> Iterator[Path]:

@@ -8,6 +8,7 @@ so that a client that listens while it sends need not send the rest. Then what i
 
 from __future__ import annotations
 
+import logging
 from contextlib import AsyncExitStack
 from typing import Any, Final, cast
 
@@ -17,6 +18,7 @@ from quart import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioBody, TrioRequest
 
+from actors.wire.errors import SourceChanged
 from actors.wire.http.drain_body import drain
 
 BUFFERED: Final = 512 * 1024
@@ -64,7 +66,13 @@ class BoundedConnection(TrioASGIHTTPConnection):
 
         # A client may leave before its response's body is entered, so the body cannot see to what it holds.
         async with cast(BoundedRequest, request).held:
-            await super().handle_request(nursery, request, send_and_drain)
+            try:
+                await super().handle_request(nursery, request, send_and_drain)
+            except SourceChanged as error:
+                # Its head has gone out: that it breaks off is all that its reader can be told.
+                log = logging.getLogger(self.app.name)
+                log.warning("the answer to %s %s broke off: %s", request.method, request.path, error)
+                nursery.cancel_scope.cancel()
 
     async def handle_messages(  # type: ignore[override]  # as quart-trio's own does: it hands in the nursery
         self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable

@@ -177,10 +177,17 @@ class ContractOnlyNodes:
             finally:
                 with trio.move_on_after(10, shield=True):
                     await sink.abort()
-        except BadArchive as error:
-            # It was read to its end before: the same archive would come again.
-            return CollectAnswer(CollectResult.IMPOSSIBLE, reason=f"the node's archive is unusable: {error}")
-        except (StorageError, OSError) as error:
+        except (BadArchive, StorageError, OSError) as error:
+            if ended.path is not None and not await self._spool.is_whole(ended.path):
+                await self._asking.forget(dispatch.attempt.key)
+                return CollectAnswer(
+                    CollectResult.FAILED, reason="its zip was damaged here, and is asked for again", ours=True
+                )
+            if isinstance(error, BadArchive):
+                # It was read to its end before: the same archive would come again.
+                return CollectAnswer(
+                    CollectResult.IMPOSSIBLE, reason=f"the node's archive is unusable: {error}"
+                )
             return CollectAnswer(
                 CollectResult.FAILED, reason=f"the results cannot be stored: {error}", ours=True
             )

@@ -6,6 +6,7 @@ out with the inputs, and a zip counts only when the marker in it holds the attem
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Final
 
 import trio
 
+from actors.store.repair import make_directory
+from actors.wire.errors import BadArchive
 from actors.wire.files.threaded_iterator import ThreadedIterator
 from actors.wire.files.zip_reader import check_zip, list_members, read_member
 from orchestrator.nodes.contract_only.marker import MARKER
@@ -70,10 +73,25 @@ class Spool:
             raise
         return path
 
+    async def is_whole(self, path: Path) -> bool:
+        """Whether a zip that was sound when it came is so still."""
+        try:
+            await inspect(path)
+        except (BadArchive, OSError):
+            return False
+        return True
+
     async def remove(self, path: Path) -> None:
         """Who is reading it can go on. Done also for who is cancelled."""
+
+        def remove() -> None:
+            try:
+                path.unlink(missing_ok=True)
+            except IsADirectoryError:
+                shutil.rmtree(path, ignore_errors=True)
+
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(lambda: path.unlink(missing_ok=True))
+            await trio.to_thread.run_sync(remove)
 
 
 async def inspect(path: Path) -> Contents:
@@ -102,7 +120,7 @@ async def sizes(path: Path) -> dict[str, int]:
 
 
 def _empty(directory: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     for left in directory.glob("*.zip"):  # what else is there is not ours
         if not left.is_dir():
             left.unlink()

@@ -28,6 +28,8 @@ from actors.domain.scaling import Machine, UnreadableMachine
 from actors.ports.scaling import ProviderError
 from actors.process import procfs
 from actors.process.identity import ProcessIdentity, end_child, identify
+from actors.store.kept_file import read_object
+from actors.store.repair import set_aside
 from orchestrator.nodes.local_process import (
     GRACE_SECONDS,
     last_words,
@@ -42,6 +44,7 @@ log: Final = logging.getLogger("orchestrator.scaling.local")
 DEADLINE: Final = 60.0
 """Seconds for a call, everything included."""
 _PROCESS: Final = "process.json"
+_LONGEST_RECORD: Final = 4096
 _LOG: Final = "node.log"
 _DATA: Final = "node"
 
@@ -152,7 +155,9 @@ class LocalProvider:
                 raise ProviderError(f"the node ended at once: {last_words(home / _LOG)}", certain=True)
             # Whole or not at all; nothing runs before it is there.
             half = home / f"{_PROCESS}.new"
-            half.write_text(json.dumps({"service": service, "owner": self.owner, **asdict(started)}))
+            half.write_text(
+                json.dumps({"token": token, "service": service, "owner": self.owner, **asdict(started)})
+            )
             os.replace(half, home / _PROCESS)
             release(process)
         return Machine(token, token, service, running=True, owner=self.owner)
@@ -169,6 +174,7 @@ class LocalProvider:
     async def _remove(self, home: Path) -> None:
         """What a node left that is gone without having been told to."""
         left = self._list_leftovers(home)
+        set_aside(home / _LOG)
         if _LOG in left:
             log.error("the node of machine %s ended by itself: %s", home.name, last_words(home / _LOG))
         await self._end_jobs(home)
@@ -204,7 +210,7 @@ class LocalProvider:
     def _list_leftovers(self, home: Path) -> Sequence[str]:
         try:
             return os.listdir(home)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def _homes(self) -> Sequence[Path]:
@@ -232,7 +238,10 @@ class LocalProvider:
 async def _delete(home: Path) -> None:
     def delete() -> None:
         with suppress(FileNotFoundError):
-            shutil.rmtree(home)
+            try:
+                shutil.rmtree(home)
+            except NotADirectoryError:
+                home.unlink()
 
     await trio.to_thread.run_sync(delete)
 
@@ -240,13 +249,14 @@ async def _delete(home: Path) -> None:
 def _read_record(home: Path) -> tuple[ProcessIdentity, Machine] | None:
     """The process that was started as this machine; None if there is no record that says it. Raises OSError
     when it cannot be looked for: that is no answer."""
+    found = read_object(home / _PROCESS, _LONGEST_RECORD)
+    # Another's would have its process ended in place of this one's.
+    if not isinstance(found, dict) or found.get("token", home.name) != home.name:
+        return None
     try:
-        found = json.loads((home / _PROCESS).read_text())
         process = ProcessIdentity(int(found["pid"]), int(found["started"]), str(found["boot"]))
         service, owner = found["service"], found["owner"]
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return None
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
     if not (isinstance(service, str) and isinstance(owner, str) and 0 < process.pid < 1 << 31):
         return None

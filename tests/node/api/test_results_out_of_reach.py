@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import logging
 import os
 import shutil
 import zipfile
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from support.memory.fake_executor import end
 from support.processes.nodes_in_process import KEY, NodeInProcess, node_in_process
@@ -112,6 +114,35 @@ async def test_what_is_no_longer_as_it_ended_is_told_for_good(tmp_path: Path, ch
             (run.spec.directory / "manifest.json").write_text("{")
         told = await refused(node)
         assert told["permanent"] is True and told["error"].startswith("cannot be read: ")
+
+
+async def test_a_file_that_is_cut_while_it_is_sent_breaks_off_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with node_in_process(tmp_path) as node:
+        run = await node.started()
+        file = _made(run.spec.work / "a")
+        incompressible = os.urandom(1 << 20)
+        with file.open("wb") as filled:
+            for _ in range(64):
+                filled.write(incompressible)
+        found = file.stat()
+        run.finish()
+        await node.until(KEY, "Completed")
+        for route in ("results", "files/a"):
+            caplog.clear()
+            os.truncate(file, found.st_size)
+            os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
+            with pytest.raises(httpx.RemoteProtocolError):
+                async with node.client.stream("GET", f"/v1/attempts/{KEY}/{route}") as answer:
+                    assert answer.status_code == 200
+                    async for _ in answer.aiter_raw():
+                        os.truncate(file, 3)
+            (told,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+            assert (
+                told.getMessage().startswith(f"the answer to GET /v1/attempts/{KEY}/{route} broke off: ")
+                and told.exc_info is None
+            )
 
 
 @pytest.mark.parametrize(("number", "permanent"), [(errno.EIO, True), (errno.EMFILE, None)])

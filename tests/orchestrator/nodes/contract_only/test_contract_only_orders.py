@@ -178,6 +178,28 @@ async def test_results_without_a_marker_are_taken_with_all_inputs_among_them(
     assert result is not None and "result.txt" in zipfile.ZipFile(result).namelist()
 
 
+@pytest.mark.parametrize("way", ["missing", "half", "zeros", "a directory"])
+async def test_a_zip_that_is_damaged_here_is_asked_for_again(
+    client: NodeClient, node: Foreign, storage: DiskStorage, tmp_path: Path, way: str
+) -> None:
+    job = await new_dispatch(storage, {"run.sh": b"true\n"}, foreign_id=ID)
+    node.retrieve = [zip_of(job.attempt.key, out=b"whole"), zip_of(job.attempt.key, out=b"whole")]
+    async with watching(client, node, job.attempt) as told:
+        assert (await told()).view.end is not None
+    (path,) = spooled(tmp_path)
+    size = path.stat().st_size
+    path.unlink()
+    if way == "a directory":
+        path.mkdir()
+    elif way != "missing":
+        path.write_bytes(bytes(size if way == "zeros" else size // 2))
+    (answer,) = await client.collect(ref(node), [job])
+    assert answer.result is CollectResult.FAILED and "asked for again" in answer.reason
+    (answer,) = await client.collect(ref(node), [job])
+    assert answer.result is CollectResult.STORED
+    assert await storage.result(job.job.storage_key) is not None
+
+
 @pytest.mark.parametrize("files", [{"result__txt": b"42"}, {"run__sh": b"false\n"}])
 async def test_results_without_a_marker_and_without_any_input_are_somebody_elses(
     client: NodeClient, node: Foreign, job: Dispatch, files: dict[str, bytes]

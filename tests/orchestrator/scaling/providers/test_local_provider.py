@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -231,19 +232,34 @@ async def test_a_process_that_has_the_id_by_now_is_left_alone(make: Make, direct
     assert list(await provider.list()) == []
 
 
-DAMAGED = ("", "[]", '{"pid": "x"}', '{"pid": 1}', "[" * 100_000, "\0" * 200, "caf\udce9", None)
+DAMAGED = (
+    "",
+    "[]",
+    '{"pid": "x"}',
+    '{"pid": 1}',
+    "[" * 100_000,
+    "\0" * 200,
+    "caf\udce9",
+    None,
+)
 
 
 def damage(record: Path, text: str | None) -> None:
     """`None`: a directory in its place."""
+    if text == "another's":
+        shutil.copy(record.parents[1] / SECOND / record.name, record)
+        return
     record.unlink()
     if text is None:
         record.mkdir()
+    elif text == "huge":
+        record.touch()
+        os.truncate(record, 3 << 30)
     else:
         record.write_bytes(text.encode(errors="surrogateescape"))
 
 
-@pytest.mark.parametrize("text", DAMAGED)
+@pytest.mark.parametrize("text", [*DAMAGED, "another's", "huge"])
 async def test_a_damaged_record_spoils_its_own_machine_alone_and_that_one_can_be_ended(
     text: str | None, make: Make, directory: Path
 ) -> None:
@@ -270,6 +286,24 @@ async def test_a_machine_whose_record_is_damaged_and_whose_node_is_gone_is_remov
     (directory / FIRST / "process.json").write_text("")
     assert list(await make().list()) == []
     assert os.listdir(directory) == []
+
+
+@pytest.mark.parametrize("where", ["", "node.log", "node", "process.json.new"])
+@pytest.mark.parametrize("way", ["a file", "a directory"])
+async def test_whatever_stands_where_a_machine_was_holds_no_other_up(
+    make: Make, directory: Path, where: str, way: str
+) -> None:
+    provider = make()
+    second = await provider.create(SECOND, "example")
+    path = directory / FIRST / where
+    path.parent.mkdir(exist_ok=True)
+    if way == "a file":
+        path.write_bytes(b"\xff\0")
+    else:
+        (path / "in").mkdir(parents=True)
+    assert list(await provider.list()) == [second]
+    assert os.listdir(directory) == [SECOND]
+    assert (await provider.create(FIRST, "example")).running
 
 
 async def test_what_another_orchestrator_has_left_there_is_told_as_its_and_let_be(
