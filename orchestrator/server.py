@@ -8,7 +8,6 @@ from functools import partial
 from typing import Final
 
 import trio
-from quart_trio import QuartTrio
 
 from actors.autoscaler.autoscaler import AutoScaler
 from actors.callbacks.callback_sender import CallbackSender
@@ -24,6 +23,7 @@ from actors.kernel.supervisor import Supervisor
 from actors.messages import Committed, PoolPicture, ScalingStatus, WhyWaiting
 from actors.ports.scaling import Provider, ProviderError
 from actors.sender.sender import Sender
+from actors.wire.http.app import App
 from actors.wire.http.server import serve
 from actors.wire.http.web_pages import OwnNames
 from orchestrator.api import ApiContext, create_app, job_views
@@ -87,6 +87,7 @@ async def serve_orchestrator(
             shutdown=shutdown,
             task_status=task_status,
             on_bound=bound,
+            plain=app.plain,
         )
         nursery.cancel_scope.cancel()
 
@@ -96,7 +97,7 @@ async def run_orchestrator(
     waiters: JobWaiters,
     here: Address,
     *,
-    task_status: trio.TaskStatus[QuartTrio] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[App] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Everything but the listening: reports the app once all of it runs, and runs until cancelled. Whoever
     listens says where in `here`."""
@@ -186,7 +187,7 @@ async def _start(
     portals: Http,
     secrets: Sequence[str],
     providers: Mapping[str, Provider],
-) -> QuartTrio:
+) -> App:
     """The actors, kept alive in `nursery`, and the app on top of them."""
 
     sender, getter, cleaner = Mailbox("sender"), Mailbox("getter"), Mailbox("cleaner")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from quart_trio import QuartTrio
 
-from actors.wire.http.web_pages import refuse_pages
 from node.api.app import NodeContext, make_node_app
 from node.api.attempts import v1_routes
 from node.api.contract import contract_routes
@@ -12,7 +11,6 @@ from node.api.contract import contract_routes
 
 def create_app(context: NodeContext) -> QuartTrio:
     app = make_node_app(context.table.node_id)
-    app.before_request(refuse_pages)
     app.register_blueprint(contract_routes(context))
     app.register_blueprint(v1_routes(context))
     return app

@@ -10,7 +10,8 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from actors.store.durable import is_full, is_passing
-from actors.wire.http.app import Refusal, make_app, problem_response
+from actors.wire.http.app import Refusal, make_app, problem_answer
+from actors.wire.http.web_pages import refuse_pages
 from node.api.submit import SubmitReceiver
 from node.host.inotify import Inotify
 from node.host.load import LoadSampler
@@ -41,7 +42,7 @@ class NodeContext:
 
 def make_node_app(node_id: str) -> QuartTrio:
     """An app without routes that does nothing that was meant for another node."""
-    app = make_app("node.api", to_refusal)
+    app = make_app("node.api", to_refusal, refuse_pages)
 
     @app.before_request
     async def refuse_if_meant_for_another() -> Response | None:
@@ -50,7 +51,7 @@ def make_node_app(node_id: str) -> QuartTrio:
             return None
         # A problem on any page: only who knows `/v1` names the node.
         detail = f"this is node {node_id}; ask for where {meant[:100]!r} is now"
-        return problem_response(Refusal(421, "wrong_node", detail))
+        return problem_answer(Refusal(421, "wrong_node", detail)).to_response()
 
     return app
 

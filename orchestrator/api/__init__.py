@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from quart_trio import QuartTrio
-
-from actors.wire.http.app import make_app
+from actors.wire.http.app import App, make_app
 from actors.wire.http.web_pages import make_guard
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http.errors import to_refusal
@@ -27,13 +25,13 @@ from orchestrator.api.routes import services as service_routes
 __all__ = ["ApiContext", "create_app"]
 
 
-def create_app(services: ApiContext) -> QuartTrio:
+def create_app(services: ApiContext) -> App:
     """The ASGI app with all routes, on what `services` holds."""
-    app = make_app("orchestrator.api", to_refusal)
     hint = "PUBLIC_URL, the address by which people and nodes reach it, makes a name known"
-    app.before_request(make_guard(services.names, _is_open, hint))
-    app.register_blueprint(contract.blueprint(services))
-    for part in (jobs, job_files, logs, events, job_actions, service_routes, usage, activity):
+    app = make_app("orchestrator.api", to_refusal, make_guard(services.names, _is_open, hint))
+    for polled in (contract, jobs):
+        app.register_blueprint(polled.blueprint(services, app.plain))
+    for part in (job_files, logs, events, job_actions, service_routes, usage, activity):
         app.register_blueprint(part.blueprint(services))
     app.register_blueprint(nodes.blueprint(services))
     app.register_blueprint(scaling.blueprint(services))

@@ -63,7 +63,8 @@ class ApiContext:
     they raise `actors.kernel.actor.NoAnswer` when it does not answer in time. `clean` ends the keeping of an
     ended job's data: the job afterwards, None if it has changed meanwhile. `callbacks` says which URLs may be
     told of a job's end. `upload_limit` is bytes of the whole body; `kill_patience` seconds that terminate
-    waits for the end. `left_out`: what results lack, by a job's id and version."""
+    waits for the end. `left_out`: what results lack, and `written`: the JSON of jobs, by a job's id and
+    version."""
 
     ledger: SqliteLedger
     storage: DiskStorage
@@ -82,6 +83,7 @@ class ApiContext:
     upload_limit: int = 400 << 20
     kill_patience: float = 5.0
     version: str = ""
+    written: Recent[tuple[int, int], bytes] = field(default_factory=lambda: Recent(1024))
     left_out: Recent[tuple[int, int], tuple[tuple[str, str], ...]] = field(
         default_factory=lambda: Recent(256)
     )

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from quart import Response
@@ -18,7 +19,8 @@ from actors.domain.service import Waiting, WaitReason
 from actors.domain.status import ENDED, ON_NODE, Status
 from actors.kernel.actor import NoAnswer
 from actors.wire.files.zip_writer import list_tree, zip_stream
-from actors.wire.http.app import Refusal
+from actors.wire.http.app import Refusal, write_json
+from actors.wire.http.plain_routes import Stored
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http import file_response
 from orchestrator.api.http.errors import unknown_job
@@ -28,6 +30,9 @@ from orchestrator.storage.disk import StorageGone
 from orchestrator.storage.result_archive import read_left_out
 
 log: Final = logging.getLogger("orchestrator.api")
+
+MOST_WRITTEN: Final = 4096
+"""Bytes of a job's JSON that is kept: some have thousands of names in it."""
 
 GIVEN_BACK: Final = "waits: "
 """How the message of a job begins that a node did not take."""
@@ -56,6 +61,19 @@ async def render_in_full(api: ApiContext, row: Job) -> dict[str, Any]:
     callback = await api.ledger.queries.callback(row.id) if details.callback_url is not None else None
     (why,) = await explain_waits(api, [row])
     return render_job(row, why, details, await _skipped_files(api, row), callback)
+
+
+async def write_in_full(api: ApiContext, row: Job) -> bytes:
+    """The same as JSON. Of a job that is asked for again and again nothing changes but its row: all but why
+    it waits, and how far its receiver is told."""
+    of_row = (row.id, row.change_seq)
+    written = api.written.get(of_row)
+    if written is None:
+        body = await render_in_full(api, row)
+        written = write_json(body)
+        if row.status is not Status.QUEUED and body["callback"] is None and len(written) <= MOST_WRITTEN:
+            api.written.put(of_row, written)
+    return written
 
 
 async def render_ended_job(api: ApiContext, number: int) -> dict[str, Any]:
@@ -161,6 +179,12 @@ async def send_results(api: ApiContext, job: Job) -> Response:
         message = f"the results of job {job.id} are not on this server's disk; ask its operator"
         raise Refusal(503, "results_missing", message, job_id=job.id, job_status=job.status)
     return await send_inputs(api, job)
+
+
+def results(api: ApiContext, job: Job) -> Stored:
+    """What `send_results` sends."""
+    read = partial(file_response.read_small_stored, api.storage, job.storage_key, f"{job.id}.zip")
+    return Stored(partial(send_results, api, job), read)
 
 
 async def send_inputs(api: ApiContext, job: Job) -> Response:

@@ -68,6 +68,11 @@ class JobWaiters:
         """Whether the server stops."""
         return self._closed
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for jobs now."""
+        return self._waiting
+
     def publish(self, job: Job) -> None:
         if job.change_seq > self._newest:
             self._newest = job.change_seq

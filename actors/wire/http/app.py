@@ -4,12 +4,13 @@ StatusBody; a traceback is in the log alone."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-from quart import Response, current_app, json, request
+from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import PathConverter
@@ -18,6 +19,7 @@ from actors.domain.ids import parse_id
 from actors.domain.status import Status
 from actors.wire.errors import TooLarge, WireError
 from actors.wire.http.backpressure import BoundedConnection, BoundedRequest
+from actors.wire.http.plain_routes import Admit, Answer, Head, PlainRoutes, head_of_request
 from actors.wire.protocol.contract import status_body
 
 PASSES: Final[Mapping[str, str]] = {"Retry-After": "1"}
@@ -57,9 +59,25 @@ Translate = Callable[[Exception], Refusal | None]
 """What an error of the app's own rooms means to a client; None for what nobody foresaw."""
 
 
-def make_app(name: str, translate: Translate) -> QuartTrio:
+class App(QuartTrio):
+    """An app whose `plain` routes a server may answer without it."""
+
+    def __init__(self, name: str, plain: PlainRoutes) -> None:
+        super().__init__(name, static_folder=None)
+        self.plain: Final = plain
+
+
+async def admit_all(head: Head) -> None:
+    """Nobody is refused."""
+
+
+def make_app(name: str, translate: Translate, admit: Admit = admit_all) -> App:
     """An app without routes. Errors are logged under its name."""
-    app = QuartTrio(name, static_folder=None)
+
+    def explain(head: Head, error: Exception) -> Answer:
+        return answer_error(name, head, error, translate)
+
+    app = App(name, PlainRoutes(admit, explain))
     # A disk that is slower than the network must not fill the memory.
     app.asgi_http_class = BoundedConnection
     app.request_class = BoundedRequest
@@ -73,22 +91,36 @@ def make_app(name: str, translate: Translate) -> QuartTrio:
     app.url_map.merge_slashes = False
     app.url_map.converters["file"] = FilePath
 
+    async def admit_request() -> None:
+        await admit(head_of_request())
+
     async def on_error(error: Exception) -> Response:
-        return error_response(error, translate)
+        return explain(head_of_request(), error).to_response()
 
-    @app.after_request
-    async def say_when_to_ask_again(response: Response) -> Response:
-        if response.status_code in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-            response.headers.setdefault("Retry-After", PASSES["Retry-After"])
-        return response
-
+    app.before_request(admit_request)
     app.register_error_handler(Exception, on_error)
     app.register_error_handler(HTTPException, on_error)
     return app
 
 
+def json_answer(
+    body: Any, status: int = 200, headers: Mapping[str, str] | None = None, kind: str = "application/json"
+) -> Answer:
+    headers = headers or {}
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        headers = {**PASSES, **headers}
+    return Answer(status, kind, write_json(body), headers)
+
+
+def write_json(body: Any) -> bytes:
+    return _encode(body).encode()
+
+
+_encode: Final = json.JSONEncoder(sort_keys=True).encode
+
+
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(json.dumps(body), status, dict(headers or {}), content_type="application/json")
+    return json_answer(body, status, headers).to_response()
 
 
 def problem_body(refusal: Refusal) -> dict[str, Any]:
@@ -102,24 +134,22 @@ def problem_body(refusal: Refusal) -> dict[str, Any]:
     }
 
 
-def problem_response(refusal: Refusal) -> Response:
-    response = json_response(problem_body(refusal), refusal.status, refusal.headers)
-    response.content_type = "application/problem+json"
-    return response
+def problem_answer(refusal: Refusal) -> Answer:
+    return json_answer(problem_body(refusal), refusal.status, refusal.headers, "application/problem+json")
 
 
-def error_response(error: Exception, translate: Translate) -> Response:
+def answer_error(name: str, head: Head, error: Exception, translate: Translate) -> Answer:
     """The error in the form of the page that it happened on."""
     refusal = _to_refusal(error, translate)
-    log = logging.getLogger(current_app.name)
+    log = logging.getLogger(name)
     if refusal.status == 500:
-        log.error("%s %s went wrong", request.method, request.path, exc_info=error)
+        log.error("%s %s went wrong", head.method, head.path, exc_info=error)
     elif refusal.status >= 503:
-        log.warning("%s %s: %s", request.method, request.path, refusal.detail)
-    if request.path.startswith("/v1/"):
-        return problem_response(refusal)
+        log.warning("%s %s: %s", head.method, head.path, refusal.detail)
+    if head.path.startswith("/v1/"):
+        return problem_answer(refusal)
     body = status_body(refusal.job_id, refusal.job_status, refusal.detail)
-    return json_response(body, refusal.status, refusal.headers)
+    return json_answer(body, refusal.status, refusal.headers)
 
 
 def _to_refusal(error: Exception, translate: Translate) -> Refusal:
@@ -144,9 +174,14 @@ _DETAILS: Final = {404: "there is no such route", 405: "this route does not know
 
 
 def query(*known: str) -> Mapping[str, str]:
-    """The query parameters. Raises Refusal for one that is unknown or there twice."""
+    """The query parameters of the app's request. Raises Refusal for one that is unknown or there twice."""
+    return read_query(tuple(request.args.items(multi=True)), *known)
+
+
+def read_query(pairs: Sequence[tuple[str, str]], *known: str) -> Mapping[str, str]:
+    """As `query`."""
     given: dict[str, str] = {}
-    for name, value in request.args.items(multi=True):
+    for name, value in pairs:
         if name not in known:
             takes = ", ".join(known) or "none"
             detail = f"query parameter {name[:100]!r} is unknown; known: {takes}"

@@ -14,7 +14,9 @@ What becomes of a connection:
    `HALF_CLOSED` seconds: it may read on, as `nc -N` does. Only an answer without a length, a stream, that has
    begun already is cut at once: such a peer has mostly gone, and nothing else would end it.
 3. Nothing under way and the peer's side closed: closed at once.
-4. What is no HTTP/1.1 is answered by what was wrong with it, as JSON, and closed. A request with two lengths
+4. A request of a plain route (see `plain_routes`) is answered without the app. That is the only difference:
+   it is read by the same parser, and its connection is kept, waited for and ended as any.
+5. What is no HTTP/1.1 is answered by what was wrong with it, as JSON, and closed. A request with two lengths
    is such a thing: a proxy before us might have read the other one.
 """
 
@@ -24,10 +26,12 @@ import contextlib
 import errno
 import json
 import logging
+import math
+import os
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -35,9 +39,9 @@ import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import EndBody, Response, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.events import Response
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
@@ -46,6 +50,7 @@ from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
 from hypercorn.utils import parse_socket_addr, wrap_app
 
 from actors.wire.errors import CannotListen, PortInUse
+from actors.wire.http.plain_routes import Answer, PlainRequest, PlainRoutes
 
 HALF_CLOSED: Final = 5.0
 """Seconds within which an answer has to begin for a peer that has closed its side."""
@@ -75,20 +80,22 @@ async def serve(
     graceful_timeout: float = 3.0,
     keep_alive_timeout: float = 75.0,
     on_bound: Callable[[str], None] | None = None,
+    plain: PlainRoutes | None = None,
 ) -> None:
     """Serve an ASGI app at host and port (0: any free one) until `shutdown` is set.
 
     The app's startup has run and connections are accepted when `on_bound` is called with the URL and
     `task_status.started` with a list of it. After `shutdown` no connection is accepted, idle ones are closed,
     requests under way get `graceful_timeout` seconds and are cut then; the app's own shutdown comes last. An
-    app should end its endless streams itself when it is told to stop. Cancelling cuts at once.
+    app should end its endless streams itself when it is told to stop. Cancelling cuts at once. Requests that
+    are of the app's `plain` routes are answered without it.
 
     Raises PortInUse or CannotListen before anything is started.
     """
     sock = _bound(host, port)
     try:
         url = _url(host, sock.getsockname()[1])
-        await _Serving(app, sock, graceful_timeout, keep_alive_timeout).run(
+        await _Serving(app, sock, graceful_timeout, keep_alive_timeout, plain).run(
             shutdown, url, task_status, on_bound
         )
     finally:
@@ -106,7 +113,14 @@ async def until_signal() -> None:
 
 
 class _Serving:
-    def __init__(self, app: Any, sock: socket.socket, graceful_timeout: float, keep_alive: float) -> None:
+    def __init__(
+        self,
+        app: Any,
+        sock: socket.socket,
+        graceful_timeout: float,
+        keep_alive: float,
+        plain: PlainRoutes | None,
+    ) -> None:
         config = Config()
         config.accesslog = None
         config.errorlog = logging.getLogger("hypercorn.error")
@@ -118,6 +132,7 @@ class _Serving:
         config.graceful_timeout = graceful_timeout
         self._config = config
         self._app: AppWrapper = wrap_app(app, config.wsgi_max_body_size, "asgi")
+        self._plain = plain
         self._sock = sock
         self._state: LifespanState = {}
         self._context = WorkerContext(None)
@@ -212,6 +227,8 @@ class _Serving:
 
     async def _let_finish(self) -> None:
         await self._context.terminated.set()
+        for connection in list(self._idle):
+            connection.stop_reading()
         with trio.move_on_after(self._config.graceful_timeout):
             while self._connections:
                 await self._one_left.wait()
@@ -220,7 +237,9 @@ class _Serving:
         state = ConnectionState(self._state.copy())
         # For the app, in the request's scope: ends the connection whatever it is waiting for.
         state["cut"] = stream.socket.close
-        made = _Connection(self._app, self._config, self._context, state, cast(Any, stream), self._idle)
+        made = _Connection(
+            self._app, self._config, self._context, state, cast(Any, stream), self._idle, self._plain
+        )
         self._connections[made] = None
         return made
 
@@ -238,24 +257,32 @@ class _Serving:
 
 
 class _Connection(TCPServer):
-    """Hypercorn's, with some of its waits made to end.
+    """Hypercorn's, with some of its waits made to end, and without a task and a turn of the loop for what
+    needs none.
 
-    When a request ends, Quart-Trio cancels the task in which Hypercorn is about to start the timer of an idle
-    connection: then it would stay open for ever, and hold the end of serving too. And a request that ends
-    after that was announced leaves the reader waiting for a next one. Idle ones are in `idle`.
+    A request that ends after that was announced leaves the reader waiting for a next one. Idle ones are in
+    `idle`; the time of an idle connection is the deadline of its reading.
     """
 
     def __init__(self, *args: Any) -> None:
-        *args_of_hypercorn, idle = args
+        *args_of_hypercorn, idle, plain = args
         super().__init__(*args_of_hypercorn)
         self._idle: dict[_Connection, float] = idle
+        self._plain: PlainRoutes | None = plain
         self._reading = trio.CancelScope()
         self._read = False
         """Whether nothing more is read: then nothing is waited for either once it is answered."""
+        self._rest(FRESH)
 
     def stop_reading(self) -> None:
         """Nothing more is asked for: a connection with nothing under way ends."""
         self._reading.cancel()
+
+    def _rest(self, until_idle: float) -> None:
+        """Nothing is under way. In `until_idle` seconds it may be ended for another connection."""
+        now = trio.current_time()
+        self._idle[self] = now + until_idle
+        self._reading.deadline = now + self.config.keep_alive_timeout
 
     async def run(self) -> None:
         try:
@@ -265,6 +292,8 @@ class _Connection(TCPServer):
             async with TaskGroup() as tasks:
                 self._task_group = tasks
                 self._protocol = _Protocol(
+                    self._plain,
+                    self._write_now,
                     self.app,
                     self.config,
                     self.context,
@@ -276,16 +305,12 @@ class _Connection(TCPServer):
                     self.protocol_send,
                 )
                 self.protocol = cast(Any, self._protocol)
-                self._idle[self] = trio.current_time() + FRESH
-                await self.idle_task.restart(tasks, self._idle_timeout)
                 await self._read_data()
                 self._read = True
-                await self.idle_task.stop()
         except OSError:
             pass
         finally:
-            with trio.move_on_after(LINGER, shield=True):
-                await self._close()
+            await self._close()
 
     async def _read_data(self) -> None:
         with self._reading:
@@ -301,22 +326,56 @@ class _Connection(TCPServer):
         await self._protocol.handle(Closed())
 
     async def protocol_send(self, event: Event) -> None:
-        if isinstance(event, Updated):
+        if isinstance(event, RawData):
+            await self._write(event.data)
+        elif isinstance(event, Updated):
             self._idle.pop(self, None)
-            if event.idle and self._read:
-                return  # its client closed while the answer ended: a timer would keep it for its whole time
-            if event.idle:
-                self._idle[self] = trio.current_time()
-        elif isinstance(event, Closed) and self._protocol.refused:
-            await self._read_the_rest()
-        with trio.CancelScope(
-            shield=isinstance(event, Updated)
-        ):  # starts or stops the timer, waits for nothing
+            self._reading.deadline = math.inf
+            # One whose client closed while the answer ended would be kept for its whole time.
+            if event.idle and not self._read:
+                self._rest(0.0)
+        elif isinstance(event, Closed):
             try:
-                await super().protocol_send(event)
+                if self._protocol.refused:
+                    await self._read_the_rest()
+                await self._close()
+                await self._protocol.handle(Closed())
             finally:
-                if isinstance(event, Closed):
-                    self._reading.cancel()
+                self._reading.cancel()
+
+    async def _write_now(self, data: bytes) -> None:
+        """As `_write`; without a turn of the loop for what the kernel takes at once."""
+        if not self.send_lock.locked():
+            try:
+                # Not the stream's, which gives others a turn after each.
+                data = data[os.write(self.stream.socket.fileno(), data) :]
+            except BlockingIOError:
+                pass  # the kernel has no room for it now
+            except OSError:
+                await self._protocol.handle(Closed())
+                return
+        await self._write(data)
+
+    async def _write(self, data: bytes) -> None:
+        if not data:
+            return
+        try:
+            self.send_lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self.send_lock.acquire()
+        try:
+            with trio.CancelScope(shield=True):
+                await self.stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            await self._protocol.handle(Closed())
+        finally:
+            self.send_lock.release()
+
+    async def _close(self) -> None:
+        sock = self.stream.socket
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_WR)
+        sock.close()
 
     async def _read_the_rest(self) -> None:
         """To close with bytes unread resets the connection, and the peer would not hear why."""
@@ -330,8 +389,12 @@ class _Protocol(H11Protocol):
     """Hypercorn's HTTP/1.1, without a way to HTTP/2: what it refuses it says, and it knows when it has
     answered."""
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(
+        self, plain: PlainRoutes | None, write_now: Callable[[bytes], Awaitable[None]], *args: Any
+    ) -> None:
         super().__init__(*args)
+        self._plain = plain
+        self._write_now = write_now
         self._begun = trio.Event()
         self._streaming = False
         self._over = trio.Event()
@@ -358,8 +421,41 @@ class _Protocol(H11Protocol):
         if {b"content-length", b"transfer-encoding"} <= names:
             await self._send_error_response(HTTPStatus.BAD_REQUEST, "it has two lengths")
             await self.send(Closed())
-        else:
+            return
+        local = "" if self.server is None else self.server[0]
+        asked = None if self._plain is None else self._plain.match(request, local)
+        if self._plain is None or asked is None:
             await super()._create_stream(request)
+        else:
+            self.keep_alive_requests += 1
+            self.stream = cast(Any, _PlainStream(self, self._plain, request, asked))
+
+    async def hand_to_app(self, request: h11.Request) -> None:
+        """Have a request without a body answered by the app after all."""
+        await super()._create_stream(request)
+        if self.stream is not None:
+            await self.stream.handle(EndBody(stream_id=STREAM_ID))
+
+    async def answer(self, answer: Answer) -> None:
+        """Send a whole answer at once, and be ready for the next request."""
+        self._begun.set()
+        length = str(len(answer.body)).encode()
+        headers = [(b"content-type", answer.content_type.encode()), (b"content-length", length)]
+        headers += [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
+        headers += self.config.response_headers("h11")
+        connection = cast(h11.Connection, self.connection)
+        try:
+            data = [
+                connection.send(h11.Response(status_code=answer.status, headers=headers)),
+                connection.send(h11.Data(data=answer.body)),
+                connection.send(h11.EndOfMessage()),
+            ]
+        except h11.LocalProtocolError:
+            if connection.their_state is not h11.ERROR:
+                raise
+            return  # what came behind the request was refused, and nothing else is said
+        await self._write_now(b"".join(piece for piece in data if piece))
+        await self._maybe_recycle()
 
     async def _close_stream(self) -> None:
         await super()._close_stream()
@@ -381,6 +477,38 @@ class _Protocol(H11Protocol):
         await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
         await self._send_h11_event(h11.Data(data=content))
         await self._send_h11_event(h11.EndOfMessage())
+
+
+class _PlainStream:
+    """In the place of Hypercorn's stream: a request of a plain route. Whoever asked may leave meanwhile, as
+    the request may wait."""
+
+    def __init__(
+        self, protocol: _Protocol, plain: PlainRoutes, request: h11.Request, asked: PlainRequest
+    ) -> None:
+        self._protocol = protocol
+        self._plain = plain
+        self._request = request
+        self._asked = asked
+        self._work = trio.CancelScope()
+        self._answered = False
+
+    async def handle(self, event: StreamEvent) -> None:
+        if isinstance(event, EndBody):
+            self._protocol.task_group.spawn(self._answer)
+        elif isinstance(event, StreamClosed) and not self._answered:
+            self._work.cancel()
+
+    async def _answer(self) -> None:
+        with self._work:
+            answer = await self._plain.answer(self._asked)
+            if self._work.cancel_called:
+                return
+            self._answered = True
+            if answer is None:
+                await self._protocol.hand_to_app(self._request)
+            else:
+                await self._protocol.answer(answer)
 
 
 _OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)

@@ -17,14 +17,14 @@ Of this machine are the loopback names and addresses, at any port.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
-from quart import request
-
 from actors.wire.http.app import Refusal
+from actors.wire.http.plain_routes import Admit, Head
 
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -66,6 +66,7 @@ def may_order(origin: str | None, fetch_site: str | None, names: OwnNames) -> bo
     return origin is None or is_loopback(_host_of(origin.partition("://")[2]))
 
 
+@lru_cache(maxsize=64)
 def is_meant(host: str | None, local: str, names: OwnNames) -> bool:
     """Rule 3. `local` is the address that the connection came to. Without a host no browser asks."""
     if host is None:
@@ -82,27 +83,26 @@ def _host_of(authority: str) -> str:
         return ""
 
 
-def make_guard(names: OwnNames, exempt: Callable[[str], bool], hint: str) -> Callable[[], Awaitable[None]]:
+def make_guard(names: OwnNames, exempt: Callable[[str], bool], hint: str) -> Admit:
     """What stands before every route. `hint` says how a name is made ours."""
 
-    async def guard() -> None:
-        headers = request.headers
-        if not exempt(request.path):
-            local = (request.scope.get("server") or ("", None))[0]
-            host = headers.get("Host")
-            if not is_meant(host, local, names):
+    async def guard(head: Head) -> None:
+        if not exempt(head.path):
+            host = head.header("Host")
+            if not is_meant(host, head.local, names):
                 raise Refusal(421, "unknown_host", f"this server is not known as {host!r}; {hint}")
-        if request.method not in _READS and not may_order(
-            headers.get("Origin"), headers.get("Sec-Fetch-Site"), names
-        ):
-            origin = headers.get("Origin", "another site")
+        if head.method in _READS:
+            return
+        origin = head.header("Origin")
+        if not may_order(origin, head.header("Sec-Fetch-Site"), names):
+            origin = "another site" if origin is None else origin
             raise Refusal(403, "foreign_origin", f"pages of {origin!r} may not give orders here; {hint}")
 
     return guard
 
 
-async def refuse_pages() -> None:
+async def refuse_pages(head: Head) -> None:
     """Stands before every route of a port that no browser has to do with: what a page sends is refused."""
-    site = request.headers.get("Sec-Fetch-Site", "none").lower()
-    if "Origin" in request.headers or site != "none":
+    site = head.header("Sec-Fetch-Site") or "none"
+    if head.header("Origin") is not None or site.lower() != "none":
         raise Refusal(403, "foreign_origin", "web pages have no access to a node")

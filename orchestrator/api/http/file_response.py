@@ -7,6 +7,7 @@ import re
 import stat
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Final, cast
 from urllib.parse import quote
@@ -17,12 +18,15 @@ from quart.wrappers.response import DataBody, ResponseBody
 
 from actors.wire.http.app import Refusal
 from actors.wire.http.backpressure import BoundedRequest
+from actors.wire.http.plain_routes import Answer
 from orchestrator.api.http.sse import ContextBody
 from orchestrator.nodes.remote_stream import RemoteStream
 from orchestrator.storage.disk import StorageGone
 from orchestrator.storage.storage import DiskStorage
 
 PIECE: Final = 1 << 20
+SMALL: Final = 1 << 16
+"""Bytes of a stored file that is read at once."""
 
 ZIP: Final = "application/zip"
 BYTES: Final = "application/octet-stream"
@@ -108,14 +112,7 @@ async def send_stored(
             return None
         status = os.fstat(fd)
         size = status.st_size
-        # A result is never written to, only replaced by a newly written file: these say which one it is.
-        tag = f'"{storage_key[:16]}-{status.st_mtime_ns:x}-{size:x}"'
-        headers = {
-            "ETag": tag,
-            "Accept-Ranges": "bytes",
-            "Cache-Control": "private, no-cache",
-            "Content-Disposition": attachment(filename),
-        }
+        tag, headers = _stored_headers(storage_key, status, filename)
         if matches(request.headers.get("If-None-Match"), tag):
             return Response(b"", 304, headers)
         asked = requested_range(size, tag)
@@ -126,6 +123,46 @@ async def send_stored(
         response.status_code = 200 if asked is None else 206
         response.headers.update(headers)
         return response
+
+
+async def read_small_stored(storage: DiskStorage, storage_key: str, filename: str) -> Answer | None:
+    """The stored zip as `send_stored` sends all of it, in one thread call; None if it is not there, or not
+    small."""
+    with storage.reading(storage_key) as directory:
+        path = directory / "result" / "result.zip"
+
+        def read() -> tuple[os.stat_result, bytes] | None:
+            fd = _open_file(path)
+            if fd is None:
+                return None
+            try:
+                status = os.fstat(fd)
+                content = os.pread(fd, SMALL + 1, 0)
+                return (status, content) if len(content) == status.st_size <= SMALL else None
+            finally:
+                os.close(fd)
+
+        try:
+            found = await storage.thread(read, what=f"results in {path.parent}")
+        except StorageGone:
+            return None
+    if found is None:
+        return None
+    status, content = found
+    _, headers = _stored_headers(storage_key, status, filename)
+    return Answer(200, ZIP, content, headers)
+
+
+def _stored_headers(storage_key: str, status: os.stat_result, filename: str) -> tuple[str, dict[str, str]]:
+    """The ETag of a stored file, and the headers that it is sent with."""
+    # A result is never written to, only replaced by a newly written file: these say which one it is.
+    tag = f'"{storage_key[:16]}-{status.st_mtime_ns:x}-{status.st_size:x}"'
+    return tag, {
+        "ETag": tag,
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, no-cache",
+        "Content-Disposition": attachment(filename),
+    }
 
 
 def _send_part(fd: int, begin: int, end: int, content_type: str, held: ExitStack) -> Response:
@@ -142,21 +179,21 @@ async def _open(storage: DiskStorage, storage_key: str, name: str, held: ExitSta
     """A descriptor of a file of a job's directory, which stays open, and the directory in place, as long as
     `held` holds them; None if it is not there, or something else is."""
     path = held.enter_context(storage.reading(storage_key)) / name
-
-    def open_file() -> int | None:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            return fd
-        os.close(fd)
-        return None
-
     try:
-        fd = await storage.thread(open_file, what=f"results in {path.parent}")
+        fd = await storage.thread(lambda: _open_file(path), what=f"results in {path.parent}")
     except StorageGone:
         return None
     if fd is not None:
         held.callback(os.close, fd)
     return fd
+
+
+def _open_file(path: Path) -> int | None:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return None
 
 
 def attachment(filename: str) -> str:

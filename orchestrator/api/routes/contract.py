@@ -12,7 +12,8 @@ from actors.domain.ids import ID_RANGE
 from actors.domain.job import End, Job
 from actors.domain.status import OVER, Status
 from actors.ports.ledger import LedgerError
-from actors.wire.http.app import Refusal, json_response, read_job_id
+from actors.wire.http.app import Refusal, json_answer, json_response, read_job_id
+from actors.wire.http.plain_routes import Answer, Asked, PlainRoutes, Stored
 from actors.wire.protocol.contract import status_body
 from orchestrator.api import job_views
 from orchestrator.api.context import ApiContext
@@ -32,30 +33,30 @@ CONTRACT: Final = "contract"
 _BAD_ID: Final = {400: f"No id: {ID_RANGE}"}
 
 
-def blueprint(api: ApiContext) -> Blueprint:  # a route is a closure over what it uses
+def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a closure over what it uses
     page = Blueprint("contract", __name__)
     uploads = Uploads(api)
 
-    @page.get("/")
+    @plain.get(page, "/")
     @describe("Whether the server answers", answers={200: ("pong", PingBody)}, tag=CONTRACT)
-    async def ping() -> Response:
-        return json_response(PingBody(message="pong"))
+    async def ping(asked: Asked) -> Answer:
+        return json_answer(PingBody(message="pong"))
 
-    @page.get("/health")
+    @plain.get(page, "/health")
     @describe(
         "Whether the database answers",
         answers={200: ("It does", HealthBody), 503: ("It does not", HealthBody)},
         tag=CONTRACT,
     )
-    async def health() -> Response:
+    async def health(asked: Asked) -> Answer:
         trouble = f"no answer within {HEALTH_DEADLINE:g} s"
         with trio.move_on_after(HEALTH_DEADLINE):
             try:
                 await api.ledger.check()
-                return json_response(HealthBody(status="ok", database="ok"))
+                return json_answer(HealthBody(status="ok", database="ok"))
             except LedgerError as error:
                 trouble = str(error)
-        return json_response(HealthBody(status="error", database=trouble), 503)
+        return json_answer(HealthBody(status="error", database=trouble), 503)
 
     @page.post("/upload")
     @describe(
@@ -88,7 +89,7 @@ def blueprint(api: ApiContext) -> Blueprint:  # a route is a closure over what i
             body["ignored"] = list(ignored)
         return json_response(body, 201, headers)
 
-    @page.get("/download/<number>")
+    @plain.get(page, "/download/<number>")
     @describe(
         "The results of a completed job",
         answers={
@@ -97,11 +98,11 @@ def blueprint(api: ApiContext) -> Blueprint:  # a route is a closure over what i
         errors=_BAD_ID | {404: "Unknown job", **UNAVAILABLE},
         tag=CONTRACT,
     )
-    async def download(number: str) -> Response:
-        job = await job_views.find(api, read_job_id(number))
+    async def download(asked: Asked) -> Answer | Stored:
+        job = await job_views.find(api, read_job_id(asked.part))
         if job.status is not Status.COMPLETED:
-            return _respond(job, await job_views.explain(api, job))
-        return await job_views.send_results(api, job)
+            return json_answer(status_body(job.id, job.status, await job_views.explain(api, job)))
+        return job_views.results(api, job)
 
     @page.get("/download_partial/<number>")
     @describe(
@@ -163,7 +164,3 @@ def _end_of_itself(job: Job) -> End | None:
     """How a job ended that no order can end any more, though not all of it is here yet."""
     killed_by_order = job.terminate_requested and job.end is not None and job.end.status is Status.KILLED
     return None if killed_by_order else job.end
-
-
-def _respond(job: Job, message: str) -> Response:
-    return json_response(status_body(job.id, job.status, message))

@@ -11,8 +11,9 @@ from quart import Blueprint, Response
 
 from actors.domain.job import Job
 from actors.domain.status import OVER, Status
-from actors.wire.http.app import PASSES, Refusal, json_response, query, read_job_id
+from actors.wire.http.app import PASSES, Refusal, json_response, query, read_job_id, read_query
 from actors.wire.http.patience import SILENCE
+from actors.wire.http.plain_routes import Answer, Asked, PlainRoutes
 from orchestrator.api import job_views
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http import query_params
@@ -45,7 +46,7 @@ _ListVersion = Annotated[
 ]
 
 
-def blueprint(api: ApiContext) -> Blueprint:  # a route is a closure over what it uses
+def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a closure over what it uses
     page = Blueprint("v1", __name__, url_prefix="/v1")
 
     @page.get("/jobs")
@@ -87,7 +88,7 @@ def blueprint(api: ApiContext) -> Blueprint:  # a route is a closure over what i
         after = None if found.before is None else query_params.cursor("j", found.before)
         return json_response({"items": items, "next": after, "version": version})
 
-    @page.get("/jobs/<number>")
+    @plain.get(page, "/jobs/<number>", takes_query=True)
     @describe(
         "One job; with `wait` as soon as it changes",
         in_query(
@@ -100,10 +101,11 @@ def blueprint(api: ApiContext) -> Blueprint:  # a route is a closure over what i
         answers={200: ("The job", bodies.Job)},
         errors=OF_A_JOB,
     )
-    async def job(number: str) -> Response:
-        given = query("wait", "after", "until")
-        row = await _wait_for_change(api, read_job_id(number), given)
-        return json_response(await job_views.render_in_full(api, row), headers={"Cache-Control": "no-store"})
+    async def job(asked: Asked) -> Answer:
+        given = read_query(asked.query, "wait", "after", "until")
+        row = await _wait_for_change(api, read_job_id(asked.part), given)
+        body = await job_views.write_in_full(api, row)
+        return Answer(200, "application/json", body, {"Cache-Control": "no-store"})
 
     @page.get("/jobs/<number>/results")
     @describe(

@@ -21,6 +21,7 @@ from actors.domain.scaling import ServiceScaling
 from actors.domain.service import ServiceLimits, Waiting
 from actors.kernel.actor import Mailbox, Question
 from actors.messages import DrainNode, UndrainNode
+from actors.wire.http.app import App
 from actors.wire.http.server import serve
 from orchestrator.api import ApiContext, create_app
 from orchestrator.api.routes.events import encode_change
@@ -127,6 +128,7 @@ class Server:
     clock: SetClock
     pauses: Pauses
     scaled: list[ServiceScaling]
+    app: App
 
     async def post(self, *parts: str | bytes, user: str = "1", service: str = "example") -> httpx.Response:
         """Each part: what follows `form-data; `, a bar, the body. As in the cases' `mp`."""
@@ -228,7 +230,14 @@ async def api_server(
             app = create_app(api)
 
             async def listen(*, task_status: trio.TaskStatus[list[str]]) -> None:
-                await serve(app, host="127.0.0.1", port=0, shutdown=shutdown, task_status=task_status)
+                await serve(
+                    app,
+                    host="127.0.0.1",
+                    port=0,
+                    shutdown=shutdown,
+                    task_status=task_status,
+                    plain=app.plain,
+                )
 
             (url,) = await nursery.start(listen)
             async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
@@ -247,6 +256,7 @@ async def api_server(
                     clock,
                     pauses,
                     scaled,
+                    app,
                 )
             waiters.close()
             shutdown.set()

@@ -14,24 +14,37 @@ import httpx
 import pytest
 import trio
 import trio.testing
-from quart import Response, request
+from quart import Blueprint, Response, request
 from quart_trio import QuartTrio
 
 from actors.wire.errors import CannotListen, PortInUse
+from actors.wire.http.app import admit_all
+from actors.wire.http.plain_routes import Answer, Asked, Head, PlainRoutes
 from actors.wire.http.server import serve, until_signal
 
 
+@pytest.fixture(params=["by the app", "without it"], autouse=True)
+def by_whom(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whom plain requests are answered: all that holds of a connection holds for both."""
+    monkeypatch.setattr(App, "is_plain", request.param == "without it")
+
+
 class App(QuartTrio):
-    """Routes that show how a server ends."""
+    """Routes that show how a server ends. Those of `plain` are answered without the app, if they are."""
+
+    is_plain = False
 
     def __init__(self) -> None:
         super().__init__(__name__)
+        self.plain = PlainRoutes(admit_all, fail)
         self.entered = trio.Event()
         self.waiting = trio.Semaphore(0)
         self.release = trio.Event()
         self.events: list[str] = []
-        self.add_url_rule("/", "ping", self.ping)
-        self.add_url_rule("/wait", "wait", self.wait)
+        page = Blueprint("plain", __name__)
+        self.plain.get(page, "/")(self.ping)
+        self.plain.get(page, "/wait")(self.wait)
+        self.register_blueprint(page)
         self.add_url_rule("/endless", "endless", self.endless)
         self.add_url_rule("/flood", "flood", self.flood)
         self.add_url_rule("/count", "count", self.count, methods=["POST"])
@@ -41,14 +54,14 @@ class App(QuartTrio):
     async def note(self, what: str) -> None:
         self.events.append(what)
 
-    async def ping(self) -> dict[str, str]:
-        return {"message": "pong"}
+    async def ping(self, asked: Asked) -> Answer:
+        return Answer(200, "application/json", b'{"message":"pong"}\n')
 
-    async def wait(self) -> str:
+    async def wait(self, asked: Asked) -> Answer:
         self.waiting.release()
         self.entered.set()
         await self.release.wait()
-        return "done"
+        return Answer(200, "text/plain", b"done")
 
     async def endless(self) -> Response:
         return self._streamed(b"tick\n", trio.sleep_forever)
@@ -71,6 +84,10 @@ class App(QuartTrio):
         return response
 
 
+def fail(head: Head, error: Exception) -> Answer:
+    return Answer(500, "text/plain", str(error).encode())
+
+
 class Server:
     def __init__(self, app: Any, nursery: trio.Nursery, shutdown: trio.Event) -> None:
         self.app = app
@@ -87,6 +104,7 @@ class Server:
             shutdown=self.shutdown,
             graceful_timeout=graceful_timeout,
             task_status=task_status,
+            plain=self.app.plain if App.is_plain and isinstance(self.app, App) else None,
         )
         self.ended.set()
 
@@ -162,7 +180,16 @@ async def test_an_idle_connection_is_closed_when_its_time_is_over() -> None:
     shutdown = trio.Event()
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            start = partial(serve, App(), host="127.0.0.1", port=0, shutdown=shutdown, keep_alive_timeout=0.1)
+            app = App()
+            start = partial(
+                serve,
+                app,
+                host="127.0.0.1",
+                port=0,
+                shutdown=shutdown,
+                keep_alive_timeout=0.1,
+                plain=app.plain if App.is_plain else None,
+            )
             [url] = await nursery.start(start)
             stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
             async with stream:

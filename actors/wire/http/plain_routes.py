@@ -1,0 +1,184 @@
+"""Routes that are asked all the time, answered without an app.
+
+A poll is a few bytes in and out, and what a web framework does around it costs ten times what it does itself.
+So a handler of such a route knows nothing of a framework: it makes an answer of a part of the path and the
+query. The server that has the connection answers by it what is wholly plain, see `PlainRoutes.match`;
+everything else reaches the same handler through the app. Who is admitted, and what an error means, is one
+function for both ways.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, Final
+
+import h11
+from quart import Blueprint, Response, request
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Of a request, what decides whether it is admitted. `header` gives the first header of that name;
+    `local` is the address that the connection came to."""
+
+    method: str
+    path: str
+    header: Callable[[str], str | None]
+    local: str
+
+
+Admit = Callable[[Head], Awaitable[None]]
+"""Stands before every route: raises what the request is refused with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """`part` is what stands in the path for the route's variable; the query in order, with what is there
+    twice."""
+
+    part: str
+    query: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    content_type: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def to_response(self) -> Response:
+        response = Response(self.body, self.status, content_type=self.content_type)
+        response.headers.update(self.headers)
+        return response
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An answer out of what is stored. `send` gives the app's, in ranges and pieces; `read_small` the whole
+    of what is small, None for anything else."""
+
+    send: Callable[[], Awaitable[Response]]
+    read_small: Callable[[], Awaitable[Answer | None]]
+
+
+Handler = Callable[[Asked], Awaitable[Answer | Stored]]
+
+
+@dataclass(frozen=True, slots=True)
+class PlainRequest:
+    """One that a route takes."""
+
+    head: Head
+    handler: Handler
+    asked: Asked
+
+
+class PlainRoutes:
+    """See the module."""
+
+    def __init__(self, admit: Admit, on_error: Callable[[Head, Exception], Answer]) -> None:
+        self._admit = admit
+        self._on_error = on_error
+        self._whole: dict[bytes, _Route] = {}
+        self._numbered: dict[bytes, _Route] = {}
+
+    def get(
+        self, page: Blueprint, rule: str, *, takes_query: bool = False
+    ) -> Callable[[Handler], Callable[..., Awaitable[Response]]]:
+        """Make a handler the route of `rule` in `page`, and a plain one. The rule may end in a variable, of
+        which numbers are plain; a query is plain only where the route takes one."""
+
+        def decorate(handler: Handler) -> Callable[..., Awaitable[Response]]:
+            path, variable, _ = f"{page.url_prefix or ''}{rule}".partition("<")
+            routes = self._numbered if variable else self._whole
+            routes[path.encode()] = _Route(handler, takes_query)
+
+            @wraps(handler)
+            async def view(**parts: str) -> Response:
+                query = tuple(request.args.items(multi=True))
+                found = await handler(Asked("".join(parts.values()), query))
+                return await found.send() if isinstance(found, Stored) else found.to_response()
+
+            page.get(rule)(view)
+            return view
+
+        return decorate
+
+    def match(self, asked: h11.Request, local: str) -> PlainRequest | None:
+        """The request as one of a plain route: a GET of HTTP/1.1 for a path and a query in which nothing is
+        escaped, to a host that is written as most are, without a body and without a header that wants more
+        than a whole answer. None for any other."""
+        if asked.method != b"GET" or asked.http_version != b"1.1":
+            return None
+        path, mark, query = asked.target.partition(b"?")
+        part, route = b"", self._whole.get(path)
+        if route is None:
+            above, slash, part = path.rpartition(b"/")
+            route = self._numbered.get(above + slash)
+            if route is None or not _NUMBER.fullmatch(part):
+                return None
+        if mark and not (route.takes_query and _QUERY.fullmatch(query)):
+            return None
+        headers: dict[bytes, bytes] = {}
+        for name, value in asked.headers:
+            headers.setdefault(name, value)
+        if not _MORE.isdisjoint(headers) or not _HOST.fullmatch(headers.get(b"host", b"")):
+            return None
+
+        def header(name: str) -> str | None:
+            value = headers.get(name.lower().encode())
+            return None if value is None else value.decode("latin-1")
+
+        pairs = tuple(_to_pair(one) for one in query.decode().split("&")) if mark else ()
+        head = Head("GET", path.decode(), header, local)
+        return PlainRequest(head, route.handler, Asked(part.decode(), pairs))
+
+    async def answer(self, asked: PlainRequest) -> Answer | None:
+        """None for what is stored and not small: it is the app's."""
+        try:
+            await self._admit(asked.head)
+            found = await asked.handler(asked.asked)
+            return await found.read_small() if isinstance(found, Stored) else found
+        except Exception as error:
+            return self._on_error(asked.head, error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    handler: Handler
+    takes_query: bool
+
+
+def head_of_request() -> Head:
+    """Of the app's current request."""
+    local: Any = (request.scope.get("server") or ("", None))[0]
+    return Head(request.method, request.path, request.headers.get, local)
+
+
+def _to_pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
+
+
+_NUMBER: Final = re.compile(rb"[0-9]{1,20}")
+_QUERY: Final = re.compile(rb"[a-z]{1,20}=[A-Za-z0-9.-]{0,30}(&[a-z]{1,20}=[A-Za-z0-9.-]{0,30}){0,9}")
+_HOST: Final = re.compile(rb"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?|\[[0-9a-f:]+\](:[0-9]{1,5})?")
+_MORE: Final = frozenset(
+    [
+        b"content-length",
+        b"transfer-encoding",
+        b"expect",
+        b"upgrade",
+        b"range",
+        b"if-range",
+        b"if-match",
+        b"if-none-match",
+        b"if-modified-since",
+        b"if-unmodified-since",
+    ]
+)
+"""Headers of requests that are not plain."""

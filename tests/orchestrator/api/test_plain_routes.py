@@ -1,0 +1,279 @@
+"""What is answered without the app is what the app would have answered, byte for byte, whatever comes."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import socket
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.data.ledgers import walk
+from support.processes.api_server import Server, api_server
+
+from actors.domain.job import Job
+from actors.domain.service import Waiting, WaitReason
+from actors.domain.status import Status
+from actors.wire.http.plain_routes import Answer, PlainRequest
+from actors.wire.http.server import serve
+from orchestrator.api.http.file_response import SMALL
+
+S = Status
+MOST: Final = 400
+CHANCES: Final = 10
+
+
+@dataclass
+class Both:
+    """One app behind two ports: one answers plain requests by itself, the other hands all to the app."""
+
+    server: Server
+    plain: int
+    app: int
+    without_app: list[bytes]
+    """Paths of requests that the first has answered by itself."""
+
+    def exchange(self, port: int, pieces: Sequence[bytes]) -> bytes:
+        """What comes back for these bytes until the server closes, but for the date."""
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            got = b""
+            try:
+                for piece in pieces:
+                    sock.sendall(piece)
+                sock.shutdown(socket.SHUT_WR)
+                while piece := sock.recv(1 << 16):
+                    got += piece
+            except (ConnectionResetError, BrokenPipeError):
+                pass  # it was refused before all of it was read
+        return re.sub(rb"\r\ndate: [^\r]*", b"", got)
+
+    def compare(self, *pieces: bytes) -> bytes:
+        """What both answer. Where it hangs on chance, on whether the end of what was sent is seen before an
+        answer, both have some answer in common."""
+        found: tuple[set[bytes], set[bytes]] = (set(), set())
+        for _ in range(CHANCES):
+            for answers, port in zip(found, (self.plain, self.app), strict=True):
+                answers.add(self.exchange(port, pieces))
+            if common := found[0] & found[1]:
+                return common.pop()
+        raise AssertionError(f"{pieces!r}: {found[0]!r} without the app, {found[1]!r} with it")
+
+
+async def finish(server: Server, job: Job, status: Status, content: bytes | None) -> None:
+    job = await walk(server.ledger, job, S.PROCESSING, S.SUBMITTED, S.RUNNING)
+    if content is not None:
+        result = server.storage.job(job.storage_key) / "result"
+        result.mkdir()
+        (result / "result.zip").write_bytes(content)
+    await walk(server.ledger, job, status)
+
+
+@pytest.fixture
+async def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Both]:
+    """Jobs 1 to 7: one that waits, one that runs, one with small results, one with larger ones, one whose
+    results are missing, one that failed, one that was cleaned."""
+    async with api_server(tmp_path) as server, trio.open_nursery() as nursery:
+        jobs = [await server.upload(**{"run.sh": b"true"}) for _ in range(7)]
+        server.whys[1] = Waiting(WaitReason.SLOT, "waits for a free slot; 2 jobs are before it", 2)
+        await walk(server.ledger, jobs[1], S.PROCESSING, S.SUBMITTED, S.RUNNING)
+        await finish(server, jobs[2], S.COMPLETED, b"small")
+        await finish(server, jobs[3], S.COMPLETED, bytes(SMALL + 1))
+        await finish(server, jobs[4], S.COMPLETED, None)
+        await finish(server, jobs[5], S.FAILED, None)
+        await finish(server, jobs[6], S.FAILED, None)
+        job = await server.ledger.get(7)
+        assert job is not None
+        await walk(server.ledger, job, S.CLEANED)
+        shutdown = trio.Event()
+
+        async def listen(*, task_status: trio.TaskStatus[list[str]]) -> None:
+            await serve(server.app, host="127.0.0.1", port=0, shutdown=shutdown, task_status=task_status)
+
+        (url,) = await nursery.start(listen)
+        ports = [int(one.rpartition(":")[2]) for one in (server.url, url)]
+        seen: list[bytes] = []
+        answer = server.app.plain.answer
+
+        async def note(asked: PlainRequest) -> Answer | None:
+            found = await answer(asked)
+            if found is not None:
+                seen.append(asked.head.path.encode())
+            return found
+
+        monkeypatch.setattr(server.app.plain, "answer", note)
+        yield Both(server, ports[0], ports[1], seen)
+        shutdown.set()
+
+
+def get(target: bytes, *headers: bytes) -> bytes:
+    return b"\r\n".join([b"GET %s HTTP/1.1" % target, b"Host: localhost", *headers, b"", b""])
+
+
+PLAIN: Final = [
+    b"/",
+    b"/health",
+    *(b"/download/%d" % number for number in (1, 2, 3, 6, 7, 8)),
+    *(b"/v1/jobs/%d" % number for number in (1, 2, 3, 4, 5, 6, 7, 8)),
+    b"/download/0",
+    b"/download/007",
+    b"/download/99999999999999999999",
+    b"/v1/jobs/2?wait=0",
+    b"/v1/jobs/2?wait=0.01&after=0",
+    b"/v1/jobs/2?wait=0.01&until=ended",
+    b"/v1/jobs/2?wait=x",
+    b"/v1/jobs/2?wait=0&wait=0",
+    b"/v1/jobs/2?other=1",
+    b"/v1/jobs/2?wait=",
+]
+OTHER: Final = [
+    b"/download/4",
+    b"/download/5",
+    b"/download/1?x=1",
+    b"/download/1/",
+    b"/download/x",
+    b"/download/-1",
+    b"/download/%31",
+    b"/download/",
+    b"//health",
+    b"/health?",
+    b"/health/",
+    b"/Health",
+    b"/%68ealth",
+    b"/health#x",
+    b"/v1/jobs",
+    b"/v1/jobs/2?",
+    b"/v1/jobs/2?wait",
+    b"/v1/jobs/2?wait=%30",
+    b"/v1/jobs/2?wait=0&",
+    b"/v1/jobs/2;wait=0",
+    b"http://localhost/health",
+    b"*",
+    b"/v1/jobs/2/history",
+    b"/dashboard",
+]
+
+
+@pytest.mark.parametrize("target", PLAIN)
+async def test_a_plain_request_is_answered_without_the_app_and_as_it_would(both: Both, target: bytes) -> None:
+    answer = await trio.to_thread.run_sync(both.compare, get(target))
+    assert answer.startswith(b"HTTP/1.1 ")
+    assert both.without_app == [target.partition(b"?")[0]]
+
+
+@pytest.mark.parametrize("target", OTHER)
+async def test_any_other_is_the_apps(both: Both, target: bytes) -> None:
+    await trio.to_thread.run_sync(both.compare, get(target))
+    assert both.without_app == []
+
+
+async def test_what_is_asked_on_one_connection_is_answered_in_order(both: Both) -> None:
+    asked = b"".join(get(target) for target in [*PLAIN, *OTHER, *PLAIN[:5]])
+    answer = await trio.to_thread.run_sync(both.compare, asked)
+    assert answer.count(b"HTTP/1.1 ") == len(PLAIN) + len(OTHER) + 5
+
+
+HEADERS: Final = [
+    b"Host: x",
+    b"Host: evil.example",
+    b"Host: a b",
+    b"Host: [::1]:80",
+    b"Host:",
+    b"Connection: close",
+    b"Connection: keep-alive",
+    b"Connection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA",
+    b"Upgrade: websocket",
+    b"Range: bytes=0-1",
+    b"Range: bytes=9-",
+    b"If-None-Match: *",
+    b"Content-Length: 0",
+    b"Content-Length: 3",
+    b"Content-Length: x",
+    b"Transfer-Encoding: chunked",
+    b"Transfer-Encoding: gzip",
+    b"Expect: 100-continue",
+    b"Origin: https://evil.example",
+    b"Sec-Fetch-Site: cross-site",
+    b"Accept: text/html",
+    b"Cookie: session=x",
+    b"X-Forwarded-Host: evil.example",
+    b"X: \xff\xfe",
+    b" folded",
+    b"no colon",
+]
+REQUESTS: Final = st.builds(
+    lambda method, target, version, host, headers, body: b"\r\n".join(
+        [method + b" " + target + b" " + version, *host, *headers, b"", body]
+    ),
+    st.sampled_from([b"GET"] * 6 + [b"HEAD", b"POST", b"OPTIONS", b"get", b"G\x00T"]),
+    st.sampled_from(PLAIN + OTHER),
+    st.sampled_from([b"HTTP/1.1"] * 6 + [b"HTTP/1.0", b"HTTP/2.0", b"HTTP/1.2", b"HTTP"]),
+    st.sampled_from([[b"Host: localhost"]] * 6 + [[], [b"host: 127.0.0.1"]]),
+    st.lists(st.sampled_from(HEADERS), max_size=3),
+    st.sampled_from([b""] * 6 + [b"abc", b"3\r\nabc\r\n0\r\n\r\n"]),
+)
+DAMAGE: Final = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255), st.booleans()), max_size=2)
+
+
+async def test_whatever_comes_is_answered_or_refused_as_the_app_does(both: Both) -> None:
+    """In one piece: what follows the last request of a connection is refused or not by when it comes."""
+
+    @settings(max_examples=MOST, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(REQUESTS, min_size=1, max_size=3), DAMAGE)
+    def compare(requests: list[bytes], damage: list[tuple[int, int, bool]]) -> None:
+        raw = bytearray(b"".join(requests))
+        for place, byte, insert in damage:
+            at = place % len(raw)
+            raw[at : at + (not insert)] = bytes([byte])
+        both.compare(bytes(raw))
+
+    await trio.to_thread.run_sync(compare)
+    assert len(both.without_app) > MOST / 20, "most of what was compared was not plain"
+
+
+async def test_requests_come_in_any_pieces(both: Both) -> None:
+    @settings(max_examples=50, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(st.sampled_from(PLAIN + OTHER), max_size=4), st.lists(st.integers(0, 300), max_size=3))
+    def compare(targets: list[bytes], cuts: list[int]) -> None:
+        raw = b"".join(get(target) for target in targets)
+        places = [0, *sorted(cuts), len(raw)]
+        pieces = [raw[begin:end] for begin, end in itertools.pairwise(places)]
+        assert both.compare(*pieces).count(b"HTTP/1.1 ") == len(targets)
+
+    await trio.to_thread.run_sync(compare)
+
+
+@pytest.mark.parametrize("target", [b"/health", b"/", b"/download/1"])
+async def test_a_head_that_is_too_large_is_refused(both: Both, target: bytes) -> None:
+    answer = await trio.to_thread.run_sync(both.compare, get(target, b"X: " + b"a" * 300_000))
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 431 ")
+
+
+async def test_who_waits_and_leaves_is_waited_for_no_more(both: Both) -> None:
+    """And who has only closed its side is answered."""
+    async with await trio.open_tcp_stream("127.0.0.1", both.plain) as stream:
+        await stream.send_all(get(b"/v1/jobs/2?wait=600"))
+        while not both.server.waiters.waiting:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await stream.send_eof()
+        assert await stream.receive_some() == b""
+    assert not both.server.waiters.waiting
+
+
+async def test_who_waits_is_answered_when_the_job_changes(both: Both) -> None:
+    async with await trio.open_tcp_stream("127.0.0.1", both.plain) as stream:
+        await stream.send_all(get(b"/v1/jobs/2?wait=600", b"Connection: close"))
+        while not both.server.waiters.waiting:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        job = await both.server.ledger.get(2)
+        assert job is not None
+        await walk(both.server.ledger, job, S.FAILED)
+        assert b'"status": "Failed"' in b"".join([piece async for piece in stream])
+    assert both.without_app == [b"/v1/jobs/2"]
