@@ -15,9 +15,9 @@ LOGS: Final = {"stdout.log": "stdout", "stderr.log": "stderr"}
 class JobFiles(Protocol):
     """What is needed of the storage."""
 
-    async def input_files(self, storage_key: str) -> Sequence[tuple[str, Path, int]]:
+    async def input_files(self, storage_key: str, size: int | None = None) -> Sequence[tuple[str, Path, int]]:
         """The job's input: relative path, where it is, bytes. Raises StorageError when any of it cannot be
-        read."""
+        read, and when it is not the `size` bytes that were uploaded."""
         ...
 
     def receive_result(self, storage_key: str, attempt_key: str) -> DiskResultSink:

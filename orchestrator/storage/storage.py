@@ -171,9 +171,9 @@ class DiskStorage:
             if not self._reading[storage_key]:
                 del self._reading[storage_key]
 
-    async def input_files(self, storage_key: str) -> list[tuple[str, Path, int]]:
+    async def input_files(self, storage_key: str, size: int | None = None) -> list[tuple[str, Path, int]]:
         """The uploaded files: relative path, where it is, bytes; sorted. Raises StorageError when any of it
-        cannot be read."""
+        cannot be read, and when it is not the `size` bytes that were uploaded."""
         top = self.job(storage_key) / "input"
 
         def listing() -> list[tuple[str, Path, int]]:
@@ -183,7 +183,11 @@ class DiskStorage:
                     found.append((path.relative_to(top).as_posix(), path, os.fstat(file.fileno()).st_size))
             return sorted(found)
 
-        return await self.thread(listing, what=f"input of {storage_key}")
+        files = await self.thread(listing, what=f"input of {storage_key}")
+        there = sum(bytes_there for _, _, bytes_there in files)
+        if size is not None and there != size:
+            raise StorageError(f"input of {storage_key}: {there} bytes are there, and {size} were uploaded")
+        return files
 
     async def result(self, storage_key: str, name: str = "result.zip") -> Path | None:
         """One file of the stored results, None if there is none. Use it inside `reading`."""

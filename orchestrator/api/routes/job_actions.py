@@ -97,7 +97,7 @@ async def _repeat(api: ApiContext, row: Job, key: str | None) -> Job:
     async with api.storage.receive() as upload:
         with api.storage.reading(row.storage_key):
             try:
-                await upload.repeat(await api.storage.input_files(row.storage_key))
+                await upload.repeat(await api.storage.input_files(row.storage_key, row.size))
             except StorageGone:
                 raise Refusal(
                     404, "nothing_left", f"the files of job {row.id} were deleted; hand it in anew"

@@ -64,7 +64,7 @@ class ContractOnlyNodes:
     async def _submit(self, node: NodeRef, dispatch: Dispatch) -> SubmitAnswer:
         key = dispatch.attempt.key
         try:
-            files = await self._files.input_files(dispatch.job.storage_key)
+            files = await self._files.input_files(dispatch.job.storage_key, dispatch.job.size)
             names = Counter(path.rpartition("/")[2] for path, _, _ in files)
             names[MARKER] += 1
             twice = sorted(name for name, count in names.items() if count > 1)

@@ -70,7 +70,9 @@ class NativeNodes:
         readable: list[tuple[Dispatch, Inputs]] = []
         for dispatch in dispatches:
             try:
-                readable.append((dispatch, await self._files.input_files(dispatch.job.storage_key)))
+                readable.append(
+                    (dispatch, await self._files.input_files(dispatch.job.storage_key, dispatch.job.size))
+                )
             except StorageError as error:
                 answers[dispatch.attempt.key] = unreadable(error)
         answers |= await self._send(node, readable)

@@ -296,7 +296,7 @@ class Shrinking:
         self._storage = storage
         self._storage_key = storage_key
 
-    async def input_files(self, storage_key: str) -> Sequence[tuple[str, Path, int]]:
+    async def input_files(self, storage_key: str, size: int | None = None) -> Sequence[tuple[str, Path, int]]:
         files = await self._storage.input_files(storage_key)
         extra = 1 if storage_key == self._storage_key else 0
         return [(path, source, size + extra) for path, source, size in files]

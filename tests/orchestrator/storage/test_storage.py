@@ -205,6 +205,19 @@ async def test_directories_are_listed_with_their_age(storage: DiskStorage, tmp_p
     assert await storage.directories() == [(key, 100_000_000.0)]
 
 
+@pytest.mark.parametrize("size", [0, 2, 100])
+async def test_inputs_that_are_not_as_long_as_they_were_are_told(storage: DiskStorage, size: int) -> None:
+    async with storage.receive() as upload:
+        file = upload.file("run.sh")
+        await file.write(b"true\n")
+        await file.close()
+        key = await upload.commit(7, "example")
+    assert await storage.input_files(key, 5) == await storage.input_files(key)
+    os.truncate(storage.job(key) / "input" / "run.sh", size)
+    with pytest.raises(StorageError, match=f"{size} bytes are there, and 5 were uploaded"):
+        await storage.input_files(key, 5)
+
+
 async def test_inputs_that_cannot_be_read_are_told(storage: DiskStorage) -> None:
     with pytest.raises(StorageGone):
         await storage.input_files("0" * 32)

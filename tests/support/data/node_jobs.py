@@ -32,7 +32,8 @@ async def new_dispatch(
             await file.close()
         storage_key = await upload.commit(5, "example")
     attempt = Attempt(secrets.token_hex(16), job_id, 1, "node-a", foreign_id=foreign_id)
-    job = Job(job_id, 5, "example", Status.PROCESSING, "", 1, 0.0, 0.0, storage_key, attempt=attempt)
+    size = sum(map(len, files.values()))
+    job = Job(job_id, 5, "example", Status.PROCESSING, "", 1, 0.0, 0.0, storage_key, size, attempt=attempt)
     return Dispatch(attempt, job)
 
 
