@@ -13,6 +13,7 @@ import trio
 from actors.domain.job import Job
 from actors.domain.status import OVER
 from actors.kernel.backoff import Backoff
+from actors.kernel.complaint import Complaint
 from actors.ports.ledger import Ledger, LedgerError
 from actors.ports.world import Random
 
@@ -22,8 +23,8 @@ class LedgerBackoff:
     the actor lets it be for a growing while."""
 
     def __init__(self, rng: Random, log: logging.Logger) -> None:
-        self._backoff = Backoff(rng, first=0.2, most=5.0)
-        self._log = log
+        self._backoff = Backoff(rng, first=0.2, most=4.0)
+        self._complaint = Complaint(log)
         self._until = 0.0
 
     @property
@@ -37,7 +38,7 @@ class LedgerBackoff:
             yield
         except LedgerError as error:
             delay = self._backoff.next()
-            self._log.warning("the ledger could not be used, again in %.1f s: %s", delay, error)
+            self._complaint.say("the ledger could not be used, and is tried again: %s", error)
             self._until = trio.current_time() + delay
         else:
             self._backoff.reset()

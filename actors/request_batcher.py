@@ -16,6 +16,7 @@ from actors.domain.node import NodeRef
 from actors.kernel.actor import Doorbell
 from actors.kernel.backoff import Backoff
 from actors.ports.world import Random
+from actors.store.durable import is_passing
 
 log: Final = logging.getLogger("orchestrator.requests")
 
@@ -56,7 +57,7 @@ class RequestBatcher(Generic[Item, Answer]):
         weigh: Callable[[Item], int] = lambda _: 0,
         most_weight: int = 0,
         first: float = 0.2,
-        most: float = 10.0,
+        most: float = 4.0,
     ) -> None:
         self._name = name
         self._nursery = nursery
@@ -144,9 +145,13 @@ class RequestBatcher(Generic[Item, Answer]):
                 request.later()
 
     def _isolate(self, batch: list[tuple[str, _Request[Item]]], error: Exception) -> None:
-        log.error("%s failed for %d items", self._name, len(batch), exc_info=error)
+        passing = is_passing(error)
+        if not passing:
+            log.error("%s failed for %d items", self._name, len(batch), exc_info=error)
         for key, request in batch:
             request.later()
+            if passing:
+                continue
             request.alone = True
             if len(batch) == 1:
                 request.defects += 1

@@ -10,6 +10,7 @@ proxy, no netrc. Redirects are not followed and cookies are not kept: a node is 
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import ssl
@@ -23,8 +24,9 @@ from typing import Any, Final, Protocol
 import httpx
 import trio
 
+from actors.ports.nodes import NoMeans
 from actors.store.durable import is_passing
-from actors.wire.errors import SourceChanged, causes
+from actors.wire.errors import SourceChanged, causes, leaves
 from actors.wire.protocol.attempts import Garbled
 from orchestrator.errors import OrchestratorError
 
@@ -36,6 +38,8 @@ PACE: Final = 16 << 10
 and now and then a byte, would be waited for for years."""
 
 _MINUTE: Final = 60.0
+_SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
+"""What says that there is no connection for want of something here. ETIMEDOUT is the peer's."""
 _CLOSING: Final = 2.0
 _POOL: Final = 10.0
 _CONNECTIONS: Final = 1000
@@ -44,6 +48,14 @@ _CONNECTIONS: Final = 1000
 
 class NotReached(OrchestratorError):
     """No byte of the request reached the peer."""
+
+
+class NoPort(NotReached):
+    """There is no connection, as every local port towards this peer is taken."""
+
+
+class Scarce(NotReached, NoMeans):
+    """There is no connection for want of descriptors, threads or memory here."""
 
 
 class UntrustedPeer(NotReached):
@@ -60,7 +72,7 @@ class NotHttp(Broken):
 
 class BodyUnreadable(OrchestratorError):
     """Our own side could not go on with the body of the request: a file vanished, shrank, or is damaged, or,
-    where it `passes`, there was no descriptor for it."""
+    where it `passes`, there was no descriptor, thread or memory for it."""
 
     def __init__(self, why: str, *, passes: bool = False) -> None:
         super().__init__(why)
@@ -256,8 +268,8 @@ class Http:
             with scope:
                 return await client.send(request, stream=True)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            kind = UntrustedPeer if _is_of_certificate(error) else NotReached
-            raise kind(f"{what}: no connection: {_describe_error(error)}") from error
+            kind, why = _why_not_reached(error)
+            raise kind(f"{what}: no connection: {why}") from error
         except httpx.UnsupportedProtocol as error:
             raise NotReached(f"{what}: {_describe_error(error)}") from error
         except httpx.RemoteProtocolError as error:
@@ -265,8 +277,13 @@ class Http:
             if "disconnected" in str(error):
                 raise Broken(f"{what}: {_describe_error(error)}") from error
             raise NotHttp(f"{what}: {_describe_error(error)}") from error
-        except (httpx.HTTPError, httpx.StreamError) as error:
+        except (httpx.HTTPError, httpx.StreamError, MemoryError) as error:
             raise Broken(f"{what}: {_describe_error(error)}") from error
+        except RuntimeError as error:
+            if not is_passing(error):
+                raise
+            # It wanted a thread to look the name up. For a body its own error is raised.
+            raise Scarce(f"{what}: no connection: {error}") from error
         finally:
             if outgoing is not None:
                 with trio.move_on_after(_CLOSING, shield=True):
@@ -306,8 +323,11 @@ class _Outgoing(httpx.AsyncByteStream):
             # A peer that closes in the middle may have answered: then nobody asks for the rest.
             allowed += self._stall
             return piece
-        except (OSError, SourceChanged) as error:
-            raise BodyUnreadable(str(error), passes=is_passing(error)) from error
+        except (OSError, SourceChanged, RuntimeError, MemoryError) as error:
+            passes = is_passing(error)
+            if not passes and not isinstance(error, OSError | SourceChanged):
+                raise
+            raise BodyUnreadable(_describe_error(error), passes=passes) from error
         finally:
             self._scope.deadline = trio.current_time() + allowed
 
@@ -324,8 +344,17 @@ def _usual_authorities() -> ssl.SSLContext:
     return httpx.create_ssl_context(trust_env=False)
 
 
-def _is_of_certificate(error: BaseException) -> bool:
-    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes(error))
+def _why_not_reached(error: Exception) -> tuple[type[NotReached], str]:
+    """What the library says is that all attempts failed; what the system said is below."""
+    for cause in causes(error):
+        for found in leaves(cause) if isinstance(cause, BaseExceptionGroup) else [cause]:
+            if isinstance(found, ssl.SSLCertVerificationError):
+                return UntrustedPeer, _describe_error(error)
+            if isinstance(found, OSError) and found.errno in _SCARCE:
+                return Scarce, found.strerror or str(found)
+            if isinstance(found, OSError) and found.errno == errno.EADDRNOTAVAIL:
+                return NoPort, f"no local port towards it is free ({found.strerror})"
+    return NotReached, _describe_error(error)
 
 
 def _describe_error(error: Exception) -> str:

@@ -135,6 +135,7 @@ async def run_orchestrator(
             async with trio.open_nursery() as nursery:
                 await nursery.start(ledger.run)
                 nursery.start_soon(ledger.watch_log)
+                nursery.start_soon(storage.run)
                 await go_on_from(ledger, storage)
                 # The writer outlives whoever writes.
                 async with trio.open_nursery() as writers:

@@ -2,7 +2,8 @@
 is silent becomes suspect, then lost.
 
 The addresses may change while it runs (nodes join and leave). Silence is judged in monotonic time, and the
-time for which this process itself was stopped does not count: then nobody could be heard.
+time for which this process itself was stopped, or had no means to ask anybody, does not count: then nobody
+could be heard.
 
 Who goes on purpose does not die: a node that said that it will be back is waited for longer, and one that
 has left, and of which nothing is wanted, is let go without a warning.
@@ -20,9 +21,11 @@ from actors.domain.errors import CoreError
 from actors.domain.node import NodeAddress, NodeRef
 from actors.getter.reconcile import NodeMirror
 from actors.kernel.backoff import Backoff
+from actors.kernel.complaint import Complaint
 from actors.messages import NodeLost, NodeSuspect, NodeUnreached
-from actors.ports.nodes import NodeEvent, Nodes
+from actors.ports.nodes import NodeEvent, Nodes, NoMeans
 from actors.ports.world import Random
+from actors.store.durable import is_passing
 
 log: Final = logging.getLogger("orchestrator.getter")
 
@@ -30,6 +33,8 @@ FORGOTTEN_AFTER: Final = 600.0
 """Seconds that a node has been lost before it is no longer spoken of, if nothing is wanted of it."""
 
 
+WATCHED_AGAIN: Final = 2.0
+"""Seconds at most until an address that could not be followed is tried again."""
 TWICE_PATIENCE: Final = 30.0
 """Seconds until a second address of a node that is followed already is tried again."""
 
@@ -81,6 +86,9 @@ class LivenessMonitor:
         self._known: Sequence[NodeAddress] = ()
         self._watches: dict[NodeAddress, trio.CancelScope] = {}
         self._followers: dict[str, NodeAddress] = {}
+        self._wanting = float("-inf")
+        """When somebody could last not be asked for want of something here."""
+        self._complaint = Complaint(log)
 
     def look(self) -> bool:
         """Follow new addresses, let removed ones go, judge once a tick who has been silent for too long.
@@ -100,7 +108,7 @@ class LivenessMonitor:
                 self._nursery.start_soon(self._watch, address, scope)
 
     async def _watch(self, address: NodeAddress, scope: trio.CancelScope) -> None:
-        backoff = Backoff(self._rng, first=0.1, most=2.0)
+        backoff = Backoff(self._rng, first=0.1, most=WATCHED_AGAIN)
         seen: set[str] = set()
 
         def tell(ref: NodeRef, event: NodeEvent) -> None:
@@ -131,6 +139,10 @@ class LivenessMonitor:
             return ""
         # What one node says must not stop the others from being followed.
         except Exception as error:
+            if isinstance(error, NoMeans) or is_passing(error):
+                self._wanting = trio.current_time()
+                self._complaint.say("nodes cannot be followed now, as %s: %s", address.url, error)
+                return str(error)
             log.error("node at %s cannot be followed", address.url, exc_info=error)
             return f"internal error: {error!r}"
 
@@ -152,8 +164,10 @@ class LivenessMonitor:
         if asleep < self._tick:
             return False
         self._judged = now
+        deaf = asleep > 2 * self._tick + 1.0
+        wanting = now < self._wanting + WATCHED_AGAIN + self._tick
         for node in self._nodes():
-            if asleep > 2 * self._tick + 1.0:
+            if deaf or (wanting and not node.connected):
                 node.heard = min(now, node.heard + asleep)
             silent = now - node.heard
             if node.lost or silent >= (self._back_within if node.expected else self._lost_after):

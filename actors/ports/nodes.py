@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from actors.domain.errors import CoreError
 from actors.domain.job import Attempt, End, Job
 from actors.domain.node import Heartbeat, NodeAddress, NodeRef, PayloadView, StreamPosition
 
@@ -25,7 +26,8 @@ class Dispatch:
 class SubmitResult(StrEnum):
     """HAS: the node has it (or had it already; `view` says how it is now). TOMBSTONED: it will never run
     there. MALFORMED: the node will never take it. UNREADABLE: our own copy of the input cannot be read.
-    NOT_SENT: certain that the node does not have it, this try did not reach it as a whole. BUSY: the node
+    NOT_SENT: certain that the node does not have it, nothing of this try reached it. HELD: the same, for want
+    of something of our own, which says nothing of the node; a part of it may have been sent. BUSY: the node
     refused it for now. DOUBT: it may have it."""
 
     HAS = "has"
@@ -33,6 +35,7 @@ class SubmitResult(StrEnum):
     MALFORMED = "malformed"
     UNREADABLE = "unreadable"
     NOT_SENT = "not_sent"
+    HELD = "held"
     BUSY = "busy"
     DOUBT = "doubt"
 
@@ -122,9 +125,13 @@ class CollectAnswer:
     ours: bool = False
 
 
+class NoMeans(CoreError):
+    """Nobody can be asked for want of descriptors, threads or memory here. It says nothing of the node."""
+
+
 class Nodes(Protocol):
     """Nodes over HTTP, native and contract-only. Nothing here raises for what the network does: the answers
-    say it. Only cancellation and defects raise."""
+    say it. Only cancellation and defects raise, and `watch` for what is wanting here."""
 
     async def submit(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[SubmitAnswer]: ...
 
@@ -145,7 +152,7 @@ class Nodes(Protocol):
 
     async def watch(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
         """Follow a node until it cannot be followed any more; why is the result. `tell` is called for each
-        event, the picture first. Contract-only nodes are polled for what `follow` names."""
+        event, the picture first. Contract-only nodes are polled for what `follow` names. Raises NoMeans."""
         ...
 
     def follow(self, node_id: str, attempts: Sequence[Attempt]) -> None:

@@ -12,7 +12,7 @@ end with it. Its rules, to which the code below refers by number:
 6. Small attempts go together, one batch at a time; large ones by themselves, a few at once: nobody waits
    behind 400 MB.
 7. A defect that a batch brings out parts it: each of its attempts is sent alone from then on, and refused
-   after `GIVE_UP_DEFECT` such tries.
+   after `GIVE_UP_DEFECT` such tries. For want of descriptors, threads or memory nothing is a defect.
 8. An attempt is let go of once the ledger has what became of it. Until then it is kept, and told again.
 """
 
@@ -29,14 +29,16 @@ import trio
 from actors.domain.node import NodeRef, PayloadView, StreamPosition
 from actors.kernel.actor import Doorbell
 from actors.kernel.backoff import Backoff
+from actors.kernel.complaint import Complaint
 from actors.ports.nodes import AttemptLookup, Dispatch, LookupResult, Nodes, SubmitAnswer, SubmitResult
 from actors.ports.world import Random
 from actors.request_batcher import GIVE_UP_DEFECT
+from actors.store.durable import is_passing
 
 log: Final = logging.getLogger("orchestrator.sender")
 
 RETRY_FIRST: Final = 0.2
-RETRY_MOST: Final = 5.0
+RETRY_MOST: Final = 4.0
 LARGE_AT_ONCE: Final = 2
 
 
@@ -111,6 +113,7 @@ class NodeDispatcher:
         self._bell = Doorbell()
         self._small_busy = False
         self._large_busy = 0
+        self._complaint = Complaint(log)
 
     def put(self, dispatch: Dispatch, *, doubt: bool) -> None:
         """Take an attempt on. Of one that is known already, only the job's row is renewed."""
@@ -259,11 +262,12 @@ class NodeDispatcher:
                 answers = await self._nodes.submit(node, [item.dispatch for item in batch])
             # Rule 7: a defect that one job brings out must not stop the others.
             except Exception as error:
-                log.error("%d attempts could not be sent", len(batch), exc_info=error)
                 why = f"internal error: {error!r}"
-                for item in batch:
-                    item.alone = True
-                    item.defects += len(batch) == 1
+                if not is_passing(error):
+                    log.error("%d attempts could not be sent", len(batch), exc_info=error)
+                    for item in batch:
+                        item.alone = True
+                        item.defects += len(batch) == 1
         results = []
         for index, item in enumerate(batch):
             item.sending = None
@@ -271,6 +275,9 @@ class NodeDispatcher:
             if item.defects >= GIVE_UP_DEFECT:
                 answer = SubmitAnswer(SubmitResult.MALFORMED, why)
             verdict = _verdict_on_submit(answer, node, earlier_doubt[index])
+            if answer.result is SubmitResult.HELD:
+                self._complaint.say("jobs for node %s are held: %s", self.node_id, answer.reason)
+                item.doubt = earlier_doubt[index]
             if verdict is None:
                 item.later()
             elif self._items.get(item.dispatch.attempt.key) is item:
@@ -294,7 +301,8 @@ class NodeDispatcher:
             answers = await self._nodes.cancel(node, [item.dispatch.attempt for item in batch])
         # As in `_send`: a defect is no crash of the Sender. The order stands, and is given again.
         except Exception as error:
-            log.error("%d attempts could not be stopped", len(batch), exc_info=error)
+            if not is_passing(error):
+                log.error("%d attempts could not be stopped", len(batch), exc_info=error)
             answers = [AttemptLookup(LookupResult.UNKNOWN, reason=f"internal error: {error!r}")] * len(batch)
         results = []
         for item, found in zip(batch, answers, strict=True):
@@ -328,7 +336,7 @@ class NodeDispatcher:
 
 
 def _verdict_on_submit(answer: SubmitAnswer, node: NodeRef, earlier_doubt: bool) -> Verdict | None:
-    """None: still in doubt (rule 1)."""
+    """None: still in doubt (rule 1), or held."""
     match answer.result:
         case SubmitResult.HAS:
             return Verdict.HAS
@@ -341,6 +349,8 @@ def _verdict_on_submit(answer: SubmitAnswer, node: NodeRef, earlier_doubt: bool)
             return None if earlier_doubt else Verdict.NOT_THERE
         case SubmitResult.DOUBT:
             return Verdict.UNKNOWABLE if node.contract_only else None
+        case SubmitResult.HELD:
+            return None
 
 
 def _verdict_on_stop(found: AttemptLookup) -> Verdict | None:

@@ -32,6 +32,7 @@ from actors.domain.scaling import ScalingView
 from actors.domain.service import ServiceLimits, Waiting, WaitReason
 from actors.domain.status import Owner, Status
 from actors.kernel.actor import Actor, ActorError, Mailbox, Question
+from actors.kernel.complaint import Complaint
 from actors.ledger_cursor import LedgerBackoff, LedgerCursor
 from actors.messages import (
     AttemptHanded,
@@ -100,6 +101,7 @@ class Sender(Actor):
         self._given_up_read = float("-inf")
         self._dispatchers: dict[str, NodeDispatcher] = {}
         self._ledger_backoff = LedgerBackoff(rng, log)
+        self._complaint = Complaint(log)
 
     # ------------------------------------------------------------------ life
 
@@ -328,7 +330,7 @@ class Sender(Actor):
         try:
             recorded = await self._record(moves)
         except LedgerError as error:
-            log.warning("what became of %d attempts is recorded later: %s", len(moves), error)
+            self._complaint.say("what became of %d attempts is recorded later: %s", len(moves), error)
             return [False] * len(moves)
         for s, move, answer in zip(results, moves, recorded, strict=True):
             if answer.outcome is ChangeResult.DONE and move.target is Status.SUBMITTED and s.node is not None:

@@ -20,7 +20,10 @@ def is_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-PASSING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE)
+PASSING: Final = (
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN),
+    *(errno.ETIMEDOUT, errno.ESTALE),
+)
 """What a busy machine, or a file system that is elsewhere, says of files that are there."""
 
 
@@ -31,6 +34,8 @@ def is_passing(error: BaseException) -> bool:
         return all(map(is_passing, error.exceptions))
     if isinstance(error, OSError):
         return error.errno in PASSING
+    if isinstance(error, MemoryError):
+        return True
     # Python has no error of its own for it.
     return isinstance(error, RuntimeError) and str(error) == "can't start new thread"
 

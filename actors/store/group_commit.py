@@ -22,7 +22,7 @@ import sqlite_anyio
 import trio
 
 from actors.ports.world import Clock
-from actors.store.durable import is_full
+from actors.store.durable import is_full, is_passing
 from actors.store.reserve import Reserve
 from actors.store.sqlite_thread import run_on_connection
 
@@ -158,7 +158,7 @@ class GroupCommit(Generic[B]):
                 await self._make_room()
             self._land()
             if not self._reserve_held:
-                self._reserve_held = await trio.to_thread.run_sync(self._reserve.hold)
+                self._reserve_held = await _ask(self._reserve.hold)
 
     async def _try(self, items: Sequence[_PendingWrite[B]]) -> bool:
         """Write them, and set their answers. False if any of them found no room."""
@@ -183,7 +183,7 @@ class GroupCommit(Generic[B]):
         for item in full:
             if len(self._flying) > 1 and await self._try([item]):
                 continue
-            if item.urgent and await trio.to_thread.run_sync(self._reserve.let_go):
+            if item.urgent and await _ask(self._reserve.let_go):
                 self._reserve_held = False
                 await self._try([item])
 
@@ -239,3 +239,13 @@ class GroupCommit(Generic[B]):
         if explained is not error:
             explained.__cause__ = error
         item.answer = outcome.Error(explained)
+
+
+async def _ask(reserve: Callable[[], bool]) -> bool:
+    """In a thread; False also where there is none to be had."""
+    try:
+        return await trio.to_thread.run_sync(reserve)
+    except (RuntimeError, MemoryError) as error:
+        if not is_passing(error):
+            raise
+        return False

@@ -18,6 +18,7 @@ from typing import Final
 import trio
 
 from actors.domain.status import OVER
+from actors.kernel.complaint import Complaint
 from actors.ports.ledger import LedgerError
 from orchestrator.events.waiters import JobWaiters, TooManyWaiters, WaitersClosed
 from orchestrator.ledger.queries import JobChange, Queries
@@ -88,6 +89,7 @@ class ChangeStream:
         self._from = 0
         self._upto = 0
         self._grown = trio.Event()
+        self._complaint = Complaint(log)
 
     @property
     def listening(self) -> int:
@@ -166,7 +168,7 @@ class ChangeStream:
                 try:
                     await self._read_on()
                 except LedgerError as error:
-                    log.warning("changes are told later: %s", error)
+                    self._complaint.say("changes are told later: %s", error)
                     await trio.sleep(_AGAIN)
 
     async def _read_on(self) -> None:

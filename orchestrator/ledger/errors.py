@@ -10,7 +10,7 @@ import sqlite_anyio
 
 from actors.domain.job import Job
 from actors.ports.ledger import LedgerError
-from actors.store.durable import is_full
+from actors.store.durable import is_full, is_passing
 from actors.store.group_commit import Stopped
 from actors.store.sqlite_thread import run_on_connection
 
@@ -41,17 +41,23 @@ class IdempotencyConflict(LedgerError):
 
 
 async def run_on_ledger(connection: sqlite_anyio.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
-    """`run_on_connection`, whose errors of the database are explained."""
+    """`run_on_connection`, whose errors are explained."""
     try:
         return await run_on_connection(connection, work)
-    except DATABASE_ERRORS as error:
-        raise explain(error) from error
+    except Exception as error:
+        explained = explain(error)
+        if explained is error:
+            raise
+        raise explained from error
 
 
 def explain(error: Exception) -> Exception:
-    """A database's error as one of ours, with what can be done about it; any other as it is."""
+    """A database's error, or that it finds no thread or memory, as one of ours, with what can be done about
+    it; any other as it is."""
     if isinstance(error, Stopped):
         return LedgerError("the ledger has stopped; nothing was written")
+    if is_passing(error):
+        return LedgerError(f"the ledger finds too little to work with: {str(error) or 'memory'}")
     if not isinstance(error, DATABASE_ERRORS):
         return error
     if is_full(error):
@@ -62,7 +68,9 @@ def explain(error: Exception) -> Exception:
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return LedgerDamaged.of(error)
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return LedgerError(f"the ledger cannot be written ({error}): look at the rights of its directory")
+        return LedgerError(
+            f"the ledger cannot be written ({error}): look at the rights of its directory and at `ulimit -n`"
+        )
     if code == sqlite3.SQLITE_IOERR:
         return LedgerError(f"the ledger's disk fails ({error}): look at the kernel's log")
     if isinstance(error, OverflowError):

@@ -77,6 +77,8 @@ def prepare_writer(db: sqlite3.Connection) -> str:
         log.warning("the ledger has schema %d and is brought to %d; this may take a while", version, SCHEMA)
         _migrate(db)
     db.execute("PRAGMA foreign_keys = ON")
+    # A savepoint's journal is a file else, for which there may be no descriptor, inode or room.
+    db.execute("PRAGMA temp_store = MEMORY")
     return meta.read_owner(db)
 
 

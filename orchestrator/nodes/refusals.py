@@ -54,11 +54,11 @@ def _sentence(data: Any) -> str:
 
 
 def unreadable(error: StorageError | BodyUnreadable) -> SubmitAnswer:
-    """Our own copy of the input cannot be read: for want of descriptors it is to be sent again, and else it
-    never will be."""
+    """Our own copy of the input cannot be read: for want of descriptors, threads or memory it is to be sent
+    again, and else it never will be."""
     if isinstance(error, BodyUnreadable):
         passes = error.passes
     else:
         passes = error.__cause__ is not None and is_passing(error.__cause__)
-    result = SubmitResult.NOT_SENT if passes else SubmitResult.UNREADABLE
+    result = SubmitResult.HELD if passes else SubmitResult.UNREADABLE
     return SubmitAnswer(result, f"the input cannot be read: {error}")

@@ -12,14 +12,16 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
 import trio
 
+from actors.kernel.complaint import Complaint
 from actors.ports.storage import StorageError
 from actors.store import durable
-from actors.store.durable import is_full
+from actors.store.durable import is_full, is_passing
 
 log: Final = logging.getLogger("orchestrator.storage")
 
@@ -30,12 +32,19 @@ one."""
 T = TypeVar("T")
 
 THREADS: Final = 16
+DELETE_AGAIN: Final = 2.0
+"""Seconds after which deleting is tried again."""
 
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS})
 
 
 class StorageFull(StorageError):
     """There is no room. Free some, then try again."""
+
+
+class StorageBusy(StorageError):
+    """There are too few descriptors or threads, or too little memory, for it now. Nothing is wrong with what
+    is on the disk."""
 
 
 class StorageGone(StorageError):
@@ -51,8 +60,12 @@ def _speaking_of(what: str) -> Iterator[None]:
     """Turn the system's errors into ours."""
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, RuntimeError, MemoryError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else "") or str(error) or "too little memory"
+        if is_passing(error):
+            raise StorageBusy(f"{what}: {reason}") from error
+        if not isinstance(error, OSError):
+            raise
         if is_full(error):
             raise StorageFull(f"{what}: no space left on the data directory's disk") from error
         if error.errno == errno.ENOENT:
@@ -68,17 +81,15 @@ class Disk:
     def __init__(self, root: Path, trace: Trace | None = None) -> None:
         self.root = root
         self._trace = trace
-        self._undeleted: set[Path] = set()
         self._limiter = trio.CapacityLimiter(THREADS)
+        self._undeleted: set[Path] = set()
+        self._some_undeleted = trio.Event()
+        self._complaint = Complaint(log)
 
     async def thread(self, work: Callable[[], T], *, what: str) -> T:
         """Run `work` in a thread. Raises StorageError that begins with `what`."""
-
-        def guarded() -> T:
-            with _speaking_of(what):
-                return work()
-
-        return await trio.to_thread.run_sync(guarded, limiter=self._limiter)
+        with _speaking_of(what):
+            return await trio.to_thread.run_sync(work, limiter=self._limiter)
 
     def create(self, path: Path) -> int:
         return durable.create(path, 0o644)
@@ -123,18 +134,6 @@ class Disk:
         os.rename(source, target)
         self._tell("rename", target)
 
-    def discard_tree(self, path: Path) -> None:
-        """Delete what is there, if it is, and that nobody looks for any more. What cannot be deleted now, as
-        for want of descriptors, is deleted along with the next."""
-        waiting, self._undeleted = self._undeleted, set()
-        for one in {path, *waiting}:
-            try:
-                self.remove_tree(one)
-            except OSError as error:
-                self._undeleted.add(one)
-                if one not in waiting:
-                    log.warning("%s is to be deleted later: %s", one, error.strerror or error)
-
     def remove_tree(self, path: Path) -> None:
         """Delete what is there, if it is. A directory that its owner cannot enter is made passable first."""
 
@@ -146,10 +145,40 @@ class Disk:
             else:
                 os.unlink(name)
 
-        if path.is_file() or path.is_symlink():
-            path.unlink()
-        elif os.path.lexists(path):
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, onerror=make_passable)
+        else:
+            path.unlink(missing_ok=True)
+
+    async def discard(self, path: Path) -> None:
+        """Delete what is there, if it is, and that nobody looks for any more, along with what could not be
+        deleted before. What cannot be now is tried again by `discard_left`."""
+        todo, self._undeleted = [*self._undeleted, path], set()
+        failed: list[Path] = []
+        try:
+            while todo:
+                one = todo[-1]
+                try:
+                    await self.thread(partial(self.remove_tree, one), what=f"deleting {one.name}")
+                    todo.pop()
+                except StorageError as error:
+                    self._complaint.say("%s; it is tried again", error)
+                    failed.append(todo.pop())
+                    if isinstance(error, StorageBusy):
+                        break
+        finally:
+            self._undeleted.update(todo, failed)
+            if self._undeleted:
+                self._some_undeleted.set()
+
+    async def discard_left(self) -> None:
+        """Delete what could not be deleted at once, until cancelled."""
+        while True:
+            await self._some_undeleted.wait()
+            await trio.sleep(DELETE_AGAIN)
+            self._some_undeleted = trio.Event()
+            if self._undeleted:
+                await self.discard(self._undeleted.pop())
 
     def _tell(self, what: str, path: Path) -> None:
         if self._trace is not None:

@@ -42,34 +42,35 @@ class DiskResultSink:
         """
         for file in (self._zip, *self._logs.values()):
             await file.close()
+        older = self._trash / f"{self._job.name}-{secrets.token_hex(4)}"
         await self._disk.thread(
-            lambda: self._commit(manifest, expected_entries), what=f"storing results in {self._job.name}"
+            lambda: self._commit(manifest, expected_entries, older),
+            what=f"storing results in {self._job.name}",
         )
+        await self._disk.discard(older)
 
     async def abort(self) -> None:
         """Delete all that came. May be called at any time, also after `commit`, of which it undoes
         nothing."""
-        for file in (self._zip, *self._logs.values()):
-            await file.drop()
-        await self._disk.thread(
-            lambda: self._disk.discard_tree(self._place), what=f"removing half a result of {self._job.name}"
-        )
+        try:
+            for file in (self._zip, *self._logs.values()):
+                await file.drop()
+        finally:
+            await self._disk.discard(self._place)
 
     def _file(self, name: str) -> IncomingFile:
         return IncomingFile(self._disk, self._place / name, name)
 
-    def _commit(self, manifest: dict[str, Any], expected: Sequence[Entry] | None) -> None:
+    def _commit(self, manifest: dict[str, Any], expected: Sequence[Entry] | None, older: Path) -> None:
         if not self._job.is_dir():
             raise StorageGone(f"job directory {self._job.name} is not there any more")
         check_zip(self._place / "result.zip", expected)
         self._disk.write_file(self._place / "manifest.json", json.dumps(manifest).encode())
         self._disk.sync_directory(self._place)
         target = self._job / "result"
-        older = self._trash / f"{self._job.name}-{secrets.token_hex(4)}"
         # A directory cannot be renamed over a full one. Between the two renames there is no result, which no
         # crash can turn into a loss: the node is told to let go only after this has returned.
         with suppress(FileNotFoundError):
             self._disk.rename(target, older)
         self._disk.rename(self._place, target)
         self._disk.sync_directory(self._job)
-        self._disk.discard_tree(older)

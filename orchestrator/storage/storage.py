@@ -60,6 +60,10 @@ class DiskStorage:
         """Create what is missing and delete what an earlier life left on its way in or out."""
         await self.thread(self._open, what=f"data directory {self.root}")
 
+    async def run(self) -> None:
+        """Delete what could not be deleted at once, until cancelled."""
+        await self._disk.discard_left()
+
     async def thread(self, work: Callable[[], T], *, what: str) -> T:
         """Run `work` in one of the storage's threads. Raises StorageError that begins with `what`."""
         return await self._disk.thread(work, what=what)
@@ -211,9 +215,9 @@ class DiskStorage:
             except FileNotFoundError:
                 return
             self._disk.sync_directory(path.parent)
-            self._disk.discard_tree(gone)
 
         await self.thread(remove, what=f"discarding {storage_key}")
+        await self._disk.discard(gone)
         return True
 
     async def has_jobs(self) -> bool:
@@ -259,7 +263,7 @@ class DiskStorage:
             )
             gone = self.root / "trash" / last.name
             last.rename(gone)
-            self._disk.discard_tree(gone)
+            self._disk.remove_tree(gone)
         for number in range(256):
             self._make_directory(self.root / "jobs" / f"{number:02x}")
         for path in (self.root / "jobs", self.root, self.root.parent):

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from actors.ports.storage import StorageError
 from actors.ports.world import Clock
-from orchestrator.storage.disk import Disk
+from orchestrator.storage.disk import Disk, StorageBusy
 
 WRITE: Final = 1 << 20
 """Bytes that are collected before a thread is asked to write them."""
@@ -47,17 +47,17 @@ class IncomingFile:
     async def drop(self) -> None:
         """Let go of it as it is."""
         self._failed = True
-        await self._in_thread(self._finish)
+        try:
+            await self._in_thread(self._finish)
+        except StorageBusy:
+            self._finish()  # without a thread: nothing is written any more
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
-        def guarded() -> None:
-            try:
-                work()
-            except BaseException:
-                self._failed = True
-                raise
-
-        await self._disk.thread(guarded, what=self._what)
+        try:
+            await self._disk.thread(work, what=self._what)
+        except BaseException:
+            self._failed = True
+            raise
 
     def _flush(self) -> None:
         if self._fd is None:
@@ -140,9 +140,11 @@ class Upload:
 
     async def remove(self) -> None:
         """Delete all that came so far."""
-        for file in self._files.values():
-            await file.drop()
-        await self._disk.thread(lambda: self._disk.discard_tree(self._place), what="removing an upload")
+        try:
+            for file in self._files.values():
+                await file.drop()
+        finally:
+            await self._disk.discard(self._place)
 
     def _commit(self, about: dict[str, Any]) -> None:
         inputs = self._place / "input"

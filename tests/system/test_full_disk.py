@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -15,16 +16,22 @@ from support.data.directories import until
 from support.peers.portals import Portal, portal
 from support.processes.api_server import form
 from support.processes.gates import gate
-from support.processes.processes import COMMAND, Place, Started
+from support.processes.processes import COMMAND, Place, Started, promised
 
 MIB = 1 << 20
 SIZE = 20 * MIB
-SMALL_DISK = ("unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o size={SIZE} none "$0" && exec "$@"')
+FILES = 600
+"""Of which the server's empty directories are 260."""
+SMALL_DISK = (
+    *("unshare", "-rm", "sh", "-c"),
+    f'mount -t tmpfs -o size={SIZE},nr_inodes={FILES} none "$0" && exec "$@"',
+)
 RUN = 'name="file"; filename="run.sh"|true'
 
 
 class Small:
-    """An orchestrator whose ledger and jobs are on 20 MiB that only it has mounted; they go when it ends."""
+    """An orchestrator whose ledger and jobs are on 20 MiB, with few inodes, that only it has mounted; they go
+    when it ends."""
 
     def __init__(self, here: Place, node: str) -> None:
         data = here.directory / "server"
@@ -55,6 +62,21 @@ class Small:
             yield
         finally:
             ballast.unlink()
+
+    @contextmanager
+    def without_inodes(self) -> Iterator[None]:
+        """As long as it takes nobody's place, what is held in reserve is taken too."""
+        made: list[Path] = []
+        with suppress(OSError):
+            while True:
+                path = self.disk / f"ballast-{len(made)}"
+                path.touch()
+                made.append(path)
+        try:
+            yield
+        finally:
+            for path in made:
+                path.unlink()
 
 
 @pytest.fixture
@@ -122,6 +144,37 @@ async def test_with_no_byte_left_nothing_is_taken_what_runs_can_be_ended_and_not
         assert sorted(rows) == ["Completed", "Completed", "Killed"]
     assert len(small.on_disk()) == len(rows)
     assert "Traceback" not in small.server.errors()
+
+
+async def test_with_no_inode_left_nothing_is_taken_and_what_ends_is_fetched_when_there_are_some(
+    small: Small, here: Place
+) -> None:
+    async with portal(small.server.url) as user:
+        with gate(here.directory / "gate") as shut:
+            done = await user.run("echo kept > kept")
+            jobs = [await user.upload(f"echo part > part; {shut.wait}") for _ in range(2)]
+            for job in jobs:
+                await user.until(job, "Running")
+            said, before = small.server.errors(), small.on_disk()
+            with small.without_inodes():
+                for _ in range(3):
+                    answer = await user.post(RUN)
+                    assert answer.status_code == 507 and answer.json()["message"], answer.text
+                assert small.on_disk() == before
+                assert (await user.contents(done["id"]))["kept"] == b"kept\n"
+                assert (await user.http.post(f"/terminate/{jobs[0]}")).status_code == 200
+                shut.open()
+                for job in jobs:
+                    await user.until(job, "Locked", "Running", "Submitted", saying="no space left")
+        relieved = time.monotonic()
+        ends = [await user.ended(job) for job in jobs]
+        assert time.monotonic() - relieved < promised()
+        assert [(end["status"], end["attempt"]) for end in ends] == [("Killed", 1), ("Completed", 1)]
+        for job in jobs:
+            assert (await user.contents(job))["part"] == b"part\n"
+        assert (await user.run("true"))["status"] == "Completed"
+    said = small.server.errors()[len(said) :]
+    assert "Traceback" not in said and len(said.splitlines()) < 6, said
 
 
 async def _in_chunks(user: Portal, *parts: str | bytes) -> httpx.Response:

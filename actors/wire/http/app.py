@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
@@ -17,6 +18,7 @@ from werkzeug.routing import PathConverter
 
 from actors.domain.ids import parse_id
 from actors.domain.status import Status
+from actors.kernel.complaint import Complaint
 from actors.wire.errors import TooLarge, WireError
 from actors.wire.http.backpressure import BoundedConnection, BoundedRequest
 from actors.wire.http.plain_routes import Admit, Answer, Head, PlainRoutes, head_of_request
@@ -74,8 +76,17 @@ async def admit_all(head: Head) -> None:
 def make_app(name: str, translate: Translate, admit: Admit = admit_all) -> App:
     """An app without routes. Errors are logged under its name."""
 
+    log = logging.getLogger(name)
+    complaints: defaultdict[tuple[int, str], Complaint] = defaultdict(lambda: Complaint(log))
+
     def explain(head: Head, error: Exception) -> Answer:
-        return answer_error(name, head, error, translate)
+        refusal = _to_refusal(error, translate)
+        if refusal.status == 500:
+            log.error("%s %s went wrong", head.method, head.path, exc_info=error)
+        elif refusal.status > 500:
+            why = complaints[refusal.status, refusal.code]
+            why.say("%s %s: %s", head.method, head.path, refusal.detail)
+        return answer_error(head, refusal)
 
     app = App(name, PlainRoutes(admit, explain))
     # A disk that is slower than the network must not fill the memory.
@@ -138,14 +149,8 @@ def problem_answer(refusal: Refusal) -> Answer:
     return json_answer(problem_body(refusal), refusal.status, refusal.headers, "application/problem+json")
 
 
-def answer_error(name: str, head: Head, error: Exception, translate: Translate) -> Answer:
-    """The error in the form of the page that it happened on."""
-    refusal = _to_refusal(error, translate)
-    log = logging.getLogger(name)
-    if refusal.status == 500:
-        log.error("%s %s went wrong", head.method, head.path, exc_info=error)
-    elif refusal.status >= 503:
-        log.warning("%s %s: %s", head.method, head.path, refusal.detail)
+def answer_error(head: Head, refusal: Refusal) -> Answer:
+    """In the form of the page that it happened on."""
     if head.path.startswith("/v1/"):
         return problem_answer(refusal)
     body = status_body(refusal.job_id, refusal.job_status, refusal.detail)

@@ -49,7 +49,9 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
 from hypercorn.utils import parse_socket_addr, wrap_app
 
-from actors.wire.errors import CannotListen, PortInUse
+from actors.kernel.complaint import Complaint
+from actors.store.durable import is_passing
+from actors.wire.errors import CannotListen, PortInUse, leaves
 from actors.wire.http.plain_routes import Answer, PlainRequest, PlainRoutes
 
 HALF_CLOSED: Final = 5.0
@@ -62,8 +64,6 @@ LINGER: Final = 1.0
 
 _BACKLOG: Final = 1024
 _LEAST: Final = 16
-_COMPLAIN: Final = 60.0
-"""Seconds between two lines in the log about descriptors."""
 _HEADERS: Final = 64 * 1024
 _FOR_EVER: Final = 2**31
 
@@ -142,7 +142,7 @@ class _Serving:
         self._one_left = trio.Event()
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = max(_LEAST, descriptors // 2) if descriptors != resource.RLIM_INFINITY else 1 << 20
-        self._complained = -_COMPLAIN
+        self._complaint = Complaint(_log)
 
     async def run(
         self,
@@ -188,10 +188,14 @@ class _Serving:
             while True:
                 try:
                     stream = await listener.accept()
-                except OSError as error:
-                    if error.errno not in _OUT_OF_DESCRIPTORS:
+                except (OSError, MemoryError) as error:
+                    if not is_passing(error):
                         raise
-                    self._complain(error)
+                    self._complaint.say(
+                        "connections have to wait: %s (%d are open); raise the limit, as by `ulimit -n`",
+                        getattr(error, "strerror", None) or "too little memory",
+                        len(self._connections),
+                    )
                     self._end_the_longest_idle()
                     await self._until_one_left()
                     continue
@@ -216,15 +220,6 @@ class _Serving:
         with trio.move_on_after(1):
             await self._one_left.wait()
 
-    def _complain(self, error: OSError) -> None:
-        if trio.current_time() >= self._complained + _COMPLAIN:
-            self._complained = trio.current_time()
-            _log.warning(
-                "connections have to wait: %s (%d are open); raise the limit, as by `ulimit -n`",
-                error.strerror,
-                len(self._connections),
-            )
-
     async def _let_finish(self) -> None:
         await self._context.terminated.set()
         for connection in list(self._idle):
@@ -247,7 +242,12 @@ class _Serving:
         try:
             await connection.run()
         except* Exception as errors:
-            _log.error("a connection failed", exc_info=errors)
+            if is_passing(errors):
+                self._complaint.say(
+                    "connections break off: %s", str(leaves(errors)[0]) or "too little memory"
+                )
+            else:
+                _log.error("a connection failed", exc_info=errors)
         finally:
             connection.stream.socket.close()
             del self._connections[connection]
@@ -511,7 +511,6 @@ class _PlainStream:
                 await self._protocol.answer(answer)
 
 
-_OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _NOT_HTTP: Final[dict[int, str]] = {
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"its head is larger than {_HEADERS} bytes",
     HTTPStatus.NOT_IMPLEMENTED: "its transfer encoding is not known here; chunked is",

@@ -6,7 +6,9 @@ import trio
 
 from actors.kernel.actor import NoAnswer
 from actors.ports.ledger import LedgerError
+from actors.ports.nodes import NoMeans
 from actors.ports.storage import StorageError
+from actors.store.durable import is_full, is_passing
 from actors.wire.http.app import Refusal
 from orchestrator.events.waiters import TooManyWaiters
 from orchestrator.ledger.ledger import IdempotencyConflict, LedgerFull
@@ -22,10 +24,16 @@ def to_refusal(error: Exception) -> Refusal | None:
             return Refusal(507, "disk_full", f"{error}; try again when there is room")
         case IdempotencyConflict():
             return Refusal(422, "idempotency_conflict", str(error))
-        case StorageError() | LedgerError() | NodeUnreachable() | NoAnswer() | TooManyWaiters():
+        case StorageError() | LedgerError() | NodeUnreachable() | NoMeans() | NoAnswer() | TooManyWaiters():
             return Refusal(503, "unavailable", f"{error}; try again")
         case trio.TooSlowError():
             return Refusal(503, "unavailable", "the disk or the ledger did not answer in time; try again")
+        case OSError() if is_full(error):
+            return Refusal(507, "disk_full", "the disk is full; try again when there is room")
+        case _ if is_passing(error):
+            return Refusal(
+                503, "unavailable", f"there is too little to work with: {str(error) or 'memory'}; try again"
+            )
         case _:
             return None
 

@@ -64,7 +64,7 @@ def blueprint(api: ApiContext) -> Blueprint:
             **_BAD_BODY,
             409: "Another node answers at the URL, or the machine's token is another node's",
             422: "A field is wrong, no service of it is known, or the node cannot be asked",
-            503: "The ledger cannot be written now",
+            503: "The ledger cannot be written now, or nobody can be asked",
         },
         body=bodies.JoiningNodeBody,
         body_required=True,

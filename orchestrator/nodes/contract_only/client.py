@@ -33,7 +33,7 @@ from actors.wire.errors import BadArchive, BadRequest
 from actors.wire.http.patience import SILENCE
 from actors.wire.multipart.writer import DataPart, FilePart, MultipartBody
 from actors.wire.protocol.attempts import Garbled
-from orchestrator.http_client import BodyUnreadable, Broken, Http, NotReached
+from orchestrator.http_client import BodyUnreadable, Broken, Http, NoPort, NotReached, Scarce
 from orchestrator.nodes.contract_only.fetch import Absent, Files, Nothing, Stranger, payload_id, scan
 from orchestrator.nodes.contract_only.marker import MARKER
 from orchestrator.nodes.contract_only.probe import Alive, Asking, Ended, Gone, Heard, view_of
@@ -81,6 +81,8 @@ class ContractOnlyNodes:
                 if not 200 <= reply.status < 300:
                     return refusal(reply.status, await json_body(reply))
                 foreign_id = payload_id(await scan(reply))
+        except (Scarce, NoPort) as error:
+            return SubmitAnswer(SubmitResult.HELD, str(error))
         except (StorageError, BodyUnreadable) as error:
             return unreadable(error)
         except BadRequest as error:

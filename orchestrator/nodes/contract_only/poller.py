@@ -14,7 +14,7 @@ from actors.domain.node import Heartbeat, NodeRef
 from actors.domain.status import Status
 from actors.ports.nodes import Beat, PayloadChanged, PayloadGone
 from actors.wire.protocol.attempts import Garbled
-from orchestrator.http_client import Broken, Deadlines, Http, NotReached
+from orchestrator.http_client import Broken, Deadlines, Http, NotReached, Scarce
 from orchestrator.nodes.contract_only.fetch import Nothing
 from orchestrator.nodes.contract_only.probe import Asking, Gone, view_of
 from orchestrator.nodes.native.events import Tell
@@ -58,18 +58,25 @@ class ContractOnlyPoller:
         self._due: dict[str, float] = {}
 
     async def run(self) -> str:
-        """Until the node does not answer any more; why is the result."""
+        """Until the node does not answer any more; why is the result. Raises Scarce."""
         why = await self._beat()
         if why:
             return why
+        scarce: Scarce | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._poll)
             missed = 0
             while missed < _MISSED:
                 await trio.sleep(self._beat_seconds)
-                why = await self._beat()
+                try:
+                    why = await self._beat()
+                except Scarce as error:
+                    scarce = error
+                    break
                 missed = missed + 1 if why else 0
             nursery.cancel_scope.cancel()
+        if scarce is not None:
+            raise scarce
         return why
 
     # ------------------------------------------------------------------ is it there
@@ -83,6 +90,8 @@ class ContractOnlyPoller:
                 load = await self._pong()
             self._tell(self._node, Beat(Heartbeat(load=load)))
             return ""
+        except Scarce:
+            raise
         except (NotReached, Broken, Garbled) as error:
             return str(error)
 

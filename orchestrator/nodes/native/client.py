@@ -29,7 +29,16 @@ from actors.wire.errors import BadRequest
 from actors.wire.http.patience import SILENCE
 from actors.wire.multipart.writer import DataPart, FilePart, MultipartBody
 from actors.wire.protocol.attempts import Garbled, items, mark_from_json, view_from_json
-from orchestrator.http_client import BodyUnreadable, Broken, Deadlines, Http, NotReached, Reply
+from orchestrator.http_client import (
+    BodyUnreadable,
+    Broken,
+    Deadlines,
+    Http,
+    NoPort,
+    NotReached,
+    Reply,
+    Scarce,
+)
 from orchestrator.nodes.job_files import JobFiles
 from orchestrator.nodes.native.results import receive
 from orchestrator.nodes.refusals import error_text, json_body, refusal, unreadable
@@ -97,6 +106,8 @@ class NativeNodes:
             answer = SubmitAnswer(SubmitResult.MALFORMED, str(error))
         except BodyUnreadable as error:
             broken_off, answer = True, unreadable(error)
+        except (Scarce, NoPort) as error:
+            answer = SubmitAnswer(SubmitResult.HELD, str(error))
         except NotReached as error:
             answer = SubmitAnswer(SubmitResult.NOT_SENT, str(error))
         except (Broken, Garbled) as error:

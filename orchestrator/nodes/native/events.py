@@ -22,7 +22,7 @@ from actors.wire.protocol.attempts import (
     view_from_json,
 )
 from actors.wire.protocol.ndjson import LineReader
-from orchestrator.http_client import Broken, Deadlines, Http, NotReached, Reply
+from orchestrator.http_client import Broken, Deadlines, Http, NotReached, Reply, Scarce
 from orchestrator.nodes.refusals import error_text
 
 Tell = Callable[[NodeRef, NodeEvent], None]
@@ -50,7 +50,7 @@ class Introduction:
 
 async def introduce(http: Http, base: str) -> Introduction:
     """Ask who is there. Errors of servers and proxies tell nothing: a native node that is just being
-    restarted must not be taken for a contract-only one."""
+    restarted must not be taken for a contract-only one. Raises Scarce."""
     try:
         async with http.exchange("GET", f"{base}/v1/info", patience=_ASKING) as reply:
             if reply.status >= 500 or reply.status in (401, 403, 408, 421, 429):
@@ -59,6 +59,8 @@ async def introduce(http: Http, base: str) -> Introduction:
                 info = await reply.json()
             except Garbled:
                 return Introduction(NodeKind.CONTRACT_ONLY)
+    except Scarce:
+        raise
     except (NotReached, Broken) as error:
         return Introduction(NodeKind.UNCLEAR, reason=str(error))
     if reply.status != 200 or not isinstance(info, dict) or "protocol" not in info:
@@ -74,7 +76,7 @@ async def introduce(http: Http, base: str) -> Introduction:
 
 async def follow_events(http: Http, owner: str, node: NodeRef, tell: Tell, silence: float) -> str:
     """Tell what the node tells, until its stream ends or nothing came for `silence` seconds. Why it ended is
-    the result."""
+    the result. Raises Scarce."""
     patience = Deadlines(connect=5.0, head=max(silence, 5.0), stall=None)
     try:
         async with http.exchange(
@@ -92,6 +94,8 @@ async def follow_events(http: Http, owner: str, node: NodeRef, tell: Tell, silen
                 why = await _read(reply, owner, node, tell, listening)
                 nursery.cancel_scope.cancel()
             return why
+    except Scarce:
+        raise
     except (NotReached, Broken) as error:
         return str(error)
 

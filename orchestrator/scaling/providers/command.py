@@ -124,7 +124,11 @@ class _CommandRun:
         """Read what it says until it ends; False if it does not in time. Whatever stops this before its end
         kills it and its whole group."""
         assert self._process.stdout is not None and self._process.stderr is not None
-        pidfd = os.pidfd_open(self._process.pid)
+        try:
+            pidfd = os.pidfd_open(self._process.pid)
+        except OSError as error:  # no descriptor: it cannot be watched, and must not be waited for
+            os.killpg(self._process.pid, signal.SIGKILL)
+            raise ProviderError(f"{self._what} cannot be followed, and was killed: {error}") from error
         try:
             with trio.move_on_after(deadline):
                 async with trio.open_nursery() as nursery:

@@ -1,5 +1,5 @@
 """Nodes that go on purpose: their jobs are held while they are expected back, and nobody warns of who has
-left in order. Mock clock."""
+left in order. Nor is one lost that we had no means to ask. Mock clock."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from actors.domain.status import Status
 from actors.getter.getter import Getter
 from actors.kernel.actor import Mailbox, live
 from actors.messages import Committed
-from actors.ports.nodes import AttemptLookup, Leaving, LookupResult, NodeEvent, Picture
+from actors.ports.nodes import AttemptLookup, Leaving, LookupResult, NodeEvent, NoMeans, Picture
 
 NODE = NodeRef("n", "http://n")
 LOST_AFTER, BACK_WITHIN = 60.0, 600.0
@@ -31,14 +31,18 @@ LOST_AFTER, BACK_WITHIN = 60.0, 600.0
 
 @dataclass
 class Node:
-    """A node that runs `keys` and is there while `up`. Its last word is `word`, if it has any."""
+    """A node that runs `keys` and is there while `up`. Its last word is `word`, if it has any. While
+    `unasked` nobody has the means to ask it."""
 
     keys: list[str] = field(default_factory=list)
     up: trio.Event = field(default_factory=trio.Event)
     down: trio.Event = field(default_factory=trio.Event)
     word: Leaving | None = None
+    unasked: bool = False
 
     async def watch(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
+        if self.unasked:
+            raise NoMeans("Too many open files")
         await self.up.wait()
         while not self.down.is_set():
             views = {key: PayloadView(key, Status.RUNNING) for key in self.keys}
@@ -153,6 +157,22 @@ async def test_a_node_that_will_be_back_keeps_its_jobs_over_restarts_of_ours_too
         await trio.sleep(LOST_AFTER + 2.0)
         assert await it.status(job) is Status.QUEUED
         assert warnings(caplog) == ["node n is lost: the stream ended"]
+
+
+async def test_a_node_is_not_lost_for_want_of_means_to_ask_it(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with house() as it:
+        job = await it.job()
+        await trio.sleep(2.0)
+        it.node.unasked = True
+        await it.node.go(None)
+        await trio.sleep(LOST_AFTER * 3.5)
+        assert await it.status(job) is Status.RUNNING
+        assert 3 <= len(warnings(caplog)) <= 4  # one a minute
+        it.node.unasked = False
+        await trio.sleep(LOST_AFTER + 4.0)  # now it can be asked, and says nothing
+        assert await it.status(job) is Status.QUEUED
 
 
 async def test_a_node_that_does_not_come_back_is_lost_in_the_end(

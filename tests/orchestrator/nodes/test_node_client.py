@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pkgutil
+import resource
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -19,6 +20,7 @@ import trio
 import trio.testing
 from support.data.node_jobs import new_dispatch, new_storage, zipped
 from support.peers.peer import Hangup, Peer, Request, head, problem, send, serving
+from support.processes.processes import limited
 
 from actors.domain.job import End
 from actors.domain.node import NodeAddress, NodeRef, PayloadView, StreamPosition
@@ -289,6 +291,17 @@ async def test_an_unreadable_input_is_its_own_attempts_alone(
     assert lost.attempt.key.encode() not in peer.requests[0].body
 
 
+@pytest.mark.parametrize("contract_only", [False, True])
+async def test_an_input_that_finds_no_descriptor_is_held_and_not_refused(
+    client: NodeClient, storage: DiskStorage, contract_only: bool
+) -> None:
+    one = await new_dispatch(storage, {"run.sh": b"true\n"})
+    node = NodeRef("n", "http://127.0.0.1:9", contract_only=contract_only)
+    with limited(os.getpid(), resource.RLIMIT_NOFILE, 3):
+        (answer,) = await client.submit(node, [one])
+    assert answer.result is SubmitResult.HELD and "Too many open files" in answer.reason
+
+
 class Shrinking:
     """A storage whose file of one job is not what it says when its turn comes."""
 
@@ -337,7 +350,7 @@ async def test_an_input_for_which_there_is_no_descriptor_now_is_sent_later(
     reply = items({"key": fine.attempt.key, "result": "accepted", "payload": prepared(fine.attempt.key)})
     async with serving(Peer(always(200, reply))) as peer:
         first, second = await client.submit(ref(peer), [waits, fine])
-    assert (first.result, second.result) == (SubmitResult.NOT_SENT, SubmitResult.HAS)
+    assert (first.result, second.result) == (SubmitResult.HELD, SubmitResult.HAS)
     assert "Too many open files" in first.reason
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -291,6 +292,17 @@ async def gone(pids: Sequence[int], within: float = PATIENCE) -> None:
                 await trio.lowlevel.wait_readable(fd)
             finally:
                 os.close(fd)
+
+
+@contextmanager
+def limited(pid: int, what: int, most: int) -> Iterator[None]:
+    """A living process may have no more of it meanwhile than `most`; what it has stays."""
+    before = resource.prlimit(pid, what)
+    resource.prlimit(pid, what, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, what, before)
 
 
 @contextmanager
