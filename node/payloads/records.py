@@ -81,6 +81,20 @@ class Tombstone:
     at: float
 
 
+def known_of(
+    key: str, record: StoredPayload | None, running: StoredPayload | None, boot: str
+) -> StoredPayload:
+    """A payload as its two files tell it, either None if it cannot be read. Of whom nothing tells any more is
+    nobody's, and of this boot."""
+    if record is not None and record.payload.status is not Status.PREPARED:
+        return record
+    if running is not None and running.payload.status is Status.RUNNING:
+        return replace(running, running=True)
+    if record is not None:
+        return record
+    return StoredPayload(Payload(key, 0, 0, 1, "", 0, UNKNOWN, Status.PREPARED, 0, 0.0), boot)
+
+
 class Records:
     """The files of one data directory, which it holds locked until `close`."""
 
@@ -182,16 +196,9 @@ class Records:
 
     def _load(self, key: str) -> StoredPayload:
         make_directory(self.directory(key))  # its script may have closed it, or put something in its place
-        stored = self._read(key, "record.json")
-        if stored is not None and stored.payload.status is not Status.PREPARED:
-            return stored
-        running = self._read(key, "running")
-        if running is not None and running.payload.status is Status.RUNNING:
-            return replace(running, running=True)
-        if stored is not None:
-            return stored
-        nobody = Payload(key, 0, 0, 1, "", 0, UNKNOWN, Status.PREPARED, 0, 0.0)
-        return StoredPayload(nobody, self.boot)
+        record = self._read(key, "record.json")
+        waits = record is None or record.payload.status is Status.PREPARED
+        return known_of(key, record, self._read(key, "running") if waits else None, self.boot)
 
     def _read(self, key: str, name: str) -> StoredPayload | None:
         """None if there is none, or it is damaged."""

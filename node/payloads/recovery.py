@@ -9,7 +9,7 @@ from typing import Final
 
 from actors.domain.payload import UNKNOWN, Payload
 from actors.domain.status import ENDED, Status
-from node.payloads.records import RELEASE, Records, Tombstone
+from node.payloads.records import RELEASE, Records, StoredPayload, Tombstone
 from node.payloads.rows import Row, lose
 from node.runs.progress_file import read
 
@@ -27,7 +27,7 @@ def recover(records: Records, now: float, intended: Callable[[str], bool]) -> Re
 
     What an earlier boot of the machine left unended is lost. What an earlier process had set out to start
     (`intended`) counts as running: whether it does is for the Runner to find out. So does what has no record
-    any more.
+    any more. `take_up` says which.
     """
     buried = {stone.key: stone for stone in records.load_tombstones()}
     stored = records.load()
@@ -35,15 +35,7 @@ def recover(records: Records, now: float, intended: Callable[[str], bool]) -> Re
         log.warning("%s is no payload and is left alone", records.directory(name))
     rows = []
     for item in stored:
-        payload = item.payload
-        if records.is_new and payload.status not in ENDED:
-            # Who knew this node by its name sends it elsewhere.
-            payload = replace(payload, owner=UNKNOWN)
-        if payload.status not in ENDED:
-            if item.boot != records.boot:
-                payload = lose(payload, "machine restarted", now)
-            elif item.running or payload.owner == UNKNOWN or intended(payload.key):
-                payload = replace(payload, status=Status.RUNNING)
+        payload = take_up(item, boot=records.boot, is_new=records.is_new, now=now, intended=intended)
         if payload.lost and payload is not item.payload:
             _write(records, payload)
         stone = buried.get(payload.key)
@@ -52,6 +44,23 @@ def recover(records: Records, now: float, intended: Callable[[str], bool]) -> Re
         payload = replace(payload, cancelled=cancelled, progress=progress)
         rows.append(Row(payload, stone is not None and stone.kind == RELEASE))
     return Recovery(rows, list(buried.values()))
+
+
+def take_up(
+    item: StoredPayload, *, boot: str, is_new: bool, now: float, intended: Callable[[str], bool]
+) -> Payload:
+    """A stored payload as the next process of the node begins with it."""
+    payload = item.payload
+    if payload.status in ENDED:
+        return payload
+    if is_new:
+        # Who knew this node by its name sends it elsewhere.
+        payload = replace(payload, owner=UNKNOWN)
+    if item.boot != boot:
+        return lose(payload, "machine restarted", now)
+    if item.running or payload.owner == UNKNOWN or intended(payload.key):
+        return replace(payload, status=Status.RUNNING)
+    return payload
 
 
 def _write(records: Records, payload: Payload) -> None:

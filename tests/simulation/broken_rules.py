@@ -1,17 +1,22 @@
-"""Fourteen rules, each broken on purpose: what shows that the simulation can fail."""
+"""Two dozen rules, each broken on purpose: what shows that the simulation can fail."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from unittest.mock import patch
 
+import httpx
+from simulation.agent import Agent
+from simulation.node_disk import Files
 from simulation.world import Faulty
 
 from actors.domain.changes import SetProgress, Transition
 from actors.domain.job import Job
 from actors.domain.node import NodeRef, NodeState, PayloadView
+from actors.domain.payload import UNKNOWN, Payload, RunResult
 from actors.domain.service import ServiceLimits
 from actors.domain.status import Owner, Status
 from actors.getter import getter, reconcile
@@ -24,7 +29,10 @@ from actors.ports.nodes import (
     SubmitAnswer,
     SubmitResult,
 )
+from actors.ports.payloads import Running
 from actors.sender import dispatcher, sender
+from orchestrator import http_client
+from orchestrator.nodes.native import results
 from orchestrator.scheduling.queue_manager import QueueManager
 from orchestrator.scheduling.service_pool import ServicePool
 
@@ -184,6 +192,68 @@ def _gone_on_purpose_is_dead() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _unreadable_is_nothing() -> Iterator[None]:
+    original = Agent._recover
+
+    def recover(self: Agent, key: str, files: Files) -> None:
+        if files.record is None:
+            del self._disk.files[key]
+        else:
+            original(self, key, files)
+
+    with patch.object(Agent, "_recover", recover):
+        yield
+
+
+@contextmanager
+def _lost_before_it_has_ended() -> Iterator[None]:
+    original = Agent.adopt
+
+    async def adopt(self: Agent, payload: Payload) -> Running | RunResult:
+        found = self._disk.files[payload.key].process
+        if payload.owner == UNKNOWN and found is not None:
+            return RunResult(unreadable=True)
+        return await original(self, payload)
+
+    with patch.object(Agent, "adopt", adopt):
+        yield
+
+
+@contextmanager
+def _start_fenced_by_one_file() -> Iterator[None]:
+    original = Files.is_intended
+
+    def is_intended(self: Files) -> bool:
+        if not self.intent:
+            self.process = None
+        return original(self)
+
+    with patch.object(Files, "is_intended", is_intended):
+        yield
+
+
+@contextmanager
+def _stall_waited_for() -> Iterator[None]:
+    original = http_client.Reply.__init__
+
+    def init(self: http_client.Reply, response: httpx.Response, stall: float | None) -> None:
+        original(self, response, None)
+
+    with patch.object(http_client.Reply, "__init__", init):
+        yield
+
+
+@contextmanager
+def _in_vain(
+    judge: Callable[[getter.Getter, reconcile.NodeMirror, reconcile.TrackedAttempt, CollectAnswer], bool],
+) -> Iterator[None]:
+    with patch.object(getter.Getter, "_is_in_vain", judge):
+        yield
+
+
+_is_in_vain = getter.Getter._is_in_vain
+
 RULES = (
     BrokenRule("no key on a submit", Faulty(no_key=True)),
     BrokenRule("results of an old attempt accepted", Faulty(any_attempt=True), _old_results_accepted),
@@ -199,4 +269,17 @@ RULES = (
     BrokenRule("who goes on purpose taken for dead", broken=_gone_on_purpose_is_dead),
     BrokenRule("an absence forgotten over a restart", Faulty(absence_forgotten=True)),
     BrokenRule("the last word of progress unheard at the end", broken=_last_word_unheard),
+    BrokenRule("a node that forgets what it cannot read", broken=_unreadable_is_nothing),
+    BrokenRule("nobody's run told as lost before it has ended", broken=_lost_before_it_has_ended),
+    BrokenRule("a start fenced by one file that may be lost", broken=_start_fenced_by_one_file),
+    BrokenRule("an end and a deletion that need room on the disk", Faulty(end_needs_room=True)),
+    BrokenRule("results that trickle waited for", broken=lambda: patch.object(http_client, "PACE", 0)),
+    BrokenRule("results that stall waited for", broken=_stall_waited_for),
+    BrokenRule("results without an end taken in", broken=lambda: patch.object(results, "UNTOLD", math.inf)),
+    BrokenRule("results asked for for ever", broken=lambda: _in_vain(lambda *_: False)),
+    BrokenRule("results given up at the first failure", broken=lambda: _in_vain(lambda *_: True)),
+    BrokenRule(
+        "a full disk of ours taken for the node's fault",
+        broken=lambda: _in_vain(lambda g, n, t, answer: _is_in_vain(g, n, t, replace(answer, ours=False))),
+    ),
 )

@@ -52,11 +52,11 @@ class Checks:
         self.nodes: dict[str, str] = {}
         self.given_up: set[str] = set()
         self.unheard: set[int] = set()
-        self.leavings: dict[str, tuple[float, int]] = {}
+        self.leavings: dict[str, tuple[float, int, int]] = {}
 
     def heard_leaving(self, machine: Machine, epoch: int) -> None:
         if machine.away:
-            self.leavings[machine.name] = trio.current_time(), epoch
+            self.leavings[machine.name] = trio.current_time(), epoch, machine.lives
 
     def accepted(self, job: Job) -> None:
         self.status[job.id] = job.status
@@ -98,6 +98,8 @@ class Checks:
         if move.target not in JOB[source]:
             raise Violation("transition", f"job {job.id}: {source} to {move.target}")
         self.status[job.id] = move.target
+        if move.target is Status.PROCESSING:
+            world.sent(job.id)
         if move.key is not None and move.attempt_state is not None:
             self._attempt_moved(move.key, move.attempt_state)
         if move.attempt is not None:
@@ -115,10 +117,10 @@ class Checks:
 
     def _none_expected(self, machine: Machine, key: str) -> None:
         """A node that said that it will be back is waited for: by who heard it, and by who finds it noted."""
-        heard_at, epoch = self.leavings.get(machine.name, (float("-inf"), 0))
+        heard_at, epoch, life = self.leavings.get(machine.name, (float("-inf"), 0, 0))
         assert self._world.epoch is not None
         known = epoch == self._world.epoch.number or machine.name in self._world.disk.expected()
-        if machine.away and known and trio.current_time() < heard_at + BACK_WITHIN:
+        if machine.away and life == machine.lives and known and trio.current_time() < heard_at + BACK_WITHIN:
             raise Violation("given up", f"attempt {key[:6]}: {machine.name} is to be back")
 
     def _new_attempt(self, job: Job, attempt: Attempt) -> None:
@@ -135,13 +137,10 @@ class Checks:
 
     def _may_run(self, attempt: Attempt) -> bool:
         machine = self._world.machines[attempt.node_id]
-        if attempt.key in machine.tombstones:
-            payload = machine.payloads.get(attempt.key)
-            return payload is not None and payload.processes > 0
-        payload = machine.payloads.get(attempt.key)
-        if payload is not None:
-            return not payload.lost and payload.end is None
-        return self._world.in_flight.get(attempt.key, 0) > 0
+        if machine.may_run(attempt.key):
+            return True
+        here = attempt.key in machine.disk.tombstones or attempt.key in machine.disk.files
+        return not here and self._world.in_flight.get(attempt.key, 0) > 0
 
     def _own(self, job_id: int, key: str, what: str) -> None:
         current = self.attempts[job_id][-1]
@@ -150,6 +149,9 @@ class Checks:
 
     def _result(self, job: Job, move: Transition) -> None:
         current = self.attempts[job.id][-1]
+        if job.message.startswith("its results cannot be had") and move.key == current.key:
+            self._world.may_give_up_results(current.key)
+            return
         fetched = self._world.results.get(job.storage_key)
         if move.key != current.key or fetched != current.key:
             raise Violation("result", f"job {job.id}: results of {fetched}, current attempt {current.key}")
@@ -186,8 +188,8 @@ class Checks:
     def nothing_left(self) -> str | None:
         """What is still there on nodes that are alive, once all is over."""
         for machine in self._world.machines.values():
-            if not machine.dead and machine.payloads:
-                return f"{machine.name} still has {[k[:6] for k in machine.payloads]}"
+            if not machine.dead and machine.disk.files:
+                return f"{machine.name} still has {[k[:6] for k in machine.disk.files]}"
         for key, state in self.states.items():
             if state is not AttemptState.RELEASED and not self._world.machines[self.nodes[key]].dead:
                 return f"attempt {key[:6]} is {state}, never released"

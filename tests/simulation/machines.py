@@ -1,25 +1,25 @@
-"""Simulated nodes: what a node promises, in the simplest form. A payload's process outlives its agent (the
-shepherd), not its machine; tombstones and ends are on the node's disk."""
+"""Simulated nodes: what reaches a node, and what happens to it. What it does then is for its `Agent`. A
+payload's process outlives its agent (the shepherd), not its machine; what is on the disk outlives both."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import trio
+from simulation.agent import Agent
+from simulation.node_disk import Files, NodeDisk, Process
 from simulation.plan import JobPlan
 from simulation.violation import Violation
 
-from actors.domain.job import End
-from actors.domain.node import Heartbeat, PayloadView, StreamPosition
-from actors.domain.progress import Progress
-from actors.domain.status import Status
+from actors.domain.node import Heartbeat, StreamPosition
+from actors.domain.payload import Payload
+from actors.domain.status import ENDED, Status
 from actors.ports.nodes import (
     AttemptLookup,
     Beat,
-    CollectAnswer,
-    CollectResult,
     Dispatch,
     Leaving,
     LookupResult,
@@ -29,25 +29,13 @@ from actors.ports.nodes import (
     SubmitAnswer,
     SubmitResult,
 )
+from actors.ports.world import Clock
+from actors.wire.protocol import frames
+from actors.wire.protocol.attempts import view_to_json
+from node.payloads.records import CANCEL, RELEASE
+from node.payloads.table import view_of
 
-
-@dataclass
-class SimPayload:
-    key: str
-    plan: JobPlan
-    job_id: int
-    processes: int = 0
-    exit_code: int | None = None
-    killed: bool = False
-    status: Status = Status.PREPARED
-    end: End | None = None
-    lost: bool = False
-    cancelled: bool = False
-    progress: Progress | None = None
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-
-    def view(self) -> PayloadView:
-        return PayloadView(self.key, self.status, self.end, self.lost, self.progress)
+OWNER = "orchestrator"
 
 
 class Stream:
@@ -80,29 +68,45 @@ class Machine:
         self,
         name: str,
         slots: int,
+        *,
         nursery: trio.Nursery,
+        clock: Clock,
         rng: random.Random,
         job_plan: Callable[[int], JobPlan],
-        *,
+        end_needs_room: bool = False,
         kill_trusts_first_process: bool = False,
     ) -> None:
         self.name = name
         self.slots = slots
-        self.up = True
         self.dead = False
         self.away = False
         """It left on purpose, said that it will be back, and is not yet."""
         self.cut_until = 0.0
-        self.payloads: dict[str, SimPayload] = {}
-        self.tombstones: set[str] = set()
-        self.starts: dict[str, int] = {}
+        self.disk = NodeDisk()
+        self.processes: dict[str, Process] = {}
+        """All that ever were, whatever its files know of them."""
         self.streams: list[Stream] = []
+        self.spoils = ("", 0.0)
+        """How it hands results over, and until when."""
         self.lives = 0
-        self.sequence = 0
+        self.boots = 0
+        self._agent: Agent | None = None
         self._nursery = nursery
+        self._clock = clock
         self._rng = rng
         self._job_plan = job_plan
+        self._end_needs_room = end_needs_room
         self._kill_trusts_first_process = kill_trusts_first_process
+        self.agent_up()
+
+    @property
+    def up(self) -> bool:
+        return self._agent is not None
+
+    @property
+    def agent(self) -> Agent:
+        assert self._agent is not None
+        return self._agent
 
     # ------------------------------------------------------------------ requests
 
@@ -111,181 +115,166 @@ class Machine:
 
     def _submit(self, item: Dispatch) -> SubmitAnswer:
         key = item.attempt.key
-        if key in self.tombstones:
-            return SubmitAnswer(SubmitResult.TOMBSTONED)
-        payload = self.payloads.get(key)
-        if payload is None:
-            payload = self.payloads[key] = SimPayload(key, self._job_plan(item.job.id), item.job.id)
-            self._changed(payload)
-            self._start_some()
-        return SubmitAnswer(SubmitResult.HAS, view=payload.view(), mark=self.mark())
+        if self.agent.find(key) is None:
+            if key in self.disk.tombstones:
+                return SubmitAnswer(SubmitResult.TOMBSTONED)
+            try:
+                self.disk.take_file()
+            except OSError as error:
+                return SubmitAnswer(SubmitResult.BUSY, f"cannot be stored now: {error.strerror}")
+            fresh = Payload(
+                key,
+                len(self.processes) + len(self.disk.files) + 1,
+                item.job.id,
+                item.attempt.n,
+                item.job.service,
+                item.job.user_id,
+                OWNER,
+                Status.PREPARED,
+                0,
+                self._clock.now(),
+            )
+            self.agent.accept(fresh)
+        payload = self.agent.find(key)
+        assert payload is not None
+        return SubmitAnswer(SubmitResult.HAS, view=view_of(payload), mark=self.mark())
 
     def lookup(self, keys: list[str]) -> list[AttemptLookup]:
         return [self._look(key) for key in keys]
 
     def _look(self, key: str) -> AttemptLookup:
-        if key in self.payloads:
-            return AttemptLookup(LookupResult.FOUND, self.payloads[key].view())
-        return AttemptLookup(LookupResult.TOMBSTONED if key in self.tombstones else LookupResult.GONE)
+        if (payload := self.agent.find(key)) is not None:
+            return AttemptLookup(LookupResult.FOUND, view_of(payload))
+        return AttemptLookup(LookupResult.TOMBSTONED if key in self.disk.tombstones else LookupResult.GONE)
 
     def cancel(self, keys: list[str]) -> list[AttemptLookup]:
-        for key in keys:
-            self.tombstones.add(key)
-            payload = self.payloads.get(key)
-            if payload is None or payload.cancelled or payload.end is not None:
-                continue
-            payload.cancelled = True
-            if payload.status is Status.PREPARED:
-                self._end(payload, End(Status.KILLED, "terminated"))
-                self._start_some()
-            else:
-                self._nursery.start_soon(self._kill, payload)
+        try:
+            for key in keys:
+                self.agent.bury(key, CANCEL)
+        except OSError as error:
+            return [AttemptLookup(LookupResult.UNKNOWN, reason=str(error)) for _ in keys]
         return [self._look(key) for key in keys]
 
     def release(self, keys: list[str]) -> list[bool]:
+        try:
+            for key in keys:
+                self.agent.bury(key, RELEASE)
+        except OSError:
+            return [False for _ in keys]
+        return [True for _ in keys]
+
+    def collect(self, keys: list[str]) -> list[bytes]:
+        """The frames of all of them."""
+        found = []
         for key in keys:
-            self.tombstones.add(key)
-            payload = self.payloads.pop(key, None)
-            if payload is not None:
-                payload.scope.cancel()
-                payload.processes = 0
-        self._start_some()
-        return [True] * len(keys)
-
-    def collect(self, keys: list[str]) -> list[CollectAnswer]:
-        return [self._collect(key) for key in keys]
-
-    def _collect(self, key: str) -> CollectAnswer:
-        payload = self.payloads.get(key)
-        if payload is None:
-            return CollectAnswer(CollectResult.GONE)
-        if payload.end is None:
-            return CollectAnswer(CollectResult.NOT_ENDED)
-        return CollectAnswer(CollectResult.STORED, payload.end)
+            payload = self.agent.find(key)
+            if payload is None or payload.end is None:
+                error = {"key": key, "error": "gone" if payload is None else "not_ended"}
+                found.append(frames.encode(frames.ERROR, json.dumps(error).encode()))
+                continue
+            content = key.encode()
+            head = {"key": key, "payload": view_to_json(view_of(payload)), "manifest": {"entries": []}}
+            finish = {
+                "zip_sha256": hashlib.sha256(content).hexdigest(),
+                "zip_size": len(content),
+                "stdout_size": 0,
+                "stderr_size": 0,
+            }
+            found.append(frames.encode(frames.END, json.dumps(head).encode()))
+            found.append(frames.encode(frames.ZIP, content))
+            found.append(frames.encode(frames.FINISH, json.dumps(finish).encode()))
+        return found
 
     def picture(self) -> Picture:
-        return Picture(self.mark(), {k: p.view() for k, p in self.payloads.items()}, self.beat().heartbeat)
+        views = {payload.key: view_of(payload) for payload in self.agent.there()}
+        return Picture(self.mark(), views, self.beat().heartbeat)
 
     def beat(self) -> Beat:
         return Beat(Heartbeat(load=0.0, slots=self.slots))
 
     def mark(self) -> StreamPosition:
-        return StreamPosition(f"{self.name}/{self.lives}", self.sequence)
+        return StreamPosition(f"{self.name}/{self.lives}", self.agent.sequence)
 
     # ------------------------------------------------------------------ what happens to it
 
     def agent_down(self) -> None:
-        self.up = False
+        self._die()
         for stream in self.streams:
             stream.tear("the agent went away")
         self.streams.clear()
+
+    def _die(self) -> None:
+        if self._agent is not None:
+            self._agent.die()
+            self._agent = None
 
     def leave(self) -> None:
         """It is stopped on purpose, and says so on its streams."""
         if not self.up:
             return
-        self.up, self.away = False, bool(self.payloads)
+        held = len(self.agent.there())
+        self._die()
+        self.away = held > 0
         for stream in self.streams:
-            stream.say(Leaving(len(self.payloads), back=self.away))
+            stream.say(Leaving(held, back=self.away))
             stream.finish("the node closed its stream of events")
         self.streams.clear()
 
     def agent_up(self) -> None:
         if self.dead or self.up:
             return
-        self.up, self.away = True, False
+        self.away = False
         self.lives += 1
-        self.sequence = 0
-        for payload in self.payloads.values():
-            if payload.status is not Status.RUNNING:
-                continue
-            if payload.processes == 0:
-                self._learn(payload)
-            elif payload.cancelled:
-                self._nursery.start_soon(self._kill, payload)
-        self._start_some()
+        self._agent = Agent(
+            self.disk,
+            f"{self.name}/{self.boots}",
+            self._clock,
+            self._rng,
+            slots=self.slots,
+            begin_process=self._begin,
+            tell=self._tell,
+            end_needs_room=self._end_needs_room,
+            kill_trusts_first_process=self._kill_trusts_first_process,
+        )
+        self._nursery.start_soon(self._agent.run)
 
     def machine_down(self) -> None:
         """The machine's own end: every process goes, and what had not ended is lost."""
         self.agent_down()
-        for payload in self.payloads.values():
-            payload.scope.cancel()
-            if payload.end is None and (payload.processes or payload.status is Status.PREPARED):
-                payload.lost = True
-                payload.end = End(Status.FAILED, "machine restarted")
-                payload.status = Status.FAILED
-            payload.processes = 0
+        self.boots += 1
+        for process in self.processes.values():
+            process.die()
+
+    def damage(self, rng: float) -> str:
+        """What is on its disk is torn or lost, each file with that probability; what."""
+        return "; ".join(
+            f"{key[:6]}: {torn}"
+            for key, files in self.disk.files.items()
+            if (torn := files.damage(self._rng, rng))
+        )
 
     # ------------------------------------------------------------------ running
 
-    def running(self) -> int:
-        return sum(p.status is Status.RUNNING for p in self.payloads.values())
+    def _begin(self, payload: Payload, files: Files) -> Process:
+        if payload.key in self.processes:
+            raise Violation("started twice", f"attempt {payload.key} of job {payload.job_id}")
+        process = Process(self._job_plan(payload.job_id), self._nursery, self._rng)
+        files.process = self.processes[payload.key] = process
+        self._nursery.start_soon(process.run)
+        return process
 
-    def _start_some(self) -> None:
-        if not self.up:
-            return
-        for payload in self.payloads.values():
-            if self.running() >= self.slots:
-                return
-            if payload.status is Status.PREPARED and not payload.cancelled:
-                self.starts[payload.key] = self.starts.get(payload.key, 0) + 1
-                if self.starts[payload.key] > 1:
-                    raise Violation("started twice", f"attempt {payload.key} of job {payload.job_id}")
-                payload.status = Status.RUNNING
-                payload.processes = 2 if payload.plan.stubborn else 1
-                self._changed(payload)
-                self._nursery.start_soon(self._run, payload)
-
-    async def _run(self, payload: SimPayload) -> None:
-        with payload.scope:
-            plan = payload.plan
-            for word in range(1, plan.words + 1):
-                await trio.sleep(plan.length / (plan.words + 1))
-                payload.progress = Progress(plan.told(word))
-                # It stands in its file: an agent that is down reads it when it is back.
-                if self.up and payload.processes:
-                    self._changed(payload)
-            await trio.sleep(plan.length / (plan.words + 1))
-            if payload.processes:
-                payload.processes = 0
-                payload.exit_code = payload.plan.exit_code
-                self._learn(payload)
-
-    async def _kill(self, payload: SimPayload) -> None:
-        await trio.sleep(self._rng.uniform(0.01, 0.5))
-        if payload.processes == 2 and self.up:
-            if self._kill_trusts_first_process:
-                payload.killed = True
-                payload.processes = 1
-                self._end(payload, End(Status.KILLED, "terminated"))
-                return
-            await trio.sleep(5.0)
-        if not self.up or payload.end is not None or not payload.processes:
-            return
-        payload.scope.cancel()
-        payload.killed = True
-        payload.processes = 0
-        self._learn(payload)
-
-    def _learn(self, payload: SimPayload) -> None:
-        """The agent finds that the last process has ended, if there is an agent."""
-        if not self.up or payload.end is not None or payload.key not in self.payloads:
-            return
-        if payload.killed:
-            end = End(Status.KILLED, "terminated")
-        elif payload.exit_code == 0:
-            end = End(Status.COMPLETED, "", exit_code=0)
-        else:
-            end = End(Status.FAILED, f"exit code {payload.exit_code}", exit_code=payload.exit_code)
-        self._end(payload, end)
-        self._start_some()
-
-    def _end(self, payload: SimPayload, end: End) -> None:
-        payload.end = end
-        payload.status = end.status
-        self._changed(payload)
-
-    def _changed(self, payload: SimPayload) -> None:
-        self.sequence += 1
+    def _tell(self, payload: Payload) -> None:
         for stream in self.streams:
-            stream.say(PayloadChanged(payload.view()))
+            stream.say(PayloadChanged(view_of(payload)))
+
+    def may_run(self, key: str) -> bool:
+        """Whether an attempt that has arrived here runs, or still might."""
+        if (process := self.processes.get(key)) is not None:
+            return process.count > 0
+        files = self.disk.files.get(key)
+        if files is None or files.given_up or key in self.disk.tombstones:
+            return False
+        row = None if self._agent is None else self._agent.rows.get(key)
+        records = [files.record.payload] if files.record is not None else []
+        records += [row.payload] if row is not None else []
+        return not any(payload.status in ENDED for payload in records)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import Final
@@ -20,14 +21,23 @@ KINDS: Final = (
     "kill_orchestrator",
     "disk_full",
     "slow_disk",
+    "torn_records",
+    "full_node",
+    "no_files",
+    "trickle",
+    "stall",
+    "endless",
 )
 LEAVING: Final = ("leave", "leave", "leave_for_good")
+LASTING: Final = ("trickle", "stall", "endless")
+SCENES: Final = ("cut off", "cut off", "away", "unheard", "slow disk", "torn", "full node", "no files")
 
 
 @dataclass(frozen=True, slots=True)
 class JobPlan:
-    """A job: when it is uploaded and by whom, how long it runs, how it exits, whether somebody stops it. A
-    `stubborn` one has a child process that ignores SIGTERM. It says `words` times how far it has come."""
+    """A job: when it is uploaded and by whom, how long it runs, how it exits, whether somebody stops it (so
+    long after it was uploaded, or sent to a node). A `stubborn` one has a child process that ignores SIGTERM.
+    It says `words` times how far it has come."""
 
     at: float
     user: int
@@ -35,6 +45,7 @@ class JobPlan:
     exit_code: int = 0
     size: int = 1000
     terminate_after: float | None = None
+    terminate_when_sent: float | None = None
     stubborn: bool = False
     words: int = 0
 
@@ -45,8 +56,9 @@ class JobPlan:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`kind` from `KINDS` or `LEAVING`, on `node` (ignored for the orchestrator), for `length` seconds; `rng`
-    is how likely each message suffers, where that applies."""
+    """`kind` from `KINDS` or `LEAVING`, on `node` (ignored for the orchestrator), for `length` seconds, which
+    may be for ever for those that are `LASTING`; `rng` is how likely each message suffers, where that
+    applies."""
 
     at: float
     kind: str
@@ -69,10 +81,12 @@ class Plan:
 
 
 def make(seed: int) -> Plan:
-    """Swarm testing: each seed draws one to four kinds of fault, and up to a dozen faults of these kinds. On
-    top, in every second one nodes go on purpose."""
+    """Swarm testing: each seed draws one to four kinds of fault, and up to eight faults of these kinds. On
+    top, in every second one nodes go on purpose, and there are up to three scenes: faults that do their worst
+    together with some jobs, and seldom meet them by chance."""
     rng = random.Random(f"plan/{seed}")
     talk, going = random.Random(f"progress/{seed}"), random.Random(f"leaving/{seed}")
+    order = random.Random(f"orders/{seed}")
     nodes = rng.randint(1, 3)
     jobs = tuple(
         JobPlan(
@@ -82,32 +96,69 @@ def make(seed: int) -> Plan:
             exit_code=rng.choice((0, 0, 0, 3)),
             size=rng.choice((1000, 1000, 5_000_000)),
             terminate_after=rng.choice((None, None, None, rng.uniform(0, 40), rng.uniform(0, 0.1))),
+            terminate_when_sent=order.choice((None, None, None, order.uniform(0, 2))),
             stubborn=rng.random() < 0.3,
             words=talk.choice((0, 0, 1, 3, 10)),
         )
-        for _ in range(rng.randint(3, 14))
+        for _ in range(rng.randint(2, 7))
     )
     kinds = rng.sample(KINDS, rng.randint(1, 4))
     faults = []
-    for _ in range(rng.randint(0, 12)):
+    for _ in range(rng.randint(0, 8)):
         kind = rng.choice(kinds)
         node = rng.randrange(nodes)
         if kind == "die" and (nodes == 1 or node == 0):
             kind = "restart_agent"  # one node stays, or nothing could ever end
         length = rng.choice((0.1, 2.0, 20.0, 100.0)) * rng.uniform(0.5, 1.5)
+        if kind in LASTING and rng.random() < 0.4:
+            length = math.inf
         faults.append(Fault(rng.uniform(0, 90), kind, node, length, rng.choice((0.1, 0.5, 0.9))))
     for _ in range(going.choice((0, 0, 1, 3))):
         node = going.randrange(nodes)
         kind = going.choice(LEAVING) if node else "leave"
         length = going.choice((2.0, 20.0, 100.0)) * going.uniform(0.5, 1.5)
         faults.append(Fault(going.uniform(0, 90), kind, node, length))
+    stage = random.Random(f"scene/{seed}")
+    for scene in stage.sample(SCENES, stage.randint(0, 3)):
+        at = stage.uniform(5, 40)
+        faults += _scene(scene, at, stage, nodes)
+        jobs += tuple(
+            JobPlan(
+                at - stage.uniform(1, 5),
+                stage.randint(4, 6),
+                stage.uniform(40, 50) if scene == "cut off" else stage.uniform(10, 50),
+                terminate_when_sent=stage.uniform(0, 2) if scene == "slow disk" else None,
+                words=1,
+            )
+            for _ in range(stage.randint(1, 3))
+        )
     return Plan(
         seed=seed,
         slots=tuple(rng.randint(1, 3) for _ in range(nodes)),
         jobs=jobs,
         faults=tuple(sorted(faults, key=lambda f: f.at)),
         runs_per_user=rng.randint(1, 3),
-        max_runs=rng.randint(2, 5),
+        max_runs=rng.randint(3, 6),
         drop_messages=rng.choice((0.0, 0.0, 0.3, 1.0)),
         crash_at_call=rng.choice((None, rng.randint(1, 200))),
     )
+
+
+def _scene(scene: str, at: float, rng: random.Random, nodes: int) -> list[Fault]:
+    match scene:
+        case "cut off":  # given up with what runs there, and back while that runs elsewhere
+            return [Fault(at, "partition", n, rng.uniform(70, 100)) for n in range(max(1, nodes - 1))]
+        case "away":  # on purpose, and whoever waits for it dies meanwhile
+            dies = Fault(at + rng.uniform(1, 60), "kill_orchestrator", 0, 0.1)
+            return [*(Fault(at, "leave", n, rng.uniform(90, 150)) for n in range(nodes)), dies]
+        case "unheard":  # who takes jobs, and does not come to say so
+            kind = rng.choice(("slow", "lossy"))
+            return [Fault(at - 4, kind, n, rng.uniform(10, 40), 0.5) for n in range(nodes)]
+        case "slow disk":  # while orders come
+            return [Fault(at - 4, "slow_disk", 0, rng.uniform(10, 40))]
+        case "torn":
+            return [Fault(at, "torn_records", n, rng.choice((0.1, 2.0, 20.0)), 0.7) for n in range(nodes)]
+        case "full node":  # with ends to be recorded
+            return [Fault(at, "full_node", n, rng.uniform(60, 90)) for n in range(nodes)]
+        case _:  # for longer than a node is given to hand over what it has
+            return [Fault(at, "no_files", 0, rng.uniform(110, 140))]

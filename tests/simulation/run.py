@@ -3,19 +3,21 @@ world. The same plan gives the same run, to the letter of its trace."""
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from unittest.mock import patch
 
 import trio
 from simulation.checks import BACK_WITHIN
+from simulation.clock import VirtualClock, sleep, sleep_until
 from simulation.plan import SERVICE, Plan
 from simulation.violation import Dead, Violation
-from simulation.world import BoundLedger, BoundNodes, Epoch, Faulty, World, hand_over
+from simulation.world import COLLECT_WITHIN, BoundLedger, BoundNodes, Epoch, Faulty, World, hand_over
 from support.memory.memory_ledger import MemoryLedger
-from trio.testing import MockClock
 
 from actors.domain.job import Job
 from actors.domain.node import NodeAddress
@@ -24,6 +26,7 @@ from actors.getter.getter import Getter
 from actors.kernel.actor import Mailbox, live
 from actors.messages import Committed
 from actors.sender.sender import Sender
+from orchestrator.nodes.native import results
 from orchestrator.scheduling.queue_manager import QueueManager
 from orchestrator.scheduling.service_pool import ServicePool
 
@@ -62,9 +65,9 @@ def run(
     trio._core._run._r.seed(f"trio/{plan.seed}")
     simulation = _Simulation(plan, faulty or Faulty())
     violation: list[Violation] = []
-    with broken():
+    with patch.object(results, "UNTOLD", 1000), broken():
         try:
-            trio.run(simulation.main, clock=MockClock(autojump_threshold=0))
+            trio.run(simulation.main, clock=VirtualClock())
         except* Violation as group:
             violation = [e for e in _leaves(group) if isinstance(e, Violation)]
     world = simulation.world
@@ -96,7 +99,8 @@ class _Simulation:
     async def main(self) -> None:
         plan = self.plan
         async with trio.open_nursery() as nursery:
-            world = self.world = World(plan, nursery, MemoryLedger(clock=_MockWallClock()), self.faulty)
+            clock = _MockWallClock()
+            world = self.world = World(plan, nursery, MemoryLedger(clock=clock), clock, self.faulty)
             for index in range(len(plan.jobs)):
                 nursery.start_soon(world.upload, index)
             for fault in plan.faults:
@@ -124,7 +128,7 @@ class _Simulation:
                     await self._live(world, epoch)
             except* Dead:
                 pass
-            await trio.sleep(self._down_for)
+            await sleep(self._down_for)
             self._down_for = 0.1
 
     async def _live(self, world: World, epoch: Epoch) -> None:
@@ -166,6 +170,7 @@ class _Simulation:
             suspect_after=SUSPECT_AFTER,
             lost_after=LOST_AFTER,
             back_within=BACK_WITHIN,
+            collect_within=COLLECT_WITHIN,
         )
 
         def hear(rows: tuple[Job, ...]) -> None:
@@ -180,10 +185,12 @@ class _Simulation:
     async def _end(self, world: World) -> None:
         """All over and nothing left, within `PATIENCE` of the last thing that went wrong."""
         plan = self.plan
-        calm = max([f.at + f.length for f in plan.faults] + [j.at for j in plan.jobs], default=0.0)
+        last = max((j.at for j in plan.jobs), default=0.0)
+        calm = max([f.at + (f.length if f.length < math.inf else 0.0) for f in plan.faults] + [last])
         limit = calm + PATIENCE
+        await sleep_until(last)
         while trio.current_time() < limit:
-            await trio.sleep(1.0)
+            await sleep(1.0)
             if world.checks.all_over() and world.checks.nothing_left() is None:
                 return
         raise Violation("unfinished", world.checks.unfinished())

@@ -1,4 +1,4 @@
-"""The promises, in virtual time: a thousand seeds, and fourteen broken rules that show that it can fail.
+"""The promises, in virtual time: a thousand seeds, and broken rules that show that it can fail.
 
 `scripts/simulate_faults.py` runs as many seeds as one likes, and replays and shrinks one that fails.
 """

@@ -4,16 +4,21 @@ raise `Dead`: a clean-up that a real kill would not run has no effect, and is se
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
+import httpx
 import trio
 from simulation.checks import Checks
+from simulation.clock import sleep, sleep_until
 from simulation.machines import Machine, Stream
 from simulation.plan import SERVICE, Fault, Plan
-from simulation.violation import Dead
+from simulation.violation import Dead, Violation
 from support.memory.memory_ledger import MemoryLedger
 
 from actors.domain.changes import Change, ChangeAnswer, ChangeResult, NewJob, Transition
@@ -33,8 +38,15 @@ from actors.ports.nodes import (
     SubmitAnswer,
     SubmitResult,
 )
+from actors.ports.world import Clock
+from actors.wire.protocol import frames
+from orchestrator.http_client import Reply
+from orchestrator.nodes.native.results import receive
+from orchestrator.storage.disk import StorageFull
 
 T = TypeVar("T")
+COLLECT_WITHIN = 100.0
+"""Seconds after which results that a node does not hand over are given up."""
 STALL = 30.0
 BEAT = 10.0
 HEARD_LATE = 12.0
@@ -51,10 +63,13 @@ class Faulty:
     release_forgotten: bool = False
     absence_forgotten: bool = False
     kill_trusts_first_process: bool = False
+    end_needs_room: bool = False
 
 
 class World:
-    def __init__(self, plan: Plan, nursery: trio.Nursery, ledger: MemoryLedger, faulty: Faulty) -> None:
+    def __init__(
+        self, plan: Plan, nursery: trio.Nursery, ledger: MemoryLedger, clock: Clock, faulty: Faulty
+    ) -> None:
         self.plan = plan
         self.nursery = nursery
         self.disk = ledger
@@ -67,6 +82,8 @@ class World:
         self.in_flight: dict[str, int] = {}
         self.lossy: dict[str, tuple[float, str, float]] = {}
         self.full_until = 0.0
+        self.fileless_until = 0.0
+        self.collecting: dict[str, float] = {}
         self.slow_until = 0.0
         self.epoch: Epoch | None = None
         self.last_fault_end = 0.0
@@ -74,9 +91,11 @@ class World:
             f"n{i}": Machine(
                 f"n{i}",
                 slots,
-                nursery,
-                random.Random(f"machine/{plan.seed}/{i}"),
-                lambda job_id: plan.jobs[self.job_plans[job_id]],
+                nursery=nursery,
+                clock=clock,
+                rng=random.Random(f"machine/{plan.seed}/{i}"),
+                job_plan=lambda job_id: plan.jobs[self.job_plans[job_id]],
+                end_needs_room=faulty.end_needs_room,
                 kill_trusts_first_process=faulty.kill_trusts_first_process,
             )
             for i, slots in enumerate(plan.slots)
@@ -104,87 +123,137 @@ class World:
     ) -> tuple[str, T | None]:
         """`act` at the machine, and its answer: ("ok", answer), ("not sent", None) or ("doubt", None)."""
         if not self.reachable(machine):
-            await trio.sleep(5.0)
+            await sleep(5.0)
             return "not sent", None
         if not machine.up:
-            await trio.sleep(self.latency(machine))
+            await sleep(self.latency(machine))
             return "not sent", None
-        answered = trio.Event()
-        box: list[T] = []
+        copy = trio.CancelScope()
+        if self.suffers(machine, "duplicate"):
+            self.nursery.start_soon(self._repeat, copy, machine, act, keys)
+        until = trio.current_time() + STALL
+        arrives = trio.current_time() + self.latency(machine)
+        for key in keys:
+            self.in_flight[key] = self.in_flight.get(key, 0) + 1
+        try:
+            await sleep_until(min(arrives, until))
+        except trio.Cancelled:
+            # Who asked is dead, and what was asked arrives.
+            self.nursery.start_soon(self._arrive, machine, act, keys, arrives)
+            raise
+        if arrives > until:
+            self.nursery.start_soon(self._arrive, machine, act, keys, arrives)
+            return "doubt", None
+        answer = self._take(machine, act, keys)
+        if answer is not None and isinstance(answer[0], list) and _is_refusal(answer[0]):
+            copy.cancel()  # nobody repeats what was refused
+        back = math.inf if answer is None else trio.current_time() + self.latency(machine)
+        await sleep_until(min(back, until))
+        if answer is None or back > until or not self.reachable(machine) or self.suffers(machine, "lossy"):
+            await sleep_until(until)
+            return "doubt", None
+        return "ok", answer[0]
 
-        async def carry(delay: float, first: bool) -> None:
-            try:
-                await trio.sleep(delay)
-                if not self.reachable(machine) or not machine.up or self.suffers(machine, "lossy"):
-                    return
-                answer = act()
-            finally:
-                for key in keys:
-                    self.in_flight[key] -= 1
-            if first:
-                await trio.sleep(self.latency(machine))
-                if self.reachable(machine) and not self.suffers(machine, "lossy"):
-                    box.append(answer)
-                    answered.set()
+    async def _repeat(
+        self, copy: trio.CancelScope, machine: Machine, act: Callable[[], object], keys: Sequence[str]
+    ) -> None:
+        """A second copy of a request, which nobody sees the answer of."""
+        for key in keys:
+            self.in_flight[key] = self.in_flight.get(key, 0) + 1
+        with copy:
+            await sleep(self.latency(machine) + self.rng.uniform(0.0, 20.0))
+            self._take(machine, act, keys)
+            return
+        for key in keys:
+            self.in_flight[key] -= 1
 
-        for first in (True, False) if self.suffers(machine, "duplicate") else (True,):
-            for key in keys:
-                self.in_flight[key] = self.in_flight.get(key, 0) + 1
-            delay = self.latency(machine) + (0.0 if first else self.rng.uniform(0.0, 20.0))
-            self.nursery.start_soon(carry, delay, first)
-        with trio.move_on_after(STALL):
-            await answered.wait()
-            return "ok", box[0]
-        return "doubt", None
+    async def _arrive(
+        self, machine: Machine, act: Callable[[], object], keys: Sequence[str], moment: float
+    ) -> None:
+        await sleep_until(moment)
+        self._take(machine, act, keys)
+
+    def _take(self, machine: Machine, act: Callable[[], T], keys: Sequence[str]) -> tuple[T] | None:
+        for key in keys:
+            self.in_flight[key] -= 1
+        if not self.reachable(machine) or not machine.up or self.suffers(machine, "lossy"):
+            return None
+        return (act(),)
 
     # ------------------------------------------------------------------ portal and faults
 
     async def upload(self, index: int) -> None:
         job_plan = self.plan.jobs[index]
-        await trio.sleep_until(job_plan.at)
+        await sleep_until(job_plan.at)
+        while trio.current_time() < self.fileless_until:
+            await sleep(5.0)  # 507, and the portal asks again
         new = NewJob(job_plan.user, SERVICE, f"{index:032x}", job_plan.size)
         job = await self.disk.insert(new)
         self.job_plans[job.id] = index
         self.checks.accepted(job)
         self.committed((job,))
         if job_plan.terminate_after is not None:
-            await trio.sleep(job_plan.terminate_after)
-            row = await self.disk.request_terminate(job.id)
-            assert row is not None
-            self.note(f"job {job.id}: terminate requested")
-            self.committed((row,))
+            await self._terminate(job.id, job_plan.terminate_after)
+
+    async def _terminate(self, job_id: int, after: float) -> None:
+        await sleep(after)
+        row = await self.disk.request_terminate(job_id)
+        assert row is not None
+        self.note(f"job {job_id}: terminate requested")
+        self.committed((row,))
+
+    def sent(self, job_id: int) -> None:
+        after = self.plan.jobs[self.job_plans[job_id]].terminate_when_sent
+        if after is not None:
+            self.nursery.start_soon(self._terminate, job_id, after)
+
+    def may_give_up_results(self, key: str) -> None:
+        if trio.current_time() < self.collecting[key] + COLLECT_WITHIN:
+            raise Violation("given up", f"attempt {key[:6]}: its results, too early")
 
     def committed(self, rows: tuple[Job, ...]) -> None:
         if self.epoch is not None and rows:
             self.epoch.committed(rows)
 
     async def strike(self, fault: Fault, kill_orchestrator: Callable[[float], None]) -> None:
-        await trio.sleep_until(fault.at)
+        await sleep_until(fault.at)
         machine = self.machines[f"n{fault.node % len(self.machines)}"]
         self.note(f"fault: {fault.kind} {machine.name} for {fault.length:.1f}")
+        until = trio.current_time() + fault.length
         match fault.kind:
+            case "torn_records":
+                machine.agent_down()
+                self.note(f"torn on {machine.name}: {machine.damage(fault.rng) or 'nothing'}")
+                await sleep(fault.length)
+                machine.agent_up()
+            case "full_node":
+                machine.disk.full_until = max(machine.disk.full_until, until)
+            case "no_files":
+                self.fileless_until = max(self.fileless_until, until)
+            case "trickle" | "stall" | "endless":
+                machine.spoils = fault.kind, until
             case "restart_agent":
                 machine.agent_down()
-                await trio.sleep(fault.length)
+                await sleep(fault.length)
                 machine.agent_up()
             case "reboot_machine":
                 machine.machine_down()
-                await trio.sleep(fault.length)
+                await sleep(fault.length)
                 machine.agent_up()
             case "die":
                 machine.machine_down()
                 machine.dead = True
             case "leave":
                 machine.leave()
-                await trio.sleep(fault.length)
+                await sleep(fault.length)
                 machine.agent_up()
             case "leave_for_good":
                 machine.leave()
-                await trio.sleep(fault.length)
+                await sleep(fault.length)
                 machine.machine_down()
                 machine.dead = True
             case "partition":
-                machine.cut_until = max(machine.cut_until, trio.current_time() + fault.length)
+                machine.cut_until = max(machine.cut_until, until)
             case "tear":
                 for stream in machine.streams:
                     stream.tear("torn")
@@ -192,11 +261,11 @@ class World:
             case "kill_orchestrator":
                 kill_orchestrator(fault.length)
             case "disk_full":
-                self.full_until = max(self.full_until, trio.current_time() + fault.length)
+                self.full_until = max(self.full_until, until)
             case "slow_disk":
-                self.slow_until = max(self.slow_until, trio.current_time() + fault.length)
+                self.slow_until = max(self.slow_until, until)
             case kind:
-                self.lossy[machine.name] = (trio.current_time() + fault.length, kind, fault.rng)
+                self.lossy[machine.name] = (until, kind, fault.rng)
 
 
 @dataclass
@@ -250,7 +319,7 @@ class BoundLedger:
         world, epoch = self._world, self._epoch
         epoch.enter()
         slow = trio.current_time() < world.slow_until
-        await trio.sleep(world.rng.uniform(0.0005, 2.0 if slow else 0.003))
+        await sleep(world.rng.uniform(0.0005, 2.0 if slow else 0.003))
         if trio.current_time() < world.full_until:
             world.checks.refused(changes)
             raise LedgerError("disk full")
@@ -292,7 +361,7 @@ class BoundLedger:
     async def note_absence(self, node_id: str, reason: str | None) -> None:
         world, epoch = self._world, self._epoch
         epoch.enter()
-        await trio.sleep(world.rng.uniform(0.0005, 0.003))
+        await sleep(world.rng.uniform(0.0005, 0.003))
         if trio.current_time() < world.full_until:
             raise LedgerError("disk full")
         with trio.CancelScope(shield=True):
@@ -333,7 +402,7 @@ class BoundLedger:
 
     async def _read(self, read: Callable[[], Any]) -> Any:
         self._epoch.enter()
-        await trio.sleep(self._world.rng.uniform(0.0002, 0.001))
+        await sleep(self._world.rng.uniform(0.0002, 0.001))
         with trio.CancelScope(shield=True):
             answer = await read()
         self._epoch.leave()
@@ -376,15 +445,16 @@ class BoundNodes:
 
     async def collect(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
         machine = self._world.machines[node.node_id]
-        how, answers = await self._call(machine, lambda: machine.collect([i.attempt.key for i in items]))
-        if answers is None:
+        world, keys = self._world, [i.attempt.key for i in items]
+        for key in keys:
+            world.collecting.setdefault(key, trio.current_time())
+        how, pieces = await self._call(machine, lambda: machine.collect(keys))
+        if pieces is None:
             return [CollectAnswer(CollectResult.FAILED, reason=how)] * len(items)
-        if trio.current_time() < self._world.full_until:
-            return [CollectAnswer(CollectResult.FAILED, reason="disk full")] * len(items)
-        for item, answer in zip(items, answers, strict=True):
-            if answer.result is CollectResult.STORED:
-                self._world.results[item.job.storage_key] = item.attempt.key
-        return answers
+        reply = Reply(_Response(world, machine, pieces), STALL)
+        answers = await receive(reply, items, _ResultFiles(self._epoch))
+        self._epoch.leave()
+        return [answers[key] for key in keys]
 
     async def watch(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
         self._epoch.enter()
@@ -406,7 +476,7 @@ class BoundNodes:
                 silent_since = trio.current_time()
                 events, stream.events = stream.events, []
                 for event in events or [machine.beat()]:
-                    await trio.sleep(world.latency(machine) if event is not None else 0)
+                    await sleep(world.latency(machine) if event is not None else 0)
                     self._epoch.leave()
                     tell(ref, event)
                     if isinstance(event, Leaving):
@@ -432,6 +502,92 @@ class BoundNodes:
         answer = await self._world.call(machine, act, keys)
         self._epoch.leave()
         return answer
+
+
+def _is_refusal(answers: list[object]) -> bool:
+    return any(isinstance(one, SubmitAnswer) and one.result is SubmitResult.BUSY for one in answers)
+
+
+class _Response:
+    """An answer with results, as the HTTP library has it. A node that is spoilt never comes to an end."""
+
+    status_code = 200
+    headers: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, world: World, machine: Machine, pieces: list[bytes]) -> None:
+        self._world = world
+        self._machine = machine
+        how, until = machine.spoils
+        self._how = how if trio.current_time() < until else ""
+        self._pieces = iter(pieces[:1] if self._how else pieces)
+        self._more = {"trickle": ENDLESS[:5], "endless": ENDLESS}.get(self._how, b"")
+        self._begun = False
+
+    def aiter_raw(self) -> _Response:
+        return self
+
+    def __aiter__(self) -> _Response:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._begun and self._world.suffers(self._machine, "lossy"):
+            raise httpx.ReadError("torn")
+        self._begun = True
+        for piece in self._pieces:
+            return piece
+        if not self._world.reachable(self._machine) or self._how == "stall":
+            await trio.sleep_forever()
+        if not self._how:
+            raise StopAsyncIteration
+        piece = self._more
+        if self._how == "trickle":
+            await sleep(10.0)
+            self._more = b"."
+        else:
+            await sleep(1.0)
+        return piece
+
+
+ENDLESS = frames.encode(frames.STDOUT, bytes(frames.MAX_FRAME))
+
+
+class _ResultFiles:
+    """Our storage, as far as a collection knows it, for as long as the epoch lives."""
+
+    def __init__(self, epoch: Epoch) -> None:
+        self._epoch = epoch
+
+    async def input_files(self, storage_key: str) -> Sequence[tuple[str, Path, int]]:
+        raise AssertionError("no inputs here")
+
+    def receive_result(self, storage_key: str, attempt_key: str) -> Any:
+        self._epoch.leave()
+        world = self._epoch.world
+        if trio.current_time() < max(world.full_until, world.fileless_until):
+            world.collecting[attempt_key] = trio.current_time()  # nobody may blame the node for that
+            raise StorageFull("no room")
+        return _Sink(self._epoch, storage_key)
+
+
+class _Sink:
+    def __init__(self, epoch: Epoch, storage_key: str) -> None:
+        self._epoch = epoch
+        self._storage_key = storage_key
+        self._zip = b""
+
+    async def write_zip(self, data: bytes) -> None:
+        self._zip += data
+
+    async def write_log(self, stream: str, data: bytes) -> None:
+        pass
+
+    async def commit(self, manifest: object, expected: object) -> None:
+        await sleep(self._epoch.world.rng.uniform(0.0002, 0.005))
+        self._epoch.leave()
+        self._epoch.world.results[self._storage_key] = self._zip.decode()
+
+    async def abort(self) -> None:
+        self._epoch.leave()
 
 
 def hand_over(epoch: Epoch, tell: Callable[[AttemptHanded], None]) -> Callable[[AttemptHanded], None]:
