@@ -48,7 +48,7 @@ async def node_process(
     )
     assert process.stdout is not None
     try:
-        with trio.fail_after(60):
+        with trio.fail_after(promised(60)):
             url = await next_url(process)
             async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
                 yield NodeProcess(url, client, process)
