@@ -44,7 +44,7 @@ from orchestrator.scaling.providers.local import LocalProvider
 from orchestrator.scheduling.pauses import Pauses
 from orchestrator.scheduling.queue_manager import QueueManager
 from orchestrator.scheduling.service_pool import ServicePool
-from orchestrator.startup import Address, callback_keys, go_on_from, locked, log, version
+from orchestrator.startup import Address, callback_keys, end_orderly, go_on_from, locked, log, version
 from orchestrator.storage.storage import DiskStorage
 
 ASK_DEADLINE: Final = 1.0
@@ -110,7 +110,9 @@ async def run_orchestrator(
     ):
         clock, rng = WallClock(), random.Random()
         secrets, trust = callback_keys(settings)
-        storage = DiskStorage(settings.data_path, clock, keep_free=settings.keep_free_disk)
+        storage = DiskStorage(
+            settings.data_path, clock, keep_free=settings.keep_free_disk, small=settings.small_files
+        )
         await storage.open()
         on_commit: list[Callable[[Sequence[Job]], None]] = [waiters.publish_all]
 
@@ -122,6 +124,7 @@ async def run_orchestrator(
         ledger = await SqliteLedger.open(
             str(settings.db_path), clock=clock, committed=committed, may_begin=may_begin
         )
+        storage.keep_small_in(ledger)
         nodes = NodeClient(ledger.owner, storage, settings.data_path / "spool")
         portals = Http(trust=trust)
         providers = build_providers(
@@ -161,6 +164,7 @@ async def run_orchestrator(
                     await _end_machines(providers)
                 await nodes.aclose()
                 await portals.aclose()
+                await end_orderly(ledger, storage)
                 await ledger.aclose()
 
 

@@ -14,10 +14,13 @@ from typing import Final
 
 import trio
 
+from actors.ports.ledger import LedgerError
+from actors.ports.storage import StorageError
 from actors.store.repair import set_aside
 from orchestrator.callbacks.keys import SECRET_FILE, BadSecret, KeyFileError, load_secrets, load_trust
 from orchestrator.config.settings import Settings
 from orchestrator.errors import OrchestratorError
+from orchestrator.ledger.id_blocks import IdBlocks
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.storage.storage import DiskStorage
 
@@ -25,10 +28,6 @@ log: Final = logging.getLogger("orchestrator")
 
 
 _PAGE: Final = 200
-
-
-RESTORED_GAP: Final = 1000
-"""Ids that are left out after a ledger was restored: some jobs may have left no trace."""
 
 
 class StartError(OrchestratorError):
@@ -53,23 +52,43 @@ class Address:
 
 
 async def go_on_from(ledger: SqliteLedger, storage: DiskStorage) -> None:
-    """Never give an id twice, also with a ledger that was restored from an older copy: the files know better.
-    What that ledger does not know is kept (see `actors.cleaner`), also where a crash came before its id was
-    noted. Raises LedgerError, StorageError."""
-    last, known = await storage.last_id(), await ledger.max_id()
-    if last > known:
+    """Never give an id twice, also with a ledger that was restored from an older copy: what stands beside the
+    files knows better. What that ledger does not know is kept (see `actors.cleaner`), also where a crash came
+    before its id was noted. Raises LedgerError, StorageError."""
+    known = await ledger.max_id()
+    reserved, last = await storage.last_id()
+    begun = reserved if last is None else last
+    restored = await ledger.reserved_ids() < reserved if last is None else known < last
+    if restored:
         log.error(
-            "the ledger ends at job %d, the files at job %d: it was restored from an older copy; "
-            "ids go on from %d, and directories of jobs that it does not know are kept",
+            "the ledger ends at job %d, and ids were given up to %d: it was restored from an older copy; "
+            "ids go on from there, and directories of jobs that it does not know are kept",
             known,
-            last,
-            last + RESTORED_GAP,
+            begun,
         )
         keys = [key for key, _ in await storage.directories()]
         for start in range(0, len(keys), _PAGE):
             await storage.note_unknown(await ledger.unknown_directories(keys[start : start + _PAGE]))
-        # Only now: from here on this ledger does not look like a restored one.
-        await ledger.jump_ids(last + RESTORED_GAP)
+    await ledger.jump_ids(begun + 1)
+    if restored:
+        await ledger.reserve_ids(reserved)  # only now: from here on it does not look like a restored one
+
+    async def reserve(upto: int) -> None:
+        await ledger.reserve_ids(upto)
+        # Only now: from here on a ledger that does not know it is an older copy.
+        await storage.note_last_id(upto)
+
+    ledger.ids = IdBlocks(max(known, begun), reserve)
+
+
+async def end_orderly(ledger: SqliteLedger, storage: DiskStorage) -> None:
+    """Note which id was the last, so that the next start goes on right behind it."""
+    if ledger.ids is None:
+        return  # it has not begun
+    try:
+        await storage.note_last_id(await ledger.reserved_ids(), await ledger.max_id())
+    except (LedgerError, StorageError) as error:
+        log.warning("ids will go on with a gap: %s", error)
 
 
 def callback_keys(settings: Settings) -> tuple[Sequence[str], ssl.SSLContext | None]:

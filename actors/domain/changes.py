@@ -17,7 +17,7 @@ class Transition:
 
     `attempt` starts a new attempt with it (Queued to Processing). `attempt_state` moves the attempt `key`.
     `foreign_id` is stored with it. `spent` counts the attempt as one that may have run. `end` stores the
-    verdict if none is stored yet.
+    verdict if none is stored yet. `results`: small results, packed, which are kept with the end.
     """
 
     job_id: int
@@ -30,6 +30,7 @@ class Transition:
     foreign_id: int | None = None
     spent: bool = False
     end: End | None = None
+    results: bytes | None = field(default=None, repr=False)
     by: Owner = field(kw_only=True)
 
 
@@ -108,7 +109,8 @@ class JobDetails:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job as the api hands it in, its files durable already under `storage_key`."""
+    """A job as the api hands it in, its files durable already under `storage_key`, or here as `files`,
+    packed, to be kept with it."""
 
     user_id: int
     service: str
@@ -118,3 +120,4 @@ class NewJob:
     idempotency_key: str | None = None
     fingerprint: str | None = None
     details: JobDetails = field(default_factory=JobDetails)
+    files: bytes | None = field(default=None, repr=False)

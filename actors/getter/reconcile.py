@@ -194,6 +194,7 @@ def _move(
     *,
     state: AttemptState | None = None,
     end: End | None = None,
+    results: bytes | None = None,
 ) -> Transition:
     return Transition(
         tracked.job.id,
@@ -203,6 +204,7 @@ def _move(
         key=tracked.attempt.key,
         attempt_state=state,
         end=end,
+        results=results,
         by=Owner.GETTER,
     )
 
@@ -247,9 +249,9 @@ def _without_results(tracked: TrackedAttempt, end: End, why: str) -> Transition:
 
 
 def _homecoming(tracked: TrackedAttempt, stored: CollectAnswer, view: PayloadView | None) -> Transition:
-    """Its results are on our disk: the end."""
+    """Its results are on our disk, or come with it: the end."""
     known: End | None = tracked.job.end or stored.end or (None if view is None else view.end)
     if known is None:
         return failed(tracked, "the node gave results without saying how the job ended")
     end = tracked.verdict(known)
-    return _move(tracked, end.status, end.message, state=AttemptState.OVER, end=end)
+    return _move(tracked, end.status, end.message, state=AttemptState.OVER, end=end, results=stored.results)

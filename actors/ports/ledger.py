@@ -8,6 +8,7 @@ from typing import Protocol
 from actors.domain.changes import Change, ChangeAnswer, NewJob
 from actors.domain.errors import CoreError
 from actors.domain.job import Attempt, HistoryEntry, Job
+from actors.ports.storage import Part
 
 
 class LedgerError(CoreError):
@@ -72,6 +73,10 @@ class Ledger(Protocol):
 
     async def pauses(self) -> Mapping[str, tuple[str, float]]:
         """Services of which no job goes: why, and since when (wall-clock)."""
+        ...
+
+    async def small_files(self, storage_key: str, part: Part) -> bytes | None:
+        """What `NewJob.files`, or `Transition.results`, was; None if there was none, or if it was cleaned."""
         ...
 
     async def unknown_directories(self, storage_keys: Sequence[str]) -> Sequence[str]:

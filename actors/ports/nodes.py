@@ -106,9 +106,9 @@ class AttemptLookup:
 
 
 class CollectResult(StrEnum):
-    """STORED: every byte is on our disk, checked and synced. GONE: the node no longer has it. NOT_ENDED: it
-    still runs. FAILED: try again (`reason`); `ours` if the trouble was on our side, as a full disk: then for
-    ever. IMPOSSIBLE: the node can never give them (`reason`)."""
+    """STORED: every byte is checked, and on our disk, synced, or for the ledger to keep. GONE: the node no
+    longer has it. NOT_ENDED: it still runs. FAILED: try again (`reason`); `ours` if the trouble was on our
+    side, as a full disk: then for ever. IMPOSSIBLE: the node can never give them (`reason`)."""
 
     STORED = "stored"
     GONE = "gone"
@@ -119,10 +119,13 @@ class CollectResult(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CollectAnswer:
+    """`results`: what of a stored result the ledger has to keep, in the transaction of the job's end."""
+
     result: CollectResult
     end: End | None = None
     reason: str = ""
     ours: bool = False
+    results: bytes | None = None
 
 
 class NoMeans(CoreError):

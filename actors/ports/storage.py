@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from actors.domain.errors import CoreError
+
+Part: TypeAlias = Literal["input", "result"]
+"""Of the files of a job: what was uploaded, what came back."""
 
 
 class StorageError(CoreError):

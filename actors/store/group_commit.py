@@ -15,7 +15,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeAlias, TypeVar
+from itertools import islice
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import outcome
 import sqlite_anyio
@@ -30,6 +31,10 @@ R = TypeVar("R")
 T = TypeVar("T")
 B = TypeVar("B", bound="Batch[Any]")
 _Answer: TypeAlias = "outcome.Value[Any] | outcome.Error"
+
+
+BYTES: Final = 4 << 20
+"""Bytes of files in a commit at most, unless one item brings more."""
 
 
 class Stopped(OSError):
@@ -68,6 +73,7 @@ class _PendingWrite(Generic[B]):
     work: Callable[[B], Any]
     task: trio.lowlevel.Task
     urgent: bool
+    size: int
     answer: _Answer | None = None
     is_full: bool = False
     """It failed for want of room."""
@@ -107,14 +113,14 @@ class GroupCommit(Generic[B]):
         self.committing = trio.Lock()
         """Whoever holds it knows that nothing is written."""
 
-    async def write(self, work: Callable[[B], T], *, urgent: bool = False) -> T:
+    async def write(self, work: Callable[[B], T], *, urgent: bool = False, size: int = 0) -> T:
         """Have `work` done in the next batch; its result, once that is durable. Waits for `run` if that has
         not begun. Raises what the work raises, or why it could not be written, as explained; nothing of it
-        was done then, nor if this raises Cancelled."""
+        was done then, nor if this raises Cancelled. `size`: bytes of files that it brings."""
         if self._stopped:
             await trio.lowlevel.checkpoint()
             raise self._explain(Stopped("it has stopped; nothing was written"))
-        item = _PendingWrite(work, trio.lowlevel.current_task(), urgent)
+        item = _PendingWrite(work, trio.lowlevel.current_task(), urgent, size)
         self._pending[item] = None
         self._bell.set()
 
@@ -150,7 +156,7 @@ class GroupCommit(Generic[B]):
             self._land()
 
     async def _commit(self) -> None:
-        self._flying = list(self._pending)[: self._most]
+        self._flying = self._next()
         for item in self._flying:
             del self._pending[item]
         with trio.CancelScope(shield=True):
@@ -159,6 +165,16 @@ class GroupCommit(Generic[B]):
             self._land()
             if not self._reserve_held:
                 self._reserve_held = await _ask(self._reserve.hold)
+
+    def _next(self) -> list[_PendingWrite[B]]:
+        size = 0
+        flying: list[_PendingWrite[B]] = []
+        for item in islice(self._pending, self._most):
+            size += item.size
+            if flying and size > BYTES:
+                break
+            flying.append(item)
+        return flying
 
     async def _try(self, items: Sequence[_PendingWrite[B]]) -> bool:
         """Write them, and set their answers. False if any of them found no room."""

@@ -25,7 +25,8 @@ from orchestrator.api.context import ApiContext
 from orchestrator.api.http import file_response
 from orchestrator.api.http.errors import unknown_job
 from orchestrator.api.serializers import render_job
-from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream
+from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream, from_bytes
+from orchestrator.storage.bundle import zip_bundle
 from orchestrator.storage.disk import StorageGone
 from orchestrator.storage.result_archive import read_left_out
 
@@ -93,7 +94,7 @@ async def _skipped_files(api: ApiContext, row: Job) -> Sequence[tuple[str, str]]
     of_row = (row.id, row.change_seq)
     found = api.left_out.get(of_row)
     if found is None:  # a manifest may be large
-        result = api.storage.job(row.storage_key) / "result"
+        result = await api.storage.result(row.storage_key)
         found = await api.storage.thread(lambda: read_left_out(result), what=f"job {row.id}")
         api.left_out.put(of_row, found)
     return found
@@ -218,6 +219,10 @@ async def send_directory(api: ApiContext, job: Job) -> Response:
 
 @asynccontextmanager
 async def _open_inputs(api: ApiContext, job: Job) -> AsyncIterator[RemoteStream]:
+    bundle = await api.storage.small_files(job.storage_key, "input")
+    if bundle is not None:
+        yield from_bytes(zip_bundle(bundle))
+        return
     with api.storage.reading(job.storage_key) as directory:
         top = directory / "input"
         listing = await api.storage.thread(lambda: list_tree(top), what=f"the input of job {job.id}")

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -28,7 +28,8 @@ from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts, refus
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http.query_params import is_line
 from orchestrator.callbacks.allowed_hosts import NotAllowed
-from orchestrator.storage.upload import IncomingFile, Upload
+from orchestrator.storage.incoming import IncomingFile
+from orchestrator.storage.upload import Upload
 
 REPEATED: Final = frozenset({"tags"})
 _USER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
@@ -140,25 +141,31 @@ class Uploads:
         # From here on it is finished, whether the client still waits or not: else nobody would know whether
         # there is a job.
         with trio.CancelScope(shield=True), trio.fail_after(FINISHING):
-            await upload.commit(new.user_id, new.service)
-            job = await self._insert(new)
+            files = await upload.commit(new.user_id, new.service)
+            job = await insert(self._api, replace(new, files=files))
         return job  # noqa: RET504  # the scopes may not be left by a return, says mypy: they can swallow
 
-    async def _insert(self, new: NewJob) -> Job:
-        api = self._api
-        storage_key = new.storage_key
-        try:
-            job = await api.ledger.insert(new)
-        except LedgerError:
-            await api.storage.discard(storage_key)
-            raise
-        if job.storage_key != storage_key:
-            await api.storage.discard(storage_key)
-            return job
+
+async def insert(api: ApiContext, new: NewJob) -> Job:
+    """Have the ledger take the job. Where it does not, or had it already under the same idempotency key,
+    nothing is left of what was stored."""
+    try:
+        job = await api.ledger.insert(new)
+    except LedgerError:
+        await _discard(api, new)
+        raise
+    if job.storage_key != new.storage_key:
+        await _discard(api, new)
+    elif new.files is None:
         # The job is stored already; the note only helps a person who looks at the directory.
         with suppress(StorageError):
-            await api.storage.note_id(storage_key, job.id)
-        return job
+            await api.storage.note_id(new.storage_key, job.id)
+    return job
+
+
+async def _discard(api: ApiContext, new: NewJob) -> None:
+    if new.files is None:
+        await api.storage.discard(new.storage_key)
 
 
 class _Form:

@@ -28,7 +28,8 @@ class Settings:
     """The server's settings. Paths are absolute. `warnings` are lines for the operator that stop nothing.
 
     `upload_limit` is the whole request body in bytes. Uploads are refused while less than `keep_free_disk`
-    bytes would stay free. `join_url` is where nodes on other machines reach this server, "" if not told.
+    bytes would stay free. Inputs, and results, of at most `small_files` bytes are kept in the ledger.
+    `join_url` is where nodes on other machines reach this server, "" if not told.
     `public_url`: where people reach it; of web pages only those of these origins may give orders.
     Callbacks go to `callback_hosts` alone, and are off without any; of these, `callback_private` may be at
     private addresses. `callback_ca_file` has the certificates of the authorities that they are believed by,
@@ -43,6 +44,7 @@ class Settings:
     keep_rows: float = 0.0
     upload_limit: int = 400 * MIB
     keep_free_disk: int = 0
+    small_files: int = 64 << 10
     node_lost_after: float = 60.0
     node_back_within: float = 3600.0
     tick_seconds: float = 0.5
@@ -90,6 +92,7 @@ SERVER: Final[Mapping[str, Kind]] = {
     "keep_rows": kind.seconds(0.0, "a number of seconds, 0 or more (0: for ever)"),
     "upload_limit": kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
     "keep_free_disk": _BYTES,
+    "small_files": kind.whole(0, MIB, "a whole number of bytes, at most 1048576"),
     "node_lost_after": kind.seconds(1.0, "a number of seconds, 1 or more"),
     "node_back_within": kind.seconds(1.0, "a number of seconds, 1 or more"),
     "join_url": kind.url,

@@ -34,8 +34,10 @@ from actors.domain.ids import MAX_ID
 from actors.domain.job import Attempt, HistoryEntry, Job
 from actors.domain.node import JoinedNode
 from actors.domain.scaling import DecisionRecord, MachineRecord
+from actors.domain.status import Status
 from actors.ports.callbacks import Callback, DeliveryOutcome
 from actors.ports.ledger import LedgerError
+from actors.ports.storage import Part
 from actors.ports.world import Clock
 from actors.store.group_commit import Batch, GroupCommit
 from actors.store.reserve import Reserve
@@ -50,12 +52,24 @@ from orchestrator.ledger.errors import (
     explain,
     run_on_ledger,
 )
+from orchestrator.ledger.id_blocks import IdBlocks
 from orchestrator.ledger.inspection import inspect
 from orchestrator.ledger.newest import Newest, Note
 from orchestrator.ledger.queries import Queries
+from orchestrator.ledger.recent_files import RecentFiles
 from orchestrator.ledger.recent_jobs import RecentJobs
 from orchestrator.ledger.schema import prepare_reader, prepare_writer
-from orchestrator.ledger.tables import attempts, callbacks, history, jobs, machines, meta, nodes, pauses
+from orchestrator.ledger.tables import (
+    attempts,
+    callbacks,
+    history,
+    jobs,
+    machines,
+    meta,
+    nodes,
+    pauses,
+    small_files,
+)
 from orchestrator.ledger.wal import WalWatch
 
 __all__ = ["IdempotencyConflict", "JobDetails", "LedgerFull", "SqliteLedger"]
@@ -115,6 +129,9 @@ class SqliteLedger:
         self._owner = owner
         self._writer = commits
         self._recent = recent
+        self._recent_files = RecentFiles()
+        self.ids: IdBlocks | None = None
+        """None: what was given is noted nowhere else."""
 
     @classmethod
     async def open(
@@ -216,7 +233,18 @@ class SqliteLedger:
         fingerprint is the same (it has another `storage_key` then); IdempotencyConflict if not. Raises
         LedgerError also when the ids are used up.
         """
-        return await self._write(partial(_insert, job))
+        if self.ids is None:
+            return await self._insert(job)
+        async with self.ids.one():
+            stored = await self._insert(job)
+            self.ids.given(stored.id)
+        return stored
+
+    async def _insert(self, job: NewJob) -> Job:
+        stored = await self._write(partial(_insert, job), size=len(job.files or b""))
+        if job.files is not None and stored.storage_key == job.storage_key:
+            self._recent_files.put(job.storage_key, "input", job.files)
+        return stored
 
     async def record(self, changes: Sequence[Change]) -> Sequence[ChangeAnswer]:
         """Apply each change by itself, in order; durable on return. A later change sees the earlier ones.
@@ -224,7 +252,21 @@ class SqliteLedger:
         if not changes:
             await trio.lowlevel.checkpoint()
             return []
-        return await self._write(partial(_record, tuple(changes)), urgent=_are_urgent(changes))
+        sizes = [len(change.results or b"") for change in changes if isinstance(change, Transition)]
+        answers = await self._write(
+            partial(_record, tuple(changes)), urgent=_are_urgent(changes), size=sum(sizes)
+        )
+        for change, answer in zip(changes, answers, strict=True):
+            if isinstance(change, Transition) and answer.outcome is ChangeResult.DONE:
+                self._note_files(change, answer.job)
+        return answers
+
+    def _note_files(self, change: Transition, job: Job | None) -> None:
+        if job is not None and change.results is not None:
+            self._recent_files.put(job.storage_key, "result", change.results)
+        if job is not None and change.target is Status.CLEANED:
+            self._recent_files.drop(job.storage_key, "input")
+            self._recent_files.drop(job.storage_key, "result")
 
     async def request_terminate(self, job_id: int) -> Job | None:
         return await self._write(partial(_request_terminate, job_id), urgent=True)
@@ -240,6 +282,10 @@ class SqliteLedger:
         if to > MAX_ID:
             raise LedgerError(f"job ids end at {MAX_ID}")
         await self._write(partial(_jump_ids, to))
+
+    async def reserve_ids(self, upto: int) -> None:
+        """Keep that ids may be given up to this one."""
+        await self._write(lambda batch: meta.store_reserved_ids(batch.db, upto))
 
     async def upsert_node(self, node: JoinedNode) -> None:
         """Store a node that joined, or what is new about it."""
@@ -316,6 +362,17 @@ class SqliteLedger:
         """The largest id that was ever given; 0 if none was."""
         return await self._read(jobs.read_last_id)
 
+    async def reserved_ids(self) -> int:
+        """What `reserve_ids` was told last; 0 if nothing was."""
+        return await self._read(meta.read_reserved_ids)
+
+    async def small_files(self, storage_key: str, part: Part) -> bytes | None:
+        """What `NewJob.files`, or `Transition.results`, was; None if there was none, or if it was cleaned."""
+        kept = self._recent_files.get(storage_key, part)
+        if kept is not None:
+            return kept
+        return await self._read(lambda db: small_files.read_files(db, storage_key, part))
+
     async def nodes(self) -> Sequence[JoinedNode]:
         return await self._read(nodes.read_nodes)
 
@@ -343,9 +400,9 @@ class SqliteLedger:
         with self._noticing_damage():
             return await run_on_ledger(self._reader, work)
 
-    async def _write(self, work: Callable[[LedgerBatch], T], *, urgent: bool = False) -> T:
+    async def _write(self, work: Callable[[LedgerBatch], T], *, urgent: bool = False, size: int = 0) -> T:
         with self._noticing_damage():
-            return await self._writer.write(work, urgent=urgent)
+            return await self._writer.write(work, urgent=urgent, size=size)
 
     @contextmanager
     def _noticing_damage(self) -> Iterator[None]:
@@ -373,12 +430,18 @@ def _insert(job: NewJob, batch: LedgerBatch) -> Job:
     job_id = jobs.insert_job(db, job, seq=seq, now=now)
     if job_id > MAX_ID:
         raise LedgerError(f"the job ids are used up: they end at {MAX_ID}; start a new ledger")
+    if job.files is not None:
+        small_files.store_files(db, job_id, "input", job.files)
     return _store(batch, rules.new_job(job, job_id=job_id, seq=seq, now=now))
 
 
 def _are_urgent(changes: Sequence[Change]) -> bool:
-    """What begins, or only tells something, can wait for room; what ends makes some, or frees a node."""
-    begin = any(isinstance(change, Transition) and change.attempt is not None for change in changes)
+    """What begins, brings files, or only tells something can wait for room; what ends otherwise makes some,
+    or frees a node."""
+    begin = any(
+        isinstance(change, Transition) and (change.attempt is not None or change.results is not None)
+        for change in changes
+    )
     return not begin and not all(isinstance(change, SetMessage | SetProgress) for change in changes)
 
 
@@ -408,6 +471,10 @@ def _change(change: Change, batch: LedgerBatch) -> ChangeAnswer:
         step = rules.move(job, change, has_open=has_open, seq=seq, now=now)
     if isinstance(step, ChangeResult):
         return ChangeAnswer(step, job)
+    if isinstance(change, Transition) and change.results is not None:
+        small_files.store_files(db, change.job_id, "result", change.results)
+    if step.job.status is Status.CLEANED:
+        small_files.remove_files(db, change.job_id)
     return ChangeAnswer(ChangeResult.DONE, _store(batch, step))
 
 

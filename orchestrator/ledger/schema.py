@@ -29,6 +29,7 @@ from orchestrator.ledger.tables import (
     nodes,
     pauses,
     queue_counts,
+    small_files,
     usage,
 )
 
@@ -40,7 +41,7 @@ APPLICATION_ID: Final = 0x4A4F4233
 SCHEMA: Final = 6
 """Numbers up to 5 were of versions before 3.0, the last of them 1 once more."""
 
-_NEW: Final = frozenset({"absences"})
+_NEW: Final = frozenset({"absences", "small_inputs", "small_results"})
 """Tables that ledgers of an earlier schema may lack."""
 
 # A trigger comes after the table that it is on.
@@ -56,6 +57,7 @@ TABLES: Final = (
     *queue_counts.TABLES,
     *activity.TABLES,
     *callbacks.TABLES,
+    *small_files.TABLES,
 )
 
 
@@ -67,6 +69,8 @@ def prepare_writer(db: sqlite3.Connection) -> str:
     """
     db.isolation_level = None
     version = recognise(db)
+    if version == 0:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
     # What the log takes on the disk once it was longer and is begun anew.

@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Final
 
@@ -45,6 +46,18 @@ async def from_file(path: Path, *, remove: bool) -> AsyncIterator[RemoteStream]:
         size = (await trio.to_thread.run_sync(os.fstat, file.fileno())).st_size
         headers = {"content-type": "application/zip", "content-length": str(size)}
         yield RemoteStream(headers, _Pieces(file.read))
+
+
+def from_bytes(data: bytes) -> RemoteStream:
+    """A small zip that is at hand."""
+    reader = BytesIO(data)
+
+    async def read(size: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return reader.read(size)
+
+    headers = {"content-type": "application/zip", "content-length": str(len(data))}
+    return RemoteStream(headers, _Pieces(read))
 
 
 class _Pieces:

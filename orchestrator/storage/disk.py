@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -113,6 +113,12 @@ class Disk:
                 self.sync(fd, path)
         finally:
             os.close(fd)
+
+    def make_directory(self, path: Path) -> None:
+        """Have it there, durably."""
+        with suppress(FileExistsError):
+            path.mkdir()
+            self.sync_directory(path.parent)
 
     def link(self, source: Path, target: Path) -> None:
         """A second name for a file that is on disk; where there can be none, a synced copy."""

@@ -10,13 +10,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from actors.ports.storage import StorageError
 from actors.store.durable import read_small
 from actors.wire.errors import BadArchive
 from actors.wire.files.listing import Kind
-from actors.wire.files.zip_reader import OpenMember, ZipMember, list_members, open_member
+from actors.wire.files.names import spell
+from actors.wire.files.zip_reader import OpenMember, ZipMember, ZipSource, list_members, open_member
+from orchestrator.storage.bundle import Bundle, directories
+from orchestrator.storage.result_sink import MANIFEST, RESULT
 
 _LONGEST_MANIFEST: Final = 256 << 20
 
@@ -34,10 +37,14 @@ class FileEntry:
     target: str | None = None
 
 
-def list_stored(result: Path) -> Sequence[FileEntry] | None:
-    """What the zip in a job's `result` directory holds, by path. None if there is no result."""
+StoredResult: TypeAlias = Path | Bundle
+"""The results of a job: the directory where they are if there are any, or the files themselves."""
+
+
+def list_stored(result: StoredResult) -> Sequence[FileEntry] | None:
+    """What the zip of stored results holds, by path. None if there is no result."""
     try:
-        found = list_members(result / "result.zip", targets=True)
+        found = list_members(_zip(result), targets=True)
     except FileNotFoundError:
         return None
     except BadArchive as error:
@@ -48,10 +55,26 @@ def list_stored(result: Path) -> Sequence[FileEntry] | None:
     return sorted((_to_entry(one, seen.get(one.path)) for one in found), key=lambda one: one.path)
 
 
-def open_stored(result: Path, path: str) -> OpenMember | None:
+def is_stored(result: StoredResult) -> bool:
+    """Whether there is a result at all."""
+    return isinstance(result, Bundle) or (result / RESULT).is_file()
+
+
+def list_bundle(bundle: Bundle) -> Sequence[FileEntry]:
+    """The files of a small job's input, and their directories, by path."""
+    at = bundle.at / 1e9
+    files = [
+        FileEntry(spell(path.encode()), len(data), 0o644, at, "file") for path, data in bundle.files.items()
+    ]
+    around = [FileEntry(spell(path.encode()), 0, 0o755, at, "directory") for path in directories(bundle)]
+    return sorted(files + around, key=lambda one: one.path)
+
+
+def open_stored(result: StoredResult, path: str) -> OpenMember | None:
     """The file at this path, links followed. None if there is no result, no such name, or it is no file."""
     try:
-        return open_member(result / "result.zip", path)
+        at = result.at if isinstance(result, Bundle) else (result / RESULT).stat().st_mtime_ns
+        return open_member(_zip(result), path, at)
     except FileNotFoundError:
         return None
     except BadArchive as error:
@@ -84,20 +107,25 @@ def _to_entry(one: ZipMember, mtime: object) -> FileEntry:
     return FileEntry(one.path, size, one.mode or 0o644, at, one.kind, one.target)
 
 
-def _manifest(result: Path) -> Mapping[str, Any]:
+def _zip(result: StoredResult) -> ZipSource:
+    return result.files[RESULT] if isinstance(result, Bundle) else result / RESULT
+
+
+def _manifest(result: StoredResult) -> Mapping[str, Any]:
     """What the node said of these results. A damaged one is told as what they lack; their files stand for
     themselves."""
-    path = result / "manifest.json"
     with suppress(ValueError):
-        found = json.loads(read_small(path, _LONGEST_MANIFEST) or b"")
+        if isinstance(result, Bundle):
+            found = json.loads(result.files[MANIFEST])
+        else:
+            found = json.loads(read_small(result / MANIFEST, _LONGEST_MANIFEST) or b"")
         if isinstance(found, dict):
             return found
-    return {"left_out": [(path.name, "it is damaged, so what else was left out is not known")]}
+    return {"left_out": [(MANIFEST, "it is damaged, so what else was left out is not known")]}
 
 
-def read_left_out(result: Path) -> tuple[tuple[str, str], ...]:
-    """What was left out of the results in a job's `result` directory: pairs of path and reason; none when
-    there is no result."""
-    if not (result / "manifest.json").exists():
+def read_left_out(result: StoredResult) -> tuple[tuple[str, str], ...]:
+    """What was left out of stored results: pairs of path and reason; none when there is no result."""
+    if not isinstance(result, Bundle) and not (result / MANIFEST).exists():
         return ()
     return tuple((str(path), str(why)) for path, why in _manifest(result).get("left_out", ()))

@@ -1,4 +1,4 @@
-"""Results of an attempt on their way to the disk."""
+"""Results of an attempt on their way in from its node."""
 
 from __future__ import annotations
 
@@ -7,25 +7,39 @@ import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from actors.ports.world import Clock
 from actors.wire.files.listing import Entry
 from actors.wire.files.zip_reader import check_zip
-from orchestrator.storage.disk import Disk, StorageGone
-from orchestrator.storage.upload import IncomingFile
+from orchestrator.storage.bundle import Bundle, pack
+from orchestrator.storage.disk import Disk
+from orchestrator.storage.incoming import IncomingFiles
+
+RESULT: Final = "result.zip"
+MANIFEST: Final = "manifest.json"
+LOGS: Final = {"stdout": "stdout.log", "stderr": "stderr.log"}
+
+_CHECKED_AT_ONCE: Final = 1 << 18
+"""Bytes that a small zip may unpack to for it to be checked without a thread."""
 
 
 class DiskResultSink:
     """What an attempt left, as it arrives. Made by `Storage.receive_result`; ends with `commit` or
     `abort`."""
 
-    def __init__(self, disk: Disk, place: Path, job: Path, trash: Path) -> None:
+    def __init__(self, disk: Disk, place: Path, job: Path, *, clock: Clock, small: int) -> None:
+        """For `job`, the job's directory; gathered in `place`, below the disk's root, when they are more than
+        `small` bytes."""
         self._disk = disk
         self._place = place
         self._job = job
-        self._trash = trash
-        self._zip = self._file("result.zip")
-        self._logs = {"stdout": self._file("stdout.log"), "stderr": self._file("stderr.log")}
+        self._clock = clock
+        self._small = small
+        self._files = IncomingFiles(disk, place, small)
+        self._zip = self._files.file(RESULT)
+        self._logs = {stream: self._files.file(name) for stream, name in LOGS.items()}
+        self._over = False
 
     async def write_zip(self, data: bytes) -> None:
         await self._zip.write(data)
@@ -34,43 +48,55 @@ class DiskResultSink:
         """`stream` is "stdout" or "stderr"."""
         await self._logs[stream].write(data)
 
-    async def commit(self, manifest: dict[str, Any], expected_entries: Sequence[Entry] | None) -> None:
-        """Check the zip against what the node froze, then put all of it in place of an older result.
+    async def commit(
+        self, manifest: dict[str, Any], expected_entries: Sequence[Entry] | None
+    ) -> bytes | None:
+        """Check the zip against what the node froze. What the ledger has to keep with the job's end is the
+        result; None when all of it has been put in place of an older result on disk, durably.
 
-        Durable on return. Raises BadArchive for a zip that is damaged or is not what its manifest says, and
-        StorageError; `abort` is still to be called then.
+        Raises BadArchive for a zip that is damaged or is not what its manifest says, and StorageError;
+        `abort` is still to be called then.
         """
-        for file in (self._zip, *self._logs.values()):
-            await file.close()
-        older = self._trash / f"{self._job.name}-{secrets.token_hex(4)}"
-        await self._disk.thread(
-            lambda: self._commit(manifest, expected_entries, older),
-            what=f"storing results in {self._job.name}",
-        )
-        await self._disk.discard(older)
+        about = json.dumps(manifest).encode()
+        if not self._files.on_disk and self._files.size + len(about) > self._small:
+            await self._files.spill()
+        if self._files.on_disk:
+            older = self._disk.root / "trash" / f"{self._job.name}-{secrets.token_hex(4)}"
+            await self._disk.thread(
+                lambda: self._commit(about, expected_entries, older),
+                what=f"storing results in {self._job.name}",
+            )
+            await self._disk.discard(older)
+            return None
+        contents = self._files.contents()
+        if expected_entries is None or sum(entry.size for entry in expected_entries) > _CHECKED_AT_ONCE:
+            await self._disk.thread(
+                lambda: check_zip(contents[RESULT], expected_entries), what="checking results"
+            )
+        else:
+            check_zip(contents[RESULT], expected_entries)
+        self._over = True
+        return pack(Bundle(int(self._clock.now() * 1e9), contents | {MANIFEST: about}))
 
     async def abort(self) -> None:
         """Delete all that came. May be called at any time, also after `commit`, of which it undoes
         nothing."""
-        try:
-            for file in (self._zip, *self._logs.values()):
-                await file.drop()
-        finally:
-            await self._disk.discard(self._place)
+        if not self._over:
+            self._over = True
+            await self._files.drop()
 
-    def _file(self, name: str) -> IncomingFile:
-        return IncomingFile(self._disk, self._place / name, name)
-
-    def _commit(self, manifest: dict[str, Any], expected: Sequence[Entry] | None, older: Path) -> None:
-        if not self._job.is_dir():
-            raise StorageGone(f"job directory {self._job.name} is not there any more")
-        check_zip(self._place / "result.zip", expected)
-        self._disk.write_file(self._place / "manifest.json", json.dumps(manifest).encode())
+    def _commit(self, about: bytes, expected: Sequence[Entry] | None, older: Path) -> None:
+        self._files.finish_all()
+        check_zip(self._place / RESULT, expected)
+        self._disk.write_file(self._place / MANIFEST, about)
         self._disk.sync_directory(self._place)
         target = self._job / "result"
+        self._disk.make_directory(self._job)
         # A directory cannot be renamed over a full one. Between the two renames there is no result, which no
         # crash can turn into a loss: the node is told to let go only after this has returned.
         with suppress(FileNotFoundError):
             self._disk.rename(target, older)
         self._disk.rename(self._place, target)
         self._disk.sync_directory(self._job)
+        # Set here and not by the caller, who may be cancelled while this thread works.
+        self._over = True

@@ -1,4 +1,4 @@
-"""Job directories.
+"""Job directories, and the small files that the ledger keeps in their place.
 
     DATA/jobs/<2 characters>/<storage key>/
         job.json            whose files these are: key, user, service
@@ -9,7 +9,8 @@
     DATA/trash/             on its way out
 
 What is in `jobs` came there by one rename of something complete and synced. So a crash leaves rubbish only in
-`incoming` and `trash`, which a start empties.
+`incoming` and `trash`, which a start empties. A job whose input is small has no directory before its results
+are large; a small result is not in it.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import trio
 
 from actors.domain.ids import MAX_ID, is_key
-from actors.ports.storage import StorageError
+from actors.ports.storage import Part, StorageError
 from actors.ports.world import Clock
 from actors.store.durable import free_space, read_small
-from orchestrator.storage.disk import Disk, StorageFull, Trace
+from orchestrator.storage.bundle import Bundle, unpack
+from orchestrator.storage.disk import Disk, StorageFull, StorageGone, Trace
 from orchestrator.storage.result_sink import DiskResultSink
-from orchestrator.storage.upload import Upload
+from orchestrator.storage.stored_file import FileInMemory, StoredFile, open_on_disk
+from orchestrator.storage.upload import StoredInput, Upload
 
 log: Final = logging.getLogger("orchestrator.storage")
 
@@ -39,22 +42,52 @@ T = TypeVar("T")
 
 _LONGEST_NUMBER: Final = 32
 
-LOGS: Final = {"stdout": "stdout.log", "stderr": "stderr.log"}
+
+class SmallFiles(Protocol):
+    """Who keeps small files: the ledger."""
+
+    async def small_files(self, storage_key: str, part: Part) -> bytes | None:
+        """What was given to it, packed; None if it has none. Raises LedgerError."""
+        ...
+
+
+_PLENTY: Final = 1 << 30
+_FREE_IS_KNOWN: Final = 1.0
+"""Seconds for which free space that was found is taken as it was, when there is plenty."""
 
 
 class DiskStorage:
     """See the module. One process at a time owns a data directory: the caller holds its lock."""
 
-    def __init__(self, root: Path, clock: Clock, *, keep_free: int = 0, trace: Trace | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        clock: Clock,
+        *,
+        keep_free: int = 0,
+        trace: Trace | None = None,
+        small: int = 0,
+    ) -> None:
         """Use `root`, once `open` has been called. Uploads are refused while fewer than `keep_free` bytes
-        would stay free."""
+        would stay free. Inputs, and results, of at most `small` bytes are for a ledger to keep, once there is
+        one."""
         self.root = root
         self._clock = clock
         self._keep_free = keep_free
+        self._ledger: SmallFiles | None = None
+        self._keep_small = small
         self._disk = Disk(root, trace)
         self._reading: Counter[str] = Counter()
-        self._last_id = 0
+        self._free: tuple[int, float] = (0, float("-inf"))
         self._receiving: set[str] = set()
+
+    def keep_small_in(self, ledger: SmallFiles) -> None:
+        """From here on, small files are read from there, and not stored here."""
+        self._ledger = ledger
+
+    @property
+    def _small_limit(self) -> int:
+        return 0 if self._ledger is None else self._keep_small
 
     async def open(self) -> None:
         """Create what is missing and delete what an earlier life left on its way in or out."""
@@ -78,7 +111,9 @@ class DiskStorage:
         """
         await self.require(expected)
         key = secrets.token_hex(16)
-        upload = Upload(self._disk, self.root / "incoming" / key, self.job(key), self._clock)
+        upload = Upload(
+            self._disk, self.root / "incoming" / key, self.job(key), self._clock, self._small_limit
+        )
         self._receiving.add(key)
         try:
             yield upload
@@ -96,22 +131,31 @@ class DiskStorage:
         if not is_key(attempt_key):
             raise StorageError(f"{attempt_key!r} is no key of an attempt")
         place = self.root / "incoming" / f"result-{storage_key}-{attempt_key}-{secrets.token_hex(4)}"
-        return DiskResultSink(self._disk, place, self.job(storage_key), self.root / "trash")
+        job = self.job(storage_key)
+        return DiskResultSink(self._disk, place, job, clock=self._clock, small=self._small_limit)
 
     async def note_id(self, storage_key: str, job_id: int) -> None:
         """Write the ledger's id beside the files, so that a person, or a repair, finds the two together. The
         ledger is the truth of it, so nobody waits for the disk here."""
         path = self.job(storage_key) / "job_id"
-        self._last_id = last_id = max(self._last_id, job_id)
+        await self.thread(
+            lambda: self._disk.write_file(path, f"{job_id}\n".encode(), durable=False), what=f"job {job_id}"
+        )
+
+    async def note_last_id(self, reserved: int, last: int | None = None) -> None:
+        """Keep up to which id ids may be given, where no copy of the ledger takes it back; and at an orderly
+        end which was the last. Durable on return."""
+        path = self.root / "last_id"
+        text = f"{reserved}\n" if last is None else f"{reserved} {last}\n"
 
         def write() -> None:
-            self._disk.write_file(path, f"{job_id}\n".encode(), durable=False)
-            last = self.root / "last_id"
-            aside = last.with_name(f"last_id.{storage_key}")
-            self._disk.write_file(aside, f"{last_id}\n".encode(), durable=False)
-            os.replace(aside, last)
+            aside = path.with_name("last_id.new")
+            aside.unlink(missing_ok=True)
+            self._disk.write_file(aside, text.encode())
+            self._disk.rename(aside, path)
+            self._disk.sync_directory(self.root)
 
-        await self.thread(write, what=f"job {job_id}")
+        await self.thread(write, what="last_id")
 
     async def note_unknown(self, storage_keys: Sequence[str]) -> int:
         """Note that these directories may be those of accepted jobs, where no id was noted, so that nobody
@@ -137,14 +181,16 @@ class DiskStorage:
         path = self.job(storage_key) / "job_id"
         return await self.thread(lambda: _number(path), what=f"job_id of {storage_key}")
 
-    async def last_id(self) -> int:
-        """The largest id that was noted: larger than the ledger's largest where the ledger was restored from
-        an older copy. 0 if none is known."""
-        return await self.thread(lambda: _number(self.root / "last_id") or 0, what="last_id")
+    async def last_id(self) -> tuple[int, int | None]:
+        """What `note_last_id` was told last: (0, None) if nothing is known."""
+        return await self.thread(lambda: _last_id(self.root / "last_id") or (0, None), what="last_id")
 
     async def require(self, size: int) -> None:
         """Raise StorageFull unless `size` more bytes leave as much free as has to stay."""
-        free = await self.free_bytes()
+        free, since = self._free
+        if trio.current_time() > since + _FREE_IS_KNOWN or free - size - self._keep_free < _PLENTY:
+            free = await self.free_bytes()
+            self._free = free, trio.current_time()
         if free - size < self._keep_free or free == 0:
             raise StorageFull(
                 f"the data directory's disk has {free} bytes free, "
@@ -175,17 +221,25 @@ class DiskStorage:
             if not self._reading[storage_key]:
                 del self._reading[storage_key]
 
-    async def input_files(self, storage_key: str, size: int | None = None) -> list[tuple[str, Path, int]]:
-        """The uploaded files: relative path, where it is, bytes; sorted. Raises StorageError when any of it
-        cannot be read, and when it is not the `size` bytes that were uploaded."""
+    async def small_files(self, storage_key: str, part: Part) -> Bundle | None:
+        """What the ledger keeps of a job. Raises StorageError if it is damaged, LedgerError."""
+        data = None if self._ledger is None else await self._ledger.small_files(storage_key, part)
+        return None if data is None else unpack(data)
+
+    async def input_files(self, storage_key: str, size: int | None = None) -> list[StoredInput]:
+        """The uploaded files, sorted by path. Raises StorageError when any of it cannot be read, and when it
+        is not the `size` bytes that were uploaded."""
+        bundle = await self.small_files(storage_key, "input")
+        if bundle is not None:
+            return sorted((path, data, len(data)) for path, data in bundle.files.items())
         top = self.job(storage_key) / "input"
 
-        def listing() -> list[tuple[str, Path, int]]:
-            found = []
+        def listing() -> list[StoredInput]:
+            found: list[StoredInput] = []
             for path in _files_below(top):
                 with path.open("rb") as file:  # opening it is the only honest test of whether it can be read
                     found.append((path.relative_to(top).as_posix(), path, os.fstat(file.fileno()).st_size))
-            return sorted(found)
+            return sorted(found, key=lambda one: one[0])
 
         files = await self.thread(listing, what=f"input of {storage_key}")
         there = sum(bytes_there for _, _, bytes_there in files)
@@ -193,13 +247,29 @@ class DiskStorage:
             raise StorageError(f"input of {storage_key}: {there} bytes are there, and {size} were uploaded")
         return files
 
-    async def result(self, storage_key: str, name: str = "result.zip") -> Path | None:
-        """One file of the stored results, None if there is none. Use it inside `reading`."""
-        path = self.job(storage_key) / "result" / name
-        return path if await self.thread(path.is_file, what=f"results of {storage_key}") else None
+    async def result(self, storage_key: str) -> Bundle | Path:
+        """The stored results: what the ledger keeps, or the directory where they are if there are any. Use it
+        inside `reading`."""
+        return await self.small_files(storage_key, "result") or self.job(storage_key) / "result"
+
+    async def open_file(self, storage_key: str, part: Part, name: str) -> StoredFile | None:
+        """One file of the input or of the results; None if it is not there. Use it inside `reading`."""
+        bundle = await self.small_files(storage_key, part)
+        if bundle is not None:
+            data = bundle.files.get(name)
+            return None if data is None else FileInMemory(data, bundle.at)
+        path = self.job(storage_key) / part / name
+        try:
+            return await self.thread(lambda: open_on_disk(path), what=f"{part} of {storage_key}")
+        except StorageGone:
+            return None
 
     async def exists(self, storage_key: str) -> bool:
-        return await self.thread(self.job(storage_key).is_dir, what=f"directory of {storage_key}")
+        """Whether the job's input is kept."""
+        if await self.small_files(storage_key, "input") is not None:
+            return True
+        top = self.job(storage_key) / "input"
+        return await self.thread(top.is_dir, what=f"directory of {storage_key}")
 
     async def discard(self, storage_key: str) -> bool:
         """Take a job's directory away (rename into the trash, then delete). False while it is being read;
@@ -221,9 +291,12 @@ class DiskStorage:
         return True
 
     async def has_jobs(self) -> bool:
-        """Whether there is a directory of any job."""
+        """Whether there is, or was, any job."""
 
         def look() -> bool:
+            reserved, last = _last_id(self.root / "last_id") or (0, None)
+            if (reserved if last is None else last) > 0:
+                return True
             for number in range(256):
                 with os.scandir(self.root / "jobs" / f"{number:02x}") as entries:
                     if any(is_key(entry.name) for entry in entries):
@@ -257,7 +330,7 @@ class DiskStorage:
         for name in ("jobs", "incoming", "trash"):
             self._make_directory(self.root / name)
         last = self.root / "last_id"
-        if last.exists() and _number(last) is None:
+        if last.exists() and _last_id(last) is None:
             log.error(
                 "%s is damaged and taken away: a ledger older than the files would not be noticed", last
             )
@@ -292,3 +365,11 @@ def _number(path: Path) -> int | None:
     """An id that was noted; None for none, and for what can be none."""
     text = (read_small(path, _LONGEST_NUMBER) or b"").strip()
     return int(text) if text.isdigit() and int(text) <= MAX_ID else None
+
+
+def _last_id(path: Path) -> tuple[int, int | None] | None:
+    """See `DiskStorage.last_id`; None for what can be none."""
+    words = (read_small(path, _LONGEST_NUMBER) or b"").split()
+    if not 1 <= len(words) <= 2 or not all(word.isdigit() and int(word) <= MAX_ID for word in words):
+        return None
+    return int(words[0]), int(words[1]) if len(words) == 2 else None

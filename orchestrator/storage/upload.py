@@ -1,133 +1,84 @@
-"""What is on its way into a job's directory: uploads from clients, results from nodes.
+"""A job's files on their way in from a client.
 
-Both are gathered in a directory of their own, synced file by file, and appear by one rename. The order is
-what a promise rests on: files, then the directories that name them, then the rename, then the directory that
-it went to; only after that may anybody be told.
+Small ones become a bundle, which the ledger keeps with the job. The others are gathered in a directory of
+their own, synced file by file, and appear by one rename. The order is what a promise rests on: files, then
+the directories that name them, then the rename, then the directory that it went to; only after that may
+anybody be told.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from actors.ports.storage import StorageError
 from actors.ports.world import Clock
-from orchestrator.storage.disk import Disk, StorageBusy
+from orchestrator.storage.bundle import Bundle, pack
+from orchestrator.storage.disk import Disk
+from orchestrator.storage.incoming import IncomingFile, IncomingFiles
 
-WRITE: Final = 1 << 20
-"""Bytes that are collected before a thread is asked to write them."""
-
-
-class IncomingFile:
-    """One file being written. `close` syncs it; after a failed write it only lets go of it."""
-
-    def __init__(self, disk: Disk, path: Path, shown: str) -> None:
-        self._disk = disk
-        self._path = path
-        self._what = f"file {shown!r}"
-        self._fd: int | None = None
-        self._pending: list[bytes] = []
-        self._pending_size = 0
-        self._failed = False
-        self.size = 0
-
-    async def write(self, data: bytes) -> None:
-        self._pending.append(data)
-        self._pending_size += len(data)
-        self.size += len(data)
-        if self._pending_size >= WRITE:
-            await self._in_thread(self._flush)
-
-    async def close(self) -> None:
-        await self._in_thread(self._finish)
-
-    async def drop(self) -> None:
-        """Let go of it as it is."""
-        self._failed = True
-        try:
-            await self._in_thread(self._finish)
-        except StorageBusy:
-            self._finish()  # without a thread: nothing is written any more
-
-    async def _in_thread(self, work: Callable[[], None]) -> None:
-        try:
-            await self._disk.thread(work, what=self._what)
-        except BaseException:
-            self._failed = True
-            raise
-
-    def _flush(self) -> None:
-        if self._fd is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = self._disk.create(self._path)
-        pending, self._pending, self._pending_size = self._pending, [], 0
-        self._disk.write(self._fd, pending[0] if len(pending) == 1 else b"".join(pending))
-
-    def _finish(self) -> None:
-        try:
-            if not self._failed:
-                self._flush()
-                assert self._fd is not None
-                self._disk.sync(self._fd, self._path)
-        finally:
-            fd, self._fd = self._fd, None
-            if fd is not None:
-                os.close(fd)
+StoredInput = tuple[str, "Path | bytes", int]
+"""A file of a job's input: its relative path, where it is or what is in it, its bytes."""
 
 
 class Upload:
     """A job's files as they arrive. Made by `Storage.receive`."""
 
-    def __init__(self, disk: Disk, place: Path, target: Path, clock: Clock) -> None:
+    def __init__(self, disk: Disk, place: Path, target: Path, clock: Clock, small: int) -> None:
         self.key = target.name
         self.committed = False
         self._disk = disk
         self._place = place
         self._target = target
         self._clock = clock
-        self._files: dict[str, IncomingFile] = {}
+        self._files = IncomingFiles(disk, place / "input", small)
         self._repeated: dict[str, int] = {}
 
     def file(self, path: str) -> IncomingFile:
         """A file at a safe relative path, which the caller has made sure of."""
-        parts = path.split("/")
-        if path in self._files or any(part in ("", ".", "..") for part in parts):
-            raise StorageError(f"{path!r} is no path for a file of an upload")
-        where = self._place.joinpath("input", *parts)
-        self._files[path] = file = IncomingFile(self._disk, where, path)
-        return file
+        return self._files.file(path)
 
-    async def repeat(self, files: Sequence[tuple[str, Path, int]]) -> None:
-        """Take over stored files (relative path, where it is, bytes): as links to what is on disk already,
-        for what was uploaded is never written to, or as copies where links cannot be made. Raises
-        StorageError."""
+    async def repeat(self, files: Sequence[StoredInput]) -> None:
+        """Take over stored files: as links to what is on disk already, for what was uploaded is never written
+        to, or as copies where links cannot be made. Raises StorageError."""
+        on_disk = [(path, source) for path, source, _ in files if isinstance(source, Path)]
 
-        def take() -> None:
-            for path, source, _ in files:
+        def link() -> None:
+            for path, source in on_disk:
                 target = self._place.joinpath("input", *path.split("/"))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self._disk.link(source, target)
 
-        await self._disk.thread(take, what="repeating an upload")
-        self._repeated.update((path, size) for path, _, size in files)
+        if on_disk:
+            await self._files.spill()
+            await self._disk.thread(link, what="repeating an upload")
+        for path, source, size in files:
+            if isinstance(source, Path):
+                self._repeated[path] = size
+            else:
+                file = self.file(path)
+                await file.write(source)
+                await file.close()
 
     @property
     def paths(self) -> Sequence[str]:
-        return (*self._files, *self._repeated)
+        return (*self._files.paths, *self._repeated)
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
-        return sum(file.size for file in self._files.values()) + sum(self._repeated.values())
+        return self._files.size + sum(self._repeated.values())
 
-    async def commit(self, user_id: int, service: str) -> str:
-        """Make the upload a job's directory. Durable on return; the storage key is the result.
+    async def commit(self, user_id: int, service: str) -> bytes | None:
+        """What the ledger has to keep with the job; None when the files are a job's directory, which is
+        durable on return.
 
         Every file must have been closed. Raises StorageError, and then nothing is left.
         """
+        if not self._files.on_disk:
+            self.committed = True
+            return pack(Bundle(int(self._clock.now() * 1e9), self._files.contents()))
         about = {
             "storage_key": self.key,
             "user_id": user_id,
@@ -136,15 +87,15 @@ class Upload:
             "size": self.size,
         }
         await self._disk.thread(lambda: self._commit(about), what="storing the upload")
-        return self.key
+        return None
 
     async def remove(self) -> None:
         """Delete all that came so far."""
         try:
-            for file in self._files.values():
-                await file.drop()
+            await self._files.drop()
         finally:
-            await self._disk.discard(self._place)
+            if self._files.on_disk:
+                await self._disk.discard(self._place)
 
     def _commit(self, about: dict[str, Any]) -> None:
         inputs = self._place / "input"

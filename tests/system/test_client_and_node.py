@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from support.data.node_jobs import new_dispatch, new_storage
+from support.data.node_jobs import new_dispatch, new_storage, result_file
 
 from actors.domain.node import NodeAddress, NodeRef, PayloadView
 from actors.domain.status import ENDED, Status
@@ -99,7 +99,7 @@ async def test_a_job_goes_there_runs_and_comes_home(bench: Bench) -> None:
     assert (again.result, again.view) == (SubmitResult.HAS, view)
     (collected,) = await bench.client.collect(bench.ref, [job])
     assert (collected.result, collected.end) == (CollectResult.STORED, view.end), collected.reason
-    stored = await bench.storage.result(job.job.storage_key)
+    stored = result_file(bench.storage, job.job.storage_key)
     assert stored is not None
     with zipfile.ZipFile(stored) as archive:
         assert archive.read("result.txt") == b"42\n"

@@ -23,6 +23,26 @@ def traced_server(here: Place, trace: Path) -> Started:
     return here.start("server", "--port", "0", name="server", command=command, environment=environment)
 
 
+async def test_a_small_job_and_its_files_are_committed_together_and_only_then_201(here: Place) -> None:
+    trace = here.directory / "trace"
+    server = traced_server(here, trace)
+    began = len(trace.read_text().splitlines())
+    async with portal(server.url) as user:
+        await user.upload("true", files={"sub/in.pdb": b"ATOM"})
+        await user.upload("true", files={"sub/in.pdb": b"ATOM"})
+    steps = trace.read_text().splitlines()[began:]
+    told = [number for number, step in enumerate(steps) if step.startswith("sent HTTP/1.1 201")]
+    assert len(told) == 2
+    for since, answered in zip((0, told[0]), told, strict=True):
+        # A statement is traced again for each of its triggers.
+        inserted = next(n for n in range(since, answered) if steps[n].startswith("sql INSERT INTO jobs ("))
+        committed = steps.index("sql COMMIT", inserted)
+        assert [step for step in steps[inserted:committed] if step.startswith("sql INSERT INTO small_inputs")]
+        assert committed < answered
+    # The ids were reserved before: nothing else is synced than the commits.
+    assert not [step for step in steps if step.startswith(("fsync", "rename"))]
+
+
 async def test_files_directories_rename_parent_commit_and_only_then_201(here: Place) -> None:
     trace = here.directory / "trace"
     server = traced_server(here, trace)
@@ -31,7 +51,7 @@ async def test_files_directories_rename_parent_commit_and_only_then_201(here: Pl
         "synchronous" in line.lower() and "full" in line.lower() for line in trace.read_text().splitlines()
     )
     async with portal(server.url) as user:
-        await user.upload("true", files={"sub/in.pdb": b"ATOM"})
+        await user.upload("true", files={"sub/in.pdb": b"ATOM" * 20_000})
     data = here.directory / "server" / "data"
     (job,) = (data / "jobs").glob("*/*")
     incoming = data / "incoming" / job.name

@@ -44,7 +44,7 @@ def locale(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 async def test_names_come_and_go_as_they_are_in_any_locale(here: Place, locale: str) -> None:
     node = here.node()
-    server = here.server(nodes=[node.url])
+    server = here.server(nodes=[node.url], config="small_files = 0")
     script = 'for f in *.pdb; do echo "$f" >> names; cp "$f" "out $f"; done'
     async with portal(server.url) as user:
         job = await user.run(script, files={name: name.encode() for name in NAMES})

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -272,16 +270,8 @@ async def test_special_files_and_links_that_lead_out_are_left_out_and_named(shar
         assert found["ok.txt"] == b"ok\n" and found["fine"] in (b"ok.txt", b"ok\n")
         assert not found.keys() & {"p", "sock", "dev", "leak"}
         assert not any(b"root:" in content for content in found.values())
-        left_out = {path for path, _ in _manifest(shared, job["id"])["left_out"]}
+        left_out = {one["path"] for one in (await user.job(job["id"]))["files_left_out"]}
         assert {"p", "sock", "leak", "dang", "loop"} <= left_out
-
-
-def _manifest(shared: Started, number: int) -> dict[str, Any]:
-    """What the server keeps beside a job's zip."""
-    jobs = shared.log.parent / "up" / "server" / "data" / "jobs"
-    (noted,) = (path for path in jobs.glob("*/*/job_id") if path.read_text() == f"{number}\n")
-    manifest: dict[str, Any] = json.loads((noted.parent / "result" / "manifest.json").read_bytes())
-    return manifest
 
 
 async def test_peak_memory_is_the_jobs_own(shared: Started) -> None:

@@ -65,7 +65,7 @@ async def test_a_ledger_restored_from_an_older_copy_destroys_nothing_and_repeats
     payloads = here.directory / "node" / "payloads"
     os.mkfifo(done)
     node = here.node("node", "--slots", "3")
-    server = here.server(nodes=[node.url])
+    server = here.server(nodes=[node.url], config="small_files = 0")
     async with portal(server.url) as user:
         old = await user.run("echo old > result.txt")
     await _stop(server)
@@ -77,7 +77,7 @@ async def test_a_ledger_restored_from_an_older_copy_destroys_nothing_and_repeats
     for path in copies:
         shutil.copy2(path, here.directory / f"copy of {path.name}")
 
-    server = here.server(nodes=[node.url])
+    server = here.server(nodes=[node.url], config="small_files = 0")
     async with portal(server.url) as user:
         newer = [await user.run("echo newer > result.txt") for _ in range(3)]
         running = await user.upload(f"{shut.wait}; echo $ORCHESTRATOR_JOB_ID > {done}")
@@ -93,7 +93,7 @@ async def test_a_ledger_restored_from_an_older_copy_destroys_nothing_and_repeats
     for path in copies:
         shutil.copy2(here.directory / f"copy of {path.name}", path)
 
-    server = here.server(nodes=[node.url])
+    server = here.server(nodes=[node.url], config="small_files = 0")
     async with portal(server.url) as user:
         assert (await user.contents(old["id"]))["result.txt"] == b"old\n"
         after = await user.run("echo after > result.txt")

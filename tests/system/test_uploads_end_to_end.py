@@ -137,10 +137,11 @@ async def test_what_is_wrong_is_named_and_leaves_nothing(here: Place) -> None:
     assert on_disk(here) == []
 
 
-async def test_clients_that_hang_up_leave_whole_jobs_or_none(here: Place) -> None:
-    """After all of them there is no row without a directory and no directory without a row; who hung up
-    before the end of the body has no job."""
-    server = here.server(nodes=["http://127.0.0.1:9"])
+@pytest.mark.parametrize("small", [0, 1 << 16])
+async def test_clients_that_hang_up_leave_whole_jobs_or_none(here: Place, small: int) -> None:
+    """After all of them there is no row without its files and no files without a row; who hung up before the
+    end of the body has no job."""
+    server = here.server(nodes=["http://127.0.0.1:9"], config=f"small_files = {small}")
     rng = random.Random(20)
     body, kind = form(RUN, b'name="file"; filename="some"|' + bytes(20_000), *FIELDS)
     whole = head(kind, f"Content-Length: {len(body)}") + body
@@ -166,9 +167,11 @@ async def test_clients_that_hang_up_leave_whole_jobs_or_none(here: Place) -> Non
     assert len(set(good)) == 60
     with closing(sqlite3.connect(here.directory / "server" / "db.sqlite")) as db:
         rows = dict(db.execute("SELECT storage_key, id FROM jobs"))
+        kept = {number for (number,) in db.execute("SELECT job_id FROM small_inputs")}
     assert set(good) <= set(rows.values())
     assert len(rows) <= 60 + cuts.count(len(whole))
-    assert {path.name for path in on_disk(here)} == set(rows)
+    assert {path.name for path in on_disk(here)} == (set() if small else set(rows))
+    assert kept == (set(rows.values()) if small else set())
 
 
 def head(kind: str, length: str) -> bytes:

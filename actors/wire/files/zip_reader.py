@@ -12,8 +12,9 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeAlias
 
 from isal import isal_zlib
 
@@ -21,6 +22,9 @@ from actors.wire.errors import BadArchive
 from actors.wire.files.listing import Entry, Kind
 from actors.wire.files.names import printable
 from actors.wire.files.threaded_iterator import PIECE
+
+ZipSource: TypeAlias = Path | bytes
+"""Where a zip is, or all of it."""
 
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ISAL_ERROR: Final[Any] = isal_zlib.error
@@ -69,14 +73,14 @@ class OpenMember:
     close: Callable[[], None]
 
 
-def list_members(path: Path, *, targets: bool = False) -> Sequence[ZipMember]:
+def list_members(path: ZipSource, *, targets: bool = False) -> Sequence[ZipMember]:
     """What is in the zip, in its order, with the `targets` of links if so wanted. Raises BadArchive, also for
     a name that is unsafe or there twice, OSError."""
     with _open_zip(path) as archive:
         return [_member(info, archive if targets else None) for info in _infos(archive)]
 
 
-def check_zip(path: Path, expected: Sequence[Entry] | None) -> None:
+def check_zip(path: ZipSource, expected: Sequence[Entry] | None) -> None:
     """Read all of the zip once: every member must unpack and fit its checksum, and no name may be unsafe or
     there twice. With a manifest, the members must be exactly those: path, kind, size, target. Raises
     BadArchive with what is wrong, OSError when the disk fails. Memory stays small."""
@@ -97,9 +101,9 @@ def check_zip(path: Path, expected: Sequence[Entry] | None) -> None:
             raise BadArchive(f"the zip lacks {printable(next(iter(missing)))} and {len(missing) - 1} others")
 
 
-def open_member(path: Path, name: str) -> OpenMember | None:
-    """The file of this name, links followed. None if there is no such name, or it is no file. Raises
-    BadArchive, OSError."""
+def open_member(path: ZipSource, name: str, mtime_ns: int) -> OpenMember | None:
+    """The file of this name, links followed, in the zip that was made at `mtime_ns`. None if there is no such
+    name, or it is no file. Raises BadArchive, OSError."""
     with ExitStack() as undo:
         archive = undo.enter_context(_open_zip(path))
         for _ in range(_HOPS):
@@ -110,15 +114,14 @@ def open_member(path: Path, name: str) -> OpenMember | None:
             member = _member(info, archive)
             if member.kind == "file":
                 file = undo.enter_context(archive.open(info))
-                at = path.stat().st_mtime_ns
-                return OpenMember(member.size, member.crc, at, file, undo.pop_all().close)
+                return OpenMember(member.size, member.crc, mtime_ns, file, undo.pop_all().close)
             if member.target is None:
                 return None
             name = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.target))
     return None
 
 
-def read_member(path: Path, name: str) -> Generator[bytes, None, None]:
+def read_member(path: ZipSource, name: str) -> Generator[bytes, None, None]:
     """The bytes of one member in pieces of 256 KiB, checked at the end. KeyError when it is not there or is a
     directory, BadArchive when it is damaged. Close it, or read it to its end: it holds the file open.
     `ThreadedIterator(read_member(…))` reads it from a task."""
@@ -132,8 +135,9 @@ def read_member(path: Path, name: str) -> Generator[bytes, None, None]:
 
 
 @contextmanager
-def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    with _damage("the zip is damaged"), zipfile.ZipFile(path) as archive:
+def _open_zip(source: ZipSource) -> Iterator[zipfile.ZipFile]:
+    opened = BytesIO(source) if isinstance(source, bytes) else source
+    with _damage("the zip is damaged"), zipfile.ZipFile(opened) as archive:
         yield archive
 
 

@@ -39,6 +39,13 @@ class DataPart:
     data: bytes
 
 
+def file_part(name: str, filename: str, source: Path | bytes, size: int) -> FilePart | DataPart:
+    """A file, wherever it is."""
+    if isinstance(source, bytes):
+        return DataPart(name, filename, "application/octet-stream", source)
+    return FilePart(name, filename, source, size)
+
+
 class MultipartBody:
     """An async iterable of bytes, with the `content_type` and `content_length` that belong to it. Each
     iteration begins anew, so that it can be sent again.

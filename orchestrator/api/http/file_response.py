@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Final, cast
 from urllib.parse import quote
 
-import trio
 from quart import Response, request
 from quart.wrappers.response import DataBody, ResponseBody
 
+from actors.ports.storage import Part
 from actors.wire.http.app import Refusal
 from actors.wire.http.backpressure import BoundedRequest
 from actors.wire.http.plain_routes import Answer
 from orchestrator.api.http.sse import ContextBody
 from orchestrator.nodes.remote_stream import RemoteStream
 from orchestrator.storage.disk import StorageGone
+from orchestrator.storage.result_sink import RESULT
 from orchestrator.storage.storage import DiskStorage
+from orchestrator.storage.stored_file import StoredFile
 
 PIECE: Final = 1 << 20
 SMALL: Final = 1 << 16
@@ -43,8 +42,8 @@ class FileBody(ResponseBody):
     """Bytes `begin` to `end` of an open file. The file stays readable, and its job's directory in place,
     until `held` is closed."""
 
-    def __init__(self, fd: int, begin: int, end: int, held: ExitStack) -> None:
-        self._fd = fd
+    def __init__(self, file: StoredFile, begin: int, end: int, held: ExitStack) -> None:
+        self._file = file
         self._at = begin
         self._end = end
         self._held = held
@@ -60,7 +59,7 @@ class FileBody(ResponseBody):
     async def _pieces(self) -> AsyncIterator[bytes]:
         while self._at < self._end:
             size = min(PIECE, self._end - self._at)
-            piece = await trio.to_thread.run_sync(os.pread, self._fd, size, self._at)
+            piece = await self._file.read(size, self._at)
             if not piece:
                 raise StorageGone("a stored file is shorter than it was")
             self._at += len(piece)
@@ -102,61 +101,44 @@ async def send_stored(
     content_type: str,
     filename: str,
     *,
-    top: str = "result",
+    part: Part = "result",
 ) -> Response | None:
-    """One file of the stored results, or of the inputs (`top` is "input"), with ETag and ranges. None if it
-    is not there."""
+    """One file of the stored results, or of the input, with ETag and ranges. None if it is not there."""
     with ExitStack() as held:
-        fd = await _open(storage, storage_key, f"{top}/{name}", held)
-        if fd is None:
+        file = await _open(storage, storage_key, part, name, held)
+        if file is None:
             return None
-        status = os.fstat(fd)
-        size = status.st_size
-        tag, headers = _stored_headers(storage_key, status, filename)
+        size = file.size
+        tag, headers = _stored_headers(storage_key, file, filename)
         if matches(request.headers.get("If-None-Match"), tag):
             return Response(b"", 304, headers)
         asked = requested_range(size, tag)
         begin, end = asked or (0, size)
         if asked is not None:
             headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
-        response = _send_part(fd, begin, end, content_type, held)
+        response = _send_part(file, begin, end, content_type, held)
         response.status_code = 200 if asked is None else 206
         response.headers.update(headers)
         return response
 
 
 async def read_small_stored(storage: DiskStorage, storage_key: str, filename: str) -> Answer | None:
-    """The stored zip as `send_stored` sends all of it, in one thread call; None if it is not there, or not
-    small."""
-    with storage.reading(storage_key) as directory:
-        path = directory / "result" / "result.zip"
-
-        def read() -> tuple[os.stat_result, bytes] | None:
-            fd = _open_file(path)
-            if fd is None:
-                return None
-            try:
-                status = os.fstat(fd)
-                content = os.pread(fd, SMALL + 1, 0)
-                return (status, content) if len(content) == status.st_size <= SMALL else None
-            finally:
-                os.close(fd)
-
-        try:
-            found = await storage.thread(read, what=f"results in {path.parent}")
-        except StorageGone:
+    """The stored zip as `send_stored` sends all of it, at once; None if it is not there, or not small."""
+    with ExitStack() as held:
+        file = await _open(storage, storage_key, "result", RESULT, held)
+        if file is None or file.size > SMALL:
             return None
-    if found is None:
-        return None
-    status, content = found
-    _, headers = _stored_headers(storage_key, status, filename)
-    return Answer(200, ZIP, content, headers)
+        content = await file.read(SMALL, 0)
+        if len(content) < file.size:
+            return None
+        _, headers = _stored_headers(storage_key, file, filename)
+        return Answer(200, ZIP, content, headers)
 
 
-def _stored_headers(storage_key: str, status: os.stat_result, filename: str) -> tuple[str, dict[str, str]]:
+def _stored_headers(storage_key: str, file: StoredFile, filename: str) -> tuple[str, dict[str, str]]:
     """The ETag of a stored file, and the headers that it is sent with."""
     # A result is never written to, only replaced by a newly written file: these say which one it is.
-    tag = f'"{storage_key[:16]}-{status.st_mtime_ns:x}-{status.st_size:x}"'
+    tag = f'"{storage_key[:16]}-{file.at:x}-{file.size:x}"'
     return tag, {
         "ETag": tag,
         "Accept-Ranges": "bytes",
@@ -165,35 +147,26 @@ def _stored_headers(storage_key: str, status: os.stat_result, filename: str) -> 
     }
 
 
-def _send_part(fd: int, begin: int, end: int, content_type: str, held: ExitStack) -> Response:
+def _send_part(file: StoredFile, begin: int, end: int, content_type: str, held: ExitStack) -> Response:
     """Bytes of an open file. What `held` holds is kept until they are sent."""
     body: ResponseBody = DataBody(b"")
     if request.method != "HEAD":
-        body = FileBody(fd, begin, end, until_sent(held))
+        body = FileBody(file, begin, end, until_sent(held))
     response = Response(body, content_type=content_type)
     response.headers["Content-Length"] = str(end - begin)
     return response
 
 
-async def _open(storage: DiskStorage, storage_key: str, name: str, held: ExitStack) -> int | None:
-    """A descriptor of a file of a job's directory, which stays open, and the directory in place, as long as
-    `held` holds them; None if it is not there, or something else is."""
-    path = held.enter_context(storage.reading(storage_key)) / name
-    try:
-        fd = await storage.thread(lambda: _open_file(path), what=f"results in {path.parent}")
-    except StorageGone:
-        return None
-    if fd is not None:
-        held.callback(os.close, fd)
-    return fd
-
-
-def _open_file(path: Path) -> int | None:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    return None
+async def _open(
+    storage: DiskStorage, storage_key: str, part: Part, name: str, held: ExitStack
+) -> StoredFile | None:
+    """A file of a job, which stays open, and the job's directory in place, as long as `held` holds them; None
+    if it is not there, or something else is."""
+    held.enter_context(storage.reading(storage_key))
+    file = await storage.open_file(storage_key, part, name)
+    if file is not None:
+        held.callback(file.close)
+    return file
 
 
 def attachment(filename: str) -> str:
@@ -245,10 +218,10 @@ async def read_pieces(
 ) -> AsyncGenerator[bytes, None]:
     """One file of the stored results from `offset` on; nothing if it is not there."""
     with ExitStack() as held:
-        fd = await _open(storage, storage_key, f"result/{name}", held)
-        if fd is None:
+        file = await _open(storage, storage_key, "result", name, held)
+        if file is None:
             return
-        while piece := await trio.to_thread.run_sync(os.pread, fd, PIECE, offset):
+        while piece := await file.read(PIECE, offset):
             offset += len(piece)
             yield piece
 
@@ -257,8 +230,7 @@ async def send_log(storage: DiskStorage, storage_key: str, name: str, offset: in
     """A stored log from `offset` bytes on; nothing when that is its end or beyond. None if it is not
     there."""
     with ExitStack() as held:
-        fd = await _open(storage, storage_key, f"result/{name}", held)
-        if fd is None:
+        file = await _open(storage, storage_key, "result", name, held)
+        if file is None:
             return None
-        size = os.fstat(fd).st_size
-        return _send_part(fd, min(offset, size), size, BYTES, held)
+        return _send_part(file, min(offset, file.size), file.size, BYTES, held)

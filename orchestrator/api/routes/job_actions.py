@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -12,14 +11,12 @@ from quart import Blueprint, Response, request
 from actors.domain.changes import NewJob
 from actors.domain.job import Job
 from actors.domain.status import ENDED, Status
-from actors.ports.ledger import LedgerError
-from actors.ports.storage import StorageError
 from actors.wire.http.app import PASSES, Refusal, json_response, query, read_job_id
 from actors.wire.http.patience import SILENCE
 from orchestrator.api import job_views
 from orchestrator.api.context import ApiContext
 from orchestrator.api.openapi.describe import OF_A_JOB, describe, idempotency_header
-from orchestrator.api.upload_form import read_idempotency_key
+from orchestrator.api.upload_form import insert, read_idempotency_key
 from orchestrator.callbacks.allowed_hosts import NotAllowed
 from orchestrator.contract import bodies
 from orchestrator.storage.disk import StorageGone
@@ -102,7 +99,7 @@ async def _repeat(api: ApiContext, row: Job, key: str | None) -> Job:
                 raise Refusal(
                     404, "nothing_left", f"the files of job {row.id} were deleted; hand it in anew"
                 ) from None
-        await upload.commit(row.user_id, row.service)
+        files = await upload.commit(row.user_id, row.service)
         new = NewJob(
             user_id=row.user_id,
             service=row.service,
@@ -112,15 +109,6 @@ async def _repeat(api: ApiContext, row: Job, key: str | None) -> Job:
             idempotency_key=key,
             fingerprint=None if key is None else f"rerun of {row.id}",
             details=replace(details, rerun_of=row.id, ignored=()),
+            files=files,
         )
-        try:
-            job = await api.ledger.insert(new)
-        except LedgerError:
-            await api.storage.discard(upload.key)
-            raise
-        if job.storage_key != upload.key:
-            await api.storage.discard(upload.key)
-            return job
-        with suppress(StorageError):
-            await api.storage.note_id(upload.key, job.id)
-        return job
+        return await insert(api, new)

@@ -27,7 +27,13 @@ from orchestrator.api.openapi.describe import ANY_FILE, CURSOR, OF_A_JOB, descri
 from orchestrator.api.serializers import render_file
 from orchestrator.contract.bodies import Also, File
 from orchestrator.nodes.remote_stream import NotOnNode
-from orchestrator.storage.result_archive import FileEntry, list_stored, open_stored
+from orchestrator.storage.result_archive import (
+    FileEntry,
+    is_stored,
+    list_bundle,
+    list_stored,
+    open_stored,
+)
 
 PAGE: Final = 1000
 MOST_PAGE: Final = 10_000
@@ -96,12 +102,16 @@ async def _list_files(api: ApiContext, row: Job) -> Sequence[FileEntry]:
                 ) from None
     _require_data(row)
     with api.storage.reading(row.storage_key) as directory:
-
-        def listing() -> Sequence[FileEntry]:
-            stored = list_stored(directory / "result") if row.status in ENDED else None
-            return _list_inputs(directory / "input") if stored is None else stored
-
-        return await api.storage.thread(listing, what=f"the files of job {row.id}")
+        what = f"the files of job {row.id}"
+        if row.status in ENDED:
+            result = await api.storage.result(row.storage_key)
+            stored = await api.storage.thread(lambda: list_stored(result), what=what)
+            if stored is not None:
+                return stored
+        bundle = await api.storage.small_files(row.storage_key, "input")
+        if bundle is not None:
+            return list_bundle(bundle)
+        return await api.storage.thread(lambda: _list_inputs(directory / "input"), what=what)
 
 
 def _list_inputs(top: Path) -> Sequence[FileEntry]:
@@ -115,9 +125,9 @@ def _list_inputs(top: Path) -> Sequence[FileEntry]:
 async def _send_stored(api: ApiContext, row: Job, path: str) -> Response:
     _require_data(row)
     with ExitStack() as held:
-        directory = held.enter_context(api.storage.reading(row.storage_key))
-        result = directory / "result"
-        if row.status in ENDED and await api.storage.result(row.storage_key) is not None:
+        held.enter_context(api.storage.reading(row.storage_key))
+        result = await api.storage.result(row.storage_key) if row.status in ENDED else None
+        if result is not None and await api.storage.thread(lambda: is_stored(result), what="results"):
             member = await api.storage.thread(
                 lambda: open_stored(result, path), what=f"results of job {row.id}"
             )
@@ -128,7 +138,7 @@ async def _send_stored(api: ApiContext, row: Job, path: str) -> Response:
     if path not in {name for name, _, _ in await api.storage.input_files(row.storage_key)}:
         raise _unknown_file(row, path)
     kept = await file_response.send_stored(
-        api.storage, row.storage_key, path, _media_type(path), path.rpartition("/")[2], top="input"
+        api.storage, row.storage_key, path, _media_type(path), path.rpartition("/")[2], part="input"
     )
     if kept is None:
         raise _unknown_file(row, path)

@@ -37,7 +37,7 @@ from orchestrator.api.openapi.describe import (
 from orchestrator.contract.bodies import Also, LogEndBody, LogTextBody
 from orchestrator.events.waiters import JobWaiter, WaitersClosed
 from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode
-from orchestrator.storage.storage import LOGS
+from orchestrator.storage.result_sink import LOGS
 
 MOST: Final = 4 << 20
 ONCE: Final = 256 << 10

@@ -20,6 +20,16 @@ def store_seq(db: sqlite3.Connection, seq: int) -> None:
     db.execute("UPDATE meta SET value = ? WHERE key = 'change_seq'", (seq,))
 
 
+def read_reserved_ids(db: sqlite3.Connection) -> int:
+    """The id up to which ids may be given; 0 in a new ledger."""
+    row = db.execute("SELECT value FROM meta WHERE key = 'reserved_ids'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def store_reserved_ids(db: sqlite3.Connection, last: int) -> None:
+    db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('reserved_ids', ?)", (last,))
+
+
 def read_owner(db: sqlite3.Connection) -> str:
     return str(db.execute("SELECT value FROM meta WHERE key = 'owner'").fetchone()[0])
 

@@ -19,6 +19,7 @@ from actors.domain.job import Attempt, AttemptState
 from actors.domain.node import NodeRef, PayloadView
 from actors.domain.status import Status
 from actors.kernel.concurrently import map_concurrently
+from actors.ports.ledger import LedgerError
 from actors.ports.nodes import (
     AttemptLookup,
     CollectAnswer,
@@ -31,7 +32,7 @@ from actors.ports.nodes import (
 from actors.ports.storage import StorageError
 from actors.wire.errors import BadArchive, BadRequest
 from actors.wire.http.patience import SILENCE
-from actors.wire.multipart.writer import DataPart, FilePart, MultipartBody
+from actors.wire.multipart.writer import DataPart, MultipartBody, file_part
 from actors.wire.protocol.attempts import Garbled
 from orchestrator.http_client import BodyUnreadable, Broken, Http, NoPort, NotReached, Scarce
 from orchestrator.nodes.contract_only.fetch import Absent, Files, Nothing, Stranger, payload_id, scan
@@ -73,9 +74,7 @@ class ContractOnlyNodes:
                     f"the node keeps files by their base names, and {', '.join(twice[:5])} would be one file"
                 )
                 return SubmitAnswer(SubmitResult.MALFORMED, why)
-            parts: list[FilePart | DataPart] = [
-                FilePart(path, path.rpartition("/")[2], source, size) for path, source, size in files
-            ]
+            parts = [file_part(path, path.rpartition("/")[2], source, size) for path, source, size in files]
             parts.append(DataPart(MARKER, MARKER, "application/octet-stream", key.encode()))
             async with self._http.exchange("POST", node.upload_url, body=MultipartBody(parts)) as reply:
                 if not 200 <= reply.status < 300:
@@ -87,7 +86,7 @@ class ContractOnlyNodes:
             return unreadable(error)
         except BadRequest as error:
             return SubmitAnswer(SubmitResult.MALFORMED, str(error))
-        except NotReached as error:
+        except (NotReached, LedgerError) as error:
             return SubmitAnswer(SubmitResult.NOT_SENT, str(error))
         except (Broken, Garbled) as error:
             return SubmitAnswer(SubmitResult.DOUBT, str(error))
@@ -175,11 +174,11 @@ class ContractOnlyNodes:
                     return CollectAnswer(CollectResult.IMPOSSIBLE, reason=_NO_MARKER)
             sink = self._files.receive_result(dispatch.job.storage_key, dispatch.attempt.key)
             try:
-                await store(ended.path, sink)
+                results = await store(ended.path, sink)
             finally:
                 with trio.move_on_after(10, shield=True):
                     await sink.abort()
-        except (BadArchive, StorageError, OSError) as error:
+        except (BadArchive, StorageError, LedgerError, OSError) as error:
             if ended.path is not None and not await self._spool.is_whole(ended.path):
                 await self._asking.forget(dispatch.attempt.key)
                 return CollectAnswer(
@@ -193,7 +192,7 @@ class ContractOnlyNodes:
             return CollectAnswer(
                 CollectResult.FAILED, reason=f"the results cannot be stored: {error}", ours=True
             )
-        return CollectAnswer(CollectResult.STORED, end=ended.end)
+        return CollectAnswer(CollectResult.STORED, end=ended.end, results=results)
 
     async def _inputs_in(self, ended: Ended, dispatch: Dispatch) -> tuple[int, int]:
         """How many of the files that were sent are in its zip with as many bytes, and how many were sent.

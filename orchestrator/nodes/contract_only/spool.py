@@ -99,9 +99,9 @@ async def inspect(path: Path) -> Contents:
     return await trio.to_thread.run_sync(_inspect, path)
 
 
-async def store(path: Path | None, sink: DiskResultSink) -> None:
-    """Hand a spooled zip to the sink, with the logs that are in it; None: an end without any files. Raises
-    StorageError, BadArchive, OSError."""
+async def store(path: Path | None, sink: DiskResultSink) -> bytes | None:
+    """Hand a spooled zip to the sink, with the logs that are in it; None: an end without any files. What the
+    ledger has to keep is the result. Raises StorageError, BadArchive, OSError."""
     if path is None:
         await sink.write_zip(_EMPTY_ZIP)
     else:
@@ -111,7 +111,7 @@ async def store(path: Path | None, sink: DiskResultSink) -> None:
         for name in (await sizes(path)).keys() & LOGS.keys():
             async for piece in ThreadedIterator(read_member(path, name)):
                 await sink.write_log(LOGS[name], piece)
-    await sink.commit({"entries": [], "left_out": []}, None)
+    return await sink.commit({"entries": [], "left_out": []}, None)
 
 
 async def sizes(path: Path) -> dict[str, int]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 from actors.domain.job import Attempt
 from actors.domain.node import NodeRef, PayloadView, StreamPosition
 from actors.kernel.concurrently import map_concurrently
+from actors.ports.ledger import LedgerError
 from actors.ports.nodes import (
     AttemptLookup,
     CollectAnswer,
@@ -27,7 +27,7 @@ from actors.ports.nodes import (
 from actors.ports.storage import StorageError
 from actors.wire.errors import BadRequest
 from actors.wire.http.patience import SILENCE
-from actors.wire.multipart.writer import DataPart, FilePart, MultipartBody
+from actors.wire.multipart.writer import DataPart, FilePart, MultipartBody, file_part
 from actors.wire.protocol.attempts import Garbled, items, mark_from_json, view_from_json
 from orchestrator.http_client import (
     BodyUnreadable,
@@ -43,8 +43,9 @@ from orchestrator.nodes.job_files import JobFiles
 from orchestrator.nodes.native.results import receive
 from orchestrator.nodes.refusals import error_text, json_body, refusal, unreadable
 from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream
+from orchestrator.storage.upload import StoredInput
 
-Inputs = Sequence[tuple[str, Path, int]]
+Inputs = Sequence[StoredInput]
 
 _AT_ONCE: Final = 8
 _ZIPPING: Final = Deadlines(head=SILENCE)
@@ -84,6 +85,8 @@ class NativeNodes:
                 )
             except StorageError as error:
                 answers[dispatch.attempt.key] = unreadable(error)
+            except LedgerError as error:
+                answers[dispatch.attempt.key] = SubmitAnswer(SubmitResult.NOT_SENT, str(error))
         answers |= await self._send(node, readable)
         return [answers[dispatch.attempt.key] for dispatch in dispatches]
 
@@ -136,7 +139,7 @@ class NativeNodes:
         for dispatch, files in batch:
             for path, source, size in files:
                 name = f"{dispatch.attempt.key}/{path}"
-                parts.append(FilePart(name, name, source, size))
+                parts.append(file_part(name, name, source, size))
         return MultipartBody(parts)
 
     # ------------------------------------------------------------------ look, cancel, release

@@ -125,12 +125,12 @@ class IncomingResult:
                 reason = f"{name} is {value}, the node says {record.get(name)}"
                 return CollectAnswer(CollectResult.FAILED, reason=f"damaged on the way: {reason}")
         try:
-            await self._sink.commit(self._manifest, self._list_expected())
+            results = await self._sink.commit(self._manifest, self._list_expected())
         except (StorageError, BadArchive, Garbled) as error:
             self._note(error)
             ours = isinstance(error, StorageError)
             return CollectAnswer(CollectResult.FAILED, reason=self.trouble, ours=ours)
-        return CollectAnswer(CollectResult.STORED, end=self._view.end)
+        return CollectAnswer(CollectResult.STORED, end=self._view.end, results=results)
 
     def _list_expected(self) -> list[Entry]:
         """The members that the zip has to have: what the manifest names, and the logs beside it."""

@@ -78,7 +78,7 @@ async def test_a_stored_file_is_closed(tmp_path: Path, log: bool) -> None:
         if log:
             return await file_response.send_log(storage, key, "stdout.log", 0)
         return await file_response.send_stored(
-            storage, key, "in.pdb", "chemical/x-pdb", "in.pdb", top="input"
+            storage, key, "in.pdb", "chemical/x-pdb", "in.pdb", part="input"
         )
 
     assert await leave(answer) == ["http.response.start"]

@@ -651,14 +651,15 @@ async def test_only_what_makes_room_may_use_the_reserve(path: Path, monkeypatch:
         key = job.attempt.key
         write, asked = ledger._writer.write, []
 
-        def remembered(work: Any, *, urgent: bool) -> Any:
+        def remembered(work: Any, *, urgent: bool, size: int) -> Any:
             asked.append(urgent)
-            return write(work, urgent=urgent)
+            return write(work, urgent=urgent, size=size)
 
         monkeypatch.setattr(ledger._writer, "write", remembered)
         word, note = SetProgress(job.id, key, 0.5), SetMessage(job.id, key, "waits")
         end = RecordEnd(job.id, key, End(S.COMPLETED, ""))
         begin = by_owner(job.id, S.QUEUED, S.PROCESSING, "", attempt=new_attempt(job))
-        for batch in ([word], [note, word], [word, end], [end], [begin, end]):
+        home = by_owner(job.id, S.SUBMITTED, S.COMPLETED, "", results=b"files")
+        for batch in ([word], [note, word], [word, end], [end], [begin, end], [home]):
             await ledger.record(batch)
-        assert asked == [False, False, True, True, False]
+        assert asked == [False, False, True, True, False, False]

@@ -18,7 +18,7 @@ from typing import Any, cast
 import pytest
 import trio
 import trio.testing
-from support.data.node_jobs import new_dispatch, new_storage, zipped
+from support.data.node_jobs import new_dispatch, new_storage, result_file, zipped
 from support.peers.peer import Hangup, Peer, Request, head, problem, send, serving
 from support.processes.processes import limited
 
@@ -550,10 +550,10 @@ async def test_results_are_stored_and_answered_for_each(client: NodeClient, stor
     ]  # fmt: skip
     assert answers[0].end == DONE
     assert "Input/output error" in answers[3].reason
-    log = await storage.result(jobs[0].job.storage_key, "stdout.log")
+    log = result_file(storage, jobs[0].job.storage_key, "stdout.log")
     assert log is not None
     assert log.read_bytes() == b"out"
-    assert await storage.result(jobs[1].job.storage_key) is None
+    assert result_file(storage, jobs[1].job.storage_key) is None
 
 
 @pytest.mark.parametrize("cut", [1, 30, -1, -40])
@@ -585,7 +585,7 @@ async def test_what_the_finish_record_does_not_confirm_is_not_stored(
     async with serving(Peer(always(200, body, "application/octet-stream"))) as peer:
         answers = await client.collect(ref(peer), jobs)
     assert [answer.result for answer in answers] == [CollectResult.FAILED, CollectResult.STORED]
-    assert await storage.result(jobs[0].job.storage_key) is None
+    assert result_file(storage, jobs[0].job.storage_key) is None
 
 
 @pytest.mark.parametrize(

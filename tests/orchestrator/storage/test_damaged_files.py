@@ -67,6 +67,7 @@ async def test_it_starts_and_answers_for_every_job(
 ) -> None:
     path = tmp_path
     async with api_server(path) as server:
+        await go_on_from(server.ledger, server.storage)
         await end(server, await server.upload(**{"run.sh": b"true"}), results)
         await server.upload(**{"run.sh": b"true"})
     damaged = sorted((path / "data").glob(file))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 from support.data.ledgers import SetClock
+from support.data.node_jobs import result_file
 
 from actors.ports.storage import StorageError
 from actors.wire.errors import BadArchive
@@ -43,7 +44,8 @@ async def stored(storage: DiskStorage, **files: bytes) -> str:
             file = upload.file(name.replace("__", "/"))
             await file.write(data)
             await file.close()
-        return await upload.commit(7, "example")
+        await upload.commit(7, "example")
+        return upload.key
 
 
 def left(storage: DiskStorage) -> list[str]:
@@ -253,7 +255,7 @@ async def test_a_result_appears_as_a_whole_after_it_was_checked_and_synced(
     key = await stored(storage, run=b"x")
     data, entries = packed(a=b"1", b=b"2" * 1000)
     sink = await filled(storage, key, data)
-    assert await storage.result(key) is None
+    assert result_file(storage, key) is None
     trace.clear()
     await sink.commit({"left_out": []}, entries)
     await sink.abort()
@@ -277,7 +279,7 @@ async def test_a_newer_result_takes_the_place_of_an_older(storage: DiskStorage) 
     for content in (b"one", b"two"):
         data, entries = packed(a=content)
         await (await filled(storage, key, data)).commit({}, entries)
-    path = await storage.result(key)
+    path = result_file(storage, key)
     assert path is not None and path.read_bytes() == data
     assert not list((storage.root / "trash").iterdir())
 
@@ -335,7 +337,7 @@ async def test_a_result_that_is_not_what_its_manifest_says_is_refused(
     with pytest.raises(BadArchive):
         await sink.commit({}, entries)
     await sink.abort()
-    assert await storage.result(key) is None
+    assert result_file(storage, key) is None
     assert not list((storage.root / "incoming").iterdir())
 
 
@@ -343,7 +345,7 @@ async def test_a_result_without_a_manifest_is_checked_for_damage_only(storage: D
     key = await stored(storage, run=b"x")
     data, _ = packed(a=b"1")
     await (await filled(storage, key, data)).commit({}, None)
-    assert await storage.result(key) is not None
+    assert result_file(storage, key) is not None
 
 
 async def test_a_result_that_does_not_fit_leaves_the_older_one(
@@ -362,24 +364,29 @@ async def test_a_result_that_does_not_fit_leaves_the_older_one(
         with pytest.raises(StorageFull):
             await sink.write_zip(bytes(2 << 20))
         await sink.abort()
-    path = await storage.result(key)
+    path = result_file(storage, key)
     assert path is not None and path.read_bytes() == data
     assert not list((storage.root / "incoming").iterdir())
 
 
-async def test_a_result_of_a_job_whose_directory_is_gone_is_refused(storage: DiskStorage) -> None:
-    key = await stored(storage, run=b"x")
+async def test_a_large_result_of_a_job_with_small_input_makes_its_directory(
+    storage: DiskStorage, trace: list[tuple[str, str]]
+) -> None:
+    key = "0" * 32
     data, entries = packed(a=b"1")
     sink = await filled(storage, key, data)
-    await storage.discard(key)
-    with pytest.raises(StorageGone):
-        await sink.commit({}, entries)
-    await sink.abort()
-    assert left(storage) == []
+    trace.clear()
+    await sink.commit({}, entries)
+    path = result_file(storage, key)
+    assert path is not None and path.read_bytes() == data
+    made = trace.index(("fsync", f"jobs/{key[:2]}"))
+    assert made < trace.index(("rename", f"jobs/{key[:2]}/{key}/result"))
+    assert [name for name, _ in await storage.directories()] == [key]  # nobody's, if no job says otherwise
 
 
 async def test_a_directory_whose_upload_is_under_way_is_nobodys_orphan(storage: DiskStorage) -> None:
     async with storage.receive() as upload:
-        key = await upload.commit(1, "example")
+        await upload.commit(1, "example")
+        key = upload.key
         assert await storage.directories() == []
     assert [name for name, _ in await storage.directories()] == [key]

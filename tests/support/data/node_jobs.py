@@ -22,6 +22,12 @@ async def new_storage(root: Path) -> DiskStorage:
     return storage
 
 
+def result_file(storage: DiskStorage, storage_key: str, name: str = "result.zip") -> Path | None:
+    """A file of results on disk, None if it is not there."""
+    path = storage.job(storage_key) / "result" / name
+    return path if path.is_file() else None
+
+
 async def new_dispatch(
     storage: DiskStorage, files: Mapping[str, bytes], *, foreign_id: int | None = None, job_id: int = 7
 ) -> Dispatch:
@@ -30,7 +36,8 @@ async def new_dispatch(
             file = upload.file(path)
             await file.write(data)
             await file.close()
-        storage_key = await upload.commit(5, "example")
+        await upload.commit(5, "example")
+        storage_key = upload.key
     attempt = Attempt(secrets.token_hex(16), job_id, 1, "node-a", foreign_id=foreign_id)
     size = sum(map(len, files.values()))
     job = Job(job_id, 5, "example", Status.PROCESSING, "", 1, 0.0, 0.0, storage_key, size, attempt=attempt)

@@ -25,6 +25,7 @@ from actors.domain.changes import (
 )
 from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job
 from actors.domain.status import OVER, Status
+from actors.ports.storage import Part
 from actors.ports.world import Clock
 from orchestrator.ledger import transitions as rules
 from orchestrator.ledger.ledger import IdempotencyConflict
@@ -50,6 +51,7 @@ class MemoryLedger:
         self._directories: dict[str, int] = {}
         self._absences: dict[str, str] = {}
         self._idempotency: dict[tuple[int, str], tuple[int, str | None]] = {}
+        self._files: dict[tuple[str, str], bytes] = {}
 
     # ------------------------------------------------------------------ writing
 
@@ -69,6 +71,8 @@ class MemoryLedger:
             self._idempotency[key] = (row.id, job.fingerprint)
         self._of_job[row.id] = []
         self._history[row.id] = []
+        if job.files is not None:
+            self._files[row.storage_key, "input"] = job.files
         self._store(step)
         self._committed()
         return row
@@ -115,6 +119,10 @@ class MemoryLedger:
             self._absences[node_id] = reason
 
     # ------------------------------------------------------------------ reading
+
+    async def small_files(self, storage_key: str, part: Part) -> bytes | None:
+        await trio.lowlevel.checkpoint()
+        return self._files.get((storage_key, part))
 
     async def changes(self, after: int, limit: int = 500) -> Sequence[Job]:
         await trio.lowlevel.checkpoint()
@@ -202,6 +210,11 @@ class MemoryLedger:
             step = rules.move(job, change, has_open=self._blocked(change), seq=self._seq + 1, now=now)
         if isinstance(step, ChangeResult):
             return ChangeAnswer(step, job)
+        if isinstance(change, Transition) and change.results is not None:
+            self._files[step.job.storage_key, "result"] = change.results
+        if step.job.status is Status.CLEANED:
+            for part in ("input", "result"):
+                self._files.pop((step.job.storage_key, part), None)
         self._store(step)
         return ChangeAnswer(ChangeResult.DONE, step.job)
 

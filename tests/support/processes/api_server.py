@@ -180,14 +180,14 @@ async def api_server(
     kill_patience: float = 5.0,
     services: Sequence[str] = ("example",),
     callbacks: CallbackHosts | None = None,
+    small: int = 0,
 ) -> AsyncIterator[Server]:
-    """A server on a port of its own."""
+    """A server on a port of its own. Inputs of at most `small` bytes are kept in the ledger."""
+    await trio.Path(path).mkdir(exist_ok=True)
     clock, waiters, nodes = SetClock(), JobWaiters(), FakeNodes()
     whys: dict[int, Waiting] = {}
     views: list[NodeView] = []
     scaled: list[ServiceScaling] = []
-    storage = DiskStorage(path / "data", clock)
-    await storage.open()
     shutdown = trio.Event()
 
     async def why(job_ids: tuple[int, ...]) -> Sequence[Waiting | None]:
@@ -200,6 +200,9 @@ async def api_server(
         return tuple(views)
 
     async with open_ledger(path / "db.sqlite", clock, committed=waiters.publish_all) as ledger:
+        storage = DiskStorage(path / "data", clock, small=small)
+        storage.keep_small_in(ledger)
+        await storage.open()
         registry = await NodeRegistry.load(ledger, clock, owner := Owner(views), ())
         limits = {
             name: ServiceLimits(name, max_runtime=60.0 if name == "short" else 0.0) for name in services

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from support.data.node_jobs import new_dispatch, new_storage
+from support.data.node_jobs import new_dispatch, new_storage, result_file
 from support.peers.foreign_peer import ID, Foreign, payload, ref, short_zip, torn_json, watching, zip_of
 from support.peers.peer import Hangup, head, send, serving
 
@@ -206,8 +206,8 @@ async def test_an_attempt_is_followed_to_its_end_and_stored(
     assert answer.result is CollectResult.STORED
     assert answer.end == event.view.end
     assert node.asked("retrieve") == 4, "what was fetched is not fetched again"
-    result = await storage.result(job.job.storage_key)
-    log = await storage.result(job.job.storage_key, "stdout.log")
+    result = result_file(storage, job.job.storage_key)
+    log = result_file(storage, job.job.storage_key, "stdout.log")
     assert result is not None
     assert log is not None
     assert (zipfile.ZipFile(result).read("result.txt"), log.read_bytes()) == (b"42", b"said")
@@ -310,7 +310,7 @@ async def test_a_bad_end_without_any_files_is_believed_after_a_grace(
     assert node.asked("retrieve_partial") == 2
     (answer,) = await client.collect(ref(node), [job])
     assert (answer.result, answer.end) == (CollectResult.STORED, end)
-    result = await storage.result(job.job.storage_key)
+    result = result_file(storage, job.job.storage_key)
     assert result is not None
     assert zipfile.ZipFile(result).namelist() == []
 

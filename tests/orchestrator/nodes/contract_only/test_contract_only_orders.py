@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import trio
-from support.data.node_jobs import new_dispatch, new_storage, zipped
+from support.data.node_jobs import new_dispatch, new_storage, result_file, zipped
 from support.peers.foreign_peer import ID, Foreign, payload, ref, watching, zip_of
 from support.peers.peer import head, serving
 
@@ -174,7 +174,7 @@ async def test_results_without_a_marker_are_taken_with_all_inputs_among_them(
         assert (await told()).view.status is Status.COMPLETED
     (answer,) = await client.collect(ref(node), [job])
     assert answer.result is CollectResult.STORED
-    result = await storage.result(job.job.storage_key)
+    result = result_file(storage, job.job.storage_key)
     assert result is not None and "result.txt" in zipfile.ZipFile(result).namelist()
 
 
@@ -239,7 +239,7 @@ async def test_results_without_a_marker_and_with_some_inputs_are_no_reason_to_tr
     (answer,) = await client.collect(ref(node), [job])
     assert answer.result is CollectResult.IMPOSSIBLE
     assert MARKER in answer.reason
-    assert await storage.result(job.job.storage_key) is None
+    assert result_file(storage, job.job.storage_key) is None
     with pytest.raises(NotOnNode):
         async with client.open_results(ref(node), job.attempt):
             pass

@@ -1,0 +1,160 @@
+"""Files on their way in: gathered in memory as long as they are small together, else in a directory.
+
+Small ones are handed on as they are, for the ledger to keep. The others are written and synced file by file;
+the directory that they are in is its owner's to sync and to put in place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from actors.ports.storage import StorageError
+from orchestrator.storage.disk import Disk, StorageBusy
+
+WRITE: Final = 1 << 20
+"""Bytes that are collected before a thread is asked to write them."""
+
+
+class IncomingFiles:
+    """Files below `place`, which is made when the first of them is written there: when all together have more
+    than `small` bytes, or at once if that is 0."""
+
+    def __init__(self, disk: Disk, place: Path, small: int) -> None:
+        self.disk = disk
+        self.place = place
+        self._small = small
+        self._files: dict[str, IncomingFile] = {}
+        self._size = 0
+        self.on_disk = not small
+
+    def file(self, path: str) -> IncomingFile:
+        """A file at a safe relative path, which the caller has made sure of."""
+        parts = path.split("/")
+        if path in self._files or any(part in ("", ".", "..") for part in parts):
+            raise StorageError(f"{path!r} is no path for a file")
+        self._files[path] = file = IncomingFile(self, self.place.joinpath(*parts), path)
+        return file
+
+    @property
+    def paths(self) -> Iterable[str]:
+        return self._files.keys()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return self._size
+
+    def contents(self) -> dict[str, bytes]:
+        """All of them, while they are small."""
+        return {path: file.contents() for path, file in self._files.items()}
+
+    async def spill(self) -> None:
+        """Have them all on disk, now and from here on. Raises StorageError."""
+        if not self.on_disk:
+            self.on_disk = True
+            closed = [file for file in self._files.values() if file.closed]
+            if closed:
+                await self.disk.thread(lambda: finish(closed), what="storing files")
+
+    async def drop(self) -> None:
+        """Let go of them as they are, and delete what is on disk."""
+        if not self.on_disk:
+            return
+        try:
+            await self.disk.thread(self._let_go, what=f"removing {self.place.name}")
+        except StorageBusy:
+            self._let_go()  # without a thread: nothing is written any more
+        finally:
+            await self.disk.discard(self.place)  # noqa: ASYNC102
+
+    def finish_all(self) -> None:
+        """In a thread: write and sync what is not yet. Raises OSError."""
+        finish(list(self._files.values()))
+
+    async def grow(self, size: int) -> None:
+        """Count `size` bytes more."""
+        self._size += size
+        if self._size > self._small:
+            await self.spill()
+
+    def _let_go(self) -> None:
+        for file in self._files.values():
+            file.let_go()
+
+
+class IncomingFile:
+    """One file being written. `close` syncs it, if it is written to the disk at all."""
+
+    def __init__(self, files: IncomingFiles, path: Path, shown: str) -> None:
+        self._files = files
+        self._path = path
+        self._what = f"file {shown!r}"
+        self._fd: int | None = None
+        self._pending: list[bytes] = []
+        self._pending_size = 0
+        self._failed = False
+        self._finished = False
+        self.closed = False
+
+    async def write(self, data: bytes) -> None:
+        self._pending.append(data)
+        self._pending_size += len(data)
+        await self._files.grow(len(data))
+        if self._files.on_disk and self._pending_size >= WRITE:
+            await self._in_thread(self._flush)
+
+    async def close(self) -> None:
+        self.closed = True
+        if self._files.on_disk:
+            await self._in_thread(self.finish)
+
+    def contents(self) -> bytes:
+        """What was written, of one that is not on disk."""
+        return b"".join(self._pending)
+
+    def finish(self) -> None:
+        """In a thread: write what is left of it, and sync it. Once it has failed it stays so."""
+        if self._finished:
+            return
+        self._finished = True
+        try:
+            if not self._failed:
+                self._flush()
+                assert self._fd is not None
+                self._files.disk.sync(self._fd, self._path)
+        finally:
+            self._let_go()
+
+    def let_go(self) -> None:
+        """In a thread: leave it as it is."""
+        self._finished = self._failed = True
+        self._let_go()
+
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        try:
+            await self._files.disk.thread(work, what=self._what)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _flush(self) -> None:
+        disk = self._files.disk
+        if self._fd is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = disk.create(self._path)
+        pending, self._pending, self._pending_size = self._pending, [], 0
+        disk.write(self._fd, pending[0] if len(pending) == 1 else b"".join(pending))
+
+    def _let_go(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+
+def finish(files: Iterable[IncomingFile]) -> None:
+    """In a thread: all of them."""
+    for file in files:
+        file.finish()
