@@ -105,7 +105,7 @@ class Run:
             (self._setting.directory / name).mkdir()
         config = self._setting.directory / "server.toml"
         urls = [self._network.url(node) for node in range(1, self._setting.nodes + 1)]
-        extra = {"node_lost_after": self._setting.node_lost_after}
+        extra = {"node_lost_after": self._setting.node_lost_after, "small_files": 0}
         config.write_text(server_toml(self._setting.limits, urls, extra))
         try:
             async with trio.open_nursery() as nursery:
