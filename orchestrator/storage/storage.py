@@ -230,8 +230,6 @@ class DiskStorage:
         """The uploaded files, sorted by path. Raises StorageError when any of it cannot be read, and when it
         is not the `size` bytes that were uploaded."""
         bundle = await self.small_files(storage_key, "input")
-        if bundle is not None:
-            return sorted((path, data, len(data)) for path, data in bundle.files.items())
         top = self.job(storage_key) / "input"
 
         def listing() -> list[StoredInput]:
@@ -241,7 +239,10 @@ class DiskStorage:
                     found.append((path.relative_to(top).as_posix(), path, os.fstat(file.fileno()).st_size))
             return sorted(found, key=lambda one: one[0])
 
-        files = await self.thread(listing, what=f"input of {storage_key}")
+        if bundle is None:
+            files = await self.thread(listing, what=f"input of {storage_key}")
+        else:
+            files = [(path, data, len(data)) for path, data in sorted(bundle.files.items())]
         there = sum(bytes_there for _, _, bytes_there in files)
         if size is not None and there != size:
             raise StorageError(f"input of {storage_key}: {there} bytes are there, and {size} were uploaded")

@@ -213,7 +213,8 @@ async def test_inputs_that_are_not_as_long_as_they_were_are_told(storage: DiskSt
         file = upload.file("run.sh")
         await file.write(b"true\n")
         await file.close()
-        key = await upload.commit(7, "example")
+        await upload.commit(7, "example")
+        key = upload.key
     assert await storage.input_files(key, 5) == await storage.input_files(key)
     os.truncate(storage.job(key) / "input" / "run.sh", size)
     with pytest.raises(StorageError, match=f"{size} bytes are there, and 5 were uploaded"):
