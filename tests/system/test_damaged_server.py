@@ -76,7 +76,7 @@ def times_run(ran: Path, number: int) -> int:
 
 def _server(here: Place, node: Started) -> Started:
     quotas = {"SERVICE_EXAMPLE_RUNS_PER_USER": "50", "SERVICE_EXAMPLE_MAX_RUNS": "50"}
-    return here.server(nodes=[node.url], CALLBACK_HOSTS="portal.test", **quotas)
+    return here.server(nodes=[node.url], config="small_files = 0", CALLBACK_HOSTS="portal.test", **quotas)
 
 
 async def test_what_a_killed_server_finds_damaged_stops_neither_it_nor_a_job(here: Place, shut: Gate) -> None:

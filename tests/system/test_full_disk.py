@@ -33,7 +33,9 @@ class Small:
     """An orchestrator whose ledger and jobs are on 20 MiB, with few inodes, that only it has mounted; they go
     when it ends."""
 
-    def __init__(self, here: Place, node: str) -> None:
+    def __init__(self, here: Place, node: str, config: str = "") -> None:
+        settings = here.directory / "server.toml"
+        settings.write_text(config)
         data = here.directory / "server"
         data.mkdir()
         environment = {
@@ -43,7 +45,10 @@ class Small:
         }
         command = (*SMALL_DISK, str(data), *COMMAND)
         self.server: Started = here.start(
-            "server", "--port", "0", name="server", command=command, environment=environment
+            *("server", "--port", "0", "--config", str(settings)),
+            name="server",
+            command=command,
+            environment=environment,
         )
         self.disk = Path(f"/proc/{self.server.pid}/root{data}")
         assert shutil.disk_usage(self.disk).total == SIZE
@@ -147,8 +152,9 @@ async def test_with_no_byte_left_nothing_is_taken_what_runs_can_be_ended_and_not
 
 
 async def test_with_no_inode_left_nothing_is_taken_and_what_ends_is_fetched_when_there_are_some(
-    small: Small, here: Place
+    here: Place,
 ) -> None:
+    small = Small(here, here.node("node").url, "small_files = 0")  # what is small needs none
     async with portal(small.server.url) as user:
         with gate(here.directory / "gate") as shut:
             done = await user.run("echo kept > kept")
