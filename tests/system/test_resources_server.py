@@ -48,7 +48,8 @@ class Pair:
 def pair() -> Iterator[Pair]:
     with own_place("system") as here:
         node = here.node("node", "--slots", "3")
-        yield Pair(here.server(nodes=[node.url]), node, here)
+        # What is small needs neither a descriptor nor a thread of the storage.
+        yield Pair(here.server(nodes=[node.url], config="small_files = 0"), node, here)
 
 
 async def test_without_descriptors_jobs_in_each_state_wait(pair: Pair) -> None:
