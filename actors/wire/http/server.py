@@ -42,6 +42,7 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.events import EndBody, Response, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
@@ -408,6 +409,13 @@ class _Protocol(H11Protocol):
             await self._begun.wait()
         if self._begun.is_set():
             await self._over.wait()
+
+    async def handle(self, event: Event) -> None:
+        await super().handle(event)
+        if isinstance(self.stream, WSStream) and self.stream.closed:
+            # A WebSocket that was refused: Hypercorn would keep the connection, and not tell the app.
+            self.stream.closed = False
+            await self.send(Closed())
 
     async def stream_send(self, event: StreamEvent) -> None:
         if isinstance(event, Response) and event.status_code >= HTTPStatus.OK:

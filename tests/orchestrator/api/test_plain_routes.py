@@ -174,6 +174,27 @@ async def test_any_other_is_the_apps(both: Both, target: bytes) -> None:
     assert both.without_app == []
 
 
+HOT: Final = [b"/health", b"/download/1", b"/download/3", b"/v1/jobs/2"]
+
+
+@pytest.mark.parametrize("target", HOT)
+async def test_no_method_version_host_or_header_makes_a_difference(both: Both, target: bytes) -> None:
+    def compare() -> None:
+        for header in HEADERS:
+            for body in (b"", b"abc"):
+                both.compare(get(target, header) + body)
+        for host in HOSTS:
+            both.compare(b"\r\n".join([b"GET %s HTTP/1.1" % target, *host, b"", b""]))
+        for method in METHODS:
+            both.compare(method + get(target).removeprefix(b"GET"))
+        for version in VERSIONS:
+            both.compare(get(target).replace(b"HTTP/1.1", version))
+            both.compare(get(target, b"Connection: keep-alive").replace(b"HTTP/1.1", version) + get(target))
+
+    await trio.to_thread.run_sync(compare)
+    assert both.without_app
+
+
 async def test_what_is_asked_on_one_connection_is_answered_in_order(both: Both) -> None:
     asked = b"".join(get(target) for target in [*PLAIN, *OTHER, *PLAIN[:5]])
     answer = await trio.to_thread.run_sync(both.compare, asked)
@@ -181,15 +202,11 @@ async def test_what_is_asked_on_one_connection_is_answered_in_order(both: Both) 
 
 
 HEADERS: Final = [
-    b"Host: x",
-    b"Host: evil.example",
-    b"Host: a b",
-    b"Host: [::1]:80",
-    b"Host:",
     b"Connection: close",
     b"Connection: keep-alive",
     b"Connection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA",
     b"Upgrade: websocket",
+    b"Connection: Upgrade\r\nUpgrade: websocket",
     b"Range: bytes=0-1",
     b"Range: bytes=9-",
     b"If-None-Match: *",
@@ -208,15 +225,32 @@ HEADERS: Final = [
     b" folded",
     b"no colon",
 ]
+METHODS: Final = [b"HEAD", b"POST", b"OPTIONS", b"get", b"PUT", b"G\x00T"]
+VERSIONS: Final = [b"HTTP/1.0", b"HTTP/2.0", b"HTTP/1.2", b"HTTP"]
+HOSTS: Final = [
+    [],
+    [b"host: 127.0.0.1"],
+    [b"Host: localhost:80"],
+    [b"Host: evil.example"],
+    [b"Host: [::1]:80"],
+    [b"Host: [evil]"],
+    [b"Host: a b"],
+    [b"Host: a/b"],
+    [b"Host: a@localhost"],
+    [b"Host: localhost:99999"],
+    [b"Host: \xff"],
+    [b"Host:"],
+    [b"Host: localhost", b"Host: localhost"],
+]
 REQUESTS: Final = st.builds(
     lambda method, target, version, host, headers, body: b"\r\n".join(
         [method + b" " + target + b" " + version, *host, *headers, b"", body]
     ),
-    st.sampled_from([b"GET"] * 6 + [b"HEAD", b"POST", b"OPTIONS", b"get", b"G\x00T"]),
-    st.sampled_from(PLAIN + OTHER),
-    st.sampled_from([b"HTTP/1.1"] * 6 + [b"HTTP/1.0", b"HTTP/2.0", b"HTTP/1.2", b"HTTP"]),
-    st.sampled_from([[b"Host: localhost"]] * 6 + [[], [b"host: 127.0.0.1"]]),
-    st.lists(st.sampled_from(HEADERS), max_size=3),
+    st.sampled_from([b"GET"] * 20 + METHODS),
+    st.sampled_from(HOT * 5 + PLAIN + OTHER),
+    st.sampled_from([b"HTTP/1.1"] * 20 + VERSIONS),
+    st.sampled_from([[b"Host: localhost"]] * 20 + HOSTS),
+    st.lists(st.sampled_from(HEADERS), max_size=2),
     st.sampled_from([b""] * 6 + [b"abc", b"3\r\nabc\r\n0\r\n\r\n"]),
 )
 DAMAGE: Final = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255), st.booleans()), max_size=2)

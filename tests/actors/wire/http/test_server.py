@@ -14,7 +14,7 @@ import httpx
 import pytest
 import trio
 import trio.testing
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response, request, websocket
 from quart_trio import QuartTrio
 
 from actors.wire.errors import CannotListen, PortInUse
@@ -390,6 +390,29 @@ async def test_a_connection_that_its_client_has_closed_is_closed(request_: bytes
     """And not kept for the time of an idle one."""
     async with serving(App(), graceful_timeout=3600) as server:
         await exchange(server, request_, half_close=True)
+        server.shutdown.set()
+        await server.ended.wait()
+
+
+WEBSOCKET = b"GET /socket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+KEY = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+
+
+@pytest.mark.parametrize("half_close", [True, False])
+@pytest.mark.parametrize("request_", [WEBSOCKET + b"\r\n", WEBSOCKET + KEY + b"\r\ntoo early"])
+async def test_what_asks_for_a_websocket_and_is_none_is_refused_and_closed(
+    request_: bytes, half_close: bool
+) -> None:
+    app = App()
+
+    async def listen() -> None:
+        while True:
+            await websocket.receive()
+
+    app.add_websocket("/socket", view_func=listen)
+    async with serving(app, graceful_timeout=3600) as server:
+        answer = await exchange(server, request_, half_close=half_close)
+        assert answer.startswith(b"HTTP/1.1 400 ")
         server.shutdown.set()
         await server.ended.wait()
 
