@@ -157,7 +157,8 @@ class NodeDispatcher:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             while True:
-                await self._report_certain()
+                while await self._report_certain():
+                    pass  # what became due meanwhile rings no more
                 self._start_what_is_due(nursery)
                 with trio.move_on_at(self._next_due()):
                     await self._bell.wait()
@@ -177,8 +178,8 @@ class NodeDispatcher:
         dues = (i.due for i in self._items.values() if i.due > now and not i.stopping and not i.reporting)
         return min(dues, default=float("inf"))
 
-    async def _report_certain(self) -> None:
-        """What can be said without asking the node: rules 2, 3 and 5."""
+    async def _report_certain(self) -> bool:
+        """What can be said without asking the node: rules 2, 3 and 5. Whether there was anything."""
         now = trio.current_time()
         certain = []
         for item in self._idle():
@@ -194,6 +195,7 @@ class NodeDispatcher:
                     DispatchResult(item.dispatch, Verdict.KILLED, "terminated before it was sent", sent=False)
                 )
         await self._report(certain)
+        return bool(certain)
 
     def _start_what_is_due(self, nursery: trio.Nursery) -> None:
         node = self._ref

@@ -55,10 +55,11 @@ class Results:
         self.verdicts: dict[int, tuple[Verdict, float]] = {}
         self.reasons: dict[int, str] = {}
         self.refuse = 0
+        self.takes = 0.001
         self.bell = Doorbell()
 
     async def __call__(self, results: Sequence[DispatchResult]) -> Sequence[bool]:
-        await trio.sleep(0.001)
+        await trio.sleep(self.takes)
         if self.refuse:
             self.refuse -= 1
             return [False] * len(results)
@@ -128,6 +129,19 @@ async def test_a_poisoned_attempt_fails_alone(autojump_clock: MockClock) -> None
             dispatcher.put(dispatch(job), doubt=False)
         assert await results.all(1, 2, 3) == {1: Verdict.HAS, 2: Verdict.REFUSED, 3: Verdict.HAS}
         assert "a name that cannot be sent" in results.reasons[2]
+
+
+async def test_what_becomes_due_while_another_is_told_of_is_told_of_next(autojump_clock: MockClock) -> None:
+    nodes = FakeNodes(lambda job: SubmitAnswer(SubmitResult.NOT_SENT), lambda job: 0.1)
+    async with sending_to(nodes) as (dispatcher, results):
+        results.takes, results.refuse = 1.0, 1
+        for job in (1, 2):
+            dispatcher.put(dispatch(job), doubt=False)
+        await trio.sleep(0.5)  # what became of both is being recorded, and will not be
+        for job in (1, 2):
+            dispatcher.cancel(dispatch(job).attempt.key)
+        with trio.fail_after(10):
+            assert await results.all(1, 2) == {1: Verdict.KILLED, 2: Verdict.KILLED}
 
 
 async def test_doubt_is_sent_again_under_the_same_key_until_it_is_certain(autojump_clock: MockClock) -> None:
