@@ -167,7 +167,9 @@ class Agent:
         if move.target is not Status.RUNNING:
             if self._end_needs_room:
                 self._disk.take_file()
-            gone_at = math.inf if files.process is None else max(self.born, files.process.gone_at)
+            gone_at = math.inf
+            if files.process is not None and not files.process.count:
+                gone_at = max(self.born, files.process.gone_at)
             if trio.current_time() > gone_at + HELD_UP:
                 raise Violation("held up", f"attempt {move.key[:6]}: its end is recorded late")
             files.record = StoredPayload(payload, self._boot)

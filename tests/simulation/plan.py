@@ -15,6 +15,7 @@ KINDS: Final = (
     "die",
     "partition",
     "lossy",
+    "unanswered",
     "slow",
     "duplicate",
     "tear",
@@ -30,7 +31,14 @@ KINDS: Final = (
 )
 LEAVING: Final = ("leave", "leave", "leave_for_good")
 LASTING: Final = ("trickle", "stall", "endless")
-SCENES: Final = ("cut off", "cut off", "away", "unheard", "slow disk", "torn", "full node", "no files")
+LARGE: Final = 1_200_000
+"""Bytes of a job that travels by itself, and so do its results."""
+SCENES: Final = (
+    *("cut off", "cut off", "cut off", "away", "away from the dead", "unheard", "slow disk", "slow disk"),
+    *("torn", "torn", "full node", "no files", "spoilt"),
+)
+"""Those that are there more than once break rules that are hard to find broken."""
+CROWDED: Final = ("unheard", "slow disk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +89,9 @@ class Plan:
 
 
 def make(seed: int) -> Plan:
-    """Swarm testing: each seed draws one to four kinds of fault, and up to eight faults of these kinds. On
-    top, in every second one nodes go on purpose, and there are up to three scenes: faults that do their worst
-    together with some jobs, and seldom meet them by chance."""
+    """Swarm testing: each seed draws one to four kinds of fault, and up to four faults of these kinds. On
+    top, in every third one a node goes on purpose, and there are up to four scenes: faults that do their
+    worst together with some jobs, and seldom meet them by chance."""
     rng = random.Random(f"plan/{seed}")
     talk, going = random.Random(f"progress/{seed}"), random.Random(f"leaving/{seed}")
     order = random.Random(f"orders/{seed}")
@@ -94,32 +102,32 @@ def make(seed: int) -> Plan:
             user=rng.randint(1, 3),
             length=rng.choice((0.05, 1.0, 5.0, 30.0)) * rng.uniform(0.5, 1.5),
             exit_code=rng.choice((0, 0, 0, 3)),
-            size=rng.choice((1000, 1000, 5_000_000)),
+            size=rng.choice((1000, 1000, LARGE)),
             terminate_after=rng.choice((None, None, None, rng.uniform(0, 40), rng.uniform(0, 0.1))),
-            terminate_when_sent=order.choice((None, None, None, order.uniform(0, 2))),
+            terminate_when_sent=order.choice((None, None, order.uniform(0, 2))),
             stubborn=rng.random() < 0.3,
             words=talk.choice((0, 0, 1, 3, 10)),
         )
-        for _ in range(rng.randint(2, 7))
+        for _ in range(rng.randint(1, 5))
     )
     kinds = rng.sample(KINDS, rng.randint(1, 4))
     faults = []
-    for _ in range(rng.randint(0, 8)):
+    for _ in range(rng.randint(0, 4)):
         kind = rng.choice(kinds)
         node = rng.randrange(nodes)
         if kind == "die" and (nodes == 1 or node == 0):
             kind = "restart_agent"  # one node stays, or nothing could ever end
         length = rng.choice((0.1, 2.0, 20.0, 100.0)) * rng.uniform(0.5, 1.5)
-        if kind in LASTING and rng.random() < 0.4:
+        if kind in LASTING and node and rng.random() < 0.6:
             length = math.inf
         faults.append(Fault(rng.uniform(0, 90), kind, node, length, rng.choice((0.1, 0.5, 0.9))))
-    for _ in range(going.choice((0, 0, 1, 3))):
+    for _ in range(going.choice((0, 0, 1))):
         node = going.randrange(nodes)
         kind = going.choice(LEAVING) if node else "leave"
         length = going.choice((2.0, 20.0, 100.0)) * going.uniform(0.5, 1.5)
         faults.append(Fault(going.uniform(0, 90), kind, node, length))
     stage = random.Random(f"scene/{seed}")
-    for scene in stage.sample(SCENES, stage.randint(0, 3)):
+    for scene in stage.sample(SCENES, stage.randint(0, 4)):
         at = stage.uniform(5, 40)
         faults += _scene(scene, at, stage, nodes)
         jobs += tuple(
@@ -130,7 +138,7 @@ def make(seed: int) -> Plan:
                 terminate_when_sent=stage.uniform(0, 2) if scene == "slow disk" else None,
                 words=1,
             )
-            for _ in range(stage.randint(1, 3))
+            for _ in range(stage.randint(2, 4) if scene in CROWDED else stage.randint(1, 3))
         )
     return Plan(
         seed=seed,
@@ -148,17 +156,22 @@ def _scene(scene: str, at: float, rng: random.Random, nodes: int) -> list[Fault]
     match scene:
         case "cut off":  # given up with what runs there, and back while that runs elsewhere
             return [Fault(at, "partition", n, rng.uniform(70, 100)) for n in range(max(1, nodes - 1))]
-        case "away":  # on purpose, and whoever waits for it dies meanwhile
+        case "away":  # on purpose
+            return [Fault(at, "leave", n, rng.uniform(80, 120)) for n in range(nodes)]
+        case "away from the dead":  # whoever waits for it dies meanwhile
             dies = Fault(at + rng.uniform(1, 60), "kill_orchestrator", 0, 0.1)
-            return [*(Fault(at, "leave", n, rng.uniform(90, 150)) for n in range(nodes)), dies]
+            return [*(Fault(at, "leave", n, rng.uniform(100, 150)) for n in range(nodes)), dies]
         case "unheard":  # who takes jobs, and does not come to say so
-            kind = rng.choice(("slow", "lossy"))
-            return [Fault(at - 4, kind, n, rng.uniform(10, 40), 0.5) for n in range(nodes)]
+            kind = rng.choice(("slow", "unanswered", "unanswered"))
+            return [Fault(at - 6, kind, n, rng.uniform(15, 45), 0.6) for n in range(nodes)]
         case "slow disk":  # while orders come
             return [Fault(at - 4, "slow_disk", 0, rng.uniform(10, 40))]
         case "torn":
             return [Fault(at, "torn_records", n, rng.choice((0.1, 2.0, 20.0)), 0.7) for n in range(nodes)]
         case "full node":  # with ends to be recorded
             return [Fault(at, "full_node", n, rng.uniform(60, 90)) for n in range(nodes)]
+        case "spoilt":  # what it hands over
+            kind = rng.choice(LASTING)
+            return [Fault(at, kind, n, math.inf if n else 60.0) for n in range(nodes)]
         case _:  # for longer than a node is given to hand over what it has
-            return [Fault(at, "no_files", 0, rng.uniform(110, 140))]
+            return [Fault(at, "no_files", 0, rng.uniform(140, 170))]

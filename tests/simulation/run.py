@@ -190,7 +190,7 @@ class _Simulation:
         limit = calm + PATIENCE
         await sleep_until(last)
         while trio.current_time() < limit:
-            await sleep(1.0)
+            await sleep(2.0)
             if world.checks.all_over() and world.checks.nothing_left() is None:
                 return
         raise Violation("unfinished", world.checks.unfinished())

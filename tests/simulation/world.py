@@ -149,7 +149,8 @@ class World:
             copy.cancel()  # nobody repeats what was refused
         back = math.inf if answer is None else trio.current_time() + self.latency(machine)
         await sleep_until(min(back, until))
-        if answer is None or back > until or not self.reachable(machine) or self.suffers(machine, "lossy"):
+        lost = self.suffers(machine, "lossy") or self.suffers(machine, "unanswered")
+        if answer is None or back > until or not self.reachable(machine) or lost:
             await sleep_until(until)
             return "doubt", None
         return "ok", answer[0]
@@ -548,7 +549,7 @@ class _Response:
         return piece
 
 
-ENDLESS = frames.encode(frames.STDOUT, bytes(frames.MAX_FRAME))
+ENDLESS = frames.encode(frames.STDOUT, bytes(256 << 10))
 
 
 class _ResultFiles:
