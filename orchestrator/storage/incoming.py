@@ -19,12 +19,13 @@ WRITE: Final = 1 << 20
 
 
 class IncomingFiles:
-    """Files below `place`, which is made when the first of them is written there: when all together have more
-    than `small` bytes, or at once if that is 0."""
+    """Files below a directory of `place`, which is made when the first of them is written there: when all
+    together have more than `small` bytes, or at once if that is 0."""
 
-    def __init__(self, disk: Disk, place: Path, small: int) -> None:
+    def __init__(self, disk: Disk, place: Path, small: int, *, below: str = "") -> None:
         self.disk = disk
-        self.place = place
+        self._place = place
+        self._below = below
         self._small = small
         self._files: dict[str, IncomingFile] = {}
         self._size = 0
@@ -35,7 +36,7 @@ class IncomingFiles:
         parts = path.split("/")
         if path in self._files or any(part in ("", ".", "..") for part in parts):
             raise StorageError(f"{path!r} is no path for a file")
-        self._files[path] = file = IncomingFile(self, self.place.joinpath(*parts), path)
+        self._files[path] = file = IncomingFile(self, self._place.joinpath(self._below, *parts), path)
         return file
 
     @property
@@ -64,11 +65,11 @@ class IncomingFiles:
         if not self.on_disk:
             return
         try:
-            await self.disk.thread(self._let_go, what=f"removing {self.place.name}")
+            await self.disk.thread(self._let_go, what=f"removing {self._place.name}")
         except StorageBusy:
             self._let_go()  # without a thread: nothing is written any more
         finally:
-            await self.disk.discard(self.place)  # noqa: ASYNC102
+            await self.disk.discard(self._place)  # noqa: ASYNC102  # who calls it shields it
 
     def finish_all(self) -> None:
         """In a thread: write and sync what is not yet. Raises OSError."""

@@ -32,7 +32,7 @@ class Upload:
         self._place = place
         self._target = target
         self._clock = clock
-        self._files = IncomingFiles(disk, place / "input", small)
+        self._files = IncomingFiles(disk, place, small, below="input")
         self._repeated: dict[str, int] = {}
 
     def file(self, path: str) -> IncomingFile:
@@ -91,11 +91,7 @@ class Upload:
 
     async def remove(self) -> None:
         """Delete all that came so far."""
-        try:
-            await self._files.drop()
-        finally:
-            if self._files.on_disk:
-                await self._disk.discard(self._place)
+        await self._files.drop()
 
     def _commit(self, about: dict[str, Any]) -> None:
         inputs = self._place / "input"

@@ -311,7 +311,7 @@ class _Connection(TCPServer):
         except OSError:
             pass
         finally:
-            await self._close()
+            await self._close()  # noqa: ASYNC102  # it waits for nothing
 
     async def _read_data(self) -> None:
         with self._reading:
