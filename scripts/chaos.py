@@ -1,9 +1,9 @@
 """Kill a real orchestrator and real nodes again and again while many jobs run, and check what became of them.
 
-Processes are killed with SIGKILL and started again, stopped and continued; the network between orchestrator
-and nodes is cut, hangs and loses answers; and users upload, terminate and download all the while. It ends all
-that it started. The exit status is 0 if everything held, 1 if something did not: then the evidence is shown,
-and its directory is kept.
+Processes are killed with SIGKILL and started again, stopped and continued; while one is down, a file that it
+wrote is torn; inodes and descriptors run out; the network between orchestrator and nodes is cut, hangs and
+loses answers; and users upload, terminate and download all the while. It ends all that it started. The exit
+status is 0 if everything held, 1 if something did not: then the evidence is shown, and its directory is kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from testbed.chaos import namespaces, wires
-from testbed.chaos.faults import draw
+from testbed.chaos.disks import Disks
+from testbed.chaos.faults import SERVER, draw
 from testbed.chaos.jobs import plan
 from testbed.chaos.judging import Seen, judge
 from testbed.chaos.network import Network
@@ -35,6 +36,11 @@ SHOWN = 8
 """How many culprits of one kind, and how many of their histories, are shown; the report has all."""
 TAIL = 30
 """Lines of each log that are shown."""
+
+SERVER_INODES = 2000
+INODES_PER_JOB = 24
+"""At the orchestrator, which keeps them all."""
+NODE_INODES = 3000
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -76,7 +82,10 @@ def main(
     keep: bool,
 ) -> None:
     """Kill a real orchestrator and real nodes while many jobs run, and check what became of each job."""
-    network = _network(nodes, netns=netns)
+    if netns and (why := namespaces.available()):
+        raise click.UsageError(f"--netns: {why}")
+    with_disks = namespaces.enter(network=netns)
+    network: Network = namespaces.Bridge(nodes) if netns else wires.Wires(nodes)
     seconds = max(5.0, 2.0 * kills) if seconds is None else seconds
     directory = Path(tempfile.mkdtemp(prefix="orchestrator-chaos-")).resolve()
     setting = Setting(
@@ -91,8 +100,15 @@ def main(
     )
     planned = list(plan(jobs=jobs, users=users, seed=seed, seconds=seconds, longest=longest))
     faults = draw(
-        seed=seed, kills=kills, nodes=nodes, seconds=seconds, longest=longest_outage, modes=network.modes
+        seed=seed,
+        kills=kills,
+        nodes=nodes,
+        seconds=seconds,
+        longest=longest_outage,
+        modes=network.modes,
+        disks=with_disks,
     )
+    disks = _disks(setting, jobs) if with_disks else None
     holds = False
     with Progress(
         TextColumn("{task.description}"),
@@ -112,16 +128,22 @@ def main(
         began = time.monotonic()
         seen: Seen | None = None
         try:
-            seen = trio.run(_until_told_to_end, Run(setting, network, planned, faults, watch))
+            seen = trio.run(_until_told_to_end, Run(setting, network, planned, faults, watch, disks=disks))
         except* ClusterFailed as group:
             print(f"chaos: {group.exceptions}", file=sys.stderr)
         took = time.monotonic() - began
     if seen is None:
+        if disks is not None:
+            disks.take_down(keep=True)
         print(f"chaos: ended early; what there is lies in {directory}", file=sys.stderr)
         sys.exit(1)
     verdicts = judge(seen)
     holds = all(verdict.holds for verdict in verdicts)
     _show(verdicts, seen, took, f"seed {seed}, {jobs} jobs, {kills} kills among {len(faults)} faults")
+    if disks is not None:
+        disks.take_down(keep=keep or not holds)
+    else:
+        print("inodes were not used up: no file system can be mounted here")
     if holds and not keep:
         shutil.rmtree(directory)
     else:
@@ -129,13 +151,9 @@ def main(
     sys.exit(0 if holds else 1)
 
 
-def _network(nodes: int, *, netns: bool) -> Network:
-    if not netns:
-        return wires.Wires(nodes)
-    if why := namespaces.available():
-        raise click.UsageError(f"--netns: {why}")
-    namespaces.enter()
-    return namespaces.Bridge(nodes)
+def _disks(setting: Setting, jobs: int) -> Disks:
+    inodes = {setting.machine_directory(SERVER): SERVER_INODES + INODES_PER_JOB * jobs}
+    return Disks({**inodes, **dict.fromkeys(setting.node_directories, NODE_INODES)})
 
 
 async def _until_told_to_end(run: Run) -> Seen | None:

@@ -1,4 +1,5 @@
-"""A short chaos run: real processes, killed and cut off; everything is checked by the script itself."""
+"""A short chaos run: real processes, killed, cut off and short of what they need; the script itself checks
+everything."""
 
 from __future__ import annotations
 
@@ -25,9 +26,11 @@ def test_short_chaos_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "FAILS" not in ended.stdout
     for question in (
+        "files were torn, inodes and descriptors ran out",
         "no job is lost, and none is there twice",
         "every job ended as it should",
         "no attempt ran twice",
+        "no job ran twice at once",
         "no restart of a node cost an attempt",
         "the results are right",
         "no process is left of any job",
@@ -36,4 +39,5 @@ def test_short_chaos_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     ):
         assert re.search(rf"^holds +{question}", ended.stdout, re.MULTILINE), ended.stdout
     assert "20 jobs, 6 kills" in ended.stdout
+    assert "inodes were not used up" not in ended.stdout
     assert list(tmp_path.iterdir()) == []

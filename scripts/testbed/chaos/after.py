@@ -41,16 +41,19 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """All of the ledger that matters here. `owed` are attempts that their nodes have not let go of."""
+    """All of the ledger that matters here. `owed` are attempts that their nodes have not let go of, `keys`
+    those of each job's attempts."""
 
     rows: dict[int, Row]
     changes: dict[int, list[Change]]
     owed: list[str]
+    keys: dict[int, list[str]]
 
 
 def read_ledger(path: Path) -> Ledger:
     """Read-only; it may be in use."""
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        db.execute("BEGIN")  # one picture: a job that is inserted meanwhile is in none of it
         jobs = db.execute("SELECT id, status, message, storage_key, attempts_used FROM jobs")
         rows = {row[0]: Row(*row) for row in jobs}
         changes: dict[int, list[Change]] = {number: [] for number in rows}
@@ -59,11 +62,14 @@ def read_ledger(path: Path) -> Ledger:
         )
         for values in db.execute(statement):
             changes[values[0]].append(Change(*values))
-        attempts = db.execute(
-            "SELECT job_id, n, node_id, state FROM attempts WHERE state <> 'released' ORDER BY job_id, n"
-        )
-        owed = [f"attempt {n} of job {job} on node {node} is {state}" for job, n, node, state in attempts]
-    return Ledger(rows, changes, owed)
+        owed, keys = [], dict[int, list[str]]()
+        for key, job, n, node, state in db.execute(
+            "SELECT key, job_id, n, node_id, state FROM attempts ORDER BY job_id, n"
+        ):
+            keys.setdefault(job, []).append(key)
+            if state != "released":
+                owed.append(f"attempt {n} of job {job} on node {node} is {state}")
+    return Ledger(rows, changes, owed, keys)
 
 
 def serial_of(data: Path, storage_key: str) -> int | None:

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Something that was so from `since` until `until`."""
+
+    since: float
+    until: float
+
+    def holds(self, at: float, slack: float) -> bool:
+        """Whether it may have been so at that time, or have caused what was then; `slack` in seconds."""
+        return self.since - 1.0 <= at <= self.until + slack
 
 
 @dataclass(slots=True)
@@ -16,6 +28,14 @@ class Diary:
     path: Path
     trouble: list[str] = field(default_factory=list)
     done: int = 0
+    torn: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """What was done to files of a payload, by its key."""
+    struck: Counter[str] = field(default_factory=Counter)
+    """How often something was torn or used up."""
+    short: dict[str, list[Span]] = field(default_factory=lambda: defaultdict(list))
+    """When the disk of a machine had no inodes, by its name."""
+    refused: list[tuple[float, str]] = field(default_factory=list)
+    """When the server had no room, and for what."""
     _reasons: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     _since: dict[str, float] = field(default_factory=dict)
     _outages: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
@@ -57,6 +77,10 @@ class Diary:
             end = until
             longest = max(longest, end - begin)
         return longest
+
+    def was_away(self, name: str, at: float, slack: float) -> bool:
+        """Whether it could not be reached then, or until `slack` seconds before."""
+        return any(Span(*outage).holds(at, slack) for outage in self._outages[name])
 
     def reachable(self, names: Iterable[str]) -> bool:
         return not any(self._reasons[name] for name in names)

@@ -28,6 +28,8 @@ class Kind(Enum):
 
 
 SIGNALS: Final = (6, 9, 15)
+NO_ROOM: Final = 74
+"""The exit code of a script that could not write what it wanted to."""
 TRACE: Final = "CHAOS_TRACE"
 """The environment variable by which whatever a job has started is found."""
 
@@ -106,8 +108,13 @@ class ChaosJob:
         return found
 
     def marks(self, directory: Path) -> Path:
-        """Where each run leaves a line when it begins and one when it is through."""
+        """Where each run leaves a line when it begins and one when it is through, and one when it lacks room
+        or is beside another run of the same job: what, job, attempt, and seconds since the epoch."""
         return directory / "marks" / f"{self.serial}"
+
+    def lock(self, directory: Path) -> Path:
+        """What is held while anything of it lives."""
+        return directory / "locks" / f"{self.serial}"
 
     def alive(self, directory: Path) -> Path:
         """What its daemon writes to for as long as it lives."""
@@ -115,10 +122,14 @@ class ChaosJob:
 
     def _script(self, directory: Path) -> str:
         marks = shlex.quote(str(self.marks(directory)))
+        lock = shlex.quote(str(self.lock(directory)))
         alive = shlex.quote(str(self.alive(directory)))
         # One write to a file opened for append: lines never mix.
         lines = [
-            f'echo "begin $ORCHESTRATOR_JOB_ID $ORCHESTRATOR_ATTEMPT" >>{marks}',
+            f'say() {{ echo "$1 $ORCHESTRATOR_JOB_ID $ORCHESTRATOR_ATTEMPT $EPOCHSECONDS" >>{marks}; }}',
+            "say begin",
+            # Held by all that the script starts, for as long as any of it lives.
+            f"exec 9>>{lock}; flock --nonblock 9 || say beside",
             f"export {TRACE}={shlex.quote(str(directory))}/",
             f"echo 'job {self.serial}'",
         ]
@@ -131,12 +142,13 @@ class ChaosJob:
                 f"(cd / && setsid nohup bash -c {shlex.quote(daemon)} </dev/null >/dev/null 2>&1 &)",
                 f"while [ ! -s {alive} ]; do sleep 0.02; done",
             ]
-        lines.append("sha256sum input.bin >sum.txt")
+        no_room = f"{{ say lack; exit {NO_ROOM}; }}"
+        lines.append(f"sha256sum input.bin >sum.txt || {no_room}")
         if self.kind is Kind.LARGE_OUTPUT:
-            lines.append(f"for _ in $(seq {self.repeat}); do cat input.bin; done >output.bin")
+            lines.append(f"for _ in $(seq {self.repeat}); do cat input.bin; done >output.bin || {no_room}")
         lines += [
             f"sleep {self.seconds:.3f}",
-            f'echo "end $ORCHESTRATOR_JOB_ID $ORCHESTRATOR_ATTEMPT" >>{marks}',
+            "say end",
         ]
         if self.kind is Kind.SIGNAL:
             lines.append(f"kill -{self.code} $$")

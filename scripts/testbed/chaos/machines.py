@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+import httpx
 import psutil
 import trio
 
@@ -39,6 +40,8 @@ class Machine:
         self._on_down = on_down
         self._expected = False
         self._pause = AFTER_CRASH
+        self._meanwhile: list[Callable[[], object]] = []
+        self._starving = trio.Lock()
         self._up = trio.Event()
         self._begins = trio.Event()
         diary.away(name, "down")
@@ -76,6 +79,8 @@ class Machine:
             if not self._expected:
                 self._diary.wrong(f"{self.name} ended by itself with {status}: {member.last_words()}")
             await trio.sleep(self._pause)
+            while self._meanwhile:
+                self._meanwhile.pop()()
 
     async def up(self) -> None:
         """Return when it listens."""
@@ -86,11 +91,13 @@ class Machine:
         """Return when it is started again."""
         await self._begins.wait()
 
-    def kill(self, pause: float) -> bool:
-        """SIGKILL; it is started again `pause` seconds later. False when there was nothing to kill."""
+    def kill(self, pause: float, meanwhile: Callable[[], object] | None = None) -> bool:
+        """SIGKILL; it is started again `pause` seconds later, when `meanwhile` was called. False when there
+        was nothing to kill."""
         if self.member is None or self._expected or self.member.process.poll() is not None:
             return False
         self._expected, self._pause = True, pause
+        self._meanwhile += [] if meanwhile is None else [meanwhile]
         self._diary.note(f"{self.name}: kill -9 of {self.pid}, back in {pause:.2f} s")
         self.member.process.kill()
         self._fall()
@@ -114,6 +121,38 @@ class Machine:
         finally:
             member.process.send_signal(signal.SIGCONT)
             self._diary.back(self.name, "stopped")
+
+    async def starve(self, seconds: float) -> bool:
+        """It can open nothing more for so long, as soon as it listens; what it has open stays. False when it
+        has just ended."""
+        async with self._starving:  # else the second would take the limit of the first for the right one
+            await self.up()  # one that is only about to begin finds no modules, and that is its end
+            try:
+                process = psutil.Process(self.pid)
+                before = process.rlimit(psutil.RLIMIT_NOFILE)
+                process.rlimit(psutil.RLIMIT_NOFILE, (process.num_fds(), before[1]))
+            except psutil.NoSuchProcess:
+                return False
+            self._diary.away(self.name, "without descriptors")
+            try:
+                await trio.sleep(seconds)
+            finally:
+                with suppress(psutil.NoSuchProcess):  # it was killed meanwhile
+                    process.rlimit(psutil.RLIMIT_NOFILE, before)
+                self._diary.back(self.name, "without descriptors")
+        return True
+
+    async def answers_again(self, within: float) -> bool:
+        """Whether it answers a new connection within so many seconds, unless it is away for another reason
+        than the one that has just passed."""
+        with trio.move_on_after(within):
+            async with httpx.AsyncClient(timeout=within, trust_env=False) as client:
+                while self.member is not None and self._diary.reachable([self.name]):
+                    with suppress(httpx.HTTPError):
+                        if (await client.get(f"{self.member.url}/health")).status_code == 200:
+                            return True
+                    await trio.sleep(0.1)
+        return not self._diary.reachable([self.name])
 
     def kill_spawner(self) -> None:
         for pid in self.spawners():

@@ -2,7 +2,7 @@
 
 All of it lies in a network and a mount namespace that this program has entered by starting itself again
 (`enter`), so that nothing of the machine's own network is touched, and all of it is gone when the last
-process has ended. Needs root and `ip`.
+process has ended. Needs root and `ip`. Disks of its own (see disks.py) need no more than user namespaces.
 """
 
 from __future__ import annotations
@@ -32,13 +32,24 @@ def available() -> str:
     return "" if os.geteuid() == 0 else "root is needed"
 
 
-def enter() -> None:
-    """Go on in namespaces of our own: starts this program again there, unless it is there already."""
-    if os.environ.get(INSIDE):
-        return
-    os.environ[INSIDE] = "1"
-    command = ["unshare", "--net", "--mount", "--propagation", "private", sys.executable, *sys.argv]
-    os.execvp(command[0], command)
+def enter(*, network: bool) -> bool:
+    """Go on in namespaces of our own, one of mounts and, if need be, one of the network: starts this program
+    again there, unless it is there already. False where that is not allowed."""
+    if not os.environ.get(INSIDE):
+        _start_inside(network=network)
+    return bool(os.environ.get(INSIDE))
+
+
+def _start_inside(*, network: bool) -> None:
+    command = ["unshare", "--mount", "--propagation", "private"]
+    command += [] if os.geteuid() == 0 else ["--map-root-user"]
+    command += ["--net"] if network else []
+    if (
+        shutil.which(command[0]) is not None
+        and not subprocess.run([*command, "true"], check=False).returncode
+    ):
+        os.environ[INSIDE] = "1"
+        os.execvp(command[0], [*command, sys.executable, *sys.argv])
 
 
 class Bridge:

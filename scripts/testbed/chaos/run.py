@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +26,9 @@ from testbed.chaos.after import (
     read_ledger,
     serial_of,
 )
-from testbed.chaos.diary import Diary
+from testbed.chaos.damage import OF_A_NODE, OF_THE_SERVER, tear
+from testbed.chaos.diary import Diary, Span
+from testbed.chaos.disks import Disks
 from testbed.chaos.faults import SERVER, Fault, What
 from testbed.chaos.jobs import ChaosJob, Kind
 from testbed.chaos.judging import Seen
@@ -34,6 +38,8 @@ from testbed.chaos.users import Front, Outcome, User
 from testbed.cluster import ClusterFailed, Limits, Member, belonging, server_toml, start
 from testbed.portal import ENDED
 
+RELIEF: Final = 5.0
+"""Seconds in which whoever was short of something works again."""
 GRACE: Final = 1.5
 """Seconds that a node gives its jobs to end."""
 UPLOAD_PATIENCE: Final = 3.0
@@ -59,14 +65,19 @@ class Setting:
 
     @property
     def db_path(self) -> Path:
-        return self.directory / "server" / "db.sqlite"
+        return self.machine_directory(SERVER) / "db.sqlite"
 
     @property
     def data(self) -> Path:
-        return self.directory / "server" / "data"
+        return self.machine_directory(SERVER) / "data"
 
-    def node_directory(self, node: int) -> Path:
-        return self.directory / f"node-{node}"
+    @property
+    def node_directories(self) -> list[Path]:
+        return [self.machine_directory(node) for node in range(1, self.nodes + 1)]
+
+    def machine_directory(self, target: int) -> Path:
+        """Where all that it writes is."""
+        return self.directory / ("server" if target == SERVER else f"node-{target}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +99,12 @@ class Run:
         jobs: Sequence[ChaosJob],
         faults: Sequence[Fault],
         watch: Watch,
+        *,
+        disks: Disks | None,
     ) -> None:
         self._setting = setting
         self._network = network
+        self._disks = disks
         self._faults = faults
         self._watch = watch
         self.diary = Diary(setting.directory / "diary.log")
@@ -101,8 +115,9 @@ class Run:
     async def chaos(self) -> Seen:
         """Start all, do all that is planned, and tell what there was in the end. Nothing runs afterwards,
         whatever happens."""
-        for name in ("marks", "alive", "server"):
+        for name in ("marks", "alive", "locks"):
             (self._setting.directory / name).mkdir()
+        self._setting.db_path.parent.mkdir(exist_ok=True)
         config = self._setting.directory / "server.toml"
         urls = [self._network.url(node) for node in range(1, self._setting.nodes + 1)]
         extra = {"node_lost_after": self._setting.node_lost_after, "small_files": 0}
@@ -140,7 +155,7 @@ class Run:
     def _node(self, node: int) -> Machine:
         setting, place, name = self._setting, self._network.place(node), f"node-{node}"
         arguments = ["node", "--slots", str(setting.slots), "--grace", str(GRACE), *place.arguments]
-        environ = {"DATA_PATH": str(setting.node_directory(node))}
+        environ = {"DATA_PATH": str(setting.machine_directory(node))}
 
         def launch() -> Member:
             return start(name, arguments, environ, setting.directory, within=place.within)
@@ -185,6 +200,19 @@ class Run:
                     await trio.sleep(fault.delay)
                 while not machine.kill(fault.seconds):
                     await machine.next_life()
+            case What.TEAR:
+                while not machine.kill(fault.seconds, partial(self._tear, fault, machine)):
+                    await machine.next_life()
+            case What.INODES:
+                assert self._disks is not None
+                since = time.time()
+                if await self._disks.use_up(self._setting.machine_directory(fault.target), fault.seconds):
+                    self.diary.short[machine.name].append(Span(since, time.time()))
+                    await self._relieve(fault, machine)
+            case What.DESCRIPTORS:
+                while not await machine.starve(fault.seconds):
+                    await machine.next_life()
+                await self._relieve(fault, machine)
             case What.STOP:
                 await machine.freeze(fault.seconds)
             case What.SPAWNER:
@@ -198,6 +226,22 @@ class Run:
                     self.diary.back(machine.name, fault.mode)
         self.diary.done += 1
         self._watch.struck()
+
+    async def _relieve(self, fault: Fault, machine: Machine) -> None:
+        self.diary.note(f"{machine.name}: had {fault.what} for {fault.seconds:.2f} s")
+        self.diary.struck[fault.what] += 1
+        if not await machine.answers_again(RELIEF):
+            self.diary.wrong(f"{machine.name} does not answer {RELIEF:.0f} s after it had {fault.what}")
+
+    def _tear(self, fault: Fault, machine: Machine) -> None:
+        place = self._setting.machine_directory(fault.target)
+        kinds = OF_THE_SERVER if fault.target == SERVER else OF_A_NODE
+        torn = tear(place, kinds, fault.mode, random.Random(f"{self._setting.seed}/{fault.at}"))
+        if torn is not None:
+            self.diary.note(f"{machine.name}: {torn.path} {torn.way}")
+            self.diary.struck[f"{torn.kind} {torn.way}"] += 1
+            if torn.key:
+                self.diary.torn[torn.key].append(f"{torn.kind} {torn.way}")
 
     async def _end_unanswered(self) -> None:
         """A job whose upload was not answered may be there, and nobody knows to ask for its end."""
@@ -222,13 +266,13 @@ class Run:
         ledger = read_ledger(self._setting.db_path)
         if ledger.owed or any(row.status not in ENDED for row in ledger.rows.values()):
             return False
-        return not left_on_nodes(self._node_directories())
+        return not left_on_nodes(self._setting.node_directories)
 
     # ------------------------------------------------------------------ afterwards
 
     def _look(self, processes: Sequence[str]) -> Seen:
         setting = self._setting
-        on_nodes = left_on_nodes(self._node_directories())
+        on_nodes = left_on_nodes(self._setting.node_directories)
         for machine in self._machines:
             try:
                 machine.end()
@@ -237,8 +281,7 @@ class Run:
         ledger = read_ledger(setting.db_path)
         self._sweep(ledger)
         names = {}
-        for node in range(1, setting.nodes + 1):
-            directory = setting.node_directory(node)
+        for directory in setting.node_directories:
             names[json.loads((directory / "node.json").read_text())["node_id"]] = directory.name
         return Seen(
             outcomes=self._outcomes,
@@ -253,6 +296,7 @@ class Run:
             processes=[*processes, *processes_left(setting.directory, ())],
             on_nodes=on_nodes,
             at_server=left_at_server(setting.data),
+            planned={fault.what for fault in self._faults},
         )
 
     def _sweep(self, ledger: Ledger) -> None:
@@ -274,9 +318,6 @@ class Run:
             server.end()
         except ClusterFailed as error:
             self.diary.wrong(str(error))
-
-    def _node_directories(self) -> list[Path]:
-        return [self._setting.node_directory(node) for node in range(1, self._setting.nodes + 1)]
 
     def _end_all(self) -> None:
         """By force, whatever is still there."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -24,7 +25,8 @@ from testbed.portal import ENDED
 WAIT_SECONDS: Final = 10
 TIMEOUT: Final = 20.0
 BUSY: Final = frozenset({409, 503})
-"""Answers of an orchestrator that wants to be asked again: under way, or just stopping."""
+"""Answers of an orchestrator that wants to be asked again: under way, stopping, or short of descriptors."""
+FULL: Final = 507
 
 
 @dataclass(slots=True)
@@ -119,7 +121,7 @@ class User:
                 if answer.status_code == 201:
                     outcome.number = int(answer.json()["id"])
                     return
-                if answer.status_code not in BUSY:
+                if not self._is_busy(answer, f"upload of serial {job.serial}"):
                     self._diary.wrong(f"upload of serial {job.serial}: {_said(answer)}")
                     return
             await self._pause()
@@ -144,7 +146,7 @@ class User:
             else:
                 if answer.status_code in (200, 409):
                     return
-                if answer.status_code not in BUSY:
+                if not self._is_busy(answer, f"terminate of job {outcome.number}"):
                     self._diary.wrong(f"terminate of job {outcome.number}: {_said(answer)}")
                     return
             await self._pause()
@@ -181,17 +183,23 @@ class User:
         outcome.found, outcome.broken = await trio.to_thread.run_sync(_checksums, content)
 
     async def _get(self, path: str) -> httpx.Response:
-        """The first answer that is none of BUSY."""
+        """The first answer that does not ask to be asked again."""
         while True:
             url = await self._front.up()
             try:
                 answer = await self._client.get(url + path)
-                if answer.status_code not in BUSY:
+                if not self._is_busy(answer, f"GET {path}"):
                     return answer
                 self._diary.note(f"GET {path}: {_said(answer)}")
             except httpx.HTTPError as error:
                 self._diary.note(f"GET {path} was not answered: {error!r}")
             await self._pause()
+
+    def _is_busy(self, answer: httpx.Response, what: str) -> bool:
+        """Whether it is to be asked again. A disk without room is remembered: it is so at times only."""
+        if answer.status_code == FULL:
+            self._diary.refused.append((time.time(), what))
+        return answer.status_code in BUSY or answer.status_code == FULL
 
     async def _pause(self) -> None:
         await trio.sleep(self._rng.uniform(0.05, 0.3))
