@@ -11,6 +11,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from actors.store.durable import is_passing
 from actors.wire.files.names import printable
 from node.runs.first_line import FirstLineError, read_first_line
 
@@ -46,7 +47,8 @@ def make_ready(script: Path) -> ScriptCheck:
 
     A byte order mark of UTF-8 goes. If the first line ends in CR LF, all of it does so by its editor, and the
     script is converted: bash would take each CR for a part of a word. So it is if it has CRs and no LF at
-    all. A script whose first line ends in LF runs as it is, whatever CRs it holds.
+    all. A script whose first line ends in LF runs as it is, whatever CRs it holds. Raises `OSError` when it
+    cannot be looked at now.
     """
     try:
         mode = script.lstat().st_mode
@@ -59,6 +61,8 @@ def make_ready(script: Path) -> ScriptCheck:
     except FileNotFoundError:
         return ScriptCheck(invalid="run.sh not found" + _name_similar(script.parent))
     except OSError as why:
+        if is_passing(why):
+            raise
         return ScriptCheck(invalid=f"run.sh cannot be read: {why.strerror}")
     if head.startswith(_UTF16_BOMS) or _is_wide(head[:64]):
         return ScriptCheck(invalid="run.sh is encoded in UTF-16; save it as UTF-8")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.processes.nodes_in_process import KEY, SCRIPT, node_in_process
@@ -39,6 +41,24 @@ async def test_an_attempt_is_started_from_the_reserve_of_a_full_disk(
         assert node.executor.adopted == [] and (run.spec.directory / "intent").stat().st_size > 0
         run.finish()
         await node.until(KEY, "Completed")
+
+
+async def test_a_script_for_which_there_is_no_descriptor_is_not_invalid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, times = Path.open, itertools.count(1)
+
+    def open_later(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name == "run.sh" and next(times) <= 2:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", open_later)
+    async with node_in_process(tmp_path) as node:
+        run = await node.started()
+        run.finish()
+        await node.until(KEY, "Completed")
+    assert next(times) > 2
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
