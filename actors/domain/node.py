@@ -54,14 +54,20 @@ class StreamPosition:
 
 @dataclass(frozen=True, slots=True)
 class PayloadView:
-    """What a node tells of one payload: Prepared, Running, or ended with its `end`. `lost` means that the
-    machine's own end took it; it will never run again. `progress` is what its script says of it."""
+    """What a node tells of one payload: Prepared, Running, or ended with its `end`. `lost` means that what
+    befell the machine or its files took it; it will never run again. `progress` is what its script says of
+    it."""
 
     key: str
     status: Status
     end: End | None = None
     lost: bool = False
     progress: Progress | None = None
+
+    def tell_loss(self, node_id: str) -> str:
+        """The reason for another attempt, with what the node says of this one."""
+        why = "" if self.end is None or not self.end.message else f": {self.end.message}"
+        return f"node {node_id} lost it{why}"
 
 
 class NodeState(StrEnum):

@@ -145,9 +145,7 @@ def reconcile(tracked: TrackedAttempt, node: NodeMirror, limits: ServiceLimits |
         reason = f"node {node.node_id} is lost: {node.trouble}"
         return NextAction(retried(reason, state=AttemptState.GIVEN_UP))
     if view is not None and view.lost:
-        detail = "" if view.end is None or not view.end.message else f": {view.end.message}"
-        reason = f"node {node.node_id} lost it{detail}"
-        return NextAction(retried(reason, state=AttemptState.OVER))
+        return NextAction(retried(view.tell_loss(node.node_id), state=AttemptState.OVER))
     if view is not None and view.end is not None:
         end = in_our_time(tracked.verdict(view.end), node.beat.skew)
         if tracked.impossible is not None:

@@ -366,8 +366,7 @@ class Sender(Actor):
         untold = AttemptState.OVER if s.sent else AttemptState.RELEASED
         match s.verdict:
             case Verdict.HAS if s.view is not None and s.view.lost:
-                reason = f"the machine of node {s.dispatch.attempt.node_id} was restarted"
-                return retried(reason, state=AttemptState.OVER)
+                return retried(s.view.tell_loss(s.dispatch.attempt.node_id), state=AttemptState.OVER)
             case Verdict.HAS:
                 reason = f"node {s.dispatch.attempt.node_id} has it"
                 return move(Status.SUBMITTED, reason, None, spent=True)

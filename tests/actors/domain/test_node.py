@@ -1,0 +1,21 @@
+"""What a node tells of a payload, as a person reads it."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.domain.job import End
+from actors.domain.node import PayloadView
+from actors.domain.status import Status
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (None, "node n1 lost it"),
+        (End(Status.FAILED, ""), "node n1 lost it"),
+        (End(Status.FAILED, "its record is damaged"), "node n1 lost it: its record is damaged"),
+    ],
+)
+def test_a_loss_is_told_with_what_the_node_says_of_it(end: End | None, told: str) -> None:
+    assert PayloadView("k" * 32, Status.FAILED, end, lost=True).tell_loss("n1") == told
