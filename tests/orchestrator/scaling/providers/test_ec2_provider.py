@@ -184,7 +184,7 @@ async def test_throttling_is_told_and_not_repeated_here_and_passes() -> None:
 
 async def test_a_request_whose_answer_is_lost_is_repeated_under_the_same_token() -> None:
     with ec2_stub(lambda asked: None if asked["Action"] == "RunInstances" else reservations()) as stub:
-        ec2 = provider(stub.url, deadline=2.0)
+        ec2 = provider(stub.url, deadline=8.0)
         with pytest.raises(ProviderError) as caught:
             await ec2.create(TOKENS[1], "example")
         assert not caught.value.certain, "it may have started one"
