@@ -25,7 +25,7 @@ import httpx
 import trio
 
 from actors.ports.nodes import NoMeans
-from actors.store.durable import is_passing
+from actors.store.durable import SCARCE, is_passing
 from actors.wire.errors import SourceChanged, causes, leaves
 from actors.wire.protocol.attempts import Garbled
 from orchestrator.errors import OrchestratorError
@@ -38,8 +38,6 @@ PACE: Final = 16 << 10
 and now and then a byte, would be waited for for years."""
 
 _MINUTE: Final = 60.0
-_SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
-"""What says that there is no connection for want of something here. ETIMEDOUT is the peer's."""
 _CLOSING: Final = 2.0
 _POOL: Final = 10.0
 _CONNECTIONS: Final = 1000
@@ -350,7 +348,7 @@ def _why_not_reached(error: Exception) -> tuple[type[NotReached], str]:
         for found in leaves(cause) if isinstance(cause, BaseExceptionGroup) else [cause]:
             if isinstance(found, ssl.SSLCertVerificationError):
                 return UntrustedPeer, _describe_error(error)
-            if isinstance(found, OSError) and found.errno in _SCARCE:
+            if isinstance(found, OSError) and found.errno in SCARCE:
                 return Scarce, found.strerror or str(found)
             if isinstance(found, OSError) and found.errno == errno.EADDRNOTAVAIL:
                 return NoPort, f"no local port towards it is free ({found.strerror})"

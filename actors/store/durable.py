@@ -20,10 +20,10 @@ def is_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-PASSING: Final = (
-    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN),
-    *(errno.ETIMEDOUT, errno.ESTALE),
-)
+SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN)
+"""What says that there is too little of something on this machine."""
+
+PASSING: Final = (*SCARCE, errno.ETIMEDOUT, errno.ESTALE)
 """What a busy machine, or a file system that is elsewhere, says of files that are there."""
 
 

@@ -17,7 +17,7 @@ from orchestrator.callbacks.allowed_hosts import CallbackHosts
 from orchestrator.events.change_stream import ChangeStream
 from orchestrator.events.waiters import JobWaiters
 from orchestrator.ledger.ledger import SqliteLedger
-from orchestrator.ledger.recent_jobs import Recent
+from orchestrator.ledger.recent import Recent
 from orchestrator.nodes.native.events import Introduction
 from orchestrator.nodes.registry import NodeRegistry
 from orchestrator.nodes.remote_stream import RemoteStream

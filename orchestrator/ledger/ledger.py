@@ -56,7 +56,7 @@ from orchestrator.ledger.id_blocks import IdBlocks
 from orchestrator.ledger.inspection import inspect
 from orchestrator.ledger.newest import Newest, Note
 from orchestrator.ledger.queries import Queries
-from orchestrator.ledger.recent_files import RecentFiles
+from orchestrator.ledger.recent import Recent
 from orchestrator.ledger.recent_jobs import RecentJobs
 from orchestrator.ledger.schema import prepare_reader, prepare_writer
 from orchestrator.ledger.tables import (
@@ -79,6 +79,8 @@ T = TypeVar("T")
 
 BATCH: Final = 1000
 """Items in a commit at most."""
+MOST_FILES: Final = 16 << 20
+"""Bytes of small files that are kept in memory."""
 CHECKED: Final = 1.0
 """Seconds for which it counts that the ledger could be written."""
 
@@ -129,7 +131,8 @@ class SqliteLedger:
         self._owner = owner
         self._writer = commits
         self._recent = recent
-        self._recent_files = RecentFiles()
+        self._recent_files: Recent[tuple[str, Part], bytes] = Recent(MOST_FILES, len)
+        """Small files that were just written: the next step of most jobs reads them at once."""
         self.ids: IdBlocks | None = None
         """None: what was given is noted nowhere else."""
 
@@ -243,7 +246,7 @@ class SqliteLedger:
     async def _insert(self, job: NewJob) -> Job:
         stored = await self._write(partial(_insert, job), size=len(job.files or b""))
         if job.files is not None and stored.storage_key == job.storage_key:
-            self._recent_files.put(job.storage_key, "input", job.files)
+            self._recent_files.put((job.storage_key, "input"), job.files)
         return stored
 
     async def record(self, changes: Sequence[Change]) -> Sequence[ChangeAnswer]:
@@ -263,10 +266,10 @@ class SqliteLedger:
 
     def _note_files(self, change: Transition, job: Job | None) -> None:
         if job is not None and change.results is not None:
-            self._recent_files.put(job.storage_key, "result", change.results)
+            self._recent_files.put((job.storage_key, "result"), change.results)
         if job is not None and change.target is Status.CLEANED:
-            self._recent_files.drop(job.storage_key, "input")
-            self._recent_files.drop(job.storage_key, "result")
+            self._recent_files.drop((job.storage_key, "input"))
+            self._recent_files.drop((job.storage_key, "result"))
 
     async def request_terminate(self, job_id: int) -> Job | None:
         return await self._write(partial(_request_terminate, job_id), urgent=True)
@@ -368,7 +371,7 @@ class SqliteLedger:
 
     async def small_files(self, storage_key: str, part: Part) -> bytes | None:
         """What `NewJob.files`, or `Transition.results`, was; None if there was none, or if it was cleaned."""
-        kept = self._recent_files.get(storage_key, part)
+        kept = self._recent_files.get((storage_key, part))
         if kept is not None:
             return kept
         return await self._read(lambda db: small_files.read_files(db, storage_key, part))

@@ -20,7 +20,8 @@ from actors.domain.job import HistoryEntry, Job
 from actors.domain.status import Status
 from actors.store.sqlite_thread import snapshot
 from orchestrator.ledger.errors import run_on_ledger
-from orchestrator.ledger.recent_jobs import MOST_DETAILS, Recent, are_small
+from orchestrator.ledger.recent import Recent
+from orchestrator.ledger.recent_jobs import MOST_DETAILS, are_small
 from orchestrator.ledger.tables import history, jobs, meta
 from orchestrator.ledger.tables.activity import Minute, read_minutes
 from orchestrator.ledger.tables.callbacks import CallbackView, read_callback, read_callback_counts

@@ -8,44 +8,18 @@ it may be purged, of which no commit tells.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Iterable
-from typing import Final, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
 
 from actors.domain.changes import JobDetails
 from actors.domain.job import Job
 from actors.domain.status import Status
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
+from orchestrator.ledger.recent import Recent
 
 MOST_ROWS: Final = 4096
 MOST_DETAILS: Final = 1024
 MOST_NAMES: Final = 32
 """Of files in details that are kept: most jobs have few, and some have a hundred thousand."""
-
-
-class Recent(Generic[K, V]):
-    """At most `most` values; the one that was not asked for the longest goes first."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._kept: OrderedDict[K, V] = OrderedDict()
-
-    def get(self, key: K) -> V | None:
-        value = self._kept.get(key)
-        if value is not None:
-            self._kept.move_to_end(key)
-        return value
-
-    def put(self, key: K, value: V) -> None:
-        self._kept[key] = value
-        self._kept.move_to_end(key)
-        if len(self._kept) > self._most:
-            self._kept.popitem(last=False)
-
-    def drop(self, key: K) -> None:
-        self._kept.pop(key, None)
 
 
 class RecentJobs:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from orchestrator.storage import result_sink
 from orchestrator.storage.result_sink import DiskResultSink
 from orchestrator.storage.upload import StoredInput
 
-LOGS: Final = {"stdout.log": "stdout", "stderr.log": "stderr"}
+LOGS: Final = {name: stream for stream, name in result_sink.LOGS.items()}
 """Under which names a zip holds the streams, unless the job has files of these names."""
 
 

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
 import zipfile
 from collections.abc import Callable, Collection
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.data.damage import a_directory, empty, half, missing, of_another, zeros
 from support.data.directories import until
 from support.peers.node_clients import NodeClient
 from support.processes.node_processes import ENDED as ENDS
@@ -24,31 +24,6 @@ from support.processes.node_processes import NodeProcess, inner, node_process
 from node.payloads.records import Records
 
 HUGE = 100 << 20
-
-
-def missing(path: Path, other: Path) -> None:
-    path.unlink()
-
-
-def empty(path: Path, other: Path) -> None:
-    os.truncate(path, 0)
-
-
-def half(path: Path, other: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def zeros(path: Path, other: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
-
-
-def a_directory(path: Path, other: Path) -> None:
-    path.unlink()
-    (path / "in").mkdir(parents=True)
-
-
-def of_another(path: Path, other: Path) -> None:
-    shutil.copyfile(other, path)
 
 
 def huge(path: Path, other: Path) -> None:

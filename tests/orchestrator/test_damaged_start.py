@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.data.damage import a_directory, empty, half, huge, missing, no_utf8, zeros
 from support.data.ledgers import SetClock, new_job, open_ledger
 from support.data.node_jobs import new_storage
 
@@ -16,36 +16,6 @@ from orchestrator.callbacks.keys import load_secrets
 from orchestrator.config.settings import load
 from orchestrator.startup import StartError, callback_keys, locked
 from orchestrator.storage.storage import DiskStorage
-
-
-def missing(path: Path) -> None:
-    path.unlink()
-
-
-def empty(path: Path) -> None:
-    os.truncate(path, 0)
-
-
-def half(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def zeros(path: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
-
-
-def a_directory(path: Path) -> None:
-    path.unlink()
-    (path / "in").mkdir(parents=True)
-
-
-def huge(path: Path) -> None:
-    os.truncate(path, 3 << 30)
-
-
-def no_utf8(path: Path) -> None:
-    path.write_bytes(b"\xff\xfe\x80")
-
 
 Way = Callable[[Path], None]
 WAYS = [missing, empty, half, zeros, a_directory, huge, no_utf8]

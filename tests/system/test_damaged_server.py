@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.data.damage import a_directory, empty, half, missing, no_utf8, zeros
 from support.data.directories import all_files, until
 from support.peers.portals import portal
 from support.processes.gates import Gate, gate
@@ -19,33 +20,8 @@ from support.processes.processes import Place, Started
 HUGE = 100 << 20
 
 
-def missing(path: Path) -> None:
-    path.unlink()
-
-
-def empty(path: Path) -> None:
-    os.truncate(path, 0)
-
-
-def half(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def zeros(path: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
-
-
-def a_directory(path: Path) -> None:
-    path.unlink()
-    (path / "in").mkdir(parents=True)
-
-
 def huge(path: Path) -> None:
     os.truncate(path, HUGE)
-
-
-def no_utf8(path: Path) -> None:
-    path.write_bytes(b"\xff\xfe\x80")
 
 
 def of_the_future(path: Path) -> None:

@@ -3,7 +3,6 @@ is missing. No ledger is opened as if its newest changes had never been, none th
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from support.data.damage import a_directory, empty, half, huge, missing, of_another, zeros
 from support.data.ledgers import SetClock, new_job, open_ledger, walk
 
 from actors.domain.status import Status
@@ -57,39 +57,10 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def missing(path: Path, other: Path) -> None:
-    path.unlink()
-
-
-def empty(path: Path, other: Path) -> None:
-    os.truncate(path, 0)
-
-
-def half(path: Path, other: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def zeros(path: Path, other: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
-
-
 def zeros_inside(path: Path, other: Path) -> None:
     content = path.read_bytes()
     third = len(content) // 3
     path.write_bytes(content[:third] + bytes(third) + content[2 * third :])
-
-
-def a_directory(path: Path, other: Path) -> None:
-    path.unlink()
-    (path / "in").mkdir(parents=True)
-
-
-def of_another(path: Path, other: Path) -> None:
-    shutil.copyfile(other, path)
-
-
-def huge(path: Path, other: Path) -> None:
-    os.truncate(path, 3 << 30)
 
 
 def text(path: Path, other: Path) -> None:

@@ -14,7 +14,8 @@ from actors.domain.changes import JobDetails, MoveAttempt
 from actors.domain.job import AttemptState, Job
 from actors.domain.status import Status
 from orchestrator.ledger.ledger import SqliteLedger
-from orchestrator.ledger.recent_jobs import MOST_NAMES, Recent, RecentJobs
+from orchestrator.ledger.recent import Recent
+from orchestrator.ledger.recent_jobs import MOST_NAMES, RecentJobs
 
 S = Status
 FIRST = Job(1, 7, "example", S.QUEUED, "", 1, 0.0, 0.0, "key")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.data.damage import a_directory, empty, half, huge, missing
 from support.data.ledgers import walk
 from support.processes.api_server import Server, api_server
 
@@ -16,25 +16,18 @@ from actors.wire.files.listing import list_tree
 from actors.wire.files.zip_writer import zip_stream
 from orchestrator.startup import go_on_from
 
-
-def _other_kind(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-    (path / "inside").write_bytes(b"x")
-
-
 WAYS: dict[str, Callable[[Path], object]] = {
-    "missing": Path.unlink,
-    "empty": lambda path: path.write_bytes(b""),
-    "half": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "missing": missing,
+    "empty": empty,
+    "half": half,
     "zeros": lambda path: path.write_bytes(bytes(max(1, path.stat().st_size))),
     "no-utf-8": lambda path: path.write_bytes(b"\xff\xfe{\x80"),
     "not-json": lambda path: path.write_bytes(b"[1, 2"),
     "another-type": lambda path: path.write_bytes(b"[[]]"),
     "out-of-range": lambda path: path.write_bytes(b"99999999999999999999999999999"),
     "negative": lambda path: path.write_bytes(b"-1"),
-    "huge": lambda path: os.truncate(path, 3 << 30),  # holes: read whole, it would fill the memory
-    "a-directory": _other_kind,
+    "huge": huge,
+    "a-directory": a_directory,
 }
 TEXTS = ["last_id", "jobs/*/*/job.json", "jobs/*/*/job_id", "jobs/*/*/result/manifest.json"]
 BYTES = ["jobs/*/*/result/result.zip", "jobs/*/*/result/stdout.log", "jobs/*/*/input/run.sh"]

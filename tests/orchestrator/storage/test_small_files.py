@@ -25,7 +25,7 @@ from actors.wire.errors import BadArchive
 from actors.wire.files.listing import list_tree
 from actors.wire.files.zip_writer import zip_stream
 from orchestrator.ledger.id_blocks import IdBlocks
-from orchestrator.ledger.recent_files import RecentFiles
+from orchestrator.ledger.recent import Recent
 from orchestrator.startup import end_orderly, go_on_from
 from orchestrator.storage.bundle import Bundle, directories, pack, unpack, zip_bundle
 from orchestrator.storage.storage import DiskStorage
@@ -69,15 +69,15 @@ def test_a_bundle_as_a_zip_has_its_directories_too() -> None:
 
 
 def test_recent_files_are_bounded_and_dropped() -> None:
-    recent = RecentFiles(most=10)
-    recent.put("k1", "input", b"12345")
-    recent.put("k1", "result", b"abcde")
-    recent.put("k2", "input", b"x")
-    assert recent.get("k1", "input") is None
-    assert recent.get("k1", "result") == b"abcde"
-    recent.drop("k1", "result")
-    recent.put("k3", "input", b"123456789")
-    assert [recent.get(key, "input") for key in ("k2", "k3")] == [b"x", b"123456789"]
+    recent: Recent[tuple[str, str], bytes] = Recent(10, len)
+    recent.put(("k1", "input"), b"12345")
+    recent.put(("k1", "result"), b"abcde")
+    recent.put(("k2", "input"), b"x")
+    assert recent.get(("k1", "input")) is None
+    assert recent.get(("k1", "result")) == b"abcde"
+    recent.drop(("k1", "result"))
+    recent.put(("k3", "input"), b"123456789")
+    assert [recent.get((key, "input")) for key in ("k2", "k3")] == [b"x", b"123456789"]
 
 
 # ---------------------------------------------------------------------- over the wire
