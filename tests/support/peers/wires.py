@@ -46,6 +46,7 @@ class Instead:
 
 
 Rule = Fault | Hold | Instead | None
+Send = Callable[[bytes], Awaitable[None]]
 
 
 class Wire:
@@ -79,6 +80,8 @@ class _Link:
         self._rule: Rule = None
         self._passed = 0
         self._answering = True
+        # A client may have the whole of an answer, and ask again, before the task that sent it has gone on.
+        self._to_near = trio.Lock()
 
     async def run(self) -> None:
         with trio.CancelScope() as scope:
@@ -103,10 +106,10 @@ class _Link:
                 case Fault.UNREAD:
                     return
                 case Instead(answer=answer):
-                    await self._near.send_all(answer)
+                    await self._send_near(answer)
                     return
                 case Hold(up=int(most)) as hold:
-                    await self._held(hold, most, data, self._far)
+                    await self._held(hold, most, data, self._far.send_all)
                 case _:
                     await self._far.send_all(data)
 
@@ -118,22 +121,26 @@ class _Link:
                 case Fault.UNANSWERED:
                     return
                 case Fault.HEADLESS:
-                    await self._near.send_all(data[: data.find(b"\r\n\r\n") + 4])
+                    await self._send_near(data[: data.find(b"\r\n\r\n") + 4])
                     return
                 case Hold(down=int(most)) as hold:
-                    await self._held(hold, most, data, self._near)
+                    await self._held(hold, most, data, self._send_near)
                 case _:
-                    await self._near.send_all(data)
+                    await self._send_near(data)
 
-    async def _held(self, hold: Hold, most: int, data: bytes, to: trio.SocketStream) -> None:
+    async def _send_near(self, data: bytes) -> None:
+        async with self._to_near:
+            await self._near.send_all(data)
+
+    async def _held(self, hold: Hold, most: int, data: bytes, send: Send) -> None:
         room = max(0, most - self._passed)
         self._passed += len(data)
         if data[:room]:
-            await to.send_all(data[:room])
+            await send(data[:room])
         if len(data) > room:
             hold.reached.set()
             await hold.go_on.wait()
-            await to.send_all(data[room:])
+            await send(data[room:])
 
 
 @asynccontextmanager
