@@ -5,6 +5,10 @@ one, in the order in which it came: no delay when idle, one fsync for many when 
 call: BEGIN, a savepoint for each item, what is done for all of them, COMMIT. An item that fails takes back
 what it did itself and nothing of any other.
 
+What somebody else would tell again may be written softly: it is seen at once, and durable with the next hard
+commit, or a second later. So a power cut takes back the newest soft commits, and nothing that was written
+before a hard one.
+
 A caller that is cancelled before its item is in a batch takes it back, and nothing was written. After that it
 gets its answer, cancelled or not, as with any call into a thread: so `Cancelled` always means that nothing
 was done, and the caller may undo what it did before (delete the directory of a job that was not stored).
@@ -12,11 +16,12 @@ was done, and the caller may undo what it did before (delete the directory of a 
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeAlias, TypeVar
 
 import outcome
 import sqlite_anyio
@@ -37,6 +42,17 @@ BYTES: Final = 4 << 20
 """Bytes of files in a commit at most, unless one item brings more."""
 
 
+SOFT_FOR: Final = 1.0
+"""Seconds for which a soft commit may stay unsynced."""
+
+_SYNC_FAILED: Final = (1034, 1290)
+"""SQLITE_IOERR_FSYNC, SQLITE_IOERR_DIR_FSYNC; Python names neither."""
+
+
+class NeedsHardCommit(Exception):
+    """Raised by `Batch.finish` of a soft batch that has to be a hard one."""
+
+
 class Stopped(OSError):
     """The task that commits has ended; nothing was written."""
 
@@ -54,6 +70,11 @@ class Batch(Generic[R]):
     undo: list[Callable[[], object]] = field(default_factory=list)
     found_full: bool = False
     """Whether an item failed for want of room."""
+    hard: bool = True
+    """Whether it is durable once it is committed."""
+    hardens: bool = False
+    """Whether it makes soft commits before it durable: then something has to be written, or nothing is
+    synced."""
 
     def finish(self) -> None:
         """Do what is done once for all items, before the commit."""
@@ -74,6 +95,7 @@ class _PendingWrite(Generic[B]):
     task: trio.lowlevel.Task
     urgent: bool
     size: int
+    soft: bool
     answer: _Answer | None = None
     is_full: bool = False
     """It failed for want of room."""
@@ -92,11 +114,15 @@ class GroupCommit(Generic[B]):
         committed: Callable[[B], None],
         explain: Callable[[Exception], Exception] = lambda error: error,
         most: int,
+        harden: Callable[[sqlite3.Connection, bool], None] | None = None,
+        sync_failed: Callable[[Exception], NoReturn] | None = None,
     ) -> None:
         """`begin` makes a batch in the thread. `committed` is called after each commit, before anybody is
         answered; it may neither wait nor raise. `explain` makes of an error what the caller is to get. At
         most `most` items go into a commit, so that a flood does not make the first of them wait for all.
-        What is urgent may use `reserve` where the disk is full."""
+        What is urgent may use `reserve` where the disk is full. `harden` is told in the thread whether the
+        next commit is to be hard; without it all are alike. `sync_failed` ends the process: what was written
+        before a failed sync may be on the disk or not, and no later sync would say which."""
         self._connection = connection
         self._begin = begin
         self._clock = clock
@@ -105,6 +131,10 @@ class GroupCommit(Generic[B]):
         self._committed = committed
         self._explain = explain
         self._most = most
+        self._harden = harden
+        self._sync_failed = sync_failed
+        self._is_hard: bool | None = None
+        self._soft_until = math.inf
         self._pending: dict[_PendingWrite[B], None] = {}
         self._flying: list[_PendingWrite[B]] = []
         self._bell = trio.Event()
@@ -113,14 +143,17 @@ class GroupCommit(Generic[B]):
         self.committing = trio.Lock()
         """Whoever holds it knows that nothing is written."""
 
-    async def write(self, work: Callable[[B], T], *, urgent: bool = False, size: int = 0) -> T:
+    async def write(
+        self, work: Callable[[B], T], *, urgent: bool = False, size: int = 0, soft: bool = False
+    ) -> T:
         """Have `work` done in the next batch; its result, once that is durable. Waits for `run` if that has
         not begun. Raises what the work raises, or why it could not be written, as explained; nothing of it
-        was done then, nor if this raises Cancelled. `size`: bytes of files that it brings."""
+        was done then, nor if this raises Cancelled. `size`: bytes of files that it brings.
+        `soft`: it need not be durable yet."""
         if self._stopped:
             await trio.lowlevel.checkpoint()
             raise self._explain(Stopped("it has stopped; nothing was written"))
-        item = _PendingWrite(work, trio.lowlevel.current_task(), urgent, size)
+        item = _PendingWrite(work, trio.lowlevel.current_task(), urgent, size, soft)
         self._pending[item] = None
         self._bell.set()
 
@@ -144,9 +177,10 @@ class GroupCommit(Generic[B]):
         task_status.started()
         try:
             while True:
-                await self._bell.wait()
+                with trio.move_on_at(self._soft_until):
+                    await self._bell.wait()
                 self._bell = trio.Event()
-                while self._pending:
+                while self._pending or trio.current_time() >= self._soft_until:
                     async with self.committing:
                         await self._commit()
         finally:
@@ -186,7 +220,15 @@ class GroupCommit(Generic[B]):
             # Outside any one item: nothing of the batch holds.
             for item in items:
                 self._fail(item, error)
+            if self._sync_failed is not None and getattr(error, "sqlite_errorcode", 0) in _SYNC_FAILED:
+                self._sync_failed(error)
+            if not items:
+                self._soft_until = trio.current_time() + SOFT_FOR
             return not is_full(error)
+        if batch.hard:
+            self._soft_until = math.inf
+        else:
+            self._soft_until = min(self._soft_until, trio.current_time() + SOFT_FOR)
         if not any(isinstance(item.answer, outcome.Error) for item in items):
             self._well_at = trio.current_time()
         self._committed(batch)
@@ -216,10 +258,23 @@ class GroupCommit(Generic[B]):
 
     def _write(self, db: sqlite3.Connection, items: Sequence[_PendingWrite[B]], now: float) -> B:
         """The items in one transaction. What they answer holds only if this returns."""
+        hard = self._harden is None or not items or not all(item.soft for item in items)
+        try:
+            return self._write_as(db, items, now, hard=hard)
+        except NeedsHardCommit:
+            return self._write_as(db, items, now, hard=True)
+
+    def _write_as(
+        self, db: sqlite3.Connection, items: Sequence[_PendingWrite[B]], now: float, *, hard: bool
+    ) -> B:
         batch: B | None = None
+        if self._harden is not None and hard is not self._is_hard:
+            self._harden(db, hard)
+            self._is_hard = hard
         try:
             db.execute("BEGIN IMMEDIATE")
             batch = self._begin(db, now)
+            batch.hard, batch.hardens = hard, hard and self._soft_until < math.inf
             for item in items:
                 self._apply(item, batch)
             batch.finish()

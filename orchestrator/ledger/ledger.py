@@ -1,19 +1,22 @@
 """Jobs and attempts in SQLite: the truth of the orchestrator.
 
-WAL with `synchronous = FULL`: what was answered survives the death of the process and of the machine. One
-connection writes (`actors.store.group_commit`), another one reads and does not wait for an fsync. What a
-change does is decided in `transitions`; each table is a file in `tables`.
+WAL with `synchronous = FULL`: what was answered survives the death of the process and of the machine. Only
+what a node would tell again is committed softly, without a sync of its own. One connection writes
+(`actors.store.group_commit`), another one reads and does not wait for an fsync. What a change does is decided
+in `transitions`; each table is a file in `tables`.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 import sqlite_anyio
 import trio
@@ -39,7 +42,7 @@ from actors.ports.callbacks import Callback, DeliveryOutcome
 from actors.ports.ledger import LedgerError
 from actors.ports.storage import Part
 from actors.ports.world import Clock
-from actors.store.group_commit import Batch, GroupCommit
+from actors.store.group_commit import Batch, GroupCommit, NeedsHardCommit
 from actors.store.reserve import Reserve
 from actors.store.sqlite_thread import snapshot
 from orchestrator.ledger import purging, wal
@@ -58,7 +61,7 @@ from orchestrator.ledger.newest import Newest, Note
 from orchestrator.ledger.queries import Queries
 from orchestrator.ledger.recent import Recent
 from orchestrator.ledger.recent_jobs import RecentJobs
-from orchestrator.ledger.schema import prepare_reader, prepare_writer
+from orchestrator.ledger.schema import prepare_reader, prepare_writer, set_hard
 from orchestrator.ledger.tables import (
     attempts,
     callbacks,
@@ -74,9 +77,13 @@ from orchestrator.ledger.wal import WalWatch
 
 __all__ = ["IdempotencyConflict", "JobDetails", "LedgerFull", "SqliteLedger"]
 
+log: Final = logging.getLogger("orchestrator.ledger")
+
 T = TypeVar("T")
 
 
+CHANGES: Final = 100_000
+"""Numbers of changes that are reserved at once."""
 BATCH: Final = 1000
 """Items in a commit at most."""
 MOST_FILES: Final = 16 << 20
@@ -87,19 +94,29 @@ CHECKED: Final = 1.0
 
 @dataclass(slots=True)
 class LedgerBatch(Batch[Job]):
-    """`stored` is the number of the newest change as the database has it; `moved` are the jobs whose attempts
-    were moved without a change of the job."""
+    """`stored` is the number of the newest change as the database has it, `reserved` the number up to which
+    they may be given: that is durable before any of them is told, so that a power cut, which takes back soft
+    commits, makes none be given twice. `moved` are the jobs whose attempts were moved without a change of the
+    job."""
 
     stored: int = 0
+    reserved: int = 0
     moved: set[int] = field(default_factory=set)
     note: Callable[[int], None] = lambda seq: None
 
     def finish(self) -> None:
+        if self.seq > self.reserved:
+            if not self.hard:
+                raise NeedsHardCommit
+            meta.store_reserved_seq(self.db, self.seq + CHANGES)
         if self.seq != self.stored:
             meta.store_seq(self.db, self.seq)
+        elif self.hardens:
+            meta.count_sync(self.db)
 
     def committed(self) -> None:
-        if self.seq != self.stored:
+        # The note may reach the disk before what was committed softly, and must not be ahead of it.
+        if self.hard and (self.hardens or self.seq != self.stored):
             self.note(self.seq)
 
 
@@ -120,8 +137,11 @@ class SqliteLedger:
         *,
         path: str,
         newest: Newest,
+        begun_after: int,
     ) -> None:
         """For `open`. `connections`: the one that writes and the one that reads."""
+        self.begun_after = begun_after
+        """The number of the newest change that an earlier life may have told."""
         self._newest = newest
         self._damage: LedgerDamaged | None = None
         self._damaged = trio.Event()
@@ -158,6 +178,7 @@ class SqliteLedger:
                 writer = await sqlite_anyio.connect(path)
                 undo.push_async_callback(writer.close)
                 owner = await run_on_ledger(writer, prepare_writer)
+                begun_after = await run_on_ledger(writer, meta.read_highest_seq)
                 reader = await sqlite_anyio.connect(path)
                 undo.push_async_callback(reader.close)
                 await run_on_ledger(reader, prepare_reader)
@@ -180,8 +201,8 @@ class SqliteLedger:
         recent = RecentJobs()
 
         def begin(db: sqlite3.Connection, now: float) -> LedgerBatch:
-            seq = meta.read_seq(db)
-            return LedgerBatch(db, now, seq, stored=seq, note=note)
+            stored, seq = meta.read_seq(db), max(meta.read_seq(db), begun_after)
+            return LedgerBatch(db, now, seq, stored=stored, reserved=meta.read_reserved_seq(db), note=note)
 
         def tell(batch: LedgerBatch) -> None:
             if trace is not None:
@@ -191,9 +212,18 @@ class SqliteLedger:
                 committed(batch.changed)
 
         commits = GroupCommit(
-            writer, begin, clock=clock, reserve=reserve, committed=tell, explain=explain, most=BATCH
+            writer,
+            begin,
+            clock=clock,
+            reserve=reserve,
+            committed=tell,
+            explain=explain,
+            most=BATCH,
+            harden=set_hard,
+            sync_failed=_end_at_once,
         )
-        return cls((writer, reader), owner, commits, recent, path=path, newest=newest)
+        connections = (writer, reader)
+        return cls(connections, owner, commits, recent, path=path, newest=newest, begun_after=begun_after)
 
     @property
     def owner(self) -> str:
@@ -250,14 +280,17 @@ class SqliteLedger:
         return stored
 
     async def record(self, changes: Sequence[Change]) -> Sequence[ChangeAnswer]:
-        """Apply each change by itself, in order; durable on return. A later change sees the earlier ones.
-        When this raises LedgerError, none of them was applied."""
+        """Apply each change by itself, in order; durable on return, but for what a node would tell again. A
+        later change sees the earlier ones. When this raises LedgerError, none of them was applied."""
         if not changes:
             await trio.lowlevel.checkpoint()
             return []
         sizes = [len(change.results or b"") for change in changes if isinstance(change, Transition)]
         answers = await self._write(
-            partial(_record, tuple(changes)), urgent=_are_urgent(changes), size=sum(sizes)
+            partial(_record, tuple(changes)),
+            urgent=_are_urgent(changes),
+            size=sum(sizes),
+            soft=all(map(rules.is_told_again, changes)),
         )
         for change, answer in zip(changes, answers, strict=True):
             if isinstance(change, Transition) and answer.outcome is ChangeResult.DONE:
@@ -324,7 +357,7 @@ class SqliteLedger:
         hangs, so give it a deadline; or nothing, where the writer is idle and its last turn went well less
         than `CHECKED` seconds ago. Raises LedgerError."""
         if not self._writer.went_well(CHECKED):
-            await self._write(lambda batch: None)
+            await self._write(lambda batch: None, soft=True)
 
     # ------------------------------------------------------------------ reading
 
@@ -403,9 +436,11 @@ class SqliteLedger:
         with self._noticing_damage():
             return await run_on_ledger(self._reader, work)
 
-    async def _write(self, work: Callable[[LedgerBatch], T], *, urgent: bool = False, size: int = 0) -> T:
+    async def _write(
+        self, work: Callable[[LedgerBatch], T], *, urgent: bool = False, size: int = 0, soft: bool = False
+    ) -> T:
         with self._noticing_damage():
-            return await self._writer.write(work, urgent=urgent, size=size)
+            return await self._writer.write(work, urgent=urgent, size=size, soft=soft)
 
     @contextmanager
     def _noticing_damage(self) -> Iterator[None]:
@@ -416,6 +451,16 @@ class SqliteLedger:
             self._damage = LedgerDamaged(f"{self._path}: {damage}")
             self._damaged.set()
             raise
+
+
+def _end_at_once(error: Exception) -> NoReturn:
+    log.critical(
+        "the ledger could not be synced (%s): this process ends, as it cannot know what is kept; look at the "
+        "kernel's log, then start it again",
+        error,
+    )
+    logging.shutdown()
+    os._exit(os.EX_IOERR)
 
 
 # ---------------------------------------------------------------------- what runs in the thread

@@ -17,6 +17,7 @@ from functools import cache
 from typing import Final
 
 from actors.ports.ledger import LedgerError
+from actors.store.durable import is_full
 from orchestrator.ledger import wal
 from orchestrator.ledger.tables import (
     activity,
@@ -83,7 +84,23 @@ def prepare_writer(db: sqlite3.Connection) -> str:
     db.execute("PRAGMA foreign_keys = ON")
     # A savepoint's journal is a file else, for which there may be no descriptor, inode or room.
     db.execute("PRAGMA temp_store = MEMORY")
+    _settle(db)
     return meta.read_owner(db)
+
+
+def set_hard(db: sqlite3.Connection, hard: bool) -> None:
+    """Whether commits are synced from here on."""
+    db.execute(f"PRAGMA synchronous = {'FULL' if hard else 'NORMAL'}")
+
+
+def _settle(db: sqlite3.Connection) -> None:
+    """Make durable what an earlier life has committed, also if it ended because that could not be synced."""
+    try:
+        wal.cut(db)
+    except sqlite3.OperationalError as error:
+        if not is_full(error):
+            raise
+        log.warning("the ledger's disk is full: its log stays as it is for now")
 
 
 def prepare_reader(db: sqlite3.Connection) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from actors.domain.changes import (
+    Change,
     ChangeResult,
     MoveAttempt,
     NewJob,
@@ -24,6 +25,7 @@ from actors.domain.status import ENDED, OVER, OWNER, QUOTA, Status, may_move
 
 _ORDER = (AttemptState.OPEN, AttemptState.GIVEN_UP, AttemptState.OVER, AttemptState.RELEASED)
 _INT_MAX = 2**63 - 1
+_TOLD_AGAIN = frozenset({Status.SUBMITTED, Status.PREPARED, Status.RUNNING})
 
 UPLOADED = "Job successfully uploaded"
 """What a new job's message says."""
@@ -38,6 +40,19 @@ class AppliedChange:
     history: HistoryEntry | None = None
     new_attempt: Attempt | None = None
     changed_attempt: Attempt | None = None
+
+
+def is_told_again(change: Change) -> bool:
+    """Whether a node would tell it again, or take it again, should a power cut take it back: only that may be
+    committed without a sync. The id that a contract-only node has given is told once."""
+    match change:
+        case Transition(target=target, attempt_state=None, foreign_id=None):
+            return target in _TOLD_AGAIN
+        case MoveAttempt(state=state):
+            return state is AttemptState.RELEASED
+        case RecordEnd() | SetMessage() | SetProgress():
+            return True
+    return False
 
 
 def new_job(job: NewJob, *, job_id: int, seq: int, now: float) -> AppliedChange:

@@ -12,8 +12,9 @@ import httpx
 from simulation.agent import Agent
 from simulation.node_disk import Files
 from simulation.world import Faulty
+from support.memory.memory_ledger import MemoryLedger
 
-from actors.domain.changes import SetProgress, Transition
+from actors.domain.changes import Change, SetProgress, Transition
 from actors.domain.job import Job
 from actors.domain.node import NodeRef, NodeState, PayloadView
 from actors.domain.payload import UNKNOWN, Payload, RunResult
@@ -32,6 +33,7 @@ from actors.ports.nodes import (
 from actors.ports.payloads import Running
 from actors.sender import dispatcher, sender
 from orchestrator import http_client
+from orchestrator.ledger import transitions as rules
 from orchestrator.nodes.native import results
 from orchestrator.scheduling.queue_manager import QueueManager
 from orchestrator.scheduling.service_pool import ServicePool
@@ -252,6 +254,29 @@ def _in_vain(
         yield
 
 
+@contextmanager
+def _soft(*targets: Status) -> Iterator[None]:
+    original = rules.is_told_again
+
+    def is_told_again(change: Change) -> bool:
+        return original(change) or (isinstance(change, Transition) and change.target in targets)
+
+    with patch.object(rules, "is_told_again", is_told_again):
+        yield
+
+
+@contextmanager
+def _numbers_given_twice() -> Iterator[None]:
+    original = MemoryLedger.cut
+
+    def cut(self: MemoryLedger) -> None:
+        original(self)
+        self._seq = max((job.change_seq for job in self._jobs.values()), default=0)
+
+    with patch.object(MemoryLedger, "cut", cut):
+        yield
+
+
 _is_in_vain = getter.Getter._is_in_vain
 
 RULES = (
@@ -273,6 +298,12 @@ RULES = (
     BrokenRule("nobody's run told as lost before it has ended", broken=_lost_before_it_has_ended),
     BrokenRule("a start fenced by one file that may be lost", broken=_start_fenced_by_one_file),
     BrokenRule("an end and a deletion that need room on the disk", Faulty(end_needs_room=True)),
+    BrokenRule("an attempt sent before its key is durable", broken=lambda: _soft(Status.PROCESSING)),
+    BrokenRule(
+        "an end told before it is durable",
+        broken=lambda: _soft(Status.COMPLETED, Status.FAILED, Status.KILLED),
+    ),
+    BrokenRule("numbers of changes given again after a power cut", broken=_numbers_given_twice),
     BrokenRule("results that trickle waited for", broken=lambda: patch.object(http_client, "PACE", 0)),
     BrokenRule("results that stall waited for", broken=_stall_waited_for),
     BrokenRule("results without an end taken in", broken=lambda: patch.object(results, "UNTOLD", math.inf)),

@@ -52,6 +52,7 @@ class Checks:
         self.nodes: dict[str, str] = {}
         self.given_up: set[str] = set()
         self.unheard: set[int] = set()
+        self.newest = 0
         self.leavings: dict[str, tuple[float, int, int]] = {}
 
     def heard_leaving(self, machine: Machine, epoch: int) -> None:
@@ -61,6 +62,25 @@ class Checks:
     def accepted(self, job: Job) -> None:
         self.status[job.id] = job.status
         self._world.note(f"job {job.id}: accepted (user {job.user_id})")
+
+    def power_cut(self) -> None:
+        """What the ledger has lost by it may only be what nodes tell again."""
+        jobs, attempts = self._world.disk.kept()
+        for job_id, status in self.status.items():
+            if job_id not in jobs or (status in OVER and jobs[job_id].status not in OVER):
+                raise Violation("taken back", f"job {job_id} was {status}")
+            if status is not jobs[job_id].status:
+                self._world.note(f"job {job_id}: {status} is taken back to {jobs[job_id].status}")
+            self.status[job_id] = jobs[job_id].status
+            self._count(jobs[job_id])
+        self.states |= {key: attempts[key].state for key in self.states.keys() & attempts.keys()}
+
+    def told(self, rows: Sequence[Job]) -> None:
+        """No number of a change is given twice."""
+        for job in rows:
+            if job.change_seq <= self.newest:
+                raise Violation("number", f"job {job.id}: change {job.change_seq} after {self.newest}")
+            self.newest = job.change_seq
 
     def refused(self, changes: Sequence[Change]) -> None:
         """The disk is full. What is said of progress may be dropped then, and nothing else."""

@@ -86,6 +86,8 @@ class Plan:
     max_attempts: int = 3
     drop_messages: float = 0.0
     crash_at_call: int | None = None
+    cut_after: tuple[int, ...] = ()
+    """The commits, counted over all lives, shortly after which the orchestrator's power is cut."""
 
 
 def make(seed: int) -> Plan:
@@ -110,6 +112,7 @@ def make(seed: int) -> Plan:
         )
         for _ in range(rng.randint(1, 5))
     )
+    power = random.Random(f"power/{seed}")
     kinds = rng.sample(KINDS, rng.randint(1, 4))
     faults = []
     for _ in range(rng.randint(0, 4)):
@@ -149,6 +152,7 @@ def make(seed: int) -> Plan:
         max_runs=rng.randint(3, 6),
         drop_messages=rng.choice((0.0, 0.0, 0.3, 1.0)),
         crash_at_call=rng.choice((None, rng.randint(1, 200))),
+        cut_after=tuple(power.sample(range(1, 40), power.choice((0, 0, 1, 3)))),
     )
 
 

@@ -110,17 +110,18 @@ class _Simulation:
             nursery.cancel_scope.cancel()
         self.ended_at = trio.current_time()
 
-    def _kill_orchestrator(self, down_for: float) -> None:
+    def _kill_orchestrator(self, down_for: float, cut: bool) -> None:
         assert self.world is not None
         if self.world.epoch is not None and self.world.epoch.alive:
             self._down_for = down_for
-            self.world.epoch.kill()
+            self.world.epoch.kill(cut=cut)
 
     async def _orchestrators(self, world: World) -> None:
         """One life after the other, each with nothing but what is on the disk."""
         number = 0
         while True:
             number += 1
+            world.disk.settle()
             epoch = world.epoch = Epoch(world, number)
             world.note(f"the orchestrator starts (life {number})")
             try:

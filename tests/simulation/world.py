@@ -75,7 +75,8 @@ class World:
         self.disk = ledger
         self.faulty = faulty
         self.rng = random.Random(f"world/{plan.seed}")
-        self.calls = 0
+        self.cuts = random.Random(f"cuts/{plan.seed}")
+        self.calls = self.commits = 0
         self.trace: list[str] = []
         self.job_plans: dict[int, int] = {}
         self.results: dict[str, str] = {}
@@ -212,11 +213,22 @@ class World:
         if trio.current_time() < self.collecting[key] + COLLECT_WITHIN:
             raise Violation("given up", f"attempt {key[:6]}: its results, too early")
 
+    def power(self, epoch: Epoch) -> None:
+        """It may be cut, now that one more commit was made."""
+
+        async def cut(after: float) -> None:
+            await sleep(after)
+            epoch.kill(cut=True)
+
+        self.commits += 1
+        if self.commits in self.plan.cut_after:
+            self.nursery.start_soon(cut, self.cuts.choice((0.0, 0.01, 0.1)))
+
     def committed(self, rows: tuple[Job, ...]) -> None:
         if self.epoch is not None and rows:
             self.epoch.committed(rows)
 
-    async def strike(self, fault: Fault, kill_orchestrator: Callable[[float], None]) -> None:
+    async def strike(self, fault: Fault, kill_orchestrator: Callable[[float, bool], None]) -> None:
         await sleep_until(fault.at)
         machine = self.machines[f"n{fault.node % len(self.machines)}"]
         self.note(f"fault: {fault.kind} {machine.name} for {fault.length:.1f}")
@@ -260,7 +272,7 @@ class World:
                     stream.tear("torn")
                 machine.streams.clear()
             case "kill_orchestrator":
-                kill_orchestrator(fault.length)
+                kill_orchestrator(fault.length, self.cuts.random() < 0.5)
             case "disk_full":
                 self.full_until = max(self.full_until, until)
             case "slow_disk":
@@ -277,13 +289,20 @@ class Epoch:
     number: int
     hear: Callable[[tuple[Job, ...]], None] = lambda _: None
     alive: bool = True
+    cut: bool = False
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
-    def kill(self) -> None:
+    def kill(self, *, cut: bool = False) -> None:
+        """`cut`: with its machine, and what was on the way to its disk."""
         if self.alive:
-            self.world.note(f"the orchestrator is killed (life {self.number})")
-            self.alive = False
+            self.world.note(
+                f"the orchestrator is {'cut off its power' if cut else 'killed'} (life {self.number})"
+            )
+            self.alive, self.cut = False, cut
             self.scope.cancel()
+            if cut:
+                self.world.disk.cut()
+                self.world.checks.power_cut()
 
     def enter(self) -> None:
         """At each port call: dead epochs get no further, and this may be the call to die at."""
@@ -324,12 +343,17 @@ class BoundLedger:
         if trio.current_time() < world.full_until:
             world.checks.refused(changes)
             raise LedgerError("disk full")
+        if epoch.cut:
+            raise Dead
         with trio.CancelScope(shield=True):
             bent = [await self._bend(change) for change in changes]
             answers = await self._disk.record(bent)
         for change, answer in zip(changes, answers, strict=True):
             world.checks.recorded(change, answer)
-        world.committed(tuple(a.job for a in answers if a.outcome is ChangeResult.DONE and a.job is not None))
+        rows = tuple(a.job for a in answers if a.outcome is ChangeResult.DONE and a.job is not None)
+        world.checks.told(rows)
+        world.power(epoch)
+        world.committed(rows)
         epoch.leave()
         return answers
 
@@ -365,6 +389,8 @@ class BoundLedger:
         await sleep(world.rng.uniform(0.0005, 0.003))
         if trio.current_time() < world.full_until:
             raise LedgerError("disk full")
+        if epoch.cut:
+            raise Dead
         with trio.CancelScope(shield=True):
             await self._disk.note_absence(node_id, reason)
         epoch.leave()

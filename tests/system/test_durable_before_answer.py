@@ -40,6 +40,9 @@ async def test_a_small_job_and_its_files_are_committed_together_and_only_then_20
         committed = steps.index("sql COMMIT", inserted)
         assert [step for step in steps[inserted:committed] if step.startswith("sql INSERT INTO small_inputs")]
         assert committed < answered
+    everything = trace.read_text().splitlines()
+    pragmas = [step for step in everything if step.startswith("sql PRAGMA synchronous = ")]
+    assert pragmas[-1] == "sql PRAGMA synchronous = FULL"
     # Nothing else is synced than the commits.
     assert not [step for step in steps if step.startswith(("fsync", "rename"))]
 

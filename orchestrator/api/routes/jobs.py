@@ -154,6 +154,8 @@ async def _wait_for_change(api: ApiContext, number: int, given: Mapping[str, str
         return await job_views.find(api, number)
     with api.waiters.watch(number) as watch:
         row = await job_views.find(api, number)
+        if row.change_seq < after <= api.ledger.begun_after:
+            return row  # what was told before a power cut was taken back by it
         wanted = after if after >= 0 else (-1 if until else row.change_seq)
         with trio.move_on_after(wait), suppress(WaitersClosed):
             while row.change_seq <= wanted or (until and row.status not in OVER):

@@ -20,6 +20,28 @@ def store_seq(db: sqlite3.Connection, seq: int) -> None:
     db.execute("UPDATE meta SET value = ? WHERE key = 'change_seq'", (seq,))
 
 
+def read_highest_seq(db: sqlite3.Connection) -> int:
+    """The largest number of a change that was ever told, or may have been."""
+    return max(read_seq(db), read_reserved_seq(db))
+
+
+def read_reserved_seq(db: sqlite3.Connection) -> int:
+    """The number up to which changes may have been told; 0 in a new ledger."""
+    row = db.execute("SELECT value FROM meta WHERE key = 'reserved_seq'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def store_reserved_seq(db: sqlite3.Connection, seq: int) -> None:
+    db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('reserved_seq', ?)", (seq,))
+
+
+def count_sync(db: sqlite3.Connection) -> None:
+    """Write what is not there yet: a commit without any change is not synced."""
+    db.execute(
+        "INSERT INTO meta (key, value) VALUES ('syncs', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1"
+    )
+
+
 def read_reserved_ids(db: sqlite3.Connection) -> int:
     """The id up to which ids may be given; 0 in a new ledger."""
     row = db.execute("SELECT value FROM meta WHERE key = 'reserved_ids'").fetchone()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import sqlite3
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NoReturn
 
 import pytest
 import sqlite_anyio
@@ -13,9 +15,11 @@ import trio
 import trio.testing
 from support.data.ledgers import SetClock
 
-from actors.store.group_commit import Batch, GroupCommit, Stopped
+from actors.store.group_commit import Batch, GroupCommit, NeedsHardCommit, Stopped
 from actors.store.reserve import Reserve
 from actors.store.sqlite_thread import run_on_connection
+
+SQLITE_IOERR_FSYNC: Final = 1034
 
 
 @pytest.fixture
@@ -25,14 +29,19 @@ def reserve(tmp_path: Path) -> Reserve:
     return reserve
 
 
-@pytest.fixture
-async def commits(reserve: Reserve) -> AsyncIterator[GroupCommit[Batch[str]]]:
+async def connect() -> sqlite_anyio.Connection:
     connection = await sqlite_anyio.connect(":memory:")
 
     def prepare(db: Any) -> None:
         db.isolation_level = None
 
     await run_on_connection(connection, prepare)
+    return connection
+
+
+@pytest.fixture
+async def commits(reserve: Reserve) -> AsyncIterator[GroupCommit[Batch[str]]]:
+    connection = await connect()
     made: GroupCommit[Batch[str]] = GroupCommit(
         connection,
         lambda db, now: Batch(db, now, 0),
@@ -94,3 +103,123 @@ async def test_a_batch_that_cannot_be_finished_fails_all_of_it_and_is_taken_back
                 nursery.start_soon(write, number)
             await trio.testing.wait_all_tasks_blocked()
     assert sorted(undone) == [0, 1, 2] and answers == [errno.EIO] * 3
+
+
+async def test_soft_writes_are_synced_by_the_next_hard_one_or_a_second_later(
+    reserve: Reserve, mock_clock: trio.testing.MockClock
+) -> None:
+    said: list[object] = []
+
+    class Told(Batch[str]):
+        def finish(self) -> None:
+            said.append(("hard" if self.hard else "soft", self.hardens))
+            if len(said) == 9:
+                trio.from_thread.run_sync(synced.set)
+
+    synced = trio.Event()
+    connection = await connect()
+    made: GroupCommit[Batch[str]] = GroupCommit(
+        connection,
+        lambda db, now: Told(db, now, 0),
+        clock=SetClock(),
+        reserve=reserve,
+        committed=lambda batch: None,
+        most=10,
+        harden=lambda db, hard: said.append(hard),
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(made.run)
+        await made.write(lambda batch: None, soft=True)
+        await made.write(lambda batch: None, soft=True)
+        assert said == [False, ("soft", False), ("soft", False)]
+        await made.write(lambda batch: None)
+        assert said[3:] == [True, ("hard", True)]
+        mock_clock.jump(10.0)
+        await trio.testing.wait_all_tasks_blocked()
+        await made.write(lambda batch: None, soft=True)
+        mock_clock.jump(0.9)
+        await trio.testing.wait_all_tasks_blocked()
+        assert said[5:] == [False, ("soft", False)]
+        mock_clock.jump(0.1)
+        await synced.wait()
+        assert said[7:] == [True, ("hard", True)]
+        nursery.cancel_scope.cancel()
+    await connection.close()
+
+
+async def test_one_that_has_to_be_hard_makes_the_whole_batch_hard(reserve: Reserve) -> None:
+    said: list[bool] = []
+
+    class Told(Batch[str]):
+        def finish(self) -> None:
+            if not self.hard and needed:
+                raise NeedsHardCommit
+
+    connection = await connect()
+    needed = False
+    undone: list[int] = []
+    made: GroupCommit[Batch[str]] = GroupCommit(
+        connection,
+        lambda db, now: Told(db, now, 0),
+        clock=SetClock(),
+        reserve=reserve,
+        committed=lambda batch: said.append(batch.hard),
+        most=10,
+        harden=lambda db, hard: None,
+    )
+
+    def work(batch: Batch[str]) -> str:
+        batch.undo.append(lambda: undone.append(1))
+        return "written"
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(made.run)
+        async with trio.open_nursery() as writers, made.committing:
+            writers.start_soon(partial(made.write, work, soft=True))
+            writers.start_soon(partial(made.write, work))
+            await trio.testing.wait_all_tasks_blocked()
+        assert said == [True]
+        needed = True
+        assert await made.write(work, soft=True) == "written"
+        assert said == [True, True] and undone == [1], "once taken back, and done again"
+        nursery.cancel_scope.cancel()
+    await connection.close()
+
+
+async def test_a_sync_that_failed_ends_the_process(reserve: Reserve) -> None:
+    class Ended(BaseException):
+        """In place of the end of the process."""
+
+    class Failing(Batch[str]):
+        def finish(self) -> None:
+            failed = sqlite3.OperationalError("disk I/O error")
+            failed.sqlite_errorcode = SQLITE_IOERR_FSYNC
+            raise failed
+
+    def end(error: Exception) -> NoReturn:
+        raise Ended
+
+    connection = await connect()
+    answers: list[object] = []
+    made: GroupCommit[Batch[str]] = GroupCommit(
+        connection,
+        lambda db, now: Failing(db, now, 0),
+        clock=SetClock(),
+        reserve=reserve,
+        committed=lambda batch: answers.append("committed"),
+        most=10,
+        sync_failed=end,
+    )
+
+    async def write() -> None:
+        try:
+            answers.append(await made.write(lambda batch: None))
+        except sqlite3.OperationalError:
+            answers.append("failed")
+
+    with pytest.raises(BaseExceptionGroup) as found:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            nursery.start_soon(made.run)
+    assert found.group_contains(Ended) and answers == ["failed"]
+    await connection.close()

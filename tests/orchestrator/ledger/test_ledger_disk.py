@@ -24,7 +24,7 @@ from actors.domain.status import Status
 from actors.ports.ledger import LedgerError
 from actors.store.sqlite_thread import run_on_connection
 from orchestrator.ledger import schema
-from orchestrator.ledger.ledger import CHECKED, JobDetails, LedgerFull, SqliteLedger
+from orchestrator.ledger.ledger import CHANGES, CHECKED, JobDetails, LedgerFull, SqliteLedger
 from orchestrator.ledger.schema import SCHEMA
 
 S = Status
@@ -74,7 +74,6 @@ async def test_a_ledger_keeps_its_jobs_and_its_owner_across_restarts(path: Path)
         owner = ledger.owner
         job = await walk(ledger, await ledger.insert(new_job()), S.PROCESSING, S.SUBMITTED)
         assert await pragma(ledger, "journal_mode") == ("wal",)
-        assert await pragma(ledger, "synchronous") == (2,)
         assert await pragma(ledger, "foreign_keys") == (1,)
         assert await pragma(ledger, "user_version") == (SCHEMA,)
     assert len(owner) == 32
@@ -82,7 +81,8 @@ async def test_a_ledger_keeps_its_jobs_and_its_owner_across_restarts(path: Path)
     async with open_ledger(path) as ledger:
         assert ledger.owner == owner
         assert await ledger.live() == ([job], job.change_seq)
-        assert (await ledger.insert(new_job())).change_seq > job.change_seq
+        # Others may have been told, and taken back by a power cut.
+        assert (await ledger.insert(new_job())).change_seq > job.change_seq + CHANGES // 2
 
 
 async def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
@@ -651,9 +651,9 @@ async def test_only_what_makes_room_may_use_the_reserve(path: Path, monkeypatch:
         key = job.attempt.key
         write, asked = ledger._writer.write, []
 
-        def remembered(work: Any, *, urgent: bool, size: int) -> Any:
+        def remembered(work: Any, *, urgent: bool, size: int, soft: bool) -> Any:
             asked.append(urgent)
-            return write(work, urgent=urgent, size=size)
+            return write(work, urgent=urgent, size=size, soft=soft)
 
         monkeypatch.setattr(ledger._writer, "write", remembered)
         word, note = SetProgress(job.id, key, 0.5), SetMessage(job.id, key, "waits")

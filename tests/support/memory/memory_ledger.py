@@ -1,14 +1,17 @@
 """A ledger without a disk and without threads, for simulations under the mock clock.
 
 It asks the same rules as the real one and passes the same suite. Each method is one checkpoint and then one
-step that nothing interrupts, so a call that raises Cancelled has done nothing.
+step that nothing interrupts, so a call that raises Cancelled has done nothing. `cut` is a power cut: it takes
+back what was committed softly since the last hard commit.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
+from typing import Any
 
 import trio
 
@@ -27,6 +30,7 @@ from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job
 from actors.domain.status import OVER, Status
 from actors.ports.storage import Part
 from actors.ports.world import Clock
+from actors.store.group_commit import SOFT_FOR
 from orchestrator.ledger import transitions as rules
 from orchestrator.ledger.ledger import IdempotencyConflict
 
@@ -52,6 +56,9 @@ class MemoryLedger:
         self._absences: dict[str, str] = {}
         self._idempotency: dict[tuple[int, str], tuple[int, str | None]] = {}
         self._files: dict[tuple[str, str], bytes] = {}
+        self._soft_since = 0.0
+        self._hard: dict[str, Any] | None = None
+        """What there was at the last hard commit, where something soft came after it."""
 
     # ------------------------------------------------------------------ writing
 
@@ -74,13 +81,19 @@ class MemoryLedger:
         if job.files is not None:
             self._files[row.storage_key, "input"] = job.files
         self._store(step)
+        self._hard = None
         self._committed()
         return row
 
     async def record(self, changes: Sequence[Change]) -> Sequence[ChangeAnswer]:
         await trio.lowlevel.checkpoint()
         now = self._clock.now()
+        soft = all(map(rules.is_told_again, changes))
+        if soft and (self._hard is None or now >= self._soft_since + SOFT_FOR):
+            self._soft_since, self._hard = now, self._state()
         answers = [self._change(change, now) for change in changes]
+        if changes and not soft:
+            self._hard = None
         if changes:
             self._committed()
         return answers
@@ -92,6 +105,7 @@ class MemoryLedger:
             step = rules.request_terminate(job, seq=self._seq + 1, now=self._clock.now())
             if step is not None:
                 self._store(step)
+        self._hard = None
         self._committed()
         return self._jobs.get(job_id)
 
@@ -117,6 +131,7 @@ class MemoryLedger:
         self._absences.pop(node_id, None)
         if reason is not None:
             self._absences[node_id] = reason
+        self._hard = None
 
     # ------------------------------------------------------------------ reading
 
@@ -176,6 +191,27 @@ class MemoryLedger:
     def expected(self) -> Mapping[str, str]:
         """What `absences` would say now."""
         return self._absences
+
+    def cut(self) -> None:
+        """The power is cut. The numbers of changes that were told are not given again."""
+        told = self._seq
+        if self._hard is not None and self._clock.now() < self._soft_since + SOFT_FOR:
+            vars(self).update(self._hard)
+        self._hard, self._seq = None, told
+
+    def settle(self) -> None:
+        """A life begins: what the one before has committed is durable now."""
+        self._hard = None
+
+    def kept(self) -> tuple[Mapping[int, Job], Mapping[str, Attempt]]:
+        """All jobs and attempts, as they are now."""
+        return self._jobs, self._attempts
+
+    def _state(self) -> dict[str, Any]:
+        state = {name: copy(value) for name, value in vars(self).items() if name.startswith("_")}
+        state["_of_job"] = {key: list(value) for key, value in self._of_job.items()}
+        state["_history"] = {key: list(value) for key, value in self._history.items()}
+        return state
 
     def pretend(self, job: Job) -> None:
         """Falsify a row, for tests that break a rule on purpose."""
