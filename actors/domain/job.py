@@ -44,8 +44,9 @@ class AttemptState(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One try at a job on one node. `key` is 32 hex digits (128 random bits), the name under which the node
-    knows it; `n` counts from 1 and is what the script sees. `foreign_id` is the id a node gave that knows
-    only the contract."""
+    knows it; `n` counts from 1 and is what the script sees. `boot` is that of the node's machine when it was
+    made; "" is not known: by a node that knows only the contract, or before a server was brought to this
+    version. `foreign_id` is the id a node gave that knows only the contract."""
 
     key: str
     job_id: int
@@ -53,6 +54,7 @@ class Attempt:
     node_id: str
     state: AttemptState = AttemptState.OPEN
     foreign_id: int | None = None
+    boot: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from actors.domain.status import Status
 class NodeRef:
     """Where a node is, and who. `node_id` is its only identity; `contract_only` nodes know no more than the
     contract and are identified by their address. For a contract-only node the three URLs may differ in host
-    and prefix; `url` is then the upload URL's base."""
+    and prefix; `url` is then the upload URL's base. `boot` is this run of its machine, "" where it is not
+    known: in another one nothing runs any more, and what was not on the disk is forgotten."""
 
     node_id: str
     url: str
@@ -23,6 +24,7 @@ class NodeRef:
     upload_url: str = ""
     download_url: str = ""
     terminate_url: str = ""
+    boot: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,7 @@ class Getter(Actor):
         self._marks: dict[str, AttemptHanded] = {}
         self._unreleased: dict[str, Attempt] = {}
         self._unreleased_read = float("-inf")
+        self._strangers: dict[str, str] = {}
         self._absences: dict[str, str | None] = {}
         self._ledger_backoff = LedgerBackoff(rng, log)
         self._liveness = LivenessMonitor(
@@ -141,6 +142,7 @@ class Getter(Actor):
             await self._record()
             await self._cursor.catch_up(self._apply)
             await self._read_unreleased()
+            await self._release_strangers()
             await self._record()
 
     def receive(self, message: object) -> None:
@@ -196,6 +198,18 @@ class Getter(Actor):
             self._node(attempt.node_id).requests.release.drop(key)
         for attempt in found.values():
             self._add_unreleased(attempt)
+
+    async def _release_strangers(self) -> None:
+        """A node's picture may hold what it was told to let go of: its machine has lost that word, or the
+        ledger its answer. What the ledger does not know is another's, or of a newer ledger, and stays."""
+        strangers, self._strangers = self._strangers, {}
+        if not strangers:
+            return
+        states = await self._ledger.attempt_states(list(strangers))
+        for key, node_id in strangers.items():
+            if states.get(key) in (AttemptState.OVER, AttemptState.RELEASED):
+                again = Attempt(key, 0, 0, node_id, AttemptState.OVER)
+                self._node(node_id).requests.release.request(key, again)
 
     def _add_unreleased(self, attempt: Attempt) -> None:
         if attempt.key not in self._unreleased:
@@ -293,6 +307,9 @@ class Getter(Actor):
         match event:
             case Picture(mark=mark, payloads=payloads, heartbeat=beat):
                 node.mark, node.mirror, node.beat = mark, dict(payloads), beat
+                strange = payloads.keys() - node.tracked.keys() - self._unreleased.keys()
+                self._strangers |= dict.fromkeys(strange, node.node_id)
+                self.ring()
             case Beat(heartbeat=beat):
                 # With fewer slots to have, what was about to start may have to wait after all.
                 again |= (beat.slots, beat.others) != (node.beat.slots, node.beat.others)

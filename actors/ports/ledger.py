@@ -7,7 +7,7 @@ from typing import Protocol
 
 from actors.domain.changes import Change, ChangeAnswer, NewJob
 from actors.domain.errors import CoreError
-from actors.domain.job import Attempt, HistoryEntry, Job
+from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job
 from actors.ports.storage import Part
 
 
@@ -42,6 +42,10 @@ class Ledger(Protocol):
 
     async def unreleased(self) -> Sequence[Attempt]:
         """Attempts that are given up or over and not yet released."""
+        ...
+
+    async def attempt_states(self, keys: Sequence[str]) -> Mapping[str, AttemptState]:
+        """How the attempts with these keys are; those that are not known are left out."""
         ...
 
     async def get(self, job_id: int) -> Job | None: ...

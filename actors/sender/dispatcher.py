@@ -13,7 +13,11 @@ end with it. Its rules, to which the code below refers by number:
    behind 400 MB.
 7. A defect that a batch brings out parts it: each of its attempts is sent alone from then on, and refused
    after `GIVE_UP_DEFECT` such tries. For want of descriptors, threads or memory nothing is a defect.
-8. An attempt is let go of once the ledger has what became of it. Until then it is kept, and told again.
+8. A node whose machine was started anew may have forgotten what it was sent before: an attempt that was made
+   for another boot is lost if it is in doubt, and was never there if not. One whose boot is not known, made
+   before a server knew boots, is never sent again: the node is asked, and if it does not have it told to
+   refuse it.
+9. An attempt is let go of once the ledger has what became of it. Until then it is kept, and told again.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from typing import Final
 
 import trio
 
+from actors.domain.job import Attempt
 from actors.domain.node import NodeRef, PayloadView, StreamPosition
 from actors.kernel.actor import Doorbell
 from actors.kernel.backoff import Backoff
@@ -45,7 +50,8 @@ LARGE_AT_ONCE: Final = 2
 class Verdict(StrEnum):
     """What is certain about an attempt now. HAS: the node has it. NOT_THERE: the node does not have it and
     nothing of it is on its way. TOMBSTONED: it will never run there. REFUSED: no node will ever take it.
-    KILLED: stopped by order, nothing of it runs. LOST: the node is lost. UNKNOWABLE: a contract-only node
+    KILLED: stopped by order, nothing of it runs. GONE: it may have run there, and no longer does. LOST: the
+    node is lost. UNKNOWABLE: a contract-only node
     took it or not, and cannot be asked."""
 
     HAS = "has"
@@ -53,6 +59,7 @@ class Verdict(StrEnum):
     TOMBSTONED = "tombstoned"
     REFUSED = "refused"
     KILLED = "killed"
+    GONE = "gone"
     LOST = "lost"
     UNKNOWABLE = "unknowable"
 
@@ -90,7 +97,7 @@ class _Item:
 
 class NodeDispatcher:
     """`on_results` takes what became of attempts, and says of each whether it was recorded; what was not is
-    told again (rule 8). `ref` may be None until the node has been seen in this life of the Sender."""
+    told again (rule 9). `ref` may be None until the node has been seen in this life of the Sender."""
 
     def __init__(
         self,
@@ -179,40 +186,55 @@ class NodeDispatcher:
         return min(dues, default=float("inf"))
 
     async def _report_certain(self) -> bool:
-        """What can be said without asking the node: rules 2, 3 and 5. Whether there was anything."""
+        """What can be said without asking the node: rules 2, 3, 5 and 8. Whether there was anything."""
         now = trio.current_time()
         certain = []
         for item in self._idle():
             if item.due > now:
                 continue
-            if self._lost is not None:
+            if item.stop and not item.doubt:
+                reason = "terminated before it was sent"
+                certain.append(DispatchResult(item.dispatch, Verdict.KILLED, reason, sent=False))
+            elif self._lost is not None:
                 certain.append(DispatchResult(item.dispatch, Verdict.LOST, self._lost, sent=item.doubt))
+            elif self._is_of_another_boot(item):
+                reason = f"the machine of node {self.node_id} was started anew"
+                verdict = Verdict.GONE if item.doubt else Verdict.LOST
+                certain.append(DispatchResult(item.dispatch, verdict, reason, sent=item.doubt))
             elif item.doubt and self._ref is not None and self._ref.contract_only:
                 reason = "the connection or the orchestrator broke while it was being sent"
                 certain.append(DispatchResult(item.dispatch, Verdict.UNKNOWABLE, reason, node=self._ref))
-            elif item.stop and not item.doubt:
-                certain.append(
-                    DispatchResult(item.dispatch, Verdict.KILLED, "terminated before it was sent", sent=False)
-                )
         await self._report(certain)
         return bool(certain)
+
+    def _is_of_another_boot(self, item: _Item) -> bool:
+        boot = item.dispatch.attempt.boot
+        return bool(boot) and self._ref is not None and self._ref.boot not in ("", boot)
+
+    def _is_unclear(self, item: _Item) -> bool:
+        """Rule 8: not to be sent again, and not to be given up either."""
+        return (
+            item.doubt and not item.dispatch.attempt.boot and self._ref is not None and bool(self._ref.boot)
+        )
 
     def _start_what_is_due(self, nursery: trio.Nursery) -> None:
         node = self._ref
         if node is None or self._lost is not None:
             return
         now = trio.current_time()
-        # Rule 4.
+        # Rules 4 and 8.
+        to_ask = [i for i in self._idle() if i.due <= now and not i.stop and self._is_unclear(i)]
         to_stop = [i for i in self._items.values() if i.stop and i.doubt and not i.stopping and i.due <= now]
-        if to_stop:
-            for item in to_stop:
+        for task, items in ((self._ask, to_ask), (self._stop, to_stop)):
+            for item in items:
                 item.stopping = True
-            nursery.start_soon(self._stop, node, to_stop)
+            if items:
+                nursery.start_soon(task, node, items)
         batch: list[_Item] = []
         size = 0
         # Rules 6 and 7.
         for item in self._idle():
-            if item.stop or item.due > now:
+            if item.stop or item.due > now or self._is_unclear(item):
                 continue
             if self._is_large(item):
                 if self._large_busy < LARGE_AT_ONCE:
@@ -298,20 +320,42 @@ class NodeDispatcher:
                 )
         await self._report(results)
 
+    async def _ask(self, node: NodeRef, batch: list[_Item]) -> None:
+        attempts = [item.dispatch.attempt for item in batch]
+        answers = dict(zip(attempts, await self._look(node, attempts, self._nodes.lookup), strict=True))
+        gone = [attempt for attempt in attempts if answers[attempt].result is LookupResult.GONE]
+        if gone:
+            answers |= zip(gone, await self._look(node, gone, self._nodes.cancel), strict=True)
+        await self._take_looks(node, batch, list(answers.values()), Verdict.TOMBSTONED)
+
     async def _stop(self, node: NodeRef, batch: list[_Item]) -> None:
+        attempts = [item.dispatch.attempt for item in batch]
+        answers = await self._look(node, attempts, self._nodes.cancel)
+        await self._take_looks(node, batch, answers, Verdict.KILLED)
+
+    async def _look(
+        self,
+        node: NodeRef,
+        attempts: Sequence[Attempt],
+        call: Callable[[NodeRef, Sequence[Attempt]], Awaitable[Sequence[AttemptLookup]]],
+    ) -> Sequence[AttemptLookup]:
         try:
-            answers = await self._nodes.cancel(node, [item.dispatch.attempt for item in batch])
+            return await call(node, attempts)
         # As in `_send`: a defect is no crash of the Sender. The order stands, and is given again.
         except Exception as error:
             if not is_passing(error):
-                log.error("%d attempts could not be stopped", len(batch), exc_info=error)
-            answers = [AttemptLookup(LookupResult.UNKNOWN, reason=f"internal error: {error!r}")] * len(batch)
+                log.error("%d attempts could not be stopped or asked for", len(attempts), exc_info=error)
+            return [AttemptLookup(LookupResult.UNKNOWN, reason=f"internal error: {error!r}")] * len(attempts)
+
+    async def _take_looks(
+        self, node: NodeRef, batch: list[_Item], answers: Sequence[AttemptLookup], tombstoned: Verdict
+    ) -> None:
         results = []
         for item, found in zip(batch, answers, strict=True):
             item.stopping = False
             if self._items.get(item.dispatch.attempt.key) is not item:
                 continue
-            verdict = _verdict_on_stop(found)
+            verdict = _verdict_on_look(found, tombstoned)
             if verdict is None:
                 item.later()
             else:
@@ -355,10 +399,10 @@ def _verdict_on_submit(answer: SubmitAnswer, node: NodeRef, earlier_doubt: bool)
             return None
 
 
-def _verdict_on_stop(found: AttemptLookup) -> Verdict | None:
+def _verdict_on_look(found: AttemptLookup, tombstoned: Verdict) -> Verdict | None:
     match found.result:
         case LookupResult.TOMBSTONED:
-            return Verdict.KILLED
+            return tombstoned
         case LookupResult.FOUND:
             return Verdict.HAS
         case _:

@@ -297,7 +297,7 @@ class Sender(Actor):
         if job_id is None or node is None:
             return None
         key = f"{self._rng.getrandbits(128):032x}"
-        attempt = Attempt(key, job_id, self._queued[job_id].attempts_used + 1, node.node_id)
+        attempt = Attempt(key, job_id, self._queued[job_id].attempts_used + 1, node.node_id, boot=node.boot)
         self._queue.reserve(job_id)
         self._pool.reserve(key, node.node_id)
         reason = f"sent to node {node.node_id}"
@@ -378,6 +378,8 @@ class Sender(Actor):
                 return move(Status.FAILED, s.reason, untold)
             case Verdict.KILLED:
                 return move(Status.KILLED, s.reason or "terminated before it ran", untold)
+            case Verdict.GONE:
+                return retried(s.reason, state=AttemptState.OVER)
             case Verdict.LOST if not s.sent:
                 return move(Status.QUEUED, f"waits: {s.reason}", AttemptState.RELEASED)
             case Verdict.LOST:

@@ -10,7 +10,7 @@ from node.api.contract import contract_routes
 
 
 def create_app(context: NodeContext) -> QuartTrio:
-    app = make_node_app(context.table.node_id)
+    app = make_node_app(context.table.node_id, context.table.machine_boot)
     app.register_blueprint(contract_routes(context))
     app.register_blueprint(v1_routes(context))
     return app

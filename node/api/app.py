@@ -21,6 +21,8 @@ from node.runs.workspace import Workspace
 
 NODE_HEADER: Final = "X-Node-Id"
 """Names the node that a request is meant for: an address may have passed to another one."""
+BOOT_HEADER: Final = "X-Node-Boot"
+"""Names the boot of its machine: what was ordered before may be forgotten here, and is not to begin twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class NodeContext:
     shutdown: trio.Event
 
 
-def make_node_app(node_id: str) -> QuartTrio:
+def make_node_app(node_id: str, boot: str) -> QuartTrio:
     """An app without routes that does nothing that was meant for another node."""
     app = make_app("node.api", to_refusal, refuse_pages)
 
@@ -48,7 +50,11 @@ def make_node_app(node_id: str) -> QuartTrio:
     async def refuse_if_meant_for_another() -> Response | None:
         meant = request.headers.get(NODE_HEADER)
         if meant is None or meant == node_id:
-            return None
+            before = request.headers.get(BOOT_HEADER)
+            if before is None or before == boot:
+                return None
+            detail = "the machine was started anew since; ask what is there now"
+            return problem_answer(Refusal(421, "wrong_boot", detail)).to_response()
         # A problem on any page: only who knows `/v1` names the node.
         detail = f"this is node {node_id}; ask for where {meant[:100]!r} is now"
         return problem_answer(Refusal(421, "wrong_node", detail)).to_response()

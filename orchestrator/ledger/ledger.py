@@ -34,7 +34,7 @@ from actors.domain.changes import (
     Transition,
 )
 from actors.domain.ids import MAX_ID
-from actors.domain.job import Attempt, HistoryEntry, Job
+from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job
 from actors.domain.node import JoinedNode
 from actors.domain.scaling import DecisionRecord, MachineRecord
 from actors.domain.status import Status
@@ -373,6 +373,9 @@ class SqliteLedger:
 
     async def unreleased(self) -> Sequence[Attempt]:
         return await self._read(attempts.read_unreleased)
+
+    async def attempt_states(self, keys: Sequence[str]) -> Mapping[str, AttemptState]:
+        return await self._read(lambda db: attempts.read_states(db, keys))
 
     async def get(self, job_id: int) -> Job | None:
         row = self._recent.get(job_id)

@@ -126,7 +126,7 @@ class NodeClient:
         if who.kind is NodeKind.UNCLEAR:
             return who.reason
         if who.kind is NodeKind.NATIVE:
-            node = NodeRef(who.node_id, base)
+            node = NodeRef(who.node_id, base, boot=who.boot)
             return await follow_events(self._http, self._owner, node, tell, self._silence)
         node = contract_only_ref(address)
         watch = ContractOnlyPoller(

@@ -117,7 +117,8 @@ class Agent:
         if not row.released:
             self._tell(payload)
         elif payload.end is not None:
-            del self.rows[payload.key], self._disk.files[payload.key]
+            del self.rows[payload.key]
+            self._disk.remove(payload.key, trio.current_time())
 
     def accept(self, payload: Payload) -> None:
         self._disk.files[payload.key] = Files(StoredPayload(payload, self._boot))
@@ -173,6 +174,7 @@ class Agent:
             if trio.current_time() > gone_at + HELD_UP:
                 raise Violation("held up", f"attempt {move.key[:6]}: its end is recorded late")
             files.record = StoredPayload(payload, self._boot)
+            files.ended_at = trio.current_time()
         elif not self._disk.is_full():
             files.running = StoredPayload(payload, self._boot)
         self.put(replace(row, payload=payload))

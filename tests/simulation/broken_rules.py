@@ -266,6 +266,21 @@ def _soft(*targets: Status) -> Iterator[None]:
 
 
 @contextmanager
+def _boot_unnoticed() -> Iterator[None]:
+    with patch.object(dispatcher.NodeDispatcher, "_is_of_another_boot", lambda *_: False):
+        yield
+
+
+@contextmanager
+def _strangers_kept() -> Iterator[None]:
+    async def never(self: getter.Getter) -> None:
+        self._strangers.clear()
+
+    with patch.object(getter.Getter, "_release_strangers", never):
+        yield
+
+
+@contextmanager
 def _numbers_given_twice() -> Iterator[None]:
     original = MemoryLedger.cut
 
@@ -304,6 +319,9 @@ RULES = (
         broken=lambda: _soft(Status.COMPLETED, Status.FAILED, Status.KILLED),
     ),
     BrokenRule("numbers of changes given again after a power cut", broken=_numbers_given_twice),
+    BrokenRule("an attempt in doubt sent to another boot", Faulty(any_boot=True), _boot_unnoticed),
+    BrokenRule("an order for another boot taken", Faulty(any_boot=True)),
+    BrokenRule("what a node was told to forget not told again", broken=_strangers_kept),
     BrokenRule("results that trickle waited for", broken=lambda: patch.object(http_client, "PACE", 0)),
     BrokenRule("results that stall waited for", broken=_stall_waited_for),
     BrokenRule("results without an end taken in", broken=lambda: patch.object(results, "UNTOLD", math.inf)),

@@ -160,7 +160,9 @@ class Checks:
         if machine.may_run(attempt.key):
             return True
         here = attempt.key in machine.disk.tombstones or attempt.key in machine.disk.files
-        return not here and self._world.in_flight.get(attempt.key, 0) > 0
+        # What is on its way for another boot is refused.
+        arrives = attempt.boot == machine.boot or self._world.faulty.any_boot
+        return not here and arrives and self._world.in_flight.get(attempt.key, 0) > 0
 
     def _own(self, job_id: int, key: str, what: str) -> None:
         current = self.attempts[job_id][-1]

@@ -75,6 +75,7 @@ class Machine:
         job_plan: Callable[[int], JobPlan],
         end_needs_room: bool = False,
         kill_trusts_first_process: bool = False,
+        any_boot: bool = False,
     ) -> None:
         self.name = name
         self.slots = slots
@@ -97,6 +98,7 @@ class Machine:
         self._job_plan = job_plan
         self._end_needs_room = end_needs_room
         self._kill_trusts_first_process = kill_trusts_first_process
+        self._any_boot = any_boot
         self.agent_up()
 
     @property
@@ -110,7 +112,13 @@ class Machine:
 
     # ------------------------------------------------------------------ requests
 
-    def submit(self, items: list[Dispatch]) -> list[SubmitAnswer]:
+    @property
+    def boot(self) -> str:
+        return f"{self.name}/{self.boots}"
+
+    def submit(self, items: list[Dispatch], boot: str) -> list[SubmitAnswer]:
+        if boot != self.boot and not self._any_boot:
+            return [SubmitAnswer(SubmitResult.BUSY, "the machine was started anew since") for _ in items]
         return [self._submit(item) for item in items]
 
     def _submit(self, item: Dispatch) -> SubmitAnswer:
@@ -227,7 +235,7 @@ class Machine:
         self.lives += 1
         self._agent = Agent(
             self.disk,
-            f"{self.name}/{self.boots}",
+            self.boot,
             self._clock,
             self._rng,
             slots=self.slots,
@@ -238,12 +246,14 @@ class Machine:
         )
         self._nursery.start_soon(self._agent.run)
 
-    def machine_down(self) -> None:
-        """The machine's own end: every process goes, and what had not ended is lost."""
+    def machine_down(self) -> str:
+        """The machine's own end: every process goes, and what had not ended is lost. The answer is what its
+        disk has forgotten."""
         self.agent_down()
         self.boots += 1
         for process in self.processes.values():
             process.die()
+        return self.disk.forget(self._rng, trio.current_time())
 
     def damage(self, rng: float) -> str:
         """What is on its disk is torn or lost, each file with that probability; what."""

@@ -15,6 +15,8 @@ from actors.domain.payload import RunResult
 from actors.domain.progress import Progress
 from node.payloads.records import StoredPayload
 
+WRITTEN_WITHIN = 4.0
+"""Seconds after its end within which a payload is written through."""
 HELD = 2
 """Files for which there is room on a full disk, once."""
 
@@ -95,6 +97,8 @@ class Files:
     intent: bool = False
     given_up: bool = False
     process: Process | None = None
+    ended_at: float | None = None
+    """When its end was recorded."""
 
     def is_intended(self) -> bool:
         return self.intent or self.given_up or self.process is not None
@@ -116,10 +120,36 @@ class Files:
 
 @dataclass
 class NodeDisk:
+    """Nothing on it is written through but what has ended, a while later: the machine's end takes any of the
+    rest back."""
+
     files: dict[str, Files] = field(default_factory=dict)
     tombstones: dict[str, str] = field(default_factory=dict)
+    removed: dict[str, tuple[Files, float]] = field(default_factory=dict)
     full_until: float = 0.0
     held: int = HELD
+
+    def forget(self, rng: random.Random, now: float) -> str:
+        """The machine has gone down; what of."""
+        forgotten = []
+        for key, files in list(self.files.items()):
+            written = files.ended_at is not None and files.ended_at + WRITTEN_WITHIN <= now
+            if not written and rng.random() < 0.5:
+                del self.files[key]
+                forgotten.append(key)
+        for key in list(self.tombstones):
+            if rng.random() < 0.5:
+                del self.tombstones[key]
+                forgotten.append(f"tombstone of {key}")
+        for key, (files, at) in self.removed.items():
+            if now < at + WRITTEN_WITHIN and rng.random() < 0.5:
+                self.files[key] = files
+                forgotten.append(f"removal of {key}")
+        self.removed.clear()
+        return ", ".join(what[:-26] for what in forgotten)
+
+    def remove(self, key: str, now: float) -> None:
+        self.removed[key] = self.files.pop(key), now
 
     def is_full(self) -> bool:
         return trio.current_time() < self.full_until

@@ -86,6 +86,8 @@ class Plan:
     max_attempts: int = 3
     drop_messages: float = 0.0
     crash_at_call: int | None = None
+    reboot_after: tuple[int, ...] = ()
+    """The submits and releases, over all nodes, shortly after which the node's machine starts anew."""
     cut_after: tuple[int, ...] = ()
     """The commits, counted over all lives, shortly after which the orchestrator's power is cut."""
 
@@ -152,6 +154,7 @@ def make(seed: int) -> Plan:
         max_runs=rng.randint(3, 6),
         drop_messages=rng.choice((0.0, 0.0, 0.3, 1.0)),
         crash_at_call=rng.choice((None, rng.randint(1, 200))),
+        reboot_after=tuple(power.sample(range(1, 20), power.choice((0, 0, 1, 3)))),
         cut_after=tuple(power.sample(range(1, 40), power.choice((0, 0, 1, 3)))),
     )
 

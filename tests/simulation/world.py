@@ -22,7 +22,7 @@ from simulation.violation import Dead, Violation
 from support.memory.memory_ledger import MemoryLedger
 
 from actors.domain.changes import Change, ChangeAnswer, ChangeResult, NewJob, Transition
-from actors.domain.job import Attempt, HistoryEntry, Job
+from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job
 from actors.domain.node import NodeAddress, NodeRef
 from actors.domain.status import OWNER
 from actors.messages import AttemptHanded
@@ -64,6 +64,7 @@ class Faulty:
     absence_forgotten: bool = False
     kill_trusts_first_process: bool = False
     end_needs_room: bool = False
+    any_boot: bool = False
 
 
 class World:
@@ -76,7 +77,7 @@ class World:
         self.faulty = faulty
         self.rng = random.Random(f"world/{plan.seed}")
         self.cuts = random.Random(f"cuts/{plan.seed}")
-        self.calls = self.commits = 0
+        self.calls = self.commits = self.orders = 0
         self.trace: list[str] = []
         self.job_plans: dict[int, int] = {}
         self.results: dict[str, str] = {}
@@ -98,6 +99,7 @@ class World:
                 job_plan=lambda job_id: plan.jobs[self.job_plans[job_id]],
                 end_needs_room=faulty.end_needs_room,
                 kill_trusts_first_process=faulty.kill_trusts_first_process,
+                any_boot=faulty.any_boot,
             )
             for i, slots in enumerate(plan.slots)
         }
@@ -224,6 +226,21 @@ class World:
         if self.commits in self.plan.cut_after:
             self.nursery.start_soon(cut, self.cuts.choice((0.0, 0.01, 0.1)))
 
+    def ordered(self, machine: Machine) -> None:
+        """Its machine may start anew, now that one more order is on its way."""
+
+        async def reboot(after: float, down_for: float) -> None:
+            await sleep(after)
+            self.note(f"{machine.name} starts anew; it has forgotten {machine.machine_down() or 'nothing'}")
+            await sleep(down_for)
+            machine.agent_up()
+
+        self.orders += 1
+        if self.orders in self.plan.reboot_after:
+            self.nursery.start_soon(reboot, self.cuts.choice((0.005, 0.05, 3.0)), self.cuts.uniform(0.1, 8))
+            if self.cuts.random() < 0.5:  # and what it was sent comes once more
+                self.lossy[machine.name] = (trio.current_time() + 0.1, "duplicate", 1.0)
+
     def committed(self, rows: tuple[Job, ...]) -> None:
         if self.epoch is not None and rows:
             self.epoch.committed(rows)
@@ -250,7 +267,7 @@ class World:
                 await sleep(fault.length)
                 machine.agent_up()
             case "reboot_machine":
-                machine.machine_down()
+                self.note(f"{machine.name} has forgotten {machine.machine_down() or 'nothing'}")
                 await sleep(fault.length)
                 machine.agent_up()
             case "die":
@@ -398,6 +415,9 @@ class BoundLedger:
     async def absences(self) -> Mapping[str, str]:
         return {} if self._world.faulty.absence_forgotten else dict(self._disk.expected())
 
+    async def attempt_states(self, keys: Sequence[str]) -> Mapping[str, AttemptState]:
+        return await self._read(lambda: self._disk.attempt_states(keys))
+
     async def get(self, job_id: int) -> Job | None:
         return await self._read(lambda: self._disk.get(job_id))
 
@@ -446,10 +466,13 @@ class BoundNodes:
     async def submit(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[SubmitAnswer]:
         machine = self._world.machines[node.node_id]
         sent = list(items)
+        self._world.ordered(machine)
         if self._world.faulty.no_key:
             fresh = [f"{self._world.rng.getrandbits(128):032x}" for _ in sent]
             sent = [replace(i, attempt=replace(i.attempt, key=k)) for i, k in zip(sent, fresh, strict=True)]
-        how, answers = await self._call(machine, lambda: machine.submit(sent), [i.attempt.key for i in sent])
+        how, answers = await self._call(
+            machine, lambda: machine.submit(sent, node.boot), [i.attempt.key for i in sent]
+        )
         if answers is not None:
             return answers
         result = SubmitResult.NOT_SENT if how == "not sent" else SubmitResult.DOUBT
@@ -467,6 +490,7 @@ class BoundNodes:
 
     async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[bool]:
         machine = self._world.machines[node.node_id]
+        self._world.ordered(machine)
         _, done = await self._call(machine, lambda: machine.release([a.key for a in attempts]))
         return done if done is not None else [False] * len(attempts)
 
@@ -487,7 +511,7 @@ class BoundNodes:
         self._epoch.enter()
         world = self._world
         machine = world.machines[address.url]
-        ref = NodeRef(machine.name, address.url)
+        ref = NodeRef(machine.name, address.url, boot=machine.boot)
         how, picture = await self._call(machine, machine.picture)
         if picture is None:
             return f"it cannot be reached ({how})"

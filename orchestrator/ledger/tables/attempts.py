@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from actors.domain.job import Attempt, AttemptState
@@ -19,6 +19,7 @@ TABLES: Final = (
         node_id TEXT NOT NULL,
         state TEXT NOT NULL,
         foreign_id INTEGER,
+        boot TEXT NOT NULL DEFAULT '',
         created_at REAL NOT NULL,
         updated_at REAL NOT NULL
     ) STRICT""",
@@ -28,11 +29,13 @@ TABLES: Final = (
     "CREATE INDEX attempts_on_node ON attempts (node_id, job_id) WHERE state = 'open'",
 )
 
-_ATTEMPTS: Final = "SELECT key, job_id, n, node_id, state, foreign_id FROM attempts"
+_AT_ONCE: Final = 500
+
+_ATTEMPTS: Final = "SELECT key, job_id, n, node_id, state, foreign_id, boot FROM attempts"
 
 
 def attempt_from_row(row: tuple[Any, ...]) -> Attempt:
-    return Attempt(row[0], row[1], row[2], row[3], AttemptState(row[4]), row[5])
+    return Attempt(row[0], row[1], row[2], row[3], AttemptState(row[4]), row[5], row[6])
 
 
 def read_attempt(db: sqlite3.Connection, key: str) -> Attempt | None:
@@ -52,6 +55,17 @@ def read_unreleased(db: sqlite3.Connection) -> Sequence[Attempt]:
     return [attempt_from_row(row) for row in found]
 
 
+def read_states(db: sqlite3.Connection, keys: Sequence[str]) -> Mapping[str, AttemptState]:
+    """Of the keys that are known."""
+    found: dict[str, AttemptState] = {}
+    for begin in range(0, len(keys), _AT_ONCE):
+        page = keys[begin : begin + _AT_ONCE]
+        marks = ", ".join("?" * len(page))
+        rows = db.execute(f"SELECT key, state FROM attempts WHERE key IN ({marks})", tuple(page))
+        found |= {key: AttemptState(state) for key, state in rows}
+    return found
+
+
 def has_open_attempt(db: sqlite3.Connection, job_id: int) -> bool:
     found = db.execute("SELECT 1 FROM attempts WHERE job_id = ? AND state = 'open'", (job_id,)).fetchone()
     return found is not None
@@ -59,8 +73,8 @@ def has_open_attempt(db: sqlite3.Connection, job_id: int) -> bool:
 
 def insert_attempt(db: sqlite3.Connection, attempt: Attempt, now: float) -> None:
     db.execute(
-        "INSERT INTO attempts (key, job_id, n, node_id, state, foreign_id, created_at, updated_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO attempts (key, job_id, n, node_id, state, foreign_id, boot, created_at, updated_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             attempt.key,
             attempt.job_id,
@@ -68,6 +82,7 @@ def insert_attempt(db: sqlite3.Connection, attempt: Attempt, now: float) -> None
             attempt.node_id,
             attempt.state.value,
             attempt.foreign_id,
+            attempt.boot,
             now,
             now,
         ),

@@ -118,7 +118,7 @@ JOB_COLUMNS: Final = (
     "terminate_requested, attempts_used, max_runtime, ended_at, "
     "end_status, end_message, end_exit_code, end_signal, end_started_at, end_ended_at, end_wall_seconds, "
     "end_cpu_seconds, end_peak_bytes, end_size, "
-    "a.key, a.job_id, a.n, a.node_id, a.state, a.foreign_id, requires, progress, progress_message, "
+    "a.key, a.job_id, a.n, a.node_id, a.state, a.foreign_id, a.boot, requires, progress, progress_message, "
     "running_since"
 )
 _CURRENT: Final = "LEFT JOIN attempts AS a ON a.key = j.attempt_key"
@@ -155,11 +155,11 @@ def job_from_row(row: tuple[Any, ...]) -> Job:
         max_runtime=row[12],
         ended_at=row[13],
         end=None if row[14] is None else End(Status(row[14]), *row[15:24]),
-        attempt=None if row[24] is None else attempt_from_row(row[24:30]),
-        requires="" if row[30] == "{}" else from_labels(json.loads(row[30])),
-        progress=row[31],
-        progress_message=row[32],
-        running_since=row[33],
+        attempt=None if row[24] is None else attempt_from_row(row[24:31]),
+        requires="" if row[31] == "{}" else from_labels(json.loads(row[31])),
+        progress=row[32],
+        progress_message=row[33],
+        running_since=row[34],
     )
 
 

@@ -40,6 +40,7 @@ from orchestrator.http_client import (
     Scarce,
 )
 from orchestrator.nodes.job_files import JobFiles
+from orchestrator.nodes.native.events import meant_for
 from orchestrator.nodes.native.results import receive
 from orchestrator.nodes.refusals import error_text, json_body, refusal, unreadable
 from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream
@@ -97,7 +98,7 @@ class NativeNodes:
         broken_off = False
         try:
             async with self._http.exchange(
-                "POST", f"{node.url}/v1/attempts", headers=_to(node), body=self._body(batch)
+                "POST", f"{node.url}/v1/attempts", headers=meant_for(node), body=self._body(batch)
             ) as reply:
                 if reply.status == 200:
                     return _submit_answers(await reply.json(), keys)
@@ -148,7 +149,7 @@ class NativeNodes:
         async def one(attempt: Attempt) -> AttemptLookup:
             try:
                 async with self._http.exchange(
-                    "GET", f"{node.url}/v1/attempts/{attempt.key}", headers=_to(node)
+                    "GET", f"{node.url}/v1/attempts/{attempt.key}", headers=meant_for(node)
                 ) as reply:
                     return await _parse_lookup(reply, attempt.key)
             except (NotReached, Broken, Garbled) as error:
@@ -175,7 +176,7 @@ class NativeNodes:
     ) -> dict[str, Mapping[str, Any]]:
         keys = [attempt.key for attempt in attempts]
         async with self._http.exchange(
-            "POST", f"{node.url}/v1/{verb}", headers=_to(node), data={"keys": keys}
+            "POST", f"{node.url}/v1/{verb}", headers=meant_for(node), data={"keys": keys}
         ) as reply:
             if reply.status != 200:
                 raise Broken(await error_text(reply))
@@ -187,7 +188,7 @@ class NativeNodes:
         keys = [dispatch.attempt.key for dispatch in dispatches]
         try:
             async with self._http.exchange(
-                "POST", f"{node.url}/v1/collect", headers=_to(node), data={"keys": keys}
+                "POST", f"{node.url}/v1/collect", headers=meant_for(node), data={"keys": keys}
             ) as reply:
                 if reply.status == 200:
                     answers = await receive(reply, dispatches, self._files)
@@ -232,7 +233,7 @@ class NativeNodes:
             try:
                 reply = await stack.enter_async_context(
                     self._http.exchange(
-                        "GET", f"{node.url}/v1/attempts/{what}", headers=_to(node), patience=patience
+                        "GET", f"{node.url}/v1/attempts/{what}", headers=meant_for(node), patience=patience
                     )
                 )
                 if reply.status in (404, 410):
@@ -258,11 +259,6 @@ class _Body:
             return await anext(self._reply)
         except Broken as error:
             raise NodeUnreachable(str(error)) from error
-
-
-def _to(node: NodeRef) -> dict[str, str]:
-    """Addresses are used again for other machines: a node that is somebody else may then refuse (421)."""
-    return {"x-node-id": node.node_id}
 
 
 def _submit_answers(data: Any, keys: Sequence[str]) -> dict[str, SubmitAnswer]:

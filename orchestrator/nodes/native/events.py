@@ -41,11 +41,19 @@ class NodeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Introduction:
-    """Who answers at an address. `node_id` for ours only; `reason` for what is unclear."""
+    """Who answers at an address. `node_id` and `boot` for ours only; `reason` for what is unclear."""
 
     kind: NodeKind
     node_id: str = ""
+    boot: str = ""
     reason: str = ""
+
+
+def meant_for(node: NodeRef) -> dict[str, str]:
+    """Addresses are used again for other machines, and machines start anew: whoever is somebody else by now
+    refuses (421)."""
+    boot = {"x-node-boot": node.boot} if node.boot else {}
+    return {"x-node-id": node.node_id, **boot}
 
 
 async def introduce(http: Http, base: str) -> Introduction:
@@ -71,7 +79,8 @@ async def introduce(http: Http, base: str) -> Introduction:
     node_id = info.get("node_id")
     if not isinstance(node_id, str) or not node_id:
         return Introduction(NodeKind.UNCLEAR, reason="it does not say its node id")
-    return Introduction(NodeKind.NATIVE, node_id)
+    boot = info.get("machine_boot")
+    return Introduction(NodeKind.NATIVE, node_id, boot if isinstance(boot, str) else "")
 
 
 async def follow_events(http: Http, owner: str, node: NodeRef, tell: Tell, silence: float) -> str:
@@ -82,7 +91,7 @@ async def follow_events(http: Http, owner: str, node: NodeRef, tell: Tell, silen
         async with http.exchange(
             "GET",
             f"{node.url}/v1/events?owner={owner}",
-            headers={"x-node-id": node.node_id},
+            headers=meant_for(node),
             patience=patience,
         ) as reply:
             if reply.status != 200:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import trio
 from trio.testing import MockClock
@@ -20,8 +21,8 @@ NODE = NodeRef("n", "http://n")
 FOREIGN = NodeRef("f", "http://f", contract_only=True)
 
 
-def dispatch(job_id: int, size: int = 10) -> Dispatch:
-    attempt = Attempt(f"{job_id:032x}", job_id, 1, "n")
+def dispatch(job_id: int, size: int = 10, boot: str = "") -> Dispatch:
+    attempt = Attempt(f"{job_id:032x}", job_id, 1, "n", boot=boot)
     job = Job(
         job_id, 1, "example", Status.PROCESSING, "", job_id, 0.0, 0.0, f"s{job_id}", size, attempt=attempt
     )
@@ -36,6 +37,8 @@ class FakeNodes:
         self.seconds = seconds
         self.calls: list[list[int]] = []
         self.cancelled: list[int] = []
+        self.there: set[int] = set()
+        """Jobs that it has, when it is asked."""
 
     async def submit(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[SubmitAnswer]:
         jobs = [item.job.id for item in items]
@@ -46,6 +49,10 @@ class FakeNodes:
     async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[AttemptLookup]:
         self.cancelled += [a.job_id for a in attempts]
         return [AttemptLookup(LookupResult.TOMBSTONED) for _ in attempts]
+
+    async def lookup(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[AttemptLookup]:
+        found = {True: LookupResult.FOUND, False: LookupResult.GONE}
+        return [AttemptLookup(found[a.job_id in self.there]) for a in attempts]
 
 
 class Results:
@@ -80,7 +87,7 @@ async def sending_to(nodes: FakeNodes, ref: NodeRef = NODE) -> AsyncIterator[tup
     results = Results()
     dispatcher = NodeDispatcher(
         ref.node_id,
-        nodes=nodes,  # type: ignore[arg-type]  # it submits and cancels only
+        nodes=nodes,  # type: ignore[arg-type]  # all that a dispatcher asks
         ref=ref,
         on_results=results,
         rng=random.Random(1),
@@ -212,3 +219,25 @@ async def test_what_could_not_be_recorded_is_settled_again(autojump_clock: MockC
         results.refuse = 3
         dispatcher.put(dispatch(1), doubt=False)
         assert await results.all(1) == {1: Verdict.HAS}
+
+
+async def test_doubt_ends_with_the_boot_in_which_it_began(autojump_clock: MockClock) -> None:
+    nodes = FakeNodes(lambda job: SubmitAnswer(SubmitResult.DOUBT), lambda job: 0.1)
+    async with sending_to(nodes, replace(NODE, boot="one")) as (dispatcher, results):
+        dispatcher.put(dispatch(1, boot="one"), doubt=False)
+        await trio.sleep(10)
+        sent = len(nodes.calls)
+        dispatcher.node_seen(replace(NODE, boot="two"))
+        dispatcher.put(dispatch(2, boot="one"), doubt=False)
+        assert await results.all(1, 2) == {1: Verdict.GONE, 2: Verdict.LOST}
+    assert sent > 1 and nodes.calls == [[1]] * sent, "nothing is sent to the other boot"
+
+
+async def test_doubt_without_a_boot_is_asked_for_and_never_sent_again(autojump_clock: MockClock) -> None:
+    nodes = FakeNodes(has, lambda job: 0.1)
+    nodes.there = {1}
+    async with sending_to(nodes, replace(NODE, boot="one")) as (dispatcher, results):
+        for job in (1, 2):
+            dispatcher.put(dispatch(job), doubt=True)
+        assert await results.all(1, 2) == {1: Verdict.HAS, 2: Verdict.TOMBSTONED}
+    assert nodes.calls == [] and nodes.cancelled == [2]

@@ -220,6 +220,10 @@ async def test_what_is_meant_for_another_node_is_refused_and_not_done(tmp_path: 
             assert (answer.status_code, answer.json()["code"]) == (421, "wrong_node"), path
             assert answer.headers["content-type"] == "application/problem+json"
         assert (await node.client.get(f"/v1/attempts/{KEY}")).status_code == 404
+        before = {"X-Node-Id": mine, "X-Node-Boot": "the boot before"}
+        answer = await node.client.post("/v1/cancel", headers=before, **order)
+        assert (answer.status_code, answer.json()["code"]) == (421, "wrong_boot")
+        assert (await node.client.get(f"/v1/attempts/{KEY}")).status_code == 404
         answer = await node.client.post("/v1/cancel", headers={"X-Node-Id": mine}, **order)
         assert answer.status_code == 200
 

@@ -156,6 +156,10 @@ class MemoryLedger:
         await trio.lowlevel.checkpoint()
         return sorted((self._attempts[key] for key in self._unreleased), key=lambda a: self._began[a.key])
 
+    async def attempt_states(self, keys: Sequence[str]) -> Mapping[str, AttemptState]:
+        await trio.lowlevel.checkpoint()
+        return {key: self._attempts[key].state for key in keys if key in self._attempts}
+
     async def get(self, job_id: int) -> Job | None:
         await trio.lowlevel.checkpoint()
         return self._jobs.get(job_id)
