@@ -12,7 +12,6 @@ from functools import partial
 from typing import Final
 
 import trio
-from werkzeug.datastructures import Headers
 
 from actors.domain.changes import JobDetails, NewJob
 from actors.domain.job import Job
@@ -48,9 +47,9 @@ FINISHING: Final = SILENCE
 """Seconds that the commit of an upload may take once it has begun, whether or not the client waits for it."""
 
 
-def read_idempotency_key(headers: Headers) -> str | None:
-    """The key as it is. Raises Refusal (400) for what is none, and for more than one."""
-    match headers.getlist("Idempotency-Key"):
+def read_idempotency_key(sent: Sequence[str]) -> str | None:
+    """The key, in all headers of that name. Raises Refusal (400) for what is none, and for more than one."""
+    match sent:
         case []:
             return None
         case [key] if _IDEMPOTENCY_KEY.fullmatch(key):

@@ -1,8 +1,8 @@
 """Routes that are asked all the time, answered without an app.
 
 A poll is a few bytes in and out, and what a web framework does around it costs ten times what it does itself.
-So a handler of such a route knows nothing of a framework: it makes an answer of a part of the path and the
-query. The server that has the connection answers by it what is wholly plain, see `PlainRoutes.match`;
+So a handler of such a route knows nothing of a framework: it makes an answer of a part of the path, the query
+and a body. The server that has the connection answers by it what is wholly plain, see `PlainRoutes.match`;
 everything else reaches the same handler through the app. Who is admitted, and what an error means, is one
 function for both ways.
 """
@@ -10,10 +10,10 @@ function for both ways.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import wraps
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import h11
 from quart import Blueprint, Response, request
@@ -37,10 +37,13 @@ Admit = Callable[[Head], Awaitable[None]]
 @dataclass(frozen=True, slots=True)
 class Asked:
     """`part` is what stands in the path for the route's variable; the query in order, with what is there
-    twice."""
+    twice. `headers` gives all headers of a name; `length` is the body's as a header claims it."""
 
     part: str
     query: tuple[tuple[str, str], ...] = ()
+    headers: Callable[[str], Sequence[str]] = lambda name: ()
+    length: int | None = None
+    body: AsyncIterator[bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,10 @@ class PlainRequest:
     handler: Handler
     asked: Asked
 
+    def with_body(self, pieces: Sequence[bytes]) -> PlainRequest:
+        """The same, once its body has come."""
+        return replace(self, asked=replace(self.asked, body=_Pieces(pieces))) if pieces else self
+
 
 class PlainRoutes:
     """See the module."""
@@ -85,6 +92,7 @@ class PlainRoutes:
         self._on_error = on_error
         self._whole: dict[bytes, _Route] = {}
         self._numbered: dict[bytes, _Route] = {}
+        self._posts: dict[bytes, _Route] = {}
 
     def get(
         self, page: Blueprint, rule: str, *, takes_query: bool = False
@@ -96,27 +104,35 @@ class PlainRoutes:
             path, variable, _ = f"{page.url_prefix or ''}{rule}".partition("<")
             routes = self._numbered if variable else self._whole
             routes[path.encode()] = _Route(handler, takes_query)
-
-            @wraps(handler)
-            async def view(**parts: str) -> Response:
-                query = tuple(request.args.items(multi=True))
-                found = await handler(Asked("".join(parts.values()), query))
-                return await found.send() if isinstance(found, Stored) else found.to_response()
-
+            view = _view(handler)
             page.get(rule)(view)
             return view
 
         return decorate
 
+    def post(self, page: Blueprint, rule: str) -> Callable[[Handler], Callable[..., Awaitable[Response]]]:
+        """As `get`, for what brings a body: up to `BODY` bytes of a told length are plain."""
+
+        def decorate(handler: Handler) -> Callable[..., Awaitable[Response]]:
+            self._posts[f"{page.url_prefix or ''}{rule}".encode()] = _Route(handler, takes_query=False)
+            view = _view(handler)
+            page.post(rule)(view)
+            return view
+
+        return decorate
+
     def match(self, asked: h11.Request, local: str) -> PlainRequest | None:
-        """The request as one of a plain route: a GET of HTTP/1.1 for a path and a query in which nothing is
-        escaped, to a host that is written as most are, without a body and without a header that wants more
-        than a whole answer. None for any other."""
-        if asked.method != b"GET" or asked.http_version != b"1.1":
+        """The request as one of a plain route: of HTTP/1.1, for a path and a query in which nothing is
+        escaped, to a host that is written as most are, with no body but a small one that is posted, and
+        without a header that wants more than a whole answer. None for any other."""
+        if asked.method not in (b"GET", b"POST") or asked.http_version != b"1.1":
             return None
+        posted = asked.method == b"POST"
         path, mark, query = asked.target.partition(b"?")
-        part, route = b"", self._whole.get(path)
+        part, route = b"", (self._posts if posted else self._whole).get(path)
         if route is None:
+            if posted:
+                return None
             above, slash, part = path.rpartition(b"/")
             route = self._numbered.get(above + slash)
             if route is None or not _NUMBER.fullmatch(part):
@@ -128,14 +144,22 @@ class PlainRoutes:
             headers.setdefault(name, value)
         if not _MORE.isdisjoint(headers) or not _HOST.fullmatch(headers.get(b"host", b"")):
             return None
+        told = headers.get(b"content-length")
+        if posted is (told is None) or (told is not None and int(told) > BODY):
+            return None
+
+        def several(name: str) -> Sequence[str]:
+            wanted = name.lower().encode()
+            return [value.decode("latin-1") for one, value in asked.headers if one == wanted]
 
         def header(name: str) -> str | None:
             value = headers.get(name.lower().encode())
             return None if value is None else value.decode("latin-1")
 
         pairs = tuple(_to_pair(one) for one in query.decode().split("&")) if mark else ()
-        head = Head("GET", path.decode(), header, local)
-        return PlainRequest(head, route.handler, Asked(part.decode(), pairs))
+        head = Head(asked.method.decode(), path.decode(), header, local)
+        length = None if told is None else int(told)
+        return PlainRequest(head, route.handler, Asked(part.decode(), pairs, several, length, _Pieces(())))
 
     async def answer(self, asked: PlainRequest) -> Answer | None:
         """None for what is stored and not small: it is the app's."""
@@ -153,6 +177,35 @@ class _Route:
     takes_query: bool
 
 
+def _view(handler: Handler) -> Callable[..., Awaitable[Response]]:
+    """The handler as the app's."""
+
+    @wraps(handler)
+    async def view(**parts: str) -> Response:
+        query = tuple(request.args.items(multi=True))
+        headers, body = request.headers.getlist, cast(Any, request.body)
+        asked = Asked("".join(parts.values()), query, headers, request.content_length, aiter(body))
+        found = await handler(asked)
+        return await found.send() if isinstance(found, Stored) else found.to_response()
+
+    return view
+
+
+class _Pieces:
+    """An iterator that may be left before its end, unlike a generator."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for piece in self._pieces:
+            return piece
+        raise StopAsyncIteration
+
+
 def head_of_request() -> Head:
     """Of the app's current request."""
     local: Any = (request.scope.get("server") or ("", None))[0]
@@ -164,12 +217,14 @@ def _to_pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+BODY: Final = 128 * 1024
+"""Bytes of a body that is held in memory, until all of it has come."""
+
 _NUMBER: Final = re.compile(rb"[0-9]{1,20}")
 _QUERY: Final = re.compile(rb"[a-z]{1,20}=[A-Za-z0-9.-]{0,30}(&[a-z]{1,20}=[A-Za-z0-9.-]{0,30}){0,9}")
 _HOST: Final = re.compile(rb"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?|\[[0-9a-f:]+\](:[0-9]{1,5})?")
 _MORE: Final = frozenset(
     [
-        b"content-length",
         b"transfer-encoding",
         b"expect",
         b"upgrade",

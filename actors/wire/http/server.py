@@ -39,7 +39,7 @@ import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import EndBody, Response, StreamClosed
+from hypercorn.protocol.events import Body, EndBody, Response, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.ws_stream import WSStream
@@ -439,7 +439,7 @@ class _Protocol(H11Protocol):
             self.stream = cast(Any, _PlainStream(self, self._plain, request, asked))
 
     async def hand_to_app(self, request: h11.Request) -> None:
-        """Have a request without a body answered by the app after all."""
+        """Have a request without a body, or whose body was read, answered by the app after all."""
         await super()._create_stream(request)
         if self.stream is not None:
             await self.stream.handle(EndBody(stream_id=STREAM_ID))
@@ -500,16 +500,19 @@ class _PlainStream:
         self._asked = asked
         self._work = trio.CancelScope()
         self._answered = False
+        self._body: list[bytes] = []
 
     async def handle(self, event: StreamEvent) -> None:
-        if isinstance(event, EndBody):
+        if isinstance(event, Body):
+            self._body.append(event.data)
+        elif isinstance(event, EndBody):
             self._protocol.task_group.spawn(self._answer)
         elif isinstance(event, StreamClosed) and not self._answered:
             self._work.cancel()
 
     async def _answer(self) -> None:
         with self._work:
-            answer = await self._plain.answer(self._asked)
+            answer = await self._plain.answer(self._asked.with_body(self._body))
             if self._work.cancel_called:
                 return
             self._answered = True

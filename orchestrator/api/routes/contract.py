@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Final
 
 import trio
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from actors.domain.ids import ID_RANGE
 from actors.domain.job import End, Job
@@ -58,7 +58,7 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
                 trouble = str(error)
         return json_answer(HealthBody(status="error", database=trouble), 503)
 
-    @page.post("/upload")
+    @plain.post(page, "/upload")
     @describe(
         "Hand in a job",
         idempotency_header("The same key of the same user, with the same content, gives the same job"),
@@ -76,18 +76,19 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
         body_required=True,
         tag=CONTRACT,
     )
-    async def upload() -> Response:
+    async def upload(asked: Asked) -> Answer:
+        assert asked.body is not None
         job, ignored = await uploads.take(
-            request.headers.get("Content-Type", ""),
-            request.content_length,
-            request.body,
-            read_idempotency_key(request.headers),
+            next(iter(asked.headers("Content-Type")), ""),
+            asked.length,
+            asked.body,
+            read_idempotency_key(asked.headers("Idempotency-Key")),
         )
         headers = {"Location": f"/v1/jobs/{job.id}"}
         body = AcceptedBody(id=job.id, status=Status.QUEUED.value, message=UPLOADED)
         if ignored:
             body["ignored"] = list(ignored)
-        return json_response(body, 201, headers)
+        return json_answer(body, 201, headers)
 
     @plain.get(page, "/download/<number>")
     @describe(

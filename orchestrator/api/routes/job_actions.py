@@ -42,7 +42,7 @@ def blueprint(api: ApiContext) -> Blueprint:
     )
     async def rerun(number: str) -> Response:
         query()
-        key = read_idempotency_key(request.headers)
+        key = read_idempotency_key(request.headers.getlist("Idempotency-Key"))
         row = await job_views.find(api, read_job_id(number))
         # Done to its end, else nobody would know whether there is a job.
         with trio.CancelScope(shield=True), trio.fail_after(FINISHING):
