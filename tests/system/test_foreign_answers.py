@@ -12,7 +12,13 @@ from support.processes.gates import gate
 from support.processes.processes import PATIENCE, Place
 
 PROGRAM = Path(__file__).parents[1] / "support" / "peers" / "foreign_node_program.py"
-MARK = "trap 'echo \"$?\" > .orchestrator.exit' EXIT\n"
+# The node calls a job's directory by the number it goes by there: jobs of odd numbers fail.
+SCRIPT = """trap 'echo "$?" > .orchestrator.exit' EXIT
+{wait}
+echo 42 > result.txt
+number=${{PWD##*/}}
+exit $((${{number%-*}} % 2 * 3))
+"""
 
 
 def said(status: str, body: bytes, kind: str = "application/json", length: int | None = None) -> Instead:
@@ -35,37 +41,45 @@ NONSENSE = (
 async def test_no_answer_that_makes_no_sense_ends_a_job_or_fetches_it_twice(here: Place) -> None:
     command = (sys.executable, str(PROGRAM))
     node = here.start("0", str(here.directory / "foreign"), name="foreign", command=command)
-    # To each of two jobs while it runs, and a right answer after each: else it is asked less and less often.
-    coming = {
-        f"GET /retrieve/{number}": [a for answer in NONSENSE for a in (answer, None)] for number in (1, 2)
-    }
+    # Each to a job that completes and to one that fails, while it runs; all of them at once.
+    coming = {f"GET /retrieve/{number + 1}": NONSENSE[number // 2] for number in range(2 * len(NONSENSE))}
+    jobs = len(coming)
     running, over = trio.Event(), trio.Event()
+    asked_again = set()
 
     def rule(line: str) -> Rule:
-        if line not in coming or not running.is_set():
+        if not running.is_set():
             return None
-        if not any(coming.values()):
+        if line in coming:
+            return coming.pop(line)
+        if line.startswith("GET /retrieve/"):
+            asked_again.add(line)
+        if len(asked_again) == jobs:
             over.set()
-        return coming[line].pop(0) if coming[line] else None
+        return None
 
     with gate(here.directory / "gate") as shut:
         async with wire(node.url, rule) as faulty:
-            server = here.server(SERVICE_EXAMPLE_UPLOAD_URL=f"{faulty.url}/submit")
+            server = here.server(
+                SERVICE_EXAMPLE_UPLOAD_URL=f"{faulty.url}/submit",
+                SERVICE_EXAMPLE_RUNS_PER_USER=str(jobs),
+                SERVICE_EXAMPLE_MAX_RUNS=str(jobs),
+            )
             async with portal(server.url) as user:
-                script = MARK + shut.wait + "; echo 42 > result.txt; exit {}\n"
-                jobs = {await user.upload(script.format(code)): code for code in (0, 3)}
-                before = [await user.until(job, "Running") for job in jobs]
+                script = SCRIPT.format(wait=shut.wait)
+                uploaded = [await user.upload(script) for _ in range(jobs)]
+                before = [await user.until(job, "Running") for job in uploaded]
                 running.set()
                 with trio.fail_after(PATIENCE):
                     await over.wait()
-                assert [await user.job(job) for job in jobs] == before
+                assert [await user.job(job["id"]) for job in before] == before
                 shut.open()
-                for job, code in jobs.items():
-                    end = await user.ended(job)
-                    status = "Failed" if code else "Completed"
-                    assert (end["status"], end["attempt"], end["exit_code"]) == (status, 1, code)
-                    assert (await user.contents(job))["result.txt"] == b"42\n"
-                    steps = [step["to"] for step in await user.history(job)]
+                ends = [await user.ended(job["id"]) for job in before]
+                for end in ends:
+                    status = "Failed" if end["exit_code"] else "Completed"
+                    assert (end["status"], end["attempt"]) == (status, 1)
+                    assert (await user.contents(end["id"]))["result.txt"] == b"42\n"
+                    steps = [step["to"] for step in await user.history(end["id"])]
                     assert list(dict.fromkeys(steps)) == [
                         "Queued",
                         "Processing",
@@ -74,6 +88,9 @@ async def test_no_answer_that_makes_no_sense_ends_a_job_or_fetches_it_twice(here
                         status,
                     ]
                     assert [steps.count(step) for step in ("Queued", "Processing", status)] == [1, 1, 1]
-            assert faulty.requests.count("POST /submit") == 2
-            # One was completed and is its own answer; of the other the files are asked for, once.
-            assert sum("/retrieve_partial/" in line for line in faulty.requests) == 1
+                assert sorted(end["exit_code"] for end in ends) == [0] * (jobs // 2) + [3] * (jobs // 2)
+            assert faulty.requests.count("POST /submit") == jobs
+            # What was completed is its own answer; of what failed the files are asked for, once.
+            assert sorted(line for line in faulty.requests if "/retrieve_partial/" in line) == sorted(
+                f"GET /retrieve_partial/{number}" for number in range(1, jobs, 2)
+            )
