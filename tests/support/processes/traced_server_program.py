@@ -19,10 +19,11 @@ _fsync = os.fsync
 _rename = os.rename
 _connect = sqlite3.connect
 _send = socket.socket.send
+_write = os.write
 
 
 def note(*words: str) -> None:
-    os.write(TRACE, (" ".join(words).replace("\n", " ") + "\n").encode())
+    _write(TRACE, (" ".join(words).replace("\n", " ") + "\n").encode())
 
 
 def fsync(file: Any) -> None:
@@ -36,10 +37,19 @@ def rename(source: Any, target: Any, **how: Any) -> None:
     note("rename", os.fspath(source), os.fspath(target))
 
 
-def send(sock: socket.socket, data: Any, *flags: Any) -> int:
+def note_answer(data: Any) -> None:
     if bytes(data[:5]) == b"HTTP/":
         note("sent", bytes(data[:64]).partition(b"\r\n")[0].decode())
+
+
+def send(sock: socket.socket, data: Any, *flags: Any) -> int:
+    note_answer(data)
     return _send(sock, data, *flags)
+
+
+def write(file: int, data: Any) -> int:
+    note_answer(data)
+    return _write(file, data)
 
 
 def connect(*arguments: Any, **how: Any) -> sqlite3.Connection:
@@ -52,6 +62,7 @@ if __name__ == "__main__":
     # Before anything else is imported: what is taken by name at an import stays as it was.
     os.fsync = fsync
     os.rename = rename
+    os.write = write
     socket.socket.send = send  # type: ignore[assignment, method-assign]  # a stand-in
     sqlite3.connect = connect  # type: ignore[assignment]  # a stand-in
     sys.argv[1:2] = []
