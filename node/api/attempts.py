@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 import trio
@@ -105,7 +105,8 @@ def v1_routes(context: NodeContext) -> Blueprint:
     @routes.post("/collect")
     async def collect() -> Response:
         query()
-        return collect_response(context, await _keys())
+        asked = await _request()
+        return collect_response(context, _keys_of(asked), str(asked.get("sums")))
 
     @routes.get("/attempts/<key>/results")
     async def results(key: str) -> Response:
@@ -188,15 +189,26 @@ async def _heartbeat(context: NodeContext) -> dict[str, Any]:
 
 async def _keys() -> list[str]:
     """The keys that a request lists. Raises `WireError`."""
+    return _keys_of(await _request())
+
+
+async def _request() -> dict[str, Any]:
     body = bytearray()
     async for chunk in request.body:
         body += chunk
         if len(body) > KEYS_LIMIT:
             raise TooLarge(f"the body is larger than {KEYS_LIMIT} bytes", KEYS_LIMIT)
     try:
-        keys = json.loads(body)["keys"]
-    except (ValueError, RecursionError, KeyError, TypeError):
-        raise BadRequest('an object was expected: {"keys": [...]}') from None
+        asked = json.loads(body)
+    except (ValueError, RecursionError):
+        asked = None
+    if not isinstance(asked, dict) or "keys" not in asked:
+        raise BadRequest('an object was expected: {"keys": [...]}')
+    return asked
+
+
+def _keys_of(asked: Mapping[str, Any]) -> list[str]:
+    keys = asked["keys"]
     if not isinstance(keys, list):
         raise BadRequest("keys: a list was expected")
     for key in keys:

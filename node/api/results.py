@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import trio
+from isal import isal_zlib
 from quart import Response, request
 
 from actors.domain.payload import Payload
@@ -38,6 +39,7 @@ from node.runs.workspace import WORK
 FOLLOW_EVERY: Final = 0.25
 """Seconds between looks at a growing log where the kernel does not tell of its growth."""
 
+CRC32: Final = "crc32"
 LOGS: Final = {"stdout": STDOUT, "stderr": STDERR}
 
 
@@ -101,8 +103,8 @@ async def log_response(context: NodeContext, payload: Payload, given: Mapping[st
     return Response(body, content_type="application/octet-stream")
 
 
-def collect_response(context: NodeContext, keys: Sequence[str]) -> Response:
-    """Frames for each key, in order."""
+def collect_response(context: NodeContext, keys: Sequence[str], sums: str) -> Response:
+    """Frames for each key, in order. `sums`: CRC32 if no other checksum of the zips is asked for."""
 
     async def body() -> AsyncIterator[bytes]:
         with ExitStack() as stack:
@@ -111,7 +113,7 @@ def collect_response(context: NodeContext, keys: Sequence[str]) -> Response:
             # Asked once all of them are being read: what is here now stays until then.
             there, _ = await context.table.find_known(keys)
             directories = [context.workspace.directory(key) for key in keys]
-            async for piece in _iterate_in_thread(context, _collect(keys, directories, there)):
+            async for piece in _iterate_in_thread(context, _collect(keys, directories, there, sums)):
                 yield piece
 
     return Response(body(), content_type="application/octet-stream")
@@ -122,7 +124,7 @@ def _iterate_in_thread(context: NodeContext, generator: Generator[bytes, None, N
 
 
 def _collect(
-    keys: Sequence[str], directories: Sequence[Path], there: Mapping[str, Payload]
+    keys: Sequence[str], directories: Sequence[Path], there: Mapping[str, Payload], sums: str
 ) -> Generator[bytes, None, None]:
     """Everything of all of them. Blocks: it is pulled in a thread, many small ones in one go."""
     for key, directory in zip(keys, directories, strict=True):
@@ -133,7 +135,7 @@ def _collect(
             yield _error(key, "not_ended")
         else:
             try:
-                yield from _collect_one(payload, directory)
+                yield from _collect_one(payload, directory, sums)
             except OSError as why:
                 yield _error(key, f"cannot be read: {why}", permanent=not is_passing(why))
             except WireError as why:
@@ -141,7 +143,7 @@ def _collect(
                 yield _error(key, f"cannot be read: {why}", permanent=True)
 
 
-def _collect_one(payload: Payload, directory: Path) -> Generator[bytes, None, None]:
+def _collect_one(payload: Payload, directory: Path, sums: str) -> Generator[bytes, None, None]:
     manifest = read_manifest(directory, frozen=is_frozen(payload))
     record = {
         "key": payload.key,
@@ -161,17 +163,22 @@ def _collect_one(payload: Payload, directory: Path) -> Generator[bytes, None, No
         for piece in _read_log(directory / LOGS[name]):
             sizes[name] += len(piece)
             yield from _frame(kind, piece)
-    digest, zip_size = hashlib.sha256(), 0
+    crc, zip_size = 0, 0
+    digest = None if sums == CRC32 else hashlib.sha256()
     for piece in _join(_zip(directory, listing_from_json(manifest), strict=True)):
-        digest.update(piece)
+        crc = isal_zlib.crc32(piece, crc)
+        if digest is not None:
+            digest.update(piece)
         zip_size += len(piece)
         yield from _frame(frames.ZIP, piece)
-    finish = {
-        "zip_sha256": digest.hexdigest(),
+    finish: dict[str, Any] = {
+        "zip_crc32": crc,
         "zip_size": zip_size,
         "stdout_size": sizes["stdout"],
         "stderr_size": sizes["stderr"],
     }
+    if digest is not None:
+        finish["zip_sha256"] = digest.hexdigest()
     yield frames.encode(frames.FINISH, json.dumps(finish).encode())
 
 

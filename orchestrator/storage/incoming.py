@@ -17,6 +17,8 @@ from orchestrator.storage.disk import Disk, StorageBusy
 WRITE: Final = 1 << 20
 """Bytes that are collected before a thread is asked to write them."""
 
+Watch = Callable[[bytes], None]
+
 
 class IncomingFiles:
     """Files below a directory of `place`, which is made when the first of them is written there: when all
@@ -31,12 +33,13 @@ class IncomingFiles:
         self._size = 0
         self.on_disk = not small
 
-    def file(self, path: str) -> IncomingFile:
-        """A file at a safe relative path, which the caller has made sure of."""
+    def file(self, path: str, watch: Watch | None = None) -> IncomingFile:
+        """A file at a safe relative path, which the caller has made sure of. `watch` is told, in a thread, of
+        the bytes as they are written to the disk."""
         parts = path.split("/")
         if path in self._files or any(part in ("", ".", "..") for part in parts):
             raise StorageError(f"{path!r} is no path for a file")
-        self._files[path] = file = IncomingFile(self, self._place.joinpath(self._below, *parts), path)
+        self._files[path] = file = IncomingFile(self, self._place.joinpath(self._below, *parts), path, watch)
         return file
 
     @property
@@ -89,8 +92,9 @@ class IncomingFiles:
 class IncomingFile:
     """One file being written. `close` syncs it, if it is written to the disk at all."""
 
-    def __init__(self, files: IncomingFiles, path: Path, shown: str) -> None:
+    def __init__(self, files: IncomingFiles, path: Path, shown: str, watch: Watch | None) -> None:
         self._files = files
+        self._watch = watch
         self._path = path
         self._what = f"file {shown!r}"
         self._fd: int | None = None
@@ -147,7 +151,10 @@ class IncomingFile:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = disk.create(self._path)
         pending, self._pending, self._pending_size = self._pending, [], 0
-        disk.write(self._fd, pending[0] if len(pending) == 1 else b"".join(pending))
+        data = pending[0] if len(pending) == 1 else b"".join(pending)
+        disk.write(self._fd, data)
+        if self._watch is not None:
+            self._watch(data)
 
     def _let_go(self) -> None:
         fd, self._fd = self._fd, None

@@ -1,4 +1,5 @@
-"""Results of an attempt on their way in from its node."""
+"""Results of an attempt on their way in from its node. The zip is checked in the threads that write it, as
+its bytes come."""
 
 from __future__ import annotations
 
@@ -9,9 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from isal import isal_zlib
+
 from actors.ports.world import Clock
+from actors.wire.errors import BadArchive
 from actors.wire.files.listing import Entry
-from actors.wire.files.zip_reader import check_zip
+from actors.wire.files.zip_check import ZipCheck
+from actors.wire.files.zip_reader import ZipSource, check_zip
 from orchestrator.storage.bundle import Bundle, pack
 from orchestrator.storage.disk import Disk
 from orchestrator.storage.incoming import IncomingFiles
@@ -37,7 +42,9 @@ class DiskResultSink:
         self._clock = clock
         self._small = small
         self._files = IncomingFiles(disk, place, small)
-        self._zip = self._files.file(RESULT)
+        self._check = ZipCheck()
+        self._crc = 0
+        self._zip = self._files.file(RESULT, self._see)
         self._logs = {stream: self._files.file(name) for stream, name in LOGS.items()}
         self._over = False
 
@@ -49,10 +56,11 @@ class DiskResultSink:
         await self._logs[stream].write(data)
 
     async def commit(
-        self, manifest: dict[str, Any], expected_entries: Sequence[Entry] | None
+        self, manifest: dict[str, Any], expected_entries: Sequence[Entry] | None, crc: int | None = None
     ) -> bytes | None:
-        """Check the zip against what the node froze. What the ledger has to keep with the job's end is the
-        result; None when all of it has been put in place of an older result on disk, durably.
+        """Check the zip against what the node froze, and against its own checksum if that was told. What the
+        ledger has to keep with the job's end is the result; None when all of it has been put in place of an
+        older result on disk, durably.
 
         Raises BadArchive for a zip that is damaged or is not what its manifest says, and StorageError;
         `abort` is still to be called then.
@@ -63,18 +71,21 @@ class DiskResultSink:
         if self._files.on_disk:
             older = self._disk.root / "trash" / f"{self._job.name}-{secrets.token_hex(4)}"
             await self._disk.thread(
-                lambda: self._commit(about, expected_entries, older),
+                lambda: self._commit(about, expected_entries, crc, older),
                 what=f"storing results in {self._job.name}",
             )
             await self._disk.discard(older)
             return None
         contents = self._files.contents()
+
+        def check() -> None:
+            self._see(contents[RESULT])
+            self._conclude(contents[RESULT], expected_entries, crc)
+
         if expected_entries is None or sum(entry.size for entry in expected_entries) > _CHECKED_AT_ONCE:
-            await self._disk.thread(
-                lambda: check_zip(contents[RESULT], expected_entries), what="checking results"
-            )
+            await self._disk.thread(check, what="checking results")
         else:
-            check_zip(contents[RESULT], expected_entries)
+            check()
         self._over = True
         return pack(Bundle(int(self._clock.now() * 1e9), contents | {MANIFEST: about}))
 
@@ -85,9 +96,20 @@ class DiskResultSink:
             self._over = True
             await self._files.drop()
 
-    def _commit(self, about: bytes, expected: Sequence[Entry] | None, older: Path) -> None:
+    def _see(self, data: bytes) -> None:
+        self._crc = isal_zlib.crc32(data, self._crc)
+        self._check.feed(data)
+
+    def _conclude(self, source: ZipSource, expected: Sequence[Entry] | None, crc: int | None) -> None:
+        """Raises BadArchive."""
+        if crc not in (None, self._crc):
+            raise BadArchive(f"damaged on the way: the zip has crc {self._crc:08x}, the node says {crc:08x}")
+        if not self._check.fits(expected):
+            check_zip(source, expected)  # which says what is wrong, if anything is
+
+    def _commit(self, about: bytes, expected: Sequence[Entry] | None, crc: int | None, older: Path) -> None:
         self._files.finish_all()
-        check_zip(self._place / RESULT, expected)
+        self._conclude(self._place / RESULT, expected, crc)
         self._disk.write_file(self._place / MANIFEST, about)
         self._disk.sync_directory(self._place)
         target = self._job / "result"

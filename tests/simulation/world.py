@@ -632,7 +632,7 @@ class _Sink:
     async def write_log(self, stream: str, data: bytes) -> None:
         pass
 
-    async def commit(self, manifest: object, expected: object) -> None:
+    async def commit(self, manifest: object, expected: object, crc: int | None) -> None:
         await sleep(self._epoch.world.rng.uniform(0.0002, 0.005))
         self._epoch.leave()
         self._epoch.world.results[self._storage_key] = self._zip.decode()

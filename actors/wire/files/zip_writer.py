@@ -2,8 +2,8 @@
 
 Names are spelled as `paths.spell` does, also in the targets of links; permission bits are kept (not setuid
 and its like); times are UTC and clamped to what a zip can hold; links are links. Anything that knows zips can
-read it: an entry has the 64-bit form only if its size or its place asks for it, and the end of the zip only
-if the number of entries or their sizes do. Holes of files are packed without being read.
+read it (`zip_format.py`). What does not shrink in its first MiB is not compressed. Holes of files are packed
+without being read.
 """
 
 from __future__ import annotations
@@ -11,29 +11,49 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from struct import Struct
+from typing import Final, TypeAlias, cast
 
 from isal import isal_zlib
-from stream_zip import ZIP_AUTO, MemberFile, Method, stream_zip
 
 from actors.wire.errors import SourceChanged
 from actors.wire.files.listing import Entry, Kind, Listing, OpenTree, list_tree, open_regular
 from actors.wire.files.names import printable
 from actors.wire.files.threaded_iterator import PIECE, ThreadedIterator
+from actors.wire.files.zip_format import DEFLATED, STORED, Member, Records
 
 __all__ = ["Entry", "Kind", "Listing", "list_tree", "zip_pieces", "zip_stream"]
 
-_EARLIEST: Final = datetime(1980, 1, 1, tzinfo=UTC).timestamp()
-_LATEST: Final = datetime(2107, 12, 31, 23, 59, 58, tzinfo=UTC).timestamp()
-_LATEST_UNIX: Final = 2**31 - 1
 _ZEROS: Final = bytes(PIECE)
 _BLOCK: Final = 512
 """Bytes that `st_blocks` counts by."""
+_TRIED: Final = 1 << 20
+"""Bytes of a file by which it is judged whether it is worth compressing."""
+_WORTH: Final = 0.95
+"""What these have to shrink to."""
+_MOST_AS_IS: Final = 65535
+_AS_IS: Final = Struct("<BHH")
+"""What stands before bytes that are not compressed, in deflated data: they may end up so at any place of it,
+as they could not in a zip's other form, whose sum has to be known before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A file that the reader has. In the zip are `size` bytes of it as they are; it is left to the reader to
+    put them there. `crc` is their checksum."""
+
+    path: str
+    size: int
+    crc: int
+
+
+IsKnown: TypeAlias = Callable[[int, Entry], int | None]
+"""Given a file's descriptor and its entry: the checksum of what the reader has already; None if it has not
+got it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,32 +94,34 @@ def zip_pieces(
     left_out: list[tuple[str, str]] | None = None,
 ) -> Generator[bytes, None, None]:
     """The same as a generator that blocks, for what is put together with more in a thread."""
-    return _Packing(strict, [] if left_out is None else left_out).bytes(root, entries, extra)
+    packing = _Packing(strict, [] if left_out is None else left_out, None)
+    return cast(Generator[bytes, None, None], packing.parts(root, entries, extra))
+
+
+def zip_parts(
+    root: Path, entries: Sequence[Entry], extra: Sequence[tuple[str, Path]], is_known: IsKnown
+) -> Generator[bytes | Known, None, None]:
+    """The same, strict, for a reader who has some of the files."""
+    return _Packing(True, [], is_known).parts(root, entries, extra)
 
 
 class _Packing:
-    def __init__(self, strict: bool, left_out: list[tuple[str, str]]) -> None:
+    def __init__(self, strict: bool, left_out: list[tuple[str, str]], is_known: IsKnown | None) -> None:
         self._strict = strict
         self._left_out = left_out
+        self._is_known = is_known
+        self._records = Records()
 
-    def bytes(
+    def parts(
         self, root: Path, entries: Sequence[Entry], extra: Sequence[tuple[str, Path]]
-    ) -> Generator[bytes, None, None]:
-        with ExitStack() as stack:
-            tree = OpenTree(root)
-            stack.callback(tree.close)
-            items = [*map(_ZipEntry, entries), *self._extras({entry.path for entry in entries}, extra)]
-            members = self._members(tree, items)
-            # Closed at once, and before the tree: it may be within a file.
-            stack.callback(members.close)
-            latest = max((item.entry.mtime for item in items), default=0.0)
-            yield from stream_zip(
-                members,
-                chunk_size=PIECE,
-                get_compressobj=_compressor,
-                # The extended form is exact and in UTC, but has 32 bits: one later file would break all.
-                extended_timestamps=latest <= _LATEST_UNIX,
-            )
+    ) -> Generator[bytes | Known, None, None]:
+        tree = OpenTree(root)
+        try:
+            for item in (*map(_ZipEntry, entries), *self._extras({entry.path for entry in entries}, extra)):
+                yield from self._item(tree, item)
+            yield self._records.end()
+        finally:
+            tree.close()
 
     def _extras(self, taken: set[str], extra: Sequence[tuple[str, Path]]) -> Iterator[_ZipEntry]:
         for name, path in extra:
@@ -114,23 +136,56 @@ class _Packing:
                 mode = stat.S_IMODE(found.st_mode)
                 yield _ZipEntry(Entry(name, b"", found.st_size, mode, found.st_mtime, "file"), path)
 
-    def _members(self, tree: OpenTree, items: Sequence[_ZipEntry]) -> Generator[MemberFile, None, None]:
-        for item in items:
-            entry = item.entry
-            if entry.kind != "file":
-                yield _without_file(entry)
-                continue
-            handle = -1
-            with self._tolerant(entry.path):
-                beside = item.beside
-                handle = open_regular(beside, entry.path) if beside else tree.open(entry.raw)
-            if handle >= 0:
-                try:
-                    data = _data(handle, entry, self._strict)
-                    mode = stat.S_IFREG | (entry.mode & 0o777)
-                    yield entry.path, _time(entry.mtime), mode, _Needed(entry.size), data
-                finally:
-                    os.close(handle)
+    def _item(self, tree: OpenTree, item: _ZipEntry) -> Iterator[bytes | Known]:
+        entry = item.entry
+        if entry.kind == "directory":
+            yield self._whole(Member(entry.path + "/", entry.mtime, stat.S_IFDIR | (entry.mode & 0o777)), b"")
+            return
+        if entry.kind == "link":
+            target = (entry.target or "").encode()
+            yield self._whole(Member(entry.path, entry.mtime, stat.S_IFLNK | 0o777), target)
+            return
+        handle = -1
+        with self._tolerant(entry.path):
+            beside = item.beside
+            handle = open_regular(beside, entry.path) if beside else tree.open(entry.raw)
+        if handle >= 0:
+            try:
+                yield from self._file(handle, entry)
+            finally:
+                os.close(handle)
+
+    def _file(self, handle: int, entry: Entry) -> Iterator[bytes | Known]:
+        member = Member(entry.path, entry.mtime, stat.S_IFREG | (entry.mode & 0o777))
+        data = _data(handle, entry, self._strict)
+        if entry.size <= PIECE:
+            yield self._whole(member, b"".join(data))
+            return
+        crc = None if self._is_known is None else self._is_known(handle, entry)
+        if crc is not None:
+            yield self._records.known(member, STORED, crc, entry.size, entry.size)
+            yield Known(entry.path, entry.size, crc)
+            return
+        yield self._records.begin(member, entry.size)
+        compressor, crc, size, packed = _Compressor(), 0, 0, 0
+        for piece in data:
+            crc = isal_zlib.crc32(piece, crc)
+            size += len(piece)
+            done = compressor.compress(piece)
+            packed += len(done)
+            yield done
+        done = compressor.flush()
+        yield done
+        yield self._records.finish(crc, packed + len(done), size)
+
+    def _whole(self, member: Member, data: bytes) -> bytes:
+        """A member with its data, which are all at hand."""
+        crc = isal_zlib.crc32(data)
+        compressor = isal_zlib.compressobj(level=1, wbits=-15)
+        packed = bytes(compressor.compress(data) + compressor.flush()) if data else b""
+        if len(packed) < len(data):
+            return self._records.known(member, DEFLATED, crc, len(packed), len(data)) + packed
+        return self._records.known(member, STORED, crc, len(data), len(data)) + data
 
     @contextmanager
     def _tolerant(self, name: str) -> Iterator[None]:
@@ -142,40 +197,49 @@ class _Packing:
             self._left_out.append((name, error.detail))
 
 
-class _Needed(Method):
-    """The form with 32 bits for an entry of this size, with 64 if it needs them."""
-
-    def __init__(self, size: int) -> None:
-        # What does not compress grows by a little.
-        self._method = ZIP_AUTO(size + (size >> 8))
-
-    def _get(self, offset: int, default_get_compressobj: Any) -> Any:
-        form, upgrade, _, *rest = self._method._get(offset, default_get_compressobj)
-        return form, upgrade, default_get_compressobj, *rest
-
-
-def _compressor() -> Any:
-    return _Compressor()
-
-
 class _Compressor:
-    """Deflates; `_ZEROS`, of which holes are made, are deflated once for all."""
+    """Deflates, until it is seen that this is of no use; `_ZEROS`, of which holes are made, are deflated once
+    for all."""
 
     def __init__(self) -> None:
         self._deflate = isal_zlib.compressobj(level=1, wbits=-15)
         self._begun = False
+        self._taken = self._made = 0
+        self._judged = self._as_is = False
 
     def compress(self, piece: bytes) -> bytes:
-        if piece is not _ZEROS:
-            self._begun = True
-            return bytes(self._deflate.compress(piece))
-        # What stands before ends with its byte, and what comes after refers to nothing before.
-        before = bytes(self._deflate.flush(isal_zlib.Z_FULL_FLUSH)) if self._begun else b""
-        self._begun = False
-        return before + _DEFLATED_ZEROS
+        if piece is _ZEROS:
+            return self._break() + _DEFLATED_ZEROS
+        if self._as_is:
+            return _leave_as_is(piece)
+        self._begun = True
+        made = bytes(self._deflate.compress(piece))
+        self._taken += len(piece)
+        self._made += len(made)
+        if self._taken >= _TRIED and not self._judged:
+            self._judged = True
+            ended = self._break()
+            made += ended
+            self._as_is = self._made + len(ended) > _WORTH * self._taken
+        return made
 
     def flush(self) -> bytes:
         return bytes(self._deflate.flush())
+
+    def _break(self) -> bytes:
+        """What stands before ends with its byte, and what comes after refers to nothing before."""
+        before = bytes(self._deflate.flush(isal_zlib.Z_FULL_FLUSH)) if self._begun else b""
+        self._begun = False
+        return before
+
+
+def _leave_as_is(data: bytes) -> bytes:
+    view = memoryview(data)
+    parts: list[bytes | memoryview] = []
+    for start in range(0, len(data), _MOST_AS_IS):
+        part = view[start : start + _MOST_AS_IS]
+        parts += [_AS_IS.pack(0, len(part), len(part) ^ 0xFFFF), part]
+    return b"".join(parts)
 
 
 def _deflated_zeros() -> bytes:
@@ -184,14 +248,6 @@ def _deflated_zeros() -> bytes:
 
 
 _DEFLATED_ZEROS: Final = _deflated_zeros()
-
-
-def _without_file(entry: Entry) -> MemberFile:
-    if entry.kind == "directory":
-        mode = stat.S_IFDIR | (entry.mode & 0o777)
-        return entry.path + "/", _time(entry.mtime), mode, _Needed(0), ()
-    data = (entry.target or "").encode()
-    return entry.path, _time(entry.mtime), stat.S_IFLNK | 0o777, _Needed(len(data)), (data,)
 
 
 def _data(handle: int, entry: Entry, strict: bool) -> Iterator[bytes]:
@@ -225,7 +281,3 @@ def _hole(handle: int) -> int:
         return max(0, os.fstat(handle).st_size - at) if error.errno == errno.ENXIO else 0
     finally:
         os.lseek(handle, at, os.SEEK_SET)
-
-
-def _time(mtime: float) -> datetime:
-    return datetime.fromtimestamp(min(max(mtime, _EARLIEST), _LATEST), UTC)

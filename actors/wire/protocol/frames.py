@@ -19,7 +19,8 @@ STDOUT: Final = b"O"
 STDERR: Final = b"R"
 ZIP: Final = b"Z"
 FINISH: Final = b"F"
-"""JSON: `{"zip_sha256", "zip_size", "stdout_size", "stderr_size"}`."""
+"""JSON: `{"zip_crc32", "zip_size", "stdout_size", "stderr_size"}`. An orchestrator of
+one version back is told `"zip_sha256"` too."""
 ERROR: Final = b"X"
 """JSON: `{"key", "error", "permanent"}`, `permanent` if asking again is of no use."""
 

@@ -188,7 +188,10 @@ class NativeNodes:
         keys = [dispatch.attempt.key for dispatch in dispatches]
         try:
             async with self._http.exchange(
-                "POST", f"{node.url}/v1/collect", headers=meant_for(node), data={"keys": keys}
+                "POST",
+                f"{node.url}/v1/collect",
+                headers=meant_for(node),
+                data={"keys": keys, "sums": "crc32"},
             ) as reply:
                 if reply.status == 200:
                     answers = await receive(reply, dispatches, self._files)

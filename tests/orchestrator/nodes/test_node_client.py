@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import pkgutil
 import resource
 import socket
 import time
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -517,7 +517,7 @@ def part(key: str, files: dict[str, bytes], *, out: bytes = b"out", **finish: An
                for p, d in files.items()]  # fmt: skip
     record = {"key": key, "payload": ended(key), "manifest": {"entries": entries, "left_out": []}}
     done = {
-        "zip_sha256": hashlib.sha256(archive).hexdigest(),
+        "zip_crc32": zlib.crc32(archive),
         "zip_size": len(archive),
         "stdout_size": len(out),
         "stderr_size": 0,
@@ -575,7 +575,7 @@ async def test_a_torn_stream_keeps_what_was_stored_and_nothing_else(
     assert not list((storage.root / "incoming").iterdir())
 
 
-@pytest.mark.parametrize("lie", [{"zip_sha256": "0" * 64}, {"zip_size": 1}, {"stdout_size": 0}])
+@pytest.mark.parametrize("lie", [{"zip_crc32": 1}, {"zip_size": 1}, {"stdout_size": 0}])
 async def test_what_the_finish_record_does_not_confirm_is_not_stored(
     client: NodeClient, storage: DiskStorage, lie: dict[str, Any]
 ) -> None:
@@ -586,6 +586,16 @@ async def test_what_the_finish_record_does_not_confirm_is_not_stored(
         answers = await client.collect(ref(peer), jobs)
     assert [answer.result for answer in answers] == [CollectResult.FAILED, CollectResult.STORED]
     assert result_file(storage, jobs[0].job.storage_key) is None
+
+
+async def test_a_node_of_one_version_back_tells_another_sum_and_is_understood(
+    client: NodeClient, storage: DiskStorage
+) -> None:
+    job = await new_dispatch(storage, {})
+    body = part(job.attempt.key, {"a": b"1"}, zip_crc32=None, zip_sha256="0" * 64)
+    async with serving(Peer(always(200, body, "application/octet-stream"))) as peer:
+        (answer,) = await client.collect(ref(peer), [job])
+    assert answer.result is CollectResult.STORED
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,229 @@
+"""Checking a zip while it is written, in the same pass over its bytes.
+
+This says yes to sound zips as our nodes make them, and to others that are laid out as plainly. What it does
+not say yes to may be damaged, or may only be a zip of another form: `zip_reader.check_zip` reads it again and
+says which.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from isal import isal_zlib
+
+from actors.wire.files import zip_format as form
+from actors.wire.files.listing import Entry, Kind
+from actors.wire.files.threaded_iterator import PIECE
+
+_UNDERSTOOD: Final = form.UTF8 | form.SUMS_BEHIND
+_NEWEST: Final = 45
+"""The version of the format that has the 64-bit form."""
+_OTHER_NAME: Final = 0x7075
+"""An extra field by which some readers know an entry under another name."""
+_LONGEST_TARGET: Final = 64 * 1024
+_ISAL_ERROR: Final[Any] = isal_zlib.error
+
+_Taking: TypeAlias = Generator[None, None, bytes]
+_Reading: TypeAlias = Generator[None, None, None]
+
+
+class _NotPlain(Exception):
+    """It is damaged, or of a form that is not looked into here."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A member as its data were. `start` are its first bytes, as many as a link's target may have."""
+
+    raw: bytes
+    at: int
+    flags: int
+    method: int
+    crc: int
+    packed: int
+    size: int
+    start: bytes
+
+
+class ZipCheck:
+    """Takes all bytes of a zip, in order, and then tells whether it is sound. Holds what is known of each
+    member, and little else."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._at = 0
+        self._members: dict[str, tuple[_Seen, Kind]] = {}
+        self._reading: _Reading | None = self._read()
+        self._is_sound = False
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes. Blocks until they are unpacked."""
+        if self._reading is None:
+            return
+        self._buffer += data
+        try:
+            next(self._reading)
+        except StopIteration:
+            self._is_sound = not self._buffer
+            self._reading = None
+        except (_NotPlain, _ISAL_ERROR, struct.error, UnicodeDecodeError):
+            self._stop()
+
+    def fits(self, expected: Sequence[Entry] | None) -> bool:
+        """Whether all of it came, every member unpacks and fits its checksum, and no name is unsafe or there
+        twice. With a manifest, the members must be exactly those: path, kind, size, target."""
+        self.feed(b"")
+        if not self._is_sound or expected is None:
+            return self._is_sound
+        return len(expected) == len(self._members) and all(map(self._has, expected))
+
+    def _has(self, entry: Entry) -> bool:
+        seen, kind = self._members.get(entry.path, (None, None))
+        if seen is None or kind != entry.kind or seen.size != entry.size:
+            return False
+        return kind != "link" or seen.start == (entry.target or "").encode()
+
+    def _stop(self) -> None:
+        self._reading = None
+        self._buffer.clear()
+
+    # ------------------------------------------------------------------ in the order of the zip
+
+    def _read(self) -> _Reading:
+        members = []
+        while (signature := (yield from self._take(4))) == form.IS_LOCAL:
+            members.append((yield from self._member(signature)))
+        begin = self._at - 4
+        for member in members:
+            yield from self._listed(signature, member)
+            signature = yield from self._take(4)
+        yield from self._end(signature, len(members), begin)
+
+    def _member(self, signature: bytes) -> Generator[None, None, _Seen]:
+        at = self._at - 4
+        record = form.LOCAL.unpack(signature + (yield from self._take(form.LOCAL.size - 4)))
+        _, _, flags, method, _, crc, packed, size, name_length, extra_length = record
+        if flags & ~_UNDERSTOOD or method not in (form.STORED, form.DEFLATED):
+            raise _NotPlain
+        raw = yield from self._take(name_length)
+        extra = _extra_fields((yield from self._take(extra_length)))
+        size, packed = _widen(extra, size, packed)
+        if method == form.DEFLATED:
+            found = yield from self._inflate()
+        elif flags & form.SUMS_BEHIND:
+            raise _NotPlain
+        else:
+            found = yield from self._copy(size)
+        crc_there, packed_there, size_there, start = found
+        if flags & form.SUMS_BEHIND:
+            layout = form.BEHIND_64 if form.EXTRA_64 in extra else form.BEHIND
+            behind, crc, packed, size = layout.unpack((yield from self._take(layout.size)))
+            if behind != form.IS_BEHIND:
+                raise _NotPlain
+        if (crc, packed, size) != (crc_there, packed_there, size_there):
+            raise _NotPlain
+        return _Seen(raw, at, flags, method, crc, packed, size, start)
+
+    def _inflate(self) -> Generator[None, None, tuple[int, int, int, bytes]]:
+        engine = isal_zlib.decompressobj(wbits=-15)
+        crc = packed = size = 0
+        start = b""
+        while not engine.eof:
+            if not self._buffer:
+                yield
+                continue
+            data = bytes(self._buffer)
+            self._buffer.clear()
+            packed += len(data)
+            piece = bytes(PIECE)
+            while not engine.eof and (data or len(piece) == PIECE):
+                piece = engine.decompress(data, PIECE)
+                data = engine.unconsumed_tail
+                crc = isal_zlib.crc32(piece, crc)
+                size += len(piece)
+                start = start or piece[:_LONGEST_TARGET]
+        self._buffer += engine.unused_data
+        packed -= len(engine.unused_data)
+        self._at += packed
+        return crc, packed, size, start
+
+    def _copy(self, size: int) -> Generator[None, None, tuple[int, int, int, bytes]]:
+        crc, left, start = 0, size, b""
+        while left:
+            piece = yield from self._take(min(left, max(1, len(self._buffer))))
+            left -= len(piece)
+            crc = isal_zlib.crc32(piece, crc)
+            start = start or piece[:_LONGEST_TARGET]
+        return crc, size, size, start
+
+    def _listed(self, signature: bytes, member: _Seen) -> _Reading:
+        """The zip's directory says the same of a member."""
+        record = form.CENTRAL.unpack(signature + (yield from self._take(form.CENTRAL.size - 4)))
+        _, _, _, version, flags, method, _, crc, packed, size, name_length, extra_length, *rest = record
+        comment, disk, _, attributes, at = rest
+        raw = yield from self._take(name_length)
+        extra = _extra_fields((yield from self._take(extra_length)))
+        size, packed, at = _widen(extra, size, packed, at)
+        start = member.start
+        if signature != form.IS_CENTRAL or version > _NEWEST or comment or disk or _OTHER_NAME in extra:
+            raise _NotPlain
+        if member != _Seen(raw, at, flags, method, crc, packed, size, start):
+            raise _NotPlain
+        name = raw.decode("utf-8" if flags & form.UTF8 else "ascii")
+        path = name.rstrip("/")
+        if not path or "\0" in name or name.startswith("/") or ".." in name.split("/"):
+            raise _NotPlain
+        if path in self._members:
+            raise _NotPlain
+        is_link = stat.S_ISLNK(attributes >> 16)
+        self._members[path] = member, "directory" if name.endswith("/") else "link" if is_link else "file"
+
+    def _end(self, signature: bytes, count: int, begin: int) -> _Reading:
+        told = (0, 0, count, count, self._at - 4 - begin, begin)
+        most = told
+        if signature == form.IS_END_64:
+            at = self._at - 4
+            record = form.END_64.unpack(signature + (yield from self._take(form.END_64.size - 4)))
+            locator = form.LOCATOR.unpack((yield from self._take(form.LOCATOR.size)))
+            if record[1] != form.END_64.size - 12 or record[4:] != told:
+                raise _NotPlain
+            if locator != (form.IS_LOCATOR, 0, at, 1):
+                raise _NotPlain
+            most = (form.MOST_ENTRIES,) * 4 + (form.MOST,) * 2
+            signature = yield from self._take(4)
+        record = form.END.unpack(signature + (yield from self._take(form.END.size - 4)))
+        fits = all(one in pair for one, *pair in zip(record[1:7], told, most, strict=True))
+        if signature != form.IS_END or not fits or record[7]:
+            raise _NotPlain
+
+    def _take(self, size: int) -> _Taking:
+        while len(self._buffer) < size:
+            yield
+        with memoryview(self._buffer) as view:
+            taken = bytes(view[:size])
+        del self._buffer[:size]
+        self._at += size
+        return taken
+
+
+def _extra_fields(extra: bytes) -> Mapping[int, bytes]:
+    found: dict[int, bytes] = {}
+    while extra:
+        number, size = struct.unpack_from("<HH", extra)
+        if number in found or len(extra) < 4 + size:
+            raise _NotPlain
+        found[number] = extra[4 : 4 + size]
+        extra = extra[4 + size :]
+    return found
+
+
+def _widen(extra: Mapping[int, bytes], *values: int) -> list[int]:
+    """Values with those in their places that did not fit 32 bits."""
+    if form.EXTRA_64 not in extra:
+        return list(values)
+    wide = iter(struct.unpack(f"<{values.count(form.MOST)}Q", extra[form.EXTRA_64]))
+    return [next(wide) if value == form.MOST else value for value in values]
