@@ -14,17 +14,25 @@ def boot_id() -> str:
     """This boot of this machine; pids and start times mean nothing in another one."""
     if not _boot_id:
         # Asked once: no process outlives its boot, and this is asked for at each step of each payload.
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            _boot_id.append(file.read().strip().decode())
+        _boot_id.append(_read("/proc/sys/kernel/random/boot_id").strip().decode())
     return _boot_id[0]
 
 
-def _stat(pid: int | str) -> list[str] | None:
-    """The fields of /proc/PID/stat from the state (the third) on; None when there is no such process."""
+def _read(path: str) -> bytes:
+    """A file of at most a page. Not by `open`: what that makes of it costs a shepherd as much as the rest."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The name stands in brackets and may contain anything, brackets and spaces too.
-            return file.read().rpartition(b")")[2].decode().split()
+        return os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
+
+
+def _stat(pid: int | str) -> list[str] | None:
+    """The fields of /proc/PID/stat from the state (the third) to the start time, and the rest; None when
+    there is no such process."""
+    try:
+        # The name stands in brackets and may contain anything, brackets and spaces too.
+        return _read(f"/proc/{pid}/stat").rpartition(b")")[2].decode().split(" ", 21)[1:]
     except (FileNotFoundError, ProcessLookupError):
         return None
 
@@ -32,8 +40,7 @@ def _stat(pid: int | str) -> list[str] | None:
 def name_of(pid: int) -> str:
     """What it is called, 15 bytes at most; "" when it is gone."""
     try:
-        with open(f"/proc/{pid}/comm", "rb") as file:
-            return os.fsdecode(file.read().rstrip(b"\n"))
+        return os.fsdecode(_read(f"/proc/{pid}/comm").rstrip(b"\n"))
     except (FileNotFoundError, ProcessLookupError):
         return ""
 

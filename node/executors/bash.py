@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 import trio
 
 from actors.store.durable import is_passing
+from node.executors.exec_script import REQUEST
 from node.executors.executor import ExecutorError, Run, RunEnd, RunSpec, StartedBefore
 from node.executors.shepherded_run import (
     ShepherdedRun,
@@ -33,7 +34,6 @@ _TAKEN: Final = f"failed prepare {errno.EEXIST}"
 _STAGES: Final = {
     "fork": "no process for it",
     "prepare": "its directory or its namespace cannot be prepared",
-    "session": "no session of its own",
     "logs": "its logs cannot be opened",
     "directory": "its work directory cannot be entered",
     "exec": "bash cannot be run",
@@ -58,7 +58,7 @@ _LIMITS: Final = {
 
 
 def pack_request(spec: RunSpec, nonce: str, arguments: list[str]) -> bytes:
-    """The request as `script.read_request` reads it.
+    """The request as `exec_script.Request` reads it.
 
     Raises `ExecutorError` for what no process can have.
     """
@@ -78,8 +78,10 @@ def pack_request(spec: RunSpec, nonce: str, arguments: list[str]) -> bytes:
     for field in fields:
         if "\0" in field:
             raise ExecutorError(f"a NUL byte in the environment or a path: {field!r}")
-    body = b"".join(os.fsencode(field) + b"\0" for field in fields)
-    return b"%d\0" % len(body) + body
+    packed = b"".join(os.fsencode(field) + b"\0" for field in fields)
+    if len(packed) > REQUEST:
+        raise ExecutorError(f"its environment is too large: {len(packed)} bytes in all, {REQUEST} at most")
+    return packed
 
 
 class BashExecutor:

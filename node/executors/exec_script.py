@@ -1,18 +1,27 @@
-"""What a shepherd is asked to run, and the process that becomes it.
+"""What a shepherd is asked to run, and how it starts it.
 
 Imported by the shepherd only.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import signal
+import time
+
+REQUEST = 160 << 10
+"""Bytes of a request at most: it is one message, which a socket takes without being asked for more room."""
+_SCARCE = (errno.EAGAIN, errno.ENOMEM)
+_TRIES = 60
+_PAUSE = 0.5
+"""Seconds after which a start is tried again for which the machine had no process or no memory."""
 
 
 class Request:
-    """What one payload needs to run."""
+    """What one payload needs to run: fields that each end with a NUL."""
 
-    def __init__(self, fields: list[bytes]) -> None:
+    def __init__(self, packed: bytes) -> None:
+        fields = packed.split(b"\0")[:-1]
         self.key = os.fsdecode(fields[0])
         self.nonce = os.fsdecode(fields[1])
         self.directory = fields[2]
@@ -24,36 +33,36 @@ class Request:
         self.environment = {name: value for name, _, value in pairs}
 
 
-def read_request(connection: int) -> Request | None:
-    """Fields that each end with a NUL, the first being the length of the others; None when cut short."""
-    data = bytearray()
-    while chunk := os.read(connection, 65536):
-        data += chunk
-    length, _, rest = bytes(data).partition(b"\0")
-    if not length or len(rest) != int(length):
-        return None
-    return Request(rest.split(b"\0")[:-1])
+class StartError(Exception):
+    """`STAGE ERRNO`: where a start failed, and why."""
 
 
-def become_script(request: Request, logs: tuple[int, int], gate: int, failure: int) -> None:
-    """Be the script that prints into `logs`, as soon as the gate opens: the run mark must be on the disk
-    before its first command."""
-    stage = "session"
+def start_script(request: Request, logs: tuple[int, int]) -> int:
+    """The pid of the script, which prints into `logs`, in a session of its own and in its directory. Raises
+    `StartError`.
+
+    The child borrows our memory until it is bash: a fork would copy what both of us write meanwhile.
+    """
+    stage = "directory"
     try:
-        os.setsid()
-        os.umask(0o022)
-        stage = "logs"
-        for number, log in zip((1, 2), logs, strict=True):
-            os.dup2(log, number)
-        stage = "directory"
         os.chdir(request.directory + b"/work")
-        stage = "gate"
-        if not os.read(gate, 1):
-            os._exit(126)
         stage = "exec"
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.execve(request.arguments[0], request.arguments, request.environment)
+        for left in reversed(range(_TRIES)):
+            try:
+                return os.posix_spawn(
+                    request.arguments[0],
+                    request.arguments,
+                    request.environment,
+                    file_actions=[(os.POSIX_SPAWN_DUP2, log, number) for number, log in enumerate(logs, 1)],
+                    setsid=True,
+                    setsigmask=(),
+                )
+            except OSError as error:
+                if error.errno not in _SCARCE or not left:
+                    raise
+                time.sleep(_PAUSE)
+        raise AssertionError
     except OSError as error:
-        os.write(failure, f"{stage} {error.errno}".encode())
+        raise StartError(f"{stage} {error.errno}") from None
     finally:
-        os._exit(127)
+        os.chdir("/")

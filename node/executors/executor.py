@@ -18,7 +18,7 @@ WORK: Final = "work"
 STDOUT: Final = "stdout.log"
 STDERR: Final = "stderr.log"
 SUPERVISION: Final = "run"
-"""Where an executor keeps what it must know after a restart."""
+"""What is there once an executor has taken a payload for started."""
 LOG_LIMIT: Final = 100 << 20
 
 
@@ -35,7 +35,7 @@ class RunSpec:
     """One payload to run.
 
     `directory` belongs to this payload alone, exists, and is closed to others (0700). It contains `work/`
-    with `run.sh`; the run adds `stdout.log`, `stderr.log` and `run/`.
+    with `run.sh`; the run adds `stdout.log`, `stderr.log`, and the marks of its executor.
     """
 
     key: str

@@ -1,19 +1,28 @@
 """The two small files that outlive everybody: the run mark (it has begun, once) and the end mark.
 
+    DATA/payloads/KEY/run      exists as soon as it has started or was given up
+    DATA/payloads/KEY/ended    how it ended
+
 Both are written by the shepherd, complete or not at all, and both carry the nonce of the start they
 belong to: an end mark that does not match its run mark is nobody's word. Also imported by the shepherd.
 
+Neither is synced: they tell what became of processes, which end with the machine, as does all that is not
+said elsewhere of what ran on it.
+
 A script of another user reaches neither, as they lie in a directory closed to others. One of the same user
 does where no namespace hides them; even then its shepherd has the last word, unless the script kills it.
+
+Earlier versions had them in a directory `run`, as `run/started` and `run/ended`, with `run/grace`. They are
+read there, too; and whoever creates `run` first, as either, has decided.
 """
 
 from __future__ import annotations
 
 import os
 
-RUN = "started"
-"""Exists as soon as the payload has started or was given up: whoever creates it first has decided."""
+RUN = "run"
 END = "ended"
+EARLIER = {RUN: "run/started", END: "run/ended"}
 GRACE = "grace"
 """The seconds of grace of the latest request to stop."""
 ABANDONED = b"abandoned\n"
@@ -39,18 +48,25 @@ def unpack(data: bytes) -> dict[str, str] | None:
 
 
 def create(name: str, content: bytes, directory: int) -> None:
-    """Make it exist with all of its content, durably; `FileExistsError` when somebody was first."""
-    draft = f"{name}.{os.getpid()}.{os.urandom(4).hex()}"
+    """Make it exist with all of its content; `FileExistsError` when somebody was first."""
+    draft = f"{name}.{os.urandom(8).hex()}"
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
         os.write(descriptor, content)
-        os.fsync(descriptor)
         # A link, not a rename: it refuses to replace, so this file decides who was first.
         os.link(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
     finally:
         os.close(descriptor)
         os.unlink(draft, dir_fd=directory)
-    os.fsync(directory)
+
+
+def add(name: str, values: dict[str, str], directory: int) -> None:
+    """Say more in a mark that is there."""
+    descriptor = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        os.write(descriptor, pack(values))
+    finally:
+        os.close(descriptor)
 
 
 class Draft:
@@ -58,21 +74,21 @@ class Draft:
 
     def __init__(self, name: str, directory: int) -> None:
         self._name, self._directory = name, directory
-        self._draft = f"{name}.{os.urandom(8).hex()}"
+        self._begin()
+
+    def _begin(self) -> None:
+        self._draft = f"{self._name}.{os.urandom(8).hex()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._descriptor = os.open(self._draft, flags, 0o600, dir_fd=directory)
+        self._descriptor = os.open(self._draft, flags, 0o600, dir_fd=self._directory)
         os.write(self._descriptor, b" " * 1024)
 
     def publish(self, content: bytes) -> None:
-        """Fill it and give it its name, durably."""
+        """Fill it and give it its name, whatever has that name."""
+        if not self._is_there():
+            self._begin()
         os.pwrite(self._descriptor, content, 0)
         os.ftruncate(self._descriptor, len(content))
-        os.fsync(self._descriptor)
-        if self._is_there():
-            os.rename(self._draft, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-        else:
-            create(self._name, content, self._directory)
-        os.fsync(self._directory)
+        os.rename(self._draft, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
 
     def _is_there(self) -> bool:
         """Whether nobody has taken it away, or put something else in its place."""

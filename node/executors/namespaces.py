@@ -24,14 +24,17 @@ _FLAGS = {
     USERNS: _CLONE_NEWUSER | _CLONE_NEWPID | _CLONE_NEWNS,
 }
 _SYS_CLONE3 = 435  # the same number on every architecture
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
-_MS_REC, _MS_SLAVE = 0x4000, 0x80000
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
+_MS_BIND, _MS_REC, _MS_SLAVE = 0x1000, 0x4000, 0x80000
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
-# PyDLL keeps the interpreter's lock: after clone3 there must be nothing to take back.
+# PyDLL keeps the interpreter's lock: after clone3 there must be nothing to take back. Each function is looked
+# up here, once, and not in each shepherd.
 _libc = ctypes.PyDLL(None, use_errno=True)
+_syscall, _mount_call, _prctl, _signalfd = _libc.syscall, _libc.mount, _libc.prctl, _libc.signalfd
+_signal = _libc.signal
 
 
 def _check(result: int, what: str) -> int:
@@ -52,7 +55,7 @@ def fork(isolation: str) -> int:
     # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls
     arguments = (ctypes.c_uint64 * 8)(_FLAGS[isolation], 0, 0, 0, int(signal.SIGCHLD), 0, 0, 0)
     size = ctypes.c_size_t(ctypes.sizeof(arguments))
-    return _check(_libc.syscall(ctypes.c_long(_SYS_CLONE3), ctypes.byref(arguments), size), "clone3")
+    return _check(_syscall(ctypes.c_long(_SYS_CLONE3), ctypes.byref(arguments), size), "clone3")
 
 
 def map_own_ids(uid: int, gid: int) -> None:
@@ -69,8 +72,8 @@ def map_own_ids(uid: int, gid: int) -> None:
             os.close(descriptor)
 
 
-def _mount(source: bytes, target: bytes, kind: bytes | None, flags: int, data: bytes | None = None) -> None:
-    result = _libc.mount(source, target, kind, ctypes.c_ulong(flags), data)
+def _mount(source: bytes, target: bytes, kind: bytes | None, flags: int) -> None:
+    result = _mount_call(source, target, kind, ctypes.c_ulong(flags), None)
     _check(result, f"mount {target.decode(errors='replace')}")
 
 
@@ -80,32 +83,41 @@ def mount_own_proc() -> None:
     _mount(b"proc", b"/proc", b"proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
 
 
-def hide(directory: bytes) -> None:
-    """Cover a directory for all of this mount namespace; what holds it open still reaches it."""
-    flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
-    _mount(b"none", directory, b"tmpfs", flags, b"size=4k,mode=000")
+def hide(file: bytes) -> None:
+    """Cover a file for all of this mount namespace, where it can neither be removed nor renamed then."""
+    _mount(b"/dev/null", file, None, _MS_BIND)
 
 
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent dies."""
-    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
+    _check(_prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
 
 
 def be_called(name: str) -> None:
     """What everybody may read of this process, by `procfs.name_of`: 15 bytes of it."""
-    _check(_libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0), "prctl")
+    _check(_prctl(_PR_SET_NAME, name.encode(), 0, 0, 0), "prctl")
 
 
 def close_to_others() -> None:
     """Nobody but root may look into this process or attach to it, not even the same user."""
-    _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
+    _check(_prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
 
 
-def open_signals(numbers: Iterable[int]) -> int:
-    """A descriptor that is readable while one of these signals, which are blocked, is pending."""
-    mask = (ctypes.c_ulong * (128 // ctypes.sizeof(ctypes.c_ulong)))()
-    mask[0] = sum(1 << (number - 1) for number in numbers)
-    return _check(_libc.signalfd(-1, ctypes.byref(mask), os.O_NONBLOCK | os.O_CLOEXEC), "signalfd")
+def heed_children() -> None:
+    """SIGCHLD as it is by default, where it was ignored. Python's own way costs more than the fork."""
+    _signal(int(signal.SIGCHLD), None)
+
+
+class SignalSet:
+    """Signals to be awaited, as the kernel wants them named."""
+
+    def __init__(self, numbers: Iterable[int]) -> None:
+        self._mask = (ctypes.c_ulong * (128 // ctypes.sizeof(ctypes.c_ulong)))()
+        self._mask[0] = sum(1 << (number - 1) for number in numbers)
+
+    def open(self) -> int:
+        """A descriptor that is readable while one of these, which are blocked, is pending."""
+        return _check(_signalfd(-1, self._mask, os.O_NONBLOCK | os.O_CLOEXEC), "signalfd")
 
 
 def read_signal(descriptor: int) -> tuple[int, int] | None:

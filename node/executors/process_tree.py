@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource  # noqa: F401  # what wait4 answers with: imported once, not anew in each shepherd
 import signal
 
 from actors.process import procfs

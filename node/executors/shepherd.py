@@ -9,8 +9,11 @@ Standard library only, no threads, few imports: all of its memory is there once 
 least that the kernel reports as a payload's peak.
 
 CONTROL is a SOCK_SEQPACKET socket to the agent. First the spawner says which isolation works here; then each
-message brings one descriptor: a connection on which the agent sends one request (`script.read_request`) and
-the shepherd answers with one line, `started` or `failed STAGE ERRNO`.
+message is one request (`exec_script.Request`) and brings one descriptor: a connection on which the shepherd
+answers with one line, `started` or `failed STAGE ERRNO`.
+
+What a child of a fork touches is copied for it, page by page, and that is most of what it costs: so the
+spawner does what can be done before, and a shepherd does little, with the plainest means.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 import time
 
@@ -30,11 +34,14 @@ sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(
 
 from actors.process import procfs
 from node.executors import mark_files, namespaces
-from node.executors.exec_script import Request, become_script, read_request
+from node.executors.exec_script import REQUEST, Request, StartError, start_script
 from node.executors.log_pipes import LogPipe
 from node.executors.process_tree import Tree
 
 _CONNECTION = 3
+_INT = struct.Struct("i")
+_DESCRIPTORS = os.sysconf("SC_OPEN_MAX")
+_AWAITED = namespaces.SignalSet((signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1))
 _LOOK_EVERY = 0.05
 """Seconds from one try for the lock to the next."""
 _LONGEST_GRACE = 30 * 86400.0
@@ -57,6 +64,7 @@ class Host:
         self.isolation = isolation
         self.namespaced = isolation != namespaces.SUBREAPER
         self.uid, self.gid = os.geteuid(), os.getegid()
+        self.boot = procfs.boot_id()
         with open("/proc/self/mounts", "rb") as mounts:
             # Where /proc shows only what one may look into, a closed shepherd would look dead to the agent.
             self.may_close = not any(line.split()[2] == b"proc" and b"hidepid=" in line for line in mounts)
@@ -76,7 +84,7 @@ class Shepherd:
             namespaces.map_own_ids(host.uid, host.gid)
         self._pid = int(os.readlink("/proc/self"))
         self._identity = {
-            "boot": procfs.boot_id(),
+            "boot": host.boot,
             "pid": str(self._pid),
             "since": str(procfs.start_time("self")),
         }
@@ -87,43 +95,50 @@ class Shepherd:
     def begin(self) -> bool:
         """Start the script; False when that failed, which has then been said. Raises `OSError` before."""
         request = self._request
-        path = request.directory + b"/run"
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-        self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        self._enter(path)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._directory = os.open(request.directory, flags)
+        if not self._host.namespaced:
+            namespaces.adopt_orphans()
+        else:
+            namespaces.mount_own_proc()
+        if self._host.may_close:
+            namespaces.close_to_others()
         self._end = mark_files.Draft(mark_files.END, self._directory)
-        gate, opener = os.pipe()
-        failed, failure = os.pipe()
-        output, errors = self._logs.values()
-        script = self._script = os.fork()
-        if script == 0:
-            os.close(opener)
-            become_script(request, (output.writer, errors.writer), gate, failure)
-        output.close_writer()
-        errors.close_writer()
-        os.close(gate)
-        os.close(failure)
         self._started, self._begun = time.time(), time.monotonic()
         try:
-            mark_files.create(mark_files.RUN, self._run_mark(script), self._directory)
+            mark_files.create(mark_files.RUN, self._run_mark(), self._directory)
         except OSError:
             self._end.discard()
-            raise  # The gate was never opened: the script's process ends by itself.
+            raise
         # Should the mark be lost while it runs, it is found by this; not before there was one.
         namespaces.be_called(request.key)
-        with contextlib.suppress(BrokenPipeError):  # It has failed before the gate, and says so below.
-            os.write(opener, b"!")
-        os.close(opener)
-        trouble = os.read(failed, 256).decode()
-        os.close(failed)
+        trouble = self._start_script()
+        for log in self._logs.values():
+            log.close_writer()
         if trouble:
             # The mark first: who hears the answer may look for it at once.
-            os.waitpid(script, 0)
             self._end.publish(self._end_mark({"failed": trouble}))
         answer(_CONNECTION, f"failed {trouble}" if trouble else "started")
         os.close(_CONNECTION)
         return not trouble
+
+    def _start_script(self) -> str:
+        """The mark is there before its first command. What went wrong, as `StartError` says it."""
+        request = self._request
+        if self._host.namespaced:
+            # It spares the mark from a script of the same user; without it, it is as safe as elsewhere.
+            with contextlib.suppress(OSError):
+                namespaces.hide(request.directory + b"/run")
+        output, errors = self._logs.values()
+        try:
+            self._script = start_script(request, (output.writer, errors.writer))
+        except StartError as error:
+            return str(error)
+        if not self._host.namespaced:
+            # By its session its processes are known, should nothing hold them together any more.
+            with contextlib.suppress(OSError):
+                mark_files.add(mark_files.RUN, {"session": str(self._script)}, self._directory)
+        return ""
 
     def finish(self) -> None:
         """Return when all of it has ended and the end mark is on the disk."""
@@ -138,24 +153,12 @@ class Shepherd:
     def _end_mark(self, outcome: dict[str, str]) -> bytes:
         return mark_files.pack({"key": self._request.key, "nonce": self._request.nonce} | outcome)
 
-    def _enter(self, path: bytes) -> None:
-        if not self._host.namespaced:
-            namespaces.adopt_orphans()
-        else:
-            namespaces.mount_own_proc()
-            # It spares the marks from a script of the same user; without it they are as safe as elsewhere.
-            with contextlib.suppress(OSError):
-                namespaces.hide(path)
-        if self._host.may_close:
-            namespaces.close_to_others()
-
-    def _run_mark(self, script: int) -> bytes:
+    def _run_mark(self) -> bytes:
         return mark_files.pack(
             {
                 "key": self._request.key,
                 "nonce": self._request.nonce,
                 "isolation": self._host.isolation,
-                "session": str(script),
                 "pipes": " ".join(log.pipe for log in self._logs.values()),
                 "started": repr(self._started),
             }
@@ -164,7 +167,7 @@ class Shepherd:
 
     def _watch(self) -> dict[str, str]:
         tree = Tree(self._host.namespaced, self._script)
-        signals = namespaces.open_signals((signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1))
+        signals = _AWAITED.open()
         awaited = select.poll()
         for descriptor in (signals, *self._logs):
             awaited.register(descriptor, select.POLLIN)
@@ -238,21 +241,19 @@ class Shepherd:
 
 def guard(shepherd: int) -> None:
     """Without a namespace: end what a killed shepherd leaves, which becomes ours because we adopt orphans."""
-    os.closerange(_CONNECTION, os.sysconf("SC_OPEN_MAX"))
+    os.closerange(_CONNECTION, _DESCRIPTORS)
     while os.wait()[0] != shepherd:
         pass
     Tree(namespaced=False, script=shepherd).end()
 
 
-def become_shepherd(connection: int, host: Host) -> None:
+def become_shepherd(request: Request, connection: int, host: Host) -> None:
     """The child of the spawner: nothing of the spawner's stays open, or its lock would outlive it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    namespaces.heed_children()
     os.setsid()
     if connection != _CONNECTION:
-        os.dup2(connection, _CONNECTION)
-    os.set_inheritable(_CONNECTION, False)
-    os.closerange(_CONNECTION + 1, os.sysconf("SC_OPEN_MAX"))
+        os.dup2(connection, _CONNECTION, inheritable=False)
+    os.closerange(_CONNECTION + 1, _DESCRIPTORS)
     guarded_by: int | None = None
     stage = "fork"
     try:
@@ -263,10 +264,6 @@ def become_shepherd(connection: int, host: Host) -> None:
                 guard(pid)
                 return
             os.setsid()
-        stage = "request"
-        request = read_request(_CONNECTION)
-        if request is None:
-            return  # The agent died, or changed its mind, before it had said all.
         stage = "logs"
         output = LogPipe(request.directory + b"/stdout.log", request.log_limit)
         errors = LogPipe(request.directory + b"/stderr.log", request.log_limit)
@@ -281,11 +278,14 @@ def become_shepherd(connection: int, host: Host) -> None:
 
 
 def spawn_for_ever(control: socket.socket, host: Host) -> None:
+    room = bytearray(REQUEST)
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, 16, 1)
-        if not message:
+        size, passed, _, _ = control.recvmsg_into([room], socket.CMSG_SPACE(_INT.size))
+        if not size:
             return  # The agent has ended. The shepherds go on.
-        for connection in descriptors:
+        for _, _, data in passed:
+            (connection,) = _INT.unpack(data)
+            request = Request(bytes(room[:size]))
             try:
                 pid = namespaces.fork(host.isolation)
             except OSError as error:
@@ -293,7 +293,7 @@ def spawn_for_ever(control: socket.socket, host: Host) -> None:
                 pid = -1
             if pid == 0:
                 try:
-                    become_shepherd(connection, host)
+                    become_shepherd(request, connection, host)
                 except BaseException:  # noqa: ASYNC103  # no trio here: a forked child
                     sys.excepthook(*sys.exc_info())  # Into the spawner's log.
                 finally:
@@ -325,7 +325,9 @@ def main() -> None:
             signal.signal(number, signal.SIG_DFL)
         except OSError:
             continue
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # Blocked here, they are so in each shepherd from its first moment, who polls for them.
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    os.umask(0o022)  # the scripts'
     # A predecessor whose agent was killed is about to end; two at once would be two agents on one directory.
     lock = os.open(sys.argv[3], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if not alone(lock, control):

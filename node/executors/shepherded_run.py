@@ -57,7 +57,7 @@ def read_run_mark(spec: RunSpec) -> RunMark | None:
             nonce=values["nonce"],
             shepherd=ProcessIdentity(_pid(values["pid"]), _whole(values["since"]), boot),
             guard=guard,
-            session=_pid(values["session"]),
+            session=_pid(values["session"]) if "session" in values else -1,
             pipes=frozenset(values.get("pipes", "").split()),
             started_at=_seconds(values["started"]),
         )
@@ -78,18 +78,17 @@ def find_shepherd(spec: RunSpec) -> RunMark | None:
 
 def give_up(spec: RunSpec) -> None:
     """Decide that the payload will never start, unless it has started, or was given up, before. Blocks."""
-    path = spec.directory / SUPERVISION
-    retry_repaired(path / mark_files.RUN, lambda: _give_up(path))
+    path = _place(spec, mark_files.RUN)
+    retry_repaired(path, lambda: _give_up(path))
 
 
 def _give_up(path: Path) -> None:
-    path.mkdir(mode=0o700, exist_ok=True)
-    if (path / mark_files.RUN).is_dir():
+    if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         with suppress(FileExistsError):
-            mark_files.create(mark_files.RUN, mark_files.ABANDONED, directory)
+            mark_files.create(path.name, mark_files.ABANDONED, directory)
     finally:
         os.close(directory)
 
@@ -103,7 +102,7 @@ async def end_unmarked(spec: RunSpec) -> RunEnd:
     found = await end_leftovers(spec.directory, session=-1, since=0)
     if (end := read_end(spec, None)) is not None:
         return end
-    run = read_kept(spec.directory / SUPERVISION / mark_files.RUN, mark_files.MOST)
+    run = read_kept(_place(spec, mark_files.RUN), mark_files.MOST)
     if run == mark_files.ABANDONED and not found and not _has_damaged_end_mark(spec, None):
         return NEVER_STARTED
     return _unreadable(0.0)
@@ -136,16 +135,24 @@ def read_end(spec: RunSpec, nonce: str | None) -> RunEnd | None:
         return None
 
 
+def _place(spec: RunSpec, name: str) -> Path:
+    """Where this mark of a payload is, or would be: also one that an earlier version has made."""
+    place, earlier = spec.directory / name, spec.directory / mark_files.EARLIER[name]
+    if not earlier.parent.is_dir() or (name != mark_files.RUN and os.path.lexists(place)):
+        return place
+    return earlier
+
+
 def _read_values(spec: RunSpec, name: str) -> Mapping[str, str] | None:
     """What a mark of this payload says; None if there is none, or it is damaged."""
-    content = read_kept(spec.directory / SUPERVISION / name, mark_files.MOST)
+    content = read_kept(_place(spec, name), mark_files.MOST)
     values = mark_files.unpack(content) if isinstance(content, bytes) else None
     return values if values is not None and values.get("key") == spec.key else None
 
 
 def _has_damaged_end_mark(spec: RunSpec, nonce: str | None) -> bool:
     """Not one that is whole, and of another start: that is nobody's word."""
-    content = read_kept(spec.directory / SUPERVISION / mark_files.END, mark_files.MOST)
+    content = read_kept(_place(spec, mark_files.END), mark_files.MOST)
     if content is None or isinstance(content, Damaged):
         return content is not None
     if (values := mark_files.unpack(content)) is None:
@@ -238,7 +245,9 @@ class ShepherdedRun:
 
     def _leave_grace(self, grace: float) -> None:
         """The shepherd keeps the time itself: this process may not live to do it."""
-        directory = self._spec.directory / SUPERVISION
+        directory = self._spec.directory
+        if (directory / SUPERVISION).is_dir():
+            directory /= SUPERVISION  # of an earlier version, as its shepherd is
         draft = directory / f"{mark_files.GRACE}.draft"
         try:
             draft.write_text(f"{grace:.3f}\n", "ascii")

@@ -157,14 +157,10 @@ class Spawner:
                 with far:
                     passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [far.fileno()]))]
                     async with self._sending:
-                        await control.sendmsg([b"start"], passed)
+                        await control.sendmsg([request], passed)
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 return None
             answer = b""
-            # Who has no process for it answers before the request has come, and hangs up.
-            with suppress(trio.BrokenResourceError):
-                await stream.send_all(request)
-                await stream.send_eof()
             with suppress(trio.BrokenResourceError):
                 async for chunk in stream:
                     answer += chunk

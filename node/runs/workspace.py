@@ -5,7 +5,7 @@
         work/              the job's own directory, the script's working directory
         home/              the script's HOME and TMPDIR
         stdout.log stderr.log
-        run/               the executor's own
+        run ended          the executor's marks
         progress/          for the script to say how far it has come (see progress.py)
         intent             somebody has set out to start it; holds what is to be said in its message
         manifest.json      what there is to be collected, frozen at its end

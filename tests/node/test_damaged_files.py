@@ -62,8 +62,8 @@ WAYS = [
     *(no_utf8, half_a_surrogate, out_of_range, not_a_number, nested, of_the_future),
 ]
 PREPARED = ("record.json",)
-RUNNING = ("record.json", "running", "intent", "run/started", "run/ended.*", "progress/progress")
-ENDED = ("record.json", "running", "intent", "run/started", "run/ended", "manifest.json")
+RUNNING = ("record.json", "running", "intent", "run", "ended.*", "progress/progress")
+ENDED = ("record.json", "running", "intent", "run", "ended", "manifest.json")
 OF_THE_NODE = ("node.json", "counter", "reserve/space", "spawner.lock", "spawner.log")
 HARMLESS = (of_the_future,)
 
@@ -186,7 +186,7 @@ async def _check(node: NodeProcess, jobs: Jobs, lost: set[str]) -> None:
         else:
             assert (view["status"], view["lost"]) == ("Completed", False), (key, view)
         assert jobs.times_run(key) == (key not in lost)
-    whole = jobs.ended["run/ended"]
+    whole = jobs.ended["ended"]
     content = (await node.client.get(f"/v1/attempts/{whole}/results")).content
     assert zipfile.ZipFile(io.BytesIO(content)).read("result") == b"done\n"
     # What cannot be had is told, and holds nothing else up.
@@ -205,7 +205,7 @@ def _peak(pid: int) -> int:
     return int(found[1]) << 10
 
 
-@pytest.mark.parametrize("spoilt", ["record.json running", "record.json running intent run/started"])
+@pytest.mark.parametrize("spoilt", ["record.json running", "record.json running intent run"])
 async def test_a_job_of_which_nothing_tells_any_more_is_ended_and_told_as_lost(
     tmp_path: Path, spoilt: str
 ) -> None:
@@ -263,9 +263,9 @@ async def test_an_order_to_end_it_is_carried_out_though_its_marks_are_damaged(tm
     async with node_process(data, how=signal.SIGKILL) as node:
         await jobs.submit(node, keys, "trap '' TERM; sleep 600")
         await reached(node, keys, "Running")
-    (path,) = (jobs.payloads / keys[0] / "run").glob("started")
+    (path,) = (jobs.payloads / keys[0]).glob("run")
     out_of_range(path, path)
-    empty(jobs.payloads / keys[1] / "run/started", Path())
+    empty(jobs.payloads / keys[1] / "run", Path())
     async with node_process(data, "--grace", "0.2") as node:
         await node.client.post("/v1/cancel", json={"keys": keys})
         for key in keys:

@@ -116,7 +116,7 @@ async def test_a_start_and_an_order_to_end_without_descriptors_are_carried_out_l
 
 
 def _shepherd(payload: Path) -> int:
-    found = re.search(r"^pid ([0-9]+)$", (payload / "run" / "started").read_text(), re.MULTILINE)
+    found = re.search(r"^pid ([0-9]+)$", (payload / "run").read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1])
 

@@ -12,7 +12,7 @@ from typing import Final
 
 OF_A_NODE: Final = (
     *("payloads/*/record.json", "payloads/*/running", "payloads/*/intent", "payloads/*/manifest.json"),
-    *("payloads/*/run/started", "payloads/*/run/ended", "payloads/*/run/ended.*"),
+    *("payloads/*/run", "payloads/*/ended", "payloads/*/ended.*"),
     *("tombstones/*", "node.json", "counter", "reserve/space", "spawner.lock"),
 )
 OF_THE_SERVER: Final = (

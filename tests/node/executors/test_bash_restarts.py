@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from actors.process import procfs
 from node.executors import mark_files, shepherd, spawner
 from node.executors.bash import BashExecutor
 from node.executors.executor import ExecutorError, RunEnd, StartedBefore
@@ -56,7 +57,7 @@ async def test_a_node_killed_amid_starts_leaves_payloads_that_the_next_one_finds
         for number, each in enumerate(found):
             if isinstance(each, RunEnd):
                 assert each.never_started
-                assert not (specs[number].directory / "run/ended").exists()
+                assert not (specs[number].directory / "ended").exists()
                 with pytest.raises(ExecutorError):
                     await executor.start(specs[number])
         for number, run in running.items():
@@ -168,7 +169,7 @@ async def test_a_payload_of_another_boot_is_lost_unless_it_had_ended(executor, p
     run = await executor.start(running)
     await (await executor.start(done)).wait()
     for spec in (running, done):
-        path = spec.directory / "run" / mark_files.RUN
+        path = spec.directory / mark_files.RUN
         values = mark_files.unpack(path.read_bytes())
         path.write_bytes(mark_files.pack(values | {"boot": "of-another-life"}))
     lost, ended = await executor.adopt(running), await executor.adopt(done)
@@ -181,7 +182,7 @@ async def test_a_payload_of_another_boot_is_lost_unless_it_had_ended(executor, p
 async def test_a_pid_that_names_another_process_now_is_not_the_shepherd(executor, payloads):
     spec = payloads.make("exit 3")
     await (await executor.start(spec)).wait()
-    path = spec.directory / "run" / mark_files.RUN
+    path = spec.directory / mark_files.RUN
     values = mark_files.unpack(path.read_bytes())
     path.write_bytes(mark_files.pack(values | {"pid": str(os.getpid())}))
     end = await executor.adopt(spec)
@@ -232,7 +233,7 @@ async def test_a_shepherd_whose_mark_is_lost_is_found_by_its_name(
     os.mkfifo(spec.work / "go")
     shepherd_pid = (await executor.start(spec)).pid
     await post.line()
-    mark = spec.directory / "run" / mark_files.RUN
+    mark = spec.directory / mark_files.RUN
     mark.unlink()
     if content is not None:
         mark.write_bytes(content)
@@ -247,7 +248,7 @@ async def test_a_shepherd_whose_mark_is_lost_is_found_by_its_name(
     # Nobody watches it any more: its end mark tells all the same.
     end = await executor.adopt(spec)
     assert isinstance(end, RunEnd) and end.exit_code == 3
-    (spec.directory / "run" / mark_files.END).write_bytes(b"key half")
+    (spec.directory / mark_files.END).write_bytes(b"key half")
     end = await executor.adopt(spec)
     assert isinstance(end, RunEnd) and end.unreadable
 
@@ -255,7 +256,7 @@ async def test_a_shepherd_whose_mark_is_lost_is_found_by_its_name(
 async def test_what_is_left_of_a_payload_without_marks_and_shepherd_is_ended(executor, payloads, isolation):
     spec = payloads.make("NAP")
     run = await executor.start(spec)
-    mark = spec.directory / "run" / mark_files.RUN
+    mark = spec.directory / mark_files.RUN
     mark.write_bytes(b"")
     if isolation == "subreaper":
         # Its guard first, or that would end what is left.
@@ -269,3 +270,42 @@ async def test_what_is_left_of_a_payload_without_marks_and_shepherd_is_ended(exe
 
 def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+async def test_marks_of_an_earlier_version_are_heeded(executor, payloads):
+    done, running, begun = (payloads.make("echo ran") for _ in range(3))
+    for spec in (done, running, begun):
+        (spec.directory / "run").mkdir()
+    of_old = await trio.lowlevel.open_process(["sleep", "60"])
+    identity = {
+        "boot": procfs.boot_id(),
+        "pid": str(of_old.pid),
+        "since": str(procfs.start_time(of_old.pid)),
+    }
+    for spec in (done, running):
+        mark = {"key": spec.key, "nonce": "once", "session": "2", "started": "1700000000.5"} | identity
+        (spec.directory / "run/started").write_bytes(mark_files.pack(mark))
+    figures = {"started": "1700000000.5", "ended": "1700000001.5", "wall": "1", "cpu": "0.5", "peak": "1"}
+    ends = {"key": done.key, "nonce": "once", "status": str(3 << 8)} | figures
+    (done.directory / "run/ended").write_bytes(mark_files.pack(ends))
+    found = await executor.adopt(running)
+    assert not isinstance(found, RunEnd) and found.pid == of_old.pid
+    await found.stop(20)
+    assert await of_old.wait() == -signal.SIGTERM
+    assert (running.directory / "run/grace").read_text() == "20.000\n"
+    end = await executor.adopt(done)
+    assert isinstance(end, RunEnd) and end.exit_code == 3
+    # It had made its directory, and comes too late now, as does a start by this version.
+    end = await executor.adopt(begun)
+    assert isinstance(end, RunEnd) and end.never_started
+    assert (begun.directory / "run/started").read_bytes() == mark_files.ABANDONED
+    for spec in (done, running, begun):
+        with pytest.raises(StartedBefore):
+            await executor.start(spec)
+        assert not (spec.work / "out").exists()
+
+
+async def test_a_request_that_is_too_large_is_refused_at_once(executor, payloads):
+    spec = payloads.make("true", {f"V{number}": "x" * 60_000 for number in range(3)})
+    with pytest.raises(ExecutorError, match="too large"):
+        await executor.start(spec)

@@ -130,7 +130,7 @@ async def test_without_a_namespace_traces_lead_to_what_is_left_when_the_guard_is
     post = signpost(spec)
     run = await executor.start(spec)
     await post.line()
-    mark = mark_files.unpack((spec.directory / "run/started").read_bytes())
+    mark = mark_files.unpack((spec.directory / "run").read_bytes())
     os.kill(int(mark["guard"]), signal.SIGKILL)
     os.kill(run.pid, signal.SIGKILL)
     with trio.fail_after(30):
