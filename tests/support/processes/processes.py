@@ -24,6 +24,7 @@ from typing import Final
 import psutil
 import trio
 from click.testing import CliRunner
+from support.processes.forked import ForkedProcess, can_be_forked
 
 from orchestrator.cli import main
 
@@ -132,7 +133,7 @@ class Place:
         command: Sequence[str] = COMMAND,
     ) -> Started:
         """The command, once it listens."""
-        begun = self.begin(*arguments, name=name, environment=environment, command=command)
+        begun = self.begin(*arguments, name=name, environment=environment, command=command, forked=True)
         begun.url = self._url(begun)
         return begun
 
@@ -143,16 +144,20 @@ class Place:
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] = COMMAND,
         pass_fds: Sequence[int] = (),
+        forked: bool = False,
     ) -> Started:
-        """A process of which nothing is expected yet."""
+        """A process of which nothing is expected yet. The command itself may be `forked`."""
         log = self.directory / f"{name}.log"
+        whole = self._environment(environment or {})
+        forked = forked and command is COMMAND and can_be_forked(whole)
+        popen = ForkedProcess if forked else subprocess.Popen
         with log.open("ab") as errors:
-            process = subprocess.Popen(
+            process = popen(
                 [*command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=self._environment(environment or {}),
+                env=whole,
                 cwd=self.directory,
                 # Ctrl-C at the tests' terminal is for the tests alone.
                 start_new_session=True,

@@ -1,0 +1,74 @@
+"""Processes of the command `orchestrator` without the start of an interpreter, which is most of what a server
+or a node costs that serves a test: they are forked off one that has everything imported.
+
+They are children of this process and begin with the environment, directory, descriptors and session that they
+are given, as any. What a test of the start itself begins is the installed command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+_PROGRAM: Final = Path(__file__).with_name("forked_program.py")
+_ROOT: Final = Path(__file__).parents[3]
+_HEEDED: Final = re.compile("LANG|LC_|LD_|PYTHON|TZ")
+"""What an interpreter heeds when it starts, or what comes before it."""
+
+
+def _heeded(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if _HEEDED.match(name)}
+
+
+_OURS: Final = _heeded(os.environ)
+
+
+def can_be_forked(environment: Mapping[str, str]) -> bool:
+    """Whether an interpreter would start in this environment as it has in ours."""
+    return _heeded(environment) == _OURS
+
+
+class ForkedProcess(subprocess.Popen[bytes]):
+    """`args` are those of the command, with any name before them."""
+
+    def _execute_child(self, args: Any, *how: Any) -> None:
+        (_, _, _, passed, directory, environment, *_) = how
+        pipes = how[9:15]
+        read, _, _, write, _, errors = pipes
+        call = {
+            "arguments": args,
+            "descriptors": [0, 1, 2, *passed],
+            "directory": str(directory),
+            "environment": environment,
+        }
+        try:
+            control, _ = _imported()
+            socket.send_fds(control, [json.dumps(call).encode()], [read, write, errors, *passed])
+            self.pid = int(control.recv(64))
+        finally:
+            self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+        self._child_created = True
+
+
+@cache
+def _imported() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """The way to the one with everything imported; it ends with this process."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with far:
+        environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
+        process = subprocess.Popen(
+            [sys.executable, str(_PROGRAM), str(far.fileno())],
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            pass_fds=[far.fileno()],
+            start_new_session=True,
+        )
+    return near, process
