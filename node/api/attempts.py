@@ -19,7 +19,14 @@ from actors.wire.http.app import PASSES, Refusal, json_response, query
 from actors.wire.protocol import ndjson
 from actors.wire.protocol.attempts import PROTOCOL, heartbeat_to_json, mark_to_json, view_to_json
 from node.api.app import NodeContext
-from node.api.results import collect_response, file_list, file_response, log_response, zip_response
+from node.api.results import (
+    CollectForm,
+    collect_response,
+    file_list,
+    file_response,
+    log_response,
+    zip_response,
+)
 from node.api.submit import Item, ItemResult
 from node.payloads.table import is_told, view_of
 
@@ -106,7 +113,7 @@ def v1_routes(context: NodeContext) -> Blueprint:
     async def collect() -> Response:
         query()
         asked = await _request()
-        return collect_response(context, _keys_of(asked), str(asked.get("sums")))
+        return collect_response(context, _keys_of(asked), _form_of(asked))
 
     @routes.get("/attempts/<key>/results")
     async def results(key: str) -> Response:
@@ -205,6 +212,10 @@ async def _request() -> dict[str, Any]:
     if not isinstance(asked, dict) or "keys" not in asked:
         raise BadRequest('an object was expected: {"keys": [...]}')
     return asked
+
+
+def _form_of(asked: Mapping[str, Any]) -> CollectForm:
+    return CollectForm(str(asked.get("sums")), asked.get("as_received") is True)
 
 
 def _keys_of(asked: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,8 @@ import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import Any, Final, cast
@@ -24,7 +25,7 @@ from actors.wire.errors import BadRequest, SourceChanged, WireError
 from actors.wire.files.listing import Entry, Listing, OpenTree, open_regular
 from actors.wire.files.names import printable, unspell
 from actors.wire.files.threaded_iterator import PIECE, ThreadedIterator
-from actors.wire.files.zip_writer import zip_pieces
+from actors.wire.files.zip_writer import Known, zip_parts, zip_pieces
 from actors.wire.http.app import Refusal
 from actors.wire.http.backpressure import BoundedRequest
 from actors.wire.protocol import frames
@@ -34,6 +35,7 @@ from node.executors.executor import STDERR, STDOUT
 from node.host.inotify import DirectoryWatch
 from node.payloads.table import view_of
 from node.runs.manifest import is_frozen, list_work, listing_from_json, manifest_to_json, read_manifest
+from node.runs.received import is_as_received, read_received
 from node.runs.workspace import WORK
 
 FOLLOW_EVERY: Final = 0.25
@@ -103,8 +105,17 @@ async def log_response(context: NodeContext, payload: Payload, given: Mapping[st
     return Response(body, content_type="application/octet-stream")
 
 
-def collect_response(context: NodeContext, keys: Sequence[str], sums: str) -> Response:
-    """Frames for each key, in order. `sums`: CRC32 if no other checksum of the zips is asked for."""
+@dataclass(frozen=True, slots=True)
+class CollectForm:
+    """What the orchestrator understands: `sums` is CRC32 if it needs no other checksum of the zips; whether
+    files that are `as_received` may be left where they are."""
+
+    sums: str = ""
+    as_received: bool = False
+
+
+def collect_response(context: NodeContext, keys: Sequence[str], form: CollectForm) -> Response:
+    """Frames for each key, in order."""
 
     async def body() -> AsyncIterator[bytes]:
         with ExitStack() as stack:
@@ -113,7 +124,7 @@ def collect_response(context: NodeContext, keys: Sequence[str], sums: str) -> Re
             # Asked once all of them are being read: what is here now stays until then.
             there, _ = await context.table.find_known(keys)
             directories = [context.workspace.directory(key) for key in keys]
-            async for piece in _iterate_in_thread(context, _collect(keys, directories, there, sums)):
+            async for piece in _iterate_in_thread(context, _collect(keys, directories, there, form)):
                 yield piece
 
     return Response(body(), content_type="application/octet-stream")
@@ -124,7 +135,7 @@ def _iterate_in_thread(context: NodeContext, generator: Generator[bytes, None, N
 
 
 def _collect(
-    keys: Sequence[str], directories: Sequence[Path], there: Mapping[str, Payload], sums: str
+    keys: Sequence[str], directories: Sequence[Path], there: Mapping[str, Payload], form: CollectForm
 ) -> Generator[bytes, None, None]:
     """Everything of all of them. Blocks: it is pulled in a thread, many small ones in one go."""
     for key, directory in zip(keys, directories, strict=True):
@@ -135,7 +146,7 @@ def _collect(
             yield _error(key, "not_ended")
         else:
             try:
-                yield from _collect_one(payload, directory, sums)
+                yield from _collect_one(payload, directory, form)
             except OSError as why:
                 yield _error(key, f"cannot be read: {why}", permanent=not is_passing(why))
             except WireError as why:
@@ -143,7 +154,7 @@ def _collect(
                 yield _error(key, f"cannot be read: {why}", permanent=True)
 
 
-def _collect_one(payload: Payload, directory: Path, sums: str) -> Generator[bytes, None, None]:
+def _collect_one(payload: Payload, directory: Path, form: CollectForm) -> Generator[bytes, None, None]:
     manifest = read_manifest(directory, frozen=is_frozen(payload))
     record = {
         "key": payload.key,
@@ -164,13 +175,17 @@ def _collect_one(payload: Payload, directory: Path, sums: str) -> Generator[byte
             sizes[name] += len(piece)
             yield from _frame(kind, piece)
     crc, zip_size = 0, 0
-    digest = None if sums == CRC32 else hashlib.sha256()
-    for piece in _join(_zip(directory, listing_from_json(manifest), strict=True)):
-        crc = isal_zlib.crc32(piece, crc)
+    digest = None if form.sums == CRC32 else hashlib.sha256()
+    for part in _join(_parts(directory, listing_from_json(manifest), as_received=form.as_received)):
+        if isinstance(part, Known):
+            zip_size += part.size
+            yield frames.encode(frames.INPUT, json.dumps(asdict(part)).encode())
+            continue
+        crc = isal_zlib.crc32(part, crc)
         if digest is not None:
-            digest.update(piece)
-        zip_size += len(piece)
-        yield from _frame(frames.ZIP, piece)
+            digest.update(part)
+        zip_size += len(part)
+        yield from _frame(frames.ZIP, part)
     finish: dict[str, Any] = {
         "zip_crc32": crc,
         "zip_size": zip_size,
@@ -182,10 +197,16 @@ def _collect_one(payload: Payload, directory: Path, sums: str) -> Generator[byte
     yield frames.encode(frames.FINISH, json.dumps(finish).encode())
 
 
-def _join(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
+def _join(pieces: Iterable[bytes | Known]) -> Generator[bytes | Known, None, None]:
     """A zip comes in many small pieces; a frame each would be mostly heads."""
-    gathered, size = [], 0
+    gathered: list[bytes] = []
+    size = 0
     for piece in pieces:
+        if isinstance(piece, Known):
+            yield b"".join(gathered)
+            yield piece
+            gathered, size = [], 0
+            continue
         gathered.append(piece)
         size += len(piece)
         if size >= PIECE:
@@ -230,10 +251,23 @@ def _log_entry(directory: Path, name: str) -> Entry | None:
 
 
 def _zip(directory: Path, listing: Listing, *, strict: bool) -> Generator[bytes, None, None]:
-    extra = [(name, directory / name) for name in (STDOUT, STDERR) if (directory / name).is_file()]
-    # Of a job that has removed its directory there are only the logs; the zip wants some root all the same.
-    root = directory / WORK if listing.entries else directory
-    return zip_pieces(root, listing.entries, extra, strict=strict)
+    return zip_pieces(_root(directory, listing), listing.entries, _logs(directory), strict=strict)
+
+
+def _parts(directory: Path, listing: Listing, *, as_received: bool) -> Generator[bytes | Known, None, None]:
+    """The same, strict, with the files that are as they came in left out if they may be."""
+    noted = read_received(directory) if as_received else {}
+    is_known = partial(is_as_received, noted=noted)
+    return zip_parts(_root(directory, listing), listing.entries, _logs(directory), is_known)
+
+
+def _root(directory: Path, listing: Listing) -> Path:
+    """Of a job that has removed its directory there are only the logs; a zip wants some root all the same."""
+    return directory / WORK if listing.entries else directory
+
+
+def _logs(directory: Path) -> list[tuple[str, Path]]:
+    return [(name, directory / name) for name in (STDOUT, STDERR) if (directory / name).is_file()]
 
 
 async def _log(context: NodeContext, key: str, path: Path, offset: int, follow: bool) -> AsyncIterator[bytes]:

@@ -26,6 +26,7 @@ from node.executors.executor import Executor, ExecutorError, Run, RunEnd, RunSpe
 from node.host.inotify import DirectoryWatch, Inotify
 from node.runs import progress_file
 from node.runs.manifest import FrozenManifest, ResultLimit, freeze_manifest
+from node.runs.received import await_tick
 from node.runs.script_check import ScriptCheck, make_ready
 from node.runs.workspace import HOME, INTENT, MANIFEST, WORK, Workspace
 
@@ -183,6 +184,7 @@ def _intend(directory: Path) -> ScriptCheck | None:
         return None
     checked = make_ready(directory / WORK / "run.sh")
     if not checked.invalid:
+        await_tick(directory)
         for name in (progress_file.DIRECTORY, HOME):
             (directory / name).mkdir(mode=0o700, exist_ok=True)
         # There, so that its end finds room for it however many files the script makes.

@@ -8,6 +8,7 @@
         run ended          the executor's marks
         progress/          for the script to say how far it has come (see progress.py)
         intent             somebody has set out to start it; holds what is to be said in its message
+        received.json      how large files of its input arrived (see received.py), if there are any
         manifest.json      what there is to be collected, frozen at its end
     DATA/incoming/         what is being received; nothing in it is a payload
     DATA/trash/            what is being deleted
@@ -28,10 +29,12 @@ from typing import Final
 
 import trio
 
+from actors.store.durable import write_all
 from actors.store.repair import make_directory
 from actors.wire.errors import BadRequest
 from actors.wire.files.names import PathSet, safe_path
 from node.executors.executor import SUPERVISION
+from node.runs.received import LARGE, Arriving, ReceivedFile, changes_are_told, note_received
 
 WORK: Final = "work"
 HOME: Final = "home"
@@ -56,6 +59,7 @@ class Workspace:
         self._readers: dict[str, int] = {}
         self._refused: set[str] = set()
         self._swept = trio.Lock()
+        self._changes_are_told = False
         self.transfers = trio.CapacityLimiter(TRANSFERS)
         """For all that reads results and writes what arrives in threads."""
         self.freed: Callable[[], None] = lambda: None
@@ -68,6 +72,7 @@ class Workspace:
         for directory in (self.payloads, self._incoming, self._trash):
             if not directory.is_dir():
                 make_directory(directory)
+        self._changes_are_told = changes_are_told(self._incoming)
         for entry in list(os.scandir(self._incoming)):
             os.rename(entry.path, self._trash / f"{entry.name}-{secrets.token_hex(4)}")
 
@@ -85,7 +90,7 @@ class Workspace:
 
     def receive(self) -> Incoming:
         """A place for files that arrive; they are written by tasks, see `Incoming`."""
-        return Incoming(self._incoming / secrets.token_hex(16), self.transfers)
+        return Incoming(self._incoming / secrets.token_hex(16), self.transfers, noted=self._changes_are_told)
 
     # ------------------------------------------------------------------ reading and deleting
 
@@ -130,11 +135,14 @@ class Incoming:
 
     `add` the payloads, `open` a file, `write` its bytes; when all have arrived `write_out` what is still
     gathered (it blocks), and `directory(name)` may be taken away by a rename: tell `taken`. `close` deletes
-    what was not.
+    what was not. Large files are `noted`, if so wanted.
     """
 
-    def __init__(self, root: Path, limiter: trio.CapacityLimiter) -> None:
+    def __init__(self, root: Path, limiter: trio.CapacityLimiter, *, noted: bool = False) -> None:
         self._root = root
+        self._noted = noted
+        self._arriving = Arriving()
+        self._large: dict[Path, ReceivedFile] = {}
         self._limiter = limiter
         self._paths: dict[str, PathSet] = {}
         self._made: set[str] = set()
@@ -166,18 +174,58 @@ class Incoming:
         self._pending.append((self._current, bytes(chunk), False))
         self._size += len(chunk)
         if self._size >= _FLUSH or len(self._pending) >= 1024:
-            await trio.to_thread.run_sync(self.write_out, limiter=self._limiter)
+            await trio.to_thread.run_sync(self._write_gathered, limiter=self._limiter)
 
     def write_out(self) -> None:
         """Make the directories, and write what was gathered. Blocks. Raises `OSError`; `RuntimeError` once
         it is closed: a payload without its files must never be taken over."""
+        self._write_gathered()
+        for name in self._paths if self._large else ():
+            directory = self.directory(name)
+            work = directory / WORK
+            mine = {path: file for path, file in self._large.items() if path.is_relative_to(work)}
+            if mine:
+                note_received(directory, mine, work)
+
+    def _write_gathered(self) -> None:
         if self._closed:
             raise RuntimeError("what was being received has been given up")
         pending, self._pending, self._size = self._pending, [], 0
         for name in self._paths.keys() - self._made:
             self._made.add(name)
             _make_payload(self.directory(name))
-        _write(pending)
+        self._write(pending)
+
+    def _write(self, pending: list[tuple[Path, bytes, bool]]) -> None:
+        """Write gathered bytes, opening each file once for a run of pieces."""
+        opened = Path()
+        fd = -1
+        try:
+            for path, chunk, first in pending:
+                if path != opened:
+                    if fd >= 0:
+                        self._leave(opened, fd)
+                        os.close(fd)
+                        fd = -1
+                    if first and path.parent.name != WORK:
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                    how = os.O_CREAT | os.O_EXCL if first else os.O_APPEND
+                    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | how, 0o644)
+                    opened = path
+                if first:
+                    self._arriving = Arriving()
+                write_all(fd, chunk)
+                self._arriving.add(chunk)
+            if fd >= 0:
+                self._leave(opened, fd)
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def _leave(self, path: Path, fd: int) -> None:
+        """More of this file may come; if not, it is as it is now."""
+        if self._noted and self._arriving.size > LARGE:
+            self._large[path] = self._arriving.as_written(fd)
 
     def hand_over(self, name: str) -> None:
         """Somebody else has the directory now."""
@@ -211,29 +259,6 @@ def _make_payload(directory: Path) -> None:
     work = directory / WORK
     work.mkdir()
     work.chmod(0o755)
-
-
-def _write(pending: list[tuple[Path, bytes, bool]]) -> None:
-    """Write gathered bytes, opening each file once for a run of pieces."""
-    opened: Path | None = None
-    fd = -1
-    try:
-        for path, chunk, first in pending:
-            if path != opened:
-                if fd >= 0:
-                    os.close(fd)
-                    fd = -1
-                if first and path.parent.name != WORK:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                how = os.O_CREAT | os.O_EXCL if first else os.O_APPEND
-                fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | how, 0o644)
-                opened = path
-            view = memoryview(chunk)
-            while view:
-                view = view[os.write(fd, view) :]
-    finally:
-        if fd >= 0:
-            os.close(fd)
 
 
 def _delete_all(paths: list[Path]) -> None:

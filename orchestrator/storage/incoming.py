@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+
+from isal import isal_zlib
 
 from actors.ports.storage import StorageError
 from orchestrator.storage.disk import Disk, StorageBusy
@@ -17,7 +21,15 @@ from orchestrator.storage.disk import Disk, StorageBusy
 WRITE: Final = 1 << 20
 """Bytes that are collected before a thread is asked to write them."""
 
+_AT_ONCE: Final = 16
+"""Pieces of this size that one thread call copies."""
+
+T = TypeVar("T")
 Watch = Callable[[bytes], None]
+
+
+class InputDiffers(Exception):
+    """A stored file is not there with the bytes that it was said to have."""
 
 
 class IncomingFiles:
@@ -111,6 +123,38 @@ class IncomingFile:
         if self._files.on_disk and self._pending_size >= WRITE:
             await self._in_thread(self._flush)
 
+    async def append(self, source: Path, size: int, crc: int, watch: Watch) -> None:
+        """The bytes of a stored file, of which `watch` is told instead. Raises InputDiffers if they are not
+        so many, or have another checksum; StorageError."""
+        await self._files.spill()
+        await self._files.grow(size)
+        await self._in_thread(self._flush)
+        with ExitStack() as held:
+            found = await self._in_thread(lambda: _open(source, held))
+            at = summed = 0
+            while at < size:
+                some = partial(self._append_some, found, (at, summed), size, watch)
+                at, summed = await self._in_thread(some)
+        if summed != crc:
+            raise InputDiffers(f"{source.name} has the checksum {summed:08x} here, {crc:08x} was received")
+
+    def _append_some(self, source: int, done: tuple[int, int], size: int, watch: Watch) -> tuple[int, int]:
+        at, summed = done
+        for _ in range(_AT_ONCE):
+            try:
+                piece = os.pread(source, min(WRITE, size - at), at)
+            except OSError as error:
+                raise InputDiffers(error.strerror) from error
+            if not piece:
+                raise InputDiffers(f"it has {at} bytes here, {size} were received")
+            assert self._fd is not None
+            self._files.disk.write(self._fd, piece)
+            watch(piece)
+            at, summed = at + len(piece), isal_zlib.crc32(piece, summed)
+            if at == size:
+                break
+        return at, summed
+
     async def close(self) -> None:
         self.closed = True
         if self._files.on_disk:
@@ -138,9 +182,9 @@ class IncomingFile:
         self._finished = self._failed = True
         self._let_go()
 
-    async def _in_thread(self, work: Callable[[], None]) -> None:
+    async def _in_thread(self, work: Callable[[], T]) -> T:
         try:
-            await self._files.disk.thread(work, what=self._what)
+            return await self._files.disk.thread(work, what=self._what)
         except BaseException:
             self._failed = True
             raise
@@ -160,6 +204,15 @@ class IncomingFile:
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
+
+
+def _open(source: Path, held: ExitStack) -> int:
+    try:
+        fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise InputDiffers(error.strerror) from error
+    held.callback(os.close, fd)
+    return fd
 
 
 def finish(files: Iterable[IncomingFile]) -> None:

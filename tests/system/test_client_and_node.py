@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from actors.ports.nodes import (
     Picture,
     SubmitResult,
 )
+from node.runs.received import RECEIVED, changes_are_told
 from node.server import serve_node
 from node.settings import NodeSettings
 from orchestrator.http_client import Http
@@ -32,6 +35,7 @@ from orchestrator.nodes.contract_only.poller import ContractOnlyPoller
 from orchestrator.nodes.contract_only.probe import Asking
 from orchestrator.nodes.contract_only.spool import Spool
 from orchestrator.nodes.remote_stream import NotOnNode
+from orchestrator.storage.result_sink import DiskResultSink
 from orchestrator.storage.storage import DiskStorage
 
 OWNER = "0" * 32
@@ -200,3 +204,108 @@ async def test_our_node_is_also_a_node_that_knows_only_the_contract(bench: Bench
     (collected,) = await bench.client.collect(node, [job])
     assert (collected.result, collected.reason) == (CollectResult.STORED, "")
     assert await bench.client.release(node, [job.attempt]) == [True]
+
+
+BY_MAPPING = """
+import mmap, sys
+with open(sys.argv[1], "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+    mapped[5:6] = b"!"
+"""
+CHANGES: Mapping[str, str] = {
+    "appended": "echo more >>appended",
+    "overwritten": "printf '!' | dd of=overwritten conv=notrunc status=none",
+    "same": "head -c 5 same >five; dd if=five of=same conv=notrunc status=none",
+    "mapped": "$PYTHON map.py mapped",
+    "dated": "touch -r run.sh dated",
+    "linked": "ln linked link",
+    "renamed": "mv renamed away; mv away renamed",
+    "swapped": "mv swapped x; mv other swapped; mv x other",
+    "copied": "cp -p copied x; mv x copied",
+    "cut": "truncate -s 5 cut",
+    "back": "cp -p back x; echo more >>back; cp x back; touch -r x back",
+    "executable": "chmod +x executable",
+}
+"""What a script may do to a file, by the file's name."""
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files of which the orchestrator took its own bytes."""
+    if not changes_are_told(tmp_path):
+        pytest.skip("the file system of temporary files is none that is believed")
+    names: list[str] = []
+    original = DiskResultSink.copy_to_zip
+
+    async def noted(sink: DiskResultSink, source: Path, size: int, crc: int) -> None:
+        names.append(source.name)
+        await original(sink, source, size, crc)
+
+    monkeypatch.setattr(DiskResultSink, "copy_to_zip", noted)
+    return names
+
+
+async def test_large_inputs_that_a_script_left_alone_do_not_come_back_over_the_wire(
+    bench: Bench, copied: list[str]
+) -> None:
+    large = {name: os.urandom((1 << 20) + 10) for name in ("untouched", "read", "other", *CHANGES)}
+    small = {"small": os.urandom(1 << 20), "map.py": BY_MAPPING.encode()}
+    script = "\n".join([f"PYTHON={sys.executable}", "cat read >read.copy", *CHANGES.values()])
+    job = await new_dispatch(bench.storage, {"run.sh": script.encode(), **large, **small})
+    await bench.client.submit(bench.ref, [job])
+    assert (await bench.view(job.attempt.key, *ENDED)).status is Status.COMPLETED
+    (answer,) = await bench.client.collect(bench.ref, [job])
+    assert answer.result is CollectResult.STORED, answer.reason
+    assert sorted(copied) == ["read", "untouched"]
+    stored = result_file(bench.storage, job.job.storage_key)
+    assert stored is not None
+    with zipfile.ZipFile(stored) as archive:
+        assert archive.testzip() is None
+        left = {name: archive.read(name) for name in archive.namelist()}
+    assert left["appended"] == large["appended"] + b"more\n"
+    assert left["overwritten"] == b"!" + large["overwritten"][1:]
+    assert left["mapped"] == large["mapped"][:5] + b"!" + large["mapped"][6:]
+    assert left["swapped"] == large["other"] and left["other"] == large["swapped"]
+    assert left["cut"] == large["cut"][:5]
+    assert left["read.copy"] == left["read"] == large["read"]
+    for name in ("untouched", "same", "dated", "linked", "renamed", "copied", "back", "executable"):
+        assert left[name] == large[name], name
+
+
+@pytest.mark.parametrize("now", ["other", "shorter", "gone"])
+async def test_inputs_that_are_not_what_the_node_received_are_asked_for(
+    bench: Bench, copied: list[str], now: str
+) -> None:
+    data = os.urandom(3 << 20)
+    job = await bench.job(b"true\n", large=data)
+    await bench.client.submit(bench.ref, [job])
+    await bench.view(job.attempt.key, *ENDED)
+    kept = bench.storage.job(job.job.storage_key) / "input" / "large"
+    match now:
+        case "other":
+            kept.write_bytes(data[:-1] + b"?")
+        case "shorter":
+            kept.write_bytes(data[:-1])
+        case _:
+            kept.unlink()
+    (answer,) = await bench.client.collect(bench.ref, [job])
+    assert answer.result is CollectResult.STORED, answer.reason
+    assert copied == (["large"] if now == "other" else [])
+    stored = result_file(bench.storage, job.job.storage_key)
+    assert stored is not None
+    assert zipfile.ZipFile(stored).read("large") == data
+
+
+@pytest.mark.parametrize("noted", [b"", b"[]", b'{"boot": "another", "files": {}}', None])
+async def test_without_a_note_of_how_it_arrived_an_input_is_sent(
+    bench: Bench, copied: list[str], tmp_path: Path, noted: bytes | None
+) -> None:
+    job = await bench.job(b"true\n", large=os.urandom(3 << 20))
+    await bench.client.submit(bench.ref, [job])
+    await bench.view(job.attempt.key, *ENDED)
+    note = tmp_path / "node" / "payloads" / job.attempt.key / RECEIVED
+    note.unlink()
+    if noted is not None:
+        note.write_bytes(noted)
+    (answer,) = await bench.client.collect(bench.ref, [job])
+    assert answer.result is CollectResult.STORED, answer.reason
+    assert copied == []

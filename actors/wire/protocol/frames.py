@@ -18,9 +18,12 @@ END: Final = b"E"
 STDOUT: Final = b"O"
 STDERR: Final = b"R"
 ZIP: Final = b"Z"
+INPUT: Final = b"I"
+"""JSON: `{"path", "size", "crc"}`. What comes next in the zip are the bytes of this file of the attempt's
+input, which need not be sent: the node has it just as it was received. Only for who asks for it so."""
 FINISH: Final = b"F"
-"""JSON: `{"zip_crc32", "zip_size", "stdout_size", "stderr_size"}`. An orchestrator of
-one version back is told `"zip_sha256"` too."""
+"""JSON: `{"zip_crc32", "zip_size", "stdout_size", "stderr_size"}`, the crc that of the zip's frames. An
+orchestrator of one version back is told `"zip_sha256"` too."""
 ERROR: Final = b"X"
 """JSON: `{"key", "error", "permanent"}`, `permanent` if asking again is of no use."""
 
@@ -34,6 +37,7 @@ _LIMITS: Final = {
     STDOUT: MAX_FRAME,
     STDERR: MAX_FRAME,
     ZIP: MAX_FRAME,
+    INPUT: MAX_FRAME,
     FINISH: MAX_FRAME,
     ERROR: MAX_FRAME,
 }

@@ -185,21 +185,30 @@ class NativeNodes:
     # ------------------------------------------------------------------ collect
 
     async def collect(self, node: NodeRef, dispatches: Sequence[Dispatch]) -> list[CollectAnswer]:
+        differing: set[str] = set()
+        answers = await self._collect(node, dispatches, differing)
+        if differing:
+            again = [dispatch for dispatch in dispatches if dispatch.attempt.key in differing]
+            answers |= await self._collect(node, again, None)
+        return [answers[dispatch.attempt.key] for dispatch in dispatches]
+
+    async def _collect(
+        self, node: NodeRef, dispatches: Sequence[Dispatch], differing: set[str] | None
+    ) -> dict[str, CollectAnswer]:
+        """By key. Files of the input that are as they were received do not come over the wire, unless
+        `differing` is None."""
         keys = [dispatch.attempt.key for dispatch in dispatches]
+        asked = {"keys": keys, "sums": "crc32", "as_received": differing is not None}
         try:
             async with self._http.exchange(
-                "POST",
-                f"{node.url}/v1/collect",
-                headers=meant_for(node),
-                data={"keys": keys, "sums": "crc32"},
+                "POST", f"{node.url}/v1/collect", headers=meant_for(node), data=asked
             ) as reply:
                 if reply.status == 200:
-                    answers = await receive(reply, dispatches, self._files)
-                    return [answers[key] for key in keys]
+                    return await receive(reply, dispatches, self._files, differing)
                 why = await error_text(reply)
         except (NotReached, Broken, Garbled) as error:
             why = str(error)
-        return [CollectAnswer(CollectResult.FAILED, reason=why) for _ in keys]
+        return dict.fromkeys(keys, CollectAnswer(CollectResult.FAILED, reason=why))
 
     def open_results(self, node: NodeRef, attempt: Attempt) -> AbstractAsyncContextManager[RemoteStream]:
         return self._open(node, f"{attempt.key}/results", _ZIPPING)

@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncIterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import trio
 
 from actors.domain.node import PayloadView
+from actors.ports.ledger import LedgerError
 from actors.ports.nodes import CollectAnswer, CollectResult, Dispatch
 from actors.ports.storage import StorageError
 from actors.wire.errors import BadArchive, WireError
@@ -23,7 +26,9 @@ from actors.wire.protocol.attempts import Garbled, view_from_json
 from orchestrator.http_client import Broken
 from orchestrator.nodes.job_files import LOGS, JobFiles
 from orchestrator.storage.disk import StorageFull
+from orchestrator.storage.incoming import InputDiffers
 from orchestrator.storage.result_sink import DiskResultSink
+from orchestrator.storage.upload import StoredInput
 
 _STREAMS: Final = {frames.ZIP: "zip", frames.STDOUT: "stdout", frames.STDERR: "stderr"}
 _CLEANING: Final = 10.0
@@ -34,10 +39,12 @@ log = logging.getLogger(__name__)
 
 
 async def receive(
-    body: AsyncIterable[bytes], items: Sequence[Dispatch], files: JobFiles
+    body: AsyncIterable[bytes], items: Sequence[Dispatch], files: JobFiles, differing: set[str] | None = None
 ) -> dict[str, CollectAnswer]:
-    """Store what the stream holds of `items`; the answers by key, for every item. A node that answers without
-    an end is not listened to for ever: each attempt comes once, and is no larger than the node has told."""
+    """Store what the stream holds of `items`; the answers by key, for every item. To `differing` go the keys
+    of those whose input here is not what their node received: it has to send all of their bytes. A node that
+    answers without an end is not listened to for ever: each attempt comes once, and is no larger than the
+    node has told."""
     answers: dict[str, CollectAnswer] = {}
     wanted = {item.attempt.key: item for item in items}
     why, ours = "the node's answer ended before it", False
@@ -60,6 +67,8 @@ async def receive(
                 why, ours = incoming.trouble, True
                 break
             if kind in (frames.FINISH, frames.ERROR) and incoming is not None:
+                if incoming.input_differs and differing is not None:
+                    differing.add(incoming.key)
                 await incoming.drop()
                 incoming = None
     except (Broken, WireError) as error:
@@ -80,6 +89,7 @@ class IncomingResult:
         self._most = most
         self.trouble = ""
         self.disk_full = False
+        self.input_differs = False
         self._view = view
         self._logs = logs
         self._manifest = manifest
@@ -87,6 +97,7 @@ class IncomingResult:
         self._sizes = {"zip": 0, "stdout": 0, "stderr": 0}
 
     def open(self, item: Dispatch, files: JobFiles) -> None:
+        self._inputs = partial(_list_inputs, files, item)
         try:
             self._sink = files.receive_result(item.job.storage_key, self.key)
         except StorageError as error:
@@ -96,10 +107,11 @@ class IncomingResult:
         """The answer once the part is over."""
         if kind == frames.FINISH:
             return await self._finish(data)
+        if kind == frames.INPUT:
+            await self._take_input(data)
+            return None
         stream = _STREAMS[kind]
-        self._sizes[stream] += len(data)
-        if sum(self._sizes.values()) > self._most:
-            raise Garbled(f"more than {self._most} bytes come of an attempt that has left less")
+        self._count(stream, len(data))
         if self._sink is not None and not self.trouble:
             try:
                 if kind == frames.ZIP:
@@ -109,6 +121,32 @@ class IncomingResult:
             except StorageError as error:
                 self._note(error)
         return None
+
+    async def _take_input(self, data: bytes) -> None:
+        match _object(data, "input record"):
+            case {"path": str(path), "size": int(size), "crc": int(crc)} if size > 0:
+                self._count("zip", size)
+            case _:
+                raise Garbled("an input record: path, size and crc were expected")
+        if self._sink is None or self.trouble:
+            return
+        try:
+            found = {name: (source, there) for name, source, there in await self._inputs()}
+            source, there = found.get(path, (None, 0))
+            if not isinstance(source, Path) or there != size:
+                raise InputDiffers(f"there is no such file of {size} bytes")
+            await self._sink.copy_to_zip(source, size, crc)
+        except InputDiffers as why:
+            self.input_differs = True
+            self.trouble = f"of the input the node received {path!r}, which we do not have so: {why}"
+            log.warning("attempt %s: %s", self.key, self.trouble)
+        except (StorageError, LedgerError) as error:
+            self._note(error)
+
+    def _count(self, stream: str, size: int) -> None:
+        self._sizes[stream] += size
+        if sum(self._sizes.values()) > self._most:
+            raise Garbled(f"more than {self._most} bytes come of an attempt that has left less")
 
     async def _finish(self, data: bytes) -> CollectAnswer:
         if self._sink is None or self.trouble:
@@ -155,6 +193,10 @@ class IncomingResult:
     def _note(self, error: Exception) -> None:
         self.trouble = f"the results cannot be stored: {error}"
         self.disk_full = isinstance(error, StorageFull)
+
+
+async def _list_inputs(files: JobFiles, item: Dispatch) -> Sequence[StoredInput]:
+    return await files.input_files(item.job.storage_key)
 
 
 def _entry(form: Any) -> Entry:

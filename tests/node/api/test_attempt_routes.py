@@ -450,7 +450,7 @@ async def test_a_full_disk_makes_a_submit_wait_and_leaves_nothing(
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr("node.runs.workspace._write", full)
+            patch.setattr("node.runs.workspace.write_all", full)
             answer = await node.submit({KEY: dict(SCRIPT)})
             assert answer.status_code == 507
             assert answer.json()["items"][0]["result"] == "busy"

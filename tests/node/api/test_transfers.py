@@ -55,7 +55,7 @@ async def upload(node: NodeInProcess, n: int) -> None:
     [
         (results, "node.api.results._listing"),
         (collect, "node.api.results._collect_one"),
-        (upload, "node.runs.workspace._write"),
+        (upload, "node.runs.workspace.write_all"),
     ],
 )
 async def test_a_job_ends_while_all_transfers_hang(
