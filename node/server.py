@@ -18,7 +18,7 @@ from actors.kernel.supervisor import Supervisor
 from actors.ports.nodes import Leaving
 from actors.runner import Runner, RunnerMailbox
 from actors.wire.http.server import serve
-from node.api import create_app
+from node.api import create_app, link_route
 from node.api.app import NodeContext
 from node.api.submit import SubmitReceiver
 from node.executors.bash import BashExecutor
@@ -176,6 +176,7 @@ async def _serve(
                     shutdown=leaving.closing,
                     task_status=task_status,
                     on_bound=join,
+                    link=link_route(context),
                 )
             nursery.cancel_scope.cancel()
 

@@ -181,16 +181,16 @@ class Http:
     def __init__(self, patience: Deadlines | None = None, *, trust: ssl.SSLContext | None = None) -> None:
         """`trust`: whose certificates are believed, instead of the usual ones."""
         self.patience: Final = patience or Deadlines()
-        trust = trust or _usual_authorities()
+        self.trust: Final = trust or _usual_authorities()
         # Idle connections are dropped before servers usually drop them (5 s), so that seldom one closes in
         # the instant of sending.
         self._client = _client(
             httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=200, keepalive_expiry=4.0),
-            trust,
+            self.trust,
         )
         # Each node has an event stream that stays. In a pool with a bound, enough nodes would leave no
         # connection for anything else, and all of them would seem to be out of reach.
-        self._streams = _client(httpx.Limits(max_connections=None, max_keepalive_connections=0), trust)
+        self._streams = _client(httpx.Limits(max_connections=None, max_keepalive_connections=0), self.trust)
 
     async def aclose(self) -> None:
         with trio.move_on_after(_CLOSING, shield=True):

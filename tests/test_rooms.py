@@ -26,6 +26,7 @@ FLOORS = (
     "actors/wire/files",
     "actors/wire/protocol",
     "actors/wire/multipart",
+    "actors/wire/link",
     "actors/wire/http",
     "actors/messages.py",
     "actors/ledger_cursor.py",

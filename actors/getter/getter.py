@@ -307,6 +307,7 @@ class Getter(Actor):
         match event:
             case Picture(mark=mark, payloads=payloads, heartbeat=beat):
                 node.mark, node.mirror, node.beat = mark, dict(payloads), beat
+                node.delivered.clear()
                 strange = payloads.keys() - node.tracked.keys() - self._unreleased.keys()
                 self._strangers |= dict.fromkeys(strange, node.node_id)
                 self.ring()
@@ -314,7 +315,9 @@ class Getter(Actor):
                 # With fewer slots to have, what was about to start may have to wait after all.
                 again |= (beat.slots, beat.others) != (node.beat.slots, node.beat.others)
                 node.beat = beat
-            case PayloadChanged(view=view):
+            case PayloadChanged(view=view, delivered=delivered):
+                if delivered:
+                    node.delivered.add(view.key)
                 self._see(node, view)
             case PayloadGone(key=key):
                 node.mirror.pop(key, None)
@@ -439,6 +442,7 @@ class Getter(Actor):
     def _on_release(self, node: NodeMirror, key: str, attempt: Attempt, done: bool) -> bool:
         if done:
             node.mirror.pop(key, None)
+            node.delivered.discard(key)
             self._outbox.put(None, MoveAttempt(key, AttemptState.RELEASED))
             self.ring()
         return done
@@ -456,6 +460,10 @@ class Getter(Actor):
             case CollectResult.IMPOSSIBLE:
                 tracked.impossible = answer.reason
                 self._evaluate(tracked)
+            case _ if key in node.delivered:
+                node.delivered.discard(key)
+                self._evaluate(tracked)
+                return False
             case _ if self._is_in_vain(node, tracked, answer):
                 tracked.impossible = f"they did not come within {self._collect_within:g} s: {answer.reason}"
                 self._evaluate(tracked)

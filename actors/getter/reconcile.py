@@ -94,6 +94,8 @@ class NodeMirror:
         self.beat = Heartbeat()
         self.mark: StreamPosition | None = None
         self.mirror: dict[str, PayloadView] = {}
+        self.delivered: set[str] = set()
+        """Attempts whose results are here to be collected."""
         self.tracked: dict[str, TrackedAttempt] = {}
         self.requests = requests
 
@@ -151,7 +153,8 @@ def reconcile(tracked: TrackedAttempt, node: NodeMirror, limits: ServiceLimits |
         if tracked.impossible is not None:
             return NextAction(_without_results(tracked, end, tracked.impossible))
         change: Change | None = _progress(tracked, view)
-        if change is None and job.end is None:
+        # What they left is here: the end is recorded with it, in one.
+        if change is None and job.end is None and attempt.key not in node.delivered:
             change = RecordEnd(job.id, attempt.key, end)
         return NextAction(change, Need.COLLECT, Dispatch(attempt, replace(job, end=view.end)))
     if job.terminate_requested:

@@ -60,7 +60,10 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class PayloadChanged:
+    """`delivered`: what it has left came along, and can be collected without asking the node."""
+
     view: PayloadView
+    delivered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

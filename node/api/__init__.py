@@ -1,12 +1,21 @@
-"""The node's HTTP app: the contract's routes and ours, on one port."""
+"""The node's HTTP app, the contract's routes and ours, and its links, on one port."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from quart_trio import QuartTrio
 
-from node.api.app import NodeContext, make_node_app
+from actors.wire.http.plain_routes import Head
+from actors.wire.http.server import WebSocketRoute
+from actors.wire.http.web_pages import refuse_pages
+from actors.wire.link.session import MAX_FRAME
+from node.api.app import NodeContext, make_node_app, refuse_if_meant_for_another
 from node.api.attempts import v1_routes
 from node.api.contract import contract_routes
+from node.api.link import Links
+
+LINK: Final = "/v1/link"
 
 
 def create_app(context: NodeContext) -> QuartTrio:
@@ -14,3 +23,13 @@ def create_app(context: NodeContext) -> QuartTrio:
     app.register_blueprint(contract_routes(context))
     app.register_blueprint(v1_routes(context))
     return app
+
+
+def link_route(context: NodeContext) -> WebSocketRoute:
+    """Where orchestrators open their links."""
+
+    async def admit(head: Head) -> None:
+        await refuse_pages(head)
+        refuse_if_meant_for_another(head.header, context.table.node_id, context.table.machine_boot)
+
+    return WebSocketRoute(LINK, admit, Links(context).serve, MAX_FRAME)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,22 +43,27 @@ class NodeContext:
     shutdown: trio.Event
 
 
+def refuse_if_meant_for_another(header: Callable[[str], str | None], node_id: str, boot: str) -> None:
+    """Raises `Refusal`."""
+    meant, before = header(NODE_HEADER), header(BOOT_HEADER)
+    if meant is not None and meant != node_id:
+        raise Refusal(421, "wrong_node", f"this is node {node_id}; ask for where {meant[:100]!r} is now")
+    if meant is not None and before is not None and before != boot:
+        raise Refusal(421, "wrong_boot", "the machine was started anew since; ask what is there now")
+
+
 def make_node_app(node_id: str, boot: str) -> QuartTrio:
     """An app without routes that does nothing that was meant for another node."""
     app = make_app("node.api", to_refusal, refuse_pages)
 
     @app.before_request
-    async def refuse_if_meant_for_another() -> Response | None:
-        meant = request.headers.get(NODE_HEADER)
-        if meant is None or meant == node_id:
-            before = request.headers.get(BOOT_HEADER)
-            if before is None or before == boot:
-                return None
-            detail = "the machine was started anew since; ask what is there now"
-            return problem_answer(Refusal(421, "wrong_boot", detail)).to_response()
-        # A problem on any page: only who knows `/v1` names the node.
-        detail = f"this is node {node_id}; ask for where {meant[:100]!r} is now"
-        return problem_answer(Refusal(421, "wrong_node", detail)).to_response()
+    async def refuse() -> Response | None:
+        try:
+            refuse_if_meant_for_another(request.headers.get, node_id, boot)
+        except Refusal as refusal:
+            # A problem on any page: only who knows `/v1` names the node.
+            return problem_answer(refusal).to_response()
+        return None
 
     return app
 

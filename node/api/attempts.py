@@ -16,8 +16,10 @@ from actors.domain.payload import Payload
 from actors.wire.errors import BadRequest, TooLarge
 from actors.wire.files.names import printable
 from actors.wire.http.app import PASSES, Refusal, json_response, query
+from actors.wire.link.session import VERSION
 from actors.wire.protocol import ndjson
-from actors.wire.protocol.attempts import PROTOCOL, heartbeat_to_json, mark_to_json, view_to_json
+from actors.wire.protocol.attempts import PROTOCOL, heartbeat_to_json, mark_to_json
+from node.api import orders
 from node.api.app import NodeContext
 from node.api.results import (
     CollectForm,
@@ -28,7 +30,7 @@ from node.api.results import (
     zip_response,
 )
 from node.api.submit import Item, ItemResult
-from node.payloads.table import is_told, view_of
+from node.payloads.table import is_told
 
 HEARTBEAT_EVERY: Final = 1.0
 EVENTS_AT_ONCE: Final = 200
@@ -55,6 +57,7 @@ def v1_routes(context: NodeContext) -> Blueprint:
         return json_response(
             {
                 "protocol": PROTOCOL,
+                "link": VERSION,
                 "node_id": table.node_id,
                 "machine_boot": table.machine_boot,
                 "incarnation": table.incarnation,
@@ -85,35 +88,23 @@ def v1_routes(context: NodeContext) -> Blueprint:
     async def attempt(key: str) -> Response:
         query()
         payload = await _find(key)
-        return json_response({**mark_to_json(table.mark), "payload": _view(payload)})
+        return json_response({**mark_to_json(table.mark), "payload": orders.view(payload)})
 
     @routes.post("/cancel")
     async def cancel() -> Response:
         query()
-        keys = await _keys()
-        payloads = await table.cancel(keys)
-        context.receiver.refuse(keys)
-        items = [
-            {"key": key, "result": "tombstoned", "payload": None}
-            if payload is None
-            else {"key": key, "result": "found", "payload": _view(payload)}
-            for key, payload in zip(keys, payloads, strict=True)
-        ]
-        return _answer(table.mark, items)
+        return _answer(table.mark, await orders.cancel(context, await _keys()))
 
     @routes.post("/release")
     async def release() -> Response:
         query()
-        keys = await _keys()
-        await table.release(keys)
-        context.receiver.refuse(keys)
-        return _answer(table.mark, [{"key": key, "result": "released"} for key in keys])
+        return _answer(table.mark, await orders.release(context, await _keys()))
 
     @routes.post("/collect")
     async def collect() -> Response:
         query()
         asked = await _request()
-        return collect_response(context, _keys_of(asked), _form_of(asked))
+        return collect_response(context, orders.parse_keys(asked["keys"]), _form_of(asked))
 
     @routes.get("/attempts/<key>/results")
     async def results(key: str) -> Response:
@@ -152,12 +143,12 @@ def v1_routes(context: NodeContext) -> Blueprint:
 async def _events(context: NodeContext, owner: str | None) -> AsyncIterator[bytes]:
     table = context.table
     async with table.subscribe(owner) as (picture, mark, changes):
-        beat = await _heartbeat(context)
+        beat = await heartbeat(context)
         yield ndjson.encode(
             {
                 "event": "picture",
                 **mark_to_json(mark),
-                "payloads": [_view(payload) for payload in picture],
+                "payloads": [orders.view(payload) for payload in picture],
                 "heartbeat": beat,
             }
         )
@@ -180,23 +171,23 @@ async def _events(context: NodeContext, owner: str | None) -> AsyncIterator[byte
             if changed:
                 sequence = changed[-1].sequence
                 mine = [payload for payload in changed if is_told(payload, owner)]
-                told = [{"event": "payload", "sequence": p.sequence, "payload": _view(p)} for p in mine]
+                told = [{"event": "payload", "sequence": p.sequence, "payload": orders.view(p)} for p in mine]
                 if told:
                     yield b"".join(map(ndjson.encode, told))
             if trio.current_time() >= next_beat:
                 # From now on, not from when it was due: a sleeping machine owes no heartbeats.
                 next_beat = trio.current_time() + HEARTBEAT_EVERY
-                beat = await _heartbeat(context)
+                beat = await heartbeat(context)
                 yield ndjson.encode({"event": "heartbeat", "sequence": sequence, "heartbeat": beat})
 
 
-async def _heartbeat(context: NodeContext) -> dict[str, Any]:
+async def heartbeat(context: NodeContext) -> dict[str, Any]:
     return heartbeat_to_json(context.load.now, await context.table.count_held(), time.time())
 
 
 async def _keys() -> list[str]:
     """The keys that a request lists. Raises `WireError`."""
-    return _keys_of(await _request())
+    return orders.parse_keys((await _request())["keys"])
 
 
 async def _request() -> dict[str, Any]:
@@ -218,16 +209,6 @@ def _form_of(asked: Mapping[str, Any]) -> CollectForm:
     return CollectForm(str(asked.get("sums")), asked.get("as_received") is True)
 
 
-def _keys_of(asked: Mapping[str, Any]) -> list[str]:
-    keys = asked["keys"]
-    if not isinstance(keys, list):
-        raise BadRequest("keys: a list was expected")
-    for key in keys:
-        if not is_key(key):
-            raise BadRequest(f"keys: {printable(repr(key))} is no key (32 hex digits)")
-    return list(dict.fromkeys(keys))
-
-
 def _alone(item: Item) -> int:
     assert item.result is not None
     return 507 if item.disk_full else _ALONE[item.result]
@@ -235,7 +216,3 @@ def _alone(item: Item) -> int:
 
 def _answer(mark: StreamPosition, items: Sequence[dict[str, Any]]) -> Response:
     return json_response({**mark_to_json(mark), "items": list(items)})
-
-
-def _view(payload: Payload) -> dict[str, Any]:
-    return view_to_json(view_of(payload))

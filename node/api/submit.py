@@ -97,6 +97,15 @@ class SubmitReceiver:
         assert accepted.payload is not None
         return accepted.payload
 
+    async def small(self, form: Any, files: bytes) -> list[Item]:
+        """Attempts with small files by the link; as `attempts`. `form` is as there, with the files of each
+        attempt, [path, bytes], which stand in `files` one after the other."""
+        submit = _Submit(self._table, self._workspace.receive(), self.receiving)
+        try:
+            return await submit.take(form, files, self._limit)
+        finally:
+            await submit.close()  # noqa: ASYNC102  # it shields itself, with a timeout
+
     async def attempts(self, content_type: str, body: AsyncIterator[bytes]) -> list[Item]:
         """Attempts by `POST /v1/attempts`; each with its result. One bad item spoils no other. Raises
         `WireError` for a body that cannot be read."""
@@ -175,10 +184,46 @@ class _Submit:
             except OSError as why:
                 await self._no_room(why)
 
+    async def take(self, form: Any, files: bytes, limit: int) -> list[Item]:
+        """All of it at once. Who is known is found out as they are accepted."""
+        items = self._items = items_of(form)
+        at = 0
+        for item, entry in zip(items.values(), form["attempts"], strict=True):
+            listed = _listed_files(entry)
+            size = sum(length for _, length in listed)
+            if size > limit and item.result is None:
+                item.result, item.reason = ItemResult.MALFORMED, f"more than {limit} bytes"
+            self._claim(item)
+            if item.result is None:
+                self._incoming.add(item.key)
+            for path, length in listed:
+                piece = files[at : at + length]
+                at += length
+                if item.result is None:
+                    try:
+                        self._incoming.put(item.key, path, piece)
+                    except BadRequest as why:
+                        await self._give_up(item, ItemResult.MALFORMED, why.detail)
+        if at != len(files):
+            raise BadRequest("the files are not as many bytes as was said")
+        return await self._accept(items)
+
+    def _claim(self, item: Item) -> None:
+        """Two requests cannot both bring an attempt."""
+        if item.result is not None:
+            return
+        if item.key in self._receiving:
+            item.result, item.reason = ItemResult.BUSY, "it is being received by another request"
+        else:
+            self._receiving[item.key] = self
+            self._mine.add(item.key)
+
     async def finish(self) -> list[Item]:
         if self._form is None:
             raise BadRequest("the JSON part `attempts` is missing")
-        items = await self._read_items()
+        return await self._accept(await self._read_items())
+
+    async def _accept(self, items: Mapping[str, Item]) -> list[Item]:
         try:
             wanted = [item for item in items.values() if item.result is None]
             arrived = [
@@ -223,11 +268,8 @@ class _Submit:
                 item.result, item.view = ItemResult.KNOWN, view_of(there[item.key])
             elif item.key in dead:
                 item.result, item.reason = ItemResult.TOMBSTONED, DEAD
-            elif item.key in self._receiving:
-                item.result, item.reason = ItemResult.BUSY, "it is being received by another request"
             else:
-                self._receiving[item.key] = self
-                self._mine.add(item.key)
+                self._claim(item)
         self._incoming.add(*(key for key, item in items.items() if item.result is None))
         self._stop_reading_if_all_have_results()
 
@@ -270,8 +312,16 @@ def read_form(text: str) -> dict[str, Item]:
     are; an attempt that is wrong in itself is malformed."""
     try:
         form = json.loads(text)
+    except (ValueError, RecursionError):
+        form = None
+    return items_of(form)
+
+
+def items_of(form: Any) -> dict[str, Item]:
+    """As `read_form`."""
+    try:
         owner, listed = form["owner"], form["attempts"]
-    except (ValueError, RecursionError, KeyError, TypeError):
+    except (KeyError, TypeError):
         raise BadRequest("part `attempts`: an object with `owner` and `attempts` was expected") from None
     if not _is_name(owner) or not owner:
         raise BadRequest("part `attempts`: `owner` must be the orchestrator's id")
@@ -309,6 +359,18 @@ def _item(key: str, entry: dict[str, Any], owner: str) -> Item:
         "max_runtime": float(runtime),
     }
     return Item(key, arrived, owner)
+
+
+def _listed_files(entry: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Of an attempt that comes by the link. Raises `BadRequest`."""
+    try:
+        listed = [(path, size) for path, size in entry["files"]]
+    except (KeyError, TypeError, ValueError):
+        listed = [("", -1)]
+    for path, size in listed:
+        if not isinstance(path, str) or not _is_whole(size, 0):
+            raise BadRequest("files: a list of [path, bytes] was expected")
+    return listed
 
 
 def _is_whole(value: object, least: int) -> bool:

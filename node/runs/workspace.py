@@ -167,6 +167,12 @@ class Incoming:
         self._current = self.directory(name) / WORK / safe
         self._pending.append((self._current, b"", True))
 
+    def put(self, name: str, path: str, content: bytes) -> None:
+        """A whole file, small, and gathered with the others until `write_out`. Raises as `open` does."""
+        self.open(name, path)
+        assert self._current is not None
+        self._pending.append((self._current, content, False))
+
     async def write(self, chunk: bytes) -> None:
         """More bytes of the file that is open. Raises `OSError`."""
         if self._current is None:

@@ -23,6 +23,7 @@ from orchestrator.nodes.contract_only.spool import Spool
 from orchestrator.nodes.job_files import JobFiles
 from orchestrator.nodes.native.client import NativeNodes
 from orchestrator.nodes.native.events import Introduction, NodeKind, follow_events, introduce
+from orchestrator.nodes.native.link import NodeLinks
 from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream
 from orchestrator.storage.result_archive import FileEntry, parse_listing
 
@@ -50,7 +51,8 @@ class NodeClient:
         self._http = http or Http()
         self._poll_seconds = poll_seconds
         self._silence = silence
-        self._native = NativeNodes(self._http, owner, files)
+        self._links = NodeLinks(owner, self._http.trust)
+        self._native = NativeNodes(self._http, owner, files, self._links)
         kept = Spool(spool)
         self._asking = Asking(self._http, kept, grace)
         self._contract_only = ContractOnlyNodes(self._http, kept, self._asking, files)
@@ -127,6 +129,8 @@ class NodeClient:
             return who.reason
         if who.kind is NodeKind.NATIVE:
             node = NodeRef(who.node_id, base, boot=who.boot)
+            if who.link and (why := await self._links.follow(node, tell, self._silence)) is not None:
+                return why
             return await follow_events(self._http, self._owner, node, tell, self._silence)
         node = contract_only_ref(address)
         watch = ContractOnlyPoller(

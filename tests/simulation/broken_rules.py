@@ -321,6 +321,7 @@ RULES = (
     BrokenRule("numbers of changes given again after a power cut", broken=_numbers_given_twice),
     BrokenRule("an attempt in doubt sent to another boot", Faulty(any_boot=True), _boot_unnoticed),
     BrokenRule("an order for another boot taken", Faulty(any_boot=True)),
+    BrokenRule("an order of an older link done", Faulty(no_fence=True)),
     BrokenRule("what a node was told to forget not told again", broken=_strangers_kept),
     BrokenRule("results that trickle waited for", broken=lambda: patch.object(http_client, "PACE", 0)),
     BrokenRule("results that stall waited for", broken=_stall_waited_for),

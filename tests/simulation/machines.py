@@ -39,13 +39,23 @@ OWNER = "orchestrator"
 
 
 class Stream:
-    """One open event stream: what the node has said and the reader has not heard yet."""
+    """One link: what the node has said and the reader has not heard yet."""
 
     def __init__(self) -> None:
         self.events: list[NodeEvent] = []
         self.torn: str | None = None
         self.finished: str | None = None
+        self.fenced = False
         self.bell = trio.Event()
+
+    @property
+    def over(self) -> bool:
+        return self.torn is not None or self.finished is not None
+
+    def fence(self) -> None:
+        """There is a newer one: nothing of this is done any more."""
+        self.fenced = True
+        self.tear("there is a newer link")
 
     def say(self, event: NodeEvent) -> None:
         self.events.append(event)

@@ -17,7 +17,7 @@ import trio
 from simulation.checks import Checks
 from simulation.clock import sleep, sleep_until
 from simulation.machines import Machine, Stream
-from simulation.plan import SERVICE, Fault, Plan
+from simulation.plan import LARGE, SERVICE, Fault, Plan
 from simulation.violation import Dead, Violation
 from support.memory.memory_ledger import MemoryLedger
 
@@ -35,6 +35,8 @@ from actors.ports.nodes import (
     Leaving,
     LookupResult,
     NodeEvent,
+    PayloadChanged,
+    Picture,
     SubmitAnswer,
     SubmitResult,
 )
@@ -65,6 +67,11 @@ class Faulty:
     kill_trusts_first_process: bool = False
     end_needs_room: bool = False
     any_boot: bool = False
+    no_fence: bool = False
+
+
+class _Discarded(Exception):
+    """An order of a link that is fenced."""
 
 
 class World:
@@ -77,6 +84,7 @@ class World:
         self.faulty = faulty
         self.rng = random.Random(f"world/{plan.seed}")
         self.cuts = random.Random(f"cuts/{plan.seed}")
+        self.pushes = random.Random(f"pushes/{plan.seed}")
         self.calls = self.commits = self.orders = 0
         self.trace: list[str] = []
         self.job_plans: dict[int, int] = {}
@@ -120,6 +128,25 @@ class World:
     def latency(self, machine: Machine) -> float:
         base = self.rng.uniform(0.0005, 0.02)
         return base + (self.rng.uniform(1.0, 40.0) if self.suffers(machine, "slow") else 0.0)
+
+    async def order(
+        self, machine: Machine, link: Stream | None, act: Callable[[], T], keys: Sequence[str] = ()
+    ) -> tuple[str, T | None]:
+        """As `call`, over a link. What arrives once that is fenced is not done."""
+        if link is None or link.over:
+            await sleep(self.latency(machine))
+            return "not sent", None
+
+        def guarded() -> T:
+            if link.fenced and not self.faulty.no_fence:
+                raise _Discarded
+            if link.fenced:
+                raise Violation("fence", f"{machine.name} does what was ordered by an older link")
+            return act()
+
+        how, answer = await self.call(machine, guarded, keys)
+        # The answer would have come by the link.
+        return (how, answer) if not link.over or how == "not sent" else ("doubt", None)
 
     async def call(
         self, machine: Machine, act: Callable[[], T], keys: Sequence[str] = ()
@@ -182,7 +209,10 @@ class World:
             self.in_flight[key] -= 1
         if not self.reachable(machine) or not machine.up or self.suffers(machine, "lossy"):
             return None
-        return (act(),)
+        try:
+            return (act(),)
+        except _Discarded:
+            return None
 
     # ------------------------------------------------------------------ portal and faults
 
@@ -462,6 +492,9 @@ class BoundNodes:
     def __init__(self, epoch: Epoch) -> None:
         self._epoch = epoch
         self._world = epoch.world
+        self._links: dict[str, Stream] = {}
+        self._delivered: dict[str, list[bytes]] = {}
+        self._delivered_by: dict[str, str] = {}
 
     async def submit(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[SubmitAnswer]:
         machine = self._world.machines[node.node_id]
@@ -470,7 +503,9 @@ class BoundNodes:
         if self._world.faulty.no_key:
             fresh = [f"{self._world.rng.getrandbits(128):032x}" for _ in sent]
             sent = [replace(i, attempt=replace(i.attempt, key=k)) for i, k in zip(sent, fresh, strict=True)]
-        how, answers = await self._call(
+        # What is large goes beside the link.
+        large = any(item.job.size >= LARGE for item in sent)
+        how, answers = await (self._call if large else self._order)(
             machine, lambda: machine.submit(sent, node.boot), [i.attempt.key for i in sent]
         )
         if answers is not None:
@@ -480,18 +515,18 @@ class BoundNodes:
 
     async def lookup(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[AttemptLookup]:
         machine = self._world.machines[node.node_id]
-        _, looks = await self._call(machine, lambda: machine.lookup([a.key for a in attempts]))
+        _, looks = await self._order(machine, lambda: machine.lookup([a.key for a in attempts]))
         return looks if looks is not None else [AttemptLookup(LookupResult.UNKNOWN)] * len(attempts)
 
     async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[AttemptLookup]:
         machine = self._world.machines[node.node_id]
-        _, looks = await self._call(machine, lambda: machine.cancel([a.key for a in attempts]))
+        _, looks = await self._order(machine, lambda: machine.cancel([a.key for a in attempts]))
         return looks if looks is not None else [AttemptLookup(LookupResult.UNKNOWN)] * len(attempts)
 
     async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[bool]:
         machine = self._world.machines[node.node_id]
         self._world.ordered(machine)
-        _, done = await self._call(machine, lambda: machine.release([a.key for a in attempts]))
+        _, done = await self._order(machine, lambda: machine.release([a.key for a in attempts]))
         return done if done is not None else [False] * len(attempts)
 
     async def collect(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
@@ -499,6 +534,20 @@ class BoundNodes:
         world, keys = self._world, [i.attempt.key for i in items]
         for key in keys:
             world.collecting.setdefault(key, trio.current_time())
+        delivered = [item for item in items if item.attempt.key in self._delivered]
+        answers: dict[str, CollectAnswer] = {}
+        for item in delivered:
+            came = _Pieces(self._delivered.pop(item.attempt.key))
+            answers |= await receive(came, [item], _ResultFiles(self._epoch))
+            self._epoch.leave()
+        rest = [item for item in items if item.attempt.key not in answers]
+        if rest:
+            fetched = await self._fetch(machine, rest)
+            answers |= {one.attempt.key: answer for one, answer in zip(rest, fetched, strict=True)}
+        return [answers[key] for key in keys]
+
+    async def _fetch(self, machine: Machine, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
+        world, keys = self._world, [i.attempt.key for i in items]
         how, pieces = await self._call(machine, lambda: machine.collect(keys))
         if pieces is None:
             return [CollectAnswer(CollectResult.FAILED, reason=how)] * len(items)
@@ -512,12 +561,33 @@ class BoundNodes:
         world = self._world
         machine = world.machines[address.url]
         ref = NodeRef(machine.name, address.url, boot=machine.boot)
-        how, picture = await self._call(machine, machine.picture)
-        if picture is None:
-            return f"it cannot be reached ({how})"
         stream = Stream()
-        stream.say(machine.picture())
-        machine.streams.append(stream)
+
+        def enter() -> bool:
+            """The hello: older links are fenced before the picture is drawn."""
+            for older in machine.streams:
+                older.fence()
+            machine.streams[:] = [stream]
+            stream.say(machine.picture())
+            return True
+
+        how, entered = await self._call(machine, enter)
+        if entered is None:
+            stream.tear("its hello was not answered")
+            return f"it cannot be reached ({how})"
+        try:
+            return await self._follow(machine, ref, stream, tell)
+        finally:
+            if self._links.get(machine.name) is stream:
+                del self._links[machine.name]
+            stream.tear("it is followed no more")
+            for key in [key for key in self._delivered if self._delivered_by.get(key) == machine.name]:
+                del self._delivered[key]
+
+    async def _follow(
+        self, machine: Machine, ref: NodeRef, stream: Stream, tell: Callable[[NodeRef, NodeEvent], None]
+    ) -> str:
+        world = self._world
         silent_since = trio.current_time()
         while True:
             if stream.torn is not None:
@@ -529,7 +599,9 @@ class BoundNodes:
                 for event in events or [machine.beat()]:
                     await sleep(world.latency(machine) if event is not None else 0)
                     self._epoch.leave()
-                    tell(ref, event)
+                    if isinstance(event, Picture):
+                        self._links[machine.name] = stream
+                    tell(ref, self._with_results(machine, event))
                     if isinstance(event, Leaving):
                         world.checks.heard_leaving(machine, self._epoch.number)
                 if stream.finished is not None and not stream.events:
@@ -543,8 +615,30 @@ class BoundNodes:
                 with trio.move_on_after(BEAT if heard else 1.0):
                     await stream.bell.wait()
 
+    def _with_results(self, machine: Machine, event: NodeEvent) -> NodeEvent:
+        """An end may come with what it has left, which may be damaged."""
+        world = self._world
+        if not isinstance(event, PayloadChanged) or event.view.end is None or event.view.lost:
+            return event
+        if not machine.up or world.pushes.random() < 0.3:
+            return event
+        pieces = machine.collect([event.view.key])
+        if world.pushes.random() < 0.1:
+            pieces = pieces[:-1]
+        self._delivered[event.view.key] = pieces
+        self._delivered_by[event.view.key] = machine.name
+        return replace(event, delivered=True)
+
     def follow(self, node_id: str, attempts: Sequence[Attempt]) -> None:
         raise AssertionError("no foreign node here")
+
+    async def _order(
+        self, machine: Machine, act: Callable[[], T], keys: Sequence[str] = ()
+    ) -> tuple[str, Any]:
+        self._epoch.enter()
+        answer = await self._world.order(machine, self._links.get(machine.name), act, keys)
+        self._epoch.leave()
+        return answer
 
     async def _call(
         self, machine: Machine, act: Callable[[], T], keys: Sequence[str] = ()
@@ -557,6 +651,21 @@ class BoundNodes:
 
 def _is_refusal(answers: list[object]) -> bool:
     return any(isinstance(one, SubmitAnswer) and one.result is SubmitResult.BUSY for one in answers)
+
+
+class _Pieces:
+    """Bytes that are here already, as a body."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = iter(pieces)
+
+    def __aiter__(self) -> _Pieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for piece in self._pieces:
+            return piece
+        raise StopAsyncIteration
 
 
 class _Response:

@@ -6,14 +6,17 @@ from __future__ import annotations
 import collections
 import random
 
+import pytest
 from support.peers.portals import portal
-from support.peers.wires import Fault, Rule, wire
+from support.peers.wires import LINK, Fault, Instead, Rule, wire
 from support.processes.processes import Place
 
 JOBS = 60
+NO_LINK = Instead(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
 
-async def test_a_tenth_of_all_requests_break_off_and_each_job_runs_once(here: Place) -> None:
+@pytest.mark.parametrize("submit", ["link submit", "POST /v1/attempts"])
+async def test_a_tenth_of_all_requests_break_off_and_each_job_runs_once(here: Place, submit: str) -> None:
     marks = here.directory / "marks"
     node = here.node("node", "--slots", "8")
     rng = random.Random(6)
@@ -21,7 +24,9 @@ async def test_a_tenth_of_all_requests_break_off_and_each_job_runs_once(here: Pl
     kinds = tuple(Fault)
 
     def rule(line: str) -> Rule:
-        if not line.startswith("POST ") or rng.random() >= 0.1:
+        if line == LINK and not submit.startswith("link"):
+            return NO_LINK
+        if line == "link hello" or not line.startswith(("POST ", "link ")) or rng.random() >= 0.1:
             return None
         # In turn, so that each route meets every kind as early as can be.
         fault = kinds[sum(times for (met, _), times in broken.items() if met == line) % len(kinds)]
@@ -40,7 +45,7 @@ async def test_a_tenth_of_all_requests_break_off_and_each_job_runs_once(here: Pl
                 await user.ended(burst[0])
                 jobs += burst
             # What met only some kinds so far meets the rest.
-            while len([line for line, _ in broken if line == "POST /v1/attempts"]) < len(kinds):
+            while len([line for line, _ in broken if line == submit]) < len(kinds):
                 jobs.append(await user.upload(script))
                 await user.ended(jobs[-1])
             ends = [await user.ended(job) for job in jobs]

@@ -18,7 +18,7 @@ from support.peers.wires import Hold, Rule, Wire, wire
 from support.processes.processes import PATIENCE, Place, Started
 
 SCRIPT = "head -c 6M /dev/urandom > big; sha256sum big > sum"
-COLLECT, RELEASE = "POST /v1/collect", "POST /v1/release"
+COLLECT, RELEASE = "POST /v1/collect", "link release"
 
 
 class Bench:

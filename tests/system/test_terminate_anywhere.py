@@ -97,7 +97,7 @@ async def test_a_job_is_killed_amid_the_dispatch_of_its_large_input(here: Place)
 async def test_a_job_that_waits_on_its_node_for_a_slot_is_killed_and_never_runs(here: Place) -> None:
     node = here.node("node", "--slots", "1")
     hold = Hold(up=0)
-    async with wire(node.url, once("POST /v1/attempts", hold)) as slow:
+    async with wire(node.url, once("link submit", hold)) as slow:
         server = here.server(nodes=[slow.url])
         async with portal(server.url) as user:
             with gate(here.directory / "gate") as shut:

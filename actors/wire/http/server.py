@@ -14,9 +14,11 @@ What becomes of a connection:
    `HALF_CLOSED` seconds: it may read on, as `nc -N` does. Only an answer without a length, a stream, that has
    begun already is cut at once: such a peer has mostly gone, and nothing else would end it.
 3. Nothing under way and the peer's side closed: closed at once.
-4. A request of a plain route (see `plain_routes`) is answered without the app. That is the only difference:
+4. A request for the WebSocket of the app's link is taken over from the app and from Hypercorn: what comes
+   behind it is the link's, until that ends.
+5. A request of a plain route (see `plain_routes`) is answered without the app. That is the only difference:
    it is read by the same parser, and its connection is kept, waited for and ended as any.
-5. What is no HTTP/1.1 is answered by what was wrong with it, as JSON, and closed. A request with two lengths
+6. What is no HTTP/1.1 is answered by what was wrong with it, as JSON, and closed. A request with two lengths
    is such a thing: a proxy before us might have read the other one.
 """
 
@@ -32,6 +34,7 @@ import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -53,7 +56,9 @@ from hypercorn.utils import parse_socket_addr, wrap_app
 from actors.kernel.complaint import Complaint
 from actors.store.durable import is_passing
 from actors.wire.errors import CannotListen, PortInUse, leaves
-from actors.wire.http.plain_routes import Answer, PlainRequest, PlainRoutes
+from actors.wire.http.app import Refusal
+from actors.wire.http.plain_routes import Admit, Answer, Head, PlainRequest, PlainRoutes
+from actors.wire.link.websocket import WebSocket, accept, take_over
 
 HALF_CLOSED: Final = 5.0
 """Seconds within which an answer has to begin for a peer that has closed its side."""
@@ -71,6 +76,16 @@ _FOR_EVER: Final = 2**31
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class WebSocketRoute:
+    """`admit` raises Refusal; `serve` has the WebSocket until it returns. `most`: bytes of a message."""
+
+    path: str
+    admit: Admit
+    serve: Callable[[WebSocket], Awaitable[None]]
+    most: int
+
+
 async def serve(
     app: Any,
     *,
@@ -82,6 +97,7 @@ async def serve(
     keep_alive_timeout: float = 75.0,
     on_bound: Callable[[str], None] | None = None,
     plain: PlainRoutes | None = None,
+    link: WebSocketRoute | None = None,
 ) -> None:
     """Serve an ASGI app at host and port (0: any free one) until `shutdown` is set.
 
@@ -89,14 +105,14 @@ async def serve(
     `task_status.started` with a list of it. After `shutdown` no connection is accepted, idle ones are closed,
     requests under way get `graceful_timeout` seconds and are cut then; the app's own shutdown comes last. An
     app should end its endless streams itself when it is told to stop. Cancelling cuts at once. Requests that
-    are of the app's `plain` routes are answered without it.
+    are of the app's `plain` routes, and those for `link`, are answered without it.
 
     Raises PortInUse or CannotListen before anything is started.
     """
     sock = _bound(host, port)
     try:
         url = _url(host, sock.getsockname()[1])
-        await _Serving(app, sock, graceful_timeout, keep_alive_timeout, plain).run(
+        await _Serving(app, sock, graceful_timeout, keep_alive_timeout, plain=plain, link=link).run(
             shutdown, url, task_status, on_bound
         )
     finally:
@@ -120,7 +136,9 @@ class _Serving:
         sock: socket.socket,
         graceful_timeout: float,
         keep_alive: float,
+        *,
         plain: PlainRoutes | None,
+        link: WebSocketRoute | None,
     ) -> None:
         config = Config()
         config.accesslog = None
@@ -134,6 +152,7 @@ class _Serving:
         self._config = config
         self._app: AppWrapper = wrap_app(app, config.wsgi_max_body_size, "asgi")
         self._plain = plain
+        self._link = link
         self._sock = sock
         self._state: LifespanState = {}
         self._context = WorkerContext(None)
@@ -234,7 +253,14 @@ class _Serving:
         # For the app, in the request's scope: ends the connection whatever it is waiting for.
         state["cut"] = stream.socket.close
         made = _Connection(
-            self._app, self._config, self._context, state, cast(Any, stream), self._idle, self._plain
+            self._app,
+            self._config,
+            self._context,
+            state,
+            cast(Any, stream),
+            self._idle,
+            self._plain,
+            self._link,
         )
         self._connections[made] = None
         return made
@@ -266,10 +292,11 @@ class _Connection(TCPServer):
     """
 
     def __init__(self, *args: Any) -> None:
-        *args_of_hypercorn, idle, plain = args
+        *args_of_hypercorn, idle, plain, link = args
         super().__init__(*args_of_hypercorn)
         self._idle: dict[_Connection, float] = idle
         self._plain: PlainRoutes | None = plain
+        self._link: WebSocketRoute | None = link
         self._reading = trio.CancelScope()
         self._read = False
         """Whether nothing more is read: then nothing is waited for either once it is answered."""
@@ -294,6 +321,7 @@ class _Connection(TCPServer):
                 self._task_group = tasks
                 self._protocol = _Protocol(
                     self._plain,
+                    self._link,
                     self._write_now,
                     self.app,
                     self.config,
@@ -321,6 +349,11 @@ class _Connection(TCPServer):
                 except (trio.ClosedResourceError, trio.BrokenResourceError):
                     break
                 await self._protocol.handle(RawData(data))
+                if self._link is not None and self._protocol.upgraded is not None:
+                    key, came = self._protocol.upgraded
+                    await self._write_now(accept(key))
+                    await self._link.serve(take_over(cast(Any, self.stream), came, self._link.most))
+                    break
                 if not data:
                     await self._protocol.answered_or_streaming()
                     break
@@ -391,10 +424,17 @@ class _Protocol(H11Protocol):
     answered."""
 
     def __init__(
-        self, plain: PlainRoutes | None, write_now: Callable[[bytes], Awaitable[None]], *args: Any
+        self,
+        plain: PlainRoutes | None,
+        link: WebSocketRoute | None,
+        write_now: Callable[[bytes], Awaitable[None]],
+        *args: Any,
     ) -> None:
         super().__init__(*args)
         self._plain = plain
+        self._link = link
+        self.upgraded: tuple[str, bytes] | None = None
+        """Of a request for the link: its key, and what came behind it."""
         self._write_now = write_now
         self._begun = trio.Event()
         self._streaming = False
@@ -431,12 +471,28 @@ class _Protocol(H11Protocol):
             await self.send(Closed())
             return
         local = "" if self.server is None else self.server[0]
+        if self._link is not None and (key := _websocket_key(request, self._link.path)) is not None:
+            await self._upgrade(self._link, request, key, local)
+            return
         asked = None if self._plain is None else self._plain.match(request, local)
         if self._plain is None or asked is None:
             await super()._create_stream(request)
         else:
             self.keep_alive_requests += 1
             self.stream = cast(Any, _PlainStream(self, self._plain, request, asked))
+
+    async def _upgrade(self, link: WebSocketRoute, request: h11.Request, key: str, local: str) -> None:
+        def header(name: str) -> str | None:
+            found = (value for given, value in request.headers if given == name.lower().encode())
+            return next((value.decode("latin-1") for value in found), None)
+
+        try:
+            await link.admit(Head("GET", link.path, header, local))
+        except Refusal as refusal:
+            await self._send_error_response(refusal.status, refusal.detail)
+            await self.send(Closed())
+            return
+        self.upgraded = key, cast(h11.Connection, self.connection).trailing_data[0]
 
     async def hand_to_app(self, request: h11.Request) -> None:
         """Have a request without a body, or whose body was read, answered by the app after all."""
@@ -520,6 +576,17 @@ class _PlainStream:
                 await self._protocol.hand_to_app(self._request)
             else:
                 await self._protocol.answer(answer)
+
+
+def _websocket_key(request: h11.Request, path: str) -> str | None:
+    """That of a request for a WebSocket at `path`; None for any other."""
+    if request.method != b"GET" or request.target.partition(b"?")[0] != path.encode():
+        return None
+    headers = dict(request.headers)
+    if headers.get(b"upgrade", b"").lower() != b"websocket" or headers.get(b"sec-websocket-version") != b"13":
+        return None
+    key = headers.get(b"sec-websocket-key")
+    return None if key is None else key.decode("latin-1")
 
 
 _NOT_HTTP: Final[dict[int, str]] = {

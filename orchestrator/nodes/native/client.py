@@ -27,6 +27,8 @@ from actors.ports.nodes import (
 from actors.ports.storage import StorageError
 from actors.wire.errors import BadRequest
 from actors.wire.http.patience import SILENCE
+from actors.wire.link.link import InDoubt, NotSent
+from actors.wire.link.session import Lane
 from actors.wire.multipart.writer import DataPart, FilePart, MultipartBody, file_part
 from actors.wire.protocol.attempts import Garbled, items, mark_from_json, view_from_json
 from orchestrator.http_client import (
@@ -41,6 +43,7 @@ from orchestrator.http_client import (
 )
 from orchestrator.nodes.job_files import JobFiles
 from orchestrator.nodes.native.events import meant_for
+from orchestrator.nodes.native.link import NodeLink, NodeLinks
 from orchestrator.nodes.native.results import receive
 from orchestrator.nodes.refusals import error_text, json_body, refusal, unreadable
 from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream
@@ -57,6 +60,12 @@ _LOOK_CODES: Final = {
     (409, "receiving"): LookupResult.RECEIVING,
     (410, "tombstoned"): LookupResult.TOMBSTONED,
 }
+_CANCEL_RESULTS: Final = {"tombstoned": LookupResult.TOMBSTONED, "found": LookupResult.FOUND}
+_LOOK_RESULTS: Final = {
+    **_CANCEL_RESULTS,
+    "gone": LookupResult.GONE,
+    "receiving": LookupResult.RECEIVING,
+}
 _SUBMIT_RESULTS: Final = {
     "accepted": SubmitResult.HAS,
     "known": SubmitResult.HAS,
@@ -67,12 +76,14 @@ _SUBMIT_RESULTS: Final = {
 
 
 class NativeNodes:
-    """`owner` is the id of this orchestrator, under which nodes keep its payloads."""
+    """`owner` is the id of this orchestrator, under which nodes keep its payloads. Orders go over the link
+    of a node that has one; large files, and all for an older node, over HTTP."""
 
-    def __init__(self, http: Http, owner: str, files: JobFiles) -> None:
+    def __init__(self, http: Http, owner: str, files: JobFiles, links: NodeLinks) -> None:
         self._http = http
         self._owner = owner
         self._files = files
+        self._links = links
 
     # ------------------------------------------------------------------ submit
 
@@ -88,8 +99,45 @@ class NativeNodes:
                 answers[dispatch.attempt.key] = unreadable(error)
             except LedgerError as error:
                 answers[dispatch.attempt.key] = SubmitAnswer(SubmitResult.NOT_SENT, str(error))
-        answers |= await self._send(node, readable)
+        try:
+            link = self._links.to(node)
+        except NotSent as error:
+            answers |= {
+                dispatch.attempt.key: SubmitAnswer(SubmitResult.NOT_SENT, str(error))
+                for dispatch, _ in readable
+            }
+            return [answers[dispatch.attempt.key] for dispatch in dispatches]
+        small = [one for one in readable if _is_small(one[1])] if link is not None else []
+        if link is not None:
+            answers |= await self._send_by_link(link, small)
+        answers |= await self._send(node, [one for one in readable if one not in small])
         return [answers[dispatch.attempt.key] for dispatch in dispatches]
+
+    async def _send_by_link(
+        self, link: NodeLink, batch: Sequence[tuple[Dispatch, Inputs]]
+    ) -> dict[str, SubmitAnswer]:
+        if not batch:
+            return {}
+        keys = [dispatch.attempt.key for dispatch, _ in batch]
+        listed = [
+            {**_listed(dispatch), "files": [[path, size] for path, _, size in files]}
+            for dispatch, files in batch
+        ]
+        files = b"".join(source for _, files in batch for _, source, _ in files if isinstance(source, bytes))
+        try:
+            data = await link.ask("submit", {"owner": self._owner, "attempts": listed}, files)
+            if "error" not in data:
+                return _submit_answers(data, keys)
+            result = SubmitResult.MALFORMED if data.get("malformed") is True else SubmitResult.DOUBT
+            answer = SubmitAnswer(result, f"the node says: {data['error']}")
+        except NotSent as error:
+            answer = SubmitAnswer(SubmitResult.NOT_SENT, str(error))
+        except (InDoubt, Garbled) as error:
+            answer = SubmitAnswer(SubmitResult.DOUBT, str(error))
+        if len(batch) > 1 and answer.result is SubmitResult.MALFORMED:
+            # As in `_send`.
+            return {k: value for one in batch for k, value in (await self._send_by_link(link, [one])).items()}
+        return dict.fromkeys(keys, answer)
 
     async def _send(self, node: NodeRef, batch: Sequence[tuple[Dispatch, Inputs]]) -> dict[str, SubmitAnswer]:
         if not batch:
@@ -124,17 +172,7 @@ class NativeNodes:
 
     def _body(self, batch: Sequence[tuple[Dispatch, Inputs]]) -> MultipartBody:
         """Raises BadRequest for a file name that cannot be sent."""
-        listed = [
-            {
-                "key": dispatch.attempt.key,
-                "job": dispatch.job.id,
-                "n": dispatch.attempt.n,
-                "service": dispatch.job.service,
-                "user": dispatch.job.user_id,
-                "max_runtime_seconds": dispatch.job.max_runtime,
-            }
-            for dispatch, _ in batch
-        ]
+        listed = [_listed(dispatch) for dispatch, _ in batch]
         form = json.dumps({"owner": self._owner, "attempts": listed}).encode()
         parts: list[DataPart | FilePart] = [DataPart("attempts", None, "application/json", form)]
         for dispatch, files in batch:
@@ -146,6 +184,12 @@ class NativeNodes:
     # ------------------------------------------------------------------ look, cancel, release
 
     async def lookup(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[AttemptLookup]:
+        try:
+            if (link := self._links.to(node)) is not None:
+                return await self._look(link, "lookup", attempts, _LOOK_RESULTS)
+        except (NotSent, InDoubt, Garbled) as error:
+            return [AttemptLookup(LookupResult.UNKNOWN, reason=str(error)) for _ in attempts]
+
         async def one(attempt: Attempt) -> AttemptLookup:
             try:
                 async with self._http.exchange(
@@ -159,15 +203,40 @@ class NativeNodes:
 
     async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[AttemptLookup]:
         try:
+            if (link := self._links.to(node)) is not None:
+                return await self._look(link, "cancel", attempts, _CANCEL_RESULTS)
             listed = await self._order(node, "cancel", attempts)
-            return [_parse_cancelled(listed.get(attempt.key), attempt.key) for attempt in attempts]
-        except (NotReached, Broken, Garbled) as error:
+            return [
+                _parse_look(listed.get(attempt.key), attempt.key, _CANCEL_RESULTS) for attempt in attempts
+            ]
+        except (NotReached, Broken, Garbled, NotSent, InDoubt) as error:
             return [AttemptLookup(LookupResult.UNKNOWN, reason=str(error)) for _ in attempts]
+
+    async def _look(
+        self, link: NodeLink, kind: str, attempts: Sequence[Attempt], results: Mapping[str, LookupResult]
+    ) -> list[AttemptLookup]:
+        """Raises NotSent, InDoubt, Garbled."""
+        lane = Lane.URGENT if kind == "cancel" else Lane.ORDERS
+        listed = await self._ask(link, kind, attempts, lane)
+        return [_parse_look(listed.get(attempt.key), attempt.key, results) for attempt in attempts]
+
+    async def _ask(
+        self, link: NodeLink, kind: str, attempts: Sequence[Attempt], lane: Lane
+    ) -> dict[str, Mapping[str, Any]]:
+        data = await link.ask(kind, {"keys": [attempt.key for attempt in attempts]}, lane=lane)
+        if "error" in data:
+            raise Garbled(f"the node says: {data['error']}")
+        return _by_key(data)
 
     async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[bool]:
         try:
-            listed = await self._order(node, "release", attempts)
-        except (NotReached, Broken, Garbled):
+            if (link := self._links.to(node)) is not None:
+                for attempt in attempts:
+                    link.take_results(attempt.key)
+                listed = await self._ask(link, "release", attempts, Lane.ORDERS)
+            else:
+                listed = await self._order(node, "release", attempts)
+        except (NotReached, Broken, Garbled, NotSent, InDoubt):
             return [False for _ in attempts]
         return [listed.get(attempt.key, {}).get("result") == "released" for attempt in attempts]
 
@@ -185,14 +254,25 @@ class NativeNodes:
     # ------------------------------------------------------------------ collect
 
     async def collect(self, node: NodeRef, dispatches: Sequence[Dispatch]) -> list[CollectAnswer]:
+        answers: dict[str, CollectAnswer] = {}
+        for dispatch in dispatches:
+            if (frames := self._delivered(node, dispatch.attempt.key)) is not None:
+                answers |= await receive(_Once(frames), [dispatch], self._files)
         differing: set[str] = set()
-        answers = await self._collect(node, dispatches, differing)
-        if differing:
-            again = [dispatch for dispatch in dispatches if dispatch.attempt.key in differing]
-            answers |= await self._collect(node, again, None)
+        if rest := [dispatch for dispatch in dispatches if dispatch.attempt.key not in answers]:
+            answers |= await self._fetch(node, rest, differing)
+        if again := [dispatch for dispatch in rest if dispatch.attempt.key in differing]:
+            answers |= await self._fetch(node, again, None)
         return [answers[dispatch.attempt.key] for dispatch in dispatches]
 
-    async def _collect(
+    def _delivered(self, node: NodeRef, key: str) -> bytes | None:
+        try:
+            link = self._links.to(node)
+        except NotSent:
+            return None
+        return None if link is None else link.take_results(key)
+
+    async def _fetch(
         self, node: NodeRef, dispatches: Sequence[Dispatch], differing: set[str] | None
     ) -> dict[str, CollectAnswer]:
         """By key. Files of the input that are as they were received do not come over the wire, unless
@@ -273,6 +353,39 @@ class _Body:
             raise NodeUnreachable(str(error)) from error
 
 
+class _Once:
+    """Bytes that are here already, as a body."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        data, self._data = self._data, b""
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+
+def _is_small(files: Inputs) -> bool:
+    """Whether all of it is in memory, as the ledger keeps it."""
+    return all(isinstance(source, bytes) for _, source, _ in files)
+
+
+def _listed(dispatch: Dispatch) -> dict[str, Any]:
+    """What a node is told of an attempt."""
+    return {
+        "key": dispatch.attempt.key,
+        "job": dispatch.job.id,
+        "n": dispatch.attempt.n,
+        "service": dispatch.job.service,
+        "user": dispatch.job.user_id,
+        "max_runtime_seconds": dispatch.job.max_runtime,
+    }
+
+
 def _submit_answers(data: Any, keys: Sequence[str]) -> dict[str, SubmitAnswer]:
     listed = _by_key(data)
     mark = mark_from_json(data)
@@ -311,18 +424,21 @@ async def _parse_lookup(reply: Reply, key: str) -> AttemptLookup:
     )
 
 
-def _parse_cancelled(item: Mapping[str, Any] | None, key: str) -> AttemptLookup:
+def _parse_look(
+    item: Mapping[str, Any] | None, key: str, results: Mapping[str, LookupResult]
+) -> AttemptLookup:
     if item is None:
         return AttemptLookup(LookupResult.UNKNOWN, reason="the node's answer leaves it out")
     try:
         view = _view(item, key)
     except Garbled as error:  # of this one: the others' answers count
         return AttemptLookup(LookupResult.UNKNOWN, reason=str(error))
-    if item.get("result") == "tombstoned":
-        return AttemptLookup(LookupResult.TOMBSTONED)
-    if item.get("result") == "found" and view is not None:
+    result = results.get(str(item.get("result")), LookupResult.UNKNOWN)
+    if result is LookupResult.FOUND and view is not None:
         return AttemptLookup(LookupResult.FOUND, view)
-    return AttemptLookup(LookupResult.UNKNOWN, reason=f"the node answers {item.get('result')!r}")
+    if result in (LookupResult.FOUND, LookupResult.UNKNOWN):
+        return AttemptLookup(LookupResult.UNKNOWN, reason=f"the node answers {item.get('result')!r}")
+    return AttemptLookup(result)
 
 
 def _view(item: Mapping[str, Any], key: str) -> PayloadView | None:

@@ -41,12 +41,14 @@ class NodeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Introduction:
-    """Who answers at an address. `node_id` and `boot` for ours only; `reason` for what is unclear."""
+    """Who answers at an address. `node_id`, `boot` and whether it takes a `link` for ours only; `reason` for
+    what is unclear."""
 
     kind: NodeKind
     node_id: str = ""
     boot: str = ""
     reason: str = ""
+    link: bool = False
 
 
 def meant_for(node: NodeRef) -> dict[str, str]:
@@ -80,7 +82,8 @@ async def introduce(http: Http, base: str) -> Introduction:
     if not isinstance(node_id, str) or not node_id:
         return Introduction(NodeKind.UNCLEAR, reason="it does not say its node id")
     boot = info.get("machine_boot")
-    return Introduction(NodeKind.NATIVE, node_id, boot if isinstance(boot, str) else "")
+    boot = boot if isinstance(boot, str) else ""
+    return Introduction(NodeKind.NATIVE, node_id, boot, link=isinstance(info.get("link"), int))
 
 
 async def follow_events(http: Http, owner: str, node: NodeRef, tell: Tell, silence: float) -> str:
@@ -111,18 +114,17 @@ async def follow_events(http: Http, owner: str, node: NodeRef, tell: Tell, silen
 
 async def _read(reply: Reply, owner: str, node: NodeRef, tell: Tell, listening: Listening) -> str:
     first = True
-    skews: deque[float] = deque(maxlen=SKEWS)
+    skew = ClockSkew()
     try:
         async for event in LineReader(reply):
             listening.note()
-            told = _parse_event(event, owner, first)
+            kind = event.get("event")
+            if first and kind != "picture":
+                raise Garbled("the stream of events does not begin with the picture")
             first = False
-            if isinstance(told, Picture | Beat) and told.heartbeat.skew is not None:
-                # What is late makes a clock look slow, and never fast: the largest is the best.
-                skews.append(told.heartbeat.skew)
-                told = replace(told, heartbeat=replace(told.heartbeat, skew=max(skews)))
+            told = parse_event(kind, event, owner)
             if told is not None:
-                tell(node, told)
+                tell(node, skew.judge(told))
     except (Broken, WireError) as error:
         return str(error)
     return "the node closed its stream of events"
@@ -152,11 +154,23 @@ class Listening:
                 return
 
 
-def _parse_event(event: Mapping[str, Any], owner: str, first: bool) -> NodeEvent | None:
-    """What a line tells. Kinds that are not known are passed over: the node may be newer."""
-    kind = event.get("event")
-    if first and kind != "picture":
-        raise Garbled("the stream of events does not begin with the picture")
+class ClockSkew:
+    """By how much a node's clock is ahead, of its last heartbeats."""
+
+    def __init__(self) -> None:
+        self._skews: deque[float] = deque(maxlen=SKEWS)
+
+    def judge(self, told: NodeEvent) -> NodeEvent:
+        """The event with what is known of the clock now."""
+        if not isinstance(told, Picture | Beat) or told.heartbeat.skew is None:
+            return told
+        # What is late makes a clock look slow, and never fast: the largest is the best.
+        self._skews.append(told.heartbeat.skew)
+        return replace(told, heartbeat=replace(told.heartbeat, skew=max(self._skews)))
+
+
+def parse_event(kind: object, event: Mapping[str, Any], owner: str) -> NodeEvent | None:
+    """What a line tells. Kinds that are not known are passed over: the node may be newer. Raises Garbled."""
     if kind == "picture":
         payloads = event.get("payloads")
         if not isinstance(payloads, list):

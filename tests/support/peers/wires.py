@@ -1,7 +1,8 @@
 """A wire between two real processes: a TCP proxy on loopback that breaks or holds single requests.
 
 It looks no deeper into HTTP than it must: what comes from the client after an answer has begun is the next
-request, and begins with its method and path.
+request, and begins with its method and path. On a link each message of the orchestrator is a request, named
+"link" and its kind.
 """
 
 from __future__ import annotations
@@ -14,9 +15,14 @@ from enum import Enum
 from typing import Final
 
 import trio
+from wsproto import ConnectionType
+from wsproto.connection import Connection
+from wsproto.events import BytesMessage
 
 PIECE: Final = 1 << 16
 _REQUEST: Final = re.compile(rb"[A-Z]{3,7} /[!-~]*")
+_KIND: Final = re.compile(rb'.{5}\{"kind":"([a-z]+)"', re.DOTALL)
+LINK: Final = "GET /v1/link"
 _GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -80,6 +86,8 @@ class _Link:
         self._rule: Rule = None
         self._passed = 0
         self._answering = True
+        self._said: Connection | None = None
+        """The orchestrator's side of a link, as it is read here."""
         # A client may have the whole of an answer, and ask again, before the task that sent it has gone on.
         self._to_near = trio.Lock()
 
@@ -102,6 +110,10 @@ class _Link:
                 line = begins[0].decode()
                 self._wire.requests.append(line)
                 self._rule = self._wire.rule(line)
+                if line == LINK:
+                    self._said = Connection(ConnectionType.SERVER)
+            elif self._said is not None:
+                self._look_into(self._said, data)
             match self._rule:
                 case Fault.UNREAD:
                     return
@@ -112,6 +124,16 @@ class _Link:
                     await self._held(hold, most, data, self._far.send_all)
                 case _:
                     await self._far.send_all(data)
+
+    def _look_into(self, said: Connection, data: bytes) -> None:
+        """What is said on a link: a message is a request, if there is a rule for it."""
+        said.receive_data(data)
+        for event in said.events():
+            if isinstance(event, BytesMessage) and (kind := _KIND.match(bytes(event.data))):
+                line = f"link {kind[1].decode()}"
+                self._wire.requests.append(line)
+                if (rule := self._wire.rule(line)) is not None:
+                    self._rule, self._answering, self._passed = rule, False, 0
 
     async def _down(self) -> None:
         while data := await self._far.receive_some(PIECE):

@@ -1,0 +1,132 @@
+"""A session over a WebSocket: one task reads, one sends, and neither waits for the other.
+
+Whoever hears a message must not wait: what takes time is done by tasks of its own. So a peer that sends and
+does not read, or reads and does not send, holds up nothing but its own link, which ends when a send takes
+longer than `SENDING`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import trio
+
+from actors.wire.errors import WireError
+from actors.wire.link.session import MAX_FRAME, Lane, Message, Session
+from actors.wire.link.websocket import LinkBroken, WebSocket
+
+SENDING: Final = 30.0
+"""Seconds that the other side may take to read what is sent at once."""
+
+
+class NotSent(WireError):
+    """Nothing of the question has reached the other side, and nothing will."""
+
+
+class InDoubt(WireError):
+    """The question may have been heard; its answer will not come."""
+
+
+class Link:
+    """`run` it."""
+
+    def __init__(self, socket: WebSocket, session: Session) -> None:
+        self.session: Final = session
+        self._socket = socket
+        self._bell = trio.Event()
+        self._bell.set()  # the hello is there
+        self._moved = trio.Event()
+        self._scope = trio.CancelScope()
+        self._why = "the link was closed"
+        self._failure: Exception | None = None
+        socket.wants_to_send = self._ring
+
+    async def run(self, hear: Callable[[Message], None]) -> str:
+        """Until it ends; why. What `hear` raises ends it and is raised, unless it is a WireError."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._send)
+                    nursery.start_soon(self._read, hear)
+        finally:
+            self.session.close()
+            self._moved.set()
+            await self._socket.aclose()  # noqa: ASYNC102  # it does not wait
+        if self._failure is not None:
+            raise self._failure
+        return self._why
+
+    def end(self, why: str) -> None:
+        if not self._scope.cancel_called:
+            self._why = why
+            self._scope.cancel()
+
+    # ------------------------------------------------------------------ saying
+
+    def tell(
+        self, kind: str, body: Mapping[str, Any], lane: Lane, blob: bytes = b"", answers: int = 0
+    ) -> None:
+        self.session.tell(Message(kind, body, blob, answers=answers), lane)
+        self._ring()
+
+    async def ask(
+        self, kind: str, body: Mapping[str, Any], lane: Lane, blob: bytes = b"", *, within: float
+    ) -> Message:
+        """The answer. Raises NotSent, InDoubt."""
+        over = trio.Event()
+        question = self.session.ask(Message(kind, body, blob), lane, over.set)
+        self._ring()
+        try:
+            with trio.move_on_after(within):
+                await over.wait()
+        finally:
+            self.session.withdraw(question)
+        if question.answer is not None:
+            return question.answer
+        why = f"no answer within {within:g} s" if not over.is_set() else f"the link ended: {self._why}"
+        raise InDoubt(why) if question.sent else NotSent(why)
+
+    async def drained(self, lane: Lane) -> None:
+        """Wait until what was told on a lane was given to the socket, or never will be."""
+        while self.session.queued(lane):
+            await self._moved.wait()
+
+    def _ring(self) -> None:
+        self._bell.set()
+
+    # ------------------------------------------------------------------ its tasks
+
+    async def _send(self) -> None:
+        while True:
+            await self._bell.wait()
+            self._bell = trio.Event()
+            while self._socket.pongs or self.session.has_frames:
+                frames, size = [], 0
+                while size < MAX_FRAME and (frame := self.session.take()) is not None:
+                    frames.append(frame)
+                    size += len(frame)
+                with trio.move_on_after(SENDING) as scope:
+                    try:
+                        await self._socket.send(frames)
+                    except LinkBroken as error:
+                        self.end(error.detail)
+                        return
+                if scope.cancelled_caught:
+                    self.end(f"the other side has read nothing for {SENDING:g} s")
+                    return
+                self._moved.set()
+                self._moved = trio.Event()
+
+    async def _read(self, hear: Callable[[Message], None]) -> None:
+        try:
+            while True:
+                frame = await self._socket.receive()
+                message = self.session.receive(frame)
+                if message is not None:
+                    hear(message)
+        except WireError as error:
+            self.end(error.detail)
+        except Exception as error:
+            self._failure = error
+            self.end(repr(error))

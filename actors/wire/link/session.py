@@ -1,0 +1,287 @@
+"""What is said over a link, without the link: messages cut into frames and put together again, questions and
+their answers, and who may speak at all. It waits for nothing and knows no socket, so that the same rules hold
+on both ends, in a test and in the simulation.
+
+1. Each side's first message is its `Hello`; nothing else counts before. Who dialled does not matter.
+2. A message goes out in frames of at most `MAX_FRAME` bytes. Frames of the three lanes alternate, so that
+   what is urgent waits for no more than one frame, and orders do not wait for results. Within a lane
+   messages arrive in the order in which they were given.
+3. A question is *not sent* until the first of its frames is taken to be given to the socket, and from that
+   moment on *in doubt* until its answer has come. One that was not sent can be withdrawn.
+4. Both sides bound what they take in: a frame, a message of each lane, and the questions that are open.
+
+A frame is one byte (the lane, and 0x80 if it ends a message) and a piece of the message. A message is the
+length of its head (4 bytes, big-endian), the head (JSON) and a run of bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import IntEnum
+from typing import Any, Final
+
+from actors.wire.protocol.attempts import Garbled
+
+VERSION: Final = 1
+OLDEST: Final = 1
+"""The oldest version that is spoken here."""
+MAX_FRAME: Final = 64 * 1024
+MAX_HEAD: Final = 64 << 20
+"""A picture of a node is one head."""
+OPEN: Final = 256
+"""Questions of the other side that may be open."""
+
+_LAST: Final = 0x80
+_NUMBERS: Final = frozenset({"version", "oldest", "number", "each", "window"})
+
+
+class Lane(IntEnum):
+    URGENT = 0
+    ORDERS = 1
+    RESULTS = 2
+
+
+class Role:
+    ORCHESTRATOR: Final = "orchestrator"
+    NODE: Final = "node"
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Who is at this end. `name`: the orchestrator's id, or the node's. A node tells the `boot` of its
+    machine and its `incarnation`; an orchestrator the `number` of the link, which grows, how many bytes of a
+    result may come unasked (`each`), and how many of them it holds at once (`window`)."""
+
+    role: str
+    name: str
+    version: int = VERSION
+    oldest: int = OLDEST
+    boot: str = ""
+    incarnation: str = ""
+    number: int = 0
+    each: int = 0
+    window: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Hello:
+        """Raises Garbled."""
+        given: dict[str, Any] = {one.name: data.get(one.name, one.default) for one in fields(cls)}
+        for name, value in given.items():
+            if type(value) is not (int if name in _NUMBERS else str):
+                raise Garbled(f"hello.{name}: missing or no right value")
+        return cls(**given)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """`asks`: the number of a question, `answers`: that of the question which this answers; 0 is none."""
+
+    kind: str
+    body: Mapping[str, Any] = field(default_factory=dict)
+    blob: bytes = b""
+    asks: int = 0
+    answers: int = 0
+
+    def encode(self) -> bytes:
+        """Raises ValueError for what JSON does not hold."""
+        head = {"kind": self.kind, **self.body}
+        head |= {"asks": self.asks} if self.asks else {}
+        head |= {"answers": self.answers} if self.answers else {}
+        data = json.dumps(head, separators=(",", ":"), allow_nan=False).encode()
+        return b"".join((len(data).to_bytes(4, "big"), data, self.blob))
+
+
+def decode(data: bytes) -> Message:
+    """Raises Garbled."""
+    end = 4 + int.from_bytes(data[:4], "big")
+    try:
+        head = json.loads(data[4:end]) if end <= len(data) else None
+    except (ValueError, RecursionError):
+        head = None
+    if not isinstance(head, dict):
+        raise Garbled("a message of the link without a head")
+    kind, asks, answers = head.pop("kind", None), head.pop("asks", 0), head.pop("answers", 0)
+    if not isinstance(kind, str) or type(asks) is not int or type(answers) is not int:
+        raise Garbled("a message of the link without a kind")
+    return Message(kind, head, data[end:], asks, answers)
+
+
+@dataclass(eq=False, slots=True)
+class Question:
+    """One that was asked. `over` is called once it has its answer, or never will. After the link has ended
+    one without an answer was never sent, or is in doubt: `sent` says which."""
+
+    number: int
+    over: Callable[[], None]
+    sent: bool = False
+    answer: Message | None = None
+
+
+@dataclass(eq=False, slots=True)
+class _Outgoing:
+    data: bytes
+    question: Question | None
+    at: int = 0
+
+
+class Session:
+    """One end. `most`: bytes of a message that is taken in, for each lane."""
+
+    def __init__(self, hello: Hello, most: Mapping[Lane, int]) -> None:
+        self.peer: Hello | None = None
+        """Who is at the other end, once it has said so."""
+        self._hello = hello
+        self._most = most
+        self._out: dict[Lane, deque[_Outgoing]] = {lane: deque() for lane in Lane}
+        self._turn = Lane.ORDERS
+        self._partial: dict[Lane, bytearray] = {lane: bytearray() for lane in Lane}
+        self._questions: dict[int, Question] = {}
+        self._numbers = 0
+        self._theirs: set[int] = set()
+        self._closed = False
+        self.tell(Message("hello", hello.to_json()), Lane.URGENT)
+
+    # ------------------------------------------------------------------ out
+
+    def tell(self, message: Message, lane: Lane) -> None:
+        if message.answers:
+            self._theirs.discard(message.answers)
+        self._put(message, lane, None)
+
+    def ask(self, message: Message, lane: Lane, over: Callable[[], None]) -> Question:
+        """`message` as a question."""
+        self._numbers += 1
+        question = Question(self._numbers, over)
+        if not self._closed:
+            self._questions[question.number] = question
+            numbered = Message(message.kind, message.body, message.blob, asks=question.number)
+            self._put(numbered, lane, question)
+        return question
+
+    def withdraw(self, question: Question) -> None:
+        """Its answer is not waited for any more. If it was not sent it never will be."""
+        self._questions.pop(question.number, None)
+        if not question.sent:
+            for lane in Lane:
+                self._out[lane] = deque(one for one in self._out[lane] if one.question is not question)
+
+    def _put(self, message: Message, lane: Lane, question: Question | None) -> None:
+        if not self._closed:
+            self._out[lane].append(_Outgoing(message.encode(), question))
+
+    def queued(self, lane: Lane) -> int:
+        """Messages of a lane that are not wholly taken."""
+        return len(self._out[lane])
+
+    @property
+    def has_frames(self) -> bool:
+        return any(self._out.values())
+
+    def take(self) -> bytes | None:
+        """The next frame. Whoever takes it gives it to the socket next: what it belongs to counts as sent."""
+        lane = self._next_lane()
+        if lane is None:
+            return None
+        first = self._out[lane][0]
+        if first.question is not None:
+            first.question.sent = True
+        piece = first.data[first.at : first.at + MAX_FRAME - 1]
+        first.at += len(piece)
+        last = first.at == len(first.data)
+        if last:
+            self._out[lane].popleft()
+        return bytes((lane | (_LAST if last else 0),)) + piece
+
+    def _next_lane(self) -> Lane | None:
+        if self._out[Lane.URGENT]:
+            return Lane.URGENT
+        other = Lane.RESULTS if self._turn is Lane.ORDERS else Lane.ORDERS
+        for lane in (self._turn, other):
+            if self._out[lane]:
+                self._turn = Lane.RESULTS if lane is Lane.ORDERS else Lane.ORDERS
+                return lane
+        return None
+
+    # ------------------------------------------------------------------ in
+
+    def receive(self, frame: bytes) -> Message | None:
+        """Take one frame in: the message that it completes, if it has to be heard. Raises Garbled for what
+        may not be said; nothing is to be received after that."""
+        if not 0 < len(frame) <= MAX_FRAME:
+            raise Garbled(f"a frame of {len(frame)} bytes")
+        number = frame[0] & ~_LAST
+        if number not in Lane._value2member_map_:
+            raise Garbled(f"a frame of no lane ({number})")
+        lane = Lane(number)
+        partial = self._partial[lane]
+        partial += memoryview(frame)[1:]
+        if len(partial) > self._most[lane]:
+            raise Garbled(f"a message of more than {self._most[lane]} bytes")
+        if not frame[0] & _LAST:
+            return None
+        self._partial[lane] = bytearray()
+        return self._hear(decode(bytes(partial)))
+
+    def _hear(self, message: Message) -> Message | None:
+        if (message.kind == "hello") is (self.peer is not None):
+            raise Garbled(f"{message.kind!r} at the wrong time")
+        if self.peer is None:
+            self.peer = self._meet(Hello.from_json(message.body))
+        elif message.answers:
+            question = self._questions.pop(message.answers, None)
+            if question is not None and question.sent:
+                question.answer = message
+                question.over()
+            return None
+        elif message.asks:
+            if message.asks in self._theirs or len(self._theirs) >= OPEN:
+                raise Garbled("a question that is open already, or too many of them")
+            self._theirs.add(message.asks)
+        return message
+
+    def _meet(self, peer: Hello) -> Hello:
+        if peer.role == self._hello.role:
+            raise Garbled(f"it is no {peer.role} that was expected")
+        if peer.version < self._hello.oldest or self._hello.version < peer.oldest:
+            raise Garbled(
+                f"it speaks version {peer.version} of the link, {self._hello.version} is spoken here"
+            )
+        return peer
+
+    def close(self) -> None:
+        """The link has ended: nothing more goes out, and nothing is answered."""
+        self._closed = True
+        for queue in self._out.values():
+            queue.clear()
+        questions, self._questions = self._questions, {}
+        for question in questions.values():
+            question.over()
+
+
+class Fence:
+    """The links of a node, one for each orchestrator. The one with the highest number holds: it ends the one
+    before, and while it is open no lower one is let in."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[int, object]] = {}
+
+    def newest(self, owner: str) -> int:
+        """The number of the link that is open; 0 for none."""
+        return self._open.get(owner, (0, None))[0]
+
+    def enter(self, owner: str, number: int, link: object) -> object | None:
+        """`link` holds from now on, its number being higher; which has to end before anything is told on
+        it."""
+        older = self._open.get(owner, (0, None))[1]
+        self._open[owner] = number, link
+        return older
+
+    def leave(self, owner: str, link: object) -> None:
+        if self._open.get(owner, (0, None))[1] is link:
+            del self._open[owner]

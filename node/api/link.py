@@ -1,0 +1,271 @@
+"""The node's end of a link: what an orchestrator orders over it, and what it is told without asking.
+
+A link begins with the orchestrator's hello. Before it is told anything, the older link of the same
+orchestrator has ended, and what was read from that one is done or will never be: so the picture that comes
+first holds all that the older link has brought about. After that come changes, heartbeats, and the ends of
+payloads: with what they have left, where that is little and the orchestrator has room for it. It has room
+again once it has released what came before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import trio
+
+from actors.domain.node import StreamPosition
+from actors.domain.payload import Payload
+from actors.domain.status import ENDED
+from actors.store.durable import is_passing
+from actors.wire.errors import BadRequest, WireError
+from actors.wire.link.link import Link
+from actors.wire.link.session import Fence, Hello, Lane, Message, Role, Session
+from actors.wire.link.websocket import WebSocket
+from actors.wire.protocol.attempts import mark_to_json
+from node.api import orders
+from node.api.app import NodeContext
+from node.api.attempts import EVENTS_AT_ONCE, HEARTBEAT_EVERY, heartbeat
+from node.api.results import small_results
+from node.payloads.table import is_told
+
+log = logging.getLogger("node.link")
+
+MOST: Final = {Lane.URGENT: 1 << 20, Lane.ORDERS: 16 << 20, Lane.RESULTS: 1 << 16}
+"""Bytes of a message from an orchestrator."""
+HELLO_WITHIN: Final = 10.0
+RESULTS: Final = 4
+"""A result may be so many times the size of the files in it before it is sent unasked: heads, and logs that
+come twice."""
+HEADS: Final = 16 * 1024
+"""Bytes of a result beside its files."""
+PUSHED_AT_ONCE: Final = 64
+FAREWELL: Final = 2.0
+"""Seconds for an orchestrator to hear the last word."""
+
+
+class Links:
+    """The links of a node."""
+
+    def __init__(self, context: NodeContext) -> None:
+        self._context = context
+        self._fence = Fence()
+
+    async def serve(self, socket: WebSocket) -> None:
+        """Until it ends."""
+        await _NodeLink(self._context, self._fence, socket).run()
+
+
+class _NodeLink:
+    def __init__(self, context: NodeContext, fence: Fence, socket: WebSocket) -> None:
+        self._context = context
+        self._table = context.table
+        self._fence = fence
+        hello = Hello(
+            Role.NODE,
+            context.table.node_id,
+            boot=context.table.machine_boot,
+            incarnation=context.table.incarnation,
+        )
+        self._link = Link(socket, Session(hello, MOST))
+        self._scope = trio.CancelScope()
+        self._over = trio.Event()
+        self._nursery: trio.Nursery
+        self._pushed: dict[str, int] = {}
+        """Bytes of results that the orchestrator has not released."""
+        self._to_push: list[Payload] = []
+        self._pushed_all = trio.Event()
+        """Set while nothing is to be pushed."""
+        self._pushed_all.set()
+        self._reading = trio.CapacityLimiter(1)
+
+    async def run(self) -> None:
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    nursery.start_soon(self._expect_hello)
+                    why = await self._link.run(self._hear)
+                    log.debug("the link has ended: %s", why)
+                    nursery.cancel_scope.cancel()
+        finally:
+            peer = self._link.session.peer
+            if peer is not None:
+                self._fence.leave(peer.name, self)
+            self._over.set()
+
+    async def end(self) -> None:
+        """Nothing of it is done after this."""
+        self._scope.cancel()
+        await self._over.wait()
+
+    async def _expect_hello(self) -> None:
+        await trio.sleep(HELLO_WITHIN)
+        if self._link.session.peer is None:
+            self._link.end("nobody has said who is there")
+
+    # ------------------------------------------------------------------ hearing
+
+    def _hear(self, message: Message) -> None:
+        match message.kind:
+            case "hello":
+                peer = self._link.session.peer
+                assert peer is not None
+                newest = self._fence.newest(peer.name)
+                if peer.number <= newest:
+                    self._nursery.start_soon(self._refuse, newest)
+                else:
+                    self._nursery.start_soon(
+                        self._begin, peer, self._fence.enter(peer.name, peer.number, self)
+                    )
+            case "submit":
+                self._order(message, self._submit)
+            case "lookup" | "cancel" | "release":
+                self._order(message, self._keyed)
+            case _ if message.asks:
+                self._answer(message, {"error": f"{message.kind!r} is not known here"})
+
+    def _order(self, message: Message, do: Callable[[Message], Awaitable[Mapping[str, Any]]]) -> None:
+        async def act() -> None:
+            try:
+                body = await do(message)
+            except (WireError, OSError) as error:
+                malformed = isinstance(error, BadRequest)
+                body = {"error": str(error) or repr(error), "malformed": malformed}
+            except Exception as error:
+                if not is_passing(error):
+                    log.error("%s by the link went wrong", message.kind, exc_info=error)
+                body = {"error": f"internal error: {error!r}"}
+            self._answer(message, body)
+
+        self._nursery.start_soon(act)
+
+    def _answer(self, message: Message, body: Mapping[str, Any]) -> None:
+        lane = Lane.URGENT if message.kind == "cancel" else Lane.ORDERS
+        self._link.tell(message.kind, body, lane, answers=message.asks)
+
+    async def _submit(self, message: Message) -> Mapping[str, Any]:
+        items = await self._context.receiver.small(message.body, message.blob)
+        return {**mark_to_json(self._table.mark), "items": [item.to_json() for item in items]}
+
+    async def _keyed(self, message: Message) -> Mapping[str, Any]:
+        keys = orders.parse_keys(message.body.get("keys"))
+        match message.kind:
+            case "lookup":
+                items = await orders.lookup(self._context, keys)
+            case "cancel":
+                items = await orders.cancel(self._context, keys)
+            case _:
+                items = await orders.release(self._context, keys)
+                for key in keys:
+                    self._pushed.pop(key, None)
+        return {"items": items}
+
+    async def _refuse(self, newest: int) -> None:
+        self._link.tell("refused", {"newest": newest}, Lane.URGENT)
+        with trio.move_on_after(FAREWELL):
+            await self._link.drained(Lane.URGENT)
+        self._link.end("there is a newer link")
+
+    # ------------------------------------------------------------------ telling
+
+    async def _begin(self, peer: Hello, older: object | None) -> None:
+        if isinstance(older, _NodeLink):
+            await older.end()
+        async with self._table.subscribe(peer.name) as (picture, mark, changes):
+            await self._tell_picture(picture, mark)
+            self._nursery.start_soon(self._beat)
+            while changed := await _receive(changes):
+                self._tell_changes([one for one in changed if is_told(one, peer.name)], peer)
+                await self._link.drained(Lane.ORDERS)
+            await self._leave()
+
+    async def _tell_picture(self, picture: Sequence[Payload], mark: StreamPosition) -> None:
+        body = {
+            **mark_to_json(mark),
+            "payloads": [orders.view(payload) for payload in picture],
+            "heartbeat": await heartbeat(self._context),
+        }
+        self._link.tell("picture", body, Lane.ORDERS)
+
+    def _tell_changes(self, changed: Sequence[Payload], peer: Hello) -> None:
+        told = {payload.key: payload for payload in changed}
+        ended = [payload for payload in told.values() if self._is_to_be_pushed(payload, peer)]
+        for payload in ended:
+            del told[payload.key]
+            self._pushed[payload.key] = _bound(payload)
+        self._to_push += ended
+        if ended and self._pushed_all.is_set():
+            self._pushed_all = trio.Event()
+            self._nursery.start_soon(self._push_results, peer)
+        if told:
+            self._link.tell(
+                "payloads", {"payloads": [orders.view(payload) for payload in told.values()]}, Lane.ORDERS
+            )
+
+    def _is_to_be_pushed(self, payload: Payload, peer: Hello) -> bool:
+        if payload.end is None or payload.lost or payload.key in self._pushed or payload.status not in ENDED:
+            return False
+        size = _bound(payload)
+        return size <= peer.each and sum(self._pushed.values()) + size <= peer.window
+
+    async def _push_results(self, peer: Hello) -> None:
+        while batch := self._to_push[:PUSHED_AT_ONCE]:
+            del self._to_push[:PUSHED_AT_ONCE]
+            try:
+                found = await small_results(self._context, batch, peer.each, self._reading)
+            except Exception as error:
+                if not is_passing(error):
+                    raise
+                found = [b""] * len(batch)
+            self._tell_ends(batch, found)
+            await self._link.drained(Lane.RESULTS)
+        self._pushed_all.set()
+
+    def _tell_ends(self, batch: Sequence[Payload], found: Sequence[bytes]) -> None:
+        """Whatever could not be read is told without, and asked for later."""
+        body = {
+            "payloads": [orders.view(payload) for payload in batch],
+            "sizes": [len(frames) for frames in found],
+        }
+        self._link.tell("ended", body, Lane.RESULTS, b"".join(found))
+        for payload, frames in zip(batch, found, strict=True):
+            if not frames:
+                self._pushed.pop(payload.key, None)
+            elif payload.key in self._pushed:
+                self._pushed[payload.key] = len(frames)
+
+    async def _beat(self) -> None:
+        while True:
+            # From now on, not from when it was due: a sleeping machine owes no heartbeats.
+            await trio.sleep(HEARTBEAT_EVERY)
+            await self._link.drained(Lane.URGENT)
+            self._link.tell("heartbeat", {"heartbeat": await heartbeat(self._context)}, Lane.URGENT)
+
+    async def _leave(self) -> None:
+        last = self._table.subscriptions.farewell
+        with trio.move_on_after(FAREWELL):
+            await self._pushed_all.wait()
+            if last is not None:
+                self._link.tell("leaving", {"held": last.held, "back": last.back}, Lane.ORDERS)
+            for lane in Lane:
+                await self._link.drained(lane)
+        self._link.end("the node stops" if last is not None else "its orchestrator reads too slowly")
+
+
+def _bound(payload: Payload) -> int:
+    """Bytes that come of it at most, if it left what it says."""
+    return HEADS + (0 if payload.end is None else payload.end.size) * RESULTS
+
+
+async def _receive(changes: trio.MemoryReceiveChannel[Payload]) -> list[Payload]:
+    """What has changed; those that are there already go along. Empty at the end."""
+    changed: list[Payload] = []
+    try:
+        changed.append(await changes.receive())
+        while len(changed) < EVENTS_AT_ONCE:
+            changed.append(changes.receive_nowait())
+    except (trio.WouldBlock, trio.EndOfChannel):
+        pass
+    return changed

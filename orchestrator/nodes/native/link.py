@@ -1,0 +1,240 @@
+"""The orchestrator's end of the links to its nodes: one for each node, opened by whoever follows it.
+
+What was asked of a node over its link and never went out is not sent; what went out and was not answered is
+in doubt. A node that has had a link is asked for nothing by other ways while it has none: it would be told
+things that its next picture does not reckon with. Results that came unasked are kept until they are
+collected, or released, or the link ends.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import trio
+
+from actors.domain.node import NodeRef
+from actors.ports.nodes import PayloadChanged, Picture
+from actors.store.durable import is_passing
+from actors.wire.link.link import Link, NotSent
+from actors.wire.link.session import MAX_FRAME, Hello, Lane, Message, Role, Session
+from actors.wire.link.websocket import LinkBroken, NotUpgraded, WebSocket, ask_for
+from actors.wire.protocol.attempts import Garbled, view_from_json
+from orchestrator.http_client import NotReached, Scarce
+from orchestrator.nodes.native.events import ClockSkew, Listening, Tell, meant_for, parse_event
+
+MOST: Final = {Lane.URGENT: 1 << 20, Lane.ORDERS: 64 << 20, Lane.RESULTS: 16 << 20}
+"""Bytes of a message from a node; a picture is one."""
+EACH: Final = 512 * 1024
+"""Bytes of a result that may come unasked."""
+WINDOW: Final = 4 << 20
+"""Bytes of such results that a node may have sent and that it was not told to release."""
+DIALLING: Final = 10.0
+WITHIN: Final = 30.0
+"""Seconds for an answer."""
+
+
+class NodeLink:
+    """The link to one node, once its picture has come. `ref` says which boot of it is there."""
+
+    def __init__(self, ref: NodeRef, link: Link) -> None:
+        self.ref = ref
+        self._link = link
+        self._results: dict[str, bytes] = {}
+
+    async def ask(
+        self, kind: str, body: Mapping[str, Any], blob: bytes = b"", lane: Lane = Lane.ORDERS
+    ) -> Mapping[str, Any]:
+        """The body of the answer. Raises NotSent, InDoubt."""
+        return (await self._link.ask(kind, body, lane, blob, within=WITHIN)).body
+
+    def keep_results(self, key: str, frames: bytes) -> None:
+        self._results[key] = frames
+
+    def take_results(self, key: str) -> bytes | None:
+        """What came of an attempt unasked; it is not kept any longer."""
+        return self._results.pop(key, None)
+
+
+class NodeLinks:
+    """`owner`: the orchestrator's id. `trust`: whose certificates are believed."""
+
+    def __init__(self, owner: str, trust: ssl.SSLContext) -> None:
+        self._owner = owner
+        self._trust = trust
+        self._number = 0
+        self._dialled: set[str] = set()
+        self._links: dict[str, NodeLink] = {}
+        self._linked: set[str] = set()
+
+    def to(self, node: NodeRef) -> NodeLink | None:
+        """The link to a node; None for one that is asked over HTTP. Raises NotSent for one that has none
+        now."""
+        link = self._links.get(node.node_id)
+        if link is None and node.node_id in self._linked:
+            raise NotSent("there is no link to the node now")
+        if link is not None and node.boot and node.boot != link.ref.boot:
+            raise NotSent("the machine of the node was started anew since")
+        return link
+
+    async def follow(self, node: NodeRef, tell: Tell, silence: float) -> str | None:
+        """Tell what the node tells over a link, until that ends or nothing came for `silence` seconds. Why it
+        ended is the result; None if there is no link to be had. Raises Scarce."""
+        with self._dial_once(node.node_id) as first:
+            if not first:
+                return None  # by another address: its events say that it is followed there
+            try:
+                socket = await _dial(node, self._trust)
+            except NotUpgraded as error:
+                if error.status == 421:
+                    return error.detail
+                self._linked.discard(node.node_id)
+                return None
+            except (NotReached, LinkBroken) as error:
+                if isinstance(error, Scarce):
+                    raise
+                return str(error)
+            return await self._follow(node, socket, tell, silence)
+
+    @contextmanager
+    def _dial_once(self, node_id: str) -> Iterator[bool]:
+        if node_id in self._dialled:
+            yield False
+            return
+        self._dialled.add(node_id)
+        try:
+            yield True
+        finally:
+            self._dialled.discard(node_id)
+
+    async def _follow(self, node: NodeRef, socket: WebSocket, tell: Tell, silence: float) -> str:
+        self._number = max(self._number + 1, time.time_ns())
+        hello = Hello(Role.ORCHESTRATOR, self._owner, number=self._number, each=EACH, window=WINDOW)
+        link = Link(socket, Session(hello, MOST))
+        listening = Listening(silence)
+        socket.heard = listening.note
+        hearer = _Hearer(self, node, link, tell)
+        why = f"nothing heard for {silence:g} s"
+        failure: Exception | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(listening.watch_silence, nursery.cancel_scope)
+                try:
+                    why = await link.run(hearer.hear)
+                except Exception as error:
+                    failure = error
+                nursery.cancel_scope.cancel()
+        finally:
+            if hearer.node_link is not None and self._links.get(node.node_id) is hearer.node_link:
+                del self._links[node.node_id]
+        if failure is not None:
+            raise failure
+        return why
+
+    def stands(self, link: NodeLink) -> None:
+        self._links[link.ref.node_id] = link
+        self._linked.add(link.ref.node_id)
+
+    def refused(self, newest: int) -> None:
+        """A node has a link with a higher number: our clock was set back."""
+        self._number = max(self._number, newest)
+
+    @property
+    def owner(self) -> str:
+        return self._owner
+
+
+class _Hearer:
+    """What a node says over a link. It waits for nothing."""
+
+    def __init__(self, links: NodeLinks, node: NodeRef, link: Link, tell: Tell) -> None:
+        self._links = links
+        self._node = node
+        self._link = link
+        self._tell = tell
+        self._skew = ClockSkew()
+        self.node_link: NodeLink | None = None
+        """Once the picture has come."""
+
+    def hear(self, message: Message) -> None:
+        """Raises Garbled, and what `tell` raises."""
+        match message.kind:
+            case "hello":
+                self._meet()
+            case "refused":
+                newest = message.body.get("newest")
+                self._links.refused(newest if isinstance(newest, int) else 0)
+            case "payloads":
+                for view in _views(message):
+                    self._tell(self._node, PayloadChanged(view))
+            case "ended":
+                self._hear_ends(message)
+            case kind if self.node_link is not None or kind == "picture":
+                told = parse_event(kind, message.body, self._links.owner)
+                if isinstance(told, Picture):
+                    self.node_link = NodeLink(self._node, self._link)
+                    self._links.stands(self.node_link)
+                if told is not None:
+                    self._tell(self._node, self._skew.judge(told))
+
+    def _meet(self) -> None:
+        peer = self._link.session.peer
+        assert peer is not None
+        if peer.name != self._node.node_id:
+            raise Garbled("another node answers")
+        self._node = replace(self._node, boot=peer.boot)
+
+    def _hear_ends(self, message: Message) -> None:
+        views, sizes = _views(message), message.body.get("sizes")
+        if self.node_link is None or not isinstance(sizes, list) or len(sizes) != len(views):
+            raise Garbled("ends without a picture, or without their sizes")
+        at = 0
+        for view, size in zip(views, sizes, strict=True):
+            if not isinstance(size, int) or not 0 <= size <= len(message.blob) - at:
+                raise Garbled("ended.sizes: more than has come")
+            if size:
+                self.node_link.keep_results(view.key, message.blob[at : at + size])
+            at += size
+            self._tell(self._node, PayloadChanged(view, delivered=size > 0))
+
+
+def _views(message: Message) -> Sequence[Any]:
+    payloads = message.body.get("payloads")
+    if not isinstance(payloads, list):
+        raise Garbled("payloads: a list was expected")
+    return [view_from_json(payload) for payload in payloads]
+
+
+async def _dial(node: NodeRef, trust: ssl.SSLContext) -> WebSocket:
+    """Raises NotReached, NotUpgraded, LinkBroken."""
+    url = f"{node.url}/v1/link"
+    stream: trio.abc.Stream | None = None
+    try:
+        with trio.fail_after(DIALLING):
+            stream = await _connect(url, trust)
+            return await ask_for(stream, url, meant_for(node), MAX_FRAME)
+    except BaseException as error:
+        if stream is not None:
+            await trio.aclose_forcefully(stream)  # noqa: ASYNC102  # it does not wait
+        if isinstance(error, trio.TooSlowError):
+            raise LinkBroken(f"{url}: no link within {DIALLING:g} s") from error
+        if is_passing(error):
+            raise Scarce(f"{url}: no connection: {error}") from error
+        if isinstance(error, OSError | ValueError | trio.BrokenResourceError):
+            raise NotReached(f"{url}: no connection: {error}") from error
+        raise
+
+
+async def _connect(url: str, trust: ssl.SSLContext) -> trio.abc.Stream:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    secure = parts.scheme == "https"
+    tcp = await trio.open_tcp_stream(host, parts.port or (443 if secure else 80))
+    if not secure:
+        return tcp
+    return trio.SSLStream(tcp, trust, server_hostname=host, https_compatible=True)

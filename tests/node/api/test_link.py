@@ -1,0 +1,168 @@
+"""A node's end of a link, over a real socket: whom it lets in, whose orders it carries out, what it tells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import trio
+from support.processes.nodes_in_process import KEY, OTHER, SCRIPT, NodeInProcess, node_in_process
+
+from actors.wire.link.link import Link
+from actors.wire.link.session import MAX_FRAME, Hello, Lane, Message, Role, Session
+from actors.wire.link.websocket import NotUpgraded, ask_for
+from node.api.link import HEADS
+
+OWNER = "0" * 32
+MOST = dict.fromkeys(Lane, 8 << 20)
+
+
+class Client:
+    """An orchestrator, as far as a node knows it."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.put, self.heard = trio.open_memory_channel[Message](math.inf)
+        self.why = ""
+        self.over = trio.Event()
+
+    async def run(self) -> None:
+        self.why = await self.link.run(self.put.send_nowait)
+        self.over.set()
+
+    async def hear(self, kind: str) -> Message:
+        """The next message of this kind."""
+        async for message in self.heard:
+            if message.kind == kind:
+                return message
+        raise AssertionError("the link has ended")
+
+    async def submit(self, *keys: str, **entry: Any) -> Mapping[str, Any]:
+        files = dict(SCRIPT)
+        attempts = [
+            {"key": key, "job": 1, "n": 1, "service": "s", "user": 1, "max_runtime_seconds": 0}
+            | {"files": [[path, len(data)] for path, data in files.items()]}
+            | entry
+            for key in keys
+        ]
+        blob = b"".join(files.values()) * len(keys)
+        return await self.ask("submit", {"owner": OWNER, "attempts": attempts}, blob)
+
+    async def ask(self, kind: str, body: Mapping[str, Any], blob: bytes = b"") -> Mapping[str, Any]:
+        return (await self.link.ask(kind, body, Lane.ORDERS, blob, within=20)).body
+
+
+@asynccontextmanager
+async def linked(node: NodeInProcess, number: int = 1, **hello: Any) -> AsyncIterator[Client]:
+    given = {"each": 1 << 20, "window": 4 << 20} | hello
+    session = Session(Hello(Role.ORCHESTRATOR, OWNER, number=number, **given), MOST)
+    stream = await connect(node)
+    client = Client(Link(await ask_for(stream, f"{node.url}/v1/link", {}, MAX_FRAME), session))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.run)
+        yield client
+        nursery.cancel_scope.cancel()
+
+
+async def connect(node: NodeInProcess) -> trio.SocketStream:
+    return await trio.open_tcp_stream("127.0.0.1", urlsplit(node.url).port or 0)
+
+
+async def test_an_attempt_goes_over_it_and_comes_home_with_what_it_left(tmp_path: Path) -> None:
+    async with node_in_process(tmp_path) as node, linked(node) as client:
+        assert (await client.hear("picture")).body["payloads"] == []
+        answer = await client.submit(KEY, OTHER)
+        assert [item["result"] for item in answer["items"]] == ["accepted", "accepted"]
+        (again,) = (await client.submit(KEY))["items"]
+        assert again["result"] == "known"
+        (await node.executor.run_of(KEY)).finish()
+        ended = await client.hear("ended")
+        assert [payload["key"] for payload in ended.body["payloads"]] == [KEY]
+        assert ended.body["sizes"] == [len(ended.blob)] and ended.blob
+        answer = await client.ask("release", {"keys": [KEY]})
+        assert answer["items"] == [{"key": KEY, "result": "released"}]
+        (look,) = (await client.ask("lookup", {"keys": [KEY]}))["items"]
+        assert look["result"] == "tombstoned"
+
+
+async def test_results_come_unasked_only_where_there_is_room_for_them(tmp_path: Path) -> None:
+    third = "f" * 32
+    async with node_in_process(tmp_path) as node, linked(node, window=HEADS + 200) as client:
+
+        async def ends(key: str) -> str:
+            """By which message its end is told."""
+            await client.submit(key)
+            (await node.executor.run_of(key)).finish()
+            async for message in client.heard:
+                for payload in message.body.get("payloads", ()):
+                    if payload["key"] == key and payload["end"] is not None:
+                        return message.kind
+            raise AssertionError("the link has ended")
+
+        assert await ends(KEY) == "ended"
+        assert await ends(OTHER) == "payloads"
+        await client.ask("release", {"keys": [KEY]})
+        assert await ends(third) == "ended"
+
+
+async def test_a_newer_link_ends_the_older_and_an_older_one_is_refused(tmp_path: Path) -> None:
+    async with node_in_process(tmp_path) as node, linked(node, 5) as first:
+        await first.hear("picture")
+        await first.submit(KEY)
+        async with linked(node, 6) as second:
+            picture = await second.hear("picture")
+            assert [payload["key"] for payload in picture.body["payloads"]] == [KEY]
+            await first.over.wait()
+            async with linked(node, 4) as late:
+                assert (await late.hear("refused")).body == {"newest": 6}
+                await late.over.wait()
+            assert (await second.submit(OTHER))["items"][0]["result"] == "accepted"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"X-Node-Id": OTHER}, 421),
+        ({"Origin": "http://page.example"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+    ],
+)
+async def test_who_means_another_node_and_what_a_page_opens_is_not_let_in(
+    tmp_path: Path, headers: Mapping[str, str], status: int
+) -> None:
+    async with node_in_process(tmp_path) as node:
+        async with await connect(node) as stream:
+            with pytest.raises(NotUpgraded) as refused:
+                await ask_for(stream, f"{node.url}/v1/link", headers, MAX_FRAME)
+            assert refused.value.status == status
+        assert (await node.client.get("/v1/link")).status_code == 404
+
+
+async def test_a_bad_attempt_is_malformed_alone_and_a_bad_message_is_answered_with_why(
+    tmp_path: Path,
+) -> None:
+    async with node_in_process(tmp_path) as node, linked(node) as client:
+        await client.hear("picture")
+        (item,) = (await client.submit(KEY, n=0))["items"]
+        assert item["result"] == "malformed"
+        (item,) = (await client.submit(OTHER, files=[["a\nb", len(SCRIPT["run.sh"])]]))["items"]
+        assert item["result"] == "malformed"
+        for body in ({}, {"owner": OWNER, "attempts": [{"key": KEY}]}):
+            assert (await client.ask("submit", body, b"x"))["malformed"] is True
+        assert "no key" in (await client.ask("cancel", {"keys": ["x"]}))["error"]
+        assert "not known" in (await client.ask("dance", {}))["error"]
+        assert (await client.submit(KEY))["items"][0]["result"] == "accepted"
+
+
+async def test_a_node_that_stops_says_so_and_ends_the_link(tmp_path: Path) -> None:
+    async with node_in_process(tmp_path) as node, linked(node) as client:
+        await client.hear("picture")
+        await client.submit(KEY)
+        node.shutdown.set()
+        assert (await client.hear("leaving")).body == {"held": 1, "back": True}
+        await client.over.wait()
