@@ -90,6 +90,20 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             shutdown.set()
 
 
+async def test_what_is_raised_by_who_is_told_ends_the_watch_and_keeps_the_link_that_stands(
+    bench: Bench,
+) -> None:
+    """As the Getter does where a second address leads to the same node."""
+
+    def refuse(ref: NodeRef, event: NodeEvent) -> None:
+        raise LookupError("it is followed already")
+
+    with pytest.raises(LookupError):
+        await bench.client.watch(NodeAddress(bench.url.replace("127.0.0.1", "localhost")), refuse)
+    (answer,) = await bench.client.submit(bench.ref, [await bench.job(b"true\n")])
+    assert answer.result is SubmitResult.HAS
+
+
 async def test_a_job_goes_there_runs_and_comes_home(bench: Bench) -> None:
     job = await bench.job(b"cat in.txt; echo oops >&2; echo 42 > result.txt\n", in__txt=b"hello\n")
     key = job.attempt.key

@@ -101,10 +101,16 @@ async def follow_events(http: Http, owner: str, node: NodeRef, tell: Tell, silen
                 return f"/v1/events: {await error_text(reply)}"
             why = f"nothing heard for {silence:g} s"
             listening = Listening(silence)
+            failure: Exception | None = None  # as it was raised, and not in the nursery's group
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(listening.watch_silence, nursery.cancel_scope)
-                why = await _read(reply, owner, node, tell, listening)
+                try:
+                    why = await _read(reply, owner, node, tell, listening)
+                except Exception as error:
+                    failure = error
                 nursery.cancel_scope.cancel()
+            if failure is not None:
+                raise failure
             return why
     except Scarce:
         raise
