@@ -20,6 +20,10 @@ from testbed.chaos.judging import Seen, judge
 from testbed.chaos.users import Outcome
 from testbed.cluster import Limits
 
+from actors.ports.storage import Part
+from orchestrator.ledger.tables import small_files
+from orchestrator.storage.bundle import Bundle, pack
+
 NODE = "a" * 32
 KEY = "b" * 32
 ATTEMPT = "e" * 32
@@ -39,24 +43,24 @@ JOB = ChaosJob(
     seed=1,
 )
 ZIP = b"the stored zip"
+FILES: tuple[tuple[Part, str, bytes], ...] = (("input", "serial", b"0\n"), ("result", "result.zip", ZIP))
 
 
-@pytest.fixture
-def seen(tmp_path: Path) -> Seen:
-    """One job that went well, as it is found afterwards."""
+@pytest.fixture(params=["in the ledger", "in a directory"])
+def seen(request: pytest.FixtureRequest, tmp_path: Path) -> Seen:
+    """One job that went well, as it is found afterwards: its files are small, or they are not."""
     for name in ("marks", "alive"):
         (tmp_path / name).mkdir()
     JOB.marks(tmp_path).write_text("begin 1 1 0\nend 1 1 4\n")
     data, db_path = tmp_path / "data", tmp_path / "db.sqlite"
-    result = directory_of(data, KEY) / "result"
-    result.mkdir(parents=True)
-    (result / "result.zip").write_bytes(ZIP)
     for name in ("incoming", "trash"):
-        (data / name).mkdir()
+        (data / name).mkdir(parents=True)
     with closing(sqlite3.connect(db_path)) as db:
         db.execute(
             "CREATE TABLE jobs (id, user_id, status, message, storage_key, attempts_used, end_ended_at)"
         )
+        for table in small_files.TABLES:
+            db.execute(table)
         db.execute("CREATE TABLE history (job_id, at, source, target, reason, node_id, attempt_n)")
         db.execute("CREATE TABLE attempts (key, job_id, n, node_id, state)")
         db.execute("INSERT INTO jobs VALUES (1, 1, 'Completed', '', ?, 1, 4.0)", (KEY,))
@@ -64,6 +68,12 @@ def seen(tmp_path: Path) -> Seen:
         for at, (source, target) in enumerate(itertools.pairwise(states)):
             db.execute("INSERT INTO history VALUES (1, ?, ?, ?, '', ?, 1)", (at, source, target, NODE))
         db.execute("INSERT INTO attempts VALUES (?, 1, 1, ?, 'released')", (ATTEMPT, NODE))
+        for part, name, content in FILES:
+            if request.param == "in the ledger":
+                small_files.store_files(db, 1, part, pack(Bundle(1, {name: content})))
+            else:
+                (directory_of(data, KEY) / part).mkdir(parents=True)
+                (directory_of(data, KEY) / part / name).write_bytes(content)
         db.commit()
     outcome = Outcome(JOB, 1, told={"status": "Completed", "message": ""})
     outcome.found, outcome.zip_sum = JOB.expected(), hashlib.sha256(ZIP).hexdigest()
@@ -153,8 +163,24 @@ def lose_a_file(seen: Seen) -> Seen:
     return seen
 
 
+def change(seen: Seen, statement: str, *values: object) -> bool:
+    """Whether the statement found anything to change in the ledger."""
+    with closing(sqlite3.connect(seen.db_path)) as db:
+        changed = db.execute(statement, values).rowcount > 0
+        db.commit()
+    return changed
+
+
 def damage_what_is_stored(seen: Seen) -> Seen:
-    (directory_of(seen.data, KEY) / "result" / "result.zip").write_bytes(ZIP[:-1])
+    other = pack(Bundle(1, {"result.zip": ZIP[:-1]}))
+    if not change(seen, "UPDATE small_results SET data = ?", other):
+        (directory_of(seen.data, KEY) / "result" / "result.zip").write_bytes(ZIP[:-1])
+    return seen
+
+
+def lose_the_results(seen: Seen) -> Seen:
+    if not change(seen, "DELETE FROM small_results"):
+        (directory_of(seen.data, KEY) / "result" / "result.zip").unlink()
     return seen
 
 
@@ -168,9 +194,17 @@ def leave_a_directory(seen: Seen) -> Seen:
     return seen
 
 
-def lose_the_directory(seen: Seen) -> Seen:
+def lose_the_input(seen: Seen) -> Seen:
+    if change(seen, "DELETE FROM small_inputs"):
+        return replace(seen, ledger=read_ledger(seen.db_path))
     directory_of(seen.data, KEY).rename(seen.directory / "elsewhere")
     return seen
+
+
+def keep_the_input_twice(seen: Seen) -> Seen:
+    change(seen, "INSERT OR IGNORE INTO small_inputs VALUES (1, x'00')")
+    (directory_of(seen.data, KEY) / "input").mkdir(parents=True, exist_ok=True)
+    return replace(seen, ledger=read_ledger(seen.db_path))
 
 
 def crash(seen: Seen) -> Seen:
@@ -193,7 +227,7 @@ TROUBLE = "nothing crashed, and no answer was an error"
 ENDED = "every job ended as it should"
 RAN = "no attempt ran twice"
 KNOWN = "no job is lost, and none is there twice"
-DIRECTORIES = "each job has its directory, and each directory its job"
+DIRECTORIES = "each job has its files in one place, and each directory its job"
 RESULTS = "the results are right"
 
 
@@ -213,9 +247,11 @@ RESULTS = "the results are right"
         (change_a_file, RESULTS),
         (lose_a_file, RESULTS),
         (damage_what_is_stored, RESULTS),
+        (lose_the_results, RESULTS),
         (leave_a_daemon, "no daemon outlived its job"),
         (leave_a_directory, DIRECTORIES),
-        (lose_the_directory, DIRECTORIES),
+        (lose_the_input, DIRECTORIES),
+        (keep_the_input_twice, DIRECTORIES),
         (crash, TROUBLE),
         (refuse_though_there_is_room, TROUBLE),
         (strike_nothing, "files were torn, inodes and descriptors ran out"),
@@ -361,7 +397,7 @@ def fail(seen: Seen, reason: str) -> None:
     seen.ledger.rows[1] = replace(row, status="Failed", message=reason)
     seen.ledger.changes[1][-1] = replace(seen.ledger.changes[1][-1], target="Failed", reason=reason)
     JOB.marks(seen.directory).write_text("begin 1 1 0\n")
-    (directory_of(seen.data, KEY) / "result" / "result.zip").unlink()
+    lose_the_results(seen)
 
 
 def test_same_seed_gives_the_same_jobs_and_faults() -> None:

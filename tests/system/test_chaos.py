@@ -35,7 +35,7 @@ def test_short_chaos_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
         "the results are right",
         "no process is left of any job",
         "nothing is left on the nodes",
-        "each job has its directory",
+        "each job has its files in one place",
     ):
         assert re.search(rf"^holds +{question}", ended.stdout, re.MULTILINE), ended.stdout
     assert "20 jobs, 6 kills" in ended.stdout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
 from collections.abc import Collection, Iterable
@@ -12,6 +11,9 @@ from pathlib import Path
 
 import psutil
 
+from actors.ports.storage import Part, StorageError
+from orchestrator.ledger.tables.small_files import read_files
+from orchestrator.storage.bundle import unpack
 from testbed.cluster import belonging
 
 
@@ -42,17 +44,18 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class Ledger:
     """All of the ledger that matters here. `owed` are attempts that their nodes have not let go of, `keys`
-    those of each job's attempts."""
+    those of each job's attempts, `inputs` the storage keys of the jobs whose input is kept in it."""
 
     rows: dict[int, Row]
     changes: dict[int, list[Change]]
     owed: list[str]
     keys: dict[int, list[str]]
+    inputs: set[str]
 
 
 def read_ledger(path: Path) -> Ledger:
     """Read-only; it may be in use."""
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+    with _opened(path) as db:
         db.execute("BEGIN")  # one picture: a job that is inserted meanwhile is in none of it
         jobs = db.execute("SELECT id, status, message, storage_key, attempts_used FROM jobs")
         rows = {row[0]: Row(*row) for row in jobs}
@@ -69,15 +72,37 @@ def read_ledger(path: Path) -> Ledger:
             keys.setdefault(job, []).append(key)
             if state != "released":
                 owed.append(f"attempt {n} of job {job} on node {node} is {state}")
-    return Ledger(rows, changes, owed, keys)
+        small = db.execute("SELECT storage_key FROM jobs JOIN small_inputs ON job_id = id")
+        inputs = {key for (key,) in small}
+    return Ledger(rows, changes, owed, keys, inputs)
 
 
-def serial_of(data: Path, storage_key: str) -> int | None:
-    """Which of the planned jobs a job directory holds."""
-    try:
-        return int((directory_of(data, storage_key) / "input" / "serial").read_text())
-    except (OSError, ValueError):
-        return None
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The files of jobs: the small ones are in the ledger, the others in a directory of the job."""
+
+    db_path: Path
+    data: Path
+
+    def read(self, storage_key: str, part: Part, name: str) -> bytes | None:
+        """None if it is not there, and if what is there is no longer what was stored."""
+        with _opened(self.db_path) as db:
+            packed = read_files(db, storage_key, part)
+        try:
+            if packed is not None:
+                return unpack(packed).files.get(name)
+            return (directory_of(self.data, storage_key) / part / name).read_bytes()
+        except (OSError, StorageError):
+            return None
+
+    def serial(self, storage_key: str) -> int | None:
+        """Which of the planned jobs it is."""
+        said = (self.read(storage_key, "input", "serial") or b"").strip()
+        return int(said) if said.isdigit() else None
+
+
+def _opened(path: Path) -> closing[sqlite3.Connection]:
+    return closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True))
 
 
 def directory_of(data: Path, storage_key: str) -> Path:
@@ -87,11 +112,6 @@ def directory_of(data: Path, storage_key: str) -> Path:
 def job_directories(data: Path) -> set[str]:
     """The storage keys of all job directories."""
     return {path.name for path in (data / "jobs").glob("*/*")}
-
-
-def checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def left_on_nodes(directories: Iterable[Path]) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from testbed.chaos.after import Change, Ledger, checksum, directory_of, job_directories, serial_of
+from testbed.chaos.after import Change, Kept, Ledger, directory_of, job_directories
 from testbed.chaos.diary import Diary
 from testbed.chaos.faults import What
 from testbed.chaos.jobs import NO_ROOM, Kind
@@ -55,6 +56,10 @@ class Seen:
     at_server: Sequence[str]
     planned: Collection[What]
 
+    @property
+    def kept(self) -> Kept:
+        return Kept(self.db_path, self.data)
+
 
 def judge(seen: Seen) -> list[Verdict]:
     numbers, doubtful = _identify(seen)
@@ -86,7 +91,7 @@ def _identify(seen: Seen) -> tuple[dict[int, Outcome], list[str]]:
     for row in seen.ledger.rows.values():
         if row.number in numbers:
             continue
-        serial = serial_of(seen.data, row.storage_key)
+        serial = seen.kept.serial(row.storage_key)
         outcome = by_serial.get(-1 if serial is None else serial)
         if outcome is None or outcome.number is not None or not outcome.unanswered:
             doubtful.append(f"job {row.number} is in the ledger, and nobody uploaded it (serial {serial})")
@@ -314,9 +319,9 @@ def _results(seen: Seen, numbers: Mapping[int, Outcome], otherwise: Collection[i
         row = seen.ledger.rows.get(number)
         if row is None or number in otherwise:
             continue
-        stored = directory_of(seen.data, row.storage_key) / "result" / "result.zip"
-        if outcome.job.status in ("Completed", "Failed") and not stored.is_file():
-            wrong.append(f"job {number}: {stored} is not there")
+        stored = seen.kept.read(row.storage_key, "result", "result.zip")
+        if outcome.job.status in ("Completed", "Failed") and stored is None:
+            wrong.append(f"job {number}: its results are not there")
         if not outcome.zip_sum:
             if outcome.broken:
                 wrong.append(f"job {number}: {outcome.broken}")
@@ -329,7 +334,7 @@ def _results(seen: Seen, numbers: Mapping[int, Outcome], otherwise: Collection[i
             if outcome.found.get(name) != expected:
                 what = "is missing" if name not in outcome.found else "is not what it should be"
                 wrong.append(f"job {number} ({outcome.job.kind.name}): {name} {what}")
-        if stored.is_file() and checksum(stored) != outcome.zip_sum:
+        if stored is not None and hashlib.sha256(stored).hexdigest() != outcome.zip_sum:
             wrong.append(f"job {number}: the stored zip is not the one that was downloaded")
     return Verdict("the results are right", f"{files} files", tuple(wrong))
 
@@ -362,12 +367,17 @@ def _daemons(seen: Seen, numbers: Mapping[int, Outcome]) -> Verdict:
 
 
 def _directories(seen: Seen) -> Verdict:
-    there = job_directories(seen.data)
+    there, small = job_directories(seen.data), seen.ledger.inputs
     known = {row.storage_key: row.number for row in seen.ledger.rows.values()}
-    wrong = [f"job {number} has no directory" for key, number in known.items() if key not in there]
+    large = {key for key in there if (directory_of(seen.data, key) / "input").is_dir()}
+    wrong = [
+        f"the input of job {number} is nowhere" for key, number in known.items() if key not in large | small
+    ]
+    wrong += [f"the input of job {known[key]} is kept twice" for key in sorted(large & small)]
     wrong += [f"directory {key} belongs to no job" for key in sorted(there - set(known))]
     wrong += [f"the server keeps {entry}" for entry in seen.at_server]
-    return Verdict("each job has its directory, and each directory its job", f"{len(there)}", tuple(wrong))
+    answer = f"{len(small)} inputs in the ledger, {len(there)} directories"
+    return Verdict("each job has its files in one place, and each directory its job", answer, tuple(wrong))
 
 
 def _nothing(question: str, found: Sequence[str]) -> Verdict:

@@ -17,6 +17,7 @@ import psutil
 import trio
 
 from testbed.chaos.after import (
+    Kept,
     Ledger,
     directory_of,
     job_directories,
@@ -24,7 +25,6 @@ from testbed.chaos.after import (
     left_on_nodes,
     processes_left,
     read_ledger,
-    serial_of,
 )
 from testbed.chaos.damage import OF_A_NODE, OF_THE_SERVER, tear
 from testbed.chaos.diary import Diary, Span
@@ -120,7 +120,7 @@ class Run:
         self._setting.db_path.parent.mkdir(exist_ok=True)
         config = self._setting.directory / "server.toml"
         urls = [self._network.url(node) for node in range(1, self._setting.nodes + 1)]
-        extra = {"node_lost_after": self._setting.node_lost_after, "small_files": 0}
+        extra = {"node_lost_after": self._setting.node_lost_after}
         config.write_text(server_toml(self._setting.limits, urls, extra))
         try:
             async with trio.open_nursery() as nursery:
@@ -247,10 +247,12 @@ class Run:
         """A job whose upload was not answered may be there, and nobody knows to ask for its end."""
         outcomes = {outcome.job.serial: outcome for outcome in self._outcomes}
         known = {outcome.number for outcome in self._outcomes}
+        kept = Kept(self._setting.db_path, self._setting.data)
         for row in read_ledger(self._setting.db_path).rows.values():
             if row.number in known or row.status in ENDED:
                 continue
-            outcome = outcomes.get(serial_of(self._setting.data, row.storage_key) or -1)
+            serial = kept.serial(row.storage_key)
+            outcome = outcomes.get(-1 if serial is None else serial)
             if outcome is not None and outcome.number is None and outcome.job.kind is Kind.TERMINATED:
                 one = Outcome(outcome.job, row.number)
                 user = User([one], self._front, self._setting.directory, self.diary, self._setting.seed)
