@@ -1,17 +1,19 @@
 """How an actor keeps up with the ledger's rows. They come as messages, from its own commits, and with each
 tick by reading what changed: twice, late, an old one after a newer. `LedgerCursor` lets each be taken in
-once."""
+once.
+
+It remembers no more than what came since the last reading: whatever is not newer than that has been read, or
+was overtaken by what was read. So it costs the same however many jobs there are."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import trio
 
-from actors.domain.job import Job
-from actors.domain.status import OVER
+from actors.domain.job import Job, LiveJobs
 from actors.kernel.backoff import Backoff
 from actors.kernel.complaint import Complaint
 from actors.ports.ledger import Ledger, LedgerError
@@ -51,28 +53,22 @@ class LedgerCursor:
         self._ledger = ledger
         self._tick = tick
         self._seen: dict[int, int] = {}
-        self._over: tuple[list[int], list[int]] = ([], [])
+        """The newest change of each job that came since the last reading."""
         self._read_to = 0
         self._read_at = 0.0
 
-    async def begin(self) -> Sequence[Job]:
-        """Every job that is not over."""
-        live, self._read_to = await self._ledger.live()
-        self._read_at = trio.current_time()
+    async def begin(self, *, queued: bool = False) -> LiveJobs:
+        """Every job that is not over; those that only wait if `queued`. All of them count as seen."""
+        live = await self._ledger.live(queued=queued)
+        self._read_to, self._read_at = live.seq, trio.current_time()
         return live
 
     def is_new(self, job: Job) -> bool:
         """Whether this row is newer than what was seen of the job; it counts as seen from now on."""
-        if job.change_seq <= self._seen.get(job.id, 0):
+        if job.change_seq <= self._seen.get(job.id, self._read_to):
             return False
         self._seen[job.id] = job.change_seq
-        if job.status in OVER:
-            self._over[1].append(job.id)
         return True
-
-    def is_newest(self, job: Job) -> bool:
-        """Whether nothing newer was seen of the job."""
-        return job.change_seq >= self._seen.get(job.id, 0)
 
     async def catch_up(self, apply: Callable[[Job], None]) -> bool:
         """Read what changed since the last reading, once a tick: the safety net for lost messages. Whether
@@ -80,14 +76,9 @@ class LedgerCursor:
         if trio.current_time() < self._read_at + self._tick:
             return False
         self._read_at = trio.current_time()
-        # What was over before the last reading: no older row of it can come any more.
-        for job_id in self._over[0]:
-            self._seen.pop(job_id, None)
-        self._over = (self._over[1], [])
-        while True:
-            changed = await self._ledger.changes(self._read_to)
-            if not changed:
-                return True
+        while changed := await self._ledger.changes(self._read_to):
             for job in changed:
                 apply(job)
             self._read_to = changed[-1].change_seq
+            self._seen = {job_id: seq for job_id, seq in self._seen.items() if seq > self._read_to}
+        return True

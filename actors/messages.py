@@ -72,11 +72,11 @@ class ServicesPaused:
 
 @dataclass(frozen=True, slots=True)
 class WhyWaiting(Question[Sequence[Waiting | None]]):
-    """Asked of the Sender: why these jobs wait, None for those that do not."""
+    """Asked of the Sender: why these jobs wait, None for those that do not, whatever their rows said."""
 
     only_looks = True
 
-    job_ids: tuple[int, ...]
+    jobs: tuple[Job, ...]
 
 
 @dataclass(frozen=True, slots=True)

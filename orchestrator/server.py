@@ -138,6 +138,7 @@ async def run_orchestrator(
             async with trio.open_nursery() as nursery:
                 await nursery.start(ledger.run)
                 nursery.start_soon(ledger.watch_log)
+                nursery.start_soon(ledger.watch_room)
                 nursery.start_soon(storage.run)
                 await go_on_from(ledger, storage)
                 # The writer outlives whoever writes.
@@ -272,8 +273,8 @@ async def _start(
         )
         await keep(scaler, make_scaler)
 
-    async def why(job_ids: tuple[int, ...]) -> Sequence[Waiting | None]:
-        return await sender.ask(WhyWaiting(job_ids), deadline=ASK_DEADLINE)
+    async def why(rows: tuple[Job, ...]) -> Sequence[Waiting | None]:
+        return await sender.ask(WhyWaiting(rows), deadline=ASK_DEADLINE)
 
     async def pool() -> Sequence[NodeView]:
         return await sender.ask(PoolPicture(), deadline=ASK_DEADLINE)

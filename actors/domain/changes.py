@@ -15,7 +15,8 @@ class Transition:
     """Take a job from `source` to `target`, if it is still there under attempt `key` (None: not compared) and
     the state is `by`'s to leave.
 
-    `attempt` starts a new attempt with it (Queued to Processing). `attempt_state` moves the attempt `key`.
+    `attempt` starts a new attempt with it (Queued to Processing); its `n` is the ledger's to count.
+    `attempt_state` moves the attempt `key`.
     `foreign_id` is stored with it. `spent` counts the attempt as one that may have run. `end` stores the
     verdict if none is stored yet. `results`: small results, packed, which are kept with the end.
     """

@@ -5,6 +5,8 @@ Times called `…_at` are wall-clock seconds since the epoch; durations are seco
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -94,6 +96,27 @@ class Job:
     def counts(self) -> bool:
         """Whether the job counts against the quotas."""
         return self.status in QUOTA and self.end is None
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedJobs:
+    """The jobs of one user that wait for the same: 8 bytes for each. `ids` ascend; who gets them may keep and
+    change them."""
+
+    service: str
+    requires: str
+    user_id: int
+    ids: array[int]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveJobs:
+    """The jobs that are not over, as of the change `seq`. `jobs`, oldest first: all but those that only wait,
+    which are `queued`, each user's of a service and requirement once; empty where nobody asked for it."""
+
+    jobs: Sequence[Job]
+    queued: Sequence[QueuedJobs]
+    seq: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,8 +129,8 @@ class Getter(Actor):
             node = self._node(node_id)
             node.left = node.expected = True
             node.trouble = reason
-        for job in await self._cursor.begin():
-            self._apply(job)
+        for job in (await self._cursor.begin()).jobs:
+            self._take_in(job)
 
     async def turn(self) -> None:
         if self._liveness.look():
@@ -219,8 +219,14 @@ class Getter(Actor):
     def _apply(self, job: Job, *, again: bool = False) -> None:
         """Take one row in; rows may come twice, and an old one after a newer. `again` evaluates also a row
         that is known."""
-        if not self._cursor.is_new(job) and not (again and self._cursor.is_newest(job)):
-            return
+        if self._cursor.is_new(job) or (again and self._is_tracked(job)):
+            self._take_in(job)
+
+    def _is_tracked(self, job: Job) -> bool:
+        tracked = self._tracked.get(self._keys.get(job.id, ""))
+        return tracked is not None and tracked.job.change_seq == job.change_seq
+
+    def _take_in(self, job: Job) -> None:
         attempt = job.attempt
         key = self._keys.get(job.id)
         if key is not None and (job.status not in ON_NODE or attempt is None or attempt.key != key):

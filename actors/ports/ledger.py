@@ -7,7 +7,7 @@ from typing import Protocol
 
 from actors.domain.changes import Change, ChangeAnswer, NewJob
 from actors.domain.errors import CoreError
-from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job
+from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job, LiveJobs
 from actors.ports.storage import Part
 
 
@@ -36,8 +36,9 @@ class Ledger(Protocol):
         """Jobs whose `change_seq` is above `after`, ascending. A job stands at its newest change only."""
         ...
 
-    async def live(self) -> tuple[Sequence[Job], int]:
-        """All jobs that are not over, oldest first, and the `change_seq` that this picture is at."""
+    async def live(self, *, queued: bool = False) -> LiveJobs:
+        """All jobs that are not over, at one moment; those that only wait are told in short, and only if
+        `queued`."""
         ...
 
     async def unreleased(self) -> Sequence[Attempt]:

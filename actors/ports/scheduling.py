@@ -5,29 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from actors.domain.job import Job
+from actors.domain.job import Job, QueuedJobs
 from actors.domain.node import Heartbeat, JoinedNode, NodeAddress, NodeRef, NodeView
 from actors.domain.scaling import NodeFact
 from actors.domain.service import Demand, Waiting
 
 
 class Queue(Protocol):
-    """Which queued jobs may go now, fairly. Rows come in any order and more than once: an older `change_seq`
-    of a job than the one known is ignored."""
+    """Which queued jobs may go now, fairly."""
 
-    def apply(self, job: Job) -> None: ...
+    def fill(self, queued: Sequence[QueuedJobs]) -> None:
+        """The jobs that wait at the start, as if their rows came, the oldest first; before any row."""
+        ...
+
+    def apply(self, job: Job) -> None:
+        """Take a row in, none after a newer one of the same job. One that says that the job is no longer
+        Queued settles what was taken."""
+        ...
 
     def next(self, service: str, requires: str = "") -> int | None:
         """The job that goes next for `service` of those with this requirement, None if none may. Does not
-        take it: the row that says Processing does (`apply`), or `reserve`."""
+        take it: the row that says Processing does (`apply`), or `take`."""
         ...
 
-    def reserve(self, job_id: int) -> None:
-        """Count a job as going, before its row says so."""
+    def take(self, service: str, requires: str = "") -> int | None:
+        """Count the job that goes next as going, before its row says so; which it is."""
         ...
 
-    def unreserve(self, job_id: int) -> None:
-        """Take a `reserve` back: the job's own row counts again."""
+    def give_back(self, job_id: int) -> None:
+        """Take a `take` back: the job's own row counts again."""
         ...
 
     def set_pauses(self, reasons: Mapping[str, str]) -> None:
@@ -46,7 +52,7 @@ class Queue(Protocol):
         """Of the jobs whose requirement is `able`."""
         ...
 
-    def explain_wait(self, job_id: int, *, free_slots: bool, any_node: bool) -> Waiting | None:
+    def explain_wait(self, job: Job, *, free_slots: bool, any_node: bool) -> Waiting | None:
         """None for a job that is not queued."""
         ...
 

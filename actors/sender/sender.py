@@ -11,21 +11,26 @@ became of each attempt:
   until the node answers or is lost.
 
 All of it can be rebuilt from the ledger: a job found in Processing at the start is a job in doubt.
+
+Of a queued job nothing is here but its id, in the queue: its row is read by the commit that lets it go, or
+that ends it.
 """
 
 from __future__ import annotations
 
 import logging
+from array import array
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Final
 
 import trio
 
 from actors.domain.changes import ChangeAnswer, ChangeResult, Transition
-from actors.domain.job import Attempt, AttemptState, Job
+from actors.domain.job import Attempt, AttemptState, Job, QueuedJobs
 from actors.domain.node import JoinedNode
 from actors.domain.requeue import requeue_or_fail
 from actors.domain.scaling import ScalingView
@@ -52,12 +57,13 @@ from actors.ports.ledger import Ledger, LedgerError
 from actors.ports.nodes import Dispatch, Nodes
 from actors.ports.scheduling import Pool, Queue
 from actors.ports.world import Random
+from actors.sender.arrivals import Arrivals
 from actors.sender.dispatcher import DispatchResult, NodeDispatcher, Verdict
 
 log: Final = logging.getLogger("orchestrator.sender")
 
 ASSIGN_AT_ONCE: Final = 256
-"""Jobs that one commit takes to Processing."""
+"""Jobs that one commit takes to Processing, or ends because they cannot run."""
 
 
 class Sender(Actor):
@@ -92,10 +98,13 @@ class Sender(Actor):
         self._hand_over = hand_over
         self._batch_bytes = batch_bytes
         self._members = members
-        self._queued: dict[int, Job] = {}
-        self._queued_since: dict[int, float] = {}
+        self._arrivals = Arrivals(tick)
+        self._back: dict[int, float] = {}
+        """Since when those wait that came back from their way."""
         self._cursor = LedgerCursor(ledger, tick)
         self._doomed: dict[int, Transition] = {}
+        self._unserved: deque[tuple[str, array[int]]] = deque()
+        """Queued jobs of services that were removed, the oldest last; a few at a time are doomed."""
         self._keys: dict[int, str] = {}
         self._given_up: set[str] = set()
         self._given_up_read = float("-inf")
@@ -108,13 +117,21 @@ class Sender(Actor):
     async def begin(self) -> None:
         self._sync()
         await self._read_pauses()
-        live = await self._cursor.begin()
+        live = await self._cursor.begin(queued=True)
         for attempt in await self._ledger.unreleased():
             if attempt.state is AttemptState.GIVEN_UP:
                 self._given_up.add(attempt.key)
                 self._pool.reserve(attempt.key, attempt.node_id)
-        for job in live:
-            self._apply(job)
+        self._fill(live.queued)
+        for job in live.jobs:
+            self._take_in(job)
+
+    def _fill(self, queued: Sequence[QueuedJobs]) -> None:
+        self._arrivals.note(max((one.ids[-1] for one in queued), default=0), trio.current_time())
+        self._unserved.extend(
+            (one.service, one.ids[::-1]) for one in queued if one.service not in self._services
+        )
+        self._queue.fill(queued)
 
     async def turn(self) -> None:
         self._sync()
@@ -156,8 +173,8 @@ class Sender(Actor):
     def answer(self, question: Question[object]) -> object:
         self._sync()
         match question:
-            case WhyWaiting(job_ids=job_ids):
-                return tuple(self._why(job_id) for job_id in job_ids)
+            case WhyWaiting(jobs=jobs):
+                return tuple(self._why(job) for job in jobs)
             case PoolPicture():
                 return self._pool.views(trio.current_time())
             case ScalingPicture(service=service):
@@ -169,13 +186,10 @@ class Sender(Actor):
             case _:
                 return super().answer(question)
 
-    def _why(self, job_id: int) -> Waiting | None:
-        job = self._queued.get(job_id)
-        if job is None:
-            return None
+    def _why(self, job: Job) -> Waiting | None:
         any_node = self._pool.any_node(job.service, job.requires)
         free = any_node and self._pool.choose(job.service, job.requires) is not None
-        waiting = self._queue.explain_wait(job_id, free_slots=free, any_node=any_node)
+        waiting = self._queue.explain_wait(job, free_slots=free, any_node=any_node)
         if waiting is not None and waiting.reason is WaitReason.NO_NODE and not job.requires:
             return replace(waiting, message=f"{waiting.message}: {self._pool.why_none(job.service)}")
         return waiting
@@ -183,25 +197,32 @@ class Sender(Actor):
     def _scaling_view(self, service: str) -> ScalingView:
         now = trio.current_time()
         demand = self._queue.demand(service, self._pool.machines_fit(service))
-        oldest = min((self._queued_since.get(job_id, now) for job_id in demand.first), default=now)
+        oldest = min((self._since(job_id, now) for job_id in demand.first), default=now)
         return ScalingView(demand.runnable, now - oldest, demand.running, self._pool.facts(service, now))
+
+    def _since(self, job_id: int, now: float) -> float:
+        return self._back.get(job_id, self._arrivals.since(job_id, now))
 
     # ------------------------------------------------------------------ what the ledger says
 
     def _apply(self, job: Job) -> None:
         """Take one row in. Rows may come twice, and an old one after a newer."""
-        if not self._cursor.is_new(job):
-            return
+        if self._cursor.is_new(job):
+            self._take_in(job)
+
+    def _take_in(self, job: Job) -> None:
         self._queue.apply(job)
         self._doomed.pop(job.id, None)
-        if job.status is Status.QUEUED:
-            self._queued[job.id] = job
-            self._queued_since.setdefault(job.id, trio.current_time())
-            if (doom := self._explain_end(job)) is not None:
-                self._doomed[job.id] = doom
+        if job.status is not Status.QUEUED:
+            self._back.pop(job.id, None)
         else:
-            self._queued.pop(job.id, None)
-            self._queued_since.pop(job.id, None)
+            if job.id in self._keys:
+                self._back[job.id] = trio.current_time()
+            self._arrivals.note(job.id, trio.current_time())
+            if job.terminate_requested:
+                self._doom(job.id, Status.KILLED, "terminated before it began")
+            elif job.service not in self._services:
+                self._doom_unserved(job.service, job.id)
         self._reserve_slot(job)
         self._pool.apply(job, trio.current_time())
         if job.status is Status.PROCESSING and job.attempt is not None:
@@ -240,20 +261,27 @@ class Sender(Actor):
         self._given_up &= unreleased
 
     async def _end_what_cannot_run(self) -> None:
+        """Some of the queued jobs that somebody wants stopped, or whose service was removed."""
+        while self._unserved and len(self._doomed) < ASSIGN_AT_ONCE:
+            service, ids = self._unserved[0]
+            self._doom_unserved(service, ids.pop())
+            if not ids:
+                self._unserved.popleft()
         if self._doomed:
-            # Its row, as it is afterwards, takes each one off the list.
-            await self._record(list(self._doomed.values()))
+            ends = list(islice(self._doomed.values(), ASSIGN_AT_ONCE))
+            await self._record(ends)
+            for end in ends:
+                if self._doomed.get(end.job_id) is end:
+                    del self._doomed[end.job_id]
+            if self._doomed or self._unserved:
+                self.ring()
 
-    def _explain_end(self, job: Job) -> Transition | None:
-        """The end of a queued job that somebody wants stopped, or whose service was removed."""
-        if job.terminate_requested:
-            return Transition(
-                job.id, Status.QUEUED, Status.KILLED, "terminated before it began", by=Owner.SENDER
-            )
-        if job.service not in self._services:
-            reason = f"service {job.service} is not configured any more; ask the operator"
-            return Transition(job.id, Status.QUEUED, Status.FAILED, reason, by=Owner.SENDER)
-        return None
+    def _doom_unserved(self, service: str, job_id: int) -> None:
+        reason = f"service {service} is not configured any more; ask the operator"
+        self._doom(job_id, Status.FAILED, reason)
+
+    def _doom(self, job_id: int, target: Status, reason: str) -> None:
+        self._doomed[job_id] = Transition(job_id, Status.QUEUED, target, reason, by=Owner.SENDER)
 
     # ------------------------------------------------------------------ assigning
 
@@ -268,15 +296,14 @@ class Sender(Actor):
                     self._unreserve(move)
                 raise
             for move, answer in zip(moves, recorded, strict=True):
-                attempt = move.attempt
-                assert attempt is not None
-                if answer.outcome is ChangeResult.DONE and answer.job is not None:
-                    self._dispatcher(attempt.node_id).put(Dispatch(attempt, answer.job), doubt=False)
+                job = answer.job
+                if job is None:
+                    raise ActorError(f"job {move.job_id} is queued here and unknown to the ledger")
+                if answer.outcome is ChangeResult.DONE and job.attempt is not None:
+                    self._dispatcher(job.attempt.node_id).put(Dispatch(job.attempt, job), doubt=False)
                 else:
                     self._unreserve(move)
-                if answer.job is None:
-                    raise ActorError(f"job {move.job_id} is queued here and unknown to the ledger")
-                self._apply(answer.job)
+                self._apply(job)
             # What was ordered meanwhile holds for the next ones.
             self.mailbox.take(self.receive, self.answer)
 
@@ -292,20 +319,21 @@ class Sender(Actor):
         return moves
 
     def _next_move(self, service: str, requires: str) -> Transition | None:
-        job_id = self._queue.next(service, requires)
-        node = None if job_id is None else self._pool.choose(service, requires)
+        if self._queue.next(service, requires) is None:
+            return None
+        node = self._pool.choose(service, requires)
+        job_id = None if node is None else self._queue.take(service, requires)
         if job_id is None or node is None:
             return None
         key = f"{self._rng.getrandbits(128):032x}"
-        attempt = Attempt(key, job_id, self._queued[job_id].attempts_used + 1, node.node_id, boot=node.boot)
-        self._queue.reserve(job_id)
+        attempt = Attempt(key, job_id, 0, node.node_id, boot=node.boot)
         self._pool.reserve(key, node.node_id)
         reason = f"sent to node {node.node_id}"
         return Transition(job_id, Status.QUEUED, Status.PROCESSING, reason, attempt=attempt, by=Owner.SENDER)
 
     def _unreserve(self, move: Transition) -> None:
         assert move.attempt is not None
-        self._queue.unreserve(move.job_id)
+        self._queue.give_back(move.job_id)
         self._pool.unreserve(move.attempt.key)
 
     # ------------------------------------------------------------------ what became of it

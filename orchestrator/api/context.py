@@ -71,7 +71,7 @@ class ApiContext:
     waiters: JobWaiters
     nodes: NodeFiles
     services: Mapping[str, ServiceLimits]
-    why: Callable[[tuple[int, ...]], Awaitable[Sequence[Waiting | None]]]
+    why: Callable[[tuple[Job, ...]], Awaitable[Sequence[Waiting | None]]]
     pool: Callable[[], Awaitable[Sequence[NodeView]]]
     registry: NodeRegistry
     scaling: Callable[[], Awaitable[Sequence[ServiceScaling]]]

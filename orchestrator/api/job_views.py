@@ -139,11 +139,12 @@ def _refine(
 
 
 async def _ask_queue(api: ApiContext, jobs: Sequence[Job]) -> Sequence[Waiting | None]:
-    queued = tuple(job.id for job in jobs if job.status is Status.QUEUED)
+    queued = tuple(job for job in jobs if job.status is Status.QUEUED)
     if not queued:
         return [None] * len(jobs)
     try:
-        answers = dict(zip(queued, await api.why(queued), strict=True))
+        whys = await api.why(queued)
+        answers = {job.id: why for job, why in zip(queued, whys, strict=True)}
     except NoAnswer as error:
         log.warning("nobody says why jobs wait: %s", error)
         answers = {}

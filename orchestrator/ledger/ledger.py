@@ -34,7 +34,7 @@ from actors.domain.changes import (
     Transition,
 )
 from actors.domain.ids import MAX_ID
-from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job
+from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job, LiveJobs
 from actors.domain.node import JoinedNode
 from actors.domain.scaling import DecisionRecord, MachineRecord
 from actors.domain.status import Status
@@ -45,7 +45,7 @@ from actors.ports.world import Clock
 from actors.store.group_commit import Batch, GroupCommit, NeedsHardCommit
 from actors.store.reserve import Reserve
 from actors.store.sqlite_thread import snapshot
-from orchestrator.ledger import purging, wal
+from orchestrator.ledger import purging, vacuum, wal
 from orchestrator.ledger import transitions as rules
 from orchestrator.ledger.errors import (
     DATABASE_ERRORS,
@@ -251,6 +251,17 @@ class SqliteLedger:
 
         await WalWatch(self._path, cut).run()
 
+    async def watch_room(self) -> None:
+        """Give room that is free in the file back to the disk, until cancelled."""
+        while True:
+            await trio.sleep(vacuum.EVERY)
+            try:
+                while await self._read(vacuum.spare) and not wal.is_long(self._path):
+                    await self._write(lambda batch: vacuum.give_back(batch.db), soft=True)
+                    await trio.sleep(vacuum.PAUSE)
+            except LedgerError as error:
+                log.info("free room in the ledger cannot be given back now: %s", error)
+
     async def aclose(self) -> None:
         """Close the file, after `run` has ended. Finishes even if cancelled."""
         await self._reader.close()
@@ -364,10 +375,10 @@ class SqliteLedger:
     async def changes(self, after: int, limit: int = 500) -> Sequence[Job]:
         return await self._read(lambda db: jobs.read_changed(db, after, limit=limit))
 
-    async def live(self) -> tuple[Sequence[Job], int]:
-        def read(db: sqlite3.Connection) -> tuple[Sequence[Job], int]:
+    async def live(self, *, queued: bool = False) -> LiveJobs:
+        def read(db: sqlite3.Connection) -> LiveJobs:
             with snapshot(db):
-                return jobs.read_live(db), meta.read_seq(db)
+                return LiveJobs(jobs.read_live(db), jobs.read_queued(db) if queued else (), meta.read_seq(db))
 
         return await self._read(read)
 

@@ -96,7 +96,10 @@ def move(
 
     reason = storable(change.reason)
     changed = _leave(current, change) if current is not None else None
-    acting = change.attempt or changed or current
+    begun = change.attempt
+    if begun is not None:
+        begun = replace(begun, n=job.attempts_used + 1)
+    acting = begun or changed or current
     requeued = change.target is Status.QUEUED
     end = job.end or (storable_end(change.end, job, now) if change.end is not None else None)
     row = replace(
@@ -122,7 +125,7 @@ def move(
         node_id=acting.node_id if acting is not None else None,
         attempt_n=acting.n if acting is not None else None,
     )
-    return AppliedChange(row, entry, change.attempt, changed if changed != current else None)
+    return AppliedChange(row, entry, begun, changed if changed != current else None)
 
 
 def record_end(job: Job | None, change: RecordEnd, *, seq: int, now: float) -> AppliedChange | ChangeResult:

@@ -31,6 +31,7 @@ class WalWatch:
     LedgerError."""
 
     def __init__(self, path: str, checkpoint: Callable[[], Awaitable[bool]]) -> None:
+        self._ledger = path
         self._path = f"{path}-wal"
         self._checkpoint = checkpoint
         self._held_since: float | None = None
@@ -43,7 +44,7 @@ class WalWatch:
 
     async def look(self) -> None:
         """Cut it if it is too long, and say so if that cannot be."""
-        size = self._size()
+        size = _size(self._ledger)
         if size > USUAL:
             try:
                 done = await self._checkpoint()
@@ -68,14 +69,20 @@ class WalWatch:
                 self._path,
                 size >> 20,
                 trio.current_time() - self._held_since,
-                self._path.removesuffix("-wal"),
+                self._ledger,
             )
 
-    def _size(self) -> int:
-        try:
-            return os.stat(self._path).st_size
-        except OSError:
-            return 0
+
+def is_long(path: str) -> bool:
+    """Whether the log of the ledger there is longer than usual: then somebody may hold it."""
+    return _size(path) > USUAL
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(f"{path}-wal").st_size
+    except OSError:
+        return 0
 
 
 def cut(db: sqlite3.Connection) -> bool:

@@ -8,49 +8,33 @@ served within k turns, however many jobs another one has, and the same rows give
 Jobs that require different things of a node stand in rings of their own, so that none waits behind one that
 no node can run now; the quotas are counted over all of them.
 
-A job counts against its user's and its service's quota while its row says so (`Job.counts`) or while it is
-reserved: from the decision that it goes until its row says what became of it.
+A job counts against its user's and its service's quota while its row says so (`Job.counts`) or while it was
+taken: from the decision that it goes until its row says what became of it.
 
-No operation walks through the queue: `apply`, `next`, `reserve` and `unreserve` cost the logarithm of its
-length, `explain_wait` a step for each user who waits."""
+Of a job that waits nothing is kept but its id, in its place: 8 bytes. No operation walks through the queue:
+`apply`, `next`, `take` and `give_back` cost the logarithm of its length, `explain_wait` and `demand` a step
+for each user who waits."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
-from typing import Final
 
-from actors.domain.job import Job
+from actors.domain.job import Job, QueuedJobs
 from actors.domain.service import Demand, ServiceLimits, Waiting, WaitReason
-from actors.domain.status import OVER, Status
+from actors.domain.status import Status
 from orchestrator.scheduling.round_robin import Ring, ServiceRings, by_turn
-
-REMEMBERED: Final = 10_000
-"""How many jobs that are over are remembered, so that an old row that comes late does not bring one back."""
-
-
-class _JobState(Enum):
-    WAITING = auto()
-    ORDERED_TO_END = auto()  # queued, but never to go
-    GOING = auto()
-    NEITHER = auto()
 
 
 @dataclass(slots=True)
-class _Known:
-    seq: int
+class _Going:
+    """A job that counts. `taken`: although its row says Queued. `stopped`: it is not to wait again."""
+
     service: str
     user_id: int
     requires: str
-    state: _JobState
-    reserved: bool = False
-
-    @property
-    def effective(self) -> _JobState:
-        queued = self.state in (_JobState.WAITING, _JobState.ORDERED_TO_END)
-        return _JobState.GOING if self.reserved and queued else self.state
+    taken: bool = False
+    stopped: bool = False
 
 
 class QueueManager:
@@ -60,59 +44,71 @@ class QueueManager:
     def __init__(self, limits: Mapping[str, ServiceLimits]) -> None:
         self._limits = dict(limits)
         self._services: dict[str, ServiceRings] = {}
-        self._known: dict[int, _Known] = {}
-        self._over: OrderedDict[int, int] = OrderedDict()
+        self._going: dict[int, _Going] = {}
         self._paused: Mapping[str, str] = {}
         self._turns = 0
 
+    def fill(self, queued: Sequence[QueuedJobs]) -> None:
+        for one in sorted(queued, key=lambda one: one.ids[0]):
+            self._service(one.service).ring(one.requires).fill(one.user_id, one.ids)
+
     def apply(self, job: Job) -> None:
-        """Take a row in. One that is older than what is known of the job is ignored; one that says that the
-        job is no longer Queued ends its `reserve`."""
-        known = self._known.get(job.id)
-        if job.change_seq <= (known.seq if known is not None else self._over.get(job.id, -1)):
+        going = self._going.get(job.id)
+        queued = job.status is Status.QUEUED
+        if going is not None:
+            if queued and going.taken:
+                going.stopped = job.terminate_requested
+                return
+            going.taken = False
+            if job.counts:
+                return
+            del self._going[job.id]
+            self._services[job.service].ended(job.user_id)
+        room = self._services.get(job.service)
+        ring = None if room is None else room.rings.get(job.requires)
+        waits = ring is not None and ring.has(job.user_id, job.id)
+        if queued and not job.terminate_requested:
+            if not waits:
+                self._service(job.service).ring(job.requires).enter(job.user_id, job.id)
             return
-        if known is None:
-            known = _Known(job.change_seq, job.service, job.user_id, job.requires, _JobState.NEITHER)
-            self._known[job.id] = known
-        before = known.effective
-        known.seq = job.change_seq
-        known.state = _state_of(job)
-        known.reserved = known.reserved and job.status is Status.QUEUED
-        self._shift(job.id, known, before)
-        if job.status in OVER:
-            del self._known[job.id]
-            self._over[job.id] = job.change_seq
-            if len(self._over) > REMEMBERED:
-                self._over.popitem(last=False)
-        else:
-            self._over.pop(job.id, None)
+        if ring is not None and waits:
+            self._leave(ring, job.user_id, job.id, served=job.counts)
+        if job.counts:
+            self._start(job.id, _Going(job.service, job.user_id, job.requires))
 
     def next(self, service: str, requires: str = "") -> int | None:
         """The job of `service` with this requirement that goes next; None if none may. Asking changes
         nothing."""
-        room = self._services.get(service)
-        ring = None if room is None or service in self._paused else room.rings.get(requires)
-        return None if ring is None else ring.next()
+        ring = self._offering(service, requires)
+        user = None if ring is None else ring.next()
+        return None if user is None else user.first
+
+    def take(self, service: str, requires: str = "") -> int | None:
+        """What `next` says, and count it as going, before its row says so."""
+        ring = self._offering(service, requires)
+        user = None if ring is None else ring.next()
+        if ring is None or user is None:
+            return None
+        job_id = user.first
+        self._leave(ring, user.user_id, job_id, served=True)
+        self._start(job_id, _Going(service, user.user_id, requires, taken=True))
+        return job_id
+
+    def give_back(self, job_id: int) -> None:
+        """Let the own row of a job that was taken count again. Idempotent."""
+        going = self._going.get(job_id)
+        if going is None or not going.taken:
+            return
+        del self._going[job_id]
+        room = self._services[going.service]
+        room.ended(going.user_id)
+        if not going.stopped:
+            room.ring(going.requires).enter(going.user_id, job_id)
 
     def requirements(self, service: str) -> Sequence[str]:
         """The requirements of the jobs that wait, the one that was served longest ago first."""
         room = self._services.get(service)
         return () if room is None else [one.requires for one in sorted(room.rings.values(), key=by_turn)]
-
-    def reserve(self, job_id: int) -> None:
-        """Count a queued job as going. Nothing happens to a job that is unknown or not queued."""
-        known = self._known.get(job_id)
-        if known is not None and known.state is _JobState.WAITING and not known.reserved:
-            known.reserved = True
-            self._shift(job_id, known, _JobState.WAITING)
-
-    def unreserve(self, job_id: int) -> None:
-        """Let the job's own row count again. Idempotent."""
-        known = self._known.get(job_id)
-        if known is not None and known.reserved:
-            before = known.effective
-            known.reserved = False
-            self._shift(job_id, known, before)
 
     def services(self) -> Sequence[str]:
         """Services that have jobs waiting, unknown ones too; the one that was served longest ago first, as
@@ -132,16 +128,16 @@ class QueueManager:
         """Offer no job of these services, and of these only; why is what the jobs are told."""
         self._paused = reasons
 
-    def explain_wait(self, job_id: int, *, free_slots: bool, any_node: bool) -> Waiting | None:
-        """Why a job waits. None for one that is not queued, is going, or was ordered to end. `free_slots`
-        and `any_node` are what the pool says of its service."""
-        known = self._known.get(job_id)
-        if known is None or known.effective is not _JobState.WAITING:
+    def explain_wait(self, job: Job, *, free_slots: bool, any_node: bool) -> Waiting | None:
+        """Why a job waits, whatever its row said. None for one that is not queued, is going, or was ordered
+        to end. `free_slots` and `any_node` are what the pool says of its service."""
+        name, room = job.service, self._services.get(job.service)
+        ring = None if room is None else room.rings.get(job.requires)
+        if room is None or ring is None or not ring.has(job.user_id, job.id):
             return None
-        name, room = known.service, self._services[known.service]
-        ring, limits = room.rings[known.requires], room.limits
-        position = ring.position(ring.users[known.user_id], job_id)
-        going = room.users_going[known.user_id]
+        limits = room.limits
+        position = ring.position(ring.users[job.user_id], job.id)
+        going = room.users_going[job.user_id]
         before = _before(position)
         if name in self._paused:
             return Waiting(
@@ -151,12 +147,12 @@ class QueueManager:
             return Waiting(WaitReason.NO_NODE, f"waits: there is no service {name} any more", position)
         if going >= limits.runs_per_user:
             running = f"already runs {going} of {limits.runs_per_user} jobs of service {name}"
-            return Waiting(WaitReason.USER_QUOTA, f"waits: user {known.user_id} {running}", position)
+            return Waiting(WaitReason.USER_QUOTA, f"waits: user {job.user_id} {running}", position)
         if room.going >= limits.max_runs:
             running = f"already runs {room.going} of {limits.max_runs} jobs"
             return Waiting(WaitReason.SERVICE_QUOTA, f"waits: service {name} {running}; {before}", position)
         if not any_node:
-            having = f" that has {known.requires}" if known.requires else ""
+            having = f" that has {job.requires}" if job.requires else ""
             message = f"waits for a node of service {name}{having}"
             # The first does not go next either, as long as there is none.
             message += f"; {before}" if position else ""
@@ -165,36 +161,25 @@ class QueueManager:
             return Waiting(WaitReason.SLOT, f"waits for a free slot; {before}", position)
         return Waiting(WaitReason.SLOT, f"waits for its turn; {before}", position)
 
-    def _shift(self, job_id: int, known: _Known, before: _JobState) -> None:
-        """Bring a job's service up to date after its state may have changed."""
-        after = known.effective
-        if after is before:
-            return
-        room = self._services.get(known.service)
+    def _service(self, name: str) -> ServiceRings:
+        room = self._services.get(name)
         if room is None:
-            room = self._services[known.service] = ServiceRings(self._limits.get(known.service))
-        if before is _JobState.WAITING:
-            ring = room.rings[known.requires]
-            if after is _JobState.GOING:
-                self._turns += 1
-                room.served = ring.served = self._turns
-            ring.leave(known.user_id, job_id, served=after is _JobState.GOING)
-            if not ring.users:
-                del room.rings[known.requires]
-        elif before is _JobState.GOING:
-            room.ended(known.user_id)
-        if after is _JobState.WAITING:
-            ring = room.rings.get(known.requires) or Ring(room, known.requires)
-            room.rings[known.requires] = ring
-            ring.enter(known.user_id, job_id)
-        elif after is _JobState.GOING:
-            room.started(known.user_id)
+            room = self._services[name] = ServiceRings(self._limits.get(name))
+        return room
 
+    def _offering(self, service: str, requires: str) -> Ring | None:
+        room = self._services.get(service)
+        return None if room is None or service in self._paused else room.rings.get(requires)
 
-def _state_of(job: Job) -> _JobState:
-    if job.status is Status.QUEUED:
-        return _JobState.ORDERED_TO_END if job.terminate_requested else _JobState.WAITING
-    return _JobState.GOING if job.counts else _JobState.NEITHER
+    def _start(self, job_id: int, going: _Going) -> None:
+        self._going[job_id] = going
+        self._service(going.service).started(going.user_id)
+
+    def _leave(self, ring: Ring, user_id: int, job_id: int, *, served: bool) -> None:
+        if served:
+            self._turns += 1
+            ring.served = ring.service.served = self._turns
+        ring.leave(user_id, job_id, served=served)
 
 
 def _before(position: int) -> str:

@@ -4,20 +4,26 @@ part of the queue manager, which says what it is for."""
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left, insort
+from array import array
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from actors.domain.service import ServiceLimits
 
 
 @dataclass(slots=True)
-class _Line:
-    """Job ids in order. The first one leaves most often: it is skipped, and the list cut when half is."""
+class _User:
+    """A user's jobs in one ring: `ids` in order, from `head` on. The first one leaves most often, and comes
+    back to where it was: it is skipped, and the array cut when half is. `place` orders the ring: smaller is
+    earlier. `listed` is the place under which the user stands in the heap of those who may be served."""
 
-    ids: list[int] = field(default_factory=list)
+    user_id: int
+    ids: array[int]
     head: int = 0
+    place: int = 0
+    listed: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids) - self.head
@@ -26,8 +32,17 @@ class _Line:
     def first(self) -> int:
         return self.ids[self.head]
 
+    def has(self, job_id: int) -> bool:
+        at = self.head + self.rank(job_id)
+        return at < len(self.ids) and self.ids[at] == job_id
+
     def add(self, job_id: int) -> None:
-        insort(self.ids, job_id, lo=self.head)
+        at = self.head + self.rank(job_id)
+        if at == self.head > 0:
+            self.head -= 1
+            self.ids[self.head] = job_id
+        else:
+            self.ids.insert(at, job_id)
 
     def rank(self, job_id: int) -> int:
         return bisect_left(self.ids, job_id, lo=self.head) - self.head
@@ -40,17 +55,6 @@ class _Line:
         if self.head * 2 > len(self.ids):
             del self.ids[: self.head]
             self.head = 0
-
-
-@dataclass(slots=True)
-class _User:
-    """A user's jobs in one ring. `place` orders the ring: smaller is earlier. `listed` is the place under
-    which the user stands in the heap of those who may be served."""
-
-    user_id: int
-    line: _Line = field(default_factory=_Line)
-    place: int = 0
-    listed: int | None = None
 
 
 class ServiceRings:
@@ -70,6 +74,13 @@ class ServiceRings:
     def blocked(self, user_id: int) -> bool:
         """Whether a user is at the quota."""
         return self.limits is not None and self.users_going[user_id] >= self.limits.runs_per_user
+
+    def ring(self, requires: str) -> Ring:
+        """The ring of those who require that; a new one is to get a user at once."""
+        ring = self.rings.get(requires)
+        if ring is None:
+            ring = self.rings[requires] = Ring(self, requires)
+        return ring
 
     def started(self, user_id: int) -> None:
         self.going += 1
@@ -94,8 +105,8 @@ class ServiceRings:
             if able(ring.requires):
                 for user_id, user in ring.users.items():
                     if not self.blocked(user_id):
-                        waiting[user_id] += len(user.line)
-                        first[user_id] = min(user.line.first, first.get(user_id, user.line.first))
+                        waiting[user_id] += len(user)
+                        first[user_id] = min(user.first, first.get(user_id, user.first))
         quota = self.limits.runs_per_user
         count = sum(min(n, quota - self.users_going[user_id]) for user_id, n in waiting.items())
         return min(count, self.limits.max_runs - self.going), tuple(first.values())
@@ -108,18 +119,19 @@ class Ring:
         self.requires = requires
         self.served = 0
         self.users: dict[int, _User] = {}
-        self._service = service
+        self.service = service
         self._places = 0
         self._heap: list[tuple[int, int]] = []
 
-    def next(self) -> int | None:
-        if self._service.full:
+    def next(self) -> _User | None:
+        """Who has the next turn; their first job goes then."""
+        if self.service.full:
             return None
         while self._heap:
             place, user_id = self._heap[0]
             user = self.users.get(user_id)
-            if user is not None and user.place == place and not self._service.blocked(user_id):
-                return user.line.first
+            if user is not None and user.place == place and not self.service.blocked(user_id):
+                return user
             heapq.heappop(self._heap)
             if user is not None and user.listed == place:
                 user.listed = None
@@ -128,28 +140,40 @@ class Ring:
     def position(self, mine: _User, job_id: int) -> int:
         """How many jobs go before this one if all goes on as it stands: in each round every user has one
         turn, in the order of the ring, those at their quota after the others."""
-        rank = mine.line.rank(job_id)
-        my_turn = (self._service.blocked(mine.user_id), mine.place)
+        rank = mine.rank(job_id)
+        my_turn = (self.service.blocked(mine.user_id), mine.place)
         ahead = rank
         for user in self.users.values():
             if user is not mine:
-                earlier = (self._service.blocked(user.user_id), user.place) < my_turn
-                ahead += min(len(user.line), rank + (1 if earlier else 0))
+                earlier = (self.service.blocked(user.user_id), user.place) < my_turn
+                ahead += min(len(user), rank + (1 if earlier else 0))
         return ahead
+
+    def fill(self, user_id: int, ids: array[int]) -> None:
+        """A user who is not there enters it with these jobs."""
+        user = self.users[user_id] = _User(user_id, ids)
+        self._to_end(user)
+        self.list(user)
 
     def enter(self, user_id: int, job_id: int) -> None:
         user = self.users.get(user_id)
         if user is None:
-            user = self.users[user_id] = _User(user_id)
-            self._to_end(user)
-        user.line.add(job_id)
-        self.list(user)
+            self.fill(user_id, array("q", (job_id,)))
+        else:
+            user.add(job_id)
+            self.list(user)
+
+    def has(self, user_id: int, job_id: int) -> bool:
+        user = self.users.get(user_id)
+        return user is not None and user.has(job_id)
 
     def leave(self, user_id: int, job_id: int, *, served: bool) -> None:
         user = self.users[user_id]
-        user.line.remove(job_id)
-        if not user.line:
+        user.remove(job_id)
+        if not user:
             del self.users[user_id]
+            if not self.users:
+                del self.service.rings[self.requires]
         elif served:
             self._to_end(user)
             self.list(user)
@@ -161,7 +185,7 @@ class Ring:
     def list(self, user: _User) -> None:
         """Put a user into the heap, once a place. One who is at the quota leaves it when found there, and
         comes back with the job that ends."""
-        if user.listed != user.place and not self._service.blocked(user.user_id):
+        if user.listed != user.place and not self.service.blocked(user.user_id):
             user.listed = user.place
             heapq.heappush(self._heap, (user.place, user.user_id))
         if len(self._heap) > 2 * len(self.users) + 64:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from unittest.mock import patch
@@ -15,7 +15,7 @@ from simulation.world import Faulty
 from support.memory.memory_ledger import MemoryLedger
 
 from actors.domain.changes import Change, SetProgress, Transition
-from actors.domain.job import Job
+from actors.domain.job import Job, QueuedJobs
 from actors.domain.node import NodeRef, NodeState, PayloadView
 from actors.domain.payload import UNKNOWN, Payload, RunResult
 from actors.domain.service import ServiceLimits
@@ -141,16 +141,20 @@ def _old_results_accepted() -> Iterator[None]:
 
 @contextmanager
 def _quota_in_memory_only() -> Iterator[None]:
-    original = QueueManager.apply
+    apply, fill = QueueManager.apply, QueueManager.fill
 
-    def apply(self: QueueManager, job: Job) -> None:
-        known = self.__dict__.setdefault("_seen_queued", set())
+    def begin(self: QueueManager, queued: Sequence[QueuedJobs]) -> None:
+        self.__dict__["_seen_queued"] = {job_id for one in queued for job_id in one.ids}
+        fill(self, queued)
+
+    def apply_known(self: QueueManager, job: Job) -> None:
+        known = self.__dict__["_seen_queued"]
         if job.status is Status.QUEUED:
             known.add(job.id)
         if job.id in known:  # what went before this life began is not counted
-            original(self, job)
+            apply(self, job)
 
-    with patch.object(QueueManager, "apply", apply):
+    with patch.multiple(QueueManager, fill=begin, apply=apply_known):
         yield
 
 

@@ -22,7 +22,7 @@ from simulation.violation import Dead, Violation
 from support.memory.memory_ledger import MemoryLedger
 
 from actors.domain.changes import Change, ChangeAnswer, ChangeResult, NewJob, Transition
-from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job
+from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job, LiveJobs
 from actors.domain.node import NodeAddress, NodeRef
 from actors.domain.status import OWNER
 from actors.messages import AttemptHanded
@@ -423,8 +423,8 @@ class BoundLedger:
     async def changes(self, after: int, limit: int = 500) -> Sequence[Job]:
         return await self._read(lambda: self._disk.changes(after, limit))
 
-    async def live(self) -> tuple[Sequence[Job], int]:
-        return await self._read(self._disk.live)
+    async def live(self, *, queued: bool = False) -> LiveJobs:
+        return await self._read(lambda: self._disk.live(queued=queued))
 
     async def unreleased(self) -> Sequence[Attempt]:
         unreleased = await self._read(self._disk.unreleased)

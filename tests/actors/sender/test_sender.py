@@ -1,20 +1,25 @@
-"""The Sender with a ledger in memory: how paused services reach it."""
+"""The Sender with a ledger in memory: how paused services reach it, and what becomes of queued jobs."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import pytest
 import trio
-from support.data.ledgers import SetClock, new_job
+from support.data.ledgers import SetClock, new_job, walk
 from support.memory.memory_ledger import MemoryLedger
 from trio.testing import MockClock
 
+from actors.domain.changes import Change, ChangeAnswer
+from actors.domain.job import Job
 from actors.domain.service import ServiceLimits, WaitReason
+from actors.domain.status import ENDED, Status
 from actors.kernel.actor import Mailbox, live
-from actors.messages import Committed, ServicesPaused, WhyWaiting
-from actors.sender.sender import Sender
+from actors.messages import Committed, ScalingPicture, ServicesPaused, WhyWaiting
+from actors.sender.sender import ASSIGN_AT_ONCE, Sender
 from orchestrator.scheduling.queue_manager import QueueManager
 from orchestrator.scheduling.service_pool import ServicePool
 
@@ -47,7 +52,7 @@ async def test_a_pause_reaches_it_as_a_message_and_where_that_is_lost_as_a_row(
     )
 
     async def why() -> WaitReason:
-        (waiting,) = await sender.ask(WhyWaiting((job.id,)), deadline=1.0)
+        (waiting,) = await sender.ask(WhyWaiting((job,)), deadline=1.0)
         assert waiting is not None
         return waiting.reason
 
@@ -67,4 +72,95 @@ async def test_a_pause_reaches_it_as_a_message_and_where_that_is_lost_as_a_row(
         assert await why() is WaitReason.NO_NODE
         await trio.sleep(1.0)
         assert await why() is WaitReason.PAUSED, "read with the tick"
+        nursery.cancel_scope.cancel()
+
+
+class CountingLedger(MemoryLedger):
+    """One that tells how many changes came at once."""
+
+    def __init__(self) -> None:
+        super().__init__(clock=SetClock())
+        self.sizes: list[int] = []
+
+    async def record(self, changes: Sequence[Change]) -> Sequence[ChangeAnswer]:
+        self.sizes.append(len(changes))
+        return await super().record(changes)
+
+
+def make_sender(ledger: MemoryLedger, limits: Mapping[str, ServiceLimits]) -> Callable[..., Sender]:
+    def make(mailbox: Mailbox, nursery: trio.Nursery) -> Sender:
+        return Sender(
+            mailbox,
+            nursery,
+            ledger=ledger,
+            nodes=None,  # type: ignore[arg-type]  # nothing is sent
+            queue=QueueManager(limits),
+            pool=ServicePool(limits, random.Random(1)),
+            services=limits,
+            rng=random.Random(1),
+            hand_over=lambda message: None,
+        )
+
+    return make
+
+
+async def test_jobs_of_a_removed_service_end_some_at_a_time(autojump_clock: MockClock) -> None:
+    """And those that were ended by order meanwhile hold nobody up."""
+    ledger, sender, many = CountingLedger(), Mailbox("sender"), 2 * ASSIGN_AT_ONCE + 5
+    for _ in range(many):
+        await ledger.insert(new_job(service="gone"))
+    stays = await ledger.insert(new_job())
+    for job_id in (1, many):
+        await ledger.request_terminate(job_id)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(live, sender, make_sender(ledger, LIMITS))
+        await trio.sleep(5.0)
+        nursery.cancel_scope.cancel()
+    found = await ended(ledger)
+    assert max(ledger.sizes) == ASSIGN_AT_ONCE
+    assert {job.status for job in found if job.id in (1, many)} == {Status.KILLED}
+    assert [job.status for job in found].count(Status.FAILED) == many - 2
+    assert await ledger.get(stays.id) == stays
+
+
+async def test_a_doomed_job_that_has_ended_already_is_let_go_of(autojump_clock: MockClock) -> None:
+    """Somebody else has ended it, and its row says nothing new."""
+    ledger, sender = CountingLedger(), Mailbox("sender")
+    (first, *_) = [await ledger.insert(new_job(service="gone")) for _ in range(ASSIGN_AT_ONCE + 1)]
+    make = make_sender(ledger, LIMITS)
+
+    def late(mailbox: Mailbox, nursery: trio.Nursery) -> Sender:
+        one = make(mailbox, nursery)
+        one._unserved.append(("gone", array("q", (first.id,))))
+        return one
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(live, sender, late)
+        await trio.sleep(30.0)
+        nursery.cancel_scope.cancel()
+    assert len(await ended(ledger)) == ASSIGN_AT_ONCE + 1
+    assert len(ledger.sizes) <= 3
+
+
+async def ended(ledger: MemoryLedger) -> list[Job]:
+    return [job for job in await ledger.changes(0, 10_000) if job.status in ENDED]
+
+
+async def test_a_job_has_waited_since_it_came_or_came_back(autojump_clock: MockClock) -> None:
+    ledger, sender = MemoryLedger(clock=SetClock()), Mailbox("sender")
+
+    async def oldest() -> float:
+        return (await sender.ask(ScalingPicture("example"), deadline=1.0)).oldest_wait
+
+    async with trio.open_nursery() as nursery:
+        first = await ledger.insert(new_job())
+        await nursery.start(live, sender, make_sender(ledger, LIMITS))
+        await trio.sleep(10.0)
+        second = await ledger.insert(new_job())
+        sender.tell(Committed((second,)))
+        await trio.sleep(10.0)
+        assert await oldest() == pytest.approx(20.0)
+        await walk(ledger, first, Status.PROCESSING)
+        await trio.sleep(1.0)
+        assert await oldest() == pytest.approx(11.0)
         nursery.cancel_scope.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 from support.data.ledgers import SetClock, by_owner, new_attempt, new_job, open_ledger, walk
 from support.memory.memory_ledger import MemoryLedger
 
-from actors.domain.changes import ChangeResult, MoveAttempt, RecordEnd, SetMessage, Transition
-from actors.domain.job import AttemptState, End, HistoryEntry, Job
+from actors.domain.changes import ChangeResult, JobDetails, MoveAttempt, RecordEnd, SetMessage, Transition
+from actors.domain.job import AttemptState, End, HistoryEntry, Job, LiveJobs, QueuedJobs
 from actors.domain.status import ENDED, JOB, OVER, OWNER, QUOTA, Owner, Status, may_move
 from actors.ports.ledger import Ledger
 from orchestrator.ledger.ledger import IdempotencyConflict
@@ -340,12 +341,43 @@ async def test_changes_since_shows_each_job_at_its_newest_change_only(ledger: Le
 
 
 async def test_live_is_what_is_not_over_with_the_change_it_is_at(ledger: Ledger) -> None:
-    assert await ledger.live() == ([], 0)
+    assert (await ledger.live()).seq == 0
     jobs = [await at(ledger, status) for status in WAYS]
-    rows, seq = await ledger.live()
-    assert rows == [job for job in jobs if job.status not in OVER]
-    assert seq == jobs[-1].change_seq
-    assert await ledger.changes(seq) == []
+    stopped = await ledger.request_terminate((await at(ledger, S.QUEUED)).id)
+    assert stopped is not None
+    live = await ledger.live(queued=True)
+    under_way = [job for job in jobs if job.status not in OVER and job.status is not S.QUEUED]
+    assert live.jobs == [*under_way, stopped]
+    queued = [job for job in jobs if job.status is S.QUEUED]
+    assert list(live.queued) == [QueuedJobs("example", "", 7, array("q", [job.id for job in queued]))]
+    assert live.seq == stopped.change_seq
+    assert await ledger.live() == LiveJobs(live.jobs, (), live.seq)
+    assert await ledger.changes(live.seq) == []
+
+
+async def test_queued_jobs_are_told_in_short_by_user_service_and_requirement(ledger: Ledger) -> None:
+    """The one form of a requirement counts, in whatever order it was given."""
+    gpu = JobDetails(requires={"gpu": "", "ssd": "fast"})
+    turned = JobDetails(requires={"ssd": "fast", "gpu": ""})
+    for user, service, details in (
+        (1, "a", gpu),
+        (1, "a", JobDetails()),
+        (1, "a", turned),
+        (2, "a", gpu),
+        (1, "b", JobDetails()),
+        (1, "a", gpu),
+    ):
+        await ledger.insert(new_job(user, service, details=details))
+    told = {
+        (one.service, one.requires, one.user_id): list(one.ids)
+        for one in (await ledger.live(queued=True)).queued
+    }
+    assert told == {
+        ("a", "gpu,ssd=fast", 1): [1, 3, 6],
+        ("a", "", 1): [2],
+        ("a", "gpu,ssd=fast", 2): [4],
+        ("b", "", 1): [5],
+    }
 
 
 async def test_owed_are_the_given_up_and_the_over_in_the_order_they_began(ledger: Ledger) -> None:

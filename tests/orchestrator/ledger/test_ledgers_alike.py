@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from support.data.ledgers import SetClock, new_job, open_ledger
 from support.memory.memory_ledger import MemoryLedger
 
 from actors.domain.changes import Change, JobDetails, MoveAttempt, RecordEnd, SetProgress, Transition
-from actors.domain.job import Attempt, AttemptState, End
+from actors.domain.job import Attempt, AttemptState, End, LiveJobs
 from actors.domain.status import JOB, OWNER, QUOTA, Owner, Status
 from actors.ports.ledger import Ledger, LedgerError
 
@@ -63,6 +64,10 @@ class Script:
         )
 
 
+def by_line(live: LiveJobs) -> LiveJobs:
+    return replace(live, queued=sorted(live.queued, key=lambda one: (one.service, one.requires, one.user_id)))
+
+
 async def answer(call: Any) -> Any:
     try:
         return await call
@@ -77,10 +82,11 @@ async def test_both_ledgers_give_the_same_answers(seed: int, tmp_path: Path) -> 
     async with open_ledger(tmp_path / "ledger.db", clock) as disk:
         for _ in range(120):
             clock.time += rng.choice([0.0, 1.0, -0.5])
-            _, seq = await memory.live()
+            seq = (await memory.live()).seq
             last_id = max([job.id for job in await memory.changes(0)], default=0)
             changes = [await script.change(memory, last_id) for _ in range(rng.randint(1, 4))]
             new = new_job(
+                user=rng.randint(1, 2),
                 idempotency_key=rng.choice([*[None] * 6, "k1", "k2"]),
                 fingerprint=rng.choice("fg"),
                 details=JobDetails(requires={"gpu": "", "ssd": "fast"} if last_id % 2 else {}),
@@ -95,6 +101,7 @@ async def test_both_ledgers_give_the_same_answers(seed: int, tmp_path: Path) -> 
                 else:
                     for_both.append(await answer(ledger.record(changes)))
             assert for_both[0] == for_both[1]
+            assert by_line(await disk.live(queued=True)) == by_line(await memory.live(queued=True))
             assert await disk.live() == await memory.live()
             assert await disk.unreleased() == await memory.unreleased()
             assert await disk.changes(seq) == await memory.changes(seq)

@@ -59,7 +59,7 @@ async def test_a_reader_that_holds_a_transaction_is_told_once_and_the_log_is_cut
         await watch.look()
         assert size(path) <= 256 << 10
         await watch.look()
-        assert len(await ledger.live()) == 2
+        assert await ledger.get(1) is not None
 
 
 async def test_a_log_that_was_long_is_short_in_the_next_life_without_a_look(tmp_path: Path) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
+from array import array
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.domain.job import End, Job
+from actors.domain.job import End, Job, QueuedJobs
 from actors.domain.service import Demand, ServiceLimits, WaitReason
 from actors.domain.status import OVER, Status
-from orchestrator.scheduling import queue_manager
 from orchestrator.scheduling.queue_manager import QueueManager
 
 S = Status
@@ -59,21 +59,22 @@ class Model:
 
     def apply(self, job: Job) -> None:
         before = self.rows.get(job.id)
-        if before is not None and before.change_seq >= job.change_seq:
-            return
         was_waiting = before is not None and self._waiting(before)
         self.rows[job.id] = job
         if job.status is not S.QUEUED:
             self.held.discard(job.id)
         self._settle(before, was_waiting, job)
 
-    def reserve(self, job_id: int) -> None:
-        job = self.rows.get(job_id)
-        if job is not None and self._waiting(job):
-            self.held.add(job_id)
-            self._settle(job, True, job)
+    def take(self, service: str) -> int | None:
+        return self.hold(self.next(service))
 
-    def unreserve(self, job_id: int) -> None:
+    def hold(self, job_id: int | None) -> int | None:
+        if job_id is not None:
+            self.held.add(job_id)
+            self._settle(self.rows[job_id], True, self.rows[job_id])
+        return job_id
+
+    def give_back(self, job_id: int) -> None:
         if job_id in self.held:
             self.held.discard(job_id)
             job = self.rows[job_id]
@@ -110,25 +111,24 @@ Event = tuple[str, Job | int | str]
 
 
 def random_events(seed: int) -> list[Event]:
-    """Rows (mostly newer than all before, some late), holds, and answers that are acted upon. A list drawn
-    element by element would cost ten times as much as the test."""
+    """Rows, each newer than all before, jobs that are taken and given back, and answers that are acted upon.
+    A list drawn element by element would cost ten times as much as the test."""
     rng = random.Random(seed)
     events: list[Event] = []
     for now in range(100, 160):
         job_id = rng.randint(1, 14)
-        match rng.choice(["row", "row", "row", "hold", "unhold", "take", "take", "go"]):
+        match rng.choice(["row", "row", "row", "back", "take", "take", "take", "go"]):
             case "row":
                 # Who owns a job and what it is for never changes, so both follow from the id.
                 service = "a" if job_id < 12 else "bb?"[job_id - 12]
-                seq = rng.randint(1, 100) if rng.random() < 0.2 else now
-                job = row(job_id, user=job_id % 3, service=service, status=rng.choice(STATUSES), seq=seq)
+                job = row(job_id, user=job_id % 3, service=service, status=rng.choice(STATUSES), seq=now)
                 flag, queued = rng.random() < 0.2, job.status is S.QUEUED
                 job = replace(
                     job, terminate_requested=flag and queued, end=END if flag and not queued else None
                 )
                 events.append(("row", job))
-            case "hold" | "unhold" as kind:
-                events.append((kind, job_id))
+            case "back":
+                events.append(("back", job_id))
             case kind:
                 events.append((kind, rng.choice("aaab")))
     return events
@@ -139,21 +139,17 @@ EVENTS = st.integers(0, 2**32).map(random_events)
 
 @settings(max_examples=150, deadline=None)
 @given(EVENTS)
-def test_rows_in_any_order_give_what_the_model_gives(events: list[Event]) -> None:
+def test_rows_give_what_the_model_gives(events: list[Event]) -> None:
     queue, model, clock = QueueManager(LIMITS), Model(LIMITS), 100
     for event in events:
         for one in (queue, model):
             match event:
                 case ("row", Job() as job):
                     one.apply(job)
-                case ("hold", int(job_id)):
-                    one.reserve(job_id)
-                case ("unhold", int(job_id)):
-                    one.unreserve(job_id)
+                case ("back", int(job_id)):
+                    one.give_back(job_id)
                 case ("take", str(service)):
-                    job_id = one.next(service)
-                    if job_id is not None:
-                        one.reserve(job_id)
+                    one.take(service)
                 case ("go", str(service)):
                     job_id = one.next(service)
                     if job_id is not None:
@@ -164,11 +160,52 @@ def test_rows_in_any_order_give_what_the_model_gives(events: list[Event]) -> Non
         assert queue.next("?") is None
         assert sorted(queue.services()) == sorted(name for name in "ab?" if model.waiting(name))
     for job in model.rows.values():
-        why = queue.explain_wait(job.id, free_slots=True, any_node=True)
+        why = queue.explain_wait(job, free_slots=True, any_node=True)
         assert (why is not None) == model._waiting(job)
         if why is not None and job.service in LIMITS:
             assert why.position == model.position(job.id)
             assert (queue.next(job.service) != job.id) or why.position == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.sampled_from("aab?"), st.sampled_from(REQUIRED)), max_size=60),
+    EVENTS,
+)
+def test_a_queue_that_is_filled_goes_on_as_one_that_has_seen_each_row(
+    jobs: list[tuple[int, str, str]], events: list[Event]
+) -> None:
+    """Whatever happens to either afterwards."""
+    rows = {
+        job_id: replace(row(job_id, user, service), requires=requires)
+        for job_id, (user, service, requires) in enumerate(jobs, 1)
+    }
+    lines: dict[tuple[str, str, int], array[int]] = {}
+    for job in rows.values():
+        lines.setdefault((job.service, job.requires, job.user_id), array("q")).append(job.id)
+    filled, fed = QueueManager(LIMITS), QueueManager(LIMITS)
+    filled.fill([QueuedJobs(*wanted, ids) for wanted, ids in sorted(lines.items())])
+    for job in rows.values():
+        fed.apply(job)
+    for number, (kind, what) in enumerate(events):
+        for queue in (filled, fed):
+            match kind, what:
+                case "row", Job() as job:
+                    job = replace(rows.get(job.id, job), status=job.status, end=job.end)
+                    queue.apply(job)
+                case "take" | "go", str(service):
+                    queue.take(service, REQUIRED[number % 3])
+                case "back", int(job_id):
+                    queue.give_back(job_id)
+        assert filled.services() == fed.services()
+        for service in LIMITS:
+            assert filled.requirements(service) == fed.requirements(service)
+            assert filled.demand(service) == fed.demand(service)
+            for requires in REQUIRED:
+                assert filled.next(service, requires) == fed.next(service, requires)
+    for job in rows.values():
+        told = [queue.explain_wait(job, free_slots=True, any_node=True) for queue in (filled, fed)]
+        assert told[0] == told[1]
 
 
 @settings(max_examples=100, deadline=None)
@@ -206,10 +243,10 @@ def test_demand_is_what_could_be_taken_one_by_one(events: list[Event]) -> None:
             match kind, what:
                 case "row", Job() as job:
                     one.apply(job)
-                case "hold", int(job_id):
-                    one.reserve(job_id)
-                case "unhold", int(job_id):
-                    one.unreserve(job_id)
+                case "take", str(service):
+                    one.take(service)
+                case "back", int(job_id):
+                    one.give_back(job_id)
     for service in LIMITS:
         demand = queue.demand(service)
         assert demand.running == len(model.going(service))
@@ -219,8 +256,7 @@ def test_demand_is_what_could_be_taken_one_by_one(events: list[Event]) -> None:
         ]
         assert sorted(demand.first) == (sorted(first) if model.next(service) is not None else [])
         taken = 0
-        while (job_id := model.next(service)) is not None:
-            model.reserve(job_id)
+        while model.take(service) is not None:
             taken += 1
         assert demand.runnable == taken
     assert queue.demand("?").runnable == queue.demand("never heard of").runnable == 0
@@ -231,14 +267,15 @@ def test_demand_is_what_could_be_taken_one_by_one(events: list[Event]) -> None:
 def test_what_is_required_parts_the_queue_and_not_the_quotas(events: list[Event]) -> None:
     queue, model = QueueManager(LIMITS), Model(LIMITS)
     for kind, what in events:
-        for one in (queue, model):
-            match kind, what:
-                case "row", Job() as job:
+        match kind, what:
+            case "row", Job() as job:
+                for one in (queue, model):
                     one.apply(replace(job, requires=REQUIRED[job.id % 3]))
-                case "hold", int(job_id):
-                    one.reserve(job_id)
-                case "unhold", int(job_id):
-                    one.unreserve(job_id)
+            case "take", str(service):
+                model.hold(queue.take(service, REQUIRED[len(model.held) % 3]))
+            case "back", int(job_id):
+                for one in (queue, model):
+                    one.give_back(job_id)
     for service, limits in LIMITS.items():
         waiting = model.waiting(service)
         assert sorted(queue.requirements(service)) == sorted({job.requires for job in waiting})
@@ -255,10 +292,7 @@ def test_what_is_required_parts_the_queue_and_not_the_quotas(events: list[Event]
             assert set(queue.demand(service, lambda one: one == requires).first) == firsts  # noqa: B023
         counted = queue.demand(service).runnable
         taken = 0
-        while (
-            job_id := next((j for one in REQUIRED if (j := queue.next(service, one)) is not None), None)
-        ) is not None:
-            queue.reserve(job_id)
+        while any(queue.take(service, one) is not None for one in REQUIRED):
             taken += 1
         assert counted == taken
 
@@ -269,9 +303,9 @@ def test_a_job_that_no_node_can_run_holds_nobody_up() -> None:
     queue.apply(row(2))
     queue.apply(row(3, user=2))
     assert queue.next("a", "gpu") == 1 and queue.next("a") == 2
-    queue.reserve(2)
+    assert queue.take("a") == 2
     assert list(queue.requirements("a")) == ["gpu", ""], "the one served longest ago first"
-    why = queue.explain_wait(1, free_slots=False, any_node=False)
+    why = queue.explain_wait(replace(row(1), requires="gpu"), free_slots=False, any_node=False)
     assert why is not None and why.reason is WaitReason.NO_NODE
     assert why.message == "waits for a node of service a that has gpu"
 
@@ -293,11 +327,10 @@ def test_with_k_users_each_is_served_within_k_turns(users: list[int]) -> None:
         left.setdefault(user, []).append(job_id)
     waited = dict.fromkeys(left, 0)
     for _ in users:
-        job_id = queue.next("a")
+        job_id = queue.take("a")
         assert job_id is not None
         user = users[job_id - 1]
         assert job_id == left[user].pop(0), "the oldest of a user first"
-        queue.reserve(job_id)
         for one in waited:
             waited[one] += 1
             assert not left[one] or waited[one] <= len(left) or one == user
@@ -309,9 +342,9 @@ def test_a_flood_of_one_user_does_not_delay_another() -> None:
     queue = QueueManager(WIDE)
     for job_id in range(1, 1001):
         queue.apply(row(job_id, user=1))
-    queue.reserve(1)
+    assert queue.take("a") == 1
     queue.apply(row(1001, user=2))
-    queue.reserve(2)
+    assert queue.take("a") == 2
     assert queue.next("a") == 1001
 
 
@@ -323,9 +356,7 @@ def test_the_service_that_was_served_longest_ago_is_named_first() -> None:
     order = []
     for _ in range(4):
         service = queue.services()[0]
-        job_id = queue.next(service)
-        assert job_id is not None
-        queue.reserve(job_id)
+        assert queue.take(service) is not None
         order.append(service)
     assert order == ["a", "b", "a", "b"]
 
@@ -344,19 +375,16 @@ def test_a_held_job_counts_until_its_row_says_more() -> None:
     queue = QueueManager({"a": ServiceLimits("a", runs_per_user=1)})
     queue.apply(row(1))
     queue.apply(row(2))
-    queue.reserve(1)
-    queue.reserve(1)
-    assert queue.next("a") is None
-    queue.unreserve(1)
-    queue.unreserve(1)
-    assert queue.next("a") == 1
-    queue.reserve(1)
+    assert queue.take("a") == 1
+    assert queue.next("a") is None and queue.take("a") is None
+    queue.give_back(1)
+    queue.give_back(1)
+    assert queue.take("a") == 1
     queue.apply(row(1, status=S.PROCESSING, seq=10))
     assert queue.next("a") is None
     queue.apply(row(1, status=S.COMPLETED, seq=11))
     assert queue.next("a") == 2, "nobody had to take the hold back"
-    queue.reserve(99)
-    queue.unreserve(99)
+    queue.give_back(99)
 
 
 def test_a_verdict_frees_the_quota_before_the_results_are_here() -> None:
@@ -374,20 +402,10 @@ def test_a_job_ordered_to_end_is_never_offered() -> None:
     queue.apply(row(2))
     queue.apply(replace(row(1, seq=10), terminate_requested=True))
     assert queue.next("a") == 2
-    assert queue.explain_wait(1, free_slots=True, any_node=True) is None
+    assert queue.explain_wait(row(1), free_slots=True, any_node=True) is None
 
 
-def test_an_old_row_of_a_job_that_is_over_brings_it_not_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue_manager, "REMEMBERED", 3)
-    queue = QueueManager(LIMITS)
-    for job_id in range(1, 6):
-        queue.apply(row(job_id, status=S.KILLED, seq=job_id + 10))
-    assert len(queue._over) == 3
-    queue.apply(row(5))
-    assert queue.services() == []
-
-
-def test_the_memory_of_what_is_over_is_bounded() -> None:
+def test_of_what_is_over_nothing_is_kept() -> None:
     queue = QueueManager(LIMITS)
     queue.set_pauses({"a": "x"})
     for user in range(3):
@@ -397,11 +415,10 @@ def test_the_memory_of_what_is_over_is_bounded() -> None:
         for seq, status in enumerate((S.PROCESSING, S.QUEUED, S.KILLED)):
             queue.apply(row(job_id, user=job_id % 3, status=status, seq=1000 + seq))
     room = queue._services["a"]
-    assert len(queue._known) == 3
     assert len(room.rings[""]._heap) < 100
     for user in range(3):
         queue.apply(row(1000 + user, user=user, status=S.KILLED, seq=5000 + user))
-    assert not queue._known and not room.rings and not room.users_going
+    assert not queue._going and not room.rings and not room.users_going
     assert S.KILLED in OVER
 
 
@@ -418,7 +435,7 @@ def test_a_job_within_quota_waits_for_a_slot_or_a_node(
 ) -> None:
     queue = QueueManager(LIMITS)
     queue.apply(row(1))
-    why = queue.explain_wait(1, free_slots=free_slots, any_node=any_node)
+    why = queue.explain_wait(row(1), free_slots=free_slots, any_node=any_node)
     assert why is not None
     assert (why.reason, why.message, why.position) == (reason, message, 0)
 
@@ -430,17 +447,17 @@ def test_quotas_are_named_with_their_numbers() -> None:
     for job_id in (3, 4, 5):
         queue.apply(row(job_id, user=7))
     queue.apply(row(6, user=8))
-    why = queue.explain_wait(4, free_slots=True, any_node=True)
+    why = queue.explain_wait(row(4, user=7), free_slots=True, any_node=True)
     assert why is not None
     assert why.reason is WaitReason.USER_QUOTA
     assert why.message == "waits: user 7 already runs 2 of 2 jobs of service a"
     assert why.position == 2
     queue.apply(row(7, user=9, status=S.RUNNING))
-    why = queue.explain_wait(6, free_slots=True, any_node=True)
+    why = queue.explain_wait(row(6, user=8), free_slots=True, any_node=True)
     assert why is not None
     assert why.reason is WaitReason.SERVICE_QUOTA
     assert why.message == "waits: service a already runs 3 of 3 jobs; it goes next"
-    assert queue.explain_wait(1, free_slots=True, any_node=True) is None
+    assert queue.explain_wait(row(1, user=7), free_slots=True, any_node=True) is None
 
 
 def test_a_paused_service_offers_nothing_and_says_why() -> None:
@@ -448,7 +465,7 @@ def test_a_paused_service_offers_nothing_and_says_why() -> None:
     queue.apply(row(1))
     queue.set_pauses({"a": "maintenance until noon"})
     assert queue.next("a") is None
-    why = queue.explain_wait(1, free_slots=True, any_node=True)
+    why = queue.explain_wait(row(1), free_slots=True, any_node=True)
     assert why is not None
     assert why.reason is WaitReason.PAUSED
     assert why.message == "waits: service a is paused: maintenance until noon"
@@ -461,6 +478,6 @@ def test_jobs_of_a_service_that_is_gone_are_listed_and_not_offered() -> None:
     queue.apply(row(1, service="gone"))
     assert queue.services() == ["gone"]
     assert queue.next("gone") is None
-    why = queue.explain_wait(1, free_slots=False, any_node=False)
+    why = queue.explain_wait(row(1, service="gone"), free_slots=False, any_node=False)
     assert why is not None
     assert why.message == "waits: there is no service gone any more"

@@ -7,6 +7,7 @@ back what was committed softly since the last hard commit.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
@@ -26,7 +27,7 @@ from actors.domain.changes import (
     SetProgress,
     Transition,
 )
-from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job
+from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job, LiveJobs, QueuedJobs
 from actors.domain.status import OVER, Status
 from actors.ports.storage import Part
 from actors.ports.world import Clock
@@ -148,9 +149,18 @@ class MemoryLedger:
             found.append(self._jobs[self._by_change[seq]])
         return found[::-1][:limit]
 
-    async def live(self) -> tuple[Sequence[Job], int]:
+    async def live(self, *, queued: bool = False) -> LiveJobs:
         await trio.lowlevel.checkpoint()
-        return [self._jobs[job_id] for job_id in sorted(self._live)], self._seq
+        lines: dict[tuple[str, str, int], array[int]] = {}
+        jobs = []
+        for job in (self._jobs[job_id] for job_id in sorted(self._live)):
+            if job.status is not Status.QUEUED or job.terminate_requested:
+                jobs.append(job)
+            elif queued:
+                wanted = (job.service, job.requires, job.user_id)
+                lines.setdefault(wanted, array("q")).append(job.id)
+        found = [QueuedJobs(*wanted, ids) for wanted, ids in lines.items()]
+        return LiveJobs(jobs, found if queued else (), self._seq)
 
     async def unreleased(self) -> Sequence[Attempt]:
         await trio.lowlevel.checkpoint()

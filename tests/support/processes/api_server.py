@@ -190,8 +190,8 @@ async def api_server(
     scaled: list[ServiceScaling] = []
     shutdown = trio.Event()
 
-    async def why(job_ids: tuple[int, ...]) -> Sequence[Waiting | None]:
-        return tuple(whys.get(job_id) for job_id in job_ids)
+    async def why(jobs: tuple[Job, ...]) -> Sequence[Waiting | None]:
+        return tuple(whys.get(job.id) for job in jobs)
 
     async def scaling() -> Sequence[ServiceScaling]:
         return tuple(scaled)
