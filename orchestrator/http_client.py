@@ -21,14 +21,18 @@ from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final, Protocol
 
-import httpx
 import trio
 
 from actors.ports.nodes import NoMeans
+from actors.process.imports import without
 from actors.store.durable import SCARCE, is_passing
 from actors.wire.errors import SourceChanged, causes, leaves
 from actors.wire.protocol.attempts import Garbled
 from orchestrator.errors import OrchestratorError
+
+# Its command brings all that it paints on a terminal with.
+with without("httpx._main"):
+    import httpx
 
 JSON_LIMIT: Final = 8 << 20
 """Bytes of an answer that is held in memory as a whole."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -17,3 +19,18 @@ def uncollected_imports() -> Iterator[None]:
         gc.freeze()
     finally:
         gc.enable()
+
+
+@contextmanager
+def without(name: str) -> Iterator[None]:
+    """Within, this module cannot be imported: for a library that does without it if need be, and that imports
+    much with it that is used nowhere here."""
+    if name in sys.modules:
+        yield
+        return
+    modules: dict[str, Any] = sys.modules
+    modules[name] = None  # which says to an import that there is none
+    try:
+        yield
+    finally:
+        del modules[name]

@@ -1,0 +1,21 @@
+"""What the start of a server or a node does not import, since nothing of it is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PROGRAM = """
+import sys
+import node.server
+import orchestrator.server
+unused = {"Crypto", "cffi", "pycparser", "pygments", "rich"}
+print(sorted(unused & {name.partition(".")[0] for name in sys.modules}))
+import rich.console, httpx._main
+print(callable(httpx._main.main))
+"""
+
+
+def test_neither_encryption_nor_painting_is_imported_and_painting_can_be() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "True"]
