@@ -20,6 +20,16 @@ def is_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+_SYNC_FAILED: Final = (1034, 1290)
+"""SQLITE_IOERR_FSYNC, SQLITE_IOERR_DIR_FSYNC; Python names neither."""
+
+
+def is_failed_sync(error: Exception) -> bool:
+    """Whether a database could not be synced: what was written before may be on the disk or not, and no later
+    sync would say which."""
+    return getattr(error, "sqlite_errorcode", 0) in _SYNC_FAILED
+
+
 SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN)
 """What says that there is too little of something on this machine."""
 

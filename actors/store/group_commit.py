@@ -28,7 +28,7 @@ import sqlite_anyio
 import trio
 
 from actors.ports.world import Clock
-from actors.store.durable import is_full, is_passing
+from actors.store.durable import is_failed_sync, is_full, is_passing
 from actors.store.reserve import Reserve
 from actors.store.sqlite_thread import run_on_connection
 
@@ -44,9 +44,6 @@ BYTES: Final = 4 << 20
 
 SOFT_FOR: Final = 1.0
 """Seconds for which a soft commit may stay unsynced."""
-
-_SYNC_FAILED: Final = (1034, 1290)
-"""SQLITE_IOERR_FSYNC, SQLITE_IOERR_DIR_FSYNC; Python names neither."""
 
 
 class NeedsHardCommit(Exception):
@@ -220,7 +217,7 @@ class GroupCommit(Generic[B]):
             # Outside any one item: nothing of the batch holds.
             for item in items:
                 self._fail(item, error)
-            if self._sync_failed is not None and getattr(error, "sqlite_errorcode", 0) in _SYNC_FAILED:
+            if self._sync_failed is not None and is_failed_sync(error):
                 self._sync_failed(error)
             if not items:
                 self._soft_until = trio.current_time() + SOFT_FOR

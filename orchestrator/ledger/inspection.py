@@ -26,6 +26,9 @@ log: Final = logging.getLogger("orchestrator.ledger")
 LOOKED_THROUGH: Final = 2.0
 """Seconds. Of a ledger that takes longer the rest is taken as it is: about 100 MB are done by then."""
 
+_EMPTY: Final = 4096
+"""Bytes of a database without tables: a page."""
+
 
 def inspect(path: Path, newest: Newest, *, may_begin: bool) -> None:
     """Blocks. Raises LedgerError, LedgerDamaged; sqlite3.Error for what the database says itself. Not
@@ -33,6 +36,7 @@ def inspect(path: Path, newest: Newest, *, may_begin: bool) -> None:
     for suffix in ("-wal", "-shm", "-journal"):
         if (aside := set_aside(path.with_name(path.name + suffix))) is not None:
             log.warning("%s%s was a directory, and is %s now", path, suffix, aside)
+    _roll_back(path)
     if _is_there(path):
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
             if recognise(db) != 0:
@@ -51,6 +55,22 @@ def inspect(path: Path, newest: Newest, *, may_begin: bool) -> None:
             "them, or restore it from a copy; only if there is none, move `jobs` of the data directory away, "
             "to begin anew"
         )
+
+
+def _roll_back(path: Path) -> None:
+    """A start that was cut off while it made a ledger of an empty file leaves a journal, which only who may
+    write takes back. A ledger with anything in it has a log instead, or is longer, and is left as it is."""
+    if (
+        0 < _size(path) <= _EMPTY
+        and _size(path.with_name(f"{path.name}-journal")) > 0
+        and _size(path.with_name(f"{path.name}-wal")) == 0
+    ):
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA schema_version").fetchone()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _is_there(path: Path) -> bool:

@@ -42,6 +42,7 @@ from actors.ports.callbacks import Callback, DeliveryOutcome
 from actors.ports.ledger import LedgerError
 from actors.ports.storage import Part
 from actors.ports.world import Clock
+from actors.store.durable import is_failed_sync
 from actors.store.group_commit import Batch, GroupCommit, NeedsHardCommit
 from actors.store.reserve import Reserve
 from actors.store.sqlite_thread import snapshot
@@ -247,7 +248,7 @@ class SqliteLedger:
         """Keep the log of writes short, and say what keeps it long, until cancelled."""
 
         async def cut() -> bool:
-            return await run_on_ledger(self._connection, wal.cut)
+            return await run_on_ledger(self._connection, _cut_log)
 
         await WalWatch(self._path, cut).run()
 
@@ -465,6 +466,15 @@ class SqliteLedger:
             self._damage = LedgerDamaged(f"{self._path}: {damage}")
             self._damaged.set()
             raise
+
+
+def _cut_log(db: sqlite3.Connection) -> bool:
+    try:
+        return wal.cut(db)
+    except sqlite3.Error as error:
+        if is_failed_sync(error):
+            _end_at_once(error)
+        raise
 
 
 def _end_at_once(error: Exception) -> NoReturn:

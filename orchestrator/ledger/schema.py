@@ -72,7 +72,11 @@ def prepare_writer(db: sqlite3.Connection) -> str:
     version = recognise(db)
     if version == 0:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    db.execute("PRAGMA journal_mode = WAL")
+    (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":  # where it cannot be changed SQLite says so in no other way
+        raise LedgerError(
+            "the ledger's disk fails, or it cannot hold a write-ahead log: look at the kernel's log"
+        )
     db.execute("PRAGMA synchronous = FULL")
     # What the log takes on the disk once it was longer and is begun anew.
     db.execute(f"PRAGMA journal_size_limit = {wal.USUAL}")
@@ -91,6 +95,9 @@ def prepare_writer(db: sqlite3.Connection) -> str:
 def set_hard(db: sqlite3.Connection, hard: bool) -> None:
     """Whether commits are synced from here on."""
     db.execute(f"PRAGMA synchronous = {'FULL' if hard else 'NORMAL'}")
+    # Before a log is moved into the database it is synced, and SQLite tells nobody if that fails after a
+    # commit: so this only follows one that has synced all of it.
+    db.execute(f"PRAGMA wal_autocheckpoint = {wal.MOVED_FROM if hard else 0}")
 
 
 def _settle(db: sqlite3.Connection) -> None:

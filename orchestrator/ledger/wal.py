@@ -21,7 +21,9 @@ log: Final = logging.getLogger("orchestrator.ledger")
 
 LOOK_EVERY: Final = 5.0
 USUAL: Final = 16 << 20
-"""Bytes that the log may keep. SQLite begins to move it into the database at 4 MiB."""
+"""Bytes that the log may keep."""
+MOVED_FROM: Final = 1000
+"""Pages from which on it is moved into the database after a synced commit: 4 MiB."""
 MOST: Final = 48 << 20
 """Bytes above which somebody is told."""
 

@@ -125,6 +125,7 @@ def test_dev_adds_to_a_plain_installation_and_serves_for_a_plain_one(machine: Ma
     machine.calls()
     machine.add("curl", "")
     machine.add("bwrap", "")
+    machine.add("strace", "")
     assert machine.run("--dev").returncode == 0
     assert any(call.endswith("-e .[dev]") for call in machine.calls())
     assert machine.run().returncode == 0
@@ -230,7 +231,7 @@ def test_tools_that_cannot_be_installed_are_named_with_what_is_skipped(machine: 
     done = machine.run("--dev", FAKE_UID="1000")
     assert done.returncode == 0
     assert (
-        "scripts/setup: skipped: curl bubblewrap chromium (needs apt-get as root or by sudo); the tests"
+        "scripts/setup: skipped: curl bubblewrap chromium strace (needs apt-get as root or by sudo); the"
         in done.stderr
     )
 

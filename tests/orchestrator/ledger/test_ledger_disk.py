@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -108,6 +109,29 @@ async def test_a_creation_that_fails_leaves_nothing_behind(
     monkeypatch.undo()
     async with open_ledger(path) as ledger:
         assert (await ledger.insert(new_job())).id == 1
+
+
+async def test_a_creation_that_was_cut_off_is_begun_anew(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+    # The journal of the first write to an empty file: of no pages, none are kept.
+    header = struct.pack(">8s5I", bytes.fromhex("d9d505f920a163d7"), 0, 1, 0, 512, 4096)
+    journal = path.with_name(f"{path.name}-journal")
+    journal.write_bytes(header.ljust(512, b"\0"))
+    async with open_ledger(path) as ledger:
+        assert (await ledger.insert(new_job())).id == 1
+    assert not journal.exists()
+
+
+async def test_a_journal_beside_a_ledger_that_holds_anything_changes_nothing_of_it(path: Path) -> None:
+    async with open_ledger(path) as ledger:
+        await ledger.insert(new_job())
+    before = content(path)
+    header = struct.pack(">8s5I", bytes.fromhex("d9d505f920a163d7"), 0, 1, 0, 512, 4096)
+    path.with_name(f"{path.name}-journal").write_bytes(header.ljust(512, b"\0"))
+    with pytest.raises(LedgerError):
+        await SqliteLedger.open(str(path), clock=SetClock())
+    assert content(path) == before
 
 
 @pytest.mark.parametrize(

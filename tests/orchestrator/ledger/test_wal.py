@@ -7,15 +7,18 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 import pytest
 import trio
 from support.data.ledgers import new_job, open_ledger
 
-from orchestrator.ledger import wal
+from orchestrator.ledger import schema, wal
 from orchestrator.ledger.errors import run_on_ledger
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.ledger.wal import WalWatch
+
+SQLITE_IOERR_FSYNC: Final = 1034
 
 
 def watch_of(ledger: SqliteLedger, path: Path) -> WalWatch:
@@ -34,6 +37,43 @@ async def grow(ledger: SqliteLedger, path: Path, to: int) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(50):
                 nursery.start_soon(ledger.insert, new_job())
+
+
+def test_what_is_not_synced_yet_is_not_moved_out_of_the_log(tmp_path: Path) -> None:
+    """It would be synced for that, and SQLite tells nobody of one that fails there."""
+    path = tmp_path / "db"
+    with closing(sqlite3.connect(path)) as db:
+        schema.prepare_writer(db)
+        db.execute("CREATE TABLE much (data)")
+        for hard in (False, True):
+            before = path.stat().st_size
+            schema.set_hard(db, hard)
+            db.execute("INSERT INTO much VALUES (zeroblob(?))", (2 * wal.MOVED_FROM * 4096,))
+            assert (path.stat().st_size > before) is hard
+
+
+async def test_a_log_that_cannot_be_synced_to_be_cut_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ended(Exception):
+        pass
+
+    def end(error: Exception) -> None:
+        raise Ended
+
+    def fail(db: sqlite3.Connection) -> bool:
+        failed = sqlite3.OperationalError("disk I/O error")
+        failed.sqlite_errorcode = SQLITE_IOERR_FSYNC
+        raise failed
+
+    async with open_ledger(tmp_path / "db") as ledger:
+        monkeypatch.setattr("orchestrator.ledger.ledger._end_at_once", end)
+        monkeypatch.setattr(wal, "cut", fail)
+        monkeypatch.setattr(wal, "USUAL", 0)
+        monkeypatch.setattr(wal, "LOOK_EVERY", 0.01)
+        await ledger.insert(new_job())
+        with trio.fail_after(30), pytest.raises(Ended):
+            await ledger.watch_log()
 
 
 async def test_a_reader_that_holds_a_transaction_is_told_once_and_the_log_is_cut_after_it(
