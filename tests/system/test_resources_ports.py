@@ -67,9 +67,11 @@ async def test_without_a_port_towards_the_node_jobs_wait_and_use_no_attempt_up(h
         # What is open is used; only then a port is wanted.
         await trio.sleep(_IDLE)
         with all_ports_taken(int(node.port)):
-            job = await user.upload("true")
+            # Larger than what goes over the link, which needs no port.
+            large = {"large": bytes(200_000)}
+            job = await user.upload("true", files=large)
             await user.until(job, "Processing")
-            unwanted = await user.upload("true")
+            unwanted = await user.upload("true", files=large)
             await user.until(unwanted, "Processing")
             assert (await user.http.post(f"/terminate/{unwanted}")).status_code == 200
             assert (await user.ended(unwanted))["status"] == "Killed"

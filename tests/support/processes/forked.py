@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -28,12 +29,24 @@ def _heeded(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if _HEEDED.match(name)}
 
 
-_OURS: Final = _heeded(os.environ)
+def _inherited() -> tuple[object, ...]:
+    """What a process takes over from who starts it, and a test may have changed: namespaces, users, signals
+    that are ignored or blocked, limits."""
+    status = Path("/proc/thread-self/status").read_text().splitlines()
+    kept = [line for line in status if line.startswith(("Uid:", "Gid:", "SigBlk:", "SigIgn:"))]
+    namespaces = [os.readlink(f"/proc/thread-self/ns/{kind}") for kind in ("net", "mnt", "pid", "user")]
+    limits = [
+        resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")
+    ]
+    return kept, namespaces, limits
+
+
+_OURS: Final = _heeded(os.environ), _inherited()
 
 
 def can_be_forked(environment: Mapping[str, str]) -> bool:
-    """Whether an interpreter would start in this environment as it has in ours."""
-    return _heeded(environment) == _OURS
+    """Whether a process that is begun now, in this environment, starts as one did before any test."""
+    return (_heeded(environment), _inherited()) == _OURS
 
 
 class ForkedProcess(subprocess.Popen[bytes]):
