@@ -50,7 +50,8 @@ async def node_process(
     try:
         with trio.fail_after(promised(60)):
             url = await next_url(process)
-            async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
+            # Nothing is encrypted here: what authorities there are need not be read each time.
+            async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=20) as client:
                 yield NodeProcess(url, client, process)
             os.kill(inner(process.pid) if within else process.pid, how)
             with trio.fail_after(promised()):
