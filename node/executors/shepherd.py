@@ -3,7 +3,7 @@
 One small process, the spawner, forks a shepherd for each payload and forgets it. Forking without exec
 makes a shepherd cost about a megabyte and a few milliseconds. It belongs to no agent: it goes on when the
 agent and the spawner are killed, waits for the script, ends all the script left behind, and writes one
-durable end mark.
+end mark.
 
 Standard library only, no threads, few imports: all of its memory is there once for each payload, and is the
 least that the kernel reports as a payload's peak.

@@ -107,7 +107,8 @@ class Spawner:
     async def _open(self, far: socket.socket) -> trio.Process:
         isolations = (self.isolation,) if self.isolation else self._isolations
         lock = self._data_directory / LOCK
-        # -I -S and an empty environment: nothing of the agent's settings or packages may matter here.
+        # -I -S and no environment of the agent's: none of its settings or packages may matter here. Its
+        # libraries' functions are looked up now and once, not in each shepherd that comes to call one.
         python = (sys.executable, "-X", "utf8", "-I", "-S")
         command = [*python, str(_PROGRAM), str(far.fileno()), ",".join(isolations), str(lock)]
         with (self._data_directory / LOG).open("ab") as log:
@@ -117,7 +118,7 @@ class Spawner:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 cwd="/",
-                env={},
+                env={"LD_BIND_NOW": "1"},
                 pass_fds=(far.fileno(),),
                 start_new_session=True,
             )
