@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import random
 import resource
+import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
@@ -84,15 +87,48 @@ def test_inodes_are_used_up_and_given_back_and_what_is_on_the_disk_can_be_kept(t
     assert (tmp_path / "disk" / "kept").read_text() == "kept"
 
 
-async def test_descriptors_are_taken_from_a_process_and_given_back(tmp_path: Path) -> None:
-    listens = ["sh", "-c", "echo listening on http://nowhere; exec sleep 600"]
+@asynccontextmanager
+async def kept(directory: Path, url: str) -> AsyncIterator[tuple[Machine, Diary]]:
+    """A machine that says it listens there, and then does nothing. It opens nothing either: while it had no
+    descriptors it would not find a library, and end."""
+    says = ["sh", "-c", f"echo listening on {url}; while :; do kill -STOP $$; done"]
+    diary = Diary(directory / "diary")
 
     def launch() -> Member:
-        return start("one", [], {}, tmp_path, command=listens)
+        return start("one", [], {}, directory, command=says)
 
-    machine = Machine("one", Diary(tmp_path / "diary"), launch, lambda _url: None, lambda: None)
+    machine = Machine("one", diary, launch, lambda _url: None, lambda: None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(machine.keep)
+        try:
+            yield machine, diary
+        finally:
+            nursery.cancel_scope.cancel()
+            assert machine.member is not None
+            machine.member.process.kill()
+    with machine.member.process:
+        pass
+
+
+async def test_machine_has_to_answer_unless_it_was_away_again_meanwhile(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host, port = silent.getsockname()
+        async with kept(tmp_path, f"http://{host}:{port}") as (machine, diary):
+            await machine.up()
+            assert not await machine.answers_again(0.1)
+
+            async def disturb() -> None:
+                await wait_all_tasks_blocked()
+                diary.away("one", "stopped")
+                diary.back("one", "stopped")
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(disturb)
+                assert await machine.answers_again(0.5)
+
+
+async def test_descriptors_are_taken_from_a_process_and_given_back(tmp_path: Path) -> None:
+    async with kept(tmp_path, "http://nowhere") as (machine, _):
         async with trio.open_nursery() as starving:
             starving.start_soon(machine.starve, 0.4)  # as soon as it listens
             starving.start_soon(machine.starve, 0.1)  # one after the other
@@ -101,7 +137,3 @@ async def test_descriptors_are_taken_from_a_process_and_given_back(tmp_path: Pat
             await wait_all_tasks_blocked()
             assert process.rlimit(psutil.RLIMIT_NOFILE)[0] == process.num_fds()
         assert process.rlimit(psutil.RLIMIT_NOFILE) == resource.getrlimit(resource.RLIMIT_NOFILE)
-        nursery.cancel_scope.cancel()
-    assert machine.member is not None
-    with machine.member.process as ended:
-        ended.kill()

@@ -66,6 +66,10 @@ class Diary:
         if not self._reasons[name]:
             self._outages[name].append((self._since[name], time.time()))
 
+    def spells(self, name: str) -> int:
+        """How often it has been away until now, for whatever reasons at once."""
+        return len(self._outages[name]) + bool(self._reasons[name])
+
     def longest_outage(self, name: str, slack: float) -> float:
         """Seconds; outages that are less than `slack` apart are one, because whoever looks for the node may
         look only at the wrong moments."""

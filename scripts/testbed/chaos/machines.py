@@ -143,8 +143,9 @@ class Machine:
         return True
 
     async def answers_again(self, within: float) -> bool:
-        """Whether it answers a new connection within so many seconds, unless it is away for another reason
-        than the one that has just passed."""
+        """Whether it answers a new connection within so many seconds, unless it is, or was meanwhile, away
+        for another reason than the one that has just passed."""
+        spells = self._diary.spells(self.name)
         with trio.move_on_after(within):
             async with httpx.AsyncClient(timeout=within, trust_env=False) as client:
                 while self.member is not None and self._diary.reachable([self.name]):
@@ -152,7 +153,7 @@ class Machine:
                         if (await client.get(f"{self.member.url}/health")).status_code == 200:
                             return True
                     await trio.sleep(0.1)
-        return not self._diary.reachable([self.name])
+        return self._diary.spells(self.name) > spells or not self._diary.reachable([self.name])
 
     def kill_spawner(self) -> None:
         for pid in self.spawners():
