@@ -2,7 +2,8 @@
 or a node costs that serves a test: they are forked off one that has everything imported.
 
 They are children of this process and begin with the environment, directory, descriptors and session that they
-are given, as any. What a test of the start itself begins is the installed command.
+are given, as any; each has a session of its own. What a test of the start itself begins is the installed
+command.
 """
 
 from __future__ import annotations
@@ -55,19 +56,21 @@ class ForkedProcess(subprocess.Popen[bytes]):
     def _execute_child(self, args: Any, *how: Any) -> None:
         (_, _, _, passed, directory, environment, *_) = how
         pipes = how[9:15]
-        read, _, _, write, _, errors = pipes
+        # What is not given is this process's own.
+        standard = [own if one < 0 else one for own, one in enumerate((pipes[0], pipes[3], pipes[5]))]
         call = {
             "arguments": args,
             "descriptors": [0, 1, 2, *passed],
-            "directory": str(directory),
+            "directory": str(directory or Path.cwd()),
             "environment": environment,
         }
         try:
             control, _ = _imported()
-            socket.send_fds(control, [json.dumps(call).encode()], [read, write, errors, *passed])
+            socket.send_fds(control, [json.dumps(call).encode()], [*standard, *passed])
             self.pid = int(control.recv(64))
         finally:
-            self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+            whole: Any = self
+            whole._close_pipe_fds(*pipes)
         self._child_created = True
 
 

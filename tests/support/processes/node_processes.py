@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import trio
 from support.peers.node_clients import KEY, NodeClient
+from support.processes.forked import ForkedProcess, can_be_forked
 from support.processes.processes import promised
 
 NODE = (sys.executable, "-c", "from node.cli import node_command; node_command()")
@@ -43,9 +44,13 @@ async def node_process(
     """A node; at the end it gets the signal `how`, and must end by it in time. `within` is a command that
     runs another one, which its arguments end with; what it starts as a child gets the signal in its place."""
     environment = {**os.environ, "PORT": "1", "HTTP_PROXY": "http://127.0.0.1:9", "MINE": "kept"}
-    process = await trio.lowlevel.open_process(
-        [*within, *NODE, "--port", "0", "--data", str(data), *flags], stdout=subprocess.PIPE, env=environment
-    )
+    arguments = ["--port", "0", "--data", str(data), *flags]
+    if within or not can_be_forked(environment):
+        process = await trio.lowlevel.open_process(
+            [*within, *NODE, *arguments], stdout=subprocess.PIPE, env=environment
+        )
+    else:
+        process = _forked(["orchestrator", "node", *arguments], environment)
     assert process.stdout is not None
     try:
         with trio.fail_after(promised(60)):
@@ -62,6 +67,13 @@ async def node_process(
         with trio.CancelScope(shield=True):
             await process.wait()
             await process.stdout.aclose()
+
+
+def _forked(command: Sequence[str], environment: Mapping[str, str]) -> trio.Process:
+    popen = ForkedProcess(command, stdout=subprocess.PIPE, env=environment)
+    assert popen.stdout is not None
+    with popen.stdout as stdout:
+        return trio.Process._create(popen, None, trio.lowlevel.FdStream(os.dup(stdout.fileno())), None)
 
 
 async def next_url(process: trio.Process) -> str:
