@@ -76,6 +76,23 @@ def create_durably(path: Path, content: bytes) -> None:
         os.close(fd)
 
 
+def write_plainly(path: Path, content: bytes) -> None:
+    """Write a file that nobody needs once the machine has gone down. What else has its name goes, unless it
+    is a directory."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+        os.unlink(path)
+        fd = os.open(path, flags, 0o600)
+    try:
+        write_all(fd, content)
+    finally:
+        os.close(fd)
+
+
 def write_durably(path: Path, content: bytes, *, synced: bool = True, replace: bool = True) -> None:
     """Write a file, so that after a crash there is the old content or the new, never a part. Which of them is
     certain only once its directory is synced too: not `synced` leaves that to the caller. Without `replace`
@@ -83,10 +100,15 @@ def write_durably(path: Path, content: bytes, *, synced: bool = True, replace: b
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     create_durably(beside, content)
     try:
-        (os.replace if replace else os.link)(beside, path)
-    finally:
-        with suppress(FileNotFoundError):  # as after a rename
+        if replace:
+            os.replace(beside, path)
+        else:
+            os.link(beside, path)
             os.unlink(beside)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(beside)
+        raise
     if synced:
         sync_directory(path.parent)
 
@@ -113,8 +135,11 @@ def read_small(path: Path, most: int) -> bytes | None:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_size > most:
             return None
-        with open(fd, "rb", closefd=False) as file:
-            return file.read()
+        # Not by a file object, which asks the kernel five things before it reads a byte.
+        content = b""
+        while len(content) < found.st_size and (piece := os.read(fd, found.st_size)):
+            content += piece
+        return content
     finally:
         os.close(fd)
 
@@ -122,8 +147,11 @@ def read_small(path: Path, most: int) -> bytes | None:
 def overwrite(path: Path, content: bytes) -> None:
     """Put other content into a file that is there, synced: on a disk that takes no more files. After a crash
     it may be torn; who does this has another way to tell what it said. Raises `OSError`."""
-    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise OSError(errno.EINVAL, "it is no file of ours", str(path))
         write_all(fd, content)
         os.ftruncate(fd, len(content))
         os.fsync(fd)

@@ -39,6 +39,7 @@ from node.executors.log_pipes import LogPipe
 from node.executors.process_tree import Tree
 
 _CONNECTION = 3
+_CLOEXEC = socket.MSG_CMSG_CLOEXEC
 _INT = struct.Struct("i")
 _DESCRIPTORS = os.sysconf("SC_OPEN_MAX")
 _AWAITED = namespaces.SignalSet((signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1))
@@ -280,7 +281,7 @@ def become_shepherd(request: Request, connection: int, host: Host) -> None:
 def spawn_for_ever(control: socket.socket, host: Host) -> None:
     room = bytearray(REQUEST)
     while True:
-        size, passed, _, _ = control.recvmsg_into([room], socket.CMSG_SPACE(_INT.size))
+        size, passed, _, _ = control.recvmsg_into([room], socket.CMSG_SPACE(_INT.size), _CLOEXEC)
         if not size:
             return  # The agent has ended. The shepherds go on.
         for _, _, data in passed:

@@ -78,7 +78,9 @@ def find_shepherd(spec: RunSpec) -> RunMark | None:
 
 def give_up(spec: RunSpec) -> None:
     """Decide that the payload will never start, unless it has started, or was given up, before. Blocks."""
-    path = _place(spec, mark_files.RUN)
+    path = spec.directory / mark_files.RUN
+    if path.is_dir():
+        path = spec.directory / mark_files.EARLIER[mark_files.RUN]
     retry_repaired(path, lambda: _give_up(path))
 
 
@@ -102,7 +104,7 @@ async def end_unmarked(spec: RunSpec) -> RunEnd:
     found = await end_leftovers(spec.directory, session=-1, since=0)
     if (end := read_end(spec, None)) is not None:
         return end
-    run = read_kept(_place(spec, mark_files.RUN), mark_files.MOST)
+    run = _read(spec, mark_files.RUN)
     if run == mark_files.ABANDONED and not found and not _has_damaged_end_mark(spec, None):
         return NEVER_STARTED
     return _unreadable(0.0)
@@ -135,24 +137,25 @@ def read_end(spec: RunSpec, nonce: str | None) -> RunEnd | None:
         return None
 
 
-def _place(spec: RunSpec, name: str) -> Path:
-    """Where this mark of a payload is, or would be: also one that an earlier version has made."""
-    place, earlier = spec.directory / name, spec.directory / mark_files.EARLIER[name]
-    if not earlier.parent.is_dir() or (name != mark_files.RUN and os.path.lexists(place)):
-        return place
-    return earlier
+def _read(spec: RunSpec, name: str) -> bytes | Damaged | None:
+    """This mark of a payload, also one that an earlier version has made."""
+    content = read_kept(spec.directory / name, mark_files.MOST)
+    if isinstance(content, bytes):
+        return content
+    earlier = spec.directory / mark_files.EARLIER[name]
+    return read_kept(earlier, mark_files.MOST) if earlier.parent.is_dir() else content
 
 
 def _read_values(spec: RunSpec, name: str) -> Mapping[str, str] | None:
     """What a mark of this payload says; None if there is none, or it is damaged."""
-    content = read_kept(_place(spec, name), mark_files.MOST)
+    content = _read(spec, name)
     values = mark_files.unpack(content) if isinstance(content, bytes) else None
     return values if values is not None and values.get("key") == spec.key else None
 
 
 def _has_damaged_end_mark(spec: RunSpec, nonce: str | None) -> bool:
     """Not one that is whole, and of another start: that is nobody's word."""
-    content = read_kept(_place(spec, mark_files.END), mark_files.MOST)
+    content = _read(spec, mark_files.END)
     if content is None or isinstance(content, Damaged):
         return content is not None
     if (values := mark_files.unpack(content)) is None:

@@ -36,7 +36,14 @@ from actors.domain.ids import MAX_ID, is_key
 from actors.domain.payload import UNKNOWN, Payload
 from actors.domain.status import ENDED, PAYLOAD, Status
 from actors.process.procfs import boot_id
-from actors.store.durable import create_durably, is_full, overwrite, sync_directory, write_durably
+from actors.store.durable import (
+    create_durably,
+    is_full,
+    overwrite,
+    sync_directory,
+    write_durably,
+    write_plainly,
+)
 from actors.store.kept_file import Damaged, read_kept, read_object
 from actors.store.repair import make_directory, retry_repaired, set_aside
 from actors.store.reserve import Reserve
@@ -188,7 +195,7 @@ class Records:
         content = json.dumps(_to_json(payload, self.boot)).encode()
         path = self.directory(payload.key) / "running"
         try:
-            retry_repaired(path, lambda: path.write_bytes(content))
+            retry_repaired(path, lambda: write_plainly(path, content))
         except OSError as error:
             # On a full disk that it runs is told by what was left of its start.
             if not is_full(error):

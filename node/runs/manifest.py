@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -62,13 +63,14 @@ def _freeze(directory: Path, limit: ResultLimit) -> FrozenManifest:
         too_many = f"it left {count} files, more than can be collected: their list has {len(manifest)} bytes"
         listing = EMPTY
         manifest = _encode(listing)
-    # Its name is durable together with the record of the end, which goes into the same directory after it.
+    # In its place, where there is room for it; it is made anew if this process dies amid it. Whether its name
+    # lasts is told together with the record of the end, which goes into the same directory after it.
     try:
-        write_durably(directory / MANIFEST, manifest, synced=False)
+        overwrite(directory / MANIFEST, manifest)
     except OSError as error:
-        if not is_full(error):
+        if is_full(error):
             raise
-        overwrite(directory / MANIFEST, manifest)  # it is made anew if this process dies amid it
+        write_durably(directory / MANIFEST, manifest, synced=False)
     logs = sum(_size(directory / name) for name in (STDOUT, STDERR))
     return FrozenManifest(logs + sum(entry.size for entry in listing.entries), too_many, gone)
 
@@ -95,9 +97,16 @@ def _list_within(directory: Path, limit: ResultLimit) -> tuple[Listing, str]:
 def _gone(directory: Path) -> str:
     """What a script that ran has removed of its own."""
     gone = [name for name in (STDOUT, STDERR) if not os.path.lexists(directory / name)]
-    if os.path.islink(directory / WORK) or not os.path.isdir(directory / WORK):
+    if not _is_directory(directory / WORK):
         gone.insert(0, "its directory with all that it left")
     return f"removed by the script: {', '.join(gone)}" if gone else ""
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _encode(listing: Listing) -> bytes:

@@ -20,6 +20,7 @@ from actors.domain.payload import UNKNOWN, Payload, RunResult
 from actors.ports.payloads import Running
 from actors.process import procfs
 from actors.runner import without_results
+from actors.store.durable import write_plainly
 from actors.store.kept_file import Damaged, read_object
 from actors.store.reserve import Reserve
 from node.executors.executor import Executor, ExecutorError, Run, RunEnd, RunSpec, StartedBefore
@@ -180,19 +181,20 @@ def _intend(directory: Path) -> ScriptCheck | None:
     """Make the script ready and, if it can run, leave word that somebody has set out to start it; None if
     somebody has already. Raises `OSError`; nobody has set out then."""
     intent = directory / INTENT
-    if intent.exists():
+    if os.path.lexists(intent):
         return None
     checked = make_ready(directory / WORK / "run.sh")
     if not checked.invalid:
         await_tick(directory)
         for name in (progress_file.DIRECTORY, HOME):
-            (directory / name).mkdir(mode=0o700, exist_ok=True)
+            with suppress(FileExistsError):
+                os.mkdir(directory / name, 0o700)
         # There, so that its end finds room for it however many files the script makes.
-        (directory / MANIFEST).touch(0o600)
+        write_plainly(directory / MANIFEST, b"")
         # Not synced: what it guards against is the death of this process, not of the machine, whose next boot
         # takes every payload for lost.
         try:
-            intent.write_text(json.dumps({"note": checked.note}), "utf-8")
+            write_plainly(intent, json.dumps({"note": checked.note}).encode())
         except OSError:
             # On a full disk it may be there all the same, empty.
             intent.unlink(missing_ok=True)

@@ -56,7 +56,7 @@ def make_ready(script: Path) -> ScriptCheck:
             return ScriptCheck(invalid="run.sh is a directory; it must be a bash script")
         if not stat.S_ISREG(mode):
             return ScriptCheck(invalid="run.sh is no regular file; it must be a bash script")
-        with script.open("rb") as file:
+        with script.open("rb", buffering=0) as file:
             head = file.read(_PIECE)
     except FileNotFoundError:
         return ScriptCheck(invalid="run.sh not found" + _name_similar(script.parent))

@@ -19,6 +19,7 @@ into the trash.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -41,6 +42,8 @@ HOME: Final = "home"
 INTENT: Final = "intent"
 MANIFEST: Final = "manifest.json"
 
+_DEEP: Final = 32
+"""Directories within each other that are deleted with a descriptor open for each."""
 _FLUSH: Final = 256 * 1024
 """Bytes that are gathered before a thread writes them: many small files cost one thread call."""
 
@@ -261,10 +264,10 @@ class Incoming:
 
 
 def _make_payload(directory: Path) -> None:
-    directory.mkdir(mode=0o700)
+    os.mkdir(directory, 0o700)
     work = directory / WORK
-    work.mkdir()
-    work.chmod(0o755)
+    os.mkdir(work)
+    os.chmod(work, 0o755)
 
 
 def _delete_all(paths: list[Path]) -> None:
@@ -281,7 +284,30 @@ def _delete_all(paths: list[Path]) -> None:
 
 def _delete(path: Path) -> None:
     """Delete a file or a tree, whatever modes a script has left on its directories."""
+    try:
+        _remove_tree(path, None, 0)
+    except OSError:
+        _delete_stubborn(path)
 
+
+def _remove_tree(name: str | Path, within: int | None, depth: int) -> None:
+    """A tree as most are. Raises `OSError` for what is none, and where anything stands in the way."""
+    if depth > _DEEP:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
+    try:
+        with os.scandir(handle) as found:
+            for entry in list(found):
+                if entry.is_dir(follow_symlinks=False):
+                    _remove_tree(entry.name, handle, depth + 1)
+                else:
+                    os.unlink(entry.name, dir_fd=handle)
+    finally:
+        os.close(handle)
+    os.rmdir(name, dir_fd=within)
+
+
+def _delete_stubborn(path: Path) -> None:
     def again(function: object, name: str, error: object) -> None:
         del function, error
         # A directory without write permission keeps its entries from its owner: give it back and go on.

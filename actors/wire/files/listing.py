@@ -148,8 +148,10 @@ def _changes(called: str) -> Iterator[None]:
 class _Walk:
     def __init__(self, root: Path, most: int | None) -> None:
         self._most = most
-        self._roots = {os.fsencode(root.absolute()), os.path.realpath(os.fsencode(root))}
+        self._root = root
+        self._called: set[bytes] = set()
         self._found: dict[bytes, Entry] = {}
+        self._user = os.geteuid()
         self._targets: dict[bytes, bytes] = {}
         self._left_out: list[tuple[str, str]] = []
 
@@ -192,7 +194,7 @@ class _Walk:
             self._leave_out(raw, "its path is too long")
         elif kind == "directory" and depth >= MAX_DEPTH:
             self._leave_out(raw, "it is too deep")
-        elif kind == "file" and not os.access(name, os.R_OK, dir_fd=handle, effective_ids=True):
+        elif kind == "file" and not self._may_read(handle, name, found):
             self._leave_out(raw, "cannot be read: Permission denied")
         else:
             if kind == "link":
@@ -208,6 +210,12 @@ class _Walk:
                 if inner is not None:
                     os.close(inner)
 
+    def _may_read(self, handle: int, name: bytes, found: os.stat_result) -> bool:
+        # Of an owner nothing else is asked by the kernel either.
+        if found.st_uid == self._user and found.st_mode & stat.S_IRUSR:
+            return True
+        return os.access(name, os.R_OK, dir_fd=handle, effective_ids=True)
+
     def _leave_out(self, raw: bytes, why: str) -> None:
         self._left_out.append((spell(raw), why))
 
@@ -219,13 +227,21 @@ class _Walk:
         spelled = spell(target)
         return replace(entry, size=len(spelled.encode()), target=spelled)
 
+    def _roots(self) -> set[bytes]:
+        """What the root is called. Found out for the first link that is absolute: most trees have none."""
+        if not self._called:
+            self._called = {os.fsencode(self._root.absolute()), os.path.realpath(os.fsencode(self._root))}
+        return self._called
+
     def _steps(self, link: bytes) -> tuple[bool, list[bytes]]:
         """Whether the link's target begins at the root, and the steps from there or from the link. An
         absolute target outside is a step too many upward."""
         target = self._targets[link]
         absolute = target.startswith(b"/")
         if absolute:
-            inside = [target[len(root) :] for root in self._roots if (target + b"/").startswith(root + b"/")]
+            inside = [
+                target[len(root) :] for root in self._roots() if (target + b"/").startswith(root + b"/")
+            ]
             target = inside[0] if inside else b".."
         return absolute, [step for step in target.split(b"/") if step not in (b"", b".")]
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from support.processes.nodes_in_process import KEY, SCRIPT, node_in_process
 
+from node.runs import runs
+
 
 class Disk:
     """Lets no word be left that somebody has set out to start a payload, so many times."""
@@ -18,17 +20,17 @@ class Disk:
     def __init__(self, number: int, times: int) -> None:
         self.number = number
         self.times = times
-        self._write = Path.write_text
+        self._write = runs.write_plainly
 
     def put_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def write(path: Path, *args: str) -> int:
+        def write(path: Path, content: bytes) -> None:
             if path.name == "intent" and self.times:
                 self.times -= 1
                 path.touch()
                 raise OSError(self.number, os.strerror(self.number))
-            return self._write(path, *args)
+            self._write(path, content)
 
-        monkeypatch.setattr(Path, "write_text", write)
+        monkeypatch.setattr(runs, "write_plainly", write)
 
 
 async def test_an_attempt_is_started_from_the_reserve_of_a_full_disk(
