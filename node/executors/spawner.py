@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,8 +27,6 @@ LOG: Final = "spawner.log"
 _LOG_MOST: Final = 1 << 20
 """Bytes that it may have when a spawner begins."""
 _READY_WITHIN: Final = 15.0
-_ANSWER: Final = 256
-"""Bytes of a shepherd's answer at most."""
 _RESTART_WITHIN: Final = 10.0
 """How long a start waits for a new spawner."""
 
@@ -109,8 +107,7 @@ class Spawner:
     async def _open(self, far: socket.socket) -> trio.Process:
         isolations = (self.isolation,) if self.isolation else self._isolations
         lock = self._data_directory / LOCK
-        # -I -S and no environment of the agent's: none of its settings or packages may matter here. Its
-        # libraries' functions are looked up now and once, not in each shepherd that comes to call one.
+        # -I -S and an empty environment: nothing of the agent's settings or packages may matter here.
         python = (sys.executable, "-X", "utf8", "-I", "-S")
         command = [*python, str(_PROGRAM), str(far.fileno()), ",".join(isolations), str(lock)]
         with (self._data_directory / LOG).open("ab") as log:
@@ -120,7 +117,7 @@ class Spawner:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 cwd="/",
-                env={"LD_BIND_NOW": "1"},
+                env={},
                 pass_fds=(far.fileno(),),
                 start_new_session=True,
             )
@@ -153,18 +150,18 @@ class Spawner:
     async def launch(self, request: bytes) -> str | None:
         """Hand over one request; the shepherd's answer, or None when it or the spawner died before one."""
         control = await self._current()
-        # Its answer is one write of a few bytes, which comes whole.
-        answer, answering = os.pipe()
-        try:
+        near, far = socket.socketpair()
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(near))
+        async with stream:
             try:
-                passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [answering]))]
-                async with self._sending:
-                    await control.sendmsg([request], passed)
+                with far:
+                    passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [far.fileno()]))]
+                    async with self._sending:
+                        await control.sendmsg([request], passed)
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 return None
-            finally:
-                os.close(answering)
-            await trio.lowlevel.wait_readable(answer)
-            return os.fsdecode(os.read(answer, _ANSWER)) or None
-        finally:
-            os.close(answer)
+            answer = b""
+            with suppress(trio.BrokenResourceError):
+                async for chunk in stream:
+                    answer += chunk
+        return os.fsdecode(answer) or None
