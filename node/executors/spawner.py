@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,8 @@ LOG: Final = "spawner.log"
 _LOG_MOST: Final = 1 << 20
 """Bytes that it may have when a spawner begins."""
 _READY_WITHIN: Final = 15.0
+_ANSWER: Final = 256
+"""Bytes of a shepherd's answer at most."""
 _RESTART_WITHIN: Final = 10.0
 """How long a start waits for a new spawner."""
 
@@ -150,18 +152,18 @@ class Spawner:
     async def launch(self, request: bytes) -> str | None:
         """Hand over one request; the shepherd's answer, or None when it or the spawner died before one."""
         control = await self._current()
-        near, far = socket.socketpair()
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(near))
-        async with stream:
+        # Its answer is one write of a few bytes, which comes whole.
+        answer, answering = os.pipe()
+        try:
             try:
-                with far:
-                    passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [far.fileno()]))]
-                    async with self._sending:
-                        await control.sendmsg([request], passed)
+                passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [answering]))]
+                async with self._sending:
+                    await control.sendmsg([request], passed)
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 return None
-            answer = b""
-            with suppress(trio.BrokenResourceError):
-                async for chunk in stream:
-                    answer += chunk
-        return os.fsdecode(answer) or None
+            finally:
+                os.close(answering)
+            await trio.lowlevel.wait_readable(answer)
+            return os.fsdecode(os.read(answer, _ANSWER)) or None
+        finally:
+            os.close(answer)
