@@ -145,7 +145,7 @@ class ZipCheck:
                 data = engine.unconsumed_tail
                 crc = isal_zlib.crc32(piece, crc)
                 size += len(piece)
-                start = start or piece[:_LONGEST_TARGET]
+                start += piece[: _LONGEST_TARGET - len(start)]
         self._buffer += engine.unused_data
         packed -= len(engine.unused_data)
         self._at += packed
@@ -157,7 +157,7 @@ class ZipCheck:
             piece = yield from self._take(min(left, max(1, len(self._buffer))))
             left -= len(piece)
             crc = isal_zlib.crc32(piece, crc)
-            start = start or piece[:_LONGEST_TARGET]
+            start += piece[: _LONGEST_TARGET - len(start)]
         return crc, size, size, start
 
     def _listed(self, signature: bytes, member: _Seen) -> _Reading:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from actors.wire.files import zip_format
@@ -53,6 +53,8 @@ def job(tmp_path: Path) -> Path:
 
 @settings(max_examples=10, deadline=None)
 @given(cuts=st.lists(st.integers(0, 1 << 24), max_size=20))
+@example(cuts=[43])  # before the first byte of a link's target
+@example(cuts=[44, 45])
 def test_what_our_nodes_pack_is_sound_wherever_it_is_cut(cuts: list[int]) -> None:
     with TemporaryDirectory() as where:
         root = Path(where) / "job"
