@@ -23,6 +23,7 @@ FLOORS = (
     "actors/store",
     "actors/kernel",
     "actors/wire/errors.py",
+    "actors/wire/pieces.py",
     "actors/wire/files",
     "actors/wire/protocol",
     "actors/wire/multipart",

@@ -202,8 +202,8 @@ class SqliteLedger:
         recent = RecentJobs()
 
         def begin(db: sqlite3.Connection, now: float) -> LedgerBatch:
-            stored, seq = meta.read_seq(db), max(meta.read_seq(db), begun_after)
-            return LedgerBatch(db, now, seq, stored=stored, reserved=meta.read_reserved_seq(db), note=note)
+            stored, reserved = meta.read_seq(db), meta.read_reserved_seq(db)
+            return LedgerBatch(db, now, max(stored, begun_after), stored=stored, reserved=reserved, note=note)
 
         def tell(batch: LedgerBatch) -> None:
             if trace is not None:

@@ -41,6 +41,7 @@ from actors.ports.nodes import (
     SubmitResult,
 )
 from actors.ports.world import Clock
+from actors.wire.pieces import Pieces
 from actors.wire.protocol import frames
 from orchestrator.http_client import Reply
 from orchestrator.nodes.native.results import receive
@@ -537,7 +538,7 @@ class BoundNodes:
         delivered = [item for item in items if item.attempt.key in self._delivered]
         answers: dict[str, CollectAnswer] = {}
         for item in delivered:
-            came = _Pieces(self._delivered.pop(item.attempt.key))
+            came = Pieces(self._delivered.pop(item.attempt.key))
             answers |= await receive(came, [item], _ResultFiles(self._epoch))
             self._epoch.leave()
         rest = [item for item in items if item.attempt.key not in answers]
@@ -651,21 +652,6 @@ class BoundNodes:
 
 def _is_refusal(answers: list[object]) -> bool:
     return any(isinstance(one, SubmitAnswer) and one.result is SubmitResult.BUSY for one in answers)
-
-
-class _Pieces:
-    """Bytes that are here already, as a body."""
-
-    def __init__(self, pieces: list[bytes]) -> None:
-        self._pieces = iter(pieces)
-
-    def __aiter__(self) -> _Pieces:
-        return self
-
-    async def __anext__(self) -> bytes:
-        for piece in self._pieces:
-            return piece
-        raise StopAsyncIteration
 
 
 class _Response:

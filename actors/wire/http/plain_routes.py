@@ -10,13 +10,15 @@ function for both ways.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any, Final, cast
 
 import h11
 from quart import Blueprint, Response, request
+
+from actors.wire.pieces import Pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Asked:
     query: tuple[tuple[str, str], ...] = ()
     headers: Callable[[str], Sequence[str]] = lambda name: ()
     length: int | None = None
-    body: AsyncIterator[bytes] | None = None
+    body: AsyncIterator[bytes] = field(default_factory=Pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class PlainRequest:
 
     def with_body(self, pieces: Sequence[bytes]) -> PlainRequest:
         """The same, once its body has come."""
-        return replace(self, asked=replace(self.asked, body=_Pieces(pieces))) if pieces else self
+        return replace(self, asked=replace(self.asked, body=Pieces(pieces)))
 
 
 class PlainRoutes:
@@ -159,7 +161,7 @@ class PlainRoutes:
         pairs = tuple(_to_pair(one) for one in query.decode().split("&")) if mark else ()
         head = Head(asked.method.decode(), path.decode(), header, local)
         length = None if told is None else int(told)
-        return PlainRequest(head, route.handler, Asked(part.decode(), pairs, several, length, _Pieces(())))
+        return PlainRequest(head, route.handler, Asked(part.decode(), pairs, several, length))
 
     async def answer(self, asked: PlainRequest) -> Answer | None:
         """None for what is stored and not small: it is the app's."""
@@ -189,21 +191,6 @@ def _view(handler: Handler) -> Callable[..., Awaitable[Response]]:
         return await found.send() if isinstance(found, Stored) else found.to_response()
 
     return view
-
-
-class _Pieces:
-    """An iterator that may be left before its end, unlike a generator."""
-
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces = iter(pieces)
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        for piece in self._pieces:
-            return piece
-        raise StopAsyncIteration
 
 
 def head_of_request() -> Head:

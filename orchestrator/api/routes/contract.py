@@ -77,7 +77,6 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
         tag=CONTRACT,
     )
     async def upload(asked: Asked) -> Answer:
-        assert asked.body is not None
         job, ignored = await uploads.take(
             next(iter(asked.headers("Content-Type")), ""),
             asked.length,

@@ -30,6 +30,7 @@ from actors.wire.http.patience import SILENCE
 from actors.wire.link.link import InDoubt, NotSent
 from actors.wire.link.session import Lane
 from actors.wire.multipart.writer import DataPart, FilePart, MultipartBody, file_part
+from actors.wire.pieces import Pieces
 from actors.wire.protocol.attempts import Garbled, items, mark_from_json, view_from_json
 from orchestrator.http_client import (
     BodyUnreadable,
@@ -107,10 +108,10 @@ class NativeNodes:
                 for dispatch, _ in readable
             }
             return [answers[dispatch.attempt.key] for dispatch in dispatches]
-        small = [one for one in readable if _is_small(one[1])] if link is not None else []
         if link is not None:
-            answers |= await self._send_by_link(link, small)
-        answers |= await self._send(node, [one for one in readable if one not in small])
+            answers |= await self._send_by_link(link, [one for one in readable if _is_small(one[1])])
+            readable = [one for one in readable if not _is_small(one[1])]
+        answers |= await self._send(node, readable)
         return [answers[dispatch.attempt.key] for dispatch in dispatches]
 
     async def _send_by_link(
@@ -185,9 +186,10 @@ class NativeNodes:
 
     async def lookup(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[AttemptLookup]:
         try:
-            if (link := self._links.to(node)) is not None:
-                return await self._look(link, "lookup", attempts, _LOOK_RESULTS)
-        except (NotSent, InDoubt, Garbled) as error:
+            if self._links.to(node) is not None:
+                listed = await self._order(node, "lookup", attempts)
+                return [_parse_look(listed.get(one.key), one.key, _LOOK_RESULTS) for one in attempts]
+        except (NotReached, Broken, Garbled, NotSent, InDoubt) as error:
             return [AttemptLookup(LookupResult.UNKNOWN, reason=str(error)) for _ in attempts]
 
         async def one(attempt: Attempt) -> AttemptLookup:
@@ -203,39 +205,16 @@ class NativeNodes:
 
     async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[AttemptLookup]:
         try:
-            if (link := self._links.to(node)) is not None:
-                return await self._look(link, "cancel", attempts, _CANCEL_RESULTS)
             listed = await self._order(node, "cancel", attempts)
-            return [
-                _parse_look(listed.get(attempt.key), attempt.key, _CANCEL_RESULTS) for attempt in attempts
-            ]
+            return [_parse_look(listed.get(one.key), one.key, _CANCEL_RESULTS) for one in attempts]
         except (NotReached, Broken, Garbled, NotSent, InDoubt) as error:
             return [AttemptLookup(LookupResult.UNKNOWN, reason=str(error)) for _ in attempts]
 
-    async def _look(
-        self, link: NodeLink, kind: str, attempts: Sequence[Attempt], results: Mapping[str, LookupResult]
-    ) -> list[AttemptLookup]:
-        """Raises NotSent, InDoubt, Garbled."""
-        lane = Lane.URGENT if kind == "cancel" else Lane.ORDERS
-        listed = await self._ask(link, kind, attempts, lane)
-        return [_parse_look(listed.get(attempt.key), attempt.key, results) for attempt in attempts]
-
-    async def _ask(
-        self, link: NodeLink, kind: str, attempts: Sequence[Attempt], lane: Lane
-    ) -> dict[str, Mapping[str, Any]]:
-        data = await link.ask(kind, {"keys": [attempt.key for attempt in attempts]}, lane=lane)
-        if "error" in data:
-            raise Garbled(f"the node says: {data['error']}")
-        return _by_key(data)
-
     async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[bool]:
         try:
-            if (link := self._links.to(node)) is not None:
-                for attempt in attempts:
-                    link.take_results(attempt.key)
-                listed = await self._ask(link, "release", attempts, Lane.ORDERS)
-            else:
-                listed = await self._order(node, "release", attempts)
+            for attempt in attempts:
+                self._delivered(node, attempt.key)
+            listed = await self._order(node, "release", attempts)
         except (NotReached, Broken, Garbled, NotSent, InDoubt):
             return [False for _ in attempts]
         return [listed.get(attempt.key, {}).get("result") == "released" for attempt in attempts]
@@ -243,7 +222,14 @@ class NativeNodes:
     async def _order(
         self, node: NodeRef, verb: str, attempts: Sequence[Attempt]
     ) -> dict[str, Mapping[str, Any]]:
+        """What the node says of each, by key. Raises NotReached, Broken, Garbled; NotSent, InDoubt."""
         keys = [attempt.key for attempt in attempts]
+        if (link := self._links.to(node)) is not None:
+            lane = Lane.URGENT if verb == "cancel" else Lane.ORDERS
+            said = await link.ask(verb, {"keys": keys}, lane=lane)
+            if "error" in said:
+                raise Garbled(f"the node says: {said['error']}")
+            return _by_key(said)
         async with self._http.exchange(
             "POST", f"{node.url}/v1/{verb}", headers=meant_for(node), data={"keys": keys}
         ) as reply:
@@ -257,7 +243,7 @@ class NativeNodes:
         answers: dict[str, CollectAnswer] = {}
         for dispatch in dispatches:
             if (frames := self._delivered(node, dispatch.attempt.key)) is not None:
-                answers |= await receive(_Once(frames), [dispatch], self._files)
+                answers |= await receive(Pieces([frames]), [dispatch], self._files)
         differing: set[str] = set()
         if rest := [dispatch for dispatch in dispatches if dispatch.attempt.key not in answers]:
             answers |= await self._fetch(node, rest, differing)
@@ -266,6 +252,7 @@ class NativeNodes:
         return [answers[dispatch.attempt.key] for dispatch in dispatches]
 
     def _delivered(self, node: NodeRef, key: str) -> bytes | None:
+        """What came of an attempt unasked; it is not kept any longer."""
         try:
             link = self._links.to(node)
         except NotSent:
@@ -351,22 +338,6 @@ class _Body:
             return await anext(self._reply)
         except Broken as error:
             raise NodeUnreachable(str(error)) from error
-
-
-class _Once:
-    """Bytes that are here already, as a body."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        data, self._data = self._data, b""
-        if not data:
-            raise StopAsyncIteration
-        return data
 
 
 def _is_small(files: Inputs) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -99,19 +100,8 @@ async def follow_events(http: Http, owner: str, node: NodeRef, tell: Tell, silen
         ) as reply:
             if reply.status != 200:
                 return f"/v1/events: {await error_text(reply)}"
-            why = f"nothing heard for {silence:g} s"
             listening = Listening(silence)
-            failure: Exception | None = None  # as it was raised, and not in the nursery's group
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(listening.watch_silence, nursery.cancel_scope)
-                try:
-                    why = await _read(reply, owner, node, tell, listening)
-                except Exception as error:
-                    failure = error
-                nursery.cancel_scope.cancel()
-            if failure is not None:
-                raise failure
-            return why
+            return await listening.until_silent(partial(_read, reply, owner, node, tell, listening))
     except Scarce:
         raise
     except (NotReached, Broken) as error:
@@ -145,6 +135,22 @@ class Listening:
 
     def note(self) -> None:
         self._last = trio.current_time()
+
+    async def until_silent(self, listen: Callable[[], Awaitable[str]]) -> str:
+        """What `listen` returns, or that nothing was heard for too long, which cancels it. What it raises is
+        raised as it is."""
+        why = f"nothing heard for {self._silence:g} s"
+        failure: Exception | None = None  # not in the nursery's group
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.watch_silence, nursery.cancel_scope)
+            try:
+                why = await listen()
+            except Exception as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return why
 
     async def watch_silence(self, scope: trio.CancelScope) -> None:
         """Cancel `scope` when it was too long."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -65,7 +66,7 @@ class NodeLinks:
     """`owner`: the orchestrator's id. `trust`: whose certificates are believed."""
 
     def __init__(self, owner: str, trust: ssl.SSLContext) -> None:
-        self._owner = owner
+        self.owner: Final = owner
         self._trust = trust
         self._number = 0
         self._dialled: set[str] = set()
@@ -114,27 +115,16 @@ class NodeLinks:
 
     async def _follow(self, node: NodeRef, socket: WebSocket, tell: Tell, silence: float) -> str:
         self._number = max(self._number + 1, time.time_ns())
-        hello = Hello(Role.ORCHESTRATOR, self._owner, number=self._number, each=EACH, window=WINDOW)
+        hello = Hello(Role.ORCHESTRATOR, self.owner, number=self._number, each=EACH, window=WINDOW)
         link = Link(socket, Session(hello, MOST))
         listening = Listening(silence)
         socket.heard = listening.note
         hearer = _Hearer(self, node, link, tell)
-        why = f"nothing heard for {silence:g} s"
-        failure: Exception | None = None
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(listening.watch_silence, nursery.cancel_scope)
-                try:
-                    why = await link.run(hearer.hear)
-                except Exception as error:
-                    failure = error
-                nursery.cancel_scope.cancel()
+            return await listening.until_silent(partial(link.run, hearer.hear))
         finally:
             if hearer.node_link is not None and self._links.get(node.node_id) is hearer.node_link:
                 del self._links[node.node_id]
-        if failure is not None:
-            raise failure
-        return why
 
     def stands(self, link: NodeLink) -> None:
         self._links[link.ref.node_id] = link
@@ -143,10 +133,6 @@ class NodeLinks:
     def refused(self, newest: int) -> None:
         """A node has a link with a higher number: our clock was set back."""
         self._number = max(self._number, newest)
-
-    @property
-    def owner(self) -> str:
-        return self._owner
 
 
 class _Hearer:

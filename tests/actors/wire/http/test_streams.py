@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.wire.errors import BadRequest, CutOff, TooLarge
+from actors.wire.pieces import Pieces
 from actors.wire.protocol import frames, ndjson
 
 
-class Chunks:
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces = iter(pieces)
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        for piece in self._pieces:
-            return piece
-        raise StopAsyncIteration
-
-
-def cut(data: bytes, size: int) -> Chunks:
-    return Chunks(data[at : at + size] for at in range(0, len(data), size))
+def cut(data: bytes, size: int) -> Pieces:
+    return Pieces(data[at : at + size] for at in range(0, len(data), size))
 
 
 _ATTEMPT = [
@@ -40,7 +28,7 @@ _ATTEMPT = [
 ]
 
 
-async def read_frames(body: Chunks) -> list[tuple[bytes, bytes]]:
+async def read_frames(body: Pieces) -> list[tuple[bytes, bytes]]:
     return [frame async for frame in frames.FrameReader(body)]
 
 
@@ -49,14 +37,14 @@ async def test_frames_come_through_however_they_are_cut(size: int) -> None:
     sent = [*_ATTEMPT, (frames.ERROR, b'{"key": "l", "error": "gone"}'), *_ATTEMPT]
     body = b"".join(frames.encode(kind, data) for kind, data in sent)
     assert await read_frames(cut(body, size)) == sent
-    assert await read_frames(Chunks([])) == []
+    assert await read_frames(Pieces([])) == []
 
 
 async def test_a_stream_that_ends_before_the_finish_of_an_attempt_was_cut_off() -> None:
     body = b"".join(frames.encode(kind, data) for kind, data in _ATTEMPT)
     for end in range(1, len(body)):
         with pytest.raises(CutOff):
-            await read_frames(Chunks([body[:end]]))
+            await read_frames(Pieces([body[:end]]))
 
 
 async def test_a_frame_is_a_byte_of_type_four_of_length_and_the_data() -> None:
@@ -76,7 +64,7 @@ async def test_a_frame_is_a_byte_of_type_four_of_length_and_the_data() -> None:
 )
 async def test_an_unknown_type_or_an_excessive_length_is_refused_before_it_is_read(body: bytes) -> None:
     with pytest.raises(BadRequest):
-        await read_frames(Chunks([body]))
+        await read_frames(Pieces([body]))
 
 
 async def test_the_largest_frames_are_taken_and_larger_ones_are_not_written() -> None:
@@ -99,7 +87,7 @@ async def test_memory_does_not_grow_with_the_number_of_frames() -> None:
     count = 0
     tracemalloc.start()
     try:
-        async for _ in frames.FrameReader(Chunks(source())):
+        async for _ in frames.FrameReader(Pieces(source())):
             count += 1
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -108,7 +96,7 @@ async def test_memory_does_not_grow_with_the_number_of_frames() -> None:
     assert peak < 3 << 20
 
 
-async def read_lines(body: Chunks, limit: int = ndjson.MAX_LINE) -> list[dict[str, object]]:
+async def read_lines(body: Pieces, limit: int = ndjson.MAX_LINE) -> list[dict[str, object]]:
     return [event async for event in ndjson.LineReader(body, limit)]
 
 
@@ -126,30 +114,30 @@ async def test_events_come_through_however_they_are_cut(events: list[dict[str, o
     body = b"".join(ndjson.encode(event) for event in events)
     assert body.count(b"\n") == len(events)
     assert await read_lines(cut(body, size)) == events
-    assert [event async for event in ndjson.LineReader(Chunks([body]))] == events
+    assert [event async for event in ndjson.LineReader(Pieces([body]))] == events
 
 
 async def test_empty_lines_are_skipped_and_carriage_returns_do_no_harm() -> None:
-    assert await read_lines(Chunks([b'\n\r\n{"a":1}\r\n', b"\n"])) == [{"a": 1}]
+    assert await read_lines(Pieces([b'\n\r\n{"a":1}\r\n', b"\n"])) == [{"a": 1}]
 
 
 @pytest.mark.parametrize("body", [b'{"a":1}', b'{"a":1}\n{"b"', b'{"a":1}\n{"b":2}'])
 async def test_a_stream_that_ends_within_a_line_was_cut_off(body: bytes) -> None:
     with pytest.raises(CutOff):
-        await read_lines(Chunks([body]))
+        await read_lines(Pieces([body]))
 
 
 @pytest.mark.parametrize("line", [b"[1]", b"nonsense", b"1", b"\xff", b"[" * 100_000, b"9" * 5000])
 async def test_a_line_that_is_no_object_is_refused(line: bytes) -> None:
     with pytest.raises(BadRequest):
-        await read_lines(Chunks([line + b"\n"]))
+        await read_lines(Pieces([line + b"\n"]))
 
 
 @pytest.mark.parametrize("end", [b"", b"\n"])
 async def test_a_line_that_is_too_long_is_refused(end: bytes) -> None:
     line = json.dumps({"a": "x" * 91}).encode()
     assert len(line) == 100
-    assert await read_lines(Chunks([line + b"\n"]), limit=100) == [{"a": "x" * 91}]
+    assert await read_lines(Pieces([line + b"\n"]), limit=100) == [{"a": "x" * 91}]
     with pytest.raises(TooLarge):
         await read_lines(cut(line + end + b"x" * 10, 7), limit=99)
 
