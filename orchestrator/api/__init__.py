@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from actors.wire.http.app import App, make_app
 from actors.wire.http.web_pages import make_guard
+from orchestrator.access.gate import Gate
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http.errors import to_refusal
 from orchestrator.api.routes import (
@@ -18,6 +19,7 @@ from orchestrator.api.routes import (
     nodes,
     scaling,
     swagger,
+    tokens,
     usage,
 )
 from orchestrator.api.routes import services as service_routes
@@ -28,12 +30,15 @@ __all__ = ["ApiContext", "create_app"]
 def create_app(services: ApiContext) -> App:
     """The ASGI app with all routes, on what `services` holds."""
     hint = "PUBLIC_URL, the address by which people and nodes reach it, makes a name known"
-    app = make_app("orchestrator.api", to_refusal, make_guard(services.names, _is_open, hint))
+    guard = make_guard(services.names, _is_open, hint)
+    gate = Gate(services.tokens, guard, services.contract_open)
+    app = make_app("orchestrator.api", to_refusal, gate.admit)
     for polled in (contract, jobs):
         app.register_blueprint(polled.blueprint(services, app.plain))
     for part in (job_files, logs, events, job_actions, service_routes, usage, activity):
         app.register_blueprint(part.blueprint(services))
     app.register_blueprint(nodes.blueprint(services))
+    app.register_blueprint(tokens.blueprint(services))
     app.register_blueprint(scaling.blueprint(services))
     app.register_blueprint(swagger.blueprint(services.version, services.services))
     app.register_blueprint(dashboard.blueprint())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from actors.domain.scaling import ServiceScaling
 from actors.domain.service import ServiceLimits, Waiting
 from actors.ports.world import Clock
 from actors.wire.http.web_pages import OwnNames
+from orchestrator.access.tokens import Tokens
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
 from orchestrator.events.change_stream import ChangeStream
 from orchestrator.events.waiters import JobWaiters
@@ -61,7 +63,8 @@ class ApiContext:
     """`ledger` tells of what it commits, so that waiting routes wake and actors are rung. `why` says of
     queued jobs why they wait, and `pool` shows the nodes; both ask the Sender, and `scaling` the AutoScaler;
     they raise `actors.kernel.actor.NoAnswer` when it does not answer in time. `clean` ends the keeping of an
-    ended job's data: the job afterwards, None if it has changed meanwhile. `callbacks` says which URLs may be
+    ended job's data: the job afterwards, None if it has changed meanwhile. `tokens` says who asks, and
+    `contract_open` whether the published contract is for everybody now. `callbacks` says which URLs may be
     told of a job's end. `upload_limit` is bytes of the whole body; `kill_patience` seconds that terminate
     waits for the end. `left_out`: what results lack, and `written`: the JSON of jobs, by a job's id and
     version."""
@@ -83,6 +86,8 @@ class ApiContext:
     upload_limit: int = 400 << 20
     kill_patience: float = 5.0
     version: str = ""
+    tokens: Tokens = field(default_factory=lambda: Tokens((), time.time))
+    contract_open: Callable[[], bool] = lambda: False
     written: Recent[tuple[int, int], bytes] = field(default_factory=lambda: Recent(1024))
     left_out: Recent[tuple[int, int], tuple[tuple[str, str], ...]] = field(
         default_factory=lambda: Recent(256)

@@ -21,6 +21,7 @@ from actors.kernel.actor import NoAnswer
 from actors.wire.files.zip_writer import list_tree, zip_stream
 from actors.wire.http.app import Refusal, write_json
 from actors.wire.http.plain_routes import Stored
+from orchestrator.access.roles import Role, asking
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http import file_response
 from orchestrator.api.http.errors import unknown_job
@@ -40,20 +41,33 @@ GIVEN_BACK: Final = "waits: "
 
 
 async def find(api: ApiContext, number: int) -> Job:
-    """The job. Raises Refusal (404) if there is none."""
+    """The job. Raises Refusal (404) if there is none, or none of who asks."""
     job = await api.ledger.get(number)
-    if job is None:
+    if job is None or not asking.get().sees(job.user_id, job.service):
         raise unknown_job(number)
     return job
+
+
+def _only_reads() -> bool:
+    return asking.get().role is Role.READER
+
+
+def _without_what_is_private(item: dict[str, Any]) -> dict[str, Any]:
+    """Of a job numbers and states alone: no name, and nothing that its script or its user has said."""
+    return item | dict.fromkeys(_PRIVATE) | {"message": "", "tags": [], "ignored": []}
+
+
+_PRIVATE: Final = ("name", "progress_message", "callback", "files_left_out")
 
 
 async def render_jobs(api: ApiContext, rows: Sequence[Job]) -> list[dict[str, Any]]:
     """These jobs as they are written in lists."""
     details = await api.ledger.queries.details([row.id for row in rows])
     whys = await explain_waits(api, rows)
-    return [
+    items = [
         render_job(row, why, details.get(row.id, JobDetails())) for row, why in zip(rows, whys, strict=True)
     ]
+    return [_without_what_is_private(item) for item in items] if _only_reads() else items
 
 
 async def render_in_full(api: ApiContext, row: Job) -> dict[str, Any]:
@@ -61,25 +75,29 @@ async def render_in_full(api: ApiContext, row: Job) -> dict[str, Any]:
     details = (await api.ledger.queries.details((row.id,))).get(row.id, JobDetails())
     callback = await api.ledger.queries.callback(row.id) if details.callback_url is not None else None
     (why,) = await explain_waits(api, [row])
-    return render_job(row, why, details, await _skipped_files(api, row), callback)
+    item = render_job(row, why, details, await _skipped_files(api, row), callback)
+    return _without_what_is_private(item) if _only_reads() else item
 
 
 async def write_in_full(api: ApiContext, row: Job) -> bytes:
     """The same as JSON. Of a job that is asked for again and again nothing changes but its row: all but why
     it waits, and how far its receiver is told."""
     of_row = (row.id, row.change_seq)
-    written = api.written.get(of_row)
+    written = None if _only_reads() else api.written.get(of_row)
     if written is None:
         body = await render_in_full(api, row)
         written = write_json(body)
-        if row.status is not Status.QUEUED and body["callback"] is None and len(written) <= MOST_WRITTEN:
+        is_kept = row.status is not Status.QUEUED and body["callback"] is None and not _only_reads()
+        if is_kept and len(written) <= MOST_WRITTEN:
             api.written.put(of_row, written)
     return written
 
 
 async def render_ended_job(api: ApiContext, number: int) -> dict[str, Any]:
     """A job that has ended as it is told to whom it calls back: as it ended, also if it was cleaned since."""
-    row = await find(api, number)
+    row = await api.ledger.get(number)
+    if row is None:
+        raise unknown_job(number)
     details = await api.ledger.queries.details((row.id,))
     left_out = await _skipped_files(api, row)
     if row.status not in ENDED:

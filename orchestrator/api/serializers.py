@@ -14,6 +14,7 @@ from actors.domain.scaling import DecisionRecord, ServiceScaling
 from actors.domain.service import ServiceLimits, Waiting
 from actors.domain.status import Status
 from actors.wire.protocol.contract import rfc3339
+from orchestrator.access.tokens import TokenRecord
 from orchestrator.contract import bodies
 from orchestrator.contract.codec import to_json
 from orchestrator.ledger.queries import JobChange
@@ -270,6 +271,19 @@ def render_decision(decision: DecisionRecord) -> bodies.DecisionBody:
         "action": decision.action,
         "subject": decision.subject,
         "reason": decision.reason,
+    }
+
+
+def render_token(token: TokenRecord) -> bodies.TokenBody:
+    return {
+        "id": token.id,
+        "role": token.role.value,
+        "name": token.name,
+        "services": list(token.services),
+        "user": token.user,
+        "created_at": rfc3339(token.created_at),
+        "expires_at": None if token.expires_at is None else rfc3339(token.expires_at),
+        "used_at": None if token.used_at is None else rfc3339(token.used_at),
     }
 
 

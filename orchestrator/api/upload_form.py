@@ -24,6 +24,7 @@ from actors.wire.files.names import PathSet, printable, safe_path
 from actors.wire.http.app import PASSES, Refusal
 from actors.wire.http.patience import SILENCE
 from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts, refuse_file_without_name
+from orchestrator.access.roles import asking
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http.query_params import is_line
 from orchestrator.callbacks.allowed_hosts import NotAllowed
@@ -245,13 +246,18 @@ class _Form:
             raise BadRequest(
                 f"user_id {printable(text)}: a whole number of at most 64 bits was expected, such as 0 or 42"
             )
+        asks = asking.get()
+        if asks.user not in (None, int(text)):
+            raise Refusal(403, "other_user", f"user_id {text}: the token is user {asks.user}'s")
         return int(text)
 
     def service(self) -> ServiceLimits:
         text, services = self._text("service"), self._api.services
         if text not in services:
-            known = ", ".join(sorted(services)) or "none"
+            known = ", ".join(sorted(filter(asking.get().serves, services))) or "none"
             raise BadRequest(f"service {printable(text)} is unknown; known: {known}")
+        if not asking.get().serves(text):
+            raise Refusal(403, "other_service", f"service {text}: the token is not for it")
         return services[text]
 
     def max_runtime(self) -> float:

@@ -447,3 +447,34 @@ class DecisionBody(TypedDict):
     action: str
     subject: str
     reason: str
+
+
+class TokenBody(TypedDict):
+    """A token that holds. `id` names it and is no secret."""
+
+    id: str
+    role: Annotated[str, Of("Role")]
+    name: str
+    services: Annotated[list[str], Also(description="Empty: any")]
+    user: int | None
+    created_at: Time
+    expires_at: Time | None
+    used_at: Annotated[Time | None, Also(description="To the minute")]
+
+
+class NewTokenBody(TokenBody):
+    """A token that was made just now, with its secret."""
+
+    secret: str
+
+
+class TokenOrderBody(TypedDict):
+    """The token that is to be made."""
+
+    role: Annotated[str, Of("Role")]
+    name: NotRequired[Annotated[str, LINE, Also(maxLength=100, description="What people call it")]]
+    services: NotRequired[Annotated[list[str], Also(description="For which alone it is; empty: for all")]]
+    user: NotRequired[
+        Annotated[int | None, Also(minimum=-(1 << 63), maximum=(1 << 63) - 1, description="Of the role user")]
+    ]
+    expires_in: NotRequired[Annotated[float | None, Also(exclusiveMinimum=0, description="Seconds")]]

@@ -42,12 +42,15 @@ class ChangeFilter:
     job: int | None = None
     user: int | None = None
     service: str | None = None
+    services: frozenset[str] = frozenset()
+    """Any of these; empty: of whatever service."""
 
     def fits(self, line: EncodedChange) -> bool:
         return (
             self.job in (None, line.job_id)
             and self.user in (None, line.user_id)
             and self.service in (None, line.service)
+            and (not self.services or line.service in self.services)
         )
 
 

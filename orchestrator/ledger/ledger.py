@@ -46,6 +46,7 @@ from actors.store.durable import is_failed_sync
 from actors.store.group_commit import Batch, GroupCommit, NeedsHardCommit
 from actors.store.reserve import Reserve
 from actors.store.sqlite_thread import snapshot
+from orchestrator.access.tokens import TokenRecord
 from orchestrator.ledger import purging, vacuum, wal
 from orchestrator.ledger import transitions as rules
 from orchestrator.ledger.errors import (
@@ -73,6 +74,7 @@ from orchestrator.ledger.tables import (
     nodes,
     pauses,
     small_files,
+    tokens,
 )
 from orchestrator.ledger.wal import WalWatch
 
@@ -359,6 +361,17 @@ class SqliteLedger:
     async def record_delivery(self, tried: DeliveryOutcome) -> None:
         await self._write(lambda batch: callbacks.store_delivery(batch.db, tried, batch.now))
 
+    async def put_token(self, token: TokenRecord) -> None:
+        await self._write(lambda batch: tokens.store_token(batch.db, token))
+
+    async def revoke_token(self, token_id: str) -> bool:
+        """False if there is none, or if it was revoked before."""
+        return await self._write(lambda batch: tokens.revoke_token(batch.db, token_id, batch.now))
+
+    async def note_uses(self, used: Mapping[str, float]) -> None:
+        """When tokens were used last, by id."""
+        await self._write(lambda batch: tokens.store_uses(batch.db, used), soft=True)
+
     async def order_pause(self, service: str, reason: str | None, now: float) -> None:
         """Keep the order that no job of a service goes, and why; None lifts it. One that is paused already
         keeps its time."""
@@ -442,6 +455,14 @@ class SqliteLedger:
 
     async def pending_callbacks(self, after: int, limit: int = 500) -> Sequence[Callback]:
         return await self._read(lambda db: callbacks.read_pending(db, after, limit))
+
+    async def tokens(self) -> Sequence[TokenRecord]:
+        """Those that were not revoked."""
+        return await self._read(tokens.read_tokens)
+
+    async def portal_token_made(self) -> bool:
+        """Whether a token of the role portal was ever made, whatever became of it."""
+        return await self._read(tokens.read_portal_made)
 
     async def pauses(self) -> Mapping[str, tuple[str, float]]:
         """Paused services: why, and since when."""

@@ -39,10 +39,12 @@ LOOKED_THROUGH: Final = 5000
 @dataclass(frozen=True, slots=True)
 class JobFilter:
     """What a list is narrowed to; None: not by this. `node`: jobs that are there now. `search`: a part of the
-    name or of a tag, upper and lower case alike, or the number of the job or of its user."""
+    name or of a tag, upper and lower case alike, or the number of the job or of its user. `services`: any of
+    these; empty: of whatever service."""
 
     user: int | None = None
     service: str | None = None
+    services: frozenset[str] = frozenset()
     status: Status | None = None
     name: str | None = None
     tag: str | None = None
@@ -198,6 +200,8 @@ def _select(
         source, number = jobs.FROM_JOBS, "j.id"
     conditions[f"{number} < ?"] = before
     given = {condition: value for condition, value in conditions.items() if value is not None}
+    if wanted.services:
+        given["j.service IN (SELECT value FROM json_each(?))"] = json.dumps(sorted(wanted.services))
     where = f"WHERE {' AND '.join(given)}" if given else ""
     statement = f"SELECT {columns} {source} {where} ORDER BY {number} DESC LIMIT ?"
     return db.execute(statement, (*given.values(), limit))

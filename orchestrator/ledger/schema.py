@@ -31,6 +31,7 @@ from orchestrator.ledger.tables import (
     pauses,
     queue_counts,
     small_files,
+    tokens,
     usage,
 )
 
@@ -39,10 +40,10 @@ log: Final = logging.getLogger("orchestrator.ledger")
 APPLICATION_ID: Final = 0x4A4F4233
 """What `PRAGMA application_id` says of our files ("JOB3")."""
 
-SCHEMA: Final = 8
+SCHEMA: Final = 9
 """Numbers up to 5 were of versions before 3.0, the last of them 1 once more."""
 
-_NEW: Final = frozenset({"absences", "small_inputs", "small_results"})
+_NEW: Final = frozenset({"absences", "small_inputs", "small_results", "tokens", "node_secrets"})
 """Tables that ledgers of an earlier schema may lack."""
 
 # A trigger comes after the table that it is on.
@@ -59,6 +60,7 @@ TABLES: Final = (
     *activity.TABLES,
     *callbacks.TABLES,
     *small_files.TABLES,
+    *tokens.TABLES,
 )
 
 

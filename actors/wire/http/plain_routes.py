@@ -23,15 +23,24 @@ from actors.wire.pieces import Pieces
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Of a request, what decides whether it is admitted. `header` gives the first header of that name;
-    `local` is the address that the connection came to."""
+    """Of a request, what decides whether it is admitted. `header` gives the first header of that name; `host`
+    is the address and port that the connection came to, `peer` where it came from. `rule` is the route's,
+    None where there is none."""
 
     method: str
     path: str
     header: Callable[[str], str | None]
-    local: str
+    host: Address | None
+    peer: Address | None = None
+    rule: str | None = None
+
+    @property
+    def local(self) -> str:
+        """The address that the connection came to; "" where it is not known."""
+        return "" if self.host is None else self.host[0]
 
 
+Address = tuple[str, int]
 Admit = Callable[[Head], Awaitable[None]]
 """Stands before every route: raises what the request is refused with."""
 
@@ -105,7 +114,7 @@ class PlainRoutes:
         def decorate(handler: Handler) -> Callable[..., Awaitable[Response]]:
             path, variable, _ = f"{page.url_prefix or ''}{rule}".partition("<")
             routes = self._numbered if variable else self._whole
-            routes[path.encode()] = _Route(handler, takes_query)
+            routes[path.encode()] = _Route(handler, takes_query, f"{page.url_prefix or ''}{rule}")
             view = _view(handler)
             page.get(rule)(view)
             return view
@@ -116,14 +125,17 @@ class PlainRoutes:
         """As `get`, for what brings a body: up to `BODY` bytes of a told length are plain."""
 
         def decorate(handler: Handler) -> Callable[..., Awaitable[Response]]:
-            self._posts[f"{page.url_prefix or ''}{rule}".encode()] = _Route(handler, takes_query=False)
+            path = f"{page.url_prefix or ''}{rule}"
+            self._posts[path.encode()] = _Route(handler, takes_query=False, rule=path)
             view = _view(handler)
             page.post(rule)(view)
             return view
 
         return decorate
 
-    def match(self, asked: h11.Request, local: str) -> PlainRequest | None:
+    def match(
+        self, asked: h11.Request, host: Address | None, peer: Address | None = None
+    ) -> PlainRequest | None:
         """The request as one of a plain route: of HTTP/1.1, for a path and a query in which nothing is
         escaped, to a host that is written as most are, with no body but a small one that is posted, and
         without a header that wants more than a whole answer. None for any other."""
@@ -159,7 +171,7 @@ class PlainRoutes:
             return None if value is None else value.decode("latin-1")
 
         pairs = tuple(_to_pair(one) for one in query.decode().split("&")) if mark else ()
-        head = Head(asked.method.decode(), path.decode(), header, local)
+        head = Head(asked.method.decode(), path.decode(), header, host, peer, route.rule)
         length = None if told is None else int(told)
         return PlainRequest(head, route.handler, Asked(part.decode(), pairs, several, length))
 
@@ -177,6 +189,7 @@ class PlainRoutes:
 class _Route:
     handler: Handler
     takes_query: bool
+    rule: str
 
 
 def _view(handler: Handler) -> Callable[..., Awaitable[Response]]:
@@ -195,8 +208,13 @@ def _view(handler: Handler) -> Callable[..., Awaitable[Response]]:
 
 def head_of_request() -> Head:
     """Of the app's current request."""
-    local: Any = (request.scope.get("server") or ("", None))[0]
-    return Head(request.method, request.path, request.headers.get, local)
+    host, peer = (_address(request.scope.get(end)) for end in ("server", "client"))
+    rule = None if request.url_rule is None else request.url_rule.rule
+    return Head(request.method, request.path, request.headers.get, host, peer, rule)
+
+
+def _address(end: Any) -> Address | None:
+    return (str(end[0]), int(end[1])) if end and end[1] is not None else None
 
 
 def _to_pair(text: str) -> tuple[str, str]:

@@ -470,24 +470,23 @@ class _Protocol(H11Protocol):
             await self._send_error_response(HTTPStatus.BAD_REQUEST, "it has two lengths")
             await self.send(Closed())
             return
-        local = "" if self.server is None else self.server[0]
         if self._link is not None and (key := _websocket_key(request, self._link.path)) is not None:
-            await self._upgrade(self._link, request, key, local)
+            await self._upgrade(self._link, request, key)
             return
-        asked = None if self._plain is None else self._plain.match(request, local)
+        asked = None if self._plain is None else self._plain.match(request, self.server, self.client)
         if self._plain is None or asked is None:
             await super()._create_stream(request)
         else:
             self.keep_alive_requests += 1
             self.stream = cast(Any, _PlainStream(self, self._plain, request, asked))
 
-    async def _upgrade(self, link: WebSocketRoute, request: h11.Request, key: str, local: str) -> None:
+    async def _upgrade(self, link: WebSocketRoute, request: h11.Request, key: str) -> None:
         def header(name: str) -> str | None:
             found = (value for given, value in request.headers if given == name.lower().encode())
             return next((value.decode("latin-1") for value in found), None)
 
         try:
-            await link.admit(Head("GET", link.path, header, local))
+            await link.admit(Head("GET", link.path, header, self.server, self.client))
         except Refusal as refusal:
             await self._send_error_response(refusal.status, refusal.detail)
             await self.send(Closed())

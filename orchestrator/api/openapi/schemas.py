@@ -24,6 +24,7 @@ from actors.domain.node import NodeState
 from actors.domain.service import WaitReason
 from actors.domain.status import Status
 from actors.ports.callbacks import CallbackStatus
+from orchestrator.access.roles import Role
 from orchestrator.contract import bodies
 from orchestrator.contract.bodies import Also, Key, Of
 
@@ -53,7 +54,7 @@ COMPONENTS: Final[Mapping[str, Any]] = {
 
 _NAMES: Final = {kind: name for name, kind in COMPONENTS.items()}
 _ENUMS: Final[Mapping[str, type[StrEnum]]] = {
-    kind.__name__: kind for kind in (WaitReason, NodeState, CallbackStatus)
+    kind.__name__: kind for kind in (WaitReason, NodeState, CallbackStatus, Role)
 }
 _SIMPLE: Final[Mapping[Any, dict[str, Any]]] = {
     str: {"type": "string"},

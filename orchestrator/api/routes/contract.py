@@ -128,6 +128,7 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
     )
     async def terminate(number: str) -> Response:
         wanted = read_job_id(number)
+        await job_views.find(api, wanted)
         job = await _terminate(api, wanted)
         if job is None:
             raise unknown_job(wanted)

@@ -16,6 +16,7 @@ from actors.domain.status import OVER
 from actors.ports.ledger import LedgerError
 from actors.wire.http.app import query, read_job_id
 from actors.wire.http.backpressure import BoundedRequest
+from orchestrator.access.roles import only_theirs
 from orchestrator.api import job_views
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http import query_params, sse
@@ -67,9 +68,10 @@ def blueprint(api: ApiContext) -> Blueprint:
     )
     async def events() -> Response:
         given = query("user", "service", "after")
-        wanted = ChangeFilter(
-            user=query_params.signed(given, "user"), service=query_params.line(given, "service")
+        user, service, services = only_theirs(
+            query_params.signed(given, "user"), query_params.line(given, "service")
         )
+        wanted = ChangeFilter(user=user, service=service, services=services)
         after = _parse_place(given)
         newest = await api.changes.newest()
         place = newest if after is None else min(after, newest)

@@ -14,6 +14,7 @@ from actors.domain.status import OVER, Status
 from actors.wire.http.app import PASSES, Refusal, json_response, query, read_job_id, read_query
 from actors.wire.http.patience import SILENCE
 from actors.wire.http.plain_routes import Answer, Asked, PlainRoutes
+from orchestrator.access.roles import only_theirs
 from orchestrator.api import job_views
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http import query_params
@@ -73,9 +74,13 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
         given = query("user", "service", "status", "name", "tag", "node", "search", "cursor", "limit")
         limit = query_params.whole(given, "limit", 1, MOST_PAGE, PAGE)
         before = query_params.at_cursor(given, "j")
+        user, service, services = only_theirs(
+            query_params.signed(given, "user"), query_params.line(given, "service")
+        )
         wanted = JobFilter(
-            user=query_params.signed(given, "user"),
-            service=query_params.line(given, "service"),
+            user=user,
+            service=service,
+            services=services,
             status=query_params.status(given),
             name=query_params.line(given, "name"),
             tag=query_params.line(given, "tag"),

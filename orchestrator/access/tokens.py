@@ -1,0 +1,116 @@
+"""Tokens: secrets that say who asks. The server keeps their hashes alone.
+
+A token is made of 240 random bits, so that a plain hash of it tells nothing. It begins with `jobo_`, and ends
+in a checksum, by which a scanner of published code can tell one from what only looks so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from orchestrator.access.roles import Principal, Role
+
+PREFIX: Final = "jobo_"
+_LETTERS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_LENGTH: Final = 40
+_CHECKSUM: Final = 6
+_FORM: Final = re.compile(rf"{PREFIX}[0-9A-Za-z]{{{_LENGTH + _CHECKSUM}}}")
+
+USED_EVERY: Final = 60.0
+"""Seconds for which a token's last use may be noted late."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """What is kept of a token. Times are wall-clock; `expires_at` None: never. `id` names it to people, and
+    is no secret."""
+
+    id: str
+    hash: str
+    role: Role
+    name: str
+    created_at: float
+    services: tuple[str, ...] = ()
+    user: int | None = None
+    expires_at: float | None = None
+    used_at: float | None = None
+
+    @property
+    def principal(self) -> Principal:
+        return Principal(self.role, self.name or self.id, frozenset(self.services), self.user, self.id)
+
+
+def make_secret() -> str:
+    """A new token."""
+    body = "".join(secrets.choice(_LETTERS) for _ in range(_LENGTH))
+    return f"{PREFIX}{body}{_checksum(body)}"
+
+
+def is_token(text: str) -> bool:
+    """Whether it has the form of one, with its checksum."""
+    if not _FORM.fullmatch(text):
+        return False
+    body = text.removeprefix(PREFIX)
+    return _checksum(body[:_LENGTH]) == body[_LENGTH:]
+
+
+def hash_of(secret: str) -> str:
+    """64 hex digits."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _checksum(body: str) -> str:
+    number, letters = zlib.crc32(body.encode()), []
+    for _ in range(_CHECKSUM):
+        number, place = divmod(number, len(_LETTERS))
+        letters.append(_LETTERS[place])
+    return "".join(letters)
+
+
+class Tokens:
+    """All that there are, in memory. `now` is the wall clock."""
+
+    def __init__(self, records: Iterable[TokenRecord], now: Callable[[], float]) -> None:
+        self._now = now
+        self._records = {record.hash: record for record in records}
+        self._used: dict[str, float] = {}
+
+    def __iter__(self) -> Iterator[TokenRecord]:
+        return iter(sorted(self._records.values(), key=lambda record: record.created_at))
+
+    def find(self, secret: str) -> TokenRecord | None:
+        """The token, if it is there and has not expired. Its use is noted."""
+        digest = hash_of(secret)
+        record = self._records.get(digest)
+        if record is None or not hmac.compare_digest(record.hash, digest):
+            return None
+        now = self._now()
+        if record.expires_at is not None and record.expires_at <= now:
+            return None
+        if record.used_at is None or record.used_at + USED_EVERY <= now:
+            self._records[digest] = replace(record, used_at=now)
+            self._used[record.id] = now
+        return record
+
+    def take_used(self) -> Mapping[str, float]:
+        """When tokens were used, by id, since this was asked last."""
+        used, self._used = self._used, {}
+        return used
+
+    def add(self, record: TokenRecord) -> None:
+        self._records[record.hash] = record
+
+    def remove(self, token_id: str) -> bool:
+        """False if there is none."""
+        for digest, record in self._records.items():
+            if record.id == token_id:
+                del self._records[digest]
+                return True
+        return False
