@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
+from urllib.parse import urlsplit
 
 import trio
 
@@ -26,6 +27,8 @@ from actors.sender.sender import Sender
 from actors.wire.http.app import App
 from actors.wire.http.server import serve
 from actors.wire.http.web_pages import OwnNames
+from orchestrator.access.doors import findable, note_uses, open_doors
+from orchestrator.access.gate import SignOn
 from orchestrator.api import ApiContext, create_app, job_views
 from orchestrator.api.routes.events import encode_change
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
@@ -68,28 +71,30 @@ async def serve_orchestrator(
 
     def bound(url: str) -> None:
         here.set(url)
+        make_findable(urlsplit(url).port or 0)
         if on_bound is not None:
             on_bound(url)
 
-    async with trio.open_nursery() as nursery:
-        waiters = JobWaiters()
-        app = await nursery.start(run_orchestrator, settings, waiters, here)
+    with findable(settings.data_path) as make_findable:
+        async with trio.open_nursery() as nursery:
+            waiters = JobWaiters()
+            app = await nursery.start(run_orchestrator, settings, waiters, here)
 
-        async def let_waiters_go() -> None:
-            await shutdown.wait()
-            waiters.close()
+            async def let_waiters_go() -> None:
+                await shutdown.wait()
+                waiters.close()
 
-        nursery.start_soon(let_waiters_go)
-        await serve(
-            app,
-            host=settings.host,
-            port=settings.port,
-            shutdown=shutdown,
-            task_status=task_status,
-            on_bound=bound,
-            plain=app.plain,
-        )
-        nursery.cancel_scope.cancel()
+            nursery.start_soon(let_waiters_go)
+            await serve(
+                app,
+                host=settings.host,
+                port=settings.port,
+                shutdown=shutdown,
+                task_status=task_status,
+                on_bound=bound,
+                plain=app.plain,
+            )
+            nursery.cancel_scope.cancel()
 
 
 async def run_orchestrator(
@@ -201,6 +206,7 @@ async def _start(
     hosts = CallbackHosts(settings.callback_hosts, settings.callback_private)
     services = settings.services
     registry = await NodeRegistry.load(ledger, clock, sender, merge_addresses(settings))
+    doors = await open_doors(settings, ledger, registry, clock)
     pauses = await Pauses.load(ledger, clock, sender)
     changes = ChangeStream(ledger.queries, waiters, encode_change)
 
@@ -259,6 +265,8 @@ async def _start(
     await keep(getter, make_getter)
     await keep(cleaner, make_cleaner)
     nursery.start_soon(registry.run)
+    nursery.start_soon(doors.hosts.run)
+    nursery.start_soon(note_uses, doors.tokens, ledger)
     nursery.start_soon(changes.run)
     if settings.scaling:
         make_scaler = partial(
@@ -298,8 +306,12 @@ async def _start(
         clean=partial(clean_now, ledger, storage),
         callbacks=hosts,
         upload_limit=settings.upload_limit,
-        names=OwnNames.of([*settings.public_url, settings.join_url]),
+        names=OwnNames.of([*settings.public_url, settings.join_url]).with_origins(settings.allowed_origins),
         version=version(),
+        tokens=doors.tokens,
+        is_local=doors.is_local,
+        contract_open=doors.contract_open_to,
+        sign_on=SignOn(settings.trusted_user_header, settings.trusted_proxies, settings.trusted_operators),
     )
     poster = CallbackClient(
         http=portals,

@@ -81,6 +81,7 @@ async def _serve_all(plan: Plan, data: Path, shutdown: trio.Event, on_bound: Cal
             services={SERVICE: limits},
             scaling={} if plan.autoscale is None else {SERVICE: for_up(SERVICE, *plan.autoscale, slots)},
             end_machines=True,
+            open_local=os.environ.get("OPEN_LOCAL") or "auto",
         )
         await serve_orchestrator(settings, shutdown=shutdown, on_bound=on_bound)
         shutdown.set()

@@ -40,6 +40,10 @@ JOB_SECONDS = 120.0
 """How long the job may take; it is a fraction of a second."""
 
 
+CREDENTIALS: dict[str, str] = {}
+"""The header by which the server knows us."""
+
+
 class DemoFailed(Exception):
     """The demonstration cannot go on; the message is one line and says what to do where one can."""
 
@@ -102,7 +106,11 @@ def running_orchestrator(directory: Path, port: int) -> Iterator[tuple[str, subp
             start_new_session=True,
         )
     try:
-        yield wait_until_listening(process, log), process
+        address = wait_until_listening(process, log)
+        # Scripts of jobs run as we do, so the server asks for a token; it wrote one down for us.
+        name, _, value = (directory / "data/server/data/operator.token").read_text().strip().partition(": ")
+        CREDENTIALS[name] = value
+        yield address, process
     finally:
         stop(process)
 
@@ -204,7 +212,9 @@ def request(url: str, body: bytes | None = None, headers: dict[str, str] | None 
     """One exchange, never through a proxy: it is our own machine. Raises DemoFailed."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(urllib.request.Request(url, body, headers or {}), timeout=60) as answer:
+        with opener.open(
+            urllib.request.Request(url, body, CREDENTIALS | (headers or {})), timeout=60
+        ) as answer:
             content: bytes = answer.read()
     except urllib.error.HTTPError as error:
         said = " ".join(error.read().decode(errors="replace").split())

@@ -1,55 +1,71 @@
 """Before every route: who asks, and whether the route is for them.
 
 1. A Bearer token says who asks. One that is unknown, expired or revoked is refused, whatever else holds.
-2. Without one, a program of this machine is an operator: its socket belongs to the server's own uid, it has
-   connected over loopback and asks for a loopback host, and no proxy says that it asks for another.
-3. Else nobody is known: what is for everybody is answered, and the published contract where it is open.
-
-Other schemes than Bearer are no tokens: proxies pass on what they have asked for themselves.
+2. A proxy that signs people on says who asks, if it is one of those that are trusted.
+3. Without either, a program of this machine is an operator (`local_peers`), where that is allowed.
+4. Else nobody is known: what is for everybody is answered, and the published contract where it is open.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final
 
 from actors.wire.http.app import Refusal
 from actors.wire.http.plain_routes import Admit, Head
-from actors.wire.http.web_pages import is_loopback
-from orchestrator.access.local_peers import find_uid
 from orchestrator.access.roles import Access, Principal, Role, access_to, asking
 from orchestrator.access.tokens import Tokens
+from orchestrator.callbacks.allowed_hosts import Network
 
 LOCAL: Final = Principal(Role.OPERATOR, "local")
 CONTRACT: Final = Principal(Role.PORTAL, "open contract")
 NOBODY: Final = Principal(Role.READER, "nobody")
 """Who asks for what is for everybody."""
 
-_PROXIED: Final = (
-    "Via",
-    "Forwarded",
-    "X-Forwarded-For",
-    "X-Forwarded-Host",
-    "X-Forwarded-Proto",
-    "X-Forwarded-Port",
-    "X-Forwarded-Server",
-    "X-Forwarded-Prefix",
-    "X-Real-IP",
-)
-"""Headers by which a proxy of this machine gives away that it asks for somebody else."""
+
+@dataclass(frozen=True, slots=True)
+class SignOn:
+    """A proxy in front that signs people on: from `proxies` alone, `header` names who asks. It holds the
+    number of a user, or the name of one of the `operators`."""
+
+    header: str = ""
+    proxies: tuple[Network, ...] = ()
+    operators: frozenset[str] = frozenset()
+
+    def trusts(self, head: Head) -> bool:
+        """Whether the request comes from one of the proxies."""
+        if head.peer is None or not self.proxies:
+            return False
+        address = ip_address(head.peer[0].partition("%")[0])
+        return any(address in network for network in self.proxies)
+
+    def read(self, head: Head) -> Principal | None:
+        """Who asks, if a proxy of ours says so. Raises Refusal for a name that says nothing to us."""
+        name = head.header(self.header) if self.header else None
+        if not name or not self.trusts(head):
+            return None
+        if name in self.operators:
+            return Principal(Role.OPERATOR, name)
+        if name.removeprefix("-").isdecimal() and name.isascii() and -(1 << 63) <= int(name) < 1 << 63:
+            return Principal(Role.USER, f"user {int(name)}", user=int(name))
+        detail = (
+            f"{self.header} says {name[:100]!r}, which is neither a user's number nor in TRUSTED_OPERATORS"
+        )
+        raise Refusal(403, "unknown_person", detail)
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """See the module. `contract_open` says whether the published contract is open now; `uid` is whose
-    programs are operators here."""
+    """See the module. `guard` says what web pages may ask; `is_local` whether a program of this machine asks
+    that is an operator; `contract_open` whether the published contract is open to who asks."""
 
     tokens: Tokens
     guard: Admit
-    contract_open: Callable[[], bool] = lambda: False
-    uid: int = os.getuid()
+    is_local: Callable[[Head], bool] = lambda head: False
+    contract_open: Callable[[Head], bool] = lambda head: False
+    sign_on: SignOn = SignOn()
 
     async def admit(self, head: Head) -> None:
         """Raise Refusal (401 or 403), or set who is `asking`."""
@@ -65,12 +81,12 @@ class Gate:
         if principal is None:
             if access.everybody:
                 return NOBODY
-            if access.contract and self.contract_open():
+            if access.contract and self.contract_open(head):
                 return CONTRACT
             raise Refusal(401, "no_token", _NO_TOKEN, headers=_CHALLENGE)
         if principal.role not in access.roles:
             roles = " or ".join(sorted(access.roles))
-            detail = f"this is for the role {roles}, and the token is one of the role {principal.role}"
+            detail = f"this is for the role {roles}, and {principal.name} has the role {principal.role}"
             raise Refusal(403, "wrong_role", detail)
         return principal
 
@@ -80,30 +96,17 @@ class Gate:
             if record is None:
                 raise Refusal(401, "bad_token", _BAD_TOKEN, headers=_CHALLENGE)
             return record.principal
-        return LOCAL if self._is_local(head) else None
-
-    def _is_local(self, head: Head) -> bool:
-        if head.peer is None or head.host is None:
-            return False
-        (peer, _), (local, _) = head.peer, head.host
-        if not is_loopback(peer) or not is_loopback(local) or any(map(head.header, _PROXIED)):
-            return False
-        named = head.header("Host")
-        if named is None or not is_loopback(_name_of(named)):
-            return False
-        return find_uid(head.peer, head.host) == self.uid
+        if (person := self.sign_on.read(head)) is not None:
+            return person
+        # A proxy asks for others, and is none of them itself.
+        return LOCAL if self.is_local(head) and not self.sign_on.trusts(head) else None
 
 
 def read_bearer(header: str | None) -> str | None:
-    """The token in an Authorization header; None where there is none."""
+    """The token in an Authorization header; None where there is none. Other schemes are none: proxies pass on
+    what they have asked for themselves."""
     scheme, _, token = (header or "").strip().partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
-
-
-def _name_of(authority: str) -> str:
-    if authority.startswith("["):
-        return authority.partition("]")[0].removeprefix("[")
-    return authority.partition(":")[0]
 
 
 _CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}

@@ -1,51 +1,38 @@
-"""Who is at the other end of a loopback connection, as the kernel knows it (sock_diag(7))."""
+"""Programs of this machine that need no token: those of the server's own uid, over loopback.
+
+1. The connection goes from a loopback address to one, and the request is for a loopback host: a page whose
+   name was made to resolve to this machine asks for its own.
+2. No proxy says that it asks for somebody else.
+3. The kernel knows the socket at the other end (sock_diag(7)), and it belongs to our uid.
+"""
 
 from __future__ import annotations
 
-import ipaddress
-import socket
-import struct
+import os
 from typing import Final
 
-_NETLINK_SOCK_DIAG: Final = 4
-_BY_FAMILY: Final = 20
-_HEADER: Final = struct.Struct("=IHHII")
-_REQUEST: Final = struct.Struct("=BBBBI")
-_IDENTITY: Final = struct.Struct("!HH16s16s")
-_NO_COOKIE: Final = struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
-_UID: Final = _HEADER.size + 4 + 48 + 12
-"""Where an answer has the owner: behind the message's head, the state, the socket's identity, and what waits
-in it."""
-_ANY_STATE: Final = 0xFFFFFFFF
+from actors.process.sock_diag import find_uid
+from actors.wire.http.plain_routes import Head
+from actors.wire.http.web_pages import host_of, is_loopback
 
-Address = tuple[str, int]
-
-
-def find_uid(peer: Address, local: Address) -> int | None:
-    """The uid of the process on this machine that has connected from `peer` to our `local`; None where the
-    kernel knows of none. Does not block."""
-    try:
-        family, identity = _identity(peer, local)
-        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _ANY_STATE) + identity + _NO_COOKIE
-        head = _HEADER.pack(_HEADER.size + len(body), _BY_FAMILY, 1, 0, 0)
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
-            kernel.settimeout(0.2)
-            kernel.send(head + body)
-            answer = kernel.recv(1 << 12)
-    except (OSError, ValueError):
-        return None
-    _, kind, *_ = _HEADER.unpack_from(answer)
-    if kind != _BY_FAMILY or len(answer) < _UID + 4:
-        return None
-    # The kernel may answer with a socket that only listens at that address.
-    if answer[_HEADER.size + 4 : _HEADER.size + 4 + _IDENTITY.size] != identity:
-        return None
-    return int(struct.unpack_from("=I", answer, _UID)[0])
+_PROXIED: Final = (
+    "Via",
+    "Forwarded",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Port",
+    "X-Forwarded-Server",
+    "X-Forwarded-Prefix",
+    "X-Real-IP",
+)
+"""Headers by which a proxy of this machine gives away that it asks for somebody else."""
 
 
-def _identity(peer: Address, local: Address) -> tuple[int, bytes]:
-    """The family, and from where to where the peer's own socket goes. Raises ValueError for no address."""
-    addresses = [ipaddress.ip_address(host.partition("%")[0]) for host, _ in (peer, local)]
-    packed = [address.packed.ljust(16, b"\0") for address in addresses]
-    family = socket.AF_INET if addresses[0].version == 4 else socket.AF_INET6
-    return family, _IDENTITY.pack(peer[1], local[1], *packed)
+def is_local(head: Head, uid: int = os.getuid()) -> bool:  # it does not change
+    """Whether a program of this machine asks that runs as `uid`."""
+    if head.peer is None or head.host is None or any(map(head.header, _PROXIED)):
+        return False
+    named = head.header("Host")
+    ends = head.peer[0], head.host[0], "" if named is None else host_of(named)
+    return all(map(is_loopback, ends)) and find_uid(head.peer, head.host) == uid

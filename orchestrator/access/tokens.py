@@ -81,6 +81,8 @@ class Tokens:
         self._now = now
         self._records = {record.hash: record for record in records}
         self._used: dict[str, float] = {}
+        self.on_add: list[Callable[[TokenRecord], None]] = []
+        """Are called with each token that is made."""
 
     def __iter__(self) -> Iterator[TokenRecord]:
         return iter(sorted(self._records.values(), key=lambda record: record.created_at))
@@ -106,6 +108,8 @@ class Tokens:
 
     def add(self, record: TokenRecord) -> None:
         self._records[record.hash] = record
+        for tell in self.on_add:
+            tell(record)
 
     def remove(self, token_id: str) -> bool:
         """False if there is none."""

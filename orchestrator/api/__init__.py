@@ -31,7 +31,7 @@ def create_app(services: ApiContext) -> App:
     """The ASGI app with all routes, on what `services` holds."""
     hint = "PUBLIC_URL, the address by which people and nodes reach it, makes a name known"
     guard = make_guard(services.names, _is_open, hint)
-    gate = Gate(services.tokens, guard, services.contract_open)
+    gate = Gate(services.tokens, guard, services.is_local, services.contract_open, services.sign_on)
     app = make_app("orchestrator.api", to_refusal, gate.admit)
     for polled in (contract, jobs):
         app.register_blueprint(polled.blueprint(services, app.plain))

@@ -13,7 +13,9 @@ from actors.domain.node import NodeRef, NodeView
 from actors.domain.scaling import ServiceScaling
 from actors.domain.service import ServiceLimits, Waiting
 from actors.ports.world import Clock
+from actors.wire.http.plain_routes import Head
 from actors.wire.http.web_pages import OwnNames
+from orchestrator.access.gate import SignOn
 from orchestrator.access.tokens import Tokens
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
 from orchestrator.events.change_stream import ChangeStream
@@ -63,8 +65,8 @@ class ApiContext:
     """`ledger` tells of what it commits, so that waiting routes wake and actors are rung. `why` says of
     queued jobs why they wait, and `pool` shows the nodes; both ask the Sender, and `scaling` the AutoScaler;
     they raise `actors.kernel.actor.NoAnswer` when it does not answer in time. `clean` ends the keeping of an
-    ended job's data: the job afterwards, None if it has changed meanwhile. `tokens` says who asks, and
-    `contract_open` whether the published contract is for everybody now. `callbacks` says which URLs may be
+    ended job's data: the job afterwards, None if it has changed meanwhile. `tokens`, `is_local`,
+    `contract_open` and `sign_on` are what the gate goes by. `callbacks` says which URLs may be
     told of a job's end. `upload_limit` is bytes of the whole body; `kill_patience` seconds that terminate
     waits for the end. `left_out`: what results lack, and `written`: the JSON of jobs, by a job's id and
     version."""
@@ -87,7 +89,9 @@ class ApiContext:
     kill_patience: float = 5.0
     version: str = ""
     tokens: Tokens = field(default_factory=lambda: Tokens((), time.time))
-    contract_open: Callable[[], bool] = lambda: False
+    is_local: Callable[[Head], bool] = lambda head: False
+    contract_open: Callable[[Head], bool] = lambda head: False
+    sign_on: SignOn = field(default_factory=SignOn)
     written: Recent[tuple[int, int], bytes] = field(default_factory=lambda: Recent(1024))
     left_out: Recent[tuple[int, int], tuple[tuple[str, str], ...]] = field(
         default_factory=lambda: Recent(256)

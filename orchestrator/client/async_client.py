@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
+from orchestrator.access.token_files import find_operator_token
 from orchestrator.client.errors import BadInput
 from orchestrator.client.operations import Operations
 from orchestrator.client.retries import Retries
@@ -14,7 +17,8 @@ from orchestrator.client.transport import AsyncWire, PathLike, exposes, normaliz
 
 
 class AsyncClient(Operations):
-    """An orchestrator at `url`. `token` is sent with each request. `ca_file` has the certificates of the
+    """An orchestrator at `url`. `token` is sent with each request; without one, what the server of this very
+    account wrote down for it on this machine. `ca_file` has the certificates of the
     authorities that are believed, in place of the usual ones. For any number of tasks at once. What it does
     is told in `operations.Operations`; all of it raises ClientError."""
 
@@ -38,9 +42,12 @@ class AsyncClient(Operations):
 
 
 def build_headers(url: str, token: str | None) -> Mapping[str, str]:
-    """What every request carries. Raises BadInput for a token that no header can hold; warns when others can
-    read it on its way."""
+    """What every request carries; a `token` of "" is none. Raises BadInput for a token that no header can
+    hold; warns when others can read it on its way."""
     headers = {"User-Agent": "orchestrator-client"}
+    if token is None:
+        parts = urlsplit(normalize_url(url))
+        token = find_operator_token(parts.hostname or "", parts.port or 80, os.environ)
     if token:
         if not token.isascii() or not token.isprintable() or " " in token:
             raise BadInput("the token holds characters that no token has; check where it comes from")

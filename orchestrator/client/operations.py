@@ -18,7 +18,17 @@ from orchestrator.client.requests import Exchange, parse
 from orchestrator.client.retries import Retries
 from orchestrator.client.streams import Event
 from orchestrator.client.transport import Call, Progress, Wire
-from orchestrator.contract.bodies import File, Holder, Job, MinuteBody, Node, Service, TransitionBody
+from orchestrator.contract.bodies import (
+    File,
+    Holder,
+    Job,
+    MinuteBody,
+    NewTokenBody,
+    Node,
+    Service,
+    TokenBody,
+    TransitionBody,
+)
 
 PAGE: Final = 500
 """Items of a list that one request brings."""
@@ -223,6 +233,28 @@ class Operations:
     async def resume(self, service: str) -> Service:
         """Begin its jobs again."""
         return parse(Service, await self._post(f"/v1/services/{quote(service, safe='')}/resume"))
+
+    async def tokens(self) -> Sequence[TokenBody]:
+        """The tokens that hold, without their secrets."""
+        return await self._items("/v1/tokens")
+
+    async def create_token(
+        self,
+        role: str,
+        *,
+        services: Sequence[str] = (),
+        user: int | None = None,
+        expires_in: float | None = None,
+        name: str | None = None,
+    ) -> NewTokenBody:
+        """A new token with its `secret`, which is told this once; it expires in that many seconds."""
+        body = {"role": role, "services": list(services), "user": user, "expires_in": expires_in}
+        made: NewTokenBody = await self._post("/v1/tokens", body | ({} if name is None else {"name": name}))
+        return made
+
+    async def revoke_token(self, token_id: str) -> None:
+        """Have a token refused from now on."""
+        await self._exchange.json(Call("DELETE", f"/v1/tokens/{quote(token_id, safe='')}"))
 
     async def close(self) -> None:
         """Close its connections."""

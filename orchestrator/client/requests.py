@@ -146,7 +146,7 @@ def _refusal(url: str, call: Call, answer: Answer, body: bytes) -> ClientError:
     text = str(refusal.get("detail") or refusal.get("message") or "").strip()
     code = str(refusal.get("code") or "")
     if status in (401, 403):
-        text = f"{text or 'this is not allowed'}; set ORCHESTRATOR_TOKEN to a token that may do it"
+        text = f"{text or 'this is not allowed'}; set ORCHESTRATOR_TOKEN_FILE to a token that may do it"
     if (
         status in (404, 405)
         and code in ("", "not_found", "method_not_allowed")

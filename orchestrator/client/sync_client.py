@@ -90,6 +90,9 @@ class Client:
     undrain = _wait_for(Operations.undrain)
     pause = _wait_for(Operations.pause)
     resume = _wait_for(Operations.resume)
+    tokens = _wait_for(Operations.tokens)
+    create_token = _wait_for(Operations.create_token)
+    revoke_token = _wait_for(Operations.revoke_token)
     close = _wait_for(Operations.close)
 
     def __enter__(self) -> Self:

@@ -18,6 +18,7 @@ from orchestrator.commands.nodes import (
 )
 from orchestrator.commands.results import files_command, get_command
 from orchestrator.commands.submit import submit_command
+from orchestrator.commands.tokens import token_command
 
 COMMANDS: Final[tuple[click.Command, ...]] = (
     submit_command,
@@ -36,4 +37,5 @@ COMMANDS: Final[tuple[click.Command, ...]] = (
     undrain_command,
     pause_command,
     resume_command,
+    token_command,
 )

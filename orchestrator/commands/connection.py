@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 import sys
 import tomllib
 import warnings
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from orchestrator.access.token_files import read_token
 from orchestrator.commands.console.output import tell
 
 if TYPE_CHECKING:
@@ -85,26 +87,40 @@ def _retries() -> Retries:
     return Retries(tries=3)
 
 
-def find_connection(environ: Mapping[str, str], url: str | None) -> Connection:
+def find_connection(environ: Mapping[str, str], url: str | None, token_file: str | None = None) -> Connection:
     """Raises click.UsageError for what is wrong in the environment or the file."""
     file = _config(environ)
-    token = environ.get("ORCHESTRATOR_TOKEN") or None
-    if token is None and (named := environ.get("ORCHESTRATOR_TOKEN_FILE")):
-        token = _token(Path(named), "ORCHESTRATOR_TOKEN_FILE")
-    if token is None and file.get("token"):
-        token = file["token"]
-    if token is None and file.get("token_file"):
-        token = _token(Path(file["token_file"]).expanduser(), "token_file")
+    named = url or environ.get("ORCHESTRATOR_URL") or file.get("url") or USUAL
+    token = _find_token(environ, file, named, token_file)
     user = environ.get("ORCHESTRATOR_USER") or file.get("user")
     if user is not None and not user.removeprefix("-").isdecimal():
         raise click.UsageError(f"the user {user!r} is no number; set ORCHESTRATOR_USER to one, as 42")
     return Connection(
-        url or environ.get("ORCHESTRATOR_URL") or file.get("url") or USUAL,
+        named,
         token,
         None if user is None else int(user),
         file.get("service"),
         environ.get("ORCHESTRATOR_CA_FILE") or _home(file.get("ca_file")),
     )
+
+
+def _find_token(
+    environ: Mapping[str, str], file: Mapping[str, str], url: str, token_file: str | None
+) -> str | None:
+    """The token for the orchestrator at `url`: one that goes with another URL stays here."""
+    if token_file:
+        return _token(Path(token_file), "--token-file")
+    if url == environ.get("ORCHESTRATOR_URL", url):
+        if token := environ.get("ORCHESTRATOR_TOKEN"):
+            return token
+        if named := environ.get("ORCHESTRATOR_TOKEN_FILE"):
+            return _token(Path(named), "ORCHESTRATOR_TOKEN_FILE")
+    if url == file.get("url", USUAL):
+        if file.get("token"):
+            return file["token"]
+        if file.get("token_file"):
+            return _token(Path(file["token_file"]).expanduser(), "token_file")
+    return None
 
 
 def _home(path: str | None) -> str | None:
@@ -125,12 +141,14 @@ def _config(environ: Mapping[str, str]) -> dict[str, str]:
             raise click.UsageError(f"{path}: {key} is unknown; known: {', '.join(_KEYS)}")
         if not isinstance(value, str | int) or isinstance(value, bool):
             raise click.UsageError(f"{path}: {key} has to be a text")
+    if "token" in found and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise click.UsageError(f"{path} has a token in it and others can read it: chmod 600 {path}")
     return {key: str(value) for key, value in found.items()}
 
 
 def _token(path: Path, name: str) -> str:
     try:
-        token = path.read_text(encoding="utf-8").strip()
+        token = read_token(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise click.UsageError(f"{name}: {path} cannot be read: {reason}") from None
@@ -160,11 +178,12 @@ def pass_connection(function: Callable[..., Any]) -> Callable[..., Any]:
     goes wrong: 1, or the `failed` that it set for its exit, 130 after Ctrl-C."""
 
     @click.option("--url", metavar="URL", help=f"Where the orchestrator is. [ORCHESTRATOR_URL; {USUAL}]")
+    @click.option("--token-file", metavar="FILE", help="A file with the token. [ORCHESTRATOR_TOKEN_FILE]")
     @functools.wraps(function)
-    def command(*args: Any, url: str | None, **options: Any) -> None:
+    def command(*args: Any, url: str | None, token_file: str | None, **options: Any) -> None:
         from orchestrator.client import ClientError
 
-        connection = find_connection(os.environ, url)
+        connection = find_connection(os.environ, url, token_file)
         try:
             function(connection, *args, **options)
         except ClientError as error:

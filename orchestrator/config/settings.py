@@ -31,6 +31,11 @@ class Settings:
     bytes would stay free. Inputs, and results, of at most `small_files` bytes are kept in the ledger.
     `join_url` is where nodes on other machines reach this server, "" if not told.
     `public_url`: where people reach it; of web pages only those of these origins may give orders.
+    `tokens_file` declares tokens. `open_local`: whether programs of the server's own uid on this machine need
+    none ("auto": unless scripts could reach it so); `open_contract`: "auto" leaves the published contract
+    open to everybody as long as all services come from variables, as 2.x has them (`as_2x`), and no portal
+    token was ever made. Pages of `allowed_origins` may call the API. From `trusted_proxies`, and from nobody
+    else, `trusted_user_header` says who asks: a user's number, or one of the `trusted_operators`.
     Callbacks go to `callback_hosts` alone, and are off without any; of these, `callback_private` may be at
     private addresses. `callback_ca_file` has the certificates of the authorities that they are believed by,
     instead of the usual ones.
@@ -50,6 +55,13 @@ class Settings:
     tick_seconds: float = 0.5
     join_url: str = ""
     public_url: tuple[str, ...] = ()
+    tokens_file: Path | None = None
+    open_local: str = "auto"
+    open_contract: str = "0"
+    allowed_origins: tuple[str, ...] = ()
+    trusted_user_header: str = ""
+    trusted_proxies: tuple[Network, ...] = ()
+    trusted_operators: frozenset[str] = frozenset()
     callback_hosts: tuple[HostRule, ...] = ()
     callback_private: tuple[Network, ...] = ()
     callback_secret_file: Path = Path("data/callback.secret")
@@ -57,6 +69,7 @@ class Settings:
     services: Mapping[str, ServiceLimits] = field(default_factory=lambda: MappingProxyType({}))
     scaling: Mapping[str, ScalingConfig] = field(default_factory=lambda: MappingProxyType({}))
     end_machines: bool = False
+    as_2x: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -98,6 +111,13 @@ SERVER: Final[Mapping[str, Kind]] = {
     "join_url": kind.url,
     "public_url": values.own_urls,
     "tick_seconds": kind.seconds(0.01, "a number of seconds, 0.01 or more"),
+    "tokens_file": kind.path,
+    "open_local": kind.one_of("auto", "0", "1"),
+    "open_contract": kind.one_of("auto", "0"),
+    "allowed_origins": values.origins,
+    "trusted_user_header": values.header,
+    "trusted_proxies": values.networks,
+    "trusted_operators": values.names,
     "callback_hosts": values.hosts,
     "callback_private": values.networks,
     "callback_secret_file": kind.path,
@@ -128,6 +148,13 @@ _VARIABLES: Final = {
         "data_path",
         "max_age",
         "public_url",
+        "tokens_file",
+        "open_local",
+        "open_contract",
+        "allowed_origins",
+        "trusted_user_header",
+        "trusted_proxies",
+        "trusted_operators",
         "callback_hosts",
         "callback_private",
         "callback_secret_file",
@@ -153,6 +180,7 @@ class _Found:
         self._scaling: Mapping[str, ScalingConfig] = {}
         self._scaling_table = ""
         self._where: dict[tuple[str, str], str] = {}
+        self._services_of_file: set[str] = set()
         self._warnings: list[str] = []
 
     def take_environment(self, environ: Mapping[str, str]) -> None:
@@ -186,6 +214,7 @@ class _Found:
                 self._mistakes.add_unexpected(where, table, f"a table [services.{name}]")
             else:
                 self._service_table(name)
+                self._services_of_file.add(name)
                 for key, value in table.items():
                     self._put_service(name, key, value, f"{where}.{key}")
 
@@ -200,10 +229,13 @@ class _Found:
         data = server.setdefault("data_path", Path("data").absolute())
         server.setdefault("callback_secret_file", data / SECRET_FILE)
         self._warn_of_private_hosts()
+        if "trusted_user_header" in server and not server.get("trusted_proxies"):
+            self._warnings.append("trusted_user_header: it is believed of nobody without trusted_proxies")
         return Settings(
             **server,
             services=MappingProxyType(services),
             scaling=MappingProxyType(dict(self._scaling)),
+            as_2x=bool(services) and not self._services_of_file,
             warnings=tuple(self._warnings),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Any, Final, TypeVar
@@ -28,6 +29,28 @@ def urls(value: Any) -> tuple[str, ...]:
 
 def own_urls(value: Any) -> tuple[str, ...]:
     return _parse_urls(value, f"base URLs of this server, such as https://jobs.example.org {_SEVERAL}")
+
+
+def origins(value: Any) -> tuple[str, ...]:
+    expected = f"origins of web pages, such as https://portal.example.org {_SEVERAL}"
+
+    def parse(part: str) -> str:
+        found = urlsplit(url(part).lower())
+        if found.path.strip("/") or "@" in found.netloc:
+            raise ValueError("an origin has no path")
+        return f"{found.scheme}://{found.netloc}"
+
+    return _parse_each(value, parse, expected)
+
+
+def header(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9-]{1,100}", value, re.ASCII):
+        return value
+    raise Wrong("the name of a header, such as X-Remote-User")
+
+
+def names(value: Any) -> frozenset[str]:
+    return frozenset(_parse_each(value, str, f"names {_SEVERAL}"))
 
 
 def _parse_urls(value: Any, expected: str) -> tuple[str, ...]:

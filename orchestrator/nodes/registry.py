@@ -9,7 +9,7 @@ assigns: an order is kept here and then asked of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -69,6 +69,8 @@ class NodeRegistry:
         self._remarks: dict[str, str] = {}
         self._began = trio.current_time()
         self._turn = trio.Lock()
+        self.on_change: list[Callable[[], None]] = []
+        """Are called once there are other addresses."""
         self._changed()
 
     @classmethod
@@ -101,6 +103,8 @@ class NodeRegistry:
         )
         self._members = tuple(replace(node, draining=self._drains.get(node.node_id)) for node in joined)
         self._sender.ring()
+        for tell in self.on_change:
+            tell()
 
     # ------------------------------------------------------------------ joining and leaving
 

@@ -201,7 +201,8 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env={**inherited, **environ},
+            # Nobody else is here: what measures and attacks asks as a program of this machine.
+            env={**inherited, "OPEN_LOCAL": "1", "XDG_STATE_HOME": str(directory), **environ},
             cwd=directory,
             text=True,
             start_new_session=True,

@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 import h11
 from quart import Blueprint, Response, request
 
+from actors.process.sock_diag import Address
 from actors.wire.pieces import Pieces
 
 
@@ -40,7 +41,6 @@ class Head:
         return "" if self.host is None else self.host[0]
 
 
-Address = tuple[str, int]
 Admit = Callable[[Head], Awaitable[None]]
 """Stands before every route: raises what the request is refused with."""
 
@@ -232,6 +232,7 @@ _MORE: Final = frozenset(
     [
         b"transfer-encoding",
         b"expect",
+        b"origin",
         b"upgrade",
         b"range",
         b"if-range",

@@ -45,6 +45,10 @@ class OwnNames:
             frozenset(f"{one.scheme}://{one.netloc}" for one in split),
         )
 
+    def with_origins(self, others: Iterable[str]) -> OwnNames:
+        """The same, with further origins whose pages may give orders."""
+        return OwnNames(self.hosts, self.origins | frozenset(others))
+
 
 def is_loopback(host: str) -> bool:
     """Whether a host name or address, brackets allowed, is this machine's loopback by its very form."""
@@ -63,7 +67,7 @@ def may_order(origin: str | None, fetch_site: str | None, names: OwnNames) -> bo
         return True
     if fetch_site is not None and fetch_site.lower() == "cross-site":
         return False
-    return origin is None or is_loopback(_host_of(origin.partition("://")[2]))
+    return origin is None or is_loopback(host_of(origin.partition("://")[2]))
 
 
 @lru_cache(maxsize=64)
@@ -71,11 +75,11 @@ def is_meant(host: str | None, local: str, names: OwnNames) -> bool:
     """Rule 3. `local` is the address that the connection came to. Without a host no browser asks."""
     if host is None:
         return True
-    name = _host_of(host.lower())
+    name = host_of(host.lower())
     return is_loopback(name) or name in names.hosts or name == local.lower()
 
 
-def _host_of(authority: str) -> str:
+def host_of(authority: str) -> str:
     """The host of `host[:port]`, without brackets; empty for what is none."""
     try:
         return urlsplit(f"//{authority}").hostname or ""

@@ -9,6 +9,7 @@ from typing import Any, Final
 from quart import Quart
 
 from actors.domain.ids import MAX_ID
+from orchestrator.access.roles import Access, access_to
 from orchestrator.api.openapi.examples import examples
 from orchestrator.api.openapi.schemas import components
 
@@ -22,6 +23,7 @@ _PARAMETERS: Final[dict[str, dict[str, Any]]] = {
         "schema": {"type": "string"},
     },
     "name": {"name": "name", "schema": {"type": "string"}},
+    "token_id": {"name": "id", "description": "The token's id, no secret", "schema": {"type": "string"}},
     "path": {"name": "path", "schema": {"type": "string"}},
 }
 """What a route takes from its path, by the name that it has in its functions."""
@@ -41,7 +43,7 @@ def document(app: Quart, version: str, services: Iterable[str]) -> dict[str, Any
         # Relative to where the document is, so that it holds behind a proxy that takes a prefix away.
         "servers": [{"url": "..", "description": "Where this document is from"}],
         "paths": _paths(app),
-        "components": {"schemas": _schemas(services)},
+        "components": {"schemas": _schemas(services), "securitySchemes": _SCHEMES},
     }
 
 
@@ -56,8 +58,30 @@ def _paths(app: Quart) -> dict[str, Any]:
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
             parameters = [*taken, *operation.get("parameters", ())]
             found = paths.setdefault(path, {})
-            found[method.lower()] = operation | ({"parameters": parameters} if parameters else {})
+            found[method.lower()] = (
+                operation
+                | _access(access_to(method, rule.rule))
+                | ({"parameters": parameters} if parameters else {})
+            )
     return paths
+
+
+_SCHEMES: Final = {
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A token, as `orchestrator token create` makes",
+    }
+}
+
+
+def _access(access: Access) -> dict[str, Any]:
+    """Who an operation is for. What may be open is open to nobody who relies on it."""
+    roles = ", ".join(sorted(access.roles))
+    if access.everybody:
+        return {"security": []}
+    open_to_all = ", or for everybody where the contract is open" if access.contract else ""
+    return {"security": [{"token": []}], "x-roles": f"{roles}{open_to_all}"}
 
 
 def _schemas(services: Iterable[str]) -> dict[str, Any]:

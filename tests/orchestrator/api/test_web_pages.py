@@ -22,6 +22,8 @@ ORDERS = [
     ("POST", "/v1/nodes/{}/undrain"),
     ("POST", "/v1/services/{}/pause"),
     ("POST", "/v1/services/{}/resume"),
+    ("POST", "/v1/tokens"),
+    ("DELETE", "/v1/tokens/{}"),
 ]
 READS = [
     "/v1/jobs",

@@ -227,6 +227,7 @@ async def api_server(
             upload_limit=upload_limit,
             kill_patience=kill_patience,
             version="1.2.3",
+            is_local=lambda head: True,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(changes.run)

@@ -244,7 +244,9 @@ class Place:
             for name, value in os.environ.items()
             if name not in _OURS and not name.startswith(_OUR_PREFIXES)
         }
-        return {**inherited, _MARK: str(self.directory), **more}
+        # Most tests are about something else than who may what: they ask as programs of this machine.
+        usual = {"OPEN_LOCAL": "1", "XDG_STATE_HOME": str(self.directory)}
+        return {**inherited, **usual, _MARK: str(self.directory), **more}
 
     def _url(self, started: Started) -> str:
         """Where it listens, by the line it prints."""

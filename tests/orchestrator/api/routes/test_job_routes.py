@@ -400,6 +400,7 @@ async def test_the_document_has_every_route_and_no_other(server: Server) -> None
         (
             re.sub("<(number|(path|node_id):node_id)>", "{id}", str(rule))
             .replace("<name>", "{name}")
+            .replace("<token_id>", "{id}")
             .replace("<file:path>", "{path}"),
             method,
         )

@@ -1,0 +1,63 @@
+"""Whose a socket of this machine is, as the kernel knows it (sock_diag(7))."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from typing import Final
+
+Address = tuple[str, int]
+
+_NETLINK_SOCK_DIAG: Final = 4
+_BY_FAMILY: Final = 20
+_HEADER: Final = struct.Struct("=IHHII")
+_REQUEST: Final = struct.Struct("=BBBBI")
+_IDENTITY: Final = struct.Struct("!HH16s16s")
+_NO_COOKIE: Final = struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
+_UID: Final = _HEADER.size + 4 + 48 + 12
+"""Where an answer has the owner: behind the message's head, the state, the socket's identity, and what waits
+in it."""
+_ANY_STATE: Final = 0xFFFFFFFF
+_LISTEN: Final = 10
+
+
+def find_uid(peer: Address, local: Address) -> int | None:
+    """The uid of the process on this machine that has connected from `peer` to our `local`; None where the
+    kernel knows of none. Does not block."""
+    return _ask(peer, local, listens=False)
+
+
+def find_listener_uid(address: Address) -> int | None:
+    """The uid of the process that listens at an address of this machine; None where the kernel knows of none.
+    Does not block."""
+    return _ask(address, (address[0], 0), listens=True)
+
+
+def _ask(near: Address, far: Address, *, listens: bool) -> int | None:
+    try:
+        family, identity = _identity(near, far)
+        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _ANY_STATE) + identity + _NO_COOKIE
+        head = _HEADER.pack(_HEADER.size + len(body), _BY_FAMILY, 1, 0, 0)
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+            kernel.settimeout(0.2)
+            kernel.send(head + body)
+            answer = kernel.recv(1 << 12)
+    except (OSError, ValueError):
+        return None
+    _, kind, *_ = _HEADER.unpack_from(answer)
+    if kind != _BY_FAMILY or len(answer) < _UID + 4:
+        return None
+    # The kernel answers with a socket that listens at that address where there is no other.
+    found = answer[_HEADER.size + 4 : _HEADER.size + 4 + _IDENTITY.size]
+    if (answer[_HEADER.size + 1] == _LISTEN) is not listens or (not listens and found != identity):
+        return None
+    return int(struct.unpack_from("=I", answer, _UID)[0])
+
+
+def _identity(near: Address, far: Address) -> tuple[int, bytes]:
+    """The family, and from where to where a socket goes. Raises ValueError for no address."""
+    addresses = [ipaddress.ip_address(host.partition("%")[0]) for host, _ in (near, far)]
+    packed = [address.packed.ljust(16, b"\0") for address in addresses]
+    family = socket.AF_INET if addresses[0].version == 4 else socket.AF_INET6
+    return family, _IDENTITY.pack(near[1], far[1], *packed)

@@ -1,0 +1,156 @@
+"""What is open without a token: to programs of this machine, and of the published contract. Both close by
+themselves once somebody else could come in that way."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from actors.ports.ledger import LedgerError
+from actors.ports.world import Clock
+from actors.wire.http.plain_routes import Head
+from orchestrator.access.local_peers import is_local
+from orchestrator.access.node_hosts import NodeHosts
+from orchestrator.access.roles import Role
+from orchestrator.access.token_files import (
+    OPERATOR_FILE,
+    BadTokensFile,
+    keep_operator_token,
+    link_operator_token,
+    read_declared,
+    unlink_operator_token,
+)
+from orchestrator.access.tokens import USED_EVERY, TokenRecord, Tokens
+from orchestrator.config.settings import Settings
+from orchestrator.ledger.ledger import SqliteLedger
+from orchestrator.nodes.registry import NodeRegistry
+from orchestrator.startup import StartError
+
+log: Final = logging.getLogger("orchestrator.access")
+
+
+@dataclass(slots=True)
+class Doors:
+    """`portal_made`: whether a token of a portal was ever made, whatever became of it."""
+
+    settings: Settings
+    hosts: NodeHosts
+    tokens: Tokens
+    portal_made: bool
+    makes_nodes_here: bool = False
+
+    # ------------------------------------------------------------------ programs of this machine
+
+    @property
+    def local_open(self) -> bool:
+        """Whether programs of the server's own uid need no token. Where jobs may run on this machine their
+        scripts would be such programs."""
+        if self.settings.open_local != "auto":
+            return self.settings.open_local == "1"
+        return not self.makes_nodes_here and not self.hosts.on_this_machine
+
+    def is_local(self, head: Head) -> bool:
+        return self.local_open and is_local(head)
+
+    # ------------------------------------------------------------------ the published contract
+
+    @property
+    def contract_open(self) -> bool:
+        settings = self.settings
+        return settings.open_contract == "auto" and settings.as_2x and not self.portal_made
+
+    def contract_open_to(self, head: Head) -> bool:
+        """A node's scripts come from its address: they would be the portal."""
+        return self.contract_open and head.peer is not None and not self.hosts.has(head.peer[0])
+
+    def note_made(self, record: TokenRecord) -> None:
+        """A token was made: a portal that has one closes the contract to all that have none."""
+        if record.role is Role.PORTAL and not self.portal_made:
+            was_open, self.portal_made = self.contract_open, True
+            if was_open:
+                log.warning(
+                    "the contract's routes need a token from now on: %s was made", record.name or "one"
+                )
+
+    # ------------------------------------------------------------------ what is said of it
+
+    def tell(self) -> None:
+        """What the start says: what is open, and how it is closed."""
+        data = self.settings.data_path
+        if not self.local_open:
+            log.info(
+                "jobs run on this machine, so every program needs a token: that of the server's own account "
+                "is in %s, and its commands find it there",
+                data / OPERATOR_FILE,
+            )
+        if self.contract_open:
+            log.warning(
+                "the contract's routes of 2.x are open to whoever reaches the port, as OPEN_CONTRACT=auto "
+                "says: `orchestrator token create --role portal` closes them at once; the portal sends what "
+                "it prints as `Authorization: Bearer ...`"
+            )
+
+
+async def open_doors(settings: Settings, ledger: SqliteLedger, registry: NodeRegistry, clock: Clock) -> Doors:
+    """All tokens, those of the ledger and of files, and what is open without one; where nodes are is known on
+    return. Raises StartError, LedgerError."""
+    kept = await ledger.tokens()
+    try:
+        records = await trio.to_thread.run_sync(_load_tokens, settings, kept, clock.now())
+    except BadTokensFile as error:
+        raise StartError(str(error)) from error
+    except OSError as error:
+        raise StartError(f"{settings.data_path / OPERATOR_FILE}: {error.strerror}") from error
+    hosts = NodeHosts(registry.addresses)
+    registry.on_change.append(hosts.ring)
+    tokens = Tokens(records, clock.now)
+    made = await ledger.portal_token_made() or any(one.role is Role.PORTAL for one in records)
+    here = any(not config.elsewhere for config in settings.scaling.values())
+    doors = Doors(settings, hosts, tokens, made, here)
+    tokens.on_add.append(doors.note_made)
+    await hosts.look()
+    doors.tell()
+    return doors
+
+
+def _load_tokens(settings: Settings, kept: Iterable[TokenRecord], now: float) -> list[TokenRecord]:
+    declared = [] if settings.tokens_file is None else read_declared(settings.tokens_file, settings.services)
+    return [*kept, *declared, keep_operator_token(settings.data_path, now)]
+
+
+@contextmanager
+def findable(data: Path) -> Iterator[Callable[[int], None]]:
+    """Called with the port that the server listens at, it has the clients of this account find the token,
+    until the end."""
+    ports: list[int] = []
+
+    def make_findable(port: int) -> None:
+        ports.append(port)
+        try:
+            link_operator_token(data, port, os.environ)
+        except OSError as error:
+            log.info("clients do not find %s by themselves: %s", data / OPERATOR_FILE, error)
+
+    try:
+        yield make_findable
+    finally:
+        for port in ports:
+            unlink_operator_token(data, port, os.environ)
+
+
+async def note_uses(tokens: Tokens, ledger: SqliteLedger) -> None:
+    """Keep when tokens were used last."""
+    while True:
+        await trio.sleep(USED_EVERY)
+        if used := tokens.take_used():
+            try:
+                await ledger.note_uses(used)
+            except LedgerError as error:
+                log.warning("the last use of %d tokens is not kept: %s", len(used), error)
