@@ -29,6 +29,7 @@ from actors.wire.http.server import serve
 from actors.wire.http.web_pages import OwnNames
 from orchestrator.access.doors import findable, note_uses, open_doors
 from orchestrator.access.gate import SignOn
+from orchestrator.access.sessions import Sessions
 from orchestrator.api import ApiContext, create_app, job_views
 from orchestrator.api.routes.events import encode_change
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
@@ -309,6 +310,9 @@ async def _start(
         names=OwnNames.of([*settings.public_url, settings.join_url]).with_origins(settings.allowed_origins),
         version=version(),
         tokens=doors.tokens,
+        sessions=Sessions(
+            await ledger.sessions(), doors.tokens, clock.now, ledger.owner, settings.public_url
+        ),
         is_local=doors.is_local,
         contract_open=doors.contract_open_to,
         sign_on=SignOn(settings.trusted_user_header, settings.trusted_proxies, settings.trusted_operators),

@@ -54,6 +54,7 @@ FLOORS = (
     "orchestrator/contract",
     "orchestrator/access/roles.py",
     "orchestrator/access/tokens.py",
+    "orchestrator/access/sessions.py",
     "orchestrator/access/token_files.py",
     "orchestrator/client",
     "orchestrator/storage",

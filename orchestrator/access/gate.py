@@ -2,8 +2,9 @@
 
 1. A Bearer token says who asks. One that is unknown, expired or revoked is refused, whatever else holds.
 2. A proxy that signs people on says who asks, if it is one of those that are trusted.
-3. Without either, a program of this machine is an operator (`local_peers`), where that is allowed.
-4. Else nobody is known: what is for everybody is answered, and the published contract where it is open.
+3. The cookie of a session (`sessions`) is as the token that it was begun with; orders by it show more.
+4. Without any of these, a program of this machine is an operator (`local_peers`), where that is allowed.
+5. Else nobody is known: what is for everybody is answered, and the published contract where it is open.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Final
 
 from actors.wire.http.app import Refusal
 from actors.wire.http.plain_routes import Admit, Head
+from actors.wire.http.web_pages import READS
 from orchestrator.access.roles import Access, Principal, Role, access_to, asking
+from orchestrator.access.sessions import HEADER, Sessions
 from orchestrator.access.tokens import Tokens
 from orchestrator.callbacks.allowed_hosts import Network
 
@@ -62,6 +65,7 @@ class Gate:
     that is an operator; `contract_open` whether the published contract is open to who asks."""
 
     tokens: Tokens
+    sessions: Sessions
     guard: Admit
     is_local: Callable[[Head], bool] = lambda head: False
     contract_open: Callable[[Head], bool] = lambda head: False
@@ -83,7 +87,7 @@ class Gate:
                 return NOBODY
             if access.contract and self.contract_open(head):
                 return CONTRACT
-            raise Refusal(401, "no_token", _NO_TOKEN, headers=_CHALLENGE)
+            raise Refusal(401, "no_token", _NO_TOKEN, headers=CHALLENGE)
         if principal.role not in access.roles:
             roles = " or ".join(sorted(access.roles))
             detail = f"this is for the role {roles}, and {principal.name} has the role {principal.role}"
@@ -94,10 +98,17 @@ class Gate:
         if token is not None:
             record = self.tokens.find(token)
             if record is None:
-                raise Refusal(401, "bad_token", _BAD_TOKEN, headers=_CHALLENGE)
+                raise Refusal(401, "bad_token", _BAD_TOKEN, headers=CHALLENGE)
             return record.principal
         if (person := self.sign_on.read(head)) is not None:
             return person
+        session = self.sessions.find(head.header("Cookie"))
+        if session is not None:
+            # Logging in anew orders nothing in the name of who is logged in.
+            is_order = head.method not in READS and (head.method, head.rule) != ("POST", "/v1/session")
+            if is_order and not session.allows_order(head.header(HEADER)):
+                raise Refusal(403, "no_session_token", _NO_SESSION_TOKEN)
+            return session.principal
         # A proxy asks for others, and is none of them itself.
         return LOCAL if self.is_local(head) and not self.sign_on.trusts(head) else None
 
@@ -109,7 +120,10 @@ def read_bearer(header: str | None) -> str | None:
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
 
-_CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
+CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
+_NO_SESSION_TOKEN: Final = (
+    f"an order by cookie needs the header {HEADER} with the `session_token` of GET /v1/session"
+)
 _NO_TOKEN: Final = (
     "this needs a token, as `Authorization: Bearer ...`: an operator makes one with "
     "`orchestrator token create --role portal`"

@@ -90,16 +90,25 @@ class Tokens:
     def find(self, secret: str) -> TokenRecord | None:
         """The token, if it is there and has not expired. Its use is noted."""
         digest = hash_of(secret)
-        record = self._records.get(digest)
+        record = self.of_hash(digest)
         if record is None or not hmac.compare_digest(record.hash, digest):
             return None
-        now = self._now()
-        if record.expires_at is not None and record.expires_at <= now:
-            return None
-        if record.used_at is None or record.used_at + USED_EVERY <= now:
-            self._records[digest] = replace(record, used_at=now)
-            self._used[record.id] = now
+        self.note_use(record)
         return record
+
+    def of_hash(self, digest: str) -> TokenRecord | None:
+        """The same, for who has shown the secret before. No use is noted."""
+        record = self._records.get(digest)
+        if record is None or (record.expires_at is not None and record.expires_at <= self._now()):
+            return None
+        return record
+
+    def note_use(self, record: TokenRecord) -> None:
+        """It is used now."""
+        now = self._now()
+        if record.used_at is None or record.used_at + USED_EVERY <= now:
+            self._records[record.hash] = replace(record, used_at=now)
+            self._used[record.id] = now
 
     def take_used(self) -> Mapping[str, float]:
         """When tokens were used, by id, since this was asked last."""

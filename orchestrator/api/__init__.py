@@ -18,6 +18,7 @@ from orchestrator.api.routes import (
     logs,
     nodes,
     scaling,
+    session,
     swagger,
     tokens,
     usage,
@@ -31,7 +32,14 @@ def create_app(services: ApiContext) -> App:
     """The ASGI app with all routes, on what `services` holds."""
     hint = "PUBLIC_URL, the address by which people and nodes reach it, makes a name known"
     guard = make_guard(services.names, _is_open, hint)
-    gate = Gate(services.tokens, guard, services.is_local, services.contract_open, services.sign_on)
+    gate = Gate(
+        services.tokens,
+        services.sessions,
+        guard,
+        services.is_local,
+        services.contract_open,
+        services.sign_on,
+    )
     app = make_app("orchestrator.api", to_refusal, gate.admit)
     for polled in (contract, jobs):
         app.register_blueprint(polled.blueprint(services, app.plain))
@@ -39,6 +47,7 @@ def create_app(services: ApiContext) -> App:
         app.register_blueprint(part.blueprint(services))
     app.register_blueprint(nodes.blueprint(services))
     app.register_blueprint(tokens.blueprint(services))
+    app.register_blueprint(session.blueprint(services))
     app.register_blueprint(scaling.blueprint(services))
     app.register_blueprint(swagger.blueprint(services.version, services.services))
     app.register_blueprint(dashboard.blueprint())

@@ -16,6 +16,7 @@ from actors.ports.world import Clock
 from actors.wire.http.plain_routes import Head
 from actors.wire.http.web_pages import OwnNames
 from orchestrator.access.gate import SignOn
+from orchestrator.access.sessions import Sessions
 from orchestrator.access.tokens import Tokens
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
 from orchestrator.events.change_stream import ChangeStream
@@ -89,6 +90,7 @@ class ApiContext:
     kill_patience: float = 5.0
     version: str = ""
     tokens: Tokens = field(default_factory=lambda: Tokens((), time.time))
+    sessions: Sessions = field(default_factory=lambda: Sessions((), Tokens((), time.time), time.time))
     is_local: Callable[[Head], bool] = lambda head: False
     contract_open: Callable[[Head], bool] = lambda head: False
     sign_on: SignOn = field(default_factory=SignOn)

@@ -468,6 +468,26 @@ class NewTokenBody(TokenBody):
     secret: str
 
 
+class SessionBody(TypedDict):
+    """Who asks."""
+
+    role: Annotated[str, Of("Role")]
+    name: str
+    services: Annotated[list[str], Also(description="Empty: any")]
+    user: Annotated[int | None, Also(description="Whose jobs alone they see")]
+    expires_at: Time | None
+    session_token: Annotated[
+        str | None, Also(description="Of a session: what its orders send as X-Session-Token")
+    ]
+    may: Annotated[list[str], Also(description="What they may ask for: methods and paths of this document")]
+
+
+class LogInBody(TypedDict):
+    """Who logs in."""
+
+    token: str
+
+
 class TokenOrderBody(TypedDict):
     """The token that is to be made."""
 

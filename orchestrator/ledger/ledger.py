@@ -46,6 +46,7 @@ from actors.store.durable import is_failed_sync
 from actors.store.group_commit import Batch, GroupCommit, NeedsHardCommit
 from actors.store.reserve import Reserve
 from actors.store.sqlite_thread import snapshot
+from orchestrator.access.sessions import SessionRecord
 from orchestrator.access.tokens import TokenRecord
 from orchestrator.ledger import purging, vacuum, wal
 from orchestrator.ledger import transitions as rules
@@ -73,6 +74,7 @@ from orchestrator.ledger.tables import (
     meta,
     nodes,
     pauses,
+    sessions,
     small_files,
     tokens,
 )
@@ -372,6 +374,18 @@ class SqliteLedger:
         """When tokens were used last, by id."""
         await self._write(lambda batch: tokens.store_uses(batch.db, used), soft=True)
 
+    async def put_session(self, session: SessionRecord, ended: Sequence[str] = ()) -> None:
+        """Store a new session, and forget others by their hashes."""
+
+        def put(batch: LedgerBatch) -> None:
+            sessions.remove_sessions(batch.db, ended)
+            sessions.store_session(batch.db, session)
+
+        await self._write(put)
+
+    async def remove_sessions(self, hashes: Sequence[str]) -> None:
+        await self._write(lambda batch: sessions.remove_sessions(batch.db, hashes))
+
     async def order_pause(self, service: str, reason: str | None, now: float) -> None:
         """Keep the order that no job of a service goes, and why; None lifts it. One that is paused already
         keeps its time."""
@@ -463,6 +477,10 @@ class SqliteLedger:
     async def portal_token_made(self) -> bool:
         """Whether a token of the role portal was ever made, whatever became of it."""
         return await self._read(tokens.read_portal_made)
+
+    async def sessions(self) -> Sequence[SessionRecord]:
+        """Also those that have ended."""
+        return await self._read(sessions.read_sessions)
 
     async def pauses(self) -> Mapping[str, tuple[str, float]]:
         """Paused services: why, and since when."""

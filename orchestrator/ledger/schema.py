@@ -30,6 +30,7 @@ from orchestrator.ledger.tables import (
     nodes,
     pauses,
     queue_counts,
+    sessions,
     small_files,
     tokens,
     usage,
@@ -43,7 +44,7 @@ APPLICATION_ID: Final = 0x4A4F4233
 SCHEMA: Final = 9
 """Numbers up to 5 were of versions before 3.0, the last of them 1 once more."""
 
-_NEW: Final = frozenset({"absences", "small_inputs", "small_results", "tokens", "node_secrets"})
+_NEW: Final = frozenset({"absences", "small_inputs", "small_results", "tokens", "node_secrets", "sessions"})
 """Tables that ledgers of an earlier schema may lack."""
 
 # A trigger comes after the table that it is on.
@@ -61,6 +62,7 @@ TABLES: Final = (
     *callbacks.TABLES,
     *small_files.TABLES,
     *tokens.TABLES,
+    *sessions.TABLES,
 )
 
 

@@ -210,7 +210,14 @@ def head_of_request() -> Head:
     """Of the app's current request."""
     host, peer = (_address(request.scope.get(end)) for end in ("server", "client"))
     rule = None if request.url_rule is None else request.url_rule.rule
-    return Head(request.method, request.path, request.headers.get, host, peer, rule)
+    return Head(request.method, request.path, _header_of_request, host, peer, rule)
+
+
+def _header_of_request(name: str) -> str | None:
+    if name.lower() == "cookie":
+        # HTTP/2 lets a browser send each by itself.
+        return "; ".join(request.headers.getlist(name)) or None
+    return request.headers.get(name)
 
 
 def _address(end: Any) -> Address | None:

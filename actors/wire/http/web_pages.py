@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from actors.wire.http.app import Refusal
 from actors.wire.http.plain_routes import Admit, Head
 
-_READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def make_guard(names: OwnNames, exempt: Callable[[str], bool], hint: str) -> Adm
             host = head.header("Host")
             if not is_meant(host, head.local, names):
                 raise Refusal(421, "unknown_host", f"this server is not known as {host!r}; {hint}")
-        if head.method in _READS:
+        if head.method in READS:
             return
         origin = head.header("Origin")
         if not may_order(origin, head.header("Sec-Fetch-Site"), names):

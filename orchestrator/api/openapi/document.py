@@ -54,7 +54,7 @@ def _paths(app: Quart) -> dict[str, Any]:
         if operation is None:
             continue  # a test holds that every route is described
         taken = [{"in": "path", "required": True} | _PARAMETERS[name] for name in _IN_PATH.findall(rule.rule)]
-        path = _IN_PATH.sub(lambda found: f"{{{_PARAMETERS[found[1]]['name']}}}", rule.rule)
+        path = path_of(rule.rule)
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
             parameters = [*taken, *operation.get("parameters", ())]
             found = paths.setdefault(path, {})
@@ -82,6 +82,11 @@ def _access(access: Access) -> dict[str, Any]:
         return {"security": []}
     open_to_all = ", or for everybody where the contract is open" if access.contract else ""
     return {"security": [{"token": []}], "x-roles": f"{roles}{open_to_all}"}
+
+
+def path_of(rule: str) -> str:
+    """A route's path as the document has it."""
+    return _IN_PATH.sub(lambda found: f"{{{_PARAMETERS[found[1]]['name']}}}", rule)
 
 
 def _schemas(services: Iterable[str]) -> dict[str, Any]:

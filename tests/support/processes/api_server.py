@@ -23,6 +23,9 @@ from actors.kernel.actor import Mailbox, Question
 from actors.messages import DrainNode, UndrainNode
 from actors.wire.http.app import App
 from actors.wire.http.server import serve
+from actors.wire.http.web_pages import OwnNames
+from orchestrator.access.sessions import Sessions
+from orchestrator.access.tokens import Tokens
 from orchestrator.api import ApiContext, create_app
 from orchestrator.api.routes.events import encode_change
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
@@ -181,6 +184,7 @@ async def api_server(
     services: Sequence[str] = ("example",),
     callbacks: CallbackHosts | None = None,
     small: int = 0,
+    public_urls: Sequence[str] = (),
 ) -> AsyncIterator[Server]:
     """A server on a port of its own. Inputs of at most `small` bytes are kept in the ledger."""
     await trio.Path(path).mkdir(exist_ok=True)
@@ -227,7 +231,10 @@ async def api_server(
             upload_limit=upload_limit,
             kill_patience=kill_patience,
             version="1.2.3",
-            is_local=lambda head: True,
+            tokens=(tokens := Tokens(await ledger.tokens(), clock.now)),
+            sessions=Sessions(await ledger.sessions(), tokens, clock.now, ledger.owner, public_urls),
+            names=OwnNames.of(public_urls),
+            is_local=lambda head: head.header("Via") is None,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(changes.run)
