@@ -315,6 +315,7 @@ async def _start(
         ),
         is_local=doors.is_local,
         contract_open=doors.contract_open_to,
+        allowed_origins=frozenset(settings.allowed_origins),
         sign_on=SignOn(settings.trusted_user_header, settings.trusted_proxies, settings.trusted_operators),
     )
     poster = CallbackClient(

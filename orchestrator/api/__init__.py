@@ -6,6 +6,7 @@ from actors.wire.http.app import App, make_app
 from actors.wire.http.web_pages import make_guard
 from orchestrator.access.gate import Gate
 from orchestrator.api.context import ApiContext
+from orchestrator.api.http.cors import allow_origins
 from orchestrator.api.http.errors import to_refusal
 from orchestrator.api.routes import (
     activity,
@@ -40,7 +41,9 @@ def create_app(services: ApiContext) -> App:
         services.contract_open,
         services.sign_on,
     )
-    app = make_app("orchestrator.api", to_refusal, gate.admit)
+    app = make_app(
+        "orchestrator.api", to_refusal, gate.admit, lambda app: allow_origins(app, services.allowed_origins)
+    )
     for polled in (contract, jobs):
         app.register_blueprint(polled.blueprint(services, app.plain))
     for part in (job_files, logs, events, job_actions, service_routes, usage, activity):

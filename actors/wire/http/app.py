@@ -73,8 +73,14 @@ async def admit_all(head: Head) -> None:
     """Nobody is refused."""
 
 
-def make_app(name: str, translate: Translate, admit: Admit = admit_all) -> App:
-    """An app without routes. Errors are logged under its name."""
+def make_app(
+    name: str,
+    translate: Translate,
+    admit: Admit = admit_all,
+    before: Callable[[App], None] = lambda app: None,
+) -> App:
+    """An app without routes. Errors are logged under its name. `before` may add what answers requests before
+    they are admitted."""
 
     log = logging.getLogger(name)
     complaints: defaultdict[tuple[int, str], Complaint] = defaultdict(lambda: Complaint(log))
@@ -108,6 +114,7 @@ def make_app(name: str, translate: Translate, admit: Admit = admit_all) -> App:
     async def on_error(error: Exception) -> Response:
         return explain(head_of_request(), error).to_response()
 
+    before(app)
     app.before_request(admit_request)
     app.register_error_handler(Exception, on_error)
     app.register_error_handler(HTTPException, on_error)

@@ -24,6 +24,7 @@ from actors.messages import DrainNode, UndrainNode
 from actors.wire.http.app import App
 from actors.wire.http.server import serve
 from actors.wire.http.web_pages import OwnNames
+from orchestrator.access.gate import SignOn
 from orchestrator.access.sessions import Sessions
 from orchestrator.access.tokens import Tokens
 from orchestrator.api import ApiContext, create_app
@@ -132,6 +133,7 @@ class Server:
     pauses: Pauses
     scaled: list[ServiceScaling]
     app: App
+    api: ApiContext
 
     async def post(self, *parts: str | bytes, user: str = "1", service: str = "example") -> httpx.Response:
         """Each part: what follows `form-data; `, a bar, the body. As in the cases' `mp`."""
@@ -185,8 +187,13 @@ async def api_server(
     callbacks: CallbackHosts | None = None,
     small: int = 0,
     public_urls: Sequence[str] = (),
+    local: bool = True,
+    contract_open: bool = False,
+    sign_on: SignOn | None = None,
+    origins: Sequence[str] = (),
 ) -> AsyncIterator[Server]:
-    """A server on a port of its own. Inputs of at most `small` bytes are kept in the ledger."""
+    """A server on a port of its own. Inputs of at most `small` bytes are kept in the ledger. Whoever asks is
+    an operator if `local`; pages of `origins` may call."""
     await trio.Path(path).mkdir(exist_ok=True)
     clock, waiters, nodes = SetClock(), JobWaiters(), FakeNodes()
     whys: dict[int, Waiting] = {}
@@ -233,8 +240,11 @@ async def api_server(
             version="1.2.3",
             tokens=(tokens := Tokens(await ledger.tokens(), clock.now)),
             sessions=Sessions(await ledger.sessions(), tokens, clock.now, ledger.owner, public_urls),
-            names=OwnNames.of(public_urls),
-            is_local=lambda head: head.header("Via") is None,
+            is_local=lambda head: local and head.header("Via") is None,
+            contract_open=lambda head: contract_open,
+            sign_on=sign_on or SignOn(),
+            names=OwnNames.of(public_urls).with_origins(origins),
+            allowed_origins=frozenset(origins),
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(changes.run)
@@ -269,6 +279,7 @@ async def api_server(
                     pauses,
                     scaled,
                     app,
+                    api,
                 )
             waiters.close()
             shutdown.set()

@@ -1,0 +1,231 @@
+"""Who asks: programs of this machine, people whom a proxy has signed on, pages of other origins."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from support.processes.api_server import Server, api_server
+
+from actors.process.sock_diag import find_listener_uid, find_uid
+from actors.wire.http.app import Refusal
+from actors.wire.http.plain_routes import Address, Head
+from orchestrator.access.gate import Gate, SignOn, read_bearer
+from orchestrator.access.local_peers import is_local
+from orchestrator.access.roles import Role, asking
+from orchestrator.access.tokens import Tokens, hash_of, is_token, make_secret
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """A connection, from both its ends: the client's, ours."""
+    family = socket.AF_INET6 if ":" in request.param else socket.AF_INET
+    with closing(socket.socket(family)) as listener:
+        listener.bind((request.param, 0))
+        listener.listen()
+        with closing(socket.create_connection(listener.getsockname()[:2])) as client:
+            server, _ = listener.accept()
+            with closing(server):
+                yield client, server
+
+
+def head(pair: Pair, *, host: str = "localhost:5000", peer: Address | None = None, **headers: str) -> Head:
+    _, server = pair
+    given = {"Host": host} | {name.replace("_", "-"): value for name, value in headers.items()}
+    return Head(
+        "GET",
+        "/v1/jobs",
+        _getter(given),
+        server.getsockname()[:2],
+        peer or server.getpeername()[:2],
+        "/v1/jobs",
+    )
+
+
+def _getter(given: dict[str, str]) -> Callable[[str], str | None]:
+    lower = {name.lower(): value for name, value in given.items()}
+    return lambda name: lower.get(name.lower())
+
+
+def test_the_kernel_says_whose_a_connection_is(pair: Pair) -> None:
+    _, server = pair
+    near, far = server.getpeername()[:2], server.getsockname()[:2]
+    assert find_uid(near, far) == os.getuid()
+    assert find_uid((near[0], 1), far) is None
+    assert find_uid(("not an address", 1), far) is None
+    assert find_listener_uid(far) == os.getuid()
+    assert find_listener_uid((far[0], near[1])) is None
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can run something as another user")
+def test_another_user_of_the_machine_is_nobody(pair: Pair) -> None:
+    _, server = pair
+    with closing(socket.socket(server.family)) as listener:
+        listener.bind((server.getsockname()[0], 0))
+        listener.listen()
+        address, port = listener.getsockname()[:2]
+        with subprocess.Popen(
+            ["bash", "-c", f"exec 3<>/dev/tcp/{address}/{port}; read"],
+            stdin=subprocess.PIPE,
+            cwd="/",
+            user=65534,
+        ) as process:
+            accepted, _ = listener.accept()
+            with closing(accepted):
+                assert find_uid(accepted.getpeername()[:2], accepted.getsockname()[:2]) == 65534
+                assert not is_local(head((accepted, accepted)))
+            process.communicate(b"")
+
+
+def test_a_program_of_ours_on_this_machine_is_local(pair: Pair) -> None:
+    for host in ("localhost", "127.0.0.1:80", "[::1]:5", "x.localhost:5000"):
+        assert is_local(head(pair, host=host)), host
+    assert not is_local(head(pair), uid=os.getuid() + 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Via",
+        "Forwarded",
+        "X-Forwarded-For",
+        "X-Forwarded-Host",
+        "X-Forwarded-Proto",
+        "X-Forwarded-Port",
+        "X-Forwarded-Server",
+        "X-Forwarded-Prefix",
+        "X-Real-IP",
+    ],
+)
+def test_who_asks_for_somebody_else_is_not(pair: Pair, name: str) -> None:
+    assert not is_local(head(pair, **{name.replace("-", "_"): "x"}))
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:5000", "127.0.0.1.evil.example", "10.0.0.1", ""]
+)
+def test_a_page_whose_name_leads_here_is_not(pair: Pair, host: str) -> None:
+    assert not is_local(head(pair, host=host))
+
+
+def test_who_comes_from_elsewhere_is_not(pair: Pair) -> None:
+    assert not is_local(head(pair, peer=("192.0.2.1", 5)))
+    assert not is_local(Head("GET", "/", lambda name: None, None))
+
+
+# ------------------------------------------------------------------ people whom a proxy has signed on
+
+
+async def pass_all(head: Head) -> None:
+    pass
+
+
+SIGN_ON = SignOn("X-Remote-User", (ip_network("10.0.0.0/8"), ip_network("127.0.0.1")), frozenset({"ada"}))
+
+
+def gate() -> Gate:
+    return Gate(Tokens((), lambda: 0.0), pass_all, lambda head: True, sign_on=SIGN_ON)
+
+
+@pytest.mark.parametrize(
+    ("peer", "name", "role", "user"),
+    [
+        ("10.1.2.3", "42", Role.USER, 42),
+        ("10.1.2.3", "-7", Role.USER, -7),
+        ("10.1.2.3", "ada", Role.OPERATOR, None),
+    ],
+)
+async def test_a_trusted_proxy_says_who_asks(pair: Pair, peer: str, name: str, role: Role, user: int) -> None:
+    await gate().admit(head(pair, peer=(peer, 1), X_Remote_User=name))
+    assert (asking.get().role, asking.get().user) == (role, user)
+
+
+@pytest.mark.parametrize("name", ["eve", "4.2", "٤٢", "99999999999999999999", "42, 43", "ada "])
+async def test_a_name_that_says_nothing_is_refused(pair: Pair, name: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        await gate().admit(head(pair, peer=("10.1.2.3", 1), X_Remote_User=name))
+    assert refused.value.status == 403
+
+
+async def test_nobody_else_says_who_asks(pair: Pair) -> None:
+    strict = Gate(Tokens((), lambda: 0.0), pass_all, sign_on=SIGN_ON)
+    with pytest.raises(Refusal) as refused:
+        await strict.admit(head(pair, peer=("192.0.2.9", 1), X_Remote_User="ada"))
+    assert refused.value.code == "no_token"
+
+
+async def test_a_trusted_proxy_that_says_nobody_is_nobody_itself(pair: Pair) -> None:
+    with pytest.raises(Refusal) as refused:
+        await gate().admit(head(pair, peer=("127.0.0.1", 1)))
+    assert refused.value.code == "no_token"
+
+
+# ------------------------------------------------------------------ tokens
+
+
+def test_a_token_tells_by_its_form_that_it_is_one() -> None:
+    seen = {make_secret() for _ in range(200)}
+    assert len(seen) == 200
+    for secret in seen:
+        assert is_token(secret)
+        assert len(hash_of(secret)) == 64
+        for at in (4, 10, len(secret) - 1):
+            assert not is_token(secret[:at] + ("0" if secret[at] != "0" else "1") + secret[at + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("header", "token"),
+    [
+        ("Bearer x", "x"),
+        ("bearer  x ", "x"),
+        ("Bearer", None),
+        ("Bearer ", None),
+        ("Basic x", None),
+        (None, None),
+        ("BEARERx", None),
+    ],
+)
+def test_bearer(header: str | None, token: str | None) -> None:
+    assert read_bearer(header) == token
+
+
+# ------------------------------------------------------------------ pages of other origins
+
+
+ORIGIN = "https://portal.example.org"
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    async with api_server(tmp_path, local=False, origins=[ORIGIN]) as running:
+        yield running
+
+
+async def test_a_browser_may_ask_whether_a_page_may_call(server: Server) -> None:
+    asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
+    answer = await server.client.options("/v1/jobs", headers=asked)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
+    assert "Authorization" in answer.headers["Access-Control-Allow-Headers"]
+    assert "Access-Control-Allow-Credentials" not in answer.headers
+    other = await server.client.options("/v1/jobs", headers=asked | {"Origin": "https://evil.example"})
+    assert other.status_code == 401
+    assert "Access-Control-Allow-Origin" not in other.headers
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/health", "/download/1", "/v1/jobs/1", "/nothing"])
+async def test_such_a_page_can_read_answers_and_refusals(server: Server, path: str) -> None:
+    allowed = await server.client.get(path, headers={"Origin": ORIGIN})
+    assert allowed.headers["Access-Control-Allow-Origin"] == ORIGIN
+    assert "Origin" in allowed.headers["Vary"]
+    other = await server.client.get(path, headers={"Origin": "https://evil.example"})
+    assert "Access-Control-Allow-Origin" not in other.headers
+    assert allowed.status_code == other.status_code
