@@ -19,6 +19,7 @@ from actors.wire.http.plain_routes import Address, Head
 from orchestrator.access.gate import Gate, SignOn, read_bearer
 from orchestrator.access.local_peers import is_local
 from orchestrator.access.roles import Role, asking
+from orchestrator.access.sessions import Sessions
 from orchestrator.access.tokens import Tokens, hash_of, is_token, make_secret
 
 Pair = tuple[socket.socket, socket.socket]
@@ -131,8 +132,10 @@ async def pass_all(head: Head) -> None:
 SIGN_ON = SignOn("X-Remote-User", (ip_network("10.0.0.0/8"), ip_network("127.0.0.1")), frozenset({"ada"}))
 
 
-def gate() -> Gate:
-    return Gate(Tokens((), lambda: 0.0), pass_all, lambda head: True, sign_on=SIGN_ON)
+def gate(is_local: bool = True) -> Gate:
+    tokens = Tokens((), lambda: 0.0)
+    sessions = Sessions((), tokens, lambda: 0.0, "0" * 32, ())
+    return Gate(tokens, sessions, pass_all, lambda head: is_local, sign_on=SIGN_ON)
 
 
 @pytest.mark.parametrize(
@@ -156,9 +159,8 @@ async def test_a_name_that_says_nothing_is_refused(pair: Pair, name: str) -> Non
 
 
 async def test_nobody_else_says_who_asks(pair: Pair) -> None:
-    strict = Gate(Tokens((), lambda: 0.0), pass_all, sign_on=SIGN_ON)
     with pytest.raises(Refusal) as refused:
-        await strict.admit(head(pair, peer=("192.0.2.9", 1), X_Remote_User="ada"))
+        await gate(is_local=False).admit(head(pair, peer=("192.0.2.9", 1), X_Remote_User="ada"))
     assert refused.value.code == "no_token"
 
 
