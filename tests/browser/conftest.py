@@ -53,11 +53,17 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Watched]]:
     opened: list[Watched] = []
 
     def open_one(
-        origin: str, path: str, width: int = 1200, height: int = 800, scheme: Any = "light"
+        origin: str,
+        path: str,
+        *,
+        width: int = 1200,
+        height: int = 800,
+        scheme: Any = "light",
+        may_fail: bool = False,
     ) -> Watched:
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         context.set_default_timeout(WITHIN)
-        one = Watched(context.new_page(), origin)
+        one = Watched(context.new_page(), origin, may_fail)
         one.watch()
         opened.append(one)
         one.page.goto(origin + path)

@@ -14,11 +14,11 @@ from playwright.sync_api import Page, expect
 from support.peers.prefix_proxy import prefix_proxy
 from support.processes.gates import gate
 from support.processes.processes import Started
+from support.processes.serious_flaws import AXE, serious
 from support.processes.watched_page import Watched
 
 from orchestrator.client import Client
 
-AXE = Path(__file__).parent / "axe"
 IMAGE = "<img src=x onerror=alert(1)>"
 ARABIC = "ملف"
 
@@ -144,18 +144,6 @@ def compact(page: Page, jobs: Jobs, width: int) -> None:
         assert len(tops) == 3 and max(tops) - min(tops) < 10
         card = row.bounding_box()
         assert card is not None and card["height"] < 140
-
-
-def serious(page: Page) -> dict[str, Any]:
-    """What axe has to say of the page as it is, contrast of all its texts among it."""
-    if not page.evaluate("'axe' in window"):
-        page.evaluate((AXE / "axe.min.js").read_text())
-    told = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return {
-        one["id"]: [node["html"][:200] for node in one["nodes"]]
-        for one in told["violations"]
-        if one["impact"] in ("serious", "critical")
-    }
 
 
 def test_names_are_text_and_show_what_is_in_them(dashboard: Callable[..., Page], jobs: Jobs) -> None:

@@ -30,6 +30,10 @@ SMALL: Final = 1 << 16
 ZIP: Final = "application/zip"
 BYTES: Final = "application/octet-stream"
 
+UNTRUSTED: Final = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
+"""On all that a job's script or its user has written: a browser takes it for what it is said to be, and for
+nothing of ours."""
+
 
 def until_sent(held: ExitStack) -> ExitStack:
     """All that `held` holds, to be let go of when the response is over, sent or not, or earlier."""
@@ -87,6 +91,7 @@ async def send_stream(
         await held.aclose()
         body = DataBody(b"")
     response = Response(body, content_type=content_type)
+    response.headers.update(UNTRUSTED)
     response.headers["Accept-Ranges"] = "none"
     response.headers["Cache-Control"] = "no-store"
     if filename is not None:
@@ -111,7 +116,7 @@ async def send_stored(
         size = file.size
         tag, headers = _stored_headers(storage_key, file, filename)
         if matches(request.headers.get("If-None-Match"), tag):
-            return Response(b"", 304, headers)
+            return Response(b"", 304, headers, content_type=content_type)
         asked = requested_range(size, tag)
         begin, end = asked or (0, size)
         if asked is not None:
@@ -144,6 +149,7 @@ def _stored_headers(storage_key: str, file: StoredFile, filename: str) -> tuple[
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, no-cache",
         "Content-Disposition": attachment(filename),
+        **UNTRUSTED,
     }
 
 

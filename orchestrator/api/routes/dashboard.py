@@ -84,5 +84,5 @@ def _read_files() -> dict[str, _File]:
 def _respond(file: _File) -> Response:
     headers = {**_HEADERS, "ETag": file.tag}
     if matches(request.headers.get("If-None-Match"), file.tag):
-        return Response(b"", 304, headers)
+        return Response(b"", 304, headers, content_type=file.kind)
     return Response(file.content, headers=headers, content_type=file.kind)

@@ -152,10 +152,10 @@ def _send_member(api: ApiContext, row: Job, path: str, member: OpenMember, held:
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, no-cache",
         "Content-Disposition": file_response.attachment(path.rpartition("/")[2]),
-        "X-Content-Type-Options": "nosniff",
+        **file_response.UNTRUSTED,
     }
     if file_response.matches(request.headers.get("If-None-Match"), tag):
-        return Response(b"", 304, headers)
+        return Response(b"", 304, headers, content_type=_media_type(path))
     asked = file_response.requested_range(member.size, tag)
     begin, end = asked or (0, member.size)
     if asked is not None:

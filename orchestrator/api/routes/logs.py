@@ -93,12 +93,15 @@ def blueprint(api: ApiContext) -> Blueprint:
         if row.status is Status.CLEANED:
             raise Refusal(404, "nothing_left", f"the logs of job {row.id} were deleted with its data")
         if form == "json":
-            return json_response(await _read_text(api, row, which, offset, limit))
-        if form == "events":
-            return sse.stream_response(_open_events(api, row.id, which, resumed))
-        if follow and row.status not in OVER:
-            return _follow(api, _Follower(api, row.id, which, offset))
-        return await _send_now(api, row, which, offset)
+            answer = json_response(await _read_text(api, row, which, offset, limit))
+        elif form == "events":
+            answer = sse.stream_response(_open_events(api, row.id, which, resumed))
+        elif follow and row.status not in OVER:
+            answer = _follow(api, _Follower(api, row.id, which, offset))
+        else:
+            answer = await _send_now(api, row, which, offset)
+        answer.headers.update(file_response.UNTRUSTED)
+        return answer
 
     return page
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -17,9 +17,11 @@ _NO_SERVER: Final = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnectio
 
 
 class PrefixProxy:
-    """`target` is the server's URL; None: there is none. `outside` counts requests for other paths."""
+    """`target` is the server's URL; None: there is none. `says`: lines of headers that each request gets.
+    `outside` counts requests for other paths."""
 
-    def __init__(self, prefix: str, target: str | None) -> None:
+    def __init__(self, prefix: str, target: str | None, says: Sequence[bytes] = ()) -> None:
+        self.says = says
         self.prefix = prefix
         self.target = target
         self.outside: list[str] = []
@@ -89,7 +91,7 @@ class PrefixProxy:
             with self._lock:
                 self._open.add(far)
             try:
-                far.sendall(b"\r\n".join([first, b"Connection: close", *kept]) + body)
+                far.sendall(b"\r\n".join([first, b"Connection: close", *self.says, *kept]) + body)
                 _carry(far, near)
             finally:
                 with self._lock:
@@ -136,8 +138,8 @@ def _until_gone(near: socket.socket, far: socket.socket) -> None:
 
 
 @contextmanager
-def prefix_proxy(prefix: str, target: str | None) -> Iterator[PrefixProxy]:
-    proxy = PrefixProxy(prefix, target)
+def prefix_proxy(prefix: str, target: str | None, says: Sequence[bytes] = ()) -> Iterator[PrefixProxy]:
+    proxy = PrefixProxy(prefix, target, says)
     try:
         yield proxy
     finally:

@@ -3,12 +3,19 @@
 import { heard } from "./clock.js";
 
 export class Refused extends Error {
-  /** `status` is 0 where no answer came. */
-  constructor(message, status) {
+  /** `status` is 0 where no answer came; `wait`: seconds after which to ask again, where the server says so. */
+  constructor(message, status, code = "", wait = 0) {
     super(message);
     this.status = status;
+    this.code = code;
+    this.wait = wait;
   }
 }
+
+/** Of who is logged in (session.js) what requests need. `token` goes with each order; `turn` counts logins, for
+ * an answer may come that was asked for before the last one. `ended()`: nobody is logged in any more;
+ * `doubted()`: it may be so, or somebody else is. */
+export const login = { token: null, turn: 0, ended() {}, doubted() {} };
 
 const PATIENCE = 20_000;
 
@@ -36,10 +43,13 @@ export async function remove(path) {
 async function exchange(method, path, body, headers = {}) {
   let answer;
   let told = null;
+  const { turn } = login;
+  if (method !== "GET" && login.token) headers = { ...headers, "X-Session-Token": login.token };
+  if (body !== undefined) headers = { ...headers, "Content-Type": "application/json" };
   try {
     answer = await fetch(path, {
       method,
-      headers: body === undefined ? headers : { ...headers, "Content-Type": "application/json" },
+      headers,
       body: body === undefined ? undefined : JSON.stringify(body),
       signal: AbortSignal.timeout(PATIENCE),
       cache: "no-store",
@@ -50,9 +60,19 @@ async function exchange(method, path, body, headers = {}) {
     throw new Refused("The server does not answer.", 0);
   }
   if (answer.ok) return told;
+  if (turn === login.turn && answer.status === 401 && told?.code !== "bad_token") {
+    login.ended();
+    throw new Refused("Nobody is logged in any more.", 401, told?.code);
+  }
+  if (told?.code === "no_session_token") {
+    login.doubted();
+    throw new Refused("Somebody has logged in anew, in another window. Nothing was ordered.", 403, told.code);
+  }
   throw new Refused(
     told?.detail ?? told?.message ?? `The server answered with status ${answer.status}.`,
     answer.status,
+    told?.code,
+    Number(answer.headers.get("Retry-After") ?? 0),
   );
 }
 

@@ -6,6 +6,7 @@ import { between, bytes, count, duration, foreign, lasting, time } from "./forma
 import { badge, ENDED, kindOf, OVER } from "./status.js";
 import { button } from "./orders.js";
 import { link } from "./router.js";
+import { may } from "./session.js";
 import { Files } from "./files.js";
 import { Log } from "./log.js";
 import { progress, took } from "./job_table.js";
@@ -22,6 +23,7 @@ export function jobPage(subject) {
   const log = new Log(id);
   const files = new Files(id);
   log.element.hidden = files.element.hidden = true;
+  const [logged, listed] = ["logs", "files"].map((what) => may(`GET /v1/jobs/{id}/${what}`));
   let job = null;
   let seen = 0; // the version whose history and files are shown
   let begun = false;
@@ -29,8 +31,10 @@ export function jobPage(subject) {
 
   function show() {
     morph(about, h("div", null, standing(job), orders(job), told(job)));
-    log.element.hidden = files.element.hidden = job.status === "Cleaned";
-    if (!begun && job.status !== "Cleaned") {
+    const cleaned = job.status === "Cleaned";
+    log.element.hidden = cleaned || !logged;
+    files.element.hidden = cleaned || !listed;
+    if (!begun && logged && !cleaned) {
       begun = true;
       log.choose("stdout");
     }
@@ -48,11 +52,11 @@ export function jobPage(subject) {
 
   /** What changes only with a transition. */
   async function follow() {
-    if (seen === job.version) return;
+    if (seen === job.version || !may("GET /v1/jobs/{id}/history")) return;
     seen = job.version;
     const [history] = await Promise.all([
       get(`v1/jobs/${id}/history`),
-      job.status === "Cleaned" ? null : files.refresh(),
+      job.status === "Cleaned" || !listed ? null : files.refresh(),
     ]);
     show();
     life.hidden = false;
@@ -118,6 +122,7 @@ function orders(job) {
     ENDED.has(job.status) &&
       keyed(button("delete", job.id, "Delete its data", `Delete its data: job ${job.id}`)),
     ENDED.has(job.status) &&
+      may("GET /v1/jobs/{id}/results") &&
       h(
         "a",
         { href: `v1/jobs/${job.id}/results`, download: true, "data-key": "results" },
@@ -128,7 +133,7 @@ function orders(job) {
 
 // An order never turns into another one under a finger that is on its way.
 function keyed(element) {
-  element.dataset.key = element.dataset.order;
+  if (element) element.dataset.key = element.dataset.order;
   return element;
 }
 
@@ -154,7 +159,7 @@ function told(job) {
     ["Peak memory", job.peak_bytes !== null ? bytes(job.peak_bytes) : null],
     ["Input", bytes(job.input_bytes)],
     ["Output", job.output_bytes !== null ? bytes(job.output_bytes) : null],
-    ["Node", job.node && h("a", { href: link(["nodes", job.node]) }, foreign(job.node.slice(0, 8)))],
+    ["Node", job.node && node(job.node)],
     ["Attempts", job.attempts_used > 0 ? count(job.attempts_used) : null],
     ["Needs", job.requires && foreign(job.requires)],
     ["May run", job.max_runtime_seconds ? duration(job.max_runtime_seconds) : null],
@@ -175,6 +180,11 @@ function told(job) {
         : null,
     ],
   ]);
+}
+
+function node(id) {
+  const name = foreign(id.slice(0, 8));
+  return may("GET /v1/nodes") ? h("a", { href: link(["nodes", id]) }, name) : name;
 }
 
 /** Whom it is told to, and how that went. */
@@ -214,7 +224,7 @@ function timeLine(history, job) {
               "small",
               null,
               " on node ",
-              h("a", { href: link(["nodes", step.node]) }, foreign(step.node.slice(0, 8))),
+              node(step.node),
             ),
           step.attempt !== null && step.attempt > 1 && h("small", null, ` attempt ${step.attempt}`),
           step.reason && h("span", { class: "why" }, foreign(step.reason)),

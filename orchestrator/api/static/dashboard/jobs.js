@@ -7,6 +7,7 @@ import { STATUSES } from "./status.js";
 import { say } from "./orders.js";
 import { link } from "./router.js";
 import { JobTable } from "./job_table.js";
+import { current } from "./session.js";
 
 const PAGE = 50;
 const MOST = 500; // rows; who wants older ones narrows the list
@@ -30,7 +31,7 @@ export function jobsPage(given) {
     "form",
     { class: "filters", role: "search", "aria-label": "Jobs" },
     field("search", "Search", { type: "search", placeholder: "name, tag, number" }),
-    field("user", "User", { inputmode: "numeric", size: 8 }),
+    field("user", "User", { inputmode: "numeric", size: 8 }, current().user !== null),
     field("service", "Service", { list: "services", size: 12 }),
     h("label", null, "Status ", choice()),
     field("tag", "Tag", { size: 12 }),
@@ -38,10 +39,10 @@ export function jobsPage(given) {
     services,
   );
 
-  function field(name, label, attributes) {
+  function field(name, label, attributes, hidden = false) {
     return h(
       "label",
-      null,
+      { hidden },
       `${label} `,
       h("input", { name, type: "text", autocomplete: "off", value: filter[name], ...attributes }),
     );

@@ -3,6 +3,8 @@
 // After a break nothing is caught up with: the stream begins at the newest change, and what is shown is fetched
 // anew. That is right however long the break was, and never a flood.
 
+import { login } from "./api.js";
+
 const FIRST_PAUSE = 500;
 const LONGEST_PAUSE = 8_000;
 
@@ -13,6 +15,7 @@ export class Live {
     this.changed = changed;
     this.opened = opened;
     this.told = told;
+    this.on = false;
     this.source = null;
     this.pause = FIRST_PAUSE;
     this.timer = 0;
@@ -24,9 +27,19 @@ export class Live {
     window.addEventListener("pageshow", () => this.look());
   }
 
+  begin() {
+    this.on = true;
+    this.look();
+  }
+
+  end() {
+    this.on = false;
+    this.close();
+  }
+
   /** Open while the page is seen, closed else: a browser has only few connections to one server. */
   look() {
-    if (document.hidden) this.close();
+    if (document.hidden || !this.on) this.close();
     else if (!this.source) this.open();
   }
 
@@ -58,11 +71,16 @@ export class Live {
       this.opened();
     });
     source.addEventListener("job", (event) => this.take(JSON.parse(event.data)));
-    source.addEventListener("error", () => this.lost());
+    source.addEventListener("error", () => {
+      // It is closed where an answer came, and was a refusal.
+      if (source.readyState === EventSource.CLOSED) login.doubted();
+      this.lost();
+    });
   }
 
   lost() {
     this.close();
+    if (!this.on) return;
     this.told("lost");
     this.timer = setTimeout(() => this.look(), this.pause * (0.75 + 0.5 * Math.random()));
     this.pause = Math.min(2 * this.pause, LONGEST_PAUSE);

@@ -1,7 +1,7 @@
 // A job's output as it comes. The page holds the last lines only; the whole is a link away.
 
 import { h } from "./dom.js";
-import { address } from "./api.js";
+import { address, login } from "./api.js";
 import { bytes, count } from "./format.js";
 import { Terminal } from "./terminal.js";
 
@@ -114,7 +114,10 @@ export class Log {
     source.addEventListener("open", () => this.tell("Following"));
     source.addEventListener("log", (event) => this.take(JSON.parse(event.data)));
     source.addEventListener("end", (event) => this.end(JSON.parse(event.data)));
-    source.addEventListener("error", () => this.lost());
+    source.addEventListener("error", () => {
+      if (source.readyState === EventSource.CLOSED) login.doubted();
+      this.lost();
+    });
   }
 
   disconnect() {
@@ -126,6 +129,7 @@ export class Log {
   /** From where it was: a proxy's error page ends what a browser would take up by itself. */
   lost() {
     this.disconnect();
+    if (this.closed) return;
     this.tell("The connection is lost; trying again");
     this.timer = setTimeout(() => this.connect(), this.pause);
     this.pause = Math.min(2 * this.pause, LONGEST_PAUSE);

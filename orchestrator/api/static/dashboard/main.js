@@ -2,8 +2,12 @@
 
 import { Live } from "./live.js";
 import { Router } from "./router.js";
-import { carryOut } from "./orders.js";
-import { tick } from "./format.js";
+import { carryOut, say } from "./orders.js";
+import { login } from "./api.js";
+import { loginForm } from "./login.js";
+import { ask, current, forget, logOut, may } from "./session.js";
+import { foreign, tick } from "./format.js";
+import { h } from "./dom.js";
 import { jobPage } from "./job.js";
 import { jobsPage } from "./jobs.js";
 import { nodePage, nodesPage } from "./nodes.js";
@@ -11,9 +15,12 @@ import { overviewPage } from "./overview.js";
 import { scalingPage } from "./scaling.js";
 import { servicesPage } from "./services.js";
 
+const AGAIN = 2000;
+
 function routes([name, subject, ...rest], given) {
   if (rest.length) return null;
-  if (name === undefined) return overviewPage(given);
+  // Who sees jobs alone begins with them.
+  if (name === undefined) return may("GET /v1/activity") ? overviewPage(given) : jobsPage(given);
   if (name === "jobs") return subject === undefined ? jobsPage(given) : jobPage(subject);
   if (name === "nodes") return subject === undefined ? nodesPage() : nodePage(subject);
   if (subject !== undefined) return null;
@@ -22,8 +29,11 @@ function routes([name, subject, ...rest], given) {
 }
 
 const view = document.getElementById("view");
+const trouble = document.getElementById("trouble");
 const connection = document.getElementById("connection");
-const router = new Router(routes, view, document.getElementById("trouble"), () => live.doubt());
+const pages = document.getElementById("pages");
+const who = document.getElementById("who");
+const router = new Router(routes, view, trouble, () => live.doubt());
 let lost = false;
 
 const live = new Live({
@@ -41,14 +51,84 @@ const live = new Live({
   },
 });
 
+/** Somebody is logged in: what they may see is shown, at the address where they are. */
+function enter() {
+  const { name, role, user, session_token: session } = current();
+  const their = user === null ? role : `${role} ${user}`;
+  who.querySelector("span").replaceChildren(foreign(name), ` (${their})`);
+  who.querySelector("button").hidden = session === null;
+  for (const one of pages.querySelectorAll("[data-needs]")) one.hidden = !may(one.dataset.needs);
+  const again = view.querySelector(".login") !== null;
+  who.hidden = pages.hidden = false;
+  connection.hidden = false;
+  lost = false;
+  router.show();
+  if (again) router.focus();
+  if (may("GET /v1/events")) {
+    live.begin();
+  } else {
+    live.end();
+    connection.textContent = "renewed every few seconds";
+    delete connection.dataset.how;
+  }
+}
+
+/** Nobody is: the form is shown, and the address stays. */
+function leave(why) {
+  if (view.querySelector(".login")) return;
+  live.end();
+  router.leave();
+  forget();
+  who.hidden = pages.hidden = connection.hidden = true;
+  view.replaceChildren(loginForm(why, enter));
+  document.title = "Log in · Job orchestrator";
+  view.querySelector("input").focus();
+}
+
+login.ended = () => leave(current() && "The session has ended. Log in again to go on.");
+
+/** Whether the same are logged in as before: another window may have logged out, or in as somebody else. */
+login.doubted = async () => {
+  const before = current();
+  if (!before) return;
+  try {
+    const { session_token: session, name } = await ask();
+    if (session !== before.session_token || name !== before.name) enter();
+  } catch (error) {
+    if (error.status === undefined) throw error;
+  }
+};
+
+async function begin() {
+  try {
+    await ask();
+  } catch (error) {
+    if (error.status === undefined) throw error;
+    if (error.status === 401) return;
+    trouble.replaceChildren(h("p", { class: "trouble" }, foreign(error.message)));
+    setTimeout(begin, AGAIN);
+    return;
+  }
+  enter();
+}
+
 document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault(); // what stands behind # names the page
   document.getElementById("main").focus();
+});
+document.getElementById("log-out").addEventListener("click", async () => {
+  try {
+    await logOut();
+    leave("You are logged out.");
+  } catch (error) {
+    say(error.message, "bad");
+    if (error.status === undefined) throw error;
+  }
 });
 document.addEventListener("click", (event) => {
   const button = event.target.closest?.("button[data-order]");
   if (button) carryOut(button.dataset.order, button.dataset.subject, () => router.renew());
 });
+document.addEventListener("visibilitychange", () => document.hidden || login.doubted());
 setInterval(() => !document.hidden && tick(), 1000);
-live.look();
-router.show();
+begin();

@@ -4,7 +4,7 @@ import { facts, h, morph, table, NOTHING } from "./dom.js";
 import { get } from "./api.js";
 import { bytes, count, cut, duration, foreign, visible } from "./format.js";
 import { badge, UNDER_WAY } from "./status.js";
-import { button } from "./orders.js";
+import { button, mayOrder } from "./orders.js";
 import { link } from "./router.js";
 import { JobTable } from "./job_table.js";
 
@@ -114,6 +114,7 @@ function occupants(users, node) {
 
 export function nodesPage() {
   const view = h("section", null, h("h1", { tabindex: -1 }, "Nodes"), h("p", null, "Loading"));
+  const columns = COLUMNS.filter((one) => one.name !== "Orders" || mayOrder("drain"));
   return {
     title: "Nodes",
     view,
@@ -138,7 +139,7 @@ export function nodesPage() {
             null,
             shown.length === 0 ? "There is no node." : `${count(ready)} of ${count(shown.length)} are ready.`,
           ),
-          table("Nodes, and who occupies them", COLUMNS, shown, (node) => node.id),
+          table("Nodes, and who occupies them", columns, shown, (node) => node.id),
         ),
       );
     },

@@ -5,12 +5,14 @@ import { h } from "./dom.js";
 import { orderKey, post, remove } from "./api.js";
 import { foreign, visible } from "./format.js";
 import { link } from "./router.js";
+import { may } from "./session.js";
 
 const SHOWN = 12_000;
 const LONGEST_REASON = 500;
 
 const ORDERS = {
   cancel: {
+    needs: "POST /terminate/{id}",
     sure: (id) => [
       `Cancel job ${id}?`,
       "Its processes are ended. What it has written so far is kept.",
@@ -23,6 +25,7 @@ const ORDERS = {
     },
   },
   rerun: {
+    needs: "POST /v1/jobs/{id}/rerun",
     async carry(id) {
       const job = await post(`v1/jobs/${encodeURIComponent(id)}/rerun`, undefined, {
         "Idempotency-Key": orderKey(),
@@ -32,6 +35,7 @@ const ORDERS = {
     },
   },
   delete: {
+    needs: "DELETE /v1/jobs/{id}",
     sure: (id) => [
       `Delete the data of job ${id}?`,
       "Its files, results and logs are deleted and cannot be brought back. The job stays in the list.",
@@ -44,6 +48,7 @@ const ORDERS = {
     },
   },
   pause: {
+    needs: "POST /v1/services/{name}/pause",
     sure: (name) => [
       `Pause service ${visible(name)}?`,
       "No more of its jobs are sent until it is resumed. Those that run go on.",
@@ -57,12 +62,14 @@ const ORDERS = {
     },
   },
   resume: {
+    needs: "POST /v1/services/{name}/resume",
     async carry(name) {
       await post(`v1/services/${encodeURIComponent(name)}/resume`, {});
       return `Service ${visible(name)} goes on.`;
     },
   },
   drain: {
+    needs: "POST /v1/nodes/{id}/drain",
     sure: (id) => [
       `Drain node ${visible(id)}?`,
       "It gets no more jobs until it is undrained. Those that run there go on.",
@@ -76,6 +83,7 @@ const ORDERS = {
     },
   },
   undrain: {
+    needs: "POST /v1/nodes/{id}/undrain",
     async carry(id) {
       await post(`v1/nodes/${encodeURIComponent(id)}/undrain`, {});
       return `Node ${visible(id)} takes jobs again.`;
@@ -83,13 +91,26 @@ const ORDERS = {
   },
 };
 
-/** A button for an order on a subject. `label` is what is read aloud where many buttons look the same. */
+/** Whether who is logged in may give it. */
+export function mayOrder(order) {
+  return may(ORDERS[order].needs);
+}
+
+/** A button for an order on a subject, or null where it may not be given. `label` is what is read aloud where
+ * many buttons look the same. */
 export function button(order, subject, text, label) {
-  return h(
-    "button",
-    { type: "button", "data-order": order, "data-subject": subject, "aria-label": label },
-    text,
-  );
+  return mayOrder(order)
+    ? h(
+        "button",
+        {
+          type: "button",
+          "data-order": order,
+          "data-subject": subject,
+          "aria-label": label,
+        },
+        text,
+      )
+    : null;
 }
 
 /** Ask where it has to be asked, carry it out, say what came of it; then `done()`. */

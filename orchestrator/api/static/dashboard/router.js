@@ -41,21 +41,27 @@ export class Router {
     this.page = null;
     this.paced = null;
     this.timer = 0;
-    window.addEventListener("hashchange", () => this.show());
+    window.addEventListener("hashchange", () => this.page && this.show());
   }
 
-  show() {
-    const first = this.page === null;
+  /** No page is shown until the next is asked for. */
+  leave() {
     // What is asked was about the page that is left; the close comes first, for behind a dialog nothing gets
     // the focus.
     for (const asked of document.querySelectorAll("dialog")) asked.close();
     clearInterval(this.timer);
     this.paced?.end();
     this.page?.close?.();
+    this.page = this.paced = null;
+    this.trouble.replaceChildren();
+  }
+
+  show() {
+    const first = this.page === null;
+    this.leave();
     const { parts, given } = parsed(location.hash);
     const page = this.routes(parts, given) ?? missing();
     this.page = page;
-    this.trouble.replaceChildren();
     this.view.replaceChildren(page.view);
     document.title = `${page.title} · ${NAME}`;
     this.mark(parts[0] ?? "");

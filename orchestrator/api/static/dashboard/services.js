@@ -2,6 +2,7 @@
 
 import { facts, h, morphChildren, table } from "./dom.js";
 import { get } from "./api.js";
+import { getIfAllowed } from "./session.js";
 import { count, cut, duration, foreign, time } from "./format.js";
 import { badge, STATUSES } from "./status.js";
 import { button } from "./orders.js";
@@ -19,9 +20,9 @@ export function servicesPage() {
     async refresh() {
       const { items } = await get("v1/services");
       const queues = await Promise.all(
-        items.map((one) => get("v1/queue", { service: one.name, limit: MOST_USERS })),
+        items.map((one) => getIfAllowed("v1/queue", { service: one.name, limit: MOST_USERS })),
       );
-      const shown = items.map((one, n) => service(one, queues[n].items));
+      const shown = items.map((one, n) => service(one, queues[n]?.items));
       morphChildren(list, shown.length > 0 ? shown : [h("p", null, "No service is configured.")]);
     },
   };
@@ -69,7 +70,7 @@ function service(one, users) {
         ),
       ),
     ),
-    queue(users, one.name),
+    users && queue(users, one.name),
   );
 }
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trio
 from support.data.ledgers import walk
@@ -18,6 +19,7 @@ from actors.domain.node import NodeRef, NodeState, NodeView
 from actors.domain.status import Status
 from actors.wire.files.listing import list_tree
 from actors.wire.files.zip_writer import zip_stream
+from orchestrator.api.http.file_response import UNTRUSTED
 
 S = Status
 LEFT_OUT = [["sock", "a socket"]]
@@ -214,3 +216,51 @@ async def test_data_that_is_deleted_at_the_very_moment_is_gone_and_no_trouble_of
     monkeypatch.setattr(server.storage, "exists", exists_still)
     answer = await server.client.get(f"/v1/jobs/{job.id}/results")
     assert (answer.status_code, answer.json()["code"]) == (404, "nothing_left")
+
+
+async def test_what_a_job_has_made_is_nothing_of_ours_to_a_browser(server: Server, source: Path) -> None:
+    (source / "page.html").write_bytes(b"<script>alert(document.cookie)</script>")
+    (source / "page.svg").write_bytes(b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>")
+    done = await ended(server, source)
+    waiting = await server.upload(**{"run.sh": b"true", "page.html": b"<script>"})
+    on_node = await server.upload(**{"run.sh": b"true"})
+    on_node = await walk(server.ledger, on_node, S.PROCESSING, S.SUBMITTED, S.RUNNING)
+    assert on_node.attempt is not None
+    node = NodeRef(on_node.attempt.node_id, "http://node-a:9000")
+    server.views[:] = [NodeView(node, NodeState.READY, "", ("example",), 2, 1, 0, 1.0)]
+    key = on_node.attempt.key
+    server.nodes.files[key, "page.html"] = server.nodes.results[key] = b"<script>"
+    server.nodes.logs[key, "stdout"] = b"<script>"
+    asked = {
+        "/download/{id}": [done],
+        "/download_partial/{id}": [done, on_node, waiting],
+        "/v1/jobs/{id}/results": [done],
+        "/v1/jobs/{id}/files/{path}": [done, on_node, waiting],
+        "/v1/jobs/{id}/logs": [done, on_node, waiting],
+        "/v1/jobs/{id}/logs?format=json": [done, on_node, waiting],
+        "/v1/jobs/{id}/logs?format=events": [done],
+    }
+    document = (await server.client.get("/api-docs/openapi.json")).json()
+    serving = {
+        path
+        for path, item in document["paths"].items()
+        if "{id}" in path and "octet-stream" in str(item.get("get", {}).get("responses", {}).get("200"))
+    }
+    assert {path.partition("?")[0] for path in asked} == serving
+    for path, jobs in asked.items():
+        for job in jobs:
+            url = path.format(id=job.id, path="page.html")
+            for method, headers in (("GET", {}), ("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
+                harmless(await server.client.request(method, url, headers=headers), 200, 206)
+    # What is kept by a browser is what it had with the first answer.
+    for url in (f"/download/{done.id}", f"/v1/jobs/{done.id}/files/page.svg"):
+        tag = (await server.client.get(url)).headers["ETag"]
+        harmless(await server.client.get(url, headers={"If-None-Match": tag}), 304)
+
+
+def harmless(answer: httpx.Response, *statuses: int) -> None:
+    assert answer.status_code in statuses, (answer.request.method, answer.url, answer.text)
+    told = {name: answer.headers.get(name) for name in UNTRUSTED}
+    assert told == UNTRUSTED, (answer.request.method, answer.url)
+    kind = answer.headers.get("Content-Type", "").partition(";")[0]
+    assert kind not in ("text/html", "image/svg+xml", "text/javascript"), answer.url
