@@ -4,7 +4,7 @@ that belong to no job.
 The wall clock may jump, so a job is cleaned only when it was found expired at each look within `patience`
 seconds of monotonic time. The row goes first (Cleaned), then the directory: a crash between the two leaves a
 directory without a job, which the sweep finds. What is being read is skipped and comes again. Where rows are
-not kept for ever, those of cleaned jobs go in the same way.
+not kept for ever, those of cleaned jobs go in the same way, and so do lines of who did what.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ PAGE: Final = 200
 
 
 class Cleaner(Actor):
-    """See the module. `max_age` and `keep_rows` in seconds since a job's end, 0 `keep_rows`: for ever;
-    `orphan_grace` is the age in seconds that a directory without a job must have."""
+    """See the module. `max_age` and `keep_rows` are seconds since a job's end, `audit_keep` since an order;
+    the last two 0: for ever. `orphan_grace`: the age in seconds that a directory without a job must have."""
 
     def __init__(
         self,
@@ -42,6 +42,7 @@ class Cleaner(Actor):
         clock: Clock,
         max_age: float,
         keep_rows: float = 0.0,
+        audit_keep: float = 0.0,
         tick: float = 60.0,
         patience: float = 3600.0,
         orphan_grace: float = 3600.0,
@@ -53,8 +54,10 @@ class Cleaner(Actor):
         self._clock = clock
         self._max_age = max_age
         self._keep_rows = keep_rows
+        self._audit_keep = audit_keep
         self._expired = _Horizon(min(patience, max_age))
         self._forgettable = _Horizon(min(patience, keep_rows))
+        self._old_orders = _Horizon(min(patience, audit_keep))
         self._orphan_grace = orphan_grace
         self._sweep_every = sweep_every
         self._kept: set[str] = set()
@@ -65,6 +68,8 @@ class Cleaner(Actor):
             await self._clean()
             if self._keep_rows:
                 await self._purge()
+            if self._audit_keep:
+                await self._purge_audit()
             if trio.current_time() >= self._next_sweep:
                 self._next_sweep = trio.current_time() + self._sweep_every
                 await self._sweep()
@@ -85,6 +90,11 @@ class Cleaner(Actor):
     async def _purge(self) -> None:
         before = self._forgettable.look(self._clock.now() - self._keep_rows)
         while before is not None and await self._ledger.purge(before, PAGE) == PAGE:
+            pass
+
+    async def _purge_audit(self) -> None:
+        before = self._old_orders.look(self._clock.now() - self._audit_keep)
+        while before is not None and await self._ledger.forget_audit(before, PAGE) == PAGE:
             pass
 
     async def _sweep(self) -> None:

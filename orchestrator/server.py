@@ -27,6 +27,7 @@ from actors.sender.sender import Sender
 from actors.wire.http.app import App
 from actors.wire.http.server import serve
 from actors.wire.http.web_pages import OwnNames
+from orchestrator.access.audit import Refusals
 from orchestrator.access.doors import findable, note_uses, open_doors
 from orchestrator.access.gate import SignOn
 from orchestrator.access.sessions import Sessions
@@ -254,6 +255,7 @@ async def _start(
         clock=clock,
         max_age=settings.max_age,
         keep_rows=settings.keep_rows,
+        audit_keep=settings.audit_keep,
     )
     on_commit.append(tell_actors)
     supervisor = Supervisor(rng)
@@ -269,6 +271,8 @@ async def _start(
     nursery.start_soon(doors.hosts.run)
     nursery.start_soon(note_uses, doors.tokens, ledger)
     nursery.start_soon(changes.run)
+    refusals = Refusals(ledger.note_orders)
+    nursery.start_soon(refusals.run)
     if settings.scaling:
         make_scaler = partial(
             AutoScaler,
@@ -316,6 +320,7 @@ async def _start(
         is_local=doors.is_local,
         contract_open=doors.contract_open_to,
         allowed_origins=frozenset(settings.allowed_origins),
+        refusals=refusals,
         sign_on=SignOn(settings.trusted_user_header, settings.trusted_proxies, settings.trusted_operators),
     )
     poster = CallbackClient(

@@ -53,6 +53,7 @@ FLOORS = (
     "orchestrator/http_client.py",
     "orchestrator/contract",
     "orchestrator/access/roles.py",
+    "orchestrator/access/audit.py",
     "orchestrator/access/tokens.py",
     "orchestrator/access/sessions.py",
     "orchestrator/access/token_files.py",

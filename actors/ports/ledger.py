@@ -76,6 +76,10 @@ class Ledger(Protocol):
         nothing; how many."""
         ...
 
+    async def forget_audit(self, before: float, limit: int) -> int:
+        """Forget up to `limit` lines of who did what, from before `before` (wall-clock); how many."""
+        ...
+
     async def pauses(self) -> Mapping[str, tuple[str, float]]:
         """Services of which no job goes: why, and since when (wall-clock)."""
         ...

@@ -10,14 +10,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Final
 
 from actors.wire.http.app import Refusal
 from actors.wire.http.plain_routes import Admit, Head
 from actors.wire.http.web_pages import READS
-from orchestrator.access.roles import Access, Principal, Role, access_to, asking
+from orchestrator.access.audit import Refusals
+from orchestrator.access.roles import Access, Principal, Role, access_to, asked_from, asking
 from orchestrator.access.sessions import HEADER, Sessions
 from orchestrator.access.tokens import Tokens
 from orchestrator.callbacks.allowed_hosts import Network
@@ -43,6 +45,17 @@ class SignOn:
             return False
         address = ip_address(head.peer[0].partition("%")[0])
         return any(address in network for network in self.proxies)
+
+    def address_of(self, head: Head) -> str:
+        """Where the request comes from: what one of the proxies says of it, which adds at the end of what it
+        was told; "" where that is not known."""
+        if head.peer is None:
+            return ""
+        if self.proxies and self.trusts(head):
+            told = (head.header("X-Forwarded-For") or "").rpartition(",")[2].strip()
+            with suppress(ValueError):
+                return str(ip_address(told))
+        return head.peer[0]
 
     def read(self, head: Head) -> Principal | None:
         """Who asks, if a proxy of ours says so. Raises Refusal for a name that says nothing to us."""
@@ -70,15 +83,25 @@ class Gate:
     is_local: Callable[[Head], bool] = lambda head: False
     contract_open: Callable[[Head], bool] = lambda head: False
     sign_on: SignOn = SignOn()
+    refusals: Refusals = field(default_factory=Refusals)
 
     async def admit(self, head: Head) -> None:
         """Raise Refusal (401 or 403), or set who is `asking`."""
+        address = self.sign_on.address_of(head)
+        asked_from.set(address)
+        try:
+            asking.set(await self._admit(head))
+        except Refusal as refusal:
+            self.refusals.note(address, refusal.code, f"{head.method} {head.path}")
+            raise
+
+    async def _admit(self, head: Head) -> Principal:
         access = access_to(head.method, head.rule)
         token = read_bearer(head.header("Authorization"))
         if token is None:
             # A page in a browser cannot add this header for another site: with it nothing else is asked.
             await self.guard(head)
-        asking.set(self._admitted(head, access, token))
+        return self._admitted(head, access, token)
 
     def _admitted(self, head: Head, access: Access, token: str | None) -> Principal:
         principal = self._known(head, token)

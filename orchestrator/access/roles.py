@@ -105,6 +105,7 @@ ROUTES: Final[Mapping[str, Access]] = {
     "GET /v1/session": ANYBODY,
     "POST /v1/session": EVERYBODY,
     "DELETE /v1/session": EVERYBODY,
+    "GET /v1/audit": Access(_ORDERS),
     "GET /v1/tokens": Access(_ORDERS),
     "POST /v1/tokens": Access(_ORDERS),
     "DELETE /v1/tokens/<token_id>": Access(_ORDERS),
@@ -140,3 +141,6 @@ def access_to(method: str, rule: str | None) -> Access:
 asking: Final[ContextVar[Principal]] = ContextVar("asking")
 """Who asks, in the task that answers a request: set where it is admitted. There is no default, so that what
 nobody was admitted to fails."""
+
+asked_from: Final[ContextVar[str]] = ContextVar("asked_from", default="")
+"""The address that they ask from, set along with it; a trusted proxy's word counts."""

@@ -10,6 +10,7 @@ from orchestrator.api.http.cors import allow_origins
 from orchestrator.api.http.errors import to_refusal
 from orchestrator.api.routes import (
     activity,
+    audit,
     contract,
     dashboard,
     events,
@@ -40,6 +41,7 @@ def create_app(services: ApiContext) -> App:
         services.is_local,
         services.contract_open,
         services.sign_on,
+        services.refusals,
     )
     app = make_app(
         "orchestrator.api", to_refusal, gate.admit, lambda app: allow_origins(app, services.allowed_origins)
@@ -49,6 +51,7 @@ def create_app(services: ApiContext) -> App:
     for part in (job_files, logs, events, job_actions, service_routes, usage, activity):
         app.register_blueprint(part.blueprint(services))
     app.register_blueprint(nodes.blueprint(services))
+    app.register_blueprint(audit.blueprint(services))
     app.register_blueprint(tokens.blueprint(services))
     app.register_blueprint(session.blueprint(services))
     app.register_blueprint(scaling.blueprint(services))

@@ -15,6 +15,7 @@ from actors.domain.service import ServiceLimits, Waiting
 from actors.ports.world import Clock
 from actors.wire.http.plain_routes import Head
 from actors.wire.http.web_pages import OwnNames
+from orchestrator.access.audit import Refusals
 from orchestrator.access.gate import SignOn
 from orchestrator.access.sessions import Sessions
 from orchestrator.access.tokens import Tokens
@@ -67,11 +68,10 @@ class ApiContext:
     queued jobs why they wait, and `pool` shows the nodes; both ask the Sender, and `scaling` the AutoScaler;
     they raise `actors.kernel.actor.NoAnswer` when it does not answer in time. `clean` ends the keeping of an
     ended job's data: the job afterwards, None if it has changed meanwhile. `tokens`, `is_local`,
-    `contract_open` and `sign_on` are what the gate goes by; pages of
-    `allowed_origins` may call. `callbacks` says which URLs may be
-    told of a job's end. `upload_limit` is bytes of the whole body; `kill_patience` seconds that terminate
-    waits for the end. `left_out`: what results lack, and `written`: the JSON of jobs, by a job's id and
-    version."""
+    `contract_open` and `sign_on` are what the gate goes by, `refusals` what it tells; pages of
+    `allowed_origins` may call. `callbacks` says which URLs may be told of a job's end. `upload_limit` is
+    bytes of the whole body; `kill_patience` seconds that terminate waits for the end. `left_out`: what
+    results lack, and `written`: the JSON of jobs, by a job's id and version."""
 
     ledger: SqliteLedger
     storage: DiskStorage
@@ -96,6 +96,7 @@ class ApiContext:
     contract_open: Callable[[Head], bool] = lambda head: False
     sign_on: SignOn = field(default_factory=SignOn)
     allowed_origins: frozenset[str] = frozenset()
+    refusals: Refusals = field(default_factory=Refusals)
     written: Recent[tuple[int, int], bytes] = field(default_factory=lambda: Recent(1024))
     left_out: Recent[tuple[int, int], tuple[tuple[str, str], ...]] = field(
         default_factory=lambda: Recent(256)

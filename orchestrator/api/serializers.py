@@ -14,6 +14,7 @@ from actors.domain.scaling import DecisionRecord, ServiceScaling
 from actors.domain.service import ServiceLimits, Waiting
 from actors.domain.status import Status
 from actors.wire.protocol.contract import rfc3339
+from orchestrator.access.audit import AuditLine
 from orchestrator.access.tokens import TokenRecord
 from orchestrator.contract import bodies
 from orchestrator.contract.codec import to_json
@@ -271,6 +272,22 @@ def render_decision(decision: DecisionRecord) -> bodies.DecisionBody:
         "action": decision.action,
         "subject": decision.subject,
         "reason": decision.reason,
+    }
+
+
+def render_audit_line(line: AuditLine) -> bodies.AuditBody:
+    entry = line.entry
+    return {
+        "at": rfc3339(line.at),
+        "who": entry.who,
+        "token": entry.token,
+        "role": entry.role,
+        "address": entry.address,
+        "action": entry.action,
+        "job": entry.job,
+        "node": entry.node,
+        "about": entry.about,
+        "detail": entry.detail,
     }
 
 

@@ -24,6 +24,7 @@ from actors.wire.files.names import PathSet, printable, safe_path
 from actors.wire.http.app import PASSES, Refusal
 from actors.wire.http.patience import SILENCE
 from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts, refuse_file_without_name
+from orchestrator.access.audit import AuditEntry, entry_of
 from orchestrator.access.roles import asking
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http.query_params import is_line
@@ -142,15 +143,15 @@ class Uploads:
         # there is a job.
         with trio.CancelScope(shield=True), trio.fail_after(FINISHING):
             files = await upload.commit(new.user_id, new.service)
-            job = await insert(self._api, replace(new, files=files))
+            job = await insert(self._api, replace(new, files=files), entry_of("submit"))
         return job  # noqa: RET504  # the scopes may not be left by a return, says mypy: they can swallow
 
 
-async def insert(api: ApiContext, new: NewJob) -> Job:
+async def insert(api: ApiContext, new: NewJob, entry: AuditEntry) -> Job:
     """Have the ledger take the job. Where it does not, or had it already under the same idempotency key,
     nothing is left of what was stored."""
     try:
-        job = await api.ledger.insert(new)
+        job = await api.ledger.insert(new, entry)
     except LedgerError:
         await _discard(api, new)
         raise

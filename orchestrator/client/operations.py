@@ -19,6 +19,7 @@ from orchestrator.client.retries import Retries
 from orchestrator.client.streams import Event
 from orchestrator.client.transport import Call, Progress, Wire
 from orchestrator.contract.bodies import (
+    AuditBody,
     File,
     Holder,
     Job,
@@ -255,6 +256,30 @@ class Operations:
     async def revoke_token(self, token_id: str) -> None:
         """Have a token refused from now on."""
         await self._exchange.json(Call("DELETE", f"/v1/tokens/{quote(token_id, safe='')}"))
+
+    async def audit(
+        self,
+        *,
+        who: str | None = None,
+        job: int | None = None,
+        node: str | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[AuditBody, None]:
+        """Who did what, the newest first, of what fits all of these: the name of a token or a person, a job,
+        a node's id, a time from which on."""
+        begin = None if since is None else since.astimezone(UTC).isoformat()
+        query = _query(who=who, job=job, node=node, since=begin)
+        left = limit
+        while left is None or left > 0:
+            query["limit"] = str(PAGE if left is None else min(left, PAGE))
+            page = await self._get("/v1/audit", **query)
+            for item in page["items"]:
+                yield item
+            if page["next"] is None:
+                return
+            left = None if left is None else left - len(page["items"])
+            query["cursor"] = str(page["next"])
 
     async def close(self) -> None:
         """Close its connections."""

@@ -5,6 +5,7 @@ from typing import Final
 
 import click
 
+from orchestrator.commands.audit import audit_command
 from orchestrator.commands.cancel import cancel_command, delete_command, rerun_command
 from orchestrator.commands.jobs import ls_command, queue_command, status_command
 from orchestrator.commands.logs import logs_command
@@ -38,4 +39,5 @@ COMMANDS: Final[tuple[click.Command, ...]] = (
     pause_command,
     resume_command,
     token_command,
+    audit_command,
 )

@@ -47,6 +47,7 @@ class Settings:
     data_path: Path = Path("data")
     max_age: float = 864_000.0
     keep_rows: float = 0.0
+    audit_keep: float = 34_560_000
     upload_limit: int = 400 * MIB
     keep_free_disk: int = 0
     small_files: int = 64 << 10
@@ -103,6 +104,7 @@ SERVER: Final[Mapping[str, Kind]] = {
     "data_path": kind.path,
     "max_age": kind.seconds(0.0, "a number of seconds, 0 or more"),
     "keep_rows": kind.seconds(0.0, "a number of seconds, 0 or more (0: for ever)"),
+    "audit_keep": kind.seconds(0.0, "a number of seconds, 0 or more (0: for ever)"),
     "upload_limit": kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
     "keep_free_disk": _BYTES,
     "small_files": kind.whole(0, MIB, "a whole number of bytes, at most 1048576"),
@@ -147,6 +149,7 @@ _VARIABLES: Final = {
         "db_path",
         "data_path",
         "max_age",
+        "audit_keep",
         "public_url",
         "tokens_file",
         "open_local",

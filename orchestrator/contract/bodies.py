@@ -462,6 +462,21 @@ class TokenBody(TypedDict):
     used_at: Annotated[Time | None, Also(description="To the minute")]
 
 
+class AuditBody(TypedDict):
+    """A line of who did what."""
+
+    at: Time
+    who: Annotated[str, Also(description="Name of a token or a person, local, open contract; empty: nobody")]
+    token: Annotated[str | None, Also(description="The token's id")]
+    role: Annotated[str, Of("Role")] | None
+    address: Annotated[str, Also(description="Where it came from; empty: not known")]
+    action: str
+    job: int | None
+    node: str | None
+    about: Annotated[str | None, Also(description="The service, or the token's id")]
+    detail: str
+
+
 class NewTokenBody(TokenBody):
     """A token that was made just now, with its secret."""
 

@@ -13,7 +13,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar
@@ -46,6 +46,7 @@ from actors.store.durable import is_failed_sync
 from actors.store.group_commit import Batch, GroupCommit, NeedsHardCommit
 from actors.store.reserve import Reserve
 from actors.store.sqlite_thread import snapshot
+from orchestrator.access.audit import AuditEntry
 from orchestrator.access.sessions import SessionRecord
 from orchestrator.access.tokens import TokenRecord
 from orchestrator.ledger import purging, vacuum, wal
@@ -67,6 +68,7 @@ from orchestrator.ledger.recent_jobs import RecentJobs
 from orchestrator.ledger.schema import prepare_reader, prepare_writer, set_hard
 from orchestrator.ledger.tables import (
     attempts,
+    audit,
     callbacks,
     history,
     jobs,
@@ -275,22 +277,22 @@ class SqliteLedger:
 
     # ------------------------------------------------------------------ writing
 
-    async def insert(self, job: NewJob) -> Job:
-        """Store a Queued job with the next id; durable on return.
+    async def insert(self, job: NewJob, entry: AuditEntry | None = None) -> Job:
+        """Store a Queued job with the next id; durable on return. `entry` says who hands it in.
 
         With an idempotency key that its user has sent before: the job that has it, as it is now, if its
         fingerprint is the same (it has another `storage_key` then); IdempotencyConflict if not. Raises
         LedgerError also when the ids are used up.
         """
         if self.ids is None:
-            return await self._insert(job)
+            return await self._insert(job, entry)
         async with self.ids.one():
-            stored = await self._insert(job)
+            stored = await self._insert(job, entry)
             self.ids.given(stored.id)
         return stored
 
-    async def _insert(self, job: NewJob) -> Job:
-        stored = await self._write(partial(_insert, job), size=len(job.files or b""))
+    async def _insert(self, job: NewJob, entry: AuditEntry | None) -> Job:
+        stored = await self._write(partial(_insert, job, entry), size=len(job.files or b""))
         if job.files is not None and stored.storage_key == job.storage_key:
             self._recent_files.put((job.storage_key, "input"), job.files)
         return stored
@@ -320,13 +322,20 @@ class SqliteLedger:
             self._recent_files.drop((job.storage_key, "input"))
             self._recent_files.drop((job.storage_key, "result"))
 
-    async def request_terminate(self, job_id: int) -> Job | None:
-        return await self._write(partial(_request_terminate, job_id), urgent=True)
+    async def request_terminate(self, job_id: int, entry: AuditEntry | None = None) -> Job | None:
+        return await self._write(partial(_request_terminate, job_id, entry), urgent=True)
 
     async def purge(self, before: float, limit: int) -> int:
         """Forget up to `limit` jobs that are Cleaned, ended before `before` and are owed nothing, with their
         history, attempts and callbacks; how many. What they used stays counted."""
         return await self._write(lambda batch: purging.purge(batch.db, before, limit), urgent=True)
+
+    async def forget_audit(self, before: float, limit: int) -> int:
+        return await self._write(lambda batch: audit.forget(batch.db, before, limit), urgent=True)
+
+    async def note_orders(self, entries: Sequence[AuditEntry]) -> None:
+        """Keep who did what, where it is no part of another change."""
+        await self._write(lambda batch: audit.store_entries(batch.db, entries, batch.now))
 
     async def jump_ids(self, to: int) -> None:
         """Make the next job's id at least `to`; ids never go back. The numbers of changes jump along, so that
@@ -339,17 +348,17 @@ class SqliteLedger:
         """Keep that ids may be given up to this one."""
         await self._write(lambda batch: meta.store_reserved_ids(batch.db, upto))
 
-    async def upsert_node(self, node: JoinedNode) -> None:
+    async def upsert_node(self, node: JoinedNode, entry: AuditEntry | None = None) -> None:
         """Store a node that joined, or what is new about it."""
-        await self._write(lambda batch: nodes.store_node(batch.db, node))
+        await self._write_order(entry, lambda batch: nodes.store_node(batch.db, node))
 
-    async def remove_node(self, node_id: str) -> bool:
+    async def remove_node(self, node_id: str, entry: AuditEntry | None = None) -> bool:
         """Forget a node that joined. False if there was none."""
-        return await self._write(lambda batch: nodes.remove_node(batch.db, node_id))
+        return await self._write_order(entry, lambda batch: nodes.remove_node(batch.db, node_id))
 
-    async def order_drain(self, node_id: str, reason: str | None) -> None:
+    async def order_drain(self, node_id: str, reason: str | None, entry: AuditEntry | None = None) -> None:
         """Keep the order that a node gets no more jobs, and why; None lifts it."""
-        await self._write(lambda batch: nodes.store_drain(batch.db, node_id, reason))
+        await self._write_order(entry, lambda batch: nodes.store_drain(batch.db, node_id, reason))
 
     async def note_absence(self, node_id: str, reason: str | None) -> None:
         await self._write(lambda batch: nodes.store_absence(batch.db, node_id, reason))
@@ -363,33 +372,39 @@ class SqliteLedger:
     async def record_delivery(self, tried: DeliveryOutcome) -> None:
         await self._write(lambda batch: callbacks.store_delivery(batch.db, tried, batch.now))
 
-    async def put_token(self, token: TokenRecord) -> None:
-        await self._write(lambda batch: tokens.store_token(batch.db, token))
+    async def put_token(self, token: TokenRecord, entry: AuditEntry | None = None) -> None:
+        await self._write_order(entry, lambda batch: tokens.store_token(batch.db, token))
 
-    async def revoke_token(self, token_id: str) -> bool:
+    async def revoke_token(self, token_id: str, entry: AuditEntry | None = None) -> bool:
         """False if there is none, or if it was revoked before."""
-        return await self._write(lambda batch: tokens.revoke_token(batch.db, token_id, batch.now))
+        return await self._write_order(
+            entry, lambda batch: tokens.revoke_token(batch.db, token_id, batch.now)
+        )
 
     async def note_uses(self, used: Mapping[str, float]) -> None:
         """When tokens were used last, by id."""
         await self._write(lambda batch: tokens.store_uses(batch.db, used), soft=True)
 
-    async def put_session(self, session: SessionRecord, ended: Sequence[str] = ()) -> None:
+    async def put_session(
+        self, session: SessionRecord, ended: Sequence[str] = (), entry: AuditEntry | None = None
+    ) -> None:
         """Store a new session, and forget others by their hashes."""
 
         def put(batch: LedgerBatch) -> None:
             sessions.remove_sessions(batch.db, ended)
             sessions.store_session(batch.db, session)
 
-        await self._write(put)
+        await self._write_order(entry, put)
 
     async def remove_sessions(self, hashes: Sequence[str]) -> None:
         await self._write(lambda batch: sessions.remove_sessions(batch.db, hashes))
 
-    async def order_pause(self, service: str, reason: str | None, now: float) -> None:
+    async def order_pause(
+        self, service: str, reason: str | None, now: float, entry: AuditEntry | None = None
+    ) -> None:
         """Keep the order that no job of a service goes, and why; None lifts it. One that is paused already
         keeps its time."""
-        await self._write(lambda batch: pauses.store_pause(batch.db, service, reason, now))
+        await self._write_order(entry, lambda batch: pauses.store_pause(batch.db, service, reason, now))
 
     async def check(self) -> None:
         """Whether the ledger can be written: an empty turn of the writer, which waits behind a commit that
@@ -496,6 +511,17 @@ class SqliteLedger:
         with self._noticing_damage():
             return await self._writer.write(work, urgent=urgent, size=size, soft=soft)
 
+    async def _write_order(self, entry: AuditEntry | None, work: Callable[[LedgerBatch], T]) -> T:
+        """Along with who ordered it, unless nothing was there to order."""
+
+        def write(batch: LedgerBatch) -> T:
+            done = work(batch)
+            if entry is not None and done is not False:
+                audit.store_entries(batch.db, [entry], batch.now)
+            return done
+
+        return await self._write(write)
+
     @contextmanager
     def _noticing_damage(self) -> Iterator[None]:
         """Nobody works on with a file of which a part is wrong: `run` ends by it."""
@@ -529,7 +555,7 @@ def _end_at_once(error: Exception) -> NoReturn:
 # ---------------------------------------------------------------------- what runs in the thread
 
 
-def _insert(job: NewJob, batch: LedgerBatch) -> Job:
+def _insert(job: NewJob, entry: AuditEntry | None, batch: LedgerBatch) -> Job:
     db, now = batch.db, batch.now
     if job.idempotency_key is not None:
         found = jobs.read_idempotent(db, job.user_id, job.idempotency_key)
@@ -543,6 +569,8 @@ def _insert(job: NewJob, batch: LedgerBatch) -> Job:
         raise LedgerError(f"the job ids are used up: they end at {MAX_ID}; start a new ledger")
     if job.files is not None:
         small_files.store_files(db, job_id, "input", job.files)
+    if entry is not None:
+        audit.store_entries(db, [replace(entry, job=job_id)], now)
     return _store(batch, rules.new_job(job, job_id=job_id, seq=seq, now=now))
 
 
@@ -596,12 +624,16 @@ def _attempt_exists(db: sqlite3.Connection, change: Transition) -> bool:
     return attempts.has_open_attempt(db, change.job_id)
 
 
-def _request_terminate(job_id: int, batch: LedgerBatch) -> Job | None:
+def _request_terminate(job_id: int, entry: AuditEntry | None, batch: LedgerBatch) -> Job | None:
     job = jobs.read_job(batch.db, job_id)
     if job is None:
         return None
     step = rules.request_terminate(job, seq=batch.seq + 1, now=batch.now)
-    return job if step is None else _store(batch, step)
+    if step is None:
+        return job
+    if entry is not None:
+        audit.store_entries(batch.db, [entry], batch.now)
+    return _store(batch, step)
 
 
 def _store(batch: LedgerBatch, step: rules.AppliedChange) -> Job:

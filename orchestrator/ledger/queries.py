@@ -19,10 +19,11 @@ from actors.domain.changes import JobDetails
 from actors.domain.job import HistoryEntry, Job
 from actors.domain.status import Status
 from actors.store.sqlite_thread import snapshot
+from orchestrator.access.audit import AuditFilter, AuditLine
 from orchestrator.ledger.errors import run_on_ledger
 from orchestrator.ledger.recent import Recent
 from orchestrator.ledger.recent_jobs import MOST_DETAILS, are_small
-from orchestrator.ledger.tables import history, jobs, meta
+from orchestrator.ledger.tables import audit, history, jobs, meta
 from orchestrator.ledger.tables.activity import Minute, read_minutes
 from orchestrator.ledger.tables.callbacks import CallbackView, read_callback, read_callback_counts
 from orchestrator.ledger.tables.queue_counts import QueueShare, read_queue_shares
@@ -125,6 +126,10 @@ class Queries:
     async def queue_counts(self, service: str | None, limit: int) -> Sequence[QueueShare]:
         """Who has jobs that wait or are under way; those with most that wait first."""
         return await run_on_ledger(self._reader, lambda db: read_queue_shares(db, service, limit))
+
+    async def audit(self, wanted: AuditFilter, before: int | None, limit: int) -> Sequence[AuditLine]:
+        """The newest lines that fit, with ids below `before`."""
+        return await run_on_ledger(self._reader, lambda db: audit.read_lines(db, wanted, before, limit))
 
     async def activity(self, since: float, until: float, service: str | None = None) -> Sequence[Minute]:
         """Minutes in which anything happened, from the one that `since` is in to the one that `until` is in,

@@ -22,6 +22,7 @@ from orchestrator.ledger import wal
 from orchestrator.ledger.tables import (
     activity,
     attempts,
+    audit,
     callbacks,
     history,
     jobs,
@@ -44,7 +45,9 @@ APPLICATION_ID: Final = 0x4A4F4233
 SCHEMA: Final = 9
 """Numbers up to 5 were of versions before 3.0, the last of them 1 once more."""
 
-_NEW: Final = frozenset({"absences", "small_inputs", "small_results", "tokens", "node_secrets", "sessions"})
+_NEW: Final = frozenset(
+    {"absences", "small_inputs", "small_results", "tokens", "node_secrets", "sessions", "audit"}
+)
 """Tables that ledgers of an earlier schema may lack."""
 
 # A trigger comes after the table that it is on.
@@ -63,6 +66,7 @@ TABLES: Final = (
     *small_files.TABLES,
     *tokens.TABLES,
     *sessions.TABLES,
+    *audit.TABLES,
 )
 
 

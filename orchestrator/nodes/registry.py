@@ -23,6 +23,7 @@ from actors.kernel.actor import ActorError, Mailbox
 from actors.messages import DrainNode, PoolPicture, ScalingPicture, UndrainNode
 from actors.ports.ledger import LedgerError
 from actors.ports.world import Clock
+from orchestrator.access.audit import AuditEntry
 from orchestrator.errors import OrchestratorError
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.nodes.addresses import base_of
@@ -117,7 +118,7 @@ class NodeRegistry:
         self._posted[node.node_id] = trio.current_time()
         return True
 
-    async def join(self, node: JoinedNode) -> bool:
+    async def join(self, node: JoinedNode, entry: AuditEntry | None = None) -> bool:
         """A node joins, or says what is new about it; durable on return. Who had its address before has left.
         True if it was not here. Raises MachineTaken, LedgerError."""
         async with self._turn:
@@ -129,8 +130,8 @@ class NodeRegistry:
             for one in before:
                 await self._remove(one.node_id)
             stored = replace(node, last_seen=self._clock.now())
-            await self._ledger.upsert_node(stored)
             new = node.node_id not in self._nodes
+            await self._ledger.upsert_node(stored, entry if new else None)
             self._nodes[node.node_id] = stored
             self._posted[node.node_id] = trio.current_time()
             self._refused.pop(node.machine or "", None)
@@ -146,19 +147,19 @@ class NodeRegistry:
         if len(self._refused) > REFUSED_MOST:
             del self._refused[next(iter(self._refused))]
 
-    async def leave(self, node_id: str) -> bool:
+    async def leave(self, node_id: str, entry: AuditEntry | None = None) -> bool:
         """A node leaves; durable on return. What runs there is followed until it is lost. False if it had not
         joined. Raises LedgerError."""
         async with self._turn:
             if node_id not in self._nodes:
                 return False
-            await self._remove(node_id)
+            await self._remove(node_id, entry)
             self._changed()
         log.info("node %s has left", node_id)
         return True
 
-    async def _remove(self, node_id: str) -> None:
-        await self._ledger.remove_node(node_id)
+    async def _remove(self, node_id: str, entry: AuditEntry | None = None) -> None:
+        await self._ledger.remove_node(node_id, entry)
         # What an operator ordered outlasts a restart of the node.
         if self._drains.get(node_id, "").startswith(DRAINED_BY_SCALING):
             await self._order(node_id, None)
@@ -187,14 +188,14 @@ class NodeRegistry:
         """Raises NoAnswer."""
         return await self._sender.ask(ScalingPicture(service), deadline=_ASKING)
 
-    async def drain(self, node_id: str, reason: str) -> bool:
+    async def drain(self, node_id: str, reason: str, entry: AuditEntry | None = None) -> bool:
         """No job is assigned to that node any more on return, also after a restart; False if the pool does
         not know it. What an operator ordered is not replaced by what scaling orders. Raises LedgerError,
         NoAnswer (the order stands; ask again)."""
         async with self._turn:
             before = self._drains.get(node_id)
             if before is None or not reason.startswith(DRAINED_BY_SCALING):
-                await self._order(node_id, reason)
+                await self._order(node_id, reason, entry)
                 self._changed()
             if await self._sender.ask(DrainNode(node_id, reason), deadline=_ASKING):
                 return True
@@ -202,7 +203,9 @@ class NodeRegistry:
             self._changed()
             return False
 
-    async def undrain(self, node_id: str, *, by_scaling: bool = False) -> bool:
+    async def undrain(
+        self, node_id: str, entry: AuditEntry | None = None, *, by_scaling: bool = False
+    ) -> bool:
         """Jobs for that node again; False if the pool does not know it and no order stood, or if it is not
         scaling's to lift. Raises LedgerError, NoAnswer."""
         async with self._turn:
@@ -210,14 +213,14 @@ class NodeRegistry:
             if by_scaling and before is not None and not before.startswith(DRAINED_BY_SCALING):
                 return False
             if before is not None:
-                await self._order(node_id, None)
+                await self._order(node_id, None, entry)
                 self._changed()
             return await self._sender.ask(UndrainNode(node_id), deadline=_ASKING) or before is not None
 
-    async def _order(self, node_id: str, reason: str | None) -> None:
+    async def _order(self, node_id: str, reason: str | None, entry: AuditEntry | None = None) -> None:
         if reason == self._drains.get(node_id):
             return
-        await self._ledger.order_drain(node_id, reason)
+        await self._ledger.order_drain(node_id, reason, entry)
         if reason is None:
             self._drains.pop(node_id, None)
         else:

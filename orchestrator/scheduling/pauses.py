@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from actors.kernel.actor import Mailbox
 from actors.messages import ServicesPaused
 from actors.ports.world import Clock
+from orchestrator.access.audit import AuditEntry
 from orchestrator.ledger.ledger import SqliteLedger
 
 
@@ -29,17 +30,17 @@ class Pauses:
         """Raises LedgerError."""
         return cls(ledger, clock, sender, await ledger.pauses())
 
-    async def pause(self, service: str, reason: str) -> None:
+    async def pause(self, service: str, reason: str, entry: AuditEntry | None = None) -> None:
         """No job of the service goes from now on. Raises LedgerError."""
         now = self._clock.now()
-        await self._ledger.order_pause(service, reason, now)
+        await self._ledger.order_pause(service, reason, now, entry)
         self.reasons[service] = reason
         self.since.setdefault(service, now)
         self._sender.tell(ServicesPaused(dict(self.reasons)))
 
-    async def resume(self, service: str) -> None:
+    async def resume(self, service: str, entry: AuditEntry | None = None) -> None:
         """Idempotent. Raises LedgerError."""
-        await self._ledger.order_pause(service, None, 0.0)
+        await self._ledger.order_pause(service, None, 0.0, entry)
         self.reasons.pop(service, None)
         self.since.pop(service, None)
         self._sender.tell(ServicesPaused(dict(self.reasons)))

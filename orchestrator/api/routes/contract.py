@@ -15,6 +15,7 @@ from actors.ports.ledger import LedgerError
 from actors.wire.http.app import Refusal, json_answer, json_response, read_job_id
 from actors.wire.http.plain_routes import Answer, Asked, PlainRoutes, Stored
 from actors.wire.protocol.contract import status_body
+from orchestrator.access.audit import entry_of
 from orchestrator.api import job_views
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http.errors import unknown_job
@@ -149,16 +150,17 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
 
 async def _terminate(api: ApiContext, number: int) -> Job | None:
     """The job after the order to terminate: as it ended, or as it is when it takes too long."""
+    entry = entry_of("terminate", job=number)
     try:
         with api.waiters.watch(number) as watch:
-            job = await api.ledger.request_terminate(number)
+            job = await api.ledger.request_terminate(number, entry)
             with trio.move_on_after(api.kill_patience), suppress(WaitersClosed):
                 while job is not None and job.status not in OVER and _end_of_itself(job) is None:
                     job = await watch.newer(job.change_seq)
             return job
     except TooManyWaiters:
         # The order counts, not the wait.
-        return await api.ledger.request_terminate(number)
+        return await api.ledger.request_terminate(number, entry)
 
 
 def _end_of_itself(job: Job) -> End | None:

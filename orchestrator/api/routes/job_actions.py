@@ -13,6 +13,7 @@ from actors.domain.job import Job
 from actors.domain.status import ENDED, Status
 from actors.wire.http.app import PASSES, Refusal, json_response, query, read_job_id
 from actors.wire.http.patience import SILENCE
+from orchestrator.access.audit import entry_of
 from orchestrator.api import job_views
 from orchestrator.api.context import ApiContext
 from orchestrator.api.openapi.describe import OF_A_JOB, describe, idempotency_header
@@ -59,6 +60,9 @@ def blueprint(api: ApiContext) -> Blueprint:
     async def delete_data(number: str) -> Response:
         query()
         row = await job_views.find(api, read_job_id(number))
+        if row.status in ENDED:
+            # Before it is done: what is deleted for nobody would be the worse.
+            await api.ledger.note_orders([entry_of("delete", job=row.id)])
         while row.status in ENDED:
             with trio.CancelScope(shield=True), trio.fail_after(FINISHING):
                 cleaned = await api.clean(row)
@@ -111,4 +115,4 @@ async def _repeat(api: ApiContext, row: Job, key: str | None) -> Job:
             details=replace(details, rerun_of=row.id, ignored=()),
             files=files,
         )
-        return await insert(api, new)
+        return await insert(api, new, entry_of("rerun", detail=f"of {row.id}"))

@@ -81,6 +81,12 @@ async def render_exposition(api: ApiContext) -> list[str]:
             [({}, api.changes.listening)],
         ),
         _render_family(
+            "orchestrator_refusals_total",
+            "counter",
+            "Requests that were not admitted, by why, since the start.",
+            [({"kind": kind}, n) for kind, n in sorted(api.refusals.counts.items())],
+        ),
+        _render_family(
             "orchestrator_data_free_bytes",
             "gauge",
             "Room on the disk of the data directory.",

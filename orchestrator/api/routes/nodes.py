@@ -15,6 +15,7 @@ from actors.domain.labels import is_label_name, is_label_value
 from actors.domain.node import JoinedNode, NodeState, NodeView
 from actors.domain.scaling import DRAINED_BY_SCALING
 from actors.wire.http.app import Refusal, json_response, query
+from orchestrator.access.audit import entry_of
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http import query_params
 from orchestrator.api.http.json_body import parse_reason, read_json_object, refuse_field, refuse_unknown
@@ -98,7 +99,7 @@ def blueprint(api: ApiContext) -> Blueprint:
     async def remove_node(node_id: str) -> Response:
         if not query_params.flag(query("force"), "force"):
             await _refuse_busy(api, node_id)
-        if await api.registry.leave(node_id):
+        if await api.registry.leave(node_id, entry_of("leave", node=node_id)):
             return Response(b"", status=204)
         view = await _find(api, node_id)
         if view.services:
@@ -119,7 +120,8 @@ def blueprint(api: ApiContext) -> Blueprint:
     )
     async def drain_node(node_id: str) -> Response:
         query()
-        if not await api.registry.drain(node_id, _parse_reason(await read_json_object())):
+        reason = _parse_reason(await read_json_object())
+        if not await api.registry.drain(node_id, reason, entry_of("drain", node=node_id, detail=reason)):
             raise _unknown_node(node_id)
         return json_response(_render(api, await _find(api, node_id), trio.current_time()))
 
@@ -127,7 +129,7 @@ def blueprint(api: ApiContext) -> Blueprint:
     @describe("Give a node jobs again", answers={200: ("The node", bodies.Node)}, errors=_UNKNOWN)
     async def undrain_node(node_id: str) -> Response:
         query()
-        if not await api.registry.undrain(node_id):
+        if not await api.registry.undrain(node_id, entry_of("undrain", node=node_id)):
             raise _unknown_node(node_id)
         return json_response(_render(api, await _find(api, node_id), trio.current_time()))
 
@@ -160,7 +162,7 @@ async def _let_in(api: ApiContext, node: JoinedNode) -> bool:
     """Whether it was not here before. Raises Refusal."""
     await _check_address(api, node)
     try:
-        return await api.registry.join(node)
+        return await api.registry.join(node, entry_of("join", node=node.node_id, detail=node.url))
     except MachineTaken as error:
         raise Refusal(409, "machine_taken", str(error)) from None
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 from quart import Blueprint, Response
 
 from actors.wire.http.app import Refusal, json_response, query
+from orchestrator.access.audit import entry_of
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http.json_body import parse_reason, read_json_object, refuse_unknown
 from orchestrator.api.openapi.describe import BAD_PARAMETER, ORDER, describe, page_of
@@ -47,7 +48,8 @@ def blueprint(api: ApiContext) -> Blueprint:
     async def pause(name: str) -> Response:
         query()
         _require_known(api, name)
-        await api.pauses.pause(name, parse_reason(await read_json_object()))
+        reason = parse_reason(await read_json_object())
+        await api.pauses.pause(name, reason, entry_of("pause", about=name, detail=reason))
         return json_response((await _render(api, name))[0])
 
     @page.post("/services/<name>/resume")
@@ -56,7 +58,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         query()
         _require_known(api, name)
         refuse_unknown(await read_json_object())
-        await api.pauses.resume(name)
+        await api.pauses.resume(name, entry_of("resume", about=name))
         return json_response((await _render(api, name))[0])
 
     return page

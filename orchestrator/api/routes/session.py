@@ -11,9 +11,10 @@ from quart import Blueprint, Response, request
 from actors.wire.http.app import Refusal, json_response, query
 from actors.wire.http.plain_routes import head_of_request
 from actors.wire.protocol.contract import rfc3339
+from orchestrator.access.audit import AuditEntry
 from orchestrator.access.failed_tries import FailedTries
 from orchestrator.access.gate import CHALLENGE, read_bearer
-from orchestrator.access.roles import ROUTES, Principal, Role, asking
+from orchestrator.access.roles import ROUTES, Principal, Role, asked_from, asking
 from orchestrator.access.sessions import WATCHERS, Session
 from orchestrator.access.tokens import TokenRecord, is_token
 from orchestrator.api.context import ApiContext
@@ -64,7 +65,8 @@ def blueprint(api: ApiContext) -> Blueprint:
             api.sessions.remove(before)
         ended = [*api.sessions.take_ended(token), *(() if before is None else (before.record.hash,))]
         made = api.sessions.make(token)
-        await api.ledger.put_session(made.record, ended)
+        entry = AuditEntry(made.principal.name, token.id, token.role.value, asked_from.get(), "log in")
+        await api.ledger.put_session(made.record, ended, entry)
         api.sessions.add(made)
         answer = json_response(_render(api, made.principal, made), 201, _NO_STORE)
         _set_cookie(answer, api, made)
@@ -92,13 +94,13 @@ async def _read_token(api: ApiContext, tries: FailedTries) -> TokenRecord:
     secret = body.get("token")
     if not isinstance(secret, str) or not secret:
         refuse_field("token", "a token")
-    peer = head_of_request().peer
-    address = "" if peer is None else peer[0]
+    address = asked_from.get()
     wait = tries.wait(address)
     # What has the form of a token cannot be guessed: whoever has one is not kept out by others who fail
     # behind the same proxy.
     token = api.tokens.find(secret) if not wait or is_token(secret) else None
     if token is None:
+        api.refusals.note(address, "failed_login", "POST /v1/session")
         if wait:
             detail = f"too many tries with a wrong token came from this address; try again in {wait} s"
             raise Refusal(429, "too_many_tries", detail, headers={"Retry-After": str(wait)})

@@ -8,6 +8,7 @@ from typing import Any, Final
 from quart import Blueprint, Response
 
 from actors.wire.http.app import Refusal, json_response, query
+from orchestrator.access.audit import entry_of
 from orchestrator.access.roles import Role
 from orchestrator.access.tokens import TokenRecord, hash_of, make_secret
 from orchestrator.api.context import ApiContext
@@ -43,7 +44,8 @@ def blueprint(api: ApiContext) -> Blueprint:
         query()
         secret = make_secret()
         record = _parse(api, await read_json_object(), secret)
-        await api.ledger.put_token(record)
+        what = f"{record.role} {record.name}".strip()
+        await api.ledger.put_token(record, entry_of("create token", about=record.id, detail=what))
         api.tokens.add(record)
         return json_response(render_token(record) | {"secret": secret}, 201, {"Cache-Control": "no-store"})
 
@@ -56,7 +58,7 @@ def blueprint(api: ApiContext) -> Blueprint:
     async def revoke_token(token_id: str) -> Response:
         query()
         api.tokens.remove(token_id)
-        if not await api.ledger.revoke_token(token_id):
+        if not await api.ledger.revoke_token(token_id, entry_of("revoke token", about=token_id)):
             raise Refusal(404, "unknown_token", f"there is no token {token_id[:100]!r}")
         return Response(b"", status=204)
 

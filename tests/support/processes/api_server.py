@@ -24,6 +24,7 @@ from actors.messages import DrainNode, UndrainNode
 from actors.wire.http.app import App
 from actors.wire.http.server import serve
 from actors.wire.http.web_pages import OwnNames
+from orchestrator.access.audit import Refusals
 from orchestrator.access.gate import SignOn
 from orchestrator.access.sessions import Sessions
 from orchestrator.access.tokens import Tokens
@@ -245,9 +246,17 @@ async def api_server(
             sign_on=sign_on or SignOn(),
             names=OwnNames.of(public_urls).with_origins(origins),
             allowed_origins=frozenset(origins),
+            refusals=Refusals(ledger.note_orders),
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(changes.run)
+            beside = trio.CancelScope()
+
+            async def note_refusals() -> None:
+                with beside:
+                    await api.refusals.run()
+
+            nursery.start_soon(note_refusals)
             app = create_app(api)
 
             async def listen(*, task_status: trio.TaskStatus[list[str]]) -> None:
@@ -283,3 +292,4 @@ async def api_server(
                 )
             waiters.close()
             shutdown.set()
+            beside.cancel()

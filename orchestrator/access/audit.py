@@ -1,0 +1,155 @@
+"""Who did what: a line for every order, and a sample of what was refused.
+
+An order's line is written in the transaction of the order itself where there is one, so that neither is
+there without the other. Of refusals all are counted by their kind; in the ledger stands one line a minute of
+an address and a kind, with how many there were, and in all no more than `MOST` lines a minute: whoever is
+refused cannot fill the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from typing import Final
+
+import trio
+
+from actors.ports.ledger import LedgerError
+from orchestrator.access.roles import asked_from, asking
+
+log: Final = logging.getLogger("orchestrator.access")
+
+EVERY: Final = 60.0
+"""Seconds for which there is one line of an address and a kind."""
+MOST: Final = 100
+"""Such lines in that time."""
+LONGEST: Final = 300
+"""Characters of a detail."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """`who` is the name of a token or a person, "local", "open contract", or "" for nobody who is known;
+    `token` the token's id. What it is about: a job, a node, or what `about` names (a service, a token)."""
+
+    who: str
+    token: str | None
+    role: str | None
+    address: str
+    action: str
+    job: int | None = None
+    node: str | None = None
+    about: str | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditLine:
+    """An entry as it was kept; `at` is wall-clock."""
+
+    id: int
+    at: float
+    entry: AuditEntry
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """What a list is narrowed to; None: not by this. `since`: wall-clock."""
+
+    who: str | None = None
+    job: int | None = None
+    node: str | None = None
+    since: float | None = None
+
+
+def entry_of(
+    action: str,
+    *,
+    job: int | None = None,
+    node: str | None = None,
+    about: str | None = None,
+    detail: str = "",
+) -> AuditEntry:
+    """That who asks now does this."""
+    asks = asking.get()
+    return AuditEntry(
+        asks.name,
+        asks.token,
+        asks.role.value,
+        asked_from.get(),
+        action,
+        job,
+        _clip(node),
+        _clip(about),
+        _clip(detail) or "",
+    )
+
+
+def _clip(text: str | None) -> str | None:
+    # A database takes no half of a character.
+    return None if text is None else text[:LONGEST].encode(errors="backslashreplace").decode()
+
+
+class Refusals:
+    """What was refused before any route: counted, and sampled for the ledger."""
+
+    def __init__(self, write: Callable[[Sequence[AuditEntry]], Awaitable[None]] | None = None) -> None:
+        self._write = write
+        self._counts: Counter[str] = Counter()
+        self._since: dict[tuple[str, str], tuple[int, str]] = {}
+        """By address and kind, since the last lines were written: how many, and the first of them."""
+        self._came = trio.Event()
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """By kind, since the start."""
+        return self._counts
+
+    def note(self, address: str, kind: str, what: str) -> None:
+        """`what` was asked for, by method and path."""
+        self._counts[kind] += 1
+        key = (network_of(address), kind)
+        if key in self._since:
+            number, first = self._since[key]
+            self._since[key] = (number + 1, first)
+        elif len(self._since) < MOST:
+            self._since[key] = (1, _clip(what) or "")
+            self._came.set()
+
+    async def run(self) -> None:
+        """Write lines until cancelled: the first refusal at once, those that follow it a minute later."""
+        while self._write is not None:
+            await self._came.wait()
+            self._came = trio.Event()
+            sampled, self._since = self._since, {}
+            entries = [
+                AuditEntry("", None, None, address, "refused", detail=f"{kind}: {what}{_times(number)}")
+                for (address, kind), (number, what) in sampled.items()
+            ]
+            try:
+                await self._write(entries)
+            except LedgerError as error:
+                log.warning("%d lines on what was refused are not kept: %s", len(entries), error)
+            await trio.sleep(EVERY)
+        await trio.sleep(math.inf)
+
+
+def _times(number: int) -> str:
+    return f" ({number} times)" if number > 1 else ""
+
+
+def network_of(address: str) -> str:
+    """What one peer may have many addresses of: of IPv6 the first half, of IPv4 all of it."""
+    try:
+        read = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address[:LONGEST]
+    if isinstance(read, IPv6Address):
+        if read.ipv4_mapped is not None:
+            return str(read.ipv4_mapped)
+        return str(IPv6Address(int(read) >> 64 << 64)) if not read.is_loopback else str(read)
+    return str(read)
