@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
+
+from orchestrator.access.audit import network_of
 
 ADDRESSES: Final = 4096
 """That are remembered; the one that failed longest ago is forgotten."""
@@ -25,25 +26,13 @@ class FailedTries:
 
     def wait(self, address: str) -> int:
         """Whole seconds after which this address may fail again; 0: now."""
-        until = self._until.get(_whose(address), 0.0)
+        until = self._until.get(network_of(address), 0.0)
         return max(0, math.ceil(until - self._now() - (self._burst - 1) * self._every))
 
     def note(self, address: str) -> None:
         """It has failed."""
-        whose, now = _whose(address), self._now()
+        whose, now = network_of(address), self._now()
         self._until[whose] = max(now, self._until.get(whose, now)) + self._every
         self._until.move_to_end(whose)
         if len(self._until) > ADDRESSES:
             self._until.popitem(last=False)
-
-
-def _whose(address: str) -> str:
-    """Of IPv6 the network: whoever has one has all of its addresses."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if found.version == 4:
-        return str(found)
-    mapped = ipaddress.IPv6Address(found).ipv4_mapped
-    return str(mapped or ipaddress.ip_network((found, 64), strict=False))

@@ -24,9 +24,9 @@ from actors.wire.pieces import Pieces
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Of a request, what decides whether it is admitted. `header` gives the first header of that name; `host`
-    is the address and port that the connection came to, `peer` where it came from. `rule` is the route's,
-    None where there is none."""
+    """Of a request, what decides whether it is admitted. `header` gives the first header of that name;
+    cookies, and the addresses that proxies tell, are one. `host` is the address and port that the connection
+    came to, `peer` where it came from. `rule` is the route's, None where there is none."""
 
     method: str
     path: str
@@ -155,6 +155,8 @@ class PlainRoutes:
             return None
         headers: dict[bytes, bytes] = {}
         for name, value in asked.headers:
+            if name in headers and name.decode("latin-1") in _JOINED:
+                return None
             headers.setdefault(name, value)
         if not _MORE.isdisjoint(headers) or not _HOST.fullmatch(headers.get(b"host", b"")):
             return None
@@ -214,10 +216,10 @@ def head_of_request() -> Head:
 
 
 def _header_of_request(name: str) -> str | None:
-    if name.lower() == "cookie":
-        # HTTP/2 lets a browser send each by itself.
-        return "; ".join(request.headers.getlist(name)) or None
-    return request.headers.get(name)
+    joint = _JOINED.get(name.lower())
+    if joint is None:
+        return request.headers.get(name)
+    return joint.join(request.headers.getlist(name)) or None
 
 
 def _address(end: Any) -> Address | None:
@@ -231,6 +233,10 @@ def _to_pair(text: str) -> tuple[str, str]:
 
 BODY: Final = 128 * 1024
 """Bytes of a body that is held in memory, until all of it has come."""
+
+_JOINED: Final = {"cookie": "; ", "x-forwarded-for": ", "}
+"""Headers that may be there several times and count as one, and how they are joined: HTTP/2 lets a browser
+send each cookie by itself, and a proxy may add a line to those that it was sent."""
 
 _NUMBER: Final = re.compile(rb"[0-9]{1,20}")
 _QUERY: Final = re.compile(rb"[a-z]{1,20}=[A-Za-z0-9.-]{0,30}(&[a-z]{1,20}=[A-Za-z0-9.-]{0,30}){0,9}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from support.processes.api_server import Server, api_server
 
 from orchestrator.access.failed_tries import ADDRESSES, FailedTries
+from orchestrator.access.gate import SignOn
 from orchestrator.access.roles import ROUTES, Role
 from orchestrator.access.sessions import LIFE, MOST, Sessions
 from orchestrator.access.tokens import TokenRecord, Tokens, hash_of, make_secret
@@ -239,6 +241,11 @@ async def test_of_several_cookies_the_one_that_holds_counts(server: Server) -> N
             f'x="{name}=y"; {name}={value}',
         ):
             assert await who(client, Cookie=sent) == told, sent
+        # HTTP/2 sends them one by one.
+        answer = await client.get(
+            "/v1/session", headers=[("Cookie", "a=b"), ("Cookie", f"{name}={value}"), ("Cookie", "c=d")]
+        )
+        assert answer.json() == told
         for sent in (f"x{name}={value}", f"{name}", f"{name}=", f"{name}=\udcff", "=;;=", f"{name}={value}x"):
             raw = sent.encode("utf-8", "surrogateescape")
             answer = await client.get("/v1/session", headers=[(b"Cookie", raw)])
@@ -260,6 +267,23 @@ async def test_who_tries_too_often_is_told_to_wait(server: Server) -> None:
             assert 1 <= int(answer.headers["Retry-After"]) <= 6
         # Others who fail keep nobody out.
         await log_in(client, made)
+
+
+async def test_a_trusted_proxy_says_who_tries(tmp_path: Path) -> None:
+    sign_on = SignOn(proxies=(ip_network("127.0.0.1"),))
+    async with api_server(tmp_path, sign_on=sign_on) as server, browser(server) as client:
+        for number in range(25):
+            forwarded = {"X-Forwarded-For": f"10.0.0.9, 192.0.2.{number // 10}"}
+            answer = await client.post("/v1/session", json={"token": "wrong"}, headers=forwarded)
+            assert answer.status_code == 401
+        answer = await client.post(
+            "/v1/session", json={"token": "wrong"}, headers={"X-Forwarded-For": "192.0.2.0"}
+        )
+        assert answer.status_code == 429
+        # Who is told of by the proxy is the last, also where it adds a line of its own.
+        spoofed = [("X-Forwarded-For", "10.0.0.1"), ("X-Forwarded-For", "192.0.2.0")]
+        answer = await client.post("/v1/session", json={"token": "wrong"}, headers=spoofed)
+        assert answer.status_code == 429
 
 
 @pytest.mark.parametrize("body", [{}, {"token": 1}, {"token": ""}, {"token": "x", "role": "operator"}, []])
