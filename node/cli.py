@@ -49,8 +49,27 @@ from node.settings import NodeSettings, load_settings
 @click.option("--labels", metavar="LABELS", help="What it has that jobs may require, as gpu=a100,ssd.")
 @click.option("--machine", metavar="TOKEN", help="The machine it runs on, by the token that scaling gave.")
 @click.option("--advertise", metavar="URL", help="Where that orchestrator reaches it. [where it listens]")
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    help="The token by which it joins, if that asks for one. [ORCHESTRATOR_TOKEN_FILE, ORCHESTRATOR_TOKEN]",
+)
+@click.option(
+    "--servers",
+    metavar="HOSTS",
+    help="Addresses, networks, host names that may submit by the published contract, a comma between. "
+    "[SERVERS; whoever does first]",
+)
+@click.option(
+    "--orchestrators",
+    metavar="N",
+    help="How many may pair with this node, the first that come; the others are refused. [1]",
+)
+@click.option(
+    "--pair-anew", is_flag=True, default=None, help="Forget which orchestrators this node was paired with."
+)
 @click.option("--config", metavar="FILE", help="A TOML file with settings, see below.")
-def node_command(config: str | None, **flags: str | None) -> None:
+def node_command(config: str | None, **flags: str | bool | None) -> None:
     """Run a compute node: it takes jobs over HTTP, runs their run.sh, and keeps the results until fetched.
 
     Each option may also be set by the variable in brackets, where there is one, or in the file of --config,
@@ -67,6 +86,8 @@ def node_command(config: str | None, **flags: str | None) -> None:
         for line in error.mistakes:
             click.echo(line, err=True)
         sys.exit(2)
+    # Nothing that this process starts is to have it.
+    os.environ.pop("ORCHESTRATOR_TOKEN", None)
     sys.exit(run(settings))
 
 

@@ -18,6 +18,10 @@ from actors.kernel.supervisor import Supervisor
 from actors.ports.nodes import Leaving
 from actors.runner import Runner, RunnerMailbox
 from actors.wire.http.server import serve
+from node.access.door import Door
+from node.access.gate import Gate
+from node.access.kept_secrets import KeptSecrets
+from node.access.servers import Servers
 from node.api import create_app, link_route
 from node.api.app import NodeContext
 from node.api.submit import SubmitReceiver
@@ -26,7 +30,7 @@ from node.executors.executor import Executor
 from node.host.inotify import Inotify
 from node.host.load import LoadSampler
 from node.payloads.cleaner import PayloadCleaner
-from node.payloads.records import Records
+from node.payloads.records import DataDirectoryError, Records
 from node.payloads.table import PayloadTable, open_table
 from node.runs.environment import job_environment
 from node.runs.manifest import ResultLimit
@@ -82,6 +86,7 @@ async def _serve(
     clock, rng = WallClock(), random.Random()
     workspace = Workspace(settings.data)
     await trio.to_thread.run_sync(workspace.prepare)
+    gate = await trio.to_thread.run_sync(_make_gate, settings, records.node_id)
     if executor is None:
         executor = BashExecutor(settings.data)
     load = LoadSampler(settings.data, slots=settings.slots)
@@ -152,6 +157,7 @@ async def _serve(
             limits=executor.limits,
             version=_version(),
             shutdown=leaving.closing,
+            gate=gate,
         )
 
         async def stop() -> None:
@@ -166,7 +172,7 @@ async def _serve(
                         # Late: who is not to join needs no HTTP client.
                         from node.host.joining import stay_joined
 
-                        until_stopped.start_soon(stay_joined, settings, table.node_id, url, leaving.wait, rng)
+                        until_stopped.start_soon(stay_joined, settings, gate.door, url, leaving.wait, rng)
 
                 until_stopped.start_soon(stop)
                 await serve(
@@ -185,6 +191,21 @@ async def _serve(
         for url in urls:
             print(f"listening on {url}", flush=True)
         task_status.started(urls)
+
+
+def _make_gate(settings: NodeSettings, node_id: str) -> Gate:
+    """Who may order this node about. Raises DataDirectoryError."""
+    try:
+        kept, servers = KeptSecrets(settings.data), Servers(settings.data, settings.servers)
+        if settings.pair_anew:
+            kept.forget_all()
+            servers.forget()
+    except OSError as why:
+        raise DataDirectoryError(
+            f"data directory {settings.data} cannot be used: {why.strerror or why}"
+        ) from why
+    token = None if settings.join is None else settings.token
+    return Gate(Door(node_id, kept, token, settings.orchestrators), servers)
 
 
 class _Leaving:

@@ -14,6 +14,7 @@ from actors.config.kinds import Kind, expecting
 from actors.config.tables import Mistakes, Table, read_toml
 from actors.domain.ids import is_key
 from actors.domain.labels import is_label_name, is_label_value
+from actors.wire.http.peers import is_server
 
 DAY: Final = 86_400.0
 
@@ -31,7 +32,11 @@ class NodeSettings:
     `health_command`: run by /bin/sh again and again; while it fails, the node gets no jobs.
 
     `join`: the orchestrator that this node joins by itself, for `join_services`, saying its `labels`, the
-    token of its `machine`, and `advertise`, the URL at which it is reached from there."""
+    token of its `machine`, and `advertise`, the URL at which it is reached from there. `token` lets it in
+    there.
+
+    `servers`: addresses, networks and names of hosts that are served by the published contract.
+    `orchestrators`: how many may pair with this node. `pair_anew`: forget at the start which of them have."""
 
     port: int = 9000
     host: str = "127.0.0.1"
@@ -54,12 +59,16 @@ class NodeSettings:
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     machine: str | None = None
     advertise: str | None = None
+    token: str | None = field(default=None, repr=False)
+    servers: tuple[str, ...] = ()
+    orchestrators: int = 1
+    pair_anew: bool = False
     keep_uncollected: float = 30 * DAY
     keep_tombstones: float = 30 * DAY
 
 
 def load_settings(
-    environ: Mapping[str, str], flags: Mapping[str, str | None], config: Path | None = None
+    environ: Mapping[str, str], flags: Mapping[str, str | bool | None], config: Path | None = None
 ) -> NodeSettings:
     """The settings from the environment, a file, and flags that are keyed by field. A variable that is set to
     nothing counts as not set, a flag that is None was not given. Raises `SettingsError`."""
@@ -70,9 +79,24 @@ def load_settings(
     if config is not None:
         found.put_all(read_toml(config, mistakes), f"{config}: ")
     found.put_flags(flags)
+    _read_token(found, mistakes)
     _check_joining(found.values, mistakes)
     mistakes.check()
     return NodeSettings(**found.values)
+
+
+def _read_token(found: Table, mistakes: Mistakes) -> None:
+    """The token that stands in a file is as one that is given. A wrong one is not shown."""
+    path = found.values.pop("token_file", None)
+    if path is not None:
+        try:
+            found.values["token"] = Path(path).read_text(errors="replace").strip()
+        except OSError as error:
+            mistakes.add(f"--token-file: {path} cannot be read: {error.strerror}")
+    token = found.values.get("token")
+    if token is not None and not re.fullmatch(r"[A-Za-z0-9_.~+/=-]{16,500}", token, re.ASCII):
+        where = "ORCHESTRATOR_TOKEN" if path is None else f"--token-file: {path}"
+        mistakes.add(f"{where}: is no token, as `orchestrator token create --role node` shows one")
 
 
 def _check_joining(values: Mapping[str, Any], mistakes: Mistakes) -> None:
@@ -157,6 +181,22 @@ def _token(value: object) -> str:
     return value
 
 
+def _yes(value: object) -> bool:
+    if value not in (True, "1"):
+        raise ValueError(value)
+    return True
+
+
+def _servers(value: object) -> tuple[str, ...]:
+    listed = re.split(r"[,\s]+", value) if isinstance(value, str) else value
+    if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
+        raise ValueError(value)
+    servers = tuple(dict.fromkeys(each for each in listed if each))
+    if not servers or not all(map(is_server, servers)):
+        raise ValueError(value)
+    return servers
+
+
 def _patterns(value: object) -> tuple[str, ...]:
     listed = re.split(r"[,\s]+", value) if isinstance(value, str) else value
     if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
@@ -203,6 +243,11 @@ SETTINGS: Final[Mapping[str, Kind]] = {
     "join_services": expecting("names of services, a comma between", _names),
     "labels": expecting("labels, as gpu=a100,ssd", _labels),
     "machine": expecting("the token of a machine, 32 hex digits", _token),
+    "token": expecting("a token", kind.text),
+    "token_file": expecting("a file with a token in it", kind.path),
+    "servers": expecting("addresses, networks or names of hosts, commas between, as 10.0.0.0/8", _servers),
+    "orchestrators": kind.whole(1, 64, "a whole number from 1 to 64"),
+    "pair_anew": expecting("nothing, or 1", _yes),
     "advertise": expecting("the URL at which this node is reached, as http://h:9000", _url),
 }
 """The keys of the file, and of flags."""
@@ -213,5 +258,8 @@ VARIABLES: Final = {
     "DATA_PATH": "data",
     "MAX_AGE": "max_age",
     "PASS_ENV": "pass_env",
+    "SERVERS": "servers",
+    "ORCHESTRATOR_TOKEN": "token",
+    "ORCHESTRATOR_TOKEN_FILE": "token_file",
 }
 """What in the environment sets which key."""

@@ -30,6 +30,8 @@ from actors.wire.http.web_pages import OwnNames
 from orchestrator.access.audit import Refusals
 from orchestrator.access.doors import findable, note_uses, open_doors
 from orchestrator.access.gate import SignOn
+from orchestrator.access.node_proofs import NodeProofs
+from orchestrator.access.node_secrets import NodeSecrets
 from orchestrator.access.sessions import Sessions
 from orchestrator.api import ApiContext, create_app, job_views
 from orchestrator.api.routes.events import encode_change
@@ -40,7 +42,7 @@ from orchestrator.events.change_stream import ChangeStream
 from orchestrator.events.waiters import JobWaiters
 from orchestrator.http_client import Http
 from orchestrator.ledger.ledger import SqliteLedger
-from orchestrator.nodes.addresses import merge_addresses
+from orchestrator.nodes.addresses import base_of, merge_addresses
 from orchestrator.nodes.client import NodeClient
 from orchestrator.nodes.registry import NodeRegistry
 from orchestrator.scaling.policy import decide
@@ -132,7 +134,9 @@ async def run_orchestrator(
             str(settings.db_path), clock=clock, committed=committed, may_begin=may_begin
         )
         storage.keep_small_in(ledger)
-        nodes = NodeClient(ledger.owner, storage, settings.data_path / "spool")
+        named = map(base_of, merge_addresses(settings))
+        node_secrets = NodeSecrets(await ledger.node_secrets(), ledger, named)
+        nodes = NodeClient(ledger.owner, storage, settings.data_path / "spool", secrets=node_secrets)
         portals = Http(trust=trust)
         providers = build_providers(
             settings.scaling,
@@ -160,6 +164,7 @@ async def run_orchestrator(
                         ledger=ledger,
                         on_commit=on_commit,
                         nodes=nodes,
+                        node_secrets=node_secrets,
                         portals=portals,
                         secrets=secrets,
                         providers=providers,
@@ -197,6 +202,7 @@ async def _start(
     ledger: SqliteLedger,
     on_commit: list[Callable[[Sequence[Job]], None]],
     nodes: NodeClient,
+    node_secrets: NodeSecrets,
     portals: Http,
     secrets: Sequence[str],
     providers: Mapping[str, Provider],
@@ -309,6 +315,8 @@ async def _start(
         clock=clock,
         pauses=pauses,
         clean=partial(clean_now, ledger, storage),
+        node_secrets=node_secrets,
+        node_proofs=NodeProofs(node_secrets, trio.current_time),
         callbacks=hosts,
         upload_limit=settings.upload_limit,
         names=OwnNames.of([*settings.public_url, settings.join_url]).with_origins(settings.allowed_origins),

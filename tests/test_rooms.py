@@ -42,6 +42,7 @@ FLOORS = (
     # the node
     "node/errors.py",
     "node/settings.py",
+    "node/access",
     "node/executors",
     "node/host",
     "node/runs",
@@ -56,6 +57,8 @@ FLOORS = (
     "orchestrator/access/audit.py",
     "orchestrator/access/tokens.py",
     "orchestrator/access/sessions.py",
+    "orchestrator/access/node_secrets.py",
+    "orchestrator/access/node_proofs.py",
     "orchestrator/access/token_files.py",
     "orchestrator/client",
     "orchestrator/storage",

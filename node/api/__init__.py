@@ -19,7 +19,7 @@ LINK: Final = "/v1/link"
 
 
 def create_app(context: NodeContext) -> QuartTrio:
-    app = make_node_app(context.table.node_id, context.table.machine_boot)
+    app = make_node_app(context.table.node_id, context.table.machine_boot, context.gate)
     app.register_blueprint(contract_routes(context))
     app.register_blueprint(v1_routes(context))
     return app
@@ -31,5 +31,6 @@ def link_route(context: NodeContext) -> WebSocketRoute:
     async def admit(head: Head) -> None:
         await refuse_pages(head)
         refuse_if_meant_for_another(head.header, context.table.node_id, context.table.machine_boot)
+        await context.gate.admit_link(head)
 
     return WebSocketRoute(LINK, admit, Links(context).serve, MAX_FRAME)

@@ -12,7 +12,9 @@ from quart_trio import QuartTrio
 
 from actors.store.durable import is_full, is_passing
 from actors.wire.http.app import Refusal, make_app, problem_answer
+from actors.wire.http.plain_routes import head_of_request
 from actors.wire.http.web_pages import refuse_pages
+from node.access.gate import Gate
 from node.api.submit import SubmitReceiver
 from node.host.inotify import Inotify
 from node.host.load import LoadSampler
@@ -41,6 +43,7 @@ class NodeContext:
     limits: str
     version: str
     shutdown: trio.Event
+    gate: Gate
 
 
 def refuse_if_meant_for_another(header: Callable[[str], str | None], node_id: str, boot: str) -> None:
@@ -52,15 +55,19 @@ def refuse_if_meant_for_another(header: Callable[[str], str | None], node_id: st
         raise Refusal(421, "wrong_boot", "the machine was started anew since; ask what is there now")
 
 
-def make_node_app(node_id: str, boot: str) -> QuartTrio:
-    """An app without routes that does nothing that was meant for another node."""
+def make_node_app(node_id: str, boot: str, gate: Gate) -> QuartTrio:
+    """An app without routes that does nothing that was meant for another node, or that nobody may order."""
     app = make_app("node.api", to_refusal, refuse_pages)
 
     @app.before_request
     async def refuse() -> Response | None:
         try:
             refuse_if_meant_for_another(request.headers.get, node_id, boot)
+            path, query = (request.scope[part].decode("latin-1") for part in ("raw_path", "query_string"))
+            await gate.admit(head_of_request(), path, query)
         except Refusal as refusal:
+            if refusal.status != 421:
+                raise
             # A problem on any page: only who knows `/v1` names the node.
             return problem_answer(refusal).to_response()
         return None

@@ -19,6 +19,7 @@ from actors.wire.http.app import PASSES, Refusal, json_response, query
 from actors.wire.link.session import VERSION
 from actors.wire.protocol import ndjson
 from actors.wire.protocol.attempts import PROTOCOL, heartbeat_to_json, mark_to_json
+from node.access.gate import refuse_other_owner, speaking
 from node.api import orders
 from node.api.app import NodeContext
 from node.api.results import (
@@ -54,12 +55,17 @@ def v1_routes(context: NodeContext) -> Blueprint:
     async def info() -> Response:
         query()
         beat = context.load.now
+        identity = {
+            "protocol": PROTOCOL,
+            "link": VERSION,
+            "node_id": table.node_id,
+            "machine_boot": table.machine_boot,
+        }
+        if context.gate.door.closed and speaking.get() is None:
+            return json_response(identity)
         return json_response(
             {
-                "protocol": PROTOCOL,
-                "link": VERSION,
-                "node_id": table.node_id,
-                "machine_boot": table.machine_boot,
+                **identity,
                 "incarnation": table.incarnation,
                 "version": context.version,
                 "clock": time.time(),
@@ -73,6 +79,7 @@ def v1_routes(context: NodeContext) -> Blueprint:
     @routes.get("/events")
     async def events() -> Response:
         owner = query("owner").get("owner")
+        refuse_other_owner(owner)
         return Response(_events(context, owner), content_type="application/x-ndjson")
 
     @routes.post("/attempts")

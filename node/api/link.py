@@ -1,10 +1,11 @@
 """The node's end of a link: what an orchestrator orders over it, and what it is told without asking.
 
-A link begins with the orchestrator's hello. Before it is told anything, the older link of the same
-orchestrator has ended, and what was read from that one is done or will never be: so the picture that comes
-first holds all that the older link has brought about. After that come changes, heartbeats, and the ends of
-payloads: with what they have left, where that is little and the orchestrator has room for it. It has room
-again once it has released what came before.
+A link begins with the orchestrator's hello, and with a proof of both sides where there is something to prove
+(see `node/access`): until then nothing is told, and no other link ends. Before it is told anything, the older
+link of the same orchestrator has ended, and what was read from that one is done or will never be: so the
+picture that comes first holds all that the older link has brought about. After that come changes, heartbeats,
+and the ends of payloads: with what they have left, where that is little and the orchestrator has room for it.
+It has room again once it has released what came before.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ import trio
 from actors.domain.node import StreamPosition
 from actors.domain.payload import Payload
 from actors.domain.status import ENDED
+from actors.kernel.complaint import Complaint
 from actors.store.durable import is_passing
 from actors.wire.errors import BadRequest, WireError
 from actors.wire.link.link import Link
+from actors.wire.link.proof import Judge, NotProved, Offer, new_nonce
 from actors.wire.link.session import Fence, Hello, Lane, Message, Role, Session
 from actors.wire.link.websocket import WebSocket
-from actors.wire.protocol.attempts import mark_to_json
+from actors.wire.protocol.attempts import Garbled, mark_to_json
+from node.access.door import Admit, Agree, Prove, Refuse
+from node.access.gate import speaking
 from node.api import orders
 from node.api.app import NodeContext
 from node.api.attempts import EVENTS_AT_ONCE, HEARTBEAT_EVERY, heartbeat
@@ -34,7 +39,8 @@ log = logging.getLogger("node.link")
 
 MOST: Final = {Lane.URGENT: 1 << 20, Lane.ORDERS: 16 << 20, Lane.RESULTS: 1 << 16}
 """Bytes of a message from an orchestrator."""
-HELLO_WITHIN: Final = 10.0
+PROVED_WITHIN: Final = 10.0
+"""Seconds that an orchestrator has to say who it is, and to prove it."""
 RESULTS: Final = 4
 """A result may be so many times the size of the files in it before it is sent unasked: heads, and logs that
 come twice."""
@@ -51,15 +57,33 @@ class Links:
     def __init__(self, context: NodeContext) -> None:
         self._context = context
         self._fence = Fence()
+        self._agreeing = trio.CapacityLimiter(1)
+        self._complaint = Complaint(log)
 
     async def serve(self, socket: WebSocket) -> None:
         """Until it ends."""
-        await _NodeLink(self._context, self._fence, socket).run()
+        await _NodeLink(self._context, self._fence, self._agreeing, self._complaint, socket).run()
 
 
 class _NodeLink:
-    def __init__(self, context: NodeContext, fence: Fence, socket: WebSocket) -> None:
+    def __init__(
+        self,
+        context: NodeContext,
+        fence: Fence,
+        agreeing: trio.CapacityLimiter,
+        complaint: Complaint,
+        socket: WebSocket,
+    ) -> None:
         self._context = context
+        self._complaint = complaint
+        self._door = context.gate.door
+        self._agreeing = agreeing
+        self._secret = b""
+        """What is proved over this link."""
+        self._agreed = b""
+        """One that is not kept yet."""
+        self._stands = False
+        """Whether it is the link of its orchestrator: then orders are taken."""
         self._table = context.table
         self._fence = fence
         hello = Hello(
@@ -67,6 +91,7 @@ class _NodeLink:
             context.table.node_id,
             boot=context.table.machine_boot,
             incarnation=context.table.incarnation,
+            nonce=new_nonce(),
         )
         self._link = Link(socket, Session(hello, MOST))
         self._scope = trio.CancelScope()
@@ -85,7 +110,7 @@ class _NodeLink:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
-                    nursery.start_soon(self._expect_hello)
+                    nursery.start_soon(self._expect_proof)
                     why = await self._link.run(self._hear)
                     log.debug("the link has ended: %s", why)
                     nursery.cancel_scope.cancel()
@@ -100,25 +125,25 @@ class _NodeLink:
         self._scope.cancel()
         await self._over.wait()
 
-    async def _expect_hello(self) -> None:
-        await trio.sleep(HELLO_WITHIN)
-        if self._link.session.peer is None:
-            self._link.end("nobody has said who is there")
+    async def _expect_proof(self) -> None:
+        await trio.sleep(PROVED_WITHIN)
+        if not self._stands:
+            self._link.end("nobody has said who is there, or proved it")
 
     # ------------------------------------------------------------------ hearing
 
     def _hear(self, message: Message) -> None:
         match message.kind:
             case "hello":
-                peer = self._link.session.peer
-                assert peer is not None
-                newest = self._fence.newest(peer.name)
-                if peer.number <= newest:
-                    self._nursery.start_soon(self._refuse, newest)
-                else:
-                    self._nursery.start_soon(
-                        self._begin, peer, self._fence.enter(peer.name, peer.number, self)
-                    )
+                self._meet()
+            case "proof":
+                self._nursery.start_soon(self._keep)
+            case "ready" if self._secret:
+                self._nursery.start_soon(self._confirm)
+            case "closed":
+                self._link.end(f"the orchestrator says: {str(message.body.get('why'))[:500]}")
+            case _ if not self._stands:
+                raise Garbled(f"{message.kind!r} before the link stands")
             case "submit":
                 self._order(message, self._submit)
             case "lookup" | "cancel" | "release":
@@ -126,8 +151,102 @@ class _NodeLink:
             case _ if message.asks:
                 self._answer(message, {"error": f"{message.kind!r} is not known here"})
 
+    # ------------------------------------------------------------------ who is there
+
+    def _meet(self) -> None:
+        session = self._link.session
+        match self._door.meet(self._peer):
+            case Admit():
+                session.admit()
+                self._enter()
+            case Prove(secret=secret):
+                self._secret = secret
+                session.expect(secret)
+                self._link.prove(secret)
+            case Agree(key=key):
+                self._nursery.start_soon(self._agree, key)
+            case Refuse() as refused:
+                self._close(refused)
+
+    async def _agree(self, key: str) -> None:
+        """Say our half of a secret, and expect a proof that the other side has the same."""
+        meeting = self._link.session.meeting()
+        async with self._agreeing:
+            try:
+                offer = await trio.to_thread.run_sync(Offer)
+                secret = await trio.to_thread.run_sync(offer.agree, self._peer.offer, meeting, key)
+            except NotProved as error:
+                self._link.end(error.detail)
+                return
+        self._link.session.expect(secret)
+        self._agreed = secret
+        self._link.tell("offer", {"offer": offer.public, "by": "token" if key else "first"}, Lane.URGENT)
+
+    async def _keep(self) -> None:
+        """The other side has proved that it has the secret: one that is new is kept before we say that we
+        have it; then the other side keeps it, and says so."""
+        if self._secret:
+            await self._confirm()
+            return
+        async with self._agreeing:
+            # Another one may have come first.
+            refused = self._door.may_keep(self._peer.name)
+            if refused is None:
+                try:
+                    await trio.to_thread.run_sync(self._door.kept.keep, self._peer.name, self._agreed)
+                except OSError as error:
+                    refused = Refuse("not_kept", f"the node cannot keep the secret: {error}")
+        if refused is not None:
+            self._close(refused)
+            return
+        self._secret = self._agreed
+        self._link.prove(self._secret)
+
+    async def _confirm(self) -> None:
+        try:
+            await trio.to_thread.run_sync(self._door.kept.confirm, self._peer.name)
+        except OSError as error:
+            # It is confirmed by the next link: what is there is proved as well.
+            log.warning("that orchestrator %s has its secret too is noted later: %s", self._peer.name, error)
+        self._enter()
+
+    def _enter(self) -> None:
+        """Whoever is there may be let in, unless there is a newer link."""
+        if self._stands:
+            return
+        peer = self._peer
+        newest = self._fence.newest(peer.name)
+        if peer.number <= newest:
+            self._nursery.start_soon(self._refuse, newest)
+            return
+        self._stands = True
+        if self._secret:
+            key = self._link.session.meeting().session_key(self._secret)
+            self._door.stands(peer.name, Judge(peer.number, key))
+        self._nursery.start_soon(self._begin, peer, self._fence.enter(peer.name, peer.number, self))
+
+    def _close(self, refused: Refuse) -> None:
+        """End the link, and say why."""
+
+        async def end() -> None:
+            await self._link.say_last()
+            self._link.end(refused.why)
+
+        self._complaint.say("an orchestrator, %.8s, is refused: %s", self._peer.name, refused.why)
+        self._link.tell("closed", {"code": refused.code, "why": refused.why}, Lane.URGENT)
+        self._nursery.start_soon(end)
+
+    @property
+    def _peer(self) -> Hello:
+        peer = self._link.session.peer
+        assert peer is not None
+        return peer
+
+    # ------------------------------------------------------------------ orders
+
     def _order(self, message: Message, do: Callable[[Message], Awaitable[Mapping[str, Any]]]) -> None:
         async def act() -> None:
+            speaking.set(self._peer.name if self._secret else None)
             try:
                 body = await do(message)
             except (WireError, OSError) as error:
@@ -164,8 +283,7 @@ class _NodeLink:
 
     async def _refuse(self, newest: int) -> None:
         self._link.tell("refused", {"newest": newest}, Lane.URGENT)
-        with trio.move_on_after(FAREWELL):
-            await self._link.drained(Lane.URGENT)
+        await self._link.say_last()
         self._link.end("there is a newer link")
 
     # ------------------------------------------------------------------ telling

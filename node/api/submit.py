@@ -20,6 +20,7 @@ from actors.wire.errors import BadRequest
 from actors.wire.files.names import printable
 from actors.wire.multipart.reader import Part, Sink, TextSink, read_parts, refuse_file_without_name
 from actors.wire.protocol.attempts import view_to_json
+from node.access.gate import refuse_other_owner
 from node.payloads.operations import AcceptResult, Arrival
 from node.payloads.records import OutOfIds
 from node.payloads.table import PayloadTable, view_of
@@ -325,6 +326,7 @@ def items_of(form: Any) -> dict[str, Item]:
         raise BadRequest("part `attempts`: an object with `owner` and `attempts` was expected") from None
     if not _is_name(owner) or not owner:
         raise BadRequest("part `attempts`: `owner` must be the orchestrator's id")
+    refuse_other_owner(owner)
     if not isinstance(listed, list) or not listed:
         raise BadRequest("part `attempts`: `attempts` must be a list that is not empty")
     items: dict[str, Item] = {}

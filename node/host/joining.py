@@ -3,10 +3,15 @@ when it leaves for good. One that is stopped with payloads on it stays joined: i
 
 The same request is repeated: so the node joins again by itself when the orchestrator was started anew or has
 forgotten it, and nobody has to notice that.
+
+A node that has agreed on a secret with the orchestrator proves that it has it, by a challenge that came with
+the answer before. Else it says its token, if it has one: the next link agrees on a secret, by what the token
+yields with the nonce that the node says here.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,6 +24,8 @@ import trio
 
 from actors.kernel.backoff import Backoff
 from actors.ports.world import Random
+from node.access.credentials import Credentials
+from node.access.door import Door
 from node.settings import NodeSettings
 
 log: Final = logging.getLogger("node.joining")
@@ -45,9 +52,11 @@ class Invitation:
     slots: int | None
     labels: Mapping[str, str]
     machine: str | None
+    nonce: str | None = None
 
     def body(self) -> dict[str, Any]:
-        return {
+        said = {} if self.nonce is None else {"nonce": self.nonce}
+        return said | {
             "id": self.node_id,
             "url": self.url,
             "services": list(self.services),
@@ -58,7 +67,7 @@ class Invitation:
 
 
 async def stay_joined(
-    settings: NodeSettings, node_id: str, listening: str, going: Callable[[], Awaitable[bool]], rng: Random
+    settings: NodeSettings, door: Door, listening: str, going: Callable[[], Awaitable[bool]], rng: Random
 ) -> None:
     """Join, stay joined until `going` returns, and leave, unless it says that the node will be back."""
     orchestrator, url = settings.join, settings.advertise
@@ -68,14 +77,16 @@ async def stay_joined(
     joining = Joining(
         Invitation(
             orchestrator,
-            node_id,
+            door.node_id,
             url,
             settings.join_services,
             settings.slots,
             settings.labels,
             settings.machine,
+            None if door.token is None else door.said,
         ),
         rng,
+        Credentials(door.node_id, door.token, lambda: door.kept.all),
     )
     async with trio.open_nursery() as until_stopped:
         until_stopped.start_soon(joining.run)
@@ -88,8 +99,16 @@ async def stay_joined(
 class Joining:
     """`run` joins and stays joined, until it is cancelled; `leave` comes after it."""
 
-    def __init__(self, invitation: Invitation, rng: Random, *, again: float = AGAIN) -> None:
+    def __init__(
+        self,
+        invitation: Invitation,
+        rng: Random,
+        credentials: Credentials | None = None,
+        *,
+        again: float = AGAIN,
+    ) -> None:
         self._invitation = invitation
+        self._credentials = credentials or Credentials(invitation.node_id, None, dict)
         self._rng = rng
         self._again = again
         self._trouble: str | None = ""
@@ -111,7 +130,8 @@ class Joining:
         with trio.move_on_after(LEAVING):
             try:
                 async with self._client() as client:
-                    await client.delete(f"/v1/nodes/{self._invitation.node_id}", params={"force": "true"})
+                    path = f"/v1/nodes/{self._invitation.node_id}"
+                    await self._credentials.send(client, "DELETE", path, params={"force": "true"})
             except _FAILURES as error:
                 log.warning("%s was not told that this node leaves: %s", self._where, _describe_error(error))
 
@@ -127,7 +147,8 @@ class Joining:
         """Why it did not join; None if it has."""
         with trio.move_on_after(PATIENCE):
             try:
-                answer = await client.post("/v1/nodes", json=self._invitation.body())
+                body = json.dumps(self._invitation.body()).encode()
+                answer = await self._credentials.send(client, "POST", "/v1/nodes", body)
             except _FAILURES as error:
                 return _describe_error(error)
             if answer.is_success:

@@ -16,7 +16,7 @@ from node.settings import NodeSettings
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _UTF8: Final = re.compile(r".*\.utf-?8(@.*)?", re.IGNORECASE)
-_FOR_THE_NODE: Final = frozenset({"PORT", "HOST", "DATA_PATH", "DB_PATH", "MAX_AGE", "PASS_ENV"})
+_FOR_THE_NODE: Final = frozenset({"PORT", "HOST", "DATA_PATH", "DB_PATH", "MAX_AGE", "PASS_ENV", "SERVERS"})
 _FOR_EVERY_BASH: Final = frozenset({"BASH_ENV", "ENV", "SHELLOPTS", "BASHOPTS", "POSIXLY_CORRECT"})
 _PREFIXES: Final = ("SERVICE_", "ORCHESTRATOR_", "BASH_FUNC_")
 

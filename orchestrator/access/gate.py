@@ -1,10 +1,11 @@
 """Before every route: who asks, and whether the route is for them.
 
 1. A Bearer token says who asks. One that is unknown, expired or revoked is refused, whatever else holds.
-2. A proxy that signs people on says who asks, if it is one of those that are trusted.
-3. The cookie of a session (`sessions`) is as the token that it was begun with; orders by it show more.
-4. Without any of these, a program of this machine is an operator (`local_peers`), where that is allowed.
-5. Else nobody is known: what is for everybody is answered, and the published contract where it is open.
+2. A node that has a secret with this server proves it (`node_proofs`).
+3. A proxy that signs people on says who asks, if it is one of those that are trusted.
+4. The cookie of a session (`sessions`) is as the token that it was begun with; orders by it show more.
+5. Without any of these, a program of this machine is an operator (`local_peers`), where that is allowed.
+6. Else nobody is known: what is for everybody is answered, and the published contract where it is open.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from actors.wire.http.app import Refusal
 from actors.wire.http.plain_routes import Admit, Head
 from actors.wire.http.web_pages import READS
 from orchestrator.access.audit import Refusals
+from orchestrator.access.node_proofs import ASKED_AGAIN, NodeProofs
 from orchestrator.access.roles import Access, Principal, Role, access_to, asked_from, asking
 from orchestrator.access.sessions import HEADER, Sessions
 from orchestrator.access.tokens import Tokens
@@ -84,6 +86,7 @@ class Gate:
     contract_open: Callable[[Head], bool] = lambda head: False
     sign_on: SignOn = SignOn()
     refusals: Refusals = field(default_factory=Refusals)
+    nodes: NodeProofs | None = None
 
     async def admit(self, head: Head) -> None:
         """Raise Refusal (401 or 403), or set who is `asking`."""
@@ -92,7 +95,8 @@ class Gate:
         try:
             asking.set(await self._admit(head))
         except Refusal as refusal:
-            self.refusals.note(address, refusal.code, f"{head.method} {head.path}")
+            if refusal.code != ASKED_AGAIN:
+                self.refusals.note(address, refusal.code, f"{head.method} {head.path}")
             raise
 
     async def _admit(self, head: Head) -> Principal:
@@ -123,6 +127,8 @@ class Gate:
             if record is None:
                 raise Refusal(401, "bad_token", _BAD_TOKEN, headers=CHALLENGE)
             return record.principal
+        if self.nodes is not None and (node := self.nodes.read(head)) is not None:
+            return node
         if (person := self.sign_on.read(head)) is not None:
             return person
         session = self.sessions.find(head.header("Cookie"))

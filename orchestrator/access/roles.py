@@ -27,13 +27,14 @@ class Role(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who asks. `services` empty: any; `user` None: any. `token`: the id of the token that said so, None for
-    who needs none."""
+    who needs none. `node`: the id of a node that has proved who it is."""
 
     role: Role
     name: str
     services: frozenset[str] = frozenset()
     user: int | None = None
     token: str | None = None
+    node: str | None = None
 
     def serves(self, service: str) -> bool:
         """Whether a service is theirs."""
@@ -100,6 +101,7 @@ ROUTES: Final[Mapping[str, Access]] = {
     "GET /v1/nodes/<node_id:node_id>": Access(_NUMBERS | _NODES),
     "POST /v1/nodes": Access(_NODES),
     "DELETE /v1/nodes/<node_id:node_id>": Access(_NODES),
+    "DELETE /v1/nodes/<node_id:node_id>/secret": Access(_ORDERS),
     "POST /v1/nodes/<path:node_id>/drain": Access(_ORDERS),
     "POST /v1/nodes/<path:node_id>/undrain": Access(_ORDERS),
     "GET /v1/session": ANYBODY,

@@ -23,6 +23,8 @@ _LENGTH: Final = 40
 _CHECKSUM: Final = 6
 _FORM: Final = re.compile(rf"{PREFIX}[0-9A-Za-z]{{{_LENGTH + _CHECKSUM}}}")
 
+CLAIMED_FOR: Final = 600.0
+"""Seconds for which the node that has joined by a one-time token may try again."""
 USED_EVERY: Final = 60.0
 """Seconds for which a token's last use may be noted late."""
 
@@ -30,7 +32,10 @@ USED_EVERY: Final = 60.0
 @dataclass(frozen=True, slots=True)
 class TokenRecord:
     """What is kept of a token. Times are wall-clock; `expires_at` None: never. `id` names it to people, and
-    is no secret."""
+    is no secret.
+
+    Of tokens of nodes: `once` is for one node alone, which is then in `claimed_by` and may try again for
+    `CLAIMED_FOR`; `max_slots` and `sources` (networks) bound what may join by it."""
 
     id: str
     hash: str
@@ -41,6 +46,11 @@ class TokenRecord:
     user: int | None = None
     expires_at: float | None = None
     used_at: float | None = None
+    once: bool = False
+    max_slots: int | None = None
+    sources: tuple[str, ...] = ()
+    claimed_by: str | None = None
+    claimed_at: float | None = None
 
     @property
     def principal(self) -> Principal:
@@ -109,6 +119,23 @@ class Tokens:
         if record.used_at is None or record.used_at + USED_EVERY <= now:
             self._records[record.hash] = replace(record, used_at=now)
             self._used[record.id] = now
+
+    def get(self, token_id: str) -> TokenRecord | None:
+        return next((record for record in self._records.values() if record.id == token_id), None)
+
+    def claim(self, token_id: str, node_id: str) -> TokenRecord | None:
+        """A token as this node's, which joins by it; None if it is used up: by another node, or too long ago.
+        A claim is to be kept."""
+        record = self.get(token_id)
+        if record is None or not record.once:
+            return record
+        now = self._now()
+        if record.claimed_at is None:
+            record = replace(record, claimed_by=node_id, claimed_at=now)
+            self._records[record.hash] = record
+        elif record.claimed_by != node_id or record.claimed_at + CLAIMED_FOR < now:
+            return None
+        return record
 
     def take_used(self) -> Mapping[str, float]:
         """When tokens were used, by id, since this was asked last."""

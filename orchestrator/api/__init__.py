@@ -42,6 +42,7 @@ def create_app(services: ApiContext) -> App:
         services.contract_open,
         services.sign_on,
         services.refusals,
+        services.node_proofs,
     )
     app = make_app(
         "orchestrator.api", to_refusal, gate.admit, lambda app: allow_origins(app, services.allowed_origins)

@@ -17,6 +17,8 @@ from actors.wire.http.plain_routes import Head
 from actors.wire.http.web_pages import OwnNames
 from orchestrator.access.audit import Refusals
 from orchestrator.access.gate import SignOn
+from orchestrator.access.node_proofs import NodeProofs
+from orchestrator.access.node_secrets import NodeSecrets
 from orchestrator.access.sessions import Sessions
 from orchestrator.access.tokens import Tokens
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
@@ -68,7 +70,7 @@ class ApiContext:
     queued jobs why they wait, and `pool` shows the nodes; both ask the Sender, and `scaling` the AutoScaler;
     they raise `actors.kernel.actor.NoAnswer` when it does not answer in time. `clean` ends the keeping of an
     ended job's data: the job afterwards, None if it has changed meanwhile. `tokens`, `is_local`,
-    `contract_open` and `sign_on` are what the gate goes by, `refusals` what it tells; pages of
+    `contract_open`, `sign_on` and `node_proofs` are what the gate goes by, `refusals` what it tells; pages of
     `allowed_origins` may call. `callbacks` says which URLs may be told of a job's end. `upload_limit` is
     bytes of the whole body; `kill_patience` seconds that terminate waits for the end. `left_out`: what
     results lack, and `written`: the JSON of jobs, by a job's id and version."""
@@ -86,6 +88,8 @@ class ApiContext:
     clock: Clock
     pauses: Pauses
     clean: Callable[[Job], Awaitable[Job | None]]
+    node_secrets: NodeSecrets
+    node_proofs: NodeProofs
     callbacks: CallbackHosts = field(default_factory=CallbackHosts)
     upload_limit: int = 400 << 20
     kill_patience: float = 5.0

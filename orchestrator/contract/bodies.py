@@ -395,6 +395,7 @@ class JoiningNodeBody(TypedDict):
     slots: NotRequired[Annotated[int | None, Also(minimum=1)]]
     labels: NotRequired[dict[str, str] | None]
     machine: NotRequired[Annotated[str | None, _HEX]]
+    nonce: NotRequired[Annotated[str | None, _HEX]]
 
 
 class ReasonBody(TypedDict):

@@ -47,6 +47,7 @@ from actors.store.group_commit import Batch, GroupCommit, NeedsHardCommit
 from actors.store.reserve import Reserve
 from actors.store.sqlite_thread import snapshot
 from orchestrator.access.audit import AuditEntry
+from orchestrator.access.node_secrets import NodeSecret
 from orchestrator.access.sessions import SessionRecord
 from orchestrator.access.tokens import TokenRecord
 from orchestrator.ledger import purging, vacuum, wal
@@ -399,6 +400,17 @@ class SqliteLedger:
     async def remove_sessions(self, hashes: Sequence[str]) -> None:
         await self._write(lambda batch: sessions.remove_sessions(batch.db, hashes))
 
+    async def note_claim(self, token: TokenRecord) -> None:
+        """Keep which node has a one-time token."""
+        await self._write(lambda batch: tokens.store_claim(batch.db, token))
+
+    async def put_node_secret(self, secret: NodeSecret) -> None:
+        await self._write(lambda batch: tokens.store_node_secret(batch.db, secret))
+
+    async def remove_node_secret(self, node_id: str, entry: AuditEntry | None = None) -> bool:
+        """False if there was none."""
+        return await self._write_order(entry, lambda batch: tokens.remove_node_secret(batch.db, node_id))
+
     async def order_pause(
         self, service: str, reason: str | None, now: float, entry: AuditEntry | None = None
     ) -> None:
@@ -488,6 +500,9 @@ class SqliteLedger:
     async def tokens(self) -> Sequence[TokenRecord]:
         """Those that were not revoked."""
         return await self._read(tokens.read_tokens)
+
+    async def node_secrets(self) -> Sequence[NodeSecret]:
+        return await self._read(tokens.read_node_secrets)
 
     async def portal_token_made(self) -> bool:
         """Whether a token of the role portal was ever made, whatever became of it."""

@@ -23,7 +23,7 @@ from orchestrator.nodes.contract_only.spool import Spool
 from orchestrator.nodes.job_files import JobFiles
 from orchestrator.nodes.native.client import NativeNodes
 from orchestrator.nodes.native.events import Introduction, NodeKind, follow_events, introduce
-from orchestrator.nodes.native.link import NodeLinks
+from orchestrator.nodes.native.link import NodeLinks, Secrets
 from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream
 from orchestrator.storage.result_archive import FileEntry, parse_listing
 
@@ -34,7 +34,8 @@ for dead and opened anew."""
 
 class NodeClient:
     """`owner` is this orchestrator's id. `spool` is a directory of its own, where what contract-only nodes
-    give is checked: it needs room for it. Close the client with `aclose`."""
+    give is checked: it needs room for it. `secrets`: of nodes that prove who they are. Close the client with
+    `aclose`."""
 
     def __init__(
         self,
@@ -46,12 +47,13 @@ class NodeClient:
         silence: float = SILENCE,
         grace: float = GRACE,
         http: Http | None = None,
+        secrets: Secrets | None = None,
     ) -> None:
         self._owner = owner
         self._http = http or Http()
         self._poll_seconds = poll_seconds
         self._silence = silence
-        self._links = NodeLinks(owner, self._http.trust)
+        self._links = NodeLinks(owner, self._http.trust, secrets)
         self._native = NativeNodes(self._http, owner, files, self._links)
         kept = Spool(spool)
         self._asking = Asking(self._http, kept, grace)
@@ -131,6 +133,8 @@ class NodeClient:
             node = NodeRef(who.node_id, base, boot=who.boot)
             if who.link and (why := await self._links.follow(node, tell, self._silence)) is not None:
                 return why
+            if self._links.must_prove(node):
+                return "the node knows no links, and is to prove over one who it is"
             return await follow_events(self._http, self._owner, node, tell, self._silence)
         node = contract_only_ref(address)
         watch = ContractOnlyPoller(

@@ -72,7 +72,9 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     storage = await new_storage(tmp_path / "data")
     client = NodeClient(OWNER, storage, tmp_path / "spool")
     shutdown = trio.Event()
-    settings = NodeSettings(port=0, data=tmp_path / "node", slots=2, on_stop="kill", grace=1.0, tick=60.0)
+    settings = NodeSettings(
+        port=0, data=tmp_path / "node", slots=2, on_stop="kill", grace=1.0, servers=("127.0.0.1",)
+    )
     with trio.fail_after(30):
         async with trio.open_nursery() as running:
 

@@ -25,7 +25,7 @@ def shut(here: Place) -> Iterator[Gate]:
 async def test_two_orchestrators_share_the_slots_of_a_node_and_leave_each_other_alone(
     here: Place, shut: Gate
 ) -> None:
-    node = here.node("node", "--slots", "2")
+    node = here.node("node", "--slots", "2", "--orchestrators", "2")
     one, two = (here.server(nodes=[node.url], name=name) for name in ("one", "two"))
     script = f"{shut.wait}; echo mine > result.txt"
     async with portal(one.url) as first, portal(two.url) as second:

@@ -13,11 +13,14 @@ from typing import Any, Final
 import trio
 
 from actors.wire.errors import WireError
+from actors.wire.link.proof import NotProved
 from actors.wire.link.session import MAX_FRAME, Lane, Message, Session
 from actors.wire.link.websocket import LinkBroken, WebSocket
 
 SENDING: Final = 30.0
 """Seconds that the other side may take to read what is sent at once."""
+
+LAST_WORD: Final = 2.0
 
 
 class NotSent(WireError):
@@ -92,6 +95,16 @@ class Link:
         while self.session.queued(lane):
             await self._moved.wait()
 
+    def prove(self, secret: bytes) -> None:
+        """Prove to the other side that we have what both have."""
+        self.session.prove(secret)
+        self._ring()
+
+    async def say_last(self) -> None:
+        """Wait until what is urgent is on its way, for a while."""
+        with trio.move_on_after(LAST_WORD):
+            await self.drained(Lane.URGENT)
+
     def _ring(self) -> None:
         self._bell.set()
 
@@ -125,6 +138,11 @@ class Link:
                 message = self.session.receive(frame)
                 if message is not None:
                     hear(message)
+        except NotProved as error:
+            # Both sides are to know why, and what they have said before that.
+            self.tell("closed", {"why": error.detail}, Lane.URGENT)
+            await self.say_last()
+            self.end(error.detail)
         except WireError as error:
             self.end(error.detail)
         except Exception as error:

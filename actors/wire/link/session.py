@@ -3,6 +3,8 @@ their answers, and who may speak at all. It waits for nothing and knows no socke
 on both ends, in a test and in the simulation.
 
 1. Each side's first message is its `Hello`; nothing else counts before. Who dialled does not matter.
+   Whoever puts a nonce into it hears nothing more but what is said for a proof, before the other side has
+   proved that it has the secret of both (see `proof`), or is let in without.
 2. A message goes out in frames of at most `MAX_FRAME` bytes. Frames of the three lanes alternate, so that
    what is urgent waits for no more than one frame, and orders do not wait for results. Within a lane
    messages arrive in the order in which they were given.
@@ -23,6 +25,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import IntEnum
 from typing import Any, Final
 
+from actors.wire.link.proof import PUBLIC, Meeting, NotProved, is_nonce, is_same
 from actors.wire.protocol.attempts import Garbled
 
 VERSION: Final = 1
@@ -31,10 +34,16 @@ OLDEST: Final = 1
 MAX_FRAME: Final = 64 * 1024
 MAX_HEAD: Final = 64 << 20
 """A picture of a node is one head."""
+UNPROVED: Final = 16 * 1024
+"""Bytes of a message of whoever has not proved who it is."""
 OPEN: Final = 256
 """Questions of the other side that may be open."""
 
 _LAST: Final = 0x80
+AGREEING: Final = frozenset({"offer", "proof", "closed"})
+"""Kinds of messages that are heard before a proof: the node's half of a new secret, a proof, and why there is
+no link."""
+
 _NUMBERS: Final = frozenset({"version", "oldest", "number", "each", "window"})
 
 
@@ -53,7 +62,10 @@ class Role:
 class Hello:
     """Who is at this end. `name`: the orchestrator's id, or the node's. A node tells the `boot` of its
     machine and its `incarnation`; an orchestrator the `number` of the link, which grows, how many bytes of a
-    result may come unasked (`each`), and how many of them it holds at once (`window`)."""
+    result may come unasked (`each`), and how many of them it holds at once (`window`).
+
+    `nonce`: fresh for this link; "" of who knows no proofs. `offer`: an orchestrator that has no secret with
+    this node says its half of one."""
 
     role: str
     name: str
@@ -64,6 +76,8 @@ class Hello:
     number: int = 0
     each: int = 0
     window: int = 0
+    nonce: str = ""
+    offer: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -75,7 +89,10 @@ class Hello:
         for name, value in given.items():
             if type(value) is not (int if name in _NUMBERS else str):
                 raise Garbled(f"hello.{name}: missing or no right value")
-        return cls(**given)
+        hello = cls(**given)
+        if (hello.nonce and not is_nonce(hello.nonce)) or len(hello.offer) > PUBLIC:
+            raise Garbled("hello.nonce, hello.offer: no right value")
+        return hello
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +153,9 @@ class Session:
     def __init__(self, hello: Hello, most: Mapping[Lane, int]) -> None:
         self.peer: Hello | None = None
         """Who is at the other end, once it has said so."""
+        self.admitted = not hello.nonce
+        """Whether all is heard that it says."""
+        self._expected: bytes | None = None
         self._hello = hello
         self._most = most
         self._out: dict[Lane, deque[_Outgoing]] = {lane: deque() for lane in Lane}
@@ -146,6 +166,42 @@ class Session:
         self._theirs: set[int] = set()
         self._closed = False
         self.tell(Message("hello", hello.to_json()), Lane.URGENT)
+
+    # ------------------------------------------------------------------ who is there
+
+    def meeting(self) -> Meeting:
+        """What this link has begun with, once both have said who they are."""
+        assert self.peer is not None
+        both = {one.role: one for one in (self._hello, self.peer)}
+        owner, node = both[Role.ORCHESTRATOR], both[Role.NODE]
+        return Meeting(owner.name, node.name, owner.nonce, node.nonce, owner.number, node.boot)
+
+    @property
+    def proves(self) -> bool:
+        """Whether something is proved over this link."""
+        return bool(self._hello.nonce and self.peer is not None and self.peer.nonce)
+
+    def expect(self, secret: bytes) -> None:
+        """The other side is to prove that it has this; what it says after that is heard."""
+        self._expected = secret
+
+    def prove(self, secret: bytes) -> None:
+        """Prove to the other side that we have this."""
+        proof = self.meeting().proof(secret, self._hello.role)
+        self.tell(Message("proof", {"proof": proof}), Lane.URGENT)
+
+    def admit(self) -> None:
+        """Hear the other side without a proof."""
+        self.admitted = True
+
+    def _judge(self, message: Message) -> None:
+        """Raises NotProved."""
+        assert self.peer is not None
+        if self._expected is None or not self.peer.nonce:
+            raise NotProved("it proves what it was not asked for")
+        if not is_same(str(message.body.get("proof")), self.meeting().proof(self._expected, self.peer.role)):
+            raise NotProved("its proof is wrong: it does not have the secret of both")
+        self.admitted = True
 
     # ------------------------------------------------------------------ out
 
@@ -221,8 +277,9 @@ class Session:
         lane = Lane(number)
         partial = self._partial[lane]
         partial += memoryview(frame)[1:]
-        if len(partial) > self._most[lane]:
-            raise Garbled(f"a message of more than {self._most[lane]} bytes")
+        most = self._most[lane] if self.admitted else UNPROVED
+        if len(partial) > most:
+            raise Garbled(f"a message of more than {most} bytes")
         if not frame[0] & _LAST:
             return None
         self._partial[lane] = bytearray()
@@ -233,6 +290,11 @@ class Session:
             raise Garbled(f"{message.kind!r} at the wrong time")
         if self.peer is None:
             self.peer = self._meet(Hello.from_json(message.body))
+        elif not self.admitted and (message.kind not in AGREEING or message.asks or message.answers):
+            raise Garbled(f"{message.kind!r} before it has proved who it is")
+        elif message.kind == "proof":
+            self._judge(message)
+            self._expected = None
         elif message.answers:
             question = self._questions.pop(message.answers, None)
             if question is not None and question.sent:

@@ -9,6 +9,7 @@ from quart import request
 
 from actors.wire.errors import BadRequest, TooLarge
 from actors.wire.http.app import Refusal
+from orchestrator.access.node_proofs import is_proved_body
 from orchestrator.api.http.query_params import is_line
 
 BODY_LIMIT: Final = 1 << 16
@@ -22,6 +23,8 @@ async def read_json_object() -> dict[str, Any]:
         raw += piece
         if len(raw) > BODY_LIMIT:
             raise TooLarge(f"the body has more than {BODY_LIMIT} bytes", BODY_LIMIT)
+    if not is_proved_body(bytes(raw)):
+        raise Refusal(401, "wrong_proof", "it proves another body")
     if not raw:
         return {}
     try:

@@ -15,7 +15,12 @@ from actors.domain.labels import is_label_name, is_label_value
 from actors.domain.node import JoinedNode, NodeState, NodeView
 from actors.domain.scaling import DRAINED_BY_SCALING
 from actors.wire.http.app import Refusal, json_response, query
+from actors.wire.link.proof import is_nonce
 from orchestrator.access.audit import entry_of
+from orchestrator.access.node_proofs import CHALLENGE
+from orchestrator.access.node_secrets import Terms
+from orchestrator.access.roles import Role, asked_from, asking
+from orchestrator.access.tokens import TokenRecord
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http import query_params
 from orchestrator.api.http.json_body import parse_reason, read_json_object, refuse_field, refuse_unknown
@@ -29,7 +34,7 @@ from orchestrator.nodes.registry import MachineTaken
 MOST_LABELS: Final = 64
 MOST_URL: Final = 1000
 
-_FIELDS: Final = ("id", "url", "services", "slots", "labels", "machine")
+_FIELDS: Final = ("id", "url", "services", "slots", "labels", "machine", "nonce")
 
 _UNKNOWN: Final = UNAVAILABLE | {404: "Unknown node"}
 _BAD_BODY: Final = {400: "No JSON", 413: "Too large", 422: "A field is unknown or wrong"}
@@ -55,6 +60,7 @@ def blueprint(api: ApiContext) -> Blueprint:
     @describe("One node", answers={200: ("The node", bodies.Node)}, errors=_UNKNOWN)
     async def node(node_id: str) -> Response:
         query()
+        _refuse_other_node(node_id)
         return json_response(_render(api, await _find(api, node_id), trio.current_time()))
 
     @page.post("/nodes")
@@ -63,7 +69,9 @@ def blueprint(api: ApiContext) -> Blueprint:
         answers={200: ("It is known", bodies.JoinedNodeBody), 201: ("It has joined", bodies.JoinedNodeBody)},
         errors={
             **_BAD_BODY,
-            409: "Another node answers at the URL, or the machine's token is another node's",
+            403: "The token, or who has proved to be another node, may not join so",
+            409: "Another node answers at the URL, the machine's token is another node's, or the node does "
+            "not prove that it has the secret of both",
             422: "A field is wrong, no service of it is known, or the node cannot be asked",
             503: "The ledger cannot be written now, or nobody can be asked",
         },
@@ -75,7 +83,13 @@ def blueprint(api: ApiContext) -> Blueprint:
         body = await read_json_object()
         try:
             node, unknown = _parse_joining(api, body)
-            new = not api.registry.heard(node) and await _let_in(api, node)
+            token = _check_terms(api, node)
+            known = api.registry.heard(node)
+            if not known:
+                await _check_address(api, node)
+            await _check_once(api, node, token)
+            _invite(api, node, token, body.get("nonce"))
+            new = not known and await _let_in(api, node)
         except Refusal as refusal:
             # Whoever waits for the machine reads no log of its node's.
             if is_key(machine := body.get("machine")):
@@ -83,7 +97,8 @@ def blueprint(api: ApiContext) -> Blueprint:
             raise
         answer = {"id": node.node_id, "url": node.url, "services": list(node.services)}
         answer["unknown_services"] = unknown
-        return json_response(answer, 201 if new else 200, {"Location": f"nodes/{node.node_id}"})
+        headers = {"Location": f"nodes/{node.node_id}", CHALLENGE: api.node_proofs.challenge()}
+        return json_response(answer, 201 if new else 200, headers)
 
     @page.delete("/nodes/<node_id:node_id>")
     @describe(
@@ -97,6 +112,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         },
     )
     async def remove_node(node_id: str) -> Response:
+        _refuse_other_node(node_id)
         if not query_params.flag(query("force"), "force"):
             await _refuse_busy(api, node_id)
         if await api.registry.leave(node_id, entry_of("leave", node=node_id)):
@@ -110,6 +126,18 @@ def blueprint(api: ApiContext) -> Blueprint:
                 "take it out there, or drain it",
             )
         raise _unknown_node(node_id)
+
+    @page.delete("/nodes/<node_id:node_id>/secret")
+    @describe(
+        "Forget the secret with a node, which has lost its own: whoever has its id next may agree on another",
+        answers={204: "It is forgotten"},
+        errors=UNAVAILABLE | {404: "There is none with that node"},
+    )
+    async def forget_secret(node_id: str) -> Response:
+        query()
+        if not await api.node_secrets.forget(node_id, entry_of("forget_secret", node=node_id)):
+            raise Refusal(404, "unknown_secret", f"there is no secret with node {node_id[:200]!r}")
+        return Response(b"", status=204)
 
     @page.post("/nodes/<path:node_id>/drain")
     @describe(
@@ -139,7 +167,7 @@ def blueprint(api: ApiContext) -> Blueprint:
 class _NodeId(PathConverter):
     """A node's id alone; of a node that knows only the contract it is an URL."""
 
-    regex = r"(?!.*/(?:un)?drain$)[^/].*?"
+    regex = r"(?!.*/(?:(?:un)?drain|secret)$)[^/].*?"
 
 
 def _unknown_node(node_id: str) -> Refusal:
@@ -158,9 +186,67 @@ def _render(api: ApiContext, view: NodeView, now: float) -> dict[str, Any]:
     return render_node(replace(view, reason="; ".join(filter(None, (view.reason, remark)))), now)
 
 
+def _refuse_other_node(node_id: str) -> None:
+    """Raises Refusal for a node that does not ask for itself."""
+    asks = asking.get()
+    if asks.role is Role.NODE and asks.node != node_id:
+        raise Refusal(403, "other_node", "a node asks for itself alone, and proves that it has its secret")
+
+
+def _check_terms(api: ApiContext, node: JoinedNode) -> TokenRecord | None:
+    """The token by which a node joins that has no secret yet; None for whoever needs none. Raises Refusal:
+    also for one that has a secret, and does not prove it."""
+    asks, known = asking.get(), api.node_secrets.find(node.node_id)
+    token = None
+    if asks.node is not None:
+        if asks.node != node.node_id or known is None:
+            raise Refusal(403, "other_node", f"the one that has proved who it is is node {asks.node}")
+        terms = known.terms
+    elif known is not None:
+        raise Refusal(
+            409,
+            "secret_not_proved",
+            f"node {node.node_id} has a secret with this orchestrator, and whoever joins in its name has to "
+            f"prove it. If the node has lost it, an operator orders DELETE /v1/nodes/{node.node_id}/secret",
+        )
+    else:
+        token = None if asks.token is None else api.tokens.get(asks.token)
+        if token is None and asks.role is Role.NODE:
+            raise Refusal(401, "bad_token", "the token was revoked meanwhile")
+        terms = Terms() if token is None else Terms.of(token)
+    objection = terms.objection(node.services, node.slots, asked_from.get())
+    if objection is not None:
+        raise Refusal(403, *objection)
+    return token
+
+
+async def _check_once(api: ApiContext, node: JoinedNode, token: TokenRecord | None) -> None:
+    """Raises Refusal if a one-time token is used up."""
+    if token is None or not token.once:
+        return
+    claimed = api.tokens.claim(token.id, node.node_id)
+    if claimed is None:
+        raise Refusal(403, "token_used", "the token was for one node once, which has joined: make another")
+    if token.claimed_at is None:
+        await api.ledger.note_claim(claimed)
+
+
+def _invite(api: ApiContext, node: JoinedNode, token: TokenRecord | None, nonce: object) -> None:
+    """Have the link to a node without a secret agree on one. Raises Refusal."""
+    if api.node_secrets.find(node.node_id) is not None:
+        return
+    if nonce is not None and not is_nonce(nonce):
+        refuse_field("nonce", "32 hex digits")
+    if token is None or (nonce is None and token.role is not Role.NODE):
+        api.node_secrets.invite(node.node_id)
+    elif nonce is None:
+        refuse_field("nonce", "of a node that joins by a token a nonce of 32 hex digits")
+    else:
+        api.node_secrets.invite(node.node_id, token, str(nonce))
+
+
 async def _let_in(api: ApiContext, node: JoinedNode) -> bool:
     """Whether it was not here before. Raises Refusal."""
-    await _check_address(api, node)
     try:
         return await api.registry.join(node, entry_of("join", node=node.node_id, detail=node.url))
     except MachineTaken as error:

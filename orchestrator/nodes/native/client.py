@@ -43,7 +43,6 @@ from orchestrator.http_client import (
     Scarce,
 )
 from orchestrator.nodes.job_files import JobFiles
-from orchestrator.nodes.native.events import meant_for
 from orchestrator.nodes.native.link import NodeLink, NodeLinks
 from orchestrator.nodes.native.results import receive
 from orchestrator.nodes.refusals import error_text, json_body, refusal, unreadable
@@ -147,7 +146,10 @@ class NativeNodes:
         broken_off = False
         try:
             async with self._http.exchange(
-                "POST", f"{node.url}/v1/attempts", headers=meant_for(node), body=self._body(batch)
+                "POST",
+                f"{node.url}/v1/attempts",
+                headers=self._links.headers(node, "POST", "/v1/attempts"),
+                body=self._body(batch),
             ) as reply:
                 if reply.status == 200:
                     return _submit_answers(await reply.json(), keys)
@@ -161,7 +163,7 @@ class NativeNodes:
             broken_off, answer = True, unreadable(error)
         except (Scarce, NoPort) as error:
             answer = SubmitAnswer(SubmitResult.HELD, str(error))
-        except NotReached as error:
+        except (NotReached, NotSent) as error:
             answer = SubmitAnswer(SubmitResult.NOT_SENT, str(error))
         except (Broken, Garbled) as error:
             answer = SubmitAnswer(SubmitResult.DOUBT, str(error))
@@ -193,12 +195,12 @@ class NativeNodes:
             return [AttemptLookup(LookupResult.UNKNOWN, reason=str(error)) for _ in attempts]
 
         async def one(attempt: Attempt) -> AttemptLookup:
+            target = f"/v1/attempts/{attempt.key}"
             try:
-                async with self._http.exchange(
-                    "GET", f"{node.url}/v1/attempts/{attempt.key}", headers=meant_for(node)
-                ) as reply:
+                headers = self._links.headers(node, "GET", target)
+                async with self._http.exchange("GET", node.url + target, headers=headers) as reply:
                     return await _parse_lookup(reply, attempt.key)
-            except (NotReached, Broken, Garbled) as error:
+            except (NotReached, Broken, Garbled, NotSent) as error:
                 return AttemptLookup(LookupResult.UNKNOWN, reason=str(error))
 
         return await map_concurrently(one, attempts, at_once=_AT_ONCE)
@@ -230,8 +232,9 @@ class NativeNodes:
             if "error" in said:
                 raise Garbled(f"the node says: {said['error']}")
             return _by_key(said)
+        headers = self._links.headers(node, "POST", f"/v1/{verb}")
         async with self._http.exchange(
-            "POST", f"{node.url}/v1/{verb}", headers=meant_for(node), data={"keys": keys}
+            "POST", f"{node.url}/v1/{verb}", headers=headers, data={"keys": keys}
         ) as reply:
             if reply.status != 200:
                 raise Broken(await error_text(reply))
@@ -267,13 +270,14 @@ class NativeNodes:
         keys = [dispatch.attempt.key for dispatch in dispatches]
         asked = {"keys": keys, "sums": "crc32", "as_received": differing is not None}
         try:
+            headers = self._links.headers(node, "POST", "/v1/collect")
             async with self._http.exchange(
-                "POST", f"{node.url}/v1/collect", headers=meant_for(node), data=asked
+                "POST", f"{node.url}/v1/collect", headers=headers, data=asked
             ) as reply:
                 if reply.status == 200:
                     return await receive(reply, dispatches, self._files, differing)
                 why = await error_text(reply)
-        except (NotReached, Broken, Garbled) as error:
+        except (NotReached, Broken, Garbled, NotSent) as error:
             why = str(error)
         return dict.fromkeys(keys, CollectAnswer(CollectResult.FAILED, reason=why))
 
@@ -308,18 +312,18 @@ class NativeNodes:
 
     @asynccontextmanager
     async def _open(self, node: NodeRef, what: str, patience: Deadlines) -> AsyncIterator[RemoteStream]:
+        target = f"/v1/attempts/{what}"
         async with AsyncExitStack() as stack:
             try:
+                headers = self._links.headers(node, "GET", target)
                 reply = await stack.enter_async_context(
-                    self._http.exchange(
-                        "GET", f"{node.url}/v1/attempts/{what}", headers=meant_for(node), patience=patience
-                    )
+                    self._http.exchange("GET", node.url + target, headers=headers, patience=patience)
                 )
                 if reply.status in (404, 410):
                     raise NotOnNode(await error_text(reply))
                 if reply.status != 200:
                     raise NodeUnreachable(await error_text(reply))
-            except (NotReached, Broken) as error:
+            except (NotReached, Broken, NotSent) as error:
                 raise NodeUnreachable(str(error)) from error
             yield RemoteStream(reply.headers, _Body(reply))
 

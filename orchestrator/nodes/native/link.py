@@ -4,30 +4,40 @@ What was asked of a node over its link and never went out is not sent; what went
 in doubt. A node that has had a link is asked for nothing by other ways while it has none: it would be told
 things that its next picture does not reckon with. Results that came unasked are kept until they are
 collected, or released, or the link ends.
+
+Both prove who they are first, with the secret of both, or agree on one (see `actors/wire/link/proof.py`):
+nothing is heard of a node that has not, and nothing is ordered of it, by whatever way. A node that has no
+secret with us and knows no proofs is an older one; it is let in as long as no secret is asked for.
 """
 
 from __future__ import annotations
 
+import logging
 import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import trio
 
 from actors.domain.node import NodeRef
+from actors.ports.ledger import LedgerError
 from actors.ports.nodes import PayloadChanged, Picture
 from actors.store.durable import is_passing
+from actors.wire.errors import WireError
 from actors.wire.link.link import Link, NotSent
+from actors.wire.link.proof import PROOF_HEADER, NotProved, Offer, Prover, new_nonce
 from actors.wire.link.session import MAX_FRAME, Hello, Lane, Message, Role, Session
 from actors.wire.link.websocket import LinkBroken, NotUpgraded, WebSocket, ask_for
 from actors.wire.protocol.attempts import Garbled, view_from_json
+from orchestrator.access.node_secrets import NodeSecret
 from orchestrator.http_client import NotReached, Scarce
 from orchestrator.nodes.native.events import ClockSkew, Listening, Tell, meant_for, parse_event
+
+log: Final = logging.getLogger("orchestrator.nodes")
 
 MOST: Final = {Lane.URGENT: 1 << 20, Lane.ORDERS: 64 << 20, Lane.RESULTS: 16 << 20}
 """Bytes of a message from a node; a picture is one."""
@@ -40,11 +50,27 @@ WITHIN: Final = 30.0
 """Seconds for an answer."""
 
 
+CLOSED_MOST: Final = 500
+NOT_JOINED: Final = (
+    "the node has joined, and there is no secret with it yet: one is agreed on once it joins again"
+)
+
+
+class Secrets(Protocol):
+    """See `orchestrator/access/node_secrets.py`."""
+
+    def find(self, node_id: str) -> NodeSecret | None: ...
+    def key_for(self, node_id: str, url: str) -> str | None: ...
+    async def keep(self, node_id: str, secret: bytes, now: float) -> None: ...
+
+
 class NodeLink:
     """The link to one node, once its picture has come. `ref` says which boot of it is there."""
 
-    def __init__(self, ref: NodeRef, link: Link) -> None:
+    def __init__(self, ref: NodeRef, link: Link, prover: Prover | None) -> None:
         self.ref = ref
+        self.prover = prover
+        """Of requests beside the link; None where nothing is to be proved."""
         self._link = link
         self._results: dict[str, bytes] = {}
 
@@ -63,21 +89,45 @@ class NodeLink:
 
 
 class NodeLinks:
-    """`owner`: the orchestrator's id. `trust`: whose certificates are believed."""
+    """`owner`: the orchestrator's id. `trust`: whose certificates are believed. `secrets` None: nothing is
+    proved."""
 
-    def __init__(self, owner: str, trust: ssl.SSLContext) -> None:
+    def __init__(self, owner: str, trust: ssl.SSLContext, secrets: Secrets | None = None) -> None:
         self.owner: Final = owner
+        self.secrets: Final = secrets
         self._trust = trust
         self._number = 0
         self._dialled: set[str] = set()
         self._links: dict[str, NodeLink] = {}
         self._linked: set[str] = set()
+        self._provers: dict[str, Prover] = {}
+        """Of the last link to each node, until there is another one."""
+        self.agreeing: Final = trio.CapacityLimiter(1)
+
+    def must_prove(self, node: NodeRef) -> bool:
+        """Whether a node has to prove who it is before it is believed anything."""
+        if self.secrets is None:
+            return False
+        return self.secrets.find(node.node_id) is not None or bool(
+            self.secrets.key_for(node.node_id, node.url)
+        )
+
+    def headers(self, node: NodeRef, method: str, target: str) -> dict[str, str]:
+        """Those of a request beside the link; `target` begins with `/v1`. Raises NotSent where there was no
+        link yet to prove it by."""
+        prover = self._provers.get(node.node_id)
+        if prover is None:
+            if self.must_prove(node):
+                raise NotSent("the node has not proved yet who it is")
+            return meant_for(node)
+        path, _, query = target.partition("?")
+        return {**meant_for(node), PROOF_HEADER: prover.header(method, path, query)}
 
     def to(self, node: NodeRef) -> NodeLink | None:
         """The link to a node; None for one that is asked over HTTP. Raises NotSent for one that has none
         now."""
         link = self._links.get(node.node_id)
-        if link is None and node.node_id in self._linked:
+        if link is None and (node.node_id in self._linked or self.must_prove(node)):
             raise NotSent("there is no link to the node now")
         if link is not None and node.boot and node.boot != link.ref.boot:
             raise NotSent("the machine of the node was started anew since")
@@ -92,7 +142,7 @@ class NodeLinks:
             try:
                 socket = await _dial(node, self._trust)
             except NotUpgraded as error:
-                if error.status == 421:
+                if error.status == 421 or self.must_prove(node):
                     return error.detail
                 self._linked.discard(node.node_id)
                 return None
@@ -114,14 +164,49 @@ class NodeLinks:
             self._dialled.discard(node_id)
 
     async def _follow(self, node: NodeRef, socket: WebSocket, tell: Tell, silence: float) -> str:
+        known = None if self.secrets is None else self.secrets.find(node.node_id)
+        key = None if self.secrets is None else self.secrets.key_for(node.node_id, node.url)
+        offer = None
+        if self.secrets is not None and known is None:
+            if key is None:
+                await socket.aclose()
+                return NOT_JOINED
+            async with self.agreeing:
+                offer = await trio.to_thread.run_sync(Offer)
         self._number = max(self._number + 1, time.time_ns())
-        hello = Hello(Role.ORCHESTRATOR, self.owner, number=self._number, each=EACH, window=WINDOW)
+        hello = Hello(
+            Role.ORCHESTRATOR,
+            self.owner,
+            number=self._number,
+            each=EACH,
+            window=WINDOW,
+            nonce="" if self.secrets is None else new_nonce(),
+            offer="" if offer is None else offer.public,
+        )
         link = Link(socket, Session(hello, MOST))
         listening = Listening(silence)
         socket.heard = listening.note
-        hearer = _Hearer(self, node, link, tell)
+        agreeing = None if offer is None or key is None else _Agreeing(self, node.node_id, link, offer, key)
+        secret = b"" if known is None else known.secret
+        hearer = _Hearer(self, node, link, tell, secret=secret, agreeing=agreeing)
+
+        async def follow() -> str:
+            if agreeing is None:
+                return await link.run(hearer.hear)
+            why, failure = "", None  # not in the nursery's group
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(agreeing.run)
+                try:
+                    why = await link.run(hearer.hear)
+                except Exception as error:
+                    failure = error
+                nursery.cancel_scope.cancel()
+            if failure is not None:
+                raise failure
+            return why
+
         try:
-            return await listening.until_silent(partial(link.run, hearer.hear))
+            return await listening.until_silent(follow)
         finally:
             if hearer.node_link is not None and self._links.get(node.node_id) is hearer.node_link:
                 del self._links[node.node_id]
@@ -129,6 +214,8 @@ class NodeLinks:
     def stands(self, link: NodeLink) -> None:
         self._links[link.ref.node_id] = link
         self._linked.add(link.ref.node_id)
+        if link.prover is not None:
+            self._provers[link.ref.node_id] = link.prover
 
     def refused(self, newest: int) -> None:
         """A node has a link with a higher number: our clock was set back."""
@@ -138,7 +225,18 @@ class NodeLinks:
 class _Hearer:
     """What a node says over a link. It waits for nothing."""
 
-    def __init__(self, links: NodeLinks, node: NodeRef, link: Link, tell: Tell) -> None:
+    def __init__(
+        self,
+        links: NodeLinks,
+        node: NodeRef,
+        link: Link,
+        tell: Tell,
+        *,
+        secret: bytes,
+        agreeing: _Agreeing | None,
+    ) -> None:
+        self._secret = secret
+        self._agreeing = agreeing
         self._links = links
         self._node = node
         self._link = link
@@ -152,6 +250,15 @@ class _Hearer:
         match message.kind:
             case "hello":
                 self._meet()
+            case "proof" | "offer" if self._agreeing is not None:
+                self._agreeing.hear(message)
+            case "proof" if self._secret:
+                pass
+            case "offer":
+                raise Garbled("it offers what it was not asked for")
+            case "closed":
+                why = message.body.get("why")
+                self._link.end(f"the node lets nobody in: {str(why)[:CLOSED_MOST]}")
             case "refused":
                 newest = message.body.get("newest")
                 self._links.refused(newest if isinstance(newest, int) else 0)
@@ -163,7 +270,7 @@ class _Hearer:
             case kind if self.node_link is not None or kind == "picture":
                 told = parse_event(kind, message.body, self._links.owner)
                 if isinstance(told, Picture):
-                    self.node_link = NodeLink(self._node, self._link)
+                    self.node_link = NodeLink(self._node, self._link, self._prover())
                     self._links.stands(self.node_link)
                 if told is not None:
                     self._tell(self._node, self._skew.judge(told))
@@ -174,6 +281,28 @@ class _Hearer:
         if peer.name != self._node.node_id:
             raise Garbled("another node answers")
         self._node = replace(self._node, boot=peer.boot)
+        session = self._link.session
+        if session.admitted:
+            return
+        if not peer.nonce:
+            if self._links.must_prove(self._node):
+                raise Garbled("the node knows no proofs, and is to prove that it has the secret of both")
+            session.admit()
+        elif self._secret:
+            session.expect(self._secret)
+            self._link.prove(self._secret)
+
+    def _prover(self) -> Prover | None:
+        """Raises Garbled for a node that says what it has before both have kept their secret."""
+        secret = self._secret
+        if self._agreeing is not None and self._link.session.proves:
+            if not self._agreeing.kept:
+                raise Garbled("a picture before both have agreed")
+            secret = self._agreeing.secret
+        if not secret:
+            return None
+        meeting = self._link.session.meeting()
+        return Prover(self._links.owner, meeting.number, meeting.session_key(secret))
 
     def _hear_ends(self, message: Message) -> None:
         views, sizes = _views(message), message.body.get("sizes")
@@ -187,6 +316,57 @@ class _Hearer:
                 self.node_link.keep_results(view.key, message.blob[at : at + size])
             at += size
             self._tell(self._node, PayloadChanged(view, delivered=size > 0))
+
+
+class _Agreeing:
+    """Agreeing with a node on a secret: it says its half, both prove that they have the same, and it has kept
+    it then; once it is kept here too, the node hears that it is ready."""
+
+    def __init__(self, links: NodeLinks, node_id: str, link: Link, offer: Offer, key: str) -> None:
+        self.secret = b""
+        self.kept = False
+        self._links = links
+        self._node_id = node_id
+        self._link = link
+        self._offer = offer
+        self._key = key
+        self._put, self._heard = trio.open_memory_channel[Message](2)
+
+    def hear(self, message: Message) -> None:
+        """Raises Garbled."""
+        try:
+            self._put.send_nowait(message)
+        except trio.WouldBlock:
+            raise Garbled("too much is offered") from None
+
+    async def run(self) -> None:
+        try:
+            await self._agree(await self._heard.receive())
+            await self._heard.receive()  # its proof, which was judged
+            assert self._links.secrets is not None
+            with trio.CancelScope(shield=True):  # what the ledger has is known here
+                await self._links.secrets.keep(self._node_id, self.secret, time.time())
+        except (WireError, LedgerError) as error:
+            self._link.end(str(error))
+            return
+        self.kept = True
+        log.info("node %s is paired with this orchestrator", self._node_id)
+        self._link.tell("ready", {}, Lane.URGENT)
+
+    async def _agree(self, message: Message) -> None:
+        """Raises NotProved."""
+        if message.kind != "offer":
+            raise NotProved("it proves what nobody has agreed on")
+        theirs, by = str(message.body.get("offer")), message.body.get("by")
+        if (by == "token") is not bool(self._key):
+            how = "by its token alone: let it join by it" if by == "token" else "with the first that comes"
+            raise NotProved(f"the node agrees on a secret {how}")
+        async with self._links.agreeing:
+            self.secret = await trio.to_thread.run_sync(
+                self._offer.agree, theirs, self._link.session.meeting(), self._key
+            )
+        self._link.session.expect(self.secret)
+        self._link.prove(self.secret)
 
 
 def _views(message: Message) -> Sequence[Any]:

@@ -26,6 +26,8 @@ from actors.wire.http.server import serve
 from actors.wire.http.web_pages import OwnNames
 from orchestrator.access.audit import Refusals
 from orchestrator.access.gate import SignOn
+from orchestrator.access.node_proofs import NodeProofs
+from orchestrator.access.node_secrets import NodeSecrets
 from orchestrator.access.sessions import Sessions
 from orchestrator.access.tokens import Tokens
 from orchestrator.api import ApiContext, create_app
@@ -235,6 +237,8 @@ async def api_server(
             clock=clock,
             pauses=pauses,
             clean=partial(clean_now, ledger, storage),
+            node_secrets=(node_secrets := NodeSecrets((), ledger)),
+            node_proofs=NodeProofs(node_secrets, trio.current_time),
             callbacks=callbacks or CallbackHosts(),
             upload_limit=upload_limit,
             kill_patience=kill_patience,

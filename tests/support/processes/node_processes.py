@@ -43,7 +43,13 @@ async def node_process(
 ) -> AsyncIterator[NodeProcess]:
     """A node; at the end it gets the signal `how`, and must end by it in time. `within` is a command that
     runs another one, which its arguments end with; what it starts as a child gets the signal in its place."""
-    environment = {**os.environ, "PORT": "1", "HTTP_PROXY": "http://127.0.0.1:9", "MINE": "kept"}
+    environment = {
+        **os.environ,
+        "PORT": "1",
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "MINE": "kept",
+        "SERVERS": "127.0.0.1",
+    }
     arguments = ["--port", "0", "--data", str(data), *flags]
     if within or not can_be_forked(environment):
         process = await trio.lowlevel.open_process(

@@ -35,7 +35,7 @@ class NodeInProcess(NodeClient):
 @asynccontextmanager
 async def node_in_process(data: Path, **settings: Any) -> AsyncIterator[NodeInProcess]:
     executor, shutdown = PretendExecutor(), trio.Event()
-    made = NodeSettings(port=0, data=data, **settings)
+    made = NodeSettings(port=0, data=data, **{"servers": ("127.0.0.1",), **settings})
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
 

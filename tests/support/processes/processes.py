@@ -117,7 +117,10 @@ class Place:
         self, name: str = "node", *flags: str, port: str = "0", on_stop: str = "kill", grace: str = "0.5"
     ) -> Started:
         arguments = ["node", "--port", port, "--data", str(self.directory / name)]
-        return self.start(*arguments, "--on-stop", on_stop, "--grace", grace, *flags, name=name)
+        servers = {"SERVERS": "127.0.0.1"}
+        return self.start(
+            *arguments, "--on-stop", on_stop, "--grace", grace, *flags, name=name, environment=servers
+        )
 
     def up(self, *flags: str, **environment: str) -> Started:
         arguments = ["up", "--port", "0", "--data", str(self.directory / "up"), *flags]

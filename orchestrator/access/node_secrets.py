@@ -1,0 +1,123 @@
+"""What this orchestrator has agreed on with its nodes: a secret for each, in the ledger, never sent.
+
+With a node that has none a link agrees on one: by the key that its token yields, if it has joined by a token
+since this start; by none if the settings name it, or an operator has let it in. With any other node nothing
+is agreed on: who knows who answers there now. See `node/access/kept_secrets.py` for how both come to keep the
+same; here one is kept once the node has proved that it has it, so that no node is ever asked for what it may
+not have.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from actors.wire.link.proof import join_key
+from orchestrator.access.audit import AuditEntry
+from orchestrator.access.tokens import TokenRecord
+
+INVITED: Final = 4096
+"""Nodes that may have joined and not agreed on a secret yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a token lets its nodes do: join for `services` alone (empty: any), with at most `max_slots`, from
+    these networks (empty: anywhere). `token`: its id, None for who has joined without."""
+
+    token: str | None = None
+    services: tuple[str, ...] = ()
+    max_slots: int | None = None
+    sources: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, token: TokenRecord) -> Terms:
+        return cls(token.id, token.services, token.max_slots, token.sources)
+
+    def objection(self, services: Iterable[str], slots: int | None, peer: str) -> tuple[str, str] | None:
+        """Why a node may not join so: a code, and a sentence."""
+        foreign = sorted(set(services) - set(self.services)) if self.services else []
+        if foreign:
+            mine = ", ".join(self.services)
+            return "foreign_service", f"its token is for {mine} alone, not for {', '.join(foreign)}"
+        if self.max_slots is not None and (slots is None or slots > self.max_slots):
+            given = "no limit" if slots is None else f"{slots}"
+            return (
+                "too_many_slots",
+                f"its token allows {self.max_slots} slots, and it says {given}: start it with "
+                f"--slots {self.max_slots} at most",
+            )
+        if self.sources and not _is_in(peer, self.sources):
+            named = ", ".join(self.sources)
+            return "wrong_address", f"its token is for nodes at {named}, and this comes from {peer}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSecret:
+    node_id: str
+    secret: bytes
+    made_at: float
+    terms: Terms = Terms()
+
+
+class Keeper(Protocol):
+    """The ledger."""
+
+    async def put_node_secret(self, secret: NodeSecret) -> None: ...
+    async def remove_node_secret(self, node_id: str, entry: AuditEntry | None = None) -> bool: ...
+
+
+class NodeSecrets:
+    """`named`: base URLs of nodes in the settings."""
+
+    def __init__(self, known: Iterable[NodeSecret], keeper: Keeper, named: Iterable[str] = ()) -> None:
+        self._secrets = {one.node_id: one for one in known}
+        self._keeper = keeper
+        self._named = frozenset(named)
+        self._invited: dict[str, tuple[str, Terms]] = {}
+
+    def find(self, node_id: str) -> NodeSecret | None:
+        return self._secrets.get(node_id)
+
+    # ------------------------------------------------------------------ nodes without one
+
+    def invite(self, node_id: str, token: TokenRecord | None = None, said: str = "") -> None:
+        """A node without a secret has joined: by a token, saying a nonce, or let in by an operator."""
+        invitation = ("", Terms()) if token is None else (join_key(token.hash, said), Terms.of(token))
+        self._invited.pop(node_id, None)
+        self._invited[node_id] = invitation
+        if len(self._invited) > INVITED:
+            del self._invited[next(iter(self._invited))]
+
+    def key_for(self, node_id: str, url: str) -> str | None:
+        """With which a secret is agreed on; None where none is to be."""
+        if node_id in self._invited:
+            return self._invited[node_id][0]
+        return "" if url in self._named else None
+
+    async def keep(self, node_id: str, secret: bytes, now: float) -> None:
+        """Both have this from now on; durable on return. Raises LedgerError."""
+        _, terms = self._invited.get(node_id, ("", Terms()))
+        made = NodeSecret(node_id, secret, now, terms)
+        await self._keeper.put_node_secret(made)
+        self._secrets[node_id] = made
+        self._invited.pop(node_id, None)
+
+    async def forget(self, node_id: str, entry: AuditEntry | None = None) -> bool:
+        """Whoever has this id may agree on another; False if there was none. Raises LedgerError."""
+        self._invited.pop(node_id, None)
+        there = await self._keeper.remove_node_secret(node_id, entry)
+        self._secrets.pop(node_id, None)
+        return there
+
+
+def _is_in(peer: str, networks: Iterable[str]) -> bool:
+    try:
+        address = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return any((mapped or address) in ipaddress.ip_network(network) for network in networks)
