@@ -1,8 +1,8 @@
 """Send an orchestrator requests that are made up from its OpenAPI document, good ones and bad ones.
 
 Starts a server and a node on free ports, with jobs in several states. No answer may be a 5xx, have a status,
-content type or body that the document does not tell of, take what the document forbids, or refuse what it
-allows. The same seed makes the same requests.
+content type or body that the document does not tell of, take what the document forbids, refuse what it
+allows, or be given without a token where the document wants one. The same seed makes the same requests.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ import click
 from testbed import api_hooks
 from testbed.cluster import ClusterFailed, Limits, running_cluster
 
+from orchestrator.access.token_files import OPERATOR_FILE, read_token
 from orchestrator.client import Client
 
 CONFIG: Final = """\
 hooks = {hooks!r}
 request-timeout = 8
 max-stream-events = 3
+[headers]
+Authorization = "Bearer {token}"
 [generation]
 database = "none"
 # What these take depends on what there is: cursors, services, nodes that answer, keys that were used before.
@@ -44,9 +47,14 @@ def main(*, seed: int, examples: int, seconds: int | None) -> None:
         with tempfile.TemporaryDirectory(prefix="orchestrator-fuzz-") as name:
             directory = Path(name).resolve()
             limits = Limits(runs_per_user=2, max_runs=2, upload_limit=1 << 20)
-            with running_cluster(directory, nodes=1, slots=2, limits=limits) as cluster:
-                prepare(cluster.url)
-                status = _fuzz(cluster.url, directory, seed, examples, seconds)
+            closed = {"OPEN_LOCAL": "0"}
+            with running_cluster(directory, nodes=1, slots=2, limits=limits, more=closed) as cluster:
+                token = read_token((directory / "server" / "data" / OPERATOR_FILE).read_text())
+                prepare(cluster.url, token)
+                config = directory / "schemathesis.toml"
+                hooks = str(Path(api_hooks.__file__).resolve())
+                config.write_text(CONFIG.format(hooks=hooks, token=token))
+                status = _fuzz(cluster.url, config, seed, examples, seconds)
                 cluster.check()
                 failures = _failures(directory / "server.log")
     except ClusterFailed as error:
@@ -56,7 +64,7 @@ def main(*, seed: int, examples: int, seconds: int | None) -> None:
     sys.exit(1 if status or failures else 0)
 
 
-def prepare(url: str) -> None:
+def prepare(url: str, token: str) -> None:
     """Jobs as `api_hooks.ENDED` tells, one that runs, and some that wait."""
     scripts = (
         b"mkdir d; echo x >'d/a b'; printf 'caf\\351\\n'",
@@ -64,7 +72,7 @@ def prepare(url: str) -> None:
         b"sleep 600",
         b"true",
     )
-    with Client(url) as client:
+    with Client(url, token=token) as client:
         ended = [client.submit({"run.sh": script}, user=1).id for script in scripts]
         client.cancel(ended[2])
         for number in ended:
@@ -77,16 +85,14 @@ def prepare(url: str) -> None:
             client.submit({"run.sh": b"sleep 3600", "in.txt": b"abc"}, user=2)
 
 
-def _fuzz(url: str, directory: Path, seed: int, examples: int, seconds: int | None) -> int:
-    config = directory / "schemathesis.toml"
-    config.write_text(CONFIG.format(hooks=str(Path(api_hooks.__file__).resolve())))
+def _fuzz(url: str, config: Path, seed: int, examples: int, seconds: int | None) -> int:
     command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config), "run"]
     command += [f"{url}/api-docs/openapi.json", "--no-color", "--warnings", "off", "--seed", str(seed)]
     command += ["--phases", "examples,coverage,fuzzing", "--max-examples", str(examples)]
     if seconds is not None:
         command += ["--max-time", str(seconds)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent)}
-    return subprocess.run(command, cwd=directory, env=environment, check=False).returncode
+    return subprocess.run(command, cwd=config.parent, env=environment, check=False).returncode
 
 
 def _failures(log: Path) -> str:

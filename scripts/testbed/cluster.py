@@ -103,10 +103,12 @@ def running_cluster(
     slots: int,
     limits: Limits | None = None,
     within: Callable[[str], Sequence[str]] = lambda _name: (),
+    more: Mapping[str, str] | None = None,
 ) -> Iterator[Cluster]:
     """A cluster from when all of it listens until all of it has ended, jobs included. What an earlier one
     left in the directory is gone on with.
-    `within` says what command runs a process of that name, see `start`.
+    `within` says what command runs a process of that name, see `start`; `more` is for the server's environment
+    alone.
 
     Raises ClusterFailed when a process does not start, when it does not end in time or ends badly, and when
     something that it started is left over.
@@ -128,6 +130,7 @@ def running_cluster(
         config = directory / "server.toml"
         config.write_text(server_toml(limits, [member.url for member in members]))
         environ = {"PORT": "0", "DB_PATH": str(db_path), "DATA_PATH": str(directory / "server" / "data")}
+        environ |= more or {}
         db_path.parent.mkdir(exist_ok=True)
         arguments = ["server", "--config", str(config)]
         server = stack.enter_context(_process("server", arguments, environ, directory, within("server")))

@@ -22,6 +22,7 @@ from support.processes.processes import promised
 
 COMMAND = [sys.executable, "-c", "from orchestrator.cli import main; main()"]
 ENVIRONMENT = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+ENVIRONMENT["OPEN_LOCAL"] = "1"
 START = 60
 
 
@@ -48,7 +49,7 @@ async def running(
         [*command, *arguments],
         stdout=subprocess.PIPE,
         stderr=errors,
-        env={**ENVIRONMENT, **environ},
+        env={**ENVIRONMENT, "XDG_STATE_HOME": str(path), **environ},
         cwd=path,
         start_new_session=True,
     )
@@ -79,7 +80,7 @@ async def refused(path: Path, *arguments: str, **environ: str) -> tuple[int, str
             check=False,
             capture_stdout=True,
             capture_stderr=True,
-            env={**ENVIRONMENT, **environ},
+            env={**ENVIRONMENT, "XDG_STATE_HOME": str(path), **environ},
             cwd=path,
         )
     assert done.stdout == b""

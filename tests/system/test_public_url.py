@@ -10,7 +10,8 @@ FORM = {"files": {"file": ("run.sh", b"true")}, "data": {"user_id": "1", "servic
 
 def test_the_public_address_is_answered_and_its_pages_may_upload(here: Place) -> None:
     server = here.server(nodes=["http://127.0.0.1:9"], PUBLIC_URL="https://jobs.example.org/portal")
-    portal = {"Host": "jobs.example.org", "Origin": "https://jobs.example.org"}
+    token = here.credentials("server")
+    portal = {"Host": "jobs.example.org", "Origin": "https://jobs.example.org", **token}
     evil = {"Host": "evil.example", "Origin": "http://evil.example"}
     with httpx.Client(base_url=server.url, trust_env=False, timeout=PATIENCE) as client:
         assert client.get("/v1/jobs", headers=portal).status_code == 200

@@ -48,8 +48,7 @@ def describe(
     """Describe a route whose operation is called as its function is. `errors` are refusals by status; `body`
     is a type, or Content, of the request's; `location` the status that comes with one. What is in the path is
     described by the document."""
-    refusal = {"application/problem+json": {"schema": schema_of(ProblemBody)}}
-    refused = refusal if tag == "v1" else _content(JobStatusBody)
+    refused = refusal_content(tag)
     operation: dict[str, Any] = {
         "summary": summary,
         "tags": [tag],
@@ -71,6 +70,12 @@ def describe(
         return route
 
     return attach
+
+
+def refusal_content(tag: str) -> Content:
+    """The body of a refusal of a route of this tag."""
+    problem = {"application/problem+json": {"schema": schema_of(ProblemBody)}}
+    return problem if tag == "v1" else json_of(JobStatusBody)
 
 
 def in_query(name: str, description: str, kind: Any) -> dict[str, Any]:

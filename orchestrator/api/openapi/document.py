@@ -10,6 +10,7 @@ from quart import Quart
 
 from actors.domain.ids import MAX_ID
 from orchestrator.access.roles import Access, access_to
+from orchestrator.api.openapi.describe import refusal_content
 from orchestrator.api.openapi.examples import examples
 from orchestrator.api.openapi.schemas import components
 
@@ -58,9 +59,12 @@ def _paths(app: Quart) -> dict[str, Any]:
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
             parameters = [*taken, *operation.get("parameters", ())]
             found = paths.setdefault(path, {})
+            access = access_to(method, rule.rule)
+            responses = _refusals(path, access) | operation["responses"]
             found[method.lower()] = (
                 operation
-                | _access(access_to(method, rule.rule))
+                | _access(access)
+                | {"responses": responses}
                 | ({"parameters": parameters} if parameters else {})
             )
     return paths
@@ -87,6 +91,15 @@ def _access(access: Access) -> dict[str, Any]:
 def path_of(rule: str) -> str:
     """A route's path as the document has it."""
     return _IN_PATH.sub(lambda found: f"{{{_PARAMETERS[found[1]]['name']}}}", rule)
+
+
+def _refusals(path: str, access: Access) -> dict[str, Any]:
+    """What the gate answers."""
+    if access.everybody:
+        return {}
+    content = refusal_content("v1" if path.startswith("/v1/") else "contract")
+    said = {401: "No token, or one that does not hold", 403: "Not for this role, or a page of another site"}
+    return {str(status): {"description": text, "content": content} for status, text in said.items()}
 
 
 def _schemas(services: Iterable[str]) -> dict[str, Any]:

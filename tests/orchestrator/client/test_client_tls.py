@@ -108,8 +108,16 @@ async def url(shared: Started, authority: Authority) -> AsyncIterator[str]:
         nursery.cancel_scope.cancel()
 
 
-async def test_who_knows_the_authority_gets_through(url: str, authority: Authority, tmp_path: Path) -> None:
-    async with AsyncClient(url, token="secret", ca_file=authority.path) as client:
+@pytest.fixture
+def token(shared: Started) -> str:
+    with Client(shared.url) as client:
+        return client.create_token("operator")["secret"]
+
+
+async def test_who_knows_the_authority_gets_through(
+    url: str, token: str, authority: Authority, tmp_path: Path
+) -> None:
+    async with AsyncClient(url, token=token, ca_file=authority.path) as client:
         job = await client.submit({"run.sh": b"echo over TLS"}, user=1)
         assert (await client.wait(job.id)).succeeded
         await client.download(job.id, tmp_path / "r.zip")
@@ -130,7 +138,7 @@ async def test_who_does_not_is_told_in_a_line_and_asks_once(url: str, authority:
 
 @pytest.mark.parametrize("scheme", ["HTTPS", "Https", "httpS"])
 async def test_a_scheme_in_capitals_is_as_strict(
-    url: str, authority: Authority, tmp_path: Path, scheme: str
+    url: str, token: str, authority: Authority, tmp_path: Path, scheme: str
 ) -> None:
     spelled = url.replace("https", scheme)
     with pytest.raises(Untrusted):
@@ -140,7 +148,7 @@ async def test_a_scheme_in_capitals_is_as_strict(
     def plain() -> None:
         with pytest.raises(Untrusted), Client(spelled, token="secret", retries=ONCE) as client:
             client.services()
-        with Client(spelled, token="secret", ca_file=authority.path) as client:
+        with Client(spelled, token=token, ca_file=authority.path) as client:
             client.services()
         told = {"ORCHESTRATOR_TOKEN": "secret", "XDG_CONFIG_HOME": str(tmp_path)}
         done = CliRunner().invoke(main, ["ls", "--url", spelled], env=told)

@@ -126,6 +126,12 @@ class Place:
         arguments = ["up", "--port", "0", "--data", str(self.directory / "up"), *flags]
         return self.start(*arguments, name="orchestrator", environment=environment)
 
+    def credentials(self, name: str) -> dict[str, str]:
+        """The header of an operator of a server that was started here."""
+        line = (self.directory / name / "data" / "operator.token").read_text().strip()
+        header, _, value = line.partition(": ")
+        return {header: value}
+
     # ------------------------------------------------------------------ any process
 
     def start(
