@@ -31,7 +31,9 @@ Authorization = "Bearer {token}"
 database = "none"
 # What these take depends on what there is: cursors, services, nodes that answer, keys that were used before.
 [[operations]]
-include-operation-id = ["upload", "joinNode", "listJobs", "files", "rerun"]
+include-operation-id = [
+  "upload", "joinNode", "listJobs", "files", "rerun", "createToken", "logIn", "audit"
+]
 checks.positive_data_acceptance.enabled = false
 """
 WAITING: Final = 6

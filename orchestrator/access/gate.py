@@ -1,6 +1,7 @@
 """Before every route: who asks, and whether the route is for them.
 
-1. A Bearer token says who asks. One that is unknown, expired or revoked is refused, whatever else holds.
+1. A Bearer token says who asks. With one that is unknown, expired or revoked only what is for everybody is
+   answered, whatever else holds.
 2. A node that has a secret with this server proves it (`node_proofs`).
 3. A proxy that signs people on says who asks, if it is one of those that are trusted.
 4. The cookie of a session (`sessions`) is as the token that it was begun with; orders by it show more.
@@ -108,7 +109,7 @@ class Gate:
         return self._admitted(head, access, token)
 
     def _admitted(self, head: Head, access: Access, token: str | None) -> Principal:
-        principal = self._known(head, token)
+        principal = self._known(head, access, token)
         if principal is None:
             if access.everybody:
                 return NOBODY
@@ -121,9 +122,11 @@ class Gate:
             raise Refusal(403, "wrong_role", detail)
         return principal
 
-    def _known(self, head: Head, token: str | None) -> Principal | None:
+    def _known(self, head: Head, access: Access, token: str | None) -> Principal | None:
         if token is not None:
             record = self.tokens.find(token)
+            if record is None and access.everybody:
+                return None  # a probe is answered whatever it was once given
             if record is None:
                 raise Refusal(401, "bad_token", _BAD_TOKEN, headers=CHALLENGE)
             return record.principal

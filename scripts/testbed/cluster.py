@@ -107,8 +107,8 @@ def running_cluster(
 ) -> Iterator[Cluster]:
     """A cluster from when all of it listens until all of it has ended, jobs included. What an earlier one
     left in the directory is gone on with.
-    `within` says what command runs a process of that name, see `start`; `more` is for the server's environment
-    alone.
+    `within` says what command runs a process of that name, see `start`; `more` is for the environment of
+    the server alone.
 
     Raises ClusterFailed when a process does not start, when it does not end in time or ends badly, and when
     something that it started is left over.

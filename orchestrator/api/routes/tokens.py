@@ -74,7 +74,9 @@ def _parse(api: ApiContext, body: dict[str, Any], secret: str) -> TokenRecord:
         refuse_field("role", f"one of {', '.join(Role)}")
     if not isinstance(name, str) or len(name) > LONGEST_NAME or not is_line(name):
         refuse_field("name", f"a line of at most {LONGEST_NAME} characters")
-    if not isinstance(services, list) or not all(one in api.services for one in services):
+    if not isinstance(services, list) or not all(
+        isinstance(one, str) and one in api.services for one in services
+    ):
         refuse_field(
             "services", f"a list of {', '.join(sorted(api.services)) or 'nothing, as there is none'}"
         )

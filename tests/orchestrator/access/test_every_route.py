@@ -127,11 +127,12 @@ def expected(access: Access, asker: Asker) -> str:
 
 
 @pytest.mark.parametrize("route", sorted(ROUTES))
-async def test_a_wrong_token_is_worse_than_none(server: Server, route: str) -> None:
+async def test_a_wrong_token_is_as_none(server: Server, route: str) -> None:
+    open_to_all = ROUTES[route].everybody
     for secret in (make_secret(), "x", "jobo_" + "0" * 46, "x" * 4000):
-        assert await ask(server, route, secret) in [(401, "bad_token"), (401, "")], secret
+        assert ((await ask(server, route, secret))[0] == 401) is not open_to_all, secret
     expired = make_token(server, Asker("expired", Role.OPERATOR), expires_at=server.clock.now() - 1)
-    assert (await ask(server, route, expired))[0] == 401
+    assert ((await ask(server, route, expired))[0] == 401) is not open_to_all
 
 
 @pytest.mark.parametrize("route", sorted(route for route in ROUTES if ROUTES[route].contract))
