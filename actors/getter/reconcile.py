@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from actors.domain.changes import Change, RecordEnd, SetProgress, Transition
 from actors.domain.job import Attempt, AttemptState, End, Job
@@ -77,6 +77,10 @@ class NodeRequests:
                 batcher.drop(key)
 
 
+MOST_OTHERS: Final = 100_000
+"""Attempts that a node may tell of and that are not followed."""
+
+
 class NodeMirror:
     """One node as the Getter knows it: its mirror, when it was last heard, and what it is asked. `mark` is
     the place of its last picture, None while it is not in touch. `left`: it was stopped on purpose, or its
@@ -111,6 +115,8 @@ class NodeMirror:
 
     def see(self, view: PayloadView) -> None:
         known = self.mirror.get(view.key)
+        if known is None and len(self.mirror) >= len(self.tracked) + MOST_OTHERS:
+            return  # it makes them up: what counts is asked for
         if known is None or known.end is None or view.end is not None:  # an end is final
             self.mirror[view.key] = view
 

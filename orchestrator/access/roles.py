@@ -101,7 +101,7 @@ ROUTES: Final[Mapping[str, Access]] = {
     "GET /v1/nodes/<node_id:node_id>": Access(_NUMBERS | _NODES),
     "POST /v1/nodes": Access(_NODES),
     "DELETE /v1/nodes/<node_id:node_id>": Access(_NODES),
-    "DELETE /v1/nodes/<node_id:node_id>/secret": Access(_ORDERS),
+    "DELETE /v1/nodes/<path:node_id>/secret": Access(_ORDERS),
     "POST /v1/nodes/<path:node_id>/drain": Access(_ORDERS),
     "POST /v1/nodes/<path:node_id>/undrain": Access(_ORDERS),
     "GET /v1/session": ANYBODY,

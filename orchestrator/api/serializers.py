@@ -301,6 +301,9 @@ def render_token(token: TokenRecord) -> bodies.TokenBody:
         "created_at": rfc3339(token.created_at),
         "expires_at": None if token.expires_at is None else rfc3339(token.expires_at),
         "used_at": None if token.used_at is None else rfc3339(token.used_at),
+        "once": token.once,
+        "max_slots": token.max_slots,
+        "sources": list(token.sources),
     }
 
 

@@ -247,9 +247,16 @@ class Operations:
         user: int | None = None,
         expires_in: float | None = None,
         name: str | None = None,
+        once: bool = False,
+        max_slots: int | None = None,
+        sources: Sequence[str] = (),
     ) -> NewTokenBody:
-        """A new token with its `secret`, which is told this once; it expires in that many seconds."""
+        """A new token with its `secret`, which is told this once; it expires in that many seconds. The last
+        three are of the role node: it is for one node, of at most so many slots, that joins from one of
+        these networks."""
         body = {"role": role, "services": list(services), "user": user, "expires_in": expires_in}
+        if role == "node":
+            body |= {"once": once, "max_slots": max_slots, "sources": list(sources)}
         made: NewTokenBody = await self._post("/v1/tokens", body | ({} if name is None else {"name": name}))
         return made
 

@@ -33,6 +33,13 @@ _WHAT: Final = (
     click.option("--user", type=int, metavar="NUMBER", help="Whose jobs, for the role user."),
     click.option("--expires", callback=_seconds, metavar="TIME", help="As 12h, 90d or 52w. [never]"),
     click.option("--name", metavar="TEXT", help="What people call it."),
+    click.option("--once", is_flag=True, help="Of the role node: for one node alone."),
+    click.option(
+        "--max-slots", type=click.IntRange(1), metavar="N", help="Of the role node: that a node may have."
+    ),
+    click.option(
+        "--from", "sources", metavar="CIDR", multiple=True, help="Of the role node: where nodes join from."
+    ),
 )
 
 
@@ -67,11 +74,25 @@ def create_command(
     user: int | None,
     expires: float | None,
     name: str | None,
+    once: bool,
+    max_slots: int | None,
+    sources: tuple[str, ...],
     json_wanted: bool,
 ) -> None:
     """Make a token. Its secret is printed once, and never again: the server keeps a hash of it alone."""
+    if role != Role.NODE and (once or max_slots is not None or sources):
+        raise click.UsageError("--once, --max-slots and --from are for the role node")
     with connection.client() as client:
-        made = client.create_token(role, services=services, user=user, expires_in=expires, name=name)
+        made = client.create_token(
+            role,
+            services=services,
+            user=user,
+            expires_in=expires,
+            name=name,
+            once=once,
+            max_slots=max_slots,
+            sources=sources,
+        )
     if json_wanted:
         emit_json(made)
         return

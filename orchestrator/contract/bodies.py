@@ -461,6 +461,9 @@ class TokenBody(TypedDict):
     created_at: Time
     expires_at: Time | None
     used_at: Annotated[Time | None, Also(description="To the minute")]
+    once: Annotated[bool, Also(description="For one node alone")]
+    max_slots: Annotated[int | None, Also(description="That its nodes may have")]
+    sources: Annotated[list[str], Also(description="Networks that its nodes join from; empty: any")]
 
 
 class AuditBody(TypedDict):
@@ -514,3 +517,6 @@ class TokenOrderBody(TypedDict):
         Annotated[int | None, Also(minimum=-(1 << 63), maximum=(1 << 63) - 1, description="Of the role user")]
     ]
     expires_in: NotRequired[Annotated[float | None, Also(exclusiveMinimum=0, description="Seconds")]]
+    once: NotRequired[Annotated[bool | None, Also(description="Of the role node: for one node alone")]]
+    max_slots: NotRequired[Annotated[int | None, Also(minimum=1, maximum=1_000_000)]]
+    sources: NotRequired[Annotated[list[str] | None, Also(maxItems=100, description="Networks")]]

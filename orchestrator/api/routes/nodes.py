@@ -127,7 +127,7 @@ def blueprint(api: ApiContext) -> Blueprint:
             )
         raise _unknown_node(node_id)
 
-    @page.delete("/nodes/<node_id:node_id>/secret")
+    @page.delete("/nodes/<path:node_id>/secret")
     @describe(
         "Forget the secret with a node, which has lost its own: whoever has its id next may agree on another",
         answers={204: "It is forgotten"},
@@ -187,10 +187,10 @@ def _render(api: ApiContext, view: NodeView, now: float) -> dict[str, Any]:
 
 
 def _refuse_other_node(node_id: str) -> None:
-    """Raises Refusal for a node that does not ask for itself."""
+    """Raises Refusal for a node that does not ask for itself, or does not prove that it does."""
     asks = asking.get()
     if asks.role is Role.NODE and asks.node != node_id:
-        raise Refusal(403, "other_node", "a node asks for itself alone, and proves that it has its secret")
+        raise _unknown_node(node_id)
 
 
 def _check_terms(api: ApiContext, node: JoinedNode) -> TokenRecord | None:

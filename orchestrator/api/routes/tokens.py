@@ -8,6 +8,7 @@ from typing import Any, Final
 from quart import Blueprint, Response
 
 from actors.wire.http.app import Refusal, json_response, query
+from actors.wire.http.peers import parse_network
 from orchestrator.access.audit import entry_of
 from orchestrator.access.roles import Role
 from orchestrator.access.tokens import TokenRecord, hash_of, make_secret
@@ -19,6 +20,9 @@ from orchestrator.api.serializers import render_token
 from orchestrator.contract import bodies
 
 LONGEST_NAME: Final = 100
+MOST_SLOTS: Final = 1_000_000
+MOST_SOURCES: Final = 100
+_OF_NODES: Final = ("once", "max_slots", "sources")
 LONGEST_LIFE: Final = 10 * 366 * 86_400.0
 """Seconds for which a token may be made."""
 
@@ -67,7 +71,7 @@ def blueprint(api: ApiContext) -> Blueprint:
 
 def _parse(api: ApiContext, body: dict[str, Any], secret: str) -> TokenRecord:
     """Raises Refusal (422)."""
-    refuse_unknown(body, "role", "name", "services", "user", "expires_in")
+    refuse_unknown(body, "role", "name", "services", "user", "expires_in", *_OF_NODES)
     role, name, services = body.get("role"), body.get("name", ""), body.get("services", [])
     user, life = body.get("user"), body.get("expires_in")
     if role not in list(Role):
@@ -86,6 +90,7 @@ def _parse(api: ApiContext, body: dict[str, Any], secret: str) -> TokenRecord:
         refuse_field("user", "the user's number, and only for the role user,")
     if life is not None and (type(life) not in (int, float) or not 0 < life <= LONGEST_LIFE):
         refuse_field("expires_in", "seconds above 0, at most ten years,")
+    once, max_slots, sources = _parse_of_nodes(body)
     now = api.clock.now()
     return TokenRecord(
         id=secrets.token_hex(6),
@@ -96,4 +101,26 @@ def _parse(api: ApiContext, body: dict[str, Any], secret: str) -> TokenRecord:
         services=tuple(sorted(set(services))),
         user=user,
         expires_at=None if life is None else now + life,
+        once=once,
+        max_slots=max_slots,
+        sources=sources,
     )
+
+
+def _parse_of_nodes(body: dict[str, Any]) -> tuple[bool, int | None, tuple[str, ...]]:
+    """What bounds the nodes that join by it. Raises Refusal (422)."""
+    if body.get("role") != Role.NODE:
+        for field in _OF_NODES:
+            if body.get(field) not in (None, False, []):
+                refuse_field(field, "nothing, as it is for the role node alone,")
+    once, most, sources = body.get("once"), body.get("max_slots"), body.get("sources")
+    if once is not None and type(once) is not bool:
+        refuse_field("once", "true or false")
+    if most is not None and (type(most) is not int or not 1 <= most <= MOST_SLOTS):
+        refuse_field("max_slots", f"a whole number from 1 to {MOST_SLOTS}")
+    if sources is not None and (not isinstance(sources, list) or len(sources) > MOST_SOURCES):
+        refuse_field("sources", f"a list of at most {MOST_SOURCES} networks")
+    networks = [parse_network(one) if isinstance(one, str) else None for one in sources or ()]
+    if None in networks:
+        refuse_field("sources", "a list of networks, as 10.0.0.0/8,")
+    return bool(once), most, tuple(str(network) for network in networks)

@@ -45,6 +45,8 @@ EACH: Final = 512 * 1024
 """Bytes of a result that may come unasked."""
 WINDOW: Final = 4 << 20
 """Bytes of such results that a node may have sent and that it was not told to release."""
+KEPT: Final = 20_000
+"""Attempts of which results came unasked, and are not collected yet."""
 DIALLING: Final = 10.0
 WITHIN: Final = 30.0
 """Seconds for an answer."""
@@ -73,6 +75,7 @@ class NodeLink:
         """Of requests beside the link; None where nothing is to be proved."""
         self._link = link
         self._results: dict[str, bytes] = {}
+        self._size = 0
 
     async def ask(
         self, kind: str, body: Mapping[str, Any], blob: bytes = b"", lane: Lane = Lane.ORDERS
@@ -81,11 +84,18 @@ class NodeLink:
         return (await self._link.ask(kind, body, lane, blob, within=WITHIN)).body
 
     def keep_results(self, key: str, frames: bytes) -> None:
+        """Raises Garbled for more than a node that keeps to the window can have sent."""
+        self.take_results(key)
         self._results[key] = frames
+        self._size += len(frames)
+        if self._size > WINDOW or len(self._results) > KEPT:
+            raise Garbled("the node sends more results unasked than there is room for")
 
     def take_results(self, key: str) -> bytes | None:
         """What came of an attempt unasked; it is not kept any longer."""
-        return self._results.pop(key, None)
+        frames = self._results.pop(key, None)
+        self._size -= len(frames or b"")
+        return frames
 
 
 class NodeLinks:
@@ -262,7 +272,7 @@ class _Hearer:
             case "refused":
                 newest = message.body.get("newest")
                 self._links.refused(newest if isinstance(newest, int) else 0)
-            case "payloads":
+            case "payloads" if self.node_link is not None:
                 for view in _views(message):
                     self._tell(self._node, PayloadChanged(view))
             case "ended":
