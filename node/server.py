@@ -204,7 +204,8 @@ def _make_gate(settings: NodeSettings, node_id: str) -> Gate:
         raise DataDirectoryError(
             f"data directory {settings.data} cannot be used: {why.strerror or why}"
         ) from why
-    token = None if settings.join is None else settings.token
+    # A machine of scaling has none but its own.
+    token = None if settings.join is None else settings.token or settings.machine
     return Gate(Door(node_id, kept, token, settings.orchestrators), servers)
 
 

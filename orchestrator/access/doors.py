@@ -13,6 +13,7 @@ from typing import Final
 
 import trio
 
+from actors.domain.scaling import MachineRecord, MachineState
 from actors.ports.ledger import LedgerError
 from actors.ports.world import Clock
 from actors.wire.http.plain_routes import Head
@@ -27,7 +28,7 @@ from orchestrator.access.token_files import (
     read_declared,
     unlink_operator_token,
 )
-from orchestrator.access.tokens import USED_EVERY, TokenRecord, Tokens
+from orchestrator.access.tokens import USED_EVERY, TokenRecord, Tokens, machine_token
 from orchestrator.config.settings import Settings
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.nodes.registry import NodeRegistry
@@ -79,6 +80,16 @@ class Doors:
                     "the contract's routes need a token from now on: %s was made", record.name or "one"
                 )
 
+    # ------------------------------------------------------------------ machines of scaling
+
+    def hear_machine(self, machine: MachineRecord) -> None:
+        """The node of a machine that is asked for joins by the machine's token."""
+        token = machine_token(machine)
+        if machine.state is MachineState.ENDED:
+            self.tokens.remove(token.id)
+        elif self.tokens.get(token.id) is None:
+            self.tokens.add(token)
+
     # ------------------------------------------------------------------ what is said of it
 
     def tell(self) -> None:
@@ -115,6 +126,9 @@ async def open_doors(settings: Settings, ledger: SqliteLedger, registry: NodeReg
     here = any(not config.elsewhere for config in settings.scaling.values())
     doors = Doors(settings, hosts, tokens, made, here)
     tokens.on_add.append(doors.note_made)
+    for machine in await ledger.machines():
+        doors.hear_machine(machine)
+    ledger.on_machine.append(doors.hear_machine)
     await hosts.look()
     doors.tell()
     return doors

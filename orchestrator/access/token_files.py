@@ -37,6 +37,8 @@ from orchestrator.errors import OrchestratorError
 
 OPERATOR_FILE: Final = "operator.token"
 OPERATOR_ID: Final = "operator.token"
+DECLARED: Final = "declared-"
+"""What the ids of tokens of TOKENS_FILE begin with."""
 HEADER: Final = "Authorization: Bearer "
 _MOST: Final = 1 << 20
 _KEYS: Final = ("hash", "role", "name", "services", "user", "expires")
@@ -86,7 +88,7 @@ def _declared(table: dict[str, Any], number: int, made: float, services: Mapping
     if expires is not None and not isinstance(expires, datetime):
         raise ValueError("expires: a time was expected, as 2027-06-30T00:00:00Z")
     return TokenRecord(
-        id=f"declared-{table['hash'][:12]}",
+        id=f"{DECLARED}{table['hash'][:12]}",
         hash=table["hash"],
         role=Role(role),
         name=name,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from actors.domain.scaling import MachineRecord
 from orchestrator.access.roles import Principal, Role
 
 PREFIX: Final = "jobo_"
@@ -55,6 +56,23 @@ class TokenRecord:
     @property
     def principal(self) -> Principal:
         return Principal(self.role, self.name or self.id, frozenset(self.services), self.user, self.id)
+
+
+MACHINE: Final = "machine "
+"""What the ids of tokens begin with that nobody has made: by them machines of scaling join."""
+
+
+def machine_token(machine: MachineRecord) -> TokenRecord:
+    """What the node of a machine joins by, once, unless it has one of its own."""
+    return TokenRecord(
+        f"{MACHINE}{machine.token[:8]}",
+        hash_of(machine.token),
+        Role.NODE,
+        f"{MACHINE}{machine.token[:8]}",
+        machine.requested_at,
+        (machine.service,),
+        once=True,
+    )
 
 
 def make_secret() -> str:

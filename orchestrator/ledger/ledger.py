@@ -161,6 +161,8 @@ class SqliteLedger:
         self._recent = recent
         self._recent_files: Recent[tuple[str, Part], bytes] = Recent(MOST_FILES, len)
         """Small files that were just written: the next step of most jobs reads them at once."""
+        self.on_machine: list[Callable[[MachineRecord], None]] = []
+        """Are called with each record of a machine that was put."""
         self.ids: IdBlocks | None = None
         """None: what was given is noted nowhere else."""
 
@@ -366,6 +368,8 @@ class SqliteLedger:
 
     async def put_machine(self, record: MachineRecord) -> None:
         await self._write(lambda batch: machines.store_machine(batch.db, record))
+        for tell in self.on_machine:
+            tell(record)
 
     async def note_decision(self, decision: DecisionRecord) -> None:
         await self._write(lambda batch: machines.store_decision(batch.db, decision))

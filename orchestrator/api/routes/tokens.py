@@ -11,7 +11,8 @@ from actors.wire.http.app import Refusal, json_response, query
 from actors.wire.http.peers import parse_network
 from orchestrator.access.audit import entry_of
 from orchestrator.access.roles import Role
-from orchestrator.access.tokens import TokenRecord, hash_of, make_secret
+from orchestrator.access.token_files import DECLARED, OPERATOR_ID
+from orchestrator.access.tokens import MACHINE, TokenRecord, hash_of, make_secret
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http.json_body import read_json_object, refuse_field, refuse_unknown
 from orchestrator.api.http.query_params import is_line
@@ -34,7 +35,8 @@ def blueprint(api: ApiContext) -> Blueprint:
     @describe("The tokens that hold", answers={200: ("All", page_of(bodies.TokenBody))}, errors=BAD_PARAMETER)
     async def tokens() -> Response:
         query()
-        return json_response({"items": [render_token(one) for one in api.tokens], "next": None})
+        made = [one for one in api.tokens if not one.id.startswith(MACHINE)]
+        return json_response({"items": [render_token(one) for one in made], "next": None})
 
     @page.post("/tokens")
     @describe(
@@ -57,13 +59,19 @@ def blueprint(api: ApiContext) -> Blueprint:
     @describe(
         "Revoke a token: it is refused from now on",
         answers={204: "It is revoked"},
-        errors=UNAVAILABLE | {404: "Unknown token"},
+        errors=UNAVAILABLE | {404: "Unknown token", 409: "It is declared in a file"},
     )
     async def revoke_token(token_id: str) -> Response:
         query()
-        api.tokens.remove(token_id)
+        if token_id == OPERATOR_ID or token_id.startswith(DECLARED):
+            raise Refusal(
+                409,
+                "token_in_file",
+                f"token {token_id[:100]} is in a file: take it out there, and start the server anew",
+            )
         if not await api.ledger.revoke_token(token_id, entry_of("revoke token", about=token_id)):
             raise Refusal(404, "unknown_token", f"there is no token {token_id[:100]!r}")
+        api.tokens.remove(token_id)
         return Response(b"", status=204)
 
     return page
