@@ -329,6 +329,7 @@ async def _start(
         contract_open=doors.contract_open_to,
         allowed_origins=frozenset(settings.allowed_origins),
         refusals=refusals,
+        limits=settings.limits,
         sign_on=SignOn(settings.trusted_user_header, settings.trusted_proxies, settings.trusted_operators),
     )
     poster = CallbackClient(

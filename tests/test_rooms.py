@@ -55,6 +55,7 @@ FLOORS = (
     "orchestrator/contract",
     "orchestrator/access/roles.py",
     "orchestrator/access/audit.py",
+    "orchestrator/access/limits.py",
     "orchestrator/access/tokens.py",
     "orchestrator/access/sessions.py",
     "orchestrator/access/node_secrets.py",

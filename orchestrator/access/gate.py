@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ from typing import Final
 from actors.wire.http.app import Refusal
 from actors.wire.http.plain_routes import Admit, Head
 from actors.wire.http.web_pages import READS
-from orchestrator.access.audit import Refusals
+from orchestrator.access.audit import Refusals, network_of
+from orchestrator.access.limits import Rate
 from orchestrator.access.node_proofs import ASKED_AGAIN, NodeProofs
 from orchestrator.access.roles import Access, Principal, Role, access_to, asked_from, asking
 from orchestrator.access.sessions import HEADER, Sessions
@@ -88,6 +90,8 @@ class Gate:
     sign_on: SignOn = SignOn()
     refusals: Refusals = field(default_factory=Refusals)
     nodes: NodeProofs | None = None
+    token_rate: Rate = field(default_factory=lambda: Rate(0.0, time.monotonic))
+    address_rate: Rate = field(default_factory=lambda: Rate(0.0, time.monotonic))
 
     async def admit(self, head: Head) -> None:
         """Raise Refusal (401 or 403), or set who is `asking`."""
@@ -112,15 +116,26 @@ class Gate:
         principal = self._known(head, access, token)
         if principal is None:
             if access.everybody:
+                self._limit_address(head)
                 return NOBODY
             if access.contract and self.contract_open(head):
                 return CONTRACT
+            self._limit_address(head)
             raise Refusal(401, "no_token", _NO_TOKEN, headers=CHALLENGE)
+        if principal is not LOCAL and (wait := self.token_rate.take(principal.token or principal.name)):
+            raise _too_many("token_rate", f"too many requests by {principal.name}", wait)
         if principal.role not in access.roles:
             roles = " or ".join(sorted(access.roles))
             detail = f"this is for the role {roles}, and {principal.name} has the role {principal.role}"
             raise Refusal(403, "wrong_role", detail)
         return principal
+
+    def _limit_address(self, head: Head) -> None:
+        """Raise Refusal for one that asks too often without a token that holds. A proxy is everybody."""
+        if head.peer is None or self.sign_on.trusts(head):
+            return
+        if wait := self.address_rate.take(network_of(head.peer[0])):
+            raise _too_many("address_rate", "too many requests without a token from this address", wait)
 
     def _known(self, head: Head, access: Access, token: str | None) -> Principal | None:
         if token is not None:
@@ -128,6 +143,7 @@ class Gate:
             if record is None and access.everybody:
                 return None  # a probe is answered whatever it was once given
             if record is None:
+                self._limit_address(head)
                 raise Refusal(401, "bad_token", _BAD_TOKEN, headers=CHALLENGE)
             return record.principal
         if self.nodes is not None and (node := self.nodes.read(head)) is not None:
@@ -143,6 +159,11 @@ class Gate:
             return session.principal
         # A proxy asks for others, and is none of them itself.
         return LOCAL if self.is_local(head) and not self.sign_on.trusts(head) else None
+
+
+def _too_many(limit: str, what: str, wait: int) -> Refusal:
+    detail = f"{what}: try again in {wait} s (setting {limit})"
+    return Refusal(429, limit, detail, headers={"Retry-After": str(wait)})
 
 
 def read_bearer(header: str | None) -> str | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 from actors.wire.http.app import App, make_app
 from actors.wire.http.web_pages import make_guard
 from orchestrator.access.gate import Gate
+from orchestrator.access.limits import Rate
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http.cors import allow_origins
 from orchestrator.api.http.errors import to_refusal
@@ -43,6 +46,8 @@ def create_app(services: ApiContext) -> App:
         services.sign_on,
         services.refusals,
         services.node_proofs,
+        Rate(services.limits.token_rate, time.monotonic),
+        Rate(services.limits.address_rate, time.monotonic),
     )
     app = make_app(
         "orchestrator.api", to_refusal, gate.admit, lambda app: allow_origins(app, services.allowed_origins)

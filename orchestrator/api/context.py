@@ -17,6 +17,7 @@ from actors.wire.http.plain_routes import Head
 from actors.wire.http.web_pages import OwnNames
 from orchestrator.access.audit import Refusals
 from orchestrator.access.gate import SignOn
+from orchestrator.access.limits import NO_LIMITS, Limits
 from orchestrator.access.node_proofs import NodeProofs
 from orchestrator.access.node_secrets import NodeSecrets
 from orchestrator.access.sessions import Sessions
@@ -101,6 +102,7 @@ class ApiContext:
     sign_on: SignOn = field(default_factory=SignOn)
     allowed_origins: frozenset[str] = frozenset()
     refusals: Refusals = field(default_factory=Refusals)
+    limits: Limits = NO_LIMITS
     written: Recent[tuple[int, int], bytes] = field(default_factory=lambda: Recent(1024))
     left_out: Recent[tuple[int, int], tuple[tuple[str, str], ...]] = field(
         default_factory=lambda: Recent(256)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -82,12 +82,12 @@ class _HashingFile:
 class _Field(TextSink):
     """A text field that is checked when all of it has come."""
 
-    def __init__(self, name: str, check: Callable[[], object]) -> None:
+    def __init__(self, name: str, check: Callable[[], Awaitable[None]]) -> None:
         super().__init__(name, LONGEST_FIELD)
         self._check = check
 
     async def close(self) -> None:
-        self._check()
+        await self._check()
 
 
 class Uploads:
@@ -96,6 +96,7 @@ class Uploads:
     def __init__(self, api: ApiContext) -> None:
         self._api = api
         self._under_way: set[tuple[int, str]] = set()
+        self._number = 0
 
     async def take(
         self, content_type: str, declared: int | None, body: AsyncIterator[bytes], idempotency_key: str | None
@@ -107,19 +108,43 @@ class Uploads:
             raise TooLarge(
                 f"the upload has {declared} bytes, and {api.upload_limit} are allowed", api.upload_limit
             )
-        async with api.storage.receive(declared or 0) as upload:
-            with ExitStack() as held:
+        with ExitStack() as held:
+            held.enter_context(self._one_more())
+            if (user := asking.get().user) is not None:
+                await _require_room(api, user, None, declared, idempotency_key)
+            async with api.storage.receive(declared or 0) as upload:
 
                 def hold(user_id: int) -> None:
                     if idempotency_key is not None:
                         held.enter_context(self._holding(user_id, idempotency_key))
 
-                form = _Form(api, upload, hashed=idempotency_key is not None, on_user=hold)
+                async def require_room(user_id: int, service: str | None) -> None:
+                    await _require_room(api, user_id, service, declared, idempotency_key)
+
+                form = _Form(
+                    api, upload, hashed=idempotency_key is not None, on_user=hold, require_room=require_room
+                )
                 try:
                     await read_parts(content_type, body, limit=api.upload_limit, on_part=form.part)
                 except CutOff as error:
                     raise BadRequest(error.detail) from error
                 return await self._commit(upload, form.job(idempotency_key)), form.ignored
+
+    @contextmanager
+    def _one_more(self) -> Iterator[None]:
+        most = self._api.limits.uploads
+        if most and self._number >= most:
+            raise Refusal(
+                429,
+                "max_uploads",
+                f"{most} uploads are under way, and no more may be (setting max_uploads)",
+                headers={"Retry-After": "5"},
+            )
+        self._number += 1
+        try:
+            yield
+        finally:
+            self._number -= 1
 
     @contextmanager
     def _holding(self, user_id: int, key: str) -> Iterator[None]:
@@ -147,11 +172,21 @@ class Uploads:
         return job  # noqa: RET504  # the scopes may not be left by a return, says mypy: they can swallow
 
 
+async def _require_room(
+    api: ApiContext, user: int, service: str | None, declared: int | None, key: str | None
+) -> None:
+    """Raise LimitReached before the body is read, or as soon as it has told whose it is."""
+    if api.limits.of_jobs:
+        await api.ledger.queries.require_room(
+            api.limits, user=user, service=service, size=declared or 0, key=key
+        )
+
+
 async def insert(api: ApiContext, new: NewJob, entry: AuditEntry) -> Job:
     """Have the ledger take the job. Where it does not, or had it already under the same idempotency key,
     nothing is left of what was stored."""
     try:
-        job = await api.ledger.insert(new, entry)
+        job = await api.ledger.insert(new, entry, api.limits)
     except LedgerError:
         await _discard(api, new)
         raise
@@ -171,12 +206,20 @@ async def _discard(api: ApiContext, new: NewJob) -> None:
 
 class _Form:
     """The parts of one upload. A field is looked at as soon as all of it has come, so that nobody sends a
-    gigabyte after a mistake to hear of it. `on_user` is told whose it is, and may refuse it."""
+    gigabyte after a mistake to hear of it. `on_user` is told whose it is, and may refuse it;
+    `require_room` says whether there may be one more job of a user and, once that is known, a service."""
 
     def __init__(
-        self, api: ApiContext, upload: Upload, *, hashed: bool, on_user: Callable[[int], None]
+        self,
+        api: ApiContext,
+        upload: Upload,
+        *,
+        hashed: bool,
+        on_user: Callable[[int], None],
+        require_room: Callable[[int, str | None], Awaitable[None]],
     ) -> None:
         self._api = api
+        self._require_room = require_room
         self._upload = upload
         self._on_user = on_user
         self._paths = PathSet()
@@ -208,13 +251,17 @@ class _Form:
         self._fields[part.name] = sink
         return sink
 
-    def _check(self, name: str) -> None:
-        """Raise BadRequest if this field, which has just come, cannot be taken, alone or beside others."""
+    async def _check(self, name: str) -> None:
+        """Raise what it is refused with if this field, which has just come, cannot be taken, alone or beside
+        others."""
         _CHECKS[name](self)
         if name == "service" and "max_runtime" in self._fields:
             self.max_runtime()
         elif name == "user_id":
             self._on_user(self.user_id())
+        if name in ("user_id", "service") and "user_id" in self._fields:
+            service = self.service().name if "service" in self._fields else None
+            await self._require_room(self.user_id(), service)
 
     @property
     def ignored(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from actors.config.kinds import Kind
 from actors.config.tables import Mistakes, Table, read_toml
 from actors.domain.node import NodeAddress
 from actors.domain.service import ServiceLimits
+from orchestrator.access.limits import Limits
 from orchestrator.callbacks.allowed_hosts import CallbackHosts, HostRule, Network
 from orchestrator.callbacks.keys import SECRET_FILE
 from orchestrator.config import values
@@ -49,6 +50,12 @@ class Settings:
     keep_rows: float = 0.0
     audit_keep: float = 34_560_000
     upload_limit: int = 400 * MIB
+    max_queued: int = 0
+    max_queued_per_user: int = 0
+    max_bytes_per_user: int = 0
+    max_uploads: int = 0
+    token_rate: float = 0.0
+    address_rate: float = 0.0
     keep_free_disk: int = 0
     small_files: int = 64 << 10
     node_lost_after: float = 60.0
@@ -73,6 +80,17 @@ class Settings:
     as_2x: bool = False
     warnings: tuple[str, ...] = ()
 
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            self.max_queued,
+            self.max_queued_per_user,
+            self.max_bytes_per_user,
+            self.max_uploads,
+            self.token_rate,
+            self.address_rate,
+        )
+
 
 def load(
     environ: Mapping[str, str],
@@ -96,6 +114,8 @@ def load(
 
 _POSITIVE: Final = kind.whole(1, 1_000_000, "a whole number from 1 to 1000000")
 _BYTES: Final = kind.whole(0, 1 << 60, "a whole number of bytes")
+_COUNT: Final = kind.whole(0, 1 << 60, "a whole number (0: no limit)")
+_RATE: Final = kind.seconds(0.0, "a number of requests a second (0: no limit)", 1e6)
 
 SERVER: Final[Mapping[str, Kind]] = {
     "host": kind.text,
@@ -107,6 +127,12 @@ SERVER: Final[Mapping[str, Kind]] = {
     "audit_keep": kind.seconds(0.0, "a number of seconds, 0 or more (0: for ever)"),
     "upload_limit": kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
     "keep_free_disk": _BYTES,
+    "max_queued": _COUNT,
+    "max_queued_per_user": _COUNT,
+    "max_bytes_per_user": _BYTES,
+    "max_uploads": _COUNT,
+    "token_rate": _RATE,
+    "address_rate": _RATE,
     "small_files": kind.whole(0, MIB, "a whole number of bytes, at most 1048576"),
     "node_lost_after": kind.seconds(1.0, "a number of seconds, 1 or more"),
     "node_back_within": kind.seconds(1.0, "a number of seconds, 1 or more"),
@@ -150,6 +176,12 @@ _VARIABLES: Final = {
         "data_path",
         "max_age",
         "audit_keep",
+        "max_queued",
+        "max_queued_per_user",
+        "max_bytes_per_user",
+        "max_uploads",
+        "token_rate",
+        "address_rate",
         "public_url",
         "tokens_file",
         "open_local",

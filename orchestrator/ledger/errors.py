@@ -40,6 +40,16 @@ class IdempotencyConflict(LedgerError):
         self.job = job
 
 
+class LimitReached(LedgerError):
+    """A job would be one too many: `limit` is the setting's name, and `retry_after` seconds after which it is
+    worth asking again."""
+
+    def __init__(self, limit: str, text: str, *, retry_after: int) -> None:
+        super().__init__(f"{text} (setting {limit})")
+        self.limit = limit
+        self.retry_after = retry_after
+
+
 async def run_on_ledger(connection: sqlite_anyio.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
     """`run_on_connection`, whose errors are explained."""
     try:

@@ -47,6 +47,7 @@ from actors.store.group_commit import Batch, GroupCommit, NeedsHardCommit
 from actors.store.reserve import Reserve
 from actors.store.sqlite_thread import snapshot
 from orchestrator.access.audit import AuditEntry
+from orchestrator.access.limits import NO_LIMITS, Limits
 from orchestrator.access.node_secrets import NodeSecret
 from orchestrator.access.sessions import SessionRecord
 from orchestrator.access.tokens import TokenRecord
@@ -57,6 +58,7 @@ from orchestrator.ledger.errors import (
     IdempotencyConflict,
     LedgerDamaged,
     LedgerFull,
+    LimitReached,
     explain,
     run_on_ledger,
 )
@@ -66,6 +68,7 @@ from orchestrator.ledger.newest import Newest, Note
 from orchestrator.ledger.queries import Queries
 from orchestrator.ledger.recent import Recent
 from orchestrator.ledger.recent_jobs import RecentJobs
+from orchestrator.ledger.room import require_room
 from orchestrator.ledger.schema import prepare_reader, prepare_writer, set_hard
 from orchestrator.ledger.tables import (
     attempts,
@@ -83,7 +86,7 @@ from orchestrator.ledger.tables import (
 )
 from orchestrator.ledger.wal import WalWatch
 
-__all__ = ["IdempotencyConflict", "JobDetails", "LedgerFull", "SqliteLedger"]
+__all__ = ["IdempotencyConflict", "JobDetails", "LedgerFull", "LimitReached", "SqliteLedger"]
 
 log: Final = logging.getLogger("orchestrator.ledger")
 
@@ -280,22 +283,23 @@ class SqliteLedger:
 
     # ------------------------------------------------------------------ writing
 
-    async def insert(self, job: NewJob, entry: AuditEntry | None = None) -> Job:
-        """Store a Queued job with the next id; durable on return. `entry` says who hands it in.
+    async def insert(self, job: NewJob, entry: AuditEntry | None = None, limits: Limits = NO_LIMITS) -> Job:
+        """Store a Queued job with the next id; durable on return. `entry` says who hands it in. Raises
+        LimitReached for one too many.
 
         With an idempotency key that its user has sent before: the job that has it, as it is now, if its
         fingerprint is the same (it has another `storage_key` then); IdempotencyConflict if not. Raises
         LedgerError also when the ids are used up.
         """
         if self.ids is None:
-            return await self._insert(job, entry)
+            return await self._insert(job, entry, limits)
         async with self.ids.one():
-            stored = await self._insert(job, entry)
+            stored = await self._insert(job, entry, limits)
             self.ids.given(stored.id)
         return stored
 
-    async def _insert(self, job: NewJob, entry: AuditEntry | None) -> Job:
-        stored = await self._write(partial(_insert, job, entry), size=len(job.files or b""))
+    async def _insert(self, job: NewJob, entry: AuditEntry | None, limits: Limits) -> Job:
+        stored = await self._write(partial(_insert, job, entry, limits), size=len(job.files or b""))
         if job.files is not None and stored.storage_key == job.storage_key:
             self._recent_files.put((job.storage_key, "input"), job.files)
         return stored
@@ -574,7 +578,7 @@ def _end_at_once(error: Exception) -> NoReturn:
 # ---------------------------------------------------------------------- what runs in the thread
 
 
-def _insert(job: NewJob, entry: AuditEntry | None, batch: LedgerBatch) -> Job:
+def _insert(job: NewJob, entry: AuditEntry | None, limits: Limits, batch: LedgerBatch) -> Job:
     db, now = batch.db, batch.now
     if job.idempotency_key is not None:
         found = jobs.read_idempotent(db, job.user_id, job.idempotency_key)
@@ -582,6 +586,8 @@ def _insert(job: NewJob, entry: AuditEntry | None, batch: LedgerBatch) -> Job:
             if found[1] != job.fingerprint:
                 raise IdempotencyConflict(found[0])
             return found[0]
+    if limits.of_jobs:
+        require_room(db, limits, user=job.user_id, service=job.service, size=job.size)
     seq = batch.seq + 1
     job_id = jobs.insert_job(db, job, seq=seq, now=now)
     if job_id > MAX_ID:

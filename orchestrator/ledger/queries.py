@@ -20,9 +20,11 @@ from actors.domain.job import HistoryEntry, Job
 from actors.domain.status import Status
 from actors.store.sqlite_thread import snapshot
 from orchestrator.access.audit import AuditFilter, AuditLine
+from orchestrator.access.limits import Limits
 from orchestrator.ledger.errors import run_on_ledger
 from orchestrator.ledger.recent import Recent
 from orchestrator.ledger.recent_jobs import MOST_DETAILS, are_small
+from orchestrator.ledger.room import require_room
 from orchestrator.ledger.tables import audit, history, jobs, meta
 from orchestrator.ledger.tables.activity import Minute, read_minutes
 from orchestrator.ledger.tables.callbacks import CallbackView, read_callback, read_callback_counts
@@ -130,6 +132,18 @@ class Queries:
     async def audit(self, wanted: AuditFilter, before: int | None, limit: int) -> Sequence[AuditLine]:
         """The newest lines that fit, with ids below `before`."""
         return await run_on_ledger(self._reader, lambda db: audit.read_lines(db, wanted, before, limit))
+
+    async def require_room(
+        self, limits: Limits, *, user: int, service: str | None, size: int, key: str | None
+    ) -> None:
+        """Raise LimitReached for a job that would be one too many, as far as it is known; not if it is there
+        already, by its idempotency key."""
+
+        def require(db: sqlite3.Connection) -> None:
+            if key is None or jobs.read_idempotent(db, user, key) is None:
+                require_room(db, limits, user=user, service=service, size=size)
+
+        await run_on_ledger(self._reader, require)
 
     async def activity(self, since: float, until: float, service: str | None = None) -> Sequence[Minute]:
         """Minutes in which anything happened, from the one that `since` is in to the one that `until` is in,

@@ -26,6 +26,7 @@ from orchestrator.ledger.tables import (
     callbacks,
     history,
     jobs,
+    kept_bytes,
     machines,
     meta,
     nodes,
@@ -46,7 +47,7 @@ SCHEMA: Final = 9
 """Numbers up to 5 were of versions before 3.0, the last of them 1 once more."""
 
 _NEW: Final = frozenset(
-    {"absences", "small_inputs", "small_results", "tokens", "node_secrets", "sessions", "audit"}
+    {"absences", "small_inputs", "small_results", "tokens", "node_secrets", "sessions", "audit", "kept_bytes"}
 )
 """Tables that ledgers of an earlier schema may lack."""
 
@@ -61,6 +62,7 @@ TABLES: Final = (
     *pauses.TABLES,
     *usage.TABLES,
     *queue_counts.TABLES,
+    *kept_bytes.TABLES,
     *activity.TABLES,
     *callbacks.TABLES,
     *small_files.TABLES,
@@ -226,6 +228,8 @@ def _migrate(db: sqlite3.Connection) -> None:
             db.execute(
                 f'INSERT OR REPLACE INTO "{table}" ({columns}) SELECT {columns} FROM "old {table}" {rowid}'
             )
+        if "kept_bytes" not in old:
+            db.execute(kept_bytes.FILL)
         for table in old:
             db.execute(f'DROP TABLE "old {table}"')
         for statement in later:

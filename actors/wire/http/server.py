@@ -18,7 +18,10 @@ What becomes of a connection:
    behind it is the link's, until that ends.
 5. A request of a plain route (see `plain_routes`) is answered without the app. That is the only difference:
    it is read by the same parser, and its connection is kept, waited for and ended as any.
-6. What is no HTTP/1.1 is answered by what was wrong with it, as JSON, and closed. A request with two lengths
+6. A request's head has to be here within the time for which an idle connection is kept, and its body may be
+   silent for `BODY_SILENCE` seconds, and slower than `BODY_RATE` bytes a second for as long: who sends slower
+   is not heard to the end. Who does not take what is sent for `STUCK` seconds has gone.
+7. What is no HTTP/1.1 is answered by what was wrong with it, as JSON, and closed. A request with two lengths
    is such a thing: a proxy before us might have read the other one.
 """
 
@@ -65,10 +68,17 @@ HALF_CLOSED: Final = 5.0
 
 FRESH: Final = 1.0
 """Seconds that a new connection has to send its request before it counts as idle."""
+BODY_SILENCE: Final = 60.0
+"""Seconds that a request's body may be waited for before it counts as given up."""
+BODY_RATE: Final = 1024
+"""Bytes of it that win a second back."""
+STUCK: Final = 600.0
+"""Seconds in which a peer has to take something of what is sent to it."""
 LINGER: Final = 1.0
 """Seconds for which the rest of what was refused is read."""
 
 _BACKLOG: Final = 1024
+_PIECE: Final = 1 << 16
 _LEAST: Final = 16
 _HEADERS: Final = 64 * 1024
 _FOR_EVER: Final = 2**31
@@ -298,6 +308,8 @@ class _Connection(TCPServer):
         self._plain: PlainRoutes | None = plain
         self._link: WebSocketRoute | None = link
         self._reading = trio.CancelScope()
+        self._patience = BODY_SILENCE
+        """Seconds for which the body of this request is waited for yet."""
         self._read = False
         """Whether nothing more is read: then nothing is waited for either once it is answered."""
         self._rest(FRESH)
@@ -345,8 +357,8 @@ class _Connection(TCPServer):
         with self._reading:
             while True:
                 try:
-                    data = bytes(await self.stream.receive_some(MAX_RECV))
-                except (trio.ClosedResourceError, trio.BrokenResourceError):
+                    data = await self._receive()
+                except (trio.ClosedResourceError, trio.BrokenResourceError, trio.TooSlowError):
                     break
                 await self._protocol.handle(RawData(data))
                 if self._link is not None and self._protocol.upgraded is not None:
@@ -358,6 +370,18 @@ class _Connection(TCPServer):
                     await self._protocol.answered_or_streaming()
                     break
         await self._protocol.handle(Closed())
+
+    async def _receive(self) -> bytes:
+        """What comes. Raises trio.TooSlowError for a body that comes too slowly."""
+        if not self._protocol.receives_body:
+            self._patience = BODY_SILENCE
+            return bytes(await self.stream.receive_some(MAX_RECV))
+        began = trio.current_time()
+        with trio.fail_after(max(0.0, self._patience)):
+            data = bytes(await self.stream.receive_some(MAX_RECV))
+        waited = trio.current_time() - began
+        self._patience = min(BODY_SILENCE, self._patience - waited + len(data) / BODY_RATE)
+        return data
 
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, RawData):
@@ -399,7 +423,12 @@ class _Connection(TCPServer):
             await self.send_lock.acquire()
         try:
             with trio.CancelScope(shield=True):
-                await self.stream.send_all(data)
+                for start in range(0, len(data), _PIECE):
+                    with trio.fail_after(STUCK):
+                        await self.stream.send_all(data[start : start + _PIECE])
+        except trio.TooSlowError:
+            self.stream.socket.close()
+            await self._protocol.handle(Closed())
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             await self._protocol.handle(Closed())
         finally:
@@ -440,6 +469,11 @@ class _Protocol(H11Protocol):
         self._streaming = False
         self._over = trio.Event()
         self.refused = False
+
+    @property
+    def receives_body(self) -> bool:
+        """Whether the body of a request is not all here yet."""
+        return self.stream is not None and self.connection.their_state is h11.SEND_BODY
 
     async def answered_or_streaming(self) -> None:
         """See rules 2 and 3 of the module."""

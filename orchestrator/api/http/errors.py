@@ -11,7 +11,7 @@ from actors.ports.storage import StorageError
 from actors.store.durable import is_full, is_passing
 from actors.wire.http.app import Refusal
 from orchestrator.events.waiters import TooManyWaiters
-from orchestrator.ledger.ledger import IdempotencyConflict, LedgerFull
+from orchestrator.ledger.ledger import IdempotencyConflict, LedgerFull, LimitReached
 from orchestrator.nodes.remote_stream import NodeUnreachable
 from orchestrator.storage.disk import NameRefused, StorageFull
 
@@ -22,6 +22,9 @@ def to_refusal(error: Exception) -> Refusal | None:
             return Refusal(400, "bad_file_name", str(error))
         case StorageFull() | LedgerFull():
             return Refusal(507, "disk_full", f"{error}; try again when there is room")
+        case LimitReached():
+            headers = {"Retry-After": str(error.retry_after)}
+            return Refusal(429, error.limit, str(error), headers=headers)
         case IdempotencyConflict():
             return Refusal(422, "idempotency_conflict", str(error))
         case StorageError() | LedgerError() | NodeUnreachable() | NoMeans() | NoAnswer() | TooManyWaiters():

@@ -236,6 +236,13 @@ def read_details(db: sqlite3.Connection, job_ids: Sequence[int]) -> Mapping[int,
     }
 
 
+def read_number_queued(db: sqlite3.Connection, service: str) -> int:
+    """How many jobs of a service wait."""
+    statement = "SELECT jobs FROM tallies WHERE service = ? AND status = ?"
+    row = db.execute(statement, (service, Status.QUEUED.value)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
 def read_idempotent(db: sqlite3.Connection, user_id: int, key: str) -> tuple[Job, str | None] | None:
     """The user's job that was stored with this idempotency key, and the fingerprint of its content."""
     statement = "SELECT id, fingerprint FROM jobs WHERE user_id = ? AND idempotency_key = ?"

@@ -32,6 +32,7 @@ TABLES: Final = (
         under_way INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (service, user_id)
     ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX crowd_user ON crowd (user_id)",
     """CREATE TRIGGER jobs_crowd_new AFTER INSERT ON jobs BEGIN
         INSERT INTO crowd (service, user_id, queued) VALUES (new.service, new.user_id, 1)
             ON CONFLICT DO UPDATE SET queued = queued + 1;
@@ -55,6 +56,12 @@ class QueueShare:
     user_id: int
     queued: int
     under_way: int
+
+
+def read_queued_of_user(db: sqlite3.Connection, user_id: int) -> int:
+    """How many of a user's jobs wait, for whatever service."""
+    statement = "SELECT coalesce(sum(queued), 0) FROM crowd INDEXED BY crowd_user WHERE user_id = ?"
+    return int(db.execute(statement, (user_id,)).fetchone()[0])
 
 
 def read_queue_shares(db: sqlite3.Connection, service: str | None, limit: int) -> Sequence[QueueShare]:

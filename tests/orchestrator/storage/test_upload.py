@@ -258,7 +258,7 @@ class _Watched:
 
 
 async def test_when_the_ledger_fails_nothing_is_left(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def insert(job: object) -> None:
+    async def insert(*given: object) -> None:
         raise LedgerError("database is locked")
 
     monkeypatch.setattr(server.ledger, "insert", insert)
@@ -383,7 +383,7 @@ async def test_a_full_disk_is_told_and_nothing_is_left(
 async def test_a_full_disk_under_the_ledger_is_told_and_nothing_is_left(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def insert(job: object) -> None:
+    async def insert(*given: object) -> None:
         raise LedgerFull("the ledger's disk is full")
 
     monkeypatch.setattr(server.ledger, "insert", insert)

@@ -26,6 +26,7 @@ from actors.wire.http.server import serve
 from actors.wire.http.web_pages import OwnNames
 from orchestrator.access.audit import Refusals
 from orchestrator.access.gate import SignOn
+from orchestrator.access.limits import NO_LIMITS, Limits
 from orchestrator.access.node_proofs import NodeProofs
 from orchestrator.access.node_secrets import NodeSecrets
 from orchestrator.access.sessions import Sessions
@@ -194,6 +195,7 @@ async def api_server(
     contract_open: bool = False,
     sign_on: SignOn | None = None,
     origins: Sequence[str] = (),
+    limits: Limits = NO_LIMITS,
 ) -> AsyncIterator[Server]:
     """A server on a port of its own. Inputs of at most `small` bytes are kept in the ledger. Whoever asks is
     an operator if `local`; pages of `origins` may call."""
@@ -218,7 +220,7 @@ async def api_server(
         storage.keep_small_in(ledger)
         await storage.open()
         registry = await NodeRegistry.load(ledger, clock, owner := Owner(views), ())
-        limits = {
+        of_services = {
             name: ServiceLimits(name, max_runtime=60.0 if name == "short" else 0.0) for name in services
         }
         changes = ChangeStream(ledger.queries, waiters, encode_change)
@@ -228,7 +230,7 @@ async def api_server(
             storage=storage,
             waiters=waiters,
             nodes=nodes,
-            services=limits,
+            services=of_services,
             why=why,
             pool=pool,
             registry=registry,
@@ -250,6 +252,7 @@ async def api_server(
             sign_on=sign_on or SignOn(),
             names=OwnNames.of(public_urls).with_origins(origins),
             allowed_origins=frozenset(origins),
+            limits=limits,
             refusals=Refusals(ledger.note_orders),
         )
         async with trio.open_nursery() as nursery:
@@ -287,7 +290,7 @@ async def api_server(
                     views,
                     registry,
                     changes,
-                    limits,
+                    of_services,
                     clock,
                     pauses,
                     scaled,

@@ -6,7 +6,7 @@ import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,7 @@ class App(QuartTrio):
         page = Blueprint("plain", __name__)
         self.plain.get(page, "/")(self.ping)
         self.plain.get(page, "/wait")(self.wait)
+        self.plain.post(page, "/size")(self.size)
         self.register_blueprint(page)
         self.add_url_rule("/endless", "endless", self.endless)
         self.add_url_rule("/flood", "flood", self.flood)
@@ -62,6 +63,9 @@ class App(QuartTrio):
         self.entered.set()
         await self.release.wait()
         return Answer(200, "text/plain", b"done")
+
+    async def size(self, asked: Asked) -> Answer:
+        return Answer(200, "text/plain", str(sum([len(one) async for one in asked.body])).encode())
 
     async def endless(self) -> Response:
         return self._streamed(b"tick\n", trio.sleep_forever)
@@ -96,13 +100,16 @@ class Server:
         self.url = ""
         self.ended = trio.Event()
 
-    async def run(self, graceful_timeout: float, task_status: trio.TaskStatus[list[str]]) -> None:
+    async def run(
+        self, graceful_timeout: float, keep_alive: float, task_status: trio.TaskStatus[list[str]]
+    ) -> None:
         await serve(
             self.app,
             host="127.0.0.1",
             port=0,
             shutdown=self.shutdown,
             graceful_timeout=graceful_timeout,
+            keep_alive_timeout=keep_alive,
             task_status=task_status,
             plain=self.app.plain if App.is_plain and isinstance(self.app, App) else None,
         )
@@ -110,11 +117,15 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(app: Any, graceful_timeout: float = 3.0) -> AsyncIterator[Server]:
+async def serving(
+    app: Any, graceful_timeout: float = 3.0, keep_alive_timeout: float = 75.0
+) -> AsyncIterator[Server]:
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             server = Server(app, nursery, trio.Event())
-            [server.url] = await nursery.start(lambda task_status: server.run(graceful_timeout, task_status))
+            [server.url] = await nursery.start(
+                lambda task_status: server.run(graceful_timeout, keep_alive_timeout, task_status)
+            )
             yield server
             server.shutdown.set()
 
@@ -459,6 +470,71 @@ async def test_with_all_of_them_busy_a_new_one_waits_for_one_to_end(few_descript
         app.release.set()
     assert len(answers) == few_descriptors + 1
     assert all(b"200 " in answer for answer in answers)
+
+
+async def trickle(server: Server, head: bytes, every: float) -> bytes:
+    """What is answered to who sends a byte at a time, until the server has had enough of it."""
+    stream = await trio.open_tcp_stream("127.0.0.1", int(server.url.rpartition(":")[2]))
+    async with stream, trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            with suppress(trio.BrokenResourceError):
+                await stream.send_all(head)
+                while True:
+                    await trio.sleep(every)
+                    await stream.send_all(b"a")
+
+        nursery.start_soon(send)
+        got = b""
+        with suppress(trio.BrokenResourceError):
+            while piece := await stream.receive_some():
+                got += piece
+        nursery.cancel_scope.cancel()
+    return got
+
+
+@pytest.mark.parametrize("path", [b"/count", b"/size"])
+@pytest.mark.parametrize("every", [0.01, 3600.0], ids=["trickles", "is silent"])
+async def test_a_body_that_comes_too_slowly_is_not_waited_for(
+    path: bytes, every: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.wire.http.server.BODY_SILENCE", 0.2)
+    async with serving(App()) as server, client(server) as http:
+        head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" % path
+        assert await trickle(server, head, every) == b""
+        chunked = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5000\r\n" % path
+        assert await trickle(server, chunked, every) == b""
+        assert (await http.get("/")).status_code == 200
+
+
+async def test_a_body_that_comes_steadily_is_heard_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.wire.http.server.BODY_SILENCE", 0.2)
+    monkeypatch.setattr("actors.wire.http.server.BODY_RATE", 1)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(10):
+            yield b"ab"
+            await trio.sleep(0.05)
+
+    async with serving(App()) as server, client(server) as http:
+        assert (await http.post("/count", content=pieces())).text == "20"
+
+
+async def test_a_head_that_trickles_is_not_waited_for() -> None:
+    async with serving(App(), keep_alive_timeout=0.2) as server:
+        assert await trickle(server, b"GET / HTTP/1.1\r\nHost: x\r\nX: ", 0.01) == b""
+
+
+async def test_who_takes_nothing_of_an_answer_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.wire.http.server.STUCK", 0.2)
+    app = App()
+    async with serving(app, graceful_timeout=3600) as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", int(server.url.rpartition(":")[2]))
+        async with stream:
+            await stream.send_all(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
+            await app.entered.wait()
+            server.shutdown.set()
+            await server.ended.wait()
 
 
 HEAD = b"POST /count HTTP/1.1\r\nHost: x\r\n"

@@ -1,0 +1,65 @@
+"""How much one user, one token or one address may take: what there is to set, and requests a second.
+
+Whatever is over a limit is refused with 429, which names the setting and says when to ask again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+BURST: Final = 10.0
+"""Seconds' worth of requests that may come at once."""
+REMEMBERED: Final = 4096
+"""Who asks; whoever asked longest ago is forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """0: none. `queued` are jobs of a service that wait, `queued_per_user` those of a user, of whatever
+    service; `bytes_per_user` what is stored of a user's jobs, inputs and results; `uploads` how many are
+    under way at once; `token_rate` and `address_rate` requests a second."""
+
+    queued: int = 0
+    queued_per_user: int = 0
+    bytes_per_user: int = 0
+    uploads: int = 0
+    token_rate: float = 0.0
+    address_rate: float = 0.0
+
+    @property
+    def of_jobs(self) -> bool:
+        """Whether any limit is on what the ledger counts."""
+        return bool(self.queued or self.queued_per_user or self.bytes_per_user)
+
+
+NO_LIMITS: Final = Limits()
+
+
+class Rate:
+    """`rate` requests a second of each who asks, 0: any number. `now` counts seconds, and never goes back."""
+
+    def __init__(self, rate: float, now: Callable[[], float]) -> None:
+        self._rate = rate
+        self._now = now
+        # When all of the requests of one would have come, at the rate: that may lie ahead by the burst.
+        self._until: OrderedDict[str, float] = OrderedDict()
+
+    def take(self, who: str) -> int:
+        """0 if they may, and then it counts; else after how many whole seconds they may."""
+        if not self._rate:
+            return 0
+        now = self._now()
+        until = max(now, self._until.get(who, now)) + 1.0 / self._rate
+        over = until - now - max(BURST, 1.0 / self._rate)
+        # What is left over by arithmetic is none.
+        if over > 1e-6:
+            return max(1, math.ceil(over))
+        self._until[who] = until
+        self._until.move_to_end(who)
+        if len(self._until) > REMEMBERED:
+            self._until.popitem(last=False)
+        return 0
