@@ -23,7 +23,7 @@ from actors.kernel.complaint import Complaint
 from actors.store.durable import is_passing
 from actors.wire.errors import BadRequest, WireError
 from actors.wire.link.link import Link
-from actors.wire.link.proof import Judge, NotProved, Offer, new_nonce
+from actors.wire.link.proof import Judge, Offer, new_nonce
 from actors.wire.link.session import Fence, Hello, Lane, Message, Role, Session
 from actors.wire.link.websocket import WebSocket
 from actors.wire.protocol.attempts import Garbled, mark_to_json
@@ -57,12 +57,12 @@ class Links:
     def __init__(self, context: NodeContext) -> None:
         self._context = context
         self._fence = Fence()
-        self._agreeing = trio.CapacityLimiter(1)
+        self._keeping = trio.CapacityLimiter(1)
         self._complaint = Complaint(log)
 
     async def serve(self, socket: WebSocket) -> None:
         """Until it ends."""
-        await _NodeLink(self._context, self._fence, self._agreeing, self._complaint, socket).run()
+        await _NodeLink(self._context, self._fence, self._keeping, self._complaint, socket).run()
 
 
 class _NodeLink:
@@ -70,14 +70,14 @@ class _NodeLink:
         self,
         context: NodeContext,
         fence: Fence,
-        agreeing: trio.CapacityLimiter,
+        keeping: trio.CapacityLimiter,
         complaint: Complaint,
         socket: WebSocket,
     ) -> None:
         self._context = context
         self._complaint = complaint
         self._door = context.gate.door
-        self._agreeing = agreeing
+        self._keeping = keeping
         self._secret = b""
         """What is proved over this link."""
         self._agreed = b""
@@ -164,22 +164,15 @@ class _NodeLink:
                 session.expect(secret)
                 self._link.prove(secret)
             case Agree(key=key):
-                self._nursery.start_soon(self._agree, key)
+                self._agree(key)
             case Refuse() as refused:
                 self._close(refused)
 
-    async def _agree(self, key: str) -> None:
-        """Say our half of a secret, and expect a proof that the other side has the same."""
-        meeting = self._link.session.meeting()
-        async with self._agreeing:
-            try:
-                offer = await trio.to_thread.run_sync(Offer)
-                secret = await trio.to_thread.run_sync(offer.agree, self._peer.offer, meeting, key)
-            except NotProved as error:
-                self._link.end(error.detail)
-                return
-        self._link.session.expect(secret)
-        self._agreed = secret
+    def _agree(self, key: str) -> None:
+        """Say our half of a secret, and expect a proof that the other side has the same. Raises NotProved."""
+        offer = Offer()
+        self._agreed = offer.agree(self._peer.offer, self._link.session.meeting(), key)
+        self._link.session.expect(self._agreed)
         self._link.tell("offer", {"offer": offer.public, "by": "token" if key else "first"}, Lane.URGENT)
 
     async def _keep(self) -> None:
@@ -188,13 +181,15 @@ class _NodeLink:
         if self._secret:
             await self._confirm()
             return
-        async with self._agreeing:
+        async with self._keeping:
             # Another one may have come first.
             refused = self._door.may_keep(self._peer.name)
             if refused is None:
                 try:
                     await trio.to_thread.run_sync(self._door.kept.keep, self._peer.name, self._agreed)
-                except OSError as error:
+                except Exception as error:
+                    if not isinstance(error, OSError) and not is_passing(error):
+                        raise
                     refused = Refuse("not_kept", f"the node cannot keep the secret: {error}")
         if refused is not None:
             self._close(refused)
@@ -205,7 +200,9 @@ class _NodeLink:
     async def _confirm(self) -> None:
         try:
             await trio.to_thread.run_sync(self._door.kept.confirm, self._peer.name)
-        except OSError as error:
+        except Exception as error:
+            if not isinstance(error, OSError) and not is_passing(error):
+                raise
             # It is confirmed by the next link: what is there is proved as well.
             log.warning("that orchestrator %s has its secret too is noted later: %s", self._peer.name, error)
         self._enter()

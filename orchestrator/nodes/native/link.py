@@ -112,7 +112,6 @@ class NodeLinks:
         self._linked: set[str] = set()
         self._provers: dict[str, Prover] = {}
         """Of the last link to each node, until there is another one."""
-        self.agreeing: Final = trio.CapacityLimiter(1)
 
     def must_prove(self, node: NodeRef) -> bool:
         """Whether a node has to prove who it is before it is believed anything."""
@@ -181,8 +180,7 @@ class NodeLinks:
             if key is None:
                 await socket.aclose()
                 return NOT_JOINED
-            async with self.agreeing:
-                offer = await trio.to_thread.run_sync(Offer)
+            offer = Offer()
         self._number = max(self._number + 1, time.time_ns())
         hello = Hello(
             Role.ORCHESTRATOR,
@@ -351,7 +349,7 @@ class _Agreeing:
 
     async def run(self) -> None:
         try:
-            await self._agree(await self._heard.receive())
+            self._agree(await self._heard.receive())
             await self._heard.receive()  # its proof, which was judged
             assert self._links.secrets is not None
             with trio.CancelScope(shield=True):  # what the ledger has is known here
@@ -363,7 +361,7 @@ class _Agreeing:
         log.info("node %s is paired with this orchestrator", self._node_id)
         self._link.tell("ready", {}, Lane.URGENT)
 
-    async def _agree(self, message: Message) -> None:
+    def _agree(self, message: Message) -> None:
         """Raises NotProved."""
         if message.kind != "offer":
             raise NotProved("it proves what nobody has agreed on")
@@ -371,10 +369,7 @@ class _Agreeing:
         if (by == "token") is not bool(self._key):
             how = "by its token alone: let it join by it" if by == "token" else "with the first that comes"
             raise NotProved(f"the node agrees on a secret {how}")
-        async with self._links.agreeing:
-            self.secret = await trio.to_thread.run_sync(
-                self._offer.agree, theirs, self._link.session.meeting(), self._key
-            )
+        self.secret = self._offer.agree(theirs, self._link.session.meeting(), self._key)
         self._link.session.expect(self.secret)
         self._link.prove(self.secret)
 
