@@ -31,8 +31,9 @@ from orchestrator.access.audit import Refusals
 from orchestrator.access.doors import findable, note_uses, open_doors
 from orchestrator.access.gate import SignOn
 from orchestrator.access.node_proofs import NodeProofs
-from orchestrator.access.node_secrets import NodeSecrets
+from orchestrator.access.node_secrets import BY_TOKEN, NodeSecrets
 from orchestrator.access.sessions import Sessions
+from orchestrator.access.tokens import make_secret, token_of_machines
 from orchestrator.api import ApiContext, create_app, job_views
 from orchestrator.api.routes.events import encode_change
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
@@ -135,15 +136,18 @@ async def run_orchestrator(
         )
         storage.keep_small_in(ledger)
         named = map(base_of, merge_addresses(settings))
-        node_secrets = NodeSecrets(await ledger.node_secrets(), ledger, named)
+        before = [node.node_id for node in await ledger.nodes() if node.kind != BY_TOKEN]
+        node_secrets = NodeSecrets(await ledger.node_secrets(), ledger, named, before)
         nodes = NodeClient(ledger.owner, storage, settings.data_path / "spool", secrets=node_secrets)
         portals = Http(trust=trust)
+        node_token = make_secret()
         providers = build_providers(
             settings.scaling,
             data=settings.data_path,
             owner=ledger.owner,
             here=here.get,
             join_url=settings.join_url,
+            node_token=node_token,
         )
         try:
             async with trio.open_nursery() as nursery:
@@ -165,6 +169,7 @@ async def run_orchestrator(
                         on_commit=on_commit,
                         nodes=nodes,
                         node_secrets=node_secrets,
+                        node_token=node_token,
                         portals=portals,
                         secrets=secrets,
                         providers=providers,
@@ -203,6 +208,7 @@ async def _start(
     on_commit: list[Callable[[Sequence[Job]], None]],
     nodes: NodeClient,
     node_secrets: NodeSecrets,
+    node_token: str,
     portals: Http,
     secrets: Sequence[str],
     providers: Mapping[str, Provider],
@@ -215,6 +221,8 @@ async def _start(
     services = settings.services
     registry = await NodeRegistry.load(ledger, clock, sender, merge_addresses(settings))
     doors = await open_doors(settings, ledger, registry, clock)
+    if settings.scaling:
+        doors.tokens.add(token_of_machines(node_token, clock.now()))
     pauses = await Pauses.load(ledger, clock, sender)
     changes = ChangeStream(ledger.queries, waiters, encode_change)
 

@@ -18,6 +18,8 @@ from actors.wire.link.proof import join_key
 from orchestrator.access.audit import AuditEntry
 from orchestrator.access.tokens import TokenRecord
 
+BY_TOKEN: Final = "token"
+"""The kind of a node that has joined by a token."""
 INVITED: Final = 4096
 """Nodes that may have joined and not agreed on a secret yet."""
 
@@ -71,13 +73,20 @@ class Keeper(Protocol):
 
 
 class NodeSecrets:
-    """`named`: base URLs of nodes in the settings."""
+    """`named`: base URLs of nodes in the settings. `before`: nodes that had joined without a token before
+    this start."""
 
-    def __init__(self, known: Iterable[NodeSecret], keeper: Keeper, named: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        known: Iterable[NodeSecret],
+        keeper: Keeper,
+        named: Iterable[str] = (),
+        before: Iterable[str] = (),
+    ) -> None:
         self._secrets = {one.node_id: one for one in known}
         self._keeper = keeper
         self._named = frozenset(named)
-        self._invited: dict[str, tuple[str, Terms]] = {}
+        self._invited = dict.fromkeys(before, ("", Terms()))
 
     def find(self, node_id: str) -> NodeSecret | None:
         return self._secrets.get(node_id)

@@ -81,6 +81,11 @@ def make_secret() -> str:
     return f"{PREFIX}{body}{_checksum(body)}"
 
 
+def token_of_machines(secret: str, now: float) -> TokenRecord:
+    """By which nodes join that scaling makes on this machine; it is kept nowhere."""
+    return TokenRecord("machines", hash_of(secret), Role.NODE, "machines of this server", now)
+
+
 def is_token(text: str) -> bool:
     """Whether it has the form of one, with its checksum."""
     if not _FORM.fullmatch(text):

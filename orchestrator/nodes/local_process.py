@@ -11,6 +11,8 @@ from typing import IO, Final
 
 import trio
 
+_TOKEN: Final = "ORCHESTRATOR_TOKEN"
+
 GRACE_SECONDS: Final = 2
 """Seconds that jobs have after SIGTERM when their node ends. With a second more the node has ended too."""
 
@@ -48,10 +50,12 @@ def start_bound(options: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[b
     return _start(_BOUND, options, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
 
 
-def start_held(options: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+def start_held(
+    options: Sequence[str], output: IO[bytes], token: str | None = None
+) -> subprocess.Popen[bytes]:
     """A node that outlives this process, once `release` has been called; until then it waits, and ends when
-    this process does."""
-    return _start(_HELD, options, stdin=subprocess.PIPE, stdout=output, stderr=output)
+    this process does. It joins by the `token`."""
+    return _start(_HELD, options, stdin=subprocess.PIPE, stdout=output, stderr=output, token=token)
 
 
 def release(process: subprocess.Popen[bytes]) -> None:
@@ -68,12 +72,16 @@ def _start(
     stdin: int,
     stdout: int | IO[bytes],
     stderr: IO[bytes],
+    token: str | None = None,
 ) -> subprocess.Popen[bytes]:
+    # Never this process's own, which may be one for everything.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_TOKEN)}
     return subprocess.Popen(
         [sys.executable, "-X", "utf8", "-c", program + _RUN, str(os.getpid()), *options],
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
+        env=inherited if token is None else {**inherited, _TOKEN: token},
         # A session of its own: Ctrl-C comes to this process alone, which ends the nodes in order.
         start_new_session=True,
     )

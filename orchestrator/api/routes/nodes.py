@@ -18,7 +18,7 @@ from actors.wire.http.app import Refusal, json_response, query
 from actors.wire.link.proof import is_nonce
 from orchestrator.access.audit import entry_of
 from orchestrator.access.node_proofs import CHALLENGE
-from orchestrator.access.node_secrets import Terms
+from orchestrator.access.node_secrets import BY_TOKEN, Terms
 from orchestrator.access.roles import Role, asked_from, asking
 from orchestrator.access.tokens import TokenRecord
 from orchestrator.api.context import ApiContext
@@ -83,7 +83,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         body = await read_json_object()
         try:
             node, unknown = _parse_joining(api, body)
-            token = _check_terms(api, node)
+            node, token = _check_terms(api, node)
             known = api.registry.heard(node)
             if not known:
                 await _check_address(api, node)
@@ -193,9 +193,9 @@ def _refuse_other_node(node_id: str) -> None:
         raise _unknown_node(node_id)
 
 
-def _check_terms(api: ApiContext, node: JoinedNode) -> TokenRecord | None:
-    """The token by which a node joins that has no secret yet; None for whoever needs none. Raises Refusal:
-    also for one that has a secret, and does not prove it."""
+def _check_terms(api: ApiContext, node: JoinedNode) -> tuple[JoinedNode, TokenRecord | None]:
+    """The node as it may join, and the token if it has no secret yet; None for whoever needs none. Raises
+    Refusal: also for one that has a secret, and does not prove it."""
     asks, known = asking.get(), api.node_secrets.find(node.node_id)
     token = None
     if asks.node is not None:
@@ -217,7 +217,7 @@ def _check_terms(api: ApiContext, node: JoinedNode) -> TokenRecord | None:
     objection = terms.objection(node.services, node.slots, asked_from.get())
     if objection is not None:
         raise Refusal(403, *objection)
-    return token
+    return replace(node, kind="" if terms.token is None else BY_TOKEN), token
 
 
 async def _check_once(api: ApiContext, node: JoinedNode, token: TokenRecord | None) -> None:

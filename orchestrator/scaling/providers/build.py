@@ -23,13 +23,14 @@ def build_providers(
     owner: str,
     here: Callable[[], Awaitable[str]],
     join_url: str,
+    node_token: str | None = None,
 ) -> Mapping[str, Provider]:
     """The provider of each service in `configs`. Services whose machines come from the same place share one:
     each provider tells the machines of all services.
 
     `owner` is the ledger's, and marks what is ours. `here` waits until the server listens and tells the URL
-    by which nodes of this machine reach it; `join_url` is the one for other machines, which the settings make
-    sure of where it is needed.
+    by which nodes of this machine reach it, and join by `node_token`; `join_url` is the one for other
+    machines, which the settings make sure of where it is needed.
     """
     slots = {service: config.limits.slots_per_node for service, config in configs.items()}
     built: list[tuple[CommandSettings | Ec2Settings | None, Provider]] = []
@@ -42,7 +43,9 @@ def build_providers(
             continue
         provider: Provider
         if config.machines is None:
-            provider = LocalProvider(data / MACHINES, slots=slots, join_url=here, owner=owner)
+            provider = LocalProvider(
+                data / MACHINES, slots=slots, join_url=here, owner=owner, node_token=node_token
+            )
         else:
             assert join_url, "the settings refuse to do without"
             if isinstance(config.machines, CommandSettings):

@@ -59,6 +59,7 @@ class LocalProvider:
 
     `directory` is created when it is needed. `slots`: of a node, by service. `join_url` waits until
     the orchestrator listens and tells where nodes join it; `joining` makes options of it, service and token.
+    `node_token` lets them in there.
     """
 
     name = "local"
@@ -71,12 +72,14 @@ class LocalProvider:
         join_url: Callable[[], Awaitable[str]],
         owner: str,
         joining: Callable[[str, str, str], Sequence[str]] = joining,
+        node_token: str | None = None,
     ) -> None:
         self._directory = directory
         self._slots = slots
         self._join_url = join_url
         self.owner = owner
         self._joining = joining
+        self._node_token = node_token
         self._children: list[subprocess.Popen[bytes]] = []
         # One call at a time: none finds a machine that another one is half-way through making or removing.
         self._turn = trio.Lock()
@@ -146,7 +149,7 @@ class LocalProvider:
         ]
         options += self._joining(join_url, service, token)
         with (home / _LOG).open("ab") as output:
-            process = start_held(options, output)
+            process = start_held(options, output, self._node_token)
         self._children.append(process)
         assert process.stdin is not None
         with process.stdin:
