@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,12 +17,17 @@ from support.data.node_jobs import new_dispatch, new_storage
 from support.peers.peer import Peer, Request, serving
 from support.processes.nodes_in_process import node_in_process
 
-from actors.domain.job import Attempt
-from actors.domain.node import NodeAddress, NodeRef
+from actors.domain.job import Attempt, End
+from actors.domain.node import Heartbeat, NodeAddress, NodeRef, PayloadView
+from actors.domain.status import Status
 from actors.ports.ledger import LedgerError
 from actors.ports.nodes import CollectResult, LookupResult, NodeEvent, PayloadChanged, Picture, SubmitResult
-from actors.wire.link.proof import SECRET
-from actors.wire.protocol.attempts import PROTOCOL
+from actors.wire.link.link import Link
+from actors.wire.link.proof import SECRET, new_nonce
+from actors.wire.link.session import MAX_FRAME, Hello, Lane, Message, Session
+from actors.wire.link.session import Role as Side
+from actors.wire.link.websocket import accept, take_over
+from actors.wire.protocol.attempts import PROTOCOL, heartbeat_to_json, view_to_json
 from orchestrator.access.node_secrets import NodeSecret, NodeSecrets
 from orchestrator.access.roles import Role
 from orchestrator.access.tokens import TokenRecord, hash_of, make_secret
@@ -32,6 +38,7 @@ from orchestrator.storage.storage import DiskStorage
 
 OWNER, OTHER = "0" * 32, "9" * 32
 BIG = bytes(EACH + 1)
+DONE = End(Status.COMPLETED, "", exit_code=0)
 
 
 @dataclass
@@ -358,3 +365,61 @@ async def test_whoever_answers_at_the_address_of_a_node_is_given_nothing(tmp_pat
             async with mine.client.open_results(ref, job.attempt):
                 pass
     assert set(asked) == {"GET /v1/info"}
+
+
+async def test_a_node_that_sends_results_without_end_ends_its_link_alone(tmp_path: Path) -> None:
+    """It is paired, and says ends of attempts that nobody has given it."""
+    book = Book()
+    async with (
+        node_in_process(tmp_path / "node") as node,
+        orchestrator(tmp_path, node.url, book) as mine,
+        watching(mine),
+    ):
+        assert book.kept
+    sent = 0
+
+    async def serve(stream: trio.SocketStream) -> None:
+        nonlocal sent
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += await stream.receive_some()
+        if b"GET /v1/info" in head:
+            said = (
+                f'{{"protocol": {PROTOCOL}, "link": 1, "node_id": "{node_id_of(book)}", "machine_boot": "b"}}'
+            )
+            await stream.send_all(
+                f"HTTP/1.1 200 OK\r\nContent-Length: {len(said)}\r\nConnection: close\r\n\r\n{said}".encode()
+            )
+            return
+        key = re.search(rb"(?i)sec-websocket-key: ([^\r]+)", head)
+        assert key is not None
+        await stream.send_all(accept(key[1].decode()))
+        hello = Hello(Side.NODE, node_id_of(book), boot="b", incarnation="i", nonce=new_nonce())
+        link = Link(take_over(stream, b"", MAX_FRAME), Session(hello, dict.fromkeys(Lane, 1 << 20)))
+        secret = book.kept[node_id_of(book)].secret
+
+        def hear(message: Message) -> None:
+            nonlocal sent
+            if message.kind == "hello":
+                link.session.expect(secret)
+                link.prove(secret)
+            elif message.kind == "proof":
+                beat = heartbeat_to_json(Heartbeat(), {}, 0.0)
+                picture = {"incarnation": "i", "sequence": 0, "payloads": [], "heartbeat": beat}
+                link.tell("picture", picture, Lane.ORDERS)
+                for number in range(40):
+                    end = view_to_json(PayloadView(f"{number:032x}", Status.COMPLETED, DONE))
+                    body = {"payloads": [end], "sizes": [1 << 19]}
+                    link.tell("ended", body, Lane.RESULTS, bytes(1 << 19))
+                    sent += 1
+
+        await link.run(hear)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, listeners)
+        url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        async with orchestrator(tmp_path, url, book) as mine:
+            assert "more results unasked" in await mine.watch()
+        nursery.cancel_scope.cancel()
+    assert sent == 40

@@ -20,6 +20,7 @@ from actors.domain.progress import Progress
 from actors.domain.service import ServiceLimits
 from actors.domain.status import Status
 from actors.getter.getter import Getter
+from actors.getter.reconcile import MOST_OTHERS, NodeMirror, NodeRequests
 from actors.kernel.actor import Mailbox, live
 from actors.messages import Committed
 from actors.ports.ledger import LedgerError
@@ -34,6 +35,7 @@ from actors.ports.nodes import (
     PayloadChanged,
     Picture,
 )
+from actors.request_batcher import RequestBatcher
 
 OWN = NodeRef("n", "http://n")
 FOREIGN = NodeRef("f", "http://f", contract_only=True)
@@ -372,3 +374,30 @@ async def test_another_attempt_begins_without_progress_and_the_old_one_has_no_sa
         assert await w.progress(job) == (None, "")
         w.say(PayloadChanged(PayloadView(attempt.key, Status.RUNNING, progress=Progress(0.1))))
         assert await w.progress(job) == (0.1, "")
+
+
+async def test_a_nodes_word_counts_for_its_own_attempts_alone(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        job = await w.ledger.insert(new_job())
+        elsewhere = Attempt("e" * 32, job.id, 1, "another node")
+        await w.record(by_owner(job.id, Status.QUEUED, Status.PROCESSING, "", attempt=elsewhere))
+        submitted = by_owner(job.id, Status.PROCESSING, Status.SUBMITTED, "", key=elsewhere.key, spent=True)
+        before = await w.record(submitted)
+        w.ended(before, DONE)
+        w.say(PayloadChanged(PayloadView(elsewhere.key, Status.COMPLETED, DONE), delivered=True))
+        forged = {elsewhere.key: PayloadView(elsewhere.key, Status.FAILED, DONE, lost=True)}
+        w.say(Picture(StreamPosition("two", 0), forged, Heartbeat(slots=4)))
+        w.says(before, 0.5, "mine")
+        await trio.sleep(5)
+        after = await w.row(before)
+        assert (after.status, after.attempt, after.progress) == (Status.SUBMITTED, elsewhere, None)
+        assert w.node.cancelled == []
+
+
+async def test_a_node_that_makes_attempts_up_for_ever_fills_no_memory() -> None:
+    node = NodeMirror("n", 0.0, NodeRequests(*[RequestBatcher.__new__(RequestBatcher)] * 5))
+    for number in range(MOST_OTHERS + 1000):
+        node.see(PayloadView(f"{number:032x}", Status.RUNNING))
+    assert len(node.mirror) == MOST_OTHERS
+    node.see(PayloadView(f"{7:032x}", Status.COMPLETED, DONE))
+    assert node.mirror[f"{7:032x}"].end == DONE
