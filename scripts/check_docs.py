@@ -76,7 +76,7 @@ def check(document: Path, name: str) -> None:
     wanted = [block for block in blocks if block.exempt is None]
     if not wanted:
         return
-    with copied_repository() as copy, running_orchestrator() as address:
+    with copied_repository() as copy, running_orchestrator(copy) as address:
         run_blocks(wanted, copy, address)
     print(f"{name}: {len(wanted)} blocks ran", flush=True)
 
@@ -170,11 +170,12 @@ def copied_repository() -> Iterator[Path]:
 
 
 @contextmanager
-def running_orchestrator() -> Iterator[str]:
-    """The address of an `orchestrator up` of two nodes on a port of its own. Raises DocumentFailed."""
+def running_orchestrator(copy: Path) -> Iterator[str]:
+    """The address of an `orchestrator up` of two nodes on a port of its own, with its data where the README has
+    them. Raises DocumentFailed."""
     with tempfile.TemporaryDirectory(prefix="orchestrator-docs-") as name:
         command = [str(Path(sys.executable).with_name("orchestrator")), "up", "--nodes", "2", "--slots", "2"]
-        command += ["--port", "0", "--data", f"{name}/data"]
+        command += ["--port", "0", "--data", str(copy / "orchestrator-data")]
         with (Path(name) / "log").open("w+", errors="replace") as log:
             process = subprocess.Popen(
                 command,
