@@ -340,6 +340,7 @@ async def _start(
         limits=settings.limits,
         sign_on=SignOn(settings.trusted_user_header, settings.trusted_proxies, settings.trusted_operators),
     )
+    nursery.start_soon(api.open_requests.run)
     poster = CallbackClient(
         http=portals,
         hosts=hosts,

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from typing import Final
 
@@ -24,7 +25,7 @@ from actors.wire.http.web_pages import READS
 from orchestrator.access.audit import Refusals, network_of
 from orchestrator.access.limits import Rate
 from orchestrator.access.node_proofs import ASKED_AGAIN, NodeProofs
-from orchestrator.access.roles import Access, Principal, Role, access_to, asked_from, asking
+from orchestrator.access.roles import Access, Principal, Role, access_to, asked_from, asking, still_holds
 from orchestrator.access.sessions import HEADER, Sessions
 from orchestrator.access.tokens import Tokens
 from orchestrator.callbacks.allowed_hosts import Network
@@ -97,6 +98,7 @@ class Gate:
         """Raise Refusal (401 or 403), or set who is `asking`."""
         address = self.sign_on.address_of(head)
         asked_from.set(address)
+        still_holds.set(None)
         try:
             asking.set(await self._admit(head))
         except Refusal as refusal:
@@ -145,6 +147,7 @@ class Gate:
             if record is None:
                 self._limit_address(head)
                 raise Refusal(401, "bad_token", _BAD_TOKEN, headers=CHALLENGE)
+            still_holds.set(partial(self.tokens.holds, record))
             return record.principal
         if self.nodes is not None and (node := self.nodes.read(head)) is not None:
             return node
@@ -156,6 +159,7 @@ class Gate:
             is_order = head.method not in READS and (head.method, head.rule) != ("POST", "/v1/session")
             if is_order and not session.allows_order(head.header(HEADER)):
                 raise Refusal(403, "no_session_token", _NO_SESSION_TOKEN)
+            still_holds.set(partial(self.sessions.holds, session.record))
             return session.principal
         # A proxy asks for others, and is none of them itself.
         return LOCAL if self.is_local(head) and not self.sign_on.trusts(head) else None

@@ -6,7 +6,7 @@ top: what a role may do it may do with the jobs that `Principal.sees`; another's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
@@ -143,6 +143,9 @@ def access_to(method: str, rule: str | None) -> Access:
 asking: Final[ContextVar[Principal]] = ContextVar("asking")
 """Who asks, in the task that answers a request: set where it is admitted. There is no default, so that what
 nobody was admitted to fails."""
+
+still_holds: Final[ContextVar[Callable[[], bool] | None]] = ContextVar("still_holds", default=None)
+"""Whether who asks would be admitted still; None for who shows neither a token nor a session."""
 
 asked_from: Final[ContextVar[str]] = ContextVar("asked_from", default="")
 """The address that they ask from, set along with it; a trusted proxy's word counts."""

@@ -106,6 +106,10 @@ class Sessions:
                 return Session(secret, record, token)
         return None
 
+    def holds(self, record: SessionRecord) -> bool:
+        """Whether it would be found still."""
+        return record.hash in self._records and self._token_of(record) is not None
+
     def make(self, token: TokenRecord) -> Session:
         """A new one, which does not hold before it is added."""
         secret = secrets.token_urlsafe(32)

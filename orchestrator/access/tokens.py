@@ -136,6 +136,10 @@ class Tokens:
             return None
         return record
 
+    def holds(self, record: TokenRecord) -> bool:
+        """Whether it would be found still."""
+        return self.of_hash(record.hash) is not None
+
     def note_use(self, record: TokenRecord) -> None:
         """It is used now."""
         now = self._now()

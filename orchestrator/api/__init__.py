@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
+from typing import cast
+
+from quart import request
 
 from actors.wire.http.app import App, make_app
-from actors.wire.http.web_pages import make_guard
+from actors.wire.http.backpressure import BoundedRequest
+from actors.wire.http.web_pages import READS, make_guard
 from orchestrator.access.gate import Gate
 from orchestrator.access.limits import Rate
+from orchestrator.access.roles import still_holds
 from orchestrator.api.context import ApiContext
+from orchestrator.api.http import sse
 from orchestrator.api.http.cors import allow_origins
 from orchestrator.api.http.errors import to_refusal
 from orchestrator.api.routes import (
@@ -52,6 +58,15 @@ def create_app(services: ApiContext) -> App:
     app = make_app(
         "orchestrator.api", to_refusal, gate.admit, lambda app: allow_origins(app, services.allowed_origins)
     )
+
+    async def list_request() -> None:
+        holds, cut = still_holds.get(), sse.cut()
+        # Orders are short, but for this one; and some of them end what holds.
+        lasts = request.method in READS or request.path == "/upload"
+        if lasts and holds is not None and cut is not None:
+            cast(BoundedRequest, request).held.enter_context(services.open_requests.listed(holds, cut))
+
+    app.before_request(list_request)
     for polled in (contract, jobs):
         app.register_blueprint(polled.blueprint(services, app.plain))
     for part in (job_files, logs, events, job_actions, service_routes, usage, activity):

@@ -20,6 +20,7 @@ from orchestrator.access.gate import SignOn
 from orchestrator.access.limits import NO_LIMITS, Limits
 from orchestrator.access.node_proofs import NodeProofs
 from orchestrator.access.node_secrets import NodeSecrets
+from orchestrator.access.open_requests import OpenRequests
 from orchestrator.access.sessions import Sessions
 from orchestrator.access.tokens import Tokens
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
@@ -103,6 +104,7 @@ class ApiContext:
     allowed_origins: frozenset[str] = frozenset()
     refusals: Refusals = field(default_factory=Refusals)
     limits: Limits = NO_LIMITS
+    open_requests: OpenRequests = field(default_factory=OpenRequests)
     written: Recent[tuple[int, int], bytes] = field(default_factory=lambda: Recent(1024))
     left_out: Recent[tuple[int, int], tuple[tuple[str, str], ...]] = field(
         default_factory=lambda: Recent(256)

@@ -126,12 +126,13 @@ def test_a_session_that_has_ended_asks_to_log_in_and_goes_on(
     made = client.create_token("operator", name="Ada")
     log_in(page, made["secret"])
     expect(page.locator("h1")).to_have_text("Services")
+    # Its stream is cut: nobody has to ask for anything.
     client.revoke_token(made["id"])
-    page.evaluate("at => { location.hash = at; }", f"/jobs/{number}")
     expect(page.locator("main")).to_contain_text("The session has ended.")
     expect(page.get_by_label("Token")).to_be_focused()
     expect(page.locator("#who")).to_be_hidden()
     # Another address meanwhile is the one where one goes on.
+    page.evaluate("at => { location.hash = at; }", f"/jobs/{number}")
     log_in(page, token(client, "operator"))
     expect(page.locator("h1")).to_have_text(f"Job {number}")
     expect(page.locator(".log")).to_have_text("done\n")

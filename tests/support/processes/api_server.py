@@ -259,11 +259,13 @@ async def api_server(
             await nursery.start(changes.run)
             beside = trio.CancelScope()
 
-            async def note_refusals() -> None:
+            async def run_beside() -> None:
                 with beside:
-                    await api.refusals.run()
+                    async with trio.open_nursery() as inner:
+                        inner.start_soon(api.refusals.run)
+                        inner.start_soon(api.open_requests.run)
 
-            nursery.start_soon(note_refusals)
+            nursery.start_soon(run_beside)
             app = create_app(api)
 
             async def listen(*, task_status: trio.TaskStatus[list[str]]) -> None:

@@ -117,10 +117,12 @@ document.getElementById("skip").addEventListener("click", (event) => {
   document.getElementById("main").focus();
 });
 document.getElementById("log-out").addEventListener("click", async () => {
+  live.end(); // the server would cut it
   try {
     await logOut();
     leave("You are logged out.");
   } catch (error) {
+    if (current()) enter();
     say(error.message, "bad");
     if (error.status === undefined) throw error;
   }
