@@ -338,7 +338,9 @@ async def _start(
         allowed_origins=frozenset(settings.allowed_origins),
         refusals=refusals,
         limits=settings.limits,
-        sign_on=SignOn(settings.trusted_user_header, settings.trusted_proxies, settings.trusted_operators),
+        sign_on=SignOn(
+            settings.trusted_user_header, settings.trusted_proxies, frozenset(settings.trusted_operators)
+        ),
     )
     nursery.start_soon(api.open_requests.run)
     poster = CallbackClient(

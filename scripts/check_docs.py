@@ -171,8 +171,8 @@ def copied_repository() -> Iterator[Path]:
 
 @contextmanager
 def running_orchestrator(copy: Path) -> Iterator[str]:
-    """The address of an `orchestrator up` of two nodes on a port of its own, with its data where the README has
-    them. Raises DocumentFailed."""
+    """The address of an `orchestrator up` of two nodes on a port of its own, with its data where the README
+    has them. Raises DocumentFailed."""
     with tempfile.TemporaryDirectory(prefix="orchestrator-docs-") as name:
         command = [str(Path(sys.executable).with_name("orchestrator")), "up", "--nodes", "2", "--slots", "2"]
         command += ["--port", "0", "--data", str(copy / "orchestrator-data")]

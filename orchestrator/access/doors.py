@@ -83,7 +83,11 @@ class Doors:
     # ------------------------------------------------------------------ machines of scaling
 
     def hear_machine(self, machine: MachineRecord) -> None:
-        """The node of a machine that is asked for joins by the machine's token."""
+        """The node of a machine elsewhere joins by the machine's token, once: nobody else is there yet. Here
+        others may see it, and its node is given another."""
+        config = self.settings.scaling.get(machine.service)
+        if config is None or not config.elsewhere:
+            return
         token = machine_token(machine)
         if machine.state is MachineState.ENDED:
             self.tokens.remove(token.id)

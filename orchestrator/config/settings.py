@@ -69,7 +69,7 @@ class Settings:
     allowed_origins: tuple[str, ...] = ()
     trusted_user_header: str = ""
     trusted_proxies: tuple[Network, ...] = ()
-    trusted_operators: frozenset[str] = frozenset()
+    trusted_operators: tuple[str, ...] = ()
     callback_hosts: tuple[HostRule, ...] = ()
     callback_private: tuple[Network, ...] = ()
     callback_secret_file: Path = Path("data/callback.secret")

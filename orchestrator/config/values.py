@@ -49,8 +49,8 @@ def header(value: Any) -> str:
     raise Wrong("the name of a header, such as X-Remote-User")
 
 
-def names(value: Any) -> frozenset[str]:
-    return frozenset(_parse_each(value, str, f"names {_SEVERAL}"))
+def names(value: Any) -> tuple[str, ...]:
+    return _parse_each(value, str, f"names {_SEVERAL}")
 
 
 def _parse_urls(value: Any, expected: str) -> tuple[str, ...]:
