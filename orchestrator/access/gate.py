@@ -102,7 +102,9 @@ class Gate:
         try:
             asking.set(await self._admit(head))
         except Refusal as refusal:
-            if refusal.code != ASKED_AGAIN:
+            # Whether anybody is logged in is asked by each page that is opened.
+            opened = refusal.code == "no_token" and head.rule == "/v1/session"
+            if refusal.code != ASKED_AGAIN and not opened:
                 self.refusals.note(address, refusal.code, f"{head.method} {head.path}")
             raise
 

@@ -8,6 +8,7 @@ from quart import Blueprint, Response
 
 from actors.wire.http.app import Refusal, json_response, query
 from orchestrator.access.audit import entry_of
+from orchestrator.access.roles import asking
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http.json_body import parse_reason, read_json_object, refuse_unknown
 from orchestrator.api.openapi.describe import BAD_PARAMETER, ORDER, describe, page_of
@@ -30,7 +31,7 @@ def blueprint(api: ApiContext) -> Blueprint:
     )
     async def services() -> Response:
         query()
-        return json_response({"items": await _render(api, *sorted(api.services)), "next": None})
+        return json_response({"items": await _render(api, *_theirs(api)), "next": None})
 
     @page.get("/services/<name>")
     @describe("One service", answers=_ONE, errors=_UNKNOWN)
@@ -64,9 +65,14 @@ def blueprint(api: ApiContext) -> Blueprint:
     return page
 
 
+def _theirs(api: ApiContext) -> list[str]:
+    """Those of who asks, by name."""
+    return sorted(filter(asking.get().serves, api.services))
+
+
 def _require_known(api: ApiContext, name: str) -> str:
-    if name not in api.services:
-        known = ", ".join(sorted(api.services)) or "none"
+    if name not in (theirs := _theirs(api)):
+        known = ", ".join(theirs) or "none"
         raise Refusal(404, "unknown_service", f"there is no service {name[:100]!r}; known: {known}")
     return name
 

@@ -185,6 +185,15 @@ async def test_lists_have_what_is_theirs(server: Server) -> None:
     }
 
 
+async def test_services_are_those_of_who_asks(server: Server) -> None:
+    headers = {"Authorization": f"Bearer {make_token(server, ASKERS[2])}"}
+    items = (await server.client.get("/v1/services", headers=headers)).json()["items"]
+    assert [item["name"] for item in items] == ["example"]
+    assert (await server.client.get("/v1/services/example", headers=headers)).status_code == 200
+    answer = await server.client.get("/v1/services/other", headers=headers)
+    assert answer.status_code == 404 and answer.json()["detail"].endswith("known: example")
+
+
 async def test_a_reader_sees_numbers_and_states_alone(server: Server) -> None:
     await submit(server)
     operator = {"Authorization": f"Bearer {make_token(server, Asker('operator', Role.OPERATOR))}"}

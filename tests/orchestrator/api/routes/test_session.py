@@ -62,6 +62,7 @@ async def test_a_session_is_as_its_token_until_it_is_ended(server: Server) -> No
     made = await token(server, Role.USER, user=3, services=["example"], name="Ada")
     async with browser(server) as one, browser(server) as other:
         assert await who(one) == 401
+        assert server.api.refusals.counts == {}
         told = await log_in(one, made)
         assert (told["role"], told["name"], told["user"], told["services"]) == ("user", "Ada", 3, ["example"])
         assert told["expires_at"] and await who(one) == told
