@@ -30,6 +30,7 @@ from actors.wire.http.web_pages import OwnNames
 from orchestrator.access.audit import Refusals
 from orchestrator.access.doors import findable, note_uses, open_doors
 from orchestrator.access.gate import SignOn
+from orchestrator.access.links import Links
 from orchestrator.access.node_proofs import NodeProofs
 from orchestrator.access.node_secrets import BY_TOKEN, NodeSecrets
 from orchestrator.access.sessions import Sessions
@@ -341,6 +342,8 @@ async def _start(
         sign_on=SignOn(
             settings.trusted_user_header, settings.trusted_proxies, frozenset(settings.trusted_operators)
         ),
+        links=Links(doors.links_key, doors.tokens, clock.now),
+        public_url=next(iter(settings.public_url), ""),
     )
     nursery.start_soon(api.open_requests.run)
     poster = CallbackClient(

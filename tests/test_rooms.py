@@ -61,6 +61,7 @@ FLOORS = (
     "orchestrator/access/node_secrets.py",
     "orchestrator/access/node_proofs.py",
     "orchestrator/access/token_files.py",
+    "orchestrator/access/links.py",
     "orchestrator/client",
     "orchestrator/storage",
     "orchestrator/ledger/tables",

@@ -17,6 +17,7 @@ from actors.domain.scaling import MachineRecord, MachineState
 from actors.ports.ledger import LedgerError
 from actors.ports.world import Clock
 from actors.wire.http.plain_routes import Head
+from orchestrator.access.links import load_key
 from orchestrator.access.local_peers import is_local
 from orchestrator.access.node_hosts import NodeHosts
 from orchestrator.access.roles import Role
@@ -46,6 +47,7 @@ class Doors:
     tokens: Tokens
     portal_made: bool
     makes_nodes_here: bool = False
+    links_key: bytes = b""
 
     # ------------------------------------------------------------------ programs of this machine
 
@@ -119,16 +121,17 @@ async def open_doors(settings: Settings, ledger: SqliteLedger, registry: NodeReg
     kept = await ledger.tokens()
     try:
         records = await trio.to_thread.run_sync(_load_tokens, settings, kept, clock.now())
+        links_key = await trio.to_thread.run_sync(load_key, settings.data_path)
     except BadTokensFile as error:
         raise StartError(str(error)) from error
     except OSError as error:
-        raise StartError(f"{settings.data_path / OPERATOR_FILE}: {error.strerror}") from error
+        raise StartError(f"{error.filename or settings.data_path}: {error.strerror}") from error
     hosts = NodeHosts(registry.addresses)
     registry.on_change.append(hosts.ring)
     tokens = Tokens(records, clock.now)
     made = await ledger.portal_token_made() or any(one.role is Role.PORTAL for one in records)
     here = any(not config.elsewhere for config in settings.scaling.values())
-    doors = Doors(settings, hosts, tokens, made, here)
+    doors = Doors(settings, hosts, tokens, made, here, links_key)
     tokens.on_add.append(doors.note_made)
     for machine in await ledger.machines():
         doors.hear_machine(machine)

@@ -4,9 +4,10 @@
    answered, whatever else holds.
 2. A node that has a secret with this server proves it (`node_proofs`).
 3. A proxy that signs people on says who asks, if it is one of those that are trusted.
-4. The cookie of a session (`sessions`) is as the token that it was begun with; orders by it show more.
-5. Without any of these, a program of this machine is an operator (`local_peers`), where that is allowed.
-6. Else nobody is known: what is for everybody is answered, and the published contract where it is open.
+4. A signed link (`links`) is as the token that it was made with, for its very path.
+5. The cookie of a session (`sessions`) is as the token that it was begun with; orders by it show more.
+6. Without any of these, a program of this machine is an operator (`local_peers`), where that is allowed.
+7. Else nobody is known: what is for everybody is answered, and the published contract where it is open.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from actors.wire.http.plain_routes import Admit, Head
 from actors.wire.http.web_pages import READS
 from orchestrator.access.audit import Refusals, network_of
 from orchestrator.access.limits import Rate
+from orchestrator.access.links import Links
 from orchestrator.access.node_proofs import ASKED_AGAIN, NodeProofs
 from orchestrator.access.roles import Access, Principal, Role, access_to, asked_from, asking, still_holds
 from orchestrator.access.sessions import HEADER, Sessions
@@ -91,6 +93,7 @@ class Gate:
     sign_on: SignOn = SignOn()
     refusals: Refusals = field(default_factory=Refusals)
     nodes: NodeProofs | None = None
+    links: Links | None = None
     token_rate: Rate = field(default_factory=lambda: Rate(0.0, time.monotonic))
     address_rate: Rate = field(default_factory=lambda: Rate(0.0, time.monotonic))
 
@@ -111,13 +114,15 @@ class Gate:
     async def _admit(self, head: Head) -> Principal:
         access = access_to(head.method, head.rule)
         token = read_bearer(head.header("Authorization"))
-        if token is None:
+        link = self.links.read(head) if self.links is not None and token is None else None
+        if token is None and link is None:
             # A page in a browser cannot add this header for another site: with it nothing else is asked.
             await self.guard(head)
-        return self._admitted(head, access, token)
+        if link is not None and link.token is not None and (maker := self.tokens.get(link.token)) is not None:
+            still_holds.set(partial(self.tokens.holds, maker))
+        return self._admitted(head, access, link or self._known(head, access, token))
 
-    def _admitted(self, head: Head, access: Access, token: str | None) -> Principal:
-        principal = self._known(head, access, token)
+    def _admitted(self, head: Head, access: Access, principal: Principal | None) -> Principal:
         if principal is None:
             if access.everybody:
                 self._limit_address(head)

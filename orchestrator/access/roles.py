@@ -85,6 +85,7 @@ ROUTES: Final[Mapping[str, Access]] = {
     "GET /v1/jobs/<number>/files/<file:path>": Access(_JOBS),
     "GET /v1/jobs/<number>/logs": Access(_JOBS),
     "GET /v1/jobs/<number>/events": Access(_JOBS),
+    "POST /v1/jobs/<number>/links": Access(_JOBS),
     "POST /v1/jobs/<number>/rerun": Access(_JOBS),
     "DELETE /v1/jobs/<number>": Access(_JOBS),
     "GET /v1/events": Access(_JOBS),

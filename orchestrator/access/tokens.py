@@ -113,6 +113,7 @@ class Tokens:
     def __init__(self, records: Iterable[TokenRecord], now: Callable[[], float]) -> None:
         self._now = now
         self._records = {record.hash: record for record in records}
+        self._hashes = {record.id: record.hash for record in self._records.values()}
         self._used: dict[str, float] = {}
         self.on_add: list[Callable[[TokenRecord], None]] = []
         """Are called with each token that is made."""
@@ -148,7 +149,7 @@ class Tokens:
             self._used[record.id] = now
 
     def get(self, token_id: str) -> TokenRecord | None:
-        return next((record for record in self._records.values() if record.id == token_id), None)
+        return self._records.get(self._hashes.get(token_id, ""))
 
     def claim(self, token_id: str, node_id: str) -> TokenRecord | None:
         """A token as this node's, which joins by it; None if it is used up: by another node, or too long ago.
@@ -171,13 +172,10 @@ class Tokens:
 
     def add(self, record: TokenRecord) -> None:
         self._records[record.hash] = record
+        self._hashes[record.id] = record.hash
         for tell in self.on_add:
             tell(record)
 
     def remove(self, token_id: str) -> bool:
         """False if there is none."""
-        for digest, record in self._records.items():
-            if record.id == token_id:
-                del self._records[digest]
-                return True
-        return False
+        return self._records.pop(self._hashes.pop(token_id, ""), None) is not None

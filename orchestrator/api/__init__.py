@@ -26,6 +26,7 @@ from orchestrator.api.routes import (
     job_actions,
     job_files,
     jobs,
+    links,
     logs,
     nodes,
     scaling,
@@ -52,6 +53,7 @@ def create_app(services: ApiContext) -> App:
         services.sign_on,
         services.refusals,
         services.node_proofs,
+        services.links,
         Rate(services.limits.token_rate, time.monotonic),
         Rate(services.limits.address_rate, time.monotonic),
     )
@@ -72,6 +74,7 @@ def create_app(services: ApiContext) -> App:
     for part in (job_files, logs, events, job_actions, service_routes, usage, activity):
         app.register_blueprint(part.blueprint(services))
     app.register_blueprint(nodes.blueprint(services))
+    app.register_blueprint(links.blueprint(services))
     app.register_blueprint(audit.blueprint(services))
     app.register_blueprint(tokens.blueprint(services))
     app.register_blueprint(session.blueprint(services))

@@ -18,6 +18,7 @@ from actors.wire.http.web_pages import OwnNames
 from orchestrator.access.audit import Refusals
 from orchestrator.access.gate import SignOn
 from orchestrator.access.limits import NO_LIMITS, Limits
+from orchestrator.access.links import Links
 from orchestrator.access.node_proofs import NodeProofs
 from orchestrator.access.node_secrets import NodeSecrets
 from orchestrator.access.open_requests import OpenRequests
@@ -105,6 +106,8 @@ class ApiContext:
     refusals: Refusals = field(default_factory=Refusals)
     limits: Limits = NO_LIMITS
     open_requests: OpenRequests = field(default_factory=OpenRequests)
+    links: Links | None = None
+    public_url: str = ""
     written: Recent[tuple[int, int], bytes] = field(default_factory=lambda: Recent(1024))
     left_out: Recent[tuple[int, int], tuple[tuple[str, str], ...]] = field(
         default_factory=lambda: Recent(256)

@@ -93,6 +93,7 @@ class Client:
     tokens = _wait_for(Operations.tokens)
     create_token = _wait_for(Operations.create_token)
     revoke_token = _wait_for(Operations.revoke_token)
+    link = _wait_for(Operations.link)
     audit = _iterate(Operations.audit)
     close = _wait_for(Operations.close)
 

@@ -17,7 +17,7 @@ from orchestrator.commands.nodes import (
     services_command,
     undrain_command,
 )
-from orchestrator.commands.results import files_command, get_command
+from orchestrator.commands.results import files_command, get_command, link_command
 from orchestrator.commands.submit import submit_command
 from orchestrator.commands.tokens import token_command
 
@@ -28,6 +28,7 @@ COMMANDS: Final[tuple[click.Command, ...]] = (
     logs_command,
     get_command,
     files_command,
+    link_command,
     cancel_command,
     delete_command,
     rerun_command,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection
-from orchestrator.commands.console.arguments import JOB
+from orchestrator.commands.console.arguments import JOB, seconds
 from orchestrator.commands.console.destinations import require_directory, require_free, unusable
 from orchestrator.commands.console.job_row import left_out
 from orchestrator.commands.console.output import clean, size, tell
@@ -97,6 +97,22 @@ def files_command(connection: Connection, *, job_id: int, json_wanted: bool) -> 
         job = client.job(job_id)
     tell_left_out(job)
     emit_list(found, ("SIZE", "MODE", "CHANGED", "PATH"), _file_row, json_wanted=json_wanted)
+
+
+@click.command("link", context_settings=HELP)
+@click.argument("job_id", type=JOB, metavar="ID")
+@click.argument("file", required=False, metavar="[FILE]")
+@click.option(
+    "--expires", callback=seconds, default="1h", show_default=True, metavar="TIME", help="As 30m, 12h or 7d."
+)
+@pass_connection
+def link_command(connection: Connection, *, job_id: int, file: str | None, expires: float) -> None:
+    """Print a URL by which anybody gets the results of a job, or one file of it, until it expires.
+
+    It holds no longer than the token that it is made with.
+    """
+    with connection.client() as client:
+        click.echo(client.link(job_id, file, expires_in=expires))
 
 
 def _file_row(file: File) -> Sequence[object]:

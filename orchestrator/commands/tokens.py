@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -11,27 +10,16 @@ import click
 
 from orchestrator.access.roles import Role
 from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection
+from orchestrator.commands.console.arguments import seconds
 from orchestrator.commands.console.output import age, emit_json, tell
 from orchestrator.commands.console.tables import emit_table
-
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-
-
-def _seconds(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
-    if value is None:
-        return None
-    found = re.fullmatch(r"([0-9]{1,9})([smhdw])", value, re.ASCII)
-    if found is None or not int(found[1]):
-        raise click.BadParameter(f"{value!r}: a time such as 12h, 90d or 52w was expected")
-    return float(int(found[1]) * _UNITS[found[2]])
-
 
 _ROLES: Final = click.Choice([role.value for role in Role])
 _WHAT: Final = (
     click.option("--role", type=_ROLES, required=True, help="What it may do; see above."),
     click.option("--service", "services", metavar="NAME", multiple=True, help="Only this; may be repeated."),
     click.option("--user", type=int, metavar="NUMBER", help="Whose jobs, for the role user."),
-    click.option("--expires", callback=_seconds, metavar="TIME", help="As 12h, 90d or 52w. [never]"),
+    click.option("--expires", callback=seconds, metavar="TIME", help="As 12h, 90d or 52w. [never]"),
     click.option("--name", metavar="TEXT", help="What people call it."),
     click.option("--once", is_flag=True, help="Of the role node: for one node alone."),
     click.option(

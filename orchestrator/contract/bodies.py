@@ -466,6 +466,22 @@ class TokenBody(TypedDict):
     sources: Annotated[list[str], Also(description="Networks that its nodes join from; empty: any")]
 
 
+class LinkOrderBody(TypedDict):
+    """The link that is to be made."""
+
+    file: NotRequired[
+        Annotated[str | None, Also(description="By its `path` in the list of files; null: all results")]
+    ]
+    expires_in: NotRequired[Annotated[float, Also(exclusiveMinimum=0, maximum=604_800, default=3600)]]
+
+
+class LinkBody(TypedDict):
+    """A link that needs no token."""
+
+    url: Annotated[str, Also(description="Without the setting public_url: from `/v1` on")]
+    expires_at: Time
+
+
 class AuditBody(TypedDict):
     """A line of who did what."""
 

@@ -9,6 +9,7 @@ so that a client that listens while it sends need not send the rest. Then what i
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any, Final, cast
 
@@ -45,13 +46,14 @@ class BoundedBody(TrioBody):
 
 
 class BoundedRequest(TrioRequest):
-    """`held` is let go of when the response is over."""
+    """`held` is let go of when the response is over; `end` breaks it off."""
 
     body_class = BoundedBody
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.held: Final = AsyncExitStack()
+        self.end: Callable[[], None] = lambda: None
 
 
 class BoundedConnection(TrioASGIHTTPConnection):
@@ -64,6 +66,7 @@ class BoundedConnection(TrioASGIHTTPConnection):
                 await drain(request.body)
             await send(message)
 
+        cast(BoundedRequest, request).end = nursery.cancel_scope.cancel
         # A client may leave before its response's body is entered, so the body cannot see to what it holds.
         async with cast(BoundedRequest, request).held:
             try:

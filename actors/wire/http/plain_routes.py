@@ -26,7 +26,8 @@ from actors.wire.pieces import Pieces
 class Head:
     """Of a request, what decides whether it is admitted. `header` gives the first header of that name;
     cookies, and the addresses that proxies tell, are one. `host` is the address and port that the connection
-    came to, `peer` where it came from. `rule` is the route's, None where there is none."""
+    came to, `peer` where it came from. `rule` is the route's, None where there is none; `query` as it stands
+    in the URL."""
 
     method: str
     path: str
@@ -34,6 +35,7 @@ class Head:
     host: Address | None
     peer: Address | None = None
     rule: str | None = None
+    query: str = ""
 
     @property
     def local(self) -> str:
@@ -173,7 +175,7 @@ class PlainRoutes:
             return None if value is None else value.decode("latin-1")
 
         pairs = tuple(_to_pair(one) for one in query.decode().split("&")) if mark else ()
-        head = Head(asked.method.decode(), path.decode(), header, host, peer, route.rule)
+        head = Head(asked.method.decode(), path.decode(), header, host, peer, route.rule, query.decode())
         length = None if told is None else int(told)
         return PlainRequest(head, route.handler, Asked(part.decode(), pairs, several, length))
 
@@ -212,7 +214,8 @@ def head_of_request() -> Head:
     """Of the app's current request."""
     host, peer = (_address(request.scope.get(end)) for end in ("server", "client"))
     rule = None if request.url_rule is None else request.url_rule.rule
-    return Head(request.method, request.path, _header_of_request, host, peer, rule)
+    query = request.query_string.decode("latin-1")
+    return Head(request.method, request.path, _header_of_request, host, peer, rule, query)
 
 
 def _header_of_request(name: str) -> str | None:

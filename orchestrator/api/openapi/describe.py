@@ -87,6 +87,11 @@ CURSOR: Final = in_query(
 )
 
 
+LINK: Final = in_query(
+    "link", "The signature of a link that was made for this path", Annotated[str, Also(maxLength=200)]
+)
+
+
 def in_header(name: str, description: str, kind: Any) -> dict[str, Any]:
     return {"name": name, "in": "header", "description": description, "schema": schema_of(kind)}
 

@@ -20,10 +20,11 @@ from actors.domain.status import ENDED, Status
 from actors.wire.files.listing import list_tree
 from actors.wire.files.zip_reader import OpenMember
 from actors.wire.http.app import PASSES, Refusal, json_response, query, read_job_id
+from orchestrator.access.links import PARAMETER
 from orchestrator.api import job_views
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http import file_response, query_params, sse
-from orchestrator.api.openapi.describe import ANY_FILE, CURSOR, OF_A_JOB, describe, in_query, page_of
+from orchestrator.api.openapi.describe import ANY_FILE, CURSOR, LINK, OF_A_JOB, describe, in_query, page_of
 from orchestrator.api.serializers import render_file
 from orchestrator.contract.bodies import Also, File
 from orchestrator.nodes.remote_stream import NotOnNode
@@ -64,6 +65,7 @@ def blueprint(api: ApiContext) -> Blueprint:
     @page.get("/jobs/<number>/files/<file:path>")
     @describe(
         "One file of it",
+        LINK,
         answers={
             200: ("Its bytes; with an ETag if the job has ended", ANY_FILE),
             206: ("The range, unless the job is on a node", ANY_FILE),
@@ -72,7 +74,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         errors=OF_A_JOB | {416: "Nothing in this range"},
     )
     async def file(number: str, path: str) -> Response:
-        query()
+        query(PARAMETER)
         row = await job_views.find(api, read_job_id(number))
         if row.status not in ENDED and (found := await job_views.find_node(api, row)) is not None:
             try:

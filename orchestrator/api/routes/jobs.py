@@ -14,12 +14,15 @@ from actors.domain.status import OVER, Status
 from actors.wire.http.app import PASSES, Refusal, json_response, query, read_job_id, read_query
 from actors.wire.http.patience import SILENCE
 from actors.wire.http.plain_routes import Answer, Asked, PlainRoutes
-from orchestrator.access.roles import only_theirs
+from orchestrator.access.gate import CHALLENGE
+from orchestrator.access.links import PARAMETER
+from orchestrator.access.roles import only_theirs, still_holds
 from orchestrator.api import job_views
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http import query_params
 from orchestrator.api.openapi.describe import (
     CURSOR,
+    LINK,
     OF_A_JOB,
     UNAVAILABLE,
     ZIP,
@@ -115,6 +118,7 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
     @page.get("/jobs/<number>/results")
     @describe(
         "The results of an ended job, whatever its end",
+        LINK,
         answers={
             200: ("A zip; with a strong ETag and ranges if the job had run", ZIP),
             206: ("The range", ZIP),
@@ -123,7 +127,7 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
         errors=OF_A_JOB | {409: "Not ended yet", 416: "Nothing in this range"},
     )
     async def results(number: str) -> Response:
-        query()
+        query(PARAMETER)
         row = await job_views.find(api, read_job_id(number))
         if row.status not in OVER:
             raise Refusal(
@@ -157,7 +161,8 @@ async def _wait_for_change(api: ApiContext, number: int, given: Mapping[str, str
         raise Refusal(400, "bad_parameter", f"until {until[:100]!r}: ended was expected")
     if wait == 0:
         return await job_views.find(api, number)
-    with api.waiters.watch(number) as watch:
+    revoked, holds = trio.CancelScope(), still_holds.get() or (lambda: True)
+    with revoked, api.open_requests.listed(holds, revoked.cancel), api.waiters.watch(number) as watch:
         row = await job_views.find(api, number)
         if row.change_seq < after <= api.ledger.begun_after:
             return row  # what was told before a power cut was taken back by it
@@ -168,3 +173,4 @@ async def _wait_for_change(api: ApiContext, number: int, given: Mapping[str, str
                     break
                 row = await watch.newer(row.change_seq)
         return row
+    raise Refusal(401, "bad_token", "the token has expired or been revoked meanwhile", headers=CHALLENGE)

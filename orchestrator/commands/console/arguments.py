@@ -1,7 +1,8 @@
-"""How jobs and nodes are named in arguments."""
+"""How jobs, nodes and times are named in arguments."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +31,19 @@ def node_id(client: Client, wanted: str) -> str:
         return found[0]
     what = "fits several nodes" if found else "is no node"
     raise BadInput(f"{wanted!r} {what}; `orchestrator nodes` lists them")
+
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def seconds(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
+    """A time such as 12h, for an option's callback."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,9})([smhdw])", value, re.ASCII)
+    if found is None or not int(found[1]):
+        raise click.BadParameter(f"{value!r}: a time such as 12h, 90d or 52w was expected")
+    return float(int(found[1]) * _UNITS[found[2]])
 
 
 def beginnings(nodes: Sequence[Node]) -> list[str]:

@@ -27,6 +27,7 @@ from actors.wire.http.web_pages import OwnNames
 from orchestrator.access.audit import Refusals
 from orchestrator.access.gate import SignOn
 from orchestrator.access.limits import NO_LIMITS, Limits
+from orchestrator.access.links import Links
 from orchestrator.access.node_proofs import NodeProofs
 from orchestrator.access.node_secrets import NodeSecrets
 from orchestrator.access.sessions import Sessions
@@ -253,6 +254,8 @@ async def api_server(
             names=OwnNames.of(public_urls).with_origins(origins),
             allowed_origins=frozenset(origins),
             limits=limits,
+            links=Links(b"k" * 32, tokens, clock.now),
+            public_url=next(iter(public_urls), ""),
             refusals=Refusals(ledger.note_orders),
         )
         async with trio.open_nursery() as nursery:
