@@ -23,7 +23,7 @@ import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +41,7 @@ DECLARED: Final = "declared-"
 """What the ids of tokens of TOKENS_FILE begin with."""
 HEADER: Final = "Authorization: Bearer "
 _MOST: Final = 1 << 20
-_KEYS: Final = ("hash", "role", "name", "services", "user", "expires")
+_KEYS: Final = ("hash", "role", "name", "services", "user", "expires", "max_slots", "sources")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -75,6 +75,7 @@ def _declared(table: dict[str, Any], number: int, made: float, services: Mapping
         raise ValueError(f"{unknown[0]} is unknown; known: {', '.join(_KEYS)}")
     role, name, user = table.get("role"), table.get("name", f"token {number}"), table.get("user")
     named, expires = table.get("services", []), table.get("expires")
+    slots, sources = table.get("max_slots"), table.get("sources", [])
     if not isinstance(table.get("hash"), str) or not _HASH.fullmatch(table["hash"]):
         raise ValueError("hash: 64 hex digits were expected, as `orchestrator token declare` prints them")
     if role not in list(Role):
@@ -87,6 +88,12 @@ def _declared(table: dict[str, Any], number: int, made: float, services: Mapping
         raise ValueError("user: the user's number was expected, for the role user and for no other")
     if expires is not None and not isinstance(expires, datetime):
         raise ValueError("expires: a time was expected, as 2027-06-30T00:00:00Z")
+    if (slots, sources) != (None, []) and role != Role.NODE:
+        raise ValueError("max_slots and sources are for the role node alone")
+    if slots is not None and (type(slots) is not int or slots < 1):
+        raise ValueError("max_slots: a whole number above 0 was expected")
+    if not isinstance(sources, list) or not all(map(_is_network, sources)):
+        raise ValueError("sources: a list of networks was expected, as 10.0.0.0/8")
     return TokenRecord(
         id=f"{DECLARED}{table['hash'][:12]}",
         hash=table["hash"],
@@ -96,7 +103,16 @@ def _declared(table: dict[str, Any], number: int, made: float, services: Mapping
         services=tuple(sorted(set(named))),
         user=user,
         expires_at=None if expires is None else _in_utc(expires).timestamp(),
+        max_slots=slots,
+        sources=tuple(sources),
     )
+
+
+def _is_network(text: object) -> bool:
+    try:
+        return isinstance(text, str) and bool(ip_network(text))
+    except ValueError:
+        return False
 
 
 def _in_utc(time: datetime) -> datetime:

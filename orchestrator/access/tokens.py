@@ -58,17 +58,17 @@ class TokenRecord:
         return Principal(self.role, self.name or self.id, frozenset(self.services), self.user, self.id)
 
 
-MACHINE: Final = "machine "
+MACHINE: Final = "machine"
 """What the ids of tokens begin with that nobody has made: by them machines of scaling join."""
 
 
 def machine_token(machine: MachineRecord) -> TokenRecord:
     """What the node of a machine joins by, once, unless it has one of its own."""
     return TokenRecord(
-        f"{MACHINE}{machine.token[:8]}",
+        f"{MACHINE} {machine.token[:8]}",
         hash_of(machine.token),
         Role.NODE,
-        f"{MACHINE}{machine.token[:8]}",
+        f"{MACHINE} {machine.token[:8]}",
         machine.requested_at,
         (machine.service,),
         once=True,

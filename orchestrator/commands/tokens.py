@@ -131,9 +131,7 @@ def revoke_command(connection: Connection, *, token_id: str) -> None:
 
 @token_command.command("declare", context_settings=HELP)
 @_what_it_is
-def declare_command(
-    *, role: str, services: tuple[str, ...], user: int | None, expires: float | None, name: str | None
-) -> None:
+def declare_command(*, role: str, user: int | None, expires: float | None, once: bool, **more: Any) -> None:
     """Make a token without a server: prints its lines for TOKENS_FILE, and its secret on standard error."""
     import json
     import time
@@ -143,10 +141,11 @@ def declare_command(
     if (user is None) is (role == Role.USER):
         raise click.UsageError("--user goes with the role user, and with no other")
     secret = make_secret()
-    table: dict[str, str] = {"hash": f'"{hash_of(secret)}"', "role": f'"{role}"'}
-    table |= {"name": json.dumps(name)} if name else {}
-    table |= {"services": json.dumps(list(services))} if services else {}
-    table |= {} if user is None else {"user": str(user)}
+    if once:
+        raise click.UsageError("--once is for tokens that the server keeps: use `token create`")
+    given = {"role": role, "user": user, **more}
+    table = {"hash": json.dumps(hash_of(secret))}
+    table |= {key: json.dumps(value) for key, value in given.items() if value not in (None, ())}
     if expires is not None:
         table["expires"] = datetime.fromtimestamp(int(time.time() + expires), UTC).isoformat()
     click.echo("[[tokens]]\n" + "\n".join(f"{key} = {value}" for key, value in table.items()))

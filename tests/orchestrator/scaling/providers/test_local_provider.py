@@ -181,8 +181,9 @@ async def test_a_node_that_ended_by_itself_is_told_gone_with_its_last_words(
 
 
 async def test_the_jobs_of_a_killed_node_end_with_its_machine(
-    make: Make, directory: Path, tmp_path: Path
+    make: Make, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SERVERS", "127.0.0.1")
     provider = make()
     await provider.create(FIRST, "example")
     url = await url_of(directory, FIRST)
