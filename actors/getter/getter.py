@@ -99,7 +99,7 @@ class Getter(Actor):
         self._keys: dict[int, str] = {}
         self._sending: set[int] = set()
         self._cursor = LedgerCursor(ledger, tick)
-        self._outbox = Outbox(ledger)
+        self._outbox = Outbox(ledger, tick)
         self._marks: dict[str, AttemptHanded] = {}
         self._unreleased: dict[str, Attempt] = {}
         self._unreleased_read = float("-inf")
@@ -180,9 +180,7 @@ class Getter(Actor):
                 del self._absences[node_id]
 
     def _note_done(self, tracked: TrackedAttempt | None, change: Change) -> None:
-        if isinstance(change, MoveAttempt):
-            self._unreleased.pop(change.key, None)
-        elif isinstance(change, Transition) and tracked is not None and change.attempt_state is not None:
+        if isinstance(change, Transition) and tracked is not None and change.attempt_state is not None:
             self._add_unreleased(tracked.attempt)
 
     async def _read_unreleased(self) -> None:
@@ -449,8 +447,9 @@ class Getter(Actor):
         if done:
             node.mirror.pop(key, None)
             node.delivered.discard(key)
+            # A picture that has it after all, as a machine may have lost the word, is of a stranger now.
+            self._unreleased.pop(key, None)
             self._outbox.put(None, MoveAttempt(key, AttemptState.RELEASED))
-            self.ring()
         return done
 
     def _on_collect(self, node: NodeMirror, key: str, dispatch: Dispatch, answer: CollectAnswer) -> bool:
