@@ -28,6 +28,7 @@ from node.host.load import LoadSampler
 from node.payloads.cleaner import PayloadCleaner
 from node.payloads.records import Records
 from node.payloads.table import PayloadTable, open_table
+from node.payloads.write_through import WriteThrough
 from node.runs.environment import job_environment
 from node.runs.manifest import ResultLimit
 from node.runs.runs import ExecutorRuns
@@ -38,6 +39,8 @@ log: Final = logging.getLogger("node")
 
 STOP_GRACE: Final = 3.0
 """Seconds between SIGTERM and SIGKILL for payloads at most when the node stops: whoever stops it waits."""
+WRITE_PATIENCE: Final = 20.0
+"""Seconds for what has ended to be written through when the node stops."""
 STOP_PATIENCE: Final = 1.0
 """Seconds beyond the grace that stopping the payloads may take when the node stops."""
 
@@ -54,9 +57,12 @@ async def serve_node(
     seconds and until `hurry`. Reports its URLs once it accepts connections.
 
     Raises `DataDirectoryError`, `PortInUse`, `NodeError` when it cannot start, `GaveUp` when its Runner keeps
-    crashing.
+    crashing, `DiskFailed` when the disk does not keep what is written.
     """
-    records = await trio.to_thread.run_sync(Records, settings.data)
+    if executor is None:
+        executor = BashExecutor(settings.data)
+    make_records = partial(Records, settings.data, outlives=executor.outlives_machine)
+    records = await trio.to_thread.run_sync(make_records)
     try:
         await _serve(
             settings,
@@ -76,14 +82,12 @@ async def _serve(
     shutdown: trio.Event,
     hurry: trio.Event,
     *,
-    executor: Executor | None,
+    executor: Executor,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
     clock, rng = WallClock(), random.Random()
     workspace = Workspace(settings.data)
     await trio.to_thread.run_sync(workspace.prepare)
-    if executor is None:
-        executor = BashExecutor(settings.data)
     load = LoadSampler(settings.data, slots=settings.slots)
     supervisor = Supervisor(rng)
     async with (
@@ -102,7 +106,9 @@ async def _serve(
             result_limit=ResultLimit(settings.max_result_bytes, settings.max_result_files),
             inotify=inotify,
             hear_progress=table.hear_progress,
+            through=records.through,
         )
+        writing = WriteThrough(table, records)
         runner = RunnerMailbox()
         make_runner = partial(
             Runner,
@@ -125,6 +131,7 @@ async def _serve(
         )
         table.subscriptions.add_listener(lambda rows: runner.hear(row.payload for row in rows))
         table.subscriptions.add_listener(cleaning.hear)
+        table.subscriptions.add_listener(writing.hear)
         workspace.freed = cleaning.ring
         workspace.emptied = records.reserve.hold
         if os.getpid() == 1:
@@ -137,9 +144,11 @@ async def _serve(
 
             await nursery.start(HealthCheck(settings.health_command, settings.data, load.say).run)
         await nursery.start(load.run)
+        # Kept by nobody: with a disk that fails the node ends.
+        await nursery.start(writing.run)
         await nursery.start(supervisor.keep, runner.name, partial(live, runner, make_runner))
         await nursery.start(supervisor.keep, "cleaning", cleaning.run)
-        leaving = _Leaving(settings, table, load, runner)
+        leaving = _Leaving(settings, table, load, runner, writing)
         # After the executor's start, which finds out how well it can keep payloads apart.
         context = NodeContext(
             table=table,
@@ -191,12 +200,18 @@ class _Leaving:
     """How a node stops. `closing`: no connection is accepted any more."""
 
     def __init__(
-        self, settings: NodeSettings, table: PayloadTable, load: LoadSampler, runner: RunnerMailbox
+        self,
+        settings: NodeSettings,
+        table: PayloadTable,
+        load: LoadSampler,
+        runner: RunnerMailbox,
+        writing: WriteThrough,
     ) -> None:
         self._settings = settings
         self._table = table
         self._load = load
         self._runner = runner
+        self._writing = writing
         self._changed = trio.Event()
         self._said = trio.Event()
         self._back = False
@@ -214,6 +229,12 @@ class _Leaving:
         if kill:
             with trio.move_on_after(STOP_GRACE + STOP_PATIENCE):
                 await self._runner.stop_all(STOP_GRACE)
+        # Who stops a node may be about to stop its machine.
+        try:
+            with trio.move_on_after(WRITE_PATIENCE):
+                await self._writing.write_all()
+        except OSError as error:
+            log.error("what has ended is not written through: %s", error)
         held = await self._table.count_wanted()
         self._back = held > 0 and not kill
         self._table.subscriptions.end_subscriptions(Leaving(held, self._back))

@@ -20,7 +20,7 @@ from actors.wire.link.session import VERSION
 from actors.wire.protocol import ndjson
 from actors.wire.protocol.attempts import PROTOCOL, heartbeat_to_json, mark_to_json
 from node.api import orders
-from node.api.app import NodeContext
+from node.api.app import BOOT_HEADER, NODE_HEADER, NodeContext
 from node.api.results import (
     CollectForm,
     collect_response,
@@ -79,7 +79,9 @@ def v1_routes(context: NodeContext) -> Blueprint:
     async def submit() -> Response:
         query()
         content_type = request.headers.get("Content-Type", "")
-        items = await context.receiver.attempts(content_type, request.body)
+        # Who names no boot may bring an attempt again to another one.
+        through = not all(name in request.headers for name in (NODE_HEADER, BOOT_HEADER))
+        items = await context.receiver.attempts(content_type, request.body, through=through)
         status = _alone(items[0]) if len(items) == 1 else 200
         answer = {**mark_to_json(table.mark), "items": [item.to_json() for item in items]}
         return json_response(answer, status)

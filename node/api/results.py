@@ -170,6 +170,9 @@ def _collect(
             yield _error(key, "gone")
         elif payload.status not in ENDED:
             yield _error(key, "not_ended")
+        elif payload.lost:
+            # Who asks has not heard of it yet: what there is of it is not what it left.
+            yield _error(key, "lost")
         else:
             try:
                 yield from _collect_one(payload, directory, form)

@@ -23,7 +23,8 @@ from node.runs.progress_file import ProgressTail
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """A payload whose files have arrived whole in `directory`, which becomes its own. `key` is made up by the
-    sender; `owner` "" came by the contract."""
+    sender; `owner` "" came by the contract. `through`: its sender may send it again to another boot of the
+    machine, so it must be known there."""
 
     key: str
     directory: Path
@@ -33,6 +34,7 @@ class Arrival:
     user_id: int = 0
     owner: str = ""
     max_runtime: float = 0.0
+    through: bool = False
 
 
 class AcceptResult(StrEnum):
@@ -138,12 +140,13 @@ def take_over(
     for item in arrived:
         if item.key in there or item.key in dead or item.key in fresh:
             continue
-        fresh[item.key] = _prepare(item, records.new_id(), batch.now)
-        records.write_new(fresh[item.key], item.directory)
+        fresh[item.key] = payload = _prepare(item, records, batch.now)
+        records.write_new(payload, item.directory)
         place = records.directory(item.key)
         item.directory.rename(place)
         batch.undo.append(partial(place.rename, item.directory))
-        batch.unsynced.add(records.payloads)
+        if payload.through:
+            batch.unsynced.add(records.payloads)
     batch.put(Row(payload, False) for payload in fresh.values())
     now = rows_by_key(batch.db, keys)
     return [_to_acceptance(item.key, item.key in fresh, now) for item in arrived]
@@ -159,11 +162,12 @@ def _to_acceptance(key: str, fresh: bool, now: Mapping[str, Row]) -> Acceptance:
     return Acceptance(AcceptResult.TOMBSTONED, None)
 
 
-def _prepare(item: Arrival, number: int, now: float) -> Payload:
-    """The payload that it becomes."""
+def _prepare(item: Arrival, records: Records, now: float) -> Payload:
+    """The payload that it becomes. Who brings it without a key or a boot knows nothing of what a machine
+    forgets."""
     return Payload(
         key=item.key,
-        id=number,
+        id=records.new_id(),
         job_id=item.job_id,
         n=item.n,
         service=item.service,
@@ -173,6 +177,7 @@ def _prepare(item: Arrival, number: int, now: float) -> Payload:
         sequence=0,
         created_at=now,
         max_runtime=item.max_runtime,
+        through=item.through or not item.owner or records.through,
     )
 
 
@@ -181,14 +186,15 @@ def bury(batch: PayloadBatch, keys: Sequence[str], kind: str) -> dict[str, Row]:
     there = tombstones(batch.db, keys)
     # A release is never weakened to a cancel; the same again is already on disk.
     new = {key: kind for key in keys if there.get(key) not in (kind, RELEASE)}
-    if new:
-        batch.records.bury(new, batch.now)
+    rows = rows_by_key(batch.db, keys)
+    through = {key for key in new if batch.records.through or (key in rows and rows[key].payload.through)}
+    batch.records.bury(new, batch.now, through)
+    if through:
         batch.unsynced.add(batch.records.tombstones)
     batch.db.executemany(
         "INSERT OR REPLACE INTO tombstone VALUES (?, ?, ?)",
         [(key, which, batch.now) for key, which in new.items()],
     )
-    rows = rows_by_key(batch.db, keys)
     for key in new:
         if (row := rows.get(key)) is not None:
             cancelled = row.payload.cancelled or row.payload.status not in ENDED
@@ -199,6 +205,7 @@ def bury(batch: PayloadBatch, keys: Sequence[str], kind: str) -> dict[str, Row]:
 
 
 def forget(batch: PayloadBatch, keys: Sequence[str]) -> None:
+    batch.records.written.difference_update(keys)
     batch.db.executemany("DELETE FROM payload WHERE released AND key = ?", [(key,) for key in keys])
 
 

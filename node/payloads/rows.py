@@ -17,13 +17,13 @@ CREATE TABLE payload (
     service TEXT NOT NULL, user_id INTEGER NOT NULL, owner TEXT NOT NULL, status TEXT NOT NULL,
     sequence INTEGER UNIQUE NOT NULL, created_at REAL NOT NULL, max_runtime REAL NOT NULL,
     cancelled INTEGER NOT NULL, pid INTEGER NOT NULL, started_at REAL, verdict TEXT, lost INTEGER NOT NULL,
-    released INTEGER NOT NULL, ended_at REAL, progress TEXT
+    released INTEGER NOT NULL, ended_at REAL, progress TEXT, through INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE tombstone (key TEXT PRIMARY KEY, kind TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX tombstone_at ON tombstone (at);
 """
 
-PUT: Final = f"INSERT OR REPLACE INTO payload VALUES ({', '.join('?' * 19)})"
+PUT: Final = f"INSERT OR REPLACE INTO payload VALUES ({', '.join('?' * 20)})"
 OLD_TOMBSTONES: Final = "SELECT key FROM tombstone WHERE at < ? AND key NOT IN (SELECT key FROM payload)"
 
 
@@ -48,7 +48,7 @@ def apply_move(payload: Payload, move: PayloadMove) -> Payload:
 
 
 def lose(payload: Payload, why: str, now: float) -> Payload:
-    """A payload that has not ended, and of which nothing lives."""
+    """A payload of which nothing lives, and nothing is left that could be relied upon."""
     end = End(Status.FAILED, why, started_at=payload.started_at, ended_at=now)
     return replace(payload, status=Status.FAILED, end=end, lost=True)
 
@@ -72,12 +72,13 @@ def columns_of(row: Row) -> tuple[Any, ...]:
             p.created_at,
         ),
         *(p.max_runtime, p.cancelled, p.pid, p.started_at, verdict, p.lost, row.released, ended_at, progress),
+        p.through,
     )
 
 
 def row_of(columns: tuple[Any, ...]) -> Row:
     (key, id_, job_id, n, service, user_id, owner, status, sequence, created_at) = columns[:10]
-    (max_runtime, cancelled, pid, started_at, verdict, lost, released, _ended_at, progress) = columns[10:]
+    (max_runtime, cancelled, pid, started_at, verdict, lost, released, _, progress, through) = columns[10:]
     payload = Payload(
         key=key,
         id=id_,
@@ -96,5 +97,6 @@ def row_of(columns: tuple[Any, ...]) -> Row:
         end=None if verdict is None else end_from_json(json.loads(verdict)),
         lost=bool(lost),
         progress=None if progress is None else progress_from_json(json.loads(progress)),
+        through=bool(through),
     )
     return Row(payload, bool(released))

@@ -20,7 +20,7 @@ from actors.domain.payload import UNKNOWN, Payload, RunResult
 from actors.ports.payloads import Running
 from actors.process import procfs
 from actors.runner import without_results
-from actors.store.durable import write_plainly
+from actors.store.durable import write_durably, write_plainly
 from actors.store.kept_file import Damaged, read_object
 from actors.store.reserve import Reserve
 from node.executors.executor import Executor, ExecutorError, Run, RunEnd, RunSpec, StartedBefore
@@ -38,7 +38,8 @@ NEVER_STARTED: Final = "the node went down before it had started"
 
 class ExecutorRuns:
     """Runs of one executor. `environment` is what every script gets; `grace` in seconds, `log_limit` in
-    bytes. `hear_progress` is told what a payload's script says of its progress; it may raise `OSError`."""
+    bytes. `hear_progress` is told what a payload's script says of its progress; it may raise `OSError`.
+    `through`: in another boot of the machine, too, it must be known what was set out to be started."""
 
     def __init__(
         self,
@@ -52,7 +53,9 @@ class ExecutorRuns:
         result_limit: ResultLimit,
         inotify: Inotify,
         hear_progress: Callable[[str, progress_file.ProgressTail], Awaitable[object]],
+        through: bool = False,
     ) -> None:
+        self._through = through
         self._reserve = reserve
         self._workspace = workspace
         self._executor = executor
@@ -65,7 +68,8 @@ class ExecutorRuns:
 
     async def start(self, payload: Payload) -> Running | RunResult:
         directory = self._workspace.directory(payload.key)
-        checked = await trio.to_thread.run_sync(self._reserve.attempt, partial(_intend, directory))
+        intend = partial(_intend, directory, self._through)
+        checked = await trio.to_thread.run_sync(self._reserve.attempt, intend)
         if checked is None:
             # An earlier life of the Runner set out to start it and did not come to say so.
             return await self.adopt(payload)
@@ -107,7 +111,9 @@ class ExecutorRuns:
         return _PayloadRun(found, note, self._following(payload.key, None))
 
     async def freeze(self, payload: Payload, end: End) -> End:
-        freeze = partial(_frozen, self._workspace.directory(payload.key), self._result_limit)
+        freeze = partial(
+            _frozen, self._workspace.directory(payload.key), self._result_limit, through=payload.through
+        )
         frozen, said = await trio.to_thread.run_sync(self._reserve.attempt, freeze)
         if said.tail:
             # Its last word, before its end is told. Nobody waits for it on a disk that has failed.
@@ -177,7 +183,7 @@ def _age(run: Run, now: Callable[[int], float] = time.clock_gettime) -> float:
     return max(0.0, now(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
 
 
-def _intend(directory: Path) -> ScriptCheck | None:
+def _intend(directory: Path, through: bool) -> ScriptCheck | None:
     """Make the script ready and, if it can run, leave word that somebody has set out to start it; None if
     somebody has already. Raises `OSError`; nobody has set out then."""
     intent = directory / INTENT
@@ -191,10 +197,11 @@ def _intend(directory: Path) -> ScriptCheck | None:
                 os.mkdir(directory / name, 0o700)
         # There, so that its end finds room for it however many files the script makes.
         write_plainly(directory / MANIFEST, b"")
-        # Not synced: what it guards against is the death of this process, not of the machine, whose next boot
-        # takes every payload for lost.
+        # Mostly not synced: what it guards against is the death of this process, not of the machine, whose
+        # next boot takes every payload for lost.
+        write = write_durably if through else write_plainly
         try:
-            write_plainly(intent, json.dumps({"note": checked.note}).encode())
+            write(intent, json.dumps({"note": checked.note}).encode())
         except OSError:
             # On a full disk it may be there all the same, empty.
             intent.unlink(missing_ok=True)
@@ -202,8 +209,10 @@ def _intend(directory: Path) -> ScriptCheck | None:
     return checked
 
 
-def _frozen(directory: Path, limit: ResultLimit) -> tuple[FrozenManifest, progress_file.ProgressTail]:
-    return freeze_manifest(directory, limit), progress_file.read(directory)
+def _frozen(
+    directory: Path, limit: ResultLimit, *, through: bool
+) -> tuple[FrozenManifest, progress_file.ProgressTail]:
+    return freeze_manifest(directory, limit, through=through), progress_file.read(directory)
 
 
 def _note(directory: Path) -> str | None:

@@ -64,7 +64,7 @@ WAYS = [
 PREPARED = ("record.json",)
 RUNNING = ("record.json", "running", "intent", "run", "ended.*", "progress/progress")
 ENDED = ("record.json", "running", "intent", "run", "ended", "manifest.json")
-OF_THE_NODE = ("node.json", "counter", "reserve/space", "spawner.lock", "spawner.log")
+OF_THE_NODE = ("node.json", "counter", "reserve/space", "written", "spawner.lock", "spawner.log")
 HARMLESS = (of_the_future,)
 
 
@@ -85,7 +85,7 @@ class Jobs:
             for key in keys
         }
         sent = {key: {"run.sh": script.encode()} for key, script in scripts.items()}
-        assert (await node.submit(sent)).status_code == 200
+        assert (await node.submit(sent, named=True)).status_code == 200
 
     async def bring_about(self, node: NodeClient) -> None:
         wait = f"until [ -e {self.go} ]; do sleep 0.02; done"
@@ -154,7 +154,7 @@ async def test_what_runs_goes_on_and_what_ended_has_ended(
         await _let_go(node, jobs)
     assert {path.name for path in data.iterdir() if path.name[0] != "."} == {
         *("counter", "incoming", "lock", "node.json", "payloads", "reserve", "spawner.lock", "spawner.log"),
-        *("tombstones", "trash"),
+        *("tombstones", "trash", "written"),
     }
 
 

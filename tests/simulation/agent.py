@@ -98,6 +98,8 @@ class Agent:
             stored,
             boot=self._boot,
             is_new=False,
+            written=files.written,
+            outlives=False,
             now=self._clock.now(),
             intended=lambda _: files.is_intended(),
         )

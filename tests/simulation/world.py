@@ -543,13 +543,14 @@ class BoundNodes:
             self._epoch.leave()
         rest = [item for item in items if item.attempt.key not in answers]
         if rest:
-            fetched = await self._fetch(machine, rest)
+            fetched = await self._fetch(machine, node.boot, rest)
             answers |= {one.attempt.key: answer for one, answer in zip(rest, fetched, strict=True)}
         return [answers[key] for key in keys]
 
-    async def _fetch(self, machine: Machine, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
+    async def _fetch(self, machine: Machine, boot: str, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
         world, keys = self._world, [i.attempt.key for i in items]
-        how, pieces = await self._call(machine, lambda: machine.collect(keys))
+        world.ordered(machine)
+        how, pieces = await self._call(machine, lambda: machine.collect(keys, boot))
         if pieces is None:
             return [CollectAnswer(CollectResult.FAILED, reason=how)] * len(items)
         reply = Reply(_Response(world, machine, pieces), STALL)
@@ -623,7 +624,7 @@ class BoundNodes:
             return event
         if not machine.up or world.pushes.random() < 0.3:
             return event
-        pieces = machine.collect([event.view.key])
+        pieces = machine.collect([event.view.key], machine.boot)
         if world.pushes.random() < 0.1:
             pieces = pieces[:-1]
         self._delivered[event.view.key] = pieces

@@ -16,6 +16,7 @@ from actors.domain.progress import Progress
 from actors.domain.status import Status
 from node.payloads.operations import Acceptance, AcceptResult, Arrival
 from node.payloads.records import DataDirectoryError, Records
+from node.payloads.recovery import UNWRITTEN
 from node.payloads.rows import Row
 from node.payloads.subscriptions import SUBSCRIBER_BUFFER
 from node.payloads.table import PayloadTable, open_table, view_of
@@ -121,11 +122,14 @@ async def test_a_restarted_node_finds_running_and_ended_payloads_as_they_were(tm
         assert table.node_id == first[1] and table.incarnation != first[0]
 
 
-async def test_after_a_reboot_what_had_not_ended_is_lost_and_what_had_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("owner", ["", "o"])
+async def test_after_a_reboot_what_had_not_ended_is_lost_and_what_had_stays_if_written_through(
+    tmp_path: Path, owner: str
+) -> None:
     keys = [KEY, OTHER, "c" * 32]
     async with opened(tmp_path) as table:
         for key in keys:
-            await accept(table, tmp_path, key)
+            await accept(table, tmp_path, key, owner)
         await running(table, OTHER)
         await running(table, keys[2])
         await ended(table, keys[2])
@@ -136,7 +140,12 @@ async def test_after_a_reboot_what_had_not_ended_is_lost_and_what_had_stays(tmp_
                 end = found[key].end
                 assert found[key].lost and end is not None
                 assert (end.status, end.message) == (Status.FAILED, "machine restarted")
-            assert not found[keys[2]].lost and found[keys[2]].status is Status.COMPLETED
+            if owner:
+                end = found[keys[2]].end
+                assert found[keys[2]].lost and end is not None
+                assert (end.status, end.message) == (Status.FAILED, UNWRITTEN)
+            else:
+                assert not found[keys[2]].lost and found[keys[2]].status is Status.COMPLETED
 
 
 async def test_a_payload_that_was_being_started_is_running_for_the_next_process(tmp_path: Path) -> None:
@@ -289,7 +298,7 @@ async def test_nothing_changes_when_the_disk_does_not_take_it(
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
-            for name in ("write_durably", "create_durably", "Records.write_running"):
+            for name in ("replace_plainly", "create_plainly", "Records.write_running"):
                 patch.setattr(f"node.payloads.records.{name}", full)
             with pytest.raises(OSError, match="No space"):
                 await running(table)
