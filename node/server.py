@@ -235,7 +235,7 @@ class _Leaving:
                 await self._writing.write_all()
         except OSError as error:
             log.error("what has ended is not written through: %s", error)
-        held = await self._table.count_wanted()
+        held = self._table.count_wanted()
         self._back = held > 0 and not kill
         self._table.subscriptions.end_subscriptions(Leaving(held, self._back))
         self._said.set()
@@ -255,7 +255,7 @@ class _Leaving:
                     waiting.cancel_scope.cancel()
 
                 waiting.start_soon(cut_short)
-                while await self._table.count_wanted():
+                while self._table.count_wanted():
                     await self._changed.wait()
                     self._changed = trio.Event()
                 waiting.cancel_scope.cancel()

@@ -130,10 +130,10 @@ def v1_routes(context: NodeContext) -> Blueprint:
 
     async def _find(key: str) -> Payload:
         if is_key(key):
-            payload = await table.get(key)
+            payload = table.get(key)
             if payload is not None:
                 return payload
-            if await table.is_tombstoned(key):
+            if table.is_tombstoned(key):
                 raise Refusal(410, "tombstoned", "it was cancelled or released and will never run here")
             if key in context.receiver.receiving:
                 raise Refusal(409, "receiving", "it is being received; ask again", headers=PASSES)
@@ -184,7 +184,7 @@ async def _events(context: NodeContext, owner: str | None) -> AsyncIterator[byte
 
 
 async def heartbeat(context: NodeContext) -> dict[str, Any]:
-    return heartbeat_to_json(context.load.now, await context.table.count_held(), time.time())
+    return heartbeat_to_json(context.load.now, context.table.count_held(), time.time())
 
 
 async def _keys() -> list[str]:

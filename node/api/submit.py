@@ -274,7 +274,7 @@ class _Submit:
 
     async def _begin(self, items: Mapping[str, Item]) -> None:
         """Find out whose files are wanted, and make room for them."""
-        there, dead = await self._table.find_known(list(items))
+        there, dead = self._table.find_known(list(items))
         # Nothing is awaited from here to where the keys are marked: two requests cannot both bring one.
         for item in items.values():
             if item.result is not None:

@@ -295,7 +295,7 @@ async def test_the_list_of_what_is_written_holds_no_more_than_what_is_there(
             await node.writing.write_all()
             if number:
                 await node.table.release([key])
-                await node.table.forget([key])
+                node.table.forget([key])
                 shutil.rmtree(tmp_path / "payloads" / key)
             assert (tmp_path / "written").stat().st_size <= 34 * (10 + 2 * 2 + 1)
     async with opened(tmp_path, "boot-2") as node:
