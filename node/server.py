@@ -106,7 +106,7 @@ async def _serve(
             result_limit=ResultLimit(settings.max_result_bytes, settings.max_result_files),
             inotify=inotify,
             hear_progress=table.hear_progress,
-            through=records.through,
+            leave_word=records.write_intent,
         )
         writing = WriteThrough(table, records)
         runner = RunnerMailbox()

@@ -190,7 +190,12 @@ def bury(batch: PayloadBatch, keys: Sequence[str], kind: str) -> list[Row | None
         for key in new
         if batch.records.through or ((row := rows[key]) is not None and row.payload.through)
     }
-    batch.records.bury(new, batch.now, through)
+    spent = (
+        {key for key in new if (row := rows[key]) is not None and row.payload.end is not None} - through
+        if kind == RELEASE
+        else ()
+    )
+    batch.records.bury(new, batch.now, through, spent)
     if through:
         batch.unsynced.add(batch.records.tombstones)
     batch.bury(new)

@@ -8,7 +8,8 @@ cancelled or released, the node's name, and the counter of contract ids.
     DATA/written                      keys of payloads that have ended and are written through, a line each
     DATA/boot                         how often the disk has failed to keep what was written, in this boot
     DATA/payloads/KEY/record.json     one payload
-    DATA/payloads/KEY/running         the same once it runs; counts while the record says Prepared, or nothing
+    DATA/payloads/KEY/running         the same once somebody has set out to start it; counts while the record
+                                      says Prepared, or nothing
     DATA/tombstones/KEY               "cancel AT" or "release AT"
 
 What is damaged ends neither the start of a node nor any other payload. Of a payload whose record cannot be
@@ -30,7 +31,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,6 +59,7 @@ from actors.store.reserve import Reserve
 from actors.store.sync_disk import sync_file_system
 from actors.wire.protocol.attempts import Garbled, end_from_json, end_to_json
 from node.errors import NodeError
+from node.runs.workspace import RUNNING
 
 log: Final = logging.getLogger("node.payloads")
 
@@ -205,6 +207,10 @@ class Records:
         durable then too."""
         path = self.directory(payload.key) / "record.json"
         content = json.dumps(_to_json(payload, self.boot)).encode()
+        if not payload.through:
+            # In its place: what is torn by the death of this process is told by `running` and the marks.
+            with suppress(OSError):
+                return overwrite(path, content, synced=False)
         try:
             write = write_durably if payload.through else replace_plainly
             retry_repaired(path, lambda: write(path, content))
@@ -223,15 +229,27 @@ class Records:
         else:
             create_plainly(directory / "record.json", content)
 
+    def write_intent(self, payload: Payload) -> None:
+        """Leave word that somebody has set out to start a payload. Raises `OSError`; nobody has then."""
+        path = self.directory(payload.key) / RUNNING
+        content = json.dumps(_to_json(replace(payload, status=Status.RUNNING), self.boot)).encode()
+        try:
+            # Mostly not synced: it is read after the death of a process, and what had not ended when the
+            # machine goes down is lost, whatever is known of it.
+            (write_durably if self.through else write_plainly)(path, content)
+        except OSError:
+            # On a full disk it may be there all the same, empty.
+            path.unlink(missing_ok=True)
+            raise
+
     def write_running(self, payload: Payload) -> None:
-        """Leave word that a payload runs. Not synced, as it is read only after the death of a process: what
-        had not ended when the machine goes down is lost, whatever is known of it."""
+        """Say where it was left that it was to be started that it runs, and since when."""
         content = json.dumps(_to_json(payload, self.boot)).encode()
-        path = self.directory(payload.key) / "running"
+        path = self.directory(payload.key) / RUNNING
         try:
             retry_repaired(path, lambda: write_plainly(path, content))
         except OSError as error:
-            # On a full disk that it runs is told by what was left of its start.
+            # On a full disk that it may run is told all the same.
             if not is_full(error):
                 raise
 
@@ -239,7 +257,7 @@ class Records:
         make_directory(self.directory(key))  # its script may have closed it, or put something in its place
         record = self._read(key, "record.json")
         waits = record is None or record.payload.status is Status.PREPARED
-        return known_of(key, record, self._read(key, "running") if waits else None, self.boot)
+        return known_of(key, record, self._read(key, RUNNING) if waits else None, self.boot)
 
     def _read(self, key: str, name: str) -> StoredPayload | None:
         """None if there is none, or it is damaged."""
@@ -257,11 +275,16 @@ class Records:
 
     # ------------------------------------------------------------------ tombstones
 
-    def bury(self, keys: Mapping[str, str], at: float, through: Collection[str]) -> None:
+    def bury(
+        self, keys: Mapping[str, str], at: float, through: Collection[str], spent: Collection[str] = ()
+    ) -> None:
         """Store a tombstone of the given kind for each key. Those of `through` are durable once their
-        directory is synced, which is left to the caller."""
+        directory is synced, which is left to the caller. Those of `spent` have ended and will be discarded:
+        theirs is made of a file that they need no more, which is less work than a new one."""
         for key, kind in keys.items():
             path, content = self.tombstones / key, f"{kind} {at:.3f}\n".encode()
+            if key in spent and self._bury_in_place(key, (RUNNING,), content, through=False):
+                continue
             try:
                 # Nothing reads it before it was promised, so it may be seen half-written.
                 (create_durably if key in through else create_plainly)(path, content)
@@ -272,13 +295,14 @@ class Records:
                 else:
                     replace_plainly(path, content)
             except OSError as error:
-                if not is_full(error) or not self._bury_in_place(key, kind, content, key in through):
+                # On a disk that takes no more files: of what is needed least.
+                names = _EXPENDABLE[kind]
+                if not is_full(error) or not self._bury_in_place(key, names, content, through=key in through):
                     raise
 
-    def _bury_in_place(self, key: str, kind: str, content: bytes, through: bool) -> bool:
-        """On a disk that takes no more files: make the tombstone of a file of its payload that is needed
-        least. False if there is none."""
-        for name in _EXPENDABLE[kind]:
+    def _bury_in_place(self, key: str, names: Sequence[str], content: bytes, *, through: bool) -> bool:
+        """Make the tombstone of a file of its payload. False if there is none."""
+        for name in names:
             path = self.directory(key) / name
             try:
                 overwrite(path, content, synced=through)
@@ -434,9 +458,9 @@ class Records:
 
 
 _EXPENDABLE: Final = {
-    CANCEL: ("running", "intent"),
+    CANCEL: (RUNNING, "intent"),
     # Of what is released nobody wants anything any more.
-    RELEASE: ("running", "intent", "manifest.json", "record.json"),
+    RELEASE: (RUNNING, "intent", "manifest.json", "record.json"),
 }
 _COUNTER: Final = re.compile(rb"([0-9]{1,10})\n")
 _BOOT: Final = re.compile(rb"([!-~]*) ([0-9]{1,9})\n")

@@ -20,7 +20,7 @@ from actors.domain.payload import UNKNOWN, Payload, RunResult
 from actors.ports.payloads import Running
 from actors.process import procfs
 from actors.runner import without_results
-from actors.store.durable import write_durably, write_plainly
+from actors.store.durable import write_plainly
 from actors.store.kept_file import Damaged, read_object
 from actors.store.reserve import Reserve
 from node.executors.executor import Executor, ExecutorError, Run, RunEnd, RunSpec, StartedBefore
@@ -39,7 +39,7 @@ NEVER_STARTED: Final = "the node went down before it had started"
 class ExecutorRuns:
     """Runs of one executor. `environment` is what every script gets; `grace` in seconds, `log_limit` in
     bytes. `hear_progress` is told what a payload's script says of its progress; it may raise `OSError`.
-    `through`: in another boot of the machine, too, it must be known what was set out to be started."""
+    `leave_word` says in a payload's directory, in a thread, that somebody has set out to start it."""
 
     def __init__(
         self,
@@ -53,9 +53,9 @@ class ExecutorRuns:
         result_limit: ResultLimit,
         inotify: Inotify,
         hear_progress: Callable[[str, progress_file.ProgressTail], Awaitable[object]],
-        through: bool = False,
+        leave_word: Callable[[Payload], None],
     ) -> None:
-        self._through = through
+        self._leave_word = leave_word
         self._reserve = reserve
         self._workspace = workspace
         self._executor = executor
@@ -68,7 +68,7 @@ class ExecutorRuns:
 
     async def start(self, payload: Payload) -> Running | RunResult:
         directory = self._workspace.directory(payload.key)
-        intend = partial(_intend, directory, self._through)
+        intend = partial(self._intend, payload, directory)
         checked = await trio.to_thread.run_sync(self._reserve.attempt, intend)
         if checked is None:
             # An earlier life of the Runner set out to start it and did not come to say so.
@@ -90,6 +90,28 @@ class ExecutorRuns:
             disarm()
             raise
         return _PayloadRun(run, checked.note, self._following(payload.key, armed))
+
+    def _intend(self, payload: Payload, directory: Path) -> ScriptCheck | None:
+        """Make the script ready and, if it can run, leave word that somebody has set out to start it; None if
+        somebody has already. Raises `OSError`; nobody has set out then."""
+        if self._workspace.is_intended(payload.key):
+            return None
+        checked = make_ready(directory / WORK / "run.sh")
+        if not checked.invalid:
+            await_tick(directory)
+            for name in (progress_file.DIRECTORY, HOME):
+                with suppress(FileExistsError):
+                    os.mkdir(directory / name, 0o700)
+            # There, so that its end finds room for it however many files the script makes.
+            write_plainly(directory / MANIFEST, b"")
+            try:
+                if checked.note:
+                    write_plainly(directory / INTENT, json.dumps({"note": checked.note}).encode())
+                self._leave_word(payload)
+            except OSError:
+                (directory / INTENT).unlink(missing_ok=True)
+                raise
+        return checked
 
     async def adopt(self, payload: Payload) -> Running | RunResult:
         directory = self._workspace.directory(payload.key)
@@ -181,32 +203,6 @@ def _age(run: Run, now: Callable[[int], float] = time.clock_gettime) -> float:
     if started is None:
         return max(0.0, time.time() - run.started_at)
     return max(0.0, now(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
-
-
-def _intend(directory: Path, through: bool) -> ScriptCheck | None:
-    """Make the script ready and, if it can run, leave word that somebody has set out to start it; None if
-    somebody has already. Raises `OSError`; nobody has set out then."""
-    intent = directory / INTENT
-    if os.path.lexists(intent):
-        return None
-    checked = make_ready(directory / WORK / "run.sh")
-    if not checked.invalid:
-        await_tick(directory)
-        for name in (progress_file.DIRECTORY, HOME):
-            with suppress(FileExistsError):
-                os.mkdir(directory / name, 0o700)
-        # There, so that its end finds room for it however many files the script makes.
-        write_plainly(directory / MANIFEST, b"")
-        # Mostly not synced: what it guards against is the death of this process, not of the machine, whose
-        # next boot takes every payload for lost.
-        write = write_durably if through else write_plainly
-        try:
-            write(intent, json.dumps({"note": checked.note}).encode())
-        except OSError:
-            # On a full disk it may be there all the same, empty.
-            intent.unlink(missing_ok=True)
-            raise
-    return checked
 
 
 def _frozen(

@@ -235,7 +235,7 @@ def _start_fenced_by_one_file() -> Iterator[None]:
     original = Files.is_intended
 
     def is_intended(self: Files) -> bool:
-        if not self.intent:
+        if self.running is None:
             self.process = None
         return original(self)
 

@@ -95,7 +95,7 @@ class Files:
 
     record: StoredPayload | None
     running: StoredPayload | None = None
-    intent: bool = False
+    """Also of one that somebody has set out to start."""
     given_up: bool = False
     process: Process | None = None
     ended_at: float | None = None
@@ -106,18 +106,16 @@ class Files:
     """The machine's end has taken bytes from what it left, whatever its record says."""
 
     def is_intended(self) -> bool:
-        return self.intent or self.given_up or self.process is not None
+        return self.running is not None or self.given_up or self.process is not None
 
     def damage(self, rng: random.Random, likely: float) -> str:
         """Each file in there is torn or lost with that probability; which."""
         torn = []
-        for what in ("record", "running", "intent", "mark"):
+        for what in ("record", "running", "mark"):
             if rng.random() < likely:
                 torn.append(what)
                 if what in ("record", "running"):
                     setattr(self, what, None)
-                elif what == "intent":
-                    self.intent = False
                 elif self.process is not None and self.process.mark is not None:
                     self.process.mark_damaged = True
         return ", ".join(torn)
