@@ -137,7 +137,7 @@ class Getter(Actor):
             self._stop_overdue()
         if self._ledger_backoff.lasts:
             return
-        with self._ledger_backoff.guard():
+        with self._ledger_backoff:
             await self._note_absences()
             await self._record()
             await self._cursor.catch_up(self._apply)
@@ -289,7 +289,7 @@ class Getter(Actor):
                 requests.cancel.request(key, tracked.attempt)
             case Need.COLLECT if step.dispatch is not None:
                 large = results_size(step.dispatch) > self._batch_bytes
-                (requests.collect_large if large else requests.collect).request(key, step.dispatch)
+                requests.bring_home(key, step.dispatch, delivered=key in node.delivered, large=large)
 
     def _decide(self, tracked: TrackedAttempt, change: Change) -> None:
         self._outbox.put(tracked, change)
@@ -415,6 +415,7 @@ class Getter(Actor):
             lookup=batcher("lookup", client.lookup, self._on_lookup),
             cancel=batcher("cancel", client.cancel, self._on_cancel),
             release=batcher("release", client.release, self._on_release),
+            take=batcher("take", client.take_delivered, self._on_taken, results_size),
             collect=batcher("collect", client.collect, self._on_collect, results_size),
             collect_large=batcher("collect", client.collect, self._on_collect, results_size),
         )
@@ -452,6 +453,15 @@ class Getter(Actor):
             self._outbox.put(None, MoveAttempt(key, AttemptState.RELEASED))
         return done
 
+    def _on_taken(self, node: NodeMirror, key: str, dispatch: Dispatch, answer: CollectAnswer) -> bool:
+        if answer.result is CollectResult.STORED:
+            return self._on_collect(node, key, dispatch, answer)
+        node.delivered.discard(key)
+        node.requests.take.drop(key)
+        if (tracked := node.tracked.get(key)) is not None:
+            self._evaluate(tracked)  # they are fetched
+        return True
+
     def _on_collect(self, node: NodeMirror, key: str, dispatch: Dispatch, answer: CollectAnswer) -> bool:
         tracked = node.tracked.get(key)
         if tracked is None:
@@ -465,10 +475,6 @@ class Getter(Actor):
             case CollectResult.IMPOSSIBLE:
                 tracked.impossible = answer.reason
                 self._evaluate(tracked)
-            case _ if key in node.delivered:
-                node.delivered.discard(key)
-                self._evaluate(tracked)
-                return False
             case _ if self._is_in_vain(node, tracked, answer):
                 tracked.impossible = f"they did not come within {self._collect_within:g} s: {answer.reason}"
                 self._evaluate(tracked)
