@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -448,24 +448,25 @@ class SqliteLedger:
         return await self._read(pauses.read_pauses)
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        with self._noticing_damage():
+        try:
             return await run_on_ledger(self._reader, work)
+        except LedgerDamaged as damage:
+            self._note_damage(damage)
+            raise
 
     async def _write(
         self, work: Callable[[LedgerBatch], T], *, urgent: bool = False, size: int = 0, soft: bool = False
     ) -> T:
-        with self._noticing_damage():
-            return await self._writer.write(work, urgent=urgent, size=size, soft=soft)
-
-    @contextmanager
-    def _noticing_damage(self) -> Iterator[None]:
-        """Nobody works on with a file of which a part is wrong: `run` ends by it."""
         try:
-            yield
+            return await self._writer.write(work, urgent=urgent, size=size, soft=soft)
         except LedgerDamaged as damage:
-            self._damage = LedgerDamaged(f"{self._path}: {damage}")
-            self._damaged.set()
+            self._note_damage(damage)
             raise
+
+    def _note_damage(self, damage: LedgerDamaged) -> None:
+        """Nobody works on with a file of which a part is wrong: `run` ends by it."""
+        self._damage = LedgerDamaged(f"{self._path}: {damage}")
+        self._damaged.set()
 
 
 def _cut_log(db: sqlite3.Connection) -> bool:
