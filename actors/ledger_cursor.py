@@ -8,8 +8,8 @@ was overtaken by what was read. So it costs the same however many jobs there are
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
 
 import trio
 
@@ -22,7 +22,8 @@ from actors.ports.world import Random
 
 class LedgerBackoff:
     """The ledger's trouble is everybody's, and no crash of an actor: nothing was changed, so after an error
-    the actor lets it be for a growing while."""
+    the actor lets it be for a growing while. To be entered around the use of the ledger: a LedgerError ends
+    that and begins a pause."""
 
     def __init__(self, rng: Random, log: logging.Logger) -> None:
         self._backoff = Backoff(rng, first=0.2, most=4.0)
@@ -33,17 +34,19 @@ class LedgerBackoff:
     def lasts(self) -> bool:
         return trio.current_time() < self._until
 
-    @contextmanager
-    def guard(self) -> Iterator[None]:
-        """Around the use of the ledger: a LedgerError ends it and begins a pause."""
-        try:
-            yield
-        except LedgerError as error:
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if error is None:
+            self._backoff.reset()
+        elif isinstance(error, LedgerError):
             delay = self._backoff.next()
             self._complaint.say("the ledger could not be used, and is tried again: %s", error)
             self._until = trio.current_time() + delay
-        else:
-            self._backoff.reset()
+            return True
+        return False
 
 
 class LedgerCursor:

@@ -78,6 +78,9 @@ class RequestBatcher(Generic[Item, Answer]):
     def __len__(self) -> int:
         return len(self._requests)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._requests
+
     def request(self, key: str, item: Item) -> None:
         """Have it done. Idempotent by key."""
         if key not in self._requests:

@@ -32,6 +32,7 @@ from node.host.load import LoadSampler
 from node.payloads.cleaner import PayloadCleaner
 from node.payloads.records import DataDirectoryError, Records
 from node.payloads.table import PayloadTable, open_table
+from node.payloads.write_through import WriteThrough
 from node.runs.environment import job_environment
 from node.runs.manifest import ResultLimit
 from node.runs.runs import ExecutorRuns
@@ -42,6 +43,8 @@ log: Final = logging.getLogger("node")
 
 STOP_GRACE: Final = 3.0
 """Seconds between SIGTERM and SIGKILL for payloads at most when the node stops: whoever stops it waits."""
+WRITE_PATIENCE: Final = 20.0
+"""Seconds for what has ended to be written through when the node stops."""
 STOP_PATIENCE: Final = 1.0
 """Seconds beyond the grace that stopping the payloads may take when the node stops."""
 
@@ -58,9 +61,12 @@ async def serve_node(
     seconds and until `hurry`. Reports its URLs once it accepts connections.
 
     Raises `DataDirectoryError`, `PortInUse`, `NodeError` when it cannot start, `GaveUp` when its Runner keeps
-    crashing.
+    crashing, `DiskFailed` when the disk does not keep what is written.
     """
-    records = await trio.to_thread.run_sync(Records, settings.data)
+    if executor is None:
+        executor = BashExecutor(settings.data)
+    make_records = partial(Records, settings.data, outlives=executor.outlives_machine)
+    records = await trio.to_thread.run_sync(make_records)
     try:
         await _serve(
             settings,
@@ -80,15 +86,13 @@ async def _serve(
     shutdown: trio.Event,
     hurry: trio.Event,
     *,
-    executor: Executor | None,
+    executor: Executor,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
     clock, rng = WallClock(), random.Random()
     workspace = Workspace(settings.data)
     await trio.to_thread.run_sync(workspace.prepare)
     gate = await trio.to_thread.run_sync(_make_gate, settings, records.node_id)
-    if executor is None:
-        executor = BashExecutor(settings.data)
     load = LoadSampler(settings.data, slots=settings.slots)
     supervisor = Supervisor(rng)
     async with (
@@ -107,7 +111,9 @@ async def _serve(
             result_limit=ResultLimit(settings.max_result_bytes, settings.max_result_files),
             inotify=inotify,
             hear_progress=table.hear_progress,
+            leave_word=records.write_intent,
         )
+        writing = WriteThrough(table, records)
         runner = RunnerMailbox()
         make_runner = partial(
             Runner,
@@ -130,6 +136,7 @@ async def _serve(
         )
         table.subscriptions.add_listener(lambda rows: runner.hear(row.payload for row in rows))
         table.subscriptions.add_listener(cleaning.hear)
+        table.subscriptions.add_listener(writing.hear)
         workspace.freed = cleaning.ring
         workspace.emptied = records.reserve.hold
         if os.getpid() == 1:
@@ -142,9 +149,11 @@ async def _serve(
 
             await nursery.start(HealthCheck(settings.health_command, settings.data, load.say).run)
         await nursery.start(load.run)
+        # Kept by nobody: with a disk that fails the node ends.
+        await nursery.start(writing.run)
         await nursery.start(supervisor.keep, runner.name, partial(live, runner, make_runner))
         await nursery.start(supervisor.keep, "cleaning", cleaning.run)
-        leaving = _Leaving(settings, table, load, runner)
+        leaving = _Leaving(settings, table, load, runner, writing)
         # After the executor's start, which finds out how well it can keep payloads apart.
         context = NodeContext(
             table=table,
@@ -213,12 +222,18 @@ class _Leaving:
     """How a node stops. `closing`: no connection is accepted any more."""
 
     def __init__(
-        self, settings: NodeSettings, table: PayloadTable, load: LoadSampler, runner: RunnerMailbox
+        self,
+        settings: NodeSettings,
+        table: PayloadTable,
+        load: LoadSampler,
+        runner: RunnerMailbox,
+        writing: WriteThrough,
     ) -> None:
         self._settings = settings
         self._table = table
         self._load = load
         self._runner = runner
+        self._writing = writing
         self._changed = trio.Event()
         self._said = trio.Event()
         self._back = False
@@ -236,7 +251,13 @@ class _Leaving:
         if kill:
             with trio.move_on_after(STOP_GRACE + STOP_PATIENCE):
                 await self._runner.stop_all(STOP_GRACE)
-        held = await self._table.count_wanted()
+        # Who stops a node may be about to stop its machine.
+        try:
+            with trio.move_on_after(WRITE_PATIENCE):
+                await self._writing.write_all()
+        except OSError as error:
+            log.error("what has ended is not written through: %s", error)
+        held = self._table.count_wanted()
         self._back = held > 0 and not kill
         self._table.subscriptions.end_subscriptions(Leaving(held, self._back))
         self._said.set()
@@ -256,7 +277,7 @@ class _Leaving:
                     waiting.cancel_scope.cancel()
 
                 waiting.start_soon(cut_short)
-                while await self._table.count_wanted():
+                while self._table.count_wanted():
                     await self._changed.wait()
                     self._changed = trio.Event()
                 waiting.cancel_scope.cancel()

@@ -90,7 +90,7 @@ class CallbackSender(Actor):
             self._unread = True
         now = trio.current_time()
         if (self._unread or now >= self._read_at + self._look_every) and not self._pause.lasts:
-            with self._pause.guard():
+            with self._pause:
                 await self._read_new()
         for delivery in self._deliveries.begin(trio.current_time()):
             self.nursery.start_soon(self._call, delivery)

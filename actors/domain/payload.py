@@ -17,7 +17,8 @@ UNKNOWN: Final = "?"
 class Payload:
     """One attempt on a node. `id` is the contract's number (below 1: it is not known any more), `owner` names
     the orchestrator ("" when it came by the contract alone, without a key of its own). `max_runtime` 0: no
-    limit. `progress` is what the script says; it is no part of the record on disk."""
+    limit. `progress` is what the script says; it is no part of the record on disk. `through`: all that is
+    recorded of it is written through to the disk at once; of others what has ended is, a while later."""
 
     key: str
     id: int
@@ -36,6 +37,7 @@ class Payload:
     end: End | None = None
     lost: bool = False
     progress: Progress | None = None
+    through: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ class Getter(Actor):
         self._keys: dict[int, str] = {}
         self._sending: set[int] = set()
         self._cursor = LedgerCursor(ledger, tick)
-        self._outbox = Outbox(ledger)
+        self._outbox = Outbox(ledger, tick)
         self._marks: dict[str, AttemptHanded] = {}
         self._unreleased: dict[str, Attempt] = {}
         self._unreleased_read = float("-inf")
@@ -137,7 +137,7 @@ class Getter(Actor):
             self._stop_overdue()
         if self._ledger_backoff.lasts:
             return
-        with self._ledger_backoff.guard():
+        with self._ledger_backoff:
             await self._note_absences()
             await self._record()
             await self._cursor.catch_up(self._apply)
@@ -180,9 +180,7 @@ class Getter(Actor):
                 del self._absences[node_id]
 
     def _note_done(self, tracked: TrackedAttempt | None, change: Change) -> None:
-        if isinstance(change, MoveAttempt):
-            self._unreleased.pop(change.key, None)
-        elif isinstance(change, Transition) and tracked is not None and change.attempt_state is not None:
+        if isinstance(change, Transition) and tracked is not None and change.attempt_state is not None:
             self._add_unreleased(tracked.attempt)
 
     async def _read_unreleased(self) -> None:
@@ -291,7 +289,7 @@ class Getter(Actor):
                 requests.cancel.request(key, tracked.attempt)
             case Need.COLLECT if step.dispatch is not None:
                 large = results_size(step.dispatch) > self._batch_bytes
-                (requests.collect_large if large else requests.collect).request(key, step.dispatch)
+                requests.bring_home(key, step.dispatch, delivered=key in node.delivered, large=large)
 
     def _decide(self, tracked: TrackedAttempt, change: Change) -> None:
         self._outbox.put(tracked, change)
@@ -417,6 +415,7 @@ class Getter(Actor):
             lookup=batcher("lookup", client.lookup, self._on_lookup),
             cancel=batcher("cancel", client.cancel, self._on_cancel),
             release=batcher("release", client.release, self._on_release),
+            take=batcher("take", client.take_delivered, self._on_taken, results_size),
             collect=batcher("collect", client.collect, self._on_collect, results_size),
             collect_large=batcher("collect", client.collect, self._on_collect, results_size),
         )
@@ -449,9 +448,19 @@ class Getter(Actor):
         if done:
             node.mirror.pop(key, None)
             node.delivered.discard(key)
+            # A picture that has it after all, as a machine may have lost the word, is of a stranger now.
+            self._unreleased.pop(key, None)
             self._outbox.put(None, MoveAttempt(key, AttemptState.RELEASED))
-            self.ring()
         return done
+
+    def _on_taken(self, node: NodeMirror, key: str, dispatch: Dispatch, answer: CollectAnswer) -> bool:
+        if answer.result is CollectResult.STORED:
+            return self._on_collect(node, key, dispatch, answer)
+        node.delivered.discard(key)
+        node.requests.take.drop(key)
+        if (tracked := node.tracked.get(key)) is not None:
+            self._evaluate(tracked)  # they are fetched
+        return True
 
     def _on_collect(self, node: NodeMirror, key: str, dispatch: Dispatch, answer: CollectAnswer) -> bool:
         tracked = node.tracked.get(key)
@@ -466,10 +475,6 @@ class Getter(Actor):
             case CollectResult.IMPOSSIBLE:
                 tracked.impossible = answer.reason
                 self._evaluate(tracked)
-            case _ if key in node.delivered:
-                node.delivered.discard(key)
-                self._evaluate(tracked)
-                return False
             case _ if self._is_in_vain(node, tracked, answer):
                 tracked.impossible = f"they did not come within {self._collect_within:g} s: {answer.reason}"
                 self._evaluate(tracked)

@@ -1,7 +1,9 @@
 """What the Getter has decided about jobs and not committed yet.
 
-What scripts say of their progress goes in commits of its own, after all else: on a full disk it is dropped,
-and takes no room from what must not be lost.
+Results need room. They go with the rest as long as there is some; where there is none, the rest goes without
+them. What scripts say of their progress goes in commits of its own, after all else: on a full disk it is
+dropped, and takes no room from what must not be lost. That a node has let go of an attempt is news to nobody:
+it goes along with whatever is committed next, or by itself after a tick.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Final
 
 import trio
 
-from actors.domain.changes import Change, ChangeAnswer, ChangeResult, SetProgress, Transition
+from actors.domain.changes import Change, ChangeAnswer, ChangeResult, MoveAttempt, SetProgress, Transition
 from actors.getter.reconcile import TrackedAttempt
 from actors.ports.ledger import Ledger, LedgerError
 
@@ -21,20 +23,29 @@ log: Final = logging.getLogger("orchestrator.getter")
 AT_ONCE: Final = 512
 """Changes in one commit."""
 
+Decided = tuple[TrackedAttempt | None, Change]
 Answered = tuple[TrackedAttempt | None, Change, ChangeAnswer]
 
 
 class Outbox:
-    """Changes in the order in which they were decided; None stands for one that concerns no job."""
+    """Changes in the order in which they were decided; None stands for one that concerns no job. `tick` in
+    seconds."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, tick: float) -> None:
         self._ledger = ledger
-        self._changes: list[tuple[TrackedAttempt | None, Change]] = []
-        self._results: list[tuple[TrackedAttempt | None, Change]] = []
+        self._tick = tick
+        self._changes: list[Decided] = []
+        self._results: list[Decided] = []
+        self._released: list[Decided] = []
+        self._released_since = 0.0
         self._words: list[tuple[TrackedAttempt, SetProgress]] = []
 
     def __bool__(self) -> bool:
-        return bool(self._changes or self._results or self._words)
+        """Whether anything is to be committed now."""
+        return bool(self._changes or self._results or self._words) or self._is_late()
+
+    def _is_late(self) -> bool:
+        return bool(self._released) and trio.current_time() >= self._released_since + self._tick
 
     def put(self, tracked: TrackedAttempt | None, change: Change) -> None:
         """Until it is committed, nothing else is to be decided of that job."""
@@ -44,37 +55,35 @@ class Outbox:
             self._words.append((tracked, change))
         elif isinstance(change, Transition) and change.results is not None:
             self._results.append((tracked, change))
+        elif isinstance(change, MoveAttempt):
+            if not self._released:
+                self._released_since = trio.current_time()
+            self._released.append((tracked, change))
         else:
             self._changes.append((tracked, change))
 
     async def commit(self) -> Sequence[Answered]:
         """Some of them, and the ledger's answers. Raises LedgerError; what cannot be committed now stays
         decided: each change compares what it leaves."""
-        if not self._changes and not self._results:
+        if self._words and not self._changes and not self._results:
             return await self._commit_words()
-        answered: list[Answered] = []
-        errors: list[LedgerError] = []
+        rest = (self._changes, self._released)
+        if not self._results:
+            return await self._commit(*rest)
+        try:
+            return await self._commit(*rest, self._results)
+        except LedgerError:
+            if not any(rest):
+                raise
+            return await self._commit(*rest)
 
-        async def commit(changes: list[tuple[TrackedAttempt | None, Change]]) -> None:
-            try:
-                answered.extend(await self._commit(changes))
-            except LedgerError as error:
-                errors.append(error)
-
-        # Results need room. Asked for at once, they share a commit with the rest; where there is no room, the
-        # rest goes without them.
-        async with trio.open_nursery() as nursery:
-            for changes in (self._changes, self._results):
-                if changes:
-                    nursery.start_soon(commit, changes)
-        if errors and not answered:
-            raise errors[0]
-        return answered
-
-    async def _commit(self, changes: list[tuple[TrackedAttempt | None, Change]]) -> Sequence[Answered]:
-        batch = changes[:AT_ONCE]
+    async def _commit(self, *lists: list[Decided]) -> Sequence[Answered]:
+        taken = [changes[:AT_ONCE] for changes in lists]
+        batch = [decided for part in taken for decided in part]
         answers = await self._ledger.record([change for _, change in batch])
-        del changes[: len(batch)]
+        for changes, part in zip(lists, taken, strict=True):
+            del changes[: len(part)]
+        self._released_since = trio.current_time()
         for tracked, _ in batch:
             if tracked is not None:
                 tracked.recording = False

@@ -57,18 +57,26 @@ class TrackedAttempt:
 
 @dataclass(frozen=True, slots=True)
 class NodeRequests:
-    """What one node is asked, told or relieved of, until it has answered: a batcher for each kind. Large
-    results have one of their own, so that no small ones wait behind them."""
+    """What one node is asked, told or relieved of, until it has answered: a batcher for each kind. Results
+    have three: those that came along with their ends wait for none that are fetched, and small ones for no
+    large ones."""
 
     lookup: RequestBatcher[Attempt, AttemptLookup]
     cancel: RequestBatcher[Attempt, AttemptLookup]
     release: RequestBatcher[Attempt, bool]
+    take: RequestBatcher[Dispatch, CollectAnswer]
     collect: RequestBatcher[Dispatch, CollectAnswer]
     collect_large: RequestBatcher[Dispatch, CollectAnswer]
 
     @property
     def all(self) -> tuple[RequestBatcher[Any, Any], ...]:
-        return (self.lookup, self.cancel, self.release, self.collect, self.collect_large)
+        return (self.lookup, self.cancel, self.release, self.take, self.collect, self.collect_large)
+
+    def bring_home(self, key: str, dispatch: Dispatch, *, delivered: bool, large: bool) -> None:
+        """Have an attempt's results stored: in one way at a time."""
+        if not any(key in batcher for batcher in (self.take, self.collect, self.collect_large)):
+            fetch = self.collect_large if large else self.collect
+            (self.take if delivered else fetch).request(key, dispatch)
 
     def drop(self, key: str) -> None:
         """An attempt that is followed no more: all but its release."""

@@ -9,9 +9,9 @@ the ledger, and a turn comes with every ring and, as a safety net, with every ti
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
@@ -32,17 +32,22 @@ class NoAnswer(ActorError):
 
 
 class Doorbell:
-    """A channel of one: ringing a ringing bell is free, and a ring is never lost."""
+    """Ringing a ringing bell is free, and a ring is never lost. One task waits for it."""
 
     def __init__(self) -> None:
-        self._send, self._receive = trio.open_memory_channel[None](1)
+        self._rung = trio.Event()
+
+    @property
+    def rings(self) -> bool:
+        """Whether `wait` would wait for nothing."""
+        return self._rung.is_set()
 
     def ring(self) -> None:
-        with contextlib.suppress(trio.WouldBlock):
-            self._send.send_nowait(None)
+        self._rung.set()
 
     async def wait(self) -> None:
-        await self._receive.receive()
+        await self._rung.wait()
+        self._rung = trio.Event()
 
 
 Answer = TypeVar("Answer")
@@ -84,17 +89,22 @@ class Mailbox:
         self.dropped = 0
         """Messages that found it full, since the process began."""
         self._bell = Doorbell()
-        self._put, self._mail = trio.open_memory_channel[object](size)
+        self._size = size
+        self._mail: deque[object] = deque()
         self._answer: Callable[[Question[Any]], Any] | None = None
         """How the actor answers, while it waits for mail."""
 
     def tell(self, message: object) -> None:
         """Hand over a message, or drop it if the mailbox is full; the bell rings either way."""
-        try:
-            self._put.send_nowait(message)
-        except trio.WouldBlock:
+        if not self._put(message):
             self.dropped += 1
         self._bell.ring()
+
+    def _put(self, message: object) -> bool:
+        if len(self._mail) >= self._size:
+            return False
+        self._mail.append(message)
+        return True
 
     def ring(self) -> None:
         """Something may have changed: have a look."""
@@ -103,14 +113,12 @@ class Mailbox:
     async def ask(self, question: Question[Answer], *, deadline: float) -> Answer:
         """The actor's answer, or `NoAnswer` after `deadline` seconds. An actor that waits and has no mail
         answers at once what only looks: its state is whole then, and nobody is woken for it."""
-        if question.only_looks and self._answer is not None and self._is_empty():
+        if question.only_looks and self._answer is not None and not self._mail:
             answer: Answer = self._answer(question)
             return answer
         asked = _Asked(question)
-        try:
-            self._put.send_nowait(asked)
-        except trio.WouldBlock:
-            raise NoAnswer(f"{self.name}: too busy to answer") from None
+        if not self._put(asked):
+            raise NoAnswer(f"{self.name}: too busy to answer")
         self._bell.ring()
         with trio.move_on_after(deadline):
             return await asked.wait()
@@ -122,21 +130,18 @@ class Mailbox:
         """Until the bell rings, for that many seconds at most; `answer` is asked meanwhile."""
         self._answer = answer
         try:
-            with trio.move_on_after(at_most):
+            if self._bell.rings:
                 await self._bell.wait()
+            else:
+                with trio.move_on_after(at_most):
+                    await self._bell.wait()
         finally:
             self._answer = None
 
-    def _is_empty(self) -> bool:
-        return self._mail.statistics().current_buffer_used == 0
-
     def take(self, receive: Callable[[object], None], answer: Callable[[Question[object]], object]) -> None:
         """Hand out all that has come."""
-        while True:
-            try:
-                message = self._mail.receive_nowait()
-            except trio.WouldBlock:
-                return
+        while self._mail:
+            message = self._mail.popleft()
             if isinstance(message, _Asked):
                 message.answer(outcome.capture(answer, message.question))
             else:

@@ -156,6 +156,10 @@ class Nodes(Protocol):
         """Fetch what ended attempts have left, into our storage."""
         ...
 
+    async def take_delivered(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
+        """The same for what came along with the ends. Asks no node: what is not here any more has failed."""
+        ...
+
     async def watch(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
         """Follow a node until it cannot be followed any more; why is the result. `tell` is called for each
         event, the picture first. Contract-only nodes are polled for what `follow` names. Raises NoMeans."""

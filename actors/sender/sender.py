@@ -135,7 +135,7 @@ class Sender(Actor):
 
     async def turn(self) -> None:
         self._sync()
-        with self._ledger_backoff.guard():
+        with self._ledger_backoff:
             if await self._cursor.catch_up(self._apply):
                 await self._read_pauses()
             await self._end_what_cannot_run()

@@ -64,10 +64,20 @@ def write_all(fd: int, content: bytes) -> None:
 
 def create_durably(path: Path, content: bytes) -> None:
     """Make a file with this content, synced; whether its name is, is left to the caller."""
+    _create(path, content, synced=True)
+
+
+def create_plainly(path: Path, content: bytes) -> None:
+    """Make a file with this content, which nobody needs once the machine has gone down."""
+    _create(path, content, synced=False)
+
+
+def _create(path: Path, content: bytes, *, synced: bool) -> None:
     fd = create(path)
     try:
         write_all(fd, content)
-        os.fsync(fd)
+        if synced:
+            os.fsync(fd)
     except BaseException:
         with suppress(OSError):
             os.unlink(path)
@@ -97,8 +107,20 @@ def write_durably(path: Path, content: bytes, *, synced: bool = True, replace: b
     """Write a file, so that after a crash there is the old content or the new, never a part. Which of them is
     certain only once its directory is synced too: not `synced` leaves that to the caller. Without `replace`
     a file that is there stays, and FileExistsError is raised."""
+    _write_beside(path, content, synced=True, replace=replace)
+    if synced:
+        sync_directory(path.parent)
+
+
+def replace_plainly(path: Path, content: bytes) -> None:
+    """Write a file, so that after the death of this process there is the old content or the new; after that
+    of the machine there may be neither."""
+    _write_beside(path, content, synced=False, replace=True)
+
+
+def _write_beside(path: Path, content: bytes, *, synced: bool, replace: bool) -> None:
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    create_durably(beside, content)
+    _create(beside, content, synced=synced)
     try:
         if replace:
             os.replace(beside, path)
@@ -109,8 +131,6 @@ def write_durably(path: Path, content: bytes, *, synced: bool = True, replace: b
         with suppress(OSError):
             os.unlink(beside)
         raise
-    if synced:
-        sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:
@@ -144,9 +164,9 @@ def read_small(path: Path, most: int) -> bytes | None:
         os.close(fd)
 
 
-def overwrite(path: Path, content: bytes) -> None:
-    """Put other content into a file that is there, synced: on a disk that takes no more files. After a crash
-    it may be torn; who does this has another way to tell what it said. Raises `OSError`."""
+def overwrite(path: Path, content: bytes, *, synced: bool = True) -> None:
+    """Put other content into a file that is there: on a disk that takes no more files. After a crash it may
+    be torn; who does this has another way to tell what it said. Raises `OSError`."""
     fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         found = os.fstat(fd)
@@ -154,7 +174,8 @@ def overwrite(path: Path, content: bytes) -> None:
             raise OSError(errno.EINVAL, "it is no file of ours", str(path))
         write_all(fd, content)
         os.ftruncate(fd, len(content))
-        os.fsync(fd)
+        if synced:
+            os.fsync(fd)
     finally:
         os.close(fd)
 

@@ -21,7 +21,7 @@ from actors.wire.protocol import ndjson
 from actors.wire.protocol.attempts import PROTOCOL, heartbeat_to_json, mark_to_json
 from node.access.gate import refuse_other_owner, speaking
 from node.api import orders
-from node.api.app import NodeContext
+from node.api.app import BOOT_HEADER, NODE_HEADER, NodeContext
 from node.api.results import (
     CollectForm,
     collect_response,
@@ -86,7 +86,9 @@ def v1_routes(context: NodeContext) -> Blueprint:
     async def submit() -> Response:
         query()
         content_type = request.headers.get("Content-Type", "")
-        items = await context.receiver.attempts(content_type, request.body)
+        # Who names no boot may bring an attempt again to another one.
+        through = not all(name in request.headers for name in (NODE_HEADER, BOOT_HEADER))
+        items = await context.receiver.attempts(content_type, request.body, through=through)
         status = _alone(items[0]) if len(items) == 1 else 200
         answer = {**mark_to_json(table.mark), "items": [item.to_json() for item in items]}
         return json_response(answer, status)
@@ -135,10 +137,10 @@ def v1_routes(context: NodeContext) -> Blueprint:
 
     async def _find(key: str) -> Payload:
         if is_key(key):
-            payload = await table.get(key)
+            payload = table.get(key)
             if payload is not None:
                 return payload
-            if await table.is_tombstoned(key):
+            if table.is_tombstoned(key):
                 raise Refusal(410, "tombstoned", "it was cancelled or released and will never run here")
             if key in context.receiver.receiving:
                 raise Refusal(409, "receiving", "it is being received; ask again", headers=PASSES)
@@ -189,7 +191,7 @@ async def _events(context: NodeContext, owner: str | None) -> AsyncIterator[byte
 
 
 async def heartbeat(context: NodeContext) -> dict[str, Any]:
-    return heartbeat_to_json(context.load.now, await context.table.count_held(), time.time())
+    return heartbeat_to_json(context.load.now, context.table.count_held(), time.time())
 
 
 async def _keys() -> list[str]:

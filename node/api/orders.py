@@ -41,7 +41,7 @@ async def release(context: NodeContext, keys: Sequence[str]) -> list[dict[str, A
 
 
 async def lookup(context: NodeContext, keys: Sequence[str]) -> list[dict[str, Any]]:
-    there, dead = await context.table.find_known(keys)
+    there, dead = context.table.find_known(keys)
 
     def one(key: str) -> dict[str, Any]:
         if key in there:

@@ -122,7 +122,7 @@ def collect_response(context: NodeContext, keys: Sequence[str], form: CollectFor
             for key in keys:
                 stack.enter_context(context.workspace.reading(key))
             # Asked once all of them are being read: what is here now stays until then.
-            there, _ = await context.table.find_known(keys)
+            there, _ = context.table.find_known(keys)
             directories = [context.workspace.directory(key) for key in keys]
             async for piece in _iterate_in_thread(context, _collect(keys, directories, there, form)):
                 yield piece
@@ -150,7 +150,7 @@ async def small_results(
     with ExitStack() as stack:
         for payload in payloads:
             stack.enter_context(context.workspace.reading(payload.key))
-        there, _ = await context.table.find_known([payload.key for payload in payloads])
+        there, _ = context.table.find_known([payload.key for payload in payloads])
         return await trio.to_thread.run_sync(
             lambda: [read(payload) if payload.key in there else b"" for payload in payloads], limiter=limiter
         )
@@ -170,6 +170,9 @@ def _collect(
             yield _error(key, "gone")
         elif payload.status not in ENDED:
             yield _error(key, "not_ended")
+        elif payload.lost:
+            # Who asks has not heard of it yet: what there is of it is not what it left.
+            yield _error(key, "lost")
         else:
             try:
                 yield from _collect_one(payload, directory, form)
@@ -306,7 +309,7 @@ async def _log(context: NodeContext, key: str, path: Path, offset: int, follow: 
             changed = context.table.subscriptions.next_change(key)
             with context.inotify.open_watch(path.parent) as armed:
                 # Asked before reading: what was printed until the end is read after it is known.
-                payload = await context.table.get(key)
+                payload = context.table.get(key)
                 ended = payload is None or payload.status in ENDED
                 async for piece in _iterate_in_thread(context, _read_log(path, offset)):
                     offset += len(piece)

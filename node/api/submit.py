@@ -107,10 +107,12 @@ class SubmitReceiver:
         finally:
             await submit.close()  # noqa: ASYNC102  # it shields itself, with a timeout
 
-    async def attempts(self, content_type: str, body: AsyncIterator[bytes]) -> list[Item]:
-        """Attempts by `POST /v1/attempts`; each with its result. One bad item spoils no other. Raises
-        `WireError` for a body that cannot be read."""
-        submit = _Submit(self._table, self._workspace.receive(), self.receiving)
+    async def attempts(
+        self, content_type: str, body: AsyncIterator[bytes], *, through: bool = False
+    ) -> list[Item]:
+        """Attempts by `POST /v1/attempts`; each with its result. One bad item spoils no other. `through`: who
+        sends them names no boot. Raises `WireError` for a body that cannot be read."""
+        submit = _Submit(self._table, self._workspace.receive(), self.receiving, through=through)
         try:
             with submit.reading:
                 await read_parts(content_type, body, limit=self._limit, on_part=submit.on_part)
@@ -139,7 +141,15 @@ class _FileSink:
 class _Submit:
     """One request that brings attempts. Cancelling `reading` ends the reading of its body."""
 
-    def __init__(self, table: PayloadTable, incoming: Incoming, receiving: dict[str, _Submit]) -> None:
+    def __init__(
+        self,
+        table: PayloadTable,
+        incoming: Incoming,
+        receiving: dict[str, _Submit],
+        *,
+        through: bool = False,
+    ) -> None:
+        self._through = through
         self.reading = trio.CancelScope()
         self._table = table
         self._incoming = incoming
@@ -228,7 +238,12 @@ class _Submit:
         try:
             wanted = [item for item in items.values() if item.result is None]
             arrived = [
-                Arrival(key=item.key, directory=self._incoming.directory(item.key), **item.arrived)
+                Arrival(
+                    key=item.key,
+                    directory=self._incoming.directory(item.key),
+                    through=self._through,
+                    **item.arrived,
+                )
                 for item in wanted
             ]
             answers = await self._table.accept(arrived, self._incoming.write_out) if arrived else ()
@@ -260,7 +275,7 @@ class _Submit:
 
     async def _begin(self, items: Mapping[str, Item]) -> None:
         """Find out whose files are wanted, and make room for them."""
-        there, dead = await self._table.find_known(list(items))
+        there, dead = self._table.find_known(list(items))
         # Nothing is awaited from here to where the keys are marked: two requests cannot both bring one.
         for item in items.values():
             if item.result is not None:

@@ -88,6 +88,7 @@ class BashExecutor:
     """Runs `bash OPTIONS /absolute/path/run.sh`, each under a shepherd of its own."""
 
     name: Final = "bash"
+    outlives_machine: Final = False
 
     def __init__(self, data_directory: Path, isolation: Isolation = "auto") -> None:
         if isolation == "auto":

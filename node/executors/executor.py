@@ -126,6 +126,12 @@ class Executor(Protocol):
         """One sentence: how payloads are kept apart here, and what that does not cover."""
         ...
 
+    @property
+    def outlives_machine(self) -> bool:
+        """Whether what it runs goes on when this machine goes down: then another boot is no loss, and what is
+        done to a payload is written through at once."""
+        ...
+
     async def start(self, spec: RunSpec) -> Run:
         """Start a payload, once and only once for each directory.
 

@@ -95,12 +95,12 @@ class PayloadCleaner:
 
     async def _discard_released(self) -> None:
         gone = []
-        for payload in await self._table.releasable():
+        for payload in self._table.releasable():
             # One by one and here: whoever begins to read does so in this same thread of control.
             if self._workspace.discard(payload.key):
                 gone.append(payload.key)
         if gone:
-            await self._table.forget(gone)
+            self._table.forget(gone)
             await self._workspace.empty_trash()
 
     async def _expire(self, now: float) -> None:
@@ -108,7 +108,7 @@ class PayloadCleaner:
         too_old: dict[str, float] = {}
         expired: list[str] = []
         for keyed, age in self._ages:
-            for payload in await self._table.ended_before(wall - age, keyed=keyed):
+            for payload in self._table.ended_before(wall - age, keyed=keyed):
                 too_old[payload.key] = self._too_old_since.get(payload.key, now)
                 if now - too_old[payload.key] >= min(HOUR, age):
                     expired.append(payload.key)
@@ -121,7 +121,7 @@ class PayloadCleaner:
         await self._expire_tombstones(now, wall - self._keep_tombstones)
 
     async def _expire_tombstones(self, now: float, before: float) -> None:
-        if not await self._table.old_tombstones(before):
+        if not self._table.old_tombstones(before):
             self._tombstones_too_old_since = None
         elif self._tombstones_too_old_since is None:
             self._tombstones_too_old_since = now

@@ -5,16 +5,21 @@ cancelled or released, the node's name, and the counter of contract ids.
     DATA/lock                         held while a node process uses the directory; says who this node is, too
     DATA/reserve                      space for a full disk (see reserve.py)
     DATA/counter                      ids up to this number may have been used
+    DATA/written                      keys of payloads that have ended and are written through, a line each
+    DATA/boot                         how often the disk has failed to keep what was written, in this boot
     DATA/payloads/KEY/record.json     one payload
-    DATA/payloads/KEY/running         the same once it runs; counts while the record says Prepared, or nothing
+    DATA/payloads/KEY/running         the same once somebody has set out to start it; counts while the record
+                                      says Prepared, or nothing
     DATA/tombstones/KEY               "cancel AT" or "release AT"
 
 What is damaged ends neither the start of a node nor any other payload. Of a payload whose record cannot be
 read `running` tells; without that it has no owner, and is told to every orchestrator. A tombstone counts by
 its name alone. A counter that is lost goes on well above every id that is still known.
 
-All of this blocks: it is called in threads. Every write is durable when its function returns, but where its
-docstring says otherwise: written beside, synced, renamed, and the directory synced.
+All of this blocks: it is called in threads. Of a payload that is to be written `through`, and of the node
+itself, every write is durable when its function returns: written beside, synced, renamed, and the directory
+synced. Of all others nothing is: what had not ended when the machine went down is lost anyway, and of what
+had ended only that counts in another boot which `written` names.
 """
 
 from __future__ import annotations
@@ -26,11 +31,11 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from actors.domain.ids import MAX_ID, is_key
 from actors.domain.payload import UNKNOWN, Payload
@@ -38,17 +43,23 @@ from actors.domain.status import ENDED, PAYLOAD, Status
 from actors.process.procfs import boot_id
 from actors.store.durable import (
     create_durably,
+    create_plainly,
     is_full,
+    is_passing,
     overwrite,
+    replace_plainly,
     sync_directory,
+    write_all,
     write_durably,
     write_plainly,
 )
 from actors.store.kept_file import Damaged, read_kept, read_object
 from actors.store.repair import make_directory, retry_repaired, set_aside
 from actors.store.reserve import Reserve
+from actors.store.sync_disk import sync_file_system
 from actors.wire.protocol.attempts import Garbled, end_from_json, end_to_json
 from node.errors import NodeError
+from node.runs.workspace import RUNNING
 
 log: Final = logging.getLogger("node.payloads")
 
@@ -57,7 +68,10 @@ _LEAP: Final = 1 << 24
 """Ids that are left out when it is not known any more which were given out: it can be done 256 times."""
 
 _RECORD: Final = 1 << 20
-"""Bytes of a record at most. All else that is kept here has less."""
+"""Bytes of a record at most. All else that is kept here has less, but for the list of what is written."""
+_WRITTEN: Final = 1 << 20
+"""Bytes of what has gone since, with which that list is made anew."""
+_LINE: Final = 34
 
 CANCEL: Final = "cancel"
 RELEASE: Final = "release"
@@ -65,6 +79,10 @@ RELEASE: Final = "release"
 
 class DataDirectoryError(NodeError):
     """The data directory cannot be used; the message says why and what to do."""
+
+
+class DiskFailed(NodeError):
+    """The disk has failed to keep what was written to it. What is only in memory now must not be told."""
 
 
 class OutOfIds(NodeError):
@@ -105,13 +123,16 @@ def known_of(
 class Records:
     """The files of one data directory, which it holds locked until `close`."""
 
-    def __init__(self, data: Path, *, boot: str | None = None) -> None:
-        """Make the directory if need be and lock it. Raises `DataDirectoryError`."""
+    def __init__(self, data: Path, *, boot: str | None = None, outlives: bool = False) -> None:
+        """Make the directory if need be and lock it. `outlives`: what runs here does not end with the
+        machine. Raises `DataDirectoryError`."""
         self.data = data
         self.payloads = data / "payloads"
         self.tombstones = data / "tombstones"
         self.reserve = Reserve(data / "reserve")
-        self.boot = boot_id() if boot is None else boot
+        self.outlives = outlives
+        self.written: set[str] = set()
+        """Payloads that have ended and are known to have been written through."""
         try:
             data.mkdir(mode=0o700, parents=True, exist_ok=True)
             for directory in (self.payloads, self.tombstones):
@@ -119,16 +140,25 @@ class Records:
                     make_directory(directory)
             set_aside(data / "lock")
             self._lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # Open from now on: it is by this that the kernel tells what it could not write since.
+            self._disk = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as why:
             raise DataDirectoryError(f"data directory {data} cannot be used: {why.strerror or why}") from why
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(self._lock)
+            self.close()
             raise DataDirectoryError(
                 f"data directory {data} is in use by another node process: give each node its own --data"
             ) from None
         try:
+            self._machine_boot = _read_boot() if boot is None else boot
+            self._failures = self._count_failures()
+            self.boot = f"{self._machine_boot}.{self._failures}" if self._failures else self._machine_boot
+            """Names the time over which this node remembers all that it was told; "" if it cannot be told
+            from others."""
+            self.through = outlives or not self._machine_boot
+            """Whether all is to be written through: another boot is no loss, or could not be seen."""
             self.reserve.hold()
             known = self._known_id()
             self.is_new = known is None
@@ -143,6 +173,7 @@ class Records:
     def close(self) -> None:
         """Let the directory go. Idempotent."""
         if self._lock >= 0:
+            os.close(self._disk)
             os.close(self._lock)
             self._lock = -1
 
@@ -156,6 +187,7 @@ class Records:
         id is given out."""
         found = [self._load(entry.name) for entry in os.scandir(self.payloads) if is_key(entry.name)]
         found.sort(key=lambda stored: stored.payload.id)
+        self._begin_written({stored.payload.key for stored in found})
         ids: set[int] = set()
         below = min([1, *(stored.payload.id for stored in found)])
         for at, stored in enumerate(found):
@@ -171,33 +203,53 @@ class Records:
         return sorted(entry.name for entry in os.scandir(self.payloads) if not is_key(entry.name))
 
     def write(self, payload: Payload) -> None:
-        """Store a payload's record in its directory. What was renamed into place there before is durable then
-        too."""
+        """Store a payload's record in its directory; if through, what was renamed into place there before is
+        durable then too."""
         path = self.directory(payload.key) / "record.json"
         content = json.dumps(_to_json(payload, self.boot)).encode()
+        if not payload.through:
+            # In its place: what is torn by the death of this process is told by `running` and the marks.
+            with suppress(OSError):
+                return overwrite(path, content, synced=False)
         try:
-            retry_repaired(path, lambda: write_durably(path, content))
+            write = write_durably if payload.through else replace_plainly
+            retry_repaired(path, lambda: write(path, content))
         except OSError as error:
             if not is_full(error):
                 raise
             # No new file, and an end must be recorded all the same. If torn, `running` and the marks tell.
-            overwrite(path, content)
+            overwrite(path, content, synced=payload.through)
 
     def write_new(self, payload: Payload, directory: Path) -> None:
         """Store the first record of a payload in a directory that nobody sees yet, and that holds none."""
         content = json.dumps(_to_json(payload, self.boot)).encode()
-        create_durably(directory / "record.json", content)
-        sync_directory(directory)
+        if payload.through:
+            create_durably(directory / "record.json", content)
+            sync_directory(directory)
+        else:
+            create_plainly(directory / "record.json", content)
+
+    def write_intent(self, payload: Payload) -> None:
+        """Leave word that somebody has set out to start a payload. Raises `OSError`; nobody has then."""
+        path = self.directory(payload.key) / RUNNING
+        content = json.dumps(_to_json(replace(payload, status=Status.RUNNING), self.boot)).encode()
+        try:
+            # Mostly not synced: it is read after the death of a process, and what had not ended when the
+            # machine goes down is lost, whatever is known of it.
+            (write_durably if self.through else write_plainly)(path, content)
+        except OSError:
+            # On a full disk it may be there all the same, empty.
+            path.unlink(missing_ok=True)
+            raise
 
     def write_running(self, payload: Payload) -> None:
-        """Leave word that a payload runs. Not synced, as it is read only after the death of a process: what
-        had not ended when the machine goes down is lost, whatever is known of it."""
+        """Say where it was left that it was to be started that it runs, and since when."""
         content = json.dumps(_to_json(payload, self.boot)).encode()
-        path = self.directory(payload.key) / "running"
+        path = self.directory(payload.key) / RUNNING
         try:
             retry_repaired(path, lambda: write_plainly(path, content))
         except OSError as error:
-            # On a full disk that it runs is told by what was left of its start.
+            # On a full disk that it may run is told all the same.
             if not is_full(error):
                 raise
 
@@ -205,7 +257,7 @@ class Records:
         make_directory(self.directory(key))  # its script may have closed it, or put something in its place
         record = self._read(key, "record.json")
         waits = record is None or record.payload.status is Status.PREPARED
-        return known_of(key, record, self._read(key, "running") if waits else None, self.boot)
+        return known_of(key, record, self._read(key, RUNNING) if waits else None, self.boot)
 
     def _read(self, key: str, name: str) -> StoredPayload | None:
         """None if there is none, or it is damaged."""
@@ -223,28 +275,37 @@ class Records:
 
     # ------------------------------------------------------------------ tombstones
 
-    def bury(self, keys: Mapping[str, str], at: float) -> None:
-        """Store a tombstone of the given kind for each key. They are durable once their directory is synced,
-        which is left to the caller."""
+    def bury(
+        self, keys: Mapping[str, str], at: float, through: Collection[str], spent: Collection[str] = ()
+    ) -> None:
+        """Store a tombstone of the given kind for each key. Those of `through` are durable once their
+        directory is synced, which is left to the caller. Those of `spent` have ended and will be discarded:
+        theirs is made of a file that they need no more, which is less work than a new one."""
         for key, kind in keys.items():
             path, content = self.tombstones / key, f"{kind} {at:.3f}\n".encode()
+            if key in spent and self._bury_in_place(key, (RUNNING,), content, through=False):
+                continue
             try:
                 # Nothing reads it before it was promised, so it may be seen half-written.
-                create_durably(path, content)
+                (create_durably if key in through else create_plainly)(path, content)
             except FileExistsError:
                 set_aside(path)
-                write_durably(path, content, synced=False)
+                if key in through:
+                    write_durably(path, content, synced=False)
+                else:
+                    replace_plainly(path, content)
             except OSError as error:
-                if not is_full(error) or not self._bury_in_place(key, kind, content):
+                # On a disk that takes no more files: of what is needed least.
+                names = _EXPENDABLE[kind]
+                if not is_full(error) or not self._bury_in_place(key, names, content, through=key in through):
                     raise
 
-    def _bury_in_place(self, key: str, kind: str, content: bytes) -> bool:
-        """On a disk that takes no more files: make the tombstone of a file of its payload that is needed
-        least. False if there is none."""
-        for name in _EXPENDABLE[kind]:
+    def _bury_in_place(self, key: str, names: Sequence[str], content: bytes, *, through: bool) -> bool:
+        """Make the tombstone of a file of its payload. False if there is none."""
+        for name in names:
             path = self.directory(key) / name
             try:
-                overwrite(path, content)
+                overwrite(path, content, synced=through)
                 os.rename(path, self.tombstones / key)
             except OSError:
                 continue
@@ -275,6 +336,74 @@ class Records:
             path = self.tombstones / key
             set_aside(path)  # what is not called by a key goes at the next start
             path.unlink(missing_ok=True)
+
+    # ------------------------------------------------------------------ what is written through
+
+    def sync(self) -> None:
+        """Write through all that was written so far. Raises `DiskFailed`: then nobody knows what was, and
+        none of it counts for the next process."""
+        try:
+            sync_file_system(self._disk)
+        except OSError as error:
+            self._fail(error)
+
+    def note_written(self, keys: Collection[str]) -> None:
+        """Note payloads that had ended before the last `sync`. Raises `DiskFailed`, or `OSError` where there
+        is no room: then none of it is noted."""
+        if self._listed > _WRITTEN + 2 * _LINE * len(self.written):
+            self._list_written(self.written)
+        content = _lines(keys)
+        try:
+            fd = os.open(self.data / "written", os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            if is_passing(error):
+                raise
+            self._list_written({*self.written, *keys})  # it is gone, or something else has its name
+        else:
+            try:
+                write_all(fd, content)
+                try:
+                    os.fsync(fd)
+                except OSError as error:
+                    self._fail(error)
+            finally:
+                os.close(fd)
+            self._listed += len(content)
+        self.written.update(keys)
+
+    def _begin_written(self, there: Collection[str]) -> None:
+        said = read_kept(self.data / "written", 64 * _WRITTEN)
+        if isinstance(said, Damaged):
+            log.warning("%s is damaged: %s", self.data / "written", said.why)
+        listed = _or_nothing(said)
+        self.written = {line.decode("ascii", "replace") for line in listed.splitlines()}.intersection(there)
+        self._listed = len(listed)
+        # There from now on, so that its name need not be synced with each that it notes.
+        if not isinstance(said, bytes) or self._listed > 2 * _LINE * len(self.written):
+            with suppress(OSError):
+                self._list_written(self.written)
+
+    def _list_written(self, keys: Collection[str]) -> None:
+        path, content = self.data / "written", _lines(list(keys))
+        retry_repaired(path, lambda: write_durably(path, content))
+        self._listed = len(content)
+
+    def _fail(self, error: OSError) -> NoReturn:
+        """No later call would say what of it is lost. For the next process it counts as the machine's end."""
+        path, content = self.data / "boot", f"{self._machine_boot} {self._failures + 1}\n".encode()
+        # It matters in this boot alone, so it need not reach the disk.
+        try:
+            self.reserve.attempt(lambda: retry_repaired(path, lambda: write_plainly(path, content)))
+        except OSError as why:
+            log.error("%s cannot be written: %s", path, why)
+        raise DiskFailed(
+            f"the disk of {self.data} failed to keep what was written to it ({error.strerror or error}):"
+            " the node ends; when it is started again, what had not been written through counts as lost"
+        ) from error
+
+    def _count_failures(self) -> int:
+        said = _BOOT.fullmatch(_or_nothing(read_kept(self.data / "boot", _RECORD)))
+        return int(said[2]) if said is not None and said[1].decode() == self._machine_boot else 0
 
     # ------------------------------------------------------------------ who, and the counter
 
@@ -329,12 +458,32 @@ class Records:
 
 
 _EXPENDABLE: Final = {
-    CANCEL: ("running", "intent"),
+    CANCEL: (RUNNING, "intent"),
     # Of what is released nobody wants anything any more.
-    RELEASE: ("running", "intent", "manifest.json", "record.json"),
+    RELEASE: (RUNNING, "intent", "manifest.json", "record.json"),
 }
 _COUNTER: Final = re.compile(rb"([0-9]{1,10})\n")
+_BOOT: Final = re.compile(rb"([!-~]*) ([0-9]{1,9})\n")
 _TOMBSTONE: Final = re.compile(rb"(cancel|release) ([0-9]{1,11}\.[0-9]{3})\n")
+
+
+def is_same_machine_life(one: str, other: str) -> bool:
+    """Whether two boots of a node may be of one boot of its machine, in which its disk has failed."""
+    machines = {boot.partition(".")[0] for boot in (one, other)}
+    return len(machines) == 1 or "" in machines
+
+
+def _read_boot() -> str:
+    try:
+        return boot_id()
+    except OSError as error:
+        log.warning("which boot of the machine this is cannot be read: all is written through (%s)", error)
+        return ""
+
+
+def _lines(keys: Collection[str]) -> bytes:
+    """Each after a line's end, too: the line before it may have been cut short."""
+    return b"".join(b"\n%s\n" % key.encode() for key in keys)
 
 
 def _or_nothing(content: bytes | Damaged | None) -> bytes:
@@ -364,6 +513,7 @@ def _to_json(payload: Payload, boot: str) -> dict[str, Any]:
         "started_at": payload.started_at,
         "end": None if payload.end is None else end_to_json(payload.end),
         "lost": payload.lost,
+        "through": payload.through,
         "boot": boot,
     }
 
@@ -393,6 +543,8 @@ def _from_json(data: Mapping[str, Any], key: str) -> StoredPayload:
         started_at=None if data["started_at"] is None else _seconds(data["started_at"]),
         end=end and replace(end, message=_text(end.message)),
         lost=data["lost"] is True,
+        # Earlier versions wrote all of them through.
+        through=data.get("through") is not False,
     )
     return StoredPayload(payload, _text(data["boot"]))
 

@@ -9,11 +9,13 @@ from typing import Final
 
 from actors.domain.payload import UNKNOWN, Payload
 from actors.domain.status import ENDED, Status
-from node.payloads.records import RELEASE, Records, StoredPayload, Tombstone
+from node.payloads.records import RELEASE, Records, StoredPayload, Tombstone, is_same_machine_life
 from node.payloads.rows import Row, lose
 from node.runs.progress_file import read
 
 log: Final = logging.getLogger("node.payloads")
+
+UNWRITTEN: Final = "the machine was restarted before what it left had been written through to the disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +27,9 @@ class Recovery:
 def recover(records: Records, now: float, intended: Callable[[str], bool]) -> Recovery:
     """Read the records and tombstones, and write again what has changed by the restart alone. Blocks.
 
-    What an earlier boot of the machine left unended is lost. What an earlier process had set out to start
-    (`intended`) counts as running: whether it does is for the Runner to find out. So does what has no record
-    any more. `take_up` says which.
+    What an earlier boot of the machine left unended is lost, and what had ended and is not known to have been
+    written through. What an earlier process had set out to start (`intended`) counts as running: whether it
+    does is for the Runner to find out. So does what has no record any more. `take_up` says which.
     """
     buried = {stone.key: stone for stone in records.load_tombstones()}
     stored = records.load()
@@ -35,7 +37,15 @@ def recover(records: Records, now: float, intended: Callable[[str], bool]) -> Re
         log.warning("%s is no payload and is left alone", records.directory(name))
     rows = []
     for item in stored:
-        payload = take_up(item, boot=records.boot, is_new=records.is_new, now=now, intended=intended)
+        payload = take_up(
+            item,
+            boot=records.boot,
+            is_new=records.is_new,
+            written=item.payload.key in records.written,
+            outlives=records.outlives,
+            now=now,
+            intended=intended,
+        )
         if payload.lost and payload is not item.payload:
             _write(records, payload)
         stone = buried.get(payload.key)
@@ -47,17 +57,30 @@ def recover(records: Records, now: float, intended: Callable[[str], bool]) -> Re
 
 
 def take_up(
-    item: StoredPayload, *, boot: str, is_new: bool, now: float, intended: Callable[[str], bool]
+    item: StoredPayload,
+    *,
+    boot: str,
+    is_new: bool,
+    written: bool,
+    outlives: bool,
+    now: float,
+    intended: Callable[[str], bool],
 ) -> Payload:
-    """A stored payload as the next process of the node begins with it."""
+    """A stored payload as the next process of the node begins with it. `written`: it had ended, and all of it
+    is known to have been written through. `outlives`: what runs does not end with the machine."""
     payload = item.payload
+    remembered = item.boot == boot or outlives
     if payload.status in ENDED:
-        return payload
+        kept = remembered or written or payload.through or payload.lost
+        return payload if kept else lose(payload, UNWRITTEN, now)
     if is_new:
         # Who knew this node by its name sends it elsewhere.
         payload = replace(payload, owner=UNKNOWN)
-    if item.boot != boot:
-        return lose(payload, "machine restarted", now)
+    if not remembered:
+        if not is_same_machine_life(item.boot, boot):
+            return lose(payload, "machine restarted", now)
+        # A disk that failed counts as the machine's end, but what ran may run: nobody's is ended, then lost.
+        payload = replace(payload, owner=UNKNOWN)
     if item.running or payload.owner == UNKNOWN or intended(payload.key):
         return replace(payload, status=Status.RUNNING)
     return payload

@@ -1,30 +1,16 @@
-"""A payload as a row of the table: its columns, there and back."""
+"""A payload as a row of the table, the rows and tombstones that there are, and what is counted of them. It is
+all in memory, and what changes here was written before."""
 
 from __future__ import annotations
 
-import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
 
 from actors.domain.job import End
 from actors.domain.payload import Payload, PayloadMove
 from actors.domain.status import Status
-from actors.wire.protocol.attempts import end_from_json, end_to_json, progress_from_json, progress_to_json
-
-SCHEMA: Final = """
-CREATE TABLE payload (
-    key TEXT PRIMARY KEY, id INTEGER UNIQUE NOT NULL, job_id INTEGER NOT NULL, n INTEGER NOT NULL,
-    service TEXT NOT NULL, user_id INTEGER NOT NULL, owner TEXT NOT NULL, status TEXT NOT NULL,
-    sequence INTEGER UNIQUE NOT NULL, created_at REAL NOT NULL, max_runtime REAL NOT NULL,
-    cancelled INTEGER NOT NULL, pid INTEGER NOT NULL, started_at REAL, verdict TEXT, lost INTEGER NOT NULL,
-    released INTEGER NOT NULL, ended_at REAL, progress TEXT
-) WITHOUT ROWID;
-CREATE TABLE tombstone (key TEXT PRIMARY KEY, kind TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
-CREATE INDEX tombstone_at ON tombstone (at);
-"""
-
-PUT: Final = f"INSERT OR REPLACE INTO payload VALUES ({', '.join('?' * 19)})"
-OLD_TOMBSTONES: Final = "SELECT key FROM tombstone WHERE at < ? AND key NOT IN (SELECT key FROM payload)"
+from node.payloads.records import CANCEL, RELEASE, Tombstone
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +19,111 @@ class Row:
 
     payload: Payload
     released: bool
+
+
+class Rows:
+    """By key, in the order of their last change."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, Row] = {}
+        self._keys: dict[int, str] = {}
+        self._held: Counter[str] = Counter()
+        self._wanted = 0
+        self._to_discard: dict[str, None] = {}
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._rows.values())
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
+
+    def get(self, key: str) -> Row | None:
+        return self._rows.get(key)
+
+    def by_id(self, number: int) -> Row | None:
+        """By the contract's number."""
+        key = self._keys.get(number)
+        return None if key is None else self._rows[key]
+
+    def put(self, row: Row) -> None:
+        payload = row.payload
+        self.drop(payload.key)
+        self._rows[payload.key] = row
+        self._keys[payload.id] = payload.key
+        self._count(row, 1)
+        if row.released and payload.end is not None:
+            self._to_discard[payload.key] = None
+
+    def drop(self, key: str) -> None:
+        if (row := self._rows.pop(key, None)) is not None:
+            del self._keys[row.payload.id]
+            self._to_discard.pop(key, None)
+            self._count(row, -1)
+
+    def _count(self, row: Row, by: int) -> None:
+        payload = row.payload
+        if payload.end is None:
+            self._held[payload.owner] += by
+        if payload.end is None or (payload.owner and not row.released):
+            self._wanted += by
+
+    def changed_after(self, sequence: int) -> list[Row]:
+        """In the order of their changes."""
+        found = []
+        for row in reversed(self._rows.values()):
+            if row.payload.sequence <= sequence:
+                break
+            found.append(row)
+        return found[::-1]
+
+    def to_discard(self) -> list[Row]:
+        """Released and ended."""
+        return [self._rows[key] for key in self._to_discard]
+
+    @property
+    def wanted(self) -> int:
+        """Payloads that have not ended, or whose orchestrator has not let go of them."""
+        return self._wanted
+
+    @property
+    def held(self) -> dict[str, int]:
+        """For each owner, how many of its payloads have not ended."""
+        return {owner: count for owner, count in self._held.items() if count}
+
+
+class Tombstones:
+    """Those that there are, the oldest first."""
+
+    def __init__(self) -> None:
+        # There are many, for a long time: each as small as it can be.
+        self._cancelled: dict[int, float] = {}
+        self._released: dict[int, float] = {}
+
+    def put(self, stones: Iterable[Tombstone]) -> None:
+        for stone in stones:
+            key = int(stone.key, 16)
+            self._cancelled.pop(key, None)
+            (self._released if stone.kind == RELEASE else self._cancelled)[key] = stone.at
+
+    def kind(self, key: str) -> str | None:
+        number = int(key, 16)
+        if number in self._released:
+            return RELEASE
+        return CANCEL if number in self._cancelled else None
+
+    def drop(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._cancelled.pop(int(key, 16), None)
+            self._released.pop(int(key, 16), None)
+
+    def older_than(self, at: float, rows: Rows) -> Iterator[str]:
+        """Those whose payload is gone. If the clock was set back, not before those that were made then."""
+        for stones in (self._cancelled, self._released):
+            for number, since in stones.items():
+                if since >= at:
+                    break
+                if (key := f"{number:032x}") not in rows:
+                    yield key
 
 
 def apply_move(payload: Payload, move: PayloadMove) -> Payload:
@@ -48,53 +139,6 @@ def apply_move(payload: Payload, move: PayloadMove) -> Payload:
 
 
 def lose(payload: Payload, why: str, now: float) -> Payload:
-    """A payload that has not ended, and of which nothing lives."""
+    """A payload of which nothing lives, and nothing is left that could be relied upon."""
     end = End(Status.FAILED, why, started_at=payload.started_at, ended_at=now)
     return replace(payload, status=Status.FAILED, end=end, lost=True)
-
-
-def columns_of(row: Row) -> tuple[Any, ...]:
-    p = row.payload
-    verdict = None if p.end is None else json.dumps(end_to_json(p.end))
-    progress = None if p.progress is None else json.dumps(progress_to_json(p.progress))
-    ended_at = None if p.end is None else (p.created_at if p.end.ended_at is None else p.end.ended_at)
-    return (
-        *(
-            p.key,
-            p.id,
-            p.job_id,
-            p.n,
-            p.service,
-            p.user_id,
-            p.owner,
-            p.status.value,
-            p.sequence,
-            p.created_at,
-        ),
-        *(p.max_runtime, p.cancelled, p.pid, p.started_at, verdict, p.lost, row.released, ended_at, progress),
-    )
-
-
-def row_of(columns: tuple[Any, ...]) -> Row:
-    (key, id_, job_id, n, service, user_id, owner, status, sequence, created_at) = columns[:10]
-    (max_runtime, cancelled, pid, started_at, verdict, lost, released, _ended_at, progress) = columns[10:]
-    payload = Payload(
-        key=key,
-        id=id_,
-        job_id=job_id,
-        n=n,
-        service=service,
-        user_id=user_id,
-        owner=owner,
-        status=Status(status),
-        sequence=sequence,
-        created_at=created_at,
-        max_runtime=max_runtime,
-        cancelled=bool(cancelled),
-        pid=pid,
-        started_at=started_at,
-        end=None if verdict is None else end_from_json(json.loads(verdict)),
-        lost=bool(lost),
-        progress=None if progress is None else progress_from_json(json.loads(progress)),
-    )
-    return Row(payload, bool(released))

@@ -1,4 +1,4 @@
-"""The node's payload table: SQLite in memory, the truth in the records on disk.
+"""The node's payload table: in memory, the truth in the records on disk.
 
 A change is on disk before it is in the table, and in the table before anybody hears of it. Changes carry
 ascending sequence numbers; they are comparable within one incarnation, which is one life of this table.
@@ -6,57 +6,47 @@ ascending sequence numbers; they are comparable within one incarnation, which is
 
 from __future__ import annotations
 
+import math
 import secrets
-import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final, TypeVar
 
-import sqlite_anyio
 import trio
 
 from actors.domain.node import PayloadView, StreamPosition
 from actors.domain.payload import UNKNOWN, Payload, PayloadMove
 from actors.domain.status import ENDED
 from actors.ports.world import Clock
-from actors.store.group_commit import GroupCommit
-from actors.store.sqlite_thread import run_on_connection
 from node.payloads import operations as work
+from node.payloads.batch_writer import BatchWriter
 from node.payloads.operations import Acceptance, Arrival, PayloadBatch
 from node.payloads.records import CANCEL, RELEASE, Records
 from node.payloads.recovery import Recovery, recover
-from node.payloads.rows import SCHEMA
+from node.payloads.rows import Row, Rows, Tombstones
 from node.payloads.subscriptions import Subscriptions
 from node.runs.progress_file import ProgressTail
-
-T = TypeVar("T")
-
-BATCH: Final = 500
-"""Items in a batch at most."""
 
 
 class PayloadTable:
     """Every payload of this node. Make it with `open_table`.
 
-    Each operation is one thread call, or a part of one: see `GroupCommit`. It is wholly done or not at all,
-    cancelled or not. Methods that write raise `OSError` when the disk does not take it; nothing has changed
+    Each operation that writes is one thread call, or a part of one: see `BatchWriter`. It is wholly done or
+    not at all, cancelled or not. It raises `OSError` when the disk does not take it; nothing has changed
     then.
     """
 
-    def __init__(self, records: Records, connection: sqlite_anyio.Connection, clock: Clock) -> None:
+    def __init__(self, records: Records, clock: Clock) -> None:
         self._records = records
         self.subscriptions = Subscriptions()
         """Who hears of changes."""
-        self._connection = connection
+        self._rows = Rows()
+        self._stones = Tombstones()
         self._sequence = 0
-        self._commits = GroupCommit(
-            connection,
-            lambda db, now: PayloadBatch(db, now, self._sequence, records=records),
-            clock=clock,
+        self._writer = BatchWriter(
+            lambda: PayloadBatch(records, self._rows, self._stones, clock.now(), self._sequence),
             reserve=records.reserve,
-            committed=self._tell,
-            most=BATCH,
+            written=self._take_in,
         )
         self.incarnation = secrets.token_hex(16)
 
@@ -78,41 +68,36 @@ class PayloadTable:
     async def record(self, moves: Sequence[PayloadMove]) -> Sequence[bool]:
         """Compare-and-set each; False where the payload is not in `source` any more or is unknown. Raises
         `OSError`."""
-        return await self._commits.write(lambda batch: work.move(batch, moves), urgent=True)
+        return await self._writer.write(lambda batch: work.move(batch, moves), urgent=True)
 
     async def hear_progress(self, key: str, said: ProgressTail) -> None:
         """What a payload's script says of its progress; nothing happens if it is nothing new, or has ended.
         Raises `OSError`."""
-        await self._commits.write(lambda batch: work.hear(batch, key, said))
+        await self._writer.write(lambda batch: work.hear(batch, key, said))
 
     async def changes(self, after: int) -> Sequence[Payload]:
-        return await self._select("WHERE sequence > ? ORDER BY sequence", after)
+        return [row.payload for row in self._rows.changed_after(after)]
 
     async def all(self) -> tuple[Sequence[Payload], int]:
-        async with self._commits.committing:
-            picture = await self._select("WHERE NOT released OR verdict IS NULL ORDER BY id")
-            return picture, self._sequence
+        return self._list(lambda row: not row.released or row.payload.end is None), self._sequence
 
     # ------------------------------------------------------------------ what the api asks
 
-    async def get(self, key: str) -> Payload | None:
+    def get(self, key: str) -> Payload | None:
         """A payload that is not released."""
-        for payload in await self._select("WHERE key = ? AND NOT released", key):
-            return payload
-        return None
+        return _unreleased(self._rows.get(key))
 
-    async def by_id(self, contract_id: int) -> Payload | None:
+    def by_id(self, contract_id: int) -> Payload | None:
         """A payload that is not released, by the contract's number."""
-        for payload in await self._select("WHERE id = ? AND NOT released", contract_id):
-            return payload
-        return None
+        return _unreleased(self._rows.by_id(contract_id))
 
-    async def find_known(self, keys: Sequence[str]) -> tuple[Mapping[str, Payload], Collection[str]]:
+    def find_known(self, keys: Sequence[str]) -> tuple[Mapping[str, Payload], Collection[str]]:
         """Which of these keys are payloads that are not released, and which will never (again) run here."""
-        return await self._read(lambda db: work.find_known(db, keys))
+        there = {key: payload for key in keys if (payload := self.get(key)) is not None}
+        return there, {key for key in keys if key not in there and self.is_tombstoned(key)}
 
-    async def is_tombstoned(self, key: str) -> bool:
-        return key in await self._read(lambda db: work.tombstones(db, [key]))
+    def is_tombstoned(self, key: str) -> bool:
+        return self._stones.kind(key) is not None
 
     async def accept(
         self, arrived: Sequence[Arrival], before: Callable[[], None] | None = None
@@ -121,50 +106,53 @@ class PayloadTable:
         are known or tombstoned leave their `directory` where it is, for the caller to discard. `before` is
         called first, in the same thread, to put into the directories what is still missing. Raises `OutOfIds`
         too."""
-        return await self._commits.write(lambda batch: work.take_over(batch, arrived, before))
+        return await self._writer.write(lambda batch: work.take_over(batch, arrived, before))
 
     async def cancel(self, keys: Sequence[str]) -> Sequence[Payload | None]:
-        """Tombstone each key durably; a payload that has not ended is marked as cancelled, for the Runner to
-        kill. The payload as it is now, None for those that are not here and never will be."""
-        rows = await self._commits.write(lambda batch: work.bury(batch, keys, CANCEL), urgent=True)
-        return [None if (row := rows.get(key)) is None or row.released else row.payload for key in keys]
+        """Tombstone each key; a payload that has not ended is marked as cancelled, for the Runner to kill.
+        The payload as it is now, None for those that are not here and never will be."""
+        rows = await self._writer.write(lambda batch: work.bury(batch, keys, CANCEL), urgent=True)
+        return [_unreleased(row) for row in rows]
 
     async def release(self, keys: Sequence[str]) -> None:
-        """Tombstone each key durably; what runs is marked as cancelled; what has ended is to be discarded
+        """Tombstone each key; what runs is marked as cancelled; what has ended is to be discarded
         (`releasable`)."""
-        await self._commits.write(lambda batch: work.bury(batch, keys, RELEASE), urgent=True)
+        await self._writer.write(lambda batch: work.bury(batch, keys, RELEASE), urgent=True)
 
-    async def releasable(self) -> Sequence[Payload]:
+    def releasable(self) -> Sequence[Payload]:
         """Released payloads that have ended: their directories may go, then `forget` them."""
-        return await self._select("WHERE released AND verdict IS NOT NULL")
+        return [row.payload for row in self._rows.to_discard()]
 
-    async def ended_before(self, wall: float, *, keyed: bool) -> Sequence[Payload]:
+    def ended_before(self, wall: float, *, keyed: bool) -> Sequence[Payload]:
         """Ended, unreleased payloads whose end was recorded before `wall`; with `keyed`, those that an
         orchestrator owns, else those that came by the contract."""
-        sign = "<>" if keyed else "="
-        where = f"WHERE NOT released AND ended_at < ? AND owner {sign} '' ORDER BY ended_at"
-        return await self._select(where, wall)
+        return [
+            row.payload
+            for row in self._rows
+            if not row.released and bool(row.payload.owner) is keyed and _ended_at(row.payload) < wall
+        ]
 
-    async def forget(self, keys: Sequence[str]) -> None:
+    def forget(self, keys: Iterable[str]) -> None:
         """Drop released payloads from the table, their directories gone."""
-        if keys:
-            await self._commits.write(lambda batch: work.forget(batch, keys))
+        for key in keys:
+            self._rows.drop(key)
+            self._records.written.discard(key)
 
-    async def old_tombstones(self, before: float) -> bool:
+    def old_tombstones(self, before: float) -> bool:
         """Whether any tombstone is older than `before`, its payload gone."""
-        return await self._read(lambda db: work.old_tombstones(db, before))
+        return any(True for _ in self._stones.older_than(before, self._rows))
 
     async def expire_tombstones(self, before: float) -> int:
         """Take tombstones away that are older than `before` and whose payload is gone; how many."""
-        return await self._commits.write(lambda batch: work.expire_tombstones(batch, before))
+        return await self._writer.write(lambda batch: work.expire_tombstones(batch, before))
 
-    async def count_held(self) -> Mapping[str, int]:
+    def count_held(self) -> Mapping[str, int]:
         """For each owner, how many of its payloads hold or wait for a slot."""
-        return await self._read(work.count_held)
+        return self._rows.held
 
-    async def count_wanted(self) -> int:
+    def count_wanted(self) -> int:
         """How many payloads have not ended, or have results that an orchestrator has not fetched."""
-        return await self._read(work.count_wanted)
+        return self._rows.wanted
 
     # ------------------------------------------------------------------ hearing of changes
 
@@ -174,39 +162,37 @@ class PayloadTable:
     ) -> AsyncIterator[tuple[Sequence[Payload], StreamPosition, trio.MemoryReceiveChannel[Payload]]]:
         """The picture (of one owner's payloads, or of all), its mark, and every change after it, of whatever
         owner. A reader that is too many changes behind finds its channel closed."""
-        async with AsyncExitStack() as stack:
-            async with self._commits.committing:
-                picture = await self._select("WHERE NOT released ORDER BY id")
-                mark = self.mark
-                changes = stack.enter_context(self.subscriptions.subscribe())
-            yield [payload for payload in picture if is_told(payload, owner)], mark, changes
+        with self.subscriptions.subscribe() as changes:
+            picture = self._list(lambda row: not row.released)
+            yield [payload for payload in picture if is_told(payload, owner)], self.mark, changes
 
     async def wait_ended(self, key: str) -> Payload | None:
         """Wait until a payload has ended; None when it is not here (any more)."""
         while True:
             changed = self.subscriptions.next_change(key)
-            payload = await self.get(key)
+            payload = self.get(key)
             if payload is None or payload.status in ENDED:
                 return payload
             await changed.wait()
 
     # ------------------------------------------------------------------ inside
 
-    async def _select(self, where: str, *parameters: object) -> list[Payload]:
-        rows = await self._read(lambda db: work.select(db, where, parameters))
-        return [row.payload for row in rows]
+    def _list(self, wanted: Callable[[Row], bool]) -> list[Payload]:
+        """In the order of their numbers."""
+        return sorted((row.payload for row in self._rows if wanted(row)), key=lambda payload: payload.id)
 
-    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await run_on_connection(self._connection, work)
-
-    def _tell(self, batch: PayloadBatch) -> None:
+    def _take_in(self, batch: PayloadBatch) -> None:
         self._sequence = batch.seq
+        self._stones.drop(batch.unburied)
+        self._stones.put(batch.buried)
+        for row in batch.changed:
+            self._rows.put(row)
         if batch.changed:
             self.subscriptions.publish(batch.changed)
 
     async def _begin(self, found: Recovery) -> None:
-        await self._read(_prepare)
-        await self._commits.write(partial(_store_recovery, found))
+        self._stones.put(found.tombstones)
+        await self._writer.write(partial(_put_all, found.rows))
 
 
 @asynccontextmanager
@@ -215,18 +201,13 @@ async def open_table(
 ) -> AsyncIterator[PayloadTable]:
     """The table of a data directory, reloaded from its records. `intended` says of a Prepared payload whether
     somebody has already set out to start it. What an earlier boot of the machine left unended is lost."""
-    connection = await sqlite_anyio.connect(":memory:")
-    try:
-        table = PayloadTable(records, connection, clock)
-        found = await trio.to_thread.run_sync(recover, records, clock.now(), intended)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(table._commits.run)
-            await table._begin(found)
-            yield table
-            nursery.cancel_scope.cancel()
-    finally:
-        with trio.CancelScope(shield=True):
-            await connection.close()
+    table = PayloadTable(records, clock)
+    found = await trio.to_thread.run_sync(recover, records, clock.now(), intended)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(table._writer.run)
+        await table._begin(found)
+        yield table
+        nursery.cancel_scope.cancel()
 
 
 def is_told(payload: Payload, owner: str | None) -> bool:
@@ -239,15 +220,16 @@ def view_of(payload: Payload) -> PayloadView:
     return PayloadView(payload.key, payload.status, payload.end, payload.lost, payload.progress)
 
 
-def _prepare(db: sqlite3.Connection) -> None:
-    # Transactions are begun and ended by `GroupCommit` alone.
-    db.isolation_level = None
-    db.executescript(SCHEMA)
+def _unreleased(row: Row | None) -> Payload | None:
+    return None if row is None or row.released else row.payload
 
 
-def _store_recovery(found: Recovery, batch: PayloadBatch) -> None:
-    batch.db.executemany(
-        "INSERT INTO tombstone VALUES (?, ?, ?)",
-        [(stone.key, stone.kind, stone.at) for stone in found.tombstones],
-    )
-    batch.put(found.rows)
+def _ended_at(payload: Payload) -> float:
+    if payload.end is None:
+        return math.inf
+    return payload.created_at if payload.end.ended_at is None else payload.end.ended_at
+
+
+def _put_all(rows: Iterable[Row], batch: PayloadBatch) -> None:
+    for row in rows:
+        batch.put(row)

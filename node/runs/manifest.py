@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from actors.domain.payload import Payload
-from actors.store.durable import is_full, overwrite, write_durably
+from actors.store.durable import is_full, overwrite, replace_plainly, write_durably
 from actors.store.kept_file import Damaged, read_object
 from actors.store.repair import retry_repaired
 from actors.wire.errors import BadRequest, SourceChanged
@@ -49,12 +49,12 @@ class ResultLimit:
     most_files: int
 
 
-def freeze_manifest(directory: Path, limit: ResultLimit) -> FrozenManifest:
+def freeze_manifest(directory: Path, limit: ResultLimit, *, through: bool = False) -> FrozenManifest:
     """Write the manifest of a payload's directory. Blocks. Raises `OSError`."""
-    return retry_repaired(directory / MANIFEST, partial(_freeze, directory, limit))
+    return retry_repaired(directory / MANIFEST, partial(_freeze, directory, limit, through))
 
 
-def _freeze(directory: Path, limit: ResultLimit) -> FrozenManifest:
+def _freeze(directory: Path, limit: ResultLimit, through: bool) -> FrozenManifest:
     gone = _gone(directory)
     listing, too_many = _list_within(directory, limit)
     manifest = _encode(listing)
@@ -66,11 +66,14 @@ def _freeze(directory: Path, limit: ResultLimit) -> FrozenManifest:
     # In its place, where there is room for it; it is made anew if this process dies amid it. Whether its name
     # lasts is told together with the record of the end, which goes into the same directory after it.
     try:
-        overwrite(directory / MANIFEST, manifest)
+        overwrite(directory / MANIFEST, manifest, synced=through)
     except OSError as error:
         if is_full(error):
             raise
-        write_durably(directory / MANIFEST, manifest, synced=False)
+        if through:
+            write_durably(directory / MANIFEST, manifest, synced=False)
+        else:
+            replace_plainly(directory / MANIFEST, manifest)
     logs = sum(_size(directory / name) for name in (STDOUT, STDERR))
     return FrozenManifest(logs + sum(entry.size for entry in listing.entries), too_many, gone)
 

@@ -38,7 +38,8 @@ NEVER_STARTED: Final = "the node went down before it had started"
 
 class ExecutorRuns:
     """Runs of one executor. `environment` is what every script gets; `grace` in seconds, `log_limit` in
-    bytes. `hear_progress` is told what a payload's script says of its progress; it may raise `OSError`."""
+    bytes. `hear_progress` is told what a payload's script says of its progress; it may raise `OSError`.
+    `leave_word` says in a payload's directory, in a thread, that somebody has set out to start it."""
 
     def __init__(
         self,
@@ -52,7 +53,9 @@ class ExecutorRuns:
         result_limit: ResultLimit,
         inotify: Inotify,
         hear_progress: Callable[[str, progress_file.ProgressTail], Awaitable[object]],
+        leave_word: Callable[[Payload], None],
     ) -> None:
+        self._leave_word = leave_word
         self._reserve = reserve
         self._workspace = workspace
         self._executor = executor
@@ -65,7 +68,8 @@ class ExecutorRuns:
 
     async def start(self, payload: Payload) -> Running | RunResult:
         directory = self._workspace.directory(payload.key)
-        checked = await trio.to_thread.run_sync(self._reserve.attempt, partial(_intend, directory))
+        intend = partial(self._intend, payload, directory)
+        checked = await trio.to_thread.run_sync(self._reserve.attempt, intend)
         if checked is None:
             # An earlier life of the Runner set out to start it and did not come to say so.
             return await self.adopt(payload)
@@ -87,6 +91,28 @@ class ExecutorRuns:
             raise
         return _PayloadRun(run, checked.note, self._following(payload.key, armed))
 
+    def _intend(self, payload: Payload, directory: Path) -> ScriptCheck | None:
+        """Make the script ready and, if it can run, leave word that somebody has set out to start it; None if
+        somebody has already. Raises `OSError`; nobody has set out then."""
+        if self._workspace.is_intended(payload.key):
+            return None
+        checked = make_ready(directory / WORK / "run.sh")
+        if not checked.invalid:
+            await_tick(directory)
+            for name in (progress_file.DIRECTORY, HOME):
+                with suppress(FileExistsError):
+                    os.mkdir(directory / name, 0o700)
+            # There, so that its end finds room for it however many files the script makes.
+            write_plainly(directory / MANIFEST, b"")
+            try:
+                if checked.note:
+                    write_plainly(directory / INTENT, json.dumps({"note": checked.note}).encode())
+                self._leave_word(payload)
+            except OSError:
+                (directory / INTENT).unlink(missing_ok=True)
+                raise
+        return checked
+
     async def adopt(self, payload: Payload) -> Running | RunResult:
         directory = self._workspace.directory(payload.key)
         note = await trio.to_thread.run_sync(_note, directory)
@@ -107,7 +133,9 @@ class ExecutorRuns:
         return _PayloadRun(found, note, self._following(payload.key, None))
 
     async def freeze(self, payload: Payload, end: End) -> End:
-        freeze = partial(_frozen, self._workspace.directory(payload.key), self._result_limit)
+        freeze = partial(
+            _frozen, self._workspace.directory(payload.key), self._result_limit, through=payload.through
+        )
         frozen, said = await trio.to_thread.run_sync(self._reserve.attempt, freeze)
         if said.tail:
             # Its last word, before its end is told. Nobody waits for it on a disk that has failed.
@@ -177,33 +205,10 @@ def _age(run: Run, now: Callable[[int], float] = time.clock_gettime) -> float:
     return max(0.0, now(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
 
 
-def _intend(directory: Path) -> ScriptCheck | None:
-    """Make the script ready and, if it can run, leave word that somebody has set out to start it; None if
-    somebody has already. Raises `OSError`; nobody has set out then."""
-    intent = directory / INTENT
-    if os.path.lexists(intent):
-        return None
-    checked = make_ready(directory / WORK / "run.sh")
-    if not checked.invalid:
-        await_tick(directory)
-        for name in (progress_file.DIRECTORY, HOME):
-            with suppress(FileExistsError):
-                os.mkdir(directory / name, 0o700)
-        # There, so that its end finds room for it however many files the script makes.
-        write_plainly(directory / MANIFEST, b"")
-        # Not synced: what it guards against is the death of this process, not of the machine, whose next boot
-        # takes every payload for lost.
-        try:
-            write_plainly(intent, json.dumps({"note": checked.note}).encode())
-        except OSError:
-            # On a full disk it may be there all the same, empty.
-            intent.unlink(missing_ok=True)
-            raise
-    return checked
-
-
-def _frozen(directory: Path, limit: ResultLimit) -> tuple[FrozenManifest, progress_file.ProgressTail]:
-    return freeze_manifest(directory, limit), progress_file.read(directory)
+def _frozen(
+    directory: Path, limit: ResultLimit, *, through: bool
+) -> tuple[FrozenManifest, progress_file.ProgressTail]:
+    return freeze_manifest(directory, limit, through=through), progress_file.read(directory)
 
 
 def _note(directory: Path) -> str | None:

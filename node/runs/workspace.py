@@ -7,7 +7,8 @@
         stdout.log stderr.log
         run ended          the executor's marks
         progress/          for the script to say how far it has come (see progress.py)
-        intent             somebody has set out to start it; holds what is to be said in its message
+        running            somebody has set out to start it (see records.py)
+        intent             what was changed in its script, to be said in its message; mostly there is nothing
         received.json      how large files of its input arrived (see received.py), if there are any
         manifest.json      what there is to be collected, frozen at its end
     DATA/incoming/         what is being received; nothing in it is a payload
@@ -39,11 +40,12 @@ from node.runs.received import LARGE, Arriving, ReceivedFile, changes_are_told, 
 
 WORK: Final = "work"
 HOME: Final = "home"
+RUNNING: Final = "running"
 INTENT: Final = "intent"
 MANIFEST: Final = "manifest.json"
 
 _DEEP: Final = 32
-"""Directories within each other that are deleted with a descriptor open for each."""
+"""Directories within each other that are deleted by their paths."""
 _FLUSH: Final = 256 * 1024
 """Bytes that are gathered before a thread writes them: many small files cost one thread call."""
 
@@ -87,7 +89,7 @@ class Workspace:
 
     def is_intended(self, key: str) -> bool:
         """Whether somebody has set out to start this payload."""
-        return any(os.path.lexists(self.payloads / key / name) for name in (INTENT, SUPERVISION))
+        return any(os.path.lexists(self.payloads / key / name) for name in (RUNNING, INTENT, SUPERVISION))
 
     # ------------------------------------------------------------------ receiving
 
@@ -285,26 +287,25 @@ def _delete_all(paths: list[Path]) -> None:
 def _delete(path: Path) -> None:
     """Delete a file or a tree, whatever modes a script has left on its directories."""
     try:
-        _remove_tree(path, None, 0)
+        # What is no directory is none to be read either; links below are not followed, and nobody lives who
+        # could put one there.
+        _remove_tree(os.fspath(path), 0)
     except OSError:
         _delete_stubborn(path)
 
 
-def _remove_tree(name: str | Path, within: int | None, depth: int) -> None:
+def _remove_tree(name: str, depth: int) -> None:
     """A tree as most are. Raises `OSError` for what is none, and where anything stands in the way."""
     if depth > _DEEP:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-    handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
-    try:
-        with os.scandir(handle) as found:
-            for entry in list(found):
-                if entry.is_dir(follow_symlinks=False):
-                    _remove_tree(entry.name, handle, depth + 1)
-                else:
-                    os.unlink(entry.name, dir_fd=handle)
-    finally:
-        os.close(handle)
-    os.rmdir(name, dir_fd=within)
+    with os.scandir(name) as found:
+        entries = list(found)
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            _remove_tree(entry.path, depth + 1)
+        else:
+            os.unlink(entry.path)
+    os.rmdir(name)
 
 
 def _delete_stubborn(path: Path) -> None:

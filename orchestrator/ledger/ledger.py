@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -108,12 +108,26 @@ class LedgerBatch(Batch[Job]):
     """`stored` is the number of the newest change as the database has it, `reserved` the number up to which
     they may be given: that is durable before any of them is told, so that a power cut, which takes back soft
     commits, makes none be given twice. `moved` are the jobs whose attempts were moved without a change of the
-    job."""
+    job. `committed_row` gives the row of a job as the last commit left it, where that is remembered."""
 
     stored: int = 0
     reserved: int = 0
     moved: set[int] = field(default_factory=set)
     note: Callable[[int], None] = lambda seq: None
+    committed_row: Callable[[int], Job | None] = lambda job_id: None
+    rows: dict[int, Job] = field(default_factory=dict)
+    """As this batch has changed them."""
+
+    def back_to(self, seq: int, changed: int, undo: int) -> None:
+        Batch.back_to(self, seq, changed, undo)  # a class with slots is another one than `super` means
+        self.rows = {job.id: job for job in self.changed}
+
+    def row(self, job_id: int) -> Job | None:
+        """A job's row as it is now. It is read only if nobody knows it: the ledger has one writer."""
+        known = None
+        if job_id not in self.moved:
+            known = self.rows.get(job_id) or self.committed_row(job_id)
+        return known or jobs.read_job(self.db, job_id)
 
     def finish(self) -> None:
         if self.seq > self.reserved:
@@ -215,7 +229,15 @@ class SqliteLedger:
 
         def begin(db: sqlite3.Connection, now: float) -> LedgerBatch:
             stored, reserved = meta.read_seq(db), meta.read_reserved_seq(db)
-            return LedgerBatch(db, now, max(stored, begun_after), stored=stored, reserved=reserved, note=note)
+            return LedgerBatch(
+                db,
+                now,
+                max(stored, begun_after),
+                stored=stored,
+                reserved=reserved,
+                note=note,
+                committed_row=recent.peek,
+            )
 
         def tell(batch: LedgerBatch) -> None:
             if trace is not None:
@@ -525,14 +547,20 @@ class SqliteLedger:
         return await self._read(pauses.read_pauses)
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        with self._noticing_damage():
+        try:
             return await run_on_ledger(self._reader, work)
+        except LedgerDamaged as damage:
+            self._note_damage(damage)
+            raise
 
     async def _write(
         self, work: Callable[[LedgerBatch], T], *, urgent: bool = False, size: int = 0, soft: bool = False
     ) -> T:
-        with self._noticing_damage():
+        try:
             return await self._writer.write(work, urgent=urgent, size=size, soft=soft)
+        except LedgerDamaged as damage:
+            self._note_damage(damage)
+            raise
 
     async def _write_order(self, entry: AuditEntry | None, work: Callable[[LedgerBatch], T]) -> T:
         """Along with who ordered it, unless nothing was there to order."""
@@ -545,15 +573,10 @@ class SqliteLedger:
 
         return await self._write(write)
 
-    @contextmanager
-    def _noticing_damage(self) -> Iterator[None]:
+    def _note_damage(self, damage: LedgerDamaged) -> None:
         """Nobody works on with a file of which a part is wrong: `run` ends by it."""
-        try:
-            yield
-        except LedgerDamaged as damage:
-            self._damage = LedgerDamaged(f"{self._path}: {damage}")
-            self._damaged.set()
-            raise
+        self._damage = LedgerDamaged(f"{self._path}: {damage}")
+        self._damaged.set()
 
 
 def _cut_log(db: sqlite3.Connection) -> bool:
@@ -622,7 +645,7 @@ def _change(change: Change, batch: LedgerBatch) -> ChangeAnswer:
         attempts.update_attempt(db, attempt, now)
         batch.moved.add(attempt.job_id)
         return ChangeAnswer(ChangeResult.DONE)
-    job = jobs.read_job(db, change.job_id)
+    job = batch.row(change.job_id)
     step: rules.AppliedChange | ChangeResult
     if isinstance(change, RecordEnd):
         step = rules.record_end(job, change, seq=seq, now=now)
@@ -650,7 +673,7 @@ def _attempt_exists(db: sqlite3.Connection, change: Transition) -> bool:
 
 
 def _request_terminate(job_id: int, entry: AuditEntry | None, batch: LedgerBatch) -> Job | None:
-    job = jobs.read_job(batch.db, job_id)
+    job = batch.row(job_id)
     if job is None:
         return None
     step = rules.request_terminate(job, seq=batch.seq + 1, now=batch.now)
@@ -672,6 +695,7 @@ def _store(batch: LedgerBatch, step: rules.AppliedChange) -> Job:
         history.insert_history(db, step.history, step.job.change_seq)
     batch.seq = step.job.change_seq
     batch.changed.append(step.job)
+    batch.rows[step.job.id] = step.job
     return step.job
 
 

@@ -26,6 +26,10 @@ class Recent(Generic[K, V]):
             self._kept.move_to_end(key)
         return value
 
+    def peek(self, key: K) -> V | None:
+        """As if it had not been asked for; in any thread."""
+        return self._kept.get(key)
+
     def put(self, key: K, value: V) -> None:
         self.drop(key)
         self._kept[key] = value

@@ -46,6 +46,10 @@ class RecentJobs:
         """The row, if it is here."""
         return self._rows.get(job_id)
 
+    def peek(self, job_id: int) -> Job | None:
+        """The same in any thread, and of no weight for what is kept."""
+        return self._rows.peek(job_id)
+
     async def read(self, job_id: int, read: Callable[[], Awaitable[Job | None]]) -> Job | None:
         """The row as `read` gives it; kept for the next time."""
         mark = self._unchanged.setdefault(job_id, object())

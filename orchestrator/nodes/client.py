@@ -81,6 +81,9 @@ class NodeClient:
     async def collect(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
         return await self._for(node).collect(node, items)
 
+    async def take_delivered(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
+        return await self._native.take_delivered(node, items)
+
     def open_results(self, node: NodeRef, attempt: Attempt) -> AbstractAsyncContextManager[RemoteStream]:
         """The zip of what an attempt has in its directory now. Raises NotOnNode, Unreachable."""
         return self._for(node).open_results(node, attempt)

@@ -51,8 +51,11 @@ class IncomingFiles:
         parts = path.split("/")
         if path in self._files or any(part in ("", ".", "..") for part in parts):
             raise StorageError(f"{path!r} is no path for a file")
-        self._files[path] = file = IncomingFile(self, self._place.joinpath(self._below, *parts), path, watch)
+        self._files[path] = file = IncomingFile(self, path, watch)
         return file
+
+    def place_of(self, path: str) -> Path:
+        return self._place.joinpath(self._below, *path.split("/"))
 
     @property
     def paths(self) -> Iterable[str]:
@@ -104,11 +107,11 @@ class IncomingFiles:
 class IncomingFile:
     """One file being written. `close` syncs it, if it is written to the disk at all."""
 
-    def __init__(self, files: IncomingFiles, path: Path, shown: str, watch: Watch | None) -> None:
+    def __init__(self, files: IncomingFiles, path: str, watch: Watch | None) -> None:
         self._files = files
         self._watch = watch
         self._path = path
-        self._what = f"file {shown!r}"
+        self._what = f"file {path!r}"
         self._fd: int | None = None
         self._pending: list[bytes] = []
         self._pending_size = 0
@@ -173,7 +176,7 @@ class IncomingFile:
             if not self._failed:
                 self._flush()
                 assert self._fd is not None
-                self._files.disk.sync(self._fd, self._path)
+                self._files.disk.sync(self._fd, self._files.place_of(self._path))
         finally:
             self._let_go()
 
@@ -192,8 +195,9 @@ class IncomingFile:
     def _flush(self) -> None:
         disk = self._files.disk
         if self._fd is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = disk.create(self._path)
+            place = self._files.place_of(self._path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = disk.create(place)
         pending, self._pending, self._pending_size = self._pending, [], 0
         data = pending[0] if len(pending) == 1 else b"".join(pending)
         disk.write(self._fd, data)

@@ -72,6 +72,8 @@ class DiskStorage:
         would stay free. Inputs, and results, of at most `small` bytes are for a ledger to keep, once there is
         one."""
         self.root = root
+        self._jobs = root / "jobs"
+        self._incoming = root / "incoming"
         self._clock = clock
         self._keep_free = keep_free
         self._ledger: SmallFiles | None = None
@@ -111,9 +113,7 @@ class DiskStorage:
         """
         await self.require(expected)
         key = secrets.token_hex(16)
-        upload = Upload(
-            self._disk, self.root / "incoming" / key, self.job(key), self._clock, self._small_limit
-        )
+        upload = Upload(self._disk, self._incoming / key, self.job(key), self._clock, self._small_limit)
         self._receiving.add(key)
         try:
             yield upload
@@ -130,7 +130,7 @@ class DiskStorage:
         """A place for what an attempt left. Nothing is visible before its `commit`."""
         if not is_key(attempt_key):
             raise StorageError(f"{attempt_key!r} is no key of an attempt")
-        place = self.root / "incoming" / f"result-{storage_key}-{attempt_key}-{secrets.token_hex(4)}"
+        place = self._incoming / f"result-{storage_key}-{attempt_key}-{secrets.token_hex(4)}"
         job = self.job(storage_key)
         return DiskResultSink(self._disk, place, job, clock=self._clock, small=self._small_limit)
 
@@ -207,7 +207,7 @@ class DiskStorage:
         """The job's directory, whether it is there or not."""
         if not is_key(storage_key):
             raise StorageError(f"{storage_key!r} is no storage key")
-        return self.root / "jobs" / storage_key[:2] / storage_key
+        return self._jobs / f"{storage_key[:2]}/{storage_key}"
 
     @contextmanager
     def reading(self, storage_key: str) -> Iterator[Path]:
@@ -230,9 +230,9 @@ class DiskStorage:
         """The uploaded files, sorted by path. Raises StorageError when any of it cannot be read, and when it
         is not the `size` bytes that were uploaded."""
         bundle = await self.small_files(storage_key, "input")
-        top = self.job(storage_key) / "input"
 
         def listing() -> list[StoredInput]:
+            top = self.job(storage_key) / "input"
             found: list[StoredInput] = []
             for path in _files_below(top):
                 with path.open("rb") as file:  # opening it is the only honest test of whether it can be read

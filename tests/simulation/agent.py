@@ -98,6 +98,8 @@ class Agent:
             stored,
             boot=self._boot,
             is_new=False,
+            written=files.written,
+            outlives=False,
             now=self._clock.now(),
             intended=lambda _: files.is_intended(),
         )
@@ -144,8 +146,6 @@ class Agent:
                 raise
             if files is not None and files.running is not None:
                 files.running = None
-            elif files is not None and files.intent:
-                files.intent = False
             elif files is not None and kind == RELEASE:
                 files.record = None
             else:
@@ -196,10 +196,10 @@ class Agent:
     async def start(self, payload: Payload) -> Running | RunResult:
         self.enter()
         files = self._disk.files[payload.key]
-        if files.intent:
+        if files.is_intended():
             return await self.adopt(payload)
         self._disk.take_file(reserve=True)
-        files.intent = True
+        files.running = StoredPayload(replace(payload, status=Status.RUNNING), self._boot)
         await sleep(self._rng.uniform(0.001, 0.02))
         self.enter()
         if files.process is not None or files.given_up:

@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 from unittest.mock import patch
 
 import httpx
+from simulation import agent
 from simulation.agent import Agent
 from simulation.node_disk import Files
 from simulation.world import Faulty
@@ -32,6 +34,8 @@ from actors.ports.nodes import (
 )
 from actors.ports.payloads import Running
 from actors.sender import dispatcher, sender
+from node.payloads import recovery
+from node.payloads.records import StoredPayload
 from orchestrator import http_client
 from orchestrator.ledger import transitions as rules
 from orchestrator.nodes.native import results
@@ -231,7 +235,7 @@ def _start_fenced_by_one_file() -> Iterator[None]:
     original = Files.is_intended
 
     def is_intended(self: Files) -> bool:
-        if not self.intent:
+        if self.running is None:
             self.process = None
         return original(self)
 
@@ -272,6 +276,17 @@ def _soft(*targets: Status) -> Iterator[None]:
 @contextmanager
 def _boot_unnoticed() -> Iterator[None]:
     with patch.object(dispatcher.NodeDispatcher, "_is_of_another_boot", lambda *_: False):
+        yield
+
+
+@contextmanager
+def _unwritten_offered() -> Iterator[None]:
+    original = recovery.take_up
+
+    def take_up(item: StoredPayload, *, written: bool, **how: Any) -> Payload:
+        return original(item, written=True, **how)
+
+    with patch.object(agent, "take_up", take_up):
         yield
 
 
@@ -325,6 +340,7 @@ RULES = (
     BrokenRule("numbers of changes given again after a power cut", broken=_numbers_given_twice),
     BrokenRule("an attempt in doubt sent to another boot", Faulty(any_boot=True), _boot_unnoticed),
     BrokenRule("an order for another boot taken", Faulty(any_boot=True)),
+    BrokenRule("an end told in another boot without its mark", broken=_unwritten_offered),
     BrokenRule("an order of an older link done", Faulty(no_fence=True)),
     BrokenRule("what a node was told to forget not told again", broken=_strangers_kept),
     BrokenRule("results that trickle waited for", broken=lambda: patch.object(http_client, "PACE", 0)),

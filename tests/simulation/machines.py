@@ -181,16 +181,18 @@ class Machine:
             return [False for _ in keys]
         return [True for _ in keys]
 
-    def collect(self, keys: list[str]) -> list[bytes]:
+    def collect(self, keys: list[str], boot: str) -> list[bytes]:
         """The frames of all of them."""
         found = []
         for key in keys:
             payload = self.agent.find(key)
-            if payload is None or payload.end is None:
-                error = {"key": key, "error": "gone" if payload is None else "not_ended"}
+            refused = boot != self.boot or (payload is not None and payload.lost)
+            if refused or payload is None or payload.end is None:
+                why = "lost" if refused else "gone" if payload is None else "not_ended"
+                error = {"key": key, "error": why}
                 found.append(frames.encode(frames.ERROR, json.dumps(error).encode()))
                 continue
-            content = key.encode()
+            content = b"not what it was" if self.disk.files[key].hollow else key.encode()
             head = {"key": key, "payload": view_to_json(view_of(payload)), "manifest": {"entries": []}}
             finish = {
                 "zip_crc32": zlib.crc32(content),

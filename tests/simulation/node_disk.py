@@ -14,9 +14,10 @@ from simulation.plan import JobPlan
 from actors.domain.payload import RunResult
 from actors.domain.progress import Progress
 from node.payloads.records import StoredPayload
+from node.payloads.write_through import WITHIN
 
-WRITTEN_WITHIN = 4.0
-"""Seconds after its end within which a payload is written through."""
+WRITTEN_WITHIN = 2 * WITHIN
+"""Seconds after its end within which a payload is written through, and noted as such."""
 HELD = 2
 """Files for which there is room on a full disk, once."""
 
@@ -94,25 +95,27 @@ class Files:
 
     record: StoredPayload | None
     running: StoredPayload | None = None
-    intent: bool = False
+    """Also of one that somebody has set out to start."""
     given_up: bool = False
     process: Process | None = None
     ended_at: float | None = None
     """When its end was recorded."""
+    written: bool = False
+    """It is noted that all of it was written through: told only by a start in another boot."""
+    hollow: bool = False
+    """The machine's end has taken bytes from what it left, whatever its record says."""
 
     def is_intended(self) -> bool:
-        return self.intent or self.given_up or self.process is not None
+        return self.running is not None or self.given_up or self.process is not None
 
     def damage(self, rng: random.Random, likely: float) -> str:
         """Each file in there is torn or lost with that probability; which."""
         torn = []
-        for what in ("record", "running", "intent", "mark"):
+        for what in ("record", "running", "mark"):
             if rng.random() < likely:
                 torn.append(what)
                 if what in ("record", "running"):
                     setattr(self, what, None)
-                elif what == "intent":
-                    self.intent = False
                 elif self.process is not None and self.process.mark is not None:
                     self.process.mark_damaged = True
         return ", ".join(torn)
@@ -121,7 +124,7 @@ class Files:
 @dataclass
 class NodeDisk:
     """Nothing on it is written through but what has ended, a while later: the machine's end takes any of the
-    rest back."""
+    rest back, or leaves a record and takes what belongs to it."""
 
     files: dict[str, Files] = field(default_factory=dict)
     tombstones: dict[str, str] = field(default_factory=dict)
@@ -133,10 +136,14 @@ class NodeDisk:
         """The machine has gone down; what of."""
         forgotten = []
         for key, files in list(self.files.items()):
-            written = files.ended_at is not None and files.ended_at + WRITTEN_WITHIN <= now
-            if not written and rng.random() < 0.5:
+            if files.ended_at is not None and not files.hollow:
+                files.written |= rng.uniform(WITHIN, WRITTEN_WITHIN) <= now - files.ended_at
+            if not files.written and rng.random() < 0.5:
                 del self.files[key]
                 forgotten.append(key)
+            elif not files.written and files.ended_at is not None:
+                files.hollow = True
+                forgotten.append(f"results of {key}")
         for key in list(self.tombstones):
             if rng.random() < 0.5:
                 del self.tombstones[key]

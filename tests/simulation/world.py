@@ -538,27 +538,24 @@ class BoundNodes:
         world, keys = self._world, [i.attempt.key for i in items]
         for key in keys:
             world.collecting.setdefault(key, trio.current_time())
-        delivered = [item for item in items if item.attempt.key in self._delivered]
-        answers: dict[str, CollectAnswer] = {}
-        for item in delivered:
-            came = Pieces(self._delivered.pop(item.attempt.key))
-            answers |= await receive(came, [item], _ResultFiles(self._epoch))
-            self._epoch.leave()
-        rest = [item for item in items if item.attempt.key not in answers]
-        if rest:
-            fetched = await self._fetch(machine, rest)
-            answers |= {one.attempt.key: answer for one, answer in zip(rest, fetched, strict=True)}
-        return [answers[key] for key in keys]
-
-    async def _fetch(self, machine: Machine, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
-        world, keys = self._world, [i.attempt.key for i in items]
-        how, pieces = await self._call(machine, lambda: machine.collect(keys))
+        world.ordered(machine)
+        how, pieces = await self._call(machine, lambda: machine.collect(keys, node.boot))
         if pieces is None:
             return [CollectAnswer(CollectResult.FAILED, reason=how)] * len(items)
         reply = Reply(_Response(world, machine, pieces), STALL)
         answers = await receive(reply, items, _ResultFiles(self._epoch))
         self._epoch.leave()
         return [answers[key] for key in keys]
+
+    async def take_delivered(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
+        answers = []
+        for item in items:
+            key = item.attempt.key
+            self._world.collecting.setdefault(key, trio.current_time())
+            came = Pieces(self._delivered.pop(key, []))
+            answers.append((await receive(came, [item], _ResultFiles(self._epoch)))[key])
+            self._epoch.leave()
+        return answers
 
     async def watch(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
         self._epoch.enter()
@@ -626,7 +623,7 @@ class BoundNodes:
             return event
         if not machine.up or world.pushes.random() < 0.3:
             return event
-        pieces = machine.collect([event.view.key])
+        pieces = machine.collect([event.view.key], machine.boot)
         if world.pushes.random() < 0.1:
             pieces = pieces[:-1]
         self._delivered[event.view.key] = pieces

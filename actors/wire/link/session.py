@@ -44,6 +44,7 @@ AGREEING: Final = frozenset({"offer", "proof", "closed"})
 """Kinds of messages that are heard before a proof: the node's half of a new secret, a proof, and why there is
 no link."""
 
+_to_json: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _NUMBERS: Final = frozenset({"version", "oldest", "number", "each", "window"})
 
 
@@ -51,6 +52,9 @@ class Lane(IntEnum):
     URGENT = 0
     ORDERS = 1
     RESULTS = 2
+
+
+_LANES: Final = {lane.value: lane for lane in Lane}
 
 
 class Role:
@@ -110,7 +114,7 @@ class Message:
         head = {"kind": self.kind, **self.body}
         head |= {"asks": self.asks} if self.asks else {}
         head |= {"answers": self.answers} if self.answers else {}
-        data = json.dumps(head, separators=(",", ":"), allow_nan=False).encode()
+        data = _to_json(head).encode()
         return b"".join((len(data).to_bytes(4, "big"), data, self.blob))
 
 
@@ -118,7 +122,7 @@ def decode(data: bytes) -> Message:
     """Raises Garbled."""
     end = 4 + int.from_bytes(data[:4], "big")
     try:
-        head = json.loads(data[4:end]) if end <= len(data) else None
+        head = json.loads(str(data[4:end], "utf-8")) if end <= len(data) else None
     except (ValueError, RecursionError):
         head = None
     if not isinstance(head, dict):
@@ -271,15 +275,16 @@ class Session:
         may not be said; nothing is to be received after that."""
         if not 0 < len(frame) <= MAX_FRAME:
             raise Garbled(f"a frame of {len(frame)} bytes")
-        number = frame[0] & ~_LAST
-        if number not in Lane._value2member_map_:
-            raise Garbled(f"a frame of no lane ({number})")
-        lane = Lane(number)
+        lane = _LANES.get(frame[0] & ~_LAST)
+        if lane is None:
+            raise Garbled(f"a frame of no lane ({frame[0] & ~_LAST})")
         partial = self._partial[lane]
-        partial += memoryview(frame)[1:]
         most = self._most[lane] if self.admitted else UNPROVED
-        if len(partial) > most:
+        if len(partial) + len(frame) - 1 > most:
             raise Garbled(f"a message of more than {most} bytes")
+        if not partial and frame[0] & _LAST:
+            return self._hear(decode(frame[1:]))
+        partial += memoryview(frame)[1:]
         if not frame[0] & _LAST:
             return None
         self._partial[lane] = bytearray()

@@ -7,29 +7,22 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Final, Protocol
+from collections.abc import Callable, Mapping
+from typing import Final
 from urllib.parse import urlsplit
 
 import trio
 from wsproto import ConnectionType, WSConnection
-from wsproto.connection import Connection
-from wsproto.events import (
-    AcceptConnection,
-    BytesMessage,
-    CloseConnection,
-    Event,
-    Ping,
-    RejectConnection,
-    RejectData,
-    Request,
-)
+from wsproto.events import AcceptConnection, RejectConnection, Request
 from wsproto.utilities import RemoteProtocolError
 
 from actors.wire.errors import WireError
+from actors.wire.link.frames import BINARY, CLOSE, PING, PONG, FrameBuffer, NoWebSocket, encode
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _RECEIVE: Final = 128 * 1024
+_HEAD: Final = 64 * 1024
+"""Bytes of an answer's head."""
 
 
 class NotUpgraded(WireError):
@@ -44,21 +37,16 @@ class LinkBroken(WireError):
     """The WebSocket has ended, or holds what is none."""
 
 
-class _Connection(Protocol):
-    def send(self, event: Event) -> bytes: ...
-    def receive_data(self, data: bytes | None) -> None: ...
-    def events(self) -> Iterator[Event]: ...
-
-
 class WebSocket:
-    """`most`: bytes of a message that is taken in. One task sends, one receives."""
+    """`asked`: this side has asked for it. `most`: bytes of a message that is taken in. `came`: what has come
+    already. One task sends, one receives."""
 
-    def __init__(self, stream: trio.abc.Stream, connection: _Connection, most: int) -> None:
+    def __init__(self, stream: trio.abc.Stream, *, asked: bool, most: int, came: bytes = b"") -> None:
         self._stream = stream
-        self._connection = connection
+        self._asked = asked
         self._most = most
-        self._events = connection.events()
-        self._message = bytearray()
+        self._buffer = FrameBuffer(masked=not asked, most=most)
+        self._buffer.feed(came)
         self.pongs = bytearray()
         """What has to go out before anything else."""
         self.wants_to_send: Callable[[], None] = lambda: None
@@ -69,7 +57,7 @@ class WebSocket:
     async def send(self, messages: list[bytes]) -> None:
         """Raises LinkBroken. Messages are on their way in part if this is cancelled: nothing can be sent
         after them."""
-        data = b"".join(self._connection.send(BytesMessage(data=message)) for message in messages)
+        data = b"".join([encode(BINARY, message, masked=self._asked) for message in messages])
         pongs, self.pongs = bytes(self.pongs), bytearray()
         try:
             await self._stream.send_all(pongs + data)
@@ -78,39 +66,32 @@ class WebSocket:
 
     async def receive(self) -> bytes:
         """The next message. Raises LinkBroken."""
-        while True:
-            try:
-                for event in self._events:
-                    if (message := self._take(event)) is not None:
-                        return message
+        try:
+            while True:
+                while (came := self._buffer.next()) is not None:
+                    code, payload = came
+                    if code == BINARY:
+                        return payload
+                    self._take_word(code, payload)
                 data = await self._stream.receive_some(_RECEIVE)
                 if not data:
                     raise LinkBroken("the other side closed the connection")
                 self.heard()
-                self._connection.receive_data(bytes(data))
-            except RemoteProtocolError as error:
-                raise LinkBroken(f"the other side speaks no WebSocket: {error}") from error
-            except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
-                raise LinkBroken(f"the connection broke: {error.__cause__ or error}") from error
-            self._events = self._connection.events()
+                self._buffer.feed(data)
+        except NoWebSocket as error:
+            raise LinkBroken(f"the other side speaks no WebSocket: {error}") from error
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
+            raise LinkBroken(f"the connection broke: {error.__cause__ or error}") from error
 
-    def _take(self, event: Event) -> bytes | None:
-        match event:
-            case BytesMessage(data=data, message_finished=finished):
-                self._message += data
-                if len(self._message) > self._most:
-                    raise LinkBroken(f"the other side sends more than {self._most} bytes at once")
-                if finished:
-                    message, self._message = bytes(self._message), bytearray()
-                    return message
-            case Ping():
-                if len(self.pongs) > self._most:
-                    raise LinkBroken("the other side pings and does not read")
-                self.pongs += self._connection.send(event.response())
-                self.wants_to_send()
-            case CloseConnection(reason=reason):
-                raise LinkBroken("the other side closed the link" + (f": {reason}" if reason else ""))
-        return None
+    def _take_word(self, code: int, payload: bytes) -> None:
+        if code == PING:
+            if len(self.pongs) > self._most:
+                raise LinkBroken("the other side pings and does not read")
+            self.pongs += encode(PONG, payload, masked=self._asked)
+            self.wants_to_send()
+        elif code == CLOSE:
+            reason = payload[2:].decode("utf-8", "replace")
+            raise LinkBroken("the other side closed the link" + (f": {reason}" if reason else ""))
 
     async def aclose(self) -> None:
         await trio.aclose_forcefully(self._stream)
@@ -125,7 +106,7 @@ def accept(key: str) -> bytes:
 
 def take_over(stream: trio.abc.Stream, came: bytes, most: int) -> WebSocket:
     """The side that was asked, once it has answered; `came` is what was read behind the request."""
-    return WebSocket(stream, Connection(ConnectionType.SERVER, trailing_data=came), most)
+    return WebSocket(stream, asked=False, most=most, came=came)
 
 
 async def ask_for(stream: trio.abc.Stream, url: str, headers: Mapping[str, str], most: int) -> WebSocket:
@@ -136,19 +117,24 @@ async def ask_for(stream: trio.abc.Stream, url: str, headers: Mapping[str, str],
     asked = Request(host=parts.netloc, target=parts.path or "/", extra_headers=given)
     try:
         await stream.send_all(connection.send(asked))
+        came = bytearray()
         while True:
-            data = await stream.receive_some(_RECEIVE)
-            if not data:
-                raise LinkBroken("the other side closed the connection")
-            connection.receive_data(bytes(data))
+            while (end := came.find(b"\r\n\r\n")) < 0:
+                if len(came) > _HEAD:
+                    raise NotUpgraded("an answer without an end of its head")
+                data = await stream.receive_some(_RECEIVE)
+                if not data:
+                    raise LinkBroken("the other side closed the connection")
+                came += data
+            # What follows the head of an answer that agrees is of the WebSocket already.
+            connection.receive_data(bytes(came[: end + 4]))
+            del came[: end + 4]
             for event in connection.events():
                 match event:
                     case AcceptConnection():
-                        return WebSocket(stream, connection, most)
+                        return WebSocket(stream, asked=True, most=most, came=bytes(came))
                     case RejectConnection(status_code=status):
                         raise NotUpgraded(f"HTTP {status} instead of a WebSocket", status)
-                    case RejectData():
-                        pass
     except RemoteProtocolError as error:
         raise NotUpgraded(f"no WebSocket: {error}") from error
     except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:

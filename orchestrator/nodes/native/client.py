@@ -242,15 +242,20 @@ class NativeNodes:
 
     # ------------------------------------------------------------------ collect
 
-    async def collect(self, node: NodeRef, dispatches: Sequence[Dispatch]) -> list[CollectAnswer]:
-        answers: dict[str, CollectAnswer] = {}
+    async def take_delivered(self, node: NodeRef, dispatches: Sequence[Dispatch]) -> list[CollectAnswer]:
+        gone = CollectAnswer(CollectResult.FAILED, reason="they are not here any more")
+        answers: list[CollectAnswer] = []
         for dispatch in dispatches:
-            if (frames := self._delivered(node, dispatch.attempt.key)) is not None:
-                answers |= await receive(Pieces([frames]), [dispatch], self._files)
+            key = dispatch.attempt.key
+            frames = self._delivered(node, key)
+            came = {} if frames is None else await receive(Pieces([frames]), [dispatch], self._files)
+            answers.append(came.get(key, gone))
+        return answers
+
+    async def collect(self, node: NodeRef, dispatches: Sequence[Dispatch]) -> list[CollectAnswer]:
         differing: set[str] = set()
-        if rest := [dispatch for dispatch in dispatches if dispatch.attempt.key not in answers]:
-            answers |= await self._fetch(node, rest, differing)
-        if again := [dispatch for dispatch in rest if dispatch.attempt.key in differing]:
+        answers = await self._fetch(node, dispatches, differing)
+        if again := [dispatch for dispatch in dispatches if dispatch.attempt.key in differing]:
             answers |= await self._fetch(node, again, None)
         return [answers[dispatch.attempt.key] for dispatch in dispatches]
 

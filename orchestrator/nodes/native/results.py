@@ -166,6 +166,7 @@ class IncomingResult:
             self._note(error)
             ours = isinstance(error, StorageError)
             return CollectAnswer(CollectResult.FAILED, reason=self.trouble, ours=ours)
+        self._sink = None  # which keeps what it has
         return CollectAnswer(CollectResult.STORED, end=self._view.end, results=results)
 
     def _list_expected(self) -> list[Entry]:

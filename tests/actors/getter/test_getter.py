@@ -52,6 +52,11 @@ class OneNode:
         self.cancelled: list[float] = []
         self.watched: list[str] = []
         self.collects: list[CollectAnswer] = []
+        self.fetching = trio.Event()
+        self.may_fetch = trio.Event()
+        self.may_fetch.set()
+        self.delivered: dict[int, CollectAnswer] = {}
+        self.taken: list[int] = []
         self.answer: Callable[[int], CollectAnswer] = lambda _: self.collects.pop(0)
         self.cancel_answer = lambda attempt: AttemptLookup(
             LookupResult.FOUND, PayloadView(attempt.key, Status.RUNNING)
@@ -76,8 +81,14 @@ class OneNode:
         return [self.cancel_answer(attempt) for attempt in attempts]
 
     async def collect(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
-        await trio.lowlevel.checkpoint()
+        self.fetching.set()
+        await self.may_fetch.wait()
         return [self.answer(item.job.id) for item in items]
+
+    async def take_delivered(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
+        await trio.lowlevel.checkpoint()
+        self.taken += [item.job.id for item in items]
+        return [self.delivered.pop(item.job.id) for item in items]
 
     async def lookup(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[AttemptLookup]:
         await trio.lowlevel.checkpoint()
@@ -129,9 +140,10 @@ class World:
     def say(self, event: NodeEvent | Exception) -> None:
         self.node.send.send_nowait(event)
 
-    def ended(self, job: Job, end: End, progress: Progress | None = None) -> None:
+    def ended(self, job: Job, end: End, progress: Progress | None = None, *, delivered: bool = False) -> None:
         assert job.attempt is not None
-        self.say(PayloadChanged(PayloadView(job.attempt.key, end.status, end, progress=progress)))
+        view = PayloadView(job.attempt.key, end.status, end, progress=progress)
+        self.say(PayloadChanged(view, delivered=delivered))
 
     def says(self, job: Job, fraction: float | None, message: str = "") -> None:
         """Its script does."""
@@ -196,6 +208,26 @@ async def test_a_foreign_node_is_held_to_the_time_limit(autojump_clock: MockCloc
         await trio.sleep(1)
         row = await w.row(job)
         assert (row.status, row.message) == (Status.FAILED, "timed out after 30 s")
+
+
+async def test_results_that_came_along_wait_for_none_that_are_fetched(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        slow, quick, torn = await w.running(), await w.running(), await w.running()
+        stored = CollectAnswer(CollectResult.STORED, DONE)
+        w.node.may_fetch = trio.Event()
+        w.node.answer = lambda _: stored
+        w.ended(slow, DONE)
+        await w.node.fetching.wait()
+        w.node.delivered = {quick.id: stored, torn.id: CollectAnswer(CollectResult.FAILED, reason="torn")}
+        w.ended(quick, DONE, delivered=True)
+        w.ended(torn, DONE, delivered=True)
+        w.ended(slow, DONE, delivered=True)  # said again: it is under way
+        await trio.sleep(1)
+        assert [(await w.row(job)).status for job in (slow, quick)] == [Status.RUNNING, Status.COMPLETED]
+        assert (await w.row(torn)).end == DONE and sorted(w.node.taken) == [quick.id, torn.id]
+        w.node.may_fetch.set()
+        await trio.sleep(1)
+        assert {(await w.row(job)).status for job in (slow, torn)} == {Status.COMPLETED}
 
 
 async def test_results_that_can_never_be_had_end_the_job(autojump_clock: MockClock) -> None:

@@ -69,7 +69,7 @@ class Node:
         await trio.lowlevel.checkpoint()
         return [AttemptLookup(LookupResult.UNKNOWN)] * len(attempts)
 
-    lookup = cancel = release = collect = ask
+    lookup = cancel = release = take_delivered = collect = ask
 
 
 @dataclass

@@ -114,9 +114,9 @@ async def test_soft_writes_are_synced_by_the_next_hard_one_or_a_second_later(
         def finish(self) -> None:
             said.append(("hard" if self.hard else "soft", self.hardens))
             if len(said) == 9:
-                trio.from_thread.run_sync(synced.set)
+                token.run_sync_soon(synced.set)
 
-    synced = trio.Event()
+    synced, token = trio.Event(), trio.lowlevel.current_trio_token()
     connection = await connect()
     made: GroupCommit[Batch[str]] = GroupCommit(
         connection,

@@ -33,6 +33,7 @@ class Held:
 
     def __init__(self, table: PayloadTable, data: Path, key: str) -> None:
         self.begun = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
         self._going = threading.Event()
         self._table = table
         self._directory = data / "held" / key
@@ -43,7 +44,7 @@ class Held:
         await self._table.accept([Arrival(self._key, self._directory)], self._before)
 
     def _before(self) -> None:
-        trio.from_thread.run_sync(self.begun.set)
+        trio.from_thread.run_sync(self.begun.set, trio_token=self._token)
         assert self._going.wait(30)
 
     def go(self) -> None:

@@ -125,7 +125,7 @@ async def test_what_is_being_read_is_discarded_when_nobody_reads_it_any_more(
             await cleaning.clean()
             assert world.there() == {KEYED}
         await cleaning.clean()
-        assert world.there() == set() and await world.table.releasable() == []
+        assert world.there() == set() and world.table.releasable() == []
 
 
 @pytest.mark.parametrize(
@@ -161,10 +161,10 @@ async def test_tombstones_go_after_their_time(tmp_path: Path, mock_clock: MockCl
         await world.table.cancel([KEYED])
         cleaning = cleaning_of(world)
         await pass_of(world, mock_clock, cleaning, 499)
-        assert await world.table.is_tombstoned(KEYED)
+        assert world.table.is_tombstoned(KEYED)
         await pass_of(world, mock_clock, cleaning, 61)
         await pass_of(world, mock_clock, cleaning, 3_601)
-        assert not await world.table.is_tombstoned(KEYED)
+        assert not world.table.is_tombstoned(KEYED)
 
 
 async def test_a_release_rings_and_the_directory_goes_at_once(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ async def test_a_release_rings_and_the_directory_goes_at_once(tmp_path: Path) ->
             await world.table.release([KEYED])
             with trio.fail_after(30):
                 # The table forgets a payload when its directory has gone: then there is nothing to release.
-                while await world.table.releasable():
+                while world.table.releasable():
                     await trio.lowlevel.checkpoint()
             assert world.there() == set()
             nursery.cancel_scope.cancel()

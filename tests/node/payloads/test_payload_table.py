@@ -16,6 +16,7 @@ from actors.domain.progress import Progress
 from actors.domain.status import Status
 from node.payloads.operations import Acceptance, AcceptResult, Arrival
 from node.payloads.records import DataDirectoryError, Records
+from node.payloads.recovery import UNWRITTEN
 from node.payloads.rows import Row
 from node.payloads.subscriptions import SUBSCRIBER_BUFFER
 from node.payloads.table import PayloadTable, open_table, view_of
@@ -93,7 +94,7 @@ async def test_a_move_from_a_state_that_was_left_changes_nothing(tmp_path: Path)
         await running(table)
         end = End(Status.KILLED, "terminated")
         assert await table.record([PayloadMove(KEY, Status.PREPARED, Status.KILLED, end=end)]) == [False]
-        payload = await table.get(KEY)
+        payload = table.get(KEY)
         assert payload is not None and payload.status is Status.RUNNING
 
 
@@ -121,11 +122,14 @@ async def test_a_restarted_node_finds_running_and_ended_payloads_as_they_were(tm
         assert table.node_id == first[1] and table.incarnation != first[0]
 
 
-async def test_after_a_reboot_what_had_not_ended_is_lost_and_what_had_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("owner", ["", "o"])
+async def test_after_a_reboot_what_had_not_ended_is_lost_and_what_had_stays_if_written_through(
+    tmp_path: Path, owner: str
+) -> None:
     keys = [KEY, OTHER, "c" * 32]
     async with opened(tmp_path) as table:
         for key in keys:
-            await accept(table, tmp_path, key)
+            await accept(table, tmp_path, key, owner)
         await running(table, OTHER)
         await running(table, keys[2])
         await ended(table, keys[2])
@@ -136,7 +140,12 @@ async def test_after_a_reboot_what_had_not_ended_is_lost_and_what_had_stays(tmp_
                 end = found[key].end
                 assert found[key].lost and end is not None
                 assert (end.status, end.message) == (Status.FAILED, "machine restarted")
-            assert not found[keys[2]].lost and found[keys[2]].status is Status.COMPLETED
+            if owner:
+                end = found[keys[2]].end
+                assert found[keys[2]].lost and end is not None
+                assert (end.status, end.message) == (Status.FAILED, UNWRITTEN)
+            else:
+                assert not found[keys[2]].lost and found[keys[2]].status is Status.COMPLETED
 
 
 async def test_a_payload_that_was_being_started_is_running_for_the_next_process(tmp_path: Path) -> None:
@@ -175,7 +184,7 @@ async def test_a_cancelled_payload_says_so_over_restarts(tmp_path: Path) -> None
         (payload,) = await table.cancel([KEY])
         assert payload is not None and payload.cancelled and payload.status is Status.RUNNING
     async with opened(tmp_path) as table:
-        payload = await table.get(KEY)
+        payload = table.get(KEY)
         assert payload is not None and payload.cancelled
 
 
@@ -193,17 +202,17 @@ async def test_a_released_payload_that_runs_is_seen_by_the_runner_only(tmp_path:
         await accept(table, tmp_path)
         await running(table)
         await table.release([KEY])
-        assert await table.get(KEY) is None and await table.is_tombstoned(KEY)
+        assert table.get(KEY) is None and table.is_tombstoned(KEY)
         (seen,) = (await table.all())[0]
         assert seen.cancelled
-        assert await table.releasable() == []
+        assert table.releasable() == []
     async with opened(tmp_path) as table:
         (seen,) = (await table.all())[0]
-        assert seen.cancelled and await table.get(KEY) is None
+        assert seen.cancelled and table.get(KEY) is None
         await ended(table)
-        assert [p.key for p in await table.releasable()] == [KEY]
-        await table.forget([KEY])
-        assert await table.releasable() == []
+        assert [p.key for p in table.releasable()] == [KEY]
+        table.forget([KEY])
+        assert table.releasable() == []
 
 
 async def test_a_release_is_not_weakened_by_a_late_cancel(tmp_path: Path) -> None:
@@ -214,7 +223,7 @@ async def test_a_release_is_not_weakened_by_a_late_cancel(tmp_path: Path) -> Non
         await table.release([KEY])
         assert await table.cancel([KEY]) == [None]
     async with opened(tmp_path) as table:
-        assert [p.key for p in await table.releasable()] == [KEY]
+        assert [p.key for p in table.releasable()] == [KEY]
 
 
 async def test_old_tombstones_go_but_not_those_of_payloads_still_here(tmp_path: Path) -> None:
@@ -223,7 +232,7 @@ async def test_old_tombstones_go_but_not_those_of_payloads_still_here(tmp_path: 
         await table.cancel([KEY, OTHER])
         assert await table.expire_tombstones(999_999.0) == 0
         assert await table.expire_tombstones(1_000_001.0) == 1
-        assert await table.is_tombstoned(KEY) and not await table.is_tombstoned(OTHER)
+        assert table.is_tombstoned(KEY) and not table.is_tombstoned(OTHER)
     assert [path.name for path in (tmp_path / "tombstones").iterdir()] == [KEY]
 
 
@@ -273,7 +282,7 @@ async def test_whatever_is_cancelled_a_record_is_whole_or_not_there(tmp_path: Pa
         with trio.CancelScope() as scope:
             scope.cancel()
             await running(table)
-        payload = await table.get(KEY)
+        payload = table.get(KEY)
         assert payload is not None and running_on_disk(tmp_path, KEY) == (payload.status is Status.RUNNING)
         assert await accept(table, tmp_path, OTHER)
 
@@ -289,15 +298,15 @@ async def test_nothing_changes_when_the_disk_does_not_take_it(
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
-            for name in ("write_durably", "create_durably", "Records.write_running"):
+            for name in ("replace_plainly", "create_plainly", "Records.write_running"):
                 patch.setattr(f"node.payloads.records.{name}", full)
             with pytest.raises(OSError, match="No space"):
                 await running(table)
             with pytest.raises(OSError, match="No space"):
                 await table.cancel([OTHER])
-        payload = await table.get(KEY)
+        payload = table.get(KEY)
         assert payload is not None and payload.status is Status.PREPARED
-        assert not await table.is_tombstoned(OTHER) and table.mark == before
+        assert not table.is_tombstoned(OTHER) and table.mark == before
         await running(table)
 
 
@@ -393,9 +402,9 @@ async def test_progress_is_of_what_runs_alone_and_in_no_record(tmp_path: Path) -
             changes.receive_nowait()
             await table.hear_progress(KEY, ProgressTail(b"0.9 after the end\n"))
             await table.release([KEY])
-            await table.forget([KEY])
+            table.forget([KEY])
             await table.hear_progress(KEY, ProgressTail(b"0.9 after all\n"))
             with pytest.raises(trio.WouldBlock):
                 changes.receive_nowait()
-        assert await table.get(KEY) is None
+        assert table.get(KEY) is None
         assert b"half" not in record + (tmp_path / "payloads" / KEY / "record.json").read_bytes()

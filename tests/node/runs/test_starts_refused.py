@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.processes.nodes_in_process import KEY, SCRIPT, node_in_process
 
-from node.runs import runs
+from node.payloads import records
 
 
 class Disk:
@@ -20,17 +20,17 @@ class Disk:
     def __init__(self, number: int, times: int) -> None:
         self.number = number
         self.times = times
-        self._write = runs.write_plainly
+        self._write = records.write_plainly
 
     def put_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def write(path: Path, content: bytes) -> None:
-            if path.name == "intent" and self.times:
+            if path.name == "running" and self.times:
                 self.times -= 1
                 path.touch()
                 raise OSError(self.number, os.strerror(self.number))
             self._write(path, content)
 
-        monkeypatch.setattr(runs, "write_plainly", write)
+        monkeypatch.setattr(records, "write_plainly", write)
 
 
 async def test_an_attempt_is_started_from_the_reserve_of_a_full_disk(
@@ -40,7 +40,7 @@ async def test_an_attempt_is_started_from_the_reserve_of_a_full_disk(
         assert (tmp_path / "reserve").exists()
         Disk(errno.ENOSPC, 1).put_in(monkeypatch)
         run = await node.started()
-        assert node.executor.adopted == [] and (run.spec.directory / "intent").stat().st_size > 0
+        assert node.executor.adopted == [] and (run.spec.directory / "running").stat().st_size > 0
         run.finish()
         await node.until(KEY, "Completed")
 

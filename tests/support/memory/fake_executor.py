@@ -55,6 +55,7 @@ class PretendedRun:
 class PretendExecutor:
     name = "pretended"
     limits = "Nothing runs."
+    outlives_machine = False
 
     def __init__(self) -> None:
         self.runs: dict[str, PretendedRun] = {}

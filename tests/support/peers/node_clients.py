@@ -28,8 +28,9 @@ class NodeClient:
         owner: str = "o",
         max_runtime: float = 0.0,
         form: Any = None,
+        named: bool = False,
     ) -> httpx.Response:
-        """`POST /v1/attempts` with these files for each key."""
+        """`POST /v1/attempts` with these files for each key. `named`: for this node alone, in this boot."""
         attempts = [
             {
                 "key": key,
@@ -45,7 +46,11 @@ class NodeClient:
         parts: list[Any] = [("attempts", (None, json.dumps(said), "application/json"))]
         for key, sent in files.items():
             parts += [(f"{key}/{path}", (f"{key}/{path}", body)) for path, body in sent.items()]
-        return await self.client.post("/v1/attempts", files=parts)
+        headers = {}
+        if named:
+            info = (await self.client.get("/v1/info")).json()
+            headers = {"X-Node-Id": info["node_id"], "X-Node-Boot": info["machine_boot"]}
+        return await self.client.post("/v1/attempts", files=parts, headers=headers)
 
     @asynccontextmanager
     async def events(self, owner: str | None = None) -> AsyncIterator[EventLines]:

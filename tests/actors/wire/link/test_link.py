@@ -24,8 +24,7 @@ class End:
     """One end: what it has heard, and how its link ended."""
 
     def __init__(self, role: str, stream: trio.abc.Stream) -> None:
-        kind = ConnectionType.CLIENT if role == Role.ORCHESTRATOR else ConnectionType.SERVER
-        socket = WebSocket(stream, Connection(kind), MAX_FRAME)
+        socket = WebSocket(stream, asked=role == Role.ORCHESTRATOR, most=MAX_FRAME)
         self.stream = stream
         self.link = Link(socket, Session(Hello(role, role, number=1), MOST))
         self.heard: list[Message] = []

@@ -1,0 +1,170 @@
+"""The one writer of a node's files: what waits to be written goes together into one thread call, in the order
+in which it came. An item that fails takes back what it did itself, and nothing of any other.
+
+A caller that is cancelled before its item is in a batch takes it back, and nothing was written. After that it
+gets its answer, cancelled or not, as with any call into a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, TypeAlias, TypeVar
+
+import outcome
+import trio
+
+from actors.store.durable import is_full, is_passing
+from actors.store.reserve import Reserve
+from node.payloads.operations import PayloadBatch
+
+T = TypeVar("T")
+_Answer: TypeAlias = "outcome.Value[Any] | outcome.Error"
+
+MOST: Final = 500
+"""Items in a batch at most, so that a flood does not make the first of them wait for all."""
+
+
+class Stopped(OSError):
+    """The task that writes has ended; nothing was written."""
+
+
+@dataclass(slots=True, eq=False)
+class _PendingWrite:
+    work: Callable[[PayloadBatch], Any]
+    task: trio.lowlevel.Task
+    urgent: bool
+    answer: _Answer | None = None
+    is_full: bool = False
+    """It failed for want of room."""
+
+    def fail(self, error: Exception) -> None:
+        self.is_full = is_full(error)
+        self.answer = outcome.Error(error)
+
+
+class BatchWriter:
+    """`begin` makes a batch. `written` is told of each one that was written, before anybody is answered; it
+    may neither wait nor raise. What is urgent may use `reserve` where the disk is full. `run` is its task."""
+
+    def __init__(
+        self,
+        begin: Callable[[], PayloadBatch],
+        *,
+        reserve: Reserve,
+        written: Callable[[PayloadBatch], None],
+    ) -> None:
+        self._begin = begin
+        self._reserve = reserve
+        self._reserve_held = True
+        self._written = written
+        self._pending: dict[_PendingWrite, None] = {}
+        self._flying: list[_PendingWrite] = []
+        self._bell = trio.Event()
+        self._stopped = False
+
+    async def write(self, work: Callable[[PayloadBatch], T], *, urgent: bool = False) -> T:
+        """Have `work` done in the next batch; its result, once that is written. Raises what the work raises;
+        nothing of it was done then, nor if this raises Cancelled."""
+        if self._stopped:
+            await trio.lowlevel.checkpoint()
+            raise Stopped("it has stopped; nothing was written")
+        item = _PendingWrite(work, trio.lowlevel.current_task(), urgent)
+        self._pending[item] = None
+        self._bell.set()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            if item not in self._pending:
+                return trio.lowlevel.Abort.FAILED
+            del self._pending[item]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        result: T = await trio.lowlevel.wait_task_rescheduled(abort)
+        return result
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write what comes, until cancelled. A batch under way is finished and answered first."""
+        task_status.started()
+        try:
+            while True:
+                await self._bell.wait()
+                self._bell = trio.Event()
+                while self._pending:
+                    await self._write_next()
+        finally:
+            self._stopped = True
+            self._flying += self._pending
+            self._pending.clear()
+            self._land()
+
+    async def _write_next(self) -> None:
+        self._flying = list(islice(self._pending, MOST))
+        for item in self._flying:
+            del self._pending[item]
+        with trio.CancelScope(shield=True):
+            await self._try(self._flying)
+            if any(item.is_full for item in self._flying):
+                await self._make_room()
+            self._land()
+            if not self._reserve_held:
+                self._reserve_held = await _ask(self._reserve.hold)
+
+    async def _try(self, items: Sequence[_PendingWrite]) -> None:
+        """Write them, and set their answers."""
+        batch = self._begin()
+        try:
+            await trio.to_thread.run_sync(_write, batch, items)
+        except Exception as error:
+            # Outside any one item: nothing of the batch holds.
+            for item in items:
+                item.fail(error)
+            return
+        self._written(batch)
+
+    async def _make_room(self) -> None:
+        """A full disk fails the batch, but perhaps not each of its items: an order to terminate is small, and
+        there is a reserve for it."""
+        for item in [item for item in self._flying if item.is_full]:
+            if len(self._flying) > 1:
+                await self._try([item])
+                if not item.is_full:
+                    continue
+            if item.urgent and await _ask(self._reserve.let_go):
+                self._reserve_held = False
+                await self._try([item])
+
+    def _land(self) -> None:
+        """Wake whoever waits. There is no checkpoint between a batch and this."""
+        for item in self._flying:
+            answer = item.answer
+            if answer is None:
+                answer = outcome.Error(Stopped("it has stopped; nothing was written"))
+            trio.lowlevel.reschedule(item.task, answer)
+        self._flying = []
+
+
+def _write(batch: PayloadBatch, items: Sequence[_PendingWrite]) -> None:
+    """In the thread. What they answer holds only if this returns."""
+    try:
+        for item in items:
+            before = batch.place()
+            try:
+                item.answer, item.is_full = outcome.Value(item.work(batch)), False
+            except Exception as error:
+                batch.back_to(before)
+                item.fail(error)
+        batch.finish()
+    except BaseException:
+        batch.back_to((0, 0, 0))
+        raise
+
+
+async def _ask(reserve: Callable[[], bool]) -> bool:
+    """In a thread; False also where there is none to be had."""
+    try:
+        return await trio.to_thread.run_sync(reserve)
+    except (RuntimeError, MemoryError) as error:
+        if not is_passing(error):
+            raise
+        return False
