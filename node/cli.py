@@ -54,6 +54,11 @@ from node.settings import NodeSettings, load_settings
     metavar="FILE",
     help="The token by which it joins, if that asks for one. [ORCHESTRATOR_TOKEN_FILE, ORCHESTRATOR_TOKEN]",
 )
+@click.option("--ca-file", metavar="FILE", help="Whose certificate it believes there, PEM. [the usual ones]")
+@click.option(
+    "--tls-cert", metavar="FILE", help="Speak TLS, and show this certificate (PEM, with its chain)."
+)
+@click.option("--tls-key", metavar="FILE", help="Its key. Renewed files are taken up without a restart.")
 @click.option(
     "--servers",
     metavar="HOSTS",

@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import sys
+import time
 from functools import partial
 from typing import Final
 
@@ -18,6 +19,7 @@ from actors.kernel.supervisor import Supervisor
 from actors.ports.nodes import Leaving
 from actors.runner import Runner, RunnerMailbox
 from actors.wire.http.server import serve
+from actors.wire.http.tls import NoCertificate, OwnCertificate
 from node.access.door import Door
 from node.access.gate import Gate
 from node.access.kept_secrets import KeptSecrets
@@ -25,6 +27,7 @@ from node.access.servers import Servers
 from node.api import create_app, link_route
 from node.api.app import NodeContext
 from node.api.submit import SubmitReceiver
+from node.errors import NodeError
 from node.executors.bash import BashExecutor
 from node.executors.executor import Executor
 from node.host.inotify import Inotify
@@ -93,6 +96,7 @@ async def _serve(
     workspace = Workspace(settings.data)
     await trio.to_thread.run_sync(workspace.prepare)
     gate = await trio.to_thread.run_sync(_make_gate, settings, records.node_id)
+    tls = await trio.to_thread.run_sync(_load_certificate, settings)
     load = LoadSampler(settings.data, slots=settings.slots)
     supervisor = Supervisor(rng)
     async with (
@@ -192,6 +196,7 @@ async def _serve(
                     task_status=task_status,
                     on_bound=join,
                     link=link_route(context),
+                    tls=tls,
                 )
             nursery.cancel_scope.cancel()
 
@@ -200,6 +205,16 @@ async def _serve(
         for url in urls:
             print(f"listening on {url}", flush=True)
         task_status.started(urls)
+
+
+def _load_certificate(settings: NodeSettings) -> OwnCertificate | None:
+    """Raises NodeError."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    try:
+        return OwnCertificate(settings.tls_cert, settings.tls_key, time.monotonic, log.error)
+    except NoCertificate as error:
+        raise NodeError(f"--tls-cert, --tls-key: {error.detail}") from error
 
 
 def _make_gate(settings: NodeSettings, node_id: str) -> Gate:

@@ -33,7 +33,9 @@ class NodeSettings:
 
     `join`: the orchestrator that this node joins by itself, for `join_services`, saying its `labels`, the
     token of its `machine`, and `advertise`, the URL at which it is reached from there. `token` lets it in
-    there.
+    there, and `ca_file` says whose certificate it believes, instead of the usual authorities.
+
+    `tls_cert`, `tls_key`: this node speaks TLS, and shows these.
 
     `servers`: addresses, networks and names of hosts that are served by the published contract.
     `orchestrators`: how many may pair with this node. `pair_anew`: forget at the start which of them have."""
@@ -60,6 +62,9 @@ class NodeSettings:
     machine: str | None = None
     advertise: str | None = None
     token: str | None = field(default=None, repr=False)
+    ca_file: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     servers: tuple[str, ...] = ()
     orchestrators: int = 1
     pair_anew: bool = False
@@ -102,6 +107,8 @@ def _read_token(found: Table, mistakes: Mistakes) -> None:
 def _check_joining(values: Mapping[str, Any], mistakes: Mistakes) -> None:
     if "join" in values and not values.get("join_services"):
         mistakes.add("--join: needs --join-services, the services that this node is for")
+    if ("tls_cert" in values) is not ("tls_key" in values):
+        mistakes.add("--tls-cert, --tls-key: one needs the other")
     if "join" not in values:
         for name in ("join_services", "labels", "machine", "advertise"):
             if name in values:
@@ -245,6 +252,9 @@ SETTINGS: Final[Mapping[str, Kind]] = {
     "machine": expecting("the token of a machine, 32 hex digits", _token),
     "token": expecting("a token", kind.text),
     "token_file": expecting("a file with a token in it", kind.path),
+    "ca_file": expecting("a file of certificates", kind.path),
+    "tls_cert": expecting("a file with a certificate", kind.path),
+    "tls_key": expecting("a file with a key", kind.path),
     "servers": expecting("addresses, networks or names of hosts, commas between, as 10.0.0.0/8", _servers),
     "orchestrators": kind.whole(1, 64, "a whole number from 1 to 64"),
     "pair_anew": expecting("nothing, or 1", _yes),

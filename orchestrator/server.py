@@ -53,7 +53,17 @@ from orchestrator.scaling.providers.local import LocalProvider
 from orchestrator.scheduling.pauses import Pauses
 from orchestrator.scheduling.queue_manager import QueueManager
 from orchestrator.scheduling.service_pool import ServicePool
-from orchestrator.startup import Address, callback_keys, end_orderly, go_on_from, locked, log, version
+from orchestrator.startup import (
+    Address,
+    callback_keys,
+    end_orderly,
+    go_on_from,
+    locked,
+    log,
+    own_certificate,
+    trust_in_nodes,
+    version,
+)
 from orchestrator.storage.storage import DiskStorage
 
 ASK_DEADLINE: Final = 1.0
@@ -74,6 +84,7 @@ async def serve_orchestrator(
     keeps crashing.
     """
     here = Address()
+    tls = await trio.to_thread.run_sync(own_certificate, settings)
 
     def bound(url: str) -> None:
         here.set(url)
@@ -99,6 +110,7 @@ async def serve_orchestrator(
                 task_status=task_status,
                 on_bound=bound,
                 plain=app.plain,
+                tls=tls,
             )
             nursery.cancel_scope.cancel()
 
@@ -139,16 +151,29 @@ async def run_orchestrator(
         named = map(base_of, merge_addresses(settings))
         before = [node.node_id for node in await ledger.nodes() if node.kind != BY_TOKEN]
         node_secrets = NodeSecrets(await ledger.node_secrets(), ledger, named, before)
-        nodes = NodeClient(ledger.owner, storage, settings.data_path / "spool", secrets=node_secrets)
+        nodes = NodeClient(
+            ledger.owner,
+            storage,
+            settings.data_path / "spool",
+            http=Http(trust=trust_in_nodes(settings)),
+            secrets=node_secrets,
+        )
         portals = Http(trust=trust)
+
+        async def nodes_here() -> str:
+            """Where nodes of this machine join: a certificate is for a name."""
+            url = await here.get()
+            return settings.join_url if settings.tls_cert is not None and settings.join_url else url
+
         node_token = make_secret()
         providers = build_providers(
             settings.scaling,
             data=settings.data_path,
             owner=ledger.owner,
-            here=here.get,
+            here=nodes_here,
             join_url=settings.join_url,
             node_token=node_token,
+            ca_file=settings.node_ca_file,
         )
         try:
             async with trio.open_nursery() as nursery:

@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 import os
 import ssl
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import trio
 from actors.ports.ledger import LedgerError
 from actors.ports.storage import StorageError
 from actors.store.repair import set_aside
+from actors.wire.http.tls import NoAuthorities, NoCertificate, OwnCertificate, authorities_of
 from orchestrator.callbacks.keys import SECRET_FILE, BadSecret, KeyFileError, load_secrets, load_trust
 from orchestrator.config.settings import Settings
 from orchestrator.errors import OrchestratorError
@@ -108,6 +110,26 @@ def callback_keys(settings: Settings) -> tuple[Sequence[str], ssl.SSLContext | N
         return (), trust
     except KeyFileError as error:
         raise StartError(str(error)) from error
+
+
+def own_certificate(settings: Settings) -> OwnCertificate | None:
+    """What the server shows of itself, if it speaks TLS. Blocks. Raises StartError."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    try:
+        return OwnCertificate(settings.tls_cert, settings.tls_key, time.monotonic, log.error)
+    except NoCertificate as error:
+        raise StartError(f"tls_cert, tls_key: {error.detail}") from error
+
+
+def trust_in_nodes(settings: Settings) -> ssl.SSLContext | None:
+    """Whose certificates of nodes are believed; None: the usual authorities'. Blocks. Raises StartError."""
+    if settings.node_ca_file is None:
+        return None
+    try:
+        return authorities_of(settings.node_ca_file)
+    except NoAuthorities as error:
+        raise StartError(f"node_ca_file: {settings.node_ca_file} cannot be read: {error.detail}") from error
 
 
 def version() -> str:

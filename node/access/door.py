@@ -9,7 +9,7 @@ in meanwhile.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from actors.domain.ids import is_key
@@ -30,14 +30,14 @@ class Admit:
 class Prove:
     """Both have this."""
 
-    secret: bytes
+    secret: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Agree:
     """Both are to agree on a secret; `key` is what a token yields, or empty."""
 
-    key: str
+    key: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

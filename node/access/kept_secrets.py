@@ -16,7 +16,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -38,7 +38,7 @@ _LONGEST: Final = 4096
 class Kept:
     """`secret` is empty where the file is damaged."""
 
-    secret: bytes
+    secret: bytes = field(repr=False)
     confirmed: bool
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,8 +25,11 @@ import trio
 
 from actors.kernel.backoff import Backoff
 from actors.ports.world import Random
+from actors.wire.errors import causes, leaves
+from actors.wire.http.tls import NoAuthorities, authorities_of
 from node.access.credentials import Credentials
 from node.access.door import Door
+from node.errors import NodeError
 from node.settings import NodeSettings
 
 log: Final = logging.getLogger("node.joining")
@@ -69,9 +73,16 @@ class Invitation:
 async def stay_joined(
     settings: NodeSettings, door: Door, listening: str, going: Callable[[], Awaitable[bool]], rng: Random
 ) -> None:
-    """Join, stay joined until `going` returns, and leave, unless it says that the node will be back."""
+    """Join, stay joined until `going` returns, and leave, unless it says that the node will be back. Raises
+    NodeError."""
     orchestrator, url = settings.join, settings.advertise
     assert orchestrator is not None
+    trust: ssl.SSLContext | bool = True
+    if settings.ca_file is not None:
+        try:
+            trust = await trio.to_thread.run_sync(authorities_of, settings.ca_file)
+        except NoAuthorities as error:
+            raise NodeError(f"--ca-file: {settings.ca_file} cannot be read: {error.detail}") from error
     if url is None:
         url = await trio.to_thread.run_sync(reachable_url, listening, orchestrator)
     joining = Joining(
@@ -87,6 +98,7 @@ async def stay_joined(
         ),
         rng,
         Credentials(door.node_id, door.token, lambda: door.kept.all),
+        trust=trust,
     )
     async with trio.open_nursery() as until_stopped:
         until_stopped.start_soon(joining.run)
@@ -106,11 +118,13 @@ class Joining:
         credentials: Credentials | None = None,
         *,
         again: float = AGAIN,
+        trust: ssl.SSLContext | bool = True,
     ) -> None:
         self._invitation = invitation
         self._credentials = credentials or Credentials(invitation.node_id, None, dict)
         self._rng = rng
         self._again = again
+        self._trust = trust
         self._trouble: str | None = ""
 
     async def run(self) -> None:
@@ -141,7 +155,7 @@ class Joining:
 
     def _client(self) -> httpx.AsyncClient:
         # Nothing of the environment: a company's proxy knows no node.
-        return httpx.AsyncClient(base_url=self._where, trust_env=False, timeout=PATIENCE)
+        return httpx.AsyncClient(base_url=self._where, trust_env=False, verify=self._trust, timeout=PATIENCE)
 
     async def _say(self, client: httpx.AsyncClient) -> str | None:
         """Why it did not join; None if it has."""
@@ -189,6 +203,11 @@ def reachable_url(listening: str, orchestrator: str) -> str:
 
 
 def _describe_error(error: Exception) -> str:
+    """What the system says of it: of TLS the client has no words of its own."""
+    for cause in causes(error):
+        for found in leaves(cause) if isinstance(cause, BaseExceptionGroup) else [cause]:
+            if isinstance(found, ssl.SSLCertVerificationError):
+                return f"its certificate is not believed ({found.verify_message}); --ca-file says whose are"
     return str(error) or type(error).__name__
 
 

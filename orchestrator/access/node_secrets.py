@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from actors.wire.link.proof import join_key
@@ -60,7 +60,7 @@ class Terms:
 @dataclass(frozen=True, slots=True)
 class NodeSecret:
     node_id: str
-    secret: bytes
+    secret: bytes = field(repr=False)
     made_at: float
     terms: Terms = Terms()
 

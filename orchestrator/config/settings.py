@@ -30,7 +30,9 @@ class Settings:
 
     `upload_limit` is the whole request body in bytes. Uploads are refused while less than `keep_free_disk`
     bytes would stay free. Inputs, and results, of at most `small_files` bytes are kept in the ledger.
-    `join_url` is where nodes on other machines reach this server, "" if not told.
+    `tls_cert`, `tls_key`: the server speaks TLS, and shows these. `node_ca_file` says whose certificates of
+    nodes are believed, instead of the usual authorities'. `join_url` is where nodes on other machines reach
+    this server, "" if not told.
     `public_url`: where people reach it; of web pages only those of these origins may give orders.
     `tokens_file` declares tokens. `open_local`: whether programs of the server's own uid on this machine need
     none ("auto": unless scripts could reach it so); `open_contract`: "auto" leaves the published contract
@@ -61,6 +63,9 @@ class Settings:
     node_lost_after: float = 60.0
     node_back_within: float = 3600.0
     tick_seconds: float = 0.5
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    node_ca_file: Path | None = None
     join_url: str = ""
     public_url: tuple[str, ...] = ()
     tokens_file: Path | None = None
@@ -136,6 +141,9 @@ SERVER: Final[Mapping[str, Kind]] = {
     "small_files": kind.whole(0, MIB, "a whole number of bytes, at most 1048576"),
     "node_lost_after": kind.seconds(1.0, "a number of seconds, 1 or more"),
     "node_back_within": kind.seconds(1.0, "a number of seconds, 1 or more"),
+    "tls_cert": kind.path,
+    "tls_key": kind.path,
+    "node_ca_file": kind.path,
     "join_url": kind.url,
     "public_url": values.own_urls,
     "tick_seconds": kind.seconds(0.01, "a number of seconds, 0.01 or more"),
@@ -176,6 +184,9 @@ _VARIABLES: Final = {
         "data_path",
         "max_age",
         "audit_keep",
+        "tls_cert",
+        "tls_key",
+        "node_ca_file",
         "max_queued",
         "max_queued_per_user",
         "max_bytes_per_user",
@@ -264,6 +275,9 @@ class _Found:
         data = server.setdefault("data_path", Path("data").absolute())
         server.setdefault("callback_secret_file", data / SECRET_FILE)
         self._warn_of_private_hosts()
+        if ("tls_cert" in server) is not ("tls_key" in server):
+            self._mistakes.add("tls_cert, tls_key: one needs the other")
+            self._mistakes.check()
         if "trusted_user_header" in server and not server.get("trusted_proxies"):
             self._warnings.append("trusted_user_header: it is believed of nobody without trusted_proxies")
         return Settings(

@@ -61,6 +61,7 @@ from actors.store.durable import is_passing
 from actors.wire.errors import CannotListen, PortInUse, leaves
 from actors.wire.http.app import Refusal
 from actors.wire.http.plain_routes import Admit, Answer, Head, PlainRequest, PlainRoutes
+from actors.wire.http.tls import OwnCertificate
 from actors.wire.link.websocket import WebSocket, accept, take_over
 
 HALF_CLOSED: Final = 5.0
@@ -74,6 +75,10 @@ BODY_RATE: Final = 1024
 """Bytes of it that win a second back."""
 STUCK: Final = 600.0
 """Seconds in which a peer has to take something of what is sent to it."""
+CLOSING: Final = 0.5
+"""Seconds for the end of TLS."""
+HANDSHAKE: Final = 10.0
+"""Seconds that a client has to agree on TLS."""
 LINGER: Final = 1.0
 """Seconds for which the rest of what was refused is read."""
 
@@ -108,6 +113,7 @@ async def serve(
     on_bound: Callable[[str], None] | None = None,
     plain: PlainRoutes | None = None,
     link: WebSocketRoute | None = None,
+    tls: OwnCertificate | None = None,
 ) -> None:
     """Serve an ASGI app at host and port (0: any free one) until `shutdown` is set.
 
@@ -115,14 +121,15 @@ async def serve(
     `task_status.started` with a list of it. After `shutdown` no connection is accepted, idle ones are closed,
     requests under way get `graceful_timeout` seconds and are cut then; the app's own shutdown comes last. An
     app should end its endless streams itself when it is told to stop. Cancelling cuts at once. Requests that
-    are of the app's `plain` routes, and those for `link`, are answered without it.
+    are of the app's `plain` routes, and those for `link`, are answered without it. With `tls` nothing else is
+    spoken.
 
     Raises PortInUse or CannotListen before anything is started.
     """
     sock = _bound(host, port)
     try:
-        url = _url(host, sock.getsockname()[1])
-        await _Serving(app, sock, graceful_timeout, keep_alive_timeout, plain=plain, link=link).run(
+        url = _url(host, sock.getsockname()[1], "http" if tls is None else "https")
+        await _Serving(app, sock, graceful_timeout, keep_alive_timeout, plain=plain, link=link, tls=tls).run(
             shutdown, url, task_status, on_bound
         )
     finally:
@@ -149,6 +156,7 @@ class _Serving:
         *,
         plain: PlainRoutes | None,
         link: WebSocketRoute | None,
+        tls: OwnCertificate | None,
     ) -> None:
         config = Config()
         config.accesslog = None
@@ -163,6 +171,7 @@ class _Serving:
         self._app: AppWrapper = wrap_app(app, config.wsgi_max_body_size, "asgi")
         self._plain = plain
         self._link = link
+        self._tls = tls
         self._sock = sock
         self._state: LifespanState = {}
         self._context = WorkerContext(None)
@@ -196,7 +205,7 @@ class _Serving:
                     connections.cancel_scope.cancel()
                     # Hypercorn shields its writes: only closing the socket ends one that is stuck.
                     for connection in self._connections:
-                        connection.stream.socket.close()
+                        connection.sock.close()
             await lifespan.wait_for_shutdown()
             around.cancel_scope.cancel()
 
@@ -262,12 +271,17 @@ class _Serving:
         state = ConnectionState(self._state.copy())
         # For the app, in the request's scope: ends the connection whatever it is waiting for.
         state["cut"] = stream.socket.close
+        spoken: trio.abc.Stream = stream
+        if self._tls is not None:
+            context = self._tls.context()
+            spoken = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
         made = _Connection(
             self._app,
             self._config,
             self._context,
             state,
-            cast(Any, stream),
+            cast(Any, spoken),
+            stream.socket,
             self._idle,
             self._plain,
             self._link,
@@ -286,7 +300,7 @@ class _Serving:
             else:
                 _log.error("a connection failed", exc_info=errors)
         finally:
-            connection.stream.socket.close()
+            connection.sock.close()
             del self._connections[connection]
             self._idle.pop(connection, None)
             self._one_left.set()
@@ -302,8 +316,10 @@ class _Connection(TCPServer):
     """
 
     def __init__(self, *args: Any) -> None:
-        *args_of_hypercorn, idle, plain, link = args
+        *args_of_hypercorn, sock, idle, plain, link = args
         super().__init__(*args_of_hypercorn)
+        self.sock: trio.socket.SocketType = sock
+        self._secure = isinstance(self.stream, trio.SSLStream)
         self._idle: dict[_Connection, float] = idle
         self._plain: PlainRoutes | None = plain
         self._link: WebSocketRoute | None = link
@@ -326,9 +342,11 @@ class _Connection(TCPServer):
 
     async def run(self) -> None:
         try:
-            sock = self.stream.socket
+            sock = self.sock
             client = parse_socket_addr(sock.family, sock.getpeername())
             server = parse_socket_addr(sock.family, sock.getsockname())
+            if self._secure and not await self._shake_hands():
+                return
             async with TaskGroup() as tasks:
                 self._task_group = tasks
                 self._protocol = _Protocol(
@@ -340,7 +358,7 @@ class _Connection(TCPServer):
                     self.context,
                     cast(Any, tasks),
                     ConnectionState(self.state),
-                    False,
+                    self._secure,
                     client,
                     server,
                     self.protocol_send,
@@ -352,6 +370,16 @@ class _Connection(TCPServer):
             pass
         finally:
             await self._close()  # noqa: ASYNC102  # it waits for nothing
+
+    async def _shake_hands(self) -> bool:
+        """Whether it speaks TLS, and in time."""
+        with trio.move_on_after(HANDSHAKE):
+            try:
+                await self.stream.do_handshake()
+                return True
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+        return False
 
     async def _read_data(self) -> None:
         with self._reading:
@@ -403,10 +431,10 @@ class _Connection(TCPServer):
 
     async def _write_now(self, data: bytes) -> None:
         """As `_write`; without a turn of the loop for what the kernel takes at once."""
-        if not self.send_lock.locked():
+        if not self._secure and not self.send_lock.locked():
             try:
                 # Not the stream's, which gives others a turn after each.
-                data = data[os.write(self.stream.socket.fileno(), data) :]
+                data = data[os.write(self.sock.fileno(), data) :]
             except BlockingIOError:
                 pass  # the kernel has no room for it now
             except OSError:
@@ -427,7 +455,7 @@ class _Connection(TCPServer):
                     with trio.fail_after(STUCK):
                         await self.stream.send_all(data[start : start + _PIECE])
         except trio.TooSlowError:
-            self.stream.socket.close()
+            self.sock.close()
             await self._protocol.handle(Closed())
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             await self._protocol.handle(Closed())
@@ -435,7 +463,16 @@ class _Connection(TCPServer):
             self.send_lock.release()
 
     async def _close(self) -> None:
-        sock = self.stream.socket
+        sock = self.sock
+        if self._secure and sock.fileno() >= 0:
+            # The end of TLS, if there is room for it: some take anything else for a torn answer.
+            with (
+                trio.move_on_after(CLOSING, shield=True),
+                contextlib.suppress(
+                    trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError
+                ),
+            ):
+                await self.stream.aclose()
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
         sock.close()
@@ -443,6 +480,8 @@ class _Connection(TCPServer):
     async def _read_the_rest(self) -> None:
         """To close with bytes unread resets the connection, and the peer would not hear why."""
         with trio.move_on_after(LINGER), contextlib.suppress(trio.BrokenResourceError):
+            if self._secure:
+                return  # it knows no half of an end
             await self.stream.send_eof()
             while await self.stream.receive_some(MAX_RECV):
                 pass
@@ -661,5 +700,5 @@ def _bound(host: str, port: int) -> socket.socket:
     return sock
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _url(host: str, port: int, scheme: str = "http") -> str:
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +11,7 @@ from actors.ports.scaling import Provider
 from orchestrator.config.scaling import CommandSettings, Ec2Settings, ScalingConfig
 from orchestrator.scaling.providers.command import CommandProvider
 from orchestrator.scaling.providers.ec2 import Ec2Provider
-from orchestrator.scaling.providers.local import LocalProvider
+from orchestrator.scaling.providers.local import LocalProvider, joining
 
 MACHINES: Final = "machines"
 """Where in the data directory the provider `local` keeps its machines."""
@@ -24,6 +25,7 @@ def build_providers(
     here: Callable[[], Awaitable[str]],
     join_url: str,
     node_token: str | None = None,
+    ca_file: Path | None = None,
 ) -> Mapping[str, Provider]:
     """The provider of each service in `configs`. Services whose machines come from the same place share one:
     each provider tells the machines of all services.
@@ -44,7 +46,12 @@ def build_providers(
         provider: Provider
         if config.machines is None:
             provider = LocalProvider(
-                data / MACHINES, slots=slots, join_url=here, owner=owner, node_token=node_token
+                data / MACHINES,
+                slots=slots,
+                join_url=here,
+                owner=owner,
+                joining=partial(joining, ca_file=ca_file),
+                node_token=node_token,
             )
         else:
             assert join_url, "the settings refuse to do without"

@@ -49,9 +49,10 @@ _LOG: Final = "node.log"
 _DATA: Final = "node"
 
 
-def joining(join_url: str, service: str, token: str) -> Sequence[str]:
+def joining(join_url: str, service: str, token: str, ca_file: Path | None = None) -> Sequence[str]:
     """The options of a node that make it join."""
-    return ["--join", join_url, "--join-services", service, "--machine", token]
+    believed = [] if ca_file is None else ["--ca-file", str(ca_file)]
+    return ["--join", join_url, "--join-services", service, "--machine", token, *believed]
 
 
 class LocalProvider:

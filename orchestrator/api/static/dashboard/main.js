@@ -117,7 +117,9 @@ document.getElementById("skip").addEventListener("click", (event) => {
   document.getElementById("main").focus();
 });
 document.getElementById("log-out").addEventListener("click", async () => {
-  live.end(); // the server would cut it
+  // What is still asked for would be refused.
+  live.end();
+  router.leave();
   try {
     await logOut();
     leave("You are logged out.");

@@ -35,7 +35,9 @@ export async function logIn(token) {
   }
 }
 
+/** Nothing new is asked for meanwhile; what was asked for before is answered as it may be. */
 export async function logOut() {
+  login.turn += 1;
   await remove("v1/session");
   forget();
 }

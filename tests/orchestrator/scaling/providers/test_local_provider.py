@@ -52,8 +52,10 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def make(directory: Path) -> AsyncIterator[Make]:
-    """Providers on the same directory, whose nodes do not try to join anything. All is ended afterwards."""
+async def make(directory: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
+    """Providers on the same directory, whose nodes do not try to join anything, and serve this machine. All
+    is ended afterwards."""
+    monkeypatch.setenv("SERVERS", "127.0.0.1")
     made: list[LocalProvider] = []
 
     def new_provider() -> LocalProvider:
