@@ -154,7 +154,17 @@ async def test_what_runs_goes_on_and_what_ended_has_ended(
         assert _peak(inner(node.process.pid)) < 128 << 20
         await _let_go(node, jobs)
     assert {path.name for path in data.iterdir() if path.name[0] != "."} == {
-        *("counter", "incoming", "lock", "node.json", "payloads", "reserve", "spawner.lock", "spawner.log"),
+        *(
+            "counter",
+            "incoming",
+            "lock",
+            "node.json",
+            "orchestrators",
+            "payloads",
+            "reserve",
+            "spawner.lock",
+            "spawner.log",
+        ),
         *("tombstones", "trash", "written"),
     }
 

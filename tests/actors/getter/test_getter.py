@@ -427,7 +427,7 @@ async def test_a_nodes_word_counts_for_its_own_attempts_alone(autojump_clock: Mo
 
 
 async def test_a_node_that_makes_attempts_up_for_ever_fills_no_memory() -> None:
-    node = NodeMirror("n", 0.0, NodeRequests(*[RequestBatcher.__new__(RequestBatcher)] * 5))
+    node = NodeMirror("n", 0.0, NodeRequests(*[RequestBatcher.__new__(RequestBatcher)] * 6))
     for number in range(MOST_OTHERS + 1000):
         node.see(PayloadView(f"{number:032x}", Status.RUNNING))
     assert len(node.mirror) == MOST_OTHERS
