@@ -252,30 +252,36 @@ def test_a_forged_order_is_refused(at_form: Callable[..., Page], client: Client,
         expect(page.locator("#said")).to_have_text(f"Job {number} is terminated.")
 
 
-@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("order", ["Cancel", "Run again", ""])
 def test_no_order_is_given_as_somebody_else(
-    at_form: Callable[..., Page], client: Client, streams: bool
+    at_form: Callable[..., Page], client: Client, tmp_path: Path, order: str
 ) -> None:
-    client.wait(number := submit(client))
-    page = at_form(f"/jobs/{number}")
-    if not streams:
-        page.route("**/v1/events", lambda route: route.abort())
-    log_in(page, token(client, "operator", name="Ada"))
-    again = page.get_by_role("button", name="Run again")
-    expect(again).to_be_visible()
-    # In another window, of which this one knows nothing.
-    answer = page.context.request.post(
-        page.url.partition("/dashboard")[0] + "/v1/session",
-        data={"token": token(client, "reader", name="Eve")},
-    )
-    assert answer.status == 201
-    # The stream of who has gone is cut; without one it is noticed by the order.
-    if not streams:
-        again.click()
-        expect(page.locator("#said")).to_contain_text("Nothing was ordered.")
-    expect(page.locator("#who")).to_contain_text("Eve (reader)")
-    expect(again).to_have_count(0)
-    expect(page.locator(".standing")).to_contain_text("Completed")
+    with gate(tmp_path / "gate") as shut:
+        number = submit(client, shut.wait)
+        page = at_form(f"/jobs/{number}")
+        if order:  # what follows the job and its output would be cut, and say so first
+            page.route("**/v1/events", lambda route: route.abort())
+            page.route("**/logs?**", lambda route: route.abort())
+        log_in(page, token(client, "operator", name="Ada"))
+        expect(page.get_by_role("button", name=f"Cancel job {number}")).to_be_visible()
+        jobs = len(list(client.jobs()))
+        # In another window, of which this one knows nothing.
+        answer = page.context.request.post(
+            page.url.partition("/dashboard")[0] + "/v1/session",
+            data={"token": token(client, "reader", name="Eve")},
+        )
+        assert answer.status == 201
+        if order:
+            page.locator("main").get_by_role("button", name=order).click()
+            if order == "Cancel":
+                page.get_by_role("dialog").get_by_role("button", name="Cancel job").click()
+            expect(page.locator("#said")).to_contain_text("Nothing was ordered.")
+        expect(page.locator("#who")).to_contain_text("Eve (reader)")
+        expect(page.locator("[data-order]")).to_have_count(0)
+        assert client.job(number).status in ("Queued", "Processing", "Submitted", "Prepared", "Running")
+        assert len(list(client.jobs())) == jobs
+        shut.open()
+        client.wait(number)
 
 
 def test_it_logs_in_below_a_path(here: Place, open_page: Callable[..., Watched]) -> None:

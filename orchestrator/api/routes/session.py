@@ -34,11 +34,14 @@ def blueprint(api: ApiContext) -> Blueprint:
     @describe("Who asks, and what they may do", answers={200: ("It", bodies.SessionBody)})
     async def session() -> Response:
         query()
-        head = head_of_request()
-        found = (
-            None if read_bearer(head.header("Authorization")) else api.sessions.find(head.header("Cookie"))
+        head, asks = head_of_request(), asking.get()
+        found = api.sessions.find(head.header("Cookie"))
+        # Something else may say who asks.
+        is_its = found is not None and found.token.id == asks.token
+        by_token = read_bearer(head.header("Authorization")) is not None
+        return json_response(
+            _render(api, asks, found if is_its and not by_token else None), headers=_NO_STORE
         )
-        return json_response(_render(api, asking.get(), found), headers=_NO_STORE)
 
     @page.post("/session")
     @describe(

@@ -92,6 +92,18 @@ async def test_who_asks_is_told_what_they_may(server: Server, role: Role) -> Non
         assert ("POST /terminate/{id}" in told["may"]) is (role is not Role.READER)
 
 
+async def test_whom_a_proxy_has_signed_on_needs_no_session(tmp_path: Path) -> None:
+    sign_on = SignOn("X-Remote-User", (ip_network("127.0.0.1"),), frozenset({"ada"}))
+    async with api_server(tmp_path, sign_on=sign_on) as server, browser(server) as client:
+        client.headers["X-Remote-User"] = "42"
+        told = await who(client)
+        assert (told["role"], told["user"], told["session_token"]) == ("user", 42, None)
+        # Nor is it another's, whoever has used this browser before.
+        server.api.tokens.add(TokenRecord("a", hash_of("one"), Role.OPERATOR, "", 0.0))
+        await log_in(client, {"secret": "one"})
+        assert await who(client) == told
+
+
 async def test_who_is_local_asks_as_an_operator(server: Server) -> None:
     told = await who(server.client)
     assert (told["role"], told["name"], told["expires_at"], told["session_token"]) == (
