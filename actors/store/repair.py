@@ -42,6 +42,14 @@ def make_directory(path: Path) -> None:
     path.mkdir(mode=0o700)
 
 
+def close_to_others(path: Path) -> None:
+    """Leave a file or directory of ours to its owner and its group, if it is there. Blocks."""
+    with suppress(FileNotFoundError, PermissionError):  # of another owner it is theirs to say
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o007:
+            path.chmod(mode & ~0o007)
+
+
 def set_aside(path: Path) -> Path | None:
     """Free the name of a file of ours that a directory has taken, if one has; what was there stays beside it,
     where the answer says. Blocks."""

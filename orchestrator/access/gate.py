@@ -52,7 +52,9 @@ class SignOn:
         if head.peer is None or not self.proxies:
             return False
         address = ip_address(head.peer[0].partition("%")[0])
-        return any(address in network for network in self.proxies)
+        # Where it listens on all of version 6, those of version 4 come as such.
+        plain = getattr(address, "ipv4_mapped", None) or address
+        return any(plain in network for network in self.proxies)
 
     def address_of(self, head: Head) -> str:
         """Where the request comes from: what one of the proxies says of it, which adds at the end of what it

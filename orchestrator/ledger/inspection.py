@@ -8,14 +8,15 @@ which may be the log of another one.
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import stat
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from actors.store.repair import set_aside
+from actors.store.repair import close_to_others, set_aside
 from orchestrator.ledger.errors import LedgerDamaged
 from orchestrator.ledger.newest import Newest, Note
 from orchestrator.ledger.schema import recognise
@@ -32,7 +33,16 @@ _EMPTY: Final = 4096
 
 def inspect(path: Path, newest: Newest, *, may_begin: bool) -> None:
     """Blocks. Raises LedgerError, LedgerDamaged; sqlite3.Error for what the database says itself. Not
-    `may_begin`: there are jobs, so that there has to be a ledger."""
+    `may_begin`: there are jobs, so that there has to be a ledger. Then the file is there, and closed to
+    others: secrets are in it."""
+    _inspect(path, newest, may_begin=may_begin)
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    for suffix in ("", "-wal", "-shm"):
+        close_to_others(path.with_name(path.name + suffix))
+
+
+def _inspect(path: Path, newest: Newest, *, may_begin: bool) -> None:
     for suffix in ("-wal", "-shm", "-journal"):
         if (aside := set_aside(path.with_name(path.name + suffix))) is not None:
             log.warning("%s%s was a directory, and is %s now", path, suffix, aside)

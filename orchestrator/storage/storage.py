@@ -30,6 +30,7 @@ from actors.domain.ids import MAX_ID, is_key
 from actors.ports.storage import Part, StorageError
 from actors.ports.world import Clock
 from actors.store.durable import free_space, read_small
+from actors.store.repair import close_to_others
 from orchestrator.storage.bundle import Bundle, unpack
 from orchestrator.storage.disk import Disk, StorageFull, StorageGone, Trace
 from orchestrator.storage.result_sink import DiskResultSink
@@ -338,6 +339,8 @@ class DiskStorage:
             gone = self.root / "trash" / last.name
             last.rename(gone)
             self._disk.remove_tree(gone)
+        for name in ("jobs", "incoming", "trash"):
+            close_to_others(self.root / name)
         for number in range(256):
             self._make_directory(self.root / "jobs" / f"{number:02x}")
         for path in (self.root / "jobs", self.root, self.root.parent):
@@ -348,7 +351,7 @@ class DiskStorage:
             aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
             log.error("%s was no directory, and is %s now", path, aside)
             path.rename(aside)
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _files_below(top: Path) -> Iterator[Path]:

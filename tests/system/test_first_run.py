@@ -6,12 +6,18 @@ import os
 import signal
 import stat
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import pytest
 from support.processes.processes import PATIENCE, Place, Started
 
-FORM = {"files": {"file": ("run.sh", b"echo done")}, "data": {"user_id": "1", "service": "example"}}
+FORM: dict[str, Any] = {
+    "files": {"file": ("run.sh", b"echo done")},
+    "data": {"user_id": "1", "service": "example"},
+}
 CLOSED = {"OPEN_LOCAL": ""}
 
 
@@ -136,3 +142,78 @@ def test_machines_of_scaling_join_where_nothing_is_open(here: Place) -> None:
         ended = operator.get("/v1/jobs/1", params={"wait": "50", "until": "ended"}).json()
         assert ended["status"] == "Completed", ended
         assert all(not one["id"].startswith("machine") for one in operator.get("/v1/tokens").json()["items"])
+
+
+def test_a_script_is_nobody_at_the_server_and_at_its_node(here: Place) -> None:
+    server = here.up(**CLOSED)
+    header, _, value = token_file(here).read_text().strip().partition(": ")
+    script = """
+    ask() {
+        exec 3<>"/dev/tcp/127.0.0.1/$1"
+        printf '%s %s HTTP/1.1\\r\\nHost: localhost:%s\\r\\nContent-Length: 0\\r\\n\\r\\n' "$2" "$3" "$1" >&3
+        head -n 1 <&3
+    }
+    """
+    with client(server, {header: value}) as operator:
+        while not _nodes(operator):
+            pass
+        node = urlsplit(_nodes(operator)[0]["url"]).port
+        port = urlsplit(server.url).port
+        asked = [
+            (port, "GET", "/v1/jobs"),
+            (port, "POST", "/upload"),
+            (port, "POST", "/terminate/1"),
+            (port, "POST", "/v1/tokens"),
+            (node, "POST", "/submit"),
+            (node, "GET", "/retrieve/1"),
+            (node, "POST", "/v1/attempts"),
+        ]
+        script += "".join(f"ask {number} {method} {path}\n" for number, method, path in asked)
+        files = {"file": ("run.sh", (script + "env\n").encode())}
+        assert operator.post("/upload", data=FORM["data"], files=files).status_code == 201
+        ended = operator.get("/v1/jobs/1", params={"wait": "50", "until": "ended"}).json()
+        assert ended["status"] == "Completed", ended
+        said = operator.get("/v1/jobs/1/logs").text
+    answers = [line.split()[1:2] for line in said.splitlines()[: len(asked)]]
+    assert answers == [["401"]] * 4 + [["403"]] * 3, said
+    assert "jobo_" not in said and "TOKEN" not in said
+
+
+def test_what_is_kept_is_closed_to_other_accounts(here: Place) -> None:
+    before = os.umask(0o022)
+    try:
+        server = here.server(**CLOSED)
+    finally:
+        os.umask(before)
+    data = here.directory / "server"
+    kept = [data / "db.sqlite", data / "db.sqlite-wal", data / "data" / "jobs", data / "data" / "incoming"]
+    assert {path.name: path.stat().st_mode & 0o007 for path in kept} == {path.name: 0 for path in kept}
+    assert {path.stat().st_mode & 0o077 for path in (data / "data").glob("*.*en")} == {0}
+    assert server.url
+
+
+def test_a_ledger_that_others_could_read_is_closed(here: Place) -> None:
+    here.server(**CLOSED).process.kill()
+    path = here.directory / "server/db.sqlite"
+    path.chmod(0o644)
+    again = here.server("again", DB_PATH=str(path), **CLOSED)
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert again.url
+
+
+def test_nothing_but_what_is_said_listens(here: Place) -> None:
+    up = here.up(**CLOSED)
+    server = here.server(**CLOSED)
+    node = here.node()
+    for started, listening in ((up, 1), (server, 1), (node, 1)):
+        mine = psutil.Process(started.pid).net_connections("tcp")
+        found = [one.laddr for one in mine if one.status == psutil.CONN_LISTEN]
+        assert [f"http://{one.ip}:{one.port}" for one in found] == [started.url][:listening]
+        assert not psutil.Process(started.pid).net_connections("udp")
+    below = [
+        one.laddr.ip
+        for child in psutil.Process(up.pid).children(recursive=True)
+        for one in child.net_connections("inet")
+        if one.status == psutil.CONN_LISTEN
+    ]
+    assert below == ["127.0.0.1"]

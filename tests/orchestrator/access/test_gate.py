@@ -143,6 +143,7 @@ def gate(is_local: bool = True) -> Gate:
     [
         ("10.1.2.3", "42", Role.USER, 42),
         ("10.1.2.3", "-7", Role.USER, -7),
+        ("::ffff:10.1.2.3", "42", Role.USER, 42),
         ("10.1.2.3", "ada", Role.OPERATOR, None),
     ],
 )
