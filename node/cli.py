@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from actors.config.tables import SettingsError
+from actors.process.closing import close_to_others
 from actors.process.imports import uncollected_imports
 from node.settings import NodeSettings, load_settings
 
@@ -122,6 +123,7 @@ def run(settings: NodeSettings) -> int:
             await serve_node(settings, shutdown=shutdown, hurry=hurry)
             nursery.cancel_scope.cancel()
 
+    close_to_others()
     set_up_logging()
     told: list[str] = []
     try:

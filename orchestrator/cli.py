@@ -14,6 +14,7 @@ from typing import Any, Final, TypeGuard
 
 import click
 
+from actors.process.closing import close_to_others
 from actors.process.imports import uncollected_imports
 from actors.wire.errors import leaves
 from node.cli import node_command
@@ -242,6 +243,7 @@ def run(serve: Callable[[Any], Awaitable[None]]) -> int:
             await serve(shutdown)
             nursery.cancel_scope.cancel()
 
+    close_to_others()
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

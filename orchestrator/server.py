@@ -246,6 +246,7 @@ async def _start(
     hosts = CallbackHosts(settings.callback_hosts, settings.callback_private)
     services = settings.services
     registry = await NodeRegistry.load(ledger, clock, sender, merge_addresses(settings))
+    registry.on_sweep.append(node_secrets.forget_machines)
     doors = await open_doors(settings, ledger, registry, clock)
     if settings.scaling:
         doors.tokens.add(token_of_machines(node_token, clock.now()))

@@ -139,7 +139,8 @@ class Door:
     def _lost_here(self) -> str:
         return (
             "the node has no secret with this orchestrator, which has one with it: was it paired anew? Then "
-            f"let the orchestrator forget the old one: DELETE /v1/nodes/{self.node_id}/secret"
+            f"let the orchestrator forget the old one: `orchestrator unpair {self.node_id}` "
+            f"(DELETE /v1/nodes/{self.node_id}/secret)"
         )
 
 

@@ -48,8 +48,10 @@ class KeptSecrets:
     def __init__(self, data: Path) -> None:
         """Reads what is there. Raises OSError."""
         self._directory = data / "orchestrators"
-        make_directory(self._directory)
-        names = sorted(entry.name for entry in os.scandir(self._directory))
+        try:
+            names = sorted(os.listdir(self._directory))
+        except FileNotFoundError:
+            names = []
         self._kept = {name: self._read(name) for name in names if is_key(name)}
 
     @property
@@ -67,14 +69,16 @@ class KeptSecrets:
             self._write(owner, Kept(kept.secret, confirmed=True))
 
     def forget_all(self) -> None:
-        for entry in os.scandir(self._directory):
+        for entry in os.scandir(self._directory) if self._directory.exists() else ():
             if entry.is_file(follow_symlinks=False) or entry.is_symlink():
                 os.unlink(entry.path)
-        sync_directory(self._directory)
+        if self._kept:
+            sync_directory(self._directory)
         self._kept.clear()
 
     def _write(self, owner: str, kept: Kept) -> None:
         assert is_key(owner)
+        make_directory(self._directory)
         path = self._directory / owner
         content = json.dumps({"secret": kept.secret.hex(), "confirmed": kept.confirmed}).encode()
         retry_repaired(path, lambda: write_durably(path, content))

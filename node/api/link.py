@@ -137,7 +137,11 @@ class _NodeLink:
             case "hello":
                 self._meet()
             case "proof":
-                self._nursery.start_soon(self._keep)
+                kept = self._door.kept.all.get(self._peer.name)
+                if self._secret and kept is not None and kept.confirmed:
+                    self._enter()
+                else:
+                    self._nursery.start_soon(self._keep)
             case "ready" if self._secret:
                 self._nursery.start_soon(self._confirm)
             case "closed":

@@ -10,7 +10,7 @@ not have.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -63,6 +63,8 @@ class NodeSecret:
     secret: bytes = field(repr=False)
     made_at: float
     terms: Terms = Terms()
+    machine: str | None = None
+    """That scaling has made, and that the node ends with."""
 
 
 class Keeper(Protocol):
@@ -70,6 +72,13 @@ class Keeper(Protocol):
 
     async def put_node_secret(self, secret: NodeSecret) -> None: ...
     async def remove_node_secret(self, node_id: str, entry: AuditEntry | None = None) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Invitation:
+    key: str = field(default="", repr=False)
+    terms: Terms = Terms()
+    machine: str | None = None
 
 
 class NodeSecrets:
@@ -86,31 +95,35 @@ class NodeSecrets:
         self._secrets = {one.node_id: one for one in known}
         self._keeper = keeper
         self._named = frozenset(named)
-        self._invited = dict.fromkeys(before, ("", Terms()))
+        self._invited = {node_id: _Invitation() for node_id in before}
 
     def find(self, node_id: str) -> NodeSecret | None:
         return self._secrets.get(node_id)
 
     # ------------------------------------------------------------------ nodes without one
 
-    def invite(self, node_id: str, token: TokenRecord | None = None, said: str = "") -> None:
+    def invite(
+        self, node_id: str, token: TokenRecord | None = None, said: str = "", machine: str | None = None
+    ) -> None:
         """A node without a secret has joined: by a token, saying a nonce, or let in by an operator."""
-        invitation = ("", Terms()) if token is None else (join_key(token.hash, said), Terms.of(token))
         self._invited.pop(node_id, None)
-        self._invited[node_id] = invitation
+        if token is None:
+            self._invited[node_id] = _Invitation(machine=machine)
+        else:
+            self._invited[node_id] = _Invitation(join_key(token.hash, said), Terms.of(token), machine)
         if len(self._invited) > INVITED:
             del self._invited[next(iter(self._invited))]
 
     def key_for(self, node_id: str, url: str) -> str | None:
         """With which a secret is agreed on; None where none is to be."""
         if node_id in self._invited:
-            return self._invited[node_id][0]
+            return self._invited[node_id].key
         return "" if url in self._named else None
 
     async def keep(self, node_id: str, secret: bytes, now: float) -> None:
         """Both have this from now on; durable on return. Raises LedgerError."""
-        _, terms = self._invited.get(node_id, ("", Terms()))
-        made = NodeSecret(node_id, secret, now, terms)
+        invited = self._invited.get(node_id, _Invitation())
+        made = NodeSecret(node_id, secret, now, invited.terms, invited.machine)
         await self._keeper.put_node_secret(made)
         self._secrets[node_id] = made
         self._invited.pop(node_id, None)
@@ -121,6 +134,12 @@ class NodeSecrets:
         there = await self._keeper.remove_node_secret(node_id, entry)
         self._secrets.pop(node_id, None)
         return there
+
+    async def forget_machines(self, alive: Collection[str]) -> None:
+        """Forget the secrets with nodes of machines that have ended. Raises LedgerError."""
+        for one in list(self._secrets.values()):
+            if one.machine is not None and one.machine not in alive:
+                await self.forget(one.node_id)
 
 
 def _is_in(peer: str, networks: Iterable[str]) -> bool:

@@ -222,6 +222,10 @@ class Operations:
         body = {} if reason is None else {"reason": reason}
         return parse(Node, await self._post(f"/v1/nodes/{quote(node_id, safe='')}/drain", body))
 
+    async def unpair(self, node_id: str) -> None:
+        """Have the secret with a node forgotten, which has lost its own: it may agree on another."""
+        await self._exchange.json(Call("DELETE", f"/v1/nodes/{quote(node_id, safe='')}/secret"))
+
     async def undrain(self, node_id: str) -> Node:
         """Give it jobs again."""
         return parse(Node, await self._post(f"/v1/nodes/{quote(node_id, safe='')}/undrain"))

@@ -88,6 +88,7 @@ class Client:
     services = _wait_for(Operations.services)
     drain = _wait_for(Operations.drain)
     undrain = _wait_for(Operations.undrain)
+    unpair = _wait_for(Operations.unpair)
     pause = _wait_for(Operations.pause)
     resume = _wait_for(Operations.resume)
     tokens = _wait_for(Operations.tokens)

@@ -16,6 +16,7 @@ from orchestrator.commands.nodes import (
     resume_command,
     services_command,
     undrain_command,
+    unpair_command,
 )
 from orchestrator.commands.results import files_command, get_command, link_command
 from orchestrator.commands.submit import submit_command
@@ -37,6 +38,7 @@ COMMANDS: Final[tuple[click.Command, ...]] = (
     services_command,
     drain_command,
     undrain_command,
+    unpair_command,
     pause_command,
     resume_command,
     token_command,

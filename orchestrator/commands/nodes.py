@@ -10,7 +10,7 @@ import click
 
 from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection
 from orchestrator.commands.console.arguments import beginnings, node_id
-from orchestrator.commands.console.output import emit_one, pluralize, size
+from orchestrator.commands.console.output import emit_one, pluralize, size, tell
 from orchestrator.commands.console.tables import emit_list, emit_table
 from orchestrator.commands.jobs import UNDER_WAY
 
@@ -94,6 +94,16 @@ def undrain_command(connection: Connection, *, node: str, json_wanted: bool) -> 
     with connection.client() as client:
         found = client.undrain(node_id(client, node))
     emit_one(found, f"node {found.id} gets jobs again", json_wanted=json_wanted)
+
+
+@click.command("unpair", context_settings=HELP)
+@click.argument("node")
+@pass_connection
+def unpair_command(connection: Connection, *, node: str) -> None:
+    """Forget the secret with a node that has lost its own; it may agree on another. NODE is its whole id."""
+    with connection.client() as client:
+        client.unpair(node)
+    tell(f"the secret with node {node} is forgotten; who has this id next may agree on another")
 
 
 @click.command("pause", context_settings=HELP)

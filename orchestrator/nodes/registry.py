@@ -9,7 +9,7 @@ assigns: an order is kept here and then asked of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -72,6 +72,8 @@ class NodeRegistry:
         self._turn = trio.Lock()
         self.on_change: list[Callable[[], None]] = []
         """Are called once there are other addresses."""
+        self.on_sweep: list[Callable[[Collection[str]], Awaitable[None]]] = []
+        """Forget what is of machines that have ended; are told which have not. Raise LedgerError."""
         self._changed()
 
     @classmethod
@@ -240,10 +242,12 @@ class NodeRegistry:
     async def sweep(self) -> None:
         """Forget nodes that are silent for long, and those of machines that have ended: nothing is owed to
         them any more. Raises LedgerError, ActorError."""
+        alive = {record.token for record in await self._ledger.machines()}
+        for forget in self.on_sweep:
+            await forget(alive)
         if not self._nodes:
             return
         views = {view.node.node_id: view for view in await self._sender.ask(PoolPicture(), deadline=_ASKING)}
-        alive = {record.token for record in await self._ledger.machines()}
         for node in tuple(self._nodes.values()):
             view = views.get(node.node_id)
             lost = view is not None and view.contact is NodeState.LOST

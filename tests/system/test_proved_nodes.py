@@ -319,7 +319,7 @@ async def test_a_node_with_a_token_pairs_with_whom_it_has_joined_by_it(tmp_path:
                 assert "by its token alone" in await thief.watch()
                 thief.secrets.invite(said["id"], record, "f" * 32)
                 assert "proof is wrong" in (await thief.watch()) or not stolen.kept
-            assert not stolen.kept and not list((tmp_path / "node" / "orchestrators").iterdir())
+            assert not stolen.kept and not (tmp_path / "node" / "orchestrators").exists()
             unproved = await node.client.get("/v1/events")
             assert (unproved.status_code, unproved.json()["code"]) == (403, "paired")
             async with orchestrator(tmp_path, node.url, other, named=False) as mine:

@@ -124,7 +124,8 @@ def make_app(
 def json_answer(
     body: Any, status: int = 200, headers: Mapping[str, str] | None = None, kind: str = "application/json"
 ) -> Answer:
-    headers = headers or {}
+    # It may be somebody else's next time: caches on the way know of tokens in headers, but not of cookies.
+    headers = {"Cache-Control": "no-store", **(headers or {})}
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         headers = {**PASSES, **headers}
     return Answer(status, kind, write_json(body), headers)

@@ -13,7 +13,8 @@ from actors.domain.service import ServiceLimits, Waiting, WaitReason
 from actors.domain.status import Status
 from actors.ports.callbacks import CallbackStatus
 from actors.wire.http.app import problem_body
-from actors.wire.protocol.contract import status_body
+from actors.wire.protocol.contract import rfc3339, status_body
+from orchestrator.access.audit import AuditEntry, AuditLine
 from orchestrator.api import serializers
 from orchestrator.api.http.errors import unknown_job
 from orchestrator.ledger.queries import JobChange
@@ -151,6 +152,23 @@ def examples() -> Mapping[str, list[Any]]:
         ),
         "Holder": [serializers.render_holder(QueueShare("docking", 42, 12, 5))],
         "Minute": [serializers.render_minute(Minute(_AT - _AT % 60, "docking", 4, 3, 2, 1, 0, 7.5, 4.25))],
+        "AuditLine": [
+            serializers.render_audit_line(AuditLine(12, _AT, entry))
+            for entry in (
+                AuditEntry("the lab's portal", "3f9c12ab04de", "portal", "10.0.0.7", "terminate", job=7),
+                AuditEntry("local", None, "operator", "127.0.0.1", "drain", node=_NODE, detail="new disk"),
+                AuditEntry(
+                    "", None, None, "192.0.2.9", "refused", detail="no_token: GET /v1/jobs (31 times)"
+                ),
+            )
+        ],
+        "Link": [
+            {
+                "url": f"https://jobs.example.org/v1/jobs/7/results?link=1780003600.{'0' * 64}.3f9c12ab04de",
+                "expires_at": rfc3339(_AT + 3600.0),
+            }
+        ],
+        "LinkOrder": [{"file": "out/best model.pdb", "expires_in": 600}],
         "Ready": [{"status": "ready", "checks": {"ledger": "ok", "storage": "ok", "scheduler": "ok"}}],
         "Node": [serializers.render_node(_VIEW, 100.4)],
         "JoiningNode": [
@@ -161,6 +179,7 @@ def examples() -> Mapping[str, list[Any]]:
                 "slots": 4,
                 "labels": {"gpu": "a100"},
                 "machine": None,
+                "nonce": None,
             }
         ],
         "JoinedNode": [{"id": _NODE, "url": _VIEW.node.url, "services": ["docking"], "unknown_services": []}],

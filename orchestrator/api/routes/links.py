@@ -51,6 +51,6 @@ def blueprint(api: ApiContext) -> Blueprint:
         link = api.links.make(f"/v1/jobs/{row.id}/{what}", asking.get(), expires_at)
         await api.ledger.note_orders([entry_of("link", job=row.id, detail=f"{what} for {life:g} s")])
         answer = {"url": f"{api.public_url.rstrip('/')}{link}", "expires_at": rfc3339(expires_at)}
-        return json_response(answer, headers={"Cache-Control": "no-store"})
+        return json_response(answer)
 
     return page

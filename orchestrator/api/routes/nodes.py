@@ -207,7 +207,8 @@ def _check_terms(api: ApiContext, node: JoinedNode) -> tuple[JoinedNode, TokenRe
             409,
             "secret_not_proved",
             f"node {node.node_id} has a secret with this orchestrator, and whoever joins in its name has to "
-            f"prove it. If the node has lost it, an operator orders DELETE /v1/nodes/{node.node_id}/secret",
+            f"prove it. If the node has lost it, an operator orders `orchestrator unpair {node.node_id}` "
+            f"(DELETE /v1/nodes/{node.node_id}/secret)",
         )
     else:
         token = None if asks.token is None else api.tokens.get(asks.token)
@@ -238,11 +239,11 @@ def _invite(api: ApiContext, node: JoinedNode, token: TokenRecord | None, nonce:
     if nonce is not None and not is_nonce(nonce):
         refuse_field("nonce", "32 hex digits")
     if token is None or (nonce is None and token.role is not Role.NODE):
-        api.node_secrets.invite(node.node_id)
+        api.node_secrets.invite(node.node_id, machine=node.machine)
     elif nonce is None:
         refuse_field("nonce", "of a node that joins by a token a nonce of 32 hex digits")
     else:
-        api.node_secrets.invite(node.node_id, token, str(nonce))
+        api.node_secrets.invite(node.node_id, token, str(nonce), node.machine)
 
 
 async def _let_in(api: ApiContext, node: JoinedNode) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from functools import cache
-from typing import Final
 
 from quart import Blueprint, Response, request
 
@@ -23,8 +22,6 @@ from orchestrator.api.openapi.describe import UNAVAILABLE, describe
 from orchestrator.api.openapi.document import path_of
 from orchestrator.contract import bodies
 
-_NO_STORE: Final = {"Cache-Control": "no-store"}
-
 
 def blueprint(api: ApiContext) -> Blueprint:
     page = Blueprint("v1-session", __name__, url_prefix="/v1")
@@ -39,9 +36,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         # Something else may say who asks.
         is_its = found is not None and found.token.id == asks.token
         by_token = read_bearer(head.header("Authorization")) is not None
-        return json_response(
-            _render(api, asks, found if is_its and not by_token else None), headers=_NO_STORE
-        )
+        return json_response(_render(api, asks, found if is_its and not by_token else None))
 
     @page.post("/session")
     @describe(
@@ -71,7 +66,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         entry = AuditEntry(made.principal.name, token.id, token.role.value, asked_from.get(), "log in")
         await api.ledger.put_session(made.record, ended, entry)
         api.sessions.add(made)
-        answer = json_response(_render(api, made.principal, made), 201, _NO_STORE)
+        answer = json_response(_render(api, made.principal, made), 201)
         _set_cookie(answer, api, made)
         return answer
 
@@ -80,7 +75,7 @@ def blueprint(api: ApiContext) -> Blueprint:
     async def log_out() -> Response:
         query()
         found = api.sessions.find(head_of_request().header("Cookie"))
-        answer = Response(b"", status=204, headers=_NO_STORE)
+        answer = Response(b"", status=204)
         if found is not None:
             api.sessions.remove(found)
             await api.ledger.remove_sessions([found.record.hash])

@@ -53,7 +53,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         what = f"{record.role} {record.name}".strip()
         await api.ledger.put_token(record, entry_of("create token", about=record.id, detail=what))
         api.tokens.add(record)
-        return json_response(render_token(record) | {"secret": secret}, 201, {"Cache-Control": "no-store"})
+        return json_response(render_token(record) | {"secret": secret}, 201)
 
     @page.delete("/tokens/<token_id>")
     @describe(

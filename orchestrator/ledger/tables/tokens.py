@@ -36,7 +36,8 @@ TABLES: Final = (
         token_id TEXT,
         services TEXT NOT NULL,
         max_slots INTEGER,
-        sources TEXT NOT NULL
+        sources TEXT NOT NULL,
+        machine TEXT
     ) STRICT, WITHOUT ROWID""",
 )
 
@@ -115,7 +116,7 @@ def store_uses(db: sqlite3.Connection, used: Mapping[str, float]) -> None:
 
 def read_node_secrets(db: sqlite3.Connection) -> Sequence[NodeSecret]:
     rows = db.execute(
-        "SELECT node_id, secret, made_at, token_id, services, max_slots, sources FROM node_secrets"
+        "SELECT node_id, secret, made_at, token_id, services, max_slots, sources, machine FROM node_secrets"
     )
     return [
         NodeSecret(
@@ -123,8 +124,9 @@ def read_node_secrets(db: sqlite3.Connection) -> Sequence[NodeSecret]:
             bytes.fromhex(secret),
             made_at,
             Terms(token_id, tuple(json.loads(services)), max_slots, tuple(json.loads(sources))),
+            machine,
         )
-        for node_id, secret, made_at, token_id, services, max_slots, sources in rows
+        for node_id, secret, made_at, token_id, services, max_slots, sources, machine in rows
     ]
 
 
@@ -132,7 +134,7 @@ def store_node_secret(db: sqlite3.Connection, made: NodeSecret) -> None:
     terms = made.terms
     db.execute(
         "INSERT OR REPLACE INTO node_secrets (node_id, secret, made_at, token_id, services, max_slots, "
-        "sources) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "sources, machine) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             made.node_id,
             made.secret.hex(),
@@ -141,6 +143,7 @@ def store_node_secret(db: sqlite3.Connection, made: NodeSecret) -> None:
             json.dumps(list(terms.services)),
             terms.max_slots,
             json.dumps(list(terms.sources)),
+            made.machine,
         ),
     )
 

@@ -24,6 +24,8 @@ ORDERS = [
     ("POST", "/v1/services/{}/resume"),
     ("POST", "/v1/tokens"),
     ("DELETE", "/v1/tokens/{}"),
+    ("POST", "/v1/jobs/{}/links"),
+    ("DELETE", "/v1/nodes/{}/secret"),
     ("POST", "/v1/session"),
     ("DELETE", "/v1/session"),
 ]

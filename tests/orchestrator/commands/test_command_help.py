@@ -47,7 +47,7 @@ def test_bash_completes_commands_flags_and_choices(here: Place) -> None:
             _orchestrator_completion orchestrator
             echo "${COMPREPLY[*]}"
         }
-        try un; try ls --sea; try ls --status Comp; try cancel --status Run
+        try und; try ls --sea; try ls --status Comp; try cancel --status Run
     """
     said = here.run("bash", "-c", script, "bash", str(Path(COMMAND[0]).parent)).splitlines()
     assert "_orchestrator_completion" in said[0]

@@ -240,10 +240,11 @@ class Place:
             if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
                 return False
             inside = f"{self.directory}/"
+            # Its command line first: servers and nodes show nothing else to others.
             return (
-                process.environ().get(_MARK) == str(self.directory)
+                any(inside in part for part in process.cmdline())
+                or process.environ().get(_MARK) == str(self.directory)
                 or f"{process.cwd()}/".startswith(inside)
-                or any(inside in part for part in process.cmdline())
             )
         return False
 

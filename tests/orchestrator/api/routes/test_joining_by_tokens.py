@@ -225,3 +225,15 @@ async def test_what_knows_only_the_contract_is_named_in_the_settings(server: Ser
     server.nodes.at[URL] = Introduction(NodeKind.CONTRACT_ONLY)
     answer = await by_token(server, await token(server))
     assert "name it in the settings" in refused(answer, 422, "no_node")
+
+
+async def test_what_a_machine_had_is_forgotten_with_it(server: Server) -> None:
+    text = await token(server)
+    await paired(server, text, machine="d" * 32)
+    await paired(server, text, id=OTHER, url=ELSEWHERE)
+    known = server.api.node_secrets
+    await known.forget_machines({"d" * 32})
+    assert known.find(ID) is not None
+    await known.forget_machines(set())
+    assert (known.find(ID), len(await server.ledger.node_secrets())) == (None, 1)
+    assert known.find(OTHER) is not None
