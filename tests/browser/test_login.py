@@ -185,11 +185,13 @@ def test_roles_see_different_things(at_form: Callable[..., Page], client: Client
     expect(operator.locator("article")).to_contain_text("Nobody waits.")
 
     user = at_form("/")
+    refused = watch_refusals(user)
     log_in(user, token(client, "user", user=3, name="Ada"))
     expect(user.locator("#who")).to_contain_text("Ada (user 3)")
     expect(user.locator("h1")).to_have_text("Jobs")
     expect(user.locator("tbody")).to_contain_text("own job")
     expect(user.locator("tbody")).not_to_contain_text("job of others")
+    expect(user.locator("nav [aria-current]")).to_have_text("Jobs")
     expect(user.get_by_label("User")).to_be_hidden()
     assert links(user) == ["Jobs", "Services", "API"]
     user.get_by_role("link", name="Services").click()
@@ -199,12 +201,14 @@ def test_roles_see_different_things(at_form: Callable[..., Page], client: Client
     expect(user.locator(".log")).to_have_text("done\n")
     expect(user.get_by_role("button", name="Run again")).to_be_visible()
     expect(user.locator(".facts a[href^='#/nodes']")).to_have_count(0)
+    user.evaluate("at => { location.hash = at; }", "/nodes")
+    expect(user.locator("h1")).to_have_text("No such page")
+    assert refused == []
     user.evaluate("at => { location.hash = at; }", f"/jobs/{others}")
     expect(user.locator("main")).to_contain_text(f"There is no job {others}.")
 
     reader = at_form("/")
-    refused: list[str] = []
-    reader.on("response", lambda one: refused.append(one.url) if one.status == 403 else None)
+    refused = watch_refusals(reader)
     log_in(reader, token(client, "reader"))
     expect(reader.locator("main")).to_contain_text("Nodes ready")
     expect(reader.locator("#connection")).to_have_text("renewed every few seconds")
@@ -221,6 +225,13 @@ def test_roles_see_different_things(at_form: Callable[..., Page], client: Client
         expect(reader.locator(hidden)).to_be_hidden()
     expect(reader.get_by_role("link", name="zip")).to_have_count(0)
     assert refused == []
+
+
+def watch_refusals(page: Page) -> list[str]:
+    """What is asked for from now on, and is not for the role."""
+    refused: list[str] = []
+    page.on("response", lambda one: refused.append(one.url) if one.status == 403 else None)
+    return refused
 
 
 def test_a_forged_order_is_refused(at_form: Callable[..., Page], client: Client, tmp_path: Path) -> None:

@@ -142,6 +142,7 @@ export function jobsPage(given) {
 
   const page = {
     title: "Jobs",
+    at: "jobs",
     view: h(
       "section",
       null,

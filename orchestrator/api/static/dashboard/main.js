@@ -16,9 +16,13 @@ import { scalingPage } from "./scaling.js";
 import { servicesPage } from "./services.js";
 
 const AGAIN = 2000;
+const NEEDS = new Map([
+  ["nodes", "GET /v1/nodes"],
+  ["scaling", "GET /v1/scaling"],
+]);
 
 function routes([name, subject, ...rest], given) {
-  if (rest.length) return null;
+  if (rest.length || (NEEDS.has(name) && !may(NEEDS.get(name)))) return null;
   // Who sees jobs alone begins with them.
   if (name === undefined) return may("GET /v1/activity") ? overviewPage(given) : jobsPage(given);
   if (name === "jobs") return subject === undefined ? jobsPage(given) : jobPage(subject);
