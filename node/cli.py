@@ -93,7 +93,8 @@ def node_command(config: str | None, **flags: str | bool | None) -> None:
             click.echo(line, err=True)
         sys.exit(2)
     # Nothing that this process starts is to have it.
-    os.environ.pop("ORCHESTRATOR_TOKEN", None)
+    for name in ("ORCHESTRATOR_TOKEN", "ORCHESTRATOR_PAIR_TOKEN"):
+        os.environ.pop(name, None)
     sys.exit(run(settings))
 
 

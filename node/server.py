@@ -20,6 +20,7 @@ from actors.ports.nodes import Leaving
 from actors.runner import Runner, RunnerMailbox
 from actors.wire.http.server import serve
 from actors.wire.http.tls import NoCertificate, OwnCertificate
+from actors.wire.link.proof import new_nonce
 from node.access.door import Door
 from node.access.gate import Gate
 from node.access.kept_secrets import KeptSecrets
@@ -229,8 +230,10 @@ def _make_gate(settings: NodeSettings, node_id: str) -> Gate:
             f"data directory {settings.data} cannot be used: {why.strerror or why}"
         ) from why
     # A machine of scaling has none but its own.
-    token = None if settings.join is None else settings.token or settings.machine
-    return Gate(Door(node_id, kept, token, settings.orchestrators), servers)
+    token, said = settings.pair_token, ""
+    if settings.join is not None:
+        token, said = settings.token or settings.machine, new_nonce()
+    return Gate(Door(node_id, kept, token, said, settings.orchestrators), servers)
 
 
 class _Leaving:

@@ -37,8 +37,9 @@ class NodeSettings:
 
     `tls_cert`, `tls_key`: this node speaks TLS, and shows these.
 
-    `servers`: addresses, networks and names of hosts that are served by the published contract.
-    `orchestrators`: how many may pair with this node. `pair_anew`: forget at the start which of them have."""
+    `servers`: addresses, networks and names of hosts that are served by the published contract. One that does
+    not join and has a `pair_token` pairs with who has it, and with nobody else; else the first pair with it
+    that come, as many `orchestrators` as that. `pair_anew`: forget at the start which of them have."""
 
     port: int = 9000
     host: str = "127.0.0.1"
@@ -62,6 +63,7 @@ class NodeSettings:
     machine: str | None = None
     advertise: str | None = None
     token: str | None = field(default=None, repr=False)
+    pair_token: str | None = field(default=None, repr=False)
     ca_file: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -251,6 +253,7 @@ SETTINGS: Final[Mapping[str, Kind]] = {
     "labels": expecting("labels, as gpu=a100,ssd", _labels),
     "machine": expecting("the token of a machine, 32 hex digits", _token),
     "token": expecting("a token", kind.text),
+    "pair_token": expecting("a token", kind.text),
     "token_file": expecting("a file with a token in it", kind.path),
     "ca_file": expecting("a file of certificates", kind.path),
     "tls_cert": expecting("a file with a certificate", kind.path),
@@ -270,6 +273,7 @@ VARIABLES: Final = {
     "PASS_ENV": "pass_env",
     "SERVERS": "servers",
     "ORCHESTRATOR_TOKEN": "token",
+    "ORCHESTRATOR_PAIR_TOKEN": "pair_token",
     "ORCHESTRATOR_TOKEN_FILE": "token_file",
 }
 """What in the environment sets which key."""

@@ -27,6 +27,7 @@ from actors.sender.sender import Sender
 from actors.wire.http.app import App
 from actors.wire.http.server import serve
 from actors.wire.http.web_pages import OwnNames
+from actors.wire.link.proof import hash_of, join_key
 from orchestrator.access.audit import Refusals
 from orchestrator.access.doors import findable, note_uses, open_doors
 from orchestrator.access.gate import SignOn
@@ -150,7 +151,8 @@ async def run_orchestrator(
         storage.keep_small_in(ledger)
         named = map(base_of, merge_addresses(settings))
         before = [node.node_id for node in await ledger.nodes() if node.kind != BY_TOKEN]
-        node_secrets = NodeSecrets(await ledger.node_secrets(), ledger, named, before)
+        named_key = join_key(hash_of(settings.node_token), "") if settings.node_token else ""
+        node_secrets = NodeSecrets(await ledger.node_secrets(), ledger, named, before, named_key)
         nodes = NodeClient(
             ledger.owner,
             storage,

@@ -22,6 +22,7 @@ import trio
 from actors.domain.node import NodeAddress
 from actors.domain.service import ServiceLimits
 from actors.process.identity import end_child
+from orchestrator.access.tokens import make_secret
 from orchestrator.config.scaling import for_up
 from orchestrator.config.settings import Settings
 from orchestrator.errors import OrchestratorError
@@ -63,7 +64,11 @@ async def serve_all(plan: Plan, *, shutdown: trio.Event, on_bound: Callable[[str
 
 async def _serve_all(plan: Plan, data: Path, shutdown: trio.Event, on_bound: Callable[[str], None]) -> None:
     slots = plan.slots or len(os.sched_getaffinity(0))
-    nodes = [_NodeProcess(number, data / f"node-{number}", slots) for number in range(1, plan.nodes + 1)]
+    # Whoever is on this machine reaches a node before this server does.
+    token = make_secret()
+    nodes = [
+        _NodeProcess(number, data / f"node-{number}", slots, token) for number in range(1, plan.nodes + 1)
+    ]
     async with trio.open_nursery() as nursery:
         async with trio.open_nursery() as starting:
             for node in nodes:
@@ -81,6 +86,7 @@ async def _serve_all(plan: Plan, data: Path, shutdown: trio.Event, on_bound: Cal
             services={SERVICE: limits},
             scaling={} if plan.autoscale is None else {SERVICE: for_up(SERVICE, *plan.autoscale, slots)},
             end_machines=True,
+            node_token=token,
             open_local=os.environ.get("OPEN_LOCAL") or "auto",
         )
         await serve_orchestrator(settings, shutdown=shutdown, on_bound=on_bound)
@@ -90,11 +96,12 @@ async def _serve_all(plan: Plan, data: Path, shutdown: trio.Event, on_bound: Cal
 class _NodeProcess:
     """One node process, started again when it ends by itself: always on the port that it had first."""
 
-    def __init__(self, number: int, data: Path, slots: int) -> None:
+    def __init__(self, number: int, data: Path, slots: int, token: str) -> None:
         self.url = ""
         self._name = f"node {number}"
         self._data = data
         self._slots = slots
+        self._token = token
         self._log = data.parent / f"node-{number}.log"
 
     async def keep(
@@ -143,5 +150,5 @@ class _NodeProcess:
         options = ["--port", port, "--host", "127.0.0.1", "--data", str(self._data)]
         options += ["--slots", str(self._slots), "--on-stop", "kill", "--grace", str(GRACE_SECONDS)]
         # From this thread, the main one, as `start_bound` wants it.
-        with self._log.open("ab") as errors, start_bound(options, errors) as process:
+        with self._log.open("ab") as errors, start_bound(options, errors, self._token) as process:
             yield process

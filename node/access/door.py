@@ -14,7 +14,7 @@ from typing import Final
 
 from actors.domain.ids import is_key
 from actors.wire.http.app import Refusal
-from actors.wire.link.proof import Claim, Judge, NotProved, hash_of, join_key, new_nonce
+from actors.wire.link.proof import Claim, Judge, NotProved, hash_of, join_key
 from actors.wire.link.session import Hello
 from node.access.kept_secrets import MOST, KeptSecrets
 
@@ -52,17 +52,19 @@ Step = Admit | Prove | Agree | Refuse
 
 
 class Door:
-    """`token`: by which the node joins. `most`: orchestrators that it pairs with, one after the other, where
-    it has none."""
+    """`token`: by which the node joins, and what it has `said` there for the token to yield a key for it
+    alone; or by which the orchestrator that has it in its settings knows it. `most`: orchestrators that it
+    pairs with, one after the other, where it has none."""
 
-    def __init__(self, node_id: str, kept: KeptSecrets, token: str | None = None, most: int = 1) -> None:
+    def __init__(
+        self, node_id: str, kept: KeptSecrets, token: str | None = None, said: str = "", most: int = 1
+    ) -> None:
         self.node_id: Final = node_id
         self.kept: Final = kept
-        self.said: Final = new_nonce()
-        """What the node says when it joins, for the token to yield a key for it alone."""
+        self.said: Final = said
         self.token: Final = token
         self._most = most
-        self._key = None if token is None else join_key(hash_of(token), self.said)
+        self._key = None if token is None else join_key(hash_of(token), said)
         self._judges: dict[str, Judge] = {}
 
     @property

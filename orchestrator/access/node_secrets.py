@@ -82,8 +82,8 @@ class _Invitation:
 
 
 class NodeSecrets:
-    """`named`: base URLs of nodes in the settings. `before`: nodes that had joined without a token before
-    this start."""
+    """`named`: base URLs of nodes in the settings, which pair by `named_key`. `before`: nodes that had joined
+    without a token before this start."""
 
     def __init__(
         self,
@@ -91,10 +91,12 @@ class NodeSecrets:
         keeper: Keeper,
         named: Iterable[str] = (),
         before: Iterable[str] = (),
+        named_key: str = "",
     ) -> None:
         self._secrets = {one.node_id: one for one in known}
         self._keeper = keeper
         self._named = frozenset(named)
+        self._named_key = named_key
         self._invited = {node_id: _Invitation() for node_id in before}
 
     def find(self, node_id: str) -> NodeSecret | None:
@@ -118,7 +120,7 @@ class NodeSecrets:
         """With which a secret is agreed on; None where none is to be."""
         if node_id in self._invited:
             return self._invited[node_id].key
-        return "" if url in self._named else None
+        return self._named_key if url in self._named else None
 
     async def keep(self, node_id: str, secret: bytes, now: float) -> None:
         """Both have this from now on; durable on return. Raises LedgerError."""

@@ -39,6 +39,7 @@ class Settings:
     open to everybody as long as all services come from variables, as 2.x has them (`as_2x`), and no portal
     token was ever made. Pages of `allowed_origins` may call the API. From `trusted_proxies`, and from nobody
     else, `trusted_user_header` says who asks: a user's number, or one of the `trusted_operators`.
+    Nodes in the settings pair by `node_token`, if there is one.
     Callbacks go to `callback_hosts` alone, and are off without any; of these, `callback_private` may be at
     private addresses. `callback_ca_file` has the certificates of the authorities that they are believed by,
     instead of the usual ones.
@@ -82,6 +83,7 @@ class Settings:
     services: Mapping[str, ServiceLimits] = field(default_factory=lambda: MappingProxyType({}))
     scaling: Mapping[str, ScalingConfig] = field(default_factory=lambda: MappingProxyType({}))
     end_machines: bool = False
+    node_token: str = field(default="", repr=False)
     as_2x: bool = False
     warnings: tuple[str, ...] = ()
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
 import trio
 
 _TOKEN: Final = "ORCHESTRATOR_TOKEN"
+_PAIR_TOKEN: Final = "ORCHESTRATOR_PAIR_TOKEN"
 
 GRACE_SECONDS: Final = 2
 """Seconds that jobs have after SIGTERM when their node ends. With a second more the node has ended too."""
@@ -42,12 +43,16 @@ os.close(nothing)
 """
 
 
-def start_bound(options: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
-    """A node that ends when this process does, however that comes. Its output is a pipe.
+def start_bound(
+    options: Sequence[str], errors: IO[bytes], pair_token: str | None = None
+) -> subprocess.Popen[bytes]:
+    """A node that ends when this process does, however that comes. Its output is a pipe. It pairs by the
+    `pair_token`.
 
     To be called in the main thread: the kernel's signal comes when the thread that began the node ends.
     """
-    return _start(_BOUND, options, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    return _start(_BOUND, options, stdin=nothing, stdout=pipe, stderr=errors, told={_PAIR_TOKEN: pair_token})
 
 
 def start_held(
@@ -55,7 +60,7 @@ def start_held(
 ) -> subprocess.Popen[bytes]:
     """A node that outlives this process, once `release` has been called; until then it waits, and ends when
     this process does. It joins by the `token`."""
-    return _start(_HELD, options, stdin=subprocess.PIPE, stdout=output, stderr=output, token=token)
+    return _start(_HELD, options, stdin=subprocess.PIPE, stdout=output, stderr=output, told={_TOKEN: token})
 
 
 def release(process: subprocess.Popen[bytes]) -> None:
@@ -72,16 +77,17 @@ def _start(
     stdin: int,
     stdout: int | IO[bytes],
     stderr: IO[bytes],
-    token: str | None = None,
+    told: Mapping[str, str | None],
 ) -> subprocess.Popen[bytes]:
     # Never this process's own, which may be one for everything.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_TOKEN)}
+    given = {name: value for name, value in told.items() if value is not None}
     return subprocess.Popen(
         [sys.executable, "-X", "utf8", "-c", program + _RUN, str(os.getpid()), *options],
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
-        env=inherited if token is None else {**inherited, _TOKEN: token},
+        env=inherited | given,
         # A session of its own: Ctrl-C comes to this process alone, which ends the nodes in order.
         start_new_session=True,
     )

@@ -85,7 +85,7 @@ def test_every_setting_of_a_service_is_documented_and_no_other() -> None:
 
 def test_every_setting_of_the_node_is_documented_and_no_other() -> None:
     # A token as an argument would be seen by whoever lists processes.
-    in_the_file_alone = {"pass_env", "job_env", "token"}
+    in_the_file_alone = {"pass_env", "job_env", "token", "pair_token"}
     expected = {f"--{key.replace('_', '-')}" for key in node_settings.SETTINGS.keys() - in_the_file_alone}
     assert expected <= flags(cli.main.commands["node"])
     expected |= node_settings.VARIABLES.keys() | flags(cli.main.commands["node"])

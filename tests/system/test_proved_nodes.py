@@ -23,7 +23,7 @@ from actors.domain.status import Status
 from actors.ports.ledger import LedgerError
 from actors.ports.nodes import CollectResult, LookupResult, NodeEvent, PayloadChanged, Picture, SubmitResult
 from actors.wire.link.link import Link
-from actors.wire.link.proof import SECRET, new_nonce
+from actors.wire.link.proof import SECRET, join_key, new_nonce
 from actors.wire.link.session import MAX_FRAME, Hello, Lane, Message, Session
 from actors.wire.link.session import Role as Side
 from actors.wire.link.websocket import accept, take_over
@@ -423,3 +423,18 @@ async def test_a_node_that_sends_results_without_end_ends_its_link_alone(tmp_pat
             assert "more results unasked" in await mine.watch()
         nursery.cancel_scope.cancel()
     assert sent == 40
+
+
+async def test_a_node_with_a_token_for_pairing_pairs_with_who_has_it_alone(tmp_path: Path) -> None:
+    text = make_secret()
+    async with node_in_process(tmp_path / "node", pair_token=text) as node:
+        stolen, book = Book(), Book()
+        async with orchestrator(tmp_path, node.url, stolen, OTHER) as quicker:
+            assert "by its token alone" in await quicker.watch()
+        unproved = await node.client.get("/v1/events")
+        assert (unproved.status_code, unproved.json()["code"]) == (403, "paired")
+        assert not stolen.kept
+        async with orchestrator(tmp_path, node.url, book) as mine:
+            mine.secrets._named_key = join_key(hash_of(text), "")
+            async with watching(mine):
+                assert book.kept

@@ -28,7 +28,7 @@ def hello(name: str = A, *, knows: bool = False, nonce: str | None = None) -> He
 
 
 def door(tmp_path: Path, token: str | None = None) -> Door:
-    return Door(NODE, KeptSecrets(tmp_path), token)
+    return Door(NODE, KeptSecrets(tmp_path), token, new_nonce())
 
 
 def why(step: Any) -> str:
