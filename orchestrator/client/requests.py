@@ -20,6 +20,10 @@ LARGEST: Final = 64 << 20
 """Bytes that an answer may have which is read as a whole."""
 
 
+ASKED: Final = 10.0
+"""Seconds for which a call waits because the server asks for it; what takes longer is told at once."""
+
+
 class Again(OrchestratorError):
     """A request that may be made again failed for the reason `why`; `pause` seconds were asked for."""
 
@@ -44,7 +48,7 @@ class Exchange:
             try:
                 return await self.json_once(call)
             except Again as again:
-                if tried >= self.retries.tries:
+                if tried >= self.retries.tries or (again.pause or 0.0) > ASKED:
                     raise again.why from again.why.__cause__
                 await self.wire.sleep(self.retries.pause(tried, again.pause))
 

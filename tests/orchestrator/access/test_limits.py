@@ -21,6 +21,7 @@ from orchestrator.access.gate import SignOn
 from orchestrator.access.limits import BURST, REMEMBERED, Limits, Rate
 from orchestrator.access.roles import Role
 from orchestrator.access.tokens import TokenRecord, hash_of, make_secret
+from orchestrator.client import AsyncClient, Refused
 from orchestrator.config import values
 from orchestrator.ledger.errors import LimitReached
 from orchestrator.ledger.ledger import SqliteLedger
@@ -119,6 +120,14 @@ async def test_of_a_user_s_own_token_nothing_is_read(tmp_path: Path) -> None:
         headers |= {"Content-Type": "multipart/form-data; boundary=x"}
         answer = await answer_to_the_beginning(server, headers, b"")
         assert answer.startswith("HTTP/1.1 429 ") and "(setting max_bytes_per_user)" in answer
+
+
+async def test_the_client_says_at_once_what_will_take_long(tmp_path: Path) -> None:
+    limits = Limits(queued_per_user=1)
+    async with api_server(tmp_path, limits=limits) as server, AsyncClient(server.url, token="") as client:
+        await client.submit({"run.sh": b"true"}, user=1, service="example")
+        with trio.fail_after(20), pytest.raises(Refused, match="setting max_queued_per_user"):
+            await client.submit({"run.sh": b"true"}, user=1, service="example")
 
 
 async def kept(path: Path, user: int) -> tuple[int, int]:

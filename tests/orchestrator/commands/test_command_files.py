@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from support.processes.gates import gate
 from support.processes.processes import Place, Refused, Started
@@ -132,3 +133,21 @@ def test_who_fills_the_queue_is_shown_beneath_it(here: Place) -> None:
     assert [line.split() for line in lines[6:]] == [["example", "7", "2", "0"], ["example", "8", "1", "0"]]
     assert [one["user_id"] for one in shell.json("queue", "--users")] == [7, 8]
     assert len(shell.json("queue")) == 3
+
+
+def test_a_link_gives_one_file_and_who_did_what_is_listed(shell: Shell, shared: Started) -> None:
+    with Client(shared.url) as client:
+        job = client.wait(client.submit({"run.sh": b"printf made > 'a b'"}, user=USER).id, 60)
+    made = shell.run("link", job.id, "a b", "--expires", "10m")
+    assert made.status == 0 and made.out.startswith(f"{shared.url}/v1/jobs/{job.id}/files/a%20b?link="), made
+    assert httpx.get(made.out.strip(), trust_env=False).content == b"made"
+    refused = shell.run("link", job.id, "--expires", "8d")
+    assert refused.status == 1 and "at most 604800" in refused.lines[-1]
+    assert shell.run("link", job.id, "--expires", "soon").status == 2
+    assert shell.run("delete", job.id, "--yes").status == 0
+    lines = shell.json("audit", "--job", job.id)
+    assert [line["action"] for line in lines] == ["delete", "link", "submit"]
+    assert shell.json("audit", "--job", job.id, "--limit", 1) == lines[:1]
+    assert shell.json("audit", "--job", job.id, "--since", "2999-01-01") == []
+    table = shell.run("audit", "--job", job.id).out
+    assert f"job {job.id}" in table and "files/a b for 600 s" in table
