@@ -92,7 +92,7 @@ async def test_a_download_on_its_way_is_finished_if_the_client_reads(here: Place
     async with trio.SocketStream(hardly_any) as stream:
         await hardly_any.connect(("127.0.0.1", int(server.port)))
         await stream.send_all(
-            f"GET /download/{job['id']} HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n".encode()
+            f"GET /download/{job['id']} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
         )
         got = await stream.receive_some(1000)
         told = trio.current_time()

@@ -175,4 +175,4 @@ async def test_clients_that_hang_up_leave_whole_jobs_or_none(here: Place, small:
 
 
 def head(kind: str, length: str) -> bytes:
-    return f"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n{length}\r\n\r\n".encode()
+    return f"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n{length}\r\n\r\n".encode()
