@@ -3,7 +3,8 @@ tick by reading what changed: twice, late, an old one after a newer. `LedgerCurs
 once.
 
 It remembers no more than what came since the last reading: whatever is not newer than that has been read, or
-was overtaken by what was read. So it costs the same however many jobs there are."""
+was overtaken by what was read. So it costs the same however many jobs there are. Changes are numbered without
+gaps, so it knows up to which of them nothing is missing, and only what comes after that is read."""
 
 from __future__ import annotations
 
@@ -57,21 +58,34 @@ class LedgerCursor:
         self._tick = tick
         self._seen: dict[int, int] = {}
         """The newest change of each job that came since the last reading."""
+        self._ahead: set[int] = set()
+        """Numbers of changes that came while others before them have not."""
         self._read_to = 0
+        self._heard_to = 0
+        """All changes up to this one have come, or were read."""
         self._read_at = 0.0
 
     async def begin(self, *, queued: bool = False) -> LiveJobs:
         """Every job that is not over; those that only wait if `queued`. All of them count as seen."""
         live = await self._ledger.live(queued=queued)
-        self._read_to, self._read_at = live.seq, trio.current_time()
+        self._read_to = self._heard_to = live.seq
+        self._read_at = trio.current_time()
         return live
 
     def is_new(self, job: Job) -> bool:
         """Whether this row is newer than what was seen of the job; it counts as seen from now on."""
+        self._hear(job.change_seq)
         if job.change_seq <= self._seen.get(job.id, self._read_to):
             return False
         self._seen[job.id] = job.change_seq
         return True
+
+    def _hear(self, seq: int) -> None:
+        if seq > self._heard_to:
+            self._ahead.add(seq)
+            while self._heard_to + 1 in self._ahead:
+                self._heard_to += 1
+                self._ahead.remove(self._heard_to)
 
     async def catch_up(self, apply: Callable[[Job], None]) -> bool:
         """Read what changed since the last reading, once a tick: the safety net for lost messages. Whether
@@ -79,9 +93,11 @@ class LedgerCursor:
         if trio.current_time() < self._read_at + self._tick:
             return False
         self._read_at = trio.current_time()
-        while changed := await self._ledger.changes(self._read_to):
+        while changed := await self._ledger.changes(self._heard_to):
             for job in changed:
                 apply(job)
-            self._read_to = changed[-1].change_seq
-            self._seen = {job_id: seq for job_id, seq in self._seen.items() if seq > self._read_to}
+            self._heard_to = max(self._heard_to, changed[-1].change_seq)
+            self._ahead = {seq for seq in self._ahead if seq > self._heard_to}
+        self._read_to = self._heard_to
+        self._seen = {job_id: seq for job_id, seq in self._seen.items() if seq > self._read_to}
         return True

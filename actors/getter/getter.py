@@ -188,7 +188,9 @@ class Getter(Actor):
             return
         self._unreleased_read = trio.current_time()
         self._marks.clear()  # of attempts that were over before they were followed
-        found = {attempt.key: attempt for attempt in await self._ledger.unreleased()}
+        unreleased = await self._ledger.unreleased()
+        released = self._outbox.released
+        found = {attempt.key: attempt for attempt in unreleased if attempt.key not in released}
         for key in (
             self._unreleased.keys() - found.keys()
         ):  # its machine has ended: nobody is there to be told

@@ -9,7 +9,7 @@ it goes along with whatever is committed next, or by itself after a tick.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import trio
@@ -46,6 +46,11 @@ class Outbox:
 
     def _is_late(self) -> bool:
         return bool(self._released) and trio.current_time() >= self._released_since + self._tick
+
+    @property
+    def released(self) -> Collection[str]:
+        """Attempts that were let go of, which the ledger does not know yet."""
+        return {change.key for _, change in self._released if isinstance(change, MoveAttempt)}
 
     def put(self, tracked: TrackedAttempt | None, change: Change) -> None:
         """Until it is committed, nothing else is to be decided of that job."""

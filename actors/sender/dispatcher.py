@@ -167,8 +167,12 @@ class NodeDispatcher:
                 while await self._report_certain():
                     pass  # what became due meanwhile rings no more
                 self._start_what_is_due(nursery)
-                with trio.move_on_at(self._next_due()):
+                due = self._next_due()
+                if due == float("inf"):
                     await self._bell.wait()
+                else:
+                    with trio.move_on_at(due):
+                        await self._bell.wait()
 
     # ------------------------------------------------------------------ deciding
 

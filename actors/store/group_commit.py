@@ -174,8 +174,9 @@ class GroupCommit(Generic[B]):
         task_status.started()
         try:
             while True:
-                with trio.move_on_at(self._soft_until):
-                    await self._bell.wait()
+                if not self._bell.is_set():
+                    with trio.move_on_at(self._soft_until):
+                        await self._bell.wait()
                 self._bell = trio.Event()
                 while self._pending or trio.current_time() >= self._soft_until:
                     async with self.committing:
@@ -190,8 +191,13 @@ class GroupCommit(Generic[B]):
         self._flying = self._next()
         for item in self._flying:
             del self._pending[item]
+        # Cancelled before the thread has it, it was not begun; after that it is not interrupted.
+        had_room = await self._try(self._flying)
+        if had_room and self._reserve_held:
+            self._land()
+            return
         with trio.CancelScope(shield=True):
-            if not await self._try(self._flying):
+            if not had_room:
                 await self._make_room()
             self._land()
             if not self._reserve_held:

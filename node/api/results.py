@@ -34,7 +34,7 @@ from node.api.app import NodeContext
 from node.executors.executor import STDERR, STDOUT
 from node.host.inotify import DirectoryWatch
 from node.payloads.table import view_of
-from node.runs.manifest import is_frozen, list_work, listing_from_json, manifest_to_json, read_manifest
+from node.runs.manifest import is_frozen, list_work, manifest_to_json, read_manifest
 from node.runs.received import is_as_received, read_received
 from node.runs.workspace import WORK
 
@@ -184,13 +184,14 @@ def _collect(
 
 
 def _collect_one(payload: Payload, directory: Path, form: CollectForm) -> Generator[bytes, None, None]:
-    manifest = read_manifest(directory, frozen=is_frozen(payload))
+    manifest, listing = read_manifest(directory, frozen=is_frozen(payload))
+    logs = _logs(directory)
     record = {
         "key": payload.key,
         "payload": view_to_json(view_of(payload)),
         "manifest": manifest,
         # What never ran has none; the zip holds those that are there beside what the manifest names.
-        "logs": [name for name in (STDOUT, STDERR) if (directory / name).is_file()],
+        "logs": [name for name, _ in logs],
     }
     head = json.dumps(record).encode()
     if len(head) > frames.MAX_END:
@@ -205,7 +206,7 @@ def _collect_one(payload: Payload, directory: Path, form: CollectForm) -> Genera
             yield from _frame(kind, piece)
     crc, zip_size = 0, 0
     digest = None if form.sums == CRC32 else hashlib.sha256()
-    for part in _join(_parts(directory, listing_from_json(manifest), as_received=form.as_received)):
+    for part in _join(_parts(directory, listing, logs, as_received=form.as_received)):
         if isinstance(part, Known):
             zip_size += part.size
             yield frames.encode(frames.INPUT, json.dumps(asdict(part)).encode())
@@ -261,7 +262,7 @@ def _frame(kind: bytes, piece: bytes) -> Generator[bytes, None, None]:
 def _listing(directory: Path, payload: Payload) -> Listing:
     if payload.status not in ENDED:
         return list_work(directory)
-    return listing_from_json(read_manifest(directory, frozen=is_frozen(payload)))
+    return read_manifest(directory, frozen=is_frozen(payload))[1]
 
 
 def _listing_with_logs(directory: Path, payload: Payload) -> Listing:
@@ -283,11 +284,13 @@ def _zip(directory: Path, listing: Listing, *, strict: bool) -> Generator[bytes,
     return zip_pieces(_root(directory, listing), listing.entries, _logs(directory), strict=strict)
 
 
-def _parts(directory: Path, listing: Listing, *, as_received: bool) -> Generator[bytes | Known, None, None]:
+def _parts(
+    directory: Path, listing: Listing, logs: Sequence[tuple[str, Path]], *, as_received: bool
+) -> Generator[bytes | Known, None, None]:
     """The same, strict, with the files that are as they came in left out if they may be."""
     noted = read_received(directory) if as_received else {}
     is_known = partial(is_as_received, noted=noted)
-    return zip_parts(_root(directory, listing), listing.entries, _logs(directory), is_known)
+    return zip_parts(_root(directory, listing), listing.entries, logs, is_known)
 
 
 def _root(directory: Path, listing: Listing) -> Path:
@@ -335,16 +338,28 @@ async def _in_a_moment() -> None:
     await trio.sleep(FOLLOW_EVERY)
 
 
+_SHORTER: Final = "the file became shorter while it was read"
+
+
 def _read_log(path: Path, offset: int = 0) -> Generator[bytes, None, None]:
     """A log from an offset to where it ends now; nothing if it was never begun."""
-    if not os.path.lexists(path):
+    try:
+        handle = open_regular(path, path.name)
+    except SourceChanged:
+        if os.path.lexists(path):
+            raise
         return
-    handle = open_regular(path, path.name)
-    with open(handle, "rb", buffering=0) as file:
-        size = os.fstat(handle).st_size
-        begin = min(offset, size)  # a file system refuses a place that none of its files can have
-        file.seek(begin)
-        yield from _read(file, size - begin)
+    try:
+        left = os.fstat(handle).st_size - offset
+        if left > 0 and offset:
+            os.lseek(handle, offset, os.SEEK_SET)
+        while left > 0:
+            if not (piece := os.read(handle, min(PIECE, left))):
+                raise SourceChanged(_SHORTER)
+            left -= len(piece)
+            yield piece
+    finally:
+        os.close(handle)
 
 
 def _read(file: FileIO, size: int) -> Generator[bytes, None, None]:
@@ -353,7 +368,7 @@ def _read(file: FileIO, size: int) -> Generator[bytes, None, None]:
         while size:
             piece = file.read(min(PIECE, size))
             if not piece:
-                raise SourceChanged("the file became shorter while it was read")
+                raise SourceChanged(_SHORTER)
             size -= len(piece)
             yield piece
 

@@ -1,5 +1,6 @@
-"""The one writer of a node's files: what waits to be written goes together into one thread call, in the order
-in which it came. An item that fails takes back what it did itself, and nothing of any other.
+"""The one writer of a node's files: who finds nobody writing writes at once; what comes meanwhile waits, and
+goes together into the next thread call, in the order in which it came. An item that fails takes back what it
+did itself, and nothing of any other.
 
 A caller that is cancelled before its item is in a batch takes it back, and nothing was written. After that it
 gets its answer, cancelled or not, as with any call into a thread.
@@ -33,8 +34,9 @@ class Stopped(OSError):
 @dataclass(slots=True, eq=False)
 class _PendingWrite:
     work: Callable[[PayloadBatch], Any]
-    task: trio.lowlevel.Task
     urgent: bool
+    task: trio.lowlevel.Task | None = None
+    """Who waits for the answer; None: who writes it."""
     answer: _Answer | None = None
     is_full: bool = False
     """It failed for want of room."""
@@ -60,7 +62,7 @@ class BatchWriter:
         self._reserve_held = True
         self._written = written
         self._pending: dict[_PendingWrite, None] = {}
-        self._flying: list[_PendingWrite] = []
+        self._writing = False
         self._bell = trio.Event()
         self._stopped = False
 
@@ -70,9 +72,16 @@ class BatchWriter:
         if self._stopped:
             await trio.lowlevel.checkpoint()
             raise Stopped("it has stopped; nothing was written")
-        item = _PendingWrite(work, trio.lowlevel.current_task(), urgent)
+        item = _PendingWrite(work, urgent)
+        if not self._writing and not self._pending:
+            # What has come meanwhile is for `run`.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            await self._write_all([item])
+            assert item.answer is not None
+            done: T = item.answer.unwrap()
+            return done
+        item.task = trio.lowlevel.current_task()
         self._pending[item] = None
-        self._bell.set()
 
         def abort(_: object) -> trio.lowlevel.Abort:
             if item not in self._pending:
@@ -90,25 +99,34 @@ class BatchWriter:
             while True:
                 await self._bell.wait()
                 self._bell = trio.Event()
-                while self._pending:
-                    await self._write_next()
+                while self._pending and not self._writing:
+                    await self._write_all(self._next())
         finally:
             self._stopped = True
-            self._flying += self._pending
+            left = list(self._pending)
             self._pending.clear()
-            self._land()
+            _land(left)
 
-    async def _write_next(self) -> None:
-        self._flying = list(islice(self._pending, MOST))
-        for item in self._flying:
+    def _next(self) -> list[_PendingWrite]:
+        items = list(islice(self._pending, MOST))
+        for item in items:
             del self._pending[item]
-        with trio.CancelScope(shield=True):
-            await self._try(self._flying)
-            if any(item.is_full for item in self._flying):
-                await self._make_room()
-            self._land()
-            if not self._reserve_held:
-                self._reserve_held = await _ask(self._reserve.hold)
+        return items
+
+    async def _write_all(self, items: Sequence[_PendingWrite]) -> None:
+        self._writing = True
+        try:
+            with trio.CancelScope(shield=True):
+                await self._try(items)
+                if any(item.is_full for item in items):
+                    await self._make_room(items)
+                _land(items)
+                if not self._reserve_held:
+                    self._reserve_held = await _ask(self._reserve.hold)
+        finally:
+            self._writing = False
+            if self._pending:
+                self._bell.set()
 
     async def _try(self, items: Sequence[_PendingWrite]) -> None:
         """Write them, and set their answers."""
@@ -122,11 +140,11 @@ class BatchWriter:
             return
         self._written(batch)
 
-    async def _make_room(self) -> None:
+    async def _make_room(self, items: Sequence[_PendingWrite]) -> None:
         """A full disk fails the batch, but perhaps not each of its items: an order to terminate is small, and
         there is a reserve for it."""
-        for item in [item for item in self._flying if item.is_full]:
-            if len(self._flying) > 1:
+        for item in [item for item in items if item.is_full]:
+            if len(items) > 1:
                 await self._try([item])
                 if not item.is_full:
                     continue
@@ -134,14 +152,13 @@ class BatchWriter:
                 self._reserve_held = False
                 await self._try([item])
 
-    def _land(self) -> None:
-        """Wake whoever waits. There is no checkpoint between a batch and this."""
-        for item in self._flying:
-            answer = item.answer
-            if answer is None:
-                answer = outcome.Error(Stopped("it has stopped; nothing was written"))
-            trio.lowlevel.reschedule(item.task, answer)
-        self._flying = []
+
+def _land(items: Sequence[_PendingWrite]) -> None:
+    """Wake whoever waits. There is no checkpoint between a batch and this."""
+    for item in items:
+        if item.task is not None:
+            stopped = Stopped("it has stopped; nothing was written")
+            trio.lowlevel.reschedule(item.task, item.answer or outcome.Error(stopped))
 
 
 def _write(batch: PayloadBatch, items: Sequence[_PendingWrite]) -> None:

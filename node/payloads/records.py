@@ -246,6 +246,9 @@ class Records:
         """Say where it was left that it was to be started that it runs, and since when."""
         content = json.dumps(_to_json(payload, self.boot)).encode()
         path = self.directory(payload.key) / RUNNING
+        # In its place: what is cut short first has to look for room again.
+        with suppress(OSError):
+            return overwrite(path, content, synced=False)
         try:
             retry_repaired(path, lambda: write_plainly(path, content))
         except OSError as error:

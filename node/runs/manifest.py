@@ -136,21 +136,21 @@ def is_frozen(payload: Payload) -> bool:
     return payload.end is not None and payload.end.size > 0
 
 
-def read_manifest(directory: Path, *, frozen: bool) -> dict[str, Any]:
-    """The frozen manifest, or one made now where there never was one. Blocks. Raises `SourceChanged` if it is
-    lost."""
+def read_manifest(directory: Path, *, frozen: bool) -> tuple[dict[str, Any], Listing]:
+    """The frozen manifest, and what it lists, or one made now where there never was one. Blocks. Raises
+    `SourceChanged` if it is lost."""
     manifest = read_object(directory / MANIFEST, MOST)
     if not isinstance(manifest, dict) and not frozen:
-        return manifest_to_json(list_work(directory))
+        listing = list_work(directory)
+        return manifest_to_json(listing), listing
     if manifest is None:
         raise SourceChanged("its manifest is lost")
     try:
         if isinstance(manifest, Damaged):
             raise ValueError(manifest.why)
-        listing_from_json(manifest)
+        return manifest, listing_from_json(manifest)
     except (ValueError, KeyError, TypeError, AttributeError, BadRequest) as why:
         raise SourceChanged(f"its manifest is damaged: {why}") from None
-    return manifest
 
 
 def manifest_to_json(listing: Listing) -> dict[str, Any]:

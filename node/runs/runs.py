@@ -89,7 +89,7 @@ class ExecutorRuns:
         except BaseException:
             disarm()
             raise
-        return _PayloadRun(run, checked.note, self._following(payload.key, armed))
+        return _PayloadRun(run, checked.note, armed, self._following(payload.key, armed))
 
     def _intend(self, payload: Payload, directory: Path) -> ScriptCheck | None:
         """Make the script ready and, if it can run, leave word that somebody has set out to start it; None if
@@ -130,7 +130,7 @@ class ExecutorRuns:
             # Whose it is, and how long it may run, is known to nobody here: it may run again where that is.
             await found.stop(self._grace)
             return RunResult(unreadable=True, started_at=found.started_at, note=note)
-        return _PayloadRun(found, note, self._following(payload.key, None))
+        return _PayloadRun(found, note, None, self._following(payload.key, None))
 
     async def freeze(self, payload: Payload, end: End) -> End:
         freeze = partial(
@@ -167,13 +167,17 @@ class ExecutorRuns:
 
 
 class _PayloadRun:
-    """A run of the executor, as the Runner sees it. `follow` follows its progress until it is cancelled."""
+    """A run of the executor, as the Runner sees it. `follow` follows its progress until it is cancelled; not
+    before `armed` has fired, as most scripts tell none."""
 
-    def __init__(self, run: Run, note: str, follow: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, run: Run, note: str, armed: DirectoryWatch | None, follow: Callable[[], Awaitable[None]]
+    ) -> None:
         self._run = run
         self._note = note
+        self._armed = armed
         self._follow = follow
-        self._born = time.monotonic() - _age(run)
+        self._born: float | None = None
 
     @property
     def pid(self) -> int:
@@ -184,12 +188,22 @@ class _PayloadRun:
         return self._run.started_at
 
     def age(self) -> float:
+        if self._born is None:
+            self._born = time.monotonic() - _age(self._run)
         return time.monotonic() - self._born
 
     async def wait(self) -> RunResult:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._follow)
-            end = await self._run.wait()
+            armed, self._armed = self._armed, None
+            if armed is None:
+                nursery.start_soon(self._follow)
+                end = await self._run.wait()
+            else:
+                armed.call_when_fired(partial(nursery.start_soon, self._follow))
+                try:
+                    end = await self._run.wait()
+                finally:
+                    armed.disarm()
             nursery.cancel_scope.cancel()
         return _result(end, self._note)
 

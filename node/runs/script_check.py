@@ -51,13 +51,12 @@ def make_ready(script: Path) -> ScriptCheck:
     cannot be looked at now.
     """
     try:
-        mode = script.lstat().st_mode
+        mode = os.lstat(script).st_mode
         if stat.S_ISDIR(mode):
             return ScriptCheck(invalid="run.sh is a directory; it must be a bash script")
         if not stat.S_ISREG(mode):
             return ScriptCheck(invalid="run.sh is no regular file; it must be a bash script")
-        with script.open("rb", buffering=0) as file:
-            head = file.read(_PIECE)
+        head = _read_head(script)
     except FileNotFoundError:
         return ScriptCheck(invalid="run.sh not found" + _name_similar(script.parent))
     except OSError as why:
@@ -85,6 +84,14 @@ def make_ready(script: Path) -> ScriptCheck:
         first.note,
     ]
     return ScriptCheck(note="; ".join(filter(None, notes)), options=first.options)
+
+
+def _read_head(script: Path) -> bytes:
+    descriptor = os.open(script, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _PIECE)
+    finally:
+        os.close(descriptor)
 
 
 def _is_wide(head: bytes) -> bool:

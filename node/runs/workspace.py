@@ -89,7 +89,8 @@ class Workspace:
 
     def is_intended(self, key: str) -> bool:
         """Whether somebody has set out to start this payload."""
-        return any(os.path.lexists(self.payloads / key / name) for name in (RUNNING, INTENT, SUPERVISION))
+        directory = f"{self.payloads}/{key}"
+        return any(os.path.lexists(f"{directory}/{name}") for name in (RUNNING, INTENT, SUPERVISION))
 
     # ------------------------------------------------------------------ receiving
 

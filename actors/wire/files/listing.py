@@ -10,8 +10,6 @@ import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -87,8 +85,11 @@ class OpenTree:
         SourceChanged if it is none (any more), OSError for what has nothing to do with it."""
         parent, _, name = raw.rpartition(b"/")
         called = spell(raw)
-        with _changes(called):
+        try:
             directory = self._directory(parent)
+        except OSError as error:
+            _refuse_changed(error, called)
+            raise
         return open_regular(name, called, directory)
 
     def close(self) -> None:
@@ -123,26 +124,25 @@ class OpenTree:
 def open_regular(name: bytes | Path, called: str, dir_fd: int | None = None) -> int:
     """A descriptor of a regular file. Never waits (for the writer of a FIFO), never follows a link. Raises
     SourceChanged, with the name it is `called`, if it is gone, is something else or may not be read."""
-    with _changes(called):
+    try:
         handle = os.open(name, _FILE, dir_fd=dir_fd)
+    except OSError as error:
+        _refuse_changed(error, called)
+        raise
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise SourceChanged(f"{called!r} is no regular file (any more)")
     return handle
 
 
-@contextmanager
-def _changes(called: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            raise SourceChanged(f"{called!r} is gone") from None
-        if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENODEV):
-            raise SourceChanged(f"{called!r} is no regular file (any more)") from None
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise SourceChanged(f"{called!r} may not be read") from None
-        raise
+def _refuse_changed(error: OSError, called: str) -> None:
+    """Raise `SourceChanged` if the error says that of a file."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        raise SourceChanged(f"{called!r} is gone") from None
+    if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENODEV):
+        raise SourceChanged(f"{called!r} is no regular file (any more)") from None
+    if error.errno in (errno.EACCES, errno.EPERM):
+        raise SourceChanged(f"{called!r} may not be read") from None
 
 
 class _Walk:

@@ -7,6 +7,7 @@ longer than `SENDING`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -43,6 +44,8 @@ class Link:
         self._scope = trio.CancelScope()
         self._why = "the link was closed"
         self._failure: Exception | None = None
+        self._send_due = math.inf
+        """When the send that is under way has to be over."""
         socket.wants_to_send = self._ring
 
     async def run(self, hear: Callable[[Message], None]) -> str:
@@ -51,6 +54,7 @@ class Link:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._send)
+                    nursery.start_soon(self._watch_sends)
                     nursery.start_soon(self._read, hear)
         finally:
             self.session.close()
@@ -119,17 +123,22 @@ class Link:
                 while size < MAX_FRAME and (frame := self.session.take()) is not None:
                     frames.append(frame)
                     size += len(frame)
-                with trio.move_on_after(SENDING) as scope:
-                    try:
-                        await self._socket.send(frames)
-                    except LinkBroken as error:
-                        self.end(error.detail)
-                        return
-                if scope.cancelled_caught:
-                    self.end(f"the other side has read nothing for {SENDING:g} s")
+                self._send_due = trio.current_time() + SENDING
+                try:
+                    await self._socket.send(frames)
+                except LinkBroken as error:
+                    self.end(error.detail)
                     return
+                self._send_due = math.inf
                 self._moved.set()
                 self._moved = trio.Event()
+
+    async def _watch_sends(self) -> None:
+        """In a task of its own: a deadline for each send costs more than the send."""
+        while True:
+            await trio.sleep_until(min(self._send_due, trio.current_time() + SENDING))
+            if trio.current_time() >= self._send_due:
+                self.end(f"the other side has read nothing for {SENDING:g} s")
 
     async def _read(self, hear: Callable[[Message], None]) -> None:
         try:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from quart import Quart
 
 from actors.domain.ids import MAX_ID
+from orchestrator.access.links import PARAMETER, RULES
 from orchestrator.access.roles import Access, access_to
 from orchestrator.api.openapi.describe import refusal_content
 from orchestrator.api.openapi.examples import examples
@@ -63,7 +64,7 @@ def _paths(app: Quart) -> dict[str, Any]:
             responses = _refusals(path, access) | operation["responses"]
             found[method.lower()] = (
                 operation
-                | _access(access)
+                | _access(rule.rule, access)
                 | {"responses": responses}
                 | ({"parameters": parameters} if parameters else {})
             )
@@ -75,17 +76,24 @@ _SCHEMES: Final = {
         "type": "http",
         "scheme": "bearer",
         "description": "A token, as `orchestrator token create` makes",
-    }
+    },
+    "link": {
+        "type": "apiKey",
+        "in": "query",
+        "name": PARAMETER,
+        "description": "What a link has that POST /v1/jobs/{id}/links gives, for this very path",
+    },
 }
 
 
-def _access(access: Access) -> dict[str, Any]:
+def _access(rule: str, access: Access) -> dict[str, Any]:
     """Who an operation is for. What may be open is open to nobody who relies on it."""
     roles = ", ".join(sorted(access.roles))
     if access.everybody:
         return {"security": []}
     open_to_all = ", or for everybody where the contract is open" if access.contract else ""
-    return {"security": [{"token": []}], "x-roles": f"{roles}{open_to_all}"}
+    security: list[dict[str, list[str]]] = [{"token": []}, *([{"link": []}] if rule in RULES else [])]
+    return {"security": security, "x-roles": f"{roles}{open_to_all}"}
 
 
 def path_of(rule: str) -> str:

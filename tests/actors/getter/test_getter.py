@@ -19,7 +19,7 @@ from actors.domain.node import Heartbeat, NodeAddress, NodeRef, PayloadView, Str
 from actors.domain.progress import Progress
 from actors.domain.service import ServiceLimits
 from actors.domain.status import Status
-from actors.getter.getter import Getter
+from actors.getter.getter import UNRELEASED_AGAIN, Getter
 from actors.getter.reconcile import MOST_OTHERS, NodeMirror, NodeRequests
 from actors.kernel.actor import Mailbox, live
 from actors.messages import Committed
@@ -57,6 +57,8 @@ class OneNode:
         self.may_fetch.set()
         self.delivered: dict[int, CollectAnswer] = {}
         self.taken: list[int] = []
+        self.lets_go = True
+        self.released: list[tuple[str, float]] = []
         self.answer: Callable[[int], CollectAnswer] = lambda _: self.collects.pop(0)
         self.cancel_answer = lambda attempt: AttemptLookup(
             LookupResult.FOUND, PayloadView(attempt.key, Status.RUNNING)
@@ -96,7 +98,9 @@ class OneNode:
 
     async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[bool]:
         await trio.lowlevel.checkpoint()
-        return [True] * len(attempts)
+        if self.lets_go:
+            self.released.append((attempts[0].key, trio.current_time()))
+        return [self.lets_go] * len(attempts)
 
     def follow(self, node_id: str, attempts: Sequence[Attempt]) -> None:
         pass
@@ -228,6 +232,28 @@ async def test_results_that_came_along_wait_for_none_that_are_fetched(autojump_c
         w.node.may_fetch.set()
         await trio.sleep(1)
         assert {(await w.row(job)).status for job in (slow, torn)} == {Status.COMPLETED}
+
+
+@pytest.mark.parametrize("late", [0.1, 0.25, 0.45])
+async def test_what_a_node_has_again_after_it_let_go_is_released_again(
+    autojump_clock: MockClock, late: float
+) -> None:
+    """Also where the ledger is asked what is owed while it has not been told of the release."""
+    async with world() as w:
+        job = await w.running()
+        assert job.attempt is not None
+        view = PayloadView(job.attempt.key, Status.COMPLETED, DONE)
+        w.node.answer = lambda _: CollectAnswer(CollectResult.STORED, DONE)
+        await trio.sleep(UNRELEASED_AGAIN - trio.current_time() - 0.2)
+        w.ended(job, DONE)
+        await trio.sleep(late)
+        assert [key for key, _ in w.node.released] == [view.key]
+        w.node.lets_go = False
+        w.say(Picture(StreamPosition("two", 0), {view.key: view}, Heartbeat(slots=4)))
+        await trio.sleep(2.5 * UNRELEASED_AGAIN)
+        w.node.lets_go = True
+        await trio.sleep(10)
+        assert [key for key, _ in w.node.released] == [view.key] * 2
 
 
 async def test_results_that_can_never_be_had_end_the_job(autojump_clock: MockClock) -> None:

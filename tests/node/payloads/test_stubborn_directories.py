@@ -88,7 +88,7 @@ def test_an_end_is_frozen_and_recorded_all_the_same(data: Path, spoil: Callable[
         spoil(directory)
         kept = spoil not in (removed, linked)
         assert freeze_manifest(directory, ResultLimit(1 << 30, 100)).size == (5 if kept else 0)
-        assert len(read_manifest(directory, frozen=True)["entries"]) == (1 if kept else 0)
+        assert len(read_manifest(directory, frozen=True)[0]["entries"]) == (1 if kept else 0)
         spoil(directory)
         records.write(replace(RUNNING, status=Status.COMPLETED, end=End(Status.COMPLETED, "")))
         (stored,) = records.load()

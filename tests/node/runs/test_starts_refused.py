@@ -6,12 +6,12 @@ import errno
 import itertools
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.processes.nodes_in_process import KEY, SCRIPT, node_in_process
 
 from node.payloads import records
+from node.runs import script_check
 
 
 class Disk:
@@ -48,14 +48,14 @@ async def test_an_attempt_is_started_from_the_reserve_of_a_full_disk(
 async def test_a_script_for_which_there_is_no_descriptor_is_not_invalid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened, times = Path.open, itertools.count(1)
+    read, times = script_check._read_head, itertools.count(1)
 
-    def open_later(path: Path, *args: Any, **kwargs: Any) -> Any:
-        if path.name == "run.sh" and next(times) <= 2:
+    def read_later(script: Path) -> bytes:
+        if next(times) <= 2:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return opened(path, *args, **kwargs)
+        return read(script)
 
-    monkeypatch.setattr(Path, "open", open_later)
+    monkeypatch.setattr(script_check, "_read_head", read_later)
     async with node_in_process(tmp_path) as node:
         run = await node.started()
         run.finish()
