@@ -92,8 +92,8 @@ def _access(rule: str, access: Access) -> dict[str, Any]:
     if access.everybody:
         return {"security": []}
     open_to_all = ", or for everybody where the contract is open" if access.contract else ""
-    security: list[dict[str, list[str]]] = [{"token": []}, *([{"link": []}] if rule in RULES else [])]
-    return {"security": security, "x-roles": f"{roles}{open_to_all}"}
+    shown = ("token", "link") if rule in RULES else ("token",)
+    return {"security": [{scheme: []} for scheme in shown], "x-roles": f"{roles}{open_to_all}"}
 
 
 def path_of(rule: str) -> str:
