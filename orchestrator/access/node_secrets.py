@@ -10,7 +10,7 @@ not have.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -95,6 +95,8 @@ class NodeSecrets:
     ) -> None:
         self._secrets = {one.node_id: one for one in known}
         self._keeper = keeper
+        self.on_forget: Final[list[Callable[[str], None]]] = []
+        """Are called with the node whose secret is forgotten: nothing that it has proved holds any more."""
         self._named = frozenset(named)
         self._named_key = named_key
         self._invited = {node_id: _Invitation() for node_id in before}
@@ -135,6 +137,8 @@ class NodeSecrets:
         self._invited.pop(node_id, None)
         there = await self._keeper.remove_node_secret(node_id, entry)
         self._secrets.pop(node_id, None)
+        for tell in self.on_forget:
+            tell(node_id)
         return there
 
     async def forget_machines(self, alive: Collection[str]) -> None:

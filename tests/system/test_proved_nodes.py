@@ -438,3 +438,23 @@ async def test_a_node_with_a_token_for_pairing_pairs_with_who_has_it_alone(tmp_p
             mine.secrets._named_key = join_key(hash_of(text), "")
             async with watching(mine):
                 assert book.kept
+
+
+async def test_a_secret_that_is_forgotten_ends_the_link_that_was_proved_by_it(tmp_path: Path) -> None:
+    book = Book()
+    async with (
+        node_in_process(tmp_path / "node") as node,
+        orchestrator(tmp_path, node.url, book) as mine,
+        trio.open_nursery() as nursery,
+    ):
+        ended = trio.Event()
+
+        async def watch() -> None:
+            assert "was forgotten" in await mine.watch()
+            ended.set()
+
+        nursery.start_soon(watch)
+        await mine.picture()
+        await mine.secrets.forget(node_id_of(book))
+        await ended.wait()
+        assert "--pair-anew" in await mine.watch()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import ssl
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final, Protocol
@@ -61,6 +61,8 @@ NOT_JOINED: Final = (
 class Secrets(Protocol):
     """See `orchestrator/access/node_secrets.py`."""
 
+    @property
+    def on_forget(self) -> list[Callable[[str], None]]: ...
     def find(self, node_id: str) -> NodeSecret | None: ...
     def key_for(self, node_id: str, url: str) -> str | None: ...
     async def keep(self, node_id: str, secret: bytes, now: float) -> None: ...
@@ -91,6 +93,9 @@ class NodeLink:
         if self._size > WINDOW or len(self._results) > KEPT:
             raise Garbled("the node sends more results unasked than there is room for")
 
+    def end(self, why: str) -> None:
+        self._link.end(why)
+
     def take_results(self, key: str) -> bytes | None:
         """What came of an attempt unasked; it is not kept any longer."""
         frames = self._results.pop(key, None)
@@ -106,6 +111,8 @@ class NodeLinks:
         self.owner: Final = owner
         self.secrets: Final = secrets
         self._trust = trust
+        if secrets is not None:
+            secrets.on_forget.append(self.end)
         self._number = 0
         self._dialled: set[str] = set()
         self._links: dict[str, NodeLink] = {}
@@ -224,6 +231,12 @@ class NodeLinks:
         self._linked.add(link.ref.node_id)
         if link.prover is not None:
             self._provers[link.ref.node_id] = link.prover
+
+    def end(self, node_id: str) -> None:
+        """What a node has proved does not hold any more."""
+        self._provers.pop(node_id, None)
+        if (link := self._links.get(node_id)) is not None:
+            link.end("the secret with the node was forgotten")
 
     def refused(self, newest: int) -> None:
         """A node has a link with a higher number: our clock was set back."""
