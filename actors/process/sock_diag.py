@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import struct
+import threading
 from typing import Final
 
 Address = tuple[str, int]
@@ -34,15 +36,49 @@ def find_listener_uid(address: Address) -> int | None:
     return _ask(address, (address[0], 0), listens=True)
 
 
+class _Kernel:
+    """One socket for all questions: asking must not need a descriptor, of which there may be none."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._owner = 0
+        self._asked = 0
+
+    def open(self) -> None:
+        """Raises OSError."""
+        if self._socket is None or self._owner != os.getpid():
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+            self._socket.settimeout(0.2)
+            self._owner = os.getpid()
+
+    def ask(self, body: bytes) -> bytes:
+        """The answer, with its head. Raises OSError."""
+        with self._turn:
+            self.open()
+            assert self._socket is not None
+            self._asked = (self._asked + 1) & 0xFFFFFFFF
+            self._socket.send(_HEADER.pack(_HEADER.size + len(body), _BY_FAMILY, 1, self._asked, 0) + body)
+            while True:
+                answer = self._socket.recv(1 << 12)
+                # One that came too late for the question before is read here.
+                if _HEADER.unpack_from(answer)[3] == self._asked:
+                    return answer
+
+
+_KERNEL: Final = _Kernel()
+
+
+def prepare() -> None:
+    """Open what is asked by, so that no descriptor is needed later. Raises OSError."""
+    _KERNEL.open()
+
+
 def _ask(near: Address, far: Address, *, listens: bool) -> int | None:
     try:
         family, identity = _identity(near, far)
         body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _ANY_STATE) + identity + _NO_COOKIE
-        head = _HEADER.pack(_HEADER.size + len(body), _BY_FAMILY, 1, 0, 0)
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
-            kernel.settimeout(0.2)
-            kernel.send(head + body)
-            answer = kernel.recv(1 << 12)
+        answer = _KERNEL.ask(body)
     except (OSError, ValueError):
         return None
     _, kind, *_ = _HEADER.unpack_from(answer)

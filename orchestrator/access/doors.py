@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ import trio
 from actors.domain.scaling import MachineRecord, MachineState
 from actors.ports.ledger import LedgerError
 from actors.ports.world import Clock
+from actors.process import sock_diag
 from actors.wire.http.plain_routes import Head
 from orchestrator.access.links import load_key
 from orchestrator.access.local_peers import is_local
@@ -137,6 +138,8 @@ async def open_doors(settings: Settings, ledger: SqliteLedger, registry: NodeReg
         doors.hear_machine(machine)
     ledger.on_machine.append(doors.hear_machine)
     await hosts.look()
+    with suppress(OSError):  # else nobody is local
+        sock_diag.prepare()
     doors.tell()
     return doors
 
