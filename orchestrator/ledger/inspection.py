@@ -36,7 +36,7 @@ def inspect(path: Path, newest: Newest, *, may_begin: bool) -> None:
     `may_begin`: there are jobs, so that there has to be a ledger. Then the file is there, and closed to
     others: secrets are in it."""
     _inspect(path, newest, may_begin=may_begin)
-    with suppress(FileExistsError):
+    with suppress(FileExistsError, FileNotFoundError):  # of a directory that is not there SQLite tells
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     for suffix in ("", "-wal", "-shm"):
         close_to_others(path.with_name(path.name + suffix))

@@ -89,7 +89,23 @@ function leave(why) {
   view.querySelector("input").focus();
 }
 
-login.ended = () => leave(current() && "The session has ended. Log in again to go on.");
+let looking = false;
+
+/** Somebody else may be logged in meanwhile, in another window: an answer may be to the session before. */
+login.ended = async () => {
+  if (looking) return;
+  if (current() === null) return leave(null);
+  looking = true;
+  try {
+    await ask();
+  } catch (error) {
+    if (error.status === undefined) throw error;
+    return leave("The session has ended. Log in again to go on.");
+  } finally {
+    looking = false;
+  }
+  enter();
+};
 
 /** Whether the same are logged in as before: another window may have logged out, or in as somebody else. */
 login.doubted = async () => {
