@@ -159,7 +159,6 @@ async def test_what_runs_goes_on_and_what_ended_has_ended(
             "incoming",
             "lock",
             "node.json",
-            "orchestrators",
             "payloads",
             "reserve",
             "spawner.lock",
