@@ -52,7 +52,9 @@ PARTS = {
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    async with api_server(tmp_path, local=False, services=("example", "other")) as running:
+    async with api_server(
+        tmp_path, local=False, services=("example", "other"), kill_patience=0.05
+    ) as running:
         yield running
 
 
