@@ -434,6 +434,8 @@ class Records:
             self._reserved = max(int(match[1]), known)
         elif said is None and not self._was_here:
             self._reserved = known
+            with suppress(OSError):  # it is there for a start before the first id is given
+                write_durably(path, b"%d\n" % known)
         else:
             self._reserved = known + _LEAP
             log.warning("%s is damaged or gone: ids go on at %d", path, self._reserved + 1)

@@ -19,7 +19,7 @@ from typing import Final
 import trio
 
 from actors.ports.ledger import LedgerError
-from orchestrator.access.roles import asked_from, asking
+from orchestrator.access.roles import Principal, asked_from, asking
 
 log: Final = logging.getLogger("orchestrator.access")
 
@@ -100,8 +100,8 @@ class Refusals:
     def __init__(self, write: Callable[[Sequence[AuditEntry]], Awaitable[None]] | None = None) -> None:
         self._write = write
         self._counts: Counter[str] = Counter()
-        self._since: dict[tuple[str, str], tuple[int, str]] = {}
-        """By address and kind, since the last lines were written: how many, and the first of them."""
+        self._since: dict[tuple[str, str, Principal | None], tuple[int, str]] = {}
+        """By address, kind and who it was, since the last lines were written: how many, and the first."""
         self._came = trio.Event()
 
     @property
@@ -109,10 +109,10 @@ class Refusals:
         """By kind, since the start."""
         return self._counts
 
-    def note(self, address: str, kind: str, what: str) -> None:
-        """`what` was asked for, by method and path."""
+    def note(self, address: str, kind: str, what: str, who: Principal | None = None) -> None:
+        """`what` was asked for, by method and path; `who` asked, where that is known."""
         self._counts[kind] += 1
-        key = (network_of(address), kind)
+        key = (network_of(address), kind, who)
         if key in self._since:
             number, first = self._since[key]
             self._since[key] = (number + 1, first)
@@ -127,8 +127,15 @@ class Refusals:
             self._came = trio.Event()
             sampled, self._since = self._since, {}
             entries = [
-                AuditEntry("", None, None, address, "refused", detail=f"{kind}: {what}{_times(number)}")
-                for (address, kind), (number, what) in sampled.items()
+                AuditEntry(
+                    "" if who is None else who.name,
+                    None if who is None else who.token,
+                    None if who is None else who.role.value,
+                    address,
+                    "refused",
+                    detail=f"{kind}: {what}{_times(number)}",
+                )
+                for (address, kind, who), (number, what) in sampled.items()
             ]
             try:
                 await self._write(entries)

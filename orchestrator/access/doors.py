@@ -17,6 +17,7 @@ from actors.domain.scaling import MachineRecord, MachineState
 from actors.ports.ledger import LedgerError
 from actors.ports.world import Clock
 from actors.process import sock_diag
+from actors.wire.http.app import Refusal
 from actors.wire.http.plain_routes import Head
 from orchestrator.access.links import load_key
 from orchestrator.access.local_peers import is_local
@@ -38,6 +39,10 @@ from orchestrator.startup import StartError
 
 log: Final = logging.getLogger("orchestrator.access")
 
+JOBS_HERE: Final = "jobs.here"
+"""A file of the data directory: jobs have run on this machine. Whoever knows that nothing of them is left may
+take it away, and start the server anew."""
+
 
 @dataclass(slots=True)
 class Doors:
@@ -48,7 +53,9 @@ class Doors:
     tokens: Tokens
     portal_made: bool
     makes_nodes_here: bool = False
+    closed_for_good: bool = False
     links_key: bytes = b""
+    told: bool = False
 
     # ------------------------------------------------------------------ programs of this machine
 
@@ -58,7 +65,25 @@ class Doors:
         scripts would be such programs."""
         if self.settings.open_local != "auto":
             return self.settings.open_local == "1"
-        return not self.makes_nodes_here and not self.hosts.on_this_machine
+        return not self.closed_for_good and not self.hosts.on_this_machine
+
+    def hear_look(self) -> None:
+        """A node was here: what its jobs have begun may be here still when it is gone, and when this server
+        was started anew."""
+        if self.closed_for_good or not (self.makes_nodes_here or self.hosts.seen_here):
+            return
+        self.closed_for_good = True
+        path = self.settings.data_path / JOBS_HERE
+        try:
+            path.touch(mode=0o600)
+        except OSError as error:
+            log.error("%s: %s; a start without a node here will not know that jobs ran here", path, error)
+        if self.told and self.settings.open_local == "auto":
+            log.warning(
+                "jobs run on this machine from now on, so every program needs a token: that of the server's "
+                "own account is in %s, and its commands find it there",
+                self.settings.data_path / OPERATOR_FILE,
+            )
 
     def is_local(self, head: Head) -> bool:
         return self.local_open and is_local(head)
@@ -71,8 +96,16 @@ class Doors:
         return settings.open_contract == "auto" and settings.as_2x and not self.portal_made
 
     def contract_open_to(self, head: Head) -> bool:
-        """A node's scripts come from its address: they would be the portal."""
-        return self.contract_open and head.peer is not None and not self.hosts.has(head.peer[0])
+        """A node's scripts come from its address: they would be the portal. Raises Refusal, which says so."""
+        if not self.contract_open or head.peer is None:
+            return False
+        if self.hosts.has(head.peer[0]):
+            detail = (
+                f"the contract is open without a token, but not to {head.peer[0]}, from where scripts of a "
+                "node may come: `orchestrator token create --role portal` makes a token for the portal"
+            )
+            raise Refusal(401, "node_address", detail, headers={"WWW-Authenticate": "Bearer"})
+        return True
 
     def note_made(self, record: TokenRecord) -> None:
         """A token was made: a portal that has one closes the contract to all that have none."""
@@ -101,11 +134,12 @@ class Doors:
 
     def tell(self) -> None:
         """What the start says: what is open, and how it is closed."""
+        self.told = True
         data = self.settings.data_path
-        if not self.local_open:
+        if self.settings.open_local == "auto" and self.closed_for_good:
             log.info(
-                "jobs run on this machine, so every program needs a token: that of the server's own account "
-                "is in %s, and its commands find it there",
+                "jobs run on this machine, or did, so every program needs a token: that of the server's own "
+                "account is in %s, and its commands find it there",
                 data / OPERATOR_FILE,
             )
         if self.contract_open:
@@ -114,6 +148,10 @@ class Doors:
                 "says: `orchestrator token create --role portal` closes them at once; the portal sends what "
                 "it prints as `Authorization: Bearer ...`"
             )
+            if self.hosts.on_this_machine:
+                log.warning("they are not open to programs of this machine, where scripts of a node run too")
+        elif self.settings.open_contract == "auto" and not self.portal_made:
+            log.warning("OPEN_CONTRACT=auto opens nothing: not all services come from SERVICE_... variables")
 
 
 async def open_doors(settings: Settings, ledger: SqliteLedger, registry: NodeRegistry, clock: Clock) -> Doors:
@@ -132,11 +170,13 @@ async def open_doors(settings: Settings, ledger: SqliteLedger, registry: NodeReg
     tokens = Tokens(records, clock.now)
     made = await ledger.portal_token_made() or any(one.role is Role.PORTAL for one in records)
     here = any(not config.elsewhere for config in settings.scaling.values())
-    doors = Doors(settings, hosts, tokens, made, here, links_key)
+    before = (settings.data_path / JOBS_HERE).exists()
+    doors = Doors(settings, hosts, tokens, made, here, before, links_key)
     tokens.on_add.append(doors.note_made)
     for machine in await ledger.machines():
         doors.hear_machine(machine)
     ledger.on_machine.append(doors.hear_machine)
+    hosts.on_look.append(doors.hear_look)
     await hosts.look()
     with suppress(OSError):  # else nobody is local
         sock_diag.prepare()

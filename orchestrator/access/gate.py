@@ -82,10 +82,19 @@ class SignOn:
         raise Refusal(403, "unknown_person", detail)
 
 
+class WrongRole(Refusal):
+    """What `who` asks for is not for their role."""
+
+    def __init__(self, who: Principal, detail: str) -> None:
+        super().__init__(403, "wrong_role", detail)
+        self.who = who
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
     """See the module. `guard` says what web pages may ask; `is_local` whether a program of this machine asks
-    that is an operator; `contract_open` whether the published contract is open to who asks."""
+    that is an operator; `contract_open` whether the published contract is open to who asks; it may
+    say why not by a Refusal."""
 
     tokens: Tokens
     sessions: Sessions
@@ -110,7 +119,8 @@ class Gate:
             # Whether anybody is logged in is asked by each page that is opened.
             opened = refusal.code == "no_token" and head.rule == "/v1/session"
             if refusal.code != ASKED_AGAIN and not opened:
-                self.refusals.note(address, refusal.code, f"{head.method} {head.path}")
+                who = refusal.who if isinstance(refusal, WrongRole) else None
+                self.refusals.note(address, refusal.code, f"{head.method} {head.path}", who)
             raise
 
     async def _admit(self, head: Head) -> Principal:
@@ -132,13 +142,14 @@ class Gate:
             if access.contract and self.contract_open(head):
                 return CONTRACT
             self._limit_address(head)
-            raise Refusal(401, "no_token", _NO_TOKEN, headers=CHALLENGE)
+            role = Role.PORTAL if Role.PORTAL in access.roles else min(access.roles)
+            raise Refusal(401, "no_token", _NO_TOKEN.format(role=role), headers=CHALLENGE)
         if principal is not LOCAL and (wait := self.token_rate.take(principal.token or principal.name)):
             raise _too_many("token_rate", f"too many requests by {principal.name}", wait)
         if principal.role not in access.roles:
             roles = " or ".join(sorted(access.roles))
             detail = f"this is for the role {roles}, and {principal.name} has the role {principal.role}"
-            raise Refusal(403, "wrong_role", detail)
+            raise WrongRole(principal, detail)
         return principal
 
     def _limit_address(self, head: Head) -> None:
@@ -192,6 +203,6 @@ _NO_SESSION_TOKEN: Final = (
 )
 _NO_TOKEN: Final = (
     "this needs a token, as `Authorization: Bearer ...`: an operator makes one with "
-    "`orchestrator token create --role portal`"
+    "`orchestrator token create --role {role}`"
 )
 _BAD_TOKEN: Final = "the token is not known, or has expired or been revoked"

@@ -32,8 +32,15 @@ class NodeHosts:
         self._nodes = addresses
         self._is_ours = _is_ours if is_ours is None else is_ours
         self._changed = trio.Event()
+        self.on_look: list[Callable[[], None]] = []
+        """Are called after each look."""
         self._found: dict[str, frozenset[str]] = {}
         self._here: frozenset[str] = frozenset()
+
+    @property
+    def seen_here(self) -> bool:
+        """Whether a node was at an address of this machine when it was looked last."""
+        return bool(self._here)
 
     @property
     def on_this_machine(self) -> bool:
@@ -43,7 +50,10 @@ class NodeHosts:
     def has(self, address: str) -> bool:
         """Whether a node is at this address, or may be."""
         plain = _plain(address)
-        return any(host not in self._found or plain in self._found[host] for host in self._hosts())
+        if any(host not in self._found or plain in self._found[host] for host in self._hosts()):
+            return True
+        # A script of this machine may come from any address of it.
+        return self.on_this_machine and self._is_ours(plain)
 
     async def run(self) -> None:
         """Look the names up whenever there are others, and every now and then."""
@@ -70,6 +80,8 @@ class NodeHosts:
                 nursery.start_soon(look_up, host)
         self._found = found
         self._here = frozenset(one for some in found.values() for one in some if self._is_ours(one))
+        for tell in self.on_look:
+            tell()
 
     def _hosts(self) -> frozenset[str]:
         return frozenset(_hosts_of(self._nodes()))

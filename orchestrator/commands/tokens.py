@@ -148,6 +148,6 @@ def declare_command(*, role: str, user: int | None, expires: float | None, once:
     table |= {key: json.dumps(value) for key, value in given.items() if value not in (None, ())}
     if expires is not None:
         table["expires"] = datetime.fromtimestamp(int(time.time() + expires), UTC).isoformat()
-    click.echo("[[tokens]]\n" + "\n".join(f"{key} = {value}" for key, value in table.items()))
-    tell("this is its secret, which nobody can show you again:")
+    click.echo("# Its secret went to standard error, and nobody can show it again.\n[[tokens]]")
+    click.echo("\n".join(f"{key} = {value}" for key, value in table.items()))
     click.echo(secret, err=True)

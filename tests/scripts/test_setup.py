@@ -231,7 +231,7 @@ def test_tools_that_cannot_be_installed_are_named_with_what_is_skipped(machine: 
     done = machine.run("--dev", FAKE_UID="1000")
     assert done.returncode == 0
     assert (
-        "scripts/setup: skipped: curl bubblewrap chromium strace (needs apt-get as root or by sudo); the"
+        "scripts/setup: skipped: curl bubblewrap chromium strace iproute2 (needs apt-get as root or by sudo)"
         in done.stderr
     )
 

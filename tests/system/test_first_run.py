@@ -102,15 +102,39 @@ def test_where_no_job_runs_here_programs_of_the_account_need_none(here: Place) -
         assert local.get("/v1/jobs", headers={"Host": "evil.example"}).status_code == 421
 
 
-def test_once_a_node_of_this_machine_joins_they_do(here: Place) -> None:
+async def test_once_a_node_of_this_machine_joins_they_do_for_good(here: Place) -> None:
     server = here.server(nodes=["http://192.0.2.1:9"], **CLOSED)
     with client(server) as local:
         assert local.get("/v1/jobs").status_code == 200
         here.node("node", "--join", server.url, "--join-services", "example", "--slots", "1")
         with client(server, here.credentials("server")) as operator:
-            while not any(one["url"].startswith("http://127.") for one in _nodes(operator)):
+            while not (found := [one for one in _nodes(operator) if one["url"].startswith("http://127.")]):
                 pass
+            assert local.get("/v1/jobs").status_code == 401
+            left = operator.delete(f"/v1/nodes/{found[0]['id']}", params={"force": "true"})
+            assert left.status_code == 204
+        # What a job of it began may be here still.
         assert local.get("/v1/jobs").status_code == 401
+    assert "operator.token" in server.errors()
+    await server.end(signal.SIGTERM)
+    again = here.server(nodes=["http://192.0.2.1:9"], **CLOSED)
+    with client(again) as local:
+        assert local.get("/v1/jobs").status_code == 401
+    await again.end(signal.SIGTERM)
+    (here.directory / "server/data/jobs.here").unlink()
+    with client(here.server(nodes=["http://192.0.2.1:9"], **CLOSED)) as local:
+        assert local.get("/v1/jobs").status_code == 200
+
+
+def test_where_a_node_is_here_the_contract_is_not_open_to_this_machine(here: Place) -> None:
+    server = here.server(nodes=["http://127.0.0.1:9"], OPEN_LOCAL="0", OPEN_CONTRACT="auto")
+    for address in ("127.0.0.1", "127.0.0.3"):
+        transport = httpx.HTTPTransport(local_address=address)
+        with httpx.Client(transport=transport, base_url=server.url, timeout=PATIENCE) as peer:
+            answer = peer.post("/upload", **FORM)
+            assert answer.status_code == 401 and "may come" in answer.text, (address, answer.text)
+            assert peer.get("/health").status_code == 200
+    assert "not open to programs of this machine" in server.errors()
 
 
 @pytest.mark.parametrize("content", ["", "x", "Authorization: Bearer jobo_000", "\0" * 10])

@@ -17,6 +17,7 @@ MISSING = [tool for tool in NEEDED if shutil.which(tool) is None]
 pytestmark = pytest.mark.skipif(
     os.getuid() != 0 or bool(MISSING), reason=f"root is needed, and {', '.join(MISSING) or 'nothing else'}"
 )
+JOB_OF_ANY = ("-F", "file=true;filename=run.sh", *("-F", "user_id=1", "-F", "service=example"))
 JOB = ("-F", "file=@run.sh", "-F", "user_id=1", "-F", "service=example")
 
 
@@ -111,3 +112,28 @@ def test_a_node_serves_the_contract_to_its_server_alone(containers: Containers) 
         assert host.ask(f"{base}/v1/attempts/{'0' * 32}")[0] == 403
         assert host.ask(f"{base}/health")[0] == 200
     assert node.ask("http://127.0.0.1:9000/retrieve/1")[0] == 403
+
+
+def test_a_proxy_in_front_as_2_x_tells_to_set_one_up_opens_the_contract_and_no_more(
+    containers: Containers,
+) -> None:
+    """nginx beside the server, under an account of its own, with the locations and headers that 2.x's page on
+    production has: the server sees HTTP/1.0 of it, names, and what auth_basic has asked for."""
+    name, address = "Host: jobs.example.com", "X-Real-IP: 192.0.2.7"
+    upload, download, health = ("-H", name, "-H", address), ("-H", name), ("-H", "Host: orchestrator")
+    signed_on = ("-H", name, "-H", "Authorization: Basic cG9ydGFsOnNlY3JldA==")
+
+    def ask(path: str, *options: str) -> int:
+        base = "http://127.0.0.1:5000"
+        return containers.server.ask(f"{base}/{path}", "--http1.0", *options, user=65534)[0]
+
+    assert ask("upload", *upload, *JOB_OF_ANY) == 201
+    while (status := ask("download/1", *download, "--head")) == 202:
+        pass
+    assert status == 200
+    assert ask("health", *health) == 200
+    assert ask("upload", *signed_on, *JOB_OF_ANY) == 201
+    for path in ("v1/jobs", "v1/tokens", "metrics", "v1/jobs/1/results"):
+        for options in (upload, download, health, signed_on):
+            assert ask(path, *options) in (401, 421), path
+    assert ask("v1/tokens", "-X", "POST", "-d", "{}", *signed_on) in (401, 421)
