@@ -216,8 +216,8 @@ def test_what_is_kept_is_closed_to_other_accounts(here: Place) -> None:
     assert server.url
 
 
-def test_a_ledger_that_others_could_read_is_closed(here: Place) -> None:
-    here.server(**CLOSED).process.kill()
+async def test_a_ledger_that_others_could_read_is_closed(here: Place) -> None:
+    await here.server(**CLOSED).end(signal.SIGKILL)
     path = here.directory / "server/db.sqlite"
     path.chmod(0o644)
     again = here.server("again", DB_PATH=str(path), **CLOSED)
