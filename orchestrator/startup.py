@@ -147,7 +147,8 @@ def locked(path: Path, what: str, setting: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if (aside := set_aside(path)) is not None:
             log.warning("%s was a directory, and is %s now", path, aside)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.fchmod(fd, 0o600)
     except OSError as error:
         raise StartError(f"{what}: {error.strerror}; set {setting} to a place that can be written") from error
     try:

@@ -18,8 +18,8 @@ _REQUEST: Final = struct.Struct("=BBBBI")
 _IDENTITY: Final = struct.Struct("!HH16s16s")
 _NO_COOKIE: Final = struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
 _UID: Final = _HEADER.size + 4 + 48 + 12
-"""Where an answer has the owner: behind the message's head, the state, the socket's identity, and what waits
-in it."""
+"""Where an answer has the owner, and the inode behind it: behind the message's head, the state, the socket's
+identity, and what waits in it."""
 _ANY_STATE: Final = 0xFFFFFFFF
 _LISTEN: Final = 10
 
@@ -82,13 +82,15 @@ def _ask(near: Address, far: Address, *, listens: bool) -> int | None:
     except (OSError, ValueError):
         return None
     _, kind, *_ = _HEADER.unpack_from(answer)
-    if kind != _BY_FAMILY or len(answer) < _UID + 4:
+    if kind != _BY_FAMILY or len(answer) < _UID + 8:
         return None
     # The kernel answers with a socket that listens at that address where there is no other.
     found = answer[_HEADER.size + 4 : _HEADER.size + 4 + _IDENTITY.size]
     if (answer[_HEADER.size + 1] == _LISTEN) is not listens or (not listens and found != identity):
         return None
-    return int(struct.unpack_from("=I", answer, _UID)[0])
+    uid, inode = struct.unpack_from("=II", answer, _UID)
+    # Of a socket that its process has closed the kernel knows no owner any more, and says root.
+    return int(uid) if inode else None
 
 
 def _identity(near: Address, far: Address) -> tuple[int, bytes]:

@@ -25,6 +25,7 @@ _FLAGS = {
 }
 _SYS_CLONE3 = 435  # the same number on every architecture
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
+_MS_RDONLY, _MS_REMOUNT = 1, 32
 _MS_BIND, _MS_REC, _MS_SLAVE = 0x1000, 0x4000, 0x80000
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
@@ -86,6 +87,8 @@ def mount_own_proc() -> None:
 def hide(file: bytes) -> None:
     """Cover a file for all of this mount namespace, where it can neither be removed nor renamed then."""
     _mount(b"/dev/null", file, None, _MS_BIND)
+    # Else the modes of the machine's own could be changed through it.
+    _mount(b"none", file, None, _MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NOEXEC)
 
 
 def adopt_orphans() -> None:

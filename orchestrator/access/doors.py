@@ -142,6 +142,11 @@ class Doors:
                 "account is in %s, and its commands find it there",
                 data / OPERATOR_FILE,
             )
+        if any(network.is_loopback for network in self.settings.trusted_proxies):
+            log.warning(
+                "TRUSTED_PROXIES has a loopback address: whatever runs on this machine, as any account, "
+                "may say that it is anybody"
+            )
         if self.contract_open:
             log.warning(
                 "the contract's routes of 2.x are open to whoever reaches the port, as OPEN_CONTRACT=auto "

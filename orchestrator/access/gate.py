@@ -21,7 +21,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from actors.wire.http.app import Refusal
-from actors.wire.http.plain_routes import Admit, Head
+from actors.wire.http.plain_routes import Admit, Head, refused_before
 from actors.wire.http.web_pages import READS
 from orchestrator.access.audit import Refusals, network_of
 from orchestrator.access.limits import Rate
@@ -118,7 +118,7 @@ class Gate:
         except Refusal as refusal:
             # Whether anybody is logged in is asked by each page that is opened.
             opened = refusal.code == "no_token" and head.rule == "/v1/session"
-            if refusal.code != ASKED_AGAIN and not opened:
+            if refusal.code != ASKED_AGAIN and not opened and not refused_before.get():
                 who = refusal.who if isinstance(refusal, WrongRole) else None
                 self.refusals.note(address, refusal.code, f"{head.method} {head.path}", who)
             raise

@@ -90,7 +90,7 @@ class Links:
         record = self.tokens.get(token) if token else None
         digest = "" if record is None else record.hash
         signed = "\n".join(("GET", str(expires_at), token, digest, path))
-        return hmac.new(self.key, signed.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
+        return hmac.new(self.key, signed.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
 def _refused(code: str, detail: str) -> Refusal:

@@ -24,14 +24,27 @@ _PROXIED: Final = (
     "X-Forwarded-Port",
     "X-Forwarded-Server",
     "X-Forwarded-Prefix",
+    "X-Forwarded-User",
+    "X-Forwarded-Scheme",
+    "X-Forwarded-Ssl",
+    "X-Forwarded",
+    "Forwarded-For",
     "X-Real-IP",
+    "X-Client-IP",
+    "X-Original-Forwarded-For",
+    "X-Original-Host",
+    "X-Original-URL",
+    "X-Cluster-Client-IP",
+    "X-Envoy-External-Address",
+    "CF-Connecting-IP",
+    "True-Client-IP",
 )
 """Headers by which a proxy of this machine gives away that it asks for somebody else."""
 
 
 def is_local(head: Head, uid: int = os.getuid()) -> bool:  # it does not change
     """Whether a program of this machine asks that runs as `uid`."""
-    if head.peer is None or head.host is None or any(map(head.header, _PROXIED)):
+    if head.peer is None or head.host is None or any(head.header(name) is not None for name in _PROXIED):
         return False
     named = head.header("Host")
     ends = head.peer[0], head.host[0], "" if named is None else host_of(named)

@@ -67,13 +67,15 @@ class NodeHosts:
         self._changed.set()
 
     async def look(self) -> None:
-        """Look all names up. One that is not known now is at no address."""
+        """Look all names up. One that cannot be looked up now is where it was, or else may be anywhere."""
         self._changed = trio.Event()
         hosts = self._hosts()
         found: dict[str, frozenset[str]] = {}
 
         async def look_up(host: str) -> None:
-            found[host] = await _addresses_of(host)
+            addresses = await _addresses_of(host) or self._found.get(host)
+            if addresses:
+                found[host] = addresses
 
         async with trio.open_nursery() as nursery:
             for host in hosts:
@@ -107,7 +109,7 @@ async def _addresses_of(host: str) -> frozenset[str]:
         try:
             found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            log.debug("the address of node host %s is not known: %s", host, error)
+            log.info("the address of node host %s is not known: %s", host, error)
             return frozenset()
         return frozenset(_plain(str(entry[4][0])) for entry in found)
     return frozenset()

@@ -99,6 +99,8 @@ class NodeSecrets:
         """Are called with the node whose secret is forgotten: nothing that it has proved holds any more."""
         self._named = frozenset(named)
         self._named_key = named_key
+        self.forgotten: set[str] = set()
+        """Nodes of which an operator has had the secret forgotten since the start: they may have moved."""
         self._invited = {node_id: _Invitation() for node_id in before}
 
     def find(self, node_id: str) -> NodeSecret | None:
@@ -137,6 +139,7 @@ class NodeSecrets:
         self._invited.pop(node_id, None)
         there = await self._keeper.remove_node_secret(node_id, entry)
         self._secrets.pop(node_id, None)
+        self.forgotten.add(node_id)
         for tell in self.on_forget:
             tell(node_id)
         return there

@@ -147,7 +147,7 @@ class Sessions:
 
 
 def _order_token(secret: str) -> str:
-    return hmac.new(secret.encode("utf-8", "surrogateescape"), b"order", hashlib.sha256).hexdigest()
+    return hmac.new(secret.encode("utf-8", "surrogatepass"), b"order", hashlib.sha256).hexdigest()
 
 
 def _values(cookies: str | None, name: str) -> Iterable[str]:

@@ -96,7 +96,7 @@ def is_token(text: str) -> bool:
 
 def hash_of(secret: str) -> str:
     """64 hex digits."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _checksum(body: str) -> str:

@@ -93,6 +93,11 @@ class NodeRegistry:
     def members(self) -> tuple[JoinedNode, ...]:
         return self._members
 
+    def url_of(self, node_id: str) -> str | None:
+        """Where a node that joined is; None for one that did not."""
+        node = self._nodes.get(node_id)
+        return None if node is None else node.url
+
     def drains(self) -> Mapping[str, str]:
         """Nodes that get no more jobs, by id, and why."""
         return self._drains

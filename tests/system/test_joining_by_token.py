@@ -99,3 +99,17 @@ async def test_nodes_that_scaling_makes_here_join_although_nobody_is_local(here:
             header, _, value = line.partition(": ")
             user.http.headers[header] = value
             assert (await user.run("true"))["status"] == "Completed"
+
+
+async def test_an_id_without_a_secret_is_not_taken_over_by_another_token(here: Place) -> None:
+    server = here.server(config=CONFIG, **SHUT)
+    async with operator(here, server) as user:
+        made = await make_token(user)
+        node = here.node("node", "--slots", "1")
+        node_id = (await user.http.get(f"{node.url}/v1/info")).json()["node_id"]
+        order = {"id": node_id, "url": node.url, "services": ["example"]}
+        assert (await user.http.post("/v1/nodes", json=order)).status_code == 201
+        token = {"Authorization": f"Bearer {made['secret']}"}
+        elsewhere = order | {"url": node.url.replace("127.0.0.1", "127.0.0.9"), "nonce": "0" * 32}
+        answer = await user.http.post("/v1/nodes", json=elsewhere, headers=token)
+        assert answer.status_code == 409, answer.text

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any, Final, cast
@@ -42,6 +43,9 @@ class Head:
         """The address that the connection came to; "" where it is not known."""
         return "" if self.host is None else self.host[0]
 
+
+refused_before: Final[ContextVar[bool]] = ContextVar("refused_before", default=False)
+"""Whether this very request was refused once already: it is refused again by whoever has to say so."""
 
 Admit = Callable[[Head], Awaitable[None]]
 """Stands before every route: raises what the request is refused with."""
@@ -91,6 +95,7 @@ class PlainRequest:
     head: Head
     handler: Handler
     asked: Asked
+    admitted: bool = False
 
     def with_body(self, pieces: Sequence[bytes]) -> PlainRequest:
         """The same, once its body has come."""
@@ -179,10 +184,21 @@ class PlainRoutes:
         length = None if told is None else int(told)
         return PlainRequest(head, route.handler, Asked(part.decode(), pairs, several, length))
 
+    async def admit(self, asked: PlainRequest) -> PlainRequest | None:
+        """The request, admitted in this task and those that it begins; None for one that is refused: the app
+        says why."""
+        try:
+            await self._admit(asked.head)
+        except Exception:
+            refused_before.set(True)
+            return None
+        return replace(asked, admitted=True)
+
     async def answer(self, asked: PlainRequest) -> Answer | None:
         """None for what is stored and not small: it is the app's."""
         try:
-            await self._admit(asked.head)
+            if not asked.admitted:
+                await self._admit(asked.head)
             found = await asked.handler(asked.asked)
             return await found.read_small() if isinstance(found, Stored) else found
         except Exception as error:

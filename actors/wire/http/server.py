@@ -60,7 +60,14 @@ from actors.kernel.complaint import Complaint
 from actors.store.durable import is_passing
 from actors.wire.errors import CannotListen, PortInUse, leaves
 from actors.wire.http.app import Refusal
-from actors.wire.http.plain_routes import Admit, Answer, Head, PlainRequest, PlainRoutes
+from actors.wire.http.plain_routes import (
+    Admit,
+    Answer,
+    Head,
+    PlainRequest,
+    PlainRoutes,
+    refused_before,
+)
 from actors.wire.http.tls import OwnCertificate
 from actors.wire.link.websocket import WebSocket, accept, take_over
 
@@ -538,6 +545,7 @@ class _Protocol(H11Protocol):
 
     async def _create_stream(self, request: h11.Request) -> None:
         self._begun, self._streaming, self._over = trio.Event(), False, trio.Event()
+        refused_before.set(False)
         names = {name for name, _ in request.headers}
         if {b"content-length", b"transfer-encoding"} <= names:
             await self._send_error_response(HTTPStatus.BAD_REQUEST, "it has two lengths")
@@ -546,7 +554,14 @@ class _Protocol(H11Protocol):
         if self._link is not None and (key := _websocket_key(request, self._link.path)) is not None:
             await self._upgrade(self._link, request, key)
             return
+        if any(name == b"upgrade" and b"websocket" in value.lower() for name, value in request.headers):
+            await self._send_error_response(HTTPStatus.BAD_REQUEST, "no WebSocket is spoken there")
+            await self.send(Closed())
+            return
         asked = None if self._plain is None else self._plain.match(request, self.server, self.client)
+        if asked is not None and self._plain is not None and asked.head.method == "POST":
+            # Before its body: nobody's is waited for.
+            asked = await self._plain.admit(asked)
         if self._plain is None or asked is None:
             await super()._create_stream(request)
         else:

@@ -61,13 +61,13 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def may_order(origin: str | None, fetch_site: str | None, names: OwnNames) -> bool:
-    """Rules 1 and 2, of an order."""
+def may_order(origin: str | None, fetch_site: str | None, names: OwnNames, local: str = "localhost") -> bool:
+    """Rules 1 and 2, of an order that came to the address `local`."""
     if origin is not None and origin.lower() in names.origins:
         return True
     if fetch_site is not None and fetch_site.lower() == "cross-site":
         return False
-    return origin is None or is_loopback(host_of(origin.partition("://")[2]))
+    return origin is None or (is_loopback(host_of(origin.partition("://")[2])) and is_loopback(local))
 
 
 @lru_cache(maxsize=64)
@@ -98,7 +98,7 @@ def make_guard(names: OwnNames, exempt: Callable[[str], bool], hint: str) -> Adm
         if head.method in READS:
             return
         origin = head.header("Origin")
-        if not may_order(origin, head.header("Sec-Fetch-Site"), names):
+        if not may_order(origin, head.header("Sec-Fetch-Site"), names, head.local):
             origin = "another site" if origin is None else origin
             raise Refusal(403, "foreign_origin", f"pages of {origin!r} may not give orders here; {hint}")
 

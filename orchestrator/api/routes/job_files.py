@@ -76,6 +76,8 @@ def blueprint(api: ApiContext) -> Blueprint:
     async def file(number: str, path: str) -> Response:
         query(PARAMETER)
         row = await job_views.find(api, read_job_id(number))
+        if not {"", ".", ".."}.isdisjoint(path.split("/")):
+            raise _unknown_file(row, path)  # on its way to a node it would become another path
         if row.status not in ENDED and (found := await job_views.find_node(api, row)) is not None:
             try:
                 source = api.nodes.open_file(*found, path)

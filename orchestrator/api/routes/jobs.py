@@ -16,7 +16,7 @@ from actors.wire.http.patience import SILENCE
 from actors.wire.http.plain_routes import Answer, Asked, PlainRoutes
 from orchestrator.access.gate import CHALLENGE
 from orchestrator.access.links import PARAMETER
-from orchestrator.access.roles import only_theirs, still_holds
+from orchestrator.access.roles import Role, asking, only_theirs, still_holds
 from orchestrator.api import job_views
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http import query_params
@@ -80,6 +80,9 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
         user, service, services = only_theirs(
             query_params.signed(given, "user"), query_params.line(given, "service")
         )
+        for name in ("name", "tag", "search"):
+            if name in given and asking.get().role is Role.READER:
+                raise Refusal(403, "wrong_role", f"{name}: names are not for the role reader")
         wanted = JobFilter(
             user=user,
             service=service,

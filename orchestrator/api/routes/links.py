@@ -38,7 +38,9 @@ def blueprint(api: ApiContext) -> Blueprint:
         body = await read_json_object()
         refuse_unknown(body, "file", "expires_in")
         file, life = body.get("file"), body.get("expires_in", USUAL)
-        if file is not None and (not isinstance(file, str) or not 0 < len(file) <= LONGEST_PATH):
+        if file is not None and (
+            not isinstance(file, str) or not 0 < len(file) <= LONGEST_PATH or _is_no_text(file)
+        ):
             refuse_field("file", "null, or the path of a file as the list of files has it,")
         if type(life) not in (int, float) or not 0 < life <= LONGEST:
             refuse_field("expires_in", f"seconds above 0, at most {LONGEST},")
@@ -54,3 +56,12 @@ def blueprint(api: ApiContext) -> Blueprint:
         return json_response(answer)
 
     return page
+
+
+def _is_no_text(path: str) -> bool:
+    """Whether it holds halves of characters, which no URL does."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return True
+    return False

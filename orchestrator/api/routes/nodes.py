@@ -211,6 +211,15 @@ def _check_terms(api: ApiContext, node: JoinedNode) -> tuple[JoinedNode, TokenRe
             f"(DELETE /v1/nodes/{node.node_id}/secret)",
         )
     else:
+        at = api.registry.url_of(node.node_id)
+        moved = at is not None and at != node.url and node.node_id not in api.node_secrets.forgotten
+        if moved and asks.role is not Role.OPERATOR:
+            raise Refusal(
+                409,
+                "node_elsewhere",
+                f"node {node.node_id} joined from {at} and has no secret to prove that it moved: an operator "
+                f"has it leave (DELETE /v1/nodes/{node.node_id}) before it joins from elsewhere",
+            )
         token = None if asks.token is None else api.tokens.get(asks.token)
         if token is None and asks.role is Role.NODE:
             raise Refusal(401, "bad_token", "the token was revoked meanwhile")

@@ -25,7 +25,7 @@ import trio
 
 from actors.domain.node import NodeRef
 from actors.ports.ledger import LedgerError
-from actors.ports.nodes import PayloadChanged, Picture
+from actors.ports.nodes import Beat, NodeEvent, PayloadChanged, Picture
 from actors.store.durable import is_passing
 from actors.wire.errors import WireError
 from actors.wire.link.link import Link, NotSent
@@ -294,7 +294,11 @@ class _Hearer:
                     self.node_link = NodeLink(self._node, self._link, self._prover())
                     self._links.stands(self.node_link)
                 if told is not None:
-                    self._tell(self._node, self._skew.judge(told))
+                    self._tell(self._node, self._skew.judge(self._bounded(told)))
+
+    def _bounded(self, told: NodeEvent) -> NodeEvent:
+        known = None if self._links.secrets is None else self._links.secrets.find(self._node.node_id)
+        return at_most(told, None if known is None else known.terms.max_slots)
 
     def _meet(self) -> None:
         peer = self._link.session.peer
@@ -337,6 +341,14 @@ class _Hearer:
                 self.node_link.keep_results(view.key, message.blob[at : at + size])
             at += size
             self._tell(self._node, PayloadChanged(view, delivered=size > 0))
+
+
+def at_most(told: NodeEvent, slots: int | None) -> NodeEvent:
+    """What a node says, with no more slots than the token allows that it joined by; None: any number."""
+    if slots is None or not isinstance(told, Picture | Beat):
+        return told
+    said = told.heartbeat.slots
+    return replace(told, heartbeat=replace(told.heartbeat, slots=slots if said is None else min(said, slots)))
 
 
 class _Agreeing:

@@ -5,22 +5,30 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+import trio
 from support.processes.api_server import Server, api_server
 
+from actors.domain.node import Heartbeat, NodeAddress, StreamPosition
+from actors.ports.nodes import Beat, Picture
 from actors.process.sock_diag import find_listener_uid, find_uid
 from actors.wire.http.app import Refusal
 from actors.wire.http.plain_routes import Address, Head
+from actors.wire.http.web_pages import OwnNames, may_order
+from orchestrator.access import node_hosts
 from orchestrator.access.gate import Gate, SignOn, read_bearer
 from orchestrator.access.local_peers import is_local
+from orchestrator.access.node_hosts import NodeHosts
 from orchestrator.access.roles import Role, asking
 from orchestrator.access.sessions import Sessions
-from orchestrator.access.tokens import Tokens, hash_of, is_token, make_secret
+from orchestrator.access.tokens import TokenRecord, Tokens, hash_of, is_token, make_secret
+from orchestrator.nodes.native.link import at_most
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -232,3 +240,114 @@ async def test_such_a_page_can_read_answers_and_refusals(server: Server, path: s
     other = await server.client.get(path, headers={"Origin": "https://evil.example"})
     assert "Access-Control-Allow-Origin" not in other.headers
     assert allowed.status_code == other.status_code
+
+
+# ------------------------------------------------------------------ what was found by attacking it
+
+
+def test_of_a_connection_that_its_program_has_closed_nobody_is_the_owner() -> None:
+    """The kernel tells uid 0 of a socket that no process has: a server of root would take it for its own."""
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+        with closing(server):
+            near, far = server.getpeername()[:2], server.getsockname()[:2]
+            client.shutdown(socket.SHUT_WR)
+            assert find_uid(near, far) == os.getuid(), "it may still read"
+            client.close()
+            server.recv(1)
+            deadline = time.monotonic() + 10
+            while find_uid(near, far) is not None:
+                assert time.monotonic() < deadline
+
+
+async def raw(server: Server, request: bytes) -> bytes:
+    port = int(server.url.rpartition(":")[2])
+    with trio.fail_after(30):
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(request)
+            return await stream.receive_some(1 << 16)
+
+
+@pytest.mark.parametrize("path", ["/upload", "/v1/tokens"])
+async def test_nobody_s_body_is_waited_for(server: Server, path: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx"
+    assert b" 401 " in await raw(server, head.encode())
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/jobs", "/v1/link", "/nothing"])
+async def test_no_websocket_is_spoken_but_with_nodes(
+    server: Server, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    keys = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    assert b" 400 " in (await raw(server, (head + keys).encode())).split(b"\r\n")[0]
+    assert not caplog.records
+
+
+async def test_half_a_character_is_no_token_and_no_path(tmp_path: Path) -> None:
+    async with api_server(tmp_path) as server:
+        job = await server.upload(**{"run.sh": b"true"})
+        body = {"content": b'{"token": "\\ud800"}', "headers": {"Content-Type": "application/json"}}
+        assert (await server.client.post("/v1/session", **body)).status_code == 401
+        body["content"] = b'{"file": "\\ud800"}'
+        assert (await server.client.post(f"/v1/jobs/{job.id}/links", **body)).status_code == 422
+
+
+async def test_a_reader_finds_nothing_by_names(server: Server) -> None:
+    secret = make_secret()
+    server.api.tokens.add(TokenRecord("r", hash_of(secret), Role.READER, "r", 0.0))
+    headers = {"Authorization": f"Bearer {secret}"}
+    for name in ("name", "tag", "search"):
+        answer = await server.client.get("/v1/jobs", headers=headers, params={name: "x"})
+        assert answer.status_code == 403, name
+
+
+@pytest.mark.parametrize("path", ["a/../run.sh", "./run.sh", "a//run.sh", "..", "a/."])
+async def test_no_path_of_a_file_leads_elsewhere(tmp_path: Path, path: str) -> None:
+    async with api_server(tmp_path) as server:
+        job = await server.upload(**{"run.sh": b"true"})
+        target = f"/v1/jobs/{job.id}/files/{path}".encode()
+        answer = await raw(server, b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b" 404 " in answer.split(b"\r\n")[0]
+
+
+@pytest.mark.parametrize("local", ["127.0.0.1", "10.0.0.1"])
+def test_a_page_of_this_machine_orders_on_this_machine_alone(local: str) -> None:
+    assert may_order("http://localhost:3000", None, OwnNames(), local) is (local == "127.0.0.1")
+
+
+async def test_where_a_node_is_stays_known_while_its_name_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"node.example": frozenset({"192.0.2.7"}), "here.example": frozenset({"127.0.0.1"})}
+
+    async def look_up(host: str) -> frozenset[str]:
+        return known.get(host, frozenset())
+
+    monkeypatch.setattr(node_hosts, "_addresses_of", look_up)
+    nodes = [NodeAddress("http://node.example:9000", ("example",))]
+    hosts = NodeHosts(lambda: nodes)
+    await hosts.look()
+    assert hosts.has("192.0.2.7") and not hosts.has("192.0.2.8") and not hosts.on_this_machine
+    del known["node.example"]
+    await hosts.look()
+    assert hosts.has("192.0.2.7") and not hosts.has("192.0.2.8")
+    nodes.append(NodeAddress("http://never.example:9000", ("example",)))
+    await hosts.look()
+    assert hosts.has("192.0.2.8") and hosts.on_this_machine, "it may be anywhere"
+    nodes[1:] = [NodeAddress("http://here.example:9000", ("example",))]
+    await hosts.look()
+    assert hosts.seen_here and hosts.has("127.0.0.9") and not hosts.has("192.0.2.8")
+
+
+@pytest.mark.parametrize(
+    ("said", "most", "slots"), [(50, 1, 1), (None, 4, 4), (2, 4, 2), (50, None, 50), (None, None, None)]
+)
+def test_a_node_has_no_more_slots_than_its_token_allows_whatever_it_says(
+    said: int | None, most: int | None, slots: int | None
+) -> None:
+    beat = at_most(Beat(Heartbeat(slots=said)), most)
+    picture = at_most(Picture(StreamPosition("i", 1), {}, Heartbeat(slots=said)), most)
+    assert isinstance(beat, Beat) and isinstance(picture, Picture)
+    assert beat.heartbeat.slots == picture.heartbeat.slots == slots
