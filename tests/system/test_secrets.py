@@ -69,7 +69,15 @@ async def use(user: Portal, secrets: Mapping[str, str], job: int) -> list[str]:
 def contents(top: Path, *kept: Path) -> str:
     """All that stands in files, but for those that are there to keep a secret."""
     files = [path for path in top.rglob("*") if path.is_file() and not path.is_symlink() and path not in kept]
-    return "\n".join(path.read_bytes().decode("latin-1") for path in files)
+    return "\n".join(_content(path) for path in files)
+
+
+def _content(path: Path) -> str:
+    """Of a file that was let go of meanwhile nothing."""
+    try:
+        return path.read_bytes().decode("latin-1")
+    except FileNotFoundError:
+        return ""
 
 
 def processes(here: Place) -> str:
