@@ -13,12 +13,13 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address
 from typing import Final
 
 import trio
 
 from actors.ports.ledger import LedgerError
+from actors.wire.http.peers import parse_address
 from orchestrator.access.roles import Principal, asked_from, asking
 
 log: Final = logging.getLogger("orchestrator.access")
@@ -151,12 +152,9 @@ def _times(number: int) -> str:
 
 def network_of(address: str) -> str:
     """What one peer may have many addresses of: of IPv6 the first half, of IPv4 all of it."""
-    try:
-        read = ip_address(address.partition("%")[0])
-    except ValueError:
+    read = parse_address(address)
+    if read is None:
         return address[:LONGEST]
-    if isinstance(read, IPv6Address):
-        if read.ipv4_mapped is not None:
-            return str(read.ipv4_mapped)
-        return str(IPv6Address(int(read) >> 64 << 64)) if not read.is_loopback else str(read)
+    if isinstance(read, IPv6Address) and not read.is_loopback:
+        return str(IPv6Address(int(read) >> 64 << 64))
     return str(read)

@@ -21,6 +21,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from actors.wire.http.app import Refusal
+from actors.wire.http.peers import parse_address
 from actors.wire.http.plain_routes import Admit, Head, refused_before
 from actors.wire.http.web_pages import READS
 from orchestrator.access.audit import Refusals, network_of
@@ -49,12 +50,8 @@ class SignOn:
 
     def trusts(self, head: Head) -> bool:
         """Whether the request comes from one of the proxies."""
-        if head.peer is None or not self.proxies:
-            return False
-        address = ip_address(head.peer[0].partition("%")[0])
-        # Where it listens on all of version 6, those of version 4 come as such.
-        plain = getattr(address, "ipv4_mapped", None) or address
-        return any(plain in network for network in self.proxies)
+        address = None if head.peer is None else parse_address(head.peer[0])
+        return address is not None and any(address in network for network in self.proxies)
 
     def address_of(self, head: Head) -> str:
         """Where the request comes from: what one of the proxies says of it, which adds at the end of what it

@@ -9,11 +9,12 @@ not have.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from typing import Final, Protocol
 
+from actors.wire.http.peers import parse_address
 from actors.wire.link.proof import join_key
 from orchestrator.access.audit import AuditEntry
 from orchestrator.access.tokens import TokenRecord
@@ -152,9 +153,5 @@ class NodeSecrets:
 
 
 def _is_in(peer: str, networks: Iterable[str]) -> bool:
-    try:
-        address = ipaddress.ip_address(peer.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return any((mapped or address) in ipaddress.ip_network(network) for network in networks)
+    address = parse_address(peer)
+    return address is not None and any(address in ip_network(network) for network in networks)

@@ -322,10 +322,7 @@ def test_a_page_of_this_machine_orders_on_this_machine_alone(local: str) -> None
 async def test_where_a_node_is_stays_known_while_its_name_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"node.example": frozenset({"192.0.2.7"}), "here.example": frozenset({"127.0.0.1"})}
 
-    async def look_up(host: str) -> frozenset[str]:
-        return known.get(host, frozenset())
-
-    monkeypatch.setattr(node_hosts, "_addresses_of", look_up)
+    monkeypatch.setattr(node_hosts, "resolve", lambda host: known.get(host, frozenset()))
     nodes = [NodeAddress("http://node.example:9000", ("example",))]
     hosts = NodeHosts(lambda: nodes)
     await hosts.look()
@@ -334,9 +331,11 @@ async def test_where_a_node_is_stays_known_while_its_name_is_not(monkeypatch: py
     await hosts.look()
     assert hosts.has("192.0.2.7") and not hosts.has("192.0.2.8")
     nodes.append(NodeAddress("http://never.example:9000", ("example",)))
+    hosts.ring()
     await hosts.look()
     assert hosts.has("192.0.2.8") and hosts.on_this_machine, "it may be anywhere"
     nodes[1:] = [NodeAddress("http://here.example:9000", ("example",))]
+    hosts.ring()
     await hosts.look()
     assert hosts.seen_here and hosts.has("127.0.0.9") and not hosts.has("192.0.2.8")
 
