@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from actors.store.durable import is_passing, read_small
+from actors.store.durable import is_passing, read_small, write_durably
+from actors.store.repair import set_aside
+
+SECRET_MOST: Final = 1024
+"""Bytes of a file with a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +48,15 @@ def read_object(path: Path, most: int) -> dict[str, Any] | Damaged | None:
     except (ValueError, RecursionError) as error:
         return Damaged(f"it is no JSON: {error}")
     return found if isinstance(found, dict) else Damaged("it is no JSON object")
+
+
+def keep_secret(path: Path, is_good: Callable[[bytes], bool], fresh: bytes) -> bytes:
+    """What is in a file of ours that this account alone may read: `fresh`, where there was none, or one that
+    is damaged, no good, or open to others. Blocks. Raises `OSError`."""
+    kept = read_kept(path, SECRET_MOST)
+    if isinstance(kept, bytes) and is_good(kept) and not path.stat().st_mode & 0o077:
+        return kept
+    set_aside(path)
+    path.unlink(missing_ok=True)
+    write_durably(path, fresh)
+    return fresh

@@ -42,7 +42,7 @@ def make_directory(path: Path) -> None:
     path.mkdir(mode=0o700)
 
 
-def close_to_others(path: Path) -> None:
+def deny_others(path: Path) -> None:
     """Leave a file or directory of ours to its owner and its group, if it is there. Blocks."""
     with suppress(FileNotFoundError, PermissionError):  # of another owner it is theirs to say
         mode = stat.S_IMODE(path.stat().st_mode)

@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, quote
 
-from actors.store.durable import write_durably
-from actors.store.kept_file import Damaged, read_kept
-from actors.store.repair import set_aside
+from actors.store.kept_file import keep_secret
 from actors.wire.http.app import Refusal
 from actors.wire.http.plain_routes import Head
 from orchestrator.access.roles import Principal, Role
@@ -39,16 +37,7 @@ _FORM: Final = re.compile(r"([0-9]{1,12})\.([0-9a-f]{64})\.([A-Za-z0-9._-]{0,100
 def load_key(data: Path) -> bytes:
     """The key of links, from its file, or made and put there: links of a file that is damaged hold no more.
     Blocks. Raises OSError."""
-    path = data / KEY_FILE
-    kept = read_kept(path, 1024)
-    if isinstance(kept, bytes) and len(kept) == _BYTES and not path.stat().st_mode & 0o077:
-        return kept
-    if isinstance(kept, Damaged | bytes):
-        set_aside(path)
-        path.unlink(missing_ok=True)
-    key = secrets.token_bytes(_BYTES)
-    write_durably(path, key)
-    return key
+    return keep_secret(data / KEY_FILE, lambda key: len(key) == _BYTES, secrets.token_bytes(_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +64,7 @@ class Links:
             raise _refused("changed_link", "this link is not as it was made")
         expires_at, shown, token = int(found[1]), found[2], found[3]
         record = self.tokens.get(token) if token else None
-        if token and (record is None or self.tokens.of_hash(record.hash) is None):
+        if token and (record is None or not self.tokens.holds(record)):
             raise _refused("revoked_link", "the token that this link was made with holds no more")
         if not hmac.compare_digest(shown, self._sign(head.path, token, expires_at)):
             raise _refused("changed_link", "this link is not as it was made, or its key was made anew")

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -28,9 +27,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.process.sock_diag import find_listener_uid
-from actors.store.durable import write_durably
-from actors.store.kept_file import Damaged, read_kept
-from actors.store.repair import make_directory, set_aside
+from actors.store.kept_file import keep_secret
+from actors.store.repair import make_directory
 from orchestrator.access.roles import Role
 from orchestrator.access.tokens import TokenRecord, hash_of, is_token, make_secret
 from orchestrator.errors import OrchestratorError
@@ -40,7 +38,6 @@ OPERATOR_ID: Final = "operator.token"
 DECLARED: Final = "declared-"
 """What the ids of tokens of TOKENS_FILE begin with."""
 HEADER: Final = "Authorization: Bearer "
-_MOST: Final = 1 << 20
 _KEYS: Final = ("hash", "role", "name", "services", "user", "expires", "max_slots", "sources")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -124,15 +121,16 @@ def _in_utc(time: datetime) -> datetime:
 
 def keep_operator_token(data: Path, now: float) -> TokenRecord:
     """The token of whoever runs the server, from its file, or made and put there. Blocks. Raises OSError."""
-    path = data / OPERATOR_FILE
-    kept = read_kept(path, _MOST)
-    secret = "" if kept is None or isinstance(kept, Damaged) else read_token(kept.decode("ascii", "replace"))
-    if not is_token(secret) or stat.S_IMODE(path.stat().st_mode) & 0o077:
-        secret = make_secret()
-        set_aside(path)
-        path.unlink(missing_ok=True)
-        write_durably(path, f"{HEADER}{secret}\n".encode())
-    return TokenRecord(OPERATOR_ID, hash_of(secret), Role.OPERATOR, "the server's own account", now)
+    line = keep_secret(
+        data / OPERATOR_FILE,
+        lambda line: is_token(_in_line(line)),
+        f"{HEADER}{make_secret()}\n".encode(),
+    )
+    return TokenRecord(OPERATOR_ID, hash_of(_in_line(line)), Role.OPERATOR, "the server's own account", now)
+
+
+def _in_line(line: bytes) -> str:
+    return read_token(line.decode("ascii", "replace"))
 
 
 def link_directory(environ: Mapping[str, str]) -> Path:

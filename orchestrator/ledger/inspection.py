@@ -16,7 +16,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from actors.store.repair import close_to_others, set_aside
+from actors.store.repair import deny_others, set_aside
 from orchestrator.ledger.errors import LedgerDamaged
 from orchestrator.ledger.newest import Newest, Note
 from orchestrator.ledger.schema import recognise
@@ -39,7 +39,7 @@ def inspect(path: Path, newest: Newest, *, may_begin: bool) -> None:
     with suppress(FileExistsError, FileNotFoundError):  # of a directory that is not there SQLite tells
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     for suffix in ("", "-wal", "-shm"):
-        close_to_others(path.with_name(path.name + suffix))
+        deny_others(path.with_name(path.name + suffix))
 
 
 def _inspect(path: Path, newest: Newest, *, may_begin: bool) -> None:

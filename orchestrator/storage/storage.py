@@ -30,7 +30,7 @@ from actors.domain.ids import MAX_ID, is_key
 from actors.ports.storage import Part, StorageError
 from actors.ports.world import Clock
 from actors.store.durable import free_space, read_small
-from actors.store.repair import close_to_others
+from actors.store.repair import deny_others
 from orchestrator.storage.bundle import Bundle, unpack
 from orchestrator.storage.disk import Disk, StorageFull, StorageGone, Trace
 from orchestrator.storage.result_sink import DiskResultSink
@@ -340,7 +340,7 @@ class DiskStorage:
             last.rename(gone)
             self._disk.remove_tree(gone)
         for name in ("jobs", "incoming", "trash"):
-            close_to_others(self.root / name)
+            deny_others(self.root / name)
         for number in range(256):
             self._make_directory(self.root / "jobs" / f"{number:02x}")
         for path in (self.root / "jobs", self.root, self.root.parent):
