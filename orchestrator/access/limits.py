@@ -39,27 +39,42 @@ class Limits:
 NO_LIMITS: Final = Limits()
 
 
-class Rate:
-    """`rate` requests a second of each who asks, 0: any number. `now` counts seconds, and never goes back."""
+class Pace:
+    """One every `every` seconds of each who asks, and as many at once as come in `window` seconds. `now`
+    counts seconds, and never goes back."""
 
-    def __init__(self, rate: float, now: Callable[[], float]) -> None:
-        self._rate = rate
+    def __init__(self, every: float, window: float, now: Callable[[], float]) -> None:
+        self._every = every
+        self._window = window
         self._now = now
-        # When all of the requests of one would have come, at the rate: that may lie ahead by the burst.
+        # When all of one would have come, at this pace: that may lie ahead by the window.
         self._until: OrderedDict[str, float] = OrderedDict()
 
-    def take(self, who: str) -> int:
-        """0 if they may, and then it counts; else after how many whole seconds they may."""
-        if not self._rate:
-            return 0
+    def wait(self, who: str) -> int:
+        """Whole seconds until one more may come; 0: it may now."""
         now = self._now()
-        until = max(now, self._until.get(who, now)) + 1.0 / self._rate
-        over = until - now - max(BURST, 1.0 / self._rate)
+        over = max(now, self._until.get(who, now)) + self._every - now - self._window
         # What is left over by arithmetic is none.
-        if over > 1e-6:
-            return max(1, math.ceil(over))
-        self._until[who] = until
+        return math.ceil(over) if over > 1e-6 else 0
+
+    def note(self, who: str) -> None:
+        """One has come."""
+        now = self._now()
+        self._until[who] = max(now, self._until.get(who, now)) + self._every
         self._until.move_to_end(who)
         if len(self._until) > REMEMBERED:
             self._until.popitem(last=False)
-        return 0
+
+
+class Rate:
+    """`rate` requests a second of each who asks, 0: any number."""
+
+    def __init__(self, rate: float, now: Callable[[], float]) -> None:
+        self._pace = Pace(1.0 / rate, max(BURST, 1.0 / rate), now) if rate else None
+
+    def take(self, who: str) -> int:
+        """0 if they may, and then it counts; else after how many whole seconds they may."""
+        wait = 0 if self._pace is None else self._pace.wait(who)
+        if self._pace is not None and not wait:
+            self._pace.note(who)
+        return wait

@@ -7,32 +7,26 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import trio
 from support.data.ledgers import by_owner, new_job, open_ledger, walk
 from support.processes.api_server import Server, api_server, form, status_body
+from support.processes.api_server import credentials as token
 
 from actors.domain.job import End
 from actors.domain.status import Status
 from orchestrator.access.gate import SignOn
 from orchestrator.access.limits import BURST, REMEMBERED, Limits, Rate
 from orchestrator.access.roles import Role
-from orchestrator.access.tokens import TokenRecord, hash_of, make_secret
+from orchestrator.access.tokens import make_secret
 from orchestrator.client import AsyncClient, Refused
 from orchestrator.config import values
 from orchestrator.ledger.errors import LimitReached
 from orchestrator.ledger.ledger import SqliteLedger
 
 S = Status
-
-
-def token(server: Server, role: Role, name: str, **more: Any) -> dict[str, str]:
-    secret = make_secret()
-    server.api.tokens.add(TokenRecord(name, hash_of(secret), role, name, 0.0, **more))
-    return {"Authorization": f"Bearer {secret}"}
 
 
 def refused(answer: httpx.Response, limit: str) -> None:
@@ -210,7 +204,7 @@ def test_a_rate_lets_a_burst_pass_and_then_so_many_a_second() -> None:
     assert [slow.take("a"), slow.take("a")] == [0, 100]
     for number in range(3 * REMEMBERED):
         rate.take(f"other {number}")
-    assert len(rate._until) == REMEMBERED
+    assert rate._pace is not None and len(rate._pace._until) == REMEMBERED
 
 
 async def test_a_token_asks_so_often_and_others_go_on(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import httpx
 import pytest
 from support.processes.api_server import Server, api_server
 
-from orchestrator.access.failed_tries import ADDRESSES, FailedTries
+from orchestrator.access.failed_tries import FailedTries
 from orchestrator.access.gate import SignOn
+from orchestrator.access.limits import REMEMBERED
 from orchestrator.access.roles import ROUTES, Role
 from orchestrator.access.sessions import LIFE, MOST, Sessions
 from orchestrator.access.tokens import TokenRecord, Tokens, hash_of, make_secret
@@ -320,7 +321,7 @@ def test_failures_are_forgotten_one_by_one() -> None:
     for _ in range(3):
         tries.note("2001:db8::1")
     assert tries.wait("2001:db8::ffff") == 6 and tries.wait("2001:db8:0:1::1") == 0
-    for number in range(ADDRESSES):
+    for number in range(REMEMBERED):
         tries.note(f"unix {number}")
     assert tries.wait("10.0.0.1") == 0
 
