@@ -55,7 +55,6 @@ class Doors:
     makes_nodes_here: bool = False
     closed_for_good: bool = False
     links_key: bytes = b""
-    told: bool = False
 
     # ------------------------------------------------------------------ programs of this machine
 
@@ -78,10 +77,13 @@ class Doors:
             path.touch(mode=0o600)
         except OSError as error:
             log.error("%s: %s; a start without a node here will not know that jobs ran here", path, error)
-        if self.told and self.settings.open_local == "auto":
-            log.warning(
-                "jobs run on this machine from now on, so every program needs a token: that of the server's "
-                "own account is in %s, and its commands find it there",
+        self.say_if_closed()
+
+    def say_if_closed(self) -> None:
+        if self.settings.open_local == "auto" and self.closed_for_good:
+            log.info(
+                "jobs run on this machine, or did, so every program needs a token: that of the server's own "
+                "account is in %s, and its commands find it there",
                 self.settings.data_path / OPERATOR_FILE,
             )
 
@@ -134,14 +136,6 @@ class Doors:
 
     def tell(self) -> None:
         """What the start says: what is open, and how it is closed."""
-        self.told = True
-        data = self.settings.data_path
-        if self.settings.open_local == "auto" and self.closed_for_good:
-            log.info(
-                "jobs run on this machine, or did, so every program needs a token: that of the server's own "
-                "account is in %s, and its commands find it there",
-                data / OPERATOR_FILE,
-            )
         if any(network.is_loopback for network in self.settings.trusted_proxies):
             log.warning(
                 "TRUSTED_PROXIES has a loopback address: whatever runs on this machine, as any account, "
@@ -181,6 +175,7 @@ async def open_doors(settings: Settings, ledger: SqliteLedger, registry: NodeReg
     for machine in await ledger.machines():
         doors.hear_machine(machine)
     ledger.on_machine.append(doors.hear_machine)
+    doors.say_if_closed()
     hosts.on_look.append(doors.hear_look)
     await hosts.look()
     with suppress(OSError):  # else nobody is local

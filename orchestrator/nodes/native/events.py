@@ -13,6 +13,7 @@ from typing import Any, Final
 import trio
 
 from actors.domain.node import NodeRef
+from actors.kernel.concurrently import run_beside
 from actors.ports.nodes import Beat, Leaving, NodeEvent, PayloadChanged, Picture
 from actors.wire.errors import WireError
 from actors.wire.protocol.attempts import (
@@ -139,18 +140,8 @@ class Listening:
     async def until_silent(self, listen: Callable[[], Awaitable[str]]) -> str:
         """What `listen` returns, or that nothing was heard for too long, which cancels it. What it raises is
         raised as it is."""
-        why = f"nothing heard for {self._silence:g} s"
-        failure: Exception | None = None  # not in the nursery's group
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.watch_silence, nursery.cancel_scope)
-            try:
-                why = await listen()
-            except Exception as error:
-                failure = error
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        return why
+        why = await run_beside(listen, self.watch_silence)
+        return f"nothing heard for {self._silence:g} s" if why is None else why
 
     async def watch_silence(self, scope: trio.CancelScope) -> None:
         """Cancel `scope` when it was too long."""

@@ -18,12 +18,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import trio
 
 from actors.domain.node import NodeRef
+from actors.kernel.concurrently import run_beside
 from actors.ports.ledger import LedgerError
 from actors.ports.nodes import Beat, NodeEvent, PayloadChanged, Picture
 from actors.store.durable import is_passing
@@ -206,19 +208,8 @@ class NodeLinks:
         hearer = _Hearer(self, node, link, tell, secret=secret, agreeing=agreeing)
 
         async def follow() -> str:
-            if agreeing is None:
-                return await link.run(hearer.hear)
-            why, failure = "", None  # not in the nursery's group
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(agreeing.run)
-                try:
-                    why = await link.run(hearer.hear)
-                except Exception as error:
-                    failure = error
-                nursery.cancel_scope.cancel()
-            if failure is not None:
-                raise failure
-            return why
+            heard = partial(link.run, hearer.hear)
+            return await heard() if agreeing is None else await run_beside(heard, agreeing.run) or ""
 
         try:
             return await listening.until_silent(follow)
@@ -372,7 +363,7 @@ class _Agreeing:
         except trio.WouldBlock:
             raise Garbled("too much is offered") from None
 
-    async def run(self) -> None:
+    async def run(self, _: trio.CancelScope) -> None:
         try:
             self._agree(await self._heard.receive())
             await self._heard.receive()  # its proof, which was judged

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import trio
 from support.data.ledgers import SetClock, new_job, open_ledger, walk
-from support.processes.api_server import Server, api_server, form
+from support.processes.api_server import Server, api_server, credentials, form
 
 from actors.cleaner import PAGE, Cleaner
 from actors.domain.job import Job
@@ -19,7 +19,6 @@ from actors.domain.status import Status
 from actors.kernel.actor import Mailbox
 from orchestrator.access.audit import EVERY, MOST, AuditEntry, AuditFilter, Refusals, network_of
 from orchestrator.access.roles import Role
-from orchestrator.access.tokens import TokenRecord, hash_of, make_secret
 from orchestrator.storage.storage import DiskStorage
 
 NODE = "a" * 32
@@ -32,11 +31,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 
 
 def token(server: Server, role: Role, name: str, **more: Any) -> dict[str, str]:
-    secret = make_secret()
-    server.api.tokens.add(
-        TokenRecord(f"id-of-{name}", hash_of(secret), role, name, server.clock.now(), **more)
-    )
-    return {"Authorization": f"Bearer {secret}"}
+    return credentials(server, role, name, token_id=f"id-of-{name}", **more)
 
 
 async def lines(server: Server, query: str = "") -> list[dict[str, Any]]:

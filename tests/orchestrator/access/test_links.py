@@ -12,12 +12,13 @@ import httpx
 import pytest
 from support.data.ledgers import by_owner
 from support.processes.api_server import Server, api_server, form
+from support.processes.api_server import credentials as token
 
 from actors.domain.job import Job
 from actors.domain.status import Status
 from orchestrator.access.links import KEY_FILE, LONGEST, Links, load_key
 from orchestrator.access.roles import Principal, Role
-from orchestrator.access.tokens import TokenRecord, Tokens, hash_of, make_secret
+from orchestrator.access.tokens import Tokens
 
 STRANGE = "ünd so/a b%2F?#&=.txt"
 
@@ -26,12 +27,6 @@ STRANGE = "ünd so/a b%2F?#&=.txt"
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
     async with api_server(tmp_path, local=False) as made:
         yield made
-
-
-def token(server: Server, role: Role, name: str, **more: Any) -> dict[str, str]:
-    secret = make_secret()
-    server.api.tokens.add(TokenRecord(name, hash_of(secret), role, name, server.clock.now(), **more))
-    return {"Authorization": f"Bearer {secret}"}
 
 
 async def a_job(server: Server, who: dict[str, str], user: int = 7) -> Job:

@@ -9,10 +9,9 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from support.processes.api_server import Server, api_server, form
+from support.processes.api_server import Server, api_server, credentials, form
 
 from orchestrator.access.roles import Role
-from orchestrator.access.tokens import TokenRecord, hash_of, make_secret
 
 
 @pytest.fixture
@@ -22,9 +21,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 
 
 def token(server: Server, name: str, **more: Any) -> dict[str, str]:
-    secret = make_secret()
-    server.api.tokens.add(TokenRecord(name, hash_of(secret), Role.OPERATOR, name, server.clock.now(), **more))
-    return {"Authorization": f"Bearer {secret}"}
+    return credentials(server, Role.OPERATOR, name, **more)
 
 
 async def a_job(server: Server, who: dict[str, str], content: bytes = b"true") -> int:

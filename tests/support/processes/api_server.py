@@ -30,8 +30,9 @@ from orchestrator.access.limits import NO_LIMITS, Limits
 from orchestrator.access.links import Links
 from orchestrator.access.node_proofs import NodeProofs
 from orchestrator.access.node_secrets import NodeSecrets
+from orchestrator.access.roles import Role
 from orchestrator.access.sessions import Sessions
-from orchestrator.access.tokens import Tokens
+from orchestrator.access.tokens import TokenRecord, Tokens, hash_of, make_secret
 from orchestrator.api import ApiContext, create_app
 from orchestrator.api.routes.events import encode_change
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
@@ -162,6 +163,15 @@ class Server:
     async def nothing_left(self) -> bool:
         """Neither a row nor a directory."""
         return not self.directories() and await self.ledger.max_id() == 0
+
+
+def credentials(
+    server: Server, role: Role, name: str, *, token_id: str | None = None, **more: Any
+) -> dict[str, str]:
+    """The header that shows a token, which is made now."""
+    secret, made = make_secret(), server.clock.now()
+    server.api.tokens.add(TokenRecord(token_id or name, hash_of(secret), role, name, made, **more))
+    return {"Authorization": f"Bearer {secret}"}
 
 
 def form(*parts: str | bytes) -> tuple[bytes, str]:
