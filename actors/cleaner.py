@@ -140,11 +140,13 @@ class _Horizon:
         return min(said for _, said in self._looks)
 
 
-async def clean_now(ledger: Ledger, storage: Storage, job: Job) -> Job | None:
+async def clean_now(
+    ledger: Ledger, storage: Storage, job: Job, reason: str = "its data was deleted on request"
+) -> Job | None:
     """End the keeping of an ended job's data because somebody asks for it, in the Cleaner's name: for the
     task of whoever asks. The job as it is then; None if it is no longer as `job` says. What is being read
     goes with the next sweep. Raises LedgerError."""
-    (answer,) = await ledger.record([_cleaned(job, "its data was deleted on request")])
+    (answer,) = await ledger.record([_cleaned(job, reason)])
     if answer.outcome is not ChangeResult.DONE:
         return None
     await _discard(storage, job.storage_key)

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.domain.job import Attempt, Job
-from actors.domain.node import Heartbeat, NodeAddress, NodeRef, NodeView, StreamPosition
+from actors.domain.node import Heartbeat, NodeAddress, NodeRef, NodeView
+from actors.domain.queue_excerpt import ForecastView
 from actors.domain.scaling import ScalingView, ServiceScaling
 from actors.domain.service import Waiting
 from actors.kernel.actor import Question
@@ -56,11 +57,11 @@ class NodeUnreached:
 
 @dataclass(frozen=True, slots=True)
 class AttemptHanded:
-    """The Sender has handed an attempt over: the node has it, as of `mark` (None for contract-only nodes)."""
+    """The Sender has handed an attempt over: the node said so at `answered_at` (monotonic)."""
 
     attempt: Attempt
     node: NodeRef
-    mark: StreamPosition | None
+    answered_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,17 @@ class PoolPicture(Question[Sequence[NodeView]]):
     """Asked of the Sender: the nodes as the pool sees them."""
 
     only_looks = True
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastPicture(Question[ForecastView]):
+    """Asked of the Sender: the queue of this service, and of those that share nodes with it, up to `most`
+    jobs; and the nodes."""
+
+    only_looks = True
+
+    service: str
+    most: int
 
 
 # ------------------------------------------------------------------ scaling

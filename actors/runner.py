@@ -17,6 +17,7 @@ from typing import Final
 import trio
 
 from actors.domain.job import End
+from actors.domain.limits import UNLIMITED, JobLimits, show_limit
 from actors.domain.payload import Payload, PayloadMove, RunResult
 from actors.domain.status import ENDED, Status
 from actors.kernel.actor import Actor, Mailbox
@@ -45,13 +46,19 @@ class Cause(StrEnum):
 @dataclass(slots=True)
 class _Watch:
     """What the Runner knows of a payload that it starts or follows. `stop`: it is to be stopped. `cause`: why
-    it was stopped, once that has begun. `backoff` grows while the watching itself goes wrong."""
+    it was stopped, once that has begun. `waiting` is cancelled by `stop_now`. `backoff` grows while the
+    watching itself goes wrong."""
 
     backoff: Backoff
     cancelled: bool = False
     stop: trio.Event = field(default_factory=trio.Event)
-    done: trio.Event = field(default_factory=trio.Event)
+    waiting: trio.CancelScope | None = None
     cause: Cause | None = None
+
+    def stop_now(self) -> None:
+        self.stop.set()
+        if self.waiting is not None:
+            self.waiting.cancel()
 
 
 class RunnerMailbox(Mailbox):
@@ -144,12 +151,11 @@ class Runner(Actor):
             # What was read is the state of all payloads at that number: older news would take them back.
             if payload.sequence > self._seen:
                 self._take_in(payload)
-        while self._prepared and not self._closing.is_set() and self._free():
-            oldest = min(self._prepared.values(), key=lambda payload: payload.id)
-            self._follow(oldest, adopt=False)
+        while not self._closing.is_set() and self._free() and (found := self._find_next()):
+            self._follow(found, adopt=False)
         if self._closing.is_set():
             for watch in self._watched.values():
-                watch.stop.set()
+                watch.stop_now()
             if not self._watched:
                 inbox.closed.set()
 
@@ -160,7 +166,7 @@ class Runner(Actor):
         elif (watch := self._watched.get(key)) is not None:
             if payload.cancelled:
                 watch.cancelled = True
-                watch.stop.set()
+                watch.stop_now()
         elif payload.status is Status.RUNNING:
             self._follow(payload, adopt=True)
         elif payload.cancelled:
@@ -176,12 +182,21 @@ class Runner(Actor):
     def _free(self) -> bool:
         return self._slots is None or len(self._watched) < self._slots
 
+    def _find_next(self) -> Payload | None:
+        """The oldest for which there is what it needs."""
+        if not self._prepared:
+            return None
+        oldest = min(self._prepared.values(), key=_age)
+        if self._runs.claim(oldest):
+            return oldest
+        return next(filter(self._runs.claim, sorted(self._prepared.values(), key=_age)), None)
+
     def _follow(self, payload: Payload, *, adopt: bool) -> None:
         self._prepared.pop(payload.key, None)
         watch = self._watched[payload.key] = _Watch(self._backoff())
         watch.cancelled = payload.cancelled
         if payload.cancelled or self._closing.is_set():
-            watch.stop.set()
+            watch.stop_now()
         self.nursery.start_soon(self._see_through, payload, watch, adopt)
 
     # ------------------------------------------------------------------ one payload
@@ -201,7 +216,6 @@ class Runner(Actor):
             await self._record_end(payload, watch, found)
         finally:
             self._watched.pop(payload.key, None)
-            watch.done.set()
             if self._prepared or self._closing.is_set():
                 self._inbox.wake()
 
@@ -245,11 +259,16 @@ class Runner(Actor):
         return replace(payload, status=Status.RUNNING, pid=pid, started_at=started_at)
 
     async def _until_end(self, payload: Payload, watch: _Watch, running: Running) -> Running | RunResult:
-        """Wait for the end of a run, and stop it when there is a cause. Another `Running` when the watching
-        itself went wrong."""
+        """Wait for the end of a run, and stop it when there is a cause. A `Running` when its turn has come,
+        and when the watching itself went wrong."""
+        left = max(0.0, payload.max_runtime - running.age()) if payload.max_runtime > 0 else math.inf
         try:
+            if not watch.stop.is_set():
+                # Most are never stopped: no task waits for that.
+                with trio.move_on_after(left) as watch.waiting:
+                    return await running.wait()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._stop_when_due, payload, watch, running)
+                nursery.start_soon(self._stop, watch, running)
                 result = await running.wait()
                 nursery.cancel_scope.cancel()
             return result
@@ -258,10 +277,7 @@ class Runner(Actor):
         await trio.sleep(watch.backoff.next())
         return await self._adopt(payload)
 
-    async def _stop_when_due(self, payload: Payload, watch: _Watch, running: Running) -> None:
-        left = max(0.0, payload.max_runtime - running.age()) if payload.max_runtime > 0 else math.inf
-        with trio.move_on_after(left):
-            await watch.stop.wait()
+    async def _stop(self, watch: _Watch, running: Running) -> None:
         if watch.cause is None:
             closing = Cause.NODE_STOPPED if self._closing.is_set() else Cause.TIMED_OUT
             watch.cause = Cause.CANCELLED if watch.cancelled else closing
@@ -274,7 +290,10 @@ class Runner(Actor):
 
     async def _record_end(self, payload: Payload, watch: _Watch, result: RunResult) -> None:
         cause = watch.cause or _earlier_cause(payload, watch, result)
-        end, lost = verdict(result, cause, payload.max_runtime)
+        if cause is None and result.refused and self._closing.is_set():
+            # Who takes the machine away ends what was about to start it, too.
+            cause = Cause.NODE_STOPPED
+        end, lost = verdict(result, cause, payload.max_runtime, payload.limits)
         if end.ended_at is None:
             end = replace(end, ended_at=self._clock.now())
         end = await self._freeze(payload, end)
@@ -317,10 +336,31 @@ class Runner(Actor):
         return Backoff(self._rng, first=0.2, most=5.0)
 
 
+def _age(payload: Payload) -> int:
+    return payload.id
+
+
 def without_results(end: End, why: str) -> End:
     """The end of what has left nothing that could be collected: no success, whatever the script said."""
     status = Status.FAILED if end.status is Status.COMPLETED else end.status
     return replace(end, status=status, message=f"{end.message}; {why}" if end.message else why)
+
+
+_OVER: Final = {
+    "cpu_seconds": "over its limit of CPU time: {}",
+    "disk_bytes": "over its limit of disk: {}",
+    "file_bytes": "over its limit of the size of a file: {}",
+    "memory_bytes": "out of memory: its limit is {}",
+}
+
+
+def _over(exceeded: str, limits: JobLimits) -> str:
+    """What is said of a payload that was ended for a limit, or by the machine's want of memory."""
+    if exceeded == "machine_memory":
+        return "out of memory: the machine had no more"
+    if exceeded not in _OVER or (value := getattr(limits, exceeded)) is None:
+        return ""
+    return _OVER[exceeded].format(show_limit(exceeded, value))
 
 
 def _earlier_cause(payload: Payload, watch: _Watch, result: RunResult) -> Cause | None:
@@ -334,19 +374,26 @@ def _earlier_cause(payload: Payload, watch: _Watch, result: RunResult) -> Cause 
     return Cause.NODE_STOPPED
 
 
-def verdict(result: RunResult, cause: Cause | None, max_runtime: float) -> tuple[End, bool]:
+def verdict(
+    result: RunResult, cause: Cause | None, max_runtime: float, limits: JobLimits = UNLIMITED
+) -> tuple[End, bool]:
     """How a payload ended, and whether it was lost, from what the kernel tells and why we stopped it."""
     lost = False
     if result.invalid:
         status, message = Status.INVALID, result.invalid
     elif cause is Cause.CANCELLED and (result.refused or not result.lost):
-        status, message = Status.KILLED, "terminated"
-    elif result.refused:
+        # What it has left is not known then, and nobody is to take it for all of it.
+        status, message, lost = Status.KILLED, "terminated", result.unreadable
+    elif result.refused and cause is not Cause.NODE_STOPPED:
         status, message, lost = Status.FAILED, f"could not be started: {result.refused}", result.lost
+    elif result.told:
+        status, message, lost = Status.FAILED, result.told, result.lost
     elif result.lost:
         status, message, lost = Status.FAILED, "machine restarted", True
     elif result.unreadable:
         status, message, lost = Status.FAILED, DAMAGED, True
+    elif over := _over(result.exceeded, limits):
+        status, message = Status.FAILED, over
     elif cause is Cause.TIMED_OUT:
         status, message = Status.FAILED, f"timed out after {max_runtime:g} s"
     elif cause is Cause.NODE_STOPPED:
@@ -363,7 +410,10 @@ def verdict(result: RunResult, cause: Cause | None, max_runtime: float) -> tuple
         status, message = Status.FAILED, "its end is not known"
     if result.loss and status is Status.COMPLETED:
         status = Status.FAILED
-    message = "; ".join(filter(None, (message, result.loss, result.note)))
+    reached = ""
+    if result.exceeded == "processes" and limits.processes and status is Status.FAILED:
+        reached = f"it had as many processes as it may have: {limits.processes}"
+    message = "; ".join(filter(None, (message, reached, result.loss, result.note)))
     ran = not (result.invalid or result.refused)
     end = End(
         status=status,

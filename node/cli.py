@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -23,6 +24,18 @@ from node.settings import NodeSettings, load_settings
     metavar="SECONDS",
     help="How long results are kept that came without a key, by POST /submit. [MAX_AGE; 864000]",
 )
+@click.option(
+    "--executor",
+    metavar="TIER",
+    help="What scripts are kept from: bubblewrap, landlock, bash (nothing); auto: the best that works;"
+    " slurm: they are batch jobs of a cluster."
+    " [EXECUTOR; auto]",
+)
+@click.option(
+    "--uids",
+    metavar="FIRST-LAST",
+    help="Of which each job gets one of its own; 0: they run as the node's user. [UIDS; what works]",
+)
 @click.option("--slots", metavar="N", help="Jobs that run at once; without it, whatever is sent.")
 @click.option(
     "--on-stop",
@@ -39,21 +52,51 @@ from node.settings import NodeSettings, load_settings
 @click.option("--upload-limit", metavar="BYTES", help="Largest body of a submit, as 400M. [1G]")
 @click.option("--log-limit", metavar="BYTES", help="Kept of each log: its head and its tail. [100M]")
 @click.option("--max-result-bytes", metavar="BYTES", help="A job that leaves more is Failed. [10G]")
-@click.option("--max-result-files", metavar="N", help="A job that leaves more is Failed. [1000000]")
+@click.option("--max-result-files", metavar="N", help="A job that leaves more is Failed. [100000]")
 @click.option(
     "--health-command",
     metavar="SHELL",
     help="Run every 30 s; while it fails or takes longer than 15 s, the node gets no jobs.",
 )
+@click.option("--read", metavar="PATHS", help='What scripts may read besides, ":" between. [READ]')
+@click.option("--write", metavar="PATHS", help="What they may write besides, which they read too. [WRITE]")
+@click.option("--groups", metavar="NAMES", help="Groups that they belong to, a comma between.")
+@click.option(
+    "--network/--no-network", default=None, help="Whether they reach what the node reaches. [NETWORK; no]"
+)
+@click.option(
+    "--containers/--no-containers",
+    default=None,
+    help="Whether they may make namespaces and mounts, as Apptainer does. [CONTAINERS; no]",
+)
+@click.option("--devices", metavar="NAMES", help="Devices that they may use: nvidia. [DEVICES]")
 @click.option("--join", metavar="URL", help="An orchestrator that this node joins, and stays joined to.")
 @click.option("--join-services", metavar="NAMES", help="The services it is for, a comma between.")
 @click.option("--labels", metavar="LABELS", help="What it has that jobs may require, as gpu=a100,ssd.")
 @click.option("--machine", metavar="TOKEN", help="The machine it runs on, by the token that scaling gave.")
 @click.option("--advertise", metavar="URL", help="Where that orchestrator reaches it. [where it listens]")
+@click.option("--idle-timeout", metavar="SECONDS", help="Stop after so long without a job. [0: never]")
+@click.option(
+    "--lifetime",
+    metavar="SECONDS",
+    help="How long this node is there, as on a cluster: it gets no job that may take longer. [0: no end]",
+)
+@click.option(
+    "--dial-out",
+    is_flag=True,
+    default=None,
+    help="Listen nowhere: this node opens all connections to the orchestrator that it joins.",
+)
+@click.option("--proxy", metavar="URL", help="An HTTP proxy through which that one is reached, by CONNECT.")
 @click.option(
     "--token-file",
     metavar="FILE",
     help="The token by which it joins, if that asks for one. [ORCHESTRATOR_TOKEN_FILE, ORCHESTRATOR_TOKEN]",
+)
+@click.option(
+    "--metrics-token-file",
+    metavar="FILE",
+    help="The token by which /metrics is read; without it, by nobody. [METRICS_TOKEN_FILE]",
 )
 @click.option("--ca-file", metavar="FILE", help="Whose certificate it believes there, PEM. [the usual ones]")
 @click.option(
@@ -84,7 +127,10 @@ def node_command(config: str | None, **flags: str | bool | None) -> None:
     Scripts see PATH, TZ and a locale of UTF-8 of the node's environment, and what PASS_ENV names: names and
     globs, commas or blanks between, as "CUDA_VISIBLE_DEVICES,LD_*", "*" for all; in the file pass_env =
     ["LD_*"]. HOME and TMPDIR are the job's own. What stands under [job_env] in the file, as
-    OMP_NUM_THREADS = "4", is set for every script, whatever is passed.
+    OMP_NUM_THREADS = "4", is set for every script, whatever is passed; so is X by a variable SCRIPT_ENV_X.
+
+    A table [services.NAME] in the file says read, write, env (as PASS_ENV), groups, network, containers,
+    devices for the scripts of one service, besides what is said for all.
     """
     try:
         settings = load_settings(os.environ, flags, None if config is None else Path(config))
@@ -105,7 +151,7 @@ def run(settings: NodeSettings) -> int:
         import trio
 
         from actors.wire.errors import CannotListen, leaves
-        from actors.wire.http.server import until_signal
+        from actors.wire.http.server import signals_to_stop
         from node.errors import NodeError
         from node.server import serve_node, set_up_logging
 
@@ -114,11 +160,16 @@ def run(settings: NodeSettings) -> int:
         async with trio.open_nursery() as nursery:
 
             async def stop_when_told() -> None:
-                await until_signal()
-                shutdown.set()
-                if settings.drain:
-                    await until_signal()
-                    hurry.set()
+                # The kernel says SIGTERM once for each thread of whoever started this node and was killed: a
+                # second one must not keep it from ending its jobs.
+                with signals_to_stop() as signals:
+                    async for number in signals:
+                        if not shutdown.is_set():
+                            shutdown.set()
+                        elif settings.drain:
+                            hurry.set()
+                        elif number == signal.SIGINT:
+                            raise KeyboardInterrupt
 
             nursery.start_soon(stop_when_told)
             await serve_node(settings, shutdown=shutdown, hurry=hurry)

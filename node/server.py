@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
+import math
 import os
 import random
-import sys
 import time
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 import trio
@@ -17,8 +16,11 @@ from actors.kernel.actor import live
 from actors.kernel.clock import WallClock
 from actors.kernel.supervisor import Supervisor
 from actors.ports.nodes import Leaving
+from actors.process.log_lines import set_up_log
+from actors.process.service_manager import READY, STOPPING, tell_manager
+from actors.process.version import installed_version
 from actors.runner import Runner, RunnerMailbox
-from actors.wire.http.server import serve
+from actors.wire.http.server import Dialled, serve
 from actors.wire.http.tls import NoCertificate, OwnCertificate
 from actors.wire.link.proof import new_nonce
 from node.access.door import Door
@@ -27,10 +29,12 @@ from node.access.kept_secrets import KeptSecrets
 from node.access.servers import Servers
 from node.api import create_app, link_route
 from node.api.app import NodeContext
+from node.api.metrics import NodeMetrics
 from node.api.submit import SubmitReceiver
 from node.errors import NodeError
-from node.executors.bash import BashExecutor
 from node.executors.executor import Executor
+from node.executors.shepherd_executor import ShepherdExecutor
+from node.host.cards import Cards
 from node.host.inotify import Inotify
 from node.host.load import LoadSampler
 from node.payloads.cleaner import PayloadCleaner
@@ -40,10 +44,12 @@ from node.payloads.write_through import WriteThrough
 from node.runs.environment import job_environment
 from node.runs.manifest import ResultLimit
 from node.runs.runs import ExecutorRuns
+from node.runs.sight import find_sight, report
 from node.runs.workspace import Workspace
 from node.settings import NodeSettings
 
 log: Final = logging.getLogger("node")
+scripts_log: Final = logging.getLogger("node.scripts")
 
 STOP_GRACE: Final = 3.0
 """Seconds between SIGTERM and SIGKILL for payloads at most when the node stops: whoever stops it waits."""
@@ -68,7 +74,7 @@ async def serve_node(
     crashing, `DiskFailed` when the disk does not keep what is written.
     """
     if executor is None:
-        executor = BashExecutor(settings.data)
+        executor = _make_executor(settings)
     make_records = partial(Records, settings.data, outlives=executor.outlives_machine)
     records = await trio.to_thread.run_sync(make_records)
     try:
@@ -93,24 +99,29 @@ async def _serve(
     executor: Executor,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
-    clock, rng = WallClock(), random.Random()
+    clock, rng, environ = WallClock(), random.Random(), dict(os.environ)
     workspace = Workspace(settings.data)
     await trio.to_thread.run_sync(workspace.prepare)
     gate = await trio.to_thread.run_sync(_make_gate, settings, records.node_id)
     tls = await trio.to_thread.run_sync(_load_certificate, settings)
-    load = LoadSampler(settings.data, slots=settings.slots)
+    load = LoadSampler(settings.data, slots=settings.slots, lifetime=settings.lifetime or None)
     supervisor = Supervisor(rng)
     async with (
         open_table(records, clock, intended=workspace.is_intended) as table,
         trio.open_nursery() as nursery,
     ):
+        cards = Cards(settings.data / "cards", lambda key: workspace.directory(key).exists())
+        await trio.to_thread.run_sync(cards.load)
         inotify = Inotify()
         nursery.start_soon(inotify.hear)
         runs = ExecutorRuns(
             workspace,
             executor,
             reserve=records.reserve,
-            environment=job_environment(os.environ, settings),
+            environment=lru_cache(64)(partial(job_environment, environ, settings)),
+            grants_of=settings.grants_of,
+            sight_of=lru_cache(64)(lambda service: find_sight(environ, settings, executor.view, service)),
+            cards=cards,
             grace=settings.grace,
             log_limit=settings.log_limit,
             result_limit=ResultLimit(settings.max_result_bytes, settings.max_result_files),
@@ -119,6 +130,8 @@ async def _serve(
             leave_word=records.write_intent,
         )
         writing = WriteThrough(table, records)
+        metrics = NodeMetrics()
+        metrics.watch(table, load)
         runner = RunnerMailbox()
         make_runner = partial(
             Runner,
@@ -158,6 +171,8 @@ async def _serve(
         await nursery.start(writing.run)
         await nursery.start(supervisor.keep, runner.name, partial(live, runner, make_runner))
         await nursery.start(supervisor.keep, "cleaning", cleaning.run)
+        metrics.watch_actors([runner], supervisor)
+        nursery.start_soon(metrics.watch_loop)
         leaving = _Leaving(settings, table, load, runner, writing)
         # After the executor's start, which finds out how well it can keep payloads apart.
         context = NodeContext(
@@ -169,9 +184,11 @@ async def _serve(
             grace=settings.grace,
             executor=executor.name,
             limits=executor.limits,
-            version=_version(),
+            most_files=settings.max_result_files,
+            version=installed_version(),
             shutdown=leaving.closing,
             gate=gate,
+            metrics=metrics,
         )
 
         async def stop() -> None:
@@ -179,6 +196,7 @@ async def _serve(
             await leaving.leave(hurry)
 
         async def listen(*, task_status: trio.TaskStatus[list[str]]) -> None:
+            give, dialled = trio.open_memory_channel[Dialled](0)
             async with trio.open_nursery() as until_stopped:
 
                 def join(url: str) -> None:
@@ -186,26 +204,66 @@ async def _serve(
                         # Late: who is not to join needs no HTTP client.
                         from node.host.joining import stay_joined
 
-                        until_stopped.start_soon(stay_joined, settings, gate.door, url, leaving.wait, rng)
+                        stay = partial(stay_joined, give=give)
+                        until_stopped.start_soon(stay, settings, gate.door, url, leaving.wait, rng)
 
                 until_stopped.start_soon(stop)
+                if settings.idle_timeout:
+                    until_stopped.start_soon(_stop_when_idle, table, settings.idle_timeout, shutdown)
                 await serve(
                     create_app(context),
-                    host=settings.host,
+                    host=None if settings.dial_out else settings.host,
                     port=settings.port,
                     shutdown=leaving.closing,
+                    dialled=dialled,
                     task_status=task_status,
                     on_bound=join,
-                    link=link_route(context),
+                    upgrade=link_route(context),
                     tls=tls,
                 )
             nursery.cancel_scope.cancel()
 
         urls = await nursery.start(listen)
+        for line in await trio.to_thread.run_sync(list, report(environ, settings, executor.view)):
+            scripts_log.info("%s", line)
         log.info("node %s; executor %s: %s", table.node_id, executor.name, executor.limits)
-        for url in urls:
+        for url in filter(None, urls):
             print(f"listening on {url}", flush=True)
+        if settings.dial_out:
+            print(f"dialling out to {settings.join}", flush=True)
+        tell_manager(READY)
         task_status.started(urls)
+
+
+def _make_executor(settings: NodeSettings) -> Executor:
+    """Raises NodeError."""
+    if settings.executor == "slurm":
+        # Late: most nodes have no batch system.
+        from node.executors.slurm.commands import SlurmCommands
+        from node.executors.slurm.slurm_executor import SlurmExecutor
+
+        commands = SlurmCommands(os.environ)
+        if missing := commands.missing():
+            raise NodeError(f"the executor slurm needs {', '.join(missing)} in PATH: run it on a login node")
+        return SlurmExecutor(commands, settings.slurm_options)
+    grants = (settings.grants, *settings.services.values())
+    return ShepherdExecutor(
+        settings.data, tier=settings.executor, uids=settings.uids, grants=grants, private=settings.secrets
+    )
+
+
+async def _stop_when_idle(table: PayloadTable, timeout: float, shutdown: trio.Event) -> None:
+    """Have the node stop once there was nothing on it for `timeout` seconds."""
+    changed = trio.Event()
+    table.subscriptions.add_listener(lambda rows: changed.set())
+    while True:
+        changed = trio.Event()
+        with trio.move_on_after(math.inf if table.count_wanted() else timeout) as waiting:
+            await changed.wait()
+        if waiting.cancelled_caught and not table.count_wanted():
+            log.info("nothing was here for %g s: this node stops", timeout)
+            shutdown.set()
+            return
 
 
 def _load_certificate(settings: NodeSettings) -> OwnCertificate | None:
@@ -233,7 +291,7 @@ def _make_gate(settings: NodeSettings, node_id: str) -> Gate:
     token, said = settings.pair_token, ""
     if settings.join is not None:
         token, said = settings.token or settings.machine, new_nonce()
-    return Gate(Door(node_id, kept, token, said, settings.orchestrators), servers)
+    return Gate(Door(node_id, kept, token, said, settings.orchestrators), servers, settings.metrics_token)
 
 
 class _Leaving:
@@ -261,6 +319,7 @@ class _Leaving:
     async def leave(self, hurry: trio.Event) -> None:
         """Wait for what is here for as long as is wanted, end it if it is to end, and say on every stream of
         events what is left and whether this node will be back for it."""
+        tell_manager(STOPPING)
         self._load.stop()
         if self._settings.drain:
             await self._drain(hurry)
@@ -303,14 +362,5 @@ class _Leaving:
 
 def set_up_logging() -> None:
     """Warnings of everybody, and what the node has to say, to standard error."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    set_up_log()
     log.setLevel(logging.INFO)
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("job-orchestrator")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

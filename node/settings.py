@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from actors.config import kinds as kind
 from actors.config.kinds import Kind, expecting
@@ -15,6 +15,19 @@ from actors.config.tables import Mistakes, Table, read_toml
 from actors.domain.ids import is_key
 from actors.domain.labels import is_label_name, is_label_value
 from actors.wire.http.peers import is_server
+from node.confinement.grants import NOTHING_GRANTED, Grants
+from node.confinement.tier_settings import TIERS, TierName, UidRange, read_range
+from node.script_settings import (
+    GRANTS,
+    NAMES_OF_VARIABLES,
+    check_paths,
+    patterns,
+    read_script_env,
+    read_services,
+    take_grants,
+    variables,
+)
+from node.slurm_settings import NOTHING_ASKED, SlurmOptions, read_options, take_options_of_services
 
 DAY: Final = 86_400.0
 
@@ -26,25 +39,36 @@ class NodeSettings:
     seconds between SIGTERM and SIGKILL. `max_age`: seconds that results without a key are kept;
     `keep_uncollected`: those with one. `upload_limit`: bytes of a body. `log_limit`: bytes of each log of a
     job. `max_result_bytes`, `max_result_files`: what a job that left more is Failed for.
+    `executor`: the tier in which scripts run, `auto` for the best that works, `slurm` to make batch jobs of
+    them, with `slurm`, and `slurm_of` for some services; `uids`: of which each of them gets one of its own,
+    None for those that work, if any.
     `pass_env`: names and globs of the node's variables that scripts see besides the usual ones. `job_env`:
-    variables that every script sees.
+    variables that every script sees. `grants`: what they may; `services`: for which that differs.
+    `secrets`: files that no script sees, besides the data.
 
     `health_command`: run by /bin/sh again and again; while it fails, the node gets no jobs.
 
     `join`: the orchestrator that this node joins by itself, for `join_services`, saying its `labels`, the
     token of its `machine`, and `advertise`, the URL at which it is reached from there. `token` lets it in
-    there, and `ca_file` says whose certificate it believes, instead of the usual authorities.
+    there, and `ca_file` says whose certificate it believes, instead of the usual authorities. With `dial_out`
+    it listens nowhere and opens all connections itself, through the `proxy` if there is one.
+
+    `idle_timeout`: seconds without a job after which it stops by itself; `lifetime`: seconds after which it
+    is ended from outside, so that it is given no job that may take longer than what is left. 0: none.
 
     `tls_cert`, `tls_key`: this node speaks TLS, and shows these.
 
     `servers`: addresses, networks and names of hosts that are served by the published contract. One that does
     not join and has a `pair_token` pairs with who has it, and with nobody else; else the first pair with it
-    that come, as many `orchestrators` as that. `pair_anew`: forget at the start which of them have."""
+    that come, as many `orchestrators` as that. `pair_anew`: forget at the start which of them have.
+    `metrics_token`: who shows it may read the node's numbers."""
 
     port: int = 9000
     host: str = "127.0.0.1"
     data: Path = Path("data")
     max_age: float = 864_000.0
+    executor: TierName | Literal["slurm"] = "auto"
+    uids: UidRange | None = None
     slots: int | None = None
     on_stop: str = "leave"
     drain: float = 0.0
@@ -53,25 +77,41 @@ class NodeSettings:
     upload_limit: int = 1 << 30
     log_limit: int = 100 << 20
     max_result_bytes: int = 10 << 30
-    max_result_files: int = 1_000_000
+    max_result_files: int = 100_000
     pass_env: tuple[str, ...] | None = None
     job_env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    grants: Grants = NOTHING_GRANTED
+    services: Mapping[str, Grants] = field(default_factory=lambda: MappingProxyType({}))
     health_command: str | None = None
     join: str | None = None
     join_services: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     machine: str | None = None
     advertise: str | None = None
+    idle_timeout: float = 0.0
+    lifetime: float = 0.0
+    dial_out: bool = False
+    proxy: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
     pair_token: str | None = field(default=None, repr=False)
+    metrics_token: str | None = field(default=None, repr=False)
     ca_file: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     servers: tuple[str, ...] = ()
     orchestrators: int = 1
     pair_anew: bool = False
+    secrets: tuple[Path, ...] = ()
+    slurm: SlurmOptions = NOTHING_ASKED
+    slurm_of: Mapping[str, SlurmOptions] = field(default_factory=lambda: MappingProxyType({}))
     keep_uncollected: float = 30 * DAY
     keep_tombstones: float = 30 * DAY
+
+    def grants_of(self, service: str) -> Grants:
+        return self.services.get(service, self.grants)
+
+    def slurm_options(self, service: str) -> SlurmOptions:
+        return self.slurm_of.get(service, self.slurm)
 
 
 def load_settings(
@@ -80,16 +120,42 @@ def load_settings(
     """The settings from the environment, a file, and flags that are keyed by field. A variable that is set to
     nothing counts as not set, a flag that is None was not given. Raises `SettingsError`."""
     mistakes = Mistakes("{value} was given, expected {expected}")
-    found = Table(SETTINGS, mistakes)
-    found.values["data"] = Path("data").absolute()
+    found = Table(SETTINGS, mistakes, also=("services", "slurm"))
+    values, services, slurm = found.values, {}, {}
+    values["data"] = Path("data").absolute()
     found.put_environment(environ, VARIABLES)
+    script_env = read_script_env(environ, mistakes)
     if config is not None:
-        found.put_all(read_toml(config, mistakes), f"{config}: ")
+        told = read_toml(config, mistakes)
+        services, slurm = told.pop("services", {}), told.pop("slurm", {})
+        found.put_all(told, f"{config}: ")
     found.put_flags(flags)
+    secrets = [(what, values[key]) for key, what in _SECRETS.items() if key in values]
     _read_token(found, mistakes)
-    _check_joining(found.values, mistakes)
+    _read_metrics_token(found, mistakes)
+    _check_joining(values, mistakes)
+    values["job_env"] = MappingProxyType({**script_env, **values.get("job_env", {})})
+    grants = take_grants(values)
+    check_paths(grants, secrets, "", mistakes)
+    options = read_options(slurm, NOTHING_ASKED, f"{config}: slurm", mistakes)
+    slurm_of = take_options_of_services(services, options, f"{config}: services", mistakes)
+    _check_executor(values, options, slurm_of, mistakes)
+    of_services = read_services(services, grants, secrets, f"{config}: services", mistakes)
     mistakes.check()
-    return NodeSettings(**found.values)
+    hidden = tuple(path.absolute() for _, path in secrets if path != values["data"])
+    return NodeSettings(
+        **values, grants=grants, services=of_services, secrets=hidden, slurm=options, slurm_of=slurm_of
+    )
+
+
+def _check_executor(
+    values: Mapping[str, Any], options: SlurmOptions, slurm_of: Mapping[str, SlurmOptions], mistakes: Mistakes
+) -> None:
+    if values.get("executor") == "slurm":
+        if values.get("uids") is not None:
+            mistakes.add("--uids: of no use with the executor slurm: batch jobs run as this account")
+    elif slurm_of or options != NOTHING_ASKED:
+        mistakes.add("[slurm]: of use with the executor slurm only: give --executor slurm, too")
 
 
 def _read_token(found: Table, mistakes: Mistakes) -> None:
@@ -106,13 +172,33 @@ def _read_token(found: Table, mistakes: Mistakes) -> None:
         mistakes.add(f"{where}: is no token, as `orchestrator token create --role node` shows one")
 
 
+def _read_metrics_token(found: Table, mistakes: Mistakes) -> None:
+    path = found.values.pop("metrics_token_file", None)
+    if path is None:
+        return
+    try:
+        token = Path(path).read_text(errors="replace").strip()
+    except OSError as error:
+        mistakes.add(f"--metrics-token-file: {path} cannot be read: {error.strerror}")
+        return
+    if not re.fullmatch(r"[A-Za-z0-9_.~+/=-]{16,500}", token, re.ASCII):
+        mistakes.add(f"--metrics-token-file: {path}: a token of 16 to 500 letters and digits was expected")
+    found.values["metrics_token"] = token
+
+
 def _check_joining(values: Mapping[str, Any], mistakes: Mistakes) -> None:
     if "join" in values and not values.get("join_services"):
         mistakes.add("--join: needs --join-services, the services that this node is for")
+    if "dial_out" in values:
+        for name in ("advertise", "tls_cert"):
+            if name in values:
+                mistakes.add(
+                    f"--{name.replace('_', '-')}: of no use with --dial-out: this node is not reached"
+                )
     if ("tls_cert" in values) is not ("tls_key" in values):
         mistakes.add("--tls-cert, --tls-key: one needs the other")
     if "join" not in values:
-        for name in ("join_services", "labels", "machine", "advertise"):
+        for name in ("join_services", "labels", "machine", "advertise", "dial_out", "proxy"):
             if name in values:
                 mistakes.add(f"--{name.replace('_', '-')}: needs --join, the URL of the orchestrator to join")
 
@@ -146,6 +232,13 @@ def _text(value: object) -> str:
 def _url(value: object) -> str:
     found = kind.base_url(value)
     _resolvable(found)
+    return found
+
+
+def _proxy(value: object) -> str:
+    found = kind.url(value)
+    if not found.startswith("http://"):
+        raise ValueError(value)
     return found
 
 
@@ -206,32 +299,13 @@ def _servers(value: object) -> tuple[str, ...]:
     return servers
 
 
-def _patterns(value: object) -> tuple[str, ...]:
-    listed = re.split(r"[,\s]+", value) if isinstance(value, str) else value
-    if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
-        raise ValueError(value)
-    names = tuple(dict.fromkeys(each for each in listed if each or not isinstance(value, str)))
-    if not all(re.fullmatch(r"[A-Za-z0-9_.*?\[\]!-]+", name, re.ASCII) for name in names):
-        raise ValueError(value)
-    return names
-
-
-def _variables(value: object) -> Mapping[str, str]:
-    if not isinstance(value, dict):
-        raise ValueError(value)
-    for name, text in value.items():
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII) or name.startswith("ORCHESTRATOR_"):
-            raise ValueError(value)
-        if not isinstance(text, str) or "\0" in text:
-            raise ValueError(value)
-    return MappingProxyType(dict(value))
-
-
 SETTINGS: Final[Mapping[str, Kind]] = {
     "port": kind.whole(0, 65535, "a port number from 0 to 65535 (0: any free one)"),
     "host": expecting("an address or host name to listen on, as 127.0.0.1", _host),
     "data": expecting("a directory", kind.path),
     "max_age": kind.seconds(0, "seconds that results are kept, as 864000", 1e11),
+    "executor": expecting("auto, bubblewrap, landlock, bash or slurm", kind.one_of("auto", *TIERS, "slurm")),
+    "uids": expecting("first-last, as 2000000000-2000065535, from 1000 on; or 0 for none", read_range),
     "slots": kind.whole(1, 1_000_000, "a whole number of jobs, 1 or more"),
     "on_stop": expecting("leave or kill", kind.one_of("leave", "kill")),
     "drain": kind.seconds(0, "seconds from 0 to 1000000", 1e6),
@@ -241,12 +315,8 @@ SETTINGS: Final[Mapping[str, Kind]] = {
     "log_limit": expecting("bytes above 0, as 100M", _size),
     "max_result_bytes": expecting("bytes above 0, as 10G", _size),
     "max_result_files": kind.whole(1, 1_000_000_000, "a whole number of files, 1 or more"),
-    "pass_env": expecting(
-        "names of variables, * ? [] allowed (more than one: commas or blanks between in the environment,"
-        " a list in the file)",
-        _patterns,
-    ),
-    "job_env": expecting('a table of NAME = "value", no name beginning with ORCHESTRATOR_', _variables),
+    "pass_env": expecting(NAMES_OF_VARIABLES, patterns),
+    "job_env": expecting('a table of NAME = "value", no name beginning with ORCHESTRATOR_', variables),
     "health_command": expecting("a line of shell", _text),
     "join": expecting("the URL of an orchestrator, as http://10.0.0.1:5000", _url),
     "join_services": expecting("names of services, a comma between", _names),
@@ -255,25 +325,47 @@ SETTINGS: Final[Mapping[str, Kind]] = {
     "token": expecting("a token", kind.text),
     "pair_token": expecting("a token", kind.text),
     "token_file": expecting("a file with a token in it", kind.path),
+    "metrics_token_file": expecting("a file with a token in it", kind.path),
     "ca_file": expecting("a file of certificates", kind.path),
     "tls_cert": expecting("a file with a certificate", kind.path),
     "tls_key": expecting("a file with a key", kind.path),
     "servers": expecting("addresses, networks or names of hosts, commas between, as 10.0.0.0/8", _servers),
     "orchestrators": kind.whole(1, 64, "a whole number from 1 to 64"),
     "pair_anew": expecting("nothing, or 1", _yes),
+    "idle_timeout": kind.seconds(0, "seconds, as 600 (0: never)", 1e9),
+    "lifetime": kind.seconds(0, "seconds, as 14400 (0: no end)", 1e9),
+    "dial_out": expecting("nothing, or 1", _yes),
+    "proxy": expecting("the URL of an HTTP proxy, as http://proxy:3128", _proxy),
     "advertise": expecting("the URL at which this node is reached, as http://h:9000", _url),
+    **GRANTS,
 }
 """The keys of the file, and of flags."""
+
+_SECRETS: Final = {
+    "data": "the node's data",
+    "token_file": "its token",
+    "metrics_token_file": "the token by which its numbers are read",
+    "tls_key": "its key",
+}
+"""What no script is to see."""
 
 VARIABLES: Final = {
     "PORT": "port",
     "HOST": "host",
     "DATA_PATH": "data",
     "MAX_AGE": "max_age",
+    "EXECUTOR": "executor",
+    "UIDS": "uids",
     "PASS_ENV": "pass_env",
     "SERVERS": "servers",
+    "READ": "read",
+    "WRITE": "write",
+    "NETWORK": "network",
+    "CONTAINERS": "containers",
+    "DEVICES": "devices",
     "ORCHESTRATOR_TOKEN": "token",
     "ORCHESTRATOR_PAIR_TOKEN": "pair_token",
     "ORCHESTRATOR_TOKEN_FILE": "token_file",
+    "METRICS_TOKEN_FILE": "metrics_token_file",
 }
 """What in the environment sets which key."""

@@ -16,8 +16,11 @@ import click
 
 from actors.process.closing import close_to_others
 from actors.process.imports import uncollected_imports
+from actors.process.log_lines import set_up_log
+from actors.process.service_manager import READY, STOPPING, tell_manager
 from actors.wire.errors import leaves
 from node.cli import node_command
+from orchestrator.backups.commands import backup_command, check_command, restore_command
 from orchestrator.commands import COMMANDS
 
 _HELP: Final = {"help_option_names": ["-h", "--help"]}
@@ -27,9 +30,9 @@ _DIRECTORY: Final = click.Path(file_okay=False, path_type=Path)
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from orchestrator.startup import version
+        from actors.process.version import installed_version
 
-        click.echo(f"orchestrator {version()}")
+        click.echo(f"orchestrator {installed_version()}")
         context.exit()
 
 
@@ -119,7 +122,8 @@ def _as_called_before(command: click.Command) -> click.Command:
 @click.option("--db", "db_path", metavar="FILE", help="The ledger, an SQLite file. [DB_PATH; ./db.sqlite]")
 @click.option("--data", "data_path", metavar="DIR", help="The jobs' files. [DATA_PATH; ./data]")
 @click.option("--max-age", metavar="SECONDS", help="How long ended jobs are kept. [MAX_AGE; 864000]")
-def server(config: Path | None, **flags: str | None) -> None:
+@click.option("--check", is_flag=True, help="Only say what is wrong with the settings, and start nothing.")
+def server(config: Path | None, check: bool, **flags: str | None) -> None:
     """Run the orchestrator: the HTTP API, the queue, and all that talks to the nodes.
 
     A flag wins over the TOML file, the file over the environment variable in brackets. A service is told by
@@ -133,12 +137,17 @@ def server(config: Path | None, **flags: str | None) -> None:
         from actors.config.tables import SettingsError
         from orchestrator.config.settings import load
         from orchestrator.server import serve_orchestrator
+        from orchestrator.startup import find_mistakes
 
     try:
         settings = load(os.environ, config, flags)
     except SettingsError as error:
         _tell(*error.mistakes)
         sys.exit(2)
+    if check:
+        mistakes = find_mistakes(settings)
+        _tell(*settings.warnings, *mistakes)
+        sys.exit(2 if mistakes else 0)
 
     async def serve(shutdown: trio.Event) -> None:
         await serve_orchestrator(settings, shutdown=shutdown, on_bound=listening)
@@ -197,7 +206,7 @@ def up(**options: Any) -> None:
 
 main.add_command(node_command, "node")
 main.add_command(_as_called_before(node_command), "client")
-for command in COMMANDS:
+for command in (*COMMANDS, backup_command, restore_command, check_command):
     main.add_command(command)
 
 
@@ -205,6 +214,7 @@ def listening(url: str) -> None:
     """Say where, once connections are accepted: programs that start this one wait for the line."""
     with suppress(OSError):  # nobody who could not be told has to stop it
         click.echo(f"listening on {url}")
+    tell_manager(READY)
 
 
 def looked_at(url: str) -> None:
@@ -223,18 +233,20 @@ def run(serve: Callable[[Any], Awaitable[None]]) -> int:
     from actors.ports.ledger import LedgerError
     from actors.ports.storage import StorageError
     from actors.wire.errors import CannotListen
-    from actors.wire.http.server import until_signal
+    from actors.wire.http.server import signals_to_stop
     from orchestrator.startup import StartError
     from orchestrator.up import NodeFailed
 
     async def watch_signals(shutdown: trio.Event) -> None:
-        await until_signal()
-        with suppress(OSError):  # the terminal may be what has gone
-            click.echo("stopping; this takes up to 5 s, a second Ctrl-C ends it at once", err=True)
-        shutdown.set()
-        await until_signal()
-        # Asked twice: no more patience for requests that are under way.
-        raise KeyboardInterrupt
+        with signals_to_stop() as signals:
+            async for _ in signals:
+                if shutdown.is_set():
+                    # Asked twice: no more patience for requests that are under way.
+                    raise KeyboardInterrupt
+                with suppress(OSError):  # the terminal may be what has gone
+                    click.echo("stopping; this takes up to 5 s, a second Ctrl-C ends it at once", err=True)
+                tell_manager(STOPPING)
+                shutdown.set()
 
     async def all_of_it() -> None:
         shutdown = trio.Event()
@@ -244,9 +256,7 @@ def run(serve: Callable[[Any], Awaitable[None]]) -> int:
             nursery.cancel_scope.cancel()
 
     close_to_others()
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    set_up_log()
     logging.getLogger("orchestrator").setLevel(logging.INFO)
     told: list[str] = []
     try:

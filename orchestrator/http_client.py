@@ -27,12 +27,18 @@ from actors.ports.nodes import NoMeans
 from actors.process.imports import without
 from actors.store.durable import SCARCE, is_passing
 from actors.wire.errors import SourceChanged, causes, leaves
+from actors.wire.link.dialled import dialled_node
 from actors.wire.protocol.attempts import Garbled
+from orchestrator.dialled_streams import DialledStream, DialledStreams
 from orchestrator.errors import OrchestratorError
 
 # Its command brings all that it paints on a terminal with.
 with without("httpx._main"):
+    import httpcore
     import httpx
+
+    # The library makes streams of connections by it, and gives no way to make one of another.
+    from httpcore._backends.trio import TrioStream
 
 JSON_LIMIT: Final = 8 << 20
 """Bytes of an answer that is held in memory as a whole."""
@@ -182,8 +188,15 @@ class Reply:
 class Http:
     """The client. Close it with `aclose`."""
 
-    def __init__(self, patience: Deadlines | None = None, *, trust: ssl.SSLContext | None = None) -> None:
-        """`trust`: whose certificates are believed, instead of the usual ones."""
+    def __init__(
+        self,
+        patience: Deadlines | None = None,
+        *,
+        trust: ssl.SSLContext | None = None,
+        dialled: DialledStreams | None = None,
+    ) -> None:
+        """`trust`: whose certificates are believed, instead of the usual ones. `dialled`: connections that
+        nodes have opened."""
         self.patience: Final = patience or Deadlines()
         self.trust: Final = trust or _usual_authorities()
         # Idle connections are dropped before servers usually drop them (5 s), so that seldom one closes in
@@ -191,10 +204,13 @@ class Http:
         self._client = _client(
             httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=200, keepalive_expiry=4.0),
             self.trust,
+            dialled,
         )
         # Each node has an event stream that stays. In a pool with a bound, enough nodes would leave no
         # connection for anything else, and all of them would seem to be out of reach.
-        self._streams = _client(httpx.Limits(max_connections=None, max_keepalive_connections=0), self.trust)
+        self._streams = _client(
+            httpx.Limits(max_connections=None, max_keepalive_connections=0), self.trust, dialled
+        )
 
     async def aclose(self) -> None:
         with trio.move_on_after(_CLOSING, shield=True):
@@ -293,16 +309,42 @@ class Http:
         raise Broken(f"{what}: no answer within {patience.head or 0:g} s")
 
 
-def _client(limits: httpx.Limits, trust: ssl.SSLContext) -> httpx.AsyncClient:
+def _client(limits: httpx.Limits, trust: ssl.SSLContext, dialled: DialledStreams | None) -> httpx.AsyncClient:
+    transport = httpx.AsyncHTTPTransport(verify=trust, trust_env=False, http2=False, limits=limits)
+    if dialled is not None:
+        # The library has no other way to say how connections are opened.
+        transport._pool._network_backend = _Dialling(dialled)
     return httpx.AsyncClient(
-        verify=trust,
-        trust_env=False,
+        transport=transport,
         follow_redirects=False,
-        http2=False,
         cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
-        limits=limits,
         headers={"accept-encoding": "identity", "user-agent": "orchestrator"},
     )
+
+
+class _Dialling(httpcore.TrioBackend):
+    """Connections are opened from here, but for nodes that have opened them themselves."""
+
+    def __init__(self, dialled: DialledStreams) -> None:
+        self._dialled = dialled
+
+    async def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, *args: Any, **more: Any
+    ) -> httpcore.AsyncNetworkStream:
+        node_id = dialled_node(host)
+        if node_id is None:
+            return await super().connect_tcp(host, port, timeout, *args, **more)
+        with trio.move_on_after(math.inf if timeout is None else timeout):
+            return _DialledStream(await self._dialled.take(node_id))
+        raise httpcore.ConnectTimeout("the node has opened no connection that is free")
+
+
+class _DialledStream(TrioStream):
+    def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable":
+            assert isinstance(self._stream, DialledStream)
+            return self._stream.readable()
+        return None
 
 
 class _Outgoing(httpx.AsyncByteStream):

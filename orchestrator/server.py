@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
@@ -15,17 +16,20 @@ from actors.callbacks.callback_sender import CallbackSender
 from actors.cleaner import Cleaner, clean_now
 from actors.domain.job import Job
 from actors.domain.node import NodeView
+from actors.domain.queue_excerpt import ForecastView
 from actors.domain.scaling import ServiceScaling
 from actors.domain.service import Waiting
 from actors.getter.getter import Getter
 from actors.kernel.actor import Actor, Mailbox, live
 from actors.kernel.clock import WallClock
 from actors.kernel.supervisor import Supervisor
-from actors.messages import Committed, PoolPicture, ScalingStatus, WhyWaiting
+from actors.messages import Committed, ForecastPicture, PoolPicture, ScalingStatus, WhyWaiting
 from actors.ports.scaling import Provider, ProviderError
+from actors.process.version import installed_version
 from actors.sender.sender import Sender
 from actors.wire.http.app import App
 from actors.wire.http.server import serve
+from actors.wire.http.tls import OwnCertificate
 from actors.wire.http.web_pages import OwnNames
 from actors.wire.link.proof import hash_of, join_key
 from orchestrator.access.audit import Refusals
@@ -41,16 +45,20 @@ from orchestrator.api.routes.events import encode_change
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
 from orchestrator.callbacks.client import CallbackClient
 from orchestrator.config.settings import Settings
+from orchestrator.dialled_streams import DialledStreams
 from orchestrator.events.change_stream import ChangeStream
 from orchestrator.events.waiters import JobWaiters
 from orchestrator.http_client import Http
+from orchestrator.importing import answer_probes, import_2x, is_needed, ledger_of
 from orchestrator.ledger.ledger import SqliteLedger
+from orchestrator.metrics.server_metrics import ServerMetrics
 from orchestrator.nodes.addresses import base_of, merge_addresses
 from orchestrator.nodes.client import NodeClient
 from orchestrator.nodes.registry import NodeRegistry
 from orchestrator.scaling.policy import decide
 from orchestrator.scaling.providers.build import build_providers
 from orchestrator.scaling.providers.local import LocalProvider
+from orchestrator.scheduling.forecaster import Forecaster
 from orchestrator.scheduling.pauses import Pauses
 from orchestrator.scheduling.queue_manager import QueueManager
 from orchestrator.scheduling.service_pool import ServicePool
@@ -63,7 +71,6 @@ from orchestrator.startup import (
     log,
     own_certificate,
     trust_in_nodes,
-    version,
 )
 from orchestrator.storage.storage import DiskStorage
 
@@ -86,6 +93,9 @@ async def serve_orchestrator(
     """
     here = Address()
     tls = await trio.to_thread.run_sync(own_certificate, settings)
+    if await trio.to_thread.run_sync(is_needed, settings.db_path):
+        await _import_2x(settings, tls)
+    settings = replace(settings, db_path=await trio.to_thread.run_sync(ledger_of, settings.db_path))
 
     def bound(url: str) -> None:
         here.set(url)
@@ -95,14 +105,15 @@ async def serve_orchestrator(
 
     with findable(settings.data_path) as make_findable:
         async with trio.open_nursery() as nursery:
-            waiters = JobWaiters()
-            app = await nursery.start(run_orchestrator, settings, waiters, here)
+            waiters, dialled = JobWaiters(), DialledStreams()
+            app = await nursery.start(run_orchestrator, settings, waiters, here, dialled)
 
-            async def let_waiters_go() -> None:
+            async def let_go() -> None:
                 await shutdown.wait()
                 waiters.close()
+                dialled.close()
 
-            nursery.start_soon(let_waiters_go)
+            nursery.start_soon(let_go)
             await serve(
                 app,
                 host=settings.host,
@@ -111,15 +122,28 @@ async def serve_orchestrator(
                 task_status=task_status,
                 on_bound=bound,
                 plain=app.plain,
+                upgrade=app.upgrade,
                 tls=tls,
             )
             nursery.cancel_scope.cancel()
+
+
+async def _import_2x(settings: Settings, tls: OwnCertificate | None) -> None:
+    """Take over what 2.x has left, which may be much; probes are answered meanwhile. Raises StartError."""
+    data, over = settings.data_path, trio.Event()
+    with locked(data / "orchestrator.lock", f"data directory {data}", "DATA_PATH"):
+        async with trio.open_nursery() as nursery:
+            answering = partial(serve, answer_probes, host=settings.host, port=settings.port, shutdown=over)
+            await nursery.start(partial(answering, tls=tls, graceful_timeout=0.5))
+            await trio.to_thread.run_sync(import_2x, settings)
+            over.set()
 
 
 async def run_orchestrator(
     settings: Settings,
     waiters: JobWaiters,
     here: Address,
+    dialled: DialledStreams,
     *,
     task_status: trio.TaskStatus[App] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -138,7 +162,8 @@ async def run_orchestrator(
             settings.data_path, clock, keep_free=settings.keep_free_disk, small=settings.small_files
         )
         await storage.open()
-        on_commit: list[Callable[[Sequence[Job]], None]] = [waiters.publish_all]
+        metrics = ServerMetrics(settings.services)
+        on_commit: list[Callable[[Sequence[Job]], None]] = [waiters.publish_all, metrics.jobs.committed]
 
         def committed(jobs: Sequence[Job]) -> None:
             for tell in on_commit:
@@ -146,7 +171,11 @@ async def run_orchestrator(
 
         may_begin = not await storage.has_jobs()
         ledger = await SqliteLedger.open(
-            str(settings.db_path), clock=clock, committed=committed, may_begin=may_begin
+            str(settings.db_path),
+            clock=clock,
+            committed=committed,
+            timed=metrics.note_commit,
+            may_begin=may_begin,
         )
         storage.keep_small_in(ledger)
         named = map(base_of, merge_addresses(settings))
@@ -157,8 +186,10 @@ async def run_orchestrator(
             ledger.owner,
             storage,
             settings.data_path / "spool",
-            http=Http(trust=trust_in_nodes(settings)),
+            contract_result_limit=settings.contract_result_limit,
+            http=Http(trust=trust_in_nodes(settings), dialled=dialled),
             secrets=node_secrets,
+            dialled=dialled,
         )
         portals = Http(trust=trust)
 
@@ -196,11 +227,13 @@ async def run_orchestrator(
                         ledger=ledger,
                         on_commit=on_commit,
                         nodes=nodes,
+                        dialled=dialled,
                         node_secrets=node_secrets,
                         node_token=node_token,
                         portals=portals,
                         secrets=secrets,
                         providers=providers,
+                        metrics=metrics,
                     )
                     task_status.started(app)
                 nursery.cancel_scope.cancel()
@@ -235,11 +268,13 @@ async def _start(
     ledger: SqliteLedger,
     on_commit: list[Callable[[Sequence[Job]], None]],
     nodes: NodeClient,
+    dialled: DialledStreams,
     node_secrets: NodeSecrets,
     node_token: str,
     portals: Http,
     secrets: Sequence[str],
     providers: Mapping[str, Provider],
+    metrics: ServerMetrics,
 ) -> App:
     """The actors, kept alive in `nursery`, and the app on top of them."""
 
@@ -249,7 +284,7 @@ async def _start(
     services = settings.services
     registry = await NodeRegistry.load(ledger, clock, sender, merge_addresses(settings))
     registry.on_sweep.append(node_secrets.forget_machines)
-    doors = await open_doors(settings, ledger, registry, clock)
+    doors = await open_doors(settings, ledger, registry, clock, dialled)
     if settings.scaling:
         doors.tokens.add(token_of_machines(node_token, clock.now()))
     pauses = await Pauses.load(ledger, clock, sender)
@@ -300,8 +335,16 @@ async def _start(
         keep_rows=settings.keep_rows,
         audit_keep=settings.audit_keep,
     )
-    on_commit.append(tell_actors)
+
+    async def look(service: str, most: int) -> ForecastView:
+        return await sender.ask(ForecastPicture(service, most), deadline=ASK_DEADLINE)
+
+    forecaster = Forecaster(look, services, clock, rng)
+    await forecaster.load(ledger.queries)
+    on_commit += (tell_actors, forecaster.committed)
     supervisor = Supervisor(rng)
+    metrics.watch_actors((sender, getter, cleaner, callback_sender, scaler), supervisor)
+    nursery.start_soon(metrics.watch_loop)
 
     async def keep(mailbox: Mailbox, make: Callable[[Mailbox, trio.Nursery], Actor]) -> None:
         await nursery.start(supervisor.keep, mailbox.name, partial(live, mailbox, make))
@@ -314,6 +357,7 @@ async def _start(
     nursery.start_soon(doors.hosts.run)
     nursery.start_soon(note_uses, doors.tokens, ledger)
     nursery.start_soon(changes.run)
+    nursery.start_soon(forecaster.run)
     refusals = Refusals(ledger.note_orders)
     nursery.start_soon(refusals.run)
     if settings.scaling:
@@ -351,13 +395,15 @@ async def _start(
         changes=changes,
         clock=clock,
         pauses=pauses,
+        forecaster=forecaster,
         clean=partial(clean_now, ledger, storage),
         node_secrets=node_secrets,
         node_proofs=NodeProofs(node_secrets, trio.current_time),
+        dialled=dialled,
         callbacks=hosts,
         upload_limit=settings.upload_limit,
         names=OwnNames.of([*settings.public_url, settings.join_url]).with_origins(settings.allowed_origins),
-        version=version(),
+        version=installed_version(),
         tokens=doors.tokens,
         sessions=Sessions(
             await ledger.sessions(), doors.tokens, clock.now, ledger.owner, settings.public_url
@@ -372,6 +418,7 @@ async def _start(
         ),
         links=Links(doors.links_key, doors.tokens, clock.now),
         public_url=next(iter(settings.public_url), ""),
+        metrics=metrics,
     )
     nursery.start_soon(api.open_requests.run)
     poster = CallbackClient(
@@ -381,7 +428,7 @@ async def _start(
         owner=ledger.owner,
         clock=clock,
         tell=lambda job_id: job_views.render_ended_job(api, job_id),
-        version=version(),
+        version=installed_version(),
     )
     await keep(callback_sender, partial(CallbackSender, ledger=ledger, poster=poster, clock=clock, rng=rng))
     return create_app(api)

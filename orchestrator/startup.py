@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import importlib.metadata
 import logging
 import os
 import ssl
@@ -19,6 +18,7 @@ from actors.ports.ledger import LedgerError
 from actors.ports.storage import StorageError
 from actors.store.repair import set_aside
 from actors.wire.http.tls import NoAuthorities, NoCertificate, OwnCertificate, authorities_of
+from orchestrator.access.token_files import BadTokensFile, read_declared
 from orchestrator.callbacks.keys import SECRET_FILE, BadSecret, KeyFileError, load_secrets, load_trust
 from orchestrator.config.settings import Settings
 from orchestrator.errors import OrchestratorError
@@ -132,12 +132,21 @@ def trust_in_nodes(settings: Settings) -> ssl.SSLContext | None:
         raise StartError(f"node_ca_file: {settings.node_ca_file} cannot be read: {error.detail}") from error
 
 
-def version() -> str:
-    """The installed version; "unknown" when it runs from a tree that is not installed."""
-    try:
-        return importlib.metadata.version("job-orchestrator")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+def find_mistakes(settings: Settings) -> list[str]:
+    """What is wrong with the files that the settings name, as far as looking tells it: nothing is made.
+    Blocks."""
+    mistakes = []
+    for look in (own_certificate, trust_in_nodes, _read_tokens):
+        try:
+            look(settings)
+        except (StartError, BadTokensFile) as error:
+            mistakes.append(str(error))
+    return mistakes
+
+
+def _read_tokens(settings: Settings) -> None:
+    if settings.tokens_file is not None:
+        read_declared(settings.tokens_file, settings.services)
 
 
 @contextmanager

@@ -35,6 +35,8 @@ log: Final = logging.getLogger("orchestrator.up")
 SERVICE: Final = "example"
 START_SECONDS: Final = 30.0
 RESTART_SECONDS: Final = 1.0
+_OF_SCRIPTS: Final = " node.scripts: "
+"""In a node's log, before what it says of what scripts lack."""
 
 
 class NodeFailed(OrchestratorError):
@@ -73,6 +75,9 @@ async def _serve_all(plan: Plan, data: Path, shutdown: trio.Event, on_bound: Cal
         async with trio.open_nursery() as starting:
             for node in nodes:
                 starting.start_soon(nursery.start, node.keep, shutdown)
+        # What scripts lack on this machine is the same for all of them.
+        for line in nodes[0].said_of_scripts() if nodes else ():
+            log.info("%s", line)
         limits = ServiceLimits(
             SERVICE,
             runs_per_user=plan.runs_per_user,
@@ -103,6 +108,7 @@ class _NodeProcess:
         self._slots = slots
         self._token = token
         self._log = data.parent / f"node-{number}.log"
+        self._logged = 0
 
     async def keep(
         self, shutdown: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -144,11 +150,20 @@ class _NodeProcess:
                     pass
                 nursery.cancel_scope.cancel()
 
+    def said_of_scripts(self) -> list[str]:
+        """What it said at its start of what scripts lack here."""
+        with self._log.open(errors="replace") as log_file:
+            log_file.seek(self._logged)
+            found = [line.partition(_OF_SCRIPTS)[2].strip() for line in log_file]
+        return [line for line in found if line]
+
     @contextmanager
     def _started(self) -> Iterator[subprocess.Popen[bytes]]:
         port = str(urlsplit(self.url).port or 0)
         options = ["--port", port, "--host", "127.0.0.1", "--data", str(self._data)]
         options += ["--slots", str(self._slots), "--on-stop", "kill", "--grace", str(GRACE_SECONDS)]
         # From this thread, the main one, as `start_bound` wants it.
-        with self._log.open("ab") as errors, start_bound(options, errors, self._token) as process:
-            yield process
+        with self._log.open("ab") as errors:
+            self._logged = errors.tell()
+            with start_bound(options, errors, self._token) as process:
+                yield process

@@ -29,6 +29,7 @@ from testbed.bench.rows import Row, Wrong
 from testbed.bench.syncs import syncs as measure_syncs
 from testbed.bench.target import Target, running_already, started
 from testbed.bench.throughput import throughput as measure_throughput
+from testbed.bench.tiers import tiers as measure_tiers
 from testbed.bench.transfer import transfer as measure_transfer
 from testbed.bench.uploads import uploads as measure_uploads
 from testbed.cluster import SERVICE, ClusterFailed
@@ -155,6 +156,15 @@ def backlog(
 
 
 @main.command()
+@click.option("--jobs", type=click.IntRange(1, 100_000), default=300, help="Of each tier in each round.")
+@click.option("--rounds", type=click.IntRange(1, 100), default=2, help="How often each tier has its turn.")
+@as_json
+def tiers(*, jobs: int, rounds: int, as_json: bool) -> None:
+    """CPU of a node, its shepherds and scripts for a trivial job, in each tier that scripts may run in."""
+    _report("tiers", as_json, lambda: measure_tiers(jobs, rounds, SLOTS))
+
+
+@main.command()
 @click.option("--jobs", type=click.IntRange(1, 1_000_000), default=2000, help="Uploads in all.")
 @click.option("--clients", type=click.IntRange(1, 256), default=16, help="Connections that upload at once.")
 @of_any_server
@@ -251,6 +261,7 @@ def all_of_them(*, write: Path | None) -> None:
         ("polls", lambda: _started(0, lambda target: measure_polls(target, 500))),
         ("queue", lambda: measure_queue([100, 20_000], 300, 5.0)),
         ("transfer", lambda: measure_transfer(400)),
+        ("tiers", lambda: measure_tiers(300, 2, SLOTS)),
         ("idle", lambda: measure_idle(10.0, 100)),
         ("follow", lambda: measure_follow(50, 0.2)),
     ):

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,9 +170,9 @@ def copied_repository() -> Iterator[Path]:
 
 
 @contextmanager
-def running_orchestrator(copy: Path) -> Iterator[str]:
+def running_orchestrator(copy: Path, environment: Mapping[str, str] | None = None) -> Iterator[str]:
     """The address of an `orchestrator up` of two nodes on a port of its own, with its data where the README
-    has them. Raises DocumentFailed."""
+    has them; `environment` is added to ours. Raises DocumentFailed."""
     with tempfile.TemporaryDirectory(prefix="orchestrator-docs-") as name:
         command = [str(Path(sys.executable).with_name("orchestrator")), "up", "--nodes", "2", "--slots", "2"]
         command += ["--port", "0", "--data", str(copy / "orchestrator-data")]
@@ -183,6 +183,7 @@ def running_orchestrator(copy: Path) -> Iterator[str]:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                env={**os.environ, **(environment or {})},
                 start_new_session=True,
             )
             try:

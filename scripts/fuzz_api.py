@@ -32,7 +32,7 @@ database = "none"
 # What these take depends on what there is: cursors, services, nodes that answer, keys that were used before.
 [[operations]]
 include-operation-id = [
-  "upload", "joinNode", "listJobs", "files", "rerun", "createToken", "logIn", "audit"
+  "upload", "joinNode", "listJobs", "files", "rerun", "createToken", "logIn", "audit", "openLink"
 ]
 checks.positive_data_acceptance.enabled = false
 """

@@ -19,11 +19,13 @@ import click
 from rich.console import Console
 from rich.progress import track
 from testbed.cluster import ClusterFailed
-from testbed.power_cut.controls import CONTROLS
+from testbed.power_cut.controls import CONTROLS, OF_NODES, OF_STARTS
+from testbed.power_cut.node_recording import record_node
 from testbed.power_cut.recording import NotRecorded, record
-from testbed.power_cut.run import cuts
+from testbed.power_cut.run import cuts, node_cuts
 from testbed.power_cut.trace import NotUnderstood
 
+BROKEN = [*CONTROLS, *OF_NODES, *OF_STARTS]
 SHOWN = 5
 """Cuts of which it is told what is wrong."""
 MEMORY = Path("/dev/shm")
@@ -35,21 +37,30 @@ MEMORY = Path("/dev/shm")
 @click.option("--cuts", "count", type=click.IntRange(1), default=600, help="Power cuts.")
 @click.option("--processes", type=click.IntRange(0), default=10, help="Of them with a real server after it.")
 @click.option("--seed", type=int, default=1, help="Of the jobs and the cuts. Runs differ all the same.")
-@click.option("--control", type=click.Choice(list(CONTROLS)), help="Break the server in this way before.")
-def main(*, jobs: int, count: int, processes: int, seed: int, control: str | None) -> None:
-    """Cut the power of a real orchestrator, and check that all it told before is there."""
+@click.option("--control", type=click.Choice(BROKEN), help="Break it in this way before.")
+@click.option("--node", is_flag=True, help="Of a node: cut its power, and go on in another boot.")
+def main(*, jobs: int, count: int, processes: int, seed: int, control: str | None, node: bool) -> None:
+    """Cut the power of a real orchestrator, or of a node, and check that all it told before is there."""
+    if control is not None and (control in CONTROLS) == node:
+        raise click.UsageError(f"{control} is no way to break a {'node' if node else 'server'}")
     if shutil.which("strace") is None:
         raise click.UsageError("this needs strace; type: apt-get install strace")
     logging.disable(logging.CRITICAL)  # what servers say of cut disks
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="orchestrator-cut-") as scratch:
         try:
-            recording = record(Path(scratch).resolve(), jobs=jobs, seed=seed, control=control)
+            make = record_node if node else record
+            before = control if control not in OF_STARTS else None
+            recording = make(Path(scratch).resolve(), jobs=jobs, seed=seed, control=before)
         except (NotRecorded, NotUnderstood, ClusterFailed) as error:
             raise click.ClickException(f"nothing was recorded: {error}") from error
     place = Path(tempfile.mkdtemp(prefix="orchestrator-cut-", dir=MEMORY if MEMORY.is_dir() else None))
     failed, first = 0, None
-    made = cuts(recording, place, count=count, seed=seed, processes=processes)
+    after = control if control in OF_STARTS else None
+    if node:
+        made = node_cuts(recording, place, count=count, seed=seed, control=after)
+    else:
+        made = cuts(recording, place, count=count, seed=seed, processes=processes)
     for cut in track(made, "cuts", total=count, console=Console(stderr=True), transient=True):
         if not cut.wrong:
             continue
@@ -57,7 +68,7 @@ def main(*, jobs: int, count: int, processes: int, seed: int, control: str | Non
         if first is None:
             first = cut.number
             shutil.copytree(cut.place, kept := Path(tempfile.mkdtemp(prefix="orchestrator-cut-")) / "after")
-            print(f"the disk of the first cut, as a server left it, lies in {kept}")
+            print(f"the disk of the first cut, as a start left it, lies in {kept}")
         if failed <= SHOWN:
             print(f"cut {cut.number}:", *cut.wrong, sep="\n  ")
     shutil.rmtree(place)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import trio
@@ -190,7 +191,7 @@ class AutoScaler(Actor):
             ending=sum(one.state is MachineState.ENDING for one in tracked),
             runnable=service.view.runnable,
             trouble="; ".join(one for one in trouble if one),
-            machines=tuple(one.record for one in tracked),
+            machines=tuple(replace(one.record, reason=one.note or one.record.reason) for one in tracked),
         )
 
     def _wake_later(self, at: float) -> None:

@@ -30,7 +30,7 @@ from typing import Any, Final, TypeVar
 import trio
 
 from actors.autoscaler.machines import LIVE, TrackedMachine, TrackedMachines
-from actors.domain.scaling import Machine, MachineState, UnreadableMachine
+from actors.domain.scaling import Machine, MachineEnd, MachineState, UnreadableMachine
 from actors.kernel.actor import ActorError, Doorbell
 from actors.kernel.backoff import Backoff
 from actors.ports.ledger import LedgerError
@@ -205,6 +205,9 @@ class MachineController:
     async def _compare(self, machines: Sequence[Machine], began: float) -> None:
         by_token: dict[str, list[Machine]] = {}
         for machine in machines:
+            if machine.ended is not None:
+                await self._has_ended(machine, machine.ended)
+        for machine in (one for one in machines if one.ended is None):
             by_token.setdefault(machine.token, []).append(machine)
         for token, found in by_token.items():
             tracked = self._machines.get(token)
@@ -214,6 +217,9 @@ class MachineController:
                 continue
             ours = next((one for one in found if one.machine_id == tracked.record.machine_id), found[0])
             tracked.missed = 0
+            tracked.note = ours.note
+            if ours.waiting:
+                tracked.alone_since = trio.current_time()  # it does not boot yet
             if tracked.record.machine_id is None or tracked.record.machine_id not in {
                 m.machine_id for m in found
             }:
@@ -227,6 +233,20 @@ class MachineController:
         ending = [one for one in self._machines.of(self.services) if one.state is MachineState.ENDING]
         if any(not self._is_unknown(one) for one in ending):
             self._ending.bell.ring()
+
+    async def _has_ended(self, machine: Machine, end: MachineEnd) -> None:
+        """The provider says so, and why."""
+        tracked = self._machines.get(machine.token)
+        if tracked is None or tracked.record.machine_id not in (None, machine.machine_id):
+            return
+        booting = tracked.state is MachineState.BOOTING
+        if await self._machines.move(
+            tracked, (*LIVE, MachineState.ENDING), MachineState.ENDED, reason=end.reason
+        ):
+            await self._machines.note(tracked.record.service, "gone", tracked.name, end.reason)
+            if booting and not end.blameless:
+                self._boot_failed(tracked.record.service, 1)
+            self._changed()
 
     async def _is_missed(self, tracked: TrackedMachine, began: float) -> None:
         if tracked.state is MachineState.WANTED or (tracked.record.machine_id is None and not tracked.asked):

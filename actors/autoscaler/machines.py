@@ -31,7 +31,8 @@ class TrackedMachine:
     """One machine. `alone_since`: since when it has no node in the pool. `known_at`: since when the provider
     has it. `asked`: the provider may have been asked to make it. `creating`: it is being asked. `came`: its
     node was in touch once; `in_touch`: it is now. `missed` and `missed_since`: how many answers in a row did
-    not name it, and since when. `problem`: what of it is not as it was ordered."""
+    not name it, and since when. `problem`: what of it is not as it was ordered. `note`: what the provider
+    says of it."""
 
     record: MachineRecord
     alone_since: float
@@ -43,6 +44,7 @@ class TrackedMachine:
     missed: int = 0
     missed_since: float = 0.0
     problem: str = ""
+    note: str = ""
     lock: trio.Lock = field(default_factory=trio.Lock)
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from actors.domain.job import Attempt, AttemptState, End, Job
+from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.status import Owner, Status
 
 
@@ -118,6 +119,7 @@ class NewJob:
     storage_key: str
     size: int
     max_runtime: float = 0.0
+    limits: JobLimits = UNLIMITED
     idempotency_key: str | None = None
     fingerprint: str | None = None
     details: JobDetails = field(default_factory=JobDetails)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.status import QUOTA, Status
 
 
@@ -47,8 +48,9 @@ class AttemptState(StrEnum):
 class Attempt:
     """One try at a job on one node. `key` is 32 hex digits (128 random bits), the name under which the node
     knows it; `n` counts from 1 and is what the script sees. `boot` is that of the node's machine when it was
-    made; "" is not known: by a node that knows only the contract, or before a server was brought to this
-    version. `foreign_id` is the id a node gave that knows only the contract."""
+    made, and how far the node had come (`NodeRef.moment`); "" is not known: by a node that knows only the
+    contract, or before a server was brought to this version. `foreign_id` is the id a node gave that knows
+    only the contract."""
 
     key: str
     job_id: int
@@ -84,6 +86,7 @@ class Job:
     terminate_requested: bool = False
     attempts_used: int = 0
     max_runtime: float = 0.0
+    limits: JobLimits = UNLIMITED
     attempt: Attempt | None = None
     end: End | None = None
     ended_at: float | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from actors.domain.job import End
 from actors.domain.progress import Progress
@@ -12,11 +14,28 @@ from actors.domain.status import Status
 
 
 @dataclass(frozen=True, slots=True)
+class Tally:
+    """How many attempts a node has ever taken over, how many it was told to forget, and for how many seconds
+    its machine is up. All of it only grows within one boot, unless the node was set back: by an older copy of
+    its disk, or of its whole machine."""
+
+    accepted: int
+    buried: int
+    uptime: int
+
+    def is_before(self, other: Tally) -> bool:
+        """Whether any of it is less."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return any(mine < theirs for mine, theirs in pairs)
+
+
+@dataclass(frozen=True, slots=True)
 class NodeRef:
     """Where a node is, and who. `node_id` is its only identity; `contract_only` nodes know no more than the
     contract and are identified by their address. For a contract-only node the three URLs may differ in host
     and prefix; `url` is then the upload URL's base. `boot` is this run of its machine, "" where it is not
-    known: in another one nothing runs any more, and what was not on the disk is forgotten."""
+    known: in another one nothing runs any more, and what was not on the disk is forgotten. `tally` is what it
+    said last, None if it does not say."""
 
     node_id: str
     url: str
@@ -25,6 +44,28 @@ class NodeRef:
     download_url: str = ""
     terminate_url: str = ""
     boot: str = ""
+    tally: Tally | None = field(default=None, compare=False)
+
+    @property
+    def moment(self) -> str:
+        """How far the node has come: for `has_forgotten`, later. "" if its boot is not known."""
+        if not self.boot or self.tally is None:
+            return self.boot
+        return " ".join(map(str, (self.boot, *astuple(self.tally))))
+
+    def has_forgotten(self, moment: str) -> bool:
+        """Whether it may have forgotten what it was told in that moment, or later: it is in another boot, or
+        was set back."""
+        match = _MOMENT.fullmatch(moment)
+        boot = moment if match is None else match[1]
+        if not boot or self.boot != boot:
+            return bool(boot) and bool(self.boot)
+        if match is None or self.tally is None:
+            return False
+        return self.tally.is_before(Tally(*map(int, match.groups()[1:])))
+
+
+_MOMENT: Final = re.compile(r"(.+) ([0-9]+) ([0-9]+) ([0-9]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +74,8 @@ class Heartbeat:
     weighs it then. `others` counts payloads of other owners that hold or wait for a slot. `load` is the CPU
     use in percent, 0 to 100. `unhealthy`: why it wants no jobs, "" if it does. `stopping`: it was told to
     stop, takes no new jobs and waits for those that it has. `skew`: seconds by which its clock is ahead of
-    ours, None if it does not say what it shows."""
+    ours, None if it does not say what it shows. `seconds_left`: for which it is there still, as an allocation
+    of a cluster is; None if no end is known. `tally` is None if it does not count."""
 
     load: float = 0.0
     slots: int | None = None
@@ -44,6 +86,8 @@ class Heartbeat:
     unhealthy: str = ""
     stopping: bool = False
     skew: float | None = None
+    seconds_left: float | None = None
+    tally: Tally | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +134,7 @@ class NodeView:
     their reasons.
     `joined`: by itself; `machine` is then the token of the machine it runs on, if scaling has made it.
     `heard_at`: when it was last heard, in monotonic seconds; None if not yet. `jobs_ended` there since the
-    server started, of which `jobs_failed` did. `skew`: as in its heartbeats."""
+    server started, of which `jobs_failed` did. `skew`, `seconds_left`: as in its heartbeats."""
 
     node: NodeRef
     state: NodeState
@@ -113,6 +157,7 @@ class NodeView:
     jobs_ended: int = 0
     jobs_failed: int = 0
     skew: float | None = None
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from actors.domain.job import End
+from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.progress import Progress
 from actors.domain.status import Status
 
@@ -31,6 +32,7 @@ class Payload:
     sequence: int
     created_at: float
     max_runtime: float = 0.0
+    limits: JobLimits = UNLIMITED
     cancelled: bool = False
     pid: int = 0
     started_at: float | None = None
@@ -58,7 +60,9 @@ class RunResult:
     """How a run ended, as the kernel tells it. `refused` is set when nothing could be started (the reason);
     `supervision_killed` when its shepherd died and all of it was killed; `asked` when this node, or an
     earlier process of it, had asked for its end; `lost` when the machine's own end took it; `unreadable` when
-    what would tell its end is damaged. `loss` says what of its output is lost: then it is no success."""
+    what would tell its end is damaged. `told`: what a batch system says of an end that is no success.
+    `exceeded` names the limit that it was over as `JobLimits` does, or is `machine_memory`. `loss` says what
+    of its output is lost: then it is no success."""
 
     exit_code: int | None = None
     signal: int | None = None
@@ -73,5 +77,7 @@ class RunResult:
     loss: str = ""
     supervision_killed: bool = False
     asked: bool = False
+    exceeded: str = ""
     lost: bool = False
     unreadable: bool = False
+    told: str = ""

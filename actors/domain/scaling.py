@@ -83,9 +83,19 @@ class MachineRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class MachineEnd:
+    """Why a machine is not there any more. `blameless`: had its node not come yet, it is no failed boot."""
+
+    reason: str
+    blameless: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """What a provider tells of one machine. `owner`: the orchestrator whose it is by what is written on the
-    machine itself, "" if nothing is. A machine is ours by that alone."""
+    machine itself, "" if nothing is. A machine is ours by that alone. `waiting`: it was asked for and does
+    not boot yet, as on a cluster that is full; `note` is what is to be said of it. `ended`: it is told that
+    it is not there any more; others that are not there are not told at all."""
 
     machine_id: str
     token: str
@@ -93,6 +103,9 @@ class Machine:
     running: bool
     address: str | None = None
     owner: str = ""
+    waiting: bool = False
+    note: str = ""
+    ended: MachineEnd | None = None
 
 
 @dataclass(frozen=True, slots=True)

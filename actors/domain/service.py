@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.node import NodeAddress
 
 
@@ -42,7 +43,8 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class ServiceLimits:
-    """A service's quotas and what happens when a node is lost (`requeue` or `fail`)."""
+    """A service's quotas, what each of its jobs may use, and what happens when a node is lost (`requeue` or
+    `fail`)."""
 
     name: str
     runs_per_user: int = 5
@@ -51,4 +53,5 @@ class ServiceLimits:
     on_node_lost: str = "requeue"
     on_doubt: str = "fail"
     max_runtime: float = 0.0
+    limits: JobLimits = UNLIMITED
     addresses: tuple[NodeAddress, ...] = field(default=())

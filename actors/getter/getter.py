@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, TypeVar
 
 import trio
@@ -100,7 +101,7 @@ class Getter(Actor):
         self._sending: set[int] = set()
         self._cursor = LedgerCursor(ledger, tick)
         self._outbox = Outbox(ledger, tick)
-        self._marks: dict[str, AttemptHanded] = {}
+        self._handed: dict[str, float] = {}
         self._unreleased: dict[str, Attempt] = {}
         self._unreleased_read = float("-inf")
         self._strangers: dict[str, str] = {}
@@ -150,11 +151,11 @@ class Getter(Actor):
             case Committed(jobs=jobs):
                 for job in jobs:
                     self._apply(job)
-            case AttemptHanded(attempt=attempt, mark=mark):
+            case AttemptHanded(attempt=attempt, answered_at=answered_at):
                 if (tracked := self._tracked.get(attempt.key)) is not None:
-                    tracked.mark = mark
+                    tracked.answered_at = answered_at
                 else:
-                    self._marks[attempt.key] = message
+                    self._handed[attempt.key] = answered_at
             case _:
                 super().receive(message)
 
@@ -187,7 +188,7 @@ class Getter(Actor):
         if trio.current_time() < self._unreleased_read + UNRELEASED_AGAIN:
             return
         self._unreleased_read = trio.current_time()
-        self._marks.clear()  # of attempts that were over before they were followed
+        self._handed.clear()  # of attempts that were over before they were followed
         unreleased = await self._ledger.unreleased()
         released = self._outbox.released
         found = {attempt.key: attempt for attempt in unreleased if attempt.key not in released}
@@ -207,7 +208,8 @@ class Getter(Actor):
             return
         states = await self._ledger.attempt_states(list(strangers))
         for key, node_id in strangers.items():
-            if states.get(key) in (AttemptState.OVER, AttemptState.RELEASED):
+            # Given up: whoever was told that it has let go may have lost that before the ledger knows of it.
+            if states.get(key, AttemptState.OPEN) is not AttemptState.OPEN:
                 again = Attempt(key, 0, 0, node_id, AttemptState.OVER)
                 self._node(node_id).requests.release.request(key, again)
 
@@ -246,8 +248,7 @@ class Getter(Actor):
 
     def _track(self, job: Job, attempt: Attempt) -> TrackedAttempt:
         tracked = self._tracked[attempt.key] = TrackedAttempt(job, attempt)
-        handed = self._marks.pop(attempt.key, None)
-        tracked.mark = None if handed is None else handed.mark
+        tracked.answered_at = self._handed.pop(attempt.key, None)
         self._keys[job.id] = attempt.key
         node = self._node(attempt.node_id)
         node.tracked[attempt.key] = tracked
@@ -309,10 +310,13 @@ class Getter(Actor):
         node.left = False
         back = not node.connected or node.ref != ref
         again = back or isinstance(event, Picture)
+        if isinstance(event, Picture) and node.ref is not None and node.ref.boot == ref.boot:
+            _tell_set_back(node, event)
         node.ref, node.heard, node.connected, node.lost = ref, trio.current_time(), True, False
         match event:
             case Picture(mark=mark, payloads=payloads, heartbeat=beat):
-                node.mark, node.mirror, node.beat = mark, dict(payloads), beat
+                node.mark, node.pictured_at = mark, node.heard
+                node.mirror, node.beat = dict(payloads), beat
                 node.delivered.clear()
                 strange = payloads.keys() - node.tracked.keys() - self._unreleased.keys()
                 self._strangers |= dict.fromkeys(strange, node.node_id)
@@ -329,7 +333,7 @@ class Getter(Actor):
                 node.mirror.pop(key, None)
                 self._find_gone(node, key, "the node no longer knows it")
         if isinstance(event, Picture | Beat):
-            self._tell_sender(NodeSeen(ref, node.beat))
+            self._tell_sender(NodeSeen(replace(ref, tally=node.beat.tally), node.beat))
         if back:
             for batcher in node.requests.all:
                 batcher.node_up(ref)
@@ -504,3 +508,14 @@ class Getter(Actor):
         tracked = node.tracked.get(key)
         if tracked is not None and not tracked.recording:
             self._decide(tracked, failed(tracked, f"internal error: {error!r}"))
+
+
+def _tell_set_back(node: NodeMirror, picture: Picture) -> None:
+    """See `NodeRef.has_forgotten`."""
+    before, now = node.beat.tally, picture.heartbeat.tally
+    if before is not None and now is not None and now.is_before(before):
+        log.warning(
+            "node %s was set back: it had taken over %d attempts and forgotten %d, now it is %d and %d. "
+            "Was an older copy of its disk or its machine put back?",
+            *(node.node_id, before.accepted, before.buried, now.accepted, now.buried),
+        )

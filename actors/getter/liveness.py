@@ -23,12 +23,17 @@ from actors.getter.reconcile import NodeMirror
 from actors.kernel.backoff import Backoff
 from actors.kernel.complaint import Complaint
 from actors.messages import NodeLost, NodeSuspect, NodeUnreached
-from actors.ports.nodes import NodeEvent, Nodes, NoMeans
+from actors.ports.nodes import NodeEvent, Nodes, NoMeans, Picture
 from actors.ports.world import Random
 from actors.store.durable import is_passing
 
 log: Final = logging.getLogger("orchestrator.getter")
 
+_TWICE: Final = "%s and %s are one node; name it alike everywhere"
+_COPY: Final = (
+    "the node at %s has the name of the one at %s, and is another: a copy of its machine or of its data "
+    "directory. It gets no jobs while that one answers; stop it, or start it with a new data directory"
+)
 FORGOTTEN_AFTER: Final = 600.0
 """Seconds that a node has been lost before it is no longer spoken of, if nothing is wanted of it."""
 
@@ -41,11 +46,12 @@ TWICE_PATIENCE: Final = 30.0
 
 class _FollowedAlready(CoreError):
     """Another address leads to the same node, and is followed: two streams of one node would contradict each
-    other about where it is."""
+    other about where it is. Or to a `copy` of it, which knows nothing of what it has been doing since."""
 
-    def __init__(self, node_id: str, address: NodeAddress) -> None:
+    def __init__(self, node_id: str, address: NodeAddress, *, copy: bool) -> None:
         super().__init__(f"node {node_id} is followed already, at {address.url}")
         self.address = address
+        self.copy = copy
 
 
 class LivenessMonitor:
@@ -114,7 +120,7 @@ class LivenessMonitor:
         def tell(ref: NodeRef, event: NodeEvent) -> None:
             follower = self._followers.setdefault(ref.node_id, address)
             if follower != address:
-                raise _FollowedAlready(ref.node_id, follower)
+                raise _FollowedAlready(ref.node_id, follower, copy=self._is_copy(ref.node_id, event))
             seen.add(ref.node_id)
             backoff.reset()
             self._hear(ref, event)
@@ -134,7 +140,7 @@ class LivenessMonitor:
         try:
             return await self._client.watch(address, tell)
         except _FollowedAlready as other:
-            log.warning("%s and %s are one node; name it alike everywhere", address.url, other.address.url)
+            log.warning(_COPY if other.copy else _TWICE, address.url, other.address.url)
             await trio.sleep(TWICE_PATIENCE)
             return ""
         # What one node says must not stop the others from being followed.
@@ -145,6 +151,12 @@ class LivenessMonitor:
                 return str(error)
             log.error("node at %s cannot be followed", address.url, exc_info=error)
             return f"internal error: {error!r}"
+
+    def _is_copy(self, node_id: str, event: NodeEvent) -> bool:
+        if not isinstance(event, Picture):
+            return False
+        marks = (node.mark for node in self._nodes() if node.node_id == node_id)
+        return any(mark is not None and mark.incarnation != event.mark.incarnation for mark in marks)
 
     def _disconnect(self, seen: set[str], why: str, *, left: bool = False) -> None:
         for node_id in seen:

@@ -19,15 +19,16 @@ from actors.request_batcher import RequestBatcher
 
 
 class TrackedAttempt:
-    """One job on a node, with its current attempt. `recording`: a change for it is decided and not committed
-    yet. `stored`: its results are on our disk. `gone`: the node no longer has it, and why that is known.
+    """One job on a node, with its current attempt. `answered_at`: when the node said that it has it, None if
+    not in this life. `recording`: a change for it is decided and not committed yet. `stored`: its results are
+    on our disk. `gone`: the node no longer has it, and why that is known.
     `unheard`: what of its progress the ledger would not have. `uncollected_since`: since when a node that is
     in touch has been asked for its results in vain."""
 
     def __init__(self, job: Job, attempt: Attempt) -> None:
         self.job = job
         self.attempt = attempt
-        self.mark: StreamPosition | None = None
+        self.answered_at: float | None = None
         self.recording = False
         self.unheard: SetProgress | None = None
         self.stored: CollectAnswer | None = None
@@ -91,8 +92,8 @@ MOST_OTHERS: Final = 100_000
 
 class NodeMirror:
     """One node as the Getter knows it: its mirror, when it was last heard, and what it is asked. `mark` is
-    the place of its last picture, None while it is not in touch. `left`: it was stopped on purpose, or its
-    address was taken away; `expected`: it said that it will be back."""
+    the place of its last picture, None while it is not in touch; that came at `pictured_at`. `left`: it was
+    stopped on purpose, or its address was taken away; `expected`: it said that it will be back."""
 
     def __init__(self, node_id: str, now: float, requests: NodeRequests) -> None:
         self.node_id = node_id
@@ -105,6 +106,7 @@ class NodeMirror:
         self.trouble = "it has not been heard of since the orchestrator started"
         self.beat = Heartbeat()
         self.mark: StreamPosition | None = None
+        self.pictured_at = float("-inf")
         self.mirror: dict[str, PayloadView] = {}
         self.delivered: set[str] = set()
         """Attempts whose results are here to be collected."""
@@ -248,12 +250,9 @@ def _status(tracked: TrackedAttempt, view: PayloadView, node: NodeMirror) -> Tra
 
 
 def _absence_counts(node: NodeMirror, tracked: TrackedAttempt) -> bool:
-    """Only in a picture newer than the submit. Even then the node is asked for the key before anything is
-    believed."""
-    if node.mark is None:
-        return False
-    mark = tracked.mark
-    return mark is None or mark.incarnation != node.mark.incarnation or node.mark.sequence >= mark.sequence
+    """Only in a picture that came after the node had said that it has it. Even then the node is asked for the
+    key before anything is believed."""
+    return node.mark is not None and (tracked.answered_at is None or tracked.answered_at <= node.pictured_at)
 
 
 def _without_results(tracked: TrackedAttempt, end: End, why: str) -> Transition:

@@ -94,6 +94,11 @@ class Mailbox:
         self._answer: Callable[[Question[Any]], Any] | None = None
         """How the actor answers, while it waits for mail."""
 
+    @property
+    def waiting(self) -> int:
+        """Messages that were not taken yet."""
+        return len(self._mail)
+
     def tell(self, message: object) -> None:
         """Hand over a message, or drop it if the mailbox is full; the bell rings either way."""
         if not self._put(message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -36,6 +37,8 @@ class Supervisor:
         self._give_up_after = give_up_after
         self._calm = calm
         self._complaint = Complaint(log)
+        self.restarts: Counter[str] = Counter()
+        """Lives that ended in an error, by name."""
 
     async def keep(
         self,
@@ -48,6 +51,7 @@ class Supervisor:
 
         Raises `GaveUp` from the last error.
         """
+        self.restarts[name] += 0
         backoff = Backoff(self._rng, first=self._first_delay, most=self._most_delay)
         first_start = _Once(task_status)
         while True:
@@ -57,6 +61,7 @@ class Supervisor:
                 return
             # The one place where any error is taken: a life that ended by it is begun again, or all ends.
             except Exception as error:
+                self.restarts[name] += 1
                 if trio.current_time() - began >= self._calm:
                     backoff.reset()
                 if is_passing(error):

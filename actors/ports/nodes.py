@@ -45,7 +45,6 @@ class SubmitAnswer:
     result: SubmitResult
     reason: str = ""
     view: PayloadView | None = None
-    mark: StreamPosition | None = None
     foreign_id: int | None = None
 
 

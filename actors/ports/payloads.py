@@ -27,19 +27,27 @@ class Payloads(Protocol):
 
 class Running(Protocol):
     """A run under way. `started_at` is wall-clock, `age` the seconds since its start by the kernel's own
-    reckoning."""
+    reckoning, negative without end while it waits for its turn."""
 
     @property
     def pid(self) -> int: ...
     @property
     def started_at(self) -> float: ...
     def age(self) -> float: ...
-    async def wait(self) -> RunResult: ...
+    async def wait(self) -> Running | RunResult:
+        """Its end; or itself, when its turn has come and its time begins to count."""
+        ...
+
     async def stop(self, grace: float) -> None: ...
 
 
 class Runs(Protocol):
     """Starting and finding runs: the executor with the workspace around it."""
+
+    def claim(self, payload: Payload) -> bool:
+        """Set aside what there is one of for each payload, as a card: whether it is there for this one. It is
+        given back with `freeze`."""
+        ...
 
     async def start(self, payload: Payload) -> Running | RunResult:
         """A result at once when nothing could be started."""

@@ -55,8 +55,8 @@ class Provider(Protocol):
         ...
 
     async def list(self) -> Sequence[Machine | UnreadableMachine]:
-        """Every machine of this orchestrator that exists and is not ended; machines of others may be among
-        them. May forget one for a moment."""
+        """Every machine of this orchestrator that exists and is not ended; machines of others, and some that
+        have ended, may be among them. May forget one for a moment."""
         ...
 
     async def terminate(self, machine_ids: Sequence[str]) -> None:

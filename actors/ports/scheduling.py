@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from actors.domain.job import Job, QueuedJobs
 from actors.domain.node import Heartbeat, JoinedNode, NodeAddress, NodeRef, NodeView
+from actors.domain.queue_excerpt import QueueExcerpt
 from actors.domain.scaling import NodeFact
 from actors.domain.service import Demand, Waiting
 
@@ -54,6 +55,10 @@ class Queue(Protocol):
 
     def explain_wait(self, job: Job, *, free_slots: bool, any_node: bool) -> Waiting | None:
         """None for a job that is not queued."""
+        ...
+
+    def excerpt(self, services: Collection[str], most: int) -> QueueExcerpt:
+        """The beginning of the queue of these services, and what is going in them."""
         ...
 
 

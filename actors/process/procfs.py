@@ -61,6 +61,49 @@ def is_zombie(pid: int) -> bool:
     return fields is not None and fields[0] == "Z"
 
 
+def cpu_ticks(pid: int) -> int:
+    """Of it, and of its children that it has waited for; 0 when it is gone."""
+    fields = _stat(pid)
+    return sum(map(int, fields[11:15])) if fields else 0
+
+
+def memory_of(pid: int) -> tuple[int, int]:
+    """Its resident pages, and those of them that it shares with files or others; zeros when it is gone."""
+    try:
+        _, resident, shared, _ = _read(f"/proc/{pid}/statm").split(b" ", 3)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0, 0
+    return int(resident), int(shared)
+
+
+def nameless_files(pid: int) -> list[os.stat_result]:
+    """The files that it holds open and that have no name any more; none where it is not for us to know."""
+    found = []
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                told = os.stat(f"/proc/{pid}/fd/{name}")
+            except OSError:
+                continue  # it is closed by now
+            if not told.st_nlink:
+                found.append(told)
+    except OSError:
+        pass  # it is gone, or closed to us
+    return found
+
+
+def share_of_memory(pid: int) -> int | None:
+    """Its resident bytes, of what several processes share its part; None if it is not for us to know. The
+    kernel looks at each of its pages: that takes a while."""
+    try:
+        lines = _read(f"/proc/{pid}/smaps_rollup").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    except PermissionError:
+        return None
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(b"Pss:")), 0)
+
+
 def all_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 

@@ -13,10 +13,10 @@ end with it. Its rules, to which the code below refers by number:
    behind 400 MB.
 7. A defect that a batch brings out parts it: each of its attempts is sent alone from then on, and refused
    after `GIVE_UP_DEFECT` such tries. For want of descriptors, threads or memory nothing is a defect.
-8. A node whose machine was started anew may have forgotten what it was sent before: an attempt that was made
-   for another boot is lost if it is in doubt, and was never there if not. One whose boot is not known, made
-   before a server knew boots, is never sent again: the node is asked, and if it does not have it told to
-   refuse it.
+8. A node whose machine was started anew may have forgotten what it was sent before, and so may one that was
+   set back: an attempt that was made for another boot, or when the node had counted more than it has now, is
+   lost if it is in doubt, and was never there if not. One whose boot is not known, made before a server knew
+   boots, is never sent again: the node is asked, and if it does not have it told to refuse it.
 9. An attempt is let go of once the ledger has what became of it. Until then it is kept, and told again.
 """
 
@@ -24,14 +24,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
 import trio
 
 from actors.domain.job import Attempt
-from actors.domain.node import NodeRef, PayloadView, StreamPosition
+from actors.domain.node import NodeRef, PayloadView
 from actors.kernel.actor import Doorbell
 from actors.kernel.backoff import Backoff
 from actors.kernel.complaint import Complaint
@@ -66,16 +66,17 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DispatchResult:
-    """What became of one attempt. `sent` says whether anything of it may have reached the node."""
+    """What became of one attempt. `sent` says whether anything of it may have reached the node.
+    `found_at` is monotonic."""
 
     dispatch: Dispatch
     verdict: Verdict
     reason: str = ""
     sent: bool = True
     view: PayloadView | None = None
-    mark: StreamPosition | None = None
     foreign_id: int | None = None
     node: NodeRef | None = None
+    found_at: float = field(default_factory=trio.current_time)
 
 
 class _Item:
@@ -86,6 +87,7 @@ class _Item:
         self.due = 0.0
         self.sending: trio.CancelScope | None = None
         self.stop = False
+        self.forgotten = False
         self.stopping = False
         self.reporting = False
         self.alone = False
@@ -146,6 +148,11 @@ class NodeDispatcher:
 
     def node_seen(self, node: NodeRef) -> None:
         back = self._ref is None or self._lost is not None or self._ref != node
+        if self._ref is None or node.has_forgotten(self._ref.moment):
+            back = True
+            for item in self._items.values():
+                # It stays so, however far the node comes from now on.
+                item.forgotten |= node.has_forgotten(item.dispatch.attempt.boot)
         self._ref = node
         self._lost = None
         if back:
@@ -202,7 +209,7 @@ class NodeDispatcher:
             elif self._lost is not None:
                 certain.append(DispatchResult(item.dispatch, Verdict.LOST, self._lost, sent=item.doubt))
             elif self._is_of_another_boot(item):
-                reason = f"the machine of node {self.node_id} was started anew"
+                reason = f"the machine of node {self.node_id} was started anew, or set back"
                 verdict = Verdict.GONE if item.doubt else Verdict.LOST
                 certain.append(DispatchResult(item.dispatch, verdict, reason, sent=item.doubt))
             elif item.doubt and self._ref is not None and self._ref.contract_only:
@@ -212,8 +219,8 @@ class NodeDispatcher:
         return bool(certain)
 
     def _is_of_another_boot(self, item: _Item) -> bool:
-        boot = item.dispatch.attempt.boot
-        return bool(boot) and self._ref is not None and self._ref.boot not in ("", boot)
+        moment = item.dispatch.attempt.boot
+        return item.forgotten or (self._ref is not None and self._ref.has_forgotten(moment))
 
     def _is_unclear(self, item: _Item) -> bool:
         """Rule 8: not to be sent again, and not to be given up either."""
@@ -317,7 +324,6 @@ class NodeDispatcher:
                         answer.reason,
                         item.doubt,
                         answer.view,
-                        answer.mark,
                         answer.foreign_id,
                         node,
                     )

@@ -32,6 +32,7 @@ import trio
 from actors.domain.changes import ChangeAnswer, ChangeResult, Transition
 from actors.domain.job import Attempt, AttemptState, Job, QueuedJobs
 from actors.domain.node import JoinedNode
+from actors.domain.queue_excerpt import ForecastView
 from actors.domain.requeue import requeue_or_fail
 from actors.domain.scaling import ScalingView
 from actors.domain.service import ServiceLimits, Waiting, WaitReason
@@ -43,6 +44,7 @@ from actors.messages import (
     AttemptHanded,
     Committed,
     DrainNode,
+    ForecastPicture,
     NodeLost,
     NodeSeen,
     NodeSuspect,
@@ -177,6 +179,8 @@ class Sender(Actor):
                 return tuple(self._why(job) for job in jobs)
             case PoolPicture():
                 return self._pool.views(trio.current_time())
+            case ForecastPicture(service=service, most=most):
+                return self._forecast_view(service, most)
             case ScalingPicture(service=service):
                 return self._scaling_view(service)
             case DrainNode(node_id=node_id, reason=reason):
@@ -193,6 +197,15 @@ class Sender(Actor):
         if waiting is not None and waiting.reason is WaitReason.NO_NODE and not job.requires:
             return replace(waiting, message=f"{waiting.message}: {self._pool.why_none(job.service)}")
         return waiting
+
+    def _forecast_view(self, service: str, most: int) -> ForecastView:
+        nodes = self._pool.views(trio.current_time())
+        together, more = {service}, True
+        while more:
+            reached = {name for node in nodes if together & {*node.services} for name in node.services}
+            more = not reached <= together
+            together |= reached
+        return ForecastView(self._queue.excerpt(together, most), nodes)
 
     def _scaling_view(self, service: str) -> ScalingView:
         now = trio.current_time()
@@ -326,7 +339,7 @@ class Sender(Actor):
         if job_id is None or node is None:
             return None
         key = f"{self._rng.getrandbits(128):032x}"
-        attempt = Attempt(key, job_id, 0, node.node_id, boot=node.boot)
+        attempt = Attempt(key, job_id, 0, node.node_id, boot=node.moment)
         self._pool.reserve(key, node.node_id)
         reason = f"sent to node {node.node_id}"
         return Transition(job_id, Status.QUEUED, Status.PROCESSING, reason, attempt=attempt, by=Owner.SENDER)
@@ -363,7 +376,7 @@ class Sender(Actor):
         for s, move, answer in zip(results, moves, recorded, strict=True):
             if answer.outcome is ChangeResult.DONE and move.target is Status.SUBMITTED and s.node is not None:
                 attempt = replace(s.dispatch.attempt, foreign_id=s.foreign_id)
-                self._hand_over(AttemptHanded(attempt, s.node, s.mark))
+                self._hand_over(AttemptHanded(attempt, s.node, s.found_at))
             if s.verdict is Verdict.NOT_THERE:
                 self._pool.back_off(s.dispatch.attempt.node_id, s.reason, trio.current_time())
             elif s.node is not None:

@@ -113,13 +113,15 @@ class GroupCommit(Generic[B]):
         most: int,
         harden: Callable[[sqlite3.Connection, bool], None] | None = None,
         sync_failed: Callable[[Exception], NoReturn] | None = None,
+        timed: Callable[[float, int], None] = lambda seconds, items: None,
     ) -> None:
         """`begin` makes a batch in the thread. `committed` is called after each commit, before anybody is
         answered; it may neither wait nor raise. `explain` makes of an error what the caller is to get. At
         most `most` items go into a commit, so that a flood does not make the first of them wait for all.
         What is urgent may use `reserve` where the disk is full. `harden` is told in the thread whether the
         next commit is to be hard; without it all are alike. `sync_failed` ends the process: what was written
-        before a failed sync may be on the disk or not, and no later sync would say which."""
+        before a failed sync may be on the disk or not, and no later sync would say which. `timed` is told of
+        each commit how long it took, in seconds with the way to the thread, and of how many items it was."""
         self._connection = connection
         self._begin = begin
         self._clock = clock
@@ -130,6 +132,7 @@ class GroupCommit(Generic[B]):
         self._most = most
         self._harden = harden
         self._sync_failed = sync_failed
+        self._timed = timed
         self._is_hard: bool | None = None
         self._soft_until = math.inf
         self._pending: dict[_PendingWrite[B], None] = {}
@@ -215,7 +218,7 @@ class GroupCommit(Generic[B]):
 
     async def _try(self, items: Sequence[_PendingWrite[B]]) -> bool:
         """Write them, and set their answers. False if any of them found no room."""
-        now = self._clock.now()
+        now, began = self._clock.now(), trio.current_time()
         self._well_at = float("-inf")
         try:
             batch = await run_on_connection(self._connection, lambda db: self._write(db, items, now))
@@ -228,6 +231,7 @@ class GroupCommit(Generic[B]):
             if not items:
                 self._soft_until = trio.current_time() + SOFT_FOR
             return not is_full(error)
+        self._timed(trio.current_time() - began, len(items))
         if batch.hard:
             self._soft_until = math.inf
         else:

@@ -1,12 +1,20 @@
-"""Writing through all that a file system holds back, of whomever it is: one call for many files."""
+"""Writing through what the kernel holds back: of a whole file system, one call for many files, and of a
+large file while it is written."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from typing import Final
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
+
+_BEGIN: Final = 2
+_ALL_OF_IT: Final = 7
+"""SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE and _WAIT_AFTER."""
+_NOT_HERE: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.ESPIPE, errno.ENOTSUP})
+"""What is said where this cannot be done: then all of it is left to the sync at the end."""
 
 
 def sync_file_system(fd: int) -> None:
@@ -16,3 +24,16 @@ def sync_file_system(fd: int) -> None:
     if _LIBC.syncfs(fd) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def write_back(fd: int, waited: int, begun: int, written: int) -> None:
+    """Begin to write through what was written to a file from `begun` to `written`, and wait for what was
+    begun before, from `waited` on; in bytes. Blocks. Who writes a large file calls it step by step, so that
+    the disk never has more than two steps of it to do before a small sync of somebody else's. It makes
+    nothing durable. Raises `OSError` for what could not be written: a later sync may not say it again."""
+    for start, end, how in ((begun, written, _BEGIN), (waited, begun, _ALL_OF_IT)):
+        size = ctypes.c_int64(end - start)
+        if start < end and _LIBC.sync_file_range(fd, ctypes.c_int64(start), size, ctypes.c_uint(how)) != 0:
+            number = ctypes.get_errno()
+            if number not in _NOT_HERE:
+                raise OSError(number, os.strerror(number))

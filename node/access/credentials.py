@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from actors.wire.link.proof import prove_join
@@ -13,6 +14,15 @@ if TYPE_CHECKING:
     import httpx
 
 CHALLENGE: Final = "X-Node-Challenge"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """`challenge` is the one for the next time; `why` what is said of a refusal."""
+
+    status: int
+    challenge: str
+    why: str = ""
 
 
 class Credentials:
@@ -35,23 +45,43 @@ class Credentials:
         params: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         """The answer. Raises as the client does."""
+        answers: list[httpx.Response] = []
 
-        async def say(authorization: str | None) -> httpx.Response:
+        async def say(authorization: str | None) -> Answered:
             headers = {"Content-Type": "application/json"} if body else {}
             if authorization is not None:
                 headers["Authorization"] = authorization
             answer = await client.request(method, path, content=body, headers=headers, params=params)
-            self._challenge = answer.headers.get(CHALLENGE, "")
+            answers.append(answer)
+            return Answered(answer.status_code, answer.headers.get(CHALLENGE, ""))
+
+        await self.ask(say, method, path, body)
+        return answers[-1]
+
+    async def ask(
+        self,
+        say: Callable[[str | None], Awaitable[Answered]],
+        method: str,
+        path: str,
+        body: bytes = b"",
+    ) -> Answered:
+        """The last answer: `say` sends the request with an `Authorization`, or without one."""
+
+        async def tried(secret: bytes) -> Answered:
+            answer = await say(self._proof(secret, method, path, body))
+            self._challenge = answer.challenge
             return answer
 
         for owner, secret in self._secrets():
-            answer = await say(self._proof(secret, method, path, body))
-            if answer.status_code == 401 and _code(answer) == "new_challenge":
-                answer = await say(self._proof(secret, method, path, body))
-            if answer.status_code != 401:
+            answer = await tried(secret)
+            if answer.status == 401 and answer.challenge:
+                answer = await tried(secret)
+            if answer.status != 401:
                 self._owner = owner
                 return answer
-        return await say(None if self._token is None else f"Bearer {self._token}")
+        answer = await say(None if self._token is None else f"Bearer {self._token}")
+        self._challenge = answer.challenge
+        return answer
 
     def _secrets(self) -> list[tuple[str, bytes]]:
         """The one that was taken last, first."""
@@ -62,11 +92,3 @@ class Credentials:
         said = hashlib.sha256(body).hexdigest()
         proof = prove_join(secret, method, path, said, self._challenge)
         return f"Node {self._node_id}:{self._challenge}:{said}:{proof}"
-
-
-def _code(answer: httpx.Response) -> str:
-    try:
-        found = answer.json()
-    except ValueError:
-        return ""
-    return str(found.get("code")) if isinstance(found, dict) else ""

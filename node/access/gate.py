@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from actors.wire.http.app import Refusal
@@ -16,6 +17,7 @@ SUBMIT: Final = "/submit"
 ORDERS: Final = frozenset({SUBMIT, "/retrieve/<text>", "/retrieve_partial/<text>", "/kill/<text>"})
 """Routes of the published contract by which jobs are given and taken."""
 INFO: Final = "/v1/info"
+METRICS: Final = "/metrics"
 
 speaking: Final[ContextVar[str | None]] = ContextVar("speaking", default=None)
 """The orchestrator that has proved the request which a task answers; None where nothing was to be proved."""
@@ -23,8 +25,11 @@ speaking: Final[ContextVar[str | None]] = ContextVar("speaking", default=None)
 
 @dataclass(frozen=True, slots=True)
 class Gate:
+    """`scrapes`: the token by which numbers may be read; nobody may without one."""
+
     door: Door
     servers: Servers
+    scrapes: str | None = field(default=None, repr=False)
 
     async def admit(self, head: Head, path: str, query: str) -> None:
         """A request, with its path and query as they came. Raises Refusal (403)."""
@@ -32,6 +37,8 @@ class Gate:
         rule = head.rule or ""
         if rule in ORDERS:
             await self.servers.admit(peer, submits=rule == SUBMIT, closed=self.door.closed)
+        elif rule == METRICS:
+            self._admit_scrape(head)
         elif rule.startswith("/v1/"):
             claim = head.header(PROOF_HEADER)
             if claim is None and rule == INFO:
@@ -40,6 +47,15 @@ class Gate:
             if owner is None:
                 await self._admit_stranger(peer)
             speaking.set(owner)
+
+    def _admit_scrape(self, head: Head) -> None:
+        if self.scrapes is None:
+            raise Refusal(403, "no_metrics", _NO_METRICS)
+        scheme, _, shown = (head.header("Authorization") or "").partition(" ")
+        right = hmac.compare_digest(shown.strip().encode("utf-8", "replace"), self.scrapes.encode())
+        if scheme.lower() != "bearer" or not right:
+            challenge = {"WWW-Authenticate": "Bearer"}
+            raise Refusal(401, "no_token", "this needs the token of METRICS_TOKEN_FILE", headers=challenge)
 
     async def admit_link(self, head: Head) -> None:
         """Who opens a link: what is proved there comes later. Raises Refusal (403)."""
@@ -56,3 +72,8 @@ def refuse_other_owner(owner: object) -> None:
     proved = speaking.get()
     if proved is not None and owner != proved:
         raise Refusal(403, "other_owner", f"orchestrator {proved[:8]} speaks for itself alone")
+
+
+_NO_METRICS: Final = (
+    "this node tells nobody its numbers: METRICS_TOKEN_FILE names a file with a token by which they are read"
+)

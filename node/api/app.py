@@ -12,9 +12,10 @@ from quart_trio import QuartTrio
 
 from actors.store.durable import is_full, is_passing
 from actors.wire.http.app import Refusal, make_app, problem_answer
-from actors.wire.http.plain_routes import head_of_request
+from actors.wire.http.plain_routes import NoteRequest, head_of_request
 from actors.wire.http.web_pages import refuse_pages
 from node.access.gate import Gate
+from node.api.metrics import NodeMetrics
 from node.api.submit import SubmitReceiver
 from node.host.inotify import Inotify
 from node.host.load import LoadSampler
@@ -31,7 +32,8 @@ BOOT_HEADER: Final = "X-Node-Boot"
 @dataclass(frozen=True, slots=True)
 class NodeContext:
     """What the routes use. `grace`: seconds that a kill may take before SIGKILL. `executor` and `limits` are
-    what `/v1/info` tells of the executor. `shutdown` ends the streams that follow something."""
+    what `/v1/info` tells of the executor. `shutdown` ends the streams that follow something. No more than
+    `most_files` are listed of a job that runs."""
 
     table: PayloadTable
     workspace: Workspace
@@ -44,6 +46,8 @@ class NodeContext:
     version: str
     shutdown: trio.Event
     gate: Gate
+    metrics: NodeMetrics
+    most_files: int
 
 
 def refuse_if_meant_for_another(header: Callable[[str], str | None], node_id: str, boot: str) -> None:
@@ -55,9 +59,9 @@ def refuse_if_meant_for_another(header: Callable[[str], str | None], node_id: st
         raise Refusal(421, "wrong_boot", "the machine was started anew since; ask what is there now")
 
 
-def make_node_app(node_id: str, boot: str, gate: Gate) -> QuartTrio:
+def make_node_app(node_id: str, boot: str, gate: Gate, note: NoteRequest) -> QuartTrio:
     """An app without routes that does nothing that was meant for another node, or that nobody may order."""
-    app = make_app("node.api", to_refusal, refuse_pages)
+    app = make_app("node.api", to_refusal, refuse_pages, note=note)
 
     @app.before_request
     async def refuse() -> Response | None:

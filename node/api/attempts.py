@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import trio
@@ -191,7 +192,8 @@ async def _events(context: NodeContext, owner: str | None) -> AsyncIterator[byte
 
 
 async def heartbeat(context: NodeContext) -> dict[str, Any]:
-    return heartbeat_to_json(context.load.now, context.table.count_held(), time.time())
+    beat = replace(context.load.now, tally=context.table.tally)
+    return heartbeat_to_json(beat, context.table.count_held(), time.time())
 
 
 async def _keys() -> list[str]:

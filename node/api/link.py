@@ -11,6 +11,7 @@ It has room again once it has released what came before.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -47,6 +48,10 @@ come twice."""
 HEADS: Final = 16 * 1024
 """Bytes of a result beside its files."""
 PUSHED_AT_ONCE: Final = 64
+QUIET: Final = 3.0
+"""Seconds without a word of the orchestrator after which it is asked for one."""
+SILENCE: Final = 6.0
+"""Seconds that it has for it: then it is not there any more, whatever the connection looks like."""
 FAREWELL: Final = 2.0
 """Seconds for an orchestrator to hear the last word."""
 
@@ -93,7 +98,10 @@ class _NodeLink:
             incarnation=context.table.incarnation,
             nonce=new_nonce(),
         )
+        self._socket = socket
         self._link = Link(socket, Session(hello, MOST))
+        self._heard, self._asked_at = trio.current_time(), math.inf
+        socket.heard = self._note_heard
         self._scope = trio.CancelScope()
         self._over = trio.Event()
         self._nursery: trio.Nursery
@@ -359,8 +367,17 @@ class _NodeLink:
         while True:
             # From now on, not from when it was due: a sleeping machine owes no heartbeats.
             await trio.sleep(HEARTBEAT_EVERY)
+            now = trio.current_time()
+            if now - self._asked_at > SILENCE:
+                self._link.end(f"nothing heard of the orchestrator for {now - self._heard:.0f} s")
+            elif now - self._heard > QUIET and self._asked_at == math.inf:
+                self._asked_at = now
+                self._socket.ping()
             await self._link.drained(Lane.URGENT)
             self._link.tell("heartbeat", {"heartbeat": await heartbeat(self._context)}, Lane.URGENT)
+
+    def _note_heard(self) -> None:
+        self._heard, self._asked_at = trio.current_time(), math.inf
 
     async def _leave(self) -> None:
         last = self._table.subscriptions.farewell

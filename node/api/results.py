@@ -22,7 +22,7 @@ from actors.domain.payload import Payload
 from actors.domain.status import ENDED
 from actors.store.durable import is_passing
 from actors.wire.errors import BadRequest, SourceChanged, WireError
-from actors.wire.files.listing import Entry, Listing, OpenTree, open_regular
+from actors.wire.files.listing import Entry, Listing, OpenTree, TooManyEntries, open_regular
 from actors.wire.files.names import printable, unspell
 from actors.wire.files.threaded_iterator import PIECE, ThreadedIterator
 from actors.wire.files.zip_writer import Known, zip_parts, zip_pieces
@@ -31,12 +31,11 @@ from actors.wire.http.backpressure import BoundedRequest
 from actors.wire.protocol import frames
 from actors.wire.protocol.attempts import view_to_json
 from node.api.app import NodeContext
-from node.executors.executor import STDERR, STDOUT
+from node.executors.executor import STDERR, STDOUT, WORK
 from node.host.inotify import DirectoryWatch
 from node.payloads.table import view_of
 from node.runs.manifest import is_frozen, list_work, manifest_to_json, read_manifest
 from node.runs.received import is_as_received, read_received
-from node.runs.workspace import WORK
 
 FOLLOW_EVERY: Final = 0.25
 """Seconds between looks at a growing log where the kernel does not tell of its growth."""
@@ -52,7 +51,7 @@ async def zip_response(context: NodeContext, payload: Payload) -> Response:
     ended = payload.status in ENDED
     with context.workspace.reading(payload.key):
         listing = await trio.to_thread.run_sync(
-            _listing, directory, payload, limiter=context.workspace.transfers
+            _listing, directory, payload, context.most_files, limiter=context.workspace.transfers
         )
 
     async def body() -> AsyncIterator[bytes]:
@@ -70,7 +69,7 @@ async def file_list(context: NodeContext, payload: Payload) -> dict[str, Any]:
     directory = context.workspace.directory(payload.key)
     with context.workspace.reading(payload.key):
         listing = await trio.to_thread.run_sync(
-            _listing_with_logs, directory, payload, limiter=context.workspace.transfers
+            _listing_with_logs, directory, payload, context.most_files, limiter=context.workspace.transfers
         )
     return manifest_to_json(listing)
 
@@ -259,14 +258,18 @@ def _frame(kind: bytes, piece: bytes) -> Generator[bytes, None, None]:
         yield frames.encode(kind, piece[start : start + frames.MAX_FRAME])
 
 
-def _listing(directory: Path, payload: Payload) -> Listing:
+def _listing(directory: Path, payload: Payload, most: int) -> Listing:
     if payload.status not in ENDED:
-        return list_work(directory)
+        try:
+            return list_work(directory, most)
+        except TooManyEntries as where:
+            why = f"the job has more than {most} files now, most of them in {printable(str(where))}"
+            raise Refusal(409, "too_many_files", why) from None
     return read_manifest(directory, frozen=is_frozen(payload))[1]
 
 
-def _listing_with_logs(directory: Path, payload: Payload) -> Listing:
-    listing = _listing(directory, payload)
+def _listing_with_logs(directory: Path, payload: Payload, most: int) -> Listing:
+    listing = _listing(directory, payload, most)
     own = {entry.path for entry in listing.entries}
     logs = [_log_entry(directory, name) for name in (STDOUT, STDERR) if name not in own]
     return replace(listing, entries=(*listing.entries, *(entry for entry in logs if entry is not None)))

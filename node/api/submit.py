@@ -13,6 +13,7 @@ from typing import Any, Final
 import trio
 
 from actors.domain.ids import is_key
+from actors.domain.limits import JobLimits, limits_from_json
 from actors.domain.node import PayloadView
 from actors.domain.payload import Payload
 from actors.store.durable import is_full
@@ -357,12 +358,14 @@ def items_of(form: Any) -> dict[str, Item]:
 
 def _item(key: str, entry: dict[str, Any], owner: str) -> Item:
     runtime = entry.get("max_runtime_seconds", 0)
+    limits = _limits(entry.get("limits", {}))
     checks = (
         ("job", _is_whole(entry.get("job"), 0)),
         ("n", _is_whole(entry.get("n"), 1)),
         ("user", _is_whole(entry.get("user"), -(1 << 63))),
         ("service", _is_name(entry.get("service"))),
         ("max_runtime_seconds", _is_seconds(runtime)),
+        ("limits", limits is not None),
     )
     wrong = [name for name, right in checks if not right]
     if wrong:
@@ -374,6 +377,7 @@ def _item(key: str, entry: dict[str, Any], owner: str) -> Item:
         "user_id": entry["user"],
         "owner": owner,
         "max_runtime": float(runtime),
+        "limits": limits,
     }
     return Item(key, arrived, owner)
 
@@ -388,6 +392,14 @@ def _listed_files(entry: Mapping[str, Any]) -> list[tuple[str, int]]:
         if not isinstance(path, str) or not _is_whole(size, 0):
             raise BadRequest("files: a list of [path, bytes] was expected")
     return listed
+
+
+def _limits(value: object) -> JobLimits | None:
+    """None for what are none."""
+    try:
+        return limits_from_json(value)
+    except ValueError:
+        return None
 
 
 def _is_whole(value: object, least: int) -> bool:

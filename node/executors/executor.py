@@ -5,16 +5,23 @@ The values are plain so that a server of the node, or a simulation of it, needs 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
+from actors.domain.limits import UNLIMITED, JobLimits
+from node.confinement.grants import NOTHING_GRANTED, Grants
+from node.confinement.visible import View
 from node.errors import NodeError
 
 SCRIPT: Final = "run.sh"
 WORK: Final = "work"
 """The job's own directory inside the payload's: the script's working directory."""
+HOME: Final = "home"
+"""Its home, which is also its place for temporary files."""
+PROGRESS: Final = "progress"
+"""Where it says how far it has come."""
 STDOUT: Final = "stdout.log"
 STDERR: Final = "stderr.log"
 SUPERVISION: Final = "run"
@@ -35,7 +42,8 @@ class RunSpec:
     """One payload to run.
 
     `directory` belongs to this payload alone, exists, and is closed to others (0700). It contains `work/`
-    with `run.sh`; the run adds `stdout.log`, `stderr.log`, and the marks of its executor.
+    with `run.sh`, and `home/` and `progress/` if the script is to have them; the run adds `stdout.log`,
+    `stderr.log`, and the marks of its executor.
     """
 
     key: str
@@ -48,6 +56,15 @@ class RunSpec:
     """For bash, before the script."""
     log_limit: int = LOG_LIMIT
     """Bytes of each log that are kept: its head and its tail."""
+    given: Callable[[], None] | None = None
+    """Called, in a thread, when its files were given to another user."""
+    grants: Grants = NOTHING_GRANTED
+    service: str = ""
+    max_runtime: float = 0.0
+    """Seconds after which it is ended by who follows it; 0: never."""
+    devices: tuple[Path, ...] = ()
+    """What of the bundles in its grants it has been given."""
+    limits: JobLimits = UNLIMITED
 
     @property
     def work(self) -> Path:
@@ -85,8 +102,13 @@ class RunEnd:
     """What watched the payload died without a word; all of the payload has been killed."""
     lost: bool = False
     """It ran when the machine went down."""
+    exceeded: str = ""
+    """The limit that it was over, by the name that `JobLimits` has for it, or `machine_memory`: the machine
+    had no more memory. `processes` only if it failed besides."""
     never_started: bool = False
     """It did not run and never will."""
+    told: str = ""
+    """What a batch system says of its end. It is no success then."""
     unreadable: bool = False
     """What would tell its end is damaged or gone. Nothing of it lives."""
 
@@ -101,6 +123,11 @@ class Run(Protocol):
 
     @property
     def started_at(self) -> float: ...
+
+    @property
+    def uptime(self) -> float | None:
+        """When it started, in seconds since the machine did, sleep included; None: as that process did."""
+        ...
 
     async def wait(self) -> RunEnd:
         """Return when the payload has ended and nothing of it is left.
@@ -117,6 +144,24 @@ class Run(Protocol):
         ...
 
 
+@runtime_checkable
+class QueuedRun(Run, Protocol):
+    """One that waits for its turn in a batch system first."""
+
+    @property
+    def queued(self) -> bool:
+        """Whether it has not begun, as far as is known."""
+        ...
+
+    async def leave_queue(self) -> None:
+        """Return when it has begun, or never will."""
+        ...
+
+    async def tell_news(self, tell: Callable[[str], Awaitable[object]]) -> None:
+        """Tell what it waits for, and where it runs, until it is cancelled. Raises what `tell` raises."""
+        ...
+
+
 class Executor(Protocol):
     @property
     def name(self) -> str: ...
@@ -124,6 +169,11 @@ class Executor(Protocol):
     @property
     def limits(self) -> str:
         """One sentence: how payloads are kept apart here, and what that does not cover."""
+        ...
+
+    @property
+    def view(self) -> View | None:
+        """What of the machine's files payloads see; None: what the node sees. Known once it serves."""
         ...
 
     @property

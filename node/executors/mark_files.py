@@ -19,14 +19,28 @@ read there, too; and whoever creates `run` first, as either, has decided.
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterable
+
+from node.executors.log_pipes import LogPipe
 
 RUN = "run"
 END = "ended"
 EARLIER = {RUN: "run/started", END: "run/ended"}
 GRACE = "grace"
 """The seconds of grace of the latest request to stop."""
+STARTING = "+"
+"""Before the key in the name of a shepherd, until the run mark is there; from then on the key is its name.
+So it is known whose a shepherd is that serves one payload after another."""
+IDLE = "idle shepherd"
+"""Its name between two of them."""
 ABANDONED = b"abandoned\n"
 """Content of the run mark of a payload that will never start."""
+
+HOLD = 0.5
+"""Seconds for which an end is held back that SIGKILL or SIGTERM made and nobody of ours ordered. Who takes a
+machine away, or an allocation of one, kills all that runs there in any order: then who watches it dies, too,
+or is told to end, and it was not the script that failed."""
 
 MOST = 8192
 """Bytes of a mark."""
@@ -37,6 +51,47 @@ _COMPLETE = "complete"
 def pack(values: dict[str, str]) -> bytes:
     lines = [f"{name} {value}\n" for name, value in values.items()]
     return ("".join(lines) + _COMPLETE + "\n").encode("utf-8", "surrogateescape")
+
+
+def pack_end(
+    key: str,
+    nonce: str,
+    logs: Iterable[LogPipe],
+    *,
+    status: int | None,
+    started: float,
+    ended: float,
+    wall: float,
+    cpu: float,
+    peak: int,
+    asked: bool,
+    **more: str,
+) -> bytes:
+    """The end mark of a script that has run. `status` as `wait` tells it, times in seconds, `peak` in bytes;
+    `asked`: whether its end was asked for; `more`: what only one executor knows."""
+    logs = list(logs)
+    values = {
+        "key": key,
+        "nonce": nonce,
+        "status": str(status),
+        "started": repr(started),
+        "ended": repr(ended),
+        "wall": repr(wall),
+        "cpu": repr(cpu),
+        "peak": str(peak),
+        "asked": str(int(asked)),
+        "left_out": str(sum(log.left_out for log in logs)),
+        "unwritten": str(sum(log.unwritten for log in logs)),
+    }
+    values.update(more)
+    return pack(values)
+
+
+def was_killed(status: int) -> bool:
+    """Whether SIGKILL or SIGTERM has ended it, or the program that it waited for. `status` as `wait` tells
+    it."""
+    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status) - 128
+    return number in (signal.SIGKILL, signal.SIGTERM)
 
 
 def unpack(data: bytes) -> dict[str, str] | None:
@@ -83,12 +138,14 @@ class Draft:
         os.write(self._descriptor, b" " * 1024)
 
     def publish(self, content: bytes) -> None:
-        """Fill it and give it its name, whatever has that name."""
+        """Fill it and give it its name, whatever has that name. Once."""
         if not self._is_there():
+            os.close(self._descriptor)
             self._begin()
         os.pwrite(self._descriptor, content, 0)
         os.ftruncate(self._descriptor, len(content))
         os.rename(self._draft, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        os.close(self._descriptor)
 
     def _is_there(self) -> bool:
         """Whether nobody has taken it away, or put something else in its place."""
@@ -99,4 +156,5 @@ class Draft:
         return os.path.samestat(found, os.fstat(self._descriptor))
 
     def discard(self) -> None:
+        os.close(self._descriptor)
         os.unlink(self._draft, dir_fd=self._directory)

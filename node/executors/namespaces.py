@@ -1,22 +1,25 @@
 """What the kernel has for a shepherd, and Python 3.11 no functions for: namespaces, and signals to poll for.
 
-Imported by the shepherd only: single-threaded, stdlib only.
+Imported by the shepherd only: stdlib only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import signal
+import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 PIDNS = "pidns"
 USERNS = "userns"
 SUBREAPER = "subreaper"
 
 _CLONE_NEWNS = 0x00020000
+_CLONE_NEWIPC = 0x08000000
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWPID = 0x20000000
 _FLAGS = {
@@ -24,18 +27,26 @@ _FLAGS = {
     USERNS: _CLONE_NEWUSER | _CLONE_NEWPID | _CLONE_NEWNS,
 }
 _SYS_CLONE3 = 435  # the same number on every architecture
+_SET_IDS = {
+    # machine: setgroups, setresuid, setresgid
+    "x86_64": tuple(map(ctypes.c_long, (116, 117, 119))),
+    "aarch64": tuple(map(ctypes.c_long, (159, 147, 149))),
+}
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
 _MS_RDONLY, _MS_REMOUNT = 1, 32
 _MS_BIND, _MS_REC, _MS_SLAVE = 0x1000, 0x4000, 0x80000
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_CAPABILITIES_OF_ITSELF = struct.pack("=Ii", 0x20080522, 0)
+_NO_CAPABILITIES = bytes(24)
 
 # PyDLL keeps the interpreter's lock: after clone3 there must be nothing to take back. Each function is looked
 # up here, once, and not in each shepherd.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _syscall, _mount_call, _prctl, _signalfd = _libc.syscall, _libc.mount, _libc.prctl, _libc.signalfd
-_signal = _libc.signal
+_signal, _capset, _unshare, _setns = _libc.signal, _libc.capset, _libc.unshare, _libc.setns
 
 
 def _check(result: int, what: str) -> int:
@@ -73,8 +84,8 @@ def map_own_ids(uid: int, gid: int) -> None:
             os.close(descriptor)
 
 
-def _mount(source: bytes, target: bytes, kind: bytes | None, flags: int) -> None:
-    result = _mount_call(source, target, kind, ctypes.c_ulong(flags), None)
+def _mount(source: bytes, target: bytes, kind: bytes | None, flags: int, how: bytes | None = None) -> None:
+    result = _mount_call(source, target, kind, ctypes.c_ulong(flags), how)
     _check(result, f"mount {target.decode(errors='replace')}")
 
 
@@ -84,11 +95,53 @@ def mount_own_proc() -> None:
     _mount(b"proc", b"/proc", b"proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
 
 
+class Mounts:
+    """Those that this process has now, of which each payload gets a copy: none finds what another mounted."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+
+    def copy(self) -> None:
+        _check(_unshare(_CLONE_NEWNS), "unshare")
+
+    def leave_copy(self) -> None:
+        """It is gone with this if nobody else is in it. The kernel takes its time for that."""
+        _check(_setns(self.descriptor, _CLONE_NEWNS), "setns")
+
+
+def have_own_shared_memory(size: int) -> None:
+    """Be alone in /dev/shm, which takes `size` bytes, and with what System V shares; where there is one."""
+    _check(_unshare(_CLONE_NEWIPC), "unshare")
+    with contextlib.suppress(FileNotFoundError):
+        how = b"mode=1777,size=%d" % size
+        _mount(b"tmpfs", b"/dev/shm", b"tmpfs", _MS_NOSUID | _MS_NODEV, how)
+
+
 def hide(file: bytes) -> None:
     """Cover a file for all of this mount namespace, where it can neither be removed nor renamed then."""
     _mount(b"/dev/null", file, None, _MS_BIND)
     # Else the modes of the machine's own could be changed through it.
     _mount(b"none", file, None, _MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NOEXEC)
+
+
+def stage(paths: Iterable[bytes]) -> dict[bytes, bytes]:
+    """Show files and directories where any user gets at them, in this mount namespace: where each is found.
+    What is not there is left out. Raises `OSError`, with the path of what cannot be reached."""
+    places = {}
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            places[path] = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    _mount(b"tmpfs", b"/tmp", b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0755,size=1m")
+    staged = {}
+    for number, (path, place) in enumerate(places.items()):
+        target = staged[path] = b"/tmp/%d" % number
+        if stat.S_ISDIR(os.fstat(place).st_mode):
+            os.mkdir(target)
+        else:
+            os.close(os.open(target, os.O_CREAT | os.O_CLOEXEC, 0o644))
+        _mount(b"/proc/self/fd/%d" % place, target, None, _MS_BIND | _MS_REC)
+        os.close(place)
+    return staged
 
 
 def adopt_orphans() -> None:
@@ -104,6 +157,32 @@ def be_called(name: str) -> None:
 def close_to_others() -> None:
     """Nobody but root may look into this process or attach to it, not even the same user."""
     _check(_prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
+
+
+def can_become() -> bool:
+    """Whether `become` works on this machine."""
+    return os.uname().machine in _SET_IDS
+
+
+def become(uid: int, gid: int, groups: Sequence[int]) -> None:
+    """Be this user in this thread alone, which libc has no functions for.
+
+    The saved uid stays what it was until a program is run. While it differs, who is this user can signal the
+    thread, but not set the limits of its process.
+    """
+    set_groups, set_uids, set_gids = _SET_IDS[os.uname().machine]
+    listed = (ctypes.c_uint32 * len(groups))(*groups)
+    _check(_syscall(set_groups, ctypes.c_size_t(len(groups)), listed), "setgroups")
+    _check(_syscall(set_gids, *[ctypes.c_uint32(gid)] * 3), "setresgid")
+    uids = (ctypes.c_uint32(uid), ctypes.c_uint32(uid), ctypes.c_uint32(0xFFFFFFFF))
+    _check(_syscall(set_uids, *uids), "setresuid")
+
+
+def drop_privileges() -> None:
+    """Have no capabilities, and gain none by running programs: root's go with its uid, those that another
+    user was given do not."""
+    _check(_prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
+    _check(_capset(_CAPABILITIES_OF_ITSELF, _NO_CAPABILITIES), "capset")
 
 
 def heed_children() -> None:

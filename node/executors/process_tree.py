@@ -22,12 +22,13 @@ def _signal(pid: int, number: int) -> None:
 class Tree:
     """The descendants of this process. In a PID namespace the kernel names them: everybody but PID 1."""
 
-    def __init__(self, namespaced: bool, script: int) -> None:
+    def __init__(self, namespaced: bool, script: int, spent: float = 0.0) -> None:
+        """`spent`: seconds of the CPU that the process of the script used before it was that."""
         self._namespaced = namespaced
         self._script = script
         self.status: int | None = None
         """The raw status of the script, when it has ended."""
-        self.cpu_seconds = 0.0
+        self.cpu_seconds = -spent
         self.peak_bytes = 0
 
     def reap(self) -> bool:
@@ -46,6 +47,13 @@ class Tree:
                 self.status = status
             self.cpu_seconds += usage.ru_utime + usage.ru_stime
             self.peak_bytes = max(self.peak_bytes, usage.ru_maxrss * 1024)
+
+    def pids(self) -> list[int]:
+        """All that live, and zombies."""
+        own = os.getpid()
+        if self._namespaced:
+            return [pid for pid in procfs.all_pids() if pid != own]
+        return procfs.descendants(own)
 
     def ask(self) -> None:
         """SIGTERM to all of it, and SIGCONT, or what is stopped would not hear it."""

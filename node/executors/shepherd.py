@@ -1,16 +1,19 @@
-"""The spawner and the shepherds: `python3 -I -S shepherd.py CONTROL ISOLATION LOCK`.
+"""The spawner and the shepherds: `python3 -I -S shepherd.py CONTROL ISOLATION LOCK FACTS GROUPS`.
 
-One small process, the spawner, forks a shepherd for each payload and forgets it. Forking without exec
-makes a shepherd cost about a megabyte and a few milliseconds. It belongs to no agent: it goes on when the
-agent and the spawner are killed, waits for the script, ends all the script left behind, and writes one
-end mark.
+One small process, the spawner, forks shepherds and forgets them. Forking without exec makes one cost about a
+megabyte and a few milliseconds. It belongs to no agent: it goes on when the agent and the spawner are killed,
+waits for the script, ends all the script left behind, and writes one end mark. One with a PID namespace, of
+whose payload nothing is left then, waits for another one from the same agent, and ends when that has gone.
 
-Standard library only, no threads, few imports: all of its memory is there once for each payload, and is the
-least that the kernel reports as a payload's peak.
+Standard library only, few imports: all of its memory is there once for each payload, and is the least that
+the kernel reports as a payload's peak. No threads but the one that starts a script (`spawn_from_thread`).
 
 CONTROL is a SOCK_SEQPACKET socket to the agent. First the spawner says which isolation works here; then each
-message is one request (`exec_script.Request`) and brings one descriptor: a connection on which the shepherd
-answers with one line, `started` or `failed STAGE ERRNO`.
+message is one request (`exec_script.Request`) and brings one descriptor: a SOCK_SEQPACKET connection on which
+the shepherd answers with one line, `started` or `failed STAGE ERRNO WORDS`, which is its last; then with
+`ended` when it is ready for another request, on the same connection. FACTS is a descriptor of a file: the
+tier (`tier_facts.TierFacts`). GROUPS is `none` where no control groups are to be made, else `groups`; those
+that can be are named behind the isolation.
 
 What a child of a fork touches is copied for it, page by page, and that is most of what it costs: so the
 spawner does what can be done before, and a shepherd does little, with the plainest means.
@@ -33,10 +36,13 @@ import time
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from actors.process import procfs
-from node.executors import mark_files, namespaces
-from node.executors.exec_script import REQUEST, Request, StartError, start_script
+from node.confinement.tier_facts import TierFacts
+from node.executors import control_groups, mark_files, namespaces
+from node.executors.exec_script import REQUEST, Request, StartError
+from node.executors.limit_watch import LimitWatch, make_group
 from node.executors.log_pipes import LogPipe
 from node.executors.process_tree import Tree
+from node.executors.script_tiers import make_tier
 
 _CONNECTION = 3
 _CLOEXEC = socket.MSG_CMSG_CLOEXEC
@@ -61,36 +67,89 @@ def answer(connection: int, line: str) -> None:
 class Host:
     """What the spawner knows of this machine and tells each shepherd."""
 
-    def __init__(self, isolation: str) -> None:
-        self.isolation = isolation
+    def __init__(self, isolation: str, facts: TierFacts, groups: control_groups.ControlGroups) -> None:
+        self.isolation, self.groups = isolation, groups
         self.namespaced = isolation != namespaces.SUBREAPER
         self.uid, self.gid = os.geteuid(), os.getegid()
         self.boot = procfs.boot_id()
         with open("/proc/self/mounts", "rb") as mounts:
             # Where /proc shows only what one may look into, a closed shepherd would look dead to the agent.
             self.may_close = not any(line.split()[2] == b"proc" and b"hidepid=" in line for line in mounts)
+        safe = self.namespaced and self.may_close and namespaces.can_become()
+        self.tier = make_tier(facts, namespaced=self.namespaced, threads=safe)
 
 
 class Shepherd:
-    """Watches one payload, from the start of its script to the end mark. `logs` are its output and errors."""
+    """What this process is to all of its payloads. `signals`: those that it is sent."""
 
-    def __init__(
-        self, request: Request, host: Host, guard: int | None, logs: tuple[LogPipe, LogPipe]
-    ) -> None:
-        self._request = request
-        self._logs = {log.reader: log for log in logs}
-        self._host = host
+    def __init__(self, host: Host, guard: int | None) -> None:
+        """Raises `OSError`."""
+        self.host = host
         # All of this needs the outer /proc, the one the agent sees.
         if host.isolation == namespaces.USERNS:
             namespaces.map_own_ids(host.uid, host.gid)
-        self._pid = int(os.readlink("/proc/self"))
-        self._identity = {
+        self.identity = {
             "boot": host.boot,
-            "pid": str(self._pid),
+            "pid": str(int(os.readlink("/proc/self"))),
             "since": str(procfs.start_time("self")),
         }
         if guard is not None:
-            self._identity |= {"guard": str(guard), "guard_since": str(procfs.start_time(guard))}
+            self.identity |= {"guard": str(guard), "guard_since": str(procfs.start_time(guard))}
+        if not host.namespaced:
+            namespaces.adopt_orphans()
+        else:
+            self.identity["shared"] = "1"
+            namespaces.mount_own_proc()
+            self._mounts = namespaces.Mounts()
+        if host.may_close:
+            namespaces.close_to_others()
+        self.signals = _AWAITED.open()
+
+    def serve(self, request: Request) -> None:
+        """This payload, and all that follow. Raises `OSError`, or answers, if one cannot be started."""
+        # All that is opened from now on belongs to one payload.
+        first = max(self.signals, _CONNECTION, self._mounts.descriptor if self.host.namespaced else 0) + 1
+        while True:
+            if self.host.namespaced:
+                self._mounts.copy()
+            stage = "logs"
+            try:
+                output = LogPipe(request.directory + b"/stdout.log", request.log_limit)
+                errors = LogPipe(request.directory + b"/stderr.log", request.log_limit)
+                stage = "prepare"
+                watch = Watch(request, self, (output, errors))
+                begun = watch.begin()
+            except OSError as error:
+                answer(_CONNECTION, f"failed {stage} {error.errno}")
+                return
+            if not begun:
+                return
+            watch.finish()
+            if not self.host.namespaced:
+                return
+            # Before it is told: from then on no payload is ended by a signal to us, nor found by our name.
+            namespaces.be_called(mark_files.IDLE)
+            answer(_CONNECTION, "ended")
+            os.closerange(first, _DESCRIPTORS)
+            try:
+                self._mounts.leave_copy()
+            except OSError:
+                return  # Another one does it.
+            packed = os.read(_CONNECTION, REQUEST)
+            if not packed:
+                return  # The agent has ended, or has enough of us.
+            while namespaces.read_signal(self.signals):
+                pass  # Meant for the one before.
+            request = Request(packed)
+
+
+class Watch:
+    """One payload, from the start of its script to the end mark. `logs` are its output and errors."""
+
+    def __init__(self, request: Request, shepherd: Shepherd, logs: tuple[LogPipe, LogPipe]) -> None:
+        self._request = request
+        self._logs = {log.reader: log for log in logs}
+        self._shepherd, self._host = shepherd, shepherd.host
         self._started = self._begun = 0.0
 
     def begin(self) -> bool:
@@ -98,14 +157,9 @@ class Shepherd:
         request = self._request
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         self._directory = os.open(request.directory, flags)
-        if not self._host.namespaced:
-            namespaces.adopt_orphans()
-        else:
-            namespaces.mount_own_proc()
-        if self._host.may_close:
-            namespaces.close_to_others()
         self._end = mark_files.Draft(mark_files.END, self._directory)
         self._started, self._begun = time.time(), time.monotonic()
+        namespaces.be_called(mark_files.STARTING + request.key)
         try:
             mark_files.create(mark_files.RUN, self._run_mark(), self._directory)
         except OSError:
@@ -117,42 +171,59 @@ class Shepherd:
         for log in self._logs.values():
             log.close_writer()
         if trouble:
+            # What was to start it may have been killed as all else here is about to be (see `HOLD`).
+            time.sleep(mark_files.HOLD)
             # The mark first: who hears the answer may look for it at once.
-            self._end.publish(self._end_mark({"failed": trouble}))
+            mark = {"key": request.key, "nonce": request.nonce, "failed": trouble}
+            self._end.publish(mark_files.pack(mark))
         answer(_CONNECTION, f"failed {trouble}" if trouble else "started")
-        os.close(_CONNECTION)
         return not trouble
 
     def _start_script(self) -> str:
         """The mark is there before its first command. What went wrong, as `StartError` says it."""
         request = self._request
-        if self._host.namespaced:
+        if self._host.namespaced and self._host.tier.shows_marks and request.uid < 0:
             # It spares the mark from a script of the same user; without it, it is as safe as elsewhere.
             with contextlib.suppress(OSError):
                 namespaces.hide(request.directory + b"/run")
         output, errors = self._logs.values()
+        self._group = make_group(request, self._host.groups) if request.limits else None
         try:
-            self._script = start_script(request, (output.writer, errors.writer))
+            self._script = self._host.tier.start(request, (output.writer, errors.writer), errors.reader)
         except StartError as error:
+            if self._group is not None:
+                self._group.remove()
             return str(error)
+        if self._group is not None:
+            self._group.close()
         if not self._host.namespaced:
             # By its session its processes are known, should nothing hold them together any more.
             with contextlib.suppress(OSError):
-                mark_files.add(mark_files.RUN, {"session": str(self._script)}, self._directory)
+                mark_files.add(mark_files.RUN, {"session": str(self._script.pid)}, self._directory)
         return ""
 
     def finish(self) -> None:
         """Return when all of it has ended and the end mark is on the disk."""
-        outcome = self._watch()
+        tree = Tree(self._host.namespaced, self._script.pid, self._script.spent)
+        ended, duration, asked, exceeded = self._watch(tree)
         for log in self._logs.values():
             log.finish()
-        outcome["left_out"] = str(sum(log.left_out for log in self._logs.values()))
-        outcome["unwritten"] = str(sum(log.unwritten for log in self._logs.values()))
         os.fchmod(self._directory, 0o700)  # A script of the same user may have closed it to all.
-        self._end.publish(self._end_mark(outcome))
-
-    def _end_mark(self, outcome: dict[str, str]) -> bytes:
-        return mark_files.pack({"key": self._request.key, "nonce": self._request.nonce} | outcome)
+        self._end.publish(
+            mark_files.pack_end(
+                self._request.key,
+                self._request.nonce,
+                self._logs.values(),
+                status=tree.status,
+                started=self._started,
+                ended=ended,
+                wall=duration,
+                cpu=max(0.0, tree.cpu_seconds),
+                peak=tree.peak_bytes,
+                asked=asked,
+                exceeded=exceeded,
+            )
+        )
 
     def _run_mark(self) -> bytes:
         return mark_files.pack(
@@ -162,13 +233,19 @@ class Shepherd:
                 "isolation": self._host.isolation,
                 "pipes": " ".join(log.pipe for log in self._logs.values()),
                 "started": repr(self._started),
+                "uptime": repr(time.clock_gettime(time.CLOCK_BOOTTIME)),
             }
-            | self._identity
+            | self._shepherd.identity
         )
 
-    def _watch(self) -> dict[str, str]:
-        tree = Tree(self._host.namespaced, self._script)
-        signals = _AWAITED.open()
+    def _watch(self, tree: Tree) -> tuple[float, float, bool, str]:
+        """Return when all of it has ended: when the script did and how many seconds it had taken, whether
+        that was asked for, and the limit that was exceeded, if one was."""
+        watch = (
+            LimitWatch(self._request, self._group, tree, self._directory) if self._request.limits else None
+        )
+        exceeded = ""
+        signals = self._shepherd.signals
         awaited = select.poll()
         for descriptor in (signals, *self._logs):
             awaited.register(descriptor, select.POLLIN)
@@ -186,7 +263,14 @@ class Shepherd:
                 or (deadline is not None and now >= deadline)
             ):
                 break
-            self._carry(awaited, None if deadline is None else deadline - now)
+            look = None
+            if watch is not None:
+                exceeded = watch.look()
+                if exceeded:
+                    break
+                look = watch.due()
+            due = min((each for each in (deadline, look) if each is not None), default=None)
+            self._carry(awaited, None if due is None else max(0.0, due - now))
             number, sender = namespaces.read_signal(signals) or (signal.SIGCHLD, 0)
             if number == signal.SIGCHLD:
                 continue
@@ -194,7 +278,7 @@ class Shepherd:
                 continue  # From inside the namespace: the script does not command its shepherd.
             # Whoever asked may not live to say so; the next node would take it for the script's own end.
             tree.reap()
-            asked = asked or tree.status is None
+            asked = asked or tree.status is None or mark_files.was_killed(tree.status)
             if number == signal.SIGUSR1:
                 break
             until = time.monotonic() + self._grace()
@@ -203,15 +287,13 @@ class Shepherd:
         tree.end()
         if not ended:
             ended, duration = time.time(), time.monotonic() - self._begun
-        return {
-            "status": str(tree.status),
-            "started": repr(self._started),
-            "ended": repr(ended),
-            "wall": repr(duration),
-            "cpu": repr(tree.cpu_seconds),
-            "peak": str(tree.peak_bytes),
-            "asked": str(int(asked)),
-        }
+        if watch is not None:
+            exceeded = exceeded or watch.at_end()
+        if self._group is not None:
+            self._group.remove()
+        if not asked and not exceeded and tree.status is not None and mark_files.was_killed(tree.status):
+            asked = _is_told_to_end(signals)
+        return ended, duration, asked, exceeded
 
     def _carry(self, awaited: select.poll, timeout: float | None) -> None:
         """Wait for a signal or for something that was printed, which goes into its log."""
@@ -240,6 +322,19 @@ class Shepherd:
             return self._request.grace
 
 
+def _is_told_to_end(signals: int) -> bool:
+    """Whether this shepherd is, while it holds an end back. Nothing lives that is inside of its namespace."""
+    until = time.monotonic() + mark_files.HOLD
+    awaited = select.poll()
+    awaited.register(signals, select.POLLIN)
+    while (left := until - time.monotonic()) > 0:
+        awaited.poll(1000 * left)
+        number, _ = namespaces.read_signal(signals) or (signal.SIGCHLD, 0)
+        if number != signal.SIGCHLD:
+            return True
+    return False
+
+
 def guard(shepherd: int) -> None:
     """Without a namespace: end what a killed shepherd leaves, which becomes ours because we adopt orphans."""
     os.closerange(_CONNECTION, _DESCRIPTORS)
@@ -265,17 +360,11 @@ def become_shepherd(request: Request, connection: int, host: Host) -> None:
                 guard(pid)
                 return
             os.setsid()
-        stage = "logs"
-        output = LogPipe(request.directory + b"/stdout.log", request.log_limit)
-        errors = LogPipe(request.directory + b"/stderr.log", request.log_limit)
         stage = "prepare"
-        shepherd = Shepherd(request, host, guarded_by, (output, errors))
-        begun = shepherd.begin()
+        shepherd = Shepherd(host, guarded_by)
+        shepherd.serve(request)
     except OSError as error:
         answer(_CONNECTION, f"failed {stage} {error.errno}")
-        return
-    if begun:
-        shepherd.finish()
 
 
 def spawn_for_ever(control: socket.socket, host: Host) -> None:
@@ -335,12 +424,20 @@ def main() -> None:
         return
     candidates = sys.argv[2].split(",")
     isolation = next((each for each in candidates if namespaces.works(each)), "")
-    control.send(isolation.encode() or b"none")
+    groups = control_groups.ControlGroups({}, "")
+    if isolation and sys.argv[5] == "groups":
+        # So called by all spawners of this node, and by none of another.
+        own = os.fstat(lock)
+        groups = control_groups.find(f"job-{own.st_dev:x}-{own.st_ino:x}-")
+        groups.sweep(time.time())
+    control.send(" ".join((isolation or "none", *groups.controllers)).encode())
     if not isolation:
         return
     # Shepherds are nobody's to wait for: they leave marks, and must not leave zombies.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    host = Host(isolation)
+    facts = int(sys.argv[4])
+    packed = b"".join(iter(lambda: os.read(facts, 1 << 20), b""))
+    host = Host(isolation, TierFacts.unpack(packed), groups)
     gc.disable()
     gc.freeze()
     spawn_for_ever(control, host)

@@ -20,6 +20,7 @@ from actors.store.kept_file import Damaged, read_kept
 from actors.store.repair import retry_repaired
 from node.executors import mark_files
 from node.executors.executor import SUPERVISION, RunEnd, RunSpec
+from node.executors.spawner import Leash
 from node.executors.stray_processes import end_leftovers
 
 _LARGEST_PID: Final = 1 << 22
@@ -40,6 +41,18 @@ class RunMark:
     pipes: frozenset[str]
     """Those of its logs, as `/proc/PID/fd` names them."""
     started_at: float
+    uptime: float | None
+    """When it started, in seconds since the machine did."""
+    shared: bool
+    """Whether the shepherd watches other payloads too, before and after this one."""
+
+    def watched(self, key: str) -> bool:
+        """Whether the shepherd is there for this payload: of one that is shared its name says so."""
+        if not self.shared:
+            return self.shepherd.lives()
+        name = procfs.name_of(self.shepherd.pid)
+        # The name first: its process is compared after it, and is not another one then.
+        return name in (key[:15], (mark_files.STARTING + key)[:15]) and self.shepherd.lives()
 
 
 def read_run_mark(spec: RunSpec) -> RunMark | None:
@@ -60,6 +73,8 @@ def read_run_mark(spec: RunSpec) -> RunMark | None:
             session=_pid(values["session"]) if "session" in values else -1,
             pipes=frozenset(values.get("pipes", "").split()),
             started_at=_seconds(values["started"]),
+            uptime=_seconds(values["uptime"]) if "uptime" in values else None,
+            shared="shared" in values,
         )
     except (KeyError, ValueError):
         return None
@@ -72,8 +87,13 @@ def find_shepherd(spec: RunSpec) -> RunMark | None:
     shepherd = min(filter(None, named), key=lambda one: one.started, default=None)
     if shepherd is None:
         return None
-    since = time.clock_gettime(time.CLOCK_BOOTTIME) - shepherd.started / os.sysconf("SC_CLK_TCK")
-    return RunMark(None, shepherd, None, -1, frozenset(), time.time() - since)
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - shepherd.started / os.sysconf("SC_CLK_TCK")
+    # It may have watched others before: what becomes the end mark was made when this one began.
+    for draft in spec.directory.glob(f"{mark_files.END}.*"):
+        with suppress(FileNotFoundError):
+            age = min(age, max(0.0, time.time() - draft.stat().st_mtime))
+    uptime = time.clock_gettime(time.CLOCK_BOOTTIME) - age
+    return RunMark(None, shepherd, None, -1, frozenset(), time.time() - age, uptime, shared=True)
 
 
 def give_up(spec: RunSpec) -> None:
@@ -132,6 +152,7 @@ def read_end(spec: RunSpec, nonce: str | None) -> RunEnd | None:
             asked=values.get("asked") == "1",
             left_out=_whole(values.get("left_out", "0")),
             unwritten=_whole(values.get("unwritten", "0")),
+            exceeded=values.get("exceeded", ""),
         )
     except (KeyError, ValueError):
         return None
@@ -189,11 +210,12 @@ def _unreadable(started_at: float) -> RunEnd:
 
 
 class ShepherdedRun:
-    """A started payload. Holds no descriptor between calls, so there is nothing to close."""
+    """A started payload. `leash` is of who started it: others know its end by that of its shepherd."""
 
-    def __init__(self, spec: RunSpec, mark: RunMark) -> None:
+    def __init__(self, spec: RunSpec, mark: RunMark, leash: Leash | None = None) -> None:
         self._spec = spec
         self._mark = mark
+        self._leash = leash
 
     @property
     def pid(self) -> int:
@@ -203,13 +225,34 @@ class ShepherdedRun:
     def started_at(self) -> float:
         return self._mark.started_at
 
+    @property
+    def uptime(self) -> float | None:
+        return self._mark.uptime
+
     def alive(self) -> bool:
-        """Whether the shepherd is there; the end mark is worth nothing before it has gone."""
-        return self._mark.shepherd.lives()
+        """Whether the shepherd is there; the end mark is worth nothing before it has gone, or has turned to
+        another payload."""
+        return not self._has_ended() and self._mark.watched(self._spec.key)
+
+    def _has_ended(self) -> bool:
+        return self._leash is not None and self._leash.ended
 
     async def wait(self) -> RunEnd:
-        await self._mark.shepherd.wait()
-        return await self.end()
+        await self._wait()
+        end = await self.end()
+        if end.supervision_killed:
+            # Who takes a machine away kills its node, too.
+            await trio.sleep(mark_files.HOLD)
+        return end
+
+    async def _wait(self) -> None:
+        if self._leash is None or not await self._leash.wait():
+            await self._mark.shepherd.wait()
+
+    def _send(self, number: signal.Signals) -> None:
+        """Nothing can come between: what has not been seen to end is still what its shepherd heeds."""
+        if not self._has_ended():
+            self._mark.shepherd.send(number)
 
     async def end(self) -> RunEnd:
         """What became of it, when its shepherd has gone."""
@@ -225,13 +268,12 @@ class ShepherdedRun:
         return RunEnd(None, None, started, now, max(0.0, now - started), 0.0, 0, supervision_killed=True)
 
     async def stop(self, grace: float) -> None:
-        shepherd = self._mark.shepherd
         if grace > 0:
             self._leave_grace(grace)
-            shepherd.send(signal.SIGTERM)
-            shepherd.send(signal.SIGCONT)  # A script of the same user may have stopped it.
+            self._send(signal.SIGTERM)
+            self._send(signal.SIGCONT)  # A script of the same user may have stopped it.
             with trio.move_on_after(grace):
-                await shepherd.wait()
+                await self._wait()
                 await self._clear_if_unmarked()
                 return
         begun = trio.current_time()
@@ -239,10 +281,10 @@ class ShepherdedRun:
             number = signal.SIGUSR1
             if self._mark.guard is None and trio.current_time() - begun > _UNRESPONSIVE:
                 number = signal.SIGKILL  # PID 1 of its namespace: the kernel kills all the others.
-            shepherd.send(number)
-            shepherd.send(signal.SIGCONT)
+            self._send(number)
+            self._send(signal.SIGCONT)
             with trio.move_on_after(0.25):
-                await shepherd.wait()
+                await self._wait()
                 break
         await self._clear_if_unmarked()
 

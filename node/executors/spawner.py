@@ -16,8 +16,9 @@ from typing import Any, Final
 import trio
 
 from actors.kernel.complaint import Complaint
-from actors.store.durable import is_passing
+from actors.store.durable import is_passing, write_all
 from actors.store.repair import set_aside
+from node.confinement.tier_facts import TierFacts
 from node.executors.executor import ExecutorError
 
 _log = logging.getLogger(__name__)
@@ -27,28 +28,96 @@ LOG: Final = "spawner.log"
 _LOG_MOST: Final = 1 << 20
 """Bytes that it may have when a spawner begins."""
 _READY_WITHIN: Final = 15.0
-_ANSWER: Final = 256
+_ANSWER: Final = 1024
 """Bytes of a shepherd's answer at most."""
 _RESTART_WITHIN: Final = 10.0
 """How long a start waits for a new spawner."""
+_SERVES: Final = 200
+"""Payloads of one shepherd, which collects no garbage."""
+_IDLE: Final = 8
+"""Shepherds at most that are kept for payloads to come."""
+
+
+class DirectoryInUse(ExecutorError):
+    """Another node starts payloads in this data directory."""
+
+
+class Leash:
+    """The connection to a shepherd while it watches one payload. Without it, it ends when that has."""
+
+    def __init__(self, spawner: Spawner, key: str, connection: trio.socket.SocketType, served: int) -> None:
+        self._spawner = spawner
+        self._key = key
+        self._connection: trio.socket.SocketType | None = connection
+        self._served = served
+        self._reading = trio.Lock()
+        self.ended = False
+        """Whether the shepherd has said that nothing of the payload is left. It may watch another one now."""
+
+    async def wait(self) -> bool:
+        """Return when the payload has ended: True; or when the shepherd is gone, or is to end with it: False.
+        Any number of tasks may wait."""
+        async with self._reading:
+            if self._connection is not None:
+                try:
+                    said = await self._connection.recv(_ANSWER)
+                except (OSError, trio.ClosedResourceError):
+                    said = b""
+                self._said(said)
+        return self.ended
+
+    def _said(self, said: bytes) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        self.ended = bool(said)
+        self._spawner.forget(self._key)
+        if said:
+            self._spawner.keep(connection, self._served)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Let the shepherd end with its payload."""
+        self._said(b"")
 
 
 class Spawner:
     """One spawner process after another. `serve` owns it; `launch` may be called by any number of tasks."""
 
-    def __init__(self, data_directory: Path, isolations: tuple[str, ...]) -> None:
+    def __init__(
+        self, data_directory: Path, isolations: tuple[str, ...], facts: TierFacts, *, control_groups: bool
+    ) -> None:
         self._data_directory = data_directory
         self._isolations = isolations
+        self._facts = facts.pack()
+        self._groups = "groups" if control_groups else "none"
         self._control: trio.socket.SocketType | None = None
         self._available = trio.Event()
         self._sending = trio.Lock()
         self.isolation = ""
         """What was found to work; empty before `serve` has said that it started."""
+        self.controllers: frozenset[str] = frozenset()
+        """Those of control groups that work here (`control_groups`)."""
         self.pid = 0
         self._complaint = Complaint(_log)
+        self._leashes: dict[str, Leash] = {}
+        self._idle: list[tuple[trio.socket.SocketType, int]] = []
+        """Shepherds that wait, the one that has done so for the longest time first, and how many payloads
+        each has had."""
 
     async def serve(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Start it, and start it again whenever it dies. The first start must succeed."""
+        try:
+            await self._serve(task_status)
+        finally:
+            for key in list(self._leashes):
+                self.let_go(key)
+            for connection, _ in self._idle:
+                connection.close()
+            self._idle.clear()
+
+    async def _serve(self, task_status: Any) -> None:
         pause = 0.0
         while True:
             begun = trio.current_time()
@@ -111,7 +180,24 @@ class Spawner:
         lock = self._data_directory / LOCK
         # -I -S and an empty environment: nothing of the agent's settings or packages may matter here.
         python = (sys.executable, "-X", "utf8", "-I", "-S")
-        command = [*python, str(_PROGRAM), str(far.fileno()), ",".join(isolations), str(lock)]
+        facts = os.memfd_create("facts")
+        try:
+            write_all(facts, self._facts)
+            os.lseek(facts, 0, os.SEEK_SET)
+            command = [
+                *python,
+                str(_PROGRAM),
+                str(far.fileno()),
+                ",".join(isolations),
+                str(lock),
+                str(facts),
+                self._groups,
+            ]
+            return await self._open_with(command, (far.fileno(), facts))
+        finally:
+            os.close(facts)
+
+    async def _open_with(self, command: list[str], descriptors: tuple[int, ...]) -> trio.Process:
         with (self._data_directory / LOG).open("ab") as log:
             return await trio.lowlevel.open_process(
                 command,
@@ -120,14 +206,14 @@ class Spawner:
                 stderr=log,
                 cwd="/",
                 env={},
-                pass_fds=(far.fileno(),),
+                pass_fds=descriptors,
                 start_new_session=True,
             )
 
     async def _hello(self, control: trio.socket.SocketType) -> str:
         with trio.move_on_after(_READY_WITHIN):
             try:
-                answer = (await control.recv(64)).decode()
+                answer, *controllers = (await control.recv(64)).decode().split(" ")
             except OSError as error:
                 raise ExecutorError(f"the spawner of payloads did not start: {error}") from error
             if not answer:
@@ -136,8 +222,9 @@ class Spawner:
             if answer == "none":
                 tried = ", ".join(self._isolations)
                 raise ExecutorError(f"no way to keep payloads apart works on this machine (tried: {tried})")
+            self.controllers = frozenset(controllers)
             return answer
-        raise ExecutorError(
+        raise DirectoryInUse(
             f"another node uses {self._data_directory}: its spawner has held spawner.lock"
             f" for {_READY_WITHIN:.0f} s"
         )
@@ -149,21 +236,62 @@ class Spawner:
             return self._control
         raise ExecutorError("no spawner of payloads is running")
 
-    async def launch(self, request: bytes) -> str | None:
-        """Hand over one request; the shepherd's answer, or None when it or the spawner died before one."""
-        control = await self._current()
-        # Its answer is one write of a few bytes, which comes whole.
-        answer, answering = os.pipe()
+    async def launch(self, key: str, request: bytes) -> tuple[str | None, Leash | None]:
+        """Hand over one request; the shepherd's answer, or None when it or the spawner died before one; and
+        what it tells the end by, if the payload has begun."""
+        connection, served = await self._ask(request)
         try:
+            answer = os.fsdecode(await connection.recv(_ANSWER)) or None
+        except OSError:
+            answer = None
+        except BaseException:
+            connection.close()
+            raise
+        if answer != "started":
+            connection.close()
+            return answer, None
+        leash = self._leashes[key] = Leash(self, key, connection, served + 1)
+        return answer, leash
+
+    def let_go(self, key: str) -> None:
+        """Let the shepherd of this payload, if it has one, end with it: by that others know the end."""
+        if (leash := self._leashes.get(key)) is not None:
+            leash.close()
+
+    async def _ask(self, request: bytes) -> tuple[trio.socket.SocketType, int]:
+        """The connection to a shepherd that has got the request, or to nobody."""
+        while self._idle:
+            connection, served = self._idle.pop(0)
             try:
-                passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [answering]))]
+                await connection.send(request)
+            except OSError:
+                connection.close()  # It was killed.
+            except BaseException:
+                connection.close()
+                raise
+            else:
+                return connection, served
+        control = await self._current()
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection = trio.socket.from_stdlib_socket(near)
+        try:
+            with far:
+                passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [far.fileno()]))]
                 async with self._sending:
                     await control.sendmsg([request], passed)
-            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-                return None
-            finally:
-                os.close(answering)
-            await trio.lowlevel.wait_readable(answer)
-            return os.fsdecode(os.read(answer, _ANSWER)) or None
-        finally:
-            os.close(answer)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # The spawner has died; so it reads.
+        except BaseException:
+            connection.close()
+            raise
+        return connection, 0
+
+    def forget(self, key: str) -> None:
+        self._leashes.pop(key, None)
+
+    def keep(self, connection: trio.socket.SocketType, served: int) -> None:
+        """For a payload to come."""
+        if served >= _SERVES or len(self._idle) >= _IDLE:
+            connection.close()
+        else:
+            self._idle.append((connection, served))

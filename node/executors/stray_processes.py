@@ -1,7 +1,7 @@
 """The last resort: no namespace holds a payload together, and both its shepherd and its guard were killed.
 
 Then only traces tell what belonged to it: its session, a working directory in its own, the pipes of its logs
-kept open. What has shed all three is not found; `BashExecutor.limits` says so.
+kept open. What has shed all three is not found; `ShepherdExecutor.limits` says so.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -41,24 +41,9 @@ class DirectoryWatch:
         which of these is not told."""
         self._inotify = inotify
         self._watch = watch
-        self._then: Callable[[], object] | None = None
-
-    def call_when_fired(self, then: Callable[[], object]) -> None:
-        """For who does not want to keep a task waiting. Not after it was disarmed."""
-        if self.fired.is_set():
-            then()
-        else:
-            self._then = then
-
-    def fire(self) -> None:
-        self.fired.set()
-        if self._then is not None:
-            self._then()
-            self._then = None
 
     def disarm(self) -> None:
         """Idempotent."""
-        self._then = None
         self._inotify._disarm(self, self._watch)
 
 
@@ -123,7 +108,7 @@ class Inotify:
             for number in list(self._armed) if watch == _OVERFLOWN else (watch,):
                 # Whatever it is, it is the last of this watch.
                 for armed in self._armed.pop(number, ()):
-                    armed.fire()
+                    armed.fired.set()
 
     def _disarm(self, armed: DirectoryWatch, watch: int) -> None:
         mine = self._armed.get(watch, set())

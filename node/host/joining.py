@@ -25,11 +25,13 @@ import trio
 
 from actors.kernel.backoff import Backoff
 from actors.ports.world import Random
-from actors.wire.errors import causes, leaves
+from actors.wire.http.server import Dialled
 from actors.wire.http.tls import NoAuthorities, authorities_of
+from actors.wire.link.dialled import dialled_url
 from node.access.credentials import Credentials
 from node.access.door import Door
 from node.errors import NodeError
+from node.host.connecting import describe_error
 from node.settings import NodeSettings
 
 log: Final = logging.getLogger("node.joining")
@@ -71,20 +73,32 @@ class Invitation:
 
 
 async def stay_joined(
-    settings: NodeSettings, door: Door, listening: str, going: Callable[[], Awaitable[bool]], rng: Random
+    settings: NodeSettings,
+    door: Door,
+    listening: str,
+    going: Callable[[], Awaitable[bool]],
+    rng: Random,
+    *,
+    give: trio.MemorySendChannel[Dialled],
 ) -> None:
-    """Join, stay joined until `going` returns, and leave, unless it says that the node will be back. Raises
-    NodeError."""
+    """Join, stay joined until `going` returns, and leave, unless it says that the node will be back. What a
+    node opens that is not reached goes to `give`. Raises NodeError."""
     orchestrator, url = settings.join, settings.advertise
     assert orchestrator is not None
-    trust: ssl.SSLContext | bool = True
+    trust: ssl.SSLContext | None = None
     if settings.ca_file is not None:
         try:
             trust = await trio.to_thread.run_sync(authorities_of, settings.ca_file)
         except NoAuthorities as error:
             raise NodeError(f"--ca-file: {settings.ca_file} cannot be read: {error.detail}") from error
-    if url is None:
+    if settings.dial_out:
+        url = dialled_url(door.node_id)
+    elif url is None:
         url = await trio.to_thread.run_sync(reachable_url, listening, orchestrator)
+
+    def make_credentials() -> Credentials:
+        return Credentials(door.node_id, door.token, lambda: door.kept.all)
+
     joining = Joining(
         Invitation(
             orchestrator,
@@ -97,11 +111,25 @@ async def stay_joined(
             None if door.token is None else door.said,
         ),
         rng,
-        Credentials(door.node_id, door.token, lambda: door.kept.all),
-        trust=trust,
+        make_credentials(),
+        trust=trust or True,
+        proxy=settings.proxy,
     )
     async with trio.open_nursery() as until_stopped:
         until_stopped.start_soon(joining.run)
+        if settings.dial_out:
+            # Late: most nodes are reached.
+            from node.host.dialling import Dialler
+
+            dialler = Dialler(
+                orchestrator,
+                door.node_id,
+                make_credentials(),
+                rng,
+                trust=trust or ssl.create_default_context(),
+                proxy=settings.proxy,
+            )
+            until_stopped.start_soon(dialler.run, give)
         back = await going()
         until_stopped.cancel_scope.cancel()
     if not back:
@@ -119,12 +147,14 @@ class Joining:
         *,
         again: float = AGAIN,
         trust: ssl.SSLContext | bool = True,
+        proxy: str | None = None,
     ) -> None:
         self._invitation = invitation
         self._credentials = credentials or Credentials(invitation.node_id, None, dict)
         self._rng = rng
         self._again = again
         self._trust = trust
+        self._proxy = proxy
         self._trouble: str | None = ""
 
     async def run(self) -> None:
@@ -147,7 +177,7 @@ class Joining:
                     path = f"/v1/nodes/{self._invitation.node_id}"
                     await self._credentials.send(client, "DELETE", path, params={"force": "true"})
             except _FAILURES as error:
-                log.warning("%s was not told that this node leaves: %s", self._where, _describe_error(error))
+                log.warning("%s was not told that this node leaves: %s", self._where, describe_error(error))
 
     @property
     def _where(self) -> str:
@@ -155,7 +185,9 @@ class Joining:
 
     def _client(self) -> httpx.AsyncClient:
         # Nothing of the environment: a company's proxy knows no node.
-        return httpx.AsyncClient(base_url=self._where, trust_env=False, verify=self._trust, timeout=PATIENCE)
+        return httpx.AsyncClient(
+            base_url=self._where, trust_env=False, verify=self._trust, timeout=PATIENCE, proxy=self._proxy
+        )
 
     async def _say(self, client: httpx.AsyncClient) -> str | None:
         """Why it did not join; None if it has."""
@@ -164,7 +196,7 @@ class Joining:
                 body = json.dumps(self._invitation.body()).encode()
                 answer = await self._credentials.send(client, "POST", "/v1/nodes", body)
             except _FAILURES as error:
-                return _describe_error(error)
+                return describe_error(error)
             if answer.is_success:
                 return None
             return f"HTTP {answer.status_code}: {_detail(answer)}"
@@ -200,15 +232,6 @@ def reachable_url(listening: str, orchestrator: str) -> str:
         host = socket.gethostname()
     named = f"[{host}]" if ":" in host else host
     return urlunsplit((split.scheme, f"{named}:{split.port}", split.path, "", ""))
-
-
-def _describe_error(error: Exception) -> str:
-    """What the system says of it: of TLS the client has no words of its own."""
-    for cause in causes(error):
-        for found in leaves(cause) if isinstance(cause, BaseExceptionGroup) else [cause]:
-            if isinstance(found, ssl.SSLCertVerificationError):
-                return f"its certificate is not believed ({found.verify_message}); --ca-file says whose are"
-    return str(error) or type(error).__name__
 
 
 def _detail(answer: httpx.Response) -> str:

@@ -26,8 +26,12 @@ SAMPLE_EVERY = 1.0
 class LoadSampler:
     """Measures once a second, in its own task; whoever asks gets the last measure and never waits."""
 
-    def __init__(self, data: Path, *, slots: int | None, cores: int | None = None) -> None:
+    def __init__(
+        self, data: Path, *, slots: int | None, cores: int | None = None, lifetime: float | None = None
+    ) -> None:
+        """`lifetime`: seconds from now on for which this node is there; None if no end is known."""
         self._data = data
+        self._end = None if lifetime is None else trio.current_time() + lifetime
         self._slots = slots
         self._cores = usable_cores() if cores is None else cores
         self._now = Heartbeat(slots=slots, cores=self._cores)
@@ -52,7 +56,7 @@ class LoadSampler:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Measure for ever. Started once the first measure is there, which has no load yet."""
         psutil.cpu_percent(None)
-        self._now = await trio.to_thread.run_sync(self._measure, 0.0)
+        self._now = await self._measured(0.0)
         task_status.started()
         while True:
             await trio.sleep(SAMPLE_EVERY)
@@ -60,12 +64,17 @@ class LoadSampler:
             # reads /proc/stat.
             try:
                 load = min(100.0, max(0.0, psutil.cpu_percent(None)))
-                self._now = await trio.to_thread.run_sync(self._measure, load)
+                self._now = await self._measured(load)
             except (OSError, RuntimeError) as error:
                 # The last one counts until there is another.
                 if not is_passing(error):
                     raise
                 self._complaint.say("the machine cannot be looked at now: %s", error)
+
+    async def _measured(self, load: float) -> Heartbeat:
+        measured = await trio.to_thread.run_sync(self._measure, load)
+        left = None if self._end is None else max(0.0, self._end - trio.current_time())
+        return replace(measured, seconds_left=left)
 
     def _measure(self, load: float) -> Heartbeat:
         return Heartbeat(

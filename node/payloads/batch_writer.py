@@ -173,7 +173,7 @@ def _write(batch: PayloadBatch, items: Sequence[_PendingWrite]) -> None:
                 item.fail(error)
         batch.finish()
     except BaseException:
-        batch.back_to((0, 0, 0))
+        batch.back_to((0, 0, 0, 0))
         raise
 
 

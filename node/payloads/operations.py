@@ -9,6 +9,7 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
+from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.payload import Payload, PayloadMove
 from actors.domain.status import ENDED, PAYLOAD, Status
 from actors.store.durable import sync_directory
@@ -31,6 +32,7 @@ class Arrival:
     user_id: int = 0
     owner: str = ""
     max_runtime: float = 0.0
+    limits: JobLimits = UNLIMITED
     through: bool = False
 
 
@@ -60,6 +62,7 @@ class PayloadBatch:
     stones: Tombstones
     now: float
     seq: int
+    accepted: int = 0
     changed: list[Row] = field(default_factory=list)
     buried: list[Tombstone] = field(default_factory=list)
     unburied: list[str] = field(default_factory=list)
@@ -90,13 +93,15 @@ class PayloadBatch:
     def finish(self) -> None:
         for directory in self.unsynced:
             sync_directory(directory)
+        if self.accepted or self.buried:
+            self.records.count(self.accepted, len(self.buried))
 
-    def place(self) -> tuple[int, int, int]:
+    def place(self) -> tuple[int, int, int, int]:
         """How far it is; to come back to."""
-        return len(self.changed), len(self.buried), len(self.undo)
+        return self.accepted, len(self.changed), len(self.buried), len(self.undo)
 
-    def back_to(self, place: tuple[int, int, int]) -> None:
-        changed, buried, undo = place
+    def back_to(self, place: tuple[int, int, int, int]) -> None:
+        self.accepted, changed, buried, undo = place
         self.seq -= len(self.changed) - changed
         del self.changed[changed:], self.buried[buried:]
         self._new = {row.payload.key: row for row in self.changed}
@@ -142,6 +147,9 @@ def take_over(
     """Payloads of what has arrived, their records written and their directories in place."""
     if before is not None:
         before()
+    if any(_goes_through(item, batch.records) for item in arrived):
+        # Their files: another boot would run what is torn.
+        batch.records.sync()
     return [_take_over(batch, item) for item in arrived]
 
 
@@ -158,6 +166,7 @@ def _take_over(batch: PayloadBatch, item: Arrival) -> Acceptance:
     batch.undo.append(partial(os.rename, place, item.directory))
     if payload.through:
         batch.unsynced.add(records.payloads)
+    batch.accepted += 1
     return Acceptance(AcceptResult.ACCEPTED, batch.put(Row(payload, False)).payload)
 
 
@@ -176,8 +185,13 @@ def _prepare(item: Arrival, records: Records, now: float) -> Payload:
         sequence=0,
         created_at=now,
         max_runtime=item.max_runtime,
-        through=item.through or not item.owner or records.through,
+        limits=item.limits,
+        through=_goes_through(item, records),
     )
+
+
+def _goes_through(item: Arrival, records: Records) -> bool:
+    return item.through or not item.owner or records.through
 
 
 def bury(batch: PayloadBatch, keys: Sequence[str], kind: str) -> list[Row | None]:

@@ -2,7 +2,8 @@
 cancelled or released, the node's name, and the counter of contract ids.
 
     DATA/node.json                    who this node is
-    DATA/lock                         held while a node process uses the directory; says who this node is, too
+    DATA/lock                         held while a node process uses the directory; says who this node is too,
+                                      and how many attempts it ever took over and was told to forget
     DATA/reserve                      space for a full disk (see reserve.py)
     DATA/counter                      ids up to this number may have been used
     DATA/written                      keys of payloads that have ended and are written through, a line each
@@ -31,6 +32,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -38,6 +40,8 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from actors.domain.ids import MAX_ID, is_key
+from actors.domain.limits import limits_from_json, limits_to_json
+from actors.domain.node import Tally
 from actors.domain.payload import UNKNOWN, Payload
 from actors.domain.status import ENDED, PAYLOAD, Status
 from actors.process.procfs import boot_id
@@ -165,6 +169,11 @@ class Records:
             """Whether nothing tells any more who this node was."""
             self.node_id = secrets.token_hex(16) if known is None else known
             self._keep_id()
+            if outlives:
+                # What is in doubt there may run on over any boot: nobody is to give it up for that.
+                self.boot = self.node_id
+            self.tally = self._known_tally()
+            """Of all lives of this node; without how long its machine is up."""
             self._next_id = self._reserved = 0
         except BaseException:
             self.close()
@@ -445,7 +454,7 @@ class Records:
         """Who this node is, by either of the two files that say so."""
         path = self.data / "node.json"
         who = read_object(path, _RECORD)
-        locked = os.pread(self._lock, 33, 0)
+        locked = os.pread(self._lock, 32, 0)
         self._was_here = who is not None or bool(locked)
         known = [who.get("node_id") if isinstance(who, dict) else None, locked.decode("ascii", "replace")]
         return next((one for one in known if is_key(one)), None)
@@ -456,10 +465,29 @@ class Records:
             log.error("nothing in %s tells who this node was: it is a new one, and ends what runs", self.data)
         if read_kept(path, _RECORD) != content:
             self.reserve.attempt(lambda: retry_repaired(path, lambda: write_durably(path, content)))
-        if os.pread(self._lock, 33, 0) != self.node_id.encode():
+        if os.pread(self._lock, 32, 0) != self.node_id.encode():
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, self.node_id.encode(), 0)
             os.fsync(self._lock)
+
+    # ------------------------------------------------------------------ the tally
+
+    def count(self, accepted: int, buried: int) -> None:
+        """Attempts that were taken over and buried. In its place and unsynced: it is compared within one boot
+        of the machine. Raises `OSError`."""
+        tally = Tally(self.tally.accepted + accepted, self.tally.buried + buried, 0)
+        os.pwrite(self._lock, b"\n%020d %020d\n" % (tally.accepted, tally.buried), 32)
+        self.tally = tally
+
+    def _known_tally(self) -> Tally:
+        said = _TALLY.fullmatch(os.pread(self._lock, 64, 32))
+        if said is not None:
+            return Tally(int(said[1]), int(said[2]), 0)
+        if self.is_new and not self._was_here:
+            return Tally(0, 0, 0)
+        # Nobody may take it for set back.
+        now = time.time_ns() // 1000
+        return Tally(now, now, 0)
 
 
 _EXPENDABLE: Final = {
@@ -469,6 +497,7 @@ _EXPENDABLE: Final = {
 }
 _COUNTER: Final = re.compile(rb"([0-9]{1,10})\n")
 _BOOT: Final = re.compile(rb"([!-~]*) ([0-9]{1,9})\n")
+_TALLY: Final = re.compile(rb"\n([0-9]{20}) ([0-9]{20})\n")
 _TOMBSTONE: Final = re.compile(rb"(cancel|release) ([0-9]{1,11}\.[0-9]{3})\n")
 
 
@@ -514,6 +543,7 @@ def _to_json(payload: Payload, boot: str) -> dict[str, Any]:
         "status": payload.status.value,
         "created_at": payload.created_at,
         "max_runtime_seconds": payload.max_runtime,
+        "limits": limits_to_json(payload.limits),
         "pid": payload.pid,
         "started_at": payload.started_at,
         "end": None if payload.end is None else end_to_json(payload.end),
@@ -544,6 +574,7 @@ def _from_json(data: Mapping[str, Any], key: str) -> StoredPayload:
         sequence=0,
         created_at=_seconds(data["created_at"]),
         max_runtime=_seconds(data["max_runtime_seconds"]),
+        limits=limits_from_json(data.get("limits", {})),
         pid=_whole(data["pid"], 0, 1 << 22),
         started_at=None if data["started_at"] is None else _seconds(data["started_at"]),
         end=end and replace(end, message=_text(end.message)),

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 import trio
 
-from actors.domain.node import PayloadView, StreamPosition
+from actors.domain.node import PayloadView, StreamPosition, Tally
 from actors.domain.payload import UNKNOWN, Payload, PayloadMove
 from actors.domain.status import ENDED
 from actors.ports.world import Clock
@@ -57,6 +59,13 @@ class PayloadTable:
     @property
     def machine_boot(self) -> str:
         return self._records.boot
+
+    @property
+    def tally(self) -> Tally | None:
+        """None where the machine's own end is none of what runs: what is counted ends with that."""
+        if self._records.outlives:
+            return None
+        return replace(self._records.tally, uptime=int(time.clock_gettime(time.CLOCK_BOOTTIME)))
 
     @property
     def mark(self) -> StreamPosition:

@@ -12,23 +12,22 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Final
 
-from node.settings import NodeSettings
+from node.script_settings import FOR_EVERY_BASH, RESERVED, SCRIPT_ENV
+from node.settings import VARIABLES, NodeSettings
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _UTF8: Final = re.compile(r".*\.utf-?8(@.*)?", re.IGNORECASE)
-_FOR_THE_NODE: Final = frozenset({"PORT", "HOST", "DATA_PATH", "DB_PATH", "MAX_AGE", "PASS_ENV", "SERVERS"})
-_FOR_EVERY_BASH: Final = frozenset({"BASH_ENV", "ENV", "SHELLOPTS", "BASHOPTS", "POSIXLY_CORRECT"})
-_PREFIXES: Final = ("SERVICE_", "ORCHESTRATOR_", "BASH_FUNC_")
+_FOR_THE_NODE: Final = frozenset({*VARIABLES, "DB_PATH"})
 
 
-def job_environment(environ: Mapping[str, str], settings: NodeSettings) -> dict[str, str]:
-    """The variables of every script, but for those that differ from job to job.
+def job_environment(environ: Mapping[str, str], settings: NodeSettings, service: str) -> dict[str, str]:
+    """The variables of every script of a service, but for those that differ from job to job.
 
-    `PATH`, `TZ` and the locale are the node's, the latter only if it is one of UTF-8. `pass_env` adds what it
-    names; a glob in it takes neither what is meant for the node nor what would change every bash. `job_env`
-    comes on top.
+    `PATH`, `TZ` and the locale are the node's, the latter only if it is one of UTF-8. `pass_env` and what is
+    granted add what they name; a glob takes neither what is meant for the node nor what would change every
+    bash. `job_env` comes on top.
     """
-    names = settings.pass_env or ()
+    names = (*(settings.pass_env or ()), *settings.grants_of(service).env)
     locale = {name: value for name, value in environ.items() if name == "LANG" or name.startswith("LC_")}
     found = {name: value for name, value in locale.items() if _UTF8.fullmatch(value)}
     if not {"LANG", "LC_ALL"} & found.keys():
@@ -45,6 +44,6 @@ def job_environment(environ: Mapping[str, str], settings: NodeSettings) -> dict[
 
 
 def _takes(pattern: str, name: str) -> bool:
-    if name in _FOR_THE_NODE or name.startswith(_PREFIXES):
+    if name in _FOR_THE_NODE or name.startswith((*RESERVED, SCRIPT_ENV)):
         return False
-    return pattern == name or (name not in _FOR_EVERY_BASH and fnmatchcase(name, pattern))
+    return pattern == name or (name not in FOR_EVERY_BASH and fnmatchcase(name, pattern))

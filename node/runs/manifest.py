@@ -16,19 +16,21 @@ from actors.domain.payload import Payload
 from actors.store.durable import is_full, overwrite, replace_plainly, write_durably
 from actors.store.kept_file import Damaged, read_object
 from actors.store.repair import retry_repaired
+from actors.store.sync_disk import sync_file_system
 from actors.wire.errors import BadRequest, SourceChanged
 from actors.wire.files.listing import Entry, Kind, Listing, TooManyEntries, list_tree
 from actors.wire.files.names import printable, unspell
 from actors.wire.protocol import frames
-from node.executors.executor import STDERR, STDOUT
-from node.runs.workspace import MANIFEST, WORK
+from node.executors.executor import STDERR, STDOUT, WORK
+from node.runs.workspace import MANIFEST
 
 EMPTY = Listing((), ())
 _FIELDS: Final = ("path", "size", "mode", "mtime", "kind", "target")
 
 
-MOST: Final = frames.MAX_END - (1 << 20)
-"""Bytes of a manifest: the end record that takes it to the orchestrator holds little else."""
+MOST: Final = frames.MAX_END // 2
+"""Bytes of a manifest: the end record that takes it to the orchestrator has room for it, and whoever reads it
+needs several times as much memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ def freeze_manifest(directory: Path, limit: ResultLimit, *, through: bool = Fals
 def _freeze(directory: Path, limit: ResultLimit, through: bool) -> FrozenManifest:
     gone = _gone(directory)
     listing, too_many = _list_within(directory, limit)
+    if through:
+        _sync_files(directory)  # their end is told in another boot, too
     manifest = _encode(listing)
     if len(manifest) > MOST:
         count = len(listing.entries) + len(listing.left_out)
@@ -76,6 +80,14 @@ def _freeze(directory: Path, limit: ResultLimit, through: bool) -> FrozenManifes
             replace_plainly(directory / MANIFEST, manifest)
     logs = sum(_size(directory / name) for name in (STDOUT, STDERR))
     return FrozenManifest(logs + sum(entry.size for entry in listing.entries), too_many, gone)
+
+
+def _sync_files(directory: Path) -> None:
+    place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        sync_file_system(place)
+    finally:
+        os.close(place)
 
 
 def _list_within(directory: Path, limit: ResultLimit) -> tuple[Listing, str]:

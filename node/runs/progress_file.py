@@ -20,11 +20,12 @@ from typing import Final
 import trio
 
 from actors.domain.progress import Progress, normalize_progress
+from actors.wire.files.listing import find_owner
+from node.executors.executor import PROGRESS
 from node.host.inotify import DirectoryWatch, Inotify
 
 log: Final = logging.getLogger("node.progress")
 
-DIRECTORY: Final = "progress"
 FILE: Final = "progress"
 VARIABLE: Final = "ORCHESTRATOR_PROGRESS"
 """Names the file in a script's environment."""
@@ -96,10 +97,11 @@ def read(directory: Path) -> ProgressTail:
     handles: list[int] = []
     try:
         # Neither is followed if it is a link: where a script may not look, it may not have us look.
-        handles.append(os.open(directory / DIRECTORY, _DIRECTORY))
+        handles.append(os.open(directory / PROGRESS, _DIRECTORY))
         handles.append(os.open(FILE, _FILE, dir_fd=handles[0]))
         found = os.fstat(handles[1])
-        if stat.S_ISREG(found.st_mode):
+        # A hard link may lead to what the script may not read.
+        if stat.S_ISREG(found.st_mode) and find_owner(handles[0]) in (None, found.st_uid):
             start = max(0, found.st_size - TAIL)
             tail = os.pread(handles[1], TAIL, start)
             large = found.st_blocks * 512 > LARGE
@@ -125,14 +127,13 @@ def _empty(handles: list[int], known: os.stat_result) -> None:
 async def follow(
     directory: Path,
     inotify: Inotify,
-    first: DirectoryWatch | None,
     tell: Callable[[ProgressTail], Awaitable[object]],
 ) -> None:
     """Tell what the file of a payload says, until it is cancelled: the first time at once, then once in
-    `EVERY` seconds at most, and the newest always. `first` was armed before the script began; without it the
-    file is looked at in any case. What goes wrong is logged, and ends nothing but the telling."""
+    `EVERY` seconds at most, and the newest always. What goes wrong is logged, and ends nothing but the
+    telling."""
     try:
-        await _follow(directory, inotify, first, tell)
+        await _follow(directory, inotify, tell)
     except Exception as error:
         log.error("the progress in %s is followed no more", directory, exc_info=error)
 
@@ -140,10 +141,10 @@ async def follow(
 async def _follow(
     directory: Path,
     inotify: Inotify,
-    armed: DirectoryWatch | None,
     tell: Callable[[ProgressTail], Awaitable[object]],
 ) -> None:
     said, rest, breath = ProgressTail(), trio.current_time(), BREATH
+    armed: DirectoryWatch | None = None
     try:
         while True:
             if armed is not None:
@@ -169,7 +170,7 @@ async def _follow(
 
 def _watch(inotify: Inotify, directory: Path) -> DirectoryWatch | None:
     """Tells when to look again; None: from time to time, for the kernel grants no watch."""
-    place = directory / DIRECTORY
+    place = directory / PROGRESS
     if (armed := inotify.arm(place)) is not None:
         return armed
     # A script may have removed it, or be one that a node started which knew of no progress.

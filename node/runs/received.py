@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +23,7 @@ from isal import isal_zlib
 from actors.process.procfs import boot_id
 from actors.store.kept_file import read_object
 from actors.wire.files.listing import Entry
-from actors.wire.files.names import spell
+from actors.wire.files.names import spell, unspell
 
 RECEIVED: Final = "received.json"
 LARGE: Final = 1 << 20
@@ -84,6 +84,22 @@ def note_received(directory: Path, files: Mapping[Path, ReceivedFile], work: Pat
     listed = {spell(os.fsencode(path.relative_to(work))): astuple(file) for path, file in files.items()}
     with suppress(OSError):
         (directory / RECEIVED).write_text(json.dumps({"boot": boot_id(), "files": listed}), "utf-8")
+
+
+def note_given(directory: Path, work: Path) -> None:
+    """The files of a payload have another owner now, which is all that has changed of them: note that, and
+    return when any other change would be told."""
+    if not (noted := read_received(directory)):
+        return
+    files: dict[Path, ReceivedFile] = {}
+    for name, file in noted.items():
+        path = work / os.fsdecode(unspell(name))
+        with suppress(OSError):
+            found = os.lstat(path)
+            if (found.st_ino, found.st_size) == (file.inode, file.size):
+                files[path] = replace(file, changed_ns=found.st_ctime_ns)
+    note_received(directory, files, work)
+    await_tick(directory)
 
 
 def await_tick(directory: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,23 +24,41 @@ from actors.runner import without_results
 from actors.store.durable import write_plainly
 from actors.store.kept_file import Damaged, read_object
 from actors.store.reserve import Reserve
-from node.executors.executor import Executor, ExecutorError, Run, RunEnd, RunSpec, StartedBefore
-from node.host.inotify import DirectoryWatch, Inotify
-from node.runs import progress_file
+from node.confinement.grants import Grants
+from node.executors.executor import (
+    HOME,
+    PROGRESS,
+    STDERR,
+    WORK,
+    Executor,
+    ExecutorError,
+    QueuedRun,
+    Run,
+    RunEnd,
+    RunSpec,
+    StartedBefore,
+)
+from node.host.cards import NVIDIA, Card, Cards
+from node.host.inotify import Inotify
+from node.runs import hints, progress_file
 from node.runs.manifest import FrozenManifest, ResultLimit, freeze_manifest
-from node.runs.received import await_tick
+from node.runs.received import await_tick, note_given
 from node.runs.script_check import ScriptCheck, make_ready
-from node.runs.workspace import HOME, INTENT, MANIFEST, WORK, Workspace
+from node.runs.sight import Sight
+from node.runs.workspace import INTENT, MANIFEST, Workspace
 
 INTENT_MOST: Final = 64 * 1024
 """Bytes of what is left as word of a start."""
+SHORT: Final = 0.25
+"""Seconds that a script has run when its progress begins to be followed."""
 NEVER_STARTED: Final = "the node went down before it had started"
 
 
 class ExecutorRuns:
-    """Runs of one executor. `environment` is what every script gets; `grace` in seconds, `log_limit` in
-    bytes. `hear_progress` is told what a payload's script says of its progress; it may raise `OSError`.
-    `leave_word` says in a payload's directory, in a thread, that somebody has set out to start it."""
+    """Runs of one executor. `environment` is what every script of a service gets, `grants_of` what it may,
+    `sight_of` what it sees, which blocks; `grace` in seconds, `log_limit` in bytes. `hear_progress` is told
+    what a payload's script says of its progress; it may raise `OSError`. `leave_word` says in a payload's
+    directory, in a thread, that somebody has set out to start it."""
 
     def __init__(
         self,
@@ -47,7 +66,10 @@ class ExecutorRuns:
         executor: Executor,
         *,
         reserve: Reserve,
-        environment: Mapping[str, str],
+        environment: Callable[[str], Mapping[str, str]],
+        grants_of: Callable[[str], Grants],
+        sight_of: Callable[[str], Sight],
+        cards: Cards,
         grace: float,
         log_limit: int,
         result_limit: ResultLimit,
@@ -60,11 +82,20 @@ class ExecutorRuns:
         self._workspace = workspace
         self._executor = executor
         self._environment = environment
+        self._grants_of = grants_of
+        self._sight_of = sight_of
+        self._cards = cards
         self._grace = grace
         self._log_limit = log_limit
         self._result_limit = result_limit
         self._inotify = inotify
         self._hear_progress = hear_progress
+
+    def claim(self, payload: Payload) -> bool:
+        return not self._needs_card(payload) or self._cards.claim(payload.key)
+
+    def _needs_card(self, payload: Payload) -> bool:
+        return NVIDIA in self._grants_of(payload.service).devices
 
     async def start(self, payload: Payload) -> Running | RunResult:
         directory = self._workspace.directory(payload.key)
@@ -75,21 +106,21 @@ class ExecutorRuns:
             return await self.adopt(payload)
         if checked.invalid:
             return RunResult(invalid=checked.invalid)
-        # Before the script begins, so that what it says at once is heard without looking for it.
-        armed = self._inotify.arm(directory / progress_file.DIRECTORY)
-        disarm = armed.disarm if armed is not None else lambda: None
+        if self._needs_card(payload) and not self._cards.holds(payload.key):
+            return RunResult(refused="this machine has no card of NVIDIA (/dev/nvidia0 and on)")
+        card = await self._find_card(payload.key)
         try:
-            run = await self._executor.start(replace(self._spec(payload), options=checked.options))
+            run = await self._executor.start(replace(self._spec(payload, card), options=checked.options))
         except StartedBefore:
-            disarm()
             return await self.adopt(payload)  # the word that was left of it is lost
         except ExecutorError as why:
-            disarm()
             return RunResult(refused=str(why), note=checked.note)
-        except BaseException:
-            disarm()
-            raise
-        return _PayloadRun(run, checked.note, armed, self._following(payload.key, armed))
+        return _PayloadRun(run, checked.note, self._following(payload.key), self._telling(payload.key))
+
+    async def _find_card(self, key: str) -> Card | None:
+        if not self._cards.holds(key):
+            return None
+        return await trio.to_thread.run_sync(self._cards.given, key)
 
     def _intend(self, payload: Payload, directory: Path) -> ScriptCheck | None:
         """Make the script ready and, if it can run, leave word that somebody has set out to start it; None if
@@ -99,9 +130,10 @@ class ExecutorRuns:
         checked = make_ready(directory / WORK / "run.sh")
         if not checked.invalid:
             await_tick(directory)
-            for name in (progress_file.DIRECTORY, HOME):
+            for name in (PROGRESS, HOME):
                 with suppress(FileExistsError):
                     os.mkdir(directory / name, 0o700)
+            self._cards.keep(payload.key)
             # There, so that its end finds room for it however many files the script makes.
             write_plainly(directory / MANIFEST, b"")
             try:
@@ -123,60 +155,98 @@ class ExecutorRuns:
         note = note or ""
         found = await self._executor.adopt(self._spec(payload))
         if isinstance(found, RunEnd):
-            if found.never_started and ran:
+            # Of what is nobody's, nothing tells in which boot it ended: what it left may not be there.
+            if payload.owner == UNKNOWN or (found.never_started and ran):
                 return RunResult(unreadable=True, started_at=payload.started_at, note=note)
             return _result(found, note)
         if payload.owner == UNKNOWN:
             # Whose it is, and how long it may run, is known to nobody here: it may run again where that is.
             await found.stop(self._grace)
             return RunResult(unreadable=True, started_at=found.started_at, note=note)
-        return _PayloadRun(found, note, None, self._following(payload.key, None))
+        return _PayloadRun(found, note, self._following(payload.key), self._telling(payload.key))
 
     async def freeze(self, payload: Payload, end: End) -> End:
-        freeze = partial(
-            _frozen, self._workspace.directory(payload.key), self._result_limit, through=payload.through
-        )
+        directory = self._workspace.directory(payload.key)
+        freeze = partial(_frozen, directory, self._result_limit, through=payload.through)
+        if self._cards.holds(payload.key):
+            await trio.to_thread.run_sync(self._cards.give_back, payload.key)
         frozen, said = await trio.to_thread.run_sync(self._reserve.attempt, freeze)
         if said.tail:
             # Its last word, before its end is told. Nobody waits for it on a disk that has failed.
             with suppress(OSError):
                 await self._hear_progress(payload.key, said)
+        if end.exit_code and end.message.startswith(f"exit code {end.exit_code}"):
+            explain = partial(self._explain, payload.service, end.exit_code, directory)
+            hint = await trio.to_thread.run_sync(explain)
+            end = replace(end, message="; ".join(filter(None, (end.message, hint))))
         end = replace(end, size=frozen.size)
         if frozen.gone and end.started_at is not None:
             end = replace(end, message="; ".join(filter(None, (end.message, frozen.gone))))
         return without_results(end, frozen.too_many) if frozen.too_many else end
 
-    def _following(self, key: str, armed: DirectoryWatch | None) -> Callable[[], Awaitable[None]]:
-        tell = partial(self._hear_progress, key)
-        return partial(progress_file.follow, self._workspace.directory(key), self._inotify, armed, tell)
+    def _explain(self, service: str, exit_code: int, directory: Path) -> str:
+        said = hints.read_tail(directory / STDERR)
+        return hints.explain(exit_code, said, directory.absolute(), self._sight_of(service))
 
-    def _spec(self, payload: Payload) -> RunSpec:
+    def _following(self, key: str) -> Callable[[], Awaitable[None]]:
+        tell = partial(self._hear_progress, key)
+        return partial(progress_file.follow, self._workspace.directory(key), self._inotify, tell)
+
+    def _telling(self, key: str) -> Callable[[str], Awaitable[None]]:
+        async def tell(news: str) -> None:
+            # A word that is not kept is said anew with the next.
+            with suppress(OSError):
+                await self._hear_progress(key, progress_file.ProgressTail(news.encode()))
+
+        return tell
+
+    def _spec(self, payload: Payload, card: Card | None = None) -> RunSpec:
         directory = self._workspace.directory(payload.key).absolute()
         home = str(directory / HOME)
+        grants = self._grants_of(payload.service)
+        if card is not None:
+            grants = replace(grants, read=(*grants.read, *card.read))
         environment = {
             "HOME": home,
             "TMPDIR": home,
-            **self._environment,
+            **self._environment(payload.service),
+            **(card.environment if card is not None else {}),
             "ORCHESTRATOR_JOB_ID": str(payload.job_id or payload.id),
             "ORCHESTRATOR_ATTEMPT": str(payload.n),
             "ORCHESTRATOR_SERVICE": payload.service,
             "ORCHESTRATOR_USER_ID": str(payload.user_id),
-            progress_file.VARIABLE: str(directory / progress_file.DIRECTORY / progress_file.FILE),
+            progress_file.VARIABLE: str(directory / PROGRESS / progress_file.FILE),
         }
-        return RunSpec(payload.key, directory, environment, self._grace, log_limit=self._log_limit)
+        return RunSpec(
+            payload.key,
+            directory,
+            environment,
+            self._grace,
+            log_limit=self._log_limit,
+            limits=payload.limits,
+            grants=grants,
+            service=payload.service,
+            max_runtime=payload.max_runtime,
+            devices=card.devices if card is not None else (),
+            given=partial(note_given, directory, directory / WORK),
+        )
 
 
 class _PayloadRun:
-    """A run of the executor, as the Runner sees it. `follow` follows its progress until it is cancelled; not
-    before `armed` has fired, as most scripts tell none."""
+    """A run of the executor, as the Runner sees it. `follow` follows its progress until it is cancelled;
+    `tell` is told what a batch system says of it."""
 
     def __init__(
-        self, run: Run, note: str, armed: DirectoryWatch | None, follow: Callable[[], Awaitable[None]]
+        self,
+        run: Run,
+        note: str,
+        follow: Callable[[], Awaitable[None]],
+        tell: Callable[[str], Awaitable[None]],
     ) -> None:
         self._run = run
         self._note = note
-        self._armed = armed
         self._follow = follow
+        self._tell = tell
         self._born: float | None = None
 
     @property
@@ -188,22 +258,33 @@ class _PayloadRun:
         return self._run.started_at
 
     def age(self) -> float:
+        if isinstance(self._run, QueuedRun) and self._run.queued:
+            return -math.inf
         if self._born is None:
             self._born = time.monotonic() - _age(self._run)
         return time.monotonic() - self._born
 
-    async def wait(self) -> RunResult:
+    async def wait(self) -> Running | RunResult:
+        if isinstance(self._run, QueuedRun):
+            return await self._wait_in_queue(self._run)
+        # What a short script says is read at its end: to watch it would cost more than it does.
+        with trio.move_on_after(SHORT):
+            return _result(await self._run.wait(), self._note)
         async with trio.open_nursery() as nursery:
-            armed, self._armed = self._armed, None
-            if armed is None:
-                nursery.start_soon(self._follow)
-                end = await self._run.wait()
-            else:
-                armed.call_when_fired(partial(nursery.start_soon, self._follow))
-                try:
-                    end = await self._run.wait()
-                finally:
-                    armed.disarm()
+            nursery.start_soon(self._follow)
+            end = await self._run.wait()
+            nursery.cancel_scope.cancel()
+        return _result(end, self._note)
+
+    async def _wait_in_queue(self, run: QueuedRun) -> Running | RunResult:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run.tell_news, self._tell)
+            if run.queued:
+                await run.leave_queue()
+                nursery.cancel_scope.cancel()
+                return self
+            nursery.start_soon(self._follow)
+            end = await run.wait()
             nursery.cancel_scope.cancel()
         return _result(end, self._note)
 
@@ -213,6 +294,8 @@ class _PayloadRun:
 
 def _age(run: Run, now: Callable[[int], float] = time.clock_gettime) -> float:
     """Seconds since the run's process began, by the kernel's reckoning: the wall clock may have jumped."""
+    if run.uptime is not None:
+        return max(0.0, now(time.CLOCK_BOOTTIME) - run.uptime)
     started = procfs.start_time(run.pid)
     if started is None:
         return max(0.0, time.time() - run.started_at)
@@ -236,7 +319,7 @@ def _note(directory: Path) -> str | None:
 
 def _result(end: RunEnd, note: str) -> RunResult:
     if end.never_started:
-        return RunResult(refused=NEVER_STARTED, lost=True, note=note)
+        return RunResult(refused=end.told or NEVER_STARTED, lost=not end.told, note=note)
     over = f"{end.left_out} bytes are missing in its logs: they are over the limit" if end.left_out else ""
     return RunResult(
         exit_code=end.exit_code,
@@ -248,7 +331,9 @@ def _result(end: RunEnd, note: str) -> RunResult:
         peak_bytes=end.peak_bytes,
         supervision_killed=end.supervision_killed,
         asked=end.asked,
+        exceeded=end.exceeded,
         lost=end.lost,
+        told=end.told,
         unreadable=end.unreadable,
         note="; ".join(filter(None, (over, note))),
         loss=f"{end.unwritten} bytes of its logs could not be written" if end.unwritten else "",

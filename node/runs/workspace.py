@@ -23,9 +23,10 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -35,17 +36,18 @@ from actors.store.durable import write_all
 from actors.store.repair import make_directory
 from actors.wire.errors import BadRequest
 from actors.wire.files.names import PathSet, safe_path
-from node.executors.executor import SUPERVISION
+from node.executors.executor import SUPERVISION, WORK
+from node.executors.slurm.batch_program import ORDER
 from node.runs.received import LARGE, Arriving, ReceivedFile, changes_are_told, note_received
 
-WORK: Final = "work"
-HOME: Final = "home"
 RUNNING: Final = "running"
 INTENT: Final = "intent"
 MANIFEST: Final = "manifest.json"
 
 _DEEP: Final = 32
-"""Directories within each other that are deleted by their paths."""
+"""Directories within each other that are deleted where they are; what is deeper is moved up before."""
+_AT_ONCE: Final = 4096
+"""Names that are held while a directory is emptied."""
 _FLUSH: Final = 256 * 1024
 """Bytes that are gathered before a thread writes them: many small files cost one thread call."""
 
@@ -77,6 +79,8 @@ class Workspace:
         for directory in (self.payloads, self._incoming, self._trash):
             if not directory.is_dir():
                 make_directory(directory)
+        # Who runs as somebody else gets through to what is their own. Each of these is closed to all others.
+        self.payloads.chmod(0o711)
         self._changes_are_told = changes_are_told(self._incoming)
         for entry in list(os.scandir(self._incoming)):
             os.rename(entry.path, self._trash / f"{entry.name}-{secrets.token_hex(4)}")
@@ -90,7 +94,7 @@ class Workspace:
     def is_intended(self, key: str) -> bool:
         """Whether somebody has set out to start this payload."""
         directory = f"{self.payloads}/{key}"
-        return any(os.path.lexists(f"{directory}/{name}") for name in (RUNNING, INTENT, SUPERVISION))
+        return any(os.path.lexists(f"{directory}/{name}") for name in (RUNNING, INTENT, SUPERVISION, ORDER))
 
     # ------------------------------------------------------------------ receiving
 
@@ -299,9 +303,7 @@ def _remove_tree(name: str, depth: int) -> None:
     """A tree as most are. Raises `OSError` for what is none, and where anything stands in the way."""
     if depth > _DEEP:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-    with os.scandir(name) as found:
-        entries = list(found)
-    for entry in entries:
+    for entry in _some_at_once(name):
         if entry.is_dir(follow_symlinks=False):
             _remove_tree(entry.path, depth + 1)
         else:
@@ -309,22 +311,52 @@ def _remove_tree(name: str, depth: int) -> None:
     os.rmdir(name)
 
 
-def _delete_stubborn(path: Path) -> None:
-    def again(function: object, name: str, error: object) -> None:
-        del function, error
-        # A directory without write permission keeps its entries from its owner: give it back and go on.
-        for stubborn in (os.path.dirname(name), name):
-            if not os.path.islink(stubborn) and os.path.isdir(stubborn):
-                os.chmod(stubborn, 0o700)
-        if os.path.isdir(name) and not os.path.islink(name):
-            shutil.rmtree(name)
-        else:
-            os.unlink(name)
+def _some_at_once(name: str) -> Iterator[os.DirEntry[str]]:
+    """What is in a directory, for who deletes each: there may be a million."""
+    while True:
+        with os.scandir(name) as found:
+            entries = list(islice(found, _AT_ONCE))
+        if not entries:
+            return
+        yield from entries
 
+
+def _delete_stubborn(path: Path) -> None:
+    """However deep it is, and whatever its directories' modes: what is deep is moved up, so that neither the
+    stack nor descriptors run out."""
     try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, onerror=again)
-        else:
-            path.unlink(missing_ok=True)
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            path.unlink()
+            return
+        top = _open_directory(os.fspath(path), None)
+        try:
+            while names := os.listdir(top):
+                _empty(top, names, top, 0)
+        finally:
+            os.close(top)
+        os.rmdir(path)
     except FileNotFoundError:
         return
+
+
+def _empty(handle: int, names: list[str], top: int, depth: int) -> None:
+    for name in names:
+        if not stat.S_ISDIR(os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=handle)
+            continue
+        inner = _open_directory(name, handle)
+        try:
+            if depth < _DEEP:
+                _empty(inner, os.listdir(inner), top, depth + 1)
+                os.rmdir(name, dir_fd=handle)
+            else:
+                os.rename(name, secrets.token_hex(16), src_dir_fd=handle, dst_dir_fd=top)
+        finally:
+            os.close(inner)
+
+
+def _open_directory(name: str, above: int | None) -> int:
+    """Open to its owner from here on: without that permission nothing in it can be deleted."""
+    if os.stat(name, dir_fd=above, follow_symlinks=False).st_mode & stat.S_IRWXU != stat.S_IRWXU:
+        os.chmod(name, stat.S_IRWXU, dir_fd=above)
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)

@@ -33,6 +33,7 @@ from orchestrator.access.token_files import (
 )
 from orchestrator.access.tokens import USED_EVERY, TokenRecord, Tokens, machine_token
 from orchestrator.config.settings import Settings
+from orchestrator.dialled_streams import DialledStreams
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.nodes.registry import NodeRegistry
 from orchestrator.startup import StartError
@@ -153,7 +154,9 @@ class Doors:
             log.warning("OPEN_CONTRACT=auto opens nothing: not all services come from SERVICE_... variables")
 
 
-async def open_doors(settings: Settings, ledger: SqliteLedger, registry: NodeRegistry, clock: Clock) -> Doors:
+async def open_doors(
+    settings: Settings, ledger: SqliteLedger, registry: NodeRegistry, clock: Clock, dialled: DialledStreams
+) -> Doors:
     """All tokens, those of the ledger and of files, and what is open without one; where nodes are is known on
     return. Raises StartError, LedgerError."""
     kept = await ledger.tokens()
@@ -164,8 +167,9 @@ async def open_doors(settings: Settings, ledger: SqliteLedger, registry: NodeReg
         raise StartError(str(error)) from error
     except OSError as error:
         raise StartError(f"{error.filename or settings.data_path}: {error.strerror}") from error
-    hosts = NodeHosts(registry.addresses)
+    hosts = NodeHosts(registry.addresses, dialled.address_of)
     registry.on_change.append(hosts.ring)
+    dialled.on_address.append(hosts.ring)
     tokens = Tokens(records, clock.now)
     made = await ledger.portal_token_made() or any(one.role is Role.PORTAL for one in records)
     here = any(not config.elsewhere for config in settings.scaling.values())

@@ -48,4 +48,10 @@ def is_local(head: Head, uid: int = os.getuid()) -> bool:  # it does not change
         return False
     named = head.header("Host")
     ends = head.peer[0], head.host[0], "" if named is None else host_of(named)
-    return all(map(is_loopback, ends)) and find_uid(head.peer, head.host) == uid
+    if not all(map(is_loopback, ends)):
+        return False
+    # The kernel names the one who opened it, who stays the same over all requests of a connection.
+    owner = head.found_out.get("uid")
+    if owner is None:
+        owner = head.found_out["uid"] = find_uid(head.peer, head.host)
+    return bool(owner == uid)

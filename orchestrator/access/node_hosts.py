@@ -11,6 +11,7 @@ import trio
 
 from actors.domain.node import NodeAddress
 from actors.wire.http.peers import is_own, parse_address, resolve
+from actors.wire.link.dialled import dialled_node
 from orchestrator.nodes.addresses import base_of
 
 log: Final = logging.getLogger("orchestrator.access")
@@ -23,8 +24,14 @@ RESOLVING: Final = 5.0
 class NodeHosts:
     """The addresses behind nodes' URLs, looked up again and again."""
 
-    def __init__(self, nodes: Callable[[], Sequence[NodeAddress]]) -> None:
+    def __init__(
+        self,
+        nodes: Callable[[], Sequence[NodeAddress]],
+        came_from: Callable[[str], str | None] = lambda node_id: None,
+    ) -> None:
+        """`came_from` tells the address of a node that opens the connections itself, once it has."""
         self._nodes = nodes
+        self._came_from = came_from
         self._hosts = self._named()
         self._changed = trio.Event()
         self.on_look: list[Callable[[], None]] = []
@@ -69,8 +76,12 @@ class NodeHosts:
 
         async def look_up(host: str) -> None:
             addresses: frozenset[str] = frozenset()
-            with trio.move_on_after(RESOLVING):
-                addresses = await trio.to_thread.run_sync(resolve, host, abandon_on_cancel=True)
+            if (node_id := dialled_node(host)) is not None:
+                address = parse_address(self._came_from(node_id) or "")
+                addresses = frozenset(() if address is None else (str(address),))
+            else:
+                with trio.move_on_after(RESOLVING):
+                    addresses = await trio.to_thread.run_sync(resolve, host, abandon_on_cancel=True)
             if not addresses:
                 log.info("the address of node host %s is not known now", host)
             if addresses := addresses or self._found.get(host, addresses):

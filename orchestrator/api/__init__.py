@@ -58,7 +58,11 @@ def create_app(services: ApiContext) -> App:
         Rate(services.limits.address_rate, time.monotonic),
     )
     app = make_app(
-        "orchestrator.api", to_refusal, gate.admit, lambda app: allow_origins(app, services.allowed_origins)
+        "orchestrator.api",
+        to_refusal,
+        gate.admit,
+        lambda app: allow_origins(app, services.allowed_origins),
+        services.metrics.note_request,
     )
 
     async def list_request() -> None:
@@ -74,6 +78,7 @@ def create_app(services: ApiContext) -> App:
     for part in (job_files, logs, events, job_actions, service_routes, usage, activity):
         app.register_blueprint(part.blueprint(services))
     app.register_blueprint(nodes.blueprint(services))
+    app.upgrade = nodes.dialling_route(services, gate.admit)
     app.register_blueprint(links.blueprint(services))
     app.register_blueprint(audit.blueprint(services))
     app.register_blueprint(tokens.blueprint(services))

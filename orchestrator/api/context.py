@@ -25,13 +25,17 @@ from orchestrator.access.open_requests import OpenRequests
 from orchestrator.access.sessions import Sessions
 from orchestrator.access.tokens import Tokens
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
+from orchestrator.dialled_streams import DialledStreams
 from orchestrator.events.change_stream import ChangeStream
 from orchestrator.events.waiters import JobWaiters
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.ledger.recent import Recent
+from orchestrator.metrics.server_metrics import ServerMetrics
 from orchestrator.nodes.native.events import Introduction
 from orchestrator.nodes.registry import NodeRegistry
 from orchestrator.nodes.remote_stream import RemoteStream
+from orchestrator.scheduling.forecast import Estimate
+from orchestrator.scheduling.forecaster import Forecaster
 from orchestrator.scheduling.pauses import Pauses
 from orchestrator.storage.result_archive import FileEntry
 from orchestrator.storage.storage import DiskStorage
@@ -76,7 +80,7 @@ class ApiContext:
     `contract_open`, `sign_on` and `node_proofs` are what the gate goes by, `refusals` what it tells; pages of
     `allowed_origins` may call. `callbacks` says which URLs may be told of a job's end. `upload_limit` is
     bytes of the whole body; `kill_patience` seconds that terminate waits for the end. `left_out`: what
-    results lack, and `written`: the JSON of jobs, by a job's id and version."""
+    results lack, and `written`: the JSON of jobs, by a job's id, version and estimate."""
 
     ledger: SqliteLedger
     storage: DiskStorage
@@ -90,9 +94,11 @@ class ApiContext:
     changes: ChangeStream
     clock: Clock
     pauses: Pauses
+    forecaster: Forecaster
     clean: Callable[[Job], Awaitable[Job | None]]
     node_secrets: NodeSecrets
     node_proofs: NodeProofs
+    dialled: DialledStreams = field(default_factory=DialledStreams)
     callbacks: CallbackHosts = field(default_factory=CallbackHosts)
     upload_limit: int = 400 << 20
     kill_patience: float = 5.0
@@ -108,8 +114,9 @@ class ApiContext:
     open_requests: OpenRequests = field(default_factory=OpenRequests)
     links: Links | None = None
     public_url: str = ""
-    written: Recent[tuple[int, int], bytes] = field(default_factory=lambda: Recent(1024))
+    written: Recent[tuple[int, int, Estimate | None], bytes] = field(default_factory=lambda: Recent(1024))
     left_out: Recent[tuple[int, int], tuple[tuple[str, str], ...]] = field(
         default_factory=lambda: Recent(256)
     )
     names: OwnNames = field(default_factory=OwnNames)
+    metrics: ServerMetrics = field(default_factory=ServerMetrics)

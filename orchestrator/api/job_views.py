@@ -27,6 +27,7 @@ from orchestrator.api.http import file_response
 from orchestrator.api.http.errors import unknown_job
 from orchestrator.api.serializers import render_job
 from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream, from_bytes
+from orchestrator.scheduling.forecast import Estimate
 from orchestrator.storage.bundle import zip_bundle
 from orchestrator.storage.disk import StorageGone
 from orchestrator.storage.result_archive import read_left_out
@@ -60,32 +61,37 @@ def _without_what_is_private(item: dict[str, Any]) -> dict[str, Any]:
 _PRIVATE: Final = ("name", "progress_message", "callback", "files_left_out")
 
 
-async def render_jobs(api: ApiContext, rows: Sequence[Job]) -> list[dict[str, Any]]:
-    """These jobs as they are written in lists."""
+async def render_jobs(
+    api: ApiContext, rows: Sequence[Job], *, estimated: bool = False
+) -> list[dict[str, Any]]:
+    """These jobs as they are written in lists; when they begin and end only if `estimated`."""
     details = await api.ledger.queries.details([row.id for row in rows])
     whys = await explain_waits(api, rows)
+    estimates = await api.forecaster.estimate(rows) if estimated else [None] * len(rows)
     items = [
-        render_job(row, why, details.get(row.id, JobDetails())) for row, why in zip(rows, whys, strict=True)
+        render_job(row, why, details.get(row.id, JobDetails()), estimate=estimate)
+        for row, why, estimate in zip(rows, whys, estimates, strict=True)
     ]
     return [_without_what_is_private(item) for item in items] if _only_reads() else items
 
 
-async def render_in_full(api: ApiContext, row: Job) -> dict[str, Any]:
+async def render_in_full(api: ApiContext, row: Job, estimate: Estimate | None = None) -> dict[str, Any]:
     """One job with everything."""
     details = (await api.ledger.queries.details((row.id,))).get(row.id, JobDetails())
     callback = await api.ledger.queries.callback(row.id) if details.callback_url is not None else None
     (why,) = await explain_waits(api, [row])
-    item = render_job(row, why, details, await _skipped_files(api, row), callback)
+    item = render_job(row, why, details, await _skipped_files(api, row), callback, estimate=estimate)
     return _without_what_is_private(item) if _only_reads() else item
 
 
 async def write_in_full(api: ApiContext, row: Job) -> bytes:
     """The same as JSON. Of a job that is asked for again and again nothing changes but its row: all but why
     it waits, and how far its receiver is told."""
-    of_row = (row.id, row.change_seq)
+    (estimate,) = await api.forecaster.estimate((row,))
+    of_row = (row.id, row.change_seq, estimate)
     written = None if _only_reads() else api.written.get(of_row)
     if written is None:
-        body = await render_in_full(api, row)
+        body = await render_in_full(api, row, estimate)
         written = write_json(body)
         is_kept = row.status is not Status.QUEUED and body["callback"] is None and not _only_reads()
         if is_kept and len(written) <= MOST_WRITTEN:

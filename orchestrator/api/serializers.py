@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from actors.domain.changes import JobDetails
 from actors.domain.job import HistoryEntry, Job
+from actors.domain.limits import limits_to_json
 from actors.domain.node import NodeState, NodeView
 from actors.domain.scaling import DecisionRecord, ServiceScaling
 from actors.domain.service import ServiceLimits, Waiting
@@ -23,6 +24,8 @@ from orchestrator.ledger.tables.activity import Minute
 from orchestrator.ledger.tables.callbacks import CallbackView
 from orchestrator.ledger.tables.queue_counts import QueueShare
 from orchestrator.ledger.tables.usage import Usage
+from orchestrator.scheduling.forecast import Estimate, Span
+from orchestrator.scheduling.run_history import Accuracy, in_whole_seconds
 from orchestrator.storage.result_archive import FileEntry
 
 
@@ -32,9 +35,11 @@ def render_job(
     details: JobDetails,
     left_out: Sequence[tuple[str, str]] | None = None,
     callback: CallbackView | None = None,
+    *,
+    estimate: Estimate | None = None,
 ) -> dict[str, Any]:
-    """`left_out`: what its results lack, by path and reason; `callback`: how far it is told; None where that
-    was not looked up."""
+    """`left_out`: what its results lack, by path and reason; `callback`: how far it is told; `estimate`: when
+    it begins and ends; None where that was not looked up."""
     end = row.end
     started_at = row.running_since if end is None or end.started_at is None else end.started_at
     # In their order also where our own clock was set back meanwhile.
@@ -59,6 +64,9 @@ def render_job(
             started_at=_utc(started_at),
             finished_at=_utc(finished_at),
             ended_at=_utc(ended_at),
+            starts_at=None if estimate is None else _period(estimate.begins),
+            ends_at=None if estimate is None else _period(estimate.ends),
+            no_estimate=None if estimate is None else estimate.unknown or None,
             node=row.attempt.node_id if row.attempt is not None else None,
             attempt=row.attempt.n if row.attempt is not None else None,
             attempts_used=row.attempts_used,
@@ -70,6 +78,7 @@ def render_job(
             input_bytes=row.size,
             output_bytes=end.size if end is not None else None,
             max_runtime_seconds=row.max_runtime,
+            limits=limits_to_json(row.limits),
             requires=row.requires,
             progress=row.progress,
             progress_message=row.progress_message or None,
@@ -79,6 +88,13 @@ def render_job(
             files_left_out=None if left_out is None else tuple(bodies.LeftOutFile(*one) for one in left_out),
         )
     )
+
+
+def _period(span: Span | None) -> bodies.Period | None:
+    if span is None:
+        return None
+    told = in_whole_seconds(span)
+    return bodies.Period(_utc(told.earliest), _utc(told.latest))
 
 
 def _callback(view: CallbackView) -> bodies.JobCallback:
@@ -144,6 +160,7 @@ def render_node(view: NodeView, now: float) -> dict[str, Any]:
             jobs_failed=view.jobs_failed,
             others=view.others,
             load=view.load,
+            seconds_left=None if view.seconds_left is None else round(view.seconds_left, 1),
             clock_skew_seconds=None if view.skew is None else round(view.skew, 1),
             free_disk_bytes=view.free_disk,
             free_memory_bytes=view.free_memory,
@@ -157,8 +174,11 @@ def render_service(
     views: Iterable[NodeView],
     paused: str | None = None,
     paused_since: float | None = None,
+    *,
+    accuracy: Accuracy,
 ) -> dict[str, Any]:
-    """`counts`: how many jobs there are by service and status; `views`: all nodes; `paused`: why it is."""
+    """`counts`: how many jobs there are by service and status; `views`: all nodes; `paused`: why it is;
+    `accuracy`: of what is estimated."""
     nodes = [view for view in views if limits.name in view.services]
     ready = [view for view in nodes if view.state is NodeState.READY]
     slots = [view.slots for view in ready if view.slots is not None]
@@ -169,6 +189,7 @@ def render_service(
             max_runs=limits.max_runs,
             max_attempts=limits.max_attempts,
             max_runtime_seconds=limits.max_runtime,
+            limits=limits_to_json(limits.limits),
             on_node_lost=limits.on_node_lost,
             on_doubt=limits.on_doubt,
             jobs={status.value: n for (name, status), n in counts.items() if name == limits.name},
@@ -179,6 +200,12 @@ def render_service(
                 ready=len(ready),
                 slots=sum(slots) if len(slots) == len(ready) else None,
                 held=sum(view.held for view in nodes),
+            ),
+            estimates=bodies.EstimateAccuracy(
+                judged=accuracy.judged,
+                inside=accuracy.inside,
+                median_width_seconds=_seconds(accuracy.median_width),
+                median_wait_seconds=_seconds(accuracy.median_wait),
             ),
         )
     )
@@ -224,7 +251,7 @@ def render_minute(minute: Minute) -> bodies.MinuteBody:
     }
 
 
-def render_file(entry: FileEntry) -> dict[str, Any]:
+def render_file(entry: FileEntry, origin: bodies.FileOrigin | None) -> dict[str, Any]:
     return to_json(
         bodies.File(
             path=entry.path,
@@ -234,6 +261,7 @@ def render_file(entry: FileEntry) -> dict[str, Any]:
             mtime=_utc(min(max(entry.mtime, -62135596800.0), 253402300799.0)),
             kind=entry.kind,
             target=entry.target,
+            origin=origin,
         )
     )
 
@@ -315,3 +343,7 @@ def _in_order(*times: float | None) -> list[float | None]:
 
 def _utc(at: float | None) -> datetime | None:
     return None if at is None else datetime.fromtimestamp(at, UTC)
+
+
+def _seconds(exact: float | None) -> float | None:
+    return None if exact is None else round(exact, 3)

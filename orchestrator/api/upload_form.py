@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,6 +17,7 @@ import trio
 from actors.domain.changes import JobDetails, NewJob
 from actors.domain.job import Job
 from actors.domain.labels import requirement, to_labels
+from actors.domain.limits import LIMITS, JobLimits, limits_from_json, limits_to_json, parse_limit, show_limit
 from actors.domain.service import ServiceLimits
 from actors.ports.ledger import LedgerError
 from actors.ports.storage import StorageError
@@ -255,8 +257,10 @@ class _Form:
         """Raise what it is refused with if this field, which has just come, cannot be taken, alone or beside
         others."""
         _CHECKS[name](self)
-        if name == "service" and "max_runtime" in self._fields:
-            self.max_runtime()
+        if name == "service":
+            self.limits()
+            if "max_runtime" in self._fields:
+                self.max_runtime()
         elif name == "user_id":
             self._on_user(self.user_id())
         if name in ("user_id", "service") and "user_id" in self._fields:
@@ -283,6 +287,7 @@ class _Form:
             storage_key=self._upload.key,
             size=self._upload.size,
             max_runtime=self.max_runtime(),
+            limits=self.limits(),
             idempotency_key=key,
             fingerprint=None if key is None else self.fingerprint(),
             details=details,
@@ -324,6 +329,25 @@ class _Form:
             limit = f"at most {service.max_runtime:g} are allowed for service {service.name}"
             raise BadRequest(f"max_runtime {printable(text)}: {limit}")
         return seconds
+
+    def limits(self) -> JobLimits:
+        """What the job may use: what was asked for, not more than the service allows, if that is known yet;
+        what nobody asked for as the service has it."""
+        service = self.service() if "service" in self._fields else None
+        allowed = limits_to_json(service.limits) if service else {}
+        asked = {}
+        for name, field in LIMITS.items():
+            if name not in self._fields:
+                continue
+            text = self._text(name)
+            try:
+                asked[field] = parse_limit(name, text)
+            except ValueError as error:
+                raise BadRequest(f"{name} {printable(text)}: {error} was expected") from None
+            if service and asked[field] > (most := allowed.get(field, math.inf)):
+                limit = f"at most {show_limit(field, most)} are allowed for service {service.name}"
+                raise BadRequest(f"{name} {printable(text)}: {limit}")
+        return limits_from_json(allowed | asked)
 
     def requires(self) -> str:
         """Labels that the job's node has to have; "" if the field is missing or empty."""
@@ -386,6 +410,7 @@ _CHECKS: Final[Mapping[str, Callable[[_Form], object]]] = {
     "user_id": _Form.user_id,
     "service": _Form.service,
     "max_runtime": _Form.max_runtime,
+    **dict.fromkeys(LIMITS, _Form.limits),
     "requires": _Form.requires,
     "name": _Form.name,
     "tags": _Form.tags,

@@ -23,12 +23,14 @@ from orchestrator.client.retries import Retries
 from orchestrator.client.streams import Event
 from orchestrator.client.sync_client import Client
 from orchestrator.contract.bodies import (
+    EstimateAccuracy,
     File,
     Holder,
     Job,
     JobCallback,
     LeftOutFile,
     Node,
+    Period,
     Service,
     ServiceNodes,
 )
@@ -39,6 +41,7 @@ __all__ = [
     "BadInput",
     "Client",
     "ClientError",
+    "EstimateAccuracy",
     "Event",
     "File",
     "Holder",
@@ -47,6 +50,7 @@ __all__ = [
     "LeftOutFile",
     "Node",
     "NotFound",
+    "Period",
     "Refused",
     "Retries",
     "Service",

@@ -56,6 +56,12 @@ class Operations:
         name: str | None = None,
         tags: Iterable[str] = (),
         max_runtime: float | None = None,
+        memory: int | str | None = None,
+        cpu_time: float | None = None,
+        processes: int | None = None,
+        file_size: int | str | None = None,
+        open_files: int | None = None,
+        disk: int | str | None = None,
         requires: str | None = None,
         callback_url: str | None = None,
         idempotency_key: str | None = None,
@@ -63,7 +69,9 @@ class Operations:
     ) -> Job:
         """Hand in a job. `files` are paths of files and directories, or what each file is called in the job
         with its path or bytes; one directory alone is the job's directory. `service` may be left out where
-        there is one only. `max_runtime` is seconds, `requires` labels of the node, as "gpu=a100,ssd";
+        there is one only. `max_runtime` and `cpu_time` are seconds; `memory`, `file_size` and `disk` bytes,
+        or as "4G"; none of the limits may be above the service's. `requires` are labels of the node, as
+        "gpu=a100,ssd";
         `callback_url` is told when the job has ended. However often it is sent, it becomes one job: two calls
         do so too with the same `idempotency_key`."""
         if service is None:
@@ -73,7 +81,13 @@ class Operations:
             "service": service,
             "name": name,
             "tags": ",".join(tags) or None,
-            "max_runtime": None if max_runtime is None else f"{max_runtime:.6f}".rstrip("0").rstrip("."),
+            "max_runtime": _seconds(max_runtime),
+            "memory": _text(memory),
+            "cpu_time": _seconds(cpu_time),
+            "processes": _text(processes),
+            "file_size": _text(file_size),
+            "open_files": _text(open_files),
+            "disk": _text(disk),
             "requires": requires,
             "callback_url": callback_url,
         }
@@ -107,13 +121,17 @@ class Operations:
         tag: str | None = None,
         node: str | None = None,
         search: str | None = None,
+        estimates: bool = False,
         limit: int | None = None,
     ) -> AsyncGenerator[Job, None]:
         """Jobs that fit all of these, the newest first. `node` is where they are now; `search` a part of the
-        name or of a tag, or the number of the job or of its user."""
+        name or of a tag, or the number of the job or of its user. With `estimates` also when those begin and
+        end that are not over, as `job` always tells."""
         query = _query(
             user=user, service=service, status=status, name=name, tag=tag, node=node, search=search
         )
+        if estimates:
+            query["estimates"] = "1"
         left = limit
         while left is None or left > 0:
             query["limit"] = str(PAGE if left is None else min(left, PAGE))
@@ -330,6 +348,14 @@ def _id(number: int) -> int:
     if not 0 < number <= MAX_ID:
         raise BadInput(f"{number} is no job; ids are whole numbers from 1 to {MAX_ID}")
     return number
+
+
+def _seconds(number: float | None) -> str | None:
+    return None if number is None else f"{number:.6f}".rstrip("0").rstrip(".")
+
+
+def _text(given: int | str | None) -> str | None:
+    return None if given is None else str(given)
 
 
 def _form(given: Files, fields: Mapping[str, str | None]) -> MultipartBody:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from actors.domain.limits import LIMITS, show_limit
 from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection
 from orchestrator.commands.console.arguments import JOB, node_id
 from orchestrator.commands.console.history_table import emit_history
-from orchestrator.commands.console.job_row import COLUMNS, left_out, place, progress, row
+from orchestrator.commands.console.job_row import COLUMNS, expected, left_out, place, progress, row
 from orchestrator.commands.console.output import age, clean, emit_json, size, span
 from orchestrator.commands.console.tables import emit_list
 
@@ -71,7 +72,15 @@ def _callback(job: Job) -> str:
 
 
 def _limit(job: Job) -> str:
-    return span(job.max_runtime_seconds) if job.max_runtime_seconds else ""
+    run = [f"run time {span(job.max_runtime_seconds)}"] if job.max_runtime_seconds else []
+    return ", ".join(
+        run
+        + [
+            f"{name.replace('_', ' ')} {show_limit(field, job.limits[field])}"
+            for name, field in LIMITS.items()
+            if field in job.limits
+        ]
+    )
 
 
 def _facts(job: Job) -> list[tuple[str, object]]:
@@ -91,6 +100,9 @@ def _facts(job: Job) -> list[tuple[str, object]]:
         ("rerun of", job.rerun_of),
         ("created", job.raw.get("created_at")),
         ("started", job.raw.get("started_at")),
+        ("begins", expected(job.starts_at)),
+        ("ends", expected(job.ends_at)),
+        ("unknown", None if job.no_estimate is None else f"when: {job.no_estimate}"),
         ("finished", job.raw.get("finished_at")),
         ("ended", job.raw.get("ended_at")),
         ("end", ended),

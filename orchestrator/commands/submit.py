@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from actors.domain.limits import parse_limit
 from orchestrator.commands.connection import HELP, INTERRUPTED, Connection, as_json, pass_connection
 from orchestrator.commands.console.destinations import require_directory
 from orchestrator.commands.console.output import clean, emit_json, emit_one, tell
@@ -16,6 +18,19 @@ if TYPE_CHECKING:
     from orchestrator.client import Client, Job
 
 _PATH = click.Path(path_type=Path)
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _limit(name: str, metavar: str, meaning: str) -> Callable[[_Command], _Command]:
+    def read(_context: click.Context, _parameter: click.Parameter, given: str | None) -> str | None:
+        try:
+            if given is not None:
+                parse_limit(name, given)
+        except ValueError as error:
+            raise click.BadParameter(f"{given!r}: {error} was expected") from None
+        return given
+
+    return click.option(f"--{name.replace('_', '-')}", callback=read, metavar=metavar, help=meaning)
 
 
 @click.command("submit", context_settings=HELP)
@@ -25,6 +40,12 @@ _PATH = click.Path(path_type=Path)
 @click.option("--name", metavar="NAME", help="What it is called in lists.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="A word to find it by; may be repeated.")
 @click.option("--max-runtime", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Its limit.")
+@_limit("memory", "SIZE", "Of all its processes together, as 4G.")
+@_limit("cpu_time", "SECONDS", "Of all its processes together.")
+@_limit("processes", "NUMBER", "At once, threads included.")
+@_limit("file_size", "SIZE", "Of any single file, as 500M.")
+@_limit("open_files", "NUMBER", "Of each of its processes.")
+@_limit("disk", "SIZE", "Of all files in its directory, as 20G.")
 @click.option("--requires", metavar="LABELS", help="What its node has to have, as gpu=a100,ssd.")
 @click.option("--callback-url", metavar="URL", help="Whom to tell when it has ended.")
 @click.option("--wait", is_flag=True, help="Stay until it has ended, and end as it did.")

@@ -18,7 +18,7 @@ from actors.config.tables import Mistakes, Table
 from actors.domain.scaling import ScalingLimits
 
 LOCAL: Final = "local"
-PROVIDERS: Final = (LOCAL, "command", "ec2")
+PROVIDERS: Final = (LOCAL, "command", "ec2", "slurm")
 
 LOCAL_DEFAULTS: Final[Mapping[str, Any]] = {
     "target_wait": 5.0,
@@ -68,17 +68,48 @@ class Ec2Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class SlurmSettings:
+    """`max_runtime`: seconds of an allocation. `backlog`: allocations that wait or boot at once, at most.
+    `memory`, `gres`, `arguments`: as `sbatch` takes them. `setup`: lines of shell before the node starts.
+    `node_command`: how the node is started, in shell. `log`: the file for what an allocation says, as of
+    `--output`. `deadline`: seconds for each command."""
+
+    max_runtime: float
+    backlog: int = 2
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    cpus: int = 0
+    memory: str = ""
+    gres: str = ""
+    arguments: tuple[str, ...] = ()
+    setup: str = ""
+    node_command: str = "orchestrator node"
+    log: str = "/dev/null"
+    deadline: float = 60.0
+
+
+MachineSettings = CommandSettings | Ec2Settings | SlurmSettings
+
+
+@dataclass(frozen=True, slots=True)
 class ScalingConfig:
     """How one service scales. `machines` has what its provider needs to know; None for `local`."""
 
     limits: ScalingLimits
-    machines: CommandSettings | Ec2Settings | None = None
+    machines: MachineSettings | None = None
 
     @property
     def provider(self) -> str:
-        if self.machines is None:
-            return LOCAL
-        return "command" if isinstance(self.machines, CommandSettings) else "ec2"
+        match self.machines:
+            case None:
+                return LOCAL
+            case CommandSettings():
+                return "command"
+            case Ec2Settings():
+                return "ec2"
+            case SlurmSettings():
+                return "slurm"
 
     @property
     def elsewhere(self) -> bool:
@@ -150,6 +181,14 @@ def _texts(value: Any) -> tuple[str, ...]:
     raise kind.Wrong("a list of texts")
 
 
+def _sbatch_arguments(value: Any) -> tuple[str, ...]:
+    ours = ("--job-name", "-J", "--time", "-t", "--parsable", "--requeue", "--signal", "--output", "-o")
+    found = _texts(value)
+    if any(not one.startswith("-") or one.partition("=")[0] in ours for one in found):
+        raise kind.Wrong(f'options of sbatch, as ["--constraint=avx2"], other than {", ".join(ours)}')
+    return found
+
+
 def _script(value: Any) -> str:
     if isinstance(value, str) and "\0" not in value:
         return value
@@ -201,9 +240,27 @@ EC2: Final[Mapping[str, Kind]] = {
 }
 """The keys of a table `[scaling.NAME.ec2]`."""
 
-_TABLES: Final[Mapping[str, tuple[Mapping[str, Kind], type[CommandSettings] | type[Ec2Settings]]]] = {
+SLURM: Final[Mapping[str, Kind]] = {
+    "max_runtime": kind.seconds(300.0, "a number of seconds, 300 or more"),
+    "backlog": kind.whole(1, 10_000, "a whole number from 1 to 10000"),
+    "partition": kind.text,
+    "account": kind.text,
+    "qos": kind.text,
+    "cpus": kind.whole(1, 10_000, "a whole number from 1 to 10000"),
+    "memory": kind.text,
+    "gres": kind.text,
+    "arguments": _sbatch_arguments,
+    "setup": _script,
+    "node_command": kind.text,
+    "log": kind.text,
+    "deadline": _SOME_SECONDS,
+}
+"""The keys of a table `[scaling.NAME.slurm]`."""
+
+_TABLES: Final[Mapping[str, tuple[Mapping[str, Kind], type[MachineSettings]]]] = {
     "command": (COMMAND, CommandSettings),
     "ec2": (EC2, Ec2Settings),
+    "slurm": (SLURM, SlurmSettings),
 }
 
 
@@ -232,6 +289,8 @@ class _Reading:
             if provider and name != provider:
                 self._mistakes.add(f"{self._where}.{name}: is of no use with the provider {provider}")
         machines = self._machines(provider, tables.get(provider, {})) if provider in _TABLES else None
+        if isinstance(machines, SlurmSettings):
+            limits = dataclasses.replace(limits, max_booting=machines.backlog)
         return None if len(self._mistakes.lines) > before else ScalingConfig(limits, machines)
 
     def _check(self, limits: ScalingLimits) -> None:
@@ -240,7 +299,7 @@ class _Reading:
             if least > most:
                 self._mistakes.add(f"{self._where}: {low} ({least}) is above {high} ({most})")
 
-    def _machines(self, provider: str, table: Any) -> CommandSettings | Ec2Settings | None:
+    def _machines(self, provider: str, table: Any) -> MachineSettings | None:
         keys, made = _TABLES[provider]
         where = f"{self._where}.{provider}"
         if not isinstance(table, dict):

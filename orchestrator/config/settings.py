@@ -13,6 +13,7 @@ from typing import Any, Final
 from actors.config import kinds as kind
 from actors.config.kinds import Kind
 from actors.config.tables import Mistakes, Table, read_toml
+from actors.domain.limits import LIMITS, UNLIMITED, JobLimits, expected, parse_limit
 from actors.domain.node import NodeAddress
 from actors.domain.service import ServiceLimits
 from orchestrator.access.limits import Limits
@@ -28,8 +29,10 @@ MIB: Final = 1 << 20
 class Settings:
     """The server's settings. Paths are absolute. `warnings` are lines for the operator that stop nothing.
 
-    `upload_limit` is the whole request body in bytes. Uploads are refused while less than `keep_free_disk`
-    bytes would stay free. Inputs, and results, of at most `small_files` bytes are kept in the ledger.
+    `upload_limit` is the whole request body in bytes. A job with results of more than `contract_result_limit`
+    bytes on a node that knows only the contract is Failed. Uploads are refused while less than
+    `keep_free_disk` bytes would stay free. Inputs, and results, of at most `small_files` bytes are kept in
+    the ledger.
     `tls_cert`, `tls_key`: the server speaks TLS, and shows these. `node_ca_file` says whose certificates of
     nodes are believed, instead of the usual authorities'. `join_url` is where nodes on other machines reach
     this server, "" if not told.
@@ -53,6 +56,7 @@ class Settings:
     keep_rows: float = 0.0
     audit_keep: float = 34_560_000
     upload_limit: int = 400 * MIB
+    contract_result_limit: int = 10 << 30
     max_queued: int = 0
     max_queued_per_user: int = 0
     max_bytes_per_user: int = 0
@@ -133,6 +137,7 @@ SERVER: Final[Mapping[str, Kind]] = {
     "keep_rows": kind.seconds(0.0, "a number of seconds, 0 or more (0: for ever)"),
     "audit_keep": kind.seconds(0.0, "a number of seconds, 0 or more (0: for ever)"),
     "upload_limit": kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
+    "contract_result_limit": kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
     "keep_free_disk": _BYTES,
     "max_queued": _COUNT,
     "max_queued_per_user": _COUNT,
@@ -163,6 +168,15 @@ SERVER: Final[Mapping[str, Kind]] = {
 }
 """The keys of the file's top level, and of flags."""
 
+
+def _limit(name: str) -> Kind:
+    # 0, as for the others: no limit.
+    def parse(value: Any) -> int | float:
+        return 0 if value == 0 and value is not False else parse_limit(name, value)
+
+    return kind.expecting(f"{expected(name)} (0: no limit)", parse)
+
+
 SERVICE: Final[Mapping[str, Kind]] = {
     "nodes": values.urls,
     "upload_url": values.route,
@@ -174,6 +188,7 @@ SERVICE: Final[Mapping[str, Kind]] = {
     "max_attempts": kind.whole(1, 100, "a whole number from 1 to 100"),
     "on_node_lost": kind.one_of("requeue", "fail"),
     "on_doubt": kind.one_of("fail", "resend"),
+    **{name: _limit(name) for name in LIMITS},
 }
 """The keys of a `[services.NAME]` table."""
 
@@ -314,11 +329,18 @@ class _Found:
     def _service(self, name: str, values: dict[str, Any]) -> ServiceLimits:
         values = dict(values)
         addresses = [NodeAddress(url=url, services=(name,)) for url in values.pop("nodes", ())]
+        given = {field: values.pop(name, None) or None for name, field in LIMITS.items()}
+        limits = JobLimits(**given) if any(given.values()) else UNLIMITED
         upload = values.pop("upload_url", None)
         download = values.pop("download_url", None)
         terminate = values.pop("terminate_url", None)
         if upload is not None:
             base, _, _ = upload.rpartition("/")
+            if limits is not UNLIMITED:
+                self._warnings.append(
+                    f"service {name} has limits of its jobs, and a node by upload_url, {upload}: one of "
+                    "job-orchestrator 2.x knows no limits; list nodes of this version in nodes"
+                )
             addresses.append(
                 NodeAddress(
                     url=base,
@@ -335,7 +357,7 @@ class _Found:
             self._mistakes.add(f"{where}: is of no use without {wanted}")
         if not addresses and name not in self._scaling:
             self._warnings.append(f"service {name} has no node yet, so its jobs will wait")
-        return ServiceLimits(name=name, addresses=tuple(addresses), **values)
+        return ServiceLimits(name=name, addresses=tuple(addresses), limits=limits, **values)
 
     def _service_table(self, name: str) -> Table:
         return self._services.setdefault(name, Table(SERVICE, self._mistakes))

@@ -38,7 +38,12 @@ _ALWAYS: Final = Also(
     type="string"
 )  # in an answer it is; in a value that a program makes for itself it may lack
 
+_LIMITS: Final = Also(
+    description="What a job may use at most: memory_bytes, cpu_seconds, processes, file_bytes, open_files, "
+    "disk_bytes; what is not limited is left out"
+)
 LINE: Final = Also(pattern="^[^\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029]*$")
+_SIZE: Final = Also(pattern=r"^[0-9]{1,18}(\.[0-9]{1,6})?[KMGT]?$", examples=["512M", "4G"])
 _HEX: Final = Also(pattern="^[0-9a-f]{32}$")
 
 
@@ -67,6 +72,15 @@ class LeftOutFile:
 
     path: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """When something is estimated to happen: one time in ten it is earlier, one in ten later. `latest` None:
+    nobody can say how late."""
+
+    earliest: datetime | None = None
+    latest: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +114,19 @@ class Job(_Value):
         Also(description="When its script ended; `ended_at` is when all was here"),
     ] = None
     ended_at: datetime | None = None
+    starts_at: Annotated[
+        Period | None,
+        Also(
+            description="When it is estimated to begin, while it is queued. Null where that is unknown, "
+            "and in lists that were not asked for it"
+        ),
+    ] = None
+    ends_at: Annotated[
+        Period | None, Also(description="When it is estimated to end, while it is not over; null as above")
+    ] = None
+    no_estimate: Annotated[
+        str | None, Also(description="Why no time is estimated, of a job that is not over")
+    ] = None
     node: str | None = None
     attempt: int | None = None
     attempts_used: int = 0
@@ -111,6 +138,7 @@ class Job(_Value):
     input_bytes: int = 0
     output_bytes: int | None = None
     max_runtime_seconds: float = 0.0
+    limits: Annotated[Mapping[str, float], _LIMITS] = field(default_factory=dict)
     requires: str = ""
     progress: Annotated[float | None, Also(minimum=0, maximum=1)] = None
     progress_message: str | None = None
@@ -139,6 +167,9 @@ class Job(_Value):
         return self.exit_code == 0 and self.status in ("Completed", "Cleaned")
 
 
+FileOrigin: TypeAlias = Literal["input", "changed", "new"]
+
+
 @dataclass(frozen=True, slots=True)
 class File(_Value):
     """A file of a job's directory. `path` is spelled as in the zip; `target` is where a link leads."""
@@ -150,6 +181,14 @@ class File(_Value):
     mtime: Annotated[datetime | None, _ALWAYS] = None
     target: str | None = None
     url: Annotated[str, Also(description="The path as it has to stand in an URL")] = ""
+    origin: Annotated[
+        str | None,
+        Also(
+            enum=["input", "changed", "new", None],
+            description="An input as it came, one that the script has changed, or new; null for what is no "
+            "file. While it runs, and of very large inputs, a change is known by the size alone",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +225,9 @@ class Node(_Value):
     jobs_failed: int = 0
     free_disk_bytes: int | None = None
     free_memory_bytes: int | None = None
+    seconds_left: Annotated[
+        float | None, Also(description="For which it is there still, as on a cluster; null: no end is known")
+    ] = None
     clock_skew_seconds: Annotated[
         float | None, Also(description="By how much its clock is ahead of ours")
     ] = None
@@ -203,6 +245,18 @@ class ServiceNodes:
 
 
 @dataclass(frozen=True, slots=True)
+class EstimateAccuracy:
+    """How good the estimates of a service are, measured at some of its jobs that waited: of `judged` so many
+    began `inside` of what was said when they were handed in. Medians of how wide that was, and of the wait;
+    None if none was judged."""
+
+    judged: int = 0
+    inside: int = 0
+    median_width_seconds: float | None = None
+    median_wait_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Service(_Value):
     """A service with its quotas; `jobs` counts its jobs by status."""
 
@@ -214,9 +268,11 @@ class Service(_Value):
     paused_since: datetime | None = None
     max_attempts: int = 0
     max_runtime_seconds: float = 0.0
+    limits: Annotated[Mapping[str, float], _LIMITS] = field(default_factory=dict)
     on_node_lost: str = ""
     on_doubt: str = ""
     nodes: ServiceNodes = ServiceNodes()
+    estimates: EstimateAccuracy = EstimateAccuracy()
 
     @property
     def paused(self) -> bool:
@@ -371,6 +427,14 @@ class UploadBody(TypedDict):
             ),
         ]
     ]
+    memory: NotRequired[Annotated[str, _SIZE, Also(description="Of all its processes together")]]
+    cpu_time: NotRequired[
+        Annotated[float, Also(minimum=0.001, description="Seconds of all its processes together")]
+    ]
+    processes: NotRequired[Annotated[int, Also(minimum=2, description="At once, threads included")]]
+    file_size: NotRequired[Annotated[str, _SIZE, Also(description="Of any single file")]]
+    open_files: NotRequired[Annotated[int, Also(minimum=8, description="Of each process")]]
+    disk: NotRequired[Annotated[str, _SIZE, Also(description="Of all files in its directory")]]
     requires: NotRequired[
         Annotated[str, Also(description="Labels that its node has to have, as gpu or gpu=a100,ssd")]
     ]

@@ -191,11 +191,13 @@ class SqliteLedger:
         clock: Clock,
         committed: Callable[[Sequence[Job]], None] = lambda jobs: None,
         trace: Callable[[str], None] | None = None,
+        timed: Callable[[float, int], None] = lambda seconds, items: None,
         may_begin: bool = True,
     ) -> SqliteLedger:
         """Open the ledger at `path`; create it if need be, and if it `may_begin`. After each commit, before
         anybody is answered, `trace` is told "commit" and `committed` the jobs that it has changed, in their
-        order, if there are any; neither may wait or raise. Raises LedgerError for a file that cannot be
+        order, if there are any; neither may wait or raise. `timed` is told of each commit its seconds and
+        items. Raises LedgerError for a file that cannot be
         opened, is not a ledger of this version, is damaged, or is gone or older than it was; then nothing of
         it is changed."""
         newest = Newest(Path(f"{path}.newest"))
@@ -256,6 +258,7 @@ class SqliteLedger:
             most=BATCH,
             harden=set_hard,
             sync_failed=_end_at_once,
+            timed=timed,
         )
         connections = (writer, reader)
         return cls(connections, owner, commits, recent, path=path, newest=newest, begun_after=begun_after)
@@ -264,6 +267,14 @@ class SqliteLedger:
     def owner(self) -> str:
         """32 hex digits, made when the ledger was: the name under which nodes know this orchestrator."""
         return self._owner
+
+    def file_sizes(self) -> tuple[int, int]:
+        """Bytes of the database and of its write-ahead log; 0 for what is not there. It looks, and reads
+        nothing."""
+        try:
+            return os.stat(self._path).st_size, wal.size(self._path)
+        except OSError:
+            return 0, 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The writer's task: it commits until cancelled. Run it in a nursery that outlives whoever writes.

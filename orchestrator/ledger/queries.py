@@ -121,6 +121,10 @@ class Queries:
         """How many jobs there are by (service, status); what there is none of is left out."""
         return await run_on_ledger(self._reader, jobs.read_job_counts)
 
+    async def oldest_queued(self) -> Sequence[Job]:
+        """Of each service with jobs that wait, the one that was uploaded first."""
+        return await run_on_ledger(self._reader, jobs.read_oldest_queued)
+
     async def callback_counts(self) -> Mapping[str, int]:
         """How many callbacks there are, by status."""
         return await run_on_ledger(self._reader, read_callback_counts)
@@ -149,6 +153,10 @@ class Queries:
         """Minutes in which anything happened, from the one that `since` is in to the one that `until` is in,
         oldest first."""
         return await run_on_ledger(self._reader, lambda db: read_minutes(db, since, until, service))
+
+    async def latest_runs(self, service: str, limit: int) -> Sequence[tuple[int, float]]:
+        """Whose jobs ran for how many seconds of late, the newest end first."""
+        return await run_on_ledger(self._reader, lambda db: jobs.read_latest_runs(db, service, limit))
 
     async def usage(
         self, since: float, user: int | None = None, service: str | None = None

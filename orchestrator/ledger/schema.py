@@ -43,7 +43,7 @@ log: Final = logging.getLogger("orchestrator.ledger")
 APPLICATION_ID: Final = 0x4A4F4233
 """What `PRAGMA application_id` says of our files ("JOB3")."""
 
-SCHEMA: Final = 9
+SCHEMA: Final = 10
 """Numbers up to 5 were of versions before 3.0, the last of them 1 once more."""
 
 _NEW: Final = frozenset(
@@ -137,8 +137,8 @@ def recognise(db: sqlite3.Connection) -> int:
     if application != APPLICATION_ID:
         if "jobs" in found and "meta" not in found:
             raise LedgerError(
-                "this database was written by job-orchestrator 2.x, whose jobs cannot be taken over: "
-                "move the file away or name another one, and a new ledger is created"
+                "this database was written by job-orchestrator 2.x: name it as DB_PATH, and the server takes "
+                "its jobs over when it starts"
             )
         raise LedgerError("this file is a database, but not a job ledger: name another one")
     if version > SCHEMA:

@@ -69,6 +69,7 @@ def new_job(job: NewJob, *, job_id: int, seq: int, now: float) -> AppliedChange:
         storage_key=job.storage_key,
         size=job.size,
         max_runtime=job.max_runtime,
+        limits=job.limits,
         requires=from_labels(job.details.requires),
     )
     return AppliedChange(row, HistoryEntry(job_id, now, None, Status.QUEUED, UPLOADED, None, None))

@@ -46,30 +46,30 @@ class WalWatch:
 
     async def look(self) -> None:
         """Cut it if it is too long, and say so if that cannot be."""
-        size = _size(self._ledger)
-        if size > USUAL:
+        length = size(self._ledger)
+        if length > USUAL:
             try:
                 done = await self._checkpoint()
             except LedgerError as error:
                 log.info("the ledger's log cannot be shortened now: %s", error)
                 return
             if not done:
-                self._is_held(size)
+                self._is_held(length)
                 return
             if self._told:
                 log.info("the ledger's log %s is short again", self._path)
         self._held_since, self._told = None, False
 
-    def _is_held(self, size: int) -> None:
+    def _is_held(self, length: int) -> None:
         if self._held_since is None:
             self._held_since = trio.current_time()
-        if size > MOST and not self._told:
+        if length > MOST and not self._told:
             self._told = True
             log.warning(
                 "the ledger's log %s has grown to %d MiB and cannot be shortened: another process has held a "
                 "transaction open for %.0f s or more; it grows until that one ends (`fuser -v %s` names it)",
                 self._path,
-                size >> 20,
+                length >> 20,
                 trio.current_time() - self._held_since,
                 self._ledger,
             )
@@ -77,10 +77,11 @@ class WalWatch:
 
 def is_long(path: str) -> bool:
     """Whether the log of the ledger there is longer than usual: then somebody may hold it."""
-    return _size(path) > USUAL
+    return size(path) > USUAL
 
 
-def _size(path: str) -> int:
+def size(path: str) -> int:
+    """Bytes of the log of the ledger there; 0 if it has none."""
     try:
         return os.stat(f"{path}-wal").st_size
     except OSError:

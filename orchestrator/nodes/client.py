@@ -14,12 +14,13 @@ from typing import Final
 from actors.domain.job import Attempt
 from actors.domain.node import NodeAddress, NodeRef
 from actors.ports.nodes import AttemptLookup, CollectAnswer, Dispatch, NodeEvent, SubmitAnswer
+from orchestrator.dialled_streams import DialledStreams
 from orchestrator.http_client import Http
 from orchestrator.nodes.addresses import base_of, contract_only_ref
 from orchestrator.nodes.contract_only.client import ContractOnlyNodes
 from orchestrator.nodes.contract_only.poller import ContractOnlyPoller
 from orchestrator.nodes.contract_only.probe import GRACE, Asking
-from orchestrator.nodes.contract_only.spool import Spool
+from orchestrator.nodes.contract_only.spool import RESULT_LIMIT, Spool
 from orchestrator.nodes.job_files import JobFiles
 from orchestrator.nodes.native.client import NativeNodes
 from orchestrator.nodes.native.events import Introduction, NodeKind, follow_events, introduce
@@ -34,8 +35,8 @@ for dead and opened anew."""
 
 class NodeClient:
     """`owner` is this orchestrator's id. `spool` is a directory of its own, where what contract-only nodes
-    give is checked: it needs room for it. `secrets`: of nodes that prove who they are. Close the client with
-    `aclose`."""
+    give is checked: it needs room for it; they may give `contract_result_limit` bytes for a job. `secrets`:
+    of nodes that prove who they are. Close the client with `aclose`."""
 
     def __init__(
         self,
@@ -46,16 +47,18 @@ class NodeClient:
         poll_seconds: float = 0.5,
         silence: float = SILENCE,
         grace: float = GRACE,
+        contract_result_limit: int = RESULT_LIMIT,
         http: Http | None = None,
         secrets: Secrets | None = None,
+        dialled: DialledStreams | None = None,
     ) -> None:
         self._owner = owner
         self._http = http or Http()
         self._poll_seconds = poll_seconds
         self._silence = silence
-        self._links = NodeLinks(owner, self._http.trust, secrets)
+        self._links = NodeLinks(owner, self._http.trust, secrets, dialled)
         self._native = NativeNodes(self._http, owner, files, self._links)
-        kept = Spool(spool)
+        kept = Spool(spool, contract_result_limit)
         self._asking = Asking(self._http, kept, grace)
         self._contract_only = ContractOnlyNodes(self._http, kept, self._asking, files)
         self._followed: dict[str, Sequence[Attempt]] = {}

@@ -79,8 +79,9 @@ def _start(
     stderr: IO[bytes],
     told: Mapping[str, str | None],
 ) -> subprocess.Popen[bytes]:
-    # Never this process's own, which may be one for everything.
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_TOKEN)}
+    # Never this process's own tokens, which may be for everything, nor whom to tell that it is ready.
+    withheld = (_TOKEN, "NOTIFY_SOCKET")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(withheld)}
     given = {name: value for name, value in told.items() if value is not None}
     return subprocess.Popen(
         [sys.executable, "-X", "utf8", "-c", program + _RUN, str(os.getpid()), *options],

@@ -255,7 +255,8 @@ class NodeRegistry:
         views = {view.node.node_id: view for view in await self._sender.ask(PoolPicture(), deadline=_ASKING)}
         for node in tuple(self._nodes.values()):
             view = views.get(node.node_id)
-            lost = view is not None and view.contact is NodeState.LOST
+            # One that was never in touch may have joined directly before its machine went.
+            lost = view is not None and (view.contact is NodeState.LOST or view.heard_at is None)
             if lost and node.machine is not None and node.machine not in alive:
                 await self._let_go(node.node_id)
                 await self.leave(node.node_id)

@@ -17,10 +17,12 @@ for each user who waits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.domain.job import Job, QueuedJobs
+from actors.domain.queue_excerpt import GoingJob, QueueExcerpt, RingExcerpt
 from actors.domain.service import Demand, ServiceLimits, Waiting, WaitReason
 from actors.domain.status import Status
 from orchestrator.scheduling.round_robin import Ring, ServiceRings, by_turn
@@ -28,13 +30,21 @@ from orchestrator.scheduling.round_robin import Ring, ServiceRings, by_turn
 
 @dataclass(slots=True)
 class _Going:
-    """A job that counts. `taken`: although its row says Queued. `stopped`: it is not to wait again."""
+    """A job that counts. `taken`: although its row says Queued. `stopped`: it is not to wait again. `node_id`
+    and `since` are what its row says of where it is, and since when."""
 
     service: str
     user_id: int
     requires: str
     taken: bool = False
     stopped: bool = False
+    node_id: str | None = None
+    since: float | None = None
+
+    def note(self, job: Job) -> None:
+        """What its row says."""
+        if job.attempt is not None and job.attempt.node_id != self.node_id:
+            self.node_id, self.since = job.attempt.node_id, job.running_since or job.updated_at
 
 
 class QueueManager:
@@ -61,20 +71,31 @@ class QueueManager:
                 return
             going.taken = False
             if job.counts:
+                going.note(job)
                 return
-            del self._going[job.id]
-            self._services[job.service].ended(job.user_id)
+            self.end(job.id)
         room = self._services.get(job.service)
         ring = None if room is None else room.rings.get(job.requires)
         waits = ring is not None and ring.has(job.user_id, job.id)
         if queued and not job.terminate_requested:
             if not waits:
-                self._service(job.service).ring(job.requires).enter(job.user_id, job.id)
+                self.enter(job.service, job.requires, job.user_id, job.id)
             return
         if ring is not None and waits:
             self._leave(ring, job.user_id, job.id, served=job.counts)
         if job.counts:
-            self._start(job.id, _Going(job.service, job.user_id, job.requires))
+            going = _Going(job.service, job.user_id, job.requires)
+            going.note(job)
+            self._start(job.id, going)
+
+    def end(self, job_id: int) -> None:
+        """A job that counted does so no longer."""
+        going = self._going.pop(job_id)
+        self._services[going.service].ended(going.user_id)
+
+    def enter(self, service: str, requires: str, user_id: int, job_id: int) -> None:
+        """A job waits from now on."""
+        self._service(service).ring(requires).enter(user_id, job_id)
 
     def next(self, service: str, requires: str = "") -> int | None:
         """The job of `service` with this requirement that goes next; None if none may. Asking changes
@@ -127,6 +148,42 @@ class QueueManager:
     def set_pauses(self, reasons: Mapping[str, str]) -> None:
         """Offer no job of these services, and of these only; why is what the jobs are told."""
         self._paused = reasons
+
+    def excerpt(self, services: Collection[str], most: int) -> QueueExcerpt:
+        """The beginnings of these services' queues, of `most` jobs together or not many more; all that is
+        going in them. A step for each user who waits."""
+        rooms = {name: self._services[name] for name in services if name in self._services}
+        count = sum(len(room.rings) for room in rooms.values())
+        rings, edge = [], set[int]()
+        for name, room in rooms.items():
+            for ring in room.rings.values():
+                users, last = ring.beginning(max(1, most // count))
+                rings.append(RingExcerpt(name, ring.requires, ring.served, users))
+                edge |= last
+        going = [
+            GoingJob(job_id, one.service, one.user_id, one.requires, one.node_id, one.since)
+            for job_id, one in self._going.items()
+            if one.service in rooms
+        ]
+        served = {name: room.served for name, room in rooms.items()}
+        return QueueExcerpt(rings, going, frozenset(edge), served, self._paused)
+
+    @classmethod
+    def of_excerpt(cls, limits: Mapping[str, ServiceLimits], excerpt: QueueExcerpt) -> QueueManager:
+        """A queue that goes on from there."""
+        queue = cls(limits)
+        queue._paused = excerpt.paused
+        for one in excerpt.going:
+            queue._start(one.job_id, _Going(one.service, one.user_id, one.requires))
+        for ring in excerpt.rings:
+            made = queue._service(ring.service).ring(ring.requires)
+            made.served = ring.served
+            for user_id, ids in ring.users:
+                made.fill(user_id, array("q", ids))
+        for name, served in excerpt.served.items():
+            queue._service(name).served = served
+        queue._turns = max(excerpt.served.values(), default=0)
+        return queue
 
     def explain_wait(self, job: Job, *, free_slots: bool, any_node: bool) -> Waiting | None:
         """Why a job waits, whatever its row said. None for one that is not queued, is going, or was ordered

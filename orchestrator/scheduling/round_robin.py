@@ -155,6 +155,18 @@ class Ring:
         self._to_end(user)
         self.list(user)
 
+    def beginning(self, most: int) -> tuple[list[tuple[int, array[int]]], set[int]]:
+        """The users whose turns are next, in order, each with the first jobs: `most` of them together, and of
+        each user who has more one further job, or one of the next user. These are the second value."""
+        if len(self.users) > most:
+            users = heapq.nsmallest(most + 1, self.users.values(), key=_by_place)
+            found = [(one.user_id, one.ids[one.head : one.head + 1]) for one in users]
+            return found, {users[-1].first}
+        each = most // len(self.users)
+        users = sorted(self.users.values(), key=_by_place)
+        found = [(one.user_id, one.ids[one.head : one.head + each + 1]) for one in users]
+        return found, {ids[each] for _, ids in found if len(ids) > each}
+
     def enter(self, user_id: int, job_id: int) -> None:
         user = self.users.get(user_id)
         if user is None:
@@ -192,6 +204,10 @@ class Ring:
             # Left places pile up while nobody asks for the next job (the service is paused, or full).
             self._heap = [(one.place, one.user_id) for one in self.users.values() if one.listed == one.place]
             heapq.heapify(self._heap)
+
+
+def _by_place(user: _User) -> int:
+    return user.place
 
 
 def by_turn(ring: Ring) -> tuple[int, str]:

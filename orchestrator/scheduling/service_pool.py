@@ -44,6 +44,9 @@ SKEW_MOST: Final = 2.0
 REMEMBERED: Final = 1000
 """Nodes that have left and of which a late word may still come."""
 
+LEAST_LEFT: Final = 600.0
+"""Seconds that a node has to be there still for a job that has no limit: whether it finishes nobody knows."""
+
 _NAMED: Final = 5
 """How many nodes a sentence names before it counts the rest."""
 
@@ -341,7 +344,7 @@ class ServicePool:
     def choose(self, service: str, requires: str = "") -> NodeRef | None:
         """Where the next job of `service` goes; None when no ready node that has what it requires has a free
         slot. Takes nothing."""
-        able = [one for one in self._able(service, requires) if one.takes]
+        able = [one for one in self._able(service, requires) if one.takes and self._lasts(one, service)]
         best = min(able, key=lambda one: (-one.share, one.beat.load, one.used, one.node_id), default=None)
         return None if best is None else best.ref
 
@@ -359,9 +362,9 @@ class ServicePool:
             if not configured:
                 return f"service {service} has no node yet"
             return f"no node of service {service} has been in touch yet ({configured} configured)"
-        if any(one.takes for one in nodes):
+        if any(one.takes and self._lasts(one, service) for one in nodes):
             return f"service {service} has a free slot"
-        each = [f"{_name(one)} {_why(one)}" for one in nodes[:_NAMED]]
+        each = [f"{_name(one)} {self._why(one, service)}" for one in nodes[:_NAMED]]
         if len(nodes) > _NAMED:
             each.append(f"and {len(nodes) - _NAMED} more")
         return f"no node takes jobs of service {service}: {'; '.join(each)}"
@@ -389,7 +392,11 @@ class ServicePool:
 
     def facts(self, service: str, now: float) -> tuple[NodeFact, ...]:
         """Every node of a service, lost and draining ones too, as scaling has to see it."""
-        return tuple(_fact(one, now) for one in self._by_id() if service in one.services)
+        return tuple(
+            _fact(one, now, lasts=self._lasts(one, service))
+            for one in self._by_id()
+            if service in one.services
+        )
 
     # ------------------------------------------------------------------
 
@@ -399,6 +406,16 @@ class ServicePool:
     def _able(self, service: str, requires: str) -> Iterable[_Node]:
         serving = self._serving.get(service, {}).values()
         return (one for one in serving if satisfies(requires, one.labels)) if requires else serving
+
+    def _lasts(self, one: _Node, service: str) -> bool:
+        """Whether a node is there for as long as a job of this service may take."""
+        left = one.beat.seconds_left
+        return left is None or left >= (self._limits[service].max_runtime or LEAST_LEFT)
+
+    def _why(self, one: _Node, service: str) -> str:
+        if one.takes and not self._lasts(one, service):
+            return f"ends in {one.beat.seconds_left or 0.0:.0f} s, which is too soon for a job"
+        return _why(one)
 
     def _known(self, node_id: str) -> _Node | None:
         one = self._nodes.get(node_id)
@@ -486,6 +503,7 @@ def _view(one: _Node) -> NodeView:
         jobs_ended=one.jobs_ended,
         jobs_failed=one.jobs_failed,
         skew=one.beat.skew,
+        seconds_left=one.beat.seconds_left,
     )
 
 
@@ -511,7 +529,7 @@ def _nobody(address: NodeAddress, reason: str) -> NodeView:
     )
 
 
-def _fact(one: _Node, now: float) -> NodeFact:
+def _fact(one: _Node, now: float, *, lasts: bool) -> NodeFact:
     busy = max(len(one.keys), len(one.jobs)) + one.beat.others
     if one.known_at is None:
         one.known_at = now
@@ -522,7 +540,7 @@ def _fact(one: _Node, now: float) -> NodeFact:
     return NodeFact(
         node_id=one.node_id,
         machine=one.machine,
-        ready=one.contact is NodeState.READY and one.quarantined is None and not one.beat.stopping,
+        ready=one.contact is NodeState.READY and one.quarantined is None and not one.beat.stopping and lasts,
         draining=one.draining is not None,
         slots=one.beat.slots if one.beat.slots is not None else one.beat.cores,
         busy=busy,

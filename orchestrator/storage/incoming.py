@@ -16,10 +16,14 @@ from typing import Final, TypeVar
 from isal import isal_zlib
 
 from actors.ports.storage import StorageError
+from actors.store.sync_disk import write_back
 from orchestrator.storage.disk import Disk, StorageBusy
 
 WRITE: Final = 1 << 20
 """Bytes that are collected before a thread is asked to write them."""
+
+STEP: Final = 8 << 20
+"""Bytes after which the disk is given what was written, so that it is not all of it at the end."""
 
 _AT_ONCE: Final = 16
 """Pieces of this size that one thread call copies."""
@@ -115,6 +119,9 @@ class IncomingFile:
         self._fd: int | None = None
         self._pending: list[bytes] = []
         self._pending_size = 0
+        self._written = self._begun = self._waited = 0
+        """Bytes of it that are written, and of these what the disk has begun with, and is known to be through
+        with."""
         self._failed = False
         self._finished = False
         self.closed = False
@@ -150,8 +157,7 @@ class IncomingFile:
                 raise InputDiffers(error.strerror) from error
             if not piece:
                 raise InputDiffers(f"it has {at} bytes here, {size} were received")
-            assert self._fd is not None
-            self._files.disk.write(self._fd, piece)
+            self._put(piece)
             watch(piece)
             at, summed = at + len(piece), isal_zlib.crc32(piece, summed)
             if at == size:
@@ -200,9 +206,17 @@ class IncomingFile:
             self._fd = disk.create(place)
         pending, self._pending, self._pending_size = self._pending, [], 0
         data = pending[0] if len(pending) == 1 else b"".join(pending)
-        disk.write(self._fd, data)
+        self._put(data)
         if self._watch is not None:
             self._watch(data)
+
+    def _put(self, data: bytes) -> None:
+        assert self._fd is not None
+        self._files.disk.write(self._fd, data)
+        self._written += len(data)
+        if self._written - self._begun >= STEP:
+            write_back(self._fd, self._waited, self._begun, self._written)
+            self._waited, self._begun = self._begun, self._written
 
     def _let_go(self) -> None:
         fd, self._fd = self._fd, None

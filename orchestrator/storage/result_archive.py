@@ -27,7 +27,7 @@ _LONGEST_MANIFEST: Final = 256 << 20
 @dataclass(frozen=True, slots=True)
 class FileEntry:
     """One thing in a job's directory. `path` is spelled (`actors.wire.files.names.spell`); `mtime`
-    wall-clock; `target` is where a link points to."""
+    wall-clock; `target` is where a link points to; `crc` its CRC-32 where that is known."""
 
     path: str
     size: int
@@ -35,6 +35,7 @@ class FileEntry:
     mtime: float
     kind: Kind
     target: str | None = None
+    crc: int | None = None
 
 
 StoredResult: TypeAlias = Path | Bundle
@@ -104,7 +105,7 @@ def _to_entry(one: ZipMember, mtime: object) -> FileEntry:
     """With the time that the node saw, which a zip holds only in steps of two seconds."""
     at = float(mtime) if isinstance(mtime, int | float) else one.mtime
     size = 0 if one.kind == "directory" else one.size
-    return FileEntry(one.path, size, one.mode or 0o644, at, one.kind, one.target)
+    return FileEntry(one.path, size, one.mode or 0o644, at, one.kind, one.target, one.crc)
 
 
 def _zip(result: StoredResult) -> ZipSource:

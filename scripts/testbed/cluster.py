@@ -104,11 +104,15 @@ def running_cluster(
     limits: Limits | None = None,
     within: Callable[[str], Sequence[str]] = lambda _name: (),
     more: Mapping[str, str] | None = None,
+    node_arguments: Sequence[str] = (),
+    node_environ: Mapping[str, str] | None = None,
+    of_jobs: Mapping[str, float] | None = None,
 ) -> Iterator[Cluster]:
     """A cluster from when all of it listens until all of it has ended, jobs included. What an earlier one
     left in the directory is gone on with.
     `within` says what command runs a process of that name, see `start`; `more` is for the environment of
-    the server alone.
+    the server alone, `node_arguments` and `node_environ` are for the nodes; `of_jobs` are the
+    service's limits of each job.
 
     Raises ClusterFailed when a process does not start, when it does not end in time or ends badly, and when
     something that it started is left over.
@@ -122,13 +126,15 @@ def running_cluster(
         for number in range(1, nodes + 1):
             arguments = ["node", "--slots", str(slots), "--on-stop", "kill"]
             arguments += ["--upload-limit", str(max(limits.upload_limit, 1 << 30))]
-            environ = {"PORT": "0", "DATA_PATH": str(directory / f"node-{number}")}
+            arguments += node_arguments
+            environ = {"PORT": "0", "DATA_PATH": str(directory / f"node-{number}"), **(node_environ or {})}
             name = f"node-{number}"
             members.append(stack.enter_context(_process(name, arguments, environ, directory, within(name))))
         for member in members:
             wait_until_listening(member)
         config = directory / "server.toml"
-        config.write_text(server_toml(limits, [member.url for member in members]))
+        lines = "".join(f"{name} = {value}\n" for name, value in (of_jobs or {}).items())
+        config.write_text(server_toml(limits, [member.url for member in members]) + lines)
         environ = {"PORT": "0", "DB_PATH": str(db_path), "DATA_PATH": str(directory / "server" / "data")}
         environ |= more or {}
         db_path.parent.mkdir(exist_ok=True)
@@ -205,7 +211,14 @@ def start(
             stdout=subprocess.PIPE,
             stderr=errors,
             # Nobody else is here: what measures and attacks asks as a program of this machine.
-            env={**inherited, "OPEN_LOCAL": "1", "XDG_STATE_HOME": str(directory), **environ},
+            # What scripts tell, they tell outside of their directories.
+            env={
+                "EXECUTOR": "bash",
+                **inherited,
+                "OPEN_LOCAL": "1",
+                "XDG_STATE_HOME": str(directory),
+                **environ,
+            },
             cwd=directory,
             text=True,
             start_new_session=True,

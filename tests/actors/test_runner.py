@@ -13,6 +13,7 @@ import trio
 from support.memory.fake_runs import FakeRun, FakeRuns, MemoryPayloads
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from actors.domain.limits import JobLimits
 from actors.domain.payload import Payload, RunResult
 from actors.domain.progress import Progress
 from actors.domain.status import Status
@@ -129,6 +130,22 @@ async def test_no_more_run_than_there_are_slots_and_the_oldest_goes_first(autoju
         world.runs.running[payload(2).key].end(RunResult(exit_code=0))
         await wait_all_tasks_blocked()
         assert world.runs.started[2:] == [payload(3).key]
+
+
+async def test_what_needs_a_card_waits_for_one_and_holds_up_nothing(autojump_clock: MockClock) -> None:
+    world = World(slots=3)
+    world.runs.cards = 1
+    first, second, third = (payload(n).key for n in (1, 2, 3))
+    for n in (1, 2, 3):
+        world.table.put(payload(n))
+    async with world.going():
+        assert world.runs.started == [first]
+        world.table.cancel(second)
+        await wait_all_tasks_blocked()
+        assert world.told(second) == (Status.KILLED, "terminated")
+        world.runs.running[first].end(RunResult(exit_code=0))
+        await wait_all_tasks_blocked()
+        assert world.runs.started == [first, third]
 
 
 async def test_without_slots_everything_runs_at_once(autojump_clock: MockClock) -> None:
@@ -398,6 +415,23 @@ async def test_stopping_all_ends_every_run_as_lost_and_starts_nothing(autojump_c
     assert len(world.runs.started) == 2
 
 
+async def test_a_start_that_fails_while_the_node_is_stopped_is_lost(autojump_clock: MockClock) -> None:
+    """Who takes the machine away ends what was about to start it, too."""
+    world = World()
+
+    def start(_payload: Payload) -> RunResult:
+        world.runner.closing.set()
+        return RunResult(refused="it ended without a word")
+
+    world.runs.at_start = start
+    world.table.put(payload())
+    async with world.going():
+        with trio.fail_after(6):
+            await world.runner.stop_all(5.0)
+    assert world.told() == (Status.FAILED, "the node was stopped")
+    assert world.table.rows[KEY].lost
+
+
 async def test_a_change_that_no_bell_told_is_seen_on_the_tick(autojump_clock: MockClock) -> None:
     world = World()
     async with world.going():
@@ -420,15 +454,53 @@ async def test_a_change_that_no_bell_told_is_seen_on_the_tick(autojump_clock: Mo
         (RunResult(exit_code=0), Cause.TIMED_OUT, (Status.FAILED, "timed out after 2.5 s", False)),
         (RunResult(supervision_killed=True), None, (Status.FAILED, "supervision was killed", False)),
         (RunResult(unreadable=True), None, (Status.FAILED, "what the node knew of it is damaged", True)),
-        (RunResult(unreadable=True), Cause.CANCELLED, (Status.KILLED, "terminated", False)),
+        (RunResult(unreadable=True), Cause.CANCELLED, (Status.KILLED, "terminated", True)),
         (RunResult(lost=True), None, (Status.FAILED, "machine restarted", True)),
         (RunResult(lost=True), Cause.CANCELLED, (Status.FAILED, "machine restarted", True)),
         (RunResult(refused="no room"), None, (Status.FAILED, "could not be started: no room", False)),
         (RunResult(refused="no", lost=True), None, (Status.FAILED, "could not be started: no", True)),
         (RunResult(refused="no", lost=True), Cause.CANCELLED, (Status.KILLED, "terminated", False)),
+        (
+            RunResult(signal=9, exceeded="memory_bytes"),
+            None,
+            (Status.FAILED, "out of memory: its limit is 2 GiB", False),
+        ),
+        (
+            RunResult(exit_code=0, exceeded="memory_bytes"),
+            None,
+            (Status.FAILED, "out of memory: its limit is 2 GiB", False),
+        ),
+        (
+            RunResult(signal=9, exceeded="machine_memory"),
+            None,
+            (Status.FAILED, "out of memory: the machine had no more", False),
+        ),
+        (
+            RunResult(signal=9, exceeded="disk_bytes"),
+            Cause.TIMED_OUT,
+            (Status.FAILED, "over its limit of disk: 5 MiB", False),
+        ),
+        (RunResult(signal=9, exceeded="cpu_seconds"), Cause.CANCELLED, (Status.KILLED, "terminated", False)),
+        (
+            RunResult(signal=9, exceeded="cpu_seconds"),
+            None,
+            (Status.FAILED, "over its limit of CPU time: 90 s", False),
+        ),
+        (
+            RunResult(exit_code=153, exceeded="file_bytes"),
+            None,
+            (Status.FAILED, "over its limit of the size of a file: 1 KiB", False),
+        ),
+        (
+            RunResult(exit_code=2, exceeded="processes"),
+            None,
+            (Status.FAILED, "exit code 2; it had as many processes as it may have: 7", False),
+        ),
+        (RunResult(exit_code=2, exceeded="forged"), None, (Status.FAILED, "exit code 2", False)),
         (RunResult(invalid="run.sh not found"), Cause.CANCELLED, (Status.INVALID, "run.sh not found", False)),
     ],
 )
 def test_the_verdict(result: RunResult, cause: Cause | None, expected: tuple[Status, str, bool]) -> None:
-    end, lost = verdict(result, cause, 2.5)
+    limits = JobLimits(2 << 30, 90.0, 7, 1 << 10, None, 5 << 20)
+    end, lost = verdict(result, cause, 2.5, limits)
     assert (end.status, end.message, lost) == expected

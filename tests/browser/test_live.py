@@ -37,11 +37,12 @@ def test_a_job_is_seen_from_its_upload_to_its_end(
         expect(row).to_contain_text("Running")
         row.get_by_role("link", name=str(number), exact=True).click()
         page = listed
-        expect(page).to_have_title(f"Job {number} · Job orchestrator")
+        expect(page).to_have_title(f"Watched job · job {number} · Job orchestrator")
         expect(badge(page)).to_contain_text("Running")
         expect(page.locator(".log")).to_have_text("one\n")
         shut.open()
-        expect(page.locator(".log")).to_have_text("one\ntwo\n")
+        # Why it failed is what is looked for.
+        expect(page.locator(".log")).to_have_text("late\n")
         expect(badge(page)).to_contain_text("Failed")
         expect(page.locator(".standing")).to_contain_text("exit code 4")
     expect(page.locator(".how")).to_have_text("The end: the job is failed.")
@@ -50,8 +51,8 @@ def test_a_job_is_seen_from_its_upload_to_its_end(
     assert [text.split()[-1] for text in steps.all_inner_texts()] == [
         entry["to"] for entry in client.history(number)
     ]
-    page.get_by_role("button", name="stderr").click()
-    expect(page.locator(".log")).to_have_text("late\n")
+    page.get_by_role("button", name="stdout", exact=True).click()
+    expect(page.locator(".log")).to_have_text("one\ntwo\n")
     assert page.evaluate("window.sameDocument")
 
 
@@ -70,7 +71,7 @@ def test_jobs_are_cancelled_and_run_again_by_keyboard_alone(
         tab_to(page, link)
         page.keyboard.press("Enter")
         expect(page.locator("h1")).to_be_focused()
-        expect(page.locator("h1")).to_have_text(f"Job {number}")
+        expect(page.locator("h1")).to_have_text(f"by keyboard job {number}")
         cancel = page.get_by_role("button", name=f"Cancel job {number}")
         tab_to(page, cancel)
         page.keyboard.press("Enter")
@@ -81,7 +82,7 @@ def test_jobs_are_cancelled_and_run_again_by_keyboard_alone(
         page.keyboard.press("Enter")
         tab_to(page, page.get_by_role("dialog").get_by_role("button", name=f"Cancel job {number}"))
         page.keyboard.press("Enter")
-        expect(page.locator("#said")).to_have_text(f"Job {number} is terminated.")
+        expect(page.locator("#said")).to_have_text(f"Job {number} is cancelled.")
         expect(badge(page)).to_contain_text("Killed")
         # The button that was pressed is gone: the focus is not lost with it.
         expect(page.locator("h1")).to_be_focused()
@@ -108,12 +109,12 @@ def test_the_data_of_a_job_goes_once_that_is_confirmed(
     client.wait(number)
     page = dashboard(f"/jobs/{number}")
     expect(page.locator(".log")).to_have_text("kept\n")
-    page.get_by_role("button", name="Delete its data").click()
+    page.get_by_role("button", name="Delete data").click()
     page.get_by_role("dialog").get_by_role("button", name="Keep the data").click()
-    page.get_by_role("button", name="Delete its data").click()
+    page.get_by_role("button", name="Delete data").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete the data").click()
     expect(badge(page)).to_contain_text("Cleaned")
-    expect(page.locator(".facts")).to_contain_text("Took")
+    expect(page.locator(".facts")).to_contain_text("Run time")
     expect(page.locator(".log")).to_be_hidden()
     assert client.job(number).status == "Cleaned"
 
@@ -151,8 +152,8 @@ def test_a_service_is_paused_and_a_node_is_drained(here: Place, open_page: Calla
         expect(page.locator("tbody tr")).to_have_count(50)
         expect(page.locator("tbody tr").first).to_contain_text("paused")
         # What never began took no time.
-        took = page.locator("tbody tr").first.locator("[data-label=Took]")
-        expect(took).to_contain_text("waits")
+        took = page.locator("tbody tr").first.locator("[data-label=Time]")
+        expect(took).to_contain_text("waiting")
         client.cancel(last)
         expect(took).to_have_text("–")
         page.get_by_role("button", name="Show 50 more").click()

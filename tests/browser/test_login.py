@@ -260,7 +260,7 @@ def test_a_forged_order_is_refused(at_form: Callable[..., Page], client: Client,
         assert client.job(number).status == "Running"
         page.get_by_role("button", name=f"Cancel job {number}").click()
         page.get_by_role("dialog").get_by_role("button", name=f"Cancel job {number}").click()
-        expect(page.locator("#said")).to_have_text(f"Job {number} is terminated.")
+        expect(page.locator("#said")).to_have_text(f"Job {number} is cancelled.")
 
 
 @pytest.mark.parametrize("order", ["Cancel", "Run again", ""])

@@ -84,7 +84,7 @@ def pages(jobs: Jobs) -> dict[str, str]:
         "/jobs": f"{IMAGE} {ARABIC}",
         "/jobs?status=Failed": "exit code 3",
         f"/jobs/{jobs.running}": "over",
-        f"/jobs/{jobs.failed}": "printed nothing here",
+        f"/jobs/{jobs.failed}": "The end: the job is failed",
         "/services": "at most 8",
         "/nodes": "1 of 1 are ready.",
         f"/nodes/{jobs.node}": IMAGE,
@@ -139,7 +139,7 @@ def compact(page: Page, jobs: Jobs, width: int) -> None:
     nothing = page.locator(f"tr[data-key='{jobs.nameless}'] [data-label='Name']")
     expect(nothing).to_be_visible(visible=width >= 700)
     if width < 700:
-        boxes = [row.locator(f"[data-label='{one}']").bounding_box() for one in ("Service", "User", "Took")]
+        boxes = [row.locator(f"[data-label='{one}']").bounding_box() for one in ("Service", "User", "Time")]
         tops = [box["y"] for box in boxes if box is not None]
         assert len(tops) == 3 and max(tops) - min(tops) < 10
         card = row.bounding_box()
@@ -152,11 +152,11 @@ def test_names_are_text_and_show_what_is_in_them(dashboard: Callable[..., Page],
     log = page.locator(".log").inner_text()
     # Colours and titles are gone, what was written over is, too; a control is seen.
     assert log.splitlines()[:3] == [IMAGE, "over", "␁"]
-    files = page.get_by_role("region", name="Files")
+    files = page.get_by_role("region", name="Results")
     expect(files).to_contain_text(IMAGE.replace("/", ""))
     expect(files).to_contain_text(f"{ARABIC}⟨U+202E⟩gpj.exe")
     with page.expect_download() as download:
-        files.get_by_role("link", name="gpj.exe").click()
+        files.get_by_role("link", name="gpj.exe").first.click()
     assert Path(download.value.path()).read_text() == f"{IMAGE}\n"
     assert page.locator("main img").count() == 0
 
@@ -202,7 +202,7 @@ def test_everything_works_below_a_path(
     with prefix_proxy("/portal", shared.url) as proxy:
         page = open_page(proxy.origin, f"/portal/dashboard#/jobs/{jobs.failed}").page
         expect(page.locator("#connection")).to_have_text("live")
-        expect(page.locator("main")).to_contain_text("printed nothing here")
+        expect(page.locator("main")).to_contain_text("The end: the job is failed")
         page.get_by_role("link", name="API").click()
         expect(page.locator(".swagger-ui .info")).to_contain_text("Job orchestrator")
         page.locator("#operations-contract-health .opblock-summary-control").click()
@@ -215,3 +215,40 @@ def test_everything_works_below_a_path(
         expect(page.get_by_role("heading", name="Overview")).to_be_visible()
         page.goto("about:blank")
         assert proxy.outside == []
+
+
+SHOWN = {
+    "table.csv": b'pose,energy\n1,-7.2\n"a, b",<b>x</b>\n',
+    "page.html": b"<script>alert(1)</script>\n",
+    "sum.json": b'{"a":[1]}',
+    "fold.pdb": b"ATOM      1  CA  ALA A   1      11.104   6.134  -6.504  1.00  0.00           C\n",
+}
+
+
+def test_a_file_is_shown_in_the_page_as_what_it_is_and_runs_nothing(
+    dashboard: Callable[..., Page], client: Client
+) -> None:
+    made = client.submit(
+        {"run.sh": b"cat run.sh > copy.txt", **SHOWN}, service="example", user=5, name="shown"
+    )
+    client.wait(made.id)
+    page = dashboard(f"/jobs/{made.id}")
+    # What it has made comes first of one that is done, what it was given apart from that.
+    headings = page.locator("main h2:visible").all_inner_texts()
+    assert headings.index("Results") < headings.index("Output") < headings.index("Inputs")
+    expect(page.get_by_role("region", name="Results")).to_contain_text("copy.txt")
+    given = page.get_by_role("region", name="Inputs")
+    viewer = page.locator(".viewer")
+    given.get_by_role("button", name="table.csv").click()
+    expect(viewer.locator("tbody tr")).to_have_text(["1-7.2", "a, b<b>x</b>"])
+    assert serious(page) == {}
+    given.get_by_role("button", name="page.html").click()
+    expect(viewer.get_by_label("Text of the file")).to_contain_text("<script>alert(1)</script>")
+    given.get_by_role("button", name="sum.json").click()
+    expect(viewer.get_by_label("Text of the file")).to_contain_text('"a": [')
+    given.get_by_role("button", name="fold.pdb").click()
+    expect(viewer.frame_locator("iframe").locator("body")).to_contain_text("atom")
+    viewer.get_by_role("button", name="Text").click()
+    expect(viewer).to_contain_text("ALA A")
+    viewer.get_by_role("button", name="Close").click()
+    expect(given.get_by_role("button", name="fold.pdb")).to_be_focused()

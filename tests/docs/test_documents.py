@@ -12,6 +12,7 @@ import pytest
 
 from actors.config.tables import SettingsError
 from node import settings as node_settings
+from node.script_settings import GRANTS
 from orchestrator import cli
 from orchestrator.config import settings as server_settings
 
@@ -85,16 +86,20 @@ def test_every_setting_of_a_service_is_documented_and_no_other() -> None:
 
 def test_every_setting_of_the_node_is_documented_and_no_other() -> None:
     # A token as an argument would be seen by whoever lists processes.
-    in_the_file_alone = {"pass_env", "job_env", "token", "pair_token"}
+    in_the_file_alone = {"pass_env", "job_env", "env", "token", "pair_token"}
     expected = {f"--{key.replace('_', '-')}" for key in node_settings.SETTINGS.keys() - in_the_file_alone}
     assert expected <= flags(cli.main.commands["node"])
     expected |= node_settings.VARIABLES.keys() | flags(cli.main.commands["node"])
-    found = documented("The node")
+    found = documented("The node") | documented("What scripts may") - GRANTS.keys()
     scripts = {name for name in found - node_settings.VARIABLES.keys() if name.startswith("ORCHESTRATOR_")}
     assert scripts == {
         f"ORCHESTRATOR_{name}" for name in ("JOB_ID", "ATTEMPT", "SERVICE", "USER_ID", "PROGRESS")
     }
     assert found - scripts - {"PYTHONUNBUFFERED"} == expected
+
+
+def test_every_grant_is_documented_and_no_other() -> None:
+    assert documented("What scripts may") >= GRANTS.keys()
 
 
 def test_every_flag_of_up_is_documented_and_no_other() -> None:

@@ -26,7 +26,8 @@ RUNS, HAD_ENDED, NEXT = "a" * 32, "b" * 32, "c" * 32
 
 async def test_it_ends_the_node_and_what_runs_is_ended_by_the_next(tmp_path: Path) -> None:
     data, beats = tmp_path / "data", tmp_path / "beats"
-    command = [*FAILING, *INJECTED, *NODE, "--port", "0", "--data", str(data)]
+    # What the script says, it says outside of its directory.
+    command = [*FAILING, *INJECTED, *NODE, "--port", "0", "--data", str(data), "--executor", "bash"]
     process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stderr is not None
     try:

@@ -106,6 +106,26 @@ async def test_a_node_that_kills_on_stop_leaves_no_process(tmp_path: Path) -> No
     os.close(reading)
 
 
+async def test_a_second_sigterm_does_not_keep_a_node_from_ending_its_jobs(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    reading = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    async with node_process(tmp_path / "data", "--on-stop", "kill", "--grace", "1") as node:
+        script = f"exec 3> {tmp_path}/fifo; trap 'echo asked >&3' TERM; echo up >&3"
+        script += "; while true; do sleep 600; done"
+        await node.submit({KEY: {"run.sh": script.encode()}})
+        for said in (b"up\n", b"asked\n"):
+            await trio.lowlevel.wait_readable(reading)
+            assert os.read(reading, 10) == said
+            if said == b"up\n":
+                await node.until(KEY, "Running")
+                os.kill(node.process.pid, signal.SIGTERM)
+        # Another one comes as the block ends: the script is amid its grace.
+    with trio.fail_after(30):
+        await trio.lowlevel.wait_readable(reading)
+    assert os.read(reading, 10) == b""
+    os.close(reading)
+
+
 async def test_a_script_that_ignores_sigterm_does_not_hold_the_end_of_the_node(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     # The helper waits 5 s for the end; a grace of 60 s is cut short.

@@ -185,6 +185,20 @@ async def test_a_node_of_up_that_dies_is_started_again(tmp_path: Path) -> None:
     assert "started again" in (tmp_path / "err").read_text()
 
 
+async def test_up_says_once_what_scripts_lack_and_its_nodes_are_given_what_it_is(tmp_path: Path) -> None:
+    environ = {"MODULEPATH": "/m", "SCRIPT_ENV_FOR_ALL": "set", "READ": str(tmp_path / "none")}
+    with (tmp_path / "err").open("wb") as errors:
+        arguments = ("up", "--port", "0", "--slots", "1", "--nodes", "2")
+        async with running(tmp_path, *arguments, errors=errors, **environ) as up:
+            done = await job(up.url, await submit(up.url, '[[ $FOR_ALL == set ]]; exit "$?"'))
+            assert done["exit_code"] == 0, done
+            done = await job(up.url, await submit(up.url, "no-such-program"))
+            assert done["message"].startswith("exit code 127; 'no-such-program' was not found"), done
+    said = (tmp_path / "err").read_text()
+    assert said.count("scripts do not get MODULEPATH") == 1
+    assert said.count(f"there is no {tmp_path}/none, which scripts may read") == 1
+
+
 async def test_all_mistakes_in_the_settings_are_told_and_nothing_starts(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text("prot = 5\n")
     environ = {"PORT": "high", "SERVICE_A_MAX_RUNS": "-1"}
@@ -194,6 +208,28 @@ async def test_all_mistakes_in_the_settings_are_told_and_nothing_starts(tmp_path
     assert len(lines) == 3
     assert "PORT" in lines[0] and "'high'" in lines[0]
     assert not (tmp_path / "data").exists()
+
+
+async def test_settings_are_checked_without_a_start(tmp_path: Path) -> None:
+    config, tokens = tmp_path / "server.toml", tmp_path / "tokens.toml"
+    config.write_text(f'tokens_file = "{tokens}"\nnode_ca_file = "{tmp_path}/none"\n[services.a]\n')
+    tokens.write_text('[[tokens]]\nrole = "king"\n')
+    command = [*COMMAND, "server", "--check", "--config", str(config), "--data", str(tmp_path / "data")]
+
+    async def checked() -> subprocess.CompletedProcess[bytes]:
+        with trio.fail_after(START):
+            return await trio.run_process(
+                command, capture_stdout=True, capture_stderr=True, check=False, env=ENVIRONMENT, cwd=tmp_path
+            )
+
+    done = await checked()
+    assert done.returncode == 2
+    assert b"node_ca_file" in done.stderr and b"token 1: hash" in done.stderr, "all at once"
+    tokens.write_text("")
+    config.write_text(f'tokens_file = "{tokens}"\n[services.a]\nnodes = ["http://127.0.0.1:1"]\n')
+    done = await checked()
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert set(os.listdir(tmp_path)) == {"server.toml", "tokens.toml"}, "nothing is made"
 
 
 async def test_a_wrong_option_is_told_with_status_2(tmp_path: Path) -> None:

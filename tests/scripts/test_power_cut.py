@@ -15,11 +15,22 @@ from pathlib import Path
 
 import pytest
 from testbed.power_cut import trace
-from testbed.power_cut.controls import CONTROLS
+from testbed.power_cut.controls import CONTROLS, OF_NODES, OF_STARTS
 from testbed.power_cut.disk import replay
+from testbed.power_cut.node_recording import record_node
 from testbed.power_cut.recording import read_whole, record
-from testbed.power_cut.run import cuts
-from testbed.power_cut.told import Accepted, Begun, Changed, Ordered, Taken
+from testbed.power_cut.run import cuts, node_cuts
+from testbed.power_cut.told import (
+    Accepted,
+    Begun,
+    Changed,
+    EndedThere,
+    Finished,
+    Ordered,
+    StartedThere,
+    Taken,
+    TakenThere,
+)
 from testbed.power_cut.trace import Done, Make, Rename, Sync, Write
 
 JOBS = 15
@@ -118,7 +129,8 @@ def work(name):
 threads = [threading.Thread(target=work, args=(f"{os.getcwd()}/{number}",)) for number in range(4)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
-if {more}: open(os.getcwd() + "/0/out", "ab").write(b"more")
+open(os.getcwd() + "/0/out", "ab").write(b"more")
+if {more}: os.symlink(os.getcwd() + "/0/out", os.getcwd() + "/0/link")
 """
     for more in (False, True):
         top, output = tmp_path / str(more), tmp_path / f"trace {more}"
@@ -127,9 +139,31 @@ if {more}: open(os.getcwd() + "/0/out", "ab").write(b"more")
         with subprocess.Popen([*trace.command(output), sys.executable, "-c", text], cwd=top) as process:
             assert process.wait() == 0
         if more:
-            with pytest.raises(trace.NotUnderstood, match="O_APPEND"):
+            with pytest.raises(trace.NotUnderstood, match="symlink"):
                 read_whole(output, process.pid, str(top))
         else:
             steps = read_whole(output, process.pid, str(top))
             assert after([*steps, Done(math.inf, math.inf, Sync(None))], place) == files(top)
             assert len(files(top)) == 8
+
+
+def test_what_was_told_of_a_node_is_there_after_any_cut_in_another_boot(tmp_path: Path, place: Path) -> None:
+    recording = record_node(tmp_path, jobs=JOBS, seed=1)
+    kinds = Counter(type(one) for one in recording.told)
+    assert kinds[StartedThere] == kinds[Finished] == JOBS
+    assert kinds[TakenThere] == kinds[EndedThere] == JOBS // 3
+    wrong = [(cut.number, cut.wrong) for cut in node_cuts(recording, place, count=100, seed=1)]
+    assert len(wrong) == 100
+    assert not [one for one in wrong if one[1]]
+    # The same run, gone on with by nodes that are broken.
+    for control in OF_STARTS:
+        found = node_cuts(recording, place / control, count=MANY, seed=1, control=control)
+        (place / control).mkdir()
+        assert next((cut for cut in found if cut.wrong), None) is not None, control
+
+
+@pytest.mark.parametrize("control", OF_NODES)
+def test_a_rule_that_is_broken_in_a_node_is_found_out(tmp_path: Path, place: Path, control: str) -> None:
+    recording = record_node(tmp_path, jobs=12, seed=1, control=control)
+    found = (cut.number for cut in node_cuts(recording, place, count=MANY, seed=1) if cut.wrong)
+    assert next(found, None) is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -34,6 +34,9 @@ HELD_UP = 20.0
 class Agent:
     """`begin_process` starts a script; `tell` passes on what has changed. `boot`: of the machine."""
 
+    outlives = False
+    """Whether what it runs goes on when its machine goes down."""
+
     def __init__(
         self,
         disk: NodeDisk,
@@ -44,9 +47,12 @@ class Agent:
         slots: int,
         begin_process: Callable[[Payload, Files], Process],
         tell: Callable[[Payload], None],
+        ended: Callable[[], None],
         end_needs_room: bool,
         kill_trusts_first_process: bool,
+        resumed: tuple[dict[str, Row], int] | None = None,
     ) -> None:
+        """`resumed`: what it had in memory, in place of what it would make of its disk."""
         self.rows: dict[str, Row] = {}
         self.sequence = 0
         self.alive = True
@@ -60,8 +66,15 @@ class Agent:
         self._slots = slots
         self._begin_process = begin_process
         self._tell = tell
+        self._ended = ended
         self._end_needs_room = end_needs_room
         self._mailbox = RunnerMailbox()
+        self.beside: Callable[[], Awaitable[None]] | None = None
+        """What the process does besides."""
+        if resumed is not None:
+            rows, self.sequence = resumed
+            self.rows = dict(rows)
+            return
         for key, files in list(disk.files.items()):
             self._recover(key, files)
 
@@ -77,9 +90,16 @@ class Agent:
         )
         try:
             with self.scope:
-                await live(self._mailbox, make)
+                if self.beside is None:
+                    return await self._live(make)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.beside)
+                    await self._live(make)
         except* Dead:
             pass
+
+    async def _live(self, make: Callable[..., Runner]) -> None:
+        await live(self._mailbox, make)
 
     def die(self) -> None:
         self.alive = False
@@ -99,9 +119,9 @@ class Agent:
             boot=self._boot,
             is_new=False,
             written=files.written,
-            outlives=False,
+            outlives=self.outlives,
             now=self._clock.now(),
-            intended=lambda _: files.is_intended(),
+            intended=lambda _: self._is_intended(key, files),
         )
         if payload.lost and payload is not stored.payload:
             files.record = StoredPayload(payload, self._boot)
@@ -120,10 +140,17 @@ class Agent:
             self._tell(payload)
         elif payload.end is not None:
             del self.rows[payload.key]
-            self._disk.remove(payload.key, trio.current_time())
+            self._discard(payload.key)
+
+    def _discard(self, key: str) -> None:
+        self._disk.remove(key, trio.current_time())
+
+    def _is_intended(self, key: str, files: Files) -> bool:
+        return files.is_intended()
 
     def accept(self, payload: Payload) -> None:
         self._disk.files[payload.key] = Files(StoredPayload(payload, self._boot))
+        self._disk.accepted += 1
         self.put(Row(payload, False))
 
     def there(self) -> list[Payload]:
@@ -151,6 +178,7 @@ class Agent:
             else:
                 self._disk.take_file(reserve=True)
         self._disk.tombstones[key] = kind
+        self._disk.buried += 1
         if (row := self.rows.get(key)) is not None:
             cancelled = row.payload.cancelled or row.payload.status not in ENDED
             self.put(Row(replace(row.payload, cancelled=cancelled), kind == RELEASE))
@@ -168,17 +196,20 @@ class Agent:
         if move.target is not Status.RUNNING:
             if self._end_needs_room:
                 self._disk.take_file()
-            gone_at = math.inf
-            if files.process is not None and not files.process.count:
-                gone_at = max(self.born, files.process.gone_at)
-            if trio.current_time() > gone_at + HELD_UP:
+            if trio.current_time() > max(self.born, self._ended_at(move.key, files)) + HELD_UP:
                 raise Violation("held up", f"attempt {move.key[:6]}: its end is recorded late")
             files.record = StoredPayload(payload, self._boot)
             files.ended_at = trio.current_time()
+            self._ended()
         elif not self._disk.is_full():
             files.running = StoredPayload(payload, self._boot)
         self.put(replace(row, payload=payload))
         return True
+
+    def _ended_at(self, key: str, files: Files) -> float:
+        """When it could be told that it had ended; infinite for what never began."""
+        ended = files.process is not None and not files.process.count
+        return files.process.gone_at if files.process is not None and ended else math.inf
 
     async def changes(self, after: int) -> Sequence[Payload]:
         await trio.lowlevel.checkpoint()
@@ -192,6 +223,9 @@ class Agent:
         return [row.payload for row in self.rows.values()], self.sequence
 
     # ------------------------------------------------------------------ the runs
+
+    def claim(self, payload: Payload) -> bool:
+        return True
 
     async def start(self, payload: Payload) -> Running | RunResult:
         self.enter()
@@ -215,12 +249,11 @@ class Agent:
             files.given_up = True
             return RunResult(unreadable=True) if ran else RunResult(refused=NEVER_STARTED, lost=True)
         run = _Run(self, payload.key, files.process)
-        if not files.process.count:
-            return await run.wait()
         if payload.owner == UNKNOWN:
-            await run.stop(5.0)
+            if files.process.count:
+                await run.stop(5.0)
             return RunResult(unreadable=True, started_at=run.started_at)
-        return run
+        return run if files.process.count else await run.wait()
 
     async def freeze(self, payload: Payload, end: End) -> End:
         await trio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""Two dozen rules, each broken on purpose: what shows that the simulation can fail."""
+"""Forty rules, each broken on purpose: what shows that the simulation can fail."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from support.memory.memory_ledger import MemoryLedger
 
 from actors.domain.changes import Change, SetProgress, Transition
 from actors.domain.job import Job, QueuedJobs
-from actors.domain.node import NodeRef, NodeState, PayloadView
+from actors.domain.node import NodeRef, NodeState, PayloadView, Tally
 from actors.domain.payload import UNKNOWN, Payload, RunResult
 from actors.domain.service import ServiceLimits
 from actors.domain.status import Owner, Status
-from actors.getter import getter, reconcile
+from actors.getter import getter, liveness, reconcile
 from actors.ports.nodes import (
     CollectAnswer,
     CollectResult,
@@ -34,6 +34,10 @@ from actors.ports.nodes import (
 )
 from actors.ports.payloads import Running
 from actors.sender import dispatcher, sender
+from node.executors.slurm import slurm_run
+from node.executors.slurm.batch_system import OutOfReach
+from node.executors.slurm.slurm_executor import SlurmExecutor
+from node.executors.slurm.slurm_run import SlurmRun
 from node.payloads import recovery
 from node.payloads.records import StoredPayload
 from orchestrator import http_client
@@ -311,6 +315,37 @@ def _numbers_given_twice() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _copies_let_in() -> Iterator[None]:
+    original = liveness.LivenessMonitor.__init__
+
+    class Followers(dict[str, object]):
+        def setdefault(self, key: str, default: object = None) -> object:
+            self[key] = default
+            return default
+
+    def init(self: liveness.LivenessMonitor, *args: Any, **how: Any) -> None:
+        original(self, *args, **how)
+        self.__dict__["_followers"] = Followers()
+
+    with patch.object(liveness.LivenessMonitor, "__init__", init):
+        yield
+
+
+@contextmanager
+def _submitted_again_in_doubt() -> Iterator[None]:
+    original = SlurmExecutor._submit
+
+    async def submit(self: SlurmExecutor, run: SlurmRun) -> None:
+        try:
+            await original(self, run)
+        except OutOfReach:
+            await original(self, run)
+
+    with patch.object(SlurmExecutor, "_submit", submit):
+        yield
+
+
 _is_in_vain = getter.Getter._is_in_vain
 
 RULES = (
@@ -341,8 +376,25 @@ RULES = (
     BrokenRule("an attempt in doubt sent to another boot", Faulty(any_boot=True), _boot_unnoticed),
     BrokenRule("an order for another boot taken", Faulty(any_boot=True)),
     BrokenRule("an end told in another boot without its mark", broken=_unwritten_offered),
+    BrokenRule(
+        "who was set back taken for what it was",
+        broken=lambda: patch.object(Tally, "is_before", lambda *_: False),
+    ),
+    BrokenRule("a copy of a node let in beside it", broken=_copies_let_in),
     BrokenRule("an order of an older link done", Faulty(no_fence=True)),
+    BrokenRule("what was asked over another link done", Faulty(any_link=True)),
     BrokenRule("what a node was told to forget not told again", broken=_strangers_kept),
+    BrokenRule("a batch job submitted again when the answer was lost", broken=_submitted_again_in_doubt),
+    BrokenRule("a reused id taken for ours", Faulty(any_batch_id=True)),
+    BrokenRule(
+        "a forgotten id waited for for ever", broken=lambda: patch.object(SlurmRun, "forget", lambda _: None)
+    ),
+    BrokenRule(
+        "what a batch system has forgotten taken for ended",
+        broken=lambda: patch.object(slurm_run, "BEAT_PATIENCE", 0.0),
+    ),
+    BrokenRule("a batch job that begins again", Faulty(begins_again=True)),
+    BrokenRule("another boot told of what outlives the machine", Faulty(boot_told=True)),
     BrokenRule("results that trickle waited for", broken=lambda: patch.object(http_client, "PACE", 0)),
     BrokenRule("results that stall waited for", broken=_stall_waited_for),
     BrokenRule("results without an end taken in", broken=lambda: patch.object(results, "UNTOLD", math.inf)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 import trio
@@ -54,10 +56,37 @@ class Checks:
         self.unheard: set[int] = set()
         self.newest = 0
         self.leavings: dict[str, tuple[float, int, int]] = {}
+        self.moments: dict[str, str] = {}
+        """How far its node had come when an attempt was made."""
+        self.homes: dict[str, Machine | None] = {}
+        self.met: dict[str, tuple[int, float]] = {}
+        self.began: dict[str, float] = {}
+        self.settled: dict[str, float] = {}
+        self.settled_by_a_copy: set[str] = set()
+        self.answers_for: dict[str, Machine] = {}
+        """The machine that was let in last by a node's name. Others of that name do not count: as if lost."""
 
     def heard_leaving(self, machine: Machine, epoch: int) -> None:
         if machine.away:
             self.leavings[machine.name] = trio.current_time(), epoch, machine.lives
+
+    def let_in(self, machine: Machine, followed: Collection[Machine], epoch: int) -> None:
+        """Its picture is heard. If it was set back, what was ordered when no more was known of it than it has
+        now may begin there again: nobody can know."""
+        for other in followed:
+            if other is not machine and other.node_id == machine.node_id:
+                raise Violation("copy", f"{machine.name} is let in beside {other.name}")
+        self.answers_for[machine.node_id] = machine
+        if self.met.get(machine.name) == (met := (epoch, machine.set_back_at)):
+            return
+        self.met[machine.name] = met
+        if machine.set_back_at < 0 or machine.tally is None:
+            return
+        for key, moment in self.moments.items():
+            boot, *heard = moment.split(" ")
+            now = zip(heard, astuple(machine.tally), strict=True)
+            if boot == machine.boot and all(int(h) <= t for h, t in now):
+                machine.started.discard(key)
 
     def accepted(self, job: Job) -> None:
         self.status[job.id] = job.status
@@ -131,9 +160,14 @@ class Checks:
 
     def _attempt_moved(self, key: str, state: AttemptState) -> None:
         self.states[key] = state
+        self.settled.setdefault(key, trio.current_time())
+        if self.answers_for.get(self.nodes[key]) is not self.homes[key]:
+            self.settled_by_a_copy.add(key)
         if state is AttemptState.GIVEN_UP:
             self.given_up.add(key)
-            self._none_expected(self._world.machines[self.nodes[key]], key)
+            machine = self._world.machines[self.nodes[key]]
+            if self.answers_for.get(machine.node_id, machine) is machine:
+                self._none_expected(machine, key)
 
     def _none_expected(self, machine: Machine, key: str) -> None:
         """A node that said that it will be back is waited for: by who heard it, and by who finds it noted."""
@@ -152,16 +186,23 @@ class Checks:
         earlier.append(attempt)
         self.states[attempt.key] = AttemptState.OPEN
         self.nodes[attempt.key] = attempt.node_id
+        self.began[attempt.key] = trio.current_time()
+        self.homes[attempt.key] = self.answers_for.get(attempt.node_id)
+        self.moments[attempt.key] = attempt.boot
         if attempt.n > self._world.plan.max_attempts:
             raise Violation("attempts", f"job {job.id} has attempt {attempt.n}")
 
     def _may_run(self, attempt: Attempt) -> bool:
-        machine = self._world.machines[attempt.node_id]
+        machine = self.answers_for.get(attempt.node_id, self._world.machines[attempt.node_id])
+        settled_at = self.settled.get(attempt.key, math.inf)
+        if attempt.key in self.settled_by_a_copy or settled_at < machine.set_back_at:
+            return False  # whoever copies machines, or sets them back, has things twice
         if machine.may_run(attempt.key):
             return True
         here = attempt.key in machine.disk.tombstones or attempt.key in machine.disk.files
-        # What is on its way for another boot is refused.
-        arrives = attempt.boot == machine.boot or self._world.faulty.any_boot
+        # What is on its way for another boot, or by a link from before it was set back, is refused.
+        same = attempt.boot.startswith(f"{machine.boot} ") and self.began[attempt.key] > machine.set_back_at
+        arrives = same or self._world.faulty.any_boot
         return not here and arrives and self._world.in_flight.get(attempt.key, 0) > 0
 
     def _own(self, job_id: int, key: str, what: str) -> None:
@@ -178,7 +219,10 @@ class Checks:
         if move.key != current.key or fetched != current.key:
             raise Violation("result", f"job {job.id}: results of {fetched}, current attempt {current.key}")
         plan = self._world.plan.jobs[self._world.job_plans[job.id]]
+        meddled = current.key in self._world.cluster.meddled
         right = Status.COMPLETED if plan.exit_code == 0 else Status.FAILED
+        if meddled and move.target is Status.FAILED:
+            return
         if move.target is not right:
             raise Violation("result", f"job {job.id} is {move.target}, its script ends {right}")
         last = plan.told(plan.words) if plan.words else None
@@ -187,6 +231,8 @@ class Checks:
 
     def _nothing_runs(self, job: Job, move: Transition) -> None:
         for attempt in self.attempts.get(job.id, []):
+            if self.began[attempt.key] < self._world.machines[attempt.node_id].set_back_at:
+                continue  # it was set back from that end, perhaps
             if attempt.key not in self.given_up and self._may_run(attempt):
                 raise Violation("killed", f"job {job.id}: attempt {attempt.key[:6]} still runs")
 
@@ -210,6 +256,8 @@ class Checks:
     def nothing_left(self) -> str | None:
         """What is still there on nodes that are alive, once all is over."""
         for machine in self._world.machines.values():
+            if not machine.dead and self._world.cluster.left(machine.started):
+                return f"{machine.name} still has batch jobs"
             if not machine.dead and machine.disk.files:
                 return f"{machine.name} still has {[k[:6] for k in machine.disk.files]}"
         for key, state in self.states.items():

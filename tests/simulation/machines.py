@@ -4,17 +4,24 @@ payload's process outlives its agent (the shepherd), not its machine; what is on
 from __future__ import annotations
 
 import json
+import math
 import random
 import zlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
 
 import trio
 from simulation.agent import Agent
+from simulation.batch_agent import BatchAgent
+from simulation.cluster import Cluster
+from simulation.dialling import Connection
 from simulation.node_disk import Files, NodeDisk, Process
 from simulation.plan import JobPlan
 from simulation.violation import Violation
 
-from actors.domain.node import Heartbeat, StreamPosition
+from actors.domain.node import Heartbeat, StreamPosition, Tally
 from actors.domain.payload import Payload
 from actors.domain.status import ENDED, Status
 from actors.ports.nodes import (
@@ -33,6 +40,7 @@ from actors.ports.world import Clock
 from actors.wire.protocol import frames
 from actors.wire.protocol.attempts import view_to_json
 from node.payloads.records import CANCEL, RELEASE
+from node.payloads.rows import Row
 from node.payloads.table import view_of
 
 OWNER = "orchestrator"
@@ -42,6 +50,10 @@ class Stream:
     """One link: what the node has said and the reader has not heard yet."""
 
     def __init__(self) -> None:
+        self.machine: Machine | None = None
+        """Whose it is, once that has answered."""
+        self.connection: Connection | None = None
+        """That the node has opened for it."""
         self.events: list[NodeEvent] = []
         self.torn: str | None = None
         self.finished: str | None = None
@@ -71,6 +83,19 @@ class Stream:
         self.bell.set()
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A machine at one moment: what it had on its disk and in its memory, and all that ran there."""
+
+    at: float
+    tally: Tally
+    boots: int
+    lives: int
+    disk: NodeDisk
+    processes: Mapping[str, Process]
+    resumed: tuple[dict[str, Row], int]
+
+
 class Machine:
     """One node. Its methods are what its agent does on a request, at one instant; no network is in here."""
 
@@ -86,8 +111,17 @@ class Machine:
         end_needs_room: bool = False,
         kill_trusts_first_process: bool = False,
         any_boot: bool = False,
+        ended: Callable[[Machine], None] = lambda _: None,
+        copy_of: str = "",
+        cluster: Cluster | None = None,
+        told_boot: bool = False,
+        dial: Callable[[Machine], Callable[[], Awaitable[None]]] | None = None,
     ) -> None:
+        """`ended` is told of each end that is recorded. `copy_of`: whose name it has, once it is there
+        (`become`). `cluster`: its payloads are batch jobs there. `told_boot`: it tells its machine's boot all
+        the same, which is a rule that a test breaks. `dial`: nobody can connect to it, its process does."""
         self.name = name
+        self.node_id = copy_of or name
         self.slots = slots
         self.dead = False
         self.away = False
@@ -97,10 +131,19 @@ class Machine:
         self.processes: dict[str, Process] = {}
         """All that ever were, whatever its files know of them."""
         self.streams: list[Stream] = []
+        self.ever: list[Stream] = []
+        self.newest: Stream | None = None
+        """The link by which requests beside it are proved."""
+        self.snapshots: list[Snapshot] = []
+        self.set_back_at = -math.inf
+        self._up_since = 0.0
+        self.started: set[str] = set()
+        """Attempts that began here, in what it has forgotten too, but not those that it knew from before."""
         self.spoils = ("", 0.0)
         """How it hands results over, and until when."""
-        self.lives = 0
-        self.boots = 0
+        self.lives = self.boots = 0
+        self._numbers = count(1)
+        """Of lives and boots: none is given again, whatever it is set back to."""
         self._agent: Agent | None = None
         self._nursery = nursery
         self._clock = clock
@@ -109,7 +152,14 @@ class Machine:
         self._end_needs_room = end_needs_room
         self._kill_trusts_first_process = kill_trusts_first_process
         self._any_boot = any_boot
-        self.agent_up()
+        self._ended = ended
+        self.cluster = cluster
+        self._told_boot = told_boot or cluster is None
+        self._job_ids: dict[str, int] = {}
+        self.dial = dial
+        self.connections: list[Connection] = []
+        if not copy_of:
+            self.agent_up()
 
     @property
     def up(self) -> bool:
@@ -124,7 +174,7 @@ class Machine:
 
     @property
     def boot(self) -> str:
-        return f"{self.name}/{self.boots}"
+        return f"{self.name}/{self.boots if self._told_boot else 0}"
 
     def submit(self, items: list[Dispatch], boot: str) -> list[SubmitAnswer]:
         if boot != self.boot and not self._any_boot:
@@ -152,10 +202,11 @@ class Machine:
                 0,
                 self._clock.now(),
             )
+            self._job_ids[key] = item.job.id
             self.agent.accept(fresh)
         payload = self.agent.find(key)
         assert payload is not None
-        return SubmitAnswer(SubmitResult.HAS, view=view_of(payload), mark=self.mark())
+        return SubmitAnswer(SubmitResult.HAS, view=view_of(payload))
 
     def lookup(self, keys: list[str]) -> list[AttemptLookup]:
         return [self._look(key) for key in keys]
@@ -210,23 +261,46 @@ class Machine:
         return Picture(self.mark(), views, self.beat().heartbeat)
 
     def beat(self) -> Beat:
-        return Beat(Heartbeat(load=0.0, slots=self.slots))
+        return Beat(Heartbeat(load=0.0, slots=self.slots, tally=self.tally))
 
     def mark(self) -> StreamPosition:
         return StreamPosition(f"{self.name}/{self.lives}", self.agent.sequence)
 
     # ------------------------------------------------------------------ what happens to it
 
-    def agent_down(self) -> None:
-        self._die()
+    @property
+    def tally(self) -> Tally | None:
+        if self.cluster is not None:
+            return None
+        return Tally(self.disk.accepted, self.disk.buried, int(trio.current_time() - self._up_since))
+
+    def enter(self, stream: Stream) -> None:
+        """A hello: older links are fenced before the picture is drawn."""
+        for older in self.streams:
+            older.fence()
+        self.streams[:] = [stream]
+        self.ever.append(stream)
+        self.newest = stream
+        stream.say(self.picture())
+
+    def agent_down(self, *, told: bool = True) -> None:
+        """`told`: its machine is there to say so."""
+        self.newest = None
+        self._die(told=told)
         for stream in self.streams:
             stream.tear("the agent went away")
         self.streams.clear()
 
-    def _die(self) -> None:
+    def _die(self, *, told: bool = True) -> None:
+        self.cut_connections(told=told)
         if self._agent is not None:
             self._agent.die()
             self._agent = None
+
+    def cut_connections(self, *, told: bool) -> None:
+        for connection in self.connections:
+            connection.end(told=told)
+        self.connections.clear()
 
     def leave(self) -> None:
         """It is stopped on purpose, and says so on its streams."""
@@ -244,8 +318,14 @@ class Machine:
         if self.dead or self.up:
             return
         self.away = False
-        self.lives += 1
-        self._agent = Agent(
+        self.lives = next(self._numbers)
+        self._begin_agent(None)
+
+    def _begin_agent(self, resumed: tuple[dict[str, Row], int] | None) -> None:
+        make: Callable[..., Agent] = Agent
+        if self.cluster is not None:
+            make = partial(BatchAgent, cluster=self.cluster, directory=self.cluster.top / self.name)
+        self._agent = make(
             self.disk,
             self.boot,
             self._clock,
@@ -253,16 +333,63 @@ class Machine:
             slots=self.slots,
             begin_process=self._begin,
             tell=self._tell,
+            ended=lambda: self._ended(self),
             end_needs_room=self._end_needs_room,
             kill_trusts_first_process=self._kill_trusts_first_process,
+            resumed=resumed,
         )
+        if self.dial is not None:
+            self._agent.beside = self.dial(self)
         self._nursery.start_soon(self._agent.run)
+
+    def snapshot(self) -> Snapshot | None:
+        """None if nothing runs there. Whoever sets back what has its payloads elsewhere has them twice."""
+        if not self.up or (tally := self.tally) is None:
+            return None
+        processes = {key: process.copy() for key, process in self.processes.items()}
+        resumed = dict(self.agent.rows), self.agent.sequence
+        disk = self.disk.copy(processes)
+        now = trio.current_time()
+        return Snapshot(now, tally, self.boots, self.lives, disk, processes, resumed)
+
+    def set_back(self, to: Snapshot) -> None:
+        """All that it has done since was for nothing, and nobody there knows that."""
+        if self.dead or to.at < self.set_back_at:
+            return
+        for stream in self.ever:
+            stream.fenced = True
+        self.agent_down(told=False)
+        for process in self.processes.values():
+            process.die()
+        self.set_back_at = trio.current_time()
+        self._up_since = self.set_back_at - to.tally.uptime
+        self.snapshots = [one for one in self.snapshots if one.at <= to.at]
+        self.boots, self.lives, self.away = to.boots, to.lives, False
+        self.processes = {key: process.copy() for key, process in to.processes.items()}
+        self.started -= to.resumed[0].keys() - to.processes.keys()
+        self.disk = to.disk.copy(self.processes)
+        for process in self.processes.values():
+            process.resume()
+        self._begin_agent(to.resumed)
+
+    def become(self, other: Machine) -> None:
+        """Begin as a copy of another one's disk, as its end would leave it now."""
+        processes = {key: process.copy() for key, process in other.processes.items()}
+        for process in processes.values():
+            process.die()
+        self.disk = other.disk.copy(processes)
+        self.disk.forget(self._rng, trio.current_time())
+        self.processes, self.started = processes, set(processes)
+        self._up_since = trio.current_time()
+        self.agent_up()
 
     def machine_down(self) -> str:
         """The machine's own end: every process goes, and what had not ended is lost. The answer is what its
         disk has forgotten."""
-        self.agent_down()
-        self.boots += 1
+        self.agent_down(told=False)
+        self.boots, self._up_since = next(self._numbers), trio.current_time()
+        if self.cluster is not None:
+            return ""
         for process in self.processes.values():
             process.die()
         return self.disk.forget(self._rng, trio.current_time())
@@ -278,10 +405,15 @@ class Machine:
     # ------------------------------------------------------------------ running
 
     def _begin(self, payload: Payload, files: Files) -> Process:
-        if payload.key in self.processes:
-            raise Violation("started twice", f"attempt {payload.key} of job {payload.job_id}")
-        process = Process(self._job_plan(payload.job_id), self._nursery, self._rng)
-        files.process = self.processes[payload.key] = process
+        return self.begin(payload.key)
+
+    def begin(self, key: str) -> Process:
+        """Its script begins, here or on a node of the cluster."""
+        if key in self.started:
+            raise Violation("started twice", f"attempt {key} of job {self._job_ids[key]}")
+        process = Process(self._job_plan(self._job_ids[key]), self._nursery, self._rng)
+        self.disk.files[key].process = self.processes[key] = process
+        self.started.add(key)
         self._nursery.start_soon(process.run)
         return process
 
@@ -294,6 +426,8 @@ class Machine:
         if (process := self.processes.get(key)) is not None:
             return process.count > 0
         files = self.disk.files.get(key)
+        if self.cluster is not None and self.cluster.may_begin(key):
+            return True
         if files is None or files.given_up or key in self.disk.tombstones:
             return False
         row = None if self._agent is None else self._agent.rows.get(key)

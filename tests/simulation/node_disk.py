@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import random
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import trio
 from simulation.clock import sleep
@@ -47,6 +48,20 @@ class Process:
     def progress(self) -> Progress | None:
         """What stands in its file."""
         return Progress(self.plan.told(self.words)) if self.words else None
+
+    def copy(self) -> Process:
+        """As it is now, and standing still: `resume` lets it go on."""
+        other = Process(self.plan, self._nursery, self._rng)
+        for name in ("count", "words", "started_at", "gone_at", "mark", "mark_damaged", "_asked"):
+            setattr(other, name, getattr(self, name))
+        for event in ("first_gone", "gone"):
+            if getattr(self, event).is_set():
+                getattr(other, event).set()
+        return other
+
+    def resume(self) -> None:
+        if self.count:
+            self._nursery.start_soon(*((self._kill, 1.0) if self._asked else (self.run,)))
 
     async def run(self) -> None:
         with self._script:
@@ -131,6 +146,22 @@ class NodeDisk:
     removed: dict[str, tuple[Files, float]] = field(default_factory=dict)
     full_until: float = 0.0
     held: int = HELD
+    accepted: int = 0
+    buried: int = 0
+    """Ever: what of it is counted again after the machine's end is of another boot."""
+
+    def copy(self, processes: Mapping[str, Process]) -> NodeDisk:
+        """What is on it now, with these processes in place of those that are there."""
+
+        def taken(key: str, files: Files) -> Files:
+            return replace(files, process=None if files.process is None else processes[key])
+
+        return replace(
+            self,
+            files={key: taken(key, files) for key, files in self.files.items()},
+            tombstones=dict(self.tombstones),
+            removed={key: (taken(key, files), at) for key, (files, at) in self.removed.items()},
+        )
 
     def forget(self, rng: random.Random, now: float) -> str:
         """The machine has gone down; what of."""

@@ -29,6 +29,24 @@ KINDS: Final = (
     "stall",
     "endless",
 )
+COPIES: Final = ("set_back", "set_back", "copy")
+"""Of a machine as it is now: it goes on from there once more after `length`, or another one begins with what
+is on its disk, by its name, for so long."""
+BATCH: Final = (
+    *(
+        "batch_down",
+        "batch_slow",
+        "batch_mute",
+        "batch_mute",
+        "batch_blind",
+        "batch_forgets",
+        "batch_forgets",
+    ),
+    *("batch_requeue", "batch_cancel", "batch_node_fail"),
+)
+"""Of the batch system, which all nodes share that have one."""
+DIALLED: Final = ("half_open", "half_open", "tear")
+"""Of what a node has opened: what is between forgets it, or ends it with a word."""
 LEAVING: Final = ("leave", "leave", "leave_for_good")
 LASTING: Final = ("trickle", "stall", "endless")
 LARGE: Final = 1_200_000
@@ -64,9 +82,9 @@ class JobPlan:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`kind` from `KINDS` or `LEAVING`, on `node` (ignored for the orchestrator), for `length` seconds, which
-    may be for ever for those that are `LASTING`; `rng` is how likely each message suffers, where that
-    applies."""
+    """`kind` from one of the lists above, on `node` (not for the orchestrator or the batch system), for
+    `length` seconds, which may be for ever for those that are `LASTING`; `rng` is how likely each message or
+    job suffers, where that applies."""
 
     at: float
     kind: str
@@ -88,6 +106,14 @@ class Plan:
     crash_at_call: int | None = None
     reboot_after: tuple[int, ...] = ()
     """The submits and releases, over all nodes, shortly after which the node's machine starts anew."""
+    set_back_after: tuple[int, ...] = ()
+    """The submits and releases, over all nodes, that nobody answers: the node is set back."""
+    reboot_after_ends: tuple[int, ...] = ()
+    """The ends of payloads, over all nodes, shortly after which the node's machine starts anew."""
+    dials: tuple[bool, ...] = ()
+    """Which nodes cannot be reached, and open connections themselves."""
+    batch: tuple[bool, ...] = ()
+    """Which nodes have their payloads in a batch system."""
     cut_after: tuple[int, ...] = ()
     """The commits, counted over all lives, shortly after which the orchestrator's power is cut."""
 
@@ -131,6 +157,31 @@ def make(seed: int) -> Plan:
         kind = going.choice(LEAVING) if node else "leave"
         length = going.choice((2.0, 20.0, 100.0)) * going.uniform(0.5, 1.5)
         faults.append(Fault(going.uniform(0, 90), kind, node, length))
+    copies = random.Random(f"copies/{seed}")
+    for kind in copies.choice(((), (), copies.sample(COPIES, 1), copies.sample(COPIES, 2))):
+        length = copies.choice((2.0, 10.0, 30.0)) * copies.uniform(0.5, 1.5)
+        at = copies.uniform(0, 60)
+        # No second copy of a machine: both would have one address.
+        node = copies.randrange(nodes)
+        if kind == "copy" and copies.random() < 0.7:
+            faults.append(Fault(at + length / 2, "partition", node, copies.uniform(5, 30)))
+        faults.append(Fault(at, kind, node, length * (3 if kind == "copy" else 1)))
+    clusters = random.Random(f"batch/{seed}")
+    batch = tuple(clusters.choice((False, False, True)) for _ in range(nodes))
+    if any(batch):
+        for _ in range(clusters.randint(0, 4)):
+            length = clusters.choice((5.0, 20.0, 60.0)) * clusters.uniform(0.5, 1.5)
+            at, kind = clusters.uniform(0, 90), clusters.choice(BATCH)
+            faults.append(Fault(at, kind, 0, length, clusters.choice((0.3, 0.7, 1.0))))
+        for _ in range(clusters.choice((0, 1, 2))):
+            node, length = clusters.choice([n for n in range(nodes) if batch[n]]), clusters.uniform(1, 20)
+            kind = clusters.choice(("reboot_machine", "restart_agent"))
+            faults.append(Fault(clusters.uniform(0, 90), kind, node, length))
+    flows = random.Random(f"dials/{seed}")
+    dials = tuple(flows.choice((False, False, True)) for _ in range(nodes))
+    for node in (n for n in range(nodes) if dials[n]):
+        for _ in range(flows.randint(0, 6)):
+            faults.append(Fault(flows.uniform(0, 90), flows.choice(DIALLED), node, 0.0))
     stage = random.Random(f"scene/{seed}")
     for scene in stage.sample(SCENES, stage.randint(0, 4)):
         at = stage.uniform(5, 40)
@@ -155,7 +206,11 @@ def make(seed: int) -> Plan:
         drop_messages=rng.choice((0.0, 0.0, 0.3, 1.0)),
         crash_at_call=rng.choice((None, rng.randint(1, 200))),
         reboot_after=tuple(power.sample(range(1, 20), power.choice((0, 0, 1, 3)))),
+        dials=dials,
+        batch=batch,
         cut_after=tuple(power.sample(range(1, 40), power.choice((0, 0, 1, 3)))),
+        set_back_after=tuple(copies.sample(range(1, 20), copies.choice((0, 0, 1, 3)))),
+        reboot_after_ends=tuple(power.sample(range(1, 8), power.choice((0, 0, 1, 2)))),
     )
 
 

@@ -4,37 +4,52 @@ world. The same plan gives the same run, to the letter of its trace."""
 from __future__ import annotations
 
 import math
+import os
 import random
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import trio
 from simulation.checks import BACK_WITHIN
 from simulation.clock import VirtualClock, sleep, sleep_until
+from simulation.cluster import Watches
+from simulation.dialling import until_asked
 from simulation.plan import SERVICE, Plan
 from simulation.violation import Dead, Violation
 from simulation.world import COLLECT_WITHIN, BoundLedger, BoundNodes, Epoch, Faulty, World, hand_over
 from support.memory.memory_ledger import MemoryLedger
 
 from actors.domain.job import Job
-from actors.domain.node import NodeAddress
+from actors.domain.node import NodeAddress, NodeRef
 from actors.domain.service import ServiceLimits
 from actors.getter.getter import Getter
 from actors.kernel.actor import Mailbox, live
-from actors.messages import Committed
+from actors.messages import Committed, NodeSeen
 from actors.sender.sender import Sender
+from node.executors.slurm import slurm_executor, slurm_run
+from node.host import dialling
+from orchestrator import dialled_streams
 from orchestrator.nodes.native import results
 from orchestrator.scheduling.queue_manager import QueueManager
 from orchestrator.scheduling.service_pool import ServicePool
 
+T = TypeVar("T")
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+"""Where syncs take no time."""
 TICK = 5.0
 SUSPECT_AFTER = 15.0
 LOST_AFTER = 60.0
 PATIENCE = 600.0
 """Virtual seconds after the last fault within which everything must have ended."""
+QUEUED = 60.0
+"""More of them for each job, where some wait in a batch system."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,14 @@ def run(
     trio._core._run._r.seed(f"trio/{plan.seed}")
     simulation = _Simulation(plan, faulty or Faulty())
     violation: list[Violation] = []
-    with patch.object(results, "UNTOLD", 1000), broken():
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(results, "UNTOLD", 1000))
+        stack.enter_context(patch.object(dialled_streams, "DialledStream", lambda connection: connection))
+        stack.enter_context(patch.object(dialling, "_until_asked", until_asked))
+        if any(plan.batch):
+            simulation.top = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=MEMORY)))
+            stack.enter_context(_without_threads_and_time(simulation.watches))
+        stack.enter_context(broken())
         try:
             trio.run(simulation.main, clock=VirtualClock())
         except* Violation as group:
@@ -81,6 +103,23 @@ def run(
     )
 
 
+@contextmanager
+def _without_threads_and_time(watches: Watches) -> Iterator[None]:
+    """For the executor of batch jobs, which works on files."""
+
+    async def run_at_once(work: Callable[..., T], *arguments: Any, **_: Any) -> T:
+        await trio.lowlevel.checkpoint()
+        return work(*arguments)
+
+    shown = SimpleNamespace(time=_MockWallClock().now, monotonic=trio.current_time)
+    with (
+        patch.object(trio.to_thread, "run_sync", run_at_once),
+        patch.object(slurm_run, "time", shown),
+        patch.object(slurm_executor, "Inotify", lambda: watches),
+    ):
+        yield
+
+
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     found: list[BaseException] = []
     for error in group.exceptions:
@@ -93,6 +132,8 @@ class _Simulation:
         self.plan = plan
         self.faulty = faulty
         self.world: World | None = None
+        self.watches = Watches()
+        self.top = Path()
         self.ended_at = 0.0
         self._down_for = 0.1
 
@@ -100,11 +141,20 @@ class _Simulation:
         plan = self.plan
         async with trio.open_nursery() as nursery:
             clock = _MockWallClock()
-            world = self.world = World(plan, nursery, MemoryLedger(clock=clock), clock, self.faulty)
+            world = self.world = World(
+                plan,
+                nursery,
+                MemoryLedger(clock=clock),
+                clock,
+                self.faulty,
+                watches=self.watches,
+                top=self.top,
+            )
             for index in range(len(plan.jobs)):
                 nursery.start_soon(world.upload, index)
             for fault in plan.faults:
                 nursery.start_soon(world.strike, fault, self._kill_orchestrator)
+            nursery.start_soon(world.keep_snapshots)
             nursery.start_soon(self._orchestrators, world)
             await self._end(world)
             nursery.cancel_scope.cancel()
@@ -135,7 +185,11 @@ class _Simulation:
     async def _live(self, world: World, epoch: Epoch) -> None:
         plan = self.plan
         rng = random.Random(f"actors/{plan.seed}/{epoch.number}")
-        addresses = tuple(NodeAddress(name, services=(SERVICE,)) for name in world.machines)
+        addresses = tuple(
+            NodeAddress(name, services=(SERVICE,))
+            for name, machine in world.machines.items()
+            if machine.dial is None or name == machine.node_id  # there is one for all that open connections
+        )
         limits = {
             SERVICE: ServiceLimits(
                 SERVICE, plan.runs_per_user, plan.max_runs, plan.max_attempts, addresses=addresses
@@ -144,8 +198,18 @@ class _Simulation:
         ledger, nodes = BoundLedger(epoch), BoundNodes(epoch)
         sender, getter = Mailbox("sender"), Mailbox("getter")
 
+        seen: dict[str, NodeRef] = {}
+
         def tell_sender(message: object) -> None:
-            if not epoch.dropped():
+            dropped = epoch.dropped()
+            if isinstance(message, NodeSeen):
+                # That it was set back, be it before this life of ours, is seen once: mailboxes lose nothing
+                # while both actors live.
+                node_id = message.node.node_id
+                known = seen.get(node_id)
+                dropped = dropped and known is not None and not message.node.has_forgotten(known.moment)
+                seen[node_id] = message.node
+            if not dropped:
                 sender.tell(message)
 
         make_sender = partial(
@@ -188,7 +252,7 @@ class _Simulation:
         plan = self.plan
         last = max((j.at for j in plan.jobs), default=0.0)
         calm = max([f.at + (f.length if f.length < math.inf else 0.0) for f in plan.faults] + [last])
-        limit = calm + PATIENCE
+        limit = calm + PATIENCE + (QUEUED * len(plan.jobs) if any(plan.batch) else 0.0)
         await sleep_until(last)
         while trio.current_time() < limit:
             await sleep(2.0)

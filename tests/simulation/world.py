@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,8 +16,10 @@ import httpx
 import trio
 from simulation.checks import Checks
 from simulation.clock import sleep, sleep_until
-from simulation.machines import Machine, Stream
-from simulation.plan import LARGE, SERVICE, Fault, Plan
+from simulation.cluster import Cluster, Watches
+from simulation.dialling import UNHEARD, Connection, SimulatedDialler
+from simulation.machines import Machine, Snapshot, Stream
+from simulation.plan import BATCH, LARGE, SERVICE, Fault, Plan
 from simulation.violation import Dead, Violation
 from support.memory.memory_ledger import MemoryLedger
 
@@ -29,6 +31,7 @@ from actors.messages import AttemptHanded
 from actors.ports.ledger import LedgerError
 from actors.ports.nodes import (
     AttemptLookup,
+    Beat,
     CollectAnswer,
     CollectResult,
     Dispatch,
@@ -43,6 +46,7 @@ from actors.ports.nodes import (
 from actors.ports.world import Clock
 from actors.wire.pieces import Pieces
 from actors.wire.protocol import frames
+from orchestrator.dialled_streams import DialledStreams
 from orchestrator.http_client import Reply
 from orchestrator.nodes.native.results import receive
 from orchestrator.storage.disk import StorageFull
@@ -51,7 +55,9 @@ T = TypeVar("T")
 COLLECT_WITHIN = 100.0
 """Seconds after which results that a node does not hand over are given up."""
 STALL = 30.0
+CONNECT = 5.0
 BEAT = 10.0
+SNAPSHOTS_EVERY = 30.0
 HEARD_LATE = 12.0
 
 
@@ -68,7 +74,11 @@ class Faulty:
     kill_trusts_first_process: bool = False
     end_needs_room: bool = False
     any_boot: bool = False
+    any_batch_id: bool = False
+    begins_again: bool = False
+    boot_told: bool = False
     no_fence: bool = False
+    any_link: bool = False
 
 
 class _Discarded(Exception):
@@ -77,8 +87,17 @@ class _Discarded(Exception):
 
 class World:
     def __init__(
-        self, plan: Plan, nursery: trio.Nursery, ledger: MemoryLedger, clock: Clock, faulty: Faulty
+        self,
+        plan: Plan,
+        nursery: trio.Nursery,
+        ledger: MemoryLedger,
+        clock: Clock,
+        faulty: Faulty,
+        *,
+        watches: Watches,
+        top: Path,
     ) -> None:
+        """`top`: where the files of batch jobs are, of which `watches` tells."""
         self.plan = plan
         self.nursery = nursery
         self.disk = ledger
@@ -86,7 +105,8 @@ class World:
         self.rng = random.Random(f"world/{plan.seed}")
         self.cuts = random.Random(f"cuts/{plan.seed}")
         self.pushes = random.Random(f"pushes/{plan.seed}")
-        self.calls = self.commits = self.orders = 0
+        self.copies = random.Random(f"copies/{plan.seed}")
+        self.calls = self.commits = self.orders = self.ends = 0
         self.trace: list[str] = []
         self.job_plans: dict[int, int] = {}
         self.results: dict[str, str] = {}
@@ -98,20 +118,49 @@ class World:
         self.slow_until = 0.0
         self.epoch: Epoch | None = None
         self.last_fault_end = 0.0
-        self.machines = {
-            f"n{i}": Machine(
-                f"n{i}",
+
+        self.cluster = Cluster(
+            top,
+            nursery,
+            random.Random(f"cluster/{plan.seed}"),
+            clock,
+            watches,
+            begin=lambda directory: self.machines[directory.parent.name].begin(directory.name),
+            note=self.note,
+            any_id=faulty.any_batch_id,
+            begins_again=faulty.begins_again,
+        )
+
+        def dial(machine: Machine) -> Callable[[], Awaitable[None]]:
+            rng = random.Random(f"dialler/{plan.seed}/{machine.name}/{machine.lives}")
+            return SimulatedDialler(self, machine, rng).serve
+
+        batch = plan.batch or (False,) * len(plan.slots)
+        dials = plan.dials or (False,) * len(plan.slots)
+
+        def make(i: int, slots: int, *, copy: bool = False) -> Machine:
+            number = f"{i}'" if copy else str(i)
+            return Machine(
+                f"n{number}",
                 slots,
                 nursery=nursery,
                 clock=clock,
-                rng=random.Random(f"machine/{plan.seed}/{i}"),
+                rng=random.Random(f"machine/{plan.seed}/{number}"),
                 job_plan=lambda job_id: plan.jobs[self.job_plans[job_id]],
                 end_needs_room=faulty.end_needs_room,
                 kill_trusts_first_process=faulty.kill_trusts_first_process,
                 any_boot=faulty.any_boot,
+                ended=self.ended,
+                copy_of=f"n{i}" if copy else "",
+                cluster=self.cluster if batch[i] else None,
+                told_boot=faulty.boot_told,
+                dial=dial if dials[i] else None,
             )
-            for i, slots in enumerate(plan.slots)
-        }
+
+        self.machines = {f"n{i}": make(i, slots) for i, slots in enumerate(plan.slots)}
+        """By their addresses: each has one, and so have the copies that will be made of it."""
+        for i in {fault.node for fault in plan.faults if fault.kind == "copy" and not batch[fault.node]}:
+            self.machines[f"n{i}'"] = make(i, plan.slots[i], copy=True)
         self.checks = Checks(self)
 
     def note(self, text: str) -> None:
@@ -137,8 +186,12 @@ class World:
         if link is None or link.over:
             await sleep(self.latency(machine))
             return "not sent", None
+        if link.connection is not None and (lost := await self._swallowed(link.connection)) is not None:
+            return lost
 
         def guarded() -> T:
+            if link.connection is not None and not link.connection.lives:
+                raise _Discarded
             if link.fenced and not self.faulty.no_fence:
                 raise _Discarded
             if link.fenced:
@@ -148,6 +201,38 @@ class World:
         how, answer = await self.call(machine, guarded, keys)
         # The answer would have come by the link.
         return (how, answer) if not link.over or how == "not sent" else ("doubt", None)
+
+    async def _swallowed(self, connection: Connection) -> tuple[str, None] | None:
+        """What becomes of what is sent over a connection that is no more, while nobody here knows that."""
+        if connection.lives and self.reachable(connection.machine):
+            return None
+        await sleep(UNHEARD)
+        return "doubt", None
+
+    async def call_dialled(
+        self,
+        connection: Connection,
+        link: Stream | None,
+        act: Callable[[Machine], T],
+        keys: Sequence[str] = (),
+    ) -> tuple[str, T | None]:
+        """As `call`, over what a node has opened. `link`: by which it is proved, None for what needs no
+        proof."""
+        machine = connection.machine
+        if (lost := await self._swallowed(connection)) is not None:
+            return lost
+
+        def guarded() -> T | None:
+            if not connection.lives:
+                raise _Discarded
+            if link is not None and machine.newest is not link:
+                if self.faulty.any_link:
+                    raise Violation("old link", f"{machine.name} does what was asked over another link")
+                return None
+            return act(machine)
+
+        how, answer = await self.call(machine, guarded, keys)
+        return ("refused", None) if how == "ok" and answer is None else (how, answer)
 
     async def call(
         self, machine: Machine, act: Callable[[], T], keys: Sequence[str] = ()
@@ -217,6 +302,14 @@ class World:
 
     # ------------------------------------------------------------------ portal and faults
 
+    async def keep_snapshots(self) -> None:
+        """Of each machine the last two, for it to be set back to."""
+        while self.plan.set_back_after:
+            for machine in self.machines.values():
+                if (now := machine.snapshot()) is not None:
+                    machine.snapshots = [*machine.snapshots[-1:], now]
+            await sleep(SNAPSHOTS_EVERY)
+
     async def upload(self, index: int) -> None:
         job_plan = self.plan.jobs[index]
         await sleep_until(job_plan.at)
@@ -266,11 +359,38 @@ class World:
             await sleep(down_for)
             machine.agent_up()
 
+        async def set_back(to: Snapshot, after: float) -> None:
+            await sleep(after)
+            self.set_back(machine, to)
+
         self.orders += 1
+        if self.orders in self.plan.reboot_after and machine.cluster is not None:
+            self.lossy[machine.name] = (trio.current_time() + 1.0, "unanswered", 1.0)
+        if self.orders in self.plan.set_back_after and machine.snapshots:
+            self.lossy[machine.name] = (trio.current_time() + 1.0, "unanswered", 1.0)
+            self.nursery.start_soon(set_back, machine.snapshots[0], self.copies.choice((0.05, 1.0, 10.0)))
         if self.orders in self.plan.reboot_after:
             self.nursery.start_soon(reboot, self.cuts.choice((0.005, 0.05, 3.0)), self.cuts.uniform(0.1, 8))
             if self.cuts.random() < 0.5:  # and what it was sent comes once more
                 self.lossy[machine.name] = (trio.current_time() + 0.1, "duplicate", 1.0)
+
+    def set_back(self, machine: Machine, to: Snapshot) -> None:
+        self.note(f"{machine.name} is set back to {to.at:.3f}")
+        machine.set_back(to)
+
+    def ended(self, machine: Machine) -> None:
+        """Its machine may start anew, now that one more end is recorded; nobody can store what that left."""
+
+        async def reboot(after: float, down_for: float) -> None:
+            await sleep(after)
+            self.note(f"{machine.name} ends after an end; it has forgotten {machine.machine_down()}")
+            await sleep(down_for)
+            machine.agent_up()
+
+        self.ends += 1
+        if self.ends in self.plan.reboot_after_ends:
+            self.fileless_until = max(self.fileless_until, trio.current_time() + 6.0)
+            self.nursery.start_soon(reboot, self.cuts.uniform(0.1, 3.0), self.cuts.uniform(0.1, 8))
 
     def committed(self, rows: tuple[Job, ...]) -> None:
         if self.epoch is not None and rows:
@@ -278,7 +398,7 @@ class World:
 
     async def strike(self, fault: Fault, kill_orchestrator: Callable[[float, bool], None]) -> None:
         await sleep_until(fault.at)
-        machine = self.machines[f"n{fault.node % len(self.machines)}"]
+        machine = self.machines[f"n{fault.node % len(self.plan.slots)}"]
         self.note(f"fault: {fault.kind} {machine.name} for {fault.length:.1f}")
         until = trio.current_time() + fault.length
         match fault.kind:
@@ -304,6 +424,17 @@ class World:
             case "die":
                 machine.machine_down()
                 machine.dead = True
+            case "set_back":
+                before = machine.snapshot()
+                await sleep(fault.length)
+                if before is not None:
+                    self.set_back(machine, before)
+            case "copy" if machine.cluster is None:
+                copy = self.machines[f"{machine.name}'"]
+                copy.become(machine)
+                await sleep(fault.length)
+                copy.machine_down()
+                copy.dead = True
             case "leave":
                 machine.leave()
                 await sleep(fault.length)
@@ -315,16 +446,24 @@ class World:
                 machine.dead = True
             case "partition":
                 machine.cut_until = max(machine.cut_until, until)
+                await sleep(UNHEARD)
+                if not self.reachable(machine):
+                    machine.cut_connections(told=False)
+            case "half_open":
+                machine.cut_connections(told=False)
             case "tear":
                 for stream in machine.streams:
                     stream.tear("torn")
                 machine.streams.clear()
+                machine.cut_connections(told=True)
             case "kill_orchestrator":
                 kill_orchestrator(fault.length, self.cuts.random() < 0.5)
             case "disk_full":
                 self.full_until = max(self.full_until, until)
             case "slow_disk":
                 self.slow_until = max(self.slow_until, until)
+            case kind if kind in BATCH:
+                self.cluster.strike(kind, fault.length, fault.rng)
             case kind:
                 self.lossy[machine.name] = (until, kind, fault.rng)
 
@@ -339,6 +478,21 @@ class Epoch:
     alive: bool = True
     cut: bool = False
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    dialled: DialledStreams = field(default_factory=DialledStreams)
+    connections: list[Connection] = field(default_factory=list)
+
+    async def keep(self, node_id: str, connection: Connection) -> None:
+        """What a node has opened."""
+        self.connections.append(connection)
+        await self.dialled.keep(node_id, connection, "")  # type: ignore[arg-type]  # a stand-in
+
+    async def take(self, node_id: str) -> Connection | None:
+        """None if the node opens none."""
+        taken: Any = None
+        with trio.move_on_after(CONNECT):
+            taken = await self.dialled.take(node_id)
+            taken.ask()
+        return taken
 
     def kill(self, *, cut: bool = False) -> None:
         """`cut`: with its machine, and what was on the way to its disk."""
@@ -348,6 +502,9 @@ class Epoch:
             )
             self.alive, self.cut = False, cut
             self.scope.cancel()
+            for connection in self.connections:
+                connection.end(told=not cut)
+                connection.over.set()
             if cut:
                 self.world.disk.cut()
                 self.world.checks.power_cut()
@@ -497,11 +654,14 @@ class BoundNodes:
         self._epoch = epoch
         self._world = epoch.world
         self._links: dict[str, Stream] = {}
+        """By the address where each is asked."""
+        self._refs: dict[str, NodeRef] = {}
+        self._followed: set[Machine] = set()
         self._delivered: dict[str, list[bytes]] = {}
         self._delivered_by: dict[str, str] = {}
 
     async def submit(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[SubmitAnswer]:
-        machine = self._world.machines[node.node_id]
+        machine = self._at(node.url)
         sent = list(items)
         self._world.ordered(machine)
         if self._world.faulty.no_key:
@@ -509,37 +669,52 @@ class BoundNodes:
             sent = [replace(i, attempt=replace(i.attempt, key=k)) for i, k in zip(sent, fresh, strict=True)]
         # What is large goes beside the link.
         large = any(item.job.size >= LARGE for item in sent)
-        how, answers = await (self._call if large else self._order)(
-            machine, lambda: machine.submit(sent, node.boot), [i.attempt.key for i in sent]
-        )
+        link = self._links.get(node.url)
+        if large and link is None:
+            return [SubmitAnswer(SubmitResult.NOT_SENT, "there is no link")] * len(items)
+        if node.url in self._refs and self._refs[node.url].has_forgotten(node.moment):
+            return [SubmitAnswer(SubmitResult.NOT_SENT, "set back")] * len(items)
+
+        def submit(machine: Machine) -> list[SubmitAnswer]:
+            if large and machine.newest is not link and not self._world.faulty.any_boot:
+                return [SubmitAnswer(SubmitResult.BUSY, "there is a newer link")] * len(sent)
+            return machine.submit(sent, node.boot)
+
+        keys = [i.attempt.key for i in sent]
+        if large:
+            how, answers = await self._beside(node.url, submit, keys, link=link)
+        else:
+            how, answers = await self._order(node.url, submit, keys)
         if answers is not None:
             return answers
+        if how == "refused":
+            return [SubmitAnswer(SubmitResult.BUSY, "it is not proved")] * len(items)
         result = SubmitResult.NOT_SENT if how == "not sent" else SubmitResult.DOUBT
         return [SubmitAnswer(result, how)] * len(items)
 
     async def lookup(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[AttemptLookup]:
-        machine = self._world.machines[node.node_id]
-        _, looks = await self._order(machine, lambda: machine.lookup([a.key for a in attempts]))
+        _, looks = await self._order(node.url, lambda machine: machine.lookup([a.key for a in attempts]))
         return looks if looks is not None else [AttemptLookup(LookupResult.UNKNOWN)] * len(attempts)
 
     async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[AttemptLookup]:
-        machine = self._world.machines[node.node_id]
-        _, looks = await self._order(machine, lambda: machine.cancel([a.key for a in attempts]))
+        _, looks = await self._order(node.url, lambda machine: machine.cancel([a.key for a in attempts]))
         return looks if looks is not None else [AttemptLookup(LookupResult.UNKNOWN)] * len(attempts)
 
     async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[bool]:
-        machine = self._world.machines[node.node_id]
-        self._world.ordered(machine)
-        _, done = await self._order(machine, lambda: machine.release([a.key for a in attempts]))
+        self._world.ordered(self._at(node.url))
+        _, done = await self._order(node.url, lambda machine: machine.release([a.key for a in attempts]))
         return done if done is not None else [False] * len(attempts)
 
     async def collect(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[CollectAnswer]:
-        machine = self._world.machines[node.node_id]
+        machine = self._at(node.url)
         world, keys = self._world, [i.attempt.key for i in items]
         for key in keys:
             world.collecting.setdefault(key, trio.current_time())
         world.ordered(machine)
-        how, pieces = await self._call(machine, lambda: machine.collect(keys, node.boot))
+        link = self._links.get(node.url)
+        how, pieces = await self._beside(
+            node.url, lambda machine: machine.collect(keys, node.boot), link=link
+        )
         if pieces is None:
             return [CollectAnswer(CollectResult.FAILED, reason=how)] * len(items)
         reply = Reply(_Response(world, machine, pieces), STALL)
@@ -559,28 +734,26 @@ class BoundNodes:
 
     async def watch(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
         self._epoch.enter()
-        world = self._world
-        machine = world.machines[address.url]
-        ref = NodeRef(machine.name, address.url, boot=machine.boot)
         stream = Stream()
 
-        def enter() -> bool:
-            """The hello: older links are fenced before the picture is drawn."""
-            for older in machine.streams:
-                older.fence()
-            machine.streams[:] = [stream]
-            stream.say(machine.picture())
-            return True
+        def enter(machine: Machine) -> NodeRef:
+            stream.machine = machine
+            machine.enter(stream)
+            return NodeRef(machine.node_id, address.url, boot=machine.boot)
 
-        how, entered = await self._call(machine, enter)
-        if entered is None:
+        how, ref = await self._beside(address.url, enter, entering=stream)
+        if ref is None or stream.machine is None:
             stream.tear("its hello was not answered")
             return f"it cannot be reached ({how})"
+        machine = stream.machine
         try:
             return await self._follow(machine, ref, stream, tell)
         finally:
-            if self._links.get(machine.name) is stream:
-                del self._links[machine.name]
+            if self._links.get(address.url) is stream:
+                del self._links[address.url]
+            if stream.connection is not None:
+                stream.connection.close()
+            self._followed.discard(machine)
             stream.tear("it is followed no more")
             for key in [key for key in self._delivered if self._delivered_by.get(key) == machine.name]:
                 del self._delivered[key]
@@ -594,6 +767,8 @@ class BoundNodes:
             if stream.torn is not None:
                 return stream.torn
             heard = world.reachable(machine)
+            if stream.connection is not None and not stream.connection.lives:
+                heard = False
             if heard:
                 silent_since = trio.current_time()
                 events, stream.events = stream.events, []
@@ -601,8 +776,13 @@ class BoundNodes:
                     await sleep(world.latency(machine) if event is not None else 0)
                     self._epoch.leave()
                     if isinstance(event, Picture):
-                        self._links[machine.name] = stream
+                        self._links[ref.url] = stream
+                    if isinstance(event, Picture | Beat):
+                        self._refs[ref.url] = replace(ref, tally=event.heartbeat.tally)
                     tell(ref, self._with_results(machine, event))
+                    if isinstance(event, Picture):
+                        self._followed.add(machine)
+                        world.checks.let_in(machine, self._followed, self._epoch.number)
                     if isinstance(event, Leaving):
                         world.checks.heard_leaving(machine, self._epoch.number)
                 if stream.finished is not None and not stream.events:
@@ -633,19 +813,43 @@ class BoundNodes:
     def follow(self, node_id: str, attempts: Sequence[Attempt]) -> None:
         raise AssertionError("no foreign node here")
 
+    def _at(self, url: str) -> Machine:
+        """Who is asked there: of those that have one name, the one whose link it is."""
+        link = self._links.get(url)
+        return self._world.machines[url] if link is None or link.machine is None else link.machine
+
     async def _order(
-        self, machine: Machine, act: Callable[[], T], keys: Sequence[str] = ()
+        self, url: str, act: Callable[[Machine], T], keys: Sequence[str] = ()
     ) -> tuple[str, Any]:
         self._epoch.enter()
-        answer = await self._world.order(machine, self._links.get(machine.name), act, keys)
+        machine = self._at(url)
+        answer = await self._world.order(machine, self._links.get(url), lambda: act(machine), keys)
         self._epoch.leave()
         return answer
 
-    async def _call(
-        self, machine: Machine, act: Callable[[], T], keys: Sequence[str] = ()
+    async def _beside(
+        self,
+        url: str,
+        act: Callable[[Machine], T],
+        keys: Sequence[str] = (),
+        *,
+        link: Stream | None = None,
+        entering: Stream | None = None,
     ) -> tuple[str, Any]:
+        """Over a connection of its own, proved by `link`; or a new link's, which is kept."""
         self._epoch.enter()
-        answer = await self._world.call(machine, act, keys)
+        machine = self._world.machines[url]
+        answer: tuple[str, Any]
+        if machine.dial is None:
+            answer = await self._world.call(machine, lambda: act(machine), keys)
+        elif (connection := await self._epoch.take(machine.node_id)) is None:
+            answer = "not sent", None
+        elif entering is None:
+            answer = await self._world.call_dialled(connection, link, act, keys)
+            connection.close()
+        else:
+            entering.connection = connection
+            answer = await self._world.call_dialled(connection, None, act, keys)
         self._epoch.leave()
         return answer
 

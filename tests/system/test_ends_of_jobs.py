@@ -112,6 +112,35 @@ async def test_the_services_limit_holds_for_all_and_an_uploads_own_below_it(here
         assert answer.status_code == 400 and "max_runtime" in answer.json()["message"]
 
 
+async def test_a_job_over_a_limit_of_its_service_or_its_own_fails_and_says_which(here: Place) -> None:
+    node = here.node("node")
+    config = '[services.example]\nmemory = "200M"\ncpu_time = 100\n'
+    server = here.server(nodes=[node.url], config=config)
+    told = {
+        "head -c 400M /dev/zero | tail -c 390M | sleep 600": (
+            (),
+            "out of memory: its limit is 200 MiB",
+        ),
+        "echo part > part; while :; do :; done": (
+            ('name="cpu_time"|0.3',),
+            "over its limit of CPU time: 0.3 s",
+        ),
+        "head -c 9M /dev/zero > big; sleep 600": (('name="disk"|5M',), "over its limit of disk: 5 MiB"),
+        "exec head -c 9M /dev/zero > big": (
+            ('name="file_size"|1M',),
+            "over its limit of the size of a file: 1 MiB",
+        ),
+    }
+    async with portal(server.url) as user:
+        for script, (fields, message) in told.items():
+            answer = await user.post(f'name="file"; filename="run.sh"|{script}', *fields)
+            assert answer.status_code == 201, answer.text
+            end = await user.ended(answer.json()["id"])
+            assert (end["status"], end["message"]) == ("Failed", message)
+        answer = await user.post('name="file"; filename="run.sh"|true', 'name="memory"|201M')
+        assert answer.status_code == 400 and "at most 200 MiB" in answer.json()["message"]
+
+
 async def test_the_time_that_a_node_was_down_counts_as_run_time(here: Place, fifo: Path) -> None:
     node = here.node("node", on_stop="leave")
     server = here.server(nodes=[node.url])

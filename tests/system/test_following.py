@@ -115,5 +115,5 @@ async def test_a_paused_service_stays_paused_over_a_restart(here: Place) -> None
         assert (await user.http.delete(f"/v1/jobs/{job}")).json()["status"] == "Cleaned"
         assert (await user.http.get("/ready")).status_code == 200
         assert (
-            'orchestrator_jobs{service="example",status="Completed"} 1' in (await user.get("/metrics")).text
+            'orchestrator_jobs{service="example",status="Completed"} 1.0' in (await user.get("/metrics")).text
         )

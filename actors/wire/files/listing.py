@@ -1,7 +1,9 @@
 """What is in a job's directory, seen without following anything.
 
 The script that filled the directory may still run and may be hostile: names are looked up relative to open
-directories, links are never followed, and nothing but regular files is ever opened for reading.
+directories, links are never followed, and nothing but regular files is ever opened for reading. Where the
+directory is not this process's own, what belongs to others than its owner is not read for it either: a script
+may have moved it there, or have made a hard link to it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import os
 import stat
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Final, Literal
 
@@ -26,6 +29,7 @@ MAX_PATH: Final = 4000
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _HOPS: Final = 40
+_FOREIGN: Final = "it belongs to another user"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +67,20 @@ def list_tree(root: Path, most: int | None = None) -> Listing:
     means the same. All other links are left out. A file that vanishes meanwhile was never there.
     Raises `TooManyEntries` as soon as there are more than `most`.
     """
-    walk = _Walk(root, most)
     handle = os.open(root, _DIRECTORY)
     try:
+        walk = _Walk(root, most, find_owner(handle))
         walk.directory(handle, b"", 1)
     finally:
         os.close(handle)
     return walk.listing()
+
+
+def find_owner(directory: int) -> int | None:
+    """To whom all has to belong that is read in this open directory; None: it is our own, and so nobody is in
+    it who may less than we."""
+    owner = os.fstat(directory).st_uid
+    return None if owner == os.geteuid() else owner
 
 
 class OpenTree:
@@ -78,6 +89,7 @@ class OpenTree:
 
     def __init__(self, root: Path) -> None:
         self._root = os.open(root, _DIRECTORY)
+        self._owner = find_owner(self._root)
         self._at: tuple[bytes, int] = (b"", self._root)
 
     def open(self, raw: bytes) -> int:
@@ -90,7 +102,11 @@ class OpenTree:
         except OSError as error:
             _refuse_changed(error, called)
             raise
-        return open_regular(name, called, directory)
+        handle = open_regular(name, called, directory)
+        if self._owner not in (None, os.fstat(handle).st_uid):
+            os.close(handle)
+            raise SourceChanged(f"{called!r} may not be read: {_FOREIGN}")
+        return handle
 
     def close(self) -> None:
         """Close what is open."""
@@ -146,23 +162,30 @@ def _refuse_changed(error: OSError, called: str) -> None:
 
 
 class _Walk:
-    def __init__(self, root: Path, most: int | None) -> None:
+    def __init__(self, root: Path, most: int | None, owner: int | None) -> None:
         self._most = most
+        self._owner = owner
         self._root = root
         self._called: set[bytes] = set()
+        self._seen = 0
         self._found: dict[bytes, Entry] = {}
         self._user = os.geteuid()
         self._targets: dict[bytes, bytes] = {}
         self._left_out: list[tuple[str, str]] = []
 
     def directory(self, handle: int, prefix: bytes, depth: int) -> None:
+        room = None if self._most is None else max(0, self._most - self._seen)
         with os.scandir(handle) as names:
-            found = sorted(os.fsencode(entry.name) for entry in names)
+            # However many there are, no more are held than one over the limit.
+            some = islice(names, None if room is None else room + 1)
+            found = sorted(os.fsencode(entry.name) for entry in some)
+        self._seen += len(found)
+        if room is not None and len(found) > room:
+            counted = Counter(raw.rpartition(b"/")[0] for raw in self._found)
+            counted[prefix[:-1]] += len(found)
+            raise TooManyEntries(spell(counted.most_common(1)[0][0]) or ".")
         for name in found:
             raw = prefix + name
-            if self._most is not None and len(self._found) >= self._most:
-                counted = Counter(raw.rpartition(b"/")[0] for raw in self._found)
-                raise TooManyEntries(spell(counted.most_common(1)[0][0]) or ".")
             try:
                 self._one(handle, name, raw, depth)
             except FileNotFoundError:
@@ -192,6 +215,8 @@ class _Walk:
             self._leave_out(raw, _SPECIAL.get(stat.S_IFMT(found.st_mode), "a special file"))
         elif len(raw) > MAX_PATH:
             self._leave_out(raw, "its path is too long")
+        elif kind != "directory" and self._owner not in (None, found.st_uid):
+            self._leave_out(raw, _FOREIGN)
         elif kind == "directory" and depth >= MAX_DEPTH:
             self._leave_out(raw, "it is too deep")
         elif kind == "file" and not self._may_read(handle, name, found):

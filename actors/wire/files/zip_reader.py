@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import BytesIO
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import IO, Any, Final, TypeAlias
 
@@ -38,6 +38,8 @@ _SAID_OF_DAMAGE: Final[tuple[type[Exception], ...]] = (
     ValueError,
 )
 _TARGET_LIMIT: Final = 64 * 1024
+_MOST_AT_ONCE: Final = 64 << 20
+"""Bytes of a zip's directory, which is read at once and takes many times as much memory."""
 
 
 _HOPS: Final = 16
@@ -136,9 +138,20 @@ def read_member(path: ZipSource, name: str) -> Generator[bytes, None, None]:
 
 @contextmanager
 def _open_zip(source: ZipSource) -> Iterator[zipfile.ZipFile]:
-    opened = BytesIO(source) if isinstance(source, bytes) else source
-    with _damage("the zip is damaged"), zipfile.ZipFile(opened) as archive:
+    opened = BytesIO(source) if isinstance(source, bytes) else _Sips(FileIO(source))
+    with opened, _damage("the zip is damaged"), zipfile.ZipFile(opened) as archive:
         yield archive
+
+
+class _Sips(BufferedReader):
+    """A file of which nobody reads very much at once, however much it says that there is."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MOST_AT_ONCE:
+            raise BadArchive(
+                f"the zip's directory is said to have {size} bytes, and {_MOST_AT_ONCE} are the limit"
+            )
+        return super().read(size)
 
 
 @contextmanager

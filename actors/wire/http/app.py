@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-from quart import Response, request
+from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import PathConverter
@@ -21,7 +22,15 @@ from actors.domain.status import Status
 from actors.kernel.complaint import Complaint
 from actors.wire.errors import TooLarge, WireError
 from actors.wire.http.backpressure import BoundedConnection, BoundedRequest
-from actors.wire.http.plain_routes import Admit, Answer, Head, PlainRoutes, head_of_request
+from actors.wire.http.plain_routes import (
+    Admit,
+    Answer,
+    Head,
+    NoteRequest,
+    PlainRoutes,
+    head_of_request,
+)
+from actors.wire.http.upgrades import Upgrade
 from actors.wire.protocol.contract import status_body
 
 PASSES: Final[Mapping[str, str]] = {"Retry-After": "1"}
@@ -62,11 +71,13 @@ Translate = Callable[[Exception], Refusal | None]
 
 
 class App(QuartTrio):
-    """An app whose `plain` routes a server may answer without it."""
+    """An app whose `plain` routes a server may answer without it, as requests for its `upgrade`, if it has
+    one."""
 
     def __init__(self, name: str, plain: PlainRoutes) -> None:
         super().__init__(name, static_folder=None)
         self.plain: Final = plain
+        self.upgrade: Upgrade | None = None
 
 
 async def admit_all(head: Head) -> None:
@@ -78,9 +89,10 @@ def make_app(
     translate: Translate,
     admit: Admit = admit_all,
     before: Callable[[App], None] = lambda app: None,
+    note: NoteRequest = lambda method, rule, status, seconds, length: None,
 ) -> App:
     """An app without routes. Errors are logged under its name. `before` may add what answers requests before
-    they are admitted."""
+    they are admitted. `note` is told of each answer."""
 
     log = logging.getLogger(name)
     complaints: defaultdict[tuple[int, str], Complaint] = defaultdict(lambda: Complaint(log))
@@ -94,7 +106,7 @@ def make_app(
             why.say("%s %s: %s", head.method, head.path, refusal.detail)
         return answer_error(head, refusal)
 
-    app = App(name, PlainRoutes(admit, explain))
+    app = App(name, PlainRoutes(admit, explain, note))
     # A disk that is slower than the network must not fill the memory.
     app.asgi_http_class = BoundedConnection
     app.request_class = BoundedRequest
@@ -108,12 +120,23 @@ def make_app(
     app.url_map.merge_slashes = False
     app.url_map.converters["file"] = FilePath
 
+    async def begin_request() -> None:
+        g.began = time.perf_counter()
+
+    async def note_answer(answer: Response) -> Response:
+        rule = None if request.url_rule is None else request.url_rule.rule
+        seconds = time.perf_counter() - g.began
+        note(request.method, rule, answer.status_code, seconds, answer.content_length)
+        return answer
+
     async def admit_request() -> None:
         await admit(head_of_request())
 
     async def on_error(error: Exception) -> Response:
         return explain(head_of_request(), error).to_response()
 
+    app.before_request(begin_request)
+    app.after_request(note_answer)
     before(app)
     app.before_request(admit_request)
     app.register_error_handler(Exception, on_error)

@@ -10,6 +10,7 @@ function for both ways.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,8 @@ class Head:
     """Of a request, what decides whether it is admitted. `header` gives the first header of that name;
     cookies, and the addresses that proxies tell, are one. `host` is the address and port that the connection
     came to, `peer` where it came from. `rule` is the route's, None where there is none; `query` as it stands
-    in the URL."""
+    in the URL. `found_out` is for what is found out of the connection, and lasts as long as that where it is
+    a plain route that is asked for."""
 
     method: str
     path: str
@@ -37,6 +39,7 @@ class Head:
     peer: Address | None = None
     rule: str | None = None
     query: str = ""
+    found_out: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def local(self) -> str:
@@ -46,6 +49,10 @@ class Head:
 
 refused_before: Final[ContextVar[bool]] = ContextVar("refused_before", default=False)
 """Whether this very request was refused once already: it is refused again by whoever has to say so."""
+
+NoteRequest = Callable[[str, str | None, int, float, int | None], None]
+"""Is told of each answer, as it begins: the method, the route's rule, None where there is none, the status,
+how many seconds it took, and the bytes of its body, None where they are not known."""
 
 Admit = Callable[[Head], Awaitable[None]]
 """Stands before every route: raises what the request is refused with."""
@@ -105,9 +112,15 @@ class PlainRequest:
 class PlainRoutes:
     """See the module."""
 
-    def __init__(self, admit: Admit, on_error: Callable[[Head, Exception], Answer]) -> None:
+    def __init__(
+        self,
+        admit: Admit,
+        on_error: Callable[[Head, Exception], Answer],
+        note: NoteRequest = lambda method, rule, status, seconds, length: None,
+    ) -> None:
         self._admit = admit
         self._on_error = on_error
+        self._note = note
         self._whole: dict[bytes, _Route] = {}
         self._numbered: dict[bytes, _Route] = {}
         self._posts: dict[bytes, _Route] = {}
@@ -141,7 +154,11 @@ class PlainRoutes:
         return decorate
 
     def match(
-        self, asked: h11.Request, host: Address | None, peer: Address | None = None
+        self,
+        asked: h11.Request,
+        host: Address | None,
+        peer: Address | None = None,
+        found_out: dict[str, Any] | None = None,
     ) -> PlainRequest | None:
         """The request as one of a plain route: of HTTP/1.1, for a path and a query in which nothing is
         escaped, to a host that is written as most are, with no body but a small one that is posted, and
@@ -180,7 +197,9 @@ class PlainRoutes:
             return None if value is None else value.decode("latin-1")
 
         pairs = tuple(_to_pair(one) for one in query.decode().split("&")) if mark else ()
-        head = Head(asked.method.decode(), path.decode(), header, host, peer, route.rule, query.decode())
+        known = {} if found_out is None else found_out
+        method = asked.method.decode()
+        head = Head(method, path.decode(), header, host, peer, route.rule, query.decode(), known)
         length = None if told is None else int(told)
         return PlainRequest(head, route.handler, Asked(part.decode(), pairs, several, length))
 
@@ -196,13 +215,18 @@ class PlainRoutes:
 
     async def answer(self, asked: PlainRequest) -> Answer | None:
         """None for what is stored and not small: it is the app's."""
+        head, began = asked.head, time.perf_counter()
         try:
             if not asked.admitted:
-                await self._admit(asked.head)
+                await self._admit(head)
             found = await asked.handler(asked.asked)
-            return await found.read_small() if isinstance(found, Stored) else found
+            answer = await found.read_small() if isinstance(found, Stored) else found
         except Exception as error:
-            return self._on_error(asked.head, error)
+            answer = self._on_error(head, error)
+        if answer is not None:
+            seconds = time.perf_counter() - began
+            self._note(head.method, head.rule, answer.status, seconds, len(answer.body))
+        return answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ What becomes of a connection:
    `HALF_CLOSED` seconds: it may read on, as `nc -N` does. Only an answer without a length, a stream, that has
    begun already is cut at once: such a peer has mostly gone, and nothing else would end it.
 3. Nothing under way and the peer's side closed: closed at once.
-4. A request for the WebSocket of the app's link is taken over from the app and from Hypercorn: what comes
-   behind it is the link's, until that ends.
+4. A request for the app's upgrade (see `upgrades`) is taken over from the app and from Hypercorn: what comes
+   behind it is the upgrade's, until that ends.
 5. A request of a plain route (see `plain_routes`) is answered without the app. That is the only difference:
    it is read by the same parser, and its connection is kept, waited for and ended as any.
 6. A request's head has to be here within the time for which an idle connection is kept, and its body may be
@@ -27,7 +27,6 @@ What becomes of a connection:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import logging
@@ -36,7 +35,8 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -61,7 +61,6 @@ from actors.store.durable import is_passing
 from actors.wire.errors import CannotListen, PortInUse, leaves
 from actors.wire.http.app import Refusal
 from actors.wire.http.plain_routes import (
-    Admit,
     Answer,
     Head,
     PlainRequest,
@@ -69,7 +68,7 @@ from actors.wire.http.plain_routes import (
     refused_before,
 )
 from actors.wire.http.tls import OwnCertificate
-from actors.wire.link.websocket import WebSocket, accept, take_over
+from actors.wire.http.upgrades import Upgrade
 
 HALF_CLOSED: Final = 5.0
 """Seconds within which an answer has to begin for a peer that has closed its side."""
@@ -99,19 +98,19 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class WebSocketRoute:
-    """`admit` raises Refusal; `serve` has the WebSocket until it returns. `most`: bytes of a message."""
+class Dialled:
+    """A connection that this side has opened, to be asked over it. `spoken` is what is over its socket, and
+    `came` what was read of it already."""
 
-    path: str
-    admit: Admit
-    serve: Callable[[WebSocket], Awaitable[None]]
-    most: int
+    socket: trio.socket.SocketType
+    spoken: trio.abc.Stream
+    came: bytes = b""
 
 
 async def serve(
     app: Any,
     *,
-    host: str,
+    host: str | None,
     port: int,
     shutdown: trio.Event,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
@@ -119,8 +118,9 @@ async def serve(
     keep_alive_timeout: float = 75.0,
     on_bound: Callable[[str], None] | None = None,
     plain: PlainRoutes | None = None,
-    link: WebSocketRoute | None = None,
+    upgrade: Upgrade | None = None,
     tls: OwnCertificate | None = None,
+    dialled: trio.MemoryReceiveChannel[Dialled] | None = None,
 ) -> None:
     """Serve an ASGI app at host and port (0: any free one) until `shutdown` is set.
 
@@ -128,41 +128,46 @@ async def serve(
     `task_status.started` with a list of it. After `shutdown` no connection is accepted, idle ones are closed,
     requests under way get `graceful_timeout` seconds and are cut then; the app's own shutdown comes last. An
     app should end its endless streams itself when it is told to stop. Cancelling cuts at once. Requests that
-    are of the app's `plain` routes, and those for `link`, are answered without it. With `tls` nothing else is
+    are of the app's `plain` routes, and those for its `upgrade`, are answered without it. `dialled` brings
+    connections that were not accepted here; host None: there are no others. With `tls` nothing else is
     spoken.
 
     Raises PortInUse or CannotListen before anything is started.
     """
-    sock = _bound(host, port)
+    sock = None if host is None else _bound(host, port)
+    url = ""
     try:
-        url = _url(host, sock.getsockname()[1], "http" if tls is None else "https")
-        await _Serving(app, sock, graceful_timeout, keep_alive_timeout, plain=plain, link=link, tls=tls).run(
-            shutdown, url, task_status, on_bound
-        )
+        if host is not None and sock is not None:
+            url = _url(host, sock.getsockname()[1], "http" if tls is None else "https")
+        await _Serving(
+            app, sock, graceful_timeout, keep_alive_timeout, plain=plain, upgrade=upgrade, tls=tls
+        ).run(shutdown, url, dialled, task_status, on_bound)
     finally:
-        sock.close()
+        if sock is not None:
+            sock.close()
 
 
-async def until_signal() -> None:
-    """Wait for SIGINT or SIGTERM, or for SIGHUP (the terminal was closed) unless it is ignored, as nohup has
-    it. Only in the main thread."""
+@contextmanager
+def signals_to_stop() -> Iterator[AsyncIterator[int]]:
+    """SIGINT and SIGTERM as they come, and SIGHUP (the terminal was closed) unless it is ignored, as nohup
+    has it. Until the block ends none of them kills. Only in the main thread."""
     asked = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         asked.append(signal.SIGHUP)
     with trio.open_signal_receiver(*asked) as signals:
-        await anext(signals)
+        yield signals
 
 
 class _Serving:
     def __init__(
         self,
         app: Any,
-        sock: socket.socket,
+        sock: socket.socket | None,
         graceful_timeout: float,
         keep_alive: float,
         *,
         plain: PlainRoutes | None,
-        link: WebSocketRoute | None,
+        upgrade: Upgrade | None,
         tls: OwnCertificate | None,
     ) -> None:
         config = Config()
@@ -177,7 +182,7 @@ class _Serving:
         self._config = config
         self._app: AppWrapper = wrap_app(app, config.wsgi_max_body_size, "asgi")
         self._plain = plain
-        self._link = link
+        self._upgrade = upgrade
         self._tls = tls
         self._sock = sock
         self._state: LifespanState = {}
@@ -194,6 +199,7 @@ class _Serving:
         self,
         shutdown: trio.Event,
         url: str,
+        dialled: trio.MemoryReceiveChannel[Dialled] | None,
         task_status: trio.TaskStatus[list[str]],
         on_bound: Callable[[str], None] | None,
     ) -> None:
@@ -201,11 +207,10 @@ class _Serving:
         async with trio.open_nursery() as around:
             await around.start(lifespan.handle_lifespan)
             await lifespan.wait_for_startup()
-            listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._sock))
             async with trio.open_nursery() as connections:
                 try:
                     await self._accept(
-                        connections, listener, shutdown, lambda: _tell(url, task_status, on_bound)
+                        connections, dialled, shutdown, lambda: _tell(url, task_status, on_bound)
                     )
                     await self._let_finish()
                 finally:
@@ -219,12 +224,16 @@ class _Serving:
     async def _accept(
         self,
         connections: trio.Nursery,
-        listener: trio.SocketListener,
+        dialled: trio.MemoryReceiveChannel[Dialled] | None,
         shutdown: trio.Event,
         tell: Callable[[], None],
     ) -> None:
         async with trio.open_nursery() as accepting:
-            accepting.start_soon(self._listen, listener, connections)
+            if self._sock is not None:
+                listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._sock))
+                accepting.start_soon(self._listen, listener, connections)
+            if dialled is not None:
+                accepting.start_soon(self._take_dialled, dialled, connections)
             tell()
             await shutdown.wait()
             accepting.cancel_scope.cancel()
@@ -251,7 +260,15 @@ class _Serving:
                 except trio.Cancelled:
                     stream.socket.close()
                     raise
-                connections.start_soon(self._serve, self._connection(stream))
+                connections.start_soon(self._serve, self._connection(stream.socket, self._spoken(stream)))
+
+    async def _take_dialled(
+        self, dialled: trio.MemoryReceiveChannel[Dialled], connections: trio.Nursery
+    ) -> None:
+        async for one in dialled:
+            connection = self._connection(one.socket, one.spoken)
+            connection.came = one.came
+            connections.start_soon(self._serve, connection)
 
     def _end_the_longest_idle(self) -> bool:
         now = trio.current_time()
@@ -274,24 +291,25 @@ class _Serving:
             while self._connections:
                 await self._one_left.wait()
 
-    def _connection(self, stream: trio.SocketStream) -> _Connection:
+    def _spoken(self, stream: trio.SocketStream) -> trio.abc.Stream:
+        if self._tls is None:
+            return stream
+        return trio.SSLStream(stream, self._tls.context(), server_side=True, https_compatible=True)
+
+    def _connection(self, sock: trio.socket.SocketType, spoken: trio.abc.Stream) -> _Connection:
         state = ConnectionState(self._state.copy())
         # For the app, in the request's scope: ends the connection whatever it is waiting for.
-        state["cut"] = stream.socket.close
-        spoken: trio.abc.Stream = stream
-        if self._tls is not None:
-            context = self._tls.context()
-            spoken = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+        state["cut"] = sock.close
         made = _Connection(
             self._app,
             self._config,
             self._context,
             state,
             cast(Any, spoken),
-            stream.socket,
+            sock,
             self._idle,
             self._plain,
-            self._link,
+            self._upgrade,
         )
         self._connections[made] = None
         return made
@@ -323,16 +341,18 @@ class _Connection(TCPServer):
     """
 
     def __init__(self, *args: Any) -> None:
-        *args_of_hypercorn, sock, idle, plain, link = args
+        *args_of_hypercorn, sock, idle, plain, upgrade = args
         super().__init__(*args_of_hypercorn)
         self.sock: trio.socket.SocketType = sock
         self._secure = isinstance(self.stream, trio.SSLStream)
         self._idle: dict[_Connection, float] = idle
         self._plain: PlainRoutes | None = plain
-        self._link: WebSocketRoute | None = link
+        self._upgrade: Upgrade | None = upgrade
         self._reading = trio.CancelScope()
         self._patience = BODY_SILENCE
         """Seconds for which the body of this request is waited for yet."""
+        self.came = b""
+        """What was read before this began."""
         self._read = False
         """Whether nothing more is read: then nothing is waited for either once it is answered."""
         self._rest(FRESH)
@@ -358,7 +378,7 @@ class _Connection(TCPServer):
                 self._task_group = tasks
                 self._protocol = _Protocol(
                     self._plain,
-                    self._link,
+                    self._upgrade,
                     self._write_now,
                     self.app,
                     self.config,
@@ -396,10 +416,10 @@ class _Connection(TCPServer):
                 except (trio.ClosedResourceError, trio.BrokenResourceError, trio.TooSlowError):
                     break
                 await self._protocol.handle(RawData(data))
-                if self._link is not None and self._protocol.upgraded is not None:
-                    key, came = self._protocol.upgraded
-                    await self._write_now(accept(key))
-                    await self._link.serve(take_over(cast(Any, self.stream), came, self._link.most))
+                if self._upgrade is not None and self._protocol.upgraded is not None:
+                    answer, came = self._protocol.upgraded
+                    await self._write_now(answer)
+                    await self._upgrade.take(cast(Any, self.stream), came)
                     break
                 if not data:
                     await self._protocol.answered_or_streaming()
@@ -408,6 +428,9 @@ class _Connection(TCPServer):
 
     async def _receive(self) -> bytes:
         """What comes. Raises trio.TooSlowError for a body that comes too slowly."""
+        if self.came:
+            came, self.came = self.came, b""
+            return came
         if not self._protocol.receives_body:
             self._patience = BODY_SILENCE
             return bytes(await self.stream.receive_some(MAX_RECV))
@@ -475,18 +498,16 @@ class _Connection(TCPServer):
             # The end of TLS, if there is room for it: some take anything else for a torn answer.
             with (
                 trio.move_on_after(CLOSING, shield=True),
-                contextlib.suppress(
-                    trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError
-                ),
+                suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError),
             ):
                 await self.stream.aclose()
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
         sock.close()
 
     async def _read_the_rest(self) -> None:
         """To close with bytes unread resets the connection, and the peer would not hear why."""
-        with trio.move_on_after(LINGER), contextlib.suppress(trio.BrokenResourceError):
+        with trio.move_on_after(LINGER), suppress(trio.BrokenResourceError):
             if self._secure:
                 return  # it knows no half of an end
             await self.stream.send_eof()
@@ -501,16 +522,17 @@ class _Protocol(H11Protocol):
     def __init__(
         self,
         plain: PlainRoutes | None,
-        link: WebSocketRoute | None,
+        upgrade: Upgrade | None,
         write_now: Callable[[bytes], Awaitable[None]],
         *args: Any,
     ) -> None:
         super().__init__(*args)
         self._plain = plain
-        self._link = link
-        self.upgraded: tuple[str, bytes] | None = None
-        """Of a request for the link: its key, and what came behind it."""
+        self._upgrade = upgrade
+        self.upgraded: tuple[bytes, bytes] | None = None
+        """Of a request for it: how it is answered, and what came behind it."""
         self._write_now = write_now
+        self._found_out: dict[str, Any] = {}
         self._begun = trio.Event()
         self._streaming = False
         self._over = trio.Event()
@@ -551,14 +573,16 @@ class _Protocol(H11Protocol):
             await self._send_error_response(HTTPStatus.BAD_REQUEST, "it has two lengths")
             await self.send(Closed())
             return
-        if self._link is not None and (key := _websocket_key(request, self._link.path)) is not None:
-            await self._upgrade(self._link, request, key)
+        if self._upgrade is not None and (answer := _answer_of(self._upgrade, request)) is not None:
+            await self._give_away(self._upgrade, request, answer)
             return
         if any(name == b"upgrade" and b"websocket" in value.lower() for name, value in request.headers):
             await self._send_error_response(HTTPStatus.BAD_REQUEST, "no WebSocket is spoken there")
             await self.send(Closed())
             return
-        asked = None if self._plain is None else self._plain.match(request, self.server, self.client)
+        asked = None
+        if self._plain is not None:
+            asked = self._plain.match(request, self.server, self.client, self._found_out)
         if asked is not None and self._plain is not None and asked.head.method == "POST":
             # Before its body: nobody's is waited for.
             asked = await self._plain.admit(asked)
@@ -568,18 +592,18 @@ class _Protocol(H11Protocol):
             self.keep_alive_requests += 1
             self.stream = cast(Any, _PlainStream(self, self._plain, request, asked))
 
-    async def _upgrade(self, link: WebSocketRoute, request: h11.Request, key: str) -> None:
+    async def _give_away(self, upgrade: Upgrade, request: h11.Request, answer: bytes) -> None:
         def header(name: str) -> str | None:
             found = (value for given, value in request.headers if given == name.lower().encode())
             return next((value.decode("latin-1") for value in found), None)
 
         try:
-            await link.admit(Head("GET", link.path, header, self.server, self.client))
+            await upgrade.admit(Head("GET", upgrade.path, header, self.server, self.client, upgrade.path))
         except Refusal as refusal:
-            await self._send_error_response(refusal.status, refusal.detail)
+            await self._send_error_response(refusal.status, refusal.detail, refusal.headers)
             await self.send(Closed())
             return
-        self.upgraded = key, cast(h11.Connection, self.connection).trailing_data[0]
+        self.upgraded = answer, cast(h11.Connection, self.connection).trailing_data[0]
 
     async def hand_to_app(self, request: h11.Request) -> None:
         """Have a request without a body, or whose body was read, answered by the app after all."""
@@ -615,7 +639,9 @@ class _Protocol(H11Protocol):
     async def _check_protocol(self, event: h11.Request) -> None:
         """No upgrade to HTTP/2 is known here: asked for in a request of HTTP/1.1, it is ignored."""
 
-    async def _send_error_response(self, status_code: int, why: str = "") -> None:
+    async def _send_error_response(
+        self, status_code: int, why: str = "", more: Mapping[str, str] | None = None
+    ) -> None:
         self.refused = True
         message = why or _NOT_HTTP.get(status_code, "it is no HTTP/1.1 that can be read")
         body = json.dumps({"id": 0, "status": "Unknown", "message": f"the request is refused: {message}"})
@@ -624,6 +650,7 @@ class _Protocol(H11Protocol):
             (b"content-type", b"application/json"),
             (b"content-length", str(len(content)).encode()),
             (b"connection", b"close"),
+            *((name.lower().encode(), value.encode()) for name, value in (more or {}).items()),
         ]
         await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
         await self._send_h11_event(h11.Data(data=content))
@@ -665,15 +692,11 @@ class _PlainStream:
                 await self._protocol.answer(answer)
 
 
-def _websocket_key(request: h11.Request, path: str) -> str | None:
-    """That of a request for a WebSocket at `path`; None for any other."""
-    if request.method != b"GET" or request.target.partition(b"?")[0] != path.encode():
+def _answer_of(upgrade: Upgrade, request: h11.Request) -> bytes | None:
+    """How a request for the upgrade is answered; None for any other."""
+    if request.method != b"GET" or request.target.partition(b"?")[0] != upgrade.path.encode():
         return None
-    headers = dict(request.headers)
-    if headers.get(b"upgrade", b"").lower() != b"websocket" or headers.get(b"sec-websocket-version") != b"13":
-        return None
-    key = headers.get(b"sec-websocket-key")
-    return None if key is None else key.decode("latin-1")
+    return upgrade.answer(dict(request.headers))
 
 
 _NOT_HTTP: Final[dict[int, str]] = {

@@ -50,6 +50,7 @@ class OwnNames:
         return OwnNames(self.hosts, self.origins | frozenset(others))
 
 
+@lru_cache(maxsize=64)  # they are as long as whoever asks likes
 def is_loopback(host: str) -> bool:
     """Whether a host name or address, brackets allowed, is this machine's loopback by its very form."""
     name = host.strip("[]").lower().removesuffix(".")

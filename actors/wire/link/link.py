@@ -118,7 +118,7 @@ class Link:
         while True:
             await self._bell.wait()
             self._bell = trio.Event()
-            while self._socket.pongs or self.session.has_frames:
+            while self._socket.words or self.session.has_frames:
                 frames, size = [], 0
                 while size < MAX_FRAME and (frame := self.session.take()) is not None:
                     frames.append(frame)

@@ -1,6 +1,7 @@
 """A WebSocket over a stream, from either end: whole binary messages, bounded in size.
 
-Pings are answered, and a close is the end. Nothing else of the protocol is used: no text, no compression.
+Pings are sent and answered, and a close is the end. Nothing else of the protocol is used: no text, no
+compression.
 """
 
 from __future__ import annotations
@@ -47,20 +48,25 @@ class WebSocket:
         self._most = most
         self._buffer = FrameBuffer(masked=not asked, most=most)
         self._buffer.feed(came)
-        self.pongs = bytearray()
+        self.words = bytearray()
         """What has to go out before anything else."""
         self.wants_to_send: Callable[[], None] = lambda: None
-        """Called when there are pongs."""
+        """Called when there are pings or pongs."""
         self.heard: Callable[[], None] = lambda: None
         """Called for whatever comes."""
+
+    def ping(self) -> None:
+        """Have the other side say something."""
+        self.words += encode(PING, b"", masked=self._asked)
+        self.wants_to_send()
 
     async def send(self, messages: list[bytes]) -> None:
         """Raises LinkBroken. Messages are on their way in part if this is cancelled: nothing can be sent
         after them."""
         data = b"".join([encode(BINARY, message, masked=self._asked) for message in messages])
-        pongs, self.pongs = bytes(self.pongs), bytearray()
+        words, self.words = bytes(self.words), bytearray()
         try:
-            await self._stream.send_all(pongs + data)
+            await self._stream.send_all(words + data)
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
             raise LinkBroken(f"the connection broke: {error.__cause__ or error}") from error
 
@@ -85,9 +91,9 @@ class WebSocket:
 
     def _take_word(self, code: int, payload: bytes) -> None:
         if code == PING:
-            if len(self.pongs) > self._most:
+            if len(self.words) > self._most:
                 raise LinkBroken("the other side pings and does not read")
-            self.pongs += encode(PONG, payload, masked=self._asked)
+            self.words += encode(PONG, payload, masked=self._asked)
             self.wants_to_send()
         elif code == CLOSE:
             reason = payload[2:].decode("utf-8", "replace")

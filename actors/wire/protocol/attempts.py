@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from datetime import UTC, datetime
 from typing import Any
 
 from actors.domain.job import End
-from actors.domain.node import Heartbeat, PayloadView, StreamPosition
+from actors.domain.node import Heartbeat, PayloadView, StreamPosition, Tally
 from actors.domain.progress import Progress, normalize_progress
 from actors.domain.status import ENDED, PAYLOAD, Status
 from actors.wire.errors import WireError
@@ -110,6 +111,8 @@ def heartbeat_to_json(beat: Heartbeat, held: Mapping[str, int], clock: float) ->
         "unhealthy": beat.unhealthy,
         "stopping": beat.stopping,
         "clock": clock,
+        **({} if beat.seconds_left is None else {"seconds_left": round(beat.seconds_left, 1)}),
+        "tally": None if beat.tally is None else astuple(beat.tally),
     }
 
 
@@ -129,7 +132,15 @@ def heartbeat_from_json(data: Any, owner: str, now: float) -> Heartbeat:
         unhealthy=str(form.get("unhealthy") or "")[:500],
         stopping=form.get("stopping") is True,
         skew=None if clock is None else clock - now,
+        seconds_left=_real(form, "seconds_left"),
+        tally=_tally(form.get("tally")),
     )
+
+
+def _tally(said: Any) -> Tally | None:
+    if not isinstance(said, list) or [type(count) for count in said] != [int] * 3 or min(said) < 0:
+        return None
+    return Tally(*said)
 
 
 def mark_to_json(mark: StreamPosition) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, aclosing, asynccontextmanager
 from types import TracebackType
-from typing import Final, cast
+from typing import Final, Literal, cast
 from urllib.parse import quote
 
 from quart import Response, request
@@ -72,21 +72,39 @@ class FileBody(ResponseBody):
 
 @asynccontextmanager
 async def _leave_after(
-    held: AsyncExitStack, pieces: AsyncIterator[bytes]
+    held: AsyncExitStack, pieces: AsyncIterator[bytes], most: int | None
 ) -> AsyncIterator[AsyncIterable[bytes]]:
     """Bytes from a source that `held` has entered already, and that is left after them."""
+
+    async def first() -> AsyncGenerator[bytes, None]:
+        left = abs(most or 0)
+        async for piece in pieces:
+            yield piece[:left]
+            left -= len(piece)
+            if left <= 0:
+                return
+
     async with held:
-        yield pieces
+        if most is None:
+            yield pieces
+        else:
+            async with aclosing(first()) as begun:
+                yield begun
 
 
 async def send_stream(
-    source: AbstractAsyncContextManager[RemoteStream], content_type: str, filename: str | None = None
+    source: AbstractAsyncContextManager[RemoteStream],
+    content_type: str,
+    filename: str | None = None,
+    *,
+    most: int | None = None,
 ) -> Response:
-    """An answer of unknown length. What entering `source` raises is raised here, before any byte is sent."""
+    """An answer of unknown length, of `most` bytes if that is given. What entering `source` raises is raised
+    here, before any byte is sent."""
     held = AsyncExitStack()
     opened = await held.enter_async_context(source)
     cast(BoundedRequest, request).held.push_async_exit(held)
-    body: ResponseBody = ContextBody(_leave_after(held, opened.body))
+    body: ResponseBody = ContextBody(_leave_after(held, opened.body, most))
     if request.method == "HEAD":
         await held.aclose()
         body = DataBody(b"")
@@ -107,8 +125,10 @@ async def send_stored(
     filename: str,
     *,
     part: Part = "result",
+    most: int | None = None,
 ) -> Response | None:
-    """One file of the stored results, or of the input, with ETag and ranges. None if it is not there."""
+    """One file of the stored results, or of the input, with ETag and ranges; with `most` as `shown` has it,
+    without ranges. None if it is not there."""
     with ExitStack() as held:
         file = await _open(storage, storage_key, part, name, held)
         if file is None:
@@ -117,8 +137,8 @@ async def send_stored(
         tag, headers = _stored_headers(storage_key, file, filename)
         if matches(request.headers.get("If-None-Match"), tag):
             return Response(b"", 304, headers, content_type=content_type)
-        asked = requested_range(size, tag)
-        begin, end = asked or (0, size)
+        asked = requested_range(size, tag) if most is None else None
+        begin, end = asked or (0, shown(size, most))
         if asked is not None:
             headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
         response = _send_part(file, begin, end, content_type, held)
@@ -175,11 +195,30 @@ async def _open(
     return file
 
 
+def shown(size: int, most: int | None) -> int:
+    """How many bytes are sent of a file that is shown: `most` at most; of a negative `most` all or, by a
+    Refusal, none, for half a picture says nothing."""
+    if most is None:
+        return size
+    if size > -most > 0:
+        raise Refusal(
+            413, "too_large_to_show", f"it has {size} bytes, and {-most} are shown at most; download it"
+        )
+    return min(size, abs(most))
+
+
 def attachment(filename: str) -> str:
     """What makes a browser save it under this name."""
+    return disposition(filename, "attachment")
+
+
+def disposition(filename: str, kind: Literal["attachment", "inline"]) -> str:
+    """The header as RFC 6266 has it: of a name with other letters also what is left of it for who does not
+    know these."""
     if re.fullmatch(r"[\w.+-]+", filename, re.ASCII):
-        return f'attachment; filename="{filename}"'
-    return f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
+        return f'{kind}; filename="{filename}"'
+    plain = re.sub(r"[^\w.+-]", "_", filename, flags=re.ASCII)
+    return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
 
 
 def matches(header: str | None, tag: str) -> bool:

@@ -22,6 +22,8 @@ from orchestrator.ledger.tables.activity import Minute
 from orchestrator.ledger.tables.callbacks import CallbackView
 from orchestrator.ledger.tables.queue_counts import QueueShare
 from orchestrator.ledger.tables.usage import Usage
+from orchestrator.scheduling.forecast import Estimate, Span
+from orchestrator.scheduling.run_history import Accuracy
 from orchestrator.storage.result_archive import FileEntry
 
 _AT: Final = 1_780_000_000.0
@@ -102,6 +104,8 @@ def examples() -> Mapping[str, list[Any]]:
     """By the name of the schema."""
     waits = Waiting(WaitReason.USER_QUOTA, "waits: user 42 already runs 5 of 5 jobs of service docking", 3)
     completed = serializers.render_job(_COMPLETED, None, _DETAILS, (), _CALLED)
+    estimate = Estimate(Span(_AT + 600.0, _AT + 900.0), Span(_AT + 690.0, _AT + 1140.0))
+    queued = serializers.render_job(_QUEUED, waits, _DETAILS, estimate=estimate)
     limits = ServiceLimits("docking", max_runtime=86_400.0)
     counts = {("docking", Status.QUEUED): 12, ("docking", Status.RUNNING): 9}
     views = [replace(_VIEW, held=held) for held in (4, 4, 1)]
@@ -121,16 +125,19 @@ def examples() -> Mapping[str, list[Any]]:
             }
         ],
         "Job": [
-            serializers.render_job(_QUEUED, waits, _DETAILS),
+            queued,
             serializers.render_job(_RUNNING, None, _DETAILS),
             completed,
         ],
         "Callback": [completed["callback"]],
+        "Period": [queued["starts_at"]],
         "Event": [serializers.render_event(JobChange(93, _RUNNING, _DETAILS, _STARTED))],
         "File": [
-            serializers.render_file(FileEntry("out/best model.pdb", 81_000, 0o100644, _AT + 94.0, "file")),
             serializers.render_file(
-                FileEntry("latest", 0, 0o120777, _AT + 94.0, "link", "out/best model.pdb")
+                FileEntry("out/best model.pdb", 81_000, 0o100644, _AT + 94.0, "file"), "new"
+            ),
+            serializers.render_file(
+                FileEntry("latest", 0, 0o120777, _AT + 94.0, "link", "out/best model.pdb"), None
             ),
         ],
         "LogText": [
@@ -143,7 +150,9 @@ def examples() -> Mapping[str, list[Any]]:
             }
         ],
         "LogEnd": [{"status": Status.COMPLETED.value, "next_offset": 4096}],
-        "Service": [serializers.render_service(limits, counts, views)],
+        "Service": [
+            serializers.render_service(limits, counts, views, accuracy=Accuracy(120, 101, 95.0, 310.0))
+        ],
         "Usage": serializers.render_usage(
             [
                 Usage("docking", 42, Status.COMPLETED, 17, 3060.5, 1580.0),

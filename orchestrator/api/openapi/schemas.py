@@ -36,6 +36,7 @@ COMPONENTS: Final[Mapping[str, Any]] = {
     "Upload": bodies.UploadBody,
     "Job": bodies.Job,
     "Callback": bodies.JobCallback,
+    "Period": bodies.Period,
     "Event": bodies.EventBody,
     "File": bodies.File,
     "LogText": bodies.LogTextBody,

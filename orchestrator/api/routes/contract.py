@@ -39,8 +39,16 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
     uploads = Uploads(api)
 
     @plain.get(page, "/")
-    @describe("Whether the server answers", answers={200: ("pong", PingBody)}, tag=CONTRACT)
+    @describe(
+        "Whether the server answers",
+        answers={200: ("pong", PingBody), 303: "To a browser, which asks for `text/html`: the dashboard"},
+        location=303,
+        tag=CONTRACT,
+    )
     async def ping(asked: Asked) -> Answer:
+        if any("text/html" in value for value in asked.headers("accept")):
+            # Relative: a proxy may have the server below a path.
+            return Answer(303, "text/html; charset=utf-8", b"", {"Location": "dashboard", "Vary": "Accept"})
         return json_answer(PingBody(message="pong"))
 
     @plain.get(page, "/health")

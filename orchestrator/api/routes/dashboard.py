@@ -17,6 +17,8 @@ from orchestrator.api.http.file_response import matches
 from orchestrator.api.openapi.describe import HTML, describe
 
 PAGE: Final = "index.html"
+MOLECULE: Final = "molecule.html"
+"""The frame that makes models of molecules, of text that a job's script has written."""
 
 _TYPES: Final = {
     "html": "text/html; charset=utf-8",
@@ -31,6 +33,10 @@ _HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     # Asked for anew each time, and mostly answered with: as you have it.
     "Cache-Control": "no-cache",
+}
+_FRAMED: Final = {
+    "Content-Security-Policy": "sandbox allow-scripts; default-src 'none'; script-src 'self'; "
+    "style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
 }
 
 _SAME: Final = {304: "As If-None-Match has it"}
@@ -65,7 +71,10 @@ def blueprint() -> Blueprint:
     async def dashboard_file(name: str) -> Response:
         if name not in found or name == PAGE:
             raise Refusal(404, "not_found", "there is no such file")
-        return _respond(found[name])
+        answer = _respond(found[name])
+        if name == MOLECULE:
+            answer.headers.update(_FRAMED)
+        return answer
 
     return page
 

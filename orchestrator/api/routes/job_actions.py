@@ -110,6 +110,7 @@ async def _repeat(api: ApiContext, row: Job, key: str | None) -> Job:
             storage_key=upload.key,
             size=upload.size,
             max_runtime=row.max_runtime,
+            limits=row.limits,
             idempotency_key=key,
             fingerprint=None if key is None else f"rerun of {row.id}",
             details=replace(details, rerun_of=row.id, ignored=()),

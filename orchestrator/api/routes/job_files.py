@@ -2,22 +2,27 @@
 
 Of an ended job it is what its stored zip holds; of one that is on a node, what is there now; of one that has
 not begun, or that ended without having run, what was uploaded. Names are spelled as in the zips.
+
+`?view=1` is for a page that shows a file: inline, cut where it is long, and as text whatever is no picture
+and no PDF. A browser never takes it for a page.
 """
 
 from __future__ import annotations
 
-import mimetypes
+import zlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from quart import Blueprint, Response, request
 
-from actors.domain.job import Job
+from actors.domain.job import Attempt, Job
+from actors.domain.node import NodeRef
 from actors.domain.status import ENDED, Status
 from actors.wire.files.listing import list_tree
+from actors.wire.files.names import spell
 from actors.wire.files.zip_reader import OpenMember
 from actors.wire.http.app import PASSES, Refusal, json_response, query, read_job_id
 from orchestrator.access.links import PARAMETER
@@ -26,6 +31,7 @@ from orchestrator.api.context import ApiContext
 from orchestrator.api.http import file_response, query_params, sse
 from orchestrator.api.openapi.describe import ANY_FILE, CURSOR, LINK, OF_A_JOB, describe, in_query, page_of
 from orchestrator.api.serializers import render_file
+from orchestrator.contract import bodies
 from orchestrator.contract.bodies import Also, File
 from orchestrator.nodes.remote_stream import NotOnNode
 from orchestrator.storage.result_archive import (
@@ -39,6 +45,13 @@ from orchestrator.storage.result_archive import (
 PAGE: Final = 1000
 MOST_PAGE: Final = 10_000
 PIECE: Final = 1 << 18
+
+MOST_TEXT: Final = 2 << 20
+MOST_PICTURE: Final = 32 << 20
+"""Bytes of a file that are sent to be shown; of a text the first."""
+
+COMPARED: Final = 64 << 20
+"""Bytes of inputs that one list reads to tell those that were changed and are as long as before."""
 
 
 def blueprint(api: ApiContext) -> Blueprint:
@@ -58,7 +71,9 @@ def blueprint(api: ApiContext) -> Blueprint:
         begin = query_params.at_cursor(given, "f") or 0
         row = await job_views.find(api, read_job_id(number))
         found = await _list_files(api, row)
-        items = [render_file(entry) for entry in found[begin : begin + limit]]
+        shown = found[begin : begin + limit]
+        origins = await _origins(api, row, shown)
+        items = [render_file(entry, origin) for entry, origin in zip(shown, origins, strict=True)]
         after = query_params.cursor("f", begin + limit) if begin + limit < len(found) else None
         return json_response({"items": items, "next": after})
 
@@ -66,27 +81,32 @@ def blueprint(api: ApiContext) -> Blueprint:
     @describe(
         "One file of it",
         LINK,
+        in_query(
+            "view",
+            "1: to be shown in a page: inline, pictures and PDF as what they are, all else as text, of which "
+            f"the first {MOST_TEXT} bytes come; without ranges",
+            Literal["0", "1", "", "true", "false"],
+        ),
         answers={
             200: ("Its bytes; with an ETag if the job has ended", ANY_FILE),
             206: ("The range, unless the job is on a node", ANY_FILE),
             304: "Unchanged",
         },
-        errors=OF_A_JOB | {416: "Nothing in this range"},
+        errors=OF_A_JOB | {413: "Too large to be shown", 416: "Nothing in this range"},
     )
     async def file(number: str, path: str) -> Response:
-        query(PARAMETER)
+        view = query_params.flag(query(PARAMETER, "view"), "view")
         row = await job_views.find(api, read_job_id(number))
         if not {"", ".", ".."}.isdisjoint(path.split("/")):
             raise _unknown_file(row, path)  # on its way to a node it would become another path
         if row.status not in ENDED and (found := await job_views.find_node(api, row)) is not None:
             try:
-                source = api.nodes.open_file(*found, path)
-                return await file_response.send_stream(source, _media_type(path), path.rpartition("/")[2])
+                return await _send_live(api, row, found, path, view=view)
             except NotOnNode:
                 row = await job_views.find(api, row.id)
                 if row.status not in ENDED:
                     raise _unknown_file(row, path) from None
-        return await _send_stored(api, row, path)
+        return await _send_stored(api, row, path, view=view)
 
     return page
 
@@ -126,7 +146,60 @@ def _list_inputs(top: Path) -> Sequence[FileEntry]:
     )
 
 
-async def _send_stored(api: ApiContext, row: Job, path: str) -> Response:
+async def _origins(api: ApiContext, row: Job, entries: Sequence[FileEntry]) -> list[bodies.FileOrigin | None]:
+    """Whether each is an input as it came, one that was changed, or new; None for what is no file."""
+    if row.status not in ENDED and row.attempt is None:
+        return ["input" if entry.kind == "file" else None for entry in entries]
+    with api.storage.reading(row.storage_key):
+        inputs = {
+            spell(path.encode()): (source, size)
+            for path, source, size in await api.storage.input_files(row.storage_key)
+        }
+
+        def compare() -> list[bodies.FileOrigin | None]:
+            left = COMPARED
+            found: list[bodies.FileOrigin | None] = []
+            for entry in entries:
+                source, size = inputs.get(entry.path, (b"", -1))
+                if entry.kind != "file":
+                    found.append(None)
+                elif size < 0:
+                    found.append("new")
+                elif size != entry.size:
+                    found.append("changed")
+                elif entry.crc is None or size > left:
+                    found.append("input")  # as far as can be told
+                else:
+                    left -= size
+                    found.append("input" if _crc(source) == entry.crc else "changed")
+            return found
+
+        return await api.storage.thread(compare, what=f"the files of job {row.id}")
+
+
+def _crc(source: Path | bytes) -> int:
+    if isinstance(source, bytes):
+        return zlib.crc32(source)
+    crc = 0
+    with source.open("rb") as file:
+        while piece := file.read(PIECE):
+            crc = zlib.crc32(piece, crc)
+    return crc
+
+
+async def _send_live(
+    api: ApiContext, row: Job, found: tuple[NodeRef, Attempt], path: str, *, view: bool
+) -> Response:
+    source = api.nodes.open_file(*found, path)
+    answer = await file_response.send_stream(
+        source, _media_type(path, view=view), most=_most(path) if view else None
+    )
+    answer.headers["Content-Disposition"] = _disposition(row, path, view=view)
+    answer.headers["Content-Security-Policy"] = _policy(path, view=view)
+    return answer
+
+
+async def _send_stored(api: ApiContext, row: Job, path: str, *, view: bool) -> Response:
     _require_data(row)
     with ExitStack() as held:
         held.enter_context(api.storage.reading(row.storage_key))
@@ -138,38 +211,50 @@ async def _send_stored(api: ApiContext, row: Job, path: str) -> Response:
             if member is None:
                 raise _unknown_file(row, path)
             held.callback(member.close)
-            return _send_member(api, row, path, member, held)
+            return _send_member(api, row, path, member, held, view=view)
     if path not in {name for name, _, _ in await api.storage.input_files(row.storage_key)}:
         raise _unknown_file(row, path)
     kept = await file_response.send_stored(
-        api.storage, row.storage_key, path, _media_type(path), path.rpartition("/")[2], part="input"
+        api.storage,
+        row.storage_key,
+        path,
+        _media_type(path, view=view),
+        "",
+        part="input",
+        most=_most(path) if view else None,
     )
     if kept is None:
         raise _unknown_file(row, path)
+    kept.headers["Content-Disposition"] = _disposition(row, path, view=view)
+    kept.headers["Content-Security-Policy"] = _policy(path, view=view)
     return kept
 
 
-def _send_member(api: ApiContext, row: Job, path: str, member: OpenMember, held: ExitStack) -> Response:
+def _send_member(
+    api: ApiContext, row: Job, path: str, member: OpenMember, held: ExitStack, *, view: bool
+) -> Response:
+    kind = _media_type(path, view=view)
     tag = f'"{row.storage_key[:16]}-{member.zip_mtime_ns:x}-{member.crc:08x}-{member.size:x}"'
     headers = {
         "ETag": tag,
-        "Accept-Ranges": "bytes",
+        "Accept-Ranges": "none" if view else "bytes",
         "Cache-Control": "private, no-cache",
-        "Content-Disposition": file_response.attachment(path.rpartition("/")[2]),
         **file_response.UNTRUSTED,
+        "Content-Disposition": _disposition(row, path, view=view),
+        "Content-Security-Policy": _policy(path, view=view),
     }
     if file_response.matches(request.headers.get("If-None-Match"), tag):
-        return Response(b"", 304, headers, content_type=_media_type(path))
-    asked = file_response.requested_range(member.size, tag)
-    begin, end = asked or (0, member.size)
+        return Response(b"", 304, headers, content_type=kind)
+    asked = None if view else file_response.requested_range(member.size, tag)
+    begin, end = asked or (0, file_response.shown(member.size, _most(path) if view else None))
     if asked is not None:
         headers["Content-Range"] = f"bytes {begin}-{end - 1}/{member.size}"
     status = 200 if asked is None else 206
     if request.method == "HEAD":
-        response = Response(b"", status, headers, content_type=_media_type(path))
+        response = Response(b"", status, headers, content_type=kind)
     else:
         body = sse.ContextBody(_pieces(api, member, begin, end, file_response.until_sent(held)))
-        response = Response(body, status, headers, content_type=_media_type(path))
+        response = Response(body, status, headers, content_type=kind)
     response.headers["Content-Length"] = str(end - begin)
     return response
 
@@ -206,23 +291,52 @@ def _unknown_file(row: Job, path: str) -> Refusal:
     return Refusal(404, "unknown_file", f"job {row.id} has no file {path[:200]!r}; /files lists those it has")
 
 
-def _media_type(path: str) -> str:
-    """By its name; never something that a browser would run."""
-    guessed = mimetypes.guess_type(path, strict=False)
-    kind = guessed[0] if guessed[1] is None else None
-    if kind == "text/plain":
-        return "text/plain; charset=utf-8"
-    return kind if kind in _SHOWN else "application/octet-stream"
+def _extension(path: str) -> str:
+    return path.rpartition("/")[2].rpartition(".")[2].lower()
 
 
-_SHOWN: Final = frozenset(
-    {
-        "image/png",
-        "image/jpeg",
-        "image/gif",
-        "application/json",
-        "application/zip",
-        "application/pdf",
-        "text/csv",
-    }
-)
+def _media_type(path: str, *, view: bool) -> str:
+    """By its name; never something that a browser would run. What is shown is text unless it is known to be
+    something else: nothing is taken for a page."""
+    kind = _KINDS.get(_extension(path), _TEXT if view else file_response.BYTES)
+    return _TEXT if view and not _is_picture(kind) and kind != "application/json" else kind
+
+
+def _is_picture(kind: str) -> bool:
+    return kind.startswith("image/") or kind == _PDF
+
+
+def _most(path: str) -> int:
+    """Bytes that are sent of it to be shown; below zero: all of it or nothing."""
+    return -MOST_PICTURE if _is_picture(_media_type(path, view=True)) else MOST_TEXT
+
+
+def _policy(path: str, *, view: bool) -> str:
+    if view and _media_type(path, view=True) == _PDF:
+        # Browsers show no PDF in a sandbox. It can load nothing, and no script of it runs as ours.
+        return "default-src 'none'; style-src 'unsafe-inline'; object-src 'self'; frame-ancestors 'self'"
+    return file_response.UNTRUSTED["Content-Security-Policy"]
+
+
+def _disposition(row: Job, path: str, *, view: bool) -> str:
+    """As what it is saved: two jobs' `stdout.log` are told apart."""
+    return file_response.disposition(
+        f"job-{row.id}-{path.rpartition('/')[2]}", "inline" if view else "attachment"
+    )
+
+
+_TEXT: Final = "text/plain; charset=utf-8"
+_PDF: Final = "application/pdf"
+_KINDS: Final = {
+    "txt": _TEXT,
+    "log": _TEXT,
+    "csv": "text/csv",
+    "json": "application/json",
+    "zip": "application/zip",
+    "pdf": _PDF,
+    "png": "image/png",
+    "jpg": "image/jpeg",
+    "jpeg": "image/jpeg",
+    "gif": "image/gif",
+    "webp": "image/webp",
+}

@@ -68,13 +68,20 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
             Line,
         ),
         in_query("tag", "Only with this tag", Line),
+        in_query(
+            "estimates",
+            "1: tell also when those begin and end that are not over",
+            Literal["0", "1", "", "true", "false"],
+        ),
         CURSOR,
         in_query("limit", "Jobs a page", Annotated[int, Also(minimum=1, maximum=MOST_PAGE, default=PAGE)]),
         answers={200: ("A page of jobs", page_of(bodies.Job, version=_ListVersion))},
         errors={400: "A bad parameter", **UNAVAILABLE},
     )
     async def list_jobs() -> Response:
-        given = query("user", "service", "status", "name", "tag", "node", "search", "cursor", "limit")
+        given = query(
+            "user", "service", "status", "name", "tag", "node", "search", "estimates", "cursor", "limit"
+        )
         limit = query_params.whole(given, "limit", 1, MOST_PAGE, PAGE)
         before = query_params.at_cursor(given, "j")
         user, service, services = only_theirs(
@@ -95,7 +102,7 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
         )
         version = await api.ledger.queries.newest_change()
         found = await api.ledger.queries.page(wanted, before, limit)
-        items = await job_views.render_jobs(api, found.jobs)
+        items = await job_views.render_jobs(api, found.jobs, estimated=query_params.flag(given, "estimates"))
         after = None if found.before is None else query_params.cursor("j", found.before)
         return json_response({"items": items, "next": after, "version": version})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Annotated, Any, Final
 
@@ -15,6 +16,9 @@ from actors.domain.labels import is_label_name, is_label_value
 from actors.domain.node import JoinedNode, NodeState, NodeView
 from actors.domain.scaling import DRAINED_BY_SCALING
 from actors.wire.http.app import Refusal, json_response, query
+from actors.wire.http.plain_routes import Admit, Head
+from actors.wire.http.upgrades import ReversedRoute
+from actors.wire.link.dialled import NODE_HEADER, PATH, REVERSED
 from actors.wire.link.proof import is_nonce
 from orchestrator.access.audit import entry_of
 from orchestrator.access.node_proofs import CHALLENGE
@@ -100,6 +104,21 @@ def blueprint(api: ApiContext) -> Blueprint:
         headers = {"Location": f"nodes/{node.node_id}", CHALLENGE: api.node_proofs.challenge()}
         return json_response(answer, 201 if new else 200, headers)
 
+    @page.get("/link")
+    @describe(
+        "A node opens a connection over which this server asks it from then on, as one that it cannot reach",
+        answers={101: f"With `Upgrade: {REVERSED}` and the node's id in `{NODE_HEADER}`"},
+        errors={
+            403: "Who has proved to be another node",
+            409: "The node has a secret with this server, and does not prove it",
+            422: "There is no id",
+            426: "It asks for no upgrade, or the server that this app runs in cannot give connections away",
+        },
+    )
+    async def open_link() -> Response:
+        detail = f"`Upgrade: {REVERSED}` is expected, and a server that hands connections over: ours does"
+        raise Refusal(426, "upgrade_required", detail, headers={"Upgrade": REVERSED})
+
     @page.delete("/nodes/<node_id:node_id>")
     @describe(
         "A node that joined leaves. With `force` also while jobs run there: these begin anew",
@@ -164,6 +183,28 @@ def blueprint(api: ApiContext) -> Blueprint:
     return page
 
 
+def dialling_route(api: ApiContext, admit: Admit) -> ReversedRoute:
+    """Where nodes that cannot be reached open the connections over which they are asked."""
+    dialling: ContextVar[str] = ContextVar("dialling")
+
+    async def admit_node(head: Head) -> None:
+        await admit(head)
+        asks, said = asking.get(), head.header(NODE_HEADER)
+        if not is_key(said):
+            raise Refusal(422, "bad_node", f"{NODE_HEADER}: the node's id, 32 hex digits, was expected")
+        if asks.node not in (None, said):
+            raise Refusal(403, "other_node", f"the one that has proved who it is is node {asks.node}")
+        if asks.node is None and api.node_secrets.find(said) is not None:
+            # What is sent over it is for that node alone.
+            raise _not_proved(said)
+        dialling.set(said)
+
+    async def keep(stream: trio.abc.Stream) -> None:
+        await api.dialled.keep(dialling.get(), stream, asked_from.get())
+
+    return ReversedRoute(PATH, admit_node, keep)
+
+
 class _NodeId(PathConverter):
     """A node's id alone; of a node that knows only the contract it is an URL."""
 
@@ -203,13 +244,7 @@ def _check_terms(api: ApiContext, node: JoinedNode) -> tuple[JoinedNode, TokenRe
             raise Refusal(403, "other_node", f"the one that has proved who it is is node {asks.node}")
         terms = known.terms
     elif known is not None:
-        raise Refusal(
-            409,
-            "secret_not_proved",
-            f"node {node.node_id} has a secret with this orchestrator, and whoever joins in its name has to "
-            f"prove it. If the node has lost it, an operator orders `orchestrator unpair {node.node_id}` "
-            f"(DELETE /v1/nodes/{node.node_id}/secret)",
-        )
+        raise _not_proved(node.node_id)
     else:
         at = api.registry.url_of(node.node_id)
         moved = at is not None and at != node.url and node.node_id not in api.node_secrets.forgotten
@@ -228,6 +263,15 @@ def _check_terms(api: ApiContext, node: JoinedNode) -> tuple[JoinedNode, TokenRe
     if objection is not None:
         raise Refusal(403, *objection)
     return replace(node, kind="" if terms.token is None else BY_TOKEN), token
+
+
+def _not_proved(node_id: str) -> Refusal:
+    detail = (
+        f"node {node_id} has a secret with this orchestrator, and whoever joins in its name has to prove it. "
+        f"If the node has lost it, an operator orders `orchestrator unpair {node_id}` "
+        f"(DELETE /v1/nodes/{node_id}/secret)"
+    )
+    return Refusal(409, "secret_not_proved", detail)
 
 
 async def _check_once(api: ApiContext, node: JoinedNode, token: TokenRecord | None) -> None:

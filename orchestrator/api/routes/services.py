@@ -81,6 +81,13 @@ async def _render(api: ApiContext, *names: str) -> list[dict[str, Any]]:
     counts, views = await api.ledger.queries.job_counts(), await api.pool()
     reasons, since = api.pauses.reasons, api.pauses.since
     return [
-        render_service(api.services[name], counts, views, reasons.get(name), since.get(name))
+        render_service(
+            api.services[name],
+            counts,
+            views,
+            reasons.get(name),
+            since.get(name),
+            accuracy=api.forecaster.history.accuracy(name),
+        )
         for name in names
     ]

@@ -35,6 +35,12 @@ def blueprint(version: str, services: Iterable[str]) -> Blueprint:
         text = (static / "swagger.html").read_bytes()
         return Response(text, headers=_HEADERS, content_type="text/html; charset=utf-8")
 
+    @page.get("/swagger/")
+    @describe("The same, as 2.x has it", answers={308: "To `/swagger`"}, location=308, tag="pages")
+    async def swagger_slash() -> Response:
+        # The files are named beside the page. Relative: a proxy may have the server below a path.
+        return Response(b"", 308, {"Location": "../swagger"})
+
     @page.get("/swagger/<name>")
     @describe("Its files", answers={200: "A file"}, errors={404: "No such file"}, tag="pages")
     async def swagger_file(name: str) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from quart import Blueprint, Response
 
 from actors.wire.http.app import json_response, query
@@ -21,7 +22,7 @@ from orchestrator.api.openapi.describe import (
     in_query,
     page_of,
 )
-from orchestrator.api.routes.metrics import EXPOSITION, render_exposition
+from orchestrator.api.routes.metrics import render_exposition
 from orchestrator.api.routes.ready import run_checks
 from orchestrator.api.serializers import render_usage
 from orchestrator.contract.bodies import Also, ReadyBody, Time, UsageBody
@@ -51,7 +52,7 @@ def blueprint(api: ApiContext) -> Blueprint:
     @page.get("/metrics")
     @describe("Numbers for Prometheus", answers={200: ("Its text format", TEXT)}, tag="operation")
     async def metrics() -> Response:
-        return Response("".join(await render_exposition(api)), content_type=EXPOSITION)
+        return Response(await render_exposition(api), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     @page.get("/ready")
     @describe(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.commands.console.output import age, share, span
 
 if TYPE_CHECKING:
-    from orchestrator.client import Job
+    from orchestrator.client import Job, Period
 
 NAMED: Final = 5
 """Files that are named where there may be many."""
@@ -24,6 +25,25 @@ def progress(job: Job) -> str:
 def place(job: Job) -> int | None:
     """Where it stands in the queue of its service; the next has place 1."""
     return None if job.position is None else job.position + 1
+
+
+def expected(period: Period | None) -> str:
+    """When something is likely to happen, by the clock of who reads it."""
+    if period is None or period.earliest is None:
+        return ""
+    earliest = period.earliest.astimezone()
+    if period.latest is None:
+        return f"after {_clock(earliest)}"
+    latest = period.latest.astimezone()
+    if _clock(earliest) == _clock(latest):
+        return f"about {_clock(earliest)}"
+    until = f"{latest:%H:%M}" if earliest.date() == latest.date() else _clock(latest)
+    return f"between {_clock(earliest)} and {until}"
+
+
+def _clock(at: datetime) -> str:
+    """With the date unless that is today's."""
+    return f"{at:%H:%M}" if at.date() == datetime.now().astimezone().date() else f"{at:%Y-%m-%d %H:%M}"
 
 
 def left_out(job: Job) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from actors.domain.changes import JobDetails, NewJob
 from actors.domain.job import End, Job, QueuedJobs
 from actors.domain.labels import from_labels
+from actors.domain.limits import UNLIMITED, JobLimits, limits_from_json, limits_to_json
 from actors.domain.status import ENDED, OVER, Status
 from orchestrator.ledger.tables.attempts import attempt_from_row
 
@@ -51,6 +52,7 @@ TABLES: Final = (
         terminate_requested INTEGER NOT NULL DEFAULT 0,
         attempts_used INTEGER NOT NULL DEFAULT 0,
         max_runtime REAL NOT NULL,
+        limits TEXT NOT NULL DEFAULT '{}',
         attempt_key TEXT,
         end_status TEXT,
         end_message TEXT,
@@ -126,7 +128,7 @@ JOB_COLUMNS: Final = (
     "end_status, end_message, end_exit_code, end_signal, end_started_at, end_ended_at, end_wall_seconds, "
     "end_cpu_seconds, end_peak_bytes, end_size, "
     "a.key, a.job_id, a.n, a.node_id, a.state, a.foreign_id, a.boot, requires, progress, progress_message, "
-    "running_since"
+    "running_since, limits"
 )
 _CURRENT: Final = "LEFT JOIN attempts AS a ON a.key = j.attempt_key"
 FROM_JOBS: Final = f"FROM jobs AS j {_CURRENT}"
@@ -171,11 +173,16 @@ def job_from_row(row: tuple[Any, ...]) -> Job:
         progress=row[32],
         progress_message=row[33],
         running_since=row[34],
+        limits=_limits(row[35]),
     )
 
 
 def _required(labels: str) -> str:
     return "" if labels == "{}" else from_labels(json.loads(labels))
+
+
+def _limits(stored: str) -> JobLimits:
+    return UNLIMITED if stored == "{}" else limits_from_json(json.loads(stored))
 
 
 def read_job(db: sqlite3.Connection, job_id: int) -> Job | None:
@@ -243,6 +250,17 @@ def read_number_queued(db: sqlite3.Connection, service: str) -> int:
     return 0 if row is None else int(row[0])
 
 
+def read_oldest_queued(db: sqlite3.Connection) -> Sequence[Job]:
+    """Of each service with jobs that wait, the one with the smallest id."""
+    statement = (
+        "SELECT (SELECT id FROM jobs INDEXED BY jobs_service_status "
+        "WHERE service = tallies.service AND status = tallies.status ORDER BY id LIMIT 1) "
+        "FROM tallies WHERE status = ? AND jobs > 0"
+    )
+    ids = [found for (found,) in db.execute(statement, (Status.QUEUED.value,)) if found is not None]
+    return [job for job_id in ids if (job := read_job(db, job_id)) is not None]
+
+
 def read_idempotent(db: sqlite3.Connection, user_id: int, key: str) -> tuple[Job, str | None] | None:
     """The user's job that was stored with this idempotency key, and the fingerprint of its content."""
     statement = "SELECT id, fingerprint FROM jobs WHERE user_id = ? AND idempotency_key = ?"
@@ -287,8 +305,8 @@ def insert_job(db: sqlite3.Connection, job: NewJob, *, seq: int, now: float) -> 
     cursor = db.execute(
         "INSERT INTO jobs (user_id, service, status, message, change_seq, created_at, updated_at, "
         "storage_key, size, max_runtime, idempotency_key, fingerprint, name, tags, callback_url, requires, "
-        "rerun_of, input_names, ignored) "
-        "VALUES (?, ?, 'Queued', '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "rerun_of, input_names, ignored, limits) "
+        "VALUES (?, ?, 'Queued', '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             job.user_id,
             job.service,
@@ -307,6 +325,7 @@ def insert_job(db: sqlite3.Connection, job: NewJob, *, seq: int, now: float) -> 
             details.rerun_of,
             json.dumps(list(details.input_names)),
             json.dumps(list(details.ignored)),
+            json.dumps(limits_to_json(job.limits)),
         ),
     )
     job_id = cursor.lastrowid
@@ -356,3 +375,17 @@ def _end_columns(end: End) -> tuple[Any, ...]:
         end.peak_bytes,
         end.size,
     )
+
+
+def read_latest_runs(db: sqlite3.Connection, service: str, limit: int) -> list[tuple[int, float]]:
+    """Whose jobs ran for how many seconds, the newest end first. It looks at the newest ones of each status
+    that are over, by their numbers."""
+    found: list[tuple[float, int, float]] = []
+    for status in sorted(OVER):
+        found += db.execute(
+            "SELECT coalesce(ended_at, updated_at), user_id, end_wall_seconds FROM "
+            "(SELECT * FROM jobs WHERE service = ? AND status = ? ORDER BY id DESC LIMIT ?) "
+            "WHERE end_wall_seconds IS NOT NULL",
+            (service, status, limit),
+        )
+    return [(user_id, seconds) for _, user_id, seconds in sorted(found, reverse=True)[:limit]]

@@ -35,10 +35,18 @@ from actors.wire.http.patience import SILENCE
 from actors.wire.multipart.writer import DataPart, MultipartBody, file_part
 from actors.wire.protocol.attempts import Garbled
 from orchestrator.http_client import BodyUnreadable, Broken, Http, NoPort, NotReached, Scarce
-from orchestrator.nodes.contract_only.fetch import Absent, Files, Nothing, Stranger, payload_id, scan
+from orchestrator.nodes.contract_only.fetch import (
+    Absent,
+    Files,
+    Nothing,
+    OverLimit,
+    Stranger,
+    payload_id,
+    scan,
+)
 from orchestrator.nodes.contract_only.marker import MARKER
 from orchestrator.nodes.contract_only.probe import Alive, Asking, Ended, Gone, Heard, view_of
-from orchestrator.nodes.contract_only.spool import Spool, sizes, store
+from orchestrator.nodes.contract_only.spool import Spool, sizes
 from orchestrator.nodes.job_files import JobFiles
 from orchestrator.nodes.refusals import error_text, json_body, refusal, unreadable
 from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream, from_file
@@ -174,7 +182,7 @@ class ContractOnlyNodes:
                     return CollectAnswer(CollectResult.IMPOSSIBLE, reason=_NO_MARKER)
             sink = self._files.receive_result(dispatch.job.storage_key, dispatch.attempt.key)
             try:
-                results = await store(ended.path, sink)
+                results = await self._spool.store(ended.path, sink)
             finally:
                 with trio.move_on_after(10, shield=True):
                     await sink.abort()
@@ -223,7 +231,7 @@ class ContractOnlyNodes:
                 raise NotOnNode(_NO_MARKER)
             case Absent() | Stranger():
                 raise NotOnNode("the node has nothing of it")
-            case Nothing(reason=reason):
+            case Nothing(reason=reason) | OverLimit(reason=reason):
                 raise NodeUnreachable(reason)
             case None:
                 raise NodeUnreachable(

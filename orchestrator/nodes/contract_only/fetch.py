@@ -9,12 +9,12 @@ from typing import Any, Final
 from actors.domain.ids import MAX_ID
 from actors.domain.job import Attempt
 from actors.domain.status import Status
-from actors.wire.errors import BadArchive
+from actors.wire.errors import BadArchive, TooLarge
 from actors.wire.protocol.attempts import Garbled
 from orchestrator.http_client import Broken, Deadlines, Http, NotReached, Reply
 from orchestrator.nodes.contract_only.json_scan import TopLevel
 from orchestrator.nodes.contract_only.marker import UntilMarker
-from orchestrator.nodes.contract_only.spool import Contents, Spool, inspect
+from orchestrator.nodes.contract_only.spool import Contents, Spool
 from orchestrator.nodes.refusals import error_text
 
 _ZIPPING: Final = Deadlines(connect=5.0, head=None, stall=30.0)
@@ -57,7 +57,14 @@ class Nothing:
     reason: str
 
 
-Fetched = Files | Ours | Status | Absent | Stranger | Nothing
+@dataclass(frozen=True, slots=True)
+class OverLimit:
+    """A zip of more bytes than are taken, which may never end. Whose it is was not found out."""
+
+    reason: str
+
+
+Fetched = Files | Ours | Status | Absent | Stranger | OverLimit | Nothing
 
 
 async def fetch(http: Http, spool: Spool, url: str, attempt: Attempt, *, only_whose: bool = False) -> Fetched:
@@ -73,6 +80,8 @@ async def fetch(http: Http, spool: Spool, url: str, attempt: Attempt, *, only_wh
             if first.startswith(b"PK"):
                 return await _spool(spool, first, reply, attempt.key, only_whose)
             found = await scan(reply, first)
+    except TooLarge as error:
+        return OverLimit(error.detail)
     except (NotReached, Broken, Garbled, BadArchive) as error:
         return Nothing(str(error))
     except OSError as error:
@@ -132,7 +141,7 @@ async def _spool(
     try:
         if isinstance(pieces, UntilMarker) and pieces.found:
             return Ours()
-        contents = await inspect(path)
+        contents = await spool.inspect(path)
         kept = contents.marker in (key, None)
     finally:
         if not kept:

@@ -21,7 +21,7 @@ from actors.domain.node import NodeRef, PayloadView
 from actors.domain.status import Status
 from orchestrator.http_client import Http
 from orchestrator.nodes.addresses import partial_url
-from orchestrator.nodes.contract_only.fetch import Absent, Fetched, Files, Nothing, Stranger, fetch
+from orchestrator.nodes.contract_only.fetch import Absent, Fetched, Files, Nothing, OverLimit, Stranger, fetch
 from orchestrator.nodes.contract_only.spool import Spool
 
 GRACE: Final = 2.0
@@ -74,10 +74,12 @@ def view_of(heard: Heard, key: str) -> PayloadView | None:
 
 @dataclass(frozen=True, slots=True)
 class _Unproved:
-    """An end of which nothing shows whose it is: told without files, or with files that have no marker."""
+    """An end of which nothing shows whose it is: told without files, with files that have no marker, or with
+    more than are taken, which `over` says."""
 
     status: Status
     files: bool
+    over: str = ""
 
 
 _Sign = Absent | Stranger | _Unproved
@@ -146,6 +148,8 @@ class Asking:
                 return fetched
             case Files():
                 return await self._with_files(attempt, Status.COMPLETED, fetched)
+            case OverLimit(reason=why):
+                return await self._confirm(node, attempt, _Unproved(Status.FAILED, files=True, over=why))
             case Status() if fetched in _BAD_ENDS:
                 return await self._bad_end(node, attempt, fetched)
             case Status() if fetched in _WAITING or fetched in _RUNNING:
@@ -163,6 +167,8 @@ class Asking:
         match fetched:
             case Files():
                 return await self._with_files(attempt, status, fetched)
+            case OverLimit(reason=why):
+                return await self._confirm(node, attempt, _Unproved(status, files=True, over=why))
             case Absent():
                 return await self._confirm(node, attempt, _Unproved(status, files=False))
             case Stranger():
@@ -192,6 +198,8 @@ class Asking:
         if not self._lasts(attempt.key, sign):
             return _AGAIN
         match sign:
+            case _Unproved(over=why) if why:
+                return Ended(End(sign.status, why), None)
             case _Unproved(status=status):
                 return _to_ended(status, None)
             case Stranger():

@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from actors.store.repair import make_directory
-from actors.wire.errors import BadArchive
+from actors.wire.errors import BadArchive, TooLarge
 from actors.wire.files.threaded_iterator import ThreadedIterator
 from actors.wire.files.zip_reader import check_zip, list_members, read_member
 from orchestrator.nodes.contract_only.marker import MARKER
@@ -25,6 +25,11 @@ from orchestrator.storage.result_sink import DiskResultSink
 
 EXIT_FILE: Final = ".orchestrator.exit"
 """Where scripts for contract-only nodes leave their exit code."""
+
+RESULT_LIMIT: Final = 10 << 30
+"""Bytes of a zip, and of all files in it: one may never end, and a small one hold more than any disk."""
+MOST_FILES: Final = 1_000_000
+"""What a job may have left, as our own nodes have it."""
 
 _EMPTY_ZIP: Final = b"PK\x05\x06" + bytes(18)
 _PIECE: Final = 1 << 20
@@ -41,10 +46,12 @@ class Contents:
 
 
 class Spool:
-    """A directory of its own, emptied at the start: what a contract-only node gave can be had again."""
+    """A directory of its own, emptied at the start: what a contract-only node gave can be had again. `limit`:
+    bytes of a zip, and of all files in it together."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, limit: int = RESULT_LIMIT) -> None:
         self._directory = directory
+        self._limit = limit
         self._number = 0
         self._opening = trio.Lock()
         self._opened = False
@@ -58,16 +65,22 @@ class Spool:
                 self._opened = True
 
     async def write(self, first: bytes, rest: AsyncIterator[bytes]) -> Path:
-        """A new file of all these bytes. Raises OSError when our disk cannot, and what `rest` raises; then
-        nothing is left."""
+        """A new file of all these bytes. Raises TooLarge, OSError when our disk cannot, and what `rest`
+        raises; then nothing is left."""
         await self.open()
         self._number += 1
         path = self._directory / f"{self._number}.zip"
         try:
             async with await trio.open_file(path, "xb") as file:
-                await file.write(first)
+                written = await file.write(first)
                 async for piece in rest:
-                    await file.write(piece)
+                    if written + len(piece) > self._limit:
+                        raise TooLarge(
+                            f"its results are a zip of more than {self._limit} bytes, which is the limit"
+                            " (contract_result_limit)",
+                            self._limit,
+                        )
+                    written += await file.write(piece)
         except BaseException:
             await self.remove(path)  # noqa: ASYNC102  # it shields itself, with a timeout
             raise
@@ -76,10 +89,30 @@ class Spool:
     async def is_whole(self, path: Path) -> bool:
         """Whether a zip that was sound when it came is so still."""
         try:
-            await inspect(path)
+            await self.inspect(path)
         except (BadArchive, OSError):
             return False
         return True
+
+    async def inspect(self, path: Path) -> Contents:
+        """Check a zip as a whole, its names too. Raises BadArchive, OSError."""
+        return await trio.to_thread.run_sync(_inspect, path, self._limit)
+
+    async def store(self, path: Path | None, sink: DiskResultSink) -> bytes | None:
+        """Hand a spooled zip to the sink, with the logs that are in it; None: an end without any files. What
+        the ledger has to keep is the result. Raises StorageError, BadArchive, OSError."""
+        if path is None:
+            await sink.write_zip(_EMPTY_ZIP)
+        else:
+            if too_much := await trio.to_thread.run_sync(_too_much, path, self._limit):
+                raise BadArchive(too_much)
+            async with await trio.open_file(path, "rb") as file:
+                while piece := await file.read(_PIECE):
+                    await sink.write_zip(piece)
+            for name in (await sizes(path)).keys() & LOGS.keys():
+                async for piece in ThreadedIterator(read_member(path, name)):
+                    await sink.write_log(LOGS[name], piece)
+        return await sink.commit({"entries": [], "left_out": []}, None)
 
     async def remove(self, path: Path) -> None:
         """Who is reading it can go on. Done also for who is cancelled."""
@@ -94,26 +127,6 @@ class Spool:
             await trio.to_thread.run_sync(remove)
 
 
-async def inspect(path: Path) -> Contents:
-    """Check a zip as a whole, its names too. Raises BadArchive, OSError."""
-    return await trio.to_thread.run_sync(_inspect, path)
-
-
-async def store(path: Path | None, sink: DiskResultSink) -> bytes | None:
-    """Hand a spooled zip to the sink, with the logs that are in it; None: an end without any files. What the
-    ledger has to keep is the result. Raises StorageError, BadArchive, OSError."""
-    if path is None:
-        await sink.write_zip(_EMPTY_ZIP)
-    else:
-        async with await trio.open_file(path, "rb") as file:
-            while piece := await file.read(_PIECE):
-                await sink.write_zip(piece)
-        for name in (await sizes(path)).keys() & LOGS.keys():
-            async for piece in ThreadedIterator(read_member(path, name)):
-                await sink.write_log(LOGS[name], piece)
-    return await sink.commit({"entries": [], "left_out": []}, None)
-
-
 async def sizes(path: Path) -> dict[str, int]:
     """The files in a spooled zip, with their bytes. Raises BadArchive, OSError."""
     return {m.path: m.size for m in await trio.to_thread.run_sync(list_members, path) if m.kind == "file"}
@@ -126,8 +139,23 @@ def _empty(directory: Path) -> None:
             left.unlink()
 
 
-def _inspect(path: Path) -> Contents:
-    check_zip(path, None)
+def _too_much(path: Path, limit: int) -> str:
+    """What of a zip is more than is stored; "" if nothing is. Raises BadArchive, OSError."""
+    members = list_members(path)
+    if len(members) > MOST_FILES:
+        return f"it holds {len(members)} files, and {MOST_FILES} are the most that is stored"
+    size = sum(member.size for member in members)
+    return (
+        f"its files have {size} bytes, and {limit} are the limit (contract_result_limit)"
+        if size > limit
+        else ""
+    )
+
+
+def _inspect(path: Path, limit: int) -> Contents:
+    # To unpack what is not stored could take for ever.
+    if not _too_much(path, limit):
+        check_zip(path, None)
     return Contents(_small(path, MARKER), _exit_code(_small(path, EXIT_FILE)), os.path.getsize(path))
 
 

@@ -12,7 +12,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from actors.domain.job import Attempt
-from actors.domain.node import NodeRef, PayloadView, StreamPosition
+from actors.domain.limits import limits_to_json
+from actors.domain.node import NodeRef, PayloadView
 from actors.kernel.concurrently import map_concurrently
 from actors.ports.ledger import LedgerError
 from actors.ports.nodes import (
@@ -31,7 +32,7 @@ from actors.wire.link.link import InDoubt, NotSent
 from actors.wire.link.session import Lane
 from actors.wire.multipart.writer import DataPart, FilePart, MultipartBody, file_part
 from actors.wire.pieces import Pieces
-from actors.wire.protocol.attempts import Garbled, items, mark_from_json, view_from_json
+from actors.wire.protocol.attempts import Garbled, items, view_from_json
 from orchestrator.http_client import (
     BodyUnreadable,
     Broken,
@@ -356,7 +357,7 @@ def _is_small(files: Inputs) -> bool:
 
 def _listed(dispatch: Dispatch) -> dict[str, Any]:
     """What a node is told of an attempt."""
-    return {
+    listed = {
         "key": dispatch.attempt.key,
         "job": dispatch.job.id,
         "n": dispatch.attempt.n,
@@ -364,15 +365,17 @@ def _listed(dispatch: Dispatch) -> dict[str, Any]:
         "user": dispatch.job.user_id,
         "max_runtime_seconds": dispatch.job.max_runtime,
     }
+    if limits := limits_to_json(dispatch.job.limits):
+        listed["limits"] = limits
+    return listed
 
 
 def _submit_answers(data: Any, keys: Sequence[str]) -> dict[str, SubmitAnswer]:
     listed = _by_key(data)
-    mark = mark_from_json(data)
-    return {key: _parse_submitted(listed.get(key), key, mark) for key in keys}
+    return {key: _parse_submitted(listed.get(key), key) for key in keys}
 
 
-def _parse_submitted(item: Mapping[str, Any] | None, key: str, mark: StreamPosition) -> SubmitAnswer:
+def _parse_submitted(item: Mapping[str, Any] | None, key: str) -> SubmitAnswer:
     if item is None:
         return SubmitAnswer(SubmitResult.DOUBT, "the node's answer leaves it out")
     try:
@@ -385,7 +388,7 @@ def _parse_submitted(item: Mapping[str, Any] | None, key: str, mark: StreamPosit
         return SubmitAnswer(SubmitResult.DOUBT, "the node does not say how it is now")
     if result is SubmitResult.DOUBT:
         reason = f"the node answers {item.get('result')!r}"
-    return SubmitAnswer(result, reason, view, mark)
+    return SubmitAnswer(result, reason, view)
 
 
 async def _parse_lookup(reply: Reply, key: str) -> AttemptLookup:

@@ -63,8 +63,10 @@ def meant_for(node: NodeRef) -> dict[str, str]:
 async def introduce(http: Http, base: str) -> Introduction:
     """Ask who is there. Errors of servers and proxies tell nothing: a native node that is just being
     restarted must not be taken for a contract-only one. Raises Scarce."""
+    # Over a connection of its own: who has opened it is known by what is proved over a link, and is not yet.
+    alone = {"Connection": "close"}
     try:
-        async with http.exchange("GET", f"{base}/v1/info", patience=_ASKING) as reply:
+        async with http.exchange("GET", f"{base}/v1/info", headers=alone, patience=_ASKING) as reply:
             if reply.status >= 500 or reply.status in (401, 403, 408, 421, 429):
                 return Introduction(NodeKind.UNCLEAR, reason=f"/v1/info: {await error_text(reply)}")
             try:

@@ -30,12 +30,14 @@ from actors.ports.ledger import LedgerError
 from actors.ports.nodes import Beat, NodeEvent, PayloadChanged, Picture
 from actors.store.durable import is_passing
 from actors.wire.errors import WireError
+from actors.wire.link.dialled import dialled_node
 from actors.wire.link.link import Link, NotSent
 from actors.wire.link.proof import PROOF_HEADER, NotProved, Offer, Prover, new_nonce
 from actors.wire.link.session import MAX_FRAME, Hello, Lane, Message, Role, Session
 from actors.wire.link.websocket import LinkBroken, NotUpgraded, WebSocket, ask_for
 from actors.wire.protocol.attempts import Garbled, view_from_json
 from orchestrator.access.node_secrets import NodeSecret
+from orchestrator.dialled_streams import DialledStreams
 from orchestrator.http_client import NotReached, Scarce
 from orchestrator.nodes.native.events import ClockSkew, Listening, Tell, meant_for, parse_event
 
@@ -71,7 +73,8 @@ class Secrets(Protocol):
 
 
 class NodeLink:
-    """The link to one node, once its picture has come. `ref` says which boot of it is there."""
+    """The link to one node, once its picture has come. `ref` says which boot of it is there, and how far it
+    had come when it was heard last."""
 
     def __init__(self, ref: NodeRef, link: Link, prover: Prover | None) -> None:
         self.ref = ref
@@ -107,9 +110,16 @@ class NodeLink:
 
 class NodeLinks:
     """`owner`: the orchestrator's id. `trust`: whose certificates are believed. `secrets` None: nothing is
-    proved."""
+    proved. `dialled`: connections that nodes have opened."""
 
-    def __init__(self, owner: str, trust: ssl.SSLContext, secrets: Secrets | None = None) -> None:
+    def __init__(
+        self,
+        owner: str,
+        trust: ssl.SSLContext,
+        secrets: Secrets | None = None,
+        dialled: DialledStreams | None = None,
+    ) -> None:
+        self._dialled_streams = dialled or DialledStreams()
         self.owner: Final = owner
         self.secrets: Final = secrets
         self._trust = trust
@@ -147,8 +157,8 @@ class NodeLinks:
         link = self._links.get(node.node_id)
         if link is None and (node.node_id in self._linked or self.must_prove(node)):
             raise NotSent("there is no link to the node now")
-        if link is not None and node.boot and node.boot != link.ref.boot:
-            raise NotSent("the machine of the node was started anew since")
+        if link is not None and link.ref.has_forgotten(node.moment):
+            raise NotSent("the machine of the node was started anew since, or set back")
         return link
 
     async def follow(self, node: NodeRef, tell: Tell, silence: float) -> str | None:
@@ -158,7 +168,7 @@ class NodeLinks:
             if not first:
                 return None  # by another address: its events say that it is followed there
             try:
-                socket = await _dial(node, self._trust)
+                socket = await _dial(node, self._trust, self._dialled_streams)
             except NotUpgraded as error:
                 if error.status == 421 or self.must_prove(node):
                     return error.detail
@@ -229,6 +239,10 @@ class NodeLinks:
         if (link := self._links.get(node_id)) is not None:
             link.end("the secret with the node was forgotten")
 
+    def proves_itself(self, node_id: str) -> None:
+        """From now on a node proves who it is before it is asked anything over what it has opened."""
+        self._dialled_streams.drop(node_id)
+
     def refused(self, newest: int) -> None:
         """A node has a link with a higher number: our clock was set back."""
         self._number = max(self._number, newest)
@@ -284,6 +298,9 @@ class _Hearer:
                 if isinstance(told, Picture):
                     self.node_link = NodeLink(self._node, self._link, self._prover())
                     self._links.stands(self.node_link)
+                if isinstance(told, Picture | Beat):
+                    assert self.node_link is not None
+                    self.node_link.ref = replace(self._node, tally=told.heartbeat.tally)
                 if told is not None:
                     self._tell(self._node, self._skew.judge(self._bounded(told)))
 
@@ -374,6 +391,7 @@ class _Agreeing:
             self._link.end(str(error))
             return
         self.kept = True
+        self._links.proves_itself(self._node_id)
         log.info("node %s is paired with this orchestrator", self._node_id)
         self._link.tell("ready", {}, Lane.URGENT)
 
@@ -397,13 +415,13 @@ def _views(message: Message) -> Sequence[Any]:
     return [view_from_json(payload) for payload in payloads]
 
 
-async def _dial(node: NodeRef, trust: ssl.SSLContext) -> WebSocket:
+async def _dial(node: NodeRef, trust: ssl.SSLContext, dialled: DialledStreams) -> WebSocket:
     """Raises NotReached, NotUpgraded, LinkBroken."""
     url = f"{node.url}/v1/link"
     stream: trio.abc.Stream | None = None
     try:
         with trio.fail_after(DIALLING):
-            stream = await _connect(url, trust)
+            stream = await _connect(url, trust, dialled)
             return await ask_for(stream, url, meant_for(node), MAX_FRAME)
     except BaseException as error:
         if stream is not None:
@@ -417,9 +435,11 @@ async def _dial(node: NodeRef, trust: ssl.SSLContext) -> WebSocket:
         raise
 
 
-async def _connect(url: str, trust: ssl.SSLContext) -> trio.abc.Stream:
+async def _connect(url: str, trust: ssl.SSLContext, dialled: DialledStreams) -> trio.abc.Stream:
     parts = urlsplit(url)
     host = parts.hostname or ""
+    if (node_id := dialled_node(host)) is not None:
+        return await dialled.take(node_id)
     secure = parts.scheme == "https"
     tcp = await trio.open_tcp_stream(host, parts.port or (443 if secure else 80))
     if not secure:

@@ -8,13 +8,22 @@ from pathlib import Path
 from typing import Final
 
 from actors.ports.scaling import Provider
-from orchestrator.config.scaling import CommandSettings, Ec2Settings, ScalingConfig
+from orchestrator.config.scaling import (
+    CommandSettings,
+    Ec2Settings,
+    MachineSettings,
+    ScalingConfig,
+    SlurmSettings,
+)
 from orchestrator.scaling.providers.command import CommandProvider
 from orchestrator.scaling.providers.ec2 import Ec2Provider
 from orchestrator.scaling.providers.local import LocalProvider, joining
+from orchestrator.scaling.providers.slurm import SlurmProvider
 
 MACHINES: Final = "machines"
 """Where in the data directory the provider `local` keeps its machines."""
+SCRIPTS: Final = "allocations"
+"""Where in the data directory the provider `slurm` has its scripts while they are handed over."""
 
 
 def build_providers(
@@ -35,7 +44,8 @@ def build_providers(
     machines, which the settings make sure of where it is needed.
     """
     slots = {service: config.limits.slots_per_node for service, config in configs.items()}
-    built: list[tuple[CommandSettings | Ec2Settings | None, Provider]] = []
+    idle = {service: config.limits.idle_timeout for service, config in configs.items()}
+    built: list[tuple[MachineSettings | None, Provider]] = []
     providers: dict[str, Provider] = {}
     for service, config in configs.items():
         # Compared and not looked up: what has tables in it cannot be hashed.
@@ -55,10 +65,20 @@ def build_providers(
             )
         else:
             assert join_url, "the settings refuse to do without"
-            if isinstance(config.machines, CommandSettings):
-                provider = CommandProvider(config.machines, slots=slots, join_url=join_url, owner=owner)
-            else:
-                provider = Ec2Provider(config.machines, slots=slots, join_url=join_url, owner=owner)
+            match config.machines:
+                case CommandSettings():
+                    provider = CommandProvider(config.machines, slots=slots, join_url=join_url, owner=owner)
+                case Ec2Settings():
+                    provider = Ec2Provider(config.machines, slots=slots, join_url=join_url, owner=owner)
+                case SlurmSettings():
+                    provider = SlurmProvider(
+                        config.machines,
+                        slots=slots,
+                        idle=idle,
+                        join_url=join_url,
+                        owner=owner,
+                        scripts=data / SCRIPTS,
+                    )
         built.append((config.machines, provider))
         providers[service] = provider
     return providers

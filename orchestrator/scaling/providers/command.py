@@ -16,23 +16,16 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from typing import IO, Final
-
-import trio
+from typing import Final
 
 from actors.domain.ids import is_key
 from actors.domain.scaling import Machine, UnreadableMachine
 from actors.ports.scaling import ProviderError
+from actors.process import command_run
+from actors.process.command_run import OUTPUT_MOST
 from orchestrator.config.scaling import CommandSettings
 
-OUTPUT_MOST: Final = 4 << 20
-"""Bytes of output that are read of a command; more is a mistake."""
-_ERRORS_KEPT: Final = 4096
-_DRAIN_SECONDS: Final = 2.0
-"""How long its output may stay open after a command has ended: something that it started has kept it."""
 _WORD: Final = re.compile(r"[!-~]{1,256}", re.ASCII)
 _ID: Final = re.compile(r"(?!-)[!-~]{1,256}", re.ASCII)
 """What begins with a dash would be taken for an option of `terminate`."""
@@ -83,95 +76,31 @@ class CommandProvider:
         """What the command printed. Raises ProviderError unless it ends well and in time."""
         if arguments and not re.search(r"\$[@*]", command):
             command = f'{command} "$@"'
-        try:
-            process = _start(command, what, arguments, {**self._environment, **(more or {})})
-        except (OSError, ValueError) as error:
-            raise ProviderError(f"{what} cannot be run: {error}", certain=True) from error
-        run = _CommandRun(what, process)
-        with process:
-            ended = await run.finish(self._commands.deadline)
-        if not ended:
-            raise ProviderError(
-                f"{what} had not ended after {self._commands.deadline:g} s and was killed{run.last_words()}"
-            )
-        return run.read_output()
-
-
-def _start(
-    command: str, name: str, arguments: Sequence[str], environment: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
         # The word after the command is its $0.
-        ["/bin/sh", "-c", command, name, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, **environment},
-        start_new_session=True,
-    )
+        words = ["/bin/sh", "-c", command, what, *arguments]
+        environment = {**os.environ, **self._environment, **(more or {})}
+        return await run_command(what, words, environment, self._commands.deadline)
 
 
-class _CommandRun:
-    """One run of a command."""
-
-    def __init__(self, what: str, process: subprocess.Popen[bytes]) -> None:
-        self._what = what
-        self._process = process
-        self._output = bytearray()
-        self._errors = bytearray()
-
-    async def finish(self, deadline: float) -> bool:
-        """Read what it says until it ends; False if it does not in time. Whatever stops this before its end
-        kills it and its whole group."""
-        assert self._process.stdout is not None and self._process.stderr is not None
-        try:
-            pidfd = os.pidfd_open(self._process.pid)
-        except OSError as error:  # no descriptor: it cannot be watched, and must not be waited for
-            os.killpg(self._process.pid, signal.SIGKILL)
-            raise ProviderError(f"{self._what} cannot be followed, and was killed: {error}") from error
-        try:
-            with trio.move_on_after(deadline):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_read, self._process.stdout, self._output, 0)
-                    nursery.start_soon(_read, self._process.stderr, self._errors, _ERRORS_KEPT)
-                    await trio.lowlevel.wait_readable(pidfd)
-                    # It may have started something that lives on, a machine even, and keeps its output open.
-                    nursery.cancel_scope.deadline = trio.current_time() + _DRAIN_SECONDS
-                return True
-            return False
-        finally:
-            os.close(pidfd)
-            # Asked and not reaped before: its id is its own, and so is the group's.
-            if self._process.poll() is None:
-                os.killpg(self._process.pid, signal.SIGKILL)
-
-    def read_output(self) -> str:
-        """Its output. Raises ProviderError if it failed or said too much or what is no text."""
-        status = self._process.returncode
-        if status != 0:
-            how = f"exit code {status}" if status > 0 else f"signal {-status}"
-            raise ProviderError(f"{self._what} failed with {how}{self.last_words()}")
-        if len(self._output) > OUTPUT_MOST:
-            raise ProviderError(f"{self._what} said more than {OUTPUT_MOST} bytes")
-        try:
-            return self._output.decode()
-        except UnicodeDecodeError:
-            raise ProviderError(f"{self._what} said what is no text (UTF-8)") from None
-
-    def last_words(self) -> str:
-        lines = [line.strip() for line in self._errors.decode(errors="replace").splitlines() if line.strip()]
-        return f": {lines[-1][:500]}" if lines else ""
-
-
-async def _read(pipe: IO[bytes], into: bytearray, newest: int) -> None:
-    """Read all of it. Of too much the beginning is kept, or the `newest` bytes."""
-    async with trio.lowlevel.FdStream(os.dup(pipe.fileno())) as stream:
-        async for piece in stream:
-            if newest:
-                into += piece
-                del into[:-newest]
-            elif len(into) <= OUTPUT_MOST:
-                into += piece
+async def run_command(
+    what: str, words: Sequence[str], environment: Mapping[str, str], deadline: float
+) -> str:
+    """What a command printed. Raises ProviderError unless it ends well and within `deadline` seconds."""
+    try:
+        end = await command_run.run_command(words, environment, deadline)
+    except (OSError, ValueError) as error:
+        raise ProviderError(f"{what} cannot be run: {error}", certain=True) from error
+    if end.status is None:
+        raise ProviderError(f"{what} had not ended after {deadline:g} s and was killed{end.last_words()}")
+    if end.status != 0:
+        how = f"exit code {end.status}" if end.status > 0 else f"signal {-end.status}"
+        raise ProviderError(f"{what} failed with {how}{end.last_words()}")
+    if len(end.output) > OUTPUT_MOST:
+        raise ProviderError(f"{what} said more than {OUTPUT_MOST} bytes")
+    try:
+        return end.output.decode()
+    except UnicodeDecodeError:
+        raise ProviderError(f"{what} said what is no text (UTF-8)") from None
 
 
 def _machine(line: str) -> Machine | UnreadableMachine:

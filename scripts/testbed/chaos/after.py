@@ -8,13 +8,18 @@ from collections.abc import Collection, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import psutil
 
 from actors.ports.storage import Part, StorageError
+from node.executors import mark_files
 from orchestrator.ledger.tables.small_files import read_files
 from orchestrator.storage.bundle import unpack
 from testbed.cluster import belonging
+
+_MOMENT: Final = 10.0
+"""Seconds; a deadline, and no wait where all is well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +134,23 @@ def left_at_server(data: Path) -> list[str]:
     return [f"{kind}/{entry}" for kind in ("incoming", "trash") for entry in sorted(os.listdir(data / kind))]
 
 
+def _is_idle(process: psutil.Process) -> bool:
+    try:
+        return str(process.name()) == mark_files.IDLE
+    except psutil.Error:
+        return False
+
+
 def processes_left(directory: Path, wanted: Collection[int]) -> list[str]:
-    """What still runs of any payload: everything that was started here but the `wanted`."""
+    """What still runs of any payload: everything that was started here but the `wanted`, and, while there are
+    any of these, shepherds that wait for a payload; a moment later these have ended, too."""
+    idle = [process for process in belonging(directory) if _is_idle(process)]
+    if not wanted:
+        psutil.wait_procs(idle, timeout=_MOMENT)
+        idle = []
     found = []
     for process in belonging(directory):
-        if process.pid in wanted:
+        if process.pid in wanted or process in idle:
             continue
         try:
             found.append(f"{process.pid}, child of {process.ppid()}: {' '.join(process.cmdline())[:160]}")

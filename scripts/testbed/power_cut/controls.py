@@ -1,4 +1,5 @@
-"""The server, broken on purpose in one rule of what is synced: controls.py CONTROL COMMAND ARGUMENT...
+"""The server or a node, broken on purpose in one rule of what is synced:
+controls.py CONTROL COMMAND ARGUMENT...
 
 A power cut has to find each of them; `kill -9` finds none.
 """
@@ -6,15 +7,22 @@ A power cut has to find each of them; `kill -9` finds none.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from actors.domain.changes import Transition
+from actors.domain.payload import Payload
 from actors.store import durable
+from node.payloads import operations, records
+from node.runs import manifest
 from orchestrator.ledger import ledger, transitions
 from orchestrator.ledger.tables import meta
 from orchestrator.storage.disk import Disk
+
+TakeUp: TypeAlias = Callable[..., Payload]
 
 
 def _soft_attempts() -> None:
@@ -64,6 +72,40 @@ def _early_notes() -> None:
     ledger.LedgerBatch.committed = committed  # type: ignore[method-assign]  # a stand-in
 
 
+def _unsynced_directories() -> None:
+    """Of a node: the names in them."""
+
+    def nothing(path: Path) -> None:
+        del path
+
+    durable.sync_directory = records.sync_directory = operations.sync_directory = nothing
+
+
+def _early_written() -> None:
+    """What is noted or told as written through is not."""
+
+    def nothing(fd: int) -> None:
+        del fd
+
+    records.sync_file_system = manifest.sync_file_system = nothing
+
+
+def _soft_contract() -> None:
+    """What came by the contract is written as what came from a server that knows boots."""
+    prepare = operations._prepare
+    operations._prepare = lambda *given: replace(prepare(*given), through=False)
+
+
+def _any_boot(take_up: TakeUp) -> TakeUp:
+    """A start goes on in another boot of the machine as in the same."""
+    return lambda item, **how: take_up(item, **{**how, "boot": item.boot})
+
+
+def _unmarked(take_up: TakeUp) -> TakeUp:
+    """What had ended is offered in another boot, whether it is noted as written through or not."""
+    return lambda item, **how: take_up(item, **{**how, "written": True})
+
+
 CONTROLS: Final = {
     "soft-attempts": _soft_attempts,
     "soft-uploads": _soft_uploads,
@@ -72,9 +114,16 @@ CONTROLS: Final = {
     "early-notes": _early_notes,
 }
 """What is broken, by the name of it."""
+OF_NODES: Final = {
+    "unsynced-directories": _unsynced_directories,
+    "early-written": _early_written,
+    "soft-contract": _soft_contract,
+}
+OF_STARTS: Final = {"any-boot": _any_boot, "unmarked": _unmarked}
+"""Of nodes that begin after a cut."""
 
 if __name__ == "__main__":
-    CONTROLS[sys.argv[1]]()
+    {**CONTROLS, **OF_NODES}[sys.argv[1]]()
     del sys.argv[:2]
     from orchestrator.cli import main
 

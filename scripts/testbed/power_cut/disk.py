@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from testbed.power_cut.trace import Done, Link, Make, NotUnderstood, Remove, Rename, Resize, Sync, Write
+from testbed.power_cut.trace import END, Done, Link, Make, NotUnderstood, Remove, Rename, Resize, Sync, Write
 
 PAGE: Final = 4096
 SECTOR: Final = 512
@@ -113,7 +113,8 @@ class Disk:
                 if name not in above.names:
                     self._name((above, name, _Directory() if directory else _File()))
             case Write(path, offset, data):
-                self._file(path).write(offset, data)
+                file = self._file(path)
+                file.write(file.size if offset == END else offset, data)
             case Resize(path, size, grows):
                 file = self._file(path)
                 if size != file.size and not (grows and size < file.size):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,10 @@ import trio
 
 from testbed.power_cut.disk import replay
 from testbed.power_cut.judging import judge, judge_process
+from testbed.power_cut.node_judging import judge_node
+from testbed.power_cut.node_recording import NODE
 from testbed.power_cut.recording import Recording
+from testbed.power_cut.told import Told
 from testbed.power_cut.trace import Sync
 
 
@@ -30,30 +33,59 @@ class Cut:
 def cuts(recording: Recording, place: Path, *, count: int, seed: int, processes: int = 0) -> Iterator[Cut]:
     """Cut, judge, and go on. On `processes` of the disks a real server is started, too. `place` is a
     directory that is there."""
-    rng = random.Random(seed)
-    times = _times(recording, count, rng)
     real = {count * (number + 1) // (processes + 1) for number in range(processes)}
-    for number, (at, disk) in enumerate(replay(recording.steps, times)):
-        here = place / str(number)
-        here.mkdir()
-        disk.cut(rng, here / "server")
-        told = [one for one in recording.told if one.at <= at]
+
+    def judge_all(number: int, here: Path, told: Sequence[Told], _: float) -> list[str]:
         wrong = trio.run(judge, here / "server", told)
-        if number in real:
-            wrong += judge_process(here, told)
-        yield Cut(number, at, wrong, here)
+        return wrong + judge_process(here, told) if number in real else wrong
+
+    return _cut(recording, place / "server", judge_all, count=count, seed=seed)
+
+
+def node_cuts(
+    recording: Recording, place: Path, *, count: int, seed: int, control: str | None = None
+) -> Iterator[Cut]:
+    """The same of a node's disk, on which one begins in another boot of its machine; `control` says how that
+    is broken."""
+
+    def judge_all(_: int, here: Path, told: Sequence[Told], at: float) -> list[str]:
+        return judge_node(here, told, at, control)
+
+    return _cut(recording, place / NODE, judge_all, count=count, seed=seed)
+
+
+def _cut(
+    recording: Recording,
+    place: Path,
+    judge_all: Callable[[int, Path, Sequence[Told], float], Sequence[str]],
+    *,
+    count: int,
+    seed: int,
+) -> Iterator[Cut]:
+    """The disk is to have the name of `place`, in a directory that is made there for each."""
+    rng = random.Random(seed)
+    for number, (at, disk) in enumerate(replay(recording.steps, _times(recording, count, rng))):
+        here = place.parent / str(number)
+        here.mkdir()
+        disk.cut(rng, here / place.name)
+        told = [one for one in recording.told if one.at <= at]
+        yield Cut(number, at, judge_all(number, here, told, at), here)
         shutil.rmtree(here)
 
 
 def _times(recording: Recording, count: int, rng: random.Random) -> Sequence[float]:
-    """Half of them right after something was told, as that is when most is owed; the others right before or
-    after a sync, or at any step."""
+    """Half of them right after something was told, of whatever kind, as that is when most is owed; the others
+    right before or after a sync, or at any step."""
+    by_kind: dict[type, list[float]] = {}
+    for one in recording.told:
+        by_kind.setdefault(type(one), []).append(one.at)
+    kinds = list(by_kind.values())
     syncs = [done for done in recording.steps if isinstance(done.step, Sync)]
     times = []
     for number in range(count):
         match number % 6:
             case 0 | 1 | 2:
-                times.append(rng.choice(recording.told).at)
+                times.append(rng.choice(rng.choice(kinds)))
             case 3:
                 times.append(rng.choice(syncs).began)
             case 4:

@@ -52,4 +52,41 @@ class Begun:
     job: int
 
 
-Told: TypeAlias = Accepted | Changed | Ordered | Taken | Begun
+@dataclass(frozen=True, slots=True)
+class TakenThere:
+    """A node has answered to one who asks it by the contract that it has a job, by this number."""
+
+    at: float
+    number: int
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndedThere:
+    """The results of such a job were fetched of the node."""
+
+    at: float
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartedThere:
+    """The script of a payload of a node has begun."""
+
+    at: float
+    key: str
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The script of a payload of a node has done its last."""
+
+    at: float
+    key: str
+    serial: int
+
+
+Told: TypeAlias = (
+    Accepted | Changed | Ordered | Taken | Begun | TakenThere | EndedThere | StartedThere | Finished
+)

@@ -45,6 +45,10 @@ class Make:
     directory: bool = False
 
 
+END: Final = -1
+"""The offset of what is written behind all that is there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Write:
     path: str
@@ -176,14 +180,14 @@ class _Reader:
         if flags <= _HARMLESS:
             self._places.pop(result, None)
             return
-        if "O_TMPFILE" in flags or "O_APPEND" in flags:
+        if "O_TMPFILE" in flags:
             raise NotUnderstood(f"{path} is opened with {flags}")
         if "O_CREAT" in flags:
             yield Make(path)
         if "O_TRUNC" in flags or name == "creat":
             yield Resize(path, 0)
         # What is read moves the place, too, which is not traced.
-        self._places[result] = 0 if "O_WRONLY" in flags else None
+        self._places[result] = END if "O_APPEND" in flags else 0 if "O_WRONLY" in flags else None
 
     def _move(self, name: str, arguments: str) -> Iterator[Step]:
         source, target = self._paths(arguments)
@@ -207,13 +211,15 @@ class _Reader:
         if name in ("fsync", "fdatasync"):
             yield Sync(path)
         elif name == "lseek":
-            self._places[number] = result
+            if self._places.get(number) != END:
+                self._places[number] = result
         elif name in ("write", "writev"):
             place = self._places.get(number)
             if place is None:
                 raise NotUnderstood(f"where {path} is written to is not known")
             yield Write(path, place, _data(after, result))
-            self._places[number] = place + result
+            if place != END:
+                self._places[number] = place + result
         elif name in ("pwrite64", "pwritev"):
             yield Write(path, int(after.rpartition(",")[2]), _data(after, result))
         elif name == "ftruncate":

@@ -14,8 +14,8 @@ from support.memory.memory_ledger import MemoryLedger
 from trio.testing import MockClock
 
 from actors.domain.changes import Change, ChangeAnswer, ChangeResult, RecordEnd, SetProgress
-from actors.domain.job import Attempt, End, Job
-from actors.domain.node import Heartbeat, NodeAddress, NodeRef, PayloadView, StreamPosition
+from actors.domain.job import Attempt, AttemptState, End, Job
+from actors.domain.node import Heartbeat, NodeAddress, NodeRef, PayloadView, StreamPosition, Tally
 from actors.domain.progress import Progress
 from actors.domain.service import ServiceLimits
 from actors.domain.status import Status
@@ -67,7 +67,8 @@ class OneNode:
     async def watch(self, address: NodeAddress, tell: Callable[[NodeRef, NodeEvent], None]) -> str:
         self.watched.append(address.url)
         if not self.ref.contract_only:
-            tell(self.ref, Picture(StreamPosition("one", 0), {}, Heartbeat(slots=4)))
+            incarnation = "two" if address.url == "http://copy" else "one"
+            tell(self.ref, Picture(StreamPosition(incarnation, 0), {}, Heartbeat(slots=4)))
         while True:
             with trio.move_on_after(1.0):
                 event = await self.events.receive()
@@ -256,6 +257,30 @@ async def test_what_a_node_has_again_after_it_let_go_is_released_again(
         assert [key for key, _ in w.node.released] == [view.key] * 2
 
 
+async def test_what_was_given_up_and_is_there_again_is_released_again(autojump_clock: MockClock) -> None:
+    """The node let go of it, and its machine lost that word before the ledger was told."""
+    async with world(tick=5.0) as w:
+        job = await w.running()
+        assert job.attempt is not None
+        key = job.attempt.key
+        w.node.lets_go = False
+        await w.record(
+            by_owner(
+                job.id, Status.RUNNING, Status.QUEUED, "lost", key=key, attempt_state=AttemptState.GIVEN_UP
+            )
+        )
+        await trio.sleep(2 * UNRELEASED_AGAIN)
+        w.node.lets_go = True
+        await trio.sleep(4.5)
+        assert [one for one, _ in w.node.released] == [key]
+        assert await w.ledger.attempt_states([key]) == {key: AttemptState.GIVEN_UP}
+        there = {key: PayloadView(key, Status.FAILED, KILLED, lost=True)}
+        w.say(Picture(StreamPosition("two", 0), there, Heartbeat(slots=4)))
+        await trio.sleep(10)
+        assert [one for one, _ in w.node.released] == [key] * 2
+        assert await w.ledger.attempt_states([key]) == {key: AttemptState.RELEASED}
+
+
 async def test_results_that_can_never_be_had_end_the_job(autojump_clock: MockClock) -> None:
     async with world() as w:
         job = await w.running()
@@ -319,6 +344,27 @@ async def test_one_node_at_two_addresses_is_followed_once(autojump_clock: MockCl
         first, second = (w.node.watched.count(url) for url in ("http://localhost:1", "http://127.0.0.1:1"))
         assert sorted((first, second))[0] == 1
         assert sorted((first, second))[1] <= 5
+
+
+async def test_a_copy_of_a_node_is_refused_while_that_answers(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world(urls=("http://n", "http://copy")) as w:
+        await trio.sleep(100)
+        first, second = (w.node.watched.count(url) for url in ("http://n", "http://copy"))
+        assert sorted((first, second))[0] == 1
+        assert "and is another: a copy of its machine or of its data directory" in caplog.text
+
+
+async def test_that_a_node_was_set_back_is_said(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world() as w:
+        for accepted in (3, 2):
+            beat = Heartbeat(slots=4, tally=Tally(accepted, 0, 10))
+            w.say(Picture(StreamPosition("one", accepted), {}, beat))
+            await trio.sleep(0.1)
+        assert "node n was set back: it had taken over 3 attempts" in caplog.text
 
 
 def told(w: World, monkeypatch: pytest.MonkeyPatch, deaf: int = 0, *, full: bool = False) -> list[Change]:

@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from actors.domain.job import Attempt, Job
-from actors.domain.node import NodeRef
+from actors.domain.node import NodeRef, Tally
 from actors.domain.status import Status
 from actors.kernel.actor import Doorbell
 from actors.ports.nodes import AttemptLookup, Dispatch, LookupResult, SubmitAnswer, SubmitResult
@@ -231,6 +231,21 @@ async def test_doubt_ends_with_the_boot_in_which_it_began(autojump_clock: MockCl
         dispatcher.put(dispatch(2, boot="one"), doubt=False)
         assert await results.all(1, 2) == {1: Verdict.GONE, 2: Verdict.LOST}
     assert sent > 1 and nodes.calls == [[1]] * sent, "nothing is sent to the other boot"
+
+
+async def test_doubt_ends_where_the_node_was_set_back_however_far_it_comes_then(
+    autojump_clock: MockClock,
+) -> None:
+    nodes = FakeNodes(lambda job: SubmitAnswer(SubmitResult.DOUBT), lambda job: 0.1)
+    before, after, further = (replace(NODE, boot="one", tally=Tally(n, 0, n)) for n in (7, 6, 9))
+    async with sending_to(nodes, before) as (dispatcher, results):
+        dispatcher.put(dispatch(1, boot=before.moment), doubt=False)
+        dispatcher.put(dispatch(2, boot=after.moment), doubt=False)
+        await trio.sleep(10)
+        dispatcher.node_seen(after)
+        dispatcher.node_seen(further)
+        nodes.answer = has
+        assert await results.all(1, 2) == {1: Verdict.GONE, 2: Verdict.HAS}
 
 
 async def test_doubt_without_a_boot_is_asked_for_and_never_sent_again(autojump_clock: MockClock) -> None:

@@ -13,6 +13,7 @@ import pytest
 import trio
 from support.processes.nodes_in_process import KEY, OTHER, SCRIPT, NodeInProcess, node_in_process
 
+from actors.domain.limits import UNLIMITED, JobLimits, limits_to_json
 from actors.wire.link.link import Link
 from actors.wire.link.session import MAX_FRAME, Hello, Lane, Message, Role, Session
 from actors.wire.link.websocket import NotUpgraded, ask_for
@@ -143,6 +144,21 @@ async def test_who_means_another_node_and_what_a_page_opens_is_not_let_in(
         assert (await node.client.get("/v1/link")).status_code == 404
 
 
+async def test_a_run_has_the_limits_that_its_orchestrator_has_told_also_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    told = JobLimits(memory_bytes=4 << 30, cpu_seconds=0.5)
+    async with node_in_process(tmp_path) as node, linked(node) as client:
+        await client.hear("picture")
+        await client.submit(KEY, limits=limits_to_json(told) | {"of_a_later_version": 1})
+        await client.submit(OTHER)
+        for key, limits in ((KEY, told), (OTHER, UNLIMITED)):
+            assert (await node.executor.run_of(key)).spec.limits == limits
+    async with node_in_process(tmp_path) as node:
+        for key, limits in ((KEY, told), (OTHER, UNLIMITED)):
+            assert (await node.executor.run_of(key)).spec.limits == limits
+
+
 async def test_a_bad_attempt_is_malformed_alone_and_a_bad_message_is_answered_with_why(
     tmp_path: Path,
 ) -> None:
@@ -150,6 +166,8 @@ async def test_a_bad_attempt_is_malformed_alone_and_a_bad_message_is_answered_wi
         await client.hear("picture")
         (item,) = (await client.submit(KEY, n=0))["items"]
         assert item["result"] == "malformed"
+        (item,) = (await client.submit(KEY, limits={"memory_bytes": "4G"}))["items"]
+        assert (item["result"], "limits" in item["reason"]) == ("malformed", True)
         (item,) = (await client.submit(OTHER, files=[["a\nb", len(SCRIPT["run.sh"])]]))["items"]
         assert item["result"] == "malformed"
         for body in ({}, {"owner": OWNER, "attempts": [{"key": KEY}]}):

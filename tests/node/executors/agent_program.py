@@ -1,4 +1,4 @@
-"""A node reduced to its executor, for tests that kill it: `agent_program.py DATA ISOLATION [orphans]`.
+"""A node reduced to its executor, for tests that kill it: `agent_program.py DATA ISOLATION TIER [orphans]`.
 
 Each line of standard input names the directory of a payload to start; each answer is one line of output.
 """
@@ -13,26 +13,27 @@ import trio
 
 from actors.process import procfs
 from node.executors import namespaces
-from node.executors.bash import BashExecutor
 from node.executors.executor import RunSpec
 from node.executors.orphan_reaper import reap_orphans
+from node.executors.shepherd_executor import ShepherdExecutor
 
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 
 
-async def start_all(executor: BashExecutor) -> None:
+async def start_all(executor: ShepherdExecutor) -> None:
     async def one(directory: Path) -> None:
         run = await executor.start(RunSpec(directory.name, directory, ENVIRONMENT))
         print("started", directory.name, flush=True)
         await run.wait()
+        print("ended", directory.name, flush=True)
 
     async with trio.open_nursery() as nursery:
-        for line in sys.stdin:
+        while line := await trio.to_thread.run_sync(sys.stdin.readline):
             nursery.start_soon(one, Path(line.strip()))
         sys.stdin.close()
 
 
-async def among_orphans(executor: BashExecutor, nursery: trio.Nursery) -> None:
+async def among_orphans(executor: ShepherdExecutor, nursery: trio.Nursery) -> None:
     """Orphans by the dozen beside children whose codes matter, one of which nobody asks about for a while."""
     namespaces.adopt_orphans()  # As PID 1 does anyhow.
     late = fail_with(7)
@@ -70,11 +71,11 @@ async def zombies_are(expected: list[int]) -> None:
 
 
 async def main() -> None:
-    executor = BashExecutor(Path(sys.argv[1]), sys.argv[2])
+    executor = ShepherdExecutor(Path(sys.argv[1]), sys.argv[2], tier=sys.argv[3])
     async with trio.open_nursery() as nursery:
         await nursery.start(executor.serve)
         print("ready", flush=True)
-        if sys.argv[3:] == ["orphans"]:
+        if sys.argv[4:] == ["orphans"]:
             await among_orphans(executor, nursery)
         else:
             await start_all(executor)

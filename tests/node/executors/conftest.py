@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,8 +16,9 @@ import pytest
 import trio
 
 from actors.process import procfs
-from node.executors.bash import BashExecutor
+from node.confinement.landlock import find_abi
 from node.executors.executor import RunSpec
+from node.executors.shepherd_executor import ShepherdExecutor
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,6 +36,11 @@ def _available() -> list[str]:
 
 
 ISOLATIONS = _available()
+WAYS = [(isolation, "bash") for isolation in ISOLATIONS]
+"""In which payloads are tried: the tiers above bash where their scripts get uids of their own."""
+if "pidns" in ISOLATIONS:
+    WAYS += [("pidns", "bubblewrap")] if shutil.which("bwrap") else []
+    WAYS += [("pidns", "landlock")] if find_abi() else []
 
 
 class Payloads:
@@ -116,8 +124,17 @@ class Signpost:
 
 
 @pytest.fixture
-def payloads(tmp_path: Path) -> Iterator[Payloads]:
-    made = Payloads(tmp_path)
+def open_directory() -> Iterator[Path]:
+    """One that users other than ours get to, as they do not to those of pytest."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+@pytest.fixture
+def payloads(open_directory: Path) -> Iterator[Payloads]:
+    made = Payloads(open_directory / "node")
+    made.directory.mkdir(mode=0o711)
     yield made
     left = made.survivors()
     for pid in left + made.under_way():
@@ -139,14 +156,28 @@ def signpost() -> Iterator[Callable[[RunSpec], Signpost]]:
         each.close()
 
 
-@pytest.fixture(params=ISOLATIONS)
-def isolation(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(params=WAYS, ids="-".join)
+def way(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """An isolation and a tier."""
+    isolation, tier = request.param
+    return isolation, tier
 
 
 @pytest.fixture
-async def executor(payloads: Payloads, isolation: str, nursery: trio.Nursery) -> AsyncIterator[BashExecutor]:
-    made = BashExecutor(payloads.directory, isolation)
+def isolation(way: tuple[str, str]) -> str:
+    return way[0]
+
+
+@pytest.fixture
+def tier(way: tuple[str, str]) -> str:
+    return way[1]
+
+
+@pytest.fixture
+async def executor(
+    payloads: Payloads, isolation: str, tier: str, nursery: trio.Nursery
+) -> AsyncIterator[ShepherdExecutor]:
+    made = ShepherdExecutor(payloads.directory, isolation, tier=tier)
     await nursery.start(made.serve)
     yield made
     nursery.cancel_scope.cancel()

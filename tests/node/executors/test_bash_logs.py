@@ -103,11 +103,13 @@ async def test_an_endless_flood_fills_no_disk_and_its_end_can_be_ordered(executo
         assert (spec.directory / name).stat().st_size < LIMIT + 200
 
 
-async def test_all_that_was_printed_before_the_end_is_in_the_log(executor, payloads):
+async def test_all_that_was_printed_before_the_end_is_in_the_log(executor, payloads, tier):
     # More than a pipe holds, by a child that is ended with its script.
     spec = payloads.make("trap 'seq 30000; exit 0' TERM; kill -TERM $$")
     out, _ = await _logs(executor, spec)
     assert out.split()[-1] == "30000"
+    if tier != "bash":
+        return  # It does not see its log.
     spec = payloads.make("(echo early; NAP) & until [ -s ../stdout.log ]; do :; done")
     assert await _logs(executor, spec) == ("early\n", "")
 

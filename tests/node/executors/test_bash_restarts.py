@@ -16,8 +16,8 @@ import trio
 
 from actors.process import procfs
 from node.executors import mark_files, shepherd, spawner
-from node.executors.bash import BashExecutor
 from node.executors.executor import ExecutorError, RunEnd, StartedBefore
+from node.executors.shepherd_executor import ShepherdExecutor
 
 PROGRAM = Path(__file__).with_name("agent_program.py")
 ROOT = Path(__file__).parents[3]
@@ -34,11 +34,11 @@ def _agent(*arguments: str, before: tuple[str, ...] = ()) -> subprocess.Popen[st
 
 
 async def test_a_node_killed_amid_starts_leaves_payloads_that_the_next_one_finds(
-    payloads, isolation, nursery, signpost
+    payloads, isolation, tier, nursery, signpost
 ):
     specs = [payloads.make(f"read line < signpost; NAP & exit {number}") for number in range(20)]
     posts = [signpost(spec) for spec in specs]
-    with _agent(str(payloads.directory), isolation) as agent:
+    with _agent(str(payloads.directory), isolation, tier) as agent:
         lines = "".join(f"{spec.directory}\n" for spec in specs)
         agent.stdin.write(lines)
         agent.stdin.close()
@@ -48,7 +48,7 @@ async def test_a_node_killed_amid_starts_leaves_payloads_that_the_next_one_finds
             assert line, "the agent ended before its time"
             told += line.startswith("started")
         agent.kill()
-    executor = BashExecutor(payloads.directory, isolation)
+    executor = ShepherdExecutor(payloads.directory, isolation, tier=tier)
     with trio.fail_after(30):
         await nursery.start(executor.serve)
         found = [await executor.adopt(spec) for spec in specs]
@@ -112,16 +112,16 @@ async def test_a_start_that_the_spawner_never_saw_is_handed_to_the_next_one(exec
 
 
 async def test_a_node_that_ends_in_peace_leaves_its_payloads_to_the_next_one(
-    payloads, isolation, nursery, signpost
+    payloads, isolation, tier, nursery, signpost
 ):
     spec = payloads.make("read line < signpost; exit 6")
     post = signpost(spec)
     async with trio.open_nursery() as first:
-        executor = BashExecutor(payloads.directory, isolation)
+        executor = ShepherdExecutor(payloads.directory, isolation, tier=tier)
         await first.start(executor.serve)
         begun = await executor.start(spec)
         first.cancel_scope.cancel()
-    executor = BashExecutor(payloads.directory, isolation)
+    executor = ShepherdExecutor(payloads.directory, isolation, tier=tier)
     await nursery.start(executor.serve)
     run = await executor.adopt(spec)
     assert not isinstance(run, RunEnd)
@@ -135,16 +135,16 @@ async def test_a_node_that_ends_in_peace_leaves_its_payloads_to_the_next_one(
     nursery.cancel_scope.cancel()
 
 
-async def test_an_adopted_payload_can_be_stopped(payloads, isolation, nursery, signpost):
+async def test_an_adopted_payload_can_be_stopped(payloads, isolation, tier, nursery, signpost):
     spec = payloads.make("trap '' TERM; echo up > signpost; while :; do NAP; done")
     post = signpost(spec)
     async with trio.open_nursery() as first:
-        executor = BashExecutor(payloads.directory, isolation)
+        executor = ShepherdExecutor(payloads.directory, isolation, tier=tier)
         await first.start(executor.serve)
         await executor.start(spec)
         await post.line()
         first.cancel_scope.cancel()
-    run = await BashExecutor(payloads.directory, isolation).adopt(spec)
+    run = await ShepherdExecutor(payloads.directory, isolation, tier=tier).adopt(spec)
     with trio.fail_after(30):
         await run.stop(0.05)
         assert (await run.wait()).signal == signal.SIGKILL
@@ -190,9 +190,9 @@ async def test_a_pid_that_names_another_process_now_is_not_the_shepherd(executor
     assert end.exit_code == 3
 
 
-async def test_a_second_node_on_the_same_data_is_refused(executor, payloads, isolation, monkeypatch):
+async def test_a_second_node_on_the_same_data_is_refused(executor, payloads, isolation, tier, monkeypatch):
     monkeypatch.setattr(spawner, "_READY_WITHIN", 0.3)
-    second = BashExecutor(payloads.directory, isolation)
+    second = ShepherdExecutor(payloads.directory, isolation, tier=tier)
     with pytest.raises(ExecutorError, match="another node uses"):
         await second.serve()
 
@@ -219,7 +219,7 @@ async def test_a_node_to_which_orphans_fall_collects_them_and_takes_no_exit_code
     tried = await trio.run_process([*before, "true"], check=False, capture_stderr=True)
     if role == "subreaper" or tried.returncode != 0:
         before = ()  # Not PID 1 then, but heir to the same orphans.
-    with _agent(str(payloads.directory), "auto", "orphans", before=before) as agent:
+    with _agent(str(payloads.directory), "auto", "bash", "orphans", before=before) as agent:
         output, _ = await trio.to_thread.run_sync(agent.communicate)
     assert output.splitlines() == ["ready", "codes {3} late 7 children True"]
 

@@ -10,6 +10,7 @@ import pytest
 import trio
 from support.processes.processes import promised
 
+from actors.process import procfs
 from node.executors import mark_files
 from node.executors.executor import RunEnd
 
@@ -36,7 +37,7 @@ async def test_stop_leaves_nothing_of_a_tree_that_resists(executor, payloads, si
     with trio.fail_after(grace + promised(2)):
         await run.stop(grace)
     assert payloads.survivors() == []
-    assert payloads.living(run.pid) is False
+    assert not run.alive()
     assert (await run.wait()).signal == signal.SIGKILL
 
 
@@ -52,7 +53,7 @@ async def test_a_fork_chain_does_not_outrun_the_kill(executor, payloads, signpos
 
 async def test_children_have_their_grace_though_bash_is_gone_at_once(executor, payloads, signpost):
     spec = payloads.make(
-        "bash -c 'trap \"sleep 0.1; echo saved > ../saved; exit\" TERM; NAP & echo up > signpost; wait'; true"
+        "bash -c 'trap \"sleep 0.1; echo saved > saved; exit\" TERM; NAP & echo up > signpost; wait'; true"
     )
     post = signpost(spec)
     run = await executor.start(spec)
@@ -60,7 +61,7 @@ async def test_children_have_their_grace_though_bash_is_gone_at_once(executor, p
     with trio.fail_after(30):
         await run.stop(3)
         end = await run.wait()
-    assert (spec.directory / "saved").read_text() == "saved\n"
+    assert (spec.work / "saved").read_text() == "saved\n"
     assert end.signal == signal.SIGTERM
 
 
@@ -122,7 +123,7 @@ async def test_a_killed_shepherd_takes_all_of_its_payload_along(executor, payloa
     assert (await executor.adopt(spec)).supervision_killed
 
 
-@pytest.mark.parametrize("isolation", ["subreaper"])
+@pytest.mark.parametrize(("isolation", "tier"), [("subreaper", "bash")])
 async def test_without_a_namespace_traces_lead_to_what_is_left_when_the_guard_is_killed_too(
     executor, payloads, signpost
 ):
@@ -157,10 +158,29 @@ async def test_the_next_node_learns_that_an_earlier_one_asked_for_the_end(execut
     # All that a node does before it is killed: the rest is the shepherd's.
     os.kill(run.pid, signal.SIGTERM)
     with trio.fail_after(30):
-        await payloads.ended(run.pid)
+        await run.wait()
     end = await executor.adopt(spec)
     assert isinstance(end, RunEnd)
     assert (end.exit_code, end.asked) == (4, True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_script_that_is_killed_before_its_shepherd_is_told_to_end_has_not_failed(
+    executor, payloads, signpost, number
+):
+    """As when a machine is shut down, which signals all that runs in any order."""
+    spec = payloads.make("echo up > signpost; NAP")
+    post = signpost(spec)
+    run = await executor.start(spec)
+    await post.line()
+    os.kill(run.pid, signal.SIGSTOP)
+    for pid in procfs.children(run.pid):
+        os.kill(pid, number)
+        await payloads.ended(pid)
+    os.kill(run.pid, signal.SIGTERM)
+    os.kill(run.pid, signal.SIGCONT)
+    with trio.fail_after(30):
+        assert (await run.wait()).asked
 
 
 @pytest.mark.parametrize("grace", [0.0, 5.0])

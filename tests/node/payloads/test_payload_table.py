@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
 from actors.domain.job import End
+from actors.domain.node import Tally
 from actors.domain.payload import Payload, PayloadMove
 from actors.domain.progress import Progress
 from actors.domain.status import Status
@@ -120,6 +124,32 @@ async def test_a_restarted_node_finds_running_and_ended_payloads_as_they_were(tm
         ]
         assert payloads[1].end is not None and payloads[1].end.exit_code == 0
         assert table.node_id == first[1] and table.incarnation != first[0]
+
+
+def told(table: PayloadTable) -> Tally:
+    assert table.tally is not None
+    return table.tally
+
+
+async def test_what_was_ever_taken_over_and_buried_is_counted_over_all_lives(tmp_path: Path) -> None:
+    async with opened(tmp_path) as table:
+        for key in (KEY, OTHER):
+            await accept(table, tmp_path, key)
+        await accept(table, tmp_path, OTHER)  # it is there already
+        await table.cancel(["c" * 32])
+    older = shutil.copytree(tmp_path, tmp_path.parent / "older")
+    async with opened(tmp_path) as table:
+        await table.release([KEY, OTHER])
+        counted = told(table)
+        assert (counted.accepted, counted.buried) == (2, 3)
+    async with opened(older) as table:
+        now = told(table)
+        assert (now.accepted, now.buried) == (2, 1)
+        # Time has gone on.
+        assert now.is_before(counted) and not counted.is_before(replace(now, uptime=counted.uptime))
+    os.truncate(tmp_path / "lock", 40)
+    async with opened(tmp_path) as table:
+        assert told(table).accepted > 1 << 40, "who does not know it is not taken for set back"
 
 
 @pytest.mark.parametrize("owner", ["", "o"])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from node.confinement.grants import Grants
 from node.runs.environment import job_environment
 from node.settings import NodeSettings, load_settings
 
@@ -30,11 +33,13 @@ SECRET = {
     "SERVICE_X_UPLOAD_URL": "x",
     "ORCHESTRATOR_TOKEN": "x",
     "PASS_ENV": "x",
+    "NETWORK": "1",
+    "SCRIPT_ENV_X": "x",
 }
 
 
 def seen(there: dict[str, str], **said: str) -> dict[str, str]:
-    return job_environment({"PATH": "/bin", "LANG": "C.UTF-8", **there}, load_settings(said, {}))
+    return job_environment({"PATH": "/bin", "LANG": "C.UTF-8", **there}, load_settings(said, {}), "any")
 
 
 def test_nothing_passes_that_nobody_named() -> None:
@@ -58,6 +63,16 @@ def test_a_glob_takes_neither_what_is_the_node_s_nor_what_changes_every_bash() -
     assert "ORCHESTRATOR_TOKEN" not in seen(SECRET, PASS_ENV="SHELLOPTS ORCHESTRATOR_TOKEN")
 
 
+def test_a_service_gets_what_its_table_names_besides() -> None:
+    both = {"PASS_ENV": "HOME"}
+    settings = replace(load_settings(both, {}), services={"docking": Grants(env=("LD_*", "BASH_ENV"))})
+    there = {"HOME": "/h", "LD_LIBRARY_PATH": "/opt", "BASH_ENV": "/x", "ENV": "/x"}
+    found = {name: job_environment(there, settings, name) for name in ("docking", "other")}
+    assert {"HOME": "/h", "LD_LIBRARY_PATH": "/opt", "BASH_ENV": "/x"}.items() <= found["docking"].items()
+    assert "ENV" not in found["docking"]
+    assert found["other"].keys() & there.keys() == {"HOME"}
+
+
 @pytest.mark.parametrize(
     ("there", "locale"),
     [
@@ -75,7 +90,7 @@ def test_a_locale_is_one_of_utf_8(there: dict[str, str], locale: dict[str, str])
 
 def test_what_is_set_for_them_comes_on_top() -> None:
     own = NodeSettings(job_env={"PATH": "/opt/bin", "PYTHONUNBUFFERED": "", "N": "4"})
-    assert job_environment({}, own) == {
+    assert job_environment({}, own, "any") == {
         "PATH": "/opt/bin",
         "PYTHONUNBUFFERED": "",
         "N": "4",
@@ -84,4 +99,4 @@ def test_what_is_set_for_them_comes_on_top() -> None:
 
 
 def test_without_a_path_there_is_a_usual_one() -> None:
-    assert "/usr/bin" in job_environment({}, NodeSettings())["PATH"].split(":")
+    assert "/usr/bin" in job_environment({}, NodeSettings(), "any")["PATH"].split(":")

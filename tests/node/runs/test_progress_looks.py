@@ -31,7 +31,7 @@ class Followed:
         return read(directory)
 
     async def follow(self, inotify: Inotify) -> None:
-        await progress_file.follow(self._directory, inotify, None, self._send.send)
+        await progress_file.follow(self._directory, inotify, self._send.send)
 
     async def told(self) -> Progress | None:
         return (await self._told.receive()).after(None)

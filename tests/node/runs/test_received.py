@@ -10,8 +10,9 @@ import pytest
 import trio
 
 from actors.wire.files.listing import list_tree
+from node.executors.executor import WORK
 from node.runs.received import await_tick, changes_are_told, is_as_received, read_received
-from node.runs.workspace import WORK, Workspace
+from node.runs.workspace import Workspace
 
 
 async def arrived(workspace: Workspace, files: dict[str, bytes]) -> Path:

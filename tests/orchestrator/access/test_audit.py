@@ -159,8 +159,8 @@ async def test_refusals_are_counted_by_kind_and_sampled(server: Server) -> None:
     assert found[-1]["detail"] == "bad_token: POST /upload" and found[-1]["who"] == ""
     assert "jobo_wrong" not in str(found)
     numbers = (await server.client.get("/metrics", headers=reader)).text
-    assert 'orchestrator_refusals_total{kind="bad_token"} 5\n' in numbers
-    assert 'orchestrator_refusals_total{kind="wrong_role"} 5\n' in numbers
+    assert 'orchestrator_refusals_total{kind="bad_token"} 5.0\n' in numbers
+    assert 'orchestrator_refusals_total{kind="wrong_role"} 5.0\n' in numbers
 
 
 async def test_refusals_fill_no_disk_and_no_memory(autojump_clock: trio.testing.MockClock) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -98,6 +99,16 @@ def test_a_program_of_ours_on_this_machine_is_local(pair: Pair) -> None:
     for host in ("localhost", "127.0.0.1:80", "[::1]:5", "x.localhost:5000"):
         assert is_local(head(pair, host=host)), host
     assert not is_local(head(pair), uid=os.getuid() + 1)
+
+
+def test_the_kernel_is_asked_once_for_a_connection(pair: Pair) -> None:
+    first = head(pair)
+    assert is_local(first)
+    assert first.found_out == {"uid": os.getuid()}
+    assert not is_local(replace(first, found_out={"uid": os.getuid() + 1}))
+    unknown = head(pair, peer=("127.0.0.1", 1))
+    assert not is_local(unknown)
+    assert is_local(replace(head(pair), found_out=unknown.found_out)), "what it did not know is asked again"
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,12 @@ async def test_a_round_trip(kind: str, shared: Started, tmp_path: Path) -> None:
             service="example",
             user=41,
             max_runtime=60,
+            memory="4G",
+            cpu_time=7.5,
+            open_files=64,
             progress=lambda *at: done.append(at),
         )
+        assert job.limits == {"memory_bytes": 4 << 30, "cpu_seconds": 7.5, "open_files": 64}
         async with aclosing(client.iter_events(job.id)) as events:
             last = [event async for event in events][-1]
         assert last.data["status"] == "Failed"

@@ -143,10 +143,20 @@ async def test_what_results_lack_is_told_wherever_they_are_looked_at(tmp_path: P
 async def test_status_tells_what_was_asked_for_and_when_a_callback_is_tried_again(tmp_path: Path) -> None:
     at = "2026-11-25T10:00:00Z"
     called = {"url": "https://p.example", "status": "pending", "tries": 1, "last_error": "503", "next_at": at}
-    server = Orchestrator(requires="gpu=a100", max_runtime_seconds=90.0, callback=called, position=0)
+    server = Orchestrator(
+        requires="gpu=a100",
+        max_runtime_seconds=90.0,
+        limits={"cpu_seconds": 5.0, "memory_bytes": 3 << 29},
+        callback=called,
+        position=0,
+    )
     server.answers["GET /v1/jobs/24/history"] = {"items": [], "next": None}
     lines = (await run(server, tmp_path, "status", "24")).stdout.splitlines()
-    assert {"requires  gpu=a100", "limit     1m30s", "place     1 in the queue"} < set(lines)
+    assert {
+        "requires  gpu=a100",
+        "limit     run time 1m30s, memory 1.5 GiB, cpu time 5 s",
+        "place     1 in the queue",
+    } < set(lines)
     assert f"callback  https://p.example pending after 1 try: 503; next try at {at}" in lines
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from actors.config.tables import SettingsError
+from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.node import NodeAddress
 from orchestrator.config.settings import Settings, load
 from orchestrator.nodes.addresses import merge_addresses
@@ -181,6 +182,8 @@ def test_every_key_of_the_file_is_read(toml: Any, tmp_path: Path) -> None:
         f'callback_secret_file = "{tmp_path}/z"\ncallback_ca_file = "{tmp_path}/ca"\n'
         '[services."a.b-c"]\nnodes = ["http://n:1"]\nruns_per_user = 1\nmax_runs = 2\nmax_runtime = 3.5\n'
         'max_attempts = 4\non_node_lost = "fail"\non_doubt = "resend"\n'
+        'memory = "1.5G"\ncpu_time = 90.5\nprocesses = 100\nfile_size = 5_000_000\nopen_files = 64\n'
+        'disk = "2T"\n'
     )
     settings = load({}, config)
     assert settings == Settings(
@@ -200,6 +203,19 @@ def test_every_key_of_the_file_is_read(toml: Any, tmp_path: Path) -> None:
     service = settings.services["a.b-c"]
     assert (service.runs_per_user, service.max_runs, service.max_attempts) == (1, 2, 4)
     assert (service.max_runtime, service.on_node_lost, service.on_doubt) == (3.5, "fail", "resend")
+    assert service.limits == JobLimits(3 << 29, 90.5, 100, 5_000_000, 64, 2 << 40)
+
+
+def test_a_service_has_no_limits_by_itself_and_none_by_0(toml: Any) -> None:
+    services = load({}, toml("[services.a]\nmemory = 0\ncpu_time = 0\n[services.b]\nmax_runs = 1\n")).services
+    assert (services["a"].limits, services["b"].limits) == (UNLIMITED, UNLIMITED)
+
+
+def test_limits_that_a_node_by_its_upload_url_does_not_know_are_warned_about(toml: Any) -> None:
+    config = toml('[services.a]\nmemory = "4G"\n[services.b]\nmax_runtime = 5\n')
+    urls = {f"SERVICE_{name}_UPLOAD_URL": "http://n:1/submit" for name in "AB"}
+    (warning,) = load(urls, config).warnings
+    assert "service a has limits" in warning and "http://n:1/submit" in warning
 
 
 @pytest.mark.parametrize(
@@ -215,6 +231,11 @@ def test_every_key_of_the_file_is_read(toml: Any, tmp_path: Path) -> None:
         ("[services]\na = 5", "[services.a]"),
         ("[services.'a b']\nmax_runs = 1", "name"),
         ("[services.a]\non_doubt = 'maybe'", '"fail" or "resend"'),
+        ("[services.a]\nmemory = '4 GB'", "a size such as 512M or 4G, 4 MiB at least (0: no limit)"),
+        ("[services.a]\nmemory = 4", "4 MiB at least"),
+        ("[services.a]\ncpu_time = -1", "a number of seconds"),
+        ("[services.a]\nprocesses = 1.5", "a whole number, 2 at least"),
+        ("[services.a]\nopen_files = true", "a whole number, 8 at least"),
     ],
 )
 def test_a_mistake_in_the_file_is_explained(toml: Any, text: str, hint: str) -> None:

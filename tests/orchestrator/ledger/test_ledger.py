@@ -14,6 +14,7 @@ from support.memory.memory_ledger import MemoryLedger
 
 from actors.domain.changes import ChangeResult, JobDetails, MoveAttempt, RecordEnd, SetMessage, Transition
 from actors.domain.job import AttemptState, End, HistoryEntry, Job, LiveJobs, QueuedJobs
+from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.status import ENDED, JOB, OVER, OWNER, QUOTA, Owner, Status, may_move
 from actors.ports.ledger import Ledger
 from orchestrator.ledger.ledger import IdempotencyConflict
@@ -65,13 +66,15 @@ async def one(ledger: Ledger, change: Any) -> Any:
 async def test_a_new_job_is_queued_with_the_next_id_and_comes_back_as_stored(
     ledger: Ledger, clock: SetClock
 ) -> None:
-    first = await ledger.insert(new_job(user=-(2**63), size=2**40, max_runtime=2.5))
+    limits = JobLimits(memory_bytes=2**32, cpu_seconds=0.5)
+    first = await ledger.insert(new_job(user=-(2**63), size=2**40, max_runtime=2.5, limits=limits))
     second = await ledger.insert(new_job(user=2**63 - 1, service="other"))
     assert (first.id, second.id) == (1, 2)
     assert first.status is S.QUEUED
     assert first.message == "Job successfully uploaded"
     assert (first.created_at, first.updated_at, first.ended_at) == (clock.time, clock.time, None)
     assert second.change_seq > first.change_seq
+    assert (first.limits, second.limits) == (limits, UNLIMITED)
     assert await ledger.get(1) == first
     assert await ledger.get(2) == second
     assert await ledger.get(3) is None

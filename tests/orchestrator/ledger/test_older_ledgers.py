@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.data.ledgers import SetClock, list_jobs, new_job, open_ledger, walk
 
+from actors.domain.limits import UNLIMITED
 from actors.domain.status import Status
 from actors.ports.ledger import LedgerError
 from orchestrator.ledger import schema
@@ -27,7 +28,7 @@ def restore(dump: Path, path: Path) -> None:
 
 def test_the_number_is_raised_with_every_change_of_a_table() -> None:
     made = hashlib.sha256(repr(sorted(schema._wanted().items())).encode()).hexdigest()[:16]
-    assert (schema.SCHEMA, made) == (9, "793ad3021ad92ff1"), (
+    assert (schema.SCHEMA, made) == (10, "b45610ad27aba2b8"), (
         "raise SCHEMA, add a dump to `older`, and say so here"
     )
 
@@ -43,6 +44,7 @@ async def test_an_older_ledger_is_brought_to_this_schema(tmp_path: Path, dump: P
             *(S.QUEUED, S.PROCESSING, S.SUBMITTED, S.RUNNING, S.COMPLETED),
         ]
         assert await ledger.drains() == {"node-b": "maintenance"}
+        assert {job.limits for job in jobs} == {UNLIMITED}
         assert (await ledger.queries.details([1]))[1].tags == ("a", "b")
         assert {attempt.job_id for attempt in await ledger.unreleased()} == {1}
         await walk(ledger, jobs[1], S.COMPLETED)

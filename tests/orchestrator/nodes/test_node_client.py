@@ -112,7 +112,6 @@ async def test_several_attempts_go_in_one_request_and_are_answered_by_key(
     async with serving(Peer(answer)) as peer:
         first, second = await client.submit(ref(peer), [one, two])
     assert (first.result, second.result, second.reason) == (SubmitResult.HAS, SubmitResult.MALFORMED, "no")
-    assert first.mark == StreamPosition("i1", 4)
     assert first.view == PayloadView(one.attempt.key, Status.PREPARED)
     (request,) = peer.requests
     assert (request.method, request.path) == ("POST", "/v1/attempts")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from actors.domain.node import Heartbeat, JoinedNode, NodeAddress, NodeRef, NodeState
 from actors.domain.service import ServiceLimits
-from orchestrator.scheduling.service_pool import ServicePool
+from orchestrator.scheduling.service_pool import LEAST_LEFT, ServicePool
 
 URLS = [f"http://n{number}:8080" for number in range(5)]
 REFS = [NodeRef(f"id-{number}", url) for number, url in enumerate(URLS)]
@@ -330,3 +330,21 @@ def test_a_job_goes_where_what_it_requires_is() -> None:
     assert able("gpu") == {"a", "b"}
     assert able("gpu=a100") == able("gpu=a100,ssd") == able("ssd") == {"a"}
     assert able("gpu=h100,ssd") == able("tape") == set()
+
+
+def test_a_node_that_ends_soon_gets_no_job_that_may_take_longer() -> None:
+    limits = {
+        "short": ServiceLimits("short", max_runtime=60.0, addresses=LIMITS["a"].addresses),
+        "endless": ServiceLimits("endless", addresses=LIMITS["a"].addresses),
+    }
+    pool = ServicePool(limits, random.Random(1))
+    pool.seen(REFS[0], Heartbeat(slots=1, seconds_left=60.0), 0.0)
+    assert chosen(pool, "short") == "id-0" and chosen(pool, "endless") is None
+    assert "ends in 60 s" in pool.why_none("endless")
+    assert [fact.ready for name in limits for fact in pool.facts(name, 0.0)] == [True, False]
+    pool.seen(REFS[0], Heartbeat(slots=1, seconds_left=59.9), 0.0)
+    assert chosen(pool, "short") is None
+    pool.seen(REFS[0], Heartbeat(slots=1, seconds_left=LEAST_LEFT), 0.0)
+    assert chosen(pool, "endless") == "id-0"
+    pool.seen(REFS[0], Heartbeat(slots=1), 0.0)
+    assert chosen(pool, "endless") == "id-0"

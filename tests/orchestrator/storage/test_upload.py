@@ -485,6 +485,58 @@ async def test_a_max_runtime_above_the_services_is_refused(tmp_path: Path) -> No
         assert job is not None and job.max_runtime == 60.0
 
 
+async def test_a_job_has_the_limits_of_its_service_unless_it_asks_for_less(tmp_path: Path) -> None:
+    asked = ('name="memory"|512M', 'name="cpu_time"|0.5', 'name="disk"|1.5G', 'name="open_files"|64')
+    async with api_server(tmp_path, services=("short", "free")) as server:
+        assert (await server.post(RUN, service="short")).status_code == 201
+        assert (await server.post(RUN, *asked, service="short")).status_code == 201
+        assert (await server.post(RUN, *asked, service="free")).status_code == 201
+        assert (await server.post(RUN, service="free")).status_code == 201
+        assert (await server.client.post("/v1/jobs/2/rerun")).status_code == 201
+        shown = [(await server.client.get(f"/v1/jobs/{number}")).json()["limits"] for number in range(1, 6)]
+        of_services = {
+            one["name"]: one["limits"] for one in (await server.client.get("/v1/services")).json()["items"]
+        }
+    own = {"memory_bytes": 512 << 20, "cpu_seconds": 0.5, "disk_bytes": 3 << 29, "open_files": 64}
+    service = {"memory_bytes": 1 << 30, "processes": 100}
+    assert shown == [service, service | own, own, {}, service | own]
+    assert of_services == {"short": service, "free": {}}
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("memory|0", "memory|-1", "memory|lots", "memory|4 GB", "memory|4095K", "memory|", "memory|1G5"),
+        *("cpu_time|0", "cpu_time|1e3", "cpu_time|nan", "cpu_time|5M"),
+        *("processes|1", "processes|1.5", "processes|2K", "processes|٧", "open_files|7"),
+        *(
+            "file_size|0",
+            "file_size|63K",
+            "file_size|0.5",
+            "file_size|99999999999999999999",
+            "disk|0",
+            "disk|-4G",
+            "disk|2P",
+        ),
+    ],
+)
+async def test_any_other_limit_is_refused(server: Server, field: str) -> None:
+    name, _, text = field.partition("|")
+    await refused(
+        server, await server.post(RUN, f'name="{name}"|{text}'), 400, f"{name} '{text}'", "expected"
+    )
+
+
+@pytest.mark.parametrize(("field", "most"), [("memory|1025M", "1 GiB"), ("processes|101", "100")])
+async def test_a_limit_above_the_services_is_refused(tmp_path: Path, field: str, most: str) -> None:
+    name, _, text = field.partition("|")
+    async with api_server(tmp_path, services=("short",)) as server:
+        answer = await server.post(RUN, f'name="{name}"|{text}', service="short")
+        await refused(
+            server, answer, 400, f"{name} '{text}'", f"at most {most} are allowed for service short"
+        )
+
+
 @pytest.mark.parametrize(
     ("text", "kept"), [("gpu", "gpu"), (" ssd,gpu = a100 ", "gpu=a100,ssd"), ("", ""), (None, "")]
 )
@@ -527,6 +579,9 @@ BIG = b'name="file"; filename="big"|' + bytes(100_000)
         ([*FIRST, 'name="max_runtime"|soon'], "max_runtime 'soon'"),
         ([*FIRST, 'name="max_runtime"|61'], "at most 60"),
         (['name="max_runtime"|61', *FIRST], "at most 60"),
+        ([*FIRST, 'name="memory"|2G'], "at most 1 GiB"),
+        (['name="memory"|2G', *FIRST], "at most 1 GiB"),
+        (['name="disk"|much'], "disk 'much'"),
         ([*FIRST, 'name="requires"|=='], "requires"),
         ([*FIRST, 'name="name"|' + "x" * 300], "at most 200"),
         ([*FIRST, 'name="tags"|a b'], "tags 'a b'"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import trio
 
+from node.confinement.visible import View
 from node.executors.executor import Run, RunEnd, RunSpec
 
 
@@ -56,6 +57,7 @@ class PretendExecutor:
     name = "pretended"
     limits = "Nothing runs."
     outlives_machine = False
+    view: View | None = None
 
     def __init__(self) -> None:
         self.runs: dict[str, PretendedRun] = {}

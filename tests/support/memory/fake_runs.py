@@ -49,10 +49,13 @@ class FakeRun:
 
 
 class FakeRuns:
-    """`at_start` and `at_adopt` decide what comes of a start or an adoption; by default a `FakeRun`."""
+    """`at_start` and `at_adopt` decide what comes of a start or an adoption; by default a `FakeRun`.
+    `cards`: how many there are, where each payload needs one."""
 
     def __init__(self) -> None:
         self.started: list[str] = []
+        self.cards: int | None = None
+        self.claimed: set[str] = set()
         self.adopted: list[str] = []
         self.frozen: list[str] = []
         self.running: dict[str, FakeRun] = {}
@@ -60,6 +63,12 @@ class FakeRuns:
         self.at_adopt: Callable[[Payload], RunResult | FakeRun | None] = lambda _payload: None
         self.freeze_fails: list[OSError] = []
         self.changed = trio.Event()
+
+    def claim(self, payload: Payload) -> bool:
+        if self.cards is not None and len(self.claimed | {payload.key}) > self.cards:
+            return False
+        self.claimed.add(payload.key)
+        return True
 
     async def start(self, payload: Payload) -> Running | RunResult:
         await trio.lowlevel.checkpoint()
@@ -80,6 +89,7 @@ class FakeRuns:
         if self.freeze_fails:
             raise self.freeze_fails.pop()
         self.frozen.append(payload.key)
+        self.claimed.discard(payload.key)
         return replace(end, size=10)
 
     def _run(self, payload: Payload, run: FakeRun) -> FakeRun:

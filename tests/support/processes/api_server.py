@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import httpx
@@ -16,7 +17,9 @@ from support.data.ledgers import SetClock, open_ledger
 
 from actors.cleaner import clean_now
 from actors.domain.job import Attempt, Job
+from actors.domain.limits import JobLimits
 from actors.domain.node import NodeRef, NodeView
+from actors.domain.queue_excerpt import ForecastView
 from actors.domain.scaling import ServiceScaling
 from actors.domain.service import ServiceLimits, Waiting
 from actors.kernel.actor import Mailbox, Question
@@ -39,10 +42,13 @@ from orchestrator.callbacks.allowed_hosts import CallbackHosts
 from orchestrator.events.change_stream import ChangeStream
 from orchestrator.events.waiters import JobWaiters
 from orchestrator.ledger.ledger import SqliteLedger
+from orchestrator.metrics.server_metrics import ServerMetrics
 from orchestrator.nodes.native.events import Introduction, NodeKind
 from orchestrator.nodes.registry import NodeRegistry
 from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream
+from orchestrator.scheduling.forecaster import Forecaster
 from orchestrator.scheduling.pauses import Pauses
+from orchestrator.scheduling.queue_manager import QueueManager
 from orchestrator.storage.result_archive import FileEntry
 from orchestrator.storage.storage import DiskStorage
 
@@ -226,13 +232,28 @@ async def api_server(
     async def pool() -> Sequence[NodeView]:
         return tuple(views)
 
-    async with open_ledger(path / "db.sqlite", clock, committed=waiters.publish_all) as ledger:
+    metrics = ServerMetrics(services)
+
+    def committed(rows: Sequence[Job]) -> None:
+        waiters.publish_all(rows)
+        metrics.jobs.committed(rows)
+
+    async def look(service: str, most: int) -> ForecastView:
+        queue = QueueManager(of_services)
+        queue.set_pauses(pauses.reasons)
+        queue.fill((await ledger.live(queued=True)).queued)
+        return ForecastView(queue.excerpt({service}, most), tuple(views))
+
+    async with open_ledger(path / "db.sqlite", clock, committed=committed) as ledger:
         storage = DiskStorage(path / "data", clock, small=small)
         storage.keep_small_in(ledger)
         await storage.open()
         registry = await NodeRegistry.load(ledger, clock, owner := Owner(views), ())
         of_services = {
-            name: ServiceLimits(name, max_runtime=60.0 if name == "short" else 0.0) for name in services
+            name: ServiceLimits(name, max_runtime=60.0, limits=JobLimits(memory_bytes=1 << 30, processes=100))
+            if name == "short"
+            else ServiceLimits(name)
+            for name in services
         }
         changes = ChangeStream(ledger.queries, waiters, encode_change)
         pauses = await Pauses.load(ledger, clock, owner)
@@ -249,6 +270,7 @@ async def api_server(
             changes=changes,
             clock=clock,
             pauses=pauses,
+            forecaster=Forecaster(look, of_services, clock, Random(0)),
             clean=partial(clean_now, ledger, storage),
             node_secrets=(node_secrets := NodeSecrets((), ledger)),
             node_proofs=NodeProofs(node_secrets, trio.current_time),
@@ -267,6 +289,7 @@ async def api_server(
             links=Links(b"k" * 32, tokens, clock.now),
             public_url=next(iter(public_urls), ""),
             refusals=Refusals(ledger.note_orders),
+            metrics=metrics,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(changes.run)

@@ -44,6 +44,7 @@ async def node_process(
     """A node; at the end it gets the signal `how`, and must end by it in time. `within` is a command that
     runs another one, which its arguments end with; what it starts as a child gets the signal in its place."""
     environment = {
+        "EXECUTOR": "bash",  # Most scripts of tests tell outside of their directories how far they are.
         **os.environ,
         "PORT": "1",
         "HTTP_PROXY": "http://127.0.0.1:9",

@@ -254,8 +254,9 @@ class Place:
             for name, value in os.environ.items()
             if name not in _OURS and not name.startswith(_OUR_PREFIXES)
         }
-        # Most tests are about something else than who may what: they ask as programs of this machine.
-        usual = {"OPEN_LOCAL": "1", "XDG_STATE_HOME": str(self.directory)}
+        # Most tests are about something else than who may what: they ask as programs of this machine, and
+        # their scripts tell outside of their directories how far they are.
+        usual = {"OPEN_LOCAL": "1", "EXECUTOR": "bash", "XDG_STATE_HOME": str(self.directory)}
         return {**inherited, **usual, _MARK: str(self.directory), **more}
 
     def _url(self, started: Started) -> str:

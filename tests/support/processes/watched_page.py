@@ -28,5 +28,7 @@ class Watched:
             self.wrong.append(f"asked {request.url}")
 
     def _logged(self, message: Any) -> None:
+        if message.text.startswith("[.WebGL-") and "GPU stall" in message.text:
+            return  # of the browser's renderer in software: it says how slow it is
         if message.type in ("error", "warning") and not (self.may_fail and "Failed to load" in message.text):
             self.wrong.append(f"{message.type}: {message.text}")

@@ -160,12 +160,13 @@ function piece({ colour, dash, points }) {
   return drawn;
 }
 
-/** The minutes from `since` to now; what the API tells of them, of all services together. */
+/** The minutes from `since` on that are over (one that has just begun would look like a crash); what the API
+ * tells of them, of all services together. */
 export function minutes(since, items) {
   const first = Math.ceil(Date.parse(since) / 1000 / MINUTE) * MINUTE;
   const last = Math.floor(now() / 1000 / MINUTE) * MINUTE;
   const by = new Map();
-  for (let at = first; at <= last; at += MINUTE) by.set(at, []);
+  for (let at = first; at < last; at += MINUTE) by.set(at, []);
   for (const item of items) by.get(Date.parse(item.at) / 1000)?.push(item);
   return by;
 }

@@ -142,7 +142,7 @@ export function facts(pairs) {
     "dl",
     { class: "facts" },
     pairs
-      .filter(([, value]) => value !== null && value !== undefined && value !== "")
+      .filter(([, value]) => value !== null && value !== undefined && value !== false && value !== "")
       .map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))),
   );
 }

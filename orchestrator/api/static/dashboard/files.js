@@ -1,30 +1,48 @@
-// A job's files, wherever they are now.
+// A job's files, wherever they are now: what it was given, and what it has made of it.
 
 import { h, morphChildren, table } from "./dom.js";
 import { get } from "./api.js";
-import { bytes, count, foreign, time } from "./format.js";
+import { bytes, foreign, number, time } from "./format.js";
+import { canShow } from "./viewer.js";
 
 const SHOWN = 200;
 
 export class Files {
-  constructor(id) {
+  /** `viewer` shows one of them. */
+  constructor(id, viewer) {
     this.id = id;
+    this.viewer = viewer;
     this.items = [];
     this.next = null;
-    this.list = h("div");
+    this.over = false;
+    this.made = h("div");
+    this.given = h("div");
     this.more = h("button", { type: "button", hidden: true }, `Show ${SHOWN} more`);
-    const again = h("button", { type: "button" }, "Look again");
-    this.whole = h("a", { href: `download_partial/${id}`, download: true }, "All of it as a zip");
-    this.element = h(
+    const again = h("button", { type: "button" }, "Refresh");
+    this.whole = h("a", { href: `download_partial/${id}`, download: true }, "All files as a zip");
+    this.results = h(
       "section",
-      { "aria-labelledby": "files-heading", "data-own": true },
-      h("h2", { id: "files-heading" }, "Files"),
+      { "aria-labelledby": "results-heading", "data-own": true },
+      h("h2", { id: "results-heading" }, "Results"),
       h("p", { class: "buttons" }, this.whole, again),
-      this.list,
+      this.made,
       h("p", { class: "more" }, this.more),
+    );
+    this.inputs = h(
+      "section",
+      { "aria-labelledby": "inputs-heading", "data-own": true },
+      h("h2", { id: "inputs-heading" }, "Inputs"),
+      this.given,
     );
     again.addEventListener("click", () => this.refresh());
     this.more.addEventListener("click", () => this.read(this.next));
+    for (const place of [this.made, this.given]) {
+      place.addEventListener("click", (event) => {
+        const button = event.target.closest("button[data-file]");
+        const file = button && this.items.find((one) => one.path === button.dataset.file);
+        if (file) this.viewer.open(file, button);
+      });
+    }
   }
 
   async refresh() {
@@ -46,30 +64,56 @@ export class Files {
   show(refused) {
     this.whole.hidden = refused !== null;
     this.more.hidden = refused !== null || !this.next;
-    morphChildren(this.list, [
-      refused !== null
-        ? h("p", null, foreign(refused))
-        : this.items.length === 0
-          ? h("p", null, "There is no file.")
-          : table(
-              `${count(this.items.length)}${this.next ? " of more" : ""} files`,
-              this.columns(),
-              this.items,
-              (file) => file.path,
-            ),
+    const given = this.items.filter((one) => one.origin === "input");
+    // A directory is seen in the paths of what is in it.
+    const made = this.items.filter((one) => one.origin !== "input" && one.kind !== "directory");
+    if (refused !== null) {
+      morphChildren(this.made, [h("p", null, foreign(refused))]);
+      morphChildren(this.given, []);
+      return;
+    }
+    const more = this.next ? " so far; there are more" : "";
+    morphChildren(this.made, [
+      made.length === 0
+        ? h("p", null, "No file is new or changed.")
+        : table(`${number(made.length, "file")} new or changed${more}`, this.columns(true), made, path),
+    ]);
+    morphChildren(this.given, [
+      given.length === 0
+        ? h("p", null, "No input is unchanged.")
+        : table(`${number(given.length, "file")} unchanged`, this.columns(false), given, path),
     ]);
   }
 
-  columns() {
+  columns(made) {
     return [
       { name: "File", head: true, show: (file) => this.named(file) },
+      made && { name: "What", short: true, show: (file) => (file.origin === "changed" ? "changed" : "new") },
       { name: "Size", numeric: true, show: (file) => (file.kind === "file" ? bytes(file.size) : file.kind) },
-      { name: "Changed", show: (file) => time(file.mtime) },
-    ];
+      { name: "Modified", short: true, show: (file) => time(file.mtime) },
+      { name: "Actions", short: true, show: (file) => this.actions(file) },
+    ].filter(Boolean);
   }
 
   named(file) {
     if (file.kind !== "file") return [foreign(file.path), file.target && [" → ", foreign(file.target)]];
-    return h("a", { href: `v1/jobs/${this.id}/files/${file.url}`, download: true }, foreign(file.path));
+    if (!canShow(file)) return this.download(file, foreign(file.path));
+    return h("button", { type: "button", class: "plain", "data-file": file.path }, foreign(file.path));
   }
+
+  actions(file) {
+    return file.kind === "file" ? this.download(file, "Download", `Download ${file.path}`) : null;
+  }
+
+  download(file, shown, label) {
+    return h(
+      "a",
+      { href: `v1/jobs/${this.id}/files/${file.url}`, download: true, "aria-label": label },
+      shown,
+    );
+  }
+}
+
+function path(file) {
+  return file.path;
 }

@@ -10,6 +10,11 @@ export function count(number) {
   return number === null || number === undefined ? NOTHING : COUNT.format(number);
 }
 
+/** "1 file", "2 files". */
+export function number(many, what) {
+  return `${count(many)} ${what}${many === 1 ? "" : "s"}`;
+}
+
 export function bytes(number) {
   if (number === null || number === undefined) return NOTHING;
   let unit = 0;
@@ -34,6 +39,21 @@ export function duration(seconds) {
   return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`;
 }
 
+const LIMITS = {
+  memory_bytes: ["memory", bytes],
+  cpu_seconds: ["CPU time", duration],
+  processes: ["processes", count],
+  file_bytes: ["a file", bytes],
+  open_files: ["open files", count],
+  disk_bytes: ["disk", bytes],
+};
+
+/** What a job may use, or nothing if it has no limit. */
+export function limits(given) {
+  const found = Object.entries(LIMITS).filter(([field]) => given[field] !== undefined);
+  return found.map(([field, [name, write]]) => `${name} ${write(given[field])}`).join(", ") || null;
+}
+
 /** Seconds from one time as the API writes it to another, or to now. */
 export function between(from, to) {
   return Math.max(0, ((to ? Date.parse(to) : now()) - Date.parse(from)) / 1000);
@@ -54,6 +74,22 @@ export function time(text) {
     { datetime: text, title: at.toLocaleString("sv") },
     today ? clock : `${at.toLocaleDateString("sv")} ${clock}`,
   );
+}
+
+/** What is likely, in the words of a sentence: from and until when. */
+export function expected(period) {
+  const clock = (text, without) => {
+    const at = new Date(text);
+    const day = at.toDateString();
+    const time = at.toLocaleTimeString("sv").slice(0, 5);
+    return day === (without ? new Date(without) : new Date()).toDateString()
+      ? time
+      : `${at.toLocaleDateString("sv")} ${time}`;
+  };
+  const earliest = clock(period.earliest);
+  if (period.latest === null) return `after ${earliest}`;
+  if (earliest === clock(period.latest)) return `at about ${earliest}`;
+  return `between ${earliest} and ${clock(period.latest, period.earliest)}`;
 }
 
 /** A duration that goes on: from then until now. `tick` renews all that are shown. */

@@ -1,43 +1,92 @@
-// One job: how it is and why, its life as a time line, its output and files, and what can be ordered.
+// One job. What its reader came for stands first: of one that failed the reason and its errors, of one that runs
+// how far it is, of one that waits its place, of one that is done the results. The rest is below.
 
 import { facts, h, morph, morphChildren } from "./dom.js";
 import { get } from "./api.js";
-import { between, bytes, count, duration, foreign, lasting, time } from "./format.js";
-import { badge, ENDED, kindOf, OVER } from "./status.js";
+import { between, bytes, count, duration, expected, foreign, lasting, limits, time, visible } from "./format.js";
+import { badge, BEFORE, ENDED, kindOf, OVER, UNDER_WAY } from "./status.js";
 import { button } from "./orders.js";
 import { link } from "./router.js";
 import { may } from "./session.js";
 import { Files } from "./files.js";
 import { Log } from "./log.js";
+import { Viewer } from "./viewer.js";
 import { progress, took } from "./job_table.js";
 
 // Where the message of a job that waits does not say its place.
 const PLACELESS = new Set(["paused", "user_quota", "backoff"]);
-// It was never handed in; or its number is none.
+// What comes in which order, by how the job stands.
+const ORDERS = {
+  waiting: ["about", "inputs", "log", "results", "facts", "life"],
+  running: ["about", "log", "results", "inputs", "facts", "life"],
+  failed: ["about", "log", "results", "inputs", "facts", "life"],
+  done: ["about", "results", "log", "inputs", "facts", "life"],
+};
+// It was never submitted; or its number is none.
 const NO_SUCH = new Set([404, 400]);
 
 export function jobPage(subject) {
   const id = /^[1-9][0-9]{0,9}$/.test(subject) ? Number(subject) : 0;
-  const about = h("div", null, h("p", null, "Loading"));
-  const life = h("section", { "aria-labelledby": "life-heading", hidden: true });
+  const heading = h("h1", { tabindex: -1 }, "Job ", foreign(subject));
+  const viewer = new Viewer(id);
   const log = new Log(id);
-  const files = new Files(id);
-  log.element.hidden = files.element.hidden = true;
+  const files = new Files(id, viewer);
+  const sections = {
+    about: h("div", null, h("p", null, "Loading")),
+    log: log.element,
+    results: files.results,
+    inputs: files.inputs,
+    facts: h("section", { "aria-labelledby": "facts-heading", hidden: true }),
+    life: h("section", { "aria-labelledby": "life-heading", hidden: true }),
+  };
+  const { about, life } = sections;
+  log.element.hidden = files.results.hidden = files.inputs.hidden = true;
   const [logged, listed] = ["logs", "files"].map((what) => may(`GET /v1/jobs/{id}/${what}`));
+  const view = h("section", null, heading, viewer.element, ...ORDERS.waiting.map((one) => sections[one]));
   let job = null;
   let seen = 0; // the version whose history and files are shown
   let begun = false;
+  let order = ORDERS.waiting;
   let unknown = !id; // then it is not asked for, unless it comes into being
 
   function show() {
-    morph(about, h("div", null, standing(job), orders(job), told(job)));
+    const title = job.name === null ? [`Job ${id}`] : [foreign(job.name), " ", h("small", null, `job ${id}`)];
+    morphChildren(heading, title.map((one) => (typeof one === "string" ? document.createTextNode(one) : one)));
+    page.title = job.name === null ? `Job ${id}` : `${visible(job.name)} · job ${id}`;
+    page.titled?.();
+    arrange();
+    morph(about, h("div", null, standing(job), progressed(job), orders(job)));
+    morph(
+      sections.facts,
+      h(
+        "section",
+        { "aria-labelledby": "facts-heading" },
+        h("h2", { id: "facts-heading" }, "Details"),
+        told(job),
+      ),
+    );
     const cleaned = job.status === "Cleaned";
-    log.element.hidden = cleaned || !logged;
-    files.element.hidden = cleaned || !listed;
-    if (!begun && logged && !cleaned) {
+    log.element.hidden = cleaned || !logged || (BEFORE.has(job.status) && job.attempts_used === 0);
+    files.results.hidden = cleaned || !listed || BEFORE.has(job.status);
+    files.inputs.hidden = cleaned || !listed;
+    if (!begun && logged && !log.element.hidden) {
       begun = true;
-      log.choose("stdout");
+      // Of one that failed the errors; where there are none, what it printed.
+      log.begin(job.status === "Failed" ? "stderr" : "stdout");
+    } else if (begun && job.status === "Failed") {
+      log.prefer("stderr");
     }
+  }
+
+  /** What is scrolled, selected and focused stays as it is while the order does. */
+  function arrange() {
+    const wanted = ORDERS[standingOf(job)];
+    if (wanted === order) return;
+    order = wanted;
+    const focused = view.contains(document.activeElement) ? document.activeElement : null;
+    for (const one of wanted) view.append(sections[one]);
+    log.toEnd();
+    focused?.focus({ preventScroll: true });
   }
 
   async function ask() {
@@ -63,17 +112,9 @@ export function jobPage(subject) {
     morphChildren(life, timeLine(history.items, job));
   }
 
-  return {
+  const page = {
     title: `Job ${subject}`,
-    view: h(
-      "section",
-      null,
-      h("h1", { tabindex: -1 }, "Job ", foreign(subject)),
-      about,
-      life,
-      log.element,
-      files.element,
-    ),
+    view,
     async refresh() {
       if (!unknown) await ask();
       if (unknown) {
@@ -88,11 +129,26 @@ export function jobPage(subject) {
       const found = changed.find((one) => one.id === id);
       if (found) unknown = false;
       if (!job || !found || found.version <= job.version) return;
-      job = { ...found, callback: found.callback ?? job.callback, files_left_out: job.files_left_out };
+      const { files_left_out } = job;
+      // What an event does not tell stays until it is asked for again.
+      const when = found.status === job.status ? { starts_at: job.starts_at, ends_at: job.ends_at } : {};
+      job = { ...found, ...when, callback: found.callback ?? job.callback, files_left_out };
       show();
     },
     close: () => log.close(),
   };
+  return page;
+}
+
+function standingOf(job) {
+  if (job.status === "Completed") return "done";
+  if (OVER.has(job.status)) return "failed";
+  return BEFORE.has(job.status) ? "waiting" : "running";
+}
+
+function progressed(job) {
+  const shown = progress(job);
+  return UNDER_WAY.has(job.status) && shown && h("p", { class: "far", "data-key": "far" }, shown);
 }
 
 function standing(job) {
@@ -101,11 +157,13 @@ function standing(job) {
     { class: "standing" },
     badge(job.status),
     " ",
-    job.terminate_requested && !OVER.has(job.status) && "to be terminated; ",
+    job.terminate_requested && !OVER.has(job.status) && "to be cancelled; ",
     foreign(job.message || ""),
     PLACELESS.has(job.waiting_for) &&
       job.position > 0 &&
       ` (${count(job.position)} of its service before it)`,
+    job.starts_at && h("span", { class: "when" }, ` Will begin ${expected(job.starts_at)}.`),
+    !job.starts_at && job.ends_at && h("span", { class: "when" }, ` Will end ${expected(job.ends_at)}.`),
   );
 }
 
@@ -120,7 +178,7 @@ function orders(job) {
     !OVER.has(job.status) && keyed(button("cancel", job.id, "Cancel", `Cancel job ${job.id}`)),
     job.status !== "Cleaned" && keyed(button("rerun", job.id, "Run again", `Run again: job ${job.id}`)),
     ENDED.has(job.status) &&
-      keyed(button("delete", job.id, "Delete its data", `Delete its data: job ${job.id}`)),
+      keyed(button("delete", job.id, "Delete data", `Delete data of job ${job.id}`)),
     ENDED.has(job.status) &&
       may("GET /v1/jobs/{id}/results") &&
       h(
@@ -140,8 +198,7 @@ function keyed(element) {
 function told(job) {
   const outcome = job.signal !== null ? `signal ${job.signal}` : job.exit_code;
   return facts([
-    ["Progress", progress(job)],
-    ["Name", job.name && foreign(job.name)],
+    ["Progress", !UNDER_WAY.has(job.status) && progress(job)],
     [
       "Tags",
       job.tags.length > 0
@@ -150,10 +207,12 @@ function told(job) {
     ],
     ["Service", h("a", { href: link(["jobs"], { service: job.service }) }, foreign(job.service))],
     ["User", h("a", { href: link(["jobs"], { user: job.user_id }) }, String(job.user_id))],
-    ["Handed in", time(job.created_at)],
-    ["Began", job.started_at && time(job.started_at)],
+    ["Submitted", time(job.created_at)],
+    ["Started", job.started_at && time(job.started_at)],
     ["Ended", job.ended_at && time(job.ended_at)],
-    ["Took", took(job)],
+    ["Likely end", job.starts_at && job.ends_at && expected(job.ends_at)],
+    ["No estimate", job.no_estimate && foreign(job.no_estimate)],
+    [job.status === "Queued" ? "Waiting" : "Run time", took(job)],
     ["Exit code", outcome],
     ["CPU time", job.cpu_seconds !== null ? duration(job.cpu_seconds) : null],
     ["Peak memory", job.peak_bytes !== null ? bytes(job.peak_bytes) : null],
@@ -161,16 +220,17 @@ function told(job) {
     ["Output", job.output_bytes !== null ? bytes(job.output_bytes) : null],
     ["Node", job.node && node(job.node)],
     ["Attempts", job.attempts_used > 0 ? count(job.attempts_used) : null],
-    ["Needs", job.requires && foreign(job.requires)],
-    ["May run", job.max_runtime_seconds ? duration(job.max_runtime_seconds) : null],
+    ["Requires", job.requires && foreign(job.requires)],
+    ["Time limit", job.max_runtime_seconds ? duration(job.max_runtime_seconds) : null],
+    ["Limits", limits(job.limits)],
     [
-      "Runs again",
+      "Rerun of",
       job.rerun_of !== null ? h("a", { href: link(["jobs", job.rerun_of]) }, `job ${job.rerun_of}`) : null,
     ],
-    ["Fields ignored", job.ignored.length ? foreign(job.ignored.join(", ")) : null],
+    ["Ignored fields", job.ignored.length ? foreign(job.ignored.join(", ")) : null],
     ["Callback", job.callback ? callback(job.callback) : null],
     [
-      "Results lack",
+      "Left out of the results",
       job.files_left_out?.length
         ? h(
             "ul",
@@ -203,7 +263,7 @@ function timeLine(history, job) {
   const steps = history.map((one, n) => ({ ...one, until: history[n + 1]?.at ?? null }));
   const over = OVER.has(job.status);
   return [
-    h("h2", { id: "life-heading" }, "Life"),
+    h("h2", { id: "life-heading" }, "History"),
     bar(steps, over),
     h(
       "ol",

@@ -29,8 +29,8 @@ const COLUMNS = [
     short: true,
     show: (job) => h("a", { href: link(["jobs"], { user: job.user_id }) }, String(job.user_id)),
   },
-  { name: "Handed in", short: true, show: (job) => time(job.created_at) },
-  { name: "Took", numeric: true, short: true, show: took },
+  { name: "Submitted", short: true, show: (job) => time(job.created_at) },
+  { name: "Time", numeric: true, short: true, show: took },
   {
     name: "Why",
     show: (job) => (job.message ? h("span", { class: "why" }, foreign(job.message)) : NOTHING),
@@ -63,7 +63,7 @@ export function progress(job) {
 
 /** The time it waits so far, runs so far, or ran; nothing for what has not begun, or never did. */
 export function took(job) {
-  if (job.status === "Queued") return ["waits ", lasting(job.created_at)];
+  if (job.status === "Queued") return ["waiting ", lasting(job.created_at)];
   if (job.wall_seconds !== null) return duration(job.wall_seconds);
   return UNDER_WAY.has(job.status) && job.started_at !== null ? lasting(job.started_at) : NOTHING;
 }

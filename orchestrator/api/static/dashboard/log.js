@@ -47,7 +47,7 @@ export class Log {
       this.output,
       this.how,
     );
-    for (const one of this.switches) one.addEventListener("click", () => this.choose(one.dataset.stream));
+    for (const one of this.switches) one.addEventListener("click", () => this.chose(one.dataset.stream));
     this.output.addEventListener(
       "scroll",
       () => {
@@ -60,6 +60,32 @@ export class Log {
     this.pieces = [];
     this.frame = 0;
     this.over = false;
+  }
+
+  /** The first stream that is shown; where it holds nothing in the end, the other one. */
+  begin(stream) {
+    this.chosen = false;
+    this.fallsBack = stream === "stderr";
+    this.choose(stream);
+  }
+
+  /** This stream, unless the person has chosen one. */
+  prefer(stream) {
+    if (this.chosen || this.stream === stream) return;
+    this.chosen = true; // once
+    this.fallsBack = true;
+    this.choose(stream);
+  }
+
+  /** The person has. */
+  chose(stream) {
+    this.chosen = true;
+    this.fallsBack = false;
+    this.choose(stream);
+  }
+
+  toEnd() {
+    if (this.follows) this.output.scrollTop = this.output.scrollHeight;
   }
 
   /** Begin a stream from its beginning; of a long one, from near its end. */
@@ -148,6 +174,11 @@ export class Log {
     this.disconnect();
     this.draw();
     const nothing = this.lines === 0 && this.terminal.rest === "";
+    if (nothing && this.fallsBack) {
+      this.fallsBack = false;
+      this.choose("stdout");
+      return;
+    }
     this.tell(
       nothing
         ? `The job is ${status.toLowerCase()}; it has printed nothing here`

@@ -17,11 +17,11 @@ const ORDERS = {
       `Cancel job ${id}?`,
       "Its processes are ended. What it has written so far is kept.",
       `Cancel job ${id}`,
-      "Let it go on",
+      "Keep running",
     ],
     async carry(id) {
       const told = await post(`terminate/${encodeURIComponent(id)}`);
-      return told.status === "Killed" ? `Job ${id} is terminated.` : `Job ${id}: ${told.message}`;
+      return told.status === "Killed" ? `Job ${id} is cancelled.` : `Job ${id}: ${told.message}`;
     },
   },
   rerun: {

@@ -31,7 +31,7 @@ export function link(parts, given = {}) {
 /** Shows one page at a time. A page is `{title, view, refresh(), changed(jobs), pace, every, close()}`: what it
  * is called; its element; what fetches and shows its newest state; what it does with jobs that have changed;
  * milliseconds between refreshes that changes cause, and between those that come by themselves. `at`: the first
- * part of its address, where it may be shown at another, too. */
+ * part of its address, where it may be shown at another, too. When its title has changed it calls `titled()`. */
 export class Router {
   /** `routes` gives the page for the parts of an address, or null. `unanswered()`: a request was not answered. */
   constructor(routes, view, trouble, unanswered) {
@@ -64,7 +64,10 @@ export class Router {
     const page = this.routes(parts, given) ?? missing();
     this.page = page;
     this.view.replaceChildren(page.view);
-    document.title = `${page.title} · ${NAME}`;
+    page.titled = () => {
+      document.title = `${page.title} · ${NAME}`;
+    };
+    page.titled();
     this.mark(page.at ?? parts[0] ?? "");
     const paced = new Paced(() => this.refreshed(page), page.pace ?? 500);
     this.paced = paced;

@@ -3,7 +3,7 @@
 import { facts, h, morphChildren, table } from "./dom.js";
 import { get } from "./api.js";
 import { getIfAllowed } from "./session.js";
-import { count, cut, duration, foreign, time } from "./format.js";
+import { count, cut, duration, foreign, limits, percent, time } from "./format.js";
 import { badge, STATUSES } from "./status.js";
 import { button } from "./orders.js";
 import { link } from "./router.js";
@@ -52,6 +52,8 @@ function service(one, users) {
       ],
       ["Attempts", `at most ${count(one.max_attempts)}; a lost node: ${one.on_node_lost}`],
       ["Longest run", one.max_runtime_seconds ? duration(one.max_runtime_seconds) : null],
+      ["A job may use", limits(one.limits)],
+      ["Estimates", accuracy(one.estimates)],
     ]),
     h(
       "ul",
@@ -72,6 +74,13 @@ function service(one, users) {
     ),
     users && queue(users, one.name),
   );
+}
+
+/** How often jobs began within what was said when they were handed in. */
+function accuracy({ judged, inside, median_width_seconds: width, median_wait_seconds: wait }) {
+  if (judged === 0) return null;
+  const share = `${percent(inside / judged)} of ${count(judged)} jobs began within their estimate`;
+  return [share, h("small", null, `half of them had one of ${duration(width)} or less, and waited ${duration(wait)}`)];
 }
 
 function underWay(one) {

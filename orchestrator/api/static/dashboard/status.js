@@ -37,6 +37,8 @@ export const STATUSES = [
   "Cleaned",
 ];
 export const UNDER_WAY = new Set(["Processing", "Submitted", "Prepared", "Running", "Locked"]);
+/** It has not begun. */
+export const BEFORE = new Set(["Queued", "Processing", "Submitted", "Prepared"]);
 export const ENDED = new Set(["Completed", "Failed", "Invalid", "Killed"]);
 export const OVER = new Set([...ENDED, "Cleaned"]);
 

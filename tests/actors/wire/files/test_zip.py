@@ -465,7 +465,7 @@ async def test_a_zip_that_differs_from_its_manifest_is_refused_by_name(
             check_zip(path, [*entries[:n], replace(entry, **other), *entries[n + 1 :]])  # type: ignore[arg-type]
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 async def test_a_damaged_zip_is_refused_or_still_the_same(data: st.DataObject) -> None:
     with TemporaryDirectory() as directory:
@@ -505,3 +505,21 @@ def test_what_is_no_zip_is_refused(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(BadArchive):
         check_zip(path, None)
+
+
+@pytest.mark.parametrize("size", [1 << 31, (1 << 32) - 2])
+async def test_a_directory_that_would_fill_the_memory_is_not_read(
+    job: Path, tmp_path: Path, size: int
+) -> None:
+    (job / "f").write_bytes(b"x")
+    zipped = bytearray(await taken(zip_stream(job, list_tree(job).entries)))
+    made = tmp_path / "sparse.zip"
+    end = len(zipped) - 22
+    zipped[end + 12 : end + 16] = size.to_bytes(4, "little")
+    with made.open("wb") as file:
+        file.truncate(size)
+        file.seek(size)
+        file.write(zipped[end:])
+    with pytest.raises(BadArchive, match=f"directory is said to have {size} bytes"):
+        list_members(made)
+    assert open_below(tmp_path) == []

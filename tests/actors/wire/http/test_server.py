@@ -20,7 +20,7 @@ from quart_trio import QuartTrio
 from actors.wire.errors import CannotListen, PortInUse
 from actors.wire.http.app import admit_all
 from actors.wire.http.plain_routes import Answer, Asked, Head, PlainRoutes
-from actors.wire.http.server import serve, until_signal
+from actors.wire.http.server import serve, signals_to_stop
 
 
 @pytest.fixture(params=["by the app", "without it"], autouse=True)
@@ -323,20 +323,11 @@ async def test_the_port_is_free_again_at_once() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_is_waited_for(number: signal.Signals) -> None:
-    ended = trio.Event()
-
-    async def wait() -> None:
-        await until_signal()
-        ended.set()
-
-    with trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait)
-            await trio.testing.wait_all_tasks_blocked()
-            assert not ended.is_set()
+async def test_a_signal_is_waited_for_and_a_second_one_kills_nothing(number: signal.Signals) -> None:
+    with trio.fail_after(30), signals_to_stop() as signals:
+        for _ in range(2):
             signal.raise_signal(number)
-            await ended.wait()
+            assert await anext(signals) == number
 
 
 async def connect(server: Server) -> trio.SocketStream:

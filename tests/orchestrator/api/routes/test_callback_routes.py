@@ -91,8 +91,8 @@ async def test_how_a_callback_stands_is_shown(tmp_path: Path) -> None:
         await server.ledger.record_delivery(DeliveryOutcome(job.id, CallbackStatus.GIVEN_UP, 9, "late"))
         assert await shown() == done
         metrics = (await server.client.get("/metrics")).text
-        assert 'orchestrator_callbacks{status="delivered"} 1\n' in metrics
-        assert 'orchestrator_callbacks{status="pending"} 0\n' in metrics
+        assert 'orchestrator_callbacks{status="delivered"} 1.0\n' in metrics
+        assert 'orchestrator_callbacks{status="pending"} 0.0\n' in metrics
         listed = (await server.client.get("/v1/jobs")).json()["items"]
         assert [item["callback"] for item in listed] == [None]
 

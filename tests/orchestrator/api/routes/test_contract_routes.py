@@ -67,6 +67,10 @@ def unzipped(data: bytes) -> dict[str, bytes]:
 
 async def test_ping_and_health(server: Server) -> None:
     assert (await server.client.get("/")).json() == {"message": "pong"}
+    browser = {"Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"}
+    answer = await server.client.get("/", headers=browser)
+    assert (answer.status_code, answer.headers["location"]) == (303, "dashboard")
+    assert (await server.client.get("/swagger/")).headers["location"] == "../swagger"
     answer = await server.client.get("/health")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok", "database": "ok"})
 

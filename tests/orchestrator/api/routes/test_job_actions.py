@@ -1,4 +1,4 @@
-"""What people order and count: names and tags, reruns, deletion, pauses, use, metrics, readiness."""
+"""What people order and count: names and tags, reruns, deletion, pauses, use, readiness."""
 
 from __future__ import annotations
 
@@ -240,27 +240,6 @@ async def test_use_is_told_by_user_and_service(server: Server) -> None:
     assert body["since"] == "1970-01-01T05:00:00.000Z"
     for query in ("since=yesterday", "since=1e12", "since=4e151", "user=x", "nope=1"):
         assert (await server.client.get(f"/v1/usage?{query}")).status_code == 400
-
-
-async def test_metrics_are_in_the_format_of_prometheus(server: Server) -> None:
-    await use(server, "4711", 1.5)
-    view = NodeView(NodeRef('n"\\', "http://n"), NodeState.READY, "", ("example",), 4, 1, 0, 12.5)
-    server.views[:] = [view]
-    answer = await server.client.get("/metrics")
-    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    sample = re.compile(r'[a-z_]+(\{([a-z]+="([^"\\\n]|\\.)*",?)+\})? [0-9.e+-]+')
-    families = set()
-    for line in answer.text.splitlines():
-        if line.startswith("#"):
-            assert re.fullmatch(r"# (HELP [a-z_]+ .+|TYPE [a-z_]+ (gauge|counter))", line)
-            families.add(line.split()[2])
-        else:
-            assert sample.fullmatch(line), line
-            assert re.split("[{ ]", line)[0] in families
-    assert 'orchestrator_jobs{service="example",status="Completed"} 1\n' in answer.text
-    assert 'orchestrator_job_cpu_seconds_total{service="example"} 1.5\n' in answer.text
-    assert 'orchestrator_node_slots{node="n\\"\\\\"} 4\n' in answer.text
-    assert "4711" not in answer.text
 
 
 async def test_readiness_names_what_does_not_work(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from actors.domain.status import Status
 from actors.wire.files.listing import list_tree
 from actors.wire.files.zip_writer import zip_stream
 from orchestrator.api.http.file_response import UNTRUSTED
+from orchestrator.api.routes.job_files import MOST_PICTURE, MOST_TEXT
 
 S = Status
 LEFT_OUT = [["sock", "a socket"]]
@@ -264,3 +265,52 @@ def harmless(answer: httpx.Response, *statuses: int) -> None:
     assert told == UNTRUSTED, (answer.request.method, answer.url)
     kind = answer.headers.get("Content-Type", "").partition(";")[0]
     assert kind not in ("text/html", "image/svg+xml", "text/javascript"), answer.url
+
+
+async def test_a_file_is_shown_as_text_unless_it_is_known_to_be_a_picture(
+    server: Server, source: Path
+) -> None:
+    (source / "page.html").write_bytes(b"<script>alert(1)</script>")
+    (source / "long.txt").write_bytes(b"x" * (MOST_TEXT + 1))
+    job = await ended(server, source)
+    root = f"/v1/jobs/{job.id}/files"
+    for path, kind, policy in (
+        ("page.html", "text/plain; charset=utf-8", "sandbox"),
+        ("d/%C3%A4%20b.png", "image/png", "sandbox"),
+        ("out.txt", "text/plain; charset=utf-8", "sandbox"),
+    ):
+        answer = await server.client.get(f"{root}/{path}?view=1")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
+        assert answer.headers["content-security-policy"] == policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-disposition"].startswith(f'inline; filename="job-{job.id}-')
+    assert len((await server.client.get(f"{root}/long.txt?view=1")).content) == MOST_TEXT
+    whole = await server.client.get(f"{root}/long.txt")
+    assert len(whole.content) == MOST_TEXT + 1
+    assert whole.headers["content-disposition"] == f'attachment; filename="job-{job.id}-long.txt"'
+    odd = (await server.client.get(f"{root}/d/%C3%A4%20b.png")).headers["content-disposition"]
+    plain, encoded = f"job-{job.id}-__b.png", f"job-{job.id}-%C3%A4%20b.png"
+    assert odd == f"attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}"
+    assert (await server.client.get(f"{root}/out.txt?view=perhaps")).status_code == 400
+
+
+async def test_a_picture_that_is_too_large_is_not_shown_in_part(server: Server, source: Path) -> None:
+    with (source / "huge.png").open("wb") as huge:
+        huge.truncate(MOST_PICTURE + 1)
+    job = await ended(server, source)
+    answer = await server.client.get(f"/v1/jobs/{job.id}/files/huge.png?view=1")
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large_to_show")
+
+
+async def test_what_came_what_was_changed_and_what_is_new_are_told_apart(
+    server: Server, source: Path
+) -> None:
+    (source / "run.sh").write_bytes(b"true")
+    job = await ended(server, source)
+    items = (await server.client.get(f"/v1/jobs/{job.id}/files")).json()["items"]
+    origins = {item["path"]: item["origin"] for item in items}
+    assert (origins["run.sh"], origins["out.txt"], origins["d"]) == ("input", "new", None)
+    (source / "run.sh").write_bytes(b"TRUE")  # as long as before
+    job = await ended(server, source)
+    items = (await server.client.get(f"/v1/jobs/{job.id}/files")).json()["items"]
+    assert {item["path"]: item["origin"] for item in items}["run.sh"] == "changed"

@@ -32,6 +32,7 @@ from orchestrator.nodes.contract_only.marker import MARKER
 from orchestrator.nodes.contract_only.poller import ContractOnlyPoller
 from orchestrator.nodes.contract_only.probe import Asking
 from orchestrator.nodes.contract_only.spool import Spool
+from orchestrator.nodes.remote_stream import NodeUnreachable
 from orchestrator.storage.storage import DiskStorage
 
 GRACE = 0.05
@@ -322,6 +323,40 @@ async def test_a_bad_end_of_somebody_else_is_not_taken(
     node.partial = [zip_of("f" * 32)]
     async with watching(client, node, job.attempt) as told:
         assert await told() == PayloadGone(job.attempt.key)
+
+
+@pytest.mark.parametrize("said", ["a zip", "Failed", "Killed"])
+async def test_a_zip_that_never_ends_is_an_end_when_it_is_so_twice(
+    storage: DiskStorage, tmp_path: Path, node: Foreign, job: Dispatch, said: str
+) -> None:
+    limit, most = 4 << 20, 0
+
+    async def endless(stream: trio.SocketStream) -> None:
+        nonlocal most
+        await stream.send_all(head(200, "application/zip", None) + b"PK\x03\x04")
+        while True:
+            await stream.send_all(bytes(1 << 20))
+            most = max(most, *(path.stat().st_size for path in spool.iterdir()), 0)
+
+    spool = tmp_path / "spool"
+    node.retrieve, node.partial = [endless if said == "a zip" else payload(said)], [endless]
+    client = NodeClient(
+        "0" * 32, storage, spool, poll_seconds=0.005, grace=GRACE, contract_result_limit=limit
+    )
+    async with watching(client, node, job.attempt) as told:
+        end = (await told()).view.end
+    expected = Status.FAILED if said == "a zip" else Status(said)
+    why = f"its results are a zip of more than {limit} bytes, which is the limit (contract_result_limit)"
+    assert (end.status, end.message) == (expected, why)
+    assert 0 < most <= limit
+    assert list(spool.iterdir()) == []
+    assert node.asked("retrieve" if said == "a zip" else "retrieve_partial") == 2
+    (answer,) = await client.collect(ref(node), [job])
+    assert (answer.result, answer.end) == (CollectResult.STORED, end)
+    with pytest.raises(NodeUnreachable, match="contract_result_limit"):
+        async with client.open_results(ref(node), job.attempt):
+            pass
+    await client.aclose()
 
 
 async def test_one_question_at_a_time_for_a_job(client: NodeClient, node: Foreign, job: Dispatch) -> None:

@@ -13,8 +13,9 @@ from support.processes.processes import gone
 
 from actors.domain.scaling import Machine, UnreadableMachine
 from actors.ports.scaling import ProviderError
+from actors.process.command_run import OUTPUT_MOST
 from orchestrator.config.scaling import CommandSettings
-from orchestrator.scaling.providers.command import OUTPUT_MOST, CommandProvider
+from orchestrator.scaling.providers.command import CommandProvider
 
 TOKEN, OTHER = "0123456789abcdef" * 2, "fedcba9876543210" * 2
 

@@ -186,6 +186,7 @@ async def test_the_jobs_of_a_killed_node_end_with_its_machine(
     make: Make, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SERVERS", "127.0.0.1")
+    monkeypatch.setenv("EXECUTOR", "bash")  # Its script tells outside of its directory how far it is.
     provider = make()
     await provider.create(FIRST, "example")
     url = await url_of(directory, FIRST)

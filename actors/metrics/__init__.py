@@ -1,0 +1,1 @@
+"""Numbers for Prometheus: what both sides count alike."""

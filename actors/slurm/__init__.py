@@ -1,0 +1,1 @@
+"""What the provider and the executor `slurm` both know of Slurm."""

@@ -1,0 +1,1 @@
+"""Payloads as batch jobs of a cluster."""

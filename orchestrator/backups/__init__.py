@@ -1,0 +1,1 @@
+"""Copies of a whole orchestrator: made while it runs, put back elsewhere, and held against its disk."""

@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""How good the estimates of begins are: in a day of virtual time, or with real jobs on a system of this
+machine.
+
+    python scripts/forecast.py day --seed 1
+    python scripts/forecast.py jobs --jobs 300
+
+Tells the share of jobs that began within what was said when they were handed in, how wide that was and how
+long they waited (medians). Ends with 1 if fewer than 75 % did, or the median width is not under half of the
+median wait.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+
+from testbed.forecast.day import DayShape, Said, simulate_day
+
+from orchestrator.client import Client, Job, Period
+from orchestrator.scheduling.forecast import Span
+
+_LISTENING = re.compile(r"listening on (\S+)")
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("day", "jobs"))
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--forecasts", type=int, default=200, help="of a day: of how many jobs, about")
+    parser.add_argument("--jobs", type=int, default=300, help="real ones")
+    parser.add_argument("--users", type=int, default=6, help="who hand in the real ones")
+    parser.add_argument("--seconds", type=float, default=2.0, help="that a real job runs in the mean")
+    return parser.parse_args()
+
+
+def run_jobs(wanted: argparse.Namespace) -> list[Said]:
+    """Hand in real jobs, ask of each at once when it begins, and see when it did."""
+    with tempfile.TemporaryDirectory() as data:
+        command = str(Path(sys.executable).with_name("orchestrator"))
+        flags = ("--port", "0", "--slots", "8", "--data", data)
+        server = subprocess.Popen(
+            [command, "up", *flags], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        try:
+            assert server.stdout is not None
+            found = _LISTENING.search(server.stdout.readline())
+            if found is None:
+                raise SystemExit("the server did not start")
+            with Client(found[1]) as client:
+                return _hand_in(client, wanted)
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _hand_in(client: Client, wanted: argparse.Namespace) -> list[Said]:
+    rng = random.Random(wanted.seed)
+    said: list[tuple[int, float, Period]] = []
+    for n in range(wanted.jobs):
+        if n % 8 == 0:
+            user = rng.randrange(wanted.users)
+            time.sleep(1.0 if n else 0.0)  # somewhat faster than they run
+        script = f"sleep {wanted.seconds * rng.lognormvariate(-0.125, 0.5):.2f}\n".encode()
+        job = client.submit({"run.sh": script}, user=user, service="example")
+        if job.status == "Queued" and job.starts_at is not None:
+            said.append((job.id, time.time(), job.starts_at))
+    for job_id in [job_id for job_id, _, _ in said]:
+        client.wait(job_id)
+    began = {job_id: client.job(job_id) for job_id, _, _ in said}
+    return [Said(at, _span(period), _began(began[job_id])) for job_id, at, period in said]
+
+
+def _span(period: Period) -> Span:
+    return Span(_seconds(period.earliest) or 0.0, _seconds(period.latest))
+
+
+def _seconds(at: datetime | None) -> float | None:
+    return None if at is None else at.timestamp()
+
+
+def _began(job: Job) -> float:
+    return _seconds(job.started_at) or 0.0
+
+
+def tell(found: Sequence[Said]) -> bool:
+    """Whether it is as good as it has to be."""
+    inside = sum(one.inside for one in found) / len(found)
+    width, wait = median(one.width for one in found), median(one.wait for one in found)
+    print(f"{len(found)} jobs waited; {inside:.1%} began within their estimate;")
+    print(f"median width {width:.1f} s, median wait {wait:.1f} s")
+    return inside >= 0.75 and width < wait / 2
+
+
+def main() -> None:
+    wanted = options()
+    if wanted.what == "day":
+        found = simulate_day(DayShape(forecasts=wanted.forecasts), wanted.seed)
+    else:
+        found = run_jobs(wanted)
+    sys.exit(0 if tell(found) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""What bwrap is told: in which order, and that nothing of a path is taken for an option."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.confinement import bubblewrap
+from node.confinement.tier_facts import BUBBLEWRAP, TierFacts
+
+NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8)
+PATHS = st.lists(NAMES, min_size=1, max_size=3).map(lambda names: "/" + "/".join(names))
+PLACES = st.lists(PATHS, unique=True, max_size=4)
+
+
+def _command(
+    network: bool = False,
+    containers: bool = False,
+    read: tuple[str, ...] = (),
+    write: tuple[str, ...] = (),
+    scratch: bytes = b"/home",
+) -> list[bytes]:
+    return bubblewrap.add_script(
+        [b"/usr/bin/bwrap", b"--unshare-user"],
+        [b"--remount-ro", b"/"],
+        network=network,
+        containers=containers,
+        shared_memory=1 << 20,
+        devices=[],
+        scratch=scratch,
+        read=[(b"/tmp/0", path.encode()) for path in read],
+        write=[(b"/tmp/1", path.encode()) for path in write],
+        accounts=(5, 6),
+        filters=[7],
+        work=b"/work",
+        block=3,
+        info=4,
+    )
+
+
+@given(st.booleans(), st.booleans())
+def test_a_network_and_namespaces_of_its_own_are_there_unless_they_are_granted(
+    network: bool, containers: bool
+) -> None:
+    command = _command(network, containers)
+    assert (b"--unshare-net" in command) is not network
+    assert (b"--disable-userns" in command) is not containers
+    assert (b"--cap-drop" in command) is not containers
+
+
+def test_a_script_has_temporary_directories_of_its_own_or_none() -> None:
+    for path in (b"/tmp", b"/var/tmp"):
+        assert _follows(_command(), [b"--bind", b"/home", path])
+        without = _command(scratch=b"", write=("/tmp/given",))
+        assert _follows(without, [b"--tmpfs", path]) and _follows(without, [b"--remount-ro", path])
+        # Else there would be no place for it.
+        assert without.index(b"/tmp/given") < without.index(b"--remount-ro")
+
+
+def _follows(command: list[bytes], words: list[bytes]) -> bool:
+    return any(command[at : at + len(words)] == words for at in range(len(command)))
+
+
+@given(PLACES, PLACES)
+def test_what_is_given_is_bound_before_the_root_is_closed(read: list[str], write: list[str]) -> None:
+    command = _command(read=tuple(read), write=tuple(write))
+    closed = command.index(b"--remount-ro")
+    for path in read:
+        assert any(command[at : at + 3] == [b"--ro-bind", b"/tmp/0", path.encode()] for at in range(closed))
+    for path in write:
+        assert any(command[at : at + 3] == [b"--bind", b"/tmp/1", path.encode()] for at in range(closed))
+    assert command[-1] == b"--"
+
+
+@given(PLACES, PLACES, PLACES)
+def test_what_is_hidden_is_covered_after_what_is_shown(
+    binds: list[str], directories: list[str], files: list[str]
+) -> None:
+    shown = bubblewrap.show_machine(
+        "/usr/bin/bwrap", own_uid=True, binds=binds, links=[], kernel=[], resolver=None
+    )
+    covered = bubblewrap.cover(directories, files)
+    assert [shown[at + 1] for at, word in enumerate(shown) if word == "--ro-bind"] == binds
+    assert covered == [
+        *(word for path in directories for word in ("--tmpfs", path)),
+        *(word for path in files for word in ("--ro-bind", "/dev/null", path)),
+    ]
+    assert bubblewrap.close(directories)[-2:] == ["--remount-ro", "/"]
+
+
+@given(st.booleans(), st.dictionaries(NAMES, PLACES, max_size=4))
+def test_what_a_spawner_is_told_arrives_as_it_was(own_uid: bool, lists: dict[str, list[str]]) -> None:
+    facts = TierFacts(BUBBLEWRAP, own_uid=own_uid, lists=lists)
+    told = TierFacts.unpack(facts.pack())
+    assert (told.tier, told.own_uid, told.lists) == (facts.tier, own_uid, facts.lists)

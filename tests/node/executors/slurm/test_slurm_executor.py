@@ -1,0 +1,212 @@
+"""The executor `slurm`, with a batch system that answers badly, or forgets."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from support.processes.fake_slurm import FakeSlurm
+
+from node.executors.executor import RunEnd, RunSpec, StartedBefore
+from node.executors.slurm.commands import SlurmCommands
+from node.executors.slurm.slurm_executor import SlurmExecutor
+from node.executors.slurm.slurm_run import SlurmRun
+from node.slurm_settings import SlurmOptions
+
+PATIENCE = 60.0
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> FakeSlurm:
+    return FakeSlurm(tmp_path / "slurm")
+
+
+def spec(tmp_path: Path, script: str, environment: Mapping[str, str] | None = None) -> RunSpec:
+    key = secrets.token_hex(16)
+    directory = tmp_path / key
+    (directory / "work").mkdir(parents=True)
+    (directory / "work" / "run.sh").write_text(script)
+    return RunSpec(key, directory, {"PATH": "/usr/bin:/bin", **(environment or {})})
+
+
+@asynccontextmanager
+async def serving(slurm: FakeSlurm) -> AsyncIterator[SlurmExecutor]:
+    """One that is quick, for what it waits for is not slow here."""
+    commands = SlurmCommands(slurm.environment, deadline=2.0)
+    executor = SlurmExecutor(
+        commands,
+        lambda service: SlurmOptions(),
+        fastest=0.2,
+        slowest=0.4,
+        absent=0.5,
+        settled=1.0,
+        lingers=0.5,
+    )
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(executor.serve)
+            yield executor
+            nursery.cancel_scope.cancel()
+
+
+async def start(executor: SlurmExecutor, what: RunSpec) -> SlurmRun:
+    run = await executor.start(what)
+    assert isinstance(run, SlurmRun)
+    return run
+
+
+async def adopted(executor: SlurmExecutor, what: RunSpec) -> SlurmRun:
+    run = await executor.adopt(what)
+    assert isinstance(run, SlurmRun)
+    return run
+
+
+async def asked_again(slurm: FakeSlurm, times: int) -> None:
+    until = slurm.asked + times
+    while slurm.asked < until:  # noqa: ASYNC110
+        await trio.sleep(0.05)  # a program of its own counts
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "signal"), [("exit 0", 0, None), ("exit 7", 7, None), ("kill -11 $$", None, 11)]
+)
+async def test_ends(
+    tmp_path: Path, slurm: FakeSlurm, script: str, code: int | None, signal: int | None
+) -> None:
+    async with serving(slurm) as executor:
+        what = spec(tmp_path, f"echo $GIVEN; echo bad >&2; {script}", {"GIVEN": "given"})
+        end = await (await start(executor, what)).wait()
+        assert (end.exit_code, end.signal, end.told, end.asked) == (code, signal, "", False)
+        assert (what.directory / "stdout.log").read_text() == "given\n"
+        assert (what.directory / "stderr.log").read_text() == "bad\n"
+        with pytest.raises(StartedBefore):
+            await executor.start(what)
+
+
+@pytest.mark.parametrize("mode", ["unreachable", "silent", "empty", "header", "hangs", "odd", "cut"])
+async def test_that_it_could_not_be_asked_is_no_end(tmp_path: Path, slurm: FakeSlurm, mode: str) -> None:
+    async with serving(slurm) as executor:
+        what = spec(tmp_path, "while [ ! -e ../go ]; do sleep 0.05; done; exit 3")
+        run = await start(executor, what)
+        await run.leave_queue()
+        slurm.say(mode)
+        ended: list[RunEnd] = []
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                ended.append(await run.wait())
+
+            nursery.start_soon(wait)
+            await asked_again(slurm, 3)
+            assert not ended
+            (what.directory / "go").touch()
+        assert ended[0].exit_code == 3
+    assert len(list(slurm.jobs.iterdir())) == 1
+
+
+async def test_one_question_for_all(tmp_path: Path, slurm: FakeSlurm) -> None:
+    slurm.set("hold")
+    async with serving(slurm) as executor, trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon((await start(executor, spec(tmp_path, ""))).wait)
+        before, begun = slurm.asked, trio.current_time()
+        await asked_again(slurm, 3)
+        # Never more often than the quickest pace.
+        assert slurm.asked - before <= (trio.current_time() - begun) / 0.2 + 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_has_ended_and_is_listed_still_is_cancelled(tmp_path: Path, slurm: FakeSlurm) -> None:
+    """As with a controller that was killed before it had written down that the job has ended."""
+    slurm.set("miss-ends")
+    async with serving(slurm) as executor:
+        end = await (await start(executor, spec(tmp_path, "exit 6"))).wait()
+        assert (end.exit_code, end.told) == (6, "")
+        (job,) = slurm.jobs.iterdir()
+        # Until nothing is left to ask about.
+        while (job / "state").read_text() != "CANCELLED\n" or executor._leaving:  # noqa: ASYNC110
+            await trio.sleep(0.05)  # programs of their own
+
+
+async def test_a_submission_whose_answer_was_lost_is_found(tmp_path: Path, slurm: FakeSlurm) -> None:
+    slurm.set("lose-answer")
+    async with serving(slurm) as executor:
+        what = spec(tmp_path, f"echo begun >> {tmp_path}/marks; exit 4")
+        run = await start(executor, what)
+        assert run.batch_id is None
+        assert (await run.wait()).exit_code == 4
+    assert len(list(slurm.jobs.iterdir())) == 1
+    assert (tmp_path / "marks").read_text() == "begun\n"
+
+
+async def test_a_node_that_comes_back_finds_its_jobs(tmp_path: Path, slurm: FakeSlurm) -> None:
+    what = spec(tmp_path, "while [ ! -e ../go ]; do sleep 0.05; done; exit 5")
+    async with serving(slurm) as executor:
+        run = await start(executor, what)
+        await run.leave_queue()
+    (what.directory / "go").touch()
+    async with serving(slurm) as executor:
+        assert (await (await adopted(executor, what)).wait()).exit_code == 5
+        fresh = await executor.adopt(spec(tmp_path, ""))
+        assert isinstance(fresh, RunEnd) and fresh.never_started
+
+
+async def test_one_that_waits_ends_when_it_is_stopped_and_never_begins(
+    tmp_path: Path, slurm: FakeSlurm
+) -> None:
+    slurm.set("hold")
+    async with serving(slurm) as executor:
+        run = await start(executor, spec(tmp_path, ""))
+        said: list[str] = []
+        async with trio.open_nursery() as nursery:
+
+            async def hear(news: str) -> None:
+                said.append(news)
+
+            nursery.start_soon(run.tell_news, hear)
+            with trio.move_on_after(PATIENCE):
+                async with trio.open_nursery() as waiting:
+                    waiting.start_soon(run.leave_queue)
+                    while "waits in Slurm: Priority (job 1, PENDING)" not in said:  # noqa: ASYNC110
+                        await trio.sleep(0.05)
+                    waiting.cancel_scope.cancel()
+            await run.stop(1.0)
+            nursery.cancel_scope.cancel()
+        end = await run.wait()
+        assert end.asked and end.exit_code is None
+    assert (slurm.jobs / "1" / "state").read_text() == "CANCELLED\n"
+
+
+async def test_one_that_is_stopped_has_its_grace(tmp_path: Path, slurm: FakeSlurm) -> None:
+    async with serving(slurm) as executor:
+        what = spec(tmp_path, "trap 'echo told; exit 9' TERM; echo ready; while :; do sleep 0.05; done")
+        run = await start(executor, what)
+        log = what.directory / "stdout.log"
+        while not log.exists() or not log.read_text():  # noqa: ASYNC110
+            await trio.sleep(0.05)
+        await run.stop(30.0)
+        end = await run.wait()
+        assert (end.exit_code, end.asked) == (9, True)
+        stubborn = await start(executor, spec(tmp_path, "trap '' TERM; while :; do sleep 0.05; done"))
+        await stubborn.leave_queue()
+        await stubborn.stop(0.0)
+        assert (await stubborn.wait()).signal == 9
+
+
+async def test_what_slurm_has_forgotten_is_lost_and_its_number_nobodys_word(
+    tmp_path: Path, slurm: FakeSlurm
+) -> None:
+    slurm.set("hold")
+    async with serving(slurm) as executor:
+        run = await start(executor, spec(tmp_path, ""))
+        slurm.forget()
+        slurm.set("hold", on=False)
+        other = await start(executor, spec(tmp_path, "exit 6"))
+        assert other.batch_id == run.batch_id
+        end = await run.wait()
+        assert end.lost and "does not know job 1 any more" in end.told
+        assert (await other.wait()).exit_code == 6

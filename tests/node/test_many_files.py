@@ -1,0 +1,56 @@
+"""Jobs that leave very many small files: the node says so, holds few of them in memory, and goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.data.directories import until
+from support.peers.node_clients import KEY, OTHER
+from support.processes.node_processes import node_process
+
+FILES = 30_000
+MANY = 50_000
+MORE = 10 << 20
+"""Bytes of memory that a node may take for a tree of which it takes nothing: to hold all names at once takes
+twice as much."""
+MAKE = "import os\nfor n in range({}): os.close(os.open('{}/' + str(n), os.O_CREAT))"
+
+
+def peak(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+
+
+@pytest.mark.parametrize("spread", ["in one directory", "in many"])
+async def test_more_files_than_are_collected_cost_no_memory_and_go(tmp_path: Path, spread: str) -> None:
+    data = tmp_path / "data"
+    one = f'mkdir d; python3 -c "{MAKE.format(MANY, "d")}"'
+    many = f'for i in {{1..30}}; do mkdir $i; python3 -c "{MAKE.format(MANY // 30, "$i")}"; done'
+    async with node_process(data, "--max-result-files", "100") as node:
+        assert (await node.run("true", OTHER))["status"] == "Completed"
+        before = peak(node.process.pid)
+        script = (
+            f"{one if spread == 'in one directory' else many}; touch all; until rm go; do sleep 0.05; done"
+        )
+        assert (await node.submit({KEY: {"run.sh": script.encode()}})).status_code == 200
+        work = data / "payloads" / KEY / "work"
+        await until((work / "all").exists, data / "payloads")
+        shown = await node.client.get(f"/v1/attempts/{KEY}/files")
+        assert (shown.status_code, shown.json()["code"]) == (409, "too_many_files")
+        assert "more than 100 files now" in shown.json()["detail"]
+        (work / "go").touch()
+        end = await node.end_of(KEY)
+        assert end["status"] == "Failed"
+        assert end["message"].startswith("it left more than 100 files, which is the limit; most are in ")
+        assert (await node.client.post("/v1/release", json={"keys": [KEY, OTHER]})).status_code == 200
+        await until(lambda: not [*(data / "payloads").iterdir(), *(data / "trash").iterdir()], data)
+        assert peak(node.process.pid) - before < MORE
+
+
+async def test_as_many_as_are_collected_are(tmp_path: Path) -> None:
+    async with node_process(tmp_path / "data") as node:
+        end = await node.run(f'mkdir d; python3 -c "{MAKE.format(FILES, "d")}"')
+        assert (end["status"], end["message"]) == ("Completed", "")
+        found = (await node.client.get(f"/v1/attempts/{KEY}/files")).json()["entries"]
+        assert sum(entry["path"].startswith("d/") for entry in found) == FILES
