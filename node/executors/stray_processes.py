@@ -7,6 +7,7 @@ kept open. What has shed all three is not found; `ShepherdExecutor.limits` says 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 from pathlib import Path
@@ -21,7 +22,30 @@ _AGAIN: Final = 0.02
 _TRIES: Final = 250
 
 
-def _belongs(pid: int, prefixes: tuple[str, ...], session: int, since: int, pipes: frozenset[str]) -> bool:
+def _stands_below(link: str, directory: Path) -> bool:
+    """Whether the directory that `link` leads to is below `directory`: for one too deep to be named."""
+    try:
+        sought = os.stat(directory)
+        handle = os.open(link, os.O_PATH | os.O_DIRECTORY)
+    except OSError as error:  # gone, or no directory
+        if is_passing(error):
+            raise
+        return False
+    try:
+        here = os.fstat(handle)
+        while not os.path.samestat(here, sought):
+            above = os.open("..", os.O_PATH | os.O_DIRECTORY, dir_fd=handle)
+            os.close(handle)
+            handle, below = above, here
+            here = os.fstat(handle)
+            if os.path.samestat(here, below):
+                return False  # the root
+        return True
+    finally:
+        os.close(handle)
+
+
+def _belongs(pid: int, directory: Path, session: int, since: int, pipes: frozenset[str]) -> bool:
     started = procfs.start_time(pid)
     if started is None or started < since or procfs.is_zombie(pid):
         return False
@@ -33,22 +57,24 @@ def _belongs(pid: int, prefixes: tuple[str, ...], session: int, since: int, pipe
     except OSError as error:  # gone, or of another user
         if is_passing(error):
             raise
+    prefixes = (f"{directory}/work", f"{directory}/std")
     for link in links:
         try:
             target = os.readlink(link)
+            if target in pipes or target.startswith(prefixes):
+                return True
         except OSError as error:
             if is_passing(error):
                 raise
-            continue
-        if target in pipes or target.startswith(prefixes):
-            return True
+            if error.errno == errno.ENAMETOOLONG and _stands_below(link, directory):
+                return True
     return False
 
 
 def _find(directory: Path, session: int, since: int, pipes: frozenset[str]) -> list[int]:
     own = os.getpid()
-    prefixes = (f"{directory.resolve()}/work", f"{directory.resolve()}/std")
-    return [pid for pid in procfs.all_pids() if pid != own and _belongs(pid, prefixes, session, since, pipes)]
+    there = directory.resolve()
+    return [pid for pid in procfs.all_pids() if pid != own and _belongs(pid, there, session, since, pipes)]
 
 
 def _kill_once(directory: Path, session: int, since: int, pipes: frozenset[str]) -> bool:

@@ -295,8 +295,8 @@ def belonging(directory: Path) -> list[psutil.Process]:
         try:
             if process.pid != os.getpid() and _belongs(process, directory):
                 found.append(process)
-        except psutil.Error:
-            continue  # it has ended meanwhile, or is somebody else's
+        except (psutil.Error, OSError):
+            continue  # it has ended meanwhile, is somebody else's, or stands too deep to be named
     return found
 
 
@@ -305,8 +305,9 @@ def _belongs(process: psutil.Process, directory: Path) -> bool:
     if process.status() == psutil.STATUS_ZOMBIE or process.name() == "strace":
         return False
     inside = f"{directory}/"
-    cwd = process.cwd()
-    if f"{cwd}/".startswith(inside) or any(inside in part for part in process.cmdline()):
-        return True
     # What a script starts inherits its environment, wherever it goes and whatever it calls itself.
-    return any(inside in value for value in process.environ().values())
+    return (
+        any(inside in part for part in process.cmdline())
+        or any(inside in value for value in process.environ().values())
+        or f"{process.cwd()}/".startswith(inside)
+    )

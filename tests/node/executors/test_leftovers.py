@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -51,3 +53,35 @@ async def test_what_holds_the_pipe_of_a_log_belongs_to_it_wherever_it_is(tmp_pat
     finally:
         left.kill()
         log.close()
+
+
+async def test_what_stands_too_deep_to_be_named_belongs_to_it_if_that_is_below_its_directory(
+    tmp_path: Path,
+) -> None:
+    deep = "import os, time; [(os.mkdir('d' * 200), os.chdir('d' * 200)) for _ in range(25)]; print(flush=True); "
+    theirs, other = tmp_path / "theirs", tmp_path / "other"
+    started = []
+    for home in (theirs, other):
+        (home / "work").mkdir(parents=True)
+        started.append(
+            await trio.lowlevel.open_process(
+                [sys.executable, "-c", f"{deep} time.sleep(60)"],
+                cwd=home / "work",
+                start_new_session=True,
+                stdout=subprocess.PIPE,
+            )
+        )
+    try:
+        with trio.fail_after(30):
+            for process in started:
+                assert process.stdout is not None
+                await process.stdout.receive_some()
+            await end_leftovers(theirs, session=-1, since=0)
+            assert await started[0].wait() == -9
+            assert started[1].returncode is None
+    finally:
+        for process in started:
+            process.kill()
+            assert process.stdout is not None
+            await process.stdout.aclose()
+            await process.wait()

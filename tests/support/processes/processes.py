@@ -344,8 +344,9 @@ def place(directory: Path) -> Iterator[Place]:
 
 @contextmanager
 def _vanishing() -> Iterator[None]:
-    """A process may end, or turn out to be somebody else's, while it is looked at."""
+    """A process may end, or turn out to be somebody else's, while it is looked at. It may also stand in a
+    directory that is too deep to be named, as hostile scripts do."""
     try:
         yield
-    except psutil.Error:
+    except (psutil.Error, OSError):
         return
