@@ -58,14 +58,14 @@ async def test_what_holds_the_pipe_of_a_log_belongs_to_it_wherever_it_is(tmp_pat
 async def test_what_stands_too_deep_to_be_named_belongs_to_it_if_that_is_below_its_directory(
     tmp_path: Path,
 ) -> None:
-    deep = "import os, time; [(os.mkdir('d' * 200), os.chdir('d' * 200)) for _ in range(25)]; print(flush=True); "
+    down = "import os, time; [(os.mkdir('d' * 200), os.chdir('d' * 200)) for _ in range(25)]"
     theirs, other = tmp_path / "theirs", tmp_path / "other"
     started = []
     for home in (theirs, other):
         (home / "work").mkdir(parents=True)
         started.append(
             await trio.lowlevel.open_process(
-                [sys.executable, "-c", f"{deep} time.sleep(60)"],
+                [sys.executable, "-c", f"{down}; print(flush=True); time.sleep(60)"],
                 cwd=home / "work",
                 start_new_session=True,
                 stdout=subprocess.PIPE,
