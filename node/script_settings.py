@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from actors.config.kinds import Kind, Wrong, expecting
+from actors.config.kinds import Setting, Wrong, expecting
 from actors.config.tables import Mistakes, Table
 from node.confinement.grants import Grants
 
@@ -99,14 +99,35 @@ NAMES_OF_VARIABLES: Final = (
     " a list in the file)"
 )
 
-GRANTS: Final[Mapping[str, Kind]] = {
-    "read": expecting(_PATHS, _paths),
-    "write": expecting(_PATHS, _paths),
-    "env": expecting(NAMES_OF_VARIABLES, patterns),
-    "groups": _groups,
-    "network": expecting("true or false (1 or 0 in the environment)", _switch),
-    "containers": expecting("true or false (1 or 0 in the environment)", _switch),
-    "devices": expecting(f"names of bundles of devices: {', '.join(_BUNDLES)}", _bundles),
+GRANTS: Final[Mapping[str, Setting]] = {
+    "read": Setting(
+        expecting(_PATHS, _paths),
+        "files and directories that scripts may read besides, as `/home/ada/miniconda3`; a list in "
+        "the file, else a `:` between as in `PATH`",
+    ),
+    "write": Setting(
+        expecting(_PATHS, _paths),
+        "those that they may write, and read. What a job leaves there is not among its results, "
+        "and the next job finds it",
+    ),
+    "env": Setting(
+        expecting(NAMES_OF_VARIABLES, patterns),
+        "names and globs of the node's variables that they see, as `PASS_ENV`; beside that one",
+    ),
+    "groups": Setting(_groups, "groups that they belong to, as for a database that only a group may read"),
+    "network": Setting(
+        expecting("true or false (1 or 0 in the environment)", _switch),
+        "they reach what the node reaches, other machines and the node's own; `--no-network` takes "
+        "back what the file says",
+    ),
+    "containers": Setting(
+        expecting("true or false (1 or 0 in the environment)", _switch),
+        "they may make namespaces and mounts, as Apptainer does; `--no-containers` takes it back",
+    ),
+    "devices": Setting(
+        expecting(f"names of bundles of devices: {', '.join(_BUNDLES)}", _bundles),
+        "bundles of devices that they may use: `nvidia`",
+    ),
 }
 """Each key is a field of `Grants`."""
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from actors.config import kinds as kind
-from actors.config.kinds import Kind, expecting
+from actors.config.kinds import Setting, expecting
 from actors.config.tables import Mistakes, Table, read_toml
 from actors.domain.ids import is_key
 from actors.domain.labels import is_label_name, is_label_value
@@ -299,44 +299,183 @@ def _servers(value: object) -> tuple[str, ...]:
     return servers
 
 
-SETTINGS: Final[Mapping[str, Kind]] = {
-    "port": kind.whole(0, 65535, "a port number from 0 to 65535 (0: any free one)"),
-    "host": expecting("an address or host name to listen on, as 127.0.0.1", _host),
-    "data": expecting("a directory", kind.path),
-    "max_age": kind.seconds(0, "seconds that results are kept, as 864000", 1e11),
-    "executor": expecting("auto, bubblewrap, landlock, bash or slurm", kind.one_of("auto", *TIERS, "slurm")),
-    "uids": expecting("first-last, as 2000000000-2000065535, from 1000 on; or 0 for none", read_range),
-    "slots": kind.whole(1, 1_000_000, "a whole number of jobs, 1 or more"),
-    "on_stop": expecting("leave or kill", kind.one_of("leave", "kill")),
-    "drain": kind.seconds(0, "seconds from 0 to 1000000", 1e6),
-    "grace": kind.seconds(0, "seconds from 0 to 86400", 86_400),
-    "tick": kind.seconds(0.01, "seconds from 0.01 to 3600", 3600),
-    "upload_limit": expecting("bytes above 0, as 400M or 1073741824", _size),
-    "log_limit": expecting("bytes above 0, as 100M", _size),
-    "max_result_bytes": expecting("bytes above 0, as 10G", _size),
-    "max_result_files": kind.whole(1, 1_000_000_000, "a whole number of files, 1 or more"),
-    "pass_env": expecting(NAMES_OF_VARIABLES, patterns),
-    "job_env": expecting('a table of NAME = "value", no name beginning with ORCHESTRATOR_', variables),
-    "health_command": expecting("a line of shell", _text),
-    "join": expecting("the URL of an orchestrator, as http://10.0.0.1:5000", _url),
-    "join_services": expecting("names of services, a comma between", _names),
-    "labels": expecting("labels, as gpu=a100,ssd", _labels),
-    "machine": expecting("the token of a machine, 32 hex digits", _token),
-    "token": expecting("a token", kind.text),
-    "pair_token": expecting("a token", kind.text),
-    "token_file": expecting("a file with a token in it", kind.path),
-    "metrics_token_file": expecting("a file with a token in it", kind.path),
-    "ca_file": expecting("a file of certificates", kind.path),
-    "tls_cert": expecting("a file with a certificate", kind.path),
-    "tls_key": expecting("a file with a key", kind.path),
-    "servers": expecting("addresses, networks or names of hosts, commas between, as 10.0.0.0/8", _servers),
-    "orchestrators": kind.whole(1, 64, "a whole number from 1 to 64"),
-    "pair_anew": expecting("nothing, or 1", _yes),
-    "idle_timeout": kind.seconds(0, "seconds, as 600 (0: never)", 1e9),
-    "lifetime": kind.seconds(0, "seconds, as 14400 (0: no end)", 1e9),
-    "dial_out": expecting("nothing, or 1", _yes),
-    "proxy": expecting("the URL of an HTTP proxy, as http://proxy:3128", _proxy),
-    "advertise": expecting("the URL at which this node is reached, as http://h:9000", _url),
+SETTINGS: Final[Mapping[str, Setting]] = {
+    "port": Setting(
+        kind.whole(0, 65535, "a port number from 0 to 65535 (0: any free one)"),
+        "port to listen on; 0 takes any free one, which is printed",
+    ),
+    "host": Setting(
+        expecting("an address or host name to listen on, as 127.0.0.1", _host), "address to listen on"
+    ),
+    "data": Setting(
+        expecting("a directory", kind.path), "directory of everything that this node keeps; its identity too"
+    ),
+    "max_age": Setting(
+        kind.seconds(0, "seconds that results are kept, as 864000", 1e11),
+        "how long results are kept which came by the contract's `/submit`",
+        unit="s",
+    ),
+    "executor": Setting(
+        expecting("auto, bubblewrap, landlock, bash or slurm", kind.one_of("auto", *TIERS, "slurm")),
+        "what scripts are kept from: `bubblewrap`, `landlock` or `bash`, see "
+        "[below](#what-scripts-may); `auto`: the best that works here; `slurm`: they are batch "
+        "jobs of a cluster, see [slurm.md](slurm.md)",
+    ),
+    "uids": Setting(
+        expecting("first-last, as 2000000000-2000065535, from 1000 on; or 0 for none", read_range),
+        "`FIRST-LAST`: the uids of which each job gets one of its own; `0`: jobs run as the node's user",
+        default="what works",
+    ),
+    "slots": Setting(
+        kind.whole(1, 1_000_000, "a whole number of jobs, 1 or more"),
+        "jobs that run at once; without it whatever is sent runs at once",
+        unit="jobs",
+    ),
+    "on_stop": Setting(
+        expecting("leave or kill", kind.one_of("leave", "kill")),
+        "what SIGTERM does to running jobs: `leave` (the next node on this directory finds them) or `kill`",
+    ),
+    "drain": Setting(
+        kind.seconds(0, "seconds from 0 to 1000000", 1e6),
+        "how long SIGTERM first waits: no new jobs come, those that are here end and their results "
+        "are fetched. A second SIGTERM or Ctrl-C ends the wait",
+        unit="s",
+    ),
+    "grace": Setting(
+        kind.seconds(0, "seconds from 0 to 86400", 86_400),
+        "time between SIGTERM and SIGKILL for a job that is to end",
+        unit="s",
+    ),
+    "tick": Setting(
+        kind.seconds(0.01, "seconds from 0.01 to 3600", 3600),
+        "time between two looks for what no event told",
+        unit="s",
+    ),
+    "upload_limit": Setting(
+        expecting("bytes above 0, as 400M or 1073741824", _size),
+        "largest body of one submit, such as `400M`",
+        unit="bytes",
+    ),
+    "log_limit": Setting(
+        expecting("bytes above 0, as 100M", _size),
+        "what is kept of each of a job's two logs: the head and the last MiB, with a line between "
+        "that says how much is missing; the script goes on",
+        unit="bytes",
+    ),
+    "max_result_bytes": Setting(
+        expecting("bytes above 0, as 10G", _size),
+        "the files of one job that are collected, holes counted; a job that leaves more is Failed, "
+        "with the largest file's name in its message and its logs kept",
+        unit="bytes",
+    ),
+    "max_result_files": Setting(
+        kind.whole(1, 1_000_000_000, "a whole number of files, 1 or more"),
+        "the same for their number; a list of very many long names may end it earlier",
+        unit="files",
+    ),
+    "pass_env": Setting(
+        expecting(NAMES_OF_VARIABLES, patterns),
+        "names and globs (`CUDA_VISIBLE_DEVICES LD_*`) of the variables that scripts see of the "
+        "node's own, beside `PATH`, `TZ` and a locale of UTF-8; `*` for all of them, as 2.x did",
+    ),
+    "job_env": Setting(
+        expecting('a table of NAME = "value", no name beginning with ORCHESTRATOR_', variables),
+        'a table of `NAME = "value"` that is set for every script, as `SCRIPT_ENV_NAME` in the '
+        "environment; the table wins",
+    ),
+    "health_command": Setting(
+        expecting("a line of shell", _text),
+        "shell that is run every 30 s; while it fails or takes longer than 15 s, the node gets no "
+        "jobs, and `GET /v1/nodes` says why",
+    ),
+    "join": Setting(
+        expecting("the URL of an orchestrator, as http://10.0.0.1:5000", _url),
+        "URL of an orchestrator that this node joins by itself; see below",
+    ),
+    "join_services": Setting(
+        expecting("names of services, a comma between", _names),
+        "the services it is for there, a comma between",
+    ),
+    "labels": Setting(
+        expecting("labels, as gpu=a100,ssd", _labels),
+        "what it has that jobs may require, such as `gpu=a100,ssd`",
+    ),
+    "machine": Setting(
+        expecting("the token of a machine, 32 hex digits", _token),
+        "token of the machine it runs on, which scaling gives",
+    ),
+    "token": Setting(
+        expecting("a token", kind.text),
+        "the token by which it joins. There is no flag for it: an argument is seen by whoever "
+        "lists processes",
+    ),
+    "pair_token": Setting(
+        expecting("a token", kind.text),
+        "a node that does not join pairs with whoever has this, and with nobody else; `up` gives "
+        "its nodes one",
+    ),
+    "token_file": Setting(
+        expecting("a file with a token in it", kind.path),
+        "file with the token by which it joins (`orchestrator token create --role node`)",
+    ),
+    "metrics_token_file": Setting(
+        expecting("a file with a token in it", kind.path),
+        "file with the token by which the node's [numbers](operations.md#nodes) are read; without "
+        "it nobody reads them",
+    ),
+    "ca_file": Setting(
+        expecting("a file of certificates", kind.path),
+        "file (PEM) with the authorities whose certificate it believes at the orchestrator that it joins",
+        default="the usual ones",
+    ),
+    "tls_cert": Setting(
+        expecting("a file with a certificate", kind.path),
+        "speak TLS, and show this certificate (PEM, with its chain); see [security.md](security.md#tls)",
+    ),
+    "tls_key": Setting(expecting("a file with a key", kind.path), "its key (PEM)"),
+    "servers": Setting(
+        expecting("addresses, networks or names of hosts, commas between, as 10.0.0.0/8", _servers),
+        "addresses, networks and names of hosts that are served by the published contract "
+        "(`/submit`, `/retrieve`, `/kill`), and with which an open node pairs; see "
+        "[security.md](security.md#nodes-prove-themselves)",
+        default="the first that submits",
+    ),
+    "orchestrators": Setting(
+        kind.whole(1, 64, "a whole number from 1 to 64"),
+        "how many orchestrators may pair with a node that has no token, the first that come",
+        unit="servers",
+    ),
+    "pair_anew": Setting(
+        expecting("nothing, or 1", _yes),
+        "forget at this start which orchestrators it was paired with, and who submitted first",
+    ),
+    "idle_timeout": Setting(
+        kind.seconds(0, "seconds, as 600 (0: never)", 1e9),
+        "time without a job after which the node stops by itself (0: never)",
+        unit="s",
+    ),
+    "lifetime": Setting(
+        kind.seconds(0, "seconds, as 14400 (0: no end)", 1e9),
+        "time after which the node is ended from outside, as on a cluster (0: no end): it is given "
+        "no job whose service has a `max_runtime` above what is left, and within its last 10 "
+        "minutes none that has no such limit",
+        unit="s",
+    ),
+    "dial_out": Setting(
+        expecting("nothing, or 1", _yes),
+        "listen nowhere: this node opens all connections to the orchestrator that it joins; see "
+        "[below](#nodes-that-cannot-be-reached)",
+    ),
+    "proxy": Setting(
+        expecting("the URL of an HTTP proxy, as http://proxy:3128", _proxy),
+        "URL of an HTTP proxy, `http://user:password@proxy:3128`, through which that one is "
+        "reached, by CONNECT",
+    ),
+    "advertise": Setting(
+        expecting("the URL at which this node is reached, as http://h:9000", _url),
+        "URL at which the orchestrator reaches this node",
+        default="where it listens",
+    ),
     **GRANTS,
 }
 """The keys of the file, and of flags."""

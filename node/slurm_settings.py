@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from actors.config import kinds as kind
-from actors.config.kinds import Kind, expecting
+from actors.config.kinds import Setting, expecting
 from actors.config.tables import Mistakes, Table
 
 
@@ -95,20 +95,50 @@ def _python(value: object) -> str:
     return value
 
 
-OPTIONS: Final[Mapping[str, Kind]] = {
-    "partition": expecting("the name of a partition, as sinfo shows it", _word),
-    "account": expecting("the name of an account", _word),
-    "qos": expecting("the name of a quality of service", _word),
-    "time_limit": kind.seconds(60, "seconds, 60 at least", 1e8),
-    "cpus": kind.whole(1, 100_000, "a whole number of CPUs, 1 or more"),
-    "memory": expecting("a size such as 512M or 4G, 1M at least", _memory),
-    "gpus": expecting('a number of GPUs, or a kind with it, as "a100:2"', _gpus),
-    "arguments": expecting(
-        'a list of options of sbatch, as ["--constraint=avx2"], none of those that the node sets itself or'
-        " that change what it counts on",
-        _arguments,
+OPTIONS: Final[Mapping[str, Setting]] = {
+    "partition": Setting(
+        expecting("the name of a partition, as sinfo shows it", _word), "`--partition`", default="Slurm's own"
     ),
-    "python": expecting("the absolute path of a Python 3.7 or newer, at most 100 characters", _python),
+    "account": Setting(expecting("the name of an account", _word), "`--account`", default="Slurm's own"),
+    "qos": Setting(expecting("the name of a quality of service", _word), "`--qos`", default="Slurm's own"),
+    "time_limit": Setting(
+        kind.seconds(60, "seconds, 60 at least", 1e8),
+        "`--time`. A service with a `max_runtime` asks for a minute more than that instead, if it "
+        "is less: so that the end says what it was",
+        unit="s",
+        default="Slurm's own",
+    ),
+    "cpus": Setting(
+        kind.whole(1, 100_000, "a whole number of CPUs, 1 or more"),
+        "`--cpus-per-task`",
+        unit="CPUs",
+        default="Slurm's own",
+    ),
+    "memory": Setting(
+        expecting("a size such as 512M or 4G, 1M at least", _memory),
+        "`--mem`, as `512M` or `8G`. A job whose upload asks for less memory gets less",
+        unit="bytes",
+        default="Slurm's own",
+    ),
+    "gpus": Setting(
+        expecting('a number of GPUs, or a kind with it, as "a100:2"', _gpus),
+        '`--gres=gpu:`: a number, or a kind with it, as "a100:2"',
+    ),
+    "arguments": Setting(
+        expecting(
+            'a list of options of sbatch, as ["--constraint=avx2"], none of those that the node sets itself'
+            " or that change what it counts on",
+            _arguments,
+        ),
+        "whatever `sbatch` knows besides, each as `--name` or `--name=value`; not what the node "
+        "sets itself (`--job-name`, `--output`, …) or what it could not keep its word with "
+        "(`--array`, `--requeue`, `--dependency`, …)",
+    ),
+    "python": Setting(
+        expecting("the absolute path of a Python 3.7 or newer, at most 100 characters", _python),
+        "the Python 3.7 or newer that keeps a job's logs on the compute node",
+        default="the node's own",
+    ),
 }
 """Each key is a field of `SlurmOptions`."""
 

@@ -174,7 +174,7 @@ def server(config: Path | None, check: bool, **flags: str | None) -> None:
     show_default=True,
     help="Jobs of a user at once.",
 )
-@click.option("--max-runs", type=click.IntRange(min=1), default=10, show_default=True, help="Over all users.")
+@click.option("--max-runs", type=click.IntRange(min=1), default=10, show_default=True, help="Those of all.")
 @click.option(
     "--data",
     type=_DIRECTORY,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +14,21 @@ from urllib.parse import urlsplit
 from actors.domain.errors import CoreError
 
 Kind = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a setting may be, and what it means: Markdown, as docs/configuration.md shows it. `unit`: what the
+    number counts, "" for what is none. `default`: what counts if it is not given, where that is not a value
+    of the settings."""
+
+    kind: Kind
+    meaning: str
+    unit: str = ""
+    default: str = ""
+
+    def __call__(self, value: Any) -> Any:
+        return self.kind(value)
 
 
 class Wrong(CoreError):

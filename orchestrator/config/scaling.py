@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from actors.config import kinds as kind
-from actors.config.kinds import Kind
+from actors.config.kinds import Setting
 from actors.config.tables import Mistakes, Table
 from actors.domain.scaling import ScalingLimits
 
@@ -195,69 +195,111 @@ def _script(value: Any) -> str:
     raise kind.Wrong("lines of shell")
 
 
+PROVIDER: Final = Setting(
+    kind.one_of(*PROVIDERS), "who makes the machines: `local`, `command`, `ec2` or `slurm`", default=LOCAL
+)
 _NODES: Final = kind.whole(0, 10_000, "a whole number of nodes from 0 to 10000")
 _SECONDS: Final = kind.seconds(0.0, "a number of seconds, 0 or more")
 _SOME_SECONDS: Final = kind.seconds(1.0, "a number of seconds, 1 or more")
 
-LIMITS: Final[Mapping[str, Kind]] = {
-    "min_nodes": _NODES,
-    "max_nodes": _NODES,
-    "slots_per_node": kind.whole(1, 10_000, "a whole number from 1 to 10000"),
-    "target_wait": _SECONDS,
-    "idle_timeout": _SECONDS,
-    "cooldown": _SECONDS,
-    "boot_timeout": _SOME_SECONDS,
-    "max_booting": _NODES,
-    "max_failed_boots": kind.whole(1, 1_000, "a whole number from 1 to 1000"),
-    "boot_backoff": _SOME_SECONDS,
-    "boot_backoff_most": _SOME_SECONDS,
+LIMITS: Final[Mapping[str, Setting]] = {
+    "min_nodes": Setting(_NODES, "machines that are kept when there is nothing to do", unit="machines"),
+    "max_nodes": Setting(_NODES, "machines at most", unit="machines"),
+    "slots_per_node": Setting(
+        kind.whole(1, 10_000, "a whole number from 1 to 10000"), "jobs at once on each of them", unit="jobs"
+    ),
+    "target_wait": Setting(_SECONDS, "how long a job may wait before more machines are asked for", unit="s"),
+    "idle_timeout": Setting(
+        _SECONDS, "how long a node must have been idle, or not needed, before it may go", unit="s"
+    ),
+    "cooldown": Setting(_SECONDS, "time at least between the last growth and a shrinking", unit="s"),
+    "boot_timeout": Setting(_SOME_SECONDS, "time within which a machine's node must have joined", unit="s"),
+    "max_booting": Setting(
+        _NODES, "machines that boot at once; 0: a quarter of the most nodes, at least 4", unit="machines"
+    ),
+    "max_failed_boots": Setting(
+        kind.whole(1, 1_000, "a whole number from 1 to 1000"),
+        "boots that fail in a row before a pause is made",
+        unit="boots",
+    ),
+    "boot_backoff": Setting(_SOME_SECONDS, "the first pause; each further one is longer", unit="s"),
+    "boot_backoff_most": Setting(_SOME_SECONDS, "the longest pause", unit="s"),
 }
 """The keys of a table `[scaling.NAME]`, beside `provider` and the provider's own table."""
 
-COMMAND: Final[Mapping[str, Kind]] = {
-    "create": kind.text,
-    "list": kind.text,
-    "terminate": kind.text,
-    "deadline": _SOME_SECONDS,
+COMMAND: Final[Mapping[str, Setting]] = {
+    "create": Setting(kind.text, "makes a machine and prints its id"),
+    "list": Setting(
+        kind.text,
+        "prints a line `ID TOKEN SERVICE OWNER [ADDRESS]` for each machine; `OWNER` is the "
+        "`ORCHESTRATOR_NAME` that it was made with",
+    ),
+    "terminate": Setting(kind.text, "ends the machines whose ids are its arguments"),
+    "deadline": Setting(
+        _SOME_SECONDS, "time for each of them; then it is killed with all that it started", unit="s"
+    ),
 }
 """The keys of a table `[scaling.NAME.command]`."""
 
-EC2: Final[Mapping[str, Kind]] = {
-    "image": kind.text,
-    "instance_type": kind.text,
-    "region": kind.text,
-    "endpoint_url": kind.url,
-    "subnet": kind.text,
-    "security_groups": _texts,
-    "key_name": kind.text,
-    "tags": _tags,
-    "setup": _script,
-    "node_command": kind.text,
-    "node_port": kind.whole(1, 65535, "a port, a whole number from 1 to 65535"),
-    "options": _options,
-    "deadline": _SOME_SECONDS,
-    "page": kind.whole(5, 1000, "a whole number from 5 to 1000"),
+EC2: Final[Mapping[str, Setting]] = {
+    "image": Setting(kind.text, "id of an image that has job-orchestrator installed"),
+    "instance_type": Setting(kind.text, 'the kind of machine, as "t3.small"'),
+    "region": Setting(kind.text, 'the region, as "eu-central-1"', default="as boto3 finds it"),
+    "endpoint_url": Setting(kind.url, "URL of another endpoint that speaks the API", default="EC2's own"),
+    "subnet": Setting(kind.text, "id of a subnet", default="the default one"),
+    "security_groups": Setting(
+        _texts,
+        "ids of security groups; they have to let the server reach `node_port`",
+        default="the default one",
+    ),
+    "key_name": Setting(kind.text, "SSH key pair"),
+    "tags": Setting(_tags, "more tags, a table of texts"),
+    "setup": Setting(_script, "lines of shell that run before the node starts"),
+    "node_command": Setting(kind.text, "how the node is started, in shell"),
+    "node_port": Setting(
+        kind.whole(1, 65535, "a port, a whole number from 1 to 65535"), "port that the node listens on"
+    ),
+    "options": Setting(_options, "more parameters of RunInstances, a table with their names there"),
+    "deadline": Setting(_SOME_SECONDS, "time for each request", unit="s"),
+    "page": Setting(
+        kind.whole(5, 1000, "a whole number from 5 to 1000"),
+        "reservations that one answer tells",
+        unit="reservations",
+    ),
 }
 """The keys of a table `[scaling.NAME.ec2]`."""
 
-SLURM: Final[Mapping[str, Kind]] = {
-    "max_runtime": kind.seconds(300.0, "a number of seconds, 300 or more"),
-    "backlog": kind.whole(1, 10_000, "a whole number from 1 to 10000"),
-    "partition": kind.text,
-    "account": kind.text,
-    "qos": kind.text,
-    "cpus": kind.whole(1, 10_000, "a whole number from 1 to 10000"),
-    "memory": kind.text,
-    "gres": kind.text,
-    "arguments": _sbatch_arguments,
-    "setup": _script,
-    "node_command": kind.text,
-    "log": kind.text,
-    "deadline": _SOME_SECONDS,
+SLURM: Final[Mapping[str, Setting]] = {
+    "max_runtime": Setting(
+        kind.seconds(300.0, "a number of seconds, 300 or more"),
+        "the run time of an allocation, `--time`",
+        unit="s",
+    ),
+    "backlog": Setting(
+        kind.whole(1, 10_000, "a whole number from 1 to 10000"),
+        "allocations that wait in Slurm, or boot, at once",
+        unit="allocations",
+    ),
+    "partition": Setting(kind.text, "where they are submitted, `--partition`", default="Slurm's own"),
+    "account": Setting(kind.text, "`--account`", default="Slurm's own"),
+    "qos": Setting(kind.text, "`--qos`", default="Slurm's own"),
+    "cpus": Setting(
+        kind.whole(1, 10_000, "a whole number from 1 to 10000"),
+        "`--cpus-per-task`",
+        unit="CPUs",
+        default="Slurm's own",
+    ),
+    "memory": Setting(kind.text, '`--mem`, as "32G"', default="Slurm's own"),
+    "gres": Setting(kind.text, '`--gres`, as "gpu:1"'),
+    "arguments": Setting(_sbatch_arguments, "whatever `sbatch` knows besides, a list"),
+    "setup": Setting(_script, "lines of shell that run before the node starts"),
+    "node_command": Setting(kind.text, "how the node is started, in shell"),
+    "log": Setting(kind.text, "file for what an allocation says, as of `--output`"),
+    "deadline": Setting(_SOME_SECONDS, "time for each command of Slurm's", unit="s"),
 }
 """The keys of a table `[scaling.NAME.slurm]`."""
 
-_TABLES: Final[Mapping[str, tuple[Mapping[str, Kind], type[MachineSettings]]]] = {
+_TABLES: Final[Mapping[str, tuple[Mapping[str, Setting], type[MachineSettings]]]] = {
     "command": (COMMAND, CommandSettings),
     "ec2": (EC2, Ec2Settings),
     "slurm": (SLURM, SlurmSettings),
@@ -276,7 +318,7 @@ class _Reading:
         """What it says; None after a mistake."""
         before = len(self._mistakes.lines)
         table = dict(table)
-        keys = {**LIMITS, "provider": kind.one_of(*PROVIDERS)}
+        keys = {**LIMITS, "provider": PROVIDER}
         found = Table(keys, self._mistakes, also=_TABLES)
         found.put("provider", table.pop("provider", LOCAL), f"{self._where}.provider")
         provider = found.values.pop("provider", "")

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from actors.config import kinds as kind
-from actors.config.kinds import Kind
+from actors.config.kinds import Setting
 from actors.config.tables import Mistakes, Table, read_toml
 from actors.domain.limits import LIMITS, UNLIMITED, JobLimits, expected, parse_limit
 from actors.domain.node import NodeAddress
@@ -128,71 +128,216 @@ _BYTES: Final = kind.whole(0, 1 << 60, "a whole number of bytes")
 _COUNT: Final = kind.whole(0, 1 << 60, "a whole number (0: no limit)")
 _RATE: Final = kind.seconds(0.0, "a number of requests a second (0: no limit)", 1e6)
 
-SERVER: Final[Mapping[str, Kind]] = {
-    "host": kind.text,
-    "port": kind.whole(0, 65535, "a port, a whole number from 0 to 65535"),
-    "db_path": kind.path,
-    "data_path": kind.path,
-    "max_age": kind.seconds(0.0, "a number of seconds, 0 or more"),
-    "keep_rows": kind.seconds(0.0, "a number of seconds, 0 or more (0: for ever)"),
-    "audit_keep": kind.seconds(0.0, "a number of seconds, 0 or more (0: for ever)"),
-    "upload_limit": kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
-    "contract_result_limit": kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
-    "keep_free_disk": _BYTES,
-    "max_queued": _COUNT,
-    "max_queued_per_user": _COUNT,
-    "max_bytes_per_user": _BYTES,
-    "max_uploads": _COUNT,
-    "token_rate": _RATE,
-    "address_rate": _RATE,
-    "small_files": kind.whole(0, MIB, "a whole number of bytes, at most 1048576"),
-    "node_lost_after": kind.seconds(1.0, "a number of seconds, 1 or more"),
-    "node_back_within": kind.seconds(1.0, "a number of seconds, 1 or more"),
-    "tls_cert": kind.path,
-    "tls_key": kind.path,
-    "node_ca_file": kind.path,
-    "join_url": kind.url,
-    "public_url": values.own_urls,
-    "tick_seconds": kind.seconds(0.01, "a number of seconds, 0.01 or more"),
-    "tokens_file": kind.path,
-    "open_local": kind.one_of("auto", "0", "1"),
-    "open_contract": kind.one_of("auto", "0"),
-    "allowed_origins": values.origins,
-    "trusted_user_header": values.header,
-    "trusted_proxies": values.networks,
-    "trusted_operators": values.names,
-    "callback_hosts": values.hosts,
-    "callback_private": values.networks,
-    "callback_secret_file": kind.path,
-    "callback_ca_file": kind.path,
+SERVER: Final[Mapping[str, Setting]] = {
+    "host": Setting(kind.text, "address to listen on; 0.0.0.0 for all of them (the images set it)"),
+    "port": Setting(
+        kind.whole(0, 65535, "a port, a whole number from 0 to 65535"),
+        "port to listen on; 0 takes any free one, which is printed",
+    ),
+    "db_path": Setting(kind.path, "the ledger, an SQLite file on a local disk"),
+    "data_path": Setting(kind.path, "directory of the jobs' inputs and results"),
+    "max_age": Setting(
+        kind.seconds(0.0, "a number of seconds, 0 or more"),
+        "how long an ended job's files are kept",
+        unit="s",
+    ),
+    "keep_rows": Setting(
+        kind.seconds(0.0, "a number of seconds, 0 or more (0: for ever)"),
+        "how long after a job's end the ledger forgets the job too, once its files are gone (0: "
+        "never). Sums of usage stay; its id is not given again, its idempotency key may be. The "
+        "ledger takes about 2 kB a job; what is forgotten makes room for new jobs, the file does "
+        "not shrink",
+        unit="s",
+    ),
+    "audit_keep": Setting(
+        kind.seconds(0.0, "a number of seconds, 0 or more (0: for ever)"),
+        "how long it is kept [who did what](api.md#who-did-what) (0: for ever)",
+        unit="s",
+    ),
+    "upload_limit": Setting(
+        kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
+        "largest upload, the whole request; more is answered 413",
+        unit="bytes",
+    ),
+    "contract_result_limit": Setting(
+        kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
+        "the largest zip of results that is taken from a node that knows only the contract, and "
+        "all files in it together; a job that has more is Failed, and its message says so. Our own "
+        "nodes have [limits of their own](#the-node)",
+        unit="bytes",
+    ),
+    "keep_free_disk": Setting(
+        _BYTES,
+        "what an upload must leave free on the disk of `data_path`; else it is answered 507",
+        unit="bytes",
+    ),
+    "max_queued": Setting(
+        _COUNT,
+        "jobs of a service that may wait (0: any number). One more is answered 429, as over each "
+        "of these limits, with `Retry-After` and the limit's name",
+        unit="jobs",
+    ),
+    "max_queued_per_user": Setting(
+        _COUNT, "jobs of a user that may wait, for all services together (0: any number)", unit="jobs"
+    ),
+    "max_bytes_per_user": Setting(
+        _BYTES,
+        "what may be stored of a user's jobs, inputs and results (0: no limit): an upload above it "
+        "is refused, results are kept all the same",
+        unit="bytes",
+    ),
+    "max_uploads": Setting(_COUNT, "uploads that may be under way at once (0: any number)", unit="uploads"),
+    "token_rate": Setting(
+        _RATE,
+        "requests by a token, or by a person whom a proxy has signed on (0: no limit); those of 10 "
+        "s may come at once",
+        unit="requests/s",
+    ),
+    "address_rate": Setting(
+        _RATE,
+        "the same by an address, of what brings no token, or one that does not hold (0: no limit). "
+        "What a trusted proxy passes on is not counted, nor what `OPEN_CONTRACT` lets in, nor "
+        "programs of this machine that need no token",
+        unit="requests/s",
+    ),
+    "small_files": Setting(
+        kind.whole(0, MIB, "a whole number of bytes, at most 1048576"),
+        "the input of a job, and its results, are kept in the ledger if they have at most so much "
+        "together, and in `data_path` if they have more; 0: always in `data_path`",
+        unit="bytes",
+    ),
+    "node_lost_after": Setting(
+        kind.seconds(1.0, "a number of seconds, 1 or more"),
+        "silence after which a node is lost and its jobs go elsewhere",
+        unit="s",
+    ),
+    "node_back_within": Setting(
+        kind.seconds(1.0, "a number of seconds, 1 or more"),
+        "how long jobs are held for a node that was stopped on purpose with jobs on it, and said "
+        "that it will be back; then it is lost too",
+        unit="s",
+    ),
+    "tls_cert": Setting(
+        kind.path,
+        "certificate (PEM, with its chain) that the server shows: it speaks [TLS](security.md#tls) then",
+    ),
+    "tls_key": Setting(kind.path, "its key (PEM)"),
+    "node_ca_file": Setting(
+        kind.path,
+        "certificates (PEM) of the authorities that nodes are believed by, instead of the usual ones",
+    ),
+    "join_url": Setting(
+        kind.url,
+        "where nodes on other machines reach this server, as http://10.0.0.1:5000; scaling "
+        "elsewhere needs it",
+    ),
+    "public_url": Setting(
+        values.own_urls,
+        "where people and nodes reach this server by a name, as https://jobs.example.org (several: "
+        "a comma between, a list in the file). Web pages of these origins may give orders, and "
+        "these host names are answered; others only on the contract's routes, `/health` and "
+        "`/ready`. Loopback and the server's own addresses need no mention",
+    ),
+    "tick_seconds": Setting(
+        kind.seconds(0.01, "a number of seconds, 0.01 or more"),
+        "how often is looked for what no message told",
+        unit="s",
+    ),
+    "tokens_file": Setting(kind.path, "a file that [declares tokens](security.md#tokens) by their hashes"),
+    "open_local": Setting(
+        kind.one_of("auto", "0", "1"),
+        "whether programs of the server's own account need [no "
+        "token](security.md#what-is-open-without-a-token) on its machine: `1`, `0`, or `auto`: "
+        "only while no jobs run there",
+    ),
+    "open_contract": Setting(
+        kind.one_of("auto", "0"),
+        "`auto` (as the image sets it) leaves the routes of 2.x open to everybody while all "
+        "services come from `SERVICE_…` variables and no token of a portal was ever made",
+    ),
+    "allowed_origins": Setting(
+        values.origins,
+        "origins of web pages that may call the API from a browser, with a token (CORS), as "
+        "https://portal.example.org",
+    ),
+    "trusted_user_header": Setting(
+        values.header,
+        "header in which `trusted_proxies`, and nobody else, say who asks: the number of a user, "
+        "or one of the operators",
+    ),
+    "trusted_proxies": Setting(values.networks, "addresses and networks of proxies that sign people on"),
+    "trusted_operators": Setting(values.names, "names in that header that are operators"),
+    "callback_hosts": Setting(
+        values.hosts, "hosts that may be told of ended jobs; without any, [callbacks](callbacks.md) are off"
+    ),
+    "callback_private": Setting(values.networks, "networks of private addresses at which these hosts may be"),
+    "callback_secret_file": Setting(
+        kind.path, "what callbacks are signed with; made in `data_path` if it is not there"
+    ),
+    "callback_ca_file": Setting(
+        kind.path,
+        "certificates (PEM) of the authorities that callbacks' `https` receivers are believed by, "
+        "instead of the usual ones",
+    ),
 }
 """The keys of the file's top level, and of flags."""
 
 
-def _limit(name: str) -> Kind:
+def _limit(name: str, meaning: str, unit: str) -> Setting:
     # 0, as for the others: no limit.
     def parse(value: Any) -> int | float:
         return 0 if value == 0 and value is not False else parse_limit(name, value)
 
-    return kind.expecting(f"{expected(name)} (0: no limit)", parse)
+    return Setting(kind.expecting(f"{expected(name)} (0: no limit)", parse), meaning, unit)
 
 
-SERVICE: Final[Mapping[str, Kind]] = {
-    "nodes": values.urls,
-    "upload_url": values.route,
-    "download_url": values.route,
-    "terminate_url": values.route,
-    "runs_per_user": _POSITIVE,
-    "max_runs": _POSITIVE,
-    "max_runtime": kind.seconds(0.0, "a number of seconds (0: no limit)"),
-    "max_attempts": kind.whole(1, 100, "a whole number from 1 to 100"),
-    "on_node_lost": kind.one_of("requeue", "fail"),
-    "on_doubt": kind.one_of("fail", "resend"),
-    **{name: _limit(name) for name in LIMITS},
+SERVICE: Final[Mapping[str, Setting]] = {
+    "nodes": Setting(values.urls, "base URLs of nodes; a comma between in the variable, a list in the file"),
+    "upload_url": Setting(
+        values.route, "a node by the full URL of its `/submit`, as job-orchestrator 2.x names it"
+    ),
+    "download_url": Setting(
+        values.route,
+        "full URL that results are fetched from; the id is appended",
+        default="beside the upload URL: `/retrieve`",
+    ),
+    "terminate_url": Setting(
+        values.route, "full URL that ends a job; the id is appended", default="beside the upload URL: `/kill`"
+    ),
+    "runs_per_user": Setting(_POSITIVE, "jobs of one user that are under way at once", unit="jobs"),
+    "max_runs": Setting(_POSITIVE, "jobs of all users that are under way at once", unit="jobs"),
+    "max_runtime": Setting(
+        kind.seconds(0.0, "a number of seconds (0: no limit)"),
+        "how long a run may take (0: no limit)",
+        unit="s",
+    ),
+    "max_attempts": Setting(
+        kind.whole(1, 100, "a whole number from 1 to 100"),
+        "how often a job is started at most, when nodes are lost under it",
+        unit="attempts",
+    ),
+    "on_node_lost": Setting(
+        kind.one_of("requeue", "fail"), "what becomes of a job whose node is lost: `requeue` or `fail`"
+    ),
+    "on_doubt": Setting(
+        kind.one_of("fail", "resend"),
+        "what becomes of a job when a 2.x node's answer to its submit was lost: `fail`, or "
+        "`resend`, which may run it twice",
+    ),
+    "memory": _limit(
+        "memory",
+        "memory of all processes of a job together, as `4G`; see [limits of jobs](#limits-of-jobs)",
+        "bytes",
+    ),
+    "cpu_time": _limit("cpu_time", "CPU time of all processes of a job together", "s"),
+    "processes": _limit("processes", "processes of a job at once, threads included", "processes"),
+    "file_size": _limit("file_size", "any single file that a job writes, as `500M`", "bytes"),
+    "open_files": _limit("open_files", "open files of each process of a job", "files"),
+    "disk": _limit("disk", "all files in a job's directory, as `20G`", "bytes"),
 }
 """The keys of a `[services.NAME]` table."""
 
-_VARIABLES: Final = {
+VARIABLES: Final = {
     key.upper(): key
     for key in (
         "port",
@@ -224,9 +369,17 @@ _VARIABLES: Final = {
         "callback_ca_file",
     )
 }
-_SERVICE_VARIABLE: Final = re.compile(
-    r"SERVICE_([A-Za-z0-9_]+)_(UPLOAD_URL|DOWNLOAD_URL|TERMINATE_URL|RUNS_PER_USER|MAX_RUNS|NODES)", re.ASCII
+"""What in the environment sets which key of the server."""
+SERVICE_VARIABLES: Final = (
+    "UPLOAD_URL",
+    "DOWNLOAD_URL",
+    "TERMINATE_URL",
+    "RUNS_PER_USER",
+    "MAX_RUNS",
+    "NODES",
 )
+"""How the variables `SERVICE_<NAME>_…` end, which are the keys of a service."""
+_SERVICE_VARIABLE: Final = re.compile(rf"SERVICE_([A-Za-z0-9_]+)_({'|'.join(SERVICE_VARIABLES)})", re.ASCII)
 _SERVICE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
@@ -247,15 +400,14 @@ class _Found:
         self._warnings: list[str] = []
 
     def take_environment(self, environ: Mapping[str, str]) -> None:
-        self.server.put_environment(environ, _VARIABLES)
+        self.server.put_environment(environ, VARIABLES)
         for name in sorted(environ):
             if not name.startswith("SERVICE_") or not environ[name]:
                 continue
             match = _SERVICE_VARIABLE.fullmatch(name)
             if match is None:
                 self._warnings.append(
-                    f"{name} is ignored: it is none of SERVICE_<NAME>_UPLOAD_URL, _DOWNLOAD_URL, "
-                    "_TERMINATE_URL, _RUNS_PER_USER, _MAX_RUNS, _NODES"
+                    f"{name} is ignored: it is none of SERVICE_<NAME>_{', _'.join(SERVICE_VARIABLES)}"
                 )
                 continue
             self._put_service(match[1].lower(), match[2].lower(), environ[name], name)

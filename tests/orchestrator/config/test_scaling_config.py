@@ -202,17 +202,6 @@ def test_the_example_for_openstack_is_what_the_settings_take(read: Any) -> None:
     assert settings.scaling["example"].provider == "command"
 
 
-def test_every_setting_is_documented_with_its_default_and_no_other() -> None:
-    text = (ROOT / "docs" / "configuration.md").read_text()
-    section = text.partition("\n## Scaling\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| `(\w+)` \| ([^|]*?) ?\| ", section, re.MULTILINE)
-    assert sorted(name for name, _ in rows) == sorted(["provider", *LIMITS, *COMMAND, *EC2])
-    for name, default in rows[1 : 1 + len(LIMITS)]:
-        elsewhere, _, local = default.partition(", local ")
-        assert float(elsewhere) == getattr(ScalingLimits("a"), name)
-        assert float(local or elsewhere) == LOCAL_DEFAULTS.get(name, float(elsewhere))
-
-
 # ---------------------------------------------------------------------- the flag
 
 
