@@ -94,7 +94,7 @@ def prepare_writer(db: sqlite3.Connection) -> str:
         _create(db)
     elif version < SCHEMA:
         log.warning("the ledger has schema %d and is brought to %d; this may take a while", version, SCHEMA)
-        _migrate(db)
+        bring_up(db)
     db.execute("PRAGMA foreign_keys = ON")
     # A savepoint's journal is a file else, for which there may be no descriptor, inode or room.
     db.execute("PRAGMA temp_store = MEMORY")
@@ -198,8 +198,8 @@ def _create(db: sqlite3.Connection) -> None:
             db.execute("ROLLBACK")
 
 
-def _migrate(db: sqlite3.Connection) -> None:
-    """Make the tables anew, and take over what was in them. Ids, and the order of rows, stay."""
+def bring_up(db: sqlite3.Connection) -> None:
+    """Make an older ledger's tables anew, and take over what was in them. Ids, and the order of rows, stay."""
     db.execute("PRAGMA foreign_keys = OFF")
     # What refers to a table goes on to refer to its name.
     db.execute("PRAGMA legacy_alter_table = ON")

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import draw_lifecycle
+import keep_release
 import list_settings
 import pytest
 
@@ -95,6 +96,11 @@ def test_variables_that_a_script_sees_are_documented() -> None:
     assert told - node_settings.VARIABLES.keys() == {
         f"ORCHESTRATOR_{name}" for name in ("JOB_ID", "ATTEMPT", "SERVICE", "USER_ID", "PROGRESS")
     }
+
+
+def test_changes_of_this_version_stand_on_top() -> None:
+    told = re.findall(r"^## (\S+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert told[0] == keep_release.project_version()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

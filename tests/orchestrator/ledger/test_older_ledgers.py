@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import keep_release
 import pytest
 from support.data.ledgers import SetClock, list_jobs, new_job, open_ledger, walk
 
@@ -31,6 +32,18 @@ def test_the_number_is_raised_with_every_change_of_a_table() -> None:
     assert (schema.SCHEMA, made) == (10, "b45610ad27aba2b8"), (
         "raise SCHEMA, add a dump to `older`, and say so here"
     )
+
+
+def test_the_ledger_of_this_version_is_kept_for_upgrades_from_it(tmp_path: Path) -> None:
+    version = keep_release.project_version()
+    dump = keep_release.dump_of(version)
+    how = f"type: scripts/keep_release.py (if {version} is tagged, first raise it in pyproject.toml)"
+    assert dump.exists(), how
+    restore(dump, tmp_path / "db.sqlite")
+    with closing(sqlite3.connect(tmp_path / "db.sqlite")) as db:
+        (made_by,) = db.execute("PRAGMA user_version").fetchone()
+        assert made_by == schema.SCHEMA, how
+        assert schema.recognise(db) == schema.SCHEMA
 
 
 @pytest.mark.parametrize("dump", sorted(OLDER.glob("*.sql")), ids=lambda dump: dump.stem)
