@@ -1,7 +1,7 @@
 """Keep a ledger of the version in pyproject.toml for the tests of upgrades: scripts/keep_release.py
 
-It becomes tests/orchestrator/ledger/older/release_VERSION.sql: the rows of the newest dump there, in tables of
-this tree. Run it again when a table has changed before the version is tagged, and never after.
+It becomes tests/orchestrator/ledger/older/release_VERSION.sql: the rows of the newest dump there, in the
+tables of this tree. Run it again when a table has changed before the version is tagged, and never after.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ def _create(db: sqlite3.Connection) -> None:
 
 
 def bring_up(db: sqlite3.Connection) -> None:
-    """Make an older ledger's tables anew, and take over what was in them. Ids, and the order of rows, stay."""
+    """Make an older ledger's tables anew, with what was in them. Ids, and the order of rows, stay."""
     db.execute("PRAGMA foreign_keys = OFF")
     # What refers to a table goes on to refer to its name.
     db.execute("PRAGMA legacy_alter_table = ON")
