@@ -133,7 +133,7 @@ def v1_routes(context: NodeContext) -> Blueprint:
 
     @routes.get("/attempts/<key>/logs")
     async def logs(key: str) -> Response:
-        given = query("stream", "offset", "follow")
+        given = query("stream", "offset", "follow", "tail")
         return await log_response(context, await _find(key), given)
 
     async def _find(key: str) -> Payload:

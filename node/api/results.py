@@ -22,6 +22,7 @@ from actors.domain.payload import Payload
 from actors.domain.status import ENDED
 from actors.store.durable import is_passing
 from actors.wire.errors import BadRequest, SourceChanged, WireError
+from actors.wire.files.last_lines import LastLines, Tail, log_headers
 from actors.wire.files.listing import Entry, Listing, OpenTree, TooManyEntries, open_regular
 from actors.wire.files.names import printable, unspell
 from actors.wire.files.threaded_iterator import PIECE, ThreadedIterator
@@ -91,17 +92,29 @@ async def file_response(context: NodeContext, payload: Payload, path: str) -> Re
 
 
 async def log_response(context: NodeContext, payload: Payload, given: Mapping[str, str]) -> Response:
-    """The bytes of a log from an offset; with `follow`, until the payload has ended."""
+    """The bytes of a log from an offset, or from where its last lines (`tail`) begin; with `follow`, until
+    the payload has ended."""
     stream, offset, follow = given.get("stream", "stdout"), given.get("offset", "0"), given.get("follow", "0")
+    tail = given.get("tail")
     if stream not in LOGS:
         raise Refusal(400, "bad_parameter", f"stream={printable(stream)}: stdout or stderr was expected")
     if not re.fullmatch(r"[0-9]{1,18}", offset, re.ASCII):
         raise Refusal(400, "bad_parameter", f"offset={printable(offset)}: a number of bytes was expected")
     if follow not in ("0", "1"):
         raise Refusal(400, "bad_parameter", f"follow={printable(follow)}: 0 or 1 was expected")
+    if tail is not None and (not re.fullmatch(r"[0-9]{1,18}", tail, re.ASCII) or "offset" in given):
+        detail = f"tail={printable(tail)}: a number of lines was expected, and no offset beside it"
+        raise Refusal(400, "bad_parameter", detail)
     path = context.workspace.directory(payload.key) / LOGS[stream]
-    body = _log(context, payload.key, path, int(offset), follow == "1")
-    return Response(body, content_type="application/octet-stream")
+    begin, headers = int(offset), {}
+    if tail is not None:
+        with context.workspace.reading(payload.key):
+            found = await trio.to_thread.run_sync(
+                _find_last_lines, path, int(tail), limiter=context.workspace.transfers
+            )
+        begin, headers = found.offset, log_headers(found)
+    body = b"" if request.method == "HEAD" else _log(context, payload.key, path, begin, follow == "1")
+    return Response(body, headers=headers, content_type="application/octet-stream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,13 +357,31 @@ async def _in_a_moment() -> None:
 _SHORTER: Final = "the file became shorter while it was read"
 
 
-def _read_log(path: Path, offset: int = 0) -> Generator[bytes, None, None]:
-    """A log from an offset to where it ends now; nothing if it was never begun."""
+def _open_log(path: Path) -> int | None:
+    """A descriptor of a log; None if it was never begun."""
     try:
-        handle = open_regular(path, path.name)
+        return open_regular(path, path.name)
     except SourceChanged:
         if os.path.lexists(path):
             raise
+        return None
+
+
+def _find_last_lines(path: Path, lines: int) -> Tail:
+    if (handle := _open_log(path)) is None:
+        return Tail(0, 0)
+    try:
+        last = LastLines(os.fstat(handle).st_size, lines)
+        while (missing := last.missing) is not None:
+            last.take(os.pread(handle, *missing))
+        return last.tail
+    finally:
+        os.close(handle)
+
+
+def _read_log(path: Path, offset: int = 0) -> Generator[bytes, None, None]:
+    """A log from an offset to where it ends now; nothing if it was never begun."""
+    if (handle := _open_log(path)) is None:
         return
     try:
         left = os.fstat(handle).st_size - offset

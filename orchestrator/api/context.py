@@ -13,6 +13,7 @@ from actors.domain.node import NodeRef, NodeView
 from actors.domain.scaling import ServiceScaling
 from actors.domain.service import ServiceLimits, Waiting
 from actors.ports.world import Clock
+from actors.wire.files.last_lines import Tail
 from actors.wire.http.plain_routes import Head
 from actors.wire.http.web_pages import OwnNames
 from orchestrator.access.audit import Refusals
@@ -53,6 +54,10 @@ class NodeFiles(Protocol):
         self, node: NodeRef, attempt: Attempt, stream: str, offset: int = 0, *, follow: bool = False
     ) -> AbstractAsyncContextManager[RemoteStream]:
         """The bytes of "stdout" or "stderr" from `offset`; with `follow` as they come, until the end."""
+        ...
+
+    async def find_last_lines(self, node: NodeRef, attempt: Attempt, stream: str, lines: int) -> Tail:
+        """Where the last lines of "stdout" or "stderr" begin now. Raises as the others do."""
         ...
 
     def open_file(

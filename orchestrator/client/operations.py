@@ -159,11 +159,19 @@ class Operations:
         return streams.events(self._exchange, None if number is None else _id(number), query)
 
     def logs(
-        self, number: int, stream: str = "stdout", offset: int = 0, *, follow: bool = False
+        self,
+        number: int,
+        stream: str = "stdout",
+        offset: int = 0,
+        *,
+        tail: int | None = None,
+        follow: bool = False,
     ) -> AsyncGenerator[bytes, None]:
-        """The bytes of "stdout" or "stderr" from `offset` on; with `follow` as they are written, until the
-        job has ended."""
-        return streams.log(self._exchange, _id(number), stream, offset, follow=follow)
+        """The bytes of "stdout" or "stderr" from `offset` on, or the last `tail` lines; with `follow` also as
+        they are written, until the job has ended."""
+        if tail is not None and (tail < 0 or offset):
+            raise BadInput(f"tail is a number of lines, without an offset beside it, not {tail}")
+        return streams.log(self._exchange, _id(number), stream, offset, tail=tail, follow=follow)
 
     async def download(
         self, number: int, path: PathLike, *, resume: bool = True, progress: Progress | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -12,7 +13,7 @@ from typing import Any, Final
 from orchestrator.client.errors import BadAnswer, NotFound, TimedOut, Unreachable
 from orchestrator.client.requests import Again, Exchange, parse
 from orchestrator.client.sse_parser import Message, Parser
-from orchestrator.client.transport import Call
+from orchestrator.client.transport import Answer, Call
 from orchestrator.contract.bodies import OVER, Job
 
 ROUND: Final = 30.0
@@ -63,20 +64,23 @@ async def _wait_for_change(exchange: Exchange, number: int, seconds: float, **qu
 
 
 async def log(
-    exchange: Exchange, number: int, stream: str, offset: int, *, follow: bool
+    exchange: Exchange, number: int, stream: str, offset: int, *, tail: int | None, follow: bool
 ) -> AsyncGenerator[bytes, None]:
-    """The bytes of a log from `offset` on; with `follow` as they come, until the job has ended. When the job
-    is begun anew on another node, its log begins anew too."""
+    """The bytes of a log from `offset` on, or from where its last `tail` lines begin; with `follow` as they
+    come, until the job has ended. When the job is begun anew on another node, its log begins anew too."""
     job = parse(Job, await exchange.json(Call("GET", f"/v1/jobs/{number}")))
     attempt = job.attempt
     patience = exchange.patient()
     while True:
-        query = {"stream": stream, "offset": str(offset), **({"follow": "1"} if follow else {})}
+        begin = {"offset": str(offset)} if tail is None else {"tail": str(tail)}
+        query = {"stream": stream, **begin, **({"follow": "1"} if follow else {})}
         call = Call("GET", f"/v1/jobs/{number}/logs", query, silence=QUIET_LOG if follow else 60.0)
         came, begun = 0, time.monotonic()
         again: Again | None = None
         try:
             async with exchange.once(call) as answer, aclosing(answer.pieces()) as pieces:
+                if tail is not None:
+                    offset, tail = _log_offset(answer), None
                 async for piece in pieces:
                     came += len(piece)
                     yield piece
@@ -95,6 +99,16 @@ async def log(
             if job.attempt is not None and job.attempt != attempt:
                 offset = offset if attempt is None else 0
                 attempt = job.attempt
+
+
+def _log_offset(answer: Answer) -> int:
+    """The byte that the last lines of a log begin at."""
+    told = answer.headers.get("log-offset", "")
+    if not re.fullmatch(r"[0-9]{1,18}", told, re.ASCII):
+        raise BadAnswer(
+            "the answer does not tell where the last lines begin; is the URL that of an orchestrator?"
+        )
+    return int(told)
 
 
 async def events(

@@ -14,6 +14,7 @@ from typing import Final
 from actors.domain.job import Attempt
 from actors.domain.node import NodeAddress, NodeRef
 from actors.ports.nodes import AttemptLookup, CollectAnswer, Dispatch, NodeEvent, SubmitAnswer
+from actors.wire.files.last_lines import Tail
 from orchestrator.dialled_streams import DialledStreams
 from orchestrator.http_client import Http
 from orchestrator.nodes.addresses import base_of, contract_only_ref
@@ -102,6 +103,12 @@ class NodeClient:
             raise NotOnNode("the node knows only the contract, which has no logs")
         async with self._native.open_log(node, attempt, stream, offset, follow=follow) as opened:
             yield opened
+
+    async def find_last_lines(self, node: NodeRef, attempt: Attempt, stream: str, lines: int) -> Tail:
+        """Where the last lines of `stdout` or `stderr` begin now. Raises as `open_log` does."""
+        if node.contract_only:
+            raise NotOnNode("the node knows only the contract, which has no logs")
+        return await self._native.find_last_lines(node, attempt, stream, lines)
 
     @asynccontextmanager
     async def open_file(self, node: NodeRef, attempt: Attempt, path: str) -> AsyncIterator[RemoteStream]:

@@ -10,7 +10,9 @@ from quart import Quart, Response, request
 
 _METHODS: Final = "GET, HEAD, POST, DELETE"
 _HEADERS: Final = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Range"
-_SHOWN: Final = "Accept-Ranges, Content-Disposition, Content-Range, ETag, Location, Retry-After"
+_SHOWN: Final = (
+    "Accept-Ranges, Content-Disposition, Content-Range, ETag, Location, Log-Offset, Log-Size, Retry-After"
+)
 _KEPT: Final = "600"
 """Seconds for which a browser remembers."""
 

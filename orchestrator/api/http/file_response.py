@@ -13,6 +13,7 @@ from quart import Response, request
 from quart.wrappers.response import DataBody, ResponseBody
 
 from actors.ports.storage import Part
+from actors.wire.files.last_lines import LastLines, Tail
 from actors.wire.http.app import Refusal
 from actors.wire.http.backpressure import BoundedRequest
 from actors.wire.http.plain_routes import Answer
@@ -279,3 +280,15 @@ async def send_log(storage: DiskStorage, storage_key: str, name: str, offset: in
         if file is None:
             return None
         return _send_part(file, min(offset, file.size), file.size, BYTES, held)
+
+
+async def find_last_lines(storage: DiskStorage, storage_key: str, name: str, lines: int) -> Tail:
+    """Where the last lines of a stored log begin; of one that is not there, at 0."""
+    with ExitStack() as held:
+        file = await _open(storage, storage_key, "result", name, held)
+        if file is None:
+            return Tail(0, 0)
+        last = LastLines(file.size, lines)
+        while (missing := last.missing) is not None:
+            last.take(await file.read(*missing))
+        return last.tail

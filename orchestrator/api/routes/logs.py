@@ -20,6 +20,7 @@ from actors.domain.job import Job
 from actors.domain.status import ENDED, OVER, Status
 from actors.kernel.actor import NoAnswer
 from actors.ports.ledger import LedgerError
+from actors.wire.files.last_lines import LOG_OFFSET, LOG_SIZE, Tail, log_headers
 from actors.wire.http.app import Refusal, json_response, query, read_job_id
 from orchestrator.api import job_views
 from orchestrator.api.context import ApiContext
@@ -59,6 +60,12 @@ def blueprint(api: ApiContext) -> Blueprint:
         in_query("stream", "Which", Annotated[Literal["stdout", "stderr"], Also(default="stdout")]),
         in_query("offset", "Bytes to leave out", Whole),
         in_query(
+            "tail",
+            "Instead of offset: begin with the last so many lines. The headers "
+            f"{LOG_OFFSET} and {LOG_SIZE} tell the byte that they begin at, and how many bytes there were",
+            Whole,
+        ),
+        in_query(
             "follow", "1: of a job that has not ended, until it has", Literal["0", "1", "", "true", "false"]
         ),
         in_query(
@@ -82,24 +89,37 @@ def blueprint(api: ApiContext) -> Blueprint:
         errors=OF_A_JOB,
     )
     async def logs(number: str) -> Response:
-        given = query("stream", "offset", "follow", "format", "limit")
+        given = query("stream", "offset", "tail", "follow", "format", "limit")
         which = query_params.one_of(given, "stream", *LOGS)
         follow = query_params.flag(given, "follow")
         offset = query_params.whole(given, "offset", 0, query_params.MOST, 0)
-        resumed = query_params.last_event_id(offset)
+        lines = query_params.whole(given, "tail", 0, query_params.MOST, 0)
+        if "tail" in given and "offset" in given:
+            raise query_params.bad("tail", given["tail"], "a tail or an offset, not both,")
+        resumed = query_params.last_event_id(-1)
         form = query_params.one_of(given, "format", _preferred_format(), "raw", "json", "events")
         limit = query_params.whole(given, "limit", 1, MOST, ONCE)
         row = await job_views.find(api, read_job_id(number))
         if row.status is Status.CLEANED:
             raise Refusal(404, "nothing_left", f"the logs of job {row.id} were deleted with its data")
+        tail = attempt = None
+        if form == "events" and resumed >= 0:
+            offset = resumed
+        elif "tail" in given:
+            # An offset into this attempt's log: it says nothing of the next one's.
+            tail, attempt = await _find_last_lines(api, row, which, lines), _key(row)
+            offset = tail.offset
         if form == "json":
             answer = json_response(await _read_text(api, row, which, offset, limit))
         elif form == "events":
-            answer = sse.stream_response(_open_events(api, row.id, which, resumed))
+            follower = _Follower(api, row.id, which, offset, attempt)
+            answer = sse.stream_response(_open_events(api, follower, row.id, which, offset))
         elif follow and row.status not in OVER:
-            answer = _follow(api, _Follower(api, row.id, which, offset))
+            answer = _follow(api, _Follower(api, row.id, which, offset, attempt))
         else:
             answer = await _send_now(api, row, which, offset)
+        if tail is not None:
+            answer.headers.update(log_headers(tail))
         answer.headers.update(file_response.UNTRUSTED)
         return answer
 
@@ -123,6 +143,17 @@ def _follow(api: ApiContext, follower: _Follower) -> Response:
 async def _data(pieces: AsyncIterable[Piece]) -> AsyncGenerator[bytes, None]:
     async for _, data in pieces:
         yield data
+
+
+async def _find_last_lines(api: ApiContext, row: Job, which: str, lines: int) -> Tail:
+    if row.status not in ENDED:
+        found = await job_views.find_node(api, row)
+        if found is not None:
+            try:
+                return await api.nodes.find_last_lines(*found, which, lines)
+            except NotOnNode:
+                row = await job_views.find(api, row.id)
+    return await file_response.find_last_lines(api.storage, row.storage_key, LOGS[which], lines)
 
 
 async def _send_now(api: ApiContext, row: Job, which: str, offset: int) -> Response:
@@ -152,14 +183,15 @@ def _key(row: Job) -> str | None:
 
 
 class _Follower:
-    """Sends the log from the offset on, to the end of the job."""
+    """Sends the log from the offset on, to the end of the job. The offset is one into the log of `attempt`,
+    or of the first attempt that there is."""
 
-    def __init__(self, api: ApiContext, number: int, which: str, offset: int) -> None:
+    def __init__(self, api: ApiContext, number: int, which: str, offset: int, attempt: str | None) -> None:
         self._api = api
         self._number = number
         self._which = which
         self._offset = offset
-        self._attempt: str | None = None
+        self._attempt = attempt
 
     async def run(self, send: trio.MemorySendChannel[Piece]) -> None:
         """Returns when the job is over and all is sent, or when the server stops."""
@@ -271,10 +303,10 @@ async def _read_available(api: ApiContext, row: Job, which: str, offset: int) ->
 
 @asynccontextmanager
 async def _open_events(
-    api: ApiContext, number: int, which: str, offset: int
+    api: ApiContext, follower: _Follower, number: int, which: str, offset: int
 ) -> AsyncIterator[AsyncIterable[bytes]]:
     async with (
-        sse.pump(_Follower(api, number, which, offset).run, api.waiters.until_closed) as pieces,
+        sse.pump(follower.run, api.waiters.until_closed) as pieces,
         aclosing(_encode_events(api, number, pieces, which, offset)) as encoded,
     ):
         yield encoded

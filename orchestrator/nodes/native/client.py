@@ -6,6 +6,7 @@ Every answer that does not make sense is the same as none: it changes nothing th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Final
@@ -27,6 +28,7 @@ from actors.ports.nodes import (
 )
 from actors.ports.storage import StorageError
 from actors.wire.errors import BadRequest
+from actors.wire.files.last_lines import LOG_OFFSET, LOG_SIZE, Tail
 from actors.wire.http.patience import SILENCE
 from actors.wire.link.link import InDoubt, NotSent
 from actors.wire.link.session import Lane
@@ -298,6 +300,15 @@ class NativeNodes:
         patience = Deadlines(stall=None) if follow else Deadlines()
         return self._open(node, f"{attempt.key}/logs?{query}", patience)
 
+    async def find_last_lines(self, node: NodeRef, attempt: Attempt, stream: str, lines: int) -> Tail:
+        what = f"{attempt.key}/logs?stream={stream}&tail={lines}"
+        async with self._open(node, what, Deadlines(), method="HEAD") as opened:
+            told = [opened.headers.get(name.lower(), "") for name in (LOG_OFFSET, LOG_SIZE)]
+        if not all(re.fullmatch(r"[0-9]{1,18}", text, re.ASCII) for text in told):
+            raise NodeUnreachable("the node does not tell where the last lines of a log begin")
+        offset, size = map(int, told)
+        return Tail(offset, size)
+
     def open_file(
         self, node: NodeRef, attempt: Attempt, path: str
     ) -> AbstractAsyncContextManager[RemoteStream]:
@@ -317,13 +328,15 @@ class NativeNodes:
             raise NodeUnreachable("the node lists its files with something that is no JSON") from None
 
     @asynccontextmanager
-    async def _open(self, node: NodeRef, what: str, patience: Deadlines) -> AsyncIterator[RemoteStream]:
+    async def _open(
+        self, node: NodeRef, what: str, patience: Deadlines, method: str = "GET"
+    ) -> AsyncIterator[RemoteStream]:
         target = f"/v1/attempts/{what}"
         async with AsyncExitStack() as stack:
             try:
-                headers = self._links.headers(node, "GET", target)
+                headers = self._links.headers(node, method, target)
                 reply = await stack.enter_async_context(
-                    self._http.exchange("GET", node.url + target, headers=headers, patience=patience)
+                    self._http.exchange(method, node.url + target, headers=headers, patience=patience)
                 )
                 if reply.status in (404, 410):
                     raise NotOnNode(await error_text(reply))

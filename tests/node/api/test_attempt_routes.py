@@ -384,7 +384,15 @@ async def test_results_files_and_logs_of_one_attempt(tmp_path: Path) -> None:
         for beyond in (70, (1 << 53) - 1, 10**18 - 1):
             assert (await node.client.get(f"{root}/logs?offset={beyond}")).content == b""
         assert (await node.client.get(f"{root}/logs?stream=stderr")).content == b""
-        for query in ("offset=-1", "offset=x", "stream=both", "follow=yes", "off=1", "offset=1&offset=2"):
+        run.print("\nlast\n")
+        for tail, begin in ((0, 16), (1, 11), (2, 0), (9, 0)):
+            answer = await node.client.get(f"{root}/logs?tail={tail}")
+            assert answer.content == b"0123456789\nlast\n"[begin:]
+            head = await node.client.head(f"{root}/logs?tail={tail}&stream=stdout")
+            for one in (answer, head):
+                assert (one.headers["log-offset"], one.headers["log-size"]) == (str(begin), "16")
+        wrong = ("offset=-1", "offset=x", "stream=both", "follow=yes", "off=1", "offset=1&offset=2")
+        for query in (*wrong, "tail=-1", "tail=x", "tail=1&offset=1"):
             answer = await node.client.get(f"{root}/logs?{query}")
             assert answer.status_code == 400, query
             assert answer.headers["content-type"] == "application/problem+json"

@@ -75,6 +75,11 @@ async def test_a_round_trip(kind: str, shared: Started, tmp_path: Path) -> None:
             assert b"".join([piece async for piece in pieces]) == b"begun\nhello\n"
         async with aclosing(client.logs(job.id, "stderr", 1)) as pieces:
             assert b"".join([piece async for piece in pieces]) == b"ad\n"
+        for follow in (False, True):
+            async with aclosing(client.logs(job.id, tail=1, follow=follow)) as pieces:
+                assert b"".join([piece async for piece in pieces]) == b"hello\n"
+        with pytest.raises(BadInput, match="number of lines"):
+            client.logs(job.id, offset=1, tail=1)
         ended = await client.wait(job.id, timeout=30)
         assert (ended.exit_code, ended.over, ended.succeeded, ended.user) == (3, True, False, 41)
         assert (

@@ -136,6 +136,9 @@ def test_data_is_on_standard_output_and_all_else_on_standard_error(terminal: Ter
     assert waited.out.strip().isdecimal() and "exit code 3" in waited.lines[-1]
     assert terminal.run("logs", number).out == "out\n"
     assert terminal.run("logs", number, "--stream", "stderr", "--offset", "1").out == "rr\n"
+    assert terminal.run("logs", number, "-n", "0").out == ""
+    assert terminal.run("logs", number, "--tail", "1", "-f").out == "out\n"
+    assert terminal.run("logs", number, "-n", "1", "--offset", "1").status == 2
     assert terminal.json("status", number)["exit_code"] == 3
     assert "exit code 3" in terminal.run("status", number).out
     assert [one["id"] for one in terminal.json("ls", "--status", "failed")][:2] == [

@@ -34,6 +34,7 @@ from actors.ports.nodes import (
     Picture,
     SubmitResult,
 )
+from actors.wire.files.last_lines import Tail
 from actors.wire.protocol import frames, ndjson
 from actors.wire.protocol.attempts import view_to_json
 from orchestrator.http_client import Deadlines, Http
@@ -755,6 +756,24 @@ async def test_results_and_logs_are_read_as_they_come(client: NodeClient, storag
         async with client.open_log(ref(peer), one.attempt, "stderr", 17, follow=True) as opened:
             body = b"".join([piece async for piece in opened.body])
             assert body.endswith(b"/logs?stream=stderr&offset=17&follow=1")
+
+
+async def test_where_the_last_lines_of_a_log_begin_is_asked_without_reading_it(
+    client: NodeClient, storage: DiskStorage
+) -> None:
+    one = await new_dispatch(storage, {})
+    tells = True
+
+    async def answer(request: Request, stream: trio.SocketStream) -> None:
+        assert request.path.endswith("/logs?stream=stdout&tail=100")
+        headers = "Log-Offset: 7\r\nLog-Size: 30\r\n" if tells else ""
+        await stream.send_all(f"HTTP/1.1 200 OK\r\n{headers}Content-Length: 0\r\n\r\n".encode())
+
+    async with serving(Peer(answer)) as peer:
+        assert await client.find_last_lines(ref(peer), one.attempt, "stdout", 100) == Tail(7, 30)
+        tells = False
+        with pytest.raises(NodeUnreachable):
+            await client.find_last_lines(ref(peer), one.attempt, "stdout", 100)
 
 
 async def test_a_reader_may_leave_in_the_middle(client: NodeClient, storage: DiskStorage) -> None:

@@ -24,6 +24,7 @@ from actors.domain.scaling import ServiceScaling
 from actors.domain.service import ServiceLimits, Waiting
 from actors.kernel.actor import Mailbox, Question
 from actors.messages import DrainNode, UndrainNode
+from actors.wire.files.last_lines import Tail
 from actors.wire.http.app import App
 from actors.wire.http.server import serve
 from actors.wire.http.web_pages import OwnNames
@@ -80,6 +81,12 @@ class FakeNodes:
         self, node: NodeRef, attempt: Attempt, stream: str, offset: int = 0, *, follow: bool = False
     ) -> AsyncIterator[RemoteStream]:
         yield RemoteStream({}, self._get(self.logs, (attempt.key, stream), attempt.key, offset))
+
+    async def find_last_lines(self, node: NodeRef, attempt: Attempt, stream: str, lines: int) -> Tail:
+        if attempt.key in self.silent:
+            raise NodeUnreachable("no route to host")
+        data = self.logs.get((attempt.key, stream), b"")
+        return Tail(len(data) - len(b"".join(data.splitlines(keepends=True)[-lines:])), len(data))
 
     @asynccontextmanager
     async def open_file(self, node: NodeRef, attempt: Attempt, path: str) -> AsyncIterator[RemoteStream]:

@@ -22,6 +22,7 @@ from support.processes.api_server import Server, api_server
 from actors.domain.job import Attempt, Job
 from actors.domain.node import NodeRef, NodeState, NodeView
 from actors.domain.status import Status
+from actors.wire.files.last_lines import Tail
 from actors.wire.files.zip_writer import zip_stream
 from orchestrator.api.routes.logs import whole_characters
 from orchestrator.nodes.remote_stream import NodeUnreachable, RemoteStream
@@ -80,6 +81,10 @@ class LiveNode:
         async with aclosing(self._pieces(attempt.key, offset, follow)) as pieces:
             yield RemoteStream({}, pieces)
 
+    async def find_last_lines(self, node: NodeRef, attempt: Attempt, stream: str, lines: int) -> Tail:
+        data = self.data.get(attempt.key, b"")
+        return Tail(len(data) - len(b"".join(data.splitlines(keepends=True)[-lines:])), len(data))
+
     async def _pieces(self, key: str, offset: int, follow: bool) -> AsyncGenerator[bytes, None]:
         while True:
             if self.broken:
@@ -98,6 +103,7 @@ class LiveNode:
 def node(server: Server, monkeypatch: pytest.MonkeyPatch) -> LiveNode:
     live = LiveNode(server)
     monkeypatch.setattr(server.nodes, "open_log", live.open_log)
+    monkeypatch.setattr(server.nodes, "find_last_lines", live.find_last_lines)
     view = NodeView(NodeRef("node-a", "http://node-a:9000"), NodeState.READY, "", ("example",), 2, 1, 0, 1.0)
     server.views[:] = [view]
     return live
@@ -264,6 +270,61 @@ async def test_the_logs_of_a_cleaned_job_are_gone(server: Server) -> None:
     for query in ("", "?format=json", "?format=events", "?follow"):
         answer = await server.client.get(f"/v1/jobs/{job.id}/logs{query}")
         assert (answer.status_code, answer.json()["code"]) == (404, "nothing_left")
+
+
+# ---------------------------------------------------------------------- the last lines
+
+
+def told(answer: httpx.Response) -> tuple[int, int]:
+    return int(answer.headers["log-offset"]), int(answer.headers["log-size"])
+
+
+async def test_the_last_lines_of_a_log_in_every_form(server: Server) -> None:
+    job = await ended(server, b"one\ntwo\nthree\nfour")
+    url = f"/v1/jobs/{job.id}/logs"
+    for tail, offset in ((0, 18), (1, 14), (2, 8), (4, 0), (500, 0)):
+        for query in ("", "&follow=1"):
+            answer = await server.client.get(f"{url}?tail={tail}{query}")
+            assert answer.content == b"one\ntwo\nthree\nfour"[offset:]
+            assert told(answer) == (offset, 18)
+    head = await server.client.head(f"{url}?tail=1")
+    assert (head.content, told(head)) == (b"", (14, 18))
+    body = (await server.client.get(f"{url}?tail=2&format=json")).json()
+    assert (body["text"], body["offset"], body["closed"]) == ("three\nfour", 8, True)
+    with trio.fail_after(30):
+        async with events(server.url, f"{url}?tail=2&format=events") as stream:
+            first = await stream.next()
+        # Who comes back goes on where it was.
+        async with events(server.url, f"{url}?tail=2&format=events", 14) as stream:
+            resumed = await stream.next()
+    assert first is not None and (first.data["offset"], first.data["text"]) == (8, "three\nfour")
+    assert resumed is not None and (resumed.data["offset"], resumed.data["text"]) == (14, "four")
+    assert told(await server.client.get(f"{url}?tail=3&stream=stderr")) == (0, 0)
+    for wrong in ("tail=1&offset=1", "tail=-1", "tail=x", "tail="):
+        answer = await server.client.get(f"{url}?{wrong}")
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter"), wrong
+
+
+async def test_the_last_lines_are_followed_into_the_next_attempt(server: Server, node: LiveNode) -> None:
+    queued = await server.upload(a=b"")
+    answer = await server.client.get(f"/v1/jobs/{queued.id}/logs?tail=5")
+    assert (answer.content, told(answer)) == (b"", (0, 0))
+    job = await running(server)
+    node.print(key_of(job), b"one\ntwo\nthree\n")
+    assert (await server.client.get(f"/v1/jobs/{job.id}/logs?tail=2")).content == b"two\nthree\n"
+    got: list[httpx.Response] = []
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            asked = len(node.opened)
+            nursery.start_soon(raw, server, job, got, "follow=1&tail=1")
+            while len(node.opened) == asked:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            job = await walk(server.ledger, job, S.QUEUED, S.PROCESSING, S.SUBMITTED, S.RUNNING)
+            node.print(key_of(job), b"again\n")
+            await store(server, job, b"again\n")
+            await walk(server.ledger, job, S.COMPLETED)
+    assert got[0].content == b"three\nagain\n"
+    assert told(got[0]) == (8, 14)
 
 
 # ---------------------------------------------------------------------- odd bytes, cut anywhere
