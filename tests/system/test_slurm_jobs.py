@@ -12,7 +12,9 @@ import pytest
 import trio
 from support.peers.portals import Portal, portal
 from support.processes.processes import Place, Started
-from support.processes.slurm_cluster import MISSING, SlurmCluster, slurm_cluster
+from support.processes.slurm_cluster import MISSING, CountedCommands, SlurmCluster, slurm_cluster
+
+from node.executors.slurm.slurm_executor import FASTEST
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"missing: {', '.join(MISSING)}")
 
@@ -30,10 +32,13 @@ def cluster(here: Place) -> Iterator[SlurmCluster]:
         yield found
 
 
-def start_node(here: Place, cluster: SlurmCluster, *flags: str, port: str = "0") -> Started:
+def start_node(
+    here: Place, cluster: SlurmCluster, counted: CountedCommands | None = None, port: str = "0"
+) -> Started:
     arguments = ["node", "--port", port, "--data", str(here.directory / "node"), "--grace", "1"]
     settings = {"SERVERS": "127.0.0.1", "EXECUTOR": "slurm", **cluster.environment}
-    return here.start(*arguments, *flags, name="node", environment=settings)
+    settings |= {} if counted is None else counted.environment
+    return here.start(*arguments, name="node", environment=settings)
 
 
 def start_server(here: Place, node: Started) -> Started:
@@ -89,7 +94,8 @@ async def test_nothing_is_lost_or_run_twice_when_node_and_controller_are_killed(
     here: Place, cluster: SlurmCluster
 ) -> None:
     marks = here.directory / "marks"
-    node = start_node(here, cluster)
+    counted, begun = CountedCommands(here.directory / "counted"), time.monotonic()
+    node = start_node(here, cluster, counted)
     async with portal(start_server(here, node).url) as user:
         jobs = {}
         for number in range(12):
@@ -100,7 +106,7 @@ async def test_nothing_is_lost_or_run_twice_when_node_and_controller_are_killed(
         await until_kept(cluster)
         await node.end(signal.SIGKILL)
         cluster.stop_controller(signal.SIGKILL)
-        node = start_node(here, cluster, port=node.port)
+        node = start_node(here, cluster, counted, port=node.port)
         late = await user.upload(f"echo late >> {marks}")
         await trio.sleep(3)
         cluster.begin_controller()
@@ -112,6 +118,8 @@ async def test_nothing_is_lost_or_run_twice_when_node_and_controller_are_killed(
             assert (await user.ended(late))["status"] == "Completed"
             nursery.cancel_scope.cancel()
     assert sorted(marks.read_text().split()) == sorted([*map(str, range(12)), "late"])
+    # One question a tick for all jobs, of each of the two nodes.
+    assert counted["squeue"] <= (time.monotonic() - begun) / FASTEST + 2
 
 
 async def keep_resuming(cluster: SlurmCluster) -> None:

@@ -49,6 +49,9 @@ ended by then, and the controller has read what it was sent."""
 LINGERS: Final = 15.0
 """Seconds after its own end mark after which a job that is still listed is cancelled, and between two tries:
 a controller that was killed may never hear that it has ended, and keeps its CPUs for it."""
+REMEMBERED: Final = 600.0
+"""Seconds for which what has ended is looked for in lists: a controller that was killed forgets the last few
+seconds, and may hold for running what it had told to have ended."""
 _EARLIEST: Final = 60.0
 """Seconds by which the batch system's own limit of time is later than ours, which says what it was."""
 
@@ -86,6 +89,8 @@ class SlurmExecutor:
         self._watched: dict[SlurmRun, int] = {}
         self._leaving: dict[SlurmRun, float] = {}
         """Those that have ended by their own mark, since when, until the batch system says so too."""
+        self._left: dict[SlurmRun, float] = {}
+        """Those of which it has said so, oldest first, and when they ended."""
         self._wanted = trio.Event()
         self._complaint = Complaint(log)
 
@@ -144,8 +149,9 @@ class SlurmExecutor:
             self._watched[run] -= 1
             if not self._watched[run]:
                 del self._watched[run]
-                if run.over and not run.settled:
-                    self._leaving[run] = trio.current_time()
+                if run.over:
+                    where = self._left if run.settled else self._leaving
+                    where[run] = trio.current_time()
 
         return unwatch
 
@@ -213,10 +219,17 @@ class SlurmExecutor:
 
     async def _end_lingering(self, listed: Mapping[str, BatchJob], now: float) -> None:
         """Raises `OutOfReach`."""
+        for run, since in list(self._left.items()):
+            if since + REMEMBERED <= now:
+                del self._left[run]
+            elif run.name in listed and listed[run.name].phase is Phase.RUNNING:
+                del self._left[run]
+                self._leaving[run] = now
         for run, since in list(self._leaving.items()):
             job = listed.get(run.name)
             if job is None or job.phase is Phase.ENDED:
                 del self._leaving[run]
+                self._left[run] = now
             elif since + self._lingers <= now:
                 self._leaving[run] = now
                 log.info("payload %s has ended, and Slurm still has it: it is cancelled there", run.spec.key)

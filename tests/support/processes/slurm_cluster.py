@@ -171,6 +171,26 @@ class SlurmCluster:
             )
 
 
+class CountedCommands:
+    """Slurm's commands, in a directory that goes first in PATH, each of which counts how often it was run."""
+
+    names: Final = ("sbatch", "squeue", "scontrol", "sacct", "scancel")
+
+    def __init__(self, here: Path) -> None:
+        self._here = here
+        here.mkdir()
+        self.environment = {"PATH": f"{here}:{os.environ['PATH']}"}
+        for name in self.names:
+            real = shutil.which(name)
+            program = here / name
+            program.write_text(f'#!/bin/sh\necho >> {program}.count\nexec {real} "$@"\n')
+            program.chmod(0o755)
+
+    def __getitem__(self, name: str) -> int:
+        count = self._here / f"{name}.count"
+        return len(count.read_bytes()) if count.exists() else 0
+
+
 @contextmanager
 def slurm_cluster(here: Path, cpus: int = 4) -> Iterator[SlurmCluster]:
     """One whose node is idle."""

@@ -132,6 +132,23 @@ async def test_what_has_ended_and_is_listed_still_is_cancelled(tmp_path: Path, s
             await trio.sleep(0.05)  # programs of their own
 
 
+async def test_what_is_held_for_running_anew_is_cancelled(tmp_path: Path, slurm: FakeSlurm) -> None:
+    """A controller that is killed forgets the last few seconds, and what it had said of them."""
+    async with serving(slurm) as executor, trio.open_nursery() as nursery:
+        await (await start(executor, spec(tmp_path, ""))).wait()
+        while executor._leaving:  # noqa: ASYNC110
+            await trio.sleep(0.05)  # until it is listed as ended
+        (job,) = slurm.jobs.iterdir()
+        (job / "state").write_text("RUNNING\n")
+        slurm.set("hold")
+        nursery.start_soon(
+            (await start(executor, spec(tmp_path, ""))).wait
+        )  # so that there is a reason to ask
+        while (job / "state").read_text() != "CANCELLED\n":  # noqa: ASYNC110
+            await trio.sleep(0.05)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_submission_whose_answer_was_lost_is_found(tmp_path: Path, slurm: FakeSlurm) -> None:
     slurm.set("lose-answer")
     async with serving(slurm) as executor:
