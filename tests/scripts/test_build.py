@@ -1,0 +1,101 @@
+"""What scripts/build makes is whole, and runs where nothing else of the project is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import keep_release
+import pytest
+from support.processes.processes import PATIENCE, Place, own_place
+from testbed.packages import build, find, install
+
+from orchestrator.client import Client
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("actors", "node", "orchestrator")
+
+
+def tracked(*places: str) -> set[str]:
+    """The files of the tree, as git has them; those of a tree without git as they lie there."""
+    done = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *places],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {name for name in done.stdout.splitlines() if (ROOT / name).is_file()}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    into = tmp_path_factory.mktemp("built")
+    build(into)
+    return into
+
+
+@pytest.fixture(scope="module")
+def commands(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those of an environment of their own."""
+    return install(find(built, "job_orchestrator-*.whl"), tmp_path_factory.mktemp("venv"))
+
+
+@pytest.fixture
+def here() -> Iterator[Place]:
+    with own_place("build") as found:
+        yield found
+
+
+def test_the_wheel_has_the_packages_with_all_their_files_and_nothing_else(built: Path) -> None:
+    with zipfile.ZipFile(find(built, "job_orchestrator-*.whl")) as wheel:
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+        metadata = wheel.read(
+            f"job_orchestrator-{keep_release.project_version()}.dist-info/METADATA"
+        ).decode()
+    assert names == tracked(*PACKAGES)
+    assert "orchestrator/api/static/dashboard/index.html" in names
+    assert "License-Expression: MIT" in metadata and "Requires-Python: <3.14,>=3.11" in metadata
+
+
+def test_the_sdist_has_the_whole_tree_and_the_same_wheel_comes_of_it(built: Path, tmp_path: Path) -> None:
+    archive = find(built, "job_orchestrator-*.tar.gz")
+    with tarfile.open(archive) as sdist:
+        sdist.extractall(tmp_path, filter="data")
+    (tree,) = tmp_path.iterdir()
+    names = {str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()}
+    assert names - {"PKG-INFO"} == tracked()
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "again")]
+    subprocess.run(command, cwd=tree, check=True, capture_output=True)
+    wheels = [find(place, "job_orchestrator-*.whl") for place in (built, tmp_path / "again")]
+    first, again = (
+        [(one.filename, one.CRC) for one in zipfile.ZipFile(wheel).infolist()] for wheel in wheels
+    )
+    assert first == again
+
+
+def test_the_installed_wheel_says_its_version(commands: Path, tmp_path: Path) -> None:
+    for name in ("orchestrator", "job-orchestrator"):
+        told = subprocess.run(
+            [commands / name, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert told.stdout == f"orchestrator {keep_release.project_version()}\n"
+
+
+def test_the_installed_wheel_runs_a_job_and_shows_the_dashboard(commands: Path, here: Place) -> None:
+    where = here.run(str(commands / "python"), "-c", "import orchestrator; print(end=orchestrator.__file__)")
+    assert Path(where).is_relative_to(commands.parent)
+    command = (str(commands / "orchestrator"),)
+    arguments = ("up", "--port", "0", "--data", str(here.directory / "up"))
+    up = here.start(*arguments, name="orchestrator", command=command)
+    (here.directory / "run.sh").write_text("echo from the wheel\n")
+    with Client(up.url) as client:
+        job = client.submit([here.directory / "run.sh"], service="example", user=1)
+        assert client.wait(job.id, timeout=PATIENCE).status == "Completed"
+    with httpx.Client(base_url=up.url, trust_env=False) as browser:
+        assert "<!doctype html>" in browser.get("/dashboard", follow_redirects=True).text.lower()
