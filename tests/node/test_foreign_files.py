@@ -28,6 +28,7 @@ from node.runs import progress_file
 UID = 2_000_000_000
 SOMEBODY = 2_100_000_000
 SECRET = b"0.5 root's secret\n"
+UNTIL_GO = b"for ((i = 0; i < 3000; i++)); do [ ! -e go ] || break; sleep 0.02; done; rm go"
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="users of their own take a node of root's")
 
@@ -49,9 +50,7 @@ async def test_hard_links_to_files_of_others_are_neither_shown_nor_collected(pla
     (place / "data").mkdir(mode=0o711)
     node_flags = ("--executor", "bash", "--uids", f"{UID}-{UID + 9}")
     async with node_process(place / "data", *node_flags) as node:
-        script = (
-            b"echo mine > mine; ln mine twice; ln -s taken link; mkdir d; until rm go; do sleep 0.02; done"
-        )
+        script = b"echo mine > mine; ln mine twice; ln -s taken link; mkdir d; " + UNTIL_GO
         assert (await node.submit({KEY: {"run.sh": script}})).status_code == 200
         directory = place / "data" / "payloads" / KEY
         work = directory / "work"

@@ -14,6 +14,7 @@ MANY = 50_000
 MORE = 10 << 20
 """Bytes of memory that a node may take for a tree of which it takes nothing: to hold all names at once takes
 twice as much."""
+UNTIL_GO = "for ((i = 0; i < 1200; i++)); do [ ! -e go ] || break; sleep 0.05; done; rm go"
 MAKE = "import os\nfor n in range({}): os.close(os.open('{}/' + str(n), os.O_CREAT))"
 
 
@@ -30,9 +31,7 @@ async def test_more_files_than_are_collected_cost_no_memory_and_go(tmp_path: Pat
     async with node_process(data, "--max-result-files", "100") as node:
         assert (await node.run("true", OTHER))["status"] == "Completed"
         before = peak(node.process.pid)
-        script = (
-            f"{one if spread == 'in one directory' else many}; touch all; until rm go; do sleep 0.05; done"
-        )
+        script = f"{one if spread == 'in one directory' else many}; touch all; {UNTIL_GO}"
         assert (await node.submit({KEY: {"run.sh": script.encode()}})).status_code == 200
         work = data / "payloads" / KEY / "work"
         await until((work / "all").exists, data / "payloads")
