@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -18,9 +19,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from testbed.cluster import ClusterFailed
-from testbed.hostile.promises import BASH, TIERS, TRIALS, Setup
+from testbed.hostile.promises import ABIS, BASH, LANDLOCK, TIERS, TRIALS, Setup
 from testbed.hostile.run import Seen, run
-from testbed.hostile.table import broken, to_markdown, verdict, write_into
+from testbed.hostile.table import TIERS_MARK, VERSIONS_MARK, broken, to_markdown, verdict, write_into
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "security.md"
 
@@ -30,6 +31,14 @@ DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "security.md"
     "--tier", "tiers", type=click.Choice(TIERS), multiple=True, default=TIERS, help="Once for each."
 )
 @click.option("--uids/--no-uids", "uids", default=None, help="Each job a uid of its own. [both]")
+@click.option(
+    "--abi",
+    "abis",
+    type=click.Choice([str(abi) for abi in ABIS]),
+    multiple=True,
+    default=[str(abi) for abi in ABIS],
+    help="Landlock once more as each of these versions has it, and without namespaces.",
+)
 @click.option("--only", type=click.Choice(list(TRIALS)), multiple=True, help="These attacks alone.")
 @click.option("--write", is_flag=True, help="Write the table into docs/security.md.")
 @click.option("--keep", is_flag=True, help="Keep the directories even if all is well.")
@@ -37,23 +46,29 @@ def main(
     *,
     tiers: tuple[str, ...],
     uids: bool | None,
+    abis: tuple[str, ...],
     only: tuple[str, ...],
     write: bool,
     keep: bool,
 ) -> None:
     """Run hostile jobs beside ordinary ones, and check what they have reached."""
     names = only or tuple(name for name, trial in TRIALS.items() if not trial.alone)
-    runs = [_attack(setup, names, keep) for setup in _setups(tiers, uids)]
+    runs = [_attack(setup, names, keep) for setup in _setups(tiers, uids, map(int, abis))]
     _show(runs)
     if write:
-        write_into(DOCUMENT, to_markdown(runs))
+        of_tiers, versions = _apart(runs)
+        write_into(DOCUMENT, TIERS_MARK, to_markdown(of_tiers))
+        write_into(DOCUMENT, VERSIONS_MARK, to_markdown(versions, only_differing=True))
     sys.exit(1 if any(map(broken, runs)) else 0)
 
 
-def _setups(tiers: tuple[str, ...], uids: bool | None) -> list[Setup]:
+def _setups(tiers: tuple[str, ...], uids: bool | None, abis: Iterable[int]) -> list[Setup]:
     """Under bash a uid of its own is none of what the tier is."""
     both = (True, False) if uids is None else (uids,)
-    return [Setup(tier, own) for tier in tiers for own in ((False,) if tier == BASH else both)]
+    setups = [Setup(tier, own) for tier in tiers for own in ((False,) if tier == BASH else both)]
+    if LANDLOCK in tiers:
+        setups += [Setup(LANDLOCK, own, abi) for abi in abis for own in both]
+    return setups
 
 
 def _attack(setup: Setup, names: tuple[str, ...], keep: bool) -> Seen:
@@ -72,13 +87,22 @@ def _attack(setup: Setup, names: tuple[str, ...], keep: bool) -> Seen:
     return seen
 
 
+def _apart(runs: list[Seen]) -> tuple[list[Seen], list[Seen]]:
+    """Those of the tiers, and those of versions of Landlock: each is a table."""
+    return [seen for seen in runs if seen.setup.abi is None], [
+        seen for seen in runs if seen.setup.abi is not None
+    ]
+
+
 def _show(runs: list[Seen]) -> None:
     console = Console(width=max(120, Console().width))
-    table = Table("a job tries to", *(seen.setup.name for seen in runs), box=None, pad_edge=False)
-    for name, trial in TRIALS.items():
-        if any(name in seen.outcomes for seen in runs):
-            table.add_row(trial.what.replace("`", ""), *(verdict(seen, name).strip("*") for seen in runs))
-    console.print(table)
+    for shown in filter(None, _apart(runs)):
+        table = Table("a job tries to", *(seen.setup.name for seen in shown), box=None, pad_edge=False)
+        for name, trial in TRIALS.items():
+            if any(name in seen.outcomes for seen in shown):
+                verdicts = (verdict(seen, name).strip("*") for seen in shown)
+                table.add_row(trial.what.replace("`", ""), *verdicts)
+        console.print(table)
     for seen in runs:
         counted = sum(outcome.reached is not None for outcome in seen.outcomes.values())
         print(f"{seen.setup.name}: {counted} hostile and {seen.ordinary} ordinary jobs, {seen.seconds:.1f} s")

@@ -526,6 +526,7 @@ ATTACKS: dict[str, Callable[[Any], object]] = {
     "times": lambda it: change_times(it["victim_file"]),
     "attribute": lambda it: os.setxattr(it["victim_file"], "user.hostile", b"x"),
     "rename": lambda it: os.rename(it["rename_file"], it["rename_file"] + "-renamed"),
+    "truncate": lambda it: os.truncate(it["open_file"], 0),
     "hard-link": lambda it: link_into_results(it["bait"]),
     "symbolic-link": lambda it: os.symlink(it["bait"], "taken"),
     "swap": swap,

@@ -10,36 +10,49 @@ BUBBLEWRAP: Final = "bubblewrap"
 LANDLOCK: Final = "landlock"
 BASH: Final = "bash"
 TIERS: Final = (BUBBLEWRAP, LANDLOCK, BASH)
+ABIS: Final = (1, 4, 7)
+"""Versions of Landlock that are tried, each on its own."""
+SIGNALS: Final = 6
+"""The version from which Landlock keeps signals from processes outside."""
+NEVER: Final = 1 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """How a node was told to run scripts."""
+    """How a node runs scripts. `abi`: in the tier `landlock` as on a kernel that has no later version of it,
+    and where no namespaces can be made; None: as this machine allows."""
 
     tier: str
     uids: bool
+    abi: int | None = None
 
     @property
     def name(self) -> str:
-        return (
-            self.tier if self.tier == BASH else f"{self.tier}, {'' if self.uids else 'no '}uids of their own"
-        )
+        if self.tier == BASH:
+            return self.tier
+        version = "" if self.abi is None else f" {self.abi}"
+        return f"{self.tier}{version}, {'' if self.uids else 'no '}uids of their own"
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
     """`what` it tries. `everywhere`: it is contained in every tier. `landlock`, `own_uid`: whether Landlock
     contains it, and whether a uid of its own is needed for that, `own_uid_anyway`: also under bubblewrap.
-    `may_die`: it may be ended before it can say how it went. `harms`: not run where nothing contains it.
-    `alone`: only when it is asked for, as it takes minutes."""
+    `namespaces`: under Landlock it is contained by those alone; `since`: or, without a uid of its own, by
+    this version of Landlock. `may_die`: it may be ended before it can say how it went. `harms`: not run where
+    nothing contains it, `harms_all`: nor where that is not promised. `alone`: only when it is asked for, as
+    it takes minutes."""
 
     what: str
     everywhere: bool = False
     landlock: bool = True
     own_uid: bool = False
     own_uid_anyway: bool = False
+    namespaces: bool = False
+    since: int = 1
     may_die: bool = False
     harms: bool = False
+    harms_all: bool = False
     alone: bool = False
 
     def promised(self, setup: Setup) -> bool:
@@ -49,7 +62,15 @@ class Trial:
             return False
         if not setup.uids and self.own_uid_anyway:
             return False
-        return setup.tier == BUBBLEWRAP or (self.landlock and (setup.uids or not self.own_uid))
+        if setup.tier == BUBBLEWRAP:
+            return True
+        if setup.abi is not None and (self.namespaces or (setup.abi < self.since and not setup.uids)):
+            return False
+        return self.landlock and (setup.uids or not self.own_uid)
+
+    def tried(self, setup: Setup) -> bool:
+        """Whether it is run at all."""
+        return self.promised(setup) or not (self.harms_all or (self.harms and setup.tier == BASH))
 
 
 TRIALS: Final[Mapping[str, Trial]] = {
@@ -64,7 +85,7 @@ TRIALS: Final[Mapping[str, Trial]] = {
     "node-secret": Trial("read the secret between node and orchestrator"),
     "private-file": Trial("read somebody's private file"),
     "open-file": Trial("read a file below `/tmp` that any user may read"),
-    "arguments": Trial("see other processes and their arguments"),
+    "arguments": Trial("see other processes and their arguments", namespaces=True),
     "environment-node": Trial("read the node's environment"),
     "environment-server": Trial("read the server's environment"),
     "environment-other": Trial("read another process's environment"),
@@ -91,16 +112,17 @@ TRIALS: Final[Mapping[str, Trial]] = {
     "times": Trial("change the times of a file outside", own_uid=True),
     "attribute": Trial("add an attribute to a file outside", own_uid=True),
     "rename": Trial("rename a file outside"),
+    "truncate": Trial("empty a file outside that anybody may write"),
     "hard-link": Trial("have a hard link to somebody's private file collected"),
     "symbolic-link": Trial("have a link to somebody's private file collected", everywhere=True),
     "swap": Trial("swap a directory for a link outside while it is read", everywhere=True),
     "setuid-left": Trial("make a setuid program of the node's user", own_uid=True, own_uid_anyway=True),
     # other processes
-    "kill-all": Trial("`kill -9 -1`", may_die=True, harms=True),
-    "kill-watcher": Trial("kill the shepherd that watches it", may_die=True),
-    "signal-node": Trial("signal the node"),
-    "signal-other": Trial("signal another process"),
-    "priority": Trial("lower another process's priority"),
+    "kill-all": Trial("`kill -9 -1`", since=SIGNALS, may_die=True, harms_all=True),
+    "kill-watcher": Trial("kill the shepherd that watches it", since=SIGNALS, may_die=True),
+    "signal-node": Trial("signal the node", since=SIGNALS),
+    "signal-other": Trial("signal another process", since=SIGNALS),
+    "priority": Trial("lower another process's priority", since=NEVER),
     "daemon": Trial("leave a daemon behind", everywhere=True),
     "bomb": Trial("make more processes than it may", may_die=True, harms=True),
     # the network

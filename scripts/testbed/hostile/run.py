@@ -8,6 +8,7 @@ import json
 import os
 import random
 import secrets
+import sys
 import threading
 import time
 import zipfile
@@ -20,8 +21,8 @@ from typing import Any, Final
 
 from node.settings import NodeSettings
 from testbed.cluster import Cluster, Limits, running_cluster
-from testbed.hostile import attack
-from testbed.hostile.promises import BASH, TRIALS, Setup
+from testbed.hostile import attack, older_kernel
+from testbed.hostile.promises import TRIALS, Setup
 from testbed.hostile.world import (
     CPU_SECONDS,
     DISK,
@@ -101,6 +102,7 @@ def run(directory: Path, setup: Setup, names: Collection[str], done: Callable[[]
             place,
             nodes=1,
             slots=SLOTS,
+            within=lambda name: _kernel(setup) if name.startswith("node") else (),
             limits=Limits(runs_per_user=SLOTS, max_runs=SLOTS),
             node_arguments=(
                 *("--max-result-files", str(_most_files(names))),
@@ -134,6 +136,10 @@ def _most_files(names: Collection[str]) -> int:
 def _environ(setup: Setup) -> dict[str, str]:
     # A node that cannot have it so does not start.
     return {"EXECUTOR": setup.tier, "UIDS": UIDS if setup.uids else "0"}
+
+
+def _kernel(setup: Setup) -> tuple[str, ...]:
+    return () if setup.abi is None else (sys.executable, older_kernel.__file__, str(setup.abi))
 
 
 class _Attack:
@@ -184,7 +190,7 @@ class _Attack:
         outcome = Outcome(name)
         self._seen.outcomes[name] = outcome
         try:
-            if TRIALS[name].harms and self._seen.setup.tier == BASH:
+            if not TRIALS[name].tried(self._seen.setup):
                 return
             with Portal(self._cluster.url) as portal:
                 self._follow(portal, outcome)
@@ -312,6 +318,7 @@ _OUTSIDE: Final = frozenset(
         "times",
         "attribute",
         "rename",
+        "truncate",
         "write-tmp",
         "write-data",
         "write-job",

@@ -9,8 +9,11 @@ from typing import Final
 from testbed.hostile.promises import TRIALS
 from testbed.hostile.run import Seen
 
-BEGIN: Final = "<!-- written by scripts/hostile.py --write: from here -->"
+BEGIN: Final = "<!-- written by scripts/hostile.py --write, {}: from here -->"
 END: Final = "<!-- to here -->"
+TIERS_MARK: Final = "tiers"
+CONTAINED: Final = "contained"
+VERSIONS_MARK: Final = "versions of Landlock"
 
 
 def broken(seen: Seen) -> list[str]:
@@ -29,27 +32,37 @@ def verdict(seen: Seen, name: str) -> str:
     if outcome is None or outcome.reached is None:
         return "not tried"
     if not outcome.reached:
-        return "contained" if TRIALS[name].promised(seen.setup) else "contained here"
+        return CONTAINED if TRIALS[name].promised(seen.setup) else "contained here"
     return "**PROMISED, NOT CONTAINED**" if TRIALS[name].promised(seen.setup) else "not contained"
 
 
-def to_markdown(runs: Sequence[Seen]) -> str:
-    """A row for each attack, a column for each run."""
+def to_markdown(runs: Sequence[Seen], *, only_differing: bool = False) -> str:
+    """A row for each attack, a column for each run; `only_differing`: without those that are contained in
+    each of them, as is promised."""
     lines = [
         f"| a job tries to | {' | '.join(seen.setup.name for seen in runs)} |",
         f"| --- |{' --- |' * len(runs)}",
     ]
+    left_out = 0
     for name, trial in TRIALS.items():
-        if any(name in seen.outcomes for seen in runs):
-            lines.append(f"| {trial.what} | {' | '.join(verdict(seen, name) for seen in runs)} |")
+        if not any(name in seen.outcomes for seen in runs):
+            continue
+        verdicts = [verdict(seen, name) for seen in runs]
+        if only_differing and set(verdicts) == {CONTAINED}:
+            left_out += 1
+        else:
+            lines.append(f"| {trial.what} | {' | '.join(verdicts)} |")
+    if left_out:
+        lines.append(f"| {left_out} other things of the table above |{f' {CONTAINED} |' * len(runs)}")
     return "\n".join(lines)
 
 
-def write_into(document: Path, table: str) -> None:
+def write_into(document: Path, mark: str, table: str) -> None:
     """Put the table between the marks. Raises ValueError if the document has no place for it."""
+    start = BEGIN.format(mark)
     text = document.read_text()
-    before, begin, rest = text.partition(BEGIN)
+    before, begin, rest = text.partition(start)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{document} has no place for the table: {BEGIN} … {END}")
-    document.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}")
+        raise ValueError(f"{document} has no place for the table: {start} … {END}")
+    document.write_text(f"{before}{start}\n\n{table}\n\n{END}{after}")

@@ -66,6 +66,7 @@ class World:
             "times": told.st_mtime < 10,
             "attribute": bool(os.listxattr(file)),
             "rename": not Path(self.targets["rename_file"]).exists(),
+            "truncate": not Path(self.targets["open_file"]).stat().st_size,
             "write-tmp": Path(self.targets["tmp_file"]).exists(),
             "write-data": Path(self.targets["data_file"]).exists(),
             "signal-other": (self.directory / "signalled").exists(),
@@ -98,7 +99,13 @@ def made_world(directory: Path, secret: str) -> Iterator[World]:
     home = directory / "somebody"
     home.mkdir()
     private, readable = home / "private.txt", home / "readable.txt"
-    for path, mode in ((private, 0o600), (readable, 0o644), (home / "file", 0o640), (home / "name", 0o600)):
+    for path, mode in (
+        (private, 0o600),
+        (readable, 0o644),
+        (home / "file", 0o640),
+        (home / "name", 0o600),
+        (home / "open", 0o666),
+    ):
         path.write_text(f"{path.name} {secrets.token_hex(16)}\n")
         path.chmod(mode)
     (home / "bait").write_bytes(private.read_bytes())
@@ -124,6 +131,7 @@ def made_world(directory: Path, secret: str) -> Iterator[World]:
             "victim_word": f"{word}-victim",
             "victim_file": str(home / "file"),
             "rename_file": str(home / "name"),
+            "open_file": str(home / "open"),
             "daemon_word": f"{word}-daemon",
             "shm_word": f"{word}-shm",
             "segment": secrets.randbelow(1 << 30) + 1,
