@@ -56,8 +56,6 @@ class RunSpec:
     """For bash, before the script."""
     log_limit: int = LOG_LIMIT
     """Bytes of each log that are kept: its head and its tail."""
-    given: Callable[[], None] | None = None
-    """Called, in a thread, when its files were given to another user."""
     grants: Grants = NOTHING_GRANTED
     service: str = ""
     max_runtime: float = 0.0
@@ -180,6 +178,11 @@ class Executor(Protocol):
     def outlives_machine(self) -> bool:
         """Whether what it runs goes on when this machine goes down: then another boot is no loss, and what is
         done to a payload is written through at once."""
+        ...
+
+    def prepare(self, spec: RunSpec) -> bool:
+        """Do what `start` would need a thread for, and tell whether its files have another owner now. Blocks;
+        without it `start` does it. Raises `ExecutorError` when it cannot be started."""
         ...
 
     async def start(self, spec: RunSpec) -> Run:

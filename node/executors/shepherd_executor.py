@@ -403,11 +403,6 @@ class ShepherdExecutor:
                 machine,
             )
 
-    def _give(self, spec: RunSpec, uid: int) -> None:
-        give_files(spec.directory, uid, enter=self.name != BUBBLEWRAP)
-        if spec.given is not None:
-            spec.given()
-
     def _describe_limits(self) -> str:
         names = {"memory": "memory", "cpu": "CPU time", "pids": "processes"}
         kept = [name for controller, name in names.items() if controller in self.controllers]
@@ -421,34 +416,39 @@ class ShepherdExecutor:
             )
         return "; ".join(said)
 
-    async def start(self, spec: RunSpec) -> ShepherdedRun:
-        user = self._choose_user(spec)
-        if self.name != BASH or user.own:
-            name = user.accounts.name
-            spec = replace(spec, environment={"USER": name, "LOGNAME": name, **spec.environment})
+    def prepare(self, spec: RunSpec) -> bool:
+        if self._uids is None:
+            return False
         try:
-            if user.own:
-                give = partial(self._give, spec, user.uid)
-                try:
-                    await trio.to_thread.run_sync(give)
-                except OSError as error:
-                    raise ExecutorError(
-                        f"its files cannot be given to uid {user.uid}: {error.strerror}"
-                    ) from error
-            run = await self._start(spec, user)
-        except StartedBefore:
-            self._release(user)
-            raise
-        except ExecutorError:
-            self._release(user)
-            raise
-        if user.own and self._uids is not None:
-            self._uids.note(user.uid, run)
-        return run
+            uid = self._uids.take(spec.key)
+        except LookupError:
+            raise ExecutorError(f"all uids of {self._uids.range} are in use") from None
+        try:
+            give_files(spec.directory, uid, enter=self.name != BUBBLEWRAP)
+        except OSError as error:
+            self._uids.give_back(spec.key)
+            raise ExecutorError(f"its files cannot be given to uid {uid}: {error.strerror}") from error
+        return True
 
-    def _release(self, user: User) -> None:
-        if user.own and self._uids is not None:
-            self._uids.give_back(user.uid)
+    async def start(self, spec: RunSpec) -> ShepherdedRun:
+        uids = self._uids
+        if uids is not None and uids.taken_by(spec.key) is None:
+            await trio.to_thread.run_sync(self.prepare, spec)
+        try:
+            user = self._choose_user(spec)
+            if self.name != BASH or user.own:
+                name = user.accounts.name
+                spec = replace(spec, environment={"USER": name, "LOGNAME": name, **spec.environment})
+            run = await self._start(spec, user)
+        except ExecutorError:
+            # Cancelled it may have started, with this uid.
+            if uids is not None:
+                uids.give_back(spec.key)
+            raise
+        if uids is not None:
+            uids.note(user.uid, run)
+            uids.give_back(spec.key)
+        return run
 
     def _choose_user(self, spec: RunSpec) -> User:
         """Raises `ExecutorError`."""
@@ -456,18 +456,13 @@ class ShepherdExecutor:
             groups = {name: self._gids[name] for name in spec.grants.groups}
         except KeyError as error:
             raise ExecutorError(f"there was no group {error} when this node started") from None
-        own = self._uids is not None
-        uid, gid = os.geteuid(), os.getegid()
-        if self._uids is not None:
-            try:
-                uid = gid = self._uids.take(spec.key)
-            except LookupError:
-                raise ExecutorError(f"all uids of {self._uids.range} are in use") from None
+        own = None if self._uids is None else self._uids.taken_by(spec.key)
+        uid, gid = (os.geteuid(), os.getegid()) if own is None else (own, own)
         home = str(spec.directory.absolute() / HOME)
         accounts = make_accounts(
             uid, gid, home, passwd=self._machine.passwd, group=self._machine.group, extra=groups
         )
-        return User(uid, gid, tuple(groups.values()), accounts, own)
+        return User(uid, gid, tuple(groups.values()), accounts, own is not None)
 
     async def _start(self, spec: RunSpec, user: User) -> ShepherdedRun:
         nonce = secrets.token_hex(16)
@@ -522,8 +517,10 @@ class ShepherdExecutor:
         if mark is None:
             return await end_unmarked(spec)
         run = ShepherdedRun(spec, mark)
-        if self._uids is not None and run.alive():
-            self._uids.note(await trio.to_thread.run_sync(owner, spec.directory), run)
+        if self._uids is not None:
+            if run.alive():
+                self._uids.note(await trio.to_thread.run_sync(owner, spec.directory), run)
+            self._uids.give_back(spec.key)
         return run if run.alive() else await run.end()
 
 

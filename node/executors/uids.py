@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -26,30 +27,43 @@ def find_trouble(ranges: UidRange, directory: Path) -> str:
 
 @dataclass(slots=True)
 class Uids:
-    """Which payload has which. The owner of its `work` is the record of it."""
+    """Which payload has which. The owner of its `work` is the record of it. Any thread may take one."""
 
     range: UidRange
-    _taken: dict[int, ShepherdedRun | None] = field(default_factory=dict)
+    _starting: dict[str, int] = field(default_factory=dict)
+    """Of payloads that have one and do not run yet."""
+    _runs: dict[int, ShepherdedRun] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, key: str) -> int:
-        """One that no running payload of this node has; it is taken until `give_back` or its run ends."""
+        """One that no other payload of this node has; it is taken until `give_back` or its run ends. Raises
+        `LookupError`."""
         count = self.range.last - self.range.first + 1
         begin = int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big")
-        for step in range(count):
-            uid = self.range.first + (begin + step) % count
-            run = self._taken.get(uid)
-            if uid not in self._taken or (run is not None and not run.alive()):
-                self._taken[uid] = None
-                return uid
+        with self._lock:
+            if (mine := self._starting.get(key)) is not None:
+                return mine
+            taken = frozenset(self._starting.values())
+            for step in range(count):
+                uid = self.range.first + (begin + step) % count
+                run = self._runs.get(uid)
+                if uid not in taken and (run is None or not run.alive()):
+                    self._starting[key] = uid
+                    return uid
         raise LookupError
 
-    def give_back(self, uid: int) -> None:
-        self._taken.pop(uid, None)
+    def taken_by(self, key: str) -> int | None:
+        """That of a payload which does not run yet, if it has one."""
+        return self._starting.get(key)
+
+    def give_back(self, key: str) -> None:
+        """It does not run with that which it took."""
+        self._starting.pop(key, None)
 
     def note(self, uid: int, run: ShepherdedRun) -> None:
-        """Who has it."""
+        """Who runs with it."""
         if uid in self.range:
-            self._taken[uid] = run
+            self._runs[uid] = run
 
 
 def give_files(directory: Path, uid: int, *, enter: bool) -> None:

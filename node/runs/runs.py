@@ -29,7 +29,6 @@ from node.executors.executor import (
     HOME,
     PROGRESS,
     STDERR,
-    WORK,
     Executor,
     ExecutorError,
     QueuedRun,
@@ -98,19 +97,22 @@ class ExecutorRuns:
         return NVIDIA in self._grants_of(payload.service).devices
 
     async def start(self, payload: Payload) -> Running | RunResult:
-        directory = self._workspace.directory(payload.key)
-        intend = partial(self._intend, payload, directory)
-        checked = await trio.to_thread.run_sync(self._reserve.attempt, intend)
-        if checked is None:
+        spec = self._spec(payload)
+        intend = partial(self._intend, spec, payload)
+        intended = await trio.to_thread.run_sync(self._reserve.attempt, intend)
+        if intended is None:
             # An earlier life of the Runner set out to start it and did not come to say so.
             return await self.adopt(payload)
+        checked, trouble = intended
         if checked.invalid:
             return RunResult(invalid=checked.invalid)
         if self._needs_card(payload) and not self._cards.holds(payload.key):
             return RunResult(refused="this machine has no card of NVIDIA (/dev/nvidia0 and on)")
         card = await self._find_card(payload.key)
         try:
-            run = await self._executor.start(replace(self._spec(payload, card), options=checked.options))
+            if trouble is not None:
+                raise trouble
+            run = await self._executor.start(_with_card(replace(spec, options=checked.options), card))
         except StartedBefore:
             return await self.adopt(payload)  # the word that was left of it is lost
         except ExecutorError as why:
@@ -122,28 +124,36 @@ class ExecutorRuns:
             return None
         return await trio.to_thread.run_sync(self._cards.given, key)
 
-    def _intend(self, payload: Payload, directory: Path) -> ScriptCheck | None:
-        """Make the script ready and, if it can run, leave word that somebody has set out to start it; None if
-        somebody has already. Raises `OSError`; nobody has set out then."""
+    def _intend(self, spec: RunSpec, payload: Payload) -> tuple[ScriptCheck, ExecutorError | None] | None:
+        """Make the script ready and, if it can run, leave word that somebody has set out to start it, and let
+        the executor prepare it, with what went wrong with that; None if somebody has set out already. Raises
+        `OSError`; nobody has set out then."""
         if self._workspace.is_intended(payload.key):
             return None
-        checked = make_ready(directory / WORK / "run.sh")
-        if not checked.invalid:
-            await_tick(directory)
-            for name in (PROGRESS, HOME):
-                with suppress(FileExistsError):
-                    os.mkdir(directory / name, 0o700)
-            self._cards.keep(payload.key)
-            # There, so that its end finds room for it however many files the script makes.
-            write_plainly(directory / MANIFEST, b"")
-            try:
-                if checked.note:
-                    write_plainly(directory / INTENT, json.dumps({"note": checked.note}).encode())
-                self._leave_word(payload)
-            except OSError:
-                (directory / INTENT).unlink(missing_ok=True)
-                raise
-        return checked
+        directory = spec.directory
+        checked = make_ready(spec.script)
+        if checked.invalid:
+            return checked, None
+        await_tick(directory)
+        for name in (PROGRESS, HOME):
+            with suppress(FileExistsError):
+                os.mkdir(directory / name, 0o700)
+        self._cards.keep(payload.key)
+        # There, so that its end finds room for it however many files the script makes.
+        write_plainly(directory / MANIFEST, b"")
+        try:
+            if checked.note:
+                write_plainly(directory / INTENT, json.dumps({"note": checked.note}).encode())
+            self._leave_word(payload)
+        except OSError:
+            (directory / INTENT).unlink(missing_ok=True)
+            raise
+        try:
+            if self._executor.prepare(spec):
+                note_given(directory, spec.work)
+        except ExecutorError as trouble:
+            return checked, trouble
+        return checked, None
 
     async def adopt(self, payload: Payload) -> Running | RunResult:
         directory = self._workspace.directory(payload.key)
@@ -200,17 +210,13 @@ class ExecutorRuns:
 
         return tell
 
-    def _spec(self, payload: Payload, card: Card | None = None) -> RunSpec:
+    def _spec(self, payload: Payload) -> RunSpec:
         directory = self._workspace.directory(payload.key).absolute()
         home = str(directory / HOME)
-        grants = self._grants_of(payload.service)
-        if card is not None:
-            grants = replace(grants, read=(*grants.read, *card.read))
         environment = {
             "HOME": home,
             "TMPDIR": home,
             **self._environment(payload.service),
-            **(card.environment if card is not None else {}),
             "ORCHESTRATOR_JOB_ID": str(payload.job_id or payload.id),
             "ORCHESTRATOR_ATTEMPT": str(payload.n),
             "ORCHESTRATOR_SERVICE": payload.service,
@@ -224,11 +230,9 @@ class ExecutorRuns:
             self._grace,
             log_limit=self._log_limit,
             limits=payload.limits,
-            grants=grants,
+            grants=self._grants_of(payload.service),
             service=payload.service,
             max_runtime=payload.max_runtime,
-            devices=card.devices if card is not None else (),
-            given=partial(note_given, directory, directory / WORK),
         )
 
 
@@ -290,6 +294,14 @@ class _PayloadRun:
 
     async def stop(self, grace: float) -> None:
         await self._run.stop(grace)
+
+
+def _with_card(spec: RunSpec, card: Card | None) -> RunSpec:
+    if card is None:
+        return spec
+    grants = replace(spec.grants, read=(*spec.grants.read, *card.read))
+    environment = {**spec.environment, **card.environment}
+    return replace(spec, grants=grants, environment=environment, devices=card.devices)
 
 
 def _age(run: Run, now: Callable[[int], float] = time.clock_gettime) -> float:

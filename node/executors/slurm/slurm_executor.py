@@ -96,6 +96,9 @@ class SlurmExecutor:
 
     # ------------------------------------------------------------------ starting and finding
 
+    def prepare(self, spec: RunSpec) -> bool:
+        return False
+
     async def start(self, spec: RunSpec) -> Run:
         try:
             nonce = await trio.to_thread.run_sync(make_order, spec, _rlimits(spec.limits))

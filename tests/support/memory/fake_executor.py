@@ -64,6 +64,9 @@ class PretendExecutor:
         self.adopted: list[str] = []
         self._started = trio.Event()
 
+    def prepare(self, spec: RunSpec) -> bool:
+        return False
+
     async def start(self, spec: RunSpec) -> Run:
         await trio.lowlevel.checkpoint()
         for name in ("stdout.log", "stderr.log"):
