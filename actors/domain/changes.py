@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from actors.domain.job import Attempt, AttemptState, End, Job
 from actors.domain.limits import UNLIMITED, JobLimits
+from actors.domain.progress import BatchStand
 from actors.domain.status import Owner, Status
 
 
@@ -64,13 +65,14 @@ class SetMessage:
 
 @dataclass(frozen=True, slots=True)
 class SetProgress:
-    """What the script says of its progress, while attempt `key` is current. `fraction` is 0 to 1, or None.
-    Changes no status, and is no line of history."""
+    """What the script says of its progress, and a batch system of it, while attempt `key` is current.
+    `fraction` is 0 to 1, or None. Changes no status, and is no line of history."""
 
     job_id: int
     key: str
     fraction: float | None
     message: str = ""
+    batch: BatchStand | None = None
 
 
 Change = Transition | RecordEnd | MoveAttempt | SetMessage | SetProgress

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from actors.domain.limits import UNLIMITED, JobLimits
+from actors.domain.progress import BatchStand
 from actors.domain.status import QUOTA, Status
 
 
@@ -70,7 +71,7 @@ class Job:
     frees the quota before the results are here. `max_runtime` 0 means no limit. `requires`: labels that its
     node has to have, in the form of `requirements`. `progress` is the share that its script says is done, 0
     to 1, None as long as it says nothing. `running_since`: when this attempt was first seen to run; its `end`
-    knows better.
+    knows better. `batch`: how its attempt stands, or has ended, in a batch system, if one runs it.
     """
 
     id: int
@@ -94,6 +95,7 @@ class Job:
     progress: float | None = None
     progress_message: str = ""
     running_since: float | None = None
+    batch: BatchStand | None = None
 
     @property
     def counts(self) -> bool:

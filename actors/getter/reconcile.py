@@ -227,14 +227,15 @@ def _move(
 
 
 def _progress(tracked: TrackedAttempt, view: PayloadView) -> SetProgress | None:
-    """What its script says, if the ledger does not know it yet. A fraction stays until there is another: a
-    node that was started anew may not know it."""
+    """What its script and a batch system say, if the ledger does not know it yet. A fraction stays until
+    there is another: a node that was started anew may not know it. So does the word of a batch system."""
     job, progress = tracked.job, view.progress
     if progress is None:
         return None
     fraction = job.progress if progress.fraction is None else progress.fraction
-    change = SetProgress(job.id, tracked.attempt.key, fraction, progress.message)
-    known = (job.progress, job.progress_message) == (fraction, progress.message)
+    batch = progress.batch or job.batch
+    change = SetProgress(job.id, tracked.attempt.key, fraction, progress.message, batch)
+    known = (job.progress, job.progress_message, job.batch) == (fraction, progress.message, batch)
     return None if known or change == tracked.unheard else change
 
 

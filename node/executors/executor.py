@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 from actors.domain.limits import UNLIMITED, JobLimits
+from actors.domain.progress import BatchStand
 from node.confinement.grants import NOTHING_GRANTED, Grants
 from node.confinement.visible import View
 from node.errors import NodeError
@@ -142,6 +143,10 @@ class Run(Protocol):
         ...
 
 
+TellBatch: TypeAlias = Callable[[str, BatchStand | None], Awaitable[object]]
+"""Is told news of a job in a batch system: a line for people, empty for none, and how it stands there."""
+
+
 @runtime_checkable
 class QueuedRun(Run, Protocol):
     """One that waits for its turn in a batch system first."""
@@ -155,8 +160,12 @@ class QueuedRun(Run, Protocol):
         """Return when it has begun, or never will."""
         ...
 
-    async def tell_news(self, tell: Callable[[str], Awaitable[object]]) -> None:
+    async def tell_news(self, tell: TellBatch) -> None:
         """Tell what it waits for, and where it runs, until it is cancelled. Raises what `tell` raises."""
+        ...
+
+    async def tell_end(self, tell: TellBatch) -> None:
+        """Once it has ended, tell what the batch system has said of that, if it has."""
         ...
 
 

@@ -19,7 +19,7 @@ from typing import Final
 
 import trio
 
-from actors.domain.progress import Progress, normalize_progress
+from actors.domain.progress import BatchStand, Progress, normalize_progress
 from actors.wire.files.listing import find_owner
 from node.executors.executor import PROGRESS
 from node.host.inotify import DirectoryWatch, Inotify
@@ -58,11 +58,13 @@ _NUMBER: Final = re.compile(
 @dataclass(frozen=True, slots=True)
 class ProgressTail:
     """The end of the file, and whether it is the `whole` of it: otherwise its first line has lost its
-    beginning, and does not count. `large`: it was emptied after it was read."""
+    beginning, and does not count. `large`: it was emptied after it was read. `batch`: what a batch system
+    says besides."""
 
     tail: bytes = b""
     whole: bool = True
     large: bool = field(default=False, compare=False)
+    batch: BatchStand | None = None
 
     def after(self, before: Progress | None) -> Progress | None:
         """What its last line says, when `before` was said before it; `before` if there is no line.
@@ -75,6 +77,8 @@ class ProgressTail:
             text = line.strip(b"\0 \t").decode("utf-8", "replace")
             if text:
                 before = _line(text, before)
+        if self.batch is not None:
+            before = replace(before or Progress(), batch=self.batch)
         return None if before == Progress() else before
 
 
@@ -86,9 +90,10 @@ def _line(text: str, before: Progress | None) -> Progress:
             fraction = max(-1.0, min(100.0, float(number["digits"])))
             fraction /= 100.0 if number["percent"] else 1.0
     new = normalize_progress(fraction, text)
-    if new.fraction is None and before is not None:
-        return Progress(before.fraction, new.message)
-    return new
+    if before is None:
+        return new
+    fraction = before.fraction if new.fraction is None else new.fraction
+    return replace(before, fraction=fraction, message=new.message)
 
 
 def read(directory: Path) -> ProgressTail:

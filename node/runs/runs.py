@@ -18,6 +18,7 @@ import trio
 
 from actors.domain.job import End
 from actors.domain.payload import UNKNOWN, Payload, RunResult
+from actors.domain.progress import BatchStand
 from actors.ports.payloads import Running
 from actors.process import procfs
 from actors.runner import without_results
@@ -36,6 +37,7 @@ from node.executors.executor import (
     RunEnd,
     RunSpec,
     StartedBefore,
+    TellBatch,
 )
 from node.host.cards import NVIDIA, Card, Cards
 from node.host.inotify import Inotify
@@ -202,11 +204,11 @@ class ExecutorRuns:
         tell = partial(self._hear_progress, key)
         return partial(progress_file.follow, self._workspace.directory(key), self._inotify, tell)
 
-    def _telling(self, key: str) -> Callable[[str], Awaitable[None]]:
-        async def tell(news: str) -> None:
+    def _telling(self, key: str) -> TellBatch:
+        async def tell(news: str, batch: BatchStand | None) -> None:
             # A word that is not kept is said anew with the next.
             with suppress(OSError):
-                await self._hear_progress(key, progress_file.ProgressTail(news.encode()))
+                await self._hear_progress(key, progress_file.ProgressTail(news.encode(), batch=batch))
 
         return tell
 
@@ -245,7 +247,7 @@ class _PayloadRun:
         run: Run,
         note: str,
         follow: Callable[[], Awaitable[None]],
-        tell: Callable[[str], Awaitable[None]],
+        tell: TellBatch,
     ) -> None:
         self._run = run
         self._note = note
@@ -290,6 +292,7 @@ class _PayloadRun:
             nursery.start_soon(self._follow)
             end = await run.wait()
             nursery.cancel_scope.cancel()
+        await run.tell_end(self._tell)
         return _result(end, self._note)
 
     async def stop(self, grace: float) -> None:

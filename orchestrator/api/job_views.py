@@ -58,7 +58,7 @@ def _without_what_is_private(item: dict[str, Any]) -> dict[str, Any]:
     return item | dict.fromkeys(_PRIVATE) | {"message": "", "tags": [], "ignored": []}
 
 
-_PRIVATE: Final = ("name", "progress_message", "callback", "files_left_out")
+_PRIVATE: Final = ("name", "progress_message", "batch", "callback", "files_left_out")
 
 
 async def render_jobs(

@@ -11,9 +11,10 @@ from actors.domain.changes import JobDetails
 from actors.domain.job import HistoryEntry, Job
 from actors.domain.limits import limits_to_json
 from actors.domain.node import NodeState, NodeView
+from actors.domain.progress import BatchStand
 from actors.domain.scaling import DecisionRecord, ServiceScaling
 from actors.domain.service import ServiceLimits, Waiting
-from actors.domain.status import Status
+from actors.domain.status import OVER, Status
 from actors.wire.protocol.contract import rfc3339
 from orchestrator.access.audit import AuditLine
 from orchestrator.access.tokens import TokenRecord
@@ -82,11 +83,20 @@ def render_job(
             requires=row.requires,
             progress=row.progress,
             progress_message=row.progress_message or None,
+            batch=None if row.batch is None else _batch(row.batch, row),
             rerun_of=details.rerun_of,
             ignored=details.ignored,
             callback=None if callback is None else _callback(callback),
             files_left_out=None if left_out is None else tuple(bodies.LeftOutFile(*one) for one in left_out),
         )
+    )
+
+
+def _batch(stand: BatchStand, row: Job) -> bodies.BatchJob:
+    # What it said before the end is not so any more.
+    known = stand.ended or (row.end is None and row.status not in OVER)
+    return bodies.BatchJob(
+        stand.system, stand.id, (known and stand.state) or None, (known and stand.reason) or None
     )
 
 

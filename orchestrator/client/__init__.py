@@ -23,6 +23,7 @@ from orchestrator.client.retries import Retries
 from orchestrator.client.streams import Event
 from orchestrator.client.sync_client import Client
 from orchestrator.contract.bodies import (
+    BatchJob,
     EstimateAccuracy,
     File,
     Holder,
@@ -39,6 +40,7 @@ __all__ = [
     "AsyncClient",
     "BadAnswer",
     "BadInput",
+    "BatchJob",
     "Client",
     "ClientError",
     "EstimateAccuracy",

@@ -12,7 +12,7 @@ from actors.domain.limits import LIMITS, show_limit
 from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection
 from orchestrator.commands.console.arguments import JOB, node_id
 from orchestrator.commands.console.history_table import emit_history
-from orchestrator.commands.console.job_row import COLUMNS, expected, left_out, place, progress, row
+from orchestrator.commands.console.job_row import COLUMNS, batch, expected, left_out, place, progress, row
 from orchestrator.commands.console.output import age, clean, emit_json, size, span
 from orchestrator.commands.console.tables import emit_list
 
@@ -93,6 +93,7 @@ def _facts(job: Job) -> list[tuple[str, object]]:
         ("why", job.message),
         ("place", None if job.position is None else f"{place(job)} in the queue"),
         ("progress", progress(job)),
+        ("batch", batch(job)),
         ("name", job.name),
         ("tags", ", ".join(job.tags)),
         ("user", job.user),

@@ -75,6 +75,17 @@ class LeftOutFile:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchJob:
+    """A job in the batch system that runs it, in whose own words `id`, `state` and `reason` are. `state`
+    None: it has said none yet, or the job has ended before that was heard of there."""
+
+    system: str
+    id: str
+    state: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Period:
     """When something is estimated to happen: one time in ten it is earlier, one in ten later. `latest` None:
     nobody can say how late."""
@@ -142,6 +153,10 @@ class Job(_Value):
     requires: str = ""
     progress: Annotated[float | None, Also(minimum=0, maximum=1)] = None
     progress_message: str | None = None
+    batch: Annotated[
+        BatchJob | None,
+        Also(description="How its attempt stands in the batch system that runs it, as Slurm; null elsewhere"),
+    ] = None
     rerun_of: int | None = None
     ignored: Annotated[
         tuple[str, ...],

@@ -115,6 +115,7 @@ def move(
         ended_at=now if change.target in ENDED else job.ended_at,
         progress=None if requeued else job.progress,
         progress_message="" if requeued else job.progress_message,
+        batch=None if requeued else job.batch,
         running_since=_running_since(job, change.target, now),
     )
     entry = HistoryEntry(
@@ -163,15 +164,15 @@ def set_message(job: Job | None, change: SetMessage, *, seq: int, now: float) ->
 def set_progress(
     job: Job | None, change: SetProgress, *, seq: int, now: float
 ) -> AppliedChange | ChangeResult:
-    """Decide on a script's word of its progress: like a note, only from the current attempt of a job that is
+    """Decide on what is said of its progress: like a note, only from the current attempt of a job that is
     on its way, and only what is new."""
     if job is None or job.attempt is None or job.attempt.key != change.key or job.status not in QUOTA:
         return ChangeResult.STALE
     message = storable(change.message)
-    if (change.fraction, message) == (job.progress, job.progress_message):
+    if (change.fraction, message, change.batch) == (job.progress, job.progress_message, job.batch):
         return ChangeResult.STALE
-    row = replace(job, progress=change.fraction, progress_message=message, change_seq=seq, updated_at=now)
-    return AppliedChange(row)
+    said = replace(job, progress=change.fraction, progress_message=message, batch=change.batch)
+    return AppliedChange(replace(said, change_seq=seq, updated_at=now))
 
 
 def move_attempt(attempt: Attempt | None, change: MoveAttempt) -> Attempt | ChangeResult:

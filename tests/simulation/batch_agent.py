@@ -15,6 +15,7 @@ from simulation.cluster import DEADLINE, BoundBatch, Cluster
 from simulation.node_disk import Files
 
 from actors.domain.payload import UNKNOWN, Payload, RunResult
+from actors.domain.progress import BatchStand
 from actors.domain.status import Status
 from actors.ports.payloads import Running
 from actors.runner import Runner
@@ -105,7 +106,7 @@ class BatchAgent(Agent):
                 self.hear(payload.key, process)
                 await process.spoke.wait()
 
-        async def tell(news: str) -> None:
+        async def tell(news: str, batch: BatchStand | None) -> None:
             self.enter()
 
         return _PayloadRun(run, "", follow, tell)

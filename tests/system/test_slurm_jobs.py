@@ -64,6 +64,8 @@ async def test_what_slurm_says_is_told(here: Place, cluster: SlurmCluster) -> No
     async with portal(start_server(here, node).url) as user:
         failed = await user.run("echo out; echo err >&2; mkdir d; echo $SLURM_JOB_ID > d/id; exit 3")
         assert (failed["status"], failed["exit_code"]) == ("Failed", 3), failed
+        # Its own mark tells its end, and Slurm may not have told it yet.
+        assert failed["batch"]["system"] == "slurm" and failed["batch"]["state"] in (None, "FAILED"), failed
         killed = await user.run("kill -SEGV $$")
         assert (killed["status"], killed["signal"]) == ("Failed", 11), killed
 
@@ -72,6 +74,8 @@ async def test_what_slurm_says_is_told(here: Place, cluster: SlurmCluster) -> No
         said = await until_it_says(user, waits, "waits in Slurm: PartitionDown")
         (number,) = queued(cluster)
         assert f"job {number}, PENDING" in said
+        batch = (await user.job(waits))["batch"]
+        assert batch == {"system": "slurm", "id": number, "state": "PENDING", "reason": "PartitionDown"}
         await user.http.post(f"/terminate/{waits}")
         assert (await user.ended(waits))["status"] == "Killed"
         assert queued(cluster) == []
@@ -88,6 +92,7 @@ async def test_what_slurm_says_is_told(here: Place, cluster: SlurmCluster) -> No
         cluster.run("scancel", *queued(cluster))
         row = await user.ended(others)
         assert (row["status"], row["message"][:20]) == ("Failed", "Slurm says CANCELLED"), row
+        assert row["batch"]["state"] == "CANCELLED"
 
 
 async def test_nothing_is_lost_or_run_twice_when_node_and_controller_are_killed(

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from actors.domain.job import End
 from actors.domain.node import Heartbeat, PayloadView, StreamPosition, Tally
-from actors.domain.progress import Progress, normalize_progress
+from actors.domain.progress import Progress, batch_from_json, batch_to_json, normalize_progress
 from actors.domain.status import ENDED, PAYLOAD, Status
 from actors.wire.errors import WireError
 
@@ -85,7 +85,8 @@ def view_from_json(data: Any) -> PayloadView:
 
 
 def progress_to_json(progress: Progress) -> dict[str, Any]:
-    return {"fraction": progress.fraction, "message": progress.message}
+    batch = {} if progress.batch is None else {"batch": batch_to_json(progress.batch)}
+    return {"fraction": progress.fraction, "message": progress.message, **batch}
 
 
 def progress_from_json(data: Any) -> Progress | None:
@@ -95,6 +96,7 @@ def progress_from_json(data: Any) -> Progress | None:
     fraction, message = data.get("fraction"), data.get("message")
     known = isinstance(fraction, int | float) and not isinstance(fraction, bool)
     said = normalize_progress(fraction if known else None, message if isinstance(message, str) else "")
+    said = replace(said, batch=batch_from_json(data.get("batch")))
     return None if said == Progress() else said
 
 

@@ -17,7 +17,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +25,12 @@ from typing import Final
 
 import trio
 
+from actors.domain.progress import BatchStand
 from actors.slurm.states import TAKEN_AWAY
 from actors.store.durable import write_durably
 from actors.store.kept_file import Damaged, read_kept, read_object
 from node.executors import mark_files
-from node.executors.executor import RunEnd, RunSpec
+from node.executors.executor import RunEnd, RunSpec, TellBatch
 from node.executors.shepherded_run import read_end
 from node.executors.slurm.batch_program import BEGUN, ORDER, STOP
 from node.executors.slurm.batch_system import BatchId, BatchJob, BatchSystem, OutOfReach, Phase
@@ -240,21 +241,34 @@ class SlurmRun:
         """Return when it has begun, or never will."""
         await self._until(self._has_left)
 
-    async def tell_news(self, tell: Callable[[str], Awaitable[object]]) -> None:
+    async def tell_news(self, tell: TellBatch) -> None:
         """Tell what it waits for and where it runs, each time that there is news, until it is cancelled."""
         while True:
             changed = self._changed
             if (news := self._describe()) != self._said:
                 self._said = news
-                await tell(news)
+                await tell(news, self._stand())
             await changed.wait()
+
+    async def tell_end(self, tell: TellBatch) -> None:
+        stand = self._stand()
+        if stand is not None and stand.ended:
+            await tell("", stand)
+
+    def _stand(self) -> BatchStand | None:
+        if self.batch_id is None:
+            return None
+        job = self._job
+        if job is None:
+            return BatchStand("slurm", self._whole_number(self.batch_id))
+        return BatchStand(
+            "slurm", self._whole_number(self.batch_id), job.state, job.reason, job.phase is Phase.ENDED
+        )
 
     def _describe(self) -> str:
         if self.batch_id is None:
             return "asks Slurm to take it"
-        number = self.batch_id.number
-        if self.batch_id.cluster:
-            number += f" of {self.batch_id.cluster}"
+        number = self._whole_number(self.batch_id)
         if self._job is None:
             return f"was given to Slurm as {number}"
         reason = f": {self._job.reason}" if self._job.reason else ""
@@ -264,6 +278,9 @@ class SlurmRun:
             return f"has ended in Slurm (job {number}, {self._job.state}{reason})"
         host = f" on {self._job.host}" if self._job.host else ""
         return f"runs in Slurm{host} (job {number}, {self._job.state}{reason})"
+
+    def _whole_number(self, batch_id: BatchId) -> str:
+        return f"{batch_id.number} of {batch_id.cluster}" if batch_id.cluster else batch_id.number
 
     async def wait(self) -> RunEnd:
         ends: list[RunEnd] = []

@@ -9,6 +9,7 @@ from typing import Any, Final
 from actors.domain.changes import JobDetails
 from actors.domain.job import Attempt, End, HistoryEntry, Job
 from actors.domain.node import NodeRef, NodeState, NodeView
+from actors.domain.progress import BatchStand
 from actors.domain.service import ServiceLimits, Waiting, WaitReason
 from actors.domain.status import Status
 from actors.ports.callbacks import CallbackStatus
@@ -53,6 +54,7 @@ _RUNNING: Final = replace(
     attempt=_ATTEMPT,
     progress=0.4,
     progress_message="refining",
+    batch=BatchStand("slurm", "4711", "RUNNING"),
 )
 _COMPLETED: Final = replace(
     _RUNNING,

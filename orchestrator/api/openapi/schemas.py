@@ -35,6 +35,7 @@ COMPONENTS: Final[Mapping[str, Any]] = {
     "Problem": bodies.ProblemBody,
     "Upload": bodies.UploadBody,
     "Job": bodies.Job,
+    "BatchJob": bodies.BatchJob,
     "Callback": bodies.JobCallback,
     "Period": bodies.Period,
     "Event": bodies.EventBody,

@@ -22,6 +22,14 @@ def progress(job: Job) -> str:
     return " ".join(part for part in (share(job.progress), job.progress_message) if part)
 
 
+def batch(job: Job) -> str:
+    """What the batch system that runs it calls it, and says of it."""
+    if job.batch is None:
+        return ""
+    said = ": ".join(word for word in (job.batch.state, job.batch.reason) if word)
+    return " ".join(part for part in (job.batch.system, job.batch.id, said and f"({said})") if part)
+
+
 def place(job: Job) -> int | None:
     """Where it stands in the queue of its service; the next has place 1."""
     return None if job.position is None else job.position + 1

@@ -16,6 +16,7 @@ from actors.domain.changes import JobDetails, NewJob
 from actors.domain.job import End, Job, QueuedJobs
 from actors.domain.labels import from_labels
 from actors.domain.limits import UNLIMITED, JobLimits, limits_from_json, limits_to_json
+from actors.domain.progress import batch_from_json, batch_to_json
 from actors.domain.status import ENDED, OVER, Status
 from orchestrator.ledger.tables.attempts import attempt_from_row
 
@@ -75,7 +76,8 @@ TABLES: Final = (
         ignored TEXT NOT NULL DEFAULT '[]',
         progress REAL,
         progress_message TEXT NOT NULL DEFAULT '',
-        running_since REAL
+        running_since REAL,
+        batch TEXT
     ) STRICT""",
     "CREATE UNIQUE INDEX jobs_change ON jobs (change_seq)",
     # A key is its user's: two portals, or two people, may count up from 1.
@@ -128,7 +130,7 @@ JOB_COLUMNS: Final = (
     "end_status, end_message, end_exit_code, end_signal, end_started_at, end_ended_at, end_wall_seconds, "
     "end_cpu_seconds, end_peak_bytes, end_size, "
     "a.key, a.job_id, a.n, a.node_id, a.state, a.foreign_id, a.boot, requires, progress, progress_message, "
-    "running_since, limits"
+    "running_since, limits, batch"
 )
 _CURRENT: Final = "LEFT JOIN attempts AS a ON a.key = j.attempt_key"
 FROM_JOBS: Final = f"FROM jobs AS j {_CURRENT}"
@@ -174,6 +176,7 @@ def job_from_row(row: tuple[Any, ...]) -> Job:
         progress_message=row[33],
         running_since=row[34],
         limits=_limits(row[35]),
+        batch=None if row[36] is None else batch_from_json(json.loads(row[36])),
     )
 
 
@@ -343,7 +346,7 @@ def update_job(db: sqlite3.Connection, job: Job) -> None:
         "terminate_requested = ?, attempts_used = ?, attempt_key = ?, end_status = ?, end_message = ?, "
         "end_exit_code = ?, end_signal = ?, end_started_at = ?, end_ended_at = ?, end_wall_seconds = ?, "
         "end_cpu_seconds = ?, end_peak_bytes = ?, end_size = ?, progress = ?, progress_message = ?, "
-        "running_since = ? WHERE id = ?",
+        "running_since = ?, batch = ? WHERE id = ?",
         (
             job.status.value,
             job.message,
@@ -357,6 +360,7 @@ def update_job(db: sqlite3.Connection, job: Job) -> None:
             job.progress,
             job.progress_message,
             job.running_since,
+            None if job.batch is None else json.dumps(batch_to_json(job.batch)),
             job.id,
         ),
     )

@@ -16,7 +16,7 @@ from trio.testing import MockClock
 from actors.domain.changes import Change, ChangeAnswer, ChangeResult, RecordEnd, SetProgress
 from actors.domain.job import Attempt, AttemptState, End, Job
 from actors.domain.node import Heartbeat, NodeAddress, NodeRef, PayloadView, StreamPosition, Tally
-from actors.domain.progress import Progress
+from actors.domain.progress import BatchStand, Progress
 from actors.domain.service import ServiceLimits
 from actors.domain.status import Status
 from actors.getter.getter import UNRELEASED_AGAIN, Getter
@@ -459,6 +459,24 @@ async def test_a_ledger_that_will_not_hear_of_progress_keeps_no_job_from_its_end
         row = await w.row(job)
         assert row.end == DONE and row.progress is None
         assert sum(isinstance(change, SetProgress) for change in changes) == 2
+
+
+async def test_how_it_stands_in_a_batch_system_stays_until_it_is_told_anew(autojump_clock: MockClock) -> None:
+    """A node that was started anew knows it only once the batch system has answered."""
+    async with world() as w:
+        job = await w.running()
+        assert job.attempt is not None
+        runs, over = BatchStand("slurm", "17", "RUNNING"), BatchStand("slurm", "17", "TIMEOUT", ended=True)
+        view = PayloadView(job.attempt.key, Status.RUNNING, progress=Progress(batch=runs))
+        w.say(PayloadChanged(view))
+        await trio.sleep(0.1)
+        assert (await w.row(job)).batch == runs
+        w.says(job, 0.5, "half")
+        assert await w.progress(job) == (0.5, "half")
+        assert (await w.row(job)).batch == runs
+        w.ended(job, DONE, Progress(0.5, "half", over))
+        await trio.sleep(0.1)
+        assert (await w.row(job)).batch == over
 
 
 async def test_another_attempt_begins_without_progress_and_the_old_one_has_no_say(

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,14 @@ from support.peers.node_clients import EventLines
 from support.processes.node_processes import node_process
 from support.processes.nodes_in_process import KEY, OTHER, NodeInProcess, node_in_process
 
-from actors.domain.progress import LONGEST, Progress, normalize_progress
+from actors.domain.progress import (
+    LONGEST,
+    BatchStand,
+    Progress,
+    batch_from_json,
+    batch_to_json,
+    normalize_progress,
+)
 from actors.wire.protocol.attempts import progress_from_json, progress_to_json
 from node.host.inotify import Inotify
 from node.runs import progress_file
@@ -66,6 +74,15 @@ def test_what_was_said_before_stays_until_something_else_is_said() -> None:
     assert ProgressTail(b".9 cut\n0.2 y\n", whole=False).after(before) == Progress(0.2, "y")
 
 
+def test_the_word_of_a_batch_system_stays_beside_the_scripts() -> None:
+    stand = BatchStand("slurm", "17", "RUNNING")
+    said = ProgressTail(b"runs in Slurm", batch=stand).after(None)
+    assert said == Progress(None, "runs in Slurm", stand)
+    assert ProgressTail(b"0.5 half").after(said) == Progress(0.5, "half", stand)
+    over = replace(stand, state="TIMEOUT", ended=True)
+    assert ProgressTail(batch=over).after(said) == replace(said, batch=over)
+
+
 _LINES = st.one_of(st.binary(max_size=300), st.text(max_size=80).map(lambda text: text.encode("utf-8")))
 
 
@@ -95,11 +112,26 @@ _JSON = st.recursive(
 )
 
 
-@given(st.fixed_dictionaries({"fraction": _JSON, "message": _JSON}) | _JSON)
+@given(st.fixed_dictionaries({"fraction": _JSON, "message": _JSON, "batch": _JSON}) | _JSON)
 def test_whatever_a_node_sends_is_fit_or_nothing(data: Any) -> None:
     said = progress_from_json(data)
     if said is not None:
-        assert said == normalize_progress(said.fraction, said.message) != Progress()
+        line = normalize_progress(said.fraction, said.message)
+        assert said == replace(line, batch=batch_from_json(data.get("batch"))) != Progress()
+
+
+_WORDS = st.fixed_dictionaries(
+    {"system": st.text() | _JSON, "id": st.text() | _JSON}, optional={"state": _JSON}
+)
+
+
+@given(_WORDS | _JSON)
+def test_what_a_node_sends_of_a_batch_system_is_fit_or_nothing(data: Any) -> None:
+    stand = batch_from_json(data)
+    if stand is not None:
+        assert stand.system and stand.id and batch_from_json(batch_to_json(stand)) == stand
+        for word in (stand.system, stand.id, stand.state, stand.reason):
+            assert word == normalize_progress(None, word).message
 
 
 @pytest.mark.parametrize(

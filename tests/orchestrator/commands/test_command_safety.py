@@ -57,6 +57,7 @@ async def test_tables_and_json_of_hostile_jobs_steer_no_terminal(here: Place) ->
     job |= {
         "progress": 0.299,
         "progress_message": EVIL,
+        "batch": {"system": "slurm", "id": EVIL, "state": EVIL, "reason": EVIL},
         "name": EVIL,
         "tags": [EVIL],
         "node": EVIL,

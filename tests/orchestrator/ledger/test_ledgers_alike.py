@@ -13,10 +13,16 @@ from support.memory.memory_ledger import MemoryLedger
 
 from actors.domain.changes import Change, JobDetails, MoveAttempt, RecordEnd, SetProgress, Transition
 from actors.domain.job import Attempt, AttemptState, End, LiveJobs
+from actors.domain.progress import BatchStand
 from actors.domain.status import JOB, OWNER, QUOTA, Owner, Status
 from actors.ports.ledger import Ledger, LedgerError
 
 S = Status
+STANDS = (
+    None,
+    BatchStand("slurm", "17", "PENDING", "Priority"),
+    BatchStand("slurm", "17", "TIMEOUT", ended=True),
+)
 
 
 class Script:
@@ -39,7 +45,8 @@ class Script:
         if key is not None and rng.random() < 0.2:
             return RecordEnd(job_id, key, end)
         if key is not None and rng.random() < 0.15:
-            return SetProgress(job_id, key, rng.choice([None, 0.25, 1.0]), rng.choice(["", "half"]))
+            said = rng.choice([None, 0.25, 1.0]), rng.choice(["", "half"]), rng.choice(STANDS)
+            return SetProgress(job_id, key, *said)
         source = job.status if rng.random() < 0.9 else rng.choice(list(Status))
         possible = sorted(JOB.get(source, ())) if rng.random() < 0.9 else []
         possible += 2 * [status for status in possible if status in QUOTA]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from support.data.ledgers import SetClock, list_jobs, new_job, open_ledger, walk
 
 from actors.domain.changes import ChangeResult, JobDetails, RecordEnd, SetProgress
 from actors.domain.job import End
+from actors.domain.progress import BatchStand
 from actors.domain.status import Status
 from orchestrator.ledger import queries
 from orchestrator.ledger.ledger import SqliteLedger
@@ -224,8 +226,12 @@ async def test_progress_is_the_current_attempts_alone(ledger: SqliteLedger) -> N
     assert first.job.change_seq > job.change_seq
     told, _ = await ledger.queries.changes_after(job.change_seq)
     assert [(one.entry, one.job.progress) for one in told] == [(None, 0.5)]
-    back = await walk(ledger, first.job, S.QUEUED)
-    assert (back.progress, back.progress_message) == (None, "")
+    stand = BatchStand("slurm", "4711", "PENDING", "Priority")
+    (stood,) = await ledger.record([replace(half, batch=stand)])
+    assert stood.job is not None and stood.job.batch == stand
+    assert (await list_jobs(ledger))[0].batch == stand
+    back = await walk(ledger, stood.job, S.QUEUED)
+    assert (back.progress, back.progress_message, back.batch) == (None, "", None)
 
 
 async def test_a_job_runs_since_its_attempt_was_first_seen_to(ledger: SqliteLedger, clock: SetClock) -> None:

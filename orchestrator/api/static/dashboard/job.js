@@ -219,6 +219,7 @@ function told(job) {
     ["Input", bytes(job.input_bytes)],
     ["Output", job.output_bytes !== null ? bytes(job.output_bytes) : null],
     ["Node", job.node && node(job.node)],
+    ["Batch job", job.batch && batch(job.batch)],
     ["Attempts", job.attempts_used > 0 ? count(job.attempts_used) : null],
     ["Requires", job.requires && foreign(job.requires)],
     ["Time limit", job.max_runtime_seconds ? duration(job.max_runtime_seconds) : null],
@@ -240,6 +241,12 @@ function told(job) {
         : null,
     ],
   ]);
+}
+
+/** What the batch system that runs it calls it, and says of it. */
+function batch(found) {
+  const said = [found.state, found.reason].filter(Boolean).join(": ");
+  return [foreign(`${found.system} ${found.id}`), said && h("small", null, foreign(said))];
 }
 
 function node(id) {

@@ -11,6 +11,7 @@ import pytest
 import trio
 from support.processes.fake_slurm import FakeSlurm
 
+from actors.domain.progress import BatchStand
 from node.executors.executor import RunEnd, RunSpec, StartedBefore
 from node.executors.slurm.commands import SlurmCommands
 from node.executors.slurm.slurm_executor import SlurmExecutor
@@ -179,10 +180,12 @@ async def test_one_that_waits_ends_when_it_is_stopped_and_never_begins(
     async with serving(slurm) as executor:
         run = await start(executor, spec(tmp_path, ""))
         said: list[str] = []
+        stood: list[BatchStand | None] = []
         async with trio.open_nursery() as nursery:
 
-            async def hear(news: str) -> None:
+            async def hear(news: str, batch: BatchStand | None) -> None:
                 said.append(news)
+                stood.append(batch)
 
             nursery.start_soon(run.tell_news, hear)
             with trio.move_on_after(PATIENCE):
@@ -195,6 +198,7 @@ async def test_one_that_waits_ends_when_it_is_stopped_and_never_begins(
             nursery.cancel_scope.cancel()
         end = await run.wait()
         assert end.asked and end.exit_code is None
+        assert BatchStand("slurm", "1", "PENDING", "Priority") in stood
     assert (slurm.jobs / "1" / "state").read_text() == "CANCELLED\n"
 
 
