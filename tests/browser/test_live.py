@@ -14,8 +14,6 @@ from support.processes.watched_page import Watched
 
 from orchestrator.client import Client
 
-LINES = 30_000
-
 
 def submit(client: Client, script: str, name: str | None = None) -> int:
     return client.submit({"run.sh": script.encode()}, service="example", user=3, name=name).id
@@ -164,19 +162,6 @@ def test_a_service_is_paused_and_a_node_is_drained(here: Place, open_page: Calla
         expect(page.locator("tbody tr")).to_have_count(0)
         page.get_by_role("button", name="Clear").click()
         expect(page.locator("tbody tr")).to_have_count(50)
-
-
-def test_a_flood_of_output_is_bounded(dashboard: Callable[..., Page], client: Client) -> None:
-    number = submit(client, f"seq {LINES}")
-    page = dashboard(f"/jobs/{number}")
-    expect(page.locator(".how")).to_contain_text("The end")
-    lines = page.locator(".log").inner_text().splitlines()
-    assert lines[-1] == str(LINES) and len(lines) < LINES / 2
-    expect(page.locator(".how")).to_contain_text("Only the last 5,000 lines are shown.")
-    with page.expect_download() as download:
-        page.evaluate("document.querySelector('main section a[href*=logs]').setAttribute('download', '')")
-        page.get_by_role("link", name="The whole log").click()
-    assert len(Path(download.value.path()).read_text().splitlines()) == LINES
 
 
 def test_a_server_that_comes_back_is_caught_up_with(

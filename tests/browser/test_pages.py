@@ -150,7 +150,7 @@ def test_names_are_text_and_show_what_is_in_them(dashboard: Callable[..., Page],
     page = dashboard(f"/jobs/{jobs.running}")
     expect(page.locator(".log")).to_contain_text("over")
     log = page.locator(".log").inner_text()
-    # Colours and titles are gone, what was written over is, too; a control is seen.
+    # Titles are gone, what was written over is, too; a control is seen.
     assert log.splitlines()[:3] == [IMAGE, "over", "␁"]
     files = page.get_by_role("region", name="Results")
     expect(files).to_contain_text(IMAGE.replace("/", ""))

@@ -272,14 +272,18 @@ async def read_pieces(
             yield piece
 
 
-async def send_log(storage: DiskStorage, storage_key: str, name: str, offset: int) -> Response | None:
-    """A stored log from `offset` bytes on; nothing when that is its end or beyond. None if it is not
-    there."""
+async def send_log(
+    storage: DiskStorage, storage_key: str, name: str, offset: int, most: int | None = None
+) -> Response | None:
+    """A stored log from `offset` bytes on, or `most` of them; nothing when that is its end or beyond. None if
+    it is not there."""
     with ExitStack() as held:
         file = await _open(storage, storage_key, "result", name, held)
         if file is None:
             return None
-        return _send_part(file, min(offset, file.size), file.size, BYTES, held)
+        begin = min(offset, file.size)
+        end = file.size if most is None else min(begin + most, file.size)
+        return _send_part(file, begin, end, BYTES, held)
 
 
 async def find_last_lines(storage: DiskStorage, storage_key: str, name: str, lines: int) -> Tail:

@@ -75,8 +75,8 @@ def blueprint(api: ApiContext) -> Blueprint:
         ),
         in_query(
             "limit",
-            "Bytes that json tells at once",
-            Annotated[int, Also(minimum=1, maximum=MOST, default=ONCE)],
+            f"Bytes at once: of json ({ONCE} unless given), of raw that is not followed (else all)",
+            Annotated[int, Also(minimum=1, maximum=MOST)],
         ),
         in_header("Last-Event-ID", "With events: the byte offset to go on at", Whole),
         answers={
@@ -99,6 +99,8 @@ def blueprint(api: ApiContext) -> Blueprint:
         resumed = query_params.last_event_id(-1)
         form = query_params.one_of(given, "format", _preferred_format(), "raw", "json", "events")
         limit = query_params.whole(given, "limit", 1, MOST, ONCE)
+        if "limit" in given and follow and form == "raw":
+            raise query_params.bad("limit", given["limit"], "a log that is not followed")
         row = await job_views.find(api, read_job_id(number))
         if row.status is Status.CLEANED:
             raise Refusal(404, "nothing_left", f"the logs of job {row.id} were deleted with its data")
@@ -117,7 +119,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         elif follow and row.status not in OVER:
             answer = _follow(api, _Follower(api, row.id, which, offset, attempt))
         else:
-            answer = await _send_now(api, row, which, offset)
+            answer = await _send_now(api, row, which, offset, limit if "limit" in given else None)
         if tail is not None:
             answer.headers.update(log_headers(tail))
         answer.headers.update(file_response.UNTRUSTED)
@@ -156,19 +158,19 @@ async def _find_last_lines(api: ApiContext, row: Job, which: str, lines: int) ->
     return await file_response.find_last_lines(api.storage, row.storage_key, LOGS[which], lines)
 
 
-async def _send_now(api: ApiContext, row: Job, which: str, offset: int) -> Response:
-    """What there is from the offset on."""
+async def _send_now(api: ApiContext, row: Job, which: str, offset: int, most: int | None) -> Response:
+    """What there is from the offset on, or `most` bytes of it."""
     if row.status not in ENDED:
         found = await job_views.find_node(api, row)
         if found is not None:
             try:
                 return await file_response.send_stream(
-                    api.nodes.open_log(*found, which, offset), file_response.BYTES
+                    api.nodes.open_log(*found, which, offset), file_response.BYTES, most=most
                 )
             except NotOnNode:
                 row = await job_views.find(api, row.id)
     if row.status in ENDED:
-        kept = await file_response.send_log(api.storage, row.storage_key, LOGS[which], offset)
+        kept = await file_response.send_log(api.storage, row.storage_key, LOGS[which], offset, most)
         if kept is not None:
             return kept
     return Response(b"", content_type=file_response.BYTES)

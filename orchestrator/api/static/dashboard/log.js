@@ -1,14 +1,17 @@
-// A job's output as it comes. The page holds the last lines only; the whole is a link away.
+// A job's output as it comes, its last lines first. More of it comes when it is asked for; the whole is a link away.
 
 import { h } from "./dom.js";
-import { address, login } from "./api.js";
-import { bytes, count } from "./format.js";
+import { address, get, login } from "./api.js";
+import { say } from "./orders.js";
+import { bytes, count, number } from "./format.js";
+import { LogView } from "./log_view.js";
 import { Terminal } from "./terminal.js";
 
-const MOST_LINES = 5000;
-const MOST_BLOCKS = 200; // pieces that the lines are held in
-const TAIL = 1 << 20; // bytes of a long log that are fetched of an ended job
-const NEAR = 40; // pixels from the end that count as there
+const FIRST = 1000; // lines that are fetched first,
+const TAIL = 1 << 20; // or bytes, where lines are long
+const EARLIER = 2 << 20; // bytes that are fetched at once of what came before
+const TYPING = 150;
+const PATIENCE = 60_000;
 const FIRST_PAUSE = 500;
 const LONGEST_PAUSE = 8000;
 
@@ -17,14 +20,7 @@ export class Log {
     this.id = id;
     this.stream = "stdout";
     this.terminal = new Terminal();
-    this.output = h("pre", {
-      class: "log",
-      tabindex: 0,
-      role: "log",
-      "aria-live": "off",
-      "aria-label": "Output of the job",
-    });
-    this.rest = h("span");
+    this.view = new LogView(() => this.counted());
     this.how = h("p", { class: "how", role: "status" });
     this.whole = h("a", null, "The whole log");
     this.switches = ["stdout", "stderr"].map((name) =>
@@ -34,31 +30,62 @@ export class Log {
         name,
       ),
     );
+    this.wrap = h("button", { type: "button", "aria-pressed": "true" }, "Wrap lines");
+    this.more = h("button", { type: "button", hidden: true }, "Show earlier");
+    this.query = h("input", { type: "search", name: "find", autocomplete: "off", "aria-label": "Find" });
+    this.matches = h("span", { class: "matches", role: "status" });
+    this.backward = h("button", { type: "button", disabled: true }, "Previous");
+    this.forward = h("button", { type: "submit", disabled: true }, "Next");
+    this.finder = h(
+      "form",
+      { class: "finder", role: "search", "aria-label": "Output" },
+      this.query,
+      this.backward,
+      this.forward,
+      this.matches,
+    );
     this.element = h(
       "section",
       { "aria-labelledby": "log-heading", "data-own": true },
       h("h2", { id: "log-heading" }, "Output"),
       h(
-        "p",
+        "div",
         { class: "buttons" },
         h("span", { role: "group", "aria-label": "Which output" }, this.switches),
+        this.wrap,
+        this.finder,
         this.whole,
       ),
-      this.output,
+      h("p", { class: "more" }, this.more),
+      this.view.element,
       this.how,
     );
     for (const one of this.switches) one.addEventListener("click", () => this.chose(one.dataset.stream));
-    this.output.addEventListener(
-      "scroll",
-      () => {
-        this.follows = this.atEnd();
-      },
-      { passive: true },
-    );
+    this.wrap.addEventListener("click", () => {
+      const wraps = this.view.element.classList.toggle("unwrapped");
+      this.wrap.setAttribute("aria-pressed", String(!wraps));
+      this.view.toEnd();
+    });
+    this.more.addEventListener("click", () => this.earlier());
+    this.query.addEventListener("input", () => {
+      clearTimeout(this.typing);
+      this.typing = setTimeout(() => this.find(), TYPING);
+    });
+    this.query.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || !event.shiftKey) return;
+      event.preventDefault();
+      this.previous();
+    });
+    this.finder.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.next();
+    });
+    this.backward.addEventListener("click", () => this.previous());
     this.look = () => (document.hidden ? this.disconnect() : this.connect());
     document.addEventListener("visibilitychange", this.look);
     this.pieces = [];
     this.frame = 0;
+    this.turn = 0; // of the streams that were chosen
     this.over = false;
   }
 
@@ -85,27 +112,31 @@ export class Log {
   }
 
   toEnd() {
-    if (this.follows) this.output.scrollTop = this.output.scrollHeight;
+    this.view.toEnd();
   }
 
-  /** Begin a stream from its beginning; of a long one, from near its end. */
+  /** Begin a stream, of a long one with its last lines. */
   async choose(stream) {
+    this.turn += 1;
+    const { turn } = this;
     this.stream = stream;
     for (const one of this.switches) one.setAttribute("aria-pressed", String(one.dataset.stream === stream));
     this.whole.setAttribute("href", this.address());
     this.disconnect();
-    this.clear();
+    this.terminal.reset();
+    this.view.clear();
+    this.pieces = [];
     this.over = false;
     this.pause = FIRST_PAUSE;
-    this.offset = 0;
-    this.follows = true;
+    this.offset = undefined; // the byte behind what was fetched
+    this.from = 0; // the byte that what was fetched begins with
+    this.earliest();
+    this.counted();
     this.tell("Fetching");
-    const size = await this.size();
-    if (this.stream !== stream || this.closed) return;
-    if (size > TAIL) {
-      this.offset = size - TAIL;
-      this.put([`… the first ${bytes(this.offset)} are left out`]);
-    }
+    const from = await this.tail();
+    if (turn !== this.turn || this.closed) return;
+    this.from = this.offset = from;
+    this.earliest();
     this.connect();
   }
 
@@ -113,24 +144,20 @@ export class Log {
     return address(`v1/jobs/${this.id}/logs`, { stream: this.stream, ...more });
   }
 
-  /** Known of what is stored here; 0 of what still grows. */
-  async size() {
+  /** The byte to begin at. Where nobody can tell, all is fetched. */
+  async tail() {
     try {
-      const answer = await fetch(this.address(), { method: "HEAD", cache: "no-store" });
-      return answer.ok ? Number(answer.headers.get("Content-Length") ?? 0) : 0;
+      const answer = await fetch(this.address({ tail: FIRST }), {
+        method: "HEAD",
+        cache: "no-store",
+        signal: AbortSignal.timeout(PATIENCE),
+      });
+      if (!answer.ok) return 0;
+      const [offset, size] = ["Log-Offset", "Log-Size"].map((one) => Number(answer.headers.get(one) ?? 0));
+      return Math.max(offset, size - TAIL);
     } catch {
       return 0;
     }
-  }
-
-  clear() {
-    this.terminal.reset();
-    this.pieces = [];
-    this.blocks = [];
-    this.lines = 0;
-    this.cut = false;
-    this.rest.textContent = "";
-    this.output.replaceChildren(this.rest);
   }
 
   connect() {
@@ -173,7 +200,7 @@ export class Log {
     this.over = true;
     this.disconnect();
     this.draw();
-    const nothing = this.lines === 0 && this.terminal.rest === "";
+    const nothing = this.view.lines.length === 0 && this.terminal.rest.text === "";
     if (nothing && this.fallsBack) {
       this.fallsBack = false;
       this.choose("stdout");
@@ -188,63 +215,113 @@ export class Log {
 
   /** What has come since the last frame. */
   draw() {
+    cancelAnimationFrame(this.frame);
     this.frame = 0;
-    const follows = this.follows;
+    const lines = [];
     for (const { anew, text } of this.pieces.splice(0)) {
       if (anew) {
-        const unfinished = this.terminal.rest;
+        if (this.terminal.rest.text) lines.push(this.terminal.rest);
         this.terminal.reset();
-        this.put([...(unfinished ? [unfinished] : []), "— begun anew in another attempt —"]);
+        lines.push(plain("— begun anew in another attempt —"));
+        this.from = 0; // what is stored is this attempt's
       } else {
-        this.put(this.terminal.feed(text));
+        for (const line of this.terminal.feed(text)) lines.push(line);
       }
     }
-    this.rest.textContent = this.terminal.rest;
-    if (follows) this.output.scrollTop = this.output.scrollHeight;
+    this.view.append(lines, this.terminal.rest);
+    this.earliest();
   }
 
-  put(lines) {
-    if (lines.length === 0) return;
-    if (lines.length > MOST_LINES) {
-      lines = lines.slice(-MOST_LINES);
-      this.cut = true;
+  // ------------------------------------------------------------------ what came before
+
+  earliest() {
+    this.more.hidden = this.from === 0 || this.view.full;
+    this.more.textContent = `Show earlier (${bytes(this.from)} are before this)`;
+  }
+
+  /** Fetches a piece of what was printed before what is here, whole lines if it has any. */
+  async earlier() {
+    const { turn, from: end } = this;
+    if (this.more.hidden || this.more.disabled) return;
+    const begin = Math.max(0, end - EARLIER);
+    const where = this.address({ offset: begin, limit: end - begin });
+    this.more.disabled = true;
+    try {
+      const answer = await fetch(where, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+      if (!answer.ok) await get(where); // the same question once more tells why, in the server's words
+      const data = new Uint8Array(await answer.arrayBuffer());
+      if (turn !== this.turn || this.from !== end) return;
+      const first = begin === 0 ? 0 : data.subarray(0, -1).indexOf(10) + 1;
+      const terminal = new Terminal();
+      const lines = terminal.feed(new TextDecoder().decode(data.subarray(first)));
+      if (terminal.rest.text) lines.push(terminal.rest);
+      this.from = begin + first;
+      this.view.prepend(lines);
+    } catch (error) {
+      say(error.status === undefined ? "The server does not answer." : error.message, "bad");
+    } finally {
+      this.more.disabled = false;
+      this.earliest();
     }
-    const block = document.createTextNode(`${lines.join("\n")}\n`);
-    this.rest.before(block);
-    this.blocks.push({ block, lines: lines.length });
-    this.lines += lines.length;
-    while (this.lines > MOST_LINES && this.blocks.length > 1) {
-      const first = this.blocks.shift();
-      first.block.remove();
-      this.lines -= first.lines;
-      this.cut = true;
+  }
+
+  // ------------------------------------------------------------------ search
+
+  find() {
+    this.view.search(this.query.value);
+    this.counted();
+    // The newest first: that is where the reader is.
+    if (this.view.found.length > 0) this.goTo(this.view.found.length - 1);
+  }
+
+  counted() {
+    const { found, place, wanted } = this.view;
+    this.backward.disabled = this.forward.disabled = found.length === 0 && (!wanted || this.from === 0);
+    const text = place >= 0 ? `line ${count(place + 1)} of ${count(found.length)}` : number(found.length, "line");
+    const shown = wanted ? (found.length > 0 ? text : this.from > 0 ? "not found in this part" : "not found") : "";
+    if (this.matches.textContent !== shown) this.matches.textContent = shown;
+  }
+
+  goTo(place) {
+    if (this.view.found.length === 0) return;
+    this.view.show(place);
+    this.counted();
+  }
+
+  next() {
+    if (this.view.found.length === 0) this.previous();
+    else this.goTo((this.view.place + 1) % this.view.found.length);
+  }
+
+  /** Before the first one it goes on in what was printed earlier, before that from the last one on. */
+  async previous() {
+    const { view, turn } = this;
+    let { place } = view;
+    const { wanted } = view;
+    while (place <= 0 && !this.more.hidden && !this.more.disabled) {
+      const { from } = this;
+      await this.earlier();
+      if (turn !== this.turn || view.wanted !== wanted || this.from === from) return;
+      place = view.current < 0 ? view.found.length : view.place;
     }
-    if (this.blocks.length > MOST_BLOCKS) this.join();
-  }
-
-  /** Many small pieces made into fewer. */
-  join() {
-    const first = this.blocks.splice(0, MOST_BLOCKS / 2);
-    const block = document.createTextNode(first.map((one) => one.block.data).join(""));
-    first[0].block.before(block);
-    for (const one of first) one.block.remove();
-    this.blocks.unshift({ block, lines: first.reduce((sum, one) => sum + one.lines, 0) });
-  }
-
-  atEnd() {
-    const { scrollTop, scrollHeight, clientHeight } = this.output;
-    return scrollHeight - scrollTop - clientHeight < NEAR;
+    this.goTo(place > 0 ? place - 1 : view.found.length - 1);
   }
 
   tell(how) {
-    const text = `${how}.${this.cut ? ` Only the last ${count(MOST_LINES)} lines are shown.` : ""}`;
+    const left = this.view.cut ? " The oldest lines are not kept here." : "";
+    const text = `${how}.${left}`;
     if (this.how.textContent !== text) this.how.textContent = text;
   }
 
   close() {
     this.closed = true;
+    clearTimeout(this.typing);
     document.removeEventListener("visibilitychange", this.look);
     cancelAnimationFrame(this.frame);
     this.disconnect();
   }
+}
+
+function plain(text) {
+  return { text, runs: null };
 }

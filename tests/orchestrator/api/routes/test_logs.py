@@ -156,6 +156,21 @@ async def test_bytes_from_any_offset_are_those_of_the_file(server: Server, step:
         assert answer.content == LOG[offset:]
 
 
+async def test_a_piece_of_a_log_is_given_wherever_it_is(server: Server, node: LiveNode) -> None:
+    job = await running(server)
+    node.print(key_of(job), LOG)
+    url = f"/v1/jobs/{job.id}/logs"
+    for where in ("node", "storage"):
+        if where == "storage":
+            await store(server, job, LOG)
+            await walk(server.ledger, job, S.COMPLETED)
+        for offset, limit in ((0, 1), (3, 20), (len(LOG) - 2, 9), (len(LOG) + 5, 1)):
+            answer = await server.client.get(f"{url}?offset={offset}&limit={limit}")
+            assert answer.content == LOG[offset : offset + limit]
+    refused = await server.client.get(f"{url}?follow=1&limit=3")
+    assert (refused.status_code, refused.json()["code"]) == (400, "bad_parameter")
+
+
 async def test_half_a_character_is_told_only_when_nothing_follows(server: Server, node: LiveNode) -> None:
     job = await running(server)
     node.print(key_of(job), b"ab\xe2\x82")
