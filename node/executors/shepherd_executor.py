@@ -49,7 +49,7 @@ from node.executors.shepherded_run import (
 )
 from node.executors.spawner import DirectoryInUse, Leash, Spawner
 from node.executors.tiers import TRIAL, Machine, Tier
-from node.executors.uids import Uids, find_trouble, give_files, owner
+from node.executors.uids import Uids, find_closed, find_trouble, give_files, owner
 
 log: Final = logging.getLogger("node")
 Isolation = Literal["auto", "pidns", "userns", "subreaper"]
@@ -73,6 +73,7 @@ _STAGES: Final = {
     "bubblewrap": "bubblewrap does not start it",
     "exec": "bash cannot be run",
 }
+_UIDS: Final = "uids of their own"
 _ISOLATIONS: Final = {
     "pidns": "Each payload has a PID namespace of its own, so nothing of it outlives it",
     "userns": (
@@ -298,7 +299,9 @@ class ShepherdExecutor:
             troubles = {each: find_trouble(each, self._data) for each in ranges}
             uids = next((each for each, trouble in troubles.items() if not trouble), None)
             if uids is None:
-                tried["uids of their own"] = troubles[ranges[0]]
+                tried[_UIDS] = troubles[ranges[0]]
+        if self._gids and uids is None:
+            tried[f"groups {', '.join(self._gids)}"] = "they are for jobs that have uids of their own"
         names = TIERS if self._asked == "auto" else (self._asked,)
         candidates = []
         for name in names:
@@ -372,6 +375,8 @@ class ShepherdExecutor:
         said = (trial / STDOUT).read_text(errors="replace").strip()
         if end.exit_code != 0 or said != "fine":
             errors = (trial / "stderr.log").read_text(errors="replace").strip()
+            if self._uids is not None and self.name != BUBBLEWRAP and (closed := find_closed(trial.parent)):
+                return f"such a user gets to its files only when others may enter {closed} (chmod o+x)"
             return said or errors or f"a trial ended with {end.exit_code}, signal {end.signal}"
         if (trial / "secret.by").exists():
             return "a script writes into the node's directory"
@@ -385,7 +390,10 @@ class ShepherdExecutor:
 
     def _say(self, tier: Tier, tried: Mapping[str, str]) -> None:
         for other, trouble in tried.items():
-            log.warning("scripts do not run in the tier %s: %s", other, trouble)
+            if other == _UIDS:
+                log.warning("scripts have no %s, and run as this node's user: %s", other, trouble)
+            else:
+                log.warning("scripts do not run in the tier %s: %s", other, trouble)
         if tier.name == BASH and self._asked != BASH:
             log.warning(
                 "scripts are kept from nothing here; what would change that stands above, and --executor bash"

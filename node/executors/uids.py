@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 import threading
 from dataclasses import dataclass, field
@@ -23,6 +24,15 @@ def find_trouble(ranges: UidRange, directory: Path) -> str:
     except OSError as error:
         return f"files cannot be given to uid {ranges.first}: {error.strerror}"
     return ""
+
+
+def find_closed(directory: Path) -> Path | None:
+    """Which of the directory and those above it these users may not enter, the topmost. Blocks."""
+    absolute = directory.absolute()
+    for each in (*reversed(absolute.parents), absolute):
+        if not each.stat().st_mode & stat.S_IXOTH:
+            return each
+    return None
 
 
 @dataclass(slots=True)
