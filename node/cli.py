@@ -75,6 +75,7 @@ from node.settings import NodeSettings, load_settings
 @click.option("--labels", metavar="LABELS", help="What it has that jobs may require, as gpu=a100,ssd.")
 @click.option("--machine", metavar="TOKEN", help="The machine it runs on, by the token that scaling gave.")
 @click.option("--advertise", metavar="URL", help="Where that orchestrator reaches it. [where it listens]")
+@click.option("--name", metavar="NAME", help="What people call it, as gpu-3. [the host's name]")
 @click.option("--idle-timeout", metavar="SECONDS", help="Stop after so long without a job. [0: never]")
 @click.option(
     "--lifetime",

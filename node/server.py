@@ -36,7 +36,7 @@ from node.executors.executor import Executor
 from node.executors.shepherd_executor import ShepherdExecutor
 from node.host.cards import Cards
 from node.host.inotify import Inotify
-from node.host.load import LoadSampler
+from node.host.load import LoadSampler, host_name
 from node.payloads.cleaner import PayloadCleaner
 from node.payloads.records import DataDirectoryError, Records
 from node.payloads.table import PayloadTable, open_table
@@ -104,7 +104,12 @@ async def _serve(
     await trio.to_thread.run_sync(workspace.prepare)
     gate = await trio.to_thread.run_sync(_make_gate, settings, records.node_id)
     tls = await trio.to_thread.run_sync(_load_certificate, settings)
-    load = LoadSampler(settings.data, slots=settings.slots, lifetime=settings.lifetime or None)
+    load = LoadSampler(
+        settings.data,
+        slots=settings.slots,
+        lifetime=settings.lifetime or None,
+        name=settings.name or host_name(),
+    )
     supervisor = Supervisor(rng)
     async with (
         open_table(records, clock, intended=workspace.is_intended) as table,

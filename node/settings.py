@@ -14,6 +14,7 @@ from actors.config.kinds import Setting, expecting
 from actors.config.tables import Mistakes, Table, read_toml
 from actors.domain.ids import is_key
 from actors.domain.labels import is_label_name, is_label_value
+from actors.domain.node import is_node_name
 from actors.wire.http.peers import is_server
 from node.confinement.grants import NOTHING_GRANTED, Grants
 from node.confinement.tier_settings import TIERS, TierName, UidRange, read_range
@@ -53,6 +54,8 @@ class NodeSettings:
     there, and `ca_file` says whose certificate it believes, instead of the usual authorities. With `dial_out`
     it listens nowhere and opens all connections itself, through the `proxy` if there is one.
 
+    `name`: what people call this node; None: as its host.
+
     `idle_timeout`: seconds without a job after which it stops by itself; `lifetime`: seconds after which it
     is ended from outside, so that it is given no job that may take longer than what is left. 0: none.
 
@@ -88,6 +91,7 @@ class NodeSettings:
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     machine: str | None = None
     advertise: str | None = None
+    name: str | None = None
     idle_timeout: float = 0.0
     lifetime: float = 0.0
     dial_out: bool = False
@@ -283,6 +287,12 @@ def _token(value: object) -> str:
     return value
 
 
+def _name(value: object) -> str:
+    if not is_node_name(value):
+        raise ValueError(value)
+    return value
+
+
 def _yes(value: object) -> bool:
     if value not in (True, "1"):
         raise ValueError(value)
@@ -448,6 +458,12 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "pair_anew": Setting(
         expecting("nothing, or 1", _yes),
         "forget at this start which orchestrators it was paired with, and who submitted first",
+    ),
+    "name": Setting(
+        expecting("a name of at most 63 letters, digits and . _ -, as gpu-3", _name),
+        "what people call this node, such as `gpu-3`: shown wherever a node is named; a second node "
+        "of a name is shown with `-2`",
+        default="the host's name",
     ),
     "idle_timeout": Setting(
         kind.seconds(0, "seconds, as 600 (0: never)", 1e9),

@@ -288,7 +288,7 @@ async def _start(
     if settings.scaling:
         doors.tokens.add(token_of_machines(node_token, clock.now()))
     pauses = await Pauses.load(ledger, clock, sender)
-    changes = ChangeStream(ledger.queries, waiters, encode_change)
+    changes = ChangeStream(ledger.queries, waiters, partial(encode_change, name_of=registry.names.of))
 
     def tell_actors(rows: Sequence[Job]) -> None:
         news = Committed(tuple(rows))
@@ -306,11 +306,12 @@ async def _start(
             ledger=ledger,
             nodes=nodes,
             queue=QueueManager(services),
-            pool=ServicePool(services, rng, registry.drains()),
+            pool=ServicePool(services, rng, registry.drains(), registry.names),
             services=services,
             rng=rng,
             hand_over=getter.tell,
             members=registry.members,
+            name_of=registry.names.of,
             tick=settings.tick_seconds,
         )
 
@@ -322,6 +323,7 @@ async def _start(
         services=services,
         rng=rng,
         tell_sender=sender.tell,
+        name_of=registry.names.of,
         tick=settings.tick_seconds,
         lost_after=settings.node_lost_after,
         back_within=settings.node_back_within,
@@ -354,6 +356,7 @@ async def _start(
     await keep(getter, make_getter)
     await keep(cleaner, make_cleaner)
     nursery.start_soon(registry.run)
+    nursery.start_soon(registry.names.run, ledger)
     nursery.start_soon(doors.hosts.run)
     nursery.start_soon(note_uses, doors.tokens, ledger)
     nursery.start_soon(changes.run)

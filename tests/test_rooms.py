@@ -84,6 +84,7 @@ FLOORS = (
     "orchestrator/nodes/job_files.py",
     "orchestrator/nodes/refusals.py",
     "orchestrator/nodes/addresses.py",
+    "orchestrator/nodes/names.py",
     "orchestrator/nodes/local_process.py",
     "orchestrator/nodes/native",
     "orchestrator/nodes/contract_only",

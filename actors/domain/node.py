@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeGuard
 
+from actors.domain.ids import is_key
 from actors.domain.job import End
 from actors.domain.progress import Progress
 from actors.domain.status import Status
@@ -67,6 +68,25 @@ class NodeRef:
 
 _MOMENT: Final = re.compile(r"(.+) ([0-9]+) ([0-9]+) ([0-9]+)")
 
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+
+
+def is_node_name(value: object) -> TypeGuard[str]:
+    """Whether a node may be called so: nothing that could be a node's id, or an URL."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None and not is_key(value)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeName:
+    """How a node is called, `said` by itself: its `name` is that, with a number behind it if another had it
+    before. `url` is where it is. `left`: it is gone, and its name may be another's."""
+
+    node_id: str
+    said: str
+    name: str
+    url: str
+    left: bool = False
+
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
@@ -75,7 +95,8 @@ class Heartbeat:
     use in percent, 0 to 100. `unhealthy`: why it wants no jobs, "" if it does. `stopping`: it was told to
     stop, takes no new jobs and waits for those that it has. `skew`: seconds by which its clock is ahead of
     ours, None if it does not say what it shows. `seconds_left`: for which it is there still, as an allocation
-    of a cluster is; None if no end is known. `tally` is None if it does not count."""
+    of a cluster is; None if no end is known. `tally` is None if it does not count. `name`: what it wants to
+    be called, "" if it does not say."""
 
     load: float = 0.0
     slots: int | None = None
@@ -88,6 +109,7 @@ class Heartbeat:
     skew: float | None = None
     seconds_left: float | None = None
     tally: Tally | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +132,10 @@ class PayloadView:
     lost: bool = False
     progress: Progress | None = None
 
-    def tell_loss(self, node_id: str) -> str:
+    def tell_loss(self, name: str) -> str:
         """The reason for another attempt, with what the node says of this one."""
         why = "" if self.end is None or not self.end.message else f": {self.end.message}"
-        return f"node {node_id} lost it{why}"
+        return f"node {name} lost it{why}"
 
 
 class NodeState(StrEnum):
@@ -134,7 +156,8 @@ class NodeView:
     their reasons.
     `joined`: by itself; `machine` is then the token of the machine it runs on, if scaling has made it.
     `heard_at`: when it was last heard, in monotonic seconds; None if not yet. `jobs_ended` there since the
-    server started, of which `jobs_failed` did. `skew`, `seconds_left`: as in its heartbeats."""
+    server started, of which `jobs_failed` did. `skew`, `seconds_left`: as in its heartbeats. `name`: what
+    people are told instead of its id, "" if it has no other."""
 
     node: NodeRef
     state: NodeState
@@ -158,6 +181,7 @@ class NodeView:
     jobs_failed: int = 0
     skew: float | None = None
     seconds_left: float | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

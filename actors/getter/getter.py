@@ -67,7 +67,7 @@ class Getter(Actor):
     """See the module. `addresses` are the nodes to look for now: another object when they change;
     `tell_sender` takes what the pool should know. A node is lost when it was silent for `lost_after` seconds,
     or for `back_within` if it said that it will be back. What a node that is in touch has not handed over
-    within `collect_within` is given up."""
+    within `collect_within` is given up. `name_of` a node's id is what people are told."""
 
     def __init__(
         self,
@@ -80,6 +80,7 @@ class Getter(Actor):
         services: Mapping[str, ServiceLimits],
         rng: Random,
         tell_sender: Callable[[object], None],
+        name_of: Callable[[str], str] = str,
         tick: float = 0.5,
         suspect_after: float = 3.0,
         lost_after: float = 60.0,
@@ -93,6 +94,7 @@ class Getter(Actor):
         self._services = services
         self._rng = rng
         self._tell_sender = tell_sender
+        self._name_of = name_of
         self._batch_bytes = batch_bytes
         self._collect_within = collect_within
         self._nodes: dict[str, NodeMirror] = {}
@@ -358,7 +360,7 @@ class Getter(Actor):
         node.heard, node.left = trio.current_time(), True
         jobs = "1 job" if word.held == 1 else f"{word.held} jobs"
         node.trouble = "it was stopped" + (f" with {jobs} on it, and is to be back" if word.back else "")
-        log.info("node %s has left: %s", node.node_id, node.trouble)
+        log.info("node %s has left: %s", node.name, node.trouble)
         if word.back:
             self._expect(node, node.trouble)
 
@@ -391,7 +393,7 @@ class Getter(Actor):
         node = self._nodes.get(node_id)
         if node is None:
             node = self._nodes[node_id] = NodeMirror(
-                node_id, trio.current_time(), self._make_requests(node_id)
+                node_id, trio.current_time(), self._make_requests(node_id), self._name_of
             )
         return node
 

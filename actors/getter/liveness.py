@@ -186,9 +186,9 @@ class LivenessMonitor:
                 if not node.lost:
                     node.lost = True
                     level = logging.INFO if node.left and not node.wanted else logging.WARNING
-                    log.log(level, "node %s is lost: %s", node.node_id, node.trouble)
+                    log.log(level, "node %s is lost: %s", node.name, node.trouble)
                     self._lost(node)
-                self._tell_sender(NodeLost(node.node_id, f"node {node.node_id} is lost: {node.trouble}"))
+                self._tell_sender(NodeLost(node.node_id, f"node {node.name} is lost: {node.trouble}"))
                 if silent >= self._lost_after + FORGOTTEN_AFTER and not node.wanted:
                     self._forget(node)
             elif silent >= self._suspect_after:

@@ -3,6 +3,7 @@ what was seen, and the Getter does it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -93,10 +94,14 @@ MOST_OTHERS: Final = 100_000
 class NodeMirror:
     """One node as the Getter knows it: its mirror, when it was last heard, and what it is asked. `mark` is
     the place of its last picture, None while it is not in touch; that came at `pictured_at`. `left`: it was
-    stopped on purpose, or its address was taken away; `expected`: it said that it will be back."""
+    stopped on purpose, or its address was taken away; `expected`: it said that it will be back. `name_of` a
+    node's id is what people are told."""
 
-    def __init__(self, node_id: str, now: float, requests: NodeRequests) -> None:
+    def __init__(
+        self, node_id: str, now: float, requests: NodeRequests, name_of: Callable[[str], str] = str
+    ) -> None:
         self.node_id = node_id
+        self._name_of = name_of
         self.ref: NodeRef | None = None
         self.heard = now
         self.connected = False
@@ -112,6 +117,10 @@ class NodeMirror:
         """Attempts whose results are here to be collected."""
         self.tracked: dict[str, TrackedAttempt] = {}
         self.requests = requests
+
+    @property
+    def name(self) -> str:
+        return self._name_of(self.node_id)
 
     @property
     def wanted(self) -> bool:
@@ -160,10 +169,10 @@ def reconcile(tracked: TrackedAttempt, node: NodeMirror, limits: ServiceLimits |
             requeue_or_fail(job, limits, tracked.gone, by=Owner.GETTER, state=AttemptState.OVER)
         )
     if node.lost:
-        reason = f"node {node.node_id} is lost: {node.trouble}"
+        reason = f"node {node.name} is lost: {node.trouble}"
         return NextAction(retried(reason, state=AttemptState.GIVEN_UP))
     if view is not None and view.lost:
-        return NextAction(retried(view.tell_loss(node.node_id), state=AttemptState.OVER))
+        return NextAction(retried(view.tell_loss(node.name), state=AttemptState.OVER))
     if view is not None and view.end is not None:
         end = in_our_time(tracked.verdict(view.end), node.beat.skew)
         if tracked.impossible is not None:
@@ -244,9 +253,9 @@ def _status(tracked: TrackedAttempt, view: PayloadView, node: NodeMirror) -> Tra
     before that could be written down."""
     status = tracked.job.status
     if view.status is Status.RUNNING and status in (Status.SUBMITTED, Status.PREPARED):
-        return _move(tracked, Status.RUNNING, f"runs on node {node.node_id}")
+        return _move(tracked, Status.RUNNING, f"runs on node {node.name}")
     if view.status is Status.PREPARED and status is Status.SUBMITTED and not node.has_room():
-        return _move(tracked, Status.PREPARED, f"waits on node {node.node_id} for a slot")
+        return _move(tracked, Status.PREPARED, f"waits on node {node.name} for a slot")
     return None
 
 

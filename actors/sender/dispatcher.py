@@ -110,8 +110,10 @@ class NodeDispatcher:
         on_results: Callable[[Sequence[DispatchResult]], Awaitable[Sequence[bool]]],
         rng: Random,
         batch_bytes: int,
+        name_of: Callable[[str], str] = str,
     ) -> None:
         self.node_id = node_id
+        self._name_of = name_of
         self._nodes = nodes
         self._ref = ref
         self._record_results = on_results
@@ -209,7 +211,7 @@ class NodeDispatcher:
             elif self._lost is not None:
                 certain.append(DispatchResult(item.dispatch, Verdict.LOST, self._lost, sent=item.doubt))
             elif self._is_of_another_boot(item):
-                reason = f"the machine of node {self.node_id} was started anew, or set back"
+                reason = f"the machine of node {self._name_of(self.node_id)} was started anew, or set back"
                 verdict = Verdict.GONE if item.doubt else Verdict.LOST
                 certain.append(DispatchResult(item.dispatch, verdict, reason, sent=item.doubt))
             elif item.doubt and self._ref is not None and self._ref.contract_only:
@@ -311,7 +313,8 @@ class NodeDispatcher:
                 answer = SubmitAnswer(SubmitResult.MALFORMED, why)
             verdict = _verdict_on_submit(answer, node, earlier_doubt[index])
             if answer.result is SubmitResult.HELD:
-                self._complaint.say("jobs for node %s are held: %s", self.node_id, answer.reason)
+                name = self._name_of(self.node_id)
+                self._complaint.say("jobs for node %s are held: %s", name, answer.reason)
                 item.doubt = earlier_doubt[index]
             if verdict is None:
                 item.later()

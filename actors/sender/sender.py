@@ -71,7 +71,7 @@ ASSIGN_AT_ONCE: Final = 256
 class Sender(Actor):
     """See the module. `hand_over` is told of each attempt that a node has; `queue` and `pool` are empty, as
     each life begins from the ledger; `members` are the nodes that have joined by themselves, another object
-    when they change."""
+    when they change; `name_of` a node's id is what people are told."""
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class Sender(Actor):
         rng: Random,
         hand_over: Callable[[AttemptHanded], None],
         members: Callable[[], Sequence[JoinedNode]] = tuple,
+        name_of: Callable[[str], str] = str,
         tick: float = 0.5,
         batch_bytes: int = 1 << 20,
     ) -> None:
@@ -100,6 +101,7 @@ class Sender(Actor):
         self._hand_over = hand_over
         self._batch_bytes = batch_bytes
         self._members = members
+        self._name_of = name_of
         self._arrivals = Arrivals(tick)
         self._back: dict[int, float] = {}
         """Since when those wait that came back from their way."""
@@ -341,7 +343,7 @@ class Sender(Actor):
         key = f"{self._rng.getrandbits(128):032x}"
         attempt = Attempt(key, job_id, 0, node.node_id, boot=node.moment)
         self._pool.reserve(key, node.node_id)
-        reason = f"sent to node {node.node_id}"
+        reason = f"sent to node {self._name_of(node.node_id)}"
         return Transition(job_id, Status.QUEUED, Status.PROCESSING, reason, attempt=attempt, by=Owner.SENDER)
 
     def _unreserve(self, move: Transition) -> None:
@@ -361,6 +363,7 @@ class Sender(Actor):
                 on_results=self._record_results,
                 rng=self._rng,
                 batch_bytes=self._batch_bytes,
+                name_of=self._name_of,
             )
             self.nursery.start_soon(dispatcher.run)
         return dispatcher
@@ -387,6 +390,7 @@ class Sender(Actor):
     def _move_for(self, s: DispatchResult) -> Transition:
         job, key = s.dispatch.job, s.dispatch.attempt.key
         limits = self._services.get(job.service)
+        name = self._name_of(s.dispatch.attempt.node_id)
         retried = partial(requeue_or_fail, job, limits, by=Owner.SENDER, spent=True)
 
         def move(
@@ -407,9 +411,9 @@ class Sender(Actor):
         untold = AttemptState.OVER if s.sent else AttemptState.RELEASED
         match s.verdict:
             case Verdict.HAS if s.view is not None and s.view.lost:
-                return retried(s.view.tell_loss(s.dispatch.attempt.node_id), state=AttemptState.OVER)
+                return retried(s.view.tell_loss(name), state=AttemptState.OVER)
             case Verdict.HAS:
-                reason = f"node {s.dispatch.attempt.node_id} has it"
+                reason = f"node {name} has it"
                 return move(Status.SUBMITTED, reason, None, spent=True)
             case Verdict.NOT_THERE:
                 return move(Status.QUEUED, f"waits: {s.reason}", AttemptState.RELEASED)

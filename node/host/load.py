@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Final
 import psutil
 import trio
 
-from actors.domain.node import Heartbeat
+from actors.domain.node import Heartbeat, is_node_name
 from actors.kernel.complaint import Complaint
 from actors.store.durable import free_space, is_passing
 
@@ -27,14 +29,22 @@ class LoadSampler:
     """Measures once a second, in its own task; whoever asks gets the last measure and never waits."""
 
     def __init__(
-        self, data: Path, *, slots: int | None, cores: int | None = None, lifetime: float | None = None
+        self,
+        data: Path,
+        *,
+        slots: int | None,
+        cores: int | None = None,
+        lifetime: float | None = None,
+        name: str = "",
     ) -> None:
-        """`lifetime`: seconds from now on for which this node is there; None if no end is known."""
+        """`lifetime`: seconds from now on for which this node is there; None if no end is known. `name`: what
+        it wants to be called."""
         self._data = data
         self._end = None if lifetime is None else trio.current_time() + lifetime
         self._slots = slots
         self._cores = usable_cores() if cores is None else cores
-        self._now = Heartbeat(slots=slots, cores=self._cores)
+        self._name = name
+        self._now = Heartbeat(slots=slots, cores=self._cores, name=name)
         self._unhealthy = ""
         self._stopping = False
         self._complaint = Complaint(log)
@@ -85,7 +95,18 @@ class LoadSampler:
             free_memory=_or_none(lambda: psutil.virtual_memory().available),
             unhealthy=self._unhealthy,
             stopping=self._stopping,
+            name=self._name,
         )
+
+
+def host_name() -> str:
+    """What a node is called that was given no name: as its host, without the domain."""
+    host = socket.gethostname()
+    first = host.partition(".")[0]
+    # Of an address the first number alone says nothing.
+    said = re.sub(r"[^A-Za-z0-9._-]+", "-", host if first.isdigit() else first)
+    name = said.strip("._-")[:63]
+    return name if is_node_name(name) else "node"
 
 
 def usable_cores() -> int:

@@ -69,7 +69,13 @@ async def render_jobs(
     whys = await explain_waits(api, rows)
     estimates = await api.forecaster.estimate(rows) if estimated else [None] * len(rows)
     items = [
-        render_job(row, why, details.get(row.id, JobDetails()), estimate=estimate)
+        render_job(
+            row,
+            why,
+            details.get(row.id, JobDetails()),
+            estimate=estimate,
+            name_of=api.registry.names.of,
+        )
         for row, why, estimate in zip(rows, whys, estimates, strict=True)
     ]
     return [_without_what_is_private(item) for item in items] if _only_reads() else items
@@ -80,7 +86,15 @@ async def render_in_full(api: ApiContext, row: Job, estimate: Estimate | None = 
     details = (await api.ledger.queries.details((row.id,))).get(row.id, JobDetails())
     callback = await api.ledger.queries.callback(row.id) if details.callback_url is not None else None
     (why,) = await explain_waits(api, [row])
-    item = render_job(row, why, details, await _skipped_files(api, row), callback, estimate=estimate)
+    item = render_job(
+        row,
+        why,
+        details,
+        await _skipped_files(api, row),
+        callback,
+        estimate=estimate,
+        name_of=api.registry.names.of,
+    )
     return _without_what_is_private(item) if _only_reads() else item
 
 
@@ -109,7 +123,7 @@ async def render_ended_job(api: ApiContext, number: int) -> dict[str, Any]:
     if row.status not in ENDED:
         end = [entry for entry in await api.ledger.history(row.id) if entry.target in ENDED][-1]
         row = replace(row, status=end.target, message=end.reason)
-    return render_job(row, None, details[row.id], left_out)
+    return render_job(row, None, details[row.id], left_out, name_of=api.registry.names.of)
 
 
 async def _skipped_files(api: ApiContext, row: Job) -> Sequence[tuple[str, str]] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -38,9 +38,10 @@ def render_job(
     callback: CallbackView | None = None,
     *,
     estimate: Estimate | None = None,
+    name_of: Callable[[str], str],
 ) -> dict[str, Any]:
     """`left_out`: what its results lack, by path and reason; `callback`: how far it is told; `estimate`: when
-    it begins and ends; None where that was not looked up."""
+    it begins and ends; None where that was not looked up. `name_of` a node's id: how it is called."""
     end = row.end
     started_at = row.running_since if end is None or end.started_at is None else end.started_at
     # In their order also where our own clock was set back meanwhile.
@@ -69,6 +70,7 @@ def render_job(
             ends_at=None if estimate is None else _period(estimate.ends),
             no_estimate=None if estimate is None else estimate.unknown or None,
             node=row.attempt.node_id if row.attempt is not None else None,
+            node_name=name_of(row.attempt.node_id) if row.attempt is not None else None,
             attempt=row.attempt.n if row.attempt is not None else None,
             attempts_used=row.attempts_used,
             exit_code=end.exit_code if end is not None else None,
@@ -118,9 +120,10 @@ def _callback(view: CallbackView) -> bodies.JobCallback:
     )
 
 
-def render_event(change: JobChange) -> bodies.EventBody:
+def render_event(change: JobChange, name_of: Callable[[str], str]) -> bodies.EventBody:
     """A change. `job` is the whole job where this is its newest change, None where a later one follows."""
     row, entry = change.job, change.entry
+    node = entry.node_id if entry is not None else None
     is_newest = row.change_seq == change.seq
     return {
         "version": change.seq,
@@ -132,19 +135,21 @@ def render_event(change: JobChange) -> bodies.EventBody:
         "from": row.status.value if entry is None else entry.source and entry.source.value,
         "status": (entry.target if entry is not None else row.status).value,
         "reason": entry.reason if entry is not None else row.message,
-        "node": entry.node_id if entry is not None else None,
+        "node": node,
+        "node_name": node and name_of(node),
         "attempt": entry.attempt_n if entry is not None else None,
-        "job": render_job(row, None, change.details) if is_newest else None,
+        "job": render_job(row, None, change.details, name_of=name_of) if is_newest else None,
     }
 
 
-def render_transition(entry: HistoryEntry) -> bodies.TransitionBody:
+def render_transition(entry: HistoryEntry, name_of: Callable[[str], str]) -> bodies.TransitionBody:
     return {
         "at": rfc3339(entry.at),
         "from": entry.source.value if entry.source is not None else None,
         "to": entry.target.value,
         "reason": entry.reason,
         "node": entry.node_id,
+        "node_name": entry.node_id and name_of(entry.node_id),
         "attempt": entry.attempt_n,
     }
 
@@ -154,6 +159,7 @@ def render_node(view: NodeView, now: float) -> dict[str, Any]:
     return to_json(
         bodies.Node(
             id=view.node.node_id,
+            name=view.name or view.node.node_id,
             url=view.node.url,
             kind="foreign" if view.node.contract_only else "own",
             status=view.state.value,
@@ -276,7 +282,7 @@ def render_file(entry: FileEntry, origin: bodies.FileOrigin | None) -> dict[str,
     )
 
 
-def render_scaling(scaling: ServiceScaling) -> bodies.ScalingBody:
+def render_scaling(scaling: ServiceScaling, name_of: Callable[[str], str]) -> bodies.ScalingBody:
     limits = scaling.limits
     return {
         "service": scaling.service,
@@ -294,6 +300,7 @@ def render_scaling(scaling: ServiceScaling) -> bodies.ScalingBody:
                 "token": machine.token[:8],  # the whole of it is what its node joins with
                 "id": machine.machine_id,
                 "node": machine.node_id,
+                "node_name": machine.node_id and name_of(machine.node_id),
                 "status": machine.state,
                 "requested_at": rfc3339(machine.requested_at),
                 "reason": machine.reason,

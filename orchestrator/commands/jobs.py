@@ -116,7 +116,7 @@ def _facts(job: Job) -> list[tuple[str, object]]:
         ("ignored", ", ".join(job.ignored)),
         ("requires", job.requires),
         ("limit", _limit(job)),
-        ("node", job.node),
+        ("node", job.node_name or job.node),
         ("attempt", job.attempt),
         ("callback", _callback(job)),
     ]

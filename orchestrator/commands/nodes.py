@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection
-from orchestrator.commands.console.arguments import beginnings, node_id
+from orchestrator.commands.console.arguments import node_id, shown_names
 from orchestrator.commands.console.output import emit_one, pluralize, size, tell
 from orchestrator.commands.console.tables import emit_list, emit_table
 from orchestrator.commands.jobs import UNDER_WAY
@@ -25,16 +25,16 @@ def nodes_command(connection: Connection, *, json_wanted: bool) -> None:
     """List the nodes: whether they answer, how busy they are, and why one gets no jobs."""
     with connection.client() as client:
         found = client.nodes()
-    headings = ("ID", "STATUS", "SERVICES", "SLOTS", "JOBS", "OTHERS", "LOAD", "DISK", "MESSAGE")
+    headings = ("NODE", "STATUS", "SERVICES", "SLOTS", "JOBS", "OTHERS", "LOAD", "DISK", "MESSAGE")
     if sys.stdout.isatty() and not json_wanted:
-        # There the beginning of an id is enough to name a node by, and room is short.
-        ids = beginnings(found)
-        emit_table(headings, [(name, *_cells(node)) for name, node in zip(ids, found, strict=True)])
+        # There the beginning of an id is enough to tell a node without a name by, and room is short.
+        names = shown_names(found)
+        emit_table(headings, [(name, *_cells(node)) for name, node in zip(names, found, strict=True)])
     else:
         emit_list(
             found,
-            (*headings, "URL"),
-            lambda node: (node.id, *_cells(node), node.url),
+            (*headings, "ID", "URL"),
+            lambda node: (node.name, *_cells(node), node.id, node.url),
             json_wanted=json_wanted,
         )
 
@@ -78,10 +78,12 @@ def _service_row(service: Service) -> Sequence[object]:
 @as_json
 @pass_connection
 def drain_command(connection: Connection, *, node: str, reason: str | None, json_wanted: bool) -> None:
-    """Give a node no new jobs; those on it go on. NODE is its id, the beginning of it, or its URL."""
+    """Give a node no new jobs; those on it go on.
+
+    NODE is its name, its id, the beginning of it, or its URL."""
     with connection.client() as client:
         found = client.drain(node_id(client, node), reason)
-    text = f"node {found.id} gets no new jobs; it has {found.held}"
+    text = f"node {found.name} gets no new jobs; it has {found.held}"
     emit_one(found, text, json_wanted=json_wanted)
 
 
@@ -90,10 +92,10 @@ def drain_command(connection: Connection, *, node: str, reason: str | None, json
 @as_json
 @pass_connection
 def undrain_command(connection: Connection, *, node: str, json_wanted: bool) -> None:
-    """Give a drained node jobs again. NODE is its id, the beginning of it, or its URL."""
+    """Give a drained node jobs again. NODE is its name, its id, the beginning of it, or its URL."""
     with connection.client() as client:
         found = client.undrain(node_id(client, node))
-    emit_one(found, f"node {found.id} gets jobs again", json_wanted=json_wanted)
+    emit_one(found, f"node {found.name} gets jobs again", json_wanted=json_wanted)
 
 
 @click.command("unpair", context_settings=HELP)

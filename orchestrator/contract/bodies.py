@@ -43,6 +43,9 @@ _LIMITS: Final = Also(
     "disk_bytes; what is not limited is left out"
 )
 LINE: Final = Also(pattern="^[^\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029]*$")
+_NODE_NAME: TypeAlias = Annotated[
+    str | None, Also(description="How the node is called; its id where it has no name")
+]
 _SIZE: Final = Also(pattern=r"^[0-9]{1,18}(\.[0-9]{1,6})?[KMGT]?$", examples=["512M", "4G"])
 _HEX: Final = Also(pattern="^[0-9a-f]{32}$")
 
@@ -139,6 +142,7 @@ class Job(_Value):
         str | None, Also(description="Why no time is estimated, of a job that is not over")
     ] = None
     node: str | None = None
+    node_name: _NODE_NAME = None
     attempt: int | None = None
     attempts_used: int = 0
     exit_code: int | None = None
@@ -219,7 +223,8 @@ class Holder(_Value):
 @dataclass(frozen=True, slots=True)
 class Node(_Value):
     """A node as the scheduler sees it. `slots` None: it runs whatever it is sent. `held` are our jobs on it,
-    `others` those of somebody else. `draining` says why it gets no new jobs."""
+    `others` those of somebody else. `draining` says why it gets no new jobs. Its `name` is what people call
+    it, unique among those that are there; its id where it has none."""
 
     id: str
     url: str
@@ -231,6 +236,7 @@ class Node(_Value):
     others: int
     load: float
     draining: str | None
+    name: Annotated[str, _ALWAYS] = ""
     kind: Annotated[str, Also(enum=["own", "foreign"])] = "own"
     source: Annotated[str, Also(enum=["static", "joined"])] = "static"
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -310,6 +316,7 @@ EventBody = TypedDict(
         "status": StatusName,
         "reason": str,
         "node": str | None,
+        "node_name": _NODE_NAME,
         "attempt": int | None,
         "job": Annotated[dict[str, Any] | None, Of("Job")],
     },
@@ -325,6 +332,7 @@ TransitionBody = TypedDict(
         "to": StatusName,
         "reason": str,
         "node": str | None,
+        "node_name": _NODE_NAME,
         "attempt": int | None,
     },
 )
@@ -498,6 +506,7 @@ class MachineBody(TypedDict):
     token: str
     id: str | None
     node: str | None
+    node_name: _NODE_NAME
     status: str
     requested_at: Time
     reason: str

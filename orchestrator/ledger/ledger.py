@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -35,7 +35,7 @@ from actors.domain.changes import (
 )
 from actors.domain.ids import MAX_ID
 from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job, LiveJobs
-from actors.domain.node import JoinedNode
+from actors.domain.node import JoinedNode, NodeName
 from actors.domain.scaling import DecisionRecord, MachineRecord
 from actors.domain.status import Status
 from actors.ports.callbacks import Callback, DeliveryOutcome
@@ -400,6 +400,10 @@ class SqliteLedger:
         """Keep the order that a node gets no more jobs, and why; None lifts it."""
         await self._write_order(entry, lambda batch: nodes.store_drain(batch.db, node_id, reason))
 
+    async def store_node_names(self, names: Iterable[NodeName], gone: Iterable[str]) -> None:
+        """Keep how nodes are called, and forget it of those that are gone."""
+        await self._write(lambda batch: nodes.store_names(batch.db, names, gone))
+
     async def note_absence(self, node_id: str, reason: str | None) -> None:
         await self._write(lambda batch: nodes.store_absence(batch.db, node_id, reason))
 
@@ -525,6 +529,9 @@ class SqliteLedger:
     async def drains(self) -> Mapping[str, str]:
         """Nodes that get no more jobs, by id, and why."""
         return await self._read(nodes.read_drains)
+
+    async def node_names(self) -> Sequence[NodeName]:
+        return await self._read(nodes.read_names)
 
     async def absences(self) -> Mapping[str, str]:
         return await self._read(nodes.read_absences)

@@ -47,7 +47,17 @@ SCHEMA: Final = 11
 """Numbers up to 5 were of versions before 3.0, the last of them 1 once more."""
 
 _NEW: Final = frozenset(
-    {"absences", "small_inputs", "small_results", "tokens", "node_secrets", "sessions", "audit", "kept_bytes"}
+    {
+        "absences",
+        "small_inputs",
+        "small_results",
+        "tokens",
+        "node_secrets",
+        "node_names",
+        "sessions",
+        "audit",
+        "kept_bytes",
+    }
 )
 """Tables that ledgers of an earlier schema may lack."""
 

@@ -27,6 +27,7 @@ from orchestrator.access.audit import AuditEntry
 from orchestrator.errors import OrchestratorError
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.nodes.addresses import base_of
+from orchestrator.nodes.names import NodeNames
 
 log: Final = logging.getLogger("orchestrator.nodes")
 
@@ -58,6 +59,7 @@ class NodeRegistry:
         static: Sequence[NodeAddress],
         nodes: Sequence[JoinedNode],
         drains: Mapping[str, str],
+        names: NodeNames | None = None,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
@@ -65,6 +67,7 @@ class NodeRegistry:
         self._static = tuple(static)
         self._nodes = {node.node_id: node for node in nodes}
         self._drains = dict(drains)
+        self.names: Final = NodeNames() if names is None else names
         self._posted: dict[str, float] = {}
         self._refused: dict[str, str] = {}
         self._remarks: dict[str, str] = {}
@@ -82,7 +85,8 @@ class NodeRegistry:
     ) -> NodeRegistry:
         """The registry as the ledger has it. Raises LedgerError."""
         nodes, drains = await ledger.nodes(), await ledger.drains()
-        return cls(ledger, clock, sender, static=static, nodes=nodes, drains=drains)
+        names = NodeNames(await ledger.node_names())
+        return cls(ledger, clock, sender, static=static, nodes=nodes, drains=drains, names=names)
 
     # ------------------------------------------------------------------ what the actors read
 
@@ -162,7 +166,7 @@ class NodeRegistry:
                 return False
             await self._remove(node_id, entry)
             self._changed()
-        log.info("node %s has left", node_id)
+        log.info("node %s has left", self.names.of(node_id))
         return True
 
     async def _remove(self, node_id: str, entry: AuditEntry | None = None) -> None:

@@ -29,6 +29,7 @@ from actors.domain.status import ENDED, QUOTA, Status
 from actors.kernel.backoff import Backoff
 from actors.ports.world import Random
 from orchestrator.nodes.addresses import base_of
+from orchestrator.nodes.names import NodeNames
 from orchestrator.scheduling.node_health import SECONDS, NodeHealth
 
 log: Final = logging.getLogger("orchestrator.sender")
@@ -128,13 +129,19 @@ class _Node:
 
 class ServicePool:
     """Implements `actors.ports.scheduling.Pool`. Which node serves which service is in the addresses of
-    `limits`; nodes that joined by themselves say it. `drains`: the orders of earlier lives, by node."""
+    `limits`; nodes that joined by themselves say it. `drains`: the orders of earlier lives, by node. `names`
+    are told how nodes want to be called, and which have left."""
 
     def __init__(
-        self, limits: Mapping[str, ServiceLimits], rng: Random, drains: Mapping[str, str] | None = None
+        self,
+        limits: Mapping[str, ServiceLimits],
+        rng: Random,
+        drains: Mapping[str, str] | None = None,
+        names: NodeNames | None = None,
     ) -> None:
         self._limits = dict(limits)
         self._rng = rng
+        self._names = NodeNames() if names is None else names
         self._nodes: dict[str, _Node] = {}
         self._serving: dict[str, dict[str, _Node]] = {name: {} for name in limits}
         self._holders: dict[str, _Node] = {}
@@ -191,6 +198,7 @@ class ServicePool:
         one = self._known(node_id)
         if one is None:
             return
+        self._names.release(node_id)
         one.contact, one.reason, one.left = NodeState.LOST, "has left", True
         one.health = NodeHealth(self._rng)
         one.member = one.ref = one.known_at = one.heard_at = one.touched = one.drained_at = None
@@ -214,6 +222,7 @@ class ServicePool:
         if node.node_id in self._left and not one.services:
             self.forget(node.node_id)
             return
+        self._names.claim(node.node_id, heartbeat.name, node.url)
         one.heard_at = now
         if one.known_at is None:
             one.known_at = now
@@ -258,9 +267,9 @@ class ServicePool:
         """Quarantine a sick node, release a well one. Looked at with each heartbeat."""
         why = one.health.why_quarantined(now)
         if why and one.quarantined is None:
-            log.warning("node %s is quarantined: %s", one.node_id, why)
+            log.warning("node %s is quarantined: %s", self._names.of(one.node_id), why)
         elif not why and one.quarantined is not None:
-            log.info("node %s is tried again", one.node_id)
+            log.info("node %s is tried again", self._names.of(one.node_id))
         one.quarantined = why or None
         one.probation = one.health.on_probation(now)
 
@@ -364,7 +373,7 @@ class ServicePool:
             return f"no node of service {service} has been in touch yet ({configured} configured)"
         if any(one.takes and self._lasts(one, service) for one in nodes):
             return f"service {service} has a free slot"
-        each = [f"{_name(one)} {self._why(one, service)}" for one in nodes[:_NAMED]]
+        each = [f"{self._name(one)} {self._why(one, service)}" for one in nodes[:_NAMED]]
         if len(nodes) > _NAMED:
             each.append(f"and {len(nodes) - _NAMED} more")
         return f"no node takes jobs of service {service}: {'; '.join(each)}"
@@ -378,7 +387,7 @@ class ServicePool:
 
     def views(self, now: float) -> tuple[NodeView, ...]:
         """Every node that was heard of, by id; then the addresses where nobody answers."""
-        views = [_view(one) for one in self._by_id()]
+        views = [_view(one, self._names.of(one.node_id)) for one in self._by_id()]
         known = {view.node.url for view in views}
         self._unreached = {url: one for url, one in self._unreached.items() if now - one[2] < UNREACHED_FOR}
         nobody = [self._unreached[url] for url in sorted(self._unreached.keys() - known)]
@@ -416,6 +425,10 @@ class ServicePool:
         if one.takes and not self._lasts(one, service):
             return f"ends in {one.beat.seconds_left or 0.0:.0f} s, which is too soon for a job"
         return _why(one)
+
+    def _name(self, one: _Node) -> str:
+        name = self._names.of(one.node_id)
+        return name if one.ref is None or one.ref.url in ("", one.node_id) else f"{name} ({one.ref.url})"
 
     def _known(self, node_id: str) -> _Node | None:
         one = self._nodes.get(node_id)
@@ -460,14 +473,6 @@ def _is_at(address: NodeAddress, ref: NodeRef | None) -> bool:
     return base_of(address) == ref.url.rstrip("/")
 
 
-def _name(one: _Node) -> str:
-    return (
-        one.node_id
-        if one.ref is None or one.ref.url in ("", one.node_id)
-        else f"{one.node_id} ({one.ref.url})"
-    )
-
-
 def _why(one: _Node) -> str:
     state, reason = one.state
     if state is NodeState.READY:
@@ -477,7 +482,7 @@ def _why(one: _Node) -> str:
     return f"is {words}: {reason}" if reason else f"is {words}"
 
 
-def _view(one: _Node) -> NodeView:
+def _view(one: _Node, name: str) -> NodeView:
     state, reason = one.state
     if state is NodeState.READY:
         reason = _explain_clock(one.beat.skew)
@@ -504,6 +509,7 @@ def _view(one: _Node) -> NodeView:
         jobs_failed=one.jobs_failed,
         skew=one.beat.skew,
         seconds_left=one.beat.seconds_left,
+        name="" if name == one.node_id else name,
     )
 
 

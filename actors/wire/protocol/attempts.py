@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from actors.domain.job import End
-from actors.domain.node import Heartbeat, PayloadView, StreamPosition, Tally
+from actors.domain.node import Heartbeat, PayloadView, StreamPosition, Tally, is_node_name
 from actors.domain.progress import Progress, batch_from_json, batch_to_json, normalize_progress
 from actors.domain.status import ENDED, PAYLOAD, Status
 from actors.wire.errors import WireError
@@ -115,6 +115,7 @@ def heartbeat_to_json(beat: Heartbeat, held: Mapping[str, int], clock: float) ->
         "clock": clock,
         **({} if beat.seconds_left is None else {"seconds_left": round(beat.seconds_left, 1)}),
         "tally": None if beat.tally is None else astuple(beat.tally),
+        "name": beat.name,
     }
 
 
@@ -136,6 +137,7 @@ def heartbeat_from_json(data: Any, owner: str, now: float) -> Heartbeat:
         skew=None if clock is None else clock - now,
         seconds_left=_real(form, "seconds_left"),
         tally=_tally(form.get("tally")),
+        name=name if is_node_name(name := form.get("name")) else "",
     )
 
 

@@ -29,6 +29,7 @@ from orchestrator.storage.result_archive import FileEntry
 
 _AT: Final = 1_780_000_000.0
 _NODE: Final = "6f1d0c3a5b7e49d2a8c4e0f1b2d3c4e5"
+_NAME: Final = "gpu-3"
 _ATTEMPT: Final = Attempt("0" * 32, 7, 1, _NODE)
 _DETAILS: Final = JobDetails("2OOB, chains A and B", ("2oob", "paper"))
 
@@ -48,7 +49,7 @@ _QUEUED: Final = Job(
 _RUNNING: Final = replace(
     _QUEUED,
     status=Status.RUNNING,
-    message=f"runs on node {_NODE}",
+    message=f"runs on node {_NAME}",
     change_seq=93,
     updated_at=_AT + 2.0,
     attempt=_ATTEMPT,
@@ -81,7 +82,7 @@ _CALLED: Final = CallbackView(
     "https://portal.example.org/done", CallbackStatus.DELIVERED, 2, "HTTP 503", None, _AT + 100.4
 )
 _STARTED: Final = HistoryEntry(
-    7, _AT + 2.0, Status.SUBMITTED, Status.RUNNING, f"runs on node {_NODE}", _NODE, 1
+    7, _AT + 2.0, Status.SUBMITTED, Status.RUNNING, f"runs on node {_NAME}", _NODE, 1
 )
 _VIEW: Final = NodeView(
     NodeRef(_NODE, "http://10.0.0.5:9000"),
@@ -99,15 +100,20 @@ _VIEW: Final = NodeView(
     heard_at=100.0,
     jobs_ended=212,
     jobs_failed=3,
+    name=_NAME,
 )
+
+
+def _name_of(node_id: str) -> str:
+    return _NAME
 
 
 def examples() -> Mapping[str, list[Any]]:
     """By the name of the schema."""
     waits = Waiting(WaitReason.USER_QUOTA, "waits: user 42 already runs 5 of 5 jobs of service docking", 3)
-    completed = serializers.render_job(_COMPLETED, None, _DETAILS, (), _CALLED)
+    completed = serializers.render_job(_COMPLETED, None, _DETAILS, (), _CALLED, name_of=_name_of)
     estimate = Estimate(Span(_AT + 600.0, _AT + 900.0), Span(_AT + 690.0, _AT + 1140.0))
-    queued = serializers.render_job(_QUEUED, waits, _DETAILS, estimate=estimate)
+    queued = serializers.render_job(_QUEUED, waits, _DETAILS, estimate=estimate, name_of=_name_of)
     limits = ServiceLimits("docking", max_runtime=86_400.0)
     counts = {("docking", Status.QUEUED): 12, ("docking", Status.RUNNING): 9}
     views = [replace(_VIEW, held=held) for held in (4, 4, 1)]
@@ -128,12 +134,12 @@ def examples() -> Mapping[str, list[Any]]:
         ],
         "Job": [
             queued,
-            serializers.render_job(_RUNNING, None, _DETAILS),
+            serializers.render_job(_RUNNING, None, _DETAILS, name_of=_name_of),
             completed,
         ],
         "Callback": [completed["callback"]],
         "Period": [queued["starts_at"]],
-        "Event": [serializers.render_event(JobChange(93, _RUNNING, _DETAILS, _STARTED))],
+        "Event": [serializers.render_event(JobChange(93, _RUNNING, _DETAILS, _STARTED), _name_of)],
         "File": [
             serializers.render_file(
                 FileEntry("out/best model.pdb", 81_000, 0o100644, _AT + 94.0, "file"), "new"
@@ -194,5 +200,5 @@ def examples() -> Mapping[str, list[Any]]:
             }
         ],
         "JoinedNode": [{"id": _NODE, "url": _VIEW.node.url, "services": ["docking"], "unknown_services": []}],
-        "Transition": [serializers.render_transition(_STARTED)],
+        "Transition": [serializers.render_transition(_STARTED, _name_of)],
     }

@@ -5,7 +5,7 @@ An event's id is the number of its change in the ledger. Log lines are not in th
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Final, cast
 
@@ -49,9 +49,9 @@ _EVENTS: Final = (
 )
 
 
-def encode_change(change: JobChange) -> bytes:
-    """A change as an event."""
-    return sse.event("job", change.seq, render_event(change))
+def encode_change(change: JobChange, name_of: Callable[[str], str]) -> bytes:
+    """A change as an event. `name_of` a node's id is how it is called."""
+    return sse.event("job", change.seq, render_event(change, name_of))
 
 
 def blueprint(api: ApiContext) -> Blueprint:
@@ -97,7 +97,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         first = sse.RETRY
         if after is None:
             details = (await api.ledger.queries.details((row.id,)))[row.id]
-            first += encode_change(JobChange(row.change_seq, row, details, None))
+            first += encode_change(JobChange(row.change_seq, row, details, None), api.registry.names.of)
         ended = after is None and row.status in OVER
         return sse.stream_response(
             _stream(api, _open_listener(api), ChangeFilter(job=row.id), place, first, ended=ended)

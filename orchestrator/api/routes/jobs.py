@@ -60,7 +60,7 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
         in_query("service", "Only this service's", Line),
         in_query("status", "Only in this state", StatusName),
         in_query("name", "Only of this name", Line),
-        in_query("node", "Only those that are on this node now", Line),
+        in_query("node", "Only those that are on this node now, by its id or its name", Line),
         in_query(
             "search",
             "A part of the name or of a tag, or the number of the job or of its user. A page may "
@@ -90,6 +90,7 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
         for name in ("name", "tag", "search"):
             if name in given and asking.get().role is Role.READER:
                 raise Refusal(403, "wrong_role", f"{name}: names are not for the role reader")
+        node = query_params.line(given, "node")
         wanted = JobFilter(
             user=user,
             service=service,
@@ -97,7 +98,7 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
             status=query_params.status(given),
             name=query_params.line(given, "name"),
             tag=query_params.line(given, "tag"),
-            node=query_params.line(given, "node"),
+            node=node and (api.registry.names.find(node) or node),
             search=query_params.line(given, "search") or None,
         )
         version = await api.ledger.queries.newest_change()
@@ -155,7 +156,9 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
     async def history(number: str) -> Response:
         query()
         row = await job_views.find(api, read_job_id(number))
-        items = [render_transition(entry) for entry in await api.ledger.history(row.id)]
+        items = [
+            render_transition(entry, api.registry.names.of) for entry in await api.ledger.history(row.id)
+        ]
         return json_response({"items": items, "next": None})
 
     return page

@@ -61,9 +61,14 @@ def blueprint(api: ApiContext) -> Blueprint:
         return json_response({"items": items, "next": None})
 
     @page.get("/nodes/<node_id:node_id>")
-    @describe("One node", answers={200: ("The node", bodies.Node)}, errors=_UNKNOWN)
+    @describe(
+        "One node, by its id or its name; so are nodes named everywhere",
+        answers={200: ("The node", bodies.Node)},
+        errors=_UNKNOWN,
+    )
     async def node(node_id: str) -> Response:
         query()
+        node_id = _id_of(api, node_id)
         _refuse_other_node(node_id)
         return json_response(_render(api, await _find(api, node_id), trio.current_time()))
 
@@ -131,6 +136,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         },
     )
     async def remove_node(node_id: str) -> Response:
+        node_id = _id_of(api, node_id)
         _refuse_other_node(node_id)
         if not query_params.flag(query("force"), "force"):
             await _refuse_busy(api, node_id)
@@ -154,6 +160,7 @@ def blueprint(api: ApiContext) -> Blueprint:
     )
     async def forget_secret(node_id: str) -> Response:
         query()
+        node_id = _id_of(api, node_id)
         if not await api.node_secrets.forget(node_id, entry_of("forget_secret", node=node_id)):
             raise Refusal(404, "unknown_secret", f"there is no secret with node {node_id[:200]!r}")
         return Response(b"", status=204)
@@ -167,6 +174,7 @@ def blueprint(api: ApiContext) -> Blueprint:
     )
     async def drain_node(node_id: str) -> Response:
         query()
+        node_id = _id_of(api, node_id)
         reason = _parse_reason(await read_json_object())
         if not await api.registry.drain(node_id, reason, entry_of("drain", node=node_id, detail=reason)):
             raise _unknown_node(node_id)
@@ -176,6 +184,7 @@ def blueprint(api: ApiContext) -> Blueprint:
     @describe("Give a node jobs again", answers={200: ("The node", bodies.Node)}, errors=_UNKNOWN)
     async def undrain_node(node_id: str) -> Response:
         query()
+        node_id = _id_of(api, node_id)
         if not await api.registry.undrain(node_id, entry_of("undrain", node=node_id)):
             raise _unknown_node(node_id)
         return json_response(_render(api, await _find(api, node_id), trio.current_time()))
@@ -206,9 +215,14 @@ def dialling_route(api: ApiContext, admit: Admit) -> ReversedRoute:
 
 
 class _NodeId(PathConverter):
-    """A node's id alone; of a node that knows only the contract it is an URL."""
+    """A node's id or name alone; the id of a node that knows only the contract is an URL."""
 
     regex = r"(?!.*/(?:(?:un)?drain|secret)$)[^/].*?"
+
+
+def _id_of(api: ApiContext, given: str) -> str:
+    """The id of the node that is called so, or has this id."""
+    return api.registry.names.find(given) or given
 
 
 def _unknown_node(node_id: str) -> Refusal:

@@ -33,7 +33,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         decisions = await api.ledger.decisions(service, DECISIONS)
         return json_response(
             {
-                "items": [render_scaling(one) for one in standing],
+                "items": [render_scaling(one, api.registry.names.of) for one in standing],
                 "decisions": [render_decision(decision) for decision in decisions],
                 "next": None,
             }

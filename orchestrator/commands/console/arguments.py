@@ -20,12 +20,16 @@ SHORT: Final = 12
 
 
 def node_id(client: Client, wanted: str) -> str:
-    """The id of the node with this id, this beginning of it, or this URL. Raises BadInput if there is none,
-    or more than one."""
+    """The id of the node with this name, this id, this beginning of it, or this URL. Raises BadInput if there
+    is none, or more than one."""
     from orchestrator.client import BadInput
 
     nodes = client.nodes()
-    exact = [node.id for node in nodes if wanted == node.id or wanted.rstrip("/") == node.url.rstrip("/")]
+    exact = [
+        node.id
+        for node in nodes
+        if wanted in (node.name, node.id) or wanted.rstrip("/") == node.url.rstrip("/")
+    ]
     found = exact or [node.id for node in nodes if wanted and node.id.startswith(wanted)]
     if len(found) == 1:
         return found[0]
@@ -46,10 +50,10 @@ def seconds(_: click.Context, __: click.Parameter, value: str | None) -> float |
     return float(int(found[1]) * _UNITS[found[2]])
 
 
-def beginnings(nodes: Sequence[Node]) -> list[str]:
-    """Of each node's id so much that it names this node alone."""
+def shown_names(nodes: Sequence[Node]) -> list[str]:
+    """Each node's name; of the id of one that has none so much that it tells this node alone."""
     ids = [node.id for node in nodes]
     length = SHORT
     while len({one[:length] for one in ids}) < len(set(ids)):
         length += 1
-    return [one[:length] for one in ids]
+    return [node.name if node.name not in ("", node.id) else node.id[:length] for node in nodes]

@@ -1,14 +1,14 @@
-"""Nodes that joined by themselves, the order that a node gets no more jobs, and nodes that are away and
-expected back."""
+"""Nodes that joined by themselves, the order that a node gets no more jobs, nodes that are away and expected
+back, and how nodes are called."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from actors.domain.node import JoinedNode
+from actors.domain.node import JoinedNode, NodeName
 
 _COLUMNS: Final = "node_id, url, services, slots, labels, kind, last_seen, machine"
 
@@ -26,6 +26,14 @@ TABLES: Final = (
     ) STRICT""",
     "CREATE TABLE drains (node_id TEXT PRIMARY KEY, reason TEXT NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE absences (node_id TEXT PRIMARY KEY, reason TEXT NOT NULL) STRICT, WITHOUT ROWID",
+    # In the order in which they were given, or the nodes left.
+    """CREATE TABLE node_names (
+        node_id TEXT PRIMARY KEY,
+        said TEXT NOT NULL,
+        name TEXT NOT NULL,
+        url TEXT NOT NULL,
+        has_left INTEGER NOT NULL
+    ) STRICT""",
 )
 
 
@@ -77,6 +85,20 @@ def read_absences(db: sqlite3.Connection) -> Mapping[str, str]:
 def store_absence(db: sqlite3.Connection, node_id: str, reason: str | None) -> None:
     """A node is away for that reason and expected back; None: not any more."""
     _store(db, "absences", node_id, reason)
+
+
+def read_names(db: sqlite3.Connection) -> Sequence[NodeName]:
+    names = db.execute("SELECT node_id, said, name, url, has_left FROM node_names ORDER BY rowid")
+    return [NodeName(node_id, said, name, url, bool(left)) for node_id, said, name, url, left in names]
+
+
+def store_names(db: sqlite3.Connection, names: Iterable[NodeName], gone: Iterable[str]) -> None:
+    """Keep these, each as the latest, and forget those of nodes that are gone."""
+    db.executemany("DELETE FROM node_names WHERE node_id = ?", [(node_id,) for node_id in gone])
+    db.executemany(
+        "INSERT OR REPLACE INTO node_names (node_id, said, name, url, has_left) VALUES (?, ?, ?, ?, ?)",
+        [(one.node_id, one.said, one.name, one.url, one.left) for one in names],
+    )
 
 
 def _store(db: sqlite3.Connection, table: str, node_id: str, reason: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import psutil
@@ -10,7 +11,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from node.host.load import LoadSampler, usable_cores
+from actors.wire.protocol.attempts import heartbeat_from_json, heartbeat_to_json
+from node.host.load import LoadSampler, host_name, usable_cores
 
 
 def test_no_more_cores_are_told_than_this_process_may_use() -> None:
@@ -51,3 +53,33 @@ async def test_a_data_directory_that_is_gone_has_no_free_space_to_tell_of(tmp_pa
         await nursery.start(sampler.run)
         nursery.cancel_scope.cancel()
     assert sampler.now.free_disk is None
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("gpu-3", "gpu-3"),
+        ("gpu-3.cluster.example.org", "gpu-3"),
+        ("10.0.0.5", "10.0.0.5"),
+        ("_my host_", "my-host"),
+        ("", "node"),
+        ("ü", "node"),
+        ("a" * 70, "a" * 63),
+        ("0" * 32, "node"),
+    ],
+)
+def test_a_node_is_called_as_its_host(monkeypatch: pytest.MonkeyPatch, host: str, name: str) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: host)
+    assert host_name() == name
+
+
+async def test_a_node_says_its_name_in_every_heartbeat(tmp_path: Path) -> None:
+    sampler = LoadSampler(tmp_path, slots=1, name="gpu-3")
+    said = [sampler.now]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(sampler.run)
+        said.append(sampler.now)
+        nursery.cancel_scope.cancel()
+    for beat in said:
+        assert heartbeat_from_json(heartbeat_to_json(beat, {}, 0.0), "o", 0.0).name == "gpu-3"
+    assert heartbeat_from_json({"name": "no name"}, "o", 0.0).name == ""

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from orchestrator.client import Job, LeftOutFile, Node
-from orchestrator.commands.console.arguments import beginnings
+from orchestrator.commands.console.arguments import shown_names
 from orchestrator.commands.console.history_table import emit_history, times_of_day
 from orchestrator.commands.console.job_row import COLUMNS, left_out, place, row
 from orchestrator.commands.console.output import pluralize
@@ -115,8 +115,8 @@ def test_of_a_node_so_much_is_shown_that_names_it() -> None:
         "held": 0,
     }
     nodes = [from_json(Node, {**told, "others": 0, "load": 0, "id": one}) for one in ids]
-    assert beginnings(nodes) == ["0123456789abcd", "0123456789abcx", "host"]
-    assert beginnings(nodes[1:]) == ["0123456789ab", "host"] and beginnings([]) == []
+    assert shown_names(nodes) == ["0123456789abcd", "0123456789abcx", "host"]
+    assert shown_names(nodes[1:]) == ["0123456789ab", "host"] and shown_names([]) == []
 
 
 def test_places_count_from_one_and_numbers_agree() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from actors.domain.job import Attempt, End, Job
 from actors.domain.node import Heartbeat, JoinedNode, NodeAddress, NodeRef, NodeState, NodeView
@@ -189,3 +190,17 @@ def test_an_address_where_nobody_answers_is_shown_until_somebody_does() -> None:
     assert house.ids() == ["b", "http://gone"]
     house.now += 61
     assert house.ids() == ["b"], "nobody looks there any more"
+
+
+def test_people_are_told_the_name_that_a_node_says() -> None:
+    house = House(A, B)
+    assert [view.name for view in house.views()] == ["", ""]
+    for node in (NODE_A, NodeRef("b", "http://b")):
+        house.seen(node, Heartbeat(slots=0, name="gpu"))
+    assert [(view.node.node_id, view.name) for view in house.views()] == [("a", "gpu"), ("b", "gpu-2")]
+    assert "gpu (http://a) is full" in house.pool.why_none("s")
+    house.members = (B,)
+    house.sync()
+    house.members = (B, replace(A, node_id="c", url="http://c"))
+    house.seen(NodeRef("c", "http://c"), Heartbeat(name="gpu"))
+    assert [(view.node.node_id, view.name) for view in house.views()] == [("b", "gpu-2"), ("c", "gpu")]

@@ -262,7 +262,7 @@ async def api_server(
             else ServiceLimits(name)
             for name in services
         }
-        changes = ChangeStream(ledger.queries, waiters, encode_change)
+        changes = ChangeStream(ledger.queries, waiters, partial(encode_change, name_of=str))
         pauses = await Pauses.load(ledger, clock, owner)
         api = ApiContext(
             ledger=ledger,

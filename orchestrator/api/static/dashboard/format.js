@@ -15,6 +15,11 @@ export function number(many, what) {
   return `${count(many)} ${what}${many === 1 ? "" : "s"}`;
 }
 
+/** How a node is called; of an id of 32 digits the first 8. */
+export function nodeName(name) {
+  return /^[0-9a-f]{32}$/.test(name) ? name.slice(0, 8) : name;
+}
+
 export function bytes(number) {
   if (number === null || number === undefined) return NOTHING;
   let unit = 0;

@@ -3,7 +3,7 @@
 
 import { facts, h, morph, morphChildren } from "./dom.js";
 import { get } from "./api.js";
-import { between, bytes, count, duration, expected, foreign, lasting, limits, time, visible } from "./format.js";
+import { between, bytes, count, duration, expected, foreign, lasting, limits, nodeName, time, visible } from "./format.js";
 import { badge, BEFORE, ENDED, kindOf, OVER, UNDER_WAY } from "./status.js";
 import { button } from "./orders.js";
 import { link } from "./router.js";
@@ -218,7 +218,7 @@ function told(job) {
     ["Peak memory", job.peak_bytes !== null ? bytes(job.peak_bytes) : null],
     ["Input", bytes(job.input_bytes)],
     ["Output", job.output_bytes !== null ? bytes(job.output_bytes) : null],
-    ["Node", job.node && node(job.node)],
+    ["Node", job.node && node(job)],
     ["Batch job", job.batch && batch(job.batch)],
     ["Attempts", job.attempts_used > 0 ? count(job.attempts_used) : null],
     ["Requires", job.requires && foreign(job.requires)],
@@ -249,9 +249,10 @@ function batch(found) {
   return [foreign(`${found.system} ${found.id}`), said && h("small", null, foreign(said))];
 }
 
-function node(id) {
-  const name = foreign(id.slice(0, 8));
-  return may("GET /v1/nodes") ? h("a", { href: link(["nodes", id]) }, name) : name;
+/** The node that a job, or a step of one, is on. */
+function node(there) {
+  const name = foreign(nodeName(there.node_name ?? there.node));
+  return may("GET /v1/nodes") ? h("a", { href: link(["nodes", there.node]) }, name) : name;
 }
 
 /** Whom it is told to, and how that went. */
@@ -291,7 +292,7 @@ function timeLine(history, job) {
               "small",
               null,
               " on node ",
-              node(step.node),
+              node(step),
             ),
           step.attempt !== null && step.attempt > 1 && h("small", null, ` attempt ${step.attempt}`),
           step.reason && h("span", { class: "why" }, foreign(step.reason)),

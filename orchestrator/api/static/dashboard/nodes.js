@@ -2,7 +2,7 @@
 
 import { facts, h, morph, table, NOTHING } from "./dom.js";
 import { get } from "./api.js";
-import { bytes, count, cut, duration, foreign, visible } from "./format.js";
+import { bytes, count, cut, duration, foreign, nodeName, visible } from "./format.js";
 import { badge, UNDER_WAY } from "./status.js";
 import { button, mayOrder } from "./orders.js";
 import { link } from "./router.js";
@@ -19,7 +19,7 @@ const COLUMNS = [
       h(
         "a",
         { class: "cut", href: link(["nodes", node.id]), title: visible(node.id) },
-        foreign(short(node.id)),
+        foreign(nodeName(node.name)),
       ),
       h("small", { class: "address" }, foreign(node.url)),
     ],
@@ -53,11 +53,6 @@ const COLUMNS = [
   { name: "Orders", show: orders },
 ];
 
-/** An id of 32 digits is told by its first 8. */
-function short(id) {
-  return /^[0-9a-f]{32}$/.test(id) ? id.slice(0, 8) : id;
-}
-
 function used(node) {
   return node.held + node.others;
 }
@@ -83,10 +78,9 @@ function failures(node) {
 }
 
 function orders(node) {
-  const name = short(node.id);
   return node.draining === null
-    ? button("drain", node.id, "Drain", `Drain node ${name}`)
-    : button("undrain", node.id, "Undrain", `Undrain node ${name}`);
+    ? button("drain", node.id, "Drain", `Drain node ${nodeName(node.name)}`)
+    : button("undrain", node.id, "Undrain", `Undrain node ${nodeName(node.name)}`);
 }
 
 /** Whose jobs are on each node, by its id. */
@@ -146,37 +140,44 @@ export function nodesPage() {
   };
 }
 
-export function nodePage(id) {
+export function nodePage(subject) {
+  // Its id, as soon as that is known of a name.
+  let id = subject;
   const jobs = new JobTable(
     "Jobs on this node now, newest first",
     (job) => job.node === id && UNDER_WAY.has(job.status),
     MOST_JOBS,
   );
   const about = h("div");
-  const title = `Node ${short(id)}`;
+  const name = h("span", null, foreign(nodeName(id)));
   const view = h(
     "section",
     null,
-    h("h1", { tabindex: -1 }, "Node ", foreign(short(id))),
+    h("h1", { tabindex: -1 }, "Node ", name),
     about,
     h("h2", null, "Occupied by"),
     jobs.element,
   );
-  return {
-    title,
+  const page = {
+    title: `Node ${nodeName(subject)}`,
     view,
     every: EVERY,
     pace: 1000,
     async refresh() {
       const [node, on] = await Promise.all([
-        get(`v1/nodes/${encodeURIComponent(id)}`),
-        get("v1/jobs", { node: id, limit: MOST_JOBS }),
+        get(`v1/nodes/${encodeURIComponent(subject)}`),
+        get("v1/jobs", { node: subject, limit: MOST_JOBS }),
       ]);
+      id = node.id;
+      morph(name, h("span", null, foreign(nodeName(node.name))));
+      page.title = `Node ${nodeName(node.name)}`;
+      page.titled();
       morph(about, h("div", null, h("p", { class: "buttons" }, orders(node)), told(node)));
       jobs.replace(on.items);
     },
     changed: (changed) => jobs.take(changed, true),
   };
+  return page;
 }
 
 function told(node) {

@@ -2,7 +2,7 @@
 
 import { h, morph, morphChildren, NOTHING } from "./dom.js";
 import { get } from "./api.js";
-import { count, duration, foreign } from "./format.js";
+import { count, duration, foreign, nodeName } from "./format.js";
 import { badge, UNDER_WAY } from "./status.js";
 import { link } from "./router.js";
 import { queue } from "./services.js";
@@ -154,7 +154,7 @@ function troubles(services, nodes) {
         h(
           "li",
           null,
-          h("a", { href: link(["nodes", node.id]) }, "node ", foreign(node.id.slice(0, 8))),
+          h("a", { href: link(["nodes", node.id]) }, "node ", foreign(nodeName(node.name))),
           " ",
           badge(node.status),
           " ",

@@ -2,7 +2,7 @@
 
 import { facts, h, morphChildren, table, NOTHING } from "./dom.js";
 import { get } from "./api.js";
-import { count, cut, foreign, time } from "./format.js";
+import { count, cut, foreign, nodeName, time } from "./format.js";
 import { link } from "./router.js";
 
 const DECISIONS = [
@@ -19,7 +19,7 @@ const MACHINES = [
   {
     name: "Node",
     show: (one) =>
-      one.node ? h("a", { href: link(["nodes", one.node]) }, foreign(one.node.slice(0, 8))) : NOTHING,
+      one.node ? h("a", { href: link(["nodes", one.node]) }, foreign(nodeName(one.node_name))) : NOTHING,
   },
   { name: "Requested", show: (one) => time(one.requested_at) },
   {

@@ -221,3 +221,21 @@ async def test_a_reason_is_a_line_of_text_of_an_operator(server: Server, reason:
     answer = await server.client.post(f"/v1/nodes/{ID}/drain", json={"reason": reason})
     assert (answer.status_code, answer.json()["code"]) == (422, "bad_field")
     assert not await server.ledger.drains()
+
+
+async def test_a_node_is_found_and_ordered_by_its_name(server: Server) -> None:
+    server.views.append(replace(view(ID, "example"), name="gpu-3"))
+    server.registry.names.claim(ID, "gpu-3", URL)
+    told = (await server.client.get("/v1/nodes/gpu-3")).json()
+    assert (told["id"], told["name"]) == (ID, "gpu-3")
+    assert (await server.client.post("/v1/nodes/gpu-3/drain")).status_code == 200
+    assert list(await server.ledger.drains()) == [ID]
+    assert (await server.client.post("/v1/nodes/gpu-3/undrain")).status_code == 200
+    assert await server.ledger.drains() == {}
+    assert (await server.client.delete("/v1/nodes/gpu-3")).json()["code"] == "static_node"
+    assert (await server.client.get("/v1/nodes/gpu-4")).status_code == 404
+
+
+async def test_a_node_without_a_name_is_called_by_its_id(server: Server) -> None:
+    server.views.append(view(ID, "example"))
+    assert (await server.client.get(f"/v1/nodes/{ID}")).json()["name"] == ID

@@ -156,6 +156,13 @@ CREATE TABLE minutes (
         PRIMARY KEY (minute, service)
     ) STRICT, WITHOUT ROWID;
 INSERT INTO "minutes" VALUES(28333333,'example',3,2,1,0,0,0.0,0.0);
+CREATE TABLE node_names (
+        node_id TEXT PRIMARY KEY,
+        said TEXT NOT NULL,
+        name TEXT NOT NULL,
+        url TEXT NOT NULL,
+        has_left INTEGER NOT NULL
+    ) STRICT;
 CREATE TABLE node_secrets (
         node_id TEXT PRIMARY KEY,
         secret TEXT NOT NULL,
@@ -357,8 +364,8 @@ CREATE INDEX audit_job ON audit (job_id) WHERE job_id IS NOT NULL;
 CREATE INDEX audit_node ON audit (node) WHERE node IS NOT NULL;
 CREATE INDEX audit_at ON audit (at);
 DELETE FROM "sqlite_sequence";
-INSERT INTO "sqlite_sequence" VALUES('scaling_decisions',0);
 INSERT INTO "sqlite_sequence" VALUES('jobs',500);
+INSERT INTO "sqlite_sequence" VALUES('scaling_decisions',0);
 COMMIT;
 PRAGMA application_id = 1246708275;
 PRAGMA user_version = 11;
