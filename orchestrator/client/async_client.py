@@ -13,7 +13,8 @@ from orchestrator.access.token_files import find_operator_token
 from orchestrator.client.errors import BadInput
 from orchestrator.client.operations import Operations
 from orchestrator.client.retries import Retries
-from orchestrator.client.transport import AsyncWire, PathLike, exposes, normalize_url
+from orchestrator.client.transport import PathLike, Wire
+from orchestrator.client.urls import exposes, normalize_url
 
 
 class AsyncClient(Operations):
@@ -30,7 +31,7 @@ class AsyncClient(Operations):
         ca_file: PathLike | None = None,
         retries: Retries | None = None,
     ) -> None:
-        super().__init__(AsyncWire(url, build_headers(url, token), ca_file), retries or Retries())
+        super().__init__(_wire(url, build_headers(url, token), ca_file), retries or Retries())
 
     async def __aenter__(self) -> Self:
         return self
@@ -39,6 +40,17 @@ class AsyncClient(Operations):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()  # noqa: ASYNC102  # close is quick; a cancelled one closes too
+
+
+def _wire(url: str, headers: Mapping[str, str], ca_file: PathLike | None) -> Wire:
+    try:
+        # Late: who only blocks needs no anyio.
+        from orchestrator.client.async_transport import AsyncWire
+    except ModuleNotFoundError as missing:
+        raise ImportError(
+            f"AsyncClient needs {missing.name}; type: pip install 'job-orchestrator-client[async]'"
+        ) from missing
+    return AsyncWire(url, headers, ca_file)
 
 
 def build_headers(url: str, token: str | None) -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""Requests on the wire: the one place that knows of httpx.
+"""Requests on the wire: with `async_transport` and `urls` the one place that knows of httpcore.
 
 What the client does is written once, as coroutines over a `Wire`. Under Trio and asyncio they wait as
 coroutines do. The synchronous wire blocks in place of waiting, so that a coroutine over it never suspends and
@@ -7,29 +7,27 @@ coroutines do. The synchronous wire blocks in place of waiting, so that a corout
 
 from __future__ import annotations
 
-import ipaddress
+import json
 import os
-import re
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Mapping
+from base64 import b64encode
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
+from urllib.parse import unquote, urlencode, urlsplit
 
-import anyio
-import anyio.to_thread
-import httpx
+import certifi
+import httpcore
 
 from actors.wire.errors import SourceChanged, causes
 from actors.wire.http.tls import NoAuthorities, authorities_of
 from actors.wire.multipart.writer import MultipartBody
 from orchestrator.client.errors import BadInput, Unreachable, Untrusted
+from orchestrator.client.urls import normalize_url
 
 T = TypeVar("T")
-
-_HOST: Final = re.compile(rb"(?:[\w-]{1,63}\.)*[\w-]{1,63}\.?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
-"""A name or an address; the library takes whatever no host can have."""
 
 PIECE: Final = 256 * 1024
 CONNECTING: Final = 10.0
@@ -88,87 +86,27 @@ class Wire(Protocol):
     async def close(self) -> None: ...
 
 
-class AsyncWire:
-    """For Trio and asyncio."""
-
-    def __init__(self, url: str, headers: Mapping[str, str], ca_file: PathLike | None = None) -> None:
-        self.url = normalize_url(url)
-        self._http = httpx.AsyncClient(
-            headers=dict(headers), verify=make_ssl_context(self.url, ca_file), **_OPTIONS
-        )
-
-    @asynccontextmanager
-    async def open(self, call: Call) -> AsyncGenerator[Answer, None]:
-        with _translate_errors(self.url, call):
-            request = self._http.build_request(**_request(self.url, call), content=self._content(call))
-            response = await self._http.send(request, stream=True)
-
-        source = response.aiter_raw()
-
-        async def pieces() -> AsyncGenerator[bytes, None]:
-            with _translate_errors(self.url, call):
-                async for piece in source:
-                    yield piece
-
-        try:
-            yield Answer(response.status_code, response.headers, pieces)
-        finally:
-            with anyio.move_on_after(CLOSING, shield=True):
-                await _unwind(source)
-                await response.aclose()
-
-    async def sleep(self, seconds: float) -> None:
-        await anyio.sleep(seconds)
-
-    async def thread(self, function: Callable[[], T]) -> T:
-        return await anyio.to_thread.run_sync(function)
-
-    async def close(self) -> None:
-        await self._http.aclose()
-
-    def _content(self, call: Call) -> Any:
-        return None if call.body is None else self._pull(_join(call.body, call.progress))
-
-    async def _pull(self, pieces: Generator[bytes, None, None]) -> AsyncGenerator[bytes, None]:
-        while piece := await anyio.to_thread.run_sync(next, pieces, b""):
-            yield piece
-
-
-async def _unwind(source: AsyncIterator[bytes]) -> None:
-    """End a body that was not read to its end. The library's is a chain of generators: closing the outermost
-    would leave the others to the garbage collector, while a read that is cancelled ends all of them."""
-    with anyio.CancelScope() as scope:
-        scope.cancel()
-        while True:
-            try:
-                await anext(source)
-            except (StopAsyncIteration, httpx.HTTPError, httpx.StreamError):
-                return
-
-
 class SyncWire:
     """For who is in no event loop. Nothing here suspends."""
 
     def __init__(self, url: str, headers: Mapping[str, str], ca_file: PathLike | None = None) -> None:
         self.url = normalize_url(url)
-        self._http = httpx.Client(
-            headers=dict(headers), verify=make_ssl_context(self.url, ca_file), **_OPTIONS
-        )
+        self._headers = headers
+        self._pool = httpcore.ConnectionPool(ssl_context=make_ssl_context(self.url, ca_file), **CONNECTIONS)
 
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncGenerator[Answer, None]:
-        with _translate_errors(self.url, call):
-            content = None if call.body is None else _join(call.body, call.progress)
-            request = self._http.build_request(**_request(self.url, call), content=content)
-            response = self._http.send(request, stream=True)
+        with translate_errors(self.url, call):
+            content = None if call.body is None else join(call.body, call.progress)
+            response = self._pool.handle_request(make_request(self.url, call, self._headers, content))
 
         async def pieces() -> AsyncGenerator[bytes, None]:
-            with _translate_errors(self.url, call):
-                for piece in response.iter_raw():
+            with translate_errors(self.url, call):
+                for piece in response.iter_stream():
                     yield piece
 
         try:
-            yield Answer(response.status_code, response.headers, pieces)
+            yield Answer(response.status, read_headers(response.headers), pieces)
         finally:
             response.close()
 
@@ -179,7 +117,7 @@ class SyncWire:
         return function()
 
     async def close(self) -> None:
-        self._http.close()
+        self._pool.close()
 
 
 def run_straight(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -193,23 +131,11 @@ def run_straight(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a coroutine over the synchronous wire waited for something")
 
 
-def normalize_url(url: str) -> str:
-    """The URL in its normal form, without slashes at its end. Raises BadInput."""
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        parsed = httpx.URL("")
-    usable = parsed.scheme in ("http", "https") and 0 < (parsed.port or 1) < 1 << 16
-    if not usable or not _HOST.fullmatch(parsed.raw_host) or parsed.query or parsed.fragment:
-        raise BadInput(f"{url!r} is no URL of an orchestrator; it looks like http://127.0.0.1:5000")
-    return str(parsed.copy_with(query=None, fragment=None)).rstrip("/")
-
-
 def make_ssl_context(url: str, ca_file: PathLike | None) -> ssl.SSLContext:
     """Whose certificates are believed: those of `ca_file` alone, else the usual authorities. Raises
     BadInput."""
-    if ca_file is None and httpx.URL(url).scheme == "https":
-        return httpx.create_ssl_context(trust_env=False)
+    if ca_file is None and url.startswith("https:"):
+        return ssl.create_default_context(cafile=certifi.where())
     if ca_file is None:
         # Plain http needs no authorities, and reading them takes a while. Should it come to TLS after all,
         # nobody is believed.
@@ -222,36 +148,63 @@ def make_ssl_context(url: str, ca_file: PathLike | None) -> ssl.SSLContext:
         ) from None
 
 
-def exposes(url: str) -> bool:
-    """Whether others can read what is sent there: it is neither encrypted nor for this machine."""
-    parsed = httpx.URL(url)
-    host = parsed.host.rstrip(".")
-    if parsed.scheme != "http" or host == "localhost" or host.endswith(".localhost"):
-        return False
-    try:
-        return not ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return True
+CONNECTIONS: Final[dict[str, Any]] = {
+    "max_connections": 100,
+    "max_keepalive_connections": 20,
+    "keepalive_expiry": 5.0,
+}
+"""How many there are at once, how many are kept for the next request, and for how many seconds. Nothing of
+the environment is read: a proxy meant for the web has no business between a client and its orchestrator.
+Redirects are not followed: the token is for this host alone."""
+BROKEN: Final = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException)
+"""Ends of a connection that nobody wanted."""
 
 
-# The environment is not read: a proxy meant for the web has no business between a client and its
-# orchestrator, nor has a netrc file. Redirects are not followed: the token is for this host alone.
-_OPTIONS: Final[dict[str, Any]] = {"trust_env": False, "follow_redirects": False}
-
-
-def _request(url: str, call: Call) -> dict[str, Any]:
-    headers = {"Accept-Encoding": "identity", **call.headers, **(call.body.headers if call.body else {})}
-    return {
-        "method": call.method,
-        "url": url + call.path,
-        "params": dict(call.query) or None,
-        "headers": headers,
-        "json": call.json,
-        "timeout": httpx.Timeout(call.silence, connect=CONNECTING, pool=None),
+def make_request(url: str, call: Call, headers: Mapping[str, str], content: Any) -> httpcore.Request:
+    """The request; `content` has the pieces of the call's body, None if it has none."""
+    parts = urlsplit(url)
+    sent = {
+        "Host": parts.netloc.rpartition("@")[2],
+        "Accept": "*/*",
+        "Accept-Encoding": "identity",
+        **headers,
+        **call.headers,
+        **(call.body.headers if call.body else {}),
     }
+    if parts.username is not None:
+        person = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        sent["Authorization"] = f"Basic {b64encode(person.encode()).decode()}"
+    if call.json is not None:
+        content = json.dumps(call.json, ensure_ascii=False, allow_nan=False).encode()
+        sent |= {"Content-Type": "application/json", "Content-Length": str(len(content))}
+    elif content is None and call.method != "GET":
+        sent["Content-Length"] = "0"
+    query = f"?{urlencode(call.query)}" if call.query else ""
+    silence = dict.fromkeys(("read", "write"), call.silence)
+    return httpcore.Request(
+        call.method,
+        httpcore.URL(
+            scheme=parts.scheme.encode(),
+            host=(parts.hostname or "").encode(),
+            port=parts.port,
+            target=f"{parts.path}{call.path}{query}".encode("ascii"),
+        ),
+        headers=[(name.encode("ascii"), value.encode("ascii")) for name, value in sent.items()],
+        content=content,
+        extensions={"timeout": {**silence, "connect": CONNECTING}},
+    )
 
 
-def _join(body: MultipartBody, progress: Progress | None) -> Generator[bytes, None, None]:
+def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> Mapping[str, str]:
+    """By their names in lower case; of several of one name the values with commas between."""
+    found: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
+
+
+def join(body: MultipartBody, progress: Progress | None) -> Generator[bytes, None, None]:
     """The body in pieces that are worth a write each."""
     waiting = bytearray()
     gone = 0
@@ -270,23 +223,23 @@ def _join(body: MultipartBody, progress: Progress | None) -> Generator[bytes, No
 
 
 @contextmanager
-def _translate_errors(url: str, call: Call) -> Generator[None, None, None]:
+def translate_errors(url: str, call: Call) -> Generator[None, None, None]:
     """Errors of the wire in the words of a client."""
     try:
         yield
     except SourceChanged as error:
         raise BadInput(f"{error.detail}; submit again when nothing writes to it") from error
-    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+    except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
         _raise_untrusted(url, error)
         reason = str(error) or "no connection in time"
         raise Unreachable(
             f"nothing answers at {url} ({reason}); check that the orchestrator runs and the URL is right"
         ) from error
-    except httpx.TimeoutException as error:
+    except httpcore.TimeoutException as error:
         raise Unreachable(
             f"{url} did not answer {call.method} {call.path} in {call.silence:g} s; try again later"
         ) from error
-    except httpx.TransportError as error:
+    except (httpcore.NetworkError, httpcore.ProtocolError) as error:
         raise Unreachable(
             f"the connection to {url} broke off ({str(error) or type(error).__name__}); try again"
         ) from error

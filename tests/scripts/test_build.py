@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import PathDistribution
 from pathlib import Path
 
 import httpx
 import keep_release
 import pytest
 from support.processes.processes import PATIENCE, Place, own_place
-from testbed.packages import build, find, install
+from testbed.packages import build, find, install, requirements
 
 from orchestrator.client import Client
 
@@ -99,3 +102,89 @@ def test_the_installed_wheel_runs_a_job_and_shows_the_dashboard(commands: Path, 
         assert client.wait(job.id, timeout=PATIENCE).status == "Completed"
     with httpx.Client(base_url=up.url, trust_env=False) as browser:
         assert "<!doctype html>" in browser.get("/dashboard", follow_redirects=True).text.lower()
+
+
+# ---------------------------------------------------------------------- the client alone
+
+WITH_TRIO = "actors/wire/files/threaded_iterator.py"
+"""What only the server's side of a body needs, and imports when it does."""
+
+
+def file_of(module: str) -> Path | None:
+    path = ROOT / module.replace(".", "/")
+    return next((one for one in (path.with_suffix(".py"), path / "__init__.py") if one.exists()), None)
+
+
+def imported(text: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+
+
+def needed_by_the_client() -> set[str]:
+    found: dict[str, str] = {}
+    waiting = [f"orchestrator.client.{path.stem}" for path in (ROOT / "orchestrator/client").glob("*.py")]
+    while waiting:
+        module = waiting.pop()
+        path = file_of(module) if module.split(".")[0] in PACKAGES else None
+        if path is None or module in found:
+            continue
+        found[module] = str(path.relative_to(ROOT))
+        waiting += imported(path.read_text(encoding="utf-8"))
+        waiting += [module.rpartition(".")[0]] if "." in module else []
+    return set(found.values()) - {WITH_TRIO}
+
+
+def test_the_clients_wheel_has_what_the_client_imports_and_nothing_else(built: Path) -> None:
+    with zipfile.ZipFile(find(built, "job_orchestrator_client-*.whl")) as wheel:
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert names == needed_by_the_client(), "say so in packaging/client/pyproject.toml"
+
+
+def test_the_client_has_the_version_of_the_project_and_asks_for_no_other_packages() -> None:
+    project, client = (
+        tomllib.loads((ROOT / place / "pyproject.toml").read_text())["project"]
+        for place in ("", "packaging/client")
+    )
+    assert client["version"] == project["version"]
+    assert client["requires-python"] == project["requires-python"]
+    assert set(client["dependencies"]) <= set(project["dependencies"])
+    assert set(client["optional-dependencies"]["async"]) <= set(project["dependencies"])
+
+
+SUBMIT = """
+import importlib.util
+import sys
+from orchestrator.client import AsyncClient, Client
+
+assert importlib.util.find_spec("trio") is importlib.util.find_spec("anyio") is None
+with Client(sys.argv[1], token="") as client:
+    job = client.submit({"run.sh": b"echo from afar > result.txt"}, service="example", user=1)
+    print(client.wait(job.id, timeout=60).status)
+    client.download(job.id, "result.zip")
+try:
+    AsyncClient(sys.argv[1])
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_the_client_alone_brings_four_packages_and_runs_a_job_with_them(
+    built: Path, tmp_path: Path, here: Place
+) -> None:
+    wheel = find(built, "job_orchestrator_client-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    told = PathDistribution(next((tmp_path / "unpacked").glob("*.dist-info")))
+    only = requirements(told)
+    assert only == {"httpcore", "h11", "certifi", "idna"}
+    commands = install(wheel, tmp_path / "venv", only)
+    up = here.up()
+    said = here.run(str(commands / "python"), "-c", SUBMIT, up.url)
+    assert said.splitlines() == [
+        "Completed",
+        "AsyncClient needs anyio; type: pip install 'job-orchestrator-client[async]'",
+    ]
+    assert "result.txt" in zipfile.ZipFile(here.directory / "result.zip").namelist()

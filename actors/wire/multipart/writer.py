@@ -11,12 +11,15 @@ import secrets
 from collections.abc import AsyncIterator, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from actors.wire.errors import SourceChanged
 from actors.wire.files.listing import open_regular
 from actors.wire.files.names import printable
-from actors.wire.files.threaded_iterator import PIECE, ThreadedIterator
 from actors.wire.multipart import content_disposition
+
+PIECE: Final = 256 * 1024
+"""Bytes of a file that are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,9 @@ class MultipartBody:
         return {"Content-Type": self.content_type, "Content-Length": str(self.content_length)}
 
     def __aiter__(self) -> AsyncIterator[bytes]:
+        # Late: who is in no Trio task needs no Trio.
+        from actors.wire.files.threaded_iterator import ThreadedIterator
+
         return ThreadedIterator(self.pieces())
 
     def pieces(self) -> Generator[bytes, None, None]:

@@ -20,7 +20,9 @@ from support.processes.processes import Started
 
 from orchestrator.cli import main
 from orchestrator.client import AsyncClient, BadInput, Client, Retries, Untrusted
-from orchestrator.client.transport import AsyncWire, Call, SyncWire, exposes, normalize_url, run_straight
+from orchestrator.client.async_transport import AsyncWire
+from orchestrator.client.transport import Call, SyncWire, run_straight
+from orchestrator.client.urls import exposes, normalize_url
 
 ONCE = Retries(tries=3, first=0.01, longest=0.01, patience=0.1)
 
