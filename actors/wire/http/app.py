@@ -13,9 +13,10 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from quart import Response, g, request
+from quart.routing import QuartRule
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import PathConverter
+from werkzeug.routing import PathConverter, Rule
 
 from actors.domain.ids import parse_id
 from actors.domain.status import Status
@@ -70,9 +71,23 @@ Translate = Callable[[Exception], Refusal | None]
 """What an error of the app's own rooms means to a client; None for what nobody foresaw."""
 
 
+class _Rule(QuartRule):
+    """Of a route that is found by its path, while no path is made from a route's name: Werkzeug would compile
+    two functions a route for that, which took most of the time in which an app is made."""
+
+    def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
+        return _build_no_path
+
+
+def _build_no_path(rule: Rule, **values: Any) -> tuple[str, str]:
+    raise LookupError(f"no path is made from a name: {rule.endpoint}")
+
+
 class App(QuartTrio):
     """An app whose `plain` routes a server may answer without it, as requests for its `upgrade`, if it has
     one."""
+
+    url_rule_class: type[QuartRule] = _Rule
 
     def __init__(self, name: str, plain: PlainRoutes) -> None:
         super().__init__(name, static_folder=None)

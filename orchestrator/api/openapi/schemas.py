@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import is_dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -105,6 +106,7 @@ def schema_of(hint: Any) -> dict[str, Any]:
     return _SIMPLE[hint] if hint in _SIMPLE else _object(hint)
 
 
+@cache
 def _object(kind: Any) -> dict[str, Any]:
     assert is_dataclass(kind) or is_typeddict(kind), kind
     properties, required = {}, []
