@@ -19,6 +19,7 @@ from actors.domain.changes import ChangeResult, Transition
 from actors.domain.job import Job
 from actors.domain.status import Owner, Status
 from actors.kernel.actor import Actor, Mailbox
+from actors.messages import KeepingChanged
 from actors.ports.ledger import Ledger, LedgerError
 from actors.ports.storage import Storage, StorageError
 from actors.ports.world import Clock
@@ -52,16 +53,27 @@ class Cleaner(Actor):
         self._ledger = ledger
         self._storage = storage
         self._clock = clock
-        self._max_age = max_age
-        self._keep_rows = keep_rows
-        self._audit_keep = audit_keep
-        self._expired = _Horizon(min(patience, max_age))
-        self._forgettable = _Horizon(min(patience, keep_rows))
-        self._old_orders = _Horizon(min(patience, audit_keep))
+        self._patience = patience
+        self._keep(max_age, keep_rows, audit_keep)
         self._orphan_grace = orphan_grace
         self._sweep_every = sweep_every
         self._kept: set[str] = set()
         self._next_sweep = trio.current_time()
+
+    def _keep(self, max_age: float, keep_rows: float, audit_keep: float) -> None:
+        self._max_age = max_age
+        self._keep_rows = keep_rows
+        self._audit_keep = audit_keep
+        self._expired = _Horizon(min(self._patience, max_age))
+        self._forgettable = _Horizon(min(self._patience, keep_rows))
+        self._old_orders = _Horizon(min(self._patience, audit_keep))
+
+    def receive(self, message: object) -> None:
+        match message:
+            case KeepingChanged(max_age=max_age, keep_rows=keep_rows, audit_keep=audit_keep):
+                self._keep(max_age, keep_rows, audit_keep)
+            case _:
+                super().receive(message)
 
     async def turn(self) -> None:
         try:

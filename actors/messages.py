@@ -12,7 +12,7 @@ from actors.domain.job import Attempt, Job
 from actors.domain.node import Heartbeat, NodeAddress, NodeRef, NodeView
 from actors.domain.queue_excerpt import ForecastView
 from actors.domain.scaling import ScalingView, ServiceScaling
-from actors.domain.service import Waiting
+from actors.domain.service import ServiceLimits, Waiting
 from actors.kernel.actor import Question
 
 
@@ -69,6 +69,23 @@ class ServicesPaused:
     """Which services are paused now, and why: all of them."""
 
     reasons: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SetServices(Question[None]):
+    """Asked of the Sender: go by these services from now on: all that there are, with their quotas and their
+    nodes."""
+
+    services: Mapping[str, ServiceLimits]
+
+
+@dataclass(frozen=True, slots=True)
+class KeepingChanged:
+    """Told the Cleaner: for how many seconds things are kept from now on, as it was told them first."""
+
+    max_age: float
+    keep_rows: float
+    audit_keep: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from actors.wire.errors import leaves
 from orchestrator.config.settings import Settings, load
 from orchestrator.dialled_streams import DialledStreams
 from orchestrator.events.waiters import JobWaiters
+from orchestrator.reloading import RunningSettings
 from orchestrator.server import run_orchestrator
 from orchestrator.startup import Address, StartError
 
@@ -64,7 +65,10 @@ class LifespanApp:
                 here = Address()
                 # The host listens, and does not say where: what the settings say has to be true.
                 here.set(settings.join_url or f"http://127.0.0.1:{settings.port}")
-                self._app = await nursery.start(run_orchestrator, settings, waiters, here, DialledStreams())
+                running = RunningSettings(settings, self._settings)
+                self._app = await nursery.start(
+                    run_orchestrator, settings, waiters, here, DialledStreams(), running
+                )
                 started = True
                 await send({"type": "lifespan.startup.complete"})
                 await receive()  # shutdown

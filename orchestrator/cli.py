@@ -6,6 +6,7 @@ import copy
 import errno
 import logging
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -136,6 +137,7 @@ def server(config: Path | None, check: bool, **flags: str | None) -> None:
 
         from actors.config.tables import SettingsError
         from orchestrator.config.settings import load
+        from orchestrator.reloading import RunningSettings
         from orchestrator.server import serve_orchestrator
         from orchestrator.startup import find_mistakes
 
@@ -149,10 +151,12 @@ def server(config: Path | None, check: bool, **flags: str | None) -> None:
         _tell(*settings.warnings, *mistakes)
         sys.exit(2 if mistakes else 0)
 
-    async def serve(shutdown: trio.Event) -> None:
-        await serve_orchestrator(settings, shutdown=shutdown, on_bound=listening)
+    running = RunningSettings(settings, lambda: load(os.environ, config, flags))
 
-    sys.exit(run(serve))
+    async def serve(shutdown: trio.Event) -> None:
+        await serve_orchestrator(settings, shutdown=shutdown, on_bound=listening, running=running)
+
+    sys.exit(run(serve, running.reload_for_signal))
 
 
 @main.command(context_settings=_HELP)
@@ -223,8 +227,9 @@ def looked_at(url: str) -> None:
     click.echo(f"look at {url}/dashboard", err=True)
 
 
-def run(serve: Callable[[Any], Awaitable[None]]) -> int:
-    """Run `serve(shutdown)` until it ends, by SIGINT, SIGTERM or SIGHUP too. The process's exit status.
+def run(serve: Callable[[Any], Awaitable[None]], reload: Callable[[], Awaitable[None]] | None = None) -> int:
+    """Run `serve(shutdown)` until it ends, by SIGINT, SIGTERM or a closed terminal too. With `reload` it is
+    called for each SIGHUP that comes from anything else. The process's exit status.
 
     What stops the start is told in one line; what nobody foresaw, with its traceback.
     """
@@ -237,21 +242,28 @@ def run(serve: Callable[[Any], Awaitable[None]]) -> int:
     from orchestrator.startup import StartError
     from orchestrator.up import NodeFailed
 
-    async def watch_signals(shutdown: trio.Event) -> None:
+    async def watch_signals(nursery: trio.Nursery, shutdown: trio.Event) -> None:
         with signals_to_stop() as signals:
-            async for _ in signals:
-                if shutdown.is_set():
+            terminal_was_there = has_terminal()
+            async for number in signals:
+                closed = terminal_was_there and not has_terminal()
+                if number == signal.SIGHUP and reload is not None and not closed:
+                    nursery.start_soon(reload)  # which may take a while
+                elif shutdown.is_set():
                     # Asked twice: no more patience for requests that are under way.
                     raise KeyboardInterrupt
-                with suppress(OSError):  # the terminal may be what has gone
-                    click.echo("stopping; this takes up to 5 s, a second Ctrl-C ends it at once", err=True)
-                tell_manager(STOPPING)
-                shutdown.set()
+                else:
+                    with suppress(OSError):  # the terminal may be what has gone
+                        click.echo(
+                            "stopping; this takes up to 5 s, a second Ctrl-C ends it at once", err=True
+                        )
+                    tell_manager(STOPPING)
+                    shutdown.set()
 
     async def all_of_it() -> None:
         shutdown = trio.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch_signals, shutdown)
+            nursery.start_soon(watch_signals, nursery, shutdown)
             await serve(shutdown)
             nursery.cancel_scope.cancel()
 
@@ -267,6 +279,15 @@ def run(serve: Callable[[Any], Awaitable[None]]) -> int:
         told.append("interrupted")
     _tell(*told)
     return 1 if told else 0
+
+
+def has_terminal() -> bool:
+    """Whether this process belongs to a terminal that is there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def _tell(*lines: str) -> None:

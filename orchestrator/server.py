@@ -23,7 +23,15 @@ from actors.getter.getter import Getter
 from actors.kernel.actor import Actor, Mailbox, live
 from actors.kernel.clock import WallClock
 from actors.kernel.supervisor import Supervisor
-from actors.messages import Committed, ForecastPicture, PoolPicture, ScalingStatus, WhyWaiting
+from actors.messages import (
+    Committed,
+    ForecastPicture,
+    KeepingChanged,
+    PoolPicture,
+    ScalingStatus,
+    SetServices,
+    WhyWaiting,
+)
 from actors.ports.scaling import Provider, ProviderError
 from actors.process.version import installed_version
 from actors.sender.sender import Sender
@@ -55,6 +63,7 @@ from orchestrator.metrics.server_metrics import ServerMetrics
 from orchestrator.nodes.addresses import base_of, merge_addresses
 from orchestrator.nodes.client import NodeClient
 from orchestrator.nodes.registry import NodeRegistry
+from orchestrator.reloading import RunningSettings
 from orchestrator.scaling.policy import decide
 from orchestrator.scaling.providers.build import build_providers
 from orchestrator.scaling.providers.local import LocalProvider
@@ -83,15 +92,16 @@ async def serve_orchestrator(
     *,
     shutdown: trio.Event,
     on_bound: Callable[[str], None] | None = None,
+    running: RunningSettings | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `shutdown` is set. `on_bound` is called with the URL, and `task_status` reports a list of
-    it, once connections are accepted.
+    it, once connections are accepted. `running` reads the settings again; without it nobody does.
 
     Raises StartError, StorageError, LedgerError, CannotListen when it cannot start; GaveUp when an actor
     keeps crashing.
     """
-    here = Address()
+    here, running = Address(), running or RunningSettings(settings)
     tls = await trio.to_thread.run_sync(own_certificate, settings)
     if await trio.to_thread.run_sync(is_needed, settings.db_path):
         await _import_2x(settings, tls)
@@ -106,7 +116,7 @@ async def serve_orchestrator(
     with findable(settings.data_path) as make_findable:
         async with trio.open_nursery() as nursery:
             waiters, dialled = JobWaiters(), DialledStreams()
-            app = await nursery.start(run_orchestrator, settings, waiters, here, dialled)
+            app = await nursery.start(run_orchestrator, settings, waiters, here, dialled, running)
 
             async def let_go() -> None:
                 await shutdown.wait()
@@ -144,11 +154,12 @@ async def run_orchestrator(
     waiters: JobWaiters,
     here: Address,
     dialled: DialledStreams,
+    running: RunningSettings,
     *,
     task_status: trio.TaskStatus[App] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Everything but the listening: reports the app once all of it runs, and runs until cancelled. Whoever
-    listens says where in `here`."""
+    listens says where in `here`. `running` has what may change meanwhile, `settings` what does not."""
     for warning in settings.warnings:
         log.warning("%s", warning)
     data, db = settings.data_path, settings.db_path
@@ -162,7 +173,7 @@ async def run_orchestrator(
             settings.data_path, clock, keep_free=settings.keep_free_disk, small=settings.small_files
         )
         await storage.open()
-        metrics = ServerMetrics(settings.services)
+        metrics = ServerMetrics(running.services)
         on_commit: list[Callable[[Sequence[Job]], None]] = [waiters.publish_all, metrics.jobs.committed]
 
         def committed(jobs: Sequence[Job]) -> None:
@@ -220,6 +231,7 @@ async def run_orchestrator(
                     app = await _start(
                         writers,
                         settings=settings,
+                        running=running,
                         waiters=waiters,
                         clock=clock,
                         rng=rng,
@@ -235,6 +247,7 @@ async def run_orchestrator(
                         providers=providers,
                         metrics=metrics,
                     )
+                    running.begun.set()
                     task_status.started(app)
                 nursery.cancel_scope.cancel()
         finally:
@@ -261,6 +274,7 @@ async def _start(
     nursery: trio.Nursery,
     *,
     settings: Settings,
+    running: RunningSettings,
     waiters: JobWaiters,
     clock: WallClock,
     rng: random.Random,
@@ -281,7 +295,7 @@ async def _start(
     sender, getter, cleaner = Mailbox("sender"), Mailbox("getter"), Mailbox("cleaner")
     callback_sender, scaler = Mailbox("callback sender"), Mailbox("autoscaler")
     hosts = CallbackHosts(settings.callback_hosts, settings.callback_private)
-    services = settings.services
+    services = running.services
     registry = await NodeRegistry.load(ledger, clock, sender, merge_addresses(settings))
     registry.on_sweep.append(node_secrets.forget_machines)
     doors = await open_doors(settings, ledger, registry, clock, dialled)
@@ -305,9 +319,9 @@ async def _start(
             nursery,
             ledger=ledger,
             nodes=nodes,
-            queue=QueueManager(services),
-            pool=ServicePool(services, rng, registry.drains(), registry.names),
-            services=services,
+            queue=QueueManager(services.now),
+            pool=ServicePool(services.now, rng, registry.drains(), registry.names),
+            services=services.now,
             rng=rng,
             hand_over=getter.tell,
             members=registry.members,
@@ -328,15 +342,28 @@ async def _start(
         lost_after=settings.node_lost_after,
         back_within=settings.node_back_within,
     )
-    make_cleaner = partial(
-        Cleaner,
-        ledger=ledger,
-        storage=storage,
-        clock=clock,
-        max_age=settings.max_age,
-        keep_rows=settings.keep_rows,
-        audit_keep=settings.audit_keep,
-    )
+
+    def make_cleaner(mailbox: Mailbox, nursery: trio.Nursery) -> Cleaner:
+        now = running.settings
+        return Cleaner(
+            mailbox,
+            nursery,
+            ledger=ledger,
+            storage=storage,
+            clock=clock,
+            max_age=now.max_age,
+            keep_rows=now.keep_rows,
+            audit_keep=now.audit_keep,
+        )
+
+    async def change(now: Settings) -> None:
+        addresses = merge_addresses(now)
+        node_secrets.name(map(base_of, addresses))
+        cleaner.tell(KeepingChanged(now.max_age, now.keep_rows, now.audit_keep))
+        await registry.set_static(addresses)
+        await sender.ask(SetServices(now.services), deadline=ASK_DEADLINE)
+
+    running.on_change.append(change)
 
     async def look(service: str, most: int) -> ForecastView:
         return await sender.ask(ForecastPicture(service, most), deadline=ASK_DEADLINE)
@@ -415,7 +442,8 @@ async def _start(
         contract_open=doors.contract_open_to,
         allowed_origins=frozenset(settings.allowed_origins),
         refusals=refusals,
-        limits=settings.limits,
+        limits=running.limits,
+        running=running,
         sign_on=SignOn(
             settings.trusted_user_header, settings.trusted_proxies, frozenset(settings.trusted_operators)
         ),

@@ -95,6 +95,7 @@ FLOORS = (
     "orchestrator/scaling",
     "orchestrator/startup.py",
     "orchestrator/importing.py",
+    "orchestrator/reloading.py",
     "orchestrator/backups",
     "orchestrator/metrics",
     "orchestrator/access",

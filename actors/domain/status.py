@@ -70,7 +70,7 @@ OWNER: Final[dict[Status, Owner]] = {
 }
 
 JOB: Final[dict[Status, frozenset[Status]]] = {
-    # Failed: it can never run (service removed, input unreadable, refused as malformed). Killed: terminate.
+    # Failed: it can never run (input unreadable, refused as malformed). Killed: terminate.
     _S.QUEUED: frozenset({_S.PROCESSING, _S.FAILED, _S.KILLED}),
     # Queued: certain that the node does not have it, or the node is lost.
     _S.PROCESSING: frozenset({_S.SUBMITTED, _S.QUEUED, _S.FAILED, _S.KILLED}),

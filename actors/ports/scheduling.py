@@ -9,7 +9,7 @@ from actors.domain.job import Job, QueuedJobs
 from actors.domain.node import Heartbeat, JoinedNode, NodeAddress, NodeRef, NodeView
 from actors.domain.queue_excerpt import QueueExcerpt
 from actors.domain.scaling import NodeFact
-from actors.domain.service import Demand, Waiting
+from actors.domain.service import Demand, ServiceLimits, Waiting
 
 
 class Queue(Protocol):
@@ -41,6 +41,11 @@ class Queue(Protocol):
         """Offer no job of these services, and of these only; why is what the jobs are told."""
         ...
 
+    def set_limits(self, limits: Mapping[str, ServiceLimits]) -> None:
+        """Go by these services and quotas from now on. Jobs of one that is not among them wait; what goes,
+        goes on."""
+        ...
+
     def services(self) -> Sequence[str]:
         """Services that have queued jobs."""
         ...
@@ -64,6 +69,11 @@ class Queue(Protocol):
 
 class Pool(Protocol):
     """Nodes, slots, load: where a job goes, decided on what it was told. `now` is monotonic."""
+
+    def set_limits(self, limits: Mapping[str, ServiceLimits]) -> None:
+        """Go by these services and their addresses from now on. A node that nobody names any more has left:
+        it gets no job, and what runs there goes on."""
+        ...
 
     def sync(self, members: Sequence[JoinedNode], now: float) -> None:
         """Who has joined by itself; nothing is done for the same object."""

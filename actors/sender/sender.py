@@ -19,7 +19,6 @@ that ends it.
 from __future__ import annotations
 
 import logging
-from array import array
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -52,6 +51,7 @@ from actors.messages import (
     PoolPicture,
     ScalingPicture,
     ServicesPaused,
+    SetServices,
     UndrainNode,
     WhyWaiting,
 )
@@ -96,7 +96,7 @@ class Sender(Actor):
         self._queue = queue
         self._pool = pool
         self._services = services
-        self._static = {address.url for limits in services.values() for address in limits.addresses}
+        self._static = _addresses_of(services)
         self._rng = rng
         self._hand_over = hand_over
         self._batch_bytes = batch_bytes
@@ -107,8 +107,6 @@ class Sender(Actor):
         """Since when those wait that came back from their way."""
         self._cursor = LedgerCursor(ledger, tick)
         self._doomed: dict[int, Transition] = {}
-        self._unserved: deque[tuple[str, array[int]]] = deque()
-        """Queued jobs of services that were removed, the oldest last; a few at a time are doomed."""
         self._keys: dict[int, str] = {}
         self._given_up: set[str] = set()
         self._given_up_read = float("-inf")
@@ -132,9 +130,6 @@ class Sender(Actor):
 
     def _fill(self, queued: Sequence[QueuedJobs]) -> None:
         self._arrivals.note(max((one.ids[-1] for one in queued), default=0), trio.current_time())
-        self._unserved.extend(
-            (one.service, one.ids[::-1]) for one in queued if one.service not in self._services
-        )
         self._queue.fill(queued)
 
     async def turn(self) -> None:
@@ -142,7 +137,7 @@ class Sender(Actor):
         with self._ledger_backoff:
             if await self._cursor.catch_up(self._apply):
                 await self._read_pauses()
-            await self._end_what_cannot_run()
+            await self._end_the_unwanted()
             await self._free_given_up()
             await self._assign()
 
@@ -189,14 +184,23 @@ class Sender(Actor):
                 return self._pool.drain(node_id, reason, trio.current_time())
             case UndrainNode(node_id=node_id):
                 return self._pool.undrain(node_id)
+            case SetServices(services=services):
+                self._set_services(services)
+                return None
             case _:
                 return super().answer(question)
+
+    def _set_services(self, services: Mapping[str, ServiceLimits]) -> None:
+        self._services, self._static = services, _addresses_of(services)
+        self._queue.set_limits(services)
+        self._pool.set_limits(services)
 
     def _why(self, job: Job) -> Waiting | None:
         any_node = self._pool.any_node(job.service, job.requires)
         free = any_node and self._pool.choose(job.service, job.requires) is not None
         waiting = self._queue.explain_wait(job, free_slots=free, any_node=any_node)
-        if waiting is not None and waiting.reason is WaitReason.NO_NODE and not job.requires:
+        served = job.service in self._services
+        if waiting is not None and waiting.reason is WaitReason.NO_NODE and served and not job.requires:
             return replace(waiting, message=f"{waiting.message}: {self._pool.why_none(job.service)}")
         return waiting
 
@@ -235,9 +239,9 @@ class Sender(Actor):
                 self._back[job.id] = trio.current_time()
             self._arrivals.note(job.id, trio.current_time())
             if job.terminate_requested:
-                self._doom(job.id, Status.KILLED, "terminated before it began")
-            elif job.service not in self._services:
-                self._doom_unserved(job.service, job.id)
+                self._doomed[job.id] = Transition(
+                    job.id, Status.QUEUED, Status.KILLED, "terminated before it began", by=Owner.SENDER
+                )
         self._reserve_slot(job)
         self._pool.apply(job, trio.current_time())
         if job.status is Status.PROCESSING and job.attempt is not None:
@@ -275,28 +279,16 @@ class Sender(Actor):
             self._pool.unreserve(key)
         self._given_up &= unreleased
 
-    async def _end_what_cannot_run(self) -> None:
-        """Some of the queued jobs that somebody wants stopped, or whose service was removed."""
-        while self._unserved and len(self._doomed) < ASSIGN_AT_ONCE:
-            service, ids = self._unserved[0]
-            self._doom_unserved(service, ids.pop())
-            if not ids:
-                self._unserved.popleft()
+    async def _end_the_unwanted(self) -> None:
+        """Some of the queued jobs that somebody wants stopped."""
         if self._doomed:
             ends = list(islice(self._doomed.values(), ASSIGN_AT_ONCE))
             await self._record(ends)
             for end in ends:
                 if self._doomed.get(end.job_id) is end:
                     del self._doomed[end.job_id]
-            if self._doomed or self._unserved:
+            if self._doomed:
                 self.ring()
-
-    def _doom_unserved(self, service: str, job_id: int) -> None:
-        reason = f"service {service} is not configured any more; ask the operator"
-        self._doom(job_id, Status.FAILED, reason)
-
-    def _doom(self, job_id: int, target: Status, reason: str) -> None:
-        self._doomed[job_id] = Transition(job_id, Status.QUEUED, target, reason, by=Owner.SENDER)
 
     # ------------------------------------------------------------------ assigning
 
@@ -442,6 +434,10 @@ class Sender(Actor):
             if answer.job is not None:
                 self._apply(answer.job)
         return recorded
+
+
+def _addresses_of(services: Mapping[str, ServiceLimits]) -> set[str]:
+    return {address.url for limits in services.values() for address in limits.addresses}
 
 
 def _is_done_with(move: Transition, answer: ChangeAnswer) -> bool:

@@ -102,8 +102,8 @@ class Gate:
     refusals: Refusals = field(default_factory=Refusals)
     nodes: NodeProofs | None = None
     links: Links | None = None
-    token_rate: Rate = field(default_factory=lambda: Rate(0.0, time.monotonic))
-    address_rate: Rate = field(default_factory=lambda: Rate(0.0, time.monotonic))
+    token_rate: Rate = field(default_factory=lambda: Rate(lambda: 0.0, time.monotonic))
+    address_rate: Rate = field(default_factory=lambda: Rate(lambda: 0.0, time.monotonic))
 
     async def admit(self, head: Head) -> None:
         """Raise Refusal (401 or 403), or set who is `asking`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 BURST: Final = 10.0
@@ -17,11 +17,12 @@ REMEMBERED: Final = 4096
 """Who asks; whoever asked longest ago is forgotten."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Limits:
-    """0: none. `queued` are jobs of a service that wait, `queued_per_user` those of a user, of whatever
-    service; `bytes_per_user` what is stored of a user's jobs, inputs and results; `uploads` how many are
-    under way at once; `token_rate` and `address_rate` requests a second."""
+    """What holds now, and may change while the server runs. 0: none. `queued` are jobs of a service that
+    wait, `queued_per_user` those of a user, of whatever service; `bytes_per_user` what is stored of a user's
+    jobs, inputs and results; `uploads` how many are under way at once; `token_rate` and `address_rate`
+    requests a second."""
 
     queued: int = 0
     queued_per_user: int = 0
@@ -35,8 +36,10 @@ class Limits:
         """Whether any limit is on what the ledger counts."""
         return bool(self.queued or self.queued_per_user or self.bytes_per_user)
 
-
-NO_LIMITS: Final = Limits()
+    def change_to(self, other: Limits) -> None:
+        """From now on these hold."""
+        for one in fields(Limits):
+            setattr(self, one.name, getattr(other, one.name))
 
 
 class Pace:
@@ -67,13 +70,20 @@ class Pace:
 
 
 class Rate:
-    """`rate` requests a second of each who asks, 0: any number."""
+    """`rate` requests a second of each who asks, 0: any number. It may be another one each time; then all
+    begin anew."""
 
-    def __init__(self, rate: float, now: Callable[[], float]) -> None:
-        self._pace = Pace(1.0 / rate, max(BURST, 1.0 / rate), now) if rate else None
+    def __init__(self, rate: Callable[[], float], now: Callable[[], float]) -> None:
+        self._rate = rate
+        self._now = now
+        self._known = 0.0
+        self._pace: Pace | None = None
 
     def take(self, who: str) -> int:
         """0 if they may, and then it counts; else after how many whole seconds they may."""
+        if (rate := self._rate()) != self._known:
+            self._known = rate
+            self._pace = Pace(1.0 / rate, max(BURST, 1.0 / rate), self._now) if rate else None
         wait = 0 if self._pace is None else self._pace.wait(who)
         if self._pace is not None and not wait:
             self._pace.note(who)

@@ -107,6 +107,10 @@ class NodeSecrets:
     def find(self, node_id: str) -> NodeSecret | None:
         return self._secrets.get(node_id)
 
+    def name(self, urls: Iterable[str]) -> None:
+        """The settings name the nodes at these base URLs from now on."""
+        self._named = frozenset(urls)
+
     # ------------------------------------------------------------------ nodes without one
 
     def invite(

@@ -94,6 +94,7 @@ ROUTES: Final[Mapping[str, Access]] = {
     "GET /v1/services/<name>": Access(_LISTS),
     "POST /v1/services/<name>/pause": Access(_ORDERS),
     "POST /v1/services/<name>/resume": Access(_ORDERS),
+    "POST /v1/reload": Access(_ORDERS),
     "GET /v1/usage": Access(_NUMBERS),
     "GET /v1/queue": Access(_NUMBERS),
     "GET /v1/activity": Access(_NUMBERS),

@@ -31,6 +31,7 @@ from orchestrator.api.routes import (
     nodes,
     scaling,
     session,
+    settings,
     swagger,
     tokens,
     usage,
@@ -54,8 +55,8 @@ def create_app(services: ApiContext) -> App:
         services.refusals,
         services.node_proofs,
         services.links,
-        Rate(services.limits.token_rate, time.monotonic),
-        Rate(services.limits.address_rate, time.monotonic),
+        Rate(lambda: services.limits.token_rate, time.monotonic),
+        Rate(lambda: services.limits.address_rate, time.monotonic),
     )
     app = make_app(
         "orchestrator.api",
@@ -83,6 +84,7 @@ def create_app(services: ApiContext) -> App:
     app.register_blueprint(audit.blueprint(services))
     app.register_blueprint(tokens.blueprint(services))
     app.register_blueprint(session.blueprint(services))
+    app.register_blueprint(settings.blueprint(services))
     app.register_blueprint(scaling.blueprint(services))
     app.register_blueprint(swagger.blueprint(services.version, services.services))
     app.register_blueprint(dashboard.blueprint())

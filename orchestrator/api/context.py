@@ -18,7 +18,7 @@ from actors.wire.http.plain_routes import Head
 from actors.wire.http.web_pages import OwnNames
 from orchestrator.access.audit import Refusals
 from orchestrator.access.gate import SignOn
-from orchestrator.access.limits import NO_LIMITS, Limits
+from orchestrator.access.limits import Limits
 from orchestrator.access.links import Links
 from orchestrator.access.node_proofs import NodeProofs
 from orchestrator.access.node_secrets import NodeSecrets
@@ -26,6 +26,7 @@ from orchestrator.access.open_requests import OpenRequests
 from orchestrator.access.sessions import Sessions
 from orchestrator.access.tokens import Tokens
 from orchestrator.callbacks.allowed_hosts import CallbackHosts
+from orchestrator.config.settings import Settings
 from orchestrator.dialled_streams import DialledStreams
 from orchestrator.events.change_stream import ChangeStream
 from orchestrator.events.waiters import JobWaiters
@@ -35,6 +36,7 @@ from orchestrator.metrics.server_metrics import ServerMetrics
 from orchestrator.nodes.native.events import Introduction
 from orchestrator.nodes.registry import NodeRegistry
 from orchestrator.nodes.remote_stream import RemoteStream
+from orchestrator.reloading import RunningSettings
 from orchestrator.scheduling.forecast import Estimate
 from orchestrator.scheduling.forecaster import Forecaster
 from orchestrator.scheduling.pauses import Pauses
@@ -115,7 +117,8 @@ class ApiContext:
     sign_on: SignOn = field(default_factory=SignOn)
     allowed_origins: frozenset[str] = frozenset()
     refusals: Refusals = field(default_factory=Refusals)
-    limits: Limits = NO_LIMITS
+    limits: Limits = field(default_factory=Limits)
+    running: RunningSettings = field(default_factory=lambda: RunningSettings(Settings()))
     open_requests: OpenRequests = field(default_factory=OpenRequests)
     links: Links | None = None
     public_url: str = ""

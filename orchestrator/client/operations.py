@@ -26,6 +26,7 @@ from orchestrator.contract.bodies import (
     MinuteBody,
     NewTokenBody,
     Node,
+    ReloadedBody,
     Service,
     TokenBody,
     TransitionBody,
@@ -264,6 +265,12 @@ class Operations:
     async def resume(self, service: str) -> Service:
         """Begin its jobs again."""
         return parse(Service, await self._post(f"/v1/services/{quote(service, safe='')}/resume"))
+
+    async def reload(self) -> ReloadedBody:
+        """Have the server read its settings again: what has `changed`, and what changes `after_restart` only.
+        Raises Refused (409) if they have mistakes; then nothing has changed."""
+        found: ReloadedBody = await self._post("/v1/reload")
+        return found
 
     async def tokens(self) -> Sequence[TokenBody]:
         """The tokens that hold, without their secrets."""

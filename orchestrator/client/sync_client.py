@@ -91,6 +91,7 @@ class Client:
     unpair = _wait_for(Operations.unpair)
     pause = _wait_for(Operations.pause)
     resume = _wait_for(Operations.resume)
+    reload = _wait_for(Operations.reload)
     tokens = _wait_for(Operations.tokens)
     create_token = _wait_for(Operations.create_token)
     revoke_token = _wait_for(Operations.revoke_token)

@@ -19,6 +19,7 @@ from orchestrator.commands.nodes import (
     unpair_command,
 )
 from orchestrator.commands.results import files_command, get_command, link_command
+from orchestrator.commands.settings import reload_command
 from orchestrator.commands.submit import submit_command
 from orchestrator.commands.tokens import token_command
 
@@ -43,4 +44,5 @@ COMMANDS: Final[tuple[click.Command, ...]] = (
     resume_command,
     token_command,
     audit_command,
+    reload_command,
 )

@@ -585,6 +585,16 @@ class AuditBody(TypedDict):
     detail: str
 
 
+class ReloadedBody(TypedDict):
+    """What came of reading the settings again."""
+
+    changed: Annotated[list[str], Also(description="Settings that are other than before, as they are called")]
+    after_restart: Annotated[
+        list[str], Also(description="Those that were read and change with a restart only")
+    ]
+    warnings: list[str]
+
+
 class NewTokenBody(TokenBody):
     """A token that was made just now, with its secret."""
 

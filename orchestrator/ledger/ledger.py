@@ -47,7 +47,7 @@ from actors.store.group_commit import Batch, GroupCommit, NeedsHardCommit
 from actors.store.reserve import Reserve
 from actors.store.sqlite_thread import snapshot
 from orchestrator.access.audit import AuditEntry
-from orchestrator.access.limits import NO_LIMITS, Limits
+from orchestrator.access.limits import Limits
 from orchestrator.access.node_secrets import NodeSecret
 from orchestrator.access.sessions import SessionRecord
 from orchestrator.access.tokens import TokenRecord
@@ -316,7 +316,7 @@ class SqliteLedger:
 
     # ------------------------------------------------------------------ writing
 
-    async def insert(self, job: NewJob, entry: AuditEntry | None = None, limits: Limits = NO_LIMITS) -> Job:
+    async def insert(self, job: NewJob, entry: AuditEntry | None = None, limits: Limits | None = None) -> Job:
         """Store a Queued job with the next id; durable on return. `entry` says who hands it in. Raises
         LimitReached for one too many.
 
@@ -325,9 +325,9 @@ class SqliteLedger:
         LedgerError also when the ids are used up.
         """
         if self.ids is None:
-            return await self._insert(job, entry, limits)
+            return await self._insert(job, entry, limits or Limits())
         async with self.ids.one():
-            stored = await self._insert(job, entry, limits)
+            stored = await self._insert(job, entry, limits or Limits())
             self.ids.given(stored.id)
         return stored
 

@@ -65,6 +65,8 @@ class NodeRegistry:
         self._clock = clock
         self._sender = sender
         self._static = tuple(static)
+        self._leaving: dict[NodeAddress, str] = {}
+        """Addresses that the settings named, and who is there, for as long as something of ours is."""
         self._nodes = {node.node_id: node for node in nodes}
         self._drains = dict(drains)
         self.names: Final = NodeNames() if names is None else names
@@ -107,16 +109,45 @@ class NodeRegistry:
         return self._drains
 
     def _changed(self) -> None:
-        static = {base_of(address) for address in self._static}
+        static = {base_of(address) for address in (*self._static, *self._leaving)}
         joined = [node for _, node in sorted(self._nodes.items())]
         self._addresses = (
             *self._static,
+            *self._leaving,
             *(NodeAddress(node.url, node.services) for node in joined if node.url not in static),
         )
         self._members = tuple(replace(node, draining=self._drains.get(node.node_id)) for node in joined)
         self._sender.ring()
         for tell in self.on_change:
             tell()
+
+    # ------------------------------------------------------------------ the settings
+
+    async def set_static(self, addresses: Sequence[NodeAddress]) -> None:
+        """The settings name these nodes from now on. Who is at one that they do not name any more is followed
+        until nothing of ours is there. Raises NoAnswer, then nothing has changed."""
+        views = await self._sender.ask(PoolPicture(), deadline=_ASKING)
+        there = {(view.node.upload_url or view.node.url): view.node.node_id for view in views}
+        async with self._turn:
+            named = {(one.url, one.upload_url) for one in addresses}
+            for one in self._static:
+                node_id = there.get(one.upload_url) or there.get(base_of(one))
+                if node_id is not None:
+                    self._leaving[one] = node_id
+            self._leaving = {
+                one: node_id
+                for one, node_id in self._leaving.items()
+                if (one.url, one.upload_url) not in named
+            }
+            self._static = tuple(addresses)
+            self._changed()
+
+    async def _let_go_of_addresses(self) -> None:
+        live, unreleased = await self._ledger.live(), await self._ledger.unreleased()
+        owed = {job.attempt.node_id for job in live.jobs if job.attempt is not None}
+        owed |= {attempt.node_id for attempt in unreleased}
+        self._leaving = {one: node_id for one, node_id in self._leaving.items() if node_id in owed}
+        self._changed()
 
     # ------------------------------------------------------------------ joining and leaving
 
@@ -254,6 +285,8 @@ class NodeRegistry:
         alive = {record.token for record in await self._ledger.machines()}
         for forget in self.on_sweep:
             await forget(alive)
+        if self._leaving:
+            await self._let_go_of_addresses()
         if not self._nodes:
             return
         views = {view.node.node_id: view for view in await self._sender.ask(PoolPicture(), deadline=_ASKING)}

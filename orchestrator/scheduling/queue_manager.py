@@ -149,6 +149,12 @@ class QueueManager:
         """Offer no job of these services, and of these only; why is what the jobs are told."""
         self._paused = reasons
 
+    def set_limits(self, limits: Mapping[str, ServiceLimits]) -> None:
+        """Go by these services and quotas from now on. A step for each user who waits."""
+        self._limits = dict(limits)
+        for name, room in self._services.items():
+            room.set_limits(self._limits.get(name))
+
     def excerpt(self, services: Collection[str], most: int) -> QueueExcerpt:
         """The beginnings of these services' queues, of `most` jobs together or not many more; all that is
         going in them. A step for each user who waits."""
@@ -201,7 +207,9 @@ class QueueManager:
                 WaitReason.PAUSED, f"waits: service {name} is paused: {self._paused[name]}", position
             )
         if limits is None:
-            return Waiting(WaitReason.NO_NODE, f"waits: there is no service {name} any more", position)
+            return Waiting(
+                WaitReason.NO_NODE, f"waits: there is no service {name} any more; ask the operator", position
+            )
         if going >= limits.runs_per_user:
             running = f"already runs {going} of {limits.runs_per_user} jobs of service {name}"
             return Waiting(WaitReason.USER_QUOTA, f"waits: user {job.user_id} {running}", position)

@@ -82,6 +82,13 @@ class ServiceRings:
             ring = self.rings[requires] = Ring(self, requires)
         return ring
 
+    def set_limits(self, limits: ServiceLimits | None) -> None:
+        """Other quotas hold from now on."""
+        self.limits = limits
+        for ring in self.rings.values():
+            for user in ring.users.values():
+                ring.list(user)  # who was at the quota may be within it now
+
     def started(self, user_id: int) -> None:
         self.going += 1
         self.users_going[user_id] += 1

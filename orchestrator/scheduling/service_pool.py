@@ -155,6 +155,19 @@ class ServicePool:
 
     # ------------------------------------------------------------------ who there is
 
+    def set_limits(self, limits: Mapping[str, ServiceLimits]) -> None:
+        """Other services, and other addresses, hold from now on. A node that nobody names any more has left;
+        what it says later changes nothing of that, unless it is named again."""
+        self._limits = dict(limits)
+        self._serving = {name: {} for name in limits}
+        for one in list(self._nodes.values()):
+            served = bool(one.services)
+            self._serve(one)
+            if served and not one.services and one.member is None:
+                self.forget(one.node_id)
+        named = {address.url for one in limits.values() for address in one.addresses}
+        self._unreached = {url: one for url, one in self._unreached.items() if url in named}
+
     def sync(self, members: Sequence[JoinedNode], now: float) -> None:
         """Take in who joined and who left; nothing is done for the same object."""
         if members is self._members:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import BinaryIO
 
 import httpx
 import pytest
@@ -13,7 +16,7 @@ import trio.testing
 from support.peers.portals import portal
 from support.processes.api_server import form
 from support.processes.gates import gate
-from support.processes.processes import Place, Started, promised
+from support.processes.processes import COMMAND, Place, Started, promised
 
 MIB = 1 << 20
 GRACEFUL = 3.0
@@ -137,13 +140,34 @@ async def test_jobs_run_on_while_the_orchestrator_is_away_and_are_fetched_when_i
                 assert (await user.contents(job))["result.txt"] == content
 
 
-async def test_a_terminal_that_is_closed_ends_both_in_order(here: Place) -> None:
-    node = here.node("node")
-    server = here.server(nodes=[node.url])
-    async with portal(server.url) as user:
-        await user.ended(await user.upload("true"))
-    assert await server.end(signal.SIGHUP) == 0
-    assert await node.end(signal.SIGHUP) == 0
+async def test_a_terminal_that_is_closed_ends_a_node_in_order(here: Place) -> None:
+    assert await here.node("node").end(signal.SIGHUP) == 0
+
+
+def test_a_terminal_that_is_closed_ends_a_server_and_else_it_reads_its_settings_again(tmp_path: Path) -> None:
+    ours, terminal = os.openpty()
+    places = {"DB_PATH": str(tmp_path / "db"), "DATA_PATH": str(tmp_path / "data"), "PORT": "0"}
+    # What the first process of a session opens becomes its terminal.
+    opens = ["sh", "-c", 'exec "$@" < "$0" > "$0" 2>&1', os.ttyname(terminal)]
+    with open(ours, "rb") as screen:
+        server = subprocess.Popen(
+            [*opens, *COMMAND, "server"], env={**os.environ, **places}, start_new_session=True
+        )
+        try:
+            read_until(screen, b"listening on")
+            os.close(terminal)
+            server.send_signal(signal.SIGHUP)  # from somebody else
+            read_until(screen, b"settings were read again")
+            screen.close()
+            assert server.wait(60) == 0
+        finally:
+            server.kill()
+            server.wait()
+
+
+def read_until(screen: BinaryIO, text: bytes) -> None:
+    while text not in (line := screen.readline()):
+        assert line
 
 
 async def test_one_that_was_started_to_outlive_its_terminal_does(here: Place) -> None:

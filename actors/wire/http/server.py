@@ -149,8 +149,8 @@ async def serve(
 
 @contextmanager
 def signals_to_stop() -> Iterator[AsyncIterator[int]]:
-    """SIGINT and SIGTERM as they come, and SIGHUP (the terminal was closed) unless it is ignored, as nohup
-    has it. Until the block ends none of them kills. Only in the main thread."""
+    """SIGINT and SIGTERM as they come, and SIGHUP (as when the terminal is closed) unless it is ignored, as
+    nohup has it. Until the block ends none of them kills. Only in the main thread."""
     asked = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         asked.append(signal.SIGHUP)

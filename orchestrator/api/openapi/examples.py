@@ -179,6 +179,13 @@ def examples() -> Mapping[str, list[Any]]:
                 ),
             )
         ],
+        "Reloaded": [
+            {
+                "changed": ["max_queued", "services.docking.max_runs", "services.folding (new)"],
+                "after_restart": ["port"],
+                "warnings": ["service folding has no node yet, so its jobs will wait"],
+            }
+        ],
         "Link": [
             {
                 "url": f"https://jobs.example.org/v1/jobs/7/results?link=1780003600.{'0' * 64}.3f9c12ab04de",

@@ -48,6 +48,7 @@ COMPONENTS: Final[Mapping[str, Any]] = {
     "Holder": bodies.Holder,
     "Minute": bodies.MinuteBody,
     "AuditLine": bodies.AuditBody,
+    "Reloaded": bodies.ReloadedBody,
     "Link": bodies.LinkBody,
     "LinkOrder": bodies.LinkOrderBody,
     "Ready": bodies.ReadyBody,

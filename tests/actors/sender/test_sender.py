@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import pytest
 import trio
-from support.data.ledgers import SetClock, new_job, walk
+from support.data.ledgers import SetClock, by_owner, new_job, walk
 from support.memory.memory_ledger import MemoryLedger
 from trio.testing import MockClock
 
@@ -18,7 +17,7 @@ from actors.domain.job import Job
 from actors.domain.service import ServiceLimits, WaitReason
 from actors.domain.status import ENDED, Status
 from actors.kernel.actor import Mailbox, live
-from actors.messages import Committed, ScalingPicture, ServicesPaused, WhyWaiting
+from actors.messages import Committed, ScalingPicture, ServicesPaused, SetServices, WhyWaiting
 from actors.sender.sender import ASSIGN_AT_ONCE, Sender
 from orchestrator.scheduling.queue_manager import QueueManager
 from orchestrator.scheduling.service_pool import ServicePool
@@ -104,42 +103,54 @@ def make_sender(ledger: MemoryLedger, limits: Mapping[str, ServiceLimits]) -> Ca
     return make
 
 
-async def test_jobs_of_a_removed_service_end_some_at_a_time(autojump_clock: MockClock) -> None:
-    """And those that were ended by order meanwhile hold nobody up."""
-    ledger, sender, many = CountingLedger(), Mailbox("sender"), 2 * ASSIGN_AT_ONCE + 5
-    for _ in range(many):
-        await ledger.insert(new_job(service="gone"))
-    stays = await ledger.insert(new_job())
-    for job_id in (1, many):
-        await ledger.request_terminate(job_id)
+async def test_jobs_of_a_service_that_is_gone_wait_with_that_reason(autojump_clock: MockClock) -> None:
+    """Gone before this life, or while it lasts; and they go on when it is back."""
+    ledger, sender = CountingLedger(), Mailbox("sender")
+    gone, stays = await ledger.insert(new_job(service="gone")), await ledger.insert(new_job())
+
+    async def why(*jobs: Job) -> list[tuple[WaitReason, str]]:
+        found = await sender.ask(WhyWaiting(jobs), deadline=1.0)
+        return [(one.reason, one.message) for one in found if one is not None]
+
     async with trio.open_nursery() as nursery:
         await nursery.start(live, sender, make_sender(ledger, LIMITS))
         await trio.sleep(5.0)
+        no_service = "waits: there is no service {} any more; ask the operator"
+        no_node = "waits for a node of service {}: service {} has no node yet"
+        told = [(WaitReason.NO_NODE, no_service.format("gone"))]
+        assert await why(gone, stays) == [*told, (WaitReason.NO_NODE, no_node.format("example", "example"))]
+        await sender.ask(SetServices({"gone": ServiceLimits("gone")}), deadline=1.0)
+        assert await why(gone, stays) == [
+            (WaitReason.NO_NODE, no_node.format("gone", "gone")),
+            (WaitReason.NO_NODE, no_service.format("example")),
+        ]
         nursery.cancel_scope.cancel()
-    found = await ended(ledger)
-    assert max(ledger.sizes) == ASSIGN_AT_ONCE
-    assert {job.status for job in found if job.id in (1, many)} == {Status.KILLED}
-    assert [job.status for job in found].count(Status.FAILED) == many - 2
-    assert await ledger.get(stays.id) == stays
+    assert [await ledger.get(job.id) for job in (gone, stays)] == [gone, stays]
 
 
-async def test_a_doomed_job_that_has_ended_already_is_let_go_of(autojump_clock: MockClock) -> None:
-    """Somebody else has ended it, and its row says nothing new."""
-    ledger, sender = CountingLedger(), Mailbox("sender")
-    (first, *_) = [await ledger.insert(new_job(service="gone")) for _ in range(ASSIGN_AT_ONCE + 1)]
+async def test_queued_jobs_that_are_to_end_do_so_some_at_a_time(autojump_clock: MockClock) -> None:
+    """Also where one of them has ended already, and its row says nothing new."""
+    ledger, sender, many = CountingLedger(), Mailbox("sender"), 2 * ASSIGN_AT_ONCE + 5
+    for number in range(many):
+        await ledger.insert(new_job())
+        await ledger.request_terminate(number + 1)
+    over, stays = await ledger.insert(new_job()), await ledger.insert(new_job())
+    await ledger.record([by_owner(over.id, Status.QUEUED, Status.KILLED, "by somebody else")])
+    ledger.sizes.clear()
     make = make_sender(ledger, LIMITS)
 
     def late(mailbox: Mailbox, nursery: trio.Nursery) -> Sender:
         one = make(mailbox, nursery)
-        one._unserved.append(("gone", array("q", (first.id,))))
+        one._doomed[over.id] = by_owner(over.id, Status.QUEUED, Status.KILLED, "")
         return one
 
     async with trio.open_nursery() as nursery:
         await nursery.start(live, sender, late)
         await trio.sleep(30.0)
         nursery.cancel_scope.cancel()
-    assert len(await ended(ledger)) == ASSIGN_AT_ONCE + 1
-    assert len(ledger.sizes) <= 3
+    assert max(ledger.sizes) == ASSIGN_AT_ONCE and len(ledger.sizes) <= 4
+    assert [job.status for job in await ended(ledger)] == [Status.KILLED] * (many + 1)
+    assert await ledger.get(stays.id) == stays
 
 
 async def ended(ledger: MemoryLedger) -> list[Job]:

@@ -193,14 +193,14 @@ async def test_no_more_uploads_at_once_than_may_be(tmp_path: Path) -> None:
 
 def test_a_rate_lets_a_burst_pass_and_then_so_many_a_second() -> None:
     now = [0.0]
-    rate = Rate(2.0, lambda: now[0])
+    rate = Rate(lambda: 2.0, lambda: now[0])
     assert [rate.take("a") for _ in range(int(2 * BURST))] == [0] * int(2 * BURST)
     assert rate.take("a") == 1 and rate.take("b") == 0
     now[0] += 0.5
     assert [rate.take("a"), rate.take("a")] == [0, 1]
     now[0] += 1e6
     assert [rate.take("a") for _ in range(int(2 * BURST) + 1)] == [0] * int(2 * BURST) + [1]
-    slow = Rate(0.01, lambda: now[0])
+    slow = Rate(lambda: 0.01, lambda: now[0])
     assert [slow.take("a"), slow.take("a")] == [0, 100]
     for number in range(3 * REMEMBERED):
         rate.take(f"other {number}")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
-from support.data.ledgers import SetClock, by_owner, new_job, open_ledger
+from support.data.ledgers import SetClock, by_owner, new_job, open_ledger, walk
 from support.processes.api_server import Owner
 
+from actors.domain.changes import MoveAttempt
 from actors.domain.job import Attempt, AttemptState
 from actors.domain.node import JoinedNode, NodeAddress, NodeRef, NodeState, NodeView
 from actors.domain.status import Status
@@ -141,3 +143,29 @@ async def test_nothing_is_owed_to_a_machine_that_has_ended(ledger: SqliteLedger)
     assert [one.key for one in await ledger.unreleased()] == [attempt.key]
     await registry.sweep()
     assert not registry.members() and not await ledger.unreleased()
+
+
+async def test_who_is_at_an_address_that_the_settings_name_no_more_is_followed_for_what_is_there(
+    ledger: SqliteLedger,
+) -> None:
+    registry = await load(ledger, replace(view("node-a"), node=NodeRef("node-a", STATIC.url)))
+    steps = (Status.PROCESSING, Status.SUBMITTED, Status.RUNNING)
+    job = await walk(ledger, await ledger.insert(new_job()), *steps)
+    other = NodeAddress("http://other:9000", ("example",))
+    await registry.set_static([other])
+    await registry.sweep()
+    assert registry.addresses() == (other, STATIC), "a job runs there"
+    await registry.set_static([other, STATIC])
+    assert registry.addresses() == (other, STATIC)
+    await registry.set_static([other])
+    await walk(ledger, job, Status.COMPLETED)
+    assert job.attempt is not None
+    await ledger.record([MoveAttempt(job.attempt.key, AttemptState.RELEASED)])
+    await registry.sweep()
+    assert registry.addresses() == (other,)
+
+
+async def test_where_nobody_was_nobody_is_followed(ledger: SqliteLedger) -> None:
+    registry = await load(ledger)
+    await registry.set_static([])
+    assert registry.addresses() == ()

@@ -204,3 +204,32 @@ def test_people_are_told_the_name_that_a_node_says() -> None:
     house.members = (B, replace(A, node_id="c", url="http://c"))
     house.seen(NodeRef("c", "http://c"), Heartbeat(name="gpu"))
     assert [(view.node.node_id, view.name) for view in house.views()] == [("b", "gpu-2"), ("c", "gpu")]
+
+
+def test_a_node_that_the_settings_name_no_more_gets_no_job_and_is_let_go_of() -> None:
+    house = House(A)
+    house.seen(NODE_A, Heartbeat(slots=2))
+    static = NodeRef("static", "http://static")
+    house.seen(static, Heartbeat(slots=8))
+    house.pool.reserve("k", "static")
+    house.pool.set_limits({"s": ServiceLimits("s", runs_per_user=1)})
+    assert house.pool.choose("s") == NODE_A
+    house.seen(static, Heartbeat(slots=8))
+    assert house.pool.choose("s") == NODE_A, "what it says later names it to nobody"
+    assert house.ids() == ["a", "static"], "an attempt is there still"
+    house.pool.unreserve("k")
+    assert house.ids() == ["a"]
+    house.pool.reserve("m", "a")
+    house.pool.set_limits({"s": ServiceLimits("s", addresses=(NodeAddress("http://static"),))})
+    house.seen(static, Heartbeat(slots=8))
+    assert house.pool.choose("s") == static, "the settings name it again"
+
+
+def test_nodes_of_a_service_that_goes_stay_those_of_the_others() -> None:
+    house = House(JoinedNode("a", "http://a", ("s", "t"), 2))
+    house.seen(NODE_A, Heartbeat(slots=2))
+    house.pool.set_limits({"t": ServiceLimits("t")})
+    assert house.pool.choose("s") is None and house.pool.choose("t") == NODE_A
+    assert house.pool.why_none("s") == "there is no service s"
+    house.pool.set_limits({})
+    assert house.ids() == ["a"], "one that has joined is there for a service that comes"

@@ -480,4 +480,33 @@ def test_jobs_of_a_service_that_is_gone_are_listed_and_not_offered() -> None:
     assert queue.next("gone") is None
     why = queue.explain_wait(row(1, service="gone"), free_slots=False, any_node=False)
     assert why is not None
-    assert why.message == "waits: there is no service gone any more"
+    assert why.message == "waits: there is no service gone any more; ask the operator"
+
+
+def test_other_quotas_hold_from_the_next_decision_on() -> None:
+    """Those who were at the old one are offered again, and what is above the new one goes on."""
+    queue = QueueManager(LIMITS)
+    for job_id in range(1, 9):
+        queue.apply(row(job_id))
+    assert [queue.take("a") for _ in range(3)] == [1, 2, None]
+    queue.set_limits({"a": ServiceLimits("a", runs_per_user=4, max_runs=5)})
+    assert [queue.take("a") for _ in range(3)] == [3, 4, None]
+    queue.set_limits({"a": ServiceLimits("a", runs_per_user=1, max_runs=5)})
+    for job_id in range(1, 4):
+        assert queue.next("a") is None
+        queue.apply(row(job_id, status=S.COMPLETED))
+        queue.give_back(job_id)
+
+
+def test_jobs_of_a_service_that_goes_wait_and_go_on_when_it_is_back() -> None:
+    queue = QueueManager(LIMITS)
+    queue.apply(row(1))
+    queue.apply(row(2))
+    assert queue.take("a") == 1
+    queue.set_limits({"b": LIMITS["b"]})
+    assert queue.next("a") is None
+    why = queue.explain_wait(row(2), free_slots=True, any_node=True)
+    assert why is not None and why.message == "waits: there is no service a any more; ask the operator"
+    assert queue.demand("a") == Demand(0, (), 1)
+    queue.set_limits(LIMITS)
+    assert queue.next("a") == 2

@@ -30,7 +30,7 @@ from actors.wire.http.server import serve
 from actors.wire.http.web_pages import OwnNames
 from orchestrator.access.audit import Refusals
 from orchestrator.access.gate import SignOn
-from orchestrator.access.limits import NO_LIMITS, Limits
+from orchestrator.access.limits import Limits
 from orchestrator.access.links import Links
 from orchestrator.access.node_proofs import NodeProofs
 from orchestrator.access.node_secrets import NodeSecrets
@@ -219,7 +219,7 @@ async def api_server(
     contract_open: bool = False,
     sign_on: SignOn | None = None,
     origins: Sequence[str] = (),
-    limits: Limits = NO_LIMITS,
+    limits: Limits | None = None,
 ) -> AsyncIterator[Server]:
     """A server on a port of its own. Inputs of at most `small` bytes are kept in the ledger. Whoever asks is
     an operator if `local`; pages of `origins` may call."""
@@ -292,7 +292,7 @@ async def api_server(
             sign_on=sign_on or SignOn(),
             names=OwnNames.of(public_urls).with_origins(origins),
             allowed_origins=frozenset(origins),
-            limits=limits,
+            limits=limits or Limits(),
             links=Links(b"k" * 32, tokens, clock.now),
             public_url=next(iter(public_urls), ""),
             refusals=Refusals(ledger.note_orders),

@@ -1,0 +1,53 @@
+"""`/v1/reload`: the settings are read again."""
+
+from __future__ import annotations
+
+from quart import Blueprint, Response
+
+from actors.wire.http.app import Refusal, json_response, query
+from orchestrator.access.audit import entry_of
+from orchestrator.api.context import ApiContext
+from orchestrator.api.http.json_body import read_json_object, refuse_unknown
+from orchestrator.api.openapi.describe import BAD_PARAMETER, UNAVAILABLE, describe
+from orchestrator.config.changes import Changes
+from orchestrator.contract.bodies import ReloadedBody
+from orchestrator.reloading import BadSettings, NothingToRead
+
+
+def blueprint(api: ApiContext) -> Blueprint:
+    page = Blueprint("v1-settings", __name__, url_prefix="/v1")
+
+    @page.post("/reload")
+    @describe(
+        "Read the settings again: services, quotas and limits change, running jobs go on",
+        answers={200: ("What has changed", ReloadedBody)},
+        errors=BAD_PARAMETER
+        | {
+            409: "The settings have mistakes, all of which are told; nothing has changed",
+            413: "The body is too large",
+            422: "A bad field",
+            **UNAVAILABLE,
+        },
+    )
+    async def reload() -> Response:
+        query()
+        refuse_unknown(await read_json_object())
+
+        async def note(changes: Changes) -> None:
+            detail = ", ".join(changes.made) or "nothing changed"
+            await api.ledger.note_orders([entry_of("reload", detail=detail)])
+
+        try:
+            changes = await api.running.reload(note)
+        except BadSettings as error:
+            raise Refusal(409, "bad_settings", str(error)) from error
+        except NothingToRead as error:
+            raise Refusal(409, "nothing_to_read", str(error)) from error
+        body: ReloadedBody = {
+            "changed": list(changes.made),
+            "after_restart": list(changes.after_restart),
+            "warnings": list(changes.settings.warnings),
+        }
+        return json_response(body)
+
+    return page

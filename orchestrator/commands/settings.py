@@ -1,0 +1,28 @@
+"""`reload`: have the server read its settings again."""
+
+from __future__ import annotations
+
+import click
+
+from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection
+from orchestrator.commands.console.output import emit_json, tell
+
+
+@click.command("reload", context_settings=HELP)
+@as_json
+@pass_connection
+def reload_command(connection: Connection, *, json_wanted: bool) -> None:
+    """Have the server read its settings again: services, quotas and limits change, running jobs go on.
+
+    With a mistake in them nothing changes, and all mistakes are told. For operators.
+    """
+    with connection.client() as client:
+        found = client.reload()
+    for warning in found["warnings"]:
+        tell(warning)
+    if found["after_restart"]:
+        tell(f"these change with a restart only: {', '.join(found['after_restart'])}")
+    if json_wanted:
+        emit_json(found)
+    else:
+        click.echo(f"changed: {', '.join(found['changed']) or 'nothing'}")
