@@ -85,6 +85,7 @@ def pages(jobs: Jobs) -> dict[str, str]:
         "/jobs?status=Failed": "exit code 3",
         f"/jobs/{jobs.running}": "over",
         f"/jobs/{jobs.failed}": "The end: the job is failed",
+        "/submit": "Drop files or a folder here",
         "/services": "at most 8",
         "/nodes": "1 of 1 are ready.",
         f"/nodes/{jobs.node}": IMAGE,

@@ -53,6 +53,12 @@ MOST_PICTURE: Final = 32 << 20
 COMPARED: Final = 64 << 20
 """Bytes of inputs that one list reads to tell those that were changed and are as long as before."""
 
+_INPUTS: Final = in_query(
+    "inputs",
+    "1: of what the job was given, as it came, whatever the job has made of it",
+    Literal["0", "1", "", "true", "false"],
+)
+
 
 def blueprint(api: ApiContext) -> Blueprint:
     page = Blueprint("v1-files", __name__, url_prefix="/v1")
@@ -62,17 +68,19 @@ def blueprint(api: ApiContext) -> Blueprint:
         "What is in the job's directory, wherever it is now",
         CURSOR,
         in_query("limit", "Files a page", Annotated[int, Also(minimum=1, maximum=MOST_PAGE, default=PAGE)]),
+        _INPUTS,
         answers={200: ("By path", page_of(File))},
         errors=OF_A_JOB | {409: "It is on a node that cannot list it"},
     )
     async def files(number: str) -> Response:
-        given = query("cursor", "limit")
+        given = query("cursor", "limit", "inputs")
+        inputs = query_params.flag(given, "inputs")
         limit = query_params.whole(given, "limit", 1, MOST_PAGE, PAGE)
         begin = query_params.at_cursor(given, "f") or 0
         row = await job_views.find(api, read_job_id(number))
-        found = await _list_files(api, row)
+        found = await (_list_given(api, row) if inputs else _list_files(api, row))
         shown = found[begin : begin + limit]
-        origins = await _origins(api, row, shown)
+        origins = await _origins(api, row, shown, inputs=inputs)
         items = [render_file(entry, origin) for entry, origin in zip(shown, origins, strict=True)]
         after = query_params.cursor("f", begin + limit) if begin + limit < len(found) else None
         return json_response({"items": items, "next": after})
@@ -87,6 +95,7 @@ def blueprint(api: ApiContext) -> Blueprint:
             f"the first {MOST_TEXT} bytes come; without ranges",
             Literal["0", "1", "", "true", "false"],
         ),
+        _INPUTS,
         answers={
             200: ("Its bytes; with an ETag if the job has ended", ANY_FILE),
             206: ("The range, unless the job is on a node", ANY_FILE),
@@ -95,10 +104,13 @@ def blueprint(api: ApiContext) -> Blueprint:
         errors=OF_A_JOB | {413: "Too large to be shown", 416: "Nothing in this range"},
     )
     async def file(number: str, path: str) -> Response:
-        view = query_params.flag(query(PARAMETER, "view"), "view")
+        given = query(PARAMETER, "view", "inputs")
+        view, inputs = query_params.flag(given, "view"), query_params.flag(given, "inputs")
         row = await job_views.find(api, read_job_id(number))
         if not {"", ".", ".."}.isdisjoint(path.split("/")):
             raise _unknown_file(row, path)  # on its way to a node it would become another path
+        if inputs:
+            return await _send_given(api, row, path, view=view)
         if row.status not in ENDED and (found := await job_views.find_node(api, row)) is not None:
             try:
                 return await _send_live(api, row, found, path, view=view)
@@ -125,17 +137,26 @@ async def _list_files(api: ApiContext, row: Job) -> Sequence[FileEntry]:
                     headers=PASSES,
                 ) from None
     _require_data(row)
-    with api.storage.reading(row.storage_key) as directory:
+    with api.storage.reading(row.storage_key):
         what = f"the files of job {row.id}"
         if row.status in ENDED:
             result = await api.storage.result(row.storage_key)
             stored = await api.storage.thread(lambda: list_stored(result), what=what)
             if stored is not None:
                 return stored
+    return await _list_given(api, row)
+
+
+async def _list_given(api: ApiContext, row: Job) -> Sequence[FileEntry]:
+    """What the job was given, as it came."""
+    _require_data(row)
+    with api.storage.reading(row.storage_key) as directory:
         bundle = await api.storage.small_files(row.storage_key, "input")
         if bundle is not None:
             return list_bundle(bundle)
-        return await api.storage.thread(lambda: _list_inputs(directory / "input"), what=what)
+        return await api.storage.thread(
+            lambda: _list_inputs(directory / "input"), what=f"the files of job {row.id}"
+        )
 
 
 def _list_inputs(top: Path) -> Sequence[FileEntry]:
@@ -146,12 +167,14 @@ def _list_inputs(top: Path) -> Sequence[FileEntry]:
     )
 
 
-async def _origins(api: ApiContext, row: Job, entries: Sequence[FileEntry]) -> list[bodies.FileOrigin | None]:
+async def _origins(
+    api: ApiContext, row: Job, entries: Sequence[FileEntry], *, inputs: bool
+) -> list[bodies.FileOrigin | None]:
     """Whether each is an input as it came, one that was changed, or new; None for what is no file."""
-    if row.status not in ENDED and row.attempt is None:
+    if inputs or (row.status not in ENDED and row.attempt is None):
         return ["input" if entry.kind == "file" else None for entry in entries]
     with api.storage.reading(row.storage_key):
-        inputs = {
+        known = {
             spell(path.encode()): (source, size)
             for path, source, size in await api.storage.input_files(row.storage_key)
         }
@@ -160,7 +183,7 @@ async def _origins(api: ApiContext, row: Job, entries: Sequence[FileEntry]) -> l
             left = COMPARED
             found: list[bodies.FileOrigin | None] = []
             for entry in entries:
-                source, size = inputs.get(entry.path, (b"", -1))
+                source, size = known.get(entry.path, (b"", -1))
                 if entry.kind != "file":
                     found.append(None)
                 elif size < 0:
@@ -212,6 +235,12 @@ async def _send_stored(api: ApiContext, row: Job, path: str, *, view: bool) -> R
                 raise _unknown_file(row, path)
             held.callback(member.close)
             return _send_member(api, row, path, member, held, view=view)
+    return await _send_given(api, row, path, view=view)
+
+
+async def _send_given(api: ApiContext, row: Job, path: str, *, view: bool) -> Response:
+    """One of the files that the job was given, as it came."""
+    _require_data(row)
     if path not in {name for name, _, _ in await api.storage.input_files(row.storage_key)}:
         raise _unknown_file(row, path)
     kept = await file_response.send_stored(

@@ -60,20 +60,49 @@ async function exchange(method, path, body, headers = {}) {
     throw new Refused("The server does not answer.", 0);
   }
   if (answer.ok) return told;
-  if (turn === login.turn && answer.status === 401 && told?.code !== "bad_token") {
+  throw refusal(turn, answer.status, told, answer.headers.get("Retry-After"));
+}
+
+/** A form with files, which may take long. `progressed(share)`: how much of it is sent. Answers and throws as
+ * `post`. */
+export function upload(path, form, headers, signal, progressed) {
+  const { turn } = login;
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", path);
+    request.responseType = "json";
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
+    if (login.token) request.setRequestHeader("X-Session-Token", login.token);
+    request.upload.addEventListener("progress", ({ loaded, total }) => progressed(loaded / Math.max(1, total)));
+    request.addEventListener("load", () => {
+      const { status, response } = request;
+      if (status >= 200 && status < 300) resolve(response);
+      else reject(refusal(turn, status, response, request.getResponseHeader("Retry-After")));
+    });
+    for (const end of ["error", "abort"]) {
+      request.addEventListener(end, () => reject(new Refused("The server does not answer.", 0)));
+    }
+    signal.addEventListener("abort", () => request.abort());
+    request.send(form);
+  });
+}
+
+/** What an answer means that is no success. `turn`: the login under which it was asked for. */
+function refusal(turn, status, told, wait) {
+  if (turn === login.turn && status === 401 && told?.code !== "bad_token") {
     login.ended();
-    throw new Refused("Nobody is logged in any more.", 401, told?.code);
+    return new Refused("Nobody is logged in any more.", 401, told?.code);
   }
   // The routes of the published contract tell no code.
   if (told?.code === "no_session_token" || /X-Session-Token/.test(told?.message ?? "")) {
     login.doubted();
-    throw new Refused("Somebody has logged in anew, in another window. Nothing was ordered.", 403);
+    return new Refused("Somebody has logged in anew, in another window. Nothing was ordered.", 403);
   }
-  throw new Refused(
-    told?.detail ?? told?.message ?? `The server answered with status ${answer.status}.`,
-    answer.status,
+  return new Refused(
+    told?.detail ?? told?.message ?? `The server answered with status ${status}.`,
+    status,
     told?.code,
-    Number(answer.headers.get("Retry-After") ?? 0),
+    Number(wait ?? 0),
   );
 }
 

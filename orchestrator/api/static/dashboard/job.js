@@ -177,6 +177,9 @@ function orders(job) {
     { class: "buttons" },
     !OVER.has(job.status) && keyed(button("cancel", job.id, "Cancel", `Cancel job ${job.id}`)),
     job.status !== "Cleaned" && keyed(button("rerun", job.id, "Run again", `Run again: job ${job.id}`)),
+    job.status !== "Cleaned" &&
+      may("POST /upload") &&
+      h("a", { href: link(["submit"], { from: job.id }), "data-key": "change" }, "Change and run"),
     ENDED.has(job.status) &&
       keyed(button("delete", job.id, "Delete data", `Delete data of job ${job.id}`)),
     ENDED.has(job.status) &&

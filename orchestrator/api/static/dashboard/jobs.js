@@ -7,7 +7,7 @@ import { STATUSES } from "./status.js";
 import { say } from "./orders.js";
 import { link } from "./router.js";
 import { JobTable } from "./job_table.js";
-import { current } from "./session.js";
+import { current, may } from "./session.js";
 
 const PAGE = 50;
 const MOST = 500; // rows; who wants older ones narrows the list
@@ -22,6 +22,15 @@ export function jobsPage(given) {
   const more = h("button", { type: "button", hidden: true }, `Show ${PAGE} more`);
   const older = h("p", { hidden: true }, `These are the newest ${MOST}. Narrow the list to see older ones.`);
   const jobs = new JobTable("Jobs, newest first", (job) => fits(job, filter), MOST);
+  const none = h(
+    "div",
+    { class: "none", hidden: true },
+    h("p", null, "No jobs yet."),
+    may("POST /upload") && [
+      h("p", null, h("a", { href: link(["submit"]) }, "Submit one from here"), ", or from a shell:"),
+      h("pre", null, "echo 'echo hello' > run.sh\norchestrator submit run.sh --follow"),
+    ],
+  );
   const services = h("datalist", { id: "services" });
   let next = null;
   let narrowings = 0;
@@ -88,6 +97,8 @@ export function jobsPage(given) {
         ? "No job is like this."
         : `${count(size)} shown${next ? ", and there are more" : ""}`;
     if (shown.textContent !== text) shown.textContent = text;
+    none.hidden = size > 0 || next !== null || Object.values(parameters()).some((one) => one !== "");
+    shown.hidden = !none.hidden;
     more.hidden = !next || size >= MOST;
     older.hidden = !next || size < MOST;
     more.textContent = size === 0 ? "Search further" : `Show ${PAGE} more`;
@@ -149,6 +160,7 @@ export function jobsPage(given) {
       h("h1", { tabindex: -1 }, "Jobs"),
       form,
       shown,
+      none,
       jobs.element,
       h("p", { class: "more" }, more),
       older,

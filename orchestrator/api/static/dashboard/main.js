@@ -14,11 +14,13 @@ import { nodePage, nodesPage } from "./nodes.js";
 import { overviewPage } from "./overview.js";
 import { scalingPage } from "./scaling.js";
 import { servicesPage } from "./services.js";
+import { submitPage } from "./submit.js";
 
 const AGAIN = 2000;
 const NEEDS = new Map([
   ["nodes", "GET /v1/nodes"],
   ["scaling", "GET /v1/scaling"],
+  ["submit", "POST /upload"],
 ]);
 
 function routes([name, subject, ...rest], given) {
@@ -29,6 +31,7 @@ function routes([name, subject, ...rest], given) {
   if (name === "nodes") return subject === undefined ? nodesPage() : nodePage(subject);
   if (subject !== undefined) return null;
   if (name === "services") return servicesPage();
+  if (name === "submit") return submitPage(given);
   return name === "scaling" ? scalingPage() : null;
 }
 

@@ -83,6 +83,22 @@ async def test_the_files_of_an_ended_job_are_listed_and_read_by_their_spelled_na
     assert full["files_left_out"] == [{"path": "sock", "reason": "a socket"}]
 
 
+async def test_what_a_job_was_given_is_told_as_it_came(server: Server, source: Path) -> None:
+    (source / "run.sh").write_bytes(b"made anew")
+    job = await ended(server, source)
+    root = f"/v1/jobs/{job.id}/files"
+    assert (await server.client.get(f"{root}/run.sh")).content == b"made anew"
+    body = (await server.client.get(f"{root}?inputs=1")).json()
+    assert [(one["path"], one["size"], one["origin"]) for one in body["items"]] == [("run.sh", 4, "input")]
+    assert (await server.client.get(f"{root}/run.sh?inputs=1")).content == b"true"
+    assert (await server.client.get(f"{root}/out.txt?inputs=1")).status_code == 404
+    assert (await server.client.get(f"{root}?inputs=x")).status_code == 400
+    job = await walk(server.ledger, job, S.CLEANED)
+    for path in ("", "/run.sh"):
+        answer = await server.client.get(f"{root}{path}?inputs=1")
+        assert (answer.status_code, answer.json()["code"]) == (404, "nothing_left")
+
+
 async def test_a_file_has_a_tag_and_a_head(server: Server, source: Path) -> None:
     job = await ended(server, source)
     url = f"/v1/jobs/{job.id}/files/out.txt"

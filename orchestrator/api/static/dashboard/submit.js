@@ -1,0 +1,326 @@
+// The form that hands a job in: its files, its service, and what that allows it. It may begin with what another
+// job was given.
+
+import { h, morphChildren } from "./dom.js";
+import { address, get, orderKey, upload } from "./api.js";
+import { bytes, count, duration, foreign, number, percent, time } from "./format.js";
+import { say } from "./orders.js";
+import { link } from "./router.js";
+import { current } from "./session.js";
+
+const SCRIPT = "run.sh";
+const LONGEST_SCRIPT = 1 << 20; // bytes that are edited in the page
+const PAGE = 500;
+const TOLD = [
+  { name: "name", label: "Name", hint: "what it is called in lists", maxlength: 200 },
+  { name: "tags", label: "Tags", hint: "words to find it by, with commas between" },
+];
+// Each with what the service allows, and how that is written.
+const LIMITED = [
+  ["max_runtime", "Time limit", "seconds", (one) => one.max_runtime_seconds, duration],
+  ["memory", "Memory", "as 4G", (one) => one.limits.memory_bytes, bytes],
+  ["cpu_time", "CPU time", "seconds", (one) => one.limits.cpu_seconds, duration],
+  ["processes", "Processes", "at once, with threads", (one) => one.limits.processes, count],
+  ["file_size", "Size of a file", "as 2G", (one) => one.limits.file_bytes, bytes],
+  ["open_files", "Open files", "of each process", (one) => one.limits.open_files, count],
+  ["disk", "Disk", "as 10G", (one) => one.limits.disk_bytes, bytes],
+];
+const PLACED = [
+  { name: "requires", label: "Labels of its node", hint: "as gpu=a100,ssd" },
+  { name: "callback_url", label: "URL that is told of its end", hint: "", type: "url" },
+];
+
+export function submitPage(given) {
+  const from = /^[1-9][0-9]{0,9}$/.test(given.get("from") ?? "") ? Number(given.get("from")) : null;
+  const files = new Map(); // by path: {size, blob} of this machine, or {size, url} of the other job
+  let services = [];
+  let key = orderKey(); // of what is in the form: sent twice, it is one job
+  let sending = null;
+
+  const listed = h("ul", { class: "picked", "aria-label": "Files" });
+  const total = h("p", { class: "how", role: "status" });
+  const service = h("select", { name: "service", required: true });
+  const standing = h("p", { class: "how", role: "status" });
+  const script = h("textarea", { name: "script", rows: 8, spellcheck: "false", autocomplete: "off" });
+  const written = labelled(`Script (${SCRIPT})`, script, "what is run, by bash, in a directory with the files");
+  const limits = h("div", { class: "fields" });
+  const wrong = h("p", { class: "trouble", role: "alert", hidden: true });
+  const send = h("button", { type: "submit", class: "first" }, "Submit");
+  const far = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "Sent so far" });
+  const zone = h(
+    "fieldset",
+    { class: "zone" },
+    h("legend", null, "Files"),
+    h("p", null, "Drop files or a folder here, or choose them:"),
+    h(
+      "div",
+      { class: "fields" },
+      labelled("Files", h("input", { type: "file", multiple: true, name: "files" })),
+      labelled("A folder", h("input", { type: "file", webkitdirectory: true, name: "folder" })),
+    ),
+    listed,
+    total,
+  );
+  const { user } = current();
+  const form = h(
+    "form",
+    { class: "submit", "aria-label": "Submit a job" },
+    h(
+      "div",
+      { class: "fields" },
+      labelled("Service", service),
+      user === null &&
+        labelled(
+          "User",
+          h("input", { name: "user_id", required: true, inputmode: "numeric", pattern: "-?[0-9]{1,19}", value: "0" }),
+          "the number that the job counts for",
+        ),
+      TOLD.map(field),
+    ),
+    standing,
+    written,
+    zone,
+    h("details", null, h("summary", null, "Limits and place"), limits, h("div", { class: "fields" }, PLACED.map(field))),
+    wrong,
+    h("p", { class: "buttons" }, send, far),
+  );
+
+  function field({ name, label, hint, ...attributes }) {
+    return labelled(label, h("input", { name, type: "text", autocomplete: "off", ...attributes }), hint);
+  }
+
+  /** What the chosen service allows. */
+  function allowed() {
+    const one = services.find(({ name }) => name === service.value);
+    if (!one) return;
+    morphChildren(
+      standing,
+      one.paused === null
+        ? [document.createTextNode(`${number(one.nodes.ready, "node")} ready, ${count(one.jobs.Queued ?? 0)} jobs wait.`)]
+        : [
+            h("span", { class: "bad" }, "Paused since ", time(one.paused_since), ": ", foreign(one.paused)),
+            document.createTextNode(" The job waits until the service is resumed."),
+          ],
+    );
+    for (const [name, , hint, most, write] of LIMITED) {
+      const told = most(one) ? `${hint}; at most ${write(most(one))}` : hint;
+      form.elements[name].closest(".field").querySelector("small").textContent = told;
+    }
+  }
+
+  limits.append(...LIMITED.map(([name, label, hint]) => field({ name, label, hint })));
+
+  function changed() {
+    key = orderKey();
+    wrong.hidden = true;
+  }
+
+  async function add(found) {
+    changed();
+    for (const [path, blob] of found) {
+      files.delete(path);
+      if (path === SCRIPT && blob.size <= LONGEST_SCRIPT) script.value = await blob.text();
+      else files.set(path, { size: blob.size, blob });
+    }
+    show();
+  }
+
+  function show() {
+    const sizes = [...files.values()].reduce((sum, one) => sum + one.size, 0);
+    written.hidden = files.has(SCRIPT);
+    total.textContent = files.size === 0 ? "" : `${number(files.size, "file")}, ${bytes(sizes)}`;
+    morphChildren(
+      listed,
+      [...files].map(([path, { size, url }]) =>
+        h(
+          "li",
+          { "data-key": path },
+          foreign(path),
+          " ",
+          h("small", null, bytes(size), url && ` of job ${from}`),
+          " ",
+          h("button", { type: "button", "data-path": path, "aria-label": `Leave out ${path}` }, "Leave out"),
+        ),
+      ),
+    );
+  }
+
+  function refuse(why) {
+    wrong.replaceChildren(foreign(why));
+    wrong.hidden = false;
+  }
+
+  async function submit() {
+    if (!files.has(SCRIPT) && script.value.trim() === "") {
+      refuse(`There is nothing to run: write a script, or add a file ${SCRIPT}.`);
+      return;
+    }
+    const body = new FormData();
+    const told = ["user_id", ...[...TOLD, ...PLACED].map((one) => one.name), ...LIMITED.map(([name]) => name)];
+    body.append("user_id", String(user ?? form.elements.user_id.value.trim()));
+    body.append("service", service.value);
+    for (const name of told.slice(1)) {
+      const value = form.elements[name].value.trim();
+      if (value !== "") body.append(name, value);
+    }
+    send.disabled = true;
+    wrong.hidden = true;
+    sending = new AbortController();
+    const { signal } = sending;
+    try {
+      for (const [path, { blob, url }] of files) body.append("file", blob ?? (await fetched(url, signal)), path);
+      if (!files.has(SCRIPT)) body.append("file", new Blob([script.value]), SCRIPT);
+      far.hidden = false;
+      const job = await upload("upload", body, { "Idempotency-Key": key }, signal, (share) => {
+        far.value = share;
+        far.title = percent(share);
+      });
+      say(`Job ${job.id} is queued.`);
+      location.hash = link(["jobs", job.id]);
+    } catch (error) {
+      if (signal.aborted) return;
+      refuse(error.message);
+      if (error.status === undefined) throw error;
+    } finally {
+      send.disabled = false;
+      far.hidden = true;
+    }
+  }
+
+  zone.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    zone.classList.add("over");
+  });
+  zone.addEventListener("dragleave", () => zone.classList.remove("over"));
+  zone.addEventListener("drop", (event) => {
+    event.preventDefault();
+    zone.classList.remove("over");
+    dropped(event.dataTransfer).then(add, (error) => refuse(`A file cannot be read: ${error.message}`));
+  });
+  zone.addEventListener("change", ({ target }) => {
+    const picked = [...target.files].map((one) => [below(one.webkitRelativePath) || one.name, one]);
+    target.value = "";
+    add(picked);
+  });
+  listed.addEventListener("click", (event) => {
+    const { path } = event.target.closest("button")?.dataset ?? {};
+    if (path === undefined) return;
+    files.delete(path);
+    changed();
+    show();
+    zone.querySelector("input").focus();
+  });
+  service.addEventListener("change", allowed);
+  form.addEventListener("input", changed);
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    submit();
+  });
+
+  /** What the other job was given, as it came. */
+  async function take() {
+    const [job, inputs] = await Promise.all([get(`v1/jobs/${from}`), inputsOf(from)]);
+    const values = {
+      user_id: job.user_id,
+      name: job.name,
+      tags: job.tags.join(","),
+      max_runtime: job.max_runtime_seconds,
+      memory: job.limits.memory_bytes,
+      cpu_time: job.limits.cpu_seconds,
+      processes: job.limits.processes,
+      file_size: job.limits.file_bytes,
+      open_files: job.limits.open_files,
+      disk: job.limits.disk_bytes,
+      requires: job.requires,
+      callback_url: job.callback?.url,
+    };
+    for (const [name, value] of Object.entries(values)) {
+      const none = value === null || value === undefined || (value === 0 && name !== "user_id");
+      if (form.elements[name]) form.elements[name].value = none ? "" : String(value);
+    }
+    service.value = job.service;
+    for (const { path, size, url } of inputs) files.set(path, { size, url });
+    const own = files.get(SCRIPT);
+    if (own && own.size <= LONGEST_SCRIPT) {
+      script.value = await (await fetched(own.url)).text();
+      files.delete(SCRIPT);
+    }
+    show();
+  }
+
+  async function inputsOf(id) {
+    const items = [];
+    let cursor = null;
+    do {
+      const page = await get(`v1/jobs/${id}/files`, { inputs: 1, limit: PAGE, cursor });
+      items.push(...page.items.filter((one) => one.kind === "file"));
+      cursor = page.next;
+    } while (cursor);
+    return items.map(({ path, size, url }) => ({
+      path,
+      size,
+      url: address(`v1/jobs/${id}/files/${url}`, { inputs: 1 }),
+    }));
+  }
+
+  let ready = false;
+  const title = from === null ? "Submit a job" : `Run job ${from} again with changes`;
+  return {
+    title,
+    at: "submit",
+    view: h("section", null, h("h1", { tabindex: -1 }, title), form),
+    async refresh() {
+      if (ready) return;
+      services = (await get("v1/services")).items;
+      service.replaceChildren(...services.map(({ name }) => h("option", { value: name }, name)));
+      if (from !== null) await take();
+      allowed();
+      ready = true;
+    },
+    pace: Infinity,
+    close: () => sending?.abort(),
+  };
+}
+
+/** A field with its label, and a hint below. */
+function labelled(text, input, hint = "") {
+  const id = `hint-${input.getAttribute("name")}`;
+  input.setAttribute("aria-describedby", id);
+  return h("div", { class: "field" }, h("label", null, `${text} `, input), h("small", { id }, hint));
+}
+
+async function fetched(url, signal) {
+  const answer = await fetch(url, { cache: "no-store", signal });
+  if (!answer.ok) await get(url); // the same question once more tells why, in the server's words
+  return answer.blob();
+}
+
+/** A path without the folder that was chosen, which is the job's directory. */
+function below(path) {
+  return path.split("/").slice(1).join("/");
+}
+
+/** Paths with their files. One folder alone is the job's directory. */
+async function dropped(transfer) {
+  const items = [...transfer.items].filter((one) => one.kind === "file");
+  const entries = items.map((one) => one.webkitGetAsEntry()).filter(Boolean);
+  // What comes from another page has a file and no place on a disk.
+  const found = items.filter((one) => !one.webkitGetAsEntry()).map((one) => [one.getAsFile().name, one.getAsFile()]);
+  const walk = async (entry, path) => {
+    if (entry.isFile) found.push([path, await new Promise((taken, failed) => entry.file(taken, failed))]);
+    else for (const inner of await inside(entry)) await walk(inner, path ? `${path}/${inner.name}` : inner.name);
+  };
+  const alone = entries.length === 1 && entries[0].isDirectory;
+  for (const entry of entries) await walk(entry, alone ? "" : entry.name);
+  return found;
+}
+
+async function inside(folder) {
+  const reader = folder.createReader();
+  const found = [];
+  for (;;) {
+    const some = await new Promise((taken, failed) => reader.readEntries(taken, failed));
+    if (some.length === 0) return found;
+    found.push(...some);
+  }
+}

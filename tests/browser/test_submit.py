@@ -1,0 +1,75 @@
+"""A job is handed in from the page, and again with changed files; what the server refuses is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from playwright.sync_api import expect
+from support.processes.processes import Started
+from support.processes.watched_page import Watched
+
+from orchestrator.client import Client
+
+# Files that are dropped: one in a folder cannot be made by a script, so these come as loose ones.
+DROP = """(zone) => {
+  const transfer = new DataTransfer();
+  transfer.items.add(new File(["dropped\\n"], "a b.txt"));
+  zone.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+}"""
+
+
+def test_a_job_is_submitted_and_run_again_with_changes(
+    open_page: Callable[..., Watched], shared: Started, client: Client
+) -> None:
+    opened = open_page(shared.url, "/dashboard#/jobs?user=812")
+    page = opened.page
+    page.get_by_role("link", name="Submit", exact=True).click()
+    expect(page.locator("h1")).to_have_text("Submit a job")
+    expect(page.get_by_label("Service")).to_have_value("example")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.get_by_role("alert").last).to_contain_text("There is nothing to run")
+    page.get_by_label("User").fill("812")
+    page.get_by_label("Name").fill("from the page")
+    page.get_by_label("Tags").fill("one, two")
+    page.get_by_label("Script").fill("cat 'a b.txt' in.txt\necho changed > in.txt\n")
+    page.locator("input[name=files]").set_input_files(
+        [
+            {"name": "in.txt", "mimeType": "text/plain", "buffer": b"as it came\n"},
+            {"name": "not.txt", "mimeType": "text/plain", "buffer": b"x"},
+        ]
+    )
+    page.locator(".zone").evaluate(DROP)
+    picked = page.get_by_role("list", name="Files").get_by_role("listitem")
+    expect(picked).to_have_count(3)
+    page.get_by_role("button", name="Leave out not.txt").click()
+    expect(picked).to_have_count(2)
+    page.get_by_text("Limits and place").click()
+    page.get_by_label("Open files").fill("7")
+    opened.may_fail = True
+    page.get_by_role("button", name="Submit").click()
+    # In the server's words; and the form is as it was.
+    expect(page.get_by_role("alert").last).to_contain_text("open_files")
+    page.get_by_label("Open files").fill("64")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.locator(".log")).to_have_text("dropped\nas it came\n")
+    (first,) = client.jobs(user=812)
+    assert (first.name, first.tags, first.limits) == ("from the page", ("one", "two"), {"open_files": 64})
+    assert sorted(one.path for one in client.files(first.id)) == [
+        "a b.txt",
+        "in.txt",
+        "run.sh",
+        "stderr.log",
+        "stdout.log",
+    ]
+    page.get_by_role("link", name="Change and run").click()
+    expect(page.locator("h1")).to_have_text(f"Run job {first.id} again with changes")
+    expect(picked).to_have_count(2)
+    expect(page.get_by_label("Name")).to_have_value("from the page")
+    expect(page.get_by_label("Script")).to_have_value("cat 'a b.txt' in.txt\necho changed > in.txt\n")
+    page.locator("input[name=files]").set_input_files(
+        {"name": "a b.txt", "mimeType": "text/plain", "buffer": b"another\n"}
+    )
+    page.get_by_role("button", name="Submit").click()
+    # The other input is as it came, not as the job has left it.
+    expect(page.locator(".log")).to_have_text("another\nas it came\n")
+    assert [job.id for job in client.jobs(user=812)][1:] == [first.id]
