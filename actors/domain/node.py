@@ -139,11 +139,14 @@ class PayloadView:
 
 
 class NodeState(StrEnum):
+    """DRAINED: we gave it no more jobs, and nothing of ours is there any more."""
+
     JOINING = "joining"
     READY = "ready"
     SUSPECT = "suspect"
     LOST = "lost"
     DRAINING = "draining"
+    DRAINED = "drained"
     QUARANTINED = "set_aside"  # as it stands on the wire
 
 

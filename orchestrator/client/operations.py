@@ -240,6 +240,10 @@ class Operations:
         """All nodes."""
         return [parse(Node, item) for item in await self._items("/v1/nodes")]
 
+    async def node(self, node_id: str) -> Node:
+        """One node, by its id or its name. Raises NotFound, also for one that has left."""
+        return parse(Node, await self._exchange.json(Call("GET", f"/v1/nodes/{quote(node_id, safe='')}")))
+
     async def services(self) -> Sequence[Service]:
         """All services, by name."""
         return [parse(Service, item) for item in await self._items("/v1/services")]

@@ -84,6 +84,7 @@ class Client:
     delete = _wait_for(Operations.delete)
     queue = _wait_for(Operations.queue)
     activity = _wait_for(Operations.activity)
+    node = _wait_for(Operations.node)
     nodes = _wait_for(Operations.nodes)
     services = _wait_for(Operations.services)
     drain = _wait_for(Operations.drain)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,6 +16,8 @@ from orchestrator.commands.jobs import UNDER_WAY
 
 if TYPE_CHECKING:
     from orchestrator.client import Node, Service
+
+DRAINED: Final = "drained"
 
 
 @click.command("nodes", context_settings=HELP)
@@ -48,8 +50,12 @@ def _cells(node: Node) -> tuple[object, ...]:
         node.others,
         f"{node.load:.0f}%",
         size(node.free_disk_bytes),
-        node.message if node.draining is None else f"draining: {node.draining}",
+        node.message if node.draining is None else f"{_standing(node)}: {node.draining}",
     )
+
+
+def _standing(node: Node) -> str:
+    return node.status if node.status in ("draining", "drained") else "draining"
 
 
 @click.command("services", context_settings=HELP)
@@ -75,16 +81,35 @@ def _service_row(service: Service) -> Sequence[object]:
 @click.command("drain", context_settings=HELP)
 @click.argument("node")
 @click.option("--reason", metavar="TEXT", help="What people are told who ask why it gets no jobs.")
+@click.option("--wait", is_flag=True, help="Wait until none of its jobs is there any more.")
 @as_json
 @pass_connection
-def drain_command(connection: Connection, *, node: str, reason: str | None, json_wanted: bool) -> None:
+def drain_command(
+    connection: Connection, *, node: str, reason: str | None, wait: bool, json_wanted: bool
+) -> None:
     """Give a node no new jobs; those on it go on.
 
     NODE is its name, its id, the beginning of it, or its URL."""
     with connection.client() as client:
         found = client.drain(node_id(client, node), reason)
-    text = f"node {found.name} gets no new jobs; it has {found.held}"
-    emit_one(found, text, json_wanted=json_wanted)
+    if wait and found.status != DRAINED:
+        tell(f"node {found.name} gets no new jobs; waiting for {pluralize(found.held, 'job')} on it")
+        # Late: it needs Trio.
+        from orchestrator.commands.watch import watch_node
+
+        found = watch_node(connection, found, until=is_empty)
+    gets = "is drained" if found.status == DRAINED else f"gets no new jobs; it has {found.held}"
+    emit_one(found, f"node {found.name} {gets}", json_wanted=json_wanted)
+
+
+def is_empty(node: Node) -> bool:
+    """Whether nothing keeps a node that is draining any more: it is drained, or lost with all that it had.
+    Raises BadInput if somebody has given it jobs again."""
+    from orchestrator.client import BadInput
+
+    if node.draining is None:
+        raise BadInput(f"node {node.name} gets jobs again: somebody has undrained it meanwhile")
+    return node.status == DRAINED or (node.status == "lost" and not node.held)
 
 
 @click.command("undrain", context_settings=HELP)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Final
 
 import trio
 
-from orchestrator.client import AsyncClient, Job, NotFound, Refused, Retries, Unreachable
+from orchestrator.client import AsyncClient, Job, Node, NotFound, Refused, Retries, Unreachable
 from orchestrator.client.retries import AGAIN
 from orchestrator.commands.connection import Connection, run_tasks
 from orchestrator.commands.console.job_row import COLUMNS, row
@@ -68,6 +68,23 @@ class _Bell:
         with trio.move_on_after(SELDOM):
             await self._event.wait()
         self._event = trio.Event()
+
+
+def watch_node(connection: Connection, node: Node, until: Callable[[Node], bool]) -> Node:
+    """The node as soon as it is `until` that, looked at as lists are. Raises ClientError: also when it has
+    left."""
+    return run_tasks(partial(_watch_node, connection, node, until))
+
+
+async def _watch_node(connection: Connection, node: Node, until: Callable[[Node], bool]) -> Node:
+    bell = _Bell()
+    async with connection.async_client() as client, trio.open_nursery() as nursery:
+        nursery.start_soon(_listen, client, bell)
+        while not until(node):
+            await bell.rung()
+            node = await client.node(node.id)
+        nursery.cancel_scope.cancel()
+    return node
 
 
 async def _listen(client: AsyncClient, bell: _Bell) -> None:

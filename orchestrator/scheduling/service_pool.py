@@ -90,7 +90,8 @@ class _Node:
         if self.contact is NodeState.LOST:
             return self.contact, self.reason
         if self.draining is not None:
-            return NodeState.DRAINING, self.draining
+            empty = not self.keys and not self.jobs
+            return NodeState.DRAINED if empty else NodeState.DRAINING, self.draining
         if self.beat.stopping and self.contact is NodeState.READY:
             return NodeState.DRAINING, "it was told to stop, and waits for the jobs that it has"
         if self.quarantined is not None:

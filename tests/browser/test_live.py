@@ -141,7 +141,7 @@ def test_a_service_is_paused_and_a_node_is_drained(here: Place, open_page: Calla
         page.get_by_role("button", name="Drain node").click()
         page.keyboard.type("its disk is changed")
         page.keyboard.press("Enter")
-        expect(page.locator("tbody .badge")).to_contain_text("draining")
+        expect(page.locator("tbody .badge")).to_contain_text("drain")
         expect(page.locator("tbody tr")).to_contain_text("its disk is changed")
         page.get_by_role("button", name="Undrain node").click()
         expect(page.locator("tbody .badge")).to_contain_text("ready")

@@ -26,6 +26,9 @@ STYLES: Final = {
     "ready": "green",
     "suspect": "yellow",
     "lost": "red",
+    "set_aside": "red",
+    "draining": "yellow",
+    "drained": "magenta",
 }
 """Colours of statuses. Without colours, they are words still."""
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -206,9 +208,29 @@ def test_nodes_are_drained_by_the_beginning_of_their_id(terminal: Terminal) -> N
     (node,) = terminal.json("nodes")
     drained = terminal.json("drain", node["id"][:8], "--reason", "a new disk")
     assert drained["draining"] == "a new disk"
-    assert "draining: a new disk" in terminal.run("nodes").out
+    assert re.search("drain(ing|ed): a new disk", terminal.run("nodes").out)
     assert "gets jobs again" in terminal.run("undrain", node["url"]).out
     assert terminal.json("nodes")[0]["draining"] is None
+
+
+def test_a_drain_may_wait_until_the_node_has_none_of_its_jobs(terminal: Terminal) -> None:
+    number = terminal.run("submit", terminal.job("echo begun; sleep 600")).out.strip()
+    with Client(terminal.url) as client:
+        with closing(client.logs(int(number), follow=True)) as log:
+            assert next(log) == b"begun\n"
+        (node,) = client.nodes()
+        drain = terminal.here.begin(
+            "drain", node.name, "--wait", "--json", name="drain", environment=terminal.environment()
+        )
+        while client.node(node.name).status != "draining":
+            assert drain.process.poll() is None
+        assert terminal.run("cancel", number).status == 0
+        assert drain.process.stdout is not None
+        drained = json.load(drain.process.stdout)
+        assert (drain.process.wait(30), drained["status"], drained["held"]) == (0, "drained", 0)
+        # There is nothing to wait for any more.
+        assert "is drained" in terminal.run("drain", node.id, "--wait").out
+        assert client.undrain(node.name).draining is None
 
 
 def test_the_file_of_settings_says_what_neither_flag_nor_environment_does(

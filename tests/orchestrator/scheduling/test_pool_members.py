@@ -233,3 +233,23 @@ def test_nodes_of_a_service_that_goes_stay_those_of_the_others() -> None:
     assert house.pool.why_none("s") == "there is no service s"
     house.pool.set_limits({})
     assert house.ids() == ["a"], "one that has joined is there for a service that comes"
+
+
+def test_a_node_that_drains_is_drained_once_nothing_of_ours_is_there() -> None:
+    house = House(A)
+    house.seen(NODE_A, Heartbeat(slots=2))
+    house.pool.reserve("f" * 32, "a")
+    house.apply(job(S.RUNNING))
+    assert house.drain("a", "new kernel")
+    states = [house.views()[0].state]
+    house.pool.unreserve("f" * 32)
+    states.append(house.views()[0].state)  # its results are not here yet
+    house.apply(job(S.COMPLETED, end=End(S.COMPLETED, "")))
+    states.append(house.views()[0].state)
+    assert states == [NodeState.DRAINING, NodeState.DRAINING, NodeState.DRAINED]
+    assert "is drained: new kernel" in house.pool.why_none("s")
+    house.pool.lost("a", "silent")
+    assert house.views()[0].state is NodeState.LOST
+    house.seen(NODE_A, Heartbeat(slots=2, stopping=True))
+    assert house.pool.undrain("a")
+    assert house.views()[0].state is NodeState.DRAINING  # it says itself when it has gone

@@ -230,7 +230,7 @@ def test_draining_and_quarantine_outlast_a_heartbeat() -> None:
     pool.drain("id-0", "to be removed", 0.0)
     pool.seen(REFS[0], sick, 0.0)
     pool.seen(REFS[0], sick, 0.0)
-    assert state(pool, "id-0") is NodeState.DRAINING
+    assert state(pool, "id-0") is NodeState.DRAINED
     pool.undrain("id-0")
     assert state(pool, "id-0") is NodeState.QUARANTINED
     assert "is set aside: failed 5 jobs in 3 s" in pool.why_none("a")

@@ -20,6 +20,7 @@ const SIGNS = {
   suspect: ["!", "warning"],
   lost: ["✖", "bad"],
   draining: ["↓", "warning"],
+  drained: ["∅", "stopped"],
   set_aside: ["!", "bad"],
 };
 
