@@ -60,10 +60,11 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Watched]]:
         height: int = 800,
         scheme: Any = "light",
         may_fail: bool = False,
+        asks: str = "",
     ) -> Watched:
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         context.set_default_timeout(WITHIN)
-        one = Watched(context.new_page(), origin, may_fail)
+        one = Watched(context.new_page(), origin, may_fail, asks=asks)
         one.watch()
         opened.append(one)
         one.page.goto(origin + path)

@@ -11,11 +11,13 @@ from playwright.sync_api import Page
 @dataclass
 class Watched:
     """`wrong` has what it asked of another host, and what it logged, a broken rule of its policy among that.
-    `may_fail` is set by a test in which requests are not answered as they should be."""
+    `may_fail` is set by a test in which requests are not answered as they should be; `asks` is another origin
+    that the page is to ask."""
 
     page: Page
     origin: str
     may_fail: bool = False
+    asks: str = ""
     wrong: list[str] = field(default_factory=list)
 
     def watch(self) -> None:
@@ -24,7 +26,8 @@ class Watched:
         self.page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
 
     def _asked(self, request: Any) -> None:
-        if not request.url.startswith((f"{self.origin}/", "data:", "blob:")):
+        known = (f"{self.origin}/", f"{self.asks or self.origin}/", "data:", "blob:")
+        if not request.url.startswith(known):
             self.wrong.append(f"asked {request.url}")
 
     def _logged(self, message: Any) -> None:
