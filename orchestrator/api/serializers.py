@@ -227,26 +227,22 @@ def render_service(
     )
 
 
-def render_usage(used: Iterable[Usage]) -> list[bodies.UsageBody]:
-    """Sums by service and user."""
-    items: dict[tuple[str, int], bodies.UsageBody] = {}
-    for one in used:
-        item = items.setdefault(
-            (one.service, one.user_id),
-            {
-                "service": one.service,
-                "user_id": one.user_id,
-                "jobs": 0,
-                "ended": {},
-                "cpu_seconds": 0.0,
-                "wall_seconds": 0.0,
-            },
-        )
-        item["jobs"] += one.jobs
-        item["ended"][one.status.value] = one.jobs
-        item["cpu_seconds"] = round(item["cpu_seconds"] + one.cpu_seconds, 6)
-        item["wall_seconds"] = round(item["wall_seconds"] + one.wall_seconds, 6)
-    return list(items.values())
+def render_usage(used: Usage) -> bodies.UsageBody:
+    return {
+        "month": used.month,
+        "user_id": used.user_id,
+        "service": used.service,
+        "jobs": used.jobs,
+        "completed": used.completed,
+        "failed": used.failed,
+        "invalid": used.invalid,
+        "killed": used.killed,
+        "wall_seconds": round(used.wall_seconds, 6),
+        "cpu_seconds": round(used.cpu_seconds, 6),
+        "memory_byte_seconds": round(used.memory_byte_seconds, 6),
+        "bytes_in": used.bytes_in,
+        "bytes_out": used.bytes_out,
+    }
 
 
 def render_holder(share: QueueShare) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Of(str):
 
 StatusName: TypeAlias = Annotated[str, Of("Status")]
 Time: TypeAlias = Annotated[str, Also(format="date-time")]
+Month: TypeAlias = Annotated[str, Also(pattern="^[0-9]{4}-(0[1-9]|1[0-2])$", examples=["2026-11"])]
 _ALWAYS: Final = Also(
     type="string"
 )  # in an answer it is; in a value that a program makes for itself it may lack
@@ -357,14 +358,23 @@ class LogEndBody(TypedDict):
 
 
 class UsageBody(TypedDict):
-    """What the jobs of a user and service used that have ended."""
+    """What the jobs of a user and service used that have ended in a month."""
 
-    service: str
+    month: Month
     user_id: int
-    jobs: int
-    ended: dict[str, int]
-    cpu_seconds: float
-    wall_seconds: float
+    service: str
+    jobs: Annotated[int, Also(description="That ended, and that 2.x had cleaned")]
+    completed: int
+    failed: int
+    invalid: int
+    killed: int
+    wall_seconds: Annotated[float, Also(description="Of scripts; also of attempts that were run again")]
+    cpu_seconds: Annotated[float, Also(description="As wall_seconds")]
+    memory_byte_seconds: Annotated[
+        float, Also(description="The most that a script held at once, times its wall seconds")
+    ]
+    bytes_in: Annotated[int, Also(description="Uploaded")]
+    bytes_out: Annotated[int, Also(description="There to be collected at the end")]
 
 
 class MinuteBody(TypedDict):

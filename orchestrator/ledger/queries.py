@@ -29,7 +29,7 @@ from orchestrator.ledger.tables import audit, history, jobs, meta
 from orchestrator.ledger.tables.activity import Minute, read_minutes
 from orchestrator.ledger.tables.callbacks import CallbackView, read_callback, read_callback_counts
 from orchestrator.ledger.tables.queue_counts import QueueShare, read_queue_shares
-from orchestrator.ledger.tables.usage import Usage, read_usage
+from orchestrator.ledger.tables.usage import Usage, UsageFilter, UsageKey, read_usage
 
 WINDOW: Final = 1000
 """Changes that one read looks at."""
@@ -159,11 +159,10 @@ class Queries:
         return await run_on_ledger(self._reader, lambda db: jobs.read_latest_runs(db, service, limit))
 
     async def usage(
-        self, since: float, user: int | None = None, service: str | None = None
-    ) -> tuple[Sequence[Usage], float]:
-        """By service, user and end, of jobs that ended since the beginning of the hour that `since` is in,
-        which is the second value."""
-        return await run_on_ledger(self._reader, lambda db: read_usage(db, since, user, service))
+        self, wanted: UsageFilter, after: UsageKey | None = None, limit: int = -1
+    ) -> Sequence[Usage]:
+        """Rows by month, user and service, in the order of these, that follow `after`."""
+        return await run_on_ledger(self._reader, lambda db: read_usage(db, wanted, after, limit))
 
 
 # ---------------------------------------------------------------------- what runs in the thread

@@ -43,7 +43,7 @@ log: Final = logging.getLogger("orchestrator.ledger")
 APPLICATION_ID: Final = 0x4A4F4233
 """What `PRAGMA application_id` says of our files ("JOB3")."""
 
-SCHEMA: Final = 11
+SCHEMA: Final = 12
 """Numbers up to 5 were of versions before 3.0, the last of them 1 once more."""
 
 _NEW: Final = frozenset(
@@ -230,7 +230,8 @@ def bring_up(db: sqlite3.Connection) -> None:
                 later.append(statement)
             else:
                 db.execute(statement)
-        for table in _tables(_wanted()) & old:
+        remade = {"usage"} if "hour" in _columns(db, "old usage") else set()
+        for table in (_tables(_wanted()) & old) - remade:
             columns = ", ".join(
                 f'"{name}"' for name in _columns(db, table) if name in _columns(db, f"old {table}")
             )
@@ -240,6 +241,8 @@ def bring_up(db: sqlite3.Connection) -> None:
             )
         if "kept_bytes" not in old:
             db.execute(kept_bytes.FILL)
+        if remade:
+            db.execute(usage.FROM_HOURS)
         for table in old:
             db.execute(f'DROP TABLE "old {table}"')
         for statement in later:

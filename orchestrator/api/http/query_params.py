@@ -19,6 +19,7 @@ MOST: Final = (1 << 53) - 1
 
 _ID: Final = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]{1,11}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+_MONTH: Final = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])", re.ASCII)
 _LINE: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]*")
 
 
@@ -74,6 +75,13 @@ def since(given: Mapping[str, str], default: float) -> float:
         raise bad("since", text, "a time such as 2026-01-31T12:00:00Z, or seconds since 1970,") from None
 
 
+def month(given: Mapping[str, str], name: str) -> str | None:
+    text = given.get(name)
+    if text is not None and not _MONTH.fullmatch(text):
+        raise bad(name, text, "a month such as 2026-11")
+    return text
+
+
 def flag(given: Mapping[str, str], name: str) -> bool:
     """`?follow`, `?follow=1` and `?follow=true` are one thing."""
     text = given.get(name, "0")
@@ -118,17 +126,28 @@ def is_line(text: str) -> bool:
 
 def cursor(kind: str, at: int) -> str:
     """A place in a list, as a client hands it back: it promises nothing of what is in it."""
-    return base64.urlsafe_b64encode(f"{kind}{at}".encode()).decode().rstrip("=")
+    return text_cursor(kind, str(at))
 
 
 def at_cursor(given: Mapping[str, str], kind: str) -> int | None:
+    found = at_text_cursor(given, kind, _ID)
+    return None if found is None else int(found[0])
+
+
+def text_cursor(kind: str, at: str) -> str:
+    """The same, of a list that is in the order of texts."""
+    return base64.urlsafe_b64encode(f"{kind}{at}".encode()).decode().rstrip("=")
+
+
+def at_text_cursor(given: Mapping[str, str], kind: str, form: re.Pattern[str]) -> re.Match[str] | None:
     text = given.get("cursor")
     if text is None:
         return None
     try:
-        plain = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True).decode("ascii")
+        plain = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
         plain = ""
-    if not plain.startswith(kind) or not _ID.fullmatch(plain[len(kind) :]):
+    found = form.fullmatch(plain[len(kind) :])
+    if not plain.startswith(kind) or found is None:
         raise bad("cursor", text, "the `next` of a page of this list")
-    return int(plain[len(kind) :])
+    return found

@@ -161,12 +161,11 @@ def examples() -> Mapping[str, list[Any]]:
         "Service": [
             serializers.render_service(limits, counts, views, accuracy=Accuracy(120, 101, 95.0, 310.0))
         ],
-        "Usage": serializers.render_usage(
-            [
-                Usage("docking", 42, Status.COMPLETED, 17, 3060.5, 1580.0),
-                Usage("docking", 42, Status.FAILED, 1, 2.25, 3.5),
-            ]
-        ),
+        "Usage": [
+            serializers.render_usage(
+                Usage("2026-11", 42, "docking", 18, 17, 1, 0, 0, 3062.75, 1583.5, 8.2e11, 40_960, 524_288)
+            )
+        ],
         "Holder": [serializers.render_holder(QueueShare("docking", 42, 12, 5))],
         "Minute": [serializers.render_minute(Minute(_AT - _AT % 60, "docking", 4, 3, 2, 1, 0, 7.5, 4.25))],
         "AuditLine": [

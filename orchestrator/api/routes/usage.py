@@ -3,20 +3,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
-from actors.wire.http.app import json_response, query
-from actors.wire.protocol.contract import rfc3339
+from actors.wire.http.app import Refusal, json_response, query
+from orchestrator.access.roles import only_theirs
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http import query_params
 from orchestrator.api.openapi.describe import (
     BAD_PARAMETER,
+    CURSOR,
     TEXT,
     Line,
-    Since,
     User,
     describe,
     in_query,
@@ -25,9 +27,17 @@ from orchestrator.api.openapi.describe import (
 from orchestrator.api.routes.metrics import render_exposition
 from orchestrator.api.routes.ready import run_checks
 from orchestrator.api.serializers import render_usage
-from orchestrator.contract.bodies import Also, ReadyBody, Time, UsageBody
+from orchestrator.contract.bodies import Also, Month, ReadyBody, UsageBody
+from orchestrator.contract.csv_text import to_csv
+from orchestrator.ledger.tables.usage import Usage, UsageFilter, UsageKey
 
-_Begin = Annotated[Time, Also(description="From when on: the beginning of the hour that was asked for")]
+PAGE: Final = 1000
+MOST_PAGE: Final = 10_000
+MOST_ROWS: Final = 200_000
+"""Rows of a table for a spreadsheet, which comes whole."""
+CSV: Final = "text/csv"
+_COLUMNS: Final = tuple(UsageBody.__annotations__)
+_PLACE: Final = re.compile(r"([0-9]{4}-[0-9]{2}) (-?[0-9]{1,19}) (.*)", re.ASCII | re.DOTALL)
 
 
 def blueprint(api: ApiContext) -> Blueprint:
@@ -35,19 +45,44 @@ def blueprint(api: ApiContext) -> Blueprint:
 
     @page.get("/v1/usage")
     @describe(
-        "What the jobs that have ended used, by service and user",
-        in_query("since", "A time, RFC 3339 or seconds since 1970; counted by whole hours", Since),
+        "What the jobs used that have ended, by month (UTC), user and service",
+        in_query("from", "The first month", Month),
+        in_query("to", "The last month", Month),
         in_query("user", "Only this user's", User),
         in_query("service", "Only this service's", Line),
-        answers={200: ("Sums", page_of(UsageBody, since=_Begin))},
+        in_query("format", "Whatever `Accept` says", Literal["json", "csv"]),
+        CURSOR,
+        in_query(
+            "limit", "Rows a page of JSON", Annotated[int, Also(minimum=1, maximum=MOST_PAGE, default=PAGE)]
+        ),
+        answers={
+            200: (
+                "Sums; as CSV all of them at once",
+                {**page_of(UsageBody), CSV: {"schema": {"type": "string"}}},
+            )
+        },
         errors=BAD_PARAMETER,
     )
     async def usage() -> Response:
-        given = query("since", "user", "service")
-        user, service = query_params.signed(given, "user"), query_params.line(given, "service")
-        since = query_params.since(given, 0.0)
-        used, begin = await api.ledger.queries.usage(since, user, service)
-        return json_response({"items": render_usage(used), "next": None, "since": rfc3339(begin)})
+        given = query("from", "to", "user", "service", "format", "cursor", "limit")
+        wanted = _filter(given)
+        accepted = request.accept_mimetypes.best_match(("application/json", CSV))
+        form = query_params.one_of(given, "format", "csv" if accepted == CSV else "json", "json", "csv")
+        limit = query_params.whole(given, "limit", 1, MOST_PAGE, PAGE)
+        after = _at_cursor(given)
+        most = MOST_ROWS if form == "csv" else limit
+        found = await api.ledger.queries.usage(wanted, after, most + 1)
+        rows = [render_usage(one) for one in found[:most]]
+        if form == "csv":
+            if len(found) > most:
+                raise Refusal(400, "too_many_rows", f"more than {most} rows: narrow them by `from` and `to`")
+            answer = Response(to_csv(_COLUMNS, rows), content_type=f"{CSV}; charset=utf-8")
+            answer.headers["Content-Disposition"] = 'attachment; filename="usage.csv"'
+        else:
+            last = found[limit - 1] if len(found) > limit else None
+            answer = json_response({"items": rows, "next": None if last is None else _cursor(last)})
+        answer.headers["Vary"] = "Accept"
+        return answer
 
     @page.get("/metrics")
     @describe("Numbers for Prometheus", answers={200: ("Its text format", TEXT)}, tag="operation")
@@ -67,3 +102,24 @@ def blueprint(api: ApiContext) -> Blueprint:
         return json_response(body, 200 if is_ready else 503)
 
     return page
+
+
+def _filter(given: Mapping[str, str]) -> UsageFilter:
+    first, last = query_params.month(given, "from"), query_params.month(given, "to")
+    if first is not None and last is not None and first > last:
+        raise query_params.bad("from", first, f"a month that is not after {last}")
+    user, service = query_params.signed(given, "user"), query_params.line(given, "service")
+    return UsageFilter(first, last, *only_theirs(user, service))
+
+
+def _cursor(used: Usage) -> str:
+    return query_params.text_cursor("u", f"{used.month} {used.user_id} {used.service}")
+
+
+def _at_cursor(given: Mapping[str, str]) -> UsageKey | None:
+    found = query_params.at_text_cursor(given, "u", _PLACE)
+    if found is None:
+        return None
+    user = query_params.signed({"cursor": found[2]}, "cursor")
+    assert user is not None
+    return found[1], user, found[3]

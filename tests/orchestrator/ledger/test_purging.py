@@ -18,6 +18,7 @@ from actors.domain.job import AttemptState, Job
 from actors.domain.status import Status
 from orchestrator.ledger.errors import run_on_ledger
 from orchestrator.ledger.ledger import SqliteLedger
+from orchestrator.ledger.tables.usage import UsageFilter
 
 ENDED = (Status.PROCESSING, Status.SUBMITTED, Status.COMPLETED)
 Ledger = SqliteLedger | MemoryLedger
@@ -86,12 +87,13 @@ async def test_sums_stay_and_counts_and_tables_follow(tmp_path: Path, clock: Set
     async with open_ledger(path, clock) as ledger:
         details = JobDetails("name", ("a", "b"), "https://portal.example/told")
         await cleaned(ledger, details=details)
-        used = await ledger.queries.usage(0.0)
+        used = await ledger.queries.usage(UsageFilter())
+        assert [one.completed for one in used] == [1]
         assert await ledger.purge(clock.time + 1, 10) == 0, "who is to be told of it is told first"
         with closing(sqlite3.connect(path)) as other, other:
             other.execute("UPDATE callbacks SET status = 'delivered'")
         assert await ledger.purge(clock.time + 1, 10) == 1
-        assert await ledger.queries.usage(0.0) == used
+        assert await ledger.queries.usage(UsageFilter()) == used
         assert await ledger.queries.job_counts() == {}
         assert set((await ledger.queries.callback_counts()).values()) == {0}
     with closing(sqlite3.connect(path)) as other:

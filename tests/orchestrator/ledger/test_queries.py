@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from support.data.ledgers import SetClock, list_jobs, new_job, open_ledger, walk
 
-from actors.domain.changes import ChangeResult, JobDetails, RecordEnd, SetProgress
-from actors.domain.job import End
+from actors.domain.changes import ChangeResult, JobDetails, SetProgress
 from actors.domain.progress import BatchStand
 from actors.domain.status import Status
 from orchestrator.ledger import queries
@@ -134,28 +133,6 @@ async def test_every_transition_is_told_once_and_in_order(
         some, after = await ledger.queries.changes_after(after)
         again += some
     assert again == told
-
-
-async def test_use_is_summed_by_hour_and_outlives_the_data(ledger: SqliteLedger, clock: SetClock) -> None:
-    clock.time = 7200.0
-    for cpu in (1.5, 2.5):
-        job = await ledger.insert(new_job(user=3))
-        job = await walk(ledger, job, S.PROCESSING, S.SUBMITTED)
-        assert job.attempt is not None
-        end = End(S.COMPLETED, "", 0, cpu_seconds=cpu, wall_seconds=10.0)
-        await ledger.record([RecordEnd(job.id, job.attempt.key, end)])
-        await walk(ledger, job, S.COMPLETED, S.CLEANED)
-    clock.time = 3 * 7200.0
-    await walk(ledger, await ledger.insert(new_job(user=3)), S.KILLED)
-    used, since = await ledger.queries.usage(7201.0, None, None)
-    assert since == 7200.0
-    assert [(u.user_id, u.status, u.jobs, u.cpu_seconds, u.wall_seconds) for u in used] == [
-        (3, S.COMPLETED, 2, 4.0, 20.0),
-        (3, S.KILLED, 1, 0.0, 0.0),
-    ]
-    used, _ = await ledger.queries.usage(10800.0, None, None)
-    assert [u.status for u in used] == [S.KILLED]
-    assert await ledger.queries.usage(0.0, 4, None) == ([], 0.0)
 
 
 async def test_who_fills_the_queue_is_known_without_counting(ledger: SqliteLedger) -> None:

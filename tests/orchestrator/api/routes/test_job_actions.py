@@ -12,8 +12,7 @@ import pytest
 from support.data.ledgers import by_owner, walk
 from support.processes.api_server import Server, api_server, status_body
 
-from actors.domain.changes import ChangeResult, RecordEnd
-from actors.domain.job import End
+from actors.domain.changes import ChangeResult
 from actors.domain.node import NodeRef, NodeState, NodeView
 from actors.domain.service import Waiting, WaitReason
 from actors.domain.status import Status
@@ -203,43 +202,6 @@ async def test_orders_to_services_are_checked(server: Server) -> None:
 
 
 # ---------------------------------------------------------------------- numbers
-
-
-async def use(server: Server, user: str, cpu: float) -> None:
-    await server.post('name="f"; filename="a"|x', user=user)
-    job = await server.ledger.get(await server.ledger.max_id())
-    assert job is not None
-    job = await walk(server.ledger, job, S.PROCESSING, S.SUBMITTED)
-    assert job.attempt is not None
-    end = End(S.COMPLETED, "", 0, cpu_seconds=cpu, wall_seconds=2 * cpu)
-    await server.ledger.record([RecordEnd(job.id, job.attempt.key, end)])
-    await walk(server.ledger, job, S.COMPLETED)
-
-
-async def test_use_is_told_by_user_and_service(server: Server) -> None:
-    server.clock.time = 10_000.0
-    await use(server, "1", 1.25)
-    server.clock.time = 20_000.0
-    await use(server, "1", 2.0)
-    await use(server, "2", 4.0)
-    body = await get(server, "/v1/usage")
-    assert [(one["user_id"], one["jobs"], one["cpu_seconds"]) for one in body["items"]] == [
-        (1, 2, 3.25),
-        (2, 1, 4.0),
-    ]
-    assert body["items"][0] == {
-        "service": "example",
-        "user_id": 1,
-        "jobs": 2,
-        "ended": {"Completed": 2},
-        "cpu_seconds": 3.25,
-        "wall_seconds": 6.5,
-    }
-    body = await get(server, "/v1/usage?since=1970-01-01T05:30:00Z&user=1")
-    assert [one["cpu_seconds"] for one in body["items"]] == [2.0]
-    assert body["since"] == "1970-01-01T05:00:00.000Z"
-    for query in ("since=yesterday", "since=1e12", "since=4e151", "user=x", "nope=1"):
-        assert (await server.client.get(f"/v1/usage?{query}")).status_code == 400
 
 
 async def test_readiness_names_what_does_not_work(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,14 +122,14 @@ CREATE TABLE jobs (
         running_since REAL,
         batch TEXT
     ) STRICT;
-INSERT INTO "jobs" VALUES(1,7,'example','Completed','to Completed',5,1700000000.0,1700000000.0,1700000000.0,'older-1',10,0,0,0.0,'{}','f0000000000000000000000000000002',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'k',NULL,'first','["a", "b"]',NULL,'{}',NULL,'[]','[]',NULL,'',1700000000.0,NULL);
+INSERT INTO "jobs" VALUES(1,7,'example','Completed','to Completed',5,1700000000.0,1700000000.0,1700000000.0,'older-1',10,0,0,0.0,'{}','f0000000000000000000000000000002','Completed','',0,NULL,1700000000.0,1700000000.0,10.0,4.0,1000,7,'k',NULL,'first','["a", "b"]',NULL,'{}',NULL,'[]','[]',NULL,'',1700000000.0,NULL);
 INSERT INTO "jobs" VALUES(2,7,'example','Running','to Running',9,1700000000.0,1700000000.0,NULL,'older-3',10,0,0,0.0,'{}','f0000000000000000000000000000004',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'[]',NULL,'{}',NULL,'[]','[]',NULL,'',1700000000.0,NULL);
 INSERT INTO "jobs" VALUES(3,8,'example','Queued','Job successfully uploaded',10,1700000000.0,1700000000.0,NULL,'older-5',10,0,0,0.0,'{}',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'[]',NULL,'{}',NULL,'[]','[]',NULL,'',NULL,NULL);
 CREATE TABLE kept_bytes (
         user_id INTEGER PRIMARY KEY,
         bytes INTEGER NOT NULL
     ) STRICT;
-INSERT INTO "kept_bytes" VALUES(7,20);
+INSERT INTO "kept_bytes" VALUES(7,27);
 INSERT INTO "kept_bytes" VALUES(8,10);
 CREATE TABLE machines (
         token TEXT PRIMARY KEY,
@@ -142,7 +142,8 @@ CREATE TABLE machines (
     ) STRICT;
 CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
 INSERT INTO "meta" VALUES('change_seq',507);
-INSERT INTO "meta" VALUES('owner','013e330f4ea873997415bc715673fe12');
+INSERT INTO "meta" VALUES('owner','a153b56e4352b7788c26d4382bc0af3b');
+INSERT INTO "meta" VALUES('reserved_seq',100001);
 CREATE TABLE minutes (
         minute INTEGER NOT NULL,
         service TEXT NOT NULL,
@@ -238,16 +239,22 @@ CREATE TABLE tokens (
         revoked_at REAL
     ) STRICT, WITHOUT ROWID;
 CREATE TABLE usage (
-        hour INTEGER NOT NULL,
-        service TEXT NOT NULL,
+        month TEXT NOT NULL,
         user_id INTEGER NOT NULL,
-        status TEXT NOT NULL,
+        service TEXT NOT NULL,
         jobs INTEGER NOT NULL,
-        cpu_seconds REAL NOT NULL,
+        completed INTEGER NOT NULL,
+        failed INTEGER NOT NULL,
+        invalid INTEGER NOT NULL,
+        killed INTEGER NOT NULL,
         wall_seconds REAL NOT NULL,
-        PRIMARY KEY (hour, service, user_id, status)
+        cpu_seconds REAL NOT NULL,
+        memory_byte_seconds REAL NOT NULL,
+        bytes_in INTEGER NOT NULL,
+        bytes_out INTEGER NOT NULL,
+        PRIMARY KEY (month, user_id, service)
     ) STRICT, WITHOUT ROWID;
-INSERT INTO "usage" VALUES(472222,'example',7,'Completed',1,0.0,0.0);
+INSERT INTO "usage" VALUES('2023-11',7,'example',1,1,0,0,0,10.0,4.0,10000.0,10,7);
 CREATE UNIQUE INDEX jobs_change ON jobs (change_seq);
 CREATE UNIQUE INDEX jobs_idempotency ON jobs (user_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX jobs_live ON jobs (id) WHERE status NOT IN ('Cleaned', 'Completed', 'Failed', 'Invalid', 'Killed') AND (status <> 'Queued' OR terminate_requested <> 0);
@@ -282,12 +289,14 @@ CREATE INDEX history_job ON history (job_id);
 CREATE UNIQUE INDEX history_change ON history (change_seq);
 CREATE INDEX machines_alive ON machines (requested_at) WHERE state <> 'ended';
 CREATE INDEX scaling_decisions_service ON scaling_decisions (service);
+CREATE INDEX usage_user ON usage (user_id);
 CREATE TRIGGER jobs_used AFTER UPDATE OF ended_at ON jobs
         WHEN old.ended_at IS NULL AND new.ended_at IS NOT NULL BEGIN
-        INSERT INTO usage (hour, service, user_id, status, jobs, cpu_seconds, wall_seconds)
-            VALUES (CAST(new.ended_at / 3600 AS INTEGER), new.service, new.user_id, new.status, 1,
-                coalesce(new.end_cpu_seconds, 0.0), coalesce(new.end_wall_seconds, 0.0))
-            ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, cpu_seconds = cpu_seconds + excluded.cpu_seconds, wall_seconds = wall_seconds + excluded.wall_seconds;
+        INSERT INTO usage (month, user_id, service, jobs, completed, failed, invalid, killed, wall_seconds, cpu_seconds, memory_byte_seconds, bytes_in, bytes_out) VALUES (strftime('%Y-%m', new.ended_at, 'unixepoch'), new.user_id, new.service, 1, 1 * (new.status = 'Completed'), 1 * (new.status = 'Failed'), 1 * (new.status = 'Invalid'), 1 * (new.status = 'Killed'), min(max(coalesce(new.end_wall_seconds, 0), 0), 1000000000000.0), min(max(coalesce(new.end_cpu_seconds, 0), 0), 1000000000000.0), min(max(coalesce(new.end_peak_bytes, 0), 0), 1125899906842624) * min(max(coalesce(new.end_wall_seconds, 0), 0), 1000000000000.0), min(max(coalesce(new.size, 0), 0), 1125899906842624), min(max(coalesce(new.end_size, 0), 0), 1125899906842624)) ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, completed = completed + excluded.completed, failed = failed + excluded.failed, invalid = invalid + excluded.invalid, killed = killed + excluded.killed, wall_seconds = wall_seconds + excluded.wall_seconds, cpu_seconds = cpu_seconds + excluded.cpu_seconds, memory_byte_seconds = memory_byte_seconds + excluded.memory_byte_seconds, bytes_in = min(bytes_in + excluded.bytes_in, 4611686018427387904), bytes_out = min(bytes_out + excluded.bytes_out, 4611686018427387904);
+    END;
+CREATE TRIGGER jobs_used_again AFTER UPDATE OF end_status ON jobs
+        WHEN old.end_status IS NOT NULL AND new.end_status IS NULL BEGIN
+        INSERT INTO usage (month, user_id, service, jobs, completed, failed, invalid, killed, wall_seconds, cpu_seconds, memory_byte_seconds, bytes_in, bytes_out) VALUES (strftime('%Y-%m', new.updated_at, 'unixepoch'), new.user_id, new.service, 0, 0, 0, 0, 0, min(max(coalesce(old.end_wall_seconds, 0), 0), 1000000000000.0), min(max(coalesce(old.end_cpu_seconds, 0), 0), 1000000000000.0), min(max(coalesce(old.end_peak_bytes, 0), 0), 1125899906842624) * min(max(coalesce(old.end_wall_seconds, 0), 0), 1000000000000.0), 0, 0) ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, completed = completed + excluded.completed, failed = failed + excluded.failed, invalid = invalid + excluded.invalid, killed = killed + excluded.killed, wall_seconds = wall_seconds + excluded.wall_seconds, cpu_seconds = cpu_seconds + excluded.cpu_seconds, memory_byte_seconds = memory_byte_seconds + excluded.memory_byte_seconds, bytes_in = min(bytes_in + excluded.bytes_in, 4611686018427387904), bytes_out = min(bytes_out + excluded.bytes_out, 4611686018427387904);
     END;
 CREATE INDEX crowd_user ON crowd (user_id);
 CREATE TRIGGER jobs_crowd_new AFTER INSERT ON jobs BEGIN
@@ -364,8 +373,8 @@ CREATE INDEX audit_job ON audit (job_id) WHERE job_id IS NOT NULL;
 CREATE INDEX audit_node ON audit (node) WHERE node IS NOT NULL;
 CREATE INDEX audit_at ON audit (at);
 DELETE FROM "sqlite_sequence";
-INSERT INTO "sqlite_sequence" VALUES('jobs',500);
 INSERT INTO "sqlite_sequence" VALUES('scaling_decisions',0);
+INSERT INTO "sqlite_sequence" VALUES('jobs',500);
 COMMIT;
 PRAGMA application_id = 1246708275;
-PRAGMA user_version = 11;
+PRAGMA user_version = 12;
