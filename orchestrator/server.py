@@ -197,6 +197,7 @@ async def run_orchestrator(
             ledger.owner,
             storage,
             settings.data_path / "spool",
+            result_limit=settings.result_limit,
             contract_result_limit=settings.contract_result_limit,
             http=Http(trust=trust_in_nodes(settings), dialled=dialled),
             secrets=node_secrets,

@@ -29,10 +29,10 @@ MIB: Final = 1 << 20
 class Settings:
     """The server's settings. Paths are absolute. `warnings` are lines for the operator that stop nothing.
 
-    `upload_limit` is the whole request body in bytes. A job with results of more than `contract_result_limit`
-    bytes on a node that knows only the contract is Failed. Uploads are refused while less than
-    `keep_free_disk` bytes would stay free. Inputs, and results, of at most `small_files` bytes are kept in
-    the ledger.
+    `upload_limit` is the whole request body in bytes. A job with results of more than `result_limit` bytes
+    is Failed, on a node that knows only the contract one of more than `contract_result_limit`. Uploads are
+    refused while less than `keep_free_disk` bytes would stay free. Inputs, and results, of at most
+    `small_files` bytes are kept in the ledger.
     `tls_cert`, `tls_key`: the server speaks TLS, and shows these. `node_ca_file` says whose certificates of
     nodes are believed, instead of the usual authorities'. `join_url` is where nodes on other machines reach
     this server, "" if not told.
@@ -56,6 +56,7 @@ class Settings:
     keep_rows: float = 0.0
     audit_keep: float = 34_560_000
     upload_limit: int = 400 * MIB
+    result_limit: int = 1 << 40
     contract_result_limit: int = 10 << 30
     max_queued: int = 0
     max_queued_per_user: int = 0
@@ -159,11 +160,17 @@ SERVER: Final[Mapping[str, Setting]] = {
         "largest upload, the whole request; more is answered 413",
         unit="bytes",
     ),
+    "result_limit": Setting(
+        kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
+        "all files together that a job may leave on one of our nodes; a job that has more is Failed, and "
+        "its message says so. What a node sends is unpacked to be checked, so this bounds what one that "
+        "lies can cost. The nodes have [limits of their own](#the-node), which are lower",
+        unit="bytes",
+    ),
     "contract_result_limit": Setting(
         kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
         "the largest zip of results that is taken from a node that knows only the contract, and "
-        "all files in it together; a job that has more is Failed, and its message says so. Our own "
-        "nodes have [limits of their own](#the-node)",
+        "all files in it together; a job that has more is Failed, and its message says so",
         unit="bytes",
     ),
     "keep_free_disk": Setting(

@@ -21,11 +21,12 @@ from orchestrator.nodes.addresses import base_of, contract_only_ref
 from orchestrator.nodes.contract_only.client import ContractOnlyNodes
 from orchestrator.nodes.contract_only.poller import ContractOnlyPoller
 from orchestrator.nodes.contract_only.probe import GRACE, Asking
-from orchestrator.nodes.contract_only.spool import RESULT_LIMIT, Spool
+from orchestrator.nodes.contract_only.spool import CONTRACT_RESULT_LIMIT, Spool
 from orchestrator.nodes.job_files import JobFiles
 from orchestrator.nodes.native.client import NativeNodes
 from orchestrator.nodes.native.events import Introduction, NodeKind, follow_events, introduce
 from orchestrator.nodes.native.link import NodeLinks, Secrets
+from orchestrator.nodes.native.results import RESULT_LIMIT
 from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream
 from orchestrator.storage.result_archive import FileEntry, parse_listing
 
@@ -36,8 +37,8 @@ for dead and opened anew."""
 
 class NodeClient:
     """`owner` is this orchestrator's id. `spool` is a directory of its own, where what contract-only nodes
-    give is checked: it needs room for it; they may give `contract_result_limit` bytes for a job. `secrets`:
-    of nodes that prove who they are. Close the client with `aclose`."""
+    give is checked: it needs room for it; they may give `contract_result_limit` bytes for a job, our own
+    nodes `result_limit`. `secrets`: of nodes that prove who they are. Close the client with `aclose`."""
 
     def __init__(
         self,
@@ -48,7 +49,8 @@ class NodeClient:
         poll_seconds: float = 0.5,
         silence: float = SILENCE,
         grace: float = GRACE,
-        contract_result_limit: int = RESULT_LIMIT,
+        result_limit: int = RESULT_LIMIT,
+        contract_result_limit: int = CONTRACT_RESULT_LIMIT,
         http: Http | None = None,
         secrets: Secrets | None = None,
         dialled: DialledStreams | None = None,
@@ -58,7 +60,7 @@ class NodeClient:
         self._poll_seconds = poll_seconds
         self._silence = silence
         self._links = NodeLinks(owner, self._http.trust, secrets, dialled)
-        self._native = NativeNodes(self._http, owner, files, self._links)
+        self._native = NativeNodes(self._http, owner, files, self._links, result_limit)
         kept = Spool(spool, contract_result_limit)
         self._asking = Asking(self._http, kept, grace)
         self._contract_only = ContractOnlyNodes(self._http, kept, self._asking, files)

@@ -15,7 +15,7 @@ from isal import isal_zlib
 from actors.ports.world import Clock
 from actors.wire.errors import BadArchive
 from actors.wire.files.listing import Entry
-from actors.wire.files.zip_check import ZipCheck
+from actors.wire.files.zip_check import Extent, ZipCheck
 from actors.wire.files.zip_reader import ZipSource, check_zip
 from orchestrator.storage.bundle import Bundle, pack
 from orchestrator.storage.disk import Disk
@@ -48,6 +48,11 @@ class DiskResultSink:
         self._logs = {stream: self._files.file(name) for stream, name in LOGS.items()}
         self._over = False
 
+    def expect(self, most: Extent) -> None:
+        """Before anything comes: of a zip that has more nothing is unpacked beyond that, and `commit` refuses
+        it."""
+        self._check.most = most
+
     async def write_zip(self, data: bytes) -> None:
         await self._zip.write(data)
 
@@ -66,8 +71,8 @@ class DiskResultSink:
         ledger has to keep with the job's end is the result; None when all of it has been put in place of an
         older result on disk, durably.
 
-        Raises BadArchive for a zip that is damaged or is not what its manifest says, and StorageError;
-        `abort` is still to be called then.
+        Raises BadArchive for a zip that is damaged, is not what its manifest says, or more than was expected,
+        and StorageError; `abort` is still to be called then.
         """
         about = json.dumps(manifest).encode()
         if not self._files.on_disk and self._files.size + len(about) > self._small:
@@ -81,12 +86,15 @@ class DiskResultSink:
             await self._disk.discard(older)
             return None
         contents = self._files.contents()
+        if expected_entries is not None:
+            unpacked = sum(entry.size for entry in expected_entries)
+            self._check.most = Extent(len(expected_entries), unpacked)
 
         def check() -> None:
             self._see(contents[RESULT])
             self._conclude(contents[RESULT], expected_entries, crc)
 
-        if expected_entries is None or sum(entry.size for entry in expected_entries) > _CHECKED_AT_ONCE:
+        if expected_entries is None or unpacked > _CHECKED_AT_ONCE:
             await self._disk.thread(check, what="checking results")
         else:
             check()
@@ -108,7 +116,10 @@ class DiskResultSink:
         """Raises BadArchive."""
         if crc not in (None, self._crc):
             raise BadArchive(f"damaged on the way: the zip has crc {self._crc:08x}, the node says {crc:08x}")
-        if not self._check.fits(expected):
+        fits = self._check.fits(expected)
+        if self._check.excess:
+            raise BadArchive(self._check.excess)
+        if not fits:
             check_zip(source, expected)  # which says what is wrong, if anything is
 
     def _commit(self, about: bytes, expected: Sequence[Entry] | None, crc: int | None, older: Path) -> None:

@@ -931,6 +931,9 @@ class _Sink:
     async def write_log(self, stream: str, data: bytes) -> None:
         pass
 
+    def expect(self, most: object) -> None:
+        pass
+
     async def commit(self, manifest: object, expected: object, crc: int | None) -> None:
         await sleep(self._epoch.world.rng.uniform(0.0002, 0.005))
         self._epoch.leave()

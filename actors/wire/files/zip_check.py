@@ -11,6 +11,7 @@ import stat
 import struct
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Final, TypeAlias
 
 from isal import isal_zlib
@@ -37,7 +38,7 @@ class _NotPlain(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A member as its data were. `start` are its first bytes, as many as a link's target may have."""
+    """A member as its data were. `digest`: of all of it, where it is no more than a link's target may be."""
 
     raw: bytes
     at: int
@@ -46,14 +47,33 @@ class _Seen:
     crc: int
     packed: int
     size: int
-    start: bytes
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much there may be in a zip: `members`, and `size`, the bytes that all of them unpack to."""
+
+    members: int
+    size: int
+
+
+class _TooMuch(Exception):
+    """There is more in it than there may be; the text says what."""
 
 
 class ZipCheck:
     """Takes all bytes of a zip, in order, and then tells whether it is sound. Holds what is known of each
-    member, and little else."""
+    member, and little else.
 
-    def __init__(self) -> None:
+    `most`: nothing is unpacked beyond that; 70 bytes can unpack to 64 KiB, and many do so together.
+    `excess`: what is more, once there is.
+    """
+
+    def __init__(self, most: Extent | None = None) -> None:
+        self.most = most
+        self.excess = ""
+        self._unpacked = 0
         self._buffer = bytearray()
         self._at = 0
         self._members: dict[str, tuple[_Seen, Kind]] = {}
@@ -72,6 +92,9 @@ class ZipCheck:
             self._reading = None
         except (_NotPlain, _ISAL_ERROR, struct.error, UnicodeDecodeError):
             self._stop()
+        except _TooMuch as error:
+            self.excess = str(error)
+            self._stop()
 
     def fits(self, expected: Sequence[Entry] | None) -> bool:
         """Whether all of it came, every member unpacks and fits its checksum, and no name is unsafe or there
@@ -85,7 +108,7 @@ class ZipCheck:
         seen, kind = self._members.get(entry.path, (None, None))
         if seen is None or kind != entry.kind or seen.size != entry.size:
             return False
-        return kind != "link" or seen.start == (entry.target or "").encode()
+        return kind != "link" or seen.digest == _digest((entry.target or "").encode())
 
     def _stop(self) -> None:
         self._reading = None
@@ -94,8 +117,12 @@ class ZipCheck:
     # ------------------------------------------------------------------ in the order of the zip
 
     def _read(self) -> _Reading:
-        members = []
+        members: list[_Seen] = []
         while (signature := (yield from self._take(4))) == form.IS_LOCAL:
+            if self.most is not None and len(members) == self.most.members:
+                raise _TooMuch(
+                    f"the zip holds more than {self.most.members} files, which are all there may be"
+                )
             members.append((yield from self._member(signature)))
         begin = self._at - 4
         for member in members:
@@ -118,7 +145,7 @@ class ZipCheck:
             raise _NotPlain
         else:
             found = yield from self._copy(size)
-        crc_there, packed_there, size_there, start = found
+        crc_there, packed_there, size_there, digest = found
         if flags & form.SUMS_BEHIND:
             layout = form.BEHIND_64 if form.EXTRA_64 in extra else form.BEHIND
             behind, crc, packed, size = layout.unpack((yield from self._take(layout.size)))
@@ -126,7 +153,12 @@ class ZipCheck:
                 raise _NotPlain
         if (crc, packed, size) != (crc_there, packed_there, size_there):
             raise _NotPlain
-        return _Seen(raw, at, flags, method, crc, packed, size, start)
+        return _Seen(raw, at, flags, method, crc, packed, size, digest)
+
+    def _count(self, size: int) -> None:
+        self._unpacked += size
+        if self.most is not None and self._unpacked > self.most.size:
+            raise _TooMuch(f"the zip unpacks to more than {self.most.size} bytes, which are all there may be")
 
     def _inflate(self) -> Generator[None, None, tuple[int, int, int, bytes]]:
         engine = isal_zlib.decompressobj(wbits=-15)
@@ -145,20 +177,22 @@ class ZipCheck:
                 data = engine.unconsumed_tail
                 crc = isal_zlib.crc32(piece, crc)
                 size += len(piece)
+                self._count(len(piece))
                 start += piece[: _LONGEST_TARGET - len(start)]
         self._buffer += engine.unused_data
         packed -= len(engine.unused_data)
         self._at += packed
-        return crc, packed, size, start
+        return crc, packed, size, _digest(start) if size <= _LONGEST_TARGET else b""
 
     def _copy(self, size: int) -> Generator[None, None, tuple[int, int, int, bytes]]:
         crc, left, start = 0, size, b""
         while left:
             piece = yield from self._take(min(left, max(1, len(self._buffer))))
             left -= len(piece)
+            self._count(len(piece))
             crc = isal_zlib.crc32(piece, crc)
             start += piece[: _LONGEST_TARGET - len(start)]
-        return crc, size, size, start
+        return crc, size, size, _digest(start) if size <= _LONGEST_TARGET else b""
 
     def _listed(self, signature: bytes, member: _Seen) -> _Reading:
         """The zip's directory says the same of a member."""
@@ -168,10 +202,9 @@ class ZipCheck:
         raw = yield from self._take(name_length)
         extra = _extra_fields((yield from self._take(extra_length)))
         size, packed, at = _widen(extra, size, packed, at)
-        start = member.start
         if signature != form.IS_CENTRAL or version > _NEWEST or comment or disk or _OTHER_NAME in extra:
             raise _NotPlain
-        if member != _Seen(raw, at, flags, method, crc, packed, size, start):
+        if member != _Seen(raw, at, flags, method, crc, packed, size, member.digest):
             raise _NotPlain
         name = raw.decode("utf-8" if flags & form.UTF8 else "ascii")
         path = name.rstrip("/")
@@ -208,6 +241,11 @@ class ZipCheck:
         del self._buffer[:size]
         self._at += size
         return taken
+
+
+def _digest(data: bytes) -> bytes:
+    """What stands for it, as many small files would take much memory."""
+    return blake2b(data, digest_size=16).digest()
 
 
 def _extra_fields(extra: bytes) -> Mapping[int, bytes]:

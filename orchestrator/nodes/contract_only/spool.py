@@ -18,6 +18,7 @@ import trio
 from actors.store.repair import make_directory
 from actors.wire.errors import BadArchive, TooLarge
 from actors.wire.files.threaded_iterator import ThreadedIterator
+from actors.wire.files.zip_check import Extent
 from actors.wire.files.zip_reader import check_zip, list_members, read_member
 from orchestrator.nodes.contract_only.marker import MARKER
 from orchestrator.nodes.job_files import LOGS
@@ -26,7 +27,7 @@ from orchestrator.storage.result_sink import DiskResultSink
 EXIT_FILE: Final = ".orchestrator.exit"
 """Where scripts for contract-only nodes leave their exit code."""
 
-RESULT_LIMIT: Final = 10 << 30
+CONTRACT_RESULT_LIMIT: Final = 10 << 30
 """Bytes of a zip, and of all files in it: one may never end, and a small one hold more than any disk."""
 MOST_FILES: Final = 1_000_000
 """What a job may have left, as our own nodes have it."""
@@ -49,7 +50,7 @@ class Spool:
     """A directory of its own, emptied at the start: what a contract-only node gave can be had again. `limit`:
     bytes of a zip, and of all files in it together."""
 
-    def __init__(self, directory: Path, limit: int = RESULT_LIMIT) -> None:
+    def __init__(self, directory: Path, limit: int = CONTRACT_RESULT_LIMIT) -> None:
         self._directory = directory
         self._limit = limit
         self._number = 0
@@ -101,6 +102,7 @@ class Spool:
     async def store(self, path: Path | None, sink: DiskResultSink) -> bytes | None:
         """Hand a spooled zip to the sink, with the logs that are in it; None: an end without any files. What
         the ledger has to keep is the result. Raises StorageError, BadArchive, OSError."""
+        sink.expect(Extent(MOST_FILES, self._limit))
         if path is None:
             await sink.write_zip(_EMPTY_ZIP)
         else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 from urllib.parse import quote
@@ -47,7 +47,7 @@ from orchestrator.http_client import (
 )
 from orchestrator.nodes.job_files import JobFiles
 from orchestrator.nodes.native.link import NodeLink, NodeLinks
-from orchestrator.nodes.native.results import receive
+from orchestrator.nodes.native.results import RESULT_LIMIT, receive
 from orchestrator.nodes.refusals import error_text, json_body, refusal, unreadable
 from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream
 from orchestrator.storage.upload import StoredInput
@@ -80,13 +80,17 @@ _SUBMIT_RESULTS: Final = {
 
 class NativeNodes:
     """`owner` is the id of this orchestrator, under which nodes keep its payloads. Orders go over the link
-    of a node that has one; large files, and all for an older node, over HTTP."""
+    of a node that has one; large files, and all for an older node, over HTTP. A job that has left more than
+    `result_limit` bytes is refused."""
 
-    def __init__(self, http: Http, owner: str, files: JobFiles, links: NodeLinks) -> None:
+    def __init__(
+        self, http: Http, owner: str, files: JobFiles, links: NodeLinks, result_limit: int = RESULT_LIMIT
+    ) -> None:
         self._http = http
         self._owner = owner
         self._files = files
         self._links = links
+        self._result_limit = result_limit
 
     # ------------------------------------------------------------------ submit
 
@@ -251,7 +255,7 @@ class NativeNodes:
         for dispatch in dispatches:
             key = dispatch.attempt.key
             frames = self._delivered(node, key)
-            came = {} if frames is None else await receive(Pieces([frames]), [dispatch], self._files)
+            came = {} if frames is None else await self._receive(Pieces([frames]), [dispatch], None)
             answers.append(came.get(key, gone))
         return answers
 
@@ -283,11 +287,16 @@ class NativeNodes:
                 "POST", f"{node.url}/v1/collect", headers=headers, data=asked
             ) as reply:
                 if reply.status == 200:
-                    return await receive(reply, dispatches, self._files, differing)
+                    return await self._receive(reply, dispatches, differing)
                 why = await error_text(reply)
         except (NotReached, Broken, Garbled, NotSent) as error:
             why = str(error)
         return dict.fromkeys(keys, CollectAnswer(CollectResult.FAILED, reason=why))
+
+    async def _receive(
+        self, body: AsyncIterable[bytes], dispatches: Sequence[Dispatch], differing: set[str] | None
+    ) -> dict[str, CollectAnswer]:
+        return await receive(body, dispatches, self._files, differing, self._result_limit)
 
     def open_results(self, node: NodeRef, attempt: Attempt) -> AbstractAsyncContextManager[RemoteStream]:
         return self._open(node, f"{attempt.key}/results", _ZIPPING)

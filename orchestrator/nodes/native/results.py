@@ -21,6 +21,7 @@ from actors.ports.nodes import CollectAnswer, CollectResult, Dispatch
 from actors.ports.storage import StorageError
 from actors.wire.errors import BadArchive, WireError
 from actors.wire.files.listing import Entry
+from actors.wire.files.zip_check import Extent
 from actors.wire.protocol import frames
 from actors.wire.protocol.attempts import Garbled, view_from_json
 from orchestrator.http_client import Broken
@@ -32,6 +33,8 @@ from orchestrator.storage.upload import StoredInput
 
 _STREAMS: Final = {frames.ZIP: "zip", frames.STDOUT: "stdout", frames.STDERR: "stderr"}
 _CLEANING: Final = 10.0
+RESULT_LIMIT: Final = 1 << 40
+"""Bytes of files that a job may leave: far more than our nodes take by themselves."""
 UNTOLD: Final = 1 << 30
 """Bytes that may come of an attempt beyond what the node has told: heads, and logs that were not counted."""
 
@@ -39,12 +42,16 @@ log = logging.getLogger(__name__)
 
 
 async def receive(
-    body: AsyncIterable[bytes], items: Sequence[Dispatch], files: JobFiles, differing: set[str] | None = None
+    body: AsyncIterable[bytes],
+    items: Sequence[Dispatch],
+    files: JobFiles,
+    differing: set[str] | None = None,
+    limit: int = RESULT_LIMIT,
 ) -> dict[str, CollectAnswer]:
     """Store what the stream holds of `items`; the answers by key, for every item. To `differing` go the keys
     of those whose input here is not what their node received: it has to send all of their bytes. A node that
     answers without an end is not listened to for ever: each attempt comes once, and is no larger than the
-    node has told."""
+    node has told. Of one that has left more than `limit` bytes nothing is stored."""
     answers: dict[str, CollectAnswer] = {}
     wanted = {item.attempt.key: item for item in items}
     why, ours = "the node's answer ended before it", False
@@ -56,7 +63,7 @@ async def receive(
             elif kind == frames.END:
                 if incoming is not None:
                     raise Garbled("an attempt's results begin before the last one's are complete")
-                incoming = _begin(data, wanted, answers, files)
+                incoming = _begin(data, wanted, answers, files, limit)
             elif incoming is None:
                 raise Garbled("a frame that belongs to no attempt")
             else:
@@ -84,9 +91,13 @@ class IncomingResult:
     """One attempt's part of the stream. Trouble with our own storage is remembered and the rest of the part
     read past, so that the attempts after it still arrive."""
 
-    def __init__(self, view: PayloadView, manifest: dict[str, Any], logs: list[Any], most: int) -> None:
+    def __init__(self, view: PayloadView, manifest: dict[str, Any], logs: list[Any], told: int) -> None:
+        """`told`: bytes that the node says there are, logs and names included."""
         self.key: Final = view.key
-        self._most = most
+        # Logs come twice, by themselves and in the zip; the names are in the zip twice.
+        self._most = 2 * told + UNTOLD
+        self._told = told
+        self._too_much = ""
         self.trouble = ""
         self.disk_full = False
         self.input_differs = False
@@ -100,8 +111,15 @@ class IncomingResult:
         self._inputs = partial(_list_inputs, files, item)
         try:
             self._sink = files.receive_result(item.job.storage_key, self.key)
+            entries = self._manifest.get("entries")
+            members = len(entries) if isinstance(entries, list) else 0
+            self._sink.expect(Extent(members + len(LOGS), self._told + UNTOLD))
         except StorageError as error:
             self._note(error)
+
+    def refuse(self, why: str) -> None:
+        """In place of `open`: what comes is read past."""
+        self._too_much = why
 
     async def take(self, kind: bytes, data: bytes) -> CollectAnswer | None:
         """The answer once the part is over."""
@@ -149,6 +167,8 @@ class IncomingResult:
             raise Garbled(f"more than {self._most} bytes come of an attempt that has left less")
 
     async def _finish(self, data: bytes) -> CollectAnswer:
+        if self._too_much:
+            return CollectAnswer(CollectResult.IMPOSSIBLE, reason=self._too_much)
         if self._sink is None or self.trouble:
             return CollectAnswer(CollectResult.FAILED, reason=self.trouble, ours=True)
         record = _object(data, "finish record")
@@ -210,7 +230,11 @@ def _entry(form: Any) -> Entry:
 
 
 def _begin(
-    data: bytes, wanted: Mapping[str, Dispatch], answers: Mapping[str, CollectAnswer], files: JobFiles
+    data: bytes,
+    wanted: Mapping[str, Dispatch],
+    answers: Mapping[str, CollectAnswer],
+    files: JobFiles,
+    limit: int,
 ) -> IncomingResult:
     record = _object(data, "end record")
     view = view_from_json(record.get("payload"))
@@ -221,10 +245,14 @@ def _begin(
     logs = record.get("logs", list(LOGS))
     if view.end is None or not isinstance(manifest, dict) or not isinstance(logs, list):
         raise Garbled("results without an end or without a manifest")
-    # Logs come twice, by themselves and in the zip; the names are in the zip twice.
-    told = view.end.size + _count_bytes(manifest) + len(data)
-    incoming = IncomingResult(view, manifest, logs, 2 * told + UNTOLD)
-    incoming.open(wanted[view.key], files)
+    size = _count_bytes(manifest)
+    incoming = IncomingResult(view, manifest, logs, view.end.size + size + len(data))
+    if max(size, view.end.size) > limit:
+        incoming.refuse(
+            f"its files have {max(size, view.end.size)} bytes, and {limit} are the limit (result_limit)"
+        )
+    else:
+        incoming.open(wanted[view.key], files)
     return incoming
 
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 import zipfile
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from isal import isal_zlib
 
-from actors.wire.files import zip_format
+from actors.wire.errors import BadArchive
+from actors.wire.files import zip_check, zip_format
 from actors.wire.files.listing import Entry, list_tree
-from actors.wire.files.zip_check import ZipCheck
+from actors.wire.files.threaded_iterator import PIECE
+from actors.wire.files.zip_check import Extent, ZipCheck
 from actors.wire.files.zip_reader import check_zip
 from actors.wire.files.zip_writer import zip_pieces
 
@@ -141,3 +147,95 @@ def test_a_zip_in_the_64_bit_form_is_sound() -> None:
     data += b"\3\0" + records.finish(0, 2, 0) + records.end()
     assert check(data).fits(None)
     check_zip(data, None)
+
+
+def zipped(*contents: bytes) -> bytes:
+    target = BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as made:
+        for number, content in enumerate(contents):
+            made.writestr(f"{number}", content)
+    return target.getvalue()
+
+
+@pytest.fixture
+def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes of each piece that was unpacked, or copied."""
+    found: list[int] = []
+
+    def crc32(piece: bytes, crc: int) -> int:
+        found.append(len(piece))
+        return int(isal_zlib.crc32(piece, crc))
+
+    monkeypatch.setattr(
+        zip_check, "isal_zlib", SimpleNamespace(crc32=crc32, decompressobj=isal_zlib.decompressobj)
+    )
+    return found
+
+
+@pytest.mark.parametrize("files", [1, 64])
+def test_a_bomb_is_unpacked_no_further_than_there_may_be(files: int, unpacked: list[int]) -> None:
+    bomb = zipped(*[bytes((64 << 20) // files)] * files)
+    made = ZipCheck(Extent(files, 3 << 20))
+    made.feed(bomb)
+    assert not made.fits(None)
+    assert made.excess == "the zip unpacks to more than 3145728 bytes, which are all there may be"
+    assert 3 << 20 < sum(unpacked) <= (3 << 20) + PIECE
+
+
+def test_what_is_stored_as_it_is_counts_too(unpacked: list[int]) -> None:
+    target = BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("a", bytes(5000))
+    made = ZipCheck(Extent(1, 4999))
+    for byte in target.getvalue():
+        made.feed(bytes([byte]))
+    assert "more than 4999 bytes" in made.excess and sum(unpacked) <= 5000
+
+
+def test_no_more_members_are_looked_at_than_there_may_be(unpacked: list[int]) -> None:
+    made = ZipCheck(Extent(100, 1000))
+    made.feed(zipped(*[b"x"] * 5000))
+    assert not made.fits(None)
+    assert made.excess == "the zip holds more than 100 files, which are all there may be"
+    assert sum(unpacked) == 100
+
+
+def test_just_as_much_as_there_may_be_is_sound() -> None:
+    made = ZipCheck(Extent(3, 1 << 20))
+    made.feed(zipped(bytes(1 << 19), bytes(1 << 19), b""))
+    assert (made.fits(None), made.excess) == (True, "")
+
+
+def test_a_zip_within_a_zip_is_a_file_as_any_other(unpacked: list[int]) -> None:
+    """So one that holds itself costs no more than its own size."""
+    inner = zipped(bytes(64 << 20))
+    made = ZipCheck(Extent(1, len(inner)))
+    made.feed(zipped(inner))
+    assert made.fits(None) and sum(unpacked) == len(inner)
+
+
+def test_members_that_share_their_bytes_are_unpacked_once(tmp_path: Path, unpacked: list[int]) -> None:
+    content = bytes(1 << 20)
+    names = [f"{number:04}" for number in range(1000)]
+    target = BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(names[0], content)
+        for name in names[1:]:
+            archive.filelist.append(info := copy(archive.filelist[0]))
+            info.filename = info.orig_filename = name
+    made = ZipCheck()
+    made.feed(target.getvalue())
+    assert not made.fits(None) and sum(unpacked) == len(content)
+    told = [Entry(names[0], names[0].encode(), len(content), 0o644, 0.0, "file")]
+    with pytest.raises(BadArchive, match="which the manifest does not name"):
+        check_zip(target.getvalue(), told)
+
+
+def test_many_small_files_are_not_held(unpacked: list[int]) -> None:
+    bomb = zipped(*[bytes(64 << 10)] * 500)
+    tracemalloc.start()
+    try:
+        assert check(bomb).fits(None)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()

@@ -14,7 +14,7 @@ from actors.kernel.clock import WallClock
 from actors.wire.errors import BadArchive, TooLarge
 from orchestrator.nodes.contract_only import spool
 from orchestrator.nodes.contract_only.marker import MARKER
-from orchestrator.nodes.contract_only.spool import MOST_FILES, RESULT_LIMIT, Spool
+from orchestrator.nodes.contract_only.spool import CONTRACT_RESULT_LIMIT, MOST_FILES, Spool
 from orchestrator.storage.storage import DiskStorage
 
 
@@ -38,7 +38,7 @@ async def test_what_an_earlier_life_left_goes_and_what_is_not_ours_stays(tmp_pat
     assert sorted(os.listdir(tmp_path)) == ["1.zip", "notes", "somebody.txt"]
 
 
-@pytest.mark.parametrize(("files", "size"), [(2, RESULT_LIMIT // 2 + 1), (MOST_FILES + 1, 0)])
+@pytest.mark.parametrize(("files", "size"), [(2, CONTRACT_RESULT_LIMIT // 2 + 1), (MOST_FILES + 1, 0)])
 async def test_a_bomb_is_neither_unpacked_nor_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int, size: int
 ) -> None:
