@@ -108,6 +108,25 @@ def test_changes_of_this_version_stand_on_top() -> None:
     assert told[0] == keep_release.project_version()
 
 
+def test_what_troubleshooting_quotes_is_what_the_program_says() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    first = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    quoted = {said for cell in first for said in re.findall(r"`([^`]* [^`]*)`", cell)}
+    # A sentence may go on in the next line of the code.
+    joined = re.sub(
+        r'"\s*\n\s*f?"',
+        "",
+        "".join(
+            path.read_text(encoding="utf-8")
+            for room in ("actors", "node", "orchestrator")
+            for path in sorted((ROOT / room).rglob("*.py"))
+        ),
+    )
+    said = re.sub(r"\{name\}|\{number\}", "", joined)
+    assert len(quoted) > 15
+    assert {each for each in quoted if each not in joined and each not in said} == set()
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_of_a_document_lead_somewhere(document: Path) -> None:
     targets = LINK.findall(document.read_text(encoding="utf-8"))
