@@ -30,6 +30,7 @@ from orchestrator.contract.bodies import (
     Service,
     TokenBody,
     TransitionBody,
+    UsageBody,
 )
 
 PAGE: Final = 500
@@ -334,6 +335,27 @@ class Operations:
             if page["next"] is None:
                 return
             left = None if left is None else left - len(page["items"])
+            query["cursor"] = str(page["next"])
+
+    async def usage(
+        self,
+        *,
+        first: str | None = None,
+        last: str | None = None,
+        user: int | None = None,
+        service: str | None = None,
+    ) -> AsyncGenerator[UsageBody, None]:
+        """What the jobs used that have ended, by month (UTC, as "2026-11"), user and service, in the order of
+        these; from the month `first` to the month `last`, both of them in."""
+        query = {"limit": str(PAGE), **_query(to=last, user=user, service=service)}
+        if first is not None:
+            query["from"] = first
+        while True:
+            page = await self._get("/v1/usage", **query)
+            for item in page["items"]:
+                yield item
+            if page["next"] is None:
+                return
             query["cursor"] = str(page["next"])
 
     async def close(self) -> None:

@@ -98,6 +98,7 @@ class Client:
     revoke_token = _wait_for(Operations.revoke_token)
     link = _wait_for(Operations.link)
     audit = _iterate(Operations.audit)
+    usage = _iterate(Operations.usage)
     close = _wait_for(Operations.close)
 
     def __enter__(self) -> Self:

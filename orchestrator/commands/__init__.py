@@ -22,6 +22,7 @@ from orchestrator.commands.results import files_command, get_command, link_comma
 from orchestrator.commands.settings import reload_command
 from orchestrator.commands.submit import submit_command
 from orchestrator.commands.tokens import token_command
+from orchestrator.commands.usage import usage_command
 
 COMMANDS: Final[tuple[click.Command, ...]] = (
     submit_command,
@@ -44,5 +45,6 @@ COMMANDS: Final[tuple[click.Command, ...]] = (
     resume_command,
     token_command,
     audit_command,
+    usage_command,
     reload_command,
 )

@@ -177,7 +177,7 @@ def test_roles_see_different_things(at_form: Callable[..., Page], client: Client
     operator = at_form("/jobs")
     log_in(operator, token(client, "operator"))
     expect(operator.locator("tbody")).to_contain_text("job of others")
-    assert links(operator) == ["Overview", "Jobs", "Services", "Nodes", "Scaling", "API"]
+    assert links(operator) == ["Overview", "Jobs", "Services", "Nodes", "Scaling", "Usage", "API"]
     operator.get_by_role("link", name="Nodes").click()
     expect(operator.get_by_role("button", name="Drain node")).to_be_visible()
     operator.get_by_role("link", name="Services").click()
@@ -193,7 +193,7 @@ def test_roles_see_different_things(at_form: Callable[..., Page], client: Client
     expect(user.locator("tbody")).not_to_contain_text("job of others")
     expect(user.locator("nav [aria-current]")).to_have_text("Jobs")
     expect(user.get_by_label("User")).to_be_hidden()
-    assert links(user) == ["Jobs", "Services", "API"]
+    assert links(user) == ["Jobs", "Services", "Usage", "API"]
     user.get_by_role("link", name="Services").click()
     expect(user.locator("article")).to_contain_text("Runs for one user")
     expect(user.get_by_role("button", name="Pause")).to_have_count(0)
@@ -212,7 +212,7 @@ def test_roles_see_different_things(at_form: Callable[..., Page], client: Client
     log_in(reader, token(client, "reader"))
     expect(reader.locator("main")).to_contain_text("Nodes ready")
     expect(reader.locator("#connection")).to_have_text("renewed every few seconds")
-    assert links(reader) == ["Overview", "Jobs", "Services", "Nodes", "Scaling", "API"]
+    assert links(reader) == ["Overview", "Jobs", "Services", "Nodes", "Scaling", "Usage", "API"]
     for name, text in (("Jobs", "shown"), ("Services", "Runs for one user"), ("Nodes", "are ready")):
         reader.get_by_role("link", name=name, exact=True).click()
         expect(reader.locator("main")).to_contain_text(text)

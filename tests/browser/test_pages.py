@@ -90,6 +90,7 @@ def pages(jobs: Jobs) -> dict[str, str]:
         "/nodes": "1 of 1 are ready.",
         f"/nodes/{jobs.node}": IMAGE,
         "/scaling": "No service is scaled",
+        "/usage": "Usage by month, user and service",
         "/nothing/at/all": "No such page",
     }
 
@@ -253,3 +254,22 @@ def test_a_file_is_shown_in_the_page_as_what_it_is_and_runs_nothing(
     expect(viewer).to_contain_text("ALA A")
     viewer.get_by_role("button", name="Close").click()
     expect(given.get_by_role("button", name="fold.pdb")).to_be_focused()
+
+
+def test_what_was_used_is_sorted_narrowed_and_downloaded(dashboard: Callable[..., Page], jobs: Jobs) -> None:
+    page = dashboard("/usage")
+    expect(page.locator("tbody tr", has_text="-5")).to_have_count(1)
+    for _ in range(2):
+        page.get_by_role("button", name="Jobs", exact=True).click()
+    heading = page.locator("th", has=page.get_by_role("button", name="Jobs", exact=True))
+    expect(heading).to_have_attribute("aria-sort", "ascending")
+    counts = [int(text) for text in page.locator("tbody [data-label=Jobs]").all_inner_texts()]
+    assert counts == sorted(counts) and counts[-1] >= 2
+    page.get_by_label("User").fill("-5")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    expect(page.locator("[data-label=Failed]")).not_to_have_text("–")
+    page.wait_for_url(lambda url: "user=-5" in url and "sort=Jobs" in url)
+    with page.expect_download() as begun:
+        page.get_by_role("link", name="Download as CSV").click()
+    rows = Path(begun.value.path()).read_text().splitlines()
+    assert len(rows) == 2 and ",-5,example," in rows[1]

@@ -15,12 +15,14 @@ import { overviewPage } from "./overview.js";
 import { scalingPage } from "./scaling.js";
 import { servicesPage } from "./services.js";
 import { submitPage } from "./submit.js";
+import { usagePage } from "./usage.js";
 
 const AGAIN = 2000;
 const NEEDS = new Map([
   ["nodes", "GET /v1/nodes"],
   ["scaling", "GET /v1/scaling"],
   ["submit", "POST /upload"],
+  ["usage", "GET /v1/usage"],
 ]);
 
 function routes([name, subject, ...rest], given) {
@@ -32,6 +34,7 @@ function routes([name, subject, ...rest], given) {
   if (subject !== undefined) return null;
   if (name === "services") return servicesPage();
   if (name === "submit") return submitPage(given);
+  if (name === "usage") return usagePage(given);
   return name === "scaling" ? scalingPage() : null;
 }
 
