@@ -213,9 +213,16 @@ def attachment(filename: str) -> str:
     return disposition(filename, "attachment")
 
 
+_STEERING: Final = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
+
+
 def disposition(filename: str, kind: Literal["attachment", "inline"]) -> str:
     """The header as RFC 6266 has it: of a name with other letters also what is left of it for who does not
-    know these."""
+    know these. What steers a terminal, or turns the direction of writing so that `exe` reads as something
+    else, is left out of both."""
+    filename = _STEERING.sub("_", filename)
     if re.fullmatch(r"[\w.+-]+", filename, re.ASCII):
         return f'{kind}; filename="{filename}"'
     plain = re.sub(r"[^\w.+-]", "_", filename, flags=re.ASCII)

@@ -137,7 +137,14 @@ async def test_what_makes_no_sense_is_refused(server: Server) -> None:
         assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter"), query
 
 
-@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\tx", "\rx", "\n=1"])
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\tx", "\rx", "\n=1", "\uff1d1"])
 def test_no_text_of_a_table_is_a_formula(text: str) -> None:
     rows = list(csv.reader(StringIO(to_csv(("a", "b"), [{"a": text, "b": -1, "c": 0}]), newline="")))
     assert rows == [["a", "b"], [f"'{text}", "-1"]]
+
+
+@pytest.mark.parametrize("text", ["a;=1", "a\t=1", 'a";=1', "a,=1", "a\n=1"])
+@pytest.mark.parametrize("between", [",", ";", "\t"])
+def test_no_text_of_a_table_begins_a_cell_of_its_own(text: str, between: str) -> None:
+    table = to_csv(("a",), [{"a": text}])
+    assert list(csv.reader(StringIO(table, newline=""), delimiter=between)) == [["a"], [text]]
