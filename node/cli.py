@@ -38,6 +38,10 @@ from node.settings import NodeSettings, load_settings
 )
 @click.option("--slots", metavar="N", help="Jobs that run at once; without it, whatever is sent.")
 @click.option(
+    "--log-format", metavar="text|json", help="Lines of the log for people, or for programs. [text]"
+)
+@click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error. [info]")
+@click.option(
     "--on-stop",
     metavar="leave|kill",
     help="What SIGTERM does to running jobs: they go on and the next node finds them, or they end. [leave]",
@@ -177,7 +181,7 @@ def run(settings: NodeSettings) -> int:
             nursery.cancel_scope.cancel()
 
     close_to_others()
-    set_up_logging()
+    set_up_logging(settings)
     told: list[str] = []
     try:
         trio.run(main)

@@ -16,7 +16,7 @@ from actors.kernel.actor import live
 from actors.kernel.clock import WallClock
 from actors.kernel.supervisor import Supervisor
 from actors.ports.nodes import Leaving
-from actors.process.log_lines import set_up_log
+from actors.process.log_lines import set_level, set_up_log
 from actors.process.service_manager import READY, STOPPING, tell_manager
 from actors.process.version import installed_version
 from actors.runner import Runner, RunnerMailbox
@@ -365,7 +365,7 @@ class _Leaving:
                 waiting.cancel_scope.cancel()
 
 
-def set_up_logging() -> None:
+def set_up_logging(settings: NodeSettings) -> None:
     """Warnings of everybody, and what the node has to say, to standard error."""
-    set_up_log()
-    log.setLevel(logging.INFO)
+    set_up_log(settings.log_format)
+    set_level("node", settings.log_level)

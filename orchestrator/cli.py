@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import errno
-import logging
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ import click
 
 from actors.process.closing import close_to_others
 from actors.process.imports import uncollected_imports
-from actors.process.log_lines import set_up_log
+from actors.process.log_lines import set_level, set_up_log
 from actors.process.service_manager import READY, STOPPING, tell_manager
 from actors.wire.errors import leaves
 from node.cli import node_command
@@ -156,7 +155,7 @@ def server(config: Path | None, check: bool, **flags: str | None) -> None:
     async def serve(shutdown: trio.Event) -> None:
         await serve_orchestrator(settings, shutdown=shutdown, on_bound=listening, running=running)
 
-    sys.exit(run(serve, running.reload_for_signal))
+    sys.exit(run(serve, running.reload_for_signal, settings.log_format, settings.log_level))
 
 
 @main.command(context_settings=_HELP)
@@ -227,7 +226,12 @@ def looked_at(url: str) -> None:
     click.echo(f"look at {url}/dashboard", err=True)
 
 
-def run(serve: Callable[[Any], Awaitable[None]], reload: Callable[[], Awaitable[None]] | None = None) -> int:
+def run(
+    serve: Callable[[Any], Awaitable[None]],
+    reload: Callable[[], Awaitable[None]] | None = None,
+    log_format: str = "text",
+    log_level: str = "info",
+) -> int:
     """Run `serve(shutdown)` until it ends, by SIGINT, SIGTERM or a closed terminal too. With `reload` it is
     called for each SIGHUP that comes from anything else. The process's exit status.
 
@@ -268,8 +272,8 @@ def run(serve: Callable[[Any], Awaitable[None]], reload: Callable[[], Awaitable[
             nursery.cancel_scope.cancel()
 
     close_to_others()
-    set_up_log()
-    logging.getLogger("orchestrator").setLevel(logging.INFO)
+    set_up_log(log_format)
+    set_level("orchestrator", log_level)
     told: list[str] = []
     try:
         trio.run(all_of_it)

@@ -16,6 +16,7 @@ import trio
 from actors.config.tables import SettingsError
 from actors.domain.service import ServiceLimits
 from actors.kernel.actor import ActorError
+from actors.process.log_lines import set_level
 from orchestrator.access.limits import Limits
 from orchestrator.config.changes import Changes, find_changes, find_unmovable
 from orchestrator.config.settings import Settings
@@ -82,6 +83,7 @@ class RunningSettings:
             self.settings = found.settings
             self.services.now = found.settings.services
             self.limits.change_to(found.settings.limits)
+            set_level("orchestrator", found.settings.log_level)
             for warning in found.settings.warnings:
                 log.warning("%s", warning)
             for tell in self.on_change:

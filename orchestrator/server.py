@@ -78,6 +78,7 @@ from orchestrator.startup import (
     go_on_from,
     locked,
     log,
+    log_steps,
     own_certificate,
     trust_in_nodes,
 )
@@ -371,7 +372,7 @@ async def _start(
 
     forecaster = Forecaster(look, services, clock, rng)
     await forecaster.load(ledger.queries)
-    on_commit += (tell_actors, forecaster.committed)
+    on_commit += (tell_actors, forecaster.committed, log_steps)
     supervisor = Supervisor(rng)
     metrics.watch_actors((sender, getter, cleaner, callback_sender, scaler), supervisor)
     nursery.start_soon(metrics.watch_loop)

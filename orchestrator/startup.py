@@ -14,6 +14,7 @@ from typing import Final
 
 import trio
 
+from actors.domain.job import Job
 from actors.ports.ledger import LedgerError
 from actors.ports.storage import StorageError
 from actors.store.repair import set_aside
@@ -27,6 +28,7 @@ from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.storage.storage import DiskStorage
 
 log: Final = logging.getLogger("orchestrator")
+jobs_log: Final = logging.getLogger("orchestrator.jobs")
 
 
 _PAGE: Final = 200
@@ -147,6 +149,28 @@ def find_mistakes(settings: Settings) -> list[str]:
 def _read_tokens(settings: Settings) -> None:
     if settings.tokens_file is not None:
         read_declared(settings.tokens_file, settings.services)
+
+
+def log_steps(jobs: Sequence[Job]) -> None:
+    """A line for each step of each job, at the level debug."""
+    if not jobs_log.isEnabledFor(logging.DEBUG):
+        return
+    for job in jobs:
+        attempt = job.attempt
+        about = {"job": job.id, "user": job.user_id, "service": job.service, "status": job.status.value}
+        if attempt is not None:
+            about |= {"node": attempt.node_id, "attempt": attempt.key}
+        where = "" if attempt is None else f" on node {attempt.node_id} by attempt {attempt.key}"
+        jobs_log.debug(
+            "job %d of user %d for %s is %s%s: %s",
+            job.id,
+            job.user_id,
+            job.service,
+            job.status.value,
+            where,
+            job.message,
+            extra=about,
+        )
 
 
 @contextmanager

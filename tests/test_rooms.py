@@ -64,6 +64,7 @@ FLOORS = (
     "orchestrator/contract",
     "orchestrator/access/roles.py",
     "orchestrator/access/audit.py",
+    "orchestrator/access/request_log.py",
     "orchestrator/access/limits.py",
     "orchestrator/access/tokens.py",
     "orchestrator/access/sessions.py",

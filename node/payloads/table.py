@@ -6,6 +6,7 @@ ascending sequence numbers; they are comparable within one incarnation, which is
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 import time
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 import trio
 
@@ -28,6 +30,8 @@ from node.payloads.recovery import Recovery, recover
 from node.payloads.rows import Row, Rows, Tombstones
 from node.payloads.subscriptions import Subscriptions
 from node.runs.progress_file import ProgressTail
+
+log: Final = logging.getLogger("node.jobs")
 
 
 class PayloadTable:
@@ -196,6 +200,7 @@ class PayloadTable:
         self._stones.put(batch.buried)
         for row in batch.changed:
             self._rows.put(row)
+            _log_step(row.payload)
         if batch.changed:
             self.subscriptions.publish(batch.changed)
 
@@ -217,6 +222,23 @@ async def open_table(
         await table._begin(found)
         yield table
         nursery.cancel_scope.cancel()
+
+
+def _log_step(payload: Payload) -> None:
+    if log.isEnabledFor(logging.DEBUG):
+        log.debug(
+            "attempt %s of job %d is %s",
+            payload.key,
+            payload.job_id,
+            payload.status.value,
+            extra={
+                "job": payload.job_id,
+                "user": payload.user_id,
+                "service": payload.service,
+                "status": payload.status.value,
+                "attempt": payload.key,
+            },
+        )
 
 
 def is_told(payload: Payload, owner: str | None) -> bool:

@@ -12,14 +12,17 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address
+from secrets import token_hex
 from typing import Final
 
+from actors.process.log_lines import request_id
 from actors.wire.http.app import Refusal
 from actors.wire.http.peers import parse_address
 from actors.wire.http.plain_routes import Admit, Head, refused_before
@@ -28,10 +31,22 @@ from orchestrator.access.audit import Refusals, network_of
 from orchestrator.access.limits import Rate
 from orchestrator.access.links import Links
 from orchestrator.access.node_proofs import ASKED_AGAIN, NodeProofs
-from orchestrator.access.roles import Access, Principal, Role, access_to, asked_from, asking, still_holds
+from orchestrator.access.roles import (
+    Access,
+    Principal,
+    Role,
+    access_to,
+    asked_from,
+    asking,
+    in_log,
+    still_holds,
+)
 from orchestrator.access.sessions import HEADER, Sessions
 from orchestrator.access.tokens import Tokens
 from orchestrator.callbacks.allowed_hosts import Network
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,100}", re.ASCII)
+"""What a proxy may call a request; whatever else it is told gets a name of ours."""
 
 LOCAL: Final = Principal(Role.OPERATOR, "local")
 CONTRACT: Final = Principal(Role.PORTAL, "open contract")
@@ -110,8 +125,13 @@ class Gate:
         address = self.sign_on.address_of(head)
         asked_from.set(address)
         still_holds.set(None)
+        told = head.header("X-Request-Id") or ""
+        request_id.set(told if _REQUEST_ID.fullmatch(told) else token_hex(8))
+        in_log.set((head.path, ""))
         try:
-            asking.set(await self._admit(head))
+            admitted = await self._admit(head)
+            asking.set(admitted)
+            in_log.set((head.path, admitted.name))
         except Refusal as refusal:
             # Whether anybody is logged in is asked by each page that is opened.
             opened = refusal.code == "no_token" and head.rule == "/v1/session"

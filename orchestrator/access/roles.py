@@ -95,6 +95,7 @@ ROUTES: Final[Mapping[str, Access]] = {
     "POST /v1/services/<name>/pause": Access(_ORDERS),
     "POST /v1/services/<name>/resume": Access(_ORDERS),
     "POST /v1/reload": Access(_ORDERS),
+    "POST /v1/log-level": Access(_ORDERS),
     "GET /v1/usage": Access(_LISTS),
     "GET /v1/queue": Access(_NUMBERS),
     "GET /v1/activity": Access(_NUMBERS),
@@ -150,6 +151,10 @@ nobody was admitted to fails."""
 
 still_holds: Final[ContextVar[Callable[[], bool] | None]] = ContextVar("still_holds", default=None)
 """Whether who asks would be admitted still; None for who shows neither a token nor a session."""
+
+in_log: Final[ContextVar[tuple[str, str] | None]] = ContextVar("in_log", default=None)
+"""What a line of the log says of the request of this task: its path, and the name of who asks, "" for one
+that was not admitted."""
 
 asked_from: Final[ContextVar[str]] = ContextVar("asked_from", default="")
 """The address that they ask from, set along with it; a trusted proxy's word counts."""

@@ -12,6 +12,7 @@ from actors.wire.http.backpressure import BoundedRequest
 from actors.wire.http.web_pages import READS, make_guard
 from orchestrator.access.gate import Gate
 from orchestrator.access.limits import Rate
+from orchestrator.access.request_log import note_and_log
 from orchestrator.access.roles import still_holds
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http import sse
@@ -63,7 +64,7 @@ def create_app(services: ApiContext) -> App:
         to_refusal,
         gate.admit,
         lambda app: allow_origins(app, services.allowed_origins),
-        services.metrics.note_request,
+        note_and_log(services.metrics.note_request, lambda: services.running.settings.access_log == "1"),
     )
 
     async def list_request() -> None:

@@ -277,6 +277,11 @@ class Operations:
         found: ReloadedBody = await self._post("/v1/reload")
         return found
 
+    async def set_log_level(self, level: str) -> None:
+        """Have the server's log say what is of this level at least, until it is started anew or reads its
+        settings again: debug, info, warning or error."""
+        await self._post("/v1/log-level", {"level": level})
+
     async def tokens(self) -> Sequence[TokenBody]:
         """The tokens that hold, without their secrets."""
         return await self._items("/v1/tokens")

@@ -19,7 +19,7 @@ from orchestrator.commands.nodes import (
     unpair_command,
 )
 from orchestrator.commands.results import files_command, get_command, link_command
-from orchestrator.commands.settings import reload_command
+from orchestrator.commands.settings import log_level_command, reload_command
 from orchestrator.commands.submit import submit_command
 from orchestrator.commands.tokens import token_command
 from orchestrator.commands.usage import usage_command
@@ -47,4 +47,5 @@ COMMANDS: Final[tuple[click.Command, ...]] = (
     audit_command,
     usage_command,
     reload_command,
+    log_level_command,
 )

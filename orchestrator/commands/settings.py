@@ -1,9 +1,10 @@
-"""`reload`: have the server read its settings again."""
+"""`reload` and `log-level`: what changes in a running server."""
 
 from __future__ import annotations
 
 import click
 
+from actors.process.log_lines import LEVELS
 from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection
 from orchestrator.commands.console.output import emit_json, tell
 
@@ -26,3 +27,14 @@ def reload_command(connection: Connection, *, json_wanted: bool) -> None:
         emit_json(found)
     else:
         click.echo(f"changed: {', '.join(found['changed']) or 'nothing'}")
+
+
+@click.command("log-level", context_settings=HELP)
+@click.argument("level", type=click.Choice(LEVELS))
+@pass_connection
+def log_level_command(connection: Connection, *, level: str) -> None:
+    """Have the server's log say what is of this level at least, until its next restart or reload. For
+    operators."""
+    with connection.client() as client:
+        client.set_log_level(level)
+    tell(f"the log says what is of the level {level} at least")

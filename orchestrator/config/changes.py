@@ -23,6 +23,8 @@ LIVE: Final = frozenset(
         "max_age",
         "keep_rows",
         "audit_keep",
+        "log_level",
+        "access_log",
     }
 )
 """Fields of the settings that change without a restart."""

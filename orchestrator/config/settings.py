@@ -16,6 +16,7 @@ from actors.config.tables import Mistakes, Table, read_toml
 from actors.domain.limits import LIMITS, UNLIMITED, JobLimits, expected, parse_limit
 from actors.domain.node import NodeAddress
 from actors.domain.service import ServiceLimits
+from actors.process.log_lines import FORMATS, LEVELS
 from orchestrator.access.limits import Limits
 from orchestrator.callbacks.allowed_hosts import CallbackHosts, HostRule, Network
 from orchestrator.callbacks.keys import SECRET_FILE
@@ -64,6 +65,9 @@ class Settings:
     max_uploads: int = 0
     token_rate: float = 0.0
     address_rate: float = 0.0
+    log_format: str = "text"
+    log_level: str = "info"
+    access_log: str = "0"
     keep_free_disk: int = 0
     small_files: int = 64 << 10
     node_lost_after: float = 60.0
@@ -206,6 +210,19 @@ SERVER: Final[Mapping[str, Setting]] = {
         "What a trusted proxy passes on is not counted, nor what `OPEN_CONTRACT` lets in, nor "
         "programs of this machine that need no token",
         unit="requests/s",
+    ),
+    "log_format": Setting(
+        kind.one_of(*FORMATS),
+        "lines of the [log](operations.md#logs): `text` for people, or `json`, an object a line",
+    ),
+    "log_level": Setting(
+        kind.one_of(*LEVELS),
+        "what the log says at least: `debug` (each step of each job), `info`, `warning` or `error`",
+    ),
+    "access_log": Setting(
+        kind.one_of("0", "1"),
+        "`1`: a line for each request, with who asked, the answer and its time",
+        default="none",
     ),
     "small_files": Setting(
         kind.whole(0, MIB, "a whole number of bytes, at most 1048576"),
@@ -362,6 +379,9 @@ VARIABLES: Final = {
         "max_uploads",
         "token_rate",
         "address_rate",
+        "log_format",
+        "log_level",
+        "access_log",
         "public_url",
         "tokens_file",
         "open_local",

@@ -595,6 +595,12 @@ class AuditBody(TypedDict):
     detail: str
 
 
+class LogLevelBody(TypedDict):
+    """What the log says at least."""
+
+    level: Literal["debug", "info", "warning", "error"]
+
+
 class ReloadedBody(TypedDict):
     """What came of reading the settings again."""
 

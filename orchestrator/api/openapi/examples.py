@@ -178,6 +178,7 @@ def examples() -> Mapping[str, list[Any]]:
                 ),
             )
         ],
+        "LogLevel": [{"level": "debug"}],
         "Reloaded": [
             {
                 "changed": ["max_queued", "services.docking.max_runs", "services.folding (new)"],

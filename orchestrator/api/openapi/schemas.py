@@ -49,6 +49,7 @@ COMPONENTS: Final[Mapping[str, Any]] = {
     "Minute": bodies.MinuteBody,
     "AuditLine": bodies.AuditBody,
     "Reloaded": bodies.ReloadedBody,
+    "LogLevel": bodies.LogLevelBody,
     "Link": bodies.LinkBody,
     "LinkOrder": bodies.LinkOrderBody,
     "Ready": bodies.ReadyBody,

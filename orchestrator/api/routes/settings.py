@@ -1,16 +1,17 @@
-"""`/v1/reload`: the settings are read again."""
+"""`/v1/reload`: the settings are read again. `/v1/log-level`: what the log says."""
 
 from __future__ import annotations
 
 from quart import Blueprint, Response
 
+from actors.process.log_lines import LEVELS, set_level
 from actors.wire.http.app import Refusal, json_response, query
 from orchestrator.access.audit import entry_of
 from orchestrator.api.context import ApiContext
-from orchestrator.api.http.json_body import read_json_object, refuse_unknown
+from orchestrator.api.http.json_body import read_json_object, refuse_field, refuse_unknown
 from orchestrator.api.openapi.describe import BAD_PARAMETER, UNAVAILABLE, describe
 from orchestrator.config.changes import Changes
-from orchestrator.contract.bodies import ReloadedBody
+from orchestrator.contract.bodies import LogLevelBody, ReloadedBody
 from orchestrator.reloading import BadSettings, NothingToRead
 
 
@@ -49,5 +50,23 @@ def blueprint(api: ApiContext) -> Blueprint:
             "warnings": list(changes.settings.warnings),
         }
         return json_response(body)
+
+    @page.post("/log-level")
+    @describe(
+        "Let the log say what is of this level at least, until the next restart or reload",
+        answers={200: ("What it says now", LogLevelBody)},
+        errors=BAD_PARAMETER | {413: "The body is too large", 422: "A bad field"},
+        body=LogLevelBody,
+    )
+    async def log_level() -> Response:
+        query()
+        body = await read_json_object()
+        refuse_unknown(body, "level")
+        level = body.get("level")
+        if level not in LEVELS:
+            refuse_field("level", f"one of {', '.join(LEVELS)}")
+        await api.ledger.note_orders([entry_of("log-level", detail=level)])
+        set_level("orchestrator", level)
+        return json_response({"level": level})
 
     return page

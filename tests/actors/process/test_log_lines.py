@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.process.log_lines import FORMAT, LineFormatter, escaped
+from actors.process.log_lines import FORMAT, JsonFormatter, LineFormatter, escaped, request_id, set_level
 
 FORGED = "2026-01-01 00:00:00,000 ERROR orchestrator: forged"
 WORDS = {
@@ -58,3 +59,51 @@ def test_a_traceback_is_below_its_line_and_forges_none(told: tuple[logging.Logge
 @given(st.text())
 def test_any_text_is_one_printable_line(text: str) -> None:
     assert escaped(text).isprintable()
+
+
+@given(st.text())
+def test_any_message_is_one_object_in_a_line_of_ascii(text: str) -> None:
+    record = logging.LogRecord("a.log", logging.WARNING, "", 0, "%s", (text,), None)
+    line = JsonFormatter().format(record)
+    assert line.isascii() and line.isprintable()
+    assert json.loads(line)["message"] == text
+
+
+def test_json_has_what_a_line_is_about_and_which_request_it_is_of() -> None:
+    log, text = logging.Logger("a.log"), io.StringIO()
+    handler = logging.StreamHandler(text)
+    handler.setFormatter(JsonFormatter())
+    log.addHandler(handler)
+    asked = request_id.set("r-1")
+    try:
+        log.info("it ended", extra={"job": 7, "node": "n", "other": "left out"})
+        raise ValueError(FORGED)
+    except ValueError:
+        log.exception("it failed")
+    finally:
+        request_id.reset(asked)
+    log.info("nobody asked")
+    first, second, third = map(json.loads, text.getvalue().splitlines())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", first.pop("at"))
+    assert first == {
+        "level": "info",
+        "logger": "a.log",
+        "message": "it ended",
+        "job": 7,
+        "node": "n",
+        "request": "r-1",
+    }
+    assert second["level"] == "error" and second["exception"].endswith(f"ValueError: {FORGED}")
+    assert "request" not in third
+
+
+def test_a_level_is_that_of_one_logger_and_of_others_where_it_is_higher() -> None:
+    root, own = logging.getLogger(), logging.getLogger("test_levels")
+    before = root.level
+    try:
+        set_level("test_levels", "debug")
+        assert (own.level, root.level) == (logging.DEBUG, logging.WARNING)
+        set_level("test_levels", "error")
+        assert (own.level, root.level) == (logging.ERROR, logging.ERROR)
+    finally:
+        root.setLevel(before)
