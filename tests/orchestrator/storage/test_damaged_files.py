@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,11 +29,15 @@ WAYS: dict[str, Callable[[Path], object]] = {
     "huge": huge,
     "a-directory": a_directory,
 }
-TEXTS = ["last_id", "jobs/*/*/job.json", "jobs/*/*/job_id", "jobs/*/*/result/manifest.json"]
-BYTES = ["jobs/*/*/result/result.zip", "jobs/*/*/result/stdout.log", "jobs/*/*/input/run.sh"]
-CASES = [(file, way) for file in TEXTS for way in WAYS] + [
-    (file, way) for file in BYTES for way in ("missing", "half", "a-directory")
-]
+OF_BYTES = ("missing", "half", "a-directory")
+OF_A_JOB = {
+    "job.json": tuple(WAYS),
+    "job_id": tuple(WAYS),
+    "result/manifest.json": tuple(WAYS),
+    "result/result.zip": OF_BYTES,
+    "result/stdout.log": OF_BYTES,
+    "input/run.sh": OF_BYTES,
+}
 
 
 async def end(server: Server, job: Job, source: Path) -> None:
@@ -54,32 +58,60 @@ def results(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("file", "way"), CASES)
-async def test_it_starts_and_answers_for_every_job(
-    results: Path, tmp_path: Path, file: str, way: str
+async def begin(server: Server, results: Path, jobs: int) -> list[Job]:
+    """So many that have ended, and a waiting one for each: with odd ids, and with even ones."""
+    await go_on_from(server.ledger, server.storage)
+    found = []
+    for _ in range(jobs):
+        found.append(await server.upload(**{"run.sh": b"true"}))
+        await end(server, found[-1], results)
+        found.append(await server.upload(**{"run.sh": b"true"}))
+    return found
+
+
+async def look(server: Server, numbers: Sequence[int]) -> None:
+    await go_on_from(server.ledger, server.storage)
+    for number in numbers:
+        for route in ("/v1/jobs/{}", "/download/{}", "/v1/jobs/{}/results", "/v1/jobs/{}/files"):
+            answer = await server.client.get(route.format(number))
+            assert answer.status_code != 500, (number, route, answer.text)
+        assert (await server.client.get(f"/v1/jobs/{number}")).status_code == 200
+        for route in ("/v1/jobs/{}/logs", "/v1/jobs/{}/logs?format=json", "/v1/jobs/{}/files/out"):
+            answer = await server.client.get(route.format(number))
+            assert answer.status_code != 500, (number, route, answer.text)
+    assert (await server.upload(**{"run.sh": b"true"})).id > numbers[-1]
+    for number in numbers[::2]:
+        deleted = await server.client.delete(f"/v1/jobs/{number}")
+        assert deleted.status_code == 200, (number, deleted.text)
+    data = server.storage.root
+    assert not list((data / "trash").iterdir())
+    keys = {one.parent.name for one in data.glob("jobs/*/*/input")}
+    assert len(keys) == len(numbers) // 2 + 1, "what was deleted is gone, and nothing else"
+
+
+@pytest.mark.parametrize("file", OF_A_JOB)
+async def test_it_starts_and_answers_for_every_job(results: Path, tmp_path: Path, file: str) -> None:
+    """Two jobs for each thing that may have become of the file."""
+    ways = OF_A_JOB[file]
+    async with api_server(tmp_path) as server:
+        jobs = await begin(server, results, len(ways))
+    damaged = 0
+    for index, job in enumerate(jobs):
+        path = server.storage.job(job.storage_key) / file
+        if path.exists():
+            WAYS[ways[index // 2]](path)
+            damaged += 1
+    assert damaged == (len(ways) if file.startswith("result/") else len(jobs))
+    async with api_server(tmp_path) as server:
+        await look(server, range(1, len(jobs) + 1))
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_it_starts_and_answers_whatever_became_of_the_last_id(
+    results: Path, tmp_path: Path, way: str
 ) -> None:
-    path = tmp_path
-    async with api_server(path) as server:
-        await go_on_from(server.ledger, server.storage)
-        await end(server, await server.upload(**{"run.sh": b"true"}), results)
-        await server.upload(**{"run.sh": b"true"})
-    damaged = sorted((path / "data").glob(file))
-    assert damaged
-    for one in damaged:
-        WAYS[way](one)
-    async with api_server(path) as server:
-        await go_on_from(server.ledger, server.storage)
-        for number in (1, 2):
-            for route in ("/v1/jobs/{}", "/download/{}", "/v1/jobs/{}/results", "/v1/jobs/{}/files"):
-                answer = await server.client.get(route.format(number))
-                assert answer.status_code != 500, (route, answer.text)
-            assert (await server.client.get(f"/v1/jobs/{number}")).status_code == 200
-            for route in ("/v1/jobs/{}/logs", "/v1/jobs/{}/logs?format=json", "/v1/jobs/{}/files/out"):
-                answer = await server.client.get(route.format(number))
-                assert answer.status_code != 500, (route, answer.text)
-        assert (await server.upload(**{"run.sh": b"true"})).id > 2
-        deleted = await server.client.delete("/v1/jobs/1")
-        assert deleted.status_code == 200, deleted.text
-        assert not list((path / "data" / "trash").iterdir())
-    keys = {one.parent.name for one in (path / "data").glob("jobs/*/*/input")}
-    assert len(keys) == 2, "what was deleted is gone, and nothing else"
+    async with api_server(tmp_path) as server:
+        await begin(server, results, 1)
+    WAYS[way](server.storage.root / "last_id")
+    async with api_server(tmp_path) as server:
+        await look(server, (1, 2))
