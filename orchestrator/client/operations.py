@@ -118,19 +118,32 @@ class Operations:
         *,
         user: int | None = None,
         service: str | None = None,
-        status: str | None = None,
+        status: str | Sequence[str] | None = None,
         name: str | None = None,
         tag: str | None = None,
         node: str | None = None,
         search: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        oldest_first: bool = False,
         estimates: bool = False,
         limit: int | None = None,
     ) -> AsyncGenerator[Job, None]:
-        """Jobs that fit all of these, the newest first. `node` is where they are now; `search` a part of the
-        name or of a tag, or the number of the job or of its user. With `estimates` also when those begin and
-        end that are not over, as `job` always tells."""
+        """Jobs that fit all of these, the newest first, or the oldest. `status` is one or several, any of
+        which will do; `node` is where they are now; `search` a part of the name or of a tag, or the number of
+        the job or of its user; they came at `since` or later, and before `until`. With `estimates` also when
+        those begin and end that are not over, as `job` always tells."""
         query = _query(
-            user=user, service=service, status=status, name=name, tag=tag, node=node, search=search
+            user=user,
+            service=service,
+            status=status if status is None or isinstance(status, str) else ",".join(status) or None,
+            name=name,
+            tag=tag,
+            node=node,
+            search=search,
+            since=_moment(since),
+            until=_moment(until),
+            order="oldest" if oldest_first else None,
         )
         if estimates:
             query["estimates"] = "1"
@@ -234,8 +247,7 @@ class Operations:
     ) -> Sequence[MinuteBody]:
         """What each minute brought, by service: `at`, `submitted`, `ended` and more. Of the last hour, or
         from `since` on; kept for a day."""
-        begin = None if since is None else since.astimezone(UTC).isoformat()
-        return await self._items("/v1/activity", **_query(since=begin, service=service))
+        return await self._items("/v1/activity", **_query(since=_moment(since), service=service))
 
     async def nodes(self) -> Sequence[Node]:
         """All nodes."""
@@ -384,6 +396,10 @@ class Operations:
         if len(names) != 1:
             raise BadInput(f"name a service; there are {', '.join(names) or 'none'}")
         return names[0]
+
+
+def _moment(at: datetime | None) -> str | None:
+    return None if at is None else at.astimezone(UTC).isoformat()
 
 
 def _query(**wanted: object) -> dict[str, str]:

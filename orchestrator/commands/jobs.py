@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 UNDER_WAY: Final = ("Processing", "Submitted", "Prepared", "Running", "Locked")
 STATUSES: Final = ("Queued", *UNDER_WAY, "Completed", "Failed", "Invalid", "Killed", "Cleaned")
 
+_TIME: Final = click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M"))
+
 
 def filters(function: Callable[..., Any]) -> Callable[..., Any]:
     """What a list is narrowed to."""
@@ -34,7 +36,16 @@ def filters(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--tag", metavar="TAG", help="Those with this tag."),
         click.option("--name", metavar="NAME", help="Those of this name."),
-        click.option("--status", type=click.Choice(STATUSES, case_sensitive=False), help="Those in it."),
+        click.option("--until", type=_TIME, metavar="TIME", help="Those that came before it, in local time."),
+        click.option(
+            "--since", type=_TIME, metavar="TIME", help="Those that came then or later: 2026-01-31T12:00."
+        ),
+        click.option(
+            "--status",
+            multiple=True,
+            type=click.Choice(STATUSES, case_sensitive=False),
+            help="Those in it; given again, those in any of them.",
+        ),
         click.option("--service", metavar="NAME", help="Those of this service."),
         click.option("--user", type=int, metavar="ID", help="Those of this user."),
     ):
@@ -125,13 +136,14 @@ def _facts(job: Job) -> list[tuple[str, object]]:
 @click.command("ls", context_settings=HELP)
 @filters
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many, newest first."
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many, the first of them."
 )
+@click.option("--oldest", "oldest_first", is_flag=True, help="The oldest first.")
 @click.option("--watch", is_flag=True, help="Go on and show every change, until Ctrl-C.")
 @as_json
 @pass_connection
 def ls_command(connection: Connection, *, watch: bool, json_wanted: bool, **wanted: Any) -> None:
-    """List jobs, the newest first."""
+    """List jobs, the newest first, or the oldest."""
     if wanted["node"] is not None:
         with connection.client() as client:
             wanted["node"] = node_id(client, wanted["node"])

@@ -6,11 +6,14 @@ and for each pair of filters there is one.
 
 from __future__ import annotations
 
+import heapq
 import json
 import re
 import sqlite3
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from operator import itemgetter
 from typing import Any, Final
 
 import sqlite_anyio
@@ -42,25 +45,31 @@ LOOKED_THROUGH: Final = 5000
 @dataclass(frozen=True, slots=True)
 class JobFilter:
     """What a list is narrowed to; None: not by this. `node`: jobs that are there now. `search`: a part of the
-    name or of a tag, upper and lower case alike, or the number of the job or of its user. `services`: any of
-    these; empty: of whatever service."""
+    name or of a tag, upper and lower case alike, or the number of the job or of its user. `services` and
+    `statuses`: any of these; empty: whatever. `since` and `until`: when they came, in wall-clock seconds, the
+    latter not included; where the clock was set back, as far as the order of the jobs tells. `oldest_first`:
+    the other way round than else."""
 
     user: int | None = None
     service: str | None = None
     services: frozenset[str] = frozenset()
-    status: Status | None = None
+    statuses: frozenset[Status] = frozenset()
     name: str | None = None
     tag: str | None = None
     node: str | None = None
     search: str | None = None
+    since: float | None = None
+    until: float | None = None
+    oldest_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """Some jobs of a list. The next page has ids below `before`; None if there is none."""
+    """Some jobs of a list. The next page goes on beyond the id `beyond`: below it, or above it where the
+    oldest come first; None if there is none."""
 
     jobs: Sequence[Job]
-    before: int | None
+    beyond: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +90,11 @@ class Queries:
         self._reader = reader
         self._details: Recent[int, JobDetails] = Recent(MOST_DETAILS)
 
-    async def page(self, wanted: JobFilter, before: int | None, limit: int) -> JobPage:
-        """The newest jobs that fit, with ids below `before`. A search looks through a bounded number of those
-        that fit the rest: its page may have few or none though more follow. The job whose number is searched
-        for comes first of all."""
-        return await run_on_ledger(self._reader, lambda db: _read_page(db, wanted, before, limit))
+    async def page(self, wanted: JobFilter, beyond: int | None, limit: int) -> JobPage:
+        """The first jobs of the list that fit, beyond the page before. A search looks through a bounded
+        number of those that fit the rest: its page may have few or none though more follow. The job whose
+        number is searched for comes first of all."""
+        return await run_on_ledger(self._reader, lambda db: _read_page(db, wanted, beyond, limit))
 
     async def details(self, job_ids: Sequence[int]) -> Mapping[int, JobDetails]:
         """What these jobs have besides; those that are unknown are left out."""
@@ -168,21 +177,66 @@ class Queries:
 # ---------------------------------------------------------------------- what runs in the thread
 
 
-def _read_page(db: sqlite3.Connection, wanted: JobFilter, before: int | None, limit: int) -> JobPage:
+def _read_page(db: sqlite3.Connection, wanted: JobFilter, beyond: int | None, limit: int) -> JobPage:
+    between = _Between(
+        0 if wanted.since is None else _first_since(db, wanted.since),
+        _ABOVE_ALL if wanted.until is None else _first_since(db, wanted.until),
+    )
+    left = between if beyond is None else between.narrowed(beyond, oldest_first=wanted.oldest_first)
     if wanted.search is not None:
-        return _search(db, wanted, wanted.search.casefold(), before, limit)
-    found = _read(db, wanted, before, limit + 1)
+        exactly = between if beyond is None else None
+        return _search(db, wanted, left, exactly, limit)
+    found = _read(db, wanted, left, limit + 1)
     return JobPage(found[:limit], found[limit - 1].id if len(found) > limit else None)
 
 
-def _search(db: sqlite3.Connection, wanted: JobFilter, text: str, before: int | None, limit: int) -> JobPage:
+_ABOVE_ALL: Final = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class _Between:
+    """Ids from `first` on, below `end`."""
+
+    first: int
+    end: int
+
+    def narrowed(self, beyond: int, *, oldest_first: bool) -> _Between:
+        if oldest_first:
+            return _Between(max(self.first, beyond + 1), self.end)
+        return _Between(self.first, min(self.end, beyond))
+
+
+def _first_since(db: sqlite3.Connection, at: float) -> int:
+    """The id from which on jobs came at this time or later. Ids grow with time, so a few of them are looked
+    at, however many there are."""
+    (low, newest) = db.execute("SELECT min(id), max(id) FROM jobs").fetchone()
+    if low is None:
+        return 0
+    end = newest + 1
+    while low < end:
+        middle = (low + end) // 2
+        job_id, created_at = db.execute(
+            "SELECT id, created_at FROM jobs WHERE id >= ? ORDER BY id LIMIT 1", (middle,)
+        ).fetchone()
+        if created_at >= at:
+            end = middle
+        else:
+            low = job_id + 1
+    return int(low)
+
+
+def _search(
+    db: sqlite3.Connection, wanted: JobFilter, left: _Between, exactly: _Between | None, limit: int
+) -> JobPage:
+    """`exactly`: where the job may be whose number is searched for; None where it was told before."""
+    text = (wanted.search or "").casefold()
     number = _number(text)
-    exact = None if number is None else _exactly(db, wanted, number)
-    found = [exact] if exact is not None and before is None else []
-    looked, last = 0, before
-    for job_id, user_id, name, tags in _select(db, _SEARCHED, wanted, before, LOOKED_THROUGH):
+    exact = None if number is None else _exactly(db, wanted, number, left if exactly is None else exactly)
+    found = [exact] if exact is not None and exactly is not None else []
+    looked, last = 0, None
+    for job_id, user_id, name, tags in _select(db, _SEARCHED, wanted, left, LOOKED_THROUGH):
         if len(found) == limit:
-            return JobPage(found, job_id + 1)
+            return JobPage(found, job_id - 1 if wanted.oldest_first else job_id + 1)
         looked, last = looked + 1, job_id
         is_exact = exact is not None and job_id == exact.id
         if not is_exact and (user_id == number or _has(text, name, tags)):
@@ -201,18 +255,29 @@ def _has(text: str, name: str | None, tags: str) -> bool:
     return len(tags) > len("[]") and any(text in tag.casefold() for tag in json.loads(tags))
 
 
-def _read(db: sqlite3.Connection, wanted: JobFilter, before: int | None, limit: int) -> list[Job]:
-    return [jobs.job_from_row(row) for row in _select(db, jobs.JOB_COLUMNS, wanted, before, limit)]
+def _read(db: sqlite3.Connection, wanted: JobFilter, left: _Between, limit: int) -> list[Job]:
+    return [jobs.job_from_row(row) for row in _select(db, jobs.JOB_COLUMNS, wanted, left, limit)]
 
 
 def _select(
-    db: sqlite3.Connection, columns: str, wanted: JobFilter, before: int | None, limit: int
+    db: sqlite3.Connection, columns: str, wanted: JobFilter, left: _Between, limit: int
+) -> Iterator[tuple[Any, ...]]:
+    """What fits but for the search, in the order of the list; `columns` begin with the id."""
+    # One walk of an index for each state, merged: together they would have to be sorted.
+    each = [replace(wanted, statuses=frozenset({one})) for one in wanted.statuses] or [wanted]
+    walks = [_walk(db, columns, one, left, limit) for one in each]
+    return islice(heapq.merge(*walks, key=itemgetter(0), reverse=not wanted.oldest_first), limit)
+
+
+def _walk(
+    db: sqlite3.Connection, columns: str, wanted: JobFilter, left: _Between, limit: int
 ) -> sqlite3.Cursor:
-    """What fits but for the search, newest first."""
+    """What fits, of one state at most."""
+    status = next(iter(wanted.statuses), None)
     conditions: dict[str, Any] = {
         "j.user_id = ?": wanted.user,
         "j.service = ?": wanted.service,
-        "j.status = ?": wanted.status.value if wanted.status is not None else None,
+        "j.status = ?": status.value if status is not None else None,
         "j.name = ?": wanted.name,
     }
     if wanted.node is not None:
@@ -224,12 +289,14 @@ def _select(
         conditions["t.tag = ?"] = wanted.tag
     else:
         source, number = jobs.FROM_JOBS, "j.id"
-    conditions[f"{number} < ?"] = before
+    conditions[f"{number} >= ?"] = left.first or None
+    conditions[f"{number} < ?"] = left.end if left.end < _ABOVE_ALL else None
     given = {condition: value for condition, value in conditions.items() if value is not None}
     if wanted.services:
         given["j.service IN (SELECT value FROM json_each(?))"] = json.dumps(sorted(wanted.services))
     where = f"WHERE {' AND '.join(given)}" if given else ""
-    statement = f"SELECT {columns} {source} {where} ORDER BY {number} DESC LIMIT ?"
+    order = "ASC" if wanted.oldest_first else "DESC"
+    statement = f"SELECT {columns} {source} {where} ORDER BY {number} {order} LIMIT ?"
     return db.execute(statement, (*given.values(), limit))
 
 
@@ -237,10 +304,12 @@ def _number(text: str) -> int | None:
     return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII) else None
 
 
-def _exactly(db: sqlite3.Connection, wanted: JobFilter, number: int) -> Job | None:
+def _exactly(db: sqlite3.Connection, wanted: JobFilter, number: int, within: _Between) -> Job | None:
     """The job of this number, if it fits but for the search."""
-    found = _read(db, wanted, number + 1, 1)
-    return found[0] if found and found[0].id == number else None
+    if not within.first <= number < within.end:
+        return None
+    found = _read(db, wanted, _Between(number, number + 1), 1)
+    return found[0] if found else None
 
 
 def _read_changes(db: sqlite3.Connection, after: int) -> tuple[list[JobChange], int]:

@@ -158,8 +158,11 @@ def test_a_service_is_paused_and_a_node_is_drained(here: Place, open_page: Calla
         expect(page.locator("tbody tr")).to_have_count(70)
         page.get_by_label("Search").fill("13")
         expect(page.locator("tbody tr")).to_have_count(1)
-        page.get_by_label("Status").select_option("Running")
+        page.get_by_text("Status: any").click()
+        page.get_by_label("Running").check()
         expect(page.locator("tbody tr")).to_have_count(0)
+        page.get_by_label("Queued").check()
+        expect(page.locator("tbody tr")).to_have_count(1)
         page.get_by_role("button", name="Clear").click()
         expect(page.locator("tbody tr")).to_have_count(50)
 

@@ -63,16 +63,22 @@ def last_event_id(default: int) -> int:
 
 def since(given: Mapping[str, str], default: float) -> float:
     """Wall-clock seconds."""
-    text = given.get("since")
+    found = moment(given, "since")
+    return default if found is None else found
+
+
+def moment(given: Mapping[str, str], name: str) -> float | None:
+    """Wall-clock seconds."""
+    text = given.get(name)
     if text is None:
-        return default
+        return None
     if _NUMBER.fullmatch(text) and float(text) < 1e11:
         return float(text)
     try:
         at = datetime.fromisoformat(text)
         return max(0.0, (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError):
-        raise bad("since", text, "a time such as 2026-01-31T12:00:00Z, or seconds since 1970,") from None
+        raise bad(name, text, "a time such as 2026-01-31T12:00:00Z, or seconds since 1970,") from None
 
 
 def month(given: Mapping[str, str], name: str) -> str | None:
@@ -98,14 +104,15 @@ def one_of(given: Mapping[str, str], name: str, *known: str) -> str:
     return text
 
 
-def status(given: Mapping[str, str]) -> Status | None:
+def statuses(given: Mapping[str, str]) -> frozenset[Status]:
+    """One, or several with commas between; none where none is given."""
     text = given.get("status")
     if text is None:
-        return None
+        return frozenset()
     try:
-        return Status(text)
+        return frozenset(map(Status, text.split(",")))
     except ValueError:
-        raise bad("status", text, f"one of {', '.join(Status)}") from None
+        raise bad("status", text, f"one or more of {', '.join(Status)}") from None
 
 
 def line(given: Mapping[str, str], name: str) -> str | None:

@@ -45,6 +45,7 @@ MOST_WAIT: Final = 86_400.0
 PAGE: Final = 50
 MOST_PAGE: Final = 500
 
+_Statuses = Annotated[list[StatusName], Also(minItems=1)]
 _ListVersion = Annotated[
     int, Also(description="Of the list: /v1/events?after=VERSION tells all that changes from here on")
 ]
@@ -55,10 +56,10 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
 
     @page.get("/jobs")
     @describe(
-        "Jobs, newest first",
+        "Jobs, newest first or oldest first",
         in_query("user", "Only this user's", User),
         in_query("service", "Only this service's", Line),
-        in_query("status", "Only in this state", StatusName),
+        {**in_query("status", "Only in one of these states", _Statuses), "style": "form", "explode": False},
         in_query("name", "Only of this name", Line),
         in_query("node", "Only those that are on this node now, by its id or its name", Line),
         in_query(
@@ -68,6 +69,11 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
             Line,
         ),
         in_query("tag", "Only with this tag", Line),
+        in_query("since", "Only those that came then or later: a time, or seconds since 1970", Line),
+        in_query("until", "Only those that came before it", Line),
+        in_query(
+            "order", "Of when they came", Annotated[Literal["newest", "oldest"], Also(default="newest")]
+        ),
         in_query(
             "estimates",
             "1: tell also when those begin and end that are not over",
@@ -80,10 +86,13 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
     )
     async def list_jobs() -> Response:
         given = query(
-            "user", "service", "status", "name", "tag", "node", "search", "estimates", "cursor", "limit"
+            *("user", "service", "status", "name", "tag", "node", "search", "since", "until", "order"),
+            *("estimates", "cursor", "limit"),
         )
         limit = query_params.whole(given, "limit", 1, MOST_PAGE, PAGE)
-        before = query_params.at_cursor(given, "j")
+        oldest_first = query_params.one_of(given, "order", "newest", "oldest") == "oldest"
+        kind = "o" if oldest_first else "j"
+        beyond = query_params.at_cursor(given, kind)
         user, service, services = only_theirs(
             query_params.signed(given, "user"), query_params.line(given, "service")
         )
@@ -95,16 +104,19 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
             user=user,
             service=service,
             services=services,
-            status=query_params.status(given),
+            statuses=query_params.statuses(given),
             name=query_params.line(given, "name"),
             tag=query_params.line(given, "tag"),
             node=node and (api.registry.names.find(node) or node),
             search=query_params.line(given, "search") or None,
+            since=query_params.moment(given, "since"),
+            until=query_params.moment(given, "until"),
+            oldest_first=oldest_first,
         )
         version = await api.ledger.queries.newest_change()
-        found = await api.ledger.queries.page(wanted, before, limit)
+        found = await api.ledger.queries.page(wanted, beyond, limit)
         items = await job_views.render_jobs(api, found.jobs, estimated=query_params.flag(given, "estimates"))
-        after = None if found.before is None else query_params.cursor("j", found.before)
+        after = None if found.beyond is None else query_params.cursor(kind, found.beyond)
         return json_response({"items": items, "next": after, "version": version})
 
     @plain.get(page, "/jobs/<number>", takes_query=True)

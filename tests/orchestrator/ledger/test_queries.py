@@ -58,16 +58,46 @@ async def test_jobs_are_listed_by_the_node_that_they_are_on(ledger: SqliteLedger
     assert second.id not in [job.id for job in await list_jobs(ledger, node="node-a")]
 
 
+@pytest.mark.parametrize("limit", [1, 2, 50])
+@pytest.mark.parametrize("oldest_first", [False, True])
+async def test_a_list_is_of_several_states_and_of_a_time_from_either_end(
+    ledger: SqliteLedger, clock: SetClock, limit: int, oldest_first: bool
+) -> None:
+    async def found(**narrowed: object) -> list[int]:
+        ids = list(chain(*await pages(ledger, limit, oldest_first=oldest_first, **narrowed)))
+        assert ids == sorted(ids, reverse=not oldest_first)
+        return sorted(ids)
+
+    assert await found(since=clock.time) == []
+    begin = clock.time
+    for number in range(1, 10):
+        clock.time = begin + 10 * ((number - 1) // 2)  # two at a time
+        job = await ledger.insert(new_job(number % 2, details=JobDetails("dock")))
+        if number % 3 != 0:
+            await walk(ledger, job, S.PROCESSING, *((S.FAILED,) if number % 3 == 1 else ()))
+    assert await found(statuses=frozenset({S.QUEUED, S.FAILED})) == [1, 3, 4, 6, 7, 9]
+    assert await found(statuses=frozenset({S.QUEUED, S.FAILED}), user=1) == [1, 3, 7, 9]
+    assert await found(statuses=frozenset({S.QUEUED, S.FAILED}), search="dock", user=0) == [4, 6]
+    assert await found(since=begin + 10) == [3, 4, 5, 6, 7, 8, 9]
+    assert await found(until=begin + 20) == [1, 2, 3, 4]
+    assert await found(since=begin + 9.5, until=begin + 30.5) == [3, 4, 5, 6, 7, 8]
+    assert await found(since=begin + 10, until=begin + 30, search="dock", user=1) == [3, 5]
+    assert await found(since=begin + 41) == [] and await found(until=begin) == []
+    # The number that is searched for is found where the list has it, and nowhere else.
+    assert await found(since=begin + 10, search="3") == [3]
+    assert await found(until=begin + 10, search="3") == []
+
+
 async def pages(ledger: SqliteLedger, limit: int, **narrowed: object) -> list[list[int]]:
     wanted, before, found = JobFilter(**narrowed), None, []  # type: ignore[arg-type]  # keywords of any kind
     while True:
         page = await ledger.queries.page(wanted, before, limit)
         found.append([job.id for job in page.jobs])
         assert len(found) < 50
-        if page.before is None:
+        if page.beyond is None:
             return found
-        assert before is None or page.before < before
-        before = page.before
+        assert before is None or (page.beyond > before) == wanted.oldest_first
+        before = page.beyond
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 50])

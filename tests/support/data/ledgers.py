@@ -80,5 +80,7 @@ async def list_jobs(
     ledger: SqliteLedger, before_id: int | None = None, limit: int = 50, **narrowed: object
 ) -> list[Job]:
     """A page of jobs, newest first."""
+    if (status := narrowed.pop("status", None)) is not None:
+        narrowed["statuses"] = frozenset({status})
     wanted = JobFilter(**narrowed)  # type: ignore[arg-type]  # keywords of any kind
     return list((await ledger.queries.page(wanted, before_id, limit)).jobs)

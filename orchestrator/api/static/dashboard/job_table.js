@@ -68,13 +68,14 @@ export function took(job) {
   return UNDER_WAY.has(job.status) && job.started_at !== null ? lasting(job.started_at) : NOTHING;
 }
 
-/** A table of at most `most` jobs, newest first. What `fits` goes in where it belongs, what no longer does
- * goes out. */
+/** A table of at most `most` jobs, newest first, or oldest where `oldestFirst` is set. What `fits` goes in where it
+ * belongs, what no longer does goes out. */
 export class JobTable {
   constructor(caption, fits, most) {
     this.fits = fits;
     this.most = most;
-    this.jobs = new Map(); // as they are shown, by number, newest first
+    this.oldestFirst = false;
+    this.jobs = new Map(); // as they are shown, by number, in their order
     this.element = table(caption, COLUMNS, [], () => "");
     this.element.classList.add("jobs");
     this.body = this.element.querySelector("tbody");
@@ -96,8 +97,8 @@ export class JobTable {
     }
   }
 
-  /** Jobs that have changed. `complete`: none older than the last that is shown is left out. Those that are new
-   * are taken in while there is room. */
+  /** Jobs that have changed. `complete`: none behind the last that is shown is left out. Those that are new are
+   * taken in while there is room. */
   take(changed, complete) {
     for (const job of changed) {
       const known = this.jobs.get(job.id);
@@ -105,7 +106,7 @@ export class JobTable {
       if (!this.fits(job)) {
         this.jobs.delete(job.id);
         this.out(job.id);
-      } else if (known || complete || job.id > this.oldest()) {
+      } else if (known || complete || this.precedes(job.id, this.last())) {
         this.jobs.set(job.id, newer(known, job));
         this.put(this.jobs.get(job.id));
       }
@@ -113,14 +114,20 @@ export class JobTable {
     this.trim();
   }
 
-  oldest() {
-    return this.body.lastElementChild ? Number(this.body.lastElementChild.dataset.key) : 0;
+  /** Whether one stands above the other. */
+  precedes(one, other) {
+    return this.oldestFirst ? one < other : one > other;
+  }
+
+  last() {
+    if (!this.body.lastElementChild) return this.oldestFirst ? Infinity : 0;
+    return Number(this.body.lastElementChild.dataset.key);
   }
 
   /** Whether some had to go at the end. */
   trim() {
     while (this.body.childElementCount > this.most) {
-      this.jobs.delete(this.oldest());
+      this.jobs.delete(this.last());
       drop(this.body.lastElementChild);
     }
   }
@@ -143,8 +150,8 @@ export class JobTable {
       return;
     }
     let before = this.body.firstElementChild;
-    if (this.oldest() > job.id) before = null;
-    while (before && Number(before.dataset.key) > job.id) before = before.nextElementSibling;
+    if (this.precedes(this.last(), job.id)) before = null;
+    while (before && this.precedes(Number(before.dataset.key), job.id)) before = before.nextElementSibling;
     this.body.insertBefore(wanted, before);
   }
 }

@@ -14,14 +14,16 @@ const MOST = 500; // rows; who wants older ones narrows the list
 const TYPING = 200;
 const PAGES_AT_ONCE = 20; // a page may be empty and there be more: a search goes on, but not for ever
 
-const FIELDS = ["search", "user", "service", "status", "tag"];
+const FIELDS = ["search", "user", "service", "status", "tag", "since", "until", "order"];
+const WRITTEN = ["search", "user", "service", "tag"];
+const TIMES = ["since", "until"]; // in the address as the API takes them, in the form in local time
 
 export function jobsPage(given) {
   const filter = Object.fromEntries(FIELDS.map((name) => [name, given.get(name) ?? ""]));
   const shown = h("p", { class: "count", role: "status" });
   const more = h("button", { type: "button", hidden: true }, `Show ${PAGE} more`);
-  const older = h("p", { hidden: true }, `These are the newest ${MOST}. Narrow the list to see older ones.`);
-  const jobs = new JobTable("Jobs, newest first", (job) => fits(job, filter), MOST);
+  const older = h("p", { hidden: true }, `These are the first ${MOST}. Narrow the list to see others.`);
+  const jobs = new JobTable("Jobs", (job) => fits(job, filter), MOST);
   const none = h(
     "div",
     { class: "none", hidden: true },
@@ -36,14 +38,39 @@ export function jobsPage(given) {
   let narrowings = 0;
   let turns = 0; // what was asked for before the last of them is out of date
 
+  const boxes = STATUSES.map((one) => h("input", { type: "checkbox", name: "status", value: one }));
+  const chosen = h("summary");
+  const choice = h(
+    "details",
+    { class: "choice" },
+    chosen,
+    h(
+      "fieldset",
+      null,
+      h("legend", null, "Any of these"),
+      boxes.map((box) => h("label", null, box, " ", box.value)),
+    ),
+  );
+  const order = h(
+    "select",
+    { name: "order" },
+    h("option", { value: "" }, "newest first"),
+    h("option", { value: "oldest" }, "oldest first"),
+  );
+  order.value = filter.order;
+  for (const box of boxes) box.checked = filter.status.split(",").includes(box.value);
+
   const form = h(
     "form",
     { class: "filters", role: "search", "aria-label": "Jobs" },
     field("search", "Search", { type: "search", placeholder: "name, tag, number" }),
     field("user", "User", { inputmode: "numeric", size: 8 }, current().user !== null),
     field("service", "Service", { list: "services", size: 12 }),
-    h("label", null, "Status ", choice()),
+    choice,
     field("tag", "Tag", { size: 12 }),
+    field("since", "From", { type: "datetime-local", value: local(filter.since) }),
+    field("until", "Until", { type: "datetime-local", value: local(filter.until) }),
+    h("label", null, "Order ", order),
     h("button", { type: "reset" }, "Clear"),
     services,
   );
@@ -57,12 +84,12 @@ export function jobsPage(given) {
     );
   }
 
-  function choice() {
-    const options = ["", ...STATUSES].map((one) =>
-      h("option", { value: one, selected: one === filter.status }, one || "any"),
-    );
-    return h("select", { name: "status" }, options);
+  function show() {
+    const names = filter.status === "" ? [] : filter.status.split(",");
+    chosen.textContent = `Status: ${names.length === 0 ? "any" : names.length < 3 ? names.join(", ") : `${names.length} of them`}`;
+    jobs.oldestFirst = filter.order === "oldest";
   }
+  show();
 
   function parameters() {
     // Spaces around a text are a slip of the hand.
@@ -127,21 +154,27 @@ export function jobsPage(given) {
     clearTimeout(typing);
     typing = setTimeout(
       () => {
-        for (const name of FIELDS) filter[name] = form.elements[name].value;
+        for (const name of WRITTEN) filter[name] = form.elements[name].value;
+        for (const name of TIMES) filter[name] = universal(form.elements[name].value);
+        filter.order = order.value;
+        const wanted = boxes.filter((box) => box.checked);
+        filter.status = wanted.map((box) => box.value).join(",");
+        show();
         history.replaceState(null, "", link(["jobs"], parameters()));
         narrowings += 1;
         turns += 1;
         jobs.replace([]);
         page.again();
       },
-      event?.target.name === "status" ? 0 : TYPING,
+      event && WRITTEN.includes(event.target.name) ? TYPING : 0,
     );
   }
   form.addEventListener("input", narrowed);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () =>
     setTimeout(() => {
-      for (const name of FIELDS) form.elements[name].value = "";
+      for (const name of [...WRITTEN, ...TIMES, "order"]) form.elements[name].value = "";
+      for (const box of boxes) box.checked = false;
       narrowed();
     }),
   );
@@ -177,12 +210,27 @@ export function jobsPage(given) {
   return page;
 }
 
+/** A time as a form has it, and as the API does; "" for none. */
+function local(text) {
+  const at = Date.parse(text);
+  if (Number.isNaN(at)) return "";
+  return new Date(at - 60_000 * new Date(at).getTimezoneOffset()).toISOString().slice(0, 16);
+}
+
+function universal(text) {
+  const at = new Date(text);
+  return Number.isNaN(at.getTime()) ? "" : at.toISOString().replace(":00.000Z", "Z");
+}
+
 function fits(job, filter) {
-  const { search, user, service, status, tag } = filter;
+  const { search, user, service, status, tag, since, until } = filter;
+  const at = Date.parse(job.created_at);
   return (
     (user.trim() === "" || String(job.user_id) === user.trim()) &&
     (service.trim() === "" || job.service === service.trim()) &&
-    (status === "" || job.status === status) &&
+    (status === "" || status.split(",").includes(job.status)) &&
+    (since === "" || at >= Date.parse(since)) &&
+    (until === "" || at < Date.parse(until)) &&
     (tag.trim() === "" || job.tags.includes(tag.trim())) &&
     (search.trim() === "" || found(job, search.trim().toLowerCase()))
   );

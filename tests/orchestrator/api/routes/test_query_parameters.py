@@ -98,3 +98,31 @@ async def test_the_orders_for_a_node_know_one_method_only(server: Server) -> Non
             assert set(answer.headers["allow"].split(", ")) == {"POST", "OPTIONS"}
         unknown = await server.client.get("/v1/nodes/http%3A%2F%2Fold.example.org%3A9000%2Fdrains")
         assert unknown.json()["code"] == "unknown_node"
+
+
+async def test_lists_take_several_states_a_time_and_either_order(server: Server) -> None:
+    jobs = [await server.upload(a=b"") for _ in range(3)]
+    ids = [job.id for job in jobs]
+
+    async def listed(query: str) -> list[int]:
+        found: list[int] = []
+        after = ""
+        while True:
+            body = (await server.client.get(f"/v1/jobs?limit=2&{query}{after}")).json()
+            found += [item["id"] for item in body["items"]]
+            if body["next"] is None:
+                return found
+            after = f"&cursor={body['next']}"
+
+    assert await listed("status=Queued,Running") == ids[::-1]
+    assert await listed("status=Failed,Running") == []
+    assert await listed("order=oldest") == ids
+    assert await listed("since=2001-01-01T00:00:00Z&order=oldest") == ids
+    assert await listed("until=2001-01-01T00:00:00Z") == await listed("since=9e9") == []
+    newest = (await server.client.get("/v1/jobs?limit=1")).json()["next"]
+    for wrong in ("status=", "status=Queued,", "status=Queued,x", "order=up", "since=x", "until="):
+        answer = await server.client.get(f"/v1/jobs?{wrong}")
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter"), wrong
+    # A place in the one order is none in the other.
+    answer = await server.client.get(f"/v1/jobs?order=oldest&cursor={newest}")
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter")
