@@ -12,7 +12,7 @@ from actors.domain.job import Attempt, Job
 from actors.domain.node import Heartbeat, NodeAddress, NodeRef, NodeView
 from actors.domain.queue_excerpt import ForecastView
 from actors.domain.scaling import ScalingView, ServiceScaling
-from actors.domain.service import ServiceLimits, Waiting
+from actors.domain.service import Backlog, ServiceLimits, Waiting
 from actors.kernel.actor import Question
 
 
@@ -102,6 +102,15 @@ class PoolPicture(Question[Sequence[NodeView]]):
     """Asked of the Sender: the nodes as the pool sees them."""
 
     only_looks = True
+
+
+@dataclass(frozen=True, slots=True)
+class BacklogPicture(Question[Sequence[Backlog]]):
+    """Asked of the Sender: how many jobs wait, by service and requirement, the `most` largest."""
+
+    only_looks = True
+
+    most: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,13 @@ from actors.domain.job import Job
 from actors.domain.node import NodeView
 from actors.domain.queue_excerpt import ForecastView
 from actors.domain.scaling import ServiceScaling
-from actors.domain.service import Waiting
+from actors.domain.service import Backlog, Waiting
 from actors.getter.getter import Getter
 from actors.kernel.actor import Actor, Mailbox, live
 from actors.kernel.clock import WallClock
 from actors.kernel.supervisor import Supervisor
 from actors.messages import (
+    BacklogPicture,
     Committed,
     ForecastPicture,
     KeepingChanged,
@@ -86,6 +87,8 @@ from orchestrator.storage.storage import DiskStorage
 
 ASK_DEADLINE: Final = 1.0
 """Seconds that a route waits for the Sender's answer."""
+MOST_BACKLOG: Final = 200
+"""Requirements of waiting jobs that are looked at for what is wrong, those of most jobs."""
 
 
 async def serve_orchestrator(
@@ -411,6 +414,9 @@ async def _start(
     async def pool() -> Sequence[NodeView]:
         return await sender.ask(PoolPicture(), deadline=ASK_DEADLINE)
 
+    async def backlog() -> Sequence[Backlog]:
+        return await sender.ask(BacklogPicture(MOST_BACKLOG), deadline=ASK_DEADLINE)
+
     async def scaling() -> Sequence[ServiceScaling]:
         return await scaler.ask(ScalingStatus(), deadline=ASK_DEADLINE) if settings.scaling else ()
 
@@ -422,6 +428,7 @@ async def _start(
         services=services,
         why=why,
         pool=pool,
+        backlog=backlog,
         registry=registry,
         scaling=scaling,
         changes=changes,

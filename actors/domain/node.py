@@ -151,6 +151,14 @@ class NodeState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Lately:
+    """Of the last few jobs of a service that ended on a node, `ended` of them, so many `failed`."""
+
+    failed: int
+    ended: int
+
+
+@dataclass(frozen=True, slots=True)
 class NodeView:
     """One node as the pool sees it. `slots` None: it runs whatever it is sent. `held` are our attempts that
     hold a slot there.
@@ -160,7 +168,7 @@ class NodeView:
     `joined`: by itself; `machine` is then the token of the machine it runs on, if scaling has made it.
     `heard_at`: when it was last heard, in monotonic seconds; None if not yet. `jobs_ended` there since the
     server started, of which `jobs_failed` did. `skew`, `seconds_left`: as in its heartbeats. `name`: what
-    people are told instead of its id, "" if it has no other."""
+    people are told instead of its id, "" if it has no other. `lately`: how jobs ended there, by service."""
 
     node: NodeRef
     state: NodeState
@@ -185,6 +193,7 @@ class NodeView:
     skew: float | None = None
     seconds_left: float | None = None
     name: str = ""
+    lately: Mapping[str, Lately] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,15 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Backlog:
+    """How many jobs of a service wait that require this of a node ("" is nothing)."""
+
+    service: str
+    requires: str
+    jobs: int
+
+
+@dataclass(frozen=True, slots=True)
 class Demand:
     """What one service's queue asks for. `runnable`: jobs that the quotas would let go now, if there were
     slots; `first`: of each user among them the job that would go first; `running`: jobs that go or are

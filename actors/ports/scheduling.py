@@ -9,7 +9,7 @@ from actors.domain.job import Job, QueuedJobs
 from actors.domain.node import Heartbeat, JoinedNode, NodeAddress, NodeRef, NodeView
 from actors.domain.queue_excerpt import QueueExcerpt
 from actors.domain.scaling import NodeFact
-from actors.domain.service import Demand, ServiceLimits, Waiting
+from actors.domain.service import Backlog, Demand, ServiceLimits, Waiting
 
 
 class Queue(Protocol):
@@ -56,6 +56,10 @@ class Queue(Protocol):
 
     def demand(self, service: str, able: Callable[[str], bool] = ...) -> Demand:
         """Of the jobs whose requirement is `able`."""
+        ...
+
+    def backlog(self, most: int) -> Sequence[Backlog]:
+        """How many jobs wait, by service and requirement: the `most` largest, the largest first."""
         ...
 
     def explain_wait(self, job: Job, *, free_slots: bool, any_node: bool) -> Waiting | None:

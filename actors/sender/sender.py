@@ -41,6 +41,7 @@ from actors.kernel.complaint import Complaint
 from actors.ledger_cursor import LedgerBackoff, LedgerCursor
 from actors.messages import (
     AttemptHanded,
+    BacklogPicture,
     Committed,
     DrainNode,
     ForecastPicture,
@@ -176,6 +177,8 @@ class Sender(Actor):
                 return tuple(self._why(job) for job in jobs)
             case PoolPicture():
                 return self._pool.views(trio.current_time())
+            case BacklogPicture(most=most):
+                return self._queue.backlog(most)
             case ForecastPicture(service=service, most=most):
                 return self._forecast_view(service, most)
             case ScalingPicture(service=service):

@@ -99,6 +99,7 @@ ROUTES: Final[Mapping[str, Access]] = {
     "GET /v1/usage": Access(_LISTS),
     "GET /v1/queue": Access(_NUMBERS),
     "GET /v1/activity": Access(_NUMBERS),
+    "GET /v1/troubles": Access(_NUMBERS),
     "GET /v1/scaling": Access(_NUMBERS),
     "GET /metrics": Access(_NUMBERS),
     "GET /v1/nodes": Access(_NUMBERS),

@@ -11,7 +11,7 @@ from typing import Protocol
 from actors.domain.job import Attempt, Job
 from actors.domain.node import NodeRef, NodeView
 from actors.domain.scaling import ServiceScaling
-from actors.domain.service import ServiceLimits, Waiting
+from actors.domain.service import Backlog, ServiceLimits, Waiting
 from actors.ports.world import Clock
 from actors.wire.files.last_lines import Tail
 from actors.wire.http.plain_routes import Head
@@ -81,13 +81,13 @@ class NodeFiles(Protocol):
 @dataclass(frozen=True, slots=True)
 class ApiContext:
     """`ledger` tells of what it commits, so that waiting routes wake and actors are rung. `why` says of
-    queued jobs why they wait, and `pool` shows the nodes; both ask the Sender, and `scaling` the AutoScaler;
-    they raise `actors.kernel.actor.NoAnswer` when it does not answer in time. `clean` ends the keeping of an
-    ended job's data: the job afterwards, None if it has changed meanwhile. `tokens`, `is_local`,
-    `contract_open`, `sign_on` and `node_proofs` are what the gate goes by, `refusals` what it tells; pages of
-    `allowed_origins` may call. `callbacks` says which URLs may be told of a job's end. `upload_limit` is
-    bytes of the whole body; `kill_patience` seconds that terminate waits for the end. `left_out`: what
-    results lack, and `written`: the JSON of jobs, by a job's id, version and estimate."""
+    queued jobs why they wait, `pool` shows the nodes, `backlog` how many jobs wait; they ask the Sender, and
+    `scaling` the AutoScaler; they raise `actors.kernel.actor.NoAnswer` when it does not answer in time.
+    `clean` ends the keeping of an ended job's data: the job afterwards, None if it has changed meanwhile.
+    `tokens`, `is_local`, `contract_open`, `sign_on` and `node_proofs` are what the gate goes by, `refusals`
+    what it tells; pages of `allowed_origins` may call. `callbacks` says which URLs may be told of a job's
+    end. `upload_limit` is bytes of the whole body; `kill_patience` seconds that terminate waits for the end.
+    `left_out`: what results lack, and `written`: the JSON of jobs, by a job's id, version and estimate."""
 
     ledger: SqliteLedger
     storage: DiskStorage
@@ -96,6 +96,7 @@ class ApiContext:
     services: Mapping[str, ServiceLimits]
     why: Callable[[tuple[Job, ...]], Awaitable[Sequence[Waiting | None]]]
     pool: Callable[[], Awaitable[Sequence[NodeView]]]
+    backlog: Callable[[], Awaitable[Sequence[Backlog]]]
     registry: NodeRegistry
     scaling: Callable[[], Awaitable[Sequence[ServiceScaling]]]
     changes: ChangeStream

@@ -27,6 +27,7 @@ from orchestrator.ledger.tables.queue_counts import QueueShare
 from orchestrator.ledger.tables.usage import Usage
 from orchestrator.scheduling.forecast import Estimate, Span
 from orchestrator.scheduling.run_history import Accuracy, in_whole_seconds
+from orchestrator.scheduling.troubles import Trouble
 from orchestrator.storage.result_archive import FileEntry
 
 
@@ -247,6 +248,19 @@ def render_usage(used: Usage) -> bodies.UsageBody:
 
 def render_holder(share: QueueShare) -> dict[str, Any]:
     return to_json(bodies.Holder(share.service, share.user_id, share.queued, share.under_way))
+
+
+def render_trouble(trouble: Trouble, name_of: Callable[[str], str]) -> dict[str, Any]:
+    return to_json(
+        bodies.Trouble(
+            kind=trouble.kind.value,
+            text=trouble.text,
+            service=trouble.service,
+            node=trouble.node,
+            node_name=trouble.node and name_of(trouble.node),
+            jobs=trouble.jobs,
+        )
+    )
 
 
 def render_minute(minute: Minute) -> bodies.MinuteBody:

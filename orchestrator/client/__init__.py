@@ -34,6 +34,7 @@ from orchestrator.contract.bodies import (
     Period,
     Service,
     ServiceNodes,
+    Trouble,
 )
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "Service",
     "ServiceNodes",
     "TimedOut",
+    "Trouble",
     "Unreachable",
     "Untrusted",
 ]

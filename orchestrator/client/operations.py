@@ -30,6 +30,7 @@ from orchestrator.contract.bodies import (
     Service,
     TokenBody,
     TransitionBody,
+    Trouble,
     UsageBody,
 )
 
@@ -241,6 +242,10 @@ class Operations:
         """Who has jobs that wait or are under way, those with most waiting first."""
         query = _query(service=service, limit=PAGE)
         return [parse(Holder, item) for item in await self._items("/v1/queue", **query)]
+
+    async def troubles(self) -> Sequence[Trouble]:
+        """What is wrong now, in words, the worst first."""
+        return [parse(Trouble, item) for item in await self._items("/v1/troubles")]
 
     async def activity(
         self, since: datetime | None = None, service: str | None = None

@@ -83,6 +83,7 @@ class Client:
     rerun = _wait_for(Operations.rerun)
     delete = _wait_for(Operations.delete)
     queue = _wait_for(Operations.queue)
+    troubles = _wait_for(Operations.troubles)
     activity = _wait_for(Operations.activity)
     node = _wait_for(Operations.node)
     nodes = _wait_for(Operations.nodes)

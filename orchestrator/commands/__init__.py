@@ -22,11 +22,13 @@ from orchestrator.commands.results import files_command, get_command, link_comma
 from orchestrator.commands.settings import log_level_command, reload_command
 from orchestrator.commands.submit import submit_command
 from orchestrator.commands.tokens import token_command
+from orchestrator.commands.top import top_command
 from orchestrator.commands.usage import usage_command
 
 COMMANDS: Final[tuple[click.Command, ...]] = (
     submit_command,
     status_command,
+    top_command,
     ls_command,
     logs_command,
     get_command,

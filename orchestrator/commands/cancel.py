@@ -12,9 +12,9 @@ import click
 
 from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection, run_tasks
 from orchestrator.commands.console.arguments import JOB
+from orchestrator.commands.console.job_row import UNDER_WAY
 from orchestrator.commands.console.output import emit_json, emit_one, pluralize, tell
 from orchestrator.commands.console.tables import emit_table
-from orchestrator.commands.jobs import UNDER_WAY
 
 if TYPE_CHECKING:
     from orchestrator.client import ClientError, Job

@@ -12,14 +12,22 @@ from actors.domain.limits import LIMITS, show_limit
 from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection
 from orchestrator.commands.console.arguments import JOB, node_id
 from orchestrator.commands.console.history_table import emit_history
-from orchestrator.commands.console.job_row import COLUMNS, batch, expected, left_out, place, progress, row
+from orchestrator.commands.console.job_row import (
+    COLUMNS,
+    UNDER_WAY,
+    batch,
+    expected,
+    left_out,
+    place,
+    progress,
+    row,
+)
 from orchestrator.commands.console.output import age, clean, emit_json, size, span
 from orchestrator.commands.console.tables import emit_list
 
 if TYPE_CHECKING:
     from orchestrator.client import Holder, Job
 
-UNDER_WAY: Final = ("Processing", "Submitted", "Prepared", "Running", "Locked")
 STATUSES: Final = ("Queued", *UNDER_WAY, "Completed", "Failed", "Invalid", "Killed", "Cleaned")
 
 _TIME: Final = click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M"))
@@ -54,11 +62,18 @@ def filters(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command("status", context_settings=HELP)
-@click.argument("job_id", type=JOB, metavar="ID")
+@click.argument("job_id", type=JOB, metavar="[ID]", required=False)
 @as_json
 @pass_connection
-def status_command(connection: Connection, *, job_id: int, json_wanted: bool) -> None:
-    """Show one job: how it stands and why, what it used, and what became of it step by step."""
+def status_command(connection: Connection, *, job_id: int | None, json_wanted: bool) -> None:
+    """Show one job: how it stands and why, what it used, and what became of it step by step.
+
+    Without ID: what is wrong, services, nodes and running jobs."""
+    if job_id is None:
+        from orchestrator.commands.top import show_all
+
+        show_all(connection, 1, json_wanted=json_wanted)
+        return
     with connection.client() as client:
         job = client.job(job_id)
         if json_wanted:

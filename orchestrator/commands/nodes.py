@@ -10,9 +10,9 @@ import click
 
 from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection
 from orchestrator.commands.console.arguments import node_id, shown_names
+from orchestrator.commands.console.job_row import UNDER_WAY
 from orchestrator.commands.console.output import emit_one, pluralize, size, tell
 from orchestrator.commands.console.tables import emit_list, emit_table
-from orchestrator.commands.jobs import UNDER_WAY
 
 if TYPE_CHECKING:
     from orchestrator.client import Node, Service

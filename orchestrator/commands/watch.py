@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 
@@ -16,6 +16,8 @@ from orchestrator.commands.connection import Connection, run_tasks
 from orchestrator.commands.console.job_row import COLUMNS, row
 from orchestrator.commands.console.output import console, emit_one, tell
 from orchestrator.commands.console.tables import make_table
+
+T = TypeVar("T")
 
 OFTEN: Final = 0.2
 """Seconds at least between two looks, however much happens."""
@@ -32,10 +34,10 @@ def watch_jobs(connection: Connection, wanted: Mapping[str, Any], *, json_wanted
 
 
 async def _watch(connection: Connection, wanted: Mapping[str, Any], json_wanted: bool) -> None:
-    bell = _Bell()
+    bell = Bell()
     async with connection.async_client() as client, trio.open_nursery() as nursery:
         found = await _jobs(client, wanted)
-        nursery.start_soon(_listen, client, bell)
+        nursery.start_soon(listen, client, bell)
         if sys.stdout.isatty() and not json_wanted:
             from rich.live import Live
 
@@ -56,16 +58,21 @@ async def _watch(connection: Connection, wanted: Mapping[str, Any], json_wanted:
             found = await _jobs_again(client, wanted)
 
 
-class _Bell:
-    def __init__(self) -> None:
+class Bell:
+    """Says when to look again: after an event, not more than once in `often` seconds, and after `seldom` in
+    any case."""
+
+    def __init__(self, often: float = OFTEN, seldom: float = SELDOM) -> None:
+        self._often = often
+        self._seldom = seldom
         self._event = trio.Event()
 
     def ring(self) -> None:
         self._event.set()
 
     async def rung(self) -> None:
-        await trio.sleep(OFTEN)
-        with trio.move_on_after(SELDOM):
+        await trio.sleep(self._often)
+        with trio.move_on_after(self._seldom):
             await self._event.wait()
         self._event = trio.Event()
 
@@ -77,9 +84,9 @@ def watch_node(connection: Connection, node: Node, until: Callable[[Node], bool]
 
 
 async def _watch_node(connection: Connection, node: Node, until: Callable[[Node], bool]) -> Node:
-    bell = _Bell()
+    bell = Bell()
     async with connection.async_client() as client, trio.open_nursery() as nursery:
-        nursery.start_soon(_listen, client, bell)
+        nursery.start_soon(listen, client, bell)
         while not until(node):
             await bell.rung()
             node = await client.node(node.id)
@@ -87,13 +94,17 @@ async def _watch_node(connection: Connection, node: Node, until: Callable[[Node]
     return node
 
 
-async def _listen(client: AsyncClient, bell: _Bell) -> None:
+async def listen(client: AsyncClient, bell: Bell) -> None:
+    """Ring it at each event, until cancelled."""
     try:
         async with aclosing(client.iter_events()) as events:
             async for _ in events:
                 bell.ring()
     except NotFound:
         return  # an orchestrator without that route: looking now and then has to do
+    except Refused as error:
+        if error.status != 403:  # a role that may only look
+            raise
 
 
 async def _jobs(client: AsyncClient, wanted: Mapping[str, Any]) -> list[Job]:
@@ -102,17 +113,21 @@ async def _jobs(client: AsyncClient, wanted: Mapping[str, Any]) -> list[Job]:
 
 
 async def _jobs_again(client: AsyncClient, wanted: Mapping[str, Any]) -> list[Job]:
-    """The same, for a list that was there before: it goes on once the orchestrator answers again."""
+    return await look_again(partial(_jobs, client, wanted))
+
+
+async def look_again(look: Callable[[], Awaitable[T]]) -> T:
+    """What it finds, as it did before: it goes on once the orchestrator answers again."""
     since: float | None = None
     while True:
         try:
-            return await _jobs(client, wanted)
+            return await look()
         except (Unreachable, Refused) as error:
             if isinstance(error, Refused) and error.status not in AGAIN:
                 raise
             if since is None:
                 since = trio.current_time()
-                tell(f"{error}; the list goes on as soon as it answers")
+                tell(f"{error}; it goes on as soon as it answers")
             elif trio.current_time() - since > PATIENCE:
                 raise
             await trio.sleep(OFTEN)

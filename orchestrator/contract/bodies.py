@@ -256,6 +256,19 @@ class Node(_Value):
 
 
 @dataclass(frozen=True, slots=True)
+class Trouble(_Value):
+    """Something that is wrong now: `text` says it to people, as a sentence without its full stop; the others
+    what it is about, where that is one thing. `jobs` is how many it concerns."""
+
+    kind: Annotated[str, Of("TroubleKind")]
+    text: str
+    service: str | None = None
+    node: str | None = None
+    node_name: _NODE_NAME = None
+    jobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceNodes:
     """The nodes of a service. `slots` of those that are ready; None when one of them runs whatever it is
     sent."""

@@ -17,13 +17,14 @@ for each user who waits."""
 
 from __future__ import annotations
 
+import heapq
 from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.domain.job import Job, QueuedJobs
 from actors.domain.queue_excerpt import GoingJob, QueueExcerpt, RingExcerpt
-from actors.domain.service import Demand, ServiceLimits, Waiting, WaitReason
+from actors.domain.service import Backlog, Demand, ServiceLimits, Waiting, WaitReason
 from actors.domain.status import Status
 from orchestrator.scheduling.round_robin import Ring, ServiceRings, by_turn
 
@@ -144,6 +145,12 @@ class QueueManager:
         if room is None:
             return Demand(0, (), 0)
         return Demand(*((0, ()) if service in self._paused else room.runnable(able)), room.going)
+
+    def backlog(self, most: int) -> Sequence[Backlog]:
+        """How many jobs wait, by service and requirement: the `most` largest, the largest first."""
+        rings = ((name, ring) for name, room in self._services.items() for ring in room.rings.values())
+        largest = heapq.nsmallest(most, rings, key=lambda one: (-one[1].waiting, one[0], one[1].requires))
+        return [Backlog(name, ring.requires, ring.waiting) for name, ring in largest]
 
     def set_pauses(self, reasons: Mapping[str, str]) -> None:
         """Offer no job of these services, and of these only; why is what the jobs are told."""

@@ -125,6 +125,8 @@ class Ring:
     def __init__(self, service: ServiceRings, requires: str) -> None:
         self.requires = requires
         self.served = 0
+        self.waiting = 0
+        """Jobs of all its users."""
         self.users: dict[int, _User] = {}
         self.service = service
         self._places = 0
@@ -159,6 +161,7 @@ class Ring:
     def fill(self, user_id: int, ids: array[int]) -> None:
         """A user who is not there enters it with these jobs."""
         user = self.users[user_id] = _User(user_id, ids)
+        self.waiting += len(user)
         self._to_end(user)
         self.list(user)
 
@@ -180,6 +183,7 @@ class Ring:
             self.fill(user_id, array("q", (job_id,)))
         else:
             user.add(job_id)
+            self.waiting += 1
             self.list(user)
 
     def has(self, user_id: int, job_id: int) -> bool:
@@ -189,6 +193,7 @@ class Ring:
     def leave(self, user_id: int, job_id: int, *, served: bool) -> None:
         user = self.users[user_id]
         user.remove(job_id)
+        self.waiting -= 1
         if not user:
             del self.users[user_id]
             if not self.users:

@@ -16,13 +16,14 @@ quarantined (sick: see `node_health`), or backed off from (it did not take an at
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from actors.domain.job import Job
 from actors.domain.labels import satisfies
-from actors.domain.node import Heartbeat, JoinedNode, NodeAddress, NodeRef, NodeState, NodeView
+from actors.domain.node import Heartbeat, JoinedNode, Lately, NodeAddress, NodeRef, NodeState, NodeView
 from actors.domain.scaling import DRAINED_BY_SCALING, NodeFact
 from actors.domain.service import ServiceLimits
 from actors.domain.status import ENDED, QUOTA, Status
@@ -48,6 +49,11 @@ REMEMBERED: Final = 1000
 LEAST_LEFT: Final = 600.0
 """Seconds that a node has to be there still for a job that has no limit: whether it finishes nobody knows."""
 
+ENDS_KEPT: Final = 10
+"""Jobs of a service of which a node's view tells how they ended there."""
+LATELY: Final = 3600.0
+"""Seconds after which it does so no longer."""
+
 _NAMED: Final = 5
 """How many nodes a sentence names before it counts the rest."""
 
@@ -57,7 +63,8 @@ class _Node:
     """`ref` None: heard of (an attempt is there, or it joined), but not yet from it. `contact` is READY,
     SUSPECT, LOST or JOINING; draining and quarantine outlast it. `member`: what it said when it joined.
     `keys` are the attempts that hold a slot there, `jobs` those whose results are not here yet. `used` is
-    when it last took an attempt, in turns. `known_at`: when it joined or was first heard; `touched`: when
+    when it last took an attempt, in turns. `ends`: when the last jobs of each service ended, and whether they
+    failed. `known_at`: when it joined or was first heard; `touched`: when
     something was last seen on it. `left`: to be forgotten once nothing of ours is there."""
 
     node_id: str
@@ -82,6 +89,7 @@ class _Node:
     touched: float | None = None
     jobs_ended: int = 0
     jobs_failed: int = 0
+    ends: dict[str, deque[tuple[float, bool]]] = field(default_factory=dict)
     left: bool = False
 
     @property
@@ -217,6 +225,7 @@ class ServicePool:
         one.health = NodeHealth(self._rng)
         one.member = one.ref = one.known_at = one.heard_at = one.touched = one.drained_at = None
         one.jobs_ended = one.jobs_failed = 0
+        one.ends = {}
         self._serve(one)
         self._tidy(one)
 
@@ -353,6 +362,8 @@ class ServicePool:
         if not one.left:
             one.jobs_ended += 1
             one.jobs_failed += job.status is Status.FAILED
+            ends = one.ends.setdefault(job.service, deque(maxlen=ENDS_KEPT))
+            ends.append((now, job.status is Status.FAILED))
         end = job.end
         if end is None or job.status not in (Status.COMPLETED, Status.FAILED):
             return
@@ -401,7 +412,7 @@ class ServicePool:
 
     def views(self, now: float) -> tuple[NodeView, ...]:
         """Every node that was heard of, by id; then the addresses where nobody answers."""
-        views = [_view(one, self._names.of(one.node_id)) for one in self._by_id()]
+        views = [_view(one, self._names.of(one.node_id), now) for one in self._by_id()]
         known = {view.node.url for view in views}
         self._unreached = {url: one for url, one in self._unreached.items() if now - one[2] < UNREACHED_FOR}
         nobody = [self._unreached[url] for url in sorted(self._unreached.keys() - known)]
@@ -496,7 +507,12 @@ def _why(one: _Node) -> str:
     return f"is {words}: {reason}" if reason else f"is {words}"
 
 
-def _view(one: _Node, name: str) -> NodeView:
+def _lately(ends: Iterable[tuple[float, bool]], now: float) -> Lately:
+    failed = [bad for at, bad in ends if now - at < LATELY]
+    return Lately(sum(failed), len(failed))
+
+
+def _view(one: _Node, name: str, now: float) -> NodeView:
     state, reason = one.state
     if state is NodeState.READY:
         reason = _explain_clock(one.beat.skew)
@@ -524,6 +540,7 @@ def _view(one: _Node, name: str) -> NodeView:
         skew=one.beat.skew,
         seconds_left=one.beat.seconds_left,
         name="" if name == one.node_id else name,
+        lately={service: _lately(ends, now) for service, ends in one.ends.items()},
     )
 
 

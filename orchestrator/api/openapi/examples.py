@@ -25,6 +25,7 @@ from orchestrator.ledger.tables.queue_counts import QueueShare
 from orchestrator.ledger.tables.usage import Usage
 from orchestrator.scheduling.forecast import Estimate, Span
 from orchestrator.scheduling.run_history import Accuracy
+from orchestrator.scheduling.troubles import Trouble, TroubleKind
 from orchestrator.storage.result_archive import FileEntry
 
 _AT: Final = 1_780_000_000.0
@@ -104,6 +105,17 @@ _VIEW: Final = NodeView(
 )
 
 
+_TROUBLES: Final = (
+    Trouble(
+        TroubleKind.NO_NODE,
+        "10 jobs of docking wait for gpu=h100: no ready node has it",
+        "docking",
+        jobs=10,
+    ),
+    Trouble(TroubleKind.FAILING, f"docking fails on node {_NAME}: 9 of its last 10", "docking", _NODE, 9),
+)
+
+
 def _name_of(node_id: str) -> str:
     return _NAME
 
@@ -166,6 +178,7 @@ def examples() -> Mapping[str, list[Any]]:
                 Usage("2026-11", 42, "docking", 18, 17, 1, 0, 0, 3062.75, 1583.5, 8.2e11, 40_960, 524_288)
             )
         ],
+        "Trouble": [serializers.render_trouble(trouble, _name_of) for trouble in _TROUBLES],
         "Holder": [serializers.render_holder(QueueShare("docking", 42, 12, 5))],
         "Minute": [serializers.render_minute(Minute(_AT - _AT % 60, "docking", 4, 3, 2, 1, 0, 7.5, 4.25))],
         "AuditLine": [

@@ -28,6 +28,7 @@ from actors.ports.callbacks import CallbackStatus
 from orchestrator.access.roles import Role
 from orchestrator.contract import bodies
 from orchestrator.contract.bodies import Also, Key, Of
+from orchestrator.scheduling.troubles import TroubleKind
 
 COMPONENTS: Final[Mapping[str, Any]] = {
     "Status": Status,
@@ -46,6 +47,7 @@ COMPONENTS: Final[Mapping[str, Any]] = {
     "Service": bodies.Service,
     "Usage": bodies.UsageBody,
     "Holder": bodies.Holder,
+    "Trouble": bodies.Trouble,
     "Minute": bodies.MinuteBody,
     "AuditLine": bodies.AuditBody,
     "Reloaded": bodies.ReloadedBody,
@@ -62,7 +64,7 @@ COMPONENTS: Final[Mapping[str, Any]] = {
 
 _NAMES: Final = {kind: name for name, kind in COMPONENTS.items()}
 _ENUMS: Final[Mapping[str, type[StrEnum]]] = {
-    kind.__name__: kind for kind in (WaitReason, NodeState, CallbackStatus, Role)
+    kind.__name__: kind for kind in (WaitReason, NodeState, CallbackStatus, Role, TroubleKind)
 }
 _SIMPLE: Final[Mapping[Any, dict[str, Any]]] = {
     str: {"type": "string"},

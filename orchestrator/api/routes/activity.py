@@ -1,4 +1,5 @@
-"""What goes on: who fills the queues (`/v1/queue`), and what each minute brought (`/v1/activity`)."""
+"""What goes on: who fills the queues (`/v1/queue`), what each minute brought (`/v1/activity`), and what is
+wrong (`/v1/troubles`)."""
 
 from __future__ import annotations
 
@@ -10,9 +11,18 @@ from actors.wire.http.app import json_response, query
 from actors.wire.protocol.contract import rfc3339
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http import query_params
-from orchestrator.api.openapi.describe import BAD_PARAMETER, Line, Since, describe, in_query, page_of
-from orchestrator.api.serializers import render_holder, render_minute
-from orchestrator.contract.bodies import Also, Holder, MinuteBody, Time
+from orchestrator.api.openapi.describe import (
+    BAD_PARAMETER,
+    UNAVAILABLE,
+    Line,
+    Since,
+    describe,
+    in_query,
+    page_of,
+)
+from orchestrator.api.serializers import render_holder, render_minute, render_trouble
+from orchestrator.contract.bodies import Also, Holder, MinuteBody, Time, Trouble
+from orchestrator.scheduling.troubles import find_troubles
 
 HOUR: Final = 3600.0
 LISTED: Final = 50
@@ -54,5 +64,19 @@ def blueprint(api: ApiContext) -> Blueprint:
         minutes = await api.ledger.queries.activity(since, now, service)
         items = [render_minute(minute) for minute in minutes]
         return json_response({"items": items, "next": None, "since": rfc3339(since)})
+
+    @page.get("/troubles")
+    @describe(
+        "What is wrong now, in words, the worst first: what keeps jobs from running, or has them fail",
+        answers={200: ("All of it", page_of(Trouble))},
+        errors={400: "An unknown parameter", **UNAVAILABLE},
+    )
+    async def troubles() -> Response:
+        query()
+        found = find_troubles(
+            await api.backlog(), await api.pool(), api.services, api.pauses.reasons, await api.scaling()
+        )
+        items = [render_trouble(one, api.registry.names.of) for one in found]
+        return json_response({"items": items, "next": None})
 
     return page

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 NAMED: Final = 5
 """Files that are named where there may be many."""
 
+UNDER_WAY: Final = ("Processing", "Submitted", "Prepared", "Running", "Locked")
+
 COLUMNS: Final = ("ID", "STATUS", "USER", "SERVICE", "NAME", "AGE", "RAN", "MESSAGE")
 
 

@@ -236,6 +236,36 @@ def test_a_drain_may_wait_until_the_node_has_none_of_its_jobs(terminal: Terminal
         assert client.undrain(node.name).draining is None
 
 
+def test_all_of_it_is_shown_once_what_is_wrong_first(terminal: Terminal) -> None:
+    assert "waiting" in terminal.run("pause", "example", "--reason", "an upgrade").out
+    try:
+        shown = terminal.run("top", "--once").out.splitlines()
+        assert shown[0].startswith("service example is paused: an upgrade")
+        assert terminal.run("status").out.splitlines()[0] == shown[0]
+        assert re.fullmatch(r"\d+ jobs? queued, \d+ under way; 1 of 1 node ready, .* in use", shown[1])
+        (node,) = terminal.json("nodes")
+        assert any(line.split()[:2] == [node["name"], "ready"] for line in shown)
+        told = terminal.json("top", "-n", "1")
+        assert [one["kind"] for one in told["troubles"]] == ["paused"]
+        assert [one["name"] for one in told["services"]] == ["example"]
+    finally:
+        terminal.run("resume", "example")
+    assert terminal.run("top", "--once").out.splitlines()[0] == "nothing is wrong"
+
+
+def test_top_goes_on_with_what_happens(terminal: Terminal) -> None:
+    top = terminal.here.begin("top", "--json", name="top", environment=terminal.environment())
+    number = terminal.run("submit", terminal.job("echo begun; sleep 600")).out.strip()
+    assert top.process.stdout is not None
+    for line in top.process.stdout:
+        if int(number) in [job["id"] for job in json.loads(line)["jobs"]]:
+            break
+    top.send(signal.SIGINT)
+    assert top.process.wait(30) == 130
+    assert top.errors() == ""
+    assert terminal.run("cancel", number).status == 0
+
+
 def test_the_file_of_settings_says_what_neither_flag_nor_environment_does(
     terminal: Terminal, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 from actors.domain.job import Attempt, End, Job
-from actors.domain.node import Heartbeat, JoinedNode, NodeAddress, NodeRef, NodeState, NodeView
+from actors.domain.node import Heartbeat, JoinedNode, Lately, NodeAddress, NodeRef, NodeState, NodeView
 from actors.domain.scaling import NodeFact
 from actors.domain.service import ServiceLimits
 from actors.domain.status import Status
@@ -253,3 +253,20 @@ def test_a_node_that_drains_is_drained_once_nothing_of_ours_is_there() -> None:
     house.seen(NODE_A, Heartbeat(slots=2, stopping=True))
     assert house.pool.undrain("a")
     assert house.views()[0].state is NodeState.DRAINING  # it says itself when it has gone
+
+
+def test_how_the_last_jobs_of_a_service_ended_on_a_node_is_told_for_an_hour() -> None:
+    house = House(A)
+    house.seen(NODE_A, Heartbeat(slots=2))
+    for number in range(12):
+        house.now = float(number)
+        house.apply(job(S.RUNNING))
+        status = S.COMPLETED if number in (0, 5) else S.FAILED
+        house.apply(job(status, end=End(status, "", wall_seconds=60.0)))
+    assert house.views()[0].lately == {"s": Lately(9, 10)}
+    house.now = 3600.0 + 6
+    assert house.views()[0].lately == {"s": Lately(5, 5)}
+    house.members = ()
+    house.sync()
+    house.members = (A,)
+    assert house.views()[0].lately == {}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from array import array
 from dataclasses import replace
+from operator import attrgetter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.domain.job import End, Job, QueuedJobs
-from actors.domain.service import Demand, ServiceLimits, WaitReason
+from actors.domain.service import Backlog, Demand, ServiceLimits, WaitReason
 from actors.domain.status import OVER, Status
 from orchestrator.scheduling.queue_manager import QueueManager
 
@@ -159,6 +160,10 @@ def test_rows_give_what_the_model_gives(events: list[Event]) -> None:
             assert queue.next(service) == model.next(service)
         assert queue.next("?") is None
         assert sorted(queue.services()) == sorted(name for name in "ab?" if model.waiting(name))
+        waiting = [Backlog(name, "", len(model.waiting(name))) for name in "ab?" if model.waiting(name)]
+        assert sorted(queue.backlog(3), key=attrgetter("service")) == sorted(
+            waiting, key=attrgetter("service")
+        )
     for job in model.rows.values():
         why = queue.explain_wait(job, free_slots=True, any_node=True)
         assert (why is not None) == model._waiting(job)
@@ -510,3 +515,13 @@ def test_jobs_of_a_service_that_goes_wait_and_go_on_when_it_is_back() -> None:
     assert queue.demand("a") == Demand(0, (), 1)
     queue.set_limits(LIMITS)
     assert queue.next("a") == 2
+
+
+def test_the_largest_parts_of_the_queue_are_told_by_service_and_requirement() -> None:
+    queue = QueueManager(LIMITS)
+    for number, (service, requires) in enumerate([("a", ""), ("b", "gpu"), ("b", "gpu"), ("a", "ssd")], 1):
+        queue.enter(service, requires, number % 2, number)
+    assert queue.backlog(2) == [Backlog("b", "gpu", 2), Backlog("a", "", 1)]
+    assert queue.take("b", "gpu") is not None
+    assert queue.backlog(9) == [Backlog("a", "", 1), Backlog("a", "ssd", 1), Backlog("b", "gpu", 1)]
+    assert QueueManager(LIMITS).backlog(9) == []

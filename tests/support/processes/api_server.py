@@ -21,7 +21,7 @@ from actors.domain.limits import JobLimits
 from actors.domain.node import NodeRef, NodeView
 from actors.domain.queue_excerpt import ForecastView
 from actors.domain.scaling import ServiceScaling
-from actors.domain.service import ServiceLimits, Waiting
+from actors.domain.service import Backlog, ServiceLimits, Waiting
 from actors.kernel.actor import Mailbox, Question
 from actors.messages import DrainNode, UndrainNode
 from actors.wire.files.last_lines import Tail
@@ -151,6 +151,7 @@ class Server:
     clock: SetClock
     pauses: Pauses
     scaled: list[ServiceScaling]
+    backlog: list[Backlog]
     app: App
     api: ApiContext
 
@@ -228,6 +229,7 @@ async def api_server(
     whys: dict[int, Waiting] = {}
     views: list[NodeView] = []
     scaled: list[ServiceScaling] = []
+    backlog: list[Backlog] = []
     shutdown = trio.Event()
 
     async def why(jobs: tuple[Job, ...]) -> Sequence[Waiting | None]:
@@ -235,6 +237,9 @@ async def api_server(
 
     async def scaling() -> Sequence[ServiceScaling]:
         return tuple(scaled)
+
+    async def waiting() -> Sequence[Backlog]:
+        return tuple(backlog)
 
     async def pool() -> Sequence[NodeView]:
         return tuple(views)
@@ -272,6 +277,7 @@ async def api_server(
             services=of_services,
             why=why,
             pool=pool,
+            backlog=waiting,
             registry=registry,
             scaling=scaling,
             changes=changes,
@@ -339,6 +345,7 @@ async def api_server(
                     clock,
                     pauses,
                     scaled,
+                    backlog,
                     app,
                     api,
                 )

@@ -2,14 +2,15 @@
 
 import { h, morph, morphChildren, NOTHING } from "./dom.js";
 import { get } from "./api.js";
-import { count, duration, foreign, nodeName } from "./format.js";
-import { badge, UNDER_WAY } from "./status.js";
+import { count, duration, foreign } from "./format.js";
+import { UNDER_WAY } from "./status.js";
 import { link } from "./router.js";
 import { queue } from "./services.js";
 import { Chart, minutes } from "./charts.js";
 
 const MOST_USERS = 8;
-const SICK = new Set(["suspect", "lost", "set_aside"]);
+// Troubles of several nodes.
+const ON_NODES = new Set(["suspect", "lost", "set_aside", "drained"]);
 
 export function overviewPage() {
   const numbers = h("ul", { class: "numbers", "aria-label": "Now" });
@@ -48,7 +49,8 @@ export function overviewPage() {
     ),
     every: 15_000,
     async refresh() {
-      const [services, nodes, users, activity] = await Promise.all([
+      const [wrongs, services, nodes, users, activity] = await Promise.all([
+        get("v1/troubles"),
         get("v1/services"),
         get("v1/nodes"),
         get("v1/queue", { limit: MOST_USERS }),
@@ -58,7 +60,7 @@ export function overviewPage() {
         numbers,
         h("ul", { class: "numbers", "aria-label": "Now" }, now(services.items, nodes.items, activity.items)),
       );
-      morphChildren(wrong, troubles(services.items, nodes.items));
+      morphChildren(wrong, troubles(wrongs.items));
       morphChildren(waiting, [queue(users.items, null)]);
       chart(activity);
     },
@@ -134,33 +136,16 @@ function number(name, value, href) {
   );
 }
 
-function troubles(services, nodes) {
-  const told = [
-    ...services
-      .filter((one) => one.paused !== null)
-      .map((one) =>
-        h(
-          "li",
-          null,
-          h("a", { href: link(["services"]) }, "service ", foreign(one.name)),
-          " is paused: ",
-          foreign(one.paused),
-        ),
-      ),
-    ...nodes
-      .filter((node) => SICK.has(node.status))
-      .slice(0, 10)
-      .map((node) =>
-        h(
-          "li",
-          null,
-          h("a", { href: link(["nodes", node.id]) }, "node ", foreign(nodeName(node.name))),
-          " ",
-          badge(node.status),
-          " ",
-          foreign(node.message),
-        ),
-      ),
-  ];
-  return told.length > 0 ? [h("ul", { class: "troubles", "aria-label": "What is wrong" }, told)] : [];
+/** What is wrong, each with the page that says more of it. */
+function troubles(items) {
+  if (items.length === 0) return [];
+  const told = items.map((one) => h("li", null, foreign(one.text), ...more(one)));
+  return [h("ul", { class: "troubles", "aria-label": "What is wrong" }, told)];
+}
+
+function more(one) {
+  if (one.node !== null) return [" ", h("a", { href: link(["nodes", one.node]) }, "Node ", foreign(one.node_name))];
+  if (ON_NODES.has(one.kind)) return [" ", h("a", { href: link(["nodes"]) }, "Nodes")];
+  if (one.service !== null) return [" ", h("a", { href: link(["services"]) }, "Services")];
+  return [];
 }

@@ -13,8 +13,8 @@ from support.data.ledgers import by_owner, walk
 from support.processes.api_server import Server, api_server, status_body
 
 from actors.domain.changes import ChangeResult
-from actors.domain.node import NodeRef, NodeState, NodeView
-from actors.domain.service import Waiting, WaitReason
+from actors.domain.node import Lately, NodeRef, NodeState, NodeView
+from actors.domain.service import Backlog, Waiting, WaitReason
 from actors.domain.status import Status
 from orchestrator.scheduling.queue_manager import QueueManager
 
@@ -210,6 +210,28 @@ async def test_readiness_names_what_does_not_work(server: Server, monkeypatch: p
     server.waiters.close()
     body = await get(server, "/ready", 503)
     assert body["status"] == "not ready" and "server" in body["checks"]
+
+
+async def test_it_is_told_in_words_what_is_wrong(server: Server) -> None:
+    assert (await get(server, "/v1/troubles")) == {"items": [], "next": None}
+    server.backlog.append(Backlog("example", "gpu=h100", 10))
+    lately = {"example": Lately(9, 10)}
+    server.views.append(
+        NodeView(NodeRef("n", "http://n"), NodeState.READY, "", ("example",), 1, 0, 0, 0.0, lately=lately)
+    )
+    server.registry.names.claim("n", "gpu-3", "http://n")
+    await server.pauses.pause("other", "an upgrade")
+    items = (await get(server, "/v1/troubles"))["items"]
+    assert [(one["kind"], one["text"]) for one in items] == [
+        ("no_node", "10 jobs of example wait for gpu=h100: no ready node has it"),
+        ("failing", "example fails on node n: 9 of its last 10"),
+        ("paused", "service other is paused: an upgrade"),
+    ]
+    assert [(one["service"], one["node"], one["node_name"], one["jobs"]) for one in items[:2]] == [
+        ("example", None, None, 10),
+        ("example", "n", "gpu-3", 9),
+    ]
+    await get(server, "/v1/troubles?service=example", 400)
 
 
 async def test_it_is_told_who_fills_the_queue_and_what_each_minute_brought(server: Server) -> None:

@@ -395,7 +395,7 @@ async def test_the_document_has_every_route_and_no_other(server: Server) -> None
     assert document["info"]["version"] == "1.2.3"
     told = {(path, method.upper()) for path, operations in document["paths"].items() for method in operations}
     unused: Any = None
-    app = create_app(ApiContext(*[unused] * 5, {}, *[unused] * 10))
+    app = create_app(ApiContext(*[unused] * 5, {}, *[unused] * 11))
     routes = {
         (
             re.sub("<(number|(path|node_id):node_id)>", "{id}", str(rule))
