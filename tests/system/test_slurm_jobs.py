@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -12,7 +13,13 @@ import pytest
 import trio
 from support.peers.portals import Portal, portal
 from support.processes.processes import Place, Started
-from support.processes.slurm_cluster import MISSING, CountedCommands, SlurmCluster, slurm_cluster
+from support.processes.slurm_cluster import (
+    MISSING,
+    MISSING_ACCOUNTS,
+    CountedCommands,
+    SlurmCluster,
+    slurm_cluster,
+)
 
 from node.executors.slurm.slurm_executor import FASTEST
 
@@ -95,6 +102,111 @@ async def test_what_slurm_says_is_told(here: Place, cluster: SlurmCluster) -> No
         assert row["batch"]["state"] == "CANCELLED"
 
 
+async def test_what_keeps_it_waiting_is_told(here: Place, cluster: SlurmCluster) -> None:
+    node = start_node(here, cluster)
+    async with portal(start_server(here, node).url) as user:
+        cluster.run("scontrol", "update", "PartitionName=main", "State=DOWN")
+        orders = {
+            "JobHeldUser": ("uhold",),
+            "JobHeldAdmin": ("hold",),
+            "BeginTime": ("update", "StartTime=now+1hour"),
+            "Dependency": ("update", "Dependency=afterok:3"),
+        }
+        jobs = []
+        for reason, (verb, *what) in orders.items():
+            jobs.append(await user.upload("exit 0"))
+            await until_it_says(user, jobs[-1], "waits in Slurm")
+            number = (await user.job(jobs[-1]))["batch"]["id"]
+            cluster.run("scontrol", verb, *((what and [f"JobId={number}", *what]) or [number]))
+            await until_it_says(user, jobs[-1], f"waits in Slurm: {reason} (job {number}, PENDING)")
+        # Each of them goes on when nothing keeps it any more.
+        cluster.run("scontrol", "update", "PartitionName=main", "State=UP")
+        for job in jobs[:2]:
+            cluster.run("scontrol", "release", (await user.job(job))["batch"]["id"])
+            assert (await user.ended(job))["status"] == "Completed"
+        for job in jobs[2:]:
+            await user.http.post(f"/terminate/{job}")
+            assert (await user.ended(job))["status"] == "Killed"
+        assert queued(cluster) == []
+
+
+async def test_what_ends_it_from_outside_is_told(here: Place, cluster: SlurmCluster) -> None:
+    node = start_node(here, cluster)
+    async with portal(start_server(here, node).url) as user:
+        late, again, fallen = [await user.upload("sleep 600") for _ in range(3)]
+        for job in (late, again, fallen):
+            await until_it_says(user, job, "runs in Slurm")
+        numbers = {job: (await user.job(job))["batch"]["id"] for job in (late, again, fallen)}
+
+        # As with a limit of time that is over; Slurm looks every half minute.
+        cluster.run("scontrol", "update", f"JobId={numbers[late]}", "EndTime=now")
+        row = await user.ended(late)
+        assert (row["status"], row["message"]) == (
+            "Failed",
+            f"Slurm says TIMEOUT: TimeLimit (job {numbers[late]})",
+        )
+        assert row["batch"] == {
+            "system": "slurm",
+            "id": numbers[late],
+            "state": "TIMEOUT",
+            "reason": "TimeLimit",
+        }
+
+        # It is submitted so that Slurm does not; who runs the cluster may have it otherwise.
+        cluster.run("scontrol", "update", f"JobId={numbers[again]}", "Requeue=1")
+        cluster.run("scontrol", "requeue", numbers[again])
+        await until_attempt(user, again, 2)
+        (lost,) = [one for one in await user.history(again) if one["to"] == "Queued" and one["from"]]
+        assert f"Slurm has put job {numbers[again]} in again" in lost["reason"]
+
+        cluster.run("scontrol", "update", "NodeName=ALL", "State=DOWN", "Reason=test")
+        await until_attempt(user, fallen, 2)
+        (lost,) = [one for one in await user.history(fallen) if one["to"] == "Queued" and one["from"]]
+        assert f"Slurm says NODE_FAIL: NodeDown (job {numbers[fallen]})" in lost["reason"]
+        for job in (again, fallen):
+            await user.http.post(f"/terminate/{job}")
+            assert (await user.ended(job))["status"] == "Killed"
+
+
+@pytest.mark.skipif(
+    not os.access("/sys/fs/cgroup/memory/tasks", os.W_OK), reason="no cgroups of version 1 to make groups in"
+)
+async def test_that_its_memory_was_not_enough_is_told(here: Place) -> None:
+    kept = {"TaskPlugin": "task/cgroup", "SelectTypeParameters": "CR_Core_Memory"}
+    with slurm_cluster(here.directory / "slurm", settings=kept) as cluster:
+        node = start_node(here, cluster)
+        server = here.server(config=CONFIG.format(node=node.url) + 'memory = "32M"\n')
+        async with portal(server.url) as user:
+            row = await user.run("exec python3 -c 'bytearray(300 << 20)'")
+            assert row["status"] == "Failed" and row["message"].startswith("Slurm says OUT_OF_MEMORY"), row
+            assert row["batch"]["state"] == "OUT_OF_MEMORY"
+
+
+@pytest.mark.skipif(bool(MISSING_ACCOUNTS), reason=f"missing: {', '.join(MISSING_ACCOUNTS)}")
+async def test_what_the_controller_has_forgotten_the_accounts_tell(here: Place) -> None:
+    with slurm_cluster(here.directory / "slurm", accounts=True) as cluster:
+        counted = CountedCommands(here.directory / "counted")
+        node = start_node(here, cluster, counted)
+        async with portal(start_server(here, node).url) as user:
+            cluster.run("scontrol", "update", "PartitionName=main", "State=DOWN")
+            job = await user.upload("echo never")
+            await until_it_says(user, job, "waits in Slurm")
+            (number,) = queued(cluster)
+            await node.end(signal.SIGKILL)
+            cluster.run("scancel", number)
+            with trio.fail_after(60):
+                while "CANCELLED" not in cluster.run("sacct", "--noheader", f"--jobs={number}"):  # noqa: ASYNC110
+                    await trio.sleep(0.1)
+            cluster.stop_controller()
+            cluster.begin_controller("-c")
+            start_node(here, cluster, counted, port=node.port)
+            row = await user.ended(job)
+            assert row["status"] == "Failed", await user.history(job)
+            assert row["message"] == f"Slurm says CANCELLED by {os.getuid()} (job {number})", row
+            assert row["batch"]["id"] == number
+            assert counted["sacct"] == 1
+
+
 async def test_nothing_is_lost_or_run_twice_when_node_and_controller_are_killed(
     here: Place, cluster: SlurmCluster
 ) -> None:
@@ -146,6 +258,14 @@ async def until_kept(cluster: SlurmCluster) -> None:
         state = cluster.here / "state" / "job_state"
         while not state.exists() or state.stat().st_mtime <= now:  # noqa: ASYNC110
             await trio.sleep(0.05)
+
+
+async def until_attempt(user: Portal, number: int, attempt: int) -> None:
+    with trio.fail_after(60):
+        row = await user.job(number)
+        while row["attempt"] != attempt:
+            assert not row["ended_at"], row
+            row = await user.job(number, f"?wait=1&after={row['version']}")
 
 
 async def until_marked(marks: Path, count: int) -> None:

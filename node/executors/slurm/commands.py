@@ -42,6 +42,7 @@ class SlurmCommands:
         self._uid = os.getuid()
         self._at_once = trio.CapacityLimiter(8)
         self._environment = {**slurm_environment(environ), "SLURM_TIME_FORMAT": "%s"}
+        self._has_accounts = shutil.which("sacct", path=self._environment.get("PATH")) is not None
 
     def missing(self) -> Sequence[str]:
         """Those of the commands that are not there; without `sacct` it works, too. Blocks."""
@@ -92,13 +93,17 @@ class SlurmCommands:
         return await self._find_accounted(job, name)
 
     async def _find_accounted(self, job: BatchId, name: str) -> BatchJob | None:
-        """What the accounts say, where there are any: the controller has said that it knows no such job."""
+        """Its end by the accounts, where there are any: the controller has said that it knows no such job."""
+        if not self._has_accounts:
+            return None
         arguments = [*_at(job), "--noheader", "--allocations", "--duplicates", "--parsable2"]
         try:
             said = await self._ask("sacct", [*arguments, f"--jobs={job.number}", f"--format={_ACCOUNTED}"])
-        except (Refused, OutOfReach):
+        except Refused:
             return None
-        return next((one for one in read_accounts(said, self._uid) if one.name == name), None)
+        # One that is in them only as it once began has ended without their hearing of it.
+        found = (one for one in read_accounts(said, self._uid) if one.phase is Phase.ENDED)
+        return next((one for one in found if one.name == name), None)
 
     async def cancel(self, job: BatchId, name: str) -> None:
         await self._signal(job, name)

@@ -43,6 +43,9 @@ SLOWEST: Final = 15.0
 """Seconds from one question to the next; longer while there is no news."""
 ABSENT: Final = 5.0
 """Seconds for which a job is missing in lists before it is asked about by itself."""
+UNTOLD: Final = 600.0
+"""Seconds for which that question may stay without an answer while lists have one, as where the accounts are
+down: then it is taken for forgotten."""
 SETTLED: Final = 45.0
 """Seconds after which a submission that was not answered has failed, if it is not listed: the command has
 ended by then, and the controller has read what it was sent."""
@@ -78,13 +81,15 @@ class SlurmExecutor:
         fastest: float = FASTEST,
         slowest: float = SLOWEST,
         absent: float = ABSENT,
+        untold: float = UNTOLD,
         settled: float = SETTLED,
         lingers: float = LINGERS,
     ) -> None:
         self._batch = batch
         self._options_of = options_of
         self._fastest, self._slowest = fastest, slowest
-        self._absent, self._settled, self._lingers = absent, settled, lingers
+        self._absent, self._untold = absent, untold
+        self._settled, self._lingers = settled, lingers
         self._inotify = Inotify()
         self._watched: dict[SlurmRun, int] = {}
         self._leaving: dict[SlurmRun, float] = {}
@@ -200,6 +205,7 @@ class SlurmExecutor:
         listed = await self._batch.list(clusters)
         await self._end_lingering(listed, begun)
         news = False
+        unanswered: OutOfReach | None = None
         for run in asked:
             news |= await run.hear(listed.get(run.name))
             if run.batch_id is None:
@@ -212,12 +218,20 @@ class SlurmExecutor:
                         run.forget()  # it was there, and another one of its name would only end
                     news = True
             elif run.absent_since + self._absent <= trio.current_time():
-                found = await self._batch.find(run.batch_id, run.name)
+                try:
+                    found = await self._batch.find(run.batch_id, run.name)
+                except OutOfReach as why:
+                    if trio.current_time() < run.absent_since + self._untold:
+                        unanswered = why
+                        continue
+                    found = None
                 if found is None:
                     run.forget()
                 else:
                     await run.hear(found)
                 news = True
+        if unanswered is not None:
+            raise unanswered
         return news
 
     async def _end_lingering(self, listed: Mapping[str, BatchJob], now: float) -> None:

@@ -162,6 +162,8 @@ class SlurmRun:
         self._watch = watch
         self._job: BatchJob | None = None
         self._gone = False
+        self._again = False
+        """Whether it had begun when somebody had Slurm put it in again, which begins nothing."""
         self._cancelled = False
         self._over_since = math.inf
         self._beat = 0
@@ -184,7 +186,12 @@ class SlurmRun:
     @property
     def settled(self) -> bool:
         """Whether the batch system has said its last word of it."""
-        return self._gone or bool(self.refused) or (self._job is not None and self._job.phase is Phase.ENDED)
+        return (
+            self._gone
+            or self._again
+            or bool(self.refused)
+            or (self._job is not None and self._job.phase is Phase.ENDED)
+        )
 
     async def submitted(self, found: BatchId) -> None:
         self.batch_id, self.asked_at = found, trio.current_time()
@@ -201,7 +208,12 @@ class SlurmRun:
             self.absent_since = min(self.absent_since, trio.current_time())
             return False
         if self._submitted and job.submitted and job.submitted != self._submitted:
-            return await self.hear(None)  # Not that one: it was put in again by somebody.
+            if await trio.to_thread.run_sync((self.spec.directory / BEGUN).exists):
+                self._again = True
+                self._wake()
+                return True
+            self._submitted = job.submitted
+            await self._keep_id()
         self.absent_since = math.inf
         news = job != self._job
         self._job = job
@@ -348,13 +360,14 @@ class SlurmRun:
         if not self.settled:
             # What never began needs nobody else to end it, once the batch system was told, or could not be.
             if self._cancelled and self._asked and give_up(self.spec.directory):
-                return self._ended(asked=True)
+                return self._ended(asked=True, began=False)
             return None
         if give_up(self.spec.directory):
             return self._without_begin()
-        if self._gone and (beat := _beat(self.spec.directory)) != self._beat:
+        forgotten = self._gone or self._again
+        if forgotten and (beat := _beat(self.spec.directory)) != self._beat:
             self._beat, self._over_since = beat, math.inf
-        if not self._overdue(BEAT_PATIENCE if self._gone else MARK_PATIENCE):
+        if not self._overdue(BEAT_PATIENCE if forgotten else MARK_PATIENCE):
             return None
         return self._without_mark()
 
@@ -367,6 +380,8 @@ class SlurmRun:
         return (self.spec.directory / STOP).exists()
 
     def _with_word(self, end: RunEnd) -> RunEnd:
+        if self._again:
+            return replace(end, told=f"Slurm has put {self._number()} in again", lost=True)
         if (
             self._job is None
             or self._job.phase is not Phase.ENDED
@@ -377,19 +392,22 @@ class SlurmRun:
 
     def _without_begin(self) -> RunEnd:
         if self._asked:
-            return self._ended(asked=True)
+            return self._ended(asked=True, began=False)
         if self._job is None or self._job.phase is not Phase.ENDED:
-            return self._ended(
-                told=f"Slurm does not know {self._number()} any more, and it has not begun", lost=True
-            )
+            told = f"Slurm does not know {self._number()} any more, and it has not begun"
+            return self._ended(told=told, lost=True, began=False)
         state = self._job.state
         if state in ("COMPLETED", "FAILED"):
-            return self._ended(told=f"it could not begin in Slurm: {self._word()}{self._own_words()}")
-        return self._ended(told=self._word(), lost=state in TAKEN_AWAY)
+            told = f"it could not begin in Slurm: {self._word()}{self._own_words()}"
+            return self._ended(told=told, began=False)
+        return self._ended(told=self._word(), lost=state in TAKEN_AWAY, began=False)
 
     def _without_mark(self) -> RunEnd:
         if self._asked:
             return self._ended(asked=True)
+        if self._again:
+            told = f"Slurm has put {self._number()} in again, and it has left no mark of its end"
+            return self._ended(told=told, lost=True)
         if self._job is None or self._job.phase is not Phase.ENDED:
             told = f"Slurm does not know {self._number()} any more, and it has left no mark of its end"
             return self._ended(told=told, lost=True)
@@ -413,10 +431,16 @@ class SlurmRun:
         return f"; {words}" if words else ""
 
     def _ended(
-        self, told: str = "", *, lost: bool = False, asked: bool = False, never_started: bool = False
+        self,
+        told: str = "",
+        *,
+        lost: bool = False,
+        asked: bool = False,
+        began: bool = True,
+        never_started: bool = False,
     ) -> RunEnd:
         now = time.time()
-        started = self._started_at if self._begun and not never_started else 0.0
+        started = self._started_at if self._begun and began and not never_started else 0.0
         wall = max(0.0, now - started) if started else 0.0
         return RunEnd(
             None,

@@ -190,6 +190,12 @@ async def test_a_job_that_is_surely_unknown(programs: Path) -> None:
     put(programs, "sacct", f"echo '7|PREEMPTED|{os.getuid()}|1700000000|n1|{NAME}'")
     found = await slurm.find(BatchId("7"), NAME)
     assert found is not None and found.state == "PREEMPTED"
+    # It was running when the accounts last heard of it.
+    put(programs, "sacct", f"echo '7|RUNNING|{os.getuid()}|1700000000|n1|{NAME}'")
+    assert await slurm.find(BatchId("7"), NAME) is None
+    put(programs, "sacct", "echo 'Problem talking to the database: Connection refused' >&2; exit 1")
+    with pytest.raises(OutOfReach):
+        await slurm.find(BatchId("7"), NAME)
     other = f"JobId=7 JobName={NAME[:-1]}9 UserId=me({os.getuid()}) JobState=RUNNING"
     put(programs, "scontrol", f"echo '{other}'")
     put(programs, "sacct", "")

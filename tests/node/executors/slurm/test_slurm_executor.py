@@ -35,7 +35,7 @@ def spec(tmp_path: Path, script: str, environment: Mapping[str, str] | None = No
 
 
 @asynccontextmanager
-async def serving(slurm: FakeSlurm) -> AsyncIterator[SlurmExecutor]:
+async def serving(slurm: FakeSlurm, untold: float = 600.0) -> AsyncIterator[SlurmExecutor]:
     """One that is quick, for what it waits for is not slow here."""
     commands = SlurmCommands(slurm.environment, deadline=2.0)
     executor = SlurmExecutor(
@@ -44,6 +44,7 @@ async def serving(slurm: FakeSlurm) -> AsyncIterator[SlurmExecutor]:
         fastest=0.2,
         slowest=0.4,
         absent=0.5,
+        untold=untold,
         settled=1.0,
         lingers=0.5,
     )
@@ -159,6 +160,26 @@ async def test_a_submission_whose_answer_was_lost_is_found(tmp_path: Path, slurm
         assert (await run.wait()).exit_code == 4
     assert len(list(slurm.jobs.iterdir())) == 1
     assert (tmp_path / "marks").read_text() == "begun\n"
+
+
+async def test_accounts_that_are_down_are_waited_for_but_not_for_ever(
+    tmp_path: Path, slurm: FakeSlurm
+) -> None:
+    slurm.set("hold")
+    down = "#!/bin/sh\necho 'Problem talking to the database: Connection refused' >&2; exit 1\n"
+    (slurm.place / "bin" / "sacct").write_text(down)
+    async with serving(slurm, untold=1.5) as executor:
+        run = await start(executor, spec(tmp_path, ""))
+        with trio.move_on_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run.leave_queue)
+                await asked_again(slurm, 1)
+                slurm.forget()
+                nursery.cancel_scope.cancel()
+        begun = trio.current_time()
+        end = await run.wait()
+        assert end.lost and "does not know job 1 any more" in end.told
+        assert trio.current_time() - begun >= 1.0
 
 
 async def test_a_node_that_comes_back_finds_its_jobs(tmp_path: Path, slurm: FakeSlurm) -> None:
