@@ -90,6 +90,11 @@ def check_zip(path: ZipSource, expected: Sequence[Entry] | None) -> None:
         missing = None if expected is None else {entry.path: entry for entry in expected}
         for info in _infos(archive):
             member = _member(info)
+            if member.kind == "link" and member.size > _TARGET_LIMIT:
+                raise BadArchive(
+                    f"the link {printable(member.path)} leads to a path of {member.size} bytes in the zip,"
+                    f" and {_TARGET_LIMIT} are the limit"
+                )
             entry = None
             if missing is not None:
                 entry = missing.pop(member.path, None)
@@ -197,7 +202,8 @@ def _member(info: zipfile.ZipInfo, archive: zipfile.ZipFile | None = None) -> Zi
         mtime = _FIRST_TIME
     target = None
     if kind == "link" and archive is not None:
-        target = archive.read(info).decode("utf-8", "replace")
+        with archive.open(info) as source:
+            target = source.read(_TARGET_LIMIT).decode("utf-8", "replace")
     path = info.filename.rstrip("/")
     return ZipMember(path, info.file_size, stat.S_IMODE(mode), kind, mtime, info.CRC, target)
 

@@ -23,7 +23,7 @@ from actors.wire.files import zip_check, zip_format
 from actors.wire.files.listing import Entry, list_tree
 from actors.wire.files.threaded_iterator import PIECE
 from actors.wire.files.zip_check import Extent, ZipCheck
-from actors.wire.files.zip_reader import check_zip
+from actors.wire.files.zip_reader import check_zip, list_members
 from actors.wire.files.zip_writer import zip_pieces
 
 
@@ -239,3 +239,24 @@ def test_many_small_files_are_not_held(unpacked: list[int]) -> None:
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_link_to_a_path_without_end_is_refused_and_of_none_more_than_a_path_is_read() -> None:
+    target = BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        info = zipfile.ZipInfo("link")
+        info.create_system, info.external_attr = 3, 0o120777 << 16
+        archive.writestr(info, b"a" * (64 << 20), zipfile.ZIP_DEFLATED)
+    data = target.getvalue()
+    told = [Entry("link", b"link", 64 << 20, 0o777, 0.0, "link", "a" * (64 << 10))]
+    for expected in (told, None):
+        with pytest.raises(BadArchive, match="leads to a path of 67108864 bytes"):
+            check_zip(data, expected)
+    assert not check(data).fits(told)
+    tracemalloc.start()
+    try:
+        (member,) = list_members(data, targets=True)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    assert member.target == "a" * (64 << 10)
