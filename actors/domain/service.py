@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 
 from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.node import NodeAddress
@@ -53,7 +55,7 @@ class Demand:
 @dataclass(frozen=True, slots=True)
 class ServiceLimits:
     """A service's quotas, what each of its jobs may use, and what happens when a node is lost (`requeue` or
-    `fail`)."""
+    `fail`). `weights`: how many turns in a row a user has, by number; whoever is not named has one."""
 
     name: str
     runs_per_user: int = 5
@@ -63,4 +65,5 @@ class ServiceLimits:
     on_doubt: str = "fail"
     max_runtime: float = 0.0
     limits: JobLimits = UNLIMITED
+    weights: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     addresses: tuple[NodeAddress, ...] = field(default=())

@@ -343,6 +343,12 @@ SERVICE: Final[Mapping[str, Setting]] = {
     "on_node_lost": Setting(
         kind.one_of("requeue", "fail"), "what becomes of a job whose node is lost: `requeue` or `fail`"
     ),
+    "weights": Setting(
+        values.weights,
+        "users who have more than one turn in a row, as `{ 42 = 3 }`: while others wait user 42 begins "
+        "three jobs for each of theirs, within the quotas",
+        default="each user one",
+    ),
     "on_doubt": Setting(
         kind.one_of("fail", "resend"),
         "what becomes of a job when a 2.x node's answer to its submit was lost: `fail`, or "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import ip_network
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -12,6 +13,8 @@ from actors.config.kinds import Wrong, url
 from orchestrator.callbacks.allowed_hosts import HostRule, Network, parse_rule
 
 T = TypeVar("T")
+
+WEIGHT_MOST: Final = 1000
 
 _SEVERAL: Final = "(more than one: a comma between in the environment, a list in the file)"
 
@@ -51,6 +54,17 @@ def header(value: Any) -> str:
 
 def names(value: Any) -> tuple[str, ...]:
     return _parse_each(value, str, f"names {_SEVERAL}")
+
+
+def weights(value: Any) -> Mapping[int, int]:
+    """By a user's number; TOML has keys that are texts."""
+    parsed = {}
+    for user, weight in value.items() if isinstance(value, dict) else [(value, 0)]:
+        is_user = isinstance(user, str) and re.fullmatch(r"-?[0-9]{1,18}", user, re.ASCII)
+        if not is_user or type(weight) is not int or not 1 <= weight <= WEIGHT_MOST:
+            raise Wrong(f"a table of users and whole numbers from 1 to {WEIGHT_MOST}, as {{ 42 = 3 }}")
+        parsed[int(user)] = weight
+    return MappingProxyType(parsed)
 
 
 def _parse_urls(value: Any, expected: str) -> tuple[str, ...]:

@@ -3,7 +3,9 @@
 For each service there is a ring of the users who have queued jobs. The job that goes next is the oldest one
 of the first user in the ring who is within quota; a user who was served goes to the ring's end, and so does
 one who enters it. A user who is at the quota keeps the place. So with k users in the ring each of them is
-served within k turns, however many jobs another one has, and the same rows give the same order.
+served within k turns, however many jobs another one has, and the same rows give the same order. A user with a
+weight has as many turns in a row before the ring's end: each is served within as many turns as the weights of
+all in the ring together. No quota is larger for it, and nothing waits for somebody who has no job.
 
 Jobs that require different things of a node stand in rings of their own, so that none waits behind one that
 no node can run now; the quotas are counted over all of them.

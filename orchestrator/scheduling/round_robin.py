@@ -17,13 +17,15 @@ from actors.domain.service import ServiceLimits
 class _User:
     """A user's jobs in one ring: `ids` in order, from `head` on. The first one leaves most often, and comes
     back to where it was: it is skipped, and the array cut when half is. `place` orders the ring: smaller is
-    earlier. `listed` is the place under which the user stands in the heap of those who may be served."""
+    earlier. `listed` is the place under which the user stands in the heap of those who may be served. `turns`
+    says how many of this round the user has had."""
 
     user_id: int
     ids: array[int]
     head: int = 0
     place: int = 0
     listed: int | None = None
+    turns: int = 0
 
     def __len__(self) -> int:
         return len(self.ids) - self.head
@@ -74,6 +76,10 @@ class ServiceRings:
     def blocked(self, user_id: int) -> bool:
         """Whether a user is at the quota."""
         return self.limits is not None and self.users_going[user_id] >= self.limits.runs_per_user
+
+    def weight(self, user_id: int) -> int:
+        """How many turns a user has in a round."""
+        return 1 if self.limits is None else self.limits.weights.get(user_id, 1)
 
     def ring(self, requires: str) -> Ring:
         """The ring of those who require that; a new one is to get a user at once."""
@@ -148,14 +154,18 @@ class Ring:
 
     def position(self, mine: _User, job_id: int) -> int:
         """How many jobs go before this one if all goes on as it stands: in each round every user has one
-        turn, in the order of the ring, those at their quota after the others."""
+        turn, or as many as the weight says, in the order of the ring, those at their quota after the
+        others."""
         rank = mine.rank(job_id)
         my_turn = (self.service.blocked(mine.user_id), mine.place)
+        mine_before = (rank + mine.turns) // self.service.weight(mine.user_id)
         ahead = rank
         for user in self.users.values():
             if user is not mine:
                 earlier = (self.service.blocked(user.user_id), user.place) < my_turn
-                ahead += min(len(user), rank + (1 if earlier else 0))
+                rounds = mine_before + (1 if earlier else 0)
+                turns = rounds * self.service.weight(user.user_id) - user.turns
+                ahead += min(len(user), max(0, turns))
         return ahead
 
     def fill(self, user_id: int, ids: array[int]) -> None:
@@ -199,7 +209,10 @@ class Ring:
             if not self.users:
                 del self.service.rings[self.requires]
         elif served:
-            self._to_end(user)
+            user.turns += 1
+            if user.turns >= self.service.weight(user_id):
+                user.turns = 0
+                self._to_end(user)
             self.list(user)
 
     def _to_end(self, user: _User) -> None:

@@ -315,3 +315,15 @@ def test_by_which_names_it_is_known(toml: Any) -> None:
         load({"PUBLIC_URL": "jobs.example.org"})
     assert "PUBLIC_URL: 'jobs.example.org'" in str(caught.value)
     assert "https://jobs.example.org" in str(caught.value)
+
+
+def test_weights_are_by_the_number_of_a_user(toml: Any) -> None:
+    settings = load({}, toml('[services.a]\nweights = { 42 = 3, "-1" = 2 }\n[services.b]\n'))
+    assert settings.services["a"].weights == {42: 3, -1: 2}
+    assert settings.services["b"].weights == {}
+
+
+@pytest.mark.parametrize("given", ["3", "{ x = 3 }", "{ 42 = 0 }", "{ 42 = 1.5 }", "{ 42 = true }", "[42]"])
+def test_what_is_no_weight_is_a_mistake(given: str, toml: Any) -> None:
+    (mistake,) = mistakes({}, toml(f"[services.a]\nweights = {given}\n"))
+    assert "services.a.weights" in mistake and "a table of users" in mistake

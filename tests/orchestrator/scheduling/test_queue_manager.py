@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
+from collections import Counter
 from dataclasses import replace
 from operator import attrgetter
 
@@ -18,6 +19,7 @@ from orchestrator.scheduling.queue_manager import QueueManager
 
 S = Status
 LIMITS = {"a": ServiceLimits("a", runs_per_user=2, max_runs=5), "b": ServiceLimits("b", 1, 5)}
+WEIGHTED = {"a": replace(LIMITS["a"], runs_per_user=4, weights={0: 3, 2: 2}), "b": LIMITS["b"]}
 WIDE = {"a": ServiceLimits("a", runs_per_user=10_000, max_runs=10_000)}
 REQUIRED = ("", "gpu", "gpu=a100,ssd")
 END = End(S.COMPLETED, "exit code 0")
@@ -35,6 +37,10 @@ class Model:
         self.rows: dict[int, Job] = {}
         self.held: set[int] = set()
         self.rings: dict[str, list[int]] = {}
+        self.turns: Counter[tuple[str, int]] = Counter()
+
+    def weight(self, service: str, user: int) -> int:
+        return self.limits[service].weights.get(user, 1) if service in self.limits else 1
 
     def _going(self, job: Job) -> bool:
         return job.counts or (job.id in self.held and job.status is S.QUEUED)
@@ -51,10 +57,15 @@ class Model:
     def _settle(self, before: Job | None, was_waiting: bool, job: Job) -> None:
         ring = self.rings.setdefault(job.service, [])
         here = {one.user_id for one in self.waiting(job.service)}
-        ring[:] = [user for user in ring if user in here]
+        for user in {*ring} - here:
+            ring.remove(user)
+            del self.turns[job.service, user]
         if was_waiting and self._going(job) and job.user_id in ring:
-            ring.remove(job.user_id)
-            ring.append(job.user_id)
+            self.turns[job.service, job.user_id] += 1
+            if self.turns[job.service, job.user_id] >= self.weight(job.service, job.user_id):
+                del self.turns[job.service, job.user_id]
+                ring.remove(job.user_id)
+                ring.append(job.user_id)
         if job.user_id in here and job.user_id not in ring:
             ring.append(job.user_id)
 
@@ -101,9 +112,13 @@ class Model:
             for user in self.rings[service]
         }
         order = sorted(lines, key=lambda user: (self.blocked(service, user), self.rings[service].index(user)))
-        served = []
+        served: list[int] = []
+        turns = self.turns.copy()
         while job_id not in served:
-            served += [lines[user].pop(0) for user in order if lines[user]]
+            for user in order:
+                count = self.weight(service, user) - turns.pop((service, user), 0)
+                served += lines[user][:count]
+                del lines[user][:count]
         return served.index(job_id)
 
 
@@ -138,10 +153,11 @@ def random_events(seed: int) -> list[Event]:
 EVENTS = st.integers(0, 2**32).map(random_events)
 
 
+@pytest.mark.parametrize("limits", [LIMITS, WEIGHTED], ids=["plain", "weighted"])
 @settings(max_examples=150, deadline=None)
-@given(EVENTS)
-def test_rows_give_what_the_model_gives(events: list[Event]) -> None:
-    queue, model, clock = QueueManager(LIMITS), Model(LIMITS), 100
+@given(events=EVENTS)
+def test_rows_give_what_the_model_gives(limits: dict[str, ServiceLimits], events: list[Event]) -> None:
+    queue, model, clock = QueueManager(limits), Model(limits), 100
     for event in events:
         for one in (queue, model):
             match event:
@@ -341,6 +357,37 @@ def test_with_k_users_each_is_served_within_k_turns(users: list[int]) -> None:
             assert not left[one] or waited[one] <= len(left) or one == user
         waited[user] = 0
     assert queue.next("a") is None
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=60),
+    st.dictionaries(st.integers(0, 5), st.integers(1, 4)),
+)
+def test_with_weights_nobody_starves_no_slot_is_idle_and_each_has_the_share(
+    users: list[int], weights: dict[int, int]
+) -> None:
+    """While all of them wait, each has as many turns as the weight says, in as many as all weights are."""
+    queue = QueueManager({"a": replace(WIDE["a"], weights=weights)})
+    for job_id, user in enumerate(users, 1):
+        queue.apply(row(job_id, user))
+    share = {user: weights.get(user, 1) for user in users}
+    order: list[int] = []
+    for _ in users:
+        job_id = queue.take("a")
+        assert job_id is not None, "a job may go, and there is room"
+        order.append(users[job_id - 1])
+    left = Counter(users)
+    while all(left[user] >= share[user] for user in share):
+        one_round, order = order[: sum(share.values())], order[sum(share.values()) :]
+        assert Counter(one_round) == share
+        left.subtract(one_round)
+
+
+def test_no_quota_is_larger_for_a_weight() -> None:
+    queue = QueueManager({"a": replace(LIMITS["a"], weights={1: 100})})
+    for job_id in range(1, 9):
+        queue.apply(row(job_id, user=1 + (job_id > 6)))
+    assert [queue.take("a") for _ in range(5)] == [1, 2, 7, 8, None]
 
 
 def test_a_flood_of_one_user_does_not_delay_another() -> None:
