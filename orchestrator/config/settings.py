@@ -54,7 +54,7 @@ class Settings:
     db_path: Path = Path("db.sqlite")
     data_path: Path = Path("data")
     max_age: float = 864_000.0
-    keep_rows: float = 0.0
+    keep_rows: float = 7_776_000
     audit_keep: float = 34_560_000
     upload_limit: int = 400 * MIB
     result_limit: int = 1 << 40
@@ -150,8 +150,7 @@ SERVER: Final[Mapping[str, Setting]] = {
         kind.seconds(0.0, "a number of seconds, 0 or more (0: for ever)"),
         "how long after a job's end the ledger forgets the job too, once its files are gone (0: "
         "never). Sums of usage stay; its id is not given again, its idempotency key may be. The "
-        "ledger takes about 2 kB a job; what is forgotten makes room for new jobs, the file does "
-        "not shrink",
+        "ledger takes about 2 kB a job ([a year of it](operations.md#a-year-of-jobs))",
         unit="s",
     ),
     "audit_keep": Setting(
@@ -375,6 +374,7 @@ VARIABLES: Final = {
         "db_path",
         "data_path",
         "max_age",
+        "keep_rows",
         "audit_keep",
         "tls_cert",
         "tls_key",

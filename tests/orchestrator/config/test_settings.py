@@ -34,6 +34,7 @@ def test_nothing_set_is_the_published_defaults(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.chdir(tmp_path)
     settings = load({})
     assert (settings.host, settings.port, settings.max_age) == ("127.0.0.1", 5000, 864_000)
+    assert settings.keep_rows == 90 * 86_400
     assert (settings.db_path, settings.data_path) == (tmp_path / "db.sqlite", tmp_path / "data")
     assert (settings.upload_limit, settings.node_lost_after) == (400 << 20, 60.0)
     assert settings.services == {}
@@ -47,6 +48,7 @@ def test_every_variable_of_the_contract_is_read(tmp_path: Path) -> None:
         "DB_PATH": f"{tmp_path}/l.db",
         "DATA_PATH": f"{tmp_path}/d",
         "MAX_AGE": "60",
+        "KEEP_ROWS": "0",
         "SERVICE_MY_TOOL_UPLOAD_URL": "http://a:1/x/upload",
         "SERVICE_MY_TOOL_DOWNLOAD_URL": "http://b:2/y/get/",
         "SERVICE_MY_TOOL_TERMINATE_URL": "https://c/z/stop",
@@ -57,6 +59,7 @@ def test_every_variable_of_the_contract_is_read(tmp_path: Path) -> None:
     settings = load(environ)
     assert (settings.port, settings.host, settings.max_age) == (5001, "0.0.0.0", 60.0)
     assert (settings.db_path, settings.data_path) == (tmp_path / "l.db", tmp_path / "d")
+    assert settings.keep_rows == 0
     tool = settings.services["my_tool"]
     assert (tool.name, tool.runs_per_user, tool.max_runs) == ("my_tool", 3, 7)
     assert tool.addresses == (
