@@ -1,0 +1,399 @@
+"""A day of an operator, with what is given out: scripts/operators_day.py [--jobs N] [--keep]
+
+The wheel is built and installed into an environment of its own. Server and node are started as their units of
+systemd have it; jobs are sent, metrics read, an alert fires and clears; under load a quota is changed and a
+backup made; server and node are upgraded while jobs run; the server is killed, restored elsewhere, and
+checked and gone on with. What differs ends the day with status 1 and what it was.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.request import ProxyHandler, Request, build_opener
+
+import click
+import psutil
+from testbed.packages import PackagingFailed, build, find, install
+from testbed.units import PATIENCE, Running, UnitFailed, read_unit
+
+from orchestrator.client import Client, ClientError, Job
+
+ROOT = Path(__file__).resolve().parents[1]
+ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
+SERVICE = "example"
+LARGE = 100_000
+"""Bytes that no ledger keeps: they are files."""
+WORK = 'cat input > output; head -c 100000 /dev/zero >> output; echo "job $ORCHESTRATOR_JOB_ID"'
+
+
+class DayFailed(Exception):
+    """Something is not as it was promised."""
+
+
+def expect(held: bool, what: str) -> None:
+    if not held:
+        raise DayFailed(what)
+
+
+@dataclass
+class Machine:
+    """Where a server and a node are installed and keep their things."""
+
+    root: Path
+    commands: Path
+    port: int = 0
+    running: dict[str, Running] = field(default_factory=dict)
+
+    @property
+    def etc(self) -> Path:
+        return self.root / "etc"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "lib" / "orchestrator"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def configure(self, name: str, text: str) -> None:
+        self.etc.mkdir(parents=True, exist_ok=True)
+        (self.etc / name).write_text(text, encoding="utf-8")
+
+    def start(self, name: str) -> None:
+        places = {
+            "/opt/orchestrator/bin": self.commands,
+            "/etc/orchestrator": self.etc,
+            "/var/lib/orchestrator": self.data,
+            "/var/lib/orchestrator-node": self.root / "lib" / "orchestrator-node",
+            "/var/lib": self.root / "lib",
+        }
+        unit = read_unit(f"{name}.service", places)
+        log = self.root / f"{name}.log"
+        self.running[name] = Running(unit, log, {"XDG_STATE_HOME": str(self.root / "state")})
+        if name == "orchestrator":
+            self.port = int(log.read_text().rpartition("listening on ")[2].split()[0].rpartition(":")[2])
+
+    def command(self, *arguments: str, status: int = 0) -> str:
+        """What a command of the installed package prints. Raises DayFailed for another status."""
+        variables = {"DB_PATH": str(self.data / "db.sqlite"), "DATA_PATH": str(self.data / "data")}
+        done = subprocess.run(
+            [self.commands / "orchestrator", *arguments],
+            env={"PATH": "/usr/bin:/bin", "XDG_STATE_HOME": str(self.root / "state"), **variables},
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=PATIENCE,
+            check=False,
+        )
+        said = f"{done.stdout}{done.stderr}"
+        expect(
+            done.returncode == status, f"orchestrator {' '.join(arguments)}: status {done.returncode}\n{said}"
+        )
+        return done.stdout
+
+    def client(self) -> Client:
+        token = (self.data / "data" / "operator.token").read_text().rpartition(" ")[2].strip()
+        return Client(self.url, token=token)
+
+
+class Day:
+    def __init__(self, root: Path, jobs: int) -> None:
+        self.root = root
+        self.jobs = jobs
+        self.began = time.monotonic()
+        self.gates = root / "gates"
+        self.gates.mkdir(mode=0o755)
+
+    def tell(self, line: str) -> None:
+        click.echo(f"{time.monotonic() - self.began:6.1f} s  {line}")
+
+    def spend(self) -> None:
+        build(self.root / "dist")
+        machine = Machine(self.root / "first", self._install("venv"))
+        self.tell(f"installed {machine.command('--version').strip()} from its wheel")
+        try:
+            self._morning(machine)
+            self._noon(machine)
+            self._evening(machine)
+        finally:
+            for running in machine.running.values():
+                running.kill()
+
+    def _install(self, name: str) -> Path:
+        return install(find(self.root / "dist", "job_orchestrator-*.whl"), self.root / name)
+
+    # ------------------------------------------------------------------ start, scrape, an alert
+
+    def _morning(self, machine: Machine) -> None:
+        self._configure(machine, runs_per_user=2)
+        machine.start("orchestrator")
+        reader = machine.command("token", "create", "--role", "reader", "--url", machine.url).strip()
+        node = machine.command(
+            "token", "create", "--role", "node", "--service", SERVICE, "--url", machine.url
+        ).strip()
+        self._configure(machine, runs_per_user=2)  # the port is settled
+        machine.configure("node.env", f"ORCHESTRATOR_TOKEN={node}\n")
+        machine.configure(
+            "node.toml",
+            f'port = 0\njoin = "{machine.url}"\njoin_services = ["{SERVICE}"]\nslots = 4\n'
+            f'read = ["{self.gates}"]\n',
+        )
+        self.tell("the server is ready, with tokens for a node and for Prometheus")
+        waits = f'orchestrator_queue_waits{{reason="no_node",service="{SERVICE}"}}'
+        seen = [scrape(machine, reader).get(waits, 0.0)]
+        with machine.client() as client:
+            first = client.submit({"run.sh": WORK.encode(), "input": b"1"}, service=SERVICE, user=1)
+            seen.append(scrape(machine, reader).get(waits, 0.0))
+            machine.start("orchestrator-node")
+            expect(client.wait(first.id, PATIENCE).status == "Completed", "the first job did not complete")
+        seen.append(scrape(machine, reader).get(waits, 0.0))
+        expect(seen == [0.0, 1.0, 0.0], f"{waits} was {seen}")
+        self.tell("a job without a node was told in the metrics; with a node it was done")
+        self._judge_alert(seen)
+
+    def _configure(self, machine: Machine, runs_per_user: int) -> None:
+        machine.configure(
+            "server.toml",
+            f"port = {machine.port}\n[services.{SERVICE}]\nruns_per_user = {runs_per_user}\nmax_runs = 4\n",
+        )
+
+    def _judge_alert(self, seen: Sequence[float]) -> None:
+        """Whether the alert rules fire and clear for what was scraped, if each had lasted for ten minutes."""
+        beside = shutil.which("promtool", path=str(Path(sys.executable).parent))
+        promtool = shutil.which("promtool") or beside
+        if promtool is None:
+            self.tell("no promtool: the alert was not tried (scripts/setup --dev brings it)")
+            return
+        labels = {"severity": "critical", "instance": "day", "service": SERVICE, "reason": "no_node"}
+        summary = f"jobs of {SERVICE} wait, and no node takes them"
+        fires = [{"exp_labels": labels, "exp_annotations": {"summary": summary}}]
+        series = f'orchestrator_queue_waits{{instance="day",service="{SERVICE}",reason="no_node"}}'
+        case = {
+            "rule_files": [str(ALERTS)],
+            "evaluation_interval": "1m",
+            "tests": [
+                {
+                    "interval": "1m",
+                    "input_series": [
+                        {"series": series, "values": " ".join(f"{value:g}x9" for value in seen)}
+                    ],
+                    "alert_rule_test": [
+                        {"eval_time": at, "alertname": "OrchestratorNoNode", "exp_alerts": alerts}
+                        for at, alerts in (("9m", []), ("19m", fires), ("29m", []))
+                    ],
+                }
+            ],
+        }
+        (self.root / "alert.yaml").write_text(json.dumps(case))
+        done = subprocess.run(
+            [promtool, "test", "rules", str(self.root / "alert.yaml")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        expect(done.returncode == 0, f"the alert: {done.stdout}{done.stderr}")
+        self.tell("its alert fires, and clears")
+
+    # ------------------------------------------------------------------ quota, backup, upgrade under load
+
+    def _noon(self, machine: Machine) -> None:
+        with machine.client() as client, self._load(machine) as sent:
+            held = self._submit_held(client, "upgrade")
+            self._configure(machine, runs_per_user=3)
+            machine.running["orchestrator"].reload()
+            until(
+                lambda: client.services()[0].runs_per_user == 3, "the quota is not the new one after a reload"
+            )
+            self.tell("a quota was changed under load")
+            machine.configure("server.toml", f"port = {machine.port}\nmax_ages = 1\n")
+            refused(machine.running["orchestrator"].reload, "there is no such setting")
+            self._configure(machine, runs_per_user=3)
+            expect(client.services()[0].runs_per_user == 3, "a mistake in the settings changed something")
+            machine.command("backup", str(self.root / "backup"))
+            self.tell("a backup was made under load")
+            machine.commands = self._install("upgraded")
+            for name in ("orchestrator", "orchestrator-node"):
+                machine.running[name].stop()
+                machine.start(name)
+            self.tell("server and node were upgraded under load")
+            (self.gates / "upgrade").touch()
+            until(
+                lambda: len(sent) >= self.jobs,
+                "the load did not go on after the upgrade",
+                seconds=10 * self.jobs,
+            )
+        with machine.client() as client:
+            for number in (held, *sent):
+                job = client.wait(number, PATIENCE)
+                expect(job.status == "Completed", f"job {number} is {job.status}: {job.message}")
+                expect(job.attempts_used == 1, f"job {number} took {job.attempts_used} attempts")
+        self.tell(f"none of {len(sent) + 1} jobs noticed anything: each took one attempt")
+
+    def _submit_held(self, client: Client, gate: str) -> int:
+        """A job that runs until its gate is there."""
+        script = f"until [ -e {self.gates / gate} ]; do sleep 0.2; done; {WORK}"
+        job = client.submit({"run.sh": script.encode(), "input": b"held"}, service=SERVICE, user=9)
+        until(lambda: client.job(job.id).status == "Running", f"job {job.id} does not run")
+        return job.id
+
+    @contextmanager
+    def _load(self, machine: Machine) -> Iterator[list[int]]:
+        """A portal that sends one job after another, and goes on sending over a restart of the server."""
+        sent: list[int] = []
+        over = threading.Event()
+        failed: list[ClientError] = []
+
+        def send() -> None:
+            try:
+                with machine.client() as client:
+                    while not over.is_set():
+                        size = LARGE if len(sent) % 2 else 10
+                        files = {"run.sh": WORK.encode(), "input": b"x" * size}
+                        job = client.submit(files, service=SERVICE, user=len(sent) % 3 + 1)
+                        sent.append(job.id)
+                        client.wait(job.id, PATIENCE)
+            except ClientError as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            yield sent
+        finally:
+            over.set()
+            thread.join()
+        expect(not failed, f"the portal was refused: {failed}")
+
+    # ------------------------------------------------------------------ killed, restored elsewhere
+
+    def _evening(self, machine: Machine) -> None:
+        with machine.client() as client:
+            running = self._submit_held(client, "restore")
+            before = rows(client)
+            contents = self._contents(client, before)
+        machine.command("backup", str(self.root / "backup"))
+        server = machine.running["orchestrator"]
+        server.process.send_signal(signal.SIGKILL)
+        server.kill()
+        self.tell("the server was killed")
+        other = Machine(self.root / "second", machine.commands, machine.port)
+        other.data.mkdir(parents=True)
+        other.command("restore", str(self.root / "backup"))
+        told = other.command("check", "--contents")
+        expect(told == "ledger and files fit\n", f"check: {told}")
+        self._configure(other, runs_per_user=3)
+        other.start("orchestrator")
+        machine.running["orchestrator"] = other.running["orchestrator"]
+        with other.client() as client:
+            after = rows(client)
+            for number, job in before.items():
+                expect(number in after, f"job {number} is not there any more")
+                if number != running:
+                    expect(after[number] == job, f"job {number} was {job}\nand is {after[number]}")
+            expect(set(after) == set(before), f"there are others: {set(after) - set(before)}")
+            expect(self._contents(client, before) == contents, "results differ")
+            self.tell(f"restored elsewhere: {len(before)} jobs and their results are the same")
+            (self.gates / "restore").touch()
+            job = client.wait(running, PATIENCE)
+            expect((job.status, job.attempts_used) == ("Completed", 1), f"what ran meanwhile: {job}")
+            last = client.submit({"run.sh": WORK.encode(), "input": b"1"}, service=SERVICE, user=1)
+            expect(last.id > max(before), "an id was given again")
+            expect(
+                client.wait(last.id, PATIENCE).status == "Completed",
+                "a job after the restore did not complete",
+            )
+        self.tell("what ran meanwhile has ended in its first attempt, and new jobs run")
+        for running_unit in machine.running.values():
+            running_unit.stop()
+
+    def _contents(self, client: Client, jobs: Mapping[int, Job]) -> dict[int, bytes]:
+        """What the jobs that have ended have left as `output`."""
+        found = {}
+        for number, job in jobs.items():
+            if job.status == "Completed":
+                target = self.root / "output"
+                client.download_file(number, "output", target, resume=False)
+                found[number] = target.read_bytes()
+        return found
+
+
+def rows(client: Client) -> dict[int, Job]:
+    return {job.id: job for job in client.jobs()}
+
+
+def scrape(machine: Machine, token: str) -> dict[str, float]:
+    """Each series of /metrics with its value."""
+    request = Request(f"{machine.url}/metrics", headers={"Authorization": f"Bearer {token}"})
+    with build_opener(ProxyHandler({})).open(request, timeout=PATIENCE) as answer:
+        lines = answer.read().decode().splitlines()
+    return {
+        name: float(value)
+        for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    }
+
+
+def until(held: Callable[[], bool], what: str, seconds: float = 0.0) -> None:
+    """Wait until it holds, so many seconds more than anything may take. Raises DayFailed."""
+    deadline = time.monotonic() + PATIENCE + seconds
+    while not held():
+        expect(time.monotonic() < deadline, what)
+        time.sleep(0.1)
+
+
+def refused(order: Callable[[], Any], why: str) -> None:
+    try:
+        order()
+    except UnitFailed as error:
+        expect(why in str(error), f"it was refused for another reason: {error}")
+    else:
+        raise DayFailed(f"it was not refused, though {why}")
+
+
+def end_what_is_left(root: Path) -> None:
+    """Everything that was started there."""
+    for process in psutil.process_iter():
+        try:
+            if any(f"{root}/" in part for part in process.cmdline()):
+                process.kill()
+        except psutil.Error:
+            continue  # it has ended by itself, or is somebody else's
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, help=__doc__)
+@click.option(
+    "--jobs", type=click.IntRange(3, 10_000), default=60, show_default=True, help="Jobs of the load."
+)
+@click.option("--keep", is_flag=True, help="Leave the directory of the day, and say where it is.")
+def main(jobs: int, keep: bool) -> None:
+    root = Path(tempfile.mkdtemp(prefix="orchestrator-day-"))
+    root.chmod(0o711)  # jobs have users of their own
+    day = Day(root, jobs)
+    try:
+        day.spend()
+        day.tell("no difference")
+    except (DayFailed, UnitFailed, PackagingFailed, ClientError) as error:
+        click.echo(f"scripts/operators_day.py: {error}", err=True)
+        sys.exit(1)
+    finally:
+        end_what_is_left(root)
+        if keep:
+            click.echo(root)
+        else:
+            shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main()
