@@ -92,6 +92,35 @@ def test_jobs_are_cancelled_and_run_again_by_keyboard_alone(
         expect(badge(page)).to_contain_text("Completed")
 
 
+def test_many_jobs_are_ordered_at_once(
+    dashboard: Callable[..., Page], client: Client, tmp_path: Path
+) -> None:
+    ended = [submit(client, "true", "of many") for _ in range(2)]
+    for number in ended:
+        client.wait(number)
+    with gate(tmp_path / "gate") as shut:
+        running = submit(client, shut.wait, "of many")
+        page = dashboard("/jobs?search=of+many")
+        expect(page.locator("tbody tr")).to_have_count(3)
+        bar = page.get_by_role("group", name="Selected jobs")
+        expect(bar.get_by_role("button")).to_have_count(0)
+        page.get_by_label("Select all that are shown").check()
+        expect(bar.get_by_role("button", name="Cancel (1)")).to_be_visible()
+        page.get_by_role("checkbox", name=f"Select job {ended[0]}").uncheck()
+        bar.get_by_role("button", name="Delete data (1)").click()
+        page.get_by_role("dialog").get_by_role("button", name="Keep the data").click()
+        bar.get_by_role("button", name="Cancel (1)").click()
+        page.get_by_role("dialog").get_by_role("button", name="Cancel 1 job").click()
+        expect(page.locator("#said")).to_have_text("1 job cancelled.")
+        expect(page.locator(f"tr[data-key='{running}'] .badge")).to_contain_text("Killed")
+        expect(bar.get_by_role("button")).to_have_count(0)
+    page.get_by_label("Select all that are shown").check()
+    bar.get_by_role("button", name="Delete data (3)").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete the data").click()
+    expect(page.locator("#said")).to_have_text("Data of 3 jobs deleted.")
+    assert {client.job(number).status for number in (*ended, running)} == {"Cleaned"}
+
+
 def tab_to(page: Page, wanted: object, most: int = 60) -> None:
     for _ in range(most):
         page.keyboard.press("Tab")
@@ -163,6 +192,8 @@ def test_a_service_is_paused_and_a_node_is_drained(here: Place, open_page: Calla
         expect(page.locator("tbody tr")).to_have_count(0)
         page.get_by_label("Queued").check()
         expect(page.locator("tbody tr")).to_have_count(1)
+        page.keyboard.press("Escape")
+        expect(page.get_by_label("Queued")).to_be_hidden()
         page.get_by_role("button", name="Clear").click()
         expect(page.locator("tbody tr")).to_have_count(50)
 

@@ -68,17 +68,39 @@ export function took(job) {
   return UNDER_WAY.has(job.status) && job.started_at !== null ? lasting(job.started_at) : NOTHING;
 }
 
+/** The same, with a box before the number by which a job is chosen. */
+const CHOOSABLE = COLUMNS.map((one) =>
+  one.name !== "Job"
+    ? one
+    : {
+        ...one,
+        show: (job) => [
+          h("input", { type: "checkbox", "aria-label": `Select job ${job.id}`, "data-select": job.id }),
+          one.show(job),
+        ],
+      },
+);
+
 /** A table of at most `most` jobs, newest first, or oldest where `oldestFirst` is set. What `fits` goes in where it
  * belongs, what no longer does goes out. */
 export class JobTable {
-  constructor(caption, fits, most) {
+  /** `chose()`: they can be chosen, and others are chosen now; left out, they cannot. */
+  constructor(caption, fits, most, chose = null) {
     this.fits = fits;
     this.most = most;
+    this.columns = chose ? CHOOSABLE : COLUMNS;
+    this.chosen = new Set(); // their numbers
     this.oldestFirst = false;
     this.jobs = new Map(); // as they are shown, by number, in their order
-    this.element = table(caption, COLUMNS, [], () => "");
+    this.element = table(caption, this.columns, [], () => "");
     this.element.classList.add("jobs");
     this.body = this.element.querySelector("tbody");
+    this.body.addEventListener("change", ({ target }) => {
+      const id = Number(target.dataset.select);
+      if (target.checked) this.chosen.add(id);
+      else this.chosen.delete(id);
+      chose();
+    });
   }
 
   /** Nothing else than these are shown, except where a newer state is known already. */
@@ -127,6 +149,7 @@ export class JobTable {
   /** Whether some had to go at the end. */
   trim() {
     while (this.body.childElementCount > this.most) {
+      this.chosen.delete(this.last());
       this.jobs.delete(this.last());
       drop(this.body.lastElementChild);
     }
@@ -136,13 +159,20 @@ export class JobTable {
     return this.body.querySelector(`:scope > [data-key="${id}"]`);
   }
 
+  /** All of them, or none. */
+  choose(all) {
+    this.chosen = new Set(all ? this.jobs.keys() : []);
+    for (const box of this.body.querySelectorAll("[data-select]")) box.checked = all;
+  }
+
   out(id) {
+    this.chosen.delete(id);
     const shown = this.find(id);
     if (shown) drop(shown);
   }
 
   put(job) {
-    const wanted = row(COLUMNS, job, job.id);
+    const wanted = row(this.columns, job, job.id);
     wanted.dataset.kind = kindOf(job.status);
     const shown = this.find(job.id);
     if (shown) {

@@ -3,8 +3,8 @@
 import { h } from "./dom.js";
 import { address, get } from "./api.js";
 import { count } from "./format.js";
-import { STATUSES } from "./status.js";
-import { say } from "./orders.js";
+import { ENDED, OVER, STATUSES } from "./status.js";
+import { carryOutMany, mayOrder, say } from "./orders.js";
 import { link } from "./router.js";
 import { JobTable } from "./job_table.js";
 import { current, may } from "./session.js";
@@ -14,6 +14,12 @@ const MOST = 500; // rows; who wants older ones narrows the list
 const TYPING = 200;
 const PAGES_AT_ONCE = 20; // a page may be empty and there be more: a search goes on, but not for ever
 
+// What may be ordered of many at once, and of which of them.
+const ORDERS = [
+  ["cancel", "Cancel", (job) => !OVER.has(job.status)],
+  ["rerun", "Run again", (job) => job.status !== "Cleaned"],
+  ["delete", "Delete data", (job) => ENDED.has(job.status)],
+];
 const FIELDS = ["search", "user", "service", "status", "tag", "since", "until", "order"];
 const WRITTEN = ["search", "user", "service", "tag"];
 const TIMES = ["since", "until"]; // in the address as the API takes them, in the form in local time
@@ -23,7 +29,53 @@ export function jobsPage(given) {
   const shown = h("p", { class: "count", role: "status" });
   const more = h("button", { type: "button", hidden: true }, `Show ${PAGE} more`);
   const older = h("p", { hidden: true }, `These are the first ${MOST}. Narrow the list to see others.`);
-  const jobs = new JobTable("Jobs", (job) => fits(job, filter), MOST);
+  const jobs = new JobTable(
+    "Jobs",
+    (job) => fits(job, filter),
+    MOST,
+    ORDERS.some(([name]) => mayOrder(name)) ? () => offer() : null,
+  );
+  const all = h("input", { type: "checkbox" });
+  const orders = ORDERS.filter(([name]) => mayOrder(name)).map(([name, text, of]) => ({
+    text,
+    of,
+    button: h("button", { type: "button", "data-many": name, hidden: true }, text),
+  }));
+  const bar = h(
+    "div",
+    { class: "buttons", role: "group", "aria-label": "Selected jobs", hidden: true },
+    h("label", null, all, " Select all that are shown"),
+    orders.map((one) => one.button),
+  );
+
+  /** What may be ordered of those that are chosen, each with how many it is for. */
+  function offer() {
+    const chosen = [...jobs.chosen].map((id) => jobs.jobs.get(id));
+    bar.hidden = orders.length === 0 || jobs.jobs.size === 0;
+    all.checked = chosen.length > 0 && chosen.length === jobs.jobs.size;
+    all.indeterminate = chosen.length > 0 && !all.checked;
+    for (const { button, text, of } of orders) {
+      const many = chosen.filter(of).length;
+      button.hidden = chosen.length === 0;
+      button.disabled = many === 0;
+      button.textContent = `${text} (${count(many)})`;
+    }
+  }
+  all.addEventListener("change", () => {
+    jobs.choose(all.checked);
+    offer();
+  });
+  bar.addEventListener("click", ({ target }) => {
+    const name = target.dataset?.many;
+    if (!name) return;
+    const [, , of] = ORDERS.find(([one]) => one === name);
+    const ids = [...jobs.chosen].filter((id) => of(jobs.jobs.get(id)));
+    carryOutMany(name, ids, () => {
+      jobs.choose(false);
+      offer();
+      page.again();
+    });
+  });
   const none = h(
     "div",
     { class: "none", hidden: true },
@@ -51,6 +103,13 @@ export function jobsPage(given) {
       boxes.map((box) => h("label", null, box, " ", box.value)),
     ),
   );
+  const outside = ({ target }) => choice.contains(target) || choice.removeAttribute("open");
+  document.addEventListener("click", outside);
+  choice.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    choice.removeAttribute("open");
+    chosen.focus();
+  });
   const order = h(
     "select",
     { name: "order" },
@@ -124,6 +183,7 @@ export function jobsPage(given) {
         ? "No job is like this."
         : `${count(size)} shown${next ? ", and there are more" : ""}`;
     if (shown.textContent !== text) shown.textContent = text;
+    offer();
     none.hidden = size > 0 || next !== null || Object.values(parameters()).some((one) => one !== "");
     shown.hidden = !none.hidden;
     more.hidden = !next || size >= MOST;
@@ -194,6 +254,7 @@ export function jobsPage(given) {
       form,
       shown,
       none,
+      bar,
       jobs.element,
       h("p", { class: "more" }, more),
       older,
@@ -205,7 +266,10 @@ export function jobsPage(given) {
     },
     pace: 3000, // rows follow at once; this is for why they wait
     every: 15_000,
-    close: () => clearTimeout(typing),
+    close() {
+      clearTimeout(typing);
+      document.removeEventListener("click", outside);
+    },
   };
   return page;
 }

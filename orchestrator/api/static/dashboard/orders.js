@@ -3,12 +3,14 @@
 
 import { h } from "./dom.js";
 import { orderKey, post, remove } from "./api.js";
-import { foreign, visible } from "./format.js";
+import { foreign, number, visible } from "./format.js";
 import { link } from "./router.js";
 import { may } from "./session.js";
 
 const SHOWN = 12_000;
 const LONGEST_REASON = 500;
+const AT_ONCE = 4; // orders of many
+const TOO_MANY = 429;
 
 const ORDERS = {
   cancel: {
@@ -19,17 +21,32 @@ const ORDERS = {
       `Cancel job ${id}`,
       "Keep running",
     ],
+    many: (jobs) => [
+      `Cancel ${jobs}?`,
+      "Their processes are ended. What they have written so far is kept.",
+      `Cancel ${jobs}`,
+      "Keep running",
+    ],
+    did: (jobs) => `${jobs} cancelled.`,
+    each: (id) => post(`terminate/${encodeURIComponent(id)}`),
     async carry(id) {
-      const told = await post(`terminate/${encodeURIComponent(id)}`);
+      const told = await this.each(id);
       return told.status === "Killed" ? `Job ${id} is cancelled.` : `Job ${id}: ${told.message}`;
     },
   },
   rerun: {
     needs: "POST /v1/jobs/{id}/rerun",
+    many: (jobs) => [
+      `Run ${jobs} again?`,
+      "Each becomes a new job of the same files.",
+      `Run ${jobs} again`,
+      "Do not run them",
+    ],
+    did: (jobs) => `${jobs} run again.`,
+    each: (id) =>
+      post(`v1/jobs/${encodeURIComponent(id)}/rerun`, undefined, { "Idempotency-Key": orderKey() }),
     async carry(id) {
-      const job = await post(`v1/jobs/${encodeURIComponent(id)}/rerun`, undefined, {
-        "Idempotency-Key": orderKey(),
-      });
+      const job = await this.each(id);
       location.hash = link(["jobs", job.id]);
       return `Job ${job.id} is queued; it runs job ${id} again.`;
     },
@@ -42,8 +59,16 @@ const ORDERS = {
       "Delete the data",
       "Keep the data",
     ],
+    many: (jobs) => [
+      `Delete the data of ${jobs}?`,
+      "Their files, results and logs are deleted and cannot be brought back. The jobs stay in the list.",
+      "Delete the data",
+      "Keep the data",
+    ],
+    did: (jobs) => `Data of ${jobs} deleted.`,
+    each: (id) => remove(`v1/jobs/${encodeURIComponent(id)}`),
     async carry(id) {
-      await remove(`v1/jobs/${encodeURIComponent(id)}`);
+      await this.each(id);
       return `The data of job ${id} is deleted.`;
     },
   },
@@ -125,6 +150,34 @@ export async function carryOut(name, subject, done) {
     say(error.message, "bad");
     if (error.status === undefined) throw error;
   }
+  done();
+}
+
+/** The same for many jobs: asked for once, a few at a time, and what is refused is said of the first. */
+export async function carryOutMany(name, ids, done) {
+  const order = ORDERS[name];
+  if (!(await confirmed(order.many(number(ids.length, "job"))))) return;
+  const left = [...ids];
+  const refused = [];
+  const work = async () => {
+    for (let id = left.shift(); id !== undefined; id = left.shift()) {
+      try {
+        await order.each(id);
+      } catch (error) {
+        if (error.status === undefined) throw error;
+        if (error.status === TOO_MANY && error.wait > 0) {
+          left.unshift(id);
+          await new Promise((resolve) => setTimeout(resolve, 1000 * error.wait));
+        } else {
+          refused.push(`job ${id}: ${error.message}`);
+        }
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, work));
+  const told = order.did(number(ids.length - refused.length, "job"));
+  if (refused.length === 0) say(told);
+  else say(`${told} ${number(refused.length, "job")} not; ${refused[0]}`, "bad");
   done();
 }
 
