@@ -330,7 +330,7 @@ def render_decision(decision: DecisionRecord) -> bodies.DecisionBody:
     }
 
 
-def render_audit_line(line: AuditLine) -> bodies.AuditBody:
+def render_audit_line(line: AuditLine, name_of: Callable[[str], str]) -> bodies.AuditBody:
     entry = line.entry
     return {
         "at": rfc3339(line.at),
@@ -341,6 +341,7 @@ def render_audit_line(line: AuditLine) -> bodies.AuditBody:
         "action": entry.action,
         "job": entry.job,
         "node": entry.node,
+        "node_name": entry.node and name_of(entry.node),
         "about": entry.about,
         "detail": entry.detail,
     }

@@ -50,6 +50,7 @@ def audit_command(
 
 
 def _row(line: AuditBody) -> Sequence[object]:
-    on = f"job {line['job']}" if line["job"] is not None else line["node"] or line["about"]
+    node = line.get("node_name") or line["node"]
+    on = f"job {line['job']}" if line["job"] is not None else node or line["about"]
     at = line["at"][:19].replace("T", " ")
     return (at, line["who"] or "nobody known", line["address"], line["action"], on, line["detail"])

@@ -40,7 +40,7 @@ def filters(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--node",
             metavar="NODE",
-            help="Those on this node now: by its id, the beginning of it, or its URL.",
+            help="Those on this node now: by its name, its id, the beginning of it, or its URL.",
         ),
         click.option("--tag", metavar="TAG", help="Those with this tag."),
         click.option("--name", metavar="NAME", help="Those of this name."),

@@ -18,7 +18,7 @@ from orchestrator.commands.console.output import age, clean, console, emit_json,
 from orchestrator.commands.console.tables import emit_table, make_table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
     from orchestrator.client import AsyncClient, Job, Node, Service, Trouble
 
@@ -136,7 +136,7 @@ def _screen(times: int | None, *, json_wanted: bool) -> Iterator[Callable[[Pictu
     from rich.live import Live
 
     with Live(console=console(), auto_refresh=False, screen=times is None) as live:
-        yield lambda picture: live.update(_draw(picture, *live.console.size), refresh=True)
+        yield lambda picture: live.update(draw(picture, live.console), refresh=True)
 
 
 async def _look(client: AsyncClient) -> Picture:
@@ -161,19 +161,20 @@ def _print(picture: Picture, *, json_wanted: bool) -> None:
     sys.stdout.flush()
 
 
-def _draw(picture: Picture, width: int, height: int) -> RenderableType:
+def draw(picture: Picture, screen: Console) -> RenderableType:
+    """For a terminal: what is wrong, and of the tables as much as has room below it."""
     from rich.console import Group
     from rich.text import Text
 
     style = "bold red" if picture.troubles else "green"
-    parts: list[RenderableType] = [Text(line, style) for line in _wrong(picture)]
-    parts.append(Text(picture.summary(), "bold"))
-    left = height - len(parts)
+    told = [Text(line, style) for line in _wrong(picture)] + [Text(picture.summary(), "bold")]
+    parts: list[RenderableType] = [line for text in told for line in text.wrap(screen, screen.width)]
+    left = screen.height - len(parts)
     for headings, rows in picture.tables():
         # An empty line, the headings, and a line for each that has room.
         if left < 3:
             break
         shown = rows[: left - 2]
-        parts += [Text(""), make_table(headings, shown, width)]
+        parts += [Text(""), make_table(headings, shown, screen.width)]
         left -= 2 + len(shown)
     return Group(*parts)

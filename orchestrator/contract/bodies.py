@@ -604,6 +604,7 @@ class AuditBody(TypedDict):
     action: str
     job: int | None
     node: str | None
+    node_name: _NODE_NAME
     about: Annotated[str | None, Also(description="The service, or the token's id")]
     detail: str
 

@@ -411,8 +411,9 @@ class ServicePool:
     # ------------------------------------------------------------------ what is asked
 
     def views(self, now: float) -> tuple[NodeView, ...]:
-        """Every node that was heard of, by id; then the addresses where nobody answers."""
+        """Every node that was heard of, by name; then the addresses where nobody answers."""
         views = [_view(one, self._names.of(one.node_id), now) for one in self._by_id()]
+        views.sort(key=lambda view: view.name or view.node.node_id)
         known = {view.node.url for view in views}
         self._unreached = {url: one for url, one in self._unreached.items() if now - one[2] < UNREACHED_FOR}
         nobody = [self._unreached[url] for url in sorted(self._unreached.keys() - known)]

@@ -182,7 +182,7 @@ def examples() -> Mapping[str, list[Any]]:
         "Holder": [serializers.render_holder(QueueShare("docking", 42, 12, 5))],
         "Minute": [serializers.render_minute(Minute(_AT - _AT % 60, "docking", 4, 3, 2, 1, 0, 7.5, 4.25))],
         "AuditLine": [
-            serializers.render_audit_line(AuditLine(12, _AT, entry))
+            serializers.render_audit_line(AuditLine(12, _AT, entry), _name_of)
             for entry in (
                 AuditEntry("the lab's portal", "3f9c12ab04de", "portal", "10.0.0.7", "terminate", job=7),
                 AuditEntry("local", None, "operator", "127.0.0.1", "drain", node=_NODE, detail="new disk"),

@@ -27,7 +27,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         "Who did what, the newest first",
         in_query("who", "Only of the token or person of this name", Line),
         in_query("job", "Only on this job", Annotated[int, Also(minimum=1, maximum=MAX_ID)]),
-        in_query("node", "Only on the node of this id", Line),
+        in_query("node", "Only on this node, by its id or its name", Line),
         in_query("since", "A time, RFC 3339 or seconds since 1970", Since),
         CURSOR,
         in_query("limit", "Lines a page", Annotated[int, Also(minimum=1, maximum=MOST_PAGE, default=PAGE)]),
@@ -36,16 +36,18 @@ def blueprint(api: ApiContext) -> Blueprint:
     )
     async def audit() -> Response:
         given = query("who", "job", "node", "since", "cursor", "limit")
+        node = query_params.line(given, "node")
         wanted = AuditFilter(
             query_params.line(given, "who"),
             query_params.whole(given, "job", 1, MAX_ID, 0) or None,
-            query_params.line(given, "node"),
+            node and (api.registry.names.find(node) or node),
             query_params.since(given, 0.0) or None,
         )
         limit = query_params.whole(given, "limit", 1, MOST_PAGE, PAGE)
         before = query_params.at_cursor(given, "a")
         found = await api.ledger.queries.audit(wanted, before, limit + 1)
         after = query_params.cursor("a", found[limit - 1].id) if len(found) > limit else None
-        return json_response({"items": [render_audit_line(one) for one in found[:limit]], "next": after})
+        items = [render_audit_line(one, api.registry.names.of) for one in found[:limit]]
+        return json_response({"items": items, "next": after})
 
     return page

@@ -147,8 +147,8 @@ def blueprint(api: ApiContext) -> Blueprint:
             raise Refusal(
                 409,
                 "static_node",
-                f"node {node_id} did not join: it is in the settings of {', '.join(view.services)}; "
-                "take it out there, or drain it",
+                f"node {api.registry.names.of(node_id)} did not join: it is in the settings of "
+                f"{', '.join(view.services)}; take it out there, or drain it",
             )
         raise _unknown_node(node_id)
 
@@ -329,8 +329,8 @@ async def _refuse_busy(api: ApiContext, node_id: str) -> None:
             raise Refusal(
                 409,
                 "busy_node",
-                f"node {node_id}: drain it first: {jobs} there. With ?force=true it leaves now, and they "
-                "are begun anew elsewhere",
+                f"node {api.registry.names.of(node_id)}: drain it first: {jobs} there. With ?force=true it "
+                "leaves now, and they are begun anew elsewhere",
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from datetime import date
 from typing import Any
@@ -13,12 +14,13 @@ from click.testing import CliRunner
 from rich.cells import cell_len
 from rich.console import Console
 
-from orchestrator.client import Job, LeftOutFile, Node
+from orchestrator.client import Job, LeftOutFile, Node, Service, Trouble
 from orchestrator.commands.console.arguments import shown_names
 from orchestrator.commands.console.history_table import emit_history, times_of_day
 from orchestrator.commands.console.job_row import COLUMNS, left_out, place, row
 from orchestrator.commands.console.output import pluralize
 from orchestrator.commands.console.tables import make_table
+from orchestrator.commands.top import Picture, draw
 from orchestrator.contract.codec import from_json
 
 LONG = "a name that somebody made from all that they know of it " * 4
@@ -137,3 +139,48 @@ def test_both_names_of_the_node_are_told_apart() -> None:
 
     told = CliRunner().invoke(main, ["--help"]).output
     assert "The same as node, as 2.x calls it." in told and told.count("Run a compute node") == 1
+
+
+def picture(troubles: int, nodes: int, running: int) -> Picture:
+    at = {"url": "", "message": "", "services": ["docking"], "others": 0, "load": 50.0, "draining": None}
+    job: dict[str, Any] = {
+        "user_id": 1,
+        "service": "docking",
+        "status": "Running",
+        "message": "",
+        "version": 1,
+    }
+    service = {"name": "docking", "runs_per_user": 1, "max_runs": 9, "paused": None}
+    return Picture(
+        [from_json(Trouble, {"kind": "lost", "text": f"node n\x1b{one} is lost"}) for one in range(troubles)],
+        [from_json(Service, service | {"jobs": {"Queued": 2, "Running": 1, "Prepared": 1}})],
+        [
+            from_json(Node, at | {"id": f"n{one}", "status": "ready", "slots": 4, "held": 1})
+            for one in range(nodes)
+        ],
+        [
+            from_json(Job, job | {"id": one, "node": "n1", "node_name": "gpu"})
+            for one in range(1, running + 1)
+        ],
+    )
+
+
+@pytest.mark.parametrize("height", [1, 4, 5, 9, 24])
+def test_what_is_drawn_of_everything_has_room_what_is_wrong_first(height: int) -> None:
+    shown = Console(file=io.StringIO(), width=60, height=height)
+    shown.print(draw(picture(2, 30, 40), shown))
+    assert isinstance(shown.file, io.StringIO)
+    lines = shown.file.getvalue().splitlines()
+    assert len(lines) <= max(height, 4)
+    assert lines[:2] == ["node n\\x1b0 is lost", "node n\\x1b1 is lost"][: len(lines)]
+    assert lines[2].startswith("2 jobs queued, 2 under way; 30 of 30 nodes ready, 30 of")
+
+
+def test_where_there_is_room_all_of_it_is_drawn() -> None:
+    shown = Console(file=io.StringIO(), width=80, height=40)
+    shown.print(draw(picture(0, 2, 3), shown))
+    assert isinstance(shown.file, io.StringIO)
+    text = shown.file.getvalue()
+    assert text.startswith("nothing is wrong\n")
+    assert all(re.search(rf"^{one} +1 +docking +- +gpu", text, re.M) for one in (1, 2, 3))
+    assert all(f"n{one}" in text for one in range(2))

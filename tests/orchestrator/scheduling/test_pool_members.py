@@ -203,7 +203,7 @@ def test_people_are_told_the_name_that_a_node_says() -> None:
     house.sync()
     house.members = (B, replace(A, node_id="c", url="http://c"))
     house.seen(NodeRef("c", "http://c"), Heartbeat(name="gpu"))
-    assert [(view.node.node_id, view.name) for view in house.views()] == [("b", "gpu-2"), ("c", "gpu")]
+    assert [(view.node.node_id, view.name) for view in house.views()] == [("c", "gpu"), ("b", "gpu-2")]
 
 
 def test_a_node_that_the_settings_name_no_more_gets_no_job_and_is_let_go_of() -> None:

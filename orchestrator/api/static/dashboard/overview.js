@@ -146,6 +146,8 @@ function troubles(items) {
 function more(one) {
   if (one.node !== null) return [" ", h("a", { href: link(["nodes", one.node]) }, "Node ", foreign(one.node_name))];
   if (ON_NODES.has(one.kind)) return [" ", h("a", { href: link(["nodes"]) }, "Nodes")];
+  if (one.kind === "no_node")
+    return [" ", h("a", { href: link(["jobs"], { service: one.service, status: "Queued" }) }, "Jobs")];
   if (one.service !== null) return [" ", h("a", { href: link(["services"]) }, "Services")];
   return [];
 }
