@@ -16,8 +16,8 @@ def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     are. Texts are quoted, as some spreadsheets part cells at a semicolon. What a row has besides the columns
     is left out."""
     text = StringIO()
+    csv.writer(text).writerow(columns)
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow(columns)
     writer.writerows([_harmless(row[column]) for column in columns] for row in rows)
     return text.getvalue()
 

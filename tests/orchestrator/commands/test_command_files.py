@@ -140,14 +140,13 @@ def test_what_was_used_is_told_as_a_table_as_csv_and_as_json(shell: Shell, share
         client.wait(client.submit({"run.sh": b"true"}, user=4711).id, 60)
     (used,) = shell.json("usage", "--user", 4711, "--service", "example")
     assert (used["user_id"], used["jobs"], used["completed"], used["bytes_in"]) == (4711, 1, 1, 4)
-    table = shell.run(
-        "usage", "--user", 4711, "--from", used["month"], "--to", used["month"]
-    ).out.splitlines()
+    month = used["month"]
+    table = shell.run("usage", "--user", 4711, "--from", month, "--to", month).out.splitlines()
     assert table[0].split()[:4] == ["MONTH", "USER", "SERVICE", "JOBS"]
-    assert table[1].split()[:5] == [used["month"], "4711", "example", "1", "1"] and len(table) == 2
+    assert table[1].split()[:5] == [month, "4711", "example", "1", "1"] and len(table) == 2
     lines = shell.run("usage", "--user", 4711, "--csv").out.splitlines()
     assert lines[0].startswith("month,user_id,service,jobs,") and len(lines) == 2
-    assert lines[1].startswith(f"{used['month']},4711,example,1,1,0,0,0,")
+    assert lines[1].startswith(f'"{month}",4711,"example",1,1,0,0,0,')
     assert shell.json("usage", "--to", "1999-12") == []
     assert shell.run("usage", "--csv", "--json").status == 2
     refused = shell.run("usage", "--from", "2026")
