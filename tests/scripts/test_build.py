@@ -106,6 +106,8 @@ def test_the_installed_wheel_runs_a_job_and_shows_the_dashboard(commands: Path, 
 
 # ---------------------------------------------------------------------- the client alone
 
+TYPED = "orchestrator/py.typed"
+"""That type checkers are to read what the package says of types."""
 WITH_TRIO = "actors/wire/files/threaded_iterator.py"
 """What only the server's side of a body needs, and imports when it does."""
 
@@ -134,7 +136,7 @@ def needed_by_the_client() -> set[str]:
         found[module] = str(path.relative_to(ROOT))
         waiting += imported(path.read_text(encoding="utf-8"))
         waiting += [module.rpartition(".")[0]] if "." in module else []
-    return set(found.values()) - {WITH_TRIO}
+    return {*found.values(), TYPED} - {WITH_TRIO}
 
 
 def test_the_clients_wheel_has_what_the_client_imports_and_nothing_else(built: Path) -> None:
