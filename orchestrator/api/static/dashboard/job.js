@@ -162,9 +162,13 @@ function standing(job) {
     PLACELESS.has(job.waiting_for) &&
       job.position > 0 &&
       ` (${count(job.position)} of its service before it)`,
-    job.starts_at && h("span", { class: "when" }, ` Will begin ${expected(job.starts_at)}.`),
-    !job.starts_at && job.ends_at && h("span", { class: "when" }, ` Will end ${expected(job.ends_at)}.`),
+    (job.starts_at || job.ends_at) && h("span", { class: "when" }, foretold(job)),
   );
+}
+
+function foretold(job) {
+  const what = job.starts_at ? `begins ${expected(job.starts_at)}` : `ends ${expected(job.ends_at)}`;
+  return job.message ? `; it ${what}` : `it ${what}`;
 }
 
 function toList() {

@@ -32,7 +32,7 @@ export class Log {
     );
     this.wrap = h("button", { type: "button", "aria-pressed": "true" }, "Wrap lines");
     this.more = h("button", { type: "button", hidden: true }, "Show earlier");
-    this.query = h("input", { type: "search", name: "find", autocomplete: "off", "aria-label": "Find" });
+    this.query = h("input", { type: "search", name: "find", placeholder: "find", autocomplete: "off", "aria-label": "Find" });
     this.matches = h("span", { class: "matches", role: "status" });
     this.backward = h("button", { type: "button", disabled: true }, "Previous");
     this.forward = h("button", { type: "submit", disabled: true }, "Next");
