@@ -177,7 +177,8 @@ def test_roles_see_different_things(at_form: Callable[..., Page], client: Client
     operator = at_form("/jobs")
     log_in(operator, token(client, "operator"))
     expect(operator.locator("tbody")).to_contain_text("job of others")
-    assert links(operator) == ["Overview", "Jobs", "Services", "Nodes", "Scaling", "Usage", "API"]
+    seen = ["Overview", "Jobs", "Submit", "Services", "Nodes", "Scaling", "Usage", "API"]
+    assert links(operator) == seen
     operator.get_by_role("link", name="Nodes").click()
     expect(operator.get_by_role("button", name="Drain node")).to_be_visible()
     operator.get_by_role("link", name="Services").click()
@@ -193,7 +194,7 @@ def test_roles_see_different_things(at_form: Callable[..., Page], client: Client
     expect(user.locator("tbody")).not_to_contain_text("job of others")
     expect(user.locator("nav [aria-current]")).to_have_text("Jobs")
     expect(user.get_by_label("User")).to_be_hidden()
-    assert links(user) == ["Jobs", "Services", "Usage", "API"]
+    assert links(user) == ["Jobs", "Submit", "Services", "Usage", "API"]
     user.get_by_role("link", name="Services").click()
     expect(user.locator("article")).to_contain_text("Runs for one user")
     expect(user.get_by_role("button", name="Pause")).to_have_count(0)
@@ -201,6 +202,11 @@ def test_roles_see_different_things(at_form: Callable[..., Page], client: Client
     expect(user.locator(".log")).to_have_text("done\n")
     expect(user.get_by_role("button", name="Run again")).to_be_visible()
     expect(user.locator(".facts a[href^='#/nodes']")).to_have_count(0)
+    user.get_by_role("link", name="Submit").click()
+    user.get_by_label("Script").fill("echo mine")
+    expect(user.get_by_label("User")).to_have_count(0)
+    user.get_by_role("button", name="Submit").click()
+    expect(user.locator(".log")).to_have_text("mine\n")
     user.evaluate("at => { location.hash = at; }", "/nodes")
     expect(user.locator("h1")).to_have_text("No such page")
     assert refused == []
@@ -212,11 +218,11 @@ def test_roles_see_different_things(at_form: Callable[..., Page], client: Client
     log_in(reader, token(client, "reader"))
     expect(reader.locator("main")).to_contain_text("Nodes ready")
     expect(reader.locator("#connection")).to_have_text("renewed every few seconds")
-    assert links(reader) == ["Overview", "Jobs", "Services", "Nodes", "Scaling", "Usage", "API"]
+    assert links(reader) == [one for one in seen if one != "Submit"]
     for name, text in (("Jobs", "shown"), ("Services", "Runs for one user"), ("Nodes", "are ready")):
         reader.get_by_role("link", name=name, exact=True).click()
         expect(reader.locator("main")).to_contain_text(text)
-        expect(reader.locator("[data-order]")).to_have_count(0)
+        expect(reader.locator("[data-order], [data-select]")).to_have_count(0)
         expect(reader.locator("main")).not_to_contain_text("own job")
     reader.evaluate("at => { location.hash = at; }", f"/jobs/{own}")
     expect(reader.locator(".standing")).to_contain_text("Completed")

@@ -272,4 +272,4 @@ def test_what_was_used_is_sorted_narrowed_and_downloaded(dashboard: Callable[...
     with page.expect_download() as begun:
         page.get_by_role("link", name="Download as CSV").click()
     rows = Path(begun.value.path()).read_text().splitlines()
-    assert len(rows) == 2 and ",-5,example," in rows[1]
+    assert len(rows) == 2 and ',-5,"example",' in rows[1]
