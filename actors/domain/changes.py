@@ -122,6 +122,7 @@ class NewJob:
     size: int
     max_runtime: float = 0.0
     limits: JobLimits = UNLIMITED
+    priority: int = 0
     idempotency_key: str | None = None
     fingerprint: str | None = None
     details: JobDetails = field(default_factory=JobDetails)

@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.progress import BatchStand
@@ -62,6 +63,21 @@ class Attempt:
     boot: str = ""
 
 
+MOST_PRIORITY: Final = 100
+_ID_BITS: Final = 48
+"""More than an id has, and few enough for the order to have 64 with any priority."""
+
+
+def order_of(job_id: int, priority: int) -> int:
+    """One number for both: ascending, those of a higher priority come first, of the same one the older."""
+    return job_id - (priority << _ID_BITS)
+
+
+def job_of(order: int) -> int:
+    """The id of the job that has this order."""
+    return order & ((1 << _ID_BITS) - 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One row of the ledger, with its current attempt.
@@ -71,7 +87,8 @@ class Job:
     frees the quota before the results are here. `max_runtime` 0 means no limit. `requires`: labels that its
     node has to have, in the form of `requirements`. `progress` is the share that its script says is done, 0
     to 1, None as long as it says nothing. `running_since`: when this attempt was first seen to run; its `end`
-    knows better. `batch`: how its attempt stands, or has ended, in a batch system, if one runs it.
+    knows better. `batch`: how its attempt stands, or has ended, in a batch system, if one runs it. Of a
+    user's jobs for a service those of a higher `priority` go first.
     """
 
     id: int
@@ -96,6 +113,12 @@ class Job:
     progress_message: str = ""
     running_since: float | None = None
     batch: BatchStand | None = None
+    priority: int = 0
+
+    @property
+    def order(self) -> int:
+        """By which its user's jobs go, the smallest first."""
+        return order_of(self.id, self.priority)
 
     @property
     def counts(self) -> bool:
@@ -105,13 +128,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class QueuedJobs:
-    """The jobs of one user that wait for the same: 8 bytes for each. `ids` ascend; who gets them may keep and
-    change them."""
+    """The jobs of one user that wait for the same, each by its order, 8 bytes. They ascend; who gets them may
+    keep and change them."""
 
     service: str
     requires: str
     user_id: int
-    ids: array[int]
+    orders: array[int]
 
 
 @dataclass(frozen=True, slots=True)

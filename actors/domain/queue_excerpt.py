@@ -25,7 +25,7 @@ class GoingJob:
 
 @dataclass(frozen=True, slots=True)
 class RingExcerpt:
-    """The users who wait for the same, whose turn is next first, each with the ids of the first jobs.
+    """The users who wait for the same, whose turn is next first, each with the orders of the first jobs.
     `served` orders the rings: the one that was served longest ago has the smallest."""
 
     service: str

@@ -55,7 +55,8 @@ class Demand:
 @dataclass(frozen=True, slots=True)
 class ServiceLimits:
     """A service's quotas, what each of its jobs may use, and what happens when a node is lost (`requeue` or
-    `fail`). `weights`: how many turns in a row a user has, by number; whoever is not named has one."""
+    `fail`). `weights`: how many turns in a row a user has, by number; whoever is not named has one.
+    `max_priority` is the highest that a job may ask for."""
 
     name: str
     runs_per_user: int = 5
@@ -65,5 +66,6 @@ class ServiceLimits:
     on_doubt: str = "fail"
     max_runtime: float = 0.0
     limits: JobLimits = UNLIMITED
+    max_priority: int = 0
     weights: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     addresses: tuple[NodeAddress, ...] = field(default=())

@@ -29,7 +29,7 @@ from typing import Final
 import trio
 
 from actors.domain.changes import ChangeAnswer, ChangeResult, Transition
-from actors.domain.job import Attempt, AttemptState, Job, QueuedJobs
+from actors.domain.job import Attempt, AttemptState, Job, QueuedJobs, job_of
 from actors.domain.node import JoinedNode
 from actors.domain.queue_excerpt import ForecastView
 from actors.domain.requeue import requeue_or_fail
@@ -130,7 +130,7 @@ class Sender(Actor):
             self._take_in(job)
 
     def _fill(self, queued: Sequence[QueuedJobs]) -> None:
-        self._arrivals.note(max((one.ids[-1] for one in queued), default=0), trio.current_time())
+        self._arrivals.note(max((job_of(one.orders[-1]) for one in queued), default=0), trio.current_time())
         self._queue.fill(queued)
 
     async def turn(self) -> None:

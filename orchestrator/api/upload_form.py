@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from actors.domain.changes import JobDetails, NewJob
-from actors.domain.job import Job
+from actors.domain.job import MOST_PRIORITY, Job
 from actors.domain.labels import requirement, to_labels
 from actors.domain.limits import LIMITS, JobLimits, limits_from_json, limits_to_json, parse_limit, show_limit
 from actors.domain.service import ServiceLimits
@@ -36,6 +36,7 @@ from orchestrator.storage.upload import Upload
 
 REPEATED: Final = frozenset({"tags"})
 _USER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
+_PRIORITY: Final = re.compile(r"[0-9]{1,3}", re.ASCII)
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?", re.ASCII)
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 
@@ -261,6 +262,8 @@ class _Form:
             self.limits()
             if "max_runtime" in self._fields:
                 self.max_runtime()
+            if "priority" in self._fields:
+                self.priority()
         elif name == "user_id":
             self._on_user(self.user_id())
         if name in ("user_id", "service") and "user_id" in self._fields:
@@ -288,6 +291,7 @@ class _Form:
             size=self._upload.size,
             max_runtime=self.max_runtime(),
             limits=self.limits(),
+            priority=self.priority(),
             idempotency_key=key,
             fingerprint=None if key is None else self.fingerprint(),
             details=details,
@@ -329,6 +333,21 @@ class _Form:
             limit = f"at most {service.max_runtime:g} are allowed for service {service.name}"
             raise BadRequest(f"max_runtime {printable(text)}: {limit}")
         return seconds
+
+    def priority(self) -> int:
+        """Before which of the user's other jobs it goes; not more than the service allows, if that is known
+        yet."""
+        if "priority" not in self._fields:
+            return 0
+        service = self.service() if "service" in self._fields else None
+        text = self._text("priority")
+        most = MOST_PRIORITY if service is None else service.max_priority
+        if not _PRIORITY.fullmatch(text) or int(text) > most:
+            of_service = "" if service is None else f" for service {service.name}"
+            raise BadRequest(
+                f"priority {printable(text)}: a whole number from 0 to {most} is allowed{of_service}"
+            )
+        return int(text)
 
     def limits(self) -> JobLimits:
         """What the job may use: what was asked for, not more than the service allows, if that is known yet;
@@ -410,6 +429,7 @@ _CHECKS: Final[Mapping[str, Callable[[_Form], object]]] = {
     "user_id": _Form.user_id,
     "service": _Form.service,
     "max_runtime": _Form.max_runtime,
+    "priority": _Form.priority,
     **dict.fromkeys(LIMITS, _Form.limits),
     "requires": _Form.requires,
     "name": _Form.name,

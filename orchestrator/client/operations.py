@@ -66,6 +66,7 @@ class Operations:
         open_files: int | None = None,
         disk: int | str | None = None,
         requires: str | None = None,
+        priority: int | None = None,
         callback_url: str | None = None,
         idempotency_key: str | None = None,
         progress: Progress | None = None,
@@ -75,8 +76,9 @@ class Operations:
         there is one only. `max_runtime` and `cpu_time` are seconds; `memory`, `file_size` and `disk` bytes,
         or as "4G"; none of the limits may be above the service's. `requires` are labels of the node, as
         "gpu=a100,ssd";
-        `callback_url` is told when the job has ended. However often it is sent, it becomes one job: two calls
-        do so too with the same `idempotency_key`."""
+        of the user's jobs those with a higher `priority` go first; `callback_url` is told when the job has
+        ended. However often it is sent, it becomes one job: two calls do so too with the same
+        `idempotency_key`."""
         if service is None:
             service = await self._only_service()
         fields = {
@@ -92,6 +94,7 @@ class Operations:
             "open_files": _text(open_files),
             "disk": _text(disk),
             "requires": requires,
+            "priority": _text(priority),
             "callback_url": callback_url,
         }
         body = await self._wire.thread(lambda: _form(files, fields))

@@ -142,6 +142,7 @@ def _facts(job: Job) -> list[tuple[str, object]]:
         ("ignored", ", ".join(job.ignored)),
         ("requires", job.requires),
         ("limit", _limit(job)),
+        ("priority", job.priority or None),
         ("node", job.node_name or job.node),
         ("attempt", job.attempt),
         ("callback", _callback(job)),

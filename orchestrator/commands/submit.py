@@ -46,6 +46,9 @@ def _limit(name: str, metavar: str, meaning: str) -> Callable[[_Command], _Comma
 @_limit("file_size", "SIZE", "Of any single file, as 500M.")
 @_limit("open_files", "NUMBER", "Of each of its processes.")
 @_limit("disk", "SIZE", "Of all files in its directory, as 20G.")
+@click.option(
+    "--priority", type=click.IntRange(0, 100), help="It goes before the user's jobs of a smaller one. [0]"
+)
 @click.option("--requires", metavar="LABELS", help="What its node has to have, as gpu=a100,ssd.")
 @click.option("--callback-url", metavar="URL", help="Whom to tell when it has ended.")
 @click.option("--wait", is_flag=True, help="Stay until it has ended, and end as it did.")

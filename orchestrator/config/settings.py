@@ -13,6 +13,7 @@ from typing import Any, Final
 from actors.config import kinds as kind
 from actors.config.kinds import Setting
 from actors.config.tables import Mistakes, Table, read_toml
+from actors.domain.job import MOST_PRIORITY
 from actors.domain.limits import LIMITS, UNLIMITED, JobLimits, expected, parse_limit
 from actors.domain.node import NodeAddress
 from actors.domain.service import ServiceLimits
@@ -341,6 +342,12 @@ SERVICE: Final[Mapping[str, Setting]] = {
     ),
     "on_node_lost": Setting(
         kind.one_of("requeue", "fail"), "what becomes of a job whose node is lost: `requeue` or `fail`"
+    ),
+    "max_priority": Setting(
+        kind.whole(0, MOST_PRIORITY, f"a whole number from 0 to {MOST_PRIORITY}"),
+        "the highest `priority` that an upload may ask for; it is 0 without one. Of a user's jobs those of "
+        "a higher one go first, and none of another user waits for them",
+        unit="levels",
     ),
     "weights": Setting(
         values.weights,

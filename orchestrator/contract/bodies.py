@@ -156,6 +156,7 @@ class Job(_Value):
     max_runtime_seconds: float = 0.0
     limits: Annotated[Mapping[str, float], _LIMITS] = field(default_factory=dict)
     requires: str = ""
+    priority: int = 0
     progress: Annotated[float | None, Also(minimum=0, maximum=1)] = None
     progress_message: str | None = None
     batch: Annotated[
@@ -306,6 +307,7 @@ class Service(_Value):
     limits: Annotated[Mapping[str, float], _LIMITS] = field(default_factory=dict)
     on_node_lost: str = ""
     on_doubt: str = ""
+    max_priority: int = 0
     nodes: ServiceNodes = ServiceNodes()
     estimates: EstimateAccuracy = EstimateAccuracy()
 
@@ -481,6 +483,17 @@ class UploadBody(TypedDict):
     file_size: NotRequired[Annotated[str, _SIZE, Also(description="Of any single file")]]
     open_files: NotRequired[Annotated[int, Also(minimum=8, description="Of each process")]]
     disk: NotRequired[Annotated[str, _SIZE, Also(description="Of all files in its directory")]]
+    priority: NotRequired[
+        Annotated[
+            int,
+            Also(
+                minimum=0,
+                maximum=100,
+                description="It goes before jobs of the same user that have a smaller one; at most what the "
+                "service allows",
+            ),
+        ]
+    ]
     requires: NotRequired[
         Annotated[str, Also(description="Labels that its node has to have, as gpu or gpu=a100,ssd")]
     ]

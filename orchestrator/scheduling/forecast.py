@@ -27,6 +27,7 @@ from math import inf
 from random import Random
 from typing import Final
 
+from actors.domain.job import job_of
 from actors.domain.labels import satisfies
 from actors.domain.node import NodeState, NodeView
 from actors.domain.queue_excerpt import ForecastView
@@ -52,7 +53,7 @@ STEPS: Final = 20_000
 MOST_STEPS: Final = 2_000
 """The same of one draw."""
 
-_NEW: Final = 1 << 60
+_NEW: Final = 1 << 40
 """The first id of jobs that come while a draw goes on."""
 
 TAIL: Final = 0.1
@@ -132,11 +133,11 @@ class Forecast:
         self._nodes, self._by_node = _count_slots(view.nodes)
         self._able: dict[tuple[str, str], list[int]] = {}
         self._known = {
-            job_id
+            job_of(order)
             for ring in view.queue.rings
             if not self._why_never(ring.service, ring.requires)
-            for _, ids in ring.users
-            for job_id in ids
+            for _, orders in ring.users
+            for order in orders
         }
         self._holds = {name: _by_user(history.holds) for name, history in histories.items()}
         self._pooled = _by_user([held for history in histories.values() for held in history.holds])
@@ -245,7 +246,12 @@ class _Draw:
         self.left = MOST_STEPS
         self._waiting = set(forecast._known)
         self._samples: dict[tuple[str, int], list[float]] = {}
-        self._users = {n: user_id for ring in self._view.rings for user_id, ids in ring.users for n in ids}
+        self._users = {
+            job_of(order): user_id
+            for ring in self._view.rings
+            for user_id, orders in ring.users
+            for order in orders
+        }
         self._ends: list[tuple[float, int, int | None]] = []
         """When jobs end that hold a slot, which, and of which nodes."""
         self._outcome = _Outcome()

@@ -13,9 +13,12 @@ no node can run now; the quotas are counted over all of them.
 A job counts against its user's and its service's quota while its row says so (`Job.counts`) or while it was
 taken: from the decision that it goes until its row says what became of it.
 
-Of a job that waits nothing is kept but its id, in its place: 8 bytes. No operation walks through the queue:
-`apply`, `next`, `take` and `give_back` cost the logarithm of its length, `explain_wait` and `demand` a step
-for each user who waits."""
+The jobs of one user go by priority, and among the same one the oldest first: so nobody's job waits behind one
+of another user for its priority.
+
+Of a job that waits nothing is kept but its order, in its place: 8 bytes. No operation walks through the
+queue: `apply`, `next`, `take` and `give_back` cost the logarithm of its length, `explain_wait` and `demand` a
+step for each user who waits."""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from actors.domain.job import Job, QueuedJobs
+from actors.domain.job import Job, QueuedJobs, job_of
 from actors.domain.queue_excerpt import GoingJob, QueueExcerpt, RingExcerpt
 from actors.domain.service import Backlog, Demand, ServiceLimits, Waiting, WaitReason
 from actors.domain.status import Status
@@ -39,6 +42,7 @@ class _Going:
     service: str
     user_id: int
     requires: str
+    order: int
     taken: bool = False
     stopped: bool = False
     node_id: str | None = None
@@ -62,8 +66,8 @@ class QueueManager:
         self._turns = 0
 
     def fill(self, queued: Sequence[QueuedJobs]) -> None:
-        for one in sorted(queued, key=lambda one: one.ids[0]):
-            self._service(one.service).ring(one.requires).fill(one.user_id, one.ids)
+        for one in sorted(queued, key=lambda one: job_of(one.orders[0])):
+            self._service(one.service).ring(one.requires).fill(one.user_id, one.orders)
 
     def apply(self, job: Job) -> None:
         going = self._going.get(job.id)
@@ -79,15 +83,15 @@ class QueueManager:
             self.end(job.id)
         room = self._services.get(job.service)
         ring = None if room is None else room.rings.get(job.requires)
-        waits = ring is not None and ring.has(job.user_id, job.id)
+        waits = ring is not None and ring.has(job.user_id, job.order)
         if queued and not job.terminate_requested:
             if not waits:
-                self.enter(job.service, job.requires, job.user_id, job.id)
+                self.enter(job.service, job.requires, job.user_id, job.order)
             return
         if ring is not None and waits:
-            self._leave(ring, job.user_id, job.id, served=job.counts)
+            self._leave(ring, job.user_id, job.order, served=job.counts)
         if job.counts:
-            going = _Going(job.service, job.user_id, job.requires)
+            going = _Going(job.service, job.user_id, job.requires, job.order)
             going.note(job)
             self._start(job.id, going)
 
@@ -96,16 +100,16 @@ class QueueManager:
         going = self._going.pop(job_id)
         self._services[going.service].ended(going.user_id)
 
-    def enter(self, service: str, requires: str, user_id: int, job_id: int) -> None:
-        """A job waits from now on."""
-        self._service(service).ring(requires).enter(user_id, job_id)
+    def enter(self, service: str, requires: str, user_id: int, order: int) -> None:
+        """The job that has this order waits from now on."""
+        self._service(service).ring(requires).enter(user_id, order)
 
     def next(self, service: str, requires: str = "") -> int | None:
         """The job of `service` with this requirement that goes next; None if none may. Asking changes
         nothing."""
         ring = self._offering(service, requires)
         user = None if ring is None else ring.next()
-        return None if user is None else user.first
+        return None if user is None else job_of(user.first)
 
     def take(self, service: str, requires: str = "") -> int | None:
         """What `next` says, and count it as going, before its row says so."""
@@ -113,10 +117,10 @@ class QueueManager:
         user = None if ring is None else ring.next()
         if ring is None or user is None:
             return None
-        job_id = user.first
-        self._leave(ring, user.user_id, job_id, served=True)
-        self._start(job_id, _Going(service, user.user_id, requires, taken=True))
-        return job_id
+        order = user.first
+        self._leave(ring, user.user_id, order, served=True)
+        self._start(job_of(order), _Going(service, user.user_id, requires, order, taken=True))
+        return job_of(order)
 
     def give_back(self, job_id: int) -> None:
         """Let the own row of a job that was taken count again. Idempotent."""
@@ -127,7 +131,7 @@ class QueueManager:
         room = self._services[going.service]
         room.ended(going.user_id)
         if not going.stopped:
-            room.ring(going.requires).enter(going.user_id, job_id)
+            room.ring(going.requires).enter(going.user_id, going.order)
 
     def requirements(self, service: str) -> Sequence[str]:
         """The requirements of the jobs that wait, the one that was served longest ago first."""
@@ -189,12 +193,12 @@ class QueueManager:
         queue = cls(limits)
         queue._paused = excerpt.paused
         for one in excerpt.going:
-            queue._start(one.job_id, _Going(one.service, one.user_id, one.requires))
+            queue._start(one.job_id, _Going(one.service, one.user_id, one.requires, one.job_id))
         for ring in excerpt.rings:
             made = queue._service(ring.service).ring(ring.requires)
             made.served = ring.served
-            for user_id, ids in ring.users:
-                made.fill(user_id, array("q", ids))
+            for user_id, orders in ring.users:
+                made.fill(user_id, array("q", orders))
         for name, served in excerpt.served.items():
             queue._service(name).served = served
         queue._turns = max(excerpt.served.values(), default=0)
@@ -205,10 +209,10 @@ class QueueManager:
         to end. `free_slots` and `any_node` are what the pool says of its service."""
         name, room = job.service, self._services.get(job.service)
         ring = None if room is None else room.rings.get(job.requires)
-        if room is None or ring is None or not ring.has(job.user_id, job.id):
+        if room is None or ring is None or not ring.has(job.user_id, job.order):
             return None
         limits = room.limits
-        position = ring.position(ring.users[job.user_id], job.id)
+        position = ring.position(ring.users[job.user_id], job.order)
         going = room.users_going[job.user_id]
         before = _before(position)
         if name in self._paused:
@@ -249,11 +253,11 @@ class QueueManager:
         self._going[job_id] = going
         self._service(going.service).started(going.user_id)
 
-    def _leave(self, ring: Ring, user_id: int, job_id: int, *, served: bool) -> None:
+    def _leave(self, ring: Ring, user_id: int, order: int, *, served: bool) -> None:
         if served:
             self._turns += 1
             ring.served = ring.service.served = self._turns
-        ring.leave(user_id, job_id, served=served)
+        ring.leave(user_id, order, served=served)
 
 
 def _before(position: int) -> str:

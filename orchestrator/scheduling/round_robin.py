@@ -10,52 +10,53 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from actors.domain.job import job_of
 from actors.domain.service import ServiceLimits
 
 
 @dataclass(slots=True)
 class _User:
-    """A user's jobs in one ring: `ids` in order, from `head` on. The first one leaves most often, and comes
-    back to where it was: it is skipped, and the array cut when half is. `place` orders the ring: smaller is
-    earlier. `listed` is the place under which the user stands in the heap of those who may be served. `turns`
-    says how many of this round the user has had."""
+    """A user's jobs in one ring: `orders`, ascending, from `head` on. The first one leaves most often, and
+    comes back to where it was: it is skipped, and the array cut when half is. `place` says where the user is
+    in the ring: smaller is earlier. `listed` is the place under which the user stands in the heap of those
+    who may be served. `turns` says how many of this round the user has had."""
 
     user_id: int
-    ids: array[int]
+    orders: array[int]
     head: int = 0
     place: int = 0
     listed: int | None = None
     turns: int = 0
 
     def __len__(self) -> int:
-        return len(self.ids) - self.head
+        return len(self.orders) - self.head
 
     @property
     def first(self) -> int:
-        return self.ids[self.head]
+        return self.orders[self.head]
 
-    def has(self, job_id: int) -> bool:
-        at = self.head + self.rank(job_id)
-        return at < len(self.ids) and self.ids[at] == job_id
+    def has(self, order: int) -> bool:
+        at = self.head + self.rank(order)
+        return at < len(self.orders) and self.orders[at] == order
 
-    def add(self, job_id: int) -> None:
-        at = self.head + self.rank(job_id)
+    def add(self, order: int) -> None:
+        at = self.head + self.rank(order)
         if at == self.head > 0:
             self.head -= 1
-            self.ids[self.head] = job_id
+            self.orders[self.head] = order
         else:
-            self.ids.insert(at, job_id)
+            self.orders.insert(at, order)
 
-    def rank(self, job_id: int) -> int:
-        return bisect_left(self.ids, job_id, lo=self.head) - self.head
+    def rank(self, order: int) -> int:
+        return bisect_left(self.orders, order, lo=self.head) - self.head
 
-    def remove(self, job_id: int) -> None:
-        if job_id != self.first:
-            del self.ids[self.head + self.rank(job_id)]
+    def remove(self, order: int) -> None:
+        if order != self.first:
+            del self.orders[self.head + self.rank(order)]
             return
         self.head += 1
-        if self.head * 2 > len(self.ids):
-            del self.ids[: self.head]
+        if self.head * 2 > len(self.orders):
+            del self.orders[: self.head]
             self.head = 0
 
 
@@ -122,7 +123,7 @@ class ServiceRings:
                         first[user_id] = min(user.first, first.get(user_id, user.first))
         quota = self.limits.runs_per_user
         count = sum(min(n, quota - self.users_going[user_id]) for user_id, n in waiting.items())
-        return min(count, self.limits.max_runs - self.going), tuple(first.values())
+        return min(count, self.limits.max_runs - self.going), tuple(map(job_of, first.values()))
 
 
 class Ring:
@@ -152,11 +153,11 @@ class Ring:
                 user.listed = None
         return None
 
-    def position(self, mine: _User, job_id: int) -> int:
+    def position(self, mine: _User, order: int) -> int:
         """How many jobs go before this one if all goes on as it stands: in each round every user has one
         turn, or as many as the weight says, in the order of the ring, those at their quota after the
         others."""
-        rank = mine.rank(job_id)
+        rank = mine.rank(order)
         my_turn = (self.service.blocked(mine.user_id), mine.place)
         mine_before = (rank + mine.turns) // self.service.weight(mine.user_id)
         ahead = rank
@@ -168,9 +169,9 @@ class Ring:
                 ahead += min(len(user), max(0, turns))
         return ahead
 
-    def fill(self, user_id: int, ids: array[int]) -> None:
+    def fill(self, user_id: int, orders: array[int]) -> None:
         """A user who is not there enters it with these jobs."""
-        user = self.users[user_id] = _User(user_id, ids)
+        user = self.users[user_id] = _User(user_id, orders)
         self.waiting += len(user)
         self._to_end(user)
         self.list(user)
@@ -180,29 +181,29 @@ class Ring:
         each user who has more one further job, or one of the next user. These are the second value."""
         if len(self.users) > most:
             users = heapq.nsmallest(most + 1, self.users.values(), key=_by_place)
-            found = [(one.user_id, one.ids[one.head : one.head + 1]) for one in users]
-            return found, {users[-1].first}
+            found = [(one.user_id, one.orders[one.head : one.head + 1]) for one in users]
+            return found, {job_of(users[-1].first)}
         each = most // len(self.users)
         users = sorted(self.users.values(), key=_by_place)
-        found = [(one.user_id, one.ids[one.head : one.head + each + 1]) for one in users]
-        return found, {ids[each] for _, ids in found if len(ids) > each}
+        found = [(one.user_id, one.orders[one.head : one.head + each + 1]) for one in users]
+        return found, {job_of(orders[each]) for _, orders in found if len(orders) > each}
 
-    def enter(self, user_id: int, job_id: int) -> None:
+    def enter(self, user_id: int, order: int) -> None:
         user = self.users.get(user_id)
         if user is None:
-            self.fill(user_id, array("q", (job_id,)))
+            self.fill(user_id, array("q", (order,)))
         else:
-            user.add(job_id)
+            user.add(order)
             self.waiting += 1
             self.list(user)
 
-    def has(self, user_id: int, job_id: int) -> bool:
+    def has(self, user_id: int, order: int) -> bool:
         user = self.users.get(user_id)
-        return user is not None and user.has(job_id)
+        return user is not None and user.has(order)
 
-    def leave(self, user_id: int, job_id: int, *, served: bool) -> None:
+    def leave(self, user_id: int, order: int, *, served: bool) -> None:
         user = self.users[user_id]
-        user.remove(job_id)
+        user.remove(order)
         self.waiting -= 1
         if not user:
             del self.users[user_id]

@@ -27,7 +27,7 @@ async def test_each_row_is_taken_in_once_and_none_after_a_newer(autojump_clock: 
         rows.append(await ledger.insert(new_job()))
     cursor, taken = LedgerCursor(ledger, TICK), dict[int, int]()
     live = await cursor.begin(queued=True)
-    for job in (*live.jobs, *[job for job in rows if any(job.id in one.ids for one in live.queued)]):
+    for job in (*live.jobs, *[job for job in rows if any(job.order in one.orders for one in live.queued)]):
         taken[job.id] = job.change_seq
 
     def take(job: Job) -> None:

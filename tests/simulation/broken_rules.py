@@ -17,7 +17,7 @@ from simulation.world import Faulty
 from support.memory.memory_ledger import MemoryLedger
 
 from actors.domain.changes import Change, SetProgress, Transition
-from actors.domain.job import Job, QueuedJobs
+from actors.domain.job import Job, QueuedJobs, job_of
 from actors.domain.node import NodeRef, NodeState, PayloadView, Tally
 from actors.domain.payload import UNKNOWN, Payload, RunResult
 from actors.domain.service import ServiceLimits
@@ -155,7 +155,7 @@ def _quota_in_memory_only() -> Iterator[None]:
     apply, fill = QueueManager.apply, QueueManager.fill
 
     def begin(self: QueueManager, queued: Sequence[QueuedJobs]) -> None:
-        self.__dict__["_seen_queued"] = {job_id for one in queued for job_id in one.ids}
+        self.__dict__["_seen_queued"] = {job_of(order) for one in queued for order in one.orders}
         fill(self, queued)
 
     def apply_known(self: QueueManager, job: Job) -> None:

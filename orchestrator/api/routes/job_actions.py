@@ -111,6 +111,7 @@ async def _repeat(api: ApiContext, row: Job, key: str | None) -> Job:
             size=upload.size,
             max_runtime=row.max_runtime,
             limits=row.limits,
+            priority=row.priority,
             idempotency_key=key,
             fingerprint=None if key is None else f"rerun of {row.id}",
             details=replace(details, rerun_of=row.id, ignored=()),

@@ -93,7 +93,7 @@ def content(ledger: Path) -> dict[str, bytes]:
 async def require_all_of_it(path: Path) -> None:
     async with open_ledger(path) as ledger:
         live = await ledger.live(queued=True)
-        assert sum(len(one.ids) for one in live.queued) == MANY + 1 - 3
+        assert sum(len(one.orders) for one in live.queued) == MANY + 1 - 3
         assert [job.status for job in live.jobs] == [S.RUNNING] * 3
         assert (await ledger.insert(new_job())).id == MANY + 2
     async with open_ledger(path) as ledger:

@@ -13,7 +13,7 @@ from support.data.ledgers import SetClock, by_owner, new_attempt, new_job, open_
 from support.memory.memory_ledger import MemoryLedger
 
 from actors.domain.changes import ChangeResult, JobDetails, MoveAttempt, RecordEnd, SetMessage, Transition
-from actors.domain.job import AttemptState, End, HistoryEntry, Job, LiveJobs, QueuedJobs
+from actors.domain.job import AttemptState, End, HistoryEntry, Job, LiveJobs, QueuedJobs, job_of
 from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.status import ENDED, JOB, OVER, OWNER, QUOTA, Owner, Status, may_move
 from actors.ports.ledger import Ledger
@@ -343,6 +343,14 @@ async def test_changes_since_shows_each_job_at_its_newest_change_only(ledger: Le
     assert await ledger.changes(third.change_seq, limit=1) == [moved]
 
 
+async def test_what_waits_is_told_in_the_order_in_which_it_goes(ledger: Ledger) -> None:
+    jobs = [await ledger.insert(replace(new_job(), priority=priority)) for priority in (0, 2, 100, 2)]
+    assert [job.priority for job in jobs] == [0, 2, 100, 2]
+    (line,) = (await ledger.live(queued=True)).queued
+    assert [job_of(order) for order in line.orders] == [3, 2, 4, 1]
+    assert [*line.orders] == sorted(job.order for job in jobs)
+
+
 async def test_live_is_what_is_not_over_with_the_change_it_is_at(ledger: Ledger) -> None:
     assert (await ledger.live()).seq == 0
     jobs = [await at(ledger, status) for status in WAYS]
@@ -372,7 +380,7 @@ async def test_queued_jobs_are_told_in_short_by_user_service_and_requirement(led
     ):
         await ledger.insert(new_job(user, service, details=details))
     told = {
-        (one.service, one.requires, one.user_id): list(one.ids)
+        (one.service, one.requires, one.user_id): list(one.orders)
         for one in (await ledger.live(queued=True)).queued
     }
     assert told == {

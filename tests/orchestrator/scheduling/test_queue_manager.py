@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.domain.job import End, Job, QueuedJobs
+from actors.domain.ids import MAX_ID
+from actors.domain.job import MOST_PRIORITY, End, Job, QueuedJobs, job_of, order_of
 from actors.domain.service import Backlog, Demand, ServiceLimits, WaitReason
 from actors.domain.status import OVER, Status
 from orchestrator.scheduling.queue_manager import QueueManager
@@ -49,7 +50,8 @@ class Model:
         return job.status is S.QUEUED and not job.terminate_requested and job.id not in self.held
 
     def waiting(self, service: str) -> list[Job]:
-        return [job for _, job in sorted(self.rows.items()) if job.service == service and self._waiting(job)]
+        found = [job for job in self.rows.values() if job.service == service and self._waiting(job)]
+        return sorted(found, key=lambda job: (-job.priority, job.id))
 
     def going(self, service: str) -> list[Job]:
         return [job for job in self.rows.values() if job.service == service and self._going(job)]
@@ -126,7 +128,7 @@ STATUSES = [S.QUEUED] * 5 + [S.PROCESSING, S.RUNNING, S.COMPLETED, S.CLEANED]
 Event = tuple[str, Job | int | str]
 
 
-def random_events(seed: int) -> list[Event]:
+def random_events(seed: int, prioritised: bool = False) -> list[Event]:
     """Rows, each newer than all before, jobs that are taken and given back, and answers that are acted upon.
     A list drawn element by element would cost ten times as much as the test."""
     rng = random.Random(seed)
@@ -138,6 +140,7 @@ def random_events(seed: int) -> list[Event]:
                 # Who owns a job and what it is for never changes, so both follow from the id.
                 service = "a" if job_id < 12 else "bb?"[job_id - 12]
                 job = row(job_id, user=job_id % 3, service=service, status=rng.choice(STATUSES), seq=now)
+                job = replace(job, priority=job_id % 4 * prioritised)
                 flag, queued = rng.random() < 0.2, job.status is S.QUEUED
                 job = replace(
                     job, terminate_requested=flag and queued, end=END if flag and not queued else None
@@ -151,11 +154,12 @@ def random_events(seed: int) -> list[Event]:
 
 
 EVENTS = st.integers(0, 2**32).map(random_events)
+PRIORITISED = st.integers(0, 2**32).map(lambda seed: random_events(seed, prioritised=True))
 
 
 @pytest.mark.parametrize("limits", [LIMITS, WEIGHTED], ids=["plain", "weighted"])
 @settings(max_examples=150, deadline=None)
-@given(events=EVENTS)
+@given(events=st.one_of(EVENTS, PRIORITISED))
 def test_rows_give_what_the_model_gives(limits: dict[str, ServiceLimits], events: list[Event]) -> None:
     queue, model, clock = QueueManager(limits), Model(limits), 100
     for event in events:
@@ -381,6 +385,35 @@ def test_with_weights_nobody_starves_no_slot_is_idle_and_each_has_the_share(
         one_round, order = order[: sum(share.values())], order[sum(share.values()) :]
         assert Counter(one_round) == share
         left.subtract(one_round)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=40))
+def test_a_priority_sorts_the_jobs_of_its_user_and_delays_nobody_else(jobs: list[tuple[int, int]]) -> None:
+    """Whose turn it is is the same as without."""
+    rows = [replace(row(n, user), priority=priority) for n, (user, priority) in enumerate(jobs, 1)]
+    plain, queue = QueueManager(WIDE), QueueManager(WIDE)
+    for job in rows:
+        plain.apply(replace(job, priority=0))
+        queue.apply(job)
+    taken: dict[int, list[tuple[int, int]]] = {}
+    for _ in rows:
+        mine, other = queue.take("a"), plain.take("a")
+        assert mine is not None and other is not None
+        job = rows[mine - 1]
+        assert job.user_id == rows[other - 1].user_id
+        taken.setdefault(job.user_id, []).append((-job.priority, job.id))
+    assert all(line == sorted(line) for line in taken.values())
+    assert queue.take("a") is None
+
+
+def test_what_was_taken_back_is_where_its_priority_has_it() -> None:
+    queue = QueueManager(WIDE)
+    for job_id, priority in ((1, 0), (2, 100), (3, 50)):
+        queue.apply(replace(row(job_id), priority=priority))
+    assert queue.take("a") == 2
+    queue.give_back(2)
+    assert [queue.take("a") for _ in range(4)] == [2, 3, 1, None]
+    assert [job_of(order_of(MAX_ID, priority)) for priority in (0, MOST_PRIORITY)] == [MAX_ID, MAX_ID]
 
 
 def test_no_quota_is_larger_for_a_weight() -> None:

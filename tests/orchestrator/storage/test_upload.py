@@ -15,6 +15,7 @@ from support.data.ledgers import list_jobs, open_ledger
 from support.peers.stalled_senders import answer_to_beginning
 from support.processes.api_server import Server, api_server, form, status_body
 
+from actors.domain.job import job_of
 from actors.domain.service import ServiceLimits
 from actors.ports.ledger import LedgerError
 from orchestrator.ledger.ledger import LedgerFull
@@ -522,6 +523,21 @@ async def test_a_job_may_require_labels_of_its_node(server: Server, text: str | 
     assert (await server.client.get("/v1/jobs/1")).json()["requires"] == kept
 
 
+async def test_a_priority_is_within_what_the_service_allows_and_a_rerun_has_it(tmp_path: Path) -> None:
+    async with api_server(tmp_path, services=("short", "example")) as server:
+        assert (await server.post(RUN, 'name="priority"|5', service="short")).status_code == 201
+        assert (await server.post(RUN, 'name="priority"|0')).status_code == 201
+        answer = await server.post(RUN, 'name="priority"|1')
+        refusal = "priority '1': a whole number from 0 to 0 is allowed for service example"
+        assert answer.status_code == 400 and refusal in answer.text
+        again = (await server.client.post("/v1/jobs/1/rerun")).json()
+        first = (await server.client.get("/v1/jobs/1")).json()
+        assert (first["priority"], again["priority"]) == (5, 5)
+        assert (await server.client.get("/v1/services/short")).json()["max_priority"] == 5
+        lines = {one.service: one.orders for one in (await server.ledger.live(queued=True)).queued}
+        assert [job_of(order) for order in lines["short"]] == [1, 3] and [*lines["example"]] == [2]
+
+
 async def test_what_is_no_label_is_refused(server: Server) -> None:
     for text in ("a b", "=1", "gpu=1,gpu=2", "gpu,"):
         await refused(server, await server.post(RUN, f'name="requires"|{text}'), 400, "requires")
@@ -554,6 +570,9 @@ REFUSED: Sequence[tuple[Sequence[str | bytes], str]] = (
     ([*FIRST, 'name="memory"|2G'], "at most 1 GiB"),
     (['name="memory"|2G', *FIRST], "at most 1 GiB"),
     (['name="disk"|much'], "disk 'much'"),
+    ([*FIRST, 'name="priority"|6'], "priority '6': a whole number from 0 to 5"),
+    (['name="priority"|6', *FIRST], "priority '6': a whole number from 0 to 5"),
+    (['name="priority"|-1'], "priority '-1': a whole number from 0 to 100"),
     ([*FIRST, 'name="requires"|=='], "requires"),
     ([*FIRST, 'name="name"|' + "x" * 300], "at most 200"),
     ([*FIRST, 'name="tags"|a b'], "tags 'a b'"),

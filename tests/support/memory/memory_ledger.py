@@ -162,8 +162,8 @@ class MemoryLedger:
                 jobs.append(job)
             elif queued:
                 wanted = (job.service, job.requires, job.user_id)
-                lines.setdefault(wanted, array("q")).append(job.id)
-        found = [QueuedJobs(*wanted, ids) for wanted, ids in lines.items()]
+                lines.setdefault(wanted, array("q")).append(job.order)
+        found = [QueuedJobs(*wanted, array("q", sorted(orders))) for wanted, orders in lines.items()]
         return LiveJobs(jobs, found if queued else (), self._seq)
 
     async def unreleased(self) -> Sequence[Attempt]:

@@ -262,7 +262,9 @@ async def api_server(
         await storage.open()
         registry = await NodeRegistry.load(ledger, clock, owner := Owner(views), ())
         of_services = {
-            name: ServiceLimits(name, max_runtime=60.0, limits=JobLimits(memory_bytes=1 << 30, processes=100))
+            name: ServiceLimits(
+                name, max_runtime=60.0, max_priority=5, limits=JobLimits(memory_bytes=1 << 30, processes=100)
+            )
             if name == "short"
             else ServiceLimits(name)
             for name in services

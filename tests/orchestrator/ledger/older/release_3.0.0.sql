@@ -120,11 +120,12 @@ CREATE TABLE jobs (
         progress REAL,
         progress_message TEXT NOT NULL DEFAULT '',
         running_since REAL,
-        batch TEXT
+        batch TEXT,
+        priority INTEGER NOT NULL DEFAULT 0
     ) STRICT;
-INSERT INTO "jobs" VALUES(1,7,'example','Completed','to Completed',5,1700000000.0,1700000000.0,1700000000.0,'older-1',10,0,0,0.0,'{}','f0000000000000000000000000000002','Completed','',0,NULL,1700000000.0,1700000000.0,10.0,4.0,1000,7,'k',NULL,'first','["a", "b"]',NULL,'{}',NULL,'[]','[]',NULL,'',1700000000.0,NULL);
-INSERT INTO "jobs" VALUES(2,7,'example','Running','to Running',9,1700000000.0,1700000000.0,NULL,'older-3',10,0,0,0.0,'{}','f0000000000000000000000000000004',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'[]',NULL,'{}',NULL,'[]','[]',NULL,'',1700000000.0,NULL);
-INSERT INTO "jobs" VALUES(3,8,'example','Queued','Job successfully uploaded',10,1700000000.0,1700000000.0,NULL,'older-5',10,0,0,0.0,'{}',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'[]',NULL,'{}',NULL,'[]','[]',NULL,'',NULL,NULL);
+INSERT INTO "jobs" VALUES(1,7,'example','Completed','to Completed',5,1700000000.0,1700000000.0,1700000000.0,'older-1',10,0,0,0.0,'{}','f0000000000000000000000000000002','Completed','',0,NULL,1700000000.0,1700000000.0,10.0,4.0,1000,7,'k',NULL,'first','["a", "b"]',NULL,'{}',NULL,'[]','[]',NULL,'',1700000000.0,NULL,0);
+INSERT INTO "jobs" VALUES(2,7,'example','Running','to Running',9,1700000000.0,1700000000.0,NULL,'older-3',10,0,0,0.0,'{}','f0000000000000000000000000000004',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'[]',NULL,'{}',NULL,'[]','[]',NULL,'',1700000000.0,NULL,0);
+INSERT INTO "jobs" VALUES(3,8,'example','Queued','Job successfully uploaded',10,1700000000.0,1700000000.0,NULL,'older-5',10,0,0,0.0,'{}',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'[]',NULL,'{}',NULL,'[]','[]',NULL,'',NULL,NULL,0);
 CREATE TABLE kept_bytes (
         user_id INTEGER PRIMARY KEY,
         bytes INTEGER NOT NULL
@@ -258,7 +259,7 @@ INSERT INTO "usage" VALUES('2023-11',7,'example',1,1,0,0,0,10.0,4.0,10000.0,10,7
 CREATE UNIQUE INDEX jobs_change ON jobs (change_seq);
 CREATE UNIQUE INDEX jobs_idempotency ON jobs (user_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX jobs_live ON jobs (id) WHERE status NOT IN ('Cleaned', 'Completed', 'Failed', 'Invalid', 'Killed') AND (status <> 'Queued' OR terminate_requested <> 0);
-CREATE INDEX jobs_queued ON jobs (service, requires, user_id, status, terminate_requested) WHERE status = 'Queued' AND terminate_requested = 0;
+CREATE INDEX jobs_queued ON jobs (service, requires, user_id, priority, status, terminate_requested) WHERE status = 'Queued' AND terminate_requested = 0;
 CREATE INDEX jobs_ended ON jobs (ended_at) WHERE status IN ('Completed', 'Failed', 'Invalid', 'Killed');
 CREATE INDEX jobs_cleaned ON jobs (ended_at) WHERE status = 'Cleaned';
 CREATE INDEX jobs_user ON jobs (user_id);
@@ -373,8 +374,8 @@ CREATE INDEX audit_job ON audit (job_id) WHERE job_id IS NOT NULL;
 CREATE INDEX audit_node ON audit (node) WHERE node IS NOT NULL;
 CREATE INDEX audit_at ON audit (at);
 DELETE FROM "sqlite_sequence";
-INSERT INTO "sqlite_sequence" VALUES('scaling_decisions',0);
 INSERT INTO "sqlite_sequence" VALUES('jobs',500);
+INSERT INTO "sqlite_sequence" VALUES('scaling_decisions',0);
 COMMIT;
 PRAGMA application_id = 1246708275;
-PRAGMA user_version = 12;
+PRAGMA user_version = 13;
