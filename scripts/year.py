@@ -243,8 +243,9 @@ def draw_table(year: Year) -> str:
     plan = year.plan
     lines = [
         f"{plan.days} days of {plan.jobs} jobs ({plan.jobs / 10_000:.2g} of 10,000 a day, and so is what is "
-        f"kept), files for {plan.max_age} days, rows for {plan.keep_rows}; one job of {LARGE_EACH} has a "
-        "directory, the files of the others are in the ledger.",
+        "kept), files for",
+        f"{plan.max_age} days, rows for {plan.keep_rows}; one job of {LARGE_EACH} has a directory, the files "
+        "of the others are in the ledger.",
         "",
         f"| {' | '.join(HEADINGS)} |",
         f"|{' ---: |' * len(HEADINGS)}",
