@@ -405,9 +405,11 @@ RULES = (
         broken=lambda: patch.object(slurm_run, "BEAT_PATIENCE", 0.0),
         seed=89,
     ),
-    BrokenRule("a batch job that begins again", Faulty(begins_again=True)),
-    BrokenRule("another boot told of what outlives the machine", Faulty(boot_told=True)),
-    BrokenRule("results that trickle waited for", broken=lambda: patch.object(http_client, "PACE", 0)),
+    BrokenRule("a batch job that begins again", Faulty(begins_again=True), seed=42),
+    BrokenRule("another boot told of what outlives the machine", Faulty(boot_told=True), seed=141),
+    BrokenRule(
+        "results that trickle waited for", broken=lambda: patch.object(http_client, "PACE", 0), seed=13
+    ),
     BrokenRule("results that stall waited for", broken=_stall_waited_for),
     BrokenRule("results without an end taken in", broken=lambda: patch.object(results, "UNTOLD", math.inf)),
     BrokenRule("results asked for for ever", broken=lambda: _in_vain(lambda *_: False)),

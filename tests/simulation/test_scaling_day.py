@@ -42,7 +42,8 @@ def test_a_crowd_waits_and_costs_little_more_than_if_it_had_been_known() -> None
 
 
 def test_the_same_day_is_the_same_decisions() -> None:
-    jobs = arrivals(replace(SHAPE, tide=300, crowd=200), 3)
+    hour = replace(SHAPE, tide=300, crowd=200, crowd_at=0.5 * HOURS, length=HOURS)
+    jobs = arrivals(hour, 3)
     runs = [scaled(jobs, LIMITS, quota=50, cloud=Cloud(), look_every=2.0) for _ in range(2)]
     assert runs[0][0].spans == runs[1][0].spans
     assert runs[0][1].noted == runs[1][1].noted
