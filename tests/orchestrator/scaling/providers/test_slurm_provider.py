@@ -77,7 +77,7 @@ async def test_what_was_preempted_is_no_failure(tmp_path: Path, cluster: SlurmCl
     ours = provider(tmp_path, partition="main")
     await ours.create(TOKENS[0], "a")
     await listed(ours, running=True)
-    cluster.run("sbatch", "--partition=first", "--wrap=sleep 60")
+    cluster.run("sbatch", "--partition=first", "--output=/dev/null", "--wrap=sleep 60")
     found = await listed(ours, running=False)
     assert found[TOKENS[0]].ended == MachineEnd("Slurm says PREEMPTED", blameless=True)
 
