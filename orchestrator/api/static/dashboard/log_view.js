@@ -3,8 +3,8 @@
 
 import { h } from "./dom.js";
 
-const SHOWN = 2000; // lines that the page holds
-const BLOCK = 200; // lines that come and go at once
+const SHOWN = 600; // lines that the page holds
+const BLOCK = 100; // lines that come and go at once
 const EDGE = 600; // pixels from the first or last of them at which more are put there
 const NEAR = 40; // pixels from the end that count as there
 const MOST_CHARACTERS = 48_000_000;
