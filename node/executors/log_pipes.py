@@ -2,7 +2,7 @@
 
 A pipe cannot be cut short by a script that opens its own output (`echo x > /dev/stdout`), and it is where a
 log that grows without a bound is stopped: then its head and its tail are kept, and a line between says how
-much is missing. Imported by the shepherd only.
+much is missing. Imported by the shepherd, and by batch jobs, whose Python may be as old as 3.7.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import fcntl
 import os
 
 _PIECE = 1 << 16
+_F_GETPIPE_SZ = 1032
+"""As in `fcntl` since Python 3.10."""
 _LONGEST_TAIL = 1 << 20
 """Bytes. The tail is in memory until the end, and up to twice as much."""
 
@@ -74,9 +76,11 @@ class LogPipe:
     def finish(self) -> None:
         """Take what is in the pipe and write the tail, once nothing of the payload lives."""
         # No more than a pipe holds: who was handed it and is none of the payload's might print for ever.
-        left = fcntl.fcntl(self.reader, fcntl.F_GETPIPE_SZ)
-        while left > 0 and (taken := self.take(left)):
+        left = fcntl.fcntl(self.reader, _F_GETPIPE_SZ)
+        taken = self.take(left)
+        while taken and taken < left:
             left -= taken
+            taken = self.take(left)
         if self._over:
             self._begin_tail()
         self.unwritten += len(self._held) - self._append(self._held)
@@ -114,7 +118,8 @@ class LogPipe:
         excess = max(0, len(self._held) - self._tail)
         if excess or self.left_out or self.unwritten:
             self._forget(self._held.find(b"\n", max(0, excess - 1)) + 1 or excess)
-        if missing := self.left_out or self.unwritten:
+        missing = self.left_out or self.unwritten
+        if missing:
             why = "could not be written" if self._failing else "are left out"
             self._say(f"{missing} bytes {why} here")
 

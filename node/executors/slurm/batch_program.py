@@ -221,6 +221,10 @@ class _Job:
         return bool(found)
 
     def _end_rest(self) -> None:
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return  # it is heir to all that it has started: without a child there is nothing left
         while self._send(signal.SIGKILL):
             _reap(0)
             time.sleep(0.005)

@@ -7,11 +7,14 @@ says nothing of any job; neither does it that a job is missing in a list: only a
 
 from __future__ import annotations
 
+import base64
 import inspect
 import logging
+import marshal
 import math
 import resource
 import sys
+import zlib
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
@@ -259,20 +262,41 @@ class SlurmExecutor:
 @lru_cache(maxsize=8)
 def make_program(python: str) -> str:
     """The batch job's program, for this Python. It brings all that it needs: it may run long after this
-    version of the node has gone."""
+    version of the node has gone.
+
+    It begins as soon as it can: of `json` and `signal` it takes what is in C, for the rest of them is longer
+    imported than Python is started, and its code is compiled if it meets the Python that has compiled it.
+    """
     # In the order in which they need each other.
     sources = {
         module.__name__: inspect.getsource(module) for module in (log_pipes, mark_files, batch_program)
     }
+    codes = {name: compile(source, name, "exec", dont_inherit=True) for name, source in sources.items()}
+    # Slurm keeps it for each job: packed, it is twice as large with them.
+    packed = base64.b64encode(zlib.compress(marshal.dumps(codes)))
     return f"""#!{python} -IS
 import sys, types
+try:
+    import _json, _signal
+    how = dict(strict=True, parse_float=float, parse_int=int, parse_constant=None)
+    how.update(object_hook=None, object_pairs_hook=None, memo={{}})
+    scan = _json.make_scanner(types.SimpleNamespace(**how))
+    json = types.ModuleType("json")
+    json.load = lambda file: scan(file.read(), 0)[0]
+    sys.modules.update(json=json, signal=_signal)
+except (ImportError, AttributeError, TypeError):
+    pass  # another Python than that of C, which has them whole
+codes = {{}}
+if (sys.implementation.name, sys.hexversion) == {(sys.implementation.name, sys.hexversion)!r}:
+    import binascii, marshal, zlib
+    codes = marshal.loads(zlib.decompress(binascii.a2b_base64({packed!r})))
 sources = {sources!r}
 for name in ("node", "node.executors", "node.executors.slurm", *sources):
     module = sys.modules[name] = types.ModuleType(name)
     parent, _, last = name.rpartition(".")
     if parent:
         setattr(sys.modules[parent], last, module)
-    exec(compile(sources.get(name, ""), name, "exec"), module.__dict__)
+    exec(codes.get(name) or compile(sources.get(name, ""), name, "exec"), module.__dict__)
 sys.exit(sys.modules[{batch_program.__name__!r}].main(sys.argv[1]))
 """
 

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import os
 import secrets
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import trio
 from support.processes.fake_slurm import FakeSlurm
 
 from actors.domain.progress import BatchStand
+from node.executors import log_pipes, mark_files
 from node.executors.executor import RunEnd, RunSpec, StartedBefore
+from node.executors.slurm import batch_program
 from node.executors.slurm.commands import SlurmCommands
-from node.executors.slurm.slurm_executor import SlurmExecutor
-from node.executors.slurm.slurm_run import SlurmRun
+from node.executors.slurm.slurm_executor import SlurmExecutor, make_program
+from node.executors.slurm.slurm_run import SlurmRun, make_order
 from node.slurm_settings import SlurmOptions
 
 PATIENCE = 60.0
+PYTHONS = sorted({sys.executable, *Path("/usr/bin").glob("python3")}, key=str)
+"""On a compute node may be another one than the node's own."""
 
 
 @pytest.fixture
@@ -87,6 +97,25 @@ async def test_ends(
         assert (what.directory / "stderr.log").read_text() == "bad\n"
         with pytest.raises(StartedBefore):
             await executor.start(what)
+
+
+@pytest.mark.parametrize("module", [log_pipes, mark_files, batch_program])
+def test_what_runs_on_a_compute_node_is_written_for_an_old_python(module: ModuleType) -> None:
+    ast.parse(inspect.getsource(module), feature_version=(3, 7))
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_program_by_this_python_and_others(tmp_path: Path, python: Path | str) -> None:
+    given = "\u00e4\udcff\U0001f600\n2"
+    what = spec(tmp_path, 'echo "$GIVEN"; sleep 600 & exit 7', {"GIVEN": given})
+    make_order(what, {})
+    (what.directory / "program").write_text(make_program(str(python)))
+    program = [python, "-IS", what.directory / "program", what.directory]
+    assert subprocess.run(program, check=False).returncode == 7
+    assert (what.directory / "stdout.log").read_bytes() == os.fsencode(given) + b"\n"
+    marks = mark_files.unpack((what.directory / mark_files.END).read_bytes())
+    assert marks is not None and marks["status"] == str(7 << 8)
+    assert subprocess.run(program, check=False, capture_output=True).returncode == batch_program.NOT_RUN
 
 
 @pytest.mark.parametrize("mode", ["unreachable", "silent", "empty", "header", "hangs", "odd", "cut"])
