@@ -23,6 +23,7 @@ from orchestrator.backups.check import check
 from orchestrator.config.settings import Settings
 from orchestrator.importing import answer_probes, import_2x, is_needed, is_of_2x, ledger_of
 from orchestrator.ledger.ledger import SqliteLedger
+from orchestrator.ledger.tables.usage import UsageFilter
 from orchestrator.startup import StartError
 
 INPUT = {"run.sh": b"echo hello", "data.txt": b"x" * 5000}
@@ -93,6 +94,10 @@ async def test_each_job_is_taken_over_as_what_it_is(old: RustProgram) -> None:
         assert await ledger.max_id() == 12
         assert len(await ledger.history(old.ids["queued"])) == 1
         assert [line.target for line in await ledger.history(done.id)] == [Status.QUEUED, Status.COMPLETED]
+        used = await ledger.queries.usage(UsageFilter())
+        ends = [(one.completed, one.failed, one.invalid, one.killed) for one in used]
+        # Of one that 2.x had cleaned it is not known how it ended.
+        assert tuple(map(sum, zip(*ends, strict=True))) == (1, 3, 1, 1) and sum(one.jobs for one in used) == 7
 
 
 async def test_numbers_of_changes_and_ids_go_on_behind(old: RustProgram) -> None:
