@@ -205,8 +205,8 @@ def read_queued(db: sqlite3.Connection) -> Sequence[QueuedJobs]:
     lines: dict[tuple[str, str, int], array[int]] = {}
     for service, labels, user_id, priority, ids in db.execute(_QUEUED):
         line = lines.setdefault((service, _required(labels), user_id), array("q"))
-        before = order_of(0, priority)
-        line.extend(before + int(job_id) for job_id in ids.split(","))
+        numbers, before = map(int, ids.split(",")), order_of(0, priority)
+        line.extend(map(before.__add__, numbers) if before else numbers)
     # In whatever order SQLite has gathered them; the same labels may be stored in two.
     return [QueuedJobs(*wanted, array("q", sorted(orders))) for wanted, orders in lines.items()]
 
