@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,6 +117,16 @@ class Operations:
     async def wait(self, number: int, timeout: float | None = None) -> Job:
         """A job once it has ended. Raises TimedOut after `timeout` seconds."""
         return await streams.wait(self._exchange, _id(number), timeout)
+
+    async def wait_all(
+        self, numbers: Iterable[int], timeout: float | None = None
+    ) -> AsyncGenerator[Job, None]:
+        """Each of these jobs once it has ended, in their order. Raises TimedOut, of the first that has not,
+        when `timeout` seconds for all of them are over."""
+        until = None if timeout is None else time.monotonic() + timeout
+        for number in [_id(one) for one in numbers]:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            yield await streams.wait(self._exchange, number, left)
 
     async def jobs(
         self,

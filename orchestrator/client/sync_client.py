@@ -71,6 +71,7 @@ class Client:
     submit = _wait_for(Operations.submit)
     job = _wait_for(Operations.job)
     wait = _wait_for(Operations.wait)
+    wait_all = _iterate(Operations.wait_all)
     jobs = _iterate(Operations.jobs)
     history = _wait_for(Operations.history)
     iter_events = _iterate(Operations.iter_events)

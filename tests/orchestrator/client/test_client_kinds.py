@@ -52,6 +52,30 @@ async def ask(kind: str, url: str, what: Callable[[Operations], Awaitable[T]], r
 
 
 @pytest.mark.parametrize("kind", KINDS)
+async def test_many_are_waited_for_together(kind: str, shared: Started) -> None:
+    async def wait(client: Operations) -> tuple[list[int], list[tuple[int, str]], int]:
+        jobs = [
+            (await client.submit({"run.sh": script}, service="example", user=5)).id
+            for script in (b"sleep 0.3", b"exit 1", b"true")
+        ]
+        found = [(job.id, job.status) async for job in client.wait_all(jobs, 60)]
+        endless = await client.submit({"run.sh": b"exec sleep 600"}, service="example", user=5)
+        again = client.wait_all([jobs[2], endless.id, jobs[0]], 0.01)
+        found.append(((await anext(again)).id, "over before"))
+        with pytest.raises(TimedOut) as late:
+            await anext(again)
+        await client.cancel(endless.id)
+        return jobs, found, late.value.job.id - endless.id
+
+    jobs, found, other = await ask(kind, shared.url, wait)
+    assert found == [
+        *zip(jobs, ("Completed", "Failed", "Completed"), strict=True),
+        (jobs[2], "over before"),
+    ]
+    assert other == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_round_trip(kind: str, shared: Started, tmp_path: Path) -> None:
     script = b"echo begun; echo bad >&2; cat sub/in > out; read line < sub/in; echo $line; exit 3"
     done: list[tuple[int, int | None]] = []
