@@ -89,11 +89,11 @@ ROUTES = [("GET", "/download/"), ("GET", "/download_partial/"), ("POST", "/termi
 
 
 @pytest.mark.parametrize(("method", "route"), ROUTES)
-@pytest.mark.parametrize("number", ["0", "-1", "x", "007", "1_0", "٧", "4294967296", "1" * 30, "1.0", "%2B1"])
-async def test_what_is_no_id_is_refused(server: Server, method: str, route: str, number: str) -> None:
-    answer = await server.client.request(method, route + number)
-    assert answer.status_code == 400
-    assert status_body(answer)["status"] == "Unknown"
+async def test_what_is_no_id_is_refused(server: Server, method: str, route: str) -> None:
+    for number in ("0", "-1", "x", "007", "1_0", "٧", "4294967296", "1" * 30, "1.0", "%2B1"):
+        answer = await server.client.request(method, route + number)
+        assert answer.status_code == 400, number
+        assert status_body(answer)["status"] == "Unknown"
 
 
 @pytest.mark.parametrize(("method", "route"), ROUTES)

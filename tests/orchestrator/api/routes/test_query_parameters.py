@@ -19,17 +19,17 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
         yield running
 
 
-@pytest.mark.parametrize("wait", ["0", "0.0", "0.01", "0.010000000000000002", "1e-05", "2.2e-308", "0.1E-1"])
-async def test_seconds_are_taken_as_programs_write_numbers(server: Server, wait: str) -> None:
+async def test_seconds_are_taken_as_programs_write_numbers(server: Server) -> None:
     job = await server.upload(a=b"")
-    assert (await server.client.get(f"/v1/jobs/{job.id}?wait={wait}")).status_code == 200
+    for wait in ("0", "0.0", "0.01", "0.010000000000000002", "1e-05", "2.2e-308", "0.1E-1"):
+        assert (await server.client.get(f"/v1/jobs/{job.id}?wait={wait}")).status_code == 200, wait
 
 
-@pytest.mark.parametrize("wait", ["", "-1", "86401", "1e5", "inf", "nan", "0x1", "1_0", "٣", "1e-9999", " 1"])
-async def test_what_is_no_number_of_seconds_is_refused(server: Server, wait: str) -> None:
+async def test_what_is_no_number_of_seconds_is_refused(server: Server) -> None:
     job = await server.upload(a=b"")
-    answer = await server.client.get(f"/v1/jobs/{job.id}", params={"wait": wait})
-    assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter")
+    for wait in ("", "-1", "86401", "1e5", "inf", "nan", "0x1", "1_0", "٣", "1e-9999", " 1"):
+        answer = await server.client.get(f"/v1/jobs/{job.id}", params={"wait": wait})
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter"), wait
 
 
 async def test_names_and_reasons_of_any_script_are_taken_and_found_again(server: Server) -> None:
@@ -42,17 +42,14 @@ async def test_names_and_reasons_of_any_script_are_taken_and_found_again(server:
     assert paused.json()["paused"] == JOINED
 
 
-@pytest.mark.parametrize(
-    "odd", ["a\nb", "a\rb", "a\x00b", "a\x1b[2J", "a\x7f", "a\x85b", "a\u2028b", "a\u2029b"]
-)
-async def test_what_breaks_a_line_or_steers_a_terminal_is_refused_everywhere(
-    server: Server, odd: str
-) -> None:
-    answer = await server.client.get("/v1/jobs", params={"name": odd})
-    assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter")
-    reason = await server.client.post("/v1/services/example/pause", json={"reason": odd})
-    assert (reason.status_code, reason.json()["code"]) == (422, "bad_field")
-    assert (await server.post('name="file"; filename="a"|b', f'name="name"|{odd}')).status_code == 400
+async def test_what_breaks_a_line_or_steers_a_terminal_is_refused_everywhere(server: Server) -> None:
+    for odd in ("a\nb", "a\rb", "a\x00b", "a\x1b[2J", "a\x7f", "a\x85b", "a\u2028b", "a\u2029b"):
+        answer = await server.client.get("/v1/jobs", params={"name": odd})
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter"), odd
+        reason = await server.client.post("/v1/services/example/pause", json={"reason": odd})
+        assert (reason.status_code, reason.json()["code"]) == (422, "bad_field"), odd
+        uploaded = await server.post('name="file"; filename="a"|b', f'name="name"|{odd}')
+        assert uploaded.status_code == 400, odd
 
 
 async def test_half_a_character_in_json_is_refused_and_no_trouble_of_the_server(server: Server) -> None:
@@ -64,19 +61,19 @@ async def test_half_a_character_in_json_is_refused_and_no_trouble_of_the_server(
     assert (answer.status_code, answer.json()["code"]) == (422, "bad_field")
 
 
-@pytest.mark.parametrize("place", ["-1", "x", "9007199254740992", "1.0", "7,8"])
 @pytest.mark.parametrize(
     "route", ["/v1/events", "/v1/jobs/1/events", "/v1/jobs/1/logs", "/v1/jobs/1/logs?format=json"]
 )
 async def test_a_place_that_no_stream_has_is_refused_whatever_else_is_asked(
-    server: Server, route: str, place: str
+    server: Server, route: str
 ) -> None:
     await server.upload(a=b"")
-    answer = await server.client.get(route, headers={"Last-Event-ID": place})
-    assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter")
-    if "events" in route:
-        answer = await server.client.get(route, params={"after": place}, headers={"Last-Event-ID": "1"})
-        assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter")
+    for place in ("-1", "x", "9007199254740992", "1.0", "7,8"):
+        answer = await server.client.get(route, headers={"Last-Event-ID": place})
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter"), place
+        if "events" in route:
+            answer = await server.client.get(route, params={"after": place}, headers={"Last-Event-ID": "1"})
+            assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter"), place
 
 
 @pytest.mark.parametrize(
