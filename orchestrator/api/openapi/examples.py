@@ -149,6 +149,7 @@ def examples() -> Mapping[str, list[Any]]:
             serializers.render_job(_RUNNING, None, _DETAILS, name_of=_name_of),
             completed,
         ],
+        "BatchJob": [{"system": "slurm", "id": "48151", "state": "PENDING", "reason": "Priority"}],
         "Callback": [completed["callback"]],
         "Period": [queued["starts_at"]],
         "Event": [serializers.render_event(JobChange(93, _RUNNING, _DETAILS, _STARTED), _name_of)],
