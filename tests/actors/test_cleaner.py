@@ -16,6 +16,7 @@ from actors.domain.changes import MoveAttempt
 from actors.domain.job import AttemptState, Job
 from actors.domain.status import Status
 from actors.kernel.actor import Mailbox, live
+from actors.messages import KeepingChanged
 from actors.ports.storage import StorageError
 
 ENDED = (Status.PROCESSING, Status.SUBMITTED, Status.COMPLETED)
@@ -52,6 +53,7 @@ class House:
         self.clock = SetClock()
         self.ledger = MemoryLedger(clock=self.clock)
         self.storage = FakeStorage()
+        self.cleaner = Mailbox("cleaner")
 
     async def job(self, *path: Status) -> Job:
         job = await walk(self.ledger, await self.ledger.insert(new_job()), *path)
@@ -77,9 +79,22 @@ async def cleaned(max_age: float = 1000.0, keep_rows: float = 0.0) -> AsyncItera
         patience=600.0,
     )
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(live, Mailbox("cleaner"), make)
+        nursery.start_soon(live, house.cleaner, make)
         yield house
         nursery.cancel_scope.cancel()
+
+
+async def test_another_age_holds_from_when_it_was_told(autojump_clock: MockClock) -> None:
+    async with cleaned() as house:
+        old = await house.job(*ENDED)
+        house.clock.time += 501
+        await trio.sleep(800)
+        assert await house.status(old) is Status.COMPLETED
+        house.cleaner.tell(KeepingChanged(max_age=500.0, keep_rows=0.0, audit_keep=0.0))
+        await trio.sleep(400)
+        assert await house.status(old) is Status.COMPLETED, "the clock is believed as long as ever"
+        await trio.sleep(200)
+        assert await house.status(old) is Status.CLEANED
 
 
 async def test_what_ended_long_ago_goes_and_its_row_stays(autojump_clock: MockClock) -> None:
