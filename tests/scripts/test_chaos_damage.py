@@ -118,7 +118,7 @@ async def test_machine_has_to_answer_unless_it_was_away_again_meanwhile(tmp_path
             assert not await machine.answers_again(0.1)
 
             async def disturb() -> None:
-                await wait_all_tasks_blocked()
+                # Begins when the other first waits, however slow the machine is.
                 diary.away("one", "stopped")
                 diary.back("one", "stopped")
 
