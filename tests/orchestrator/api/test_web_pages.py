@@ -28,6 +28,8 @@ ORDERS = [
     ("DELETE", "/v1/nodes/{}/secret"),
     ("POST", "/v1/session"),
     ("DELETE", "/v1/session"),
+    ("POST", "/v1/reload"),
+    ("POST", "/v1/log-level"),
 ]
 READS = [
     "/v1/jobs",
