@@ -410,12 +410,13 @@ RULES = (
     BrokenRule(
         "results that trickle waited for", broken=lambda: patch.object(http_client, "PACE", 0), seed=13
     ),
-    BrokenRule("results that stall waited for", broken=_stall_waited_for),
+    BrokenRule("results that stall waited for", broken=_stall_waited_for, seed=13),
     BrokenRule("results without an end taken in", broken=lambda: patch.object(results, "UNTOLD", math.inf)),
     BrokenRule("results asked for for ever", broken=lambda: _in_vain(lambda *_: False)),
     BrokenRule("results given up at the first failure", broken=lambda: _in_vain(lambda *_: True)),
     BrokenRule(
         "a full disk of ours taken for the node's fault",
         broken=lambda: _in_vain(lambda g, n, t, answer: _is_in_vain(g, n, t, replace(answer, ours=False))),
+        seed=54,
     ),
 )
