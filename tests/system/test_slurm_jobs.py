@@ -192,11 +192,18 @@ async def test_what_the_controller_has_forgotten_the_accounts_tell(here: Place) 
             job = await user.upload("echo never")
             await until_it_says(user, job, "waits in Slurm")
             (number,) = queued(cluster)
+
+            async def until_accounted(word: str) -> None:
+                asked = ("--noheader", "--parsable2", f"--jobs={number}", "--format=JobName,State")
+                with trio.fail_after(60):
+                    while word not in cluster.run("sacct", *asked):  # noqa: ASYNC110
+                        await trio.sleep(0.1)
+
+            # One that ends before the accounts have heard of it has no name there, and is nobody's.
+            await until_accounted("orchestrator-job-")
             await node.end(signal.SIGKILL)
             cluster.run("scancel", number)
-            with trio.fail_after(60):
-                while "CANCELLED" not in cluster.run("sacct", "--noheader", f"--jobs={number}"):  # noqa: ASYNC110
-                    await trio.sleep(0.1)
+            await until_accounted("CANCELLED")
             cluster.stop_controller()
             cluster.begin_controller("-c")
             start_node(here, cluster, counted, port=node.port)
