@@ -19,7 +19,7 @@ from orchestrator.api import ApiContext, create_app
 from orchestrator.api.openapi.document import document
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("*.md", "LICENSE", "docs/**/*", "examples/**/*", "packaging/**/*", "deploy/**/*")
+PAGES = ("*.md", "LICENSE", "docs/**/*", "examples/**/*", "deploy/**/*")
 """What documents are, and lead to."""
 REFERENCE = "docs/http-reference.md"
 

@@ -142,13 +142,13 @@ def needed_by_the_client() -> set[str]:
 def test_the_clients_wheel_has_what_the_client_imports_and_nothing_else(built: Path) -> None:
     with zipfile.ZipFile(find(built, "job_orchestrator_client-*.whl")) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert names == needed_by_the_client(), "say so in packaging/client/pyproject.toml"
+    assert names == needed_by_the_client(), "say so in deploy/client/pyproject.toml"
 
 
 def test_the_client_has_the_version_of_the_project_and_asks_for_no_other_packages() -> None:
     project, client = (
         tomllib.loads((ROOT / place / "pyproject.toml").read_text())["project"]
-        for place in ("", "packaging/client")
+        for place in ("", "deploy/client")
     )
     assert client["version"] == project["version"]
     assert client["requires-python"] == project["requires-python"]

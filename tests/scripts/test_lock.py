@@ -12,12 +12,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
+LOCK = ROOT / "deploy" / "lock"
 FILES = ("run.txt", "dev.txt", "audit.txt")
 
 
 def locked(name: str) -> Iterator[tuple[Requirement, list[str]]]:
     """Each package with its hashes. Comments are no part of it."""
-    text = "\n".join(line for line in (ROOT / "lock" / name).read_text().splitlines() if "#" not in line)
+    lines = (LOCK / name).read_text().splitlines()
+    text = "\n".join(line for line in lines if "#" not in line)
     for entry in text.replace("\\\n", "").splitlines():
         requirement, *hashes = entry.split("--hash=")
         yield Requirement(requirement.strip()), [each.strip() for each in hashes]
@@ -31,7 +33,7 @@ def test_every_package_is_pinned_and_has_hashes_and_no_address(name: str) -> Non
         assert re.fullmatch(r"==[^,*]+", str(requirement.specifier)), requirement
         assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in hashes), requirement
         assert requirement.url is None
-    assert "://" not in (ROOT / "lock" / name).read_text()
+    assert "://" not in (LOCK / name).read_text()
 
 
 @pytest.mark.parametrize(("name", "extras"), [("run.txt", ()), ("dev.txt", ("dev", "ec2"))])

@@ -86,7 +86,7 @@ def machine() -> Iterator[Machine]:
         place.chmod(0o755)
         root, programs = place / "a project", place / "bin"
         programs.mkdir()
-        for file in ("pyproject.toml", "lock/run.txt", "lock/dev.txt", "scripts/setup"):
+        for file in ("pyproject.toml", "deploy/lock/run.txt", "deploy/lock/dev.txt", "scripts/setup"):
             (root / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / file, root / file)
         for tool in TOOLS:
@@ -114,7 +114,7 @@ def test_first_run_installs_by_hashes_and_second_run_calls_nothing(machine: Mach
     assert machine.run().returncode == 0
     calls = machine.calls()
     locked, project = (call for call in calls if "pip install" in call)
-    assert locked.endswith("--require-hashes -r lock/run.txt")
+    assert locked.endswith("--require-hashes -r deploy/lock/run.txt")
     assert project.endswith("--no-index --no-deps --no-build-isolation -e .")
     again = machine.run()
     assert (again.returncode, again.stdout + again.stderr, machine.calls()) == (0, "", [])
@@ -127,13 +127,13 @@ def test_dev_adds_to_a_plain_installation_and_serves_for_a_plain_one(machine: Ma
     machine.add("bwrap", "")
     machine.add("strace", "")
     assert machine.run("--dev").returncode == 0
-    assert any(call.endswith("--require-hashes -r lock/dev.txt") for call in machine.calls())
+    assert any(call.endswith("--require-hashes -r deploy/lock/dev.txt") for call in machine.calls())
     assert machine.run().returncode == 0
     assert machine.run("--dev").returncode == 0
     assert machine.calls() == []
 
 
-@pytest.mark.parametrize("file", ["pyproject.toml", "lock/run.txt", "lock/dev.txt"])
+@pytest.mark.parametrize("file", ["pyproject.toml", "deploy/lock/run.txt", "deploy/lock/dev.txt"])
 def test_changed_requirements_are_installed_again(machine: Machine, file: str) -> None:
     machine.run()
     machine.calls()
@@ -153,10 +153,10 @@ def test_moved_project_is_set_up_again(machine: Machine) -> None:
 
 def test_interrupted_installation_is_not_taken_for_a_finished_one(machine: Machine) -> None:
     machine.run()
-    with (machine.root / "lock" / "run.txt").open("a") as lines:
+    with (machine.root / "deploy" / "lock" / "run.txt").open("a") as lines:
         lines.write("# changed\n")
     assert machine.run(PIP_SAYS="ERROR: broken wheel").returncode == 1
-    shutil.copy(ROOT / "lock" / "run.txt", machine.root / "lock" / "run.txt")
+    shutil.copy(ROOT / "deploy" / "lock" / "run.txt", machine.root / "deploy" / "lock" / "run.txt")
     machine.calls()
     assert machine.run().returncode == 0
     assert any("pip install" in call for call in machine.calls())
