@@ -15,7 +15,7 @@ from actors.config.tables import Mistakes, Table, read_toml
 from actors.domain.ids import is_key
 from actors.domain.labels import is_label_name, is_label_value
 from actors.domain.node import is_node_name
-from actors.process.log_lines import FORMATS, LEVELS
+from actors.process.log_settings import LOG_SETTINGS
 from actors.wire.http.peers import is_server
 from node.confinement.grants import NOTHING_GRANTED, Grants
 from node.confinement.tier_settings import TIERS, TierName, UidRange, read_range
@@ -344,14 +344,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         "jobs that run at once; without it whatever is sent runs at once",
         unit="jobs",
     ),
-    "log_format": Setting(
-        kind.one_of(*FORMATS),
-        "lines of the [log](operations.md#logs): `text` for people, or `json`, an object a line",
-    ),
-    "log_level": Setting(
-        kind.one_of(*LEVELS),
-        "what the log says at least: `debug` (each step of each job), `info`, `warning` or `error`",
-    ),
+    **LOG_SETTINGS,
     "on_stop": Setting(
         expecting("leave or kill", kind.one_of("leave", "kill")),
         "what SIGTERM does to running jobs: `leave` (the next node on this directory finds them) or `kill`",

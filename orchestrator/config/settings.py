@@ -17,7 +17,7 @@ from actors.domain.job import MOST_PRIORITY
 from actors.domain.limits import LIMITS, UNLIMITED, JobLimits, expected, parse_limit
 from actors.domain.node import NodeAddress
 from actors.domain.service import ServiceLimits
-from actors.process.log_lines import FORMATS, LEVELS
+from actors.process.log_settings import LOG_SETTINGS
 from orchestrator.access.limits import Limits
 from orchestrator.callbacks.allowed_hosts import CallbackHosts, HostRule, Network
 from orchestrator.callbacks.keys import SECRET_FILE
@@ -211,14 +211,7 @@ SERVER: Final[Mapping[str, Setting]] = {
         "programs of this machine that need no token",
         unit="requests/s",
     ),
-    "log_format": Setting(
-        kind.one_of(*FORMATS),
-        "lines of the [log](operations.md#logs): `text` for people, or `json`, an object a line",
-    ),
-    "log_level": Setting(
-        kind.one_of(*LEVELS),
-        "what the log says at least: `debug` (each step of each job), `info`, `warning` or `error`",
-    ),
+    **LOG_SETTINGS,
     "access_log": Setting(
         kind.one_of("0", "1"),
         "`1`: a line for each request, with who asked, the answer and its time",

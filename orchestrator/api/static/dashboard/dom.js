@@ -90,6 +90,16 @@ function renew(shown, wanted) {
   }
 }
 
+/** A field of a form by which a list is narrowed; `values` has what is in it, by its name. */
+export function field(values, name, label, attributes, hidden = false) {
+  return h(
+    "label",
+    { hidden },
+    `${label} `,
+    h("input", { name, type: "text", autocomplete: "off", value: values[name], ...attributes }),
+  );
+}
+
 /** A table whose rows become cards on a narrow screen; so the roles are said, for the cards are still a table.
  * A column is `{name, show(item), numeric, head, short}`; `head` marks the one that names the row, `short` one
  * whose words never break. */

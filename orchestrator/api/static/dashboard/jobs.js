@@ -1,6 +1,6 @@
 // The list of jobs: searched, narrowed, and live.
 
-import { h } from "./dom.js";
+import { field, h } from "./dom.js";
 import { address, get } from "./api.js";
 import { count } from "./format.js";
 import { ENDED, OVER, STATUSES } from "./status.js";
@@ -122,26 +122,17 @@ export function jobsPage(given) {
   const form = h(
     "form",
     { class: "filters", role: "search", "aria-label": "Jobs" },
-    field("search", "Search", { type: "search", placeholder: "name, tag, number" }),
-    field("user", "User", { inputmode: "numeric", size: 8 }, current().user !== null),
-    field("service", "Service", { list: "services", size: 12 }),
+    field(filter, "search", "Search", { type: "search", placeholder: "name, tag, number" }),
+    field(filter, "user", "User", { inputmode: "numeric", size: 8 }, current().user !== null),
+    field(filter, "service", "Service", { list: "services", size: 12 }),
     choice,
-    field("tag", "Tag", { size: 12 }),
-    field("since", "From", { type: "datetime-local", value: local(filter.since) }),
-    field("until", "Until", { type: "datetime-local", value: local(filter.until) }),
+    field(filter, "tag", "Tag", { size: 12 }),
+    field(filter, "since", "From", { type: "datetime-local", value: local(filter.since) }),
+    field(filter, "until", "Until", { type: "datetime-local", value: local(filter.until) }),
     h("label", null, "Order ", order),
     h("button", { type: "reset" }, "Clear"),
     services,
   );
-
-  function field(name, label, attributes, hidden = false) {
-    return h(
-      "label",
-      { hidden },
-      `${label} `,
-      h("input", { name, type: "text", autocomplete: "off", value: filter[name], ...attributes }),
-    );
-  }
 
   function show() {
     const names = filter.status === "" ? [] : filter.status.split(",");

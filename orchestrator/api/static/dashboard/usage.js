@@ -1,6 +1,6 @@
 // Usage: what jobs used that have ended, by month, user and service.
 
-import { h, morphChildren, table, NOTHING } from "./dom.js";
+import { field, h, morphChildren, table, NOTHING } from "./dom.js";
 import { address, get } from "./api.js";
 import { bytes, count, cut, duration } from "./format.js";
 import { current } from "./session.js";
@@ -52,21 +52,12 @@ export function usagePage(given) {
   const form = h(
     "form",
     { class: "filters", role: "search", "aria-label": "Usage" },
-    field("from", "From", { placeholder: "2026-01", size: 8 }),
-    field("to", "To", { placeholder: "2026-12", size: 8 }),
-    field("user", "User", { inputmode: "numeric", size: 8 }, current().user !== null),
-    field("service", "Service", { size: 12 }),
+    field(filter, "from", "From", { placeholder: "2026-01", size: 8 }),
+    field(filter, "to", "To", { placeholder: "2026-12", size: 8 }),
+    field(filter, "user", "User", { inputmode: "numeric", size: 8 }, current().user !== null),
+    field(filter, "service", "Service", { size: 12 }),
     h("button", { type: "reset" }, "Clear"),
   );
-
-  function field(name, label, attributes, hidden = false) {
-    return h(
-      "label",
-      { hidden },
-      `${label} `,
-      h("input", { name, type: "text", autocomplete: "off", value: filter[name], ...attributes }),
-    );
-  }
 
   function parameters() {
     return Object.fromEntries(FIELDS.map((name) => [name, filter[name].trim()]));
