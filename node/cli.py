@@ -40,7 +40,9 @@ from node.settings import NodeSettings, load_settings
 @click.option(
     "--log-format", metavar="text|json", help="Lines of the log for people, or for programs. [text]"
 )
-@click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error. [info]")
+@click.option(
+    "--log-level", metavar="LEVEL", help="What the log says at least: debug, info, warning or error. [info]"
+)
 @click.option(
     "--on-stop",
     metavar="leave|kill",

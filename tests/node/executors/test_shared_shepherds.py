@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -77,8 +78,10 @@ async def test_a_shepherd_keeps_no_descriptor_of_an_earlier_payload(executor, pa
     for spec in then:
         run = await executor.start(spec)
         await run.wait()
-        counts.append(len(os.listdir(f"/proc/{run.pid}/fd")) if os.geteuid() == 0 else 0)
-    assert max(counts) <= 16
+        # One that was not back when the next began may be one too many by now, and has gone.
+        with contextlib.suppress(FileNotFoundError):
+            counts.append(len(os.listdir(f"/proc/{run.pid}/fd")) if os.geteuid() == 0 else 0)
+    assert len(counts) > 10 and max(counts) <= 16
 
 
 @pytest.mark.parametrize("way", [way for way in NAMESPACED if way[1] == "bash"], ids="-".join, indirect=True)

@@ -226,5 +226,5 @@ async def test_a_list_goes_on_when_the_orchestrator_is_away_for_a_while(
                 nursery.cancel_scope.cancel()
     told = capsys.readouterr()
     assert [json.loads(line)["version"] for line in told.out.splitlines()][:3] == [1, 12, 13]
-    assert told.err.count("the list goes on as soon as it answers") == 1
+    assert told.err.count("; it goes on as soon as it answers") == 1
     assert len(told.err.splitlines()) == 1
