@@ -12,6 +12,8 @@ import signal
 
 from actors.process import procfs
 
+_LISTS = 16
+
 
 def _signal(pid: int, number: int) -> None:
     # Gone, or of another user by sudo: nothing that we could do about it.
@@ -57,12 +59,19 @@ class Tree:
 
     def ask(self) -> None:
         """SIGTERM to all of it, and SIGCONT, or what is stopped would not hear it."""
-        for number in (signal.SIGTERM, signal.SIGCONT):
-            if self._namespaced:
+        if self._namespaced:
+            for number in (signal.SIGTERM, signal.SIGCONT):
                 _signal(-1, number)
-            else:
-                for pid in procfs.descendants(os.getpid()):
-                    _signal(pid, number)
+            return
+        asked: set[int] = set()
+        # Who was forked before its parent was asked is in the next list. Who forks for ever is let be.
+        for _ in range(_LISTS):
+            if not (found := set(procfs.descendants(os.getpid())) - asked):
+                return
+            for pid in found:
+                _signal(pid, signal.SIGTERM)
+                _signal(pid, signal.SIGCONT)
+            asked |= found
 
     def end(self) -> None:
         """SIGKILL until nothing is left."""

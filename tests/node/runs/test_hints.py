@@ -150,11 +150,12 @@ def test_names_that_a_script_made_up_are_escaped_and_short() -> None:
 
 def test_whether_there_is_something_out_of_sight_is_not_told(tmp_path: Path) -> None:
     secret = Sight(replace(VIEW, private=frozenset((str(tmp_path),))), Grants())
-    (tmp_path / "T1").touch()
-    (tmp_path / "T3").symlink_to("/opt")
+    there, absent, leading = "that-is-there", "that-is-not", "that-leads-on"
+    (tmp_path / there).touch()
+    (tmp_path / leading).symlink_to("/opt")
     told = {
         hint(f"cat: {tmp_path}/{name}: No such file or directory", secret).replace(name, "")
-        for name in ("T1", "T2", "T3")
+        for name in (there, absent, leading)
     }
     assert len(told) == 1
 
