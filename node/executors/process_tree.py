@@ -58,7 +58,10 @@ class Tree:
         return procfs.descendants(own)
 
     def ask(self) -> None:
-        """SIGTERM to all of it, and SIGCONT, or what is stopped would not hear it."""
+        """SIGTERM to all of it, and SIGCONT, or what is stopped would not hear it.
+
+        Parents first: a script that has a trap for it must not see its child gone before it is asked itself.
+        """
         if self._namespaced:
             for number in (signal.SIGTERM, signal.SIGCONT):
                 _signal(-1, number)
@@ -66,12 +69,12 @@ class Tree:
         asked: set[int] = set()
         # Who was forked before its parent was asked is in the next list. Who forks for ever is let be.
         for _ in range(_LISTS):
-            if not (found := set(procfs.descendants(os.getpid())) - asked):
+            if not (found := [pid for pid in procfs.descendants(os.getpid()) if pid not in asked]):
                 return
             for pid in found:
                 _signal(pid, signal.SIGTERM)
                 _signal(pid, signal.SIGCONT)
-            asked |= found
+            asked.update(found)
 
     def end(self) -> None:
         """SIGKILL until nothing is left."""

@@ -33,6 +33,13 @@ def test_who_was_forked_before_its_parent_was_asked_is_asked_too(
     assert asked == [5, 6, 7]
 
 
+def test_parents_are_asked_before_their_children(asked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = chain([[90_003, 7, 90_002, 8]], repeat([]))
+    monkeypatch.setattr(procfs, "descendants", lambda _own: next(lists))
+    Tree(namespaced=False, script=5).ask()
+    assert asked == [90_003, 7, 90_002, 8]
+
+
 def test_who_forks_for_ever_is_not_waited_for(asked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     pids = count(5)
     monkeypatch.setattr(procfs, "descendants", lambda _own: [next(pids)])
