@@ -42,6 +42,7 @@ _PASSED = (
     "ZE_AFFINITY",
 )
 _SUBREAPER = 36
+_LISTS = 16
 
 
 def main(directory: str) -> int:
@@ -207,17 +208,13 @@ class _Job:
         if self._kill_at is None or kill_at < self._kill_at:
             first, self._kill_at = self._kill_at is None, kill_at
             if first and grace > 0:
-                self._send(signal.SIGTERM)
-                self._send(signal.SIGCONT)
+                _ask_all()
 
     def _send(self, number: int) -> bool:
         """Signal all that the script has started; whether there is any."""
         found = _descendants()
         for pid in found:
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                continue
+            _signal(pid, number)
         return bool(found)
 
     def _end_rest(self) -> None:
@@ -244,7 +241,30 @@ def _reap(script: int) -> int | None:
             found = status
 
 
+def _ask_all() -> None:
+    """SIGTERM to all that the script has started, parents first, and SIGCONT, or what is stopped would not
+    hear it."""
+    asked = set()  # type: set[int]
+    # Who was forked before its parent was asked is in the next list. Who forks for ever is let be.
+    for _ in range(_LISTS):
+        found = [pid for pid in _descendants() if pid not in asked]
+        if not found:
+            return
+        for pid in found:
+            _signal(pid, signal.SIGTERM)
+            _signal(pid, signal.SIGCONT)
+        asked.update(found)
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return  # Gone, or of another user by sudo: nothing that we could do about it.
+
+
 def _descendants() -> list[int]:
+    """Parents before their children."""
     children = {}  # type: dict[int, list[int]]
     for name in os.listdir("/proc"):
         if not name.isdigit():
