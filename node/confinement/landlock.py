@@ -9,8 +9,8 @@ Imported by the shepherd: standard library only.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
-import stat
 import struct
 
 # The numbers are the same on every architecture.
@@ -20,6 +20,8 @@ _PATH_BENEATH = ctypes.c_int(1)
 _PR_SET_NO_NEW_PRIVS = 38
 _OF_ITSELF = struct.pack("=Ii", 0x20080522, 0)
 _NO_CAPABILITIES = bytes(24)
+_RULE = struct.Struct("=Qi")
+_AS_PLACE = os.O_PATH | os.O_CLOEXEC
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIRECTORY = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _MAKE_CHARACTER_DEVICE, _MAKE_BLOCK_DEVICE = 1 << 6, 1 << 11
@@ -81,6 +83,7 @@ class Ruleset:
         """`abi`: no more than this kernel's. `network`: TCP is not looked at. Raises `OSError`."""
         files, tcp, outside = _known_rights(abi)
         self._files = files
+        self._rule = ctypes.create_string_buffer(_RULE.size)
         # An older kernel takes what it does not know as long as nothing is in it.
         attributes = struct.pack("=QQQ", files, 0 if network else tcp, outside)
         size = ctypes.c_size_t(len(attributes))
@@ -90,19 +93,21 @@ class Ruleset:
     def allow(self, path: bytes | str, rights: int) -> None:
         """`READ`, `WRITE` or `DEVICE` for a file, or for a directory and all that is below it. Raises
         `OSError`."""
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        place = os.open(path, _AS_PLACE)
         try:
-            self.allow_opened(place, rights)
+            if self._add(place, rights & self._files) == errno.EINVAL:  # No directory: cheaper than to look.
+                self._add(place, rights & self._files & _ON_FILES)
         finally:
             os.close(place)
 
-    def allow_opened(self, place: int, rights: int) -> None:
-        """The same for a descriptor of it. Raises `OSError`."""
-        rights &= self._files
-        if not stat.S_ISDIR(os.fstat(place).st_mode):
-            rights &= _ON_FILES
-        rule = struct.pack("=Qi", rights, place)
-        _check(_syscall(_ADD_RULE, self._descriptor, _PATH_BENEATH, rule, _NO_FLAGS), "landlock_add_rule")
+    def _add(self, place: int, rights: int) -> int:
+        """0, or EINVAL for a file that is given what only a directory can have. Raises `OSError`."""
+        _RULE.pack_into(self._rule, 0, rights, place)
+        if _syscall(_ADD_RULE, self._descriptor, _PATH_BENEATH, self._rule, _NO_FLAGS) == 0:
+            return 0
+        if (number := ctypes.get_errno()) == errno.EINVAL and rights & ~_ON_FILES:
+            return number
+        raise OSError(number, f"landlock_add_rule: {os.strerror(number)}")
 
     def enforce(self) -> None:
         """For this process and all that come of it, for good. Raises `OSError`.

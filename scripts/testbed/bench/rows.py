@@ -36,4 +36,6 @@ class Row:
 def scratch() -> Iterator[Path]:
     """A directory for a cluster and its data."""
     with TemporaryDirectory(prefix="orchestrator-bench-") as name:
+        # Closed to others, as such directories are, no script could run in it with a uid of its own.
+        Path(name).chmod(0o711)
         yield Path(name).resolve()
