@@ -319,13 +319,14 @@ async def _start(
             scaler.tell(news)
 
     def make_sender(mailbox: Mailbox, nursery: trio.Nursery) -> Sender:
+        queue = QueueManager(services.now)
         return Sender(
             mailbox,
             nursery,
             ledger=ledger,
             nodes=nodes,
-            queue=QueueManager(services.now),
-            pool=ServicePool(services.now, rng, registry.drains(), registry.names),
+            queue=queue,
+            pool=ServicePool(services.now, rng, registry.drains(), registry.names, going=queue.going),
             services=services.now,
             rng=rng,
             hand_over=getter.tell,

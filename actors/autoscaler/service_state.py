@@ -88,6 +88,7 @@ class ScaledService:
             failed_boots=self._failed,
             hold_boots_until=self._hold_until,
             peak_demand=self._peak.most(now),
+            kept=self.view.kept,
         )
 
     def _as_decided_on(self, machines: TrackedMachines, node: NodeFact) -> NodeFact | None:

@@ -164,12 +164,14 @@ class NodeFact:
 class ScalingView:
     """`runnable`: queued jobs that the quotas would let run now, if there were slots; `oldest_wait`: of
     these, in seconds, 0 if there are none; `running`: jobs that hold a slot. `nodes`: every node of the
-    service that the pool knows of, lost and draining ones too."""
+    service that the pool knows of, lost and draining ones too. `kept`: how many of their free slots are kept
+    for other services."""
 
     runnable: int
     oldest_wait: float
     running: int
     nodes: tuple[NodeFact, ...] = ()
+    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,8 @@ class MachineFact:
 class Snapshot:
     """Everything that a decision on one service is made on. `runnable`: queued jobs that the quotas would let
     run now, if there were slots. `oldest_wait`: of these. `run_seconds`: recent run times' estimate (a mean
-    of the newest), None when nothing is known. `grown_at`: when a machine was last wanted, None if never.
+    of the newest), None when nothing is known. `kept`: free slots that other services have a claim to, and
+    so are none for this one. `grown_at`: when a machine was last wanted, None if never.
     `failed_boots`: in a row. `hold_boots_until`: no boot is tried before. `peak_demand`: the most slots that
     were wanted at once (running and runnable) within the last `idle_timeout`, None before that much is known:
     jobs go to the node unused for longest, so under a light load of short jobs no single node is idle for
@@ -204,6 +207,7 @@ class Snapshot:
     failed_boots: int = 0
     hold_boots_until: float = 0.0
     peak_demand: int | None = None
+    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ class WaitReason(StrEnum):
     USER_QUOTA = "user_quota"
     SERVICE_QUOTA = "service_quota"
     SLOT = "slot"
+    KEPT = "kept"
     NO_NODE = "no_node"
     NODE_BOOTING = "node_booting"
     BACKOFF = "backoff"
@@ -56,7 +57,8 @@ class Demand:
 class ServiceLimits:
     """A service's quotas, what each of its jobs may use, and what happens when a node is lost (`requeue` or
     `fail`). `weights`: how many turns in a row a user has, by number; whoever is not named has one.
-    `max_priority` is the highest that a job may ask for."""
+    `max_priority` is the highest that a job may ask for. `keep_slots`: how many slots of its nodes no other
+    service gets, while fewer of its jobs are under way."""
 
     name: str
     runs_per_user: int = 5
@@ -67,5 +69,6 @@ class ServiceLimits:
     max_runtime: float = 0.0
     limits: JobLimits = UNLIMITED
     max_priority: int = 0
+    keep_slots: int = 0
     weights: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     addresses: tuple[NodeAddress, ...] = field(default=())

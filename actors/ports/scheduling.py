@@ -62,7 +62,9 @@ class Queue(Protocol):
         """How many jobs wait, by service and requirement: the `most` largest, the largest first."""
         ...
 
-    def explain_wait(self, job: Job, *, free_slots: bool, any_node: bool) -> Waiting | None:
+    def explain_wait(
+        self, job: Job, *, free_slots: bool, any_node: bool, kept_for: Sequence[str] = ()
+    ) -> Waiting | None:
         """None for a job that is not queued."""
         ...
 
@@ -110,7 +112,17 @@ class Pool(Protocol):
 
     def choose(self, service: str, requires: str = "") -> NodeRef | None:
         """Where the next job of `service` with this requirement goes: largest share of free slots, then
-        smallest load, then the longest unused. None when no ready node that fits has a free slot."""
+        smallest load, then the longest unused. None when no ready node that fits has a free slot, or all
+        that are free are kept for others."""
+        ...
+
+    def kept_for(self, service: str, requires: str = "") -> Sequence[str]:
+        """The services for which the free slots are kept that such a job could have; none if it may have
+        one, or none is free."""
+        ...
+
+    def count_kept(self, service: str) -> int:
+        """How many of the free slots of a service's nodes are kept for others."""
         ...
 
     def reserve(self, key: str, node_id: str) -> None:

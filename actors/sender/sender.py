@@ -201,7 +201,8 @@ class Sender(Actor):
     def _why(self, job: Job) -> Waiting | None:
         any_node = self._pool.any_node(job.service, job.requires)
         free = any_node and self._pool.choose(job.service, job.requires) is not None
-        waiting = self._queue.explain_wait(job, free_slots=free, any_node=any_node)
+        kept_for = self._pool.kept_for(job.service, job.requires) if any_node and not free else ()
+        waiting = self._queue.explain_wait(job, free_slots=free, any_node=any_node, kept_for=kept_for)
         served = job.service in self._services
         if waiting is not None and waiting.reason is WaitReason.NO_NODE and served and not job.requires:
             return replace(waiting, message=f"{waiting.message}: {self._pool.why_none(job.service)}")
@@ -220,7 +221,13 @@ class Sender(Actor):
         now = trio.current_time()
         demand = self._queue.demand(service, self._pool.machines_fit(service))
         oldest = min((self._since(job_id, now) for job_id in demand.first), default=now)
-        return ScalingView(demand.runnable, now - oldest, demand.running, self._pool.facts(service, now))
+        return ScalingView(
+            demand.runnable,
+            now - oldest,
+            demand.running,
+            self._pool.facts(service, now),
+            self._pool.count_kept(service),
+        )
 
     def _since(self, job_id: int, now: float) -> float:
         return self._back.get(job_id, self._arrivals.since(job_id, now))

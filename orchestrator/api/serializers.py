@@ -211,6 +211,7 @@ def render_service(
             on_node_lost=limits.on_node_lost,
             on_doubt=limits.on_doubt,
             max_priority=limits.max_priority,
+            keep_slots=limits.keep_slots,
             jobs={status.value: n for (name, status), n in counts.items() if name == limits.name},
             pause_reason=paused,
             paused_since=_utc(paused_since),

@@ -348,6 +348,12 @@ SERVICE: Final[Mapping[str, Setting]] = {
         "three jobs for each of theirs, within the quotas",
         default="each user one",
     ),
+    "keep_slots": Setting(
+        kind.whole(0, 1_000_000, "a whole number from 0 to 1000000"),
+        "how many slots of its nodes are [kept for it](#slots-that-are-kept) where others share them, while "
+        "fewer of its jobs are under way; `max_runs` at most",
+        unit="slots",
+    ),
     "on_doubt": Setting(
         kind.one_of("fail", "resend"),
         "what becomes of a job when a 2.x node's answer to its submit was lost: `fail`, or "
@@ -542,7 +548,13 @@ class _Found:
             self._mistakes.add(f"{where}: is of no use without {wanted}")
         if not addresses and name not in self._scaling:
             self._warnings.append(f"service {name} has no node yet, so its jobs will wait")
-        return ServiceLimits(name=name, addresses=tuple(addresses), limits=limits, **values)
+        made = ServiceLimits(name=name, addresses=tuple(addresses), limits=limits, **values)
+        if made.keep_slots > made.max_runs:
+            self._mistakes.add(
+                f"{self._where[name, 'keep_slots']}: {made.keep_slots} slots would be kept for a service "
+                f"that runs {made.max_runs} jobs at most (max_runs)"
+            )
+        return made
 
     def _service_table(self, name: str) -> Table:
         return self._services.setdefault(name, Table(SERVICE, self._mistakes))

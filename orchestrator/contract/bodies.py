@@ -308,6 +308,9 @@ class Service(_Value):
     on_node_lost: str = ""
     on_doubt: str = ""
     max_priority: int = 0
+    keep_slots: Annotated[
+        int, Also(description="Slots that other services do not get, while fewer of its jobs are under way")
+    ] = 0
     nodes: ServiceNodes = ServiceNodes()
     estimates: EstimateAccuracy = EstimateAccuracy()
 

@@ -38,7 +38,8 @@ def decide(snapshot: Snapshot) -> tuple[Action, ...]:
 
 @dataclass(slots=True)
 class _Slots:
-    """Slots of nodes that take jobs, the free ones of them, and those that are on their way."""
+    """Slots of nodes that take jobs, the free ones of them, and those that are on their way; without those
+    that are kept for other services."""
 
     serving: int = 0
     free: int = 0
@@ -95,6 +96,9 @@ class _Decision:
                 self._is_coming(has)
         for node in self._s.nodes:
             self._sort_node(has, node)
+        kept = min(self._s.kept, has.slots.free)
+        has.slots.free -= kept
+        has.slots.serving -= kept
         return has
 
     def _sort_node(self, has: _Sorted, node: NodeFact) -> None:

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, merge
 from itertools import count
@@ -32,6 +32,7 @@ from actors.domain.labels import satisfies
 from actors.domain.node import NodeState, NodeView
 from actors.domain.queue_excerpt import ForecastView
 from actors.domain.service import ServiceLimits
+from orchestrator.scheduling.kept_slots import ENDLESS, KeptSlots, Users
 from orchestrator.scheduling.queue_manager import QueueManager
 
 SOON: Final = "it is estimated within some seconds"
@@ -126,6 +127,7 @@ class Forecast:
         self.now = now
         self._view = view
         self._limits = limits
+        self._keeps = {name: one.keep_slots for name, one in limits.items() if one.keep_slots}
         self._histories = histories
         self._rng = rng
         self._outcomes: list[_Outcome] = []
@@ -306,10 +308,29 @@ class _Draw:
 
     def _choose(self, service: str, requires: str) -> int | None:
         able = [n for n in self._forecast._able_nodes(service, requires) if self._free[n] > 0]
+        claims = self._claims() if able else {}
+        if claims:
+            kept = KeptSlots(claims, self._free_slots({*claims, service}))
+            able = [n for n in able if kept.may_take(service, self._users_of(n, {*claims, service}))]
         if len(able) < 2:
             return able[0] if able else None
         nodes = self._forecast._nodes
         return max(able, key=lambda n: (1.0 if nodes[n].slots == inf else self._free[n] / nodes[n].slots, -n))
+
+    def _claims(self) -> dict[str, int]:
+        """The slots that are kept still, by service."""
+        keeps = self._forecast._keeps
+        return {name: n - going for name, n in keeps.items() if (going := self._queue.going(name)) < n}
+
+    def _free_slots(self, services: Collection[str]) -> Counter[Users]:
+        found: Counter[Users] = Counter()
+        for n, free in enumerate(self._free):
+            if free > 0:
+                found[self._users_of(n, services)] += ENDLESS if free == inf else int(free)
+        return found
+
+    def _users_of(self, n: int, services: Collection[str]) -> Users:
+        return self._forecast._nodes[n].services.intersection(services)
 
     def _begin(self, service: str, job_id: int, nodes: int, at: float) -> None:
         self.left -= 1

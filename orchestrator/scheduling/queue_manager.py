@@ -204,9 +204,16 @@ class QueueManager:
         queue._turns = max(excerpt.served.values(), default=0)
         return queue
 
-    def explain_wait(self, job: Job, *, free_slots: bool, any_node: bool) -> Waiting | None:
+    def going(self, service: str) -> int:
+        """How many jobs of a service count against its quota."""
+        room = self._services.get(service)
+        return 0 if room is None else room.going
+
+    def explain_wait(
+        self, job: Job, *, free_slots: bool, any_node: bool, kept_for: Sequence[str] = ()
+    ) -> Waiting | None:
         """Why a job waits, whatever its row said. None for one that is not queued, is going, or was ordered
-        to end. `free_slots` and `any_node` are what the pool says of its service."""
+        to end. `free_slots`, `any_node` and `kept_for` are what the pool says of its service."""
         name, room = job.service, self._services.get(job.service)
         ring = None if room is None else room.rings.get(job.requires)
         if room is None or ring is None or not ring.has(job.user_id, job.order):
@@ -235,6 +242,9 @@ class QueueManager:
             # The first does not go next either, as long as there is none.
             message += f"; {before}" if position else ""
             return Waiting(WaitReason.NO_NODE, message, position)
+        if kept_for:
+            kept = f"waits: the free slots are kept for {' and '.join(kept_for)}; {before}"
+            return Waiting(WaitReason.KEPT, kept, position)
         if not free_slots:
             return Waiting(WaitReason.SLOT, f"waits for a free slot; {before}", position)
         return Waiting(WaitReason.SLOT, f"waits for its turn; {before}", position)

@@ -16,8 +16,8 @@ quarantined (sick: see `node_health`), or backed off from (it did not take an at
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -31,6 +31,7 @@ from actors.kernel.backoff import Backoff
 from actors.ports.world import Random
 from orchestrator.nodes.addresses import base_of
 from orchestrator.nodes.names import NodeNames
+from orchestrator.scheduling.kept_slots import ENDLESS, KeptSlots, Users
 from orchestrator.scheduling.node_health import SECONDS, NodeHealth
 
 log: Final = logging.getLogger("orchestrator.sender")
@@ -128,6 +129,12 @@ class _Node:
         return free is None or free > 0
 
     @property
+    def room(self) -> int:
+        """How many jobs may be sent to one that `takes`."""
+        free = self.free
+        return 1 if self.probation else ENDLESS if free is None else free
+
+    @property
     def share(self) -> float:
         free, slots = self.free, self.beat.slots
         if free is None or slots is None:
@@ -139,7 +146,8 @@ class _Node:
 class ServicePool:
     """Implements `actors.ports.scheduling.Pool`. Which node serves which service is in the addresses of
     `limits`; nodes that joined by themselves say it. `drains`: the orders of earlier lives, by node. `names`
-    are told how nodes want to be called, and which have left."""
+    are told how nodes want to be called, and which have left. `going` says how many jobs of a service are
+    under way, which its `keep_slots` are counted against."""
 
     def __init__(
         self,
@@ -147,8 +155,11 @@ class ServicePool:
         rng: Random,
         drains: Mapping[str, str] | None = None,
         names: NodeNames | None = None,
+        *,
+        going: Callable[[str], int] = lambda service: 0,
     ) -> None:
         self._limits = dict(limits)
+        self._going = going
         self._rng = rng
         self._names = NodeNames() if names is None else names
         self._nodes: dict[str, _Node] = {}
@@ -377,10 +388,21 @@ class ServicePool:
 
     def choose(self, service: str, requires: str = "") -> NodeRef | None:
         """Where the next job of `service` goes; None when no ready node that has what it requires has a free
-        slot. Takes nothing."""
-        able = [one for one in self._able(service, requires) if one.takes and self._lasts(one, service)]
+        slot, or each of these is kept for others. Takes nothing."""
+        able, _ = self._choices(service, requires)
         best = min(able, key=lambda one: (-one.share, one.beat.load, one.used, one.node_id), default=None)
         return None if best is None else best.ref
+
+    def kept_for(self, service: str, requires: str = "") -> tuple[str, ...]:
+        """The services for which all free slots are kept that such a job could have; none if it may have one,
+        or none is free."""
+        able, keepers = self._choices(service, requires)
+        return () if able else tuple(sorted(keepers))
+
+    def count_kept(self, service: str) -> int:
+        """How many of the free slots of a service's nodes are kept for others."""
+        claims = self._claims()
+        return KeptSlots(claims, self._free_slots({*claims, service})).count_kept(service) if claims else 0
 
     def any_node(self, service: str, requires: str = "") -> bool:
         """Whether such a node of `service` is ready, though its slots may be full."""
@@ -441,6 +463,42 @@ class ServicePool:
     def _able(self, service: str, requires: str) -> Iterable[_Node]:
         serving = self._serving.get(service, {}).values()
         return (one for one in serving if satisfies(requires, one.labels)) if requires else serving
+
+    def _choices(self, service: str, requires: str) -> tuple[list[_Node], set[str]]:
+        """The nodes that have a slot for such a job, and for whom those of others are kept."""
+        able = [one for one in self._able(service, requires) if one.takes and self._lasts(one, service)]
+        claims = self._claims() if able else {}
+        if not claims:
+            return able, set()
+        kept = KeptSlots(claims, self._free_slots({*claims, service}))
+        may: dict[Users, bool] = {}
+        chosen, keepers = [], set[str]()
+        for one in able:
+            users = self._users(one, {*claims, service})
+            if users not in may:
+                may[users] = kept.may_take(service, users)
+            if may[users]:
+                chosen.append(one)
+            else:
+                keepers |= users - {service}
+        return chosen, keepers
+
+    def _claims(self) -> dict[str, int]:
+        """How many further slots are kept, by the services that have fewer jobs under way than these."""
+        kept = ((name, limits.keep_slots) for name, limits in self._limits.items() if limits.keep_slots)
+        return {name: slots - going for name, slots in kept if (going := self._going(name)) < slots}
+
+    def _free_slots(self, services: Collection[str]) -> Counter[Users]:
+        """How many there are on the nodes of these services, by those of them that may use them."""
+        found: Counter[Users] = Counter()
+        for node_id in {node_id for name in services for node_id in self._serving.get(name, ())}:
+            one = self._nodes[node_id]
+            if one.takes:
+                found[self._users(one, services)] += one.room
+        return found
+
+    def _users(self, one: _Node, services: Collection[str]) -> Users:
+        return frozenset(name for name in services if name in one.services and self._lasts(one, name))
 
     def _lasts(self, one: _Node, service: str) -> bool:
         """Whether a node is there for as long as a job of this service may take."""

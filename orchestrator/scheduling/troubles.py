@@ -7,6 +7,7 @@ drains, or a machine that boots.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,7 +16,8 @@ from typing import Final
 from actors.domain.labels import satisfies
 from actors.domain.node import NodeState, NodeView
 from actors.domain.scaling import DRAINED_BY_SCALING, ServiceScaling
-from actors.domain.service import Backlog
+from actors.domain.service import Backlog, ServiceLimits
+from orchestrator.scheduling.kept_slots import ENDLESS, KeptSlots
 
 FAILING_SHARE: Final = 0.8
 """The share of a node's last jobs of a service from which on they count as failing there."""
@@ -28,10 +30,11 @@ MOST_WAITING: Final = 20
 
 
 class TroubleKind(StrEnum):
-    """The worst first. NO_NODE: jobs wait, and no node is there for them. FAILING: nearly all jobs of a
-    service fail, on a node or everywhere."""
+    """The worst first. NO_NODE: jobs wait, and no node is there for them. KEPT: more slots are kept for
+    services than is good. FAILING: nearly all jobs of a service fail, on a node or everywhere."""
 
     NO_NODE = "no_node"
+    KEPT = "kept"
     FAILING = "failing"
     LOST = "lost"
     SET_ASIDE = "set_aside"
@@ -64,15 +67,16 @@ _OF_STATE: Final = {
 def find_troubles(
     backlog: Sequence[Backlog],
     nodes: Sequence[NodeView],
-    services: Collection[str],
+    services: Mapping[str, ServiceLimits],
     paused: Mapping[str, str],
     scaling: Sequence[ServiceScaling] = (),
 ) -> tuple[Trouble, ...]:
     """The worst first, then those of most jobs. `backlog`: jobs that wait, by service and requirement;
-    `services`: the names of those in the settings; `paused`: why some are."""
+    `services`: those in the settings; `paused`: why some are."""
     booting = {one.service for one in scaling if one.booting and not one.trouble}
     found = [
         *_waiting(backlog, nodes, services, paused, booting),
+        *_kept(backlog, nodes, services, {one.service for one in scaling}),
         *_failing(nodes),
         *(trouble for state, kind in _OF_STATE.items() for trouble in _in_state(nodes, state, kind)),
         *_scaling(scaling),
@@ -120,6 +124,36 @@ def _why_no_node(
     if len(able) == 1:
         return f"the only node {'that has it' if one.requires else 'of it'}, {_name(able[0])}, is not ready"
     return f"of the {len(able)} nodes {having} none is ready"
+
+
+def _kept(
+    backlog: Sequence[Backlog],
+    nodes: Sequence[NodeView],
+    services: Mapping[str, ServiceLimits],
+    scaled: Collection[str],
+) -> Iterator[Trouble]:
+    """More slots are kept than there are, or so many that jobs of other services never get one. Nodes that
+    scaling makes come when they are wanted."""
+    keeps = {name: limits.keep_slots for name, limits in services.items() if limits.keep_slots}
+    slots = Counter[frozenset[str]]()
+    for view in nodes if keeps else ():
+        if view.state is NodeState.READY:
+            slots[frozenset(view.services)] += ENDLESS if view.slots is None else view.slots
+    for name, most in keeps.items():
+        there = sum(count for users, count in slots.items() if name in users)
+        if there < most and name not in scaled:
+            kept = f"{_count(most, 'slot')} {_verb(most, 'is', 'are')} kept for {name}"
+            yield Trouble(TroubleKind.KEPT, f"{kept}, and its ready nodes have {there}", name)
+    waiting = Counter[str]()
+    for one in backlog:
+        waiting[one.service] += one.jobs
+    for name in waiting.keys() - keeps.keys() - {*scaled}:
+        users = [those for those, count in slots.items() if name in those and count]
+        if users and KeptSlots(keeps, slots).count_kept(name) == sum(slots[those] for those in users):
+            keepers = " and ".join(sorted(frozenset().union(*users) & keeps.keys()))
+            wait = f"{_count(waiting[name], 'job')} of {name} {_verb(waiting[name], 'waits', 'wait')}"
+            text = f"{wait}: all slots of its ready nodes are kept for {keepers}"
+            yield Trouble(TroubleKind.KEPT, text, name, jobs=waiting[name])
 
 
 def _failing(nodes: Sequence[NodeView]) -> Iterator[Trouble]:

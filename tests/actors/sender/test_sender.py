@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -14,10 +15,11 @@ from trio.testing import MockClock
 
 from actors.domain.changes import Change, ChangeAnswer
 from actors.domain.job import Job
+from actors.domain.node import Heartbeat, NodeAddress, NodeRef
 from actors.domain.service import ServiceLimits, WaitReason
 from actors.domain.status import ENDED, Status
 from actors.kernel.actor import Mailbox, live
-from actors.messages import Committed, ScalingPicture, ServicesPaused, SetServices, WhyWaiting
+from actors.messages import Committed, NodeSeen, ScalingPicture, ServicesPaused, SetServices, WhyWaiting
 from actors.sender.sender import ASSIGN_AT_ONCE, Sender
 from orchestrator.scheduling.queue_manager import QueueManager
 from orchestrator.scheduling.service_pool import ServicePool
@@ -88,13 +90,14 @@ class CountingLedger(MemoryLedger):
 
 def make_sender(ledger: MemoryLedger, limits: Mapping[str, ServiceLimits]) -> Callable[..., Sender]:
     def make(mailbox: Mailbox, nursery: trio.Nursery) -> Sender:
+        queue = QueueManager(limits)
         return Sender(
             mailbox,
             nursery,
             ledger=ledger,
             nodes=None,  # type: ignore[arg-type]  # nothing is sent
-            queue=QueueManager(limits),
-            pool=ServicePool(limits, random.Random(1)),
+            queue=queue,
+            pool=ServicePool(limits, random.Random(1), going=queue.going),
             services=limits,
             rng=random.Random(1),
             hand_over=lambda message: None,
@@ -126,6 +129,26 @@ async def test_jobs_of_a_service_that_is_gone_wait_with_that_reason(autojump_clo
         ]
         nursery.cancel_scope.cancel()
     assert [await ledger.get(job.id) for job in (gone, stays)] == [gone, stays]
+
+
+async def test_a_job_that_waits_for_slots_that_are_kept_says_so(autojump_clock: MockClock) -> None:
+    """And scaling is told that these slots are none for it."""
+    ledger, sender = CountingLedger(), Mailbox("sender")
+    address = (NodeAddress("http://n:1"),)
+    limits = {name: ServiceLimits(name, addresses=address) for name in ("example", "dock")}
+    keeping = limits | {"dock": replace(limits["dock"], keep_slots=2)}
+    job = await ledger.insert(new_job())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(live, sender, make_sender(ledger, keeping))
+        sender.tell(NodeSeen(NodeRef("n" * 32, "http://n:1"), Heartbeat(slots=2)))
+        await trio.sleep(5.0)
+        (why,) = await sender.ask(WhyWaiting((job,)), deadline=1.0)
+        assert why is not None and why.reason is WaitReason.KEPT
+        assert why.message == "waits: the free slots are kept for dock; it goes next"
+        view = await sender.ask(ScalingPicture("example"), deadline=1.0)
+        assert (view.runnable, view.kept, view.nodes[0].free) == (1, 2, 2)
+        assert (await sender.ask(ScalingPicture("dock"), deadline=1.0)).kept == 0
+        nursery.cancel_scope.cancel()
 
 
 async def test_queued_jobs_that_are_to_end_do_so_some_at_a_time(autojump_clock: MockClock) -> None:

@@ -320,6 +320,15 @@ def test_by_which_names_it_is_known(toml: Any) -> None:
     assert "https://jobs.example.org" in str(caught.value)
 
 
+def test_no_more_slots_are_kept_than_the_service_may_use(toml: Any) -> None:
+    settings = load({}, toml("[services.a]\nkeep_slots = 10\n[services.b]\n"))
+    assert (settings.services["a"].keep_slots, settings.services["b"].keep_slots) == (10, 0)
+    (mistake,) = mistakes({}, toml("[services.a]\nmax_runs = 3\nkeep_slots = 4\n"))
+    assert "services.a.keep_slots: 4 slots" in mistake and "3 jobs at most (max_runs)" in mistake
+    (mistake,) = mistakes({}, toml("[services.a]\nkeep_slots = -1\n"))
+    assert "services.a.keep_slots" in mistake and "a whole number" in mistake
+
+
 def test_weights_are_by_the_number_of_a_user(toml: Any) -> None:
     settings = load({}, toml('[services.a]\nweights = { 42 = 3, "-1" = 2 }\n[services.b]\n'))
     assert settings.services["a"].weights == {42: 3, -1: 2}

@@ -99,6 +99,17 @@ def test_free_slots_of_static_nodes_are_used_first() -> None:
     assert decide(snapshot(3, node(machine=None, slots=3))) == ()
 
 
+def test_slots_that_are_kept_for_other_services_are_none() -> None:
+    """A job that waits for one of them is one that a machine is made for."""
+    static = node(machine=None, slots=3)
+    assert created(decide(snapshot(1, static, kept=2))) == 0
+    assert created(decide(snapshot(1, static, kept=3))) == 1
+    assert created(decide(snapshot(2, static, node("b", busy=1), kept=2))) == 1
+    assert created(decide(snapshot(30, static, run_seconds=0.5, kept=3))) == 3, "and no slots for later jobs"
+    late = snapshot(1, replace(static, busy=1, slots=4), kept=3, run_seconds=0.5, oldest_wait=60.0)
+    assert created(decide(late)) == 1
+
+
 def test_a_node_that_is_set_aside_or_suspect_is_no_slot() -> None:
     assert created(decide(snapshot(1, node(ready=False)))) == 1
 

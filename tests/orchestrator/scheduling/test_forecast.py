@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -151,6 +152,22 @@ def test_it_says_why_nothing_is_known(
     told = forecast(queue, nodes, {"a": history}).queued(1000, "a", requires)
     assert told.begins is None and told.ends is None
     assert words in told.unknown
+
+
+def test_jobs_do_not_begin_on_slots_that_are_kept_for_another_service(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = [node(slots=2)]
+    free = forecast(filled({1: 2}), both).queued(1001, "a", "").begins
+    monkeypatch.setitem(LIMITS, "b", replace(LIMITS["b"], keep_slots=1))
+    one_by_one = forecast(filled({1: 2}), both)
+    assert free is not None and free.latest == NOW
+    first, second = (one_by_one.queued(job_id, "a", "").begins for job_id in (1000, 1001))
+    assert first is not None and first.latest == NOW
+    assert second is not None and second.earliest > NOW
+    monkeypatch.setitem(LIMITS, "b", replace(LIMITS["b"], keep_slots=2))
+    told = forecast(filled({1: 2}), both).queued(1000, "a", "")
+    assert told.unknown == "as the queue and the nodes are, its turn does not come"
 
 
 def test_a_paused_service_says_so() -> None:

@@ -14,10 +14,11 @@ from hypothesis import strategies as some
 from actors.domain.labels import satisfies
 from actors.domain.node import Lately, NodeRef, NodeState, NodeView
 from actors.domain.scaling import DRAINED_BY_SCALING, ScalingLimits, ServiceScaling
-from actors.domain.service import Backlog
+from actors.domain.service import Backlog, ServiceLimits
 from orchestrator.scheduling.troubles import MOST_WAITING, NAMED, Trouble, TroubleKind, find_troubles
 
 READY = NodeState.READY
+SERVICES = {name: ServiceLimits(name) for name in ("docking", "folding")}
 
 
 def node(name: str, state: NodeState = READY, reason: str = "", **more: Any) -> NodeView:
@@ -32,7 +33,7 @@ def texts(
     paused: Mapping[str, str] | None = None,
     scaling: Sequence[ServiceScaling] = (),
 ) -> list[str]:
-    found = find_troubles(backlog, nodes, {"docking", "folding"}, paused or {}, scaling)
+    found = find_troubles(backlog, nodes, SERVICES, paused or {}, scaling)
     return [one.text for one in found]
 
 
@@ -174,7 +175,7 @@ _PAUSED = some.dictionaries(some.sampled_from(["docking", "folding"]), some.just
 def find(
     backlog: Sequence[Backlog], nodes: Sequence[NodeView], paused: Mapping[str, str]
 ) -> tuple[Trouble, ...]:
-    return find_troubles(backlog, nodes, {"docking", "folding"}, paused)
+    return find_troubles(backlog, nodes, SERVICES, paused)
 
 
 @given(_BACKLOG, _NODES, _PAUSED, some.randoms(use_true_random=False))
@@ -228,3 +229,23 @@ def test_with_every_node_ready_and_able_nothing_is_wrong_but_what_people_ordered
         for one in find(backlog, [*well, node("w", services=("docking", "folding"), labels=able)], paused)
     }
     assert kinds == ({TroubleKind.PAUSED} if paused else set())
+
+
+def kept_texts(keeps: int, *nodes: NodeView, scaling: Sequence[ServiceScaling] = ()) -> list[str]:
+    services = SERVICES | {"docking": ServiceLimits("docking", keep_slots=keeps)}
+    found = find_troubles([Backlog("folding", "", 3)], nodes, services, {}, scaling)
+    return [one.text for one in found if one.kind is TroubleKind.KEPT]
+
+
+def test_more_slots_kept_than_there_are_is_told() -> None:
+    both = ("docking", "folding")
+    shared, mine = node("a", services=both), node("b", services=("folding",))
+    short = "5 slots are kept for docking, and its ready nodes have 2"
+    never = "3 jobs of folding wait: all slots of its ready nodes are kept for docking"
+    assert kept_texts(1, shared) == []
+    assert kept_texts(2, shared) == [never]
+    assert kept_texts(5, shared) == [never, short]
+    assert kept_texts(5, shared, mine) == [short]
+    assert kept_texts(5, shared, replace(mine, state=NodeState.LOST)) == [never, short]
+    assert kept_texts(5, replace(shared, slots=None)) == []
+    assert kept_texts(5, shared, mine, scaling=[scaled()]) == [], "machines come when they are wanted"
