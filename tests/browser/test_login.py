@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 from support.peers.prefix_proxy import PrefixProxy, prefix_proxy
+from support.processes.flaws import flaws
 from support.processes.gates import gate
 from support.processes.processes import Place, Started
-from support.processes.serious_flaws import serious
 from support.processes.watched_page import Watched
 
 from orchestrator.client import Client
@@ -74,13 +74,13 @@ def test_who_logs_in_is_where_they_wanted_to_be(
     expect(field).to_be_focused()
     assert (field.get_attribute("type"), field.get_attribute("autocomplete")) == ("password", "off")
     expect(page.locator("nav")).to_be_hidden()
-    assert serious(page) == {}
+    assert flaws(page) == {}
     log_in(page, "jobo_wrong")
     expect(page.locator(".login [role=alert]")).to_have_text(
         "This token is not known, or has expired or been revoked."
     )
     expect(field).to_be_focused()
-    assert serious(page) == {}
+    assert flaws(page) == {}
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     log_in(page, token(client, "operator", name="Ada"))
     expect(page.locator("h1")).to_have_text(f"Job {number}")
@@ -88,7 +88,7 @@ def test_who_logs_in_is_where_they_wanted_to_be(
     expect(page.locator(".log")).to_have_text("done\n")
     expect(page.locator("#connection")).to_have_text("live")
     expect(page.locator("#who")).to_contain_text("Ada (operator)")
-    assert serious(page) == {}
+    assert flaws(page) == {}
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     # The cookie is for the server alone: no script sees it.
     (cookie,) = page.context.cookies()

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 from support.peers.prefix_proxy import prefix_proxy
+from support.processes.flaws import AXE, flaws
 from support.processes.gates import gate
 from support.processes.processes import Started
-from support.processes.serious_flaws import AXE, serious
 from support.processes.watched_page import Watched
 
 from orchestrator.client import Client
@@ -115,7 +115,7 @@ def test_every_page_can_be_read_by_anybody(
             compact(page, jobs, width)
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, f"{at} is {wide} wide"
-        found |= {f"{at} {key}": value for key, value in serious(page).items()}
+        found |= {f"{at} {key}": value for key, value in flaws(page).items()}
     assert found == {}
     assert len(titles) >= len(pages(jobs)) - 1  # the list of jobs is there twice
 
@@ -243,7 +243,7 @@ def test_a_file_is_shown_in_the_page_as_what_it_is_and_runs_nothing(
     viewer = page.locator(".viewer")
     given.get_by_role("button", name="table.csv").click()
     expect(viewer.locator("tbody tr")).to_have_text(["1-7.2", "a, b<b>x</b>"])
-    assert serious(page) == {}
+    assert flaws(page) == {}
     given.get_by_role("button", name="page.html").click()
     expect(viewer.get_by_label("Text of the file")).to_contain_text("<script>alert(1)</script>")
     given.get_by_role("button", name="sum.json").click()
