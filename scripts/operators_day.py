@@ -1,9 +1,10 @@
-"""A day of an operator, with what is given out: scripts/operators_day.py [--jobs N] [--keep]
+"""A day of an operator, with what is given out: scripts/operators_day.py [--from COMMIT] [--jobs N] [--keep]
 
-The wheel is built and installed into an environment of its own. Server and node are started as their units of
-systemd have it; jobs are sent, metrics read, an alert fires and clears; under load a quota is changed and a
-backup made; server and node are upgraded while jobs run; the server is killed, restored elsewhere, and
-checked and gone on with. What differs ends the day with status 1 and what it was.
+An earlier version is built from this repository, and its wheel installed into an environment of its own.
+A server and two nodes are started as their units of systemd have it; jobs are sent, metrics read, an alert
+fires and clears. A backup is made under load, and while jobs run all are upgraded to this version: one node
+before the server, one after it. Then a quota is changed under load, and the server is killed, restored
+elsewhere, checked and gone on with. What differs ends the day with status 1 and what it was.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import click
 import psutil
-from testbed.packages import PackagingFailed, build, find, install
+from testbed.packages import PackagingFailed, build, build_commit, find, find_earlier, install
 from testbed.units import PATIENCE, Running, UnitFailed, read_unit
 
 from orchestrator.client import Client, ClientError, Job
@@ -33,6 +35,9 @@ from orchestrator.client import Client, ClientError, Job
 ROOT = Path(__file__).resolve().parents[1]
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 SERVICE = "example"
+EARLY = "early"
+"""A service whose node is upgraded before the server; that of the other is after it."""
+NODES = {SERVICE: "orchestrator-node", EARLY: "early-node"}
 LARGE = 100_000
 """Bytes that no ledger keeps: they are files."""
 WORK = 'cat input > output; head -c 100000 /dev/zero >> output; echo "job $ORCHESTRATOR_JOB_ID"'
@@ -73,18 +78,35 @@ class Machine:
         (self.etc / name).write_text(text, encoding="utf-8")
 
     def start(self, name: str) -> None:
+        """The server, or the node of that name: each node has the unit of nodes, with places of its own."""
+        unit = "orchestrator" if name == "orchestrator" else "orchestrator-node"
         places = {
             "/opt/orchestrator/bin": self.commands,
             "/etc/orchestrator": self.etc,
+            "/etc/orchestrator/node.toml": self.etc / f"{name}.toml",
+            "/etc/orchestrator/node.env": self.etc / f"{name}.env",
             "/var/lib/orchestrator": self.data,
-            "/var/lib/orchestrator-node": self.root / "lib" / "orchestrator-node",
+            "/var/lib/orchestrator-node": self.root / "lib" / name,
             "/var/lib": self.root / "lib",
         }
-        unit = read_unit(f"{name}.service", places)
         log = self.root / f"{name}.log"
-        self.running[name] = Running(unit, log, {"XDG_STATE_HOME": str(self.root / "state")})
+        self.running[name] = Running(
+            read_unit(f"{unit}.service", places), log, {"XDG_STATE_HOME": str(self.root / "state")}
+        )
         if name == "orchestrator":
             self.port = int(log.read_text().rpartition("listening on ")[2].split()[0].rpartition(":")[2])
+
+    def upgrade(self, name: str, commands: Path) -> None:
+        """As somebody does who has installed what is there, and restarts the unit."""
+        self.commands = commands
+        self.running[name].stop()
+        self.start(name)
+
+    @property
+    def schema(self) -> int:
+        """That of the ledger."""
+        with closing(sqlite3.connect(self.data / "db.sqlite")) as db:
+            return int(db.execute("PRAGMA user_version").fetchone()[0])
 
     def command(self, *arguments: str, status: int = 0) -> str:
         """What a command of the installed package prints. Raises DayFailed for another status."""
@@ -110,9 +132,11 @@ class Machine:
 
 
 class Day:
-    def __init__(self, root: Path, jobs: int) -> None:
+    def __init__(self, root: Path, jobs: int, earlier: str | None) -> None:
+        """`earlier`: the commit to upgrade from; None: this tree itself."""
         self.root = root
         self.jobs = jobs
+        self.earlier = earlier
         self.began = time.monotonic()
         self.gates = root / "gates"
         self.gates.mkdir(mode=0o755)
@@ -122,18 +146,20 @@ class Day:
 
     def spend(self) -> None:
         build(self.root / "dist")
-        machine = Machine(self.root / "first", self._install("venv"))
-        self.tell(f"installed {machine.command('--version').strip()} from its wheel")
+        this = find(self.root / "dist", "job_orchestrator-*.whl")
+        earlier, which = this, "of this tree, for the clone has no earlier one,"
+        if self.earlier is not None:
+            earlier, which = build_commit(self.earlier, self.root / "earlier"), f"of {self.earlier}"
+        machine = Machine(self.root / "first", install(earlier, self.root / "venv"))
+        self.tell(f"installed {machine.command('--version').strip()} {which} from its wheel")
         try:
             self._morning(machine)
+            self._upgrade(machine, this)
             self._noon(machine)
             self._evening(machine)
         finally:
             for running in machine.running.values():
                 running.kill()
-
-    def _install(self, name: str) -> Path:
-        return install(find(self.root / "dist", "job_orchestrator-*.whl"), self.root / name)
 
     # ------------------------------------------------------------------ start, scrape, an alert
 
@@ -141,23 +167,24 @@ class Day:
         self._configure(machine, runs_per_user=2)
         machine.start("orchestrator")
         reader = machine.command("token", "create", "--role", "reader", "--url", machine.url).strip()
-        node = machine.command(
-            "token", "create", "--role", "node", "--service", SERVICE, "--url", machine.url
-        ).strip()
         self._configure(machine, runs_per_user=2)  # the port is settled
-        machine.configure("node.env", f"ORCHESTRATOR_TOKEN={node}\n")
-        machine.configure(
-            "node.toml",
-            f'port = 0\njoin = "{machine.url}"\njoin_services = ["{SERVICE}"]\nslots = 4\n'
-            f'read = ["{self.gates}"]\n',
-        )
-        self.tell("the server is ready, with tokens for a node and for Prometheus")
+        for service, node in NODES.items():
+            token = machine.command(
+                "token", "create", "--role", "node", "--service", service, "--url", machine.url
+            ).strip()
+            machine.configure(f"{node}.env", f"ORCHESTRATOR_TOKEN={token}\n")
+            machine.configure(
+                f"{node}.toml",
+                f'port = 0\njoin = "{machine.url}"\njoin_services = ["{service}"]\nslots = 8\n'
+                f'read = ["{self.gates}"]\n',
+            )
+        self.tell("the server is ready, with tokens for its nodes and for Prometheus")
         waits = f'orchestrator_queue_waits{{reason="no_node",service="{SERVICE}"}}'
         seen = [scrape(machine, reader).get(waits, 0.0)]
         with machine.client() as client:
             first = client.submit({"run.sh": WORK.encode(), "input": b"1"}, service=SERVICE, user=1)
             seen.append(scrape(machine, reader).get(waits, 0.0))
-            machine.start("orchestrator-node")
+            machine.start(NODES[SERVICE])
             expect(client.wait(first.id, PATIENCE).status == "Completed", "the first job did not complete")
         seen.append(scrape(machine, reader).get(waits, 0.0))
         expect(seen == [0.0, 1.0, 0.0], f"{waits} was {seen}")
@@ -165,10 +192,8 @@ class Day:
         self._judge_alert(seen)
 
     def _configure(self, machine: Machine, runs_per_user: int) -> None:
-        machine.configure(
-            "server.toml",
-            f"port = {machine.port}\n[services.{SERVICE}]\nruns_per_user = {runs_per_user}\nmax_runs = 4\n",
-        )
+        services = (f"[services.{name}]\nruns_per_user = {runs_per_user}\nmax_runs = 8\n" for name in NODES)
+        machine.configure("server.toml", f"port = {machine.port}\n{''.join(services)}")
 
     def _judge_alert(self, seen: Sequence[float]) -> None:
         """Whether the alert rules fire and clear for what was scraped, if each had lasted for ten minutes."""
@@ -207,11 +232,44 @@ class Day:
         expect(done.returncode == 0, f"the alert: {done.stdout}{done.stderr}")
         self.tell("its alert fires, and clears")
 
-    # ------------------------------------------------------------------ quota, backup, upgrade under load
+    # ------------------------------------------------------------------ upgrade, quota, backup under load
+
+    def _upgrade(self, machine: Machine, wheel: Path) -> None:
+        before = machine.schema
+        machine.start(NODES[EARLY])
+        with machine.client() as client, self._load(machine) as sent:
+            held = [self._submit_held(client, "upgrade", service) for service in NODES]
+            machine.command("backup", str(self.root / "backup"))
+            self.tell("a backup was made under load")
+            commands = install(wheel, self.root / "upgraded")
+            for user, name in enumerate((NODES[EARLY], "orchestrator", NODES[SERVICE]), 10):
+                machine.upgrade(name, commands)
+                # Whoever is upgraded already works with whoever is not yet.
+                held += [self._submit_held(client, "upgrade", service, user) for service in NODES]
+                sent += [self._run_one(client, service) for service in NODES]
+            self.tell(
+                f"from schema {before} to {machine.schema}: "
+                "a node, the server and the other node were upgraded under load"
+            )
+            (self.gates / "upgrade").touch()
+            until(
+                lambda: len(sent) >= self.jobs,
+                "the load did not go on after the upgrade",
+                seconds=10 * self.jobs,
+            )
+        self._judge(machine, [*held, *sent])
+
+    def _judge(self, machine: Machine, jobs: Sequence[int]) -> None:
+        """Raises DayFailed unless each has completed in its first attempt."""
+        with machine.client() as client:
+            for number in jobs:
+                job = client.wait(number, PATIENCE)
+                expect(job.status == "Completed", f"job {number} is {job.status}: {job.message}")
+                expect(job.attempts_used == 1, f"job {number} took {job.attempts_used} attempts")
+        self.tell(f"none of {len(jobs)} jobs noticed anything: each took one attempt")
 
     def _noon(self, machine: Machine) -> None:
-        with machine.client() as client, self._load(machine) as sent:
-            held = self._submit_held(client, "upgrade")
+        with machine.client() as client, self._load(machine):
             self._configure(machine, runs_per_user=3)
             machine.running["orchestrator"].reload()
             until(
@@ -222,30 +280,16 @@ class Day:
             refused(machine.running["orchestrator"].reload, "there is no such setting")
             self._configure(machine, runs_per_user=3)
             expect(client.services()[0].runs_per_user == 3, "a mistake in the settings changed something")
-            machine.command("backup", str(self.root / "backup"))
-            self.tell("a backup was made under load")
-            machine.commands = self._install("upgraded")
-            for name in ("orchestrator", "orchestrator-node"):
-                machine.running[name].stop()
-                machine.start(name)
-            self.tell("server and node were upgraded under load")
-            (self.gates / "upgrade").touch()
-            until(
-                lambda: len(sent) >= self.jobs,
-                "the load did not go on after the upgrade",
-                seconds=10 * self.jobs,
-            )
-        with machine.client() as client:
-            for number in (held, *sent):
-                job = client.wait(number, PATIENCE)
-                expect(job.status == "Completed", f"job {number} is {job.status}: {job.message}")
-                expect(job.attempts_used == 1, f"job {number} took {job.attempts_used} attempts")
-        self.tell(f"none of {len(sent) + 1} jobs noticed anything: each took one attempt")
 
-    def _submit_held(self, client: Client, gate: str) -> int:
+    def _run_one(self, client: Client, service: str) -> int:
+        job = client.submit({"run.sh": WORK.encode(), "input": b"one"}, service=service, user=8)
+        client.wait(job.id, PATIENCE)
+        return job.id
+
+    def _submit_held(self, client: Client, gate: str, service: str = SERVICE, user: int = 9) -> int:
         """A job that runs until its gate is there."""
         script = f"until [ -e {self.gates / gate} ]; do sleep 0.2; done; {WORK}"
-        job = client.submit({"run.sh": script.encode(), "input": b"held"}, service=SERVICE, user=9)
+        job = client.submit({"run.sh": script.encode(), "input": b"held"}, service=service, user=user)
         until(lambda: client.job(job.id).status == "Running", f"job {job.id} does not run")
         return job.id
 
@@ -376,12 +420,18 @@ def end_what_is_left(root: Path) -> None:
 @click.option(
     "--jobs", type=click.IntRange(3, 10_000), default=60, show_default=True, help="Jobs of the load."
 )
+@click.option(
+    "--from",
+    "earlier",
+    help="Commit or tag to upgrade from, else the newest tag of a version, "
+    "else the first commit of this version, else this tree.",
+)
 @click.option("--keep", is_flag=True, help="Leave the directory of the day, and say where it is.")
-def main(jobs: int, keep: bool) -> None:
+def main(jobs: int, earlier: str | None, keep: bool) -> None:
     root = Path(tempfile.mkdtemp(prefix="orchestrator-day-"))
     root.chmod(0o711)  # jobs have users of their own
-    day = Day(root, jobs)
     try:
+        day = Day(root, jobs, earlier or find_earlier())
         day.spend()
         day.tell("no difference")
     except (DayFailed, UnitFailed, PackagingFailed, ClientError) as error:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
+import tomllib
 import venv
 from collections.abc import Iterable
 from importlib import metadata
@@ -31,6 +34,36 @@ def find(directory: Path, pattern: str) -> Path:
     if len(found) != 1:
         raise PackagingFailed(f"{directory} has {len(found)} of {pattern}")
     return found[0]
+
+
+def find_earlier() -> str | None:
+    """What to upgrade from: the newest tag of a version before this commit, else this version's first commit.
+
+    None where there is neither: in a tree without git, or in a clone of its newest commit alone.
+    """
+    if not (ROOT / ".git").exists():
+        return None
+    head = _git("rev-parse", "HEAD")
+    for tag in _git("tag", "--merged", "HEAD", "--list", "v*", "--sort=-version:refname").split():
+        if _git("rev-parse", f"{tag}^{{commit}}") != head:
+            return tag
+    version = re.escape(
+        tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    )
+    # A clone that does not go back so far has its oldest commit there.
+    commits = _git("log", "--format=%H", f"-G^version = .{version}.$", "--", "pyproject.toml").split()
+    return commits[-1][:12] if commits and commits[-1] != head else None
+
+
+def build_commit(commit: str, into: Path) -> Path:
+    """The wheel of an earlier commit, or of a tag, in a directory that this makes. Raises PackagingFailed."""
+    tree = into / "tree"
+    tree.mkdir(parents=True)
+    _git("archive", f"--output={into / 'tree.tar'}", commit)
+    with tarfile.open(into / "tree.tar") as archive:
+        archive.extractall(tree, filter="data")
+    _run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(into)], tree)
+    return find(into, "job_orchestrator-*.whl")
 
 
 def install(wheel: Path, into: Path, only: Iterable[str] | None = None) -> Path:
@@ -79,7 +112,14 @@ def requirements(distribution: metadata.Distribution) -> set[str]:
     return found
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+def _git(*arguments: str) -> str:
+    return _run(["git", "-C", str(ROOT), *arguments]).strip()
+
+
+def _run(command: list[str], directory: Path | None = None) -> str:
+    done = subprocess.run(
+        command, cwd=directory, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
     if done.returncode != 0:
         raise PackagingFailed(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import select
 import shlex
 import signal
@@ -41,9 +42,9 @@ class Unit:
 def read_unit(name: str, places: Mapping[str, Path]) -> Unit:
     """A unit with `places` of ours in the place of the machine's. Its EnvironmentFile is read now."""
     text = (UNITS / name).read_text(encoding="utf-8")
-    # The longest first: one may begin with another.
-    for place in sorted(places, key=len, reverse=True):
-        text = text.replace(place, str(places[place]))
+    # The longest first, and all at once: one may begin with another, and stand within one of ours.
+    longest = sorted(places, key=len, reverse=True)
+    text = re.sub("|".join(map(re.escape, longest)), lambda found: str(places[found[0]]), text)
     lines = [line.partition("=") for line in text.splitlines()]
     parser = _Parser(strict=False)  # of what stands there several times it keeps the last
     parser.read_string(text)

@@ -9,13 +9,13 @@ from pathlib import Path
 SCRIPT = Path(__file__).parents[2] / "scripts" / "operators_day.py"
 STEPS = (
     "from its wheel",
-    "with tokens for a node and for Prometheus",
+    "with tokens for its nodes and for Prometheus",
     "with a node it was done",
     "its alert fires, and clears",
-    "a quota was changed under load",
     "a backup was made under load",
-    "were upgraded under load",
+    "a node, the server and the other node were upgraded under load",
     "each took one attempt",
+    "a quota was changed under load",
     "the server was killed",
     "and their results are the same",
     "new jobs run",
