@@ -12,6 +12,7 @@ from typing import Any, Final
 from actors.config import kinds as kind
 from actors.config.kinds import Setting, expecting
 from actors.config.tables import Mistakes, Table
+from actors.domain.batch_request import MOST_CPUS, parse_gpus, parse_word
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,29 +54,12 @@ _OURS: Final = (
 """What `sbatch` is told by this node alone, or not at all: there it would break what is promised of a job."""
 
 
-def _word(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(
-        r"[A-Za-z0-9][A-Za-z0-9_.:,+=@/-]{0,199}", value, re.ASCII
-    ):
-        raise ValueError(value)
-    return value
-
-
 def _memory(value: object) -> int:
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     match = re.fullmatch(r"([0-9]{1,15})([KMGT]?)", text, re.ASCII) if isinstance(text, str) else None
     if match is None or int(match[1]) * _UNITS[match[2]] < 1 << 20:
         raise ValueError(value)
     return int(match[1]) * _UNITS[match[2]]
-
-
-def _gpus(value: object) -> str:
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if not isinstance(text, str) or not re.fullmatch(
-        r"([A-Za-z0-9_.-]{1,64}:)?[1-9][0-9]{0,3}", text, re.ASCII
-    ):
-        raise ValueError(value)
-    return text
 
 
 def _arguments(value: object) -> tuple[str, ...]:
@@ -97,10 +81,14 @@ def _python(value: object) -> str:
 
 OPTIONS: Final[Mapping[str, Setting]] = {
     "partition": Setting(
-        expecting("the name of a partition, as sinfo shows it", _word), "`--partition`", default="Slurm's own"
+        expecting("the name of a partition, as sinfo shows it", parse_word),
+        "`--partition`",
+        default="Slurm's own",
     ),
-    "account": Setting(expecting("the name of an account", _word), "`--account`", default="Slurm's own"),
-    "qos": Setting(expecting("the name of a quality of service", _word), "`--qos`", default="Slurm's own"),
+    "account": Setting(expecting("the name of an account", parse_word), "`--account`", default="Slurm's own"),
+    "qos": Setting(
+        expecting("the name of a quality of service", parse_word), "`--qos`", default="Slurm's own"
+    ),
     "time_limit": Setting(
         kind.seconds(60, "seconds, 60 at least", 1e8),
         "`--time`. A service with a `max_runtime` asks for a minute more than that instead, if it "
@@ -109,7 +97,7 @@ OPTIONS: Final[Mapping[str, Setting]] = {
         default="Slurm's own",
     ),
     "cpus": Setting(
-        kind.whole(1, 100_000, "a whole number of CPUs, 1 or more"),
+        kind.whole(1, MOST_CPUS, "a whole number of CPUs, 1 or more"),
         "`--cpus-per-task`",
         unit="CPUs",
         default="Slurm's own",
@@ -121,7 +109,7 @@ OPTIONS: Final[Mapping[str, Setting]] = {
         default="Slurm's own",
     ),
     "gpus": Setting(
-        expecting('a number of GPUs, or a kind with it, as "a100:2"', _gpus),
+        expecting('a number of GPUs, or a kind with it, as "a100:2"', parse_gpus),
         '`--gres=gpu:`: a number, or a kind with it, as "a100:2"',
     ),
     "arguments": Setting(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest
 from actors.domain.job import Attempt, AttemptState, End, Job
 from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.progress import BatchStand
@@ -123,6 +124,7 @@ class NewJob:
     max_runtime: float = 0.0
     limits: JobLimits = UNLIMITED
     priority: int = 0
+    batch_request: BatchRequest = NOTHING_REQUESTED
     idempotency_key: str | None = None
     fingerprint: str | None = None
     details: JobDetails = field(default_factory=JobDetails)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest
 from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.progress import BatchStand
 from actors.domain.status import QUOTA, Status
@@ -87,8 +88,9 @@ class Job:
     frees the quota before the results are here. `max_runtime` 0 means no limit. `requires`: labels that its
     node has to have, in the form of `requirements`. `progress` is the share that its script says is done, 0
     to 1, None as long as it says nothing. `running_since`: when this attempt was first seen to run; its `end`
-    knows better. `batch`: how its attempt stands, or has ended, in a batch system, if one runs it. Of a
-    user's jobs for a service those of a higher `priority` go first.
+    knows better. `batch`: how its attempt stands, or has ended, in a batch system, if one runs it;
+    `batch_request`: what it asks of that. Of a user's jobs for a service those of a higher `priority` go
+    first.
     """
 
     id: int
@@ -114,6 +116,7 @@ class Job:
     running_since: float | None = None
     batch: BatchStand | None = None
     priority: int = 0
+    batch_request: BatchRequest = NOTHING_REQUESTED
 
     @property
     def order(self) -> int:

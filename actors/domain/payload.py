@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest
 from actors.domain.job import End
 from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.progress import Progress
@@ -33,6 +34,7 @@ class Payload:
     created_at: float
     max_runtime: float = 0.0
     limits: JobLimits = UNLIMITED
+    batch_request: BatchRequest = NOTHING_REQUESTED
     cancelled: bool = False
     pid: int = 0
     started_at: float | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
+from actors.domain.batch_request import NOTHING_ALLOWED, BatchAllowance
 from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.node import NodeAddress
 
@@ -57,8 +58,8 @@ class Demand:
 class ServiceLimits:
     """A service's quotas, what each of its jobs may use, and what happens when a node is lost (`requeue` or
     `fail`). `weights`: how many turns in a row a user has, by number; whoever is not named has one.
-    `max_priority` is the highest that a job may ask for. `keep_slots`: how many slots of its nodes no other
-    service gets, while fewer of its jobs are under way."""
+    `max_priority` is the highest that a job may ask for; `batch_allowed`: what, of a batch system.
+    `keep_slots`: how many slots of its nodes no other service gets, while fewer of its jobs are under way."""
 
     name: str
     runs_per_user: int = 5
@@ -70,5 +71,6 @@ class ServiceLimits:
     limits: JobLimits = UNLIMITED
     max_priority: int = 0
     keep_slots: int = 0
+    batch_allowed: BatchAllowance = NOTHING_ALLOWED
     weights: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     addresses: tuple[NodeAddress, ...] = field(default=())

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import math
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 
+from actors.domain.batch_request import request_from_json
 from actors.domain.ids import is_key
-from actors.domain.limits import JobLimits, limits_from_json
+from actors.domain.limits import limits_from_json
 from actors.domain.node import PayloadView
 from actors.domain.payload import Payload
 from actors.store.durable import is_full
@@ -26,6 +27,8 @@ from node.payloads.operations import AcceptResult, Arrival
 from node.payloads.records import OutOfIds
 from node.payloads.table import PayloadTable, view_of
 from node.runs.workspace import Incoming, Workspace
+
+_Read = TypeVar("_Read")
 
 DEAD: Final = "it was cancelled or released"
 FORM_LIMIT: Final = 16 << 20
@@ -358,7 +361,8 @@ def items_of(form: Any) -> dict[str, Item]:
 
 def _item(key: str, entry: dict[str, Any], owner: str) -> Item:
     runtime = entry.get("max_runtime_seconds", 0)
-    limits = _limits(entry.get("limits", {}))
+    limits = _read(limits_from_json, entry.get("limits", {}))
+    request = _read(request_from_json, entry.get("batch_request", {}))
     checks = (
         ("job", _is_whole(entry.get("job"), 0)),
         ("n", _is_whole(entry.get("n"), 1)),
@@ -366,6 +370,7 @@ def _item(key: str, entry: dict[str, Any], owner: str) -> Item:
         ("service", _is_name(entry.get("service"))),
         ("max_runtime_seconds", _is_seconds(runtime)),
         ("limits", limits is not None),
+        ("batch_request", request is not None),
     )
     wrong = [name for name, right in checks if not right]
     if wrong:
@@ -378,6 +383,7 @@ def _item(key: str, entry: dict[str, Any], owner: str) -> Item:
         "owner": owner,
         "max_runtime": float(runtime),
         "limits": limits,
+        "batch_request": request,
     }
     return Item(key, arrived, owner)
 
@@ -394,10 +400,10 @@ def _listed_files(entry: Mapping[str, Any]) -> list[tuple[str, int]]:
     return listed
 
 
-def _limits(value: object) -> JobLimits | None:
-    """None for what are none."""
+def _read(read: Callable[[object], _Read], value: object) -> _Read | None:
+    """None for what cannot be read."""
     try:
-        return limits_from_json(value)
+        return read(value)
     except ValueError:
         return None
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
+from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest
 from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.progress import BatchStand
 from node.confinement.grants import NOTHING_GRANTED, Grants
@@ -64,6 +65,7 @@ class RunSpec:
     devices: tuple[Path, ...] = ()
     """What of the bundles in its grants it has been given."""
     limits: JobLimits = UNLIMITED
+    batch_request: BatchRequest = NOTHING_REQUESTED
 
     @property
     def work(self) -> Path:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
+from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest
 from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.payload import Payload, PayloadMove
 from actors.domain.status import ENDED, PAYLOAD, Status
@@ -33,6 +34,7 @@ class Arrival:
     owner: str = ""
     max_runtime: float = 0.0
     limits: JobLimits = UNLIMITED
+    batch_request: BatchRequest = NOTHING_REQUESTED
     through: bool = False
 
 
@@ -186,6 +188,7 @@ def _prepare(item: Arrival, records: Records, now: float) -> Payload:
         created_at=now,
         max_runtime=item.max_runtime,
         limits=item.limits,
+        batch_request=item.batch_request,
         through=_goes_through(item, records),
     )
 

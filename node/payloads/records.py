@@ -39,6 +39,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from actors.domain.batch_request import request_from_json, request_to_json
 from actors.domain.ids import MAX_ID, is_key
 from actors.domain.limits import limits_from_json, limits_to_json
 from actors.domain.node import Tally
@@ -544,6 +545,7 @@ def _to_json(payload: Payload, boot: str) -> dict[str, Any]:
         "created_at": payload.created_at,
         "max_runtime_seconds": payload.max_runtime,
         "limits": limits_to_json(payload.limits),
+        "batch_request": request_to_json(payload.batch_request),
         "pid": payload.pid,
         "started_at": payload.started_at,
         "end": None if payload.end is None else end_to_json(payload.end),
@@ -575,6 +577,7 @@ def _from_json(data: Mapping[str, Any], key: str) -> StoredPayload:
         created_at=_seconds(data["created_at"]),
         max_runtime=_seconds(data["max_runtime_seconds"]),
         limits=limits_from_json(data.get("limits", {})),
+        batch_request=request_from_json(data.get("batch_request", {})),
         pid=_whole(data["pid"], 0, 1 << 22),
         started_at=None if data["started_at"] is None else _seconds(data["started_at"]),
         end=end and replace(end, message=_text(end.message)),

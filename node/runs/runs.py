@@ -232,6 +232,7 @@ class ExecutorRuns:
             self._grace,
             log_limit=self._log_limit,
             limits=payload.limits,
+            batch_request=payload.batch_request,
             grants=self._grants_of(payload.service),
             service=payload.service,
             max_runtime=payload.max_runtime,

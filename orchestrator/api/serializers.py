@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest
 from actors.domain.changes import JobDetails
 from actors.domain.job import HistoryEntry, Job
 from actors.domain.limits import limits_to_json
@@ -85,6 +87,7 @@ def render_job(
             limits=limits_to_json(row.limits),
             requires=row.requires,
             priority=row.priority,
+            batch_request=_request(row.batch_request),
             progress=row.progress,
             progress_message=row.progress_message or None,
             batch=None if row.batch is None else _batch(row.batch, row),
@@ -93,6 +96,18 @@ def render_job(
             callback=None if callback is None else _callback(callback),
             files_left_out=None if left_out is None else tuple(bodies.LeftOutFile(*one) for one in left_out),
         )
+    )
+
+
+def _request(asked: BatchRequest) -> bodies.BatchRequest | None:
+    if asked == NOTHING_REQUESTED:
+        return None
+    return bodies.BatchRequest(
+        asked.partition or None,
+        asked.account or None,
+        asked.qos or None,
+        asked.cpus or None,
+        asked.gpus or None,
     )
 
 
@@ -212,6 +227,7 @@ def render_service(
             on_doubt=limits.on_doubt,
             max_priority=limits.max_priority,
             keep_slots=limits.keep_slots,
+            batch_allowed=bodies.BatchAllowance(**asdict(limits.batch_allowed)),
             jobs={status.value: n for (name, status), n in counts.items() if name == limits.name},
             pause_reason=paused,
             paused_since=_utc(paused_since),

@@ -14,6 +14,7 @@ from typing import Final
 
 import trio
 
+from actors.domain.batch_request import REQUESTS, BatchRequest, make_request, parse_request
 from actors.domain.changes import JobDetails, NewJob
 from actors.domain.job import MOST_PRIORITY, Job
 from actors.domain.labels import requirement, to_labels
@@ -260,6 +261,7 @@ class _Form:
         _CHECKS[name](self)
         if name == "service":
             self.limits()
+            self.batch_request()
             if "max_runtime" in self._fields:
                 self.max_runtime()
             if "priority" in self._fields:
@@ -292,6 +294,7 @@ class _Form:
             max_runtime=self.max_runtime(),
             limits=self.limits(),
             priority=self.priority(),
+            batch_request=self.batch_request(),
             idempotency_key=key,
             fingerprint=None if key is None else self.fingerprint(),
             details=details,
@@ -368,6 +371,23 @@ class _Form:
                 raise BadRequest(f"{name} {printable(text)}: {limit}")
         return limits_from_json(allowed | asked)
 
+    def batch_request(self) -> BatchRequest:
+        """What it asks of a batch system; no more than the service allows, if that is known yet."""
+        service = self.service() if "service" in self._fields else None
+        asked = {}
+        for name in REQUESTS:
+            if name not in self._fields:
+                continue
+            text = self._text(name)
+            try:
+                asked[name] = parse_request(name, text)
+            except ValueError as error:
+                raise BadRequest(f"{name} {printable(text)}: {error} was expected") from None
+            if service and not service.batch_allowed.has(name, asked[name]):
+                allowed = service.batch_allowed.describe(name)
+                raise BadRequest(f"{name} {printable(text)}: allowed for service {service.name}: {allowed}")
+        return make_request(asked)
+
     def requires(self) -> str:
         """Labels that the job's node has to have; "" if the field is missing or empty."""
         if "requires" not in self._fields or not (text := self._text("requires").strip()):
@@ -431,6 +451,7 @@ _CHECKS: Final[Mapping[str, Callable[[_Form], object]]] = {
     "max_runtime": _Form.max_runtime,
     "priority": _Form.priority,
     **dict.fromkeys(LIMITS, _Form.limits),
+    **dict.fromkeys(REQUESTS, _Form.batch_request),
     "requires": _Form.requires,
     "name": _Form.name,
     "tags": _Form.tags,

@@ -68,6 +68,11 @@ class Operations:
         disk: int | str | None = None,
         requires: str | None = None,
         priority: int | None = None,
+        partition: str | None = None,
+        account: str | None = None,
+        qos: str | None = None,
+        cpus: int | None = None,
+        gpus: int | str | None = None,
         callback_url: str | None = None,
         idempotency_key: str | None = None,
         progress: Progress | None = None,
@@ -76,10 +81,10 @@ class Operations:
         with its path or bytes; one directory alone is the job's directory. `service` may be left out where
         there is one only. `max_runtime` and `cpu_time` are seconds; `memory`, `file_size` and `disk` bytes,
         or as "4G"; none of the limits may be above the service's. `requires` are labels of the node, as
-        "gpu=a100,ssd";
-        of the user's jobs those with a higher `priority` go first; `callback_url` is told when the job has
-        ended. However often it is sent, it becomes one job: two calls do so too with the same
-        `idempotency_key`."""
+        "gpu=a100,ssd"; of the user's jobs those with a higher `priority` go first. `partition`, `account`,
+        `qos`, `cpus` and `gpus` (2 or "a100:2") are asked of the batch system that runs it, within what the
+        service allows. `callback_url` is told when the job has ended. However often it is sent, it becomes
+        one job: two calls do so too with the same `idempotency_key`."""
         if service is None:
             service = await self._only_service()
         fields = {
@@ -96,6 +101,11 @@ class Operations:
             "disk": _text(disk),
             "requires": requires,
             "priority": _text(priority),
+            "partition": partition,
+            "account": account,
+            "qos": qos,
+            "cpus": _text(cpus),
+            "gpus": _text(gpus),
             "callback_url": callback_url,
         }
         body = await self._wire.thread(lambda: _form(files, fields))

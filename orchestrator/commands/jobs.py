@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -109,6 +110,14 @@ def _limit(job: Job) -> str:
     )
 
 
+def _asked(job: Job) -> str:
+    asked = job.batch_request
+    if asked is None:
+        return ""
+    given = ((one.name.replace("_", " "), getattr(asked, one.name)) for one in fields(asked))
+    return ", ".join(f"{name} {value}" for name, value in given if value)
+
+
 def _facts(job: Job) -> list[tuple[str, object]]:
     ended = "" if job.exit_code is None else f"exit code {job.exit_code}"
     if job.signal is not None:
@@ -143,6 +152,7 @@ def _facts(job: Job) -> list[tuple[str, object]]:
         ("requires", job.requires),
         ("limit", _limit(job)),
         ("priority", job.priority or None),
+        ("asks for", _asked(job)),
         ("node", job.node_name or job.node),
         ("attempt", job.attempt),
         ("callback", _callback(job)),

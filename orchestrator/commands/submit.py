@@ -49,6 +49,11 @@ def _limit(name: str, metavar: str, meaning: str) -> Callable[[_Command], _Comma
 @click.option(
     "--priority", type=click.IntRange(0, 100), help="It goes before the user's jobs of a smaller one. [0]"
 )
+@click.option("--partition", metavar="NAME", help="Of a cluster, as its service allows.")
+@click.option("--account", metavar="NAME", help="In a cluster, as its service allows.")
+@click.option("--qos", metavar="NAME", help="In a cluster, as its service allows.")
+@click.option("--cpus", type=click.IntRange(1), metavar="NUMBER", help="Of a cluster, as its service allows.")
+@click.option("--gpus", metavar="NUMBER", help="The same, or a kind with it, as a100:2.")
 @click.option("--requires", metavar="LABELS", help="What its node has to have, as gpu=a100,ssd.")
 @click.option("--callback-url", metavar="URL", help="Whom to tell when it has ended.")
 @click.option("--wait", is_flag=True, help="Stay until it has ended, and end as it did.")

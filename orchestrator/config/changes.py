@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
+from actors.domain.batch_request import BatchAllowance
 from actors.domain.limits import LIMITS
 from actors.domain.service import ServiceLimits
 from orchestrator.config.settings import Settings
@@ -83,5 +84,8 @@ def _of_service(was: ServiceLimits, now: ServiceLimits) -> Iterator[str]:
         old, new = getattr(was, field.name), getattr(now, field.name)
         if field.name == "limits":
             yield from (key for key, limit in LIMITS.items() if getattr(old, limit) != getattr(new, limit))
+        elif field.name == "batch_allowed":
+            keys = (one.name for one in fields(BatchAllowance))
+            yield from (key for key in keys if getattr(old, key) != getattr(new, key))
         elif old != new:
             yield _AS_SET.get(field.name, field.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -13,6 +13,7 @@ from typing import Any, Final
 from actors.config import kinds as kind
 from actors.config.kinds import Setting
 from actors.config.tables import Mistakes, Table, read_toml
+from actors.domain.batch_request import MOST_CPUS, BatchAllowance
 from actors.domain.job import MOST_PRIORITY
 from actors.domain.limits import LIMITS, UNLIMITED, JobLimits, expected, parse_limit
 from actors.domain.node import NodeAddress
@@ -342,6 +343,21 @@ SERVICE: Final[Mapping[str, Setting]] = {
         "a higher one go first, and none of another user waits for them",
         unit="levels",
     ),
+    "partitions": Setting(
+        values.batch_words("partitions"),
+        'the partitions of a cluster that an upload may ask for (`partition`), as `["short", "long"]`; see '
+        "[what an upload may ask for](slurm.md#what-an-upload-may-ask-for)",
+    ),
+    "accounts": Setting(values.batch_words("accounts"), "the same of accounts (`account`)"),
+    "qos": Setting(values.batch_words("qualities of service"), "the same of qualities of service (`qos`)"),
+    "max_cpus": Setting(
+        kind.whole(0, MOST_CPUS, f"a whole number from 0 to {MOST_CPUS}"),
+        "how many CPUs of a cluster an upload may ask for (`cpus`)",
+        unit="CPUs",
+    ),
+    "max_gpus": Setting(
+        values.gpus, 'how many GPUs an upload may ask for (`gpus`): a number, or for kinds `["a100:4"]`'
+    ),
     "weights": Setting(
         values.weights,
         "users who have more than one turn in a row, as `{ 42 = 3 }`: while others wait user 42 begins "
@@ -522,6 +538,9 @@ class _Found:
         addresses = [NodeAddress(url=url, services=(name,)) for url in values.pop("nodes", ())]
         given = {field: values.pop(name, None) or None for name, field in LIMITS.items()}
         limits = JobLimits(**given) if any(given.values()) else UNLIMITED
+        batch = {
+            field.name: values.pop(field.name) for field in fields(BatchAllowance) if field.name in values
+        }
         upload = values.pop("upload_url", None)
         download = values.pop("download_url", None)
         terminate = values.pop("terminate_url", None)
@@ -548,7 +567,13 @@ class _Found:
             self._mistakes.add(f"{where}: is of no use without {wanted}")
         if not addresses and name not in self._scaling:
             self._warnings.append(f"service {name} has no node yet, so its jobs will wait")
-        made = ServiceLimits(name=name, addresses=tuple(addresses), limits=limits, **values)
+        made = ServiceLimits(
+            name=name,
+            addresses=tuple(addresses),
+            limits=limits,
+            batch_allowed=BatchAllowance(**batch),
+            **values,
+        )
         if made.keep_slots > made.max_runs:
             self._mistakes.add(
                 f"{self._where[name, 'keep_slots']}: {made.keep_slots} slots would be kept for a service "

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from actors.config.kinds import Wrong, url
+from actors.domain.batch_request import parse_gpus, parse_word
 from orchestrator.callbacks.allowed_hosts import HostRule, Network, parse_rule
 
 T = TypeVar("T")
@@ -54,6 +55,17 @@ def header(value: Any) -> str:
 
 def names(value: Any) -> tuple[str, ...]:
     return _parse_each(value, str, f"names {_SEVERAL}")
+
+
+def batch_words(of: str) -> Callable[[Any], tuple[str, ...]]:
+    return lambda value: _parse_each(value, parse_word, f"a list of names of {of}")
+
+
+def gpus(value: Any) -> tuple[str, ...]:
+    try:
+        return tuple(parse_gpus(one) for one in (value if isinstance(value, list) else [value]))
+    except ValueError:
+        raise Wrong('a number of GPUs, or a list of kinds with numbers, as ["a100:4"]') from None
 
 
 def weights(value: Any) -> Mapping[int, int]:

@@ -48,6 +48,7 @@ _NODE_NAME: TypeAlias = Annotated[
     str | None, Also(description="How the node is called; its id where it has no name")
 ]
 _SIZE: Final = Also(pattern=r"^[0-9]{1,18}(\.[0-9]{1,6})?[KMGT]?$", examples=["512M", "4G"])
+_BATCH_WORD: Final = Also(pattern="^[A-Za-z0-9][A-Za-z0-9_.:,+=@/-]{0,199}$")
 _HEX: Final = Also(pattern="^[0-9a-f]{32}$")
 
 
@@ -87,6 +88,30 @@ class BatchJob:
     id: str
     state: str | None = None
     reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRequest:
+    """What a job asks of the batch system that runs it; null what is as its node has it. `gpus`: a number,
+    or a kind with it, as `a100:2`."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    cpus: int | None = None
+    gpus: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAllowance:
+    """What an upload may ask of a batch system: nothing of what is empty, or 0. `max_gpus`: of each kind, or
+    of any where no kind is named, the most."""
+
+    partitions: tuple[str, ...] = ()
+    accounts: tuple[str, ...] = ()
+    qos: tuple[str, ...] = ()
+    max_cpus: int = 0
+    max_gpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +182,10 @@ class Job(_Value):
     limits: Annotated[Mapping[str, float], _LIMITS] = field(default_factory=dict)
     requires: str = ""
     priority: int = 0
+    batch_request: Annotated[
+        BatchRequest | None,
+        Also(description="What its upload asks of a batch system; null if nothing"),
+    ] = None
     progress: Annotated[float | None, Also(minimum=0, maximum=1)] = None
     progress_message: str | None = None
     batch: Annotated[
@@ -311,6 +340,7 @@ class Service(_Value):
     keep_slots: Annotated[
         int, Also(description="Slots that other services do not get, while fewer of its jobs are under way")
     ] = 0
+    batch_allowed: BatchAllowance = BatchAllowance()
     nodes: ServiceNodes = ServiceNodes()
     estimates: EstimateAccuracy = EstimateAccuracy()
 
@@ -494,6 +524,32 @@ class UploadBody(TypedDict):
                 maximum=100,
                 description="It goes before jobs of the same user that have a smaller one; at most what the "
                 "service allows",
+            ),
+        ]
+    ]
+    partition: NotRequired[
+        Annotated[str, _BATCH_WORD, Also(description="Of a cluster: one that the service lists")]
+    ]
+    account: NotRequired[
+        Annotated[str, _BATCH_WORD, Also(description="In a cluster: one that the service lists")]
+    ]
+    qos: NotRequired[
+        Annotated[
+            str, _BATCH_WORD, Also(description="Quality of service in a cluster: one that the service lists")
+        ]
+    ]
+    cpus: NotRequired[
+        Annotated[
+            int, Also(minimum=1, maximum=100_000, description="Of a cluster, at most what the service allows")
+        ]
+    ]
+    gpus: NotRequired[
+        Annotated[
+            str,
+            Also(
+                pattern="^([A-Za-z0-9_.-]{1,64}:)?[1-9][0-9]{0,3}$",
+                examples=["1", "a100:2"],
+                description="Of a cluster, at most what the service allows: a number, or a kind with it",
             ),
         ]
     ]

@@ -71,6 +71,7 @@ def new_job(job: NewJob, *, job_id: int, seq: int, now: float) -> AppliedChange:
         max_runtime=job.max_runtime,
         limits=job.limits,
         priority=job.priority,
+        batch_request=job.batch_request,
         requires=from_labels(job.details.requires),
     )
     return AppliedChange(row, HistoryEntry(job_id, now, None, Status.QUEUED, UPLOADED, None, None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 from support.processes.processes import Started
 from support.processes.watched_page import Watched
 
@@ -18,11 +18,21 @@ DROP = """(zone) => {
 }"""
 
 
+def let_partitions_be_asked_for(route: Route) -> None:
+    """As the page hears it: the server itself allows none."""
+    answer = route.fetch()
+    told = answer.json()
+    for one in told["items"]:
+        one["batch_allowed"]["partitions"] = ["short", "long"]
+    route.fulfill(response=answer, json=told)
+
+
 def test_a_job_is_submitted_and_run_again_with_changes(
     open_page: Callable[..., Watched], shared: Started, client: Client
 ) -> None:
     opened = open_page(shared.url, "/dashboard#/jobs?user=812")
     page = opened.page
+    page.route("**/v1/services", let_partitions_be_asked_for)
     page.get_by_role("link", name="Submit", exact=True).click()
     expect(page.locator("h1")).to_have_text("Submit a job")
     expect(page.get_by_label("Service")).to_have_value("example")
@@ -50,6 +60,13 @@ def test_a_job_is_submitted_and_run_again_with_changes(
     # In the server's words; and the form is as it was.
     expect(page.get_by_role("alert").last).to_contain_text("open_files")
     page.get_by_label("Open files").fill("64")
+    expect(page.get_by_label("CPUs")).to_be_hidden()
+    page.get_by_label("Partition").fill("long")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.get_by_role("alert").last).to_contain_text(
+        "partition 'long': allowed for service example: none"
+    )
+    page.get_by_label("Partition").fill("")
     page.get_by_role("button", name="Submit").click()
     expect(page.locator(".log")).to_have_text("dropped\nas it came\n")
     (first,) = client.jobs(user=812)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from actors.config.tables import SettingsError
+from actors.domain.batch_request import BatchRequest
 from actors.domain.limits import JobLimits
 from node.executors.executor import RunSpec
 from node.executors.slurm.slurm_executor import make_options
@@ -96,3 +97,14 @@ def test_what_sbatch_is_told(
     told = make_options(options, spec)
     assert {*told[:-3]} == expected
     assert told[-3:] == ["--chdir=/a%b", "--output=/a%%b/slurm.log", "--error=/a%%b/slurm.log"]
+
+
+def test_what_a_job_asks_for_comes_after_what_its_node_has() -> None:
+    node = SlurmOptions("p", "a", "q", cpus=4, gpus="2", arguments=("--partition=other", "--x"))
+    asked = BatchRequest(partition="long", cpus=8, gpus="a100:1")
+    told = make_options(node, RunSpec("0" * 32, Path("/a"), {}, batch_request=asked))
+    assert told[:-3] == [
+        *("--partition=p", "--account=a", "--qos=q", "--cpus-per-task=4", "--gres=gpu:2"),
+        *("--partition=other", "--x"),
+        *("--partition=long", "--cpus-per-task=8", "--gres=gpu:a100:1"),
+    ]

@@ -168,6 +168,39 @@ async def test_what_ends_it_from_outside_is_told(here: Place, cluster: SlurmClus
             assert (await user.ended(job))["status"] == "Killed"
 
 
+async def test_what_an_upload_asks_for_is_asked_of_slurm_and_what_it_takes_the_place_of_is_told(
+    here: Place, cluster: SlurmCluster
+) -> None:
+    """Who asks for the partition that goes first takes the place of those of the other one."""
+    node = start_node(here, cluster)
+    config = CONFIG.format(node=node.url) + 'partitions = ["main", "first"]\nmax_cpus = 4\n'
+    first = {"partition": "first", "cpus": "4"}
+    async with portal(here.server(config=config).url) as user:
+        for mode, grace, message in (
+            ("CANCEL", 0, "Slurm says PREEMPTED (job {})"),
+            ("CANCEL", 5, "Slurm says PREEMPTED (job {})"),
+            ("REQUEUE", 0, "Slurm has put job {} in again"),
+        ):
+            how = (f"PreemptMode={mode}", f"GraceTime={grace}")
+            cluster.run("scontrol", "update", "PartitionName=main", *how)
+            victim = await user.upload("sleep 600", fields={"cpus": "3"})
+            await until_it_says(user, victim, "runs in Slurm")
+            number = (await user.job(victim))["batch"]["id"]
+            shown = cluster.run("scontrol", "show", "job", number)
+            assert "Partition=main" in shown and "NumCPUs=3" in shown
+            if mode == "REQUEUE":
+                # It is submitted so that Slurm does not; who runs the cluster may have it otherwise.
+                cluster.run("scontrol", "update", f"JobId={number}", "Requeue=1")
+            winner = await user.upload("exit 4", fields=first)
+            assert (await user.ended(winner))["exit_code"] == 4
+            assert (await user.job(winner))["batch_request"]["partition"] == "first"
+            await until_attempt(user, victim, 2)
+            (lost,) = [one for one in await user.history(victim) if one["to"] == "Queued" and one["from"]]
+            assert message.format(number) in lost["reason"]
+            await user.http.post(f"/terminate/{victim}")
+            assert (await user.ended(victim))["status"] == "Killed"
+
+
 @pytest.mark.skipif(
     not os.access("/sys/fs/cgroup/memory/tasks", os.W_OK), reason="no cgroups of version 1 to make groups in"
 )

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import trio
 
+from actors.domain.batch_request import BatchRequest
 from actors.domain.limits import JobLimits
 from actors.kernel.complaint import Complaint
 from actors.store.kept_file import Damaged
@@ -310,22 +311,30 @@ def make_options(options: SlurmOptions, spec: RunSpec) -> list[str]:
     if options.memory and spec.limits.memory_bytes:
         memory = min(options.memory, spec.limits.memory_bytes)
     given: Mapping[str, str] = {
-        "partition": options.partition,
-        "account": options.account,
-        "qos": options.qos,
+        **_show(options),
         "time": str(math.ceil(limit / 60)) if limit else "",
-        "cpus-per-task": str(options.cpus) if options.cpus else "",
         "mem": f"{math.ceil(memory / 1024)}K" if memory else "",
-        "gres": f"gpu:{options.gpus}" if options.gpus else "",
     }
     place = str(spec.directory).replace("%", "%%")
     return [
         *(f"--{name}={value}" for name, value in given.items() if value),
         *options.arguments,
+        # After all that the node has: the last one counts.
+        *(f"--{name}={value}" for name, value in _show(spec.batch_request).items() if value),
         f"--chdir={spec.directory}",
         f"--output={place}/slurm.log",
         f"--error={place}/slurm.log",
     ]
+
+
+def _show(wanted: SlurmOptions | BatchRequest) -> Mapping[str, str]:
+    return {
+        "partition": wanted.partition,
+        "account": wanted.account,
+        "qos": wanted.qos,
+        "cpus-per-task": str(wanted.cpus) if wanted.cpus else "",
+        "gres": f"gpu:{wanted.gpus}" if wanted.gpus else "",
+    }
 
 
 def _rlimits(limits: JobLimits) -> dict[int, int]:

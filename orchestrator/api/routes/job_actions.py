@@ -112,6 +112,7 @@ async def _repeat(api: ApiContext, row: Job, key: str | None) -> Job:
             max_runtime=row.max_runtime,
             limits=row.limits,
             priority=row.priority,
+            batch_request=row.batch_request,
             idempotency_key=key,
             fingerprint=None if key is None else f"rerun of {row.id}",
             details=replace(details, rerun_of=row.id, ignored=()),

@@ -12,6 +12,12 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from actors.domain.batch_request import (
+    NOTHING_REQUESTED,
+    BatchRequest,
+    request_from_json,
+    request_to_json,
+)
 from actors.domain.changes import JobDetails, NewJob
 from actors.domain.job import End, Job, QueuedJobs, order_of
 from actors.domain.labels import from_labels
@@ -78,7 +84,8 @@ TABLES: Final = (
         progress_message TEXT NOT NULL DEFAULT '',
         running_since REAL,
         batch TEXT,
-        priority INTEGER NOT NULL DEFAULT 0
+        priority INTEGER NOT NULL DEFAULT 0,
+        batch_request TEXT NOT NULL DEFAULT '{}'
     ) STRICT""",
     "CREATE UNIQUE INDEX jobs_change ON jobs (change_seq)",
     # A key is its user's: two portals, or two people, may count up from 1.
@@ -131,7 +138,7 @@ JOB_COLUMNS: Final = (
     "end_status, end_message, end_exit_code, end_signal, end_started_at, end_ended_at, end_wall_seconds, "
     "end_cpu_seconds, end_peak_bytes, end_size, "
     "a.key, a.job_id, a.n, a.node_id, a.state, a.foreign_id, a.boot, requires, progress, progress_message, "
-    "running_since, limits, batch, priority"
+    "running_since, limits, batch, priority, batch_request"
 )
 _CURRENT: Final = "LEFT JOIN attempts AS a ON a.key = j.attempt_key"
 FROM_JOBS: Final = f"FROM jobs AS j {_CURRENT}"
@@ -179,6 +186,7 @@ def job_from_row(row: tuple[Any, ...]) -> Job:
         limits=_limits(row[35]),
         batch=None if row[36] is None else batch_from_json(json.loads(row[36])),
         priority=row[37],
+        batch_request=_request(row[38]),
     )
 
 
@@ -188,6 +196,10 @@ def _required(labels: str) -> str:
 
 def _limits(stored: str) -> JobLimits:
     return UNLIMITED if stored == "{}" else limits_from_json(json.loads(stored))
+
+
+def _request(stored: str) -> BatchRequest:
+    return NOTHING_REQUESTED if stored == "{}" else request_from_json(json.loads(stored))
 
 
 def read_job(db: sqlite3.Connection, job_id: int) -> Job | None:
@@ -311,8 +323,8 @@ def insert_job(db: sqlite3.Connection, job: NewJob, *, seq: int, now: float) -> 
     cursor = db.execute(
         "INSERT INTO jobs (user_id, service, status, message, change_seq, created_at, updated_at, "
         "storage_key, size, max_runtime, idempotency_key, fingerprint, name, tags, callback_url, requires, "
-        "rerun_of, input_names, ignored, limits, priority) "
-        "VALUES (?, ?, 'Queued', '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "rerun_of, input_names, ignored, limits, priority, batch_request) "
+        "VALUES (?, ?, 'Queued', '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             job.user_id,
             job.service,
@@ -333,6 +345,7 @@ def insert_job(db: sqlite3.Connection, job: NewJob, *, seq: int, now: float) -> 
             json.dumps(list(details.ignored)),
             json.dumps(limits_to_json(job.limits)),
             job.priority,
+            json.dumps(request_to_json(job.batch_request)),
         ),
     )
     job_id = cursor.lastrowid

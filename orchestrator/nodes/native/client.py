@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any, Final
 from urllib.parse import quote
 
+from actors.domain.batch_request import request_to_json
 from actors.domain.job import Attempt
 from actors.domain.limits import limits_to_json
 from actors.domain.node import NodeRef, PayloadView
@@ -389,6 +390,8 @@ def _listed(dispatch: Dispatch) -> dict[str, Any]:
     }
     if limits := limits_to_json(dispatch.job.limits):
         listed["limits"] = limits
+    if request := request_to_json(dispatch.job.batch_request):
+        listed["batch_request"] = request
     return listed
 
 

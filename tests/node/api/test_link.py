@@ -13,6 +13,7 @@ import pytest
 import trio
 from support.processes.nodes_in_process import KEY, OTHER, SCRIPT, NodeInProcess, node_in_process
 
+from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest, request_to_json
 from actors.domain.limits import UNLIMITED, JobLimits, limits_to_json
 from actors.wire.link.link import Link
 from actors.wire.link.session import MAX_FRAME, Hello, Lane, Message, Role, Session
@@ -159,6 +160,19 @@ async def test_a_run_has_the_limits_that_its_orchestrator_has_told_also_after_a_
             assert (await node.executor.run_of(key)).spec.limits == limits
 
 
+async def test_a_run_knows_what_its_job_asks_of_a_batch_system_also_after_a_restart(tmp_path: Path) -> None:
+    told = BatchRequest("long", "bio", "high", 8, "a100:2")
+    async with node_in_process(tmp_path) as node, linked(node) as client:
+        await client.hear("picture")
+        await client.submit(KEY, batch_request=request_to_json(told) | {"of_a_later_version": 1})
+        await client.submit(OTHER)
+        for key, asked in ((KEY, told), (OTHER, NOTHING_REQUESTED)):
+            assert (await node.executor.run_of(key)).spec.batch_request == asked
+    async with node_in_process(tmp_path) as node:
+        for key, asked in ((KEY, told), (OTHER, NOTHING_REQUESTED)):
+            assert (await node.executor.run_of(key)).spec.batch_request == asked
+
+
 async def test_a_bad_attempt_is_malformed_alone_and_a_bad_message_is_answered_with_why(
     tmp_path: Path,
 ) -> None:
@@ -168,6 +182,8 @@ async def test_a_bad_attempt_is_malformed_alone_and_a_bad_message_is_answered_wi
         assert item["result"] == "malformed"
         (item,) = (await client.submit(KEY, limits={"memory_bytes": "4G"}))["items"]
         assert (item["result"], "limits" in item["reason"]) == ("malformed", True)
+        (item,) = (await client.submit(KEY, batch_request={"partition": "a b"}))["items"]
+        assert (item["result"], "batch_request" in item["reason"]) == ("malformed", True)
         (item,) = (await client.submit(OTHER, files=[["a\nb", len(SCRIPT["run.sh"])]]))["items"]
         assert item["result"] == "malformed"
         for body in ({}, {"owner": OWNER, "attempts": [{"key": KEY}]}):

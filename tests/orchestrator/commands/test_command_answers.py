@@ -147,6 +147,7 @@ async def test_status_tells_what_was_asked_for_and_when_a_callback_is_tried_agai
         requires="gpu=a100",
         max_runtime_seconds=90.0,
         limits={"cpu_seconds": 5.0, "memory_bytes": 3 << 29},
+        batch_request={"partition": "long", "cpus": 8},
         callback=called,
         position=0,
     )
@@ -155,6 +156,7 @@ async def test_status_tells_what_was_asked_for_and_when_a_callback_is_tried_agai
     assert {
         "requires  gpu=a100",
         "limit     run time 1m30s, memory 1.5 GiB, cpu time 5 s",
+        "asks for  partition long, cpus 8",
         "place     1 in the queue",
     } < set(lines)
     assert f"callback  https://p.example pending after 1 try: 503; next try at {at}" in lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
+from actors.domain.batch_request import BatchAllowance
 from actors.domain.limits import JobLimits
 from actors.domain.node import NodeAddress
 from actors.domain.service import ServiceLimits
@@ -17,7 +18,11 @@ BEFORE = Settings(services={name: ServiceLimits(name) for name in ("a", "b")})
 
 def test_what_can_change_does_and_the_rest_is_named() -> None:
     now = ServiceLimits(
-        "a", max_runs=3, limits=JobLimits(memory_bytes=1 << 30), addresses=(NodeAddress("http://n"),)
+        "a",
+        max_runs=3,
+        limits=JobLimits(memory_bytes=1 << 30),
+        batch_allowed=BatchAllowance(accounts=("bio",), max_cpus=2),
+        addresses=(NodeAddress("http://n"),),
     )
     read = Settings(
         port=1, db_path=Path("other"), max_queued=7, services={"a": now, "c": ServiceLimits("c")}, as_2x=True
@@ -27,6 +32,8 @@ def test_what_can_change_does_and_the_rest_is_named() -> None:
         "max_queued",
         "services.a.max_runs",
         "services.a.memory",
+        "services.a.accounts",
+        "services.a.max_cpus",
         "services.a.nodes",
         "services.b (gone)",
         "services.c (new)",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from actors.config.tables import SettingsError
+from actors.domain.batch_request import NOTHING_ALLOWED, BatchAllowance
 from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.node import NodeAddress
 from orchestrator.config.settings import Settings, load
@@ -327,6 +328,32 @@ def test_no_more_slots_are_kept_than_the_service_may_use(toml: Any) -> None:
     assert "services.a.keep_slots: 4 slots" in mistake and "3 jobs at most (max_runs)" in mistake
     (mistake,) = mistakes({}, toml("[services.a]\nkeep_slots = -1\n"))
     assert "services.a.keep_slots" in mistake and "a whole number" in mistake
+
+
+def test_what_an_upload_may_ask_of_a_cluster_is_listed(toml: Any) -> None:
+    words = 'partitions = ["short", "long"]\naccounts = ["bio"]\nqos = "high"\n'
+    some = f'{words}max_cpus = 16\nmax_gpus = ["a100:4"]'
+    services = load({}, toml(f"[services.a]\n{some}\n[services.b]\nmax_gpus = 2\n[services.c]\n")).services
+    assert services["a"].batch_allowed == BatchAllowance(
+        ("short", "long"), ("bio",), ("high",), 16, ("a100:4",)
+    )
+    assert services["b"].batch_allowed == BatchAllowance(max_gpus=("2",))
+    assert services["c"].batch_allowed == NOTHING_ALLOWED
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('partitions = ["a b"]', "a list of names of partitions"),
+        ("accounts = [1]", "a list of names of accounts"),
+        ("qos = true", "a list of names of qualities of service"),
+        ("max_cpus = -1", "a whole number from 0 to 100000"),
+        ('max_gpus = ["a100:0"]', "a number of GPUs, or a list"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_cluster_is_refused(toml: Any, line: str, expected: str) -> None:
+    (mistake,) = mistakes({}, toml(f"[services.a]\n{line}\n"))
+    assert f"services.a.{line.partition(' ')[0]}" in mistake and expected in mistake
 
 
 def test_weights_are_by_the_number_of_a_user(toml: Any) -> None:

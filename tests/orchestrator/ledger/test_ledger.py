@@ -12,6 +12,7 @@ import pytest
 from support.data.ledgers import SetClock, by_owner, new_attempt, new_job, open_ledger, walk
 from support.memory.memory_ledger import MemoryLedger
 
+from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest
 from actors.domain.changes import ChangeResult, JobDetails, MoveAttempt, RecordEnd, SetMessage, Transition
 from actors.domain.job import AttemptState, End, HistoryEntry, Job, LiveJobs, QueuedJobs, job_of
 from actors.domain.limits import UNLIMITED, JobLimits
@@ -67,7 +68,9 @@ async def test_a_new_job_is_queued_with_the_next_id_and_comes_back_as_stored(
     ledger: Ledger, clock: SetClock
 ) -> None:
     limits = JobLimits(memory_bytes=2**32, cpu_seconds=0.5)
-    first = await ledger.insert(new_job(user=-(2**63), size=2**40, max_runtime=2.5, limits=limits))
+    asked = BatchRequest("long", qos="high", cpus=8, gpus="a100:2")
+    given = new_job(user=-(2**63), size=2**40, max_runtime=2.5, limits=limits)
+    first = await ledger.insert(replace(given, batch_request=asked))
     second = await ledger.insert(new_job(user=2**63 - 1, service="other"))
     assert (first.id, second.id) == (1, 2)
     assert first.status is S.QUEUED
@@ -75,6 +78,7 @@ async def test_a_new_job_is_queued_with_the_next_id_and_comes_back_as_stored(
     assert (first.created_at, first.updated_at, first.ended_at) == (clock.time, clock.time, None)
     assert second.change_seq > first.change_seq
     assert (first.limits, second.limits) == (limits, UNLIMITED)
+    assert (first.batch_request, second.batch_request) == (asked, NOTHING_REQUESTED)
     assert await ledger.get(1) == first
     assert await ledger.get(2) == second
     assert await ledger.get(3) is None

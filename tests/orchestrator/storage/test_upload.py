@@ -538,6 +538,32 @@ async def test_a_priority_is_within_what_the_service_allows_and_a_rerun_has_it(t
         assert [job_of(order) for order in lines["short"]] == [1, 3] and [*lines["example"]] == [2]
 
 
+async def test_what_is_asked_of_a_cluster_is_within_what_the_service_lists_and_a_rerun_has_it(
+    tmp_path: Path,
+) -> None:
+    asked = ('name="partition"|long', 'name="cpus"|16', 'name="gpus"|a100:2')
+    told = {"partition": "long", "account": None, "qos": None, "cpus": 16, "gpus": "a100:2"}
+    async with api_server(tmp_path, services=("short", "example")) as server:
+        assert (await server.post(RUN, *asked, service="short")).status_code == 201
+        assert (await server.post(RUN, service="short")).status_code == 201
+        again = (await server.client.post("/v1/jobs/1/rerun")).json()
+        jobs = [(await server.client.get(f"/v1/jobs/{number}")).json() for number in (1, 2)]
+        assert [one["batch_request"] for one in (*jobs, again)] == [told, None, told]
+        service = (await server.client.get("/v1/services/short")).json()
+        assert service["batch_allowed"] == {
+            "partitions": ["short", "long"],
+            "accounts": [],
+            "qos": [],
+            "max_cpus": 16,
+            "max_gpus": ["a100:4"],
+        }
+    async with api_server(tmp_path / "other", services=("example",)) as server:
+        for one in asked:
+            name = one.partition('"')[2].partition('"')[0]
+            answer = await server.post(RUN, one)
+            await refused(server, answer, 400, f"{name} '", "allowed for service example: none")
+
+
 async def test_what_is_no_label_is_refused(server: Server) -> None:
     for text in ("a b", "=1", "gpu=1,gpu=2", "gpu,"):
         await refused(server, await server.post(RUN, f'name="requires"|{text}'), 400, "requires")
@@ -573,6 +599,15 @@ REFUSED: Sequence[tuple[Sequence[str | bytes], str]] = (
     ([*FIRST, 'name="priority"|6'], "priority '6': a whole number from 0 to 5"),
     (['name="priority"|6', *FIRST], "priority '6': a whole number from 0 to 5"),
     (['name="priority"|-1'], "priority '-1': a whole number from 0 to 100"),
+    ([*FIRST, 'name="partition"|gpu'], "partition 'gpu': allowed for service short: short, long"),
+    (['name="partition"|gpu', *FIRST], "partition 'gpu': allowed for service short: short, long"),
+    (['name="partition"|-p=x'], "partition '-p=x': the name of a partition was expected"),
+    (['name="account"|'], "account ''"),
+    ([*FIRST, 'name="account"|bio'], "account 'bio': allowed for service short: none"),
+    ([*FIRST, 'name="cpus"|17'], "cpus '17': allowed for service short: at most 16"),
+    (['name="cpus"|1.5'], "cpus '1.5'"),
+    ([*FIRST, 'name="gpus"|a100:5'], "gpus 'a100:5': allowed for service short: at most a100:4"),
+    ([*FIRST, 'name="gpus"|1'], "gpus '1'"),
     ([*FIRST, 'name="requires"|=='], "requires"),
     ([*FIRST, 'name="name"|' + "x" * 300], "at most 200"),
     ([*FIRST, 'name="tags"|a b'], "tags 'a b'"),

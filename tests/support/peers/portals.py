@@ -30,12 +30,14 @@ class Portal:
         service: str = "example",
         files: Mapping[str, bytes] | None = None,
         requires: str = "",
+        fields: Mapping[str, str] | None = None,
     ) -> int:
-        """Post a job; its id."""
+        """Post a job, with `fields` beside those of every job; its id."""
         given = dict(files or {})
         if script is not None:
             given["run.sh"] = script.encode() if isinstance(script, str) else script
         parts = [f'name="file"; filename="{name}"|'.encode() + data for name, data in given.items()]
+        parts += [f'name="{name}"|{value}'.encode() for name, value in (fields or {}).items()]
         if requires:
             parts.append(f'name="requires"|{requires}'.encode())
         answer = await self.post(*parts, user=user, service=service)

@@ -16,6 +16,7 @@ import trio
 from support.data.ledgers import SetClock, open_ledger
 
 from actors.cleaner import clean_now
+from actors.domain.batch_request import BatchAllowance
 from actors.domain.job import Attempt, Job
 from actors.domain.limits import JobLimits
 from actors.domain.node import NodeRef, NodeView
@@ -263,7 +264,11 @@ async def api_server(
         registry = await NodeRegistry.load(ledger, clock, owner := Owner(views), ())
         of_services = {
             name: ServiceLimits(
-                name, max_runtime=60.0, max_priority=5, limits=JobLimits(memory_bytes=1 << 30, processes=100)
+                name,
+                max_runtime=60.0,
+                max_priority=5,
+                limits=JobLimits(memory_bytes=1 << 30, processes=100),
+                batch_allowed=BatchAllowance(("short", "long"), max_cpus=16, max_gpus=("a100:4",)),
             )
             if name == "short"
             else ServiceLimits(name)

@@ -59,6 +59,14 @@ export function limits(given) {
   return found.map(([field, [name, write]]) => `${name} ${write(given[field])}`).join(", ") || null;
 }
 
+const ASKED = ["partition", "account", "qos", "cpus", "gpus"];
+
+/** What a job asks of a batch system, or nothing. */
+export function asked(given) {
+  const found = ASKED.filter((name) => given?.[name]);
+  return found.map((name) => `${name} ${given[name]}`).join(", ") || null;
+}
+
 /** Seconds from one time as the API writes it to another, or to now. */
 export function between(from, to) {
   return Math.max(0, ((to ? Date.parse(to) : now()) - Date.parse(from)) / 1000);

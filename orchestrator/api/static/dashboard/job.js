@@ -3,7 +3,7 @@
 
 import { facts, h, morph, morphChildren } from "./dom.js";
 import { get } from "./api.js";
-import { between, bytes, count, duration, expected, foreign, lasting, limits, nodeName, time, visible } from "./format.js";
+import { asked, between, bytes, count, duration, expected, foreign, lasting, limits, nodeName, time, visible } from "./format.js";
 import { badge, BEFORE, ENDED, kindOf, OVER, UNDER_WAY } from "./status.js";
 import { button } from "./orders.js";
 import { link } from "./router.js";
@@ -231,6 +231,7 @@ function told(job) {
     ["Requires", job.requires && foreign(job.requires)],
     ["Time limit", job.max_runtime_seconds ? duration(job.max_runtime_seconds) : null],
     ["Limits", limits(job.limits)],
+    ["Asks for", asked(job.batch_request)],
     [
       "Rerun of",
       job.rerun_of !== null ? h("a", { href: link(["jobs", job.rerun_of]) }, `job ${job.rerun_of}`) : null,

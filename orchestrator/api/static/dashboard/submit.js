@@ -25,6 +25,14 @@ const LIMITED = [
   ["open_files", "Open files", "of each process", (one) => one.limits.open_files, count],
   ["disk", "Disk", "as 10G", (one) => one.limits.disk_bytes, bytes],
 ];
+// What is asked of a cluster, each with what the service allows; where that is nothing the field is not shown.
+const ASKED = [
+  ["partition", "Partition", (one) => one.batch_allowed.partitions.join(", ")],
+  ["account", "Account", (one) => one.batch_allowed.accounts.join(", ")],
+  ["qos", "QoS", (one) => one.batch_allowed.qos.join(", ")],
+  ["cpus", "CPUs", ({ batch_allowed: { max_cpus: most } }) => (most ? `at most ${count(most)}` : "")],
+  ["gpus", "GPUs", ({ batch_allowed: { max_gpus: most } }) => (most.length ? `at most ${most.join(" or ")}` : "")],
+];
 const PLACED = [
   { name: "requires", label: "Labels of its node", hint: "as gpu=a100,ssd" },
   { name: "callback_url", label: "URL that is told of its end", hint: "", type: "url" },
@@ -106,9 +114,15 @@ export function submitPage(given) {
       const told = most(one) ? `${hint}; at most ${write(most(one))}` : hint;
       form.elements[name].closest(".field").querySelector("small").textContent = told;
     }
+    for (const [name, , told] of ASKED) {
+      const field_of = form.elements[name].closest(".field");
+      field_of.hidden = told(one) === "";
+      field_of.querySelector("small").textContent = told(one);
+    }
   }
 
   limits.append(...LIMITED.map(([name, label, hint]) => field({ name, label, hint })));
+  limits.append(...ASKED.map(([name, label]) => field({ name, label, hint: "" })));
 
   function changed() {
     key = orderKey();
@@ -156,12 +170,12 @@ export function submitPage(given) {
       return;
     }
     const body = new FormData();
-    const told = ["user_id", ...[...TOLD, ...PLACED].map((one) => one.name), ...LIMITED.map(([name]) => name)];
+    const told = ["user_id", ...[...TOLD, ...PLACED].map((one) => one.name), ...[...LIMITED, ...ASKED].map(([name]) => name)];
     body.append("user_id", String(user ?? form.elements.user_id.value.trim()));
     body.append("service", service.value);
     for (const name of told.slice(1)) {
       const value = form.elements[name].value.trim();
-      if (value !== "") body.append(name, value);
+      if (value !== "" && !form.elements[name].closest(".field").hidden) body.append(name, value);
     }
     send.disabled = true;
     wrong.hidden = true;
@@ -231,6 +245,7 @@ export function submitPage(given) {
       file_size: job.limits.file_bytes,
       open_files: job.limits.open_files,
       disk: job.limits.disk_bytes,
+      ...job.batch_request,
       requires: job.requires,
       callback_url: job.callback?.url,
     };
