@@ -9,6 +9,7 @@ with Client("http://127.0.0.1:5000") as client:
 """
 
 from orchestrator.client.async_client import AsyncClient
+from orchestrator.client.batch import JobRequest
 from orchestrator.client.errors import (
     BadAnswer,
     BadInput,
@@ -50,6 +51,7 @@ __all__ = [
     "Holder",
     "Job",
     "JobCallback",
+    "JobRequest",
     "LeftOutFile",
     "Node",
     "NotFound",

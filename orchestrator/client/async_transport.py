@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from orchestrator.client.transport import (
     Answer,
     Call,
     PathLike,
+    Work,
     join,
     make_request,
     make_ssl_context,
@@ -64,6 +65,17 @@ class AsyncWire:
 
     async def thread(self, function: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(function)
+
+    async def each(self, work: Sequence[Work], at_once: int) -> None:
+        left = iter(work)
+
+        async def go_on() -> None:
+            for begin in left:
+                await begin()
+
+        async with anyio.create_task_group() as group:
+            for _ in range(min(at_once, len(work))):
+                group.start_soon(go_on)
 
     async def close(self) -> None:
         await self._pool.aclose()

@@ -13,7 +13,8 @@ from urllib.parse import quote
 from actors.domain.ids import MAX_ID
 from actors.wire.multipart.writer import DataPart, MultipartBody
 from orchestrator.client import download, streams
-from orchestrator.client.errors import BadInput
+from orchestrator.client.batch import JobRequest, submit_many
+from orchestrator.client.errors import BadInput, ClientError
 from orchestrator.client.files import Files, PathLike, parts
 from orchestrator.client.requests import Exchange, parse
 from orchestrator.client.retries import Retries
@@ -119,6 +120,22 @@ class Operations:
             progress=progress,
         )
         return await self.job(int((await self._exchange.json(call))["id"]))
+
+    async def submit_many(
+        self, requests: Iterable[JobRequest], *, at_once: int = 8, idempotency_key: str | None = None
+    ) -> Sequence[Job | ClientError]:
+        """Hand in a job for each request, `at_once` of them at a time. In the order of the requests the job,
+        or the error why there is none: one that is refused hinders no other. When nobody answers any more,
+        the rest are not tried. The same requests with the same `idempotency_key` become the same jobs,
+        so a batch that broke off may be sent again. Raises ClientError where none can be tried."""
+        given = list(requests)
+        if any(request.get("service") is None for request in given):
+            service = await self._only_service()
+            given = [
+                request if request.get("service") is not None else {**request, "service": service}
+                for request in given
+            ]
+        return await submit_many(self._wire, self.submit, given, at_once, idempotency_key)
 
     async def job(self, number: int) -> Job:
         """A job as it is now."""

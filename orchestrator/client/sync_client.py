@@ -69,6 +69,7 @@ class Client:
         self._operations = Operations(SyncWire(url, build_headers(url, token), ca_file), retries or Retries())
 
     submit = _wait_for(Operations.submit)
+    submit_many = _wait_for(Operations.submit_many)
     job = _wait_for(Operations.job)
     wait = _wait_for(Operations.wait)
     wait_all = _iterate(Operations.wait_all)

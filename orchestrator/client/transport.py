@@ -12,7 +12,7 @@ import os
 import ssl
 import time
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
@@ -38,6 +38,7 @@ SILENCE: Final = 30.0
 """Seconds without a byte after which a request is given up, unless it says otherwise."""
 
 PathLike = str | os.PathLike[str]
+Work = Callable[[], Coroutine[Any, Any, None]]
 Progress = Callable[[int, int | None], None]
 """Is told how many bytes went, and of how many (None: unknown)."""
 
@@ -83,6 +84,10 @@ class Wire(Protocol):
         """What a function gives that blocks for a disk."""
         ...
 
+    async def each(self, work: Sequence[Work], at_once: int) -> None:
+        """Do all of it, so much at once."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -115,6 +120,14 @@ class SyncWire:
 
     async def thread(self, function: Callable[[], T]) -> T:
         return function()
+
+    async def each(self, work: Sequence[Work], at_once: int) -> None:
+        # Late: who hands in one job needs no threads.
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(at_once) as pool:
+            for _ in pool.map(lambda begin: run_straight(begin()), work):
+                pass
 
     async def close(self) -> None:
         self._pool.close()

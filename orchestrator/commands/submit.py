@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -15,7 +15,7 @@ from orchestrator.commands.console.destinations import require_directory
 from orchestrator.commands.console.output import clean, emit_json, emit_one, tell
 
 if TYPE_CHECKING:
-    from orchestrator.client import Client, Job
+    from orchestrator.client import Client, Job, JobRequest
 
 _PATH = click.Path(path_type=Path)
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -35,6 +35,7 @@ def _limit(name: str, metavar: str, meaning: str) -> Callable[[_Command], _Comma
 
 @click.command("submit", context_settings=HELP)
 @click.argument("files", nargs=-1, required=True, type=_PATH)
+@click.option("--each", is_flag=True, help="FILES are directories, and each is a job of its own.")
 @click.option("--service", metavar="NAME", help="What it is for; may be left out if there is one only.")
 @click.option("--user", type=int, metavar="ID", help="For whom. [ORCHESTRATOR_USER]")
 @click.option("--name", metavar="NAME", help="What it is called in lists.")
@@ -66,6 +67,7 @@ def submit_command(
     connection: Connection,
     *,
     files: tuple[Path, ...],
+    each: bool,
     wait: bool,
     follow: bool,
     output: Path | None,
@@ -78,17 +80,24 @@ def submit_command(
     A directory given alone is the job's directory: what is in it is sent. Among several, a directory keeps
     its name.
 
+    With --each the ids are printed in the order of the directories, whose names the jobs have unless --name
+    is given. One that is refused hinders no other; the status is 1 then.
+
     With --wait, --follow or --output the status is that of the job: its exit code, 128 + N when signal N
     ended it, and 125 when neither tells how it went: the orchestrator failed, or the job never ran, or it
     ended well and its results could not be fetched. Ctrl-C leaves the job running.
     """
     if follow and json_wanted:
         raise click.UsageError("--follow and --json both want standard output; choose one")
+    if each and (wait or follow or output is not None):
+        raise click.UsageError("--each hands in and leaves; it goes without --wait, --follow and --output")
     if how["user"] is None:
         how["user"] = connection.user
     if how["user"] is None:
         raise click.UsageError("whose job is it? Give --user, or set ORCHESTRATOR_USER")
     how["service"] = how["service"] or connection.service
+    if each:
+        sys.exit(_submit_each(connection, files, how, json_wanted=json_wanted))
     if output is not None:
         require_directory(output)
     job_files = _name_files(files)
@@ -129,6 +138,38 @@ def _name_files(files: tuple[Path, ...]) -> dict[str, Path | bytes]:
     if "run.sh" not in found:
         raise click.UsageError("there is no run.sh among the files; a job is a bash script of that name")
     return found
+
+
+def _submit_each(
+    connection: Connection, directories: tuple[Path, ...], how: dict[str, Any], *, json_wanted: bool
+) -> int:
+    """The exit status, once each directory is a job or its refusal is told."""
+    from orchestrator.client import Job
+
+    for directory in directories:
+        if not directory.is_dir():
+            raise click.UsageError(f"{directory} is no directory; with --each all of them are")
+        if not (directory / "run.sh").is_file():
+            raise click.UsageError(f"there is no run.sh in {directory}; a job is a bash script of that name")
+    status = 0
+    with connection.client() as client:
+        how["service"] = how["service"] or _only_service(client)
+        requests = [
+            cast("JobRequest", {**how, "files": one, "name": how["name"] or one.resolve().name})
+            for one in directories
+        ]
+        try:
+            answers = client.submit_many(requests)
+        except KeyboardInterrupt:
+            tell(f"interrupted; `orchestrator ls --user {how['user']}` shows what was submitted")
+            raise
+    for directory, answer in zip(directories, answers, strict=True):
+        if isinstance(answer, Job):
+            _tell_id(answer, json_wanted=json_wanted)
+        else:
+            tell(f"{directory}: {answer}")
+            status = 1
+    return status
 
 
 def _only_service(client: Client) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +20,9 @@ from orchestrator.client import (
     AsyncClient,
     BadInput,
     Client,
+    ClientError,
+    Job,
+    JobRequest,
     NotFound,
     Refused,
     Retries,
@@ -73,6 +76,62 @@ async def test_many_are_waited_for_together(kind: str, shared: Started) -> None:
         (jobs[2], "over before"),
     ]
     assert other == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_many_are_handed_in_together_and_each_failure_has_its_place(kind: str, shared: Started) -> None:
+    user = 300 + KINDS.index(kind)
+    wanted: list[JobRequest] = [
+        {"files": {"run.sh": b"true"}, "user": user, "name": f"n{n}"} for n in range(6)
+    ]
+    wanted[2]["callback_url"] = "ftp://nobody.example"
+    wanted[4] = {"files": "/nowhere", "user": user}
+
+    async def submit(
+        client: Operations,
+    ) -> tuple[Sequence[Job | ClientError], Sequence[Job | ClientError], int]:
+        answers = await client.submit_many(wanted, at_once=3, idempotency_key=f"paper-{kind}")
+        again = await client.submit_many(wanted, at_once=1, idempotency_key=f"paper-{kind}")
+        async with aclosing(client.jobs(user=user)) as jobs:
+            return answers, again, len([job async for job in jobs])
+
+    answers, again, number = await ask(kind, shared.url, submit)
+    assert [answer.name if isinstance(answer, Job) else type(answer) for answer in answers] == [
+        "n0",
+        "n1",
+        Refused,
+        "n3",
+        BadInput,
+        "n5",
+    ]
+    assert number == 4
+    assert [one.id for one in answers if isinstance(one, Job)] == [
+        one.id for one in again if isinstance(one, Job)
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_where_nobody_answers_the_rest_of_many_is_not_tried(kind: str, shared: Started) -> None:
+    """As many at once as allowed find it out, and no other."""
+    wanted: list[JobRequest] = [
+        {"files": {"run.sh": b"true"}, "user": 1, "service": "example"} for _ in range(20)
+    ]
+
+    def rule(line: str) -> Rule:
+        return Fault.UNANSWERED
+
+    async with wire(shared.url, rule) as between:
+        answers = await ask(
+            kind, between.url, lambda client: client.submit_many(wanted, at_once=2), Retries(tries=1)
+        )
+        assert 1 <= len(between.requests) <= 2
+    assert all(isinstance(answer, Unreachable) for answer in answers) and len(answers) == 20
+
+
+async def test_many_are_refused_at_once_where_none_could_be_tried(shared: Started) -> None:
+    for bad in ({"at_once": 0}, {"idempotency_key": ""}, {"idempotency_key": "x" * 201}):
+        with pytest.raises(BadInput):
+            await ask("trio", shared.url, lambda client, bad=bad: client.submit_many([], **bad))
 
 
 @pytest.mark.parametrize("kind", KINDS)

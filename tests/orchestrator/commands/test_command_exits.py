@@ -106,6 +106,9 @@ def test_the_status_is_that_of_the_job_that_is_followed_too(terminal: Terminal) 
         (["get", "1", "--zip", "-o", "full"], {}, 2, "'full' is a directory; name a file"),
         (["get", "1", "--zip", "-o", "empty"], {}, 2, "'empty' is there already"),
         (["get", "1", "--force"], {}, 2, "--force is for the file of --zip"),
+        (["submit", "--each", "full", "--wait"], {}, 2, "goes without --wait"),
+        (["submit", "--each", "run.sh"], {}, 2, "run.sh is no directory"),
+        (["submit", "--each", "full"], {}, 2, "there is no run.sh in full"),
         (["submit", "run.sh", "--service", "nope"], {}, 1, "service 'nope' is unknown; known: example"),
         (["status", "4000000000"], {}, 1, "there is no job 4000000000"),
         (["logs", "4000000000"], {}, 1, "there is no job 4000000000"),
@@ -155,6 +158,20 @@ def test_data_is_on_standard_output_and_all_else_on_standard_error(terminal: Ter
     assert terminal.json("ls", "--until", "2001-01-01") == []
     assert terminal.json("services")[0]["name"] == "example"
     assert terminal.json("queue") == [] and terminal.json("queue", "--users") == []
+
+
+def test_each_directory_is_a_job_and_a_refused_one_is_named(terminal: Terminal) -> None:
+    jobs = [terminal.job("true", name) for name in ("first", "second", "third")]
+    os.mkfifo(terminal.here.directory / "second" / "pipe")
+    done = terminal.run("submit", "--each", *jobs, "--user", "24", "--tag", "batch")
+    first, third = done.out.split()
+    assert (done.status, len(done.lines)) == (1, 1)
+    assert done.lines[0].startswith(f"{jobs[1]}: ") and "pipe' is no file" in done.lines[0]
+    listed = {str(one["id"]): one for one in terminal.json("ls", "--user", "24")}
+    assert {one: listed[one]["name"] for one in listed} == {first: "first", third: "third"}
+    assert listed[first]["tags"] == ["batch"]
+    named = terminal.json("submit", "--each", jobs[0], "--user", "24", "--name", "all")
+    assert (named["name"], named["user_id"]) == ("all", 24)
 
 
 def test_results_are_unpacked_whole_into_a_new_directory_only(terminal: Terminal) -> None:
