@@ -43,6 +43,7 @@ from node.payloads.records import StoredPayload
 from orchestrator import http_client
 from orchestrator.ledger import transitions as rules
 from orchestrator.nodes.native import results
+from orchestrator.scheduling.kept_slots import KeptSlots
 from orchestrator.scheduling.queue_manager import QueueManager
 from orchestrator.scheduling.service_pool import ServicePool
 
@@ -364,6 +365,11 @@ RULES = (
     BrokenRule("absence believed from an old picture", broken=_absence_believed),
     BrokenRule("a release forgotten over a restart", Faulty(release_forgotten=True)),
     BrokenRule("quota counted in memory only", broken=_quota_in_memory_only, seed=9),
+    BrokenRule(
+        "a slot that is kept given to another service",
+        broken=lambda: patch.object(KeptSlots, "may_take", lambda *_: True),
+        seed=4,
+    ),
     BrokenRule("a kill that trusts the first process", Faulty(kill_trusts_first_process=True)),
     BrokenRule("who goes on purpose taken for dead", broken=_gone_on_purpose_is_dead, seed=29),
     BrokenRule("an absence forgotten over a restart", Faulty(absence_forgotten=True), seed=8),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 import trio
 from simulation.machines import Machine
+from simulation.plan import KEEPER
 from simulation.violation import Violation
 
 from actors.domain.changes import (
@@ -48,8 +50,9 @@ class Checks:
         self._world = world
         self.status: dict[int, Status] = {}
         self.attempts: dict[int, list[Attempt]] = {}
-        self.counting: dict[int, int] = {}
-        self.by_user: dict[int, int] = {}
+        self.counting: dict[int, tuple[str, int]] = {}
+        self.by_user: Counter[tuple[str, int]] = Counter()
+        self.by_service: Counter[str] = Counter()
         self.states: dict[str, AttemptState] = {}
         self.nodes: dict[str, str] = {}
         self.given_up: set[str] = set()
@@ -239,14 +242,19 @@ class Checks:
     def _count(self, job: Job) -> None:
         counts = job.status in QUOTA and job.end is None
         before = job.id in self.counting
-        if counts and not before:
-            self.counting[job.id] = job.user_id
-            self.by_user[job.user_id] = self.by_user.get(job.user_id, 0) + 1
-        elif before and not counts:
-            self.by_user[self.counting.pop(job.id)] -= 1
-        plan = self._world.plan
-        if len(self.counting) > plan.max_runs or self.by_user.get(job.user_id, 0) > plan.runs_per_user:
-            raise Violation("quota", f"{len(self.counting)} run, {self.by_user} by user")
+        whose = job.service, job.user_id
+        if counts is not before:
+            if counts:
+                self.counting[job.id] = whose
+            else:
+                del self.counting[job.id]
+            self.by_user[whose] += 1 if counts else -1
+            self.by_service[job.service] += 1 if counts else -1
+        plan, running = self._world.plan, self.by_service[job.service]
+        if running > plan.max_runs or self.by_user[whose] > plan.runs_per_user:
+            raise Violation("quota", f"{running} run, {self.by_user} by user")
+        if job.service != KEEPER and running > (most := sum(plan.slots) - plan.kept):
+            raise Violation("kept", f"{running} run of {job.service}, and {most} slots are not kept")
 
     # ------------------------------------------------------------------ at the end
 

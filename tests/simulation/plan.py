@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 SERVICE: Final = "example"
+KEEPER: Final = "keeper"
+"""The service that slots are kept for, on the same nodes."""
 
 KINDS: Final = (
     "restart_agent",
@@ -74,6 +76,7 @@ class JobPlan:
     terminate_when_sent: float | None = None
     stubborn: bool = False
     words: int = 0
+    service: str = SERVICE
 
     def told(self, words: int) -> float:
         """The fraction that this many words stand for."""
@@ -114,6 +117,8 @@ class Plan:
     """Which nodes cannot be reached, and open connections themselves."""
     batch: tuple[bool, ...] = ()
     """Which nodes have their payloads in a batch system."""
+    kept: int = 0
+    """Slots that are kept for `KEEPER`: fewer than the node has that stays, or others would wait for ever."""
     cut_after: tuple[int, ...] = ()
     """The commits, counted over all lives, shortly after which the orchestrator's power is cut."""
 
@@ -196,10 +201,17 @@ def make(seed: int) -> Plan:
             )
             for _ in range(stage.randint(2, 4) if scene in CROWDED else stage.randint(1, 3))
         )
+    slots = tuple(rng.randint(1, 3) for _ in range(nodes))
+    shares = random.Random(f"shares/{seed}")
+    kept = shares.randrange(slots[0]) if shares.random() < 0.5 else 0
+    if kept:
+        jobs = tuple(replace(one, service=shares.choice((SERVICE, KEEPER))) for one in jobs)
+        jobs += _crowd(shares, sum(slots))
     return Plan(
         seed=seed,
-        slots=tuple(rng.randint(1, 3) for _ in range(nodes)),
+        slots=slots,
         jobs=jobs,
+        kept=kept,
         faults=tuple(sorted(faults, key=lambda f: f.at)),
         runs_per_user=rng.randint(1, 3),
         max_runs=rng.randint(3, 6),
@@ -211,6 +223,15 @@ def make(seed: int) -> Plan:
         cut_after=tuple(power.sample(range(1, 40), power.choice((0, 0, 1, 3)))),
         set_back_after=tuple(copies.sample(range(1, 20), copies.choice((0, 0, 1, 3)))),
         reboot_after_ends=tuple(power.sample(range(1, 8), power.choice((0, 0, 1, 2)))),
+    )
+
+
+def _crowd(rng: random.Random, slots: int) -> tuple[JobPlan, ...]:
+    """Enough to fill all slots, of many users, and some for whom slots are kept."""
+    at = rng.uniform(0, 60)
+    return tuple(
+        JobPlan(at + rng.uniform(0, 2), 7 + n % 4, rng.uniform(5, 20), service=KEEPER if n < 2 else SERVICE)
+        for n in range(slots + 2)
     )
 
 

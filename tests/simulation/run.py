@@ -21,7 +21,7 @@ from simulation.checks import BACK_WITHIN
 from simulation.clock import VirtualClock, sleep, sleep_until
 from simulation.cluster import Watches
 from simulation.dialling import until_asked
-from simulation.plan import SERVICE, Plan
+from simulation.plan import KEEPER, SERVICE, Plan
 from simulation.violation import Dead, Violation
 from simulation.world import COLLECT_WITHIN, BoundLedger, BoundNodes, Epoch, Faulty, World, hand_over
 from support.memory.memory_ledger import MemoryLedger
@@ -186,14 +186,14 @@ class _Simulation:
         plan = self.plan
         rng = random.Random(f"actors/{plan.seed}/{epoch.number}")
         addresses = tuple(
-            NodeAddress(name, services=(SERVICE,))
+            NodeAddress(name, services=(SERVICE, KEEPER))
             for name, machine in world.machines.items()
             if machine.dial is None or name == machine.node_id  # there is one for all that open connections
         )
+        quotas = plan.runs_per_user, plan.max_runs, plan.max_attempts
         limits = {
-            SERVICE: ServiceLimits(
-                SERVICE, plan.runs_per_user, plan.max_runs, plan.max_attempts, addresses=addresses
-            )
+            name: ServiceLimits(name, *quotas, keep_slots=kept, addresses=addresses)
+            for name, kept in ((SERVICE, 0), (KEEPER, plan.kept))
         }
         ledger, nodes = BoundLedger(epoch), BoundNodes(epoch)
         sender, getter = Mailbox("sender"), Mailbox("getter")
@@ -212,12 +212,13 @@ class _Simulation:
             if not dropped:
                 sender.tell(message)
 
+        queue = QueueManager(limits)
         make_sender = partial(
             Sender,
             ledger=ledger,
             nodes=nodes,
-            queue=QueueManager(limits),
-            pool=ServicePool(limits, rng),
+            queue=queue,
+            pool=ServicePool(limits, rng, going=queue.going),
             services=limits,
             rng=rng,
             hand_over=hand_over(epoch, getter.tell),

@@ -19,7 +19,7 @@ from simulation.clock import sleep, sleep_until
 from simulation.cluster import Cluster, Watches
 from simulation.dialling import UNHEARD, Connection, SimulatedDialler
 from simulation.machines import Machine, Snapshot, Stream
-from simulation.plan import BATCH, LARGE, SERVICE, Fault, Plan
+from simulation.plan import BATCH, LARGE, Fault, Plan
 from simulation.violation import Dead, Violation
 from support.memory.memory_ledger import MemoryLedger
 
@@ -315,7 +315,7 @@ class World:
         await sleep_until(job_plan.at)
         while trio.current_time() < self.fileless_until:
             await sleep(5.0)  # 507, and the portal asks again
-        new = NewJob(job_plan.user, SERVICE, f"{index:032x}", job_plan.size)
+        new = NewJob(job_plan.user, job_plan.service, f"{index:032x}", job_plan.size)
         job = await self.disk.insert(new)
         self.job_plans[job.id] = index
         self.checks.accepted(job)
