@@ -248,9 +248,10 @@ class Runner(Actor):
     def _complain(self, payload: Payload, what: str, error: BaseException) -> None:
         """Of what lasts a line from time to time, of what should not be each time with all that is known."""
         if is_passing(error) or (isinstance(error, Exception) and is_full(error)):
-            self._complaint.say("payload %s: %s, and is tried again: %s", payload.key, what, error)
+            again = "payload %s: %s, and is tried again: %s"
+            self._complaint.say(again, payload.key, what, error, about=payload.about)
         else:
-            log.error("payload %s: %s", payload.key, what, exc_info=error)
+            log.error("payload %s: %s", payload.key, what, exc_info=error, extra=payload.about)
 
     async def _record_start(self, payload: Payload, running: Running) -> Payload:
         pid, started_at = running.pid, running.started_at
@@ -312,7 +313,8 @@ class Runner(Actor):
                     if not isinstance(error, OSError):
                         raise
                     if backoff.failures >= FREEZE_TRIES:
-                        log.error("payload %s: no manifest (%s); it ends without", payload.key, error)
+                        without = "payload %s: no manifest (%s); it ends without"
+                        log.error(without, payload.key, error, extra=payload.about)
                         return without_results(end, f"what it left cannot be read: {error.strerror or error}")
                 self._complain(payload, "no manifest yet", error)
             await trio.sleep(backoff.next())
@@ -328,7 +330,7 @@ class Runner(Actor):
                 self._complain(payload, "not recorded yet", error)
             else:
                 if not done:
-                    log.error("payload %s was not %s any more", payload.key, move.source)
+                    log.error("payload %s was not %s any more", payload.key, move.source, extra=payload.about)
                 return
             await trio.sleep(backoff.next())
 

@@ -160,6 +160,8 @@ def log_steps(jobs: Sequence[Job]) -> None:
         about = {"job": job.id, "user": job.user_id, "service": job.service, "status": job.status.value}
         if attempt is not None:
             about |= {"node": attempt.node_id, "attempt": attempt.key}
+        if job.request_id:
+            about["request"] = job.request_id
         where = "" if attempt is None else f" on node {attempt.node_id} by attempt {attempt.key}"
         jobs_log.debug(
             "job %d of user %d for %s is %s%s: %s",

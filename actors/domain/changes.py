@@ -115,7 +115,7 @@ class JobDetails:
 @dataclass(frozen=True, slots=True)
 class NewJob:
     """A job as the api hands it in, its files durable already under `storage_key`, or here as `files`,
-    packed, to be kept with it."""
+    packed, to be kept with it. `request_id`: of the request that brought it."""
 
     user_id: int
     service: str
@@ -128,4 +128,5 @@ class NewJob:
     idempotency_key: str | None = None
     fingerprint: str | None = None
     details: JobDetails = field(default_factory=JobDetails)
+    request_id: str = ""
     files: bytes | None = field(default=None, repr=False)

@@ -90,7 +90,7 @@ class Job:
     to 1, None as long as it says nothing. `running_since`: when this attempt was first seen to run; its `end`
     knows better. `batch`: how its attempt stands, or has ended, in a batch system, if one runs it;
     `batch_request`: what it asks of that. Of a user's jobs for a service those of a higher `priority` go
-    first.
+    first. `request_id`: of the request that handed it in, "" if nobody knows it.
     """
 
     id: int
@@ -117,6 +117,7 @@ class Job:
     batch: BatchStand | None = None
     priority: int = 0
     batch_request: BatchRequest = NOTHING_REQUESTED
+    request_id: str = ""
 
     @property
     def order(self) -> int:

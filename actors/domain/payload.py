@@ -19,8 +19,9 @@ UNKNOWN: Final = "?"
 class Payload:
     """One attempt on a node. `id` is the contract's number (below 1: it is not known any more), `owner` names
     the orchestrator ("" when it came by the contract alone, without a key of its own). `max_runtime` 0: no
-    limit. `progress` is what the script says; it is no part of the record on disk. `through`: all that is
-    recorded of it is written through to the disk at once; of others what has ended is, a while later."""
+    limit. `request_id`: of the orchestrator's request that handed the job in, "" if it did not say.
+    `progress` is what the script says; it is no part of the record on disk. `through`: all that is recorded
+    of it is written through to the disk at once; of others what has ended is, a while later."""
 
     key: str
     id: int
@@ -35,6 +36,7 @@ class Payload:
     max_runtime: float = 0.0
     limits: JobLimits = UNLIMITED
     batch_request: BatchRequest = NOTHING_REQUESTED
+    request_id: str = ""
     cancelled: bool = False
     pid: int = 0
     started_at: float | None = None
@@ -42,6 +44,12 @@ class Payload:
     lost: bool = False
     progress: Progress | None = None
     through: bool = False
+
+    @property
+    def about(self) -> dict[str, object]:
+        """What a line of the log on it says besides."""
+        about = {"job": self.job_id, "user": self.user_id, "service": self.service, "attempt": self.key}
+        return about | ({"request": self.request_id} if self.request_id else {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import trio
 
@@ -17,7 +18,8 @@ class Complaint:
         self._log = log
         self._next = float("-inf")
 
-    def say(self, message: str, *args: object) -> None:
+    def say(self, message: str, *args: object, about: Mapping[str, object] | None = None) -> None:
+        """`about`: what the line is about, as `extra` of the log."""
         if trio.current_time() >= self._next:
             self._next = trio.current_time() + EVERY
-            self._log.warning(message, *args)
+            self._log.warning(message, *args, extra=about)

@@ -19,11 +19,12 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 FORMATS: Final = ("text", "json")
 LEVELS: Final = ("debug", "info", "warning", "error")
 ABOUT: Final = (
-    "job", "user", "service", "status", "node", "attempt",
+    "job", "user", "service", "status", "node", "attempt", "request",
     "who", "address", "method", "path", "seconds", "bytes",
 )  # fmt: skip
 """What a line may be about: the job's id, its user, service and status; the node's id; the attempt's key; the
-token or person that asks, and from where; a request and its answer."""
+id of the request that handed the job in; the token or person that asks, and from where; a request and its
+answer."""
 
 request_id: Final[ContextVar[str]] = ContextVar("request_id", default="")
 """The id of the request that is answered in this task."""
@@ -44,7 +45,8 @@ def set_level(logger: str, level: str) -> None:
 
 class JsonFormatter(logging.Formatter):
     """One ASCII object a line: `at`, `level`, `logger`, `message`; what it is about; `request`, the id of the
-    request that it is of; `exception`, the traceback."""
+    request that is answered, unless it is about a job that another one handed in; `exception`, the
+    traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -53,9 +55,9 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line |= {name: found for name in ABOUT if (found := getattr(record, name, None)) is not None}
         if asked := request_id.get():
             line["request"] = asked
+        line |= {name: found for name in ABOUT if (found := getattr(record, name, None)) is not None}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)

@@ -371,6 +371,7 @@ def _item(key: str, entry: dict[str, Any], owner: str) -> Item:
         ("max_runtime_seconds", _is_seconds(runtime)),
         ("limits", limits is not None),
         ("batch_request", request is not None),
+        ("request_id", _is_name(entry.get("request_id", ""))),
     )
     wrong = [name for name, right in checks if not right]
     if wrong:
@@ -384,6 +385,7 @@ def _item(key: str, entry: dict[str, Any], owner: str) -> Item:
         "max_runtime": float(runtime),
         "limits": limits,
         "batch_request": request,
+        "request_id": entry.get("request_id", ""),
     }
     return Item(key, arrived, owner)
 

@@ -35,6 +35,7 @@ class Arrival:
     max_runtime: float = 0.0
     limits: JobLimits = UNLIMITED
     batch_request: BatchRequest = NOTHING_REQUESTED
+    request_id: str = ""
     through: bool = False
 
 
@@ -189,6 +190,7 @@ def _prepare(item: Arrival, records: Records, now: float) -> Payload:
         max_runtime=item.max_runtime,
         limits=item.limits,
         batch_request=item.batch_request,
+        request_id=item.request_id,
         through=_goes_through(item, records),
     )
 

@@ -91,4 +91,4 @@ def _write(records: Records, payload: Payload) -> None:
         records.reserve.attempt(lambda: records.write(payload))
     except OSError as error:
         # The next process finds the same out again.
-        log.error("payload %s: its end is not recorded: %s", payload.key, error)
+        log.error("payload %s: its end is not recorded: %s", payload.key, error, extra=payload.about)

@@ -231,13 +231,7 @@ def _log_step(payload: Payload) -> None:
             payload.key,
             payload.job_id,
             payload.status.value,
-            extra={
-                "job": payload.job_id,
-                "user": payload.user_id,
-                "service": payload.service,
-                "status": payload.status.value,
-                "attempt": payload.key,
-            },
+            extra={**payload.about, "status": payload.status.value},
         )
 
 

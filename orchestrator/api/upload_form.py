@@ -22,6 +22,7 @@ from actors.domain.limits import LIMITS, JobLimits, limits_from_json, limits_to_
 from actors.domain.service import ServiceLimits
 from actors.ports.ledger import LedgerError
 from actors.ports.storage import StorageError
+from actors.process.log_lines import request_id
 from actors.wire.errors import BadRequest, CutOff, TooLarge
 from actors.wire.files.names import PathSet, printable, safe_path
 from actors.wire.http.app import PASSES, Refusal
@@ -298,6 +299,7 @@ class _Form:
             idempotency_key=key,
             fingerprint=None if key is None else self.fingerprint(),
             details=details,
+            request_id=request_id.get(),
         )
 
     def user_id(self) -> int:

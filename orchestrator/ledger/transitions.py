@@ -72,6 +72,7 @@ def new_job(job: NewJob, *, job_id: int, seq: int, now: float) -> AppliedChange:
         limits=job.limits,
         priority=job.priority,
         batch_request=job.batch_request,
+        request_id=job.request_id,
         requires=from_labels(job.details.requires),
     )
     return AppliedChange(row, HistoryEntry(job_id, now, None, Status.QUEUED, UPLOADED, None, None))

@@ -11,6 +11,7 @@ from quart import Blueprint, Response, request
 from actors.domain.changes import NewJob
 from actors.domain.job import Job
 from actors.domain.status import ENDED, Status
+from actors.process.log_lines import request_id
 from actors.wire.http.app import PASSES, Refusal, json_response, query, read_job_id
 from actors.wire.http.patience import SILENCE
 from orchestrator.access.audit import entry_of
@@ -116,6 +117,7 @@ async def _repeat(api: ApiContext, row: Job, key: str | None) -> Job:
             idempotency_key=key,
             fingerprint=None if key is None else f"rerun of {row.id}",
             details=replace(details, rerun_of=row.id, ignored=()),
+            request_id=request_id.get(),
             files=files,
         )
         return await insert(api, new, entry_of("rerun", detail=f"of {row.id}"))

@@ -85,7 +85,8 @@ TABLES: Final = (
         running_since REAL,
         batch TEXT,
         priority INTEGER NOT NULL DEFAULT 0,
-        batch_request TEXT NOT NULL DEFAULT '{}'
+        batch_request TEXT NOT NULL DEFAULT '{}',
+        request_id TEXT NOT NULL DEFAULT ''
     ) STRICT""",
     "CREATE UNIQUE INDEX jobs_change ON jobs (change_seq)",
     # A key is its user's: two portals, or two people, may count up from 1.
@@ -138,7 +139,7 @@ JOB_COLUMNS: Final = (
     "end_status, end_message, end_exit_code, end_signal, end_started_at, end_ended_at, end_wall_seconds, "
     "end_cpu_seconds, end_peak_bytes, end_size, "
     "a.key, a.job_id, a.n, a.node_id, a.state, a.foreign_id, a.boot, requires, progress, progress_message, "
-    "running_since, limits, batch, priority, batch_request"
+    "running_since, limits, batch, priority, batch_request, request_id"
 )
 _CURRENT: Final = "LEFT JOIN attempts AS a ON a.key = j.attempt_key"
 FROM_JOBS: Final = f"FROM jobs AS j {_CURRENT}"
@@ -187,6 +188,7 @@ def job_from_row(row: tuple[Any, ...]) -> Job:
         batch=None if row[36] is None else batch_from_json(json.loads(row[36])),
         priority=row[37],
         batch_request=_request(row[38]),
+        request_id=row[39],
     )
 
 
@@ -323,8 +325,8 @@ def insert_job(db: sqlite3.Connection, job: NewJob, *, seq: int, now: float) -> 
     cursor = db.execute(
         "INSERT INTO jobs (user_id, service, status, message, change_seq, created_at, updated_at, "
         "storage_key, size, max_runtime, idempotency_key, fingerprint, name, tags, callback_url, requires, "
-        "rerun_of, input_names, ignored, limits, priority, batch_request) "
-        "VALUES (?, ?, 'Queued', '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "rerun_of, input_names, ignored, limits, priority, batch_request, request_id) "
+        "VALUES (?, ?, 'Queued', '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             job.user_id,
             job.service,
@@ -346,6 +348,7 @@ def insert_job(db: sqlite3.Connection, job: NewJob, *, seq: int, now: float) -> 
             json.dumps(limits_to_json(job.limits)),
             job.priority,
             json.dumps(request_to_json(job.batch_request)),
+            job.request_id,
         ),
     )
     job_id = cursor.lastrowid

@@ -392,6 +392,8 @@ def _listed(dispatch: Dispatch) -> dict[str, Any]:
         listed["limits"] = limits
     if request := request_to_json(dispatch.job.batch_request):
         listed["batch_request"] = request
+    if dispatch.job.request_id:
+        listed["request_id"] = dispatch.job.request_id
     return listed
 
 

@@ -77,13 +77,14 @@ def test_json_has_what_a_line_is_about_and_which_request_it_is_of() -> None:
     asked = request_id.set("r-1")
     try:
         log.info("it ended", extra={"job": 7, "node": "n", "other": "left out"})
+        log.info("it was handed in by another one", extra={"request": "r-0"})
         raise ValueError(FORGED)
     except ValueError:
         log.exception("it failed")
     finally:
         request_id.reset(asked)
     log.info("nobody asked")
-    first, second, third = map(json.loads, text.getvalue().splitlines())
+    first, other, second, third = map(json.loads, text.getvalue().splitlines())
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", first.pop("at"))
     assert first == {
         "level": "info",
@@ -93,6 +94,7 @@ def test_json_has_what_a_line_is_about_and_which_request_it_is_of() -> None:
         "node": "n",
         "request": "r-1",
     }
+    assert other["request"] == "r-0"
     assert second["level"] == "error" and second["exception"].endswith(f"ValueError: {FORGED}")
     assert "request" not in third
 

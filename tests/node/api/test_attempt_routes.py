@@ -104,6 +104,19 @@ async def test_an_attempt_alone_is_answered_by_the_status_too(tmp_path: Path) ->
         assert answer.status_code == 400 and "job" in answer.json()["items"][0]["reason"]
 
 
+async def test_a_node_keeps_which_request_handed_the_job_in(tmp_path: Path) -> None:
+    one = {"key": KEY, "job": 7, "n": 1, "service": "x", "user": 1, "request_id": "r-1"}
+    async with node_in_process(tmp_path) as node:
+        for wrong in (7, None, "a\nb", "r" * 201):
+            form = {"owner": "o", "attempts": [{**one, "request_id": wrong}]}
+            answer = await node.submit({KEY: dict(SCRIPT)}, form=form)
+            assert answer.status_code == 400 and "request_id" in answer.json()["items"][0]["reason"]
+        answer = await node.submit({KEY: dict(SCRIPT)}, form={"owner": "o", "attempts": [one]})
+        assert answer.status_code == 200
+        record = json.loads((tmp_path / "payloads" / KEY / "record.json").read_text())
+    assert record["request_id"] == "r-1"
+
+
 @pytest.mark.parametrize(
     "form",
     [

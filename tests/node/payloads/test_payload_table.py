@@ -50,10 +50,13 @@ async def opened(
         records.close()
 
 
-async def accept(table: PayloadTable, data: Path, key: str = KEY, owner: str = "o") -> Acceptance:
+async def accept(
+    table: PayloadTable, data: Path, key: str = KEY, owner: str = "o", request: str = ""
+) -> Acceptance:
     directory = data / "incoming" / key
     (directory / "work").mkdir(parents=True)
-    (accepted,) = await table.accept([Arrival(key, directory, job_id=7, service="x", owner=owner)])
+    arrival = Arrival(key, directory, job_id=7, service="x", owner=owner, request_id=request)
+    (accepted,) = await table.accept([arrival])
     return accepted
 
 
@@ -124,6 +127,29 @@ async def test_a_restarted_node_finds_running_and_ended_payloads_as_they_were(tm
         ]
         assert payloads[1].end is not None and payloads[1].end.exit_code == 0
         assert table.node_id == first[1] and table.incarnation != first[0]
+
+
+async def test_each_line_on_an_attempt_names_the_request_that_handed_its_job_in(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Over restarts, when each is said anew; where nobody has told it, none."""
+    caplog.set_level("DEBUG", "node.jobs")
+    async with opened(tmp_path) as table:
+        await accept(table, tmp_path, KEY, request="r-1")
+        await accept(table, tmp_path, OTHER)
+    async with opened(tmp_path) as table:
+        await running(table)
+        await ended(table)
+        await running(table, OTHER)
+    of_attempts = [vars(record) for record in caplog.records]
+    told = [(line["attempt"], line["status"], line.get("request")) for line in of_attempts]
+    assert told == [
+        *[(KEY, "Prepared", "r-1"), (OTHER, "Prepared", None)] * 2,
+        (KEY, "Running", "r-1"),
+        (KEY, "Completed", "r-1"),
+        (OTHER, "Running", None),
+    ]
+    assert {(line["job"], line["service"]) for line in of_attempts} == {(7, "x")}
 
 
 def told(table: PayloadTable) -> Tally:

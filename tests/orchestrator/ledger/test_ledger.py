@@ -355,6 +355,13 @@ async def test_what_waits_is_told_in_the_order_in_which_it_goes(ledger: Ledger) 
     assert [*line.orders] == sorted(job.order for job in jobs)
 
 
+async def test_a_job_is_known_by_the_request_that_handed_it_in(ledger: Ledger) -> None:
+    asked, other = [await ledger.insert(new_job(request_id=name)) for name in ("r-1", "")]
+    assert (asked.request_id, other.request_id) == ("r-1", "")
+    assert await ledger.changes(0) == [asked, other]
+    assert (await walk(ledger, asked, S.FAILED)).request_id == "r-1"
+
+
 async def test_live_is_what_is_not_over_with_the_change_it_is_at(ledger: Ledger) -> None:
     assert (await ledger.live()).seq == 0
     jobs = [await at(ledger, status) for status in WAYS]

@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -120,6 +121,18 @@ async def test_several_attempts_go_in_one_request_and_are_answered_by_key(
     assert int(request.headers["content-length"]) == len(request.body)
     assert f'filename="{one.attempt.key}/sub/in.pdb"'.encode() in request.body
     assert OWNER.encode() in request.body
+
+
+async def test_a_node_is_told_which_request_handed_the_job_in(
+    client: NodeClient, storage: DiskStorage
+) -> None:
+    one, two = [await new_dispatch(storage, {"run.sh": b"true\n"}, job_id=number) for number in (7, 8)]
+    asked = replace(one, job=replace(one.job, request_id="r-1"))
+    async with serving(Peer(always(503, {}))) as peer:
+        await client.submit(ref(peer), [asked])
+        await client.submit(ref(peer), [two])
+    first, *_, last = peer.requests
+    assert b'"request_id": "r-1"' in first.body and b'"request_id"' not in last.body
 
 
 @pytest.mark.parametrize(

@@ -564,6 +564,19 @@ async def test_what_is_asked_of_a_cluster_is_within_what_the_service_lists_and_a
             await refused(server, answer, 400, f"{name} '", "allowed for service example: none")
 
 
+async def test_a_job_keeps_the_id_of_the_request_that_handed_it_in(server: Server) -> None:
+    """As a proxy gives it, or a name of the server's own; a rerun has its own."""
+    server.client.headers["X-Request-Id"] = "r-1"
+    await server.post(RUN)
+    server.client.headers["X-Request-Id"] = "r-2"
+    assert (await server.client.post("/v1/jobs/1/rerun")).status_code == 201
+    del server.client.headers["X-Request-Id"]
+    await server.post(RUN)
+    jobs = [await server.ledger.get(job_id) for job_id in (1, 2, 3)]
+    first, again, other = [job.request_id for job in jobs if job is not None]
+    assert (first, again) == ("r-1", "r-2") and other not in ("", "r-1", "r-2")
+
+
 async def test_what_is_no_label_is_refused(server: Server) -> None:
     for text in ("a b", "=1", "gpu=1,gpu=2", "gpu,"):
         await refused(server, await server.post(RUN, f'name="requires"|{text}'), 400, "requires")
