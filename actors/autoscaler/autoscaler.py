@@ -235,7 +235,7 @@ class AutoScaler(Actor):
             if token is not None and listed and not node.lost and self._machines.get(token) is None:
                 await self._machines.adopt(token, name, node.node_id)
                 await self._machines.note(
-                    name, "adopt", token, f"node {node.node_id} is on it, no record was there"
+                    name, "adopt", token, f"node {node.called} is on it, no record was there"
                 )
         return True
 
@@ -258,15 +258,19 @@ class AutoScaler(Actor):
 
     async def _scale(self, name: str, service: ScaledService) -> None:
         failed = 0
-        for action in self._decide(service.snapshot(self._machines)):
+        snapshot = service.snapshot(self._machines)
+        called = {node.node_id: node.called for node in snapshot.nodes}
+        for action in self._decide(snapshot):
             match action:
                 case Create(count=count, reason=reason):
                     await self._create(name, service, count, reason)
                 case Drain(node_id=node_id, reason=reason):
-                    await self._order(name, "drain", self._pool.drain(node_id, reason), node_id, reason)
+                    await self._order(
+                        name, "drain", self._pool.drain(node_id, reason), called[node_id], reason
+                    )
                 case Undrain(node_id=node_id, reason=reason):
                     order = self._pool.undrain(node_id, by_scaling=True)
-                    await self._order(name, "undrain", order, node_id, reason)
+                    await self._order(name, "undrain", order, called[node_id], reason)
                 case Terminate(token=token, reason=reason):
                     failed += await self._terminate(name, token, reason)
         if failed:
@@ -285,14 +289,14 @@ class AutoScaler(Actor):
                 self._controllers[name].ring()
         await self._machines.note(name, "create", f"{count} nodes" if count > 1 else "1 node", reason)
 
-    async def _order(self, name: str, action: str, order: Awaitable[bool], node_id: str, reason: str) -> None:
+    async def _order(self, name: str, action: str, order: Awaitable[bool], node: str, reason: str) -> None:
         try:
             done = await order
         except (ActorError, LedgerError) as error:
-            log.info("%s of node %s is decided anew: %s", action, node_id, error)
+            log.info("%s of node %s is decided anew: %s", action, node, error)
             return
         if done:
-            await self._machines.note(name, action, node_id, reason.removeprefix(DRAINED_BY_SCALING))
+            await self._machines.note(name, action, node, reason.removeprefix(DRAINED_BY_SCALING))
 
     async def _terminate(self, name: str, token: str, reason: str) -> int:
         """How many boots that was a failure of."""
@@ -338,4 +342,4 @@ class AutoScaler(Actor):
             )
         if node.lost or (node.going and node.empty) or (node.heard_at is None and node.busy == 0):
             return ""
-        return f"node {node.node_id} is in use again"
+        return f"node {node.called} is in use again"

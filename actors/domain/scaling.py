@@ -129,7 +129,8 @@ class NodeFact:
     static and self-joined nodes, which are never ended. `ready`: in touch and not set aside, whether draining
     or not. `busy`: slots held or in use by anybody, our uncollected attempts included. `idle_since` None
     while busy. `drained_for` and `drained_at`: the reason of the drain and when it was ordered; `heard_at`:
-    when its last heartbeat came, None if there was none yet. All three times are monotonic."""
+    when its last heartbeat came, None if there was none yet. All three times are monotonic. `name`: how it is
+    called where people read of it, "" if by its id."""
 
     node_id: str
     machine: str | None
@@ -143,10 +144,15 @@ class NodeFact:
     drained_for: str = ""
     drained_at: float | None = None
     heard_at: float | None = None
+    name: str = ""
 
     @property
     def free(self) -> int:
         return max(0, self.slots - self.busy)
+
+    @property
+    def called(self) -> str:
+        return self.name or self.node_id
 
     @property
     def going(self) -> bool:

@@ -75,7 +75,7 @@ class _Decision:
         drains = [] if undrained or creates else self._drain()
         stays = {one.node_id for one in undrained}
         emptied = [
-            Terminate(node.machine, f"node {node.node_id} is drained and empty")
+            Terminate(node.machine, f"node {node.called} is drained and empty")
             for node in has.going
             if node.machine is not None and node.empty and node.node_id not in stays
         ]
@@ -106,14 +106,14 @@ class _Decision:
         has.made += token is not None
         if node.lost:
             if token is not None:
-                has.lost.append(Terminate(token, f"node {node.node_id} is lost"))
+                has.lost.append(Terminate(token, f"node {node.called} is lost"))
         elif node.draining:
             if node.going:
                 has.going.append(node)
         elif node.heard_at is None and token is not None:
             # After a restart a node has jobs of ours before it is heard again; silence makes it lost then.
             if node.busy == 0 and self._s.now - node.joined_at >= self._limits.boot_timeout:
-                reason = f"node {node.node_id} joined and was never in touch"
+                reason = f"node {node.called} joined and was never in touch"
                 has.late.append(Terminate(token, reason))
             else:
                 self._is_coming(has)

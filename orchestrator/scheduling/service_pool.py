@@ -450,7 +450,7 @@ class ServicePool:
     def facts(self, service: str, now: float) -> tuple[NodeFact, ...]:
         """Every node of a service, lost and draining ones too, as scaling has to see it."""
         return tuple(
-            _fact(one, now, lasts=self._lasts(one, service))
+            _fact(one, self._names.of(one.node_id), now, lasts=self._lasts(one, service))
             for one in self._by_id()
             if service in one.services
         )
@@ -625,7 +625,7 @@ def _nobody(address: NodeAddress, reason: str) -> NodeView:
     )
 
 
-def _fact(one: _Node, now: float, *, lasts: bool) -> NodeFact:
+def _fact(one: _Node, name: str, now: float, *, lasts: bool) -> NodeFact:
     busy = max(len(one.keys), len(one.jobs)) + one.beat.others
     if one.known_at is None:
         one.known_at = now
@@ -646,4 +646,5 @@ def _fact(one: _Node, now: float, *, lasts: bool) -> NodeFact:
         drained_for=one.draining or "",
         drained_at=one.drained_at,
         heard_at=one.heard_at,
+        name=name,
     )

@@ -1,7 +1,8 @@
 """`GET /metrics`, for Prometheus: what the server has counted, and what is so at the moment.
 
 What is read for it are sums that the ledger keeps, and the heads of queues: no queue is walked through. No
-user and no job is a label, for there are too many of them; a service is one only if the settings have it.
+user and no job is a label, for there are too many of them; a service is one only if the settings have it, and
+a node is called by its name.
 """
 
 from __future__ import annotations
@@ -152,7 +153,8 @@ async def _node_families(api: ApiContext) -> list[Metric]:
         told: dict[Labels, float] = {(node,): value for node, value in values.items() if value is not None}
         return gauge(f"orchestrator_node_{name}", text, told, "node")
 
-    nodes = {view.node.node_id: view for view in views}
+    # Of nodes that are there no two have one name, and it stays a node's over restarts.
+    nodes = {api.registry.names.of(view.node.node_id): view for view in views}
     return [
         gauge(
             "orchestrator_nodes",

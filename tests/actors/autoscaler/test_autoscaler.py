@@ -40,6 +40,8 @@ async def test_it_grows_with_the_load_and_shrinks_to_nothing_after_it(autojump_c
         assert it.pool.ended_by_scaling == []
         assert {one.action for one in it.records.noted} == {"create", "drain", "terminate"}
         assert len(it.provider.requests) == 4
+        assert all("node-" not in one.subject + one.reason for one in it.records.noted), "they have names"
+        assert any(one.subject.startswith("host-") for one in it.records.noted)
 
 
 async def test_every_record_is_there_before_the_provider_is_asked(autojump_clock: MockClock) -> None:
@@ -133,7 +135,7 @@ async def test_load_that_comes_back_keeps_a_node_that_was_about_to_go(autojump_c
         await it.records.until_noted("drain")
         it.pool.submit(2.0)
         await trio.sleep(1.5)
-        assert it.decided("undrain") == [node.node_id]
+        assert it.decided("undrain") == [node.node_id.replace("node-", "host-")]
         assert len(it.provider.requests) == 1
         await trio.sleep(5.0)
         assert it.pool.completed == 2

@@ -67,6 +67,13 @@ def created(actions: tuple[Action, ...]) -> int:
     return sum(action.count for action in actions if isinstance(action, Create))
 
 
+def test_a_reason_has_the_name_of_its_node_and_the_id_where_it_has_none() -> None:
+    (end,) = decide(snapshot(0, replace(node(lost=True), name="gpu-3")))
+    assert isinstance(end, Terminate) and end.reason == "node gpu-3 is lost"
+    (end,) = decide(snapshot(0, node(lost=True)))
+    assert isinstance(end, Terminate) and end.reason == "node node-a is lost"
+
+
 # ------------------------------------------------------------------ growing
 
 

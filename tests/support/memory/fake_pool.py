@@ -30,7 +30,8 @@ class FakeNode:
 
 
 class FakePool:
-    """A `PoolControl`. A heartbeat comes with each full second since a node joined."""
+    """A `PoolControl`. A heartbeat comes with each full second since a node joined; `node-x` is called
+    `host-x`."""
 
     def __init__(self, nursery: trio.Nursery, *, slots: int = 1, lost_after: float = 60.0) -> None:
         self._nursery = nursery
@@ -147,4 +148,5 @@ class FakePool:
             drained_for=node.drained_for or "",
             drained_at=None if node.drained_for is None else node.drained_at,
             heard_at=node.joined_at + math.floor(until - node.joined_at),
+            name=node.node_id.replace("node-", "host-"),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,11 +102,14 @@ async def test_nodes_are_told_by_their_names_whatever_is_in_them(server: Server)
     view = NodeView(
         NodeRef('n"\\\n', "http://n"), NodeState.READY, "", ("example",), 4, 1, 0, 12.5, jobs_ended=5
     )
-    server.views[:] = [view]
+    named = replace(view, node=NodeRef("0" * 32, "http://named"), slots=2)
+    server.registry.names.claim("0" * 32, "gpu-3", "http://named")
+    server.views[:] = [view, named]
     found = await scrape(server)
+    assert told(found, "orchestrator_node_slots", node="gpu-3") == 2
     assert told(found, "orchestrator_node_slots", node='n"\\\n') == 4
     assert told(found, "orchestrator_node_jobs_ended_total", node='n"\\\n') == 5
-    assert told(found, "orchestrator_nodes", status="ready") == 1
+    assert told(found, "orchestrator_nodes", status="ready") == 2
 
 
 async def test_made_up_names_make_no_labels(server: Server) -> None:
