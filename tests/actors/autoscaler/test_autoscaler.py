@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from actors.autoscaler.demand import Peak, RunTimes
 from actors.domain.job import End, Job
-from actors.domain.scaling import MachineState
+from actors.domain.scaling import MachineEnd, MachineState
 from actors.domain.status import Status
 from actors.messages import Committed
 
@@ -93,6 +93,23 @@ async def test_boots_that_fail_are_held_back_and_tried_again_for_ever(autojump_c
         await trio.sleep(500.0)
         assert it.pool.completed == 9
         assert (await it.status()).trouble == ""
+
+
+@pytest.mark.parametrize("blameless", [True, False])
+async def test_a_machine_that_is_taken_away_before_its_node_has_come_is_no_failed_boot(
+    autojump_clock: MockClock, blameless: bool
+) -> None:
+    """As an allocation that is preempted."""
+    async with house(min_nodes=1) as it:
+        it.provider.boots_fail = True
+        await it.start()
+        for _ in range(6):
+            await trio.sleep(40.0)
+            it.provider.take_away(MachineEnd("Slurm says PREEMPTED", blameless=blameless))
+        await trio.sleep(40.0)
+        gave_up = "boots in a row have failed" in (await it.status()).trouble
+        assert gave_up is not blameless
+        assert (len(it.provider.requests) == 7) is blameless, "it is made anew at once"
 
 
 async def test_a_provider_that_crashes_is_said_and_ends_nothing(autojump_clock: MockClock) -> None:

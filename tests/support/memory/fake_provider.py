@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import trio
 
-from actors.domain.scaling import Machine, UnreadableMachine
+from actors.domain.scaling import Machine, MachineEnd, UnreadableMachine
 from actors.ports.scaling import ProviderError
 
 
@@ -68,6 +69,11 @@ class FakeProvider:
         machine = Machine(f"x-{len(self.strangers)}", token, "dock", running=True, owner=owner)
         self.strangers.append(machine)
         return machine
+
+    def take_away(self, end: MachineEnd) -> None:
+        """All machines have ended so, and are listed still."""
+        for machine_id, machine in self.machines.items():
+            self.machines[machine_id] = replace(machine, running=False, ended=machine.ended or end)
 
     async def create(self, token: str, service: str) -> Machine:
         self._refuse()

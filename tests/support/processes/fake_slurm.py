@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+_BEGIN: Final = """#!/bin/bash
+place={place}
+jobs={jobs}
+case $(cat "$place/mode") in
+    unreachable) echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1 ;;
+esac
+"""
 _SBATCH: Final = """
+for argument; do case $argument in --partition=nowhere)
+    echo "sbatch: error: Batch job submission failed: Invalid partition name specified" >&2; exit 1 ;;
+esac; done
 number=$(( $(ls "$jobs" | grep -c . ) / 1 + 1 ))
 while ! mkdir "$jobs/$number" 2>/dev/null; do number=$((number + 1)); done
 here=$jobs/$number
@@ -33,7 +43,6 @@ echo "$number"
 _SQUEUE: Final = """
 echo >> "$place/asked"
 case $(cat "$place/mode") in
-    unreachable) echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1 ;;
     silent) exit 1 ;;
     empty) exit 0 ;;
     header) echo "JOBID|STATE|USER"; exit 0 ;;
@@ -75,7 +84,7 @@ esac
 
 
 class FakeSlurm:
-    """`mode`: how `squeue` answers."""
+    """`mode`: how `squeue` answers, and with `unreachable` all of them. There is no partition `nowhere`."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -86,7 +95,7 @@ class FakeSlurm:
         texts = {"sbatch": _SBATCH, "squeue": _SQUEUE, "scontrol": _SCONTROL, "scancel": _SCANCEL}
         texts["sacct"] = "echo Slurm accounting storage is disabled >&2; exit 1\n"
         for name, text in texts.items():
-            (programs / name).write_text(f"#!/bin/bash\nplace={place}\njobs={self.jobs}\n{text}")
+            (programs / name).write_text(_BEGIN.format(place=place, jobs=self.jobs) + text)
             (programs / name).chmod(0o755)
         self.environment: Mapping[str, str] = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(place)}
         self.say("well")

@@ -75,11 +75,17 @@ async def test_allocations_are_made_once_told_and_ended(tmp_path: Path, cluster:
 @needs_slurm
 async def test_what_was_preempted_is_no_failure(tmp_path: Path, cluster: SlurmCluster) -> None:
     ours = provider(tmp_path, partition="main")
-    await ours.create(TOKENS[0], "a")
-    await listed(ours, running=True)
-    cluster.run("sbatch", "--partition=first", "--output=/dev/null", "--wrap=sleep 60")
-    found = await listed(ours, running=False)
-    assert found[TOKENS[0]].ended == MachineEnd("Slurm says PREEMPTED", blameless=True)
+    # An allocation is submitted so that Slurm does not put it in again: it cancels it then, too.
+    for token, mode, grace in zip(TOKENS, ("CANCEL", "REQUEUE", "CANCEL"), (0, 0, 2), strict=True):
+        how = (f"PreemptMode={mode}", f"GraceTime={grace}")
+        cluster.run("scontrol", "update", "PartitionName=main", *how)
+        await ours.create(token, "a")
+        await listed(ours, running=True)
+        cluster.run("sbatch", "--partition=first", "--output=/dev/null", "--wrap=true")
+        with trio.fail_after(PATIENCE):
+            while (ended := (await listed(ours, running=False))[token].ended) is None:
+                pass
+        assert ended == MachineEnd("Slurm says PREEMPTED", blameless=True)
 
 
 @needs_slurm
