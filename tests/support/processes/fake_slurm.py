@@ -9,6 +9,7 @@ from typing import Final
 _BEGIN: Final = """#!/bin/bash
 place={place}
 jobs={jobs}
+[ "${{0##*/}}" != squeue ] || echo >> "$place/asked"
 case $(cat "$place/mode") in
     unreachable) echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1 ;;
 esac
@@ -41,7 +42,6 @@ fi
 echo "$number"
 """
 _SQUEUE: Final = """
-echo >> "$place/asked"
 case $(cat "$place/mode") in
     silent) exit 1 ;;
     empty) exit 0 ;;
