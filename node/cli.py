@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ import click
 from actors.config.tables import SettingsError
 from actors.process.closing import close_to_others
 from actors.process.imports import uncollected_imports
+from actors.process.terminal import Terminal
 from node.settings import NodeSettings, load_settings
 
 
@@ -139,8 +141,13 @@ def node_command(config: str | None, **flags: str | bool | None) -> None:
     A table [services.NAME] in the file says read, write, env (as PASS_ENV), groups, network, containers,
     devices for the scripts of one service, besides what is said for all.
     """
+    environ = dict(os.environ)
+
+    def read() -> NodeSettings:
+        return load_settings(environ, flags, None if config is None else Path(config))
+
     try:
-        settings = load_settings(os.environ, flags, None if config is None else Path(config))
+        settings = read()
     except SettingsError as error:
         for line in error.mistakes:
             click.echo(line, err=True)
@@ -148,11 +155,12 @@ def node_command(config: str | None, **flags: str | bool | None) -> None:
     # Nothing that this process starts is to have it.
     for name in ("ORCHESTRATOR_TOKEN", "ORCHESTRATOR_PAIR_TOKEN"):
         os.environ.pop(name, None)
-    sys.exit(run(settings))
+    sys.exit(run(settings, read))
 
 
-def run(settings: NodeSettings) -> int:
-    """Serve until SIGTERM, SIGINT or SIGHUP; the process's exit status."""
+def run(settings: NodeSettings, read: Callable[[], NodeSettings]) -> int:
+    """Serve until SIGTERM, SIGINT or the end of the terminal; another SIGHUP has the settings read again, by
+    `read`. The process's exit status."""
     # Late, for `--help` and the commands to be quick.
     with uncollected_imports():
         import trio
@@ -160,18 +168,23 @@ def run(settings: NodeSettings) -> int:
         from actors.wire.errors import CannotListen, leaves
         from actors.wire.http.server import signals_to_stop
         from node.errors import NodeError
+        from node.reloading import RunningSettings
         from node.server import serve_node, set_up_logging
 
     async def main() -> None:
         shutdown, hurry = trio.Event(), trio.Event()
+        running = RunningSettings(settings, read)
         async with trio.open_nursery() as nursery:
 
             async def stop_when_told() -> None:
                 # The kernel says SIGTERM once for each thread of whoever started this node and was killed: a
                 # second one must not keep it from ending its jobs.
                 with signals_to_stop() as signals:
+                    terminal = Terminal()
                     async for number in signals:
-                        if not shutdown.is_set():
+                        if number == signal.SIGHUP and not terminal.was_closed():
+                            nursery.start_soon(running.reload)
+                        elif not shutdown.is_set():
                             shutdown.set()
                         elif settings.drain:
                             hurry.set()

@@ -18,6 +18,7 @@ from actors.process.closing import close_to_others
 from actors.process.imports import uncollected_imports
 from actors.process.log_lines import set_level, set_up_log
 from actors.process.service_manager import READY, STOPPING, tell_manager
+from actors.process.terminal import Terminal
 from actors.wire.errors import leaves
 from node.cli import node_command
 from orchestrator.backups.commands import backup_command, check_command, restore_command
@@ -248,10 +249,9 @@ def run(
 
     async def watch_signals(nursery: trio.Nursery, shutdown: trio.Event) -> None:
         with signals_to_stop() as signals:
-            terminal_was_there = has_terminal()
+            terminal = Terminal()
             async for number in signals:
-                closed = terminal_was_there and not has_terminal()
-                if number == signal.SIGHUP and reload is not None and not closed:
+                if number == signal.SIGHUP and reload is not None and not terminal.was_closed():
                     nursery.start_soon(reload)  # which may take a while
                 elif shutdown.is_set():
                     # Asked twice: no more patience for requests that are under way.
@@ -283,15 +283,6 @@ def run(
         told.append("interrupted")
     _tell(*told)
     return 1 if told else 0
-
-
-def has_terminal() -> bool:
-    """Whether this process belongs to a terminal that is there."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True
 
 
 def _tell(*lines: str) -> None:

@@ -20,12 +20,13 @@ Kind = Callable[[Any], Any]
 class Setting:
     """What a setting may be, and what it means: Markdown, as docs/configuration.md shows it. `unit`: what the
     number counts, "" for what is none. `default`: what counts if it is not given, where that is not a value
-    of the settings."""
+    of the settings. `live`: it changes in a program that runs, when that reads its settings again."""
 
     kind: Kind
     meaning: str
     unit: str = ""
     default: str = ""
+    live: bool = False
 
     def __call__(self, value: Any) -> Any:
         return self.kind(value)

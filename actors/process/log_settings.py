@@ -17,5 +17,6 @@ LOG_SETTINGS: Final[Mapping[str, Setting]] = {
     "log_level": Setting(
         kind.one_of(*LEVELS),
         "what the log says at least: `debug` (each step of each job), `info`, `warning` or `error`",
+        live=True,
     ),
 }

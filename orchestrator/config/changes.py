@@ -10,24 +10,9 @@ from typing import Final
 from actors.domain.batch_request import BatchAllowance
 from actors.domain.limits import LIMITS
 from actors.domain.service import ServiceLimits
-from orchestrator.config.settings import Settings
+from orchestrator.config.settings import SERVER, Settings
 
-LIVE: Final = frozenset(
-    {
-        "services",
-        "max_queued",
-        "max_queued_per_user",
-        "max_bytes_per_user",
-        "max_uploads",
-        "token_rate",
-        "address_rate",
-        "max_age",
-        "keep_rows",
-        "audit_keep",
-        "log_level",
-        "access_log",
-    }
-)
+LIVE: Final = frozenset({"services", *(name for name, setting in SERVER.items() if setting.live)})
 """Fields of the settings that change without a restart."""
 
 _AS_SET: Final = {"addresses": "nodes", "as_2x": "open_contract"}

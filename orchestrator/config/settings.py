@@ -147,6 +147,7 @@ SERVER: Final[Mapping[str, Setting]] = {
         kind.seconds(0.0, "a number of seconds, 0 or more"),
         "how long an ended job's files are kept",
         unit="s",
+        live=True,
     ),
     "keep_rows": Setting(
         kind.seconds(0.0, "a number of seconds, 0 or more (0: for ever)"),
@@ -154,11 +155,13 @@ SERVER: Final[Mapping[str, Setting]] = {
         "never). Sums of usage stay; its id is not given again, its idempotency key may be. The "
         "ledger takes about 2 kB a job ([a year of it](operations.md#a-year-of-jobs))",
         unit="s",
+        live=True,
     ),
     "audit_keep": Setting(
         kind.seconds(0.0, "a number of seconds, 0 or more (0: for ever)"),
         "how long it is kept [who did what](api.md#who-did-what) (0: for ever)",
         unit="s",
+        live=True,
     ),
     "upload_limit": Setting(
         kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
@@ -188,22 +191,27 @@ SERVER: Final[Mapping[str, Setting]] = {
         "jobs of a service that may wait (0: any number). One more is answered 429, as over each "
         "of these limits, with `Retry-After` and the limit's name",
         unit="jobs",
+        live=True,
     ),
     "max_queued_per_user": Setting(
-        _COUNT, "jobs of a user that may wait, for all services together (0: any number)", unit="jobs"
+        _COUNT, "jobs of a user that may wait, for all services together (0: any number)", "jobs", live=True
     ),
     "max_bytes_per_user": Setting(
         _BYTES,
         "what may be stored of a user's jobs, inputs and results (0: no limit): an upload above it "
         "is refused, results are kept all the same",
         unit="bytes",
+        live=True,
     ),
-    "max_uploads": Setting(_COUNT, "uploads that may be under way at once (0: any number)", unit="uploads"),
+    "max_uploads": Setting(
+        _COUNT, "uploads that may be under way at once (0: any number)", unit="uploads", live=True
+    ),
     "token_rate": Setting(
         _RATE,
         "requests by a token, or by a person whom a proxy has signed on (0: no limit); those of 10 "
         "s may come at once",
         unit="requests/s",
+        live=True,
     ),
     "address_rate": Setting(
         _RATE,
@@ -211,12 +219,14 @@ SERVER: Final[Mapping[str, Setting]] = {
         "What a trusted proxy passes on is not counted, nor what `OPEN_CONTRACT` lets in, nor "
         "programs of this machine that need no token",
         unit="requests/s",
+        live=True,
     ),
     **LOG_SETTINGS,
     "access_log": Setting(
         kind.one_of("0", "1"),
         "`1`: a line for each request, with who asked, the answer and its time",
         default="none",
+        live=True,
     ),
     "small_files": Setting(
         kind.whole(0, MIB, "a whole number of bytes, at most 1048576"),

@@ -15,6 +15,7 @@ from actors.domain.limits import LIMITS
 from node import settings as node_settings
 from orchestrator import cli
 from orchestrator.config import settings as server_settings
+from orchestrator.config.changes import LIVE
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
@@ -78,6 +79,13 @@ def test_variables_of_the_server_are_those_that_it_reads() -> None:
     assert (read.port, read.host, str(read.db_path), str(read.data_path)) == (1, "h", "/d", "/f")
     assert read.max_age == 2.0
     assert list(read.services) == ["a_b"]
+
+
+def test_settings_that_change_at_once_are_those_that_are_declared_so() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    rows = text.partition("| changes at once |")[2].partition("\n\n")[0].splitlines()[1:]
+    named = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row.split("|")[1])}
+    assert named == LIVE - {"services"}
 
 
 def test_every_variable_of_a_service_is_read() -> None:

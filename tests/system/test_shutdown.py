@@ -140,29 +140,28 @@ async def test_jobs_run_on_while_the_orchestrator_is_away_and_are_fetched_when_i
                 assert (await user.contents(job))["result.txt"] == content
 
 
-async def test_a_terminal_that_is_closed_ends_a_node_in_order(here: Place) -> None:
-    assert await here.node("node").end(signal.SIGHUP) == 0
-
-
-def test_a_terminal_that_is_closed_ends_a_server_and_else_it_reads_its_settings_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", ["server", "node"])
+def test_a_terminal_that_is_closed_ends_a_program_and_else_it_reads_its_settings_again(
+    tmp_path: Path, program: str
+) -> None:
     ours, terminal = os.openpty()
     places = {"DB_PATH": str(tmp_path / "db"), "DATA_PATH": str(tmp_path / "data"), "PORT": "0"}
     # What the first process of a session opens becomes its terminal.
     opens = ["sh", "-c", 'exec "$@" < "$0" > "$0" 2>&1', os.ttyname(terminal)]
     with open(ours, "rb") as screen:
-        server = subprocess.Popen(
-            [*opens, *COMMAND, "server"], env={**os.environ, **places}, start_new_session=True
+        started = subprocess.Popen(
+            [*opens, *COMMAND, program], env={**os.environ, **places}, start_new_session=True
         )
         try:
             read_until(screen, b"listening on")
             os.close(terminal)
-            server.send_signal(signal.SIGHUP)  # from somebody else
+            started.send_signal(signal.SIGHUP)  # from somebody else
             read_until(screen, b"settings were read again")
             screen.close()
-            assert server.wait(60) == 0
+            assert started.wait(60) == 0
         finally:
-            server.kill()
-            server.wait()
+            started.kill()
+            started.wait()
 
 
 def read_until(screen: BinaryIO, text: bytes) -> None:
