@@ -120,10 +120,11 @@ def _why_no_node(
         return ""
     if not able:
         return "no ready node has it" if serving else f"{one.service} has no node"
-    having = "that have it" if one.requires else "of it"
     if len(able) == 1:
-        return f"the only node {'that has it' if one.requires else 'of it'}, {_name(able[0])}, is not ready"
-    return f"of the {len(able)} nodes {having} none is ready"
+        only = "the only node that has it" if one.requires else "its only node"
+        return f"{only}, {_name(able[0])}, is not ready"
+    those = f"the {len(able)} nodes that have it" if one.requires else f"its {len(able)} nodes"
+    return f"none of {those} is ready"
 
 
 def _kept(
@@ -208,13 +209,25 @@ def _drained(nodes: Sequence[NodeView]) -> Iterator[Trouble]:
         found = [view for view in ordered if view.state is state]
         if found:
             share = f"{len(found)} of {_count(len(nodes), 'node')}"
-            text = f"{share} {_verb(len(found), 'is', 'are')} {state.value}: {_names(found)}"
+            text = f"{share} {_verb(len(found), 'is', 'are')} {state.value}: {_names_with_reasons(found)}"
             only = found[0].node.node_id if len(found) == 1 else None
             yield Trouble(TroubleKind.DRAINED, text, node=only)
 
 
+def _names_with_reasons(found: Sequence[NodeView]) -> str:
+    """Why each was drained; once, if it was the same for all."""
+    reasons = {view.draining for view in found}
+    if len(reasons) == 1:
+        return f"{_names(found)} ({reasons.pop()})"
+    told = sorted(f"{_name(view)} ({view.draining})" for view in found)
+    return _shortened(told)
+
+
 def _names(found: Sequence[NodeView]) -> str:
-    names = sorted(map(_name, found))
+    return _shortened(sorted(map(_name, found)))
+
+
+def _shortened(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 

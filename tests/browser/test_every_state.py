@@ -133,6 +133,8 @@ def states(scene: Scene) -> list[tuple[str, str, Callable[[Page], None] | None]]
         ("/nodes", "its disk is changed", lambda page: page.locator("[data-order=drain]").click()),
         (f"/nodes/{scene.nodes[0]}", "its disk is changed", None),
         ("/usage?sort=-Jobs", "1 shown", None),
+        ("/audit", "its disk is changed", None),
+        (f"/audit?job={scene.cancelled}", "2 lines shown", None),
         ("/services", "Who fills the queue", paused),
     ]
 
@@ -156,3 +158,60 @@ def test_in_every_state_anybody_can_use_it(page: Page, scene: Scene) -> None:
         client.resume("example")
         client.undrain(scene.nodes[0])
     assert found == {}
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_each_question_is_answered_at_once(page: Page, scene: Scene, size: dict[str, int]) -> None:
+    """From the page that the address alone shows, within two clicks, and without scrolling."""
+    page.set_viewport_size(size)
+
+    def follow(*names: str) -> None:
+        page.goto(scene.server.url)
+        expect(page.locator("h1")).to_have_text("Overview")
+        assert len(names) <= 2
+        for name in names:
+            page.get_by_role("link", name=name).first.click()
+
+    def read(*texts: str) -> None:
+        for text in texts:
+            expect(page.locator("main").get_by_text(text).first).to_be_in_viewport(ratio=1)
+        assert page.evaluate("scrollY") == 0
+
+    # Why did it fail, and which input was it?
+    follow("Failed, last hour")
+    read("1acb with eglin", "exit code 3")
+    page.get_by_role("link", name="1acb with eglin").click()
+    read("exit code 3", "line 118: no such atom", "receptor.pdb", "ligand.mol2")
+    # Show me the picture.
+    follow("Completed, last hour", "energies")
+    picture = page.get_by_role("img", name="energies.png")
+    expect(picture).to_be_in_viewport(ratio=1)
+    assert picture.evaluate("one => one.complete && one.naturalWidth") == 10
+    assert page.evaluate("scrollY") == 0
+    # When will mine run?
+    follow("Queued", "barnase and barstar")
+    read("waits for a free slot", "likely to begin")
+    # Why does it never run?
+    follow()
+    read("gpu=h100")
+    # May I send one from here?
+    follow("Submit")
+    read("Drop files or a folder here")
+    expect(page.get_by_label("Script")).to_be_in_viewport(ratio=1)
+    # Who did that?
+    follow("Jobs", "the wrong ligand")
+    read("Cancelled by Ada (operator)")
+    # Why does nothing run?
+    with Client(scene.server.url) as client:
+        for node in scene.nodes:
+            client.drain(node, "the cooling has failed")
+        follow()
+        read("2 of 2 nodes are draining", "the cooling has failed")
+        follow("Nodes")
+        read("0 of 2 are ready.", "the cooling has failed")
+        page.locator("tbody a").first.click()
+        read("Drained by local (operator)", "the cooling has failed")
+        follow("Audit")
+        read("local (operator)", "Drained", "the cooling has failed")
+        for node in scene.nodes:
+            client.undrain(node)

@@ -64,7 +64,7 @@ def test_nothing_is_wrong_where_jobs_wait_for_slots_and_turns() -> None:
         (
             Backlog("docking", "", 2),
             [node(name, NodeState.JOINING) for name in ("gpu-1", "gpu-2")],
-            "2 jobs of docking wait: of the 2 nodes of it none is ready",
+            "2 jobs of docking wait: none of its 2 nodes is ready",
         ),
         (
             Backlog("docking", "ssd", 2),
@@ -124,9 +124,11 @@ def test_drained_nodes_are_counted_but_for_those_that_scaling_drains() -> None:
     nodes += [drained("gpu-3", NodeState.DRAINING), drained("gpu-4", NodeState.DRAINED, DRAINED_BY_SCALING)]
     told_to_stop = node("gpu-5", NodeState.DRAINING, "it was told to stop")
     assert texts(nodes=[*nodes, told_to_stop, node("gpu-6")]) == [
-        "1 of 6 nodes is draining: gpu-3",
-        "2 of 6 nodes are drained: gpu-1, gpu-2",
+        "1 of 6 nodes is draining: gpu-3 (new kernel)",
+        "2 of 6 nodes are drained: gpu-1, gpu-2 (new kernel)",
     ]
+    nodes[1] = drained("gpu-2", NodeState.DRAINED, "its disk")
+    assert "2 of 3 nodes are drained: gpu-1 (new kernel), gpu-2 (its disk)" in texts(nodes=nodes[:3])
 
 
 def test_a_paused_service_is_told_with_what_waits() -> None:

@@ -2,10 +2,14 @@
 
 import { h, morphChildren, table } from "./dom.js";
 import { get } from "./api.js";
-import { bytes, foreign, number, time } from "./format.js";
-import { canShow } from "./viewer.js";
+import { bytes, count, foreign, number, time, visible } from "./format.js";
+import { canShow, isPicture } from "./viewer.js";
 
 const SHOWN = 200;
+const BRIEF = 4; // inputs that are named where the job stands
+const PICTURES = 4; // that are seen without a click,
+const MOST_PICTURE = 4 << 20; // if they are no larger
+const SCRIPT = "run.sh";
 
 export class Files {
   /** `viewer` shows one of them. */
@@ -13,8 +17,11 @@ export class Files {
     this.id = id;
     this.viewer = viewer;
     this.items = [];
+    this.came = []; // what it was given, or the first of it
     this.next = null;
-    this.over = false;
+    this.over = false; // the job; before that its pictures are half drawn
+    this.brief = h("p", { class: "brief", "data-own": true, hidden: true });
+    this.pictures = h("div", { class: "pictures" });
     this.made = h("div");
     this.given = h("div");
     this.more = h("button", { type: "button", hidden: true }, `Show ${SHOWN} more`);
@@ -25,6 +32,7 @@ export class Files {
       { "aria-labelledby": "results-heading", "data-own": true },
       h("h2", { id: "results-heading" }, "Results"),
       h("p", { class: "buttons" }, this.whole, again),
+      this.pictures,
       this.made,
       h("p", { class: "more" }, this.more),
     );
@@ -36,10 +44,11 @@ export class Files {
     );
     again.addEventListener("click", () => this.refresh());
     this.more.addEventListener("click", () => this.read(this.next));
-    for (const place of [this.made, this.given]) {
+    for (const place of [this.brief, this.pictures, this.made, this.given]) {
       place.addEventListener("click", (event) => {
         const button = event.target.closest("button[data-file]");
-        const file = button && this.items.find((one) => one.path === button.dataset.file);
+        const known = [...this.items, ...this.came];
+        const file = button && known.find((one) => one.path === button.dataset.file);
         if (file) this.viewer.open(file, button);
       });
     }
@@ -54,6 +63,9 @@ export class Files {
       const page = await get(`v1/jobs/${this.id}/files`, { limit: SHOWN, cursor });
       this.items = cursor ? [...this.items, ...page.items] : page.items;
       this.next = page.next;
+      this.came = this.items.filter((one) => one.origin === "input" || one.origin === "changed");
+      // Among many results they may not have come yet.
+      if (this.next) this.came = (await get(`v1/jobs/${this.id}/files`, { inputs: 1, limit: BRIEF + 1 })).items;
       this.show(null);
     } catch (error) {
       if (error.status === undefined) throw error;
@@ -69,9 +81,15 @@ export class Files {
     const made = this.items.filter((one) => one.origin !== "input" && one.kind !== "directory");
     if (refused !== null) {
       morphChildren(this.made, [h("p", null, foreign(refused))]);
-      morphChildren(this.given, []);
+      for (const place of [this.brief, this.pictures, this.given]) morphChildren(place, []);
       return;
     }
+    morphChildren(this.brief, this.inputNames());
+    const seen = made.filter((one) => this.over && one.kind === "file" && isPicture(one) && one.size <= MOST_PICTURE);
+    morphChildren(
+      this.pictures,
+      seen.slice(0, PICTURES).map((one) => this.pictured(one)),
+    );
     const more = this.next ? " so far; there are more" : "";
     morphChildren(this.made, [
       made.length === 0
@@ -83,6 +101,25 @@ export class Files {
         ? h("p", null, "No input is unchanged.")
         : table(`${number(given.length, "file")} unchanged`, this.columns(false), given, path),
     ]);
+  }
+
+  /** The inputs in one line, the script last: it has the same name everywhere. */
+  inputNames() {
+    const files = this.came.filter((one) => one.kind === "file");
+    const sorted = [...files.filter((one) => one.path !== SCRIPT), ...files.filter((one) => one.path === SCRIPT)];
+    if (sorted.length === 0) return [];
+    const shown = sorted.slice(0, BRIEF).map((one, n) => [n > 0 && ", ", this.named(one)]);
+    const left = sorted.length > BRIEF && (this.next ? " and more" : ` and ${count(sorted.length - BRIEF)} more`);
+    return [h("span", null, "Inputs: ", shown, left)];
+  }
+
+  pictured(file) {
+    const source = `v1/jobs/${this.id}/files/${file.url}?view=1`;
+    return h(
+      "button",
+      { type: "button", class: "preview", "data-file": file.path, "data-key": file.path },
+      h("img", { src: source, alt: visible(file.path), loading: "lazy" }),
+    );
   }
 
   columns(made) {

@@ -1,6 +1,7 @@
 // One job. What its reader came for stands first: of one that failed the reason and its errors, of one that runs
 // how far it is, of one that waits its place, of one that is done the results. The rest is below.
 
+import { deeds } from "./audit.js";
 import { facts, h, morph, morphChildren } from "./dom.js";
 import { get } from "./api.js";
 import { asked, between, bytes, count, duration, expected, foreign, lasting, limits, nodeName, time, visible } from "./format.js";
@@ -17,10 +18,10 @@ import { progress, took } from "./job_table.js";
 const PLACELESS = new Set(["paused", "user_quota", "backoff"]);
 // What comes in which order, by how the job stands.
 const ORDERS = {
-  waiting: ["about", "inputs", "log", "results", "facts", "life"],
-  running: ["about", "log", "results", "inputs", "facts", "life"],
-  failed: ["about", "log", "results", "inputs", "facts", "life"],
-  done: ["about", "results", "log", "inputs", "facts", "life"],
+  waiting: ["about", "brief", "inputs", "log", "results", "facts", "life"],
+  running: ["about", "brief", "log", "results", "inputs", "facts", "life"],
+  failed: ["about", "brief", "log", "results", "inputs", "facts", "life"],
+  done: ["about", "brief", "results", "log", "inputs", "facts", "life"],
 };
 // It was never submitted; or its number is none.
 const NO_SUCH = new Set([404, 400]);
@@ -33,6 +34,7 @@ export function jobPage(subject) {
   const files = new Files(id, viewer);
   const sections = {
     about: h("div", null, h("p", null, "Loading")),
+    brief: files.brief,
     log: log.element,
     results: files.results,
     inputs: files.inputs,
@@ -47,6 +49,7 @@ export function jobPage(subject) {
   let seen = 0; // the version whose history and files are shown
   let begun = false;
   let order = ORDERS.waiting;
+  let did = null; // who did what to it
   let unknown = !id; // then it is not asked for, unless it comes into being
 
   function show() {
@@ -55,7 +58,7 @@ export function jobPage(subject) {
     page.title = job.name === null ? `Job ${id}` : `${visible(job.name)} · job ${id}`;
     page.titled?.();
     arrange();
-    morph(about, h("div", null, standing(job), progressed(job), orders(job)));
+    morph(about, h("div", null, standing(job), progressed(job), did?.cloneNode(true), orders(job)));
     morph(
       sections.facts,
       h(
@@ -68,6 +71,9 @@ export function jobPage(subject) {
     const cleaned = job.status === "Cleaned";
     log.element.hidden = cleaned || !logged || (BEFORE.has(job.status) && job.attempts_used === 0);
     files.results.hidden = cleaned || !listed || BEFORE.has(job.status);
+    // Of one that waits the inputs themselves are next.
+    files.brief.hidden = cleaned || !listed || BEFORE.has(job.status);
+    files.over = OVER.has(job.status);
     files.inputs.hidden = cleaned || !listed;
     if (!begun && logged && !log.element.hidden) {
       begun = true;
@@ -103,10 +109,12 @@ export function jobPage(subject) {
   async function follow() {
     if (seen === job.version || !may("GET /v1/jobs/{id}/history")) return;
     seen = job.version;
-    const [history] = await Promise.all([
+    const [history, done] = await Promise.all([
       get(`v1/jobs/${id}/history`),
+      deeds({ job: id }),
       job.status === "Cleaned" || !listed ? null : files.refresh(),
     ]);
+    did = done;
     show();
     life.hidden = false;
     morphChildren(life, timeLine(history.items, job));
@@ -154,7 +162,7 @@ function progressed(job) {
 function standing(job) {
   return h(
     "p",
-    { class: "standing" },
+    { class: "standing", "data-key": "standing" },
     badge(job.status),
     " ",
     job.terminate_requested && !OVER.has(job.status) && "to be cancelled; ",
@@ -167,8 +175,8 @@ function standing(job) {
 }
 
 function foretold(job) {
-  const what = job.starts_at ? `begins ${expected(job.starts_at)}` : `ends ${expected(job.ends_at)}`;
-  return job.message ? `; it ${what}` : `it ${what}`;
+  const what = job.starts_at ? `begin ${expected(job.starts_at)}` : `end ${expected(job.ends_at)}`;
+  return `${job.message ? "; " : ""}likely to ${what}`;
 }
 
 function toList() {
@@ -178,7 +186,7 @@ function toList() {
 function orders(job) {
   return h(
     "p",
-    { class: "buttons" },
+    { class: "buttons", "data-key": "orders" },
     !OVER.has(job.status) && keyed(button("cancel", job.id, "Cancel", `Cancel job ${job.id}`)),
     job.status !== "Cleaned" && keyed(button("rerun", job.id, "Run again", `Run again: job ${job.id}`)),
     job.status !== "Cleaned" &&

@@ -41,7 +41,8 @@ function named(job) {
   if (job.name === null && job.tags.length === 0) return NOTHING;
   const tags = job.tags.map((tag) => h("a", { class: "tag", href: link(["jobs"], { tag }) }, foreign(tag)));
   return [
-    job.name !== null && foreign(job.name),
+    // As the number does: it is what people press. With the keyboard once is enough.
+    job.name !== null && h("a", { class: "called", href: link(["jobs", job.id]), tabindex: -1 }, foreign(job.name)),
     tags.length > 0 && h("span", { class: "tags" }, tags),
   ];
 }

@@ -5,6 +5,7 @@ import { Router } from "./router.js";
 import { carryOut, say } from "./orders.js";
 import { login } from "./api.js";
 import { loginForm } from "./login.js";
+import { auditPage } from "./audit.js";
 import { ask, current, forget, logOut, may } from "./session.js";
 import { foreign, tick } from "./format.js";
 import { h } from "./dom.js";
@@ -19,6 +20,7 @@ import { usagePage } from "./usage.js";
 
 const AGAIN = 2000;
 const NEEDS = new Map([
+  ["audit", "GET /v1/audit"],
   ["nodes", "GET /v1/nodes"],
   ["scaling", "GET /v1/scaling"],
   ["submit", "POST /upload"],
@@ -35,6 +37,7 @@ function routes([name, subject, ...rest], given) {
   if (name === "services") return servicesPage();
   if (name === "submit") return submitPage(given);
   if (name === "usage") return usagePage(given);
+  if (name === "audit") return auditPage(given);
   return name === "scaling" ? scalingPage() : null;
 }
 

@@ -1,5 +1,6 @@
 // Nodes: how each is, what it has done, who is on it.
 
+import { deeds } from "./audit.js";
 import { facts, h, morph, table, NOTHING } from "./dom.js";
 import { get } from "./api.js";
 import { bytes, count, cut, duration, foreign, nodeName, visible } from "./format.js";
@@ -149,6 +150,8 @@ export function nodePage(subject) {
     MOST_JOBS,
   );
   const about = h("div");
+  let did = null; // who did what to it, as of
+  let as = null; // this state of it
   const name = h("span", null, foreign(nodeName(id)));
   const view = h(
     "section",
@@ -172,7 +175,10 @@ export function nodePage(subject) {
       morph(name, h("span", null, foreign(nodeName(node.name))));
       page.title = `Node ${nodeName(node.name)}`;
       page.titled();
-      morph(about, h("div", null, h("p", { class: "buttons" }, orders(node)), told(node)));
+      const state = `${node.status} ${node.draining}`;
+      if (state !== as) did = await deeds({ node: node.id });
+      as = state;
+      morph(about, h("div", null, h("p", { class: "buttons", "data-key": "orders" }, orders(node)), did?.cloneNode(true), told(node)));
       jobs.replace(on.items);
     },
     changed: (changed) => jobs.take(changed, true),

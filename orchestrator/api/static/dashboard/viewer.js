@@ -38,6 +38,10 @@ export function canShow(file) {
   return kind !== "packed";
 }
 
+export function isPicture(file) {
+  return kindOf(file.path) === "picture";
+}
+
 /** Where a file is shown; `open` fetches one and shows it there. */
 export class Viewer {
   constructor(id) {
