@@ -21,6 +21,7 @@ from actors.domain.node import StreamPosition
 from actors.domain.payload import Payload
 from actors.domain.status import ENDED
 from actors.kernel.complaint import Complaint
+from actors.process.kept_threads import KeptThreads
 from actors.store.durable import is_passing
 from actors.wire.errors import BadRequest, WireError
 from actors.wire.link.link import Link
@@ -111,7 +112,7 @@ class _NodeLink:
         self._pushed_all = trio.Event()
         """Set while nothing is to be pushed."""
         self._pushed_all.set()
-        self._reading = trio.CapacityLimiter(1)
+        self._reading = KeptThreads("results", 1)
 
     async def run(self) -> None:
         try:

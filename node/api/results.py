@@ -20,6 +20,7 @@ from quart import Response, request
 
 from actors.domain.payload import Payload
 from actors.domain.status import ENDED
+from actors.process.kept_threads import KeptThreads
 from actors.store.durable import is_passing
 from actors.wire.errors import BadRequest, SourceChanged, WireError
 from actors.wire.files.last_lines import LastLines, Tail, log_headers
@@ -143,7 +144,7 @@ def collect_response(context: NodeContext, keys: Sequence[str], form: CollectFor
 
 
 async def small_results(
-    context: NodeContext, payloads: Sequence[Payload], most: int, limiter: trio.CapacityLimiter
+    context: NodeContext, payloads: Sequence[Payload], most: int, thread: KeptThreads
 ) -> list[bytes]:
     """The frames of each in one thread call; empty for what cannot be read now, or is more than `most`
     bytes."""
@@ -163,8 +164,8 @@ async def small_results(
         for payload in payloads:
             stack.enter_context(context.workspace.reading(payload.key))
         there, _ = context.table.find_known([payload.key for payload in payloads])
-        return await trio.to_thread.run_sync(
-            lambda: [read(payload) if payload.key in there else b"" for payload in payloads], limiter=limiter
+        return await thread.run(
+            lambda: [read(payload) if payload.key in there else b"" for payload in payloads]
         )
 
 

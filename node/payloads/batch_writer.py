@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import outcome
 import trio
 
+from actors.process.kept_threads import KeptThreads
 from actors.store.durable import is_full, is_passing
 from actors.store.reserve import Reserve
 from node.payloads.operations import PayloadBatch
@@ -65,6 +66,7 @@ class BatchWriter:
         self._writing = False
         self._bell = trio.Event()
         self._stopped = False
+        self._thread = KeptThreads("records", 1)
 
     async def write(self, work: Callable[[PayloadBatch], T], *, urgent: bool = False) -> T:
         """Have `work` done in the next batch; its result, once that is written. Raises what the work raises;
@@ -132,7 +134,7 @@ class BatchWriter:
         """Write them, and set their answers."""
         batch = self._begin()
         try:
-            await trio.to_thread.run_sync(_write, batch, items)
+            await self._thread.run(_write, batch, items)
         except Exception as error:
             # Outside any one item: nothing of the batch holds.
             for item in items:

@@ -21,6 +21,7 @@ from actors.domain.payload import UNKNOWN, Payload, RunResult
 from actors.domain.progress import BatchStand
 from actors.ports.payloads import Running
 from actors.process import procfs
+from actors.process.kept_threads import KeptThreads
 from actors.runner import without_results
 from actors.store.durable import write_plainly
 from actors.store.kept_file import Damaged, read_object
@@ -50,6 +51,8 @@ from node.runs.workspace import INTENT, MANIFEST, Workspace
 
 INTENT_MOST: Final = 64 * 1024
 """Bytes of what is left as word of a start."""
+THREADS: Final = 40
+"""Payloads at most that are made ready, or looked through at their end, at the same time."""
 SHORT: Final = 0.25
 """Seconds that a script has run when its progress begins to be followed."""
 NEVER_STARTED: Final = "the node went down before it had started"
@@ -91,6 +94,7 @@ class ExecutorRuns:
         self._result_limit = result_limit
         self._inotify = inotify
         self._hear_progress = hear_progress
+        self._threads = KeptThreads("payloads", THREADS)
 
     def claim(self, payload: Payload) -> bool:
         return not self._needs_card(payload) or self._cards.claim(payload.key)
@@ -101,7 +105,7 @@ class ExecutorRuns:
     async def start(self, payload: Payload) -> Running | RunResult:
         spec = self._spec(payload)
         intend = partial(self._intend, spec, payload)
-        intended = await trio.to_thread.run_sync(self._reserve.attempt, intend)
+        intended = await self._threads.run(self._reserve.attempt, intend)
         if intended is None:
             # An earlier life of the Runner set out to start it and did not come to say so.
             return await self.adopt(payload)
@@ -182,7 +186,7 @@ class ExecutorRuns:
         freeze = partial(_frozen, directory, self._result_limit, through=payload.through)
         if self._cards.holds(payload.key):
             await trio.to_thread.run_sync(self._cards.give_back, payload.key)
-        frozen, said = await trio.to_thread.run_sync(self._reserve.attempt, freeze)
+        frozen, said = await self._threads.run(self._reserve.attempt, freeze)
         if said.tail:
             # Its last word, before its end is told. Nobody waits for it on a disk that has failed.
             with suppress(OSError):

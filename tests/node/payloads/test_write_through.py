@@ -95,9 +95,10 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def write_throughs(records: Records, monkeypatch: pytest.MonkeyPatch, error: int = 0) -> list[float]:
     """When all was written through, which may fail."""
     times: list[float] = []
+    token = trio.lowlevel.current_trio_token()
 
     def sync(fd: int) -> None:
-        times.append(trio.from_thread.run_sync(trio.current_time))
+        times.append(trio.from_thread.run_sync(trio.current_time, trio_token=token))
         if error:
             raise OSError(error, os.strerror(error))
 
