@@ -3,7 +3,8 @@ end with it. Its rules, to which the code below refers by number:
 
 1. An attempt is *in doubt* once a byte of it may have reached the node, and so is one that an earlier life
    has left. From then on it is only ever sent again under the same key, which the node knows how to answer,
-   until the node has said what it has, or is lost.
+   until the node has said what it has, or is lost. If the input cannot be read any more, the node is asked,
+   and if it does not have it told to refuse it.
 2. A node that knows only the contract knows no keys: what is in doubt there is never sent again, as it might
    run twice.
 3. What was never in doubt needs no node to be ended or given back: when it is to stop, or the node is lost.
@@ -91,6 +92,7 @@ class _Item:
         self.stopping = False
         self.reporting = False
         self.alone = False
+        self.unreadable = False
         self.defects = 0
 
     def later(self) -> None:
@@ -225,7 +227,9 @@ class NodeDispatcher:
         return item.forgotten or (self._ref is not None and self._ref.has_forgotten(moment))
 
     def _is_unclear(self, item: _Item) -> bool:
-        """Rule 8: not to be sent again, and not to be given up either."""
+        """Rules 1 and 8: not to be sent again, and not to be given up either."""
+        if item.unreadable:
+            return True
         return (
             item.doubt and not item.dispatch.attempt.boot and self._ref is not None and bool(self._ref.boot)
         )
@@ -235,7 +239,7 @@ class NodeDispatcher:
         if node is None or self._lost is not None:
             return
         now = trio.current_time()
-        # Rules 4 and 8.
+        # Rules 1, 4 and 8.
         to_ask = [i for i in self._idle() if i.due <= now and not i.stop and self._is_unclear(i)]
         to_stop = [i for i in self._items.values() if i.stop and i.doubt and not i.stopping and i.due <= now]
         for task, items in ((self._ask, to_ask), (self._stop, to_stop)):
@@ -317,6 +321,7 @@ class NodeDispatcher:
                 self._complaint.say("jobs for node %s are held: %s", name, answer.reason)
                 item.doubt = earlier_doubt[index]
             if verdict is None:
+                item.unreadable = answer.result is SubmitResult.UNREADABLE
                 item.later()
             elif self._items.get(item.dispatch.attempt.key) is item:
                 item.doubt = earlier_doubt[index] or verdict is not Verdict.NOT_THERE

@@ -256,3 +256,16 @@ async def test_doubt_without_a_boot_is_asked_for_and_never_sent_again(autojump_c
             dispatcher.put(dispatch(job), doubt=True)
         assert await results.all(1, 2) == {1: Verdict.HAS, 2: Verdict.TOMBSTONED}
     assert nodes.calls == [] and nodes.cancelled == [2]
+
+
+async def test_doubt_whose_input_is_lost_is_asked_for_and_ends(autojump_clock: MockClock) -> None:
+    lost = SubmitAnswer(SubmitResult.UNREADABLE, "no such file")
+    nodes = FakeNodes(lambda job: lost, lambda job: 0.1)
+    nodes.there = {1}
+    async with sending_to(nodes) as (dispatcher, results):
+        for job in (1, 2):
+            dispatcher.put(dispatch(job), doubt=True)
+        dispatcher.put(dispatch(3), doubt=False)
+        wanted = {1: Verdict.HAS, 2: Verdict.TOMBSTONED, 3: Verdict.REFUSED}
+        assert await results.all(1, 2, 3) == wanted
+    assert nodes.calls == [[1, 2, 3]] and nodes.cancelled == [2]
