@@ -38,7 +38,12 @@ PATIENCE: Final = 60_000
 USABLE: Final = {
     "#/": "document.querySelectorAll('.numbers li').length > 0 && document.querySelector('.plot canvas')",
     "#/jobs": "document.querySelectorAll('tbody tr').length >= 50",
+    "#/jobs/1": "document.querySelector('.standing') && document.querySelector('.life li')",
+    "#/submit": "document.querySelector('main form')",
+    "#/services": "document.querySelectorAll('.services article').length === 2",
     "#/nodes": "document.querySelectorAll('tbody tr').length >= {nodes}",
+    "#/scaling": "(document.querySelector('.services')?.textContent ?? 'Loading') !== 'Loading'",
+    "#/usage": "document.querySelectorAll('tbody tr').length > 0",
 }
 
 _WATCH: Final = """
@@ -83,10 +88,10 @@ _SCROLL: Final = """() => new Promise((resolve) => {
 
 # From the choice of a status until only such jobs are shown.
 _FILTER: Final = """(status) => new Promise((resolve) => {
-  const select = document.querySelector("select[name=status]");
+  const boxes = [...document.querySelectorAll("input[name=status]")];
   const began = performance.now();
-  select.value = status;
-  select.dispatchEvent(new Event("input", { bubbles: true }));
+  for (const box of boxes) box.checked = box.value === status;
+  boxes[0].dispatchEvent(new Event("input", { bubbles: true }));
   const look = () => {
     const shown = [...document.querySelectorAll("tbody .badge")];
     const done = shown.length > 0 && shown.every((one) => one.lastChild.data === status);

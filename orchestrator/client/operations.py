@@ -282,7 +282,13 @@ class Operations:
     async def queue(self, service: str | None = None) -> Sequence[Holder]:
         """Who has jobs that wait or are under way, those with most waiting first."""
         query = _query(service=service, limit=PAGE)
-        return [parse(Holder, item) for item in await self._items("/v1/queue", **query)]
+        found: list[Holder] = []
+        while True:
+            page = await self._get("/v1/queue", **query)
+            found += [parse(Holder, item) for item in page["items"]]
+            if page["next"] is None:
+                return found
+            query["cursor"] = str(page["next"])
 
     async def troubles(self) -> Sequence[Trouble]:
         """What is wrong now, in words, the worst first."""

@@ -138,9 +138,9 @@ class Queries:
         """How many callbacks there are, by status."""
         return await run_on_ledger(self._reader, read_callback_counts)
 
-    async def queue_counts(self, service: str | None, limit: int) -> Sequence[QueueShare]:
-        """Who has jobs that wait or are under way; those with most that wait first."""
-        return await run_on_ledger(self._reader, lambda db: read_queue_shares(db, service, limit))
+    async def queue_counts(self, service: str | None, limit: int, skip: int = 0) -> Sequence[QueueShare]:
+        """Who has jobs that wait or are under way, those with most waiting first, after `skip` of them."""
+        return await run_on_ledger(self._reader, lambda db: read_queue_shares(db, service, limit, skip))
 
     async def audit(self, wanted: AuditFilter, before: int | None, limit: int) -> Sequence[AuditLine]:
         """The newest lines that fit, with ids below `before`."""

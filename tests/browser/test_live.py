@@ -92,6 +92,24 @@ def test_jobs_are_cancelled_and_run_again_by_keyboard_alone(
         expect(badge(page)).to_contain_text("Completed")
 
 
+def test_the_heading_of_a_column_turns_the_order_round(
+    dashboard: Callable[..., Page], client: Client
+) -> None:
+    first, second = (str(submit(client, "true", "in order")) for _ in range(2))
+    page = dashboard("/jobs?search=in+order")
+    links = page.locator("tbody th a")
+    expect(links).to_have_text([second, first])
+    heading = page.locator("th", has=page.get_by_role("button", name="Submitted", exact=True))
+    expect(heading).to_have_attribute("aria-sort", "descending")
+    page.get_by_role("button", name="Submitted", exact=True).click()
+    expect(links).to_have_text([first, second])
+    expect(heading).to_have_attribute("aria-sort", "ascending")
+    expect(page.get_by_label("Order")).to_have_value("oldest")
+    page.wait_for_url(lambda url: "order=oldest" in url)
+    page.get_by_role("button", name="Job", exact=True).click()
+    expect(links).to_have_text([second, first])
+
+
 def test_many_jobs_are_ordered_at_once(
     dashboard: Callable[..., Page], client: Client, tmp_path: Path
 ) -> None:

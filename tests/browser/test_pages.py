@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from support.peers.prefix_proxy import prefix_proxy
 from support.processes.flaws import AXE, flaws
 from support.processes.gates import gate
@@ -24,10 +25,10 @@ ARABIC = "ملف"
 
 # Whether a chart's widest label fits left of it; and that it takes no more room than its labels need.
 FITS = """async (label) => {
-  const { Chart } = await import("./dashboard/charts.js");
+  const { Chart, WHOLE } = await import("./dashboard/charts.js");
   const told = [];
   for (const written of [label, "1"]) {
-    const chart = new Chart("Labels", [{ name: "one", colour: "--line-1" }], () => written);
+    const chart = new Chart("Labels", [{ name: "one", colour: "--line-1" }], () => written, WHOLE);
     document.querySelector("main").append(chart.element);
     chart.show([0, 60], [[0, 100]]);
     await new Promise(requestAnimationFrame);
@@ -39,6 +40,22 @@ FITS = """async (label) => {
   }
   const [long, short] = told;
   return long.left > long.needed && long.left - short.left > (long.needed - short.needed) / 2;
+}"""
+
+
+# The labels of a chart's axis for values that end in `most`, and how far that goes.
+AXIS = """async ([kind, most]) => {
+  const charts = await import("./dashboard/charts.js");
+  const { count, duration } = await import("./dashboard/format.js");
+  const written = kind === "WHOLE" ? (value) => count(Math.round(value)) : duration;
+  const chart = new charts.Chart("Axis", [{ name: "one", colour: "--line-1" }], written, charts[kind]);
+  document.querySelector("main").append(chart.element);
+  chart.show([0, 60], [[0, most]]);
+  await new Promise(requestAnimationFrame);
+  const told = [chart.plot.axes[1]._values, chart.plot.scales.y.max];
+  chart.close();
+  chart.element.remove();
+  return told;
 }"""
 
 
@@ -254,6 +271,35 @@ def test_a_file_is_shown_in_the_page_as_what_it_is_and_runs_nothing(
     expect(viewer).to_contain_text("ALA A")
     viewer.get_by_role("button", name="Close").click()
     expect(given.get_by_role("button", name="fold.pdb")).to_be_focused()
+
+
+def test_the_axis_of_a_chart_fits_what_is_drawn(dashboard: Callable[..., Page], jobs: Jobs) -> None:
+    page = dashboard("/usage")
+    for kind, most in (("WHOLE", 1), ("WHOLE", 3), ("WHOLE", 12_345), ("SECONDS", 0.3), ("SECONDS", 8_000)):
+        labels, end = page.evaluate(AXIS, [kind, most])
+        assert len(labels) == len(set(labels)) >= 2, "no label stands there twice"
+        assert most < end < 2 * most + 0.1, "and what is drawn fills half of it at least"
+    assert labels == ["0.0 s", "1 h 0 min", "2 h 0 min"]
+
+
+def test_all_who_fill_the_queue_are_shown(dashboard: Callable[..., Page], jobs: Jobs) -> None:
+    page = dashboard("/usage")
+
+    def answer(route: Route) -> None:
+        given = parse_qs(urlsplit(route.request.url).query)
+        first, limit = int(given.get("cursor", ["0"])[0]), int(given["limit"][0])
+        items = [{"user_id": n, "service": "example", "queued": 300 - n, "under_way": 0} for n in range(300)]
+        more = str(first + limit) if first + limit < len(items) else None
+        route.fulfill(json={"items": items[first : first + limit], "next": more})
+
+    page.route("**/v1/queue*", answer)
+    page.evaluate("location.hash = '/'")
+    rows = page.get_by_role("table", name="Who fills the queue").locator("tbody tr")
+    for shown in (20, 120, 220, 300):
+        expect(rows).to_have_count(shown)
+        if shown < 300:
+            page.get_by_role("button", name="Show 100 more").click()
+    expect(page.get_by_role("button", name="Show 100 more")).to_be_hidden()
 
 
 def test_what_was_used_is_sorted_narrowed_and_downloaded(dashboard: Callable[..., Page], jobs: Jobs) -> None:

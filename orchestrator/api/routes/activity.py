@@ -13,6 +13,7 @@ from orchestrator.api.context import ApiContext
 from orchestrator.api.http import query_params
 from orchestrator.api.openapi.describe import (
     BAD_PARAMETER,
+    CURSOR,
     UNAVAILABLE,
     Line,
     Since,
@@ -36,17 +37,21 @@ def blueprint(api: ApiContext) -> Blueprint:
     @describe(
         "Who has jobs that wait or are under way, those with most waiting first",
         in_query("service", "Only this service's", Line),
+        CURSOR,
         in_query("limit", "At most so many", Annotated[int, Also(minimum=1, maximum=MOST_LISTED)]),
         answers={200: ("Users by service", page_of(Holder))},
         errors=BAD_PARAMETER,
     )
     async def queue() -> Response:
-        given = query("service", "limit")
+        given = query("service", "cursor", "limit")
         service = query_params.line(given, "service")
         limit = query_params.whole(given, "limit", 1, MOST_LISTED, LISTED)
-        shares = await api.ledger.queries.queue_counts(service, limit)
-        items = [render_holder(share) for share in shares]
-        return json_response({"items": items, "next": None})
+        # The order changes with each job, so a page goes on at a rank and not at a user.
+        skip = query_params.at_cursor(given, "q") or 0
+        shares = await api.ledger.queries.queue_counts(service, limit + 1, skip)
+        items = [render_holder(share) for share in shares[:limit]]
+        after = query_params.cursor("q", skip + limit) if len(shares) > limit else None
+        return json_response({"items": items, "next": after})
 
     @page.get("/activity")
     @describe(

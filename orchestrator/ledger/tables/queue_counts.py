@@ -64,11 +64,13 @@ def read_queued_of_user(db: sqlite3.Connection, user_id: int) -> int:
     return int(db.execute(statement, (user_id,)).fetchone()[0])
 
 
-def read_queue_shares(db: sqlite3.Connection, service: str | None, limit: int) -> Sequence[QueueShare]:
+def read_queue_shares(
+    db: sqlite3.Connection, service: str | None, limit: int, skip: int = 0
+) -> Sequence[QueueShare]:
     where, given = ("WHERE service = ?", (service,)) if service is not None else ("", ())
     found = db.execute(
         f"SELECT service, user_id, queued, under_way FROM crowd {where} "
-        "ORDER BY queued DESC, under_way DESC, service, user_id LIMIT ?",
-        (*given, limit),
+        "ORDER BY queued DESC, under_way DESC, service, user_id LIMIT ? OFFSET ?",
+        (*given, limit, skip),
     )
     return [QueueShare(*row) for row in found]

@@ -172,6 +172,7 @@ async def test_who_fills_the_queue_is_known_without_counting(ledger: SqliteLedge
     wanted = [QueueShare("example", 1, 2, 1), QueueShare("example", 2, 1, 0)]
     assert await ledger.queries.queue_counts("example", 9) == wanted
     assert len(await ledger.queries.queue_counts(None, 2)) == 2
+    assert await ledger.queries.queue_counts("example", 9, 1) == wanted[1:]
     back = await walk(ledger, jobs[1], S.PROCESSING, S.QUEUED)
     await walk(ledger, back, S.PROCESSING, S.SUBMITTED, S.COMPLETED, S.CLEANED)
     await walk(ledger, jobs[3], S.KILLED)

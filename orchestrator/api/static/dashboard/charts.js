@@ -7,10 +7,22 @@ const HEIGHT = 180;
 const MINUTE = 60;
 const SVG = "http://www.w3.org/2000/svg";
 
+// Steps that an axis may have: of numbers that are whole, and of seconds, as people count them.
+export const WHOLE = { least: 1, steps: tens(1) };
+export const SECONDS = {
+  least: 0.1,
+  steps: [...tens(0.01).filter((one) => one < 10), 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, ...tens(86400)],
+};
+
+function tens(first) {
+  return Array.from({ length: 10 }, (_, n) => [1, 2, 5].map((one) => one * first * 10 ** n)).flat();
+}
+
 /** A chart of `lines` (`{name, colour, dash, points}`, colours being custom properties of the style sheet) over minutes,
- * written by `written`. */
+ * written by `written`; `scale` is WHOLE or SECONDS. */
 export class Chart {
-  constructor(title, lines, written) {
+  constructor(title, lines, written, scale) {
+    this.scale = scale;
     this.title = title;
     this.lines = lines;
     this.written = written;
@@ -105,9 +117,9 @@ export class Chart {
             ...axis,
             values: (_, ticks) => ticks.map((at) => new Date(1000 * at).toLocaleTimeString("sv").slice(0, 5)),
           },
-          { ...axis, size: room, values: (_, ticks) => ticks.map((value) => this.written(value)) },
+          { ...axis, size: room, incrs: this.scale.steps, values: (_, ticks) => ticks.map((value) => this.written(value)) },
         ],
-        scales: { y: { range: (_, least, most) => [0, Math.max(1, most * 1.1)] } },
+        scales: { y: { range: (_, least, most) => [0, Math.max(this.scale.least, (most ?? 0) * 1.1)] } },
         cursor: { y: false },
         legend: { markers: { width: 0 } },
         hooks: { ready: [(plot) => this.legend(plot)] },

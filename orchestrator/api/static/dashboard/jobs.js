@@ -22,6 +22,7 @@ const ORDERS = [
 ];
 const FIELDS = ["search", "user", "service", "status", "tag", "since", "until", "order"];
 const WRITTEN = ["search", "user", "service", "tag"];
+const SORTED = ["Job", "Submitted"]; // columns by which the list can be in order: numbers grow with time
 const TIMES = ["since", "until"]; // in the address as the API takes them, in the form in local time
 
 export function jobsPage(given) {
@@ -119,6 +120,17 @@ export function jobsPage(given) {
   order.value = filter.order;
   for (const box of boxes) box.checked = filter.status.split(",").includes(box.value);
 
+  const headings = [...jobs.element.querySelectorAll("th[scope=col]")].filter(({ textContent }) =>
+    SORTED.includes(textContent),
+  );
+  for (const heading of headings) {
+    heading.replaceChildren(h("button", { type: "button", class: "sort" }, heading.textContent));
+    heading.firstChild.addEventListener("click", () => {
+      order.value = order.value === "oldest" ? "" : "oldest";
+      narrowed();
+    });
+  }
+
   const form = h(
     "form",
     { class: "filters", role: "search", "aria-label": "Jobs" },
@@ -138,6 +150,8 @@ export function jobsPage(given) {
     const names = filter.status === "" ? [] : filter.status.split(",");
     chosen.textContent = `Status: ${names.length === 0 ? "any" : names.length < 3 ? names.join(", ") : `${names.length} of them`}`;
     jobs.oldestFirst = filter.order === "oldest";
+    for (const heading of headings)
+      heading.setAttribute("aria-sort", jobs.oldestFirst ? "ascending" : "descending");
   }
   show();
 

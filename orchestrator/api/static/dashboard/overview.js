@@ -6,9 +6,11 @@ import { count, duration, foreign } from "./format.js";
 import { UNDER_WAY } from "./status.js";
 import { link } from "./router.js";
 import { queue } from "./services.js";
-import { Chart, minutes } from "./charts.js";
+import { Chart, minutes, WHOLE, SECONDS } from "./charts.js";
 
-const MOST_USERS = 8;
+const USERS = 20; // at first; each click shows as many again as the list can
+const MORE_USERS = 100;
+const MOST_USERS = 500; // that one answer has
 // Troubles of several nodes.
 const ON_NODES = new Set(["suspect", "lost", "set_aside", "drained"]);
 
@@ -16,6 +18,8 @@ export function overviewPage() {
   const numbers = h("ul", { class: "numbers", "aria-label": "Now" });
   const wrong = h("div");
   const waiting = h("div");
+  const others = h("button", { type: "button", hidden: true }, `Show ${MORE_USERS} more`);
+  let users = USERS;
   const through = new Chart(
     "Jobs per minute, last hour",
     [
@@ -25,17 +29,19 @@ export function overviewPage() {
       { name: "killed", colour: "--line-4", dash: [2, 3] },
     ],
     (value) => (value === null || value === undefined ? NOTHING : count(Math.round(value))),
+    WHOLE,
   );
   const wait = new Chart(
     "Wait until begun, last hour",
     [
       { name: "mean", colour: "--line-1", points: true },
-      { name: "longest", colour: "--line-3", dash: [6, 3], points: true },
+      { name: "longest", colour: "--line-4", dash: [6, 3], points: true },
     ],
     (value) => (value === null || value === undefined ? NOTHING : duration(value)),
+    SECONDS,
   );
 
-  return {
+  const page = {
     title: "Overview",
     view: h(
       "section",
@@ -46,14 +52,15 @@ export function overviewPage() {
       h("div", { class: "charts" }, through.element, wait.element),
       h("h2", null, "Queue"),
       waiting,
+      h("p", { class: "more" }, others),
     ),
     every: 15_000,
     async refresh() {
-      const [wrongs, services, nodes, users, activity] = await Promise.all([
+      const [wrongs, services, nodes, holders, activity] = await Promise.all([
         get("v1/troubles"),
         get("v1/services"),
         get("v1/nodes"),
-        get("v1/queue", { limit: MOST_USERS }),
+        queued(users),
         get("v1/activity"),
       ]);
       morph(
@@ -61,7 +68,8 @@ export function overviewPage() {
         h("ul", { class: "numbers", "aria-label": "Now" }, now(services.items, nodes.items, activity.items)),
       );
       morphChildren(wrong, troubles(wrongs.items));
-      morphChildren(waiting, [queue(users.items, null)]);
+      morphChildren(waiting, [queue(holders.items, null)]);
+      others.hidden = holders.next === null;
       chart(activity);
     },
     close() {
@@ -69,14 +77,33 @@ export function overviewPage() {
       wait.close();
     },
   };
+  others.addEventListener("click", () => {
+    users += MORE_USERS;
+    page.again();
+  });
+  return page;
 
   function chart({ since, items }) {
     const by = minutes(since, items);
     const times = [...by.keys()];
     const sums = (name) => times.map((at) => by.get(at).reduce((sum, one) => sum + one[name], 0));
-    through.show(times, ["submitted", "completed", "failed", "killed"].map(sums));
+    // A line of nothing but noughts is no news: it is left out, so that a failure is seen when there is one.
+    const found = ["submitted", "completed", "failed", "killed"].map(sums);
+    through.show(times, found.map((line, n) => (n < 2 || line.some((one) => one > 0) ? line : line.map(() => null))));
     wait.show(times, [times.map((at) => mean(by.get(at))), times.map((at) => longest(by.get(at)))]);
   }
+}
+
+/** The first `most` of those who fill the queue, and whether there are more. */
+async function queued(most) {
+  const items = [];
+  let cursor = null;
+  do {
+    const page = await get("v1/queue", { limit: Math.min(MOST_USERS, most - items.length), cursor });
+    items.push(...page.items);
+    cursor = page.next;
+  } while (cursor !== null && items.length < most);
+  return { items, next: cursor };
 }
 
 function mean(items) {

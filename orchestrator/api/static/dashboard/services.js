@@ -22,7 +22,7 @@ export function servicesPage() {
       const queues = await Promise.all(
         items.map((one) => getIfAllowed("v1/queue", { service: one.name, limit: MOST_USERS })),
       );
-      const shown = items.map((one, n) => service(one, queues[n]?.items));
+      const shown = items.map((one, n) => service(one, queues[n]));
       morphChildren(list, shown.length > 0 ? shown : [h("p", null, "No service is configured.")]);
     },
   };
@@ -72,7 +72,8 @@ function service(one, users) {
         ),
       ),
     ),
-    users && queue(users, one.name),
+    users && queue(users.items, one.name),
+    users?.next && h("p", null, `These are the first ${MOST_USERS}; `, h("a", { href: link([]) }, "the overview"), " has all."),
   );
 }
 

@@ -244,15 +244,19 @@ async def test_it_is_told_who_fills_the_queue_and_what_each_minute_brought(serve
     assert (await get(server, "/v1/queue?service=example&limit=1"))["items"] == [
         who | {"queued": 1, "under_way": 1}
     ]
+    await server.post('name="f"; filename="a"|x', user="2")
+    page = await get(server, "/v1/queue?limit=1")
+    rest = await get(server, f"/v1/queue?limit=1&cursor={page['next']}")
+    assert [one["user_id"] for one in (*page["items"], *rest["items"])] == [1, 2] and rest["next"] is None
     on_node = (await get(server, "/v1/jobs?node=node-a"))["items"]
     assert [item["id"] for item in on_node] == [first.id]
     found = (await get(server, f"/v1/jobs?search={second.id}"))["items"]
     assert found[0]["id"] == second.id
     body = await get(server, "/v1/activity")
-    assert sum(item["submitted"] for item in body["items"]) == 2
+    assert sum(item["submitted"] for item in body["items"]) == 3
     (begun,) = (item for item in body["items"] if item["begun"])
     assert (begun["begun"], begun["mean_wait_seconds"], begun["longest_wait_seconds"]) == (1, 6.0, 6.0)
     server.clock.time += 7200.0
     assert (await get(server, "/v1/activity"))["items"] == []
-    for bad in ("queue?limit=0", "queue?user=1", "activity?since=soon", "jobs?search=%00"):
+    for bad in ("queue?limit=0", "queue?user=1", "queue?cursor=x", "activity?since=soon", "jobs?search=%00"):
         assert (await server.client.get(f"/v1/{bad}")).status_code == 400
