@@ -23,12 +23,20 @@ Ts = TypeVarTuple("Ts")
 class _Call:
     """One that waits for its turn in a thread, and the task that waits for it."""
 
-    __slots__ = ("arguments", "task", "threads", "token", "work")
+    __slots__ = ("arguments", "claim", "task", "threads", "token", "work")
 
     def __init__(self, threads: KeptThreads, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         self.threads, self.work, self.arguments = threads, work, arguments
         self.task = trio.lowlevel.current_task()
         self.token = trio.lowlevel.current_trio_token()
+        self.claim = threading.Lock()
+        """Who has it decides: the thread that begins, or the task that is cancelled before."""
+
+    def give_up(self, _: object) -> trio.lowlevel.Abort:
+        if not self.claim.acquire(blocking=False):
+            return trio.lowlevel.Abort.FAILED
+        self.threads.under_way -= 1
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def land(self, answer: outcome.Outcome[Any]) -> None:
         self.threads.under_way -= 1
@@ -56,9 +64,9 @@ class KeptThreads:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.under_way >= self._threads and self._threads < self._most:
             self._begin()
-        self._calls.put(_Call(self, work, arguments))
+        self._calls.put(call := _Call(self, work, arguments))
         self.under_way += 1
-        answer: T = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        answer: T = await trio.lowlevel.wait_task_rescheduled(call.give_up)
         return answer
 
     def _begin(self) -> None:
@@ -75,6 +83,8 @@ class KeptThreads:
 
 def _serve(calls: _Calls) -> None:
     while (call := calls.get()) is not None:
+        if not call.claim.acquire(blocking=False):
+            continue
         answer = outcome.capture(call.work, *call.arguments)
         with suppress(trio.RunFinishedError):
             call.token.run_sync_soon(call.land, answer)

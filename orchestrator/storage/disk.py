@@ -20,6 +20,7 @@ import trio
 
 from actors.kernel.complaint import Complaint
 from actors.ports.storage import StorageError
+from actors.process.kept_threads import KeptThreads
 from actors.store import durable
 from actors.store.durable import is_full, is_passing
 
@@ -81,7 +82,7 @@ class Disk:
     def __init__(self, root: Path, trace: Trace | None = None) -> None:
         self.root = root
         self._trace = trace
-        self._limiter = trio.CapacityLimiter(THREADS)
+        self._threads = KeptThreads("storage", THREADS)
         self._undeleted: set[Path] = set()
         self._some_undeleted = trio.Event()
         self._complaint = Complaint(log)
@@ -89,7 +90,7 @@ class Disk:
     async def thread(self, work: Callable[[], T], *, what: str) -> T:
         """Run `work` in a thread. Raises StorageError that begins with `what`."""
         with _speaking_of(what):
-            return await trio.to_thread.run_sync(work, limiter=self._limiter)
+            return await self._threads.run(work)
 
     def create(self, path: Path) -> int:
         return durable.create(path, 0o644)

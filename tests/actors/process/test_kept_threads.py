@@ -13,6 +13,11 @@ import trio
 from actors.process.kept_threads import KeptThreads
 
 
+async def _cancel_when_all_wait(scope: trio.CancelScope) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    scope.cancel()
+
+
 async def test_calls_have_their_answers_and_their_errors_and_one_thread_after_the_other() -> None:
     threads = KeptThreads("some", 3)
     seen = {await threads.run(threading.get_ident) for _ in range(20)}
@@ -58,22 +63,38 @@ async def test_one_thread_takes_calls_in_their_order() -> None:
 
 
 async def test_a_call_is_not_begun_when_cancelled_and_ends_once_begun() -> None:
-    threads, gate, done = KeptThreads("one", 1), SimpleQueue[None](), list[str]()
+    threads, done = KeptThreads("one", 1), list[str]()
+    begun, gate = SimpleQueue[None](), SimpleQueue[None]()
     with trio.CancelScope() as scope:
         scope.cancel()
         await threads.run(done.append, "never")
     assert scope.cancelled_caught and done == []
 
     def work() -> None:
+        begun.put(None)
         gate.get()
         done.append("all of it")
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(threads.run, work)
-        await trio.testing.wait_all_tasks_blocked()
+        await trio.to_thread.run_sync(begun.get)
         nursery.cancel_scope.cancel()
         gate.put(None)
     assert done == ["all of it"]
+
+
+async def test_a_call_is_taken_back_while_it_waits_for_a_thread() -> None:
+    threads, gate, done = KeptThreads("one", 1), SimpleQueue[None](), list[str]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(threads.run, gate.get)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.CancelScope() as scope:
+            nursery.start_soon(_cancel_when_all_wait, scope)
+            await threads.run(done.append, "never")
+        assert scope.cancelled_caught and threads.under_way == 1
+        gate.put(None)
+        await threads.run(done.append, "the next")
+    assert done == ["the next"] and threads.under_way == 0
 
 
 async def test_without_a_thread_to_be_had_it_says_so_unless_there_is_one(
