@@ -14,8 +14,10 @@ from collections.abc import Iterable, Sequence
 _SHARED_MEMORY = b"/dev/shm"
 TEMPORARY = (b"/tmp", b"/var/tmp")
 """What a script has of its own, and nobody's else."""
-_ONLY_TO_READ = ("sys", "fs", "irq", "bus", "acpi", "scsi")
-_NOT_THERE = (
+DEVICES = (b"/dev/null", b"/dev/zero", b"/dev/full", b"/dev/random", b"/dev/urandom", b"/dev/tty")
+"""What a script has of the machine's. Where it is root they are its own, as far as the kernel can tell."""
+_ONLY_TO_READ = ("1", "sys", "fs", "irq", "bus", "acpi", "scsi")
+OF_ROOT_ALONE = (
     "sysrq-trigger",
     "kcore",
     "keys",
@@ -24,10 +26,12 @@ _NOT_THERE = (
     "kpageflags",
     "slabinfo",
     "timer_list",
+    "vmallocinfo",
+    "pagetypeinfo",
 )
 """Of `/proc`, where scripts have no uid of their own: what is root's there root writes and reads without a
-capability, also in a user namespace. By a setting such as `core_pattern` a script would be out. Others may
-not, and each mount costs a job 0.1 ms."""
+capability, also in a user namespace. By a setting such as `core_pattern` a script would be out; `1` is its
+shepherd, and that of jobs to come. Others may not, and each mount costs a job 0.1 ms."""
 
 
 def show_machine(
@@ -54,7 +58,7 @@ def show_machine(
     if not own_uid:
         for name in _ONLY_TO_READ:
             command += ["--ro-bind-try", f"/proc/{name}", f"/proc/{name}"]
-        for name in _NOT_THERE:
+        for name in OF_ROOT_ALONE:
             if os.path.exists(f"/proc/{name}"):
                 command += ["--ro-bind", "/dev/null", f"/proc/{name}"]
     for path in kernel:

@@ -42,7 +42,7 @@ class LandlockTier:
         for network in (False, True) if supports(machine) else ():
             for sockets in (False, True):
                 domains = {*(ON_THE_NETWORK if network else ()), *((socket.AF_UNIX,) if sockets else ())}
-                program = make_filter(machine, domains, owners=own_uid, truncation=abi >= 3)
+                program = make_filter(machine, domains, owners=own_uid, limits=own_uid, truncation=abi >= 3)
                 self._filters[network, sockets] = Filter(machine, program)
 
     def prepare(

@@ -118,6 +118,8 @@ _OPEN = (2, 5, None)
 _OPENAT = (257, 295, 56)
 _CLONE = (56, 120, 220)
 _SOCKET = (41, 359, 198)
+_SOCKETPAIR = (53, 360, 199)
+_FCNTL = ((72,), (55, 221), (25,))
 _IOCTL = (16, 54, 29)
 _PERSONALITY = (135, 136, 92)
 _PRLIMIT = (302, 340, 261)
@@ -126,6 +128,15 @@ _CLONE_NEW = 0x7E020000
 """All `CLONE_NEW…` that `clone` has: of mounts, cgroups, hosts' names, IPC, users, pids, networks."""
 _IOCTLS = (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX: to type for whoever sits at the terminal."""
+_IOCTLS_OF_OWNERS = (0x40086602, 0x40046602, 0x401C5820, 0x40087602, 0x40047602, 0x40806685)
+"""FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR, FS_IOC_SETVERSION and FS_IOC_ENABLE_VERITY, the first and the third
+also as 32-bit programs say them: an owner needs no right to write for these."""
+_LEASES = (1024, 1040)
+"""F_SETLEASE and F_SETDELEG: whoever opens the file then waits, for up to 45 s."""
+_CONNECTED = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+"""Pairs of these reach nobody but each other. One of datagrams sends to every socket that has a name."""
+_KIND = 0xF
+"""Of the second argument of `socketpair`, without its flags."""
 _PERSONALITIES = (0, 0x0008, 0x20000, 0x20008, 0x40000, 0xFFFFFFFF)
 """What `uname` calls the machine (32 bits, 2.6), addresses that stay the same (`setarch -R`), and to ask."""
 
@@ -198,20 +209,30 @@ def _choose(bodies: list[tuple[int, bytes]]) -> bytes:
     return far + below + above
 
 
+def _pairs(domains: frozenset[int]) -> bytes:
+    kinds = _PASS
+    if socket.AF_UNIX not in domains:
+        kinds = _one_of(_CONNECTED, 1, _PASS, _fail(errno.ESOCKTNOSUPPORT), _KIND)
+    return _one_of((socket.AF_UNIX,), 0, kinds, _fail(errno.EAFNOSUPPORT))
+
+
 def _for_architecture(
-    column: int, domains: frozenset[int], containers: bool, owners: bool, truncation: bool
+    column: int, domains: frozenset[int], *, containers: bool, owners: bool, limits: bool, truncation: bool
 ) -> bytes:
     refused = _NEVER | ({} if containers else _OF_CONTAINERS) | ({} if owners else _OF_OWNERS)
     refused |= {} if truncation else _OF_TRUNCATION
     numbered = ((numbers[column], _fail(error)) for error, *numbers in refused.values())
     bodies = {number: body for number, body in numbered if number is not None}
     bodies[_SOCKET[column]] = _one_of(domains, 0, _PASS, _fail(errno.EAFNOSUPPORT))
-    bodies[_IOCTL[column]] = _one_of(_IOCTLS, 1, _fail(errno.EPERM), _PASS)
+    bodies[_SOCKETPAIR[column]] = _pairs(domains)
+    ioctls = _IOCTLS if owners else (*_IOCTLS, *_IOCTLS_OF_OWNERS)
+    bodies[_IOCTL[column]] = _one_of(ioctls, 1, _fail(errno.EPERM), _PASS)
+    bodies |= dict.fromkeys(_FCNTL[column], _one_of(_LEASES, 1, _fail(errno.EPERM), _PASS))
     bodies[_PERSONALITY[column]] = _one_of(_PERSONALITIES, 0, _PASS, _fail(errno.EPERM))
     if not containers:
         any_new = _instruction(_ANY_BIT, _CLONE_NEW, 0, 1)
         bodies[_CLONE[column]] = _load_argument(0) + any_new + _fail(errno.EPERM) + _PASS
-    if not owners:
+    if not limits:
         # Limits of any process of the same user, which it would end by; those of a process itself go by 0.
         bodies[_PRLIMIT[column]] = _one_of((0,), 0, _PASS, _fail(errno.EPERM))
     if not truncation:
@@ -242,18 +263,26 @@ def make_filter(
     *,
     containers: bool = False,
     owners: bool = False,
+    limits: bool = False,
     truncation: bool = True,
 ) -> bytes:
     """A program for this machine. Raises `KeyError` for one that it does not support.
 
-    `domains`: those of the sockets that may be made; pairs of sockets always may. `containers`: namespaces
-    and mounts may be made. `owners`: owners and extended attributes of files may be changed, and limits of
-    other processes: something else says of which. `truncation`: something else says which files may be
-    truncated.
+    `domains`: those of the sockets that may be made; connected pairs of sockets always may. `containers`:
+    namespaces and mounts may be made. `owners`: owners, attributes and flags of files may be changed, and
+    `limits`: limits of other processes: something else says of which. `truncation`: something else says
+    which files may be truncated.
     """
     parts = [_instruction(_LOAD, _ARCHITECTURE)]
     for name, column in _ARCHITECTURES[machine]:
-        body = _for_architecture(column, frozenset(domains), containers, owners, truncation)
+        body = _for_architecture(
+            column,
+            frozenset(domains),
+            containers=containers,
+            owners=owners,
+            limits=limits,
+            truncation=truncation,
+        )
         # The body is too long for a comparison to jump over.
         parts.append(_instruction(_EQUAL, name, 1, 0) + _instruction(_JUMP, len(body) // 8) + body)
     parts.append(_instruction(_RETURN, _KILL))

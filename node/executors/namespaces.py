@@ -35,6 +35,7 @@ _SET_IDS = {
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
 _MS_RDONLY, _MS_REMOUNT = 1, 32
 _MS_BIND, _MS_REC, _MS_SLAVE = 0x1000, 0x4000, 0x80000
+_SI_USER = 0
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
@@ -119,9 +120,24 @@ def have_own_shared_memory(size: int) -> None:
 
 def hide(file: bytes) -> None:
     """Cover a file for all of this mount namespace, where it can neither be removed nor renamed then."""
-    _mount(b"/dev/null", file, None, _MS_BIND)
     # Else the modes of the machine's own could be changed through it.
+    _mount_to_read(b"/dev/null", file)
+
+
+def _mount_to_read(source: bytes, file: bytes) -> None:
+    _mount(source, file, None, _MS_BIND)
     _mount(b"none", file, None, _MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NOEXEC)
+
+
+def keep_modes(devices: Iterable[bytes]) -> None:
+    """Nobody in this mount namespace changes modes or times of these devices, as far as they are there; they
+    are read and written as ever. Nor through standard input, which is `/dev/null` from here on."""
+    for device in devices:
+        with contextlib.suppress(FileNotFoundError):
+            _mount_to_read(device, device)
+    descriptor = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(descriptor, 0)
+    os.close(descriptor)
 
 
 def stage(paths: Iterable[bytes]) -> dict[bytes, bytes]:
@@ -202,15 +218,16 @@ class SignalSet:
         return _check(_signalfd(-1, self._mask, os.O_NONBLOCK | os.O_CLOEXEC), "signalfd")
 
 
-def read_signal(descriptor: int) -> tuple[int, int] | None:
-    """The number and the sender of a pending signal; None if there is none. The sender is 0 if it is outside
-    of this PID namespace."""
+def read_signal(descriptor: int) -> tuple[int, bool] | None:
+    """The number of a pending signal, and whether somebody has sent it who is outside of this PID namespace;
+    None if there is none."""
     try:
         info = os.read(descriptor, 128)
     except BlockingIOError:
         return None
-    number, _, _, sender = struct.unpack_from("IiiI", info)
-    return number, sender
+    number, _, how, sender = struct.unpack_from("IiiI", info)
+    # In a signal that is no plain one the sender is what who sends it says.
+    return number, how == _SI_USER and sender == 0
 
 
 def works(isolation: str) -> bool:

@@ -208,7 +208,10 @@ class Bubblewrap:
         machine = os.uname().machine
         domains = {*ON_THE_NETWORK, socket.AF_UNIX}
         self.filters = {
-            containers: [make_filter(machine, domains, containers=containers, owners=True)]
+            # Its shepherd is in sight, and that of jobs to come. Other files than its own are read-only.
+            containers: [
+                make_filter(machine, domains, containers=containers, owners=True, limits=facts.own_uid)
+            ]
             if supports(machine)
             else []
             for containers in (False, True)

@@ -36,7 +36,8 @@ import time
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from actors.process import procfs
-from node.confinement.tier_facts import TierFacts
+from node.confinement.bubblewrap import DEVICES, OF_ROOT_ALONE
+from node.confinement.tier_facts import BASH, TierFacts
 from node.executors import control_groups, mark_files, namespaces
 from node.executors.exec_script import REQUEST, Request, StartError
 from node.executors.limit_watch import LimitWatch, make_group
@@ -77,6 +78,8 @@ class Host:
             self.may_close = not any(line.split()[2] == b"proc" and b"hidepid=" in line for line in mounts)
         safe = self.namespaced and self.may_close and namespaces.can_become()
         self.tier = make_tier(facts, namespaced=self.namespaced, threads=safe)
+        self.scripts_are_root = self.uid == 0 and not facts.own_uid and facts.tier != BASH
+        """And kept from what is root's alone."""
 
 
 class Shepherd:
@@ -100,6 +103,11 @@ class Shepherd:
         else:
             self.identity["shared"] = "1"
             namespaces.mount_own_proc()
+            if host.scripts_are_root:
+                namespaces.keep_modes(DEVICES)
+                for name in OF_ROOT_ALONE:
+                    with contextlib.suppress(FileNotFoundError):
+                        namespaces.hide(f"/proc/{name}".encode())
             self._mounts = namespaces.Mounts()
         if host.may_close:
             namespaces.close_to_others()
@@ -271,10 +279,10 @@ class Watch:
                 look = watch.due()
             due = min((each for each in (deadline, look) if each is not None), default=None)
             self._carry(awaited, None if due is None else max(0.0, due - now))
-            number, sender = namespaces.read_signal(signals) or (signal.SIGCHLD, 0)
+            number, outside = namespaces.read_signal(signals) or (signal.SIGCHLD, False)
             if number == signal.SIGCHLD:
                 continue
-            if self._host.namespaced and sender != 0:
+            if self._host.namespaced and not outside:
                 continue  # From inside the namespace: the script does not command its shepherd.
             # Whoever asked may not live to say so; the next node would take it for the script's own end.
             tree.reap()
@@ -292,7 +300,7 @@ class Watch:
         if self._group is not None:
             self._group.remove()
         if not asked and not exceeded and tree.status is not None and mark_files.was_killed(tree.status):
-            asked = _is_told_to_end(signals)
+            asked = _is_told_to_end(signals, self._host.namespaced)
         return ended, duration, asked, exceeded
 
     def _carry(self, awaited: select.poll, timeout: float | None) -> None:
@@ -322,15 +330,16 @@ class Watch:
             return self._request.grace
 
 
-def _is_told_to_end(signals: int) -> bool:
-    """Whether this shepherd is, while it holds an end back. Nothing lives that is inside of its namespace."""
+def _is_told_to_end(signals: int, namespaced: bool) -> bool:
+    """Whether this shepherd is, while it holds an end back. Nothing lives that is inside of its namespace;
+    what was sent from there may still be pending."""
     until = time.monotonic() + mark_files.HOLD
     awaited = select.poll()
     awaited.register(signals, select.POLLIN)
     while (left := until - time.monotonic()) > 0:
         awaited.poll(1000 * left)
-        number, _ = namespaces.read_signal(signals) or (signal.SIGCHLD, 0)
-        if number != signal.SIGCHLD:
+        number, outside = namespaces.read_signal(signals) or (signal.SIGCHLD, False)
+        if number != signal.SIGCHLD and (outside or not namespaced):
             return True
     return False
 

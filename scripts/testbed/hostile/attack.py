@@ -14,9 +14,11 @@ import fcntl
 import json
 import mmap
 import os
+import resource
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -205,6 +207,12 @@ def reach_by_signal(number: int) -> None:
     os.kill(number, signal.SIGUSR1)
 
 
+def limit_watcher(_: Any) -> None:
+    """By the limit that it has: who can do so can lower it, for it and for jobs that come to it later."""
+    watcher, limit = os.getppid(), resource.RLIMIT_NOFILE
+    resource.prlimit(watcher, limit, resource.prlimit(watcher, limit))
+
+
 def lower_priority(number: int) -> None:
     os.setpriority(os.PRIO_PROCESS, number, 19)
 
@@ -255,6 +263,13 @@ def connect_unix(path: str) -> None:
         made.sendall(b"hostile")
 
 
+def send_datagram(path: str) -> None:
+    """By one of a pair, which can always be made: it sends to others, too, if it is for datagrams."""
+    for made in socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM):
+        with made:
+            made.sendto(b"hostile", path)
+
+
 def listen(port: int) -> None:
     """Until somebody comes, who is told that it is this one."""
     with socket.create_server(("127.0.0.1", port)) as server:
@@ -303,6 +318,21 @@ def use_io_uring(_: Any) -> None:
 def measure_kernel(_: Any) -> None:
     attributes = (ctypes.c_uint32 * 32)(1, 128)  # a software counter, of the whole machine
     os.close(kernel_call("perf_event_open", attributes, -1, 0, -1, 0))
+
+
+def read_kernel_places(_: Any) -> None:
+    """What only root may read in `/proc`."""
+    if not Path("/proc/vmallocinfo").read_bytes():
+        refuse("there is nothing in it")
+
+
+def change_device(_: Any) -> None:
+    """To the mode that it has: who can do so can close it to everybody."""
+    for what in ("/dev/null", 0):
+        with suppress(PermissionError):
+            os.chmod(what, stat.S_IMODE(os.stat(what).st_mode))
+            return
+    refuse("it is not its own")
 
 
 def make_device(_: Any) -> None:
@@ -535,6 +565,7 @@ ATTACKS: dict[str, Callable[[Any], object]] = {
     "kill-watcher": kill_watcher,
     "signal-node": lambda it: os.kill(it["node"], 0),
     "signal-other": lambda it: reach_by_signal(it["victim"]),
+    "limit-watcher": limit_watcher,
     "priority": lambda it: lower_priority(it["victim"]),
     "daemon": leave_daemon,
     "bomb": bomb,
@@ -543,6 +574,7 @@ ATTACKS: dict[str, Callable[[Any], object]] = {
     "metadata": lambda it: connect(it["metadata_port"], it["metadata_host"]),
     "udp": lambda it: send_udp(it["udp_port"]),
     "docker": lambda it: connect_unix(it["docker_socket"]),
+    "datagram": lambda it: send_datagram(it["log_socket"]),
     "abstract": lambda it: connect_unix("\0" + it["abstract_socket"]),
     "listen": lambda it: listen(it["free_port"]),
     "vsock": use_vsock,
@@ -554,6 +586,8 @@ ATTACKS: dict[str, Callable[[Any], object]] = {
     "io-uring": use_io_uring,
     "perf": measure_kernel,
     "device": make_device,
+    "device-mode": change_device,
+    "kernel-places": read_kernel_places,
     "kernel-settings": change_kernel,
     "root": become_root,
     "terminal": lambda it: type_into_terminal(it["terminal"]),

@@ -332,6 +332,7 @@ _OUTSIDE: Final = frozenset(
         "metadata",
         "udp",
         "docker",
+        "datagram",
         "abstract",
         "listen",
         "setuid-left",

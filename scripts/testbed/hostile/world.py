@@ -232,6 +232,10 @@ def _listen(world: World, stack: ExitStack) -> None:
     docker.bind(path := str(world.directory / "docker.sock"))
     docker.listen()
     serve("docker", docker)
+    log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    log.bind(log_path := str(world.directory / "log.sock"))
+    os.chmod(log_path, 0o666)
+    serve("datagram", log)
     abstract = socket.socket(socket.AF_UNIX)
     abstract.bind(f"\0{world.word}")
     abstract.listen()
@@ -243,6 +247,7 @@ def _listen(world: World, stack: ExitStack) -> None:
         "metadata_port": port,
         "udp_port": datagrams.getsockname()[1],
         "docker_socket": path,
+        "log_socket": log_path,
         "abstract_socket": world.word,
         "free_port": free_port,
     }

@@ -94,6 +94,9 @@ def test_numbers_are_those_of_the_kernels_headers(place: int, header: str) -> No
     by_arguments |= {
         "prlimit64": seccomp._PRLIMIT,
         "ioctl": seccomp._IOCTL,
+        "socketpair": seccomp._SOCKETPAIR,
+        "fcntl": tuple(numbers[0] for numbers in seccomp._FCNTL),
+        "fcntl64": tuple(numbers[1] if len(numbers) > 1 else None for numbers in seccomp._FCNTL),
         "personality": seccomp._PERSONALITY,
         "openat": seccomp._OPENAT,
     }
@@ -181,6 +184,38 @@ def test_sockets_are_of_the_domains_that_are_named() -> None:
 
 
 @X86
+def test_pairs_of_sockets_reach_nobody_but_each_other() -> None:
+    """One of datagrams sends to every socket in the file system."""
+    number, stream, datagram, raw, sequence = seccomp._SOCKETPAIR[0], 1, 2, 3, 5
+    kinds = [stream, sequence, stream | socket.SOCK_CLOEXEC, datagram, raw, datagram | socket.SOCK_NONBLOCK]
+    calls = [(number, socket.AF_UNIX, kind, 0, 0) for kind in kinds]
+    refused, reached = errno.ESOCKTNOSUPPORT, errno.EFAULT
+    assert call({}, *calls) == [reached] * 3 + [refused] * 3
+    assert call({"domains": [socket.AF_UNIX]}, *calls) == [reached] * 6
+    others = [(number, domain, stream, 0, 0) for domain in (socket.AF_INET, 30, 38)]  # …, TIPC, ALG
+    assert call({"domains": [socket.AF_UNIX]}, *others) == [errno.EAFNOSUPPORT] * 3
+    narrow = [(seccomp._SOCKETPAIR[1], socket.AF_UNIX, kind) for kind in (stream, datagram)]
+    assert call({}, *narrow, bits="32") == [reached, refused]
+
+
+@X86
+def test_nobody_makes_others_wait_who_open_a_file() -> None:
+    descriptor, get_flags = 10**6, 3
+    for place, bits in ((0, ""), (1, "32")):
+        for number in seccomp._FCNTL[place]:
+            calls = [(number, descriptor, command) for command in (*seccomp._LEASES, get_flags)]
+            assert call({}, *calls, bits=bits) == [errno.EPERM, errno.EPERM, errno.EBADF]
+
+
+@X86
+def test_flags_of_files_are_changed_where_owners_may_be() -> None:
+    number, descriptor, read_flags = seccomp._IOCTL[0], 10**6, 0x80086601
+    calls = [(number, descriptor, request, 0) for request in (*seccomp._IOCTLS_OF_OWNERS, read_flags)]
+    assert call({}, *calls) == [errno.EPERM] * 6 + [errno.EBADF]
+    assert call({"owners": True}, *calls) == [errno.EBADF] * 7
+
+
+@X86
 def test_nobody_types_for_the_terminal_also_not_by_a_number_of_more_bits() -> None:
     number, descriptor = seccomp._IOCTL[0], 10**6
     tiocsti, tioclinux, tcgets = 0x5412, 0x541C, 0x5401
@@ -226,7 +261,8 @@ def test_limits_are_changed_of_nobody_else() -> None:
     """Where others of the same user are in reach."""
     calls = [(seccomp._PRLIMIT[0], pid, 7, 0, 0) for pid in (0, os.getpid(), 1 << 32)]
     assert call({}, *calls) == [0, errno.EPERM, 0]
-    assert call({"owners": True}, *calls) == [0, 0, 0]
+    assert call({"owners": True}, *calls) == [0, errno.EPERM, 0]
+    assert call({"limits": True}, *calls) == [0, 0, 0]
 
 
 @X86
@@ -279,8 +315,9 @@ def test_every_number_of_every_machine_is_decided_as_in_the_tables(
     names = {name for table, lines in TABLES.items() if not allowed.get(table) for name in lines}
     refused = {number: error for name, (error, number) in column(place).items() if name in names}
     socket_number = seccomp._SOCKET[place]
+    by_domain = (socket_number, seccomp._SOCKETPAIR[place])
     for number in range(600):
-        error = errno.EAFNOSUPPORT if number == socket_number else refused.get(number)
+        error = errno.EAFNOSUPPORT if number in by_domain else refused.get(number)
         expected = 0x7FFF0000 if error is None else 0x50000 | error
         assert interpret(program, architecture, number) == expected, number
     for domain in ON_THE_NETWORK:
