@@ -402,7 +402,9 @@ class ServicePool:
     def count_kept(self, service: str) -> int:
         """How many of the free slots of a service's nodes are kept for others."""
         claims = self._claims()
-        return KeptSlots(claims, self._free_slots({*claims, service})).count_kept(service) if claims else 0
+        if not claims:
+            return 0
+        return KeptSlots(claims, self._free_slots(self._users_among({*claims, service}))).count_kept(service)
 
     def any_node(self, service: str, requires: str = "") -> bool:
         """Whether such a node of `service` is ready, though its slots may be full."""
@@ -470,11 +472,12 @@ class ServicePool:
         claims = self._claims() if able else {}
         if not claims:
             return able, set()
-        kept = KeptSlots(claims, self._free_slots({*claims, service}))
+        users_of = self._users_among({*claims, service})
+        kept = KeptSlots(claims, self._free_slots(users_of))
         may: dict[Users, bool] = {}
         chosen, keepers = [], set[str]()
         for one in able:
-            users = self._users(one, {*claims, service})
+            users = users_of(one)
             if users not in may:
                 may[users] = kept.may_take(service, users)
             if may[users]:
@@ -488,17 +491,26 @@ class ServicePool:
         kept = ((name, limits.keep_slots) for name, limits in self._limits.items() if limits.keep_slots)
         return {name: slots - going for name, slots in kept if (going := self._going(name)) < slots}
 
-    def _free_slots(self, services: Collection[str]) -> Counter[Users]:
-        """How many there are on the nodes of these services, by those of them that may use them."""
-        found: Counter[Users] = Counter()
-        for node_id in {node_id for name in services for node_id in self._serving.get(name, ())}:
-            one = self._nodes[node_id]
-            if one.takes:
-                found[self._users(one, services)] += one.room
-        return found
+    def _users_among(self, services: Collection[str]) -> Callable[[_Node], Users]:
+        """Which of these services may use a node. Most nodes are alike."""
+        known: dict[tuple[tuple[str, ...], float | None], Users] = {}
 
-    def _users(self, one: _Node, services: Collection[str]) -> Users:
-        return frozenset(name for name in services if name in one.services and self._lasts(one, name))
+        def users_of(one: _Node) -> Users:
+            alike = one.services, one.beat.seconds_left
+            if alike not in known:
+                usable = (name for name in services if name in one.services and self._lasts(one, name))
+                known[alike] = frozenset(usable)
+            return known[alike]
+
+        return users_of
+
+    def _free_slots(self, users_of: Callable[[_Node], Users]) -> Counter[Users]:
+        """How many there are, by those who may use them."""
+        found: Counter[Users] = Counter()
+        for one in self._nodes.values():
+            if one.takes and (users := users_of(one)):
+                found[users] += one.room
+        return found
 
     def _lasts(self, one: _Node, service: str) -> bool:
         """Whether a node is there for as long as a job of this service may take."""

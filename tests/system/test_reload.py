@@ -55,3 +55,37 @@ async def test_a_quota_changes_and_a_service_goes_and_comes_under_running_jobs(h
             "services.example (gone), services.other (new)"
         ]
     assert await server.end(signal.SIGTERM) == 0
+
+
+SHARED = """
+[services.example]
+nodes = ["{node}"]
+[services.dock]
+nodes = ["{node}"]
+keep_slots = {kept}
+"""
+
+
+async def test_slots_are_kept_for_a_service_until_the_settings_say_otherwise(here: Place) -> None:
+    node = here.node("node", "--slots", "2")
+    server = here.server(config=SHARED.format(node=node.url, kept=2))
+    file = Path(here.directory / "server.toml")
+
+    def keep(slots: int) -> None:
+        file.write_text(SHARED.format(node=node.url, kept=slots))
+
+    async with portal(server.url) as user:
+        with gate(here.directory / "gate") as first:
+            ours = await user.upload(first.wait, service="dock")
+            await user.until(ours, "Running")
+            waiting = await user.upload("true")
+            job = await user.job(waiting)
+            assert (job["waiting_for"], job["status"]) == ("kept", "Queued")
+            assert job["message"] == "waits: the free slots are kept for dock; it goes next"
+            keep(1)  # which is the one that has a job
+            answer = await user.http.post("/v1/reload")
+            assert answer.json()["changed"] == ["services.dock.keep_slots"]
+            assert (await user.ended(waiting))["status"] == "Completed"
+            first.open()
+            assert (await user.ended(ours))["status"] == "Completed"
+    assert await server.end(signal.SIGTERM) == 0
