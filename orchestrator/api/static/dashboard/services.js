@@ -93,7 +93,7 @@ function underWay(one) {
       value: Math.min(jobs, one.max_runs),
       "aria-label": "Quota in use",
     }),
-    one.keep_slots > 0 && h("small", null, `${count(one.keep_slots)} slots are kept for it`),
+    one.keep_slots > 0 && h("small", null, `slots kept for it: ${count(one.keep_slots)}`),
   ];
 }
 
