@@ -114,8 +114,12 @@ def add_script(
     if not network:
         command.append(b"--unshare-net")
     if not containers:
-        # Root has them all in a namespace of its own, and they count for what root owns.
-        command += [b"--disable-userns", b"--cap-drop", b"ALL"]
+        command.append(b"--disable-userns")
+    # Root has them all in a namespace of its own, and they count for what root owns: it would take away what
+    # covers the machine's files. In namespaces that it makes itself it has them anew, and those covers stay.
+    command += [b"--cap-drop", b"ALL"]
+    if containers:
+        command += [b"--cap-add", b"CAP_SETFCAP"]  # Without it the kernel lets root make none of users.
     command += [b"--perms", b"1777", b"--size", b"%d" % shared_memory, b"--tmpfs", _SHARED_MEMORY]
     for path in devices:
         command += [b"--dev-bind", path, path]

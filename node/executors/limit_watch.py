@@ -195,8 +195,9 @@ def _ended_by_xfsz(status: int) -> bool:
 
 def disk_usage(directories: Iterable[bytes], above: int) -> Iterator[int]:
     """The bytes that the files in these directories of the one `above` take, as far as they have been looked
-    at: once for each file, `LEAST` at least. Holes take none; a file with several names counts once. What
-    lies deeper than can be followed is as good as endless."""
+    at: once for each file, `LEAST` at least. Holes take none; a file with several names counts once, and its
+    names by what the directory takes that has them. What lies deeper than can be followed is as good as
+    endless."""
     used = 0
     linked: set[tuple[int, int]] = set()
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -205,6 +206,10 @@ def disk_usage(directories: Iterable[bytes], above: int) -> Iterator[int]:
     waiting: list[bytes | None] = []
     try:
         for top in directories:
+            try:
+                used += os.stat(top, dir_fd=above, follow_symlinks=False).st_blocks * 512
+            except OSError:
+                continue  # it has none such
             waiting.append(top)
             while waiting:
                 path = waiting.pop()

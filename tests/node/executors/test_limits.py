@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import trio
 from actors.domain.limits import JobLimits
 from node.confinement.tier_settings import RANGES
 from node.executors.executor import ExecutorError, RunEnd, RunSpec
+from node.executors.limit_watch import LEAST, disk_usage
 from node.executors.shepherd_executor import ShepherdExecutor
 from tests.node.executors.conftest import ISOLATIONS
 
@@ -42,6 +44,21 @@ def limited(spec: RunSpec, **limits: Any) -> RunSpec:
     (spec.directory / "home").mkdir()
     environment = {**spec.environment, "HOME": str(spec.directory / "home")}
     return replace(spec, environment=environment, limits=JobLimits(**limits))
+
+
+def test_many_names_of_one_file_count_by_what_their_directory_takes(tmp_path: Path) -> None:
+    (work := tmp_path / "work").mkdir()
+    (work / "file").touch()
+    for number in range(4000):
+        (work / f"{number:0>200}").hardlink_to(work / "file")
+    taken = work.stat().st_blocks * 512
+    above = os.open(tmp_path, os.O_RDONLY)
+    try:
+        assert list(disk_usage([b"home", b"work"], above))[-1] == taken + LEAST
+    finally:
+        os.close(above)
+    if taken < 4000 * 200:
+        pytest.skip("this file system does not say what directories take")
 
 
 async def end_of(executor: ShepherdExecutor, spec: RunSpec) -> RunEnd:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
 import trio
 
 from node.confinement import bubblewrap
+from node.confinement.grants import NOTHING_GRANTED, Grants
 from node.confinement.landlock import find_abi
 from node.confinement.tier_settings import NO_UIDS
 from node.executors.executor import HOME, STDERR, STDOUT, RunEnd
@@ -70,8 +72,10 @@ print(json.dumps([reached, read("/dev/zero") == b"\0", os.read(0, 1) == b""]))
 )
 
 
-async def _run(payloads: Payloads, tier: Any, code: str) -> tuple[RunEnd, str]:
-    spec = payloads.make(f"exec {PYTHON} -I code.py")
+async def _run(
+    payloads: Payloads, tier: Any, code: str, grants: Grants = NOTHING_GRANTED
+) -> tuple[RunEnd, str]:
+    spec = replace(payloads.make(f"exec {PYTHON} -I code.py"), grants=grants)
     (spec.work / "code.py").write_text(code)
     (spec.directory / HOME).mkdir()
     executor = ShepherdExecutor(payloads.directory, "pidns", tier=tier, uids=NO_UIDS)
@@ -100,3 +104,22 @@ async def test_a_script_cannot_say_that_it_was_asked_to_end(payloads: Payloads, 
     # The same, still pending when nothing of it lives any more.
     end, _ = await _run(payloads, tier, f"{code}os.kill(os.getpid(), 9)")
     assert (end.signal, end.asked) == (9, False)
+
+
+UNCOVER: Final = """
+import ctypes, os, subprocess
+libc = ctypes.CDLL(None, use_errno=True)
+libc.umount2(b"/proc/sys", 2)
+libc.mount(b"none", b"/usr", None, 0x1020, None)
+TAKE = "umount -l /proc/sys; mount -o remount,bind,rw /usr; test -w /usr || test -w /proc/sys/kernel/sem"
+inside = subprocess.run(["unshare", "-Urm", "sh", "-c", f"echo made; {TAKE}"], capture_output=True, text=True)
+print(inside.stdout, inside.returncode, os.access("/usr", os.W_OK),
+      os.access("/proc/sys/kernel/sem", os.W_OK))
+"""
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bwrap")
+async def test_who_may_make_containers_uncovers_nothing_of_the_machine(payloads: Payloads) -> None:
+    """Neither as it is, nor as root of a namespace that it makes."""
+    _, said = await _run(payloads, "bubblewrap", UNCOVER, Grants(containers=True))
+    assert said.split() == ["made", "1", "False", "False"]
