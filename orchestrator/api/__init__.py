@@ -88,7 +88,7 @@ def create_app(services: ApiContext) -> App:
     app.register_blueprint(settings.blueprint(services))
     app.register_blueprint(scaling.blueprint(services))
     app.register_blueprint(swagger.blueprint(services.version, services.services))
-    app.register_blueprint(dashboard.blueprint())
+    app.register_blueprint(dashboard.blueprint(app.plain))
     return app
 
 

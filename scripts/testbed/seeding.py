@@ -76,7 +76,7 @@ async def _inserted(ledger: SqliteLedger, service: str, numbers: range, rng: ran
         for number in numbers:
             tags = (f"project:{rng.randrange(20)}",)
             details = JobDetails(name=rng.choice(NAMES), tags=tags)
-            new = NewJob(rng.randrange(USERS), service, f"seeded-{number}", 1 << 14, details=details)
+            new = NewJob(rng.randrange(USERS), service, f"{number:032x}", 1 << 14, details=details)
             nursery.start_soon(insert, new)
     return made
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -126,15 +126,19 @@ class PlainRoutes:
         self._posts: dict[bytes, _Route] = {}
 
     def get(
-        self, page: Blueprint, rule: str, *, takes_query: bool = False
+        self, page: Blueprint, rule: str, *, takes_query: bool = False, words: Collection[str] = ()
     ) -> Callable[[Handler], Callable[..., Awaitable[Response]]]:
         """Make a handler the route of `rule` in `page`, and a plain one. The rule may end in a variable, of
-        which numbers are plain; a query is plain only where the route takes one."""
+        which numbers are plain, or these `words` alone; a query is plain only where the route takes one."""
 
         def decorate(handler: Handler) -> Callable[..., Awaitable[Response]]:
             path, variable, _ = f"{page.url_prefix or ''}{rule}".partition("<")
-            routes = self._numbered if variable else self._whole
-            routes[path.encode()] = _Route(handler, takes_query, f"{page.url_prefix or ''}{rule}")
+            whole = f"{page.url_prefix or ''}{rule}"
+            for word in words:
+                self._whole[f"{path}{word}".encode()] = _Route(handler, takes_query, whole, word)
+            if not words:
+                routes = self._numbered if variable else self._whole
+                routes[path.encode()] = _Route(handler, takes_query, whole)
             view = _view(handler)
             page.get(rule)(view)
             return view
@@ -167,7 +171,8 @@ class PlainRoutes:
             return None
         posted = asked.method == b"POST"
         path, mark, query = asked.target.partition(b"?")
-        part, route = b"", (self._posts if posted else self._whole).get(path)
+        route = (self._posts if posted else self._whole).get(path)
+        part = b"" if route is None else route.part.encode()
         if route is None:
             if posted:
                 return None
@@ -234,6 +239,7 @@ class _Route:
     handler: Handler
     takes_query: bool
     rule: str
+    part: str = ""
 
 
 def _view(handler: Handler) -> Callable[..., Awaitable[Response]]:

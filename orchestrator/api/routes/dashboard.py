@@ -6,14 +6,16 @@ Its addresses are relative, so it works below whatever path a proxy puts it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final
 
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from actors.wire.http.app import Refusal
-from orchestrator.api.http.file_response import matches
+from actors.wire.http.plain_routes import Answer, Asked, PlainRoutes
+from orchestrator.api.http.file_response import SMALL, matches
 from orchestrator.api.openapi.describe import HTML, describe
 
 PAGE: Final = "index.html"
@@ -49,14 +51,16 @@ class _File:
     tag: str
 
 
-def blueprint() -> Blueprint:
+def blueprint(plain: PlainRoutes) -> Blueprint:
+    """A first visit asks for some thirty small files at once, so they are plain routes."""
     page = Blueprint("dashboard", __name__)
     found = _read_files()
+    small = {name for name, file in found.items() if name != PAGE and len(file.content) <= SMALL}
 
-    @page.get("/dashboard")
+    @plain.get(page, "/dashboard")
     @describe("Jobs, services and nodes to look at", answers={200: ("HTML", HTML), **_SAME}, tag="pages")
-    async def dashboard() -> Response:
-        return _respond(found[PAGE])
+    async def dashboard(asked: Asked) -> Answer:
+        return _respond(found[PAGE], asked)
 
     @page.get("/dashboard/")
     @describe(
@@ -66,15 +70,12 @@ def blueprint() -> Blueprint:
         # The page's addresses count from its own.
         return Response(b"", 308, {"Location": "../dashboard"})
 
-    @page.get("/dashboard/<name>")
+    @plain.get(page, "/dashboard/<name>", words=small)
     @describe("Its files", answers={200: "A file", **_SAME}, errors={404: "No such file"}, tag="pages")
-    async def dashboard_file(name: str) -> Response:
-        if name not in found or name == PAGE:
+    async def dashboard_file(asked: Asked) -> Answer:
+        if asked.part not in found or asked.part == PAGE:
             raise Refusal(404, "not_found", "there is no such file")
-        answer = _respond(found[name])
-        if name == MOLECULE:
-            answer.headers.update(_FRAMED)
-        return answer
+        return _respond(found[asked.part], asked, _FRAMED if asked.part == MOLECULE else {})
 
     return page
 
@@ -90,8 +91,8 @@ def _read_files() -> dict[str, _File]:
     return read
 
 
-def _respond(file: _File) -> Response:
-    headers = {**_HEADERS, "ETag": file.tag}
-    if matches(request.headers.get("If-None-Match"), file.tag):
-        return Response(b"", 304, headers, content_type=file.kind)
-    return Response(file.content, headers=headers, content_type=file.kind)
+def _respond(file: _File, asked: Asked, more: Mapping[str, str] = {}) -> Answer:
+    headers = {**_HEADERS, **more, "ETag": file.tag}
+    if matches(next(iter(asked.headers("If-None-Match")), None), file.tag):
+        return Answer(304, file.kind, b"", headers)
+    return Answer(200, file.kind, file.content, headers)

@@ -174,6 +174,10 @@ PLAIN: Final = [
     b"/v1/jobs/2?wait=0&wait=0",
     b"/v1/jobs/2?other=1",
     b"/v1/jobs/2?wait=",
+    b"/dashboard",
+    b"/dashboard/clock.js",
+    b"/dashboard/icon.svg",
+    b"/dashboard/molecule.html",
 ]
 OTHER: Final = [
     b"/download/4",
@@ -199,7 +203,11 @@ OTHER: Final = [
     b"http://localhost/health",
     b"*",
     b"/v1/jobs/2/history",
-    b"/dashboard",
+    b"/dashboard/",
+    b"/dashboard/none.js",
+    b"/dashboard/index.html",
+    b"/dashboard/3Dmol-min.js",
+    b"/dashboard/clock.js?x=1",
 ]
 
 
@@ -217,7 +225,7 @@ async def test_any_other_is_the_apps(both: Both) -> None:
         assert both.without_app == [], target
 
 
-HOT: Final = [b"/health", b"/download/1", b"/download/3", b"/v1/jobs/2"]
+HOT: Final = [b"/health", b"/download/1", b"/download/3", b"/v1/jobs/2", b"/dashboard/clock.js"]
 
 
 @pytest.mark.parametrize("target", HOT)
