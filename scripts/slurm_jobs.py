@@ -150,9 +150,10 @@ async def until(marks: Path, condition: Callable[[list[str]], bool]) -> None:
 
 
 async def measure(user: Portal, cluster: SlurmCluster, place: Path) -> None:
-    """What a job takes through us, beside `sbatch` alone until its script has made a file, one at a time. For
-    how long Slurm itself had them wait, up to a second, is in its log, and taken off."""
-    bare, ours = {}, {}
+    """What a job takes through us, beside `sbatch` alone until its script has made a file, and beside
+    `sbatch --wait`; one at a time, in turns. For how long Slurm itself had them wait, up to a second, is in
+    its log, and taken off."""
+    bare, waited, ours = {}, {}, {}
     for number in range(30):
         made = place / f"made-{number}"
         begun = time.monotonic()
@@ -162,12 +163,18 @@ async def measure(user: Portal, cluster: SlurmCluster, place: Path) -> None:
             await trio.sleep(0.005)
         bare[said.strip()] = time.monotonic() - begun
         begun = time.monotonic()
+        said = await trio.to_thread.run_sync(cluster.run, *submit, "--wait")
+        waited[said.strip()] = time.monotonic() - begun
+        begun = time.monotonic()
         row = await user.run("exit 0")
         ours[row["batch"]["id"]] = time.monotonic() - begun
     waits = read_waits(cluster)
-    medians = [statistics.median(took - waits[job] for job, took in jobs.items()) for jobs in (bare, ours)]
+    medians = [
+        statistics.median(took - waits[job] for job, took in jobs.items()) for jobs in (bare, waited, ours)
+    ]
     click.echo(
-        f"beside the wait in Slurm: sbatch alone {medians[0]:.3f} s, a job {medians[1]:.3f} s (medians)"
+        f"beside the wait in Slurm (medians): sbatch until its script has begun {medians[0]:.3f} s, "
+        f"sbatch --wait {medians[1]:.3f} s, a job {medians[2]:.3f} s"
     )
 
 

@@ -20,9 +20,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable
 
 from node.executors.log_pipes import LogPipe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # A batch job would import it for longer than all the rest.
+    from collections.abc import Iterable
 
 RUN = "run"
 END = "ended"

@@ -14,7 +14,6 @@ keep from these files: a script that sets out to can change what is told of itse
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
@@ -74,7 +73,7 @@ class _Job:
         self._kill_at = None  # type: float | None
 
     def run(self) -> int:
-        ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+        _inherit_orphans()
         draft = mark_files.Draft(mark_files.END, self._place)
         logs = []
         for name in ("stdout.log", "stderr.log"):
@@ -225,6 +224,20 @@ class _Job:
         while self._send(signal.SIGKILL):
             _reap(0)
             time.sleep(0.005)
+
+
+def _inherit_orphans() -> None:
+    """Become the parent of whatever the script leaves behind."""
+    try:
+        # What `ctypes` itself does: the rest of it takes long to import.
+        import _ctypes
+
+        prctl = _ctypes.dlsym(_ctypes.dlopen("", 0), "prctl")
+        _ctypes.call_function(prctl, (_SUBREAPER, 1, 0, 0, 0))
+    except (ImportError, AttributeError, OSError):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
 
 
 def _reap(script: int) -> int | None:

@@ -107,7 +107,8 @@ def test_what_runs_on_a_compute_node_is_written_for_an_old_python(module: Module
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_program_by_this_python_and_others(tmp_path: Path, python: Path | str) -> None:
     given = "\u00e4\udcff\U0001f600\n2"
-    what = spec(tmp_path, 'echo "$GIVEN"; sleep 600 & exit 7', {"GIVEN": given})
+    script = 'echo "$GIVEN"; (setsid sleep 600 & echo $! > ../orphan); exit 7'
+    what = spec(tmp_path, script, {"GIVEN": given})
     make_order(what, {})
     (what.directory / "program").write_text(make_program(str(python)))
     program = [python, "-IS", what.directory / "program", what.directory]
@@ -115,6 +116,8 @@ def test_the_program_by_this_python_and_others(tmp_path: Path, python: Path | st
     assert (what.directory / "stdout.log").read_bytes() == os.fsencode(given) + b"\n"
     marks = mark_files.unpack((what.directory / mark_files.END).read_bytes())
     assert marks is not None and marks["status"] == str(7 << 8)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((what.directory / "orphan").read_text()), 0)
     assert subprocess.run(program, check=False, capture_output=True).returncode == batch_program.NOT_RUN
 
 
