@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
+import math
+import struct
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -45,6 +49,13 @@ _QUICK: Final = (
     "for n in 1 2 3; do echo pose $n: $((RANDOM % 9000)) kJ/mol; done; echo done > poses.tsv; sleep 0.{n}"
 )
 _BAD: Final = "echo reading receptor.pdb; echo 'line 118: no such atom' >&2; exit 3"
+_DRAWN: Final = """
+printf 'pose\\tenergy\\n1\\t-9.1\\n2\\t-8.7\\n3\\t-8.2\\n' > poses.tsv
+echo 3 poses of 1,200 kept
+base64 -d > energies.png <<end
+{picture}
+end
+"""
 _LONG: Final = r"""
 mkdir -p models
 for n in $(seq 1 {long}); do
@@ -59,11 +70,15 @@ done
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Where it is, and the jobs to look at: one that runs, one that failed."""
+    """Where it is, and the jobs to look at, one in each state; a node that is drained."""
 
     url: str
     running: int
     failed: int
+    done: int
+    queued: int
+    cancelled: int
+    node: str
 
 
 @contextmanager
@@ -106,20 +121,39 @@ def _played(client: Client, url: str) -> Scene:
     failed = hand_in(_BAD, project="cathepsin")
     for number in (*quick, failed):
         client.wait(number)
+    drawn = _DRAWN.format(picture=base64.encodebytes(_drawn_picture()).decode())
+    done = hand_in(drawn, project="cathepsin")
+    client.wait(done)
     client.rerun(failed)
     long = _LONG.format(long=LONG)
     running = [hand_in(long, kind="long") for _ in range(14)]
-    for _ in range(9):
-        hand_in(long, "folding", kind="night")
+    waiting = [hand_in(long, "folding", kind="night") for _ in range(9)]
     client.cancel(running[0])
-    nodes = client.nodes()
-    client.drain(next(node.id for node in nodes if "docking" in node.services), "its disk is changed at noon")
+    node = next(node.id for node in client.nodes() if "docking" in node.services)
+    client.drain(node, "its disk is changed at noon")
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not any(
         job.status == "Running" for job in client.jobs(service="folding")
     ):
         time.sleep(0.2)
-    return Scene(url, running[3], failed)
+    return Scene(url, running[3], failed, done, waiting[-1], running[0], node)
+
+
+def _drawn_picture(width: int = 420, height: int = 240) -> bytes:
+    """A PNG as a script may have drawn it: a curve that falls and levels out."""
+
+    def dark(x: int, y: int) -> bool:
+        at = height * (0.9 - 0.75 * math.exp(-x / 90)) + 6 * math.sin(x / 7)
+        return abs(y - at) < 3 or x == 20 or y == height - 12
+
+    rows = b"".join(b"\0" + bytes(40 if dark(x, y) else 255 for x in range(width)) for y in range(height))
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def _end_the_rest(directory: Path) -> None:

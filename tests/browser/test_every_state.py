@@ -40,6 +40,8 @@ class Scene:
     nowhere: int
     """It waits for a label that no node has."""
     nodes: list[str]
+    names: list[str]
+    """How they are called."""
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +89,9 @@ def _played(server: Started, client: Client, wait: str) -> Scene:
                 break
     queued = hand_in(b"true", "barnase and barstar")
     nowhere = client.submit({"run.sh": b"true"}, service="example", user=8, requires="gpu=h100").id
-    nodes = [node.id for node in client.nodes()]
-    return Scene(server, failed, pictured, cancelled, quick[0], running[0], queued, nowhere, nodes)
+    nodes = client.nodes()
+    ids, names = [node.id for node in nodes], [node.name for node in nodes]
+    return Scene(server, failed, pictured, cancelled, quick[0], running[0], queued, nowhere, ids, names)
 
 
 @pytest.fixture
@@ -110,6 +113,10 @@ def states(scene: Scene) -> list[tuple[str, str, Callable[[Page], None] | None]]
         page.get_by_role("button", name="Submit").click()
         expect(page.get_by_role("alert").last).to_contain_text("There is nothing to run")
 
+    def drained(page: Page) -> None:
+        page.locator("[data-order=drain]").click()
+        expect(page.get_by_role("dialog")).to_contain_text(f"Drain node {scene.names[1]}?")
+
     def paused(page: Page) -> None:
         page.get_by_role("button", name="Pause").click()
         page.get_by_label("Reason").fill("the licence has ended")
@@ -120,7 +127,7 @@ def states(scene: Scene) -> list[tuple[str, str, Callable[[Page], None] | None]]
         ("/", "gpu=h100", lambda page: page.locator("main summary").first.click()),
         ("/jobs", "gpu=h100", lambda page: page.get_by_label("Select all that are shown").check()),
         ("/jobs?status=Killed,Cleaned", "Cleaned", lambda page: page.get_by_text("Status: K").click()),
-        ("/jobs?search=nothing+is+like+this", "No job is like this", None),
+        ("/jobs?search=nothing+is+like+this", "No job matches", None),
         (f"/jobs/{scene.queued}", "barnase and barstar", None),
         (f"/jobs/{scene.nowhere}", "gpu=h100", None),
         (f"/jobs/{scene.running}", "refining model 4", press("Cancel")),
@@ -130,7 +137,7 @@ def states(scene: Scene) -> list[tuple[str, str, Callable[[Page], None] | None]]
         (f"/jobs/{scene.cleaned}", "Cleaned", None),
         ("/submit", "Drop files", lambda page: page.get_by_text("Limits and place").click()),
         (f"/submit?from={scene.failed}", "receptor.pdb", refused),
-        ("/nodes", "its disk is changed", lambda page: page.locator("[data-order=drain]").click()),
+        ("/nodes", "its disk is changed", drained),
         (f"/nodes/{scene.nodes[0]}", "its disk is changed", None),
         ("/usage?sort=-Jobs", "1 shown", None),
         ("/audit", "its disk is changed", None),

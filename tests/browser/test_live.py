@@ -27,7 +27,7 @@ def test_a_job_is_seen_from_its_upload_to_its_end(
     dashboard: Callable[..., Page], client: Client, tmp_path: Path
 ) -> None:
     listed = dashboard("/jobs?search=watched")
-    expect(listed.locator("main")).to_contain_text("No job is like this.")
+    expect(listed.locator("main")).to_contain_text("No job matches.")
     listed.evaluate("window.sameDocument = true")
     with gate(tmp_path / "gate") as shut:
         number = submit(client, f"echo one; {shut.wait}; echo two; echo late >&2; exit 4", "Watched job")

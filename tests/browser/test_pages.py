@@ -187,7 +187,7 @@ def test_what_is_not_there_is_said(open_page: Callable[..., Watched], shared: St
     expect(page.get_by_role("alert")).to_contain_text("user 'abc'")
     page.get_by_label("User").fill("12345")
     expect(page.get_by_role("alert")).to_be_empty()
-    expect(page.locator("main")).to_contain_text("No job is like this.")
+    expect(page.locator("main")).to_contain_text("No job matches.")
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url.rpartition("/v1/")[2]))
     page.evaluate("location.hash = '/jobs/999999'")

@@ -58,7 +58,7 @@ function subject(line) {
  * did. `about`: {job} or {node}. */
 export async function deeds(about) {
   if (!may(NEEDS)) return null;
-  const { items } = await get("v1/audit", { ...about, limit: FEW });
+  const { items, next } = await get("v1/audit", { ...about, limit: FEW });
   if (items.length === 0) return null;
   const told = items.map((line, n) => [
     n > 0 && "; ",
@@ -68,7 +68,7 @@ export async function deeds(about) {
     " at ",
     time(line.at),
   ]);
-  return h("p", { class: "deeds", "data-key": "deeds" }, told, ". ", h("a", { href: link(["audit"], about) }, "All of it"));
+  return h("p", { class: "deeds", "data-key": "deeds" }, told, ".", next && [" ", h("a", { href: link(["audit"], about) }, "More")]);
 }
 
 /** `given`: what the list is narrowed to. */
@@ -96,7 +96,7 @@ export function auditPage(given) {
     const rows = items.length > 0 ? [table("Who did what, newest first", COLUMNS, items, keyOf)] : [];
     rows[0]?.classList.add("lines");
     morphChildren(list, rows);
-    said.textContent = items.length === 0 ? "Nothing was done." : `${number(items.length, "line")} shown`;
+    said.textContent = items.length === 0 ? "Nobody did anything like this." : `${number(items.length, "line")} shown`;
     more.hidden = !next;
   }
 

@@ -19,11 +19,12 @@ export class Files {
     this.items = [];
     this.came = []; // what it was given, or the first of it
     this.next = null;
+    this.begun = false;
     this.over = false; // the job; before that its pictures are half drawn
     this.brief = h("p", { class: "brief", "data-own": true, hidden: true });
     this.pictures = h("div", { class: "pictures" });
-    this.made = h("div");
-    this.given = h("div");
+    this.made = h("div", { class: "files" });
+    this.given = h("div", { class: "files" });
     this.more = h("button", { type: "button", hidden: true }, `Show ${SHOWN} more`);
     const again = h("button", { type: "button" }, "Refresh");
     this.whole = h("a", { href: `download_partial/${id}`, download: true }, "All files as a zip");
@@ -99,7 +100,7 @@ export class Files {
     morphChildren(this.given, [
       given.length === 0
         ? h("p", null, "No input is unchanged.")
-        : table(`${number(given.length, "file")} unchanged`, this.columns(false), given, path),
+        : table(`${number(given.length, "file")}${this.begun ? " unchanged" : ""}`, this.columns(false), given, path),
     ]);
   }
 

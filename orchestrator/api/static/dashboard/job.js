@@ -74,6 +74,7 @@ export function jobPage(subject) {
     // Of one that waits the inputs themselves are next.
     files.brief.hidden = cleaned || !listed || BEFORE.has(job.status);
     files.over = OVER.has(job.status);
+    files.begun = !BEFORE.has(job.status);
     files.inputs.hidden = cleaned || !listed;
     if (!begun && logged && !log.element.hidden) {
       begun = true;
@@ -171,6 +172,9 @@ function standing(job) {
       job.position > 0 &&
       ` (${count(job.position)} of its service before it)`,
     (job.starts_at || job.ends_at) && h("span", { class: "when" }, foretold(job)),
+    BEFORE.has(job.status) &&
+      job.no_estimate &&
+      h("small", { class: "when" }, " When it begins is not known: ", foreign(job.no_estimate), "."),
   );
 }
 
@@ -226,8 +230,8 @@ function told(job) {
     ["Started", job.started_at && time(job.started_at)],
     ["Ended", job.ended_at && time(job.ended_at)],
     ["Likely end", job.starts_at && job.ends_at && expected(job.ends_at)],
-    ["No estimate", job.no_estimate && foreign(job.no_estimate)],
-    [job.status === "Queued" ? "Waiting" : "Run time", took(job)],
+    ["No estimate", !BEFORE.has(job.status) && job.no_estimate && foreign(job.no_estimate)],
+    job.status === "Queued" ? ["Waiting", lasting(job.created_at)] : ["Run time", took(job)],
     ["Exit code", outcome],
     ["CPU time", job.cpu_seconds !== null ? duration(job.cpu_seconds) : null],
     ["Peak memory", job.peak_bytes !== null ? bytes(job.peak_bytes) : null],
@@ -326,7 +330,8 @@ function bar(steps, over) {
       "data-kind": kindOf(step.to),
       title: `${step.to}: ${duration(between(step.at, step.until))}`,
     });
-    part.style.flexGrow = String(Math.max(0.001, between(step.at, step.until)));
+    // Above 1 in all, or the bar is not filled.
+    part.style.flexGrow = String(Math.max(1, 1000 * between(step.at, step.until)));
     shown.append(part);
   }
   return shown;

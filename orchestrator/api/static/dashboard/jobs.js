@@ -185,7 +185,7 @@ export function jobsPage(given) {
     const size = jobs.jobs.size;
     const text =
       size === 0 && !next
-        ? "No job is like this."
+        ? "No job matches."
         : `${count(size)} shown${next ? ", and there are more" : ""}`;
     if (shown.textContent !== text) shown.textContent = text;
     offer();

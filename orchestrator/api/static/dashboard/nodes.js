@@ -51,7 +51,7 @@ const COLUMNS = [
   { name: "Free", numeric: true, show: free },
   { name: "Failed / ended", numeric: true, show: failures },
   { name: "Occupied by", show: (node) => node.occupants },
-  { name: "Orders", show: orders },
+  { name: "Actions", show: orders },
 ];
 
 function used(node) {
@@ -80,8 +80,8 @@ function failures(node) {
 
 function orders(node) {
   return node.draining === null
-    ? button("drain", node.id, "Drain", `Drain node ${nodeName(node.name)}`)
-    : button("undrain", node.id, "Undrain", `Undrain node ${nodeName(node.name)}`);
+    ? button("drain", node.name, "Drain", `Drain node ${nodeName(node.name)}`)
+    : button("undrain", node.name, "Undrain", `Undrain node ${nodeName(node.name)}`);
 }
 
 /** Whose jobs are on each node, by its id. */
@@ -109,7 +109,7 @@ function occupants(users, node) {
 
 export function nodesPage() {
   const view = h("section", null, h("h1", { tabindex: -1 }, "Nodes"), h("p", null, "Loading"));
-  const columns = COLUMNS.filter((one) => one.name !== "Orders" || mayOrder("drain"));
+  const columns = COLUMNS.filter((one) => one.name !== "Actions" || mayOrder("drain"));
   return {
     title: "Nodes",
     view,
@@ -150,6 +150,7 @@ export function nodePage(subject) {
     MOST_JOBS,
   );
   const about = h("div");
+  const none = h("p", { hidden: true }, "No job is on it now.");
   let did = null; // who did what to it, as of
   let as = null; // this state of it
   const name = h("span", null, foreign(nodeName(id)));
@@ -159,6 +160,7 @@ export function nodePage(subject) {
     h("h1", { tabindex: -1 }, "Node ", name),
     about,
     h("h2", null, "Occupied by"),
+    none,
     jobs.element,
   );
   const page = {
@@ -180,8 +182,12 @@ export function nodePage(subject) {
       as = state;
       morph(about, h("div", null, h("p", { class: "buttons", "data-key": "orders" }, orders(node)), did?.cloneNode(true), told(node)));
       jobs.replace(on.items);
+      none.hidden = jobs.jobs.size > 0;
     },
-    changed: (changed) => jobs.take(changed, true),
+    changed(changed) {
+      jobs.take(changed, true);
+      none.hidden = jobs.jobs.size > 0;
+    },
   };
   return page;
 }

@@ -3,7 +3,7 @@
 
 import { h } from "./dom.js";
 import { orderKey, post, remove } from "./api.js";
-import { foreign, number, visible } from "./format.js";
+import { foreign, nodeName, number, visible } from "./format.js";
 import { link } from "./router.js";
 import { may } from "./session.js";
 
@@ -96,7 +96,7 @@ const ORDERS = {
   drain: {
     needs: "POST /v1/nodes/{id}/drain",
     sure: (id) => [
-      `Drain node ${visible(id)}?`,
+      `Drain node ${visible(nodeName(id))}?`,
       "It gets no more jobs until it is undrained. Those that run there go on.",
       "Drain",
       "Do not drain",
@@ -104,14 +104,14 @@ const ORDERS = {
     reasoned: true,
     async carry(id, reason) {
       await post(`v1/nodes/${encodeURIComponent(id)}/drain`, reason ? { reason } : {});
-      return `Node ${visible(id)} is draining.`;
+      return `Node ${visible(nodeName(id))} is draining.`;
     },
   },
   undrain: {
     needs: "POST /v1/nodes/{id}/undrain",
     async carry(id) {
       await post(`v1/nodes/${encodeURIComponent(id)}/undrain`, {});
-      return `Node ${visible(id)} takes jobs again.`;
+      return `Node ${visible(nodeName(id))} takes jobs again.`;
     },
   },
 };

@@ -13,7 +13,7 @@ const LONGEST_SCRIPT = 1 << 20; // bytes that are edited in the page
 const PAGE = 500;
 const TOLD = [
   { name: "name", label: "Name", hint: "what it is called in lists", maxlength: 200 },
-  { name: "tags", label: "Tags", hint: "words to find it by, with commas between" },
+  { name: "tags", label: "Tags", hint: "to find it by; commas between" },
 ];
 // Each with what the service allows, and how that is written.
 const LIMITED = [
@@ -35,7 +35,7 @@ const ASKED = [
 ];
 const PLACED = [
   { name: "requires", label: "Labels of its node", hint: "as gpu=a100,ssd" },
-  { name: "callback_url", label: "URL that is told of its end", hint: "", type: "url" },
+  { name: "callback_url", label: "Callback URL", hint: "is told when the job has ended", type: "url" },
 ];
 
 export function submitPage(given) {
@@ -81,7 +81,7 @@ export function submitPage(given) {
         labelled(
           "User",
           h("input", { name: "user_id", required: true, inputmode: "numeric", pattern: "-?[0-9]{1,19}", value: "0" }),
-          "the number that the job counts for",
+          "whose job it is, a number",
         ),
       TOLD.map(field),
     ),
