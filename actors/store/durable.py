@@ -30,7 +30,14 @@ def is_failed_sync(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", 0) in _SYNC_FAILED
 
 
-SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN)
+SCARCE: Final = (
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOBUFS,
+    errno.EAGAIN,
+    errno.ETOOMANYREFS,  # descriptors that this account has sent and nobody has received yet
+)
 """What says that there is too little of something on this machine."""
 
 PASSING: Final = (*SCARCE, errno.ETIMEDOUT, errno.ESTALE)

@@ -279,9 +279,11 @@ class Spawner:
                 passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [far.fileno()]))]
                 async with self._sending:
                     await control.sendmsg([request], passed)
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # The spawner has died; so it reads.
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OSError) and not is_passing(error):
+                return connection, 0  # The same.
             connection.close()
             raise
         return connection, 0

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import trio
 
 from actors.domain.limits import JobLimits
+from node.confinement.tier_settings import NO_UIDS
+from node.executors import shepherd_executor
 from node.executors.executor import STDERR, STDOUT
 from node.executors.shepherd_executor import ShepherdExecutor
 from node.executors.shepherded_run import ShepherdedRun
+from node.executors.spawner import Spawner
 from tests.node.executors.conftest import Payloads
 
 TELL = r"""
@@ -67,3 +73,32 @@ async def test_a_script_with_limits_and_one_without_are_the_same_to_the_kernel(
     if tier != "bash":
         assert re.search(r"NoNewPrivs:\s+1", said[0]) and re.search(r"Seccomp:\s+2", said[0])
         assert set(re.findall(r"Cap\w+:\s+(\w+)", said[0])) == {"0" * 16}
+
+
+async def test_a_start_waits_where_the_account_has_too_many_descriptors_under_way(
+    payloads: Payloads, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a script of the same account can send them to itself, which is no fault of the spawner's."""
+    executor = ShepherdExecutor(payloads.directory, tier="bash", uids=NO_UIDS)
+    await nursery.start(executor.serve)
+    tried = []
+
+    class Full:
+        def __init__(self, control: trio.socket.SocketType) -> None:
+            self._control = control
+
+        async def sendmsg(self, *arguments: Any) -> int:
+            tried.append(len(arguments))
+            if len(tried) < 8:  # More often than a spawner may die.
+                raise OSError(errno.ETOOMANYREFS, "as if")
+            return await self._control.sendmsg(*arguments)
+
+    async def find_full(spawner: Spawner, current: Any = Spawner._current) -> Any:
+        return Full(await current(spawner))
+
+    monkeypatch.setattr(Spawner, "_current", find_full)
+    monkeypatch.setattr(shepherd_executor, "_PAUSE", 0.0)
+    with trio.fail_after(30):
+        end = await (await executor.start(payloads.make("exit 3"))).wait()
+    assert (end.exit_code, len(tried)) == (3, 8)
+    nursery.cancel_scope.cancel()
