@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from support.processes.processes import COMMAND, Place, Refused, Started
 
+from actors.domain.batch_request import REQUESTS
 from orchestrator.client import Client
 
 
@@ -110,6 +111,11 @@ def test_the_status_is_that_of_the_job_that_is_followed_too(terminal: Terminal) 
         (["submit", "--each", "run.sh"], {}, 2, "run.sh is no directory"),
         (["submit", "--each", "full"], {}, 2, "there is no run.sh in full"),
         (["submit", "run.sh", "--service", "nope"], {}, 1, "service 'nope' is unknown; known: example"),
+        *(
+            (["submit", "run.sh", f"--{name}", "2"], {}, 1, f"{name} '2': allowed for service example: none")
+            for name in REQUESTS
+        ),
+        (["submit", "run.sh", "--cpus", "0"], {}, 2, "0 is not in the range"),
         (["status", "4000000000"], {}, 1, "there is no job 4000000000"),
         (["logs", "4000000000"], {}, 1, "there is no job 4000000000"),
         (["get", "4000000000"], {}, 1, "there is no job 4000000000"),
