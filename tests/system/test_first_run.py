@@ -41,8 +41,10 @@ def test_where_jobs_run_as_the_server_does_a_token_is_wanted(here: Place) -> Non
     header, _, value = path.read_text().strip().partition(": ")
     with client(server) as nobody, client(server, {header: value}) as operator:
         assert nobody.get("/health").status_code == nobody.get("/ready").status_code == 200
-        for path_, method in (("/v1/jobs", "GET"), ("/upload", "POST"), ("/download/1", "GET"), ("/", "GET")):
+        for path_, method in (("/v1/jobs", "GET"), ("/upload", "POST"), ("/download/1", "GET")):
             assert nobody.request(method, path_).status_code == 401
+        # Who opens the address alone in a browser comes to where one logs in.
+        assert nobody.get("/", headers={"Accept": "text/html"}).headers["location"] == "dashboard"
         assert operator.post("/upload", **FORM).status_code == 201
         ended = operator.get("/v1/jobs/1", params={"wait": "50", "until": "ended"}).json()
         assert ended["status"] == "Completed", ended
