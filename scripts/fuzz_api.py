@@ -34,7 +34,7 @@ database = "none"
 [[operations]]
 include-operation-id = [
   "upload", "joinNode", "listJobs", "files", "rerun", "createToken", "logIn", "audit", "openLink",
-  "logs", "usage"
+  "logs", "usage", "queue"
 ]
 checks.positive_data_acceptance.enabled = false
 """
