@@ -14,9 +14,15 @@ from typing import Final
 
 import trio
 
-from actors.domain.batch_request import REQUESTS, BatchRequest, make_request, parse_request
+from actors.domain.batch_request import (
+    NOTHING_ALLOWED,
+    REQUESTS,
+    BatchRequest,
+    make_request,
+    parse_request,
+)
 from actors.domain.changes import JobDetails, NewJob
-from actors.domain.job import MOST_PRIORITY, Job
+from actors.domain.job import Job
 from actors.domain.labels import requirement, to_labels
 from actors.domain.limits import LIMITS, JobLimits, limits_from_json, limits_to_json, parse_limit, show_limit
 from actors.domain.service import ServiceLimits
@@ -265,8 +271,7 @@ class _Form:
             self.batch_request()
             if "max_runtime" in self._fields:
                 self.max_runtime()
-            if "priority" in self._fields:
-                self.priority()
+            self.priority()
         elif name == "user_id":
             self._on_user(self.user_id())
         if name in ("user_id", "service") and "user_id" in self._fields:
@@ -275,8 +280,12 @@ class _Form:
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """Fields that mean nothing here. The contract lets forms have any, so they are told, not refused."""
-        return tuple(self._ignored)
+        """Fields that mean nothing here, or nothing where the service allows nothing of it: a portal of 2.x
+        may have used the word. The contract lets forms have any, so they are told, not refused."""
+        service = self._service_so_far
+        without = set[str]() if service.max_priority else {"priority"}
+        without.update(() if service.batch_allowed != NOTHING_ALLOWED else REQUESTS)
+        return (*self._ignored, *(name for name in self._fields if name in without))
 
     def job(self, key: str | None) -> NewJob:
         """What the form asks for, once all of its parts were read. Raises BadRequest."""
@@ -340,18 +349,15 @@ class _Form:
         return seconds
 
     def priority(self) -> int:
-        """Before which of the user's other jobs it goes; not more than the service allows, if that is known
-        yet."""
-        if "priority" not in self._fields:
+        """Before which of the user's other jobs it goes; not more than the service allows, once that is
+        known."""
+        most = self._service_so_far.max_priority
+        if "priority" not in self._fields or not most:
             return 0
-        service = self.service() if "service" in self._fields else None
         text = self._text("priority")
-        most = MOST_PRIORITY if service is None else service.max_priority
         if not _PRIORITY.fullmatch(text) or int(text) > most:
-            of_service = "" if service is None else f" for service {service.name}"
-            raise BadRequest(
-                f"priority {printable(text)}: a whole number from 0 to {most} is allowed{of_service}"
-            )
+            allowed = f"a whole number from 0 to {most} is allowed for service {self.service().name}"
+            raise BadRequest(f"priority {printable(text)}: {allowed}")
         return int(text)
 
     def limits(self) -> JobLimits:
@@ -374,10 +380,10 @@ class _Form:
         return limits_from_json(allowed | asked)
 
     def batch_request(self) -> BatchRequest:
-        """What it asks of a batch system; no more than the service allows, if that is known yet."""
-        service = self.service() if "service" in self._fields else None
+        """What it asks of a batch system; no more than the service allows, once that is known."""
+        allowance = self._service_so_far.batch_allowed
         asked = {}
-        for name in REQUESTS:
+        for name in REQUESTS if allowance != NOTHING_ALLOWED else ():
             if name not in self._fields:
                 continue
             text = self._text(name)
@@ -385,10 +391,15 @@ class _Form:
                 asked[name] = parse_request(name, text)
             except ValueError as error:
                 raise BadRequest(f"{name} {printable(text)}: {error} was expected") from None
-            if service and not service.batch_allowed.has(name, asked[name]):
-                allowed = service.batch_allowed.describe(name)
-                raise BadRequest(f"{name} {printable(text)}: allowed for service {service.name}: {allowed}")
+            if not allowance.has(name, asked[name]):
+                allowed = f"allowed for service {self.service().name}: {allowance.describe(name)}"
+                raise BadRequest(f"{name} {printable(text)}: {allowed}")
         return make_request(asked)
+
+    @property
+    def _service_so_far(self) -> ServiceLimits:
+        """Its service, or one that allows nothing before that is known."""
+        return self.service() if "service" in self._fields else _NO_SERVICE
 
     def requires(self) -> str:
         """Labels that the job's node has to have; "" if the field is missing or empty."""
@@ -446,6 +457,8 @@ class _Form:
             raise BadRequest(f"field {name} is missing")
         return self._fields[name].text
 
+
+_NO_SERVICE: Final = ServiceLimits(name="")
 
 _CHECKS: Final[Mapping[str, Callable[[_Form], object]]] = {
     "user_id": _Form.user_id,
