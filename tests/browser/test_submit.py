@@ -78,7 +78,18 @@ def test_a_job_is_submitted_and_run_again_with_changes(
         "stderr.log",
         "stdout.log",
     ]
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/files?inputs=1*", hold)
     page.get_by_role("link", name="Change and run").click()
+    # What is written before the inputs are there would be lost.
+    expect(page.locator("form.submit")).to_have_attribute("inert", "")
+    page.unroute("**/files?inputs=1*")
+    for route in held:
+        route.continue_()
     expect(page.locator("h1")).to_have_text(f"Run job {first.id} again with changes")
     expect(picked).to_have_count(2)
     expect(page.get_by_label("Name")).to_have_value("from the page")

@@ -27,6 +27,8 @@ const DONE = {
   forget_secret: "Secret forgotten",
   pause: "Paused",
   resume: "Resumed",
+  "log in": "Logged in",
+  "log out": "Logged out",
   reload: "Settings read again",
   "log-level": "Log level set",
   "create token": "Token created",

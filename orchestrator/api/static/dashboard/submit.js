@@ -80,7 +80,7 @@ export function submitPage(given) {
       user === null &&
         labelled(
           "User",
-          h("input", { name: "user_id", required: true, inputmode: "numeric", pattern: "-?[0-9]{1,19}", value: "0" }),
+          h("input", { name: "user_id", required: true, inputmode: "numeric", pattern: "-?[0-9]{1,19}", title: "A whole number", value: "0" }),
           "whose job it is, a number",
         ),
       TOLD.map(field),
@@ -279,6 +279,8 @@ export function submitPage(given) {
   }
 
   let ready = false;
+  // What was written before the other job's inputs are there would be lost.
+  form.inert = from !== null;
   const title = from === null ? "Submit a job" : `Run job ${from} again with changes`;
   return {
     title,
@@ -288,7 +290,11 @@ export function submitPage(given) {
       if (ready) return;
       services = (await get("v1/services")).items;
       service.replaceChildren(...services.map(({ name }) => h("option", { value: name }, name)));
-      if (from !== null) await take();
+      try {
+        if (from !== null) await take();
+      } finally {
+        form.inert = false;
+      }
       allowed();
       ready = true;
     },
