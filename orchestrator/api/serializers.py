@@ -79,7 +79,7 @@ def render_job(
             exit_code=end.exit_code if end is not None else None,
             signal=end.signal if end is not None else None,
             wall_seconds=end.wall_seconds if end is not None else None,
-            cpu_seconds=end.cpu_seconds if end is not None else None,
+            cpu_seconds=None if end is None or end.cpu_seconds is None else round(end.cpu_seconds, 6),
             peak_bytes=end.peak_bytes if end is not None else None,
             input_bytes=row.size,
             output_bytes=end.size if end is not None else None,

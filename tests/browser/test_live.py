@@ -43,7 +43,7 @@ def test_a_job_is_seen_from_its_upload_to_its_end(
         expect(page.locator(".log")).to_have_text("late\n")
         expect(badge(page)).to_contain_text("Failed")
         expect(page.locator(".standing")).to_contain_text("exit code 4")
-    expect(page.locator(".how")).to_have_text("The end: the job is failed.")
+    expect(page.locator(".how")).to_have_text("End of the log. The job ended as Failed.")
     steps = page.locator(".life li .badge")
     expect(steps).to_have_count(len(client.history(number)))
     assert [text.split()[-1] for text in steps.all_inner_texts()] == [

@@ -97,7 +97,7 @@ def test_a_long_log_is_shown_from_its_end_searched_and_shown_from_earlier_on(
     client.wait(number)
     page = dashboard(f"/jobs/{number}")
     log = page.locator(".log")
-    expect(page.locator(".how")).to_have_text("The end: the job is completed.")
+    expect(page.locator(".how")).to_have_text("End of the log. The job ended as Completed.")
     lines = log.inner_text().splitlines()
     assert (lines[-2:], 500 < len(lines) <= 800) == (["30000", "last <b>needle</b>"], True)
     with page.expect_download() as download:

@@ -101,7 +101,7 @@ def pages(jobs: Jobs) -> dict[str, str]:
         "/jobs": f"{IMAGE} {ARABIC}",
         "/jobs?status=Failed": "exit code 3",
         f"/jobs/{jobs.running}": "over",
-        f"/jobs/{jobs.failed}": "The end: the job is failed",
+        f"/jobs/{jobs.failed}": "End of the log. The job ended as Failed",
         "/submit": "Drop files or a folder here",
         "/services": "at most 8",
         "/nodes": "1 of 1 are ready.",
@@ -221,7 +221,7 @@ def test_everything_works_below_a_path(
     with prefix_proxy("/portal", shared.url) as proxy:
         page = open_page(proxy.origin, f"/portal/dashboard#/jobs/{jobs.failed}").page
         expect(page.locator("#connection")).to_have_text("live")
-        expect(page.locator("main")).to_contain_text("The end: the job is failed")
+        expect(page.locator("main")).to_contain_text("End of the log. The job ended as Failed")
         page.get_by_role("link", name="API").click()
         expect(page.locator(".swagger-ui .info")).to_contain_text("Job orchestrator")
         page.locator("#operations-contract-health .opblock-summary-control").click()

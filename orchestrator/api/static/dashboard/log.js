@@ -208,8 +208,8 @@ export class Log {
     }
     this.tell(
       nothing
-        ? `The job is ${status.toLowerCase()}; it has printed nothing here`
-        : `The end: the job is ${status.toLowerCase()}`,
+        ? `Nothing was printed here. The job ended as ${status}`
+        : `End of the log. The job ended as ${status}`,
     );
   }
 
