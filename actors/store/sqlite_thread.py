@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import sqlite_anyio
+import trio
 
 from actors.process.kept_threads import KeptThreads
 
@@ -29,8 +30,11 @@ async def run_on_connection(
     its thread anew. Here a connection has a thread of its own, from its first use until it is forgotten. Any
     number of statements are one call, and no cancellation interrupts it half-way.
     """
+    await trio.lowlevel.checkpoint_if_cancelled()
     db, thread = _threads.get(connection) or await _begin(connection)
-    return await thread.run(work, db)
+    with trio.CancelScope(shield=True):  # What waits for its turn is under way, too.
+        answer = await thread.run(work, db)
+    return answer
 
 
 async def _begin(connection: sqlite_anyio.Connection) -> tuple[sqlite3.Connection, KeptThreads]:

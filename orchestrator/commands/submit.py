@@ -229,5 +229,7 @@ def _stay(
 
 
 def _tell_id(job: Job, *, json_wanted: bool) -> None:
+    if job.ignored:
+        tell(f"job {job.id}: service {job.service} allows no {' or '.join(job.ignored)}, which is ignored")
     emit_one(job, job.id, json_wanted=json_wanted)
     sys.stdout.flush()

@@ -61,7 +61,7 @@ def test_the_same_plan_gives_the_same_run_to_the_letter(seed: int) -> None:
 
 
 def test_a_crash_at_every_port_call_breaks_nothing() -> None:
-    plan = replace(make(5), crash_at_call=None)
+    plan = replace(make(6), crash_at_call=None)
     calls = min(run(plan).port_calls, 160)
     for call in range(1, calls):
         result = run(replace(plan, crash_at_call=call))

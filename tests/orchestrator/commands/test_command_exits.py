@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from support.processes.processes import COMMAND, Place, Refused, Started
 
-from actors.domain.batch_request import REQUESTS
 from orchestrator.client import Client
 
 
@@ -111,10 +110,6 @@ def test_the_status_is_that_of_the_job_that_is_followed_too(terminal: Terminal) 
         (["submit", "--each", "run.sh"], {}, 2, "run.sh is no directory"),
         (["submit", "--each", "full"], {}, 2, "there is no run.sh in full"),
         (["submit", "run.sh", "--service", "nope"], {}, 1, "service 'nope' is unknown; known: example"),
-        *(
-            (["submit", "run.sh", f"--{name}", "2"], {}, 1, f"{name} '2': allowed for service example: none")
-            for name in REQUESTS
-        ),
         (["submit", "run.sh", "--cpus", "0"], {}, 2, "0 is not in the range"),
         (["status", "4000000000"], {}, 1, "there is no job 4000000000"),
         (["logs", "4000000000"], {}, 1, "there is no job 4000000000"),
@@ -164,6 +159,14 @@ def test_data_is_on_standard_output_and_all_else_on_standard_error(terminal: Ter
     assert terminal.json("ls", "--until", "2001-01-01") == []
     assert terminal.json("services")[0]["name"] == "example"
     assert terminal.json("queue") == [] and terminal.json("queue", "--users") == []
+
+
+def test_what_a_service_allows_nothing_of_is_told(terminal: Terminal) -> None:
+    done = terminal.run("submit", terminal.job("true"), "--partition", "long", "--priority", "2")
+    assert done.status == 0 and done.out.strip().isdecimal()
+    (line,) = done.lines
+    assert "service example allows no " in line and "which is ignored" in line
+    assert "partition" in line and "priority" in line
 
 
 def test_each_directory_is_a_job_and_a_refused_one_is_named(terminal: Terminal) -> None:
