@@ -33,7 +33,7 @@ class _Call:
         """Who has it decides: the thread that begins, or the task that is cancelled before."""
 
     def give_up(self, _: object) -> trio.lowlevel.Abort:
-        if not self.claim.acquire(blocking=False):
+        if not self.threads.takes_back or not self.claim.acquire(blocking=False):
             return trio.lowlevel.Abort.FAILED
         self.threads.under_way -= 1
         return trio.lowlevel.Abort.SUCCEEDED
@@ -48,10 +48,12 @@ _Calls: TypeAlias = "SimpleQueue[_Call | None]"
 
 class KeptThreads:
     """`most` threads at most, each begun when all there are have something to do; they end when this is
-    forgotten. Calls begin in the order in which they came. For one thread that runs trio."""
+    forgotten. Calls begin in the order in which they came; those that wait can be cancelled, if `takes_back`.
+    For one thread that runs trio."""
 
-    def __init__(self, name: str, most: int) -> None:
+    def __init__(self, name: str, most: int, *, takes_back: bool = True) -> None:
         self._name, self._most = name, most
+        self.takes_back = takes_back
         self._calls: Final[_Calls] = SimpleQueue()
         self._threads = 0
         self.under_way = 0
@@ -60,7 +62,7 @@ class KeptThreads:
 
     async def run(self, work: Callable[[*Ts], T], *arguments: *Ts) -> T:
         """What `work` returns or raises; RuntimeError if there is no thread to be had. Cancelled before it
-        begins it is not called; once begun, it ends."""
+        begins it is not called, if that can be taken back; once begun, it ends."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.under_way >= self._threads and self._threads < self._most:
             self._begin()

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import sqlite_anyio
-import trio
 
 from actors.process.kept_threads import KeptThreads
 
@@ -30,11 +29,8 @@ async def run_on_connection(
     its thread anew. Here a connection has a thread of its own, from its first use until it is forgotten. Any
     number of statements are one call, and no cancellation interrupts it half-way.
     """
-    await trio.lowlevel.checkpoint_if_cancelled()
     db, thread = _threads.get(connection) or await _begin(connection)
-    with trio.CancelScope(shield=True):  # What waits for its turn is under way, too.
-        answer = await thread.run(work, db)
-    return answer
+    return await thread.run(work, db)
 
 
 async def _begin(connection: sqlite_anyio.Connection) -> tuple[sqlite3.Connection, KeptThreads]:
@@ -47,7 +43,7 @@ async def _begin(connection: sqlite_anyio.Connection) -> tuple[sqlite3.Connectio
     await connection.cursor(factory)  # the one way to the real connection that is public
     if (begun := _threads.get(connection)) is not None:
         return begun  # of another task that came meanwhile
-    thread = KeptThreads("sqlite", 1)
+    thread = KeptThreads("sqlite", 1, takes_back=False)
     _threads[connection] = found[0], thread
     return found[0], thread
 

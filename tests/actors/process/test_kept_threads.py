@@ -83,6 +83,18 @@ async def test_a_call_is_not_begun_when_cancelled_and_ends_once_begun() -> None:
     assert done == ["all of it"]
 
 
+async def test_a_call_that_waits_is_not_taken_back_where_it_counts_as_under_way() -> None:
+    threads, gate, done = KeptThreads("one", 1, takes_back=False), SimpleQueue[None](), list[str]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(threads.run, gate.get)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(threads.run, done.append, "done")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        gate.put(None)
+    assert done == ["done"]
+
+
 async def test_a_call_is_taken_back_while_it_waits_for_a_thread() -> None:
     threads, gate, done = KeptThreads("one", 1), SimpleQueue[None](), list[str]()
     async with trio.open_nursery() as nursery:
