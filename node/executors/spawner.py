@@ -198,7 +198,9 @@ class Spawner:
             os.close(facts)
 
     async def _open_with(self, command: list[str], descriptors: tuple[int, ...]) -> trio.Process:
-        with (self._data_directory / LOG).open("ab") as log:
+        how = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        log = os.open(self._data_directory / LOG, how, 0o600)
+        try:
             return await trio.lowlevel.open_process(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -209,6 +211,8 @@ class Spawner:
                 pass_fds=descriptors,
                 start_new_session=True,
             )
+        finally:
+            os.close(log)
 
     async def _hello(self, control: trio.socket.SocketType) -> str:
         with trio.move_on_after(_READY_WITHIN):

@@ -139,7 +139,8 @@ class Records:
         self.written: set[str] = set()
         """Payloads that have ended and are known to have been written through."""
         try:
-            data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Scripts with uids of their own get through to what is theirs; all else in it is closed to them.
+            data.mkdir(mode=0o711, parents=True, exist_ok=True)
             for directory in (self.payloads, self.tombstones):
                 if not directory.is_dir():
                     make_directory(directory)

@@ -92,6 +92,16 @@ async def test_who_has_the_capabilities_gives_uids_and_no_script_has_any_of_them
     assert said[1] == "0"
 
 
+@capable
+async def test_a_node_of_root_that_makes_its_directory_gives_uids_and_closes_all_else_there(
+    place: Path,
+) -> None:
+    said, owners = await run_job(place, (), "landlock")
+    uid = int(said[0])
+    assert uid != 0 and owners == {uid}
+    assert [each.name for each in (place / "data").iterdir() if each.stat().st_mode & 0o077] == ["payloads"]
+
+
 @ordinary
 def test_an_ordinary_user_who_asks_for_uids_is_told_why_there_are_none(place: Path) -> None:
     flags = ["--port", "0", "--data", str(place / "data"), "--uids", "2000000000-2000000009"]
