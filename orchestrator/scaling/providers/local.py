@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
@@ -239,6 +240,10 @@ class LocalProvider:
             self._children = [child for child in self._children if child.poll() is None]
 
 
+_LOOKS: Final = 50
+"""At a command line that is empty, though its process has memory."""
+
+
 async def _delete(home: Path) -> None:
     def delete() -> None:
         with suppress(FileNotFoundError):
@@ -272,7 +277,18 @@ def _search(home: Path) -> ProcessIdentity | None:
     wanted = b"\0--data\0" + os.fsencode(home / _DATA) + b"\0"
     for pid in procfs.all_pids():
         with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            # The command line of a zombie is empty.
-            if wanted in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if wanted in _command_line(pid):
                 return identify(pid)
     return None
+
+
+def _command_line(pid: int) -> bytes:
+    """That of a zombie is empty, and for a moment also that of a process that has only just become another
+    program. Raises OSError."""
+    place = Path(f"/proc/{pid}")
+    for _ in range(_LOOKS):
+        line = (place / "cmdline").read_bytes()
+        if line or (place / "statm").read_bytes().startswith(b"0 "):
+            break
+        time.sleep(0.001)
+    return line

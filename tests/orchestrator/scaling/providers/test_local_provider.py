@@ -25,6 +25,7 @@ from actors.domain.scaling import Machine, UnreadableMachine
 from actors.ports.scaling import ProviderError
 from actors.process.identity import ProcessIdentity, identify
 from orchestrator.nodes.local_process import start_held
+from orchestrator.scaling.providers import local
 from orchestrator.scaling.providers.local import LocalProvider, joining
 
 FIRST, SECOND = "0123456789abcdef" * 2, "fedcba9876543210" * 2
@@ -365,3 +366,12 @@ def test_a_node_is_told_where_and_as_what_it_joins() -> None:
         *("--join-services", "example"),
         *("--machine", FIRST),
     ]
+
+
+@pytest.mark.parametrize(("memory", "found"), [(b"12 3", b"a\0"), (b"0 0", b"")])
+def test_who_has_just_become_another_program_is_looked_at_again(
+    memory: bytes, found: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = iter([b"", b"", b"a\0"])
+    monkeypatch.setattr(Path, "read_bytes", lambda path: next(lines) if path.name == "cmdline" else memory)
+    assert local._command_line(1) == found
