@@ -1,6 +1,6 @@
 // Who did what: every order, and a sample of what was refused. Also of one job or node, on its page.
 
-import { field, h, morphChildren, table, NOTHING } from "./dom.js";
+import { field, h, heed, morphChildren, table, NOTHING } from "./dom.js";
 import { get } from "./api.js";
 import { foreign, nodeName, number, time } from "./format.js";
 import { link } from "./router.js";
@@ -9,7 +9,6 @@ import { may } from "./session.js";
 const PAGE = 50;
 const MOST = 500; // lines; who wants older ones narrows the list
 const FEW = 3; // of one job or node
-const TYPING = 300;
 const FIELDS = ["who", "job", "node"];
 const NEEDS = "GET /v1/audit";
 
@@ -78,7 +77,6 @@ export function auditPage(given) {
   const filter = Object.fromEntries(FIELDS.map((name) => [name, given.get(name) ?? ""]));
   let items = [];
   let next = null;
-  let typing = 0;
   let turns = 0; // what was asked for before the last of them is out of date
   const said = h("p", { class: "count", role: "status" }, "Loading");
   const list = h("div");
@@ -102,24 +100,12 @@ export function auditPage(given) {
     more.hidden = !next;
   }
 
-  function narrowed() {
-    clearTimeout(typing);
-    typing = setTimeout(() => {
-      for (const name of FIELDS) filter[name] = form.elements[name].value;
-      history.replaceState(null, "", link(["audit"], parameters()));
-      turns += 1;
-      items = [];
-      page.again();
-    }, TYPING);
-  }
-  form.addEventListener("input", narrowed);
-  form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () =>
-    setTimeout(() => {
-      for (const name of FIELDS) form.elements[name].value = "";
-      narrowed();
-    }),
-  );
+  const close = heed(form, FIELDS, filter, () => {
+    history.replaceState(null, "", link(["audit"], parameters()));
+    turns += 1;
+    items = [];
+    page.again();
+  });
   more.addEventListener("click", () => {
     wanted += PAGE;
     page.again();
@@ -148,7 +134,7 @@ export function auditPage(given) {
       next = wanted < MOST ? found.next : null;
       show();
     },
-    close: () => clearTimeout(typing),
+    close,
   };
   return page;
 }

@@ -100,6 +100,32 @@ export function field(values, name, label, attributes, hidden = false) {
   );
 }
 
+const TYPING = 300; // milliseconds
+
+/** Take the `fields` of a form into `values` when somebody has stopped typing, and when the form was emptied;
+ * `changed()` is told. Answers with what is to be called at the end. */
+export function heed(form, fields, values, changed) {
+  let typing = 0;
+
+  function take() {
+    clearTimeout(typing);
+    typing = setTimeout(() => {
+      for (const name of fields) values[name] = form.elements[name].value;
+      changed();
+    }, TYPING);
+  }
+
+  form.addEventListener("input", take);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("reset", () =>
+    setTimeout(() => {
+      for (const name of fields) form.elements[name].value = "";
+      take();
+    }),
+  );
+  return () => clearTimeout(typing);
+}
+
 /** A table whose rows become cards on a narrow screen; so the roles are said, for the cards are still a table.
  * A column is `{name, show(item), numeric, head, short}`; `head` marks the one that names the row, `short` one
  * whose words never break. */

@@ -1,6 +1,6 @@
 // Usage: what jobs used that have ended, by month, user and service.
 
-import { field, h, morphChildren, table, NOTHING } from "./dom.js";
+import { field, h, heed, morphChildren, table, NOTHING } from "./dom.js";
 import { address, get } from "./api.js";
 import { bytes, count, cut, duration } from "./format.js";
 import { current } from "./session.js";
@@ -9,7 +9,6 @@ import { link } from "./router.js";
 const FIELDS = ["from", "to", "user", "service"];
 const MOST = 2000;
 const HOUR = 3600;
-const TYPING = 300;
 
 const COLUMNS = [
   { name: "Month", head: true, short: true, value: (one) => one.month, show: (one) => one.month },
@@ -43,7 +42,6 @@ export function usagePage(given) {
   let sorted = given.get("sort") ?? "-Month";
   let items = [];
   let more = false;
-  let typing = 0;
   let turns = 0; // what was asked for before the last of them is out of date
   const said = h("p", { class: "count", role: "status" }, "Loading");
   const list = h("div");
@@ -86,24 +84,11 @@ export function usagePage(given) {
     history.replaceState(null, "", link(["usage"], { ...parameters(), sort: sorted === "-Month" ? "" : sorted }));
   }
 
-  function narrowed() {
-    clearTimeout(typing);
-    typing = setTimeout(() => {
-      for (const name of FIELDS) filter[name] = form.elements[name].value;
-      turns += 1;
-      changed();
-      page.again();
-    }, TYPING);
-  }
-
-  form.addEventListener("input", narrowed);
-  form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () =>
-    setTimeout(() => {
-      for (const name of FIELDS) form.elements[name].value = "";
-      narrowed();
-    }),
-  );
+  const close = heed(form, FIELDS, filter, () => {
+    turns += 1;
+    changed();
+    page.again();
+  });
   list.addEventListener("click", (event) => {
     const name = event.target.closest?.("button[data-sort]")?.dataset.sort;
     if (!name) return;
@@ -134,7 +119,7 @@ export function usagePage(given) {
       more = found.next !== null;
       show();
     },
-    close: () => clearTimeout(typing),
+    close,
   };
   return page;
 }
