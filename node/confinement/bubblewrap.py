@@ -1,7 +1,8 @@
 """The tier `bubblewrap`: what `bwrap` is told to show a script, and to keep from it.
 
-What is the same for every script is put together once, by the node; what differs is added by the child of a
-shepherd that becomes bwrap, and runs as the script's user.
+What is the same for every script stands in one tree of mounts, which each shepherd puts together once
+(`script_view`); what differs is added by the child of a shepherd that becomes bwrap, and runs as the script's
+user.
 
 Imported by the shepherd: standard library only.
 """
@@ -11,6 +12,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
+TREE = "/tmp/tree"
+"""Where the tree is found."""
 _SHARED_MEMORY = b"/dev/shm"
 TEMPORARY = (b"/tmp", b"/var/tmp")
 """What a script has of its own, and nobody's else."""
@@ -34,62 +37,23 @@ capability, also in a user namespace. By a setting such as `core_pattern` a scri
 shepherd, and that of jobs to come. Others may not, and each mount costs a job 0.1 ms."""
 
 
-def show_machine(
-    bwrap: str,
-    *,
-    own_uid: bool,
-    binds: Iterable[str],
-    links: Iterable[tuple[str, str]],
-    kernel: Iterable[str],
-    resolver: str | None,
-) -> list[str]:
-    """The beginning of every command: the machine's files, to be read.
-
-    `own_uid`: scripts run as users of their own. `binds`: trees. `links`: those in `/`, with what is written
-    in them. `kernel`: what of `/sys` is there, if it is. `resolver`: where `/etc/resolv.conf` leads to, if
-    that is nowhere in the trees.
-    """
+def begin(bwrap: str, *, own_uid: bool) -> list[str]:
+    """What every command begins with: namespaces, and the tree. `own_uid`: scripts have uids of their own."""
     command = [bwrap, "--unshare-user", "--unshare-ipc", "--unshare-uts", "--new-session"]
-    for path in binds:
-        command += ["--ro-bind", path, path]
-    for path, target in links:
-        command += ["--symlink", target, path]
-    command += ["--proc", "/proc", "--dev", "/dev"]
+    command += ["--ro-bind", TREE, "/", "--proc", "/proc", "--dev", "/dev"]
     if not own_uid:
         for name in _ONLY_TO_READ:
             command += ["--ro-bind-try", f"/proc/{name}", f"/proc/{name}"]
         for name in OF_ROOT_ALONE:
             if os.path.exists(f"/proc/{name}"):
                 command += ["--ro-bind", "/dev/null", f"/proc/{name}"]
-    for path in kernel:
-        command += ["--ro-bind-try", path, path]
-    if resolver is not None:
-        command += ["--ro-bind-try", resolver, resolver]
-    return command
-
-
-def cover(directories: Iterable[str], files: Iterable[str]) -> list[str]:
-    """What follows: empty directories, and files that nobody can open, over what is hidden in the trees."""
-    command = []
-    for path in directories:
-        command += ["--tmpfs", path]
-    for path in files:
-        command += ["--ro-bind", "/dev/null", path]
-    return command
-
-
-def close(directories: Iterable[str]) -> list[str]:
-    """The end of every command: nothing is added to what bwrap has made, which would fill the memory."""
-    command = []
-    for path in (*directories, "/dev", "/"):
-        command += ["--remount-ro", path]
     return command
 
 
 def add_script(
-    show: Sequence[bytes],
-    close: Sequence[bytes],
+    begin: Sequence[bytes],
     *,
+    covered: Sequence[bytes],
     network: bool,
     containers: bool,
     shared_memory: int,
@@ -97,7 +61,6 @@ def add_script(
     scratch: bytes,
     read: Iterable[tuple[bytes, bytes]],
     write: Iterable[tuple[bytes, bytes]],
-    accounts: tuple[int, int],
     filters: Iterable[int],
     work: bytes,
     block: int,
@@ -105,12 +68,14 @@ def add_script(
 ) -> list[bytes]:
     """The whole command before what is run in it.
 
-    `scratch`: what is bound to `/tmp` and `/var/tmp`, if anything; what is granted may lie below these.
-    `read`, `write`: what is bound, and to where. Numbers are descriptors: of the content of `/etc/passwd` and
-    `/etc/group`, of programs for seccomp, of the pipe that holds it back, and of the one into which it says
-    its pid. `shared_memory`: bytes of `/dev/shm`.
+    `covered`: directories of the tree in which there must be room for what is given. `scratch`: what is bound
+    to `/tmp` and `/var/tmp`, if anything; what is granted may lie below these. `read`, `write`: what is
+    bound, and to where. Numbers are descriptors: of programs for seccomp, of the pipe that holds it back, and
+    of the one into which it says its pid. `shared_memory`: bytes of `/dev/shm`.
     """
-    command = list(show)
+    command = list(begin)
+    for path in covered:
+        command += [b"--tmpfs", path]
     if not network:
         command.append(b"--unshare-net")
     if not containers:
@@ -129,11 +94,9 @@ def add_script(
         command += [b"--ro-bind", source, path]
     for source, path in write:
         command += [b"--bind", source, path]
-    for descriptor, path in zip(accounts, (b"/etc/passwd", b"/etc/group"), strict=True):
-        command += [b"--perms", b"0644", b"--ro-bind-data", b"%d" % descriptor, path]
-    for path in TEMPORARY if not scratch else ():
+    # Nothing is added to what bwrap has made, which would fill the memory.
+    for path in (*covered, *(() if scratch else TEMPORARY), b"/dev"):
         command += [b"--remount-ro", path]
-    command += close
     command += [b"--chdir", work]
     for descriptor in filters:
         command += [b"--add-seccomp-fd", b"%d" % descriptor]

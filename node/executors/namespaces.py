@@ -10,7 +10,6 @@ import ctypes
 import errno
 import os
 import signal
-import stat
 import struct
 from collections.abc import Iterable, Sequence
 
@@ -35,6 +34,7 @@ _SET_IDS = {
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
 _MS_RDONLY, _MS_REMOUNT = 1, 32
 _MS_BIND, _MS_REC, _MS_SLAVE = 0x1000, 0x4000, 0x80000
+_MS_UNBINDABLE, _MS_PRIVATE = 0x20000, 0x40000
 _SI_USER = 0
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
@@ -114,8 +114,7 @@ def have_own_shared_memory(size: int) -> None:
     """Be alone in /dev/shm, which takes `size` bytes, and with what System V shares; where there is one."""
     _check(_unshare(_CLONE_NEWIPC), "unshare")
     with contextlib.suppress(FileNotFoundError):
-        how = b"mode=1777,size=%d" % size
-        _mount(b"tmpfs", b"/dev/shm", b"tmpfs", _MS_NOSUID | _MS_NODEV, how)
+        mount_tmpfs(b"/dev/shm", b"mode=1777,size=%d" % size)
 
 
 def hide(file: bytes) -> None:
@@ -140,24 +139,22 @@ def keep_modes(devices: Iterable[bytes]) -> None:
     os.close(descriptor)
 
 
-def stage(paths: Iterable[bytes]) -> dict[bytes, bytes]:
-    """Show files and directories where any user gets at them, in this mount namespace: where each is found.
-    What is not there is left out. Raises `OSError`, with the path of what cannot be reached."""
-    places = {}
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            places[path] = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    _mount(b"tmpfs", b"/tmp", b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0755,size=1m")
-    staged = {}
-    for number, (path, place) in enumerate(places.items()):
-        target = staged[path] = b"/tmp/%d" % number
-        if stat.S_ISDIR(os.fstat(place).st_mode):
-            os.mkdir(target)
-        else:
-            os.close(os.open(target, os.O_CREAT | os.O_CLOEXEC, 0o644))
-        _mount(b"/proc/self/fd/%d" % place, target, None, _MS_BIND | _MS_REC)
-        os.close(place)
-    return staged
+def mount_tmpfs(target: bytes, how: bytes) -> None:
+    _mount(b"tmpfs", target, b"tmpfs", _MS_NOSUID | _MS_NODEV, how)
+
+
+def bind(descriptor: int, target: bytes) -> None:
+    """Show what is open there, with all the mounts below it."""
+    _mount(b"/proc/self/fd/%d" % descriptor, target, None, _MS_BIND | _MS_REC)
+
+
+def keep_out_of_binds(mount: bytes) -> None:
+    """Those that hold it show nothing of it from now on."""
+    _mount(b"none", mount, None, _MS_UNBINDABLE)
+
+
+def let_into_binds(mount: bytes) -> None:
+    _mount(b"none", mount, None, _MS_PRIVATE)
 
 
 def adopt_orphans() -> None:

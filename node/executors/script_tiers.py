@@ -33,6 +33,7 @@ from node.executors.exec_script import (
     spawn_from_thread,
     try_again_while_scarce,
 )
+from node.executors.script_view import ScriptView
 
 _WITHIN = 60.0
 """Seconds in which bwrap has made its namespaces, or never will."""
@@ -58,6 +59,9 @@ class Bash:
 
     def __init__(self, *, threads: bool) -> None:
         self._threads = threads
+
+    def prepare(self) -> None:
+        """In the mounts of a new shepherd, of which each of its scripts gets a copy. Raises `OSError`."""
 
     def start(self, request: Request, logs: tuple[int, int], errors: int) -> Script:
         """`errors`: where what goes into the second of the logs can be read. Raises `StartError`."""
@@ -127,6 +131,9 @@ class Landlock:
             shared=facts.lists["shared"],
         )
 
+    def prepare(self) -> None:
+        pass
+
     def start(self, request: Request, logs: tuple[int, int], errors: int) -> Script:
         if self._namespaced:
             try:
@@ -147,9 +154,10 @@ class _InBubblewrap(Confinement):
         """The ends of pipes that are bwrap's."""
         self._command: list[bytes] = []
         self._kept: list[int] = []
+        read = [*tier.resolver, *request.read]
         write = [path for path in (*request.write, request.scratch, request.work) if path]
-        staged = namespaces.stage([*request.read, *write])
-        self._read = [(staged[path], path) for path in request.read if path in staged]
+        staged, self._covered = tier.view.stage([*read, *write], (request.passwd, request.group))
+        self._read = [(staged[path], path) for path in read if path in staged]
         self._write = [(staged[path], path) for path in write if path in staged]
         self._scratch = staged.get(request.scratch, b"")
 
@@ -157,11 +165,10 @@ class _InBubblewrap(Confinement):
         request = self._request
         for descriptor in (self.block, self.info):
             os.set_inheritable(descriptor, True)
-        contents = (request.passwd, request.group, *self._tier.filters[request.containers])
-        passwd, group, *filters = self._kept = [_keep(content) for content in contents]
+        self._kept = [_keep(program) for program in self._tier.filters[request.containers]]
         self._command = bubblewrap.add_script(
-            self._tier.show,
-            self._tier.close,
+            self._tier.begin,
+            covered=self._covered,
             network=request.network,
             containers=request.containers,
             shared_memory=request.shared_memory,
@@ -169,8 +176,7 @@ class _InBubblewrap(Confinement):
             scratch=self._scratch,
             read=self._read,
             write=self._write,
-            accounts=(passwd, group),
-            filters=filters,
+            filters=self._kept,
             work=request.work,
             block=self.block,
             info=self.info,
@@ -194,7 +200,8 @@ def _keep(content: bytes) -> int:
 
 
 class Bubblewrap:
-    """Lists of its facts: `show` and `close`, the beginning and the end of each command.
+    """Lists of its facts: `begin`, the beginning of each command; `resolver`, what is shown besides; and
+    those of `ScriptView`, which is at `place`.
 
     bwrap would tell of a signal as of an exit code, and be there as long as the script: so it is ended as
     soon as the script is about to begin, which then is a child of ours as it is in the other tiers.
@@ -202,9 +209,10 @@ class Bubblewrap:
 
     shows_marks = False
 
-    def __init__(self, facts: TierFacts, *, threads: bool) -> None:
+    def __init__(self, facts: TierFacts, place: bytes, *, threads: bool) -> None:
         self._threads = threads
-        self.show, self.close = facts.lists["show"], facts.lists["close"]
+        self.begin, self.resolver = facts.lists["begin"], facts.lists["resolver"]
+        self.view = ScriptView(place, facts.lists)
         machine = os.uname().machine
         domains = {*ON_THE_NETWORK, socket.AF_UNIX}
         self.filters = {
@@ -216,6 +224,9 @@ class Bubblewrap:
             else []
             for containers in (False, True)
         }
+
+    def prepare(self) -> None:
+        self.view.build()
 
     def start(self, request: Request, logs: tuple[int, int], errors: int) -> Script:
         if not os.path.isdir(request.work):
@@ -305,9 +316,10 @@ def _read_words(errors: int) -> str:
 Tier = Bash | Landlock | Bubblewrap
 
 
-def make_tier(facts: TierFacts, *, namespaced: bool, threads: bool) -> Tier:
+def make_tier(facts: TierFacts, place: bytes, *, namespaced: bool, threads: bool) -> Tier:
+    """`place`: an empty directory, to mount on."""
     if facts.tier == BUBBLEWRAP:
-        return Bubblewrap(facts, threads=threads)
+        return Bubblewrap(facts, place, threads=threads)
     if facts.tier == LANDLOCK:
         return Landlock(facts, namespaced=namespaced, threads=threads)
     return Bash(threads=threads)

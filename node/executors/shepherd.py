@@ -11,8 +11,9 @@ the kernel reports as a payload's peak. No threads but the one that starts a scr
 CONTROL is a SOCK_SEQPACKET socket to the agent. First the spawner says which isolation works here; then each
 message is one request (`exec_script.Request`) and brings one descriptor: a SOCK_SEQPACKET connection on which
 the shepherd answers with one line, `started` or `failed STAGE ERRNO WORDS`, which is its last; then with
-`ended` when it is ready for another request, on the same connection. FACTS is a descriptor of a file: the
-tier (`tier_facts.TierFacts`). GROUPS is `none` where no control groups are to be made, else `groups`; those
+`ended` when it is ready for another request, on the same connection. LOCK is held by the one spawner of its
+directory, in which `view` is an empty one. FACTS is a descriptor of a file: the tier
+(`tier_facts.TierFacts`). GROUPS is `none` where no control groups are to be made, else `groups`; those
 that can be are named behind the isolation.
 
 What a child of a fork touches is copied for it, page by page, and that is most of what it costs: so the
@@ -68,7 +69,9 @@ def answer(connection: int, line: str) -> None:
 class Host:
     """What the spawner knows of this machine and tells each shepherd."""
 
-    def __init__(self, isolation: str, facts: TierFacts, groups: control_groups.ControlGroups) -> None:
+    def __init__(
+        self, isolation: str, facts: TierFacts, groups: control_groups.ControlGroups, place: bytes
+    ) -> None:
         self.isolation, self.groups = isolation, groups
         self.namespaced = isolation != namespaces.SUBREAPER
         self.uid, self.gid = os.geteuid(), os.getegid()
@@ -77,7 +80,7 @@ class Host:
             # Where /proc shows only what one may look into, a closed shepherd would look dead to the agent.
             self.may_close = not any(line.split()[2] == b"proc" and b"hidepid=" in line for line in mounts)
         safe = self.namespaced and self.may_close and namespaces.can_become()
-        self.tier = make_tier(facts, namespaced=self.namespaced, threads=safe)
+        self.tier = make_tier(facts, place, namespaced=self.namespaced, threads=safe)
         self.scripts_are_root = self.uid == 0 and not facts.own_uid and facts.tier != BASH
         """And kept from what is root's alone."""
 
@@ -108,6 +111,7 @@ class Shepherd:
                 for name in OF_ROOT_ALONE:
                     with contextlib.suppress(FileNotFoundError):
                         namespaces.hide(f"/proc/{name}".encode())
+            host.tier.prepare()
             self._mounts = namespaces.Mounts()
         if host.may_close:
             namespaces.close_to_others()
@@ -446,7 +450,8 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     facts = int(sys.argv[4])
     packed = b"".join(iter(lambda: os.read(facts, 1 << 20), b""))
-    host = Host(isolation, TierFacts.unpack(packed), groups)
+    place = os.path.join(os.fsencode(os.path.dirname(sys.argv[3])), b"view")
+    host = Host(isolation, TierFacts.unpack(packed), groups, place)
     gc.disable()
     gc.freeze()
     spawn_for_ever(control, host)

@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 _PROGRAM: Final = Path(__file__).with_name("shepherd.py")
 LOCK: Final = "spawner.lock"
 LOG: Final = "spawner.log"
+VIEW: Final = "view"
+"""An empty directory, on which shepherds mount what their scripts see."""
 _LOG_MOST: Final = 1 << 20
 """Bytes that it may have when a spawner begins."""
 _READY_WITHIN: Final = 15.0
@@ -169,6 +171,7 @@ class Spawner:
 
     def _prepare(self) -> None:
         self._data_directory.mkdir(parents=True, exist_ok=True)
+        (self._data_directory / VIEW).mkdir(exist_ok=True)
         log = self._data_directory / LOG
         for path in (log, self._data_directory / LOCK):
             set_aside(path)

@@ -103,21 +103,19 @@ class Machine:
         directories = [path for path in covered if os.path.isdir(path)]
         files = [path for path in covered if path not in directories]
         resolver = self._files.resolve(RESOLVER)
-        show = bubblewrap.show_machine(
-            os.path.abspath(bwrap),
-            own_uid=own_uid,
-            binds=view.binds,
-            links=[
-                (path, target)
-                for path, target in view.links
-                if os.path.dirname(path) == "/" and path not in PRIVATE
-            ],
-            kernel=[path for path in OF_THE_KERNEL if path.startswith("/sys/")],
-            resolver=None if view.shows(resolver) else resolver,
-        )
         lists = {
-            "show": [*show, *bubblewrap.cover(directories, files)],
-            "close": bubblewrap.close(directories),
+            "begin": bubblewrap.begin(os.path.abspath(bwrap), own_uid=own_uid),
+            "binds": view.binds,
+            "links": [
+                word
+                for link in view.links
+                if os.path.dirname(link[0]) == "/" and link[0] not in PRIVATE
+                for word in link
+            ],
+            "kernel": [path for path in OF_THE_KERNEL if path.startswith("/sys/")],
+            "empty": directories,
+            "closed": files,
+            "resolver": [] if view.shows(resolver) else [resolver],
         }
         return TierFacts(BUBBLEWRAP, own_uid=own_uid, lists=lists)
 

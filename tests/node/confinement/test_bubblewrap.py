@@ -14,15 +14,17 @@ PLACES = st.lists(PATHS, unique=True, max_size=4)
 
 
 def _command(
+    *,
     network: bool = False,
     containers: bool = False,
     read: tuple[str, ...] = (),
     write: tuple[str, ...] = (),
     scratch: bytes = b"/home",
+    covered: tuple[bytes, ...] = (),
 ) -> list[bytes]:
     return bubblewrap.add_script(
         [b"/usr/bin/bwrap", b"--unshare-user"],
-        [b"--remount-ro", b"/"],
+        covered=covered,
         network=network,
         containers=containers,
         shared_memory=1 << 20,
@@ -30,7 +32,6 @@ def _command(
         scratch=scratch,
         read=[(b"/tmp/0", path.encode()) for path in read],
         write=[(b"/tmp/1", path.encode()) for path in write],
-        accounts=(5, 6),
         filters=[7],
         work=b"/work",
         block=3,
@@ -42,7 +43,7 @@ def _command(
 def test_a_network_and_namespaces_of_its_own_are_there_unless_they_are_granted(
     network: bool, containers: bool
 ) -> None:
-    command = _command(network, containers)
+    command = _command(network=network, containers=containers)
     assert (b"--unshare-net" in command) is not network
     assert (b"--disable-userns" in command) is not containers
     assert _follows(command, [b"--cap-drop", b"ALL"]), "what covers the machine's files could be taken away"
@@ -62,30 +63,18 @@ def _follows(command: list[bytes], words: list[bytes]) -> bool:
 
 
 @given(PLACES, PLACES)
-def test_what_is_given_is_bound_before_the_root_is_closed(read: list[str], write: list[str]) -> None:
-    command = _command(read=tuple(read), write=tuple(write))
+def test_what_is_given_is_bound_after_its_place_is_made_and_before_that_is_closed(
+    read: list[str], write: list[str]
+) -> None:
+    command = _command(read=tuple(read), write=tuple(write), covered=(b"/hidden",))
+    assert _follows(command[: command.index(b"--perms")], [b"--tmpfs", b"/hidden"])
     closed = command.index(b"--remount-ro")
+    assert command[closed + 1] == b"/hidden"
     for path in read:
         assert any(command[at : at + 3] == [b"--ro-bind", b"/tmp/0", path.encode()] for at in range(closed))
     for path in write:
         assert any(command[at : at + 3] == [b"--bind", b"/tmp/1", path.encode()] for at in range(closed))
     assert command[-1] == b"--"
-
-
-@given(PLACES, PLACES, PLACES)
-def test_what_is_hidden_is_covered_after_what_is_shown(
-    binds: list[str], directories: list[str], files: list[str]
-) -> None:
-    shown = bubblewrap.show_machine(
-        "/usr/bin/bwrap", own_uid=True, binds=binds, links=[], kernel=[], resolver=None
-    )
-    covered = bubblewrap.cover(directories, files)
-    assert [shown[at + 1] for at, word in enumerate(shown) if word == "--ro-bind"] == binds
-    assert covered == [
-        *(word for path in directories for word in ("--tmpfs", path)),
-        *(word for path in files for word in ("--ro-bind", "/dev/null", path)),
-    ]
-    assert bubblewrap.close(directories)[-2:] == ["--remount-ro", "/"]
 
 
 @given(st.booleans(), st.dictionaries(NAMES, PLACES, max_size=4))
