@@ -70,7 +70,7 @@ class Bridge:
             _run("ip", "netns", "add", name)
             _run("ip", "link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", name)
             _run("ip", "link", "set", outer, "master", "br0", "up")
-            _run("ip", "-n", name, "addr", "add", f"{self._address(node)}/24", "dev", "eth0")
+            _run("ip", "-n", name, "addr", "add", f"{self.address(node)}/24", "dev", "eth0")
             _run("ip", "-n", name, "link", "set", "eth0", "up")
             _run("ip", "-n", name, "link", "set", "lo", "up")
 
@@ -78,10 +78,10 @@ class Bridge:
         await trio.sleep_forever()
 
     def url(self, node: int) -> str:
-        return f"http://{self._address(node)}:{PORT}"
+        return f"http://{self.address(node)}:{PORT}"
 
     def place(self, node: int) -> Place:
-        arguments = ("--host", self._address(node), "--port", str(PORT))
+        arguments = ("--host", self.address(node), "--port", str(PORT))
         return Place(arguments, ("nsenter", f"--net=/run/netns/node-{node}"))
 
     def node_up(self, node: int, url: str) -> None:
@@ -94,13 +94,16 @@ class Bridge:
         for number in range(times):
             if number:
                 await trio.sleep(seconds / times / 2)
-            _run("ip", "link", "set", f"veth{node}", "down")
+            self.set_link(node, up=False)
             try:
                 await trio.sleep(seconds / times)
             finally:
-                _run("ip", "link", "set", f"veth{node}", "up")
+                self.set_link(node, up=True)
 
-    def _address(self, node: int) -> str:
+    def set_link(self, node: int, *, up: bool) -> None:
+        _run("ip", "link", "set", f"veth{node}", "up" if up else "down")
+
+    def address(self, node: int) -> str:
         return f"10.123.0.{10 + node}"
 
 
