@@ -137,6 +137,16 @@ def test_every_page_can_be_read_by_anybody(
     assert len(titles) >= len(pages(jobs)) - 1  # the list of jobs is there twice
 
 
+def test_a_page_whose_modules_do_not_come_says_so(open_page: Callable[..., Watched], shared: Started) -> None:
+    page = open_page(shared.url, "/dashboard#/none", may_fail=True).page
+    page.route("**/usage.js", lambda route: route.abort())
+    page.goto("about:blank")
+    page.goto(f"{shared.url}/dashboard#/usage")
+    expect(page.locator("main")).to_contain_text("The page could not be fetched")
+    page.get_by_role("link", name="Jobs").click()
+    expect(page.locator("h1")).to_have_text("Jobs")
+
+
 def told_apart_without_colour(page: Page) -> None:
     """Each chart's labels have the room they need, and no two of its lines are drawn the same way."""
     for chart in page.locator("figure").all():

@@ -52,7 +52,7 @@ class _File:
 
 
 def blueprint(plain: PlainRoutes) -> Blueprint:
-    """A first visit asks for some thirty small files at once, so they are plain routes."""
+    """A first visit asks for some twenty small files at once, so they are plain routes."""
     page = Blueprint("dashboard", __name__)
     found = _read_files()
     small = {name for name, file in found.items() if name != PAGE and len(file.content) <= SMALL}

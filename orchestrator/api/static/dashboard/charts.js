@@ -3,6 +3,14 @@
 import { now } from "./clock.js";
 import { h, morphChildren, table } from "./dom.js";
 
+// It is no module: it is had as `window.uPlot`.
+await new Promise((resolve, reject) => {
+  const script = h("script", { src: new URL("./uPlot.iife.min.js", import.meta.url).href });
+  script.addEventListener("load", resolve);
+  script.addEventListener("error", () => reject(new Error("uPlot could not be fetched")));
+  document.head.append(script);
+});
+
 const HEIGHT = 180;
 const MINUTE = 60;
 const SVG = "http://www.w3.org/2000/svg";

@@ -1,22 +1,13 @@
 // Puts the dashboard together.
 
 import { Live } from "./live.js";
-import { Router } from "./router.js";
+import { parsed, Router } from "./router.js";
 import { carryOut, say } from "./orders.js";
-import { login } from "./api.js";
+import { login, Refused } from "./api.js";
 import { loginForm } from "./login.js";
-import { auditPage } from "./audit.js";
 import { ask, current, forget, logOut, may } from "./session.js";
 import { foreign, tick } from "./format.js";
 import { h } from "./dom.js";
-import { jobPage } from "./job.js";
-import { jobsPage } from "./jobs.js";
-import { nodePage, nodesPage } from "./nodes.js";
-import { overviewPage } from "./overview.js";
-import { scalingPage } from "./scaling.js";
-import { servicesPage } from "./services.js";
-import { submitPage } from "./submit.js";
-import { usagePage } from "./usage.js";
 
 const AGAIN = 2000;
 const NEEDS = new Map([
@@ -27,18 +18,51 @@ const NEEDS = new Map([
   ["usage", "GET /v1/usage"],
 ]);
 
-function routes([name, subject, ...rest], given) {
-  if (rest.length || (NEEDS.has(name) && !may(NEEDS.get(name)))) return null;
+// What makes each page, and all modules that it takes more than every page does, its own first. They are fetched
+// together, when the page is wanted: the first is shown before the modules of the others have come.
+const PAGES = {
+  audit: ["auditPage", "audit"],
+  job: ["jobPage", "job", "audit", "files", "job_table", "log", "log_view", "terminal", "viewer"],
+  jobs: ["jobsPage", "jobs", "job_table"],
+  node: ["nodePage", "nodes", "audit", "job_table"],
+  nodes: ["nodesPage", "nodes", "audit", "job_table"],
+  overview: ["overviewPage", "overview", "charts", "services"],
+  scaling: ["scalingPage", "scaling"],
+  services: ["servicesPage", "services"],
+  submit: ["submitPage", "submit"],
+  usage: ["usagePage", "usage"],
+};
+const OF_ONE = { jobs: "job", nodes: "node" };
+
+/** Which of the pages stands at an address; undefined where none does. */
+function named([name = "overview", subject, ...rest]) {
+  if (rest.length || Object.values(OF_ONE).includes(name)) return undefined;
+  const found = subject === undefined ? name : OF_ONE[name];
+  return Object.hasOwn(PAGES, found) ? found : undefined;
+}
+
+async function routes(parts, given) {
+  const [name, subject] = parts;
+  if (NEEDS.has(name) && !may(NEEDS.get(name))) return null;
   // Who sees jobs alone begins with them.
-  if (name === undefined) return may("GET /v1/activity") ? overviewPage(given) : jobsPage(given);
-  if (name === "jobs") return subject === undefined ? jobsPage(given) : jobPage(subject);
-  if (name === "nodes") return subject === undefined ? nodesPage() : nodePage(subject);
-  if (subject !== undefined) return null;
-  if (name === "services") return servicesPage();
-  if (name === "submit") return submitPage(given);
-  if (name === "usage") return usagePage(given);
-  if (name === "audit") return auditPage(given);
-  return name === "scaling" ? scalingPage() : null;
+  const found = name === undefined && !may("GET /v1/activity") ? "jobs" : named(parts);
+  if (found === undefined) return null;
+  return (await maker(found))(subject ?? given);
+}
+
+async function maker(page) {
+  const [make, ...modules] = PAGES[page];
+  try {
+    const [own] = await Promise.all(modules.map((one) => import(`./${one}.js`)));
+    return own[make];
+  } catch (error) {
+    throw new Refused(`The page could not be fetched: ${error.message}`, 0);
+  }
+}
+
+/** Fetch the modules of these pages. Who comes to one of them is told if they cannot be had. */
+function fetchAhead(names) {
+  for (const name of names) maker(name).catch(() => undefined);
 }
 
 const view = document.getElementById("view");
@@ -75,8 +99,8 @@ function enter() {
   who.hidden = pages.hidden = false;
   connection.hidden = false;
   lost = false;
-  router.show();
-  if (again) router.focus();
+  if (again) view.replaceChildren();
+  router.show(again || undefined).then(() => fetchAhead(Object.keys(PAGES)));
   if (may("GET /v1/events")) {
     live.begin();
   } else {
@@ -164,4 +188,6 @@ document.addEventListener("click", (event) => {
 });
 document.addEventListener("visibilitychange", () => document.hidden || login.doubted());
 setInterval(() => !document.hidden && tick(), 1000);
+// Meanwhile the server says who is logged in.
+fetchAhead([named(parsed(location.hash).parts)].filter(Boolean));
 begin();

@@ -33,7 +33,8 @@ export function link(parts, given = {}) {
  * milliseconds between refreshes that changes cause, and between those that come by themselves. `at`: the first
  * part of its address, where it may be shown at another, too. When its title has changed it calls `titled()`. */
 export class Router {
-  /** `routes` gives the page for the parts of an address, or null. `unanswered()`: a request was not answered. */
+  /** `routes` promises the page for the parts of an address, or null, and fails where it cannot be had.
+   * `unanswered()`: a request was not answered. */
   constructor(routes, view, trouble, unanswered) {
     this.unanswered = unanswered;
     this.routes = routes;
@@ -42,11 +43,19 @@ export class Router {
     this.page = null;
     this.paced = null;
     this.timer = 0;
-    window.addEventListener("hashchange", () => this.page && this.show());
+    this.on = false;
+    this.turn = 0;
+    window.addEventListener("hashchange", () => this.on && this.show());
   }
 
   /** No page is shown until the next is asked for. */
   leave() {
+    this.on = false;
+    this.turn += 1;
+    this.close();
+  }
+
+  close() {
     // What is asked was about the page that is left; the close comes first, for behind a dialog nothing gets
     // the focus.
     for (const asked of document.querySelectorAll("dialog")) asked.close();
@@ -57,11 +66,16 @@ export class Router {
     this.trouble.replaceChildren();
   }
 
-  show() {
-    const first = this.page === null;
-    this.leave();
+  /** Show the page of the address, until its first state has come. It is gone on from its heading where one was
+   * shown before, or if `focus`. */
+  async show(focus = this.on) {
+    this.on = true;
+    this.turn += 1;
+    const { turn } = this;
+    this.close();
     const { parts, given } = parsed(location.hash);
-    const page = this.routes(parts, given) ?? missing();
+    const page = await this.made(parts, given);
+    if (turn !== this.turn) return;
     this.page = page;
     this.view.replaceChildren(page.view);
     page.titled = () => {
@@ -72,9 +86,18 @@ export class Router {
     const paced = new Paced(() => this.refreshed(page), page.pace ?? 500);
     this.paced = paced;
     page.again = () => paced.now();
-    paced.now();
     if (page.every) this.timer = setInterval(() => !document.hidden && paced.ask(), page.every);
-    if (!first) this.focus();
+    if (focus) this.focus();
+    await paced.now();
+  }
+
+  async made(parts, given) {
+    try {
+      return (await this.routes(parts, given)) ?? missing();
+    } catch (error) {
+      if (error.status === undefined) throw error;
+      return unfetched(error.message);
+    }
   }
 
   focus() {
@@ -113,13 +136,13 @@ export class Router {
 }
 
 function missing() {
-  return {
-    title: "No such page",
-    view: h(
-      "section",
-      null,
-      h("h1", { tabindex: -1 }, "No such page"),
-      h("p", null, h("a", { href: "#/" }, "To the overview")),
-    ),
-  };
+  return told("No such page", h("a", { href: "#/" }, "To the overview"));
+}
+
+function unfetched(why) {
+  return told("Not fetched", [why, " ", h("a", { href: "dashboard" }, "Begin anew")]);
+}
+
+function told(title, text) {
+  return { title, view: h("section", null, h("h1", { tabindex: -1 }, title), h("p", null, text)) };
 }

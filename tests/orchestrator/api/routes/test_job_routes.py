@@ -501,14 +501,31 @@ async def test_the_dashboard_is_made_of_its_own_files(server: Server) -> None:
         assert (await server.client.get(f"/dashboard/{name}")).status_code == 404
 
 
-def test_every_module_of_the_dashboard_is_loaded_at_once() -> None:
+def test_all_modules_of_a_page_of_the_dashboard_are_fetched_together() -> None:
     import orchestrator.api
 
     static = Path(orchestrator.api.__file__).parent / "static" / "dashboard"
+
+    def imported(*names: str) -> set[str]:
+        found: set[str] = set()
+        wanted = set(names)
+        while wanted:
+            found |= wanted
+            texts = [(static / f"{one}.js").read_text() for one in wanted]
+            wanted = {one for text in texts for one in re.findall(r'from "\./(\w+)\.js"', text)} - found
+        return found
+
     page = (static / "index.html").read_text()
-    framed = set(re.findall(r'src="([^"]+\.js)"', (static / "molecule.html").read_text()))
-    modules = {file.name for file in static.glob("*.js")}
-    assert modules - framed == set(re.findall(r'(?:src|href)="dashboard/([^"]+\.js)"', page))
+    always = set(re.findall(r'(?:src|href)="dashboard/(\w+)\.js"', page))
+    assert imported("main") <= always
+    listed = re.findall(r'^  (\w+): \["\1Page", (.+)\],$', (static / "main.js").read_text(), re.MULTILINE)
+    of_pages = {name: set(re.findall(r'"(\w+)"', modules)) for name, modules in listed}
+    assert len(of_pages) == 10
+    for name, modules in of_pages.items():
+        assert modules == imported(*modules) - always, name
+    framed = set(re.findall(r'src="([^"]+)\.js"', (static / "molecule.html").read_text()))
+    modules = {file.stem for file in static.glob("*.js")}
+    assert modules == always.union(framed, *of_pages.values(), {"uPlot.iife.min"})
 
 
 def test_the_vendored_files_are_the_published_ones() -> None:
