@@ -1,20 +1,18 @@
 """The log of a process: a line for each message, whoever's words are in it.
 
 Lines are for people, or JSON objects for programs. What a message is about it says as `extra`, by the names
-in `ABOUT`; JSON has these as fields of their own.
+in `ABOUT`; JSON has these as fields of their own. Of all of them structlog makes lines.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
+from collections.abc import MutableMapping
 from contextvars import ContextVar
-from datetime import UTC, datetime
-from types import TracebackType
 from typing import Any, Final
 
-FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+from actors.process.imports import without
 
 FORMATS: Final = ("text", "json")
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -33,7 +31,7 @@ request_id: Final[ContextVar[str]] = ContextVar("request_id", default="")
 def set_up_log(form: str = "text") -> None:
     """Warnings of everybody, and above, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else LineFormatter(FORMAT))
+    handler.setFormatter(make_formatter(form))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
 
 
@@ -43,38 +41,43 @@ def set_level(logger: str, level: str) -> None:
     logging.getLogger().setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
 
 
-class JsonFormatter(logging.Formatter):
-    """One ASCII object a line: `at`, `level`, `logger`, `message`; what it is about; `request`, the id of the
-    request that is answered, unless it is about a job that another one handed in; `exception`, the
-    traceback."""
+def make_formatter(form: str) -> logging.Formatter:
+    """Makes lines of records, whichever library they are of: `text` as `render_line` has it, or `json`.
 
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if asked := request_id.get():
-            line["request"] = asked
-        line |= {name: found for name in ABOUT if (found := getattr(record, name, None)) is not None}
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+    JSON has an ASCII object a line: `at`, `level`, `logger`, `message`; what it is about; `request`, the id
+    of the request that is answered, unless it is about a job that another one handed in; `exception`."""
+    # Late, for commands to be quick; and it brings much with it only to paint tracebacks, if it can.
+    with without("rich"):
+        from structlog import processors, stdlib
+
+    as_json = form == "json"
+    chain = (
+        processors.TimeStamper("iso", utc=as_json, key="at"),
+        stdlib.add_log_level,
+        stdlib.add_logger_name,
+        processors.EventRenamer("message"),
+        _add_request,
+        stdlib.ExtraAdder(ABOUT),
+        processors.format_exc_info,
+        stdlib.ProcessorFormatter.remove_processors_meta,
+        processors.JSONRenderer(default=str) if as_json else render_line,
+    )
+    return stdlib.ProcessorFormatter(processors=chain)
 
 
-class LineFormatter(logging.Formatter):
-    """What is not to be printed as it is stands there escaped: ends of lines, and what moves a terminal or
-    turns the direction of a text. Tracebacks are indented below their line."""
+def _add_request(_: object, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {**line, "request": asked} if (asked := request_id.get()) else line
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # as logging calls it
-        return escaped(super().formatMessage(record))
 
-    def formatException(  # noqa: N802  # as logging calls it
-        self,
-        ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None],
-    ) -> str:
-        return "\n".join(f"    {escaped(line)}" for line in super().formatException(ei).split("\n"))
+def render_line(_: object, __: str, line: MutableMapping[str, Any]) -> str:
+    """For people. What is not to be printed as it is stands there escaped, which no renderer of the library
+    does: ends of lines, and what moves a terminal or turns the direction of a text. Tracebacks are indented
+    below their line."""
+    said = f"{line['at']} {line['level'].upper()} {line['logger']}: {line['message']}"
+    if asked := line.get("request"):
+        said += f" (request {asked})"
+    traceback = line["exception"].split("\n") if "exception" in line else ()
+    return "\n    ".join(map(escaped, (said, *traceback)))
 
 
 def escaped(text: str) -> str:

@@ -21,6 +21,7 @@ def note_and_log(note: NoteRequest, wanted: Callable[[], bool]) -> NoteRequest:
             return
         path, who = in_log.get() or (rule or "", "")
         address = asked_from.get()
+        known = {"bytes": length, "who": who or None, "address": address or None}
         log.info(
             "%s %s: %d in %.1f ms, by %s from %s",
             method,
@@ -34,9 +35,7 @@ def note_and_log(note: NoteRequest, wanted: Callable[[], bool]) -> NoteRequest:
                 "path": path,
                 "status": status,
                 "seconds": round(seconds, 6),
-                "bytes": length,
-                "who": who or None,
-                "address": address or None,
+                **{name: value for name, value in known.items() if value is not None},
             },
         )
 

@@ -9,6 +9,8 @@ PROGRAM = """
 import sys
 import node.server
 import orchestrator.server
+from actors.process.log_lines import set_up_log
+set_up_log()
 unused = {"Crypto", "cffi", "pycparser", "pygments", "rich"}
 print(sorted(unused & {name.partition(".")[0] for name in sys.modules}))
 import rich.console, httpx._main

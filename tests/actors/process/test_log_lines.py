@@ -6,13 +6,15 @@ import io
 import json
 import logging
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.process.log_lines import FORMAT, JsonFormatter, LineFormatter, escaped, request_id, set_level
+from actors.process.log_lines import escaped, make_formatter, request_id, set_level
 
 FORGED = "2026-01-01 00:00:00,000 ERROR orchestrator: forged"
 WORDS = {
@@ -25,13 +27,14 @@ WORDS = {
     "\udc80": "\\udc80",
     "Grüße, 蛋白 🙂": "Grüße, 蛋白 🙂",
 }
+IN_JSON = make_formatter("json")
 
 
 @pytest.fixture
 def told() -> Iterator[tuple[logging.Logger, io.StringIO]]:
     log, text = logging.Logger("a.log"), io.StringIO()
     handler = logging.StreamHandler(text)
-    handler.setFormatter(LineFormatter(FORMAT))
+    handler.setFormatter(make_formatter("text"))
     log.addHandler(handler)
     yield log, text
 
@@ -42,7 +45,7 @@ def test_words_of_strangers_stay_in_their_line(
 ) -> None:
     log, text = told
     log.warning("somebody said %s here", words)
-    assert re.fullmatch(rf"\S+ \S+ WARNING a\.log: somebody said {re.escape(line)} here\n", text.getvalue())
+    assert re.fullmatch(rf"\S+ WARNING a\.log: somebody said {re.escape(line)} here\n", text.getvalue())
 
 
 def test_a_traceback_is_below_its_line_and_forges_none(told: tuple[logging.Logger, io.StringIO]) -> None:
@@ -56,6 +59,19 @@ def test_a_traceback_is_below_its_line_and_forges_none(told: tuple[logging.Logge
     assert len(others) > 3 and all(line.startswith("    ") and line.isprintable() for line in others)
 
 
+def test_a_line_for_people_ends_with_the_request_it_is_of(told: tuple[logging.Logger, io.StringIO]) -> None:
+    log, text = told
+    log.warning("handed in by another one", extra={"request": f"r-0\n{FORGED}"})
+    asked = request_id.set("r-1")
+    try:
+        log.warning("it ended", extra={"job": 7})
+    finally:
+        request_id.reset(asked)
+    first, second = text.getvalue().splitlines()
+    assert first.endswith(f": handed in by another one (request r-0\\n{FORGED})")
+    assert second.endswith(": it ended (request r-1)")
+
+
 @given(st.text())
 def test_any_text_is_one_printable_line(text: str) -> None:
     assert escaped(text).isprintable()
@@ -64,7 +80,7 @@ def test_any_text_is_one_printable_line(text: str) -> None:
 @given(st.text())
 def test_any_message_is_one_object_in_a_line_of_ascii(text: str) -> None:
     record = logging.LogRecord("a.log", logging.WARNING, "", 0, "%s", (text,), None)
-    line = JsonFormatter().format(record)
+    line = IN_JSON.format(record)
     assert line.isascii() and line.isprintable()
     assert json.loads(line)["message"] == text
 
@@ -72,7 +88,7 @@ def test_any_message_is_one_object_in_a_line_of_ascii(text: str) -> None:
 def test_json_has_what_a_line_is_about_and_which_request_it_is_of() -> None:
     log, text = logging.Logger("a.log"), io.StringIO()
     handler = logging.StreamHandler(text)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(IN_JSON)
     log.addHandler(handler)
     asked = request_id.set("r-1")
     try:
@@ -85,7 +101,7 @@ def test_json_has_what_a_line_is_about_and_which_request_it_is_of() -> None:
         request_id.reset(asked)
     log.info("nobody asked")
     first, other, second, third = map(json.loads, text.getvalue().splitlines())
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", first.pop("at"))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z", first.pop("at"))
     assert first == {
         "level": "info",
         "logger": "a.log",
@@ -109,3 +125,24 @@ def test_a_level_is_that_of_one_logger_and_of_others_where_it_is_higher() -> Non
         assert (own.level, root.level) == (logging.ERROR, logging.ERROR)
     finally:
         root.setLevel(before)
+
+
+EVERYBODY = """
+import logging
+from actors.process.log_lines import set_level, set_up_log
+set_up_log("json")
+set_level("node", "info")
+for name in ("hypercorn.error", "node.jobs"):
+    for level in ("debug", "info", "warning"):
+        getattr(logging.getLogger(name), level)("%s says %s", name, level)
+"""
+
+
+def test_what_other_libraries_say_comes_the_same_way_from_warnings_on() -> None:
+    done = subprocess.run([sys.executable, "-c", EVERYBODY], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(line["logger"], line["level"], line["message"]) for line in lines] == [
+        ("hypercorn.error", "warning", "hypercorn.error says warning"),
+        ("node.jobs", "info", "node.jobs says info"),
+        ("node.jobs", "warning", "node.jobs says warning"),
+    ]
