@@ -252,7 +252,7 @@ def _import_job(job: OldJob, db: sqlite3.Connection, disk: Disk, settings: Setti
     jobs.store_last_id(db, job.id - 1)
     new = NewJob(job.user_id, job.service, key, size, details=JobDetails())
     seq += 1
-    number = jobs.insert_job(db, new, seq=seq, now=job.created_at)
+    number = jobs.insert_job(db, new, message="", seq=seq, now=job.created_at)
     assert number == job.id
     history.insert_history(
         db, HistoryEntry(job.id, job.created_at, None, Status.QUEUED, "taken over from 2.x", None, None), seq

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeGuard
 
@@ -26,8 +26,7 @@ class Tally:
 
     def is_before(self, other: Tally) -> bool:
         """Whether any of it is less."""
-        pairs = zip(astuple(self), astuple(other), strict=True)
-        return any(mine < theirs for mine, theirs in pairs)
+        return self.accepted < other.accepted or self.buried < other.buried or self.uptime < other.uptime
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class NodeRef:
         """How far the node has come: for `has_forgotten`, later. "" if its boot is not known."""
         if not self.boot or self.tally is None:
             return self.boot
-        return " ".join(map(str, (self.boot, *astuple(self.tally))))
+        return f"{self.boot} {self.tally.accepted} {self.tally.buried} {self.tally.uptime}"
 
     def has_forgotten(self, moment: str) -> bool:
         """Whether it may have forgotten what it was told in that moment, or later: it is in another boot, or

@@ -65,7 +65,9 @@ class SignOn:
 
     def trusts(self, head: Head) -> bool:
         """Whether the request comes from one of the proxies."""
-        address = None if head.peer is None else parse_address(head.peer[0])
+        if head.peer is None or not self.proxies:
+            return False
+        address = parse_address(head.peer[0])
         return address is not None and any(address in network for network in self.proxies)
 
     def address_of(self, head: Head) -> str:
@@ -73,7 +75,7 @@ class SignOn:
         was told; "" where that is not known."""
         if head.peer is None:
             return ""
-        if self.proxies and self.trusts(head):
+        if self.trusts(head):
             told = (head.header("X-Forwarded-For") or "").rpartition(",")[2].strip()
             with suppress(ValueError):
                 return str(ip_address(told))

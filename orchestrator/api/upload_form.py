@@ -177,7 +177,7 @@ class Uploads:
     async def _commit(self, upload: Upload, new: NewJob) -> Job:
         # From here on it is finished, whether the client still waits or not: else nobody would know whether
         # there is a job.
-        with trio.CancelScope(shield=True), trio.fail_after(FINISHING):
+        with trio.fail_after(FINISHING, shield=True):
             files = await upload.commit(new.user_id, new.service)
             job = await insert(self._api, replace(new, files=files), entry_of("submit"))
         return job  # noqa: RET504  # the scopes may not be left by a return, says mypy: they can swallow
@@ -238,6 +238,8 @@ class _Form:
         self._tags: list[TextSink] = []
         self._ignored: dict[str, None] = {}
         self._hashed: list[_HashingFile] | None = [] if hashed else None
+        self._service: ServiceLimits | None = None
+        """Once it was found."""
 
     async def part(self, part: Part) -> Sink | None:
         if part.filename is not None:
@@ -323,6 +325,11 @@ class _Form:
         return int(text)
 
     def service(self) -> ServiceLimits:
+        if self._service is None:
+            self._service = self._find_service()
+        return self._service
+
+    def _find_service(self) -> ServiceLimits:
         text, services = self._text("service"), self._api.services
         if text not in services:
             known = ", ".join(sorted(filter(asking.get().serves, services))) or "none"

@@ -630,14 +630,14 @@ def _insert(job: NewJob, entry: AuditEntry | None, limits: Limits, batch: Ledger
     if limits.of_jobs:
         require_room(db, limits, user=job.user_id, service=job.service, size=job.size)
     seq = batch.seq + 1
-    job_id = jobs.insert_job(db, job, seq=seq, now=now)
+    job_id = jobs.insert_job(db, job, message=rules.UPLOADED, seq=seq, now=now)
     if job_id > MAX_ID:
         raise LedgerError(f"the job ids are used up: they end at {MAX_ID}; start a new ledger")
     if job.files is not None:
         small_files.store_files(db, job_id, "input", job.files)
     if entry is not None:
         audit.store_entries(db, [replace(entry, job=job_id)], now)
-    return _store(batch, rules.new_job(job, job_id=job_id, seq=seq, now=now))
+    return _note(batch, rules.new_job(job, job_id=job_id, seq=seq, now=now))
 
 
 def _are_urgent(changes: Sequence[Change]) -> bool:
@@ -709,8 +709,13 @@ def _store(batch: LedgerBatch, step: rules.AppliedChange) -> Job:
     if step.changed_attempt is not None:
         attempts.update_attempt(db, step.changed_attempt, now)
     jobs.update_job(db, step.job)
+    return _note(batch, step)
+
+
+def _note(batch: LedgerBatch, step: rules.AppliedChange) -> Job:
+    """The job's row is stored: what goes with it."""
     if step.history is not None:
-        history.insert_history(db, step.history, step.job.change_seq)
+        history.insert_history(batch.db, step.history, step.job.change_seq)
     batch.seq = step.job.change_seq
     batch.changed.append(step.job)
     batch.rows[step.job.id] = step.job

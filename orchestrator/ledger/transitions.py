@@ -250,4 +250,6 @@ def _leave(current: Attempt, change: Transition) -> Attempt:
     if state is None or _ORDER.index(state) < _ORDER.index(current.state):
         state = current.state
     foreign_id = change.foreign_id if change.foreign_id is not None else current.foreign_id
+    if state is current.state and foreign_id == current.foreign_id:
+        return current
     return replace(current, state=state, foreign_id=foreign_id)

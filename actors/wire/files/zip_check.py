@@ -74,7 +74,9 @@ class ZipCheck:
         self.most = most
         self.excess = ""
         self._unpacked = 0
-        self._buffer = bytearray()
+        self._data = b""
+        self._place = 0
+        """How much of the data was taken."""
         self._at = 0
         self._members: dict[str, tuple[_Seen, Kind]] = {}
         self._reading: _Reading | None = self._read()
@@ -84,11 +86,11 @@ class ZipCheck:
         """The next bytes. Blocks until they are unpacked."""
         if self._reading is None:
             return
-        self._buffer += data
+        self._data, self._place = self._data[self._place :] + data, 0
         try:
             next(self._reading)
         except StopIteration:
-            self._is_sound = not self._buffer
+            self._is_sound = not self._left
             self._reading = None
         except (_NotPlain, _ISAL_ERROR, struct.error, UnicodeDecodeError):
             self._stop()
@@ -112,7 +114,11 @@ class ZipCheck:
 
     def _stop(self) -> None:
         self._reading = None
-        self._buffer.clear()
+        self._data, self._place = b"", 0
+
+    @property
+    def _left(self) -> int:
+        return len(self._data) - self._place
 
     # ------------------------------------------------------------------ in the order of the zip
 
@@ -136,8 +142,7 @@ class ZipCheck:
         _, _, flags, method, _, crc, packed, size, name_length, extra_length = record
         if flags & ~_UNDERSTOOD or method not in (form.STORED, form.DEFLATED):
             raise _NotPlain
-        raw = yield from self._take(name_length)
-        extra = _extra_fields((yield from self._take(extra_length)))
+        raw, extra = yield from self._named(name_length, extra_length)
         size, packed = _widen(extra, size, packed)
         if method == form.DEFLATED:
             found = yield from self._inflate()
@@ -155,6 +160,10 @@ class ZipCheck:
             raise _NotPlain
         return _Seen(raw, at, flags, method, crc, packed, size, digest)
 
+    def _named(self, name: int, extra: int) -> Generator[None, None, tuple[bytes, Mapping[int, bytes]]]:
+        taken = yield from self._take(name + extra)
+        return taken[:name], _extra_fields(taken[name:])
+
     def _count(self, size: int) -> None:
         self._unpacked += size
         if self.most is not None and self._unpacked > self.most.size:
@@ -165,11 +174,11 @@ class ZipCheck:
         crc = packed = size = 0
         start = b""
         while not engine.eof:
-            if not self._buffer:
+            if not self._left:
                 yield
                 continue
-            data = bytes(self._buffer)
-            self._buffer.clear()
+            data = self._data[self._place :]
+            self._data, self._place = b"", 0
             packed += len(data)
             piece = bytes(PIECE)
             while not engine.eof and (data or len(piece) == PIECE):
@@ -179,7 +188,7 @@ class ZipCheck:
                 size += len(piece)
                 self._count(len(piece))
                 start += piece[: _LONGEST_TARGET - len(start)]
-        self._buffer += engine.unused_data
+        self._data = engine.unused_data
         packed -= len(engine.unused_data)
         self._at += packed
         return crc, packed, size, _digest(start) if size <= _LONGEST_TARGET else b""
@@ -187,7 +196,7 @@ class ZipCheck:
     def _copy(self, size: int) -> Generator[None, None, tuple[int, int, int, bytes]]:
         crc, left, start = 0, size, b""
         while left:
-            piece = yield from self._take(min(left, max(1, len(self._buffer))))
+            piece = yield from self._take(min(left, max(1, self._left)))
             left -= len(piece)
             self._count(len(piece))
             crc = isal_zlib.crc32(piece, crc)
@@ -199,8 +208,7 @@ class ZipCheck:
         record = form.CENTRAL.unpack(signature + (yield from self._take(form.CENTRAL.size - 4)))
         _, _, _, version, flags, method, _, crc, packed, size, name_length, extra_length, *rest = record
         comment, disk, _, attributes, at = rest
-        raw = yield from self._take(name_length)
-        extra = _extra_fields((yield from self._take(extra_length)))
+        raw, extra = yield from self._named(name_length, extra_length)
         size, packed, at = _widen(extra, size, packed, at)
         if signature != form.IS_CENTRAL or version > _NEWEST or comment or disk or _OTHER_NAME in extra:
             raise _NotPlain
@@ -234,11 +242,10 @@ class ZipCheck:
             raise _NotPlain
 
     def _take(self, size: int) -> _Taking:
-        while len(self._buffer) < size:
+        while (end := self._place + size) > len(self._data):
             yield
-        with memoryview(self._buffer) as view:
-            taken = bytes(view[:size])
-        del self._buffer[:size]
+        taken = self._data[self._place : end]
+        self._place = end
         self._at += size
         return taken
 

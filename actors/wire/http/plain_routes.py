@@ -95,18 +95,19 @@ class Stored:
 Handler = Callable[[Asked], Awaitable[Answer | Stored]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PlainRequest:
-    """One that a route takes."""
+    """One that a route takes, as far as it has come."""
 
     head: Head
     handler: Handler
     asked: Asked
     admitted: bool = False
 
-    def with_body(self, pieces: Sequence[bytes]) -> PlainRequest:
-        """The same, once its body has come."""
-        return replace(self, asked=replace(self.asked, body=Pieces(pieces)))
+    def put_body(self, pieces: Sequence[bytes]) -> None:
+        """Its body has come."""
+        if pieces:
+            self.asked = replace(self.asked, body=Pieces(pieces))
 
 
 class PlainRoutes:
@@ -197,9 +198,10 @@ class PlainRoutes:
             wanted = name.lower().encode()
             return [value.decode("latin-1") for one, value in asked.headers if one == wanted]
 
+        texts = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
+
         def header(name: str) -> str | None:
-            value = headers.get(name.lower().encode())
-            return None if value is None else value.decode("latin-1")
+            return texts.get(name.lower())
 
         pairs = tuple(_to_pair(one) for one in query.decode().split("&")) if mark else ()
         known = {} if found_out is None else found_out
@@ -216,7 +218,8 @@ class PlainRoutes:
         except Exception:
             refused_before.set(True)
             return None
-        return replace(asked, admitted=True)
+        asked.admitted = True
+        return asked
 
     async def answer(self, asked: PlainRequest) -> Answer | None:
         """None for what is stored and not small: it is the app's."""

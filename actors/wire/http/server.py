@@ -682,7 +682,8 @@ class _PlainStream:
 
     async def _answer(self) -> None:
         with self._work:
-            answer = await self._plain.answer(self._asked.with_body(self._body))
+            self._asked.put_body(self._body)
+            answer = await self._plain.answer(self._asked)
             if self._work.cancel_called:
                 return
             self._answered = True

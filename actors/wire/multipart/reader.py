@@ -6,6 +6,7 @@ counts the bytes that were received, not what a header claims.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ _HEADER_LIMIT: Final = 16 * 1024
 _HEADER_COUNT: Final = 16
 _BOUNDARY_LIMIT: Final = 200
 _IDENTITY: Final = ("7bit", "8bit", "binary")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f]")
 # What the parser says is for programmers. What it says of a part is told with the part's number.
 _UNREADABLE: Final = "its head cannot be read: lines `name: value` in UTF-8, ended by CR LF, were expected"
 _OF_HEADS: Final = {
@@ -248,7 +250,7 @@ def _part(segment: MultipartSegment) -> Part:
     for name, value in segment.headerlist:
         if name in headers:
             raise BadRequest(f"malformed multipart: a part has {name} twice")
-        if any(ord(character) < 0x20 and character != "\t" for character in value):
+        if _CONTROL.search(value):
             raise BadRequest(f"malformed multipart: control characters in {name} {printable(value)}")
         headers[name] = value
     encoding = headers.get("Content-Transfer-Encoding", "binary").strip().lower()

@@ -319,17 +319,18 @@ def store_last_id(db: sqlite3.Connection, last: int) -> None:
         db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('jobs', ?)", (last,))
 
 
-def insert_job(db: sqlite3.Connection, job: NewJob, *, seq: int, now: float) -> int:
+def insert_job(db: sqlite3.Connection, job: NewJob, *, message: str, seq: int, now: float) -> int:
     """Store what was handed in; the id that it got."""
     details = job.details
     cursor = db.execute(
         "INSERT INTO jobs (user_id, service, status, message, change_seq, created_at, updated_at, "
         "storage_key, size, max_runtime, idempotency_key, fingerprint, name, tags, callback_url, requires, "
         "rerun_of, input_names, ignored, limits, priority, batch_request, request_id) "
-        "VALUES (?, ?, 'Queued', '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "VALUES (?, ?, 'Queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             job.user_id,
             job.service,
+            message,
             seq,
             now,
             now,
