@@ -21,6 +21,7 @@ import trio
 from actors.ports.ledger import LedgerError
 from actors.wire.http.peers import parse_address
 from orchestrator.access.roles import Principal, asked_from, asking
+from orchestrator.contract.bodies import Action
 
 log: Final = logging.getLogger("orchestrator.access")
 
@@ -41,7 +42,7 @@ class AuditEntry:
     token: str | None
     role: str | None
     address: str
-    action: str
+    action: Action
     job: int | None = None
     node: str | None = None
     about: str | None = None
@@ -65,10 +66,11 @@ class AuditFilter:
     job: int | None = None
     node: str | None = None
     since: float | None = None
+    action: Action | None = None
 
 
 def entry_of(
-    action: str,
+    action: Action,
     *,
     job: int | None = None,
     node: str | None = None,

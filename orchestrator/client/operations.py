@@ -21,6 +21,7 @@ from orchestrator.client.retries import Retries
 from orchestrator.client.streams import Event
 from orchestrator.client.transport import Call, Progress, Wire
 from orchestrator.contract.bodies import (
+    Action,
     AuditBody,
     File,
     Holder,
@@ -388,13 +389,14 @@ class Operations:
         who: str | None = None,
         job: int | None = None,
         node: str | None = None,
+        action: Action | None = None,
         since: datetime | None = None,
         limit: int | None = None,
     ) -> AsyncGenerator[AuditBody, None]:
         """Who did what, the newest first, of what fits all of these: the name of a token or a person, a job,
-        a node's id, a time from which on."""
+        a node's id, what was done, a time from which on."""
         begin = None if since is None else since.astimezone(UTC).isoformat()
-        query = _query(who=who, job=job, node=node, since=begin)
+        query = _query(who=who, job=job, node=node, action=action, since=begin)
         left = limit
         while left is None or left > 0:
             query["limit"] = str(PAGE if left is None else min(left, PAGE))

@@ -15,13 +15,14 @@ from orchestrator.commands.console.output import emit_json
 from orchestrator.commands.console.tables import emit_table
 
 if TYPE_CHECKING:
-    from orchestrator.contract.bodies import AuditBody
+    from orchestrator.contract.bodies import Action, AuditBody
 
 
 @click.command("audit", context_settings=HELP)
 @click.option("--who", metavar="NAME", help="Only of the token or person of this name.")
 @click.option("--job", type=JOB, metavar="ID", help="Only on this job.")
 @click.option("--node", metavar="ID", help="Only on the node of this id.")
+@click.option("--action", metavar="ACTION", help="Only what was done by this name, as the list has it.")
 @click.option(
     "--since", type=click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M")), help="Only from then on, in local time."
 )
@@ -36,13 +37,15 @@ def audit_command(
     who: str | None,
     job: int | None,
     node: str | None,
+    action: Action | None,
     since: datetime | None,
     limit: int,
     json_wanted: bool,
 ) -> None:
     """List who did what, and a sample of what was refused, the newest first. For operators."""
     with connection.client() as client:
-        found = list(islice(client.audit(who=who, job=job, node=node, since=since, limit=limit), limit))
+        wanted = client.audit(who=who, job=job, node=node, action=action, since=since, limit=limit)
+        found = list(islice(wanted, limit))
     if json_wanted:
         emit_json(found)
     else:

@@ -665,6 +665,29 @@ class LinkBody(TypedDict):
     expires_at: Time
 
 
+Action: TypeAlias = Literal[
+    "submit",
+    "rerun",
+    "terminate",
+    "delete",
+    "link",
+    "join",
+    "leave",
+    "drain",
+    "undrain",
+    "forget_secret",
+    "pause",
+    "resume",
+    "log in",
+    "reload",
+    "log-level",
+    "create token",
+    "revoke token",
+    "refused",
+]
+"""What a line of who did what may say that was done."""
+
+
 class AuditBody(TypedDict):
     """A line of who did what."""
 
@@ -673,7 +696,7 @@ class AuditBody(TypedDict):
     token: Annotated[str | None, Also(description="The token's id")]
     role: Annotated[str, Of("Role")] | None
     address: Annotated[str, Also(description="Where it came from; empty: not known")]
-    action: str
+    action: Action
     job: int | None
     node: str | None
     node_name: _NODE_NAME

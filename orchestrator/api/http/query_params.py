@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeVar
 
 from quart import request
 
@@ -16,6 +16,8 @@ from actors.wire.http.app import Refusal
 
 MOST: Final = (1 << 53) - 1
 """The largest whole number that every JSON parser takes."""
+
+_Text = TypeVar("_Text", bound=str)
 
 _ID: Final = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]{1,11}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
@@ -102,6 +104,17 @@ def one_of(given: Mapping[str, str], name: str, *known: str) -> str:
     if text not in known:
         raise bad(name, text, f"one of {', '.join(dict.fromkeys(known))}")
     return text
+
+
+def any_of(given: Mapping[str, str], name: str, known: Sequence[_Text]) -> _Text | None:
+    """One of `known`, None where it is not given."""
+    text = given.get(name)
+    if text is None:
+        return None
+    for one in known:
+        if one == text:
+            return one
+    raise bad(name, text, f"one of {', '.join(known)}")
 
 
 def statuses(given: Mapping[str, str]) -> frozenset[Status]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from actors.domain.status import Status
 from actors.kernel.actor import Mailbox
 from orchestrator.access.audit import EVERY, MOST, AuditEntry, AuditFilter, Refusals, network_of
 from orchestrator.access.roles import Role
+from orchestrator.ledger.tables import audit
 from orchestrator.storage.storage import DiskStorage
 
 NODE = "a" * 32
@@ -132,11 +135,39 @@ async def test_lists_are_narrowed_and_go_on_page_by_page(server: Server) -> None
     assert await told(f"?since={server.clock.time}") == [ids[2]]
     assert await told(f"?since={server.clock.time + 1}") == []
     assert await told("?node=x") == []
+    await server.client.post(f"/terminate/{ids[1]}", headers=token(server, Role.PORTAL, "two"))
+    assert await told("?action=terminate") == await told("?action=terminate&who=two") == [ids[1]]
+    assert await told("?action=submit") == ids[::-1]
+    assert await told("?action=terminate&who=one") == []
     root = token(server, Role.OPERATOR, "auditor")
     page = (await server.client.get("/v1/audit?limit=2", headers=root)).json()
     rest = (await server.client.get(f"/v1/audit?limit=2&cursor={page['next']}", headers=root)).json()
-    assert [one["job"] for one in page["items"] + rest["items"]] == ids[::-1]
+    assert [one["job"] for one in page["items"] + rest["items"]] == [ids[1], *ids[::-1]]
     assert rest["next"] is None
+    refused = await server.client.get("/v1/audit?action=drian", headers=root)
+    assert refused.status_code == 400 and "undrain" in refused.text
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (AuditFilter(action="drain"), "audit_action"),
+        (AuditFilter(action="drain", who="portal"), "audit_action"),
+        (AuditFilter(action="terminate", job=7), "audit_job"),
+        (AuditFilter(action="drain", node=NODE), "audit_node"),
+        (AuditFilter(action="submit", who="portal"), "audit_who"),
+    ],
+)
+def test_what_was_done_is_found_by_an_index(wanted: AuditFilter, index: str) -> None:
+    with closing(sqlite3.connect(":memory:")) as db:
+        for statement in audit.TABLES:
+            db.execute(statement)
+        asked: list[str] = []
+        db.set_trace_callback(asked.append)
+        audit.read_lines(db, wanted, None, 50)
+        db.set_trace_callback(None)
+        plans = db.execute(f"EXPLAIN QUERY PLAN {asked[0]}").fetchall()
+        assert index in plans[0][3] and "TEMP B-TREE" not in str(plans)
 
 
 async def test_nobody_but_an_operator_reads_it(server: Server) -> None:

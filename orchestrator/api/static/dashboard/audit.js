@@ -9,7 +9,7 @@ import { may } from "./session.js";
 const PAGE = 50;
 const MOST = 500; // lines; who wants older ones narrows the list
 const FEW = 3; // of one job or node
-const FIELDS = ["who", "job", "node"];
+const FIELDS = ["who", "action", "job", "node"];
 const NEEDS = "GET /v1/audit";
 
 // As it is said of what was done; what is not here is said as the API says it.
@@ -27,7 +27,6 @@ const DONE = {
   pause: "Paused",
   resume: "Resumed",
   "log in": "Logged in",
-  "log out": "Logged out",
   reload: "Settings read again",
   "log-level": "Log level set",
   "create token": "Token created",
@@ -81,10 +80,15 @@ export function auditPage(given) {
   const said = h("p", { class: "count", role: "status" }, "Loading");
   const list = h("div");
   const more = h("button", { type: "button", hidden: true }, `Show ${PAGE} more`);
+  const actions = Object.entries(DONE).map(([name, text]) => h("option", { value: name }, text));
+  const action = h("select", { name: "action" }, h("option", { value: "" }, "any"), actions);
+  action.value = filter.action;
+  if (action.selectedIndex < 0) action.append(h("option", { selected: true }, filter.action));
   const form = h(
     "form",
     { class: "filters", role: "search", "aria-label": "Audit" },
     field(filter, "who", "Who", { size: 14, placeholder: "name of a token" }),
+    h("label", null, "Action ", action),
     field(filter, "job", "Job", { inputmode: "numeric", size: 8 }),
     field(filter, "node", "Node", { size: 12 }),
     h("button", { type: "reset" }, "Clear"),
