@@ -82,7 +82,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """How the disk died: times by the monotonic clock, those of the link are the same if it was never cut.
+    """How the disk died: times by the monotonic clock. The link was mended at the end if it was too late.
 
     `log` is the most bytes that the ledger's log had, `away` how many seconds there was no server."""
 
@@ -110,8 +110,11 @@ class Loss:
     large_bad: int
 
     def oldest(self, end: float) -> float:
-        """How many seconds before that the first of the lost ones was answered."""
+        """How many seconds before then the first of the lost ones was answered."""
         return max((end - job.at for job in self.lost), default=0.0)
+
+    def as_promised(self, outage: Outage) -> bool:
+        return not self.bad and self.oldest(outage.reached) <= OLDEST
 
 
 class Load:
@@ -350,7 +353,7 @@ def main(*, times: int, seconds: float, users: int, interval: str, to: str, cut:
         finally:
             shutil.rmtree(root)
         print(f"disk {number}: {tell(outage, loss, spans)}", *loss.bad, sep="\n  ", flush=True)
-        well = well and not loss.bad and loss.oldest(outage.reached) <= OLDEST
+        well = well and loss.as_promised(outage)
     sys.exit(0 if well else 1)
 
 
