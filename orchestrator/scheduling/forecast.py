@@ -1,14 +1,10 @@
 """When the jobs of a queue will begin, and those that run will end. Pure: a copy of the queue is run ahead.
 
-Each draw runs the queue manager itself on, with run times drawn from what the services' jobs took lately,
-with the slots of the nodes that are ready, and with what was handed in lately coming once more: a user who
-comes has turns before the second job of one who waits. Some dozens of draws give a range for each job, from
-the 10th percentile to the 90th. How often jobs begin earlier or later is measured, and the range made wider
-or narrower until it is a tenth each (see `run_history`).
-
-A user's jobs are alike: each draw takes a user's own runs, or, the more likely the fewer there are, those of
-another user, for all of the user's jobs. So what nobody knows of a user makes the ranges wider. Nodes are
-taken to stay as they are.
+Each draw runs the queue manager itself on, with run times drawn from what the services' jobs took lately
+(`run_times`), with the slots of the nodes that are ready, and with visits like those of late (`visits`): a
+user who comes has turns before the second job of one who waits. Some dozens of draws give a range for each
+job, from the 10th percentile to the 90th. How often jobs begin earlier or later is measured, and the range
+made wider or narrower until it is a tenth each (see `run_history`). Nodes are taken to stay as they are.
 
 A draw ends when a job comes to go behind which more wait than the copy has, or when it took enough steps:
 whatever has not begun then begins later than that, and nobody says how much later.
@@ -16,7 +12,6 @@ whatever has not begun then begins later than that, and nobody says how much lat
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -34,24 +29,26 @@ from actors.domain.queue_excerpt import ForecastView
 from actors.domain.service import ServiceLimits
 from orchestrator.scheduling.kept_slots import ENDLESS, KeptSlots, Users
 from orchestrator.scheduling.queue_manager import QueueManager
+from orchestrator.scheduling.run_times import RunTimes
+from orchestrator.scheduling.visits import Visits
 
 SOON: Final = "it is estimated within some seconds"
-
-ALIKE: Final = 3
-"""A user's own runs count as much as those of others when there are as many."""
 
 THIN: Final = 5
 """With fewer ended runs nothing is said."""
 
-MOST_JOBS: Final = 2_000
+UNKNOWN: Final = 60.0
+"""Seconds that a run takes where none has ended, of no service."""
+
+MOST_JOBS: Final = 10_000
 """Waiting jobs that a forecast is to be given, of all users together."""
 
 DRAWS: Final = 40
 LEAST_DRAWS: Final = 20
-STEPS: Final = 20_000
+STEPS: Final = 40_000
 """Jobs that all draws of a forecast let begin and come, together: then `LEAST_DRAWS` are enough."""
 
-MOST_STEPS: Final = 2_000
+MOST_STEPS: Final = 4_000
 """The same of one draw."""
 
 _NEW: Final = 1 << 40
@@ -59,13 +56,17 @@ _NEW: Final = 1 << 40
 
 TAIL: Final = 0.1
 
+BEYOND: Final = 2.0
+"""By what share of the wait a range goes beyond the draws, for a tail of minus 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceHistory:
-    """What became of a service's jobs lately. `holds`: whose runs held their slots for how many seconds;
-    `delays`: seconds from leaving the queue to the start of the script. `arrivals`: jobs that came within the
-    last `window` seconds, the oldest first: how long after its beginning, whose, and what they require.
-    `tails`: the shares of draws that are left out below and above, for a tenth of jobs to be there."""
+    """What became of a service's jobs lately, each the newest last. `holds`: whose runs held their slots for
+    how many seconds; `delays`: seconds from leaving the queue to the start of the script. `arrivals`: jobs
+    that came: how many seconds ago, whose, and what they require; all of the last `window` seconds are there.
+    `tails`: the shares of draws that are left out below and above, for a tenth of jobs to be there; below 0
+    the draws are too alike, and the range goes beyond them all."""
 
     holds: Sequence[tuple[int, float]] = ()
     delays: Sequence[float] = ()
@@ -141,8 +142,24 @@ class Forecast:
             for _, orders in ring.users
             for order in orders
         }
-        self._holds = {name: _by_user(history.holds) for name, history in histories.items()}
-        self._pooled = _by_user([held for history in histories.values() for held in history.holds])
+        self._users = {
+            job_of(order): user_id
+            for ring in view.queue.rings
+            for user_id, orders in ring.users
+            for order in orders
+        }
+        self._times = {
+            name: RunTimes(history.holds) for name, history in histories.items() if len(history.holds) >= THIN
+        }
+        pooled = [held for history in histories.values() for held in history.holds]
+        self._pooled = RunTimes(pooled or [(0, UNKNOWN)])
+        self._visits = {
+            name: Visits(one.arrivals, one.window) for name, one in histories.items() if one.arrivals
+        }
+        self._elapsed: dict[tuple[str, int], list[float]] = {}
+        for job in view.queue.going:
+            if job.since is not None and now > job.since:
+                self._elapsed.setdefault((job.service, job.user_id), []).append(now - job.since)
 
     # ------------------------------------------------------------------ what it says
 
@@ -194,7 +211,9 @@ class Forecast:
             return None
         early = sorted(later if at is None else at for at, later in found)
         late = sorted(inf if at is None else at for at, _ in found)
-        low, high = early[int(tails[0] * (len(early) - 1))], late[-1 - int(tails[1] * (len(late) - 1))]
+        below, above = (int(max(0.0, tail) * (len(found) - 1)) for tail in tails)
+        low = early[below] * (1.0 + BEYOND * min(0.0, tails[0]))
+        high = late[-1 - above] * (1.0 - BEYOND * min(0.0, tails[1]))
         if low == inf:
             return None
         return Span(self.now + low, None if high == inf else self.now + high)
@@ -225,15 +244,8 @@ class Forecast:
     def _sample(self, service: str, user_id: int) -> list[float]:
         """What this user's runs take in one draw, in order. Where there is too little of the service, as
         those with which it shares nodes."""
-        history = self._histories.get(service, ServiceHistory())
-        holds = self._holds[service] if len(history.holds) >= THIN else self._pooled
-        own = holds.get(user_id, ())
-        if self._rng.random() * (len(own) + ALIKE) >= len(own):
-            another = self._rng.choice(history.holds)[0] if holds is not self._pooled else user_id
-            own = holds.get(another, ())
-        if len(own) < ALIKE:
-            own = [seconds for others in holds.values() for seconds in others] or [60.0]
-        return sorted(self._rng.choices(own, k=min(len(own), 50)))
+        times = self._times.get(service, self._pooled)
+        return times.sample(user_id, self._elapsed.get((service, user_id), ()), self._rng)
 
 
 class _Draw:
@@ -248,12 +260,7 @@ class _Draw:
         self.left = MOST_STEPS
         self._waiting = set(forecast._known)
         self._samples: dict[tuple[str, int], list[float]] = {}
-        self._users = {
-            job_of(order): user_id
-            for ring in self._view.rings
-            for user_id, orders in ring.users
-            for order in orders
-        }
+        self._users: dict[int, int] = {}
         self._ends: list[tuple[float, int, int | None]] = []
         """When jobs end that hold a slot, which, and of which nodes."""
         self._outcome = _Outcome()
@@ -264,7 +271,7 @@ class _Draw:
             end = self._outcome.ends[job.job_id] = self._remaining(job.service, job.user_id, elapsed)
             nodes = None if job.node_id is None else self._forecast._by_node.get(job.node_id)
             heappush(self._ends, (end, job.job_id, nodes))
-        coming = merge(*(self._replay(*one) for one in sorted(self._forecast._histories.items())))
+        coming = merge(*(self._come(*one) for one in sorted(self._forecast._visits.items())))
         arrival = next(coming, None)
         at, new_ids = 0.0, count(_NEW)
         while self._assign(at) and self._waiting:
@@ -335,7 +342,8 @@ class _Draw:
     def _begin(self, service: str, job_id: int, nodes: int, at: float) -> None:
         self.left -= 1
         self._free[nodes] -= 1
-        end = at + self._remaining(service, self._users[job_id], 0.0)
+        user_id = self._users[job_id] if job_id >= _NEW else self._forecast._users[job_id]
+        end = at + self._remaining(service, user_id, 0.0)
         heappush(self._ends, (end, job_id, nodes))
         if job_id in self._waiting:
             self._waiting.remove(job_id)
@@ -358,8 +366,8 @@ class _Draw:
         elif n < len(sample):
             held = sample[n]
         else:
-            # Nobody knows how long then: half of those that lasted as long last 1.4 times that.
-            held = max(elapsed, sample[-1]) / math.sqrt(1.0 - self._rng.random())
+            # Nobody knows how long then: half of those that lasted as long last 1.2 times that.
+            held = max(elapsed, sample[-1]) * self._rng.paretovariate(4.0)
         limits = self._forecast._limits.get(service)
         if limits is not None and limits.max_runtime:
             held = min(held, max(limits.max_runtime, sample[-1]))
@@ -372,16 +380,17 @@ class _Draw:
             return -1
         return n if outside < 2.0 else self._rng.randrange(n)
 
-    def _replay(self, service: str, history: ServiceHistory) -> Iterator[tuple[float, str, int, str]]:
-        """What came within the window comes again, and again, from some moment of it on."""
-        if not history.arrivals or history.window <= 0:
-            return
-        begun = self._rng.uniform(0.0, history.window)
-        for turn in count():
-            for at, user_id, requires in history.arrivals:
-                later = at - begun + turn * history.window
-                if later > 0.0:
-                    yield later, service, user_id, requires
+    def _come(self, service: str, visits: Visits) -> Iterator[tuple[float, str, int, str]]:
+        """Who comes, and when: visits like those of late, at random, about as often; how often is not known
+        better than it was counted."""
+        rate = self._rng.gammavariate(visits.recent + 0.5, 1.0) / visits.window
+        at, coming = 0.0, list[tuple[float, str, int, str]]()
+        while True:
+            at += self._rng.expovariate(rate)
+            while coming and coming[0][0] <= at:
+                yield heappop(coming)
+            for later, user_id, requires in self._rng.choice(visits.kinds):
+                heappush(coming, (at + later, service, user_id, requires))
 
 
 def explain_thin(service: str, ended: int) -> str:
@@ -410,13 +419,6 @@ def _count_slots(views: Sequence[NodeView]) -> tuple[list[_Nodes], dict[str, int
         one.slots += slots
         one.free += max(0.0, slots - view.held - view.others)
     return found, by_node
-
-
-def _by_user(holds: Sequence[tuple[int, float]]) -> dict[int, list[float]]:
-    found: dict[int, list[float]] = {}
-    for user_id, seconds in holds:
-        found.setdefault(user_id, []).append(seconds)
-    return found
 
 
 def _cut(begins: Span, ends: Span, max_runtime: float) -> Span:

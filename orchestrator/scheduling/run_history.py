@@ -15,8 +15,8 @@ from actors.domain.job import Job
 from actors.domain.status import OVER, Status
 from orchestrator.scheduling.forecast import TAIL, ServiceHistory, Span, explain_thin
 
-MOST_RUNS: Final = 300
-MOST_ARRIVALS: Final = 500
+MOST_RUNS: Final = 2000
+MOST_ARRIVALS: Final = 2000
 MOST_JUDGED: Final = 500
 MOST_EXPECTED: Final = 2000
 STEP: Final = 0.05
@@ -24,7 +24,7 @@ MOST_TAIL: Final = 0.25
 """By how much a tail follows each job that is judged, and how far."""
 
 WINDOW: Final = 3600.0
-"""Seconds: what came within them is taken to come again."""
+"""Seconds: as often as somebody came within them, somebody is taken to come."""
 
 LEAST_WINDOW: Final = 900.0
 """As long as a server has to watch before what came counts as a rate."""
@@ -121,12 +121,12 @@ class RunHistory:
         window = min(WINDOW, max(LEAST_WINDOW, now - self._begun))
         found = {}
         for name, one in self._services.items():
-            least = now - window
+            seen = window
             if len(one.arrivals) == MOST_ARRIVALS:
-                least = max(least, one.arrivals[0][0])
-            came = [(at - least, user, requires) for at, user, requires in one.arrivals if at >= least]
+                seen = min(window, max(1.0, now - one.arrivals[0][0]))
+            came = [(max(0.0, now - at), user, requires) for at, user, requires in one.arrivals]
             found[name] = ServiceHistory(
-                tuple(one.holds), tuple(one.delays), tuple(came), now - least, (one.early, one.late)
+                tuple(one.holds), tuple(one.delays), tuple(came), seen, (one.early, one.late)
             )
         return found
 
@@ -164,7 +164,7 @@ class RunHistory:
 
 def _corrected(tail: float, *, missed: bool) -> float:
     """A tail that in the long run a tenth of jobs are in."""
-    return min(MOST_TAIL, max(0.0, tail + STEP * (TAIL - missed)))
+    return min(MOST_TAIL, max(-MOST_TAIL, tail + STEP * (TAIL - missed)))
 
 
 def in_whole_seconds(span: Span) -> Span:

@@ -7,6 +7,7 @@ import random
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -71,6 +72,7 @@ def forecast(
     runs=st.lists(st.tuples(st.integers(1, 6), st.floats(0, 1e5)), min_size=THIN, max_size=30),
     arrivals=st.lists(st.tuples(st.floats(0, 600), st.integers(1, 9), st.just("")), max_size=6),
     most=st.integers(1, 60),
+    tail=st.floats(-0.25, 0.25),
     seed=st.integers(0, 5),
 )
 def test_ranges_are_in_the_order_of_time_and_of_turns(
@@ -81,12 +83,14 @@ def test_ranges_are_in_the_order_of_time_and_of_turns(
     runs: list[tuple[int, float]],
     arrivals: list[tuple[float, int, str]],
     most: int,
+    tail: float,
     seed: int,
 ) -> None:
     queue = filled(waiting)
     for n, (user, elapsed) in enumerate(going[:slots]):
         running(queue, n, user, NOW - elapsed)
-    history = {"a": ServiceHistory(runs, (), sorted(arrivals), 600.0)}
+    tails = (tail, tail)
+    history = {"a": ServiceHistory(runs, (), sorted(arrivals, reverse=True), 600.0, tails)}
     made = forecast(queue, [node(slots=slots, held=len(going[:slots]))], history, most, seed)
     for user, jobs in waiting.items():
         before = None
@@ -187,13 +191,29 @@ def test_a_job_that_is_too_far_behind_begins_later_than_what_was_looked_at() -> 
 
 def test_other_users_who_keep_coming_delay_the_later_jobs_of_one_who_waits() -> None:
     quiet = {"a": ServiceHistory(RUNS.holds)}
-    coming = [(float(n), 100 + n, "") for n in range(0, 900, 20)]
+    coming = [(float(n), 100 + n, "") for n in range(900, 0, -20)]
     busy = {"a": ServiceHistory(RUNS.holds, (), coming, 900.0)}
     alone, among = (
         forecast(filled({1: 40}), [node()], history).queued(1039, "a", "").begins for history in (quiet, busy)
     )
     assert alone is not None and among is not None
     assert among.earliest > alone.earliest
+
+
+def test_a_range_that_was_too_narrow_goes_beyond_the_draws_and_one_that_was_too_wide_leaves_more_out() -> (
+    None
+):
+    found = [
+        forecast(filled({1: 30}), [node()], {"a": ServiceHistory(RUNS.holds, tails=(tail, tail))})
+        .queued(1029, "a", "")
+        .begins
+        for tail in (-0.25, 0.0, 0.1, 0.25)
+    ]
+    begins = [one for one in found if one is not None]
+    assert len(begins) == 4
+    for wide, narrow in pairwise(begins):
+        assert wide.earliest < narrow.earliest
+        assert wide.latest is not None and narrow.latest is not None and wide.latest > narrow.latest
 
 
 def test_services_wait_for_the_slots_that_they_share() -> None:

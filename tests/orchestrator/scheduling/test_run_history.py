@@ -42,13 +42,32 @@ def test_a_job_that_never_ran_says_nothing_of_how_long_jobs_run() -> None:
     assert not history.histories(100.0)["a"].holds
 
 
-def test_what_came_within_the_last_hour_comes_again_whoever_came_back_to_the_queue() -> None:
+def test_who_came_is_known_once_whoever_came_back_to_the_queue() -> None:
     history = RunHistory(0.0)
     for row in (queued(1, 1000.0), queued(2, 5000.0, user=7), queued(1, 1000.0)):
         history.apply(row)
     known = history.histories(6000.0)["a"]
     assert known.window == 3600.0
-    assert [(at, user) for at, user, _ in known.arrivals] == [(2600.0, 7)]
+    assert [(ago, user) for ago, user, _ in known.arrivals] == [(5000.0, 1), (1000.0, 7)]
+
+
+def test_ranges_go_beyond_what_was_drawn_while_too_many_are_late_and_come_back() -> None:
+    history = RunHistory(0.0)
+
+    def judge(started: float, times: int) -> tuple[float, float]:
+        for _ in range(times):
+            number = history.newest + 1
+            job = queued(number, 10.0)
+            history.apply(job)
+            history.try_on(job)
+            history.expect(job, Span(30.0, 40.0), 10.0)
+            run(history, job, left=started, started=started, ended=100.0)
+        return history.histories(200.0)["a"].tails
+
+    early, late = judge(50.0, 5)
+    assert early > 0.1 and late < 0.0
+    assert judge(35.0, 100) == (0.25, 0.25)
+    assert judge(50.0, 100) == (0.25, -0.25)
 
 
 def test_who_began_within_what_was_said_is_counted() -> None:
