@@ -150,6 +150,7 @@ def examples() -> Mapping[str, list[Any]]:
             completed,
         ],
         "BatchJob": [{"system": "slurm", "id": "48151", "state": "PENDING", "reason": "Priority"}],
+        "BatchRequest": [{"partition": "short", "account": None, "qos": None, "cpus": 4, "gpus": "a100:2"}],
         "Callback": [completed["callback"]],
         "Period": [queued["starts_at"]],
         "Event": [serializers.render_event(JobChange(93, _RUNNING, _DETAILS, _STARTED), _name_of)],

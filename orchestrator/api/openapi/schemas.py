@@ -38,6 +38,7 @@ COMPONENTS: Final[Mapping[str, Any]] = {
     "Upload": bodies.UploadBody,
     "Job": bodies.Job,
     "BatchJob": bodies.BatchJob,
+    "BatchRequest": bodies.BatchRequest,
     "Callback": bodies.JobCallback,
     "Period": bodies.Period,
     "Event": bodies.EventBody,
@@ -72,7 +73,6 @@ _SIMPLE: Final[Mapping[Any, dict[str, Any]]] = {
     float: {"type": "number"},
     bool: {"type": "boolean"},
     datetime: {"type": "string", "format": "date-time"},
-    None: {"type": "null"},
 }
 
 

@@ -23,7 +23,7 @@ def blueprint(api: ApiContext) -> Blueprint:
     @describe(
         "How each scaled service stands, and the newest decisions with their reasons",
         in_query("service", "Only this one", str),
-        answers={200: ("All scaled services", page_of(ScalingBody, next=None, decisions=list[DecisionBody]))},
+        answers={200: ("All scaled services", page_of(ScalingBody, decisions=list[DecisionBody]))},
         errors={400: "An unknown parameter", **UNAVAILABLE},
     )
     async def scaling() -> Response:

@@ -453,6 +453,25 @@ async def test_code_that_is_generated_from_the_document_fits_any_server_and_read
                     assert types[0] == "application/octet-stream", (path, status)
 
 
+async def test_null_stands_in_the_document_only_where_generators_understand_it(server: Server) -> None:
+    document = (await server.client.get("/api-docs/openapi.json")).json()
+
+    def look(schema: Any, where: str) -> None:
+        if isinstance(schema, dict):
+            # No field is null and nothing else, and no object of fields says beside them that it may be null.
+            assert schema.get("type") != "null" or where.split("/")[-2] == "anyOf", where
+            assert "properties" not in schema or schema.get("type") in (None, "object"), where
+            for name, inner in schema.items():
+                look(inner, f"{where}/{name}")
+        elif isinstance(schema, list):
+            for place, inner in enumerate(schema):
+                look(inner, f"{where}/{place}")
+
+    look(document["paths"], "")
+    for name, schema in document["components"]["schemas"].items():
+        look({key: value for key, value in schema.items() if key != "examples"}, name)
+
+
 async def test_the_client_has_every_field_of_a_job(server: Server) -> None:
     job = await ended(server)
     body = (await server.client.get(f"/v1/jobs/{job.id}")).json()
