@@ -15,6 +15,7 @@ from typing import Final
 
 from actors.wire.files.names import printable
 from node.confinement.visible import Unseen
+from node.executors.executor import WORK
 from node.runs.sight import Sight, is_in
 
 _TAIL: Final = 16 * 1024
@@ -33,8 +34,10 @@ _LIBRARY: Final = re.compile(
 )
 _INTERPRETER: Final = re.compile(r"(?P<path>/[^\s:]{1,300}): bad interpreter: ")
 _PATH: Final = re.compile(
-    r"'(/[^']{1,300})'|\"(/[^\"]{1,300})\"|‘(/[^’]{1,300})’|(/[^\s:,;()<>'\"‘’]{1,300})"
+    r"(?<!\w)'[^'/]{0,300}/[^']{0,300}'|\"[^\"/]{0,300}/[^\"]{0,300}\"|‘[^’/]{0,300}/[^’]{0,300}’"
+    r"|[^\s:,;()<>'\"‘’/]{0,300}/[^\s:,;()<>'\"‘’]{0,300}"
 )
+"""Anything with a slash, be it absolute or not; one that is quoted may have spaces."""
 _MISSING, _DENIED, _READ_ONLY, _NOT_PERMITTED = (
     "No such file or directory",
     "Permission denied",
@@ -107,32 +110,65 @@ def _explain_line(line: str, own: str, sight: Sight) -> str:
             "" if sight.shows(path) else f", which scripts do not see: {_setting('read', _find_whole(path))}"
         )
         return f"a script's interpreter was not found: {printable(path)}{hidden}"
-    if sight.view is None:
-        return ""
     lower = line.lower()
-    if "no new privileges" in lower:
-        return "no program gains rights in a script, as sudo and su do"
-    unreached = next((each for each in _NO_NETWORK if each.lower() in lower), None)
-    if unreached is not None and not sight.grants.network:
-        return f"it said {unreached!r}; scripts have no network unless the node's settings say network = true"
+    if sight.view is not None and (kept := _explain_rights(line, lower, sight)):
+        return kept
     said = next((each for each in _REFUSALS if each.lower() in lower), None)
     if said is None:
         return ""
-    if said == _NOT_PERMITTED and not sight.grants.containers and _OF_CONTAINERS.search(line):
-        return (
-            f"it said {said!r}; scripts make no namespaces and mounts unless the node's settings say"
-            " containers = true"
-        )
     at = lower.index(said.lower())
     path = _find_path(line[:at], line[at + len(said) :])
+    if path is None:
+        return ""
+    work = f"{own}/{WORK}"
+    if said == _DENIED and _lacks_execution(os.path.join(work, path), work):
+        return _not_executable(path, work)
+    if not path.startswith("/"):
+        return f"it said {said!r} of {printable(path)}"
+    path = os.path.normpath(path)
     # What is in its own directory it may: that has another reason.
-    if path is None or is_in(path, (own,)):
+    if sight.view is None or is_in(path, (own,)):
         return ""
     if is_in(path, (os.path.dirname(own), *_OF_THE_SYSTEM)):
         return (
             "" if said == _MISSING else f"it said {said!r} of {printable(path)}, which scripts are kept from"
         )
     return _refused_path(said, path, bool(_WRITES.search(line)), sight)
+
+
+def _explain_rights(line: str, lower: str, sight: Sight) -> str:
+    """Of what no path is refused for: rights, the network, namespaces."""
+    if "no new privileges" in lower:
+        return "no program gains rights in a script, as sudo and su do"
+    unreached = next((each for each in _NO_NETWORK if each.lower() in lower), None)
+    if unreached is not None and not sight.grants.network:
+        return f"it said {unreached!r}; scripts have no network unless the node's settings say network = true"
+    contained = _NOT_PERMITTED.lower() in lower and _OF_CONTAINERS.search(line) is not None
+    if contained and not sight.grants.containers:
+        return (
+            f"it said {_NOT_PERMITTED!r}; scripts make no namespaces and mounts unless the node's settings"
+            " say containers = true"
+        )
+    return ""
+
+
+def _lacks_execution(path: str, work: str) -> bool:
+    """Whether this is a file in the job's directory that its script may read and write, but not run. What a
+    link of the script leads to elsewhere is not looked at."""
+    real = os.path.realpath(path)
+    if not is_in(real, (os.path.realpath(work),)):
+        return False
+    try:
+        mode = os.lstat(real).st_mode
+    except OSError:
+        return False
+    return stat.S_ISREG(mode) and stat.S_IMODE(mode) & 0o711 == 0o600
+
+
+def _not_executable(path: str, work: str) -> str:
+    name = os.path.normpath(path).removeprefix(f"{work}/")
+    instead = f", or say bash {name}" if name.endswith(".sh") and name.isprintable() else ""
+    return f"{printable(path)} is not executable, as no uploaded file is: chmod +x it in run.sh{instead}"
 
 
 def _program(name: str, sight: Sight) -> str:
@@ -164,11 +200,12 @@ def _library(name: str, sight: Sight) -> str:
 
 
 def _find_path(before: str, after: str) -> str | None:
-    """The path that a refusal is about: what follows it, as Python says it, or what comes before."""
+    """The path that a refusal is about, as it is said: what follows it, as Python says it, or what comes
+    before."""
     for part, index in ((after, 0), (before, -1)):
         found = [each[0].strip("'\"‘’") for each in _PATH.finditer(part)]
         if found:
-            return os.path.normpath(found[index])
+            return found[index]
     return None
 
 

@@ -129,6 +129,48 @@ def test_what_has_another_reason_is_left_alone(said: str) -> None:
     assert hint(said) == ""
 
 
+@pytest.mark.parametrize(
+    ("said", "refusal", "path"),
+    [
+        ("/k/work/run.sh: line 1: ./prog: No such file or directory", "No such file or directory", "./prog"),
+        ("cat: data/in.pdb: No such file or directory", "No such file or directory", "data/in.pdb"),
+        ("bash: ./steps/01.sh: No such file or directory", "No such file or directory", "./steps/01.sh"),
+        ("cat: ../x.pdb: No such file or directory", "No such file or directory", "../x.pdb"),
+        ("cat: 'my data/x': Permission denied", "Permission denied", "my data/x"),
+        (
+            "FileNotFoundError: [Errno 2] No such file or directory: 'data/in.pdb'",
+            "No such file or directory",
+            "data/in.pdb",
+        ),
+        ("couldn't open ./x, don't know: Permission denied", "Permission denied", "./x"),
+    ],
+)
+def test_a_path_in_the_jobs_directory_is_told_whole_and_without_a_setting(
+    said: str, refusal: str, path: str
+) -> None:
+    assert hint(said) == hint(said, FREE) == f"it said {refusal!r} of {path!r}"
+
+
+def test_a_file_of_the_job_that_is_not_executable_is_told_so(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    (work / "steps").mkdir(parents=True)
+    for name, mode in (("tool.sh", 0o644), ("steps/model", 0o644), ("runs.sh", 0o755), ("closed", 0o444)):
+        (work / name).touch()
+        (work / name).chmod(mode)
+    (tmp_path / "secret").touch(0o644)
+    (work / "away").symlink_to(tmp_path)
+
+    def told(path: str) -> str:
+        return explain(126, f"run.sh: line 1: {path}: Permission denied", tmp_path, CONFINED)
+
+    lacking = "is not executable, as no uploaded file is: chmod +x it in run.sh"
+    assert told("./tool.sh") == f"'./tool.sh' {lacking}, or say bash tool.sh"
+    assert told(f"{work}/tool.sh") == f"'{work}/tool.sh' {lacking}, or say bash tool.sh"
+    assert told("steps/model") == f"'steps/model' {lacking}"
+    for other in ("./runs.sh", "./closed", "./none", "./steps", "./away/secret"):
+        assert told(other) == f"it said 'Permission denied' of '{other}'"
+
+
 def test_what_is_granted_is_told_of_no_more() -> None:
     all_of_it = Sight(VIEW, Grants(network=True, containers=True))
     assert hint("connect: Network is unreachable", all_of_it) == ""
