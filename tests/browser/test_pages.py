@@ -173,6 +173,32 @@ def compact(page: Page, jobs: Jobs, width: int) -> None:
         assert len(tops) == 3 and max(tops) - min(tops) < 10
         card = row.bounding_box()
         assert card is not None and card["height"] < 140
+        folded(page)
+
+
+def folded(page: Page) -> None:
+    """On a phone the header is one row and the jobs come soon; what there is no room for opens."""
+    assert page.locator("header").evaluate("one => one.offsetHeight") < 60
+    first = page.locator("tbody tr").first.bounding_box()
+    assert first is not None and first["y"] < 300
+    menu, nodes = page.get_by_role("button", name="Menu"), page.get_by_role("link", name="Nodes")
+    expect(nodes).to_be_hidden()
+    menu.click()
+    expect(nodes).to_be_visible()
+    nodes.focus()
+    page.keyboard.press("Escape")
+    expect(nodes).to_be_hidden()
+    expect(menu).to_be_focused()
+    filters, user = page.get_by_role("button", name="Filters"), page.get_by_label("User", exact=True)
+    expect(user).to_be_hidden()
+    filters.click()
+    expect(user).to_be_visible()
+    menu.click()
+    nodes.click()
+    expect(page.locator("h1")).to_have_text("Nodes")
+    expect(nodes).to_be_hidden()
+    page.evaluate("location.hash = '/jobs?service=example'")
+    expect(page.get_by_label("User", exact=True)).to_be_visible()
 
 
 def test_names_are_text_and_show_what_is_in_them(dashboard: Callable[..., Page], jobs: Jobs) -> None:

@@ -131,10 +131,11 @@ export function jobsPage(given) {
     });
   }
 
-  const form = h(
-    "form",
-    { class: "filters", role: "search", "aria-label": "Jobs" },
-    field(filter, "search", "Search", { type: "search", placeholder: "name, tag, number" }),
+  // On a narrow screen the jobs come first, unless it is to be seen why these.
+  const isNarrowed = FIELDS.some((name) => name !== "search" && filter[name] !== "");
+  const folded = h(
+    "div",
+    { class: "folded", id: "filters" },
     field(filter, "user", "User", { inputmode: "numeric", size: 8 }, current().user !== null),
     field(filter, "service", "Service", { list: "services", size: 12 }),
     choice,
@@ -143,6 +144,21 @@ export function jobsPage(given) {
     field(filter, "until", "Until", { type: "datetime-local", value: local(filter.until) }),
     h("label", null, "Order ", order),
     h("button", { type: "reset" }, "Clear"),
+  );
+  const fold = h(
+    "button",
+    { type: "button", class: "fold", "aria-expanded": String(isNarrowed), "aria-controls": folded.id },
+    "Filters",
+  );
+  fold.addEventListener("click", () => {
+    fold.setAttribute("aria-expanded", String(fold.getAttribute("aria-expanded") === "false"));
+  });
+  const form = h(
+    "form",
+    { class: "filters", role: "search", "aria-label": "Jobs" },
+    field(filter, "search", "Search", { type: "search", placeholder: "name, tag, number" }),
+    fold,
+    folded,
     services,
   );
 

@@ -70,6 +70,7 @@ const trouble = document.getElementById("trouble");
 const connection = document.getElementById("connection");
 const pages = document.getElementById("pages");
 const who = document.getElementById("who");
+const menu = document.getElementById("menu"); // of a narrow screen: opens the pages, and who is logged in
 const router = new Router(routes, view, trouble, () => live.doubt());
 let lost = false;
 
@@ -96,7 +97,7 @@ function enter() {
   who.querySelector("button").hidden = session === null;
   for (const one of pages.querySelectorAll("[data-needs]")) one.hidden = !may(one.dataset.needs);
   const again = view.querySelector(".login") !== null;
-  who.hidden = pages.hidden = false;
+  who.hidden = pages.hidden = menu.hidden = false;
   connection.hidden = false;
   lost = false;
   if (again) view.replaceChildren();
@@ -116,10 +117,15 @@ function leave(why) {
   live.end();
   router.leave();
   forget();
-  who.hidden = pages.hidden = connection.hidden = true;
+  who.hidden = pages.hidden = menu.hidden = connection.hidden = true;
+  unfold(false);
   view.replaceChildren(loginForm(why, enter));
   document.title = "Log in · Job orchestrator";
   view.querySelector("input").focus();
+}
+
+function unfold(open) {
+  menu.setAttribute("aria-expanded", String(open));
 }
 
 let looking = false;
@@ -168,6 +174,13 @@ async function begin() {
 document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault(); // what stands behind # names the page
   document.getElementById("main").focus();
+});
+menu.addEventListener("click", () => unfold(menu.getAttribute("aria-expanded") === "false"));
+pages.addEventListener("click", () => unfold(false));
+document.querySelector("header").addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || menu.getAttribute("aria-expanded") === "false") return;
+  unfold(false);
+  menu.focus();
 });
 document.getElementById("log-out").addEventListener("click", async () => {
   // What is still asked for would be refused.
