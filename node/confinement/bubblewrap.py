@@ -40,7 +40,7 @@ shepherd, and that of jobs to come. Others may not, and each mount costs a job 0
 def begin(bwrap: str, *, own_uid: bool) -> list[str]:
     """What every command begins with: namespaces, and the tree. `own_uid`: scripts have uids of their own."""
     command = [bwrap, "--unshare-user", "--unshare-ipc", "--unshare-uts", "--new-session"]
-    command += ["--ro-bind", TREE, "/", "--proc", "/proc", "--dev", "/dev"]
+    command += ["--ro-bind", TREE, "/", "--dev-bind", f"{TREE}/dev", "/dev", "--proc", "/proc"]
     if not own_uid:
         for name in _ONLY_TO_READ:
             command += ["--ro-bind-try", f"/proc/{name}", f"/proc/{name}"]
@@ -95,7 +95,7 @@ def add_script(
     for source, path in write:
         command += [b"--bind", source, path]
     # Nothing is added to what bwrap has made, which would fill the memory.
-    for path in (*covered, *(() if scratch else TEMPORARY), b"/dev"):
+    for path in (*covered, *(() if scratch else TEMPORARY)):
         command += [b"--remount-ro", path]
     command += [b"--chdir", work]
     for descriptor in filters:

@@ -33,7 +33,7 @@ _SET_IDS = {
 }
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
 _MS_RDONLY, _MS_REMOUNT = 1, 32
-_MS_BIND, _MS_REC, _MS_SLAVE = 0x1000, 0x4000, 0x80000
+_MS_BIND, _MS_MOVE, _MS_REC, _MS_SLAVE = 0x1000, 0x2000, 0x4000, 0x80000
 _MS_UNBINDABLE, _MS_PRIVATE = 0x20000, 0x40000
 _SI_USER = 0
 _PR_SET_DUMPABLE = 4
@@ -143,9 +143,25 @@ def mount_tmpfs(target: bytes, how: bytes) -> None:
     _mount(b"tmpfs", target, b"tmpfs", _MS_NOSUID | _MS_NODEV, how)
 
 
+def mount_own_terminals(target: bytes) -> None:
+    """Which nobody else has, and everybody who gets there may make."""
+    how = b"newinstance,ptmxmode=0666,mode=0620"
+    _mount(b"devpts", target, b"devpts", _MS_NOSUID | _MS_NOEXEC, how)
+
+
 def bind(descriptor: int, target: bytes) -> None:
     """Show what is open there, with all the mounts below it."""
     _mount(b"/proc/self/fd/%d" % descriptor, target, None, _MS_BIND | _MS_REC)
+
+
+def move(descriptor: int, target: bytes) -> None:
+    """A mount, of which this is the root, and those below it."""
+    _mount(b"/proc/self/fd/%d" % descriptor, target, None, _MS_MOVE)
+
+
+def close(mount: bytes) -> None:
+    """Nothing is made in it any more; those below it are as they are."""
+    _mount(b"none", mount, None, _MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
 
 
 def keep_out_of_binds(mount: bytes) -> None:

@@ -156,7 +156,9 @@ class _InBubblewrap(Confinement):
         self._kept: list[int] = []
         read = [*tier.resolver, *request.read]
         write = [path for path in (*request.write, request.scratch, request.work) if path]
-        staged, self._covered = tier.view.stage([*read, *write], (request.passwd, request.group))
+        staged, self._covered = tier.view.stage(
+            [*read, *write], request.devices, (request.passwd, request.group)
+        )
         self._read = [(staged[path], path) for path in read if path in staged]
         self._write = [(staged[path], path) for path in write if path in staged]
         self._scratch = staged.get(request.scratch, b"")

@@ -15,14 +15,23 @@ import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 
-from node.confinement.bubblewrap import TEMPORARY, TREE
+from node.confinement.bubblewrap import DEVICES, TEMPORARY, TREE
 from node.executors import namespaces
 
 _ACCOUNTS = (b"/etc/passwd", b"/etc/group")
-_OF_EACH = (b"/proc", b"/dev", *TEMPORARY)
+_OF_EACH = (b"/proc", b"/dev", b"/dev/shm", *TEMPORARY)
 """What is another one for each script."""
 _SPARSE = (b"/sys", b"/run")
 """Of these scripts see what is named to them, one by one."""
+_DEVICE_LINKS = {
+    b"/dev/fd": b"/proc/self/fd",
+    b"/dev/stdin": b"/proc/self/fd/0",
+    b"/dev/stdout": b"/proc/self/fd/1",
+    b"/dev/stderr": b"/proc/self/fd/2",
+    b"/dev/core": b"/proc/kcore",
+    b"/dev/ptmx": b"pts/ptmx",
+}
+_TERMINALS = b"/dev/pts"
 _TREE = os.fsencode(TREE)
 _STAGE = os.path.dirname(_TREE)
 _OPENED = os.O_PATH | os.O_CLOEXEC
@@ -36,11 +45,13 @@ class ScriptView:
 
     def __init__(self, place: bytes, lists: Mapping[str, Sequence[bytes]]) -> None:
         self._place = place
-        self._shown = (*lists["binds"], *lists["kernel"])
+        self._shown = (*lists["binds"], *lists["kernel"], *DEVICES)
         words = iter(lists["links"])
         self._links = list(zip(words, words, strict=True))
         self._empty, self._closed = frozenset(lists["empty"]), lists["closed"]
         self._tops = frozenset((*lists["binds"], *_OF_EACH))
+        self._given_devices: list[bytes] = []
+        """Places for those of the payload before."""
         self._covers: dict[bytes, int] = {}
         """The file system over each directory that is covered."""
 
@@ -48,10 +59,11 @@ class ScriptView:
         """In the mounts of this process. Raises `OSError`."""
         namespaces.mount_tmpfs(self._place, b"mode=0755,size=1m")
         namespaces.keep_out_of_binds(self._place)
-        for path, target in self._links:
-            os.symlink(target, self._place + path)
-        for path in (*_OF_EACH, *_SPARSE):
+        for path in (*_OF_EACH, *_SPARSE, _TERMINALS):
             os.makedirs(self._place + path, exist_ok=True)
+        for path, target in (*self._links, *_DEVICE_LINKS.items()):
+            os.symlink(target, self._place + path)
+        namespaces.mount_own_terminals(self._place + _TERMINALS)
         self._renew()
         namespaces.let_into_binds(self._place)
 
@@ -76,18 +88,22 @@ class ScriptView:
                 os.close(null)
 
     def stage(
-        self, paths: Iterable[bytes], accounts: Sequence[bytes]
+        self, paths: Iterable[bytes], devices: Iterable[bytes], accounts: Sequence[bytes]
     ) -> tuple[dict[bytes, bytes], list[bytes]]:
         """Show the tree, at `TREE`, and these files and directories where any user gets at them, in this
         mount namespace: where each is found, and the directories of the tree that must be covered by others,
         because what is given lies in them and nobody may make a place for it there. What is not there is left
-        out. `accounts`: contents of `/etc/passwd` and `/etc/group` for the tree. Raises `OSError`, with the
-        path of what cannot be reached."""
+        out. `devices`: what there is a place for besides. `accounts`: contents of `/etc/passwd` and
+        `/etc/group` for the tree. Raises `OSError`, with the path of what cannot be reached."""
         self._renew()
+        while self._given_devices:
+            os.unlink(self._given_devices.pop())
         place = os.open(self._place, _OPENED)
         opened = {path: _open(path) for path in paths}
         namespaces.mount_tmpfs(_STAGE, b"mode=0755,size=16m")
-        _bind(place, _TREE)
+        os.mkdir(_TREE)
+        namespaces.move(place, _TREE)
+        os.close(place)
         staged: dict[bytes, bytes] = {}
         covered: dict[bytes, None] = {}
         for number, (path, descriptor) in enumerate(opened.items()):
@@ -97,12 +113,16 @@ class ScriptView:
                 covered[cover] = None
             staged[path] = _STAGE + b"/%d" % number
             _bind(descriptor, staged[path])
+        for path in devices:
+            self._given_devices.append(self._place + path)
+            _make_file(_TREE + path)
         for number, (path, content) in enumerate(zip(_ACCOUNTS, accounts, strict=True)):
             account = _STAGE + b"/account-%d" % number
             source = os.open(account, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             os.write(source, content)
             namespaces.bind(source, _TREE + path)
             os.close(source)
+        namespaces.close(_TREE)
         return staged, list(covered)
 
     def _make_room(self, path: bytes, descriptor: int) -> bytes | None:
@@ -139,6 +159,10 @@ def _make_point(path: bytes, descriptor: int) -> None:
     if stat.S_ISDIR(os.fstat(descriptor).st_mode):
         os.makedirs(path, exist_ok=True)
         return
+    _make_file(path)
+
+
+def _make_file(path: bytes) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     os.close(os.open(path, os.O_CREAT | os.O_CLOEXEC, 0o644))
 
