@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, TypeGuard
 
 from actors.domain.ids import is_key
@@ -56,16 +57,20 @@ class NodeRef:
     def has_forgotten(self, moment: str) -> bool:
         """Whether it may have forgotten what it was told in that moment, or later: it is in another boot, or
         was set back."""
-        match = _MOMENT.fullmatch(moment)
-        boot = moment if match is None else match[1]
+        boot, tally = _read_moment(moment)
         if not boot or self.boot != boot:
             return bool(boot) and bool(self.boot)
-        if match is None or self.tally is None:
-            return False
-        return self.tally.is_before(Tally(*map(int, match.groups()[1:])))
+        return tally is not None and self.tally is not None and self.tally.is_before(tally)
 
 
 _MOMENT: Final = re.compile(r"(.+) ([0-9]+) ([0-9]+) ([0-9]+)")
+
+
+@lru_cache(maxsize=1024)
+def _read_moment(moment: str) -> tuple[str, Tally | None]:
+    match = _MOMENT.fullmatch(moment)
+    return (moment, None) if match is None else (match[1], Tally(*map(int, match.groups()[1:])))
+
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 

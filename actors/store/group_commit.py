@@ -2,8 +2,9 @@
 
 Callers hand over what they want written. Whatever piled up while a commit was on its way goes into the next
 one, in the order in which it came: no delay when idle, one fsync for many when loaded. A batch is one thread
-call: BEGIN, a savepoint for each item, what is done for all of them, COMMIT. An item that fails takes back
-what it did itself and nothing of any other.
+call: BEGIN, the items, what is done for all of them, COMMIT. An item that fails takes back what it did itself
+and nothing of any other: the batch is begun anew then, with a savepoint for each. So what an item does it may
+do twice, as long as it is done with what its batch gives it.
 
 What somebody else would tell again may be written softly: it is seen at once, and durable with the next hard
 commit, or a second later. So a power cut takes back the newest soft commits, and nothing that was written
@@ -50,14 +51,18 @@ class NeedsHardCommit(Exception):
     """Raised by `Batch.finish` of a soft batch that has to be a hard one."""
 
 
+class _ItemFailed(Exception):
+    """An item of a batch without savepoints."""
+
+
 class Stopped(OSError):
     """The task that commits has ended; nothing was written."""
 
 
 @dataclass(slots=True)
 class Batch(Generic[R]):
-    """What the items of one batch get to write with, in the thread: the connection, inside the item's
-    savepoint, the time of the batch (wall), the number of the newest change, and the rows that this batch has
+    """What the items of one batch get to write with, in the thread: the connection, inside a transaction,
+    the time of the batch (wall), the number of the newest change, and the rows that this batch has
     changed so far. `undo` takes back what was done outside of the database, the last first."""
 
     db: sqlite3.Connection
@@ -266,13 +271,23 @@ class GroupCommit(Generic[B]):
     def _write(self, db: sqlite3.Connection, items: Sequence[_PendingWrite[B]], now: float) -> B:
         """The items in one transaction. What they answer holds only if this returns."""
         hard = self._harden is None or not items or not all(item.soft for item in items)
-        try:
-            return self._write_as(db, items, now, hard=hard)
-        except NeedsHardCommit:
-            return self._write_as(db, items, now, hard=True)
+        apart = False
+        while True:
+            try:
+                return self._write_as(db, items, now, hard=hard, apart=apart)
+            except NeedsHardCommit:
+                hard = True
+            except _ItemFailed:
+                apart = True
 
     def _write_as(
-        self, db: sqlite3.Connection, items: Sequence[_PendingWrite[B]], now: float, *, hard: bool
+        self,
+        db: sqlite3.Connection,
+        items: Sequence[_PendingWrite[B]],
+        now: float,
+        *,
+        hard: bool,
+        apart: bool,
     ) -> B:
         batch: B | None = None
         if self._harden is not None and hard is not self._is_hard:
@@ -283,7 +298,10 @@ class GroupCommit(Generic[B]):
             batch = self._begin(db, now)
             batch.hard, batch.hardens = hard, hard and self._soft_until < math.inf
             for item in items:
-                self._apply(item, batch)
+                if apart:
+                    self._apply_apart(item, batch)
+                else:
+                    self._apply(item, batch)
             batch.finish()
             db.execute("COMMIT")
             batch.committed()
@@ -297,13 +315,21 @@ class GroupCommit(Generic[B]):
         return batch
 
     def _apply(self, item: _PendingWrite[B], batch: B) -> None:
+        try:
+            item.answer = outcome.Value(item.work(batch))
+        except Exception as error:
+            if not batch.db.in_transaction:
+                # SQLite has taken the whole transaction back by itself (no room, no memory).
+                raise
+            raise _ItemFailed from error
+
+    def _apply_apart(self, item: _PendingWrite[B], batch: B) -> None:
         db, before = batch.db, (batch.seq, len(batch.changed), len(batch.undo))
         db.execute("SAVEPOINT item")
         try:
             item.answer = outcome.Value(item.work(batch))
         except Exception as error:
             if not db.in_transaction:
-                # SQLite has taken the whole transaction back by itself (no room, no memory).
                 raise
             db.execute("ROLLBACK TO item")
             batch.back_to(*before)

@@ -15,36 +15,38 @@ from actors.process.sock_diag import find_uid
 from actors.wire.http.plain_routes import Head
 from actors.wire.http.web_pages import host_of, is_loopback
 
-_PROXIED: Final = (
-    "Via",
-    "Forwarded",
-    "X-Forwarded-For",
-    "X-Forwarded-Host",
-    "X-Forwarded-Proto",
-    "X-Forwarded-Port",
-    "X-Forwarded-Server",
-    "X-Forwarded-Prefix",
-    "X-Forwarded-User",
-    "X-Forwarded-Scheme",
-    "X-Forwarded-Ssl",
-    "X-Forwarded",
-    "Forwarded-For",
-    "X-Real-IP",
-    "X-Client-IP",
-    "X-Original-Forwarded-For",
-    "X-Original-Host",
-    "X-Original-URL",
-    "X-Cluster-Client-IP",
-    "X-Envoy-External-Address",
-    "CF-Connecting-IP",
-    "True-Client-IP",
+_PROXIED: Final = frozenset(
+    {
+        "via",
+        "forwarded",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-forwarded-port",
+        "x-forwarded-server",
+        "x-forwarded-prefix",
+        "x-forwarded-user",
+        "x-forwarded-scheme",
+        "x-forwarded-ssl",
+        "x-forwarded",
+        "forwarded-for",
+        "x-real-ip",
+        "x-client-ip",
+        "x-original-forwarded-for",
+        "x-original-host",
+        "x-original-url",
+        "x-cluster-client-ip",
+        "x-envoy-external-address",
+        "cf-connecting-ip",
+        "true-client-ip",
+    }
 )
-"""Headers by which a proxy of this machine gives away that it asks for somebody else."""
+"""Headers by which a proxy of this machine gives away that it asks for somebody else, in lower case."""
 
 
 def is_local(head: Head, uid: int = os.getuid()) -> bool:  # it does not change
     """Whether a program of this machine asks that runs as `uid`."""
-    if head.peer is None or head.host is None or any(head.header(name) is not None for name in _PROXIED):
+    if head.peer is None or head.host is None or not _PROXIED.isdisjoint(head.names):
         return False
     named = head.header("Host")
     ends = head.peer[0], head.host[0], "" if named is None else host_of(named)

@@ -119,8 +119,10 @@ class Uploads:
             raise TooLarge(
                 f"the upload has {declared} bytes, and {api.upload_limit} are allowed", api.upload_limit
             )
+        self._refuse_one_too_many()
+        self._number += 1
         with ExitStack() as held:
-            held.enter_context(self._one_more())
+            held.callback(self._one_less)
             if (user := asking.get().user) is not None:
                 await _require_room(api, user, None, declared, idempotency_key)
             async with api.storage.receive(declared or 0) as upload:
@@ -141,8 +143,7 @@ class Uploads:
                     raise BadRequest(error.detail) from error
                 return await self._commit(upload, form.job(idempotency_key)), form.ignored
 
-    @contextmanager
-    def _one_more(self) -> Iterator[None]:
+    def _refuse_one_too_many(self) -> None:
         most = self._api.limits.uploads
         if most and self._number >= most:
             raise Refusal(
@@ -151,11 +152,9 @@ class Uploads:
                 f"{most} uploads are under way, and no more may be (setting max_uploads)",
                 headers={"Retry-After": "5"},
             )
-        self._number += 1
-        try:
-            yield
-        finally:
-            self._number -= 1
+
+    def _one_less(self) -> None:
+        self._number -= 1
 
     @contextmanager
     def _holding(self, user_id: int, key: str) -> Iterator[None]:

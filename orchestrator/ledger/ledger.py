@@ -230,7 +230,7 @@ class SqliteLedger:
         recent = RecentJobs()
 
         def begin(db: sqlite3.Connection, now: float) -> LedgerBatch:
-            stored, reserved = meta.read_seq(db), meta.read_reserved_seq(db)
+            stored, reserved = meta.read_seqs(db)
             return LedgerBatch(
                 db,
                 now,
@@ -672,7 +672,8 @@ def _change(change: Change, batch: LedgerBatch) -> ChangeAnswer:
     elif isinstance(change, SetProgress):
         step = rules.set_progress(job, change, seq=seq, now=now)
     else:
-        has_open = change.attempt is not None and _attempt_exists(db, change)
+        begun = change.attempt
+        has_open = begun is not None and attempts.has_attempt(db, begun.key, change.job_id)
         step = rules.move(job, change, has_open=has_open, seq=seq, now=now)
     if isinstance(step, ChangeResult):
         return ChangeAnswer(step, job)
@@ -681,13 +682,6 @@ def _change(change: Change, batch: LedgerBatch) -> ChangeAnswer:
     if step.job.status is Status.CLEANED:
         small_files.remove_files(db, change.job_id)
     return ChangeAnswer(ChangeResult.DONE, _store(batch, step))
-
-
-def _attempt_exists(db: sqlite3.Connection, change: Transition) -> bool:
-    assert change.attempt is not None
-    if attempts.read_attempt(db, change.attempt.key) is not None:
-        return True
-    return attempts.has_open_attempt(db, change.job_id)
 
 
 def _request_terminate(job_id: int, entry: AuditEntry | None, batch: LedgerBatch) -> Job | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -27,7 +27,8 @@ from actors.wire.pieces import Pieces
 @dataclass(frozen=True, slots=True)
 class Head:
     """Of a request, what decides whether it is admitted. `header` gives the first header of that name;
-    cookies, and the addresses that proxies tell, are one. `host` is the address and port that the connection
+    cookies, and the addresses that proxies tell, are one. `names` are those of all headers, in lower case.
+    `host` is the address and port that the connection
     came to, `peer` where it came from. `rule` is the route's, None where there is none; `query` as it stands
     in the URL. `found_out` is for what is found out of the connection, and lasts as long as that where it is
     a plain route that is asked for."""
@@ -35,6 +36,7 @@ class Head:
     method: str
     path: str
     header: Callable[[str], str | None]
+    names: Iterable[str]
     host: Address | None
     peer: Address | None = None
     rule: str | None = None
@@ -206,7 +208,7 @@ class PlainRoutes:
         pairs = tuple(_to_pair(one) for one in query.decode().split("&")) if mark else ()
         known = {} if found_out is None else found_out
         method = asked.method.decode()
-        head = Head(method, path.decode(), header, host, peer, route.rule, query.decode(), known)
+        head = Head(method, path.decode(), header, texts, host, peer, route.rule, query.decode(), known)
         length = None if told is None else int(told)
         return PlainRequest(head, route.handler, Asked(part.decode(), pairs, several, length))
 
@@ -264,7 +266,8 @@ def head_of_request() -> Head:
     host, peer = (_address(request.scope.get(end)) for end in ("server", "client"))
     rule = None if request.url_rule is None else request.url_rule.rule
     query = request.query_string.decode("latin-1")
-    return Head(request.method, request.path, _header_of_request, host, peer, rule, query)
+    names = [name.lower() for name, _ in request.headers]
+    return Head(request.method, request.path, _header_of_request, names, host, peer, rule, query)
 
 
 def _header_of_request(name: str) -> str | None:

@@ -413,7 +413,7 @@ class _Connection(TCPServer):
             while True:
                 try:
                     data = await self._receive()
-                except (trio.ClosedResourceError, trio.BrokenResourceError, trio.TooSlowError):
+                except (trio.ClosedResourceError, trio.BrokenResourceError):
                     break
                 await self._protocol.handle(RawData(data))
                 if self._upgrade is not None and self._protocol.upgraded is not None:
@@ -427,7 +427,7 @@ class _Connection(TCPServer):
         await self._protocol.handle(Closed())
 
     async def _receive(self) -> bytes:
-        """What comes. Raises trio.TooSlowError for a body that comes too slowly."""
+        """What comes. A body that comes too slowly ends the reading."""
         if self.came:
             came, self.came = self.came, b""
             return came
@@ -435,8 +435,9 @@ class _Connection(TCPServer):
             self._patience = BODY_SILENCE
             return bytes(await self.stream.receive_some(MAX_RECV))
         began = trio.current_time()
-        with trio.fail_after(max(0.0, self._patience)):
-            data = bytes(await self.stream.receive_some(MAX_RECV))
+        self._reading.deadline = began + max(0.0, self._patience)
+        data = bytes(await self.stream.receive_some(MAX_RECV))
+        self._reading.deadline = math.inf
         waited = trio.current_time() - began
         self._patience = min(BODY_SILENCE, self._patience - waited + len(data) / BODY_RATE)
         return data
@@ -597,8 +598,11 @@ class _Protocol(H11Protocol):
             found = (value for given, value in request.headers if given == name.lower().encode())
             return next((value.decode("latin-1") for value in found), None)
 
+        names = [name.decode("latin-1") for name, _ in request.headers]
         try:
-            await upgrade.admit(Head("GET", upgrade.path, header, self.server, self.client, upgrade.path))
+            await upgrade.admit(
+                Head("GET", upgrade.path, header, names, self.server, self.client, upgrade.path)
+            )
         except Refusal as refusal:
             await self._send_error_response(refusal.status, refusal.detail, refusal.headers)
             await self.send(Closed())

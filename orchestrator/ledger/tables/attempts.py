@@ -66,8 +66,13 @@ def read_states(db: sqlite3.Connection, keys: Sequence[str]) -> Mapping[str, Att
     return found
 
 
-def has_open_attempt(db: sqlite3.Connection, job_id: int) -> bool:
-    found = db.execute("SELECT 1 FROM attempts WHERE job_id = ? AND state = 'open'", (job_id,)).fetchone()
+def has_attempt(db: sqlite3.Connection, key: str, job_id: int) -> bool:
+    """Whether there is one with this key, or an open one of the job."""
+    found = db.execute(
+        "SELECT 1 FROM attempts WHERE key = ? UNION ALL "
+        "SELECT 1 FROM attempts WHERE job_id = ? AND state = 'open' LIMIT 1",
+        (key, job_id),
+    ).fetchone()
     return found is not None
 
 

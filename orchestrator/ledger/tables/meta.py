@@ -16,19 +16,20 @@ def read_seq(db: sqlite3.Connection) -> int:
     return int(db.execute("SELECT value FROM meta WHERE key = 'change_seq'").fetchone()[0])
 
 
+def read_seqs(db: sqlite3.Connection) -> tuple[int, int]:
+    """The number of the newest change, and the one up to which changes may have been told; 0 for that in a
+    new ledger."""
+    found = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('change_seq', 'reserved_seq')"))
+    return int(found["change_seq"]), int(found.get("reserved_seq", 0))
+
+
 def store_seq(db: sqlite3.Connection, seq: int) -> None:
     db.execute("UPDATE meta SET value = ? WHERE key = 'change_seq'", (seq,))
 
 
 def read_highest_seq(db: sqlite3.Connection) -> int:
     """The largest number of a change that was ever told, or may have been."""
-    return max(read_seq(db), read_reserved_seq(db))
-
-
-def read_reserved_seq(db: sqlite3.Connection) -> int:
-    """The number up to which changes may have been told; 0 in a new ledger."""
-    row = db.execute("SELECT value FROM meta WHERE key = 'reserved_seq'").fetchone()
-    return 0 if row is None else int(row[0])
+    return max(read_seqs(db))
 
 
 def store_reserved_seq(db: sqlite3.Connection, seq: int) -> None:

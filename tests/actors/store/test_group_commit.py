@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -62,20 +63,54 @@ async def commits(reserve: Reserve) -> AsyncIterator[GroupCommit[Batch[str]]]:
 async def test_what_is_urgent_gets_the_reserve_and_it_is_held_again(
     commits: GroupCommit[Batch[str]], tmp_path: Path
 ) -> None:
+    done: list[str] = []
     undone: list[str] = []
 
     def needs_room(batch: Batch[str]) -> str:
-        batch.undo.append(lambda: undone.append("undone"))
+        done.append("done")
+        batch.undo.append(lambda: undone.append("done"))
         if (tmp_path / "reserve").exists():
             raise OSError(errno.ENOSPC, "No space left on device")
         return "written"
 
     with pytest.raises(OSError, match="No space left"):
         await commits.write(needs_room)
-    assert undone == ["undone"]
+    assert undone == done
     assert await commits.write(needs_room, urgent=True) == "written"
     await commits.write(lambda batch: None)
     assert (tmp_path / "reserve").exists()
+
+
+async def test_an_item_that_fails_takes_back_what_it_did_and_nothing_of_the_others(
+    commits: GroupCommit[Batch[str]],
+) -> None:
+    said: list[str] = []
+    await commits.write(lambda batch: batch.db.execute("CREATE TABLE lines (number)") and None)
+    await commits.write(lambda batch: batch.db.set_trace_callback(said.append))
+
+    async def write(number: int) -> None:
+        def work(batch: Batch[str]) -> None:
+            batch.db.execute("INSERT INTO lines VALUES (?)", (number,))
+            batch.seq += 1
+            batch.changed.append(str(number))
+            if number == 1:
+                raise OSError(errno.EIO, "Input/output error")
+
+        with pytest.raises(OSError, match="Input") if number == 1 else nullcontext():
+            await commits.write(work)
+
+    async def write_at_once(*numbers: int) -> list[str]:
+        said.clear()
+        async with trio.open_nursery() as nursery, commits.committing:
+            for number in numbers:
+                nursery.start_soon(write, number)
+            await trio.testing.wait_all_tasks_blocked()
+        return [one.split()[0] for one in said]
+
+    assert await write_at_once(0, 2) == ["BEGIN", "INSERT", "INSERT", "COMMIT"]
+    assert "SAVEPOINT" in await write_at_once(0, 1, 2)
+    kept = await commits.write(lambda batch: batch.db.execute("SELECT number FROM lines").fetchall())
+    assert sorted(kept) == [(0,), (0,), (2,), (2,)]
 
 
 async def test_a_batch_that_cannot_be_finished_fails_all_of_it_and_is_taken_back(

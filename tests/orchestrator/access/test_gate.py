@@ -54,6 +54,7 @@ def head(pair: Pair, *, host: str = "localhost:5000", peer: Address | None = Non
         "GET",
         "/v1/jobs",
         _getter(given),
+        [name.lower() for name in given],
         server.getsockname()[:2],
         peer or server.getpeername()[:2],
         "/v1/jobs",
@@ -138,7 +139,7 @@ def test_a_page_whose_name_leads_here_is_not(pair: Pair, host: str) -> None:
 
 def test_who_comes_from_elsewhere_is_not(pair: Pair) -> None:
     assert not is_local(head(pair, peer=("192.0.2.1", 5)))
-    assert not is_local(Head("GET", "/", lambda name: None, None))
+    assert not is_local(Head("GET", "/", lambda name: None, (), None))
 
 
 # ------------------------------------------------------------------ people whom a proxy has signed on
