@@ -382,15 +382,16 @@ class _Draw:
 
     def _come(self, service: str, visits: Visits) -> Iterator[tuple[float, str, int, str]]:
         """Who comes, and when: visits like those of late, at random, about as often; how often is not known
-        better than it was counted."""
+        better than it was counted. Some of them go on now."""
         rate = self._rng.gammavariate(visits.recent + 0.5, 1.0) / visits.window
-        at, coming = 0.0, list[tuple[float, str, int, str]]()
+        at, coming = -visits.longest, list[tuple[float, str, int, str]]()
         while True:
             at += self._rng.expovariate(rate)
             while coming and coming[0][0] <= at:
                 yield heappop(coming)
             for later, user_id, requires in self._rng.choice(visits.kinds):
-                heappush(coming, (at + later, service, user_id, requires))
+                if at + later > 0.0:
+                    heappush(coming, (at + later, service, user_id, requires))
 
 
 def explain_thin(service: str, ended: int) -> str:

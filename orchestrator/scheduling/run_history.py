@@ -26,7 +26,7 @@ MOST_TAIL: Final = 0.25
 WINDOW: Final = 3600.0
 """Seconds: as often as somebody came within them, somebody is taken to come."""
 
-LEAST_WINDOW: Final = 900.0
+LEAST_WINDOW: Final = 15.0
 """As long as a server has to watch before what came counts as a rate."""
 
 

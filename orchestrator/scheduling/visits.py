@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-TOGETHER: Final = 10.0
+TOGETHER: Final = 5.0
 """Seconds: jobs of a user that come closer to each other belong to the same visit."""
 
 
 class Visits:
     """`arrivals`: the jobs that came, the oldest first: how many seconds ago, whose, and what they require;
     not empty. `kinds`: each visit's jobs: how long after its beginning, whose, and what they require.
-    `recent`: how many visits began within the last `window` seconds."""
+    `recent`: how many visits began within the last `window` seconds; `longest`: seconds that one took."""
 
     def __init__(self, arrivals: Sequence[tuple[float, int, str]], window: float) -> None:
         self.window = window
@@ -28,3 +28,4 @@ class Visits:
                 self.recent += ago <= window
             jobs.append((begun - ago, user_id, requires))
             open_visits[user_id] = begun, ago, jobs
+        self.longest = max(jobs[-1][0] for jobs in self.kinds)

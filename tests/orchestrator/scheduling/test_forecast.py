@@ -200,6 +200,16 @@ def test_other_users_who_keep_coming_delay_the_later_jobs_of_one_who_waits() -> 
     assert among.earliest > alone.earliest
 
 
+def test_a_user_who_has_come_for_long_may_be_coming_now() -> None:
+    coming = [(float(n), 100, "") for n in range(800, 0, -4)]
+    histories = (ServiceHistory(RUNS.holds), ServiceHistory(RUNS.holds, (), coming, 900.0))
+    alone, among = (
+        forecast(filled({1: 9}), [node()], {"a": one}).queued(1007, "a", "").begins for one in histories
+    )
+    assert alone is not None and among is not None and alone.latest is not None and among.latest is not None
+    assert among.latest - NOW > 1.4 * (alone.latest - NOW)
+
+
 def test_a_range_that_was_too_narrow_goes_beyond_the_draws_and_one_that_was_too_wide_leaves_more_out() -> (
     None
 ):
