@@ -151,7 +151,7 @@ class NodeState(StrEnum):
     LOST = "lost"
     DRAINING = "draining"
     DRAINED = "drained"
-    QUARANTINED = "set_aside"  # as it stands on the wire
+    SET_ASIDE = "set_aside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ class NodeView:
     """One node as the pool sees it. `slots` None: it runs whatever it is sent. `held` are our attempts that
     hold a slot there.
 
-    `contact` is the state without our own orders; these are `draining` and `quarantined`, with
+    `contact` is the state without our own orders; these are `draining` and `set_aside`, with
     their reasons.
     `joined`: by itself; `machine` is then the token of the machine it runs on, if scaling has made it.
     `heard_at`: when it was last heard, in monotonic seconds; None if not yet. `jobs_ended` there since the
@@ -187,7 +187,7 @@ class NodeView:
     cores: int = 1
     contact: NodeState = NodeState.JOINING
     draining: str | None = None
-    quarantined: str | None = None
+    set_aside: str | None = None
     joined: bool = False
     machine: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)

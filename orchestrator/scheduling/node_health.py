@@ -1,6 +1,6 @@
 """Whether a node is sick: in touch, and yet whatever it is given goes wrong. Pure; times are monotonic.
 
-A sick node is the one that is always free, so it would eat the whole queue. It is quarantined with a reason:
+A sick node is the one that is always free, so it would eat the whole queue. It is set aside with a reason:
 
 - it says so itself (its health command), or has run out of disk or memory: for as long as that lasts;
 - it took none of the last `DISPATCHES` attempts, or the last `JOBS` jobs there, of `USERS` users or more,
@@ -9,7 +9,7 @@ A sick node is the one that is always free, so it would eat the whole queue. It 
   `REMEMBERED` is forgotten, as users' own mistakes come one by one.
 
 Jobs that fail on every node say nothing of any node: nothing is held against one while the others of the
-service do no better.
+service do no better, nor against the last that takes jobs of it, as nobody else would have them.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ USERS: Final = 2
 SECONDS: Final = 3.0
 REMEMBERED: Final = 60.0
 PROBATION: Final = 30.0
-QUARANTINE_FIRST: Final = 15.0
-QUARANTINE_MOST: Final = 900.0
+ASIDE_FIRST: Final = 15.0
+ASIDE_MOST: Final = 900.0
 LEAST_DISK: Final = 64 << 20
 LEAST_MEMORY: Final = 32 << 20
 ENOUGH: Final = 1.5
@@ -39,7 +39,7 @@ class NodeHealth:
     """The health of one node: see the module. One of which nothing was told is well."""
 
     def __init__(self, rng: Random) -> None:
-        self._backoff = Backoff(rng, first=QUARANTINE_FIRST, most=QUARANTINE_MOST)
+        self._backoff = Backoff(rng, first=ASIDE_FIRST, most=ASIDE_MOST)
         self._refused = 0
         self._streak: list[tuple[float, int]] = []
         """When, and whose, of the jobs that failed at once since one went well."""
@@ -61,15 +61,15 @@ class NodeHealth:
         """It did not take an attempt."""
         self._refused += 1
         if self._refused >= DISPATCHES or self._probation:
-            self._quarantine(f"it took none of {self._refused} attempts: {reason}", now)
+            self._set_aside(f"it took none of {self._refused} attempts: {reason}", now)
 
     def took(self) -> None:
         """It took an attempt."""
         self._refused = 0
 
     def ended(self, user_id: int, *, badly: bool, others: Iterable[NodeHealth], now: float) -> None:
-        """A job ended there: `badly` if it failed within `SECONDS` of its start. `others` are the other ready
-        nodes of its service."""
+        """A job ended there: `badly` if it failed within `SECONDS` of its start. `others` are the other
+        nodes of its service that take jobs."""
         if not badly:
             self._streak.clear()
             self._probation = False
@@ -78,27 +78,26 @@ class NodeHealth:
         self._streak = [*self._streak[-15:], (now, user_id)]
         if not self._fails_jobs(now):
             return
-        compared = list(others)
-        if compared and all(one._fails_jobs(now) for one in compared):
-            # It is the jobs. What was held against the others for the same reason is forgotten too.
+        if all(one._fails_jobs(now) for one in others):
+            # It is the jobs, or nobody is left to do better. What was held against others is forgotten too.
             self._probation = False
             return
         users = {user for _, user in self._streak}
-        self._quarantine(f"{len(self._streak)} jobs in a row, of {len(users)} users, failed at once", now)
+        self._set_aside(f"{len(self._streak)} jobs in a row, of {len(users)} users, failed at once", now)
 
     def _fails_jobs(self, now: float) -> bool:
         self._streak = [one for one in self._streak if now - one[0] < REMEMBERED]
         users = {user for _, user in self._streak}
         return self._probation or (len(self._streak) >= JOBS and len(users) >= USERS)
 
-    def _quarantine(self, why: str, now: float) -> None:
+    def _set_aside(self, why: str, now: float) -> None:
         if now >= self._until:  # else what was under way ends, and was counted
             self._why, self._until = why, now + self._backoff.next()
             self._probation = False
 
     # ------------------------------------------------------------------ what it says
 
-    def why_quarantined(self, now: float) -> str:
+    def why_set_aside(self, now: float) -> str:
         """Why the node gets no jobs now; "" if it does."""
         if self._unhealthy or self._scarce:
             return self._unhealthy or self._scarce

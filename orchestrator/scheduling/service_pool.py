@@ -10,7 +10,7 @@ A node without a number of slots runs whatever it is sent. Its cores stand for s
 fall below zero; it is chosen all the same, after those that have room.
 
 What keeps a node from being given jobs, besides that it is full or not in touch: it is drained (ordered),
-quarantined (sick: see `node_health`), or backed off from (it did not take an attempt just now).
+set aside (sick: see `node_health`), or backed off from (it did not take an attempt just now).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _NAMED: Final = 5
 @dataclass(slots=True)
 class _Node:
     """`ref` None: heard of (an attempt is there, or it joined), but not yet from it. `contact` is READY,
-    SUSPECT, LOST or JOINING; draining and quarantine outlast it. `member`: what it said when it joined.
+    SUSPECT, LOST or JOINING; draining and being set aside outlast it. `member`: what it said when it joined.
     `keys` are the attempts that hold a slot there, `jobs` those whose results are not here yet. `used` is
     when it last took an attempt, in turns. `ends`: when the last jobs of each service ended, and whether they
     failed. `known_at`: when it joined or was first heard; `touched`: when
@@ -77,7 +77,7 @@ class _Node:
     reason: str = "not yet in touch"
     draining: str | None = None
     drained_at: float | None = None
-    quarantined: str | None = None
+    set_aside: str | None = None
     probation: bool = False
     no_jobs_until: float = 0.0
     member: JoinedNode | None = None
@@ -103,8 +103,8 @@ class _Node:
             return NodeState.DRAINED if empty else NodeState.DRAINING, self.draining
         if self.beat.stopping and self.contact is NodeState.READY:
             return NodeState.DRAINING, "it was told to stop, and waits for the jobs that it has"
-        if self.quarantined is not None:
-            return NodeState.QUARANTINED, self.quarantined
+        if self.set_aside is not None:
+            return NodeState.SET_ASIDE, self.set_aside
         return self.contact, self.reason
 
     @property
@@ -298,13 +298,13 @@ class ServicePool:
             one.health.took()
 
     def _judge(self, one: _Node, now: float) -> None:
-        """Quarantine a sick node, release a well one. Looked at with each heartbeat."""
-        why = one.health.why_quarantined(now)
-        if why and one.quarantined is None:
-            log.warning("node %s is quarantined: %s", self._names.of(one.node_id), why)
-        elif not why and one.quarantined is not None:
+        """Set a sick node aside, release a well one. Looked at with each heartbeat."""
+        why = one.health.why_set_aside(now)
+        if why and one.set_aside is None:
+            log.warning("node %s is set aside: %s", self._names.of(one.node_id), why)
+        elif not why and one.set_aside is not None:
             log.info("node %s is tried again", self._names.of(one.node_id))
-        one.quarantined = why or None
+        one.set_aside = why or None
         one.probation = one.health.on_probation(now)
 
     # ------------------------------------------------------------------ drains
@@ -380,7 +380,7 @@ class ServicePool:
             return
         badly = job.status is Status.FAILED and (end.wall_seconds or 0.0) < SECONDS
         serving = self._serving.get(job.service, {}).values()
-        others = (other.health for other in serving if other is not one and other.contact is NodeState.READY)
+        others = (other.health for other in serving if other is not one and other.state[0] is NodeState.READY)
         one.health.ended(job.user_id, badly=badly, others=others, now=now)
         self._judge(one, now)
 
@@ -601,7 +601,7 @@ def _view(one: _Node, name: str, now: float) -> NodeView:
         cores=one.beat.cores,
         contact=one.contact,
         draining=one.draining,
-        quarantined=one.quarantined,
+        set_aside=one.set_aside,
         joined=one.member is not None,
         machine=one.machine,
         labels=one.labels,
@@ -648,7 +648,7 @@ def _fact(one: _Node, name: str, now: float, *, lasts: bool) -> NodeFact:
     return NodeFact(
         node_id=one.node_id,
         machine=one.machine,
-        ready=one.contact is NodeState.READY and one.quarantined is None and not one.beat.stopping and lasts,
+        ready=one.contact is NodeState.READY and one.set_aside is None and not one.beat.stopping and lasts,
         draining=one.draining is not None,
         slots=one.beat.slots if one.beat.slots is not None else one.beat.cores,
         busy=busy,

@@ -59,7 +59,7 @@ class Trouble:
 _ORDER: Final = tuple(TroubleKind)
 _OF_STATE: Final = {
     NodeState.LOST: TroubleKind.LOST,
-    NodeState.QUARANTINED: TroubleKind.SET_ASIDE,
+    NodeState.SET_ASIDE: TroubleKind.SET_ASIDE,
     NodeState.SUSPECT: TroubleKind.SUSPECT,
 }
 

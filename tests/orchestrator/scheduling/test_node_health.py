@@ -10,10 +10,10 @@ from actors.domain.node import Heartbeat, NodeAddress, NodeRef, NodeState
 from actors.domain.service import ServiceLimits
 from actors.domain.status import Status
 from orchestrator.scheduling.node_health import (
+    ASIDE_FIRST,
+    ASIDE_MOST,
     DISPATCHES,
     PROBATION,
-    QUARANTINE_FIRST,
-    QUARANTINE_MOST,
     NodeHealth,
 )
 from orchestrator.scheduling.service_pool import ServicePool
@@ -29,24 +29,26 @@ class Found(dict[str, NodeHealth]):
         return self[name]
 
 
-def fail(found: Found, *users: int, node: str = "a", others: tuple[str, ...] = (), now: float = 0.0) -> None:
+def fail(
+    found: Found, *users: int, node: str = "a", others: tuple[str, ...] = ("b",), now: float = 0.0
+) -> None:
     for user in users:
         found[node].ended(user, badly=True, others=[found[one] for one in others], now=now)
 
 
-def test_jobs_of_several_users_that_fail_at_once_quarantine_a_node() -> None:
+def test_jobs_of_several_users_that_fail_at_once_set_a_node_aside() -> None:
     found = Found()
     fail(found, 1, 2)
-    assert not found["a"].why_quarantined(0.0)
+    assert not found["a"].why_set_aside(0.0)
     fail(found, 1)
-    assert "3 jobs in a row, of 2 users, failed at once" in found["a"].why_quarantined(0.0)
-    assert not found["b"].why_quarantined(0.0)
+    assert "3 jobs in a row, of 2 users, failed at once" in found["a"].why_set_aside(0.0)
+    assert not found["b"].why_set_aside(0.0)
 
 
 def test_one_user_s_bad_jobs_say_nothing_of_a_node() -> None:
     found = Found()
     fail(found, *[1] * 50)
-    assert not found["a"].why_quarantined(0.0)
+    assert not found["a"].why_set_aside(0.0)
 
 
 def test_a_job_that_goes_well_between_makes_it_well() -> None:
@@ -54,45 +56,51 @@ def test_a_job_that_goes_well_between_makes_it_well() -> None:
     fail(found, 1, 2)
     found["a"].ended(3, badly=False, others=(), now=0.0)
     fail(found, 1, 2)
-    assert not found["a"].why_quarantined(0.0)
+    assert not found["a"].why_set_aside(0.0)
 
 
 def test_jobs_that_fail_everywhere_are_held_against_no_further_node() -> None:
     found = Found()
     fail(found, 1, 2, 3, others=("b",))
-    assert found["a"].why_quarantined(0.0)
+    assert found["a"].why_set_aside(0.0)
     fail(found, 1, 2, 3, node="b", others=("a",))
-    assert not found["b"].why_quarantined(0.0), "the service goes on"
+    assert not found["b"].why_set_aside(0.0), "the service goes on"
+
+
+def test_the_last_node_is_not_set_aside_for_bad_jobs() -> None:
+    found = Found()
+    fail(found, 1, 2, 3, 4, others=())
+    assert not found["a"].why_set_aside(0.0)
 
 
 def test_it_comes_back_on_probation_and_one_job_decides() -> None:
     found = Found()
     fail(found, 1, 2, 3)
-    later = QUARANTINE_FIRST + 1
-    assert not found["a"].why_quarantined(later) and found["a"].on_probation(later)
+    later = ASIDE_FIRST + 1
+    assert not found["a"].why_set_aside(later) and found["a"].on_probation(later)
     fail(found, 4, now=later)
-    assert found["a"].why_quarantined(later) and not found["a"].on_probation(later)
-    again = later + 2 * QUARANTINE_FIRST + 1
-    assert found["a"].why_quarantined(later + QUARANTINE_FIRST / 2), "longer than the first time"
-    assert not found["a"].why_quarantined(again)
+    assert found["a"].why_set_aside(later) and not found["a"].on_probation(later)
+    again = later + 2 * ASIDE_FIRST + 1
+    assert found["a"].why_set_aside(later + ASIDE_FIRST / 2), "longer than the first time"
+    assert not found["a"].why_set_aside(again)
     found["a"].ended(5, badly=False, others=(), now=again)
     assert not found["a"].on_probation(again)
     fail(found, 1, 2)
-    assert not found["a"].why_quarantined(again)
+    assert not found["a"].why_set_aside(again)
 
 
 def test_mistakes_that_come_one_by_one_are_forgotten() -> None:
     found = Found()
     for n in range(20):
         fail(found, n % 4, now=n * 31.0)
-        assert not found["a"].why_quarantined(n * 31.0)
+        assert not found["a"].why_set_aside(n * 31.0)
 
 
 def test_probation_ends_with_a_job_that_runs_on() -> None:
     found = Found()
     fail(found, 1, 2, 3)
-    later = QUARANTINE_FIRST + 1
-    assert not found["a"].why_quarantined(later) and found["a"].on_probation(later)
+    later = ASIDE_FIRST + 1
+    assert not found["a"].why_set_aside(later) and found["a"].on_probation(later)
     assert not found["a"].on_probation(later + PROBATION)
 
 
@@ -100,42 +108,42 @@ def test_it_is_never_given_up_for_ever() -> None:
     found, now = Found(), 0.0
     for _ in range(40):
         fail(found, 1, 2, 3, now=now)
-        now += QUARANTINE_MOST + 1
-        assert not found["a"].why_quarantined(now)
+        now += ASIDE_MOST + 1
+        assert not found["a"].why_set_aside(now)
 
 
-def test_a_node_that_takes_nothing_is_quarantined() -> None:
+def test_a_node_that_takes_nothing_is_set_aside() -> None:
     found = Found()
     for _ in range(DISPATCHES - 1):
         found["a"].refused("HTTP 503", 0.0)
     found["a"].took()
     for _ in range(DISPATCHES - 1):
         found["a"].refused("HTTP 503", 0.0)
-    assert not found["a"].why_quarantined(0.0)
+    assert not found["a"].why_set_aside(0.0)
     found["a"].refused("HTTP 503", 0.0)
-    assert "took none of 8 attempts: HTTP 503" in found["a"].why_quarantined(0.0)
+    assert "took none of 8 attempts: HTTP 503" in found["a"].why_set_aside(0.0)
 
 
-def test_a_node_without_disk_or_memory_is_quarantined_until_there_is_enough_again() -> None:
+def test_a_node_without_disk_or_memory_is_set_aside_until_there_is_enough_again() -> None:
     found = Found()
     for name in ("free_disk", "free_memory"):
         found["a"].heard(replace(WELL, **{name: 1 << 20}))  # type: ignore[arg-type]  # by name
-        assert "has run out of" in found["a"].why_quarantined(0.0)
+        assert "has run out of" in found["a"].why_set_aside(0.0)
         found["a"].heard(WELL)
-        assert not found["a"].why_quarantined(0.0)
+        assert not found["a"].why_set_aside(0.0)
     found["a"].heard(replace(WELL, free_disk=60 << 20))
     found["a"].heard(replace(WELL, free_disk=70 << 20))
-    assert found["a"].why_quarantined(0.0), "just above the least is not enough"
+    assert found["a"].why_set_aside(0.0), "just above the least is not enough"
     found["b"].heard(Heartbeat())
-    assert not found["b"].why_quarantined(0.0), "one that does not say has enough"
+    assert not found["b"].why_set_aside(0.0), "one that does not say has enough"
 
 
 def test_a_node_may_say_itself_that_it_is_sick() -> None:
     found = Found()
     found["a"].heard(replace(WELL, unhealthy="the GPU is gone"))
-    assert found["a"].why_quarantined(0.0) == "the GPU is gone"
+    assert found["a"].why_set_aside(0.0) == "the GPU is gone"
     found["a"].heard(WELL)
-    assert not found["a"].why_quarantined(0.0)
+    assert not found["a"].why_set_aside(0.0)
 
 
 def ended(number: int, user: int, node: str, status: Status, seconds: float) -> tuple[Job, Job]:
@@ -154,10 +162,10 @@ def test_the_pool_gives_a_sick_node_nothing_then_one_job() -> None:
         for row in ended(number, user, "a", Status.FAILED, 0.5):
             pool.apply(row, now)
     (view, _) = pool.views(now)
-    assert view.state is NodeState.QUARANTINED and "3 jobs in a row" in view.reason
+    assert view.state is NodeState.SET_ASIDE and "3 jobs in a row" in view.reason
     pool.reserve("k" * 32, "b")
     assert pool.choose("s") == nodes[1]
-    now = QUARANTINE_FIRST + 1
+    now = ASIDE_FIRST + 1
     for node in nodes:
         pool.seen(node, WELL, now)
     assert pool.choose("s") == nodes[0]
@@ -169,3 +177,15 @@ def test_the_pool_gives_a_sick_node_nothing_then_one_job() -> None:
     pool.reserve("m" * 32, "a")
     pool.reserve("n" * 32, "b")
     assert pool.choose("s") == nodes[0], "it is well again"
+
+
+def test_the_pool_sets_the_last_node_that_takes_jobs_not_aside() -> None:
+    addresses = (NodeAddress("http://a"), NodeAddress("http://b"))
+    pool = ServicePool({"s": ServiceLimits("s", addresses=addresses)}, random.Random(1))
+    for name in ("a", "b"):
+        pool.seen(NodeRef(name, f"http://{name}"), WELL, 0.0)
+    pool.drain("a", "new disks", 0.0)
+    for number, user in enumerate((1, 2, 3), 1):
+        for row in ended(number, user, "b", Status.FAILED, 0.5):
+            pool.apply(row, 0.0)
+    assert pool.views(0.0)[1].state is NodeState.READY

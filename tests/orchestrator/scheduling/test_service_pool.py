@@ -225,14 +225,14 @@ def test_suspect_and_lost_nodes_get_nothing_until_seen_and_lost_is_not_undone_by
     assert chosen(pool) == "id-0"
 
 
-def test_draining_and_quarantine_outlast_a_heartbeat() -> None:
+def test_draining_and_being_set_aside_outlast_a_heartbeat() -> None:
     pool, sick = pool_of(Heartbeat(slots=1)), Heartbeat(slots=1, unhealthy="failed 5 jobs in 3 s")
     pool.drain("id-0", "to be removed", 0.0)
     pool.seen(REFS[0], sick, 0.0)
     pool.seen(REFS[0], sick, 0.0)
     assert state(pool, "id-0") is NodeState.DRAINED
     pool.undrain("id-0")
-    assert state(pool, "id-0") is NodeState.QUARANTINED
+    assert state(pool, "id-0") is NodeState.SET_ASIDE
     assert "is set aside: failed 5 jobs in 3 s" in pool.why_none("a")
     pool.seen(REFS[0], Heartbeat(slots=1), 0.0)
     assert chosen(pool) == "id-0"

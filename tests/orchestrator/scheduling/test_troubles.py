@@ -108,7 +108,7 @@ def test_nodes_that_are_gone_or_sick_are_named_and_many_are_counted() -> None:
     lost = [node(f"gpu-{number}", NodeState.LOST, "silent for 60 s") for number in range(1, 6)]
     assert texts(nodes=lost[:2]) == [f"node gpu-{number} is lost: silent for 60 s" for number in (1, 2)]
     assert texts(nodes=[*lost, node("well")]) == ["5 of 6 nodes are lost: gpu-1, gpu-2, gpu-3 and 2 more"]
-    sick = node("gpu-9", NodeState.QUARANTINED, "it has run out of disk")
+    sick = node("gpu-9", NodeState.SET_ASIDE, "it has run out of disk")
     suspect = node("gpu-8", NodeState.SUSPECT)
     assert texts(nodes=[suspect, sick]) == [
         "node gpu-9 is set aside: it has run out of disk",
