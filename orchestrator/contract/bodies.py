@@ -454,6 +454,14 @@ class JobStatusBody(TypedDict):
     message: str
 
 
+class RefusedBody(JobStatusBody):
+    """A refusal of the contract's routes: a StatusBody with a stable `code`, as problems have it."""
+
+    code: Annotated[
+        str, Also(description="Why, in a word that stays the same; of a limit its setting's name")
+    ]
+
+
 class AcceptedBody(JobStatusBody):
     """A StatusBody, and which fields of the form mean nothing here; without any the contract's keys alone."""
 

@@ -1,6 +1,6 @@
 """The HTTP edge of the server and of the node: an app that answers in JSON, never in HTML, whatever goes
 wrong in a route. Under `/v1` an error is a problem (RFC 9457), on the published contract's routes a
-StatusBody; a traceback is in the log alone."""
+StatusBody with a `code`; a traceback is in the log alone."""
 
 from __future__ import annotations
 
@@ -200,7 +200,8 @@ def answer_error(head: Head, refusal: Refusal) -> Answer:
     if head.path.startswith("/v1/"):
         return problem_answer(refusal)
     body = status_body(refusal.job_id, refusal.job_status, refusal.detail)
-    return json_answer(body, refusal.status, refusal.headers)
+    # Beside the contract's keys, so that a program need not read the sentence.
+    return json_answer({**body, "code": refusal.code}, refusal.status, refusal.headers)
 
 
 def _to_refusal(error: Exception, translate: Translate) -> Refusal:

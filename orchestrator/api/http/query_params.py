@@ -47,12 +47,12 @@ def signed(given: Mapping[str, str], name: str) -> int | None:
     return int(text)
 
 
-def seconds(given: Mapping[str, str], name: str, most: float) -> float:
+def seconds(given: Mapping[str, str], name: str, most: float, more: str = "") -> float:
     text = given.get(name)
     if text is None:
         return 0.0
     if not _NUMBER.fullmatch(text) or float(text) > most:
-        raise bad(name, text, f"a number of seconds up to {most:g}")
+        raise bad(name, text, f"a number of seconds up to {most:g}{more}")
     return float(text)
 
 

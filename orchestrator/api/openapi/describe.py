@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 from orchestrator.api.http.query_params import MOST
 from orchestrator.api.openapi.schemas import schema_of
-from orchestrator.contract.bodies import LINE, Also, JobStatusBody, ProblemBody, ReasonBody, Time
+from orchestrator.contract.bodies import LINE, Also, ProblemBody, ReasonBody, RefusedBody, Time
 
 Route = TypeVar("Route", bound=Callable[..., Any])
 Content = Mapping[str, Any]
@@ -75,7 +75,7 @@ def describe(
 def refusal_content(tag: str) -> Content:
     """The body of a refusal of a route of this tag."""
     problem = {"application/problem+json": {"schema": schema_of(ProblemBody)}}
-    return problem if tag == "v1" else json_of(JobStatusBody)
+    return problem if tag == "v1" else json_of(RefusedBody)
 
 
 def in_query(name: str, description: str, kind: Any) -> dict[str, Any]:

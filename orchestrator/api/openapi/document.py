@@ -103,10 +103,11 @@ def path_of(rule: str) -> str:
 
 def _refusals(path: str, access: Access) -> dict[str, Any]:
     """What the gate answers."""
-    if access.everybody:
-        return {}
     content = refusal_content("v1" if path.startswith("/v1/") else "contract")
-    said = {401: "No token, or one that does not hold", 403: "Not for this role, or a page of another site"}
+    said = {429: "Too many requests by this token or address: `code` names the limit"}
+    if not access.everybody:
+        said[401] = "No token, or one that does not hold"
+        said[403] = "Not for this role, or a page of another site"
     return {str(status): {"description": text, "content": content} for status, text in said.items()}
 
 

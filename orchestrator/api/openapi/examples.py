@@ -132,6 +132,7 @@ def examples() -> Mapping[str, list[Any]]:
     return {
         "Status": [Status.RUNNING.value],
         "StatusBody": [status_body(7, Status.QUEUED, "Job successfully uploaded")],
+        "Refused": [{**status_body(7, Status.COMPLETED, "the job is Completed"), "code": "not_terminable"}],
         "Health": [{"status": "ok", "database": "ok"}],
         "Problem": [problem_body(unknown_job(7))],
         "Upload": [

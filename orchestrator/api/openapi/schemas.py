@@ -33,6 +33,7 @@ from orchestrator.scheduling.troubles import TroubleKind
 COMPONENTS: Final[Mapping[str, Any]] = {
     "Status": Status,
     "StatusBody": bodies.JobStatusBody,
+    "Refused": bodies.RefusedBody,
     "Health": bodies.HealthBody,
     "Problem": bodies.ProblemBody,
     "Upload": bodies.UploadBody,

@@ -78,6 +78,7 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
             409: "An upload with this Idempotency-Key is under way",
             413: "Larger than allowed",
             422: "The user has sent this Idempotency-Key with other content",
+            429: "Over a limit of jobs, bytes, uploads or requests: `code` names its setting",
             503: "The ledger cannot be written now",
             507: "No room",
         },

@@ -39,6 +39,7 @@ def blueprint(api: ApiContext) -> Blueprint:
             **OF_A_JOB,
             409: "The service is not there any more, or the callback_url is not allowed any more",
             422: "The Idempotency-Key belongs to something else",
+            429: "Over a limit of jobs, bytes or requests: `code` names its setting",
             507: "No room",
         },
     )

@@ -41,6 +41,7 @@ from orchestrator.ledger.queries import JobFilter
 
 MOST_WAIT: Final = 86_400.0
 """Seconds that may be asked for as `wait`; waited is for SILENCE at most."""
+_ANSWERED: Final = f", of which {SILENCE:g} are waited at most,"
 
 PAGE: Final = 50
 MOST_PAGE: Final = 500
@@ -179,7 +180,7 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
 async def _wait_for_change(api: ApiContext, number: int, given: Mapping[str, str]) -> Job:
     """The job's row; with `wait` as soon as it is newer than `after` (or than now), or over if `until` says
     so."""
-    wait = min(query_params.seconds(given, "wait", MOST_WAIT), SILENCE)
+    wait = min(query_params.seconds(given, "wait", MOST_WAIT, _ANSWERED), SILENCE)
     after = query_params.whole(given, "after", 0, query_params.MOST, -1)
     until = given.get("until")
     if until not in (None, "ended"):

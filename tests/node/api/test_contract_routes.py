@@ -134,7 +134,10 @@ async def test_every_other_refusal_is_json_too(tmp_path: Path) -> None:
             ("POST", "/submit", 400),
         ):
             answer = await node.client.request(method, path)
-            assert (answer.status_code, set(answer.json())) == (status, {"id", "status", "message"}), path
+            assert (answer.status_code, set(answer.json())) == (
+                status,
+                {"id", "status", "message", "code"},
+            ), path
 
 
 async def test_a_refused_submit_names_the_culprit_and_leaves_nothing(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def refused(answer: httpx.Response, limit: str) -> None:
     assert answer.status_code == 429, answer.text
     assert int(answer.headers["Retry-After"]) > 0
     assert f"(setting {limit})" in answer.text
+    assert answer.json()["code"] == limit
 
 
 # ------------------------------------------------------------------ jobs and bytes

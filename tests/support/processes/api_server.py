@@ -199,10 +199,11 @@ def form(*parts: str | bytes) -> tuple[bytes, str]:
 
 
 def status_body(answer: httpx.Response) -> dict[str, Any]:
-    """The answer as a StatusBody, which it has to be."""
+    """The answer as a StatusBody, which it has to be; a refusal with its `code`."""
     assert answer.headers["content-type"] == "application/json"
     body = json.loads(answer.content)
-    assert set(body) == {"id", "status", "message"}, body
+    more = {"code"} if answer.is_error else set()
+    assert set(body) == {"id", "status", "message"} | more and body.get("code", "x"), body
     assert isinstance(body["message"], str) and body["message"]
     return body
 

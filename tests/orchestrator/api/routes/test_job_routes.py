@@ -195,7 +195,9 @@ async def test_who_waits_is_let_go_when_the_server_stops(
 )
 async def test_a_bad_parameter_is_a_problem(server: Server, query: str) -> None:
     job = await server.upload(**{"run.sh": b"true"})
-    problem(await server.client.get(f"/v1/jobs/{job.id}?{query}"), 400)
+    answer = await server.client.get(f"/v1/jobs/{job.id}?{query}")
+    problem(answer, 400)
+    assert not query.startswith("wait=8") or "of which 50 are waited at most" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("path", ["", "/results", "/logs", "/history"])
@@ -451,6 +453,15 @@ async def test_code_that_is_generated_from_the_document_fits_any_server_and_read
                 # A generator takes the first type that it knows, and for bytes it may know but this one.
                 if {"application/zip", "application/octet-stream", "*/*"} & set(types):
                     assert types[0] == "application/octet-stream", (path, status)
+
+
+async def test_the_document_says_of_every_route_that_it_may_be_too_much(server: Server) -> None:
+    paths = (await server.client.get("/api-docs/openapi.json")).json()["paths"]
+    for path, operations in paths.items():
+        for operation in operations.values():
+            assert "`code` names" in operation["responses"]["429"]["description"] or path == "/v1/session"
+    (refused,) = paths["/upload"]["post"]["responses"]["429"]["content"].values()
+    assert refused["schema"] == {"$ref": "#/components/schemas/Refused"}
 
 
 async def test_null_stands_in_the_document_only_where_generators_understand_it(server: Server) -> None:

@@ -114,7 +114,7 @@ async def test_beyond_the_end_there_is_nothing_and_its_size_is_told(server: Serv
         url.replace("/v1/jobs", "/download").removesuffix("/results"), headers={"Range": f"bytes={n}-"}
     )
     assert contract.status_code == 416 and contract.headers["content-range"] == f"bytes */{n}"
-    assert set(contract.json()) == {"id", "status", "message"}
+    assert set(contract.json()) == {"id", "status", "message", "code"}
     assert not server.storage._reading
 
 
