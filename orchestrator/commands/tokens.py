@@ -16,7 +16,12 @@ from orchestrator.commands.console.tables import emit_table
 
 _ROLES: Final = click.Choice([role.value for role in Role])
 _WHAT: Final = (
-    click.option("--role", type=_ROLES, required=True, help="What it may do; see above."),
+    click.option(
+        "--role",
+        type=_ROLES,
+        required=True,
+        help="What it may do; `orchestrator token --help` tells of each.",
+    ),
     click.option("--service", "services", metavar="NAME", multiple=True, help="Only this; may be repeated."),
     click.option("--user", type=int, metavar="NUMBER", help="Whose jobs, for the role user."),
     click.option("--expires", callback=seconds, metavar="TIME", help="As 12h, 90d or 52w. [never]"),

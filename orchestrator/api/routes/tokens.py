@@ -86,12 +86,12 @@ def _parse(api: ApiContext, body: dict[str, Any], secret: str) -> TokenRecord:
         refuse_field("role", f"one of {', '.join(Role)}")
     if not isinstance(name, str) or len(name) > LONGEST_NAME or not is_line(name):
         refuse_field("name", f"a line of at most {LONGEST_NAME} characters")
-    if not isinstance(services, list) or not all(
-        isinstance(one, str) and one in api.services for one in services
-    ):
-        refuse_field(
-            "services", f"a list of {', '.join(sorted(api.services)) or 'nothing, as there is none'}"
-        )
+    if not isinstance(services, list) or not all(isinstance(one, str) for one in services):
+        refuse_field("services", "a list of names of services")
+    for one in services:
+        if one not in api.services:
+            known = ", ".join(sorted(api.services)) or "none"
+            raise Refusal(422, "bad_field", f"services: there is no service {one[:100]!r}; known: {known}")
     if user is not None and (type(user) is not int or not -(1 << 63) <= user < 1 << 63):
         refuse_field("user", "a whole number of at most 64 bits")
     if (user is None) is (role == Role.USER):

@@ -46,6 +46,14 @@ async def token(server: Server, role: Role, **given: Any) -> Mapping[str, Any]:
     return made
 
 
+async def test_a_token_for_a_service_that_is_not_there_is_refused_by_its_name(server: Server) -> None:
+    answer = await server.client.post(
+        "/v1/tokens", json={"role": "portal", "services": ["example", "nosuch"]}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (422, "bad_field")
+    assert answer.json()["detail"] == "services: there is no service 'nosuch'; known: example"
+
+
 async def log_in(client: httpx.AsyncClient, made: Mapping[str, Any]) -> Mapping[str, Any]:
     answer = await client.post("/v1/session", json={"token": made["secret"]})
     assert answer.status_code == 201, answer.text
