@@ -30,8 +30,14 @@ def parts(files: Files) -> list[FilePart | DataPart]:
     """
     if isinstance(files, Mapping):
         named = list(files.items())
+    elif isinstance(files, str | os.PathLike):
+        named = list(_name_files([files]))
+    elif isinstance(files, Iterable) and not isinstance(files, bytes | bytearray):
+        named = list(_name_files(list(files)))
     else:
-        named = list(_name_files([files] if isinstance(files, str | os.PathLike) else list(files)))
+        raise BadInput(
+            f"files are paths, or what each is called with its path or bytes, not {repr(files)[:100]}"
+        )
     if not named:
         raise BadInput("there is no file to submit; a job has at least its run.sh")
     paths = PathSet()
@@ -43,7 +49,7 @@ def parts(files: Files) -> list[FilePart | DataPart]:
 
 def _name_files(given: list[PathLike]) -> Iterator[tuple[str, PathLike]]:
     for one in given:
-        path = Path(one)
+        path = _path(one)
         if not path.is_dir():
             # A name such as `..` has none of its own; what it is, is told where it is opened.
             yield path.name or str(path), path
@@ -77,6 +83,8 @@ def _refuse_unreadable(error: OSError) -> None:
 
 
 def _check_name(name: str, paths: PathSet) -> str:
+    if not isinstance(name, str):
+        raise BadInput(f"a file is called by a text, not {repr(name)[:100]}")
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -94,7 +102,7 @@ def _part(name: str, source: PathLike | bytes) -> FilePart | DataPart:
         return DataPart(_FIELD, name, "application/octet-stream", source)
     try:
         # The link itself is not opened later, so that it cannot be another file by then.
-        path = Path(source).resolve(strict=True)
+        path = _path(source).resolve(strict=True)
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise BadInput(
@@ -106,8 +114,16 @@ def _part(name: str, source: PathLike | bytes) -> FilePart | DataPart:
             return DataPart(_FIELD, name, "application/octet-stream", _content(path))
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "a link that leads in a circle"
-        raise BadInput(f"{printable(str(source))} cannot be read: {reason}; check the path") from None
+        raise BadInput(
+            f"{printable(str(source))} cannot be read: {reason}; check the path, or give bytes for text"
+        ) from None
     return FilePart(_FIELD, name, path, found.st_size)
+
+
+def _path(given: object) -> Path:
+    if not isinstance(given, str | os.PathLike) or "\0" in str(given):
+        raise BadInput(f"{repr(given)[:100]} is no path, and no bytes")
+    return Path(given)
 
 
 def _content(path: Path) -> bytes:

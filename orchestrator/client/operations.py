@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
@@ -43,6 +44,8 @@ FILES: Final = 10_000
 """The same, of files."""
 UPLOADED: Final = 300.0
 """Seconds that the answer to an upload may take: by then all of it is on the server's disk."""
+
+_KEY: Final = re.compile(r"[!-~]{1,255}")
 
 
 class Operations:
@@ -93,10 +96,10 @@ class Operations:
             "user_id": str(user),
             "service": service,
             "name": name,
-            "tags": ",".join(tags) or None,
-            "max_runtime": _seconds(max_runtime),
+            "tags": ",".join(_texts("tags", tags)) or None,
+            "max_runtime": _seconds("max_runtime", max_runtime),
             "memory": _text(memory),
-            "cpu_time": _seconds(cpu_time),
+            "cpu_time": _seconds("cpu_time", cpu_time),
             "processes": _text(processes),
             "file_size": _text(file_size),
             "open_files": _text(open_files),
@@ -111,7 +114,7 @@ class Operations:
             "callback_url": callback_url,
         }
         body = await self._wire.thread(lambda: _form(files, fields))
-        key = idempotency_key or secrets.token_hex(16)
+        key = secrets.token_hex(16) if idempotency_key is None else _key(idempotency_key)
         call = Call(
             "POST",
             "/upload",
@@ -179,13 +182,15 @@ class Operations:
         query = _query(
             user=user,
             service=service,
-            status=status if status is None or isinstance(status, str) else ",".join(status) or None,
+            status=status
+            if status is None or isinstance(status, str)
+            else ",".join(_texts("status", status)) or None,
             name=name,
             tag=tag,
             node=node,
             search=search,
-            since=_moment(since),
-            until=_moment(until),
+            since=_moment("since", since),
+            until=_moment("until", until),
             order="oldest" if oldest_first else None,
         )
         if estimates:
@@ -227,7 +232,7 @@ class Operations:
     ) -> AsyncGenerator[bytes, None]:
         """The bytes of "stdout" or "stderr" from `offset` on, or the last `tail` lines; with `follow` also as
         they are written, until the job has ended."""
-        if tail is not None and (tail < 0 or offset):
+        if tail is not None and (type(tail) is not int or tail < 0 or offset):
             raise BadInput(f"tail is a number of lines, without an offset beside it, not {tail}")
         return streams.log(self._exchange, _id(number), stream, offset, tail=tail, follow=follow)
 
@@ -300,7 +305,7 @@ class Operations:
     ) -> Sequence[MinuteBody]:
         """What each minute brought, by service: `at`, `submitted`, `ended` and more. Of the last hour, or
         from `since` on; kept for a day."""
-        return await self._items("/v1/activity", **_query(since=_moment(since), service=service))
+        return await self._items("/v1/activity", **_query(since=_moment("since", since), service=service))
 
     async def nodes(self) -> Sequence[Node]:
         """All nodes."""
@@ -395,8 +400,7 @@ class Operations:
     ) -> AsyncGenerator[AuditBody, None]:
         """Who did what, the newest first, of what fits all of these: the name of a token or a person, a job,
         a node's id, what was done, a time from which on."""
-        begin = None if since is None else since.astimezone(UTC).isoformat()
-        query = _query(who=who, job=job, node=node, action=action, since=begin)
+        query = _query(who=who, job=job, node=node, action=action, since=_moment("since", since))
         left = limit
         while left is None or left > 0:
             query["limit"] = str(PAGE if left is None else min(left, PAGE))
@@ -452,8 +456,12 @@ class Operations:
         return names[0]
 
 
-def _moment(at: datetime | None) -> str | None:
-    return None if at is None else at.astimezone(UTC).isoformat()
+def _moment(name: str, at: datetime | None) -> str | None:
+    if at is None:
+        return None
+    if not isinstance(at, datetime):
+        raise BadInput(f"{name} is a datetime, not {repr(at)[:100]}")
+    return at.astimezone(UTC).isoformat()
 
 
 def _query(**wanted: object) -> dict[str, str]:
@@ -461,13 +469,32 @@ def _query(**wanted: object) -> dict[str, str]:
 
 
 def _id(number: int) -> int:
-    if not 0 < number <= MAX_ID:
-        raise BadInput(f"{number} is no job; ids are whole numbers from 1 to {MAX_ID}")
+    if type(number) is not int or not 0 < number <= MAX_ID:
+        raise BadInput(f"{repr(number)[:100]} is no job; ids are whole numbers from 1 to {MAX_ID}")
     return number
 
 
-def _seconds(number: float | None) -> str | None:
-    return None if number is None else f"{number:.6f}".rstrip("0").rstrip(".")
+def _seconds(name: str, number: float | None) -> str | None:
+    if number is None:
+        return None
+    if not isinstance(number, int | float):
+        raise BadInput(f"{name} is a number of seconds, not {repr(number)[:100]}")
+    return f"{number:.6f}".rstrip("0").rstrip(".")
+
+
+def _texts(name: str, given: Iterable[str]) -> list[str]:
+    # A text alone would be taken for its letters.
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        found = list(given)
+        if all(isinstance(one, str) for one in found):
+            return found
+    raise BadInput(f"{name} is a list of texts, not {repr(given)[:100]}")
+
+
+def _key(given: str) -> str:
+    if not isinstance(given, str) or not _KEY.fullmatch(given):
+        raise BadInput(f"an idempotency_key is 1 to 255 visible ASCII characters, not {repr(given)[:100]}")
+    return given
 
 
 def _text(given: int | str | None) -> str | None:
@@ -475,8 +502,22 @@ def _text(given: int | str | None) -> str | None:
 
 
 def _form(given: Files, fields: Mapping[str, str | None]) -> MultipartBody:
+    files = parts(given)
+    if not any(file.filename == "run.sh" for file in files):
+        raise BadInput("there is no run.sh among the files; a job is a bash script of that name")
     # The fields come first: a refusal then comes before the files.
     texts = [
-        DataPart(name, None, None, value.encode()) for name, value in fields.items() if value is not None
+        DataPart(name, None, None, _encode(name, value))
+        for name, value in fields.items()
+        if value is not None
     ]
-    return MultipartBody([*texts, *parts(given)])
+    return MultipartBody([*texts, *files])
+
+
+def _encode(name: str, value: str) -> bytes:
+    if not isinstance(value, str):
+        raise BadInput(f"{name} is a text, not {repr(value)[:100]}")
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        raise BadInput(f"{name} is no text that can be sent: {value[:100]!r}") from None

@@ -73,7 +73,7 @@ class Exchange:
             async with self.wire.open(call) as answer:
                 if answer.status >= 300 and answer.status != 416:
                     why = _refusal(self.wire.url, call, answer, await read(answer))
-                    # The contract's route has no codes; with a key it says 409 of nothing else.
+                    # Where the contract's routes have no codes, 409 to a key says nothing else.
                     under_way = (
                         answer.status == 409
                         and "Idempotency-Key" in call.headers
@@ -150,7 +150,8 @@ def _refusal(url: str, call: Call, answer: Answer, body: bytes) -> ClientError:
     text = str(refusal.get("detail") or refusal.get("message") or "").strip()
     code = str(refusal.get("code") or "")
     if status in (401, 403):
-        text = f"{text or 'this is not allowed'}; set ORCHESTRATOR_TOKEN_FILE to a token that may do it"
+        how = "a client as token=, a command by ORCHESTRATOR_TOKEN_FILE"
+        text = f"{text or 'this is not allowed'}; give a token that may do it, {how}"
     if (
         status in (404, 405)
         and code in ("", "not_found", "method_not_allowed")

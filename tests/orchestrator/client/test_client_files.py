@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from actors.wire.multipart.writer import DataPart, FilePart
+from orchestrator.client import Client
 from orchestrator.client.errors import BadInput
 from orchestrator.client.files import Files, parts
 from orchestrator.client.retries import Retries, parse_retry_after
@@ -78,6 +82,47 @@ def test_what_cannot_be_sent_is_refused_by_name(tmp_path: Path, make: object, sa
     assert callable(make)
     with pytest.raises(BadInput, match=said):
         parts(make(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda client: client.job("163"), "'163' is no job; ids are whole numbers"),
+        (lambda client: client.job(True), "True is no job"),
+        (lambda client: client.wait(None), "None is no job"),
+        (lambda client: submit(client, max_runtime="60"), "max_runtime is a number of seconds, not '60'"),
+        (lambda client: submit(client, cpu_time=[1]), "cpu_time is a number of seconds"),
+        (lambda client: submit(client, name=5), "name is a text, not 5"),
+        (lambda client: submit(client, name="\ud800"), "name is no text that can be sent"),
+        (lambda client: submit(client, tags="paper"), "tags is a list of texts, not 'paper'"),
+        (lambda client: submit(client, tags=[1]), "tags is a list of texts"),
+        (lambda client: submit(client, idempotency_key="a b"), "visible ASCII characters, not 'a b'"),
+        (lambda client: submit(client, {"run.sh": "echo"}), "or give bytes for text"),
+        (lambda client: submit(client, {"run.sh": 5}), "5 is no path, and no bytes"),
+        (lambda client: submit(client, {5: b""}), "a file is called by a text, not 5"),
+        (lambda client: submit(client, None), "files are paths, or what each is called"),
+        (lambda client: submit(client, [None]), "None is no path"),
+        (lambda client: submit(client, "a\0b"), "is no path"),
+        (lambda client: submit(client, {"input": b""}), "there is no run.sh among the files"),
+        (lambda client: list(client.jobs(since="today")), "since is a datetime, not 'today'"),
+        (lambda client: list(client.jobs(status=5)), "status is a list of texts, not 5"),
+        (lambda client: client.logs(1, tail="5"), "tail is a number of lines"),
+    ],
+)
+def test_whatever_a_program_gives_by_mistake_is_bad_input(call: Callable[[Any], Any], said: str) -> None:
+    """Nobody listens there: it is told before anybody is asked."""
+    with Client("http://127.0.0.1:1", retries=Retries(tries=1)) as client, told(said):
+        for _ in call(client) or ():
+            pass
+
+
+def told(said: str) -> Any:
+    return pytest.raises(BadInput, match=re.escape(said))
+
+
+def submit(client: Any, files: Any = None, **fields: Any) -> None:
+    given = {"run.sh": b"true"} if fields else files
+    client.submit(given, service="example", user=1, **fields)
 
 
 def test_pauses_grow_are_spread_and_heed_what_the_server_asks_for() -> None:

@@ -221,7 +221,9 @@ async def test_refusals_say_what_and_are_not_tried_again(kind: str, shared: Star
             await ask(kind, between.url, lambda client: client.wait(4000000000))
         assert (told.value.code, between.requests) == ("unknown_job", ["GET /v1/jobs/4000000000"])
     with pytest.raises(Refused, match="service 'nope' is unknown"):
-        await ask(kind, shared.url, lambda client: client.submit({"a": b""}, service="nope", user=1))
+        await ask(kind, shared.url, lambda client: client.submit({"run.sh": b""}, service="nope", user=1))
+    with Client(shared.url, token="wrong") as client, pytest.raises(Refused, match="a client as token="):
+        client.job(1)
     with pytest.raises(BadInput, match="ids are whole numbers"):
         await ask(kind, shared.url, lambda client: client.job(0))
 
