@@ -25,6 +25,8 @@ from orchestrator.access.tokens import Tokens
 
 KEY_FILE: Final = "links.key"
 PARAMETER: Final = "link"
+VIEW: Final = "&view=1"
+"""The end of a link by which a file is shown in a page. It is signed too."""
 LONGEST: Final = 7 * 86_400
 """Seconds for which a link may hold."""
 RULES: Final = frozenset({"/v1/jobs/<number>/results", "/v1/jobs/<number>/files/<file:path>"})
@@ -48,17 +50,19 @@ class Links:
     tokens: Tokens
     now: Callable[[], float]
 
-    def make(self, path: str, maker: Principal, expires_at: int) -> str:
-        """The path, as it has to stand in a URL, with its signature."""
-        token = maker.token or ""
-        signature = self._sign(path, token, expires_at)
-        return f"{quote(path)}?{PARAMETER}={expires_at}.{signature}.{quote(token)}"
+    def make(self, path: str, maker: Principal, expires_at: int, *, view: bool = False) -> str:
+        """The path, as it has to stand in a URL, with its signature; with `view` that of the file as it is
+        shown in a page."""
+        token, more = maker.token or "", VIEW if view else ""
+        signature = self._sign(path + more, token, expires_at)
+        return f"{quote(path)}?{PARAMETER}={expires_at}.{signature}.{quote(token)}{more}"
 
     def read(self, head: Head) -> Principal | None:
         """Who the link is from; None for a request that comes with none. Raises Refusal (403)."""
         if head.rule not in RULES or head.method not in ("GET", "HEAD") or f"{PARAMETER}=" not in head.query:
             return None
-        given = parse_qs(head.query, keep_blank_values=True, max_num_fields=100)
+        query, more = (head.query.removesuffix(VIEW), VIEW) if head.query.endswith(VIEW) else (head.query, "")
+        given = parse_qs(query, keep_blank_values=True, max_num_fields=100)
         found = _FORM.fullmatch(given[PARAMETER][0]) if list(given) == [PARAMETER] else None
         if found is None or len(given[PARAMETER]) != 1:
             raise _refused("changed_link", "this link is not as it was made")
@@ -66,7 +70,7 @@ class Links:
         record = self.tokens.get(token) if token else None
         if token and (record is None or not self.tokens.holds(record)):
             raise _refused("revoked_link", "the token that this link was made with holds no more")
-        if not hmac.compare_digest(shown, self._sign(head.path, token, expires_at)):
+        if not hmac.compare_digest(shown, self._sign(head.path + more, token, expires_at)):
             raise _refused("changed_link", "this link is not as it was made, or its key was made anew")
         if expires_at <= self.now():
             raise _refused("expired_link", "this link has expired")

@@ -381,10 +381,15 @@ class Operations:
         """Have a token refused from now on."""
         await self._exchange.json(Call("DELETE", f"/v1/tokens/{quote(token_id, safe='')}"))
 
-    async def link(self, number: int, file: str | None = None, *, expires_in: float = 3600.0) -> str:
+    async def link(
+        self, number: int, file: str | None = None, *, view: bool = False, expires_in: float = 3600.0
+    ) -> str:
         """A URL by which anybody gets the results of a job, or one file by its `path` in the list, for so
-        many seconds, at most 7 days; until the token that this client has is revoked."""
-        body = {"file": file, "expires_in": expires_in}
+        many seconds, at most 7 days; until the token that this client has is revoked. With `view` the file is
+        shown in a page, and not saved."""
+        body: dict[str, Any] = {"file": file, "expires_in": expires_in}
+        if view:
+            body["view"] = True
         url = str((await self._post(f"/v1/jobs/{_id(number)}/links", body))["url"])
         return f"{self._wire.url}{url}" if url.startswith("/") else url
 

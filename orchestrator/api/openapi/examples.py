@@ -208,7 +208,7 @@ def examples() -> Mapping[str, list[Any]]:
                 "expires_at": rfc3339(_AT + 3600.0),
             }
         ],
-        "LinkOrder": [{"file": "out/best model.pdb", "expires_in": 600}],
+        "LinkOrder": [{"file": "out/best model.pdb", "expires_in": 600, "view": True}],
         "Ready": [{"status": "ready", "checks": {"ledger": "ok", "storage": "ok", "scheduler": "ok"}}],
         "Node": [serializers.render_node(_VIEW, 100.4)],
         "JoiningNode": [

@@ -222,27 +222,41 @@ async def _send_live(
     return answer
 
 
+async def require_file(api: ApiContext, row: Job, path: str) -> None:
+    """Raise Refusal where an ended job has left no such file."""
+    _require_data(row)
+    with ExitStack() as held:
+        held.enter_context(api.storage.reading(row.storage_key))
+        if await _open_member(api, row, path, held) is None:
+            await _require_given(api, row, path)
+
+
 async def _send_stored(api: ApiContext, row: Job, path: str, *, view: bool) -> Response:
     _require_data(row)
     with ExitStack() as held:
         held.enter_context(api.storage.reading(row.storage_key))
-        result = await api.storage.result(row.storage_key) if row.status in ENDED else None
-        if result is not None and await api.storage.thread(lambda: is_stored(result), what="results"):
-            member = await api.storage.thread(
-                lambda: open_stored(result, path), what=f"results of job {row.id}"
-            )
-            if member is None:
-                raise _unknown_file(row, path)
-            held.callback(member.close)
+        if (member := await _open_member(api, row, path, held)) is not None:
             return _send_member(api, row, path, member, held, view=view)
     return await _send_given(api, row, path, view=view)
+
+
+async def _open_member(api: ApiContext, row: Job, path: str, held: ExitStack) -> OpenMember | None:
+    """A file of the results, open as long as what `held` holds; None where there are no results. Raises
+    Refusal for one that they lack."""
+    result = await api.storage.result(row.storage_key) if row.status in ENDED else None
+    if result is None or not await api.storage.thread(lambda: is_stored(result), what="results"):
+        return None
+    member = await api.storage.thread(lambda: open_stored(result, path), what=f"results of job {row.id}")
+    if member is None:
+        raise _unknown_file(row, path)
+    held.callback(member.close)
+    return member
 
 
 async def _send_given(api: ApiContext, row: Job, path: str, *, view: bool) -> Response:
     """One of the files that the job was given, as it came."""
     _require_data(row)
-    if path not in {name for name, _, _ in await api.storage.input_files(row.storage_key)}:
-        raise _unknown_file(row, path)
+    await _require_given(api, row, path)
     kept = await file_response.send_stored(
         api.storage,
         row.storage_key,
@@ -257,6 +271,11 @@ async def _send_given(api: ApiContext, row: Job, path: str, *, view: bool) -> Re
     kept.headers["Content-Disposition"] = _disposition(row, path, view=view)
     kept.headers["Content-Security-Policy"] = _policy(path, view=view)
     return kept
+
+
+async def _require_given(api: ApiContext, row: Job, path: str) -> None:
+    if path not in {name for name, _, _ in await api.storage.input_files(row.storage_key)}:
+        raise _unknown_file(row, path)
 
 
 def _send_member(
@@ -327,6 +346,8 @@ def _extension(path: str) -> str:
 def _media_type(path: str, *, view: bool) -> str:
     """By its name; never something that a browser would run. What is shown is text unless it is known to be
     something else: nothing is taken for a page."""
+    if view and _extension(path) == "svg":
+        return _SVG
     kind = _KINDS.get(_extension(path), _TEXT if view else file_response.BYTES)
     return _TEXT if view and not _is_picture(kind) and kind != "application/json" else kind
 
@@ -341,7 +362,11 @@ def _most(path: str) -> int:
 
 
 def _policy(path: str, *, view: bool) -> str:
-    if view and _media_type(path, view=True) == _PDF:
+    kind = _media_type(path, view=view)
+    if kind == _SVG:
+        # In a sandbox no script of it runs; it has its own styles and pictures, and loads nothing.
+        return "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    if view and kind == _PDF:
         # Browsers show no PDF in a sandbox. It can load nothing, and no script of it runs as ours.
         return "default-src 'none'; style-src 'unsafe-inline'; object-src 'self'; frame-ancestors 'self'"
     return file_response.UNTRUSTED["Content-Security-Policy"]
@@ -356,6 +381,7 @@ def _disposition(row: Job, path: str, *, view: bool) -> str:
 
 _TEXT: Final = "text/plain; charset=utf-8"
 _PDF: Final = "application/pdf"
+_SVG: Final = "image/svg+xml"
 _KINDS: Final = {
     "txt": _TEXT,
     "log": _TEXT,

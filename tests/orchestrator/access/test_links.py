@@ -69,6 +69,32 @@ async def test_a_link_gives_its_file_to_who_has_no_token(server: Server) -> None
     assert (await server.client.get(url, headers=page)).status_code == 200
 
 
+async def test_a_link_shows_its_file_in_a_page_if_it_was_made_for_that(server: Server) -> None:
+    portal = token(server, Role.PORTAL, "portal")
+    job = await a_job(server, portal)
+    saved, shown = [await make(server, portal, job, file=STRANGE, view=view) for view in (False, True)]
+    answer = await server.client.get(shown)
+    assert (answer.status_code, answer.content) == (200, b"0123456789")
+    assert answer.headers["Content-Disposition"].startswith("inline")
+    assert (await server.client.get(saved)).headers["Content-Disposition"].startswith("attachment")
+    for changed in (f"{saved}&view=1", shown.removesuffix("&view=1"), shown.replace("view=1", "view=0")):
+        assert code(await server.client.get(changed)) == (403, "changed_link"), changed
+    for body in ({"view": True}, {"file": "run.sh", "view": 1}):
+        answer = await server.client.post(f"/v1/jobs/{job.id}/links", json=body, headers=portal)
+        assert code(answer) == (422, "bad_field"), body
+
+
+async def test_a_file_that_an_ended_job_has_not_left_gets_no_link(server: Server) -> None:
+    root = token(server, Role.OPERATOR, "root")
+    job = await a_job(server, root)
+    await make(server, root, job, file="later.txt")  # it may come yet
+    await server.ledger.record([by_owner(job.id, job.status, Status.KILLED, "")])
+    await make(server, root, job, file="run.sh")
+    for missing in ("later.txt", "../run.sh", "."):
+        answer = await server.client.post(f"/v1/jobs/{job.id}/links", json={"file": missing}, headers=root)
+        assert code(answer) == (404, "unknown_file"), missing
+
+
 async def test_a_link_gives_all_results(server: Server) -> None:
     root = token(server, Role.OPERATOR, "root")
     job = await a_job(server, root)

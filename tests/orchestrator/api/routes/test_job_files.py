@@ -287,6 +287,7 @@ async def test_a_file_is_shown_as_text_unless_it_is_known_to_be_a_picture(
     server: Server, source: Path
 ) -> None:
     (source / "page.html").write_bytes(b"<script>alert(1)</script>")
+    (source / "plot.svg").write_bytes(b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>")
     (source / "long.txt").write_bytes(b"x" * (MOST_TEXT + 1))
     job = await ended(server, source)
     root = f"/v1/jobs/{job.id}/files"
@@ -294,6 +295,11 @@ async def test_a_file_is_shown_as_text_unless_it_is_known_to_be_a_picture(
         ("page.html", "text/plain; charset=utf-8", "sandbox"),
         ("d/%C3%A4%20b.png", "image/png", "sandbox"),
         ("out.txt", "text/plain; charset=utf-8", "sandbox"),
+        (
+            "plot.svg",
+            "image/svg+xml",
+            "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:",
+        ),
     ):
         answer = await server.client.get(f"{root}/{path}?view=1")
         assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
