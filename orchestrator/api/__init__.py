@@ -45,7 +45,8 @@ __all__ = ["ApiContext", "create_app"]
 def create_app(services: ApiContext) -> App:
     """The ASGI app with all routes, on what `services` holds."""
     hint = "PUBLIC_URL, the address by which people and nodes reach it, makes a name known"
-    guard = make_guard(services.names, _is_open, hint)
+    page_hint = "ALLOWED_ORIGINS lets pages of another origin ask, PUBLIC_URL says which is our own"
+    guard = make_guard(services.names, _is_open, hint, page_hint)
     gate = Gate(
         services.tokens,
         services.sessions,

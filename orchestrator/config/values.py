@@ -39,9 +39,12 @@ def origins(value: Any) -> tuple[str, ...]:
     expected = f"origins of web pages, such as https://portal.example.org {_SEVERAL}"
 
     def parse(part: str) -> str:
-        found = urlsplit(url(part).lower())
+        try:
+            found = urlsplit(url(part).lower())
+        except Wrong:
+            raise ValueError(f"{part[:100]!r} is none") from None
         if found.path.strip("/") or "@" in found.netloc:
-            raise ValueError("an origin has no path")
+            raise ValueError(f"{part[:100]!r} has more than a scheme, a host and a port")
         return f"{found.scheme}://{found.netloc}"
 
     return _parse_each(value, parse, expected)

@@ -88,8 +88,8 @@ def host_of(authority: str) -> str:
         return ""
 
 
-def make_guard(names: OwnNames, exempt: Callable[[str], bool], hint: str) -> Admit:
-    """What stands before every route. `hint` says how a name is made ours."""
+def make_guard(names: OwnNames, exempt: Callable[[str], bool], hint: str, page_hint: str) -> Admit:
+    """What stands before every route. `hint` says how a name is made ours, `page_hint` how an origin."""
 
     async def guard(head: Head) -> None:
         if not exempt(head.path):
@@ -101,7 +101,7 @@ def make_guard(names: OwnNames, exempt: Callable[[str], bool], hint: str) -> Adm
         origin = head.header("Origin")
         if not may_order(origin, head.header("Sec-Fetch-Site"), names, head.local):
             origin = "another site" if origin is None else origin
-            raise Refusal(403, "foreign_origin", f"pages of {origin!r} may not give orders here; {hint}")
+            raise Refusal(403, "foreign_origin", f"pages of {origin!r} may not give orders here; {page_hint}")
 
     return guard
 

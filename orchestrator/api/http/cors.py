@@ -8,8 +8,12 @@ from typing import Final
 
 from quart import Quart, Response, request
 
+from actors.wire.http.app import Refusal
+
 _METHODS: Final = "GET, HEAD, POST, DELETE"
-_HEADERS: Final = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Range"
+_HEADERS: Final = (
+    "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Range, X-Requested-With"
+)
 _SHOWN: Final = (
     "Accept-Ranges, Content-Disposition, Content-Range, ETag, Location, Log-Offset, Log-Size, Retry-After"
 )
@@ -19,18 +23,20 @@ _KEPT: Final = "600"
 
 def allow_origins(app: Quart, origins: Collection[str]) -> None:
     """To be called before the routes are guarded: a browser asks first without a token whether it may."""
-    if not origins:
-        return
 
     def allowed() -> str | None:
         origin = request.headers.get("Origin")
         return origin if origin is not None and origin.lower() in origins else None
 
     async def answer_preflight() -> Response | None:
-        if request.method != "OPTIONS" or allowed() is None:
+        origin = request.headers.get("Origin")
+        if request.method != "OPTIONS" or origin is None:
             return None
         if "Access-Control-Request-Method" not in request.headers:
             return None
+        if allowed() is None:
+            detail = f"the origin {origin[:200]!r} is not in ALLOWED_ORIGINS, so its pages may not ask here"
+            raise Refusal(403, "foreign_origin", detail)
         return Response(
             b"",
             204,
@@ -42,6 +48,8 @@ def allow_origins(app: Quart, origins: Collection[str]) -> None:
         )
 
     async def add_headers(response: Response) -> Response:
+        if not origins:
+            return response
         response.headers.add("Vary", "Origin")
         if (origin := allowed()) is not None:
             response.headers["Access-Control-Allow-Origin"] = origin

@@ -237,11 +237,22 @@ async def test_a_browser_may_ask_whether_a_page_may_call(server: Server) -> None
     answer = await server.client.options("/v1/jobs", headers=asked)
     assert (answer.status_code, answer.content) == (204, b"")
     assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
-    assert "Authorization" in answer.headers["Access-Control-Allow-Headers"]
+    assert {"Authorization", "X-Requested-With"} <= set(
+        answer.headers["Access-Control-Allow-Headers"].split(", ")
+    )
     assert "Access-Control-Allow-Credentials" not in answer.headers
     other = await server.client.options("/v1/jobs", headers=asked | {"Origin": "https://evil.example"})
-    assert other.status_code == 401
+    assert other.status_code == 403
+    assert "'https://evil.example' is not in ALLOWED_ORIGINS" in other.json()["detail"]
     assert "Access-Control-Allow-Origin" not in other.headers
+
+
+async def test_where_no_page_may_call_the_browser_is_told_so_too(tmp_path: Path) -> None:
+    asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
+    async with api_server(tmp_path, local=False) as running:
+        answer = await running.client.options("/upload", headers=asked)
+    assert (answer.status_code, answer.json()["code"]) == (403, "foreign_origin")
+    assert "ALLOWED_ORIGINS" in answer.json()["message"] and "Vary" not in answer.headers
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/health", "/download/1", "/v1/jobs/1", "/nothing"])

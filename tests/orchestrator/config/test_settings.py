@@ -303,6 +303,12 @@ def test_a_callback_host_that_is_none_is_told(toml: Any) -> None:
     assert "True" in wrong and "10.1.0.0/16" in wrong
 
 
+@pytest.mark.parametrize("bad", ["portal.example.org", "https://b.example/page", "*"])
+def test_of_several_origins_the_one_that_is_none_is_named(bad: str) -> None:
+    (wrong,) = mistakes({"ALLOWED_ORIGINS": f"https://a.example, {bad}, https://c.example"}, None)
+    assert "ALLOWED_ORIGINS" in wrong and f"; {bad!r} " in wrong
+
+
 def test_a_private_callback_host_that_is_not_allowed_to_be_is_warned_of() -> None:
     given = {"CALLBACK_HOSTS": "127.0.0.1:8080,portal.example,8.8.8.8"}
     (warning,) = (line for line in load(given).warnings if "callback" in line)
