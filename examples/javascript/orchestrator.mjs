@@ -17,11 +17,15 @@ export class Orchestrator {
   }
 
   // Send a job. `files`: File objects of a form, or [name, text or Blob] each; one of them is run.sh.
-  // The key makes it safe to send again: the same key is the same job.
-  async submit(files, { service, user, key = crypto.randomUUID() }) {
+  // The key makes it safe to send again: the same key is the same job. Whatever else is given goes along as a field
+  // of the upload: name, tags (a list), max_runtime, memory, callback_url and so on.
+  async submit(files, { service, user, key = crypto.randomUUID(), ...fields }) {
     const form = new FormData();
     form.append("service", service);
     form.append("user_id", String(user));
+    for (const [name, value] of Object.entries(fields)) {
+      if (value !== undefined && value !== null) form.append(name, String(value));
+    }
     for (const file of files) {
       const [name, content] = Array.isArray(file) ? file : [file.name, file];
       form.append("file", content instanceof Blob ? content : new Blob([content]), name);
@@ -50,6 +54,17 @@ export class Orchestrator {
     const answer = await this.#ask(`/v1/jobs/${id}/logs?follow=1`);
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let read = await reader.read(); !read.done; read = await reader.read()) yield read.value;
+  }
+
+  // Have a job killed. Refused (409) if it has ended otherwise.
+  async cancel(id) {
+    return (await this.#ask(`/terminate/${id}`, { method: "POST" })).json();
+  }
+
+  // A new job with the files that this one began with.
+  async rerun(id, { key = crypto.randomUUID() } = {}) {
+    const headers = { "Idempotency-Key": key };
+    return (await this.#again(() => this.#ask(`/v1/jobs/${id}/rerun`, { method: "POST", headers }))).json();
   }
 
   // All that the job has left, as a zip.
