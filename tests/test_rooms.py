@@ -209,6 +209,20 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         pytest.fail(f"imports in a circle: {' -> '.join(reversed(error.args[1]))}")
 
 
+def test_no_clause_of_except_star_raises() -> None:
+    """The first releases of Python 3.11 make a group of what such a clause raises."""
+    raising = {
+        f"{name}:{statement.lineno}"
+        for name, path in modules().items()
+        for tried in ast.walk(ast.parse(path.read_bytes(), str(path)))
+        if isinstance(tried, ast.TryStar)
+        for clause in tried.handlers
+        for statement in ast.walk(clause)
+        if isinstance(statement, ast.Raise)
+    }
+    assert raising == set()
+
+
 def test_no_file_is_longer_than_can_be_read_in_one_sitting() -> None:
     places = [*PACKAGES, "scripts", "examples"]
     files = [path for place in places for path in (ROOT / place).rglob("*.py")]
