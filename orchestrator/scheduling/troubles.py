@@ -30,9 +30,11 @@ MOST_WAITING: Final = 20
 
 
 class TroubleKind(StrEnum):
-    """The worst first. NO_NODE: jobs wait, and no node is there for them. KEPT: more slots are kept for
-    services than is good. FAILING: nearly all jobs of a service fail, on a node or everywhere."""
+    """The worst first. NOT_READY: the server cannot do its work. NO_NODE: jobs wait, and no node is there
+    for them. KEPT: more slots are kept for services than is good. FAILING: nearly all jobs of a service fail,
+    on a node or everywhere."""
 
+    NOT_READY = "not_ready"
     NO_NODE = "no_node"
     KEPT = "kept"
     FAILING = "failing"
@@ -84,6 +86,12 @@ def find_troubles(
         *_drained(nodes),
     ]
     return tuple(sorted(found, key=lambda one: (_ORDER.index(one.kind), -(one.jobs or 0), one.text)))
+
+
+def find_own_troubles(checks: Mapping[str, str]) -> tuple[Trouble, ...]:
+    """What keeps the server itself from its work. `checks` are those of GET /ready."""
+    failing = [f"{name}: {answer}" for name, answer in checks.items() if answer != "ok"]
+    return tuple(Trouble(TroubleKind.NOT_READY, f"the server is not ready: {one}") for one in failing)
 
 
 def _waiting(

@@ -21,9 +21,10 @@ from orchestrator.api.openapi.describe import (
     in_query,
     page_of,
 )
+from orchestrator.api.routes.ready import run_checks
 from orchestrator.api.serializers import render_holder, render_minute, render_trouble
 from orchestrator.contract.bodies import Also, Holder, MinuteBody, Time, Trouble
-from orchestrator.scheduling.troubles import find_troubles
+from orchestrator.scheduling.troubles import find_own_troubles, find_troubles
 
 HOUR: Final = 3600.0
 LISTED: Final = 50
@@ -72,13 +73,15 @@ def blueprint(api: ApiContext) -> Blueprint:
 
     @page.get("/troubles")
     @describe(
-        "What is wrong now, in words, the worst first: what keeps jobs from running, or has them fail",
+        "What is wrong now, in words, the worst first: what keeps the server from its work, keeps jobs from "
+        "running, or has them fail",
         answers={200: ("All of it", page_of(Trouble))},
         errors={400: "An unknown parameter", **UNAVAILABLE},
     )
     async def troubles() -> Response:
         query()
-        found = find_troubles(
+        own = find_own_troubles(await run_checks(api))
+        found = own + find_troubles(
             await api.backlog(), await api.pool(), api.services, api.pauses.reasons, await api.scaling()
         )
         items = [render_trouble(one, api.registry.names.of) for one in found]

@@ -17,6 +17,7 @@ from actors.domain.node import Lately, NodeRef, NodeState, NodeView
 from actors.domain.service import Backlog, Waiting, WaitReason
 from actors.domain.status import Status
 from orchestrator.scheduling.queue_manager import QueueManager
+from orchestrator.storage.disk import StorageFull
 
 S = Status
 
@@ -210,6 +211,24 @@ async def test_readiness_names_what_does_not_work(server: Server, monkeypatch: p
     server.waiters.close()
     body = await get(server, "/ready", 503)
     assert body["status"] == "not ready" and "server" in body["checks"]
+
+
+async def test_a_server_that_is_not_ready_tells_so_as_the_first_trouble(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = "the data directory's disk has 0 bytes free"
+
+    async def require(size: int) -> None:
+        raise StorageFull(full)
+
+    monkeypatch.setattr(server.storage, "require", require)
+    server.backlog.append(Backlog("gone", "", 1))
+    assert (await get(server, "/ready", 503))["checks"]["storage"] == full
+    items = (await get(server, "/v1/troubles"))["items"]
+    assert [(one["kind"], one["text"]) for one in items] == [
+        ("not_ready", f"the server is not ready: storage: {full}"),
+        ("no_node", "1 job of gone waits: the settings have no such service any more"),
+    ]
 
 
 async def test_it_is_told_in_words_what_is_wrong(server: Server) -> None:
