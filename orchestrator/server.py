@@ -376,7 +376,7 @@ async def _start(
 
     forecaster = Forecaster(look, services, clock, rng)
     await forecaster.load(ledger.queries)
-    on_commit += (tell_actors, forecaster.committed, log_steps)
+    on_commit += (tell_actors, forecaster.committed, partial(log_steps, name_of=registry.names.of))
     supervisor = Supervisor(rng)
     metrics.watch_actors((sender, getter, cleaner, callback_sender, scaler), supervisor)
     nursery.start_soon(metrics.watch_loop)

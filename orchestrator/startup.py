@@ -7,7 +7,7 @@ import logging
 import os
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -151,8 +151,8 @@ def _read_tokens(settings: Settings) -> None:
         read_declared(settings.tokens_file, settings.services)
 
 
-def log_steps(jobs: Sequence[Job]) -> None:
-    """A line for each step of each job, at the level debug."""
+def log_steps(jobs: Sequence[Job], name_of: Callable[[str], str]) -> None:
+    """A line for each step of each job, at the level debug. `name_of` gives the name of a node."""
     if not jobs_log.isEnabledFor(logging.DEBUG):
         return
     for job in jobs:
@@ -162,7 +162,7 @@ def log_steps(jobs: Sequence[Job]) -> None:
             about |= {"node": attempt.node_id, "attempt": attempt.key}
         if job.request_id:
             about["request"] = job.request_id
-        where = "" if attempt is None else f" on node {attempt.node_id} by attempt {attempt.key}"
+        where = "" if attempt is None else f" on node {name_of(attempt.node_id)} by attempt {attempt.key}"
         jobs_log.debug(
             "job %d of user %d for %s is %s%s: %s",
             job.id,

@@ -519,5 +519,5 @@ def _tell_set_back(node: NodeMirror, picture: Picture) -> None:
         log.warning(
             "node %s was set back: it had taken over %d attempts and forgotten %d, now it is %d and %d. "
             "Was an older copy of its disk or its machine put back?",
-            *(node.node_id, before.accepted, before.buried, now.accepted, now.buried),
+            *(node.name, before.accepted, before.buried, now.accepted, now.buried),
         )

@@ -168,7 +168,8 @@ class NodeRegistry:
             before = [one for one in others if one.url == node.url]
             for one in others:
                 if node.machine is not None and one.machine == node.machine and one not in before:
-                    raise MachineTaken(f"the machine's token was used by node {one.node_id} at {one.url}")
+                    name = self.names.of(one.node_id)
+                    raise MachineTaken(f"the machine's token was used by node {name} at {one.url}")
             for one in before:
                 await self._remove(one.node_id)
             stored = replace(node, last_seen=self._clock.now())
@@ -179,7 +180,8 @@ class NodeRegistry:
             self._refused.pop(node.machine or "", None)
             self._changed()
         if new:
-            log.info("node %s at %s joined for %s", node.node_id, node.url, ", ".join(node.services))
+            name = self.names.of(node.node_id)
+            log.info("node %s at %s joined for %s", name, node.url, ", ".join(node.services))
         return new
 
     def note_refused(self, token: str, why: str) -> None:

@@ -65,7 +65,7 @@ async def test_a_node_joins_by_a_token_once_and_by_its_secret_from_then_on(here:
         here.run("rm", "-r", str(here.directory / "node" / "orchestrators"))
         thief = joining(here, server, other["secret"])
         await until(lambda: "has a secret with this orchestrator" in thief.errors(), here.directory)
-        assert f"DELETE /v1/nodes/{found['id']}/secret" in thief.errors()
+        assert f"DELETE /v1/nodes/{found['name']}/secret" in thief.errors()
         assert (await user.http.delete(f"/v1/nodes/{found['id']}/secret")).status_code == 204
         assert (await user.run("true"))["node"] == found["id"]
 

@@ -202,10 +202,10 @@ def dialling_route(api: ApiContext, admit: Admit) -> ReversedRoute:
         if not is_key(said):
             raise Refusal(422, "bad_node", f"{NODE_HEADER}: the node's id, 32 hex digits, was expected")
         if asks.node not in (None, said):
-            raise Refusal(403, "other_node", f"the one that has proved who it is is node {asks.node}")
+            raise _is_other(api, asks.node)
         if asks.node is None and api.node_secrets.find(said) is not None:
             # What is sent over it is for that node alone.
-            raise _not_proved(said)
+            raise _not_proved(api, said)
         dialling.set(said)
 
     async def keep(stream: trio.abc.Stream) -> None:
@@ -255,19 +255,20 @@ def _check_terms(api: ApiContext, node: JoinedNode) -> tuple[JoinedNode, TokenRe
     token = None
     if asks.node is not None:
         if asks.node != node.node_id or known is None:
-            raise Refusal(403, "other_node", f"the one that has proved who it is is node {asks.node}")
+            raise _is_other(api, asks.node)
         terms = known.terms
     elif known is not None:
-        raise _not_proved(node.node_id)
+        raise _not_proved(api, node.node_id)
     else:
         at = api.registry.url_of(node.node_id)
         moved = at is not None and at != node.url and node.node_id not in api.node_secrets.forgotten
         if moved and asks.role is not Role.OPERATOR:
+            name = api.registry.names.of(node.node_id)
             raise Refusal(
                 409,
                 "node_elsewhere",
-                f"node {node.node_id} joined from {at} and has no secret to prove that it moved: an operator "
-                f"has it leave (DELETE /v1/nodes/{node.node_id}) before it joins from elsewhere",
+                f"node {name} joined from {at} and has no secret to prove that it moved: an operator "
+                f"has it leave (DELETE /v1/nodes/{name}) before it joins from elsewhere",
             )
         token = None if asks.token is None else api.tokens.get(asks.token)
         if token is None and asks.role is Role.NODE:
@@ -279,11 +280,17 @@ def _check_terms(api: ApiContext, node: JoinedNode) -> tuple[JoinedNode, TokenRe
     return replace(node, kind="" if terms.token is None else BY_TOKEN), token
 
 
-def _not_proved(node_id: str) -> Refusal:
+def _is_other(api: ApiContext, proved: str) -> Refusal:
+    name = api.registry.names.of(proved)
+    return Refusal(403, "other_node", f"the one that has proved who it is is node {name}")
+
+
+def _not_proved(api: ApiContext, node_id: str) -> Refusal:
+    name = api.registry.names.of(node_id)
     detail = (
-        f"node {node_id} has a secret with this orchestrator, and whoever joins in its name has to prove it. "
-        f"If the node has lost it, an operator orders `orchestrator unpair {node_id}` "
-        f"(DELETE /v1/nodes/{node_id}/secret)"
+        f"node {name} has a secret with this orchestrator, and whoever joins in its name has to prove it. "
+        f"If the node has lost it, an operator orders `orchestrator unpair {name}` "
+        f"(DELETE /v1/nodes/{name}/secret)"
     )
     return Refusal(409, "secret_not_proved", detail)
 
@@ -349,9 +356,8 @@ async def _check_address(api: ApiContext, node: JoinedNode) -> None:
             422, "no_node", f"url {node.url}: what answers there is no node of ours; name it in the settings"
         )
     if who.node_id != node.node_id:
-        raise Refusal(
-            409, "other_node", f"url {node.url}: node {who.node_id} answers there, not {node.node_id}"
-        )
+        there, wanted = api.registry.names.of(who.node_id), api.registry.names.of(node.node_id)
+        raise Refusal(409, "other_node", f"url {node.url}: node {there} answers there, not {wanted}")
 
 
 # ---------------------------------------------------------------------- bodies

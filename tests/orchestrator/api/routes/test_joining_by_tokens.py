@@ -135,9 +135,13 @@ async def test_an_id_is_bound_to_its_secret(server: Server) -> None:
     node = await paired(server, text)
     why = refused(await by_token(server, text), 409, "secret_not_proved")
     assert f"DELETE /v1/nodes/{ID}/secret" in why
+    server.registry.names.claim(ID, "gpu-3", URL)
+    why = refused(await by_token(server, text), 409, "secret_not_proved")
+    assert "node gpu-3 has a secret" in why and "DELETE /v1/nodes/gpu-3/secret" in why
     operator = await token(server, Role.OPERATOR)
     refused(await by_token(server, operator), 409, "secret_not_proved")
-    refused(await node.ask("POST", "/v1/nodes", body(id=OTHER, url=ELSEWHERE)), 403, "other_node")
+    why = refused(await node.ask("POST", "/v1/nodes", body(id=OTHER, url=ELSEWHERE)), 403, "other_node")
+    assert why.endswith("is node gpu-3")
     refused(await node.ask("DELETE", f"/v1/nodes/{OTHER}"), 404, "unknown_node")
     refused(await node.ask("GET", f"/v1/nodes/{OTHER}"), 404, "unknown_node")
     refused(await node.ask("DELETE", f"/v1/nodes/{ID}/secret"), 403, "wrong_role")
