@@ -16,7 +16,7 @@ from actors.domain.node import NodeState, NodeView
 from actors.domain.progress import BatchStand
 from actors.domain.scaling import DecisionRecord, ServiceScaling
 from actors.domain.service import ServiceLimits, Waiting
-from actors.domain.status import OVER, Status
+from actors.domain.status import ENDED, OVER, Status
 from actors.wire.protocol.contract import rfc3339
 from orchestrator.access.audit import AuditLine
 from orchestrator.access.tokens import TokenRecord
@@ -59,6 +59,7 @@ def render_job(
             name=details.name,
             tags=details.tags,
             status=row.status.value,
+            outcome=_outcome(row),
             message=why.message if why is not None else row.message,
             waiting_for=None if why is None else why.reason.value,
             position=None if why is None else why.position,
@@ -97,6 +98,12 @@ def render_job(
             files_left_out=None if left_out is None else tuple(bodies.LeftOutFile(*one) for one in left_out),
         )
     )
+
+
+def _outcome(row: Job) -> str | None:
+    if row.status in ENDED:
+        return row.status.value
+    return row.end.status.value if row.status is Status.CLEANED and row.end is not None else None
 
 
 def _request(asked: BatchRequest) -> bodies.BatchRequest | None:

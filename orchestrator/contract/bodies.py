@@ -137,6 +137,14 @@ class Job(_Value):
     status: StatusName
     message: str
     version: int
+    outcome: Annotated[
+        str | None,
+        Of("Status"),
+        Also(
+            description="How it ended, also once its data was deleted; null until then, and of a deleted job "
+            "that never ran: its history tells"
+        ),
+    ] = None
     name: str | None = None
     tags: tuple[str, ...] = ()
     waiting_for: Annotated[str | None, Of("WaitReason")] = None
@@ -206,10 +214,14 @@ class Job(_Value):
         Also(description="What its results lack, and why. Null in lists and until it has ended"),
     ] = None
 
-    @property
-    def over(self) -> bool:
-        """Whether it has ended, in whatever way."""
-        return self.status in OVER
+    over: Annotated[
+        bool,
+        Also(description="Whether it has ended, in whatever way: it is not run any more"),
+    ] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Out of the status, so that it is right whatever an answer lacks.
+        object.__setattr__(self, "over", self.status in OVER)
 
     @property
     def succeeded(self) -> bool:

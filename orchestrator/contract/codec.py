@@ -62,7 +62,8 @@ class _Field(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """A type's fields, and the same laid out for what is written most: lists of jobs, and their changes."""
+    """A type's fields as they are read, and all laid out for what is written most: lists of jobs, and their
+    changes."""
 
     fields: tuple[_Field, ...]
     keys: tuple[str, ...]
@@ -76,13 +77,14 @@ _SHAPES: Final[dict[type[Any], _Shape]] = {}
 def _shape(kind: type[Any]) -> _Shape:
     if kind not in _SHAPES:
         hints = get_type_hints(kind, include_extras=True)
+        declared = [one for one in fields(kind) if one.name != "raw"]
         found = tuple(
             _field(one.name, hints[one.name], one.default is MISSING and one.default_factory is MISSING)
-            for one in fields(kind)
-            if one.name != "raw"
+            for one in declared
         )
         _SHAPES[kind] = _Shape(
-            found,
+            # What a value tells of itself is not read.
+            tuple(shown for shown, one in zip(found, declared, strict=True) if one.init),
             tuple(one.key for one in found),
             attrgetter(*(one.name for one in found)),
             tuple((one.key, one.write) for one in found if one.write is not None),

@@ -23,7 +23,7 @@ from typing import (
 
 from actors.domain.node import NodeState
 from actors.domain.service import WaitReason
-from actors.domain.status import Status
+from actors.domain.status import ENDED, Status
 from actors.ports.callbacks import CallbackStatus
 from orchestrator.access.roles import Role
 from orchestrator.contract import bodies
@@ -79,8 +79,14 @@ _SIMPLE: Final[Mapping[Any, dict[str, Any]]] = {
 
 def components() -> dict[str, Any]:
     """The named schemas."""
+    final = " and ".join((", ".join(sorted(ENDED)[:-1]), sorted(ENDED)[-1]))
+    told = (
+        f"{final} are final: the job has ended, and its results can be fetched. {Status.CLEANED} is one of "
+        f"them whose data was deleted since. {Status.LOCKED}: it is being killed. All others wait or run"
+    )
     return {
-        name: _object(kind) if kind is not Status else _texts(Status) for name, kind in COMPONENTS.items()
+        name: _object(kind) if kind is not Status else _texts(Status) | {"description": told}
+        for name, kind in COMPONENTS.items()
     }
 
 

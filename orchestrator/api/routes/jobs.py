@@ -35,7 +35,7 @@ from orchestrator.api.openapi.describe import (
 )
 from orchestrator.api.serializers import render_transition
 from orchestrator.contract import bodies
-from orchestrator.contract.bodies import Also, StatusName
+from orchestrator.contract.bodies import Also
 from orchestrator.events.waiters import WaitersClosed
 from orchestrator.ledger.queries import JobFilter
 
@@ -46,7 +46,10 @@ _ANSWERED: Final = f", of which {SILENCE:g} are waited at most,"
 PAGE: Final = 50
 MOST_PAGE: Final = 500
 
-_Statuses = Annotated[list[StatusName], Also(minItems=1)]
+_Statuses = Annotated[
+    list[str],
+    Also(minItems=1, items={"type": "string", "enum": [*map(str, Status), *query_params.STATUS_WORDS]}),
+]
 _ListVersion = Annotated[
     int, Also(description="Of the list: /v1/events?after=VERSION tells all that changes from here on")
 ]
@@ -60,7 +63,11 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
         "Jobs, newest first or oldest first",
         in_query("user", "Only this user's", User),
         in_query("service", "Only this service's", Line),
-        {**in_query("status", "Only in one of these states", _Statuses), "style": "form", "explode": False},
+        {
+            **in_query("status", "Only in one of these states; active: not over, ended: over", _Statuses),
+            "style": "form",
+            "explode": False,
+        },
         in_query("name", "Only of this name", Line),
         in_query("node", "Only those that are on this node now, by its id or its name", Line),
         in_query(

@@ -17,7 +17,8 @@ from openapi_spec_validator import validate
 from support.data.ledgers import walk
 from support.processes.api_server import Server, api_server
 
-from actors.domain.job import Job
+from actors.domain.changes import RecordEnd
+from actors.domain.job import End, Job
 from actors.domain.node import NodeRef, NodeState, NodeView
 from actors.domain.scaling import ScalingLimits, ServiceScaling
 from actors.domain.service import Waiting, WaitReason
@@ -481,6 +482,32 @@ async def test_null_stands_in_the_document_only_where_generators_understand_it(s
     look(document["paths"], "")
     for name, schema in document["components"]["schemas"].items():
         look({key: value for key, value in schema.items() if key != "examples"}, name)
+
+
+async def test_a_job_tells_whether_it_is_over_and_how_it_ended_when_its_data_is_gone(server: Server) -> None:
+    waits, done = [await server.upload(**{"run.sh": b"true"}) for _ in range(2)]
+    done = await walk(server.ledger, done, S.PROCESSING, S.SUBMITTED, S.RUNNING)
+    assert done.attempt is not None
+    await server.ledger.record(
+        [RecordEnd(done.id, done.attempt.key, End(S.FAILED, "exit code 3", exit_code=3))]
+    )
+    done = await walk(server.ledger, done, S.FAILED)
+
+    async def told(job: Job) -> tuple[bool, str | None]:
+        body = (await server.client.get(f"/v1/jobs/{job.id}")).json()
+        return body["over"], body["outcome"]
+
+    async def listed(status: str) -> list[int]:
+        items = (await server.client.get(f"/v1/jobs?status={status}")).json()["items"]
+        return [item["id"] for item in items]
+
+    assert (await told(waits), await told(done)) == ((False, None), (True, done.status))
+    assert (await listed("active"), await listed("ended")) == ([waits.id], [done.id])
+    assert await listed("ended,Queued") == [done.id, waits.id]
+    assert (await server.client.delete(f"/v1/jobs/{done.id}")).json()["status"] == "Cleaned"
+    assert (await told(done), await listed("ended")) == ((True, done.status), [done.id])
+    schema = (await server.client.get("/api-docs/openapi.json")).json()["components"]["schemas"]["Status"]
+    assert "Completed, Failed, Invalid and Killed are final" in schema["description"]
 
 
 async def test_the_client_has_every_field_of_a_job(server: Server) -> None:
