@@ -236,9 +236,9 @@ class Machines:
         run(str(Path(sys.executable).with_name("orchestrator")), *arguments, *places)
 
     def take_ledger_back(self) -> None:
-        """Into the backup, in the place of the one that is as old as the backup."""
-        where = ("-config", str(self.config), "-o", str(self.backup / "ledger.sqlite"))
-        run(self.litestream, "restore", "-force", *where, self.environ["DB_PATH"])
+        """Into the backup, in the place of the one that is as old as the backup, where the copies are."""
+        ledger = self.backup / "ledger.sqlite"
+        run(self.litestream, "restore", "-force", "-o", str(ledger), f"file://{self.replica}")
 
 
 def run(*command: str) -> None:
