@@ -97,3 +97,42 @@ def test_a_job_is_submitted_and_run_again_with_changes(
     # The other input is as it came, not as the job has left it.
     expect(page.locator(".log")).to_have_text("another\nas it came\n")
     assert [job.id for job in client.jobs(user=812)][1:] == [first.id]
+
+
+def test_what_was_written_is_never_lost_unasked(open_page: Callable[..., Watched], shared: Started) -> None:
+    page = open_page(shared.url, "/dashboard#/submit").page
+    script = page.get_by_label("Script")
+    picked = page.get_by_role("list", name="Files").get_by_role("listitem")
+    chosen = [
+        {"name": name, "mimeType": "text/plain", "buffer": text}
+        for name, text in {"run.sh": b"echo from the file\n", "in.txt": b"x"}.items()
+    ]
+    script.fill("echo typed\n")
+    page.get_by_label("Name").fill("a draft")
+    page.locator("input[name=files]").set_input_files(chosen)
+    page.get_by_role("button", name="Keep what is written").click()
+    expect(script).to_have_value("echo typed\n")
+    expect(picked).to_have_count(1)
+    page.locator("input[name=files]").set_input_files(chosen)
+    page.get_by_role("button", name="Replace it by run.sh").click()
+    expect(script).to_have_value("echo from the file\n")
+    expect(page.locator(".zone")).to_contain_text("run.sh is shown in the script box.")
+    # Beside the box it would be opened by the browser, and the form would be gone.
+    page.locator("h1").evaluate(DROP)
+    expect(picked).to_have_count(2)
+    # The draft is there on the way back, with its files;
+    page.get_by_role("link", name="Jobs").click()
+    page.go_back()
+    expect(page.get_by_label("Name")).to_have_value("a draft")
+    expect(script).to_have_value("echo from the file\n")
+    expect(picked).to_have_count(2)
+    # loaded anew the page cannot read them, and says so.
+    page.reload()
+    expect(page.get_by_label("Name")).to_have_value("a draft")
+    expect(page.locator("form.submit")).to_contain_text("Choose these files again: in.txt, a b.txt.")
+    page.get_by_role("button", name="Begin anew").click()
+    expect(page.get_by_label("Name")).to_have_value("")
+    page.get_by_role("link", name="Jobs").click()
+    page.go_back()
+    expect(page.get_by_label("Service")).to_have_value("example")
+    expect(script).to_have_value("")

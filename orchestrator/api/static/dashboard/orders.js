@@ -194,7 +194,7 @@ export function say(text, kind = "good") {
 
 /** `{reason}` when the person says yes: one line, or "". Null for no: a button, Escape, or another page. The
  * focus goes back to where it was. */
-function confirmed([question, explained, yes, no], reasoned) {
+export function confirmed([question, explained, yes, no], reasoned) {
   return new Promise((resolve) => {
     const sure = h("button", { type: "submit", class: "danger" }, foreign(yes));
     const not = h("button", { type: "button" }, no);

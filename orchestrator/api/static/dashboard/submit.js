@@ -3,14 +3,15 @@
 
 import { h, morphChildren } from "./dom.js";
 import { address, get, orderKey, upload } from "./api.js";
-import { bytes, count, duration, foreign, number, percent, time } from "./format.js";
-import { say } from "./orders.js";
+import { bytes, count, duration, foreign, number, percent, time, visible } from "./format.js";
+import { confirmed, say } from "./orders.js";
 import { link } from "./router.js";
 import { current } from "./session.js";
 
 const SCRIPT = "run.sh";
 const LONGEST_SCRIPT = 1 << 20; // bytes that are edited in the page
 const PAGE = 500;
+const FEW = 10; // files that are named
 const TOLD = [
   { name: "name", label: "Name", hint: "what it is called in lists", maxlength: 200 },
   { name: "tags", label: "Tags", hint: "to find it by; commas between" },
@@ -38,20 +39,31 @@ const PLACED = [
   { name: "callback_url", label: "Callback URL", hint: "is told when the job has ended", type: "url" },
 ];
 
+// What was written and not handed in, while the tab lives: its fields also when the page is loaded anew, its files
+// while it is not, for no page may read them again by itself.
+const DRAFT = "draft";
+const MOST_DRAFT = 1 << 21; // characters; a tab's storage has room for more
+let chosen = null; // {at, files} of the draft
+
 export function submitPage(given) {
   const from = /^[1-9][0-9]{0,9}$/.test(given.get("from") ?? "") ? Number(given.get("from")) : null;
   const files = new Map(); // by path: {size, blob} of this machine, or {size, url} of the other job
   let services = [];
   let key = orderKey(); // of what is in the form: sent twice, it is one job
   let sending = null;
+  let boxed = false; // a script that came as a file stands in the box
+  let written = false; // it is more than what the page began with
 
   const listed = h("ul", { class: "picked", "aria-label": "Files" });
   const total = h("p", { class: "how", role: "status" });
   const service = h("select", { name: "service", required: true });
   const standing = h("p", { class: "how", role: "status" });
   const script = h("textarea", { name: "script", rows: 8, spellcheck: "false", autocomplete: "off" });
-  const written = labelled(`Script (${SCRIPT})`, script, "what is run, by bash, in a directory with the files");
+  const box = labelled(`Script (${SCRIPT})`, script, "what is run, by bash, in a directory with the files");
   const limits = h("div", { class: "fields" });
+  const missing = h("span", { role: "status" });
+  const anew = h("button", { type: "button" }, "Begin anew");
+  const left = h("p", { class: "buttons", hidden: true }, missing, anew);
   const wrong = h("p", { class: "trouble", role: "alert", hidden: true });
   const send = h("button", { type: "submit", class: "first" }, "Submit");
   const far = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "Sent so far" });
@@ -69,7 +81,8 @@ export function submitPage(given) {
     listed,
     total,
   );
-  const { user } = current();
+  const { name: who, user } = current();
+  const at = `${who} ${from ?? ""}`;
   const form = h(
     "form",
     { class: "submit", "aria-label": "Submit a job" },
@@ -86,7 +99,8 @@ export function submitPage(given) {
       TOLD.map(field),
     ),
     standing,
-    written,
+    left,
+    box,
     zone,
     h("details", null, h("summary", null, "Limits and place"), limits, h("div", { class: "fields" }, PLACED.map(field))),
     wrong,
@@ -127,22 +141,81 @@ export function submitPage(given) {
   function changed() {
     key = orderKey();
     wrong.hidden = true;
+    written = true;
+  }
+
+  function keep() {
+    if (!written) return;
+    const values = Object.fromEntries(
+      [...form.elements].filter((one) => one.name && one.type !== "file").map((one) => [one.name, one.value]),
+    );
+    const draft = JSON.stringify({ at, values, paths: [...files.keys()] });
+    if (draft.length > MOST_DRAFT) return;
+    sessionStorage.setItem(DRAFT, draft);
+    chosen = { at, files };
+  }
+
+  function forget() {
+    written = false;
+    left.hidden = true;
+    sessionStorage.removeItem(DRAFT);
+    chosen = null;
+  }
+
+  /** The form as it was left, if it was. */
+  function restore() {
+    const draft = JSON.parse(sessionStorage.getItem(DRAFT));
+    if (written || draft?.at !== at) return;
+    written = true;
+    for (const [name, value] of Object.entries(draft.values)) if (form.elements[name]) form.elements[name].value = value;
+    if (chosen?.at === at) {
+      files.clear();
+      for (const [path, file] of chosen.files) files.set(path, file);
+    } else {
+      for (const path of files.keys()) if (!draft.paths.includes(path)) files.delete(path);
+    }
+    const lost = draft.paths.filter((path) => !files.has(path));
+    const more = lost.length > FEW ? " and more" : "";
+    const again = lost.length > 0 ? ` Choose these files again: ${visible(lost.slice(0, FEW).join(", "))}${more}.` : "";
+    missing.textContent = `The form is as you left it.${again}`;
+    left.hidden = false;
+    show();
   }
 
   async function add(found) {
     changed();
     for (const [path, blob] of found) {
+      const text = path === SCRIPT && blob.size <= LONGEST_SCRIPT ? await blob.text() : null;
+      if (path === SCRIPT && !(await replaces(text))) continue;
       files.delete(path);
-      if (path === SCRIPT && blob.size <= LONGEST_SCRIPT) script.value = await blob.text();
-      else files.set(path, { size: blob.size, blob });
+      if (text === null) files.set(path, { size: blob.size, blob });
+      else script.value = text;
+      boxed = text !== null || (boxed && path !== SCRIPT);
     }
     show();
   }
 
+  /** Whether the file's script takes the place of what stands in the box; nothing that was written goes unasked. */
+  async function replaces(text) {
+    if (files.has(SCRIPT) || script.value.trim() === "" || script.value === text) return true;
+    const answer = await confirmed([
+      `Replace the script that stands in the box by ${SCRIPT}?`,
+      `Among the files is one called ${SCRIPT}: it would be run instead of what is written in the box.`,
+      `Replace it by ${SCRIPT}`,
+      "Keep what is written",
+    ]);
+    return answer !== null;
+  }
+
   function show() {
     const sizes = [...files.values()].reduce((sum, one) => sum + one.size, 0);
-    written.hidden = files.has(SCRIPT);
-    total.textContent = files.size === 0 ? "" : `${number(files.size, "file")}, ${bytes(sizes)}`;
+    box.hidden = files.has(SCRIPT);
+    total.textContent = [
+      files.size > 0 && `${number(files.size, "file")}, ${bytes(sizes)}.`,
+      boxed && `${SCRIPT} is shown in the script box.`,
+    ]
+      .filter(Boolean)
+      .join(" ");
     morphChildren(
       listed,
       [...files].map(([path, { size, url }]) =>
@@ -189,6 +262,7 @@ export function submitPage(given) {
         far.value = share;
         far.title = percent(share);
       });
+      forget();
       say(`Job ${job.id} is queued.`);
       location.hash = link(["jobs", job.id]);
     } catch (error) {
@@ -201,15 +275,32 @@ export function submitPage(given) {
     }
   }
 
-  zone.addEventListener("dragover", (event) => {
+  // The whole page takes them: what falls beside the box would be opened by the browser in its place.
+  const whole = new AbortController();
+  const listen = (what, heard) =>
+    document.addEventListener(what, (event) => event.dataTransfer?.types.includes("Files") && heard(event), {
+      signal: whole.signal,
+    });
+  listen("dragover", (event) => {
     event.preventDefault();
     zone.classList.add("over");
   });
-  zone.addEventListener("dragleave", () => zone.classList.remove("over"));
-  zone.addEventListener("drop", (event) => {
+  listen("dragleave", (event) => event.relatedTarget === null && zone.classList.remove("over"));
+  listen("drop", (event) => {
     event.preventDefault();
     zone.classList.remove("over");
+    if (form.inert || document.querySelector("dialog")) return;
     dropped(event.dataTransfer).then(add, (error) => refuse(`A file cannot be read: ${error.message}`));
+  });
+  window.addEventListener("pagehide", keep, { signal: whole.signal });
+  anew.addEventListener("click", () => {
+    forget();
+    form.reset();
+    files.clear();
+    boxed = false;
+    ready = false;
+    form.inert = from !== null;
+    page.again();
   });
   zone.addEventListener("change", ({ target }) => {
     const picked = [...target.files].map((one) => [below(one.webkitRelativePath) || one.name, one]);
@@ -282,7 +373,7 @@ export function submitPage(given) {
   // What was written before the other job's inputs are there would be lost.
   form.inert = from !== null;
   const title = from === null ? "Submit a job" : `Run job ${from} again with changes`;
-  return {
+  const page = {
     title,
     at: "submit",
     view: h("section", null, h("h1", { tabindex: -1 }, title), form),
@@ -292,6 +383,8 @@ export function submitPage(given) {
       service.replaceChildren(...services.map(({ name }) => h("option", { value: name }, name)));
       try {
         if (from !== null) await take();
+        else show();
+        restore();
       } finally {
         form.inert = false;
       }
@@ -299,8 +392,13 @@ export function submitPage(given) {
       ready = true;
     },
     pace: Infinity,
-    close: () => sending?.abort(),
+    close() {
+      sending?.abort();
+      whole.abort();
+      keep();
+    },
   };
+  return page;
 }
 
 /** A field with its label, and a hint below. */
