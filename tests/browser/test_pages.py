@@ -274,6 +274,7 @@ def test_everything_works_below_a_path(
 
 SHOWN = {
     "table.csv": b'pose,energy\n1,-7.2\n"a, b",<b>x</b>\n',
+    "comma.csv": b"pose;energy\n1;-7,2\n",
     "page.html": b"<script>alert(1)</script>\n",
     "sum.json": b'{"a":[1]}',
     "fold.pdb": b"ATOM      1  CA  ALA A   1      11.104   6.134  -6.504  1.00  0.00           C\n",
@@ -297,6 +298,13 @@ def test_a_file_is_shown_in_the_page_as_what_it_is_and_runs_nothing(
     given.get_by_role("button", name="table.csv").click()
     expect(viewer.locator("tbody tr")).to_have_text(["1-7.2", "a, b<b>x</b>"])
     assert flaws(page) == {}
+    # A number is on one line, however narrow it is.
+    page.set_viewport_size({"width": 120, "height": 800})
+    assert viewer.get_by_text("-7.2").evaluate("one => one.getClientRects().length") == 1
+    page.set_viewport_size({"width": 1200, "height": 800})
+    given.get_by_role("button", name="comma.csv").click()
+    expect(viewer.locator("tbody td")).to_have_text(["1", "-7,2"])
+    expect(viewer.locator("tbody td.numeric")).to_have_count(2)
     given.get_by_role("button", name="page.html").click()
     expect(viewer.get_by_label("Text of the file")).to_contain_text("<script>alert(1)</script>")
     given.get_by_role("button", name="sum.json").click()

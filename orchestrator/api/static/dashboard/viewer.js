@@ -107,7 +107,7 @@ export class Viewer {
     if (text === null) return [h("p", null, "This is no text. Download it to look at it.")];
     const cut = this.file.size > MOST_TEXT && h("p", null, `The first ${bytes(MOST_TEXT)} are shown.`);
     const ways = { Text: () => numbered(text) };
-    if (kind === "table") ways.Table = () => tabled(text, extension(this.file.path) === "tsv" ? "\t" : ",");
+    if (kind === "table") ways.Table = () => tabled(text, separator(this.file.path, text));
     if (kind === "json" && !cut) {
       const pretty = indented(text);
       if (pretty !== null) ways.Indented = () => numbered(pretty);
@@ -171,13 +171,20 @@ function indented(text) {
   }
 }
 
+/** What stands between the cells: where a decimal comma is written, a semicolon does. */
+function separator(path, text) {
+  if (extension(path) === "tsv") return "\t";
+  const [first] = text.split("\n", 1);
+  return first.includes(";") && !first.includes(",") ? ";" : ",";
+}
+
 function tabled(text, separator) {
   const rows = parsedRows(text, separator, ROWS + 1);
   if (rows.length === 0) return [h("p", null, "It is empty.")];
   const [head, ...body] = rows.slice(0, ROWS);
   const width = Math.max(...rows.map((row) => row.length));
   const columns = Array.from({ length: width }, (_, n) => n);
-  const numeric = columns.map((n) => body.length > 0 && body.every((row) => isNumber(row[n] ?? "")));
+  const numeric = columns.map((n) => body.length > 0 && body.every((row) => isNumber(row[n] ?? "", separator === ";")));
   return [
     h(
       "div",
@@ -211,8 +218,8 @@ function tabled(text, separator) {
   ].filter(Boolean);
 }
 
-function isNumber(text) {
-  return text.trim() === "" || Number.isFinite(Number(text));
+function isNumber(text, comma) {
+  return text.trim() === "" || Number.isFinite(Number(comma ? text.replace(",", ".") : text));
 }
 
 /** At most `most` rows as RFC 4180 has them: what is quoted may hold separators and line ends. */
