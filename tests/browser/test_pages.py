@@ -363,3 +363,31 @@ def test_what_was_used_is_sorted_narrowed_and_downloaded(dashboard: Callable[...
         page.get_by_role("link", name="Download as CSV").click()
     rows = Path(begun.value.path()).read_text().splitlines()
     assert len(rows) == 2 and ',-5,"example",' in rows[1]
+
+
+DRAWING = (
+    b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 40 20"><script>parent.ran = 1</script>'
+    b'<rect width="40" height="20"/></svg>'
+)
+
+
+def test_pictures_have_names_drawings_are_among_them_and_no_script_of_one_runs(
+    dashboard: Callable[..., Page], client: Client
+) -> None:
+    script = b"for n in 1 2 3 4 5 6; do cp given.svg plot$n.svg; done"
+    made = client.submit({"run.sh": script, "given.svg": DRAWING}, service="example", user=5, name="drawn")
+    client.wait(made.id)
+    page = dashboard(f"/jobs/{made.id}")
+    previews = page.locator(".preview")
+    expect(previews).to_have_text([f"plot{n}.svg" for n in range(1, 5)])
+    page.get_by_role("button", name="Show 2 more pictures").click()
+    expect(previews).to_have_count(6)
+    for picture in previews.get_by_role("img").all():
+        expect(picture).to_have_js_property("naturalHeight", 150)
+    assert flaws(page) == {}
+    previews.first.click()
+    viewer = page.locator(".viewer")
+    expect(viewer.get_by_role("img", name="plot1.svg")).to_be_visible()
+    viewer.get_by_role("button", name="Text").click()
+    expect(viewer.get_by_label("Text of the file")).to_contain_text("parent.ran")
+    assert page.evaluate("window.ran") is None

@@ -3,7 +3,8 @@
 import { h, morphChildren, table } from "./dom.js";
 import { get } from "./api.js";
 import { bytes, count, foreign, number, time, visible } from "./format.js";
-import { canShow, isPicture } from "./viewer.js";
+import { say } from "./orders.js";
+import { canShow, drawn, isDrawing, isPicture, textAt } from "./viewer.js";
 
 const SHOWN = 200;
 const BRIEF = 4; // inputs that are named where the job stands
@@ -20,6 +21,8 @@ export class Files {
     this.came = []; // what it was given, or the first of it
     this.next = null;
     this.begun = false;
+    this.all = false; // pictures are seen
+    this.drawings = new Map(); // what each is as an address, by path and time; null while it is fetched
     this.over = false; // the job; before that its pictures are half drawn
     this.brief = h("p", { class: "brief", "data-own": true, hidden: true });
     this.pictures = h("div", { class: "pictures" });
@@ -45,6 +48,11 @@ export class Files {
     );
     again.addEventListener("click", () => this.refresh());
     this.more.addEventListener("click", () => this.read(this.next));
+    this.pictures.addEventListener("click", ({ target }) => {
+      if (target.closest("[data-key=more]") === null) return;
+      this.all = true;
+      this.show(null);
+    });
     for (const place of [this.brief, this.pictures, this.made, this.given]) {
       place.addEventListener("click", (event) => {
         const button = event.target.closest("button[data-file]");
@@ -87,10 +95,11 @@ export class Files {
     }
     morphChildren(this.brief, this.inputNames());
     const seen = made.filter((one) => this.over && one.kind === "file" && isPicture(one) && one.size <= MOST_PICTURE);
-    morphChildren(
-      this.pictures,
-      seen.slice(0, PICTURES).map((one) => this.pictured(one)),
-    );
+    const left = this.all ? 0 : Math.max(0, seen.length - PICTURES);
+    morphChildren(this.pictures, [
+      ...seen.slice(0, seen.length - left).map((one) => this.pictured(one)),
+      ...(left > 0 ? [h("button", { type: "button", "data-key": "more" }, `Show ${number(left, "more picture")}`)] : []),
+    ]);
     const more = this.next ? " so far; there are more" : "";
     morphChildren(this.made, [
       made.length === 0
@@ -115,12 +124,35 @@ export class Files {
   }
 
   pictured(file) {
-    const source = `v1/jobs/${this.id}/files/${file.url}?view=1`;
+    const address = `v1/jobs/${this.id}/files/${file.url}?view=1`;
+    const source = isDrawing(file) ? this.drawing(file, address) : address;
     return h(
       "button",
-      { type: "button", class: "preview", "data-file": file.path, "data-key": file.path },
+      { type: "button", class: "preview", "data-file": file.path, "data-key": `picture ${file.path}` },
       h("img", { src: source, alt: visible(file.path), loading: "lazy" }),
+      h("span", { "aria-hidden": "true" }, foreign(file.path)),
     );
+  }
+
+  /** What a drawing is as an address; null until it has come. */
+  drawing(file, address) {
+    const known = `${file.path} ${file.mtime}`;
+    if (!this.drawings.has(known)) {
+      this.drawings.set(known, null);
+      this.draw(known, address);
+    }
+    return this.drawings.get(known);
+  }
+
+  async draw(known, address) {
+    try {
+      this.drawings.set(known, drawn((await textAt(address)) ?? ""));
+      this.show(null);
+    } catch (error) {
+      this.drawings.delete(known);
+      say(error.message, "bad");
+      if (error.status === undefined && error.name !== "TimeoutError") throw error;
+    }
   }
 
   columns(made) {

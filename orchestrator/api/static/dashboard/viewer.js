@@ -13,6 +13,7 @@ const PATIENCE = 30_000;
 
 const KINDS = {
   picture: ["png", "jpg", "jpeg", "gif", "webp"],
+  drawing: ["svg"],
   pdf: ["pdf"],
   table: ["csv", "tsv"],
   json: ["json"],
@@ -39,7 +40,17 @@ export function canShow(file) {
 }
 
 export function isPicture(file) {
-  return kindOf(file.path) === "picture";
+  return kindOf(file.path) === "picture" || isDrawing(file);
+}
+
+/** Whether it is a picture that is text: its address is what `drawn` makes of it. */
+export function isDrawing(file) {
+  return kindOf(file.path) === "drawing" && file.size <= MOST_TEXT;
+}
+
+/** A drawing as the address of a picture: in one no script runs, and nothing is fetched. */
+export function drawn(text) {
+  return `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
 }
 
 /** Where a file is shown; `open` fetches one and shows it there. */
@@ -103,7 +114,7 @@ export class Viewer {
     if (kind === "picture") return [h("img", { src: this.address(true), alt: name })];
     if (kind === "pdf") return [h("iframe", { src: this.address(true), title: name })];
     this.place.replaceChildren(h("p", null, "Loading"));
-    const text = await this.text();
+    const text = await textAt(this.address(true));
     if (text === null) return [h("p", null, "This is no text. Download it to look at it.")];
     const cut = this.file.size > MOST_TEXT && h("p", null, `The first ${bytes(MOST_TEXT)} are shown.`);
     const ways = { Text: () => numbered(text) };
@@ -112,6 +123,7 @@ export class Viewer {
       const pretty = indented(text);
       if (pretty !== null) ways.Indented = () => numbered(pretty);
     }
+    if (kind === "drawing" && !cut) ways.Picture = () => h("img", { src: drawn(text), alt: name });
     if (kind === "molecule" && !cut) ways.Model = () => molecule(name, extension(this.file.path), text);
     return [cut || null, this.switched(ways)].filter(Boolean);
   }
@@ -130,21 +142,18 @@ export class Viewer {
     choose(names[0]);
     return shown;
   }
+}
 
-  /** Null for what is no text. */
-  async text() {
-    const answer = await fetch(this.address(true), {
-      cache: "no-store",
-      signal: AbortSignal.timeout(PATIENCE),
-    });
-    if (!answer.ok) {
-      // The same question once more tells why, in the server's words.
-      await get(this.address(true));
-    }
-    const data = new Uint8Array(await answer.arrayBuffer());
-    if (data.subarray(0, 8192).includes(0)) return null;
-    return new TextDecoder().decode(data);
+/** The text that stands at an address; null for what is none. */
+export async function textAt(address) {
+  const answer = await fetch(address, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+  if (!answer.ok) {
+    // The same question once more tells why, in the server's words.
+    await get(address);
   }
+  const data = new Uint8Array(await answer.arrayBuffer());
+  if (data.subarray(0, 8192).includes(0)) return null;
+  return new TextDecoder().decode(data);
 }
 
 /** Text with the numbers of its lines beside it. They are no part of what is selected. */
