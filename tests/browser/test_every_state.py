@@ -113,6 +113,14 @@ def states(scene: Scene) -> list[tuple[str, str, Callable[[Page], None] | None]]
         page.get_by_role("button", name="Submit").click()
         expect(page.get_by_role("alert").last).to_contain_text("There is nothing to run")
 
+    def chosen(page: Page) -> None:
+        page.get_by_label("Select all that are shown").check()
+        # Of the last one, too, the buttons are in sight.
+        page.locator("[data-select]").last.scroll_into_view_if_needed()
+        page.mouse.wheel(0, 10_000)
+        expect(page.get_by_role("button", name="Run again (")).to_be_in_viewport(ratio=1)
+        expect(page.get_by_role("group", name="Selected jobs")).to_contain_text("selected")
+
     def drained(page: Page) -> None:
         page.locator("[data-order=drain]").click()
         expect(page.get_by_role("dialog")).to_contain_text(f"Drain node {scene.names[1]}?")
@@ -125,7 +133,7 @@ def states(scene: Scene) -> list[tuple[str, str, Callable[[Page], None] | None]]
 
     return [
         ("/", "gpu=h100", lambda page: page.locator("main summary").first.click()),
-        ("/jobs", "gpu=h100", lambda page: page.get_by_label("Select all that are shown").check()),
+        ("/jobs", "gpu=h100", chosen),
         ("/jobs?status=Killed,Cleaned", "Cleaned", lambda page: page.get_by_text("Status: K").click()),
         ("/jobs?search=nothing+is+like+this", "No job matches", None),
         (f"/jobs/{scene.queued}", "barnase and barstar", None),

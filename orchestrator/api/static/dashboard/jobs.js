@@ -37,6 +37,7 @@ export function jobsPage(given) {
     ORDERS.some(([name]) => mayOrder(name)) ? () => offer() : null,
   );
   const all = h("input", { type: "checkbox" });
+  const many = h("span", { role: "status" });
   const orders = ORDERS.filter(([name]) => mayOrder(name)).map(([name, text, of]) => ({
     text,
     of,
@@ -44,8 +45,9 @@ export function jobsPage(given) {
   }));
   const bar = h(
     "div",
-    { class: "buttons", role: "group", "aria-label": "Selected jobs", hidden: true },
+    { class: "buttons bulk", role: "group", "aria-label": "Selected jobs", hidden: true },
     h("label", null, all, " Select all that are shown"),
+    many,
     orders.map((one) => one.button),
   );
 
@@ -54,12 +56,14 @@ export function jobsPage(given) {
     const chosen = [...jobs.chosen].map((id) => jobs.jobs.get(id));
     bar.hidden = orders.length === 0 || jobs.jobs.size === 0;
     all.checked = chosen.length > 0 && chosen.length === jobs.jobs.size;
+    bar.classList.toggle("chosen", chosen.length > 0);
+    many.textContent = chosen.length === 0 ? "" : `${count(chosen.length)} selected`;
     all.indeterminate = chosen.length > 0 && !all.checked;
     for (const { button, text, of } of orders) {
-      const many = chosen.filter(of).length;
+      const size = chosen.filter(of).length;
       button.hidden = chosen.length === 0;
-      button.disabled = many === 0;
-      button.textContent = `${text} (${count(many)})`;
+      button.disabled = size === 0;
+      button.textContent = `${text} (${count(size)})`;
     }
   }
   all.addEventListener("change", () => {
