@@ -64,6 +64,7 @@ def test_a_job_is_submitted_and_run_again_with_changes(
     page.get_by_label("Partition").fill("long")
     page.get_by_role("button", name="Submit").click()
     expect(page.locator(".log")).to_have_text("dropped\nas it came\n")
+    assert page.locator("#said").inner_text() == ""  # it is queued no more
     (first,) = client.jobs(user=812)
     assert first.ignored == ("partition",)  # the page has asked for it
     assert (first.name, first.tags, first.limits) == ("from the page", ("one", "two"), {"open_files": 64})

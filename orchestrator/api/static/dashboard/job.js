@@ -6,7 +6,7 @@ import { facts, h, morph, morphChildren } from "./dom.js";
 import { get } from "./api.js";
 import { asked, between, bytes, count, duration, expected, foreign, lasting, limits, nodeName, time, visible } from "./format.js";
 import { badge, BEFORE, ENDED, kindOf, OVER, UNDER_WAY } from "./status.js";
-import { button } from "./orders.js";
+import { button, unqueued } from "./orders.js";
 import { link } from "./router.js";
 import { may } from "./session.js";
 import { Files } from "./files.js";
@@ -57,6 +57,7 @@ export function jobPage(subject) {
     morphChildren(heading, title.map((one) => (typeof one === "string" ? document.createTextNode(one) : one)));
     page.title = job.name === null ? `Job ${id}` : `${visible(job.name)} · job ${id}`;
     page.titled?.();
+    if (job.status !== "Queued") unqueued(id);
     arrange();
     morph(about, h("div", null, standing(job), progressed(job), did?.cloneNode(true), orders(job)));
     morph(

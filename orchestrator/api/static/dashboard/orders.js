@@ -48,7 +48,7 @@ const ORDERS = {
     async carry(id) {
       const job = await this.each(id);
       location.hash = link(["jobs", job.id]);
-      return `Job ${job.id} is queued; it runs job ${id} again.`;
+      return [`Job ${job.id} is queued; it runs job ${id} again.`, "good", job.id];
     },
   },
   delete: {
@@ -145,7 +145,7 @@ export async function carryOut(name, subject, done) {
   const answer = order.sure ? await confirmed(order.sure(subject), order.reasoned) : { reason: "" };
   if (!answer) return;
   try {
-    say(await order.carry(subject, answer.reason));
+    say(...[await order.carry(subject, answer.reason)].flat());
   } catch (error) {
     say(error.message, "bad");
     if (error.status === undefined) throw error;
@@ -181,12 +181,17 @@ export async function carryOutMany(name, ids, done) {
   done();
 }
 
+/** A job no longer waits: what is said of that goes. */
+export function unqueued(id) {
+  document.querySelector(`#said [data-queued="${id}"]`)?.remove();
+}
+
 let hiding = 0;
 
-/** Say it to everybody: shown for a while, and read aloud. */
-export function say(text, kind = "good") {
+/** Say it to everybody: shown for a while, and read aloud. `queued`: a job of which it is true while it waits. */
+export function say(text, kind = "good", queued = null) {
   const place = document.getElementById("said");
-  const shown = h("p", { class: kind }, foreign(text));
+  const shown = h("p", { class: kind, "data-queued": queued }, foreign(text));
   place.replaceChildren(shown);
   clearTimeout(hiding);
   hiding = setTimeout(() => shown.remove(), SHOWN);

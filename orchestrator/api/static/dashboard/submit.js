@@ -263,7 +263,7 @@ export function submitPage(given) {
         far.title = percent(share);
       });
       forget();
-      say(`Job ${job.id} is queued.`);
+      say(`Job ${job.id} is queued.`, "good", job.id);
       location.hash = link(["jobs", job.id]);
     } catch (error) {
       if (signal.aborted) return;
