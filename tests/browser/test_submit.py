@@ -24,6 +24,7 @@ def let_partitions_be_asked_for(route: Route) -> None:
     told = answer.json()
     for one in told["items"]:
         one["batch_allowed"]["partitions"] = ["short", "long"]
+        one["nodes"]["ready"] = 0
     route.fulfill(response=answer, json=told)
 
 
@@ -36,6 +37,7 @@ def test_a_job_is_submitted_and_run_again_with_changes(
     page.get_by_role("link", name="Submit", exact=True).click()
     expect(page.locator("h1")).to_have_text("Submit a job")
     expect(page.get_by_label("Service")).to_have_value("example")
+    expect(page.locator("form")).to_contain_text("No node is ready; the job will wait.")
     page.get_by_role("button", name="Submit").click()
     expect(page.get_by_role("alert").last).to_contain_text("There is nothing to run")
     page.get_by_label("User").fill("812")
@@ -57,9 +59,13 @@ def test_a_job_is_submitted_and_run_again_with_changes(
     page.get_by_label("Open files").fill("7")
     opened.may_fail = True
     page.get_by_role("button", name="Submit").click()
-    # In the server's words; and the form is as it was.
-    expect(page.get_by_role("alert").last).to_contain_text("open_files")
+    # In the server's words, but for the field's name; and the form is as it was.
+    expect(page.get_by_role("alert").last).to_contain_text("Open files '7'")
+    expect(page.get_by_label("Open files")).to_be_focused()
+    expect(page.get_by_label("Open files")).to_have_attribute("aria-invalid", "true")
     page.get_by_label("Open files").fill("64")
+    page.get_by_label("Time limit").fill("1h 30m")
+    page.get_by_label("Size of a file").fill("2 GB")
     expect(page.get_by_label("CPUs")).to_be_hidden()
     page.get_by_label("Partition").fill("long")
     page.get_by_role("button", name="Submit").click()
@@ -67,7 +73,12 @@ def test_a_job_is_submitted_and_run_again_with_changes(
     assert page.locator("#said").inner_text() == ""  # it is queued no more
     (first,) = client.jobs(user=812)
     assert first.ignored == ("partition",)  # the page has asked for it
-    assert (first.name, first.tags, first.limits) == ("from the page", ("one", "two"), {"open_files": 64})
+    assert (first.name, first.tags, first.limits) == (
+        "from the page",
+        ("one", "two"),
+        {"file_bytes": 2 << 30, "open_files": 64},
+    )
+    assert first.max_runtime_seconds == 5400
     assert sorted(one.path for one in client.files(first.id)) == [
         "a b.txt",
         "in.txt",

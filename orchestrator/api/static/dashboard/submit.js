@@ -10,6 +10,7 @@ import { current } from "./session.js";
 
 const SCRIPT = "run.sh";
 const LONGEST_SCRIPT = 1 << 20; // bytes that are edited in the page
+const NO_NODE = "No node is ready; the job will wait.";
 const PAGE = 500;
 const FEW = 10; // files that are named
 const TOLD = [
@@ -18,9 +19,9 @@ const TOLD = [
 ];
 // Each with what the service allows, and how that is written.
 const LIMITED = [
-  ["max_runtime", "Time limit", "seconds", (one) => one.max_runtime_seconds, duration],
+  ["max_runtime", "Time limit", "seconds, or as 2h 30m", (one) => one.max_runtime_seconds, duration],
   ["memory", "Memory", "as 4G", (one) => one.limits.memory_bytes, bytes],
-  ["cpu_time", "CPU time", "seconds", (one) => one.limits.cpu_seconds, duration],
+  ["cpu_time", "CPU time", "seconds, or as 2h 30m", (one) => one.limits.cpu_seconds, duration],
   ["processes", "Processes", "at once, with threads", (one) => one.limits.processes, count],
   ["file_size", "Size of a file", "as 2G", (one) => one.limits.file_bytes, bytes],
   ["open_files", "Open files", "of each process", (one) => one.limits.open_files, count],
@@ -118,7 +119,7 @@ export function submitPage(given) {
     morphChildren(
       standing,
       one.paused === null
-        ? [document.createTextNode(`${number(one.nodes.ready, "node")} ready, ${count(one.jobs.Queued ?? 0)} jobs wait.`)]
+        ? [one.nodes.ready === 0 ? h("span", { class: "warned" }, NO_NODE) : h("span", null, ready(one)), ...waits(one)]
         : [
             h("span", { class: "bad" }, "Paused since ", time(one.paused_since), ": ", foreign(one.paused)),
             document.createTextNode(" The job waits until the service is resumed."),
@@ -141,6 +142,7 @@ export function submitPage(given) {
   function changed() {
     key = orderKey();
     wrong.hidden = true;
+    for (const one of form.querySelectorAll("[aria-invalid]")) one.removeAttribute("aria-invalid");
     written = true;
   }
 
@@ -232,9 +234,17 @@ export function submitPage(given) {
     );
   }
 
+  /** Say why. What the server says begins with the name of a field that is wrong: it is called as it is here. */
   function refuse(why) {
-    wrong.replaceChildren(foreign(why));
+    const [, name] = /^([a-z_]+)\b/.exec(why) ?? [];
+    const input = form.elements[name];
+    const label = input?.labels?.[0]?.firstChild.textContent.trim();
+    wrong.replaceChildren(foreign(label ? label + why.slice(name.length) : why));
     wrong.hidden = false;
+    if (!label) return;
+    input.setAttribute("aria-invalid", "true");
+    for (const folded of form.querySelectorAll("details")) if (folded.contains(input)) folded.open = true;
+    input.focus();
   }
 
   async function submit() {
@@ -248,7 +258,7 @@ export function submitPage(given) {
     body.append("service", service.value);
     for (const name of told.slice(1)) {
       const value = form.elements[name].value.trim();
-      if (value !== "" && !form.elements[name].closest(".field").hidden) body.append(name, value);
+      if (value !== "" && !form.elements[name].closest(".field").hidden) body.append(name, plain(name, value));
     }
     send.disabled = true;
     wrong.hidden = true;
@@ -399,6 +409,30 @@ export function submitPage(given) {
     },
   };
   return page;
+}
+
+function ready(one) {
+  return `${number(one.nodes.ready, "node")} ${one.nodes.ready === 1 ? "is" : "are"} ready.`;
+}
+
+function waits(one) {
+  const many = one.jobs.Queued ?? 0;
+  return many === 0 ? [] : [document.createTextNode(` ${number(many, "job")} ${many === 1 ? "waits" : "wait"}.`)];
+}
+
+const TIMES = new Set(["max_runtime", "cpu_time"]);
+const SIZES = new Set(["memory", "file_size", "disk"]);
+
+/** As the server takes it: seconds of what people write of a time, `4G` of what they write of a size. What is
+ * neither stays as it is, for the server to say what is wrong with it. */
+function plain(name, value) {
+  if (TIMES.has(name)) {
+    const parts = /^(?:([0-9.]+) *d)? *(?:([0-9.]+) *h)? *(?:([0-9.]+) *m(?:in)?)? *(?:([0-9.]+) *s)?$/i.exec(value);
+    const [days, hours, minutes, seconds] = (parts ?? []).slice(1).map((part) => Number(part ?? 0));
+    const sum = 86_400 * days + 3600 * hours + 60 * minutes + seconds;
+    return Number.isFinite(sum) ? String(Math.round(1000 * sum) / 1000) : value;
+  }
+  return SIZES.has(name) ? value.replace(/^([0-9.]+) *([kmgt]?)i?b?$/i, (_, many, unit) => many + unit.toUpperCase()) : value;
 }
 
 /** A field with its label, and a hint below. */
