@@ -149,7 +149,7 @@ def states(scene: Scene) -> list[tuple[str, str, Callable[[Page], None] | None]]
         (f"/nodes/{scene.nodes[0]}", "its disk is changed", None),
         ("/usage?sort=-Jobs", "1 shown", None),
         ("/audit", "its disk is changed", None),
-        (f"/audit?job={scene.cancelled}", "2 lines shown", None),
+        (f"/audit?job={scene.cancelled}", "Ada (operator) from 127.0.0.1", None),
         ("/services", "Who fills the queue", paused),
     ]
 

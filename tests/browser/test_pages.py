@@ -217,10 +217,14 @@ def test_names_are_text_and_show_what_is_in_them(dashboard: Callable[..., Page],
 
 
 def test_what_is_not_there_is_said(open_page: Callable[..., Watched], shared: Started, jobs: Jobs) -> None:
-    opened = open_page(shared.url, "/dashboard#/jobs?user=abc")
+    opened = open_page(shared.url, "/dashboard#/jobs")
     page = opened.page
+    expect(page.locator(".count")).to_contain_text("shown")
     opened.may_fail = True
-    expect(page.get_by_role("alert")).to_contain_text("user 'abc'")
+    page.get_by_label("User").fill("abc")
+    expect(page.get_by_role("alert")).to_have_text("User is a number.")
+    expect(page.locator(".count")).to_be_hidden()
+    expect(page.locator(".more")).not_to_contain_text("Show", use_inner_text=True)
     page.get_by_label("User").fill("12345")
     expect(page.get_by_role("alert")).to_be_empty()
     expect(page.locator("main")).to_contain_text("No job matches.")

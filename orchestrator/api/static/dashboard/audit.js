@@ -36,7 +36,7 @@ const DONE = {
 
 const COLUMNS = [
   { name: "When", head: true, short: true, show: (line) => time(line.at) },
-  { name: "Who", show: (line) => [who(line), line.address && h("small", null, "from ", foreign(line.address))] },
+  { name: "Who", show: (line) => [who(line), line.address && [" ", h("small", null, "from ", foreign(line.address))]] },
   { name: "Action", short: true, show: (line) => DONE[line.action] ?? foreign(line.action) },
   { name: "On", show: subject },
   { name: "Detail", show: (line) => (line.detail ? h("span", { class: "why" }, foreign(line.detail)) : NOTHING) },

@@ -1,7 +1,7 @@
 // The list of jobs: searched, narrowed, and live.
 
 import { field, h } from "./dom.js";
-import { address, get } from "./api.js";
+import { address, get, Refused } from "./api.js";
 import { count } from "./format.js";
 import { ENDED, OVER, STATUSES } from "./status.js";
 import { carryOutMany, mayOrder, say } from "./orders.js";
@@ -194,7 +194,15 @@ export function jobsPage(given) {
 
   async function refresh() {
     const turn = turns;
-    const wanted = await read(null, Math.max(PAGE, Math.min(jobs.jobs.size, MOST)));
+    let wanted;
+    try {
+      if (!/^(-?[0-9]+)?$/.test(filter.user.trim())) throw new Refused("User is a number.", 400);
+      wanted = await read(null, Math.max(PAGE, Math.min(jobs.jobs.size, MOST)));
+    } catch (error) {
+      // Beside what is wrong nothing is counted, nor is there more of it.
+      if (turn === turns && jobs.jobs.size === 0) shown.hidden = more.hidden = older.hidden = none.hidden = true;
+      throw error;
+    }
     if (turn !== turns) return;
     jobs.replace(wanted.items);
     next = wanted.next;
