@@ -369,6 +369,33 @@ def test_what_was_used_is_sorted_narrowed_and_downloaded(dashboard: Callable[...
     assert len(rows) == 2 and ',-5,"example",' in rows[1]
 
 
+def test_of_many_results_folders_are_folded_and_one_is_found(
+    dashboard: Callable[..., Page], client: Client
+) -> None:
+    script = b"mkdir -p out/run out/log; for n in $(seq 250); do echo $n > out/run/model$n.txt; done; touch out/log/a out/b"
+    made = client.submit({"run.sh": script}, service="example", user=5, name="many")
+    client.wait(made.id)
+    page = dashboard(f"/jobs/{made.id}")
+    results = page.get_by_role("region", name="Results")
+    lines = results.locator("tbody tr")
+    page.get_by_role("button", name="Show 200 more").click()
+    folder = results.get_by_role("button", name="out/run/ 250 files")
+    expect(folder).to_have_attribute("aria-expanded", "false")
+    expect(lines).to_have_count(3)
+    assert flaws(page) == {}
+    folder.click()
+    expect(lines).to_have_count(253)
+    folder.click()
+    expect(lines).to_have_count(3)
+    # Also among those that were not fetched yet.
+    page.reload()
+    page.get_by_label("Find a file").fill("MODEL99.")
+    expect(lines).to_have_count(1)
+    expect(results.locator("caption")).to_have_text("1 of 252 files new or changed")
+    lines.get_by_role("button", name="out/run/model99.txt").click()
+    expect(page.locator(".viewer")).to_contain_text("99")
+
+
 DRAWING = (
     b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 40 20"><script>parent.ran = 1</script>'
     b'<rect width="40" height="20"/></svg>'

@@ -1,12 +1,14 @@
 // A job's files, wherever they are now: what it was given, and what it has made of it.
 
-import { h, morphChildren, table } from "./dom.js";
+import { h, morphChildren, NOTHING, table } from "./dom.js";
 import { get } from "./api.js";
 import { bytes, count, foreign, number, time, visible } from "./format.js";
 import { say } from "./orders.js";
 import { canShow, drawn, isDrawing, isPicture, textAt } from "./viewer.js";
 
 const SHOWN = 200;
+const LISTED = 20; // of more the folders are folded, and one may be searched for
+const MOST_SEARCHED = 5000;
 const BRIEF = 4; // inputs that are named where the job stands
 const PICTURES = 4; // that are seen without a click,
 const MOST_PICTURE = 4 << 20; // if they are no larger
@@ -21,6 +23,8 @@ export class Files {
     this.came = []; // what it was given, or the first of it
     this.next = null;
     this.begun = false;
+    this.searching = false;
+    this.opened = new Set(); // folders
     this.all = false; // pictures are seen
     this.drawings = new Map(); // what each is as an address, by path and time; null while it is fetched
     this.over = false; // the job; before that its pictures are half drawn
@@ -29,13 +33,15 @@ export class Files {
     this.made = h("div", { class: "files" });
     this.given = h("div", { class: "files" });
     this.more = h("button", { type: "button", hidden: true }, `Show ${SHOWN} more`);
+    this.finder = h("input", { type: "search", name: "find", autocomplete: "off" });
+    this.find = h("label", { hidden: true }, "Find a file ", this.finder);
     const again = h("button", { type: "button" }, "Refresh");
     this.whole = h("a", { href: `download_partial/${id}`, download: true }, "All files as a zip");
     this.results = h(
       "section",
       { "aria-labelledby": "results-heading", "data-own": true },
       h("h2", { id: "results-heading" }, "Results"),
-      h("p", { class: "buttons" }, this.whole, again),
+      h("p", { class: "buttons" }, this.whole, again, this.find),
       this.pictures,
       this.made,
       h("p", { class: "more" }, this.more),
@@ -46,6 +52,18 @@ export class Files {
       h("h2", { id: "inputs-heading" }, "Inputs"),
       this.given,
     );
+    this.finder.addEventListener("input", () => {
+      this.show(null);
+      this.search();
+    });
+    for (const place of [this.made, this.given]) {
+      place.addEventListener("click", ({ target }) => {
+        const folder = target.closest("button[data-folder]")?.dataset.folder;
+        if (folder === undefined) return;
+        if (!this.opened.delete(folder)) this.opened.add(folder);
+        this.show(null);
+      });
+    }
     again.addEventListener("click", () => this.refresh());
     this.more.addEventListener("click", () => this.read(this.next));
     this.pictures.addEventListener("click", ({ target }) => {
@@ -65,6 +83,18 @@ export class Files {
 
   async refresh() {
     await this.read(null);
+    await this.search();
+  }
+
+  /** Have all that may be searched, if somebody searches. */
+  async search() {
+    if (this.finder.value.trim() === "" || this.searching) return;
+    this.searching = true;
+    for (let before = null; this.next && this.next !== before && this.items.length < MOST_SEARCHED; ) {
+      before = this.next;
+      await this.read(before);
+    }
+    this.searching = false;
   }
 
   async read(cursor) {
@@ -100,17 +130,36 @@ export class Files {
       ...seen.slice(0, seen.length - left).map((one) => this.pictured(one)),
       ...(left > 0 ? [h("button", { type: "button", "data-key": "more" }, `Show ${number(left, "more picture")}`)] : []),
     ]);
+    this.find.hidden = made.length <= LISTED && !this.next && this.finder.value === "";
+    const text = this.finder.value.trim().toLowerCase();
+    const found = text && made.filter((one) => one.path.toLowerCase().includes(text));
+    const caption = `${found ? `${count(found.length)} of ` : ""}${number(made.length, "file")} new or changed`;
     const more = this.next ? " so far; there are more" : "";
     morphChildren(this.made, [
       made.length === 0
         ? h("p", null, "No file is new or changed.")
-        : table(`${number(made.length, "file")} new or changed${more}`, this.columns(true), made, path),
+        : table(`${caption}${more}`, this.columns(true), found || this.lines(made), path),
     ]);
     morphChildren(this.given, [
       given.length === 0
         ? h("p", null, "No input is unchanged.")
-        : table(`${number(given.length, "file")}${this.begun ? " unchanged" : ""}`, this.columns(false), given, path),
+        : table(`${number(given.length, "file")}${this.begun ? " unchanged" : ""}`, this.columns(false), this.lines(given), path),
     ]);
+  }
+
+  /** What is listed of these: of many each folder is one line until it is opened. */
+  lines(files) {
+    if (files.length <= LISTED) return files;
+    const { length: common } = commonFolder(files);
+    const lines = new Map();
+    for (const file of files) {
+      const end = file.path.indexOf("/", common) + 1;
+      const folder = file.path.slice(0, end);
+      if (end === 0) lines.set(file.path, file);
+      else if (lines.has(folder)) lines.get(folder).files.push(file);
+      else lines.set(folder, { folder, files: [file] });
+    }
+    return [...lines.values()].flatMap((one) => [one, ...(this.opened.has(one.folder) ? one.files : [])]);
   }
 
   /** The inputs in one line, the script last: it has the same name everywhere. */
@@ -158,17 +207,29 @@ export class Files {
   columns(made) {
     return [
       { name: "File", head: true, show: (file) => this.named(file) },
-      made && { name: "What", short: true, show: (file) => (file.origin === "changed" ? "changed" : "new") },
-      { name: "Size", numeric: true, show: (file) => (file.kind === "file" ? bytes(file.size) : file.kind) },
-      { name: "Modified", short: true, show: (file) => time(file.mtime) },
+      made && { name: "What", short: true, show: (file) => (file.folder ? NOTHING : file.origin === "changed" ? "changed" : "new") },
+      { name: "Size", numeric: true, show: sizeOf },
+      { name: "Modified", short: true, show: (file) => (file.folder ? NOTHING : time(file.mtime)) },
       { name: "Actions", short: true, show: (file) => this.actions(file) },
     ].filter(Boolean);
   }
 
   named(file) {
+    if (file.folder) return this.folder(file);
     if (file.kind !== "file") return [foreign(file.path), file.target && [" → ", foreign(file.target)]];
     if (!canShow(file)) return this.download(file, foreign(file.path));
     return h("button", { type: "button", class: "plain", "data-file": file.path }, foreign(file.path));
+  }
+
+  folder({ folder, files }) {
+    const open = this.opened.has(folder);
+    return h(
+      "button",
+      { type: "button", class: "plain", "data-folder": folder, "aria-expanded": String(open) },
+      h("span", { "aria-hidden": "true" }, open ? "▾ " : "▸ "),
+      foreign(folder),
+      ` ${number(files.length, "file")}`,
+    );
   }
 
   actions(file) {
@@ -185,5 +246,19 @@ export class Files {
 }
 
 function path(file) {
-  return file.path;
+  return file.folder ?? file.path;
+}
+
+function sizeOf(file) {
+  if (file.folder) return bytes(file.files.reduce((sum, one) => sum + (one.size ?? 0), 0));
+  return file.kind === "file" ? bytes(file.size) : file.kind;
+}
+
+/** The folder that all of them are in, with its last slash; "" where there is none. */
+function commonFolder(files) {
+  let common = files[0].path.slice(0, files[0].path.lastIndexOf("/") + 1);
+  for (const { path } of files) {
+    while (!path.startsWith(common)) common = common.slice(0, common.lastIndexOf("/", common.length - 2) + 1);
+  }
+  return common;
 }
