@@ -147,19 +147,21 @@ export class Files {
     ]);
   }
 
-  /** What is listed of these: of many each folder is one line until it is opened. */
-  lines(files) {
+  /** What is listed of these: of many each folder is one line until it is opened. `from`: where in their paths
+   * the folder ends that they are in. */
+  lines(files, from = 0) {
     if (files.length <= LISTED) return files;
-    const { length: common } = commonFolder(files);
     const lines = new Map();
     for (const file of files) {
-      const end = file.path.indexOf("/", common) + 1;
+      const end = file.path.indexOf("/", from) + 1;
       const folder = file.path.slice(0, end);
       if (end === 0) lines.set(file.path, file);
       else if (lines.has(folder)) lines.get(folder).files.push(file);
       else lines.set(folder, { folder, files: [file] });
     }
-    return [...lines.values()].flatMap((one) => [one, ...(this.opened.has(one.folder) ? one.files : [])]);
+    return [...lines.values()].flatMap((one) =>
+      this.opened.has(one.folder) ? [one, ...this.lines(one.files, one.folder.length)] : [one],
+    );
   }
 
   /** The inputs in one line, the script last: it has the same name everywhere. */
@@ -252,13 +254,4 @@ function path(file) {
 function sizeOf(file) {
   if (file.folder) return bytes(file.files.reduce((sum, one) => sum + (one.size ?? 0), 0));
   return file.kind === "file" ? bytes(file.size) : file.kind;
-}
-
-/** The folder that all of them are in, with its last slash; "" where there is none. */
-function commonFolder(files) {
-  let common = files[0].path.slice(0, files[0].path.lastIndexOf("/") + 1);
-  for (const { path } of files) {
-    while (!path.startsWith(common)) common = common.slice(0, common.lastIndexOf("/", common.length - 2) + 1);
-  }
-  return common;
 }
