@@ -120,6 +120,7 @@ def states(scene: Scene) -> list[tuple[str, str, Callable[[Page], None] | None]]
         page.mouse.wheel(0, 10_000)
         expect(page.get_by_role("button", name="Run again (")).to_be_in_viewport(ratio=1)
         expect(page.get_by_role("group", name="Selected jobs")).to_contain_text("selected")
+        page.evaluate("scrollTo(0, 0)")
 
     def drained(page: Page) -> None:
         page.locator("[data-order=drain]").click()

@@ -59,6 +59,19 @@ AXIS = """async ([kind, most]) => {
 }"""
 
 
+# When a job is said to end that has run for an hour, by how far it says it is.
+FORETOLD = """async () => {
+  const { foretold } = await import("./dashboard/job.js");
+  const { expected } = await import("./dashboard/format.js");
+  const at = (minutes) => new Date(Date.now() + 60000 * minutes);
+  const ends_at = { earliest: at(1).toISOString(), latest: at(2).toISOString() };
+  const job = { id: 1, status: "Running", message: "", started_at: at(-60).toISOString(), starts_at: null, ends_at };
+  const told = [null, 0.02, 0.5].map((progress) => foretold({ ...job, progress }));
+  const written = [60, 60.1].map((end) => expected({ earliest: at(end).toISOString(), latest: at(end).toISOString() }));
+  return [...told.map((one) => one && one.textContent), written.map((one) => `likely to end ${one}`)];
+}"""
+
+
 @dataclass
 class Jobs:
     """One that runs and can be let go on, one that failed, one without a name; the node they are on."""
@@ -330,6 +343,14 @@ def test_the_axis_of_a_chart_fits_what_is_drawn(dashboard: Callable[..., Page], 
     assert labels == ["0.0 s", "1 h 0 min", "2 h 0 min"]
 
 
+def test_a_job_that_says_how_far_it_is_ends_when_it_says(dashboard: Callable[..., Page]) -> None:
+    page = dashboard("/usage")
+    by_others, begun, half, in_an_hour = page.evaluate(FORETOLD)
+    assert by_others.startswith("likely to end between ")
+    assert not begun, "too little is done for a guess"
+    assert half in in_an_hour
+
+
 def test_all_who_fill_the_queue_are_shown(dashboard: Callable[..., Page], jobs: Jobs) -> None:
     page = dashboard("/usage")
 
@@ -380,7 +401,7 @@ def test_of_many_results_folders_are_folded_and_one_is_found(
     results = page.get_by_role("region", name="Results")
     lines = results.locator("tbody th")
     page.get_by_role("button", name="Show 200 more").click()
-    expect(lines).to_have_text(["out/ 252 files", "stderr.log", "stdout.log"])
+    expect(lines).to_have_text(["▸ out/ 252 files", "stderr.log", "stdout.log"])
     results.get_by_role("button", name="out/ 252 files").click()
     folder = results.get_by_role("button", name="out/run/ 250 files")
     expect(folder).to_have_attribute("aria-expanded", "false")

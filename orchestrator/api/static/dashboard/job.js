@@ -2,6 +2,7 @@
 // how far it is, of one that waits its place, of one that is done the results. The rest is below.
 
 import { deeds } from "./audit.js";
+import { now } from "./clock.js";
 import { facts, h, morph, morphChildren } from "./dom.js";
 import { get } from "./api.js";
 import { asked, between, bytes, count, duration, expected, foreign, lasting, limits, nodeName, time, visible } from "./format.js";
@@ -59,7 +60,7 @@ export function jobPage(subject) {
     page.titled?.();
     if (job.status !== "Queued") unqueued(id);
     arrange();
-    morph(about, h("div", null, standing(job), progressed(job), did?.cloneNode(true), orders(job)));
+    morph(about, h("div", null, standing(job), progressed(job), origin(job), did?.cloneNode(true), orders(job)));
     morph(
       sections.facts,
       h(
@@ -172,16 +173,40 @@ function standing(job) {
     PLACELESS.has(job.waiting_for) &&
       job.position > 0 &&
       ` (${count(job.position)} of its service before it)`,
-    (job.starts_at || job.ends_at) && h("span", { class: "when" }, foretold(job)),
+    foretold(job),
     BEFORE.has(job.status) &&
       job.no_estimate &&
       h("small", { class: "when" }, " When it begins is not known: ", foreign(job.no_estimate), "."),
   );
 }
 
-function foretold(job) {
-  const what = job.starts_at ? `begin ${expected(job.starts_at)}` : `end ${expected(job.ends_at)}`;
-  return `${job.message ? "; " : ""}likely to ${what}`;
+/** Which job it runs again, if any. */
+function origin(job) {
+  return (
+    job.rerun_of !== null &&
+    h("p", { class: "deeds", "data-key": "origin" }, "Runs ", h("a", { href: link(["jobs", job.rerun_of]) }, `job ${job.rerun_of}`), " again.")
+  );
+}
+
+const TELLING = 0.05; // a share of the work from which on it says when the rest is done
+let heard = { job: 0, share: 0, at: 0 }; // how far the job that is shown was, and when that was heard
+
+/** When it is likely to begin or to end; nothing where that is not known. */
+export function foretold(job) {
+  let what = job.starts_at ? `begin ${expected(job.starts_at)}` : job.ends_at && `end ${expected(job.ends_at)}`;
+  if (job.status === "Running" && job.progress > 0) {
+    // Its script knows better than what others took.
+    const end = job.started_at && job.progress >= TELLING && endOf(job);
+    what = end && `end ${expected({ earliest: end, latest: end })}`;
+  }
+  return what && h("span", { class: "when" }, `${job.message ? "; " : ""}likely to ${what}`);
+}
+
+/** When it ends if the rest takes as long for its share as what is done. */
+function endOf({ id, progress: share, started_at: begun }) {
+  if (heard.job !== id || heard.share !== share) heard = { job: id, share, at: now() };
+  const from = Date.parse(begun);
+  return new Date(Math.max(now(), from + (heard.at - from) / share)).toISOString();
 }
 
 function toList() {

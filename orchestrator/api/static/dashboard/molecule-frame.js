@@ -9,8 +9,9 @@ window.addEventListener("message", (event) => {
   if (event.source !== window.parent) return;
   const said = document.getElementById("said");
   try {
+    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    const viewer = window.$3Dmol.createViewer(document.getElementById("model"), { backgroundColor: "white" });
+    const viewer = window.$3Dmol.createViewer(document.getElementById("model"), { backgroundColor: dark ? "#1a2129" : "white" });
     const model = viewer.addModel(event.data.text, event.data.format);
     const atoms = model.selectedAtoms({}).length;
     const long = model.selectedAtoms({ atom: "CA" }).length > 3;

@@ -136,7 +136,7 @@ export class Router {
 }
 
 function missing() {
-  return told("No such page", h("a", { href: "#/" }, "To the overview"));
+  return told("No such page", h("a", { href: "#/" }, "To the first page"));
 }
 
 function unfetched(why) {

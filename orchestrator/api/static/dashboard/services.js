@@ -81,7 +81,7 @@ function service(one, users) {
 function accuracy({ judged, inside, median_width_seconds: width, median_wait_seconds: wait }) {
   if (judged === 0) return null;
   const share = `${percent(inside / judged)} of ${count(judged)} jobs began within their estimate`;
-  return [share, h("small", null, `half of them had one of ${duration(width)} or less, and waited ${duration(wait)}`)];
+  return [share, h("small", null, `half of the estimates span ${duration(width)} or less, half of the jobs waited ${duration(wait)} or less`)];
 }
 
 function underWay(one) {

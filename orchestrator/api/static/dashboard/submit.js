@@ -119,7 +119,7 @@ export function submitPage(given) {
     morphChildren(
       standing,
       one.paused === null
-        ? [one.nodes.ready === 0 ? h("span", { class: "warned" }, NO_NODE) : h("span", null, ready(one)), ...waits(one)]
+        ? [one.nodes.ready === 0 ? h("span", { class: "warned" }, NO_NODE) : h("span", null, nodesReady(one)), ...waits(one)]
         : [
             h("span", { class: "bad" }, "Paused since ", time(one.paused_since), ": ", foreign(one.paused)),
             document.createTextNode(" The job waits until the service is resumed."),
@@ -411,7 +411,7 @@ export function submitPage(given) {
   return page;
 }
 
-function ready(one) {
+function nodesReady(one) {
   return `${number(one.nodes.ready, "node")} ${one.nodes.ready === 1 ? "is" : "are"} ready.`;
 }
 
