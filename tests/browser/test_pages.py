@@ -63,11 +63,11 @@ AXIS = """async ([kind, most]) => {
 FORETOLD = """async () => {
   const { foretold } = await import("./dashboard/job.js");
   const { expected } = await import("./dashboard/format.js");
-  const at = (minutes) => new Date(Date.now() + 60000 * minutes);
-  const ends_at = { earliest: at(1).toISOString(), latest: at(2).toISOString() };
-  const job = { id: 1, status: "Running", message: "", started_at: at(-60).toISOString(), starts_at: null, ends_at };
+  const at = (minutes) => new Date(Date.now() + 60000 * minutes).toISOString();
+  const ends_at = { earliest: at(1), latest: at(2) };
+  const job = { id: 1, status: "Running", message: "", started_at: at(-60), starts_at: null, ends_at };
   const told = [null, 0.02, 0.5].map((progress) => foretold({ ...job, progress }));
-  const written = [60, 60.1].map((end) => expected({ earliest: at(end).toISOString(), latest: at(end).toISOString() }));
+  const written = [at(60), at(60.1)].map((end) => expected({ earliest: end, latest: end }));
   return [...told.map((one) => one && one.textContent), written.map((one) => `likely to end ${one}`)];
 }"""
 
