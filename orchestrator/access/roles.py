@@ -120,7 +120,7 @@ ROUTES: Final[Mapping[str, Access]] = {
     "DELETE /v1/tokens/<token_id>": Access(_ORDERS),
     "GET /dashboard": EVERYBODY,
     "GET /dashboard/": EVERYBODY,
-    "GET /dashboard/<name>": EVERYBODY,
+    "GET /dashboard/<path:name>": EVERYBODY,
 }
 """By method and rule; HEAD is as GET. The dashboard's own files hold no data, and have the form to log in."""
 

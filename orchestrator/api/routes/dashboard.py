@@ -1,6 +1,8 @@
 """The dashboard: a page and its files, all our own or vendored. What it shows it asks of `/v1` by itself.
 
-Its addresses are relative, so it works below whatever path a proxy puts it.
+Its addresses are relative, so it works below whatever path a proxy puts it. Those of its files have a version
+that is made of them all, so a browser asks for each once until any of them is another, and never has files of
+two versions.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ _HEADERS: Final = {
     # Asked for anew each time, and mostly answered with: as you have it.
     "Cache-Control": "no-cache",
 }
+_KEPT: Final = {"Cache-Control": "max-age=31536000, immutable"}
 _FRAMED: Final = {
     "Content-Security-Policy": "sandbox allow-scripts; default-src 'none'; script-src 'self'; "
     "style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
@@ -55,12 +58,17 @@ def blueprint(plain: PlainRoutes) -> Blueprint:
     """A first visit asks for some twenty small files at once, so they are plain routes."""
     page = Blueprint("dashboard", __name__)
     found = _read_files()
-    small = {name for name, file in found.items() if name != PAGE and len(file.content) <= SMALL}
+    index = found.pop(PAGE)
+    version = _tag_of(*(found[name].content for name in sorted(found)))[:16]
+    linked = index.content.replace(b'"dashboard/', f'"dashboard/{version}/'.encode())
+    index = _File(linked, index.kind, f'"{_tag_of(linked)}"')
+    kept = {f"{version}/{name}": file for name, file in found.items()}
+    small = {name for name, file in (found | kept).items() if len(file.content) <= SMALL}
 
     @plain.get(page, "/dashboard")
     @describe("Jobs, services and nodes to look at", answers={200: ("HTML", HTML), **_SAME}, tag="pages")
     async def dashboard(asked: Asked) -> Answer:
-        return _respond(found[PAGE], asked)
+        return _respond(index, asked)
 
     @page.get("/dashboard/")
     @describe(
@@ -70,12 +78,14 @@ def blueprint(plain: PlainRoutes) -> Blueprint:
         # The page's addresses count from its own.
         return Response(b"", 308, {"Location": "../dashboard"})
 
-    @plain.get(page, "/dashboard/<name>", words=small)
+    @plain.get(page, "/dashboard/<path:name>", words=small)
     @describe("Its files", answers={200: "A file", **_SAME}, errors={404: "No such file"}, tag="pages")
     async def dashboard_file(asked: Asked) -> Answer:
-        if asked.part not in found or asked.part == PAGE:
+        file = kept.get(asked.part) or found.get(asked.part)
+        if file is None:
             raise Refusal(404, "not_found", "there is no such file")
-        return _respond(found[asked.part], asked, _FRAMED if asked.part == MOLECULE else {})
+        more = _FRAMED if file is found[MOLECULE] else {}
+        return _respond(file, asked, more | _KEPT if asked.part in kept else more)
 
     return page
 
@@ -87,8 +97,12 @@ def _read_files() -> dict[str, _File]:
         kind = _TYPES.get(entry.name.rpartition(".")[2])
         if kind is not None:
             content = entry.read_bytes()
-            read[entry.name] = _File(content, kind, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+            read[entry.name] = _File(content, kind, f'"{_tag_of(content)}"')
     return read
+
+
+def _tag_of(*contents: bytes) -> str:
+    return hashlib.sha256(b"".join(contents)).hexdigest()[:32]
 
 
 def _respond(file: _File, asked: Asked, more: Mapping[str, str] = {}) -> Answer:

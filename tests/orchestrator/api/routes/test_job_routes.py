@@ -403,6 +403,7 @@ async def test_the_document_has_every_route_and_no_other(server: Server) -> None
         (
             re.sub("<(number|(path|node_id):node_id)>", "{id}", str(rule))
             .replace("<name>", "{name}")
+            .replace("<path:name>", "{name}")
             .replace("<token_id>", "{id}")
             .replace("<file:path>", "{path}"),
             method,
@@ -553,6 +554,15 @@ async def test_the_dashboard_is_made_of_its_own_files(server: Server) -> None:
         assert (answer.status_code, answer.headers["x-content-type-options"]) == (200, "nosniff")
         again = await server.client.get(f"/{source}", headers={"If-None-Match": answer.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
+        # Of one version all, and kept; by its name alone a file is asked for anew.
+        assert answer.headers["cache-control"] == "max-age=31536000, immutable"
+        version, name = source.split("/")[1:]
+        assert version == sources[0].split("/")[1]
+        named = await server.client.get(f"/dashboard/{name}")
+        assert (named.content, named.headers["cache-control"]) == (answer.content, "no-cache")
+        other = await server.client.get(f"/dashboard/{'0' * len(version)}/{name}")
+        assert (other.status_code, other.headers["cache-control"]) == (404, "no-store")
+    assert page.headers["cache-control"] == "no-cache"
     assert (await server.client.get("/dashboard/")).headers["location"] == "../dashboard"
     for name in ("index.html", "none.js", "..%2fSHA256SUMS"):
         assert (await server.client.get(f"/dashboard/{name}")).status_code == 404
