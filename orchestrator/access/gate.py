@@ -161,6 +161,10 @@ class Gate:
             if access.contract and self.contract_open(head):
                 return CONTRACT
             self._limit_address(head)
+            if head.rule == "/swagger" and "text/html" in (head.header("Accept") or ""):
+                # A browser: it is led to where one logs in, as `/` leads it. Relative, for a path before it.
+                headers = {"Location": "dashboard", "Vary": "Accept"}
+                raise Refusal(303, "no_token", "log in first", headers=headers)
             role = Role.PORTAL if Role.PORTAL in access.roles else min(access.roles)
             raise Refusal(401, "no_token", _NO_TOKEN.format(role=role), headers=CHALLENGE)
         if principal is not LOCAL and (wait := self.token_rate.take(principal.token or principal.name)):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
-from typing import cast
+from typing import Final, cast
 
 from quart import request
 
 from actors.wire.http.app import App, make_app
 from actors.wire.http.backpressure import BoundedRequest
+from actors.wire.http.plain_routes import Head
 from actors.wire.http.web_pages import READS, make_guard
 from orchestrator.access.gate import Gate
 from orchestrator.access.limits import Rate
@@ -66,6 +68,7 @@ def create_app(services: ApiContext) -> App:
         gate.admit,
         lambda app: allow_origins(app, services.allowed_origins),
         note_and_log(services.metrics.note_request, lambda: services.running.settings.access_log == "1"),
+        suggest=_suggest,
     )
 
     async def list_request() -> None:
@@ -91,6 +94,17 @@ def create_app(services: ApiContext) -> App:
     app.register_blueprint(swagger.blueprint(services.version, services.services))
     app.register_blueprint(dashboard.blueprint(app.plain))
     return app
+
+
+def _suggest(head: Head) -> str | None:
+    """The contract's route where somebody looked for it under /v1."""
+    if (head.method, head.path) == ("POST", "/v1/jobs"):
+        return "a job is handed in by POST /upload"
+    ended = _ENDING.fullmatch(head.path)
+    return None if ended is None else f"a job is killed by POST /terminate/{ended[1]}"
+
+
+_ENDING: Final = re.compile(r"/v1/jobs/([0-9]{1,10})/(?:cancel|terminate|kill|stop)", re.ASCII)
 
 
 def _is_open(path: str) -> bool:

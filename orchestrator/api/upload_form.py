@@ -117,7 +117,8 @@ class Uploads:
         api = self._api
         if declared is not None and declared > api.upload_limit:
             raise TooLarge(
-                f"the upload has {declared} bytes, and {api.upload_limit} are allowed", api.upload_limit
+                f"the upload has {declared} bytes, and {api.upload_limit} are allowed (setting upload_limit)",
+                api.upload_limit,
             )
         self._refuse_one_too_many()
         self._number += 1
@@ -141,6 +142,8 @@ class Uploads:
                     await read_parts(content_type, body, limit=api.upload_limit, on_part=form.part)
                 except CutOff as error:
                     raise BadRequest(error.detail) from error
+                except TooLarge as error:
+                    raise TooLarge(f"{error.detail} (setting upload_limit)", error.limit) from error
                 return await self._commit(upload, form.job(idempotency_key)), form.ignored
 
     def _refuse_one_too_many(self) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -132,6 +133,9 @@ def load(
 
 _POSITIVE: Final = kind.whole(1, 1_000_000, "a whole number from 1 to 1000000")
 _BYTES: Final = kind.whole(0, 1 << 60, "a whole number of bytes")
+_SIZE: Final = kind.expecting(
+    "a number of bytes, 1 or more, or a size such as 512M or 4G", partial(parse_limit, "disk")
+)
 _COUNT: Final = kind.whole(0, 1 << 60, "a whole number (0: no limit)")
 _RATE: Final = kind.seconds(0.0, "a number of requests a second (0: no limit)", 1e6)
 
@@ -164,19 +168,19 @@ SERVER: Final[Mapping[str, Setting]] = {
         live=True,
     ),
     "upload_limit": Setting(
-        kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
+        _SIZE,
         "largest upload, the whole request; more is answered 413",
         unit="bytes",
     ),
     "result_limit": Setting(
-        kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
+        _SIZE,
         "all files together that a job may leave on one of our nodes; a job that has more is Failed, and "
         "its message says so. What a node sends is unpacked to be checked, so this bounds what one that "
         "lies can cost. The nodes have [limits of their own](#the-node), which are lower",
         unit="bytes",
     ),
     "contract_result_limit": Setting(
-        kind.whole(1, 1 << 60, "a whole number of bytes, 1 or more"),
+        _SIZE,
         "the largest zip of results that is taken from a node that knows only the contract, and "
         "all files in it together; a job that has more is Failed, and its message says so",
         unit="bytes",

@@ -105,15 +105,21 @@ def make_app(
     admit: Admit = admit_all,
     before: Callable[[App], None] = lambda app: None,
     note: NoteRequest = lambda method, rule, status, seconds, length: None,
+    *,
+    suggest: Callable[[Head], str | None] = lambda head: None,
 ) -> App:
     """An app without routes. Errors are logged under its name. `before` may add what answers requests before
-    they are admitted. `note` is told of each answer."""
+    they are admitted. `note` is told of each answer. `suggest` says which route is meant by a request that
+    there is none for."""
 
     log = logging.getLogger(name)
     complaints: defaultdict[tuple[int, str], Complaint] = defaultdict(lambda: Complaint(log))
 
     def explain(head: Head, error: Exception) -> Answer:
         refusal = _to_refusal(error, translate)
+        if isinstance(error, HTTPException) and (meant := suggest(head)) is not None:
+            detail = f"{refusal.detail}; {meant}"
+            refusal = Refusal(refusal.status, refusal.code, detail, headers=refusal.headers)
         if refusal.status == 500:
             log.error("%s %s went wrong", head.method, head.path, exc_info=error)
         elif refusal.status > 500:

@@ -30,7 +30,12 @@ def blueprint(version: str, services: Iterable[str]) -> Blueprint:
     static = files("orchestrator.api") / "static"
 
     @page.get("/swagger")
-    @describe("This API to look at and try", answers={200: ("HTML", HTML)}, tag="pages")
+    @describe(
+        "This API to look at and try",
+        answers={200: ("HTML", HTML), 303: "To a browser whose user is not logged in: the dashboard"},
+        location=303,
+        tag="pages",
+    )
     async def swagger() -> Response:
         text = (static / "swagger.html").read_bytes()
         return Response(text, headers=_HEADERS, content_type="text/html; charset=utf-8")

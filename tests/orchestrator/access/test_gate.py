@@ -247,6 +247,14 @@ async def test_a_browser_may_ask_whether_a_page_may_call(server: Server) -> None
     assert "Access-Control-Allow-Origin" not in other.headers
 
 
+async def test_a_browser_that_nobody_has_logged_in_is_led_from_swagger_to_the_login(server: Server) -> None:
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    answer = await server.client.get("/swagger", headers=browser)
+    assert (answer.status_code, answer.headers["Location"]) == (303, "dashboard")
+    assert (await server.client.get("/swagger")).status_code == 401
+    assert (await server.client.get("/api-docs/openapi.json", headers=browser)).status_code == 401
+
+
 async def test_where_no_page_may_call_the_browser_is_told_so_too(tmp_path: Path) -> None:
     asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
     async with api_server(tmp_path, local=False) as running:

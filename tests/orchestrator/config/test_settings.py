@@ -303,6 +303,14 @@ def test_a_callback_host_that_is_none_is_told(toml: Any) -> None:
     assert "True" in wrong and "10.1.0.0/16" in wrong
 
 
+def test_a_limit_of_bytes_may_have_a_unit(toml: Any) -> None:
+    given = load({}, toml('upload_limit = "50M"\ncontract_result_limit = 1048577'))
+    assert (given.upload_limit, given.contract_result_limit) == (50 << 20, (1 << 20) + 1)
+    assert load({"RESULT_LIMIT": "1.5G"}).result_limit == 3 << 29
+    (wrong,) = mistakes({}, toml('upload_limit = "50 MB"'))
+    assert "a size such as 512M or 4G" in wrong
+
+
 @pytest.mark.parametrize("bad", ["portal.example.org", "https://b.example/page", "*"])
 def test_of_several_origins_the_one_that_is_none_is_named(bad: str) -> None:
     (wrong,) = mistakes({"ALLOWED_ORIGINS": f"https://a.example, {bad}, https://c.example"}, None)

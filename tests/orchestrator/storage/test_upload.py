@@ -176,7 +176,7 @@ async def test_a_body_over_the_limit_is_refused_however_it_is_sent(server: Serve
     body, content_type = form(RUN, b'name="file"; filename="two.bin"|' + bytes(2 << 20))
     content = body if length_told else chunked(body)
     answer = await server.client.post("/upload", content=content, headers={"Content-Type": content_type})
-    await refused(server, answer, 413, "1048576")
+    await refused(server, answer, 413, "1048576", "(setting upload_limit)")
 
 
 async def test_an_upload_in_chunks_is_taken(server: Server) -> None:
@@ -668,7 +668,7 @@ async def test_a_limit_passed_in_chunks_and_a_full_disk_are_told_at_once(
     sent = form(b'name="file"; filename="two.bin"|' + bytes(2 << 20))[0][:-20]
     kind = "multipart/form-data; boundary=BbB"
     status, said = await answer_to_beginning(server.url, "/upload", kind, sent)
-    assert status == 413 and b"1048576" in said
+    assert status == 413 and b"1048576 bytes (setting upload_limit)" in said
 
     def full(disk: Disk, fd: int, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -122,6 +122,22 @@ async def test_a_wrong_route_or_method_is_told_in_json(
 
 
 @pytest.mark.parametrize(
+    ("path", "status", "said"),
+    [
+        ("/v1/jobs", 405, "a job is handed in by POST /upload"),
+        ("/v1/jobs/12/cancel", 404, "a job is killed by POST /terminate/12"),
+        ("/v1/jobs/12/terminate", 404, "a job is killed by POST /terminate/12"),
+    ],
+)
+async def test_who_looks_under_v1_for_a_route_of_the_contract_is_told_which(
+    server: Server, path: str, status: int, said: str
+) -> None:
+    answer = await server.client.post(path)
+    assert answer.status_code == status and answer.json()["detail"].endswith(said)
+    assert "; a job" not in (await server.client.post("/v1/jobs/x/cancel")).json()["detail"]
+
+
+@pytest.mark.parametrize(
     "ways",
     [
         (),
