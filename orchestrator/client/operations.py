@@ -176,9 +176,10 @@ class Operations:
         limit: int | None = None,
     ) -> AsyncGenerator[Job, None]:
         """Jobs that fit all of these, the newest first, or the oldest. `status` is one or several, any of
-        which will do; `node` is where they are now; `search` a part of the name or of a tag, or the number of
-        the job or of its user; they came at `since` or later, and before `until`. With `estimates` also when
-        those begin and end that are not over, as `job` always tells."""
+        which will do, "active" for all that are not over, "ended" for all that are; `node` is where they are
+        now; `search` a part of the name or of a tag, or the number of the job or of its user; they came at
+        `since` or later, and before `until`. With `estimates` also when those begin and end that are not
+        over, as `job` always tells."""
         query = _query(
             user=user,
             service=service,

@@ -52,8 +52,8 @@ def filters(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--status",
             multiple=True,
-            type=click.Choice(STATUSES, case_sensitive=False),
-            help="Those in it; given again, those in any of them.",
+            type=click.Choice((*STATUSES, "active", "ended"), case_sensitive=False),
+            help="Those in it; given again, those in any of them. active: not over, ended: over.",
         ),
         click.option("--service", metavar="NAME", help="Those of this service."),
         click.option("--user", type=int, metavar="ID", help="Those of this user."),
@@ -122,6 +122,8 @@ def _facts(job: Job) -> list[tuple[str, object]]:
     ended = "" if job.exit_code is None else f"exit code {job.exit_code}"
     if job.signal is not None:
         ended = f"signal {job.signal}"
+    if job.status == "Cleaned":
+        ended = ", ".join(filter(None, (job.outcome, ended)))
     return [
         ("job", job.id),
         ("status", job.status),

@@ -144,6 +144,9 @@ async def test_status_tells_what_was_asked_for_and_when_a_callback_is_tried_agai
     at = "2026-11-25T10:00:00Z"
     called = {"url": "https://p.example", "status": "pending", "tries": 1, "last_error": "503", "next_at": at}
     server = Orchestrator(
+        status="Cleaned",
+        outcome="Failed",
+        exit_code=3,
         requires="gpu=a100",
         max_runtime_seconds=90.0,
         limits={"cpu_seconds": 5.0, "memory_bytes": 3 << 29},
@@ -154,6 +157,7 @@ async def test_status_tells_what_was_asked_for_and_when_a_callback_is_tried_agai
     server.answers["GET /v1/jobs/24/history"] = {"items": [], "next": None}
     lines = (await run(server, tmp_path, "status", "24")).stdout.splitlines()
     assert {
+        "end       Failed, exit code 3",
         "requires  gpu=a100",
         "limit     run time 1m30s, memory 1.5 GiB, cpu time 5 s",
         "asks for  partition long, cpus 8",
