@@ -16,6 +16,7 @@ from typing import Final
 
 import trio
 
+from actors.domain.failure import Failure
 from actors.domain.job import End
 from actors.domain.limits import UNLIMITED, JobLimits, show_limit
 from actors.domain.payload import Payload, PayloadMove, RunResult
@@ -344,25 +345,28 @@ def _age(payload: Payload) -> int:
 
 def without_results(end: End, why: str) -> End:
     """The end of what has left nothing that could be collected: no success, whatever the script said."""
-    status = Status.FAILED if end.status is Status.COMPLETED else end.status
-    return replace(end, status=status, message=f"{end.message}; {why}" if end.message else why)
+    message = f"{end.message}; {why}" if end.message else why
+    if end.status is Status.COMPLETED:
+        return replace(end, status=Status.FAILED, message=message, failure=Failure.RESULTS)
+    return replace(end, message=message)
 
 
 _OVER: Final = {
-    "cpu_seconds": "over its limit of CPU time: {}",
-    "disk_bytes": "over its limit of disk: {}",
-    "file_bytes": "over its limit of the size of a file: {}",
-    "memory_bytes": "out of memory: its limit is {}",
+    "cpu_seconds": (Failure.CPU_TIME, "over its limit of CPU time: {}"),
+    "disk_bytes": (Failure.DISK, "over its limit of disk: {}"),
+    "file_bytes": (Failure.FILE_SIZE, "over its limit of the size of a file: {}"),
+    "memory_bytes": (Failure.MEMORY, "out of memory: its limit is {}"),
 }
 
 
-def _over(exceeded: str, limits: JobLimits) -> str:
+def _over(exceeded: str, limits: JobLimits) -> tuple[Failure, str] | None:
     """What is said of a payload that was ended for a limit, or by the machine's want of memory."""
     if exceeded == "machine_memory":
-        return "out of memory: the machine had no more"
+        return Failure.MEMORY, "out of memory: the machine had no more"
     if exceeded not in _OVER or (value := getattr(limits, exceeded)) is None:
-        return ""
-    return _OVER[exceeded].format(show_limit(exceeded, value))
+        return None
+    failure, text = _OVER[exceeded]
+    return failure, text.format(show_limit(exceeded, value))
 
 
 def _earlier_cause(payload: Payload, watch: _Watch, result: RunResult) -> Cause | None:
@@ -380,28 +384,31 @@ def verdict(
     result: RunResult, cause: Cause | None, max_runtime: float, limits: JobLimits = UNLIMITED
 ) -> tuple[End, bool]:
     """How a payload ended, and whether it was lost, from what the kernel tells and why we stopped it."""
-    lost = False
+    lost, failure = False, None
     if result.invalid:
-        status, message = Status.INVALID, result.invalid
+        status, message, failure = Status.INVALID, result.invalid, Failure.INVALID
     elif cause is Cause.CANCELLED and (result.refused or not result.lost):
         # What it has left is not known then, and nobody is to take it for all of it.
         status, message, lost = Status.KILLED, "terminated", result.unreadable
     elif result.refused and cause is not Cause.NODE_STOPPED:
         status, message, lost = Status.FAILED, f"could not be started: {result.refused}", result.lost
+        failure = Failure.NODE
     elif result.told:
         status, message, lost = Status.FAILED, result.told, result.lost
+        failure = Failure.BATCH_SYSTEM
     elif result.lost:
-        status, message, lost = Status.FAILED, "machine restarted", True
+        status, message, lost, failure = Status.FAILED, "machine restarted", True, Failure.LOST
     elif result.unreadable:
-        status, message, lost = Status.FAILED, DAMAGED, True
+        status, message, lost, failure = Status.FAILED, DAMAGED, True, Failure.LOST
     elif over := _over(result.exceeded, limits):
-        status, message = Status.FAILED, over
+        status, (failure, message) = Status.FAILED, over
     elif cause is Cause.TIMED_OUT:
         status, message = Status.FAILED, f"timed out after {max_runtime:g} s"
+        failure = Failure.MAX_RUNTIME
     elif cause is Cause.NODE_STOPPED:
-        status, message, lost = Status.FAILED, "the node was stopped", True
+        status, message, lost, failure = Status.FAILED, "the node was stopped", True, Failure.LOST
     elif result.supervision_killed:
-        status, message = Status.FAILED, "supervision was killed"
+        status, message, failure = Status.FAILED, "supervision was killed", Failure.NODE
     elif result.signal is not None:
         status, message = Status.FAILED, f"killed by signal {result.signal}"
     elif result.exit_code == 0:
@@ -411,7 +418,7 @@ def verdict(
     else:
         status, message = Status.FAILED, "its end is not known"
     if result.loss and status is Status.COMPLETED:
-        status = Status.FAILED
+        status, failure = Status.FAILED, Failure.RESULTS
     reached = ""
     if result.exceeded == "processes" and limits.processes and status is Status.FAILED:
         reached = f"it had as many processes as it may have: {limits.processes}"
@@ -427,5 +434,6 @@ def verdict(
         wall_seconds=result.wall_seconds,
         cpu_seconds=result.cpu_seconds,
         peak_bytes=result.peak_bytes,
+        failure=failure,
     )
     return end, lost

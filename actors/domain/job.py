@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest
+from actors.domain.failure import Failure
 from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.progress import BatchStand
 from actors.domain.status import QUOTA, Status
@@ -22,7 +23,8 @@ class End:
     """How an attempt ended on its node, as the node tells it.
 
     `status` is one of Completed, Failed, Invalid, Killed. `exit_code` and `signal` exclude each other; both
-    are None when nothing ran. `size` is the sum of the bytes that are there to be collected.
+    are None when nothing ran. `size` is the sum of the bytes that are there to be collected. `failure`: why
+    it failed, None where these two tell it and where nobody knows.
     """
 
     status: Status
@@ -35,6 +37,7 @@ class End:
     cpu_seconds: float | None = None
     peak_bytes: int | None = None
     size: int = 0
+    failure: Failure | None = None
 
 
 class AttemptState(StrEnum):
@@ -65,6 +68,7 @@ class Attempt:
 
 
 MOST_PRIORITY: Final = 100
+_FAILED: Final = (Status.FAILED, Status.INVALID)
 _ID_BITS: Final = 48
 """More than an id has, and few enough for the order to have 64 with any priority."""
 
@@ -128,6 +132,25 @@ class Job:
     def counts(self) -> bool:
         """Whether the job counts against the quotas."""
         return self.status in QUOTA and self.end is None
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why it failed, also once it is cleaned; None if it has not."""
+        end = self.end
+        if self.status in _FAILED:
+            if end is None:
+                return Failure.INVALID if self.status is Status.INVALID else Failure.NOT_RUN
+        elif self.status is not Status.CLEANED or end is None or end.status not in _FAILED:
+            return None
+        if end.failure is not None:
+            return end.failure
+        if end.status is Status.INVALID:
+            return Failure.INVALID
+        if end.status is Status.COMPLETED:
+            return Failure.RESULTS
+        if end.signal is not None:
+            return Failure.SIGNAL
+        return Failure.EXIT_CODE if end.exit_code else Failure.NODE
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ def render_job(
             outcome=_outcome(row),
             message=why.message if why is not None else row.message,
             waiting_for=None if why is None else why.reason.value,
+            failure=None if row.failure is None else row.failure.value,
             position=None if why is None else why.position,
             version=row.change_seq,
             terminate_requested=row.terminate_requested,

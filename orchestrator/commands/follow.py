@@ -23,6 +23,11 @@ NO_STATUS: Final = 125
 """The exit status when the job has none of its own: the orchestrator failed, or the job never ran."""
 
 
+_LAST_LINES: Final = 5
+"""Among which the last that is not blank is looked for."""
+_LAST_BYTES: Final = 1000
+
+
 def exit_status(job: Job) -> int:
     """That of an ended job: its exit code, 128 + n for signal n, NO_STATUS when neither tells how it went."""
     if job.signal is not None:
@@ -50,7 +55,20 @@ async def _follow_job(connection: Connection, number: int, teller: _Teller, *, l
             job = await client.wait(number)
             telling.cancel()
         teller.tell(job)
+        if job.failure is not None and not logs:
+            teller.tell_last(job, await _read_last_line(client, number))
         return job
+
+
+async def _read_last_line(client: AsyncClient, number: int) -> str:
+    """What the job said last on standard error; "" if that cannot be had, as its end is known without."""
+    said = b""
+    with suppress(ClientError):
+        async with aclosing(client.logs(number, "stderr", tail=_LAST_LINES)) as pieces:
+            async for piece in pieces:
+                said = (said + piece)[-_LAST_BYTES:]
+    lines = [line for line in said.decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""
 
 
 async def _pump(client: AsyncClient, number: int, stream: str, target: int) -> None:
@@ -108,6 +126,11 @@ class _Teller:
             self._bar.show(job)
         elif text:
             tell(f"job {job.id}: {text}")
+
+    def tell_last(self, job: Job, line: str) -> None:
+        """This is what it said last on standard error; "" is nothing."""
+        if line and not self._quiet:
+            tell(f"job {job.id}: last of stderr: {line}")
 
     async def follow(self, client: AsyncClient, number: int, scope: trio.CancelScope) -> None:
         """Whenever something happens to the job, until it has ended or `scope` is cancelled."""

@@ -128,6 +128,7 @@ def _facts(job: Job) -> list[tuple[str, object]]:
         ("job", job.id),
         ("status", job.status),
         ("why", job.message),
+        ("failure", job.failure),
         ("place", None if job.position is None else f"{place(job)} in the queue"),
         ("progress", progress(job)),
         ("batch", batch(job)),

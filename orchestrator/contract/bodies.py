@@ -148,6 +148,11 @@ class Job(_Value):
     name: str | None = None
     tags: tuple[str, ...] = ()
     waiting_for: Annotated[str | None, Of("WaitReason")] = None
+    failure: Annotated[
+        str | None,
+        Of("Failure"),
+        Also(description="Why it failed, also once it is Cleaned; else null"),
+    ] = None
     position: Annotated[
         int | None, Also(description="How many jobs of its service go before it; 0: it is the next")
     ] = None

@@ -127,15 +127,7 @@ class JobFlow:
 
 def why_ended(job: Job) -> str:
     """One of a few words for how an ended job came to its end."""
-    match job.status, job.end:
-        case Status.COMPLETED, _:
-            return "completed"
-        case Status.KILLED, _:
-            return "terminated"
-        case _, None:
-            return "not_run"  # refused, or given up: no node has told an end
-        case _, end if end.signal is not None:
-            return "signal"
-        case _, end if end.exit_code:
-            return "exit_code"
-    return "node"  # which found another fault: no script, a limit, no results
+    failure = job.failure
+    if failure is not None:
+        return failure.value
+    return "completed" if job.status is Status.COMPLETED else "terminated"

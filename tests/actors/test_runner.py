@@ -13,13 +13,16 @@ import trio
 from support.memory.fake_runs import FakeRun, FakeRuns, MemoryPayloads
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from actors.domain.failure import Failure
+from actors.domain.job import End, Job
 from actors.domain.limits import JobLimits
 from actors.domain.payload import Payload, RunResult
 from actors.domain.progress import Progress
 from actors.domain.status import Status
 from actors.kernel.actor import live
 from actors.kernel.supervisor import Supervisor
-from actors.runner import Cause, Runner, RunnerMailbox, verdict
+from actors.runner import Cause, Runner, RunnerMailbox, verdict, without_results
+from actors.wire.protocol.attempts import end_from_json, end_to_json
 
 
 class FixedClock:
@@ -504,3 +507,43 @@ def test_the_verdict(result: RunResult, cause: Cause | None, expected: tuple[Sta
     limits = JobLimits(2 << 30, 90.0, 7, 1 << 10, None, 5 << 20)
     end, lost = verdict(result, cause, 2.5, limits)
     assert (end.status, end.message, lost) == expected
+
+
+@pytest.mark.parametrize(
+    ("result", "cause", "failure"),
+    [
+        (RunResult(exit_code=0), None, None),
+        (RunResult(exit_code=4), None, Failure.EXIT_CODE),
+        (RunResult(signal=15), None, Failure.SIGNAL),
+        (RunResult(signal=15), Cause.CANCELLED, None),
+        (RunResult(signal=15), Cause.TIMED_OUT, Failure.MAX_RUNTIME),
+        (RunResult(signal=15), Cause.NODE_STOPPED, Failure.LOST),
+        (RunResult(lost=True), None, Failure.LOST),
+        (RunResult(signal=9, exceeded="memory_bytes"), None, Failure.MEMORY),
+        (RunResult(signal=9, exceeded="machine_memory"), None, Failure.MEMORY),
+        (RunResult(signal=9, exceeded="disk_bytes"), None, Failure.DISK),
+        (RunResult(signal=9, exceeded="cpu_seconds"), None, Failure.CPU_TIME),
+        (RunResult(exit_code=153, exceeded="file_bytes"), None, Failure.FILE_SIZE),
+        (RunResult(exit_code=0, loss="gone"), None, Failure.RESULTS),
+        (RunResult(exit_code=1, told="Slurm: OUT_OF_MEMORY"), None, Failure.BATCH_SYSTEM),
+        (RunResult(refused="no room"), None, Failure.NODE),
+        (RunResult(invalid="run.sh not found"), None, Failure.INVALID),
+    ],
+)
+def test_why_it_failed_goes_with_the_end_and_stays_when_the_job_is_cleaned(
+    result: RunResult, cause: Cause | None, failure: Failure | None
+) -> None:
+    end, _ = verdict(result, cause, 2.5, JobLimits(2 << 30, 90.0, 7, 1 << 10, None, 5 << 20))
+    job = Job(1, 1, "s", end.status, end.message, 1, 0.0, 0.0, "k", end=end)
+    assert job.failure is replace(job, status=Status.CLEANED).failure is failure
+    assert end_from_json(end_to_json(end)) == end
+
+
+def test_what_left_nothing_has_failed_for_its_results_unless_for_something_else() -> None:
+    done, failed = End(Status.COMPLETED, "", 0), End(Status.FAILED, "", 1, failure=Failure.DISK)
+    assert without_results(done, "too many").failure is Failure.RESULTS
+    assert without_results(failed, "too many").failure is Failure.DISK
+    never_run = Job(1, 1, "s", Status.FAILED, "", 1, 0.0, 0.0, "k")
+    assert never_run.failure is Failure.NOT_RUN
+    assert replace(never_run, end=done).failure is Failure.RESULTS, "they could not be fetched"
+    assert end_from_json(end_to_json(done) | {"failure": "of a newer node"}) == done

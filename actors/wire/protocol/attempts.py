@@ -13,6 +13,7 @@ from dataclasses import astuple, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from actors.domain.failure import Failure
 from actors.domain.job import End
 from actors.domain.node import Heartbeat, PayloadView, StreamPosition, Tally, is_node_name
 from actors.domain.progress import Progress, batch_from_json, batch_to_json, normalize_progress
@@ -39,6 +40,7 @@ def end_to_json(end: End) -> dict[str, Any]:
         "cpu_seconds": end.cpu_seconds,
         "peak_bytes": end.peak_bytes,
         "size": end.size,
+        "failure": None if end.failure is None else end.failure.value,
     }
 
 
@@ -58,7 +60,13 @@ def end_from_json(data: Any) -> End:
         cpu_seconds=_real(form, "cpu_seconds"),
         peak_bytes=_whole(form, "peak_bytes"),
         size=_whole(form, "size") or 0,
+        failure=_failure(form.get("failure")),
     )
+
+
+def _failure(value: Any) -> Failure | None:
+    # A newer node may have more words for it.
+    return next((one for one in Failure if one.value == value), None)
 
 
 def view_to_json(view: PayloadView) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import (
     is_typeddict,
 )
 
+from actors.domain.failure import Failure
 from actors.domain.node import NodeState
 from actors.domain.service import WaitReason
 from actors.domain.status import ENDED, Status
@@ -66,7 +67,7 @@ COMPONENTS: Final[Mapping[str, Any]] = {
 
 _NAMES: Final = {kind: name for name, kind in COMPONENTS.items()}
 _ENUMS: Final[Mapping[str, type[StrEnum]]] = {
-    kind.__name__: kind for kind in (WaitReason, NodeState, CallbackStatus, Role, TroubleKind)
+    kind.__name__: kind for kind in (WaitReason, Failure, NodeState, CallbackStatus, Role, TroubleKind)
 }
 _SIMPLE: Final[Mapping[Any, dict[str, Any]]] = {
     str: {"type": "string"},

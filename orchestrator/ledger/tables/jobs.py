@@ -10,6 +10,7 @@ import json
 import sqlite3
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from actors.domain.batch_request import (
@@ -19,6 +20,7 @@ from actors.domain.batch_request import (
     request_to_json,
 )
 from actors.domain.changes import JobDetails, NewJob
+from actors.domain.failure import Failure
 from actors.domain.job import End, Job, QueuedJobs, order_of
 from actors.domain.labels import from_labels
 from actors.domain.limits import UNLIMITED, JobLimits, limits_from_json, limits_to_json
@@ -86,7 +88,8 @@ TABLES: Final = (
         batch TEXT,
         priority INTEGER NOT NULL DEFAULT 0,
         batch_request TEXT NOT NULL DEFAULT '{}',
-        request_id TEXT NOT NULL DEFAULT ''
+        request_id TEXT NOT NULL DEFAULT '',
+        end_failure TEXT
     ) STRICT""",
     "CREATE UNIQUE INDEX jobs_change ON jobs (change_seq)",
     # A key is its user's: two portals, or two people, may count up from 1.
@@ -139,7 +142,7 @@ JOB_COLUMNS: Final = (
     "end_status, end_message, end_exit_code, end_signal, end_started_at, end_ended_at, end_wall_seconds, "
     "end_cpu_seconds, end_peak_bytes, end_size, "
     "a.key, a.job_id, a.n, a.node_id, a.state, a.foreign_id, a.boot, requires, progress, progress_message, "
-    "running_since, limits, batch, priority, batch_request, request_id"
+    "running_since, limits, batch, priority, batch_request, request_id, end_failure"
 )
 _CURRENT: Final = "LEFT JOIN attempts AS a ON a.key = j.attempt_key"
 FROM_JOBS: Final = f"FROM jobs AS j {_CURRENT}"
@@ -178,7 +181,7 @@ def job_from_row(row: tuple[Any, ...]) -> Job:
         attempts_used=row[11],
         max_runtime=row[12],
         ended_at=row[13],
-        end=None if row[14] is None else End(Status(row[14]), *row[15:24]),
+        end=None if row[14] is None else _end(row[14:24], row[40]),
         attempt=None if row[24] is None else attempt_from_row(row[24:31]),
         requires=_required(row[31]),
         progress=row[32],
@@ -190,6 +193,11 @@ def job_from_row(row: tuple[Any, ...]) -> Job:
         batch_request=_request(row[38]),
         request_id=row[39],
     )
+
+
+def _end(columns: tuple[Any, ...], failure: str | None) -> End:
+    end = End(Status(columns[0]), *columns[1:])
+    return end if failure is None else replace(end, failure=Failure(failure))
 
 
 def _required(labels: str) -> str:
@@ -366,8 +374,8 @@ def update_job(db: sqlite3.Connection, job: Job) -> None:
         "UPDATE jobs SET status = ?, message = ?, change_seq = ?, updated_at = ?, ended_at = ?, "
         "terminate_requested = ?, attempts_used = ?, attempt_key = ?, end_status = ?, end_message = ?, "
         "end_exit_code = ?, end_signal = ?, end_started_at = ?, end_ended_at = ?, end_wall_seconds = ?, "
-        "end_cpu_seconds = ?, end_peak_bytes = ?, end_size = ?, progress = ?, progress_message = ?, "
-        "running_since = ?, batch = ? WHERE id = ?",
+        "end_cpu_seconds = ?, end_peak_bytes = ?, end_size = ?, end_failure = ?, progress = ?, "
+        "progress_message = ?, running_since = ?, batch = ? WHERE id = ?",
         (
             job.status.value,
             job.message,
@@ -377,7 +385,7 @@ def update_job(db: sqlite3.Connection, job: Job) -> None:
             int(job.terminate_requested),
             job.attempts_used,
             job.attempt.key if job.attempt is not None else None,
-            *(_end_columns(end) if end is not None else (None,) * 10),
+            *(_end_columns(end) if end is not None else (None,) * 11),
             job.progress,
             job.progress_message,
             job.running_since,
@@ -399,6 +407,7 @@ def _end_columns(end: End) -> tuple[Any, ...]:
         end.cpu_seconds,
         end.peak_bytes,
         end.size,
+        None if end.failure is None else end.failure.value,
     )
 
 

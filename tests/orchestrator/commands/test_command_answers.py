@@ -50,6 +50,8 @@ class Orchestrator:
             await send(stream, 200, {"items": [self.job], "next": None})
         elif isinstance(found := self.answers.get(call), tuple):
             await problem(stream, *found)
+        elif call == "GET /v1/jobs/24/logs" and found is not None:
+            await send(stream, 200, found, "text/plain\r\nlog-offset: 0")  # and where it begins
         elif found is not None:
             await send(
                 stream, 200, found, "application/zip" if isinstance(found, bytes) else "application/json"
@@ -81,6 +83,22 @@ async def run(server: Orchestrator, directory: Path, *arguments: str) -> Result:
         told = {**environment, "ORCHESTRATOR_URL": peer.url}
         with contextlib.chdir(directory):
             return await trio.to_thread.run_sync(lambda: CliRunner().invoke(main, arguments, env=told))
+
+
+async def test_of_a_failed_job_the_last_line_of_its_standard_error_is_told(tmp_path: Path) -> None:
+    server = Orchestrator(status="Failed", message="exit code 3", exit_code=3, failure="exit_code")
+    server.answers["GET /v1/jobs/24/logs"] = b"begun\ngmx: no such \x1b[1mforce field\n\n"
+    arguments = ("submit", "run.sh", "--service", "docking", "--wait")
+    done = await run(server, tmp_path, *arguments)
+    assert (done.exit_code, done.stderr.splitlines()[-2:]) == (
+        3,
+        ["job 24: Failed: exit code 3", "job 24: last of stderr: gmx: no such \\x1b[1mforce field"],
+    )
+    done = await run(server, tmp_path, *arguments, "--quiet")
+    assert (done.exit_code, done.stderr) == (3, "")
+    del server.answers["GET /v1/jobs/24/logs"]
+    done = await run(server, tmp_path, *arguments)
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (3, "job 24: Failed: exit code 3")
 
 
 @pytest.mark.parametrize(

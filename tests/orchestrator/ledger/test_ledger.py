@@ -14,6 +14,7 @@ from support.memory.memory_ledger import MemoryLedger
 
 from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest
 from actors.domain.changes import ChangeResult, JobDetails, MoveAttempt, RecordEnd, SetMessage, Transition
+from actors.domain.failure import Failure
 from actors.domain.job import AttemptState, End, HistoryEntry, Job, LiveJobs, QueuedJobs, job_of
 from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.status import ENDED, JOB, OVER, OWNER, QUOTA, Owner, Status, may_move
@@ -271,6 +272,11 @@ async def test_a_move_stores_a_verdict_unless_there_is_one(ledger: Ledger) -> No
     job = await at(ledger, S.RUNNING)
     row = (await one(ledger, by_owner(job.id, S.RUNNING, S.COMPLETED, "done", end=END))).job
     assert row.end == END
+    job = await at(ledger, S.RUNNING)
+    failed = replace(END, status=S.FAILED, failure=Failure.DISK)
+    await ledger.record([by_owner(job.id, S.RUNNING, S.FAILED, "over", end=failed)])
+    stored = await ledger.get(job.id)
+    assert stored is not None and stored.end == failed
     job = await at(ledger, S.RUNNING)
     assert job.attempt is not None
     other = End(S.KILLED, "signal 9", signal=9)

@@ -494,19 +494,22 @@ async def test_a_job_tells_whether_it_is_over_and_how_it_ended_when_its_data_is_
     )
     done = await walk(server.ledger, done, S.FAILED)
 
-    async def told(job: Job) -> tuple[bool, str | None]:
+    async def told(job: Job) -> tuple[bool, str | None, str | None]:
         body = (await server.client.get(f"/v1/jobs/{job.id}")).json()
-        return body["over"], body["outcome"]
+        return body["over"], body["outcome"], body["failure"]
 
     async def listed(status: str) -> list[int]:
         items = (await server.client.get(f"/v1/jobs?status={status}")).json()["items"]
         return [item["id"] for item in items]
 
-    assert (await told(waits), await told(done)) == ((False, None), (True, done.status))
+    assert (await told(waits), await told(done)) == (
+        (False, None, None),
+        (True, done.status, "exit_code"),
+    )
     assert (await listed("active"), await listed("ended")) == ([waits.id], [done.id])
     assert await listed("ended,Queued") == [done.id, waits.id]
     assert (await server.client.delete(f"/v1/jobs/{done.id}")).json()["status"] == "Cleaned"
-    assert (await told(done), await listed("ended")) == ((True, done.status), [done.id])
+    assert (await told(done), await listed("ended")) == ((True, done.status, "exit_code"), [done.id])
     schema = (await server.client.get("/api-docs/openapi.json")).json()["components"]["schemas"]["Status"]
     assert "Completed, Failed, Invalid and Killed are final" in schema["description"]
 
