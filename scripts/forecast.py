@@ -3,6 +3,7 @@
 machine.
 
     python scripts/forecast.py day --seed 1
+    python scripts/forecast.py day --seed 1 --known 30
     python scripts/forecast.py jobs --jobs 300
 
 Tells the share of jobs that began within what was first said of them, how wide that was and how long they
@@ -39,9 +40,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("what", choices=("day", "jobs"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--forecasts", type=int, default=200, help="of a day: of how many jobs, about")
+    parser.add_argument("--known", type=int, default=0, help="of a day: runs of each user before it")
     parser.add_argument("--jobs", type=int, default=300, help="real ones")
     parser.add_argument("--users", type=int, default=6, help="who hand in the real ones")
-    parser.add_argument("--seconds", type=float, default=2.0, help="that a real job runs in the mean")
+    parser.add_argument("--seconds", type=float, default=4.0, help="that a real job runs in the mean")
     return parser.parse_args()
 
 
@@ -115,7 +117,7 @@ def tell(found: Sequence[Said]) -> bool:
 def main() -> None:
     wanted = options()
     if wanted.what == "day":
-        found = simulate_day(DayShape(forecasts=wanted.forecasts), wanted.seed)
+        found = simulate_day(DayShape(forecasts=wanted.forecasts, known=wanted.known), wanted.seed)
     else:
         found = run_jobs(wanted)
     sys.exit(0 if tell(found) else 1)

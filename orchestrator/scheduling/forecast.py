@@ -148,18 +148,10 @@ class Forecast:
             for user_id, orders in ring.users
             for order in orders
         }
-        self._times = {
-            name: RunTimes(history.holds) for name, history in histories.items() if len(history.holds) >= THIN
-        }
-        pooled = [held for history in histories.values() for held in history.holds]
-        self._pooled = RunTimes(pooled or [(0, UNKNOWN)])
-        self._visits = {
-            name: Visits(one.arrivals, one.window) for name, one in histories.items() if one.arrivals
-        }
+        self._times: dict[str, RunTimes] = {}
+        self._pooled: RunTimes | None = None
+        self._visits: dict[str, Visits] = {}
         self._elapsed: dict[tuple[str, int], list[float]] = {}
-        for job in view.queue.going:
-            if job.since is not None and now > job.since:
-                self._elapsed.setdefault((job.service, job.user_id), []).append(now - job.since)
 
     # ------------------------------------------------------------------ what it says
 
@@ -224,11 +216,25 @@ class Forecast:
         """Run the queue on once more. Whether there is anything left to draw."""
         if not self._view.queue.rings and not self._view.queue.going:
             return False
+        if not self._outcomes:
+            self._learn()
         draw = _Draw(self)
         self._outcomes.append(draw.run())
         self._steps += MOST_STEPS - draw.left
         enough = LEAST_DRAWS if self._steps >= STEPS else DRAWS
         return len(self._outcomes) < enough
+
+    def _learn(self) -> None:
+        """Look through what became of jobs lately. Not when it is made: where it draws nothing else waits."""
+        for name, one in self._histories.items():
+            if len(one.holds) >= THIN:
+                self._times[name] = RunTimes(one.holds)
+            if one.arrivals:
+                self._visits[name] = Visits(one.arrivals, one.window)
+        for job in self._view.queue.going:
+            if job.since is not None and self.now > job.since:
+                elapsed = self._elapsed.setdefault((job.service, job.user_id), [])
+                elapsed.append(self.now - job.since)
 
     def _able_nodes(self, service: str, requires: str) -> list[int]:
         """Which of the nodes get such jobs."""
@@ -244,7 +250,10 @@ class Forecast:
     def _sample(self, service: str, user_id: int) -> list[float]:
         """What this user's runs take in one draw, in order. Where there is too little of the service, as
         those with which it shares nodes."""
-        times = self._times.get(service, self._pooled)
+        times = self._times.get(service) or self._pooled
+        if times is None:
+            pooled = [held for history in self._histories.values() for held in history.holds]
+            times = self._pooled = RunTimes(pooled or [(user_id, UNKNOWN)])
         return times.sample(user_id, self._elapsed.get((service, user_id), ()), self._rng)
 
 

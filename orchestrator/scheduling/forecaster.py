@@ -129,7 +129,8 @@ class Forecaster:
                 return made
             newest, begun = max(row.id, self.history.newest), trio.current_time()
             view = await self._look(row.service, MOST_JOBS)
-            histories, now = self.history.histories(self._clock.now()), self._clock.now()
+            now = self._clock.now()
+            histories = self.history.histories(now, {row.service, *view.queue.served})
             forecast = Forecast(view, self._services, histories, now, self._rng)
             await trio.to_thread.run_sync(_draw, forecast, abandon_on_cancel=True)
             made = _Made(forecast, begun, trio.current_time(), newest)

@@ -5,7 +5,7 @@ a server that begins is told the newest runs of the ledger."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil, floor
 from statistics import median
@@ -14,8 +14,14 @@ from typing import Final
 from actors.domain.job import Job
 from actors.domain.status import OVER, Status
 from orchestrator.scheduling.forecast import TAIL, ServiceHistory, Span, explain_thin
+from orchestrator.scheduling.run_times import SAMPLE
 
 MOST_RUNS: Final = 2000
+"""Runs that a server which begins is told of, and delays."""
+
+MOST_USERS: Final = 200
+"""Users of a service whose newest runs are kept: those who had one last."""
+
 MOST_ARRIVALS: Final = 2000
 MOST_JUDGED: Final = 500
 MOST_EXPECTED: Final = 2000
@@ -43,10 +49,11 @@ class Accuracy:
 
 @dataclass(slots=True)
 class _Service:
-    """`judged`: whether it was inside, the width and the wait. `early`, `late`: the shares of draws to leave
-    out at both ends. The last two count since the start."""
+    """`holds`: by user, last the one whose run ended last. `judged`: whether it was inside, the width and
+    the wait. `early`, `late`: the shares of draws to leave out at both ends. The last two count since the
+    start."""
 
-    holds: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=MOST_RUNS))
+    holds: dict[int, deque[float]] = field(default_factory=dict)
     delays: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_RUNS))
     arrivals: deque[tuple[float, int, str]] = field(default_factory=lambda: deque(maxlen=MOST_ARRIVALS))
     judged: deque[tuple[bool, float, float]] = field(default_factory=lambda: deque(maxlen=MOST_JUDGED))
@@ -54,6 +61,13 @@ class _Service:
     late: float = TAIL
     all_judged: int = 0
     all_inside: int = 0
+
+    def held(self, user_id: int, seconds: float) -> None:
+        own = self.holds.pop(user_id, None) or deque(maxlen=SAMPLE)
+        own.append(seconds)
+        self.holds[user_id] = own
+        if len(self.holds) > MOST_USERS:
+            del self.holds[next(iter(self.holds))]
 
 
 class RunHistory:
@@ -69,9 +83,10 @@ class RunHistory:
         self._expected: dict[int, tuple[float, Span]] = {}
         """When it was said when a job begins, and what."""
 
-    def ran(self, service: str, runs: Iterable[tuple[int, float]]) -> None:
+    def ran(self, service: str, runs: Sequence[tuple[int, float]]) -> None:
         """Whose runs took how many seconds before it began to watch, the newest first."""
-        self._service(service).holds.extendleft(runs)
+        for user_id, seconds in reversed(runs):
+            self._service(service).held(user_id, seconds)
 
     def apply(self, job: Job) -> None:
         """Take a row in, once, in the order of the job's changes."""
@@ -94,13 +109,13 @@ class RunHistory:
             left = self._left_queue.pop(job.id, None)
             if left is not None and job.end is not None and job.end.wall_seconds is not None:
                 one = self._service(job.service)
-                one.holds.append((job.user_id, max(0.0, job.updated_at - left)))
+                one.held(job.user_id, max(0.0, job.updated_at - left))
                 if started is not None:
                     one.delays.append(max(0.0, started - left))
 
     def explain_silence(self, service: str) -> str:
         """Why nothing can be said of a service's jobs; "" if it can."""
-        return explain_thin(service, len(self._service(service).holds))
+        return explain_thin(service, sum(map(len, self._service(service).holds.values())))
 
     def try_on(self, job: Job) -> None:
         """Tell whether this job, which waits, still does by the time that something is said of it."""
@@ -116,18 +131,18 @@ class RunHistory:
         while len(self._expected) > MOST_EXPECTED:
             del self._expected[next(iter(self._expected))]
 
-    def histories(self, now: float) -> Mapping[str, ServiceHistory]:
-        """All services, as forecasts take them."""
+    def histories(self, now: float, services: Collection[str]) -> Mapping[str, ServiceHistory]:
+        """These services, as forecasts take them."""
         window = min(WINDOW, max(LEAST_WINDOW, now - self._begun))
         found = {}
-        for name, one in self._services.items():
+        for name in services:
+            one = self._service(name)
             seen = window
             if len(one.arrivals) == MOST_ARRIVALS:
                 seen = min(window, max(1.0, now - one.arrivals[0][0]))
             came = [(max(0.0, now - at), user, requires) for at, user, requires in one.arrivals]
-            found[name] = ServiceHistory(
-                tuple(one.holds), tuple(one.delays), tuple(came), seen, (one.early, one.late)
-            )
+            holds = [(user, seconds) for user, own in one.holds.items() for seconds in own]
+            found[name] = ServiceHistory(holds, tuple(one.delays), tuple(came), seen, (one.early, one.late))
         return found
 
     def accuracy(self, service: str) -> Accuracy:

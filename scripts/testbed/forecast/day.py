@@ -32,7 +32,8 @@ SERVICES = {
 class DayShape:
     """`load`: the share of all slots that the day's jobs need in the mean. `minutes`: the mean run of a job,
     by service. `between_users`, `within_user`: by how much (sigma of the logarithm) they differ.
-    `batch`: jobs that a user hands in together, in the mean; `forecasts`: of how many jobs, about."""
+    `batch`: jobs that a user hands in together, in the mean; `forecasts`: of how many jobs, about;
+    `known`: runs of each user and service before the day."""
 
     seconds: float = DAY
     load: float = 0.9
@@ -44,6 +45,7 @@ class DayShape:
     within_user: float = 0.5
     batch: float = 40.0
     forecasts: int = 200
+    known: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,11 @@ class _Coming:
 def simulate_day(shape: DayShape, seed: int) -> list[Said]:
     """Forecasts of jobs that had to wait, with what became of them."""
     rng = Random(f"forecasts/{seed}")
-    coming = _arrivals(shape, rng)
+    coming, before = _arrivals(shape, rng)
     share = shape.forecasts / len(coming)
     queue, history = QueueManager(SERVICES), RunHistory(0.0)
+    for service, ended in before.items():
+        history.ran(service, ended)
     rows: dict[int, Job] = {}
     runs: dict[int, float] = {}
     said: dict[int, tuple[float, Span]] = {}
@@ -139,7 +143,7 @@ def simulate_day(shape: DayShape, seed: int) -> list[Said]:
         assign(one.at)
         if rows[number].status is Status.QUEUED and rng.random() < share:
             view = ForecastView(queue.excerpt(sorted(SERVICES), MOST_JOBS), views())
-            forecast = Forecast(view, SERVICES, history.histories(one.at), one.at, rng)
+            forecast = Forecast(view, SERVICES, history.histories(one.at, SERVICES), one.at, rng)
             while forecast.draw():
                 pass
             begins = forecast.queued(number, one.service, "").begins
@@ -150,19 +154,26 @@ def simulate_day(shape: DayShape, seed: int) -> list[Said]:
     return found
 
 
-def _arrivals(shape: DayShape, rng: Random) -> list[_Coming]:
-    """Batches until the load is reached, in the order of time."""
+def _arrivals(shape: DayShape, rng: Random) -> tuple[list[_Coming], dict[str, list[tuple[int, float]]]]:
+    """Batches until the load is reached, in the order of time; and runs before the day, by service."""
     mean = dict(shape.minutes)
     wanted = shape.load * shape.nodes * shape.slots * shape.seconds / len(mean)
     found: list[_Coming] = []
+    before: dict[str, list[tuple[int, float]]] = {}
+    earlier = Random(f"before/{shape.known}")
     for service, minutes in mean.items():
-        paces = [rng.lognormvariate(0.0, shape.between_users) for _ in range(shape.users)]
+        paces = [60.0 * minutes * rng.lognormvariate(0.0, shape.between_users) for _ in range(shape.users)]
+        before[service] = [
+            (user, pace * earlier.lognormvariate(0.0, shape.within_user))
+            for user, pace in enumerate(paces)
+            for _ in range(shape.known)
+        ]
         total = 0.0
         while total < wanted:
             at, user = shape.seconds * rng.triangular(0.0, 1.0, 0.6), rng.randrange(shape.users)
             for _ in range(1 + int(rng.expovariate(1.0 / shape.batch))):
-                seconds = 60.0 * minutes * paces[user] * rng.lognormvariate(0.0, shape.within_user)
+                seconds = paces[user] * rng.lognormvariate(0.0, shape.within_user)
                 total += seconds
                 found.append(_Coming(at, service, user, seconds))
                 at += rng.expovariate(1.0)
-    return sorted(found, key=lambda one: one.at)
+    return sorted(found, key=lambda one: one.at), before

@@ -7,7 +7,8 @@ from dataclasses import replace
 from actors.domain.job import Attempt, End, Job
 from actors.domain.status import Status
 from orchestrator.scheduling.forecast import Span
-from orchestrator.scheduling.run_history import RunHistory
+from orchestrator.scheduling.run_history import MOST_USERS, RunHistory
+from orchestrator.scheduling.run_times import SAMPLE
 
 S = Status
 
@@ -30,8 +31,21 @@ def test_a_run_counts_for_as_long_as_it_held_its_slot() -> None:
     history = RunHistory(0.0)
     history.apply(queued(1, 10.0))
     run(history, queued(1, 10.0), left=20.0, started=21.0, ended=50.0)
-    known = history.histories(100.0)["a"]
-    assert (known.holds, known.delays) == (((1, 30.0),), (1.0,))
+    known = history.histories(100.0, ("a",))["a"]
+    assert (known.holds, known.delays) == ([(1, 30.0)], (1.0,))
+
+
+def test_a_user_who_runs_much_does_not_drive_out_what_is_known_of_another() -> None:
+    history = RunHistory(0.0)
+    history.ran("a", [(1, 3.0), (2, 2.0), (1, 1.0)])
+    for number in range(1, 100):
+        run(history, queued(number, 10.0, user=3), left=20.0, started=20.0, ended=24.0)
+    holds = history.histories(100.0, ("a",))["a"].holds
+    assert list(holds) == [(2, 2.0), (1, 1.0), (1, 3.0), *[(3, 4.0)] * SAMPLE]
+    history.ran("a", [(user, 5.0) for user in range(1000, 1000 + MOST_USERS)])
+    assert {user for user, _ in history.histories(100.0, ("a",))["a"].holds} == {
+        *range(1000, 1000 + MOST_USERS)
+    }
 
 
 def test_a_job_that_never_ran_says_nothing_of_how_long_jobs_run() -> None:
@@ -39,14 +53,14 @@ def test_a_job_that_never_ran_says_nothing_of_how_long_jobs_run() -> None:
     job = queued(1, 10.0)
     for row in (job, replace(job, status=S.PROCESSING), job, replace(job, status=S.KILLED)):
         history.apply(row)
-    assert not history.histories(100.0)["a"].holds
+    assert not history.histories(100.0, ("a",))["a"].holds
 
 
 def test_who_came_is_known_once_whoever_came_back_to_the_queue() -> None:
     history = RunHistory(0.0)
     for row in (queued(1, 1000.0), queued(2, 5000.0, user=7), queued(1, 1000.0)):
         history.apply(row)
-    known = history.histories(6000.0)["a"]
+    known = history.histories(6000.0, ("a",))["a"]
     assert known.window == 3600.0
     assert [(ago, user) for ago, user, _ in known.arrivals] == [(5000.0, 1), (1000.0, 7)]
 
@@ -62,7 +76,7 @@ def test_ranges_go_beyond_what_was_drawn_while_too_many_are_late_and_come_back()
             history.try_on(job)
             history.expect(job, Span(30.0, 40.0), 10.0)
             run(history, job, left=started, started=started, ended=100.0)
-        return history.histories(200.0)["a"].tails
+        return history.histories(200.0, ("a",))["a"].tails
 
     early, late = judge(50.0, 5)
     assert early > 0.1 and late < 0.0
