@@ -38,6 +38,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -625,7 +626,7 @@ class _Protocol(H11Protocol):
         connection = cast(h11.Connection, self.connection)
         try:
             data = [
-                connection.send(h11.Response(status_code=answer.status, headers=headers)),
+                connection.send(_head(answer.status, tuple(headers))),
                 connection.send(h11.Data(data=answer.body)),
                 connection.send(h11.EndOfMessage()),
             ]
@@ -695,6 +696,12 @@ class _PlainStream:
                 await self._protocol.hand_to_app(self._request)
             else:
                 await self._protocol.answer(answer)
+
+
+@lru_cache(maxsize=64)  # those of a second are alike, up to the length
+def _head(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> h11.Response:
+    """Of an answer. Each header is looked at as it is made, which takes longer than all else here."""
+    return h11.Response(status_code=status, headers=list(headers))
 
 
 def _answer_of(upgrade: Upgrade, request: h11.Request) -> bytes | None:
