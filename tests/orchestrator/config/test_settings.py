@@ -304,9 +304,9 @@ def test_a_callback_host_that_is_none_is_told(toml: Any) -> None:
 
 
 def test_a_limit_of_bytes_may_have_a_unit(toml: Any) -> None:
-    given = load({}, toml('upload_limit = "50M"\ncontract_result_limit = 1048577'))
-    assert (given.upload_limit, given.contract_result_limit) == (50 << 20, (1 << 20) + 1)
-    assert load({"RESULT_LIMIT": "1.5G"}).result_limit == 3 << 29
+    given = load({}, toml('upload_limit = "50M"\nresult_limit = "1.5G"\ncontract_result_limit = 1048577'))
+    assert (given.upload_limit, given.result_limit) == (50 << 20, 3 << 29)
+    assert given.contract_result_limit == (1 << 20) + 1
     (wrong,) = mistakes({}, toml('upload_limit = "50 MB"'))
     assert "a size such as 512M or 4G" in wrong
 
