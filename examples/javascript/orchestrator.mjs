@@ -45,7 +45,7 @@ export class Orchestrator {
     for (;;) {
       const answer = await this.#again(() => this.#ask(`/v1/jobs/${id}?wait=30&until=ended`));
       const job = await answer.json();
-      if (["Completed", "Failed", "Invalid", "Killed", "Cleaned"].includes(job.status)) return job;
+      if (job.over) return job;
     }
   }
 

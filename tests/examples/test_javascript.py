@@ -15,7 +15,7 @@ const asked = [];
 globalThis.fetch = async (url, options = {}) => {
   const form = options.body ? [...options.body.entries()].filter(([name]) => name !== "file") : null;
   asked.push([options.method ?? "GET", url, form, options.headers["Idempotency-Key"] ?? null]);
-  return new Response('{"id": 7}');
+  return new Response(JSON.stringify({ id: 7, over: asked.length > 4 }));
 };
 const { Orchestrator } = await import(process.argv[1]);
 const orchestrator = new Orchestrator("http://h:5000/");
@@ -23,11 +23,12 @@ const more = { name: "a b", max_runtime: 60, tags: ["x", "y"], memory: undefined
 await orchestrator.submit([["run.sh", "true"]], { service: "s", user: 3, key: "k", ...more });
 await orchestrator.cancel(7);
 await orchestrator.rerun(7, { key: "again" });
+await orchestrator.wait(7);
 console.log(JSON.stringify(asked));
 """
 
 
-def test_fields_of_an_upload_are_passed_on_and_jobs_cancelled_and_run_again() -> None:
+def test_fields_of_an_upload_are_passed_on_and_jobs_cancelled_run_again_and_waited_for() -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("there is no node; type: apt-get install nodejs")
@@ -45,4 +46,5 @@ def test_fields_of_an_upload_are_passed_on_and_jobs_cancelled_and_run_again() ->
         ["POST", "http://h:5000/upload", fields, "k"],
         ["POST", "http://h:5000/terminate/7", None, None],
         ["POST", "http://h:5000/v1/jobs/7/rerun", None, "again"],
+        *[["GET", "http://h:5000/v1/jobs/7?wait=30&until=ended", None, None]] * 2,
     ]
