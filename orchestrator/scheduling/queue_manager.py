@@ -230,18 +230,18 @@ class QueueManager:
             return Waiting(
                 WaitReason.NO_NODE, f"waits: there is no service {name} any more; ask the operator", position
             )
+        if not any_node:  # before the quotas, which end by themselves
+            having = f" that has {job.requires}" if job.requires else ""
+            message = f"waits for a node of service {name}{having}"
+            # The first does not go next either, as long as there is none.
+            message += f"; {before}" if position else ""
+            return Waiting(WaitReason.NO_NODE, message, position)
         if going >= limits.runs_per_user:
             running = f"already runs {going} of {limits.runs_per_user} jobs of service {name}"
             return Waiting(WaitReason.USER_QUOTA, f"waits: user {job.user_id} {running}", position)
         if room.going >= limits.max_runs:
             running = f"already runs {room.going} of {limits.max_runs} jobs"
             return Waiting(WaitReason.SERVICE_QUOTA, f"waits: service {name} {running}; {before}", position)
-        if not any_node:
-            having = f" that has {job.requires}" if job.requires else ""
-            message = f"waits for a node of service {name}{having}"
-            # The first does not go next either, as long as there is none.
-            message += f"; {before}" if position else ""
-            return Waiting(WaitReason.NO_NODE, message, position)
         if kept_for:
             kept = f"waits: the free slots are kept for {' and '.join(kept_for)}; {before}"
             return Waiting(WaitReason.KEPT, kept, position)

@@ -543,6 +543,11 @@ def test_quotas_are_named_with_their_numbers() -> None:
     assert why.reason is WaitReason.SERVICE_QUOTA
     assert why.message == "waits: service a already runs 3 of 3 jobs; it goes next"
     assert queue.explain_wait(row(1, user=7), free_slots=True, any_node=True) is None
+    for job_id, user in ((8, 7), (9, 8)):
+        job = replace(row(job_id, user=user), requires="gpu")
+        queue.apply(job)
+        why = queue.explain_wait(job, free_slots=False, any_node=False)
+        assert why is not None and why.message == "waits for a node of service a that has gpu", "at any quota"
 
 
 def test_a_paused_service_offers_nothing_and_says_why() -> None:
