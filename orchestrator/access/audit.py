@@ -112,16 +112,20 @@ class Refusals:
         """By kind, since the start."""
         return self._counts
 
-    def note(self, address: str, kind: str, what: str, who: Principal | None = None) -> None:
-        """`what` was asked for, by method and path; `who` asked, where that is known."""
+    def note(self, address: str, kind: str, what: str, who: Principal | None = None) -> bool:
+        """`what` was asked for, by method and path; `who` asked, where that is known. Whether there will be a
+        line of it, and not of an earlier one alone."""
         self._counts[kind] += 1
         key = (network_of(address), kind, who)
         if key in self._since:
             number, first = self._since[key]
             self._since[key] = (number + 1, first)
-        elif len(self._since) < MOST:
-            self._since[key] = (1, _clip(what) or "")
-            self._came.set()
+            return False
+        if len(self._since) >= MOST:
+            return False
+        self._since[key] = (1, _clip(what) or "")
+        self._came.set()
+        return True
 
     async def run(self) -> None:
         """Write lines until cancelled: the first refusal at once, those that follow it a minute later."""

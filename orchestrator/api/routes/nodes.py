@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Annotated, Any, Final
@@ -34,6 +35,8 @@ from orchestrator.contract import bodies
 from orchestrator.contract.bodies import Also
 from orchestrator.nodes.native.events import NodeKind
 from orchestrator.nodes.registry import MachineTaken
+
+log: Final = logging.getLogger("orchestrator.nodes")
 
 MOST_LABELS: Final = 64
 MOST_URL: Final = 1000
@@ -103,6 +106,7 @@ def blueprint(api: ApiContext) -> Blueprint:
             # Whoever waits for the machine reads no log of its node's.
             if is_key(machine := body.get("machine")):
                 api.registry.note_refused(machine, f"its node was not let in: {refusal}")
+            _note_refused(api, body, refusal)
             raise
         answer = {"id": node.node_id, "url": node.url, "services": list(node.services)}
         answer["unknown_services"] = unknown
@@ -227,6 +231,15 @@ def _id_of(api: ApiContext, given: str) -> str:
 
 def _unknown_node(node_id: str) -> Refusal:
     return Refusal(404, "unknown_node", f"there is no node {node_id[:200]!r}")
+
+
+def _note_refused(api: ApiContext, body: dict[str, Any], refusal: Refusal) -> None:
+    """Its operator looks for it at the server, too: in the audit, and as often in the log."""
+    told, address = body.get("id"), asked_from.get()
+    who = told if is_key(told) else "without an id"
+    if api.refusals.note(address, refusal.code, f"POST /v1/nodes of node {who}: {refusal}", asking.get()):
+        about = {"node": who, "address": address, "code": refusal.code}
+        log.warning("node %s was not let in, from %s: %s", who, address, refusal, extra=about)
 
 
 async def _find(api: ApiContext, node_id: str) -> NodeView:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -171,6 +172,22 @@ async def test_what_a_token_allows_holds_for_each_join(server: Server) -> None:
     assert "127.0.0.1" in why and "10.0.0.0/8" in why
     here = await token(server, sources=("10.0.0.0/8", "127.0.0.0/8"))
     assert (await by_token(server, here, id=OTHER, url=ELSEWHERE)).status_code == 201
+
+
+async def test_who_is_not_let_in_stands_in_the_audit_and_the_log_once_a_minute(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "orchestrator.nodes")
+    text = await token(server, services=("example",))
+    for _ in range(3):
+        refused(await by_token(server, text, services=["other"]), 403, "foreign_service")
+        refused(await by_token(server, text, url="http://10.0.0.9:9000"), 422, "unreachable_node")
+    told = [record.getMessage() for record in caplog.records if record.name == "orchestrator.nodes"]
+    # What comes after the first lines of the audit counts as new once more before the minute is over.
+    assert 2 <= len(told) <= 4 and len({*told}) == 2
+    assert {line.partition(": ")[0] for line in told} == {f"node {ID} was not let in, from 127.0.0.1"}
+    assert "http://10.0.0.9:9000" in told[1]
+    assert server.api.refusals.counts == {"foreign_service": 3, "unreachable_node": 3}
 
 
 async def test_a_one_time_token_is_for_one_node_which_may_try_again(server: Server) -> None:
