@@ -24,20 +24,27 @@ _PLACES: Final = (
 )
 
 
+_PATHS: Final = ("db_path", "data_path")
+
+
 def _places(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_PLACES):
         function = option(function)
     return function
 
 
-def _found_places(config: Path | None, db_path: str | None, data_path: str | None) -> tuple[Path, Path]:
-    """Where the ledger and the files are, as the server would take it."""
+def _found_places(
+    config: Path | None, db_path: str | None, data_path: str | None, *, named: bool = False
+) -> tuple[Path, Path]:
+    """Where the ledger and the files are, as the server would take it; with `named` both have to be named."""
     from actors.config.tables import SettingsError
     from orchestrator.config.settings import load
     from orchestrator.importing import ledger_of
 
     try:
-        settings = load(os.environ, config, {"db_path": db_path, "data_path": data_path})
+        settings = load(
+            os.environ, config, {"db_path": db_path, "data_path": data_path}, named=_PATHS if named else ()
+        )
     except SettingsError as error:
         tell(*error.mistakes)
         sys.exit(2)
@@ -82,12 +89,13 @@ def restore_command(directory: Path, skip_ids: int, **places: Any) -> None:
     """Put a backup back, where nothing is yet: start the server there afterwards, with the same settings.
 
     Jobs are as they were when the backup was made: what has ended since runs again, and what was sent since
-    is not known. Stop the server whose copy it is before.
+    is not known. Stop the server whose copy it is before. Where to has to be said, by any of the three ways.
     """
     from orchestrator.backups.kept_jobs import BackupError
     from orchestrator.backups.restore import restore_backup
 
-    ledger, data = _found_places(**places)
+    # What is written by mistake into the present directory would be taken for a server that works again.
+    ledger, data = _found_places(**places, named=True)
     try:
         restored = restore_backup(directory, ledger, data, tell, skip_ids=skip_ids)
     except BackupError as error:

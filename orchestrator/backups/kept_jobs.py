@@ -54,7 +54,9 @@ def reading(ledger: Path) -> Iterator[sqlite3.Connection]:
     try:
         # Not there: it would be made.
         if not ledger.is_file():
-            raise BackupError(f"{ledger} is not there: name the ledger with --db or DB_PATH")
+            raise BackupError(
+                f"{ledger} is not there: name the ledger with --db, DB_PATH or db_path in --config"
+            )
         with closing(sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True)) as db:
             if (version := recognise(db)) != SCHEMA:
                 raise BackupError(

@@ -4,7 +4,7 @@ else."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -115,8 +115,11 @@ def load(
     environ: Mapping[str, str],
     config: Path | None = None,
     flags: Mapping[str, Any] | None = None,
+    *,
+    named: Collection[str] = (),
 ) -> Settings:
-    """Settings from the three sources. A flag that is None was not given.
+    """Settings from the three sources. A flag that is None was not given. `named`: paths that one of the
+    sources has to name, instead of what is taken else.
 
     Raises SettingsError.
     """
@@ -125,6 +128,7 @@ def load(
     if config is not None:
         found.take_file(config)
     found.server.put_flags(flags or {})
+    found.require(named)
     return found.settings()
 
 
@@ -501,6 +505,13 @@ class _Found:
                 self._services_of_file.add(name)
                 for key, value in table.items():
                     self._put_service(name, key, value, f"{where}.{key}")
+
+    def require(self, keys: Collection[str]) -> None:
+        """Have each of these paths without a value be a mistake."""
+        for key in keys:
+            if key not in self.server.values:
+                ways = f"--{key.removesuffix('_path')}, {key.upper()}, or {key} in the file of --config"
+                self._mistakes.add(f"{key}: no place is named; expected {ways}")
 
     def settings(self) -> Settings:
         services = {name: self._service(name, found.values) for name, found in self._services.items()}

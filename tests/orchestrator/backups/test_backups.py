@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from support.data.houses import SMALL, House, house
 from support.data.power_cuts import PowerCut, power_for
 
@@ -21,6 +22,7 @@ from actors.domain.status import Status
 from orchestrator.backups import backup as module
 from orchestrator.backups.backup import Backup, make_backup
 from orchestrator.backups.check import Finding, check, repair
+from orchestrator.backups.commands import restore_command
 from orchestrator.backups.kept_jobs import BackupError
 from orchestrator.backups.restore import restore_backup
 from orchestrator.startup import StartError, go_on_from, locked
@@ -234,6 +236,27 @@ async def test_nothing_is_restored_over_an_orchestrator_that_is_there(
     with pytest.raises(BackupError, match="move it away"):
         restore_backup(tmp_path / "copy", two / "db.sqlite", two / "data", say)
     assert [path for path in two.rglob("*") if path.is_file()] == [two / there]
+
+
+@pytest.mark.parametrize("named", [(), ("--db",), ("--data",)])
+async def test_a_backup_is_restored_where_it_is_told_to_alone(
+    one: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: tuple[str, ...]
+) -> None:
+    made(one, tmp_path / "copy")
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for name in ("DB_PATH", "DATA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    given = [one for flag in named for one in (flag, str(tmp_path / "there"))]
+    ran = CliRunner().invoke(restore_command, [str(tmp_path / "copy"), *given])
+    assert ran.exit_code == 2
+    told = ran.output.splitlines()
+    assert len(told) == 2 - len(named) and all("no place is named; expected" in line for line in told)
+    assert not [*here.iterdir()]
+    (here / "server.toml").write_text('db_path = "two.sqlite"\ndata_path = "two"\n')
+    ran = CliRunner().invoke(restore_command, [str(tmp_path / "copy"), "--config", "server.toml"])
+    assert ran.exit_code == 0 and (here / "two.sqlite").is_file()
 
 
 async def test_what_is_no_backup_is_refused(one: House, tmp_path: Path) -> None:
