@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 
 from actors.process.service_manager import READY, tell_manager
+from node.settings import load_settings
+from orchestrator.access.tokens import make_secret
+from orchestrator.config.settings import load
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -53,6 +56,21 @@ def test_variables_are_documented(path: Path) -> None:
     for name in {one or other for one, other in names} - {"NODE_TOKEN"}:
         general = re.sub(r"SERVICE_EXAMPLE_", "SERVICE_<NAME>_", name)
         assert name in documented or general in documented, (path.name, name)
+
+
+def test_the_files_of_a_server_and_a_node_fit_the_units(tmp_path: Path) -> None:
+    text = (ROOT / "docs/deployment.md").read_text()
+    for name, content in re.findall(r"```toml\n# /etc/orchestrator/(\w+\.toml)\n(.*?)```", text, re.DOTALL):
+        (tmp_path / name).write_text(content.replace("/etc/orchestrator", str(tmp_path)))
+    (tmp_path / "node.token").write_text(token := make_secret())
+    unit = Unit(strict=False)
+    unit.read(DEPLOY / "systemd/orchestrator.service")
+    environment = dict(one.split("=", 1) for one in unit["Service"]["Environment"].split())
+    server = load({}, tmp_path / "server.toml", named=("db_path", "data_path"))
+    assert (str(server.db_path), str(server.data_path)) == (environment["DB_PATH"], environment["DATA_PATH"])
+    node = load_settings({}, {}, tmp_path / "node.toml")
+    assert (node.join,) == server.public_url and {*node.join_services} == {*server.services}
+    assert node.dial_out and node.slots and node.token == token
 
 
 @pytest.fixture
