@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -16,7 +17,8 @@ import trio
 from actors.config.tables import SettingsError
 from actors.domain.service import ServiceLimits
 from actors.kernel.actor import ActorError
-from actors.process.log_lines import set_level
+from actors.ports.ledger import LedgerError
+from actors.process.log_lines import find_level, set_level
 from orchestrator.access.limits import Limits
 from orchestrator.config.changes import Changes, find_changes, find_unmovable
 from orchestrator.config.settings import Settings
@@ -63,23 +65,33 @@ class RunningSettings:
         self.limits: Final[Limits] = settings.limits
         self.on_change: Final[list[Callable[[Settings], Awaitable[None]]]] = []
         """Are called with what holds from now on, also if nothing is other than before."""
+        self.note_signal: Callable[[str], Awaitable[None]] = _note_nothing
+        """Is told what came of reading them for a signal."""
         self.begun: Final = trio.Event()
         """The server runs, and all who go by the settings are there."""
         self._read = read
         self._one_at_a_time = trio.Lock()
 
-    async def reload(self, note: Callable[[Changes], Awaitable[None]] | None = None) -> Changes:
-        """Read the settings again, and go by them; as soon as the server runs. `note` is told before anything
-        changes. Raises BadSettings, NothingToRead, what `note` raises, and NoAnswer when somebody could not
-        be told: then ask again."""
+    async def reload(self, note: Callable[[str], Awaitable[None]] | None = None) -> Changes:
+        """Read the settings again, and go by them; as soon as the server runs. `note` is told what changes,
+        before it does, or why nothing does. Raises BadSettings, NothingToRead, what `note` raises, and
+        NoAnswer when somebody could not be told: then ask again."""
         read = self._read
         if read is None:
             raise NothingToRead("this server was started without settings that could be read again")
         await self.begun.wait()
         async with self._one_at_a_time:
-            found = await trio.to_thread.run_sync(_look, self.settings, read)
-            if note is not None:
-                await note(found)
+            note = _note_nothing if note is None else note
+            try:
+                found = await trio.to_thread.run_sync(_look, self.settings, read)
+            except BadSettings as error:
+                await note(str(error))
+                raise
+            if find_level("orchestrator") not in (None, found.settings.log_level, self.settings.log_level):
+                # By an order, which holds until now.
+                back = f"log_level (back to {found.settings.log_level})"
+                found = replace(found, made=(*(one for one in found.made if one != "log_level"), back))
+            await note(", ".join(found.made) or "nothing changed")
             self.settings = found.settings
             self.services.now = found.settings.services
             self.limits.change_to(found.settings.limits)
@@ -96,12 +108,16 @@ class RunningSettings:
     async def reload_for_signal(self) -> None:
         """The same for who cannot be answered: the log says what came of it."""
         try:
-            await self.reload()
+            await self.reload(self.note_signal)
         except BadSettings as error:
             for line in error.mistakes:
                 log.error("settings were not read again: %s", line)
-        except (ActorError, NothingToRead) as error:
+        except (ActorError, LedgerError, NothingToRead) as error:
             log.error("settings were not read again: %s", error)
+
+
+async def _note_nothing(_: str) -> None:
+    """Nobody keeps it."""
 
 
 def _look(before: Settings, read: Callable[[], Settings]) -> Changes:

@@ -41,7 +41,7 @@ from actors.wire.http.server import serve
 from actors.wire.http.tls import OwnCertificate
 from actors.wire.http.web_pages import OwnNames
 from actors.wire.link.proof import hash_of, join_key
-from orchestrator.access.audit import Refusals
+from orchestrator.access.audit import Refusals, entry_of_signal
 from orchestrator.access.doors import findable, note_uses, open_doors
 from orchestrator.access.gate import SignOn
 from orchestrator.access.links import Links
@@ -370,6 +370,11 @@ async def _start(
         await sender.ask(SetServices(now.services), deadline=ASK_DEADLINE)
 
     running.on_change.append(change)
+
+    async def note_signal(detail: str) -> None:
+        await ledger.note_orders([entry_of_signal("SIGHUP", "reload", detail)])
+
+    running.note_signal = note_signal
 
     async def look(service: str, most: int) -> ForecastView:
         return await sender.ask(ForecastPicture(service, most), deadline=ASK_DEADLINE)

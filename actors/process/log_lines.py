@@ -41,6 +41,12 @@ def set_level(logger: str, level: str) -> None:
     logging.getLogger().setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
 
 
+def find_level(logger: str) -> str | None:
+    """What `set_level` was told last for it; None: nothing."""
+    level = logging.getLogger(logger).level
+    return None if level == logging.NOTSET else str(logging.getLevelName(level)).lower()
+
+
 def make_formatter(form: str) -> logging.Formatter:
     """Makes lines of records, whichever library they are of: `text` as `render_line` has it, or `json`.
 

@@ -35,7 +35,8 @@ LONGEST: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """`who` is the name of a token or a person, "local", "open contract", or "" for nobody who is known;
+    """`who` is the name of a token or a person, "local", "open contract", a signal as "SIGHUP", or "" for
+    nobody who is known;
     `token` the token's id. What it is about: a job, a node, or what `about` names (a service, a token)."""
 
     who: str
@@ -90,6 +91,11 @@ def entry_of(
         _clip(about),
         _clip(detail) or "",
     )
+
+
+def entry_of_signal(signal: str, action: Action, detail: str) -> AuditEntry:
+    """That somebody does this by a signal to the server, of whom no more is known."""
+    return AuditEntry(signal, None, None, "", action, detail=_clip(detail) or "")
 
 
 def _clip(text: str | None) -> str | None:

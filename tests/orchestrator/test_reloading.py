@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.process.log_lines import set_level
 from orchestrator.config.settings import Settings, load
 from orchestrator.reloading import BadSettings, NothingToRead, RunningSettings
 
@@ -78,6 +79,31 @@ async def test_files_that_the_settings_name_are_looked_at_too(file: Path) -> Non
     write(file, f'tokens_file = "{file.parent}/tokens"\n{FILE}')
     with pytest.raises(BadSettings, match="tokens"):
         await running.reload()
+
+
+async def test_what_came_of_a_signal_is_noted_and_of_mistakes_too(file: Path) -> None:
+    running, noted = start(file), list[str]()
+
+    async def note(detail: str) -> None:
+        noted.append(detail)
+
+    running.note_signal = note
+    write(file, FILE.replace("5", "7"))
+    await running.reload_for_signal()
+    write(file, FILE.replace("5", "-7"))
+    await running.reload_for_signal()
+    assert noted[0] == "max_queued" and len(noted) == 2
+    assert noted[1].startswith("nothing was changed: ") and "max_queued" in noted[1]
+
+
+async def test_a_level_that_was_ordered_ends_and_that_is_told(file: Path) -> None:
+    running = start(file)
+    try:
+        set_level("orchestrator", "debug")
+        assert (await running.reload()).made == ("log_level (back to info)",)
+        assert (await running.reload()).made == ()
+    finally:
+        set_level("orchestrator", "info")
 
 
 async def test_an_order_that_cannot_be_noted_changes_nothing(file: Path) -> None:

@@ -10,7 +10,6 @@ from orchestrator.access.audit import entry_of
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http.json_body import read_json_object, refuse_field, refuse_unknown
 from orchestrator.api.openapi.describe import BAD_PARAMETER, UNAVAILABLE, describe
-from orchestrator.config.changes import Changes
 from orchestrator.contract.bodies import LogLevelBody, ReloadedBody
 from orchestrator.reloading import BadSettings, NothingToRead
 
@@ -34,8 +33,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         query()
         refuse_unknown(await read_json_object())
 
-        async def note(changes: Changes) -> None:
-            detail = ", ".join(changes.made) or "nothing changed"
+        async def note(detail: str) -> None:
             await api.ledger.note_orders([entry_of("reload", detail=detail)])
 
         try:
