@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import logging
 import os
 import signal
 import sys
@@ -257,10 +258,12 @@ def run(
                     # Asked twice: no more patience for requests that are under way.
                     raise KeyboardInterrupt
                 else:
-                    with suppress(OSError):  # the terminal may be what has gone
-                        click.echo(
-                            "stopping; this takes up to 5 s, a second Ctrl-C ends it at once", err=True
-                        )
+                    told = "stopping; this takes up to 5 s, a second Ctrl-C ends it at once"
+                    if log_format == "json":
+                        logging.getLogger("orchestrator").info(told)
+                    else:
+                        with suppress(OSError):  # the terminal may be what has gone
+                            click.echo(told, err=True)
                     tell_manager(STOPPING)
                     shutdown.set()
 

@@ -113,6 +113,8 @@ async def serve_orchestrator(
 
     def bound(url: str) -> None:
         here.set(url)
+        places = settings.db_path, settings.data_path
+        log.info("version %s listens on %s; ledger %s, data %s", installed_version(), url, *places)
         make_findable(urlsplit(url).port or 0)
         if on_bound is not None:
             on_bound(url)

@@ -314,6 +314,8 @@ class Getter(Actor):
         again = back or isinstance(event, Picture)
         if isinstance(event, Picture) and node.ref is not None and node.ref.boot == ref.boot:
             _tell_set_back(node, event)
+        if node.lost:
+            log.info("node %s is back", node.name, extra={"node": node.node_id})
         node.ref, node.heard, node.connected, node.lost = ref, trio.current_time(), True, False
         match event:
             case Picture(mark=mark, payloads=payloads, heartbeat=beat):

@@ -34,6 +34,8 @@ _COPY: Final = (
     "the node at %s has the name of the one at %s, and is another: a copy of its machine or of its data "
     "directory. It gets no jobs while that one answers; stop it, or start it with a new data directory"
 )
+MOST_NAMED: Final = 20
+"""Jobs that a line of the log names."""
 FORGOTTEN_AFTER: Final = 600.0
 """Seconds that a node has been lost before it is no longer spoken of, if nothing is wanted of it."""
 
@@ -186,7 +188,11 @@ class LivenessMonitor:
                 if not node.lost:
                     node.lost = True
                     level = logging.INFO if node.left and not node.wanted else logging.WARNING
-                    log.log(level, "node %s is lost: %s", node.name, node.trouble)
+                    about = {"node": node.node_id}
+                    log.log(level, "node %s is lost: %s", node.name, node.trouble, extra=about)
+                    if node.tracked:
+                        jobs = _some_jobs(node)
+                        log.info("jobs of node %s are begun anew or fail: %s", node.name, jobs, extra=about)
                     self._lost(node)
                 self._tell_sender(NodeLost(node.node_id, f"node {node.name} is lost: {node.trouble}"))
                 if silent >= self._lost_after + FORGOTTEN_AFTER and not node.wanted:
@@ -194,3 +200,10 @@ class LivenessMonitor:
             elif silent >= self._suspect_after:
                 self._tell_sender(NodeSuspect(node.node_id, node.trouble))
         return True
+
+
+def _some_jobs(node: NodeMirror) -> str:
+    """The ids of what it had, as many as a line holds."""
+    ids = sorted(tracked.job.id for tracked in node.tracked.values())
+    more = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
+    return ", ".join(map(str, ids[:MOST_NAMED])) + more

@@ -181,7 +181,8 @@ class NodeRegistry:
             self._changed()
         if new:
             name = self.names.of(node.node_id)
-            log.info("node %s at %s joined for %s", name, node.url, ", ".join(node.services))
+            about = {"node": node.node_id}
+            log.info("node %s at %s joined for %s", name, node.url, ", ".join(node.services), extra=about)
         return new
 
     def note_refused(self, token: str, why: str) -> None:
@@ -199,7 +200,7 @@ class NodeRegistry:
                 return False
             await self._remove(node_id, entry)
             self._changed()
-        log.info("node %s has left", self.names.of(node_id))
+        log.info("node %s has left", self.names.of(node_id), extra={"node": node_id})
         return True
 
     async def _remove(self, node_id: str, entry: AuditEntry | None = None) -> None:

@@ -301,9 +301,10 @@ class ServicePool:
         """Set a sick node aside, release a well one. Looked at with each heartbeat."""
         why = one.health.why_set_aside(now)
         if why and one.set_aside is None:
-            log.warning("node %s is set aside: %s", self._names.of(one.node_id), why)
+            about = {"node": one.node_id}
+            log.warning("node %s is set aside: %s", self._names.of(one.node_id), why, extra=about)
         elif not why and one.set_aside is not None:
-            log.info("node %s is tried again", self._names.of(one.node_id))
+            log.info("node %s is tried again", self._names.of(one.node_id), extra={"node": one.node_id})
         one.set_aside = why or None
         one.probation = one.health.on_probation(now)
 

@@ -211,6 +211,7 @@ async def test_a_node_that_was_taken_off_is_let_go_without_a_warning(
 async def test_jobs_of_a_node_that_leaves_for_good_are_given_up_as_those_of_any_other(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     async with house() as it:
         job = await it.job()
         await trio.sleep(2.0)
@@ -218,3 +219,11 @@ async def test_jobs_of_a_node_that_leaves_for_good_are_given_up_as_those_of_any_
         await trio.sleep(LOST_AFTER + 2.0)
         assert await it.status(job) is Status.QUEUED
         assert warnings(caplog) == ["node n is lost: it was stopped"]
+        it.node.come()
+        await trio.sleep(2.0)
+        told = [one.getMessage() for one in caplog.records if getattr(one, "node", None) == "n"]
+        assert told[-3:] == [
+            "node n is lost: it was stopped",
+            f"jobs of node n are begun anew or fail: {job.id}",
+            "node n is back",
+        ]
