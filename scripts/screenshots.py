@@ -92,7 +92,7 @@ def _every(looked_at: Scene) -> Iterator[Shot]:
         "audit": "#/audit",
     }
     shots = [Shot(name, page, whole=True) for name, page in states.items()]
-    shots.append(Shot("job-viewer", states["job-done"], press="poses.tsv", whole=True))
+    shots.append(Shot("job-viewer", states["job-done"] + "?file=poses.tsv", whole=True))
     shots.append(Shot("job-cancel", states["job-running"], press="Cancel"))
     shots.append(Shot("node-drain", states["nodes"], press="Drain node"))
     for shot in shots:

@@ -113,6 +113,9 @@ def states(scene: Scene) -> list[tuple[str, str, Callable[[Page], None] | None]]
         page.get_by_role("button", name="Submit").click()
         expect(page.get_by_role("alert").last).to_contain_text("There is nothing to run")
 
+    def opened(page: Page) -> None:
+        page.get_by_role("link", name="energies.png").first.click()
+
     def chosen(page: Page) -> None:
         page.get_by_label("Select all that are shown").check()
         # Of the last one, too, the buttons are in sight.
@@ -141,7 +144,7 @@ def states(scene: Scene) -> list[tuple[str, str, Callable[[Page], None] | None]]
         (f"/jobs/{scene.nowhere}", "gpu=h100", None),
         (f"/jobs/{scene.running}", "refining model 4", press("Cancel")),
         (f"/jobs/{scene.failed}", "line 118: no such atom", None),
-        (f"/jobs/{scene.pictured}", "energies.png", press("energies.png")),
+        (f"/jobs/{scene.pictured}", "energies.png", opened),
         (f"/jobs/{scene.cancelled}", "Killed", None),
         (f"/jobs/{scene.cleaned}", "Cleaned", None),
         ("/submit", "Drop files", lambda page: page.get_by_text("Limits and place").click()),

@@ -289,12 +289,15 @@ def test_everything_works_below_a_path(
         assert proxy.outside == []
 
 
+ATOM = b"ATOM      1  CA  ALA A   1      11.104   6.134  -6.504  1.00  0.00           C\n"
 SHOWN = {
+    "ensemble.pdb": b"".join(b"MODEL %8d\n%sENDMDL\n" % (n, ATOM) for n in (1, 2, 3)),
     "table.csv": b'pose,energy\n1,-7.2\n"a, b",<b>x</b>\n',
     "comma.csv": b"pose;energy\n1;-7,2\n",
     "page.html": b"<script>alert(1)</script>\n",
     "sum.json": b'{"a":[1]}',
-    "fold.pdb": b"ATOM      1  CA  ALA A   1      11.104   6.134  -6.504  1.00  0.00           C\n",
+    "fold.pdb": ATOM,
+    "huge.pdb": ATOM * 30_000,
 }
 
 
@@ -312,26 +315,48 @@ def test_a_file_is_shown_in_the_page_as_what_it_is_and_runs_nothing(
     expect(page.get_by_role("region", name="Results")).to_contain_text("copy.txt")
     given = page.get_by_role("region", name="Inputs")
     viewer = page.locator(".viewer")
-    given.get_by_role("button", name="table.csv").click()
+    given.get_by_role("link", name="table.csv", exact=True).click()
     expect(viewer.locator("tbody tr")).to_have_text(["1-7.2", "a, b<b>x</b>"])
     assert flaws(page) == {}
     # A number is on one line, however narrow it is.
     page.set_viewport_size({"width": 120, "height": 800})
     assert viewer.get_by_text("-7.2").evaluate("one => one.getClientRects().length") == 1
     page.set_viewport_size({"width": 1200, "height": 800})
-    given.get_by_role("button", name="comma.csv").click()
+    given.get_by_role("link", name="comma.csv", exact=True).click()
     expect(viewer.locator("tbody td")).to_have_text(["1", "-7,2"])
     expect(viewer.locator("tbody td.numeric")).to_have_count(2)
-    given.get_by_role("button", name="page.html").click()
+    given.get_by_role("link", name="page.html", exact=True).click()
     expect(viewer.get_by_label("Text of the file")).to_contain_text("<script>alert(1)</script>")
-    given.get_by_role("button", name="sum.json").click()
+    given.get_by_role("link", name="sum.json", exact=True).click()
     expect(viewer.get_by_label("Text of the file")).to_contain_text('"a": [')
-    given.get_by_role("button", name="fold.pdb").click()
+    given.get_by_role("link", name="fold.pdb", exact=True).click()
     expect(viewer.frame_locator("iframe").locator("body")).to_contain_text("atom")
     viewer.get_by_role("button", name="Text").click()
     expect(viewer).to_contain_text("ALA A")
+    given.get_by_role("link", name="ensemble.pdb", exact=True).click()
+    model = viewer.frame_locator("iframe")
+    expect(model.locator("#which")).to_have_text("model 1 of 3")
+    model.get_by_role("button", name="Previous").click()
+    expect(model.locator("#which")).to_have_text("model 3 of 3")
+    expect(model.locator("#said")).to_have_text("1 atom")
+    given.get_by_role("link", name="huge.pdb", exact=True).click()
+    expect(viewer).to_contain_text("It is too large to draw")
+    given.get_by_role("link", name="fold.pdb", exact=True).click()
+    # It has an address; and a step back, Escape and the button close it.
+    assert page.url.endswith(f"#/jobs/{made.id}?file=fold.pdb")
+    page.reload()
+    expect(viewer).to_contain_text("fold.pdb")
+    page.keyboard.press("Escape")
+    expect(viewer).to_be_hidden()
+    assert page.url.endswith(f"#/jobs/{made.id}")
+    given.get_by_role("link", name="sum.json", exact=True).click()
+    given.get_by_role("link", name="fold.pdb", exact=True).click()
+    page.go_back()
+    expect(viewer).to_be_hidden()
+    expect(page.locator("h1")).to_contain_text("shown")
+    given.get_by_role("link", name="fold.pdb", exact=True).click()
     viewer.get_by_role("button", name="Close").click()
-    expect(given.get_by_role("button", name="fold.pdb")).to_be_focused()
+    expect(given.get_by_role("link", name="fold.pdb", exact=True)).to_be_focused()
 
 
 def test_the_axis_of_a_chart_fits_what_is_drawn(dashboard: Callable[..., Page], jobs: Jobs) -> None:
@@ -416,7 +441,7 @@ def test_of_many_results_folders_are_folded_and_one_is_found(
     page.get_by_label("Find a file").fill("MODEL99.")
     expect(lines).to_have_count(1)
     expect(results.locator("caption")).to_have_text("1 of 254 files new or changed")
-    lines.get_by_role("button", name="out/run/model99.txt").click()
+    lines.get_by_role("link", name="out/run/model99.txt").click()
     expect(page.locator(".viewer")).to_contain_text("99")
 
 

@@ -4,6 +4,7 @@ import { h, morphChildren, NOTHING, table } from "./dom.js";
 import { get } from "./api.js";
 import { bytes, count, foreign, number, time, visible } from "./format.js";
 import { say } from "./orders.js";
+import { link } from "./router.js";
 import { canShow, drawn, isDrawing, isPicture, textAt } from "./viewer.js";
 
 const SHOWN = 200;
@@ -24,6 +25,8 @@ export class Files {
     this.next = null;
     this.begun = false;
     this.searching = false;
+    this.awaited = null; // the path of one that is to be shown when they have come
+    this.from = null; // what was clicked to see one
     this.opened = new Set(); // folders
     this.all = false; // pictures are seen
     this.drawings = new Map(); // what each is as an address, by path and time; null while it is fetched
@@ -73,10 +76,14 @@ export class Files {
     });
     for (const place of [this.brief, this.pictures, this.made, this.given]) {
       place.addEventListener("click", (event) => {
-        const button = event.target.closest("button[data-file]");
-        const known = [...this.items, ...this.came];
-        const file = button && known.find((one) => one.path === button.dataset.file);
-        if (file) this.viewer.open(file, button);
+        const chosen = event.target.closest("a[data-file]");
+        if (!chosen || event.ctrlKey || event.metaKey || event.shiftKey) return;
+        this.from = chosen;
+        if (this.viewer.path === null) return; // the address changes, and it is shown
+        event.preventDefault();
+        // One file after another is one step in the history, so a step back closes it.
+        if (this.viewer.path === chosen.dataset.file) this.open(chosen.dataset.file);
+        else location.replace(chosen.href);
       });
     }
   }
@@ -88,13 +95,29 @@ export class Files {
 
   /** Have all that may be searched, if somebody searches. */
   async search() {
-    if (this.finder.value.trim() === "" || this.searching) return;
+    if (this.finder.value.trim() !== "") await this.readAll(() => false);
+    if (this.awaited) await this.open(this.awaited);
+  }
+
+  /** Read on, unless it is `enough()`. */
+  async readAll(enough) {
+    if (this.searching) return;
     this.searching = true;
-    for (let before = null; this.next && this.next !== before && this.items.length < MOST_SEARCHED; ) {
+    for (let before = null; this.next && this.next !== before && this.items.length < MOST_SEARCHED && !enough(); ) {
       before = this.next;
       await this.read(before);
     }
     this.searching = false;
+  }
+
+  /** Show one of them. */
+  async open(path) {
+    this.awaited = null;
+    const found = () => [...this.items, ...this.came].find((one) => one.path === path);
+    await this.readAll(found);
+    const file = found();
+    if (!file) say(`There is no file ${path}.`, "bad");
+    else this.viewer.open(file, this.from?.dataset.file === path ? this.from : null);
   }
 
   async read(cursor) {
@@ -178,8 +201,8 @@ export class Files {
     const address = `v1/jobs/${this.id}/files/${file.url}?view=1`;
     const source = isDrawing(file) ? this.drawing(file, address) : address;
     return h(
-      "button",
-      { type: "button", class: "preview", "data-file": file.path, "data-key": `picture ${file.path}` },
+      "a",
+      { class: "preview", href: this.at(file), "data-file": file.path, "data-key": `picture ${file.path}` },
       h("img", { src: source, alt: visible(file.path), loading: "lazy" }),
       h("span", { "aria-hidden": "true" }, foreign(file.path)),
     );
@@ -220,7 +243,12 @@ export class Files {
     if (file.folder) return this.folder(file);
     if (file.kind !== "file") return [foreign(file.path), file.target && [" → ", foreign(file.target)]];
     if (!canShow(file)) return this.download(file, foreign(file.path));
-    return h("button", { type: "button", class: "plain", "data-file": file.path }, foreign(file.path));
+    return h("a", { href: this.at(file), "data-file": file.path }, foreign(file.path));
+  }
+
+  /** The address of one that is shown. */
+  at(file) {
+    return link(["jobs", this.id], { file: file.path });
   }
 
   folder({ folder, files }) {

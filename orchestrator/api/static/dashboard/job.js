@@ -27,7 +27,7 @@ const ORDERS = {
 // It was never submitted; or its number is none.
 const NO_SUCH = new Set([404, 400]);
 
-export function jobPage(subject) {
+export function jobPage(subject, given) {
   const id = /^[1-9][0-9]{0,9}$/.test(subject) ? Number(subject) : 0;
   const heading = h("h1", { tabindex: -1 }, "Job ", foreign(subject));
   const viewer = new Viewer(id);
@@ -46,6 +46,9 @@ export function jobPage(subject) {
   log.element.hidden = files.results.hidden = files.inputs.hidden = true;
   const [logged, listed] = ["logs", "files"].map((what) => may(`GET /v1/jobs/{id}/${what}`));
   const view = h("section", null, heading, viewer.element, ...ORDERS.waiting.map((one) => sections[one]));
+  view.addEventListener("keydown", ({ key, target }) => {
+    if (key === "Escape" && viewer.path !== null && !target.closest("input, textarea, dialog")) viewer.leave();
+  });
   let job = null;
   let seen = 0; // the version whose history and files are shown
   let begun = false;
@@ -123,6 +126,19 @@ export function jobPage(subject) {
     morphChildren(life, timeLine(history.items, job));
   }
 
+  const here = link(["jobs", id]);
+  let stepped = false; // the file that is shown is one step in the history after the job
+  // Without a file in the address none is shown.
+  viewer.leave = () => {
+    if (stepped) {
+      history.back();
+    } else {
+      history.replaceState(null, "", here);
+      viewer.close();
+    }
+  };
+  files.awaited = given.get("file");
+
   const page = {
     title: `Job ${subject}`,
     view,
@@ -145,6 +161,14 @@ export function jobPage(subject) {
       const when = found.status === job.status ? { starts_at: job.starts_at, ends_at: job.ends_at } : {};
       job = { ...found, ...when, callback: found.callback ?? job.callback, files_left_out };
       show();
+    },
+    moved([name, other, ...rest], given) {
+      if (name !== "jobs" || other !== subject || rest.length > 0) return false;
+      const path = given.get("file");
+      stepped = path !== null;
+      if (stepped) files.open(path);
+      else viewer.close();
+      return true;
     },
     close: () => log.close(),
   };

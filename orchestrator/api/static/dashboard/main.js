@@ -47,7 +47,7 @@ async function routes(parts, given) {
   // Who sees jobs alone begins with them.
   const found = name === undefined && !may("GET /v1/activity") ? "jobs" : named(parts);
   if (found === undefined) return null;
-  return (await maker(found))(subject ?? given);
+  return (await maker(found))(...(subject === undefined ? [given] : [subject, given]));
 }
 
 async function maker(page) {

@@ -5,6 +5,22 @@
 const FEW_ATOMS = 200; // ribbons say nothing of so few
 const SLOWLY = 0.5;
 
+/** Offer the models of an ensemble one after the other. */
+function page(viewer) {
+  const models = viewer.getNumFrames();
+  let shown = 0;
+  const go = async (by) => {
+    shown = (shown + by + models) % models;
+    await viewer.setFrame(shown);
+    viewer.render();
+    document.getElementById("which").textContent = `model ${shown + 1} of ${models}`;
+  };
+  document.getElementById("previous").addEventListener("click", () => go(-1));
+  document.getElementById("next").addEventListener("click", () => go(1));
+  document.getElementById("models").hidden = false;
+  go(0);
+}
+
 window.addEventListener("message", (event) => {
   if (event.source !== window.parent) return;
   const said = document.getElementById("said");
@@ -12,15 +28,21 @@ window.addEventListener("message", (event) => {
     const dark = matchMedia("(prefers-color-scheme: dark)").matches;
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     const viewer = window.$3Dmol.createViewer(document.getElementById("model"), { backgroundColor: dark ? "#1a2129" : "white" });
-    const model = viewer.addModel(event.data.text, event.data.format);
+    const { text, format } = event.data;
+    // Of an ensemble one is seen at a time.
+    const many = (text.match(/^MODEL\b/gm) ?? []).length > 1;
+    const model = many ? viewer.addModelsAsFrames(text, format) : viewer.addModel(text, format);
     const atoms = model.selectedAtoms({}).length;
-    const long = model.selectedAtoms({ atom: "CA" }).length > 3;
+    const chain = model.selectedAtoms({ atom: "CA" }).length;
+    const long = chain > 3;
     const balls = { stick: {}, sphere: { scale: 0.25 } }; // an atom without a bond is seen too
-    viewer.setStyle({}, atoms > FEW_ATOMS && long ? { cartoon: { color: "spectrum" } } : balls);
+    if (long && chain === atoms) viewer.setStyle({}, { cartoon: { style: "trace", color: "spectrum" }, sphere: { scale: 0.15 } });
+    else viewer.setStyle({}, atoms > FEW_ATOMS && long ? { cartoon: { color: "spectrum" } } : balls);
     if (long) viewer.setStyle({ hetflag: true }, balls);
     viewer.zoomTo();
     viewer.render();
     if (!still) viewer.spin("y", SLOWLY);
+    if (many) page(viewer);
     said.textContent = atoms === 0 ? "No atoms are in it." : `${atoms.toLocaleString("en")} atom${atoms === 1 ? "" : "s"}`;
   } catch (error) {
     said.textContent = `No model can be made of it: ${error.message}`;

@@ -31,7 +31,8 @@ export function link(parts, given = {}) {
 /** Shows one page at a time. A page is `{title, view, refresh(), changed(jobs), pace, every, close()}`: what it
  * is called; its element; what fetches and shows its newest state; what it does with jobs that have changed;
  * milliseconds between refreshes that changes cause, and between those that come by themselves. `at`: the first
- * part of its address, where it may be shown at another, too. When its title has changed it calls `titled()`. */
+ * part of its address, where it may be shown at another, too. `moved(parts, given)`: whether it shows what another
+ * address means without being made anew. When its title has changed it calls `titled()`. */
 export class Router {
   /** `routes` promises the page for the parts of an address, or null, and fails where it cannot be had.
    * `unanswered()`: a request was not answered. */
@@ -45,7 +46,13 @@ export class Router {
     this.timer = 0;
     this.on = false;
     this.turn = 0;
-    window.addEventListener("hashchange", () => this.on && this.show());
+    window.addEventListener("hashchange", () => this.on && !this.stays() && this.show());
+  }
+
+  /** Whether the page that is shown takes the address itself. */
+  stays() {
+    const { parts, given } = parsed(location.hash);
+    return Boolean(this.page?.moved?.(parts, given));
   }
 
   /** No page is shown until the next is asked for. */

@@ -64,7 +64,7 @@ export class Viewer {
     this.ways = h("span", { role: "group", "aria-label": "How it is shown" });
     this.download = h("a", { download: true }, "Download");
     const close = h("button", { type: "button" }, "Close");
-    close.addEventListener("click", () => this.close());
+    close.addEventListener("click", () => this.leave());
     this.element = h(
       "section",
       { "aria-labelledby": "viewer-heading", class: "viewer", "data-own": true, hidden: true },
@@ -72,6 +72,11 @@ export class Viewer {
       h("p", { class: "buttons" }, this.ways, this.download, close),
       this.place,
     );
+  }
+
+  /** What is done where somebody wants to see it no more. */
+  leave() {
+    this.close();
   }
 
   address(view) {
@@ -116,7 +121,8 @@ export class Viewer {
     this.place.replaceChildren(h("p", null, "Loading"));
     const text = await textAt(this.address(true));
     if (text === null) return [h("p", null, "This is no text. Download it to look at it.")];
-    const cut = this.file.size > MOST_TEXT && h("p", null, `The first ${bytes(MOST_TEXT)} are shown.`);
+    const undrawn = kind === "molecule" ? ` It is too large to draw: over ${bytes(MOST_TEXT)}.` : "";
+    const cut = this.file.size > MOST_TEXT && h("p", null, `The first ${bytes(MOST_TEXT)} are shown.${undrawn}`);
     const ways = { Text: () => numbered(text) };
     if (kind === "table") ways.Table = () => tabled(text, separator(this.file.path, text));
     if (kind === "json" && !cut) {
