@@ -205,10 +205,15 @@ async def find_node(api: ApiContext, job: Job) -> tuple[NodeRef, Attempt] | None
     raise NodeUnreachable(f"the node of job {job.id} is not in touch")
 
 
+def _zip_name(job: Job) -> str:
+    """As what it is saved."""
+    return f"job-{job.id}.zip"
+
+
 async def send_results(api: ApiContext, job: Job) -> Response:
     """The stored zip; of a job that ended badly without any, its inputs. Raises Refusal: 404 if nothing is
     left, 503 if the results of a completed job are not where they have to be."""
-    name = f"{job.id}.zip"
+    name = _zip_name(job)
     response = await file_response.send_stored(
         api.storage, job.storage_key, "result.zip", file_response.ZIP, name
     )
@@ -223,7 +228,7 @@ async def send_results(api: ApiContext, job: Job) -> Response:
 
 def results(api: ApiContext, job: Job) -> Stored:
     """What `send_results` sends."""
-    read = partial(file_response.read_small_stored, api.storage, job.storage_key, f"{job.id}.zip")
+    read = partial(file_response.read_small_stored, api.storage, job.storage_key, _zip_name(job))
     return Stored(partial(send_results, api, job), read)
 
 
@@ -235,7 +240,7 @@ async def send_inputs(api: ApiContext, job: Job) -> Response:
     if job.status is Status.CLEANED or not await api.storage.exists(job.storage_key):
         raise nothing
     try:
-        return await file_response.send_stream(_open_inputs(api, job), file_response.ZIP, f"{job.id}.zip")
+        return await file_response.send_stream(_open_inputs(api, job), file_response.ZIP, _zip_name(job))
     except StorageGone:
         raise nothing from None  # it was deleted at this very moment
 
@@ -248,7 +253,7 @@ async def send_directory(api: ApiContext, job: Job) -> Response:
     if found is not None:
         try:
             return await file_response.send_stream(
-                api.nodes.open_results(*found), file_response.ZIP, f"{job.id}.zip"
+                api.nodes.open_results(*found), file_response.ZIP, _zip_name(job)
             )
         except NotOnNode:
             pass  # it has just ended, or is being given up: what we have is what there is

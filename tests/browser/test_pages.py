@@ -318,6 +318,8 @@ def test_a_file_is_shown_in_the_page_as_what_it_is_and_runs_nothing(
     given.get_by_role("link", name="table.csv", exact=True).click()
     expect(viewer.locator("tbody tr")).to_have_text(["1-7.2", "a, b<b>x</b>"])
     assert flaws(page) == {}
+    expect(given).to_contain_text("2.3 MiB")
+    expect(page.get_by_role("link", name="as a zip")).to_have_text(["Everything as a zip"])
     # A number is on one line, however narrow it is.
     page.set_viewport_size({"width": 120, "height": 800})
     assert viewer.get_by_text("-7.2").evaluate("one => one.getClientRects().length") == 1

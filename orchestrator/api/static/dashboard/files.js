@@ -5,7 +5,7 @@ import { get } from "./api.js";
 import { bytes, count, foreign, number, time, visible } from "./format.js";
 import { say } from "./orders.js";
 import { link } from "./router.js";
-import { canShow, drawn, isDrawing, isPicture, textAt } from "./viewer.js";
+import { canShow, isPicture } from "./viewer.js";
 
 const SHOWN = 200;
 const LISTED = 20; // of more the folders are folded, and one may be searched for
@@ -29,7 +29,6 @@ export class Files {
     this.from = null; // what was clicked to see one
     this.opened = new Set(); // folders
     this.all = false; // pictures are seen
-    this.drawings = new Map(); // what each is as an address, by path and time; null while it is fetched
     this.over = false; // the job; before that its pictures are half drawn
     this.brief = h("p", { class: "brief", "data-own": true, hidden: true });
     this.pictures = h("div", { class: "pictures" });
@@ -39,7 +38,7 @@ export class Files {
     this.finder = h("input", { type: "search", name: "find", autocomplete: "off" });
     this.find = h("label", { hidden: true }, "Find a file ", this.finder);
     const again = h("button", { type: "button" }, "Refresh");
-    this.whole = h("a", { href: `download_partial/${id}`, download: true }, "All files as a zip");
+    this.whole = h("a", { href: `download_partial/${id}`, download: true }, "Everything so far as a zip");
     this.results = h(
       "section",
       { "aria-labelledby": "results-heading", "data-own": true },
@@ -136,7 +135,7 @@ export class Files {
   }
 
   show(refused) {
-    this.whole.hidden = refused !== null;
+    this.whole.hidden = refused !== null || this.over; // then the results are all there is
     this.more.hidden = refused !== null || !this.next;
     const given = this.items.filter((one) => one.origin === "input");
     // A directory is seen in the paths of what is in it.
@@ -198,35 +197,13 @@ export class Files {
   }
 
   pictured(file) {
-    const address = `v1/jobs/${this.id}/files/${file.url}?view=1`;
-    const source = isDrawing(file) ? this.drawing(file, address) : address;
+    const source = `v1/jobs/${this.id}/files/${file.url}?view=1`;
     return h(
       "a",
       { class: "preview", href: this.at(file), "data-file": file.path, "data-key": `picture ${file.path}` },
       h("img", { src: source, alt: visible(file.path), loading: "lazy" }),
       h("span", { "aria-hidden": "true" }, foreign(file.path)),
     );
-  }
-
-  /** What a drawing is as an address; null until it has come. */
-  drawing(file, address) {
-    const known = `${file.path} ${file.mtime}`;
-    if (!this.drawings.has(known)) {
-      this.drawings.set(known, null);
-      this.draw(known, address);
-    }
-    return this.drawings.get(known);
-  }
-
-  async draw(known, address) {
-    try {
-      this.drawings.set(known, drawn((await textAt(address)) ?? ""));
-      this.show(null);
-    } catch (error) {
-      this.drawings.delete(known);
-      say(error.message, "bad");
-      if (error.status === undefined && error.name !== "TimeoutError") throw error;
-    }
   }
 
   columns(made) {

@@ -4,7 +4,7 @@ import { now } from "./clock.js";
 import { h, NOTHING } from "./dom.js";
 
 const COUNT = new Intl.NumberFormat("en");
-const UNITS = ["bytes", "kB", "MB", "GB", "TB", "PB"];
+const UNITS = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"]; // as limits are written, and what the server says of them
 
 export function count(number) {
   return number === null || number === undefined ? NOTHING : COUNT.format(number);
@@ -24,11 +24,11 @@ export function bytes(number) {
   if (number === null || number === undefined) return NOTHING;
   let unit = 0;
   let value = number;
-  while (value >= 999.5 && unit < UNITS.length - 1) {
-    value /= 1000;
+  while (value >= 1023.5 && unit < UNITS.length - 1) {
+    value /= 1024;
     unit += 1;
   }
-  const digits = unit === 0 || value >= 99.5 ? 0 : 1;
+  const digits = unit === 0 || value >= 99.5 || Number.isInteger(value) ? 0 : 1;
   return `${value.toFixed(digits)} ${number === 1 ? "byte" : UNITS[unit]}`;
 }
 

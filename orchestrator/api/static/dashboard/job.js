@@ -253,7 +253,7 @@ function orders(job) {
       h(
         "a",
         { href: `v1/jobs/${job.id}/results`, download: true, "data-key": "results" },
-        "Results as a zip",
+        "Everything as a zip",
       ),
   );
 }

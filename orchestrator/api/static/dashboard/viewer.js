@@ -13,7 +13,7 @@ const PATIENCE = 30_000;
 
 const KINDS = {
   picture: ["png", "jpg", "jpeg", "gif", "webp"],
-  drawing: ["svg"],
+  drawing: ["svg"], // a picture that is text
   pdf: ["pdf"],
   table: ["csv", "tsv"],
   json: ["json"],
@@ -35,22 +35,12 @@ function kindOf(path) {
 /** Whether it is worth a look; what is not, is downloaded. */
 export function canShow(file) {
   const kind = kindOf(file.path);
-  if (kind === "picture" || kind === "pdf") return file.size <= MOST_PICTURE;
+  if (isPicture(file) || kind === "pdf") return file.size <= MOST_PICTURE;
   return kind !== "packed";
 }
 
 export function isPicture(file) {
-  return kindOf(file.path) === "picture" || isDrawing(file);
-}
-
-/** Whether it is a picture that is text: its address is what `drawn` makes of it. */
-export function isDrawing(file) {
-  return kindOf(file.path) === "drawing" && file.size <= MOST_TEXT;
-}
-
-/** A drawing as the address of a picture: in one no script runs, and nothing is fetched. */
-export function drawn(text) {
-  return `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
+  return ["picture", "drawing"].includes(kindOf(file.path));
 }
 
 /** Where a file is shown; `open` fetches one and shows it there. */
@@ -116,10 +106,11 @@ export class Viewer {
 
   async content(kind) {
     const name = visible(this.file.path);
-    if (kind === "picture") return [h("img", { src: this.address(true), alt: name })];
+    if (kind === "picture" || (kind === "drawing" && this.file.size > MOST_TEXT))
+      return [h("img", { src: this.address(true), alt: name })];
     if (kind === "pdf") return [h("iframe", { src: this.address(true), title: name })];
     this.place.replaceChildren(h("p", null, "Loading"));
-    const text = await textAt(this.address(true));
+    const text = await this.text();
     if (text === null) return [h("p", null, "This is no text. Download it to look at it.")];
     const undrawn = kind === "molecule" ? ` It is too large to draw: over ${bytes(MOST_TEXT)}.` : "";
     const cut = this.file.size > MOST_TEXT && h("p", null, `The first ${bytes(MOST_TEXT)} are shown.${undrawn}`);
@@ -129,7 +120,7 @@ export class Viewer {
       const pretty = indented(text);
       if (pretty !== null) ways.Indented = () => numbered(pretty);
     }
-    if (kind === "drawing" && !cut) ways.Picture = () => h("img", { src: drawn(text), alt: name });
+    if (kind === "drawing") ways.Picture = () => h("img", { src: this.address(true), alt: name });
     if (kind === "molecule" && !cut) ways.Model = () => molecule(name, extension(this.file.path), text);
     return [cut || null, this.switched(ways)].filter(Boolean);
   }
@@ -148,18 +139,21 @@ export class Viewer {
     choose(names[0]);
     return shown;
   }
-}
 
-/** The text that stands at an address; null for what is none. */
-export async function textAt(address) {
-  const answer = await fetch(address, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
-  if (!answer.ok) {
-    // The same question once more tells why, in the server's words.
-    await get(address);
+  /** Null for what is no text. */
+  async text() {
+    const answer = await fetch(this.address(true), {
+      cache: "no-store",
+      signal: AbortSignal.timeout(PATIENCE),
+    });
+    if (!answer.ok) {
+      // The same question once more tells why, in the server's words.
+      await get(this.address(true));
+    }
+    const data = new Uint8Array(await answer.arrayBuffer());
+    if (data.subarray(0, 8192).includes(0)) return null;
+    return new TextDecoder().decode(data);
   }
-  const data = new Uint8Array(await answer.arrayBuffer());
-  if (data.subarray(0, 8192).includes(0)) return null;
-  return new TextDecoder().decode(data);
 }
 
 /** Text with the numbers of its lines beside it. They are no part of what is selected. */

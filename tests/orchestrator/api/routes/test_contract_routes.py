@@ -173,7 +173,7 @@ async def test_a_completed_job_is_its_stored_zip(server: Server) -> None:
     assert answer.content == data
     assert answer.headers["content-type"] == "application/zip"
     assert answer.headers["content-length"] == str(len(data))
-    assert answer.headers["content-disposition"] == f'attachment; filename="{job.id}.zip"'
+    assert answer.headers["content-disposition"] == f'attachment; filename="job-{job.id}.zip"'
     head = await server.client.head(f"/download/{job.id}")
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-length"] == str(len(data))
