@@ -33,7 +33,8 @@ class NodeSeen:
 
 @dataclass(frozen=True, slots=True)
 class NodeSuspect:
-    """Heartbeats are missing, or the node cannot be reached. Told again as long as it lasts."""
+    """Heartbeats are missing, or the node cannot be reached. Told again as long as it lasts.
+    `reason`: why it is silent, without the word that it is lost."""
 
     node_id: str
     reason: str

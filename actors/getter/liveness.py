@@ -194,7 +194,7 @@ class LivenessMonitor:
                         jobs = _some_jobs(node)
                         log.info("jobs of node %s are begun anew or fail: %s", node.name, jobs, extra=about)
                     self._lost(node)
-                self._tell_sender(NodeLost(node.node_id, f"node {node.name} is lost: {node.trouble}"))
+                self._tell_sender(NodeLost(node.node_id, node.trouble))
                 if silent >= self._lost_after + FORGOTTEN_AFTER and not node.wanted:
                     self._forget(node)
             elif silent >= self._suspect_after:

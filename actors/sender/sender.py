@@ -163,7 +163,7 @@ class Sender(Actor):
             case NodeLost(node_id=node_id, reason=reason):
                 self._pool.lost(node_id, reason)
                 if dispatcher := self._dispatchers.get(node_id):
-                    dispatcher.node_lost(reason)
+                    dispatcher.node_lost(f"node {self._name_of(node_id)} is lost: {reason}")
             case _:
                 super().receive(message)
 

@@ -423,7 +423,7 @@ class ServicePool:
             return f"no node of service {service} has been in touch yet ({configured} configured)"
         if any(one.takes and self._lasts(one, service) for one in nodes):
             return f"service {service} has a free slot"
-        each = [f"{self._name(one)} {self._why(one, service)}" for one in nodes[:_NAMED]]
+        each = [f"{self._names.of(one.node_id)} {self._why(one, service)}" for one in nodes[:_NAMED]]
         if len(nodes) > _NAMED:
             each.append(f"and {len(nodes) - _NAMED} more")
         return f"no node takes jobs of service {service}: {'; '.join(each)}"
@@ -522,10 +522,6 @@ class ServicePool:
         if one.takes and not self._lasts(one, service):
             return f"ends in {one.beat.seconds_left or 0.0:.0f} s, which is too soon for a job"
         return _why(one)
-
-    def _name(self, one: _Node) -> str:
-        name = self._names.of(one.node_id)
-        return name if one.ref is None or one.ref.url in ("", one.node_id) else f"{name} ({one.ref.url})"
 
     def _known(self, node_id: str) -> _Node | None:
         one = self._nodes.get(node_id)

@@ -22,7 +22,7 @@ from actors.domain.service import ServiceLimits
 from actors.domain.status import Status
 from actors.getter.getter import Getter
 from actors.kernel.actor import Mailbox, live
-from actors.messages import Committed
+from actors.messages import Committed, NodeLost
 from actors.ports.nodes import AttemptLookup, Leaving, LookupResult, NodeEvent, NoMeans, Picture
 
 NODE = NodeRef("n", "http://n")
@@ -80,6 +80,8 @@ class House:
     addresses: tuple[NodeAddress, ...] = (NodeAddress("http://n", services=("example",)),)
     getter: Mailbox = field(default_factory=lambda: Mailbox("getter"))
     life: trio.CancelScope = field(default_factory=trio.CancelScope)
+    told: list[object] = field(default_factory=list)
+    """What the Sender heard."""
 
     async def start(self) -> None:
         """A life of the Getter; one that is there is killed."""
@@ -93,7 +95,7 @@ class House:
             addresses=lambda: self.addresses,
             services={"example": ServiceLimits("example")},
             rng=random.Random(1),
-            tell_sender=lambda message: None,
+            tell_sender=self.told.append,
             lost_after=LOST_AFTER,
             back_within=BACK_WITHIN,
         )
@@ -185,6 +187,7 @@ async def test_a_node_that_does_not_come_back_is_lost_in_the_end(
         await trio.sleep(BACK_WITHIN + 2.0)
         assert await it.status(job) is Status.QUEUED
         assert warnings(caplog) == ["node n is lost: it was stopped with 1 job on it, and is to be back"]
+        assert NodeLost("n", "it was stopped with 1 job on it, and is to be back") in it.told
         assert await it.ledger.absences() == {}
 
 

@@ -198,7 +198,7 @@ def test_people_are_told_the_name_that_a_node_says() -> None:
     for node in (NODE_A, NodeRef("b", "http://b")):
         house.seen(node, Heartbeat(slots=0, name="gpu"))
     assert [(view.node.node_id, view.name) for view in house.views()] == [("a", "gpu"), ("b", "gpu-2")]
-    assert "gpu (http://a) is full" in house.pool.why_none("s")
+    assert "gpu is full" in house.pool.why_none("s")
     house.members = (B,)
     house.sync()
     house.members = (B, replace(A, node_id="c", url="http://c"))
