@@ -156,6 +156,9 @@ class Joining:
         self._trust = trust
         self._proxy = proxy
         self._trouble: str | None = ""
+        self._unknown: tuple[str, ...] = ()
+        """Those of its services that the orchestrator does not have, by its last answer."""
+        self._told_unknown: tuple[str, ...] = ()
 
     async def run(self) -> None:
         backoff = Backoff(self._rng, first=0.25, most=AGAIN)
@@ -198,12 +201,18 @@ class Joining:
             except _FAILURES as error:
                 return describe_error(error)
             if answer.is_success:
+                self._unknown = _unknown_services(answer)
                 return None
             return f"HTTP {answer.status_code}: {_detail(answer)}"
         return f"no answer within {PATIENCE:g} s"
 
     def _tell(self, trouble: str | None) -> None:
         """Once for each change, not for each try."""
+        if self._unknown != self._told_unknown:
+            self._told_unknown = self._unknown
+            if self._unknown:
+                names = ", ".join(self._unknown)
+                log.warning("%s has no service %s, so no job of it comes here", self._where, names)
         if trouble == self._trouble:
             return
         self._trouble = trouble
@@ -212,6 +221,15 @@ class Joining:
             log.info("joined %s for %s as %s", self._where, names, self._invitation.url)
         else:
             log.warning("not joined to %s, it is tried again: %s", self._where, trouble)
+
+
+def _unknown_services(answer: httpx.Response) -> tuple[str, ...]:
+    """As the answer to a joining names them; one that says nothing of the sort knows them all."""
+    try:
+        named = answer.json()["unknown_services"]
+    except (ValueError, KeyError, TypeError):
+        return ()
+    return tuple(str(name)[:100] for name in named[:10]) if isinstance(named, list) else ()
 
 
 def reachable_url(listening: str, orchestrator: str) -> str:

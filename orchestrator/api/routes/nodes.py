@@ -102,6 +102,10 @@ def blueprint(api: ApiContext) -> Blueprint:
             await _check_once(api, node, token)
             _invite(api, node, token, body.get("nonce"))
             new = not known and await _let_in(api, node)
+            if new and unknown:
+                named, here = ", ".join(unknown)[:1000], ", ".join(sorted(api.services))
+                name = api.registry.names.of(node.node_id)
+                log.warning("node %s joined for %s, which is no service here; known: %s", name, named, here)
         except Refusal as refusal:
             # Whoever waits for the machine reads no log of its node's.
             if is_key(machine := body.get("machine")):

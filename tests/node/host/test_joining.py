@@ -28,6 +28,7 @@ class Orchestrator:
     def __init__(self) -> None:
         self.status = 201
         self.url = ""
+        self.unknown: list[str] = []
         self._put, self.told = trio.open_memory_channel[tuple[str, Any]](100)
 
     def app(self) -> QuartTrio:
@@ -36,7 +37,8 @@ class Orchestrator:
         @app.post("/v1/nodes")
         async def join() -> Response:
             self._put.send_nowait(("POST", json.loads(await request.get_data())))
-            return Response(json.dumps({"detail": "not now"}), self.status)
+            said = {"detail": "not now", "unknown_services": self.unknown}
+            return Response(json.dumps(said), self.status)
 
         @app.delete("/v1/nodes/<node_id>")
         async def leave(node_id: str) -> Response:
@@ -77,6 +79,17 @@ async def test_it_says_who_and_where_it_is_again_and_again(orchestrator: Orchest
         said = [await orchestrator.told.receive() for _ in range(3)]
     body = {"id": ID, "url": "http://10.0.0.7:9000", "services": ["a", "b"], "slots": 2}
     assert said == [("POST", {**body, "labels": {"gpu": ""}, "machine": None})] * 3
+
+
+async def test_services_that_the_orchestrator_does_not_have_are_told_once(
+    orchestrator: Orchestrator, caplog: pytest.LogCaptureFixture
+) -> None:
+    orchestrator.unknown = ["b"]
+    async with joining(orchestrator.url):
+        for _ in range(3):
+            await orchestrator.told.receive()
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == [f"{orchestrator.url} has no service b, so no job of it comes here"]
 
 
 async def test_a_refusal_is_told_once_and_tried_again(

@@ -40,7 +40,9 @@ def view(node_id: str = ID, *services: str, joined: bool = False) -> NodeView:
     )
 
 
-async def test_a_node_that_joins_is_followed_and_kept(server: Server) -> None:
+async def test_a_node_that_joins_is_followed_and_kept(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
     answer = await join(server, url=URL + "/", services=["other", "example"], machine="c" * 32)
     assert answer.status_code == 201, answer.text
     assert str(answer.url.join(answer.headers["location"])).endswith(f"/v1/nodes/{ID}")
@@ -50,6 +52,7 @@ async def test_a_node_that_joins_is_followed_and_kept(server: Server) -> None:
         "services": ["example"],
         "unknown_services": ["other"],
     }
+    assert f"node {ID} joined for other, which is no service here; known: example" in caplog.messages
     (row,) = await server.ledger.nodes()
     assert (row.url, row.services, row.slots, row.machine) == (URL, ("example",), 2, "c" * 32)
     assert [address.url for address in server.registry.addresses()] == [URL]
