@@ -40,7 +40,7 @@ from actors.domain.ids import MAX_ID
 from actors.domain.job import Attempt, HistoryEntry
 from actors.domain.status import ENDED, OVER, Status
 from orchestrator.config.settings import Settings
-from orchestrator.ledger.schema import prepare_writer
+from orchestrator.ledger.schema import COLUMNS_OF_2X, prepare_writer
 from orchestrator.ledger.tables import attempts, history, jobs, meta
 from orchestrator.nodes.addresses import contract_only_ref
 from orchestrator.startup import StartError
@@ -54,7 +54,6 @@ BESIDE: Final = ".v3"
 OUTPUT: Final = "output.zip"
 """What 2.x stored of a Completed job."""
 
-_COLUMNS: Final = {"id", "user_id", "service", "status", "loc", "dest_id", "created_at"}
 _UPTO: Final = "imported_upto"
 _ON_NODE: Final = ("submitted", "prepared", "running", "locked")
 
@@ -90,7 +89,7 @@ def is_of_2x(path: Path) -> bool:
             columns = {row[1] for row in db.execute("PRAGMA table_info(jobs)")}
     except (OSError, sqlite3.Error):
         return False  # whoever opens it as a ledger says what is wrong
-    return columns >= _COLUMNS and "storage_key" not in columns
+    return columns >= COLUMNS_OF_2X and "storage_key" not in columns
 
 
 def is_needed(db_path: Path) -> bool:

@@ -130,6 +130,10 @@ def _settle(db: sqlite3.Connection) -> None:
         log.warning("the ledger's disk is full: its log stays as it is for now")
 
 
+COLUMNS_OF_2X: Final = frozenset({"id", "user_id", "service", "status", "loc", "dest_id", "created_at"})
+"""What the table `jobs` of job-orchestrator 2.x has."""
+
+
 def prepare_reader(db: sqlite3.Connection) -> None:
     """A connection that reads and can do nothing else."""
     db.isolation_level = None
@@ -146,6 +150,11 @@ def recognise(db: sqlite3.Connection) -> int:
         return 0
     if application != APPLICATION_ID:
         if "jobs" in found and "meta" not in found:
+            if missing := COLUMNS_OF_2X - {row[1] for row in db.execute("PRAGMA table_info(jobs)")}:
+                raise LedgerError(
+                    "this file is a database, but not a job ledger: its table jobs is not that of "
+                    f"job-orchestrator 2.x either (no {', '.join(sorted(missing))}): name another one"
+                )
             raise LedgerError(
                 "this database was written by job-orchestrator 2.x: name it as DB_PATH, and the server takes "
                 "its jobs over when it starts"

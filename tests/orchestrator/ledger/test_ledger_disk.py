@@ -137,7 +137,11 @@ async def test_a_journal_beside_a_ledger_that_holds_anything_changes_nothing_of_
 @pytest.mark.parametrize(
     ("table", "reason"),
     [
-        ("CREATE TABLE jobs (id INTEGER PRIMARY KEY, user_id INTEGER, service TEXT)", "job-orchestrator 2.x"),
+        (
+            "CREATE TABLE jobs (id, user_id, service, status, loc, dest_id, created_at)",
+            "written by job-orchestrator 2.x",
+        ),
+        ("CREATE TABLE jobs (id, user_id, service)", "(no created_at, dest_id, loc, status)"),
         ("CREATE TABLE recipes (id INTEGER)", "not a job ledger"),
     ],
 )
