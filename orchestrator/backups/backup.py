@@ -67,9 +67,16 @@ def make_backup(ledger: Path, data: Path, target: Path, tell: Callable[[str], No
             return _make(ledger, data, target, tell)
     except OSError as error:
         place = error.filename or target
-        raise BackupError(
-            f"{place}: {error.strerror}; the copy that was there before is as it was"
-        ) from error
+        before = (
+            "the copy that was there before is as it was" if _is_there(target / ABOUT) else "there is no copy"
+        )
+        raise BackupError(f"{place}: {error.strerror}; {before}") from error
+
+
+def _is_there(path: Path) -> bool:
+    with suppress(OSError):  # it may lie in what is no directory
+        return path.is_file()
+    return False
 
 
 def _make(ledger: Path, data: Path, target: Path, tell: Callable[[str], None]) -> Backup:

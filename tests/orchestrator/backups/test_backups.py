@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -257,6 +258,21 @@ async def test_a_backup_is_restored_where_it_is_told_to_alone(
     (here / "server.toml").write_text('db_path = "two.sqlite"\ndata_path = "two"\n')
     ran = CliRunner().invoke(restore_command, [str(tmp_path / "copy"), "--config", "server.toml"])
     assert ran.exit_code == 0 and (here / "two.sqlite").is_file()
+
+
+async def test_what_cannot_be_written_tells_whether_there_is_a_copy(
+    one: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Backup:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    make = module._make
+    for before in ("there is no copy", "the copy that was there before is as it was"):
+        monkeypatch.setattr(module, "_make", fail)
+        with pytest.raises(BackupError, match=f"No space left on device; {before}"):
+            made(one, tmp_path / "copy")
+        monkeypatch.setattr(module, "_make", make)
+        made(one, tmp_path / "copy")
 
 
 async def test_what_is_no_backup_is_refused(one: House, tmp_path: Path) -> None:
