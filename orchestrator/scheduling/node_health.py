@@ -120,5 +120,6 @@ def _scarce(beat: Heartbeat, factor: float) -> str:
         ("memory", beat.free_memory, LEAST_MEMORY),
     ):
         if there is not None and there < least * factor:
-            return f"it has run out of {what}: {there >> 20} MiB are free"
+            wanted = int(least * factor) >> 20
+            return f"it has run out of {what}: {there >> 20} MiB are free, and at least {wanted} have to be"
     return ""

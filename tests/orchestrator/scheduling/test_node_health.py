@@ -128,7 +128,9 @@ def test_a_node_without_disk_or_memory_is_set_aside_until_there_is_enough_again(
     found = Found()
     for name in ("free_disk", "free_memory"):
         found["a"].heard(replace(WELL, **{name: 1 << 20}))  # type: ignore[arg-type]  # by name
-        assert "has run out of" in found["a"].why_set_aside(0.0)
+        assert "has run out of" in (why := found["a"].why_set_aside(0.0))
+        least = {"free_disk": 64, "free_memory": 32}[name]
+        assert why.endswith(f": 1 MiB are free, and at least {least} have to be")
         found["a"].heard(WELL)
         assert not found["a"].why_set_aside(0.0)
     found["a"].heard(replace(WELL, free_disk=60 << 20))
