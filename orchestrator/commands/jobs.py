@@ -141,7 +141,7 @@ def _facts(job: Job) -> list[tuple[str, object]]:
         ("started", job.raw.get("started_at")),
         ("begins", expected(job.starts_at)),
         ("ends", expected(job.ends_at)),
-        ("unknown", None if job.no_estimate is None else f"when: {job.no_estimate}"),
+        ("estimate", None if job.no_estimate is None else f"none: {job.no_estimate}"),
         ("finished", job.raw.get("finished_at")),
         ("ended", job.raw.get("ended_at")),
         ("end", ended),

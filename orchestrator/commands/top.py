@@ -64,12 +64,17 @@ class Picture:
 
     def summary(self) -> str:
         queued, going = (sum(_count(one)[n] for one in self.services) for n in (0, 1))
-        ready = sum(node.status == "ready" for node in self.nodes)
-        used = sum(node.held + node.others for node in self.nodes)
-        slots = sum(node.slots or 0 for node in self.nodes)
+        ready = [node for node in self.nodes if node.status == "ready"]
+        used = sum(node.held + node.others for node in ready)
+        slots = [node.slots for node in ready if node.slots is not None]
+        # A node without a number runs whatever it is sent, so that there is none of all of them.
+        if len(slots) == len(ready):
+            there = f"{used} of {pluralize(sum(slots), 'slot')}"
+        else:
+            there = pluralize(used, "slot")
         return (
-            f"{pluralize(queued, 'job')} queued, {going} under way; {ready} of "
-            f"{pluralize(len(self.nodes), 'node')} ready, {used} of {pluralize(slots, 'slot')} in use"
+            f"{pluralize(queued, 'job')} queued, {going} under way; {len(ready)} of "
+            f"{pluralize(len(self.nodes), 'node')} ready, {there} in use"
         )
 
 

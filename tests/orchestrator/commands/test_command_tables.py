@@ -165,6 +165,15 @@ def picture(troubles: int, nodes: int, running: int) -> Picture:
     )
 
 
+def test_slots_are_those_of_ready_nodes_and_no_number_where_one_has_none() -> None:
+    at = {"url": "", "message": "", "services": [], "others": 1, "load": 0.0, "draining": None, "held": 1}
+    ready = from_json(Node, at | {"id": "a", "status": "ready", "slots": 4})
+    lost = from_json(Node, at | {"id": "b", "status": "lost", "slots": 4})
+    endless = from_json(Node, at | {"id": "c", "status": "ready", "slots": None})
+    assert Picture([], [], [ready, lost], []).summary().endswith("1 of 2 nodes ready, 2 of 4 slots in use")
+    assert Picture([], [], [ready, endless], []).summary().endswith("2 of 2 nodes ready, 4 slots in use")
+
+
 @pytest.mark.parametrize("height", [1, 4, 5, 9, 24])
 def test_what_is_drawn_of_everything_has_room_what_is_wrong_first(height: int) -> None:
     shown = Console(file=io.StringIO(), width=60, height=height)
