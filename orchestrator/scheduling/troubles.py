@@ -8,7 +8,7 @@ drains, or a machine that boots.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -82,6 +82,7 @@ def find_troubles(
         *_failing(nodes),
         *(trouble for state, kind in _OF_STATE.items() for trouble in _in_state(nodes, state, kind)),
         *_scaling(scaling),
+        *_left_machines(nodes, {one.service for one in scaling}),
         *_paused(backlog, paused),
         *_drained(nodes),
     ]
@@ -197,6 +198,19 @@ def _scaling(scaling: Sequence[ServiceScaling]) -> Iterator[Trouble]:
     for one in scaling:
         if one.trouble:
             yield Trouble(TroubleKind.SCALING, f"no machine for {one.service}: {one.trouble}", one.service)
+
+
+def _left_machines(nodes: Sequence[NodeView], scaled: Set[str]) -> Iterator[Trouble]:
+    """Machines that scaling made for what is scaled no more: they cost as before, and nothing ends them."""
+    left = Counter[tuple[str, ...]]()
+    for view in nodes:
+        if view.machine is not None and view.state is not NodeState.LOST and scaled.isdisjoint(view.services):
+            left[tuple(view.services)] += 1
+    for services, number in left.items():
+        which = f"{_count(number, 'machine')} of {', '.join(services)} {_verb(number, 'is', 'are')} left"
+        only = services[0] if len(services) == 1 else None
+        text = f"{which}, and nothing scales {_verb(len(services), 'it', 'them')}"
+        yield Trouble(TroubleKind.SCALING, text, only)
 
 
 def _paused(backlog: Sequence[Backlog], paused: Mapping[str, str]) -> Iterator[Trouble]:

@@ -251,3 +251,11 @@ def test_more_slots_kept_than_there_are_is_told() -> None:
     assert kept_texts(5, shared, replace(mine, state=NodeState.LOST)) == [never, short]
     assert kept_texts(5, replace(shared, slots=None)) == []
     assert kept_texts(5, shared, mine, scaling=[scaled()]) == [], "machines come when they are wanted"
+
+
+def test_machines_that_nothing_scales_any_more_are_told() -> None:
+    machines = [node("aws-1", machine="a" * 32), node("aws-2", machine="b" * 32)]
+    gone = node("aws-3", NodeState.LOST, machine="c" * 32)
+    told = texts(nodes=[*machines, gone, node("own")])
+    assert told[-1] == "2 machines of docking are left, and nothing scales it"
+    assert texts(nodes=[*machines, node("own")], scaling=[scaled()]) == []
