@@ -16,6 +16,7 @@ from typing import Final
 
 import trio
 
+from actors.domain.batch_request import NOTHING_REQUESTED, request_to_json
 from actors.domain.job import End
 from actors.domain.payload import UNKNOWN, Payload, RunResult
 from actors.domain.progress import BatchStand
@@ -196,6 +197,10 @@ class ExecutorRuns:
             hint = await trio.to_thread.run_sync(explain)
             end = replace(end, message="; ".join(filter(None, (end.message, hint))))
         end = replace(end, size=frozen.size)
+        # That it outlives the machine tells a batch system's executor, which alone heeds it.
+        unheeded = payload.batch_request != NOTHING_REQUESTED and not self._executor.outlives_machine
+        if unheeded and end.started_at is not None:
+            end = replace(end, message="; ".join(filter(None, (end.message, _say_unheeded(payload)))))
         if frozen.gone and end.started_at is not None:
             end = replace(end, message="; ".join(filter(None, (end.message, frozen.gone))))
         return without_results(end, frozen.too_many) if frozen.too_many else end
@@ -326,6 +331,11 @@ def _frozen(
     directory: Path, limit: ResultLimit, *, through: bool
 ) -> tuple[FrozenManifest, progress_file.ProgressTail]:
     return freeze_manifest(directory, limit, through=through), progress_file.read(directory)
+
+
+def _say_unheeded(payload: Payload) -> str:
+    asked = " and ".join(request_to_json(payload.batch_request))
+    return f"its node is no cluster: {asked} had no effect"
 
 
 def _note(directory: Path) -> str | None:

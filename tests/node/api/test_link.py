@@ -173,6 +173,17 @@ async def test_a_run_knows_what_its_job_asks_of_a_batch_system_also_after_a_rest
             assert (await node.executor.run_of(key)).spec.batch_request == asked
 
 
+async def test_what_a_job_asks_of_a_batch_system_is_told_to_have_no_effect_where_there_is_none(
+    tmp_path: Path,
+) -> None:
+    async with node_in_process(tmp_path) as node, linked(node) as client:
+        await client.hear("picture")
+        await client.submit(KEY, batch_request={"partition": "short", "cpus": 4})
+        (await node.executor.run_of(KEY)).finish()
+        (payload,) = (await client.hear("ended")).body["payloads"]
+        assert payload["end"]["message"] == "its node is no cluster: partition and cpus had no effect"
+
+
 async def test_a_bad_attempt_is_malformed_alone_and_a_bad_message_is_answered_with_why(
     tmp_path: Path,
 ) -> None:
