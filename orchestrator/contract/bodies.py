@@ -680,7 +680,9 @@ class LinkOrderBody(TypedDict):
     file: NotRequired[
         Annotated[str | None, Also(description="By its `path` in the list of files; null: all results")]
     ]
-    view: NotRequired[Annotated[bool, Also(description="The file as `?view=1` shows it in a page")]]
+    view: NotRequired[
+        Annotated[bool, Also(description="The file as `?view=1` shows it; of all results it means nothing")]
+    ]
     expires_in: NotRequired[Annotated[float, Also(exclusiveMinimum=0, maximum=604_800, default=3600)]]
 
 

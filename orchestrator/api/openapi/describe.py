@@ -88,7 +88,7 @@ CURSOR: Final = in_query(
 
 
 LINK: Final = in_query(
-    "link", "The signature of a link that was made for this path", Annotated[str, Also(maxLength=200)]
+    "link", "The signature of a link that was made for this path; not looked at beside a token", str
 )
 
 

@@ -50,8 +50,8 @@ def blueprint(api: ApiContext) -> Blueprint:
             refuse_field("file", "null, or the path of a file as the list of files has it,")
         if type(life) not in (int, float) or not 0 < life <= LONGEST:
             refuse_field("expires_in", f"seconds above 0, at most {LONGEST},")
-        if type(view) is not bool or (view and file is None):
-            refuse_field("view", "true or false, and true only for a file,")
+        if type(view) is not bool:
+            refuse_field("view", "true or false")
         row = await job_views.find(api, read_job_id(number))
         if row.status is Status.CLEANED:
             raise Refusal(404, "nothing_left", f"nothing is left of job {row.id}")
@@ -60,7 +60,9 @@ def blueprint(api: ApiContext) -> Blueprint:
         assert api.links is not None
         expires_at = math.ceil(api.clock.now() + life)
         what = "results" if file is None else f"files/{file}"
-        link = api.links.make(f"/v1/jobs/{row.id}/{what}", asking.get(), expires_at, view=view)
+        link = api.links.make(
+            f"/v1/jobs/{row.id}/{what}", asking.get(), expires_at, view=view and file is not None
+        )
         await api.ledger.note_orders([entry_of("link", job=row.id, detail=f"{what} for {life:g} s")])
         answer = {"url": f"{api.public_url.rstrip('/')}{link}", "expires_at": rfc3339(expires_at)}
         return json_response(answer)
