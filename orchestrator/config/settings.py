@@ -516,6 +516,8 @@ class _Found:
     def settings(self) -> Settings:
         services = {name: self._service(name, found.values) for name, found in self._services.items()}
         self._check_scaling()
+        if ("tls_cert" in self.server.values) is not ("tls_key" in self.server.values):
+            self._mistakes.add("tls_cert, tls_key: one needs the other")
         self._mistakes.check()
         if not services:
             self._warnings.append("no service is configured, so every upload will be refused")
@@ -524,9 +526,8 @@ class _Found:
         data = server.setdefault("data_path", Path("data").absolute())
         server.setdefault("callback_secret_file", data / SECRET_FILE)
         self._warn_of_private_hosts()
-        if ("tls_cert" in server) is not ("tls_key" in server):
-            self._mistakes.add("tls_cert, tls_key: one needs the other")
-            self._mistakes.check()
+        if server.get("trusted_operators") and "trusted_user_header" not in server:
+            self._warnings.append("trusted_operators: nobody is one without trusted_user_header")
         if "trusted_user_header" in server and not server.get("trusted_proxies"):
             self._warnings.append("trusted_user_header: it is believed of nobody without trusted_proxies")
         return Settings(

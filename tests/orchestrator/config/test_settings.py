@@ -380,3 +380,15 @@ def test_weights_are_by_the_number_of_a_user(toml: Any) -> None:
 def test_what_is_no_weight_is_a_mistake(given: str, toml: Any) -> None:
     (mistake,) = mistakes({}, toml(f"[services.a]\nweights = {given}\n"))
     assert "services.a.weights" in mistake and "a table of users" in mistake
+
+
+def test_a_certificate_without_its_key_is_told_with_all_else(toml: Any) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({}, toml('tls_cert = "x.pem"\nmax_queued = -1\n'))
+    assert len(caught.value.mistakes) == 2
+    assert "tls_cert, tls_key: one needs the other" in caught.value.mistakes
+
+
+def test_operators_whom_no_header_names_are_warned_of(toml: Any) -> None:
+    told = load({}, toml('trusted_operators = ["ann"]\n')).warnings
+    assert "trusted_operators: nobody is one without trusted_user_header" in told
