@@ -399,6 +399,8 @@ class ShepherdExecutor:
                 "scripts are kept from nothing here; what would change that stands above, and --executor bash"
                 " is who wants it so"
             )
+        if tier.name == BASH and tier.uids is None and os.geteuid() == 0:
+            log.warning("scripts run as root here: whoever may submit a job has this machine")
         if tier.name == LANDLOCK and any(each.containers for each in self._grants):
             log.warning(
                 "containers = true changes nothing in the tier landlock, under which nobody mounts: scripts"

@@ -13,12 +13,13 @@ import pytest
 import trio
 
 from actors.domain.limits import JobLimits
-from node.confinement.tier_settings import NO_UIDS
+from node.confinement.tier_settings import NO_UIDS, RANGES, UidRange
 from node.executors import shepherd_executor
 from node.executors.executor import STDERR, STDOUT
 from node.executors.shepherd_executor import ShepherdExecutor
 from node.executors.shepherded_run import ShepherdedRun
 from node.executors.spawner import Spawner
+from node.executors.tiers import Tier
 from tests.node.executors.conftest import Payloads
 
 TELL = r"""
@@ -73,6 +74,21 @@ async def test_a_script_with_limits_and_one_without_are_the_same_to_the_kernel(
     if tier != "bash":
         assert re.search(r"NoNewPrivs:\s+1", said[0]) and re.search(r"Seccomp:\s+2", said[0])
         assert set(re.findall(r"Cap\w+:\s+(\w+)", said[0])) == {"0" * 16}
+
+
+@pytest.mark.parametrize(("uid", "uids"), [(0, None), (1000, None), (0, RANGES[0])])
+def test_scripts_that_run_as_root_are_warned_of(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    uid: int,
+    uids: UidRange | None,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    ShepherdExecutor(tmp_path, tier="bash")._say(Tier("bash", uids), {})
+    warned = [one.getMessage() for one in caplog.records]
+    expected = ["scripts run as root here: whoever may submit a job has this machine"]
+    assert warned == (expected if (uid, uids) == (0, None) else [])
 
 
 async def test_a_start_waits_where_the_account_has_too_many_descriptors_under_way(
