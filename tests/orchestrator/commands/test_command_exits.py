@@ -139,7 +139,8 @@ def test_data_is_on_standard_output_and_all_else_on_standard_error(terminal: Ter
     number = followed.lines[0].removeprefix("job ")
     assert followed.lines[1:] == ["err"]
     waited = terminal.run("submit", job, "--wait")
-    assert waited.out.strip().isdecimal() and "exit code 3" in waited.lines[-1]
+    assert waited.out.strip().isdecimal() and "exit code 3" in waited.lines[-2]
+    assert waited.lines[-1].endswith("last of stderr: err")
     assert terminal.run("logs", number).out == "out\n"
     assert terminal.run("logs", number, "--stream", "stderr", "--offset", "1").out == "rr\n"
     assert terminal.run("logs", number, "-n", "0").out == ""
