@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import re
 import secrets
@@ -50,6 +51,8 @@ SMALL: Final = 4096
 LARGE_EACH: Final = 20
 """One job of so many has a directory of its own."""
 USERS: Final = 20
+AT_ONCE: Final = 200
+"""Jobs that are under way at once, and moved in one step."""
 SERVICES: Final = ("docking", "folding")
 SLACK: Final = 1.1
 MIB: Final = 1 << 20
@@ -105,6 +108,7 @@ class Year:
         self.counted = 0
         self._place = place
         self._clock = VirtualClock()
+        self._step = DAY / (5 * math.ceil(plan.jobs / AT_ONCE))
         self._submitted = 0
 
     async def run(self) -> None:
@@ -141,17 +145,24 @@ class Year:
                 nursery.cancel_scope.cancel()
 
     async def _pass_day(self, ledger: SqliteLedger, storage: DiskStorage) -> None:
+        begun, left = self._clock.time, self.plan.jobs
+        while left:
+            count = min(left, AT_ONCE)
+            left -= count
+            await self._pass_jobs(count, ledger, storage)
+        self._clock.time = begun + DAY
+
+    async def _pass_jobs(self, count: int, ledger: SqliteLedger, storage: DiskStorage) -> None:
         jobs: list[Job] = []
         async with trio.open_nursery() as nursery:
-            for _ in range(self.plan.jobs):
+            for _ in range(count):
                 self._submitted += 1
                 nursery.start_soon(self._submit, ledger, storage, self._submitted, jobs)
         for target in (Status.PROCESSING, Status.SUBMITTED, Status.RUNNING, Status.COMPLETED):
-            self._clock.time += 3600
+            self._clock.time += self._step
             jobs = await self._move(ledger, jobs, target)
         keys = [job.attempt.key for job in jobs if job.attempt is not None]
         await ledger.record([MoveAttempt(key, AttemptState.RELEASED) for key in keys])
-        self._clock.time += DAY - 4 * 3600
 
     async def _submit(self, ledger: SqliteLedger, storage: DiskStorage, number: int, jobs: list[Job]) -> None:
         size = 2 * SMALL if number % LARGE_EACH == 0 else 200
