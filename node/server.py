@@ -44,7 +44,7 @@ from node.payloads.write_through import WriteThrough
 from node.runs.environment import job_environment
 from node.runs.manifest import ResultLimit
 from node.runs.runs import ExecutorRuns
-from node.runs.sight import find_sight, report
+from node.runs.sight import find_sight, report, tell_grants
 from node.runs.workspace import Workspace
 from node.settings import NodeSettings
 
@@ -230,6 +230,8 @@ async def _serve(
 
         urls = await nursery.start(listen)
         for line in await trio.to_thread.run_sync(list, report(environ, settings, executor.view)):
+            scripts_log.info("%s", line)
+        for line in tell_grants(settings):
             scripts_log.info("%s", line)
         log.info("node %s; executor %s: %s", table.node_id, executor.name, executor.limits)
         for url in filter(None, urls):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
@@ -81,6 +81,23 @@ def report(environ: Mapping[str, str], settings: NodeSettings, view: View | None
     service is given is not missed."""
     for line in _report(environ, settings, view):
         yield line if line.isprintable() else line.encode("unicode_escape").decode()
+
+
+def tell_grants(settings: NodeSettings) -> Iterator[str]:
+    """A line for each service that scripts of are given something for, or that this node does not join for."""
+    for name, grants in settings.services.items():
+        if settings.join_services and name not in settings.join_services:
+            yield f"services.{name}: this node does not join for it, but for {', '.join(settings.join_services)}"
+        else:
+            given = {field.name: getattr(grants, field.name) for field in fields(grants)}
+            told = [
+                key if value is True else f"{key} {_listed(value)}" for key, value in given.items() if value
+            ]
+            yield f"scripts of {name} may: {'; '.join(told) or 'nothing besides'}"
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
 
 
 def _report(environ: Mapping[str, str], settings: NodeSettings, view: View | None) -> Iterator[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from node.confinement.grants import Grants
 from node.confinement.visible import Entry, MachineFiles, View, find_visible
-from node.runs.sight import find_sight, report
+from node.runs.sight import find_sight, report, tell_grants
 from node.settings import NodeSettings
 
 Environ = dict[str, str]
@@ -109,3 +109,14 @@ def test_a_tree_that_was_not_looked_through_is_told(environ: Environ, view: View
     assert line.startswith("scripts see nothing of /data") and 'read = ["/data"]' in line
     both = Grants(read=(home, Path(os.path.realpath("/data"))))
     assert [line for line in report(environ, NodeSettings(grants=both), large) if "see nothing" in line] == []
+
+
+def test_what_a_service_is_given_is_told_and_one_that_the_node_does_not_join_for() -> None:
+    services = {
+        "docking": Grants(read=(Path("/a"), Path("/b")), network=True),
+        "dockng": Grants(network=True),
+    }
+    assert list(tell_grants(NodeSettings(services=services, join_services=("docking",)))) == [
+        "scripts of docking may: read /a, /b; network",
+        "services.dockng: this node does not join for it, but for docking",
+    ]
