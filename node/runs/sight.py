@@ -84,10 +84,11 @@ def report(environ: Mapping[str, str], settings: NodeSettings, view: View | None
 
 
 def tell_grants(settings: NodeSettings) -> Iterator[str]:
-    """A line for each service that scripts of are given something for, or that this node does not join for."""
+    """A line for each service of the file: what its scripts may, or that this node does not join for it."""
     for name, grants in settings.services.items():
         if settings.join_services and name not in settings.join_services:
-            yield f"services.{name}: this node does not join for it, but for {', '.join(settings.join_services)}"
+            others = _listed(settings.join_services)
+            yield f"services.{name}: this node does not join for it, but for {others}"
         else:
             given = {field.name: getattr(grants, field.name) for field in fields(grants)}
             told = [
