@@ -7,9 +7,13 @@ import ssl
 from actors.wire.errors import causes, leaves
 
 
-def describe_error(error: Exception) -> str:
+def describe_error(error: Exception, *, proxied: bool = False) -> str:
     """What the system says of it: of TLS, and of several addresses, the libraries have no words of their
-    own."""
+    own. `proxied`: it may as well be the proxy that is not reached."""
+    return f"through the proxy: {_describe(error)}" if proxied else _describe(error)
+
+
+def _describe(error: Exception) -> str:
     said = ""
     for cause in causes(error):
         for found in leaves(cause) if isinstance(cause, BaseExceptionGroup) else [cause]:

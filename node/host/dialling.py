@@ -80,7 +80,7 @@ class Dialler:
                 await trio.sleep(backoff.next())
                 continue
             except (OSError, trio.BrokenResourceError, h11.RemoteProtocolError) as error:
-                self._tell(describe_error(error))
+                self._tell(describe_error(error, proxied=self._proxy is not None))
                 await trio.sleep(backoff.next())
                 continue
             self._tell(None)

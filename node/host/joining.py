@@ -199,7 +199,7 @@ class Joining:
                 body = json.dumps(self._invitation.body()).encode()
                 answer = await self._credentials.send(client, "POST", "/v1/nodes", body)
             except _FAILURES as error:
-                return describe_error(error)
+                return describe_error(error, proxied=self._proxy is not None)
             if answer.is_success:
                 self._unknown = _unknown_services(answer)
                 return None
