@@ -293,8 +293,6 @@ class _Form:
 
     def job(self, key: str | None) -> NewJob:
         """What the form asks for, once all of its parts were read. Raises BadRequest."""
-        if "run.sh" in self._ignored and "run.sh" not in self._paths:
-            raise BadRequest("run.sh came as a text field: send it with a file name, as a file")
         details = JobDetails(
             self.name(),
             self.tags(),

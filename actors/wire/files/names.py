@@ -73,10 +73,6 @@ class PathSet:
         self._files: set[str] = set()
         self._directories: set[str] = set()
 
-    def __contains__(self, path: str) -> bool:
-        """Whether this is a file of the job."""
-        return path in self._files
-
     def add(self, path: str) -> None:
         """Add a path that `safe_path` gave. Raises BadRequest when it cannot stand beside the others."""
         if path in self._files:

@@ -607,13 +607,3 @@ def test_the_vendored_files_are_the_published_ones() -> None:
     for line in (static / "SHA256SUMS").read_text().splitlines():
         wanted, name = line.split()
         assert hashlib.sha256((static / name).read_bytes()).hexdigest() == wanted
-
-
-async def test_a_script_that_came_as_a_text_field_is_refused_unless_it_came_as_a_file_too(
-    server: Server,
-) -> None:
-    refused = await server.post('name="run.sh"|echo hi')
-    told = "run.sh came as a text field: send it with a file name, as a file"
-    assert (refused.status_code, refused.json()["message"], await server.nothing_left()) == (400, told, True)
-    taken = await server.post('name="run.sh"|echo hi', 'name="file"; filename="run.sh"|echo hi')
-    assert (taken.status_code, taken.json()["ignored"]) == (201, ["run.sh"])
