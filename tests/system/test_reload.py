@@ -51,9 +51,11 @@ async def test_a_quota_changes_and_a_service_goes_and_comes_under_running_jobs(h
                 end = await user.ended(job)
                 assert (end["status"], end["attempt"]) == ("Completed", 1)
         lines = (await user.json("/v1/audit"))["items"]
-        assert [one["detail"] for one in lines if one["action"] == "reload"] == [
-            "services.example (gone), services.other (new)"
-        ]
+        signalled, ordered, refused = (one for one in lines if one["action"] == "reload")
+        assert (signalled["who"], signalled["role"], signalled["address"]) == ("SIGHUP", None, "")
+        assert signalled["detail"] == "services.example (new), services.other (gone)"
+        assert ordered["detail"] == "services.example (gone), services.other (new)"
+        assert refused["detail"].startswith("nothing was changed: ") and "max_runs" in refused["detail"]
     assert await server.end(signal.SIGTERM) == 0
 
 
