@@ -19,7 +19,8 @@ TEMPORARY = (b"/tmp", b"/var/tmp")
 """What a script has of its own, and nobody's else."""
 DEVICES = (b"/dev/null", b"/dev/zero", b"/dev/full", b"/dev/random", b"/dev/urandom", b"/dev/tty")
 """What a script has of the machine's. Where it is root they are its own, as far as the kernel can tell."""
-_ONLY_TO_READ = ("1", "sys", "fs", "irq", "bus", "acpi", "scsi")
+_SHEPHERD = "1"
+_ONLY_TO_READ = ("sys", "fs", "irq", "bus", "acpi", "scsi")
 OF_ROOT_ALONE = (
     "sysrq-trigger",
     "kcore",
@@ -32,19 +33,20 @@ OF_ROOT_ALONE = (
     "vmallocinfo",
     "pagetypeinfo",
 )
-"""Of `/proc`, where scripts have no uid of their own: what is root's there root writes and reads without a
-capability, also in a user namespace. By a setting such as `core_pattern` a script would be out; `1` is its
-shepherd, and that of jobs to come. Others may not, and each mount costs a job 0.1 ms."""
+"""Of `/proc`, where scripts are root: what is root's there root writes and reads without a capability, also
+in a user namespace. By a setting such as `core_pattern` a script would be out. Others may not, and each mount
+costs a job 0.2 ms."""
 
 
-def begin(bwrap: str, *, own_uid: bool) -> list[str]:
-    """What every command begins with: namespaces, and the tree. `own_uid`: scripts have uids of their own."""
+def begin(bwrap: str, *, own_uid: bool, root: bool) -> list[str]:
+    """What every command begins with: namespaces, and the tree. `own_uid`: scripts have uids of their own;
+    without, they are the user of their shepherd, and of that of jobs to come; `root`: that is root."""
     command = [bwrap, "--unshare-user", "--unshare-ipc", "--unshare-uts", "--new-session"]
     command += ["--ro-bind", TREE, "/", "--dev-bind", f"{TREE}/dev", "/dev", "--proc", "/proc"]
     if not own_uid:
-        for name in _ONLY_TO_READ:
+        for name in (_SHEPHERD, *(_ONLY_TO_READ if root else ())):
             command += ["--ro-bind-try", f"/proc/{name}", f"/proc/{name}"]
-        for name in OF_ROOT_ALONE:
+        for name in OF_ROOT_ALONE if root else ():
             if os.path.exists(f"/proc/{name}"):
                 command += ["--ro-bind", "/dev/null", f"/proc/{name}"]
     return command

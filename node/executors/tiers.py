@@ -104,7 +104,7 @@ class Machine:
         files = [path for path in covered if path not in directories]
         resolver = self._files.resolve(RESOLVER)
         lists = {
-            "begin": bubblewrap.begin(os.path.abspath(bwrap), own_uid=own_uid),
+            "begin": bubblewrap.begin(os.path.abspath(bwrap), own_uid=own_uid, root=os.geteuid() == 0),
             "binds": view.binds,
             "links": [
                 word

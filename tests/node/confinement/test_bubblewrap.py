@@ -77,6 +77,16 @@ def test_what_is_given_is_bound_after_its_place_is_made_and_before_that_is_close
     assert command[-1] == b"--"
 
 
+@given(st.booleans(), st.booleans())
+def test_what_is_roots_in_proc_is_closed_to_root_alone_and_its_shepherd_to_who_is_its_user(
+    own_uid: bool, root: bool
+) -> None:
+    command = bubblewrap.begin("/usr/bin/bwrap", own_uid=own_uid, root=root)
+    assert ("/proc/1" in command) is not own_uid
+    assert ("/proc/sys" in command) is (root and not own_uid)
+    assert ("/proc/timer_list" in command) is (root and not own_uid)
+
+
 @given(st.booleans(), st.dictionaries(NAMES, PLACES, max_size=4))
 def test_what_a_spawner_is_told_arrives_as_it_was(own_uid: bool, lists: dict[str, list[str]]) -> None:
     facts = TierFacts(BUBBLEWRAP, own_uid=own_uid, lists=lists)
