@@ -70,10 +70,10 @@ class ScriptView:
     def _renew(self) -> None:
         """Make what is not there, or no more: a mount goes when something else is put into its place."""
         for path in self._shown:
-            found = _stat(path)
-            shown = _stat(self._place + path)
-            if found is not None and (shown is None or not os.path.samestat(found, shown)):
-                _bind(os.open(path, _OPENED), self._place + path)
+            found, shown = _look_at(path), _look_at(self._place + path)
+            is_shown = found is None or (shown is not None and os.path.samestat(found, shown))
+            if not is_shown and (descriptor := _open(path)) is not None:
+                _bind(descriptor, self._place + path)
         for path in self._empty:
             place = self._place + path
             found = _stat(place)
@@ -114,8 +114,8 @@ class ScriptView:
             staged[path] = _STAGE + b"/%d" % number
             _bind(descriptor, staged[path])
         for path in devices:
-            self._given_devices.append(self._place + path)
             _make_file(_TREE + path)
+            self._given_devices.append(self._place + path)
         for number, (path, content) in enumerate(zip(_ACCOUNTS, accounts, strict=True)):
             account = _STAGE + b"/account-%d" % number
             source = os.open(account, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -151,6 +151,13 @@ def _open(path: bytes) -> int | None:
 def _stat(path: bytes) -> os.stat_result | None:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return os.stat(path)
+    return None
+
+
+def _look_at(path: bytes) -> os.stat_result | None:
+    # Some file systems of one user refuse even root: nobody else sees these either.
+    with contextlib.suppress(PermissionError):
+        return _stat(path)
     return None
 
 
