@@ -171,7 +171,7 @@ class Spawner:
 
     def _prepare(self) -> None:
         self._data_directory.mkdir(parents=True, exist_ok=True)
-        (self._data_directory / VIEW).mkdir(exist_ok=True)
+        (self._data_directory / VIEW).mkdir(mode=0o700, exist_ok=True)
         log = self._data_directory / LOG
         for path in (log, self._data_directory / LOCK):
             set_aside(path)

@@ -164,7 +164,7 @@ async def test_what_runs_goes_on_and_what_ended_has_ended(
             "spawner.lock",
             "spawner.log",
         ),
-        *("tombstones", "trash", "written"),
+        *("tombstones", "trash", "view", "written"),
     }
 
 

@@ -45,6 +45,7 @@ PARTS = {
     "node_id:node_id": "n" * 32,
     "path:node_id": "n" * 32,
     "name": "example",
+    "path:name": "index.html",
     "file:path": "run.sh",
     "token_id": "0" * 12,
 }
