@@ -30,7 +30,7 @@ import psutil
 from testbed.packages import PackagingFailed, build, build_commit, find, find_earlier, install
 from testbed.units import PATIENCE, Running, UnitFailed, read_unit
 
-from orchestrator.client import Client, ClientError, Job
+from orchestrator.client import Client, ClientError, Job, Retries
 
 ROOT = Path(__file__).resolve().parents[1]
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
@@ -128,7 +128,8 @@ class Machine:
 
     def client(self) -> Client:
         token = (self.data / "data" / "operator.token").read_text().rpartition(" ")[2].strip()
-        return Client(self.url, token=token)
+        # A server that is started again on a busy machine is away for longer than some tries.
+        return Client(self.url, token=token, retries=Retries(tries=15))
 
 
 class Day:
