@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-TREE = "/tmp/tree"
-"""Where the tree is found."""
-_SHARED_MEMORY = b"/dev/shm"
+TREE, DEVICE_TREE = "/tmp/view/tree", "/tmp/view/dev"
+"""Where the trees are found, of files and of devices."""
+PROC = b"/proc/"
 TEMPORARY = (b"/tmp", b"/var/tmp")
 """What a script has of its own, and nobody's else."""
 DEVICES = (b"/dev/null", b"/dev/zero", b"/dev/full", b"/dev/random", b"/dev/urandom", b"/dev/tty")
@@ -42,7 +42,7 @@ def begin(bwrap: str, *, own_uid: bool, root: bool) -> list[str]:
     """What every command begins with: namespaces, and the tree. `own_uid`: scripts have uids of their own;
     without, they are the user of their shepherd, and of that of jobs to come; `root`: that is root."""
     command = [bwrap, "--unshare-user", "--unshare-ipc", "--unshare-uts", "--new-session"]
-    command += ["--ro-bind", TREE, "/", "--dev-bind", f"{TREE}/dev", "/dev", "--proc", "/proc"]
+    command += ["--bind", TREE, "/", "--dev-bind", DEVICE_TREE, "/dev", "--proc", "/proc"]
     if not own_uid:
         for name in (_SHEPHERD, *(_ONLY_TO_READ if root else ())):
             command += ["--ro-bind-try", f"/proc/{name}", f"/proc/{name}"]
@@ -55,29 +55,21 @@ def begin(bwrap: str, *, own_uid: bool, root: bool) -> list[str]:
 def add_script(
     begin: Sequence[bytes],
     *,
-    covered: Sequence[bytes],
     network: bool,
     containers: bool,
-    shared_memory: int,
-    devices: Iterable[bytes],
-    scratch: bytes,
-    read: Iterable[tuple[bytes, bytes]],
-    write: Iterable[tuple[bytes, bytes]],
+    read: Iterable[bytes],
     filters: Iterable[int],
     work: bytes,
     block: int,
     info: int,
 ) -> list[bytes]:
-    """The whole command before what is run in it.
+    """The whole command before what is run in it, which sees what the trees show, where nothing can be made
+    but in what it writes.
 
-    `covered`: directories of the tree in which there must be room for what is given. `scratch`: what is bound
-    to `/tmp` and `/var/tmp`, if anything; what is granted may lie below these. `read`, `write`: what is
-    bound, and to where. Numbers are descriptors: of programs for seccomp, of the pipe that holds it back, and
-    of the one into which it says its pid. `shared_memory`: bytes of `/dev/shm`.
+    `read`: of what is given that which lies in `/proc`. Numbers are descriptors: of programs for seccomp, of
+    the pipe that holds it back, and of the one into which it says its pid.
     """
     command = list(begin)
-    for path in covered:
-        command += [b"--tmpfs", path]
     if not network:
         command.append(b"--unshare-net")
     if not containers:
@@ -87,18 +79,9 @@ def add_script(
     command += [b"--cap-drop", b"ALL"]
     if containers:
         command += [b"--cap-add", b"CAP_SETFCAP"]  # Without it the kernel lets root make none of users.
-    command += [b"--perms", b"1777", b"--size", b"%d" % shared_memory, b"--tmpfs", _SHARED_MEMORY]
-    for path in devices:
-        command += [b"--dev-bind", path, path]
-    for path in TEMPORARY:
-        command += [b"--bind", scratch, path] if scratch else [b"--tmpfs", path]
-    for source, path in read:
-        command += [b"--ro-bind", source, path]
-    for source, path in write:
-        command += [b"--bind", source, path]
-    # Nothing is added to what bwrap has made, which would fill the memory.
-    for path in (*covered, *(() if scratch else TEMPORARY)):
-        command += [b"--remount-ro", path]
+    for path in read:
+        if path.startswith(PROC):
+            command += [b"--ro-bind-try", path, path]
     command += [b"--chdir", work]
     for descriptor in filters:
         command += [b"--add-seccomp-fd", b"%d" % descriptor]

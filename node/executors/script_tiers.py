@@ -145,23 +145,21 @@ class Landlock:
 
 
 class _InBubblewrap(Confinement):
-    """What it is given is bound to where it is from, so that bwrap gets at it, which is the script's user."""
-
     def __init__(self, request: Request, tier: Bubblewrap) -> None:
-        super().__init__(b"/")  # `work` is covered by what was staged.
+        super().__init__(b"/")  # `work` is covered by what is shown to bwrap.
         self._request, self._tier = request, tier
         self.block = self.info = -1
         """The ends of pipes that are bwrap's."""
         self._command: list[bytes] = []
         self._kept: list[int] = []
-        read = [*tier.resolver, *request.read]
-        write = [path for path in (*request.write, request.scratch, request.work) if path]
-        staged, self._covered = tier.view.stage(
-            [*read, *write], request.devices, (request.passwd, request.group)
+        tier.view.give(
+            scratch=request.scratch,
+            read=[path for path in (*tier.resolver, *request.read) if not path.startswith(bubblewrap.PROC)],
+            write=[path for path in (*request.write, request.scratch, request.work) if path],
+            devices=request.devices,
+            accounts=(request.passwd, request.group),
+            shared_memory=request.shared_memory,
         )
-        self._read = [(staged[path], path) for path in read if path in staged]
-        self._write = [(staged[path], path) for path in write if path in staged]
-        self._scratch = staged.get(request.scratch, b"")
 
     def prepare(self) -> None:
         request = self._request
@@ -170,14 +168,9 @@ class _InBubblewrap(Confinement):
         self._kept = [_keep(program) for program in self._tier.filters[request.containers]]
         self._command = bubblewrap.add_script(
             self._tier.begin,
-            covered=self._covered,
             network=request.network,
             containers=request.containers,
-            shared_memory=request.shared_memory,
-            devices=request.devices,
-            scratch=self._scratch,
-            read=self._read,
-            write=self._write,
+            read=request.read,
             filters=self._kept,
             work=request.work,
             block=self.block,

@@ -15,41 +15,45 @@ import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 
-from node.confinement.bubblewrap import DEVICES, TEMPORARY, TREE
+from node.confinement.bubblewrap import DEVICE_TREE, DEVICES, TEMPORARY, TREE
 from node.executors import namespaces
 
 _ACCOUNTS = (b"/etc/passwd", b"/etc/group")
-_OF_EACH = (b"/proc", b"/dev", b"/dev/shm", *TEMPORARY)
-"""What is another one for each script."""
 _SPARSE = (b"/sys", b"/run")
 """Of these scripts see what is named to them, one by one."""
+_MADE = (b"/proc", b"/dev", *_SPARSE, *TEMPORARY)
+_DEV = b"/dev"
+_SHARED_MEMORY, _TERMINALS = b"/shm", b"/pts"
 _DEVICE_LINKS = {
-    b"/dev/fd": b"/proc/self/fd",
-    b"/dev/stdin": b"/proc/self/fd/0",
-    b"/dev/stdout": b"/proc/self/fd/1",
-    b"/dev/stderr": b"/proc/self/fd/2",
-    b"/dev/core": b"/proc/kcore",
-    b"/dev/ptmx": b"pts/ptmx",
+    b"/fd": b"/proc/self/fd",
+    b"/stdin": b"/proc/self/fd/0",
+    b"/stdout": b"/proc/self/fd/1",
+    b"/stderr": b"/proc/self/fd/2",
+    b"/core": b"/proc/kcore",
+    b"/ptmx": b"pts/ptmx",
 }
-_TERMINALS = b"/dev/pts"
-_TREE = os.fsencode(TREE)
-_STAGE = os.path.dirname(_TREE)
-_OPENED = os.O_PATH | os.O_CLOEXEC
+_TREE, _DEVICE_TREE = os.fsencode(TREE), os.fsencode(DEVICE_TREE)
+_SHOWN = os.path.dirname(_TREE)
+_STAGE = os.path.dirname(_SHOWN)
+_SMALL = b"mode=0755,size=1m"
 
 
 class ScriptView:
-    """One tree at `place`, an empty directory. Lists by their names: `binds`, trees and files; `links` in
-    `/`, each followed by what is written in it; `kernel`, what of `/sys` is shown if it is there; `empty`,
-    directories that are covered, and `closed`, files that nobody can open.
+    """Two trees below `place`, an empty directory: of files, and of devices. Lists by their names: `binds`,
+    trees and files; `links` in `/`, each followed by what is written in it; `kernel`, what of `/sys` is shown
+    if it is there; `empty`, directories that are covered, and `closed`, files that nobody can open.
     """
 
     def __init__(self, place: bytes, lists: Mapping[str, Sequence[bytes]]) -> None:
         self._place = place
-        self._shown = (*lists["binds"], *lists["kernel"], *DEVICES)
+        self._tree, self._devices = (
+            os.path.join(place, os.path.basename(tree)) for tree in (_TREE, _DEVICE_TREE)
+        )
+        self._shown = (*lists["binds"], *lists["kernel"])
         words = iter(lists["links"])
         self._links = list(zip(words, words, strict=True))
         self._empty, self._closed = frozenset(lists["empty"]), lists["closed"]
-        self._tops = frozenset((*lists["binds"], *_OF_EACH))
+        self._tops = frozenset((*lists["binds"], *TEMPORARY))
         self._given_devices: list[bytes] = []
         """Places for those of the payload before."""
         self._covers: dict[bytes, int] = {}
@@ -57,94 +61,133 @@ class ScriptView:
 
     def build(self) -> None:
         """In the mounts of this process. Raises `OSError`."""
-        namespaces.mount_tmpfs(self._place, b"mode=0755,size=1m")
+        namespaces.mount_tmpfs(self._place, _SMALL)
         namespaces.keep_out_of_binds(self._place)
-        for path in (*_OF_EACH, *_SPARSE, _TERMINALS):
-            os.makedirs(self._place + path, exist_ok=True)
-        for path, target in (*self._links, *_DEVICE_LINKS.items()):
-            os.symlink(target, self._place + path)
-        namespaces.mount_own_terminals(self._place + _TERMINALS)
+        for tree in (self._tree, self._devices):
+            os.mkdir(tree)
+            namespaces.mount_tmpfs(tree, _SMALL)
+            namespaces.keep_out_of_binds(tree)
+        for path in _MADE:
+            os.makedirs(self._tree + path, exist_ok=True)
+        for path, target in self._links:
+            os.symlink(target, self._tree + path)
+        for name, target in _DEVICE_LINKS.items():
+            os.symlink(target, self._devices + name)
+        for name in (_SHARED_MEMORY, _TERMINALS):
+            os.mkdir(self._devices + name)
+        namespaces.mount_own_terminals(self._devices + _TERMINALS)
         self._renew()
-        namespaces.let_into_binds(self._place)
+        for mount in (self._place, self._tree, self._devices):
+            namespaces.let_into_binds(mount)
 
     def _renew(self) -> None:
         """Make what is not there, or no more: a mount goes when something else is put into its place."""
         for path in self._shown:
-            found, shown = _look_at(path), _look_at(self._place + path)
-            is_shown = found is None or (shown is not None and os.path.samestat(found, shown))
-            if not is_shown and (descriptor := _open(path)) is not None:
-                _bind(descriptor, self._place + path)
+            _show(path, self._tree + path)
+        for path in DEVICES:
+            _show(path, self._devices + path.removeprefix(_DEV))
         for path in self._empty:
-            place = self._place + path
+            place = self._tree + path
             found = _stat(place)
             if found is not None and found.st_dev != self._covers.get(path):
                 namespaces.mount_tmpfs(place, b"mode=0755,size=4k")
                 self._covers[path] = os.stat(place).st_dev
         for path in self._closed:
-            found = _stat(self._place + path)
+            found = _stat(self._tree + path)
             if found is not None and not stat.S_ISCHR(found.st_mode):
-                null = os.open("/dev/null", _OPENED)
-                namespaces.bind(null, self._place + path)
-                os.close(null)
+                _bind(_open_there(b"/dev/null"), self._tree + path)
 
-    def stage(
-        self, paths: Iterable[bytes], devices: Iterable[bytes], accounts: Sequence[bytes]
-    ) -> tuple[dict[bytes, bytes], list[bytes]]:
-        """Show the tree, at `TREE`, and these files and directories where any user gets at them, in this
-        mount namespace: where each is found, and the directories of the tree that must be covered by others,
-        because what is given lies in them and nobody may make a place for it there. What is not there is left
-        out. `devices`: what there is a place for besides. `accounts`: contents of `/etc/passwd` and
-        `/etc/group` for the tree. Raises `OSError`, with the path of what cannot be reached."""
+    def give(
+        self,
+        *,
+        scratch: bytes,
+        read: Iterable[bytes],
+        write: Iterable[bytes],
+        devices: Iterable[bytes],
+        accounts: Sequence[bytes],
+        shared_memory: int,
+    ) -> None:
+        """Add to the trees what one script has besides, and show them at `TREE` and `DEVICE_TREE`, where any
+        user gets at them, in this mount namespace. What is not there is left out.
+
+        `scratch`: what is at `/tmp` and `/var/tmp`, if anything; what is given may lie below these.
+        `accounts`: contents of `/etc/passwd` and `/etc/group`. `shared_memory`: bytes of `/dev/shm`. Raises
+        `OSError`, with the path of what cannot be reached.
+        """
         self._renew()
         while self._given_devices:
             os.unlink(self._given_devices.pop())
-        place = os.open(self._place, _OPENED)
-        opened = {path: _open(path) for path in paths}
+        place = _open_there(self._place)
+        temporary = _open_there(scratch) if scratch else -1
+        given = [(path, _open(path), True) for path in read] + [(path, _open(path), False) for path in write]
+        cards = [(path, _open(path)) for path in devices]
         namespaces.mount_tmpfs(_STAGE, b"mode=0755,size=16m")
-        os.mkdir(_TREE)
-        namespaces.move(place, _TREE)
+        os.mkdir(_SHOWN)
+        namespaces.move(place, _SHOWN)
         os.close(place)
-        staged: dict[bytes, bytes] = {}
-        covered: dict[bytes, None] = {}
-        for number, (path, descriptor) in enumerate(opened.items()):
-            if descriptor is None:
-                continue
-            if cover := self._make_room(path, descriptor):
-                covered[cover] = None
-            staged[path] = _STAGE + b"/%d" % number
-            _bind(descriptor, staged[path])
-        for path in devices:
-            _make_file(_TREE + path)
-            self._given_devices.append(self._place + path)
+        self._add_devices(cards, shared_memory)
+        # All that has to be made in the tree itself, before nothing can be.
+        rooms: set[bytes] = set()
+        for path, descriptor, _ in given:
+            if descriptor is not None:
+                self._make_room(path, descriptor, rooms)
         for number, (path, content) in enumerate(zip(_ACCOUNTS, accounts, strict=True)):
             account = _STAGE + b"/account-%d" % number
             source = os.open(account, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             os.write(source, content)
             namespaces.bind(source, _TREE + path)
             os.close(source)
-        namespaces.close(_TREE)
-        return staged, list(covered)
+        namespaces.restrict(_TREE, read_only=True)
+        for path in TEMPORARY:
+            if scratch:
+                namespaces.bind(temporary, _TREE + path)
+                namespaces.restrict(_TREE + path, read_only=False)
+            else:
+                namespaces.mount_tmpfs(_TREE + path, _SMALL)
+        for path, descriptor, read_only in given:
+            if descriptor is not None:
+                _bind(descriptor, _TREE + path)
+                namespaces.restrict(_TREE + path, read_only=read_only)
+        if scratch:
+            os.close(temporary)
+        else:
+            for path in TEMPORARY:
+                namespaces.close(_TREE + path)
 
-    def _make_room(self, path: bytes, descriptor: int) -> bytes | None:
-        """A place in the tree for the mount of this path; or what must be covered, for bwrap to make one."""
+    def _add_devices(self, cards: Iterable[tuple[bytes, int | None]], shared_memory: int) -> None:
+        namespaces.mount_tmpfs(_DEVICE_TREE + _SHARED_MEMORY, b"mode=1777,size=%d" % shared_memory)
+        for path, descriptor in cards:
+            if descriptor is not None:
+                name = path.removeprefix(_DEV)
+                _bind(descriptor, _DEVICE_TREE + name)
+                self._given_devices.append(self._devices + name)
+        namespaces.close(_DEVICE_TREE)
+
+    def _make_room(self, path: bytes, descriptor: int, rooms: set[bytes]) -> None:
+        """A place for the mount of this path, where there is none in the tree; `rooms`: what was covered anew
+        for that, so that no other script sees what places there are."""
         above = os.path.dirname(path)
         while above != b"/" and above not in self._empty:
             above = os.path.dirname(above)
-        if above != b"/":
-            return above
         top = b"/" + path.split(b"/", 2)[1]
-        if top in self._tops:
-            return None
-        if top in (path, *_SPARSE):
-            _make_point(_TREE + path, descriptor)
-            return None
-        os.makedirs(_TREE + top, exist_ok=True)
-        return top
+        if above == b"/" and top in self._tops:
+            return
+        if above == b"/" and top not in (path, *_SPARSE):
+            above = top
+            os.makedirs(_TREE + above, exist_ok=True)
+        if above != b"/" and above not in rooms:
+            namespaces.mount_tmpfs(_TREE + above, _SMALL)
+            rooms.add(above)
+        _make_point(_TREE + path, descriptor)
+
+
+def _open_there(path: bytes) -> int:
+    return os.open(path, os.O_PATH | os.O_CLOEXEC)
 
 
 def _open(path: bytes) -> int | None:
     with contextlib.suppress(FileNotFoundError):
-        return os.open(path, _OPENED)
+        return _open_there(path)
     return None
 
 
@@ -161,15 +204,21 @@ def _look_at(path: bytes) -> os.stat_result | None:
     return None
 
 
-def _make_point(path: bytes, descriptor: int) -> None:
-    """What this, a directory or not, can be mounted on."""
-    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-        os.makedirs(path, exist_ok=True)
+def _show(path: bytes, place: bytes) -> None:
+    found, shown = _look_at(path), _look_at(place)
+    if found is None or (shown is not None and os.path.samestat(found, shown)):
         return
-    _make_file(path)
+    if (descriptor := _open(path)) is not None:
+        _bind(descriptor, place)
 
 
-def _make_file(path: bytes) -> None:
+def _make_point(path: bytes, descriptor: int) -> None:
+    """What this, a directory or not, can be mounted on, unless there is something."""
+    if os.path.lexists(path):
+        return
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        os.makedirs(path)
+        return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     os.close(os.open(path, os.O_CREAT | os.O_CLOEXEC, 0o644))
 

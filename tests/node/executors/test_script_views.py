@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from node.confinement.grants import Grants
 from node.confinement.tier_settings import NO_UIDS, RANGES, UidRange
 from node.executors.executor import HOME, STDERR, STDOUT, RunSpec
 from node.executors.shepherd_executor import ShepherdExecutor
-from tests.node.executors.conftest import ISOLATIONS, Payloads
+from tests.node.executors.conftest import ISOLATIONS, ROOT, Payloads
 
 PLACES = ("/tmp", "/var/tmp", "/run", "/var/lib", "/usr/local", "/")
 """Where scripts have directories of their own; where nothing is seen; in what is seen; beside it."""
@@ -135,3 +137,27 @@ class Hidden:
         new = self._file.with_name("new")
         new.write_text("seen\n")
         new.rename(self._file)
+
+
+RESTRICTED = """
+import os, sys
+from node.executors import namespaces
+place = os.fsencode(sys.argv[2])
+for mount in (place, place + b"/with a space", place + b"/with a space/below"):
+    os.makedirs(mount, exist_ok=True)
+    namespaces._mount(b"tmpfs", mount, b"tmpfs", 8)  # noexec
+if sys.argv[1] == "each":
+    namespaces.restrict_each(place + b"/with a space", 7)
+else:
+    namespaces.restrict(place + b"/with a space", read_only=True)
+for mount in (b"", b"/with a space", b"/with a space/below"):
+    print(os.statvfs(place + mount).f_flag & 15)
+"""
+
+
+@pytest.mark.parametrize("how", ["at once", "each"])
+def test_mounts_are_restricted_with_those_below_them_alone(how: str, tmp_path: Path) -> None:
+    """Also where the kernel has no call for it."""
+    command = ["unshare", "-m", sys.executable, "-c", RESTRICTED, how, str(tmp_path / "place")]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["8", "15", "15"]
