@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import errno
 import os
-import re
 import signal
 import struct
 from collections.abc import Iterable, Sequence
@@ -48,7 +47,6 @@ _OPTIONS = {
     b"relatime": 1 << 21,
 }
 """What stands in `mountinfo`, and its flags."""
-_ESCAPED = re.compile(rb"\\([0-7]{3})")
 _SI_USER = 0
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
@@ -192,7 +190,8 @@ def restrict_each(mount: bytes, flags: int) -> None:
     with open("/proc/self/mountinfo", "rb") as mounts:
         found = [line.split(b" ")[4:6] for line in mounts]
     for path, options in found:
-        real = _ESCAPED.sub(lambda code: bytes([int(code[1], 8)]), path)
+        # As octal numbers stand there spaces, ends of lines and backslashes.
+        real = path.decode("unicode_escape").encode("latin-1")
         if real == mount or real.startswith(mount + b"/"):
             kept = sum(_OPTIONS.get(option, 0) for option in options.split(b","))
             _mount(b"none", real, None, _MS_BIND | _MS_REMOUNT | kept | flags)
