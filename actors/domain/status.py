@@ -53,6 +53,9 @@ ENDED: Final = frozenset({_S.COMPLETED, _S.FAILED, _S.INVALID, _S.KILLED})
 
 OVER: Final = ENDED | {_S.CLEANED}
 
+SEVERAL: Final = {"active": frozenset(Status) - OVER, "ended": OVER}
+"""Words by which jobs may be asked for instead of naming each status."""
+
 QUOTA: Final = frozenset({_S.PROCESSING}) | ON_NODE
 """States that count against the quotas, until an end is recorded."""
 

@@ -1,8 +1,7 @@
 """The tier `bubblewrap`: what `bwrap` is told to show a script, and to keep from it.
 
-What is the same for every script stands in one tree of mounts, which each shepherd puts together once
-(`script_view`); what differs is added by the child of a shepherd that becomes bwrap, and runs as the script's
-user.
+What scripts see stands in trees of mounts, which each shepherd puts together once and adds to for each script
+(`script_view`); the rest is up to the child of a shepherd that becomes bwrap, and runs as the script's user.
 
 Imported by the shepherd: standard library only.
 """
@@ -15,6 +14,7 @@ from collections.abc import Iterable, Sequence
 TREE, DEVICE_TREE = "/tmp/view/tree", "/tmp/view/dev"
 """Where the trees are found, of files and of devices."""
 PROC = b"/proc/"
+"""What is given of it is bound by bwrap, which mounts it for each script."""
 TEMPORARY = (b"/tmp", b"/var/tmp")
 """What a script has of its own, and nobody's else."""
 DEVICES = (b"/dev/null", b"/dev/zero", b"/dev/full", b"/dev/random", b"/dev/urandom", b"/dev/tty")

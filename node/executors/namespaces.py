@@ -31,20 +31,19 @@ _SET_IDS = {
     "x86_64": tuple(map(ctypes.c_long, (116, 117, 119))),
     "aarch64": tuple(map(ctypes.c_long, (159, 147, 149))),
 }
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
-_MS_RDONLY, _MS_REMOUNT = 1, 32
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
+_MS_REMOUNT, _MS_NOATIME, _MS_NODIRATIME, _MS_RELATIME = 32, 1024, 2048, 1 << 21
 _MS_BIND, _MS_MOVE, _MS_REC, _MS_SLAVE = 0x1000, 0x2000, 0x4000, 0x80000
 _MS_UNBINDABLE, _MS_PRIVATE = 0x20000, 0x40000
 _MOUNT_SETATTR, _HERE, _RECURSIVE = ctypes.c_long(442), ctypes.c_long(-100), ctypes.c_long(0x8000)
-_ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
 _OPTIONS = {
-    b"ro": 1,
-    b"nosuid": 2,
-    b"nodev": 4,
-    b"noexec": 8,
-    b"noatime": 1024,
-    b"nodiratime": 2048,
-    b"relatime": 1 << 21,
+    b"ro": _MS_RDONLY,
+    b"nosuid": _MS_NOSUID,
+    b"nodev": _MS_NODEV,
+    b"noexec": _MS_NOEXEC,
+    b"noatime": _MS_NOATIME,
+    b"nodiratime": _MS_NODIRATIME,
+    b"relatime": _MS_RELATIME,
 }
 """What stands in `mountinfo`, and its flags."""
 _SI_USER = 0
@@ -174,13 +173,12 @@ def move(descriptor: int, target: bytes) -> None:
 def restrict(mount: bytes, *, read_only: bool) -> None:
     """Neither devices nor programs that give rights count in it and in those below it; with `read_only`
     nothing is written there."""
-    attributes = (ctypes.c_uint64 * 4)(
-        _ATTR_NOSUID | _ATTR_NODEV | (_ATTR_RDONLY if read_only else 0), 0, 0, 0
-    )
+    flags = _MS_NOSUID | _MS_NODEV | (_MS_RDONLY if read_only else 0)
+    attributes = (ctypes.c_uint64 * 4)(flags, 0, 0, 0)  # These three are the same in both calls.
     size = ctypes.c_size_t(ctypes.sizeof(attributes))
     found = _syscall(_MOUNT_SETATTR, _HERE, mount, _RECURSIVE, ctypes.byref(attributes), size)
     if found < 0 and ctypes.get_errno() == errno.ENOSYS:  # Before Linux 5.12.
-        restrict_each(mount, _MS_NOSUID | _MS_NODEV | (_MS_RDONLY if read_only else 0))
+        restrict_each(mount, flags)
     else:
         _check(found, "mount_setattr")
 

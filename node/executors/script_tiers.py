@@ -145,6 +145,8 @@ class Landlock:
 
 
 class _InBubblewrap(Confinement):
+    """What it is given is added to the trees, where bwrap gets at it, which is the script's user."""
+
     def __init__(self, request: Request, tier: Bubblewrap) -> None:
         super().__init__(b"/")  # `work` is covered by what is shown to bwrap.
         self._request, self._tier = request, tier

@@ -36,8 +36,8 @@ LONGEST: Final = 300
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
     """`who` is the name of a token or a person, "local", "open contract", a signal as "SIGHUP", or "" for
-    nobody who is known;
-    `token` the token's id. What it is about: a job, a node, or what `about` names (a service, a token)."""
+    nobody who is known; `token` the token's id. What it is about: a job, a node, or what `about` names (a
+    service, a token)."""
 
     who: str
     token: str | None

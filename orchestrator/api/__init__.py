@@ -43,6 +43,8 @@ from orchestrator.api.routes import services as service_routes
 
 __all__ = ["ApiContext", "create_app"]
 
+_ENDING: Final = re.compile(r"/v1/jobs/([0-9]{1,10})/(?:cancel|terminate|kill|stop)", re.ASCII)
+
 
 def create_app(services: ApiContext) -> App:
     """The ASGI app with all routes, on what `services` holds."""
@@ -102,9 +104,6 @@ def _suggest(head: Head) -> str | None:
         return "a job is handed in by POST /upload"
     ended = _ENDING.fullmatch(head.path)
     return None if ended is None else f"a job is killed by POST /terminate/{ended[1]}"
-
-
-_ENDING: Final = re.compile(r"/v1/jobs/([0-9]{1,10})/(?:cancel|terminate|kill|stop)", re.ASCII)
 
 
 def _is_open(path: str) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from actors.domain.limits import LIMITS, show_limit
+from actors.domain.status import SEVERAL
 from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection
 from orchestrator.commands.console.arguments import JOB, node_id
 from orchestrator.commands.console.history_table import emit_history
@@ -52,7 +53,7 @@ def filters(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--status",
             multiple=True,
-            type=click.Choice((*STATUSES, "active", "ended"), case_sensitive=False),
+            type=click.Choice((*STATUSES, *SEVERAL), case_sensitive=False),
             help="Those in it; given again, those in any of them. active: not over, ended: over.",
         ),
         click.option("--service", metavar="NAME", help="Those of this service."),

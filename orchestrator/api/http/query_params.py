@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 from quart import request
 
-from actors.domain.status import OVER, Status
+from actors.domain.status import SEVERAL, Status
 from actors.wire.http.app import Refusal
 
 MOST: Final = (1 << 53) - 1
@@ -117,19 +117,15 @@ def any_of(given: Mapping[str, str], name: str, known: Sequence[_Text]) -> _Text
     raise bad(name, text, f"one of {', '.join(known)}")
 
 
-STATUS_WORDS: Final = {"active": frozenset(Status) - OVER, "ended": OVER}
-"""What a list may be asked for instead of naming each status."""
-
-
 def statuses(given: Mapping[str, str]) -> frozenset[Status]:
     """One, or several with commas between, each a status or a word for several; none where none is given."""
     text = given.get("status")
     if text is None:
         return frozenset()
     try:
-        return frozenset().union(*(STATUS_WORDS.get(word) or {Status(word)} for word in text.split(",")))
+        return frozenset().union(*(SEVERAL.get(word) or {Status(word)} for word in text.split(",")))
     except ValueError:
-        known = ", ".join([*Status, *STATUS_WORDS])
+        known = ", ".join([*Status, *SEVERAL])
         raise bad("status", text, f"one or more of {known}") from None
 
 

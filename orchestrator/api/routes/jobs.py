@@ -10,7 +10,7 @@ import trio
 from quart import Blueprint, Response
 
 from actors.domain.job import Job
-from actors.domain.status import OVER, Status
+from actors.domain.status import OVER, SEVERAL, Status
 from actors.wire.http.app import PASSES, Refusal, json_response, query, read_job_id, read_query
 from actors.wire.http.patience import SILENCE
 from actors.wire.http.plain_routes import Answer, Asked, PlainRoutes
@@ -48,7 +48,7 @@ MOST_PAGE: Final = 500
 
 _Statuses = Annotated[
     list[str],
-    Also(minItems=1, items={"type": "string", "enum": [*map(str, Status), *query_params.STATUS_WORDS]}),
+    Also(minItems=1, items={"type": "string", "enum": [*map(str, Status), *SEVERAL]}),
 ]
 _ListVersion = Annotated[
     int, Also(description="Of the list: /v1/events?after=VERSION tells all that changes from here on")
