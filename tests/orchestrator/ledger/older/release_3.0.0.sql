@@ -123,12 +123,11 @@ CREATE TABLE jobs (
         batch TEXT,
         priority INTEGER NOT NULL DEFAULT 0,
         batch_request TEXT NOT NULL DEFAULT '{}',
-        request_id TEXT NOT NULL DEFAULT '',
-        end_failure TEXT
+        request_id TEXT NOT NULL DEFAULT ''
     ) STRICT;
-INSERT INTO "jobs" VALUES(1,7,'example','Completed','to Completed',5,1700000000.0,1700000000.0,1700000000.0,'older-1',10,0,0,0.0,'{}','f0000000000000000000000000000002','Completed','',0,NULL,1700000000.0,1700000000.0,10.0,4.0,1000,7,'k',NULL,'first','["a", "b"]',NULL,'{}',NULL,'[]','[]',NULL,'',1700000000.0,NULL,0,'{}','',NULL);
-INSERT INTO "jobs" VALUES(2,7,'example','Running','to Running',9,1700000000.0,1700000000.0,NULL,'older-3',10,0,0,0.0,'{}','f0000000000000000000000000000004',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'[]',NULL,'{}',NULL,'[]','[]',NULL,'',1700000000.0,NULL,0,'{}','',NULL);
-INSERT INTO "jobs" VALUES(3,8,'example','Queued','Job successfully uploaded',10,1700000000.0,1700000000.0,NULL,'older-5',10,0,0,0.0,'{}',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'[]',NULL,'{}',NULL,'[]','[]',NULL,'',NULL,NULL,0,'{}','',NULL);
+INSERT INTO "jobs" VALUES(1,7,'example','Completed','to Completed',5,1700000000.0,1700000000.0,1700000000.0,'older-1',10,0,0,0.0,'{}','f0000000000000000000000000000002','Completed','',0,NULL,1700000000.0,1700000000.0,10.0,4.0,1000,7,'k',NULL,'first','["a", "b"]',NULL,'{}',NULL,'[]','[]',NULL,'',1700000000.0,NULL,0,'{}','');
+INSERT INTO "jobs" VALUES(2,7,'example','Running','to Running',9,1700000000.0,1700000000.0,NULL,'older-3',10,0,0,0.0,'{}','f0000000000000000000000000000004',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'[]',NULL,'{}',NULL,'[]','[]',NULL,'',1700000000.0,NULL,0,'{}','');
+INSERT INTO "jobs" VALUES(3,8,'example','Queued','Job successfully uploaded',10,1700000000.0,1700000000.0,NULL,'older-5',10,0,0,0.0,'{}',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'[]',NULL,'{}',NULL,'[]','[]',NULL,'',NULL,NULL,0,'{}','');
 CREATE TABLE kept_bytes (
         user_id INTEGER PRIMARY KEY,
         bytes INTEGER NOT NULL
@@ -376,10 +375,9 @@ CREATE INDEX audit_who ON audit (who);
 CREATE INDEX audit_job ON audit (job_id) WHERE job_id IS NOT NULL;
 CREATE INDEX audit_node ON audit (node) WHERE node IS NOT NULL;
 CREATE INDEX audit_at ON audit (at);
-CREATE INDEX audit_action ON audit (action) WHERE action <> 'submit';
 DELETE FROM "sqlite_sequence";
 INSERT INTO "sqlite_sequence" VALUES('scaling_decisions',0);
 INSERT INTO "sqlite_sequence" VALUES('jobs',500);
 COMMIT;
 PRAGMA application_id = 1246708275;
-PRAGMA user_version = 17;
+PRAGMA user_version = 15;
