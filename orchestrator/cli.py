@@ -139,6 +139,7 @@ def server(config: Path | None, check: bool, **flags: str | None) -> None:
         from actors.config.tables import SettingsError
         from orchestrator.config.settings import load
         from orchestrator.reloading import RunningSettings
+        from orchestrator.scheduling.troubles import find_nodeless
         from orchestrator.server import serve_orchestrator
         from orchestrator.startup import find_mistakes
 
@@ -148,8 +149,12 @@ def server(config: Path | None, check: bool, **flags: str | None) -> None:
         _tell(*error.mistakes)
         sys.exit(2)
     if check:
+        nodeless = find_nodeless(settings.services, settings.scaling)
+        waits = [
+            f"service {name}: no node is in the settings: its jobs wait until one joins" for name in nodeless
+        ]
         mistakes = find_mistakes(settings)
-        _tell(*settings.warnings, *mistakes)
+        _tell(*settings.warnings, *waits, *mistakes)
         sys.exit(2 if mistakes else 0)
 
     running = RunningSettings(settings, lambda: load(os.environ, config, flags))

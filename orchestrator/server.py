@@ -72,6 +72,7 @@ from orchestrator.scheduling.forecaster import Forecaster
 from orchestrator.scheduling.pauses import Pauses
 from orchestrator.scheduling.queue_manager import QueueManager
 from orchestrator.scheduling.service_pool import ServicePool
+from orchestrator.scheduling.troubles import find_nodeless, tell_nodeless
 from orchestrator.startup import (
     Address,
     callback_keys,
@@ -364,7 +365,14 @@ async def _start(
             audit_keep=now.audit_keep,
         )
 
+    def warn_of_nodeless(now: Settings) -> None:
+        if nodeless := find_nodeless(now.services, {*registry.served(), *now.scaling}):
+            log.warning("%s", tell_nodeless(*nodeless))
+
+    warn_of_nodeless(settings)
+
     async def change(now: Settings) -> None:
+        warn_of_nodeless(now)
         addresses = merge_addresses(now)
         node_secrets.name(map(base_of, addresses))
         cleaner.tell(KeepingChanged(now.max_age, now.keep_rows, now.audit_keep))

@@ -591,8 +591,6 @@ class _Found:
             where = self._where[name, key]
             wanted = where.replace(key.upper(), "UPLOAD_URL").replace(key, "upload_url")
             self._mistakes.add(f"{where}: is of no use without {wanted}")
-        if not addresses and name not in self._scaling:
-            self._warnings.append(f"service {name} has no node yet, so its jobs will wait")
         made = ServiceLimits(
             name=name,
             addresses=tuple(addresses),

@@ -99,6 +99,10 @@ class NodeRegistry:
     def members(self) -> tuple[JoinedNode, ...]:
         return self._members
 
+    def served(self) -> set[str]:
+        """The services for which nodes have joined by themselves."""
+        return {service for node in self._members for service in node.services}
+
     def url_of(self, node_id: str) -> str | None:
         """Where a node that joined is; None for one that did not."""
         node = self._nodes.get(node_id)

@@ -31,8 +31,8 @@ MOST_WAITING: Final = 20
 
 class TroubleKind(StrEnum):
     """The worst first. NOT_READY: the server cannot do its work. NO_NODE: jobs wait, and no node is there
-    for them. KEPT: more slots are kept for services than is good. FAILING: nearly all jobs of a service fail,
-    on a node or everywhere."""
+    for them; or would, as no node is there at all. KEPT: more slots are kept for services than is good.
+    FAILING: nearly all jobs of a service fail, on a node or everywhere."""
 
     NOT_READY = "not_ready"
     NO_NODE = "no_node"
@@ -76,13 +76,17 @@ def find_troubles(
     """The worst first, then those of most jobs. `backlog`: jobs that wait, by service and requirement;
     `services`: those in the settings; `paused`: why some are."""
     booting = {one.service for one in scaling if one.booting and not one.trouble}
+    scaled = {one.service for one in scaling}
+    served = {name for view in nodes for name in view.services}
+    nodeless = find_nodeless(services, served | scaled)
     found = [
-        *_waiting(backlog, nodes, services, paused, booting),
-        *_kept(backlog, nodes, services, {one.service for one in scaling}),
+        *_waiting(backlog, nodes, services, paused, booting=booting, nodeless=nodeless),
+        *_nodeless([name for name in nodeless if name not in {one.service for one in backlog}]),
+        *_kept(backlog, nodes, services, scaled),
         *_failing(nodes),
         *(trouble for state, kind in _OF_STATE.items() for trouble in _in_state(nodes, state, kind)),
         *_scaling(scaling),
-        *_left_machines(nodes, {one.service for one in scaling}),
+        *_left_machines(nodes, scaled),
         *_paused(backlog, paused),
         *_drained(nodes),
     ]
@@ -95,16 +99,42 @@ def find_own_troubles(checks: Mapping[str, str]) -> tuple[Trouble, ...]:
     return tuple(Trouble(TroubleKind.NOT_READY, f"the server is not ready: {one}") for one in failing)
 
 
+def find_nodeless(services: Mapping[str, ServiceLimits], served: Collection[str]) -> list[str]:
+    """Those of the services that no node is for: none is in the settings, none has joined, nothing makes
+    them. `served`: those for which one has joined, or is made. What has joined is on record, so that those
+    of before a restart count."""
+    return sorted(name for name, one in services.items() if not one.addresses and name not in served)
+
+
+def tell_nodeless(*names: str) -> str:
+    """That no node is for these services, and what to do."""
+    return f"no node runs {_shortened(names)}: {_how_to_start(names)}"
+
+
+def _how_to_start(names: Sequence[str]) -> str:
+    return f"start one with `orchestrator node --join URL --join-services {','.join(names[:NAMED])}`"
+
+
+def _nodeless(names: Sequence[str]) -> Iterator[Trouble]:
+    if len(names) > NAMED:
+        yield Trouble(TroubleKind.NO_NODE, tell_nodeless(*names))
+        return
+    for name in names:
+        yield Trouble(TroubleKind.NO_NODE, tell_nodeless(name), name)
+
+
 def _waiting(
     backlog: Sequence[Backlog],
     nodes: Sequence[NodeView],
     services: Collection[str],
     paused: Mapping[str, str],
+    *,
     booting: Collection[str],
+    nodeless: Collection[str],
 ) -> Iterator[Trouble]:
     found = []
     for one in backlog:
-        why = "" if one.service in paused else _why_no_node(one, nodes, services, booting)
+        why = "" if one.service in paused else _why_no_node(one, nodes, services, booting, nodeless)
         if why:
             wait = f"{_count(one.jobs, 'job')} of {one.service} {_verb(one.jobs, 'waits', 'wait')}"
             wanted = f" for {one.requires}" if one.requires else ""
@@ -118,17 +148,23 @@ def _waiting(
 
 
 def _why_no_node(
-    one: Backlog, nodes: Sequence[NodeView], services: Collection[str], booting: Collection[str]
+    one: Backlog,
+    nodes: Sequence[NodeView],
+    services: Collection[str],
+    booting: Collection[str],
+    nodeless: Collection[str],
 ) -> str:
     """ "" if a ready node may take them, or one is on its way."""
     if one.service not in services:
         return "the settings have no such service any more"
+    if one.service in nodeless:
+        return f"no node runs {one.service}; {_how_to_start([one.service])}"
     serving = [view for view in nodes if one.service in view.services]
     able = [view for view in serving if not one.requires or satisfies(one.requires, view.labels)]
     if any(view.state is NodeState.READY for view in able) or (one.service in booting and not one.requires):
         return ""
     if not able:
-        return "no ready node has it" if serving else f"{one.service} has no node"
+        return "no ready node has it" if serving else f"no node of {one.service} has been in touch yet"
     if len(able) == 1:
         only = "the only node that has it" if one.requires else "its only node"
         return f"{only}, {_name(able[0])}, is not ready"

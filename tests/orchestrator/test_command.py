@@ -225,6 +225,7 @@ async def test_settings_are_checked_without_a_start(tmp_path: Path) -> None:
     done = await checked()
     assert done.returncode == 2
     assert b"node_ca_file" in done.stderr and b"token 1: hash" in done.stderr, "all at once"
+    assert b"service a: no node is in the settings" in done.stderr
     tokens.write_text("")
     config.write_text(f'tokens_file = "{tokens}"\n[services.a]\nnodes = ["http://127.0.0.1:1"]\n')
     done = await checked()

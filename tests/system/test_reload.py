@@ -40,6 +40,8 @@ async def test_a_quota_changes_and_a_service_goes_and_comes_under_running_jobs(h
             answer = await user.http.post("/v1/reload")
             assert answer.json()["changed"] == ["services.example (gone)", "services.other (new)"]
             assert answer.json()["after_restart"] == ["port"]
+            (warning,) = answer.json()["warnings"]
+            assert warning.startswith("no node runs other: start one with") and warning in server.errors()
             assert "there is no service example any more" in (await user.job(waiting))["message"]
             assert (await user.post('name="file"; filename="run.sh"|true')).status_code == 400
 

@@ -25,7 +25,7 @@ from orchestrator.ledger.tables.queue_counts import QueueShare
 from orchestrator.ledger.tables.usage import Usage
 from orchestrator.scheduling.forecast import Estimate, Span
 from orchestrator.scheduling.run_history import Accuracy
-from orchestrator.scheduling.troubles import Trouble, TroubleKind
+from orchestrator.scheduling.troubles import Trouble, TroubleKind, tell_nodeless
 from orchestrator.storage.result_archive import FileEntry
 
 _AT: Final = 1_780_000_000.0
@@ -199,7 +199,7 @@ def examples() -> Mapping[str, list[Any]]:
             {
                 "changed": ["max_queued", "services.docking.max_runs", "services.folding (new)"],
                 "after_restart": ["port"],
-                "warnings": ["service folding has no node yet, so its jobs will wait"],
+                "warnings": [tell_nodeless("folding")],
             }
         ],
         "Link": [

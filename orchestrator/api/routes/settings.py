@@ -12,6 +12,7 @@ from orchestrator.api.http.json_body import read_json_object, refuse_field, refu
 from orchestrator.api.openapi.describe import BAD_PARAMETER, UNAVAILABLE, describe
 from orchestrator.contract.bodies import LogLevelBody, ReloadedBody
 from orchestrator.reloading import BadSettings, NothingToRead
+from orchestrator.scheduling.troubles import find_nodeless, tell_nodeless
 
 
 def blueprint(api: ApiContext) -> Blueprint:
@@ -42,10 +43,12 @@ def blueprint(api: ApiContext) -> Blueprint:
             raise Refusal(409, "bad_settings", str(error)) from error
         except NothingToRead as error:
             raise Refusal(409, "nothing_to_read", str(error)) from error
+        now = changes.settings
+        nodeless = find_nodeless(now.services, {*api.registry.served(), *now.scaling})
         body: ReloadedBody = {
             "changed": list(changes.made),
             "after_restart": list(changes.after_restart),
-            "warnings": list(changes.settings.warnings),
+            "warnings": [*now.warnings, *([tell_nodeless(*nodeless)] if nodeless else [])],
         }
         return json_response(body)
 

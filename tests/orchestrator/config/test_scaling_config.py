@@ -54,7 +54,6 @@ def test_an_empty_table_scales_by_processes_of_this_machine(read: Any) -> None:
     settings = read("[services.a]\n[scaling.a]\n")
     assert settings.scaling == {"a": ScalingConfig(ScalingLimits("a", **LOCAL_DEFAULTS))}
     assert settings.scaling["a"].provider == "local"
-    assert settings.warnings == (), "its nodes will come"
 
 
 def test_every_limit_can_be_set(read: Any) -> None:

@@ -252,11 +252,6 @@ def test_a_file_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
     assert "none.toml" in line and "No such file" in line
 
 
-def test_a_service_without_a_node_is_warned_about() -> None:
-    (warning,) = load({"SERVICE_A_MAX_RUNS": "1"}).warnings
-    assert "service a" in warning
-
-
 def test_a_node_that_serves_several_services_is_watched_once() -> None:
     settings = load(
         {

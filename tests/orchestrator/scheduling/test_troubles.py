@@ -12,13 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from actors.domain.labels import satisfies
-from actors.domain.node import Lately, NodeRef, NodeState, NodeView
+from actors.domain.node import Lately, NodeAddress, NodeRef, NodeState, NodeView
 from actors.domain.scaling import DRAINED_BY_SCALING, ScalingLimits, ServiceScaling
 from actors.domain.service import Backlog, ServiceLimits
 from orchestrator.scheduling.troubles import MOST_WAITING, NAMED, Trouble, TroubleKind, find_troubles
 
 READY = NodeState.READY
-SERVICES = {name: ServiceLimits(name) for name in ("docking", "folding")}
+SERVICES = {
+    name: ServiceLimits(name, addresses=(NodeAddress("http://n", (name,)),))
+    for name in ("docking", "folding")
+}
+NODELESS = {name: ServiceLimits(name) for name in SERVICES}
 
 
 def node(name: str, state: NodeState = READY, reason: str = "", **more: Any) -> NodeView:
@@ -69,7 +73,7 @@ def test_nothing_is_wrong_where_jobs_wait_for_slots_and_turns() -> None:
         (
             Backlog("docking", "ssd", 2),
             [node("other", services=("folding",), labels={"ssd": ""})],
-            "2 jobs of docking wait for ssd: docking has no node",
+            "2 jobs of docking wait for ssd: no node of docking has been in touch yet",
         ),
         (Backlog("gone", "", 3), [], "3 jobs of gone wait: the settings have no such service any more"),
     ],
@@ -79,14 +83,39 @@ def test_jobs_that_no_ready_node_can_take(waiting: Backlog, nodes: list[NodeView
     assert texts(waiting, nodes=nodes, paused={waiting.service: "x"}) != [text]
 
 
+START = "start one with `orchestrator node --join URL --join-services docking`"
+
+
+def test_a_service_without_any_node_is_told_unless_scaling_makes_them() -> None:
+    def told(*nodes: NodeView, waiting: int = 0, scaling: Sequence[ServiceScaling] = ()) -> list[str]:
+        backlog = [Backlog("docking", "", waiting)] if waiting else []
+        return [one.text for one in find_troubles(backlog, nodes, NODELESS, {}, scaling)]
+
+    both, nobody = ("docking", "folding"), f"no node runs docking: {START}"
+    folds = node("f", services=("folding",))
+    assert told(folds) == [nobody]
+    assert told(folds, waiting=2) == [f"2 jobs of docking wait: no node runs docking; {START}"]
+    assert told(node("back-soon", NodeState.JOINING, services=both)) == [], "it is on record"
+    assert told(node("gone", NodeState.LOST, services=both)) == ["node gone is lost"]
+    assert told(folds, scaling=[scaled()]) == []
+    assert texts() == [], "the settings have nodes, which were not heard yet"
+
+
+def test_many_services_without_a_node_are_one_trouble() -> None:
+    services = {name: ServiceLimits(name) for name in "abcde"}
+    (one,) = find_troubles([], [], services, {})
+    assert one.text.startswith("no node runs a, b, c and 2 more: start one with `") and one.service is None
+    assert "--join-services a,b,c`" in one.text
+
+
 def test_a_machine_that_boots_is_on_its_way_and_one_that_does_not_is_told() -> None:
     assert texts(Backlog("docking", "", 3), scaling=[scaled(booting=1)]) == []
     wants = Backlog("docking", "gpu", 3)
     assert texts(wants, scaling=[scaled(booting=1)]) == [
-        "3 jobs of docking wait for gpu: docking has no node"
+        "3 jobs of docking wait for gpu: no node of docking has been in touch yet"
     ]
     assert texts(Backlog("docking", "", 3), scaling=[scaled(booting=1, trouble="no quota")]) == [
-        "3 jobs of docking wait: docking has no node",
+        "3 jobs of docking wait: no node of docking has been in touch yet",
         "no machine for docking: no quota",
     ]
 

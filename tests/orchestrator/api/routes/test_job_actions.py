@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -213,6 +213,9 @@ async def test_readiness_names_what_does_not_work(server: Server, monkeypatch: p
     assert body["status"] == "not ready" and "server" in body["checks"]
 
 
+_READY: Final = NodeView(NodeRef("r", "http://r"), NodeState.READY, "", ("example", "other"), 1, 0, 0, 0.0)
+
+
 async def test_a_server_that_is_not_ready_tells_so_as_the_first_trouble(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +225,7 @@ async def test_a_server_that_is_not_ready_tells_so_as_the_first_trouble(
         raise StorageFull(full)
 
     monkeypatch.setattr(server.storage, "require", require)
+    server.views.append(_READY)
     server.backlog.append(Backlog("gone", "", 1))
     assert (await get(server, "/ready", 503))["checks"]["storage"] == full
     items = (await get(server, "/v1/troubles"))["items"]
@@ -232,6 +236,10 @@ async def test_a_server_that_is_not_ready_tells_so_as_the_first_trouble(
 
 
 async def test_it_is_told_in_words_what_is_wrong(server: Server) -> None:
+    told = (await get(server, "/v1/troubles"))["items"]
+    assert [(one["kind"], one["service"]) for one in told] == [("no_node", "example"), ("no_node", "other")]
+    assert "`orchestrator node --join URL --join-services example`" in told[0]["text"]
+    server.views.append(_READY)
     assert (await get(server, "/v1/troubles")) == {"items": [], "next": None}
     server.backlog.append(Backlog("example", "gpu=h100", 10))
     lately = {"example": Lately(9, 10)}
