@@ -100,7 +100,8 @@ class Heartbeat:
     stop, takes no new jobs and waits for those that it has. `skew`: seconds by which its clock is ahead of
     ours, None if it does not say what it shows. `seconds_left`: for which it is there still, as an allocation
     of a cluster is; None if no end is known. `tally` is None if it does not count. `name`: what it wants to
-    be called, "" if it does not say."""
+    be called, `executor`: the tier in which scripts run there, `executor_limits`: how it keeps them apart and
+    what that does not cover, in sentences; "" if it does not say."""
 
     load: float = 0.0
     slots: int | None = None
@@ -114,6 +115,8 @@ class Heartbeat:
     seconds_left: float | None = None
     tally: Tally | None = None
     name: str = ""
+    executor: str = ""
+    executor_limits: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +174,8 @@ class NodeView:
     their reasons.
     `joined`: by itself; `machine` is then the token of the machine it runs on, if scaling has made it.
     `heard_at`: when it was last heard, in monotonic seconds; None if not yet. `jobs_ended` there since the
-    server started, of which `jobs_failed` did. `skew`, `seconds_left`: as in its heartbeats. `name`: what
+    server started, of which `jobs_failed` did. `skew`, `seconds_left`, `executor`, `executor_limits`: as in
+    its heartbeats. `name`: what
     people are told instead of its id, "" if it has no other. `lately`: how jobs ended there, by service."""
 
     node: NodeRef
@@ -197,6 +201,8 @@ class NodeView:
     skew: float | None = None
     seconds_left: float | None = None
     name: str = ""
+    executor: str = ""
+    executor_limits: str = ""
     lately: Mapping[str, Lately] = field(default_factory=dict)
 
 

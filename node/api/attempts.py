@@ -160,6 +160,7 @@ async def _events(context: NodeContext, owner: str | None) -> AsyncIterator[byte
                 **mark_to_json(mark),
                 "payloads": [orders.view(payload) for payload in picture],
                 "heartbeat": beat,
+                "executor": executor(context),
             }
         )
         sequence, next_beat = mark.sequence, trio.current_time() + HEARTBEAT_EVERY
@@ -194,6 +195,11 @@ async def _events(context: NodeContext, owner: str | None) -> AsyncIterator[byte
 async def heartbeat(context: NodeContext) -> dict[str, Any]:
     beat = replace(context.load.now, tally=context.table.tally)
     return heartbeat_to_json(beat, context.table.count_held(), time.time())
+
+
+def executor(context: NodeContext) -> dict[str, str]:
+    """What scripts are kept from here, which is the same for as long as the node runs."""
+    return {"name": context.executor, "limits": context.limits}
 
 
 async def _keys() -> list[str]:

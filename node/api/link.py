@@ -33,7 +33,7 @@ from node.access.door import Admit, Agree, Prove, Refuse
 from node.access.gate import speaking
 from node.api import orders
 from node.api.app import NodeContext
-from node.api.attempts import EVENTS_AT_ONCE, HEARTBEAT_EVERY, heartbeat
+from node.api.attempts import EVENTS_AT_ONCE, HEARTBEAT_EVERY, executor, heartbeat
 from node.api.results import small_results
 from node.payloads.table import is_told
 
@@ -314,6 +314,7 @@ class _NodeLink:
             **mark_to_json(mark),
             "payloads": [orders.view(payload) for payload in picture],
             "heartbeat": await heartbeat(self._context),
+            "executor": executor(self._context),
         }
         self._link.tell("picture", body, Lane.ORDERS)
 

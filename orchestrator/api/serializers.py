@@ -205,6 +205,8 @@ def render_node(view: NodeView, now: float) -> dict[str, Any]:
             clock_skew_seconds=None if view.skew is None else round(view.skew, 1),
             free_disk_bytes=view.free_disk,
             free_memory_bytes=view.free_memory,
+            executor=view.executor or None,
+            executor_limits=view.executor_limits or None,
         )
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from orchestrator.client import Node, Service
 
 DRAINED: Final = "drained"
+NAMED: Final = 5
+"""Nodes that a line names before it counts the rest."""
 
 
 @click.command("nodes", context_settings=HELP)
@@ -39,6 +41,20 @@ def nodes_command(connection: Connection, *, json_wanted: bool) -> None:
             lambda node: (node.name, *_cells(node), node.id, node.url),
             json_wanted=json_wanted,
         )
+    if not json_wanted:
+        for line in tell_executors(found):
+            tell(line)
+
+
+def tell_executors(found: Sequence[Node]) -> Iterator[str]:
+    """What scripts are kept from, once for all nodes that say the same."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for node in found:
+        if node.executor is not None:
+            alike.setdefault((node.executor, node.executor_limits or ""), []).append(node.name)
+    for (executor, limits), names in alike.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        yield f"{', '.join(names[:NAMED])}{more}: scripts run in {executor}: {limits}"
 
 
 def _cells(node: Node) -> tuple[object, ...]:

@@ -300,6 +300,17 @@ class Node(_Value):
     clock_skew_seconds: Annotated[
         float | None, Also(description="By how much its clock is ahead of ours")
     ] = None
+    executor: Annotated[
+        str | None,
+        Also(
+            description="The tier in which scripts run there, as bubblewrap, landlock or bash; null where it "
+            "does not say"
+        ),
+    ] = None
+    executor_limits: Annotated[
+        str | None,
+        Also(description="How scripts are kept apart there, and what that does not cover, in sentences"),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -608,6 +608,8 @@ def _view(one: _Node, name: str, now: float) -> NodeView:
         skew=one.beat.skew,
         seconds_left=one.beat.seconds_left,
         name="" if name == one.node_id else name,
+        executor=one.beat.executor,
+        executor_limits=one.beat.executor_limits,
         lately={service: _lately(ends, now) for service, ends in one.ends.items()},
     )
 

@@ -31,6 +31,9 @@ Tell = Callable[[NodeRef, NodeEvent], None]
 
 SKEWS: Final = 5
 """Heartbeats by which the node's clock is judged."""
+EXECUTOR_MOST: Final = 50
+LIMITS_MOST: Final = 1000
+"""Characters of what a node says of its executor."""
 _ASKING: Final = Deadlines(connect=5.0, head=10.0, stall=10.0)
 _OVERSLEPT: Final = 0.5
 
@@ -113,7 +116,7 @@ async def follow_events(http: Http, owner: str, node: NodeRef, tell: Tell, silen
 
 async def _read(reply: Reply, owner: str, node: NodeRef, tell: Tell, listening: Listening) -> str:
     first = True
-    skew = ClockSkew()
+    beats = Beats()
     try:
         async for event in LineReader(reply):
             listening.note()
@@ -123,7 +126,7 @@ async def _read(reply: Reply, owner: str, node: NodeRef, tell: Tell, listening: 
             first = False
             told = parse_event(kind, event, owner)
             if told is not None:
-                tell(node, skew.judge(told))
+                tell(node, beats.judge(told))
     except (Broken, WireError) as error:
         return str(error)
     return "the node closed its stream of events"
@@ -159,19 +162,28 @@ class Listening:
                 return
 
 
-class ClockSkew:
-    """By how much a node's clock is ahead, of its last heartbeats."""
+class Beats:
+    """What holds from one heartbeat of a node to the next: by how much its clock is ahead, and what the
+    picture alone has told."""
 
     def __init__(self) -> None:
         self._skews: deque[float] = deque(maxlen=SKEWS)
+        self._executor = "", ""
 
     def judge(self, told: NodeEvent) -> NodeEvent:
-        """The event with what is known of the clock now."""
-        if not isinstance(told, Picture | Beat) or told.heartbeat.skew is None:
+        """The event with all that is known of the node now."""
+        if not isinstance(told, Picture | Beat):
             return told
-        # What is late makes a clock look slow, and never fast: the largest is the best.
-        self._skews.append(told.heartbeat.skew)
-        return replace(told, heartbeat=replace(told.heartbeat, skew=max(self._skews)))
+        beat = told.heartbeat
+        if isinstance(told, Picture):
+            self._executor = beat.executor, beat.executor_limits
+        if beat.skew is not None:
+            # What is late makes a clock look slow, and never fast: the largest is the best.
+            self._skews.append(beat.skew)
+        skew = None if beat.skew is None else max(self._skews)
+        name, limits = self._executor
+        known = replace(beat, skew=skew, executor=name, executor_limits=limits)
+        return replace(told, heartbeat=known)
 
 
 def parse_event(kind: object, event: Mapping[str, Any], owner: str) -> NodeEvent | None:
@@ -182,6 +194,8 @@ def parse_event(kind: object, event: Mapping[str, Any], owner: str) -> NodeEvent
             raise Garbled("picture.payloads: a list was expected")
         views = [view_from_json(payload) for payload in payloads]
         beat = heartbeat_from_json(event.get("heartbeat"), owner, time.time())
+        name, limits = _read_executor(event.get("executor"))
+        beat = replace(beat, executor=name, executor_limits=limits)
         return Picture(mark_from_json(event), {view.key: view for view in views}, beat)
     if kind == "payload":
         return PayloadChanged(view_from_json(event.get("payload")))
@@ -191,3 +205,13 @@ def parse_event(kind: object, event: Mapping[str, Any], owner: str) -> NodeEvent
         held = event.get("held")
         return Leaving(held if isinstance(held, int) else 0, back=event.get("back") is True)
     return None
+
+
+def _read_executor(said: object) -> tuple[str, str]:
+    """Its name and its limits; "" for what is no text: nothing hangs on it."""
+    found = said if isinstance(said, dict) else {}
+    name, limits = found.get("name"), found.get("limits")
+    return (
+        name[:EXECUTOR_MOST] if isinstance(name, str) else "",
+        limits[:LIMITS_MOST] if isinstance(limits, str) else "",
+    )

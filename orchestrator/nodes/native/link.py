@@ -39,7 +39,7 @@ from actors.wire.protocol.attempts import Garbled, view_from_json
 from orchestrator.access.node_secrets import NodeSecret
 from orchestrator.dialled_streams import DialledStreams
 from orchestrator.http_client import NotReached, Scarce
-from orchestrator.nodes.native.events import ClockSkew, Listening, Tell, meant_for, parse_event
+from orchestrator.nodes.native.events import Beats, Listening, Tell, meant_for, parse_event
 
 log: Final = logging.getLogger("orchestrator.nodes")
 
@@ -267,7 +267,7 @@ class _Hearer:
         self._node = node
         self._link = link
         self._tell = tell
-        self._skew = ClockSkew()
+        self._beats = Beats()
         self.node_link: NodeLink | None = None
         """Once the picture has come."""
 
@@ -302,7 +302,7 @@ class _Hearer:
                     assert self.node_link is not None
                     self.node_link.ref = replace(self._node, tally=told.heartbeat.tally)
                 if told is not None:
-                    self._tell(self._node, self._skew.judge(self._bounded(told)))
+                    self._tell(self._node, self._beats.judge(self._bounded(told)))
 
     def _bounded(self, told: NodeEvent) -> NodeEvent:
         known = None if self._links.secrets is None else self._links.secrets.find(self._node.node_id)

@@ -294,6 +294,7 @@ async def test_events_begin_with_the_picture_of_the_owner_and_go_on_with_changes
             assert picture["event"] == "picture"
             assert [view["key"] for view in picture["payloads"]] == [KEY]
             assert picture["heartbeat"]["held"] == {"us": 1, "them": 1}
+            assert picture["executor"] == {"name": node.executor.name, "limits": node.executor.limits}
             (await node.executor.run_of(OTHER)).finish()
             (await node.executor.run_of(KEY)).finish(end(3))
             changed = await events.next_of("payload")

@@ -77,7 +77,9 @@ async def connect(node: NodeInProcess) -> trio.SocketStream:
 
 async def test_an_attempt_goes_over_it_and_comes_home_with_what_it_left(tmp_path: Path) -> None:
     async with node_in_process(tmp_path) as node, linked(node) as client:
-        assert (await client.hear("picture")).body["payloads"] == []
+        picture = (await client.hear("picture")).body
+        assert picture["payloads"] == []
+        assert picture["executor"] == {"name": node.executor.name, "limits": node.executor.limits}
         answer = await client.submit(KEY, OTHER)
         assert [item["result"] for item in answer["items"]] == ["accepted", "accepted"]
         (again,) = (await client.submit(KEY))["items"]

@@ -218,5 +218,9 @@ function told(node) {
         : null,
     ],
     ["Machine", node.machine && foreign(node.machine)],
+    [
+      "Scripts run in",
+      node.executor && [foreign(node.executor), h("p", null, foreign(node.executor_limits ?? ""))],
+    ],
   ]);
 }
