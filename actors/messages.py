@@ -49,6 +49,14 @@ class NodeLost:
 
 
 @dataclass(frozen=True, slots=True)
+class StartFailed:
+    """A node could not start an attempt, through no fault of the job's."""
+
+    node_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeUnreached:
     """Nobody who says who he is answers at an address. Told again as long as it lasts."""
 

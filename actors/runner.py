@@ -232,7 +232,8 @@ class Runner(Actor):
                 if not isinstance(found, RunResult) or not found.refused:
                     return found
                 if not is_passing(error) or watch.stop.is_set():
-                    return replace(found, refused=f"{type(error).__name__}: {error}")
+                    reason = f"{type(error).__name__}: {error}"
+                    return replace(found, refused=reason, refused_by=Failure.NODE)
             with trio.move_on_after(backoff.next()):
                 await watch.stop.wait()
 
@@ -298,6 +299,9 @@ class Runner(Actor):
         end, lost = verdict(result, cause, payload.max_runtime, payload.limits)
         if end.ended_at is None:
             end = replace(end, ended_at=self._clock.now())
+        if result.refused and end.failure is Failure.NODE:
+            failed = "attempt %d of job %d %s; the node is to blame, not the job"
+            log.warning(failed, payload.n, payload.job_id, end.message, extra=payload.about)
         end = await self._freeze(payload, end)
         move = PayloadMove(payload.key, payload.status, end.status, end=end, lost=lost)
         await self._record(payload, move)
@@ -391,8 +395,8 @@ def verdict(
         # What it has left is not known then, and nobody is to take it for all of it.
         status, message, lost = Status.KILLED, "terminated", result.unreadable
     elif result.refused and cause is not Cause.NODE_STOPPED:
-        status, message, lost = Status.FAILED, f"could not be started: {result.refused}", result.lost
-        failure = Failure.NODE
+        status, message, failure = Status.FAILED, f"could not be started: {result.refused}", result.refused_by
+        lost = failure is not Failure.BATCH_SYSTEM
     elif result.told:
         status, message, lost = Status.FAILED, result.told, result.lost
         failure = Failure.BATCH_SYSTEM

@@ -9,6 +9,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final, TypeGuard
 
+from actors.domain.failure import Failure
 from actors.domain.ids import is_key
 from actors.domain.job import End
 from actors.domain.progress import Progress
@@ -139,10 +140,21 @@ class PayloadView:
     lost: bool = False
     progress: Progress | None = None
 
+    @property
+    def start_failed(self) -> bool:
+        """Whether the node could not start it, through no fault of the job's."""
+        return self.lost and self.end is not None and self.end.failure is Failure.NODE
+
     def tell_loss(self, name: str) -> str:
         """The reason for another attempt, with what the node says of this one."""
-        why = "" if self.end is None or not self.end.message else f": {self.end.message}"
+        if self.start_failed:
+            return f"on node {name} it {self.tell_trouble()}"
+        why = f": {said}" if (said := self.tell_trouble()) else ""
         return f"node {name} lost it{why}"
+
+    def tell_trouble(self) -> str:
+        """What the node says of its end; "" for nothing."""
+        return "" if self.end is None else self.end.message
 
 
 class NodeState(StrEnum):

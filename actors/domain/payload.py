@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest
+from actors.domain.failure import Failure
 from actors.domain.job import End
 from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.progress import Progress
@@ -68,11 +69,13 @@ class PayloadMove:
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """How a run ended, as the kernel tells it. `refused` is set when nothing could be started (the reason);
-    `supervision_killed` when its shepherd died and all of it was killed; `asked` when this node, or an
-    earlier process of it, had asked for its end; `lost` when the machine's own end took it; `unreadable` when
-    what would tell its end is damaged. `told`: what a batch system says of an end that is no success.
-    `exceeded` names the limit that it was over as `JobLimits` does, or is `machine_memory`. `loss` says what
-    of its output is lost: then it is no success."""
+    `refused_by` is NODE then for a fault there, LOST if the node went down meanwhile, and BATCH_SYSTEM if
+    that does not take what the job asks for, which alone is for good. `supervision_killed` when its shepherd
+    died and all of it was killed; `asked` when this node, or an earlier process of it, had asked for its end;
+    `lost` when the machine's own end took it; `unreadable` when what would tell its end is damaged. `told`:
+    what a batch system says of an end that is no success. `exceeded` names the limit that it was over as
+    `JobLimits` does, or is `machine_memory`. `loss` says what of its output is lost: then it is no
+    success."""
 
     exit_code: int | None = None
     signal: int | None = None
@@ -82,6 +85,7 @@ class RunResult:
     cpu_seconds: float | None = None
     peak_bytes: int | None = None
     refused: str = ""
+    refused_by: Failure = Failure.NODE
     invalid: str = ""
     note: str = ""
     loss: str = ""

@@ -3,8 +3,11 @@ actors that may find it out."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from actors.domain.changes import Transition
 from actors.domain.job import AttemptState, Job
+from actors.domain.node import PayloadView
 from actors.domain.service import ServiceLimits
 from actors.domain.status import Owner, Status
 
@@ -39,3 +42,21 @@ def requeue_or_fail(
     if limits is not None and used >= limits.max_attempts:
         return move(Status.FAILED, f"{reason}; it was attempt {used} of {limits.max_attempts}")
     return move(Status.QUEUED, f"{reason}; it is queued for another attempt")
+
+
+def requeue_lost(
+    job: Job,
+    limits: ServiceLimits | None,
+    view: PayloadView,
+    node: str,
+    *,
+    by: Owner,
+    spent: bool = False,
+) -> Transition:
+    """The same for an attempt of which its node says that it is lost, or that it could not start it. The
+    latter has run nothing: so it is tried again whatever the service has for lost nodes, and the last of
+    such attempts tells why the job has failed."""
+    retry = True if view.start_failed else None
+    reason, state = view.tell_loss(node), AttemptState.OVER
+    move = requeue_or_fail(job, limits, reason, by=by, state=state, spent=spent, retry=retry)
+    return replace(move, end=view.end) if view.start_failed and move.target is Status.FAILED else move

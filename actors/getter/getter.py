@@ -34,7 +34,7 @@ from actors.getter.reconcile import (
 )
 from actors.kernel.actor import Actor, Mailbox
 from actors.ledger_cursor import LedgerBackoff, LedgerCursor
-from actors.messages import AttemptHanded, Committed, NodeSeen
+from actors.messages import AttemptHanded, Committed, NodeSeen, StartFailed
 from actors.ports.ledger import Ledger
 from actors.ports.nodes import (
     AttemptLookup,
@@ -285,6 +285,10 @@ class Getter(Actor):
             # The ledger refuses what its own row asks for: a defect. It must not spin.
             log.error("job %d: the ledger refused %s", tracked.job.id, refused)
         elif step.change is not None:
+            view = node.mirror.get(tracked.attempt.key)
+            if view is not None and view.start_failed:
+                # Before the job is queued again, or it would go there again.
+                self._tell_sender(StartFailed(node.node_id, view.tell_trouble()))
             self._decide(tracked, step.change)
         key, requests = tracked.attempt.key, node.requests
         match step.need:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from actors.domain.changes import Change, RecordEnd, SetProgress, Transition
 from actors.domain.job import Attempt, AttemptState, End, Job
 from actors.domain.node import Heartbeat, NodeRef, PayloadView, StreamPosition
-from actors.domain.requeue import requeue_or_fail
+from actors.domain.requeue import requeue_lost, requeue_or_fail
 from actors.domain.service import ServiceLimits
 from actors.domain.status import Owner, Status
 from actors.ports.nodes import AttemptLookup, CollectAnswer, Dispatch
@@ -172,7 +172,7 @@ def reconcile(tracked: TrackedAttempt, node: NodeMirror, limits: ServiceLimits |
         reason = f"node {node.name} is lost: {node.trouble}"
         return NextAction(retried(reason, state=AttemptState.GIVEN_UP))
     if view is not None and view.lost:
-        return NextAction(retried(view.tell_loss(node.name), state=AttemptState.OVER))
+        return NextAction(requeue_lost(job, limits, view, node.name, by=Owner.GETTER))
     if view is not None and view.end is not None:
         end = in_our_time(tracked.verdict(view.end), node.beat.skew)
         if tracked.impossible is not None:

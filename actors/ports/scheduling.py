@@ -98,6 +98,10 @@ class Pool(Protocol):
         """A node took an attempt."""
         ...
 
+    def could_not_start(self, node_id: str, reason: str, now: float) -> None:
+        """A node could not start an attempt, and it was no fault of the job's."""
+        ...
+
     def drain(self, node_id: str, reason: str, now: float) -> bool:
         """False if nobody knows it."""
         ...

@@ -32,7 +32,7 @@ from actors.domain.changes import ChangeAnswer, ChangeResult, Transition
 from actors.domain.job import Attempt, AttemptState, Job, QueuedJobs, job_of
 from actors.domain.node import JoinedNode
 from actors.domain.queue_excerpt import ForecastView
-from actors.domain.requeue import requeue_or_fail
+from actors.domain.requeue import requeue_lost, requeue_or_fail
 from actors.domain.scaling import ScalingView
 from actors.domain.service import ServiceLimits, Waiting, WaitReason
 from actors.domain.status import Owner, Status
@@ -53,6 +53,7 @@ from actors.messages import (
     ScalingPicture,
     ServicesPaused,
     SetServices,
+    StartFailed,
     UndrainNode,
     WhyWaiting,
 )
@@ -160,6 +161,8 @@ class Sender(Actor):
             case NodeUnreached(address=address, reason=reason):
                 if address.url in self._static:  # one that joined is known already, or has left
                     self._pool.unreached(address, reason, trio.current_time())
+            case StartFailed(node_id=node_id, reason=reason):
+                self._pool.could_not_start(node_id, reason, trio.current_time())
             case NodeLost(node_id=node_id, reason=reason):
                 self._pool.lost(node_id, reason)
                 if dispatcher := self._dispatchers.get(node_id):
@@ -372,6 +375,11 @@ class Sender(Actor):
 
     async def _record_results(self, results: Sequence[DispatchResult]) -> Sequence[bool]:
         """Record what became of attempts. False for what could not be recorded now."""
+        for s in results:
+            if s.verdict is Verdict.HAS and s.view is not None and s.view.start_failed:
+                self._pool.could_not_start(
+                    s.dispatch.attempt.node_id, s.view.tell_trouble(), trio.current_time()
+                )
         moves = [self._move_for(s) for s in results]
         try:
             recorded = await self._record(moves)
@@ -413,7 +421,7 @@ class Sender(Actor):
         untold = AttemptState.OVER if s.sent else AttemptState.RELEASED
         match s.verdict:
             case Verdict.HAS if s.view is not None and s.view.lost:
-                return retried(s.view.tell_loss(name), state=AttemptState.OVER)
+                return requeue_lost(job, limits, s.view, name, by=Owner.SENDER, spent=True)
             case Verdict.HAS:
                 reason = f"node {name} has it"
                 return move(Status.SUBMITTED, reason, None, spent=True)

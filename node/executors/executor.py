@@ -35,6 +35,10 @@ class ExecutorError(NodeError):
     """A payload could not be started, or the means to start payloads are missing."""
 
 
+class NotTaken(ExecutorError):
+    """The batch system does not take what the job asks for: it would not do so from another node either."""
+
+
 class StartedBefore(ExecutorError):
     """It was started, or given up, at some time before: `Executor.adopt` tells which."""
 
@@ -109,7 +113,8 @@ class RunEnd:
     never_started: bool = False
     """It did not run and never will."""
     told: str = ""
-    """What a batch system says of its end. It is no success then."""
+    """What a batch system says of its end. It is no success then. Of what never started: why; `lost` says
+    then that the job is not to blame."""
     unreadable: bool = False
     """What would tell its end is damaged or gone. Nothing of it lives."""
 
@@ -199,7 +204,8 @@ class Executor(Protocol):
     async def start(self, spec: RunSpec) -> Run:
         """Start a payload, once and only once for each directory.
 
-        Raises `ExecutorError` when it cannot be started. When it is cancelled the payload may have started or
+        Raises `ExecutorError` when it cannot be started, `NotTaken` where that is the job's doing. When it is
+        cancelled the payload may have started or
         not: `adopt` tells.
         """
         ...

@@ -491,7 +491,7 @@ class ShepherdExecutor:
             if answer == _TAKEN:
                 raise StartedBefore(f"{spec.directory} was started or given up before")
             if answer is not None:
-                raise ExecutorError(_reason(spec, answer))
+                raise ExecutorError(_reason(answer))
         raise ExecutorError(f"the spawner of payloads died {_ATTEMPTS} times amid this start")
 
     async def _launch(self, spec: RunSpec, request: bytes) -> tuple[str | None, Leash | None]:
@@ -534,11 +534,11 @@ class ShepherdExecutor:
         return run if run.alive() else await run.end()
 
 
-def _reason(spec: RunSpec, answer: str) -> str:
+def _reason(answer: str) -> str:
     """`failed STAGE ERRNO WORDS`, for people."""
     _, stage, number, *words = answer.split(maxsplit=3)
     said = [*words, *([os.strerror(int(number))] if int(number) else [])]
-    return ": ".join((f"cannot start {spec.script}", _STAGES.get(stage, stage), *said))
+    return ": ".join((_STAGES.get(stage, stage), *said))
 
 
 def _find_groups(grants: Iterable[Grants]) -> dict[str, int]:

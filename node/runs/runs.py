@@ -17,6 +17,7 @@ from typing import Final
 import trio
 
 from actors.domain.batch_request import NOTHING_REQUESTED, request_to_json
+from actors.domain.failure import Failure
 from actors.domain.job import End
 from actors.domain.payload import UNKNOWN, Payload, RunResult
 from actors.domain.progress import BatchStand
@@ -34,6 +35,7 @@ from node.executors.executor import (
     STDERR,
     Executor,
     ExecutorError,
+    NotTaken,
     QueuedRun,
     Run,
     RunEnd,
@@ -123,7 +125,14 @@ class ExecutorRuns:
         except StartedBefore:
             return await self.adopt(payload)  # the word that was left of it is lost
         except ExecutorError as why:
-            return RunResult(refused=str(why), note=checked.note)
+            by = Failure.BATCH_SYSTEM if isinstance(why, NotTaken) else Failure.NODE
+            return RunResult(refused=str(why), refused_by=by, note=checked.note)
+        except OSError as error:
+            # Somebody has set out to start it: nobody does so again.
+            found = await self.adopt(payload)
+            if isinstance(found, RunResult) and found.refused:
+                return replace(found, refused=error.strerror or str(error), refused_by=Failure.NODE)
+            return found
         return _PayloadRun(run, checked.note, self._following(payload.key), self._telling(payload.key))
 
     async def _find_card(self, key: str) -> Card | None:
@@ -168,7 +177,7 @@ class ExecutorRuns:
         # If not, that nothing tells of its start says that there was none.
         ran = payload.started_at is not None or payload.owner == UNKNOWN
         if note is None and not ran and not self._workspace.is_intended(payload.key):
-            return RunResult(refused=NEVER_STARTED, lost=True)
+            return RunResult(refused=NEVER_STARTED, refused_by=Failure.LOST)
         note = note or ""
         found = await self._executor.adopt(self._spec(payload))
         if isinstance(found, RunEnd):
@@ -349,7 +358,8 @@ def _note(directory: Path) -> str | None:
 
 def _result(end: RunEnd, note: str) -> RunResult:
     if end.never_started:
-        return RunResult(refused=end.told or NEVER_STARTED, lost=not end.told, note=note)
+        by = Failure.LOST if not end.told else Failure.NODE if end.lost else Failure.BATCH_SYSTEM
+        return RunResult(refused=end.told or NEVER_STARTED, refused_by=by, note=note)
     over = f"{end.left_out} bytes are missing in its logs: they are over the limit" if end.left_out else ""
     return RunResult(
         exit_code=end.exit_code,

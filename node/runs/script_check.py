@@ -11,7 +11,6 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from actors.store.durable import is_passing
 from actors.wire.files.names import printable
 from node.runs.first_line import FirstLineError, read_first_line
 
@@ -58,11 +57,9 @@ def make_ready(script: Path) -> ScriptCheck:
             return ScriptCheck(invalid="run.sh is no regular file; it must be a bash script")
         head = _read_head(script)
     except FileNotFoundError:
-        return ScriptCheck(invalid="run.sh not found" + _name_similar(script.parent))
-    except OSError as why:
-        if is_passing(why):
+        if not script.parent.is_dir():
             raise
-        return ScriptCheck(invalid=f"run.sh cannot be read: {why.strerror}")
+        return ScriptCheck(invalid="run.sh not found" + _name_similar(script.parent))
     if head.startswith(_UTF16_BOMS) or _is_wide(head[:64]):
         return ScriptCheck(invalid="run.sh is encoded in UTF-16; save it as UTF-8")
     skip = len(_UTF8_BOM) if head.startswith(_UTF8_BOM) else 0

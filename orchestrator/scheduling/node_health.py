@@ -3,13 +3,15 @@
 A sick node is the one that is always free, so it would eat the whole queue. It is set aside with a reason:
 
 - it says so itself (its health command), or has run out of disk or memory: for as long as that lasts;
-- it took none of the last `DISPATCHES` attempts, or the last `JOBS` jobs there, of `USERS` users or more,
+- it could not start a job, and says that it is to blame itself, it took none of the last `DISPATCHES`
+  attempts, or the last `JOBS` jobs there, of `USERS` users or more,
   failed within `SECONDS` of their start: for a growing while. Then it is on probation: it gets one job, whose
   end decides; a job that runs for `PROBATION` says the same as one that goes well. What is older than
   `REMEMBERED` is forgotten, as users' own mistakes come one by one.
 
 Jobs that fail on every node say nothing of any node: nothing is held against one while the others of the
-service do no better, nor against the last that takes jobs of it, as nobody else would have them.
+service do no better, nor against the last that takes jobs of it, as nobody else would have them. What a node
+says of itself counts for the last one too: jobs are better kept waiting than used up there.
 """
 
 from __future__ import annotations
@@ -66,6 +68,10 @@ class NodeHealth:
     def took(self) -> None:
         """It took an attempt."""
         self._refused = 0
+
+    def could_not_start(self, reason: str, now: float) -> None:
+        """It could not start a job, through no fault of the job's."""
+        self._set_aside(f"a job {reason}; mend that on its machine, where its log says more", now)
 
     def ended(self, user_id: int, *, badly: bool, others: Iterable[NodeHealth], now: float) -> None:
         """A job ended there: `badly` if it failed within `SECONDS` of its start. `others` are the other

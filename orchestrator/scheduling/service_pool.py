@@ -297,6 +297,12 @@ class ServicePool:
             one.backoff.reset()
             one.health.took()
 
+    def could_not_start(self, node_id: str, reason: str, now: float) -> None:
+        """A node could not start an attempt, and it was no fault of the job's."""
+        if (one := self._known(node_id)) is not None:
+            one.health.could_not_start(reason, now)
+            self._judge(one, now)
+
     def _judge(self, one: _Node, now: float) -> None:
         """Set a sick node aside, release a well one. Looked at with each heartbeat."""
         why = one.health.why_set_aside(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -50,6 +51,8 @@ def payload(
 
 
 KEY = payload().key
+WENT_DOWN = RunResult(refused="down", refused_by=Failure.LOST)
+NOT_TAKEN = RunResult(refused="no such queue", refused_by=Failure.BATCH_SYSTEM)
 
 
 class World:
@@ -260,7 +263,7 @@ async def test_a_start_that_goes_wrong_harms_no_other(autojump_clock: MockClock)
         return None
 
     world.runs.at_start = start
-    world.runs.at_adopt = lambda _payload: RunResult(refused="never started", lost=True)
+    world.runs.at_adopt = lambda _payload: RunResult(refused="never started", refused_by=Failure.LOST)
     world.table.put(payload(1))
     world.table.put(payload(2))
     async with world.going():
@@ -268,6 +271,27 @@ async def test_a_start_that_goes_wrong_harms_no_other(autojump_clock: MockClock)
     assert world.told() == (Status.FAILED, "could not be started: RuntimeError: poisoned")
     assert world.table.rows[KEY].lost
     assert world.table.rows[payload(2).key].status is Status.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("result", "warned"),
+    [
+        (RunResult(refused="no bash"), ["attempt 1 of job 1 could not be started: no bash; "]),
+        (WENT_DOWN, []),
+        (NOT_TAKEN, []),
+    ],
+)
+async def test_a_start_that_fails_by_the_node_is_told_in_its_log(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, result: RunResult, warned: list[str]
+) -> None:
+    world = World()
+    world.runs.at_start = lambda _payload: result
+    world.table.put(payload())
+    async with world.going():
+        pass
+    said = [one for one in caplog.records if one.levelno == logging.WARNING]
+    assert [one.getMessage()[: len(text)] for one, text in zip(said, warned, strict=True)] == warned
+    assert world.table.rows[KEY].lost is (result is not NOT_TAKEN)
 
 
 @pytest.mark.parametrize("wanting", [OSError(24, "no descriptor"), RuntimeError("can't start new thread")])
@@ -284,7 +308,7 @@ async def test_a_start_for_which_something_is_wanting_is_tried_again(
         return None
 
     world.runs.at_start = start
-    world.runs.at_adopt = lambda _payload: RunResult(refused="never started", lost=True)
+    world.runs.at_adopt = lambda _payload: RunResult(refused="never started", refused_by=Failure.LOST)
     world.table.put(payload())
     async with world.going():
         await trio.sleep(30)
@@ -298,7 +322,7 @@ async def test_an_order_to_end_it_is_not_kept_waiting_by_what_is_wanting(autojum
         raise OSError(24, "no descriptor")
 
     world.runs.at_start = start
-    world.runs.at_adopt = lambda _payload: RunResult(refused="never started", lost=True)
+    world.runs.at_adopt = lambda _payload: RunResult(refused="never started", refused_by=Failure.LOST)
     world.table.put(payload())
     async with world.going():
         world.table.cancel(KEY)
@@ -460,9 +484,11 @@ async def test_a_change_that_no_bell_told_is_seen_on_the_tick(autojump_clock: Mo
         (RunResult(unreadable=True), Cause.CANCELLED, (Status.KILLED, "terminated", True)),
         (RunResult(lost=True), None, (Status.FAILED, "machine restarted", True)),
         (RunResult(lost=True), Cause.CANCELLED, (Status.FAILED, "machine restarted", True)),
-        (RunResult(refused="no room"), None, (Status.FAILED, "could not be started: no room", False)),
-        (RunResult(refused="no", lost=True), None, (Status.FAILED, "could not be started: no", True)),
-        (RunResult(refused="no", lost=True), Cause.CANCELLED, (Status.KILLED, "terminated", False)),
+        (RunResult(refused="no room"), None, (Status.FAILED, "could not be started: no room", True)),
+        (WENT_DOWN, None, (Status.FAILED, "could not be started: down", True)),
+        (NOT_TAKEN, None, (Status.FAILED, "could not be started: no such queue", False)),
+        (RunResult(refused="no room"), Cause.CANCELLED, (Status.KILLED, "terminated", False)),
+        (RunResult(refused="no room"), Cause.NODE_STOPPED, (Status.FAILED, "the node was stopped", True)),
         (
             RunResult(signal=9, exceeded="memory_bytes"),
             None,
@@ -527,6 +553,8 @@ def test_the_verdict(result: RunResult, cause: Cause | None, expected: tuple[Sta
         (RunResult(exit_code=0, loss="gone"), None, Failure.RESULTS),
         (RunResult(exit_code=1, told="Slurm: OUT_OF_MEMORY"), None, Failure.BATCH_SYSTEM),
         (RunResult(refused="no room"), None, Failure.NODE),
+        (WENT_DOWN, None, Failure.LOST),
+        (NOT_TAKEN, None, Failure.BATCH_SYSTEM),
         (RunResult(invalid="run.sh not found"), None, Failure.INVALID),
     ],
 )

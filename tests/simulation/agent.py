@@ -14,6 +14,7 @@ from simulation.clock import sleep
 from simulation.node_disk import Files, NodeDisk, Process
 from simulation.violation import Dead, Violation
 
+from actors.domain.failure import Failure
 from actors.domain.job import End
 from actors.domain.payload import UNKNOWN, Payload, PayloadMove, RunResult
 from actors.domain.status import ENDED, Status
@@ -247,7 +248,9 @@ class Agent:
         ran = payload.started_at is not None or payload.owner == UNKNOWN
         if files.process is None:
             files.given_up = True
-            return RunResult(unreadable=True) if ran else RunResult(refused=NEVER_STARTED, lost=True)
+            if ran:
+                return RunResult(unreadable=True)
+            return RunResult(refused=NEVER_STARTED, refused_by=Failure.LOST)
         run = _Run(self, payload.key, files.process)
         if payload.owner == UNKNOWN:
             if files.process.count:

@@ -14,12 +14,13 @@ from simulation.agent import Agent
 from simulation.cluster import DEADLINE, BoundBatch, Cluster
 from simulation.node_disk import Files
 
+from actors.domain.failure import Failure
 from actors.domain.payload import UNKNOWN, Payload, RunResult
 from actors.domain.progress import BatchStand
 from actors.domain.status import Status
 from actors.ports.payloads import Running
 from actors.runner import Runner
-from node.executors.executor import ExecutorError, RunEnd, RunSpec, StartedBefore
+from node.executors.executor import ExecutorError, NotTaken, RunEnd, RunSpec, StartedBefore
 from node.executors.slurm.batch_program import ORDER
 from node.executors.slurm.slurm_executor import SlurmExecutor
 from node.payloads.records import StoredPayload
@@ -76,7 +77,8 @@ class BatchAgent(Agent):
         except StartedBefore:
             return await self.adopt(payload)
         except ExecutorError as why:
-            return RunResult(refused=str(why))
+            by = Failure.BATCH_SYSTEM if isinstance(why, NotTaken) else Failure.NODE
+            return RunResult(refused=str(why), refused_by=by)
         self.enter()
         return self._running(payload, run)
 
@@ -86,7 +88,7 @@ class BatchAgent(Agent):
         files = self._disk.files[payload.key]
         ran = payload.started_at is not None or payload.owner == UNKNOWN
         if not ran and not self._is_intended(payload.key, files):
-            return RunResult(refused=NEVER_STARTED, lost=True)
+            return RunResult(refused=NEVER_STARTED, refused_by=Failure.LOST)
         found = await self._executor.adopt(self._spec(payload))
         self.enter()
         if isinstance(found, RunEnd):

@@ -26,7 +26,7 @@ from actors.domain.limits import JobLimits
 from actors.kernel.complaint import Complaint
 from actors.store.kept_file import Damaged
 from node.executors import log_pipes, mark_files
-from node.executors.executor import ExecutorError, Run, RunEnd, RunSpec, StartedBefore
+from node.executors.executor import ExecutorError, NotTaken, Run, RunEnd, RunSpec, StartedBefore
 from node.executors.slurm import batch_program
 from node.executors.slurm.batch_system import (
     BatchId,
@@ -121,7 +121,8 @@ class SlurmExecutor:
             self._say_out_of_reach(why)
         if run.refused:
             await trio.to_thread.run_sync(give_up, spec.directory)
-            raise ExecutorError(f"Slurm does not take it: {run.refused}")
+            kind = NotTaken if run.asks_for_it else ExecutorError
+            raise kind(f"Slurm does not take it: {run.refused}")
         return run
 
     async def adopt(self, spec: RunSpec) -> Run | RunEnd:

@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from typing import Final
 
 import trio
 
+from actors.domain.batch_request import NOTHING_REQUESTED
 from actors.domain.progress import BatchStand
 from actors.slurm.states import TAKEN_AWAY
 from actors.store.durable import write_durably
@@ -48,6 +50,10 @@ BEAT_PATIENCE: Final = 60.0
 controller may have forgotten what runs."""
 WORD_PATIENCE: Final = 45.0
 """Seconds for which is waited for the reason why the batch system ended it, when its end is known."""
+_OF_LIMITS: Final = re.compile(
+    "memory specification|requested time limit|requested node configuration", re.IGNORECASE
+)
+"""In what Slurm says when nothing in the cluster is as large as a job may become."""
 STOP_MARGIN: Final = 10.0
 """Seconds beyond the grace after which all of it is cancelled, and from one try to the next."""
 
@@ -182,6 +188,17 @@ class SlurmRun:
     @property
     def queued(self) -> bool:
         return not self._begun
+
+    @property
+    def asks_for_it(self) -> bool:
+        """Whether it was refused for what the job asks for, or for its limits, not for what the node has in
+        its settings."""
+        limited = self.spec.limits.memory_bytes is not None or self.spec.max_runtime > 0
+        return self._has_wishes or (limited and _OF_LIMITS.search(self.refused) is not None)
+
+    @property
+    def _has_wishes(self) -> bool:
+        return self.spec.batch_request != NOTHING_REQUESTED
 
     @property
     def settled(self) -> bool:
@@ -356,7 +373,8 @@ class SlurmRun:
                 return None
             return self._with_word(end) if outside else end
         if self.refused:
-            return self._ended(never_started=True, told=f"Slurm does not take it: {self.refused}")
+            told = f"Slurm does not take it: {self.refused}"
+            return self._ended(told=told, lost=not self.asks_for_it, never_started=True)
         if not self.settled:
             # What never began needs nobody else to end it, once the batch system was told, or could not be.
             if self._cancelled and self._asked and give_up(self.spec.directory):
@@ -399,7 +417,9 @@ class SlurmRun:
         state = self._job.state
         if state in ("COMPLETED", "FAILED"):
             told = f"it could not begin in Slurm: {self._word()}{self._own_words()}"
-            return self._ended(told=told, began=False)
+            # It has asked to be in a place of its own choice, or the node has put it into a bad one.
+            ours = not self._has_wishes
+            return self._ended(told=told, lost=ours, began=False, never_started=ours)
         return self._ended(told=self._word(), lost=state in TAKEN_AWAY, began=False)
 
     def _without_mark(self) -> RunEnd:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from actors.domain.failure import Failure
 from actors.domain.job import End
 from actors.domain.node import PayloadView
 from actors.domain.status import Status
@@ -15,6 +16,10 @@ from actors.domain.status import Status
         (None, "node n1 lost it"),
         (End(Status.FAILED, ""), "node n1 lost it"),
         (End(Status.FAILED, "its record is damaged"), "node n1 lost it: its record is damaged"),
+        (
+            End(Status.FAILED, "could not be started: no bash", failure=Failure.NODE),
+            "on node n1 it could not be started: no bash",
+        ),
     ],
 )
 def test_a_loss_is_told_with_what_the_node_says_of_it(end: End | None, told: str) -> None:

@@ -13,7 +13,8 @@ from support.data.ledgers import SetClock, by_owner, new_job
 from support.memory.memory_ledger import MemoryLedger
 from trio.testing import MockClock
 
-from actors.domain.changes import Change, ChangeAnswer, ChangeResult, RecordEnd, SetProgress
+from actors.domain.changes import Change, ChangeAnswer, ChangeResult, RecordEnd, SetProgress, Transition
+from actors.domain.failure import Failure
 from actors.domain.job import Attempt, AttemptState, End, Job
 from actors.domain.node import Heartbeat, NodeAddress, NodeRef, PayloadView, StreamPosition, Tally
 from actors.domain.progress import BatchStand, Progress
@@ -22,7 +23,7 @@ from actors.domain.status import Status
 from actors.getter.getter import UNRELEASED_AGAIN, Getter
 from actors.getter.reconcile import MOST_OTHERS, NodeMirror, NodeRequests
 from actors.kernel.actor import Mailbox, live
-from actors.messages import Committed
+from actors.messages import Committed, StartFailed
 from actors.ports.ledger import LedgerError
 from actors.ports.nodes import (
     AttemptLookup,
@@ -41,6 +42,7 @@ OWN = NodeRef("n", "http://n")
 FOREIGN = NodeRef("f", "http://f", contract_only=True)
 DONE = End(Status.COMPLETED, "", exit_code=0)
 KILLED = End(Status.KILLED, "killed")
+EXAMPLE = ServiceLimits("example")
 
 
 class OneNode:
@@ -112,11 +114,16 @@ class World:
         self.node = OneNode(ref)
         self.ledger = MemoryLedger(clock=SetClock())
         self.getter = Mailbox("getter")
+        self.told: list[object] = []
 
     async def running(self, **more: object) -> Job:
         """A job that the node runs."""
-        job = await self.ledger.insert(new_job(**more))  # type: ignore[arg-type]  # any field
-        attempt = Attempt(f"{job.id:032x}", job.id, 1, self.node.ref.node_id)
+        return await self.run(await self.ledger.insert(new_job(**more)))  # type: ignore[arg-type]  # any field
+
+    async def run(self, job: Job) -> Job:
+        """Its next attempt."""
+        n = job.attempts_used + 1
+        attempt = Attempt(f"{n:016x}{job.id:016x}", job.id, n, self.node.ref.node_id)
         await self.record(by_owner(job.id, Status.QUEUED, Status.PROCESSING, "", attempt=attempt))
         row = await self.record(
             by_owner(job.id, Status.PROCESSING, Status.SUBMITTED, "", key=attempt.key, spent=True)
@@ -165,7 +172,10 @@ class World:
 
 @asynccontextmanager
 async def world(
-    ref: NodeRef = OWN, urls: Sequence[str] = ("http://n",), **settings: float
+    ref: NodeRef = OWN,
+    urls: Sequence[str] = ("http://n",),
+    limits: ServiceLimits = EXAMPLE,
+    **settings: float,
 ) -> AsyncIterator[World]:
     made = World(ref)
     addresses = tuple(NodeAddress(url, services=("example",)) for url in urls)
@@ -174,15 +184,47 @@ async def world(
         ledger=made.ledger,
         nodes=made.node,
         addresses=lambda: addresses,
-        services={"example": ServiceLimits("example")},
+        services={"example": limits},
         rng=random.Random(1),
-        tell_sender=lambda message: None,
+        tell_sender=made.told.append,
         **settings,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(live, made.getter, make)
         yield made
         nursery.cancel_scope.cancel()
+
+
+async def test_a_start_that_failed_by_the_node_is_tried_again_and_told_first(
+    autojump_clock: MockClock,
+) -> None:
+    end = End(Status.FAILED, "could not be started: no bash", failure=Failure.NODE)
+    # Nothing of it has run: what the service wants of lost nodes is not asked.
+    async with world(limits=ServiceLimits("example", max_attempts=2, on_node_lost="fail")) as w:
+        queued = w.ledger.record
+
+        async def record(changes: Sequence[Change]) -> Sequence[ChangeAnswer]:
+            if any(isinstance(one, Transition) and one.target is Status.QUEUED for one in changes):
+                assert StartFailed("n", end.message) in w.told, "or it would go there again"
+            return await queued(changes)
+
+        w.ledger.record = record  # type: ignore[method-assign]
+        job = await w.running()
+        for status, then in (
+            (Status.QUEUED, "it is queued for another attempt"),
+            (Status.FAILED, "it was attempt 2 of 2"),
+        ):
+            assert job.attempt is not None
+            w.say(PayloadChanged(PayloadView(job.attempt.key, end.status, end, lost=True)))
+            await trio.sleep(0.1)
+            row = await w.row(job)
+            assert row.status is status
+            assert row.message == f"on node n it could not be started: no bash; {then}"
+            if status is Status.QUEUED:
+                assert row.end is None
+                job = await w.run(row)
+        assert row.end == end and row.failure is Failure.NODE
+        assert w.told.count(StartFailed("n", end.message)) == 2
 
 
 async def test_an_order_to_stop_is_given_again_until_the_end_is_known(autojump_clock: MockClock) -> None:

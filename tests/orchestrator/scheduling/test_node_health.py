@@ -17,6 +17,7 @@ from orchestrator.scheduling.node_health import (
     NodeHealth,
 )
 from orchestrator.scheduling.service_pool import ServicePool
+from orchestrator.scheduling.troubles import TroubleKind, find_troubles
 
 WELL = Heartbeat(slots=2, free_disk=1 << 40, free_memory=1 << 40)
 
@@ -124,6 +125,23 @@ def test_a_node_that_takes_nothing_is_set_aside() -> None:
     assert "took none of 8 attempts: HTTP 503" in found["a"].why_set_aside(0.0)
 
 
+def test_a_node_that_cannot_start_a_job_is_set_aside_at_once_and_tried_with_one() -> None:
+    found, node = Found(), "a"
+    found[node].could_not_start("could not be started: no bash", 0.0)
+    why = found[node].why_set_aside(0.0)
+    assert why.startswith("a job could not be started: no bash; mend that on its machine")
+    again = ASIDE_FIRST + 1
+    assert not found[node].why_set_aside(again) and found[node].on_probation(again)
+    found[node].could_not_start("could not be started: no bash", again)
+    assert found[node].why_set_aside(again + ASIDE_FIRST / 2 + 1), "longer than the first time"
+    later = again + 2 * ASIDE_FIRST + 1
+    assert not found[node].why_set_aside(later) and found[node].on_probation(later)
+    found[node].ended(1, badly=False, others=(), now=later)
+    assert not found[node].on_probation(later)
+    found[node].could_not_start("could not be started: no bash", later)
+    assert not found[node].why_set_aside(later + ASIDE_FIRST + 1), "as if for the first time"
+
+
 def test_a_node_without_disk_or_memory_is_set_aside_until_there_is_enough_again() -> None:
     found = Found()
     for name in ("free_disk", "free_memory"):
@@ -191,3 +209,20 @@ def test_the_pool_sets_the_last_node_that_takes_jobs_not_aside() -> None:
         for row in ended(number, user, "b", Status.FAILED, 0.5):
             pool.apply(row, 0.0)
     assert pool.views(0.0)[1].state is NodeState.READY
+
+
+def test_the_pool_sets_even_the_last_node_aside_that_cannot_start_jobs() -> None:
+    pool = ServicePool({"s": ServiceLimits("s", addresses=(NodeAddress("http://a"),))}, random.Random(1))
+    pool.seen(NodeRef("a", "http://a"), WELL, 0.0)
+    pool.could_not_start("a", "could not be started: no bash", 0.0)
+    pool.could_not_start("gone", "could not be started: no bash", 0.0)
+    assert pool.choose("s") is None
+    assert "is set aside: a job could not be started: no bash" in pool.why_none("s")
+    (trouble,) = find_troubles((), pool.views(0.0), {}, {})
+    assert trouble.kind is TroubleKind.SET_ASIDE and trouble.node == "a"
+    assert "no bash; mend that on its machine, where its log says more; it is tried again" in trouble.text
+    now = ASIDE_FIRST + 1
+    pool.seen(NodeRef("a", "http://a"), WELL, now)
+    assert pool.choose("s") is not None and not find_troubles((), pool.views(now), {}, {})
+    pool.reserve("k" * 32, "a")
+    assert pool.choose("s") is None, "one at a time"

@@ -9,6 +9,7 @@ import trio
 
 from node.confinement.visible import View
 from node.executors.executor import Run, RunEnd, RunSpec
+from node.executors.shepherded_run import NEVER_STARTED
 
 
 def end(exit_code: int | None = 0, signal: int | None = None) -> RunEnd:
@@ -62,6 +63,8 @@ class PretendExecutor:
     def __init__(self) -> None:
         self.runs: dict[str, PretendedRun] = {}
         self.adopted: list[str] = []
+        self.refusal: Exception | None = None
+        """What a start ends with."""
         self._started = trio.Event()
 
     def prepare(self, spec: RunSpec) -> bool:
@@ -69,6 +72,8 @@ class PretendExecutor:
 
     async def start(self, spec: RunSpec) -> Run:
         await trio.lowlevel.checkpoint()
+        if self.refusal is not None:
+            raise self.refusal
         for name in ("stdout.log", "stderr.log"):
             (spec.directory / name).touch()
         run = self.runs[spec.key] = PretendedRun(spec)
@@ -78,7 +83,7 @@ class PretendExecutor:
 
     async def adopt(self, spec: RunSpec) -> Run | RunEnd:
         self.adopted.append(spec.key)
-        return await self.start(spec)
+        return NEVER_STARTED if self.refusal is not None else await self.start(spec)
 
     async def serve(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
