@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
@@ -127,7 +127,12 @@ from node.settings import NodeSettings, load_settings
     "--pair-anew", is_flag=True, default=None, help="Forget which orchestrators this node was paired with."
 )
 @click.option("--config", metavar="FILE", help="A TOML file with settings, see below.")
-def node_command(config: str | None, **flags: str | bool | None) -> None:
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Only say what is wrong with the settings, and what it would run with, and start nothing.",
+)
+def node_command(config: str | None, *, check: bool, **flags: str | bool | None) -> None:
     """Run a compute node: it takes jobs over HTTP, runs their run.sh, and keeps the results until fetched.
 
     Each option may also be set by the variable in brackets, where there is one, or in the file of --config,
@@ -142,11 +147,15 @@ def node_command(config: str | None, **flags: str | bool | None) -> None:
     devices for the scripts of one service, besides what is said for all.
     """
     environ = dict(os.environ)
+    path = None if config is None else Path(config)
 
     def read() -> NodeSettings:
-        return load_settings(environ, flags, None if config is None else Path(config))
+        return load_settings(environ, flags, path)
 
     try:
+        if check:
+            _check(environ, flags, path)
+            return
         settings = read()
     except SettingsError as error:
         for line in error.mistakes:
@@ -156,6 +165,19 @@ def node_command(config: str | None, **flags: str | bool | None) -> None:
     for name in ("ORCHESTRATOR_TOKEN", "ORCHESTRATOR_PAIR_TOKEN"):
         os.environ.pop(name, None)
     sys.exit(run(settings, read))
+
+
+def _check(environ: Mapping[str, str], flags: Mapping[str, str | bool | None], config: Path | None) -> None:
+    """Raises SettingsError."""
+    # Late, for `--help` to be quick.
+    from node.checking import describe, find_mistakes
+    from node.runs.sight import find_unjoined, report
+
+    settings = load_settings(environ, flags, config, find_mistakes)
+    for line in (*find_unjoined(settings), *report(environ, settings, None)):
+        click.echo(line, err=True)
+    for line in describe(settings):
+        click.echo(line)
 
 
 def run(settings: NodeSettings, read: Callable[[], NodeSettings]) -> int:

@@ -44,7 +44,7 @@ from node.payloads.write_through import WriteThrough
 from node.runs.environment import job_environment
 from node.runs.manifest import ResultLimit
 from node.runs.runs import ExecutorRuns
-from node.runs.sight import find_sight, report, tell_grants
+from node.runs.sight import find_sight, find_unjoined, report, tell_grants
 from node.runs.workspace import Workspace
 from node.settings import NodeSettings
 
@@ -233,6 +233,8 @@ async def _serve(
             scripts_log.info("%s", line)
         for line in tell_grants(settings):
             scripts_log.info("%s", line)
+        for line in find_unjoined(settings):
+            scripts_log.warning("%s", line)
         log.info("node %s; executor %s: %s", table.node_id, executor.name, executor.limits)
         for url in filter(None, urls):
             print(f"listening on {url}", flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from actors.config import kinds as kind
 from actors.config.kinds import Setting, expecting
-from actors.config.tables import Mistakes, Table, read_toml
+from actors.config.tables import Mistakes, Table, explain_pair, read_toml
 from actors.domain.ids import is_key
 from actors.domain.labels import is_label_name, is_label_value
 from actors.domain.node import is_node_name
@@ -122,10 +122,14 @@ class NodeSettings:
 
 
 def load_settings(
-    environ: Mapping[str, str], flags: Mapping[str, str | bool | None], config: Path | None = None
+    environ: Mapping[str, str],
+    flags: Mapping[str, str | bool | None],
+    config: Path | None = None,
+    look: Callable[[NodeSettings], Iterable[str]] = lambda settings: (),
 ) -> NodeSettings:
     """The settings from the environment, a file, and flags that are keyed by field. A variable that is set to
-    nothing counts as not set, a flag that is None was not given. Raises `SettingsError`."""
+    nothing counts as not set, a flag that is None was not given. `look` finds further mistakes, in what was
+    set right. Raises `SettingsError`."""
     mistakes = Mistakes("{value} was given, expected {expected}")
     found = Table(SETTINGS, mistakes, also=("services", "slurm"))
     values, services, slurm = found.values, {}, {}
@@ -148,11 +152,14 @@ def load_settings(
     slurm_of = take_options_of_services(services, options, f"{config}: services", mistakes)
     _check_executor(values, options, slurm_of, mistakes)
     of_services = read_services(services, grants, secrets, f"{config}: services", mistakes)
-    mistakes.check()
     hidden = tuple(path.absolute() for _, path in secrets if path != values["data"])
-    return NodeSettings(
+    made = NodeSettings(
         **values, grants=grants, services=of_services, secrets=hidden, slurm=options, slurm_of=slurm_of
     )
+    for line in look(made):
+        mistakes.add(line)
+    mistakes.check()
+    return made
 
 
 def _check_executor(
@@ -203,7 +210,7 @@ def _check_joining(values: Mapping[str, Any], mistakes: Mistakes) -> None:
                     f"--{name.replace('_', '-')}: of no use with --dial-out: this node is not reached"
                 )
     if ("tls_cert" in values) is not ("tls_key" in values):
-        mistakes.add("--tls-cert, --tls-key: one needs the other")
+        mistakes.add(explain_pair(values, "--tls-cert", "--tls-key"))
     if "join" not in values:
         for name in ("join_services", "labels", "machine", "advertise", "dial_out", "proxy"):
             if name in values:

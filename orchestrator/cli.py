@@ -137,14 +137,18 @@ def server(config: Path | None, check: bool, **flags: str | None) -> None:
         import trio
 
         from actors.config.tables import SettingsError
-        from orchestrator.config.settings import load
+        from orchestrator.config.settings import Look, Settings, load
         from orchestrator.reloading import RunningSettings
         from orchestrator.scheduling.troubles import find_nodeless
         from orchestrator.server import serve_orchestrator
         from orchestrator.startup import find_mistakes
 
+    def read(look: Look) -> Settings:
+        return load(os.environ, config, flags, look=look)
+
     try:
-        settings = load(os.environ, config, flags)
+        # At a start what is wrong with a file is told by who reads it.
+        settings = read(find_mistakes) if check else load(os.environ, config, flags)
     except SettingsError as error:
         _tell(*error.mistakes)
         sys.exit(2)
@@ -153,11 +157,10 @@ def server(config: Path | None, check: bool, **flags: str | None) -> None:
         waits = [
             f"service {name}: no node is in the settings: its jobs wait until one joins" for name in nodeless
         ]
-        mistakes = find_mistakes(settings)
-        _tell(*settings.warnings, *waits, *mistakes)
-        sys.exit(2 if mistakes else 0)
+        _tell(*settings.warnings, *waits)
+        return
 
-    running = RunningSettings(settings, lambda: load(os.environ, config, flags))
+    running = RunningSettings(settings, read)
 
     async def serve(shutdown: trio.Event) -> None:
         await serve_orchestrator(settings, shutdown=shutdown, on_bound=listening, running=running)

@@ -21,7 +21,7 @@ from actors.ports.ledger import LedgerError
 from actors.process.log_lines import find_level, set_level
 from orchestrator.access.limits import Limits
 from orchestrator.config.changes import Changes, find_changes, find_unmovable
-from orchestrator.config.settings import Settings
+from orchestrator.config.settings import Look, Settings
 from orchestrator.errors import OrchestratorError
 from orchestrator.startup import find_mistakes
 
@@ -57,9 +57,10 @@ class CurrentServices(Mapping[str, ServiceLimits]):
 
 
 class RunningSettings:
-    """`settings` hold now. `read` reads them anew from where they came; None: from nowhere."""
+    """`settings` hold now. `read` reads them anew from where they came, and looks at their files too; None:
+    from nowhere."""
 
-    def __init__(self, settings: Settings, read: Callable[[], Settings] | None = None) -> None:
+    def __init__(self, settings: Settings, read: Callable[[Look], Settings] | None = None) -> None:
         self.settings = settings
         self.services: Final = CurrentServices(settings.services)
         self.limits: Final[Limits] = settings.limits
@@ -120,11 +121,11 @@ async def _note_nothing(_: str) -> None:
     """Nobody keeps it."""
 
 
-def _look(before: Settings, read: Callable[[], Settings]) -> Changes:
+def _look(before: Settings, read: Callable[[Look], Settings]) -> Changes:
     try:
-        settings = read()
+        settings = read(find_mistakes)
     except SettingsError as error:
         raise BadSettings(error.mistakes) from error
-    if mistakes := [*find_mistakes(settings), *find_unmovable(before, settings)]:
+    if mistakes := find_unmovable(before, settings):
         raise BadSettings(mistakes)
     return find_changes(before, settings)

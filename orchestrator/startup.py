@@ -20,7 +20,14 @@ from actors.ports.storage import StorageError
 from actors.store.repair import set_aside
 from actors.wire.http.tls import NoAuthorities, NoCertificate, OwnCertificate, authorities_of
 from orchestrator.access.token_files import BadTokensFile, read_declared
-from orchestrator.callbacks.keys import SECRET_FILE, BadSecret, KeyFileError, load_secrets, load_trust
+from orchestrator.callbacks.keys import (
+    SECRET_FILE,
+    BadSecret,
+    KeyFileError,
+    check_secrets,
+    load_secrets,
+    load_trust,
+)
 from orchestrator.config.settings import Settings
 from orchestrator.errors import OrchestratorError
 from orchestrator.ledger.id_blocks import IdBlocks
@@ -138,12 +145,22 @@ def find_mistakes(settings: Settings) -> list[str]:
     """What is wrong with the files that the settings name, as far as looking tells it: nothing is made.
     Blocks."""
     mistakes = []
-    for look in (own_certificate, trust_in_nodes, _read_tokens):
+    for look in (own_certificate, trust_in_nodes, _read_tokens, _check_secrets, _trust_in_receivers):
         try:
             look(settings)
-        except (StartError, BadTokensFile) as error:
+        except (StartError, BadTokensFile, KeyFileError) as error:
             mistakes.append(str(error))
     return mistakes
+
+
+def _check_secrets(settings: Settings) -> None:
+    # The file of our own is made with the data.
+    if settings.callback_hosts and settings.callback_secret_file != settings.data_path / SECRET_FILE:
+        check_secrets(settings.callback_secret_file)
+
+
+def _trust_in_receivers(settings: Settings) -> None:
+    load_trust(settings.callback_ca_file)
 
 
 def _read_tokens(settings: Settings) -> None:

@@ -82,6 +82,14 @@ class Table:
                 self.put(key, flags[key], f"--{key.replace('_', '-')}")
 
 
+def explain_pair(values: Mapping[str, Any], certificate: str, key: str) -> str:
+    """What is to be said where one of `tls_cert` and `tls_key` alone is among the values; the names are those
+    that people set them by."""
+    if "tls_cert" in values:
+        return f"{certificate}: {values['tls_cert']} is named without its key: {key} names that file, too"
+    return f"{key}: {values['tls_key']} is named without its certificate: {certificate} names that file, too"
+
+
 def read_toml(path: Path, mistakes: Mistakes) -> dict[str, Any]:
     """What is in the file; nothing after a mistake."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -83,18 +84,29 @@ def report(environ: Mapping[str, str], settings: NodeSettings, view: View | None
         yield line if line.isprintable() else line.encode("unicode_escape").decode()
 
 
+def find_unjoined(settings: NodeSettings) -> list[str]:
+    """A line for each service of the file that this node does not join for: its name may be misspelt."""
+    joined, lines = settings.join_services, []
+    for name in settings.services if joined else ():
+        if name not in joined:
+            near = difflib.get_close_matches(name, joined, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            lines.append(f"services.{name}: this node does not join for it, but for {_listed(joined)}{hint}")
+    return lines
+
+
 def tell_grants(settings: NodeSettings) -> Iterator[str]:
-    """A line for each service of the file: what its scripts may, or that this node does not join for it."""
+    """A line for each service of the file that this node is for: what its scripts may."""
     for name, grants in settings.services.items():
-        if settings.join_services and name not in settings.join_services:
-            others = _listed(settings.join_services)
-            yield f"services.{name}: this node does not join for it, but for {others}"
-        else:
-            given = {field.name: getattr(grants, field.name) for field in fields(grants)}
-            told = [
-                key if value is True else f"{key} {_listed(value)}" for key, value in given.items() if value
-            ]
-            yield f"scripts of {name} may: {'; '.join(told) or 'nothing besides'}"
+        if not settings.join_services or name in settings.join_services:
+            yield f"scripts of {name} may: {show_grants(grants)}"
+
+
+def show_grants(grants: Grants) -> str:
+    """What they give, in words."""
+    given = {field.name: getattr(grants, field.name) for field in fields(grants)}
+    told = [key if value is True else f"{key} {_listed(value)}" for key, value in given.items() if value]
+    return "; ".join(told) or "nothing besides"
 
 
 def _listed(values: Iterable[object]) -> str:

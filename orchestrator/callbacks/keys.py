@@ -30,6 +30,7 @@ _LEAST, _MOST = 24, 64
 _LONGEST_FILE: Final = 4096
 
 
+_WANTED: Final = "callback_secret_file has to name a file that can be read, or made"
 SECRET_FILE: Final = "callback.secret"
 
 
@@ -46,13 +47,30 @@ def load_secrets(path: Path) -> tuple[str, ...]:
     try:
         if not path.exists():
             _make(path)
+    except OSError as error:
+        raise BadSecret(f"{path}: {error.strerror}; {_WANTED}") from error
+    return read_secrets(path)
+
+
+def check_secrets(path: Path) -> None:
+    """As `load_secrets`, and makes nothing: where there is no file it has to be possible to make it. Raises
+    BadSecret."""
+    if path.exists():
+        read_secrets(path)
+        return
+    there = next(each for each in path.absolute().parents if each.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise BadSecret(f"{path}: nothing can be made in {there}; {_WANTED}")
+
+
+def read_secrets(path: Path) -> tuple[str, ...]:
+    """What is in the file, at least one. Raises BadSecret."""
+    try:
         with path.open("rb") as file:
             text = file.read(_LONGEST_FILE + 1)
             mode = os.fstat(file.fileno()).st_mode
     except OSError as error:
-        raise BadSecret(
-            f"{path}: {error.strerror}; callback_secret_file has to name a file that can be read, or made"
-        ) from error
+        raise BadSecret(f"{path}: {error.strerror}; {_WANTED}") from error
     found = text.decode("ascii", "replace").split()
     if not found or len(text) > _LONGEST_FILE or not all(map(_is_secret, found)):
         raise BadSecret(

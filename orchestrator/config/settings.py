@@ -4,7 +4,7 @@ else."""
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from actors.config import kinds as kind
 from actors.config.kinds import Setting
-from actors.config.tables import Mistakes, Table, read_toml
+from actors.config.tables import Mistakes, Table, explain_pair, read_toml
 from actors.domain.batch_request import MOST_CPUS, BatchAllowance
 from actors.domain.job import MOST_PRIORITY
 from actors.domain.limits import LIMITS, UNLIMITED, JobLimits, expected, parse_limit
@@ -111,15 +111,25 @@ class Settings:
         )
 
 
+Look = Callable[[Settings], Iterable[str]]
+"""Finds what is wrong with the files that settings name, a line for each."""
+
+
+def look_at_nothing(_: Settings) -> Iterable[str]:
+    """Whoever reads a file tells what is wrong with it."""
+    return ()
+
+
 def load(
     environ: Mapping[str, str],
     config: Path | None = None,
     flags: Mapping[str, Any] | None = None,
     *,
     named: Collection[str] = (),
+    look: Look = look_at_nothing,
 ) -> Settings:
     """Settings from the three sources. A flag that is None was not given. `named`: paths that one of the
-    sources has to name, instead of what is taken else.
+    sources has to name, instead of what is taken else. `look` finds further mistakes, in what was set right.
 
     Raises SettingsError.
     """
@@ -129,7 +139,7 @@ def load(
         found.take_file(config)
     found.server.put_flags(flags or {})
     found.require(named)
-    return found.settings()
+    return found.settings(look)
 
 
 # ------------------------------------------------------------------ what there is to set
@@ -513,12 +523,11 @@ class _Found:
                 ways = f"--{key.removesuffix('_path')}, {key.upper()}, or {key} in the file of --config"
                 self._mistakes.add(f"{key}: no place is named; expected {ways}")
 
-    def settings(self) -> Settings:
+    def settings(self, look: Look) -> Settings:
         services = {name: self._service(name, found.values) for name, found in self._services.items()}
         self._check_scaling()
         if ("tls_cert" in self.server.values) is not ("tls_key" in self.server.values):
-            self._mistakes.add("tls_cert, tls_key: one needs the other")
-        self._mistakes.check()
+            self._mistakes.add(explain_pair(self.server.values, "tls_cert", "tls_key"))
         if not services:
             self._warnings.append("no service is configured, so every upload will be refused")
         server = self.server.values
@@ -530,13 +539,17 @@ class _Found:
             self._warnings.append("trusted_operators: nobody is one without trusted_user_header")
         if "trusted_user_header" in server and not server.get("trusted_proxies"):
             self._warnings.append("trusted_user_header: it is believed of nobody without trusted_proxies")
-        return Settings(
+        made = Settings(
             **server,
             services=MappingProxyType(services),
             scaling=MappingProxyType(dict(self._scaling)),
             as_2x=bool(services) and not self._services_of_file,
             warnings=tuple(self._warnings),
         )
+        for line in look(made):
+            self._mistakes.add(line)
+        self._mistakes.check()
+        return made
 
     def _warn_of_private_hosts(self) -> None:
         hosts = CallbackHosts(

@@ -212,7 +212,10 @@ async def test_all_mistakes_in_the_settings_are_told_and_nothing_starts(tmp_path
 
 async def test_settings_are_checked_without_a_start(tmp_path: Path) -> None:
     config, tokens = tmp_path / "server.toml", tmp_path / "tokens.toml"
-    config.write_text(f'tokens_file = "{tokens}"\nnode_ca_file = "{tmp_path}/none"\n[services.a]\n')
+    files = f'tokens_file = "{tokens}"\nnode_ca_file = "{tmp_path}/none"\ntls_key = "k.pem"\n'
+    config.write_text(
+        f'{files}callback_hosts = ["a.org"]\ncallback_secret_file = "{config}/s"\n[services.a]\n'
+    )
     tokens.write_text('[[tokens]]\nrole = "king"\n')
     command = [*COMMAND, "server", "--check", "--config", str(config), "--data", str(tmp_path / "data")]
 
@@ -225,7 +228,9 @@ async def test_settings_are_checked_without_a_start(tmp_path: Path) -> None:
     done = await checked()
     assert done.returncode == 2
     assert b"node_ca_file" in done.stderr and b"token 1: hash" in done.stderr, "all at once"
-    assert b"service a: no node is in the settings" in done.stderr
+    assert b"callback_secret_file has to name" in done.stderr and b"k.pem is named" in done.stderr
+    config.write_text("[services.a]\n")
+    assert b"service a: no node is in the settings" in (await checked()).stderr
     tokens.write_text("")
     config.write_text(f'tokens_file = "{tokens}"\n[services.a]\nnodes = ["http://127.0.0.1:1"]\n')
     done = await checked()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from actors.process.log_lines import set_level
-from orchestrator.config.settings import Settings, load
+from orchestrator.config.settings import Look, Settings, load
 from orchestrator.reloading import BadSettings, NothingToRead, RunningSettings
 
 FILE = """
@@ -29,10 +29,10 @@ def write(file: Path, text: str) -> None:
 
 
 def start(file: Path) -> RunningSettings:
-    def read() -> Settings:
-        return load({}, file)
+    def read(look: Look) -> Settings:
+        return load({}, file, look=look)
 
-    running = RunningSettings(read(), read)
+    running = RunningSettings(load({}, file), read)
     running.begun.set()
     return running
 
@@ -76,9 +76,10 @@ async def test_with_a_mistake_all_of_them_are_told_and_nothing_changes(
 async def test_files_that_the_settings_name_are_looked_at_too(file: Path) -> None:
     running = start(file)
     write(file.parent / "tokens", "no tokens")
-    write(file, f'tokens_file = "{file.parent}/tokens"\n{FILE}')
-    with pytest.raises(BadSettings, match="tokens"):
+    write(file, f'tokens_file = "{file.parent}/tokens"\ntls_key = "k.pem"\n{FILE}')
+    with pytest.raises(BadSettings, match="tokens") as caught:
         await running.reload()
+    assert len(caught.value.mistakes) == 2, "all at once"
 
 
 async def test_what_came_of_a_signal_is_noted_and_of_mistakes_too(file: Path) -> None:

@@ -70,7 +70,8 @@ async def test_a_certificate_that_cannot_be_read_ends_the_start_and_is_named(her
     tls = certificate(here, "broken")
     (tls / "key.pem").write_text("")
     refused = here.refused("node", "--port", "0", "--data", "n", "--tls-cert", f"{tls}/cert.pem")
-    assert (refused.status, refused.lines) == (2, ["--tls-cert, --tls-key: one needs the other"])
+    (line,) = refused.lines
+    assert refused.status == 2 and f"{tls}/cert.pem is named without its key: --tls-key" in line
     flags = ["--tls-cert", f"{tls}/cert.pem", "--tls-key", f"{tls}/key.pem"]
     refused = here.refused("node", "--port", "0", "--data", "n", *flags)
     assert refused.status == 1 and "key.pem" in refused.lines[-1]

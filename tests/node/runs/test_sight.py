@@ -11,7 +11,7 @@ import pytest
 
 from node.confinement.grants import Grants
 from node.confinement.visible import Entry, MachineFiles, View, find_visible
-from node.runs.sight import find_sight, report, tell_grants
+from node.runs.sight import find_sight, find_unjoined, report, tell_grants
 from node.settings import NodeSettings
 
 Environ = dict[str, str]
@@ -116,7 +116,9 @@ def test_what_a_service_is_given_is_told_and_one_that_the_node_does_not_join_for
         "docking": Grants(read=(Path("/a"), Path("/b")), network=True),
         "dockng": Grants(network=True),
     }
-    assert list(tell_grants(NodeSettings(services=services, join_services=("docking",)))) == [
-        "scripts of docking may: read /a, /b; network",
-        "services.dockng: this node does not join for it, but for docking",
+    settings = NodeSettings(services=services, join_services=("docking",))
+    assert list(tell_grants(settings)) == ["scripts of docking may: read /a, /b; network"]
+    assert find_unjoined(settings) == [
+        "services.dockng: this node does not join for it, but for docking; did you mean docking?"
     ]
+    assert find_unjoined(NodeSettings(services=services)) == []
