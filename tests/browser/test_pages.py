@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Locator, Page, Route, expect
 from support.peers.prefix_proxy import prefix_proxy
 from support.processes.flaws import AXE, flaws
 from support.processes.gates import gate
@@ -301,6 +301,14 @@ SHOWN = {
 }
 
 
+def click(link: Locator) -> None:
+    """Once it is painted where it is. A click goes to what is painted there, and that may still be a frame
+    with a process of its own, which swallows it."""
+    link.scroll_into_view_if_needed()
+    link.page.screenshot()
+    link.click()
+
+
 def test_a_file_is_shown_in_the_page_as_what_it_is_and_runs_nothing(
     dashboard: Callable[..., Page], client: Client
 ) -> None:
@@ -315,6 +323,7 @@ def test_a_file_is_shown_in_the_page_as_what_it_is_and_runs_nothing(
     expect(page.get_by_role("region", name="Results")).to_contain_text("copy.txt")
     given = page.get_by_role("region", name="Inputs")
     viewer = page.locator(".viewer")
+    page.emulate_media(reduced_motion="reduce")
     given.get_by_role("link", name="table.csv", exact=True).click()
     expect(viewer.locator("tbody tr")).to_have_text(["1-7.2", "a, b<b>x</b>"])
     assert flaws(page) == {}
@@ -335,15 +344,15 @@ def test_a_file_is_shown_in_the_page_as_what_it_is_and_runs_nothing(
     expect(viewer.frame_locator("iframe").locator("body")).to_contain_text("atom")
     viewer.get_by_role("button", name="Text").click()
     expect(viewer).to_contain_text("ALA A")
-    given.get_by_role("link", name="ensemble.pdb", exact=True).click()
+    click(given.get_by_role("link", name="ensemble.pdb", exact=True))
     model = viewer.frame_locator("iframe")
     expect(model.locator("#which")).to_have_text("model 1 of 3")
     model.get_by_role("button", name="Previous").click()
     expect(model.locator("#which")).to_have_text("model 3 of 3")
     expect(model.locator("#said")).to_have_text("1 atom")
-    given.get_by_role("link", name="huge.pdb", exact=True).click()
+    click(given.get_by_role("link", name="huge.pdb", exact=True))
     expect(viewer).to_contain_text("It is too large to draw")
-    given.get_by_role("link", name="fold.pdb", exact=True).click()
+    click(given.get_by_role("link", name="fold.pdb", exact=True))
     # It has an address; and a step back, Escape and the button close it.
     assert page.url.endswith(f"#/jobs/{made.id}?file=fold.pdb")
     page.reload()
@@ -359,6 +368,39 @@ def test_a_file_is_shown_in_the_page_as_what_it_is_and_runs_nothing(
     given.get_by_role("link", name="fold.pdb", exact=True).click()
     viewer.get_by_role("button", name="Close").click()
     expect(given.get_by_role("link", name="fold.pdb", exact=True)).to_be_focused()
+
+
+# As a library that draws, whose pictures take so many milliseconds each.
+DRAWER = """window.drawn = 0;
+window.$3Dmol = { createViewer: () => {
+  const draw = () => {
+    window.drawn += 1;
+    for (const end = performance.now() + %d; performance.now() < end; );
+  };
+  const told = {
+    rotate: draw,
+    render: draw,
+    addModel: () => ({ selectedAtoms: () => [] }),
+    getRenderer: () => ({ getContext: () => ({}) }),
+  };
+  return new Proxy(told, { get: (known, name) => known[name] ?? (() => {}) });
+} };"""
+
+
+@pytest.mark.parametrize(("each", "heavy"), [(60, True), (0, False)])
+def test_a_model_turns_only_where_that_is_light_work(
+    open_page: Callable[..., Watched], shared: Started, each: int, heavy: bool
+) -> None:
+    page = open_page(shared.url, "/health", may_fail=True).page  # neither has an icon
+    page.route("**/3Dmol-min.js", lambda route: route.fulfill(body=DRAWER % each))
+    page.goto(f"{shared.url}/dashboard/molecule.html")
+    page.evaluate("() => postMessage({ text: '', format: 'pdb' }, '*')")
+    expect(page.get_by_role("status").first).to_have_text("No atoms are in it.")
+    page.wait_for_function("wanted => window.drawn >= wanted", arg=1 + 3 if heavy else 30)
+    if heavy:
+        for _ in range(3):
+            page.evaluate("() => new Promise(requestAnimationFrame)")
+        assert page.evaluate("window.drawn") == 1 + 3, "after three heavy ones it stands still"
 
 
 def test_the_axis_of_a_chart_fits_what_is_drawn(dashboard: Callable[..., Page], jobs: Jobs) -> None:

@@ -3,7 +3,31 @@
 "use strict";
 
 const FEW_ATOMS = 200; // ribbons say nothing of so few
-const SLOWLY = 0.5;
+const SPEED = 20 / 1000; // degrees in a millisecond
+const LIGHT = 40; // milliseconds for a picture: above that the page around lags while the model turns
+const SURE = 3; // so many heavy ones after another are no chance
+
+/** Whatever draws it, wait until it is drawn: without a graphics card pictures are asked for faster than they are
+ * drawn, and while they queue up the page around is not drawn either, so that clicks meet what is no longer there. */
+function wait(viewer) {
+  const gl = viewer.getRenderer().getContext();
+  const pixel = new Uint8Array(4);
+  viewer.setViewChangeCallback(() => gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, pixel));
+}
+
+/** Turn it for as long as that is light work. */
+function turn(viewer) {
+  let before = performance.now();
+  let heavy = 0;
+  const step = () => {
+    const begun = performance.now();
+    viewer.rotate(SPEED * Math.min(begun - before, 1000), "y");
+    before = begun;
+    heavy = performance.now() - begun > LIGHT ? heavy + 1 : 0;
+    if (heavy < SURE) requestAnimationFrame(step);
+  };
+  requestAnimationFrame(step);
+}
 
 /** Offer the models of an ensemble one after the other. */
 function page(viewer) {
@@ -27,7 +51,11 @@ window.addEventListener("message", (event) => {
   try {
     const dark = matchMedia("(prefers-color-scheme: dark)").matches;
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    const viewer = window.$3Dmol.createViewer(document.getElementById("model"), { backgroundColor: dark ? "#1a2129" : "white" });
+    const viewer = window.$3Dmol.createViewer(document.getElementById("model"), {
+      backgroundColor: dark ? "#1a2129" : "white",
+      upscale: false, // edges are smooth without, at a third of the work
+    });
+    wait(viewer);
     const { text, format } = event.data;
     // Of an ensemble one is seen at a time.
     const many = (text.match(/^MODEL\b/gm) ?? []).length > 1;
@@ -41,7 +69,7 @@ window.addEventListener("message", (event) => {
     if (long) viewer.setStyle({ hetflag: true }, balls);
     viewer.zoomTo();
     viewer.render();
-    if (!still) viewer.spin("y", SLOWLY);
+    if (!still) turn(viewer);
     if (many) page(viewer);
     said.textContent = atoms === 0 ? "No atoms are in it." : `${atoms.toLocaleString("en")} atom${atoms === 1 ? "" : "s"}`;
   } catch (error) {
