@@ -9,7 +9,8 @@ class Failure(StrEnum):
     """EXIT_CODE, SIGNAL: how its script ended. MAX_RUNTIME to DISK: the limit that it was over, as an upload
     calls it; MEMORY also if the machine had no more. INVALID: it cannot run, as without `run.sh`. RESULTS:
     it ended well, and what it left cannot be had. BATCH_SYSTEM: that refused it, or ended it. LOST: the node
-    stopped, or its machine went down. NODE: another fault there. NOT_RUN: no node has told an end."""
+    stopped, or its machine went down. NODE: another fault there, as that it could not start it. NOT_RUN: no
+    node has told an end."""
 
     EXIT_CODE = "exit_code"
     SIGNAL = "signal"

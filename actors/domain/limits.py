@@ -36,7 +36,7 @@ LIMITS: Final[Mapping[str, str]] = {
 }
 """What each is called in settings and uploads, and what here."""
 
-_LEAST: Final = {
+LEAST: Final = {
     "memory_bytes": 4 << 20,
     "cpu_seconds": 0.001,
     "processes": 2,
@@ -53,11 +53,11 @@ def expected(name: str) -> str:
     """What this limit may be."""
     field = LIMITS[name]
     if field.endswith("_bytes"):
-        least = f", {show_limit(field, _LEAST[field])} at least" if field in _LEAST else ""
+        least = f", {show_limit(field, LEAST[field])} at least" if field in LEAST else ""
         return f"a size such as 512M or 4G{least}"
     if field == "cpu_seconds":
         return "a number of seconds, 0.001 at least"
-    return f"a whole number, {_LEAST.get(field, 1)} at least"
+    return f"a whole number, {LEAST.get(field, 1)} at least"
 
 
 def parse_limit(name: str, given: object) -> int | float:
@@ -88,7 +88,7 @@ def _fits(field: str, value: object) -> bool:
     right = int | float if field == "cpu_seconds" else int
     if isinstance(value, bool) or not isinstance(value, right):
         return False
-    return math.isfinite(value) and _LEAST.get(field, 1) <= value <= _MOST
+    return math.isfinite(value) and LEAST.get(field, 1) <= value <= _MOST
 
 
 def show_limit(field: str, value: float) -> str:

@@ -359,7 +359,7 @@ SERVICE: Final[Mapping[str, Setting]] = {
     ),
     "max_attempts": Setting(
         kind.whole(1, 100, "a whole number from 1 to 100"),
-        "how often a job is started at most, when nodes are lost under it",
+        "how often a job is started at most, when nodes are lost under it or cannot start it",
         unit="attempts",
     ),
     "on_node_lost": Setting(

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -14,12 +15,22 @@ from support.memory.memory_ledger import MemoryLedger
 from trio.testing import MockClock
 
 from actors.domain.changes import Change, ChangeAnswer
-from actors.domain.job import Job
-from actors.domain.node import Heartbeat, NodeAddress, NodeRef
+from actors.domain.failure import Failure
+from actors.domain.job import End, Job
+from actors.domain.node import Heartbeat, NodeAddress, NodeRef, PayloadView
 from actors.domain.service import ServiceLimits, WaitReason
 from actors.domain.status import ENDED, Status
 from actors.kernel.actor import Mailbox, live
-from actors.messages import Committed, NodeSeen, ScalingPicture, ServicesPaused, SetServices, WhyWaiting
+from actors.messages import (
+    Committed,
+    NodeSeen,
+    PoolPicture,
+    ScalingPicture,
+    ServicesPaused,
+    SetServices,
+    WhyWaiting,
+)
+from actors.ports.nodes import Dispatch, SubmitAnswer, SubmitResult
 from actors.sender.sender import ASSIGN_AT_ONCE, Sender
 from orchestrator.scheduling.queue_manager import QueueManager
 from orchestrator.scheduling.service_pool import ServicePool
@@ -88,14 +99,18 @@ class CountingLedger(MemoryLedger):
         return await super().record(changes)
 
 
-def make_sender(ledger: MemoryLedger, limits: Mapping[str, ServiceLimits]) -> Callable[..., Sender]:
+def make_sender(
+    ledger: MemoryLedger, limits: Mapping[str, ServiceLimits], nodes: Any = None
+) -> Callable[..., Sender]:
+    """`nodes` None: nothing is sent."""
+
     def make(mailbox: Mailbox, nursery: trio.Nursery) -> Sender:
         queue = QueueManager(limits)
         return Sender(
             mailbox,
             nursery,
             ledger=ledger,
-            nodes=None,  # type: ignore[arg-type]  # nothing is sent
+            nodes=nodes,
             queue=queue,
             pool=ServicePool(limits, random.Random(1), going=queue.going),
             services=limits,
@@ -198,3 +213,43 @@ async def test_a_job_has_waited_since_it_came_or_came_back(autojump_clock: MockC
         await trio.sleep(1.0)
         assert await oldest() == pytest.approx(11.0)
         nursery.cancel_scope.cancel()
+
+
+class Unable:
+    """A node that takes each attempt, and says with its answer that it could not start it."""
+
+    async def submit(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[SubmitAnswer]:
+        await trio.lowlevel.checkpoint()
+        end = End(Status.FAILED, "could not be started: no bash", failure=Failure.NODE)
+        return [
+            SubmitAnswer(SubmitResult.HAS, view=PayloadView(one.attempt.key, end.status, end, lost=True))
+            for one in items
+        ]
+
+
+async def test_a_node_that_cannot_start_jobs_gets_one_from_time_to_time_and_the_others_wait(
+    autojump_clock: MockClock,
+) -> None:
+    ledger, sender = CountingLedger(), Mailbox("sender")
+    limits = {"example": ServiceLimits("example", addresses=(NodeAddress("http://n:1"),))}
+    jobs = [await ledger.insert(new_job()) for _ in range(10)]
+
+    async def is_there(seconds: float) -> None:
+        for _ in range(int(seconds)):
+            sender.tell(NodeSeen(NodeRef("n" * 32, "http://n:1"), Heartbeat(slots=1)))
+            await trio.sleep(1.0)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(live, sender, make_sender(ledger, limits, Unable()))
+        await is_there(5.0)
+        (view,) = await sender.ask(PoolPicture(), deadline=1.0)
+        assert view.set_aside is not None and "a job could not be started: no bash" in view.set_aside
+        first = await ledger.get(jobs[0].id)
+        assert first is not None and (first.status, first.attempts_used) == (Status.QUEUED, 1)
+        await is_there(3600.0)
+        nursery.cancel_scope.cancel()
+    lost = await ended(ledger)
+    assert 1 <= len(lost) <= 4, "an hour cost no more"
+    for job in lost:
+        assert (job.status, job.failure, job.attempts_used) == (Status.FAILED, Failure.NODE, 3)
+        assert job.message.endswith("it could not be started: no bash; it was attempt 3 of 3")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -17,9 +18,11 @@ import pytest
 import trio
 from support.processes.fake_slurm import FakeSlurm
 
+from actors.domain.batch_request import BatchRequest
+from actors.domain.limits import JobLimits
 from actors.domain.progress import BatchStand
 from node.executors import log_pipes, mark_files
-from node.executors.executor import RunEnd, RunSpec, StartedBefore
+from node.executors.executor import ExecutorError, NotTaken, RunEnd, RunSpec, StartedBefore
 from node.executors.slurm import batch_program
 from node.executors.slurm.commands import SlurmCommands
 from node.executors.slurm.slurm_executor import SlurmExecutor, make_program
@@ -27,6 +30,7 @@ from node.executors.slurm.slurm_run import SlurmRun, make_order
 from node.slurm_settings import SlurmOptions
 
 PATIENCE = 60.0
+OPTIONS = SlurmOptions()
 PYTHONS = sorted({sys.executable, *Path("/usr/bin").glob("python3")}, key=str)
 """On a compute node may be another one than the node's own."""
 
@@ -45,12 +49,14 @@ def spec(tmp_path: Path, script: str, environment: Mapping[str, str] | None = No
 
 
 @asynccontextmanager
-async def serving(slurm: FakeSlurm, untold: float = 600.0) -> AsyncIterator[SlurmExecutor]:
+async def serving(
+    slurm: FakeSlurm, untold: float = 600.0, options: SlurmOptions = OPTIONS
+) -> AsyncIterator[SlurmExecutor]:
     """One that is quick, for what it waits for is not slow here."""
     commands = SlurmCommands(slurm.environment, deadline=2.0)
     executor = SlurmExecutor(
         commands,
-        lambda service: SlurmOptions(),
+        lambda service: options,
         fastest=0.2,
         slowest=0.4,
         absent=0.5,
@@ -97,6 +103,57 @@ async def test_ends(
         assert (what.directory / "stderr.log").read_text() == "bad\n"
         with pytest.raises(StartedBefore):
             await executor.start(what)
+
+
+async def test_what_it_does_not_take_is_the_job_s_doing_only_if_the_job_asks_for_it(
+    tmp_path: Path, slurm: FakeSlurm
+) -> None:
+    async with serving(slurm, options=SlurmOptions(partition="nowhere")) as executor:
+        with pytest.raises(ExecutorError, match=r"Slurm does not take it: .*nvalid partition") as raised:
+            await executor.start(spec(tmp_path, ""))
+        assert not isinstance(raised.value, NotTaken)
+    async with serving(slurm) as executor:
+        with pytest.raises(NotTaken, match="nvalid partition"):
+            await executor.start(replace(spec(tmp_path, ""), batch_request=BatchRequest(partition="nowhere")))
+
+
+@pytest.mark.parametrize(
+    ("words", "limited", "asked"),
+    [
+        ("Memory specification can not be satisfied", True, True),
+        ("Requested node configuration is not available", True, True),
+        ("Requested time limit is invalid (missing or exceeds some limit)", True, True),
+        ("Requested node configuration is not available", False, False),
+        (
+            "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+            True,
+            False,
+        ),
+        ("Invalid account or account/partition combination specified", True, False),
+    ],
+)
+async def test_limits_are_the_job_s_where_nothing_is_as_large(
+    tmp_path: Path, slurm: FakeSlurm, words: str, limited: bool, asked: bool
+) -> None:
+    async with serving(slurm) as executor:
+        what = spec(tmp_path, "")
+        run = executor._make(replace(what, limits=JobLimits(memory_bytes=1 << 50)) if limited else what, "n")
+        run.refuse(words)
+        end = await run.wait()
+    assert (end.never_started, end.lost) == (True, not asked)
+    assert end.told == f"Slurm does not take it: {words}"
+
+
+@pytest.mark.parametrize("asks", [True, False])
+async def test_what_cannot_begin_in_the_cluster_is_its_fault_unless_the_job_chose_the_place(
+    tmp_path: Path, slurm: FakeSlurm, asks: bool
+) -> None:
+    async with serving(slurm, options=SlurmOptions(python="/nowhere/python3")) as executor:
+        what = spec(tmp_path, "")
+        run = await start(executor, replace(what, batch_request=BatchRequest(qos="low")) if asks else what)
+        end = await run.wait()
+    assert (end.never_started, end.lost) == (not asks, not asks)
+    assert end.told.startswith("it could not begin in Slurm: Slurm says FAILED")
 
 
 @pytest.mark.parametrize("module", [log_pipes, mark_files, batch_program])
