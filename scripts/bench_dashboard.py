@@ -2,6 +2,9 @@
 
 The ledger is filled before the server starts; all nodes but one are idle ones of one process, the last is
 real and runs the jobs whose changes are timed. Every figure is taken in the page.
+
+With --pages: what each page costs instead. With --against too: beside it the same of another version, whose
+command `orchestrator` is named.
 """
 
 from __future__ import annotations
@@ -12,17 +15,18 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from playwright.sync_api import Browser, Page
-from testbed import idle_nodes
+from testbed import idle_nodes, page_costs
 from testbed.browser import NoBrowser, chromium
 from testbed.cluster import ClusterFailed, Member, start, stop, wait_until_listening
 from testbed.figures import machine, percentile
+from testbed.page_costs import look_for, opened
 from testbed.portal import Portal
 from testbed.seeding import seed_with_queue
 
@@ -31,8 +35,7 @@ REAL: Final = "example"
 LOADS: Final = 5
 CHANGES: Final = 30
 BURST: Final = 200
-PATIENCE: Final = 60_000
-"""Milliseconds for anything."""
+COSTS: Final = 5
 
 # What a page shows once it can be used.
 USABLE: Final = {
@@ -42,20 +45,17 @@ USABLE: Final = {
     "#/submit": "document.querySelector('main form')",
     "#/services": "document.querySelectorAll('.services article').length === 2",
     "#/nodes": "document.querySelectorAll('tbody tr').length >= {nodes}",
+    f"#/nodes/{1:032x}": "document.querySelector('.facts')",
     "#/scaling": "(document.querySelector('.services')?.textContent ?? 'Loading') !== 'Loading'",
     "#/usage": "document.querySelectorAll('tbody tr').length > 0",
+    "#/audit": "(document.querySelector('.count')?.textContent ?? 'Loading') !== 'Loading'",
 }
 
-_WATCH: Final = """
+_LONGEST: Final = """
 window.longest = 0;
 new PerformanceObserver((list) => {
   for (const one of list.getEntries()) window.longest = Math.max(window.longest, one.duration);
 }).observe({ type: "longtask", buffered: true });
-const look = () => {
-  if (USABLE) window.usable = performance.now();
-  else requestAnimationFrame(look);
-};
-requestAnimationFrame(look);
 """
 
 # When each status of each job was first to be seen: after the frame in which it was drawn.
@@ -108,11 +108,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Measure the dashboard with many jobs and nodes.")
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--nodes", type=int, default=100)
+    parser.add_argument("--pages", action="store_true", help="only what each page costs until it can be used")
+    parser.add_argument(
+        "--against", metavar="COMMAND", help="another version, beside which each page is shown"
+    )
     given = parser.parse_args()
     try:
         began = machine()
-        with running(given.jobs, given.nodes) as url, chromium() as browser:
-            figures = [*loads(browser, url, given.nodes), *use(browser, url)]
+        if given.pages:
+            print(f"{began}; {given.jobs:,} jobs, {given.nodes} nodes\n")
+            for line in costs(given.jobs, given.nodes, given.against):
+                print(line, flush=True)
+            return 0
+        with running(given.jobs, given.nodes) as server, chromium() as browser:
+            figures = [*loads(browser, server.url, given.nodes), *use(browser, server.url)]
     except (NoBrowser, ClusterFailed) as error:
         print(f"bench_dashboard: {error}", file=sys.stderr)
         return 1
@@ -123,9 +132,22 @@ def main() -> int:
     return 0
 
 
+def costs(jobs: int, nodes: int, against: str | None) -> Iterator[str]:
+    with ExitStack() as stack:
+        browser = stack.enter_context(chromium())
+        servers = {"this": stack.enter_context(running(jobs, nodes))}
+        if against:
+            servers = {"other": stack.enter_context(running(jobs, nodes, [against])), **servers}
+        yield from page_costs.table(browser, servers, usable(nodes), COSTS)
+
+
+def usable(nodes: int) -> Mapping[str, str]:
+    return {at: condition.format(nodes=nodes) for at, condition in USABLE.items()}
+
+
 @contextmanager
-def running(jobs: int, nodes: int) -> Iterator[str]:
-    """The server's address, once all its nodes are ready."""
+def running(jobs: int, nodes: int, command: Sequence[str] | None = None) -> Iterator[Member]:
+    """The server, once all its nodes are ready. `command`: what it is begun with, if not this version's."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
         directory = Path(name)
         data = directory / "server"
@@ -145,23 +167,23 @@ def running(jobs: int, nodes: int) -> Iterator[str]:
             f"[services.{SEEDED}]\nnodes = {idle.url}\n[services.{REAL}]\nnodes = [{json.dumps(node.url)}]\n"
         )
         environ = {"PORT": "0", "DB_PATH": str(data / "db.sqlite"), "DATA_PATH": str(data / "data")}
-        server = begin("server", "server", "--config", str(config), environ=environ)
+        server = begin("server", "server", "--config", str(config), environ=environ, command=command)
         with Portal(server.url) as portal:
             while (
                 sum(one["status"] == "ready" for one in json.loads(portal.get("/v1/nodes"))["items"]) < nodes
             ):
                 time.sleep(0.1)
-        yield server.url
+        yield server
 
 
 def loads(browser: Browser, url: str, nodes: int) -> Figures:
     """From the begin of the navigation, with nothing in the cache, until the page can be used."""
     figures = []
-    for at, usable in USABLE.items():
+    for at, condition in usable(nodes).items():
         times, longest = [], []
         for _ in range(LOADS):
             with opened(browser) as page:
-                page.add_init_script(_WATCH.replace("USABLE", usable.format(nodes=nodes)))
+                watch(page, condition)
                 page.goto(f"{url}/dashboard{at}")
                 page.wait_for_function("window.usable")
                 times.append(float(page.evaluate("window.usable")))
@@ -171,10 +193,15 @@ def loads(browser: Browser, url: str, nodes: int) -> Figures:
     return figures
 
 
+def watch(page: Page, condition: str) -> None:
+    page.add_init_script(_LONGEST)
+    look_for(page, condition)
+
+
 def use(browser: Browser, url: str) -> Figures:
     """What is felt on the list of jobs, while it is live."""
     with opened(browser) as page, Portal(url) as portal:
-        page.add_init_script(_WATCH.replace("USABLE", USABLE["#/jobs"]))
+        watch(page, USABLE["#/jobs"])
         page.goto(f"{url}/dashboard#/jobs")
         page.wait_for_selector("#connection[data-how=live]")
         page.wait_for_function("window.usable")
@@ -225,17 +252,6 @@ def burst(page: Page, portal: Portal) -> None:
     for number in numbers:
         portal.wait_ended(number)
     page.wait_for_function(f"window.seen['{numbers[-1]} Completed']")
-
-
-@contextmanager
-def opened(browser: Browser) -> Iterator[Page]:
-    # The page's policy forbids what waiting for a condition is made of.
-    context = browser.new_context(viewport={"width": 1200, "height": 800}, bypass_csp=True)
-    context.set_default_timeout(PATIENCE)
-    try:
-        yield context.new_page()
-    finally:
-        context.close()
 
 
 if __name__ == "__main__":
