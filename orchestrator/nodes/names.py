@@ -2,7 +2,8 @@
 second of the same name gets `-2`.
 
 A name stays with its node for as long as that is there, over restarts of both. Of a node that has left it is
-remembered for the jobs that ran there, until it is another's or many have left since.
+remembered for the jobs that ran there, and for the node itself should it come back, until it is another's or
+many have left since.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class NodeNames:
         before = self._at.get(url)
         if before is not None and before != node_id:
             self.release(before)
-        name = self._free(node_id, said) if known is None or known.left or known.said != said else known.name
+        kept = known is not None and known.said == said and self._holders.get(known.name, node_id) == node_id
+        name = known.name if known is not None and kept else self._free(node_id, said)
         self._keep(NodeName(node_id, said, name, url))
 
     def release(self, node_id: str) -> None:

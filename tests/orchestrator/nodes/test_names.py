@@ -44,6 +44,21 @@ def test_a_node_that_says_nothing_has_its_id_and_loses_no_name() -> None:
     assert names.of("n1") == "gpu"
 
 
+def test_nodes_that_left_and_come_back_have_their_names_again_in_any_order() -> None:
+    names = NodeNames()
+    for one in ("n1", "n2", "n3"):
+        names.claim(one, "gpu", f"http://{one}")
+    for one in ("n1", "n2", "n3"):
+        names.release(one)
+    for one in ("n3", "n1", "n2"):
+        names.claim(one, "gpu", f"http://{one}:moved")
+    assert [names.of(one) for one in ("n1", "n2", "n3")] == ["gpu", "gpu-2", "gpu-3"]
+    names.release("n1")
+    names.claim("n4", "gpu", "http://n4")
+    names.claim("n1", "gpu", "http://n1")
+    assert (names.of("n4"), names.of("n1")) == ("gpu", "gpu-4"), "it was free, and another's by then"
+
+
 def test_a_node_may_be_called_otherwise_later_and_move() -> None:
     names = NodeNames()
     names.claim("n1", "gpu", "http://1")
