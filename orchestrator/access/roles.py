@@ -96,6 +96,7 @@ ROUTES: Final[Mapping[str, Access]] = {
     "POST /v1/services/<name>/pause": Access(_ORDERS),
     "POST /v1/services/<name>/resume": Access(_ORDERS),
     "POST /v1/reload": Access(_ORDERS),
+    "GET /v1/log-level": Access(_ORDERS),
     "POST /v1/log-level": Access(_ORDERS),
     "GET /v1/usage": Access(_LISTS),
     "GET /v1/queue": Access(_NUMBERS),

@@ -348,6 +348,10 @@ class Operations:
         found: ReloadedBody = await self._post("/v1/reload")
         return found
 
+    async def log_level(self) -> str:
+        """What the server's log says at least now: debug, info, warning or error."""
+        return str((await self._get("/v1/log-level"))["level"])
+
     async def set_log_level(self, level: str) -> None:
         """Have the server's log say what is of this level at least, until it is started anew or reads its
         settings again: debug, info, warning or error."""

@@ -96,6 +96,7 @@ class Client:
     pause = _wait_for(Operations.pause)
     resume = _wait_for(Operations.resume)
     reload = _wait_for(Operations.reload)
+    log_level = _wait_for(Operations.log_level)
     set_log_level = _wait_for(Operations.set_log_level)
     tokens = _wait_for(Operations.tokens)
     create_token = _wait_for(Operations.create_token)

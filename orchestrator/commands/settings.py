@@ -30,11 +30,14 @@ def reload_command(connection: Connection, *, json_wanted: bool) -> None:
 
 
 @click.command("log-level", context_settings=HELP)
-@click.argument("level", type=click.Choice(LEVELS))
+@click.argument("level", type=click.Choice(LEVELS), required=False)
 @pass_connection
-def log_level_command(connection: Connection, *, level: str) -> None:
-    """Have the server's log say what is of this level at least, until its next restart or reload. For
-    operators."""
+def log_level_command(connection: Connection, *, level: str | None) -> None:
+    """Have the server's log say what is of this level at least, until its next restart or reload. Without
+    LEVEL: print the present one. For operators."""
     with connection.client() as client:
+        if level is None:
+            click.echo(client.log_level())
+            return
         client.set_log_level(level)
     tell(f"the log says what is of the level {level} at least")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quart import Blueprint, Response
 
-from actors.process.log_lines import LEVELS, set_level
+from actors.process.log_lines import LEVELS, find_level, set_level
 from actors.wire.http.app import Refusal, json_response, query
 from orchestrator.access.audit import entry_of
 from orchestrator.api.context import ApiContext
@@ -51,6 +51,16 @@ def blueprint(api: ApiContext) -> Blueprint:
             "warnings": [*now.warnings, *([tell_nodeless(*nodeless)] if nodeless else [])],
         }
         return json_response(body)
+
+    @page.get("/log-level")
+    @describe(
+        "What the log says at least now: as it is set, or as it was ordered since",
+        answers={200: ("The level", LogLevelBody)},
+        errors=BAD_PARAMETER,
+    )
+    async def present_log_level() -> Response:
+        query()
+        return json_response({"level": find_level("orchestrator") or api.running.settings.log_level})
 
     @page.post("/log-level")
     @describe(

@@ -379,3 +379,12 @@ def test_a_reader_that_has_had_enough_ends_it_without_a_word(terminal: Terminal,
     shell = ("sh", "-c", '"$0" "$@" | true', *COMMAND)
     done = terminal.process(*command.format(job["id"]).split(), command=shell)
     assert (done.status, done.lines) == (0, [])
+
+
+def test_the_present_level_of_the_log_is_printed(terminal: Terminal) -> None:
+    assert terminal.run("log-level").out == "info\n"
+    try:
+        terminal.run("log-level", "warning")
+        assert terminal.run("log-level").out == "warning\n"
+    finally:
+        terminal.run("log-level", "info")

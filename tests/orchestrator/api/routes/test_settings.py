@@ -36,6 +36,9 @@ async def test_the_level_of_the_log_is_ordered(tmp_path: Path, own: logging.Logg
         for body in ({}, {"level": "loud"}, {"level": "info", "more": 1}):
             assert (await server.client.post("/v1/log-level", json=body)).status_code == 422
         assert own.level == logging.DEBUG
+        assert (await server.client.get("/v1/log-level")).json() == {"level": "debug"}
+        own.setLevel(logging.NOTSET)
+        assert (await server.client.get("/v1/log-level")).json() == {"level": "info"}, "as it is set"
         (line,) = (await server.client.get("/v1/audit")).json()["items"]
         assert (line["action"], line["detail"], line["who"]) == ("log-level", "debug", "local")
 
