@@ -43,7 +43,7 @@ log: Final = logging.getLogger("orchestrator.ledger")
 APPLICATION_ID: Final = 0x4A4F4233
 """What `PRAGMA application_id` says of our files ("JOB3")."""
 
-SCHEMA: Final = 17
+SCHEMA: Final = 18
 """Numbers up to 5 were of versions before 3.0, the last of them 1 once more."""
 
 _NEW: Final = frozenset(

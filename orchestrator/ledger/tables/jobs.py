@@ -31,17 +31,17 @@ from orchestrator.ledger.tables.attempts import attempt_from_row
 _NEWEST: Final = 2**63 - 1
 
 
-def _names(statuses: frozenset[str]) -> str:
-    return ", ".join(f"'{status}'" for status in sorted(statuses))
+def _is_any(statuses: frozenset[Status]) -> str:
+    """Whether a row's status is one of these. With IN, SQLite would build a table at each evaluation, twice
+    for each index and each row that is written: that was a third of what a move costs."""
+    return "(" + " OR ".join(f"status = '{status}'" for status in sorted(statuses)) + ")"
 
 
 # SQLite uses a partial index only where the query repeats its condition, word for word.
-_IS_LIVE: Final = (
-    f"status NOT IN ({_names(frozenset(OVER))}) AND (status <> 'Queued' OR terminate_requested <> 0)"
-)
+_IS_LIVE: Final = f"NOT {_is_any(OVER)} AND (status <> 'Queued' OR terminate_requested <> 0)"
 _IS_QUEUED: Final = "status = 'Queued' AND terminate_requested = 0"
 IS_CLEANED: Final = f"status = '{Status.CLEANED.value}'"
-_IS_ENDED: Final = f"status IN ({_names(frozenset(ENDED))})"
+_IS_ENDED: Final = _is_any(ENDED)
 
 # `attempt_key` names a row of `attempts` and is no reference: that would need an index of its own, or else
 # each attempt that is deleted a walk through all jobs.
