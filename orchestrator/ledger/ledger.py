@@ -120,14 +120,25 @@ class LedgerBatch(Batch[Job]):
 
     def back_to(self, seq: int, changed: int, undo: int) -> None:
         Batch.back_to(self, seq, changed, undo)  # a class with slots is another one than `super` means
-        self.rows = {job.id: job for job in self.changed}
+        self.rows = {job.id: job for job in self.changed if job.id not in self.moved}
+
+    def known_row(self, job_id: int) -> Job | None:
+        """A job's row as it is now, if it is known without reading it: the ledger has one writer."""
+        if job_id in self.rows or job_id in self.moved:
+            return self.rows.get(job_id)
+        return self.committed_row(job_id)
+
+    def move(self, attempt: Attempt) -> None:
+        """An attempt has become this one: so has that of its job's row, where it is the current one."""
+        row = self.known_row(attempt.job_id)
+        self.moved.add(attempt.job_id)
+        if row is not None:
+            is_current = row.attempt is not None and row.attempt.key == attempt.key
+            self.rows[attempt.job_id] = replace(row, attempt=attempt) if is_current else row
 
     def row(self, job_id: int) -> Job | None:
-        """A job's row as it is now. It is read only if nobody knows it: the ledger has one writer."""
-        known = None
-        if job_id not in self.moved:
-            known = self.rows.get(job_id) or self.committed_row(job_id)
-        return known or jobs.read_job(self.db, job_id)
+        """A job's row as it is now."""
+        return self.known_row(job_id) or jobs.read_job(self.db, job_id)
 
     def finish(self) -> None:
         if self.seq > self.reserved:
@@ -244,7 +255,7 @@ class SqliteLedger:
         def tell(batch: LedgerBatch) -> None:
             if trace is not None:
                 trace("commit")
-            recent.committed(batch.changed, batch.moved)
+            recent.committed(batch.changed, {job_id: batch.rows.get(job_id) for job_id in batch.moved})
             if batch.changed:
                 committed(batch.changed)
 
@@ -661,7 +672,7 @@ def _change(change: Change, batch: LedgerBatch) -> ChangeAnswer:
         if isinstance(attempt, ChangeResult):
             return ChangeAnswer(attempt)
         attempts.update_attempt(db, attempt, now)
-        batch.moved.add(attempt.job_id)
+        batch.move(attempt)
         return ChangeAnswer(ChangeResult.DONE)
     job = batch.row(change.job_id)
     step: rules.AppliedChange | ChangeResult

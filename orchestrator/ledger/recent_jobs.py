@@ -8,7 +8,7 @@ it may be purged, of which no commit tells.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 from actors.domain.changes import JobDetails
@@ -30,17 +30,20 @@ class RecentJobs:
         self._unchanged: dict[int, object] = {}
         """Jobs whose rows are being read, and that no commit has changed since."""
 
-    def committed(self, jobs: Iterable[Job], moved: Iterable[int] = ()) -> None:
-        """`moved`: jobs whose attempts have changed, and their rows with them, without a new version."""
+    def committed(self, jobs: Iterable[Job], moved: Mapping[int, Job | None] | None = None) -> None:
+        """`moved`: jobs whose attempts have changed, and their rows with them, without a new version; None
+        for a row that is not known."""
         for job in jobs:
-            self._unchanged.pop(job.id, None)
-            if job.status is Status.CLEANED:
-                self._rows.drop(job.id)
-            else:
-                self._rows.put(job.id, job)
-        for job_id in moved:
-            self._unchanged.pop(job_id, None)
+            self._put(job.id, job)
+        for job_id, row in (moved or {}).items():
+            self._put(job_id, row)
+
+    def _put(self, job_id: int, row: Job | None) -> None:
+        self._unchanged.pop(job_id, None)
+        if row is None or row.status is Status.CLEANED:
             self._rows.drop(job_id)
+        else:
+            self._rows.put(job_id, row)
 
     def get(self, job_id: int) -> Job | None:
         """The row, if it is here."""

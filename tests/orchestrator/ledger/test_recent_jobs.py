@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from support.data.ledgers import new_job, open_ledger, walk
 
-from actors.domain.changes import JobDetails, MoveAttempt
+from actors.domain.changes import JobDetails, MoveAttempt, SetMessage
 from actors.domain.job import AttemptState, Job
 from actors.domain.status import Status
 from orchestrator.ledger.ledger import SqliteLedger
@@ -27,7 +27,7 @@ def forgotten(recent: RecentJobs) -> None:
 
 
 def moved(recent: RecentJobs) -> None:
-    recent.committed([], [1])
+    recent.committed([], {1: None})
 
 
 async def test_what_was_read_is_kept() -> None:
@@ -104,6 +104,44 @@ async def test_every_change_of_a_job_is_seen(tmp_path: Path) -> None:
         assert await ledger.get(job.id) == (await fresh(ledger))[job.id]
         assert await ledger.purge(2e9, 10) == 1
         assert await ledger.get(job.id) is None
+
+
+async def test_the_row_of_a_job_whose_node_was_told_to_let_go_is_not_read_again(tmp_path: Path) -> None:
+    """Most jobs are asked for just after that."""
+    async with open_ledger(tmp_path / "db.sqlite") as ledger:
+        job = await walk(ledger, await ledger.insert(new_job()), *(S.PROCESSING, S.SUBMITTED, S.FAILED))
+        assert job.attempt is not None
+        await ledger.record([MoveAttempt(job.attempt.key, AttemptState.RELEASED)])
+        kept = vars(ledger)["_recent"].get(job.id)
+        assert kept == (await fresh(ledger))[job.id] and kept.attempt.state is AttemptState.RELEASED
+
+
+async def test_an_attempt_of_before_leaves_the_row_as_it_is(tmp_path: Path) -> None:
+    async with open_ledger(tmp_path / "db.sqlite") as ledger:
+        job = await walk(ledger, await ledger.insert(new_job()), S.PROCESSING)
+        assert job.attempt is not None
+        await walk(ledger, job, *(S.QUEUED, S.PROCESSING))
+        await ledger.record([MoveAttempt(job.attempt.key, AttemptState.RELEASED)])
+        assert await ledger.get(job.id) == (await fresh(ledger))[job.id]
+
+
+async def test_a_row_is_as_it_was_committed_though_another_of_its_batch_failed(tmp_path: Path) -> None:
+    async with open_ledger(tmp_path / "db.sqlite") as ledger:
+        job = await walk(ledger, await ledger.insert(new_job()), *(S.PROCESSING, S.SUBMITTED))
+        assert job.attempt is not None
+        key, writer = job.attempt.key, vars(ledger)["_writer"]
+
+        async def fail() -> None:
+            with pytest.raises(OSError):
+                await writer.write(lambda batch: (tmp_path / "none").read_bytes())
+
+        async with trio.open_nursery() as nursery, writer.committing:
+            changes = [SetMessage(job.id, key, "nearly over"), MoveAttempt(key, AttemptState.OVER)]
+            nursery.start_soon(ledger.record, changes)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(fail)
+            await trio.testing.wait_all_tasks_blocked()
+        assert await ledger.get(job.id) == (await fresh(ledger))[job.id]
 
 
 async def test_details_are_read_once_where_they_are_small(tmp_path: Path) -> None:
