@@ -7,7 +7,7 @@ import math
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -59,6 +59,7 @@ def freeze_manifest(directory: Path, limit: ResultLimit, *, through: bool = Fals
 def _freeze(directory: Path, limit: ResultLimit, through: bool) -> FrozenManifest:
     gone = _gone(directory)
     listing, too_many = _list_within(directory, limit)
+    listing = replace(listing, left_out=(*listing.left_out, *_hidden(directory, listing)))
     if through:
         _sync_files(directory)  # their end is told in another boot, too
     manifest = _encode(listing)
@@ -115,6 +116,13 @@ def _gone(directory: Path) -> str:
     if not _is_directory(directory / WORK):
         gone.insert(0, "its directory with all that it left")
     return f"removed by the script: {', '.join(gone)}" if gone else ""
+
+
+def _hidden(directory: Path, listing: Listing) -> list[tuple[str, str]]:
+    """The logs in whose place a file of the job goes into the results."""
+    own = {entry.path for entry in listing.entries}
+    why = "the job has a file of this name; what its script said is in the job's log"
+    return [(name, why) for name in (STDOUT, STDERR) if name in own and _size(directory / name)]
 
 
 def _is_directory(path: Path) -> bool:

@@ -198,10 +198,13 @@ async def test_a_link_named_stdout_log_is_not_followed(shared: Started) -> None:
 
 async def test_an_uploaded_stdout_log_is_an_input_like_any_other(shared: Started) -> None:
     async with portal(shared.url) as user:
-        job = await user.run("cat stdout.log", files={"stdout.log": b"my input"})
+        job = await user.run("cat stdout.log; echo >> stderr.log", files={"stdout.log": b"my input"})
         assert job["status"] == "Completed"
         assert await user.log(job["id"]) == b"my input"
         assert (await user.contents(job["id"]))["stdout.log"] == b"my input"
+        # Said of what is missing in the results, which nothing is of a log without a word.
+        (left_out,) = job["files_left_out"]
+        assert left_out["path"] == "stdout.log" and "in the job's log" in left_out["reason"]
 
 
 DATES = (
