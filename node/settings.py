@@ -12,9 +12,8 @@ from typing import Any, Final, Literal
 from actors.config import kinds as kind
 from actors.config.kinds import Setting, expecting
 from actors.config.tables import Mistakes, Table, explain_pair, read_toml
-from actors.domain.ids import is_key
+from actors.domain.ids import is_key, is_node_name
 from actors.domain.labels import is_label_name, is_label_value
-from actors.domain.node import is_node_name
 from actors.process.log_settings import LOG_SETTINGS
 from actors.wire.http.peers import is_server
 from node.confinement.grants import NOTHING_GRANTED, Grants

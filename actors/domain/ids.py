@@ -11,6 +11,7 @@ ID_RANGE: Final = f"a whole number from 1 to {MAX_ID}"
 
 _ID: Final = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
 _KEY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_NODE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 
 
 def parse_id(text: str) -> int:
@@ -24,3 +25,8 @@ def parse_id(text: str) -> int:
 def is_key(value: object) -> TypeGuard[str]:
     """Whether it is 32 hex digits, as every name that is made here."""
     return isinstance(value, str) and _KEY.fullmatch(value) is not None
+
+
+def is_node_name(value: object) -> TypeGuard[str]:
+    """Whether a node may be called so: nothing that could be a node's id, or an URL."""
+    return isinstance(value, str) and _NODE_NAME.fullmatch(value) is not None and not is_key(value)

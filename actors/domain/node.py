@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import Final, TypeGuard
+from typing import Final
 
 from actors.domain.failure import Failure
-from actors.domain.ids import is_key
 from actors.domain.job import End
 from actors.domain.progress import Progress
 from actors.domain.status import Status
@@ -71,14 +70,6 @@ _MOMENT: Final = re.compile(r"(.+) ([0-9]+) ([0-9]+) ([0-9]+)")
 def _read_moment(moment: str) -> tuple[str, Tally | None]:
     match = _MOMENT.fullmatch(moment)
     return (moment, None) if match is None else (match[1], Tally(*map(int, match.groups()[1:])))
-
-
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
-
-
-def is_node_name(value: object) -> TypeGuard[str]:
-    """Whether a node may be called so: nothing that could be a node's id, or an URL."""
-    return isinstance(value, str) and _NAME.fullmatch(value) is not None and not is_key(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from typing import Final
 import psutil
 import trio
 
-from actors.domain.node import Heartbeat, is_node_name
+from actors.domain.ids import is_node_name
+from actors.domain.node import Heartbeat
 from actors.kernel.complaint import Complaint
 from actors.store.durable import free_space, is_passing
 

@@ -13,10 +13,12 @@ import secrets
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from actors.domain.scaling import MachineRecord
 from orchestrator.access.roles import Principal, Role
+
+if TYPE_CHECKING:  # Every command would import it for longer than all the rest of this.
+    from actors.domain.scaling import MachineRecord
 
 PREFIX: Final = "jobo_"
 _LETTERS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from orchestrator.access.token_files import read_token
 from orchestrator.commands.console.output import tell
 
 if TYPE_CHECKING:
@@ -147,6 +146,8 @@ def _config(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _token(path: Path, name: str) -> str:
+    from orchestrator.access.token_files import read_token
+
     try:
         token = read_token(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

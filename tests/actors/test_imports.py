@@ -1,4 +1,4 @@
-"""What the start of a server or a node does not import, since nothing of it is used."""
+"""What the start of a server, a node or any command does not import, since nothing of it is used."""
 
 from __future__ import annotations
 
@@ -21,3 +21,16 @@ print(callable(httpx._main.main))
 def test_neither_encryption_nor_painting_is_imported_and_painting_can_be() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["[]", "True"]
+
+
+COMMAND = """
+import sys
+import orchestrator.cli
+unused = {"actors.domain.job", "actors.domain.node", "asyncio", "httpx", "quart", "sqlite3", "trio"}
+print(sorted(unused & sys.modules.keys()))
+"""
+
+
+def test_a_command_does_not_import_what_others_run() -> None:
+    done = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

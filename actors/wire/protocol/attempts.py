@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from actors.domain.failure import Failure
+from actors.domain.ids import is_node_name
 from actors.domain.job import End
-from actors.domain.node import Heartbeat, PayloadView, StreamPosition, Tally, is_node_name
+from actors.domain.node import Heartbeat, PayloadView, StreamPosition, Tally
 from actors.domain.progress import Progress, batch_from_json, batch_to_json, normalize_progress
 from actors.domain.status import ENDED, PAYLOAD, Status
 from actors.wire.errors import WireError

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 from support.data.ledgers import open_ledger
 
-from actors.domain.node import NodeName, is_node_name
+from actors.domain.ids import is_node_name
+from actors.domain.node import NodeName
 from actors.ports.ledger import LedgerError
 from orchestrator.nodes import names as names_module
 from orchestrator.nodes.names import NodeNames
