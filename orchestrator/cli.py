@@ -197,6 +197,7 @@ def server(config: Path | None, check: bool, **flags: str | None) -> None:
 )
 def up(**options: Any) -> None:
     """Run a whole orchestrator on this machine: the server and its nodes, with one service, `example`.
+    Of the server's variables it reads OPEN_LOCAL alone.
 
     Ctrl-C ends all of it, running jobs too.
     """

@@ -133,7 +133,7 @@ def import_2x(settings: Settings) -> None:
         raise StartError(f"importing {source}: {error.filename or fresh}: {error.strerror}") from error
     except sqlite3.Error as error:
         raise StartError(f"importing {source}: {error}") from error
-    told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    told = ", ".join(f"{count} {before} -> {now}" for (before, now), count in sorted(counts.items()))
     log.warning(
         "%s: imported (%s). It and the directories of 2.x in %s are as they were; when you will not go back, "
         "delete them",
@@ -191,9 +191,12 @@ def _copied(path: Path) -> Iterator[sqlite3.Connection]:
             copy.with_name(copy.name + suffix).unlink(missing_ok=True)
 
 
-def _import_all(old: sqlite3.Connection, db: sqlite3.Connection, settings: Settings) -> Counter[str]:
+def _import_all(
+    old: sqlite3.Connection, db: sqlite3.Connection, settings: Settings
+) -> Counter[tuple[str, str]]:
+    """How many jobs there are of each status there and here."""
     disk = Disk(settings.data_path)
-    counts: Counter[str] = Counter()
+    counts = Counter[tuple[str, str]]()
     seq = last = 0
     db.execute("BEGIN IMMEDIATE")
     columns = "id, user_id, service, lower(status), loc, dest_id, created_at"
@@ -202,8 +205,8 @@ def _import_all(old: sqlite3.Connection, db: sqlite3.Connection, settings: Setti
         if job is None:
             log.error("row %s of the database of 2.x is damaged, and left out", row[0])
             continue
-        seq = _import_job(job, db, disk, settings, seq)
-        counts[job.status] += 1
+        status, seq = _import_job(job, db, disk, settings, seq)
+        counts[job.status, status.value] += 1
         last = job.id
     (given,) = old.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
     jobs.store_last_id(db, max(last, given))
@@ -231,8 +234,10 @@ def _old_job(row: tuple[object, ...], data: Path) -> OldJob | None:
     return OldJob(number, user_id, service, status, place, known, at)
 
 
-def _import_job(job: OldJob, db: sqlite3.Connection, disk: Disk, settings: Settings, seq: int) -> int:
-    """The number of the last change that it took."""
+def _import_job(
+    job: OldJob, db: sqlite3.Connection, disk: Disk, settings: Settings, seq: int
+) -> tuple[Status, int]:
+    """Its status here, and the number of the last change that it took."""
     status, reason, node_id = _outcome(job, settings)
     try:
         key = uuid.UUID(job.place.name).hex
@@ -257,7 +262,7 @@ def _import_job(job: OldJob, db: sqlite3.Connection, disk: Disk, settings: Setti
         db, HistoryEntry(job.id, job.created_at, None, Status.QUEUED, "taken over from 2.x", None, None), seq
     )
     if status is Status.QUEUED:
-        return seq
+        return status, seq
     seq += 1
     row = jobs.read_job(db, job.id)
     assert row is not None
@@ -279,7 +284,7 @@ def _import_job(job: OldJob, db: sqlite3.Connection, disk: Disk, settings: Setti
         job.id, job.created_at, Status.QUEUED, status, reason, node_id, 1 if attempt is not None else None
     )
     history.insert_history(db, entry, seq)
-    return seq
+    return status, seq
 
 
 def _last_written(job: OldJob) -> float:

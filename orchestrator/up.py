@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from actors.domain.service import ServiceLimits
 from actors.process.identity import end_child
 from orchestrator.access.tokens import make_secret
 from orchestrator.config.scaling import for_up
-from orchestrator.config.settings import Settings
+from orchestrator.config.settings import SERVICE_VARIABLE, VARIABLES, Settings
 from orchestrator.errors import OrchestratorError
 from orchestrator.nodes.local_process import GRACE_SECONDS, last_words, read_url, start_bound
 from orchestrator.server import serve_orchestrator
@@ -35,6 +35,7 @@ log: Final = logging.getLogger("orchestrator.up")
 SERVICE: Final = "example"
 START_SECONDS: Final = 30.0
 RESTART_SECONDS: Final = 1.0
+_READ_HERE: Final = "OPEN_LOCAL"
 _OF_SCRIPTS: Final = " node.scripts: "
 """In a node's log, before what it says of what scripts lack."""
 
@@ -64,7 +65,16 @@ async def serve_all(plan: Plan, *, shutdown: trio.Event, on_bound: Callable[[str
         await _serve_all(plan, data, shutdown, on_bound)
 
 
+def find_ignored(environ: Mapping[str, str]) -> list[str]:
+    """The variables that set something of a server, and nothing here."""
+    known = (*VARIABLES, *(name for name in environ if SERVICE_VARIABLE.fullmatch(name)))
+    return sorted(name for name in known if environ.get(name) and name != _READ_HERE)
+
+
 async def _serve_all(plan: Plan, data: Path, shutdown: trio.Event, on_bound: Callable[[str], None]) -> None:
+    if ignored := find_ignored(os.environ):
+        verb = "reads it" if len(ignored) == 1 else "reads them"
+        log.warning("ignored here: %s: `orchestrator server` %s", ", ".join(ignored), verb)
     slots = plan.slots or len(os.sched_getaffinity(0))
     # Whoever is on this machine reaches a node before this server does.
     token = make_secret()

@@ -462,7 +462,8 @@ SERVICE_VARIABLES: Final = (
     "NODES",
 )
 """How the variables `SERVICE_<NAME>_…` end, which are the keys of a service."""
-_SERVICE_VARIABLE: Final = re.compile(rf"SERVICE_([A-Za-z0-9_]+)_({'|'.join(SERVICE_VARIABLES)})", re.ASCII)
+SERVICE_VARIABLE: Final = re.compile(rf"SERVICE_([A-Za-z0-9_]+)_({'|'.join(SERVICE_VARIABLES)})", re.ASCII)
+"""How a variable is called that sets something of a service."""
 _SERVICE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
@@ -487,7 +488,7 @@ class _Found:
         for name in sorted(environ):
             if not name.startswith("SERVICE_") or not environ[name]:
                 continue
-            match = _SERVICE_VARIABLE.fullmatch(name)
+            match = SERVICE_VARIABLE.fullmatch(name)
             if match is None:
                 self._warnings.append(
                     f"{name} is ignored: it is none of SERVICE_<NAME>_{', _'.join(SERVICE_VARIABLES)}"

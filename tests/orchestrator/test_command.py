@@ -187,6 +187,7 @@ async def test_a_node_of_up_that_dies_is_started_again(tmp_path: Path) -> None:
 
 async def test_up_says_once_what_scripts_lack_and_its_nodes_are_given_what_it_is(tmp_path: Path) -> None:
     environ = {"MODULEPATH": "/m", "SCRIPT_ENV_FOR_ALL": "set", "READ": str(tmp_path / "none")}
+    environ |= {"ALLOWED_ORIGINS": "*", "SERVICE_A_MAX_RUNS": "1", "OPEN_LOCAL": "1", "MAX_AGE": ""}
     with (tmp_path / "err").open("wb") as errors:
         arguments = ("up", "--port", "0", "--slots", "1", "--nodes", "2")
         async with running(tmp_path, *arguments, errors=errors, **environ) as up:
@@ -195,6 +196,7 @@ async def test_up_says_once_what_scripts_lack_and_its_nodes_are_given_what_it_is
             done = await job(up.url, await submit(up.url, "no-such-program"))
             assert done["message"].startswith("exit code 127; 'no-such-program' was not found"), done
     said = (tmp_path / "err").read_text()
+    assert "ignored here: ALLOWED_ORIGINS, SERVICE_A_MAX_RUNS: `orchestrator server` reads them" in said
     assert said.count("scripts do not get MODULEPATH") == 1
     assert said.count(f"there is no {tmp_path}/none, which scripts may read") == 1
 

@@ -70,9 +70,13 @@ def wrong(old: RustProgram) -> list[str]:
     return [one.text for one in check(ledger_of(old.db), old.data, lambda line: None, contents=True)]
 
 
-async def test_each_job_is_taken_over_as_what_it_is(old: RustProgram) -> None:
+async def test_each_job_is_taken_over_as_what_it_is(
+    old: RustProgram, caplog: pytest.LogCaptureFixture
+) -> None:
     before = old.state()
     path = imported(old)
+    (line,) = (one.getMessage() for one in caplog.records if ": imported (" in one.getMessage())
+    assert "1 processing -> Failed, 1 queued -> Queued, 1 running -> Submitted" in line
     assert old.state() == before
     assert wrong(old) == []
     async with open_ledger(path) as ledger:
