@@ -76,6 +76,11 @@ def find_abi() -> int:
     return max(0, min(answer, NEWEST))
 
 
+def open_place(path: bytes | str) -> int:
+    """A descriptor of a file that only says which one it is. Raises `OSError`."""
+    return os.open(path, _AS_PLACE)
+
+
 class Ruleset:
     """What is allowed. To be closed, also by the end of the process."""
 
@@ -93,12 +98,16 @@ class Ruleset:
     def allow(self, path: bytes | str, rights: int) -> None:
         """`READ`, `WRITE` or `DEVICE` for a file, or for a directory and all that is below it. Raises
         `OSError`."""
-        place = os.open(path, _AS_PLACE)
+        place = open_place(path)
         try:
-            if self._add(place, rights & self._files) == errno.EINVAL:  # No directory: cheaper than to look.
-                self._add(place, rights & self._files & _ON_FILES)
+            self.allow_place(place, rights)
         finally:
             os.close(place)
+
+    def allow_place(self, place: int, rights: int) -> None:
+        """The same for what is open there. Raises `OSError`."""
+        if self._add(place, rights & self._files) == errno.EINVAL:  # No directory: cheaper than to look.
+            self._add(place, rights & self._files & _ON_FILES)
 
     def _add(self, place: int, rights: int) -> int:
         """0, or EINVAL for a file that is given what only a directory can have. Raises `OSError`."""
@@ -118,6 +127,11 @@ class Ruleset:
         _check(_prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
         _check(_capset(_OF_ITSELF, _NO_CAPABILITIES), "capset")
         _check(_syscall(_RESTRICT_SELF, self._descriptor, _NO_FLAGS), "landlock_restrict_self")
+
+    @property
+    def descriptor(self) -> int:
+        """Closed when a program is run."""
+        return self._descriptor.value
 
     def close(self) -> None:
         os.close(self._descriptor.value)

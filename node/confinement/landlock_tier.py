@@ -8,11 +8,68 @@ theirs, and hold from when it is the script's.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
-from node.confinement.landlock import DEVICE, READ, WRITE, Ruleset
+from node.confinement.common_rules import CommonRules
+from node.confinement.landlock import DEVICE, READ, WRITE, Ruleset, open_place
 from node.confinement.seccomp import ON_THE_NETWORK, Filter, make_filter, supports
+
+
+class Given:
+    """What one script may use besides what all of them see.
+
+    `jobs`: the directory of the directories of all jobs; `own`: what it has to write in it. `read`,
+    `devices`, `write`: what others may be given as well.
+    """
+
+    def __init__(
+        self,
+        *,
+        jobs: bytes,
+        own: Sequence[bytes],
+        read: Sequence[bytes],
+        devices: Sequence[bytes],
+        write: Sequence[bytes],
+    ) -> None:
+        self.jobs, self.own = jobs, own
+        self.shared = [
+            *((path, READ) for path in read),
+            *((path, DEVICE) for path in devices),
+            *((path, WRITE) for path in write),
+        ]
+
+
+class Rules:
+    """Of one script: `own`, and those that others have as well, if there are some."""
+
+    def __init__(self, own: Ruleset, common: Ruleset | None) -> None:
+        self._own, self._common = own, common
+
+    def enforce(self) -> None:
+        """See `Ruleset.enforce`."""
+        # The kernel copies what is in force already: so the short one first.
+        self._own.enforce()
+        if self._common is not None:
+            self._common.enforce()
+
+    def close(self) -> None:
+        self._own.close()
+
+
+@contextlib.contextmanager
+def _opened(given: Given) -> Iterator[list[tuple[int, int]]]:
+    """Descriptors of what is there, with the rights to it."""
+    places: list[tuple[int, int]] = []
+    try:
+        for path, rights in given.shared:
+            with contextlib.suppress(FileNotFoundError):
+                places.append((open_place(path), rights))
+        yield places
+    finally:
+        for place, _ in places:
+            os.close(place)
 
 
 class LandlockTier:
@@ -33,11 +90,9 @@ class LandlockTier:
         shared: Iterable[bytes],
     ) -> None:
         self._abi = abi
-        self._common = [
-            *((path, READ) for path in read),
-            *((path, DEVICE) for path in devices),
-            *((path, WRITE) for path in shared),
-        ]
+        self._read, shared = tuple(read), tuple(shared)
+        self._own = [*((path, DEVICE) for path in devices), *((path, WRITE) for path in shared)]
+        self.common = CommonRules(abi, self._read, (path for path, _ in self._own))
         self._filters: dict[tuple[bool, bool], Filter] = {}
         for network in (False, True) if supports(machine) else ():
             for sockets in (False, True):
@@ -45,29 +100,35 @@ class LandlockTier:
                 program = make_filter(machine, domains, owners=own_uid, limits=own_uid, truncation=abi >= 3)
                 self._filters[network, sockets] = Filter(machine, program)
 
-    def prepare(
-        self,
-        *,
-        write: Iterable[bytes],
-        read: Iterable[bytes],
-        devices: Iterable[bytes] = (),
-        network: bool,
-    ) -> Ruleset:
-        """The rules of one script, with what it is given besides; what is not there is left out. Raises
-        `OSError`, with the path of what cannot be reached."""
-        rules = Ruleset(self._abi, network=network)
-        given = [
-            *self._common,
-            *((path, READ) for path in read),
-            *((path, DEVICE) for path in devices),
-            *((path, WRITE) for path in write),
-        ]
-        for path, rights in given:
-            with contextlib.suppress(FileNotFoundError):
-                rules.allow(path, rights)
-        return rules
+    def keep(self, given: Given) -> None:
+        """Have all that several scripts can share ready for this one. Raises `OSError`."""
+        self.common.renew(given.jobs)
+        with _opened(given) as places:
+            self.common.find(given.jobs, places)
 
-    def enforce(self, rules: Ruleset, *, network: bool, sockets: bool) -> None:
+    def prepare(self, given: Given, *, network: bool) -> Rules:
+        """The rules of one script; what is not there is left out. Raises `OSError`, with the path of what
+        cannot be reached."""
+        with _opened(given) as places:
+            common = self.common.find(given.jobs, places)
+            trees = self._read if common is None else self.common.trees or ()
+            own = Ruleset(self._abi, network=network)
+            try:
+                for path, rights in (
+                    *((path, READ) for path in trees),
+                    *self._own,
+                    *((path, WRITE) for path in given.own),
+                ):
+                    with contextlib.suppress(FileNotFoundError):
+                        own.allow(path, rights)
+                for place, rights in places:
+                    own.allow_place(place, rights)
+            except BaseException:
+                own.close()
+                raise
+        return Rules(own, common)
+
+    def enforce(self, rules: Rules, *, network: bool, sockets: bool) -> None:
         """For this process and all that come of it, for good: the last thing before the script. `sockets`:
         those by which programs of one machine speak to each other (`AF_UNIX`) may be made. Raises `OSError`.
         """

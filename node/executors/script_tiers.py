@@ -13,11 +13,11 @@ import stat
 import struct
 import termios
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
 from node.confinement import bubblewrap
-from node.confinement.landlock import Ruleset
-from node.confinement.landlock_tier import LandlockTier
+from node.confinement.landlock_tier import Given, LandlockTier, Rules
 from node.confinement.seccomp import ON_THE_NETWORK, make_filter, supports
 from node.confinement.tier_facts import BUBBLEWRAP, LANDLOCK, TierFacts
 from node.executors import namespaces
@@ -50,21 +50,39 @@ class Script:
         self.pid, self.spent = pid, spent
 
 
-class Bash:
+class Tier(ABC):
+    """How scripts are started."""
+
+    shows_marks = False
+    """Whether a script that is the node's user gets at the marks of its shepherd."""
+
+    @property
+    def kept(self) -> Sequence[int]:
+        """Descriptors that stay open for scripts to come."""
+        return ()
+
+    def prepare(self) -> None:  # noqa: B027  # not every one has something to do
+        """In the mounts of a new shepherd, of which each of its scripts gets a copy. Raises `OSError`."""
+
+    def keep(self, request: Request) -> None:  # noqa: B027  # the same
+        """What this script can share with others, where each has a shepherd of its own: by the process that
+        these come from, before."""
+
+    @abstractmethod
+    def start(self, request: Request, logs: tuple[int, int], errors: int) -> Script:
+        """`errors`: where what goes into the second of the logs can be read. Raises `StartError`."""
+
+
+class Bash(Tier):
     """The script is the node's user, or one of its own, and nothing more is kept from it. `threads`: see
     `spawn_from_thread`, here and below."""
 
     shows_marks = True
-    """Whether a script that is the node's user gets at the marks of its shepherd."""
 
     def __init__(self, *, threads: bool) -> None:
         self._threads = threads
 
-    def prepare(self) -> None:
-        """In the mounts of a new shepherd, of which each of its scripts gets a copy. Raises `OSError`."""
-
     def start(self, request: Request, logs: tuple[int, int], errors: int) -> Script:
-        """`errors`: where what goes into the second of the logs can be read. Raises `StartError`."""
         if request.uid < 0 and not request.rlimits and not request.entrances:
             return Script(try_again_while_scarce(lambda: spawn(request, logs)))
         return _started(request, logs, NoConfinement(request), self._threads)
@@ -85,16 +103,10 @@ class _BehindLandlock(NoConfinement):
     def __init__(self, request: Request, tier: LandlockTier) -> None:
         super().__init__(request)
         self._tier = tier
-        self._rules: Ruleset | None = None
+        self._rules: Rules | None = None
 
     def prepare(self) -> None:
-        request = self._request
-        write = [request.work, *request.write]
-        if request.scratch:
-            write.append(request.scratch)
-        self._rules = self._tier.prepare(
-            write=write, read=request.read, devices=request.devices, network=request.network
-        )
+        self._rules = self._tier.prepare(_given(self._request), network=self._request.network)
 
     def enforce(self) -> None:
         assert self._rules is not None
@@ -108,6 +120,21 @@ class _BehindLandlock(NoConfinement):
             self._rules = None
 
 
+def _given(request: Request) -> Given:
+    """What a script may use behind Landlock."""
+    inside = request.directory + b"/"
+    own = [request.work, *(path for path in request.write if path.startswith(inside))]
+    if request.scratch:
+        own.append(request.scratch)
+    return Given(
+        jobs=os.path.dirname(request.directory),
+        own=own,
+        read=request.read,
+        devices=request.devices,
+        write=[path for path in request.write if not path.startswith(inside)],
+    )
+
+
 def _is_socket(path: bytes) -> bool:
     try:
         return stat.S_ISSOCK(os.stat(path).st_mode)
@@ -115,10 +142,8 @@ def _is_socket(path: bytes) -> bool:
         return False
 
 
-class Landlock:
+class Landlock(Tier):
     """Lists of its facts: `abi`, `read`, `devices`, `shared`. `namespaced`: each shepherd has its mounts."""
-
-    shows_marks = False
 
     def __init__(self, facts: TierFacts, *, namespaced: bool, threads: bool) -> None:
         self._namespaced, self._threads = namespaced, threads
@@ -131,8 +156,17 @@ class Landlock:
             shared=facts.lists["shared"],
         )
 
+    @property
+    def kept(self) -> Sequence[int]:
+        return self._tier.common.descriptors
+
     def prepare(self) -> None:
-        pass
+        self._tier.common.begin()
+
+    def keep(self, request: Request) -> None:
+        # If it fails, it does so once more in the shepherd, who says so.
+        with contextlib.suppress(OSError):
+            self._tier.keep(_given(request))
 
     def start(self, request: Request, logs: tuple[int, int], errors: int) -> Script:
         if self._namespaced:
@@ -141,6 +175,10 @@ class Landlock:
                 namespaces.have_own_shared_memory(request.shared_memory)
             except OSError as error:
                 raise StartError("memory", error.errno) from None
+            try:
+                self._tier.keep(_given(request))
+            except OSError as error:
+                raise StartError("confine", error.errno, os.fsdecode(error.filename or b"")) from None
         return _started(request, logs, _BehindLandlock(request, self._tier), self._threads)
 
 
@@ -196,15 +234,13 @@ def _keep(content: bytes) -> int:
     return descriptor
 
 
-class Bubblewrap:
+class Bubblewrap(Tier):
     """Lists of its facts: `begin`, the beginning of each command; `resolver`, what is shown besides; and
     those of `ScriptView`, which is at `place`.
 
     bwrap would tell of a signal as of an exit code, and be there as long as the script: so it is ended as
     soon as the script is about to begin, which then is a child of ours as it is in the other tiers.
     """
-
-    shows_marks = False
 
     def __init__(self, facts: TierFacts, place: bytes, *, threads: bool) -> None:
         self._threads = threads
@@ -308,9 +344,6 @@ def _read_words(errors: int) -> str:
     except BlockingIOError:
         said = ""
     return " ".join(said.split())[-SAID // 2 :] or "bwrap ended without a word"
-
-
-Tier = Bash | Landlock | Bubblewrap
 
 
 def make_tier(facts: TierFacts, place: bytes, *, namespaced: bool, threads: bool) -> Tier:

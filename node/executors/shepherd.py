@@ -32,6 +32,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterable
 
 # -I leaves out the program's directory; appended, so that nothing here can shadow the standard library.
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
@@ -64,6 +65,13 @@ def answer(connection: int, line: str) -> None:
     # The agent may be gone. The payload runs all the same: the next agent finds its mark.
     with contextlib.suppress(OSError):
         os.write(connection, line.encode())
+
+
+def close_all_from(first: int, kept: Iterable[int]) -> None:
+    for descriptor in sorted(kept):
+        os.closerange(first, descriptor)
+        first = max(first, descriptor + 1)
+    os.closerange(first, _DESCRIPTORS)
 
 
 class Host:
@@ -142,7 +150,7 @@ class Shepherd:
             # Before it is told: from then on no payload is ended by a signal to us, nor found by our name.
             namespaces.be_called(mark_files.IDLE)
             answer(_CONNECTION, "ended")
-            os.closerange(first, _DESCRIPTORS)
+            close_all_from(first, self.host.tier.kept)
             try:
                 self._mounts.leave_copy()
             except OSError:
@@ -362,7 +370,7 @@ def become_shepherd(request: Request, connection: int, host: Host) -> None:
     os.setsid()
     if connection != _CONNECTION:
         os.dup2(connection, _CONNECTION, inheritable=False)
-    os.closerange(_CONNECTION + 1, _DESCRIPTORS)
+    close_all_from(_CONNECTION + 1, host.tier.kept)
     guarded_by: int | None = None
     stage = "fork"
     try:
@@ -389,6 +397,8 @@ def spawn_for_ever(control: socket.socket, host: Host) -> None:
         for _, _, data in passed:
             (connection,) = _INT.unpack(data)
             request = Request(bytes(room[:size]))
+            if not host.namespaced:
+                host.tier.keep(request)
             try:
                 pid = namespaces.fork(host.isolation)
             except OSError as error:

@@ -18,7 +18,7 @@ from support.processes import reach
 from support.processes.surroundings import Surroundings, reached, reached_behind_landlock
 
 from node.confinement import landlock, seccomp, visible
-from node.confinement.landlock_tier import LandlockTier
+from node.confinement.landlock_tier import Given, LandlockTier
 
 HERE: Final = Path(__file__).parent
 KERNEL: Final = landlock.find_abi()
@@ -69,7 +69,9 @@ class Job:
             "abi": abi,
             "uid": self._uid,
             "see": [*SYSTEM, str(self.around.shown)],
-            "write": [str(self.work), str(self._home)],
+            "jobs": str(self.around.jobs),
+            "own": [str(self.work), str(self._home)],
+            "write": [],
             "read": [],
             "devices": [],
             "network": False,
@@ -161,8 +163,7 @@ def test_what_is_granted_is_read_and_written(job: Job, abi: int) -> None:
     script = f"cat {directory}/file && ! echo x 2>/dev/null > {directory}/new"
     assert job.run(abi, "bash", "-c", script, read=[str(directory)]).stdout == "granted\n"
     script = f"echo x > {directory}/new && cat {directory}/new"
-    writable = [str(job.work), str(directory)]
-    assert job.run(abi, "bash", "-c", script, write=writable).stdout == "x\n"
+    assert job.run(abi, "bash", "-c", script, write=[str(directory)]).stdout == "x\n"
 
 
 def test_devices_are_opened_where_they_are_granted(job: Job, abi: int) -> None:
@@ -182,8 +183,10 @@ def test_what_is_granted_and_not_there_is_seen_once_it_is(job: Job, abi: int) ->
 def test_what_is_granted_and_cannot_be_reached_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     tier = LandlockTier(os.uname().machine, 1, own_uid=False, read=[], devices=[], shared=[])
+    looped = [os.fsencode(tmp_path / "loop")]
+    given = Given(jobs=os.fsencode(tmp_path), own=[], read=looped, devices=[], write=[])
     with pytest.raises(OSError, match="loop"):
-        tier.prepare(write=[], read=[os.fsencode(tmp_path / "loop")], network=True)
+        tier.prepare(given, network=True)
 
 
 def test_what_the_machine_has_for_all_is_there() -> None:

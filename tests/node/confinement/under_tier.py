@@ -1,6 +1,6 @@
 """Run a command in the tier `landlock`: `under_tier.py OPTIONS COMMAND…`, as a shepherd's child does.
 
-OPTIONS is JSON: those of `LandlockTier`, of its `prepare` and its `enforce`, and `uid`, 0 for none of its
+OPTIONS is JSON: those of `LandlockTier`, of `Given`, of `prepare` and `enforce`, and `uid`, 0 for none of its
 own.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[3]))
 
 from node.confinement import visible
-from node.confinement.landlock_tier import LandlockTier
+from node.confinement.landlock_tier import Given, LandlockTier
 
 
 def main() -> None:
@@ -27,8 +27,11 @@ def main() -> None:
         devices=map(os.fsencode, (*visible.DEVICES, *(visible.TERMINALS if options["uid"] else ()))),
         shared=[os.fsencode(visible.SHARED_MEMORY)],
     )
-    write, read, devices = (map(os.fsencode, options[name]) for name in ("write", "read", "devices"))
-    rules = tier.prepare(write=write, read=read, devices=devices, network=options["network"])
+    own, write, read, devices = (
+        [os.fsencode(path) for path in options[name]] for name in ("own", "write", "read", "devices")
+    )
+    given = Given(jobs=os.fsencode(options["jobs"]), own=own, read=read, devices=devices, write=write)
+    rules = tier.prepare(given, network=options["network"])
     if options["uid"]:
         os.setgroups([])
         os.setresgid(*[options["uid"]] * 3)
