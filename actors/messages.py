@@ -24,6 +24,11 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
+class CallbackWritten:
+    """There is a callback that came with no job's end."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSeen:
     """A node is in touch: told when its picture arrived and with each heartbeat."""
 

@@ -25,6 +25,7 @@ from actors.kernel.clock import WallClock
 from actors.kernel.supervisor import Supervisor
 from actors.messages import (
     BacklogPicture,
+    CallbackWritten,
     Committed,
     ForecastPicture,
     KeepingChanged,
@@ -456,6 +457,7 @@ async def _start(
         node_proofs=NodeProofs(node_secrets, trio.current_time),
         dialled=dialled,
         callbacks=hosts,
+        ring_callbacks=lambda: callback_sender.tell(CallbackWritten()),
         upload_limit=settings.upload_limit,
         names=OwnNames.of([*settings.public_url, settings.join_url]).with_origins(settings.allowed_origins),
         version=installed_version(),
@@ -483,7 +485,7 @@ async def _start(
         secrets=secrets,
         owner=ledger.owner,
         clock=clock,
-        tell=lambda job_id: job_views.render_ended_job(api, job_id),
+        tell=partial(job_views.render_told, api),
         version=installed_version(),
     )
     await keep(callback_sender, partial(CallbackSender, ledger=ledger, poster=poster, clock=clock, rng=rng))

@@ -1,6 +1,6 @@
-"""The CallbackSender: tells whoever asked for it that a job has ended.
+"""The CallbackSender: tells whoever asked for it that a job, or a batch of jobs, has ended.
 
-The end of a job writes its callback into the ledger in the same step, and it stays there until it was
+The end writes its callback into the ledger in the same step, and it stays there until it was
 delivered or given up: a crash at any point loses none. One that was delivered, but not recorded, is sent
 again under the same id: at least once, and who receives it can drop the second.
 
@@ -21,7 +21,7 @@ from actors.domain.status import ENDED
 from actors.kernel.actor import Actor, Mailbox
 from actors.kernel.backoff import Backoff
 from actors.ledger_cursor import LedgerBackoff
-from actors.messages import Committed
+from actors.messages import CallbackWritten, Committed
 from actors.ports.callbacks import (
     Callback,
     CallbackLedger,
@@ -78,10 +78,13 @@ class CallbackSender(Actor):
         self._pause = LedgerBackoff(rng, log)
 
     def receive(self, message: object) -> None:
-        if not isinstance(message, Committed):
-            super().receive(message)
-        elif any(job.status in ENDED for job in message.jobs):
-            self._unread = True
+        match message:
+            case Committed(jobs=jobs):
+                self._unread = self._unread or any(job.status in ENDED for job in jobs)
+            case CallbackWritten():
+                self._unread = True
+            case _:
+                super().receive(message)
 
     async def turn(self) -> None:
         dropped = self.mailbox.dropped
@@ -151,7 +154,7 @@ class CallbackSender(Actor):
             return await self._poster.post(callback)
         # A defect that one callback meets is that callback's: the others go on.
         except Exception as error:
-            log.exception("the callback of job %d could not be sent", callback.job_id)
+            log.exception("the callback of %s could not be sent", callback.told)
             reason = f"it could not be sent: {type(error).__name__}"
             return PostAnswer(PostResult.FAILED, reason, connected=False)
 
@@ -165,9 +168,9 @@ class CallbackSender(Actor):
 
     def _decide(self, pending: PendingCallback, answer: PostAnswer) -> DeliveryOutcome:
         """What is to be recorded. What is to be tried again is due then."""
-        job_id, now = pending.callback.job_id, trio.current_time()
+        told, now = pending.callback.told, trio.current_time()
         if answer.result is PostResult.DELIVERED:
-            return DeliveryOutcome(job_id, CallbackStatus.DELIVERED, pending.tries)
+            return DeliveryOutcome(told, CallbackStatus.DELIVERED, pending.tries)
         if answer.result is PostResult.GONE or now >= pending.last:
             return _give_up(pending, answer.reason)
         delay = DELAYS[min(pending.tries, len(DELAYS)) - 1] * (0.8 + 0.4 * self._rng.random())
@@ -176,9 +179,9 @@ class CallbackSender(Actor):
             delay = max(delay, min(answer.retry_after, DELAYS[-1]))
         pending.due = now + delay
         if pending.tries == 1:
-            log.warning("the callback of job %d failed, and is tried again: %s", job_id, answer.reason)
+            log.warning("the callback of %s failed, and is tried again: %s", told, answer.reason)
         return DeliveryOutcome(
-            job_id, CallbackStatus.PENDING, pending.tries, answer.reason, self._clock.now() + delay
+            told, CallbackStatus.PENDING, pending.tries, answer.reason, self._clock.now() + delay
         )
 
     async def _record(self, tried: DeliveryOutcome) -> None:
@@ -191,17 +194,17 @@ class CallbackSender(Actor):
                     await self._ledger.record_delivery(tried)
                     return
                 except LedgerError as error:
-                    log.warning("the callback of job %d is recorded later: %s", tried.job_id, error)
+                    log.warning("the callback of %s is recorded later: %s", tried.told, error)
             await trio.sleep(backoff.next())
 
 
 def _give_up(pending: PendingCallback, reason: str) -> DeliveryOutcome:
     callback = pending.callback
     log.error(
-        "the callback of job %d to %s is given up after %d tries: %s",
-        callback.job_id,
+        "the callback of %s to %s is given up after %d tries: %s",
+        callback.told,
         callback.url,
         pending.tries,
         reason,
     )
-    return DeliveryOutcome(callback.job_id, CallbackStatus.GIVEN_UP, pending.tries, reason)
+    return DeliveryOutcome(callback.told, CallbackStatus.GIVEN_UP, pending.tries, reason)

@@ -1,11 +1,11 @@
-"""What the CallbackSender needs of the world: whom to tell of ended jobs, and a way to tell them."""
+"""What the CallbackSender needs of the world: whom to tell of ended jobs and batches, and a way to do it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 class CallbackStatus(StrEnum):
@@ -15,12 +15,27 @@ class CallbackStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """Whose end is told: that of a job, or of a batch of jobs, which is that of its last one."""
+
+    kind: Literal["job", "batch"]
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+
+def told_job(job_id: int) -> Told:
+    return Told("job", str(job_id))
+
+
+@dataclass(frozen=True, slots=True)
 class Callback:
-    """One ended job whose end is to be told at `url`. `seq` grows with each that is new. `since` (the job's
-    end) and `next_at` (the next try) are wall-clock; `tries` are those that were recorded."""
+    """One end that is to be told at `url`. `seq` grows with each that is new. `since` (the end) and `next_at`
+    (the next try) are wall-clock; `tries` are those that were recorded."""
 
     seq: int
-    job_id: int
+    told: Told
     url: str
     since: float
     next_at: float
@@ -32,7 +47,7 @@ class DeliveryOutcome:
     """What a callback is after one more try. `error`: why the try failed, None if it did not. `next_at` is
     wall-clock, None once it is settled."""
 
-    job_id: int
+    told: Told
     status: CallbackStatus
     tries: int
     error: str | None = None
@@ -40,7 +55,7 @@ class DeliveryOutcome:
 
 
 class CallbackLedger(Protocol):
-    """The end of a job writes its callback in the same step. Both raise `LedgerError`."""
+    """An end writes its callback in the same step. Both raise `LedgerError`."""
 
     async def pending_callbacks(self, after: int, limit: int = 500) -> Sequence[Callback]:
         """Callbacks that are not settled and whose `seq` is above `after`, ascending."""

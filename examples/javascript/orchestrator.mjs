@@ -49,6 +49,13 @@ export class Orchestrator {
     }
   }
 
+  // Have `callbackUrl` told once all of these jobs have ended, by one callback: at once if they have.
+  async createBatch(jobs, callbackUrl, { key = crypto.randomUUID() } = {}) {
+    const headers = { "Idempotency-Key": key, "Content-Type": "application/json" };
+    const body = JSON.stringify({ jobs, callback_url: callbackUrl });
+    return (await this.#again(() => this.#ask("/v1/batches", { method: "POST", headers, body }))).json();
+  }
+
   // What the job prints, piece by piece while it prints it, to its end.
   async *log(id) {
     const answer = await this.#ask(`/v1/jobs/${id}/logs?follow=1`);

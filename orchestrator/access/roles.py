@@ -6,7 +6,7 @@ top: what a role may do it may do with the jobs that `Principal.sees`; another's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
@@ -43,6 +43,10 @@ class Principal:
     def sees(self, user_id: int, service: str) -> bool:
         """Whether a job of this user and service is theirs."""
         return self.user in (None, user_id) and self.serves(service)
+
+    def sees_all(self, user_id: int | None, services: Iterable[str]) -> bool:
+        """Whether jobs of this user (None: of several) and of these services are all theirs."""
+        return self.user in (None, user_id) and all(map(self.serves, services))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,8 @@ ROUTES: Final[Mapping[str, Access]] = {
     "POST /v1/jobs/<number>/links": Access(_JOBS),
     "POST /v1/jobs/<number>/rerun": Access(_JOBS),
     "DELETE /v1/jobs/<number>": Access(_JOBS),
+    "POST /v1/batches": Access(_JOBS),
+    "GET /v1/batches/<batch_id>": Access(_JOBS),
     "GET /v1/events": Access(_JOBS),
     "GET /v1/services": Access(_LISTS),
     "GET /v1/services/<name>": Access(_LISTS),

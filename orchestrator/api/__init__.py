@@ -23,6 +23,7 @@ from orchestrator.api.http.errors import to_refusal
 from orchestrator.api.routes import (
     activity,
     audit,
+    batches,
     contract,
     dashboard,
     events,
@@ -88,6 +89,7 @@ def create_app(services: ApiContext) -> App:
     app.register_blueprint(nodes.blueprint(services))
     app.upgrade = nodes.dialling_route(services, gate.admit)
     app.register_blueprint(links.blueprint(services))
+    app.register_blueprint(batches.blueprint(services))
     app.register_blueprint(audit.blueprint(services))
     app.register_blueprint(tokens.blueprint(services))
     app.register_blueprint(session.blueprint(services))

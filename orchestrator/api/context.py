@@ -85,8 +85,9 @@ class ApiContext:
     `scaling` the AutoScaler; they raise `actors.kernel.actor.NoAnswer` when it does not answer in time.
     `clean` ends the keeping of an ended job's data: the job afterwards, None if it has changed meanwhile.
     `tokens`, `is_local`, `contract_open`, `sign_on` and `node_proofs` are what the gate goes by, `refusals`
-    what it tells; pages of `allowed_origins` may call. `callbacks` says which URLs may be told of a job's
-    end. `upload_limit` is bytes of the whole body; `kill_patience` seconds that terminate waits for the end.
+    what it tells; pages of `allowed_origins` may call. `callbacks` says which URLs may be told of an
+    end, and `ring_callbacks` tells that a callback came with no job's end. `upload_limit` is bytes of the
+    whole body; `kill_patience` seconds that terminate waits for the end.
     `left_out`: what results lack, and `written`: the JSON of jobs, by a job's id, version and estimate."""
 
     ledger: SqliteLedger
@@ -108,6 +109,7 @@ class ApiContext:
     node_proofs: NodeProofs
     dialled: DialledStreams = field(default_factory=DialledStreams)
     callbacks: CallbackHosts = field(default_factory=CallbackHosts)
+    ring_callbacks: Callable[[], None] = lambda: None
     upload_limit: int = 400 << 20
     kill_patience: float = 5.0
     version: str = ""

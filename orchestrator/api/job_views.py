@@ -18,14 +18,16 @@ from actors.domain.node import NodeRef, NodeState
 from actors.domain.service import Waiting, WaitReason
 from actors.domain.status import ENDED, ON_NODE, Status
 from actors.kernel.actor import NoAnswer
+from actors.ports.callbacks import Told
 from actors.wire.files.zip_writer import list_tree, zip_stream
 from actors.wire.http.app import Refusal, write_json
 from actors.wire.http.plain_routes import Stored
 from orchestrator.access.roles import Role, asking
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http import file_response
-from orchestrator.api.http.errors import unknown_job
-from orchestrator.api.serializers import render_job
+from orchestrator.api.http.errors import unknown_batch, unknown_job
+from orchestrator.api.serializers import render_batch, render_job
+from orchestrator.ledger.tables.batches import BatchView
 from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream, from_bytes
 from orchestrator.scheduling.forecast import Estimate
 from orchestrator.storage.bundle import zip_bundle
@@ -124,6 +126,24 @@ async def render_ended_job(api: ApiContext, number: int) -> dict[str, Any]:
         end = [entry for entry in await api.ledger.history(row.id) if entry.target in ENDED][-1]
         row = replace(row, status=end.target, message=end.reason)
     return render_job(row, None, details[row.id], left_out, name_of=api.registry.names.of)
+
+
+async def find_batch(api: ApiContext, batch_id: str) -> BatchView:
+    """The batch. Raises Refusal (404) if there is none, or if any of its jobs is not theirs who ask."""
+    batch = await api.ledger.queries.batch(batch_id)
+    if batch is None or not asking.get().sees_all(batch.user_id, batch.services):
+        raise unknown_batch(batch_id)
+    return batch
+
+
+async def render_told(api: ApiContext, told: Told) -> dict[str, Any]:
+    """What a callback tells of what has ended."""
+    if told.kind == "job":
+        return await render_ended_job(api, int(told.id))
+    batch = await api.ledger.queries.batch(told.id)
+    if batch is None:
+        raise unknown_batch(told.id)
+    return render_batch(batch, None)
 
 
 async def _skipped_files(api: ApiContext, row: Job) -> Sequence[tuple[str, str]] | None:

@@ -21,9 +21,11 @@ from actors.wire.protocol.contract import rfc3339
 from orchestrator.access.audit import AuditLine
 from orchestrator.access.tokens import TokenRecord
 from orchestrator.contract import bodies
+from orchestrator.contract.batches import Batch
 from orchestrator.contract.codec import to_json
 from orchestrator.ledger.queries import JobChange
 from orchestrator.ledger.tables.activity import Minute
+from orchestrator.ledger.tables.batches import BatchView
 from orchestrator.ledger.tables.callbacks import CallbackView
 from orchestrator.ledger.tables.queue_counts import QueueShare
 from orchestrator.ledger.tables.usage import Usage
@@ -142,6 +144,25 @@ def _callback(view: CallbackView) -> bodies.JobCallback:
         last_error=view.last_error,
         next_at=_utc(view.next_at),
         settled_at=_utc(view.settled_at),
+    )
+
+
+def render_batch(view: BatchView, callback: CallbackView | None) -> dict[str, Any]:
+    """`callback`: how far it is told, None in what the callback itself tells."""
+    return to_json(
+        Batch(
+            id=view.id,
+            jobs=view.jobs,
+            left=view.left,
+            completed=view.completed,
+            failed=view.failed,
+            invalid=view.invalid,
+            killed=view.killed,
+            not_completed=view.not_completed,
+            created_at=datetime.fromtimestamp(view.created_at, UTC),
+            ended_at=_utc(view.ended_at),
+            callback=None if callback is None else _callback(callback),
+        )
     )
 
 

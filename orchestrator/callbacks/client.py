@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import trio
 from standardwebhooks.webhooks import Webhook
 
-from actors.ports.callbacks import Callback, PostAnswer, PostResult
+from actors.ports.callbacks import Callback, PostAnswer, PostResult, Told
 from actors.ports.ledger import LedgerError
 from actors.ports.storage import StorageError
 from actors.ports.world import Clock
@@ -82,12 +82,12 @@ class CallbackClient:
         secrets: Sequence[str],
         owner: str,
         clock: Clock,
-        tell: Callable[[int], Awaitable[Mapping[str, Any]]],
+        tell: Callable[[Told], Awaitable[Mapping[str, Any]]],
         version: str = "",
         lookup: Resolve | None = None,
         limits: Limits | None = None,
     ) -> None:
-        """`tell` gives a job as it is told, by its id. `owner` is the ledger's name: no other orchestrator
+        """`tell` gives a job or a batch as it is told. `owner` is the ledger's name: no other orchestrator
         gives the same ids to its messages. `lookup`: instead of the way this machine looks names up."""
         self._http = http
         self._hosts = hosts
@@ -112,13 +112,14 @@ class CallbackClient:
         except NotAllowed as error:
             return _not_sent(str(error))
         except (LedgerError, StorageError) as error:
-            log.debug("job %d could not be read for its callback: %s", callback.job_id, error)
-            return _not_sent("the job could not be read")
+            log.debug("%s could not be read for its callback: %s", callback.told, error)
+            return _not_sent(f"the {callback.told.kind} could not be read")
         return _failed(f"no answer within {limits.whole:g} s")
 
     async def _body(self, callback: Callback) -> bytes:
-        job = await self._tell(callback.job_id)
-        body = {"type": "job.ended", "timestamp": rfc3339(callback.since), "data": job}
+        data = await self._tell(callback.told)
+        kind = f"{callback.told.kind}.ended"
+        body = {"type": kind, "timestamp": rfc3339(callback.since), "data": data}
         return json.dumps(body, separators=(",", ":")).encode()
 
     async def _addresses(self, url: str) -> Sequence[str]:
@@ -179,19 +180,20 @@ class CallbackClient:
                         await _drain(reply)
                     return answer
             except NotReached as error:
-                log.debug("the callback of job %d: %s", callback.job_id, error)
+                log.debug("the callback of %s: %s", callback.told, error)
                 untrusted = isinstance(error, UntrustedPeer)
                 reason = "its certificate is not trusted" if untrusted else "no connection"
                 # Not a byte went out: the next address may be tried.
             except Broken as error:
-                log.debug("the callback of job %d: %s", callback.job_id, error)
+                log.debug("the callback of %s: %s", callback.told, error)
                 no_http = isinstance(error, NotHttp)
                 return _failed("its answer was no HTTP" if no_http else "the connection broke")
         return _not_sent(reason)
 
     def _headers(self, callback: Callback, body: bytes) -> Mapping[str, str]:
         now = int(self._clock.now())
-        number = hashlib.sha256(f"{self._owner} {callback.job_id}".encode()).hexdigest()[:32]
+        # A batch's id is longer than any job's, so that no two have the same.
+        number = hashlib.sha256(f"{self._owner} {callback.told.id}".encode()).hexdigest()[:32]
         at = datetime.fromtimestamp(now, UTC)
         signed = [signer.sign(f"msg_{number}", at, body.decode()) for signer in self._signers]
         return {

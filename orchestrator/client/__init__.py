@@ -23,6 +23,7 @@ from orchestrator.client.errors import (
 from orchestrator.client.retries import Retries
 from orchestrator.client.streams import Event
 from orchestrator.client.sync_client import Client
+from orchestrator.contract.batches import Batch
 from orchestrator.contract.bodies import (
     BatchJob,
     EstimateAccuracy,
@@ -42,6 +43,7 @@ __all__ = [
     "AsyncClient",
     "BadAnswer",
     "BadInput",
+    "Batch",
     "BatchJob",
     "Client",
     "ClientError",

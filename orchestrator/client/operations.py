@@ -21,6 +21,7 @@ from orchestrator.client.requests import Exchange, parse
 from orchestrator.client.retries import Retries
 from orchestrator.client.streams import Event
 from orchestrator.client.transport import Call, Progress, Wire
+from orchestrator.contract.batches import Batch
 from orchestrator.contract.bodies import (
     Action,
     AuditBody,
@@ -158,6 +159,21 @@ class Operations:
         for number in [_id(one) for one in numbers]:
             left = None if until is None else max(0.0, until - time.monotonic())
             yield await streams.wait(self._exchange, number, left)
+
+    async def create_batch(
+        self, jobs: Iterable[int], callback_url: str, *, idempotency_key: str | None = None
+    ) -> Batch:
+        """Have `callback_url` told once all of these jobs have ended, by one callback: at once if they have.
+        However often it is sent, it becomes one batch: two calls do so too with the same `idempotency_key`.
+        Raises NotFound that names them where there are no such jobs."""
+        order = {"jobs": [_id(number) for number in jobs], "callback_url": callback_url}
+        key = secrets.token_hex(16) if idempotency_key is None else _key(idempotency_key)
+        call = Call("POST", "/v1/batches", headers={"Idempotency-Key": key}, json=order)
+        return parse(Batch, await self._exchange.json(call))
+
+    async def batch(self, batch_id: str) -> Batch:
+        """A batch as it is now."""
+        return parse(Batch, await self._get(f"/v1/batches/{quote(batch_id, safe='')}"))
 
     async def jobs(
         self,

@@ -73,6 +73,8 @@ class Client:
     job = _wait_for(Operations.job)
     wait = _wait_for(Operations.wait)
     wait_all = _iterate(Operations.wait_all)
+    create_batch = _wait_for(Operations.create_batch)
+    batch = _wait_for(Operations.batch)
     jobs = _iterate(Operations.jobs)
     history = _wait_for(Operations.history)
     iter_events = _iterate(Operations.iter_events)

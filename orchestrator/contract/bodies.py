@@ -61,7 +61,7 @@ class _Value:
 
 @dataclass(frozen=True, slots=True)
 class JobCallback:
-    """Who is told of a job's end, and how that stands."""
+    """Who is told of an end, and how that stands."""
 
     url: Annotated[str, Also(format="uri")]
     status: Annotated[str, Of("CallbackStatus")]
@@ -685,30 +685,12 @@ class TokenBody(TypedDict):
     sources: Annotated[list[str], Also(description="Networks that its nodes join from; empty: any")]
 
 
-class LinkOrderBody(TypedDict):
-    """The link that is to be made."""
-
-    file: NotRequired[
-        Annotated[str | None, Also(description="By its `path` in the list of files; null: all results")]
-    ]
-    view: NotRequired[
-        Annotated[bool, Also(description="The file as `?view=1` shows it; of all results it means nothing")]
-    ]
-    expires_in: NotRequired[Annotated[float, Also(exclusiveMinimum=0, maximum=604_800, default=3600)]]
-
-
-class LinkBody(TypedDict):
-    """A link that needs no token."""
-
-    url: Annotated[str, Also(description="Without the setting public_url: from `/v1` on")]
-    expires_at: Time
-
-
 Action: TypeAlias = Literal[
     "submit",
     "rerun",
     "terminate",
     "delete",
+    "batch",
     "link",
     "join",
     "leave",
@@ -739,7 +721,7 @@ class AuditBody(TypedDict):
     job: int | None
     node: str | None
     node_name: _NODE_NAME
-    about: Annotated[str | None, Also(description="The service, or the token's id")]
+    about: Annotated[str | None, Also(description="The service, or the id of the token or the batch")]
     detail: str
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 import sqlite_anyio
 
-from actors.domain.job import Job
 from actors.ports.ledger import LedgerError
 from actors.store.durable import is_full, is_passing
 from actors.store.group_commit import Stopped
 from actors.store.sqlite_thread import run_on_connection
 
 T = TypeVar("T")
+
+MOST_NAMED: Final = 20
+"""Jobs that an error names."""
 
 DATABASE_ERRORS: Final = (sqlite3.Error, OverflowError, UnicodeError)
 """What sqlite3 raises: its own errors, and Python's for values that do not fit."""
@@ -33,11 +35,25 @@ class LedgerDamaged(LedgerError):
 
 
 class IdempotencyConflict(LedgerError):
-    """The idempotency key belongs to a job with other content. `job` is that job."""
+    """The idempotency key belongs to something with other content: `holder` names it."""
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(f"this idempotency key was used for job {job.id}, which has other content")
-        self.job = job
+    def __init__(self, holder: str) -> None:
+        super().__init__(f"this idempotency key was used for {holder}, which has other content")
+        self.holder = holder
+
+
+class UnknownJobs(LedgerError):
+    """There are no such jobs, or none of theirs who ask."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        named = ", ".join(map(str, ids[:MOST_NAMED]))
+        rest = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
+        super().__init__(f"there {'is no job' if len(ids) == 1 else 'are no jobs'} {named}{rest}")
+        self.ids = ids
+
+
+class CrowdedJob(LedgerError):
+    """The job can be in no more batches."""
 
 
 class LimitReached(LedgerError):

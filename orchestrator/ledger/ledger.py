@@ -53,6 +53,7 @@ from orchestrator.access.sessions import SessionRecord
 from orchestrator.access.tokens import TokenRecord
 from orchestrator.ledger import purging, vacuum, wal
 from orchestrator.ledger import transitions as rules
+from orchestrator.ledger.batch_orders import order_batch
 from orchestrator.ledger.errors import (
     DATABASE_ERRORS,
     IdempotencyConflict,
@@ -84,6 +85,7 @@ from orchestrator.ledger.tables import (
     small_files,
     tokens,
 )
+from orchestrator.ledger.tables.batches import BatchView, NewBatch
 from orchestrator.ledger.wal import WalWatch
 
 __all__ = ["IdempotencyConflict", "JobDetails", "LedgerFull", "LimitReached", "SqliteLedger"]
@@ -376,9 +378,22 @@ class SqliteLedger:
     async def request_terminate(self, job_id: int, entry: AuditEntry | None = None) -> Job | None:
         return await self._write(partial(_request_terminate, job_id, entry), urgent=True)
 
+    async def order_batch(self, new: NewBatch, entry: AuditEntry | None = None) -> BatchView:
+        """Have one callback tell once all of these jobs have ended: at once if they have. `entry` says who
+        orders it. See `batch_orders.order_batch`."""
+
+        def order(batch: LedgerBatch) -> BatchView:
+            stored = order_batch(batch.db, new, batch.now)
+            if entry is not None and stored.id == new.id:
+                audit.store_entries(batch.db, [entry], batch.now)
+            return stored
+
+        return await self._write(order)
+
     async def purge(self, before: float, limit: int) -> int:
         """Forget up to `limit` jobs that are Cleaned, ended before `before` and are owed nothing, with their
-        history, attempts and callbacks; how many. What they used stays counted."""
+        history, attempts and callbacks, and as many batches; how many, of what was more. What they used stays
+        counted."""
         return await self._write(lambda batch: purging.purge(batch.db, before, limit), urgent=True)
 
     async def forget_audit(self, before: float, limit: int) -> int:
@@ -636,7 +651,7 @@ def _insert(job: NewJob, entry: AuditEntry | None, limits: Limits, batch: Ledger
         found = jobs.read_idempotent(db, job.user_id, job.idempotency_key)
         if found is not None:
             if found[1] != job.fingerprint:
-                raise IdempotencyConflict(found[0])
+                raise IdempotencyConflict(f"job {found[0].id}")
             return found[0]
     if limits.of_jobs:
         require_room(db, limits, user=job.user_id, service=job.service, size=job.size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
+from orchestrator.ledger.tables import batches
 from orchestrator.ledger.tables.attempts import IS_UNRELEASED
 from orchestrator.ledger.tables.jobs import IS_CLEANED
 
@@ -18,9 +19,10 @@ _OVER: Final = (
 
 
 def purge(db: sqlite3.Connection, before: float, limit: int) -> int:
-    """Forget up to `limit` Cleaned jobs that ended before `before`; how many."""
+    """Forget up to `limit` Cleaned jobs that ended before `before`, and as many batches; how many, of what
+    was more."""
     found = db.execute(_OVER, (before, limit)).fetchall()
     for table in ("history", "callbacks", "job_tags", "attempts"):
         db.executemany(f"DELETE FROM {table} WHERE job_id = ?", found)
     db.executemany("DELETE FROM jobs WHERE id = ?", found)
-    return len(found)
+    return max(len(found), batches.forget_batches(db, before, limit))

@@ -30,6 +30,7 @@ from orchestrator.ledger.recent_jobs import MOST_DETAILS, are_small
 from orchestrator.ledger.room import require_room
 from orchestrator.ledger.tables import audit, history, jobs, meta
 from orchestrator.ledger.tables.activity import Minute, read_minutes
+from orchestrator.ledger.tables.batches import BatchView, read_batch
 from orchestrator.ledger.tables.callbacks import CallbackView, read_callback, read_callback_counts
 from orchestrator.ledger.tables.queue_counts import QueueShare, read_queue_shares
 from orchestrator.ledger.tables.usage import Usage, UsageFilter, UsageKey, read_usage
@@ -112,6 +113,9 @@ class Queries:
     async def callback(self, job_id: int) -> CallbackView | None:
         """None for a job that asked for none, or that is unknown."""
         return await run_on_ledger(self._reader, lambda db: read_callback(db, job_id))
+
+    async def batch(self, batch_id: str) -> BatchView | None:
+        return await run_on_ledger(self._reader, lambda db: read_batch(db, batch_id))
 
     async def newest_change(self) -> int:
         """The number of the newest change."""

@@ -23,6 +23,7 @@ from orchestrator.ledger.tables import (
     activity,
     attempts,
     audit,
+    batches,
     callbacks,
     history,
     jobs,
@@ -43,7 +44,7 @@ log: Final = logging.getLogger("orchestrator.ledger")
 APPLICATION_ID: Final = 0x4A4F4233
 """What `PRAGMA application_id` says of our files ("JOB3")."""
 
-SCHEMA: Final = 18
+SCHEMA: Final = 19
 """Numbers up to 5 were of versions before 3.0, the last of them 1 once more."""
 
 _NEW: Final = frozenset(
@@ -57,6 +58,8 @@ _NEW: Final = frozenset(
         "sessions",
         "audit",
         "kept_bytes",
+        "batches",
+        "batch_jobs",
     }
 )
 """Tables that ledgers of an earlier schema may lack."""
@@ -75,6 +78,7 @@ TABLES: Final = (
     *kept_bytes.TABLES,
     *activity.TABLES,
     *callbacks.TABLES,
+    *batches.TABLES,
     *small_files.TABLES,
     *tokens.TABLES,
     *sessions.TABLES,

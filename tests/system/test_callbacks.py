@@ -101,6 +101,34 @@ async def test_told_over_the_death_of_the_orchestrator_with_the_same_id(here: Pl
             assert received.taken == [second, third]
 
 
+async def test_a_batch_is_told_once_whether_its_jobs_end_before_or_after_it_is_ordered(here: Place) -> None:
+    node = here.node()
+    async with receiver() as received:
+        server = here.server(nodes=[node.url], **allowed(received))
+        secret = Path(here.directory, "server", "data", "callback.secret")
+        order = {"callback_url": f"{received.peer.url}/done"}
+        async with portal(server.url) as user:
+            ids = [await user.upload(script) for script in ("true", "exit 3", "exec sleep 600")]
+            for job in ids[:2]:
+                await user.ended(job)
+            late = await user.http.post("/v1/batches", json={"jobs": ids, **order})
+            early = await user.http.post("/v1/batches", json={"jobs": ids[:2], **order})
+            first = verified(await received.next(), secret)
+            await user.http.post(f"/terminate/{ids[2]}")
+            second = verified(await received.next(), secret)
+            for told, batch, left in ((first, early, 0), (second, late, 1)):
+                assert told["type"] == "batch.ended" and batch.json()["left"] == left
+                route = f"/v1/batches/{batch.json()['id']}"
+                with trio.fail_after(30):
+                    while (shown := await user.json(route))["callback"]["status"] == "pending":
+                        await trio.lowlevel.checkpoint()
+                assert told["data"] == {**shown, "callback": None}
+            assert first["data"]["not_completed"] == [ids[1]]
+            assert (second["data"]["completed"], second["data"]["jobs"]) == (1, 3)
+            assert sorted(second["data"]["not_completed"]) == ids[1:]
+            assert len(received.taken) == 2
+
+
 async def test_a_refused_host_is_400_and_makes_no_job(here: Place) -> None:
     server = here.server(nodes=["http://127.0.0.1:9"], CALLBACK_HOSTS="portal.example.org")
     async with portal(server.url) as user:

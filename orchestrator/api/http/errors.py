@@ -9,8 +9,10 @@ from actors.ports.ledger import LedgerError
 from actors.ports.nodes import NoMeans
 from actors.ports.storage import StorageError
 from actors.store.durable import is_full, is_passing
-from actors.wire.http.app import Refusal
+from actors.wire.files.names import printable
+from actors.wire.http.app import PASSES, Refusal
 from orchestrator.events.waiters import TooManyWaiters
+from orchestrator.ledger.errors import CrowdedJob, UnknownJobs
 from orchestrator.ledger.ledger import IdempotencyConflict, LedgerFull, LimitReached
 from orchestrator.nodes.remote_stream import NodeUnreachable
 from orchestrator.storage.disk import NameRefused, StorageFull
@@ -25,6 +27,10 @@ def to_refusal(error: Exception) -> Refusal | None:
         case LimitReached():
             headers = {"Retry-After": str(error.retry_after)}
             return Refusal(429, error.limit, str(error), headers=headers)
+        case UnknownJobs():
+            return Refusal(404, "unknown_job", str(error))
+        case CrowdedJob():
+            return Refusal(409, "too_many_batches", str(error), headers=PASSES)
         case IdempotencyConflict():
             return Refusal(422, "idempotency_conflict", str(error))
         case StorageError() | LedgerError() | NodeUnreachable() | NoMeans() | NoAnswer() | TooManyWaiters():
@@ -43,3 +49,7 @@ def to_refusal(error: Exception) -> Refusal | None:
 
 def unknown_job(number: int) -> Refusal:
     return Refusal(404, "unknown_job", f"there is no job {number}")
+
+
+def unknown_batch(batch_id: str) -> Refusal:
+    return Refusal(404, "unknown_batch", f"there is no batch {printable(batch_id)}")

@@ -16,13 +16,13 @@ BODY_LIMIT: Final = 1 << 16
 NO_REASON: Final = "ordered by an operator"
 
 
-async def read_json_object() -> dict[str, Any]:
-    """The JSON object of the request; an empty body is an empty object."""
+async def read_json_object(limit: int = BODY_LIMIT) -> dict[str, Any]:
+    """The JSON object of the request, of `limit` bytes at most; an empty body is an empty object."""
     raw = bytearray()
     async for piece in request.body:
         raw += piece
-        if len(raw) > BODY_LIMIT:
-            raise TooLarge(f"the body has more than {BODY_LIMIT} bytes", BODY_LIMIT)
+        if len(raw) > limit:
+            raise TooLarge(f"the body has more than {limit} bytes", limit)
     if not is_proved_body(bytes(raw)):
         raise Refusal(401, "wrong_proof", "it proves another body")
     if not raw:

@@ -26,6 +26,7 @@ _PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     },
     "name": {"name": "name", "schema": {"type": "string"}},
     "token_id": {"name": "id", "description": "The token's id, no secret", "schema": {"type": "string"}},
+    "batch_id": {"name": "id", "schema": {"type": "string"}},
     "path": {"name": "path", "schema": {"type": "string"}},
 }
 """What a route takes from its path, by the name that it has in its functions."""

@@ -20,6 +20,7 @@ from orchestrator.api import serializers
 from orchestrator.api.http.errors import unknown_job
 from orchestrator.ledger.queries import JobChange
 from orchestrator.ledger.tables.activity import Minute
+from orchestrator.ledger.tables.batches import BatchView
 from orchestrator.ledger.tables.callbacks import CallbackView
 from orchestrator.ledger.tables.queue_counts import QueueShare
 from orchestrator.ledger.tables.usage import Usage
@@ -81,6 +82,21 @@ _COMPLETED: Final = replace(
 )
 _CALLED: Final = CallbackView(
     "https://portal.example.org/done", CallbackStatus.DELIVERED, 2, "HTTP 503", None, _AT + 100.4
+)
+_BATCH: Final = BatchView(
+    id="5b1f0c0f6c0f4c0b",
+    user_id=42,
+    services=("docking",),
+    jobs=3,
+    left=1,
+    completed=1,
+    failed=1,
+    invalid=0,
+    killed=0,
+    not_completed=(8,),
+    created_at=_AT + 1.0,
+    ended_at=None,
+    callback=CallbackView("https://portal.example.org/batch-done"),
 )
 _STARTED: Final = HistoryEntry(
     7, _AT + 2.0, Status.SUBMITTED, Status.RUNNING, f"runs on node {_NAME}", _NODE, 1
@@ -157,6 +173,8 @@ def examples() -> Mapping[str, list[Any]]:
         "BatchJob": [{"system": "slurm", "id": "48151", "state": "PENDING", "reason": "Priority"}],
         "BatchRequest": [{"partition": "short", "account": None, "qos": None, "cpus": 4, "gpus": "a100:2"}],
         "Callback": [completed["callback"]],
+        "Batch": [serializers.render_batch(_BATCH, _BATCH.callback)],
+        "BatchOrder": [{"jobs": [7, 8, 9], "callback_url": _BATCH.callback.url}],
         "Period": [queued["starts_at"]],
         "Event": [serializers.render_event(JobChange(93, _RUNNING, _DETAILS, _STARTED), _name_of)],
         "File": [

@@ -27,7 +27,7 @@ from actors.domain.service import WaitReason
 from actors.domain.status import ENDED, Status
 from actors.ports.callbacks import CallbackStatus
 from orchestrator.access.roles import Role
-from orchestrator.contract import bodies
+from orchestrator.contract import batches, bodies, links
 from orchestrator.contract.bodies import Also, Key, Of
 from orchestrator.scheduling.troubles import TroubleKind
 
@@ -42,6 +42,8 @@ COMPONENTS: Final[Mapping[str, Any]] = {
     "BatchJob": bodies.BatchJob,
     "BatchRequest": bodies.BatchRequest,
     "Callback": bodies.JobCallback,
+    "Batch": batches.Batch,
+    "BatchOrder": batches.BatchOrderBody,
     "Period": bodies.Period,
     "Event": bodies.EventBody,
     "File": bodies.File,
@@ -55,8 +57,8 @@ COMPONENTS: Final[Mapping[str, Any]] = {
     "AuditLine": bodies.AuditBody,
     "Reloaded": bodies.ReloadedBody,
     "LogLevel": bodies.LogLevelBody,
-    "Link": bodies.LinkBody,
-    "LinkOrder": bodies.LinkOrderBody,
+    "Link": links.LinkBody,
+    "LinkOrder": links.LinkOrderBody,
     "Ready": bodies.ReadyBody,
     "Node": bodies.Node,
     "JoiningNode": bodies.JoiningNodeBody,

@@ -18,7 +18,7 @@ from orchestrator.api.context import ApiContext
 from orchestrator.api.http.json_body import read_json_object, refuse_field, refuse_unknown
 from orchestrator.api.openapi.describe import OF_A_JOB, describe
 from orchestrator.api.routes.job_files import require_file
-from orchestrator.contract import bodies
+from orchestrator.contract.links import LinkBody, LinkOrderBody
 
 USUAL: Final = 3600.0
 LONGEST_PATH: Final = 4096
@@ -30,14 +30,14 @@ def blueprint(api: ApiContext) -> Blueprint:
     @page.post("/jobs/<number>/links")
     @describe(
         "Make a link to the job's results or to one file of it, which needs no token until it expires",
-        answers={200: ("The link", bodies.LinkBody)},
+        answers={200: ("The link", LinkBody)},
         errors=OF_A_JOB
         | {
             404: "Unknown job, or one that has ended without this file",
             413: "Too large",
             422: "A field is unknown or wrong",
         },
-        body=bodies.LinkOrderBody,
+        body=LinkOrderBody,
     )
     async def create_link(number: str) -> Response:
         query()

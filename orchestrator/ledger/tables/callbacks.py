@@ -1,5 +1,5 @@
-"""Whom to tell of ended jobs: a table. The end of a job that asked for it writes its row, in the
-same transaction, so no crash forgets a callback."""
+"""Whom to tell of ended jobs and batches: a table. The end of a job that asked for it, and that of a batch's
+last job, writes its row in the same transaction, so no crash forgets a callback."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from actors.ports.callbacks import Callback, CallbackStatus, DeliveryOutcome
+from actors.ports.callbacks import Callback, CallbackStatus, DeliveryOutcome, Told, told_job
 
+# Who reads on after a `seq` would miss one that is given twice, once its row was forgotten.
 TABLES: Final = (
     """CREATE TABLE callbacks (
-        seq INTEGER PRIMARY KEY,
-        job_id INTEGER NOT NULL UNIQUE REFERENCES jobs (id),
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        job_id INTEGER UNIQUE REFERENCES jobs (id),
+        batch_id TEXT UNIQUE REFERENCES batches (id),
         status TEXT NOT NULL DEFAULT 'pending',
         since REAL NOT NULL,
         next_at REAL,
         tries INTEGER NOT NULL DEFAULT 0,
         last_error TEXT,
-        settled_at REAL
+        settled_at REAL,
+        CHECK ((job_id IS NULL) <> (batch_id IS NULL))
     ) STRICT""",
     "CREATE INDEX callbacks_pending ON callbacks (seq) WHERE status = 'pending'",
     """CREATE TRIGGER jobs_called AFTER UPDATE OF ended_at ON jobs
@@ -47,15 +50,16 @@ TABLES: Final = (
 )
 
 _PENDING: Final = (
-    "SELECT c.seq, c.job_id, j.callback_url, c.since, c.next_at, c.tries "
-    "FROM callbacks AS c INDEXED BY callbacks_pending CROSS JOIN jobs AS j ON j.id = c.job_id "
+    "SELECT c.seq, c.job_id, c.batch_id, coalesce(j.callback_url, b.callback_url), c.since, c.next_at, "
+    "c.tries FROM callbacks AS c INDEXED BY callbacks_pending LEFT JOIN jobs AS j ON j.id = c.job_id "
+    "LEFT JOIN batches AS b ON b.id = c.batch_id "
     "WHERE c.status = 'pending' AND c.seq > ? ORDER BY c.seq LIMIT ?"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class CallbackView:
-    """How it stands with a job's callback; before the job's end nothing was tried. Times are wall-clock."""
+    """How it stands with a callback; before the end that it tells nothing was tried. Times are wall-clock."""
 
     url: str
     status: CallbackStatus = CallbackStatus.PENDING
@@ -66,7 +70,10 @@ class CallbackView:
 
 
 def read_pending(db: sqlite3.Connection, after: int, limit: int) -> Sequence[Callback]:
-    return [Callback(*row) for row in db.execute(_PENDING, (after, limit))]
+    return [
+        Callback(seq, told_job(job_id) if batch_id is None else Told("batch", batch_id), *rest)
+        for seq, job_id, batch_id, *rest in db.execute(_PENDING, (after, limit))
+    ]
 
 
 def read_callback(db: sqlite3.Connection, job_id: int) -> CallbackView | None:
@@ -76,8 +83,11 @@ def read_callback(db: sqlite3.Connection, job_id: int) -> CallbackView | None:
         "WHERE j.id = ? AND j.callback_url IS NOT NULL",
         (job_id,),
     ).fetchone()
-    if row is None:
-        return None
+    return None if row is None else callback_from_row(row)
+
+
+def callback_from_row(row: Sequence[Any]) -> CallbackView:
+    """Out of its URL and what is in the table; no status: there is no row yet."""
     return CallbackView(row[0]) if row[1] is None else CallbackView(row[0], CallbackStatus(row[1]), *row[2:])
 
 
@@ -88,8 +98,10 @@ def read_callback_counts(db: sqlite3.Connection) -> Mapping[str, int]:
 
 def store_delivery(db: sqlite3.Connection, tried: DeliveryOutcome, now: float) -> None:
     settled = None if tried.status is CallbackStatus.PENDING else now
+    told = tried.told
+    owner, number = ("batch_id", told.id) if told.kind == "batch" else ("job_id", int(told.id))
     db.execute(
         "UPDATE callbacks SET status = ?, tries = ?, last_error = COALESCE(?, last_error), next_at = ?, "
-        "settled_at = ? WHERE job_id = ? AND status = 'pending'",
-        (tried.status.value, tried.tries, tried.error, tried.next_at, settled, tried.job_id),
+        f"settled_at = ? WHERE {owner} = ? AND status = 'pending'",
+        (tried.status.value, tried.tries, tried.error, tried.next_at, settled, number),
     )

@@ -15,8 +15,8 @@ from actors.callbacks.callback_sender import DAY, DELAYS
 from actors.domain.changes import JobDetails
 from actors.domain.job import Job
 from actors.domain.status import Status
-from actors.messages import Committed
-from actors.ports.callbacks import Callback, CallbackStatus, PostAnswer, PostResult
+from actors.messages import CallbackWritten, Committed
+from actors.ports.callbacks import Callback, CallbackStatus, PostAnswer, PostResult, Told, told_job
 
 
 async def test_an_end_is_told_at_once_and_once(autojump_clock: MockClock) -> None:
@@ -39,6 +39,16 @@ async def test_an_end_that_no_message_told_of_is_told_within_a_minute(autojump_c
         house.ledger.end(7, URL, house.wall.now())
         await trio.sleep(61)
         assert house.ledger.status(7) is CallbackStatus.DELIVERED
+
+
+async def test_a_batch_that_had_ended_when_it_was_ordered_is_told_at_once(autojump_clock: MockClock) -> None:
+    house, batch = House(), Told("batch", "0" * 16)
+    async with house.living():
+        await trio.sleep(10)
+        house.ledger.end(batch, URL, house.wall.now())
+        house.mailbox.tell(CallbackWritten())
+        await trio.sleep(1)
+        assert house.ledger.status(batch) is CallbackStatus.DELIVERED
 
 
 async def test_an_end_whose_message_was_dropped_is_told_at_once(autojump_clock: MockClock) -> None:
@@ -80,7 +90,7 @@ async def test_a_day_of_failures_with_growing_delays_and_then_it_is_given_up(
         assert 0.8 * delay <= gap <= 1.2 * delay
     assert times[-1] == began + DAY
     assert 24 <= len(times) <= 36
-    last = house.ledger.tried[7]
+    last = house.ledger.tried[told_job(7)]
     assert last.status is CallbackStatus.GIVEN_UP and last.error == "HTTP 500" and last.tries == len(times)
 
 
@@ -135,7 +145,7 @@ async def test_a_restart_goes_on_with_the_delays_where_they_were(autojump_clock:
         house.end(7)
         await trio.sleep(60)
     tries = len(house.receiver.posts)
-    assert house.ledger.tried[7].tries == tries == 3
+    assert house.ledger.tried[told_job(7)].tries == tries == 3
     await house.crashes()
     async with house.living():
         await trio.sleep(60)
@@ -203,7 +213,7 @@ async def test_a_defect_is_one_callbacks_own(autojump_clock: MockClock) -> None:
     house = House()
 
     def behave(callback: Callback) -> PostAnswer:
-        if callback.job_id == 1:
+        if callback.told == told_job(1):
             raise ZeroDivisionError
         return TAKEN
 
@@ -212,7 +222,7 @@ async def test_a_defect_is_one_callbacks_own(autojump_clock: MockClock) -> None:
         house.end(1, 2)
         await trio.sleep(3)
         assert house.ledger.status(2) is CallbackStatus.DELIVERED
-        assert "ZeroDivisionError" in (house.ledger.tried[1].error or "")
+        assert "ZeroDivisionError" in (house.ledger.tried[told_job(1)].error or "")
 
 
 async def test_with_the_real_ledger_an_end_has_its_callback_and_no_other_job_has(tmp_path: Path) -> None:
@@ -229,7 +239,7 @@ async def test_with_the_real_ledger_an_end_has_its_callback_and_no_other_job_has
         assert await ledger.pending_callbacks(0) == []
         await walk(ledger, told, Status.FAILED, Status.CLEANED)
         (pending,) = await ledger.pending_callbacks(0)
-        assert (pending.job_id, pending.url, pending.tries) == (told.id, URL, 0)
+        assert (pending.told, pending.url, pending.tries) == (told_job(told.id), URL, 0)
         async with house.living(ledger):
             with trio.fail_after(30):
                 while await ledger.pending_callbacks(0):

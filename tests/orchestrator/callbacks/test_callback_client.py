@@ -21,7 +21,7 @@ from support.data.certificates import self_signed
 from support.peers.peer import Hangup, Peer, Request, head, serving
 
 from actors.kernel.clock import WallClock
-from actors.ports.callbacks import Callback, PostAnswer, PostResult
+from actors.ports.callbacks import Callback, PostAnswer, PostResult, Told, told_job
 from orchestrator.callbacks.allowed_hosts import CallbackHosts, parse_rule
 from orchestrator.callbacks.client import LOOKUPS, CallbackClient, Limits, SystemNames
 from orchestrator.callbacks.keys import load_trust
@@ -31,6 +31,7 @@ OLD, NEW = "whsec_" + "A" * 43 + "=", "whsec_" + "B" * 43 + "="
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1"))
 SHORT = Limits(connect=5.0, whole=5.0)
 JOB = {"id": 7, "status": "Completed", "name": "caf\u00e9"}
+BATCH = {"id": "0" * 16, "jobs": 3, "left": 0}
 
 
 class Names:
@@ -58,9 +59,9 @@ async def client(
     trust: ssl.SSLContext | None = None,
     limits: Limits = SHORT,
 ) -> AsyncIterator[CallbackClient]:
-    async def tell(job_id: int) -> dict[str, Any]:
+    async def tell(told: Told) -> dict[str, Any]:
         await trio.lowlevel.checkpoint()
-        return {**JOB, "id": job_id}
+        return {**JOB, "id": int(told.id)} if told.kind == "job" else {**BATCH, "id": told.id}
 
     http = Http(trust=trust)
     try:
@@ -79,8 +80,8 @@ async def client(
         await http.aclose()
 
 
-def callback(url: str, job_id: int = 7) -> Callback:
-    return Callback(1, job_id, url, 1_700_000_000.0, 1_700_000_000.0)
+def callback(url: str, told: Told = told_job(7)) -> Callback:  # noqa: B008  # it is frozen
+    return Callback(1, told, url, 1_700_000_000.0, 1_700_000_000.0)
 
 
 def answering(status: int, *lines: str, body: bytes = b"") -> Peer:
@@ -100,8 +101,9 @@ async def test_what_is_sent_is_verified_by_the_standards_own_library() -> None:
         for _ in range(2):
             answer = await ours.post(callback(f"{named(peer)}/done?a=%20b"))
             assert answer == PostAnswer(PostResult.DELIVERED)
-        await ours.post(callback(f"{named(peer)}/done", job_id=8))
-    first, second, other = peer.requests
+        await ours.post(callback(f"{named(peer)}/done", told_job(8)))
+        await ours.post(callback(f"{named(peer)}/done", Told("batch", "0" * 16)))
+    first, second, other, batch = peer.requests
     assert (first.method, first.path) == ("POST", "/done?a=%20b")
     assert first.headers["host"] == named(peer).removeprefix("http://")
     assert first.headers["content-type"] == "application/json"
@@ -111,8 +113,14 @@ async def test_what_is_sent_is_verified_by_the_standards_own_library() -> None:
         assert told == {"type": "job.ended", "timestamp": "2023-11-14T22:13:20.000Z", "data": JOB}
     with pytest.raises(WebhookVerificationError):
         Webhook(NEW).verify(first.body.replace(b"Completed", b"Failed"), dict(first.headers))
-    assert first.headers["webhook-id"] == second.headers["webhook-id"] != other.headers["webhook-id"]
-    assert peer.connections == 3
+    assert Webhook(NEW).verify(batch.body, dict(batch.headers)) == {
+        "type": "batch.ended",
+        "timestamp": "2023-11-14T22:13:20.000Z",
+        "data": BATCH,
+    }
+    ids = [request.headers["webhook-id"] for request in (first, second, other, batch)]
+    assert ids[0] == ids[1] and len(set(ids)) == 3
+    assert peer.connections == 4
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,18 @@ from typing import TypeVar
 import anyio
 import pytest
 import trio
+from support.data.ledgers import new_job, walk
 from support.peers.wires import Fault, Rule, wire
 from support.processes.api_server import api_server
 from support.processes.processes import Started
 
+from actors.domain.status import Status
+from orchestrator.access.audit import AuditFilter
+from orchestrator.callbacks.allowed_hosts import CallbackHosts, parse_rule
 from orchestrator.client import (
     AsyncClient,
     BadInput,
+    Batch,
     Client,
     ClientError,
     Job,
@@ -108,6 +113,34 @@ async def test_many_are_handed_in_together_and_each_failure_has_its_place(kind: 
     assert [one.id for one in answers if isinstance(one, Job)] == [
         one.id for one in again if isinstance(one, Job)
     ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_batch_is_ordered_once_however_often_it_is_sent(kind: str, tmp_path: Path) -> None:
+    hosts = CallbackHosts((parse_rule("portal.example.org"),))
+    url, sent = "https://portal.example.org/done", 0
+
+    def rule(line: str) -> Rule:
+        nonlocal sent
+        sent += 1
+        return Fault.UNANSWERED if sent == 1 else None
+
+    async def order(client: Operations) -> tuple[Batch, Batch, str]:
+        made = await client.create_batch(iter([1, 2]), url)
+        with pytest.raises(NotFound) as unknown:
+            await client.create_batch([1, 3], url)
+        with pytest.raises(Refused, match=r"host evil\.example is not allowed"):
+            await client.create_batch([1], "https://evil.example/")
+        return made, await client.batch(made.id), str(unknown.value)
+
+    async with api_server(tmp_path, callbacks=hosts) as server, wire(server.url, rule) as between:
+        await walk(server.ledger, await server.ledger.insert(new_job()), Status.FAILED)
+        await server.ledger.insert(new_job())
+        made, shown, refusal = await ask(kind, between.url, order)
+        assert len(await server.ledger.queries.audit(AuditFilter(action="batch"), None, 10)) == 1
+    assert made == shown and (made.jobs, made.left, made.failed, made.not_completed) == (2, 1, 1, (1,))
+    assert made.callback is not None and (made.callback.url, made.callback.status) == (url, "pending")
+    assert "there is no job 3" in refusal
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.data.ledgers import SetClock, new_job, open_ledger, walk
+from support.data.ledgers import SetClock, new_batch, new_job, open_ledger, walk
 from support.memory.memory_callbacks import MemoryCallbacks
 
 from actors.domain.changes import JobDetails
 from actors.domain.status import Status
-from actors.ports.callbacks import CallbackLedger, CallbackStatus, DeliveryOutcome
+from actors.ports.callbacks import CallbackLedger, CallbackStatus, DeliveryOutcome, Told, told_job
 from actors.store.sqlite_thread import run_on_connection
 
 URL = "https://portal.example.org/done"
@@ -23,20 +23,34 @@ NOW = 1_700_000_000.0
 
 @dataclass
 class Kept:
-    """`end` ends one more job that asked to be called; its id."""
+    """`end` ends one more job, or batch, that is to be told of."""
 
     callbacks: CallbackLedger
-    end: Callable[[], Awaitable[int]]
+    end: Callable[[], Awaitable[Told]]
 
 
 @asynccontextmanager
 async def real(path: Path) -> AsyncIterator[Kept]:
     async with open_ledger(path / "db.sqlite", SetClock(NOW)) as ledger:
 
-        async def end() -> int:
+        async def end() -> Told:
             await ledger.insert(new_job())  # one that asked for nothing
             job = await ledger.insert(new_job(details=JobDetails(callback_url=URL)))
-            return (await walk(ledger, job, Status.FAILED)).id
+            return told_job((await walk(ledger, job, Status.FAILED)).id)
+
+        yield Kept(ledger, end)
+
+
+@asynccontextmanager
+async def of_batches(path: Path) -> AsyncIterator[Kept]:
+    async with open_ledger(path / "db.sqlite", SetClock(NOW)) as ledger:
+
+        async def end() -> Told:
+            job, other = await ledger.insert(new_job()), await ledger.insert(new_job())
+            batch = await ledger.order_batch(new_batch(job.id, other.id, callback_url=URL))
+            await walk(ledger, job, Status.FAILED)
+            await walk(ledger, other, Status.KILLED)
+            return Told("batch", batch.id)
 
         yield Kept(ledger, end)
 
@@ -45,20 +59,20 @@ async def real(path: Path) -> AsyncIterator[Kept]:
 async def fake(path: Path) -> AsyncIterator[Kept]:
     callbacks = MemoryCallbacks()
 
-    async def end() -> int:
-        job_id = len(callbacks.rows) + 1
-        callbacks.end(job_id, URL, NOW)
-        return job_id
+    async def end() -> Told:
+        told = told_job(len(callbacks.rows) + 1)
+        callbacks.end(told, URL, NOW)
+        return told
 
     yield Kept(callbacks, end)
 
 
-@pytest.mark.parametrize("kind", [real, fake])
+@pytest.mark.parametrize("kind", [real, of_batches, fake])
 async def test_what_is_pending_is_told_in_order_from_anywhere(tmp_path: Path, kind: type) -> None:
     async with kind(tmp_path) as kept:
         ids = [await kept.end() for _ in range(5)]
         all_of_them = await kept.callbacks.pending_callbacks(0)
-        assert [one.job_id for one in all_of_them] == ids
+        assert [one.told for one in all_of_them] == ids
         assert [one.seq for one in all_of_them] == sorted({one.seq for one in all_of_them})
         for one in all_of_them:
             assert (one.url, one.since, one.next_at, one.tries) == (URL, NOW, NOW, 0)
@@ -67,7 +81,7 @@ async def test_what_is_pending_is_told_in_order_from_anywhere(tmp_path: Path, ki
         assert await kept.callbacks.pending_callbacks(all_of_them[-1].seq) == []
 
 
-@pytest.mark.parametrize("kind", [real, fake])
+@pytest.mark.parametrize("kind", [real, of_batches, fake])
 async def test_a_failed_try_is_kept_and_what_is_settled_is_settled(tmp_path: Path, kind: type) -> None:
     async with kind(tmp_path) as kept:
         first, second, third = [await kept.end() for _ in range(3)]
@@ -77,8 +91,8 @@ async def test_a_failed_try_is_kept_and_what_is_settled_is_settled(tmp_path: Pat
         await note(DeliveryOutcome(third, CallbackStatus.GIVEN_UP, 1, "HTTP 410"))
         await note(DeliveryOutcome(third, CallbackStatus.PENDING, 2, "late", NOW + 5))
         (left,) = await kept.callbacks.pending_callbacks(0)
-        assert (left.job_id, left.tries, left.next_at, left.since) == (first, 1, NOW + 5, NOW)
-        await note(DeliveryOutcome(99, CallbackStatus.DELIVERED, 1))  # of a job that nobody knows
+        assert (left.told, left.tries, left.next_at, left.since) == (first, 1, NOW + 5, NOW)
+        await note(DeliveryOutcome(told_job(99), CallbackStatus.DELIVERED, 1))  # of a job that nobody knows
 
 
 async def test_they_are_counted_as_they_come_and_settle(tmp_path: Path) -> None:
@@ -87,9 +101,11 @@ async def test_they_are_counted_as_they_come_and_settle(tmp_path: Path) -> None:
         jobs = [await ledger.insert(new_job(details=JobDetails(callback_url=URL))) for _ in range(3)]
         ended = [await walk(ledger, job, Status.FAILED) for job in jobs]
         await walk(ledger, ended[0], Status.CLEANED)
-        await ledger.record_delivery(DeliveryOutcome(jobs[0].id, CallbackStatus.PENDING, 1, "x", 1.0))
-        await ledger.record_delivery(DeliveryOutcome(jobs[0].id, CallbackStatus.DELIVERED, 2))
-        await ledger.record_delivery(DeliveryOutcome(jobs[1].id, CallbackStatus.GIVEN_UP, 2, "x"))
+        await ledger.record_delivery(
+            DeliveryOutcome(told_job(jobs[0].id), CallbackStatus.PENDING, 1, "x", 1.0)
+        )
+        await ledger.record_delivery(DeliveryOutcome(told_job(jobs[0].id), CallbackStatus.DELIVERED, 2))
+        await ledger.record_delivery(DeliveryOutcome(told_job(jobs[1].id), CallbackStatus.GIVEN_UP, 2, "x"))
         assert await ledger.queries.callback_counts() == {"pending": 1, "delivered": 1, "given_up": 1}
 
 
@@ -101,7 +117,7 @@ async def test_no_query_reads_all_callbacks(tmp_path: Path) -> None:
         job = await ledger.insert(new_job(details=JobDetails(callback_url=URL)))
         await walk(ledger, job, Status.FAILED)
         await ledger.pending_callbacks(0)
-        await ledger.record_delivery(DeliveryOutcome(job.id, CallbackStatus.PENDING, 1, "x", 1.0))
+        await ledger.record_delivery(DeliveryOutcome(told_job(job.id), CallbackStatus.PENDING, 1, "x", 1.0))
         await ledger.queries.callback(job.id)
 
         def plans(db: sqlite3.Connection) -> dict[str, str]:

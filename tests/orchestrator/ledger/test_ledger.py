@@ -448,7 +448,7 @@ async def test_an_idempotency_key_names_one_job_for_ever(ledger: Any) -> None:
     assert await ledger.insert(new_job(idempotency_key="k", fingerprint="f")) == job
     with pytest.raises(IdempotencyConflict) as conflict:
         await ledger.insert(new_job(idempotency_key="k", fingerprint="g"))
-    assert conflict.value.job == job
+    assert conflict.value.holder == f"job {job.id}"
     moved = await walk(ledger, job, S.KILLED)
     assert await ledger.insert(new_job(idempotency_key="k", fingerprint="f")) == moved
     assert (await ledger.insert(new_job())).id == 2

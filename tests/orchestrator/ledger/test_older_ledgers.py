@@ -30,14 +30,14 @@ def restore(dump: Path, path: Path) -> None:
 
 def used_by_then(dump: Path) -> Usage:
     """What its ended job used, and the one that ends here; only the newest tell of a node's figures."""
-    told = dump.stem.startswith("release") or dump.stem in [f"schema_{number}" for number in range(11, 17)]
+    told = dump.stem.startswith("release") or dump.stem in [f"schema_{number}" for number in range(11, 19)]
     wall, cpu, memory, out = (10.0, 4.0, 10_000.0, 7) if told else (0.0, 0.0, 0.0, 0)
     return Usage("2023-11", 7, "example", 2, 2, 0, 0, 0, wall, cpu, memory, 20, out)
 
 
 def test_the_number_is_raised_with_every_change_of_a_table() -> None:
     made = hashlib.sha256(repr(sorted(schema._wanted().items())).encode()).hexdigest()[:16]
-    assert (schema.SCHEMA, made) == (18, "c55877db56933f73"), (
+    assert (schema.SCHEMA, made) == (19, "17c72988deab4212"), (
         "raise SCHEMA, add a dump to `older`, and say so here"
     )
 

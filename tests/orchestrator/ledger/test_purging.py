@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import trio
-from support.data.ledgers import SetClock, by_owner, new_job, open_ledger, walk
+from support.data.ledgers import SetClock, by_owner, new_batch, new_job, open_ledger, walk
 from support.memory.memory_ledger import MemoryLedger
 
 from actors.domain.changes import JobDetails, MoveAttempt
 from actors.domain.job import AttemptState, Job
 from actors.domain.status import Status
+from actors.ports.callbacks import CallbackStatus, DeliveryOutcome, told_job
 from orchestrator.ledger.errors import run_on_ledger
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.ledger.tables.usage import UsageFilter
@@ -100,6 +101,46 @@ async def test_sums_stay_and_counts_and_tables_follow(tmp_path: Path, clock: Set
         for table in ("jobs", "attempts", "history", "job_tags", "callbacks"):
             assert other.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
         assert other.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+async def test_a_batch_is_forgotten_once_it_was_told_and_counts_jobs_that_were_forgotten_before(
+    tmp_path: Path, clock: SetClock
+) -> None:
+    async with open_ledger(tmp_path / "db", clock) as ledger:
+        first, last = [await ledger.insert(new_job()) for _ in range(2)]
+        order = new_batch(first.id, last.id)
+        await ledger.order_batch(order)
+        ended = await walk(ledger, first, Status.FAILED, Status.CLEANED)
+        assert ended.ended_at is not None
+        clock.time += 100
+        assert await ledger.purge(clock.time - 50, 10) == 1 and await ledger.get(first.id) is None
+        await walk(ledger, last, *ENDED)
+        batch = await ledger.queries.batch(order.id)
+        assert batch is not None
+        assert (batch.jobs, batch.left, batch.completed, batch.failed) == (2, 0, 1, 1)
+        assert batch.not_completed == (first.id,)
+        clock.time += 100
+        assert await ledger.purge(clock.time - 50, 10) == 0, "it is told first"
+        (pending,) = await ledger.pending_callbacks(0)
+        await ledger.record_delivery(DeliveryOutcome(pending.told, CallbackStatus.DELIVERED, 1))
+        assert await ledger.purge(clock.time - 150, 10) == 0
+        assert await ledger.purge(clock.time - 50, 10) == 1
+        assert await ledger.queries.batch(order.id) is None
+        assert set((await ledger.queries.callback_counts()).values()) == {0}
+
+
+async def test_a_callback_that_comes_after_all_others_were_forgotten_is_read(
+    tmp_path: Path, clock: SetClock
+) -> None:
+    async with open_ledger(tmp_path / "db", clock) as ledger:
+        details = JobDetails(callback_url="https://portal.example/told")
+        await cleaned(ledger, details=details)
+        (before,) = await ledger.pending_callbacks(0)
+        await ledger.record_delivery(DeliveryOutcome(before.told, CallbackStatus.DELIVERED, 1))
+        assert await ledger.purge(clock.time + 1, 10) == 1
+        later = await cleaned(ledger, details=details)
+        (found,) = await ledger.pending_callbacks(before.seq)
+        assert found.told == told_job(later.id)
 
 
 async def test_nothing_is_walked_through_to_forget_a_job(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from actors.domain.status import OWNER, Owner, Status
 from actors.ports.ledger import Ledger
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.ledger.queries import JobFilter
+from orchestrator.ledger.tables.batches import NewBatch
 
 _numbers = itertools.count(1)
 
@@ -50,6 +51,13 @@ async def open_ledger(
 def new_job(user: int = 7, service: str = "example", **more: object) -> NewJob:
     values: dict[str, object] = {"storage_key": f"key-{next(_numbers)}", "size": 10} | more
     return NewJob(user_id=user, service=service, **values)  # type: ignore[arg-type]  # keywords of any kind
+
+
+def new_batch(*jobs: int, callback_url: str = "https://portal.example/batch", **more: Any) -> NewBatch:
+    """An order by who may see all jobs."""
+    number = f"{next(_numbers):016x}"
+    values = {"id": number, "may_see": lambda user, services: True, "fingerprint": f"{jobs}{callback_url}"}
+    return NewBatch(jobs=jobs, callback_url=callback_url, **values | more)
 
 
 def new_attempt(job: Job, node_id: str = "node-a", n: int | None = None) -> Attempt:

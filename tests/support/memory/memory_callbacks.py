@@ -7,7 +7,15 @@ from dataclasses import dataclass, field, replace
 
 import trio
 
-from actors.ports.callbacks import Callback, CallbackStatus, DeliveryOutcome, PostAnswer, PostResult
+from actors.ports.callbacks import (
+    Callback,
+    CallbackStatus,
+    DeliveryOutcome,
+    PostAnswer,
+    PostResult,
+    Told,
+    told_job,
+)
 from actors.ports.ledger import LedgerError
 
 Behaviour = Callable[[Callback], PostAnswer | Awaitable[PostAnswer]]
@@ -20,17 +28,17 @@ class MemoryCallbacks:
     """A `CallbackLedger`. While `broken`, it can do nothing."""
 
     def __init__(self) -> None:
-        self.rows: dict[int, Callback] = {}
-        self.tried: dict[int, DeliveryOutcome] = {}
+        self.rows: dict[Told, Callback] = {}
+        self.tried: dict[Told, DeliveryOutcome] = {}
         self.notes: list[DeliveryOutcome] = []
         self.reads = 0
         self.broken = False
         self.noted = trio.Event()
 
-    def end(self, job_id: int, url: str, at: float) -> None:
-        """The job has ended."""
-        seq = len(self.rows) + 1
-        self.rows[job_id] = Callback(seq, job_id, url, at, at)
+    def end(self, ended: int | Told, url: str, at: float) -> None:
+        """The job of this id, or the batch, has ended."""
+        told, seq = _told(ended), len(self.rows) + 1
+        self.rows[told] = Callback(seq, told, url, at, at)
 
     async def pending_callbacks(self, after: int, limit: int = 500) -> Sequence[Callback]:
         await trio.lowlevel.checkpoint()
@@ -42,19 +50,19 @@ class MemoryCallbacks:
     async def record_delivery(self, tried: DeliveryOutcome) -> None:
         await trio.lowlevel.checkpoint()
         self._check()
-        before = self.tried.get(tried.job_id)
+        before = self.tried.get(tried.told)
         if before is None or before.status is CallbackStatus.PENDING:
-            self.tried[tried.job_id] = tried
+            self.tried[tried.told] = tried
             self.notes.append(tried)
             self.noted.set()
             self.noted = trio.Event()
 
-    def status(self, job_id: int) -> CallbackStatus:
-        tried = self.tried.get(job_id)
+    def status(self, ended: int | Told) -> CallbackStatus:
+        tried = self.tried.get(_told(ended))
         return CallbackStatus.PENDING if tried is None else tried.status
 
-    def _row(self, job_id: int) -> tuple[int, Callback] | None:
-        row, tried = self.rows[job_id], self.tried.get(job_id)
+    def _row(self, told: Told) -> tuple[int, Callback] | None:
+        row, tried = self.rows[told], self.tried.get(told)
         if tried is None:
             return row.seq, row
         if tried.status is not CallbackStatus.PENDING:
@@ -87,5 +95,9 @@ class Receiver:
         finally:
             self.active -= 1
 
-    def times(self, job_id: int) -> list[float]:
-        return [at for at, callback in self.posts if callback.job_id == job_id]
+    def times(self, ended: int | Told) -> list[float]:
+        return [at for at, callback in self.posts if callback.told == _told(ended)]
+
+
+def _told(ended: int | Told) -> Told:
+    return told_job(ended) if isinstance(ended, int) else ended

@@ -69,7 +69,7 @@ class MemoryLedger:
         if key in self._idempotency:
             job_id, fingerprint = self._idempotency[key]
             if fingerprint != job.fingerprint:
-                raise IdempotencyConflict(self._jobs[job_id])
+                raise IdempotencyConflict(f"job {job_id}")
             return self._jobs[job_id]
         self._last_id += 1
         step = rules.new_job(job, job_id=self._last_id, seq=self._seq + 1, now=self._clock.now())

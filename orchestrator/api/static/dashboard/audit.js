@@ -18,6 +18,7 @@ const DONE = {
   rerun: "Run again",
   terminate: "Cancelled",
   delete: "Data deleted",
+  batch: "Batch ordered",
   link: "Link made",
   join: "Joined",
   leave: "Left",

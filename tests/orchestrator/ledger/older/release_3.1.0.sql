@@ -26,6 +26,28 @@ CREATE TABLE audit (
         about TEXT,
         detail TEXT NOT NULL
     ) STRICT;
+CREATE TABLE batch_jobs (
+        job_id INTEGER NOT NULL REFERENCES jobs (id),
+        batch_id TEXT NOT NULL,
+        PRIMARY KEY (job_id, batch_id)
+    ) STRICT, WITHOUT ROWID;
+CREATE TABLE batches (
+        id TEXT PRIMARY KEY,
+        user_id INTEGER,
+        services TEXT NOT NULL,
+        callback_url TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        ended_at REAL,
+        jobs INTEGER NOT NULL,
+        left INTEGER NOT NULL,
+        completed INTEGER NOT NULL,
+        failed INTEGER NOT NULL,
+        invalid INTEGER NOT NULL,
+        killed INTEGER NOT NULL,
+        not_completed TEXT NOT NULL,
+        idempotency_key TEXT,
+        fingerprint TEXT NOT NULL
+    ) STRICT;
 CREATE TABLE callback_tallies (
         status TEXT PRIMARY KEY,
         callbacks INTEGER NOT NULL
@@ -34,14 +56,16 @@ INSERT INTO "callback_tallies" VALUES('delivered',0);
 INSERT INTO "callback_tallies" VALUES('given_up',0);
 INSERT INTO "callback_tallies" VALUES('pending',0);
 CREATE TABLE callbacks (
-        seq INTEGER PRIMARY KEY,
-        job_id INTEGER NOT NULL UNIQUE REFERENCES jobs (id),
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        job_id INTEGER UNIQUE REFERENCES jobs (id),
+        batch_id TEXT UNIQUE REFERENCES batches (id),
         status TEXT NOT NULL DEFAULT 'pending',
         since REAL NOT NULL,
         next_at REAL,
         tries INTEGER NOT NULL DEFAULT 0,
         last_error TEXT,
-        settled_at REAL
+        settled_at REAL,
+        CHECK ((job_id IS NULL) <> (batch_id IS NULL))
     ) STRICT;
 CREATE TABLE crowd (
         service TEXT NOT NULL,
@@ -372,14 +396,34 @@ CREATE TRIGGER callbacks_tally_moved AFTER UPDATE OF status ON callbacks
 CREATE TRIGGER callbacks_tally_gone AFTER DELETE ON callbacks BEGIN
         UPDATE callback_tallies SET callbacks = callbacks - 1 WHERE status = old.status;
     END;
+CREATE INDEX batches_idempotency ON batches (idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE INDEX batches_ended ON batches (ended_at) WHERE ended_at IS NOT NULL;
+CREATE TRIGGER jobs_batched AFTER UPDATE OF ended_at ON jobs
+        WHEN old.ended_at IS NULL AND new.ended_at IS NOT NULL
+            AND EXISTS (SELECT 1 FROM batch_jobs WHERE job_id = new.id) BEGIN
+        UPDATE batches SET left = left - 1, completed = completed + (new.status = 'Completed'), failed = failed + (new.status = 'Failed'), invalid = invalid + (new.status = 'Invalid'), killed = killed + (new.status = 'Killed'),
+            ended_at = CASE left WHEN 1 THEN new.ended_at END,
+            not_completed = CASE
+                WHEN new.status = 'Completed' OR json_array_length(not_completed) >= 100
+                THEN not_completed ELSE json_insert(not_completed, '$[#]', new.id) END
+            WHERE id IN (SELECT batch_id FROM batch_jobs WHERE job_id = new.id);
+        DELETE FROM batch_jobs WHERE job_id = new.id;
+    END;
+CREATE TRIGGER batches_called AFTER UPDATE OF left ON batches WHEN new.left = 0 BEGIN
+        INSERT INTO callbacks (batch_id, since, next_at) VALUES (new.id, new.ended_at, new.ended_at);
+    END;
+CREATE TRIGGER batches_called_at_once AFTER INSERT ON batches WHEN new.left = 0 BEGIN
+        INSERT INTO callbacks (batch_id, since, next_at) VALUES (new.id, new.ended_at, new.ended_at);
+    END;
 CREATE INDEX audit_who ON audit (who);
 CREATE INDEX audit_job ON audit (job_id) WHERE job_id IS NOT NULL;
 CREATE INDEX audit_node ON audit (node) WHERE node IS NOT NULL;
 CREATE INDEX audit_at ON audit (at);
 CREATE INDEX audit_action ON audit (action) WHERE action <> 'submit';
 DELETE FROM "sqlite_sequence";
-INSERT INTO "sqlite_sequence" VALUES('scaling_decisions',0);
+INSERT INTO "sqlite_sequence" VALUES('callbacks',0);
 INSERT INTO "sqlite_sequence" VALUES('jobs',500);
+INSERT INTO "sqlite_sequence" VALUES('scaling_decisions',0);
 COMMIT;
 PRAGMA application_id = 1246708275;
-PRAGMA user_version = 18;
+PRAGMA user_version = 19;
