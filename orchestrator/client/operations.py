@@ -187,6 +187,7 @@ class Operations:
         search: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        ended_since: datetime | None = None,
         oldest_first: bool = False,
         estimates: bool = False,
         limit: int | None = None,
@@ -194,8 +195,8 @@ class Operations:
         """Jobs that fit all of these, the newest first, or the oldest. `status` is one or several, any of
         which will do, "active" for all that are not over, "ended" for all that are; `node` is where they are
         now; `search` a part of the name or of a tag, or the number of the job or of its user; they came at
-        `since` or later, and before `until`. With `estimates` also when those begin and end that are not
-        over, as `job` always tells."""
+        `since` or later, and before `until`; and have ended at `ended_since` or later. With `estimates` also
+        when those begin and end that are not over, as `job` always tells."""
         query = _query(
             user=user,
             service=service,
@@ -208,6 +209,7 @@ class Operations:
             search=search,
             since=_moment("since", since),
             until=_moment("until", until),
+            ended_since=_moment("ended_since", ended_since),
             order="oldest" if oldest_first else None,
         )
         if estimates:

@@ -47,6 +47,7 @@ def filters(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--tag", metavar="TAG", help="Those with this tag."),
         click.option("--name", metavar="NAME", help="Those of this name."),
         click.option("--until", type=_TIME, metavar="TIME", help="Those that came before it, in local time."),
+        click.option("--ended-since", type=_TIME, metavar="TIME", help="Those that ended then or later."),
         click.option(
             "--since", type=_TIME, metavar="TIME", help="Those that came then or later: 2026-01-31T12:00."
         ),

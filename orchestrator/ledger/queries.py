@@ -48,8 +48,8 @@ class JobFilter:
     """What a list is narrowed to; None: not by this. `node`: jobs that are there now. `search`: a part of the
     name or of a tag, upper and lower case alike, or the number of the job or of its user. `services` and
     `statuses`: any of these; empty: whatever. `since` and `until`: when they came, in wall-clock seconds, the
-    latter not included; where the clock was set back, as far as the order of the jobs tells. `oldest_first`:
-    the other way round than else."""
+    latter not included; where the clock was set back, as far as the order of the jobs tells. `ended_since`:
+    that have ended then or later. `oldest_first`: the other way round than else."""
 
     user: int | None = None
     service: str | None = None
@@ -61,6 +61,7 @@ class JobFilter:
     search: str | None = None
     since: float | None = None
     until: float | None = None
+    ended_since: float | None = None
     oldest_first: bool = False
 
 
@@ -278,11 +279,14 @@ def _walk(
 ) -> sqlite3.Cursor:
     """What fits, of one state at most."""
     status = next(iter(wanted.statuses), None)
+    # What has ended lately is little: no other index is to be walked for it.
+    own = "j." if wanted.ended_since is None else "+j."
     conditions: dict[str, Any] = {
-        "j.user_id = ?": wanted.user,
-        "j.service = ?": wanted.service,
-        "j.status = ?": status.value if status is not None else None,
-        "j.name = ?": wanted.name,
+        f"{own}user_id = ?": wanted.user,
+        f"{own}service = ?": wanted.service,
+        f"{own}status = ?": status.value if status is not None else None,
+        f"{own}name = ?": wanted.name,
+        jobs.HAS_ENDED_SINCE: wanted.ended_since,
     }
     if wanted.node is not None:
         source, number = jobs.FROM_NODE, "o.job_id"

@@ -201,7 +201,11 @@ def test_each_question_is_answered_at_once(page: Page, scene: Scene, size: dict[
         assert page.evaluate("scrollY") == 0
 
     # Why did it fail, and which input was it?
+    follow()
+    told = page.get_by_role("link", name="Failed, last hour").first.locator("strong").inner_text()
     follow("Failed, last hour")
+    assert "ended_since=" in page.url
+    expect(page.locator("main table tbody tr")).to_have_count(int(told))
     read("1acb with eglin", "exit code 3")
     page.get_by_role("link", name="1acb with eglin").click()
     read("exit code 3", "line 118: no such atom", "receptor.pdb", "ligand.mol2")

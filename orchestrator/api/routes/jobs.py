@@ -79,6 +79,7 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
         in_query("tag", "Only with this tag", Line),
         in_query("since", "Only those that came then or later: a time, or seconds since 1970", Line),
         in_query("until", "Only those that came before it", Line),
+        in_query("ended_since", "Only those that have ended then or later", Line),
         in_query(
             "order", "Of when they came", Annotated[Literal["newest", "oldest"], Also(default="newest")]
         ),
@@ -95,6 +96,7 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
     async def list_jobs() -> Response:
         given = query(
             *("user", "service", "status", "name", "tag", "node", "search", "since", "until", "order"),
+            "ended_since",
             *("estimates", "cursor", "limit"),
         )
         limit = query_params.whole(given, "limit", 1, MOST_PAGE, PAGE)
@@ -119,6 +121,7 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
             search=query_params.line(given, "search") or None,
             since=query_params.moment(given, "since"),
             until=query_params.moment(given, "until"),
+            ended_since=query_params.moment(given, "ended_since"),
             oldest_first=oldest_first,
         )
         version = await api.ledger.queries.newest_change()

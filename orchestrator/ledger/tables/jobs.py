@@ -153,6 +153,12 @@ FROM_NODE: Final = (
     f"CROSS JOIN jobs AS j ON j.id = o.job_id AND j.attempt_key = o.key {_CURRENT}"
 )
 
+HAS_ENDED_SINCE: Final = (
+    "j.id IN (WITH since (at) AS (VALUES (?)) "
+    f"SELECT id FROM jobs INDEXED BY jobs_ended, since WHERE {_IS_ENDED} AND ended_at >= at UNION ALL "
+    f"SELECT id FROM jobs INDEXED BY jobs_cleaned, since WHERE {IS_CLEANED} AND ended_at >= at)"
+)
+"""A condition on `j`; reads what has ended since, of two indices."""
 JOBS: Final = f"SELECT {JOB_COLUMNS} {FROM_JOBS}"
 """Jobs with their current attempts; `job_from_row` reads its rows."""
 

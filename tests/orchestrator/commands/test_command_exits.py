@@ -157,7 +157,12 @@ def test_data_is_on_standard_output_and_all_else_on_standard_error(terminal: Ter
     listed = ("ls", "--status", "failed", "--status", "killed", "--since", "2001-01-01", "--oldest")
     oldest_first = [one["id"] for one in terminal.json(*listed)]
     assert oldest_first == sorted(oldest_first) and oldest_first[-2:] == [int(number), int(waited.out)]
-    assert terminal.json("ls", "--until", "2001-01-01") == []
+    assert [one["id"] for one in terminal.json(*listed, "--ended-since", "2001-01-01")] == oldest_first
+    assert (
+        terminal.json("ls", "--until", "2001-01-01")
+        == terminal.json("ls", "--ended-since", "2999-01-01")
+        == []
+    )
     assert terminal.json("services")[0]["name"] == "example"
     assert terminal.json("queue") == [] and terminal.json("queue", "--users") == []
 

@@ -616,6 +616,7 @@ async def test_no_query_reads_all_jobs(path: Path) -> None:
             {"search": "x"},
             {"search": "7", "user": 1},
             {"user": 1, "status": S.FAILED},
+            {"ended_since": 1.0, "status": S.FAILED},
             {"service": "x", "status": S.FAILED},
         ):
             await list_jobs(ledger, **more)

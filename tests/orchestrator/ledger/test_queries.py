@@ -82,6 +82,10 @@ async def test_a_list_is_of_several_states_and_of_a_time_from_either_end(
     assert await found(until=begin + 20) == [1, 2, 3, 4]
     assert await found(since=begin + 9.5, until=begin + 30.5) == [3, 4, 5, 6, 7, 8]
     assert await found(since=begin + 10, until=begin + 30, search="dock", user=1) == [3, 5]
+    assert await found(ended_since=begin) == [1, 4, 7] and await found(ended_since=begin + 31) == []
+    assert await found(ended_since=begin + 10, statuses=frozenset({S.FAILED, S.INVALID})) == [4, 7]
+    assert await found(ended_since=begin + 10, statuses=frozenset({S.QUEUED})) == []
+    assert await found(ended_since=begin + 10, user=0, search="dock", until=begin + 30) == [4]
     assert await found(since=begin + 41) == [] and await found(until=begin) == []
     # The number that is searched for is found where the list has it, and nowhere else.
     assert await found(since=begin + 10, search="3") == [3]

@@ -20,10 +20,10 @@ const ORDERS = [
   ["rerun", "Run again", (job) => job.status !== "Cleaned"],
   ["delete", "Delete data", (job) => ENDED.has(job.status)],
 ];
-const FIELDS = ["search", "user", "service", "status", "tag", "since", "until", "order"];
+const FIELDS = ["search", "user", "service", "status", "tag", "since", "until", "ended_since", "order"];
 const WRITTEN = ["search", "user", "service", "tag"];
 const SORTED = ["Job", "Submitted"]; // columns by which the list can be in order: numbers grow with time
-const TIMES = ["since", "until"]; // in the address as the API takes them, in the form in local time
+const TIMES = ["since", "until", "ended_since"]; // in the address as the API takes them, in the form in local time
 
 export function jobsPage(given) {
   const filter = Object.fromEntries(FIELDS.map((name) => [name, given.get(name) ?? ""]));
@@ -146,6 +146,7 @@ export function jobsPage(given) {
     field(filter, "tag", "Tag", { size: 12 }),
     field(filter, "since", "From", { type: "datetime-local", value: local(filter.since) }),
     field(filter, "until", "Until", { type: "datetime-local", value: local(filter.until) }),
+    field(filter, "ended_since", "Ended from", { type: "datetime-local", value: local(filter.ended_since) }),
     h("label", null, "Order ", order),
     h("button", { type: "reset" }, "Clear"),
   );
@@ -320,7 +321,7 @@ function universal(text) {
 }
 
 function fits(job, filter) {
-  const { search, user, service, status, tag, since, until } = filter;
+  const { search, user, service, status, tag, since, until, ended_since: ended } = filter;
   const at = Date.parse(job.created_at);
   return (
     (user.trim() === "" || String(job.user_id) === user.trim()) &&
@@ -328,6 +329,7 @@ function fits(job, filter) {
     (status === "" || status.split(",").includes(job.status)) &&
     (since === "" || at >= Date.parse(since)) &&
     (until === "" || at < Date.parse(until)) &&
+    (ended === "" || (job.ended_at !== null && Date.parse(job.ended_at) >= Date.parse(ended))) &&
     (tag.trim() === "" || job.tags.includes(tag.trim())) &&
     (search.trim() === "" || found(job, search.trim().toLowerCase()))
   );

@@ -65,7 +65,7 @@ export function overviewPage() {
       ]);
       morph(
         numbers,
-        h("ul", { class: "numbers", "aria-label": "Now" }, now(services.items, nodes.items, activity.items)),
+        h("ul", { class: "numbers", "aria-label": "Now" }, now(services.items, nodes.items, activity)),
       );
       morphChildren(wrong, troubles(wrongs.items));
       morphChildren(waiting, [queue(holders.items, null)]);
@@ -125,7 +125,9 @@ function now(services, nodes, activity) {
         sum + Object.entries(one.jobs).reduce((inner, [status, n]) => inner + (wanted(status) ? n : 0), 0),
       0,
     );
-  const hour = (name) => activity.reduce((sum, one) => sum + one[name], 0);
+  const hour = (name) => activity.items.reduce((sum, one) => sum + one[name], 0);
+  // Counted are whole minutes, from the one on that the hour begins in.
+  const since = `${activity.since.slice(0, 16)}:00Z`;
   const slots = nodes.reduce((sum, node) => sum + (node.slots ?? 0), 0);
   const held = nodes.reduce((sum, node) => sum + node.held + node.others, 0);
   return [
@@ -139,8 +141,12 @@ function now(services, nodes, activity) {
       jobs((status) => UNDER_WAY.has(status)),
       link(["jobs"], { status: "Running" }),
     ),
-    number("Completed, last hour", hour("completed"), link(["jobs"], { status: "Completed" })),
-    number("Failed, last hour", hour("failed"), link(["jobs"], { status: "Failed" })),
+    number("Completed, last hour", hour("completed"), link(["jobs"], { status: "Completed", ended_since: since })),
+    number(
+      "Failed, last hour",
+      hour("failed"),
+      link(["jobs"], { status: "Failed,Invalid", ended_since: since }),
+    ),
     number(
       "Nodes ready",
       `${count(nodes.filter((node) => node.status === "ready").length)} of ${count(nodes.length)}`,

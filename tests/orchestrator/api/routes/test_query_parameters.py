@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import trio
+from support.data.ledgers import walk
 from support.processes.api_server import Server, api_server
+
+from actors.domain.status import Status
 
 JOINED = "семья 👨‍👩‍👧\u3000می‌خواهم"
 """Letters that are joined, and a blank of another script."""
@@ -116,8 +119,21 @@ async def test_lists_take_several_states_a_time_and_either_order(server: Server)
     assert await listed("order=oldest") == ids
     assert await listed("since=2001-01-01T00:00:00Z&order=oldest") == ids
     assert await listed("until=2001-01-01T00:00:00Z") == await listed("since=9e9") == []
+    await walk(server.ledger, jobs[0], Status.PROCESSING, Status.FAILED)
+    assert await listed("ended_since=2001-01-01T00:00:00Z") == ids[:1]
+    assert await listed("ended_since=9e9") == await listed("ended_since=1&status=Killed,Invalid") == []
+    assert await listed("ended_since=1&status=Failed,Invalid") == ids[:1]
     newest = (await server.client.get("/v1/jobs?limit=1")).json()["next"]
-    for wrong in ("status=", "status=Queued,", "status=Queued,x", "order=up", "since=x", "until="):
+    wrongs = (
+        "status=",
+        "status=Queued,",
+        "status=Queued,x",
+        "order=up",
+        "since=x",
+        "until=",
+        "ended_since=x",
+    )
+    for wrong in wrongs:
         answer = await server.client.get(f"/v1/jobs?{wrong}")
         assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter"), wrong
     # A place in the one order is none in the other.
