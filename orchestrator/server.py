@@ -311,6 +311,7 @@ async def _start(
     if settings.scaling:
         doors.tokens.add(token_of_machines(node_token, clock.now()))
     pauses = await Pauses.load(ledger, clock, sender)
+    silent: dict[str, float | None] = {}
     changes = ChangeStream(ledger.queries, waiters, partial(encode_change, name_of=registry.names.of))
 
     def tell_actors(rows: Sequence[Job]) -> None:
@@ -330,7 +331,9 @@ async def _start(
             ledger=ledger,
             nodes=nodes,
             queue=queue,
-            pool=ServicePool(services.now, rng, registry.drains(), registry.names, going=queue.going),
+            pool=ServicePool(
+                services.now, rng, registry.drains(), registry.names, going=queue.going, silent=silent
+            ),
             services=services.now,
             rng=rng,
             hand_over=getter.tell,
@@ -445,6 +448,7 @@ async def _start(
         services=services,
         why=why,
         pool=pool,
+        silent=silent,
         backlog=backlog,
         registry=registry,
         scaling=scaling,

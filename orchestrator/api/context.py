@@ -83,6 +83,7 @@ class ApiContext:
     """`ledger` tells of what it commits, so that waiting routes wake and actors are rung. `why` says of
     queued jobs why they wait, `pool` shows the nodes, `backlog` how many jobs wait; they ask the Sender, and
     `scaling` the AutoScaler; they raise `actors.kernel.actor.NoAnswer` when it does not answer in time.
+    `silent`: when nodes that are suspect were last heard, in monotonic seconds; None: not yet.
     `clean` ends the keeping of an ended job's data: the job afterwards, None if it has changed meanwhile.
     `tokens`, `is_local`, `contract_open`, `sign_on` and `node_proofs` are what the gate goes by, `refusals`
     what it tells; pages of `allowed_origins` may call. `callbacks` says which URLs may be told of an
@@ -107,6 +108,7 @@ class ApiContext:
     clean: Callable[[Job], Awaitable[Job | None]]
     node_secrets: NodeSecrets
     node_proofs: NodeProofs
+    silent: Mapping[str, float | None] = field(default_factory=dict)
     dialled: DialledStreams = field(default_factory=DialledStreams)
     callbacks: CallbackHosts = field(default_factory=CallbackHosts)
     ring_callbacks: Callable[[], None] = lambda: None

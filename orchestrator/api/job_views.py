@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+import trio
 from quart import Response
 
 from actors.domain.changes import JobDetails
@@ -39,6 +40,9 @@ log: Final = logging.getLogger("orchestrator.api")
 MOST_WRITTEN: Final = 4096
 """Bytes of a job's JSON that is kept: some have thousands of names in it."""
 
+SILENT_FROM: Final = 5.0
+"""Seconds without a word of its node from which on a job says so."""
+
 GIVEN_BACK: Final = "waits: "
 """How the message of a job begins that a node did not take."""
 
@@ -63,10 +67,24 @@ def _without_what_is_private(item: dict[str, Any]) -> dict[str, Any]:
 _PRIVATE: Final = ("name", "progress_message", "batch", "callback", "files_left_out")
 
 
+def _with_silence(api: ApiContext, row: Job) -> Job:
+    """The same, unless it is on a node that was not heard for a while: then its message says so."""
+    if row.status not in ON_NODE or row.attempt is None or row.attempt.node_id not in api.silent:
+        return row
+    heard_at = api.silent[row.attempt.node_id]
+    if heard_at is None:
+        return replace(row, message=f"{row.message}; its node has not been heard since the server started")
+    silence = trio.current_time() - heard_at
+    if silence < SILENT_FROM:
+        return row
+    return replace(row, message=f"{row.message}; its node has not been heard for {silence:.0f} s")
+
+
 async def render_jobs(
     api: ApiContext, rows: Sequence[Job], *, estimated: bool = False
 ) -> list[dict[str, Any]]:
     """These jobs as they are written in lists; when they begin and end only if `estimated`."""
+    rows = [_with_silence(api, row) for row in rows]
     details = await api.ledger.queries.details([row.id for row in rows])
     whys = await explain_waits(api, rows)
     estimates = await api.forecaster.estimate(rows) if estimated else [None] * len(rows)
@@ -85,6 +103,7 @@ async def render_jobs(
 
 async def render_in_full(api: ApiContext, row: Job, estimate: Estimate | None = None) -> dict[str, Any]:
     """One job with everything."""
+    row = _with_silence(api, row)
     details = (await api.ledger.queries.details((row.id,))).get(row.id, JobDetails())
     callback = await api.ledger.queries.callback(row.id) if details.callback_url is not None else None
     (why,) = await explain_waits(api, [row])
@@ -105,12 +124,13 @@ async def write_in_full(api: ApiContext, row: Job) -> bytes:
     it waits, and how far its receiver is told."""
     (estimate,) = await api.forecaster.estimate((row,))
     of_row = (row.id, row.change_seq, estimate)
-    written = None if _only_reads() else api.written.get(of_row)
+    is_silent = _with_silence(api, row) is not row
+    written = None if _only_reads() or is_silent else api.written.get(of_row)
     if written is None:
         body = await render_in_full(api, row, estimate)
         written = write_json(body)
         is_kept = row.status is not Status.QUEUED and body["callback"] is None and not _only_reads()
-        if is_kept and len(written) <= MOST_WRITTEN:
+        if is_kept and not is_silent and len(written) <= MOST_WRITTEN:
             api.written.put(of_row, written)
     return written
 
@@ -212,7 +232,7 @@ async def _ask_queue(api: ApiContext, jobs: Sequence[Job]) -> Sequence[Waiting |
 async def explain(api: ApiContext, job: Job) -> str:
     """Why the job is as it is; of a queued one, what it waits for."""
     (why,) = await explain_waits(api, [job])
-    return why.message if why is not None else job.message
+    return why.message if why is not None else _with_silence(api, job).message
 
 
 async def find_node(api: ApiContext, job: Job) -> tuple[NodeRef, Attempt] | None:

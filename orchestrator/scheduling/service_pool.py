@@ -147,7 +147,8 @@ class ServicePool:
     """Implements `actors.ports.scheduling.Pool`. Which node serves which service is in the addresses of
     `limits`; nodes that joined by themselves say it. `drains`: the orders of earlier lives, by node. `names`
     are told how nodes want to be called, and which have left. `going` says how many jobs of a service are
-    under way, which its `keep_slots` are counted against."""
+    under way, which its `keep_slots` are counted against. In `silent` it keeps which nodes are suspect, and
+    when each was last heard, None: not yet."""
 
     def __init__(
         self,
@@ -157,11 +158,14 @@ class ServicePool:
         names: NodeNames | None = None,
         *,
         going: Callable[[str], int] = lambda service: 0,
+        silent: dict[str, float | None] | None = None,
     ) -> None:
         self._limits = dict(limits)
         self._going = going
         self._rng = rng
         self._names = NodeNames() if names is None else names
+        self._silent: dict[str, float | None] = {} if silent is None else silent
+        self._silent.clear()
         self._nodes: dict[str, _Node] = {}
         self._serving: dict[str, dict[str, _Node]] = {name: {} for name in limits}
         self._holders: dict[str, _Node] = {}
@@ -233,6 +237,7 @@ class ServicePool:
             return
         self._names.release(node_id)
         one.contact, one.reason, one.left = NodeState.LOST, "has left", True
+        self._silent.pop(node_id, None)
         one.health = NodeHealth(self._rng)
         one.member = one.ref = one.known_at = one.heard_at = one.touched = one.drained_at = None
         one.jobs_ended = one.jobs_failed = 0
@@ -258,6 +263,10 @@ class ServicePool:
             return
         self._names.claim(node.node_id, heartbeat.name, node.url)
         one.heard_at = now
+        if one.contact is NodeState.READY:
+            self._silent.pop(node.node_id, None)
+        else:  # we back off from it
+            self._silent[node.node_id] = now
         if one.known_at is None:
             one.known_at = now
         if heartbeat.others:
@@ -270,11 +279,13 @@ class ServicePool:
         one = self._known(node_id)
         if one is not None and one.contact is not NodeState.LOST:
             one.contact, one.reason = NodeState.SUSPECT, reason
+            self._silent[node_id] = one.heard_at
 
     def lost(self, node_id: str, reason: str) -> None:
         one = self._known(node_id)
         if one is not None:
             one.contact, one.reason = NodeState.LOST, reason
+            self._silent.pop(node_id, None)
 
     def unreached(self, address: NodeAddress, reason: str, now: float) -> None:
         """Nobody answers there, so nobody knows which node it would be."""

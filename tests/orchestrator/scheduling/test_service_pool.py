@@ -348,3 +348,24 @@ def test_a_node_that_ends_soon_gets_no_job_that_may_take_longer() -> None:
     assert chosen(pool, "endless") == "id-0"
     pool.seen(REFS[0], Heartbeat(slots=1), 0.0)
     assert chosen(pool, "endless") == "id-0"
+
+
+def test_who_is_suspect_is_kept_with_when_it_was_last_heard() -> None:
+    silent: dict[str, float | None] = {"of an earlier life": 0.0}
+    pool = ServicePool(LIMITS, random.Random(1), silent=silent)
+    assert silent == {}
+    node = REFS[0]
+    pool.reserve("k", "heard of")
+    pool.suspect("heard of", "no word")
+    pool.seen(node, Heartbeat(slots=1), 5.0)
+    assert silent == {"heard of": None}
+    pool.suspect(node.node_id, "its connection ended")
+    assert silent == {"heard of": None, node.node_id: 5.0}
+    pool.seen(node, Heartbeat(slots=1), 7.0)
+    pool.lost("heard of", "silent for too long")
+    assert silent == {}
+    pool.back_off(node.node_id, "busy", 8.0)
+    pool.seen(node, Heartbeat(slots=1), 8.1)
+    assert silent == {node.node_id: 8.1}, "it is heard, and gets no jobs for a while"
+    pool.forget(node.node_id)
+    assert silent == {}

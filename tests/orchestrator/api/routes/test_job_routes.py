@@ -89,6 +89,29 @@ async def test_a_running_job_tells_since_when(server: Server) -> None:
     assert (body["status"], body["started_at"]) == ("Running", rfc3339(1_700_000_100.0))
 
 
+async def test_a_job_on_a_node_that_is_not_heard_says_so(server: Server) -> None:
+    job = await server.upload(**{"run.sh": b"true"})
+    job = await walk(server.ledger, job, S.PROCESSING, S.SUBMITTED, S.RUNNING)
+    assert job.attempt is not None and isinstance(server.api.silent, dict)
+
+    async def messages() -> set[str]:
+        (listed,) = (await server.client.get("/v1/jobs")).json()["items"]
+        alone = (await server.client.get(f"/v1/jobs/{job.id}")).json()
+        by_contract = (await server.client.get(f"/download/{job.id}")).json()
+        return {listed["message"], alone["message"], by_contract["message"]}
+
+    assert await messages() == {job.message}
+    for heard_at, told in (
+        (trio.current_time() - 20.2, r"; its node has not been heard for \d\d s"),
+        (None, "; its node has not been heard since the server started"),
+        (trio.current_time() + 600, ""),
+    ):
+        server.api.silent[job.attempt.node_id] = heard_at
+        assert all(re.fullmatch(re.escape(job.message) + told, one) for one in await messages()), told
+    server.api.silent.clear()
+    assert await messages() == {job.message}
+
+
 async def test_a_queued_job_says_why_it_waits_and_where_it_stands(server: Server) -> None:
     job = await server.upload(**{"run.sh": b"true"})
     server.whys[job.id] = Waiting(WaitReason.USER_QUOTA, "5 of your jobs run already", 2)
