@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 import struct
@@ -94,8 +93,10 @@ def _ask(near: Address, far: Address, *, listens: bool) -> int | None:
 
 
 def _identity(near: Address, far: Address) -> tuple[int, bytes]:
-    """The family, and from where to where a socket goes. Raises ValueError for no address."""
-    addresses = [ipaddress.ip_address(host.partition("%")[0]) for host, _ in (near, far)]
-    packed = [address.packed.ljust(16, b"\0") for address in addresses]
-    family = socket.AF_INET if addresses[0].version == 4 else socket.AF_INET6
-    return family, _IDENTITY.pack(near[1], far[1], *packed)
+    """The family, and from where to where a socket goes. Raises OSError for no address."""
+    families = [socket.AF_INET6 if ":" in host else socket.AF_INET for host, _ in (near, far)]
+    packed = [
+        socket.inet_pton(family, host.partition("%")[0]).ljust(16, b"\0")
+        for family, (host, _) in zip(families, (near, far), strict=True)
+    ]
+    return families[0], _IDENTITY.pack(near[1], far[1], *packed)
