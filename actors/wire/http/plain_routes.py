@@ -106,6 +106,12 @@ class PlainRequest:
     asked: Asked
     admitted: bool = False
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether it may take long because it is meant to: what brings a body is stored, and a query may ask
+        for an end."""
+        return self.head.method == "POST" or bool(self.asked.query)
+
     def put_body(self, pieces: Sequence[bytes]) -> None:
         """Its body has come."""
         if pieces:

@@ -545,6 +545,11 @@ class _Protocol(H11Protocol):
         """Whether the body of a request is not all here yet."""
         return self.stream is not None and self.connection.their_state is h11.SEND_BODY
 
+    @property
+    def has_next(self) -> bool:
+        """Whether more has been read than this request."""
+        return bool(cast(h11.Connection, self.connection).trailing_data[0])
+
     async def answered_or_streaming(self) -> None:
         """See rules 2 and 3 of the module."""
         if self.stream is None or self._streaming:
@@ -663,8 +668,8 @@ class _Protocol(H11Protocol):
 
 
 class _PlainStream:
-    """In the place of Hypercorn's stream: a request of a plain route. Whoever asked may leave meanwhile, as
-    the request may wait."""
+    """In the place of Hypercorn's stream: a request of a plain route. Whoever asked may leave meanwhile where
+    the request may wait. Any other is answered by the task that reads."""
 
     def __init__(
         self, protocol: _Protocol, plain: PlainRoutes, request: h11.Request, asked: PlainRequest
@@ -681,21 +686,28 @@ class _PlainStream:
         if isinstance(event, Body):
             self._body.append(event.data)
         elif isinstance(event, EndBody):
-            self._protocol.task_group.spawn(self._answer)
+            # What has come behind it may be no request: then it is refused before this is answered.
+            if self._asked.may_wait or self._protocol.has_next:
+                self._protocol.task_group.spawn(self._answer_unless_left)
+            else:
+                await self._answer()
         elif isinstance(event, StreamClosed) and not self._answered:
             self._work.cancel()
 
-    async def _answer(self) -> None:
+    async def _answer_unless_left(self) -> None:
         with self._work:
-            self._asked.put_body(self._body)
-            answer = await self._plain.answer(self._asked)
-            if self._work.cancel_called:
-                return
-            self._answered = True
-            if answer is None:
-                await self._protocol.hand_to_app(self._request)
-            else:
-                await self._protocol.answer(answer)
+            await self._answer()
+
+    async def _answer(self) -> None:
+        self._asked.put_body(self._body)
+        answer = await self._plain.answer(self._asked)
+        if self._work.cancel_called:
+            return
+        self._answered = True
+        if answer is None:
+            await self._protocol.hand_to_app(self._request)
+        else:
+            await self._protocol.answer(answer)
 
 
 @lru_cache(maxsize=64)  # those of a second are alike, up to the length

@@ -41,6 +41,7 @@ class App(QuartTrio):
         self.waiting = trio.Semaphore(0)
         self.release = trio.Event()
         self.events: list[str] = []
+        self.answering: list[trio.lowlevel.Task] = []
         page = Blueprint("plain", __name__)
         self.plain.get(page, "/")(self.ping)
         self.plain.get(page, "/wait")(self.wait)
@@ -56,6 +57,7 @@ class App(QuartTrio):
         self.events.append(what)
 
     async def ping(self, asked: Asked) -> Answer:
+        self.answering.append(trio.lowlevel.current_task())
         return Answer(200, "application/json", b'{"message":"pong"}\n')
 
     async def wait(self, asked: Asked) -> Answer:
@@ -154,6 +156,23 @@ async def test_the_callback_gets_the_address_too() -> None:
     await serve(App(), host="localhost", port=0, shutdown=shutdown, on_bound=told.append)
     assert told
     assert told[0].startswith("http://localhost:")
+
+
+async def test_what_cannot_wait_is_answered_by_the_task_that_reads() -> None:
+    """It is what polls cost; whatever has come behind a request is looked at meanwhile."""
+    app, several = App(), b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3
+    async with serving(app) as server, client(server) as http:
+        for _ in range(2):
+            await http.get("/")
+        assert len({*map(id, app.answering)}) == (1 if App.is_plain else 2)
+        app.answering.clear()
+        stream = await trio.open_tcp_stream("127.0.0.1", int(server.url.rpartition(":")[2]))
+        async with stream:
+            await stream.send_all(several)
+            answers = b""
+            while answers.count(b"pong") < 3:
+                answers += await stream.receive_some()
+        assert len({*map(id, app.answering)}) == 3
 
 
 async def test_a_large_body_streams_through() -> None:
