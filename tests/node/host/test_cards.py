@@ -120,3 +120,4 @@ async def test_a_job_that_needs_a_card_where_there_is_none_says_so(
     assert view["end"]["message"] == (
         "could not be started: this machine has no card of NVIDIA (/dev/nvidia0 and on)"
     )
+    assert (view["lost"], view["end"]["failure"]) == (True, "node"), "another one may have some"
