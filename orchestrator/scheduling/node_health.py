@@ -4,10 +4,11 @@ A sick node is the one that is always free, so it would eat the whole queue. It 
 
 - it says so itself (its health command), or has run out of disk or memory: for as long as that lasts;
 - it could not start a job, and says that it is to blame itself, it took none of the last `DISPATCHES`
-  attempts, or the last `JOBS` jobs there, of `USERS` users or more,
-  failed within `SECONDS` of their start: for a growing while. Then it is on probation: it gets one job, whose
-  end decides; a job that runs for `PROBATION` says the same as one that goes well. What is older than
-  `REMEMBERED` is forgotten, as users' own mistakes come one by one.
+  attempts, or the last `JOBS` jobs there, of `USERS` users or more, failed within `SECONDS` of their start:
+  for a growing while. Then it is on probation: it gets one job, whose end decides; a job that runs for
+  `PROBATION` says the same as one that goes well. Where it could not start one, the next that begins
+  decides, however long that takes. What is older than `REMEMBERED` is forgotten, as users' own mistakes come
+  one by one.
 
 Jobs that fail on every node say nothing of any node: nothing is held against one while the others of the
 service do no better, nor against the last that takes jobs of it, as nobody else would have them. What a node
@@ -49,6 +50,8 @@ class NodeHealth:
         self._until = 0.0
         self._probation = False
         self._probation_until = 0.0
+        self._unable = False
+        """Whether it could not start the last job that it tried to."""
         self._scarce = ""
         self._unhealthy = ""
 
@@ -71,7 +74,13 @@ class NodeHealth:
 
     def could_not_start(self, reason: str, now: float) -> None:
         """It could not start a job, through no fault of the job's."""
+        self._unable = True
         self._set_aside(f"a job {reason}; mend that on its machine, where its log says more", now)
+
+    def began(self) -> None:
+        """A job runs there, or has run."""
+        if self._unable:
+            self._unable = self._probation = False
 
     def ended(self, user_id: int, *, badly: bool, others: Iterable[NodeHealth], now: float) -> None:
         """A job ended there: `badly` if it failed within `SECONDS` of its start. `others` are the other
@@ -115,7 +124,7 @@ class NodeHealth:
 
     def on_probation(self, now: float) -> bool:
         """Whether it gets only one job at a time."""
-        if now >= self._probation_until:
+        if now >= self._probation_until and not self._unable:
             self._probation = False
         return self._probation
 

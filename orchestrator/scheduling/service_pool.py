@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from actors.domain.failure import Failure
 from actors.domain.job import Job
 from actors.domain.labels import satisfies
 from actors.domain.node import Heartbeat, JoinedNode, Lately, NodeAddress, NodeRef, NodeState, NodeView
@@ -385,6 +386,8 @@ class ServicePool:
         if node_id is not None and (before is None or before.node_id != node_id):
             one = self._job_nodes[job.id] = self._node(node_id)
             one.jobs.add(job.id)
+        if job.status is Status.RUNNING and node_id is not None:
+            self._job_nodes[job.id].health.began()
 
     def _note_end(self, job: Job, one: _Node, now: float) -> None:
         """A job's end tells something of its node too: one that failed at once may not be to blame."""
@@ -396,6 +399,10 @@ class ServicePool:
         end = job.end
         if end is None or job.status not in (Status.COMPLETED, Status.FAILED):
             return
+        if end.started_at is not None:
+            one.health.began()
+        elif end.failure is Failure.NODE:
+            return  # That it could not be started is known already.
         badly = job.status is Status.FAILED and (end.wall_seconds or 0.0) < SECONDS
         serving = self._serving.get(job.service, {}).values()
         others = (other.health for other in serving if other is not one and other.state[0] is NodeState.READY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+from actors.domain.failure import Failure
 from actors.domain.job import Attempt, End, Job
 from actors.domain.node import Heartbeat, NodeAddress, NodeRef, NodeState
 from actors.domain.service import ServiceLimits
@@ -142,6 +143,20 @@ def test_a_node_that_cannot_start_a_job_is_set_aside_at_once_and_tried_with_one(
     assert not found[node].why_set_aside(later + ASIDE_FIRST + 1), "as if for the first time"
 
 
+def test_a_node_that_could_not_start_a_job_gets_one_until_one_begins_however_long_that_takes() -> None:
+    found = NodeHealth(random.Random(1))
+    found.could_not_start("could not be started: no process", 0.0)
+    later = ASIDE_FIRST + 1
+    assert not found.why_set_aside(later)
+    assert found.on_probation(later + 10 * PROBATION)
+    found.began()
+    assert not found.on_probation(later + 10 * PROBATION)
+    # What begins meanwhile was under way before.
+    found.could_not_start("could not be started: no process", later)
+    found.began()
+    assert found.why_set_aside(later)
+
+
 def test_a_node_without_disk_or_memory_is_set_aside_until_there_is_enough_again() -> None:
     found = Found()
     for name in ("free_disk", "free_memory"):
@@ -225,4 +240,35 @@ def test_the_pool_sets_even_the_last_node_aside_that_cannot_start_jobs() -> None
     pool.seen(NodeRef("a", "http://a"), WELL, now)
     assert pool.choose("s") is not None and not find_troubles((), pool.views(now), {}, {})
     pool.reserve("k" * 32, "a")
+    pool.seen(NodeRef("a", "http://a"), WELL, now + 2 * PROBATION)
     assert pool.choose("s") is None, "one at a time"
+    running, _ = ended(1, 1, "a", Status.FAILED, 0.5)
+    pool.apply(running, now)
+    pool.seen(NodeRef("a", "http://a"), WELL, now)
+    assert pool.choose("s") is not None, "it begins jobs again"
+
+
+def test_a_script_that_fails_at_once_shows_that_its_node_starts_jobs() -> None:
+    addresses = (NodeAddress("http://a"), NodeAddress("http://b"))
+    pool = ServicePool({"s": ServiceLimits("s", addresses=addresses)}, random.Random(1))
+    for name in ("a", "b"):
+        pool.seen(NodeRef(name, f"http://{name}"), WELL, 0.0)
+    pool.could_not_start("a", "could not be started: no bash", 0.0)
+    # Its last attempt, which is held against it already.
+    _, failed = ended(1, 1, "a", Status.FAILED, 0.0)
+    assert failed.end is not None and failed.attempt is not None
+    unable = replace(failed.end, wall_seconds=None, failure=Failure.NODE)
+    pool.apply(replace(failed, status=Status.SUBMITTED, end=None), 0.0)
+    pool.apply(replace(failed, end=unable), 0.0)
+    now = ASIDE_FIRST + 1
+    pool.seen(NodeRef("a", "http://a"), WELL, now)
+    submitted = replace(failed, id=2, status=Status.SUBMITTED, end=None)
+    pool.apply(submitted, now)
+    pool.apply(replace(submitted, status=Status.FAILED, end=replace(failed.end, started_at=1.0)), now)
+    pool.seen(NodeRef("a", "http://a"), WELL, now)
+    (view, _) = pool.views(now)
+    assert view.state is NodeState.READY, "the script was bad"
+    pool.reserve("k" * 32, "a")
+    pool.reserve("l" * 32, "b")
+    pool.reserve("m" * 32, "b")
+    assert pool.choose("s") == NodeRef("a", "http://a"), "not one at a time"
