@@ -428,6 +428,7 @@ async def test_the_document_has_every_route_and_no_other(server: Server) -> None
             .replace("<name>", "{name}")
             .replace("<path:name>", "{name}")
             .replace("<token_id>", "{id}")
+            .replace("<batch_id>", "{id}")
             .replace("<file:path>", "{path}"),
             method,
         )
