@@ -755,10 +755,9 @@ class SessionBody(TypedDict):
     services: Annotated[list[str], Also(description="Empty: any")]
     user: Annotated[int | None, Also(description="Whose jobs alone they see")]
     expires_at: Time | None
-    session_token: Annotated[
-        str | None, Also(description="Of a session: what its orders send as X-Session-Token")
-    ]
+    session_token: Annotated[str | None, Also(description="What its orders send as X-Session-Token")]
     may: Annotated[list[str], Also(description="What they may ask for: methods and paths of this document")]
+    version: Annotated[int, Also(description="/v1/events?after=VERSION tells all that changes from here on")]
 
 
 class LogInBody(TypedDict):

@@ -54,6 +54,19 @@ def test_a_job_is_seen_from_its_upload_to_its_end(
     assert page.evaluate("window.sameDocument")
 
 
+def test_what_a_page_shows_is_asked_for_once(dashboard: Callable[..., Page], client: Client) -> None:
+    for job in client.jobs(status="active"):
+        client.wait(job.id)
+    page = dashboard("/usage")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.rpartition("/v1/")[2]))
+    page.reload(wait_until="networkidle")
+    page.wait_for_selector("#connection[data-how=live]")
+    assert sum(one.startswith("usage?") for one in asked) == 1
+    # The stream tells what has happened since.
+    assert sum(one.startswith("events?after=") for one in asked) == 1
+
+
 def test_jobs_are_cancelled_and_run_again_by_keyboard_alone(
     dashboard: Callable[..., Page], client: Client, tmp_path: Path
 ) -> None:

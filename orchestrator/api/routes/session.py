@@ -28,7 +28,7 @@ def blueprint(api: ApiContext) -> Blueprint:
     tries = FailedTries(time.monotonic)
 
     @page.get("/session")
-    @describe("Who asks, and what they may do", answers={200: ("It", bodies.SessionBody)})
+    @describe("Who asks, and what they may do", answers={200: ("It", bodies.SessionBody)}, errors=UNAVAILABLE)
     async def session() -> Response:
         query()
         head, asks = head_of_request(), asking.get()
@@ -36,7 +36,8 @@ def blueprint(api: ApiContext) -> Blueprint:
         # Something else may say who asks.
         is_its = found is not None and found.token.id == asks.token
         by_token = read_bearer(head.header("Authorization")) is not None
-        return json_response(_render(api, asks, found if is_its and not by_token else None))
+        version = await api.changes.newest()
+        return json_response(_render(api, asks, found if is_its and not by_token else None, version))
 
     @page.post("/session")
     @describe(
@@ -58,6 +59,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         query()
         token = await _read_token(api, tries)
         head = head_of_request()
+        version = await api.changes.newest()
         before = api.sessions.find(head.header("Cookie"))
         if before is not None:
             api.sessions.remove(before)
@@ -66,7 +68,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         entry = AuditEntry(made.principal.name, token.id, token.role.value, asked_from.get(), "log in")
         await api.ledger.put_session(made.record, ended, entry)
         api.sessions.add(made)
-        answer = json_response(_render(api, made.principal, made), 201)
+        answer = json_response(_render(api, made.principal, made, version), 201)
         _set_cookie(answer, api, made)
         return answer
 
@@ -125,7 +127,7 @@ def _set_cookie(answer: Response, api: ApiContext, session: Session | None) -> N
     )
 
 
-def _render(api: ApiContext, asks: Principal, session: Session | None) -> bodies.SessionBody:
+def _render(api: ApiContext, asks: Principal, session: Session | None, version: int) -> bodies.SessionBody:
     expires_at = session.expires_at if session is not None else _expiry(api, asks)
     return {
         "role": asks.role.value,
@@ -135,6 +137,7 @@ def _render(api: ApiContext, asks: Principal, session: Session | None) -> bodies
         "expires_at": None if expires_at is None else rfc3339(expires_at),
         "session_token": None if session is None else session.order_token,
         "may": list(_may(asks.role)),
+        "version": version,
     }
 
 

@@ -1,16 +1,17 @@
 // The one stream of all changes, open while the page is seen.
 //
-// After a break nothing is caught up with: the stream begins at the newest change, and what is shown is fetched
-// anew. That is right however long the break was, and never a flood.
+// It begins where the page did, so what that fetches is not fetched a second time. After a break nothing is caught
+// up with: the stream begins at the newest change, and what is shown is fetched anew. That is right however long
+// the break was, and never a flood.
 
-import { login } from "./api.js";
+import { address, login } from "./api.js";
 
 const FIRST_PAUSE = 500;
 const LONGEST_PAUSE = 8_000;
 
 export class Live {
   /** `changed(jobs)`: the newest of each job that changed since the last frame. `opened()`: from now on no
-   * change is missed. `told(text)`: how the connection is. */
+   * change is missed, and before it some were. `told(text)`: how the connection is. */
   constructor({ changed, opened, told }) {
     this.changed = changed;
     this.opened = opened;
@@ -18,6 +19,7 @@ export class Live {
     this.on = false;
     this.source = null;
     this.pause = FIRST_PAUSE;
+    this.from = null; // the change after which the next stream begins, where not at the newest
     this.timer = 0;
     this.waiting = new Map();
     this.frame = 0;
@@ -27,8 +29,10 @@ export class Live {
     window.addEventListener("pageshow", () => this.look());
   }
 
-  begin() {
+  /** `version`: of all that happened before what is shown is asked for. */
+  begin(version) {
     this.on = true;
+    if (!this.source) this.from = version;
     this.look();
   }
 
@@ -58,17 +62,18 @@ export class Live {
   close() {
     clearTimeout(this.timer);
     this.source?.close();
-    this.source = null;
+    this.source = this.from = null;
   }
 
   open() {
+    const { from } = this;
     this.close();
-    const source = new EventSource("v1/events");
+    const source = new EventSource(address("v1/events", { after: from }));
     this.source = source;
     source.addEventListener("open", () => {
       this.pause = FIRST_PAUSE;
       this.told("live");
-      this.opened();
+      if (from === null) this.opened();
     });
     source.addEventListener("job", (event) => this.take(JSON.parse(event.data)));
     source.addEventListener("error", () => {

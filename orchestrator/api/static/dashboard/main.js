@@ -91,7 +91,7 @@ const live = new Live({
 
 /** Somebody is logged in: what they may see is shown, at the address where they are. */
 function enter() {
-  const { name, role, user, session_token: session } = current();
+  const { name, role, user, session_token: session, version } = current();
   const their = user === null ? role : `${role} ${user}`;
   who.querySelector("span").replaceChildren(foreign(name), ` (${their})`);
   who.querySelector("button").hidden = session === null;
@@ -103,7 +103,7 @@ function enter() {
   if (again) view.replaceChildren();
   router.show(again || undefined).then(() => fetchAhead(Object.keys(PAGES)));
   if (may("GET /v1/events")) {
-    live.begin();
+    live.begin(version);
   } else {
     live.end();
     connection.textContent = "renewed every few seconds";

@@ -121,6 +121,15 @@ async def test_who_is_local_asks_as_an_operator(server: Server) -> None:
     )
 
 
+async def test_it_tells_from_where_on_events_tell_all_that_changes(server: Server) -> None:
+    before = (await who(server.client))["version"]
+    job = await server.upload(**{"run.sh": b"true"})
+    told = await who(server.client)
+    listed = (await server.client.get("/v1/jobs")).json()
+    assert before < told["version"] == listed["version"] == listed["items"][0]["version"]
+    assert listed["items"][0]["id"] == job.id
+
+
 async def test_a_token_of_a_node_opens_nothing(server: Server) -> None:
     made = await token(server, Role.NODE)
     async with browser(server) as client:
