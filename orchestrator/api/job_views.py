@@ -23,6 +23,7 @@ from actors.ports.callbacks import Told
 from actors.wire.files.zip_writer import list_tree, zip_stream
 from actors.wire.http.app import Refusal, write_json
 from actors.wire.http.plain_routes import Stored
+from orchestrator.access.audit import AuditFilter, AuditLine
 from orchestrator.access.roles import Role, asking
 from orchestrator.api.context import ApiContext
 from orchestrator.api.http import file_response
@@ -114,6 +115,7 @@ async def render_in_full(api: ApiContext, row: Job, estimate: Estimate | None = 
         await _skipped_files(api, row),
         callback,
         estimate=estimate,
+        cancelled=await _cancellation(api, row),
         name_of=api.registry.names.of,
     )
     return _without_what_is_private(item) if _only_reads() else item
@@ -145,7 +147,22 @@ async def render_ended_job(api: ApiContext, number: int) -> dict[str, Any]:
     if row.status not in ENDED:
         end = [entry for entry in await api.ledger.history(row.id) if entry.target in ENDED][-1]
         row = replace(row, status=end.target, message=end.reason)
-    return render_job(row, None, details[row.id], left_out, name_of=api.registry.names.of)
+    return render_job(
+        row,
+        None,
+        details[row.id],
+        left_out,
+        cancelled=await _cancellation(api, row),
+        name_of=api.registry.names.of,
+    )
+
+
+async def _cancellation(api: ApiContext, row: Job) -> AuditLine | None:
+    """The order to end it, of which its audit line is kept."""
+    if not row.terminate_requested:
+        return None
+    wanted = AuditFilter(job=row.id, action="terminate")
+    return next(iter(await api.ledger.queries.audit(wanted, None, 1)), None)
 
 
 async def find_batch(api: ApiContext, batch_id: str) -> BatchView:

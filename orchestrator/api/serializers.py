@@ -43,10 +43,12 @@ def render_job(
     callback: CallbackView | None = None,
     *,
     estimate: Estimate | None = None,
+    cancelled: AuditLine | None = None,
     name_of: Callable[[str], str],
 ) -> dict[str, Any]:
     """`left_out`: what its results lack, by path and reason; `callback`: how far it is told; `estimate`: when
-    it begins and ends; None where that was not looked up. `name_of` a node's id: how it is called."""
+    it begins and ends; `cancelled`: the order to end it; None where that was not looked up. `name_of` a
+    node's id: how it is called."""
     end = row.end
     started_at = row.running_since if end is None or end.started_at is None else end.started_at
     # In their order also where our own clock was set back meanwhile.
@@ -98,6 +100,7 @@ def render_job(
             rerun_of=details.rerun_of,
             ignored=details.ignored,
             callback=None if callback is None else _callback(callback),
+            cancelled=None if cancelled is None else _cancellation(cancelled),
             files_left_out=None if left_out is None else tuple(bodies.LeftOutFile(*one) for one in left_out),
         )
     )
@@ -134,6 +137,11 @@ def _period(span: Span | None) -> bodies.Period | None:
         return None
     told = in_whole_seconds(span)
     return bodies.Period(_utc(told.earliest), _utc(told.latest))
+
+
+def _cancellation(line: AuditLine) -> bodies.Cancellation:
+    """Without names: a user learns of what kind it was."""
+    return bodies.Cancellation(datetime.fromtimestamp(line.at, UTC), line.entry.role)
 
 
 def _callback(view: CallbackView) -> bodies.JobCallback:

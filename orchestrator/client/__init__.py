@@ -26,6 +26,7 @@ from orchestrator.client.sync_client import Client
 from orchestrator.contract.batches import Batch
 from orchestrator.contract.bodies import (
     BatchJob,
+    Cancellation,
     EstimateAccuracy,
     File,
     Holder,
@@ -45,6 +46,7 @@ __all__ = [
     "BadInput",
     "Batch",
     "BatchJob",
+    "Cancellation",
     "Client",
     "ClientError",
     "EstimateAccuracy",

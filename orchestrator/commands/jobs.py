@@ -100,6 +100,13 @@ def _callback(job: Job) -> str:
     return f"{found.url} {found.status.replace('_', ' ')}{tries}{error}{following}"
 
 
+def _cancelled(job: Job) -> str:
+    if job.cancelled is None:
+        return ""
+    by = f"by {job.cancelled.by} " if job.cancelled.by else ""
+    return f"{by}at {job.raw['cancelled']['at']}"
+
+
 def _limit(job: Job) -> str:
     run = [f"run time {span(job.max_runtime_seconds)}"] if job.max_runtime_seconds else []
     return ", ".join(
@@ -130,6 +137,7 @@ def _facts(job: Job) -> list[tuple[str, object]]:
         ("job", job.id),
         ("status", job.status),
         ("why", job.message),
+        ("cancelled", _cancelled(job)),
         ("failure", job.failure),
         ("place", None if job.position is None else f"{place(job)} in the queue"),
         ("progress", progress(job)),

@@ -72,6 +72,14 @@ class JobCallback:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancellation:
+    """When a job was ordered to end, and the role of who ordered it; None if that is not known."""
+
+    at: datetime
+    by: Annotated[str | None, Of("Role")] = None
+
+
+@dataclass(frozen=True, slots=True)
 class LeftOutFile:
     """A file that results lack, and why."""
 
@@ -213,6 +221,10 @@ class Job(_Value):
     callback: Annotated[
         JobCallback | None,
         Also(description="Who is told of its end, and how that stands. Null in lists, and if nobody is"),
+    ] = None
+    cancelled: Annotated[
+        Cancellation | None,
+        Also(description="When somebody cancelled it, and who. Null in lists, and if nobody did"),
     ] = None
     files_left_out: Annotated[
         tuple[LeftOutFile, ...] | None,

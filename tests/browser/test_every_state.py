@@ -145,7 +145,7 @@ def states(scene: Scene) -> list[tuple[str, str, Callable[[Page], None] | None]]
         (f"/jobs/{scene.running}", "refining model 4", press("Cancel")),
         (f"/jobs/{scene.failed}", "line 118: no such atom", None),
         (f"/jobs/{scene.pictured}", "energies.png", opened),
-        (f"/jobs/{scene.cancelled}", "Killed", None),
+        (f"/jobs/{scene.cancelled}", "cancelled by an operator", None),
         (f"/jobs/{scene.cleaned}", "Cleaned", None),
         ("/submit", "Drop files", lambda page: page.get_by_text("Limits and place").click()),
         (f"/submit?from={scene.failed}", "receptor.pdb", refused),

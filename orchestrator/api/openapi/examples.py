@@ -146,6 +146,11 @@ def examples() -> Mapping[str, list[Any]]:
     completed = serializers.render_job(_COMPLETED, None, _DETAILS, (), _CALLED, name_of=_name_of)
     estimate = Estimate(Span(_AT + 600.0, _AT + 900.0), Span(_AT + 690.0, _AT + 1140.0))
     queued = serializers.render_job(_QUEUED, waits, _DETAILS, estimate=estimate, name_of=_name_of)
+    by_portal = AuditEntry("the lab's portal", "3f9c12ab04de", "portal", "10.0.0.7", "terminate", job=7)
+    ordered = replace(_RUNNING, status=Status.LOCKED, message="being terminated", terminate_requested=True)
+    ending = serializers.render_job(
+        ordered, None, _DETAILS, cancelled=AuditLine(12, _AT, by_portal), name_of=_name_of
+    )
     limits = ServiceLimits("docking", max_runtime=86_400.0)
     counts = {("docking", Status.QUEUED): 12, ("docking", Status.RUNNING): 9}
     views = [replace(_VIEW, held=held) for held in (4, 4, 1)]
@@ -169,12 +174,14 @@ def examples() -> Mapping[str, list[Any]]:
             queued,
             serializers.render_job(_RUNNING, None, _DETAILS, name_of=_name_of),
             completed,
+            ending,
         ],
         "BatchJob": [{"system": "slurm", "id": "48151", "state": "PENDING", "reason": "Priority"}],
         "BatchRequest": [{"partition": "short", "account": None, "qos": None, "cpus": 4, "gpus": "a100:2"}],
         "Callback": [completed["callback"]],
         "Batch": [serializers.render_batch(_BATCH, _BATCH.callback)],
         "BatchOrder": [{"jobs": [7, 8, 9], "callback_url": _BATCH.callback.url}],
+        "Cancellation": [ending["cancelled"]],
         "Period": [queued["starts_at"]],
         "Event": [serializers.render_event(JobChange(93, _RUNNING, _DETAILS, _STARTED), _name_of)],
         "File": [
@@ -209,7 +216,7 @@ def examples() -> Mapping[str, list[Any]]:
         "AuditLine": [
             serializers.render_audit_line(AuditLine(12, _AT, entry), _name_of)
             for entry in (
-                AuditEntry("the lab's portal", "3f9c12ab04de", "portal", "10.0.0.7", "terminate", job=7),
+                by_portal,
                 AuditEntry("local", None, "operator", "127.0.0.1", "drain", node=_NODE, detail="new disk"),
                 AuditEntry(
                     "", None, None, "192.0.2.9", "refused", detail="no_token: GET /v1/jobs (31 times)"

@@ -44,6 +44,7 @@ COMPONENTS: Final[Mapping[str, Any]] = {
     "Callback": bodies.JobCallback,
     "Batch": batches.Batch,
     "BatchOrder": batches.BatchOrderBody,
+    "Cancellation": bodies.Cancellation,
     "Period": bodies.Period,
     "Event": bodies.EventBody,
     "File": bodies.File,

@@ -158,6 +158,16 @@ async def test_what_results_lack_is_told_wherever_they_are_looked_at(tmp_path: P
     assert (tmp_path / "res" / "out").read_text() == "x"
 
 
+@pytest.mark.parametrize(("by", "said"), [("operator", "by operator at "), (None, "at ")])
+async def test_status_tells_when_a_job_was_cancelled_and_by_whom(
+    tmp_path: Path, by: str | None, said: str
+) -> None:
+    at = "2026-11-25T10:00:00Z"
+    server = Orchestrator(status="Killed", cancelled={"at": at, "by": by})
+    server.answers["GET /v1/jobs/24/history"] = {"items": [], "next": None}
+    assert f"cancelled {said}{at}" in (await run(server, tmp_path, "status", "24")).stdout
+
+
 async def test_status_tells_what_was_asked_for_and_when_a_callback_is_tried_again(tmp_path: Path) -> None:
     at = "2026-11-25T10:00:00Z"
     called = {"url": "https://p.example", "status": "pending", "tries": 1, "last_error": "503", "next_at": at}

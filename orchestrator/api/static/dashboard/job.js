@@ -9,7 +9,7 @@ import { asked, between, bytes, count, duration, expected, foreign, lasting, lim
 import { badge, BEFORE, ENDED, kindOf, OVER, UNDER_WAY } from "./status.js";
 import { button, unqueued } from "./orders.js";
 import { link } from "./router.js";
-import { may } from "./session.js";
+import { current, may } from "./session.js";
 import { Files } from "./files.js";
 import { Log } from "./log.js";
 import { Viewer } from "./viewer.js";
@@ -24,6 +24,8 @@ const ORDERS = {
   failed: ["about", "brief", "log", "results", "inputs", "facts", "life"],
   done: ["about", "brief", "results", "log", "inputs", "facts", "life"],
 };
+// Who cancelled it, by their role.
+const BY = { operator: " by an operator", portal: " by the portal", user: " by its user" };
 // It was never submitted; or its number is none.
 const NO_SUCH = new Set([404, 400]);
 
@@ -156,10 +158,10 @@ export function jobPage(subject, given) {
       const found = changed.find((one) => one.id === id);
       if (found) unknown = false;
       if (!job || !found || found.version <= job.version) return;
-      const { files_left_out } = job;
+      const { cancelled, files_left_out } = job;
       // What an event does not tell stays until it is asked for again.
       const when = found.status === job.status ? { starts_at: job.starts_at, ends_at: job.ends_at } : {};
-      job = { ...found, ...when, callback: found.callback ?? job.callback, files_left_out };
+      job = { ...found, ...when, callback: found.callback ?? job.callback, cancelled, files_left_out };
       show();
     },
     moved([name, other, ...rest], given) {
@@ -194,6 +196,7 @@ function standing(job) {
     " ",
     job.terminate_requested && !OVER.has(job.status) && "to be cancelled; ",
     foreign(job.message || ""),
+    ended(job),
     PLACELESS.has(job.waiting_for) &&
       job.position > 0 &&
       ` (${count(job.position)} of its service before it)`,
@@ -202,6 +205,14 @@ function standing(job) {
       job.no_estimate &&
       h("small", { class: "when" }, " When it begins is not known: ", foreign(job.no_estimate), "."),
   );
+}
+
+/** Who ended it, and when; nothing of one that went on to its own end. */
+function ended(job) {
+  if (!job.cancelled || !["Locked", "Killed"].includes(job.outcome ?? job.status)) return null;
+  const mine = job.cancelled.by === "user" && current()?.role === "user";
+  const by = mine ? " by you" : BY[job.cancelled.by];
+  return h("span", { class: "when" }, `; cancelled${by ?? ""} `, time(job.cancelled.at));
 }
 
 /** Which job it runs again, if any. */

@@ -283,6 +283,11 @@ async def test_terminate_answers_once_the_job_is_killed_and_each_time_after(serv
             answer = await server.client.post(f"/terminate/{job.id}")
             assert answer.status_code == 200
             assert status_body(answer) == {"id": job.id, "status": "Killed", "message": "job terminated"}
+    shown, listed = [(await server.client.get(f"/v1/jobs{end}")).json() for end in (f"/{job.id}", "")]
+    assert shown["cancelled"] == {"at": shown["cancelled"]["at"], "by": "operator"}
+    assert listed["items"][0]["cancelled"] is None
+    other = await server.upload(**{"run.sh": b"true"})
+    assert (await server.client.get(f"/v1/jobs/{other.id}")).json()["cancelled"] is None
 
 
 async def test_terminate_that_takes_longer_is_locked(server: Server) -> None:
