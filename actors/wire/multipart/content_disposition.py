@@ -14,6 +14,7 @@ The same local file goes under different spellings, by client:
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
@@ -31,6 +32,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _CHARSETS: Final = {"utf-8": "utf-8", "iso-8859-1": "latin-1"}
 
 
+@lru_cache(maxsize=128)  # most forms have the same fields, and files of the same names
 def parse(header: str) -> tuple[str, str | None]:
     """The part's name and its file name, None if it is a text field. Raises BadRequest when the header is
     malformed, or a file name is there but cannot be read."""

@@ -66,6 +66,8 @@ def end_from_json(data: Any) -> End:
 
 
 def _failure(value: Any) -> Failure | None:
+    if value is None:
+        return None
     # A newer node may have more words for it.
     return next((one for one in Failure if one.value == value), None)
 
