@@ -4,7 +4,7 @@ The ledger is filled before the server starts; all nodes but one are idle ones o
 real and runs the jobs whose changes are timed. Every figure is taken in the page.
 
 With --pages: what each page costs instead. With --against too: beside it the same of another version, whose
-command `orchestrator` is named.
+command `orchestrator` is named; it has to know the same ledger.
 """
 
 from __future__ import annotations
@@ -109,9 +109,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--nodes", type=int, default=100)
     parser.add_argument("--pages", action="store_true", help="only what each page costs until it can be used")
-    parser.add_argument(
-        "--against", metavar="COMMAND", help="another version, beside which each page is shown"
-    )
+    parser.add_argument("--against", metavar="COMMAND", help="another version with the same ledger")
     given = parser.parse_args()
     try:
         began = machine()
