@@ -23,6 +23,7 @@ from node.confinement.grants import Grants
 from node.confinement.tier_settings import NO_UIDS
 from node.executors.executor import HOME, PROGRESS, STDERR, STDOUT, RunEnd, RunSpec
 from node.executors.shepherd_executor import Isolation, ShepherdExecutor
+from node.executors.shepherded_run import read_run_mark
 from tests.node.executors.conftest import ISOLATIONS, Payloads
 
 PYTHON: Final = "/usr/bin/python3"
@@ -143,6 +144,39 @@ df -B1 --output=size /dev/shm | tail -1
     with open("/proc/sysvipc/shm") as listed:  # noqa: ASYNC230  # no disk
         assert str(size) not in [line.split()[3] for line in listed]
     assert "left" not in os.listdir("/dev/shm")
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+async def test_jobs_one_after_the_other_share_rules_and_nothing_else(
+    payloads: Payloads, isolation: Isolation
+) -> None:
+    specs = [payloads.make("") for _ in range(12)]
+    files = [str(spec.work / "mine") for spec in specs]
+    for spec, file in zip(specs, map(Path, files), strict=True):
+        file.write_text("private\n")
+        script = f"""
+cat mine && echo changed > mine || exit 1
+for file in {" ".join(files)}; do
+    [[ $file == $PWD/mine ]] && continue
+    cat $file && exit 2
+    echo x >> $file && exit 3
+done
+ls ../.. ../../spawner.lock > /dev/null && exit 4
+cat /etc/shadow > /dev/null && exit 6
+ls -l /proc/$$/fd | grep -e landlock -e mountinfo && exit 5
+exit 0
+"""
+        (spec.work / "run.sh").write_text(script)
+    shepherds = set()
+    async with executor_in(payloads.directory, isolation, uids=False) as executor:
+        for spec in specs:
+            end, said, errors = await run(executor, spec)
+            assert (end.exit_code, said) == (0, "private\n"), errors
+            assert (spec.work / "mine").read_text() == "changed\n"
+            mark = read_run_mark(spec)
+            assert mark is not None
+            shepherds.add(mark.shepherd.pid)
+    assert (len(shepherds) < len(specs)) == (isolation != "subreaper")
 
 
 async def test_an_ordinary_script_does_its_work(payloads: Payloads, abi: int) -> None:
