@@ -9,10 +9,11 @@ from pathlib import Path
 
 import keep_release
 import pytest
-from support.data.ledgers import SetClock, list_jobs, new_job, open_ledger, walk
+from support.data.ledgers import SetClock, list_jobs, new_batch, new_job, open_ledger, walk
 
 from actors.domain.limits import UNLIMITED
 from actors.domain.status import Status
+from actors.ports.callbacks import Callback, Told, told_job
 from actors.ports.ledger import LedgerError
 from orchestrator.ledger import schema
 from orchestrator.ledger.ledger import SqliteLedger
@@ -80,6 +81,23 @@ async def test_an_older_ledger_is_brought_to_this_schema(tmp_path: Path, dump: P
         assert db.execute("PRAGMA user_version").fetchone() == (schema.SCHEMA,)
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+async def test_a_callback_of_before_goes_on_and_a_batch_takes_the_jobs_of_before(tmp_path: Path) -> None:
+    path = tmp_path / "db.sqlite"
+    restore(OLDER / "schema_18.sql", path)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE jobs SET callback_url = 'https://portal.example/done' WHERE id = 1")
+        db.execute("INSERT INTO callbacks (seq, job_id, since, next_at, tries) VALUES (7, 1, 5.0, 6.0, 2)")
+    async with open_ledger(path) as ledger:
+        before = Callback(7, told_job(1), "https://portal.example/done", 5.0, 6.0, 2)
+        assert await ledger.pending_callbacks(0) == [before]
+        batch = await ledger.order_batch(new_batch(1, 2))
+        assert (batch.left, batch.completed) == (1, 1)
+        running = await ledger.get(2)
+        assert running is not None
+        await walk(ledger, running, S.FAILED)
+        assert [one.told for one in await ledger.pending_callbacks(7)] == [Told("batch", batch.id)]
 
 
 @pytest.mark.parametrize(
