@@ -25,9 +25,10 @@ MOST_USERS: Final = 200
 MOST_ARRIVALS: Final = 2000
 MOST_JUDGED: Final = 500
 MOST_EXPECTED: Final = 2000
-STEP: Final = 0.05
+STEP: Final = 0.01
 MOST_TAIL: Final = 0.25
-"""By how much a tail follows each job that is judged, and how far."""
+"""By how much a tail follows each job that is judged, and how far. In small steps, as the jobs of a visit are
+early or late together: in large ones each such visit would make ranges wider for a while."""
 
 WINDOW: Final = 3600.0
 """Seconds: as often as somebody came within them, somebody is taken to come."""
