@@ -66,7 +66,7 @@ async def serve_all(plan: Plan, *, shutdown: trio.Event, on_bound: Callable[[str
 
 
 def find_ignored(environ: Mapping[str, str]) -> list[str]:
-    """The variables that set something of a server, and nothing here."""
+    """The variables that set something of a server, and nothing of the one here; its nodes read their own."""
     known = (*VARIABLES, *(name for name in environ if SERVICE_VARIABLE.fullmatch(name)))
     return sorted(name for name in known if environ.get(name) and name != _READ_HERE)
 
@@ -74,7 +74,7 @@ def find_ignored(environ: Mapping[str, str]) -> list[str]:
 async def _serve_all(plan: Plan, data: Path, shutdown: trio.Event, on_bound: Callable[[str], None]) -> None:
     if ignored := find_ignored(os.environ):
         verb = "reads it" if len(ignored) == 1 else "reads them"
-        log.warning("ignored here: %s: `orchestrator server` %s", ", ".join(ignored), verb)
+        log.warning("the server of `up` ignores %s: `orchestrator server` %s", ", ".join(ignored), verb)
     slots = plan.slots or len(os.sched_getaffinity(0))
     # Whoever is on this machine reaches a node before this server does.
     token = make_secret()

@@ -75,7 +75,7 @@ async def _ledger_families(api: ApiContext) -> list[Metric]:
         *await _wait_families(api, [job for job in oldest.values() if job.service in api.services]),
         gauge(
             "orchestrator_callbacks",
-            "Callbacks of ended jobs by how they stand.",
+            "Callbacks of ended jobs and batches by how they stand.",
             {(status,): n for status, n in callbacks.items()},
             "status",
         ),
