@@ -196,7 +196,10 @@ async def test_up_says_once_what_scripts_lack_and_its_nodes_are_given_what_it_is
             done = await job(up.url, await submit(up.url, "no-such-program"))
             assert done["message"].startswith("exit code 127; 'no-such-program' was not found"), done
     said = (tmp_path / "err").read_text()
-    assert "the server of `up` ignores ALLOWED_ORIGINS, SERVICE_A_MAX_RUNS: `orchestrator server` reads them" in said
+    assert (
+        "the server of `up` ignores ALLOWED_ORIGINS, SERVICE_A_MAX_RUNS: `orchestrator server` reads them"
+        in said
+    )
     assert said.count("scripts do not get MODULEPATH") == 1
     assert said.count(f"there is no {tmp_path}/none, which scripts may read") == 1
 
