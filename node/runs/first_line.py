@@ -17,7 +17,7 @@ _LONGEST: Final = 4096
 
 
 class FirstLineError(Exception):
-    """With these options bash would not run the script."""
+    """With these options bash would not run the script, or cannot be run itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,8 @@ def read_first_line(line: bytes) -> FirstLine:
             raise FirstLineError(f"the first line of run.sh gives bash {option}: then it does not run it")
         options.append(option)
         if _TAKES_A_WORD.fullmatch(option) and words:
+            if "\0" in words[0]:  # the one thing that no program can be given
+                raise FirstLineError(f"the first line of run.sh gives bash {option} a NUL byte")
             options.append(words.pop(0))
         if option in ("-", "--"):
             break

@@ -115,6 +115,13 @@ def test_options_with_which_bash_would_run_nothing_are_invalid(tmp_path: Path, o
     )
 
 
+@pytest.mark.parametrize("option", [b"-o", b"-euo", b"--rcfile"])
+def test_a_word_that_no_program_can_be_given_is_the_scripts_fault(tmp_path: Path, option: bytes) -> None:
+    # Were it found out when bash is started, the node would look as if it were to blame.
+    checked = make_ready(script(tmp_path, b"#!/bin/bash " + option + b" a\0b\ntrue\n"))
+    assert checked.invalid == f"the first line of run.sh gives bash {option.decode()} a NUL byte"
+
+
 def test_a_directory_or_a_link_is_no_script(tmp_path: Path) -> None:
     (tmp_path / "run.sh").mkdir()
     assert "directory" in make_ready(tmp_path / "run.sh").invalid
