@@ -75,25 +75,25 @@ _STAGES: Final = {
 }
 _UIDS: Final = "uids of their own"
 _ISOLATIONS: Final = {
-    "pidns": "Each payload has a PID namespace of its own, so nothing of it outlives it",
+    "pidns": "Each job has a PID namespace of its own, so nothing of it outlives it",
     "userns": (
-        "Each payload has a user and a PID namespace of its own, so nothing of it outlives it, and sudo does"
+        "Each job has a user and a PID namespace of its own, so nothing of it outlives it, and sudo does"
         " not work in it"
     ),
-    "subreaper": "No PID namespaces here: all of a payload is ended",
+    "subreaper": "No PID namespaces here: all of a job is ended",
 }
 _LIMITS: Final = {
-    "": "not started: how payloads are kept apart is found out at the start.",
+    "": "not started: how jobs are kept apart is found out at the start.",
     "pidns": (
-        "Each payload has a PID namespace of its own, so nothing of it outlives it; it runs as this user"
+        "Each job has a PID namespace of its own, so nothing of it outlives it; it runs as this user"
         " (root), is not kept from the node's files, and what it hands to cron or docker is not ended."
     ),
     "userns": (
-        "Each payload has a user and a PID namespace of its own, so nothing of it outlives it, and sudo does"
+        "Each job has a user and a PID namespace of its own, so nothing of it outlives it, and sudo does"
         " not work in it; it runs as this user and is not kept from this user's files."
     ),
     "subreaper": (
-        "No namespaces here: a payload runs as this user and can kill the node, its own shepherd and guard,"
+        "No namespaces here: a job runs as this user and can kill the node, its own shepherd and guard,"
         " and forge its own end mark; all of it is ended, except what it starts by sudo, and what leaves its"
         " session, directory and logs after it has killed both."
     ),
@@ -320,7 +320,7 @@ class ShepherdExecutor:
         if self._isolation != "auto":
             isolations = tuple(each for each in isolations if each == self._isolation)
             if not isolations:
-                return f"it is not for payloads kept apart by {self._isolation}"
+                return f"it is not for jobs kept apart by {self._isolation}"
         self._spawner = Spawner(self._data, isolations, facts, control_groups=self._control_groups)
         self._tier = tier
         self._uids = None if tier.uids is None else Uids(tier.uids)

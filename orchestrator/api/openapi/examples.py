@@ -119,7 +119,7 @@ _VIEW: Final = NodeView(
     jobs_failed=3,
     name=_NAME,
     executor="bubblewrap",
-    executor_limits="Each payload has a PID namespace of its own, so nothing of it outlives it; it runs as a "
+    executor_limits="Each job has a PID namespace of its own, so nothing of it outlives it; it runs as a "
     "user of its own; it sees its own directory and, read-only, what any user of this machine may read, and "
     "has no network unless its service is given it.",
 )
