@@ -178,8 +178,8 @@ class NodeView:
     `joined`: by itself; `machine` is then the token of the machine it runs on, if scaling has made it.
     `heard_at`: when it was last heard, in monotonic seconds; None if not yet. `jobs_ended` there since the
     server started, of which `jobs_failed` did. `skew`, `seconds_left`, `executor`, `executor_limits`: as in
-    its heartbeats. `name`: what
-    people are told instead of its id, "" if it has no other. `lately`: how jobs ended there, by service."""
+    its heartbeats. `name`: what people are told instead of its id, "" if it has no other. `lately`: how jobs
+    ended there, by service."""
 
     node: NodeRef
     state: NodeState

@@ -98,7 +98,7 @@ class Pool(Protocol):
         """A node took an attempt."""
         ...
 
-    def could_not_start(self, node_id: str, reason: str, now: float) -> None:
+    def start_failed(self, node_id: str, reason: str, now: float) -> None:
         """A node could not start an attempt, and it was no fault of the job's."""
         ...
 

@@ -162,7 +162,7 @@ class Sender(Actor):
                 if address.url in self._static:  # one that joined is known already, or has left
                     self._pool.unreached(address, reason, trio.current_time())
             case StartFailed(node_id=node_id, reason=reason):
-                self._pool.could_not_start(node_id, reason, trio.current_time())
+                self._pool.start_failed(node_id, reason, trio.current_time())
             case NodeLost(node_id=node_id, reason=reason):
                 self._pool.lost(node_id, reason)
                 if dispatcher := self._dispatchers.get(node_id):
@@ -377,7 +377,7 @@ class Sender(Actor):
         """Record what became of attempts. False for what could not be recorded now."""
         for s in results:
             if s.verdict is Verdict.HAS and s.view is not None and s.view.start_failed:
-                self._pool.could_not_start(
+                self._pool.start_failed(
                     s.dispatch.attempt.node_id, s.view.tell_trouble(), trio.current_time()
                 )
         moves = [self._move_for(s) for s in results]

@@ -204,9 +204,8 @@ class Executor(Protocol):
     async def start(self, spec: RunSpec) -> Run:
         """Start a payload, once and only once for each directory.
 
-        Raises `ExecutorError` when it cannot be started, `NotTaken` where that is the job's doing. When it is
-        cancelled the payload may have started or
-        not: `adopt` tells.
+        Raises `ExecutorError` when it cannot be started, `NotTaken` where that is the job's fault. When it is
+        cancelled the payload may have started or not: `adopt` tells.
         """
         ...
 

@@ -72,7 +72,7 @@ class NodeHealth:
         """It took an attempt."""
         self._refused = 0
 
-    def could_not_start(self, reason: str, now: float) -> None:
+    def start_failed(self, reason: str, now: float) -> None:
         """It could not start a job, through no fault of the job's."""
         self._unable = True
         self._set_aside(f"a job {reason}; mend that on its machine, where its log says more", now)

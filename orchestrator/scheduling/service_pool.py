@@ -309,10 +309,10 @@ class ServicePool:
             one.backoff.reset()
             one.health.took()
 
-    def could_not_start(self, node_id: str, reason: str, now: float) -> None:
+    def start_failed(self, node_id: str, reason: str, now: float) -> None:
         """A node could not start an attempt, and it was no fault of the job's."""
         if (one := self._known(node_id)) is not None:
-            one.health.could_not_start(reason, now)
+            one.health.start_failed(reason, now)
             self._judge(one, now)
 
     def _judge(self, one: _Node, now: float) -> None:

@@ -121,7 +121,7 @@ class SlurmExecutor:
             self._say_out_of_reach(why)
         if run.refused:
             await trio.to_thread.run_sync(give_up, spec.directory)
-            kind = NotTaken if run.asks_for_it else ExecutorError
+            kind = NotTaken if run.is_the_jobs_fault else ExecutorError
             raise kind(f"Slurm does not take it: {run.refused}")
         return run
 

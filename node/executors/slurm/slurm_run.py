@@ -190,7 +190,7 @@ class SlurmRun:
         return not self._begun
 
     @property
-    def asks_for_it(self) -> bool:
+    def is_the_jobs_fault(self) -> bool:
         """Whether it was refused for what the job asks for, or for its limits, not for what the node has in
         its settings."""
         limited = self.spec.limits.memory_bytes is not None or self.spec.max_runtime > 0
@@ -374,7 +374,7 @@ class SlurmRun:
             return self._with_word(end) if outside else end
         if self.refused:
             told = f"Slurm does not take it: {self.refused}"
-            return self._ended(told=told, lost=not self.asks_for_it, never_started=True)
+            return self._ended(told=told, lost=not self.is_the_jobs_fault, never_started=True)
         if not self.settled:
             # What never began needs nobody else to end it, once the batch system was told, or could not be.
             if self._cancelled and self._asked and give_up(self.spec.directory):

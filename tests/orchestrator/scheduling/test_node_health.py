@@ -128,31 +128,31 @@ def test_a_node_that_takes_nothing_is_set_aside() -> None:
 
 def test_a_node_that_cannot_start_a_job_is_set_aside_at_once_and_tried_with_one() -> None:
     found, node = Found(), "a"
-    found[node].could_not_start("could not be started: no bash", 0.0)
+    found[node].start_failed("could not be started: no bash", 0.0)
     why = found[node].why_set_aside(0.0)
     assert why.startswith("a job could not be started: no bash; mend that on its machine")
     again = ASIDE_FIRST + 1
     assert not found[node].why_set_aside(again) and found[node].on_probation(again)
-    found[node].could_not_start("could not be started: no bash", again)
+    found[node].start_failed("could not be started: no bash", again)
     assert found[node].why_set_aside(again + ASIDE_FIRST / 2 + 1), "longer than the first time"
     later = again + 2 * ASIDE_FIRST + 1
     assert not found[node].why_set_aside(later) and found[node].on_probation(later)
     found[node].ended(1, badly=False, others=(), now=later)
     assert not found[node].on_probation(later)
-    found[node].could_not_start("could not be started: no bash", later)
+    found[node].start_failed("could not be started: no bash", later)
     assert not found[node].why_set_aside(later + ASIDE_FIRST + 1), "as if for the first time"
 
 
 def test_a_node_that_could_not_start_a_job_gets_one_until_one_begins_however_long_that_takes() -> None:
     found = NodeHealth(random.Random(1))
-    found.could_not_start("could not be started: no process", 0.0)
+    found.start_failed("could not be started: no process", 0.0)
     later = ASIDE_FIRST + 1
     assert not found.why_set_aside(later)
     assert found.on_probation(later + 10 * PROBATION)
     found.began()
     assert not found.on_probation(later + 10 * PROBATION)
     # What begins meanwhile was under way before.
-    found.could_not_start("could not be started: no process", later)
+    found.start_failed("could not be started: no process", later)
     found.began()
     assert found.why_set_aside(later)
 
@@ -229,8 +229,8 @@ def test_the_pool_sets_the_last_node_that_takes_jobs_not_aside() -> None:
 def test_the_pool_sets_even_the_last_node_aside_that_cannot_start_jobs() -> None:
     pool = ServicePool({"s": ServiceLimits("s", addresses=(NodeAddress("http://a"),))}, random.Random(1))
     pool.seen(NodeRef("a", "http://a"), WELL, 0.0)
-    pool.could_not_start("a", "could not be started: no bash", 0.0)
-    pool.could_not_start("gone", "could not be started: no bash", 0.0)
+    pool.start_failed("a", "could not be started: no bash", 0.0)
+    pool.start_failed("gone", "could not be started: no bash", 0.0)
     assert pool.choose("s") is None
     assert "is set aside: a job could not be started: no bash" in pool.why_none("s")
     (trouble,) = find_troubles((), pool.views(0.0), {}, {})
@@ -253,7 +253,7 @@ def test_a_script_that_fails_at_once_shows_that_its_node_starts_jobs() -> None:
     pool = ServicePool({"s": ServiceLimits("s", addresses=addresses)}, random.Random(1))
     for name in ("a", "b"):
         pool.seen(NodeRef(name, f"http://{name}"), WELL, 0.0)
-    pool.could_not_start("a", "could not be started: no bash", 0.0)
+    pool.start_failed("a", "could not be started: no bash", 0.0)
     # Its last attempt, which is held against it already.
     _, failed = ended(1, 1, "a", Status.FAILED, 0.0)
     assert failed.end is not None and failed.attempt is not None
