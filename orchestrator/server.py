@@ -489,7 +489,7 @@ async def _start(
         secrets=secrets,
         owner=ledger.owner,
         clock=clock,
-        tell=partial(job_views.render_told, api),
+        tell=partial(job_views.render_subject, api),
         version=installed_version(),
     )
     await keep(callback_sender, partial(CallbackSender, ledger=ledger, poster=poster, clock=clock, rng=rng))

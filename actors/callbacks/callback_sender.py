@@ -154,7 +154,7 @@ class CallbackSender(Actor):
             return await self._poster.post(callback)
         # A defect that one callback meets is that callback's: the others go on.
         except Exception as error:
-            log.exception("the callback of %s could not be sent", callback.told)
+            log.exception("the callback of %s could not be sent", callback.subject)
             reason = f"it could not be sent: {type(error).__name__}"
             return PostAnswer(PostResult.FAILED, reason, connected=False)
 
@@ -168,9 +168,9 @@ class CallbackSender(Actor):
 
     def _decide(self, pending: PendingCallback, answer: PostAnswer) -> DeliveryOutcome:
         """What is to be recorded. What is to be tried again is due then."""
-        told, now = pending.callback.told, trio.current_time()
+        subject, now = pending.callback.subject, trio.current_time()
         if answer.result is PostResult.DELIVERED:
-            return DeliveryOutcome(told, CallbackStatus.DELIVERED, pending.tries)
+            return DeliveryOutcome(subject, CallbackStatus.DELIVERED, pending.tries)
         if answer.result is PostResult.GONE or now >= pending.last:
             return _give_up(pending, answer.reason)
         delay = DELAYS[min(pending.tries, len(DELAYS)) - 1] * (0.8 + 0.4 * self._rng.random())
@@ -179,9 +179,9 @@ class CallbackSender(Actor):
             delay = max(delay, min(answer.retry_after, DELAYS[-1]))
         pending.due = now + delay
         if pending.tries == 1:
-            log.warning("the callback of %s failed, and is tried again: %s", told, answer.reason)
+            log.warning("the callback of %s failed, and is tried again: %s", subject, answer.reason)
         return DeliveryOutcome(
-            told, CallbackStatus.PENDING, pending.tries, answer.reason, self._clock.now() + delay
+            subject, CallbackStatus.PENDING, pending.tries, answer.reason, self._clock.now() + delay
         )
 
     async def _record(self, tried: DeliveryOutcome) -> None:
@@ -194,7 +194,7 @@ class CallbackSender(Actor):
                     await self._ledger.record_delivery(tried)
                     return
                 except LedgerError as error:
-                    log.warning("the callback of %s is recorded later: %s", tried.told, error)
+                    log.warning("the callback of %s is recorded later: %s", tried.subject, error)
             await trio.sleep(backoff.next())
 
 
@@ -202,9 +202,9 @@ def _give_up(pending: PendingCallback, reason: str) -> DeliveryOutcome:
     callback = pending.callback
     log.error(
         "the callback of %s to %s is given up after %d tries: %s",
-        callback.told,
+        callback.subject,
         callback.url,
         pending.tries,
         reason,
     )
-    return DeliveryOutcome(callback.told, CallbackStatus.GIVEN_UP, pending.tries, reason)
+    return DeliveryOutcome(callback.subject, CallbackStatus.GIVEN_UP, pending.tries, reason)

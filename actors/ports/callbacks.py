@@ -15,7 +15,7 @@ class CallbackStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Subject:
     """Whose end is told: that of a job, or of a batch of jobs, which is that of its last one."""
 
     kind: Literal["job", "batch"]
@@ -25,8 +25,8 @@ class Told:
         return f"{self.kind} {self.id}"
 
 
-def told_job(job_id: int) -> Told:
-    return Told("job", str(job_id))
+def subject_of(job_id: int) -> Subject:
+    return Subject("job", str(job_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Callback:
     (the next try) are wall-clock; `tries` are those that were recorded."""
 
     seq: int
-    told: Told
+    subject: Subject
     url: str
     since: float
     next_at: float
@@ -47,7 +47,7 @@ class DeliveryOutcome:
     """What a callback is after one more try. `error`: why the try failed, None if it did not. `next_at` is
     wall-clock, None once it is settled."""
 
-    told: Told
+    subject: Subject
     status: CallbackStatus
     tries: int
     error: str | None = None

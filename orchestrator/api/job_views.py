@@ -19,7 +19,7 @@ from actors.domain.node import NodeRef, NodeState
 from actors.domain.service import Waiting, WaitReason
 from actors.domain.status import ENDED, ON_NODE, Status
 from actors.kernel.actor import NoAnswer
-from actors.ports.callbacks import Told
+from actors.ports.callbacks import Subject
 from actors.wire.files.zip_writer import list_tree, zip_stream
 from actors.wire.http.app import Refusal, write_json
 from actors.wire.http.plain_routes import Stored
@@ -173,13 +173,13 @@ async def find_batch(api: ApiContext, batch_id: str) -> BatchView:
     return batch
 
 
-async def render_told(api: ApiContext, told: Told) -> dict[str, Any]:
+async def render_subject(api: ApiContext, subject: Subject) -> dict[str, Any]:
     """What a callback tells of what has ended."""
-    if told.kind == "job":
-        return await render_ended_job(api, int(told.id))
-    batch = await api.ledger.queries.batch(told.id)
+    if subject.kind == "job":
+        return await render_ended_job(api, int(subject.id))
+    batch = await api.ledger.queries.batch(subject.id)
     if batch is None:
-        raise unknown_batch(told.id)
+        raise unknown_batch(subject.id)
     return render_batch(batch, None)
 
 

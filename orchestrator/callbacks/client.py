@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import trio
 from standardwebhooks.webhooks import Webhook
 
-from actors.ports.callbacks import Callback, PostAnswer, PostResult, Told
+from actors.ports.callbacks import Callback, PostAnswer, PostResult, Subject
 from actors.ports.ledger import LedgerError
 from actors.ports.storage import StorageError
 from actors.ports.world import Clock
@@ -82,7 +82,7 @@ class CallbackClient:
         secrets: Sequence[str],
         owner: str,
         clock: Clock,
-        tell: Callable[[Told], Awaitable[Mapping[str, Any]]],
+        tell: Callable[[Subject], Awaitable[Mapping[str, Any]]],
         version: str = "",
         lookup: Resolve | None = None,
         limits: Limits | None = None,
@@ -112,13 +112,13 @@ class CallbackClient:
         except NotAllowed as error:
             return _not_sent(str(error))
         except (LedgerError, StorageError) as error:
-            log.debug("%s could not be read for its callback: %s", callback.told, error)
-            return _not_sent(f"the {callback.told.kind} could not be read")
+            log.debug("%s could not be read for its callback: %s", callback.subject, error)
+            return _not_sent(f"the {callback.subject.kind} could not be read")
         return _failed(f"no answer within {limits.whole:g} s")
 
     async def _body(self, callback: Callback) -> bytes:
-        data = await self._tell(callback.told)
-        kind = f"{callback.told.kind}.ended"
+        data = await self._tell(callback.subject)
+        kind = f"{callback.subject.kind}.ended"
         body = {"type": kind, "timestamp": rfc3339(callback.since), "data": data}
         return json.dumps(body, separators=(",", ":")).encode()
 
@@ -180,12 +180,12 @@ class CallbackClient:
                         await _drain(reply)
                     return answer
             except NotReached as error:
-                log.debug("the callback of %s: %s", callback.told, error)
+                log.debug("the callback of %s: %s", callback.subject, error)
                 untrusted = isinstance(error, UntrustedPeer)
                 reason = "its certificate is not trusted" if untrusted else "no connection"
                 # Not a byte went out: the next address may be tried.
             except Broken as error:
-                log.debug("the callback of %s: %s", callback.told, error)
+                log.debug("the callback of %s: %s", callback.subject, error)
                 no_http = isinstance(error, NotHttp)
                 return _failed("its answer was no HTTP" if no_http else "the connection broke")
         return _not_sent(reason)
@@ -193,7 +193,7 @@ class CallbackClient:
     def _headers(self, callback: Callback, body: bytes) -> Mapping[str, str]:
         now = int(self._clock.now())
         # A batch's id is longer than any job's, so that no two have the same.
-        number = hashlib.sha256(f"{self._owner} {callback.told.id}".encode()).hexdigest()[:32]
+        number = hashlib.sha256(f"{self._owner} {callback.subject.id}".encode()).hexdigest()[:32]
         at = datetime.fromtimestamp(now, UTC)
         signed = [signer.sign(f"msg_{number}", at, body.decode()) for signer in self._signers]
         return {

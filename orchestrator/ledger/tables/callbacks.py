@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from actors.ports.callbacks import Callback, CallbackStatus, DeliveryOutcome, Told, told_job
+from actors.ports.callbacks import Callback, CallbackStatus, DeliveryOutcome, Subject, subject_of
 
 # Who reads on after a `seq` would miss one that is given twice, once its row was forgotten.
 TABLES: Final = (
@@ -71,7 +71,7 @@ class CallbackView:
 
 def read_pending(db: sqlite3.Connection, after: int, limit: int) -> Sequence[Callback]:
     return [
-        Callback(seq, told_job(job_id) if batch_id is None else Told("batch", batch_id), *rest)
+        Callback(seq, subject_of(job_id) if batch_id is None else Subject("batch", batch_id), *rest)
         for seq, job_id, batch_id, *rest in db.execute(_PENDING, (after, limit))
     ]
 
@@ -98,8 +98,8 @@ def read_callback_counts(db: sqlite3.Connection) -> Mapping[str, int]:
 
 def store_delivery(db: sqlite3.Connection, tried: DeliveryOutcome, now: float) -> None:
     settled = None if tried.status is CallbackStatus.PENDING else now
-    told = tried.told
-    owner, number = ("batch_id", told.id) if told.kind == "batch" else ("job_id", int(told.id))
+    subject = tried.subject
+    owner, number = ("batch_id", subject.id) if subject.kind == "batch" else ("job_id", int(subject.id))
     db.execute(
         "UPDATE callbacks SET status = ?, tries = ?, last_error = COALESCE(?, last_error), next_at = ?, "
         f"settled_at = ? WHERE {owner} = ? AND status = 'pending'",

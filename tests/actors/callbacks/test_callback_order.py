@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from actors.callbacks.callback_sender import DAY
 from actors.callbacks.delivery_queue import FEW, PLACES, PLACES_A_HOST, SICK_PLACES
-from actors.ports.callbacks import Callback, CallbackStatus, PostAnswer, PostResult, told_job
+from actors.ports.callbacks import Callback, CallbackStatus, PostAnswer, PostResult, subject_of
 
 
 async def test_a_receiver_that_asks_for_time_gets_it_within_bounds(autojump_clock: MockClock) -> None:
@@ -59,13 +59,13 @@ async def test_a_receiver_that_always_asks_for_time_gets_it_to_the_last_try(
     assert house.statuses() == {CallbackStatus.GIVEN_UP}
     for note in house.ledger.notes:
         if note.status is CallbackStatus.PENDING:  # not sooner after a restart, either
-            tried_at = house.wall.jumped + house.receiver.times(note.told)[note.tries - 1]
+            tried_at = house.wall.jumped + house.receiver.times(note.subject)[note.tries - 1]
             assert note.next_at is not None and note.next_at > tried_at + 3599.9
     if number < 10:
         assert all(len(house.receiver.times(job_id)) >= FEW for job_id in range(number))
     else:
         untried = [job_id for job_id in range(number) if not house.receiver.times(job_id)]
-        told = {house.ledger.tried[told_job(job_id)].error for job_id in untried}
+        told = {house.ledger.tried[subject_of(job_id)].error for job_id in untried}
         assert told == {"its receiver asked to be left alone"}
 
 
@@ -133,7 +133,7 @@ async def test_one_bad_url_of_a_host_does_not_delay_another(
     house = House()
 
     async def behave(callback: Callback) -> PostAnswer:
-        if int(callback.told.id) < 1000:
+        if int(callback.subject.id) < 1000:
             await trio.sleep(seconds)
             return answer
         await trio.sleep(0.1)

@@ -16,7 +16,7 @@ from actors.domain.changes import JobDetails
 from actors.domain.job import Job
 from actors.domain.status import Status
 from actors.messages import CallbackWritten, Committed
-from actors.ports.callbacks import Callback, CallbackStatus, PostAnswer, PostResult, Told, told_job
+from actors.ports.callbacks import Callback, CallbackStatus, PostAnswer, PostResult, Subject, subject_of
 
 
 async def test_an_end_is_told_at_once_and_once(autojump_clock: MockClock) -> None:
@@ -42,7 +42,7 @@ async def test_an_end_that_no_message_told_of_is_told_within_a_minute(autojump_c
 
 
 async def test_a_batch_that_had_ended_when_it_was_ordered_is_told_at_once(autojump_clock: MockClock) -> None:
-    house, batch = House(), Told("batch", "0" * 16)
+    house, batch = House(), Subject("batch", "0" * 16)
     async with house.living():
         await trio.sleep(10)
         house.ledger.end(batch, URL, house.wall.now())
@@ -90,7 +90,7 @@ async def test_a_day_of_failures_with_growing_delays_and_then_it_is_given_up(
         assert 0.8 * delay <= gap <= 1.2 * delay
     assert times[-1] == began + DAY
     assert 24 <= len(times) <= 36
-    last = house.ledger.tried[told_job(7)]
+    last = house.ledger.tried[subject_of(7)]
     assert last.status is CallbackStatus.GIVEN_UP and last.error == "HTTP 500" and last.tries == len(times)
 
 
@@ -145,7 +145,7 @@ async def test_a_restart_goes_on_with_the_delays_where_they_were(autojump_clock:
         house.end(7)
         await trio.sleep(60)
     tries = len(house.receiver.posts)
-    assert house.ledger.tried[told_job(7)].tries == tries == 3
+    assert house.ledger.tried[subject_of(7)].tries == tries == 3
     await house.crashes()
     async with house.living():
         await trio.sleep(60)
@@ -213,7 +213,7 @@ async def test_a_defect_is_one_callbacks_own(autojump_clock: MockClock) -> None:
     house = House()
 
     def behave(callback: Callback) -> PostAnswer:
-        if callback.told == told_job(1):
+        if callback.subject == subject_of(1):
             raise ZeroDivisionError
         return TAKEN
 
@@ -222,7 +222,7 @@ async def test_a_defect_is_one_callbacks_own(autojump_clock: MockClock) -> None:
         house.end(1, 2)
         await trio.sleep(3)
         assert house.ledger.status(2) is CallbackStatus.DELIVERED
-        assert "ZeroDivisionError" in (house.ledger.tried[told_job(1)].error or "")
+        assert "ZeroDivisionError" in (house.ledger.tried[subject_of(1)].error or "")
 
 
 async def test_with_the_real_ledger_an_end_has_its_callback_and_no_other_job_has(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ async def test_with_the_real_ledger_an_end_has_its_callback_and_no_other_job_has
         assert await ledger.pending_callbacks(0) == []
         await walk(ledger, told, Status.FAILED, Status.CLEANED)
         (pending,) = await ledger.pending_callbacks(0)
-        assert (pending.told, pending.url, pending.tries) == (told_job(told.id), URL, 0)
+        assert (pending.subject, pending.url, pending.tries) == (subject_of(told.id), URL, 0)
         async with house.living(ledger):
             with trio.fail_after(30):
                 while await ledger.pending_callbacks(0):

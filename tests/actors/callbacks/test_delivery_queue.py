@@ -15,7 +15,7 @@ from actors.callbacks.delivery_queue import (
     DeliveryQueue,
     PendingCallback,
 )
-from actors.ports.callbacks import Callback, PostAnswer, PostResult, told_job
+from actors.ports.callbacks import Callback, PostAnswer, PostResult, subject_of
 
 TAKEN = PostAnswer(PostResult.DELIVERED)
 ANSWERS = (
@@ -27,7 +27,7 @@ ANSWERS = (
 
 
 def pending(seq: int, url: str, due: float = 0.0) -> PendingCallback:
-    return PendingCallback(due, seq, Callback(seq, told_job(seq), url, 0.0, 0.0), 1e9, 1e9, 0)
+    return PendingCallback(due, seq, Callback(seq, subject_of(seq), url, 0.0, 0.0), 1e9, 1e9, 0)
 
 
 @pytest.mark.parametrize("seed", range(20))

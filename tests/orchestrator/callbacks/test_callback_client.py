@@ -21,7 +21,7 @@ from support.data.certificates import self_signed
 from support.peers.peer import Hangup, Peer, Request, head, serving
 
 from actors.kernel.clock import WallClock
-from actors.ports.callbacks import Callback, PostAnswer, PostResult, Told, told_job
+from actors.ports.callbacks import Callback, PostAnswer, PostResult, Subject, subject_of
 from orchestrator.callbacks.allowed_hosts import CallbackHosts, parse_rule
 from orchestrator.callbacks.client import LOOKUPS, CallbackClient, Limits, SystemNames
 from orchestrator.callbacks.keys import load_trust
@@ -59,9 +59,9 @@ async def client(
     trust: ssl.SSLContext | None = None,
     limits: Limits = SHORT,
 ) -> AsyncIterator[CallbackClient]:
-    async def tell(told: Told) -> dict[str, Any]:
+    async def tell(subject: Subject) -> dict[str, Any]:
         await trio.lowlevel.checkpoint()
-        return {**JOB, "id": int(told.id)} if told.kind == "job" else {**BATCH, "id": told.id}
+        return {**JOB, "id": int(subject.id)} if subject.kind == "job" else {**BATCH, "id": subject.id}
 
     http = Http(trust=trust)
     try:
@@ -80,8 +80,8 @@ async def client(
         await http.aclose()
 
 
-def callback(url: str, told: Told = told_job(7)) -> Callback:  # noqa: B008  # it is frozen
-    return Callback(1, told, url, 1_700_000_000.0, 1_700_000_000.0)
+def callback(url: str, subject: Subject = subject_of(7)) -> Callback:  # noqa: B008  # it is frozen
+    return Callback(1, subject, url, 1_700_000_000.0, 1_700_000_000.0)
 
 
 def answering(status: int, *lines: str, body: bytes = b"") -> Peer:
@@ -101,8 +101,8 @@ async def test_what_is_sent_is_verified_by_the_standards_own_library() -> None:
         for _ in range(2):
             answer = await ours.post(callback(f"{named(peer)}/done?a=%20b"))
             assert answer == PostAnswer(PostResult.DELIVERED)
-        await ours.post(callback(f"{named(peer)}/done", told_job(8)))
-        await ours.post(callback(f"{named(peer)}/done", Told("batch", "0" * 16)))
+        await ours.post(callback(f"{named(peer)}/done", subject_of(8)))
+        await ours.post(callback(f"{named(peer)}/done", Subject("batch", "0" * 16)))
     first, second, other, batch = peer.requests
     assert (first.method, first.path) == ("POST", "/done?a=%20b")
     assert first.headers["host"] == named(peer).removeprefix("http://")

@@ -17,7 +17,7 @@ from support.data.ledgers import SetClock, by_owner, new_batch, new_job, open_le
 
 from actors.domain.job import Job
 from actors.domain.status import Status
-from actors.ports.callbacks import Told
+from actors.ports.callbacks import Subject
 from orchestrator.ledger import schema
 from orchestrator.ledger.batch_orders import order_batch
 from orchestrator.ledger.errors import CrowdedJob, IdempotencyConflict, UnknownJobs
@@ -35,8 +35,8 @@ async def ledger(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
         yield opened
 
 
-async def told(ledger: SqliteLedger) -> list[Told]:
-    return [one.told for one in await ledger.pending_callbacks(0)]
+async def told(ledger: SqliteLedger) -> list[Subject]:
+    return [one.subject for one in await ledger.pending_callbacks(0)]
 
 
 async def state(ledger: SqliteLedger, batch_id: str) -> BatchView:
@@ -58,13 +58,13 @@ async def test_the_last_end_is_told_and_no_other(ledger: SqliteLedger) -> None:
         assert await told(ledger) == [] and (await state(ledger, batch.id)).ended_at is None
     await walk(ledger, jobs[3], S.KILLED)
     (pending,) = await ledger.pending_callbacks(0)
-    assert (pending.told, pending.url) == (Told("batch", batch.id), batch.callback.url)
+    assert (pending.subject, pending.url) == (Subject("batch", batch.id), batch.callback.url)
     shown = await state(ledger, batch.id)
     assert (shown.left, shown.completed, shown.failed, shown.invalid, shown.killed) == (0, 1, 1, 1, 1)
     assert shown.not_completed == tuple(job.id for job in jobs[1:])
     assert shown.ended_at == pending.since
     await walk(ledger, await ledger.insert(new_job()), S.FAILED)  # one of no batch
-    assert await told(ledger) == [Told("batch", batch.id)]
+    assert await told(ledger) == [Subject("batch", batch.id)]
 
 
 async def test_one_whose_jobs_had_all_ended_is_told_at_once(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ async def test_a_job_of_several_batches_counts_for_each(ledger: SqliteLedger) ->
     alone = await ledger.order_batch(new_batch(first.id))
     again = await ledger.order_batch(new_batch(first.id))
     await walk(ledger, first, S.COMPLETED)
-    assert set(await told(ledger)) == {Told("batch", alone.id), Told("batch", again.id)}
+    assert set(await told(ledger)) == {Subject("batch", alone.id), Subject("batch", again.id)}
     await walk(ledger, last, S.COMPLETED)
     assert len(await told(ledger)) == 3 and (await state(ledger, both.id)).completed == 2
 
@@ -237,7 +237,7 @@ async def test_what_was_not_delivered_is_there_when_the_ledger_is_opened_again(t
         assert await told(ledger) == []
         await walk(ledger, last, S.COMPLETED)
     async with open_ledger(path) as ledger:
-        assert await told(ledger) == [Told("batch", batch.id)]
+        assert await told(ledger) == [Subject("batch", batch.id)]
 
 
 async def test_nothing_is_walked_through_to_end_a_job_or_to_order_and_show_a_batch(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from support.memory.memory_callbacks import MemoryCallbacks
 
 from actors.domain.changes import JobDetails
 from actors.domain.status import Status
-from actors.ports.callbacks import CallbackLedger, CallbackStatus, DeliveryOutcome, Told, told_job
+from actors.ports.callbacks import CallbackLedger, CallbackStatus, DeliveryOutcome, Subject, subject_of
 from actors.store.sqlite_thread import run_on_connection
 
 URL = "https://portal.example.org/done"
@@ -26,17 +26,17 @@ class Kept:
     """`end` ends one more job, or batch, that is to be told of."""
 
     callbacks: CallbackLedger
-    end: Callable[[], Awaitable[Told]]
+    end: Callable[[], Awaitable[Subject]]
 
 
 @asynccontextmanager
 async def real(path: Path) -> AsyncIterator[Kept]:
     async with open_ledger(path / "db.sqlite", SetClock(NOW)) as ledger:
 
-        async def end() -> Told:
+        async def end() -> Subject:
             await ledger.insert(new_job())  # one that asked for nothing
             job = await ledger.insert(new_job(details=JobDetails(callback_url=URL)))
-            return told_job((await walk(ledger, job, Status.FAILED)).id)
+            return subject_of((await walk(ledger, job, Status.FAILED)).id)
 
         yield Kept(ledger, end)
 
@@ -45,12 +45,12 @@ async def real(path: Path) -> AsyncIterator[Kept]:
 async def of_batches(path: Path) -> AsyncIterator[Kept]:
     async with open_ledger(path / "db.sqlite", SetClock(NOW)) as ledger:
 
-        async def end() -> Told:
+        async def end() -> Subject:
             job, other = await ledger.insert(new_job()), await ledger.insert(new_job())
             batch = await ledger.order_batch(new_batch(job.id, other.id, callback_url=URL))
             await walk(ledger, job, Status.FAILED)
             await walk(ledger, other, Status.KILLED)
-            return Told("batch", batch.id)
+            return Subject("batch", batch.id)
 
         yield Kept(ledger, end)
 
@@ -59,10 +59,10 @@ async def of_batches(path: Path) -> AsyncIterator[Kept]:
 async def fake(path: Path) -> AsyncIterator[Kept]:
     callbacks = MemoryCallbacks()
 
-    async def end() -> Told:
-        told = told_job(len(callbacks.rows) + 1)
-        callbacks.end(told, URL, NOW)
-        return told
+    async def end() -> Subject:
+        subject = subject_of(len(callbacks.rows) + 1)
+        callbacks.end(subject, URL, NOW)
+        return subject
 
     yield Kept(callbacks, end)
 
@@ -72,7 +72,7 @@ async def test_what_is_pending_is_told_in_order_from_anywhere(tmp_path: Path, ki
     async with kind(tmp_path) as kept:
         ids = [await kept.end() for _ in range(5)]
         all_of_them = await kept.callbacks.pending_callbacks(0)
-        assert [one.told for one in all_of_them] == ids
+        assert [one.subject for one in all_of_them] == ids
         assert [one.seq for one in all_of_them] == sorted({one.seq for one in all_of_them})
         for one in all_of_them:
             assert (one.url, one.since, one.next_at, one.tries) == (URL, NOW, NOW, 0)
@@ -91,8 +91,8 @@ async def test_a_failed_try_is_kept_and_what_is_settled_is_settled(tmp_path: Pat
         await note(DeliveryOutcome(third, CallbackStatus.GIVEN_UP, 1, "HTTP 410"))
         await note(DeliveryOutcome(third, CallbackStatus.PENDING, 2, "late", NOW + 5))
         (left,) = await kept.callbacks.pending_callbacks(0)
-        assert (left.told, left.tries, left.next_at, left.since) == (first, 1, NOW + 5, NOW)
-        await note(DeliveryOutcome(told_job(99), CallbackStatus.DELIVERED, 1))  # of a job that nobody knows
+        assert (left.subject, left.tries, left.next_at, left.since) == (first, 1, NOW + 5, NOW)
+        await note(DeliveryOutcome(subject_of(99), CallbackStatus.DELIVERED, 1))  # of a job that nobody knows
 
 
 async def test_they_are_counted_as_they_come_and_settle(tmp_path: Path) -> None:
@@ -102,10 +102,10 @@ async def test_they_are_counted_as_they_come_and_settle(tmp_path: Path) -> None:
         ended = [await walk(ledger, job, Status.FAILED) for job in jobs]
         await walk(ledger, ended[0], Status.CLEANED)
         await ledger.record_delivery(
-            DeliveryOutcome(told_job(jobs[0].id), CallbackStatus.PENDING, 1, "x", 1.0)
+            DeliveryOutcome(subject_of(jobs[0].id), CallbackStatus.PENDING, 1, "x", 1.0)
         )
-        await ledger.record_delivery(DeliveryOutcome(told_job(jobs[0].id), CallbackStatus.DELIVERED, 2))
-        await ledger.record_delivery(DeliveryOutcome(told_job(jobs[1].id), CallbackStatus.GIVEN_UP, 2, "x"))
+        await ledger.record_delivery(DeliveryOutcome(subject_of(jobs[0].id), CallbackStatus.DELIVERED, 2))
+        await ledger.record_delivery(DeliveryOutcome(subject_of(jobs[1].id), CallbackStatus.GIVEN_UP, 2, "x"))
         assert await ledger.queries.callback_counts() == {"pending": 1, "delivered": 1, "given_up": 1}
 
 
@@ -117,7 +117,7 @@ async def test_no_query_reads_all_callbacks(tmp_path: Path) -> None:
         job = await ledger.insert(new_job(details=JobDetails(callback_url=URL)))
         await walk(ledger, job, Status.FAILED)
         await ledger.pending_callbacks(0)
-        await ledger.record_delivery(DeliveryOutcome(told_job(job.id), CallbackStatus.PENDING, 1, "x", 1.0))
+        await ledger.record_delivery(DeliveryOutcome(subject_of(job.id), CallbackStatus.PENDING, 1, "x", 1.0))
         await ledger.queries.callback(job.id)
 
         def plans(db: sqlite3.Connection) -> dict[str, str]:

@@ -13,7 +13,7 @@ from support.data.ledgers import SetClock, list_jobs, new_batch, new_job, open_l
 
 from actors.domain.limits import UNLIMITED
 from actors.domain.status import Status
-from actors.ports.callbacks import Callback, Told, told_job
+from actors.ports.callbacks import Callback, Subject, subject_of
 from actors.ports.ledger import LedgerError
 from orchestrator.ledger import schema
 from orchestrator.ledger.ledger import SqliteLedger
@@ -90,14 +90,14 @@ async def test_a_callback_of_before_goes_on_and_a_batch_takes_the_jobs_of_before
         db.execute("UPDATE jobs SET callback_url = 'https://portal.example/done' WHERE id = 1")
         db.execute("INSERT INTO callbacks (seq, job_id, since, next_at, tries) VALUES (7, 1, 5.0, 6.0, 2)")
     async with open_ledger(path) as ledger:
-        before = Callback(7, told_job(1), "https://portal.example/done", 5.0, 6.0, 2)
+        before = Callback(7, subject_of(1), "https://portal.example/done", 5.0, 6.0, 2)
         assert await ledger.pending_callbacks(0) == [before]
         batch = await ledger.order_batch(new_batch(1, 2))
         assert (batch.left, batch.completed) == (1, 1)
         running = await ledger.get(2)
         assert running is not None
         await walk(ledger, running, S.FAILED)
-        assert [one.told for one in await ledger.pending_callbacks(7)] == [Told("batch", batch.id)]
+        assert [one.subject for one in await ledger.pending_callbacks(7)] == [Subject("batch", batch.id)]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from support.memory.memory_ledger import MemoryLedger
 from actors.domain.changes import JobDetails, MoveAttempt
 from actors.domain.job import AttemptState, Job
 from actors.domain.status import Status
-from actors.ports.callbacks import CallbackStatus, DeliveryOutcome, told_job
+from actors.ports.callbacks import CallbackStatus, DeliveryOutcome, subject_of
 from orchestrator.ledger.errors import run_on_ledger
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.ledger.tables.usage import UsageFilter
@@ -122,7 +122,7 @@ async def test_a_batch_is_forgotten_once_it_was_told_and_counts_jobs_that_were_f
         clock.time += 100
         assert await ledger.purge(clock.time - 50, 10) == 0, "it is told first"
         (pending,) = await ledger.pending_callbacks(0)
-        await ledger.record_delivery(DeliveryOutcome(pending.told, CallbackStatus.DELIVERED, 1))
+        await ledger.record_delivery(DeliveryOutcome(pending.subject, CallbackStatus.DELIVERED, 1))
         assert await ledger.purge(clock.time - 150, 10) == 0
         assert await ledger.purge(clock.time - 50, 10) == 1
         assert await ledger.queries.batch(order.id) is None
@@ -136,11 +136,11 @@ async def test_a_callback_that_comes_after_all_others_were_forgotten_is_read(
         details = JobDetails(callback_url="https://portal.example/told")
         await cleaned(ledger, details=details)
         (before,) = await ledger.pending_callbacks(0)
-        await ledger.record_delivery(DeliveryOutcome(before.told, CallbackStatus.DELIVERED, 1))
+        await ledger.record_delivery(DeliveryOutcome(before.subject, CallbackStatus.DELIVERED, 1))
         assert await ledger.purge(clock.time + 1, 10) == 1
         later = await cleaned(ledger, details=details)
         (found,) = await ledger.pending_callbacks(before.seq)
-        assert found.told == told_job(later.id)
+        assert found.subject == subject_of(later.id)
 
 
 async def test_nothing_is_walked_through_to_forget_a_job(tmp_path: Path) -> None:

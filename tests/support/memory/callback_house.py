@@ -63,7 +63,7 @@ class House:
         self.mailbox = Mailbox("callback sender")
 
     def statuses(self) -> set[CallbackStatus]:
-        return {self.ledger.status(told) for told in self.ledger.rows}
+        return {self.ledger.status(subject) for subject in self.ledger.rows}
 
 
 async def settled(house: House, within: float) -> None:

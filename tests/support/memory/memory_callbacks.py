@@ -13,8 +13,8 @@ from actors.ports.callbacks import (
     DeliveryOutcome,
     PostAnswer,
     PostResult,
-    Told,
-    told_job,
+    Subject,
+    subject_of,
 )
 from actors.ports.ledger import LedgerError
 
@@ -28,17 +28,17 @@ class MemoryCallbacks:
     """A `CallbackLedger`. While `broken`, it can do nothing."""
 
     def __init__(self) -> None:
-        self.rows: dict[Told, Callback] = {}
-        self.tried: dict[Told, DeliveryOutcome] = {}
+        self.rows: dict[Subject, Callback] = {}
+        self.tried: dict[Subject, DeliveryOutcome] = {}
         self.notes: list[DeliveryOutcome] = []
         self.reads = 0
         self.broken = False
         self.noted = trio.Event()
 
-    def end(self, ended: int | Told, url: str, at: float) -> None:
+    def end(self, ended: int | Subject, url: str, at: float) -> None:
         """The job of this id, or the batch, has ended."""
-        told, seq = _told(ended), len(self.rows) + 1
-        self.rows[told] = Callback(seq, told, url, at, at)
+        subject, seq = _subject(ended), len(self.rows) + 1
+        self.rows[subject] = Callback(seq, subject, url, at, at)
 
     async def pending_callbacks(self, after: int, limit: int = 500) -> Sequence[Callback]:
         await trio.lowlevel.checkpoint()
@@ -50,19 +50,19 @@ class MemoryCallbacks:
     async def record_delivery(self, tried: DeliveryOutcome) -> None:
         await trio.lowlevel.checkpoint()
         self._check()
-        before = self.tried.get(tried.told)
+        before = self.tried.get(tried.subject)
         if before is None or before.status is CallbackStatus.PENDING:
-            self.tried[tried.told] = tried
+            self.tried[tried.subject] = tried
             self.notes.append(tried)
             self.noted.set()
             self.noted = trio.Event()
 
-    def status(self, ended: int | Told) -> CallbackStatus:
-        tried = self.tried.get(_told(ended))
+    def status(self, ended: int | Subject) -> CallbackStatus:
+        tried = self.tried.get(_subject(ended))
         return CallbackStatus.PENDING if tried is None else tried.status
 
-    def _row(self, told: Told) -> tuple[int, Callback] | None:
-        row, tried = self.rows[told], self.tried.get(told)
+    def _row(self, subject: Subject) -> tuple[int, Callback] | None:
+        row, tried = self.rows[subject], self.tried.get(subject)
         if tried is None:
             return row.seq, row
         if tried.status is not CallbackStatus.PENDING:
@@ -95,9 +95,9 @@ class Receiver:
         finally:
             self.active -= 1
 
-    def times(self, ended: int | Told) -> list[float]:
-        return [at for at, callback in self.posts if callback.told == _told(ended)]
+    def times(self, ended: int | Subject) -> list[float]:
+        return [at for at, callback in self.posts if callback.subject == _subject(ended)]
 
 
-def _told(ended: int | Told) -> Told:
-    return told_job(ended) if isinstance(ended, int) else ended
+def _subject(ended: int | Subject) -> Subject:
+    return subject_of(ended) if isinstance(ended, int) else ended

@@ -12,7 +12,8 @@ from support.data.ledgers import new_job, walk
 from support.processes.api_server import Server, api_server, credentials
 
 from actors.domain.status import Status
-from actors.ports.callbacks import CallbackStatus, DeliveryOutcome, Told
+from actors.ports.callbacks import CallbackStatus, DeliveryOutcome, Subject
+from actors.wire.http.app import Refusal
 from orchestrator.access.audit import AuditFilter
 from orchestrator.access.roles import Role
 from orchestrator.api import job_views
@@ -55,8 +56,8 @@ async def test_a_batch_is_ordered_shown_and_told(tmp_path: Path) -> None:
             await walk(server.ledger, job, Status.PROCESSING, Status.SUBMITTED, Status.COMPLETED)
         (pending,) = await server.ledger.pending_callbacks(0)
         shown |= {"left": 0, "completed": 2, "ended_at": AT}
-        assert await job_views.render_told(server.api, pending.told) == {**shown, "callback": None}
-        await server.ledger.record_delivery(DeliveryOutcome(pending.told, CallbackStatus.DELIVERED, 1))
+        assert await job_views.render_subject(server.api, pending.subject) == {**shown, "callback": None}
+        await server.ledger.record_delivery(DeliveryOutcome(pending.subject, CallbackStatus.DELIVERED, 1))
         told = (await server.client.get(route)).json()
         assert told == {**shown, "callback": {**told["callback"], "status": "delivered", "tries": 1}}
         (line,) = await server.ledger.queries.audit(AuditFilter(action="batch"), None, 10)
@@ -171,5 +172,5 @@ async def test_an_unknown_batch_is_404(tmp_path: Path) -> None:
     async with api_server(tmp_path, callbacks=HOSTS) as server:
         answer = await server.client.get("/v1/batches/7")
         assert answer.status_code == 404 and answer.json()["code"] == "unknown_batch"
-        with pytest.raises(Exception, match="there is no batch"):
-            await job_views.render_told(server.api, Told("batch", "7"))
+        with pytest.raises(Refusal, match="there is no batch"):
+            await job_views.render_subject(server.api, Subject("batch", "7"))

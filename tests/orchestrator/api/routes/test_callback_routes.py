@@ -10,7 +10,7 @@ from support.processes.api_server import api_server, status_body
 
 from actors.domain.changes import JobDetails
 from actors.domain.status import Status
-from actors.ports.callbacks import CallbackStatus, DeliveryOutcome, told_job
+from actors.ports.callbacks import CallbackStatus, DeliveryOutcome, subject_of
 from orchestrator.callbacks.allowed_hosts import CallbackHosts, parse_rule
 
 HOSTS = CallbackHosts((parse_rule("portal.example.org"), parse_rule("*.jobs.example:8443")))
@@ -74,7 +74,7 @@ async def test_how_a_callback_stands_is_shown(tmp_path: Path) -> None:
         at = "2023-11-14T22:13:20.000Z"
         assert await shown() == {**waiting, "next_at": at}
         await server.ledger.record_delivery(
-            DeliveryOutcome(told_job(job.id), CallbackStatus.PENDING, 1, "HTTP 500", server.clock.time + 5)
+            DeliveryOutcome(subject_of(job.id), CallbackStatus.PENDING, 1, "HTTP 500", server.clock.time + 5)
         )
         assert await shown() == {
             **waiting,
@@ -84,12 +84,12 @@ async def test_how_a_callback_stands_is_shown(tmp_path: Path) -> None:
         }
         await server.client.delete(route)
         assert len(await server.ledger.pending_callbacks(0)) == 1
-        await server.ledger.record_delivery(DeliveryOutcome(told_job(job.id), CallbackStatus.DELIVERED, 2))
+        await server.ledger.record_delivery(DeliveryOutcome(subject_of(job.id), CallbackStatus.DELIVERED, 2))
         done = {**waiting, "status": "delivered", "tries": 2, "last_error": "HTTP 500", "settled_at": at}
         assert await shown() == done
         # What is settled stays so, whoever comes late.
         await server.ledger.record_delivery(
-            DeliveryOutcome(told_job(job.id), CallbackStatus.GIVEN_UP, 9, "late")
+            DeliveryOutcome(subject_of(job.id), CallbackStatus.GIVEN_UP, 9, "late")
         )
         assert await shown() == done
         metrics = (await server.client.get("/metrics")).text
