@@ -33,7 +33,8 @@ def order_batch(db: sqlite3.Connection, new: NewBatch, now: float) -> BatchView:
     if missing := set(new.jobs) - {member.id for member in members}:
         raise UnknownJobs(sorted(missing))
     for batch in known:
-        if batch.user_id == only_user(members):
+        # One that is not theirs is as good as none: it neither tells of itself nor takes their key away.
+        if batch.user_id == only_user(members) and new.may_see(batch.user_id, batch.services):
             raise IdempotencyConflict(f"batch {batch.id}")
     if (crowded := find_crowded(db, new.jobs)) is not None:
         raise CrowdedJob(

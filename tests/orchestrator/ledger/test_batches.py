@@ -151,6 +151,26 @@ async def test_an_idempotency_key_names_one_batch_of_the_same_jobs(ledger: Sqlit
     assert (await ledger.order_batch(new_batch(job.id, idempotency_key="j"))).id != first.id
 
 
+@pytest.mark.parametrize("users", [(7, 7), (7, 8)], ids=["of one user", "of several"])
+async def test_a_key_of_a_batch_that_they_may_not_see_is_theirs_all_the_same(
+    ledger: SqliteLedger, users: tuple[int, int]
+) -> None:
+    def may_see(user_id: int | None, services: Sequence[str]) -> bool:
+        return "docking" not in services
+
+    docked, folded = [
+        [(await ledger.insert(new_job(user, service))).id for user in users]
+        for service in ("docking", "folding")
+    ]
+    hidden = await ledger.order_batch(new_batch(*docked, idempotency_key="k"))
+    batch = await ledger.order_batch(new_batch(*folded, idempotency_key="k", may_see=may_see))
+    again = await ledger.order_batch(new_batch(*folded, idempotency_key="k", may_see=may_see))
+    assert batch.id == again.id != hidden.id
+    with pytest.raises(IdempotencyConflict, match=f"batch {batch.id}"):
+        others = [(await ledger.insert(new_job(user, "folding"))).id for user in users]
+        await ledger.order_batch(new_batch(*others, idempotency_key="k", may_see=may_see))
+
+
 async def test_only_the_first_that_did_not_complete_are_named(ledger: SqliteLedger) -> None:
     jobs = [await ledger.insert(new_job()) for _ in range(2 * MOST_NAMED)]
     for job in jobs[: MOST_NAMED // 2]:
