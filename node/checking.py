@@ -3,41 +3,60 @@ what it would run with."""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import Final
 
-from actors.wire.http.tls import NoAuthorities, NoCertificate, OwnCertificate, authorities_of
+from actors.wire.http.tls import NoCertificate, OwnCertificate
+from node.errors import NodeError
 from node.runs.sight import show_grants
 from node.settings import SETTINGS, NodeSettings
+
+log: Final = logging.getLogger("node")
 
 _ALWAYS: Final = ("host", "port", "data", "executor", "slots")
 """What is told of the settings also where nobody has set it."""
 _SECRET: Final = ("token", "pair_token", "metrics_token", "proxy", "machine", "job_env")
 
 
+def load_certificate(settings: NodeSettings) -> OwnCertificate | None:
+    """What the node shows of itself, if it speaks TLS. Blocks. Raises NodeError."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    try:
+        return OwnCertificate(settings.tls_cert, settings.tls_key, time.monotonic, log.error)
+    except NoCertificate as error:
+        raise NodeError(f"--tls-cert, --tls-key: {error.detail}") from error
+
+
 def find_mistakes(settings: NodeSettings) -> list[str]:
     """What is wrong with what the settings name, as far as looking tells it: nothing is made. Blocks."""
-    mistakes: list[str] = []
-    if settings.tls_cert is not None and settings.tls_key is not None:
+    mistakes = []
+    for look in (load_certificate, _look_for_authorities, _look_for_slurm):
         try:
-            OwnCertificate(settings.tls_cert, settings.tls_key, time.monotonic, mistakes.append)
-        except NoCertificate as error:
-            mistakes.append(f"--tls-cert, --tls-key: {error.detail}")
+            look(settings)
+        except NodeError as error:
+            mistakes.append(str(error))
+    return mistakes
+
+
+def _look_for_authorities(settings: NodeSettings) -> None:
     if settings.ca_file is not None:
-        try:
-            authorities_of(settings.ca_file)
-        except NoAuthorities as error:
-            mistakes.append(f"--ca-file: {settings.ca_file} cannot be read: {error.detail}")
+        # Late: it brings an HTTP client.
+        from node.host.joining import load_trust
+
+        load_trust(settings)
+
+
+def _look_for_slurm(settings: NodeSettings) -> None:
     if settings.executor == "slurm":
         # Late: most nodes have no batch system.
-        from node.executors.slurm.commands import SlurmCommands
+        from node.executors.slurm.commands import find_commands
 
-        if missing := SlurmCommands(os.environ).missing():
-            mistakes.append(f"--executor: slurm needs {', '.join(missing)} in PATH: run it on a login node")
-    return mistakes
+        find_commands(os.environ)
 
 
 def describe(settings: NodeSettings) -> Iterator[str]:

@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import random
-import time
 from functools import lru_cache, partial
 from typing import Final
 
@@ -21,7 +20,6 @@ from actors.process.service_manager import READY, STOPPING, tell_manager
 from actors.process.version import installed_version
 from actors.runner import Runner, RunnerMailbox
 from actors.wire.http.server import Dialled, serve
-from actors.wire.http.tls import NoCertificate, OwnCertificate
 from actors.wire.link.proof import new_nonce
 from node.access.door import Door
 from node.access.gate import Gate
@@ -31,7 +29,7 @@ from node.api import create_app, link_route
 from node.api.app import NodeContext
 from node.api.metrics import NodeMetrics
 from node.api.submit import SubmitReceiver
-from node.errors import NodeError
+from node.checking import load_certificate
 from node.executors.executor import Executor
 from node.executors.shepherd_executor import ShepherdExecutor
 from node.host.cards import Cards
@@ -103,7 +101,7 @@ async def _serve(
     workspace = Workspace(settings.data)
     await trio.to_thread.run_sync(workspace.prepare)
     gate = await trio.to_thread.run_sync(_make_gate, settings, records.node_id)
-    tls = await trio.to_thread.run_sync(_load_certificate, settings)
+    tls = await trio.to_thread.run_sync(load_certificate, settings)
     load = LoadSampler(
         settings.data,
         slots=settings.slots,
@@ -248,13 +246,10 @@ def _make_executor(settings: NodeSettings) -> Executor:
     """Raises NodeError."""
     if settings.executor == "slurm":
         # Late: most nodes have no batch system.
-        from node.executors.slurm.commands import SlurmCommands
+        from node.executors.slurm.commands import find_commands
         from node.executors.slurm.slurm_executor import SlurmExecutor
 
-        commands = SlurmCommands(os.environ)
-        if missing := commands.missing():
-            raise NodeError(f"the executor slurm needs {', '.join(missing)} in PATH: run it on a login node")
-        return SlurmExecutor(commands, settings.slurm_options)
+        return SlurmExecutor(find_commands(os.environ), settings.slurm_options)
     grants = (settings.grants, *settings.services.values())
     return ShepherdExecutor(
         settings.data, tier=settings.executor, uids=settings.uids, grants=grants, private=settings.secrets
@@ -273,16 +268,6 @@ async def _stop_when_idle(table: PayloadTable, timeout: float, shutdown: trio.Ev
             log.info("nothing was here for %g s: this node stops", timeout)
             shutdown.set()
             return
-
-
-def _load_certificate(settings: NodeSettings) -> OwnCertificate | None:
-    """Raises NodeError."""
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    try:
-        return OwnCertificate(settings.tls_cert, settings.tls_key, time.monotonic, log.error)
-    except NoCertificate as error:
-        raise NodeError(f"--tls-cert, --tls-key: {error.detail}") from error
 
 
 def _make_gate(settings: NodeSettings, node_id: str) -> Gate:

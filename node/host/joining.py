@@ -72,6 +72,17 @@ class Invitation:
         }
 
 
+def load_trust(settings: NodeSettings) -> ssl.SSLContext | None:
+    """Whose certificates of orchestrators are believed; None: the usual authorities'. Blocks. Raises
+    NodeError."""
+    if settings.ca_file is None:
+        return None
+    try:
+        return authorities_of(settings.ca_file)
+    except NoAuthorities as error:
+        raise NodeError(f"--ca-file: {settings.ca_file} cannot be read: {error.detail}") from error
+
+
 async def stay_joined(
     settings: NodeSettings,
     door: Door,
@@ -85,12 +96,7 @@ async def stay_joined(
     node opens that is not reached goes to `give`. Raises NodeError."""
     orchestrator, url = settings.join, settings.advertise
     assert orchestrator is not None
-    trust: ssl.SSLContext | None = None
-    if settings.ca_file is not None:
-        try:
-            trust = await trio.to_thread.run_sync(authorities_of, settings.ca_file)
-        except NoAuthorities as error:
-            raise NodeError(f"--ca-file: {settings.ca_file} cannot be read: {error.detail}") from error
+    trust = await trio.to_thread.run_sync(load_trust, settings)
     if settings.dial_out:
         url = dialled_url(door.node_id)
     elif url is None:

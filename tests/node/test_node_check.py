@@ -68,3 +68,11 @@ def test_what_it_would_run_with_is_told_and_what_each_service_is_granted(file: P
     assert "services.dockng: this node does not join for it, but for docking, folding" in done.stderr
     assert "did you mean docking?" in done.stderr and "there is no /none/there" in done.stderr
     assert [path.name for path in file.parent.iterdir()] == ["node.toml"], "nothing is made"
+
+
+def test_commands_of_slurm_that_are_missing_are_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(file.parent))
+    file.write_text('executor = "slurm"\n')
+    done = check(file)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("--executor: slurm needs sbatch, squeue, ")

@@ -13,6 +13,7 @@ import trio
 
 from actors.process.command_run import OUTPUT_MOST, CommandEnd, run_command
 from actors.slurm.states import ENDED, WAITING, bare_state, read_reason, slurm_environment
+from node.errors import NodeError
 from node.executors.slurm.batch_system import BatchId, BatchJob, OutOfReach, Phase, Refused
 
 PREFIX: Final = "orchestrator-job-"
@@ -32,6 +33,14 @@ _NOT_ANSWERED: Final = re.compile(
 """In what a command says when it did not get as far as to be refused."""
 _KILL_AFTER: Final = 5.0
 _UNKNOWN: Final = "Invalid job id"
+
+
+def find_commands(environ: Mapping[str, str]) -> SlurmCommands:
+    """Blocks. Raises NodeError where one of them is missing."""
+    commands = SlurmCommands(environ)
+    if missing := commands.missing():
+        raise NodeError(f"--executor: slurm needs {', '.join(missing)} in PATH: run it on a login node")
+    return commands
 
 
 class SlurmCommands:
