@@ -253,10 +253,9 @@ def draw_table(year: Year) -> str:
     """The document's part: what was done, and how it stood on the way."""
     plan = year.plan
     lines = [
-        f"{plan.days} days of {plan.jobs} jobs ({plan.jobs / 10_000:.2g} of 10,000 a day, and so is what is "
-        "kept), files for",
-        f"{plan.max_age} days, rows for {plan.keep_rows}; one job of {LARGE_EACH} has a directory, the files "
-        "of the others are in the ledger.",
+        f"{plan.days} days of {plan.jobs:,} jobs, files for {plan.max_age} days, rows for {plan.keep_rows}; "
+        f"one job of {LARGE_EACH} has a directory,",
+        "the files of the others are in the ledger.",
         "",
         f"| {' | '.join(HEADINGS)} |",
         f"|{' ---: |' * len(HEADINGS)}",
