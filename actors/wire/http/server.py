@@ -538,6 +538,7 @@ class _Protocol(H11Protocol):
         self._begun = trio.Event()
         self._streaming = False
         self._over = trio.Event()
+        self._asks_for_head = False
         self.refused = False
 
     @property
@@ -574,6 +575,7 @@ class _Protocol(H11Protocol):
 
     async def _create_stream(self, request: h11.Request) -> None:
         self._begun, self._streaming, self._over = trio.Event(), False, trio.Event()
+        self._asks_for_head = request.method == b"HEAD"
         refused_before.set(False)
         names = {name for name, _ in request.headers}
         if {b"content-length", b"transfer-encoding"} <= names:
@@ -662,9 +664,16 @@ class _Protocol(H11Protocol):
             (b"connection", b"close"),
             *((name.lower().encode(), value.encode()) for name, value in (more or {}).items()),
         ]
-        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
-        await self._send_h11_event(h11.Data(data=content))
-        await self._send_h11_event(h11.EndOfMessage())
+        connection = cast(h11.Connection, self.connection)
+        # Nothing is asked when it is no request that is refused.
+        bodiless = self._asks_for_head and connection.our_state is not h11.IDLE
+        # In one piece: what answers the request before it at this very moment would cut it off.
+        answer = [
+            connection.send(h11.Response(status_code=status_code, headers=headers)),
+            b"" if bodiless else connection.send(h11.Data(data=content)),
+            connection.send(h11.EndOfMessage()),
+        ]
+        await self.send(RawData(data=b"".join(piece for piece in answer if piece)))
 
 
 class _PlainStream:

@@ -582,3 +582,25 @@ async def test_what_is_no_request_gets_one_answer_that_says_why_and_is_closed(
     body = json.loads(content)
     assert (body["id"], body["status"]) == (0, "Unknown")
     assert why in body["message"]
+
+
+@pytest.mark.parametrize(
+    "refused", [b"Content-Length: 0\r\nTransfer-Encoding: chunked", b"Upgrade: websocket"]
+)
+async def test_a_refused_head_is_answered_without_a_body(
+    refused: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(App()) as server:
+        answer = await exchange(server, b"HEAD / HTTP/1.1\r\nHost: x\r\n" + refused + b"\r\n\r\n")
+        # Asked and answered before, it is no head any more that is refused.
+        later = await exchange(server, b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\nhello\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ") and answer.endswith(b"\r\n\r\n")
+    assert later.count(b"HTTP/1.1 ") >= 2 and json.loads(later.rpartition(b"\r\n\r\n")[2])["id"] == 0
+    assert not caplog.records, "whoever asks so could fill the log"
+
+
+async def test_a_refusal_of_what_comes_behind_a_request_is_whole_whenever_that_is_answered() -> None:
+    async with serving(App()) as server:
+        for _ in range(20):
+            answer = await exchange(server, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nhello")
+            assert json.loads(answer.rpartition(b"\r\n\r\n")[2])["status"] == "Unknown", answer
