@@ -124,11 +124,11 @@ def load_settings(
     environ: Mapping[str, str],
     flags: Mapping[str, str | bool | None],
     config: Path | None = None,
-    look: Callable[[NodeSettings], Iterable[str]] = lambda settings: (),
+    check_files: Callable[[NodeSettings], Iterable[str]] = lambda settings: (),
 ) -> NodeSettings:
     """The settings from the environment, a file, and flags that are keyed by field. A variable that is set to
-    nothing counts as not set, a flag that is None was not given. `look` finds further mistakes, in what was
-    set right. Raises `SettingsError`."""
+    nothing counts as not set, a flag that is None was not given. `check_files` finds further mistakes, in
+    what was set right. Raises `SettingsError`."""
     mistakes = Mistakes("{value} was given, expected {expected}")
     found = Table(SETTINGS, mistakes, also=("services", "slurm"))
     values, services, slurm = found.values, {}, {}
@@ -155,7 +155,7 @@ def load_settings(
     made = NodeSettings(
         **values, grants=grants, services=of_services, secrets=hidden, slurm=options, slurm_of=slurm_of
     )
-    for line in look(made):
+    for line in check_files(made):
         mistakes.add(line)
     mistakes.check()
     return made

@@ -18,7 +18,7 @@ import trio
 from quart_trio import QuartTrio
 
 from actors.wire.errors import leaves
-from orchestrator.config.settings import Look, Settings, load, look_at_nothing
+from orchestrator.config.settings import FileCheck, Settings, check_nothing, load
 from orchestrator.dialled_streams import DialledStreams
 from orchestrator.events.waiters import JobWaiters
 from orchestrator.reloading import RunningSettings
@@ -35,7 +35,7 @@ class LifespanApp:
     """An ASGI app that owns the actors: the task that answers the host's lifespan holds their nursery, from
     startup to shutdown."""
 
-    def __init__(self, settings: Callable[[Look], Settings], give_up: Callable[[], None]) -> None:
+    def __init__(self, settings: Callable[[FileCheck], Settings], give_up: Callable[[], None]) -> None:
         """`give_up` ends the host when the actors have: a server whose core is dead must not look alive."""
         self._settings = settings
         self._give_up = give_up
@@ -61,7 +61,7 @@ class LifespanApp:
                         "names of files would not be UTF-8 here: start the host with PYTHONUTF8=1 in its "
                         "environment, or as `python -X utf8 -m hypercorn …`"
                     )
-                settings = self._settings(look_at_nothing)
+                settings = self._settings(check_nothing)
                 here = Address()
                 # The host listens, and does not say where: what the settings say has to be true.
                 here.set(settings.join_url or f"http://127.0.0.1:{settings.port}")
@@ -89,10 +89,10 @@ class LifespanApp:
             await send({"type": "lifespan.shutdown.complete"})
 
 
-def settings_from_environment(look: Look) -> Settings:
+def settings_from_environment(check_files: FileCheck) -> Settings:
     """Raises SettingsError."""
     config = os.environ.get("ORCHESTRATOR_CONFIG")
-    return load(os.environ, Path(config) if config else None, look=look)
+    return load(os.environ, Path(config) if config else None, check_files=check_files)
 
 
 def end_process() -> None:

@@ -137,14 +137,14 @@ def server(config: Path | None, check: bool, **flags: str | None) -> None:
         import trio
 
         from actors.config.tables import SettingsError
-        from orchestrator.config.settings import Look, Settings, load
+        from orchestrator.config.settings import FileCheck, Settings, load
         from orchestrator.reloading import RunningSettings
         from orchestrator.scheduling.troubles import find_nodeless
         from orchestrator.server import serve_orchestrator
         from orchestrator.startup import find_mistakes
 
-    def read(look: Look) -> Settings:
-        return load(os.environ, config, flags, look=look)
+    def read(check_files: FileCheck) -> Settings:
+        return load(os.environ, config, flags, check_files=check_files)
 
     try:
         # At a start what is wrong with a file is told by who reads it.

@@ -21,7 +21,7 @@ from actors.ports.ledger import LedgerError
 from actors.process.log_lines import find_level, set_level
 from orchestrator.access.limits import Limits
 from orchestrator.config.changes import Changes, find_changes, find_unmovable
-from orchestrator.config.settings import Look, Settings
+from orchestrator.config.settings import FileCheck, Settings
 from orchestrator.errors import OrchestratorError
 from orchestrator.startup import find_mistakes
 
@@ -60,7 +60,7 @@ class RunningSettings:
     """`settings` hold now. `read` reads them anew from where they came, and looks at their files too; None:
     from nowhere."""
 
-    def __init__(self, settings: Settings, read: Callable[[Look], Settings] | None = None) -> None:
+    def __init__(self, settings: Settings, read: Callable[[FileCheck], Settings] | None = None) -> None:
         self.settings = settings
         self.services: Final = CurrentServices(settings.services)
         self.limits: Final[Limits] = settings.limits
@@ -84,7 +84,7 @@ class RunningSettings:
         async with self._one_at_a_time:
             note = _note_nothing if note is None else note
             try:
-                found = await trio.to_thread.run_sync(_look, self.settings, read)
+                found = await trio.to_thread.run_sync(_read_changes, self.settings, read)
             except BadSettings as error:
                 await note(str(error))
                 raise
@@ -121,7 +121,7 @@ async def _note_nothing(_: str) -> None:
     """Nobody keeps it."""
 
 
-def _look(before: Settings, read: Callable[[Look], Settings]) -> Changes:
+def _read_changes(before: Settings, read: Callable[[FileCheck], Settings]) -> Changes:
     try:
         settings = read(find_mistakes)
     except SettingsError as error:

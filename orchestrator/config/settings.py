@@ -111,11 +111,11 @@ class Settings:
         )
 
 
-Look = Callable[[Settings], Iterable[str]]
+FileCheck = Callable[[Settings], Iterable[str]]
 """Finds what is wrong with the files that settings name, a line for each."""
 
 
-def look_at_nothing(_: Settings) -> Iterable[str]:
+def check_nothing(_: Settings) -> Iterable[str]:
     """Whoever reads a file tells what is wrong with it."""
     return ()
 
@@ -126,10 +126,11 @@ def load(
     flags: Mapping[str, Any] | None = None,
     *,
     named: Collection[str] = (),
-    look: Look = look_at_nothing,
+    check_files: FileCheck = check_nothing,
 ) -> Settings:
     """Settings from the three sources. A flag that is None was not given. `named`: paths that one of the
-    sources has to name, instead of what is taken else. `look` finds further mistakes, in what was set right.
+    sources has to name, instead of what is taken else. `check_files` finds further mistakes, in what was set
+    right.
 
     Raises SettingsError.
     """
@@ -139,7 +140,7 @@ def load(
         found.take_file(config)
     found.server.put_flags(flags or {})
     found.require(named)
-    return found.settings(look)
+    return found.settings(check_files)
 
 
 # ------------------------------------------------------------------ what there is to set
@@ -524,7 +525,7 @@ class _Found:
                 ways = f"--{key.removesuffix('_path')}, {key.upper()}, or {key} in the file of --config"
                 self._mistakes.add(f"{key}: no place is named; expected {ways}")
 
-    def settings(self, look: Look) -> Settings:
+    def settings(self, check_files: FileCheck) -> Settings:
         services = {name: self._service(name, found.values) for name, found in self._services.items()}
         self._check_scaling()
         if ("tls_cert" in self.server.values) is not ("tls_key" in self.server.values):
@@ -547,7 +548,7 @@ class _Found:
             as_2x=bool(services) and not self._services_of_file,
             warnings=tuple(self._warnings),
         )
-        for line in look(made):
+        for line in check_files(made):
             self._mistakes.add(line)
         self._mistakes.check()
         return made

@@ -13,7 +13,7 @@ import trio
 import orchestrator.asgi
 from actors.config.tables import SettingsError
 from orchestrator.asgi import LifespanApp
-from orchestrator.config.settings import Look, Settings
+from orchestrator.config.settings import FileCheck, Settings
 
 
 class Host:
@@ -47,7 +47,7 @@ def settings(path: Path) -> Settings:
 
 async def test_a_life_from_startup_to_shutdown(tmp_path: Path) -> None:
     host = Host()
-    app = LifespanApp(lambda look: settings(tmp_path), host.give_up)
+    app = LifespanApp(lambda check_files: settings(tmp_path), host.give_up)
     with pytest.raises(RuntimeError, match="lifespan"):
         await app({"type": "http"}, host.receive, host.send)
     with trio.fail_after(30):
@@ -62,7 +62,7 @@ async def test_a_life_from_startup_to_shutdown(tmp_path: Path) -> None:
 async def test_a_start_that_fails_is_told_to_the_host(tmp_path: Path) -> None:
     host = Host()
 
-    def wrong(look: Look) -> Settings:
+    def wrong(check_files: FileCheck) -> Settings:
         raise SettingsError(["PORT: 'x' is not what was expected"])
 
     await LifespanApp(wrong, host.give_up)({"type": "lifespan"}, host.receive, host.send)
@@ -81,7 +81,7 @@ async def test_when_the_actors_end_by_an_error_the_host_is_ended(
 
     monkeypatch.setattr(orchestrator.asgi, "run_orchestrator", run)
     async with trio.open_nursery() as nursery:
-        app = LifespanApp(lambda look: Settings(), host.give_up)
+        app = LifespanApp(lambda check_files: Settings(), host.give_up)
         nursery.start_soon(app, {"type": "lifespan"}, host.receive, host.send)
         await host.started.wait()
         crash.set()

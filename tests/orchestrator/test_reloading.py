@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from actors.process.log_lines import set_level
-from orchestrator.config.settings import Look, Settings, load
+from orchestrator.config.settings import FileCheck, Settings, load
 from orchestrator.reloading import BadSettings, NothingToRead, RunningSettings
 
 FILE = """
@@ -29,8 +29,8 @@ def write(file: Path, text: str) -> None:
 
 
 def start(file: Path) -> RunningSettings:
-    def read(look: Look) -> Settings:
-        return load({}, file, look=look)
+    def read(check_files: FileCheck) -> Settings:
+        return load({}, file, check_files=check_files)
 
     running = RunningSettings(load({}, file), read)
     running.begun.set()
