@@ -51,7 +51,6 @@ class NodeHealth:
         self._probation = False
         self._probation_until = 0.0
         self._unable = False
-        """Whether it could not start the last job that it tried to."""
         self._scarce = ""
         self._unhealthy = ""
 
@@ -77,8 +76,13 @@ class NodeHealth:
         self._unable = True
         self._set_aside(f"a job {reason}; mend that on its machine, where its log says more", now)
 
+    @property
+    def unable(self) -> bool:
+        """Whether it could not start the last job that it tried to."""
+        return self._unable
+
     def began(self) -> None:
-        """A job runs there, or has run."""
+        """A job has begun to run there."""
         if self._unable:
             self._unable = self._probation = False
 

@@ -171,6 +171,8 @@ class ServicePool:
         self._serving: dict[str, dict[str, _Node]] = {name: {} for name in limits}
         self._holders: dict[str, _Node] = {}
         self._job_nodes: dict[int, _Node] = {}
+        self._running: dict[int, str] = {}
+        """The attempts of jobs that are known to run: that one goes on does not say what a node can start."""
         self._turns = 0
         self._members: Sequence[JoinedNode] = ()
         self._left: dict[str, None] = {}
@@ -383,10 +385,12 @@ class ServicePool:
             if job.status in ENDED and job.attempt is not None and job.attempt.node_id == before.node_id:
                 self._note_end(job, before, now)
             self._tidy(before)
+            self._running.pop(job.id, None)
         if node_id is not None and (before is None or before.node_id != node_id):
             one = self._job_nodes[job.id] = self._node(node_id)
             one.jobs.add(job.id)
-        if job.status is Status.RUNNING and node_id is not None:
+        if job.status is Status.RUNNING and attempt is not None and self._running.get(job.id) != attempt.key:
+            self._running[job.id] = attempt.key
             self._job_nodes[job.id].health.began()
 
     def _note_end(self, job: Job, one: _Node, now: float) -> None:
@@ -399,7 +403,10 @@ class ServicePool:
         end = job.end
         if end is None or job.status not in (Status.COMPLETED, Status.FAILED):
             return
-        if end.started_at is not None:
+        if job.attempt is not None and self._running.get(job.id) == job.attempt.key:
+            if one.health.unable:
+                return  # It had begun before the node could start no more.
+        elif end.started_at is not None:
             one.health.began()
         elif end.failure is Failure.NODE:
             return  # That it could not be started is known already.

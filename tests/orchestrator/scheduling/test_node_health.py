@@ -248,6 +248,30 @@ def test_the_pool_sets_even_the_last_node_aside_that_cannot_start_jobs() -> None
     assert pool.choose("s") is not None, "it begins jobs again"
 
 
+def test_that_older_jobs_go_on_and_end_does_not_show_that_a_node_starts_jobs() -> None:
+    pool = ServicePool({"s": ServiceLimits("s", addresses=(NodeAddress("http://a"),))}, random.Random(1))
+    pool.seen(NodeRef("a", "http://a"), WELL, 0.0)
+    older = [ended(number, number, "a", Status.COMPLETED, 3600.0) for number in (1, 2)]
+    for running, _ in older:
+        pool.apply(running, 0.0)
+    pool.start_failed("a", "could not be started: no bash", 0.0)
+    now = ASIDE_FIRST + 1
+    pool.seen(NodeRef("a", "http://a"), WELL, now)
+    pool.reserve("k" * 32, "a")
+    pool.apply(replace(older[0][0], progress=0.5), now)
+    pool.seen(NodeRef("a", "http://a"), WELL, now)
+    assert pool.choose("s") is None, "one at a time, whatever an older one says of its progress"
+    _, over = older[1]
+    assert over.end is not None
+    pool.apply(replace(over, end=replace(over.end, started_at=1.0)), now)
+    pool.seen(NodeRef("a", "http://a"), WELL, now)
+    assert pool.choose("s") is None, "and however well one ends"
+    begun, _ = ended(3, 1, "a", Status.COMPLETED, 1.0)
+    pool.apply(begun, now)
+    pool.seen(NodeRef("a", "http://a"), WELL, now)
+    assert pool.choose("s") is not None
+
+
 def test_a_script_that_fails_at_once_shows_that_its_node_starts_jobs() -> None:
     addresses = (NodeAddress("http://a"), NodeAddress("http://b"))
     pool = ServicePool({"s": ServiceLimits("s", addresses=addresses)}, random.Random(1))
