@@ -51,9 +51,12 @@ controller may have forgotten what runs."""
 WORD_PATIENCE: Final = 45.0
 """Seconds for which is waited for the reason why the batch system ended it, when its end is known."""
 _OF_LIMITS: Final = re.compile(
-    "memory specification|requested time limit|requested node configuration", re.IGNORECASE
+    "memory specification|requested time limit|requested node configuration"
+    "|max(wallduration|mem|memory)per(job|node)",
+    re.IGNORECASE,
 )
-"""In what Slurm says when nothing in the cluster is as large as a job may become."""
+"""In what Slurm says when nothing in the cluster is as large as a job may become, or no job of its account may
+be so large: that comes in a line before the one that speaks of policies."""
 STOP_MARGIN: Final = 10.0
 """Seconds beyond the grace after which all of it is cancelled, and from one try to the next."""
 

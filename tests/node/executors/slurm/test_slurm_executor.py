@@ -129,6 +129,10 @@ async def test_what_it_does_not_take_is_the_job_s_doing_only_if_the_job_asks_for
             True,
             False,
         ),
+        ("error: QOSMaxWallDurationPerJobLimit sbatch: error: Batch job submission failed", True, True),
+        ("error: AssocMaxMemPerJob sbatch: error: Batch job submission failed", True, True),
+        ("error: QOSMaxMemoryPerNode sbatch: error: Batch job submission failed", False, False),
+        ("error: QOSMaxSubmitJobPerUserLimit sbatch: error: Batch job submission failed", True, False),
         ("Invalid account or account/partition combination specified", True, False),
     ],
 )
