@@ -55,8 +55,8 @@ _OF_LIMITS: Final = re.compile(
     "|max(wallduration|mem|memory)per(job|node)",
     re.IGNORECASE,
 )
-"""In what Slurm says when nothing in the cluster is as large as a job may become, or no job of its account may
-be so large: that comes in a line before the one that speaks of policies."""
+"""In what Slurm says when nothing in the cluster is as large as a job may become, or no job of its account
+may be so large: that comes in a line before the one that speaks of policies."""
 STOP_MARGIN: Final = 10.0
 """Seconds beyond the grace after which all of it is cancelled, and from one try to the next."""
 
