@@ -8,7 +8,9 @@ from typing import Final
 
 from quart import Quart, Response, request
 
+from actors.process.log_lines import request_id
 from actors.wire.http.app import Refusal
+from orchestrator.access.roles import asked_from, in_log
 
 _METHODS: Final = "GET, HEAD, POST, DELETE"
 _HEADERS: Final = (
@@ -34,6 +36,10 @@ def allow_origins(app: Quart, origins: Collection[str]) -> None:
             return None
         if "Access-Control-Request-Method" not in request.headers:
             return None
+        # Nobody is admitted here, and what was asked before over this connection may have been another's.
+        in_log.set((request.path, ""))
+        asked_from.set("")
+        request_id.set("")
         if allowed() is None:
             detail = f"the origin {origin[:200]!r} is not in ALLOWED_ORIGINS, so its pages may not ask here"
             raise Refusal(403, "foreign_origin", detail)

@@ -63,4 +63,12 @@ async def test_a_line_for_each_request_says_who_asked(
             ("/v1/services", 200, "local"),
         ]
         assert "GET /v1/jobs/1: 404 in" in lines[0].getMessage()
+        # Over the same connection, as proxies do for many.
+        caplog.clear()
+        await server.client.get("/v1/jobs/1")
+        asks = {"Origin": "https://portal.example.org", "Access-Control-Request-Method": "GET"}
+        await server.client.options("/v1/services", headers=asks)
+        (_, line) = [one for one in caplog.records if one.name == "orchestrator.requests"]
+        assert "OPTIONS /v1/services: 403 in" in line.getMessage()
+        assert "by nobody known from nowhere known" in line.getMessage()
         assert lines[0].__dict__["address"] == "127.0.0.1"
