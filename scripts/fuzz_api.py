@@ -29,12 +29,12 @@ max-stream-events = 3
 Authorization = "Bearer {token}"
 [generation]
 database = "none"
-# What these take depends on what there is: cursors, services, nodes that answer, keys that were used before;
-# and a log is read from an offset or by its tail, which the document cannot say.
+# What these take depends on what there is: cursors, services, nodes that answer, keys that were used before,
+# hosts that may be told; and a log is read from an offset or by its tail, which the document cannot say.
 [[operations]]
 include-operation-id = [
-  "upload", "joinNode", "listJobs", "files", "rerun", "createToken", "logIn", "audit", "openLink",
-  "logs", "usage", "queue"
+  "upload", "createBatch", "joinNode", "listJobs", "files", "rerun", "createToken", "logIn", "audit",
+  "openLink", "logs", "usage", "queue"
 ]
 checks.positive_data_acceptance.enabled = false
 """

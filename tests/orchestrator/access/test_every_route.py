@@ -48,6 +48,7 @@ PARTS = {
     "path:name": "index.html",
     "file:path": "run.sh",
     "token_id": "0" * 12,
+    "batch_id": "0" * 16,
 }
 
 

@@ -30,6 +30,7 @@ ORDERS = [
     ("DELETE", "/v1/session"),
     ("POST", "/v1/reload"),
     ("POST", "/v1/log-level"),
+    ("POST", "/v1/batches"),
 ]
 READS = [
     "/v1/jobs",
