@@ -235,6 +235,7 @@ class PlainRoutes:
         try:
             if not asked.admitted:
                 await self._admit(head)
+                asked.admitted = True
             found = await asked.handler(asked.asked)
             answer = await found.read_small() if isinstance(found, Stored) else found
         except Exception as error:

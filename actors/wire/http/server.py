@@ -73,6 +73,8 @@ from actors.wire.http.upgrades import Upgrade
 
 HALF_CLOSED: Final = 5.0
 """Seconds within which an answer has to begin for a peer that has closed its side."""
+PROMPT: Final = 10.0
+"""Seconds in which a request is answered by the task that reads, which does not see meanwhile who leaves."""
 
 FRESH: Final = 1.0
 """Seconds that a new connection has to send its request before it counts as idle."""
@@ -678,7 +680,7 @@ class _Protocol(H11Protocol):
 
 class _PlainStream:
     """In the place of Hypercorn's stream: a request of a plain route. Whoever asked may leave meanwhile where
-    the request may wait. Any other is answered by the task that reads."""
+    the request may wait. Any other is answered by the task that reads, as long as that is prompt."""
 
     def __init__(
         self, protocol: _Protocol, plain: PlainRoutes, request: h11.Request, asked: PlainRequest
@@ -698,20 +700,26 @@ class _PlainStream:
             # What has come behind it may be no request: then it is refused before this is answered.
             if self._asked.may_wait or self._protocol.has_next:
                 self._protocol.task_group.spawn(self._answer_unless_left)
+                return
+            answer = None
+            with trio.move_on_after(PROMPT) as prompt:
+                answer = await self._plain.answer(self._asked)
+            if prompt.cancelled_caught:
+                # A disk or a ledger hangs, say: nothing was changed by it, so it begins again.
+                self._protocol.task_group.spawn(self._answer_unless_left)
             else:
-                await self._answer()
+                await self._send(answer)
         elif isinstance(event, StreamClosed) and not self._answered:
             self._work.cancel()
 
     async def _answer_unless_left(self) -> None:
         with self._work:
-            await self._answer()
+            self._asked.put_body(self._body)
+            answer = await self._plain.answer(self._asked)
+            if not self._work.cancel_called:
+                await self._send(answer)
 
-    async def _answer(self) -> None:
-        self._asked.put_body(self._body)
-        answer = await self._plain.answer(self._asked)
-        if self._work.cancel_called:
-            return
+    async def _send(self, answer: Answer | None) -> None:
         self._answered = True
         if answer is None:
             await self._protocol.hand_to_app(self._request)

@@ -604,3 +604,31 @@ async def test_a_refusal_of_what_comes_behind_a_request_is_whole_whenever_that_i
         for _ in range(20):
             answer = await exchange(server, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nhello")
             assert json.loads(answer.rpartition(b"\r\n\r\n")[2])["status"] == "Unknown", answer
+
+
+async def test_who_leaves_while_what_should_be_prompt_hangs_is_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("PROMPT", "HALF_CLOSED"):
+        monkeypatch.setattr(f"actors.wire.http.server.{name}", 0.05)
+    app = App()
+    begun = 2 if App.is_plain else 1  # by the task that reads, and again by one of its own
+    async with serving(app, graceful_timeout=3600) as server:
+        async with await connect(server) as leaving:
+            await leaving.send_all(GET % b"wait")
+            with trio.fail_after(60):
+                for _ in range(begun):
+                    await app.waiting.acquire()
+        server.shutdown.set()
+        with trio.fail_after(60):
+            await server.ended.wait()
+    app = App()
+    async with serving(app) as server, await connect(server) as staying:
+        await staying.send_all(GET % b"wait")
+        for _ in range(begun):
+            await app.waiting.acquire()
+        app.release.set()
+        answer = b""
+        while not answer.endswith(b"done"):
+            answer += await staying.receive_some()
+        assert answer.count(b"HTTP/1.1 200 ") == 1
