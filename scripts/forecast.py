@@ -24,12 +24,18 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from statistics import median
+from typing import Final
 
 from testbed.forecast.day import DayShape, Said, simulate_day
 
 from orchestrator.client import Client, Job, Period
 from orchestrator.scheduling.forecast import Span
 
+SLOTS: Final = 8
+AT_ONCE: Final = 8
+"""Jobs that a user hands in one after the other."""
+OVERLOAD: Final = 1.4
+"""How much faster real jobs are handed in than they run."""
 _LISTENING = re.compile(r"listening on (\S+)")
 
 
@@ -51,7 +57,7 @@ def run_jobs(wanted: argparse.Namespace) -> list[Said]:
     """Hand in real jobs, ask soon when each begins, and see when it did."""
     with tempfile.TemporaryDirectory() as data:
         command = str(Path(sys.executable).with_name("orchestrator"))
-        flags = ("--port", "0", "--slots", "8", "--data", data)
+        flags = ("--port", "0", "--slots", str(SLOTS), "--data", data)
         server = subprocess.Popen(
             [command, "up", *flags], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
@@ -70,11 +76,14 @@ def run_jobs(wanted: argparse.Namespace) -> list[Said]:
 def _hand_in(client: Client, wanted: argparse.Namespace) -> list[Said]:
     rng = random.Random(wanted.seed[0])
     said: dict[int, tuple[float, Period]] = {}
+    begun = time.monotonic()
     for n in range(wanted.jobs):
-        if n % 8 == 0:
+        if n % AT_ONCE == 0:
             _ask(client, said)
             user = rng.randrange(wanted.users)
-            time.sleep(1.0 if n else 0.0)  # somewhat faster than they run
+            # However fast this machine hands them in, they come somewhat faster than they run.
+            due = begun + n * wanted.seconds / (SLOTS * OVERLOAD)
+            time.sleep(max(0.0, due - time.monotonic()))
         script = f"sleep {wanted.seconds * rng.lognormvariate(-0.125, 0.5):.2f}\n".encode()
         client.submit({"run.sh": script}, user=user, service="example")
     _ask(client, said)

@@ -25,10 +25,15 @@ MOST_USERS: Final = 200
 MOST_ARRIVALS: Final = 2000
 MOST_JUDGED: Final = 500
 MOST_EXPECTED: Final = 2000
-STEP: Final = 0.01
+SMALL_STEP: Final = 0.01
+LARGE_STEP: Final = 0.05
 MOST_TAIL: Final = 0.25
 """By how much a tail follows each job that is judged, and how far. In small steps, as the jobs of a visit are
-early or late together: in large ones each such visit would make ranges wider for a while."""
+early or late together: in large ones each such visit would make ranges wider for a while. Where more than a
+quarter of the newest `NEWEST` were in a tail that a tenth should be in, forecasts are wrong, not unlucky, and
+its steps are large."""
+
+NEWEST: Final = 20
 
 WINDOW: Final = 3600.0
 """Seconds: as often as somebody came within them, somebody is taken to come."""
@@ -48,18 +53,33 @@ class Accuracy:
     median_wait: float | None
 
 
+class _Tail:
+    """`share`: of the draws, to be left out at one end."""
+
+    __slots__ = ("_missed", "share")
+
+    def __init__(self) -> None:
+        self.share = TAIL
+        self._missed: deque[bool] = deque(maxlen=NEWEST)
+
+    def judge(self, *, missed: bool) -> None:
+        """Go towards what in the long run a tenth of jobs are in."""
+        self._missed.append(missed)
+        step = LARGE_STEP if sum(self._missed) > NEWEST / 4 else SMALL_STEP
+        self.share = min(MOST_TAIL, max(-MOST_TAIL, self.share + step * (TAIL - missed)))
+
+
 @dataclass(slots=True)
 class _Service:
     """`holds`: by user, last the one whose run ended last. `judged`: whether it was inside, the width and
-    the wait. `early`, `late`: the shares of draws to leave out at both ends. The last two count since the
-    start."""
+    the wait. The last two count since the start."""
 
     holds: dict[int, deque[float]] = field(default_factory=dict)
     delays: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_RUNS))
     arrivals: deque[tuple[float, int, str]] = field(default_factory=lambda: deque(maxlen=MOST_ARRIVALS))
     judged: deque[tuple[bool, float, float]] = field(default_factory=lambda: deque(maxlen=MOST_JUDGED))
-    early: float = TAIL
-    late: float = TAIL
+    early: _Tail = field(default_factory=_Tail)
+    late: _Tail = field(default_factory=_Tail)
     all_judged: int = 0
     all_inside: int = 0
 
@@ -143,7 +163,8 @@ class RunHistory:
                 seen = min(window, max(1.0, now - one.arrivals[0][0]))
             came = [(max(0.0, now - at), user, requires) for at, user, requires in one.arrivals]
             holds = [(user, seconds) for user, own in one.holds.items() for seconds in own]
-            found[name] = ServiceHistory(holds, tuple(one.delays), tuple(came), seen, (one.early, one.late))
+            tails = one.early.share, one.late.share
+            found[name] = ServiceHistory(holds, tuple(one.delays), tuple(came), seen, tails)
         return found
 
     def accuracy(self, service: str) -> Accuracy:
@@ -168,19 +189,14 @@ class RunHistory:
         assert told.latest is not None
         inside = told.earliest <= started <= told.latest
         one = self._service(job.service)
-        one.early = _corrected(one.early, missed=started < told.earliest)
-        one.late = _corrected(one.late, missed=started > told.latest)
+        one.early.judge(missed=started < told.earliest)
+        one.late.judge(missed=started > told.latest)
         one.judged.append((inside, said.latest - said.earliest, max(0.0, started - said_at)))
         one.all_judged += 1
         one.all_inside += inside
 
     def _service(self, name: str) -> _Service:
         return self._services.setdefault(name, _Service())
-
-
-def _corrected(tail: float, *, missed: bool) -> float:
-    """A tail that in the long run a tenth of jobs are in."""
-    return min(MOST_TAIL, max(-MOST_TAIL, tail + STEP * (TAIL - missed)))
 
 
 def in_whole_seconds(span: Span) -> Span:
