@@ -278,11 +278,12 @@ async def test_special_files_and_links_that_lead_out_are_left_out_and_named(shar
 
 
 async def test_peak_memory_is_the_jobs_own(shared: Started) -> None:
-    """Whatever the node has handled before; the arrays' size is in the figure."""
+    """Whatever the node has handled before; the arrays' size is in the figure. Without a control group it is at
+    least what the shepherd has when it forks: 9.7 to 10.9 MB, from one run to the next."""
     async with portal(shared.url) as user:
         big = await user.run("head -c 100M /dev/urandom > big\n")
         assert big["status"] == "Completed" and big["output_bytes"] > 100 << 20
         small = await user.run("true\n")
         large = await user.run('python3 -c "b=bytearray(200<<20)"\n')
-        assert 0 < small["peak_bytes"] < 10 << 20
+        assert 0 < small["peak_bytes"] < 12 << 20
         assert 200 << 20 <= large["peak_bytes"] < 230 << 20
