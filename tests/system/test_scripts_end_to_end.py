@@ -278,8 +278,8 @@ async def test_special_files_and_links_that_lead_out_are_left_out_and_named(shar
 
 
 async def test_peak_memory_is_the_jobs_own(shared: Started) -> None:
-    """Whatever the node has handled before; the arrays' size is in the figure. Without a control group it is at
-    least what the shepherd has when it forks: 9.7 to 10.9 MB, from one run to the next."""
+    """Whatever the node has handled before; the arrays' size is in the figure. Without a control group it is
+    at least what the shepherd has when it forks: 9.7 to 10.9 MB, from one run to the next."""
     async with portal(shared.url) as user:
         big = await user.run("head -c 100M /dev/urandom > big\n")
         assert big["status"] == "Completed" and big["output_bytes"] > 100 << 20
