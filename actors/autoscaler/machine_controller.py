@@ -30,6 +30,7 @@ from typing import Any, Final, TypeVar
 import trio
 
 from actors.autoscaler.machines import LIVE, TrackedMachine, TrackedMachines
+from actors.domain.phrases import name_some
 from actors.domain.scaling import Machine, MachineEnd, MachineState, UnreadableMachine
 from actors.kernel.actor import ActorError, Doorbell
 from actors.kernel.backoff import Backoff
@@ -195,10 +196,9 @@ class MachineController:
         ids = {machine.machine_id for machine in machines}
         if new := sorted(ids - self._strangers):
             log.warning(
-                "%s lists machines of others, which are left alone: %s%s",
+                "%s lists machines of others, which are left alone: %s",
                 self.provider.name,
-                ", ".join(new[:5]),
-                f" and {len(new) - 5} more" if len(new) > 5 else "",
+                name_some(new, 5),
             )
         self._strangers = ids
 

@@ -19,6 +19,7 @@ import trio
 
 from actors.domain.errors import CoreError
 from actors.domain.node import NodeAddress, NodeRef
+from actors.domain.phrases import name_some
 from actors.getter.reconcile import NodeMirror
 from actors.kernel.backoff import Backoff
 from actors.kernel.complaint import Complaint
@@ -205,5 +206,4 @@ class LivenessMonitor:
 def _some_jobs(node: NodeMirror) -> str:
     """The ids of what it had, as many as a line holds."""
     ids = sorted(tracked.job.id for tracked in node.tracked.values())
-    more = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
-    return ", ".join(map(str, ids[:MOST_NAMED])) + more
+    return name_some(ids, MOST_NAMED)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
+from actors.domain.phrases import name_some
 from node.confinement.grants import NOTHING_GRANTED, Grants
 from node.confinement.visible import MachineFiles, Unseen, View, find_unseen
 from node.runs.environment import job_environment
@@ -120,8 +121,8 @@ def _report(environ: Mapping[str, str], settings: NodeSettings, view: View | Non
         # Those of homes are no mistake: nobody has named them.
         if each.directory in path and all(each in other.unseen for other in sights):
             yield (
-                f"of PATH, scripts do not see {each.directory} ({_names(each.programs)}): to show it,"
-                f' read = ["{each.read}"]'
+                f"of PATH, scripts do not see {each.directory} ({name_some(each.programs, _MOST_NAMED)}): "
+                f'to show it, read = ["{each.read}"]'
             )
     for large in () if view is None else view.left_out:
         if not any(is_in(large, _real(sight.grants)) for sight in sights):
@@ -139,9 +140,3 @@ def _report(environ: Mapping[str, str], settings: NodeSettings, view: View | Non
             for missing in paths:
                 if not Path(missing).exists() and (not name or missing not in getattr(settings.grants, key)):
                     yield f"there is no {missing}, which scripts{of} may {key}"
-
-
-def _names(programs: tuple[str, ...]) -> str:
-    shown = ", ".join(programs[:_MOST_NAMED])
-    more = len(programs) - _MOST_NAMED
-    return f"{shown} and {more} more" if more > 0 else shown

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from actors.domain.phrases import name_some
 from orchestrator.commands.connection import HELP, Connection, as_json, pass_connection
 from orchestrator.commands.console.arguments import node_id, shown_names
 from orchestrator.commands.console.job_row import UNDER_WAY
@@ -53,8 +54,7 @@ def tell_executors(found: Sequence[Node]) -> Iterator[str]:
         if node.executor is not None:
             alike.setdefault((node.executor, node.executor_limits or ""), []).append(node.name)
     for (executor, limits), names in alike.items():
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        yield f"{', '.join(names[:NAMED])}{more}: scripts run in {executor}: {limits}"
+        yield f"{name_some(names, NAMED)}: scripts run in {executor}: {limits}"
 
 
 def _cells(node: Node) -> tuple[object, ...]:

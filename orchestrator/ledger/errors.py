@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 import sqlite_anyio
 
+from actors.domain.phrases import name_some
 from actors.ports.ledger import LedgerError
 from actors.store.durable import is_full, is_passing
 from actors.store.group_commit import Stopped
@@ -46,9 +47,8 @@ class UnknownJobs(LedgerError):
     """There are no such jobs, or none of theirs who ask."""
 
     def __init__(self, ids: Sequence[int]) -> None:
-        named = ", ".join(map(str, ids[:MOST_NAMED]))
-        rest = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
-        super().__init__(f"there {'is no job' if len(ids) == 1 else 'are no jobs'} {named}{rest}")
+        named = name_some(ids, MOST_NAMED)
+        super().__init__(f"there {'is no job' if len(ids) == 1 else 'are no jobs'} {named}")
         self.ids = ids
 
 

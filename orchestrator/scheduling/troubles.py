@@ -15,6 +15,7 @@ from typing import Final
 
 from actors.domain.labels import satisfies
 from actors.domain.node import NodeState, NodeView
+from actors.domain.phrases import name_some
 from actors.domain.scaling import DRAINED_BY_SCALING, ServiceScaling
 from actors.domain.service import Backlog, ServiceLimits
 from orchestrator.scheduling.kept_slots import ENDLESS, KeptSlots
@@ -286,8 +287,7 @@ def _names(found: Sequence[NodeView]) -> str:
 
 
 def _shortened(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    return name_some(names, NAMED)
 
 
 def _name(view: NodeView) -> str:

@@ -24,14 +24,6 @@ SEEN: Final = 70
 needs_landlock: Final = pytest.mark.skipif(KERNEL == 0, reason="no Landlock in this kernel")
 
 
-@pytest.fixture(params=[1, 4, 7])
-def abi(request: pytest.FixtureRequest) -> int:
-    asked = int(request.param)
-    if asked > KERNEL:
-        pytest.skip(f"this kernel has version {KERNEL}")
-    return asked
-
-
 class Node:
     """One shepherd, so to say: a tier whose scripts run one after the other."""
 

@@ -24,14 +24,6 @@ KERNEL: Final = landlock.find_abi()
 pytestmark = pytest.mark.skipif(KERNEL == 0, reason="no Landlock in this kernel")
 
 
-@pytest.fixture(params=[1, 4, 7])
-def abi(request: pytest.FixtureRequest) -> int:
-    asked = int(request.param)
-    if asked > KERNEL:
-        pytest.skip(f"this kernel has version {KERNEL}")
-    return asked
-
-
 class Place:
     """A directory that may be written, one beside it that may not, and one that may only be read."""
 

@@ -33,14 +33,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(params=[1, 4, 7])
-def abi(request: pytest.FixtureRequest) -> int:
-    asked = int(request.param)
-    if asked > KERNEL:
-        pytest.skip(f"this kernel has version {KERNEL}")
-    return asked
-
-
 @pytest.fixture(params=["a uid of its own", "the node's account"])
 def uid(request: pytest.FixtureRequest) -> int:
     if request.param == "the node's account":
