@@ -187,8 +187,8 @@ def run(settings: NodeSettings, read: Callable[[], NodeSettings]) -> int:
     with uncollected_imports():
         import trio
 
+        from actors.process.stop_signals import signals_to_stop
         from actors.wire.errors import CannotListen, leaves
-        from actors.wire.http.server import signals_to_stop
         from node.errors import NodeError
         from node.reloading import RunningSettings
         from node.server import serve_node, set_up_logging

@@ -20,10 +20,11 @@ from quart_trio import QuartTrio
 from actors.wire.errors import leaves
 from orchestrator.config.settings import FileCheck, Settings, check_nothing, load
 from orchestrator.dialled_streams import DialledStreams
+from orchestrator.errors import StartError
 from orchestrator.events.waiters import JobWaiters
 from orchestrator.reloading import RunningSettings
 from orchestrator.server import run_orchestrator
-from orchestrator.startup import Address, StartError
+from orchestrator.startup import Address
 
 log: Final = logging.getLogger("orchestrator")
 

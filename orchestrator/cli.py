@@ -199,23 +199,37 @@ def up(**options: Any) -> None:
     """Run a whole orchestrator on this machine: the server and its nodes, with one service, `example`.
     Of the server's variables it reads OPEN_LOCAL alone.
 
-    Ctrl-C ends all of it, running jobs too.
+    Ctrl-C ends all of it, running jobs too. SIGHUP starts the server again, and a server or node that dies is
+    started again: running jobs go on.
     """
     with uncollected_imports():
-        import trio
-
-        from orchestrator.up import Plan, serve_all
+        from orchestrator.up import Plan, Up
 
     if options["nodes"] is None:
         options["nodes"] = 1 if options["autoscale"] is None else 0
     if not options["nodes"] and options["autoscale"] is None:
         raise click.BadParameter("it needs at least 1 node, or --autoscale", param_hint="--nodes")
-    plan = Plan(**options)
+    everything = Up(Plan(**options), looked_at)
+    sys.exit(run(everything.serve, everything.restart_server))
+
+
+@main.command("server-of-up", hidden=True)
+def server_of_up() -> None:
+    """The server that `up` keeps, which tells it by its standard input what to serve."""
+    with uncollected_imports():
+        import trio
+
+        from orchestrator.up_server import read_serving, serve_told
+
+    told = sys.stdin.buffer
+    serving = read_serving(told)
+    if serving is None:
+        return
 
     async def serve(shutdown: trio.Event) -> None:
-        await serve_all(plan, shutdown=shutdown, on_bound=looked_at)
+        await serve_told(serving, told, shutdown=shutdown, on_bound=listening)
 
-    sys.exit(run(serve))
+    sys.exit(run(serve, beside_another=True))
 
 
 main.add_command(node_command, "node")
@@ -242,9 +256,12 @@ def run(
     reload: Callable[[], Awaitable[None]] | None = None,
     log_format: str = "text",
     log_level: str = "info",
+    *,
+    beside_another: bool = False,
 ) -> int:
     """Run `serve(shutdown)` until it ends, by SIGINT, SIGTERM or a closed terminal too. With `reload` it is
-    called for each SIGHUP that comes from anything else. The process's exit status.
+    called for each SIGHUP that comes from anything else. `beside_another`: another process tells the person
+    at the terminal what goes on. The process's exit status.
 
     What stops the start is told in one line; what nobody foresaw, with its traceback.
     """
@@ -252,10 +269,10 @@ def run(
 
     from actors.ports.ledger import LedgerError
     from actors.ports.storage import StorageError
+    from actors.process.stop_signals import signals_to_stop
     from actors.wire.errors import CannotListen
-    from actors.wire.http.server import signals_to_stop
-    from orchestrator.startup import StartError
-    from orchestrator.up import NodeFailed
+    from orchestrator.errors import StartError
+    from orchestrator.up import NodeFailed, ServerFailed
 
     async def watch_signals(nursery: trio.Nursery, shutdown: trio.Event) -> None:
         with signals_to_stop() as signals:
@@ -268,7 +285,9 @@ def run(
                     raise KeyboardInterrupt
                 else:
                     told = "stopping; this takes up to 5 s, a second Ctrl-C ends it at once"
-                    if log_format == "json":
+                    if beside_another:
+                        pass
+                    elif log_format == "json":
                         logging.getLogger("orchestrator").info(told)
                     else:
                         with suppress(OSError):  # the terminal may be what has gone
@@ -289,11 +308,11 @@ def run(
     told: list[str] = []
     try:
         trio.run(all_of_it)
-    except* (CannotListen, LedgerError, NodeFailed, StartError, StorageError) as group:
+    except* (CannotListen, LedgerError, NodeFailed, ServerFailed, StartError, StorageError) as group:
         told += [str(error) for error in leaves(group)]
     except* KeyboardInterrupt:
         told.append("interrupted")
-    _tell(*told)
+    _tell(*filter(None, told))
     return 1 if told else 0
 
 

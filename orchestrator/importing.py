@@ -40,10 +40,10 @@ from actors.domain.ids import MAX_ID
 from actors.domain.job import Attempt, HistoryEntry
 from actors.domain.status import ENDED, OVER, Status
 from orchestrator.config.settings import Settings
+from orchestrator.errors import StartError
 from orchestrator.ledger.schema import COLUMNS_OF_2X, prepare_writer
 from orchestrator.ledger.tables import attempts, history, jobs, meta
 from orchestrator.nodes.addresses import contract_only_ref
-from orchestrator.startup import StartError
 from orchestrator.storage.disk import Disk
 from orchestrator.storage.result_sink import LOGS, MANIFEST, RESULT
 

@@ -58,6 +58,7 @@ from orchestrator.config.settings import Settings
 from orchestrator.dialled_streams import DialledStreams
 from orchestrator.events.change_stream import ChangeStream
 from orchestrator.events.waiters import JobWaiters
+from orchestrator.exclusive_use import locked
 from orchestrator.http_client import Http
 from orchestrator.importing import answer_probes, import_2x, is_needed, ledger_of
 from orchestrator.ledger.ledger import SqliteLedger
@@ -79,7 +80,6 @@ from orchestrator.startup import (
     callback_keys,
     end_orderly,
     go_on_from,
-    locked,
     log,
     log_steps,
     own_certificate,
@@ -99,10 +99,12 @@ async def serve_orchestrator(
     shutdown: trio.Event,
     on_bound: Callable[[str], None] | None = None,
     running: RunningSettings | None = None,
+    end_machines: Callable[[], bool] = lambda: False,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `shutdown` is set. `on_bound` is called with the URL, and `task_status` reports a list of
-    it, once connections are accepted. `running` reads the settings again; without it nobody does.
+    it, once connections are accepted. `running` reads the settings again; without it nobody does. Nodes that
+    are processes of this machine, made with the load, end with the server if `end_machines` says so then.
 
     Raises StartError, StorageError, LedgerError, CannotListen when it cannot start; GaveUp when an actor
     keeps crashing.
@@ -124,7 +126,8 @@ async def serve_orchestrator(
     with findable(settings.data_path) as make_findable:
         async with trio.open_nursery() as nursery:
             waiters, dialled = JobWaiters(), DialledStreams()
-            app = await nursery.start(run_orchestrator, settings, waiters, here, dialled, running)
+            all_of_it = partial(run_orchestrator, end_machines=end_machines)
+            app = await nursery.start(all_of_it, settings, waiters, here, dialled, running)
 
             async def let_go() -> None:
                 await shutdown.wait()
@@ -164,6 +167,7 @@ async def run_orchestrator(
     dialled: DialledStreams,
     running: RunningSettings,
     *,
+    end_machines: Callable[[], bool] = lambda: False,
     task_status: trio.TaskStatus[App] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Everything but the listening: reports the app once all of it runs, and runs until cancelled. Whoever
@@ -261,7 +265,7 @@ async def run_orchestrator(
                 nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(5):
-                if settings.end_machines:
+                if end_machines():
                     await _end_machines(providers)
                 await nodes.aclose()
                 await portals.aclose()

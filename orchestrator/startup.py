@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
@@ -17,7 +13,6 @@ import trio
 from actors.domain.job import Job
 from actors.ports.ledger import LedgerError
 from actors.ports.storage import StorageError
-from actors.store.repair import set_aside
 from actors.wire.http.tls import NoAuthorities, NoCertificate, OwnCertificate, authorities_of
 from orchestrator.access.token_files import BadTokensFile, read_declared
 from orchestrator.callbacks.keys import (
@@ -29,7 +24,7 @@ from orchestrator.callbacks.keys import (
     load_trust,
 )
 from orchestrator.config.settings import Settings
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import StartError
 from orchestrator.ledger.id_blocks import IdBlocks
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.storage.storage import DiskStorage
@@ -39,10 +34,6 @@ jobs_log: Final = logging.getLogger("orchestrator.jobs")
 
 
 _PAGE: Final = 200
-
-
-class StartError(OrchestratorError):
-    """The server cannot start here; the text says why and what to do."""
 
 
 class Address:
@@ -190,26 +181,3 @@ def log_steps(jobs: Sequence[Job], name_of: Callable[[str], str]) -> None:
             job.message,
             extra=about,
         )
-
-
-@contextmanager
-def locked(path: Path, what: str, setting: str) -> Iterator[None]:
-    """`what` for this process alone, by a lock on the file `path`. Raises StartError that names `setting`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if (aside := set_aside(path)) is not None:
-            log.warning("%s was a directory, and is %s now", path, aside)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.fchmod(fd, 0o600)
-    except OSError as error:
-        raise StartError(f"{what}: {error.strerror}; set {setting} to a place that can be written") from error
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StartError(
-                f"{what} is used by another orchestrator; stop it, or set {setting} to another place"
-            ) from None
-        yield
-    finally:
-        os.close(fd)

@@ -34,9 +34,9 @@ from orchestrator.access.token_files import (
 from orchestrator.access.tokens import USED_EVERY, TokenRecord, Tokens, machine_token
 from orchestrator.config.settings import Settings
 from orchestrator.dialled_streams import DialledStreams
+from orchestrator.errors import StartError
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.nodes.registry import NodeRegistry
-from orchestrator.startup import StartError
 
 log: Final = logging.getLogger("orchestrator.access")
 

@@ -18,9 +18,9 @@ from actors.wire.errors import BadArchive
 from actors.wire.files.zip_reader import check_zip
 from orchestrator.backups.kept_jobs import KeptJob, kept_jobs, reading
 from orchestrator.backups.trees import list_tree
+from orchestrator.exclusive_use import locked
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.ledger.tables.small_files import read_files
-from orchestrator.startup import locked
 from orchestrator.storage.bundle import unpack
 from orchestrator.storage.result_sink import RESULT
 from orchestrator.storage.storage import DiskStorage

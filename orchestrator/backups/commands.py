@@ -141,7 +141,7 @@ def _repair(ledger: Path, data: Path, found: list[Finding]) -> int:
     from actors.ports.storage import StorageError
     from orchestrator.backups.check import repair
     from orchestrator.backups.kept_jobs import BackupError
-    from orchestrator.startup import StartError
+    from orchestrator.errors import StartError
 
     try:
         return trio.run(repair, found, ledger, data)

@@ -94,7 +94,6 @@ class Settings:
     callback_ca_file: Path | None = None
     services: Mapping[str, ServiceLimits] = field(default_factory=lambda: MappingProxyType({}))
     scaling: Mapping[str, ScalingConfig] = field(default_factory=lambda: MappingProxyType({}))
-    end_machines: bool = False
     node_token: str = field(default="", repr=False)
     as_2x: bool = False
     warnings: tuple[str, ...] = ()

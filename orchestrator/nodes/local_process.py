@@ -1,8 +1,9 @@
-"""Nodes as processes of this machine: how they are started, and what they say."""
+"""Nodes as processes of this machine, and a server beside them: how they are started, and what they say."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,17 +19,17 @@ GRACE_SECONDS: Final = 2
 """Seconds that jobs have after SIGTERM when their node ends. With a second more the node has ended too."""
 
 _RUN: Final = """
-sys.argv = ["orchestrator", "node", *sys.argv[2:]]
+sys.argv = ["orchestrator", *sys.argv[3:]]
 from orchestrator.cli import main
 main()
 """
 
-# The node asks the kernel for SIGTERM at the death of whoever started it: then it ends its jobs and itself.
+# The process asks the kernel for a signal at the death of whoever started it.
 _BOUND: Final = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, int(sys.argv[2]))  # PR_SET_PDEATHSIG
 if os.getppid() != int(sys.argv[1]):
-    sys.exit("whoever started this node is gone already")
+    sys.exit("whoever started this process is gone already")
 """
 
 # The node does nothing before it is told that it is on record. Whoever dies in between leaves no node behind
@@ -46,13 +47,24 @@ os.close(nothing)
 def start_bound(
     options: Sequence[str], errors: IO[bytes], pair_token: str | None = None
 ) -> subprocess.Popen[bytes]:
-    """A node that ends when this process does, however that comes. Its output is a pipe. It pairs by the
-    `pair_token`.
+    """A node that ends its jobs and itself when this process ends, however that comes. Its output is a pipe.
+    It pairs by the `pair_token`.
 
     To be called in the main thread: the kernel's signal comes when the thread that began the node ends.
     """
     pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
-    return _start(_BOUND, options, stdin=nothing, stdout=pipe, stderr=errors, told={_PAIR_TOKEN: pair_token})
+    told = {_PAIR_TOKEN: pair_token}
+    return _start(_BOUND, ["node", *options], stdin=nothing, stdout=pipe, stderr=errors, told=told)
+
+
+def start_bound_server() -> subprocess.Popen[bytes]:
+    """The server of `up`: it waits on its input, a pipe, for what to serve. Its output is a pipe. It is
+    killed when this process ends, so that the next one finds nothing in use.
+
+    To be called in the main thread, as `start_bound`.
+    """
+    pipe = subprocess.PIPE
+    return _start(_BOUND, ["server-of-up"], stdin=pipe, stdout=pipe, stderr=None, at_death=signal.SIGKILL)
 
 
 def start_held(
@@ -60,7 +72,8 @@ def start_held(
 ) -> subprocess.Popen[bytes]:
     """A node that outlives this process, once `release` has been called; until then it waits, and ends when
     this process does. It joins by the `token`."""
-    return _start(_HELD, options, stdin=subprocess.PIPE, stdout=output, stderr=output, told={_TOKEN: token})
+    told, pipe = {_TOKEN: token}, subprocess.PIPE
+    return _start(_HELD, ["node", *options], stdin=pipe, stdout=output, stderr=output, told=told)
 
 
 def release(process: subprocess.Popen[bytes]) -> None:
@@ -72,30 +85,32 @@ def release(process: subprocess.Popen[bytes]) -> None:
 
 def _start(
     program: str,
-    options: Sequence[str],
+    arguments: Sequence[str],
     *,
     stdin: int,
     stdout: int | IO[bytes],
-    stderr: IO[bytes],
-    told: Mapping[str, str | None],
+    stderr: IO[bytes] | None,
+    told: Mapping[str, str | None] | None = None,
+    at_death: signal.Signals = signal.SIGTERM,
 ) -> subprocess.Popen[bytes]:
     # Never this process's own tokens, which may be for everything, nor whom to tell that it is ready.
     withheld = (_TOKEN, "NOTIFY_SOCKET")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(withheld)}
-    given = {name: value for name, value in told.items() if value is not None}
+    given = {name: value for name, value in (told or {}).items() if value is not None}
+    whose = [str(os.getpid()), str(int(at_death))]
     return subprocess.Popen(
-        [sys.executable, "-X", "utf8", "-c", program + _RUN, str(os.getpid()), *options],
+        [sys.executable, "-X", "utf8", "-c", program + _RUN, *whose, *arguments],
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         env=inherited | given,
-        # A session of its own: Ctrl-C comes to this process alone, which ends the nodes in order.
+        # A session of its own: Ctrl-C comes to this process alone, which ends the others in order.
         start_new_session=True,
     )
 
 
 async def read_url(output: trio.abc.ReceiveStream) -> str:
-    """What a node says that it listens on; "" when it ends before."""
+    """What a process says that it listens on; "" when it ends before."""
     said = b""
     async for piece in output:
         said += piece

@@ -91,6 +91,12 @@ def children(pid: int, *, all_below: bool = False) -> list[int]:
     return [child.pid for child in psutil.Process(pid).children(recursive=all_below)]
 
 
+def child(pid: int, command: str) -> int:
+    """The one process that was started by `pid` with this command."""
+    (found,) = (one.pid for one in psutil.Process(pid).children() if command in one.cmdline())
+    return found
+
+
 async def gone(*pids: int) -> None:
     """Wait until these processes have ended."""
     with trio.fail_after(30):
@@ -141,7 +147,7 @@ async def test_up_runs_a_job_and_ends_with_everything_on_ctrl_c(tmp_path: Path) 
         done = await job(up.url, number)
         assert (done["status"], done["exit_code"]) == ("Completed", 0), done
         await until_running(up.url, await submit(up.url, "sleep 1000"))
-        assert len(children(up.inner.pid)) == 2
+        assert len(children(up.inner.pid)) == 3
         everything = children(up.inner.pid, all_below=True)
         with trio.fail_after(promised()):
             assert await up.stop(signal.SIGINT) == 0
@@ -177,7 +183,7 @@ async def test_a_second_up_with_the_same_data_is_refused(tmp_path: Path) -> None
 async def test_a_node_of_up_that_dies_is_started_again(tmp_path: Path) -> None:
     with (tmp_path / "err").open("wb") as errors:
         async with running(tmp_path, "up", "--port", "0", "--slots", "1", errors=errors) as up:
-            (node,) = children(up.inner.pid)
+            node = child(up.inner.pid, "node")
             os.kill(node, signal.SIGKILL)
             await gone(node)
             done = await job(up.url, await submit(up.url, "echo hello"))

@@ -14,7 +14,9 @@ from support.data.node_jobs import new_storage
 from actors.store.reserve import HELD, Reserve
 from orchestrator.callbacks.keys import load_secrets
 from orchestrator.config.settings import load
-from orchestrator.startup import StartError, callback_keys, locked
+from orchestrator.errors import StartError
+from orchestrator.exclusive_use import locked
+from orchestrator.startup import callback_keys
 from orchestrator.storage.storage import DiskStorage
 
 Way = Callable[[Path], None]

@@ -21,10 +21,10 @@ from actors.domain.status import Status
 from orchestrator import importing
 from orchestrator.backups.check import check
 from orchestrator.config.settings import Settings
+from orchestrator.errors import StartError
 from orchestrator.importing import answer_probes, import_2x, is_needed, is_of_2x, ledger_of
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.ledger.tables.usage import UsageFilter
-from orchestrator.startup import StartError
 
 INPUT = {"run.sh": b"echo hello", "data.txt": b"x" * 5000}
 SUBMIT = "http://node:9000/submit"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import trio
 import trio.testing
@@ -39,6 +40,22 @@ async def _running(here: Place, user: Portal, script: str, **how: Any) -> int:
     await _written(fifo)
     await user.until(job, "Running")
     return job
+
+
+def _below(up: Started, command: str) -> list[int]:
+    """The processes of a command that `up` has started."""
+    return [one.pid for one in psutil.Process(up.pid).children() if command in one.cmdline()]
+
+
+async def _answers(url: str) -> None:
+    """Wait until somebody listens there again, who has ended or is about to begin."""
+    with trio.fail_after(60):
+        async with portal(url) as user:
+            while True:
+                with suppress(httpx.TransportError):
+                    await user.get("/health")
+                    return
+                await trio.sleep(0.05)
 
 
 @asynccontextmanager
@@ -86,6 +103,29 @@ async def test_up_that_is_killed_takes_nodes_and_payloads_along(here: Place) -> 
     assert len(others) > 3
     await running.end(signal.SIGKILL)
     await gone(others, within=promised(20))
+    assert here.left() == []
+
+
+async def test_a_server_of_up_that_ends_is_started_again_and_costs_no_job_an_attempt(here: Place) -> None:
+    running = here.up("--nodes", "1", "--slots", "1", "--autoscale", "1:1")
+    nodes = _below(running, "node")
+    go = [_fifo(here, f"go-{number}") for number in range(2)]
+    async with portal(running.url) as user:
+        # One of them on the node that is made with the load.
+        jobs = [await _running(here, user, f"echo > {{}}; cat {one}") for one in go]
+        for number, whom in ((signal.SIGKILL, None), (signal.SIGTERM, None), (signal.SIGHUP, running.pid)):
+            (server,) = _below(running, "server-of-up")
+            os.kill(whom or server, number)
+            await gone([server])
+            await _answers(running.url)
+            assert _below(running, "node") == nodes
+        for one in go:
+            with trio.fail_after(60):
+                await trio.to_thread.run_sync(one.write_text, "on\n", abandon_on_cancel=True)
+        for job in jobs:
+            ended = await user.ended(job)
+            assert (ended["status"], ended["attempt"]) == ("Completed", 1)
+    assert await running.end(signal.SIGTERM) == 0
     assert here.left() == []
 
 

@@ -33,10 +33,9 @@ import logging
 import math
 import os
 import resource
-import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
@@ -148,17 +147,6 @@ async def serve(
     finally:
         if sock is not None:
             sock.close()
-
-
-@contextmanager
-def signals_to_stop() -> Iterator[AsyncIterator[int]]:
-    """SIGINT and SIGTERM as they come, and SIGHUP (as when the terminal is closed) unless it is ignored, as
-    nohup has it. Until the block ends none of them kills. Only in the main thread."""
-    asked = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        asked.append(signal.SIGHUP)
-    with trio.open_signal_receiver(*asked) as signals:
-        yield signals
 
 
 class _Serving:

@@ -26,7 +26,9 @@ from orchestrator.backups.check import Finding, check, repair
 from orchestrator.backups.commands import restore_command
 from orchestrator.backups.kept_jobs import BackupError
 from orchestrator.backups.restore import restore_backup
-from orchestrator.startup import StartError, go_on_from, locked
+from orchestrator.errors import StartError
+from orchestrator.exclusive_use import locked
+from orchestrator.startup import go_on_from
 
 BIG = 3 * SMALL
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import logging
 import resource
-import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -20,7 +19,7 @@ from quart_trio import QuartTrio
 from actors.wire.errors import CannotListen, PortInUse
 from actors.wire.http.app import admit_all
 from actors.wire.http.plain_routes import Answer, Asked, Head, PlainRoutes
-from actors.wire.http.server import serve, signals_to_stop
+from actors.wire.http.server import serve
 
 
 @pytest.fixture(params=["by the app", "without it"], autouse=True)
@@ -339,14 +338,6 @@ async def test_the_port_is_free_again_at_once() -> None:
         await server.ended.wait()
         with socket.create_server(("127.0.0.1", port)):
             pass
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_is_waited_for_and_a_second_one_kills_nothing(number: signal.Signals) -> None:
-    with trio.fail_after(30), signals_to_stop() as signals:
-        for _ in range(2):
-            signal.raise_signal(number)
-            assert await anext(signals) == number
 
 
 async def connect(server: Server) -> trio.SocketStream:
