@@ -89,6 +89,7 @@ ROUTES: Final[Mapping[str, Access]] = {
     "GET /v1/jobs/<number>/history": Access(_JOBS),
     "GET /v1/jobs/<number>/files": Access(_JOBS),
     "GET /v1/jobs/<number>/files/<file:path>": Access(_JOBS),
+    "GET /v1/jobs/<number>/input-changes": Access(_JOBS),
     "GET /v1/jobs/<number>/logs": Access(_JOBS),
     "GET /v1/jobs/<number>/events": Access(_JOBS),
     "POST /v1/jobs/<number>/links": Access(_JOBS),

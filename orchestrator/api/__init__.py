@@ -27,6 +27,7 @@ from orchestrator.api.routes import (
     contract,
     dashboard,
     events,
+    input_changes,
     job_actions,
     job_files,
     jobs,
@@ -84,7 +85,7 @@ def create_app(services: ApiContext) -> App:
     app.before_request(list_request)
     for polled in (contract, jobs):
         app.register_blueprint(polled.blueprint(services, app.plain))
-    for part in (job_files, logs, events, job_actions, service_routes, usage, activity):
+    for part in (job_files, input_changes, logs, events, job_actions, service_routes, usage, activity):
         app.register_blueprint(part.blueprint(services))
     app.register_blueprint(nodes.blueprint(services))
     app.upgrade = nodes.dialling_route(services, gate.admit)

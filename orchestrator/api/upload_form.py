@@ -22,6 +22,7 @@ from actors.domain.batch_request import (
     parse_request,
 )
 from actors.domain.changes import JobDetails, NewJob
+from actors.domain.ids import parse_id
 from actors.domain.job import Job
 from actors.domain.labels import requirement, to_labels
 from actors.domain.limits import LIMITS, JobLimits, limits_from_json, limits_to_json, parse_limit, show_limit
@@ -278,6 +279,8 @@ class _Form:
             self.priority()
         elif name == "user_id":
             self._on_user(self.user_id())
+        elif name == "rerun_of":
+            await self._require_readable()
         if name in ("user_id", "service") and "user_id" in self._fields:
             service = self.service().name if "service" in self._fields else None
             await self._require_room(self.user_id(), service)
@@ -298,6 +301,7 @@ class _Form:
             self.tags(),
             self.callback_url(),
             requires=to_labels(self.requires()),
+            rerun_of=self.rerun_of(),
             ignored=self.ignored,
         )
         return NewJob(
@@ -451,6 +455,27 @@ class _Form:
         except NotAllowed as error:
             raise BadRequest(f"callback_url {printable(text)}: {error}") from None
 
+    def rerun_of(self) -> int | None:
+        """The earlier job that it repeats; an empty field is an unfilled one."""
+        text = self._fields["rerun_of"].text.strip() if "rerun_of" in self._fields else ""
+        if not text:
+            return None
+        try:
+            return parse_id(text)
+        except ValueError:
+            raise BadRequest(
+                f"rerun_of {printable(text)}: the number of an earlier job was expected"
+            ) from None
+
+    async def _require_readable(self) -> None:
+        """Raise BadRequest unless the earlier job is there, and theirs to read who upload."""
+        number = self.rerun_of()
+        if number is None:
+            return
+        earlier = await self._api.ledger.get(number)
+        if earlier is None or not asking.get().sees(earlier.user_id, earlier.service):
+            raise BadRequest(f"rerun_of {number}: there is no job {number}")
+
     def fingerprint(self) -> str:
         """The same for the same fields, as they were sent or left out, and names and bytes of the files; ""
         when nothing was hashed. What the server makes of a field that was left out may change between two
@@ -480,5 +505,6 @@ _CHECKS: Final[Mapping[str, Callable[[_Form], object]]] = {
     "name": _Form.name,
     "tags": _Form.tags,
     "callback_url": _Form.callback_url,
+    "rerun_of": _Form.rerun_of,
 }
 """Every field that is read, and what raises BadRequest for a value that cannot be taken."""

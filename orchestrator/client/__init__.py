@@ -39,6 +39,7 @@ from orchestrator.contract.bodies import (
     ServiceNodes,
     Trouble,
 )
+from orchestrator.contract.inputs import InputChange, InputChanges
 
 __all__ = [
     "AsyncClient",
@@ -53,6 +54,8 @@ __all__ = [
     "Event",
     "File",
     "Holder",
+    "InputChange",
+    "InputChanges",
     "Job",
     "JobCallback",
     "JobRequest",

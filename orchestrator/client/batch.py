@@ -39,6 +39,7 @@ class JobRequest(TypedDict, total=False):
     cpus: int | None
     gpus: int | str | None
     callback_url: str | None
+    rerun_of: int | None
 
 
 async def submit_many(

@@ -38,6 +38,7 @@ from orchestrator.contract.bodies import (
     Trouble,
     UsageBody,
 )
+from orchestrator.contract.inputs import InputChanges
 
 PAGE: Final = 500
 """Items of a list that one request brings."""
@@ -80,6 +81,7 @@ class Operations:
         cpus: int | None = None,
         gpus: int | str | None = None,
         callback_url: str | None = None,
+        rerun_of: int | None = None,
         idempotency_key: str | None = None,
         progress: Progress | None = None,
     ) -> Job:
@@ -89,8 +91,9 @@ class Operations:
         or as "4G"; none of the limits may be above the service's. `requires` are labels of the node, as
         "gpu=a100,ssd"; of the user's jobs those with a higher `priority` go first. `partition`, `account`,
         `qos`, `cpus` and `gpus` (2 or "a100:2") are asked of the batch system that runs it, within what the
-        service allows. `callback_url` is told when the job has ended. However often it is sent, it becomes
-        one job: two calls do so too with the same `idempotency_key`."""
+        service allows. `callback_url` is told when the job has ended. `rerun_of` is the earlier job that it
+        repeats with changes. However often it is sent, it becomes one job: two calls do so too with the same
+        `idempotency_key`."""
         if service is None:
             service = await self._only_service()
         fields = {
@@ -113,6 +116,7 @@ class Operations:
             "cpus": _text(cpus),
             "gpus": _text(gpus),
             "callback_url": callback_url,
+            "rerun_of": None if rerun_of is None else str(_id(rerun_of)),
         }
         body = await self._wire.thread(lambda: _form(files, fields))
         key = secrets.token_hex(16) if idempotency_key is None else _key(idempotency_key)
@@ -299,6 +303,11 @@ class Operations:
         key = {"Idempotency-Key": secrets.token_hex(16)}
         call = Call("POST", f"/v1/jobs/{_id(number)}/rerun", headers=key, silence=UPLOADED)
         return parse(Job, await self._exchange.json(call))
+
+    async def input_changes(self, number: int) -> InputChanges:
+        """How the inputs of a job differ from those of the job that it repeats. Raises NotFound where it
+        repeats none, and where the files of one of both are gone."""
+        return parse(InputChanges, await self._get(f"/v1/jobs/{_id(number)}/input-changes"))
 
     async def delete(self, number: int) -> Job:
         """Let the data of an ended job go now; the job as it is then, Cleaned."""

@@ -85,6 +85,7 @@ class Client:
     download_file = _wait_for(Operations.download_file)
     cancel = _wait_for(Operations.cancel)
     rerun = _wait_for(Operations.rerun)
+    input_changes = _wait_for(Operations.input_changes)
     delete = _wait_for(Operations.delete)
     queue = _wait_for(Operations.queue)
     troubles = _wait_for(Operations.troubles)

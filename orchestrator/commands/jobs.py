@@ -28,9 +28,13 @@ from orchestrator.commands.console.output import age, clean, emit_json, size, sp
 from orchestrator.commands.console.tables import emit_list
 
 if TYPE_CHECKING:
-    from orchestrator.client import Holder, Job
+    from orchestrator.client import Client, Holder, Job
 
 STATUSES: Final = ("Queued", *UNDER_WAY, "Completed", "Failed", "Invalid", "Killed", "Cleaned")
+
+FEW: Final = 10
+"""Changed inputs that are named."""
+_CHANGES: Final = {"left_out": "left out", "not_compared": "as long as before, not compared"}
 
 _TIME: Final = click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M"))
 
@@ -83,7 +87,8 @@ def status_command(connection: Connection, *, job_id: int | None, json_wanted: b
             emit_json(job.raw)
             return
         history = client.history(job_id)
-    for name, value in _facts(job):
+        again = _rerun_of(client, job)
+    for name, value in _facts(job, again):
         if value not in (None, ""):
             click.echo(f"{name:<10}{clean(value)}")
     click.echo()
@@ -107,6 +112,22 @@ def _cancelled(job: Job) -> str:
     return f"{by}at {job.raw['cancelled']['at']}"
 
 
+def _rerun_of(client: Client, job: Job) -> str:
+    """Which job it repeats, and what of its inputs is different."""
+    from orchestrator.client import NotFound
+
+    if job.rerun_of is None:
+        return ""
+    try:
+        found = client.input_changes(job.id)
+    except NotFound as error:
+        return f"{job.rerun_of} (inputs cannot be compared: {error})"
+    told = [f"{one.path} {_CHANGES.get(one.change, one.change)}" for one in found.items[:FEW]]
+    if more := len(found.items) - len(told) + found.more:
+        told.append(f"{more} more")
+    return f"{job.rerun_of}: {', '.join(told) or 'the same inputs'}"
+
+
 def _limit(job: Job) -> str:
     run = [f"run time {span(job.max_runtime_seconds)}"] if job.max_runtime_seconds else []
     return ", ".join(
@@ -127,7 +148,7 @@ def _asked(job: Job) -> str:
     return ", ".join(f"{name} {value}" for name, value in given if value)
 
 
-def _facts(job: Job) -> list[tuple[str, object]]:
+def _facts(job: Job, again: str) -> list[tuple[str, object]]:
     ended = "" if job.exit_code is None else f"exit code {job.exit_code}"
     if job.signal is not None:
         ended = f"signal {job.signal}"
@@ -146,7 +167,7 @@ def _facts(job: Job) -> list[tuple[str, object]]:
         ("tags", ", ".join(job.tags)),
         ("user", job.user),
         ("service", job.service),
-        ("rerun of", job.rerun_of),
+        ("rerun of", again),
         ("created", job.raw.get("created_at")),
         ("started", job.raw.get("started_at")),
         ("begins", expected(job.starts_at)),

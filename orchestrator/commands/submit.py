@@ -11,6 +11,7 @@ import click
 
 from actors.domain.limits import parse_limit
 from orchestrator.commands.connection import HELP, INTERRUPTED, Connection, as_json, pass_connection
+from orchestrator.commands.console.arguments import JOB
 from orchestrator.commands.console.destinations import require_directory
 from orchestrator.commands.console.output import clean, emit_json, emit_one, tell
 
@@ -57,6 +58,7 @@ def _limit(name: str, metavar: str, meaning: str) -> Callable[[_Command], _Comma
 @click.option("--gpus", metavar="NUMBER", help="The same, or a kind with it, as a100:2.")
 @click.option("--requires", metavar="LABELS", help="What its node has to have, as gpu=a100,ssd.")
 @click.option("--callback-url", metavar="URL", help="Whom to tell when it has ended.")
+@click.option("--rerun-of", type=JOB, metavar="ID", help="An earlier job that it repeats with changes.")
 @click.option("--wait", is_flag=True, help="Stay until it has ended, and end as it did.")
 @click.option("--follow", is_flag=True, help="The same, with its standard output and error as they come.")
 @click.option("-o", "--output", type=_PATH, metavar="DIR", help="Stay, and get the results there.")

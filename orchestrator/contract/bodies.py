@@ -614,6 +614,9 @@ class UploadBody(TypedDict):
             ),
         ]
     ]
+    rerun_of: NotRequired[
+        Annotated[int, Also(minimum=1, description="The earlier job that it repeats, maybe with changes")]
+    ]
 
 
 class JoiningNodeBody(TypedDict):

@@ -108,7 +108,12 @@ def test_a_job_is_submitted_and_run_again_with_changes(
     page.get_by_role("button", name="Submit").click()
     # The other input is as it came, not as the job has left it.
     expect(page.locator(".log")).to_have_text("another\nas it came\n")
-    assert [job.id for job in client.jobs(user=812)][1:] == [first.id]
+    again, *others = client.jobs(user=812)
+    assert [job.id for job in others] == [again.rerun_of] == [first.id]
+    origin = page.locator("[data-key=origin]")
+    expect(origin).to_have_text(f"Changed from job {first.id}: a b.txt changed (before).")
+    origin.get_by_role("link", name="before").click()
+    expect(page.locator(".viewer .content")).to_contain_text("dropped")
 
 
 def test_what_was_written_is_never_lost_unasked(open_page: Callable[..., Watched], shared: Started) -> None:

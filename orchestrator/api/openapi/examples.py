@@ -192,6 +192,9 @@ def examples() -> Mapping[str, list[Any]]:
                 FileEntry("latest", 0, 0o120777, _AT + 94.0, "link", "out/best model.pdb"), None
             ),
         ],
+        "InputChanges": [
+            {"rerun_of": 7, "items": [{"path": "params.json", "change": "changed"}], "more": 0},
+        ],
         "LogText": [
             {
                 "stream": "stdout",

@@ -27,7 +27,7 @@ from actors.domain.service import WaitReason
 from actors.domain.status import ENDED, Status
 from actors.ports.callbacks import CallbackStatus
 from orchestrator.access.roles import Role
-from orchestrator.contract import batches, bodies, links
+from orchestrator.contract import batches, bodies, inputs, links
 from orchestrator.contract.bodies import Also, Key, Of
 from orchestrator.scheduling.troubles import TroubleKind
 
@@ -48,6 +48,7 @@ COMPONENTS: Final[Mapping[str, Any]] = {
     "Period": bodies.Period,
     "Event": bodies.EventBody,
     "File": bodies.File,
+    "InputChanges": inputs.InputChanges,
     "LogText": bodies.LogTextBody,
     "LogEnd": bodies.LogEndBody,
     "Service": bodies.Service,

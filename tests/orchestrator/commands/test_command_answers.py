@@ -194,6 +194,31 @@ async def test_status_tells_what_was_asked_for_and_when_a_callback_is_tried_agai
     assert f"callback  https://p.example pending after 1 try: 503; next try at {at}" in lines
 
 
+async def test_status_tells_which_job_it_repeats_and_what_differs(tmp_path: Path) -> None:
+    server = Orchestrator(rerun_of=7)
+    server.answers["GET /v1/jobs/24/history"] = {"items": [], "next": None}
+    told = (await run(server, tmp_path, "status", "24")).stdout
+    assert "rerun of  7 (inputs cannot be compared: it is unknown_job)" in told
+    ways = ("changed", "new", "left_out", "not_compared")
+    items = [{"path": f"{n}.pdb", "change": way} for n, way in enumerate(ways)]
+    server.answers["GET /v1/jobs/24/input-changes"] = {"rerun_of": 7, "items": items, "more": 3}
+    told = (await run(server, tmp_path, "status", "24")).stdout
+    assert "of  7: 0.pdb changed, 1.pdb new, 2.pdb left out, 3.pdb as long as before, not compar" in told
+    assert "ed, 3 more\n" in told
+    server.answers["GET /v1/jobs/24/input-changes"] = {"rerun_of": 7, "items": [], "more": 0}
+    assert "rerun of  7: the same inputs" in (await run(server, tmp_path, "status", "24")).stdout
+
+
+async def test_a_job_is_handed_in_as_a_change_of_an_earlier_one(tmp_path: Path) -> None:
+    server = Orchestrator()
+    done = await run(server, tmp_path, "submit", "run.sh", "--service", "docking", "--rerun-of", "7")
+    assert done.exit_code == 0, done.output
+    sent = b"".join(request.body for request in server.peer.requests)
+    assert b'name="rerun_of"\r\n\r\n7\r\n' in sent
+    done = await run(server, tmp_path, "submit", "run.sh", "--service", "docking", "--rerun-of", "0")
+    assert done.exit_code == 2
+
+
 async def test_refusals_name_commands_in_place_of_routes(tmp_path: Path) -> None:
     server = Orchestrator(status="Queued", exit_code=None)
     done = await run(server, tmp_path, "get", "24")

@@ -630,6 +630,8 @@ REFUSED: Sequence[tuple[Sequence[str | bytes], str]] = (
     ([*FIRST, 'name="tags"|a b'], "tags 'a b'"),
     ([*FIRST, *(f'name="tags"|{n}' for n in range(33))], "at most 32"),
     ([*FIRST, 'name="callback_url"|http://nobody.example/'], "callback_url"),
+    ([*FIRST, 'name="rerun_of"|7'], "rerun_of 7: there is no job 7"),
+    (['name="rerun_of"|0x1', *FIRST], "rerun_of '0x1': the number of an earlier job"),
     ([*FIRST, RUN, RUN], "run.sh"),
     ([*FIRST, f'name="file"; filename="{"x" * 256}"|'], "255 bytes"),
     ([RUN, BIG, 'name="user_id"|x', *FIRST], "user_id 'x'"),

@@ -12,6 +12,7 @@ import { link } from "./router.js";
 import { current, may } from "./session.js";
 import { Files } from "./files.js";
 import { Log } from "./log.js";
+import { changesOf, origin } from "./origin.js";
 import { Viewer } from "./viewer.js";
 import { progress, took } from "./job_table.js";
 
@@ -56,6 +57,7 @@ export function jobPage(subject, given) {
   let begun = false;
   let order = ORDERS.waiting;
   let did = null; // who did what to it
+  let changes = null; // how its inputs differ from those of the job that it runs again
   let unknown = !id; // then it is not asked for, unless it comes into being
 
   function show() {
@@ -65,7 +67,7 @@ export function jobPage(subject, given) {
     page.titled?.();
     if (job.status !== "Queued") unqueued(id);
     arrange();
-    morph(about, h("div", null, standing(job), progressed(job), origin(job), did?.cloneNode(true), orders(job)));
+    morph(about, h("div", null, standing(job), progressed(job), origin(job, changes), did?.cloneNode(true), orders(job)));
     morph(
       sections.facts,
       h(
@@ -117,12 +119,14 @@ export function jobPage(subject, given) {
   async function follow() {
     if (seen === job.version || !may("GET /v1/jobs/{id}/history")) return;
     seen = job.version;
-    const [history, done] = await Promise.all([
+    const [history, done, differ] = await Promise.all([
       get(`v1/jobs/${id}/history`),
       deeds({ job: id }),
+      changes ?? changesOf(job),
       job.status === "Cleaned" || !listed ? null : files.refresh(),
     ]);
     did = done;
+    changes = differ;
     show();
     life.hidden = false;
     morphChildren(life, timeLine(history.items, job));
@@ -213,14 +217,6 @@ function ended(job) {
   const mine = job.cancelled.by === "user" && current()?.role === "user";
   const by = mine ? " by you" : BY[job.cancelled.by];
   return h("span", { class: "when" }, `; cancelled${by ?? ""} `, time(job.cancelled.at));
-}
-
-/** Which job it runs again, if any. */
-function origin(job) {
-  return (
-    job.rerun_of !== null &&
-    h("p", { class: "deeds", "data-key": "origin" }, "Runs ", h("a", { href: link(["jobs", job.rerun_of]) }, `job ${job.rerun_of}`), " again.")
-  );
 }
 
 const TELLING = 0.05; // a share of the work from which on it says when the rest is done

@@ -22,7 +22,7 @@ const NEEDS = new Map([
 // together, when the page is wanted: the first is shown before the modules of the others have come.
 const PAGES = {
   audit: ["auditPage", "audit"],
-  job: ["jobPage", "job", "audit", "files", "job_table", "log", "log_view", "terminal", "viewer"],
+  job: ["jobPage", "job", "audit", "files", "job_table", "log", "log_view", "origin", "terminal", "viewer"],
   jobs: ["jobsPage", "jobs", "job_table"],
   node: ["nodePage", "nodes", "audit", "job_table"],
   nodes: ["nodesPage", "nodes", "audit", "job_table"],

@@ -260,6 +260,7 @@ export function submitPage(given) {
       const value = form.elements[name].value.trim();
       if (value !== "" && !form.elements[name].closest(".field").hidden) body.append(name, plain(name, value));
     }
+    if (from !== null) body.append("rerun_of", String(from));
     send.disabled = true;
     wrong.hidden = true;
     sending = new AbortController();
