@@ -33,8 +33,9 @@ KEPT: Final = 20.0
 KEPT_WITHOUT: Final = 4.0
 """The same where a job has come since that somebody asks about."""
 
-TRIED: Final = 40.0
-"""How many times as long as a forecast took nothing is tried, of what nobody asks about."""
+TRIED: Final = 400.0
+"""How many times as long as a forecast took nothing is tried, of what nobody asks about: a long queue's takes
+half a second, and a hundred a day are enough to learn from."""
 
 
 @dataclass(frozen=True, slots=True)
