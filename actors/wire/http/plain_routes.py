@@ -49,6 +49,15 @@ class Head:
         return "" if self.host is None else self.host[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Of a connection, as in `Head`."""
+
+    host: Address | None
+    peer: Address | None = None
+    found_out: dict[str, Any] = field(default_factory=dict, compare=False)
+
+
 refused_before: Final[ContextVar[bool]] = ContextVar("refused_before", default=False)
 """Whether this very request was refused once already: it is refused again by whoever has to say so."""
 
@@ -105,6 +114,11 @@ class PlainRequest:
     handler: Handler
     asked: Asked
     admitted: bool = False
+
+    @property
+    def closes(self) -> bool:
+        """Whether its connection ends with the answer."""
+        return (self.head.header("connection") or "").lower() == "close"
 
     @property
     def may_wait(self) -> bool:
@@ -166,57 +180,92 @@ class PlainRoutes:
 
         return decorate
 
-    def match(
-        self,
-        asked: h11.Request,
-        host: Address | None,
-        peer: Address | None = None,
-        found_out: dict[str, Any] | None = None,
-    ) -> PlainRequest | None:
+    def match(self, asked: h11.Request, ends: Ends) -> PlainRequest | None:
         """The request as one of a plain route: of HTTP/1.1, for a path and a query in which nothing is
         escaped, to a host that is written as most are, with no body but a small one that is posted, and
         without a header that wants more than a whole answer. None for any other."""
-        if asked.method not in (b"GET", b"POST") or asked.http_version != b"1.1":
+        if asked.http_version != b"1.1":
             return None
-        posted = asked.method == b"POST"
-        path, mark, query = asked.target.partition(b"?")
-        route = (self._posts if posted else self._whole).get(path)
-        part = b"" if route is None else route.part.encode()
-        if route is None:
-            if posted:
+        headers: dict[str, str] = {}
+        for raw, value in asked.headers:
+            name = raw.decode("latin-1")
+            if name in headers and name in _JOINED:
                 return None
-            above, slash, part = path.rpartition(b"/")
-            route = self._numbered.get(above + slash)
-            if route is None or not _NUMBER.fullmatch(part):
-                return None
-        if mark and not (route.takes_query and _QUERY.fullmatch(query)):
-            return None
-        headers: dict[bytes, bytes] = {}
-        for name, value in asked.headers:
-            if name in headers and name.decode("latin-1") in _JOINED:
-                return None
-            headers.setdefault(name, value)
-        if not _MORE.isdisjoint(headers) or not _HOST.fullmatch(headers.get(b"host", b"")):
-            return None
-        told = headers.get(b"content-length")
-        if posted is (told is None) or (told is not None and int(told) > BODY):
-            return None
+            headers.setdefault(name, value.decode("latin-1"))
 
         def several(name: str) -> Sequence[str]:
             wanted = name.lower().encode()
             return [value.decode("latin-1") for one, value in asked.headers if one == wanted]
 
-        texts = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
+        return self._match(asked.method, asked.target, headers, several, ends)
+
+    def match_plainest(self, read: bytes, ends: Ends) -> PlainRequest | None:
+        """What `match` makes of that which was read, if that is one whole request as most programs write it:
+        a GET without anything that a parser of HTTP has to decide on. None for any other."""
+        found = _PLAINEST.fullmatch(read)
+        if found is None:
+            return None
+        headers: dict[str, str] = {}
+        lines = found[2].decode("ascii").split("\r\n")
+        for line in lines:
+            name, _, value = line.partition(": ")
+            headers[name.lower()] = value.strip(" ")
+        if len(headers) != len(lines) or headers.get("connection", "close").lower() not in _CONNECTIONS:
+            return None
+
+        def several(name: str) -> Sequence[str]:
+            value = headers.get(name.lower())
+            return () if value is None else (value,)
+
+        return self._match(b"GET", found[1], headers, several, ends)
+
+    def _match(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: Mapping[str, str],
+        several: Callable[[str], Sequence[str]],
+        ends: Ends,
+    ) -> PlainRequest | None:
+        if method not in (b"GET", b"POST"):
+            return None
+        posted = method == b"POST"
+        path, mark, query = target.partition(b"?")
+        route = (self._posts if posted else self._whole).get(path)
+        part = "" if route is None else route.part
+        if route is None:
+            if posted:
+                return None
+            above, slash, number = path.rpartition(b"/")
+            route = self._numbered.get(above + slash)
+            if route is None or not _NUMBER.fullmatch(number):
+                return None
+            part = number.decode()
+        if mark and not (route.takes_query and _QUERY.fullmatch(query)):
+            return None
+        if not _MORE.isdisjoint(headers) or not _HOST.fullmatch(headers.get("host", "")):
+            return None
+        told = headers.get("content-length")
+        if posted is (told is None) or (told is not None and int(told) > BODY):
+            return None
 
         def header(name: str) -> str | None:
-            return texts.get(name.lower())
+            return headers.get(name.lower())
 
         pairs = tuple(_to_pair(one) for one in query.decode().split("&")) if mark else ()
-        known = {} if found_out is None else found_out
-        method = asked.method.decode()
-        head = Head(method, path.decode(), header, texts, host, peer, route.rule, query.decode(), known)
+        head = Head(
+            method.decode(),
+            path.decode(),
+            header,
+            headers,
+            ends.host,
+            ends.peer,
+            route.rule,
+            query.decode(),
+            ends.found_out,
+        )
         length = None if told is None else int(told)
-        return PlainRequest(head, route.handler, Asked(part.decode(), pairs, several, length))
+        return PlainRequest(head, route.handler, Asked(part, pairs, several, length))
 
     async def admit(self, asked: PlainRequest) -> PlainRequest | None:
         """The request, admitted in this task and those that it begins; None for one that is refused: the app
@@ -302,19 +351,23 @@ send each cookie by itself, and a proxy may add a line to those that it was sent
 
 _NUMBER: Final = re.compile(rb"[0-9]{1,20}")
 _QUERY: Final = re.compile(rb"[a-z]{1,20}=[A-Za-z0-9.-]{0,30}(&[a-z]{1,20}=[A-Za-z0-9.-]{0,30}){0,9}")
-_HOST: Final = re.compile(rb"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?|\[[0-9a-f:]+\](:[0-9]{1,5})?")
+_HOST: Final = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?|\[[0-9a-f:]+\](:[0-9]{1,5})?")
+_PLAINEST: Final = re.compile(
+    rb"GET (/[!-~]*) HTTP/1\.1\r\n((?:[A-Za-z0-9-]+: [ -~]*\r\n){0,63}[A-Za-z0-9-]+: [ -~]*)\r\n\r\n"
+)
+_CONNECTIONS: Final = frozenset({"close", "keep-alive"})
 _MORE: Final = frozenset(
     [
-        b"transfer-encoding",
-        b"expect",
-        b"origin",
-        b"upgrade",
-        b"range",
-        b"if-range",
-        b"if-match",
-        b"if-none-match",
-        b"if-modified-since",
-        b"if-unmodified-since",
+        "transfer-encoding",
+        "expect",
+        "origin",
+        "upgrade",
+        "range",
+        "if-range",
+        "if-match",
+        "if-none-match",
+        "if-modified-since",
+        "if-unmodified-since",
     ]
 )
 """Headers of requests that are not plain."""

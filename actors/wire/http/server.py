@@ -28,27 +28,20 @@ What becomes of a connection:
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import math
 import os
 import resource
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from http import HTTPStatus
+from functools import partial
 from typing import Any, Final, cast
 
-import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import Body, EndBody, Response, StreamClosed
-from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
-from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
@@ -59,30 +52,27 @@ from hypercorn.utils import parse_socket_addr, wrap_app
 from actors.kernel.complaint import Complaint
 from actors.store.durable import is_passing
 from actors.wire.errors import CannotListen, PortInUse, leaves
-from actors.wire.http.app import Refusal
 from actors.wire.http.plain_routes import (
-    Answer,
-    Head,
-    PlainRequest,
+    Ends,
     PlainRoutes,
-    refused_before,
 )
+from actors.wire.http.polls import (
+    FRESH,
+    NOTHING,
+    STUCK,
+    IdleConnections,
+    Other,
+    PolledConnection,
+    Polls,
+)
+from actors.wire.http.protocol import MOST_HEAD, HttpProtocol
 from actors.wire.http.tls import OwnCertificate
 from actors.wire.http.upgrades import Upgrade
 
-HALF_CLOSED: Final = 5.0
-"""Seconds within which an answer has to begin for a peer that has closed its side."""
-PROMPT: Final = 10.0
-"""Seconds in which a request is answered by the task that reads, which does not see meanwhile who leaves."""
-
-FRESH: Final = 1.0
-"""Seconds that a new connection has to send its request before it counts as idle."""
 BODY_SILENCE: Final = 60.0
 """Seconds that a request's body may be waited for before it counts as given up."""
 BODY_RATE: Final = 1024
 """Bytes of it that win a second back."""
-STUCK: Final = 600.0
-"""Seconds in which a peer has to take something of what is sent to it."""
 CLOSING: Final = 0.5
 """Seconds for the end of TLS."""
 HANDSHAKE: Final = 10.0
@@ -91,9 +81,10 @@ LINGER: Final = 1.0
 """Seconds for which the rest of what was refused is read."""
 
 _BACKLOG: Final = 1024
+_AT_ONCE: Final = 64
+"""Connections that are accepted before others have a turn."""
 _PIECE: Final = 1 << 16
 _LEAST: Final = 16
-_HEADERS: Final = 64 * 1024
 _FOR_EVER: Final = 2**31
 
 _log = logging.getLogger(__name__)
@@ -168,19 +159,20 @@ class _Serving:
         config.keep_alive_timeout = keep_alive
         # A client that is told to reconnect every thousand requests gains nothing by it.
         config.keep_alive_max_requests = _FOR_EVER
-        config.h11_max_incomplete_size = _HEADERS
+        config.h11_max_incomplete_size = MOST_HEAD
         config.graceful_timeout = graceful_timeout
         self._config = config
         self._app: AppWrapper = wrap_app(app, config.wsgi_max_body_size, "asgi")
-        self._plain = plain
         self._upgrade = upgrade
         self._tls = tls
         self._sock = sock
         self._state: LifespanState = {}
         self._context = WorkerContext(None)
-        self._connections: dict[_Connection, None] = {}
-        self._idle: dict[_Connection, float] = {}
-        """From when on each may be ended; in the order in which they became idle."""
+        self._connections: dict[_Connection | PolledConnection, None] = {}
+        self._idle = IdleConnections(keep_alive)
+        self._polls: Polls | None = None
+        if plain is not None:
+            self._polls = Polls(plain, self._idle, partial(config.response_headers, "h11"))
         self._one_left = trio.Event()
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = max(_LEAST, descriptors // 2) if descriptors != resource.RLIM_INFINITY else 1 << 20
@@ -198,6 +190,7 @@ class _Serving:
         async with trio.open_nursery() as around:
             await around.start(lifespan.handle_lifespan)
             await lifespan.wait_for_startup()
+            around.start_soon(self._idle.run)
             async with trio.open_nursery() as connections:
                 try:
                     await self._accept(
@@ -221,37 +214,82 @@ class _Serving:
     ) -> None:
         async with trio.open_nursery() as accepting:
             if self._sock is not None:
-                listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._sock))
-                accepting.start_soon(self._listen, listener, connections)
+                accepting.start_soon(self._listen, self._sock, connections)
             if dialled is not None:
                 accepting.start_soon(self._take_dialled, dialled, connections)
             tell()
             await shutdown.wait()
             accepting.cancel_scope.cancel()
 
-    async def _listen(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:
-        async with listener:
+    async def _listen(self, listener: socket.socket, connections: trio.Nursery) -> None:
+        with listener:
             while True:
-                try:
-                    stream = await listener.accept()
-                except (OSError, MemoryError) as error:
-                    if not is_passing(error):
-                        raise
-                    self._complaint.say(
-                        "connections have to wait: %s (%d are open); raise the limit, as by `ulimit -n`",
-                        getattr(error, "strerror", None) or "too little memory",
-                        len(self._connections),
-                    )
-                    self._end_the_longest_idle()
-                    await self._until_one_left()
-                    continue
-                try:
-                    while len(self._connections) >= self._most and not self._end_the_longest_idle():
-                        await self._until_one_left()
-                except trio.Cancelled:
-                    stream.socket.close()
-                    raise
-                connections.start_soon(self._serve, self._connection(stream.socket, self._spoken(stream)))
+                await trio.lowlevel.wait_readable(listener)
+                for _ in range(_AT_ONCE):
+                    if not await self._accept_one(listener, connections):
+                        break
+
+    async def _accept_one(self, listener: socket.socket, connections: trio.Nursery) -> bool:
+        """Whether there may be another one, for which nobody has to leave first."""
+        try:
+            sock, peer = listener.accept()
+        except BlockingIOError:
+            return False
+        except (OSError, MemoryError) as error:
+            if isinstance(error, OSError) and error.errno in _LEFT_ALREADY:
+                return True
+            if not is_passing(error):
+                raise
+            self._complaint.say(
+                "connections have to wait: %s (%d are open); raise the limit, as by `ulimit -n`",
+                getattr(error, "strerror", None) or "too little memory",
+                len(self._connections),
+            )
+            self._idle.end_longest()
+            await self._until_one_left()
+            return True
+        try:
+            sock.setblocking(False)
+            crowded = len(self._connections) >= self._most
+            while len(self._connections) >= self._most and not self._idle.end_longest():
+                await self._until_one_left()
+        except trio.Cancelled:
+            sock.close()
+            raise
+        if self._polls is None or self._tls is not None:
+            connections.start_soon(self._serve, self._take_over(sock))
+        else:
+            connections.start_soon(self._serve_polls, self._polled(sock, peer, self._polls))
+        return not crowded
+
+    def _polled(self, sock: socket.socket, peer: Any, polls: Polls) -> PolledConnection:
+        client, server = (parse_socket_addr(sock.family, end) for end in (peer, sock.getsockname()))
+        connection = PolledConnection(sock, polls, self._context.terminated.is_set, Ends(server, client))
+        self._connections[connection] = None
+        return connection
+
+    def _take_over(self, sock: socket.socket, other: Other = NOTHING) -> _Connection:
+        """A connection that was accepted, and what was read of it already."""
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        connection = self._connection(stream.socket, self._spoken(stream))
+        connection.came, connection.next_is_apps = other.read, other.is_apps
+        return connection
+
+    async def _serve_polls(self, polled: PolledConnection) -> None:
+        other = None
+        try:
+            other = await polled.run()
+        except* OSError:
+            pass  # its peer has gone
+        except* Exception as errors:
+            self._tell_failure(errors)
+        finally:
+            self._idle.drop(polled)
+            if other is None:
+                polled.sock.close()
+            self._forget(polled)
+        if other is not None:
+            await self._serve(self._take_over(polled.sock, other))
 
     async def _take_dialled(
         self, dialled: trio.MemoryReceiveChannel[Dialled], connections: trio.Nursery
@@ -261,14 +299,6 @@ class _Serving:
             connection.came = one.came
             connections.start_soon(self._serve, connection)
 
-    def _end_the_longest_idle(self) -> bool:
-        now = trio.current_time()
-        connection = next((one for one, since in self._idle.items() if since <= now), None)
-        if connection is not None:
-            del self._idle[connection]
-            connection.stop_reading()
-        return connection is not None
-
     async def _until_one_left(self) -> None:
         """Or for a second: descriptors may come back from elsewhere."""
         with trio.move_on_after(1):
@@ -276,8 +306,7 @@ class _Serving:
 
     async def _let_finish(self) -> None:
         await self._context.terminated.set()
-        for connection in list(self._idle):
-            connection.stop_reading()
+        self._idle.end_all()
         with trio.move_on_after(self._config.graceful_timeout):
             while self._connections:
                 await self._one_left.wait()
@@ -299,7 +328,7 @@ class _Serving:
             cast(Any, spoken),
             sock,
             self._idle,
-            self._plain,
+            self._polls,
             self._upgrade,
         )
         self._connections[made] = None
@@ -309,54 +338,53 @@ class _Serving:
         try:
             await connection.run()
         except* Exception as errors:
-            if is_passing(errors):
-                self._complaint.say(
-                    "connections break off: %s", str(leaves(errors)[0]) or "too little memory"
-                )
-            else:
-                _log.error("a connection failed", exc_info=errors)
+            self._tell_failure(errors)
         finally:
             connection.sock.close()
-            del self._connections[connection]
-            self._idle.pop(connection, None)
-            self._one_left.set()
-            self._one_left = trio.Event()
+            self._idle.drop(connection)
+            self._forget(connection)
+
+    def _tell_failure(self, errors: BaseExceptionGroup[Exception]) -> None:
+        if is_passing(errors):
+            self._complaint.say("connections break off: %s", str(leaves(errors)[0]) or "too little memory")
+        else:
+            _log.error("a connection failed", exc_info=errors)
+
+    def _forget(self, connection: _Connection | PolledConnection) -> None:
+        del self._connections[connection]
+        self._one_left.set()
+        self._one_left = trio.Event()
 
 
 class _Connection(TCPServer):
     """Hypercorn's, with some of its waits made to end, and without a task and a turn of the loop for what
     needs none.
 
-    A request that ends after that was announced leaves the reader waiting for a next one. Idle ones are in
-    `idle`; the time of an idle connection is the deadline of its reading.
+    A request that ends after that was announced leaves the reader waiting for a next one.
     """
 
     def __init__(self, *args: Any) -> None:
-        *args_of_hypercorn, sock, idle, plain, upgrade = args
+        *args_of_hypercorn, sock, idle, polls, upgrade = args
         super().__init__(*args_of_hypercorn)
         self.sock: trio.socket.SocketType = sock
         self._secure = isinstance(self.stream, trio.SSLStream)
-        self._idle: dict[_Connection, float] = idle
-        self._plain: PlainRoutes | None = plain
+        self._idle: IdleConnections = idle
+        self._polls: Polls | None = polls
         self._upgrade: Upgrade | None = upgrade
         self._reading = trio.CancelScope()
         self._patience = BODY_SILENCE
         """Seconds for which the body of this request is waited for yet."""
         self.came = b""
         """What was read before this began."""
+        self.next_is_apps = False
+        """Whether that is the app's, whatever it is for."""
         self._read = False
         """Whether nothing more is read: then nothing is waited for either once it is answered."""
-        self._rest(FRESH)
+        self._idle.put(self, FRESH)
 
     def stop_reading(self) -> None:
         """Nothing more is asked for: a connection with nothing under way ends."""
         self._reading.cancel()
-
-    def _rest(self, until_idle: float) -> None:
-        """Nothing is under way. In `until_idle` seconds it may be ended for another connection."""
-        now = trio.current_time()
-        self._idle[self] = now + until_idle
-        self._reading.deadline = now + self.config.keep_alive_timeout
 
     async def run(self) -> None:
         try:
@@ -367,8 +395,10 @@ class _Connection(TCPServer):
                 return
             async with TaskGroup() as tasks:
                 self._task_group = tasks
-                self._protocol = _Protocol(
-                    self._plain,
+                self._ends = Ends(server, client)
+                self._protocol = HttpProtocol(
+                    None if self._polls is None else self._polls.plain,
+                    self._ends,
                     self._upgrade,
                     self._write_now,
                     self.app,
@@ -382,6 +412,7 @@ class _Connection(TCPServer):
                     self.protocol_send,
                 )
                 self.protocol = cast(Any, self._protocol)
+                self._protocol.next_is_apps = self.next_is_apps
                 await self._read_data()
                 self._read = True
         except OSError:
@@ -406,6 +437,8 @@ class _Connection(TCPServer):
                     data = await self._receive()
                 except (trio.ClosedResourceError, trio.BrokenResourceError):
                     break
+                if await self._answer_poll(data):
+                    continue
                 await self._protocol.handle(RawData(data))
                 if self._upgrade is not None and self._protocol.upgraded is not None:
                     answer, came = self._protocol.upgraded
@@ -416,6 +449,21 @@ class _Connection(TCPServer):
                     await self._protocol.answered_or_streaming()
                     break
         await self._protocol.handle(Closed())
+
+    async def _answer_poll(self, data: bytes) -> bool:
+        """Whether what came was a poll that could be answered as such."""
+        if self._polls is None or self._protocol.next_is_apps or not self._protocol.is_at_rest:
+            return False
+        answered = await self._polls.answer(data, self._ends, self)
+        if isinstance(answered, Other):
+            self._protocol.next_is_apps = answered.is_apps
+            return False
+        await self._write_now(answered.data)
+        if answered.closes or self.context.terminated.is_set():
+            await self.protocol_send(Closed())
+        else:
+            self._idle.put(self)
+        return True
 
     async def _receive(self) -> bytes:
         """What comes. A body that comes too slowly ends the reading."""
@@ -437,11 +485,10 @@ class _Connection(TCPServer):
         if isinstance(event, RawData):
             await self._write(event.data)
         elif isinstance(event, Updated):
-            self._idle.pop(self, None)
-            self._reading.deadline = math.inf
+            self._idle.drop(self)
             # One whose client closed while the answer ended would be kept for its whole time.
             if event.idle and not self._read:
-                self._rest(0.0)
+                self._idle.put(self)
         elif isinstance(event, Closed):
             try:
                 if self._protocol.refused:
@@ -507,231 +554,23 @@ class _Connection(TCPServer):
                 pass
 
 
-class _Protocol(H11Protocol):
-    """Hypercorn's HTTP/1.1, without a way to HTTP/2: what it refuses it says, and it knows when it has
-    answered."""
-
-    def __init__(
-        self,
-        plain: PlainRoutes | None,
-        upgrade: Upgrade | None,
-        write_now: Callable[[bytes], Awaitable[None]],
-        *args: Any,
-    ) -> None:
-        super().__init__(*args)
-        self._plain = plain
-        self._upgrade = upgrade
-        self.upgraded: tuple[bytes, bytes] | None = None
-        """Of a request for it: how it is answered, and what came behind it."""
-        self._write_now = write_now
-        self._found_out: dict[str, Any] = {}
-        self._begun = trio.Event()
-        self._streaming = False
-        self._over = trio.Event()
-        self._asks_for_head = False
-        self.refused = False
-
-    @property
-    def receives_body(self) -> bool:
-        """Whether the body of a request is not all here yet."""
-        return self.stream is not None and self.connection.their_state is h11.SEND_BODY
-
-    @property
-    def has_next(self) -> bool:
-        """Whether more has been read than this request."""
-        return bool(cast(h11.Connection, self.connection).trailing_data[0])
-
-    async def answered_or_streaming(self) -> None:
-        """See rules 2 and 3 of the module."""
-        if self.stream is None or self._streaming:
-            return
-        with trio.move_on_after(HALF_CLOSED):
-            await self._begun.wait()
-        if self._begun.is_set():
-            await self._over.wait()
-
-    async def handle(self, event: Event) -> None:
-        await super().handle(event)
-        if isinstance(self.stream, WSStream) and self.stream.closed:
-            # A WebSocket that was refused: Hypercorn would keep the connection, and not tell the app.
-            self.stream.closed = False
-            await self.send(Closed())
-
-    async def stream_send(self, event: StreamEvent) -> None:
-        if isinstance(event, Response) and event.status_code >= HTTPStatus.OK:
-            self._streaming = all(name.lower() != b"content-length" for name, _ in event.headers)
-            self._begun.set()
-        await super().stream_send(event)
-
-    async def _create_stream(self, request: h11.Request) -> None:
-        self._begun, self._streaming, self._over = trio.Event(), False, trio.Event()
-        self._asks_for_head = request.method == b"HEAD"
-        refused_before.set(False)
-        names = {name for name, _ in request.headers}
-        if {b"content-length", b"transfer-encoding"} <= names:
-            await self._send_error_response(HTTPStatus.BAD_REQUEST, "it has two lengths")
-            await self.send(Closed())
-            return
-        if self._upgrade is not None and (answer := _answer_of(self._upgrade, request)) is not None:
-            await self._give_away(self._upgrade, request, answer)
-            return
-        if any(name == b"upgrade" and b"websocket" in value.lower() for name, value in request.headers):
-            await self._send_error_response(HTTPStatus.BAD_REQUEST, "no WebSocket is spoken there")
-            await self.send(Closed())
-            return
-        asked = None
-        if self._plain is not None:
-            asked = self._plain.match(request, self.server, self.client, self._found_out)
-        if asked is not None and self._plain is not None and asked.head.method == "POST":
-            # Before its body: nobody's is waited for.
-            asked = await self._plain.admit(asked)
-        if self._plain is None or asked is None:
-            await super()._create_stream(request)
-        else:
-            self.keep_alive_requests += 1
-            self.stream = cast(Any, _PlainStream(self, self._plain, request, asked))
-
-    async def _give_away(self, upgrade: Upgrade, request: h11.Request, answer: bytes) -> None:
-        def header(name: str) -> str | None:
-            found = (value for given, value in request.headers if given == name.lower().encode())
-            return next((value.decode("latin-1") for value in found), None)
-
-        names = [name.decode("latin-1") for name, _ in request.headers]
-        try:
-            await upgrade.admit(
-                Head("GET", upgrade.path, header, names, self.server, self.client, upgrade.path)
-            )
-        except Refusal as refusal:
-            await self._send_error_response(refusal.status, refusal.detail, refusal.headers)
-            await self.send(Closed())
-            return
-        self.upgraded = answer, cast(h11.Connection, self.connection).trailing_data[0]
-
-    async def hand_to_app(self, request: h11.Request) -> None:
-        """Have a request without a body, or whose body was read, answered by the app after all."""
-        await super()._create_stream(request)
-        if self.stream is not None:
-            await self.stream.handle(EndBody(stream_id=STREAM_ID))
-
-    async def answer(self, answer: Answer) -> None:
-        """Send a whole answer at once, and be ready for the next request."""
-        self._begun.set()
-        length = str(len(answer.body)).encode()
-        headers = [(b"content-type", answer.content_type.encode()), (b"content-length", length)]
-        headers += [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
-        headers += self.config.response_headers("h11")
-        connection = cast(h11.Connection, self.connection)
-        try:
-            data = [
-                connection.send(_head(answer.status, tuple(headers))),
-                connection.send(h11.Data(data=answer.body)),
-                connection.send(h11.EndOfMessage()),
-            ]
-        except h11.LocalProtocolError:
-            if connection.their_state is not h11.ERROR:
-                raise
-            return  # what came behind the request was refused, and nothing else is said
-        await self._write_now(b"".join(piece for piece in data if piece))
-        await self._maybe_recycle()
-
-    async def _close_stream(self) -> None:
-        await super()._close_stream()
-        self._over.set()
-
-    async def _check_protocol(self, event: h11.Request) -> None:
-        """No upgrade to HTTP/2 is known here: asked for in a request of HTTP/1.1, it is ignored."""
-
-    async def _send_error_response(
-        self, status_code: int, why: str = "", more: Mapping[str, str] | None = None
-    ) -> None:
-        self.refused = True
-        message = why or _NOT_HTTP.get(status_code, "it is no HTTP/1.1 that can be read")
-        body = json.dumps({"id": 0, "status": "Unknown", "message": f"the request is refused: {message}"})
-        content = body.encode()
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(content)).encode()),
-            (b"connection", b"close"),
-            *((name.lower().encode(), value.encode()) for name, value in (more or {}).items()),
-        ]
-        connection = cast(h11.Connection, self.connection)
-        # Nothing is asked when it is no request that is refused.
-        bodiless = self._asks_for_head and connection.our_state is not h11.IDLE
-        # In one piece: what answers the request before it at this very moment would cut it off.
-        answer = [
-            connection.send(h11.Response(status_code=status_code, headers=headers)),
-            b"" if bodiless else connection.send(h11.Data(data=content)),
-            connection.send(h11.EndOfMessage()),
-        ]
-        await self.send(RawData(data=b"".join(piece for piece in answer if piece)))
-
-
-class _PlainStream:
-    """In the place of Hypercorn's stream: a request of a plain route. Whoever asked may leave meanwhile where
-    the request may wait. Any other is answered by the task that reads, as long as that is prompt."""
-
-    def __init__(
-        self, protocol: _Protocol, plain: PlainRoutes, request: h11.Request, asked: PlainRequest
-    ) -> None:
-        self._protocol = protocol
-        self._plain = plain
-        self._request = request
-        self._asked = asked
-        self._work = trio.CancelScope()
-        self._answered = False
-        self._body: list[bytes] = []
-
-    async def handle(self, event: StreamEvent) -> None:
-        if isinstance(event, Body):
-            self._body.append(event.data)
-        elif isinstance(event, EndBody):
-            # What has come behind it may be no request: then it is refused before this is answered.
-            if self._asked.may_wait or self._protocol.has_next:
-                self._protocol.task_group.spawn(self._answer_unless_left)
-                return
-            answer = None
-            with trio.move_on_after(PROMPT) as prompt:
-                answer = await self._plain.answer(self._asked)
-            if prompt.cancelled_caught:
-                # A disk or a ledger hangs, say: nothing was changed by it, so it begins again.
-                self._protocol.task_group.spawn(self._answer_unless_left)
-            else:
-                await self._send(answer)
-        elif isinstance(event, StreamClosed) and not self._answered:
-            self._work.cancel()
-
-    async def _answer_unless_left(self) -> None:
-        with self._work:
-            self._asked.put_body(self._body)
-            answer = await self._plain.answer(self._asked)
-            if not self._work.cancel_called:
-                await self._send(answer)
-
-    async def _send(self, answer: Answer | None) -> None:
-        self._answered = True
-        if answer is None:
-            await self._protocol.hand_to_app(self._request)
-        else:
-            await self._protocol.answer(answer)
-
-
-@lru_cache(maxsize=64)  # those of a second are alike, up to the length
-def _head(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> h11.Response:
-    """Of an answer. Each header is looked at as it is made, which takes longer than all else here."""
-    return h11.Response(status_code=status, headers=list(headers))
-
-
-def _answer_of(upgrade: Upgrade, request: h11.Request) -> bytes | None:
-    """How a request for the upgrade is answered; None for any other."""
-    if request.method != b"GET" or request.target.partition(b"?")[0] != upgrade.path.encode():
-        return None
-    return upgrade.answer(dict(request.headers))
-
-
-_NOT_HTTP: Final[dict[int, str]] = {
-    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"its head is larger than {_HEADERS} bytes",
-    HTTPStatus.NOT_IMPLEMENTED: "its transfer encoding is not known here; chunked is",
-}
+_LEFT_ALREADY: Final = frozenset(
+    {
+        errno.EPERM,
+        errno.ECONNABORTED,
+        errno.ECONNRESET,
+        errno.EPROTO,
+        errno.ENETDOWN,
+        errno.ENOPROTOOPT,
+        errno.EHOSTDOWN,
+        errno.ENONET,
+        errno.EHOSTUNREACH,
+        errno.EOPNOTSUPP,
+        errno.ENETUNREACH,
+        errno.ETIMEDOUT,
+    }
+)
+"""Errors of a connection that was to be accepted, as accept(2) passes them on."""
 
 
 def _tell(url: str, task_status: trio.TaskStatus[list[str]], on_bound: Callable[[str], None] | None) -> None:

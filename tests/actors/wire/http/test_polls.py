@@ -1,0 +1,198 @@
+"""What is read and written without a parser of HTTP is what h11 makes of it, to the byte."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+import h11
+import pytest
+import trio
+import trio.testing
+from quart import Blueprint
+
+from actors.wire.http.app import admit_all
+from actors.wire.http.plain_routes import Answer, Asked, Ends, Head, PlainRequest, PlainRoutes
+from actors.wire.http.polls import IdleConnections, write_answer
+
+ENDS: Final = Ends(("127.0.0.1", 80), ("127.0.0.1", 4242))
+COMMON: Final = [(b"date", b"Thu, 01 Jan 1970 00:00:00 GMT")]
+
+
+def make_routes() -> PlainRoutes:
+    async def answer(asked: Asked) -> Answer:
+        return Answer(200, "text/plain", b"")
+
+    def fail(head: Head, error: Exception) -> Answer:
+        raise error
+
+    plain, page = PlainRoutes(admit_all, fail), Blueprint("page", __name__)
+    plain.get(page, "/health")(answer)
+    plain.get(page, "/jobs/<number>", takes_query=True)(answer)
+    return plain
+
+
+PLAIN: Final = make_routes()
+
+
+def by_h11(read: bytes) -> PlainRequest | None:
+    """What is a plain request by h11, with nothing before it or behind."""
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(read)
+    try:
+        request, end, rest = (connection.next_event() for _ in range(3))
+    except h11.RemoteProtocolError:
+        return None
+    if not isinstance(request, h11.Request) or not isinstance(end, h11.EndOfMessage):
+        return None
+    if rest not in (h11.PAUSED, h11.NEED_DATA) or connection.trailing_data[0]:
+        return None
+    return PLAIN.match(request, ENDS)
+
+
+NAMES: Final = (
+    *(b"Accept", b"accept", b"X", b"Cookie", b"Connection", b"Authorization", b"X-Forwarded-For") * 2,
+    *(b"Host", b"Content-Length", b"Transfer-Encoding", b"Expect", b"Upgrade", b"Range", b"a_b", b"a b", b""),
+)
+VALUES: Final = (
+    *(b"*/*", b"close", b"Close", b"keep-alive", b"", b" ", b"a: b", b" x  y ", b"localhost") * 2,
+    *(b"close, x", b"\tx", b"\xff", b"0", b"3", b"chunked", b"a/b", b"x\r\n folded"),
+)
+TARGETS: Final = (
+    *(b"/health", b"/jobs/7", b"/jobs/7?wait=1") * 4,
+    *(b"/jobs/x", b"/jobs/", b"/health?", b"/health#x", b"/%68ealth", b"/health /", b"*", b"/jobs/7?a"),
+)
+
+
+def make_request(rng: random.Random) -> bytes:
+    """Mostly one that is a poll but for one thing."""
+
+    def mostly(usual: bytes, *others: bytes) -> bytes:
+        return usual if rng.random() < 0.95 else rng.choice(others)
+
+    lines = [
+        b"%s %s %s"
+        % (
+            mostly(b"GET", b"POST", b"HEAD", b"get"),
+            rng.choice(TARGETS),
+            mostly(b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"http/1.1"),
+        ),
+        mostly(b"Host: localhost:5000", b"X: y", b"Host: a\r\nhost: b", b"Host: a/b"),
+    ]
+    for _ in range(rng.randrange(3)):
+        lines.append(rng.choice(NAMES) + mostly(b": ", b":", b" : ", b":\t") + rng.choice(VALUES))
+    between = mostly(b"\r\n", b"\n", b"\r")
+    raw = bytearray(between.join([*lines, mostly(b"\r\n", b"", b"\r\nx", b"\n", b"\r\n" + GET)]))
+    if rng.random() < 0.3:
+        at, inserted = rng.randrange(len(raw)), rng.random() < 0.5
+        raw[at : at + (not inserted)] = bytes([rng.randrange(256)])
+    return bytes(raw)
+
+
+GET: Final = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def test_what_is_read_as_a_poll_is_what_h11_reads() -> None:
+    rng, taken, left = random.Random(12), 0, 0
+    for _ in range(10_000):
+        raw = make_request(rng)
+        mine, other = PLAIN.match_plainest(raw, ENDS), by_h11(raw)
+        if mine is None:
+            left += other is not None
+            continue
+        taken += 1
+        assert other is not None, raw
+        for name in ("method", "path", "rule", "query", "host", "peer"):
+            assert getattr(mine.head, name) == getattr(other.head, name), raw
+        assert sorted(mine.head.names) == sorted(other.head.names), raw
+        for name in (*mine.head.names, "absent"):
+            assert mine.head.header(name) == other.head.header(name), raw
+            assert list(mine.asked.headers(name)) == list(other.asked.headers(name)), raw
+        assert (mine.asked.part, mine.asked.query) == (other.asked.part, other.asked.query), raw
+        assert mine.asked.length is None and mine.handler is other.handler
+        assert mine.closes is h11_closes(raw), raw
+    assert taken > 1500 and left > 200, "most of what was compared was no poll, or all of it was"
+
+
+def h11_closes(read: bytes) -> bool:
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(read)
+    connection.next_event()
+    connection.next_event()
+    return connection.their_state is h11.MUST_CLOSE
+
+
+@pytest.mark.parametrize("closes", [False, True])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(200, "application/json", b"{}", {"Cache-Control": "no-store"}),
+        Answer(503, "text/plain; charset=utf-8", b"x" * 70_000, {"Retry-After": "1", "X": ""}),
+        Answer(303, "text/html", b"", {"Location": "dashboard", "Vary": "Accept"}),
+    ],
+)
+def test_an_answer_is_written_as_by_h11(answer: Answer, *, closes: bool) -> None:
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(b"GET / HTTP/1.1\r\nHost: x\r\n%s\r\n" % (b"Connection: close\r\n" * closes))
+    connection.next_event()
+    told = [(name.lower(), value) for name, value in answer.headers.items()]
+    length = ("content-length", str(len(answer.body)))
+    headers = [("content-type", answer.content_type), length, *told]
+    response = h11.Response(
+        status_code=answer.status,
+        headers=[*((name.encode(), value.encode()) for name, value in headers), *COMMON],
+    )
+    events: list[h11.Event] = [response, h11.Data(data=answer.body), h11.EndOfMessage()]
+    wanted = b"".join(connection.send(event) or b"" for event in events)
+    assert write_answer(answer, COMMON, closes=closes) == wanted
+
+
+@pytest.mark.parametrize("value", ["a\r\nSet-Cookie: x", "\0", " a"])
+def test_a_header_that_is_none_is_not_written(value: str) -> None:
+    with pytest.raises(h11.LocalProtocolError):
+        write_answer(Answer(200, "text/plain", b"", {"X": value}), COMMON, closes=False)
+
+
+class Connection:
+    ended = False
+
+    def stop_reading(self) -> None:
+        self.ended = True
+
+
+async def test_each_idle_connection_ends_at_its_time(autojump_clock: trio.testing.MockClock) -> None:
+    idle = IdleConnections(10.0)
+    first, second, third = Connection(), Connection(), Connection()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(idle.run)
+        idle.put(first)
+        await trio.sleep(4)
+        idle.put(second)
+        idle.put(third)
+        idle.drop(third)
+        await trio.sleep(5)
+        idle.put(first)  # it was asked something meanwhile
+        await trio.sleep(6)
+        assert (first.ended, second.ended, third.ended) == (False, True, False)
+        await trio.sleep(5)
+        assert first.ended and not third.ended
+        idle.put(third)  # after a time in which there was none
+        await trio.sleep(11)
+        assert third.ended
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_longest_idle_one_goes_first_and_a_fresh_one_is_spared(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    idle = IdleConnections(10.0)
+    fresh, old, new = Connection(), Connection(), Connection()
+    idle.put(old)
+    idle.put(fresh, 1.0)
+    idle.put(new)
+    assert idle.end_longest() and old.ended
+    assert idle.end_longest() and new.ended
+    assert not idle.end_longest() and not fresh.ended
+    await trio.sleep(1)
+    assert idle.end_longest() and fresh.ended
+    assert not idle.end_longest()
