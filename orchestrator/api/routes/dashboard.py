@@ -2,14 +2,16 @@
 
 Its addresses are relative, so it works below whatever path a proxy puts it. Those of its files have a version
 that is made of them all, so a browser asks for each once until any of them is another, and never has files of
-two versions.
+two versions. The page names one script and one style sheet: those of the tree, put together as they are read.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from typing import Final
 
@@ -17,10 +19,13 @@ from quart import Blueprint, Response
 
 from actors.wire.http.app import Refusal
 from actors.wire.http.plain_routes import Answer, Asked, PlainRoutes
-from orchestrator.api.http.file_response import SMALL, matches
+from orchestrator.api.http.file_response import matches
+from orchestrator.api.http.one_script import join_modules, join_styles
 from orchestrator.api.openapi.describe import HTML, describe
 
 PAGE: Final = "index.html"
+SCRIPT: Final = "main"
+STYLES: Final = "dashboard.css"
 MOLECULE: Final = "molecule.html"
 """The frame that makes models of molecules, of text that a job's script has written."""
 
@@ -35,6 +40,7 @@ _HEADERS: Final = {
     "form-action 'none'; frame-ancestors 'none'; object-src 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Vary": "Accept-Encoding",
     # Asked for anew each time, and mostly answered with: as you have it.
     "Cache-Control": "no-cache",
 }
@@ -47,23 +53,34 @@ _FRAMED: Final = {
 _SAME: Final = {304: "As If-None-Match has it"}
 
 
-@dataclass(frozen=True, slots=True)
+_SMALL: Final = 1 << 18
+"""Bytes of a file that is answered without the app."""
+
+
+@dataclass(frozen=True)
 class _File:
     content: bytes
     kind: str
-    tag: str
+
+    @cached_property
+    def tag(self) -> str:
+        return _tag_of(self.content)
+
+    @cached_property
+    def packed(self) -> bytes:
+        return gzip.compress(self.content, mtime=0)
 
 
 def blueprint(plain: PlainRoutes) -> Blueprint:
-    """A first visit asks for some twenty small files at once, so they are plain routes."""
+    """Its files are in memory, so most of them are plain routes."""
     page = Blueprint("dashboard", __name__)
     found = _read_files()
     index = found.pop(PAGE)
     version = _tag_of(*(found[name].content for name in sorted(found)))[:16]
     linked = index.content.replace(b'"dashboard/', f'"dashboard/{version}/'.encode())
-    index = _File(linked, index.kind, f'"{_tag_of(linked)}"')
+    index = _File(linked, index.kind)
     kept = {f"{version}/{name}": file for name, file in found.items()}
-    small = {name for name, file in (found | kept).items() if len(file.content) <= SMALL}
+    small = {name for name, file in (found | kept).items() if len(file.content) <= _SMALL}
 
     @plain.get(page, "/dashboard")
     @describe("Jobs, services and nodes to look at", answers={200: ("HTML", HTML), **_SAME}, tag="pages")
@@ -92,13 +109,17 @@ def blueprint(plain: PlainRoutes) -> Blueprint:
 
 def _read_files() -> dict[str, _File]:
     directory = files("orchestrator.api") / "static" / "dashboard"
-    read: dict[str, _File] = {}
-    for entry in directory.iterdir():
-        kind = _TYPES.get(entry.name.rpartition(".")[2])
-        if kind is not None:
-            content = entry.read_bytes()
-            read[entry.name] = _File(content, kind, f'"{_tag_of(content)}"')
-    return read
+    read = {entry.name: entry.read_bytes() for entry in directory.iterdir() if _kind_of(entry.name)}
+    texts = {name: content.decode() for name, content in read.items()}
+    modules = {name.removesuffix(".js"): text for name, text in texts.items() if name.endswith(".js")}
+    read[f"{SCRIPT}.js"] = join_modules(SCRIPT, modules).encode()
+    read[STYLES] = join_styles(STYLES, texts).encode()
+    return {name: _File(content, _kind_of(name)) for name, content in read.items()}
+
+
+def _kind_of(name: str) -> str:
+    """ "" for what is not served."""
+    return _TYPES.get(name.rpartition(".")[2], "")
 
 
 def _tag_of(*contents: bytes) -> str:
@@ -106,7 +127,17 @@ def _tag_of(*contents: bytes) -> str:
 
 
 def _respond(file: _File, asked: Asked, more: Mapping[str, str] = {}) -> Answer:
-    headers = {**_HEADERS, **more, "ETag": file.tag}
-    if matches(next(iter(asked.headers("If-None-Match")), None), file.tag):
+    packed = _takes_gzip(asked)
+    tag = f'"{file.tag}{"-gzip" if packed else ""}"'
+    headers = {**_HEADERS, **more, "ETag": tag}
+    if matches(next(iter(asked.headers("If-None-Match")), None), tag):
         return Answer(304, file.kind, b"", headers)
+    if packed:
+        return Answer(200, file.kind, file.packed, headers | {"Content-Encoding": "gzip"})
     return Answer(200, file.kind, file.content, headers)
+
+
+def _takes_gzip(asked: Asked) -> bool:
+    """Whether it is asked for as browsers do, who name it without a weight."""
+    named = ",".join(asked.headers("Accept-Encoding")).lower().split(",")
+    return "gzip" in (one.strip() for one in named)

@@ -176,6 +176,7 @@ PLAIN: Final = [
     b"/v1/jobs/2?wait=",
     b"/dashboard",
     b"/dashboard/clock.js",
+    b"/dashboard/main.js",
     b"/dashboard/icon.svg",
     b"/dashboard/molecule.html",
 ]

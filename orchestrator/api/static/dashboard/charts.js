@@ -3,13 +3,22 @@
 import { now } from "./clock.js";
 import { h, morphChildren, table } from "./dom.js";
 
-// It is no module: it is had as `window.uPlot`.
-await new Promise((resolve, reject) => {
-  const script = h("script", { src: new URL("./uPlot.iife.min.js", import.meta.url).href });
-  script.addEventListener("load", resolve);
-  script.addEventListener("error", () => reject(new Error("uPlot could not be fetched")));
-  document.head.append(script);
-});
+let fetched = null;
+
+/** It is no module: it is had as `window.uPlot`, once the first chart is to be drawn. */
+function plotting() {
+  fetched ??= new Promise((resolve, reject) => {
+    const script = h("script", { src: new URL("./uPlot.iife.min.js", import.meta.url).href });
+    script.addEventListener("load", resolve);
+    script.addEventListener("error", () => {
+      fetched = null;
+      script.remove();
+      reject(new Error("uPlot could not be fetched"));
+    });
+    document.head.append(script);
+  });
+  return fetched;
+}
 
 const HEIGHT = 180;
 const MINUTE = 60;
@@ -27,7 +36,7 @@ function tens(first) {
 }
 
 /** A chart of `lines` (`{name, colour, dash, points}`, colours being custom properties of the style sheet) over minutes,
- * written by `written`; `scale` is WHOLE or SECONDS. */
+ * written by `written`; `scale` is WHOLE or SECONDS. It is drawn once it comes into view, after what stands around it. */
 export class Chart {
   constructor(title, lines, written, scale) {
     this.scale = scale;
@@ -36,31 +45,50 @@ export class Chart {
     this.written = written;
     this.data = null;
     this.plot = null;
+    this.ready = false; // to be drawn
+    this.closed = false;
     this.canvas = h("div", { class: "plot", "aria-hidden": "true" });
-    this.numbers = h("div");
+    this.numbers = h("details", null, h("summary", null, `The numbers: ${title.toLowerCase()}`), h("div"));
+    this.numbers.addEventListener("toggle", () => this.tabulate());
     this.element = h(
       "figure",
       { "data-own": true },
       h("figcaption", null, title),
       this.canvas,
-      h("details", null, h("summary", null, `The numbers: ${title.toLowerCase()}`), this.numbers),
+      this.numbers,
     );
     this.sized = new ResizeObserver(() => this.resize());
-    this.sized.observe(this.canvas);
+    this.seen = new IntersectionObserver((entries) => entries.some((one) => one.isIntersecting) && this.begin());
+    this.seen.observe(this.canvas);
     this.dark = matchMedia("(prefers-color-scheme: dark)");
     this.dim = () => this.draw();
     this.dark.addEventListener("change", this.dim);
+  }
+
+  async begin() {
+    this.seen.disconnect();
+    try {
+      await plotting();
+    } catch (error) {
+      this.canvas.replaceChildren(h("p", null, `The chart is missing: ${error.message}.`));
+      return;
+    }
+    if (this.closed) return;
+    this.ready = true;
+    this.sized.observe(this.canvas); // which tells of its size at once, and so draws it
   }
 
   /** `times` in seconds since 1970, and for each line as many values; null where there is none. */
   show(times, values) {
     this.data = [times, ...values];
     if (this.plot) this.plot.setData(this.data);
-    else this.draw();
+    else requestAnimationFrame(() => setTimeout(() => this.plot || this.draw())); // once the numbers are painted
     this.tabulate();
   }
 
+  /** Where they are looked at. */
   tabulate() {
+    if (!this.data || !this.numbers.open) return;
     const [times, ...values] = this.data;
     const rows = times
       .map((at, n) => ({ at, values: values.map((line) => line[n]) }))
@@ -78,7 +106,7 @@ export class Chart {
         show: (one) => this.written(one.values[n]),
       })),
     ];
-    morphChildren(this.numbers, [
+    morphChildren(this.numbers.lastElementChild, [
       rows.length > 0
         ? table(
             `${this.title}, newest first; minutes with nothing are left out`,
@@ -94,7 +122,7 @@ export class Chart {
     this.plot?.destroy();
     this.plot = null;
     const width = this.canvas.clientWidth;
-    if (!this.data || width === 0) return;
+    if (!this.data || !this.ready || this.closed || width === 0) return;
     const style = getComputedStyle(this.canvas);
     const colour = (name) => style.getPropertyValue(name).trim();
     const axis = {
@@ -150,6 +178,8 @@ export class Chart {
   }
 
   close() {
+    this.closed = true;
+    this.seen.disconnect();
     this.sized.disconnect();
     this.dark.removeEventListener("change", this.dim);
     this.plot?.destroy();

@@ -1,13 +1,22 @@
 // Puts the dashboard together.
 
 import { Live } from "./live.js";
-import { parsed, Router } from "./router.js";
+import { Router } from "./router.js";
 import { carryOut, say } from "./orders.js";
-import { login, Refused } from "./api.js";
+import { login } from "./api.js";
 import { loginForm } from "./login.js";
 import { ask, current, forget, logOut, may } from "./session.js";
 import { foreign, tick } from "./format.js";
 import { h } from "./dom.js";
+import { auditPage } from "./audit.js";
+import { jobPage } from "./job.js";
+import { jobsPage } from "./jobs.js";
+import { nodePage, nodesPage } from "./nodes.js";
+import { overviewPage } from "./overview.js";
+import { scalingPage } from "./scaling.js";
+import { servicesPage } from "./services.js";
+import { submitPage } from "./submit.js";
+import { usagePage } from "./usage.js";
 
 const AGAIN = 2000;
 const NEEDS = new Map([
@@ -18,19 +27,18 @@ const NEEDS = new Map([
   ["usage", "GET /v1/usage"],
 ]);
 
-// What makes each page, and all modules that it takes more than every page does, its own first. They are fetched
-// together, when the page is wanted: the first is shown before the modules of the others have come.
+// What makes each page.
 const PAGES = {
-  audit: ["auditPage", "audit"],
-  job: ["jobPage", "job", "audit", "files", "job_table", "log", "log_view", "origin", "terminal", "viewer"],
-  jobs: ["jobsPage", "jobs", "job_table"],
-  node: ["nodePage", "nodes", "audit", "job_table"],
-  nodes: ["nodesPage", "nodes", "audit", "job_table"],
-  overview: ["overviewPage", "overview", "charts", "services"],
-  scaling: ["scalingPage", "scaling"],
-  services: ["servicesPage", "services"],
-  submit: ["submitPage", "submit"],
-  usage: ["usagePage", "usage"],
+  audit: auditPage,
+  job: jobPage,
+  jobs: jobsPage,
+  node: nodePage,
+  nodes: nodesPage,
+  overview: overviewPage,
+  scaling: scalingPage,
+  services: servicesPage,
+  submit: submitPage,
+  usage: usagePage,
 };
 const OF_ONE = { jobs: "job", nodes: "node" };
 
@@ -41,28 +49,13 @@ function named([name = "overview", subject, ...rest]) {
   return Object.hasOwn(PAGES, found) ? found : undefined;
 }
 
-async function routes(parts, given) {
+function routes(parts, given) {
   const [name, subject] = parts;
   if (NEEDS.has(name) && !may(NEEDS.get(name))) return null;
   // Who sees jobs alone begins with them.
   const found = name === undefined && !may("GET /v1/activity") ? "jobs" : named(parts);
   if (found === undefined) return null;
-  return (await maker(found))(...(subject === undefined ? [given] : [subject, given]));
-}
-
-async function maker(page) {
-  const [make, ...modules] = PAGES[page];
-  try {
-    const [own] = await Promise.all(modules.map((one) => import(`./${one}.js`)));
-    return own[make];
-  } catch (error) {
-    throw new Refused(`The page could not be fetched: ${error.message}`, 0);
-  }
-}
-
-/** Fetch the modules of these pages. Who comes to one of them is told if they cannot be had. */
-function fetchAhead(names) {
-  for (const name of names) maker(name).catch(() => undefined);
+  return PAGES[found](...(subject === undefined ? [given] : [subject, given]));
 }
 
 const view = document.getElementById("view");
@@ -101,7 +94,7 @@ function enter() {
   connection.hidden = false;
   lost = false;
   if (again) view.replaceChildren();
-  router.show(again || undefined).then(() => fetchAhead(Object.keys(PAGES)));
+  router.show(again || undefined);
   if (may("GET /v1/events")) {
     live.begin(version);
   } else {
@@ -201,6 +194,4 @@ document.addEventListener("click", (event) => {
 });
 document.addEventListener("visibilitychange", () => document.hidden || login.doubted());
 setInterval(() => !document.hidden && tick(), 1000);
-// Meanwhile the server says who is logged in.
-fetchAhead([named(parsed(location.hash).parts)].filter(Boolean));
 begin();

@@ -34,7 +34,7 @@ export function link(parts, given = {}) {
  * part of its address, where it may be shown at another, too. `moved(parts, given)`: whether it shows what another
  * address means without being made anew. When its title has changed it calls `titled()`. */
 export class Router {
-  /** `routes` promises the page for the parts of an address, or null, and fails where it cannot be had.
+  /** `routes` makes the page for the parts of an address; null where there is none.
    * `unanswered()`: a request was not answered. */
   constructor(routes, view, trouble, unanswered) {
     this.unanswered = unanswered;
@@ -45,7 +45,6 @@ export class Router {
     this.paced = null;
     this.timer = 0;
     this.on = false;
-    this.turn = 0;
     window.addEventListener("hashchange", () => this.on && !this.stays() && this.show());
   }
 
@@ -58,7 +57,6 @@ export class Router {
   /** No page is shown until the next is asked for. */
   leave() {
     this.on = false;
-    this.turn += 1;
     this.close();
   }
 
@@ -77,12 +75,9 @@ export class Router {
    * shown before, or if `focus`. */
   async show(focus = this.on) {
     this.on = true;
-    this.turn += 1;
-    const { turn } = this;
     this.close();
     const { parts, given } = parsed(location.hash);
-    const page = await this.made(parts, given);
-    if (turn !== this.turn) return;
+    const page = this.routes(parts, given) ?? missing();
     this.page = page;
     this.view.replaceChildren(page.view);
     page.titled = () => {
@@ -96,15 +91,6 @@ export class Router {
     if (page.every) this.timer = setInterval(() => !document.hidden && paced.ask(), page.every);
     if (focus) this.focus();
     await paced.now();
-  }
-
-  async made(parts, given) {
-    try {
-      return (await this.routes(parts, given)) ?? missing();
-    } catch (error) {
-      if (error.status === undefined) throw error;
-      return unfetched(error.message);
-    }
   }
 
   focus() {
@@ -143,13 +129,7 @@ export class Router {
 }
 
 function missing() {
-  return told("No such page", h("a", { href: "#/" }, "To the first page"));
-}
-
-function unfetched(why) {
-  return told("Not fetched", [why, " ", h("a", { href: "dashboard" }, "Begin anew")]);
-}
-
-function told(title, text) {
-  return { title, view: h("section", null, h("h1", { tabindex: -1 }, title), h("p", null, text)) };
+  const title = "No such page";
+  const first = h("a", { href: "#/" }, "To the first page");
+  return { title, view: h("section", null, h("h1", { tabindex: -1 }, title), h("p", null, first)) };
 }
