@@ -113,12 +113,10 @@ class PlainRequest:
     head: Head
     handler: Handler
     asked: Asked
+    closes: bool = False
+    """Whether its connection ends with the answer."""
     admitted: bool = False
-
-    @property
-    def closes(self) -> bool:
-        """Whether its connection ends with the answer."""
-        return (self.head.header("connection") or "").lower() == "close"
+    _body: list[bytes] = field(default_factory=list)
 
     @property
     def may_wait(self) -> bool:
@@ -126,10 +124,16 @@ class PlainRequest:
         for an end."""
         return self.head.method == "POST" or bool(self.asked.query)
 
+    @property
+    def missing(self) -> int:
+        """Bytes of its body that have not come."""
+        return (self.asked.length or 0) - sum(map(len, self._body))
+
     def put_body(self, pieces: Sequence[bytes]) -> None:
-        """Its body has come."""
+        """This much of its body has come."""
         if pieces:
-            self.asked = replace(self.asked, body=Pieces(pieces))
+            self._body += pieces
+            self.asked = replace(self.asked, body=Pieces(self._body))
 
 
 class PlainRoutes:
@@ -200,24 +204,35 @@ class PlainRoutes:
         return self._match(asked.method, asked.target, headers, several, ends)
 
     def match_plainest(self, read: bytes, ends: Ends) -> PlainRequest | None:
-        """What `match` makes of that which was read, if that is one whole request as most programs write it:
-        a GET without anything that a parser of HTTP has to decide on. None for any other."""
-        found = _PLAINEST.fullmatch(read)
+        """What `match` makes of that which was read, if that is one request, as most programs write it,
+        without anything that a parser of HTTP has to decide on; some of its body may be missing yet. None
+        for any other."""
+        lines, gap, body = read.partition(b"\r\n\r\n")
+        found = _PLAINEST.fullmatch(lines) if gap else None
         if found is None:
             return None
         headers: dict[str, str] = {}
-        lines = found[2].decode("ascii").split("\r\n")
-        for line in lines:
+        told = found[3].decode("ascii").split("\r\n")
+        for line in told:
             name, _, value = line.partition(": ")
             headers[name.lower()] = value.strip(" ")
-        if len(headers) != len(lines) or headers.get("connection", "close").lower() not in _CONNECTIONS:
+        closes = headers.get("connection", "keep-alive").lower()
+        if len(headers) != len(told) or closes not in _CONNECTIONS:
+            return None
+        if not _LENGTH.fullmatch(headers.get("content-length", "0")):
             return None
 
         def several(name: str) -> Sequence[str]:
             value = headers.get(name.lower())
             return () if value is None else (value,)
 
-        return self._match(b"GET", found[1], headers, several, ends)
+        asked = self._match(found[1], found[2], headers, several, ends)
+        if asked is None:
+            return None
+        asked.closes = closes == "close"
+        if body:
+            asked.put_body([body])
+        return None if asked.missing < 0 else asked
 
     def _match(
         self,
@@ -353,8 +368,9 @@ _NUMBER: Final = re.compile(rb"[0-9]{1,20}")
 _QUERY: Final = re.compile(rb"[a-z]{1,20}=[A-Za-z0-9.-]{0,30}(&[a-z]{1,20}=[A-Za-z0-9.-]{0,30}){0,9}")
 _HOST: Final = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?|\[[0-9a-f:]+\](:[0-9]{1,5})?")
 _PLAINEST: Final = re.compile(
-    rb"GET (/[!-~]*) HTTP/1\.1\r\n((?:[A-Za-z0-9-]+: [ -~]*\r\n){0,63}[A-Za-z0-9-]+: [ -~]*)\r\n\r\n"
+    rb"(GET|POST) (/[!-~]*) HTTP/1\.1\r\n((?:[A-Za-z0-9-]+: [ -~]*\r\n){0,63}[A-Za-z0-9-]+: [ -~]*)"
 )
+_LENGTH: Final = re.compile(r"[0-9]{1,9}")
 _CONNECTIONS: Final = frozenset({"close", "keep-alive"})
 _MORE: Final = frozenset(
     [

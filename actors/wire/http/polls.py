@@ -1,4 +1,5 @@
-"""Connections of which nothing but polls has come: no parser, no task and no timer of their own is needed.
+"""Connections of which nothing but polls and small uploads has come: they need no parser and no timer of
+their own.
 
 Most of what a server is asked is a poll on a new connection, or one on a connection that is kept for polls.
 Such a request is read by one expression, see `PlainRoutes.match_plainest`, and its answer is sent by one
@@ -8,24 +9,82 @@ call. With anything else the connection goes to Hypercorn, and what was read wit
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 import h11
 import trio
 
-from actors.wire.http.plain_routes import Answer, Ends, PlainRoutes, refused_before
+from actors.wire.http.plain_routes import Answer, Ends, PlainRequest, PlainRoutes, refused_before
 
 PROMPT: Final = 10.0
 """Seconds in which a request is answered by the task that reads, which does not see meanwhile who leaves."""
+HALF_CLOSED: Final = 5.0
+"""Seconds within which an answer has to begin for a peer that has closed its side."""
 FRESH: Final = 1.0
-"""Seconds that a new connection has to send its request before it counts as idle."""
+"""Seconds that a new connection has to send its request before it counts as idle; and that a small body is
+waited for."""
 STUCK: Final = 600.0
 """Seconds in which a peer has to take something of what is sent to it."""
 MOST_READ: Final = 1 << 16
+
+T = TypeVar("T")
+
+
+class Turns(Generic[T]):
+    """Things that have so many seconds each, in the order in which that began. One timer is for all."""
+
+    def __init__(self, seconds: float, over: Callable[[T], None]) -> None:
+        """`over` is told of each whose time is over."""
+        self._seconds = seconds
+        self._over = over
+        self._since: dict[T, tuple[float, float]] = {}
+        self._some = trio.Event()
+        self._waits = False
+
+    def put(self, one: T, spared: float = 0.0) -> None:
+        """Its time begins; for `spared` seconds it is not ended for another one."""
+        self._since.pop(one, None)
+        self._since[one] = trio.current_time(), spared
+        if self._waits:
+            self._some.set()
+
+    def drop(self, one: T) -> None:
+        """Its time does not count any more."""
+        self._since.pop(one, None)
+
+    def end_first(self) -> bool:
+        """Whether there was one that may be ended for another."""
+        now = trio.current_time()
+        found = next((one for one, (since, spared) in self._since.items() if since + spared <= now), None)
+        if found is not None:
+            self._end(found)
+        return found is not None
+
+    def end_all(self) -> None:
+        for one in list(self._since):
+            self._end(one)
+
+    async def run(self) -> None:
+        """End each when its time is over."""
+        while True:
+            while not self._since:
+                self._some, self._waits = trio.Event(), True
+                await self._some.wait()
+                self._waits = False
+            one, (since, _) = next(iter(self._since.items()))
+            if since + self._seconds <= trio.current_time():
+                self._end(one)
+            else:
+                await trio.sleep_until(since + self._seconds)
+
+    def _end(self, one: T) -> None:
+        del self._since[one]
+        self._over(one)
 
 
 class Resting(Protocol):
@@ -35,67 +94,10 @@ class Resting(Protocol):
         """Nothing more is asked for: with nothing under way it ends."""
 
 
-class IdleConnections:
-    """Those with nothing under way, in the order in which they became so. One timer is for all of them."""
-
-    def __init__(self, kept: float) -> None:
-        """`kept`: seconds after which one ends."""
-        self._kept = kept
-        self._since: dict[Resting, tuple[float, float]] = {}
-        self._some = trio.Event()
-
-    def put(self, connection: Resting, spared: float = 0.0) -> None:
-        """It is idle from now on; for `spared` seconds it is not ended for another one."""
-        self._since.pop(connection, None)
-        self._since[connection] = trio.current_time(), spared
-        self._some.set()
-
-    def drop(self, connection: Resting) -> None:
-        """It is not idle any more."""
-        self._since.pop(connection, None)
-
-    def end_longest(self) -> bool:
-        """Whether there was one that may be ended for another."""
-        now = trio.current_time()
-        waiting = self._since.items()
-        connection = next((one for one, (since, spared) in waiting if since + spared <= now), None)
-        if connection is not None:
-            self._end(connection)
-        return connection is not None
-
-    def end_all(self) -> None:
-        for connection in list(self._since):
-            self._end(connection)
-
-    async def run(self) -> None:
-        """End each when its time is over."""
-        while True:
-            while not self._since:
-                self._some = trio.Event()
-                await self._some.wait()
-            connection, (since, _) = next(iter(self._since.items()))
-            if since + self._kept <= trio.current_time():
-                self._end(connection)
-            else:
-                await trio.sleep_until(since + self._kept)
-
-    def _end(self, connection: Resting) -> None:
-        del self._since[connection]
-        connection.stop_reading()
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """`data` is what is sent; `closes`: the connection ends with it."""
-
-    data: bytes
-    closes: bool
-
-
 @dataclass(frozen=True, slots=True)
 class Other:
-    """What was read that is not answered here. `is_apps`: it is a poll that the app answers, as there was no
-    prompt answer; nothing was changed by it."""
+    """What was read that is not answered here. `is_apps`: it is a poll that the app answers; nothing was
+    changed by it."""
 
     read: bytes
     is_apps: bool = False
@@ -104,38 +106,58 @@ class Other:
 NOTHING: Final = Other(b"")
 
 
-@dataclass(frozen=True, slots=True)
 class Polls:
-    """How those of a server are answered. `common` makes the headers of all answers."""
+    """How those of a server are answered."""
 
-    plain: PlainRoutes
-    idle: IdleConnections
-    common: Callable[[], list[tuple[bytes, bytes]]]
+    def __init__(
+        self,
+        plain: PlainRoutes,
+        idle: Turns[Resting],
+        common: Callable[[], list[tuple[bytes, bytes]]],
+        closing: Callable[[], bool],
+    ) -> None:
+        """`common` makes the headers of all answers of a second; `closing`: whether connections end with
+        what they are answered."""
+        self.plain: Final = plain
+        self.idle: Final = idle
+        self.closing: Final = closing
+        self._common = common
+        self._second = 0
+        self._dated: tuple[tuple[bytes, bytes], ...] = ()
+        self.slow: Final = Turns[PolledConnection](PROMPT, lambda one: one.watch())
+        """What is being answered, and not watched for who leaves."""
+        self._nursery: trio.Nursery | None = None
 
-    async def answer(self, read: bytes, ends: Ends, connection: Resting) -> Answered | Other:
-        """What comes of that which was read. The connection is not idle meanwhile."""
-        asked = self.plain.match_plainest(read, ends)
-        if asked is None or asked.may_wait:
-            return Other(read)
-        self.idle.drop(connection)
+    async def run(self) -> None:
+        """Watch those who have asked for what takes long."""
+        async with trio.open_nursery() as self._nursery:
+            await self.slow.run()
+
+    def watch(self, connection: PolledConnection, until: trio.CancelScope) -> None:
+        """Have the answering broken off when who asked has left, while `until` lasts."""
+        if self._nursery is not None:
+            self._nursery.start_soon(connection.end_if_left, until)
+
+    async def answer(self, asked: PlainRequest) -> bytes | None:
+        """What is sent; None where the app has to answer."""
         refused_before.set(False)
-        answer = None
-        with trio.move_on_after(PROMPT):
-            answer = await self.plain.answer(asked)
+        answer = await self.plain.answer(asked)
         if answer is None:
-            return Other(read, is_apps=True)
-        return Answered(write_answer(answer, self.common(), closes=asked.closes), asked.closes)
+            return None
+        if self._second != (now := int(time.time())):
+            self._second, self._dated = now, tuple(self._common())
+        return write_answer(answer, self._dated, closes=asked.closes)
 
 
 class PolledConnection:
     """One that was accepted. See the module."""
 
-    def __init__(self, sock: socket.socket, polls: Polls, closing: Callable[[], bool], ends: Ends) -> None:
-        """`closing`: whether connections end with what they are answered."""
+    def __init__(self, sock: socket.socket, polls: Polls, ends: Ends) -> None:
         self.sock: Final = sock
         self._polls = polls
-        self._closing = closing
         self._ends = ends
+        self._work = trio.CancelScope()
+        self._watched: trio.CancelScope | None = None
         polls.idle.put(self, FRESH)
 
     def stop_reading(self) -> None:
@@ -146,7 +168,12 @@ class PolledConnection:
     async def run(self) -> Other | None:
         """Answer until something else than a poll comes, which is returned; None: the connection is over.
         Raises OSError where the peer has gone."""
-        sock, first = self.sock, True
+        with self._work:
+            return await self._answer_all()
+        return None
+
+    async def _answer_all(self) -> Other | None:
+        sock, polls, first = self.sock, self._polls, True
         while True:
             try:
                 read = sock.recv(MOST_READ)
@@ -155,23 +182,79 @@ class PolledConnection:
                 continue
             if not read:
                 return None
-            answered = await self._polls.answer(read, self._ends, self)
-            if isinstance(answered, Other):
-                return answered
-            await _send(sock, answered.data)
-            if answered.closes or self._closing():
+            asked = polls.plain.match_plainest(read, self._ends)
+            if asked is None:
+                return Other(read)
+            polls.idle.drop(self)
+            if asked.missing:
+                read = await self._read_body(asked, read)
+                if asked.missing:
+                    return Other(read)
+            answer = await self._answer(asked)
+            if answer is None:
+                return Other(read, is_apps=True)
+            await _send(sock, answer)
+            if asked.closes or polls.closing():
                 return None
-            self._polls.idle.put(self)
+            polls.idle.put(self)
             if not first:
                 # Others have a turn, whoever sends one request behind the other.
                 await trio.lowlevel.wait_readable(sock)
             first = False
 
+    async def _read_body(self, asked: PlainRequest, read: bytes) -> bytes:
+        """What was read, and what of the request's body comes soon. For one that does not h11 waits."""
+        pieces = [read]
+        with trio.move_on_after(FRESH):
+            while asked.missing:
+                await trio.lowlevel.wait_readable(self.sock)
+                with suppress(BlockingIOError):
+                    # No more than that: what is behind it is another request.
+                    piece = self.sock.recv(min(asked.missing, MOST_READ))
+                    if not piece:
+                        break
+                    pieces.append(piece)
+                    asked.put_body([piece])
+        return b"".join(pieces)
 
-def write_answer(answer: Answer, common: list[tuple[bytes, bytes]], *, closes: bool) -> bytes:
+    async def _answer(self, asked: PlainRequest) -> bytes | None:
+        if asked.asked.query:  # it may ask for an end
+            self.watch()
+        else:
+            self._polls.slow.put(self)
+        try:
+            return await self._polls.answer(asked)
+        finally:
+            self._polls.slow.drop(self)
+            if self._watched is not None:
+                self._watched.cancel()
+                self._watched = None
+
+    def watch(self) -> None:
+        """From now on who leaves is not answered any more."""
+        self._watched = trio.CancelScope()
+        self._polls.watch(self, self._watched)
+
+    async def end_if_left(self, until: trio.CancelScope) -> None:
+        """Break off the answering `HALF_CLOSED` seconds after the peer has closed its side, or at once when
+        it has gone. Behind another request nothing is seen."""
+        if until.cancel_called:
+            return  # somebody else waits for what comes
+        with until:
+            try:
+                await trio.lowlevel.wait_readable(self.sock)
+                if self.sock.recv(1, socket.MSG_PEEK):
+                    return
+                await trio.sleep(HALF_CLOSED)
+            except OSError:
+                pass
+            self._work.cancel()
+
+
+def write_answer(answer: Answer, common: tuple[tuple[bytes, bytes], ...], *, closes: bool) -> bytes:
     """As h11 writes it, to the byte. `common`: headers of all answers."""
     told = tuple(answer.headers.items())
-    first, others = _head(answer.status, answer.content_type, told, tuple(common), closes)
+    first, others = _head(answer.status, answer.content_type, told, common, closes)
     return b"%scontent-length: %d\r\n%s%s" % (first, len(answer.body), others, answer.body)
 
 

@@ -19,11 +19,9 @@ from hypercorn.protocol.ws_stream import WSStream
 
 from actors.wire.http.app import Refusal
 from actors.wire.http.plain_routes import Answer, Ends, Head, PlainRequest, PlainRoutes, refused_before
-from actors.wire.http.polls import PROMPT
+from actors.wire.http.polls import HALF_CLOSED, PROMPT
 from actors.wire.http.upgrades import Upgrade
 
-HALF_CLOSED: Final = 5.0
-"""Seconds within which an answer has to begin for a peer that has closed its side."""
 MOST_HEAD: Final = 64 * 1024
 """Bytes of a request's head."""
 

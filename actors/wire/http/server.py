@@ -59,11 +59,13 @@ from actors.wire.http.plain_routes import (
 from actors.wire.http.polls import (
     FRESH,
     NOTHING,
+    PROMPT,
     STUCK,
-    IdleConnections,
     Other,
     PolledConnection,
     Polls,
+    Resting,
+    Turns,
 )
 from actors.wire.http.protocol import MOST_HEAD, HttpProtocol
 from actors.wire.http.tls import OwnCertificate
@@ -166,13 +168,15 @@ class _Serving:
         self._upgrade = upgrade
         self._tls = tls
         self._sock = sock
+        self._family = socket.AF_INET if sock is None else sock.family
         self._state: LifespanState = {}
         self._context = WorkerContext(None)
         self._connections: dict[_Connection | PolledConnection, None] = {}
-        self._idle = IdleConnections(keep_alive)
+        self._idle = Turns[Resting](keep_alive, lambda one: one.stop_reading())
         self._polls: Polls | None = None
         if plain is not None:
-            self._polls = Polls(plain, self._idle, partial(config.response_headers, "h11"))
+            common, closing = partial(config.response_headers, "h11"), self._context.terminated.is_set
+            self._polls = Polls(plain, self._idle, common, closing)
         self._one_left = trio.Event()
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = max(_LEAST, descriptors // 2) if descriptors != resource.RLIM_INFINITY else 1 << 20
@@ -191,6 +195,8 @@ class _Serving:
             await around.start(lifespan.handle_lifespan)
             await lifespan.wait_for_startup()
             around.start_soon(self._idle.run)
+            if self._polls is not None:
+                around.start_soon(self._polls.run)
             async with trio.open_nursery() as connections:
                 try:
                     await self._accept(
@@ -245,13 +251,13 @@ class _Serving:
                 getattr(error, "strerror", None) or "too little memory",
                 len(self._connections),
             )
-            self._idle.end_longest()
+            self._idle.end_first()
             await self._until_one_left()
             return True
         try:
             sock.setblocking(False)
             crowded = len(self._connections) >= self._most
-            while len(self._connections) >= self._most and not self._idle.end_longest():
+            while len(self._connections) >= self._most and not self._idle.end_first():
                 await self._until_one_left()
         except trio.Cancelled:
             sock.close()
@@ -263,8 +269,8 @@ class _Serving:
         return not crowded
 
     def _polled(self, sock: socket.socket, peer: Any, polls: Polls) -> PolledConnection:
-        client, server = (parse_socket_addr(sock.family, end) for end in (peer, sock.getsockname()))
-        connection = PolledConnection(sock, polls, self._context.terminated.is_set, Ends(server, client))
+        client, server = (parse_socket_addr(self._family, end) for end in (peer, sock.getsockname()))
+        connection = PolledConnection(sock, polls, Ends(server, client))
         self._connections[connection] = None
         return connection
 
@@ -368,7 +374,7 @@ class _Connection(TCPServer):
         super().__init__(*args_of_hypercorn)
         self.sock: trio.socket.SocketType = sock
         self._secure = isinstance(self.stream, trio.SSLStream)
-        self._idle: IdleConnections = idle
+        self._idle: Turns[Resting] = idle
         self._polls: Polls | None = polls
         self._upgrade: Upgrade | None = upgrade
         self._reading = trio.CancelScope()
@@ -452,14 +458,22 @@ class _Connection(TCPServer):
 
     async def _answer_poll(self, data: bytes) -> bool:
         """Whether what came was a poll that could be answered as such."""
-        if self._polls is None or self._protocol.next_is_apps or not self._protocol.is_at_rest:
+        polls = self._polls
+        if polls is None or self._protocol.next_is_apps or not self._protocol.is_at_rest:
             return False
-        answered = await self._polls.answer(data, self._ends, self)
-        if isinstance(answered, Other):
-            self._protocol.next_is_apps = answered.is_apps
+        asked = polls.plain.match_plainest(data, self._ends)
+        if asked is None or asked.may_wait:
             return False
-        await self._write_now(answered.data)
-        if answered.closes or self.context.terminated.is_set():
+        self._idle.drop(self)
+        answer = None
+        with trio.move_on_after(PROMPT):
+            answer = await polls.answer(asked)
+        if answer is None:
+            # It may be that a disk or a ledger hangs; nothing was changed by it.
+            self._protocol.next_is_apps = True
+            return False
+        await self._write_now(answer)
+        if asked.closes or polls.closing():
             await self.protocol_send(Closed())
         else:
             self._idle.put(self)

@@ -13,10 +13,10 @@ from quart import Blueprint
 
 from actors.wire.http.app import admit_all
 from actors.wire.http.plain_routes import Answer, Asked, Ends, Head, PlainRequest, PlainRoutes
-from actors.wire.http.polls import IdleConnections, write_answer
+from actors.wire.http.polls import Turns, write_answer
 
 ENDS: Final = Ends(("127.0.0.1", 80), ("127.0.0.1", 4242))
-COMMON: Final = [(b"date", b"Thu, 01 Jan 1970 00:00:00 GMT")]
+COMMON: Final = ((b"date", b"Thu, 01 Jan 1970 00:00:00 GMT"),)
 
 
 def make_routes() -> PlainRoutes:
@@ -29,25 +29,33 @@ def make_routes() -> PlainRoutes:
     plain, page = PlainRoutes(admit_all, fail), Blueprint("page", __name__)
     plain.get(page, "/health")(answer)
     plain.get(page, "/jobs/<number>", takes_query=True)(answer)
+    plain.post(page, "/upload")(answer)
     return plain
 
 
 PLAIN: Final = make_routes()
 
 
-def by_h11(read: bytes) -> PlainRequest | None:
-    """What is a plain request by h11, with nothing before it or behind."""
+def by_h11(read: bytes) -> tuple[PlainRequest, bytes, bool] | None:
+    """What is a plain request by h11, with nothing before it or behind; what has come of its body, and
+    whether that is all."""
     connection = h11.Connection(h11.SERVER)
     connection.receive_data(read)
+    body = b""
     try:
-        request, end, rest = (connection.next_event() for _ in range(3))
+        request = connection.next_event()
+        if not isinstance(request, h11.Request):
+            return None
+        while isinstance(event := connection.next_event(), h11.Data):
+            body += event.data
+        if event is not h11.NEED_DATA and not isinstance(event, h11.EndOfMessage):
+            return None
+        if event is not h11.NEED_DATA and connection.trailing_data[0]:
+            return None
     except h11.RemoteProtocolError:
         return None
-    if not isinstance(request, h11.Request) or not isinstance(end, h11.EndOfMessage):
-        return None
-    if rest not in (h11.PAUSED, h11.NEED_DATA) or connection.trailing_data[0]:
-        return None
-    return PLAIN.match(request, ENDS)
+    asked = PLAIN.match(request, ENDS)
+    return None if asked is None else (asked, body, event is not h11.NEED_DATA)
 
 
 NAMES: Final = (
@@ -70,19 +78,25 @@ def make_request(rng: random.Random) -> bytes:
     def mostly(usual: bytes, *others: bytes) -> bytes:
         return usual if rng.random() < 0.95 else rng.choice(others)
 
+    posts = rng.random() < 0.3
+    body = rng.choice((b"", b"a", b"abc", b"abc\r\n\r\n")) if posts else b""
     lines = [
         b"%s %s %s"
         % (
-            mostly(b"GET", b"POST", b"HEAD", b"get"),
-            rng.choice(TARGETS),
+            mostly(b"POST" if posts else b"GET", b"GET", b"POST", b"HEAD", b"get"),
+            mostly(b"/upload", b"/health", b"/upload?x=1") if posts else rng.choice(TARGETS),
             mostly(b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"http/1.1"),
         ),
         mostly(b"Host: localhost:5000", b"X: y", b"Host: a\r\nhost: b", b"Host: a/b"),
     ]
+    if posts:
+        told = rng.choice((b"0", b"1", b"3", b"7", b"007", b"131073", b"x", b"3, 3", b"-1"))
+        lines.append(mostly(b"Content-Length: " + told, b"Transfer-Encoding: chunked"))
     for _ in range(rng.randrange(3)):
         lines.append(rng.choice(NAMES) + mostly(b": ", b":", b" : ", b":\t") + rng.choice(VALUES))
     between = mostly(b"\r\n", b"\n", b"\r")
     raw = bytearray(between.join([*lines, mostly(b"\r\n", b"", b"\r\nx", b"\n", b"\r\n" + GET)]))
+    raw += body
     if rng.random() < 0.3:
         at, inserted = rng.randrange(len(raw)), rng.random() < 0.5
         raw[at : at + (not inserted)] = bytes([rng.randrange(256)])
@@ -92,16 +106,17 @@ def make_request(rng: random.Random) -> bytes:
 GET: Final = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-def test_what_is_read_as_a_poll_is_what_h11_reads() -> None:
-    rng, taken, left = random.Random(12), 0, 0
+async def test_what_is_read_as_a_plain_request_is_what_h11_reads() -> None:
+    rng, taken, posted, left = random.Random(12), 0, 0, 0
     for _ in range(10_000):
         raw = make_request(rng)
-        mine, other = PLAIN.match_plainest(raw, ENDS), by_h11(raw)
+        mine, found = PLAIN.match_plainest(raw, ENDS), by_h11(raw)
         if mine is None:
-            left += other is not None
+            left += found is not None
             continue
         taken += 1
-        assert other is not None, raw
+        assert found is not None, raw
+        other, body, is_whole = found
         for name in ("method", "path", "rule", "query", "host", "peer"):
             assert getattr(mine.head, name) == getattr(other.head, name), raw
         assert sorted(mine.head.names) == sorted(other.head.names), raw
@@ -109,16 +124,19 @@ def test_what_is_read_as_a_poll_is_what_h11_reads() -> None:
             assert mine.head.header(name) == other.head.header(name), raw
             assert list(mine.asked.headers(name)) == list(other.asked.headers(name)), raw
         assert (mine.asked.part, mine.asked.query) == (other.asked.part, other.asked.query), raw
-        assert mine.asked.length is None and mine.handler is other.handler
-        assert mine.closes is h11_closes(raw), raw
-    assert taken > 1500 and left > 200, "most of what was compared was no poll, or all of it was"
+        assert mine.asked.length == other.asked.length and mine.handler is other.handler, raw
+        come = b"".join([piece async for piece in mine.asked.body])
+        assert (come, mine.missing == 0) == (body, is_whole), raw
+        posted += mine.head.method == "POST"
+        assert not is_whole or mine.closes is h11_closes(raw), raw
+    assert taken > 1500 and posted > 100 and left > 100, "of some kind there was too little"
 
 
 def h11_closes(read: bytes) -> bool:
     connection = h11.Connection(h11.SERVER)
     connection.receive_data(read)
-    connection.next_event()
-    connection.next_event()
+    while connection.their_state in (h11.IDLE, h11.SEND_BODY):
+        connection.next_event()
     return connection.their_state is h11.MUST_CLOSE
 
 
@@ -161,7 +179,7 @@ class Connection:
 
 
 async def test_each_idle_connection_ends_at_its_time(autojump_clock: trio.testing.MockClock) -> None:
-    idle = IdleConnections(10.0)
+    idle = Turns[Connection](10.0, Connection.stop_reading)
     first, second, third = Connection(), Connection(), Connection()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(idle.run)
@@ -185,14 +203,14 @@ async def test_each_idle_connection_ends_at_its_time(autojump_clock: trio.testin
 async def test_the_longest_idle_one_goes_first_and_a_fresh_one_is_spared(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    idle = IdleConnections(10.0)
+    idle = Turns[Connection](10.0, Connection.stop_reading)
     fresh, old, new = Connection(), Connection(), Connection()
     idle.put(old)
     idle.put(fresh, 1.0)
     idle.put(new)
-    assert idle.end_longest() and old.ended
-    assert idle.end_longest() and new.ended
-    assert not idle.end_longest() and not fresh.ended
+    assert idle.end_first() and old.ended
+    assert idle.end_first() and new.ended
+    assert not idle.end_first() and not fresh.ended
     await trio.sleep(1)
-    assert idle.end_longest() and fresh.ended
-    assert not idle.end_longest()
+    assert idle.end_first() and fresh.ended
+    assert not idle.end_first()
