@@ -12,6 +12,7 @@ def _in_one_line(refused: Refused, *words: str) -> None:
     assert refused.status == 1
     assert refused.out == ""
     # What is told besides, as that scripts are root here, is in lines of the log.
+    assert len([line for line in refused.lines if " WARNING " not in line]) == 1, refused
     (said,) = (line for line in refused.lines if " WARNING " not in line)
     assert all(word in said for word in words), refused.lines
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import psutil
 import trio
@@ -158,20 +158,8 @@ class Place:
         """A process of which nothing is expected yet. The command itself may be `forked`."""
         log = self.directory / f"{name}.log"
         whole = self._environment(environment or {})
-        forked = forked and command is COMMAND and can_be_forked(whole)
-        popen = ForkedProcess if forked else subprocess.Popen
         with log.open("ab") as errors:
-            process = popen(
-                [*command, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=whole,
-                cwd=self.directory,
-                # Ctrl-C at the tests' terminal is for the tests alone.
-                start_new_session=True,
-                pass_fds=pass_fds,
-            )
+            process = self._popen(command, arguments, whole, errors, pass_fds, forked=forked)
         started = Started(process, log)
         self._started.append(started)
         self._stack.callback(self._stop, started)
@@ -184,18 +172,14 @@ class Place:
         command: Sequence[str] = COMMAND,
     ) -> Refused:
         """The command's end; it must not go on."""
-        done = subprocess.run(
-            [*command, *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            env=self._environment(environment or {}),
-            cwd=self.directory,
-            timeout=PATIENCE,
-            check=False,
-            start_new_session=True,
-        )
-        return Refused(done.returncode, done.stdout, done.stderr.splitlines())
+        whole = self._environment(environment or {})
+        with self._popen(command, arguments, whole, subprocess.PIPE) as process:
+            try:
+                out, errors = process.communicate(timeout=PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        return Refused(process.returncode, out.decode(), errors.decode().splitlines())
 
     def command(self, *arguments: str, environment: Mapping[str, str]) -> Refused:
         """The command's end, as a call in this process: without the start of an interpreter."""
@@ -234,6 +218,29 @@ class Place:
             for process in self.left():
                 with _vanishing():
                     process.kill()
+
+    def _popen(
+        self,
+        command: Sequence[str],
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        errors: int | IO[bytes],
+        pass_fds: Sequence[int] = (),
+        *,
+        forked: bool = True,
+    ) -> subprocess.Popen[bytes]:
+        forked = forked and command is COMMAND and can_be_forked(environment)
+        return (ForkedProcess if forked else subprocess.Popen)(
+            [*command, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+            cwd=self.directory,
+            # Ctrl-C at the tests' terminal is for the tests alone.
+            start_new_session=True,
+            pass_fds=pass_fds,
+        )
 
     def _belongs(self, process: psutil.Process) -> bool:
         with _vanishing():
